@@ -1,0 +1,159 @@
+"""Facts about a payment -> what to do about its invoice.
+
+Owns the rule of when to grant (STRIPE's "When to grant"), which statuses end the wait, and
+what a browser is told meanwhile. Pure: the row and the facts are handed in, a `Decision`
+comes out, and `settlement.py` carries it out.
+
+Money is only ever believed from Stripe's own words, in one of two forms: the invoice is
+paid; or a succeeded PaymentIntent is linked to this invoice, names the same customer and
+currency, and received what remains due. The second form closes the seconds in which Stripe
+shows a succeeded intent beside a still open invoice.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from server.core.facts import Facts, InvoiceFacts, PaymentError, PaymentFacts
+
+
+class InvoiceStatus(StrEnum):
+    """What Paidup says of an invoice. ACTIVE, VOID and REVERSED end the wait."""
+
+    OPEN = "open"
+    REQUIRES_ACTION = "requires_action"
+    PROCESSING = "processing"
+    ACTIVE = "active"
+    FAILED = "failed"
+    VOID = "void"
+    REVERSED = "reversed"
+
+    @property
+    def terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({InvoiceStatus.ACTIVE, InvoiceStatus.VOID, InvoiceStatus.REVERSED})
+
+
+class Verdict(StrEnum):
+    """What the facts call for."""
+
+    GRANT = "grant"
+    ALREADY_GRANTED = "already_granted"
+    TELL = "tell"
+    """Nothing to grant; the browser hears of a new status or error."""
+    NOTHING_NEW = "nothing_new"
+    REFUSE = "refuse"
+    """The facts do not belong to this invoice: nothing changes, and it is noted."""
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What our row says of the invoice, before these facts."""
+
+    invoice: str
+    status: InvoiceStatus
+    customer: str
+    currency: str
+    amount_remaining_minor: int
+    intent: str | None
+    error: PaymentError | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    verdict: Verdict
+    status: InvoiceStatus
+    reason: str
+    error: PaymentError | None = None
+
+
+def decide(known: Known, facts: Facts) -> Decision:
+    """What to do about `known`, given `facts`. Never grants twice, never believes a stranger."""
+    if known.status in (InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED):
+        return Decision(Verdict.ALREADY_GRANTED, known.status, "already settled")
+    invoice = facts.invoice
+    if mismatch := _mismatch(known, invoice):
+        return Decision(Verdict.REFUSE, known.status, mismatch)
+    if invoice and invoice.status == "paid":
+        return Decision(Verdict.GRANT, InvoiceStatus.ACTIVE, "the invoice is paid")
+
+    if invoice and invoice.status == "void":
+        return _tell(known, InvoiceStatus.VOID, "the invoice is void")
+
+    due = invoice.amount_remaining_minor if invoice else known.amount_remaining_minor
+    ours = [payment for payment in facts.payments if not _strange(known, payment)]
+    received = sum(p.amount_received_minor for p in ours if p.status == "succeeded")
+    if received and received >= due:
+        return Decision(Verdict.GRANT, InvoiceStatus.ACTIVE, "a linked payment covers what remains due")
+    if facts.payments and not ours:
+        return Decision(Verdict.REFUSE, known.status, _strange(known, facts.payments[0]) or "")
+    if received:
+        return Decision(Verdict.NOTHING_NEW, known.status, f"{received} of {due} received")
+    return _from_attempts(known, invoice, ours)
+
+
+def _mismatch(known: Known, invoice: InvoiceFacts | None) -> str | None:
+    if invoice is None:
+        return None
+    if invoice.id != known.invoice:
+        return f"the facts name another invoice, {invoice.id}"
+    if invoice.customer != known.customer:
+        return f"the invoice names another customer, {invoice.customer}"
+    if invoice.currency != known.currency:
+        return f"the invoice is in another currency, {invoice.currency}"
+    return None
+
+
+def _strange(known: Known, payment: PaymentFacts) -> str | None:
+    """Why this payment does not count for this invoice, or None."""
+    linked = payment.invoice == known.invoice or (payment.invoice is None and payment.intent == known.intent)
+    if not linked:
+        return f"the payment {payment.intent} is not linked to this invoice"
+    if payment.customer != known.customer:
+        return f"the payment {payment.intent} names another customer"
+    if payment.currency != known.currency:
+        return f"the payment {payment.intent} is in another currency"
+    return None
+
+
+_ATTEMPT_STATUSES = {
+    "processing": InvoiceStatus.PROCESSING,
+    "requires_action": InvoiceStatus.REQUIRES_ACTION,
+    "requires_confirmation": InvoiceStatus.OPEN,
+    "requires_payment_method": InvoiceStatus.OPEN,
+    "canceled": InvoiceStatus.FAILED,
+}
+
+
+def _from_attempts(known: Known, invoice: InvoiceFacts | None, payments: list[PaymentFacts]) -> Decision:
+    """The status that the latest attempt shows, where nothing is to be granted."""
+    if payments:
+        payment = payments[-1]
+        error = payment.error
+        status = _ATTEMPT_STATUSES.get(payment.status)
+        if status is None:  # requires_capture, or a status that Stripe adds one day
+            return Decision(
+                Verdict.NOTHING_NEW, known.status, f"unexpected intent status {payment.status}"
+            )
+        if payment.status == "requires_payment_method" and error:
+            status = InvoiceStatus.FAILED
+        if payment.status == "canceled":
+            error = error or PaymentError("canceled", "The payment was canceled. Please start again.")
+        if status is not InvoiceStatus.FAILED:
+            error = None
+        return _tell(known, status, f"the payment is {payment.status}", error)
+    if invoice and invoice.status == "uncollectible":
+        # Not terminal: Stripe lets an uncollectible invoice be paid after all.
+        gave_up = PaymentError("uncollectible", "The invoice was given up. Please start again.")
+        return _tell(known, InvoiceStatus.FAILED, "the invoice is uncollectible", gave_up)
+    return Decision(Verdict.NOTHING_NEW, known.status, "awaiting payment")
+
+
+def _tell(
+    known: Known, status: InvoiceStatus, reason: str, error: PaymentError | None = None
+) -> Decision:
+    if known.status.terminal or (status is known.status and error == known.error):
+        return Decision(Verdict.NOTHING_NEW, known.status, reason, known.error)
+    return Decision(Verdict.TELL, status, reason, error)

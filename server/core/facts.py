@@ -1,0 +1,81 @@
+"""What is known about a payment, whoever said it.
+
+A webhook, a verification and the reconciler each gather `Facts`; `decisions.py` turns them
+into a decision. Amounts are integers in the currency's smallest unit, times are Unix seconds
+as Stripe gives them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Road(StrEnum):
+    """Which of the three roads brought the facts."""
+
+    VERIFICATION = "verification"
+    WEBHOOK = "webhook"
+    RECONCILIATION = "reconciliation"
+
+
+class LineFacts(msgspec.Struct, frozen=True):
+    """One invoice line. `amount_minor` is before discounts and exclusive taxes, negative for a credit."""
+
+    price: str | None
+    amount_minor: int
+    quantity: int
+    proration: bool
+    period_end: int
+
+
+class InvoiceFacts(msgspec.Struct, frozen=True):
+    """An invoice as Stripe showed it. `lines_complete` is False where Stripe cut the list off."""
+
+    id: str
+    status: str | None
+    customer: str | None
+    currency: str
+    amount_due_minor: int
+    amount_paid_minor: int
+    amount_remaining_minor: int
+    billing_reason: str | None
+    subscription: str | None
+    created: int
+    lines: tuple[LineFacts, ...]
+    lines_complete: bool = True
+    account: str | None = None
+    """The account id that Paidup put into the subscription's metadata."""
+
+
+class PaymentError(msgspec.Struct, frozen=True, omit_defaults=False):
+    """Why an attempt to pay failed, in words that the customer may read."""
+
+    code: str
+    message: str
+    decline_code: str | None = None
+
+
+class PaymentFacts(msgspec.Struct, frozen=True):
+    """A PaymentIntent that an InvoicePayment links to the invoice.
+
+    `invoice` is what Stripe's InvoicePayment names, None where the source of the facts (an
+    event about the intent alone) shows no link; the link is then proved by what was stored.
+    """
+
+    intent: str
+    status: str
+    customer: str | None
+    currency: str
+    amount_minor: int
+    amount_received_minor: int
+    invoice: str | None = None
+    error: PaymentError | None = None
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """All that one source says: an invoice with its payments, or a payment alone."""
+
+    invoice: InvoiceFacts | None = None
+    payments: tuple[PaymentFacts, ...] = ()

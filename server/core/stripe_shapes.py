@@ -1,0 +1,229 @@
+"""Stripe's wire shapes, just the fields that are used, and their translation into facts.
+
+Owns what is read of an event, an invoice, an InvoicePayment and a PaymentIntent at the API
+version that the SDK pins. Unknown fields are skipped while decoding, so a 20 kB event costs
+what its few fields cost. Refuses to guess: a payload of another API version is not decoded
+here, its object is read again through the API.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from server.core.facts import Facts, InvoiceFacts, LineFacts, PaymentError, PaymentFacts
+
+ACCOUNT_METADATA_KEY = "paidup_account"
+"""Where the account id travels: subscription metadata, frozen into its invoices by Stripe."""
+
+T = TypeVar("T")
+
+
+class ListOf(msgspec.Struct, Generic[T], frozen=True):
+    data: list[T]
+    has_more: bool = False
+
+
+class PriceDetails(msgspec.Struct, frozen=True):
+    price: str | None = None
+
+
+class Pricing(msgspec.Struct, frozen=True):
+    price_details: PriceDetails | None = None
+
+
+class LineParentDetails(msgspec.Struct, frozen=True):
+    proration: bool = False
+
+
+class LineParent(msgspec.Struct, frozen=True):
+    subscription_item_details: LineParentDetails | None = None
+    invoice_item_details: LineParentDetails | None = None
+
+
+class Period(msgspec.Struct, frozen=True):
+    start: int
+    end: int
+
+
+class Line(msgspec.Struct, frozen=True):
+    amount: int
+    period: Period
+    quantity: int | None = None
+    pricing: Pricing | None = None
+    parent: LineParent | None = None
+
+    def facts(self) -> LineFacts:
+        details = self.pricing.price_details if self.pricing else None
+        parents = (
+            (self.parent.subscription_item_details, self.parent.invoice_item_details) if self.parent else ()
+        )
+        return LineFacts(
+            price=details.price if details else None,
+            amount_minor=self.amount,
+            quantity=1 if self.quantity is None else self.quantity,
+            proration=any(parent.proration for parent in parents if parent),
+            period_end=self.period.end,
+        )
+
+
+class StripeErrorBody(msgspec.Struct, frozen=True):
+    code: str | None = None
+    decline_code: str | None = None
+    message: str | None = None
+
+
+class PaymentIntent(msgspec.Struct, frozen=True):
+    id: str
+    status: str
+    currency: str
+    amount: int
+    amount_received: int = 0
+    customer: str | None = None
+    last_payment_error: StripeErrorBody | None = None
+
+    def facts(self, invoice: str | None = None) -> PaymentFacts:
+        """`invoice` is what an InvoicePayment says, where one came along."""
+        error = self.last_payment_error
+        return PaymentFacts(
+            intent=self.id,
+            status=self.status,
+            customer=self.customer,
+            currency=self.currency,
+            amount_minor=self.amount,
+            amount_received_minor=self.amount_received,
+            invoice=invoice,
+            error=error
+            and PaymentError(
+                code=error.code or "payment_failed",
+                message=error.message or "The payment did not go through.",
+                decline_code=error.decline_code,
+            ),
+        )
+
+
+class Payment(msgspec.Struct, frozen=True):
+    type: str
+    payment_intent: PaymentIntent | str | None = None
+
+
+class InvoicePayment(msgspec.Struct, frozen=True):
+    id: str
+    invoice: str
+    status: str
+    payment: Payment
+    created: int = 0
+
+    @property
+    def intent_id(self) -> str | None:
+        intent = self.payment.payment_intent
+        return intent.id if isinstance(intent, PaymentIntent) else intent
+
+
+class SubscriptionDetails(msgspec.Struct, frozen=True):
+    subscription: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+class InvoiceParent(msgspec.Struct, frozen=True):
+    subscription_details: SubscriptionDetails | None = None
+
+
+class ConfirmationSecret(msgspec.Struct, frozen=True):
+    client_secret: str
+
+
+class Invoice(msgspec.Struct, frozen=True):
+    id: str
+    currency: str
+    amount_due: int
+    amount_paid: int
+    amount_remaining: int
+    created: int
+    lines: ListOf[Line]
+    status: str | None = None
+    customer: str | None = None
+    billing_reason: str | None = None
+    parent: InvoiceParent | None = None
+    payments: ListOf[InvoicePayment] | None = None
+    confirmation_secret: ConfirmationSecret | None = None
+
+    def facts(self) -> Facts:
+        """The invoice, and the payments that were expanded with it, oldest first."""
+        details = self.parent.subscription_details if self.parent else None
+        invoice = InvoiceFacts(
+            id=self.id,
+            status=self.status,
+            customer=self.customer,
+            currency=self.currency,
+            amount_due_minor=self.amount_due,
+            amount_paid_minor=self.amount_paid,
+            amount_remaining_minor=self.amount_remaining,
+            billing_reason=self.billing_reason,
+            subscription=details.subscription if details else None,
+            created=self.created,
+            lines=tuple(line.facts() for line in self.lines.data),
+            lines_complete=not self.lines.has_more,
+            account=(details.metadata or {}).get(ACCOUNT_METADATA_KEY) if details else None,
+        )
+        links = sorted(self.payments.data, key=lambda link: link.created) if self.payments else []
+        payments = tuple(
+            link.payment.payment_intent.facts(link.invoice)
+            for link in links
+            if isinstance(link.payment.payment_intent, PaymentIntent) and link.status != "canceled"
+        )
+        return Facts(invoice, payments)
+
+    @property
+    def intent_id(self) -> str | None:
+        """The PaymentIntent of the default payment, from its expansion or its client secret."""
+        if self.confirmation_secret:
+            return self.confirmation_secret.client_secret.partition("_secret_")[0]
+        links = self.payments.data if self.payments else []
+        return next((link.intent_id for link in reversed(links) if link.intent_id), None)
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    id: str
+    status: str
+    customer: str
+    latest_invoice: Invoice | str | None = None
+
+
+class EventData(msgspec.Struct, frozen=True):
+    object: msgspec.Raw
+
+
+class Event(msgspec.Struct, frozen=True):
+    """An event's envelope; `data.object` stays raw bytes until its type is known."""
+
+    id: str
+    type: str
+    livemode: bool
+    created: int
+    data: EventData
+    api_version: str | None = None
+
+
+class ObjectId(msgspec.Struct, frozen=True):
+    """The least that any of Stripe's objects shows."""
+
+    object: str
+    id: str = ""
+
+
+def _decoder(kind: Any) -> Any:
+    return msgspec.json.Decoder(kind)
+
+
+_DECODERS: dict[type, Any] = {
+    kind: _decoder(kind)
+    for kind in (Event, Invoice, InvoicePayment, PaymentIntent, Subscription, ObjectId)
+}
+
+
+def decode(kind: type[T], data: bytes | str | msgspec.Raw) -> T:
+    """Decode one of this module's structs. Raises msgspec.DecodeError or ValidationError."""
+    shape: T = _DECODERS[kind].decode(data)
+    return shape

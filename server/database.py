@@ -1,0 +1,139 @@
+"""The database: its connection, its transactions and its migrations.
+
+Owns the differences between SQLite and PostgreSQL, so that nobody else need know them.
+Refuses to know any table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+from tortoise import Tortoise
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.backends.base.config_generator import expand_db_url
+from tortoise.connection import get_connection
+from tortoise.exceptions import DBConnectionError, OperationalError
+from tortoise.migrations.api import migrate as run_migrations
+from tortoise.models import Model
+from tortoise.queryset import QuerySet
+from tortoise.transactions import in_transaction
+
+from server.errors import StorageUnavailable
+
+BUSY_TIMEOUT_MS = 5_000
+CONNECT_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 10.0
+
+OUTAGES: tuple[type[BaseException], ...] = (
+    OperationalError,
+    DBConnectionError,
+    OSError,
+    TimeoutError,
+    sqlite3.Error,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
+"""What an unreachable, full or restarting database raises through Tortoise."""
+
+M = TypeVar("M", bound=Model)
+
+
+def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
+    """Tortoise's configuration for `url` (sqlite:// or postgres://)."""
+    connection = expand_db_url(url.replace("postgresql://", "postgres://", 1))
+    credentials = connection["credentials"]
+    if connection["engine"] == "tortoise.backends.sqlite":
+        credentials.setdefault("busy_timeout", BUSY_TIMEOUT_MS)
+        if credentials["file_path"] != ":memory:":
+            Path(credentials["file_path"]).parent.mkdir(parents=True, exist_ok=True)
+    else:
+        credentials.setdefault("minsize", 1)
+        credentials.setdefault("maxsize", pool)
+        credentials.setdefault("timeout", CONNECT_TIMEOUT_S)
+        credentials.setdefault("command_timeout", STATEMENT_TIMEOUT_S)
+    return {
+        "connections": {"default": connection},
+        "apps": {"paidup": {"models": ["server.models"], "migrations": "server.migrations"}},
+        "use_tz": True,
+        "timezone": "UTC",
+    }
+
+
+@asynccontextmanager
+async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
+    """Connect for the length of the block. Raises StorageUnavailable where it cannot."""
+    # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
+    await Tortoise.init(config=tortoise_config(url, pool), _enable_global_fallback=True)
+    try:
+        with storage_errors():
+            await connection().execute_query("SELECT 1")
+        yield
+    finally:
+        await Tortoise.close_connections()
+
+
+async def migrate(url: str) -> None:
+    """Bring the schema up to date. Safe to run again; Tortoise records what it applied."""
+    try:
+        await run_migrations(config=tortoise_config(url))
+    finally:
+        await Tortoise.close_connections()
+
+
+def connection() -> BaseDBAsyncClient:
+    return get_connection("default")
+
+
+def is_sqlite() -> bool:
+    return connection().capabilities.dialect == "sqlite"
+
+
+class storage_errors:  # noqa: N801 - reads as a statement at its use
+    """Turn what an unreachable database raises into StorageUnavailable."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, OUTAGES):
+            raise StorageUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+@asynccontextmanager
+async def write_transaction() -> AsyncIterator[BaseDBAsyncClient]:
+    """A transaction that will write. Raises StorageUnavailable on an outage.
+
+    Tortoise opens deferred transactions on SQLite, and one that reads before it writes fails
+    with SQLITE_BUSY when a second process wrote in between. So on SQLite it begins with a
+    write that touches no row: that takes the write lock, waiting for it if need be.
+    """
+    with storage_errors():
+        async with in_transaction() as db:
+            if db.capabilities.dialect == "sqlite":
+                await db.execute_query("UPDATE accounts SET balance = balance WHERE 0")
+            yield db
+
+
+def locked(query: QuerySet[M]) -> QuerySet[M]:
+    """The rows of `query`, locked until the transaction ends (SQLite's one writer needs no more)."""
+    return query if is_sqlite() else query.select_for_update()
+
+
+async def probe(within_s: float = 2.0) -> bool:
+    """Whether the database answers in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            await connection().execute_query("SELECT 1")
+    except OUTAGES:
+        return False
+    return True
+
+
+TORTOISE = tortoise_config("sqlite://:memory:")
+"""For `tortoise -c server.database.TORTOISE makemigrations`, which reads models and connects to nothing."""

@@ -1,0 +1,119 @@
+"""Every error that Paidup raises on purpose.
+
+    PaidupError
+    ├── ConfigurationError      the settings contradict themselves or lack something
+    ├── InvalidInput            a caller's value is malformed, unknown or out of range
+    │   ├── UnknownPlan
+    │   └── WebhookRefused      bad signature, bad body, wrong mode
+    ├── NotAuthenticated        nobody is named, or the proof is false or expired
+    ├── NotAllowed              somebody is named, and this is not his
+    ├── NotFound
+    ├── Conflict                the request contradicts what exists
+    │   ├── KeyReused           an idempotency key came again with another amount
+    │   ├── AlreadySubscribed
+    │   └── PaymentUnderWay     another payment is being activated
+    ├── InsufficientCredits
+    ├── StripeError
+    │   ├── StripeUnavailable   network, 5xx, 429, or our own budget: try again
+    │   └── StripeRefused       Stripe says that the request is wrong: do not try again
+    └── StorageUnavailable      the database did not take it: try again
+
+Errors carry data. Which HTTP status one becomes is chosen at the edge, in `web/problems.py`.
+"""
+
+from __future__ import annotations
+
+
+class PaidupError(Exception):
+    """The root: catch this to catch all that is raised on purpose."""
+
+
+class ConfigurationError(PaidupError):
+    """The settings cannot work; `problems` says each reason, ready to be printed."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class InvalidInput(PaidupError):
+    """A value from outside is malformed, unknown or out of range."""
+
+
+class UnknownPlan(InvalidInput):
+    def __init__(self, plan: str, known: list[str]) -> None:
+        super().__init__(f"There is no plan {plan!r}. There are: {', '.join(known)}.")
+        self.plan = plan
+
+
+class WebhookRefused(InvalidInput):
+    """The delivery is not Stripe's, not whole, or not for this mode."""
+
+
+class NotAuthenticated(PaidupError):
+    """No identity, or one whose proof is false or expired."""
+
+
+class NotAllowed(PaidupError):
+    """A known identity asks for what is not its own."""
+
+
+class NotFound(PaidupError):
+    pass
+
+
+class Conflict(PaidupError):
+    pass
+
+
+class KeyReused(Conflict):
+    def __init__(self, key: str, credits: int) -> None:
+        super().__init__(f"The key {key!r} was already used to spend {credits} credits.")
+        self.key = key
+        self.credits = credits
+
+
+class AlreadySubscribed(Conflict):
+    def __init__(self, subscription: str) -> None:
+        super().__init__("This customer already has a running subscription.")
+        self.subscription = subscription
+
+
+class PaymentUnderWay(Conflict):
+    """Another payment of this customer is on its way; `invoice` names it."""
+
+    def __init__(self, invoice: str) -> None:
+        super().__init__("A payment is already being activated. Nothing need be paid again.")
+        self.invoice = invoice
+
+
+class InsufficientCredits(PaidupError):
+    def __init__(self, balance: int, needed: int) -> None:
+        super().__init__(f"{needed} credits are needed, the balance is {balance}.")
+        self.balance = balance
+        self.needed = needed
+
+
+class StripeError(PaidupError):
+    pass
+
+
+class StripeUnavailable(StripeError):
+    """Stripe did not answer, or not yet: the same call may succeed later."""
+
+    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class StripeRefused(StripeError):
+    """Stripe understood and said no; asking again gives the same answer."""
+
+    def __init__(self, reason: str, code: str | None = None, http_status: int | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.http_status = http_status
+
+
+class StorageUnavailable(PaidupError):
+    pass

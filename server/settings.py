@@ -1,0 +1,192 @@
+"""The settings: the one module that reads the environment.
+
+Owns every setting's name, type, default and bounds, and the refusals of combinations that
+cannot work. Each one stands in `.env.example` with its explanation; a test holds the two
+together. Secrets have no default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from dotenv import dotenv_values
+
+from server.errors import ConfigurationError
+
+STRIPE_API = "https://api.stripe.com"
+PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_unknown_fields=True):
+    """All settings, checked. The environment's names are these in capitals."""
+
+    # Secrets
+    secret_key: str
+    stripe_secret_key: str
+    stripe_publishable_key: str
+    stripe_webhook_secret: str
+    auth_jwt_secret: str = ""
+    auth_jwks_url: str = ""
+
+    # Where it listens and what it stands on
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    data_dir: Path = Path(".paidup")
+    database_url: str = ""
+    database_pool: Count = 20
+    redis_url: str = ""
+    web_concurrency: Count = 1
+    stripe_api_base: str = STRIPE_API
+    plans_file: Path = PACKAGED_PLANS
+    allowed_origins: str = ""
+    auth_jwt_audience: str = ""
+    auth_jwt_issuer: str = ""
+
+    # What it says of itself
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+
+    # Limits
+    ticket_ttl_s: Count = 3600
+    stripe_timeout_s: Seconds = 10.0
+    stripe_requests_per_second: Count = 20
+    webhook_max_bytes: Count = 512 * 1024
+    webhook_tolerance_s: Count = 300
+    webhook_deadline_s: Seconds = 5.0
+    request_max_bytes: Count = 16 * 1024
+    max_sockets: Count = 10_000
+    max_sockets_per_invoice: Count = 20
+    max_sockets_per_address: Count = 200
+    socket_max_wait_s: Seconds = 900.0
+    socket_send_timeout_s: Seconds = 5.0
+    heartbeat_s: Seconds = 15.0
+    reread_s: Seconds = 5.0
+    reconciler_in_server: bool = False
+    reconciler_pace_s: Seconds = 2.0
+    spend_max_credits: Count = 1_000_000
+
+    @property
+    def effective_database_url(self) -> str:
+        """DATABASE_URL, or the SQLite file under DATA_DIR."""
+        return self.database_url or f"sqlite://{self.data_dir.resolve() / 'paidup.db'}"
+
+    @property
+    def webhook_secrets(self) -> list[str]:
+        return _listed(self.stripe_webhook_secret)
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins whose pages may open sockets; this server's own addresses by default."""
+        listed = _listed(self.allowed_origins)
+        own = [f"http://{name}:{self.port}" for name in ("127.0.0.1", "localhost")]
+        return frozenset(origin.rstrip("/") for origin in (listed or own))
+
+    @property
+    def livemode(self) -> bool:
+        return "_live_" in self.stripe_secret_key
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether Stripe's address is not Stripe's own."""
+        return self.stripe_api_base.rstrip("/") != STRIPE_API
+
+
+def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = None) -> Settings:
+    """Settings from `environ` (default: the process's) over `env_file`.
+
+    Raises ConfigurationError that lists every problem at once.
+    """
+    merged: dict[str, str] = {}
+    if env_file is not None and env_file.is_file():
+        merged.update({key: value for key, value in dotenv_values(env_file).items() if value is not None})
+    merged.update(os.environ if environ is None else environ)
+    return make_settings({key: merged[key] for key in NAMES if merged.get(key, "").strip()})
+
+
+def make_settings(values: Mapping[str, Any]) -> Settings:
+    """Check `values` (by their environment names). Raises ConfigurationError."""
+    problems = [f"{name} is missing or empty: {why}" for name, why in _REQUIRED.items() if not values.get(name)]
+    if problems:
+        raise ConfigurationError(problems)
+    try:
+        settings = msgspec.convert(dict(values), Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError([str(error)]) from error
+    if problems := list(_contradictions(settings)):
+        raise ConfigurationError(problems)
+    return settings
+
+
+NAMES = tuple(field.encode_name for field in msgspec.structs.fields(Settings))
+
+_REQUIRED = {
+    "SECRET_KEY": "it signs tickets; make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`",
+    "STRIPE_SECRET_KEY": "sk_test_... or rk_test_... from the Stripe dashboard",
+    "STRIPE_PUBLISHABLE_KEY": "pk_test_... from the Stripe dashboard",
+    "STRIPE_WEBHOOK_SECRET": "whsec_... of the webhook endpoint, or what `stripe listen` prints",
+}
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    return [*_key_problems(settings), *_address_problems(settings), *_process_problems(settings)]
+
+
+def _key_problems(settings: Settings) -> list[str]:
+    problems = []
+    if len(settings.secret_key) < 16:
+        problems.append("SECRET_KEY is shorter than 16 characters")
+    if not settings.stripe_secret_key.startswith(("sk_test_", "sk_live_", "rk_test_", "rk_live_")):
+        problems.append("STRIPE_SECRET_KEY is no secret key (sk_test_..., sk_live_..., rk_...)")
+    if not settings.stripe_publishable_key.startswith(("pk_test_", "pk_live_")):
+        problems.append("STRIPE_PUBLISHABLE_KEY is no publishable key (pk_test_... or pk_live_...)")
+    elif ("_live_" in settings.stripe_publishable_key) != settings.livemode:
+        problems.append("STRIPE_SECRET_KEY and STRIPE_PUBLISHABLE_KEY are not of the same mode (test, live)")
+    if not settings.webhook_secrets or any(not s.startswith("whsec_") for s in settings.webhook_secrets):
+        problems.append("STRIPE_WEBHOOK_SECRET: each of its comma-separated values starts with whsec_")
+    if settings.livemode and settings.sandboxed:
+        problems.append("live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox never sees live keys")
+    if settings.auth_jwt_secret and settings.auth_jwks_url:
+        problems.append("AUTH_JWT_SECRET and AUTH_JWKS_URL are both set: choose one")
+    if settings.auth_jwt_secret and len(settings.auth_jwt_secret) < 32:
+        problems.append("AUTH_JWT_SECRET is shorter than 32 characters")
+    return problems
+
+
+def _address_problems(settings: Settings) -> list[str]:
+    problems = []
+    base = urlsplit(settings.stripe_api_base)
+    if base.scheme not in ("http", "https") or not base.hostname:
+        problems.append("STRIPE_API_BASE is no address such as https://api.stripe.com")
+    if settings.database_url and not settings.database_url.startswith(("sqlite://", "postgres://", "asyncpg://")):
+        problems.append("DATABASE_URL starts with sqlite:// or postgres://")
+    if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
+        problems.append("REDIS_URL starts with redis://, rediss:// or unix://")
+    for origin in settings.origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
+            problems.append(f"ALLOWED_ORIGINS: {origin!r} is no origin such as https://app.example.com")
+    if not settings.plans_file.is_file():
+        problems.append(f"PLANS_FILE: there is no file {settings.plans_file}")
+    return problems
+
+
+def _process_problems(settings: Settings) -> list[str]:
+    if settings.web_concurrency > 1 and not settings.redis_url:
+        return [
+            f"WEB_CONCURRENCY={settings.web_concurrency} without REDIS_URL: the processes would not hear each "
+            "other. Set REDIS_URL, or use `paidup serve`, which starts one Valkey for all its workers"
+        ]
+    return []
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
