@@ -18,7 +18,7 @@ from tortoise import Tortoise
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.backends.base.config_generator import expand_db_url
 from tortoise.connection import get_connection
-from tortoise.exceptions import DBConnectionError, OperationalError
+from tortoise.exceptions import DBConnectionError, IntegrityError, NotExistOrMultiple, OperationalError
 from tortoise.migrations.api import migrate as run_migrations
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
@@ -101,7 +101,7 @@ class storage_errors:  # noqa: N801 - reads as a statement at its use
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, OUTAGES):
+        if isinstance(error, OUTAGES) and not isinstance(error, (IntegrityError, NotExistOrMultiple)):
             raise StorageUnavailable(f"{type(error).__name__}: {error}") from error
 
 

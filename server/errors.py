@@ -16,6 +16,7 @@
     ├── StripeError
     │   ├── StripeUnavailable   network, 5xx, 429, or our own budget: try again
     │   └── StripeRefused       Stripe says that the request is wrong: do not try again
+    ├── IdentityUnavailable     the identity provider's keys cannot be fetched: try again
     └── StorageUnavailable      the database did not take it: try again
 
 Errors carry data. Which HTTP status one becomes is chosen at the edge, in `web/problems.py`.
@@ -95,24 +96,33 @@ class InsufficientCredits(PaidupError):
 
 
 class StripeError(PaidupError):
-    pass
+    """`final`: Stripe processed the request, and replays this answer to its idempotency key."""
+
+    final = False
 
 
 class StripeUnavailable(StripeError):
     """Stripe did not answer, or not yet: the same call may succeed later."""
 
-    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+    def __init__(self, reason: str, retry_after_s: float = 1.0, final: bool = False) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.final = final
 
 
 class StripeRefused(StripeError):
     """Stripe understood and said no; asking again gives the same answer."""
 
+    final = True
+
     def __init__(self, reason: str, code: str | None = None, http_status: int | None = None) -> None:
         super().__init__(reason)
         self.code = code
         self.http_status = http_status
+
+
+class IdentityUnavailable(PaidupError):
+    pass
 
 
 class StorageUnavailable(PaidupError):

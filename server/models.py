@@ -61,7 +61,9 @@ class Invoice(Model):
     """
 
     id = fields.CharField(255, primary_key=True)
-    account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField("paidup.Account", "invoices", on_delete=fields.RESTRICT)
+    account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "invoices", on_delete=fields.RESTRICT
+    )
     customer = fields.CharField(255)
     subscription = fields.CharField(255, null=True, db_index=True)
     payment_intent = fields.CharField(255, null=True, db_index=True)
@@ -79,8 +81,10 @@ class Invoice(Model):
     changed_at = fields.DatetimeField()
     settled_via = fields.CharEnumField(Road, max_length=20, null=True)
     settled_at = fields.DatetimeField(null=True)
-    checked_at = fields.DatetimeField(null=True)
+    checking_until = fields.DatetimeField(null=True)
+    """A lease: until then nobody else asks Stripe about this invoice."""
     next_check_at = fields.DatetimeField(null=True, db_index=True)
+    """When the reconciler asks; None once the status is terminal."""
     checks_made = fields.IntField(default=0)
     created_at = fields.DatetimeField()
 

@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 from server.errors import ConfigurationError
 
 STRIPE_API = "https://api.stripe.com"
+ENV_FILE = Path(".env")
 PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -101,7 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
 
 
 def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = None) -> Settings:
-    """Settings from `environ` (default: the process's) over `env_file`.
+    """Settings from `environ` (default: the process's) over `env_file` (default: none).
 
     Raises ConfigurationError that lists every problem at once.
     """
@@ -114,7 +115,9 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | Non
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
     """Check `values` (by their environment names). Raises ConfigurationError."""
-    problems = [f"{name} is missing or empty: {why}" for name, why in _REQUIRED.items() if not values.get(name)]
+    problems = [
+        f"{name} is missing or empty: {why}" for name, why in _REQUIRED.items() if not values.get(name)
+    ]
     if problems:
         raise ConfigurationError(problems)
     try:
@@ -129,7 +132,7 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
 NAMES = tuple(field.encode_name for field in msgspec.structs.fields(Settings))
 
 _REQUIRED = {
-    "SECRET_KEY": "it signs tickets; make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`",
+    "SECRET_KEY": "it signs tickets; `openssl rand -base64 32` makes one",
     "STRIPE_SECRET_KEY": "sk_test_... or rk_test_... from the Stripe dashboard",
     "STRIPE_PUBLISHABLE_KEY": "pk_test_... from the Stripe dashboard",
     "STRIPE_WEBHOOK_SECRET": "whsec_... of the webhook endpoint, or what `stripe listen` prints",
@@ -137,7 +140,7 @@ _REQUIRED = {
 
 
 def _contradictions(settings: Settings) -> list[str]:
-    return [*_key_problems(settings), *_address_problems(settings), *_process_problems(settings)]
+    return [*_key_problems(settings), *_address_problems(settings)]
 
 
 def _key_problems(settings: Settings) -> list[str]:
@@ -153,7 +156,9 @@ def _key_problems(settings: Settings) -> list[str]:
     if not settings.webhook_secrets or any(not s.startswith("whsec_") for s in settings.webhook_secrets):
         problems.append("STRIPE_WEBHOOK_SECRET: each of its comma-separated values starts with whsec_")
     if settings.livemode and settings.sandboxed:
-        problems.append("live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox never sees live keys")
+        problems.append(
+            "live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox never sees live keys"
+        )
     if settings.auth_jwt_secret and settings.auth_jwks_url:
         problems.append("AUTH_JWT_SECRET and AUTH_JWKS_URL are both set: choose one")
     if settings.auth_jwt_secret and len(settings.auth_jwt_secret) < 32:
@@ -166,7 +171,9 @@ def _address_problems(settings: Settings) -> list[str]:
     base = urlsplit(settings.stripe_api_base)
     if base.scheme not in ("http", "https") or not base.hostname:
         problems.append("STRIPE_API_BASE is no address such as https://api.stripe.com")
-    if settings.database_url and not settings.database_url.startswith(("sqlite://", "postgres://", "asyncpg://")):
+    if settings.database_url and not settings.database_url.startswith(
+        ("sqlite://", "postgres://", "asyncpg://")
+    ):
         problems.append("DATABASE_URL starts with sqlite:// or postgres://")
     if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
         problems.append("REDIS_URL starts with redis://, rediss:// or unix://")
@@ -179,11 +186,12 @@ def _address_problems(settings: Settings) -> list[str]:
     return problems
 
 
-def _process_problems(settings: Settings) -> list[str]:
+def process_problems(settings: Settings) -> list[str]:
+    """What is wrong where several processes serve and nobody gave them one Redis."""
     if settings.web_concurrency > 1 and not settings.redis_url:
         return [
-            f"WEB_CONCURRENCY={settings.web_concurrency} without REDIS_URL: the processes would not hear each "
-            "other. Set REDIS_URL, or use `paidup serve`, which starts one Valkey for all its workers"
+            f"WEB_CONCURRENCY={settings.web_concurrency} without REDIS_URL: the processes would not hear "
+            "each other. Set REDIS_URL, or use `paidup serve`, which starts one Valkey for all its workers"
         ]
     return []
 

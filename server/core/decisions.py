@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import msgspec
 
-from server.core.facts import Facts, InvoiceFacts, PaymentError, PaymentFacts
+from server.core.facts import Attempt, Facts, InvoiceFacts, PaymentError, PaymentFacts
 
 
 class InvoiceStatus(StrEnum):
@@ -91,7 +91,7 @@ def decide(known: Known, facts: Facts) -> Decision:
         return Decision(Verdict.REFUSE, known.status, _strange(known, facts.payments[0]) or "")
     if received:
         return Decision(Verdict.NOTHING_NEW, known.status, f"{received} of {due} received")
-    return _from_attempts(known, invoice, ours)
+    return _from_attempts(known, facts, ours)
 
 
 def _mismatch(known: Known, invoice: InvoiceFacts | None) -> str | None:
@@ -118,6 +118,10 @@ def _strange(known: Known, payment: PaymentFacts) -> str | None:
     return None
 
 
+CANCELED = PaymentError("canceled", "The payment was canceled. Please start again.")
+GIVEN_UP = PaymentError("uncollectible", "The invoice was given up. Please start again.")
+ATTEMPT_FAILED = PaymentError("payment_failed", "The payment did not go through.")
+
 _ATTEMPT_STATUSES = {
     "processing": InvoiceStatus.PROCESSING,
     "requires_action": InvoiceStatus.REQUIRES_ACTION,
@@ -127,33 +131,35 @@ _ATTEMPT_STATUSES = {
 }
 
 
-def _from_attempts(known: Known, invoice: InvoiceFacts | None, payments: list[PaymentFacts]) -> Decision:
+def _from_attempts(known: Known, facts: Facts, payments: list[PaymentFacts]) -> Decision:
     """The status that the latest attempt shows, where nothing is to be granted."""
     if payments:
-        payment = payments[-1]
-        error = payment.error
-        status = _ATTEMPT_STATUSES.get(payment.status)
-        if status is None:  # requires_capture, or a status that Stripe adds one day
-            return Decision(
-                Verdict.NOTHING_NEW, known.status, f"unexpected intent status {payment.status}"
-            )
-        if payment.status == "requires_payment_method" and error:
-            status = InvoiceStatus.FAILED
-        if payment.status == "canceled":
-            error = error or PaymentError("canceled", "The payment was canceled. Please start again.")
-        if status is not InvoiceStatus.FAILED:
-            error = None
-        return _tell(known, status, f"the payment is {payment.status}", error)
-    if invoice and invoice.status == "uncollectible":
+        return _from_payment(known, payments[-1])
+    if facts.invoice and facts.invoice.status == "uncollectible":
         # Not terminal: Stripe lets an uncollectible invoice be paid after all.
-        gave_up = PaymentError("uncollectible", "The invoice was given up. Please start again.")
-        return _tell(known, InvoiceStatus.FAILED, "the invoice is uncollectible", gave_up)
-    return Decision(Verdict.NOTHING_NEW, known.status, "awaiting payment")
+        return _tell(known, InvoiceStatus.FAILED, "the invoice is uncollectible", GIVEN_UP)
+    if facts.attempt is Attempt.ACTION_REQUIRED:
+        return _tell(known, InvoiceStatus.REQUIRES_ACTION, "the bank asks for a check")
+    if facts.attempt is Attempt.FAILED and known.status is not InvoiceStatus.FAILED:
+        # An intent's own event says why; this one must not overwrite it.
+        return _tell(known, InvoiceStatus.FAILED, "an attempt to pay failed", ATTEMPT_FAILED)
+    return Decision(Verdict.NOTHING_NEW, known.status, "awaiting payment", known.error)
 
 
-def _tell(
-    known: Known, status: InvoiceStatus, reason: str, error: PaymentError | None = None
-) -> Decision:
+def _from_payment(known: Known, payment: PaymentFacts) -> Decision:
+    status, error = _ATTEMPT_STATUSES.get(payment.status), payment.error
+    if status is None:  # requires_capture, or a status that Stripe adds one day
+        reason = f"unexpected intent status {payment.status}"
+        return Decision(Verdict.NOTHING_NEW, known.status, reason, known.error)
+    if payment.status == "requires_payment_method" and error:
+        status = InvoiceStatus.FAILED
+    if payment.status == "canceled":
+        error = CANCELED
+    reason = f"the payment is {payment.status}"
+    return _tell(known, status, reason, error if status is InvoiceStatus.FAILED else None)
+
+
+def _tell(known: Known, status: InvoiceStatus, reason: str, error: PaymentError | None = None) -> Decision:
     if known.status.terminal or (status is known.status and error == known.error):
         return Decision(Verdict.NOTHING_NEW, known.status, reason, known.error)
     return Decision(Verdict.TELL, status, reason, error)

@@ -20,6 +20,13 @@ class Road(StrEnum):
     RECONCILIATION = "reconciliation"
 
 
+class Attempt(StrEnum):
+    """How the latest attempt to pay an invoice went, where only that is known."""
+
+    FAILED = "failed"
+    ACTION_REQUIRED = "action_required"
+
+
 class LineFacts(msgspec.Struct, frozen=True):
     """One invoice line. `amount_minor` is before discounts and exclusive taxes, negative for a credit."""
 
@@ -45,8 +52,10 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     created: int
     lines: tuple[LineFacts, ...]
     lines_complete: bool = True
+    intent: str | None = None
+    """The default payment's PaymentIntent, where the source shows it."""
     account: str | None = None
-    """The account id that Paidup put into the subscription's metadata."""
+    """The account's external id that Paidup put into the subscription's metadata."""
 
 
 class PaymentError(msgspec.Struct, frozen=True, omit_defaults=False):
@@ -75,7 +84,12 @@ class PaymentFacts(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """All that one source says: an invoice with its payments, or a payment alone."""
+    """All that one source says: an invoice with its payments, or a payment alone.
+
+    `attempt` is what an `invoice.payment_failed` or `invoice.payment_action_required` event
+    says by its type, since its object shows no payment.
+    """
 
     invoice: InvoiceFacts | None = None
     payments: tuple[PaymentFacts, ...] = ()
+    attempt: Attempt | None = None

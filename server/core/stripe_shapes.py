@@ -73,6 +73,13 @@ class StripeErrorBody(msgspec.Struct, frozen=True):
     decline_code: str | None = None
     message: str | None = None
 
+    def facts(self) -> PaymentError:
+        return PaymentError(
+            code=self.code or "payment_failed",
+            message=self.message or "The payment did not go through.",
+            decline_code=self.decline_code,
+        )
+
 
 class PaymentIntent(msgspec.Struct, frozen=True):
     id: str
@@ -94,12 +101,7 @@ class PaymentIntent(msgspec.Struct, frozen=True):
             amount_minor=self.amount,
             amount_received_minor=self.amount_received,
             invoice=invoice,
-            error=error
-            and PaymentError(
-                code=error.code or "payment_failed",
-                message=error.message or "The payment did not go through.",
-                decline_code=error.decline_code,
-            ),
+            error=error.facts() if error else None,
         )
 
 
@@ -165,6 +167,7 @@ class Invoice(msgspec.Struct, frozen=True):
             created=self.created,
             lines=tuple(line.facts() for line in self.lines.data),
             lines_complete=not self.lines.has_more,
+            intent=self.intent_id,
             account=(details.metadata or {}).get(ACCOUNT_METADATA_KEY) if details else None,
         )
         links = sorted(self.payments.data, key=lambda link: link.created) if self.payments else []
@@ -213,13 +216,9 @@ class ObjectId(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-def _decoder(kind: Any) -> Any:
-    return msgspec.json.Decoder(kind)
-
-
-_DECODERS: dict[type, Any] = {
-    kind: _decoder(kind)
-    for kind in (Event, Invoice, InvoicePayment, PaymentIntent, Subscription, ObjectId)
+_DECODERS: dict[Any, Any] = {
+    kind: msgspec.json.Decoder(kind)
+    for kind in (Event, Invoice, InvoicePayment, PaymentIntent, Subscription, ObjectId, ListOf[Line])
 }
 
 

@@ -48,7 +48,7 @@ class Migration(migrations.Migration):
                 ('changed_at', fields.DatetimeField(auto_now=False, auto_now_add=False)),
                 ('settled_via', fields.CharEnumField(null=True, description='VERIFICATION: verification\nWEBHOOK: webhook\nRECONCILIATION: reconciliation', enum_type=Road, max_length=20)),
                 ('settled_at', fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
-                ('checked_at', fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
+                ('checking_until', fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
                 ('next_check_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('checks_made', fields.IntField(default=0)),
                 ('created_at', fields.DatetimeField(auto_now=False, auto_now_add=False)),

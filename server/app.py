@@ -1,0 +1,66 @@
+"""The web application: settings in, routes and lifespan out. A table of contents."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
+
+from server.errors import ConfigurationError, PaidupError
+from server.services import open_services
+from server.settings import Settings, process_problems
+from server.web import api, operations, problems, sockets, webhooks
+from server.web.auth import Authenticate, bearer_authentication
+
+GC_THRESHOLDS = (50_000, 20, 50)
+"""Sockets make many long-lived objects; the default thresholds collect all the time (docs/decisions.md)."""
+
+
+def create_app(
+    settings: Settings, authenticate: Authenticate | None = None, extra_routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """Paidup as an ASGI application. Nothing is connected before its lifespan begins.
+
+    `authenticate` names the customer of a request; by default the bearer JWT does.
+    `extra_routes` come after Paidup's own; the demo adds its pages that way.
+    """
+    # `paidup serve` gives all its workers one Valkey; a bare `uvicorn --workers` would give none.
+    if found := process_problems(settings):
+        raise ConfigurationError(found)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_services(settings) as services:
+            app.state.services = services
+            app.state.sockets = sockets.Sockets(services)
+            keeper = asyncio.create_task(app.state.sockets.keep_forever(), name="sockets")
+            tune_collector()
+            try:
+                yield
+            finally:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
+
+    app = Starlette(
+        routes=[*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES, *operations.ROUTES, *extra_routes],
+        lifespan=lifespan,
+        exception_handlers={
+            PaidupError: problems.on_paidup_error,
+            HTTPException: problems.on_http_exception,
+            Exception: problems.on_exception,
+        },
+    )
+    app.state.authenticate = authenticate or bearer_authentication(settings)
+    return app
+
+
+def tune_collector() -> None:
+    """What start-up made stays: keep the garbage collector from walking it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)

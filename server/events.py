@@ -1,0 +1,203 @@
+"""Stripe's events: stored first, handled second, marked after.
+
+Owns the table of events and what each type means. An event whose payload suffices costs no
+call to Stripe; one of another API version, or one that shows only part, has its object read
+again through the API. Refuses to verify signatures (the edge does) and to credit (the
+settlement does). An event is never deleted, and an unknown one is kept like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import msgspec
+import structlog
+from tortoise.expressions import F
+
+from server.clock import now
+from server.core.facts import Attempt, Facts, Road
+from server.core.pace import event_retry_s
+from server.core.stripe_shapes import (
+    Event,
+    Invoice,
+    InvoicePayment,
+    ObjectId,
+    PaymentIntent,
+    Subscription,
+    decode,
+)
+from server.database import storage_errors
+from server.errors import StripeRefused
+from server.models import Invoice as InvoiceRow
+from server.models import StripeEvent
+from server.settlement import Outcome
+from server.stripe_gateway import API_VERSION
+from server.timeline import Timeline, What
+from server.verification import Verification
+
+log = structlog.get_logger(__name__)
+
+GRACE_S = 30.0
+"""How long whoever stored an event has for handling it, before the reconciler tries."""
+PARKED = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE})
+"""Money that we cannot place: kept unhandled, tried again, and visible."""
+
+
+async def store(event: Event, body: str) -> bool:
+    """Keep a verified event. False where it was handled before. Raises StorageUnavailable."""
+    at = now()
+    values = {
+        "id": event.id,
+        "type": event.type[:100],
+        "api_version": event.api_version,
+        "payload": body,
+        "received_at": at,
+        "next_attempt_at": at + timedelta(seconds=GRACE_S),
+    }
+    with storage_errors():
+        await StripeEvent.bulk_create([StripeEvent(**values)], ignore_conflicts=True)
+        return not await StripeEvent.exists(id=event.id, handled_at__not_isnull=True)
+
+
+class Events:
+    """Handles stored events. `handle` may be called any number of times for one event."""
+
+    def __init__(self, verification: Verification, timeline: Timeline) -> None:
+        self._verification = verification
+        self._timeline = timeline
+        self._handlers: dict[str, Callable[[Event], Awaitable[str]]] = {
+            **dict.fromkeys(
+                (
+                    "invoice.paid",
+                    "invoice.payment_succeeded",
+                    "invoice.payment_failed",
+                    "invoice.payment_action_required",
+                    "invoice.voided",
+                    "invoice.marked_uncollectible",
+                ),
+                self._invoice,
+            ),
+            **dict.fromkeys(
+                (
+                    "payment_intent.succeeded",
+                    "payment_intent.processing",
+                    "payment_intent.payment_failed",
+                    "payment_intent.canceled",
+                ),
+                self._payment_intent,
+            ),
+            "invoice_payment.paid": self._invoice_payment,
+            **dict.fromkeys(
+                (
+                    "customer.subscription.created",
+                    "customer.subscription.updated",
+                    "customer.subscription.deleted",
+                    "customer.subscription.paused",
+                    "customer.subscription.resumed",
+                ),
+                self._subscription,
+            ),
+        }
+
+    async def handle(self, event: Event) -> str:
+        """Do what the event calls for, then mark it handled. Returns the outcome in a word or two.
+
+        A failure is noted on the stored event, scheduled again, and raised.
+        """
+        handler = self._handlers.get(event.type)
+        try:
+            outcome = await handler(event) if handler else "not handled by design"
+            if outcome in PARKED:
+                await self._postpone(event.id, f"parked: {outcome}")
+                return outcome
+        except Exception as error:
+            await self._postpone(event.id, f"{type(error).__name__}: {error}")
+            raise
+        with storage_errors():
+            await StripeEvent.filter(id=event.id).update(
+                handled_at=now(),
+                attempts=F("attempts") + 1,
+                outcome=outcome[:200],
+                error=None,
+                next_attempt_at=None,
+            )
+        return outcome
+
+    async def _postpone(self, event_id: str, error: str) -> None:
+        log.warning("event_postponed", stripe_event=event_id, error=error)
+        with storage_errors():
+            row = await StripeEvent.get(id=event_id)
+            delay = event_retry_s(row.attempts)
+            await StripeEvent.filter(id=event_id).update(
+                attempts=row.attempts + 1,
+                error=error[:2000],
+                next_attempt_at=now() + timedelta(seconds=delay) if delay is not None else None,
+            )
+
+    # One method a kind of object
+
+    async def _invoice(self, event: Event) -> str:
+        if event.api_version != API_VERSION:
+            return await self._read_again(event, decode(ObjectId, event.data.object).id)
+        shape = decode(Invoice, event.data.object)
+        self._received(shape.id, event)
+        attempt = _ATTEMPTS.get(event.type)
+        facts = shape.facts()
+        settled = await self._verification.settle(
+            msgspec.structs.replace(facts, attempt=attempt), Road.WEBHOOK
+        )
+        if settled.outcome is Outcome.NEEDS_READING:
+            settled, _ = await self._verification.read(shape.id, Road.WEBHOOK)
+        return settled.outcome
+
+    async def _payment_intent(self, event: Event) -> str:
+        intent_id = decode(ObjectId, event.data.object).id
+        with storage_errors():
+            row = await InvoiceRow.filter(payment_intent=intent_id).only("id").first()
+        if row is None:
+            return "no invoice is known for this payment"  # invoice.paid brings it
+        if event.api_version != API_VERSION:
+            return await self._read_again(event, row.id)
+        self._received(row.id, event)
+        payment = decode(PaymentIntent, event.data.object).facts()
+        return (await self._verification.settle(Facts(payments=(payment,)), Road.WEBHOOK)).outcome
+
+    async def _invoice_payment(self, event: Event) -> str:
+        # It links, but names no customer: a hint to ask, where the others have not settled yet.
+        return await self._ask(event, decode(InvoicePayment, event.data.object).invoice)
+
+    async def _subscription(self, event: Event) -> str:
+        shape = decode(Subscription, event.data.object)
+        latest = shape.latest_invoice
+        invoice = latest.id if isinstance(latest, Invoice) else latest
+        # Never by arrival: what a late `incomplete` says is long over. Only an end is a reason to ask.
+        if invoice is None or shape.status not in ("incomplete_expired", "canceled", "unpaid"):
+            return "nothing to do"
+        return await self._ask(event, invoice)
+
+    # What they share
+
+    async def _ask(self, event: Event, invoice: str) -> str:
+        self._received(invoice, event)
+        settled = await self._verification.verify(invoice, Road.WEBHOOK)
+        return settled.outcome if settled else "over, unknown, or being asked"
+
+    async def _read_again(self, event: Event, invoice: str) -> str:
+        self._received(invoice, event)
+        try:
+            settled, _ = await self._verification.read(invoice, Road.WEBHOOK)
+        except StripeRefused as error:
+            if error.code == "resource_missing":
+                return "Stripe knows no such invoice"
+            raise
+        return settled.outcome
+
+    def _received(self, invoice: str, event: Event) -> None:
+        self._timeline.note(invoice, What.WEBHOOK_RECEIVED, type=event.type, event=event.id)
+
+
+_ATTEMPTS = {
+    "invoice.payment_failed": Attempt.FAILED,
+    "invoice.payment_action_required": Attempt.ACTION_REQUIRED,
+}

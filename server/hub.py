@@ -1,0 +1,278 @@
+"""The hub: who waits for which invoice here, and the one Redis pub/sub connection of this process.
+
+Owns the channels, their reference counts, and the order that closes the gap between reading
+a status and hearing of its change: register, subscribe, await Redis's acknowledgement; only
+then does the caller read the row. Refuses to know the database and to wait for a socket: a
+message is offered to each line, and a line never blocks.
+
+Redis is a hint, the row is the truth. A killed connection is restored by redis-py silently,
+and the only trace is a second confirmation of a channel that was held already; a frozen
+server looks like silence. Both are noticed here, and `gaps` asks the rereader
+(`rereading.py`) to read the rows again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from server.core.messages import Stage, StatusMessage, decode_status, encode
+
+log = structlog.get_logger(__name__)
+
+REDIS_ERRORS = (RedisError, OSError, TimeoutError)
+PREFIX = "paidup:invoice:"
+ACK_TIMEOUT_S = 2.0
+PUBLISH_TIMEOUT_S = 1.0
+LINGER_S = 1.0
+PROBE_EVERY_S = 2.0
+PROBES_MISSED = 2
+RECONNECT_MAX_S = 2.0
+
+
+class Line(Protocol):
+    """Somebody who waits, here, for one invoice. Neither call may block or raise."""
+
+    def offer(self, status: StatusMessage, frame: str) -> None:
+        """A status, and its encoded frame; the line sends it if it is news."""
+
+    def offer_stage(self, stage: Stage) -> None:
+        """The screen's stage within the status that it has."""
+
+
+class _Channel:
+    __slots__ = ("confirmed", "invoice", "lines")
+
+    def __init__(self, invoice: str) -> None:
+        self.invoice = invoice
+        self.lines: set[Line] = set()
+        self.confirmed = asyncio.Event()
+
+
+class Hub:
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._pubsub = redis.pubsub()
+        self._channels: dict[str, _Channel] = {}
+        self._commands = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._probe_channel = f"paidup:probe:{secrets.token_hex(8)}"
+        self._probe_heard = asyncio.Event()
+        self._probes_missed = 0
+        self._probe_confirmed = False
+        self.gaps = asyncio.Event()
+        """Set when messages may have been missed; whoever re-reads clears it."""
+
+    # Life
+
+    async def open(self) -> None:
+        """Subscribe the permanent channel and start listening. Works with Redis away, too."""
+        with suppress(*REDIS_ERRORS):
+            await self._command(self._pubsub.subscribe, self._probe_channel)
+        self._spawn(self._listen(), "hub-listen")
+        self._spawn(self._probe(), "hub-probe")
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(*REDIS_ERRORS):
+            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a message published by this process was lately heard by it."""
+        return self._probe_confirmed and self._probes_missed < PROBES_MISSED
+
+    @property
+    def waiting(self) -> list[str]:
+        """The invoices that somebody here waits for."""
+        return [channel.invoice for channel in self._channels.values() if channel.lines]
+
+    def lines_of(self, invoice: str) -> int:
+        channel = self._channels.get(PREFIX + invoice)
+        return len(channel.lines) if channel else 0
+
+    # Waiting
+
+    async def join(self, invoice: str, line: Line) -> bool:
+        """Register `line`, subscribe, and await Redis's acknowledgement.
+
+        Afterwards every change is either in the row or offered to the line. False where Redis
+        did not acknowledge in time: then the rereader is what tells the line.
+        """
+        name = PREFIX + invoice
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel(invoice)
+            channel.lines.add(line)
+            with suppress(*REDIS_ERRORS):
+                await self._command(self._pubsub.subscribe, name)
+        else:
+            channel.lines.add(line)
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT_S):
+                await channel.confirmed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def leave(self, invoice: str, line: Line) -> None:
+        """Forget `line`. The channel is given up a second later, unless somebody joins again."""
+        channel = self._channels.get(PREFIX + invoice)
+        if channel is None:
+            return
+        channel.lines.discard(line)
+        if not channel.lines:
+            loop = asyncio.get_running_loop()
+            loop.call_later(LINGER_S, self._give_up_if_empty, channel)
+
+    def _give_up_if_empty(self, channel: _Channel) -> None:
+        name = PREFIX + channel.invoice
+        if not channel.lines and self._channels.get(name) is channel:
+            del self._channels[name]
+            self._spawn(self._unsubscribe(name), "hub-unsubscribe")
+
+    async def _unsubscribe(self, name: str) -> None:
+        with suppress(*REDIS_ERRORS):
+            await self._command(self._unsubscribe_unless_joined, name)
+
+    async def _unsubscribe_unless_joined(self, name: str) -> None:
+        if name not in self._channels:
+            await self._pubsub.unsubscribe(name)
+
+    # Telling
+
+    async def publish(self, status: StatusMessage) -> bool:
+        """Tell the lines here at once, and every other process through Redis.
+
+        True once Redis has taken it. Never raises: the row is committed, and whoever missed
+        the hint reads it again.
+        """
+        frame = encode(status).decode()
+        self.deliver(status, frame)
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                await self._redis.publish(PREFIX + status.invoice, frame)
+        except REDIS_ERRORS as error:
+            log.warning("publish_failed", invoice=status.invoice, error=str(error))
+            return False
+        return True
+
+    def deliver(self, status: StatusMessage, frame: str | None = None) -> None:
+        """Offer `status` to the lines of this process; each drops what is no news to it."""
+        channel = self._channels.get(PREFIX + status.invoice)
+        if channel is None or not channel.lines:
+            return
+        frame = frame or encode(status).decode()
+        for line in tuple(channel.lines):
+            line.offer(status, frame)
+
+    def tell_stage(self, invoice: str, stage: Stage) -> None:
+        """Move the screens of this process on, within the status that they have."""
+        channel = self._channels.get(PREFIX + invoice)
+        for line in tuple(channel.lines) if channel else ():
+            line.offer_stage(stage)
+
+    # Redis
+
+    async def _command(self, command: Callable[[str], Awaitable[Any]], name: str) -> None:
+        # One at a time: concurrent first subscribes on one PubSub lose subscriptions.
+        async with self._commands, asyncio.timeout(ACK_TIMEOUT_S):
+            await command(name)
+
+    async def _listen(self) -> None:
+        failures = 0
+        while True:
+            try:
+                if not self._pubsub.subscribed:  # Redis was away when we opened
+                    await self._command(self._pubsub.subscribe, self._probe_channel)
+                message = await self._pubsub.get_message(timeout=PROBE_EVERY_S)
+                failures = 0
+            except REDIS_ERRORS as error:
+                failures += 1
+                log.warning("redis_lost", error=str(error), failures=failures)
+                delay = min(RECONNECT_MAX_S, 0.05 * 2**failures)
+                await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - spreads, protects nothing
+                continue
+            if message is not None:
+                self._heard(message)
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        name = _text(message["channel"])
+        if message["type"] == "message":
+            if name == self._probe_channel:
+                self._probe_heard.set()
+            else:
+                self._forward(name, message["data"])
+        elif message["type"] == "subscribe":
+            self._confirm(name)
+
+    def _confirm(self, name: str) -> None:
+        if name == self._probe_channel:
+            if self._probe_confirmed:
+                log.warning("redis_reconnected", channels=len(self._channels))
+                self.gaps.set()
+            self._probe_confirmed = True
+            return
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        if channel.confirmed.is_set():
+            self.gaps.set()  # held already: the connection was replaced, and messages may be lost
+        channel.confirmed.set()
+
+    def _forward(self, name: str, data: bytes | str) -> None:
+        channel = self._channels.get(name)
+        if channel is None or not channel.lines:
+            return
+        frame = _text(data)
+        try:
+            status = decode_status(frame)
+        except msgspec.DecodeError:
+            log.error("message_malformed", channel=name)
+            return
+        for line in tuple(channel.lines):
+            line.offer(status, frame)
+
+    async def _probe(self) -> None:
+        """Publish to ourselves; silence twice in a row means that the connection is dead."""
+        while True:
+            self._probe_heard.clear()
+            try:
+                async with asyncio.timeout(PROBE_EVERY_S):
+                    await self._redis.publish(self._probe_channel, "probe")
+                    await self._probe_heard.wait()
+                self._probes_missed = 0
+            except REDIS_ERRORS:
+                self._probes_missed += 1
+                if self._probes_missed % PROBES_MISSED == 0:
+                    log.warning("redis_silent", probes_missed=self._probes_missed)
+                    self.gaps.set()
+                    await self._reconnect()
+            await asyncio.sleep(PROBE_EVERY_S)
+
+    async def _reconnect(self) -> None:
+        connection: Any = self._pubsub.connection  # None before the first subscription
+        if connection is not None:
+            with suppress(*REDIS_ERRORS):
+                async with asyncio.timeout(ACK_TIMEOUT_S):
+                    await connection.disconnect(nowait=True)
+
+    def _spawn(self, coroutine: Any, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _text(data: bytes | str) -> str:
+    return data.decode() if isinstance(data, bytes) else data

@@ -1,0 +1,41 @@
+"""What is counted, for Prometheus. One registry for each app, so that tests can make many."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.activation_seconds = Histogram(
+            "paidup_activation_seconds",
+            "How long a customer who waited on a socket here waited, by the road that ended it.",
+            ["road"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.settlements = Counter(
+            "paidup_settlements_total",
+            "Calls of settle() by road and outcome.",
+            ["road", "outcome"],
+            registry=self.registry,
+        )
+        self.webhooks = Counter(
+            "paidup_webhooks_total", "Deliveries by what became of them.", ["result"], registry=self.registry
+        )
+        self.sockets = Gauge("paidup_sockets", "Sockets open now.", registry=self.registry)
+        self.sockets_refused = Counter(
+            "paidup_sockets_refused_total",
+            "Handshakes refused, by HTTP status.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.requests_failed = Counter(
+            "paidup_requests_failed_total",
+            "Requests answered with an error, by HTTP status.",
+            ["status"],
+            registry=self.registry,
+        )

@@ -1,0 +1,195 @@
+"""Purchases: an account, its Stripe customer, and the subscription that it is about to pay.
+
+Owns the rule that one pending payment is one subscription and one PaymentIntent, however
+often the button is pressed (S08). There is no lock for it: two requests at once send Stripe
+the same idempotency key and get the same subscription; the key moves on once that payment
+is known here, or Stripe has given the key a final answer that is of no use.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+from tortoise.exceptions import IntegrityError
+from tortoise.expressions import F
+
+from server.core.decisions import InvoiceStatus
+from server.core.facts import Road
+from server.core.messages import StatusMessage
+from server.core.plans import Catalogue, Plan
+from server.core.stripe_shapes import Invoice as StripeInvoice
+from server.database import storage_errors
+from server.errors import (
+    AlreadySubscribed,
+    Conflict,
+    NotFound,
+    PaymentUnderWay,
+    StripeError,
+    StripeRefused,
+    StripeUnavailable,
+)
+from server.models import Account, Invoice
+from server.prices import PriceBook
+from server.stripe_gateway import StripeGateway
+from server.verification import Verification
+
+log = structlog.get_logger(__name__)
+
+PENDING = [
+    InvoiceStatus.OPEN,
+    InvoiceStatus.REQUIRES_ACTION,
+    InvoiceStatus.PROCESSING,
+    InvoiceStatus.FAILED,
+]
+
+
+class Purchase(msgspec.Struct, frozen=True):
+    """What the browser needs for paying. `client_secret` is None where nothing is due."""
+
+    status: StatusMessage
+    client_secret: str | None
+    created: bool
+
+
+class Purchases:
+    def __init__(
+        self, catalogue: Catalogue, prices: PriceBook, gateway: StripeGateway, verification: Verification
+    ) -> None:
+        self._catalogue = catalogue
+        self._prices = prices
+        self._gateway = gateway
+        self._verification = verification
+
+    async def account(self, external_id: str, stripe_customer: str | None = None) -> Account:
+        """The account of a SaaS user, made on first sight, tied to `stripe_customer` if it has none."""
+        with storage_errors():
+            account, _ = await Account.get_or_create(external_id=external_id)
+            if stripe_customer and account.stripe_customer is None:
+                account = await self._tie(account, stripe_customer)
+        return account
+
+    async def buy(self, account: Account, plan_id: str) -> Purchase:
+        """A subscription to pay, or the same pending one again.
+
+        Raises UnknownPlan, AlreadySubscribed, PaymentUnderWay, StripeError.
+        """
+        plan = self._catalogue.plan(plan_id)
+        with storage_errors():
+            pending = (
+                await Invoice.filter(
+                    account_id=account.id, status__in=PENDING, billing_reason="subscription_create"
+                )
+                .order_by("-created_at")
+                .first()
+            )
+        if pending is not None:
+            again = await self._again(pending, account, plan)
+            if again is not None:
+                return again
+        with storage_errors():
+            bought_before = await Invoice.exists(account_id=account.id, status=InvoiceStatus.ACTIVE)
+        if bought_before and account.stripe_customer:
+            running = await self._gateway.running_subscription(account.stripe_customer)
+            if running is not None:
+                raise AlreadySubscribed(running)
+        return await self._subscribe(account, plan)
+
+    async def adopt(self, account: Account, invoice_id: str) -> Purchase:
+        """Take up an invoice that the SaaS made by itself. Raises NotFound where it is not this account's."""
+        with storage_errors():
+            known = await Invoice.filter(id=invoice_id).exclude(account_id=account.id).exists()
+        if known:
+            raise NotFound(f"There is no invoice {invoice_id} for this customer.")
+        try:
+            shape = await self._gateway.read_invoice(invoice_id)
+        except StripeRefused as error:
+            if error.code == "resource_missing":
+                raise NotFound(f"There is no invoice {invoice_id} for this customer.") from error
+            raise
+        facts = shape.facts()
+        assert facts.invoice is not None
+        named = facts.invoice.account == account.external_id
+        if shape.customer is None or not (named or shape.customer == account.stripe_customer):
+            raise NotFound(f"There is no invoice {invoice_id} for this customer.")
+        settled = await self._verification.settle(facts, Road.VERIFICATION, account.id)
+        if settled.status is None:
+            raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
+        return Purchase(settled.status, _secret(shape), created=settled.created)
+
+    async def _again(self, pending: Invoice, account: Account, plan: Plan) -> Purchase | None:
+        """The pending payment as it is now; None where it is over, or given up for another plan."""
+        settled, shape = await self._verification.read(pending.id, Road.VERIFICATION, account.id)
+        status = settled.status
+        if status is None or status.status is InvoiceStatus.VOID:
+            return None
+        if pending.plan == plan.id or status.status is InvoiceStatus.ACTIVE:
+            return Purchase(status, _secret(shape), created=False)
+        if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED) or pending.subscription is None:
+            raise PaymentUnderWay(pending.id)
+        # Another plan after all, and nothing was paid: Stripe voids the open invoice with its subscription.
+        await self._gateway.cancel_subscription(pending.subscription)
+        settled, _ = await self._verification.read(pending.id, Road.VERIFICATION, account.id)
+        if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
+            raise PaymentUnderWay(pending.id)  # paid in the very moment
+        return None
+
+    async def _subscribe(self, account: Account, plan: Plan) -> Purchase:
+        price = await self._prices.id_for(plan.prices[0])
+        customer = await self._customer(account)
+        made = await self._create(account, customer, price)
+        if made.status.status is InvoiceStatus.VOID:
+            # The key still stood for a payment that is over: it has moved on now.
+            account = await Account.get(id=account.id)
+            made = await self._create(account, customer, price)
+        return made
+
+    async def _create(self, account: Account, customer: str, price: str) -> Purchase:
+        number = account.purchase_number
+        key = f"paidup-subscription-{account.external_id}-{price}-{number}"
+        try:
+            made = await self._gateway.create_subscription(customer, price, account.external_id, key)
+        except StripeError as error:
+            if error.final:
+                # Stripe would replay this answer to this key for a day.
+                await self._next_purchase(account.id, number)
+            raise
+        shape = made.latest_invoice
+        if not isinstance(shape, StripeInvoice):
+            raise StripeUnavailable("the new subscription shows no invoice")
+        settled = await self._verification.settle(shape.facts(), Road.VERIFICATION, account.id)
+        await self._next_purchase(account.id, number)
+        if settled.status is None:
+            raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
+        return Purchase(settled.status, _secret(shape), created=settled.created)
+
+    async def _customer(self, account: Account) -> str:
+        if account.stripe_customer is not None:
+            return account.stripe_customer
+        made = await self._gateway.create_customer(
+            account.external_id, f"paidup-customer-{account.external_id}"
+        )
+        tied = await self._tie(account, made)
+        assert tied.stripe_customer is not None
+        return tied.stripe_customer
+
+    async def _tie(self, account: Account, customer: str) -> Account:
+        """Give the account its Stripe customer, unless it got one meanwhile."""
+        with storage_errors():
+            try:
+                await Account.filter(id=account.id, stripe_customer__isnull=True).update(
+                    stripe_customer=customer
+                )
+            except IntegrityError:
+                raise Conflict(f"The Stripe customer {customer} belongs to another account.") from None
+            return await Account.get(id=account.id)
+
+    async def _next_purchase(self, account_id: int, number: int) -> None:
+        """Move the idempotency key on, once, whoever comes first."""
+        with storage_errors():
+            await Account.filter(id=account_id, purchase_number=number).update(
+                purchase_number=F("purchase_number") + 1
+            )
+
+
+def _secret(shape: StripeInvoice) -> str | None:
+    return shape.confirmation_secret.client_secret if shape.confirmation_secret else None

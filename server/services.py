@@ -1,0 +1,126 @@
+"""The composition: every long-lived part, opened in order, closed in reverse.
+
+Owns which part is given which other. The web application and `paidup work` open the same
+services; importing this module connects to nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from server.budget import Budget
+from server.core.plans import Catalogue, parse_catalogue
+from server.database import open_database
+from server.embedded import embedded_valkey
+from server.events import Events
+from server.hub import Hub
+from server.metrics import Metrics
+from server.prices import PriceBook
+from server.purchases import Purchases
+from server.reconciliation import Reconciler
+from server.rereading import reread_forever
+from server.settings import Settings
+from server.settlement import Settlement
+from server.stripe_gateway import StripeGateway, open_gateway
+from server.tickets import Tickets
+from server.timeline import Timeline
+from server.verification import Verification
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    catalogue: Catalogue
+    metrics: Metrics
+    redis: Redis
+    hub: Hub
+    gateway: StripeGateway
+    prices: PriceBook
+    timeline: Timeline
+    settlement: Settlement
+    verification: Verification
+    events: Events
+    purchases: Purchases
+    reconciler: Reconciler
+    tickets: Tickets
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Open everything for the length of the block.
+
+    Raises ConfigurationError (plans file), StorageUnavailable (no database). Redis and Stripe
+    being away is no error: both are waited for while serving.
+    """
+    catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            open_database(settings.effective_database_url, settings.database_pool)
+        )
+        url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
+        redis = connect_redis(url)
+        stack.push_async_callback(redis.aclose)
+        budget = Budget(redis, settings.stripe_requests_per_second)
+        gateway = await stack.enter_async_context(
+            open_gateway(
+                settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_timeout_s, budget
+            )
+        )
+        hub = Hub(redis)
+        await hub.open()
+        stack.push_async_callback(hub.close)
+        timeline = Timeline()
+        timeline.open()
+        stack.push_async_callback(timeline.close)
+        prices = PriceBook(catalogue, gateway)
+        await prices.load()
+        settlement = Settlement(catalogue, prices, hub.publish, timeline, metrics)
+        verification = Verification(gateway, settlement, prices, hub, timeline)
+        stack.push_async_callback(verification.close)
+        events = Events(verification, timeline)
+        reconciler = Reconciler(settlement, verification, events)
+        rereader = asyncio.create_task(reread_forever(hub, settings.reread_s), name="rereader")
+        stack.push_async_callback(_cancel, rereader)
+        if settings.reconciler_in_server:
+            sweeps = reconciler.run_forever(settings.reconciler_pace_s)
+            stack.push_async_callback(_cancel, asyncio.create_task(sweeps, name="reconciler"))
+        yield Services(
+            settings=settings,
+            catalogue=catalogue,
+            metrics=metrics,
+            redis=redis,
+            hub=hub,
+            gateway=gateway,
+            prices=prices,
+            timeline=timeline,
+            settlement=settlement,
+            verification=verification,
+            events=events,
+            purchases=Purchases(catalogue, prices, gateway, verification),
+            reconciler=reconciler,
+            tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
+        )
+
+
+def connect_redis(url: str) -> Redis:
+    """A client whose calls fail within seconds: every user of it has something better to do than wait."""
+    return Redis.from_url(
+        url,
+        socket_timeout=2.0,
+        socket_connect_timeout=2.0,
+        retry=Retry(NoBackoff(), 1),
+        health_check_interval=0,
+    )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

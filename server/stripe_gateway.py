@@ -1,0 +1,229 @@
+"""The only import of `stripe`: every call to Stripe's API, and the check of its signatures.
+
+Owns the client (a warm connection, retries, deadlines, the budget) and the mapping of
+Stripe's errors to ours. Answers are decoded from the raw body into the shapes of
+`core/stripe_shapes.py`, the same that webhooks use. Refuses to decide anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+import stripe
+import structlog
+from stripe import AIOHTTPClient, StripeClient, WebhookSignature
+
+from server.budget import Budget
+from server.core.plans import PlanPrice
+from server.core.stripe_shapes import ACCOUNT_METADATA_KEY, Invoice, Line, ListOf, Subscription, decode
+from server.errors import StripeRefused, StripeUnavailable, WebhookRefused
+
+log = structlog.get_logger(__name__)
+
+API_VERSION: str = stripe.api_version
+"""What the SDK pins and sends with each request; an event of another version is read again."""
+
+NETWORK_RETRIES = 2
+KEEP_ALIVE_S = 300.0
+"""A customer spends minutes in 3DS: keep the connection, so that the verification pays no TLS."""
+MAX_LINE_PAGES = 20
+UNSETTLED = ("trialing", "active", "past_due", "unpaid", "paused")
+
+T = TypeVar("T")
+
+
+class PriceInfo(msgspec.Struct, frozen=True):
+    """A price as Stripe's list shows it."""
+
+    id: str
+    lookup_key: str | None
+    unit_amount: int | None
+    currency: str
+
+
+class StripeGateway:
+    def __init__(self, client: StripeClient, budget: Budget, patience_s: float) -> None:
+        self._client = client
+        self._budget = budget
+        self._patience_s = patience_s
+
+    async def create_customer(self, external_id: str, key: str) -> str:
+        """A new customer's id; the same one for the same `key`."""
+        params: Any = {"metadata": {ACCOUNT_METADATA_KEY: external_id}}
+        made = await self._call(
+            "customers.create", self._client.v1.customers.create_async, params, {"idempotency_key": key}
+        )
+        return str(made.id)
+
+    async def create_subscription(
+        self, customer: str, price: str, external_id: str, key: str
+    ) -> Subscription:
+        """A `default_incomplete` subscription, its first invoice expanded; the same for the same `key`."""
+        params: Any = {
+            "customer": customer,
+            "items": [{"price": price}],
+            "payment_behavior": "default_incomplete",
+            "payment_settings": {
+                "payment_method_types": ["card"],
+                "save_default_payment_method": "on_subscription",
+            },
+            "metadata": {ACCOUNT_METADATA_KEY: external_id},
+            "expand": ["latest_invoice.confirmation_secret", "latest_invoice.payments"],
+        }
+        made = await self._call(
+            "subscriptions.create",
+            self._client.v1.subscriptions.create_async,
+            params,
+            {"idempotency_key": key},
+        )
+        return decode(Subscription, _body(made))
+
+    async def cancel_subscription(self, subscription: str) -> None:
+        """End an unpaid subscription; Stripe voids its open invoice."""
+        await self._call("subscriptions.cancel", self._client.v1.subscriptions.cancel_async, subscription)
+
+    async def running_subscription(self, customer: str) -> str | None:
+        """The id of a subscription of this customer that has begun and not ended, or None."""
+        params: Any = {"customer": customer, "limit": 20}
+        page = await self._call("subscriptions.list", self._client.v1.subscriptions.list_async, params)
+        return next((str(found.id) for found in page.data if found.status in UNSETTLED), None)
+
+    async def read_invoice(self, invoice: str, patience_s: float | None = None) -> Invoice:
+        """One invoice, with its payments, their intents and all its lines: one call, more beyond ten lines.
+
+        Raises StripeRefused with code `resource_missing` where there is none.
+        """
+        params: Any = {"expand": ["payments.data.payment.payment_intent", "confirmation_secret"]}
+        read = await self._call(
+            "invoices.retrieve",
+            self._client.v1.invoices.retrieve_async,
+            invoice,
+            params,
+            patience_s=patience_s,
+        )
+        shape = decode(Invoice, _body(read))
+        if not shape.lines.has_more:
+            return shape
+        return msgspec.structs.replace(shape, lines=await self._all_lines(invoice))
+
+    async def _all_lines(self, invoice: str) -> ListOf[Line]:
+        lines: list[Line] = []
+        after: dict[str, str] = {}
+        for _ in range(MAX_LINE_PAGES):
+            params: Any = {"limit": 100, **after}
+            page = await self._call(
+                "invoices.lines", self._client.v1.invoices.line_items.list_async, invoice, params
+            )
+            lines.extend(decode(ListOf[Line], _body(page)).data)
+            if not page.has_more:
+                return ListOf(lines)
+            after = {"starting_after": page.data[-1].id}
+        return ListOf(lines, has_more=True)
+
+    async def list_prices(self, lookup_keys: Sequence[str]) -> list[PriceInfo]:
+        """The active prices of these lookup keys. Stripe takes ten keys a call."""
+        found: list[PriceInfo] = []
+        for start in range(0, len(lookup_keys), 10):
+            params: Any = {"lookup_keys": list(lookup_keys[start : start + 10]), "active": True, "limit": 100}
+            page = await self._call("prices.list", self._client.v1.prices.list_async, params)
+            found.extend(
+                PriceInfo(price.id, price.lookup_key, price.unit_amount, price.currency)
+                for price in page.data
+            )
+        return found
+
+    async def create_price(self, plan_id: str, plan_name: str, price: PlanPrice) -> str:
+        """A product and its monthly price with this lookup key; returns the price's id."""
+        params: Any = {
+            "currency": price.currency,
+            "unit_amount": price.amount_minor,
+            "recurring": {"interval": price.interval},
+            "lookup_key": price.lookup_key,
+            "product_data": {"name": plan_name, "metadata": {"paidup_plan": plan_id}},
+        }
+        key = f"paidup-price-{price.lookup_key}-{price.amount_minor}-{price.currency}"
+        made = await self._call(
+            "prices.create", self._client.v1.prices.create_async, params, {"idempotency_key": key}
+        )
+        return str(made.id)
+
+    async def _call(
+        self,
+        endpoint: str,
+        call: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        patience_s: float | None = None,
+    ) -> T:
+        await self._budget.take(endpoint, self._patience_s if patience_s is None else patience_s)
+        try:
+            return await call(*arguments)
+        except stripe.RateLimitError as error:
+            raise StripeUnavailable(f"{endpoint}: rate limited ({_reason(error)})", 2.0) from error
+        except (stripe.APIConnectionError, stripe.APIError) as error:
+            failed_there = (error.http_status or 0) >= 500
+            raise StripeUnavailable(
+                f"{endpoint}: {error.user_message or error}", final=failed_there
+            ) from error
+        except stripe.StripeError as error:
+            raise StripeRefused(
+                f"{endpoint}: {error.user_message or error}", error.code, error.http_status
+            ) from error
+
+
+@asynccontextmanager
+async def open_gateway(
+    key: str, api_base: str, timeout_s: float, budget: Budget
+) -> AsyncIterator[StripeGateway]:
+    """A gateway whose connections stay open for the length of the block. Connects to nothing yet."""
+    connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S, limit=50)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        client = StripeClient(
+            key,
+            http_client=AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=timeout_s), session=session),
+            max_network_retries=NETWORK_RETRIES,
+            base_addresses={"api": api_base.rstrip("/")},
+        )
+        yield StripeGateway(client, budget, patience_s=timeout_s)
+
+
+def verify_signature(body: bytes, header: str | None, secrets: Sequence[str], tolerance_s: int) -> None:
+    """Check Stripe's signature of `body` against each secret. Raises WebhookRefused.
+
+    The SDK accepts timestamps in the future; here they are bounded like old ones.
+    """
+    reason = "no signature"
+    for secret in secrets:
+        try:
+            WebhookSignature.verify_header(body, header, secret, tolerance_s)
+        except (stripe.SignatureVerificationError, UnicodeDecodeError) as error:
+            reason = str(error.args[0]) if error.args else type(error).__name__
+            continue
+        if _signed_at(header or "") > time.time() + tolerance_s:
+            raise WebhookRefused("The signature's timestamp lies in the future.")
+        return
+    raise WebhookRefused(f"The signature does not fit: {reason}")
+
+
+def sign(body: bytes, secret: str) -> str:
+    """The `Stripe-Signature` header that Stripe would send with `body` now."""
+    return str(WebhookSignature.generate_signature_header(body.decode(), secret))
+
+
+def _signed_at(header: str) -> int:
+    return int(next(part[2:] for part in header.split(",") if part.startswith("t=")))
+
+
+def _body(answer: Any) -> str:
+    return str(answer.last_response.body)
+
+
+def _reason(error: stripe.StripeError) -> str:
+    headers: dict[str, str] = dict(error.headers or {})
+    return (
+        headers.get("Stripe-Rate-Limited-Reason") or headers.get("stripe-rate-limited-reason") or "no reason"
+    )

@@ -1,0 +1,80 @@
+"""The timeline: what happened to each invoice, and when. For `explain` and for the race view.
+
+Owns a bounded queue and one task that writes it in batches, so that noting something costs
+the road to a credit nothing. Refuses to be relied upon: a note may be lost with its process
+or dropped when the queue is full (`dropped` counts), and no decision ever reads one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from server.clock import now
+from server.database import OUTAGES
+from server.models import TimelineEntry
+
+log = structlog.get_logger(__name__)
+
+QUEUE_LIMIT = 10_000
+BATCH = 500
+BATCH_EVERY_S = 0.05
+
+
+class What(StrEnum):
+    CREATED = "created"
+    SOCKET_OPENED = "socket_opened"
+    VERIFICATION_ASKED = "verification_asked"
+    VERIFICATION_ANSWERED = "verification_answered"
+    WEBHOOK_RECEIVED = "webhook_received"
+    TOLD = "told"
+    SETTLED = "settled"
+    REFUSED = "refused"
+    PUBLISHED = "published"
+    DELIVERED = "delivered"
+
+
+class Timeline:
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._waiting: asyncio.Queue[TimelineEntry] = asyncio.Queue(QUEUE_LIMIT)
+        self._writer: asyncio.Task[None] | None = None
+
+    def note(self, invoice: str, what: What, at: datetime | None = None, **detail: Any) -> None:
+        """Remember that `what` happened, now unless `at` says when. Never waits, never raises."""
+        entry = TimelineEntry(invoice=invoice, at=at or now(), what=what, detail=detail or None)
+        try:
+            self._waiting.put_nowait(entry)
+        except asyncio.QueueFull:
+            self.dropped += 1
+
+    def open(self) -> None:
+        self._writer = asyncio.create_task(self._write_forever(), name="timeline")
+
+    async def close(self) -> None:
+        """Stop, and write what still waits."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+        while not self._waiting.empty():
+            await self._write(self._batch())
+
+    async def _write_forever(self) -> None:
+        while True:
+            first = await self._waiting.get()
+            await asyncio.sleep(BATCH_EVERY_S)
+            await self._write([first, *self._batch()])
+
+    def _batch(self) -> list[TimelineEntry]:
+        return [self._waiting.get_nowait() for _ in range(min(BATCH, self._waiting.qsize()))]
+
+    async def _write(self, entries: list[TimelineEntry]) -> None:
+        try:
+            await TimelineEntry.bulk_create(entries)
+        except OUTAGES as error:
+            self.dropped += len(entries)
+            log.warning("timeline_lost", entries=len(entries), error=str(error))

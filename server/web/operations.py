@@ -1,0 +1,40 @@
+"""/healthz, /readyz, /metrics: for load balancers and Prometheus."""
+
+from __future__ import annotations
+
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server import __version__
+from server.database import probe
+from server.services import Services
+from server.web.bodies import answer
+
+log = structlog.get_logger(__name__)
+
+
+async def healthz(_: Request) -> Response:
+    """Alive: the event loop turns."""
+    return answer({"status": "ok", "version": __version__})
+
+
+async def readyz(request: Request) -> Response:
+    """Able to serve: the database answers, and Redis carries our own probe back to us."""
+    services: Services = request.app.state.services
+    checks = {"database": await probe(), "redis": services.hub.healthy}
+    return answer({"ready": all(checks.values()), **checks}, 200 if all(checks.values()) else 503)
+
+
+async def metrics(request: Request) -> Response:
+    services: Services = request.app.state.services
+    return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+ROUTES = [
+    Route("/healthz", healthz, methods=["GET"]),
+    Route("/readyz", readyz, methods=["GET"]),
+    Route("/metrics", metrics, methods=["GET"]),
+]
