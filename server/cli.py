@@ -11,8 +11,13 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from server.database import migrate as run_migrations
 from server.errors import ConfigurationError, PaidupError
+from server.logs import configure_logging
+from server.services import open_services
+from server.serving import serve as run_server
 from server.settings import ENV_FILE, Settings, load_settings
+from server.stripe_setup import PriceSetup, ensure_prices
 
 T = TypeVar("T")
 
@@ -34,27 +39,23 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the API, the webhooks and the sockets."""
-    from server.serving import serve as run
-
     settings = _settings()
-    run(settings, workers or settings.web_concurrency)
+    run_server(settings, workers or settings.web_concurrency)
 
 
 @app.command()
 def work(once: Annotated[bool, typer.Option(help="One round of sweeps, then end.")] = False) -> None:
     """Run the reconciler: find and settle what the browser and the webhook left open."""
     settings = _settings()
-    _configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     _run(_work(settings, once))
 
 
 @app.command()
 def migrate() -> None:
     """Bring the database's schema up to date. Safe to run again."""
-    from server.database import migrate as run
-
     settings = _settings()
-    _run(run(settings.effective_database_url))
+    _run(run_migrations(settings.effective_database_url))
     console.print("The database is up to date.")
 
 
@@ -69,7 +70,7 @@ def stripe_setup() -> None:
 def demo() -> None:
     """Run the whole demo: sandbox (or your Stripe test keys from .env), server, reconciler, page."""
     # The only road from the server's package to the demo's, and only on this command.
-    from client_demo.supervisor import run_demo
+    from client_demo.supervisor import run_demo  # noqa: PLC0415
 
     _run(run_demo())
 
@@ -91,12 +92,6 @@ def _settings() -> Settings:
     return load_settings(env_file=ENV_FILE)
 
 
-def _configure_logging(settings: Settings) -> None:
-    from server.logs import configure_logging
-
-    configure_logging(settings.log_level, settings.log_format)
-
-
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     with suppress(KeyboardInterrupt):
         return asyncio.run(coroutine)
@@ -104,8 +99,6 @@ def _run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def _work(settings: Settings, once: bool) -> None:
-    from server.services import open_services
-
     async with open_services(settings) as services:
         if once:
             for sweep, rows in (await services.reconciler.sweep()).items():
@@ -118,9 +111,6 @@ async def _work(settings: Settings, once: bool) -> None:
             await sweeping
 
 
-async def _stripe_setup(settings: Settings) -> list[Any]:
-    from server.services import open_services
-    from server.stripe_setup import ensure_prices
-
+async def _stripe_setup(settings: Settings) -> list[PriceSetup]:
     async with open_services(settings) as services:
-        return list(await ensure_prices(services.gateway, services.catalogue))
+        return await ensure_prices(services.gateway, services.catalogue)

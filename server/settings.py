@@ -121,7 +121,7 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
     if problems:
         raise ConfigurationError(problems)
     try:
-        settings = msgspec.convert(dict(values), Settings, strict=False)
+        settings = msgspec.convert(dict(values), Settings, strict=False, dec_hook=_to_path)
     except msgspec.ValidationError as error:
         raise ConfigurationError([str(error)]) from error
     if problems := list(_contradictions(settings)):
@@ -172,9 +172,9 @@ def _address_problems(settings: Settings) -> list[str]:
     if base.scheme not in ("http", "https") or not base.hostname:
         problems.append("STRIPE_API_BASE is no address such as https://api.stripe.com")
     if settings.database_url and not settings.database_url.startswith(
-        ("sqlite://", "postgres://", "asyncpg://")
+        ("sqlite://", "postgres://", "postgresql://")
     ):
-        problems.append("DATABASE_URL starts with sqlite:// or postgres://")
+        problems.append("DATABASE_URL starts with sqlite:// or postgresql://")
     if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
         problems.append("REDIS_URL starts with redis://, rediss:// or unix://")
     for origin in settings.origins:
@@ -194,6 +194,12 @@ def process_problems(settings: Settings) -> list[str]:
             "each other. Set REDIS_URL, or use `paidup serve`, which starts one Valkey for all its workers"
         ]
     return []
+
+
+def _to_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError
 
 
 def _listed(text: str) -> list[str]:

@@ -51,10 +51,8 @@ def problem_of(error: errors.PaidupError, **more: Any) -> Response:
     """The problem document for one of our errors."""
     for kind, status, slug, title in _PROBLEMS:
         if isinstance(error, kind):
-            break
-    else:
-        raise error
-    return problem(status, slug, title, _detail(error), **more)
+            return problem(status, slug, title, _detail(error), **more)
+    raise error
 
 
 def _detail(error: errors.PaidupError) -> str:

@@ -1,0 +1,140 @@
+"""The demo application: Paidup itself, with the demo's page and a cookie instead of the SaaS's login.
+
+Owns what only the demo needs: the page, its files, its configuration for the browser, and the
+customer's signed cookie. Everything under /api, /ws and /webhooks is the product, unchanged.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+from itsdangerous import BadSignature, URLSafeSerializer
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from server.app import create_app
+from server.errors import ConfigurationError, NotAuthenticated
+from server.logs import configure_logging
+from server.serving import UVICORN
+from server.settings import ENV_FILE, Settings, load_settings
+from server.web.auth import Customer
+from server.web.bodies import answer
+
+HERE = Path(__file__).parent
+FILES = {path.name: path for path in HERE.iterdir() if path.suffix in {".js", ".css", ".svg"}}
+COOKIE = "paidup_demo"
+COOKIE_AGE_S = 365 * 24 * 3600
+STRIPE_JS = "https://js.stripe.com/endive/stripe.js"
+
+
+class Demo:
+    """The demo's routes, and how it names its customers."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.livemode:
+            raise ConfigurationError(["the demo runs with test keys only"])
+        self._settings = settings
+        self._cookies = URLSafeSerializer(settings.secret_key, salt="paidup.demo.customer")
+        self._stripe_js = (
+            f"{_origin(settings.stripe_api_base)}/stripe.js" if settings.sandboxed else STRIPE_JS
+        )
+        self.routes = [
+            Route("/", self.page, methods=["GET"]),
+            Route("/demo/config.json", self.config, methods=["GET"]),
+            Route("/demo/customer", self.new_customer, methods=["POST"]),
+            Route("/demo/{name}", self.file, methods=["GET"]),
+        ]
+
+    async def authenticate(self, request: Request) -> Customer:
+        """The customer that the cookie names. Raises NotAuthenticated."""
+        try:
+            return Customer(self._cookies.loads(request.cookies.get(COOKIE, "")))
+        except BadSignature:
+            raise NotAuthenticated("Open the demo's page first: it gives you a cookie.") from None
+
+    async def page(self, request: Request) -> Response:
+        response = FileResponse(HERE / "index.html", headers=self._headers())
+        try:
+            await self.authenticate(request)
+        except NotAuthenticated:
+            self._give_cookie(response)
+        return response
+
+    async def config(self, request: Request) -> Response:
+        customer = await self.authenticate(request)
+        settings = self._settings
+        return answer(
+            {
+                "publishable_key": settings.stripe_publishable_key,
+                "stripe_js": self._stripe_js,
+                "sandbox": _origin(settings.stripe_api_base) if settings.sandboxed else None,
+                "customer": customer.external_id,
+            }
+        )
+
+    async def new_customer(self, _: Request) -> Response:
+        response = Response(status_code=204)
+        self._give_cookie(response)
+        return response
+
+    async def file(self, request: Request) -> Response:
+        path = FILES.get(request.path_params["name"])
+        if path is None:
+            raise HTTPException(404, "There is no such file.")
+        return FileResponse(path, headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"})
+
+    def _give_cookie(self, response: Response) -> None:
+        value = str(self._cookies.dumps(f"demo-{secrets.token_hex(6)}"))
+        response.set_cookie(COOKIE, value, COOKIE_AGE_S, httponly=True, samesite="lax")
+
+    def _headers(self) -> dict[str, str]:
+        scripts = _origin(self._stripe_js)
+        frames = [scripts] if self._settings.sandboxed else [scripts, "https://hooks.stripe.com"]
+        talks_to = [scripts] if self._settings.sandboxed else ["https://api.stripe.com"]
+        sockets = [origin.replace("http", "ws", 1) for origin in sorted(self._settings.origins)]
+        policy = {
+            "default-src": ["'self'"],
+            "script-src": ["'self'", scripts],
+            "style-src": ["'self'", "'unsafe-inline'"],  # Stripe.js styles its elements inline
+            "connect-src": ["'self'", *talks_to, *sockets],
+            "frame-src": frames,
+            "img-src": ["'self'", "data:", "blob:"],
+            "object-src": ["'none'"],
+            "base-uri": ["'none'"],
+            "form-action": ["'self'"],
+            "frame-ancestors": ["'none'"],
+        }
+        return {
+            "Content-Security-Policy": "; ".join(f"{name} {' '.join(of)}" for name, of in policy.items()),
+            "Cache-Control": "no-cache",
+            "Referrer-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+        }
+
+
+def create_demo(settings: Settings) -> Starlette:
+    """Paidup with the demo's page in front of it. Raises ConfigurationError for live keys."""
+    demo = Demo(settings)
+    return create_app(settings, authenticate=demo.authenticate, extra_routes=demo.routes)
+
+
+def main() -> None:
+    """Serve the demo, as the environment says, until SIGINT or SIGTERM."""
+    settings = load_settings(env_file=ENV_FILE)
+    configure_logging(settings.log_level, settings.log_format)
+    uvicorn.run(create_demo(settings), host=settings.host, port=settings.port, **UVICORN)
+
+
+def _origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+if __name__ == "__main__":
+    main()

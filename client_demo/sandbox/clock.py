@@ -1,0 +1,43 @@
+"""The sandbox's time: the real one plus an offset that only moves forward. Decides nothing about what is
+due.
+"""
+
+from __future__ import annotations
+
+import calendar
+import time
+from datetime import UTC, datetime
+
+HOUR_S = 3600
+DAY_S = 24 * HOUR_S
+
+
+class Clock:
+    """Whole seconds since 1970, as Stripe counts."""
+
+    def __init__(self) -> None:
+        self.offset_s = 0
+
+    def now(self) -> int:
+        """Seconds, as `created` shows them."""
+        return int(time.time()) + self.offset_s
+
+    def advance(self, seconds: int) -> None:
+        """Moves every later `now` by so many seconds."""
+        self.offset_s += seconds
+
+
+def add_interval(start: int, interval: str, count: int, anchor_day: int) -> int:
+    """The end of a period. Months keep the anchor's day: 31 January, 28 February, 31 March."""
+    if interval in ("day", "week"):
+        return start + count * DAY_S * (7 if interval == "week" else 1)
+    begin = datetime.fromtimestamp(start, UTC)
+    months = begin.month - 1 + count * (12 if interval == "year" else 1)
+    year, month = begin.year + months // 12, months % 12 + 1
+    day = min(anchor_day, calendar.monthrange(year, month)[1])
+    return int(begin.replace(year=year, month=month, day=day).timestamp())
+
+
+def day_of_month(moment: int) -> int:
+    """The day that a billing anchor stands on, in UTC."""
+    return datetime.fromtimestamp(moment, UTC).day

@@ -1,0 +1,274 @@
+"""What invoices do: lines and totals, finalisation, payment, voiding.
+
+Owns an invoice's status and its InvoicePayments, and keeps them in step with the PaymentIntent that pays.
+What the end of an invoice means for a subscription is subscriptions.py's: it is told through the agenda.
+"""
+
+from __future__ import annotations
+
+from client_demo.sandbox import cards, objects, payments
+from client_demo.sandbox.errors import InvalidRequestError, Json
+from client_demo.sandbox.state import copied
+from client_demo.sandbox.world import World
+
+PAYABLE = ("open", "uncollectible")
+
+
+def new_draft(world: World, customer: Json, currency: str, billing_reason: str, metadata: Json) -> Json:
+    """A stored draft without lines. The caller records `invoice.created` once it has them."""
+    draft = objects.invoice(world.now(), customer, currency, billing_reason)
+    return world.store.add(draft | {"metadata": metadata})
+
+
+def add_lines(invoice: Json, lines: list[Json]) -> None:
+    """Puts lines on a draft and sums up anew."""
+    if invoice["status"] != "draft":
+        raise InvalidRequestError("This invoice is no longer editable.", code="invoice_not_editable")
+    invoice["lines"]["data"].extend(lines)
+    sum_up(invoice)
+
+
+def apply_discount(invoice: Json, discount: Json, coupon: Json) -> None:
+    """Takes a coupon off a draft, shared out over its lines in proportion to their amounts."""
+    left = invoice["total"]
+    percent = coupon["percent_off"]
+    off = min(left, coupon["amount_off"] or 0) if percent is None else round(left * percent / 100)
+    invoice["discounts"].append(discount["id"])
+    invoice["total_discount_amounts"].append({"amount": off, "discount": discount["id"]})
+    lines, given = invoice["lines"]["data"], 0
+    for position, line in enumerate(lines):
+        last = position == len(lines) - 1
+        share = off - given if last else off * line["amount"] // (invoice["subtotal"] or 1)
+        line["discount_amounts"].append({"amount": share, "discount": discount["id"]})
+        given += share
+    sum_up(invoice)
+
+
+def sum_up(invoice: Json) -> None:
+    """Totals from lines and discounts."""
+    subtotal = sum(line["amount"] for line in invoice["lines"]["data"])
+    total = subtotal - sum(part["amount"] for part in invoice["total_discount_amounts"])
+    due = max(0, total)
+    invoice.update(subtotal=subtotal, subtotal_excluding_tax=subtotal, total=total, total_excluding_tax=total)
+    invoice.update(amount_due=due, amount_remaining=due)
+
+
+def finalize(world: World, invoice: Json) -> None:
+    """Numbers the draft and opens it; where nothing is due it is paid at once, without a PaymentIntent."""
+    if invoice["status"] != "draft":
+        raise InvalidRequestError(
+            "This invoice is already finalized, you can't re-finalize a non-draft invoice."
+        )
+    now = world.now()
+    customer = world.store.get("customer", invoice["customer"])
+    _settle_balance(invoice, customer)
+    _freeze_metadata(world, invoice)
+    number = customer["next_invoice_sequence"]
+    customer["next_invoice_sequence"] += 1
+    invoice.update(
+        status="open",
+        number=f"{customer['invoice_prefix']}-{number:04d}",
+        effective_at=now,
+        hosted_invoice_url=f"https://invoice.stripe.com/i/acct_sandbox/{invoice['id']}",
+        invoice_pdf=f"https://pay.stripe.com/invoice/acct_sandbox/{invoice['id']}/pdf",
+    )
+    invoice["status_transitions"]["finalized_at"] = now
+    if invoice["amount_due"] > 0:
+        _expect_payment(world, invoice)
+    world.events.record("invoice.finalized", invoice, {"status": "draft"})
+    if invoice["amount_due"] == 0:
+        mark_paid(world, invoice, paid=0)
+
+
+def _settle_balance(invoice: Json, customer: Json) -> None:
+    """Uses the customer's credit (a negative balance) up; a negative total becomes credit."""
+    before, total = customer["balance"], invoice["total"]
+    due = max(0, total + before) if before < 0 else max(0, total)
+    after = before + (total - due) if before < 0 or total < 0 else before
+    customer["balance"] = after
+    invoice.update(starting_balance=before, ending_balance=after, amount_due=due, amount_remaining=due)
+
+
+def _freeze_metadata(world: World, invoice: Json) -> None:
+    if invoice["parent"] is not None:
+        details = invoice["parent"]["subscription_details"]
+        subscription = world.store.get("subscription", details["subscription"])
+        details["metadata"] = copied(subscription["metadata"])
+
+
+def _expect_payment(world: World, invoice: Json) -> None:
+    intent = payments.new_intent(
+        world,
+        amount=invoice["amount_due"],
+        currency=invoice["currency"],
+        customer=invoice["customer"],
+        invoice=invoice["id"],
+    )
+    intent["description"] = "Subscription creation" if invoice["parent"] else "Payment for Invoice"
+    _carry_subscription_settings(world, invoice, intent)
+    world.store.add(objects.invoice_payment(world.now(), invoice, intent))
+    world.events.record("payment_intent.created", intent)
+
+
+def _carry_subscription_settings(world: World, invoice: Json, intent: Json) -> None:
+    subscription = subscription_of(world, invoice)
+    if subscription is None:
+        return
+    settings = subscription["payment_settings"]
+    if settings["payment_method_types"]:
+        intent["payment_method_types"] = list(settings["payment_method_types"])
+    if settings["save_default_payment_method"] == "on_subscription":
+        intent["setup_future_usage"] = "off_session"
+    if subscription["default_payment_method"]:
+        intent.update(payment_method=subscription["default_payment_method"], status="requires_confirmation")
+
+
+def subscription_of(world: World, invoice: Json) -> Json | None:
+    """The subscription that an invoice belongs to."""
+    if invoice["parent"] is None:
+        return None
+    return world.store.find("subscription", invoice["parent"]["subscription_details"]["subscription"])
+
+
+def default_payment(world: World, invoice: Json) -> tuple[Json, Json] | None:
+    """The InvoicePayment that is to settle this invoice, and its PaymentIntent."""
+    for payment in world.store.newest("invoice_payment", invoice=invoice["id"], is_default=True):
+        return payment, world.store.get("payment_intent", payment["payment"]["payment_intent"])
+    return None
+
+
+def settle(world: World, invoice_id: str) -> None:
+    """The PaymentIntent succeeded (and the lag, if any, is over): payment and invoice become paid."""
+    invoice = world.store.find("invoice", invoice_id)
+    found = None if invoice is None else default_payment(world, invoice)
+    if invoice is None or found is None or invoice["status"] not in PAYABLE:
+        return
+    payment, intent = found
+    payment["status_transitions"]["paid_at"] = world.now()
+    world.events.change("invoice_payment.paid", payment, status="paid", amount_paid=intent["amount_received"])
+    mark_paid(world, invoice, paid=intent["amount_received"])
+
+
+def mark_paid(world: World, invoice: Json, *, paid: int, off_stripe: bool = False) -> None:
+    """The invoice is paid, in whatever way; tells the subscription, then the world."""
+    previous = {key: invoice[key] for key in ("status", "amount_paid", "amount_remaining", "attempted")}
+    invoice["status_transitions"]["paid_at"] = world.now()
+    invoice.update(
+        status="paid",
+        amount_paid=paid,
+        amount_paid_off_stripe=paid if off_stripe else 0,
+        amount_remaining=invoice["amount_due"] - paid,
+        attempted=True,
+        attempt_count=invoice["attempt_count"] + (1 if paid else 0),
+    )
+    world.agenda.after(0, "invoice_paid", invoice["id"])
+    world.events.record("invoice.updated", invoice, previous)
+    world.events.record("invoice.paid", invoice)
+    if not off_stripe:
+        world.events.record("invoice.payment_succeeded", invoice)
+
+
+def note_failed_payment(world: World, invoice_id: str) -> None:
+    """An attempt failed: the invoice stays open."""
+    invoice = world.store.find("invoice", invoice_id)
+    if invoice is None or invoice["status"] not in PAYABLE:
+        return
+    count = invoice["attempt_count"] + 1
+    world.events.change("invoice.payment_failed", invoice, attempted=True, attempt_count=count)
+    world.agenda.after(0, "invoice_unpaid", invoice_id)
+
+
+def note_required_action(world: World, invoice_id: str) -> None:
+    """The bank asks the customer; nobody knows yet how it ends."""
+    invoice = world.store.get("invoice", invoice_id)
+    world.events.change("invoice.payment_action_required", invoice, attempted=True)
+    world.agenda.after(0, "invoice_unpaid", invoice_id)
+
+
+def pay(world: World, invoice: Json, method: Json | None, *, off_session: bool) -> None:
+    """Pays with this card, or the one saved for it; raises CardError when it is declined."""
+    if invoice["status"] == "draft":
+        finalize(world, invoice)
+    if invoice["status"] == "paid":
+        raise InvalidRequestError("Invoice is already paid")
+    found = default_payment(world, invoice)
+    if invoice["status"] not in PAYABLE or found is None:
+        raise InvalidRequestError(f"This invoice cannot be paid: it is {invoice['status']}.")
+    card = method or saved_method(world, invoice)
+    if card is None:
+        raise InvalidRequestError(
+            "There is no default_payment_method set on this Customer or Invoice. Please set a"
+            " default_payment_method or pass a payment_method."
+        )
+    payments.confirm(world, found[1], card, off_session=off_session)
+
+
+def saved_method(world: World, invoice: Json) -> Json | None:
+    """The card that pays without being named: the subscription's, or the customer's."""
+    subscription = subscription_of(world, invoice)
+    customer = world.store.get("customer", invoice["customer"])
+    saved = (subscription and subscription["default_payment_method"]) or customer["invoice_settings"][
+        "default_payment_method"
+    ]
+    return cards.resolve(world.store, world.now(), saved) if saved else None
+
+
+def pay_out_of_band(world: World, invoice: Json) -> None:
+    """Somebody was paid in cash, and says so."""
+    if invoice["status"] == "draft":
+        finalize(world, invoice)
+    if invoice["status"] not in PAYABLE:
+        raise InvalidRequestError("Invoice is already paid")
+    _call_off_payment(world, invoice, "void_invoice")
+    mark_paid(world, invoice, paid=invoice["amount_due"], off_stripe=True)
+
+
+def void(world: World, invoice: Json) -> None:
+    """Ends an unpaid invoice for good."""
+    if invoice["status"] not in PAYABLE:
+        raise InvalidRequestError(
+            f"You can only pass in open invoices. This invoice isn't open: it is {invoice['status']}."
+        )
+    _call_off_payment(world, invoice, "void_invoice")
+    invoice["status_transitions"]["voided_at"] = world.now()
+    world.events.change("invoice.voided", invoice, status="void")
+    world.agenda.after(0, "invoice_voided", invoice["id"])
+
+
+def _call_off_payment(world: World, invoice: Json, reason: str) -> None:
+    found = default_payment(world, invoice)
+    if found is None:
+        return
+    payment, intent = found
+    if intent["status"] != "canceled":
+        payments.cancel(world, intent, reason)
+    payment["status_transitions"]["canceled_at"] = world.now()
+    payment["status"] = "canceled"
+
+
+def mark_uncollectible(world: World, invoice: Json) -> None:
+    """Written off; it can still be paid."""
+    if invoice["status"] != "open":
+        raise InvalidRequestError("You can only mark open invoices as uncollectible.")
+    invoice["status_transitions"]["marked_uncollectible_at"] = world.now()
+    world.events.change("invoice.marked_uncollectible", invoice, status="uncollectible")
+
+
+def lines_of_items(world: World, invoice: Json, items: list[Json]) -> list[Json]:
+    """Lines for invoice items, which then belong to this invoice."""
+    lines = []
+    for item in items:
+        item["invoice"] = invoice["id"]
+        line = objects.line_item(
+            invoice,
+            amount=item["amount"],
+            description=item["description"],
+            period=(item["period"]["start"], item["period"]["end"]),
+            quantity=item["quantity"],
+            pricing=copied(item["pricing"]),
+            parent=objects.invoice_item_parent(item["id"]),
+            metadata=copied(item["metadata"]),
+        )
+        lines.append(line)
+    world.store.touch()
+    return lines

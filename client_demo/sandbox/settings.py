@@ -1,0 +1,68 @@
+"""The sandbox's settings. The only module here that reads the environment (and only in `from_env`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# The version the sandbox imitates. A test holds it equal to the pin of the installed SDK.
+API_VERSION = "2026-10-28.endive"
+# Before this version an invoice named its PaymentIntent and its subscription at top level.
+BASIL_VERSION = "2025-03-31.basil"
+
+DEFAULT_ORIGINS = ("http://127.0.0.1:8000", "http://localhost:8000")
+
+
+class SettingsError(ValueError):
+    """The environment asks for something that the sandbox cannot do."""
+
+
+@dataclass(frozen=True)
+class WebhookTarget:
+    """A webhook endpoint that exists from the start, with a secret known beforehand."""
+
+    url: str
+    secret: str
+
+
+@dataclass(frozen=True)
+class SandboxSettings:
+    """Everything that can be chosen. `data_file` None keeps the state in memory only."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    data_file: Path | None = None
+    webhooks: tuple[WebhookTarget, ...] = ()
+    allowed_origins: tuple[str, ...] = DEFAULT_ORIGINS
+    webhook_retry_delays_s: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)
+    webhook_timeout_s: float = 10
+    save_interval_s: float = 1
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> SandboxSettings:
+        """Settings from `SANDBOX_*`; raises SettingsError naming the variable that is wrong."""
+        data = env.get("SANDBOX_DATA", "")
+        origins = env.get("SANDBOX_ALLOWED_ORIGINS", "")
+        return cls(
+            host=env.get("SANDBOX_HOST") or cls.host,
+            port=_port(env.get("SANDBOX_PORT") or str(cls.port)),
+            data_file=Path(data) if data else None,
+            webhooks=_webhooks(env.get("SANDBOX_WEBHOOK_URL", ""), env.get("SANDBOX_WEBHOOK_SECRET", "")),
+            allowed_origins=tuple(o.strip() for o in origins.split(",") if o.strip()) or DEFAULT_ORIGINS,
+        )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise SettingsError(f"SANDBOX_PORT must be a port number, not {text!r}")
+    return int(text)
+
+
+def _webhooks(url: str, secret: str) -> tuple[WebhookTarget, ...]:
+    if not url:
+        return ()
+    if not secret.startswith("whsec_"):
+        raise SettingsError("SANDBOX_WEBHOOK_URL needs a SANDBOX_WEBHOOK_SECRET that begins with whsec_")
+    return (WebhookTarget(url, secret),)

@@ -1,0 +1,535 @@
+/**
+ * The sandbox's stand-in for Stripe.js: the card element, confirmCardPayment and the 3-D Secure dialog.
+ *
+ * It has the shape of the real thing, so that a page written for https://js.stripe.com works with both. It talks only to
+ * the sandbox that served it, and refuses live keys. Never use it with real cards: nothing here is isolated from the page.
+ */
+(() => {
+  'use strict';
+
+  /** The sandbox: where this script came from. */
+  const BASE = new URL(document.currentScript.src).origin;
+
+  const BRANDS = [
+    { brand: 'amex', pattern: /^3[47]/, groups: [4, 6, 5], cvc: 4, label: 'AMEX' },
+    { brand: 'mastercard', pattern: /^(5[1-5]|2[2-7])/, groups: [4, 4, 4, 4], cvc: 3, label: 'MC' },
+    { brand: 'visa', pattern: /^4/, groups: [4, 4, 4, 4], cvc: 3, label: 'VISA' },
+    { brand: 'discover', pattern: /^6/, groups: [4, 4, 4, 4], cvc: 3, label: 'DISC' },
+  ];
+  const UNKNOWN = { brand: 'unknown', groups: [4, 4, 4, 4], cvc: 3, label: '' };
+
+  const MESSAGES = {
+    incomplete_number: 'Your card number is incomplete.',
+    incorrect_number: 'Your card number is invalid.',
+    incomplete_expiry: 'Your card’s expiration date is incomplete.',
+    invalid_expiry_month_past: 'Your card’s expiration date is in the past.',
+    invalid_expiry_month: 'Your card’s expiration date is invalid.',
+    incomplete_cvc: 'Your card’s security code is incomplete.',
+  };
+
+  // ---------------------------------------------------------------------------------------------- card data, pure
+
+  const digitsOf = (text) => text.replace(/\D/g, '');
+  const brandOf = (digits) => BRANDS.find((known) => known.pattern.test(digits)) ?? UNKNOWN;
+  const lengthOf = (kind) => kind.groups.reduce((sum, size) => sum + size, 0);
+
+  function formatNumber(digits) {
+    const kind = brandOf(digits);
+    const parts = [];
+    let rest = digits.slice(0, lengthOf(kind));
+    for (const size of kind.groups) {
+      if (rest) parts.push(rest.slice(0, size));
+      rest = rest.slice(size);
+    }
+    return parts.join(' ');
+  }
+
+  function formatExpiry(digits) {
+    const padded = /^[2-9]/.test(digits) ? `0${digits}` : digits;
+    const four = padded.slice(0, 4);
+    return four.length > 2 ? `${four.slice(0, 2)} / ${four.slice(2)}` : four;
+  }
+
+  function passesLuhn(digits) {
+    let sum = 0;
+    for (let i = 0; i < digits.length; i += 1) {
+      const value = Number(digits[digits.length - 1 - i]) * (1 + (i % 2));
+      sum += value > 9 ? value - 9 : value;
+    }
+    return sum % 10 === 0;
+  }
+
+  /** @returns {string|null} the code of what is wrong with a card number, once it is complete or must be */
+  function numberError(digits, mustBeComplete) {
+    if (digits.length < lengthOf(brandOf(digits))) return mustBeComplete ? 'incomplete_number' : null;
+    return passesLuhn(digits) ? null : 'incorrect_number';
+  }
+
+  function expiryError(digits, mustBeComplete) {
+    const month = Number(digits.slice(0, 2));
+    if (digits.length >= 2 && (month < 1 || month > 12)) return 'invalid_expiry_month';
+    if (digits.length < 4) return mustBeComplete ? 'incomplete_expiry' : null;
+    const now = new Date();
+    const months = (2000 + Number(digits.slice(2))) * 12 + month - 1;
+    return months < now.getFullYear() * 12 + now.getMonth() ? 'invalid_expiry_month_past' : null;
+  }
+
+  function cvcError(digits, mustBeComplete, kind) {
+    return mustBeComplete && digits.length < kind.cvc ? 'incomplete_cvc' : null;
+  }
+
+  const validationError = (code) => ({
+    type: 'validation_error',
+    code: code === 'invalid_expiry_month_past' ? 'invalid_expiry_year_past' : code,
+    message: MESSAGES[code],
+  });
+
+  // -------------------------------------------------------------------------------------------------- the card element
+
+  const CARD_CSS = `
+    :host { display: block; color: inherit; font: inherit; }
+    .card { display: flex; flex-wrap: wrap; align-items: center; gap: .5em .75em; }
+    .number { display: flex; align-items: center; gap: .6em; flex: 1 1 13.5em; min-width: 0; }
+    .small { display: flex; gap: .75em; flex: 0 1 auto; }
+    .badge { display: grid; place-items: center; inline-size: 2.4em; block-size: 1.6em; flex: none; border-radius: .25em;
+      border: 1px solid color-mix(in srgb, currentColor 35%, transparent); font: 700 .68em/1 system-ui, sans-serif;
+      letter-spacing: .02em; }
+    input { font: inherit; font-size: max(16px, 1em); color: inherit; background: transparent; border: 0; padding: .2em 0;
+      margin: 0; min-width: 0; inline-size: 100%; outline: none; border-radius: .15em; font-variant-numeric: tabular-nums; }
+    input[name=exp-date] { inline-size: 5.2em; }
+    input[name=cvc] { inline-size: 3.6em; }
+    input::placeholder { color: color-mix(in srgb, currentColor 65%, transparent); opacity: 1; }
+    input:focus-visible { box-shadow: 0 .12em 0 0 currentColor; }
+    input:disabled { cursor: not-allowed; opacity: .6; }
+    input[aria-invalid=true] { color: var(--stripe-card-invalid-color, #c0262d);
+      color: var(--stripe-card-invalid-color, light-dark(#b3261e, #ffb4ab)); }
+    .hidden { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%);
+      white-space: nowrap; }`;
+
+  const CARD_HTML = `
+    <div class="card" role="group" aria-label="Card">
+      <span class="number"><span class="badge" aria-hidden="true"></span>
+        <label class="hidden" for="number">Card number</label>
+        <input id="number" name="cardnumber" inputmode="numeric" autocomplete="cc-number" placeholder="Card number"
+          spellcheck="false" aria-required="true"></span>
+      <span class="small">
+        <label class="hidden" for="expiry">Expiration date, month and year</label>
+        <input id="expiry" name="exp-date" inputmode="numeric" autocomplete="cc-exp" placeholder="MM / YY"
+          spellcheck="false" aria-required="true">
+        <label class="hidden" for="cvc">Security code, CVC</label>
+        <input id="cvc" name="cvc" inputmode="numeric" autocomplete="cc-csc" placeholder="CVC"
+          spellcheck="false" aria-required="true"></span>
+    </div>`;
+
+  class CardElement {
+    constructor(options = {}) {
+      this._options = options;
+      this._listeners = new Map();
+      this._container = null;
+      this._host = document.createElement('div');
+      this._root = this._host.attachShadow({ mode: 'open' });
+      this._root.innerHTML = `<style>${CARD_CSS}</style>${CARD_HTML}`;
+      this._number = this._root.querySelector('[name=cardnumber]');
+      this._expiry = this._root.querySelector('[name=exp-date]');
+      this._cvc = this._root.querySelector('[name=cvc]');
+      this._inputs = [this._number, this._expiry, this._cvc];
+      this._touched = new Set();
+      this._listen();
+      this._applyOptions();
+      this._render();
+    }
+
+    mount(target) {
+      const node = typeof target === 'string' ? document.querySelector(target) : target;
+      if (!node) throw new Error(`The selector you specified (${target}) applies to no DOM elements that are currently on the page.`);
+      this.unmount();
+      this._container = node;
+      node.replaceChildren(this._host);
+      node.classList.add('StripeElement');
+      this._mark();
+      queueMicrotask(() => this._emit('ready', { elementType: 'card' }));
+    }
+
+    unmount() {
+      this._host.remove();
+      this._container?.classList.remove(
+        'StripeElement', 'StripeElement--focus', 'StripeElement--complete', 'StripeElement--invalid', 'StripeElement--empty');
+      this._container = null;
+    }
+
+    destroy() {
+      this.unmount();
+      this._listeners.clear();
+    }
+
+    on(event, handler) {
+      if (!this._listeners.has(event)) this._listeners.set(event, new Set());
+      this._listeners.get(event).add(handler);
+      return this;
+    }
+
+    once(event, handler) {
+      const wrapped = (payload) => {
+        this.off(event, wrapped);
+        handler(payload);
+      };
+      return this.on(event, wrapped);
+    }
+
+    off(event, handler) {
+      if (handler) this._listeners.get(event)?.delete(handler);
+      else this._listeners.delete(event);
+      return this;
+    }
+
+    update(options) {
+      this._options = { ...this._options, ...options };
+      this._applyOptions();
+    }
+
+    clear() {
+      for (const input of this._inputs) input.value = '';
+      this._touched.clear();
+      this._changed();
+    }
+
+    focus() {
+      (this._inputs.find((input) => this._errorOf(input, true)) ?? this._number).focus();
+    }
+
+    blur() {
+      for (const input of this._inputs) input.blur();
+    }
+
+    /** The card as form fields, or the error that keeps it from being one. */
+    _card() {
+      for (const input of this._inputs) this._touched.add(input);
+      this._changed();
+      const wrong = this._inputs.find((input) => this._errorOf(input, true));
+      if (wrong) return { error: validationError(this._errorOf(wrong, true)) };
+      const expiry = digitsOf(this._expiry.value);
+      return {
+        card: {
+          number: digitsOf(this._number.value),
+          exp_month: expiry.slice(0, 2),
+          exp_year: `20${expiry.slice(2)}`,
+          cvc: digitsOf(this._cvc.value),
+        },
+      };
+    }
+
+    _errorOf(input, mustBeComplete) {
+      const digits = digitsOf(input.value);
+      if (input === this._number) return numberError(digits, mustBeComplete);
+      if (input === this._expiry) return expiryError(digits, mustBeComplete);
+      return cvcError(digits, mustBeComplete, brandOf(digitsOf(this._number.value)));
+    }
+
+    _listen() {
+      this._number.addEventListener('input', () => this._typed(this._number, formatNumber));
+      this._expiry.addEventListener('input', (event) => {
+        const deleting = event.inputType?.startsWith('delete');
+        this._typed(this._expiry, deleting ? (digits) => digits.slice(0, 4).replace(/^(..)(.+)/, '$1 / $2') : formatExpiry);
+      });
+      this._cvc.addEventListener('input', () =>
+        this._typed(this._cvc, (digits) => digits.slice(0, brandOf(digitsOf(this._number.value)).cvc)));
+      for (const [place, input] of this._inputs.entries()) {
+        input.addEventListener('focus', () => this._focused(true));
+        input.addEventListener('blur', () => {
+          if (input.value) this._touched.add(input);
+          this._changed();
+          this._focused(false);
+        });
+        input.addEventListener('keydown', (event) => {
+          if (event.key === 'Backspace' && !input.value && place > 0) this._inputs[place - 1].focus();
+          if (event.key === 'Enter') this._submit();
+        });
+      }
+    }
+
+    /** Formats what was typed, keeps the caret behind the same digit, and goes on to the next field when one is full. */
+    _typed(input, format) {
+      const atEnd = input.selectionStart === input.value.length;
+      const before = digitsOf(input.value.slice(0, input.selectionStart)).length;
+      const digits = digitsOf(input.value);
+      input.value = format(digits);
+      if (!atEnd) {
+        let place = 0;
+        for (let seen = 0; seen < before && place < input.value.length; place += 1) {
+          if (/\d/.test(input.value[place])) seen += 1;
+        }
+        input.setSelectionRange(place, place);
+      }
+      this._touched.delete(input);
+      this._changed();
+      const next = this._inputs[this._inputs.indexOf(input) + 1];
+      if (atEnd && next && digits && !this._errorOf(input, true) && this._root.activeElement === input) next.focus();
+    }
+
+    /** Enter submits the page's own form, as it would in an ordinary field. */
+    _submit() {
+      this._container?.closest('form')?.requestSubmit();
+    }
+
+    _focused(focused) {
+      this._container?.classList.toggle('StripeElement--focus', focused);
+      this._emit(focused ? 'focus' : 'blur', { elementType: 'card' });
+    }
+
+    _changed() {
+      this._render();
+      const state = this._state();
+      const told = JSON.stringify(state);
+      if (told === this._told) return;
+      this._told = told;
+      this._emit('change', state);
+    }
+
+    _state() {
+      const error = this._inputs.map((input) => this._errorOf(input, this._touched.has(input))).find(Boolean);
+      return {
+        elementType: 'card',
+        brand: brandOf(digitsOf(this._number.value)).brand,
+        empty: this._inputs.every((input) => !input.value),
+        complete: this._inputs.every((input) => !this._errorOf(input, true)),
+        error: error ? validationError(error) : undefined,
+        value: { postalCode: '' },
+      };
+    }
+
+    _render() {
+      for (const input of this._inputs) {
+        const wrong = this._errorOf(input, this._touched.has(input));
+        input.setAttribute('aria-invalid', String(Boolean(wrong)));
+        input.title = wrong ? MESSAGES[wrong] : '';
+      }
+      const kind = brandOf(digitsOf(this._number.value));
+      this._root.querySelector('.badge').textContent = kind.label || '••';
+      this._mark();
+    }
+
+    _mark() {
+      const state = this._state();
+      const classes = this._container?.classList;
+      classes?.toggle('StripeElement--empty', state.empty);
+      classes?.toggle('StripeElement--complete', state.complete);
+      classes?.toggle('StripeElement--invalid', Boolean(state.error));
+    }
+
+    _applyOptions() {
+      const { disabled = false, style = {} } = this._options;
+      for (const input of this._inputs) input.disabled = disabled;
+      const base = style.base ?? {};
+      for (const name of ['color', 'fontFamily', 'fontSize', 'fontWeight', 'letterSpacing', 'lineHeight']) {
+        this._host.style[name] = base[name] ?? '';
+      }
+      if (style.invalid?.color) this._host.style.setProperty('--stripe-card-invalid-color', style.invalid.color);
+    }
+
+    _emit(event, payload) {
+      for (const handler of [...(this._listeners.get(event) ?? [])]) handler(payload);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------- the bank
+
+  const DIALOG_CSS = `
+    dialog { inline-size: min(26rem, calc(100vw - 2rem)); block-size: min(30rem, calc(100vh - 2rem)); padding: 0; border: 0;
+      border-radius: 12px; overflow: hidden; background: Canvas; box-shadow: 0 1.5rem 4rem rgb(0 0 0 / .35); }
+    dialog::backdrop { background: rgb(10 14 20 / .55); }
+    iframe { display: block; inline-size: 100%; block-size: 100%; border: 0; }`;
+
+  /** Shows the bank's page until it has an answer; giving up (Escape) counts as a failed authentication. */
+  function challenge(intentId) {
+    const host = document.createElement('div');
+    const root = host.attachShadow({ mode: 'open' });
+    root.innerHTML = `<style>${DIALOG_CSS}</style>
+      <dialog aria-label="Your bank asks you to confirm this payment"><iframe title="3-D Secure check by your bank"></iframe></dialog>`;
+    const dialog = root.querySelector('dialog');
+    const frame = root.querySelector('iframe');
+    const returnTo = document.activeElement;
+    frame.src = `${BASE}/challenge/${encodeURIComponent(intentId)}`;
+    document.body.append(host);
+    dialog.showModal();
+    return new Promise((resolve) => {
+      const close = () => {
+        removeEventListener('message', onMessage);
+        dialog.close();
+        host.remove();
+        returnTo?.focus?.();
+        resolve();
+      };
+      const onMessage = (event) => {
+        if (event.source !== frame.contentWindow || event.origin !== BASE) return;
+        if (event.data?.type === 'sandbox-3ds-done') close();
+      };
+      addEventListener('message', onMessage);
+      frame.addEventListener('load', () => frame.focus());
+      dialog.addEventListener('cancel', (event) => {
+        event.preventDefault();
+        giveUp(intentId).finally(close);
+      });
+    });
+  }
+
+  function giveUp(intentId) {
+    const kind = intentId.startsWith('seti_') ? 'setup_intents' : 'payment_intents';
+    return fetch(`${BASE}/sandbox/${kind}/${encodeURIComponent(intentId)}/authenticate`, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify({ outcome: 'fail' }),
+    }).catch(() => undefined);
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ the API
+
+  /** Nested objects as Stripe's bracketed form. */
+  function formOf(value, prefix = '', form = new URLSearchParams()) {
+    for (const [key, inner] of Object.entries(value)) {
+      const name = prefix ? `${prefix}[${key}]` : key;
+      if (inner === undefined || inner === null) continue;
+      if (typeof inner === 'object') formOf(inner, name, form);
+      else form.append(name, String(inner));
+    }
+    return form;
+  }
+
+  const KINDS = {
+    pi: { path: 'payment_intents', object: 'payment_intent', result: 'paymentIntent', failure: 'last_payment_error' },
+    seti: { path: 'setup_intents', object: 'setup_intent', result: 'setupIntent', failure: 'last_setup_error' },
+  };
+
+  function parseSecret(clientSecret, prefix, method) {
+    if (typeof clientSecret !== 'string' || !new RegExp(`^${prefix}_[A-Za-z0-9]+_secret_[A-Za-z0-9]+$`).test(clientSecret)) {
+      throw new Error(`Invalid value for stripe.${method} intent secret: value should be a client secret of the form `
+        + `${prefix}_xxx_secret_xxx. You specified: ${clientSecret}.`);
+    }
+    return clientSecret.split('_secret_')[0];
+  }
+
+  class StripeSandbox {
+    constructor(publishableKey) {
+      if (!/^pk_test_/.test(publishableKey ?? '')) {
+        throw new Error('The sandbox takes publishable test keys only (pk_test_...).');
+      }
+      this._key = publishableKey;
+    }
+
+    elements() {
+      const made = new Map();
+      return {
+        create: (type, options) => {
+          if (type !== 'card') throw new Error(`The sandbox imitates the card element only, not "${type}".`);
+          if (made.has(type)) throw new Error('Can only create one Element of type card through elements.create().');
+          const element = new CardElement(options);
+          made.set(type, element);
+          const destroy = element.destroy.bind(element);
+          element.destroy = () => {
+            made.delete(type);
+            destroy();
+          };
+          return element;
+        },
+        getElement: (type) => made.get(type) ?? null,
+      };
+    }
+
+    confirmCardPayment(clientSecret, data = {}, options = {}) {
+      const id = parseSecret(clientSecret, 'pi', 'confirmCardPayment');
+      return this._confirm(KINDS.pi, id, clientSecret, data, options);
+    }
+
+    confirmCardSetup(clientSecret, data = {}, options = {}) {
+      const id = parseSecret(clientSecret, 'seti', 'confirmCardSetup');
+      return this._confirm(KINDS.seti, id, clientSecret, data, options);
+    }
+
+    async retrievePaymentIntent(clientSecret) {
+      return this._read(KINDS.pi, parseSecret(clientSecret, 'pi', 'retrievePaymentIntent'), clientSecret);
+    }
+
+    async retrieveSetupIntent(clientSecret) {
+      return this._read(KINDS.seti, parseSecret(clientSecret, 'seti', 'retrieveSetupIntent'), clientSecret);
+    }
+
+    handleCardAction(clientSecret) {
+      const id = parseSecret(clientSecret, 'pi', 'handleCardAction');
+      return this._act(KINDS.pi, id, clientSecret);
+    }
+
+    handleNextAction({ clientSecret }) {
+      const kind = clientSecret?.startsWith('seti_') ? KINDS.seti : KINDS.pi;
+      return this._act(kind, parseSecret(clientSecret, kind === KINDS.pi ? 'pi' : 'seti', 'handleNextAction'), clientSecret);
+    }
+
+    async createPaymentMethod({ type, card, billing_details: billing }) {
+      const typed = card instanceof CardElement ? card._card() : { card };
+      if (typed.error) return { error: typed.error };
+      const answer = await this._call('POST', '/v1/payment_methods', { type, card: typed.card, billing_details: billing });
+      return answer.error ? answer : { paymentMethod: answer };
+    }
+
+    async _confirm(kind, id, clientSecret, { payment_method: method } = {}, { handleActions = true } = {}) {
+      const chosen = paymentMethodFields(method);
+      if (chosen.error) return chosen;
+      const body = { client_secret: clientSecret, use_stripe_sdk: true, ...chosen };
+      const intent = await this._call('POST', `/v1/${kind.path}/${id}/confirm`, body);
+      if (intent.error) return intent;
+      if (intent.status === 'requires_action' && handleActions) return this._act(kind, id, clientSecret, intent);
+      return { [kind.result]: intent };
+    }
+
+    /** Runs the bank's check where one is asked for, then says how the intent stands. */
+    async _act(kind, id, clientSecret, known) {
+      const before = known ? { [kind.result]: known } : await this._read(kind, id, clientSecret);
+      if (before.error || before[kind.result].status !== 'requires_action') return before;
+      await challenge(id);
+      const after = await this._read(kind, id, clientSecret);
+      const failure = after[kind.result]?.[kind.failure];
+      return failure ? { error: { ...failure, [kind.object]: after[kind.result] } } : after;
+    }
+
+    async _read(kind, id, clientSecret) {
+      const intent = await this._call('GET', `/v1/${kind.path}/${id}?${formOf({ client_secret: clientSecret })}`);
+      return intent.error ? intent : { [kind.result]: intent };
+    }
+
+    /** The answer's JSON; a failure of the network is an answer with an `error`, too. */
+    async _call(method, path, body) {
+      try {
+        const response = await fetch(BASE + path, {
+          method,
+          headers: { Authorization: `Bearer ${this._key}` },
+          body: body && formOf(body),
+        });
+        return await response.json();
+      } catch {
+        return {
+          error: {
+            type: 'api_connection_error',
+            message: 'We are experiencing issues connecting to our payments provider. You have not been charged. '
+              + 'Please check your internet connection and try again.',
+          },
+        };
+      }
+    }
+  }
+
+  /** What a confirmation says of the card: an id, a card element, or nothing (the one it has already). */
+  function paymentMethodFields(method) {
+    if (method === undefined) return {};
+    if (typeof method === 'string') return { payment_method: method };
+    if (!(method?.card instanceof CardElement)) {
+      throw new Error('Invalid value for payment_method: a payment method id, or {card: the card element} is expected.');
+    }
+    const typed = method.card._card();
+    if (typed.error) return { error: typed.error };
+    return { payment_method_data: { type: 'card', card: typed.card, billing_details: method.billing_details } };
+  }
+
+  /** @param {string} publishableKey @returns {StripeSandbox} */
+  window.Stripe = function Stripe(publishableKey) {
+    return new StripeSandbox(publishableKey);
+  };
+  window.Stripe.sandbox = BASE;
+})();

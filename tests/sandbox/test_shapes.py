@@ -1,0 +1,125 @@
+"""The contract: whatever the sandbox serves or sends has Stripe's shape at the SDK's pinned version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import stripe
+
+from client_demo.sandbox.settings import API_VERSION
+
+from .rig import CARD_3DS, Json, Receiver, Sandbox, check_shape, wait_until
+
+TABLES = (
+    "customers", "products", "prices", "subscriptions?status=all", "invoices", "payment_intents", "charges",
+    "refunds", "disputes", "webhook_endpoints", "events?limit=100", "invoice_payments",
+)  # fmt: skip
+
+
+def test_the_imitated_version_is_the_pinned_one() -> None:
+    """The sandbox imitates the version that the installed SDK asks for."""
+    assert stripe.api_version == API_VERSION
+
+
+async def _live_through_everything(sandbox: Sandbox) -> None:
+    """Makes every kind of object, in every state that a customer can bring about."""
+    v1: Any = sandbox.v1
+    paid = await sandbox.subscribe()
+    await paid.confirm(CARD_3DS)
+    await paid.authenticate("fail")
+    await paid.confirm("pm_card_chargeDeclined")
+    await paid.confirm(CARD_3DS)
+    await paid.authenticate("pass")
+    await sandbox.control(f"/subscriptions/{paid.subscription.id}/renew")
+    half = await v1.refunds.create_async({"payment_intent": paid.intent, "amount": 700})
+    await sandbox.control(f"/refunds/{half.id}/fail")
+    dispute = await sandbox.control("/disputes", {"payment_intent": paid.intent})
+    await sandbox.control(f"/disputes/{dispute['id']}/close", {"status": "won"})
+    voided = await sandbox.subscribe()
+    await v1.invoices.void_invoice_async(voided.invoice)
+    written_off = await sandbox.subscribe()
+    await v1.invoices.mark_uncollectible_async(written_off.invoice)
+    coupon = await v1.coupons.create_async({"percent_off": 100, "duration": "once"})
+    await sandbox.subscribe(discounts=[{"coupon": coupon.id}])
+    trial = await sandbox.subscribe(trial_period_days=7)
+    await v1.setup_intents.confirm_async(
+        trial.subscription.pending_setup_intent.id, {"payment_method": "pm_card_visa"}
+    )
+    await v1.subscriptions.update_async(trial.subscription.id, {"cancel_at_period_end": True})
+    await v1.subscriptions.cancel_async(paid.subscription.id)
+    draft = await v1.invoices.create_async({"customer": paid.customer})
+    await v1.invoice_items.create_async(
+        {"customer": paid.customer, "invoice": draft.id, "amount": 900, "currency": "usd", "description": "x"}
+    )
+    await v1.invoices.pay_async(draft.id, {"payment_method": "pm_card_visa"})
+
+
+async def test_every_object_served(sandbox_hooked: Sandbox) -> None:
+    """Every list, and every object of it by its id, validates and shows no unknown key."""
+    await _live_through_everything(sandbox_hooked)
+    for table in TABLES:
+        listed = (await sandbox_hooked.raw("GET", f"/v1/{table}")).body
+        assert listed["data"], table
+        for served in listed["data"]:
+            check_shape(served)
+            path = f"/v1/{table.partition('?')[0]}/{served['id']}"
+            assert (await sandbox_hooked.raw("GET", path)).body["id"] == served["id"]
+
+
+async def test_every_event_sent(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Every webhook, and the object in it, validates; none holds a key that is shown only when expanded."""
+    await _live_through_everything(sandbox_hooked)
+    made = (await sandbox_hooked.call("GET", "/sandbox/events?limit=1000")).body["events"]
+    await wait_until(lambda: len(sandbox_receiver.received) == len(made))
+    kinds = set()
+    for event in (one.event for one in sandbox_receiver.received):
+        check_shape(event)
+        check_shape(event["data"]["object"])
+        assert not {"payments", "confirmation_secret"} & event["data"]["object"].keys()
+        kinds.add(event["data"]["object"]["object"])
+    assert kinds >= {
+        "invoice",
+        "invoice_payment",
+        "payment_intent",
+        "charge",
+        "refund",
+        "dispute",
+        "subscription",
+    }
+
+
+async def test_expanded_objects(sandbox_bare: Sandbox) -> None:
+    """One call, invoice to everything: payments, intents and the secret, each of Stripe's shape."""
+    signup = await sandbox_bare.subscribe()
+    paths = ["payments.data.payment.payment_intent.latest_charge", "confirmation_secret", "customer"]
+    await signup.confirm()
+    query = "&".join(f"expand[]={path}" for path in paths)
+    invoice: Json = (await sandbox_bare.raw("GET", f"/v1/invoices/{signup.invoice}?{query}")).body
+    check_shape(invoice)
+    intent = invoice["payments"]["data"][0]["payment"]["payment_intent"]
+    check_shape(intent)
+    check_shape(intent["latest_charge"])
+    assert invoice["confirmation_secret"] == {"client_secret": signup.secret, "type": "payment_intent"}
+
+
+async def test_the_invoice_of_a_subscription(sandbox_bare: Sandbox) -> None:
+    """An invoice names its subscription under `parent`, prices under its lines' `pricing`, and no intent."""
+    signup = await sandbox_bare.subscribe()
+    invoice = (await sandbox_bare.raw("GET", f"/v1/invoices/{signup.invoice}")).body
+    assert not {"payment_intent", "subscription", "charge", "paid"} & invoice.keys()
+    details = invoice["parent"]["subscription_details"]
+    assert details == {"subscription": signup.subscription.id, "metadata": {"account": "7"}}
+    (line,) = invoice["lines"]["data"]
+    item = signup.subscription["items"].data[0]
+    assert line["pricing"]["price_details"]["price"] == item.price.id
+    assert line["parent"]["type"] == "subscription_item_details"
+    assert line["period"] == {"start": item.current_period_start, "end": item.current_period_end}
+    assert "current_period_start" not in signup.subscription
+
+
+async def test_metadata_is_frozen_into_the_invoice(sandbox_bare: Sandbox) -> None:
+    """What the subscription's metadata become later does not change the invoice."""
+    signup = await sandbox_bare.subscribe()
+    await sandbox_bare.v1.subscriptions.update_async(signup.subscription.id, {"metadata": {"account": "8"}})
+    invoice = await sandbox_bare.v1.invoices.retrieve_async(signup.invoice)
+    assert invoice.parent.subscription_details.metadata.account == "7"

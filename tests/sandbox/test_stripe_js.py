@@ -1,0 +1,148 @@
+"""The stand-in for Stripe.js in a real browser, on a page of another origin than the sandbox."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Page, Route, async_playwright, expect
+
+from client_demo.sandbox.settings import DEFAULT_ORIGINS
+
+from .rig import Json, Sandbox, Signup
+
+CHROMIUM = shutil.which("chromium")
+PAGE = """<!doctype html><title>shop</title><style>:root { color-scheme: light dark }</style>
+<form id="form"><div id="card"></div></form><script src="%s/stripe.js"></script><script>
+  const stripe = Stripe('pk_test_browser');
+  const card = stripe.elements().create('card', {hidePostalCode: true});
+  window.changes = [];
+  card.on('change', (state) => changes.push(state));
+  card.mount('#card');
+  window.pay = (secret, method) => { window.outcome = null;
+    stripe.confirmCardPayment(secret, {payment_method: method ?? {card, billing_details: {name: 'Jenny'}}})
+      .then((outcome) => { window.outcome = outcome; }); };
+</script>"""
+
+# The page is made up by Playwright, so Chromium takes its origin for a public one.
+ARGUMENTS = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+
+
+@pytest_asyncio.fixture
+async def sandbox_page(sandbox_bare: Sandbox) -> AsyncIterator[Page]:
+    """The shop's page, with a card element on it."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = await browser.new_page(viewport={"width": 320, "height": 640})
+        page.set_default_timeout(8000)
+
+        async def shop(route: Route) -> None:
+            await route.fulfill(body=PAGE % sandbox_bare.url, content_type="text/html")
+
+        await page.route(DEFAULT_ORIGINS[0] + "/", shop)
+        await page.goto(DEFAULT_ORIGINS[0] + "/")
+        yield page
+        await browser.close()
+
+
+async def _type_card(page: Page, number: str) -> None:
+    await page.evaluate("card.clear()")
+    await page.get_by_label("Card number").press_sequentially(number)
+    await page.keyboard.type("1240")
+    await page.keyboard.type("123")
+
+
+async def _pay(page: Page, signup: Signup, method: str | None = None) -> None:
+    await page.evaluate("([secret, method]) => pay(secret, method)", [signup.secret, method])
+
+
+async def _outcome(page: Page) -> Json:
+    await page.wait_for_function("window.outcome")
+    outcome: Any = await page.evaluate("outcome")
+    assert len(outcome) == 1
+    return dict(json.loads(json.dumps(outcome)))
+
+
+async def test_a_card_is_typed_and_pays(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
+    """Number, date and code are typed in one go, formatted, and pay; a second confirmation is refused."""
+    signup = await sandbox_bare.subscribe()
+    await _type_card(sandbox_page, "4242424242424242")
+    await expect(sandbox_page.get_by_label("Card number")).to_have_value("4242 4242 4242 4242")
+    await expect(sandbox_page.get_by_label("Expiration")).to_have_value("12 / 40")
+    await expect(sandbox_page.get_by_label("Security code")).to_have_value("123")
+    last = (await sandbox_page.evaluate("changes"))[-1]
+    assert (last["complete"], last["brand"]) == (True, "visa")
+    await _pay(sandbox_page, signup)
+    assert (await _outcome(sandbox_page))["paymentIntent"]["status"] == "succeeded"
+    await _pay(sandbox_page, signup)
+    assert (await _outcome(sandbox_page))["error"]["code"] == "payment_intent_unexpected_state"
+
+
+async def test_cards_that_do_not_pay(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
+    """An incomplete or mistyped card never leaves the browser; a declined one resolves to its error."""
+    signup = await sandbox_bare.subscribe()
+    await sandbox_bare.control("/calls/reset")
+    await _pay(sandbox_page, signup)
+    assert (await _outcome(sandbox_page))["error"]["code"] == "incomplete_number"
+    await _type_card(sandbox_page, "4242424242424241")
+    await _pay(sandbox_page, signup)
+    assert (await _outcome(sandbox_page))["error"]["type"] == "validation_error"
+    await expect(sandbox_page.get_by_label("Card number")).to_have_attribute("aria-invalid", "true")
+    assert (await sandbox_bare.calls())["total"]["publishable"] == 0
+    await _type_card(sandbox_page, "4000000000009995")
+    await _pay(sandbox_page, signup)
+    error = (await _outcome(sandbox_page))["error"]
+    assert (error["decline_code"], error["payment_intent"]["id"]) == ("insufficient_funds", signup.intent)
+
+
+async def test_the_bank_asks(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
+    """The dialog holds the bank's page; failing, giving up with Escape and completing each resolve."""
+    signup = await sandbox_bare.subscribe()
+    bank = sandbox_page.frame_locator("iframe")
+    await _type_card(sandbox_page, "4000002760003184")
+    await _pay(sandbox_page, signup)
+    await expect(sandbox_page.get_by_role("dialog")).to_be_visible()
+    await bank.locator("#test-source-fail-3ds").click()
+    failed = (await _outcome(sandbox_page))["error"]
+    assert failed["code"] == "payment_intent_authentication_failure"
+    await _pay(sandbox_page, signup)
+    await expect(bank.locator("#test-source-authorize-3ds")).to_be_focused()
+    await sandbox_page.keyboard.press("Escape")
+    assert (await _outcome(sandbox_page))["error"]["payment_intent"]["status"] == "requires_payment_method"
+    await _pay(sandbox_page, signup)
+    await bank.locator("#test-source-authorize-3ds").click()
+    assert (await _outcome(sandbox_page))["paymentIntent"]["status"] == "succeeded"
+    await expect(sandbox_page.get_by_role("dialog")).to_have_count(0)
+
+
+async def test_a_payment_method_by_its_id(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
+    """A saved or well-known card pays without the element; `retrievePaymentIntent` reads."""
+    signup = await sandbox_bare.subscribe()
+    await _pay(sandbox_page, signup, "pm_card_visa")
+    assert (await _outcome(sandbox_page))["paymentIntent"]["status"] == "succeeded"
+    read = await sandbox_page.evaluate("(secret) => stripe.retrievePaymentIntent(secret)", signup.secret)
+    assert read["paymentIntent"]["id"] == signup.intent
+
+
+async def test_the_panel(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
+    """The panel sets conditions and shows events; every control has a label."""
+    await sandbox_bare.plan()
+    await sandbox_page.goto(sandbox_bare.url + "/")
+    await sandbox_page.get_by_label("Delay, ms", exact=True).fill("700")
+    await sandbox_page.get_by_label("Rate limited").check()
+    await expect(sandbox_page.get_by_text("price.created")).to_be_visible()
+    await sandbox_page.get_by_role("button", name="All normal").focus()
+    conditions = (await sandbox_bare.call("GET", "/sandbox/conditions")).body
+    assert (conditions["webhook_delay_ms"], conditions["rate_limited"]) == (700, True)
+    await sandbox_page.get_by_role("button", name="All normal").click()
+    await expect(sandbox_page.get_by_label("Delay, ms", exact=True)).to_have_value("0")
+    unlabelled = (
+        "[...document.querySelectorAll('input, select')].filter((input) => !input.labels.length).length"
+    )
+    assert await sandbox_page.evaluate(unlabelled) == 0

@@ -1,0 +1,225 @@
+"""Webhook deliveries: signed, filtered, tried again, duplicated, dropped, in the old shape."""
+
+from __future__ import annotations
+
+import pytest
+import stripe
+
+from .rig import CARD_3DS, SECRET, Json, Receiver, Sandbox, wait_until
+
+
+async def _events(sandbox: Sandbox) -> list[Json]:
+    return list((await sandbox.call("GET", "/sandbox/events?limit=1000")).body["events"])
+
+
+async def _delivered(sandbox: Sandbox) -> None:
+    """Waits until Stripe, too, knows that every event was delivered."""
+    for _ in range(500):
+        listed = await sandbox.raw("GET", "/v1/events?delivery_success=false")
+        if not listed.body["data"]:
+            return
+    raise AssertionError("some event stays undelivered")
+
+
+async def test_what_is_sent_for_a_paid_subscription(
+    sandbox_hooked: Sandbox, sandbox_receiver: Receiver
+) -> None:
+    """Creation, the bank's check and the payment each send Stripe's events, once."""
+    signup = await sandbox_hooked.subscribe()
+    await signup.confirm(CARD_3DS)
+    await signup.authenticate("pass")
+    await wait_until(lambda: "invoice.payment_succeeded" in sandbox_receiver.types())
+    made = [event["type"] for event in await _events(sandbox_hooked)][::-1]
+    assert made[3:] == [
+        "customer.subscription.created", "invoice.created", "payment_intent.created", "invoice.finalized",
+        "payment_intent.requires_action", "invoice.payment_action_required",
+        "charge.succeeded", "payment_intent.succeeded", "payment_method.attached", "invoice_payment.paid",
+        "customer.subscription.updated", "invoice.updated", "invoice.paid", "invoice.payment_succeeded",
+    ]  # fmt: skip
+    await wait_until(lambda: sorted(sandbox_receiver.types()) == sorted(made))
+
+
+async def test_snapshots_show_each_moment(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """An event holds the object as it was, what it was before, and the request that caused it."""
+    signup = await sandbox_hooked.subscribe()
+    await signup.confirm()
+    await wait_until(lambda: "invoice.payment_succeeded" in sandbox_receiver.types())
+    (created,) = sandbox_receiver.of("customer.subscription.created")
+    (updated,) = sandbox_receiver.of("customer.subscription.updated")
+    (paid,) = sandbox_receiver.of("invoice.paid")
+    assert created["data"]["object"]["status"] == "incomplete"
+    assert updated["data"]["object"]["status"] == "active"
+    assert updated["data"]["previous_attributes"]["status"] == "incomplete"
+    assert (paid["data"]["object"]["status"], paid["data"]["object"]["amount_paid"]) == ("paid", 2000)
+    assert paid["api_version"] == stripe.api_version
+    assert created["request"]["id"].startswith("req_")
+
+
+async def test_a_failed_attempt_is_told(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """A decline sends the failure of charge, intent and invoice."""
+    signup = await sandbox_hooked.subscribe()
+    await signup.confirm("pm_card_chargeDeclined")
+    await wait_until(lambda: "invoice.payment_failed" in sandbox_receiver.types())
+    await wait_until(
+        lambda: {"charge.failed", "payment_intent.payment_failed"} <= set(sandbox_receiver.types())
+    )
+
+
+async def test_the_signature_is_verified_by_the_sdk(
+    sandbox_hooked: Sandbox, sandbox_receiver: Receiver
+) -> None:
+    """`construct_event` takes what was sent, and refuses another secret or a changed body."""
+    await sandbox_hooked.v1.customers.create_async({})
+    await wait_until(lambda: bool(sandbox_receiver.received))
+    body, signature = sandbox_receiver.received[0].body, sandbox_receiver.received[0].signature
+    event = sandbox_hooked.stripe.construct_event(body, signature, SECRET)
+    assert event.type == "customer.created"
+    for changed, secret in ((body, "whsec_other"), (body + b" ", SECRET)):
+        with pytest.raises(stripe.SignatureVerificationError):
+            sandbox_hooked.stripe.construct_event(changed, signature, secret)
+
+
+async def test_an_endpoint_made_by_the_api(sandbox_bare: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Its secret is shown once; it gets the types it asked for, until it is disabled or deleted."""
+    endpoints = sandbox_bare.v1.webhook_endpoints
+    params = {"url": sandbox_receiver.url, "enabled_events": ["product.created"]}
+    made = await endpoints.create_async(params)
+    assert "secret" not in await endpoints.retrieve_async(made.id)
+    await sandbox_bare.plan()
+    await wait_until(lambda: sandbox_receiver.types() == ["product.created"])
+    received = sandbox_receiver.received[0]
+    assert sandbox_bare.stripe.construct_event(received.body, received.signature, made.secret).id
+    await endpoints.update_async(made.id, {"disabled": True})
+    await sandbox_bare.plan()
+    await endpoints.delete_async(made.id)
+    await sandbox_bare.plan()
+    assert sandbox_receiver.types() == ["product.created"]
+    assert (await endpoints.list_async({})).data == []
+
+
+async def test_two_endpoints_on_one_address(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Each endpoint gets each event, signed with its own secret (S12)."""
+    other = {"url": sandbox_receiver.url, "secret": "whsec_second"}
+    await sandbox_hooked.control("/webhook_endpoints", other)
+    await sandbox_hooked.v1.customers.create_async({})
+    await wait_until(lambda: len(sandbox_receiver.received) == 2)
+    verified = set()
+    for received in sandbox_receiver.received:
+        for secret in (SECRET, "whsec_second"):
+            try:
+                sandbox_hooked.stripe.construct_event(received.body, received.signature, secret)
+            except stripe.SignatureVerificationError:
+                continue
+            verified.add(secret)
+    assert verified == {SECRET, "whsec_second"}
+
+
+@pytest.mark.parametrize("refusal", [500, 400, 302])
+async def test_what_is_not_2xx_is_tried_again(
+    sandbox_hooked: Sandbox, sandbox_receiver: Receiver, refusal: int
+) -> None:
+    """Errors and redirects are retried with a fresh signature; the event counts as undelivered until then."""
+    sandbox_receiver.answers = [refusal, refusal]
+    await sandbox_hooked.v1.customers.create_async({})
+    await wait_until(lambda: len(sandbox_receiver.received) == 3)
+    ids = {received.event["id"] for received in sandbox_receiver.received}
+    assert len(ids) == 1
+
+    await _delivered(sandbox_hooked)
+    (event,) = await _events(sandbox_hooked)
+    (delivery,) = event["deliveries"]
+    assert [attempt["status"] for attempt in delivery["attempts"]] == [refusal, refusal, 200]
+
+
+async def test_giving_up(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """After the last try the delivery has failed, and the event is found by `delivery_success=false`."""
+    sandbox_receiver.answers = [500] * 4
+    customer = await sandbox_hooked.v1.customers.create_async({})
+    await wait_until(lambda: len(sandbox_receiver.received) == 4)
+    query = {"delivery_success": False, "types": ["customer.created"]}
+    (undelivered,) = (await sandbox_hooked.v1.events.list_async(query)).data
+    assert undelivered.data.object.id == customer.id
+    await sandbox_hooked.control(f"/events/{undelivered.id}/resend")
+    await wait_until(lambda: len(sandbox_receiver.received) == 5)
+
+
+async def test_dropped(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Dropped events never arrive, and are found by `delivery_success=false` (S02)."""
+    await sandbox_hooked.conditions(webhook_drop=True)
+    signup = await sandbox_hooked.subscribe()
+    await signup.confirm()
+    assert await signup.read() == ("succeeded", "paid", "active")
+    query = {"delivery_success": False, "types": ["invoice.paid"]}
+    (missed,) = (await sandbox_hooked.v1.events.list_async(query)).data
+    assert missed.data.object.id == signup.invoice
+    after = await sandbox_hooked.v1.events.list_async({"ending_before": missed.id})
+    assert [event.type for event in after.data] == ["invoice.payment_succeeded"]
+    assert sandbox_receiver.received == []
+
+
+async def test_dropped_by_type(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Only the named types are dropped."""
+    await sandbox_hooked.conditions(webhook_drop_types=["product.created"])
+    await sandbox_hooked.plan()
+    await wait_until(lambda: sandbox_receiver.types() == ["price.created"])
+
+
+async def test_duplicates(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Each event comes as many times more as was asked for, with the same id (S11)."""
+    await sandbox_hooked.conditions(webhook_duplicates=3, webhook_shuffle=True)
+    await sandbox_hooked.v1.customers.create_async({})
+    await wait_until(lambda: len(sandbox_receiver.received) == 4)
+    assert len({received.event["id"] for received in sandbox_receiver.received}) == 1
+
+
+async def test_delayed(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Delayed events wait, and go out at once when they are flushed (S01)."""
+    await sandbox_hooked.conditions(webhook_delay_ms=60_000, webhook_jitter_ms=1000)
+    await sandbox_hooked.plan()
+    (_, product) = await _events(sandbox_hooked)
+    assert product["deliveries"][0]["status"] == "pending"
+    assert sandbox_receiver.received == []
+    assert (await sandbox_hooked.control("/deliveries/flush"))["deliveries"] == 2
+    await wait_until(lambda: len(sandbox_receiver.received) == 2)
+
+
+async def test_the_shape_before_basil(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """An endpoint pinned to an older version gets the old shape; the API keeps the new one (S19)."""
+    await sandbox_hooked.conditions(webhook_api_version="2024-06-20")
+    signup = await sandbox_hooked.subscribe()
+    await signup.confirm()
+    await wait_until(lambda: {"invoice.paid", "charge.succeeded"} <= set(sandbox_receiver.types()))
+    (paid,) = sandbox_receiver.of("invoice.paid")
+    invoice = paid["data"]["object"]
+    assert paid["api_version"] == "2024-06-20"
+    assert (invoice["payment_intent"], invoice["subscription"]) == (signup.intent, signup.subscription.id)
+    assert invoice["lines"]["data"][0]["price"]["unit_amount"] == 2000
+    assert not {"parent", "payments"} & invoice.keys()
+    (charged,) = sandbox_receiver.of("charge.succeeded")
+    assert charged["data"]["object"]["invoice"] == signup.invoice
+    await wait_until(lambda: "customer.subscription.created" in sandbox_receiver.types())
+    (subscribed,) = sandbox_receiver.of("customer.subscription.created")
+    assert subscribed["data"]["object"]["current_period_end"]
+    assert "parent" in await sandbox_hooked.v1.invoices.retrieve_async(signup.invoice)
+
+
+async def test_an_address_where_nobody_listens(sandbox_bare: Sandbox) -> None:
+    """A refused connection is an attempt like another, with its reason."""
+    nobody = {"url": "http://127.0.0.1:1/hook", "secret": SECRET}
+    await sandbox_bare.control("/webhook_endpoints", nobody)
+    await sandbox_bare.v1.customers.create_async({})
+    for _ in range(500):
+        (event,) = await _events(sandbox_bare)
+        attempts = event["deliveries"][0]["attempts"]
+        if attempts:
+            break
+    assert "ClientConnectorError" in attempts[0]["error"]
+
+
+async def test_wildcards_and_limits_of_event_lists(sandbox_bare: Sandbox) -> None:
+    """Types may end in an asterisk; more than 20 are refused."""
+    await sandbox_bare.plan()
+    found = await sandbox_bare.v1.events.list_async({"type": "price.*"})
+    assert [event.type for event in found.data] == ["price.created"]
+    with pytest.raises(stripe.InvalidRequestError):
+        await sandbox_bare.v1.events.list_async({"types": ["price.created"] * 21})

@@ -1,0 +1,160 @@
+"""Paidup's side of a test: settings, running servers, and a customer who talks to them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+import uvicorn
+
+from server.app import create_app
+from server.services import Services
+from server.serving import UVICORN
+from server.settings import Settings, make_settings
+from server.stripe_gateway import sign
+from tests.support.processes import Child
+from tests.support.waiting import wait_until
+
+JWT_SECRET = "jwt-secret-of-the-tests-32-characters"
+WEBHOOK_SECRET = "whsec_of_the_tests"
+ORIGIN = "http://app.example.test"
+
+
+def environment(**changes: Any) -> dict[str, str]:
+    """The environment of a server under test; names in lower case, values of any type."""
+    defaults = {
+        "secret_key": "secret-key-of-the-tests",
+        "stripe_secret_key": "sk_test_tests",
+        "stripe_publishable_key": "pk_test_tests",
+        "stripe_webhook_secret": WEBHOOK_SECRET,
+        "auth_jwt_secret": JWT_SECRET,
+        "allowed_origins": ORIGIN,
+        "stripe_requests_per_second": 1000,
+        "log_level": "WARNING",
+    }
+    return {name.upper(): str(value) for name, value in {**defaults, **changes}.items()}
+
+
+def settings(**changes: Any) -> Settings:
+    return make_settings(environment(**changes))
+
+
+class Paidup:
+    """One running server. `services` are its insides where it runs in this process, else None."""
+
+    def __init__(self, url: str, http: aiohttp.ClientSession, services: Services | None = None) -> None:
+        self.url = url
+        self._http = http
+        self._services = services
+
+    @property
+    def services(self) -> Services:
+        assert self._services is not None, "this server runs in another process"
+        return self._services
+
+    def customer(self, name: str = "ada") -> Customer:
+        return Customer(self, self._http, name)
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self._http.get(self.url + path) as response:
+            return response.status, await response.json()
+
+    async def webhook(self, body: bytes, signature: str | None = None, **headers: str) -> tuple[int, Any]:
+        """Deliver `body` as Stripe does; signed now with the right secret unless `signature` says else."""
+        headers["Stripe-Signature"] = sign(body, WEBHOOK_SECRET) if signature is None else signature
+        async with self._http.post(f"{self.url}/webhooks/stripe", data=body, headers=headers) as response:
+            return response.status, await response.json()
+
+
+class Customer:
+    """A user of the SaaS: his bearer token, his calls, his sockets."""
+
+    def __init__(self, paidup: Paidup, http: aiohttp.ClientSession, name: str) -> None:
+        self.paidup = paidup
+        self.name = name
+        self._http = http
+
+    def token(self, **claims: Any) -> str:
+        body = {"sub": self.name, "exp": int(time.time()) + 600, **claims}
+        return jwt.encode(body, JWT_SECRET, "HS256")
+
+    async def call(self, method: str, path: str, body: Any = None, **claims: Any) -> tuple[int, Any]:
+        """The status and the decoded body of one call."""
+        headers = {"Authorization": f"Bearer {self.token(**claims)}"}
+        url = self.paidup.url + path
+        async with self._http.request(method, url, json=body, headers=headers) as response:
+            return response.status, await response.json()
+
+    async def buy(self, plan: str = "pro") -> Any:
+        """POST /api/subscriptions; the purchase."""
+        status, purchase = await self.call("POST", "/api/subscriptions", {"plan": plan})
+        assert status in (200, 201), purchase
+        return purchase
+
+    async def spend(self, credits: int, key: str) -> tuple[int, Any]:
+        return await self.call("POST", "/api/credits/spend", {"credits": credits, "key": key})
+
+    async def balance(self) -> int:
+        status, answer = await self.call("GET", "/api/credits")
+        assert status == 200, answer
+        return int(answer["balance"])
+
+    @asynccontextmanager
+    async def watch(
+        self, purchase: Any, ticket: str | None = None, **headers: str
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A socket on the purchase's invoice."""
+        async with self._http.ws_connect(
+            f"{self.paidup.url}/ws/invoices/{purchase['invoice']}",
+            protocols=("paidup.v1", ticket or purchase["ticket"]),
+            headers={"Origin": ORIGIN, **headers},
+        ) as socket:
+            yield socket
+
+
+async def next_status(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> Any:
+    """The next status frame; heartbeats are passed over."""
+    async with asyncio.timeout(within):
+        while True:
+            frame = await socket.receive_json()
+            if frame["type"] == "status":
+                return frame
+
+
+async def status_with(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0, **wanted: Any) -> Any:
+    """The first status frame that shows `wanted`."""
+    async with asyncio.timeout(within):
+        while True:
+            frame = await next_status(socket, within)
+            if all(frame[name] == value for name, value in wanted.items()):
+                return frame
+
+
+@asynccontextmanager
+async def serving(configured: Settings, http: aiohttp.ClientSession, port: int) -> AsyncIterator[Paidup]:
+    """A server in this process, over real HTTP, for as long as the block."""
+    app = create_app(configured)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **{**UVICORN, "loop": "none"}))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    task = asyncio.create_task(server.serve())
+    try:
+        await wait_until(lambda: server.started or task.done())
+        if task.done():
+            task.result()
+        yield Paidup(f"http://127.0.0.1:{port}", http, app.state.services)
+    finally:
+        server.should_exit = True
+        await task
+
+
+def serving_process(env: dict[str, str], port: int, log: Path, *arguments: str) -> Child:
+    """`paidup serve` in a process of its own, ready to serve."""
+    child = Child(["-m", "server.cli", "serve", *arguments], {**env, "PORT": str(port)}, log)
+    child.wait_for(f"http://127.0.0.1:{port}/readyz")
+    return child

@@ -1,0 +1,87 @@
+"""Stripe's side of a test: the sandbox's controls, and what a customer's browser does there."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import aiohttp
+
+from server.stripe_gateway import API_VERSION, sign
+
+PUBLISHABLE = {"Authorization": "Bearer pk_test_tests"}
+SECRET = {"Authorization": "Bearer sk_test_tests"}
+
+
+class StripeSide:
+    """A client of one running sandbox."""
+
+    def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
+        self.url = url
+        self._http = http
+
+    async def control(self, path: str, body: Any = None) -> Any:
+        """POST /sandbox/<path>."""
+        async with self._http.post(f"{self.url}/sandbox/{path}", json=body or {}) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
+
+    async def look(self, path: str) -> Any:
+        """GET /sandbox/<path>."""
+        async with self._http.get(f"{self.url}/sandbox/{path}") as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
+
+    async def conditions(self, **changes: Any) -> None:
+        await self.control("conditions", changes)
+
+    async def calls(self, endpoint: str | None = None) -> int:
+        """How often the server called Stripe: all calls, or those of e.g. "GET /v1/invoices/{id}"."""
+        counted = (await self.look("calls"))["secret"]
+        return int(counted.get(endpoint, 0) if endpoint else sum(counted.values()))
+
+    async def api(self, method: str, path: str, **form: Any) -> Any:
+        """One call of Stripe's API with a secret key, as the SaaS's own code would make it."""
+        async with self._http.request(method, f"{self.url}/v1/{path}", data=form, headers=SECRET) as response:
+            answer = await response.json()
+            assert response.status == 200, answer
+            return answer
+
+    async def confirm(self, client_secret: str, payment_method: str = "pm_card_visa") -> Any:
+        """What `stripe.confirmCardPayment` sends: the intent, or {"error": ...}."""
+        intent = client_secret.partition("_secret_")[0]
+        form = {"client_secret": client_secret, "payment_method": payment_method}
+        async with self._http.post(
+            f"{self.url}/v1/payment_intents/{intent}/confirm", data=form, headers=PUBLISHABLE
+        ) as response:
+            return await response.json()
+
+    async def authenticate(self, client_secret: str, outcome: str = "pass") -> Any:
+        """The customer answers his bank's 3DS challenge: "pass" or "fail"."""
+        intent = client_secret.partition("_secret_")[0]
+        return await self.control(f"payment_intents/{intent}/authenticate", {"outcome": outcome})
+
+    async def event(self, kind: str, about: str | None = None) -> Any:
+        """The newest event of this type (about this object), as Stripe would send it; else None."""
+        events = (await self.api("GET", f"events?type={kind}&limit=100"))["data"]
+        return next((event for event in events if about in (None, event["data"]["object"]["id"])), None)
+
+
+def forged_event(kind: str, obj: dict[str, Any], **envelope: Any) -> bytes:
+    """An event's bytes, made by hand for what the sandbox never does."""
+    event = {
+        "id": f"evt_{time.time_ns()}",
+        "object": "event",
+        "type": kind,
+        "api_version": API_VERSION,
+        "created": int(time.time()),
+        "livemode": False,
+        "pending_webhooks": 1,
+        "request": None,
+        "data": {"object": obj},
+    }
+    return json.dumps({**event, **envelope}).encode()
+
+
+__all__ = ["StripeSide", "forged_event", "sign"]

@@ -1,0 +1,25 @@
+"""Waiting for a condition instead of sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def wait_until(predicate: Callable[[], T | Awaitable[T]], within: float = 10.0) -> T:
+    """The first true answer of `predicate`, asked until `within` seconds have passed; else it fails."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = predicate()
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not true within {within} s: {inspect.getsource(predicate).strip()}")
+        await asyncio.sleep(0.01)
