@@ -1,0 +1,54 @@
+# One word each, the same here and in CI. Each target builds the virtual environment when it is needed.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PRODUCT := $(VENV)/.product
+DEV := $(VENV)/.dev
+JOBS ?= 2
+
+.PHONY: help demo test check format bench lock migrations clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on 8001 (SANDBOX_PORT)
+	@exec $(BIN)/paidup demo
+
+test: $(DEV) ## run all tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+check: $(DEV) ## format, lint, strict types, structure
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/structure
+
+format: $(DEV) ## format the code and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(DEV) ## measure: from the confirmed payment to "active", against polling
+	$(BIN)/python -m tests.bench.activation
+
+lock: $(DEV) ## pin every dependency anew, with hashes
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/product.txt pyproject.toml
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --allow-unsafe --extra dev -c requirements/product.txt -o requirements/dev.txt pyproject.toml
+
+migrations: $(DEV) ## write a migration for what changed in server/models.py
+	$(BIN)/tortoise -c server.database.TORTOISE makemigrations
+
+clean: ## forget the virtual environment, the demo's data and the caches
+	rm -rf $(VENV) .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(PRODUCT): $(VENV)/bin/python requirements/product.txt pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/product.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(DEV): $(PRODUCT) requirements/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
