@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import logging
 import secrets
 import time
 from collections import deque
@@ -23,11 +24,13 @@ from starlette.responses import Response
 from client_demo.sandbox import errors, forms
 from client_demo.sandbox.errors import Json, StripeError
 from client_demo.sandbox.events import current_request
-from client_demo.sandbox.expansion import expand, present
+from client_demo.sandbox.expansion import expand
 from client_demo.sandbox.idempotency import Answer, IdempotencyKeys
 from client_demo.sandbox.settings import API_VERSION
 from client_demo.sandbox.state import new_id
 from client_demo.sandbox.world import World
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY = 1_000_000
 CHANCE = secrets.SystemRandom()
@@ -70,6 +73,20 @@ class Operation:
         return f"{self.method} {self.route}"
 
 
+@dataclass(frozen=True)
+class Incoming:
+    """One request, read. `raw` are its parameters, not checked yet."""
+
+    operation: Operation
+    path: Mapping[str, str]
+    url: str
+    publishable: bool
+    raw: Json
+    key: str | None
+    version: str
+    request_id: str
+
+
 class Api:
     """Answers calls of operations in one world."""
 
@@ -82,76 +99,73 @@ class Api:
         """The HTTP answer to one call of this operation."""
         request_id = new_id("req", 14)
         try:
-            return await self._answer(operation, request, request_id)
+            return await self._answer(await _read(operation, request, request_id))
         except StripeError as error:
             return respond(error.status, error.envelope(request_id), request_id, _error_headers(error))
+        except Exception:
+            logger.exception("the sandbox failed in %s", operation.name)
+            failure = errors.ServerError("The sandbox failed: see its log.")
+            return respond(failure.status, failure.envelope(request_id), request_id)
 
-    async def _answer(self, operation: Operation, request: Request, request_id: str) -> Response:
-        raw = await _parameters(request)
-        publishable = _is_publishable(request, raw)
-        self._world.calls["publishable" if publishable else "secret"][operation.name] += 1
-        if publishable and not operation.publishable:
+    async def _answer(self, asked: Incoming) -> Response:
+        operation = asked.operation
+        self._world.calls["publishable" if asked.publishable else "secret"][operation.name] += 1
+        if asked.publishable and not operation.publishable:
             raise errors.UnauthorizedError(
                 "This API call cannot be made with a publishable API key. Please use a secret API key.",
                 code="secret_key_required",
             )
-        _refuse_other_version(request)
-        spoiled = self._world.conditions.affect_browser or not publishable
-        if spoiled:
+        if asked.version != API_VERSION:
+            raise errors.ParameterError(f"This sandbox imitates version {API_VERSION} only.")
+        if self._concerned(asked):
             self._refuse_in_bad_weather(operation)
-        key = request.headers.get("idempotency-key") if operation.method == "POST" else None
-        if key is None:
-            return await self._execute(operation, request, raw, publishable, request_id)
-        scoped = f"{'pk' if publishable else 'sk'}:{key}"
-        return await self._once(scoped, operation, request, raw, publishable, request_id)
+        answer = await self._outcome(asked) if asked.key is None else await self._once(asked, asked.key)
+        if answer.request_id != asked.request_id:
+            headers = {"Idempotent-Replayed": "true", "Original-Request": answer.request_id}
+            return respond(answer.status, answer.body, asked.request_id, headers)
+        if self._concerned(asked) and CHANCE.random() < self._world.conditions.api_lost_reply_rate:
+            # The work is done and recorded; only the answer does not arrive.
+            raise errors.ServerError("The reply was lost (as the sandbox's conditions ask).", status=502)
+        return respond(answer.status, answer.body, asked.request_id)
 
-    async def _once(
-        self, key: str, operation: Operation, request: Request, raw: Json, publishable: bool, request_id: str
-    ) -> Response:
-        path = request.url.path
-        replay = self._keys.begin(key, operation.method, path, raw)
+    def _concerned(self, asked: Incoming) -> bool:
+        """The conditions of the API spoil the server's calls, and the browser's only if that is asked for."""
+        return self._world.conditions.affect_browser or not asked.publishable
+
+    async def _once(self, asked: Incoming, key: str) -> Answer:
+        """The answer that was recorded for this idempotency key, or the one that is recorded now."""
+        scoped = f"{'pk' if asked.publishable else 'sk'}:{key}"
+        call = (scoped, asked.operation.method, asked.url, asked.raw)
+        replay = self._keys.begin(*call)
         if replay is not None:
-            headers = {"Idempotent-Replayed": "true", "Original-Request": replay.request_id}
-            return respond(replay.status, replay.body, request_id, headers)
+            return replay
         answer: Answer | None = None
         try:
-            answer = await self._outcome(operation, request, raw, publishable, request_id)
+            answer = await self._outcome(asked)
         except StripeError as error:
             if error.recorded:
-                answer = Answer(error.status, error.envelope(request_id), request_id)
+                answer = Answer(error.status, error.envelope(asked.request_id), asked.request_id)
             raise
         finally:
-            self._keys.finish(key, operation.method, path, raw, answer)
-        self._lose_some()
-        return respond(answer.status, answer.body, request_id)
+            self._keys.finish(*call, answer)
+        return answer
 
-    async def _execute(
-        self, operation: Operation, request: Request, raw: Json, publishable: bool, request_id: str
-    ) -> Response:
-        answer = await self._outcome(operation, request, raw, publishable, request_id)
-        if not publishable:
-            self._lose_some()
-        return respond(answer.status, answer.body, request_id)
-
-    async def _outcome(
-        self, operation: Operation, request: Request, raw: Json, publishable: bool, request_id: str
-    ) -> Answer:
-        params = forms.check(raw, {**operation.accepts, **EXPAND})
-        weather = self._world.conditions
-        if weather.affect_browser or not publishable:
-            await asyncio.sleep(weather.api_latency_ms / 1000)
-            if CHANCE.random() < weather.api_error_rate:
+    async def _outcome(self, asked: Incoming) -> Answer:
+        params = forms.check(asked.raw, {**asked.operation.accepts, **EXPAND})
+        if self._concerned(asked):
+            await asyncio.sleep(self._world.conditions.api_latency_ms / 1000)
+            if CHANCE.random() < self._world.conditions.api_error_rate:
                 raise errors.ServerError("An unknown error occurred (as the sandbox's conditions ask).")
         paths = params.pop("expand", [])
-        call = Call(self._world, params, request.path_params, request.url.path, publishable)
-        note = {"id": request_id, "idempotency_key": request.headers.get("idempotency-key")}
-        token = current_request.set(note)
+        call = Call(self._world, params, asked.path, asked.url, asked.publishable)
+        token = current_request.set({"id": asked.request_id, "idempotency_key": asked.key})
         try:
-            served = operation.handle(call)
+            served = asked.operation.handle(call)
         finally:
             current_request.reset(token)
-        self._world.store.touch()
-        return Answer(200, expand(self._world.store, served, paths), request_id)
+        if asked.operation.method != "GET":
+            self._world.store.touch()
+        return Answer(200, expand(self._world.store, served, paths), asked.request_id)
 
     def _refuse_in_bad_weather(self, operation: Operation) -> None:
         weather = self._world.conditions
@@ -176,16 +190,6 @@ class Api:
         recent.append(now)
         return False
 
-    def _lose_some(self) -> None:
-        """The work is done and recorded; the answer does not arrive."""
-        if CHANCE.random() < self._world.conditions.api_lost_reply_rate:
-            raise errors.ServerError("The reply was lost (as the sandbox's conditions ask).", status=502)
-
-
-def serve(stored: Json) -> Json:
-    """A stored object as the answer of an operation."""
-    return present(stored)
-
 
 def respond(status: int, body: Any, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer with the headers of every answer of Stripe's."""
@@ -209,14 +213,24 @@ async def unknown_url(request: Request) -> Response:
     return respond(404, error.envelope(request_id), request_id)
 
 
-async def _parameters(request: Request) -> Json:
+async def _read(operation: Operation, request: Request, request_id: str) -> Incoming:
+    """The request's key and parameters; raises UnauthorizedError or ParameterError."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY:
             raise errors.ParameterError("Request body too large.")
-    query = forms.decode(request.url.query)
-    return query | forms.decode(body.decode("utf-8", "replace"))
+    raw = forms.decode(request.url.query) | forms.decode(body.decode("utf-8", "replace"))
+    return Incoming(
+        operation=operation,
+        path=request.path_params,
+        url=request.url.path,
+        publishable=_is_publishable(request, raw),
+        raw=raw,
+        key=request.headers.get("idempotency-key") if operation.method == "POST" else None,
+        version=request.headers.get("stripe-version", API_VERSION),
+        request_id=request_id,
+    )
 
 
 def _is_publishable(request: Request, raw: Json) -> bool:
@@ -244,12 +258,6 @@ def _bearer(header: str) -> str | None:
         return base64.b64decode(value, validate=True).decode().partition(":")[0]
     except (binascii.Error, UnicodeDecodeError):
         return None
-
-
-def _refuse_other_version(request: Request) -> None:
-    asked = request.headers.get("stripe-version", API_VERSION)
-    if asked != API_VERSION:
-        raise errors.ParameterError(f"This sandbox imitates version {API_VERSION} only, not {asked[:40]}.")
 
 
 def _error_headers(error: StripeError) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
-"""The calls about subscriptions, invoices, invoice items and invoice payments. Checks, then lets the
-rules act.
+"""The calls about subscriptions, invoices, invoice items and invoice payments.
+
+Checks what was asked for, then lets invoices.py and subscriptions.py act.
 """
 
 from __future__ import annotations
@@ -7,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from client_demo.sandbox import cards, invoices, objects, subscriptions
-from client_demo.sandbox.api import Call, Operation, serve
+from client_demo.sandbox.api import Call, Operation
 from client_demo.sandbox.api_catalogue import retriever, updated
 from client_demo.sandbox.errors import InvalidRequestError, Json
+from client_demo.sandbox.expansion import present
 from client_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice, require
 from client_demo.sandbox.pages import PAGING, PAGING_BY_DATE, page
 from client_demo.sandbox.world import World
@@ -73,21 +75,21 @@ ENDED = ("canceled", "incomplete_expired")
 def create_subscription(call: Call) -> Json:
     """POST /v1/subscriptions"""
     require(call.params, "customer", "items")
-    return serve(subscriptions.create(call.world, call.params))
+    return present(subscriptions.create(call.world, call.params))
 
 
 def update_subscription(call: Call) -> Json:
     """POST /v1/subscriptions/{id}"""
     stored = call.named("subscription")
     subscriptions.update(call.world, stored, call.params)
-    return serve(stored)
+    return present(stored)
 
 
 def cancel_subscription(call: Call) -> Json:
     """DELETE /v1/subscriptions/{id}"""
     stored = call.named("subscription")
     subscriptions.cancel(call.world, stored)
-    return serve(stored)
+    return present(stored)
 
 
 def list_subscriptions(call: Call) -> Json:
@@ -116,7 +118,7 @@ def create_invoice(call: Call) -> Json:
         waiting = world.store.newest("invoiceitem", customer=customer["id"], invoice=None, currency=currency)
         invoices.add_lines(draft, invoices.lines_of_items(world, draft, list(waiting)))
     world.events.record("invoice.created", draft)
-    return serve(draft)
+    return present(draft)
 
 
 def update_invoice(call: Call) -> Json:
@@ -153,7 +155,7 @@ def finalize_invoice(call: Call) -> Json:
     """POST /v1/invoices/{id}/finalize"""
     stored = call.named("invoice")
     invoices.finalize(call.world, stored)
-    return serve(stored)
+    return present(stored)
 
 
 def pay_invoice(call: Call) -> Json:
@@ -165,21 +167,21 @@ def pay_invoice(call: Call) -> Json:
         named = params.get("payment_method")
         method = cards.resolve(world.store, world.now(), named) if named else None
         invoices.pay(world, stored, method, off_session=params.get("off_session", True))
-    return serve(stored)
+    return present(stored)
 
 
 def void_invoice(call: Call) -> Json:
     """POST /v1/invoices/{id}/void"""
     stored = call.named("invoice")
     invoices.void(call.world, stored)
-    return serve(stored)
+    return present(stored)
 
 
 def mark_invoice_uncollectible(call: Call) -> Json:
     """POST /v1/invoices/{id}/mark_uncollectible"""
     stored = call.named("invoice")
     invoices.mark_uncollectible(call.world, stored)
-    return serve(stored)
+    return present(stored)
 
 
 def create_invoice_item(call: Call) -> Json:
@@ -195,7 +197,7 @@ def create_invoice_item(call: Call) -> Json:
             raise InvalidRequestError("The invoice belongs to another customer.", param="invoice")
         invoices.add_lines(draft, invoices.lines_of_items(world, draft, [made]))
     world.events.record("invoiceitem.created", made)
-    return serve(made)
+    return present(made)
 
 
 def _invoice_item(world: World, customer: Json, params: Json) -> Json:
@@ -225,13 +227,14 @@ def list_invoice_payments(call: Call) -> Json:
         require(payment, "type")
         require(payment, payment["type"])
 
-    def keep(row: Json) -> bool:
-        return (
-            all(row[name] == params[name] for name in ("invoice", "status") if name in params)
-            and all(row["payment"].get(name) == value for name, value in payment.items())
-        )  # fmt: skip
+    owner = payment.get("payment_intent") or params.get("invoice")
+    store = call.world.store
+    rows = store.linked(owner, "invoice_payment") if owner else store.newest("invoice_payment")
 
-    return page(call.url, call.world.store.newest("invoice_payment"), params, keep)
+    def keep(row: Json) -> bool:
+        return all(row[name] == params[name] for name in ("invoice", "status") if name in params)
+
+    return page(call.url, rows, params, keep)
 
 
 OPERATIONS = [

@@ -1,12 +1,14 @@
-"""The calls about customers, products, prices, coupons and payment methods. Checks and stores; charges
-nothing.
+"""The calls about customers, products, prices, coupons and payment methods.
+
+Checks and stores; charges nothing.
 """
 
 from __future__ import annotations
 
 from client_demo.sandbox import cards, objects, payments
-from client_demo.sandbox.api import Call, Operation, serve
+from client_demo.sandbox.api import Call, Operation
 from client_demo.sandbox.errors import InvalidRequestError, Json
+from client_demo.sandbox.expansion import present
 from client_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, NUMBER, TEXT, Shape, choice, require
 from client_demo.sandbox.pages import PAGING, PAGING_BY_DATE, page
 from client_demo.sandbox.subscriptions import merged_metadata
@@ -63,7 +65,7 @@ def updated(world: World, stored: Json, params: Json, event: str) -> Json:
     if "metadata" in new:
         new["metadata"] = merged_metadata(stored["metadata"], new["metadata"])
     world.events.change(event, stored, **new)
-    return serve(stored)
+    return present(stored)
 
 
 def create_customer(call: Call) -> Json:
@@ -73,7 +75,7 @@ def create_customer(call: Call) -> Json:
     made = world.store.add(objects.customer(world.now(), params) | params)
     _set_default_method(world, made, settings)
     world.events.record("customer.created", made)
-    return serve(made)
+    return present(made)
 
 
 def update_customer(call: Call) -> Json:
@@ -105,7 +107,7 @@ def create_product(call: Call) -> Json:
     world = call.world
     made = world.store.add(objects.product(world.now(), call.params["name"]) | call.params)
     world.events.record("product.created", made)
-    return serve(made)
+    return present(made)
 
 
 def update_product(call: Call) -> Json:
@@ -146,7 +148,7 @@ def create_price(call: Call) -> Json:
     _claim_lookup_key(world, made, params)
     world.store.add(made)
     world.events.record("price.created", made)
-    return serve(made)
+    return present(made)
 
 
 def _claim_lookup_key(world: World, price: Json, params: Json) -> None:
@@ -199,18 +201,18 @@ def create_coupon(call: Call) -> Json:
         raise InvalidRequestError("Invalid percent_off: must be between 0 and 100.", param="percent_off")
     made = call.world.store.add(objects.coupon(call.world.now(), params))
     call.world.events.record("coupon.created", made)
-    return serve(made)
+    return present(made)
 
 
 def create_payment_method(call: Call) -> Json:
     """POST /v1/payment_methods"""
     require(call.params, "type", "card")
-    return serve(cards.method_from(call.world.store, call.world.now(), call.params))
+    return present(cards.method_from(call.world.store, call.world.now(), call.params))
 
 
 def retrieve_payment_method(call: Call) -> Json:
     """GET /v1/payment_methods/{id}"""
-    return serve(cards.resolve(call.world.store, call.world.now(), call.id, in_path=True))
+    return present(cards.resolve(call.world.store, call.world.now(), call.id, in_path=True))
 
 
 def attach_payment_method(call: Call) -> Json:
@@ -221,7 +223,7 @@ def attach_payment_method(call: Call) -> Json:
     method = cards.resolve(world.store, world.now(), call.id, in_path=True)
     payments.refuse_unattachable(world, method)
     payments.attach(world, method, customer["id"])
-    return serve(method)
+    return present(method)
 
 
 def list_payment_methods(call: Call) -> Json:
@@ -233,7 +235,7 @@ def list_payment_methods(call: Call) -> Json:
 
 def retriever(table: str) -> Operation:
     """GET of one object by its id."""
-    return Operation("GET", f"/v1/{table}s/{{id}}", lambda call: serve(call.named(table)))
+    return Operation("GET", f"/v1/{table}s/{{id}}", lambda call: present(call.named(table)))
 
 
 def retrieve_account(_: Call) -> Json:

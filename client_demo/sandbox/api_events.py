@@ -5,9 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
-from client_demo.sandbox.api import Call, Operation, serve
+from client_demo.sandbox.api import Call, Operation
 from client_demo.sandbox.api_catalogue import retriever
 from client_demo.sandbox.errors import InvalidRequestError, Json
+from client_demo.sandbox.expansion import present
 from client_demo.sandbox.forms import BOOLEAN, METADATA, TEXT, Shape, require
 from client_demo.sandbox.pages import PAGING, PAGING_BY_DATE, page
 from client_demo.sandbox.subscriptions import merged_metadata
@@ -52,7 +53,7 @@ def create_endpoint(call: Call) -> Json:
     _check_url(params["url"])
     made = world.add_endpoint(params["url"], params["enabled_events"], api_version=params.get("api_version"))
     made.update(description=params.get("description"), metadata=params.get("metadata", {}))
-    return serve(made) | {"secret": world.store.note(made["id"])["secret"]}
+    return present(made) | {"secret": world.store.note(made["id"])["secret"]}
 
 
 def update_endpoint(call: Call) -> Json:
@@ -65,7 +66,7 @@ def update_endpoint(call: Call) -> Json:
     if "disabled" in params:
         params["status"] = "disabled" if params.pop("disabled") else "enabled"
     stored.update(params)
-    return serve(stored)
+    return present(stored)
 
 
 def delete_endpoint(call: Call) -> Json:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hmac
 
 from client_demo.sandbox import cards, payments
-from client_demo.sandbox.api import Call, Operation, serve
+from client_demo.sandbox.api import Call, Operation
 from client_demo.sandbox.api_catalogue import METHOD, retriever, updated
 from client_demo.sandbox.errors import InvalidRequestError, Json, StripeError
+from client_demo.sandbox.expansion import present
 from client_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice, require
 from client_demo.sandbox.objects import nulls
 from client_demo.sandbox.pages import PAGING_BY_DATE, page
@@ -80,7 +81,7 @@ def create_intent(call: Call) -> Json:
         intent.update(payment_method=method["id"], status="requires_confirmation")
     if params.get("confirm"):
         payments.confirm(world, intent, method, off_session=params.get("off_session", False))
-    return serve(intent)
+    return present(intent)
 
 
 def _method(call: Call, intent: Json) -> Json | None:
@@ -119,7 +120,7 @@ _NAMES = {"payment_intent": "PaymentIntent", "setup_intent": "SetupIntent"}
 
 
 def _seen(call: Call, intent: Json) -> Json:
-    shown = serve(intent)
+    shown = present(intent)
     return {key: value for key, value in shown.items() if key in PUBLIC} if call.publishable else shown
 
 
@@ -155,7 +156,7 @@ def cancel_intent(call: Call) -> Json:
             " the Invoice."
         )
     payments.cancel(call.world, intent, call.params.get("cancellation_reason"))
-    return serve(intent)
+    return present(intent)
 
 
 def list_intents(call: Call) -> Json:
@@ -204,7 +205,7 @@ def create_refund(call: Call) -> Json:
     made = payments.refund(
         world, charge, params.get("amount"), params.get("reason"), params.get("metadata", {})
     )
-    return serve(made)
+    return present(made)
 
 
 def list_refunds(call: Call) -> Json:
@@ -231,7 +232,7 @@ def close_dispute(call: Call) -> Json:
     """POST /v1/disputes/{id}/close: gives it up"""
     dispute = call.named("dispute")
     payments.close_dispute(call.world, dispute, "lost")
-    return serve(dispute)
+    return present(dispute)
 
 
 BY_PAYMENT: Shape = {**PAGING_BY_DATE, "charge": TEXT, "payment_intent": TEXT}

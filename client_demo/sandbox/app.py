@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from client_demo.sandbox.api import Api, Operation, unknown_url
 from client_demo.sandbox.settings import SandboxSettings
 from client_demo.sandbox.world import World
 
+logger = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 OPERATIONS = [
     *api_catalogue.OPERATIONS,
@@ -100,24 +102,29 @@ def _lifespan(world: World) -> Callable[[Starlette], contextlib.AbstractAsyncCon
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await world.start()
-        keeper = asyncio.create_task(_keep(world))
+        closing = asyncio.Event()
+        keeper = asyncio.create_task(_keep(world, closing))
         try:
             yield
         finally:
-            keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
+            closing.set()
+            await keeper
             await world.stop()
 
     return lifespan
 
 
-async def _keep(world: World) -> None:
-    """Saves what has changed, and lets the time act."""
-    next_tick = asyncio.get_running_loop().time() + TICK_EVERY_S
-    while True:
-        await asyncio.sleep(world.settings.save_interval_s)
-        await world.save()
-        if asyncio.get_running_loop().time() >= next_tick:
+async def _keep(world: World, closing: asyncio.Event) -> None:
+    """Saves what has changed, and lets the time act. Ends between two saves, never within one."""
+    loop = asyncio.get_running_loop()
+    next_tick = loop.time() + TICK_EVERY_S
+    while not closing.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(closing.wait(), world.settings.save_interval_s)
+        try:
+            await world.save()
+        except OSError:
+            logger.exception("the sandbox's state could not be saved")
+        if loop.time() >= next_tick:
             next_tick += TICK_EVERY_S
             subscriptions.act_on_time(world)

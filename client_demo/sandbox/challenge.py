@@ -1,5 +1,6 @@
-"""The page on which the imitated bank asks for 3-D Secure. Shows the payment; the answer goes to the
-controls.
+"""The page on which the imitated bank asks for 3-D Secure.
+
+Shows the payment; decides nothing: the answer goes to the controls.
 """
 
 from __future__ import annotations

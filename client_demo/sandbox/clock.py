@@ -1,5 +1,6 @@
-"""The sandbox's time: the real one plus an offset that only moves forward. Decides nothing about what is
-due.
+"""The sandbox's time: the real one plus an offset that only moves forward.
+
+Decides nothing about what is due.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The weather of the sandbox: what may be made to go wrong while it runs. Holds and checks values,
-applies none.
+"""The weather of the sandbox: what may be made to go wrong while it runs.
+
+Holds and checks the values; applies none.
 """
 
 from __future__ import annotations

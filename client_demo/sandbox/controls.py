@@ -237,7 +237,8 @@ def _endpoint(world: World, act: Control) -> Callable[[Request], Awaitable[Respo
             _refuse_foreign_pages(world, request)
             ask = Ask(world, request, await _body(request))
             result, status = act(ask), 200
-            world.store.touch()
+            if request.method == "POST":
+                world.store.touch()
         except (ControlError, StripeError) as error:
             result, status = {"error": {"message": str(error)}}, error.status
         except ConditionsError as error:

@@ -115,7 +115,7 @@ class ServerError(StripeError):
 def missing(what: str, object_id: str, param: str, *, in_path: bool = False) -> StripeError:
     """Stripe's resource_missing: 404 where the URL names the object, 400 where a parameter does."""
     kind = MissingError if in_path else InvalidRequestError
-    name = {"payment_method": "PaymentMethod", "invoiceitem": "invoiceitem"}.get(what, what)
+    name = "PaymentMethod" if what == "payment_method" else what
     return kind(f"No such {name}: '{object_id}'", code="resource_missing", param=param)
 
 

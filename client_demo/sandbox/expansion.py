@@ -1,5 +1,4 @@
-"""What an answer shows of a stored object: its copy, the first lines of a long invoice, and what `expand`
-asks for.
+"""What an answer shows of a stored object: its copy, and what `expand` asks for.
 
 Reads the store and changes nothing in it.
 """
@@ -75,7 +74,7 @@ def _included(store: Store, holder: Json, step: str, path: str) -> Any:
     """The properties that Stripe shows only when they are asked for."""
     match holder.get("object"), step:
         case "invoice", "payments":
-            payments = [present(row) for row in store.newest("invoice_payment", invoice=holder["id"])]
+            payments = [present(row) for row in store.linked(holder["id"], "invoice_payment")]
             return list_of(payments, f"/v1/invoice_payments?invoice={holder['id']}")
         case "invoice", "confirmation_secret":
             return confirmation_secret(store, holder["id"])
@@ -90,7 +89,7 @@ def _included(store: Store, holder: Json, step: str, path: str) -> Any:
 
 def confirmation_secret(store: Store, invoice_id: str) -> Json | None:
     """The client secret of the default payment that is still to be made."""
-    for payment in store.newest("invoice_payment", invoice=invoice_id, is_default=True):
+    for payment in store.linked(invoice_id, "invoice_payment"):
         if payment["status"] != "canceled":
             intent = store.get("payment_intent", payment["payment"]["payment_intent"])
             return {"client_secret": intent["client_secret"], "type": "payment_intent"}

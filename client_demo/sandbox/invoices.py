@@ -106,7 +106,9 @@ def _expect_payment(world: World, invoice: Json) -> None:
     )
     intent["description"] = "Subscription creation" if invoice["parent"] else "Payment for Invoice"
     _carry_subscription_settings(world, invoice, intent)
-    world.store.add(objects.invoice_payment(world.now(), invoice, intent))
+    payment = world.store.add(objects.invoice_payment(world.now(), invoice, intent))
+    for owner in (invoice, intent):
+        world.store.link(owner["id"], payment)
     world.events.record("payment_intent.created", intent)
 
 
@@ -132,7 +134,7 @@ def subscription_of(world: World, invoice: Json) -> Json | None:
 
 def default_payment(world: World, invoice: Json) -> tuple[Json, Json] | None:
     """The InvoicePayment that is to settle this invoice, and its PaymentIntent."""
-    for payment in world.store.newest("invoice_payment", invoice=invoice["id"], is_default=True):
+    for payment in world.store.linked(invoice["id"], "invoice_payment"):
         return payment, world.store.get("payment_intent", payment["payment"]["payment_intent"])
     return None
 

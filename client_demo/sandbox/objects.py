@@ -68,7 +68,6 @@ def product(created: int, name: str) -> Json:
         "marketing_features": [],
         "metadata": {},
         "name": name,
-        "type": "service",
         "updated": created,
     }
 

@@ -93,6 +93,6 @@ def _charge(store: Store, charge: Json) -> Json:
 
 
 def _intent_of(store: Store, invoice_id: str) -> Json | None:
-    for payment in store.newest("invoice_payment", invoice=invoice_id, is_default=True):
+    for payment in store.linked(invoice_id, "invoice_payment"):
         return store.find("payment_intent", payment["payment"]["payment_intent"])
     return None

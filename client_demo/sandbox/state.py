@@ -72,6 +72,15 @@ class Store:
             if all(row.get(key) == value for key, value in equals.items()):
                 yield row
 
+    def link(self, owner_id: str, row: Json) -> None:
+        """Remembers a row under an id that it belongs to, so that `linked` need not search."""
+        self.note(owner_id).setdefault(row["object"], []).append(row["id"])
+
+    def linked(self, owner_id: str, table: str) -> list[Json]:
+        """The rows of one type that belong to this id, newest first."""
+        ids = self.table("note").get(owner_id, {}).get(table, [])
+        return [self.get(table, row_id) for row_id in reversed(ids)]
+
     def note(self, object_id: str) -> Json:
         """Private facts about an object that Stripe does not show. May be changed: call `touch` after."""
         return self.table("note").setdefault(object_id, {})

@@ -91,7 +91,7 @@
     .card { display: flex; flex-wrap: wrap; align-items: center; gap: .5em .75em; }
     .number { display: flex; align-items: center; gap: .6em; flex: 1 1 13.5em; min-width: 0; }
     .small { display: flex; gap: .75em; flex: 0 1 auto; }
-    .badge { display: grid; place-items: center; inline-size: 2.4em; block-size: 1.6em; flex: none; border-radius: .25em;
+    .badge { display: grid; place-items: center; inline-size: 3.6em; block-size: 2.1em; flex: none; border-radius: .25em;
       border: 1px solid color-mix(in srgb, currentColor 35%, transparent); font: 700 .68em/1 system-ui, sans-serif;
       letter-spacing: .02em; }
     input { font: inherit; font-size: max(16px, 1em); color: inherit; background: transparent; border: 0; padding: .2em 0;

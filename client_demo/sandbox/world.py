@@ -1,5 +1,6 @@
-"""The sandbox's parts, put together and passed to whatever acts. Owns no behaviour but start, stop and
-forget.
+"""The sandbox's parts, put together and passed to whatever acts.
+
+Owns no behaviour but start, stop and forget.
 """
 
 from __future__ import annotations
@@ -53,8 +54,13 @@ class World:
     async def save(self) -> None:
         """Writes the state if it has changed."""
         content = self.store.snapshot()
-        if content is not None:
+        if content is None:
+            return
+        try:
             await asyncio.to_thread(self.store.write, content)
+        except OSError:
+            self.store.touch()
+            raise
 
     def forget(self) -> None:
         """Back to an empty sandbox, as it first started."""
@@ -74,13 +80,15 @@ class World:
         self.store.touch()
 
     def register_endpoints(self) -> None:
-        """Makes sure that the endpoints of the settings exist, with their secrets."""
+        """The endpoints of the settings exist, with their secrets; those of former settings are gone."""
+        wanted = {target.url for target in self.settings.webhooks}
+        for former in list(self.store.newest("webhook_endpoint")):
+            if self.store.note(former["id"]).get("from_settings") and former["url"] not in wanted:
+                del self.store.table("webhook_endpoint")[former["id"]]
         for target in self.settings.webhooks:
             known = next(self.store.newest("webhook_endpoint", url=target.url), None)
-            if known is None:
-                self.add_endpoint(target.url, ["*"], secret=target.secret)
-            else:
-                self.store.note(known["id"])["secret"] = target.secret
+            made = known or self.add_endpoint(target.url, ["*"])
+            self.store.note(made["id"]).update(secret=target.secret, from_settings=True)
 
     def add_endpoint(
         self,
