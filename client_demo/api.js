@@ -46,5 +46,6 @@ export const credits = () => call("GET", "/api/credits");
 /** @param {number} credits @param {string} key @returns {Promise<Spent>} */
 export const spend = (credits, key) => call("POST", "/api/credits/spend", { credits, key });
 /** @param {string} plan @param {string} [interval] @returns {Promise<Subscription>} */
-export const subscribe = (plan, interval) => call("POST", "/api/subscriptions", { plan, interval });
+export const subscribe = (plan, interval) =>
+  call("POST", "/api/subscriptions", { plan, interval: interval === "month" ? undefined : interval });
 export const newCustomer = () => call("POST", "/demo/customer");

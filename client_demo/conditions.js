@@ -42,7 +42,11 @@ export async function conditions(panel, sandbox) {
   const summary = /** @type {HTMLElement} */ (panel.querySelector("[data-summary]"));
 
   const show = (/** @type {Conditions} */ now, /** @type {string} */ name) => {
-    form.replaceChildren(...Object.entries(now).filter(isSettable).map(([key, value]) => field(key, value)));
+    form.replaceChildren(
+      ...Object.entries(now)
+        .filter(isSettable)
+        .map(([key, value]) => field(key, value)),
+    );
     summary.textContent = name;
   };
   const attempt = async (/** @type {() => Promise<void>} */ change) => {

@@ -6,9 +6,13 @@
  */
 import * as api from "./api.js";
 import { conditions } from "./conditions.js";
+import { calm, el, set } from "./dom.js";
+import { kept } from "./kept.js";
+import { drawPlans, drawTestCards } from "./lists.js";
 import { activate } from "./paidup.js";
 import { cardField, confirm, stripe } from "./payment.js";
-import { describe, press, print, proof } from "./poster.js";
+import { drawScreen } from "./screens.js";
+import { deliver, hangAll, lay } from "./studio.js";
 import * as words from "./words.js";
 
 /** @typedef {import("./paidup.js").Activation} Activation */
@@ -22,19 +26,6 @@ import * as words from "./words.js";
  */
 
 const PRICE = 10;
-const MOST_POSTERS = 24;
-const TEST_CARDS = [
-  ["4242 4242 4242 4242", "Succeeds"],
-  ["4000 0000 0000 3220", "Bank’s check (3DS), then succeeds"],
-  ["4000 0000 0000 0002", "Declined"],
-  ["4000 0000 0000 9995", "Declined: insufficient funds"],
-  ["4000 0084 0000 1629", "Bank’s check, then declined"],
-];
-
-/** @param {string} id @returns {any} an element of index.html */
-const el = (id) => document.getElementById(id);
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
-
 /** What is known now; the server's answers replace it. */
 const state = {
   /** @type {api.Config|null} */ config: null,
@@ -50,30 +41,6 @@ const state = {
   news: "", // what the studio should say of a payment that was settled behind it
 };
 
-/** What outlives a reload: the interrupted poster in this tab, confirmations and the gallery in this browser. */
-const kept = {
-  get poster() {
-    return sessionStorage.getItem("halftone:poster");
-  },
-  set poster(key) {
-    if (key) sessionStorage.setItem("halftone:poster", key);
-    else sessionStorage.removeItem("halftone:poster");
-  },
-  /** When this browser saw the bank confirm, in ms since 1970. @param {string} invoice @returns {number|null} */
-  confirmedAt: (invoice) => Number(localStorage.getItem(`halftone:confirmed:${invoice}`)) || null,
-  /** @param {string} invoice */
-  confirm: (invoice) => localStorage.setItem(`halftone:confirmed:${invoice}`, String(Date.now())), // for other tabs
-  /** @param {string} invoice */
-  forget: (invoice) => localStorage.removeItem(`halftone:confirmed:${invoice}`),
-  /** @returns {string[]} seeds, newest first */
-  get gallery() {
-    return JSON.parse(localStorage.getItem("halftone:gallery") ?? "[]");
-  },
-  set gallery(seeds) {
-    localStorage.setItem("halftone:gallery", JSON.stringify(seeds.slice(0, MOST_POSTERS)));
-  },
-};
-
 // ---- Screens
 
 /** @param {View} view */
@@ -81,13 +48,20 @@ function go(view) {
   const changed = state.view !== view;
   state.view = view;
   if (changed) state.news = "";
-  for (const section of document.querySelectorAll(".view")) /** @type {HTMLElement} */ (section).hidden = section.id !== `view-${view}`;
-  el("gallery-section").hidden = kept.gallery.length === 0 || (view !== "studio" && view !== "done");
+  for (const section of document.querySelectorAll(".view"))
+    /** @type {HTMLElement} */ (section).hidden = section.id !== `view-${view}`;
+  showGallery();
   for (const error of document.querySelectorAll(".error")) error.textContent = "";
   showBanner();
   if (!changed) return;
   scrollTo({ top: 0 });
   el(`${view}-title`).focus({ preventScroll: true });
+}
+
+/** The gallery is for looking at, not for paying beside. */
+function showGallery() {
+  const looking = state.view === "studio" || state.view === "done";
+  el("gallery-section").hidden = !looking || kept.gallery.length === 0;
 }
 
 /** @param {number} balance */
@@ -146,6 +120,7 @@ async function makePoster(errorId) {
     kept.poster = null;
     showBalance(balance);
     await deliver(key);
+    showGallery();
   } catch (problem) {
     refused(problem, key, errorId);
   } finally {
@@ -160,7 +135,7 @@ function refused(problem, key, errorId) {
     return;
   }
   showBalance(problem.body.balance);
-  showProof(key);
+  lay(key);
   const { activating } = problem.body;
   if (activating) {
     adopt(activating);
@@ -171,42 +146,6 @@ function refused(problem, key, errorId) {
     `A poster takes ${words.credits(PRICE)} and you have ${words.number(problem.body.balance)}. ` +
     "Choose a plan, and the poster waiting on the press is printed at once.";
   showPlans();
-}
-
-/** The sheet is printed while the customer watches, then hung in the gallery. @param {string} key */
-async function deliver(key) {
-  const { title } = describe(key);
-  kept.gallery = [key, ...kept.gallery.filter((seed) => seed !== key)];
-  el("bed-text").textContent = `Printing “${title}”…`;
-  if (calm.matches) print(el("sheet"), key, 2);
-  else await press(el("sheet"), key);
-  el("sheet").setAttribute("aria-label", `Poster: ${title}`);
-  el("bed-text").textContent = `“${title}”, fresh from the press.`;
-  hang(key, true);
-  if (state.view === "studio" || state.view === "done") el("gallery-section").hidden = false;
-}
-
-/** @param {string} seed */
-function showProof(seed) {
-  proof(el("sheet"), seed);
-  const waiting = kept.poster === seed;
-  el("sheet").setAttribute("aria-label", waiting ? "A grey proof of your poster, waiting to be printed" : "A grey proof");
-  el("bed-text").textContent = waiting ? `“${describe(seed).title}” is waiting to be printed.` : "A proof. Your first poster prints here.";
-}
-
-/** @param {string} seed @param {boolean} [first] */
-function hang(seed, first = false) {
-  const item = document.createElement("li");
-  item.dataset.testid = "poster";
-  const canvas = document.createElement("canvas");
-  const { title } = describe(seed);
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `Poster: ${title}`);
-  print(canvas, seed, 0.75);
-  item.append(canvas);
-  if (first) el("gallery").prepend(item);
-  else el("gallery").append(item);
-  while (el("gallery").children.length > MOST_POSTERS) el("gallery").lastChild.remove();
 }
 
 /** A click while busy does nothing; the button stays, and so does the focus on it. @param {boolean} yes */
@@ -228,39 +167,13 @@ async function showPlans() {
   if (state.config) void stripe(state.config.stripe_js, state.config.publishable_key).catch(() => {}); // warm
   try {
     if (!state.plans.length) state.plans = await api.plans();
-    drawPlans();
+    listPlans();
   } catch (problem) {
     el("plans-error").textContent = /** @type {Error} */ (problem).message;
   }
 }
 
-const interval = () => /** @type {HTMLInputElement|null} */ (document.querySelector("[name=interval]:checked"))?.value ?? "month";
-
-function drawPlans() {
-  const yearly = state.plans.some((plan) => plan.prices.some((price) => price.interval === "year"));
-  el("interval").hidden = !yearly;
-  el("plans").replaceChildren(
-    ...state.plans.map((plan, index) => {
-      const price = plan.prices.find((price) => price.interval === interval()) ?? plan.prices[0];
-      const item = document.createElement("li");
-      item.innerHTML =
-        '<i aria-hidden="true"></i><div><h2></h2><p></p></div><p class="cost"><b></b><span></span></p><button type="button" class="choose">Choose</button>';
-      item.style.setProperty("--size", String(0.34 + 0.33 * index));
-      const put = (/** @type {string} */ where, /** @type {string} */ text) => {
-        /** @type {HTMLElement} */ (item.querySelector(where)).textContent = text;
-      };
-      put("h2", plan.name);
-      put("div p", `${words.credits(plan.credits)} a month. ${plan.description}`);
-      put("b", words.money(price.amount_minor, price.currency));
-      put("span", `a ${price.interval}`);
-      const button = /** @type {HTMLButtonElement} */ (item.querySelector("button"));
-      button.dataset.testid = `plan-${plan.id}`;
-      button.setAttribute("aria-label", `Choose ${plan.name}`);
-      button.onclick = () => choose(plan.id, price.interval, "plans-error");
-      return item;
-    }),
-  );
-}
+const listPlans = () => drawPlans(state.plans, (plan, interval) => choose(plan, interval, "plans-error"));
 
 /** @param {string} plan @param {string|undefined} interval @param {string} errorId */
 async function choose(plan, interval, errorId) {
@@ -278,10 +191,24 @@ async function choose(plan, interval, errorId) {
       if (state.order) showActivating();
     }
   } catch (problem) {
-    el(errorId).textContent = /** @type {Error} */ (problem).message;
+    await cannotBuy(/** @type {Error} */ (problem), errorId);
   } finally {
     busy(false);
   }
+}
+
+/** A conflict may be a payment that is on its way already, from another tab: then show that. @param {Error} problem @param {string} errorId */
+async function cannotBuy(problem, errorId) {
+  const conflict = problem instanceof api.Problem && problem.status === 409;
+  const known = conflict ? await api.credits().catch(() => null) : null;
+  if (known?.activating) {
+    adopt(known.activating);
+    if (state.order) showActivating();
+    return;
+  }
+  el(errorId).textContent = conflict
+    ? "You already have a plan. Its credits come again when it renews."
+    : problem.message;
 }
 
 // ---- Card
@@ -293,13 +220,19 @@ async function showCard(order) {
   const plan = planOf(order.plan);
   const price = plan?.prices.find((price) => price.interval === (order.interval ?? "month"));
   const cost = price ? words.money(price.amount_minor, price.currency) : "";
-  el("order-name").textContent = plan ? `${plan.name}, ${words.credits(plan.credits)} a month` : planName(order.plan);
+  el("order-name").textContent = plan
+    ? `${plan.name}, ${words.credits(plan.credits)} a month`
+    : planName(order.plan);
   el("order-price").textContent = price ? `${cost} a ${price.interval}` : "";
   el("pay").textContent = `Pay ${cost}`.trim();
   go("card");
   try {
     const library = await stripe(config.stripe_js, config.publishable_key);
-    state.card ??= cardField(library, el("card"), (_complete, error) => (el("card-error").textContent = error));
+    state.card ??= cardField(
+      library,
+      el("card"),
+      (_complete, error) => (el("card-error").textContent = error),
+    );
     state.card.focus();
   } catch (problem) {
     el("card-error").textContent = /** @type {Error} */ (problem).message;
@@ -339,7 +272,8 @@ function confirmed(order, intent) {
 // ---- Activation
 
 /** @param {string} invoice */
-const watching = (invoice) => state.watched === invoice && !!state.activation && state.activation.connection !== "closed";
+const watching = (invoice) =>
+  state.watched === invoice && !!state.activation && state.activation.connection !== "closed";
 
 /** @param {Order} order @param {Status|null} status what is known already */
 function watch(order, status) {
@@ -364,7 +298,8 @@ function watch(order, status) {
 function gone(error) {
   if (state.order) kept.forget(state.order.invoice);
   go("studio");
-  el("studio-error").textContent = `This payment can no longer be followed here (${error.message.toLowerCase()}) Reload the page to see where it stands.`;
+  el("studio-error").textContent =
+    `This payment can no longer be followed here (${error.message.toLowerCase()}) Reload the page to see where it stands.`;
 }
 
 function showActivating() {
@@ -388,49 +323,18 @@ function draw(_event) {
     online: activation.connection === "open" || activation.connection === "connecting",
     error: activation.status?.error?.message ?? null,
   });
-  el("stage").dataset.stage = stage;
-  set("activating-title", screen.heading);
-  set("stage", screen.sentence);
-  [...el("steps").children].forEach((item, index) => drawStep(item, screen.steps[index]));
-  const wanted = screen.actions.map(({ label }) => label).join("|");
-  if (el("actions").dataset.wanted === wanted) return; // do not take focus away for nothing
-  el("actions").dataset.wanted = wanted;
-  el("actions").replaceChildren(...screen.actions.map(actionButton));
+  drawScreen(stage, screen);
 }
 
 /** @param {Activation} activation @param {Order} order */
 function stageOf({ status, stage }, order) {
   if (status?.status === "reversed") return "reversed";
   // A failure, or a check asked for, that the customer has answered since: the server will say what came of it.
-  if ((stage === "failed" || stage === "action_required") && status?.version === order.seen) return "verifying";
-  return order.intent === "processing" && (stage === "waiting" || stage === "verifying") ? "processing" : stage;
-}
-
-/** Live regions speak at each change of text: change it only for news. @param {string} id @param {string} text */
-function set(id, text) {
-  if (el(id).textContent !== text) el(id).textContent = text;
-}
-
-const STEP_WORDS = { done: "done", now: "under way", next: "not yet", paused: "waiting", failed: "failed" };
-
-/** @param {HTMLElement} item @param {words.StepState} step */
-function drawStep(item, step) {
-  if (item.dataset.step === step) return;
-  item.dataset.step = step;
-  item.querySelector("use")?.setAttribute("href", `#mark-${step === "now" ? "next" : step}`);
-  const said = item.querySelector("em");
-  if (said) said.textContent = `(${STEP_WORDS[step]})`;
-}
-
-/** @param {{action: words.Action, label: string}} wanted @param {number} index */
-function actionButton({ action, label }, index) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = action === "studio" ? "link" : index === 0 ? "primary" : "quiet";
-  button.dataset.action = action;
-  button.textContent = label;
-  if (action === "retry" || action === "restart" || action === "pay") button.dataset.testid = "try-again";
-  return button;
+  if ((stage === "failed" || stage === "action_required") && status?.version === order.seen)
+    return "verifying";
+  return order.intent === "processing" && (stage === "waiting" || stage === "verifying")
+    ? "processing"
+    : stage;
 }
 
 /** Credits are there. Drawn in the very task that heard of it. @param {Status} status */
@@ -438,7 +342,13 @@ function arrived(status) {
   if (el("won").dataset.invoice === status.invoice) return;
   el("won").dataset.invoice = status.invoice;
   showBalance(status.balance);
-  const known = { plan: planName(status.plan), credits: status.credits_granted, confirmed: true, online: true, error: null };
+  const known = {
+    plan: planName(status.plan),
+    credits: status.credits_granted,
+    confirmed: true,
+    online: true,
+    error: null,
+  };
   const screen = words.screen("active", known);
   const at = state.order?.at;
   const won = words.wonBy(status.via, at ? Date.now() - at : null);
@@ -534,7 +444,7 @@ function wire() {
   el("another").onclick = () => makePoster("done-error");
   el("banner-open").onclick = showActivating;
   el("start-over").onclick = startOver;
-  el("interval").onchange = drawPlans;
+  el("interval").onchange = listPlans;
   el("card-form").onsubmit = (/** @type {Event} */ event) => {
     event.preventDefault();
     void pay();
@@ -550,39 +460,17 @@ function wire() {
   });
 }
 
-function listTestCards() {
-  el("test-cards").hidden = false;
-  el("test-list").replaceChildren(
-    ...TEST_CARDS.map(([digits, what]) => {
-      const item = document.createElement("li");
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = digits;
-      button.setAttribute("aria-label", `Copy ${digits}`);
-      button.onclick = async () => {
-        await navigator.clipboard.writeText(digits.replaceAll(" ", ""));
-        el("copied").textContent = "";
-        el("copied").textContent = `Copied ${digits}`;
-        button.dataset.copied = "";
-        setTimeout(() => delete button.dataset.copied, 1500);
-      };
-      item.append(button, what);
-      return item;
-    }),
-  );
-}
-
 async function start() {
   wire();
-  kept.gallery.forEach((seed) => hang(seed));
-  showProof(kept.poster ?? kept.gallery[0] ?? "halftone");
+  hangAll();
+  lay(kept.poster);
   go("studio");
   try {
     const [config, plans, credits] = await Promise.all([api.config(), api.plans(), api.credits()]);
     state.config = config;
     state.plans = plans;
     showBalance(credits.balance);
-    if (config.publishable_key.startsWith("pk_test_")) listTestCards();
+    if (config.publishable_key.startsWith("pk_test_")) drawTestCards();
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no money moves." : "";
     if (config.sandbox) void conditions(el("conditions"), config.sandbox);
     if (credits.activating) resume(credits.activating);
@@ -595,7 +483,8 @@ async function start() {
 function resume(activating) {
   adopt(activating);
   const { status } = activating.status;
-  const onItsWay = kept.confirmedAt(activating.invoice) || status === "processing" || status === "requires_action";
+  const onItsWay =
+    kept.confirmedAt(activating.invoice) || status === "processing" || status === "requires_action";
   if (state.order && onItsWay) showActivating();
   else showBanner();
 }

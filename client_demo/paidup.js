@@ -181,7 +181,7 @@ export class Activation extends EventTarget {
 
   /** The life of an activation: connect, listen, find out, pause, again. */
   async #run() {
-    for (let attempt = 0; !this.#over; ) {
+    for (let attempt = 0; !this.#over;) {
       const ending = this.#slow ? UNOPENED : await this.#connect();
       if (this.#over) return;
       if (ending.code === WAITED_TOO_LONG) this.#waitedTooLong();
@@ -191,7 +191,7 @@ export class Activation extends EventTarget {
       if (this.#over) return;
       const jitter = backoff(attempt++, this.#seams.random);
       this.#connected(this.#slow || !ending.opened ? "polling" : "waiting");
-      if (await this.#pause(this.#slow ? SLOW_MS + jitter : ending.after ?? jitter)) attempt = 0;
+      if (await this.#pause(this.#slow ? SLOW_MS + jitter : (ending.after ?? jitter))) attempt = 0;
     }
   }
 
@@ -254,7 +254,8 @@ export class Activation extends EventTarget {
     if (event.type === "visibilitychange" && document.visibilityState !== "visible") return;
     this.#hurry();
     // Another network, or a page from the cache: the old socket may claim to be open for ever (iOS never closes it).
-    if (event.type !== "visibilitychange" || (this.#socket && now() - this.#heard > SILENCE_MS)) this.#drop(WOKEN);
+    if (event.type !== "visibilitychange" || (this.#socket && now() - this.#heard > SILENCE_MS))
+      this.#drop(WOKEN);
     else if (this.#askAgain()) {
       this.#heard = now();
       this.#patience = AFTER_WAKE_MS;
@@ -274,7 +275,11 @@ export class Activation extends EventTarget {
   #hear(status) {
     const last = this.status;
     if (this.#over || status.invoice !== this.#options.invoice || typeof status.version !== "number") return;
-    if (last && (status.version < last.version || (status.version === last.version && status.stage === last.stage))) return;
+    if (
+      last &&
+      (status.version < last.version || (status.version === last.version && status.stage === last.stage))
+    )
+      return;
     this.status = status;
     if (status.stage === "delayed") this.#late = true;
     this.#tell("status", status);
@@ -332,7 +337,12 @@ export class Activation extends EventTarget {
     try {
       const { headers: given } = this.#options;
       const headers = new Headers(typeof given === "function" ? await given() : given);
-      const init = { method, headers, signal: request.signal, credentials: /** @type {const} */ ("same-origin") };
+      const init = {
+        method,
+        headers,
+        signal: request.signal,
+        credentials: /** @type {const} */ ("same-origin"),
+      };
       const { fetch } = this.#seams; // a browser's fetch must not be called as a method
       const response = await fetch(this.#url("api", "http").href + path, init);
       if (!response.ok) throw new Refusal(response);
@@ -372,7 +382,10 @@ export class Activation extends EventTarget {
   /** @param {string} base @param {string} scheme */
   #url(base, scheme) {
     const root = (this.#options.baseUrl ?? location.origin).replace(/\/$/, "");
-    const url = new URL(`${root}/${base}/invoices/${encodeURIComponent(this.#options.invoice)}`, location.href);
+    const url = new URL(
+      `${root}/${base}/invoices/${encodeURIComponent(this.#options.invoice)}`,
+      location.href,
+    );
     url.protocol = url.protocol.replace("http", scheme);
     return url;
   }
@@ -394,7 +407,10 @@ export class Activation extends EventTarget {
   #later(name, ms, run) {
     this.#stop(name);
     const { setTimeout } = this.#seams;
-    this.#timers.set(name, setTimeout(() => (this.#timers.delete(name), run()), ms));
+    this.#timers.set(
+      name,
+      setTimeout(() => (this.#timers.delete(name), run()), ms),
+    );
   }
 
   /** @param {string} name */

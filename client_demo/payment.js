@@ -60,9 +60,8 @@ export function cardField(stripe, mount, changed) {
  * @param {any} stripe @param {string} secret @param {any} card @returns {Promise<Outcome>}
  */
 export async function confirm(stripe, secret, card) {
-  const { paymentIntent, error } = await (card
-    ? stripe.confirmCardPayment(secret, { payment_method: { card } })
-    : stripe.confirmCardPayment(secret)
+  const { paymentIntent, error } = await (
+    card ? stripe.confirmCardPayment(secret, { payment_method: { card } }) : stripe.confirmCardPayment(secret)
   ).catch(unreachable);
   const intent = paymentIntent ?? error?.payment_intent ?? (await lookAgain(stripe, secret, error));
   if (intent && isUnderWay(intent)) return { kind: "confirmed", status: intent.status };

@@ -21,8 +21,34 @@ const INKS = [
   ["#19335f", "#f15060", "#5ec8e5"],
 ];
 const ANGLES = [0.26, 1.31, 0.785]; // the printer's screen angles: inks that cross without moiré
-const FIRST = ["Quiet", "Loud", "Second", "Slow", "Paper", "Night", "Salt", "Borrowed", "Paid-up", "Northern", "Spare", "Soft"];
-const LAST = ["Engine", "Sunday", "Harbour", "Signal", "Orchard", "Tide", "Letter", "Machine", "Garden", "Window", "Echo", "Hour"];
+const FIRST = [
+  "Quiet",
+  "Loud",
+  "Second",
+  "Slow",
+  "Paper",
+  "Night",
+  "Salt",
+  "Borrowed",
+  "Paid-up",
+  "Northern",
+  "Spare",
+  "Soft",
+];
+const LAST = [
+  "Engine",
+  "Sunday",
+  "Harbour",
+  "Signal",
+  "Orchard",
+  "Tide",
+  "Letter",
+  "Machine",
+  "Garden",
+  "Window",
+  "Echo",
+  "Hour",
+];
 
 /** @typedef {(x: number, y: number) => number} Tone how much ink lies at x, y (0..1 across, 0..4/3 down) */
 /** @typedef {{ink: string, angle: number, tone: Tone, shift: [number, number]}} Layer */
@@ -109,7 +135,7 @@ function bands(random) {
   const bend = random() * 0.18;
   return (x, y) => {
     const across = x * Math.cos(angle) + y * Math.sin(angle) + bend * Math.sin(4 * (y - x));
-    const t = ((across / pitch) % 1 + 1) % 1;
+    const t = (((across / pitch) % 1) + 1) % 1;
     return clamp(1.1 * smooth(0, 0.9, t) * smooth(1, 0.9, t));
   };
 }
@@ -158,7 +184,8 @@ function dotsOf({ angle, tone, shift }, pitch) {
     for (let j = -reach; j <= reach; j++) {
       const x = WIDTH / 2 + (i * cos - j * sin) * pitch;
       const y = HEIGHT / 2 + (i * sin + j * cos) * pitch;
-      if (x < MARGIN - pitch || x > WIDTH - MARGIN + pitch || y < MARGIN - pitch || y > FOOT + pitch) continue;
+      if (x < MARGIN - pitch || x > WIDTH - MARGIN + pitch || y < MARGIN - pitch || y > FOOT + pitch)
+        continue;
       const r = pitch * 0.72 * Math.sqrt(clamp(tone(x / WIDTH, y / WIDTH)));
       if (r < 0.35) continue;
       path.moveTo(x + shift[0] + r, y + shift[1]);

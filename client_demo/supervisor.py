@@ -35,6 +35,7 @@ from server.stripe_setup import ensure_prices
 
 START_WITHIN_S = 30.0
 STOP_WITHIN_S = 12.0
+SANDBOX_KEY = "sk_test_sandbox"
 
 console = Console()
 
@@ -51,6 +52,9 @@ async def run_demo() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     environment = demo_environment({**_from_file(), **os.environ})
     settings = load_settings(environment)
+    if settings.livemode:
+        # Before anything is started, and above all before prices are made in that account.
+        raise ConfigurationError(["the demo runs with test keys only"])
     _refuse_taken_ports(settings, environment)
     with embedded_valkey(settings.data_dir) as redis_url:
         environment["REDIS_URL"] = settings.redis_url or redis_url
@@ -60,7 +64,7 @@ async def run_demo() -> None:
             console.print(
                 f"Paidup demo: [bold]http://{settings.host}:{settings.port}[/bold] ({seconds:.1f} s)"
             )
-            if settings.sandboxed:
+            if _brings_sandbox(environment):
                 console.print(
                     f"Sandbox:     {settings.stripe_api_base} (an imitation of Stripe; no money moves)"
                 )
@@ -85,7 +89,7 @@ def demo_environment(given: dict[str, str]) -> dict[str, str]:
     kept = _kept_secrets(data_dir)
     return environment | {
         **kept,
-        "STRIPE_SECRET_KEY": "sk_test_sandbox",
+        "STRIPE_SECRET_KEY": SANDBOX_KEY,
         "STRIPE_PUBLISHABLE_KEY": "pk_test_sandbox",
         "STRIPE_API_BASE": f"http://127.0.0.1:{sandbox_port}",
         "SANDBOX_DATA": str(data_dir / "sandbox.json"),
@@ -93,6 +97,18 @@ def demo_environment(given: dict[str, str]) -> dict[str, str]:
         "SANDBOX_WEBHOOK_SECRET": kept["STRIPE_WEBHOOK_SECRET"],
         "SANDBOX_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
     }
+
+
+def _brings_sandbox(environment: dict[str, str]) -> bool:
+    """Whether the sandbox is the demo's own to start; keys from outside never mean it."""
+    return environment["STRIPE_SECRET_KEY"] == SANDBOX_KEY
+
+
+def _sandbox_port(environment: dict[str, str]) -> int:
+    text = environment["SANDBOX_PORT"]
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ConfigurationError([f"SANDBOX_PORT: {text!r} is no port number"])
+    return int(text)
 
 
 def _from_file() -> dict[str, str]:
@@ -117,8 +133,8 @@ def _kept_secrets(data_dir: Path) -> dict[str, str]:
 
 def _refuse_taken_ports(settings: Settings, environment: dict[str, str]) -> None:
     wanted = {"PORT": settings.port}
-    if settings.sandboxed:
-        wanted["SANDBOX_PORT"] = int(environment["SANDBOX_PORT"])
+    if _brings_sandbox(environment):
+        wanted["SANDBOX_PORT"] = _sandbox_port(environment)
     problems = [
         f"port {port} is taken: set {name} to another one"
         for name, port in wanted.items()
@@ -144,7 +160,7 @@ async def _children(
 ) -> AsyncIterator[dict[str, asyncio.subprocess.Process]]:
     children: dict[str, asyncio.subprocess.Process] = {}
     try:
-        if settings.sandboxed:
+        if _brings_sandbox(environment):
             children["sandbox"] = await _start("client_demo.sandbox", environment)
             await _answers(f"{settings.stripe_api_base}/sandbox/health", children)
         await _make_prices(settings, environment["REDIS_URL"])

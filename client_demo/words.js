@@ -82,7 +82,8 @@ export function screen(stage, known) {
     case "processing":
       return {
         heading: "Payment received, not yet final",
-        sentence: "Your bank needs more time to complete it. You may leave this page: the credits are added the moment it is done.",
+        sentence:
+          "Your bank needs more time to complete it. You may leave this page: the credits are added the moment it is done.",
         steps: ["done", "paused", "next"],
         actions: [toStudio],
       };
@@ -110,7 +111,8 @@ export function screen(stage, known) {
     case "reversed":
       return {
         heading: "This payment was taken back",
-        sentence: "It was refunded or disputed, so its credits are gone too. You can choose a plan again at any time.",
+        sentence:
+          "It was refunded or disputed, so its credits are gone too. You can choose a plan again at any time.",
         steps: ["done", "done", "failed"],
         actions: [button("restart", "Choose a plan"), toStudio],
       };

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Error, Page, async_playwright
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -52,6 +52,9 @@ class Files(SimpleHTTPRequestHandler):
         self.wfile.write(text.encode())
         return None
 
+    def do_POST(self) -> None:
+        self.send_error(404)
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
@@ -67,25 +70,29 @@ def address() -> Iterator[str]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def chromium() -> AsyncIterator[Browser]:
+async def tab() -> AsyncIterator[Page]:
+    """One browser with one tab, for all of this module."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
+        yield await browser.new_page()
         await browser.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(chromium: Browser, address: str) -> AsyncIterator[Page]:
-    """A page with a world in it; a test fails if anything in it threw and was not caught."""
-    page = await chromium.new_page()
+async def page(tab: Page, address: str) -> AsyncIterator[Page]:
+    """A new world in the tab; a test fails if anything in it threw and was not caught."""
     thrown: list[str] = []
-    page.on("pageerror", lambda error: thrown.append(str(error)))
-    await page.goto(address)
-    await page.wait_for_function("window.ready")
-    yield page
-    await page.close()
+
+    def note(error: Error) -> None:
+        thrown.append(str(error))
+
+    await tab.goto(address)
+    await tab.wait_for_function("window.ready")
+    tab.on("pageerror", note)
+    yield tab
+    tab.remove_listener("pageerror", note)
     assert thrown == []
 
 
@@ -276,7 +283,7 @@ async def test_polling_takes_over_where_sockets_are_forbidden(page: Page) -> Non
         page,
         """world.get = { status: 200, body: status(1, "open") };
         await world.start();
-        for (let n = 0; n < 3; n++) { await socket().end(1006); await clock.advance(20_000); }
+        for (let n = 0; n < 3; n++) { await socket().end(1006); await clock.advance(7_000); }
         world.get = { status: 200, body: status(2, "active") };
         await socket().end(1006);
         return { ended: world.ended, sockets: world.sockets.length, left: world.left(),
@@ -515,4 +522,4 @@ async def test_the_real_browser_is_the_default(page: Page) -> None:
         return activation.finished.catch((error) => [error.code, activation.connection]);
         }"""
     )
-    assert seen[1] == "closed"
+    assert seen == ["unknown_invoice", "closed"]

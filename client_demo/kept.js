@@ -1,0 +1,31 @@
+// @ts-check
+/**
+ * What outlives a reload: the interrupted poster in this tab, confirmations and the gallery in this browser.
+ *
+ * Refuses secrets: neither a ticket nor a client secret is ever stored.
+ */
+
+export const MOST_POSTERS = 24;
+
+export const kept = {
+  get poster() {
+    return sessionStorage.getItem("halftone:poster");
+  },
+  set poster(key) {
+    if (key) sessionStorage.setItem("halftone:poster", key);
+    else sessionStorage.removeItem("halftone:poster");
+  },
+  /** When this browser saw the bank confirm, in ms since 1970. @param {string} invoice @returns {number|null} */
+  confirmedAt: (invoice) => Number(localStorage.getItem(`halftone:confirmed:${invoice}`)) || null,
+  /** @param {string} invoice */
+  confirm: (invoice) => localStorage.setItem(`halftone:confirmed:${invoice}`, String(Date.now())), // for other tabs
+  /** @param {string} invoice */
+  forget: (invoice) => localStorage.removeItem(`halftone:confirmed:${invoice}`),
+  /** @returns {string[]} seeds, newest first */
+  get gallery() {
+    return JSON.parse(localStorage.getItem("halftone:gallery") ?? "[]");
+  },
+  set gallery(seeds) {
+    localStorage.setItem("halftone:gallery", JSON.stringify(seeds.slice(0, MOST_POSTERS)));
+  },
+};

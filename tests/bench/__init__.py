@@ -1,0 +1,1 @@
+"""Measurements that anyone can run. No test times anything; these do, and assert nothing."""

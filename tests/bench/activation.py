@@ -1,0 +1,158 @@
+"""`make bench`: from `confirmCardPayment` resolving to "active" in the page, and the same by polling.
+
+A real Chromium, the whole demo, the sandbox answering in 0 ms. Each round buys twice: once the
+page waits on the socket through paidup.js, once it asks `GET /api/invoices/{invoice}` each second,
+as pages do that know nothing better. Webhooks come at once, which is the best that polling can
+hope for, and a second series delays them by five seconds. The floor is one round trip to Stripe
+(`invoices.retrieve`, expanded as the verification expands it), measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from playwright.async_api import Page, async_playwright
+from rich.console import Console
+from rich.table import Table
+
+from server.budget import Budget
+from server.services import connect_redis
+from server.stripe_gateway import open_gateway
+from tests.support.browsers import CHROMIUM, LAUNCH
+from tests.support.processes import Child, free_port
+from tests.support.stripe_side import StripeSide
+
+console = Console()
+
+# Both wait for the same thing, from the same moment, in the same page.
+PAGE = """
+async ([mode, config]) => {
+  await fetch("/demo/customer", { method: "POST" });
+  const buy = await fetch("/api/subscriptions", { method: "POST", body: JSON.stringify({ plan: "pro" }) });
+  const { invoice, ticket, client_secret } = await buy.json();
+  if (!window.Stripe) {
+    await new Promise((loaded) => {
+      const script = document.createElement("script");
+      script.src = config.stripe_js;
+      script.onload = loaded;
+      document.head.append(script);
+    });
+  }
+  const { activate } = await import("/demo/paidup.js");
+  const stripe = window.Stripe(config.publishable_key);
+  const how = { payment_method: "pm_card_visa" };
+  const { paymentIntent } = await stripe.confirmCardPayment(client_secret, how);
+  const confirmed = performance.now();
+  if (mode === "socket") {
+    const status = await activate({ invoice, ticket }).finished;
+    return [performance.now() - confirmed, status.status, status.via, paymentIntent.status];
+  }
+  for (;;) {
+    await new Promise((later) => setTimeout(later, 1000));
+    const status = await (await fetch(`/api/invoices/${invoice}`)).json();
+    if (status.status === "active") {
+      return [performance.now() - confirmed, status.status, status.via, paymentIntent.status];
+    }
+  }
+}
+"""
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory(prefix="pu-") as folder:
+        port, sandbox_port = free_port(), free_port()
+        env = {"PORT": str(port), "SANDBOX_PORT": str(sandbox_port)}
+        demo = Child(["-m", "server.cli", "demo"], env, Path(folder) / "demo.log", cwd=Path(folder))
+        try:
+            demo.wait_for(f"http://127.0.0.1:{port}/readyz")
+            await _measure(
+                f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}", rounds, Path(folder)
+            )
+        finally:
+            demo.stop()
+
+
+async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
+    async with aiohttp.ClientSession() as http, async_playwright() as playwright:
+        stripe_side = StripeSide(sandbox, http)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH)
+        page = await browser.new_page()
+        await page.goto(base)
+        config = await page.evaluate("() => fetch('/demo/config.json').then((answer) => answer.json())")
+        await _once(page, "socket", config)  # warms what is lazy on both sides
+
+        floor = await _floor(sandbox, stripe_side, rounds, folder)
+        table = Table(title=f"From the confirmed payment to “active” in the page ({rounds} rounds)")
+        for column in ("", "p50 ms", "p90 ms", "over the floor ms", "road"):
+            table.add_column(column, justify="left" if not column else "right")
+        table.add_row("floor: one Stripe round trip", *_figures(floor), "", "")
+        for delay_ms in (0, 5000):
+            await stripe_side.conditions(webhook_delay_ms=delay_ms)
+            socket, polling = await _series(page, config, rounds if not delay_ms else max(3, rounds // 5))
+            for name, runs in (("Paidup", socket), ("polling each second", polling)):
+                waits = [wait for wait, *_ in runs]
+                roads = sorted({via for _, _, via, _ in runs})
+                over = statistics.median(waits) - statistics.median(floor)
+                label = f"{name}, webhook after {delay_ms} ms"
+                table.add_row(label, *_figures(waits), f"{over:.1f}", ", ".join(roads))
+            ratio = statistics.median(w for w, *_ in polling) / statistics.median(w for w, *_ in socket)
+            table.add_row("", "", "", f"{ratio:.0f} times sooner", "", end_section=True)
+        await browser.close()
+    console.print(table)
+    console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+
+
+async def _series(page: Page, config: Any, rounds: int) -> tuple[list[Any], list[Any]]:
+    socket, polling = [], []
+    for _ in range(rounds):
+        socket.append(await _once(page, "socket", config))
+        polling.append(await _once(page, "polling", config))
+    return socket, polling
+
+
+async def _once(page: Page, mode: str, config: Any) -> Any:
+    measured = await page.evaluate(PAGE, [mode, config])
+    assert measured[1] == "active", measured
+    return measured
+
+
+async def _floor(sandbox: str, stripe_side: StripeSide, rounds: int, folder: Path) -> list[float]:
+    """Milliseconds of `invoices.retrieve` over a warm connection."""
+    invoice = (await stripe_side.api("GET", "invoices?limit=1"))["data"][0]["id"]
+    redis = connect_redis(f"unix://{folder / '.paidup' / 'valkey.sock'}")
+    try:
+        async with open_gateway("sk_test_bench", sandbox, 10.0, Budget(redis, 1000)) as gateway:
+            await gateway.read_invoice(invoice)
+            return [await _timed(lambda: gateway.read_invoice(invoice)) for _ in range(rounds * 5)]
+    finally:
+        await redis.aclose()
+
+
+async def _timed(call: Callable[[], Awaitable[Any]]) -> float:
+    began = time.perf_counter()
+    await call()
+    return (time.perf_counter() - began) * 1000
+
+
+def _figures(values: list[float]) -> tuple[str, str]:
+    ordered = sorted(values)
+    return f"{statistics.median(ordered):.1f}", f"{ordered[int(len(ordered) * 0.9)]:.1f}"
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,31 @@
+"""The books, read as an auditor reads them: does the ledger agree with the balances and the grants?"""
+
+from __future__ import annotations
+
+from server.core.decisions import InvoiceStatus
+from server.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, StripeEvent
+
+
+async def assert_books_balance(grants: int | None = None) -> None:
+    """For every account, balance = sum of entries = what remains in live grants; one grant an active invoice.
+
+    `grants` is how many there must be in all, where the test knows. Uses this process's
+    database connection: a server must run here, or `open_database` be open.
+    """
+    for account in await Account.all():
+        entries = await LedgerEntry.filter(account_id=account.id).order_by("id")
+        live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
+        summed = sum(entry.credits for entry in entries)
+        remaining = sum(grant.remaining for grant in live)
+        assert account.balance == summed == remaining, (account.external_id, account.balance, summed, remaining)
+        assert account.balance == (entries[-1].balance_after if entries else 0), account.external_id
+    granted = sorted([grant.invoice_id for grant in await CreditGrant.all()])
+    active = sorted([invoice.id for invoice in await Invoice.filter(status=InvoiceStatus.ACTIVE)])
+    assert granted == active
+    assert grants is None or len(granted) == grants, granted
+
+
+async def row_counts() -> dict[str, int]:
+    """How many rows each table of money and events holds: equal before and after means untouched."""
+    tables = (Account, Invoice, CreditGrant, LedgerEntry, StripeEvent)
+    return {table.__name__: await table.all().count() for table in tables}
