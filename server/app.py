@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from server.errors import ConfigurationError, PaidupError
@@ -49,6 +51,16 @@ def create_app(
     app = Starlette(
         routes=[*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES, *operations.ROUTES, *extra_routes],
         lifespan=lifespan,
+        middleware=[
+            # For pages of another origin that ask by GET or fetch a ticket. Sockets check for themselves.
+            Middleware(
+                CORSMiddleware,
+                allow_origins=sorted(settings.origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type"],
+                max_age=3600,
+            )
+        ],
         exception_handlers={
             PaidupError: problems.on_paidup_error,
             HTTPException: problems.on_http_exception,

@@ -114,3 +114,7 @@ async def _work(settings: Settings, once: bool) -> None:
 async def _stripe_setup(settings: Settings) -> list[PriceSetup]:
     async with open_services(settings) as services:
         return await ensure_prices(services.gateway, services.catalogue)
+
+
+if __name__ == "__main__":
+    main()

@@ -114,11 +114,9 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = _Channel(invoice)
-            channel.lines.add(line)
-            with suppress(*REDIS_ERRORS):
-                await self._command(self._pubsub.subscribe, name)
-        else:
-            channel.lines.add(line)
+            # A task of its own: should this joiner be cancelled, the others still need it.
+            self._spawn(self._subscribe(name), "hub-subscribe")
+        channel.lines.add(line)
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await channel.confirmed.wait()
@@ -141,6 +139,10 @@ class Hub:
         if not channel.lines and self._channels.get(name) is channel:
             del self._channels[name]
             self._spawn(self._unsubscribe(name), "hub-unsubscribe")
+
+    async def _subscribe(self, name: str) -> None:
+        with suppress(*REDIS_ERRORS):
+            await self._command(self._pubsub.subscribe, name)
 
     async def _unsubscribe(self, name: str) -> None:
         with suppress(*REDIS_ERRORS):
@@ -223,6 +225,7 @@ class Hub:
                 log.warning("redis_reconnected", channels=len(self._channels))
                 self.gaps.set()
             self._probe_confirmed = True
+            self._spawn(self._subscribe_unconfirmed(), "hub-resubscribe")
             return
         channel = self._channels.get(name)
         if channel is None:
@@ -230,6 +233,12 @@ class Hub:
         if channel.confirmed.is_set():
             self.gaps.set()  # held already: the connection was replaced, and messages may be lost
         channel.confirmed.set()
+
+    async def _subscribe_unconfirmed(self) -> None:
+        """What was asked for while Redis was away: redis-py restores only what it once had."""
+        for name, channel in tuple(self._channels.items()):
+            if not channel.confirmed.is_set():
+                await self._subscribe(name)
 
     def _forward(self, name: str, data: bytes | str) -> None:
         channel = self._channels.get(name)

@@ -80,10 +80,14 @@ async def expire_due(account: Account, at: datetime) -> None:
         await ended.save(update_fields=["remaining", "state"])
 
 
+def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
+    """What expires first is spent first; what never does, last."""
+    return (grant.expires_at is None, grant.expires_at.timestamp() if grant.expires_at else 0.0, grant.id)
+
+
 async def _consume(account_id: int, credits: int) -> None:
     live = await CreditGrant.filter(account_id=account_id, state=GrantState.LIVE, remaining__gt=0)
-    live.sort(key=lambda grant: (grant.expires_at is None, grant.expires_at, grant.id))
-    for source in live:
+    for source in sorted(live, key=spending_order):
         taken = min(credits, source.remaining)
         source.remaining -= taken
         credits -= taken

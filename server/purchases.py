@@ -8,6 +8,8 @@ is known here, or Stripe has given the key a final answer that is of no use.
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import structlog
 from tortoise.exceptions import IntegrityError
@@ -145,7 +147,7 @@ class Purchases:
 
     async def _create(self, account: Account, customer: str, price: str) -> Purchase:
         number = account.purchase_number
-        key = f"paidup-subscription-{account.external_id}-{price}-{number}"
+        key = f"paidup-subscription-{_digest(account)}-{price}-{number}"
         try:
             made = await self._gateway.create_subscription(customer, price, account.external_id, key)
         except StripeError as error:
@@ -165,9 +167,7 @@ class Purchases:
     async def _customer(self, account: Account) -> str:
         if account.stripe_customer is not None:
             return account.stripe_customer
-        made = await self._gateway.create_customer(
-            account.external_id, f"paidup-customer-{account.external_id}"
-        )
+        made = await self._gateway.create_customer(account.external_id, f"paidup-customer-{_digest(account)}")
         tied = await self._tie(account, made)
         assert tied.stripe_customer is not None
         return tied.stripe_customer
@@ -189,6 +189,11 @@ class Purchases:
             await Account.filter(id=account_id, purchase_number=number).update(
                 purchase_number=F("purchase_number") + 1
             )
+
+
+def _digest(account: Account) -> str:
+    """The account in an idempotency key, which holds 255 ASCII characters. Outlives the database."""
+    return hashlib.sha256(account.external_id.encode()).hexdigest()[:32]
 
 
 def _secret(shape: StripeInvoice) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -112,13 +112,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 def connect_redis(url: str) -> Redis:
     """A client whose calls fail within seconds: every user of it has something better to do than wait."""
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=50,  # a burst waits for a connection instead of being refused one
+        timeout=2.0,
         socket_timeout=2.0,
         socket_connect_timeout=2.0,
         retry=Retry(NoBackoff(), 1),
         health_check_interval=0,
     )
+    return Redis.from_pool(pool)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
 
     @property
     def livemode(self) -> bool:
-        return "_live_" in self.stripe_secret_key
+        return self.stripe_secret_key.startswith(("sk_live_", "rk_live_"))
 
     @property
     def sandboxed(self) -> bool:
@@ -116,20 +116,31 @@ def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | Non
 def make_settings(values: Mapping[str, Any]) -> Settings:
     """Check `values` (by their environment names). Raises ConfigurationError."""
     problems = [
-        f"{name} is missing or empty: {why}" for name, why in _REQUIRED.items() if not values.get(name)
+        *(f"{name} is missing or empty: {why}" for name, why in _REQUIRED.items() if not values.get(name)),
+        *(f"{name} is no setting" for name in values if name not in NAMES),
+        *(problem for name, value in values.items() if (problem := _malformed(name, value))),
     ]
     if problems:
         raise ConfigurationError(problems)
-    try:
-        settings = msgspec.convert(dict(values), Settings, strict=False, dec_hook=_to_path)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError([str(error)]) from error
-    if problems := list(_contradictions(settings)):
+    settings = msgspec.convert(dict(values), Settings, strict=False, dec_hook=_to_path)
+    if problems := _contradictions(settings):
         raise ConfigurationError(problems)
     return settings
 
 
-NAMES = tuple(field.encode_name for field in msgspec.structs.fields(Settings))
+def _malformed(name: str, value: Any) -> str | None:
+    """Why `value` cannot be that setting, or None. Never shows the value: it may be a secret."""
+    if name not in _KINDS:
+        return None
+    try:
+        msgspec.convert(value, _KINDS[name], strict=False, dec_hook=_to_path)
+    except msgspec.ValidationError as error:
+        return f"{name}: {error}"
+    return None
+
+
+_KINDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
+NAMES = tuple(_KINDS)
 
 _REQUIRED = {
     "SECRET_KEY": "it signs tickets; `openssl rand -base64 32` makes one",
@@ -151,7 +162,7 @@ def _key_problems(settings: Settings) -> list[str]:
         problems.append("STRIPE_SECRET_KEY is no secret key (sk_test_..., sk_live_..., rk_...)")
     if not settings.stripe_publishable_key.startswith(("pk_test_", "pk_live_")):
         problems.append("STRIPE_PUBLISHABLE_KEY is no publishable key (pk_test_... or pk_live_...)")
-    elif ("_live_" in settings.stripe_publishable_key) != settings.livemode:
+    elif settings.stripe_publishable_key.startswith("pk_live_") != settings.livemode:
         problems.append("STRIPE_SECRET_KEY and STRIPE_PUBLISHABLE_KEY are not of the same mode (test, live)")
     if not settings.webhook_secrets or any(not s.startswith("whsec_") for s in settings.webhook_secrets):
         problems.append("STRIPE_WEBHOOK_SECRET: each of its comma-separated values starts with whsec_")

@@ -151,12 +151,14 @@ class Settlement:
         decision = decide(_known(row), facts)
         if decision.verdict is Verdict.REFUSE:
             return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
+        account = await ledger.lock_account(row.account_id)
         if decision.verdict is Verdict.GRANT:
-            await self._grant(row, facts.invoice, road)
+            await self._grant(row, account, facts.invoice, road)
         if decision.verdict in (Verdict.GRANT, Verdict.TELL):
             await self._change(row, decision)
-        balance = (await Account.get(id=row.account_id)).balance
-        return Settled(_OUTCOMES[decision.verdict], decision.reason, row.id, status_of(row, balance), created)
+        return Settled(
+            _OUTCOMES[decision.verdict], decision.reason, row.id, status_of(row, account.balance), created
+        )
 
     async def _locked_row(self, facts: Facts) -> Invoice | None:
         if facts.invoice:
@@ -185,6 +187,8 @@ class Settlement:
         return await self._create(invoice, account, quoted)
 
     async def _account_of(self, invoice: InvoiceFacts, account_id: int | None) -> Account | None:
+        if invoice.customer is None:
+            return None
         if account_id is not None:
             account = await locked(Account.filter(id=account_id)).get()
         else:
@@ -195,7 +199,7 @@ class Settlement:
             if named is None:
                 return None
             account = named
-        if account.stripe_customer is None and invoice.customer is not None:
+        if account.stripe_customer is None:
             account.stripe_customer = invoice.customer
             await account.save(update_fields=["stripe_customer"])
         return account if account.stripe_customer == invoice.customer else None
@@ -212,7 +216,7 @@ class Settlement:
             price=quoted.price,
             billing_reason=invoice.billing_reason,
             currency=invoice.currency,
-            amount_due_minor=invoice.amount_remaining_minor,
+            amount_due_minor=invoice.amount_paid_minor + invoice.amount_remaining_minor,
             credits_quoted=quoted.credits,
             credits_expire_at=at_unix(quoted.expires_at) if quoted.expires_at else None,
             changed_at=at,
@@ -223,13 +227,12 @@ class Settlement:
             log.warning("unknown_prices", invoice=invoice.id, prices=quoted.unknown_prices)
         return row
 
-    async def _grant(self, row: Invoice, invoice: InvoiceFacts | None, road: Road) -> None:
+    async def _grant(self, row: Invoice, account: Account, invoice: InvoiceFacts | None, road: Road) -> None:
         if invoice and invoice.lines_complete:
             quoted = quote(invoice.lines, self._catalogue, self._prices)
             if quoted.plan is not None:  # else the catalogue forgot the price: what was quoted holds
                 row.credits_quoted = quoted.credits
                 row.credits_expire_at = at_unix(quoted.expires_at) if quoted.expires_at else None
-        account = await ledger.lock_account(row.account_id)
         await ledger.grant(account, row.id, row.credits_quoted, row.credits_expire_at)
         row.settled_via, row.settled_at = road, now()
 
@@ -254,7 +257,7 @@ def _known(row: Invoice) -> Known:
         status=row.status,
         customer=row.customer,
         currency=row.currency,
-        amount_remaining_minor=row.amount_due_minor,
+        amount_due_minor=row.amount_due_minor,
         intent=row.payment_intent,
         error=error_of(row),
     )

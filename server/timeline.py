@@ -8,6 +8,7 @@ or dropped when the queue is full (`dropped` counts), and no decision ever reads
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -41,16 +42,18 @@ class What(StrEnum):
 class Timeline:
     def __init__(self) -> None:
         self.dropped = 0
-        self._waiting: asyncio.Queue[TimelineEntry] = asyncio.Queue(QUEUE_LIMIT)
+        self._waiting: deque[TimelineEntry] = deque()
+        self._noted = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
 
     def note(self, invoice: str, what: What, at: datetime | None = None, **detail: Any) -> None:
         """Remember that `what` happened, now unless `at` says when. Never waits, never raises."""
         entry = TimelineEntry(invoice=invoice, at=at or now(), what=what, detail=detail or None)
-        try:
-            self._waiting.put_nowait(entry)
-        except asyncio.QueueFull:
+        if len(self._waiting) >= QUEUE_LIMIT:
             self.dropped += 1
+            return
+        self._waiting.append(entry)
+        self._noted.set()
 
     def open(self) -> None:
         self._writer = asyncio.create_task(self._write_forever(), name="timeline")
@@ -60,17 +63,18 @@ class Timeline:
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
-        while not self._waiting.empty():
-            await self._write(self._batch())
+        await self._write_all()
 
     async def _write_forever(self) -> None:
         while True:
-            first = await self._waiting.get()
+            await self._noted.wait()
             await asyncio.sleep(BATCH_EVERY_S)
-            await self._write([first, *self._batch()])
+            self._noted.clear()
+            await self._write_all()
 
-    def _batch(self) -> list[TimelineEntry]:
-        return [self._waiting.get_nowait() for _ in range(min(BATCH, self._waiting.qsize()))]
+    async def _write_all(self) -> None:
+        while self._waiting:
+            await self._write([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
 
     async def _write(self, entries: list[TimelineEntry]) -> None:
         try:

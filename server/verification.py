@@ -113,24 +113,37 @@ class Verification:
             watch.task = asyncio.create_task(self._run(watch), name=f"verify-{watch.invoice}")
 
     async def _run(self, watch: _Watch) -> None:
-        over = False
         try:
-            settled = await self.verify(watch.invoice)
-            over = settled is not None and settled.status is not None and settled.status.terminal
-        except (StripeUnavailable, StorageUnavailable) as error:
-            log.info("verification_postponed", invoice=watch.invoice, error=str(error))
-        except PaidupError as error:
-            log.warning("verification_failed", invoice=watch.invoice, error=str(error))
+            over = await self._settled(watch.invoice) or await self._nothing_left(watch.invoice)
         finally:
             watch.task = None
         if over or self._watches.get(watch.invoice) is not watch:
             return
-        status = await read_status(watch.invoice)
-        if status is not None and not status.terminal:
-            self._hub.tell_stage(watch.invoice, status.stage)
-            delay = watched_delay_s(watch.attempt, random.random())  # noqa: S311
-            watch.attempt += 1
-            watch.timer = asyncio.get_running_loop().call_later(delay, self._start, watch)
+        delay = watched_delay_s(watch.attempt, random.random())  # noqa: S311
+        watch.attempt += 1
+        watch.timer = asyncio.get_running_loop().call_later(delay, self._start, watch)
+
+    async def _settled(self, invoice: str) -> bool:
+        try:
+            settled = await self.verify(invoice)
+            return settled is not None and settled.status is not None and settled.status.terminal
+        except (StripeUnavailable, StorageUnavailable) as error:
+            log.info("verification_postponed", invoice=invoice, error=str(error))
+        except PaidupError as error:
+            log.warning("verification_failed", invoice=invoice, error=str(error))
+        return False
+
+    async def _nothing_left(self, invoice: str) -> bool:
+        """Whether there is nothing more to ask; where there is, the screens go back to their stage."""
+        try:
+            with storage_errors():
+                status = await read_status(invoice)
+        except StorageUnavailable:
+            return False
+        if status is None or status.terminal:
+            return True
+        self._hub.tell_stage(invoice, status.stage)
+        return False
 
     # For everybody
 

@@ -6,7 +6,7 @@ comes out, and `settlement.py` carries it out.
 
 Money is only ever believed from Stripe's own words, in one of two forms: the invoice is
 paid; or a succeeded PaymentIntent is linked to this invoice, names the same customer and
-currency, and received what remains due. The second form closes the seconds in which Stripe
+currency, and received what is due. The second form closes the seconds in which Stripe
 shows a succeeded intent beside a still open invoice.
 """
 
@@ -57,7 +57,8 @@ class Known(msgspec.Struct, frozen=True):
     status: InvoiceStatus
     customer: str
     currency: str
-    amount_remaining_minor: int
+    amount_due_minor: int
+    """What the invoice asks for in all, whatever part of it was paid."""
     intent: str | None
     error: PaymentError | None = None
 
@@ -82,11 +83,12 @@ def decide(known: Known, facts: Facts) -> Decision:
     if invoice and invoice.status == "void":
         return _tell(known, InvoiceStatus.VOID, "the invoice is void")
 
-    due = invoice.amount_remaining_minor if invoice else known.amount_remaining_minor
+    # In all, not what remains: a part that was received before has lowered what remains already.
+    due = invoice.amount_paid_minor + invoice.amount_remaining_minor if invoice else known.amount_due_minor
     ours = [payment for payment in facts.payments if not _strange(known, payment)]
     received = sum(p.amount_received_minor for p in ours if p.status == "succeeded")
     if received and received >= due:
-        return Decision(Verdict.GRANT, InvoiceStatus.ACTIVE, "a linked payment covers what remains due")
+        return Decision(Verdict.GRANT, InvoiceStatus.ACTIVE, "the linked payments cover what is due")
     if facts.payments and not ours:
         return Decision(Verdict.REFUSE, known.status, _strange(known, facts.payments[0]) or "")
     if received:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -83,8 +84,10 @@ class Bye(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
     reconnect_after_ms: int
 
 
-class Verify(msgspec.Struct, frozen=True, tag_field="type", tag="verify", forbid_unknown_fields=True):
+class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The one thing that a browser may say: please ask Stripe again now."""
+
+    type: Literal["verify"]  # a tag may be missing where it is the only one: `{}` would pass
 
 
 Frame = StatusMessage | Heartbeat | Bye

@@ -88,12 +88,13 @@ async def fresh_ticket(request: Request) -> Response:
 async def credits(request: Request) -> Response:
     """GET /api/credits: the balance, the live grants, the next expiry, and what is being activated."""
     account = await _account(request)
-    async with write_transaction():
-        account = await ledger.lock_account(account.id)
-        await ledger.expire_due(account, now())
-        live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-        grants = await live.select_related("invoice")
-    grants.sort(key=lambda grant: (grant.expires_at is None, grant.expires_at, grant.id))
+    with storage_errors():
+        grants = await _live_grants(account)
+    if any(grant.expires_at and grant.expires_at <= now() for grant in grants):
+        async with write_transaction():
+            account = await ledger.lock_account(account.id)
+            await ledger.expire_due(account, now())
+            grants = await _live_grants(account)
     expiring = next((grant for grant in grants if grant.expires_at), None)
     return answer(
         {
@@ -134,6 +135,12 @@ async def spend(request: Request) -> Response:
 async def _account(request: Request) -> Account:
     customer = await request.app.state.authenticate(request)
     return await _services(request).purchases.account(customer.external_id, customer.stripe_customer)
+
+
+async def _live_grants(account: Account) -> list[CreditGrant]:
+    """In the order in which they are spent."""
+    live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+    return sorted(await live.select_related("invoice"), key=ledger.spending_order)
 
 
 async def _own_status(request: Request) -> StatusMessage:
