@@ -30,7 +30,7 @@ from server.core.stripe_shapes import (
 from server.database import storage_errors
 from server.errors import StripeRefused
 from server.models import Invoice as InvoiceRow
-from server.models import StripeEvent
+from server.models import EventSource, StripeEvent
 from server.settlement import Outcome
 from server.stripe_gateway import API_VERSION
 from server.timeline import Timeline, What
@@ -44,7 +44,7 @@ PARKED = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE})
 """Money that we cannot place: kept unhandled, tried again, and visible."""
 
 
-async def store(event: Event, body: str) -> bool:
+async def store(event: Event, body: str, source: EventSource = EventSource.WEBHOOK) -> bool:
     """Keep a verified event. False where it was handled before. Raises StorageUnavailable."""
     at = now()
     values = {
@@ -52,6 +52,7 @@ async def store(event: Event, body: str) -> bool:
         "type": event.type[:100],
         "api_version": event.api_version,
         "payload": body,
+        "source": source,
         "received_at": at,
         "next_attempt_at": at + timedelta(seconds=GRACE_S),
     }

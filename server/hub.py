@@ -30,6 +30,8 @@ from server.core.messages import Stage, StatusMessage, decode_status, encode
 log = structlog.get_logger(__name__)
 
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
+CONNECTION_ERRORS = (*REDIS_ERRORS, RuntimeError)
+"""A send that fails makes redis-py reconnect beside the listener; two who read at once get a RuntimeError."""
 PREFIX = "paidup:invoice:"
 ACK_TIMEOUT_S = 2.0
 PUBLISH_TIMEOUT_S = 1.0
@@ -76,8 +78,8 @@ class Hub:
 
     async def open(self) -> None:
         """Subscribe the permanent channel and start listening. Works with Redis away, too."""
-        with suppress(*REDIS_ERRORS):
-            await self._command(self._pubsub.subscribe, self._probe_channel)
+        with suppress(*CONNECTION_ERRORS):
+            await self._connect()
         self._spawn(self._listen(), "hub-listen")
         self._spawn(self._probe(), "hub-probe")
 
@@ -141,11 +143,11 @@ class Hub:
             self._spawn(self._unsubscribe(name), "hub-unsubscribe")
 
     async def _subscribe(self, name: str) -> None:
-        with suppress(*REDIS_ERRORS):
+        with suppress(*CONNECTION_ERRORS):
             await self._command(self._pubsub.subscribe, name)
 
     async def _unsubscribe(self, name: str) -> None:
-        with suppress(*REDIS_ERRORS):
+        with suppress(*CONNECTION_ERRORS):
             await self._command(self._unsubscribe_unless_joined, name)
 
     async def _unsubscribe_unless_joined(self, name: str) -> None:
@@ -187,20 +189,28 @@ class Hub:
 
     # Redis
 
-    async def _command(self, command: Callable[[str], Awaitable[Any]], name: str) -> None:
-        # One at a time: concurrent first subscribes on one PubSub lose subscriptions.
+    async def _connect(self) -> None:
+        # Only before or by the task that listens: two tasks that restore one connection break it.
         async with self._commands, asyncio.timeout(ACK_TIMEOUT_S):
-            await command(name)
+            await self._pubsub.subscribe(self._probe_channel)
+
+    async def _command(self, command: Callable[[str], Awaitable[Any]], name: str) -> None:
+        # One at a time: concurrent first subscribes on one PubSub lose subscriptions. Nothing while the
+        # connection is down: once it is back, `_confirm` asks for what is missing and gives up the rest.
+        async with self._commands, asyncio.timeout(ACK_TIMEOUT_S):
+            connection: Any = self._pubsub.connection
+            if connection is not None and connection.is_connected:
+                await command(name)
 
     async def _listen(self) -> None:
         failures = 0
         while True:
             try:
                 if not self._pubsub.subscribed:  # Redis was away when we opened
-                    await self._command(self._pubsub.subscribe, self._probe_channel)
+                    await self._connect()
                 message = await self._pubsub.get_message(timeout=PROBE_EVERY_S)
                 failures = 0
-            except REDIS_ERRORS as error:
+            except CONNECTION_ERRORS as error:
                 failures += 1
                 log.warning("redis_lost", error=str(error), failures=failures)
                 delay = min(RECONNECT_MAX_S, 0.05 * 2**failures)
@@ -228,7 +238,8 @@ class Hub:
             self._spawn(self._subscribe_unconfirmed(), "hub-resubscribe")
             return
         channel = self._channels.get(name)
-        if channel is None:
+        if channel is None:  # restored by redis-py, though its last line left while Redis was away
+            self._spawn(self._unsubscribe(name), "hub-unsubscribe")
             return
         if channel.confirmed.is_set():
             self.gaps.set()  # held already: the connection was replaced, and messages may be lost

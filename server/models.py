@@ -35,6 +35,13 @@ class GrantState(StrEnum):
     REVERSED = "reversed"
 
 
+class EventSource(StrEnum):
+    """How an event came to us: Stripe delivered it, or the reconciler found it in Stripe's list."""
+
+    WEBHOOK = "webhook"
+    LIST = "list"
+
+
 class Account(Model):
     """A customer of the SaaS.
 
@@ -56,8 +63,8 @@ class Account(Model):
 class Invoice(Model):
     """One of Stripe's invoices, and what browsers are told of it.
 
-    `version` grows by one with each change that a browser should hear of; what of it was
-    published stands in `published_version`. `credits_quoted` is what the lines give once paid.
+    `version` grows by one with each change that a browser should hear of; which of them Redis
+    last took stands in `published_version`. `credits_quoted` is what the lines give once paid.
     """
 
     id = fields.CharField(255, primary_key=True)
@@ -78,9 +85,11 @@ class Invoice(Model):
     error: Any = fields.JSONField(null=True)
     version = fields.IntField(default=1)
     published_version = fields.IntField(default=0)
+    publish_due_at = fields.DatetimeField(null=True, db_index=True)
+    """When somebody else should publish this version; None once it is published."""
     changed_at = fields.DatetimeField()
     settled_via = fields.CharEnumField(Road, max_length=20, null=True)
-    settled_at = fields.DatetimeField(null=True)
+    settled_at = fields.DatetimeField(null=True, db_index=True)
     checking_until = fields.DatetimeField(null=True)
     """A lease: until then nobody else asks Stripe about this invoice."""
     next_check_at = fields.DatetimeField(null=True, db_index=True)
@@ -143,6 +152,7 @@ class LedgerEntry(Model):
     class Meta:
         table = "ledger_entries"
         unique_together = (("kind", "reference"),)
+        indexes = (Index(fields=("account_id",)),)
 
 
 class StripeEvent(Model):
@@ -155,7 +165,8 @@ class StripeEvent(Model):
     type = fields.CharField(100)
     api_version = fields.CharField(40, null=True)
     payload = fields.TextField()
-    received_at = fields.DatetimeField()
+    source = fields.CharEnumField(EventSource, max_length=10, default=EventSource.WEBHOOK)
+    received_at = fields.DatetimeField(db_index=True)
     handled_at = fields.DatetimeField(null=True)
     attempts = fields.IntField(default=0)
     next_attempt_at = fields.DatetimeField(null=True, db_index=True)
@@ -177,6 +188,17 @@ class KnownPrice(Model):
 
     class Meta:
         table = "prices"
+
+
+class Watermark(Model):
+    """How far a sweep through Stripe's lists has come."""
+
+    name = fields.CharField(40, primary_key=True)
+    value = fields.CharField(255)
+    moved_at = fields.DatetimeField()
+
+    class Meta:
+        table = "watermarks"
 
 
 class TimelineEntry(Model):

@@ -36,6 +36,8 @@ Publish = Callable[[StatusMessage], Awaitable[bool]]
 """Tells every process that has a socket on the invoice; True once Redis has taken it."""
 
 COLLISIONS = 3
+PUBLISH_GRACE = timedelta(seconds=3)
+"""How long whoever committed a change has for publishing it, before the reconciler does."""
 
 
 class Outcome(StrEnum):
@@ -122,9 +124,10 @@ class Settlement:
         """Tell the browsers, and remember that this version was told."""
         if await self._publish(status):
             self._timeline.note(status.invoice, What.PUBLISHED, version=status.version)
-            told = Invoice.filter(id=status.invoice, published_version__lt=status.version)
+            # Where a newer version is there already, its own publisher clears the due time.
+            told = Invoice.filter(id=status.invoice, version=status.version)
             with storage_errors():
-                await told.update(published_version=status.version)
+                await told.update(published_version=status.version, publish_due_at=None)
 
     def _note(self, settled: Settled, road: Road) -> None:
         self._metrics.settlements.labels(road, settled.outcome).inc()
@@ -220,6 +223,7 @@ class Settlement:
             credits_quoted=quoted.credits,
             credits_expire_at=at_unix(quoted.expires_at) if quoted.expires_at else None,
             changed_at=at,
+            publish_due_at=at + PUBLISH_GRACE,
             created_at=at,
             next_check_at=at + timedelta(seconds=reconciler_delay_s(0)),
         )
@@ -241,11 +245,12 @@ class Settlement:
         row.error = msgspec.to_builtins(decision.error) if decision.error else None
         row.version += 1
         row.changed_at = now()
+        row.publish_due_at = row.changed_at + PUBLISH_GRACE
         if decision.status.terminal:
             row.next_check_at = None
         await row.save(
             update_fields=[
-                *("status", "error", "version", "changed_at", "next_check_at"),
+                *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
                 *("credits_quoted", "credits_expire_at", "settled_via", "settled_at"),
             ]
         )

@@ -4,7 +4,7 @@ import functools
 from json import dumps, loads
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
-from server.models import EntryKind, GrantState
+from server.models import EntryKind, EventSource, GrantState
 from tortoise.fields.base import OnDelete
 from tortoise import fields
 from tortoise.indexes import Index
@@ -45,9 +45,10 @@ class Migration(migrations.Migration):
                 ('error', fields.JSONField(null=True, encoder=functools.partial(dumps, separators=(',', ':')), decoder=loads)),
                 ('version', fields.IntField(default=1)),
                 ('published_version', fields.IntField(default=0)),
+                ('publish_due_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('changed_at', fields.DatetimeField(auto_now=False, auto_now_add=False)),
                 ('settled_via', fields.CharEnumField(null=True, description='VERIFICATION: verification\nWEBHOOK: webhook\nRECONCILIATION: reconciliation', enum_type=Road, max_length=20)),
-                ('settled_at', fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
+                ('settled_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('checking_until', fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
                 ('next_check_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('checks_made', fields.IntField(default=0)),
@@ -96,7 +97,7 @@ class Migration(migrations.Migration):
                 ('balance_after', fields.BigIntField()),
                 ('created_at', fields.DatetimeField(auto_now=False, auto_now_add=True)),
             ],
-            options={'table': 'ledger_entries', 'app': 'paidup', 'unique_together': (('kind', 'reference'),), 'pk_attr': 'id', 'table_description': 'A movement of credits. Append-only.'},
+            options={'table': 'ledger_entries', 'app': 'paidup', 'unique_together': (('kind', 'reference'),), 'indexes': [Index(fields=['account_id'])], 'pk_attr': 'id', 'table_description': 'A movement of credits. Append-only.'},
             bases=['Model'],
         ),
         ops.CreateModel(
@@ -106,7 +107,8 @@ class Migration(migrations.Migration):
                 ('type', fields.CharField(max_length=100)),
                 ('api_version', fields.CharField(null=True, max_length=40)),
                 ('payload', fields.TextField(unique=False)),
-                ('received_at', fields.DatetimeField(auto_now=False, auto_now_add=False)),
+                ('source', fields.CharEnumField(default=EventSource.WEBHOOK, description='WEBHOOK: webhook\nLIST: list', enum_type=EventSource, max_length=10)),
+                ('received_at', fields.DatetimeField(db_index=True, auto_now=False, auto_now_add=False)),
                 ('handled_at', fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
                 ('attempts', fields.IntField(default=0)),
                 ('next_attempt_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
@@ -126,6 +128,16 @@ class Migration(migrations.Migration):
                 ('detail', fields.JSONField(null=True, encoder=functools.partial(dumps, separators=(',', ':')), decoder=loads)),
             ],
             options={'table': 'timeline', 'app': 'paidup', 'pk_attr': 'id', 'table_description': 'Append-only: what happened to one invoice, and when.'},
+            bases=['Model'],
+        ),
+        ops.CreateModel(
+            name='Watermark',
+            fields=[
+                ('name', fields.CharField(primary_key=True, unique=True, db_index=True, max_length=40)),
+                ('value', fields.CharField(max_length=255)),
+                ('moved_at', fields.DatetimeField(auto_now=False, auto_now_add=False)),
+            ],
+            options={'table': 'watermarks', 'app': 'paidup', 'pk_attr': 'name', 'table_description': "How far a sweep through Stripe's lists has come."},
             bases=['Model'],
         ),
     ]
