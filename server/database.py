@@ -120,9 +120,12 @@ async def write_transaction() -> AsyncIterator[BaseDBAsyncClient]:
             yield db
 
 
-def locked(query: QuerySet[M]) -> QuerySet[M]:
-    """The rows of `query`, locked until the transaction ends (SQLite's one writer needs no more)."""
-    return query if is_sqlite() else query.select_for_update()
+def locked(query: QuerySet[M], skip: bool = False) -> QuerySet[M]:
+    """The rows of `query`, locked until the transaction ends (SQLite's one writer needs no more).
+
+    With `skip`, rows that another transaction has locked are passed over instead of waited for.
+    """
+    return query if is_sqlite() else query.select_for_update(skip_locked=skip)
 
 
 async def probe(within_s: float = 2.0) -> bool:

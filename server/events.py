@@ -29,8 +29,8 @@ from server.core.stripe_shapes import (
 )
 from server.database import storage_errors
 from server.errors import StripeRefused
-from server.models import Invoice as InvoiceRow
 from server.models import EventSource, StripeEvent
+from server.models import Invoice as InvoiceRow
 from server.settlement import Outcome
 from server.stripe_gateway import API_VERSION
 from server.timeline import Timeline, What
@@ -42,6 +42,30 @@ GRACE_S = 30.0
 """How long whoever stored an event has for handling it, before the reconciler tries."""
 PARKED = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE})
 """Money that we cannot place: kept unhandled, tried again, and visible."""
+
+
+INVOICE_TYPES = (
+    "invoice.paid",
+    "invoice.payment_succeeded",
+    "invoice.payment_failed",
+    "invoice.payment_action_required",
+    "invoice.voided",
+    "invoice.marked_uncollectible",
+)
+INTENT_TYPES = (
+    "payment_intent.succeeded",
+    "payment_intent.processing",
+    "payment_intent.payment_failed",
+    "payment_intent.canceled",
+)
+INVOICE_PAYMENT_TYPES = ("invoice_payment.paid",)
+SUBSCRIPTION_TYPES = (
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+)
+HANDLED_TYPES = (*INVOICE_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES, *SUBSCRIPTION_TYPES)
+"""What a webhook endpoint should be enabled for. Any other type is stored and answered 200."""
 
 
 async def store(event: Event, body: str, source: EventSource = EventSource.WEBHOOK) -> bool:
@@ -67,39 +91,13 @@ class Events:
     def __init__(self, verification: Verification, timeline: Timeline) -> None:
         self._verification = verification
         self._timeline = timeline
-        self._handlers: dict[str, Callable[[Event], Awaitable[str]]] = {
-            **dict.fromkeys(
-                (
-                    "invoice.paid",
-                    "invoice.payment_succeeded",
-                    "invoice.payment_failed",
-                    "invoice.payment_action_required",
-                    "invoice.voided",
-                    "invoice.marked_uncollectible",
-                ),
-                self._invoice,
-            ),
-            **dict.fromkeys(
-                (
-                    "payment_intent.succeeded",
-                    "payment_intent.processing",
-                    "payment_intent.payment_failed",
-                    "payment_intent.canceled",
-                ),
-                self._payment_intent,
-            ),
-            "invoice_payment.paid": self._invoice_payment,
-            **dict.fromkeys(
-                (
-                    "customer.subscription.created",
-                    "customer.subscription.updated",
-                    "customer.subscription.deleted",
-                    "customer.subscription.paused",
-                    "customer.subscription.resumed",
-                ),
-                self._subscription,
-            ),
+        by_object: dict[Callable[[Event], Awaitable[str]], tuple[str, ...]] = {
+            self._invoice: INVOICE_TYPES,
+            self._payment_intent: INTENT_TYPES,
+            self._invoice_payment: INVOICE_PAYMENT_TYPES,
+            self._subscription: SUBSCRIPTION_TYPES,
         }
+        self._handlers = {kind: handler for handler, kinds in by_object.items() for kind in kinds}
 
     async def handle(self, event: Event) -> str:
         """Do what the event calls for, then mark it handled. Returns the outcome in a word or two.

@@ -23,6 +23,19 @@ class Metrics:
             ["road", "outcome"],
             registry=self.registry,
         )
+        self.sweep_seconds = Histogram(
+            "paidup_sweep_seconds",
+            "How long one round of a reconciler's sweep took.",
+            ["sweep"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.audit_differences = Counter(
+            "paidup_audit_differences_total",
+            "Differences that the audit found. Anything above 0 wants a person.",
+            registry=self.registry,
+        )
+        self.alarm = Gauge("paidup_alarm", "1 while the alarm is on.", ["name"], registry=self.registry)
         self.webhooks = Counter(
             "paidup_webhooks_total", "Deliveries by what became of them.", ["result"], registry=self.registry
         )

@@ -1,119 +1,239 @@
 """The reconciler: the third road. Finds what the browser and the webhook left open.
 
-Owns the sweeps of `paidup work`, each bounded, each at its own pace: stored events that were
-not handled, open invoices that are due to be asked about, and versions that were committed
-but not published. Any number of reconcilers may run: each row is claimed by moving its due
-time, so two never work on one. Refuses to credit: it asks, and the settlement settles.
+Owns the sweeps of `paidup work`, each bounded, each at its own pace, each going on where it
+stopped. Any number of reconcilers may run: what one works on it has claimed by moving its due
+time, in a transaction that passes over rows which another is claiming. The cost of a round
+follows what is due, not what exists: every sweep reads an index of due times, or a watermark.
+Refuses to credit: it asks, and the settlement settles; and to repair books: it reports.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 import structlog
-from tortoise.expressions import F
 
+from server.alarms import webhook_silence
+from server.audit import audit_slice
 from server.clock import now
+from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
 from server.core.pace import reconciler_delay_s
 from server.core.stripe_shapes import Event, decode
-from server.database import OUTAGES
+from server.core.stripe_shapes import Invoice as StripeInvoice
+from server.database import OUTAGES, locked, storage_errors, write_transaction
 from server.errors import PaidupError, StripeUnavailable
-from server.events import Events
-from server.models import Invoice, StripeEvent
-from server.settlement import Settlement
-from server.statuses import read_status
+from server.events import HANDLED_TYPES, Events, store
+from server.metrics import Metrics
+from server.models import EventSource, Invoice, StripeEvent
+from server.scans import Scan, scan
+from server.settlement import Outcome, Settlement
+from server.statuses import read_statuses
+from server.stripe_gateway import StripeGateway
 from server.verification import Verification
 
 log = structlog.get_logger(__name__)
 
 BATCH = 50
-CLAIM_S = 60.0
+AT_ONCE = 5
+CLAIM = timedelta(seconds=60)
+"""How long the work on a claimed row may take before another reconciler may try."""
 STRIPE_PATIENCE_S = 0.2
 """The reconciler yields the budget to customers who wait."""
+DAY_S = 24 * 3600
 FAILURES: tuple[type[BaseException], ...] = (PaidupError, msgspec.DecodeError, *OUTAGES)
 """What may go wrong with one row without stopping the reconciler."""
-PUBLISH_GRACE = timedelta(seconds=5)
+
+
+Row = TypeVar("Row")
 
 
 class Reconciler:
-    def __init__(self, settlement: Settlement, verification: Verification, events: Events) -> None:
+    def __init__(
+        self,
+        settlement: Settlement,
+        verification: Verification,
+        events: Events,
+        gateway: StripeGateway,
+        metrics: Metrics,
+    ) -> None:
         self._settlement = settlement
         self._verification = verification
         self._events = events
+        self._gateway = gateway
+        self._metrics = metrics
+        self._audited_to = 0
+        self._sweeps: dict[str, tuple[Callable[[], Awaitable[int]], float]] = {
+            "unhandled_events": (self.unhandled_events, 0),
+            "due_invoices": (self.due_invoices, 0),
+            "unpublished_versions": (self.unpublished_versions, 0),
+            "undelivered_events": (self.undelivered_events, 10),
+            "paid_invoices": (self.paid_invoices, 10),
+            "audit": (self.audit, 10),
+            "alarms": (self.alarms, 30),
+        }
+        self._due = dict.fromkeys(self._sweeps, float("-inf"))
+        self._undelivered = Scan("undelivered_events", 60, 3 * DAY_S, 30 * DAY_S, self._take_events)
+        self._paid = Scan("paid_invoices", 300, DAY_S + 3600, 30 * DAY_S, self._take_invoices)
 
     async def run_forever(self, pace_s: float) -> None:
-        """Sweep every `pace_s` seconds until cancelled."""
+        """Sweep every `pace_s` seconds, or at once again while there is much to do. Until cancelled."""
         while True:
-            await self.sweep()
-            await asyncio.sleep(pace_s)
+            done = await self.sweep()
+            if max(done.values(), default=0) < BATCH:
+                await asyncio.sleep(pace_s)
 
     async def sweep(self) -> dict[str, int]:
-        """One round of every sweep. How many rows each took up; an outage ends that sweep, no more."""
+        """One round of every sweep whose time has come. How many things each took up.
+
+        An outage ends that sweep and no other.
+        """
         done = {}
-        for sweep in (self.unhandled_events, self.due_invoices, self.unpublished_versions):
-            done[sweep.__name__] = await self._guarded(sweep)
+        for name, (sweep, every_s) in self._sweeps.items():
+            if time.monotonic() < self._due[name]:
+                continue
+            self._due[name] = time.monotonic() + every_s
+            began = time.perf_counter()
+            try:
+                done[name] = await sweep()
+            except FAILURES as error:
+                log.warning("sweep_interrupted", sweep=name, error=f"{type(error).__name__}: {error}")
+            except Exception:
+                # A bug in one sweep must not take the others down with it.
+                log.exception("sweep_failed", sweep=name)
+            self._metrics.sweep_seconds.labels(name).observe(time.perf_counter() - began)
         return done
 
-    async def _guarded(self, sweep: Callable[[], Awaitable[int]]) -> int:
-        try:
-            return await sweep()
-        except FAILURES as error:
-            log.warning("sweep_interrupted", sweep=sweep.__name__, error=str(error))
-            return 0
+    # What is due here
 
     async def unhandled_events(self) -> int:
         """Events stored but not handled, once their time has come."""
-        due = await StripeEvent.filter(next_attempt_at__lte=now(), handled_at__isnull=True).limit(BATCH)
-        claimed = 0
-        for row in due:
-            if not await _claim_event(row):
-                continue
-            claimed += 1
-            try:
-                await self._events.handle(decode(Event, row.payload))
-            except FAILURES as error:
-                log.warning("event_failed_again", stripe_event=row.id, error=str(error))
-        return claimed
+        async with write_transaction():
+            due = StripeEvent.filter(next_attempt_at__lte=now()).order_by("next_attempt_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            await StripeEvent.filter(id__in=[row.id for row in rows]).update(next_attempt_at=now() + CLAIM)
+        await _each(rows, self._handle)
+        return len(rows)
+
+    async def _handle(self, row: StripeEvent) -> None:
+        try:
+            await self._events.handle(decode(Event, row.payload))
+        except Exception as error:
+            # Whatever the reason: it is noted on the event, which comes again later or is parked.
+            log.warning("event_failed_again", stripe_event=row.id, error=str(error), exc_info=True)
 
     async def due_invoices(self) -> int:
         """Open invoices whose time has come: ask Stripe, within what the budget leaves."""
-        due = await Invoice.filter(next_check_at__lte=now()).order_by("next_check_at").limit(BATCH)
-        claimed = 0
-        for row in due:
-            if not await _claim_invoice(row, now()):
-                continue
-            claimed += 1
-            try:
-                await self._verification.verify(row.id, Road.RECONCILIATION, STRIPE_PATIENCE_S)
-            except StripeUnavailable as error:
-                log.info("reconciliation_postponed", invoice=row.id, error=str(error))
-                break  # Stripe is away or the budget is used up: the rest would fare no better
-            except PaidupError as error:
-                log.warning("reconciliation_failed", invoice=row.id, error=str(error))
-        return claimed
+        async with write_transaction():
+            due = Invoice.filter(next_check_at__lte=now()).order_by("next_check_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            for row in rows:
+                row.next_check_at = _next_check(row, now())
+            if rows:
+                await Invoice.bulk_update(rows, fields=["next_check_at"])
+        await _each(rows, self._verify)
+        return len(rows)
+
+    async def _verify(self, row: Invoice) -> None:
+        try:
+            await self._verification.verify(row.id, Road.RECONCILIATION, STRIPE_PATIENCE_S)
+        except StripeUnavailable as error:
+            # Not this invoice's fault: its turn comes again soon, however old it is.
+            log.info("reconciliation_postponed", invoice=row.id, error=str(error))
+            with storage_errors():
+                await Invoice.filter(id=row.id, next_check_at__isnull=False).update(
+                    next_check_at=now() + timedelta(seconds=reconciler_delay_s(0))
+                )
+        except FAILURES as error:
+            log.warning("reconciliation_failed", invoice=row.id, error=str(error))
 
     async def unpublished_versions(self) -> int:
         """Changes that were committed, and whose publisher died or found Redis away."""
-        late = Invoice.filter(published_version__lt=F("version"), changed_at__lte=now() - PUBLISH_GRACE)
-        rows = await late.order_by("changed_at").limit(BATCH)
-        for row in rows:
-            status = await read_status(row.id)
-            if status is not None:
-                await self._settlement.publish(status)
+        async with write_transaction():
+            due = Invoice.filter(publish_due_at__lte=now()).order_by("publish_due_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            await Invoice.filter(id__in=[row.id for row in rows]).update(publish_due_at=now() + CLAIM)
+        for status in await read_statuses(row.id for row in rows):
+            await self._settlement.publish(status)
         return len(rows)
 
+    # What Stripe's lists show
 
-async def _claim_event(row: StripeEvent) -> bool:
-    later = now() + timedelta(seconds=CLAIM_S)
-    mine = StripeEvent.filter(id=row.id, next_attempt_at=row.next_attempt_at)
-    return bool(await mine.update(next_attempt_at=later))
+    async def undelivered_events(self) -> int:
+        """Events that Stripe could not deliver, up to 30 days back: stored and handled here."""
+        return await scan(self._undelivered)
+
+    async def _take_events(self, since: int, after: str | None) -> tuple[int, str | None, bool]:
+        page = await self._gateway.list_undelivered_events(HANDLED_TYPES, since, after, STRIPE_PATIENCE_S)
+        last, found = None, 0
+        for raw in page.data:
+            event = decode(Event, raw)
+            last = event.id
+            # An event that was stored before is left to whoever stored it.
+            if not await StripeEvent.exists(id=event.id) and await store(
+                event, bytes(raw).decode(), EventSource.LIST
+            ):
+                found += 1
+                await self._handle(await StripeEvent.get(id=event.id))
+        return found, last, page.has_more
+
+    async def paid_invoices(self) -> int:
+        """Paid invoices by creation: for what was answered 200 and lost, or never sent."""
+        return await scan(self._paid)
+
+    async def _take_invoices(self, since: int, after: str | None) -> tuple[int, str | None, bool]:
+        page = await self._gateway.list_paid_invoices(since, after, STRIPE_PATIENCE_S)
+        active = Invoice.filter(id__in=[shape.id for shape in page.data], status=InvoiceStatus.ACTIVE)
+        known = {row.id for row in await active.only("id")}
+        missing = [shape for shape in page.data if shape.id not in known]
+        outcomes = [await self.settle_paid(shape) for shape in missing]
+        return (
+            outcomes.count(Outcome.SETTLED),
+            page.data[-1].id if page.data else None,
+            page.has_more,
+        )
+
+    async def settle_paid(self, shape: StripeInvoice) -> Outcome:
+        """Settle an invoice that a list showed as paid; read it whole where the list cut it off."""
+        settled = await self._verification.settle(shape.facts(), Road.RECONCILIATION)
+        if settled.outcome is Outcome.NEEDS_READING:
+            settled, _ = await self._verification.read(shape.id, Road.RECONCILIATION)
+        return settled.outcome
+
+    # What is watched over
+
+    async def audit(self) -> int:
+        """The books of the next accounts, round and round. A difference is an alarm, never a repair."""
+        part = await audit_slice(self._audited_to)
+        self._audited_to = part.last or 0
+        for finding in part.findings:
+            self._metrics.audit_differences.inc()
+            log.error("audit_difference", subject=finding.subject, what=finding.what)
+        return part.accounts
+
+    async def alarms(self) -> int:
+        alarm = await webhook_silence()
+        self._metrics.alarm.labels("webhooks_silent").set(1 if alarm else 0)
+        if alarm:
+            log.error("alarm", name=alarm.name, text=alarm.text)
+        return 1 if alarm else 0
 
 
-async def _claim_invoice(row: Invoice, at: datetime) -> bool:
-    delay = reconciler_delay_s((at - row.created_at).total_seconds())
-    mine = Invoice.filter(id=row.id, next_check_at=row.next_check_at)
-    return bool(await mine.update(next_check_at=at + timedelta(seconds=delay)))
+async def _each(rows: Sequence[Row], work: Callable[[Row], Awaitable[None]]) -> None:
+    """`work` on each row, a few at once."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(row: Row) -> None:
+        async with places:
+            await work(row)
+
+    await asyncio.gather(*(one(row) for row in rows))
+
+
+def _next_check(row: Invoice, at: datetime) -> datetime:
+    return at + timedelta(seconds=reconciler_delay_s((at - row.created_at).total_seconds()))

@@ -15,6 +15,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from server.alarms import Alarms
 from server.budget import Budget
 from server.core.plans import Catalogue, parse_catalogue
 from server.database import open_database
@@ -50,6 +51,7 @@ class Services:
     purchases: Purchases
     reconciler: Reconciler
     tickets: Tickets
+    alarms: Alarms
 
 
 @asynccontextmanager
@@ -86,7 +88,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         verification = Verification(gateway, settlement, prices, hub, timeline)
         stack.push_async_callback(verification.close)
         events = Events(verification, timeline)
-        reconciler = Reconciler(settlement, verification, events)
+        reconciler = Reconciler(settlement, verification, events, gateway, metrics)
         rereader = asyncio.create_task(reread_forever(hub, settings.reread_s), name="rereader")
         stack.push_async_callback(_cancel, rereader)
         if settings.reconciler_in_server:
@@ -106,6 +108,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             events=events,
             purchases=Purchases(catalogue, prices, gateway, verification),
             reconciler=reconciler,
+            alarms=Alarms(),
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
         )
 

@@ -137,6 +137,35 @@ class StripeGateway:
             )
         return found
 
+    async def list_paid_invoices(
+        self, since: int, after: str | None = None, patience_s: float | None = None
+    ) -> ListOf[Invoice]:
+        """A page of paid invoices created at or after `since` (Unix seconds), newest first."""
+        params: Any = {"status": "paid", "created": {"gte": since}, "limit": 100}
+        if after:
+            params["starting_after"] = after
+        page = await self._call(
+            "invoices.list", self._client.v1.invoices.list_async, params, patience_s=patience_s
+        )
+        return decode(ListOf[Invoice], _body(page))
+
+    async def list_undelivered_events(
+        self, types: Sequence[str], since: int, after: str | None = None, patience_s: float | None = None
+    ) -> ListOf[msgspec.Raw]:
+        """A page of events (raw) that some endpoint has not taken, newest first. Stripe takes 20 types."""
+        params: Any = {
+            "delivery_success": False,
+            "types": list(types),
+            "created": {"gte": since},
+            "limit": 100,
+        }
+        if after:
+            params["starting_after"] = after
+        page = await self._call(
+            "events.list", self._client.v1.events.list_async, params, patience_s=patience_s
+        )
+        return decode(ListOf[msgspec.Raw], _body(page))
+
     async def create_price(self, plan_id: str, plan_name: str, price: PlanPrice) -> str:
         """A product and its monthly price with this lookup key; returns the price's id."""
         params: Any = {

@@ -140,10 +140,11 @@ class Verification:
                 status = await read_status(invoice)
         except StorageUnavailable:
             return False
-        if status is None or status.terminal:
-            return True
-        self._hub.tell_stage(invoice, status.stage)
-        return False
+        if status is None:
+            return False  # its row is not committed yet (S04), and may come while somebody watches
+        if not status.terminal:
+            self._hub.tell_stage(invoice, status.stage)
+        return status.terminal
 
     # For everybody
 

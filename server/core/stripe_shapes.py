@@ -216,10 +216,11 @@ class ObjectId(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-_DECODERS: dict[Any, Any] = {
-    kind: msgspec.json.Decoder(kind)
-    for kind in (Event, Invoice, InvoicePayment, PaymentIntent, Subscription, ObjectId, ListOf[Line])
-}
+_KINDS: tuple[Any, ...] = (
+    *(Event, Invoice, InvoicePayment, PaymentIntent, Subscription, ObjectId),
+    *(ListOf[Line], ListOf[Invoice], ListOf[msgspec.Raw]),
+)
+_DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS}
 
 
 def decode(kind: type[T], data: bytes | str | msgspec.Raw) -> T:

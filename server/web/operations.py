@@ -22,10 +22,15 @@ async def healthz(_: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Able to serve: the database answers, and Redis carries our own probe back to us."""
+    """Able to serve: the database answers, and Redis carries our own probe back to us.
+
+    Alarms are shown and change nothing: taking the process out of rotation would not help.
+    """
     services: Services = request.app.state.services
     checks = {"database": await probe(), "redis": services.hub.healthy}
-    return answer({"ready": all(checks.values()), **checks}, 200 if all(checks.values()) else 503)
+    alarms = await services.alarms.current() if checks["database"] else []
+    ready = all(checks.values())
+    return answer({"ready": ready, **checks, "alarms": alarms}, 200 if ready else 503)
 
 
 async def metrics(request: Request) -> Response:

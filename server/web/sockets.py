@@ -72,8 +72,10 @@ class SocketLine:
         """Send `frame`, unless this version or a later one was offered before."""
         if self.status is not None and status.version <= self.status.version:
             return
+        # The first is the row as it was before the payment: it is not told as the truth while Stripe is asked.
+        unsure = status.stage is Stage.WAITING or (self.status is None and not status.terminal)
         self.status = status
-        if status.stage is Stage.WAITING and self._services.verification.asking(self.invoice):
+        if unsure and self._services.verification.asking(self.invoice):
             self._stage = Stage.VERIFYING
             frame = encode(msgspec.structs.replace(status, stage=Stage.VERIFYING)).decode()
         else:
@@ -86,6 +88,8 @@ class SocketLine:
     def offer_stage(self, stage: Stage) -> None:
         if self.status is None or self.status.terminal or stage is self._stage:
             return
+        if stage is Stage.VERIFYING and self.status.stage is not Stage.WAITING:
+            return  # asking again takes no screen away from somebody who is about to answer it
         self._stage = stage
         self._frame = encode(msgspec.structs.replace(self.status, stage=stage)).decode()
         self._wake()
