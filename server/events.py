@@ -22,10 +22,10 @@ from server.core.stripe_shapes import (
     Event,
     Invoice,
     InvoicePayment,
-    ObjectId,
     PaymentIntent,
     Subscription,
     decode,
+    payload,
 )
 from server.database import storage_errors
 from server.errors import StripeRefused
@@ -40,7 +40,8 @@ log = structlog.get_logger(__name__)
 
 GRACE_S = 30.0
 """How long whoever stored an event has for handling it, before the reconciler tries."""
-PARKED = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE})
+ENDED = ("incomplete_expired", "canceled", "unpaid")
+PARKED = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE, Outcome.NEEDS_READING})
 """Money that we cannot place: kept unhandled, tried again, and visible."""
 
 
@@ -104,7 +105,7 @@ class Events:
 
         A failure is noted on the stored event, scheduled again, and raised.
         """
-        handler = self._handlers.get(event.type)
+        handler = self._handlers.get(event.kind)
         try:
             outcome = await handler(event) if handler else "not handled by design"
             if outcome in PARKED:
@@ -137,41 +138,40 @@ class Events:
     # One method a kind of object
 
     async def _invoice(self, event: Event) -> str:
-        if event.api_version != API_VERSION:
-            return await self._read_again(event, decode(ObjectId, event.data.object).id)
-        shape = decode(Invoice, event.data.object)
+        shape = payload(event, Invoice, API_VERSION)
+        if shape is None:
+            return await self._read_again(event, event.about())
         self._received(shape.id, event)
-        attempt = _ATTEMPTS.get(event.type)
-        facts = shape.facts()
-        settled = await self._verification.settle(
-            msgspec.structs.replace(facts, attempt=attempt), Road.WEBHOOK
-        )
+        facts = msgspec.structs.replace(shape.facts(), attempt=_ATTEMPTS.get(event.kind))
+        settled = await self._verification.settle(facts, Road.WEBHOOK)
         if settled.outcome is Outcome.NEEDS_READING:
             settled, _ = await self._verification.read(shape.id, Road.WEBHOOK)
         return settled.outcome
 
     async def _payment_intent(self, event: Event) -> str:
-        intent_id = decode(ObjectId, event.data.object).id
+        intent_id = event.about()
         with storage_errors():
             row = await InvoiceRow.filter(payment_intent=intent_id).only("id").first()
         if row is None:
             return "no invoice is known for this payment"  # invoice.paid brings it
-        if event.api_version != API_VERSION:
+        shape = payload(event, PaymentIntent, API_VERSION)
+        if shape is None:
             return await self._read_again(event, row.id)
         self._received(row.id, event)
-        payment = decode(PaymentIntent, event.data.object).facts()
-        return (await self._verification.settle(Facts(payments=(payment,)), Road.WEBHOOK)).outcome
+        return (await self._verification.settle(Facts(payments=(shape.facts(),)), Road.WEBHOOK)).outcome
 
     async def _invoice_payment(self, event: Event) -> str:
         # It links, but names no customer: a hint to ask, where the others have not settled yet.
-        return await self._ask(event, decode(InvoicePayment, event.data.object).invoice)
+        shape = payload(event, InvoicePayment, API_VERSION)
+        return await self._ask(event, shape.invoice) if shape else "the invoice's own events say it"
 
     async def _subscription(self, event: Event) -> str:
-        shape = decode(Subscription, event.data.object)
-        latest = shape.latest_invoice
+        # What these fields mean has not changed with the versions.
+        shape = decode(Subscription, event.data.object) if event.data else None
+        latest = shape.latest_invoice if shape else None
         invoice = latest.id if isinstance(latest, Invoice) else latest
         # Never by arrival: what a late `incomplete` says is long over. Only an end is a reason to ask.
-        if invoice is None or shape.status not in ("incomplete_expired", "canceled", "unpaid"):
+        if shape is None or invoice is None or shape.status not in ENDED:
             return "nothing to do"
         return await self._ask(event, invoice)
 

@@ -198,22 +198,46 @@ class EventData(msgspec.Struct, frozen=True):
     object: msgspec.Raw
 
 
+class ObjectId(msgspec.Struct, frozen=True):
+    """The least that any of Stripe's objects shows."""
+
+    id: str = ""
+
+
+THIN_PREFIX = "v1."
+
+
 class Event(msgspec.Struct, frozen=True):
-    """An event's envelope; `data.object` stays raw bytes until its type is known."""
+    """An event's envelope; `data.object` stays raw bytes until its type is known.
+
+    A thin event (`v1.invoice.paid`) has no `data`: it only names the object that it is about.
+    """
 
     id: str
     type: str
     livemode: bool
-    created: int
-    data: EventData
+    data: EventData | None = None
+    related_object: ObjectId | None = None
     api_version: str | None = None
 
+    @property
+    def kind(self) -> str:
+        """The type, the same for a thin event and its twin with a payload."""
+        return self.type.removeprefix(THIN_PREFIX)
 
-class ObjectId(msgspec.Struct, frozen=True):
-    """The least that any of Stripe's objects shows."""
+    def about(self) -> str:
+        """The id of the object. Raises msgspec.ValidationError where the event names none."""
+        found = decode(ObjectId, self.data.object) if self.data else self.related_object
+        if found is None:
+            raise msgspec.ValidationError("the event names no object")
+        return found.id
 
-    object: str
-    id: str = ""
+
+def payload(event: Event, kind: type[T], version: str) -> T | None:
+    """The event's object, where it came along in the shape of API version `version`; else None."""
+    if event.data is None or event.api_version != version:
+        return None
+    return decode(kind, event.data.object)
 
 
 _KINDS: tuple[Any, ...] = (
@@ -225,5 +249,8 @@ _DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS
 
 def decode(kind: type[T], data: bytes | str | msgspec.Raw) -> T:
     """Decode one of this module's structs. Raises msgspec.DecodeError or ValidationError."""
-    shape: T = _DECODERS[kind].decode(data)
+    try:
+        shape: T = _DECODERS[kind].decode(data)
+    except RecursionError:
+        raise msgspec.DecodeError("JSON is nested too deep") from None
     return shape

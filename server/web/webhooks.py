@@ -45,6 +45,7 @@ def _verified(body: bytes, header: str | None, services: Services) -> Event:
     verify_signature(body, header, settings.webhook_secrets, settings.webhook_tolerance_s)
     try:
         event = decode(Event, body)
+        event.about()
     except msgspec.DecodeError as error:
         raise WebhookRefused(f"The body is no event: {error}") from None
     if event.livemode != settings.livemode:
