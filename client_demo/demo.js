@@ -19,10 +19,9 @@ import * as words from "./words.js";
 /** @typedef {import("./paidup.js").Status} Status */
 /** @typedef {"studio"|"plans"|"card"|"activating"|"done"} View */
 /**
- * The subscription being paid for. `at`: when the bank confirmed, in ms since 1970; `intent`: what Stripe.js said last;
- * `seen`: the version of the failure that a new attempt has answered.
+ * The subscription being paid for. `at`: when the bank confirmed, in ms since 1970; `intent`: what Stripe.js said last.
  * @typedef {{invoice: string, plan: string, ticket?: string, secret?: string|null, interval?: string,
- *   at?: number|null, intent?: string, seen?: number}} Order
+ *   at?: number|null, intent?: string}} Order
  */
 
 const PRICE = 10;
@@ -261,11 +260,12 @@ async function pay() {
 /** The bank said yes: from here on only the server is asked. @param {Order} order @param {string} intent its status */
 function confirmed(order, intent) {
   performance.mark("paidup:confirmed");
+  if (el("won").dataset.invoice === order.invoice) return; // the socket was quicker than Stripe.js
   kept.confirm(order.invoice);
   order.at = Date.now();
   order.intent = intent;
-  order.seen = watching(order.invoice) ? state.activation?.status?.version : undefined;
-  watch(order, null);
+  if (!watching(order.invoice)) watch(order, null);
+  state.activation?.confirmed(intent);
   if (state.order && state.view !== "done") showActivating();
 }
 
@@ -329,9 +329,6 @@ function draw(_event) {
 /** @param {Activation} activation @param {Order} order */
 function stageOf({ status, stage }, order) {
   if (status?.status === "reversed") return "reversed";
-  // A failure, or a check asked for, that the customer has answered since: the server will say what came of it.
-  if ((stage === "failed" || stage === "action_required") && status?.version === order.seen)
-    return "verifying";
   return order.intent === "processing" && (stage === "waiting" || stage === "verifying")
     ? "processing"
     : stage;

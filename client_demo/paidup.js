@@ -123,6 +123,7 @@ export class Activation extends EventTarget {
   #patience = SILENCE_MS;
   #late = false;
   #slow = false;
+  #answered = -1; // a failure, or a check asked for, up to this version is of before the confirmation
   #over = false;
   /** Ends the connection of the moment. @type {(code: number) => void} */ #drop = () => {};
   /** Ends the pause of the moment. @type {() => void} */ #hurry = () => {};
@@ -159,6 +160,16 @@ export class Activation extends EventTarget {
     this.#slow = false;
     this.#countDown();
     if (!this.#askAgain()) this.#hurry(); // a new connection is itself a question
+  }
+
+  /**
+   * Stripe.js has just confirmed the payment: a failure, or a check by the bank, that the server still tells of was
+   * before. Asks like `verify`. `intent` is the PaymentIntent's status: one that has succeeded cannot fail any more.
+   * @param {string} intent
+   */
+  confirmed(intent) {
+    this.#answered = intent === "succeeded" ? Infinity : (this.status?.version ?? -1);
+    this.verify();
   }
 
   /** Stop watching. `finished` rejects with the code "aborted", unless it is settled. */
@@ -290,6 +301,8 @@ export class Activation extends EventTarget {
   /** A wait that the server still calls waiting is `delayed` once it has lasted; every other stage says more. */
   #restage() {
     let stage = this.status?.stage ?? "waiting";
+    const past = !!this.status && this.status.version <= this.#answered;
+    if (past && (stage === "failed" || stage === "action_required")) stage = "verifying";
     if (this.#late && (stage === "waiting" || stage === "verifying")) stage = "delayed";
     if (stage === this.stage) return;
     this.stage = stage;

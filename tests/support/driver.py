@@ -62,9 +62,7 @@ async def die(services: Services, facts: list[Facts]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 
-    settlement = Settlement(
-        services.catalogue, services.prices, killed, services.timeline, services.metrics
-    )
+    settlement = Settlement(services.catalogue, services.prices, killed, services.timeline, services.metrics)
     for one in facts:
         await settlement.settle(one, Road.WEBHOOK)
 

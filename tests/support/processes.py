@@ -11,7 +11,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[2]
 COME_UP_WITHIN_S = 30.0
@@ -77,3 +80,19 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.kill()
         return self.process.returncode
+
+
+def descendants(pid: int | None = None) -> dict[int, str]:
+    """The processes below `pid` (default: this one), each with its command line."""
+    found = {}
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found[int(child.pid)] = " ".join(child.cmdline())
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether this process runs still; one that has ended and was not waited for does not."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False

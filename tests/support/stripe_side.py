@@ -67,6 +67,26 @@ class StripeSide:
         events = (await self.api("GET", f"events?type={kind}&limit=100"))["data"]
         return next((event for event in events if about in (None, event["data"]["object"]["id"])), None)
 
+    async def customer(self, **form: Any) -> str:
+        """A customer whom the SaaS made by itself; its id."""
+        return str((await self.api("POST", "customers", **form))["id"])
+
+    async def subscribe(
+        self, customer: str, plan: str = "pro", account: str | None = None, **form: Any
+    ) -> Any:
+        """A subscription made past Paidup, its invoice expanded; `account` goes where Paidup puts it."""
+        lookup = f"prices?lookup_keys[0]=paidup_{plan}_monthly"
+        price = (await self.api("GET", lookup))["data"][0]["id"]
+        defaults = {
+            "customer": customer,
+            "items[0][price]": price,
+            "payment_behavior": "default_incomplete",
+            "expand[0]": "latest_invoice.confirmation_secret",
+        }
+        if account is not None:
+            defaults["metadata[paidup_account]"] = account
+        return await self.api("POST", "subscriptions", **{**defaults, **form})
+
 
 def forged_event(kind: str, obj: dict[str, Any], **envelope: Any) -> bytes:
     """An event's bytes, made by hand for what the sandbox never does."""

@@ -6,12 +6,18 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def wait_until(predicate: Callable[[], T | Awaitable[T]], within: float = 10.0) -> T:
+@overload
+async def wait_until(predicate: Callable[[], Awaitable[T]], within: float = 10.0) -> T: ...
+@overload
+async def wait_until(predicate: Callable[[], T], within: float = 10.0) -> T: ...
+
+
+async def wait_until(predicate: Callable[[], Any], within: float = 10.0) -> Any:
     """The first true answer of `predicate`, asked until `within` seconds have passed; else it fails."""
     deadline = time.monotonic() + within
     while True:

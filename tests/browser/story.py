@@ -1,0 +1,201 @@
+"""The demo as its customer meets it: the whole of `paidup demo`, and somebody who buys there.
+
+Owns how the demo is started for a browser and each step of the story as the page offers it. Checks nothing
+but the trouble that no visit may have: what was thrown, logged as an error, or blocked by the page's policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Locator,
+    Page,
+    Playwright,
+    async_playwright,
+    expect,
+)
+
+from tests.support.browsers import CHROMIUM, LAUNCH
+from tests.support.processes import Child, free_port
+from tests.support.stripe_side import StripeSide
+
+VISA = "4242 4242 4242 4242"
+VISA_WITH_3DS = "4000 0027 6000 3184"
+DECLINED = "4000 0000 0000 0002"
+
+EXPECTED_ERROR = "the server responded with a status of 402"  # too few credits; a card that Stripe declines
+NOTE_STAGES = """
+  window.stages = [];
+  new MutationObserver(() => {
+    const { stage } = document.getElementById("stage").dataset;
+    if (stage !== window.stages.at(-1)) window.stages.push(stage);
+  }).observe(document, { subtree: true, attributeFilter: ["data-stage"] });
+"""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where a running demo is: the page, and the imitation of Stripe."""
+
+    url: str
+    sandbox: str
+
+
+@contextmanager
+def running_demo(folder: Path) -> Iterator[Demo]:
+    """`paidup demo` in a folder of its own, on free ports."""
+    port, sandbox_port = free_port(), free_port()
+    environment = {"PORT": str(port), "SANDBOX_PORT": str(sandbox_port)}
+    child = Child(["-m", "server.cli", "demo"], environment, folder / "demo.log", cwd=folder)
+    try:
+        child.wait_for(f"http://127.0.0.1:{port}/readyz")
+        yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}")
+    finally:
+        child.stop()
+
+
+@asynccontextmanager
+async def running_browser() -> AsyncIterator[Browser]:
+    """The system's Chromium, without a window."""
+    async with async_playwright() as playwright:
+        yield await _launch(playwright)
+
+
+async def _launch(playwright: Playwright) -> Browser:
+    return await playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH)
+
+
+@asynccontextmanager
+async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[Shopper]:
+    """A new customer of `demo`; `looks` are Playwright's options of a browser context. Calm weather."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+        stripe_side = StripeSide(demo.sandbox, http)
+        await stripe_side.control("conditions/reset")
+        context = await browser.new_context(**looks)
+        await context.add_init_script(NOTE_STAGES)
+        shopper = Shopper(demo, context, stripe_side)
+        await shopper.new_tab()
+        yield shopper
+        await context.close()
+        await stripe_side.control("conditions/reset")
+
+
+@dataclass
+class Shopper:
+    """A customer in a browser of his own. Steps are taken in `page`, his newest tab."""
+
+    demo: Demo
+    context: BrowserContext
+    stripe_side: StripeSide
+    troubles: list[str] = field(default_factory=list)
+    page: Page = field(init=False)
+
+    # Tabs
+
+    async def new_tab(self) -> Page:
+        """An empty tab, in which the next steps are taken."""
+        self.page = await self.context.new_page()
+        self.page.on("pageerror", self._note_thrown)
+        self.page.on("console", self._note_logged)
+        return self.page
+
+    async def arrive(self, balance: str = "0") -> None:
+        """Open the demo; it has loaded once it shows the balance."""
+        await self.page.goto(self.demo.url)
+        await expect(self.balance).to_have_text(balance)
+
+    # Steps
+
+    async def ask_for_poster(self) -> None:
+        await self.page.get_by_test_id("make-poster").click()
+
+    async def choose(self, plan: str = "pro") -> None:
+        await self.page.get_by_test_id(f"plan-{plan}").click()
+        await expect(self.page.get_by_test_id("card-form")).to_be_visible()
+
+    async def reach_card_form(self) -> None:
+        """The story up to the card: a poster is asked for, refused, and a plan chosen."""
+        await self.arrive()
+        await self.ask_for_poster()
+        await self.choose()
+
+    async def pay(self, card: str = VISA) -> None:
+        await self.page.get_by_label("Card number").fill(card)
+        await self.page.get_by_label("Expiration date").fill("12 / 40")
+        await self.page.get_by_label("Security code").fill("123")
+        await self.page.get_by_test_id("pay").click()
+
+    async def answer_bank(self, passed: bool = True) -> None:
+        name = "authorize" if passed else "fail"
+        await self.bank.locator(f"#test-source-{name}-3ds").click()
+
+    # What is to be seen
+
+    @property
+    def balance(self) -> Locator:
+        return self.page.get_by_test_id("balance")
+
+    @property
+    def stage(self) -> Locator:
+        return self.page.get_by_test_id("stage")
+
+    @property
+    def heading(self) -> Locator:
+        """The title of the one view that is shown."""
+        return self.page.locator("h1:visible")
+
+    @property
+    def won_by(self) -> Locator:
+        return self.page.get_by_test_id("won-by")
+
+    @property
+    def posters(self) -> Locator:
+        return self.page.get_by_test_id("poster")
+
+    @property
+    def bank(self) -> Any:
+        """The bank's page, in its frame."""
+        return self.page.frame_locator("iframe[title^='3-D Secure']")
+
+    async def stages(self) -> list[str]:
+        """Every stage that the activating screen has shown in this tab."""
+        seen: list[str] = await self.page.evaluate("stages")
+        return seen
+
+    # Behind the page
+
+    async def api(self, method: str, path: str, body: Any = None) -> Any:
+        """A call with this browser's cookie that the page knows nothing of."""
+        answer = await self.context.request.fetch(self.demo.url + path, method=method, data=body)
+        assert answer.ok, await answer.text()
+        return await answer.json()
+
+    async def pending(self) -> Any:
+        """The payment that is on its way, as the server tells of it; None where there is none."""
+        return (await self.api("GET", "/api/credits"))["activating"]
+
+    async def at_stripe(self, kind: str) -> list[Any]:
+        """This customer's `subscriptions` or `payment_intents`, whatever became of them."""
+        name = (await self.api("GET", "/demo/config.json"))["customer"]
+        everybody = (await self.stripe_side.api("GET", "customers?limit=100"))["data"]
+        own = next(customer["id"] for customer in everybody if name in customer["metadata"].values())
+        status = "&status=all" if kind == "subscriptions" else ""
+        found: list[Any] = (await self.stripe_side.api("GET", f"{kind}?customer={own}{status}"))["data"]
+        return found
+
+    def _note_thrown(self, error: Error) -> None:
+        self.troubles.append(f"thrown: {error}")
+
+    def _note_logged(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and EXPECTED_ERROR not in message.text:
+            self.troubles.append(f"logged: {message.text}")

@@ -1,0 +1,467 @@
+"""The main job, end to end: a customer in a real Chromium, the whole demo behind the page.
+
+Owns the story as people live it: refused, a plan, a card, the bank's check, the activating screen, the poster that
+was interrupted. Each test is a new customer in a browser of his own; the sandbox's conditions make the weather.
+After each, the page must have thrown nothing and logged no error but the 402s that belong to the story.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from tests.browser.story import DECLINED, VISA, VISA_WITH_3DS, Shopper
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.xdist_group("demo"),  # one demo for all of them
+]
+
+LATE_MS = 60_000
+UNREACHABLE = {"webhook_drop": True, "rate_limited": True}
+"""No road is open: the webhook is lost, and Stripe refuses to be asked."""
+
+
+async def expect_active(shopper: Shopper, via: str | None = None) -> None:
+    """The finished screen; the poster that was interrupted is printed by itself."""
+    await expect(shopper.page.get_by_test_id("activated")).to_be_visible()
+    await expect(shopper.heading).to_have_text("Pro is yours.")
+    await expect(shopper.page.locator("#done-text")).to_contain_text("2,000 credits added.")
+    if via:
+        await expect(shopper.won_by).to_contain_text(f"Confirmed by {via} in ")
+    await expect(shopper.posters).to_have_count(1)
+    await expect(shopper.balance).to_have_text("1,990")
+
+
+async def expect_one_payment(shopper: Shopper) -> None:
+    """At Stripe there is one subscription and one PaymentIntent, and it has succeeded."""
+    assert [found["status"] for found in await shopper.at_stripe("subscriptions")] == ["active"]
+    assert [found["status"] for found in await shopper.at_stripe("payment_intents")] == ["succeeded"]
+
+
+# ---- The story
+
+
+async def test_the_whole_story_with_a_check_by_the_bank(shopper: Shopper) -> None:
+    """S01: refused, paid, 3DS passed; active by verification although the webhook is a minute late."""
+    await shopper.arrive()
+    await shopper.ask_for_poster()
+    await expect(shopper.page.get_by_test_id("refusal")).to_contain_text("10 credits and you have 0")
+    await expect(shopper.page.locator("#bed-text")).to_contain_text("is waiting to be printed")
+    await shopper.choose("pro")
+    await expect(shopper.page.locator(".order")).to_have_text("Pro, 2,000 credits a month $29 a month")
+    await shopper.stripe_side.conditions(webhook_delay_ms=LATE_MS)
+    await shopper.pay(VISA_WITH_3DS)
+    await expect(shopper.bank.get_by_text("29.00 USD")).to_be_visible()
+    await shopper.answer_bank()
+    await expect_active(shopper, via="verification")
+    assert (await shopper.stages())[-1] == "verifying"
+    assert await shopper.pending() is None
+    await expect_one_payment(shopper)
+
+
+async def test_the_page_marks_when_it_was_confirmed_and_when_active(shopper: Shopper) -> None:
+    """Both performance marks are there, in their order: what the bench and a field measurement read."""
+    await shopper.reach_card_form()
+    await shopper.pay()
+    await expect_active(shopper)
+    marks = "performance.getEntriesByType('mark').filter(({ name }) => /^paidup:(confirmed|active)$/.test(name))"
+    names = await shopper.page.evaluate(f"{marks}.map(({{ name }}) => name)")
+    times = await shopper.page.evaluate(f"{marks}.map(({{ startTime }}) => startTime)")
+    assert names == ["paidup:confirmed", "paidup:active"]
+    assert times[0] < times[1]
+
+
+async def test_the_credits_can_be_used_at_once_and_there_is_no_second_plan(shopper: Shopper) -> None:
+    """Another poster costs ten more; a plan that is paid is not sold a second time."""
+    await shopper.reach_card_form()
+    await shopper.pay()
+    await expect_active(shopper)
+    await shopper.page.get_by_test_id("make-another").click()
+    await expect(shopper.balance).to_have_text("1,980")
+    await expect(shopper.posters).to_have_count(2)
+    await shopper.page.reload()
+    await expect(shopper.balance).to_have_text("1,980")
+    await expect(shopper.posters).to_have_count(2)
+
+
+# ---- Cards that do not work at first
+
+
+async def test_after_a_failed_check_another_card_pays_the_same_payment(shopper: Shopper) -> None:
+    """S06: 3DS failed, told so; the next card pays the same payment, and its screen never says failed."""
+    await shopper.reach_card_form()
+    await shopper.pay(VISA_WITH_3DS)
+    await shopper.answer_bank(passed=False)
+    await expect(shopper.page.get_by_test_id("card-error")).to_contain_text("Nothing was charged.")
+    await known_to_have_failed(shopper)
+    await shopper.pay(VISA)
+    await expect_active(shopper)
+    assert "failed" not in await shopper.stages()
+    await expect_one_payment(shopper)
+
+
+async def test_after_a_declined_card_another_one_pays_the_same_invoice(shopper: Shopper) -> None:
+    """S06: declined, told why; while Stripe is slow, the next card's screen says verifying and not failed."""
+    await shopper.reach_card_form()
+    await shopper.pay(DECLINED)
+    await expect(shopper.page.get_by_test_id("card-error")).to_have_text("Your card was declined.")
+    await known_to_have_failed(shopper)
+    invoice = (await shopper.pending())["invoice"]
+    await shopper.stripe_side.conditions(api_latency_ms=700, webhook_drop=True)
+    await shopper.pay(VISA)
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await expect_active(shopper, via="verification")
+    assert "failed" not in await shopper.stages()
+    assert (await shopper.api("GET", f"/api/invoices/{invoice}"))["status"] == "active"
+    await expect_one_payment(shopper)
+
+
+async def known_to_have_failed(shopper: Shopper) -> None:
+    """Until the server has heard, by webhook, that the attempt failed: from now on its row says so."""
+
+    async def failed() -> bool:
+        return bool((await shopper.pending())["status"]["status"] == "failed")
+
+    await wait_until(failed)
+
+
+async def test_a_screen_that_said_failed_hears_of_a_late_success(shopper: Shopper) -> None:
+    """S07: the payment fails and the screen says so; it succeeds after all, and the same screen says that."""
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(processing_ms=300, processing_outcome="failed")
+    await shopper.pay()
+    await expect(shopper.heading).to_have_text("That payment did not go through")
+    await expect(shopper.stage).to_contain_text("Your card was declined. You can try another card.")
+    assert (await shopper.stages())[-2:] == ["processing", "failed"]
+    again = await shopper.api("POST", "/api/subscriptions", {"plan": "pro"})
+    await shopper.stripe_side.conditions(processing_ms=0)
+    await shopper.stripe_side.confirm(again["client_secret"])  # elsewhere: this page is told nothing
+    await expect_active(shopper)
+    await expect_one_payment(shopper)
+
+
+async def test_a_failed_payment_offers_another_card_that_stays_to_be_pressed(shopper: Shopper) -> None:
+    """S06: asking Stripe again in the background takes the button of a failed screen away from nobody."""
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(processing_ms=100, processing_outcome="failed")
+    await shopper.pay()
+    await expect(shopper.page.get_by_test_id("try-again")).to_be_visible()
+    await shopper.stripe_side.conditions(processing_ms=0, webhook_drop=True)
+    await shopper.stripe_side.control("calls/reset")
+    await shopper.page.get_by_test_id("try-again").focus()
+
+    async def asked_again() -> bool:
+        return await shopper.stripe_side.calls("GET /v1/invoices/{id}") >= 2
+
+    await wait_until(asked_again)
+    await expect(shopper.page.get_by_test_id("try-again")).to_be_focused()
+    await shopper.page.keyboard.press("Enter")
+    await shopper.pay()
+    await expect_active(shopper)
+    assert (await shopper.stages())[-2:] == ["failed", "verifying"]
+
+
+# ---- Which road wins
+
+
+async def test_the_webhook_wins_where_stripe_is_slow_to_answer(shopper: Shopper) -> None:
+    """The server's question takes three seconds, the webhook comes at once: the screen says that it won."""
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(api_latency_ms=3000)
+    await shopper.pay()
+    await expect_active(shopper, via="webhook")
+    await expect(shopper.page.locator("#won-why")).to_have_text("Stripe’s own message came in first.")
+
+
+async def test_a_succeeded_payment_counts_though_its_invoice_lags_behind(shopper: Shopper) -> None:
+    """S23: the intent has succeeded, the invoice still says open: active at once all the same."""
+    await shopper.reach_card_form()
+    invoice = (await shopper.pending())["invoice"]
+    await shopper.stripe_side.conditions(invoice_lag_ms=LATE_MS)
+    await shopper.pay()
+    await expect_active(shopper)
+    assert (await shopper.stripe_side.api("GET", f"invoices/{invoice}"))["status"] == "open"
+
+
+async def test_a_payment_in_processing_is_told_as_such(shopper: Shopper) -> None:
+    """S06: received but not final is said in so many words, and its end reaches the same screen."""
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(processing_ms=1500)
+    await shopper.pay()
+    await expect(shopper.heading).to_have_text("Payment received, not yet final")
+    await expect(shopper.stage).to_contain_text("You may leave this page")
+    await expect_active(shopper)
+    assert (await shopper.stages())[-1] == "processing"
+
+
+# ---- Nobody watches
+
+
+async def leave_at_the_bank(shopper: Shopper) -> str:
+    """The webhook is lost for ever, and the tab is closed while the bank asks; the bank's app says yes."""
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(webhook_drop=True)
+    await shopper.pay(VISA_WITH_3DS)
+    await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_visible()
+    pending = await shopper.api("POST", "/api/subscriptions", {"plan": "pro"})
+    await shopper.page.close()
+    await shopper.stripe_side.authenticate(pending["client_secret"])
+    return str(pending["invoice"])
+
+
+async def test_a_closed_tab_is_credited_once_the_page_is_opened_again(shopper: Shopper) -> None:
+    """S02: closed right after confirming, no webhook ever; opening the page is enough to be credited."""
+    invoice = await leave_at_the_bank(shopper)
+    await shopper.new_tab()
+    await shopper.arrive("2,000")
+    await shopper.ask_for_poster()
+    await expect(shopper.balance).to_have_text("1,990")
+    assert (await shopper.api("GET", f"/api/invoices/{invoice}"))["via"] == "verification"
+    await expect_one_payment(shopper)
+
+
+@pytest.mark.timeout(60)
+async def test_a_closed_tab_is_credited_with_nobody_watching(shopper: Shopper) -> None:
+    """S02: closed right after confirming, no webhook ever, nobody comes back: the reconciler credits."""
+    invoice = await leave_at_the_bank(shopper)
+
+    async def credited() -> bool:
+        return bool((await shopper.api("GET", "/api/credits"))["balance"] == 2000)
+
+    await wait_until(credited, within=40)
+    assert (await shopper.api("GET", f"/api/invoices/{invoice}"))["via"] == "reconciliation"
+    await shopper.new_tab()
+    await shopper.arrive("2,000")
+
+
+# ---- Tabs and reloads
+
+
+async def test_a_second_tab_and_a_double_click_pay_once_and_both_tabs_are_told(shopper: Shopper) -> None:
+    """S08: one subscription and one PaymentIntent, however often the plan is chosen; both screens say active."""
+    await shopper.arrive()
+    await shopper.ask_for_poster()
+    await shopper.page.get_by_test_id("plan-pro").dblclick()
+    await expect(shopper.page.get_by_test_id("card-form")).to_be_visible()
+    first = shopper.page
+    second = await shopper.new_tab()
+    await shopper.arrive()
+    await expect(second.locator("#banner-text")).to_have_text("Your Pro plan is waiting for its payment.")
+    await second.locator("#banner-open").click()
+    await second.get_by_role("button", name="Enter card details").click()
+    await expect(second.get_by_test_id("card-form")).to_be_visible()
+    shopper.page = first
+    await shopper.pay()
+    await expect_active(shopper)
+    await expect(second.get_by_test_id("activated")).to_be_visible()
+    await expect(second.get_by_test_id("balance")).to_have_text("2,000")
+    await expect_one_payment(shopper)
+
+
+async def test_a_reload_while_activating_goes_on_where_it_was(shopper: Shopper) -> None:
+    """S08: the reloaded page knows that it was paid, buys nothing again, and prints what was interrupted."""
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(**UNREACHABLE)
+    await shopper.pay()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await shopper.page.reload()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await expect(shopper.stage).to_contain_text("Your bank has confirmed the payment.")
+    await shopper.stripe_side.control("conditions/reset")
+    await expect_active(shopper, via="verification")
+    await expect_one_payment(shopper)
+
+
+async def test_spending_while_activating_shows_the_activation_instead_of_plans(shopper: Shopper) -> None:
+    """S03: 402 tells of the payment on its way: the tab that wanted to spend shows it, and prints in the end."""
+    await shopper.arrive()
+    studio = shopper.page
+    await shopper.new_tab()
+    await shopper.arrive()
+    await shopper.ask_for_poster()
+    await shopper.choose()
+    await shopper.stripe_side.conditions(**UNREACHABLE)
+    await shopper.pay()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    shopper.page = studio
+    await shopper.ask_for_poster()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await shopper.stripe_side.control("conditions/reset")
+    await expect(studio.get_by_test_id("activated")).to_be_visible()
+    await expect(studio.get_by_test_id("poster")).to_have_count(1)
+
+
+# ---- A long wait
+
+
+async def test_a_long_wait_says_that_the_payment_is_safe(shopper: Shopper) -> None:
+    """S06: after 30 s it says that nothing need be paid again and that the page may be closed; then it goes on."""
+    await shopper.page.clock.install()
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(**UNREACHABLE)
+    await shopper.pay()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await shopper.page.clock.fast_forward(31_000)
+    await expect(shopper.heading).to_have_text("This is taking longer than usual")
+    await expect(shopper.stage).to_contain_text("Your payment is safe. Nothing need be paid again.")
+    await expect(shopper.stage).to_contain_text("You may close this page")
+    await expect(shopper.page.locator("[data-step=now]")).to_have_count(0)  # nothing spins any more
+    await shopper.stripe_side.control("conditions/reset")
+    await shopper.page.get_by_role("button", name="Check again").click()
+    await expect(shopper.page.get_by_test_id("activated")).to_be_visible()
+
+
+async def test_a_long_wait_after_a_failed_attempt_says_so_too(shopper: Shopper) -> None:
+    """S06: declined, then paid, and Stripe cannot be asked: neither "failed" nor a spinner for ever."""
+    await shopper.page.clock.install()
+    await shopper.reach_card_form()
+    await shopper.pay(DECLINED)
+    await expect(shopper.page.get_by_test_id("card-error")).to_have_text("Your card was declined.")
+    await known_to_have_failed(shopper)
+    await shopper.stripe_side.conditions(**UNREACHABLE)
+    await shopper.pay(VISA)
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await shopper.page.clock.fast_forward(31_000)
+    await expect(shopper.heading).to_have_text("This is taking longer than usual")
+    assert "failed" not in await shopper.stages()
+
+
+# ---- For everybody
+
+
+async def tab_to(page: Page, wanted: Locator) -> None:
+    """Press Tab until `wanted` has the focus, as one does without a mouse."""
+    for _ in range(25):
+        if await wanted.evaluate("node => node === node.getRootNode().activeElement"):
+            return
+        await page.keyboard.press("Tab")
+    raise AssertionError(f"Tab never came to {wanted}")
+
+
+async def test_the_keyboard_alone_buys_a_plan(shopper: Shopper) -> None:
+    """Tab, Enter and the digits of the card are enough for all of it, the bank's check included."""
+    page = shopper.page
+    await shopper.arrive()
+    await tab_to(page, page.get_by_test_id("make-poster"))
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#plans-title")).to_be_focused()
+    await tab_to(page, page.get_by_test_id("plan-pro"))
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_label("Card number")).to_be_focused()
+    await page.keyboard.type(VISA_WITH_3DS.replace(" ", "") + "1240" + "123")
+    await page.keyboard.press("Enter")
+    await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect_active(shopper)
+    await expect(page.locator("#done-title")).to_be_focused()
+    await tab_to(page, page.get_by_test_id("make-another"))
+    await page.keyboard.press("Enter")
+    await expect(shopper.posters).to_have_count(2)
+
+
+async def test_escape_in_the_banks_check_gives_up_and_the_card_form_says_so(shopper: Shopper) -> None:
+    """Closing the bank's window charges nothing; the form says so, has the focus again, and can be sent again."""
+    await shopper.reach_card_form()
+    await shopper.pay(VISA_WITH_3DS)
+    await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_focused()
+    await shopper.page.keyboard.press("Escape")
+    await expect(shopper.page.get_by_test_id("card-error")).to_contain_text("Nothing was charged.")
+    await expect(shopper.page.get_by_test_id("pay")).to_be_focused()
+
+
+def phone(width: int, scheme: str) -> Any:
+    looks = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
+    return pytest.param(looks, width, scheme, id=f"{width}-{scheme}")
+
+
+@pytest.mark.parametrize(
+    ("shopper", "width", "scheme"),
+    [phone(390, "light"), phone(390, "dark"), phone(320, "dark")],
+    indirect=["shopper"],
+)
+async def test_every_screen_fits_a_phone(shopper: Shopper, width: int, scheme: str) -> None:
+    """No view scrolls sideways, at 390 and at 320 pixels; the bank's window fits as well; dark is dark."""
+    page = shopper.page
+    await shopper.arrive()
+    paper, ink = await page.evaluate(
+        "(({ backgroundColor, color }) => [backgroundColor, color])(getComputedStyle(document.documentElement))"
+    )
+    assert (luminance(paper) < luminance(ink)) == (scheme == "dark")
+    await expect_to_fit(page, width)
+    await page.get_by_test_id("conditions").locator("summary").click()
+    await expect_to_fit(page, width)
+    await shopper.ask_for_poster()
+    await expect(page.get_by_test_id("plan-pro")).to_be_visible()
+    await expect_to_fit(page, width)
+    await shopper.choose()
+    await expect_to_fit(page, width)
+    await shopper.stripe_side.conditions(**UNREACHABLE)
+    await shopper.pay(VISA_WITH_3DS)
+    await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_visible()
+    frame: Any = await page.locator("iframe").bounding_box()
+    assert frame["x"] >= 0
+    assert frame["x"] + frame["width"] <= width
+    await shopper.answer_bank()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await expect_to_fit(page, width)
+    await shopper.stripe_side.control("conditions/reset")
+    await expect_active(shopper)
+    await expect_to_fit(page, width)
+
+
+async def expect_to_fit(page: Page, width: int) -> None:
+    wide = await page.evaluate(
+        "[...document.querySelectorAll('body *')].filter((node) => node.checkVisibility() &&"
+        " node.getBoundingClientRect().right > innerWidth + 0.5 && !node.closest('.burst'))"
+        ".map((node) => node.outerHTML.slice(0, 80))"
+    )
+    assert wide == []
+    assert await page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def luminance(colour: str) -> int:
+    """Of `rgb(1, 2, 3)`; only good for comparing."""
+    return sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(", "))
+
+
+@pytest.mark.parametrize(
+    ("shopper", "motion"),
+    [pytest.param({"reduced_motion": motion}, motion, id=motion) for motion in ("reduce", "no-preference")],
+    indirect=["shopper"],
+)
+async def test_nothing_moves_for_whom_motion_is_too_much(shopper: Shopper, motion: str) -> None:
+    """With reduced motion neither the wait nor the joy is animated; for everybody else both are."""
+    running = "document.getAnimations().filter(({ playState }) => playState === 'running').length"
+    await shopper.page.add_init_script(
+        "window.animated = 0; addEventListener('animationstart', () => window.animated++, true)"
+    )
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(**UNREACHABLE)
+    await shopper.pay()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    moving = await shopper.page.evaluate(running)
+    await shopper.stripe_side.control("conditions/reset")
+    await expect_active(shopper)
+    assert (moving > 0) == (motion == "no-preference")
+    assert (await shopper.page.evaluate("window.animated") > 0) == (motion == "no-preference")
+
+
+async def test_the_panel_makes_the_weather(shopper: Shopper) -> None:
+    """A preset of the conditions panel reaches the sandbox, and a single field does; "Normal" takes both back."""
+    await shopper.arrive()
+    panel = shopper.page.get_by_test_id("conditions")
+    await panel.locator("summary").click()
+    await panel.get_by_role("button", name="Webhook never comes").click()
+    await expect(panel.locator("[data-note]")).to_have_text("Set: Webhook never comes.")
+    await panel.get_by_label("Stripe answers after (ms)").fill("250")
+    await panel.get_by_label("Stripe answers after (ms)").blur()
+    await expect(panel.locator("[data-summary]")).to_have_text("your own")
+    set_now = await shopper.stripe_side.look("conditions")
+    assert (set_now["webhook_drop"], set_now["api_latency_ms"]) == (True, 250)
+    await panel.get_by_role("button", name="Normal").click()
+    await expect(panel.locator("[data-summary]")).to_have_text("Normal")
+    assert (await shopper.stripe_side.look("conditions"))["webhook_drop"] is False

@@ -1,0 +1,18 @@
+"""Fixtures: folders and environments for whole processes. Each test has its own ports and its own data."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """An empty working folder with a short name, as of a fresh clone."""
+    folder = Path(tempfile.mkdtemp(prefix="pu-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""The commands: what they say, what they refuse, and that they may be run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import World
+from tests.support.paidup import Paidup, environment
+from tests.support.processes import Child
+
+
+def run(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """The exit code and all words of `paidup` with these arguments."""
+    log = folder / f"{'-'.join(arguments)}.log"
+    child = Child(["-m", "server.cli", *arguments], variables, log, cwd=folder)
+    code = child.process.wait(60)
+    words = child.output
+    log.unlink()
+    return code, words
+
+
+def without(given: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in given.items() if name not in names}
+
+
+def test_help_names_every_command(home: Path) -> None:
+    code, words = run(home, "--help")
+    assert code == 0
+    assert [name for name in ("serve", "work", "migrate", "stripe-setup", "demo") if name not in words] == []
+
+
+@pytest.mark.parametrize("command", ["serve", "work", "migrate", "stripe-setup"])
+def test_missing_settings_are_named_each_with_exit_code_2(home: Path, command: str) -> None:
+    code, words = run(home, command, PORT="eighty")
+    assert code == 2
+    named = ("SECRET_KEY", "STRIPE_SECRET_KEY", "STRIPE_PUBLISHABLE_KEY", "STRIPE_WEBHOOK_SECRET", "PORT")
+    assert [name for name in named if f"settings: {name}" not in words] == []
+    assert "Traceback" not in words
+
+
+def test_settings_come_from_the_env_file_of_the_working_folder(home: Path) -> None:
+    (home / ".env").write_text("".join(f"{name}={value}\n" for name, value in environment().items()))
+    assert run(home, "migrate")[0] == 0
+    assert (home / ".paidup" / "paidup.db").is_file()
+
+
+def test_migrate_may_be_run_again(home: Path) -> None:
+    for _ in range(2):
+        assert run(home, "migrate", **environment()) == (0, "The database is up to date.\n")
+
+
+def test_a_database_that_is_away_is_an_error_and_no_traceback(home: Path) -> None:
+    url = "postgresql://nobody@127.0.0.1:1/nothing"
+    code, words = run(home, "work", "--once", **environment(database_url=url))
+    assert code == 1
+    assert "error:" in words
+    assert "Traceback" not in words
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_stripe_setup_says_what_it_made_and_what_was_there(home: Path, world: World) -> None:
+    for _ in range(2):
+        code, words = run(home, "stripe-setup", **environment(**world.given()))
+        assert code == 0
+        assert words.count("there") == 3
+        assert "paidup_pro_monthly" in words
+
+
+async def test_work_once_credits_what_nobody_else_did(world: World, home: Path) -> None:
+    """S02: the webhook never came and the browser was closed right after confirming."""
+    paidup: Paidup = await world.server(webhooks=False)
+    ada = paidup.customer()
+    purchase = await ada.buy("pro")
+    await world.stripe_side.confirm(purchase["client_secret"])
+    await world.make_due()
+    code, words = run(home, "work", "--once", **environment(**world.given()))
+    assert code == 0
+    assert "due_invoices: 1" in words
+    assert await ada.balance() == 2000

@@ -1,0 +1,220 @@
+"""`paidup demo`: one command on an empty folder, the whole story, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.paidup import status_with
+from tests.support.processes import Child, alive, descendants, free_port
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+DEMO = ["-m", "server.cli", "demo"]
+
+
+class Demo:
+    """One run of `paidup demo` in a folder; `start` again with the same ports and the same data."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port, self.sandbox_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.sandbox = f"http://127.0.0.1:{self.sandbox_port}"
+        self.child: Child | None = None
+
+    def start(self) -> Child:
+        ports = {"PORT": str(self.port), "SANDBOX_PORT": str(self.sandbox_port)}
+        self.child = Child(DEMO, ports, self.home / "demo.log", cwd=self.home)
+        self.child.wait_for(f"{self.url}/readyz")
+        return self.child
+
+    def stop(self) -> int:
+        assert self.child is not None
+        return self.child.stop()
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Demo]:
+    """A demo that runs for the tests of this module; one of them restarts it."""
+    home = Path(tempfile.mkdtemp(prefix="pu-"))
+    running = Demo(home)
+    running.start()
+    yield running
+    running.stop()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+async def browser(demo: Demo) -> AsyncIterator[aiohttp.ClientSession]:
+    """A browser that has opened the demo's page, and holds its cookie."""
+    jar = aiohttp.CookieJar(unsafe=True)  # for an address without a name
+    async with aiohttp.ClientSession(cookie_jar=jar, timeout=aiohttp.ClientTimeout(total=30)) as session:
+        async with session.get(demo.url) as response:
+            assert response.status == 200
+        yield session
+
+
+async def bought(demo: Demo, browser: aiohttp.ClientSession) -> Any:
+    """Subscribe, watch, pay with a card that asks for 3DS, pass; what the socket says in the end."""
+    stripe = StripeSide(demo.sandbox, browser)
+    async with browser.post(f"{demo.url}/api/subscriptions", json={"plan": "basic"}) as response:
+        assert response.status == 201
+        purchase = await response.json()
+    intent = await stripe.confirm(purchase["client_secret"], "pm_card_authenticationRequired")
+    assert intent["status"] == "requires_action"
+    async with browser.ws_connect(
+        f"{demo.url}/ws/invoices/{purchase['invoice']}",
+        protocols=("paidup.v1", purchase["ticket"]),
+        headers={"Origin": demo.url},
+    ) as socket_:
+        await stripe.authenticate(purchase["client_secret"])
+        return await status_with(socket_, status="active")
+
+
+async def balance(demo: Demo, browser: aiohttp.ClientSession) -> int:
+    async with browser.get(f"{demo.url}/api/credits") as response:
+        return int((await response.json())["balance"])
+
+
+async def test_the_page_is_served_and_lets_only_the_sandboxs_script_in(
+    demo: Demo, browser: aiohttp.ClientSession
+) -> None:
+    async with browser.get(demo.url) as response:
+        policy = response.headers["Content-Security-Policy"]
+        assert "<html" in await response.text()
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["script-src"] == f"'self' {demo.sandbox}"
+    assert rules["default-src"] == "'self'"
+    assert rules["object-src"] == rules["base-uri"] == rules["frame-ancestors"] == "'none'"
+    assert f"ws://127.0.0.1:{demo.port}" in rules["connect-src"]
+
+
+async def test_what_the_page_needs_is_served_and_nothing_else(
+    demo: Demo, browser: aiohttp.ClientSession
+) -> None:
+    async with browser.get(f"{demo.url}/demo/config.json") as response:
+        config = await response.json()
+    assert config["publishable_key"] == "pk_test_sandbox"
+    assert config["stripe_js"] == f"{demo.sandbox}/stripe.js"
+    wanted = {"paidup.js": 200, "demo.css": 200, "app.py": 404, "..%2Fapp.py": 404, "index.html": 404}
+    for name, status in wanted.items():
+        async with browser.get(f"{demo.url}/demo/{name}") as response:
+            assert response.status == status, name
+    async with browser.get(config["stripe_js"]) as response:
+        assert response.status == 200
+
+
+async def test_without_the_pages_cookie_nobody_is_a_customer(demo: Demo) -> None:
+    async with aiohttp.ClientSession() as stranger:
+        for cookies in ({}, {"paidup_demo": "forged"}):
+            async with stranger.get(f"{demo.url}/api/credits", cookies=cookies) as response:
+                assert response.status == 401
+
+
+async def test_a_whole_purchase_by_http_and_websocket(demo: Demo, browser: aiohttp.ClientSession) -> None:
+    """The story: refused without credits, paid with 3DS, told on the socket, spent."""
+    spending = {"json": {"credits": 10, "key": "first"}}
+    async with browser.post(f"{demo.url}/api/credits/spend", **spending) as response:
+        assert response.status == 402
+    told = await bought(demo, browser)
+    assert (told["credits_granted"], told["balance"]) == (500, 500)
+    async with browser.post(f"{demo.url}/api/credits/spend", **spending) as response:
+        assert (response.status, (await response.json())["balance"]) == (200, 490)
+
+
+async def test_it_stops_all_it_started_and_a_second_start_goes_on(
+    demo: Demo, browser: aiohttp.ClientSession
+) -> None:
+    """Balances, sockets' tickets, cookies and Stripe's side outlive a restart; processes and ports do not."""
+    await bought(demo, browser)
+    assert demo.child is not None
+    started = descendants(demo.child.process.pid)
+    roles = ("client_demo.sandbox", "client_demo.app", "valkey")
+    assert [role for role in roles if not any(role in command for command in started.values())] == []
+    assert demo.stop() == 0
+    assert "Stopped." in demo.child.output
+    assert [started[pid] for pid in started if alive(pid)] == []
+    for port in (demo.port, demo.sandbox_port):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    demo.start()
+    assert await balance(demo, browser) == 500
+    customers = (await StripeSide(demo.sandbox, browser).api("GET", "customers?limit=100"))["data"]
+    assert customers, "the sandbox has forgotten its customers"
+    async with browser.post(f"{demo.url}/api/subscriptions", json={"plan": "pro"}) as response:
+        assert (response.status, (await response.json())["type"].rpartition("/")[2]) == (409, "already-subscribed")
+
+
+async def test_the_demos_secrets_are_its_owners_alone(demo: Demo) -> None:
+    assert (demo.home / ".paidup" / "secrets.json").stat().st_mode & 0o777 == 0o600
+
+
+def refused(home: Path, **environment: str) -> tuple[int, str]:
+    """The exit code and the words of a demo that does not start."""
+    child = Child(DEMO, environment, home / "refused.log", cwd=home)
+    return child.process.wait(30), child.output
+
+
+def test_live_keys_are_refused_before_anything_is_started(home: Path) -> None:
+    """Above all before products are made in that account."""
+    code, words = refused(
+        home,
+        STRIPE_SECRET_KEY="sk_live_1",
+        STRIPE_PUBLISHABLE_KEY="pk_live_1",
+        STRIPE_WEBHOOK_SECRET="whsec_1",
+    )
+    assert code == 2
+    assert "test keys only" in words
+    assert not (home / ".paidup" / "paidup.db").exists()
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", ["PORT", "SANDBOX_PORT"])
+def test_a_taken_port_gives_a_clear_error(home: Path, name: str) -> None:
+    with taken_port() as port:
+        ports = {"PORT": str(free_port()), "SANDBOX_PORT": str(free_port()), name: str(port)}
+        code, words = refused(home, **ports)
+    assert code == 2
+    assert f"port {port} is taken: set {name} to another one" in " ".join(words.split())
+    assert "Traceback" not in words
+
+
+@pytest.mark.parametrize("name", ["PORT", "SANDBOX_PORT"])
+def test_a_port_that_is_none_gives_a_clear_error(home: Path, name: str) -> None:
+    ports = {"PORT": str(free_port()), "SANDBOX_PORT": str(free_port()), name: "eighty"}
+    code, words = refused(home, **ports)
+    assert code == 2
+    assert name in words
+    assert "Traceback" not in words
+
+
+async def test_when_a_part_dies_all_of_it_ends_and_says_so(home: Path) -> None:
+    """A demo without its sandbox would only look alive."""
+    demo = Demo(home)
+    child = demo.start()
+    started = descendants(child.process.pid)
+    (sandbox,) = [pid for pid, command in started.items() if "client_demo.sandbox" in command]
+    os.kill(sandbox, signal.SIGKILL)
+    await wait_until(lambda: child.process.poll() is not None, within=20)
+    assert child.process.returncode == 1
+    assert "the sandbox ended by itself" in " ".join(child.output.split())
+    assert [started[pid] for pid in started if alive(pid)] == []

@@ -1,0 +1,388 @@
+"""Credited twice, or not at all (SCENARIOS, S10 to S18): every road, at once, again, late and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from server.clock import now
+from server.core.facts import Facts, Road
+from server.core.stripe_shapes import Event, Invoice, decode
+from server.errors import StorageUnavailable
+from server.events import store
+from server.models import Account, StripeEvent
+from server.models import Invoice as InvoiceRow
+from tests.conftest import World
+from tests.support.books import assert_books_balance
+from tests.support.driver import Finish, race
+from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup, environment, next_status, status_with
+from tests.support.processes import Child
+from tests.support.stripe_side import StripeSide, sign
+from tests.support.waiting import wait_until
+
+RACES = 200
+ACCOUNTS = 10
+KINDS = ("invoice.paid", "invoice.payment_succeeded", "invoice_payment.paid", "payment_intent.succeeded")
+
+
+async def test_verification_and_webhook_settle_at_the_same_instant_in_two_processes_and_credit_once(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S10: driven into settlement at the same instant, 200 times, in two processes: one grant each time."""
+    paidup = await world.server(webhooks=False)
+    shown_by_webhook, shown_by_verification = await _paid_invoices(stripe_side, paidup, RACES)
+    # Half of the invoices have their row already, the other half is new to both processes.
+    for facts in shown_by_webhook[::2]:
+        await paidup.services.settlement.settle(_before_payment(facts), Road.VERIFICATION)
+    file, place = world.folder / "facts.json", f"race:{uuid4().hex}"
+    file.write_bytes(msgspec.json.encode(shown_by_verification))
+    child = _driver(world, "race", str(file), place)
+    try:
+        here = await race(paidup.services, shown_by_webhook, Road.WEBHOOK, place)
+    except TimeoutError:
+        raise AssertionError(child.output) from None
+    assert await asyncio.to_thread(child.process.wait, 30) == 0, child.output
+    there = msgspec.json.decode(file.with_suffix(".out").read_bytes(), type=list[Finish])
+
+    pairs = list(zip(here, there, strict=True))
+    assert all({a.outcome, b.outcome} == {"settled", "already_settled"} for a, b in pairs)
+    assert sum(a.overlaps(b) for a, b in pairs) > RACES * 0.9, "they did not meet"
+    await assert_books_balance(grants=RACES)
+    assert [account.balance for account in await Account.all()] == [RACES // ACCOUNTS * 500] * ACCOUNTS
+
+
+async def test_the_same_event_ten_times_at_once_credits_once(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """S11: the same event ten times, concurrently: each is answered 200, one grant stands."""
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
+    answers = await asyncio.gather(*(paidup.webhook(body) for _ in range(10)))
+    assert [status for status, _ in answers] == [200] * 10
+    assert await ada.balance() == 2000
+    assert await StripeEvent.filter(handled_at__not_isnull=True).count() == 1
+    await assert_books_balance(grants=1)
+
+
+async def test_two_events_for_one_change_credit_once(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """S11: Stripe may make two events with different ids for one change: one grant."""
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    event = await stripe_side.event("invoice.paid", purchase["invoice"])
+    bodies = [json.dumps({**event, "id": f"evt_twin_{number}"}).encode() for number in range(2)]
+    answers = await asyncio.gather(*map(paidup.webhook, bodies))
+    assert sorted(answer["outcome"] for _, answer in answers) == ["already_settled", "settled"]
+    assert await ada.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
+@pytest.mark.parametrize("first", KINDS)
+async def test_every_kind_of_event_for_one_payment_credits_once(
+    world: World, stripe_side: StripeSide, first: str
+) -> None:
+    """S11: invoice.paid, payment_succeeded, invoice_payment.paid, payment_intent.succeeded: one credits alone."""
+    paidup = await world.server(webhooks=False)
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    bodies = {kind: await _body_of(stripe_side, kind) for kind in KINDS}
+    status, answer = await paidup.webhook(bodies.pop(first))
+    assert (status, answer["outcome"]) == (200, "settled")
+    assert await ada.balance() == 2000
+    answers = await asyncio.gather(*map(paidup.webhook, bodies.values()))
+    assert [status for status, _ in answers] == [200] * 3
+    assert await ada.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
+async def test_two_secrets_on_one_address_credit_once(world: World, stripe_side: StripeSide) -> None:
+    """S12: two endpoints on one address, each with a secret of its own, deliver the same change: one grant."""
+    secrets = "whsec_of_another_endpoint,whsec_of_the_tests"
+    paidup = await world.server(webhooks=False, stripe_webhook_secret=secrets)
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
+    answers = [await paidup.webhook(body, sign(body, secret)) for secret in secrets.split(",")]
+    assert [(status, answer["outcome"]) for status, answer in answers] == [
+        (200, "settled"),
+        (200, "handled before"),
+    ]
+    assert await ada.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
+async def test_an_event_that_was_stored_and_never_handled_is_credited_by_the_reconciler_once(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S13: the handler died between claiming the event and crediting: credited afterwards, once."""
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
+    assert await store(decode(Event, body), body.decode())
+    assert (await paidup.services.reconciler.sweep())["unhandled_events"] == 0, "its first handler has its time"
+    assert await ada.balance() == 0
+    await StripeEvent.all().update(next_attempt_at=now() - timedelta(seconds=1))
+    sweeps = await asyncio.gather(*(paidup.services.reconciler.unhandled_events() for _ in range(5)))
+    assert sum(sweeps) == 1, "several reconcilers, one claim"
+    assert await ada.balance() == 2000
+    assert (await paidup.services.reconciler.sweep())["unhandled_events"] == 0
+    assert (await StripeEvent.get()).handled_at is not None
+    await assert_books_balance(grants=1)
+
+
+async def test_an_event_whose_handling_fails_is_answered_200_kept_and_credited_later(
+    paidup: Paidup, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S13: a failure while handling is answered 200, kept with its error, and made good by the reconciler."""
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
+
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("the handler died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(paidup.services.settlement, "settle", broken)
+        assert await paidup.webhook(body) == (200, {"received": True, "outcome": "postponed"})
+    kept = await StripeEvent.get()
+    assert (kept.handled_at, kept.attempts, kept.error) == (None, 1, "RuntimeError: the handler died")
+    assert await ada.balance() == 0
+    await StripeEvent.all().update(next_attempt_at=now() - timedelta(seconds=1))
+    await paidup.services.reconciler.sweep()
+    assert await ada.balance() == 2000
+    kept = await StripeEvent.get()
+    assert (kept.handled_at is not None, kept.attempts, kept.error) == (True, 2, None)
+    await assert_books_balance(grants=1)
+
+
+async def test_killed_between_commit_and_publish_the_socket_elsewhere_is_told(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S14: the process is killed after its commit and before it published: the socket is told within 10 s."""
+    paidup = await world.server(webhooks=False, reread_s=1)
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    event = await stripe_side.event("invoice.paid", purchase["invoice"])
+    file = world.folder / "facts.json"
+    file.write_bytes(msgspec.json.encode([_facts_of(event)]))
+    await stripe_side.conditions(api_down=True)  # so that no verification finds it out instead
+    async with ada.watch(purchase) as socket:
+        assert (await next_status(socket))["status"] == "open"
+        child = _driver(world, "die", str(file), "nowhere")
+        assert await asyncio.to_thread(child.process.wait, 30) == -signal.SIGKILL, child.output
+        told = await status_with(socket, within=10, status="active")
+    assert (told["via"], told["credits_granted"], told["balance"]) == ("webhook", 2000, 2000)
+    await assert_books_balance(grants=1)
+
+
+async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S14: a version that was committed and not published is published by the reconciler, once."""
+    paidup = await world.server(webhooks=False, reread_s=600)
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    event = await stripe_side.event("invoice.paid", purchase["invoice"])
+    file = world.folder / "facts.json"
+    file.write_bytes(msgspec.json.encode([_facts_of(event)]))
+    await stripe_side.conditions(api_down=True)
+    async with ada.watch(purchase) as socket:
+        assert (await next_status(socket))["status"] == "open"
+        child = _driver(world, "die", str(file), "nowhere")
+        assert await asyncio.to_thread(child.process.wait, 30) == -signal.SIGKILL, child.output
+        assert await paidup.services.reconciler.unpublished_versions() == 0, "its publisher has its time"
+        await InvoiceRow.all().update(changed_at=now() - timedelta(seconds=6))
+        assert await paidup.services.reconciler.unpublished_versions() == 1
+        assert (await status_with(socket, status="active"))["version"] == 2
+    assert await paidup.services.reconciler.unpublished_versions() == 0
+    await assert_books_balance(grants=1)
+
+
+async def test_an_event_comes_again_long_after_any_window(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """S16: an event that comes again a year later, and even one whose row was purged, grants nothing more."""
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
+    assert (await paidup.webhook(body))[1]["outcome"] == "settled"
+    long_ago = now() - timedelta(days=400)
+    await StripeEvent.all().update(received_at=long_ago, handled_at=long_ago)
+    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "handled before"})
+    await StripeEvent.all().delete()
+    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "already_settled"})
+    assert await ada.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
+async def test_stripe_delivers_again_what_we_answered_503(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S17: what we could not store is answered 503; Stripe delivers it again, and it is credited once."""
+    paidup = await world.server(webhooks=True)
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side, confirm=False)
+    refused: set[str] = set()
+
+    async def full(event: Event, _: str) -> bool:
+        refused.add(event.type)
+        raise StorageUnavailable("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.web.webhooks.store", full)
+        await stripe_side.confirm(purchase["client_secret"])
+        await wait_until(lambda: refused.issuperset(KINDS))
+    assert await ada.balance() == 0
+    assert not await StripeEvent.exists(type__in=KINDS)
+
+    async def credited() -> bool:
+        await stripe_side.control("deliveries/flush")
+        return await ada.balance() == 2000
+
+    await wait_until(credited)
+
+    async def all_delivered() -> bool:
+        await stripe_side.control("deliveries/flush")
+        events = (await stripe_side.look("events"))["events"]
+        return all(sent["status"] == "delivered" for event in events for sent in event["deliveries"])
+
+    await wait_until(all_delivered)
+    events = (await stripe_side.look("events"))["events"]
+    paid = next(event for event in events if event["type"] == "invoice.paid")
+    assert [attempt["status"] for attempt in paid["deliveries"][0]["attempts"]][:1] == [503]
+    await assert_books_balance(grants=1)
+
+
+async def test_a_reply_of_ours_that_is_lost_brings_the_event_again_and_no_second_grant(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S17: our 200 was lost on the way: the event is handled, comes again, and grants nothing more."""
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
+    address = urlsplit(paidup.url)
+    _, writer = await asyncio.open_connection(address.hostname, address.port)
+    head = f"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += f"Stripe-Signature: {sign(body, WEBHOOK_SECRET)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    writer.close()  # nobody reads the answer
+    await writer.wait_closed()
+    await wait_until(lambda: StripeEvent.exists(handled_at__not_isnull=True))
+    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "handled before"})
+    assert await ada.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
+async def test_events_out_of_order_credit_and_stay_credited(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S18: invoice.paid before subscription.created; what an older event says later changes nothing."""
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side, card="pm_card_chargeDeclined")
+    await stripe_side.confirm(purchase["client_secret"])
+    late = ["customer.subscription.created", "payment_intent.payment_failed", "invoice.payment_failed"]
+    late_bodies = [await _body_of(stripe_side, kind) for kind in late]
+    assert json.loads(late_bodies[0])["data"]["object"]["status"] == "incomplete"
+    assert (await paidup.webhook(await _body_of(stripe_side, "invoice.paid")))[1]["outcome"] == "settled"
+    for body in late_bodies:
+        assert (await paidup.webhook(body))[0] == 200
+    status, shown = await ada.call("GET", f"/api/invoices/{purchase['invoice']}")
+    assert (status, shown["status"], shown["version"], shown["error"]) == (200, "active", 2, None)
+    assert await ada.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
+async def test_the_socket_is_on_one_process_and_the_webhook_comes_to_the_other(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S10: two server processes, one Redis, verification shut off: the webhook's process tells the socket's."""
+    paidup = await world.server(webhooks=False, reread_s=600)
+    other = await world.process(webhooks=False)
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
+    await stripe_side.conditions(rate_limited=True)
+    async with ada.watch(purchase) as socket:
+        assert (await next_status(socket))["status"] == "open"
+        assert (await other.webhook(body)) == (200, {"received": True, "outcome": "settled"})
+        told = await status_with(socket, status="active")
+    assert (told["via"], told["version"], told["balance"]) == ("webhook", 2, 2000)
+    await assert_books_balance(grants=1)
+
+
+async def test_verification_here_and_webhooks_there_credit_once(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S10: ten customers pay at once, their sockets here, their webhooks there: each is credited once."""
+    paidup = await world.server(webhooks=False)
+    await world.process(webhooks=True)
+
+    async def pays_and_waits(customer: Customer) -> Any:
+        purchase = await customer.buy("basic")
+        await stripe_side.confirm(purchase["client_secret"])
+        async with customer.watch(purchase) as socket:
+            return await status_with(socket, status="active")
+
+    told = await asyncio.gather(*(pays_and_waits(paidup.customer(f"user-{n}")) for n in range(10)))
+    assert [frame["balance"] for frame in told] == [500] * 10
+    await wait_until(lambda: _nothing_unhandled("invoice.paid", 10))
+    await assert_books_balance(grants=10)
+
+
+async def _nothing_unhandled(kind: str, expected: int) -> bool:
+    return await StripeEvent.filter(type=kind, handled_at__not_isnull=True).count() == expected
+
+
+async def _paid_and_unheard(
+    paidup: Paidup, stripe_side: StripeSide, card: str = "pm_card_visa", confirm: bool = True
+) -> tuple[Customer, Any]:
+    """Ada has confirmed her payment for pro; webhooks are not delivered unless the test delivers them."""
+    ada = paidup.customer("ada")
+    if confirm:
+        await stripe_side.conditions(webhook_drop=True)
+    purchase = await ada.buy("pro")
+    if confirm:
+        await stripe_side.confirm(purchase["client_secret"], card)
+    return ada, purchase
+
+
+async def _body_of(stripe_side: StripeSide, kind: str, about: str | None = None) -> bytes:
+    event = await stripe_side.event(kind, about)
+    assert event is not None, kind
+    return json.dumps(event).encode()
+
+
+async def _paid_invoices(
+    stripe_side: StripeSide, paidup: Paidup, count: int
+) -> tuple[list[Facts], list[Facts]]:
+    """Paid invoices of several accounts, as invoice.paid events and as verification shows them."""
+    gateway, customers = paidup.services.gateway, []
+    for number in range(ACCOUNTS):
+        account = await paidup.services.purchases.account(f"user-{number}")
+        customers.append(await stripe_side.customer())
+        await Account.filter(id=account.id).update(stripe_customer=customers[-1])
+    card = {"payment_behavior": "allow_incomplete", "default_payment_method": "pm_card_visa"}
+    bought = [
+        await stripe_side.subscribe(customers[number % ACCOUNTS], "basic", **card) for number in range(count)
+    ]
+    told = {}
+    after = ""
+    while len(told) < count:
+        page = (await stripe_side.api("GET", f"events?type=invoice.paid&limit=100{after}"))["data"]
+        told.update({event["data"]["object"]["id"]: _facts_of(event) for event in page})
+        after = f"&starting_after={page[-1]['id']}"
+    ids = [subscription["latest_invoice"]["id"] for subscription in bought]
+    read = [(await gateway.read_invoice(invoice)).facts() for invoice in ids]
+    return [told[invoice] for invoice in ids], read
+
+
+def _facts_of(event: Any) -> Facts:
+    return decode(Invoice, json.dumps(event["data"]["object"])).facts()
+
+
+def _before_payment(facts: Facts) -> Facts:
+    assert facts.invoice is not None
+    due = facts.invoice.amount_due_minor
+    unpaid = msgspec.structs.replace(
+        facts.invoice, status="open", amount_paid_minor=0, amount_remaining_minor=due
+    )
+    return Facts(unpaid)
+
+
+def _driver(world: World, *arguments: str) -> Child:
+    log = world.folder / "driver.log"
+    return Child(["-m", "tests.support.driver", *arguments], environment(**world.given()), log)
+
+

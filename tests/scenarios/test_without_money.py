@@ -1,0 +1,459 @@
+"""Credited without money (SCENARIOS, S21 to S24, S28): what opens nothing, however it is signed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from itsdangerous import TimestampSigner
+from msgspec.structs import replace
+
+from server.core.stripe_shapes import Invoice as InvoiceShape
+from server.core.stripe_shapes import InvoicePayment, PaymentIntent
+from server.models import Account, CreditGrant, StripeEvent
+from server.models import Invoice as InvoiceRow
+from server.settings import PACKAGED_PLANS
+from tests.conftest import World
+from tests.support.books import assert_books_balance, row_counts
+from tests.support.paidup import ORIGIN, WEBHOOK_SECRET, Customer, Paidup, next_status, status_with
+from tests.support.stripe_side import StripeSide, forged_event
+from tests.support.waiting import wait_until
+
+Change = Callable[[Any], Any]
+
+
+async def test_a_full_discount_grants_the_plan(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """S21: an invoice that a 100 % discount brings to zero grants the plan, though no money came."""
+    ada = paidup.customer("ada")
+    assert await ada.balance() == 0
+    coupon = await stripe_side.api("POST", "coupons", percent_off=100, duration="once")
+    discount = {"discounts[0][coupon]": coupon["id"]}
+    made = await stripe_side.subscribe(await stripe_side.customer(), "pro", "ada", **discount)
+    assert (made["latest_invoice"]["status"], made["latest_invoice"]["amount_due"]) == ("paid", 0)
+    await wait_until(lambda: CreditGrant.exists())
+    assert await ada.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
+@pytest.mark.parametrize("trial_credits", [0, 50])
+async def test_a_trial_grants_what_the_plan_says_of_trials(
+    world: World, stripe_side: StripeSide, trial_credits: int
+) -> None:
+    """S21: a trial's zero invoice grants the plan's trial_credits (none unless said), never the plan."""
+    plans = world.folder / "plans.toml"
+    plans.write_text(
+        PACKAGED_PLANS.read_text().replace(
+            "credits = 2000", f"credits = 2000\ntrial_credits = {trial_credits}"
+        )
+    )
+    paidup = await world.server(plans_file=plans)
+    ada = paidup.customer("ada")
+    assert await ada.balance() == 0
+    made = await stripe_side.subscribe(await stripe_side.customer(), "pro", "ada", trial_period_days="14")
+    assert made["status"] == "trialing"
+    await wait_until(lambda: CreditGrant.exists())
+    assert await ada.balance() == trial_credits
+    await assert_books_balance(grants=1)
+
+
+FALSE_INTENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "another invoice's payment": ({"id": "pi_of_another_invoice"}, "no invoice is known for this payment"),
+    "another customer": ({"customer": "cus_mallory"}, "refused"),
+    "no customer": ({"customer": None}, "refused"),
+    "a smaller amount": ({"amount": 1, "amount_received": 1}, "not_yet"),
+    "one cent less": ({"amount_received": 2899}, "not_yet"),
+    "nothing received": ({"amount_received": 0}, "not_yet"),
+    "another currency": ({"currency": "jpy"}, "refused"),
+}
+
+
+@pytest.mark.parametrize("falsehood", FALSE_INTENTS)
+async def test_a_payment_intent_event_that_does_not_fit_opens_nothing(
+    world: World, stripe_side: StripeSide, falsehood: str
+) -> None:
+    """S22: a signed payment_intent.succeeded of another invoice, customer, amount, currency opens nothing."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    true = {
+        **await _intent(stripe_side, purchase),
+        "status": "succeeded",
+        "amount_received": 2900,
+    }
+    changes, outcome = FALSE_INTENTS[falsehood]
+    status, answer = await paidup.webhook(forged_event("payment_intent.succeeded", {**true, **changes}))
+    assert (status, answer["outcome"]) == (200, outcome)
+    await _assert_nothing_opened(ada, purchase)
+    # The same event, true: so it was the falsehood that kept it shut.
+    _, answer = await paidup.webhook(forged_event("payment_intent.succeeded", true))
+    assert answer["outcome"] == "settled"
+    await assert_books_balance(grants=1)
+
+
+FALSE_INVOICES: dict[str, tuple[dict[str, Any], str]] = {
+    "another customer": ({"customer": "cus_mallory"}, "refused"),
+    "another currency": ({"currency": "jpy"}, "refused"),
+    "another invoice": ({"id": "in_unheard_of", "customer": "cus_mallory"}, "unknown_customer"),
+    "another status": ({"status": "open"}, "not_yet"),
+}
+
+
+@pytest.mark.parametrize("falsehood", FALSE_INVOICES)
+async def test_an_invoice_event_that_does_not_fit_opens_nothing(
+    world: World, stripe_side: StripeSide, falsehood: str
+) -> None:
+    """S22: a signed invoice.paid that names another customer, currency or invoice opens nothing."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.confirm(purchase["client_secret"])
+    true = (await stripe_side.event("invoice.paid"))["data"]["object"]
+    true["parent"]["subscription_details"]["metadata"] = {}
+    changes, outcome = FALSE_INVOICES[falsehood]
+    status, answer = await paidup.webhook(forged_event("invoice.paid", {**true, **changes}))
+    assert (status, answer["outcome"]) == (200, outcome)
+    await _assert_nothing_opened(ada, purchase)
+    _, answer = await paidup.webhook(forged_event("invoice.paid", true))
+    assert answer["outcome"] == "settled"
+    await assert_books_balance(grants=1)
+
+
+async def test_metadata_that_names_a_victims_account_takes_nothing_from_his_customer(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S22: an invoice of another customer is not credited to the account that its metadata names."""
+    ada = paidup.customer("ada")
+    await ada.buy("pro")
+    card = {"payment_behavior": "allow_incomplete", "default_payment_method": "pm_card_visa"}
+    await stripe_side.subscribe(await stripe_side.customer(), "basic", "ada", **card)
+    await wait_until(lambda: StripeEvent.exists(type="invoice.paid", attempts=1))
+    assert (await StripeEvent.get(type="invoice.paid")).error == "parked: unknown_customer"
+    assert await ada.balance() == 0
+    await assert_books_balance(grants=0)
+
+
+def _with_intent(change: Callable[[PaymentIntent], PaymentIntent]) -> Change:
+    def changed(shape: InvoiceShape) -> InvoiceShape:
+        link = _link(shape)
+        assert isinstance(link.payment.payment_intent, PaymentIntent)
+        payment = replace(link.payment, payment_intent=change(link.payment.payment_intent))
+        return _relinked(shape, replace(link, payment=payment))
+
+    return changed
+
+
+def _link(shape: InvoiceShape) -> InvoicePayment:
+    assert shape.payments is not None
+    return shape.payments.data[0]
+
+
+def _relinked(shape: InvoiceShape, link: InvoicePayment) -> InvoiceShape:
+    assert shape.payments is not None
+    return replace(shape, payments=replace(shape.payments, data=[link]))
+
+
+FALSE_ANSWERS: dict[str, tuple[Change, str]] = {
+    "another invoice's payment": (
+        lambda shape: _relinked(shape, replace(_link(shape), invoice="in_another")),
+        "refused",
+    ),
+    "another customer's payment": (_with_intent(lambda pi: replace(pi, customer="cus_mallory")), "refused"),
+    "another customer's invoice": (lambda shape: replace(shape, customer="cus_mallory"), "refused"),
+    "a smaller amount": (_with_intent(lambda pi: replace(pi, amount_received=1)), "not_yet"),
+    "another currency": (_with_intent(lambda pi: replace(pi, currency="jpy")), "refused"),
+    "a canceled link": (lambda shape: _relinked(shape, replace(_link(shape), status="canceled")), "not_yet"),
+    "a canceled intent": (
+        _with_intent(lambda pi: replace(pi, status="canceled", amount_received=0)),
+        "told",
+    ),
+}
+
+
+@pytest.mark.parametrize("falsehood", FALSE_ANSWERS)
+async def test_a_verification_whose_payment_does_not_fit_opens_nothing(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch, falsehood: str
+) -> None:
+    """S22: what verification reads of another invoice, customer, amount or currency opens nothing."""
+    paidup = await world.server(webhooks=False)
+    verification, gateway = paidup.services.verification, paidup.services.gateway
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(invoice_lag_ms=600_000)
+    await stripe_side.confirm(purchase["client_secret"])
+    read = gateway.read_invoice
+    change, outcome = FALSE_ANSWERS[falsehood]
+
+    async def false_answer(invoice: str, patience_s: float | None = None) -> InvoiceShape:
+        changed: InvoiceShape = change(await read(invoice, patience_s))
+        return changed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway, "read_invoice", false_answer)
+        settled = await verification.verify(purchase["invoice"])
+    assert settled is not None
+    assert settled.outcome == outcome
+    assert await ada.balance() == 0
+    await assert_books_balance(grants=0)
+    await InvoiceRow.all().update(checking_until=None)
+    settled = await verification.verify(purchase["invoice"])
+    assert settled is not None
+    assert settled.outcome == "settled"
+
+
+async def test_another_payment_of_the_same_customer_opens_nothing(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S22: the customer pays the same sum for something else: his plan stays shut on every road."""
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    customer = (await Account.get()).stripe_customer
+    other = await stripe_side.api(
+        "POST", "payment_intents", amount=2900, currency="usd", customer=customer, confirm="true",
+        payment_method="pm_card_visa",
+    )  # fmt: skip
+    assert other["status"] == "succeeded"
+    await wait_until(
+        lambda: StripeEvent.exists(type="payment_intent.succeeded", handled_at__not_isnull=True)
+    )
+    async with ada.watch(purchase) as socket:
+        await status_with(socket, stage="waiting")
+    await _assert_nothing_opened(ada, purchase)
+
+
+@pytest.mark.parametrize("road", ["verification", "webhook"])
+async def test_a_succeeded_payment_grants_though_its_invoice_lags(
+    world: World, stripe_side: StripeSide, road: str
+) -> None:
+    """S23: PaymentIntent succeeded, invoice still open: granted at once, since the link proves it."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(invoice_lag_ms=600_000)
+    await stripe_side.confirm(purchase["client_secret"])
+    invoice = await stripe_side.api("GET", f"invoices/{purchase['invoice']}")
+    assert (invoice["status"], invoice["amount_paid"]) == ("open", 0)
+    if road == "webhook":
+        await stripe_side.conditions(rate_limited=True)
+    async with ada.watch(purchase) as socket:
+        if road == "webhook":
+            await next_status(socket)
+            await stripe_side.conditions(rate_limited=False)
+            event = await stripe_side.event("payment_intent.succeeded")
+            await stripe_side.conditions(rate_limited=True)
+            await paidup.webhook(json.dumps(event).encode())
+        told = await status_with(socket, status="active")
+    assert (told["via"], told["balance"]) == (road, 2000)
+    await assert_books_balance(grants=1)
+
+
+async def test_the_paid_invoice_that_follows_grants_nothing_more(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S23: granted on the link; the invoice turns paid moments later: no second grant."""
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(invoice_lag_ms=300)
+    await stripe_side.confirm(purchase["client_secret"])
+    async with ada.watch(purchase) as socket:
+        await status_with(socket, status="active")
+    await wait_until(lambda: StripeEvent.exists(type="invoice.paid", handled_at__not_isnull=True))
+    assert (await StripeEvent.get(type="invoice.paid")).outcome == "already_settled"
+    await assert_books_balance(grants=1)
+
+
+async def test_a_payment_in_processing_grants_nothing_and_is_told_when_it_fails(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S24: processing is told so, nothing is granted; it fails later, and that is told too."""
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(processing_ms=500, processing_outcome="failed")
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        await stripe_side.confirm(purchase["client_secret"])
+        assert (await status_with(socket, status="processing"))["credits_granted"] == 0
+        status, refused = await ada.spend(1, "early")
+        assert (status, refused["activating"]["status"]["status"]) == (402, "processing")
+        failed = await status_with(socket, status="failed")
+    assert (failed["credits_granted"], failed["error"] is not None) == (0, True)
+    assert await ada.balance() == 0
+    await assert_books_balance(grants=0)
+
+
+async def test_a_payment_in_processing_that_succeeds_is_credited_then(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S24: processing that ends well is credited when it does, not before."""
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(processing_ms=500)
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        await stripe_side.confirm(purchase["client_secret"])
+        await status_with(socket, status="processing")
+        assert await CreditGrant.all().count() == 0
+        await status_with(socket, status="active")
+    await assert_books_balance(grants=1)
+
+
+async def test_deliveries_that_are_not_stripes_are_refused_and_change_nothing(
+    world: World, stripe_side: StripeSide, subtests: pytest.Subtests
+) -> None:
+    """S28: a forged, stale, future-dated, truncated, non-JSON or 10 MB webhook: refused, nothing changes."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.confirm(purchase["client_secret"])
+    event = await stripe_side.event("invoice.paid")
+    body = json.dumps(event).encode()
+    live = json.dumps({**event, "livemode": True}).encode()
+    nested = b'{"x":' + b"[" * 200_000
+    at = int(time.time())
+    deliveries: dict[str, tuple[int, bytes, str]] = {
+        "no signature": (400, body, ""),
+        "nonsense for a signature": (400, body, "t=now,v1=yes"),
+        "only an old scheme": (400, body, _sign(body, at).replace("v1=", "v0=")),
+        "forged: another secret": (400, body, _sign(body, at, "whsec_of_mallory")),
+        "forged: the signature of another body": (400, body, _sign(body + b" ", at)),
+        "stale": (400, body, _sign(body, at - 400)),
+        "future-dated": (400, body, _sign(body, at + 400)),
+        "truncated": (400, body[:-20], _sign(body, at)),
+        "truncated, and signed so": (400, body[:-20], _sign(body[:-20], at)),
+        "not JSON": (400, b"invoice.paid", _sign(b"invoice.paid", at)),
+        "not UTF-8": (400, b"\xff\xfe", _sign(b"\xff\xfe", at)),
+        "empty": (400, b"", _sign(b"", at)),
+        "JSON, but no event": (400, b"[]", _sign(b"[]", at)),
+        "nested without end": (400, nested, _sign(nested, at)),
+        "a live-mode event": (400, live, _sign(live, at)),
+    }
+    before = await row_counts()
+    for name, (expected, sent, signature) in deliveries.items():
+        with subtests.test(name):
+            status, problem = await paidup.webhook(sent, signature)
+            assert (status, problem["status"]) == (expected, expected)
+            assert problem.keys() >= {"type", "title", "status", "detail"}
+            assert await row_counts() == before
+    await _assert_nothing_opened(ada, purchase)
+    assert (await paidup.webhook(body))[1]["outcome"] == "settled", "it was good but for what was done to it"
+
+
+async def test_a_delivery_of_10_mb_is_refused_before_it_is_read(world: World, subtests: pytest.Subtests) -> None:
+    """S28: 10 MB announced, or more than the limit without announcing it: 413, and not read to its end."""
+    paidup = await world.server(webhooks=False)
+    chunk = b" " * (paidup.services.settings.webhook_max_bytes + 1)
+    bodies = {
+        "announced": b"Content-Length: 10000000\r\n\r\n",
+        "in chunks": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(chunk), chunk),
+    }
+    for name, rest in bodies.items():
+        with subtests.test(name):
+            head = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v1=0\r\n"
+            assert (await _answer_to(paidup, head + rest)).startswith(b"HTTP/1.1 413 ")
+    assert await StripeEvent.all().count() == 0
+
+
+async def _answer_to(paidup: Paidup, request: bytes) -> bytes:
+    """What the server says to these bytes, without waiting for more."""
+    address = urlsplit(paidup.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(request)
+    async with asyncio.timeout(10):
+        answer = await reader.read(1000)
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def test_the_second_of_several_secrets_fits(world: World, stripe_side: StripeSide) -> None:
+    """S28: while a secret is rolled, either of two opens, and no third one does."""
+    paidup = await world.server(webhooks=False, stripe_webhook_secret="whsec_of_old, whsec_of_new")
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.confirm(purchase["client_secret"])
+    body = json.dumps(await stripe_side.event("invoice.paid")).encode()
+    at = int(time.time())
+    assert (await paidup.webhook(body, _sign(body, at, WEBHOOK_SECRET)))[0] == 400
+    assert await StripeEvent.all().count() == 0
+    status, answer = await paidup.webhook(body, _sign(body, at, "whsec_of_new"))
+    assert (status, answer["outcome"]) == (200, "settled")
+    await assert_books_balance(grants=1)
+
+
+async def test_sockets_without_a_good_ticket_are_refused_before_they_are_accepted(
+    world: World, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    """S28: a ticket foreign, expired, altered or missing, a page of another origin: an HTTP refusal."""
+    paidup = await world.server(webhooks=False)
+    ada, mallory = paidup.customer("ada"), paidup.customer("mallory")
+    purchase, foreign = await ada.buy("pro"), await mallory.buy("pro")
+    invoice, ticket = purchase["invoice"], purchase["ticket"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TimestampSigner, "get_timestamp", lambda _: int(time.time()) - 3700)
+        expired = paidup.services.tickets.issue(invoice)
+    altered = ticket[:-2] + ("A" if ticket[-2] != "A" else "B") + ticket[-1]
+    handshakes: dict[str, tuple[int, str, tuple[str, ...], str | None]] = {
+        "another customer's ticket": (403, invoice, ("paidup.v1", foreign["ticket"]), ORIGIN),
+        "this ticket on another invoice": (403, foreign["invoice"], ("paidup.v1", ticket), ORIGIN),
+        "expired": (401, invoice, ("paidup.v1", expired), ORIGIN),
+        "altered": (401, invoice, ("paidup.v1", altered), ORIGIN),
+        "nonsense": (401, invoice, ("paidup.v1", "nonsense"), ORIGIN),
+        "no ticket": (401, invoice, ("paidup.v1",), ORIGIN),
+        "no subprotocol": (401, invoice, (), ORIGIN),
+        "another protocol": (401, invoice, ("paidup.v2", ticket), ORIGIN),
+        "one too many": (401, invoice, ("paidup.v1", ticket, "more"), ORIGIN),
+        "the page of another origin": (403, invoice, ("paidup.v1", ticket), "https://evil.example"),
+        "an origin that only begins alike": (403, invoice, ("paidup.v1", ticket), ORIGIN + ".evil.example"),
+        "the origin null": (403, invoice, ("paidup.v1", ticket), "null"),
+        "an unknown invoice": (403, "in_unheard_of", ("paidup.v1", ticket), ORIGIN),
+    }
+    before = await row_counts()
+    for name, (expected, where, protocols, origin) in handshakes.items():
+        with subtests.test(name):
+            assert await _handshake(world.http, paidup, where, protocols, origin) == expected
+    assert await row_counts() == before
+    assert paidup.services.hub.waiting == []
+    assert await _handshake(world.http, paidup, invoice, ("paidup.v1", ticket), ORIGIN) == 101
+    assert await _handshake(world.http, paidup, invoice, (ticket, "paidup.v1"), None) == 101
+
+
+async def _handshake(
+    http: aiohttp.ClientSession, paidup: Paidup, invoice: str, protocols: tuple[str, ...], origin: str | None
+) -> int:
+    """The HTTP status of a WebSocket's handshake; 101 where it was accepted."""
+    headers = {"Origin": origin} if origin else {}
+    url = f"{paidup.url}/ws/invoices/{invoice}"
+    try:
+        async with http.ws_connect(url, protocols=protocols, headers=headers) as socket:
+            assert socket.protocol == "paidup.v1"
+            return 101
+    except aiohttp.WSServerHandshakeError as refused:
+        return refused.status
+
+
+async def _assert_nothing_opened(customer: Customer, purchase: Any) -> None:
+    status, shown = await customer.call("GET", f"/api/invoices/{purchase['invoice']}")
+    assert (status, shown["status"], shown["credits_granted"]) == (200, "open", 0)
+    assert await customer.balance() == 0
+    assert (await customer.spend(1, "try"))[0] == 402
+    await assert_books_balance(grants=0)
+
+
+async def _intent(stripe_side: StripeSide, purchase: Any) -> Any:
+    intent = purchase["client_secret"].partition("_secret_")[0]
+    return await stripe_side.api("GET", f"payment_intents/{intent}")
+
+
+def _sign(body: bytes, at: int, secret: str = WEBHOOK_SECRET) -> str:
+    """Stripe's signature of these bytes at this time; the SDK's own signs text, and only now."""
+    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+

@@ -1,0 +1,112 @@
+"""The source code as the structure tests see it: modules, imports, functions. Parsed, never run."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("server", "client_demo")
+GENERATED = ("server.migrations",)
+
+
+@dataclass(frozen=True)
+class Module:
+    """One file. `name` is dotted, a package's is its folder's."""
+
+    name: str
+    path: Path
+    is_package: bool
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, str(self.path))
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text()
+
+    @property
+    def lines(self) -> int:
+        return len(self.text.splitlines())
+
+    def functions(self) -> Iterator[tuple[str, int]]:
+        """Each function's name and its length in lines."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                yield node.name, node.end_lineno - node.lineno + 1
+
+    def attributes(self) -> Iterator[str]:
+        """Every dotted expression, such as `os.environ` or `datetime.now`."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute):
+                yield ast.unparse(node)
+
+
+@cache
+def modules() -> dict[str, Module]:
+    """Our modules by their dotted names, without the generated ones."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            is_package = parts[-1] == "__init__"
+            name = ".".join(parts[:-1] if is_package else parts)
+            if not name.startswith(GENERATED):
+                found[name] = Module(name, path, is_package)
+    return found
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """What a module imports, wherever in it: our modules, and the sources of anything else."""
+    found = set()
+    for node in ast.walk(modules()[name].tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively; we name modules in full"
+            source = node.module or ""
+            for alias in node.names:
+                full = f"{source}.{alias.name}"
+                found.add(full if full in modules() else source)
+    return frozenset(found - {name})
+
+
+def ours(name: str) -> frozenset[str]:
+    """Our own modules that a module imports."""
+    return imports(name) & modules().keys()
+
+
+@cache
+def reaches(name: str) -> frozenset[str]:
+    """Our own modules that a module imports, directly or through others."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for other in ours(waiting.pop()) - found:
+            found.add(other)
+            waiting.append(other)
+    return frozenset(found)
+
+
+def importers(of: str) -> set[str]:
+    """Which of our modules import `of` (a module or an outside package)."""
+    return {name for name in modules() if any(f"{used}.".startswith(f"{of}.") for used in imports(name))}
+
+
+def within(package: str) -> list[str]:
+    return [name for name in modules() if f"{name}.".startswith(f"{package}.")]
+
+
+@cache
+def tracked() -> list[Path]:
+    """The files that git keeps, and those that it would keep next."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]

@@ -1,0 +1,180 @@
+"""The documents, held to the code: every setting, route, frame, stage, status and close code is described."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.routing import Route, WebSocketRoute
+
+from server.core.decisions import InvoiceStatus
+from server.core.facts import Road
+from server.core.messages import SUBPROTOCOL, Bye, CloseCode, Heartbeat, Stage, StatusMessage
+from server.errors import PaidupError
+from server.settings import NAMES, PACKAGED_PLANS, Settings
+from server.web import api, operations, problems, sockets, webhooks
+from tests.structure.sources import ROOT
+
+FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
+SECRETS = {"SECRET_KEY", "STRIPE_SECRET_KEY", "STRIPE_PUBLISHABLE_KEY", "STRIPE_WEBHOOK_SECRET"}
+DEMO_ONLY = {"SANDBOX_PORT"}
+ASSIGNMENT = re.compile(r"^(?P<off># )?(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)$")
+
+
+@cache
+def document(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+@cache
+def example() -> dict[str, tuple[bool, str, bool]]:
+    """Of each setting in .env.example: whether it is commented out, its value, whether it is explained."""
+    found = {}
+    explained = False
+    for line in document(".env.example").splitlines():
+        if match := ASSIGNMENT.match(line):
+            assert match["name"] not in found, f"{match['name']} stands there twice"
+            found[match["name"]] = (bool(match["off"]), match["value"], explained)
+        else:
+            # A comment, or a heading, explains what follows it up to the next blank line.
+            explained = line.startswith("# ")
+    return found
+
+
+def rows(name: str) -> list[list[str]]:
+    """The cells of every table row in a document."""
+    lines = [line for line in document(name).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def codes(text: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def default_of(name: str) -> Any:
+    return FIELDS[name].default
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_explained_in_env_example(name: str) -> None:
+    assert name in example()
+    off, value, explained = example()[name]
+    assert explained
+    if name in SECRETS:
+        assert (off, value) == (False, ""), "a secret is to be filled in, and has no default"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SECRETS])
+def test_the_default_in_env_example_is_the_default(name: str) -> None:
+    off, value, _ = example()[name]
+    default = default_of(name)
+    if name == "PLANS_FILE":
+        assert (default, value) == (PACKAGED_PLANS, "")
+    elif isinstance(default, str):
+        assert value == default
+    elif isinstance(default, bool | int | float):
+        assert msgspec.convert(value, type(default), strict=False) == default
+    else:
+        assert value == str(default)
+    assert off, "what has a default need not be set"
+
+
+def test_env_example_names_no_setting_that_there_is_not() -> None:
+    assert set(example()) - set(NAMES) == DEMO_ONLY
+
+
+@pytest.mark.parametrize("name", [*NAMES, *sorted(DEMO_ONLY)])
+def test_every_setting_is_in_the_settings_document_with_its_default(name: str) -> None:
+    described = [row for row in rows("docs/settings.md") if name in codes(row[0])]
+    assert len(described) == 1
+    names, defaults, words = described[0]
+    assert words
+    if name in SECRETS:
+        assert "required" in defaults
+    elif name in FIELDS and isinstance(default_of(name), int | float):
+        shown = defaults.split(",")[codes(names).index(name)].strip(" `")
+        assert msgspec.convert(shown, type(default_of(name)), strict=False) == default_of(name)
+    elif name in FIELDS and default_of(name) and name != "PLANS_FILE":
+        assert str(default_of(name)) in codes(defaults)
+
+
+ROUTES: list[Any] = [*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES, *operations.ROUTES]
+CALLS = [
+    f"{method} {route.path}"
+    for route in ROUTES
+    for method in ((sorted((route.methods or set()) - {"HEAD"})) if isinstance(route, Route) else ["GET"])
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_route_is_in_the_api_document(call: str) -> None:
+    assert call in [code for row in rows("docs/api.md") for code in codes(row[0])]
+
+
+def test_the_api_document_names_no_route_that_there_is_not() -> None:
+    described = {
+        code for row in rows("docs/api.md") for code in codes(row[0]) if code.startswith(("GET ", "POST "))
+    }
+    assert described == set(CALLS)
+    assert [route.path for route in ROUTES if isinstance(route, WebSocketRoute)] == ["/ws/invoices/{invoice}"]
+
+
+@pytest.mark.parametrize("slug", sorted({slug for _, _, slug, _ in problems._PROBLEMS}))
+def test_every_problem_is_in_the_api_document(slug: str) -> None:
+    assert slug in re.findall(r"[a-z]+(?:-[a-z]+)*", document("docs/api.md"))
+
+
+def test_every_error_of_ours_has_an_http_status() -> None:
+    def leaves(kind: type[PaidupError]) -> list[type[PaidupError]]:
+        below = kind.__subclasses__()
+        return [leaf for child in below for leaf in leaves(child)] if below else [kind]
+
+    edge = [leaf for leaf in leaves(PaidupError) if leaf.__module__ == "server.errors"]
+    answered = tuple(kind for kind, *_ in problems._PROBLEMS)
+    assert [kind.__name__ for kind in edge if not issubclass(kind, answered)] == []
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *InvoiceStatus,
+        *Stage,
+        *Road,
+        *(kind.__struct_config__.tag for kind in (StatusMessage, Heartbeat, Bye)),
+    ],
+)
+def test_every_word_on_the_socket_is_in_the_protocol_document(word: str) -> None:
+    assert re.search(rf"[`\"]{word}[`\"]", document("docs/protocol.md"))
+
+
+@pytest.mark.parametrize("kind", [StatusMessage, Bye])
+def test_every_field_of_a_frame_is_in_the_protocol_document(kind: type[msgspec.Struct]) -> None:
+    fields = [field.encode_name for field in msgspec.structs.fields(kind)]
+    assert [
+        name for name in fields if not re.search(rf"[`\"]{name}[`\"]", document("docs/protocol.md"))
+    ] == []
+
+
+@pytest.mark.parametrize("status", InvoiceStatus)
+def test_the_protocol_document_says_which_statuses_end_the_wait(status: InvoiceStatus) -> None:
+    (row,) = [row for row in rows("docs/protocol.md") if row[0] == f"`{status}`" and len(row) == 3]
+    assert (row[2] == "yes") is status.terminal
+
+
+def test_the_protocol_document_names_the_close_codes_and_the_subprotocol() -> None:
+    described = {row[0] for row in rows("docs/protocol.md") if row[0].isdecimal() and int(row[0]) >= 1000}
+    assert described == {str(code.value) for code in CloseCode}
+    assert SUBPROTOCOL in document("docs/protocol.md")
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    broken = []
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+            if "://" not in target and not (path.parent / target).exists():
+                broken.append(f"{path.name}: {target}")
+    assert broken == []

@@ -1,0 +1,99 @@
+"""What is kept in the repository: nothing of one machine, nothing secret, migrations and pins up to date."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from tortoise import Tortoise
+from tortoise.migrations.autodetector import MigrationAutodetector
+
+from server.database import TORTOISE
+from tests.structure.sources import ROOT, tracked
+
+TEXTS = [path for path in tracked() if path.suffix not in {".png", ".jpg", ".ico", ".woff2", ".gif", ".webp"}]
+REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
+PIN = re.compile(r"^(?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>\S+) \\$", re.MULTILINE)
+
+
+def matches(pattern: str) -> list[str]:
+    """Where `pattern` occurs in what git keeps."""
+    wanted = re.compile(pattern)
+    return [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in TEXTS
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if wanted.search(line)
+    ]
+
+
+def test_no_path_of_a_machine_is_in_the_repository() -> None:
+    """Neither this clone's own folder nor anybody's home."""
+    here = {str(ROOT), str(Path.home()), str(ROOT.parent)} - {"/", "/root"}
+    assert matches("|".join(re.escape(f"{path}/") for path in sorted(here))) == []
+    assert matches("(?<![\\w.])/" + "(?:home|Users|root|work)/[a-z]") == []
+
+
+def test_no_registry_is_named_in_the_repository() -> None:
+    """Packages come from wherever the user's own pip is pointed."""
+    hosts = ["pypi" + r"\.org", "pythonhosted" + r"\.org", "registry\\." + r"npmjs\.org"]
+    options = [
+        r"(?:^|\s)--(?:extra-)?index" + r"-url[ =]\S",
+        r"(?:^|\s)--find" + "-links",
+        r"(?:^|\s)--trusted" + "-host",
+    ]
+    assert matches("|".join([*hosts, *options])) == []
+
+
+def test_no_key_of_a_real_account_is_in_the_repository() -> None:
+    """Stripe's keys are long; those of tests and examples are words."""
+    assert matches(r"(?:sk|rk)_" + r"(?:live|test)_[A-Za-z0-9]{20,}|whsec_" + r"[A-Za-z0-9+/]{30,}") == []
+
+
+def test_there_are_requirements_for_use_and_for_development() -> None:
+    assert {path.name for path in REQUIREMENTS} >= {"product.txt", "dev.txt"}
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+def test_every_requirement_is_pinned_with_hashes_and_without_addresses(path: Path) -> None:
+    text = path.read_text()
+    pins = list(PIN.finditer(text))
+    assert pins
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    assert [
+        line for line in lines if not re.match(r"^\S+==\S+ \\$|^    --hash=sha256:[0-9a-f]{64}( \\)?$", line)
+    ] == []
+    for pin, following in zip(pins, [*pins[1:], None], strict=True):
+        block = text[pin.end() : following.start() if following else len(text)]
+        assert "--hash=sha256:" in block, pin["name"]
+    assert "://" not in text
+
+
+def test_every_dependency_of_the_package_is_pinned() -> None:
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^A-Za-z0-9._-]", each)[0].lower().replace("_", "-") for each in requirements}
+
+    pinned = {
+        path.name: names([pin["name"] for pin in PIN.finditer(path.read_text())]) for path in REQUIREMENTS
+    }
+    asked = requires("paidup") or []
+    assert names([each for each in asked if "extra ==" not in each]) <= pinned["product.txt"]
+    assert names(asked) <= pinned["dev.txt"] | pinned["product.txt"]
+
+
+async def test_the_migrations_are_up_to_date_with_the_models() -> None:
+    """`make migrations` would write nothing."""
+    await Tortoise.init(config=TORTOISE, _enable_global_fallback=True)
+    try:
+        assert Tortoise.apps is not None
+        changes = await MigrationAutodetector(Tortoise.apps, TORTOISE["apps"]).changes()
+        assert [change.name for change in changes] == []
+    finally:
+        await Tortoise.close_connections()
+
+
+def test_what_the_procfile_runs_are_commands_of_ours() -> None:
+    lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line)
+    assert lines == {"release": "paidup migrate", "web": "paidup serve", "worker": "paidup work"}

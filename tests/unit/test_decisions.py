@@ -1,0 +1,283 @@
+"""Facts -> decision: STRIPE's "When to grant" and its table of PaymentIntent statuses, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.core.decisions import (
+    ATTEMPT_FAILED,
+    CANCELED,
+    GIVEN_UP,
+    TERMINAL,
+    InvoiceStatus,
+    Known,
+    Verdict,
+    decide,
+)
+from server.core.facts import Attempt, Facts, InvoiceFacts, PaymentError, PaymentFacts
+
+S, V = InvoiceStatus, Verdict
+DUE = 2900
+KNOWN = Known("in_1", S.OPEN, "cus_1", "usd", DUE, "pi_1")
+INVOICE = InvoiceFacts("in_1", "open", "cus_1", "usd", DUE, 0, DUE, "subscription_create", "sub_1", 0, ())
+PAYMENT = PaymentFacts("pi_1", "succeeded", "cus_1", "usd", DUE, DUE, invoice="in_1")
+DECLINED = PaymentError("card_declined", "Your card was declined.", "insufficient_funds")
+
+
+def known(**changes: Any) -> Known:
+    return msgspec.structs.replace(KNOWN, **changes)
+
+
+def invoice(**changes: Any) -> InvoiceFacts:
+    return msgspec.structs.replace(INVOICE, **changes)
+
+
+def payment(**changes: Any) -> PaymentFacts:
+    return msgspec.structs.replace(PAYMENT, **changes)
+
+
+def part(paid: int) -> InvoiceFacts:
+    """The invoice once `paid` of it was paid."""
+    return invoice(amount_paid_minor=paid, amount_remaining_minor=DUE - paid)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        pytest.param(Facts(invoice(status="paid")), id="the invoice is paid"),
+        pytest.param(Facts(invoice(status="paid"), (payment(status="canceled"),)), id="paid, whatever else"),
+        pytest.param(Facts(INVOICE, (PAYMENT,)), id="linked, succeeded, covers"),
+        pytest.param(Facts(payments=(payment(invoice=None),)), id="the intent that was stored"),
+        pytest.param(Facts(INVOICE, (payment(amount_received_minor=DUE + 1),)), id="more than is due"),
+        pytest.param(
+            Facts(
+                INVOICE,
+                (payment(amount_received_minor=900), payment(intent="pi_2", amount_received_minor=2000)),
+            ),
+            id="two payments together",
+        ),
+        pytest.param(Facts(INVOICE, (PAYMENT, payment(customer="cus_2"))), id="ours beside a stranger"),
+        pytest.param(
+            Facts(invoice(status="uncollectible"), (PAYMENT,)), id="an uncollectible invoice paid after all"
+        ),
+    ],
+)
+def test_money_that_reached_this_invoice_grants(facts: Facts) -> None:
+    """S23: the invoice is paid, or a linked and succeeded payment proves that it will be."""
+    decision = decide(KNOWN, facts)
+    assert (decision.verdict, decision.status) == (V.GRANT, S.ACTIVE)
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict"),
+    [
+        pytest.param(Facts(INVOICE, (payment(invoice="in_2"),)), V.REFUSE, id="another invoice's payment"),
+        pytest.param(Facts(INVOICE, (payment(customer="cus_2"),)), V.REFUSE, id="another customer's payment"),
+        pytest.param(Facts(INVOICE, (payment(customer=None),)), V.REFUSE, id="nobody's payment"),
+        pytest.param(Facts(INVOICE, (payment(currency="eur"),)), V.REFUSE, id="another currency"),
+        pytest.param(Facts(payments=(payment(intent="pi_2", invoice=None),)), V.REFUSE, id="no link at all"),
+        pytest.param(Facts(invoice(id="in_2", status="paid")), V.REFUSE, id="another invoice, paid"),
+        pytest.param(Facts(invoice(customer="cus_2", status="paid")), V.REFUSE, id="another customer, paid"),
+        pytest.param(Facts(invoice(currency="eur", status="paid")), V.REFUSE, id="another currency, paid"),
+        pytest.param(Facts(INVOICE, (payment(amount_received_minor=1),)), V.NOTHING_NEW, id="too little"),
+        pytest.param(
+            Facts(INVOICE, (payment(amount_received_minor=0),)),
+            V.NOTHING_NEW,
+            id="succeeded, nothing received",
+        ),
+        pytest.param(
+            Facts(part(1500), (payment(amount_received_minor=1500),)),
+            V.NOTHING_NEW,
+            id="a part, counted already",
+        ),
+        pytest.param(
+            Facts(payments=(payment(invoice=None, amount_received_minor=1500),)),
+            V.NOTHING_NEW,
+            id="a part, alone",
+        ),
+        pytest.param(
+            Facts(INVOICE, (payment(status="processing", amount_received_minor=DUE),)),
+            V.TELL,
+            id="processing",
+        ),
+    ],
+)
+def test_money_of_another_invoice_customer_amount_or_currency_opens_nothing(
+    facts: Facts, verdict: Verdict
+) -> None:
+    """S22: what does not belong here, or does not suffice, grants nothing."""
+    decision = decide(KNOWN, facts)
+    assert decision.verdict is verdict
+    assert decision.status is not S.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "shown", "told"),
+    [
+        ("requires_payment_method", None, S.OPEN, None),
+        ("requires_payment_method", DECLINED, S.FAILED, DECLINED),
+        ("requires_confirmation", None, S.OPEN, None),
+        ("requires_action", None, S.REQUIRES_ACTION, None),
+        ("requires_action", DECLINED, S.REQUIRES_ACTION, None),
+        ("processing", None, S.PROCESSING, None),
+        ("canceled", None, S.FAILED, CANCELED),
+        ("canceled", DECLINED, S.FAILED, CANCELED),
+        ("requires_capture", None, S.OPEN, None),
+        ("a_status_of_next_year", None, S.OPEN, None),
+    ],
+)
+def test_each_status_of_the_payment_is_shown_as_what_it_means(
+    status: str, error: PaymentError | None, shown: InvoiceStatus, told: PaymentError | None
+) -> None:
+    """The table "PaymentIntent status and what the customer should read"."""
+    facts = Facts(INVOICE, (payment(status=status, amount_received_minor=0, error=error),))
+    decision = decide(KNOWN, facts)
+    assert (decision.status, decision.error) == (shown, told)
+    assert decision.verdict is (V.NOTHING_NEW if shown is S.OPEN else V.TELL)
+
+
+@pytest.mark.parametrize(
+    ("facts", "shown", "told"),
+    [
+        (Facts(INVOICE), S.OPEN, None),
+        (Facts(INVOICE, attempt=Attempt.ACTION_REQUIRED), S.REQUIRES_ACTION, None),
+        (Facts(INVOICE, attempt=Attempt.FAILED), S.FAILED, ATTEMPT_FAILED),
+        (Facts(invoice(status="uncollectible")), S.FAILED, GIVEN_UP),
+        (Facts(invoice(status="void")), S.VOID, None),
+        (Facts(invoice(status="void"), (PAYMENT,)), S.VOID, None),
+        (Facts(invoice(status=None)), S.OPEN, None),
+    ],
+)
+def test_an_invoice_without_a_payment_is_shown_by_its_own_status(
+    facts: Facts, shown: InvoiceStatus, told: PaymentError | None
+) -> None:
+    decision = decide(KNOWN, facts)
+    assert (decision.status, decision.error) == (shown, told)
+
+
+def test_the_latest_payment_speaks_for_the_invoice() -> None:
+    """The customer failed with one card and is in the bank's check with the next."""
+    failed = payment(status="requires_payment_method", error=DECLINED, amount_received_minor=0)
+    checking = payment(intent="pi_2", status="requires_action", amount_received_minor=0)
+    assert decide(KNOWN, Facts(INVOICE, (failed, checking))).status is S.REQUIRES_ACTION
+
+
+def test_the_reason_of_a_decline_is_not_overwritten_by_the_invoices_own_event() -> None:
+    """`payment_intent.payment_failed` names the decline; `invoice.payment_failed` comes after it."""
+    declined = known(status=S.FAILED, error=DECLINED)
+    decision = decide(declined, Facts(INVOICE, attempt=Attempt.FAILED))
+    assert (decision.verdict, decision.error) == (V.NOTHING_NEW, DECLINED)
+
+
+def test_another_error_of_the_same_status_is_told() -> None:
+    """The second card was declined as well, for another reason: the screen says which."""
+    declined = known(status=S.FAILED, error=PaymentError("expired_card", "Your card has expired."))
+    again = payment(status="requires_payment_method", error=DECLINED, amount_received_minor=0)
+    decision = decide(declined, Facts(INVOICE, (again,)))
+    assert (decision.verdict, decision.error) == (V.TELL, DECLINED)
+
+
+def test_a_late_success_reaches_a_screen_that_said_failed() -> None:
+    """S07: failed is not the end."""
+    assert decide(known(status=S.FAILED, error=DECLINED), Facts(INVOICE, (PAYMENT,))).verdict is V.GRANT
+
+
+statuses = st.sampled_from(list(S))
+errors = st.sampled_from([None, DECLINED])
+amounts = st.integers(0, 2 * DUE)
+invoices = st.builds(
+    InvoiceFacts,
+    id=st.sampled_from(["in_1", "in_1", "in_1", "in_2"]),
+    status=st.sampled_from(["draft", "open", "open", "open", "paid", "uncollectible", "void", None]),
+    customer=st.sampled_from(["cus_1", "cus_1", "cus_1", "cus_2", None]),
+    currency=st.sampled_from(["usd", "usd", "usd", "eur"]),
+    amount_due_minor=amounts,
+    amount_paid_minor=amounts,
+    amount_remaining_minor=amounts,
+    billing_reason=st.just("subscription_create"),
+    subscription=st.just("sub_1"),
+    created=st.just(0),
+    lines=st.just(()),
+)
+payments = st.builds(
+    PaymentFacts,
+    intent=st.sampled_from(["pi_1", "pi_1", "pi_2"]),
+    status=st.sampled_from(["succeeded", "succeeded", "processing", "requires_payment_method", "canceled"]),
+    customer=st.sampled_from(["cus_1", "cus_1", "cus_2", None]),
+    currency=st.sampled_from(["usd", "usd", "eur"]),
+    amount_minor=amounts,
+    amount_received_minor=amounts,
+    invoice=st.sampled_from(["in_1", "in_1", "in_2", None]),
+    error=errors,
+)
+some_facts = st.builds(
+    Facts,
+    invoice=st.none() | invoices,
+    payments=st.lists(payments, max_size=3).map(tuple),
+    attempt=st.sampled_from([None, *Attempt]),
+)
+some_known = st.builds(
+    Known,
+    invoice=st.just("in_1"),
+    status=statuses,
+    customer=st.just("cus_1"),
+    currency=st.just("usd"),
+    amount_due_minor=amounts,
+    intent=st.just("pi_1"),
+    error=errors,
+)
+
+
+@given(some_known, some_facts)
+def test_nothing_is_granted_without_a_paid_invoice_or_payments_that_cover_it(
+    before: Known, facts: Facts
+) -> None:
+    """S22: whatever the facts, a grant has one of the two proofs behind it."""
+    if decide(before, facts).verdict is not V.GRANT:
+        return
+    shown = facts.invoice
+    assert shown is None or (shown.id, shown.customer, shown.currency) == ("in_1", "cus_1", "usd")
+    if shown and shown.status == "paid":
+        return
+    proofs = [
+        proof
+        for proof in facts.payments
+        if proof.status == "succeeded"
+        and (proof.invoice == "in_1" or (proof.invoice is None and proof.intent == "pi_1"))
+        and (proof.customer, proof.currency) == ("cus_1", "usd")
+    ]
+    due = shown.amount_paid_minor + shown.amount_remaining_minor if shown else before.amount_due_minor
+    assert proofs
+    assert sum(proof.amount_received_minor for proof in proofs) >= due
+
+
+@given(some_known, some_facts)
+def test_what_is_over_stays_over(before: Known, facts: Facts) -> None:
+    """S18: no late or stale facts take back an end; only money reopens a void invoice."""
+    decision = decide(before, facts)
+    if before.status in (S.ACTIVE, S.REVERSED):
+        assert (decision.verdict, decision.status) == (V.ALREADY_GRANTED, before.status)
+    elif before.status is S.VOID:
+        assert decision.status in ((S.ACTIVE,) if decision.verdict is V.GRANT else (S.VOID,))
+
+
+@given(some_known, some_facts)
+def test_a_decision_is_carried_out_once(before: Known, facts: Facts) -> None:
+    """S11: the same facts again find nothing new."""
+    first = decide(before, facts)
+    after = msgspec.structs.replace(before, status=first.status, error=first.error)
+    again = decide(after, facts)
+    assert again.status is first.status
+    if first.verdict is V.GRANT:
+        assert again.verdict is V.ALREADY_GRANTED
+    if first.verdict is V.TELL:
+        assert again.verdict is V.NOTHING_NEW
+
+
+def test_three_statuses_end_the_wait() -> None:
+    assert {status for status in S if status.terminal} == set(TERMINAL) == {S.ACTIVE, S.VOID, S.REVERSED}

@@ -1,0 +1,89 @@
+"""plans.toml: what is read, and what is refused with its place."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.core.plans import Rollover, parse_catalogue
+from server.errors import ConfigurationError, UnknownPlan
+from server.settings import PACKAGED_PLANS
+
+PRICE = 'lookup_key = "{key}"\namount_minor = 900\n'
+
+
+def plan(plan_id: str = "basic", key: str = "basic_monthly", more: str = "", price_more: str = "") -> str:
+    return (
+        f'[[plans]]\nid = "{plan_id}"\nname = "A plan"\ncredits = 500\n{more}\n'
+        f"[[plans.prices]]\n{PRICE.format(key=key)}{price_more}\n"
+    )
+
+
+def refusal(text: str | bytes) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        parse_catalogue(text.encode() if isinstance(text, str) else text, "ours.toml")
+    (problem,) = refused.value.problems
+    return problem
+
+
+def test_the_packaged_catalogue_is_read() -> None:
+    catalogue = parse_catalogue(PACKAGED_PLANS.read_bytes())
+    assert [(sold.id, sold.credits) for sold in catalogue.plans] == [
+        ("basic", 500),
+        ("advanced", 1200),
+        ("pro", 2000),
+    ]
+    assert len(catalogue.lookup_keys) == 3
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    (sold,) = parse_catalogue(plan().encode()).plans
+    assert (sold.trial_credits, sold.rollover, sold.description) == (0, Rollover.KEEP, "")
+    assert (sold.prices[0].currency, sold.prices[0].interval) == ("usd", "month")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        pytest.param("[[plans]\n", "line 1", id="no TOML"),
+        pytest.param(b"\xff\xfe", "utf-8", id="no text"),
+        pytest.param("", "plans", id="empty"),
+        pytest.param("plans = []", "$.plans", id="no plan"),
+        pytest.param(plan(more="credit = 3"), "credit", id="a misspelt field"),
+        pytest.param(plan().replace("500", "0"), "$.plans[0].credits", id="a plan of nothing"),
+        pytest.param(plan(more="trial_credits = -1"), "$.plans[0].trial_credits", id="a negative trial"),
+        pytest.param(plan(more='rollover = "sometimes"'), "$.plans[0].rollover", id="an unknown rollover"),
+        pytest.param(plan("Not a slug"), "$.plans[0].id", id="an id with spaces"),
+        pytest.param(
+            plan(key="with space"), "$.plans[0].prices[0].lookup_key", id="a lookup key with a space"
+        ),
+        pytest.param(
+            plan(price_more='currency = "USD"'), "$.plans[0].prices[0].currency", id="a currency in capitals"
+        ),
+        pytest.param(
+            plan().replace("900", "9.5"), "$.plans[0].prices[0].amount_minor", id="an amount in whole dollars"
+        ),
+        pytest.param(
+            plan(price_more='interval = "year"'), "$.plans[0].prices[0].interval", id="a yearly price"
+        ),
+        pytest.param(plan() + plan(key="other"), "plan id used twice: basic", id="one id twice"),
+        pytest.param(
+            plan() + plan("other"), "lookup key used twice: basic_monthly", id="one lookup key twice"
+        ),
+    ],
+)
+def test_a_mistake_is_refused_with_the_file_and_the_place(text: str | bytes, place: str) -> None:
+    problem = refusal(text)
+    assert problem.startswith("ours.toml: ")
+    assert place in problem
+
+
+def test_plans_are_found_by_id_and_by_lookup_key() -> None:
+    catalogue = parse_catalogue((plan() + plan("pro", "pro_monthly")).encode())
+    assert catalogue.plan("pro") is catalogue.find("pro") is catalogue.plan_of_lookup_key("pro_monthly")
+    assert catalogue.find("gone") is catalogue.find(None) is catalogue.plan_of_lookup_key("gone") is None
+
+
+def test_asking_for_an_unknown_plan_names_those_there_are() -> None:
+    catalogue = parse_catalogue((plan() + plan("pro", "pro_monthly")).encode())
+    with pytest.raises(UnknownPlan, match=r"'gold'.*basic, pro"):
+        catalogue.plan("gold")

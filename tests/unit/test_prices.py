@@ -1,0 +1,108 @@
+"""Prices: tied to plans by lookup keys, made by `stripe-setup`, remembered when a key moves on."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.core.plans import Catalogue, Plan, PlanPrice
+from server.errors import ConfigurationError
+from server.models import KnownPrice
+from server.prices import PriceBook
+from server.services import Services
+from server.stripe_setup import ensure_prices
+from tests.support.stripe_side import StripeSide
+
+PRO = "paidup_pro_monthly"
+
+
+def a_catalogue(amount_minor: int = 2900, *more: Plan) -> Catalogue:
+    return Catalogue((Plan("pro", "Pro", 2000, (PlanPrice(PRO, amount_minor),)), *more))
+
+
+async def a_book(services: Services, catalogue: Catalogue | None = None) -> PriceBook:
+    """The price book of a server that has just started."""
+    book = PriceBook(catalogue or services.catalogue, services.gateway)
+    await book.load()
+    return book
+
+
+async def test_what_is_missing_is_made_and_what_is_there_is_left(
+    services: Services, stripe_side: StripeSide
+) -> None:
+    await stripe_side.control("reset")
+    first = await ensure_prices(services.gateway, services.catalogue)
+    assert {done.state for done in first} == {"made"}
+    second = await ensure_prices(services.gateway, services.catalogue)
+    assert [(done.state, done.price) for done in second] == [("there", done.price) for done in first]
+    prices = (await stripe_side.api("GET", "prices?limit=100"))["data"]
+    assert sorted((price["lookup_key"], price["unit_amount"]) for price in prices) == [
+        ("paidup_advanced_monthly", 1900),
+        ("paidup_basic_monthly", 900),
+        (PRO, 2900),
+    ]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_price_that_differs_is_reported_and_left(services: Services, stripe_side: StripeSide) -> None:
+    """Stripe's prices are immutable, and somebody may be paying this one."""
+    (done,) = await ensure_prices(services.gateway, a_catalogue(9900))
+    assert (done.lookup_key, done.state) == (PRO, "differs")
+    (price,) = (await stripe_side.api("GET", f"prices?lookup_keys[0]={PRO}"))["data"]
+    assert price["unit_amount"] == 2900
+
+
+async def test_a_lookup_key_that_moved_on_still_means_its_plan(
+    services: Services, stripe_side: StripeSide
+) -> None:
+    """The price was raised: new customers pay the new one, old customers' renewals still credit."""
+    before = await a_book(services)
+    old = await before.id_for(services.catalogue.plan("pro").prices[0])
+    form = {"currency": "usd", "unit_amount": 3900, "lookup_key": PRO, "transfer_lookup_key": "true"}
+    form |= {"recurring[interval]": "month", "product_data[name]": "Pro"}
+    new = (await stripe_side.api("POST", "prices", **form))["id"]
+    after = await a_book(services)
+    assert await after.id_for(services.catalogue.plan("pro").prices[0]) == new
+    assert {price: (after[price].plan, after[price].unit_amount_minor) for price in (old, new)} == {
+        old: ("pro", 2900),
+        new: ("pro", 3900),
+    }
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_server_starts_without_stripe_on_what_it_once_learned(
+    services: Services, stripe_side: StripeSide
+) -> None:
+    """S34: and it credits, too: webhooks need no call."""
+    known = set(await a_book(services))
+    await stripe_side.conditions(api_error_rate=1.0)
+    await stripe_side.control("calls/reset")
+    assert set(await a_book(services)) == known
+    assert await stripe_side.calls("GET /v1/prices") == 3, "one call and its two retries, all in vain"
+    assert len(known) == 3
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_plan_whose_price_stripe_does_not_have_cannot_be_sold(
+    services: Services, stripe_side: StripeSide
+) -> None:
+    gold = Plan("gold", "Gold", 9000, (PlanPrice("paidup_gold_monthly", 9900),))
+    book = await a_book(services, a_catalogue(2900, gold))
+    with pytest.raises(ConfigurationError, match="paidup_gold_monthly"):
+        await book.id_for(gold.prices[0])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_an_unknown_price_does_not_make_stripe_be_asked_again_and_again(
+    services: Services, stripe_side: StripeSide
+) -> None:
+    book = await a_book(services)
+    await stripe_side.control("calls/reset")
+    assert [await book.refresh() for _ in range(5)] == [False] * 5
+    assert await stripe_side.calls("GET /v1/prices") == 0
+
+
+async def test_what_is_learned_is_kept(services: Services) -> None:
+    book = await a_book(services)
+    kept = {row.id: (row.plan, row.lookup_key) for row in await KnownPrice.all()}
+    assert kept == {price: (book[price].plan, book[price].lookup_key) for price in book}
+    assert len(book) == 3

@@ -1,0 +1,165 @@
+"""The settings: what is read from where, and each refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.app import create_app
+from server.errors import ConfigurationError
+from server.settings import PACKAGED_PLANS, load_settings, make_settings, process_problems
+from tests.support.paidup import environment, settings
+
+Write = Callable[[str, str], Path]
+
+
+def problems(**changes: Any) -> list[str]:
+    with pytest.raises(ConfigurationError) as refused:
+        make_settings(environment(**changes))
+    return refused.value.problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"secret_key": "short"}, "SECRET_KEY is shorter than 16"),
+        ({"stripe_secret_key": "pk_test_1"}, "STRIPE_SECRET_KEY is no secret key"),
+        ({"stripe_publishable_key": "sk_test_1"}, "STRIPE_PUBLISHABLE_KEY is no publishable key"),
+        ({"stripe_webhook_secret": "secret"}, "STRIPE_WEBHOOK_SECRET: each"),
+        ({"stripe_webhook_secret": "whsec_a,b"}, "STRIPE_WEBHOOK_SECRET: each"),
+        ({"stripe_webhook_secret": " , "}, "STRIPE_WEBHOOK_SECRET: each"),
+        ({"stripe_publishable_key": "pk_live_1"}, "not of the same mode"),
+        ({"stripe_secret_key": "rk_live_1"}, "not of the same mode"),
+        ({"stripe_api_base": "api.stripe.com"}, "STRIPE_API_BASE is no address"),
+        ({"database_url": "mysql://db"}, "DATABASE_URL starts with"),
+        ({"redis_url": "localhost:6379"}, "REDIS_URL starts with"),
+        ({"allowed_origins": "app.example.com"}, "ALLOWED_ORIGINS: 'app.example.com'"),
+        ({"allowed_origins": "https://a.example, https://b.example/path"}, "'https://b.example/path'"),
+        ({"allowed_origins": "*"}, "ALLOWED_ORIGINS: '*'"),
+        ({"plans_file": "nowhere.toml"}, "PLANS_FILE: there is no file nowhere.toml"),
+        ({"auth_jwt_secret": "too short"}, "AUTH_JWT_SECRET is shorter than 32"),
+        ({"auth_jwks_url": "https://id.example/jwks"}, "AUTH_JWT_SECRET and AUTH_JWKS_URL are both set"),
+        ({"port": 0}, "PORT: "),
+        ({"port": "eighty"}, "PORT: "),
+        ({"port": 65536}, "PORT: "),
+        ({"web_concurrency": 0}, "WEB_CONCURRENCY: "),
+        ({"reread_s": 0}, "REREAD_S: "),
+        ({"stripe_timeout_s": -1}, "STRIPE_TIMEOUT_S: "),
+        ({"log_level": "LOUD"}, "LOG_LEVEL: "),
+        ({"log_format": "xml"}, "LOG_FORMAT: "),
+        ({"reconciler_in_server": "perhaps"}, "RECONCILER_IN_SERVER: "),
+        ({"no_such_setting": 1}, "NO_SUCH_SETTING is no setting"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
+    (problem,) = problems(**changes)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    "name", ["secret_key", "stripe_secret_key", "stripe_publishable_key", "stripe_webhook_secret"]
+)
+def test_a_secret_has_no_default(name: str) -> None:
+    (problem,) = problems(**{name: ""})
+    assert problem.startswith(f"{name.upper()} is missing or empty: ")
+
+
+def test_all_that_is_missing_or_malformed_is_said_at_once() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        make_settings({"PORT": "eighty", "LOG_LEVEL": "LOUD"})
+    said = " ".join(refused.value.problems)
+    names = (
+        "SECRET_KEY",
+        "STRIPE_SECRET_KEY",
+        "STRIPE_PUBLISHABLE_KEY",
+        "STRIPE_WEBHOOK_SECRET",
+        "PORT",
+        "LOG_LEVEL",
+    )
+    assert [name for name in names if name not in said] == []
+
+
+def test_all_contradictions_are_said_at_once() -> None:
+    said = problems(
+        secret_key="short", redis_url="localhost", plans_file="nowhere.toml", auth_jwt_secret="short"
+    )
+    assert len(said) == 4
+
+
+def test_live_keys_never_meet_a_sandbox() -> None:
+    live = {"stripe_secret_key": "sk_live_1", "stripe_publishable_key": "pk_live_1"}
+    (problem,) = problems(**live, stripe_api_base="http://127.0.0.1:8001")
+    assert "a sandbox never sees live keys" in problem
+    assert settings(**live).livemode
+
+
+def test_a_refusal_shows_no_secret() -> None:
+    secret = "sk_oops_4242"
+    assert secret not in str(problems(stripe_secret_key=secret, auth_jwt_secret=secret, port="eighty"))
+
+
+def test_more_than_one_worker_needs_a_shared_redis() -> None:
+    """A bare `uvicorn --workers` would give each process a Valkey of its own: nobody would hear anybody."""
+    alone = settings(web_concurrency=2)
+    with pytest.raises(ConfigurationError, match="WEB_CONCURRENCY=2 without REDIS_URL"):
+        create_app(alone)
+    assert process_problems(settings(web_concurrency=2, redis_url="redis://127.0.0.1:1")) == []
+    assert process_problems(settings()) == []
+
+
+def test_the_environment_comes_before_the_env_file(write_file: Write) -> None:
+    given = environment(port=8100)
+    kept = write_file(".env", "PORT=8200\nLOG_LEVEL=ERROR\nUNRELATED=1\n")
+    read = load_settings({**given, "LOG_LEVEL": ""} | {"PATH": "/bin"}, kept)
+    assert read.port == 8100
+    assert load_settings({name: given[name] for name in given if name != "PORT"}, kept).port == 8200
+
+
+def test_no_env_file_is_read_unless_it_is_named(write_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file(".env", "PORT=8200\n")
+    monkeypatch.chdir(write_file(".env", "PORT=8200\n").parent)
+    assert load_settings(environment()).port == 8000
+    assert load_settings(environment(), Path("absent.env")).port == 8000
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment(port=8300).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().port == 8300
+
+
+def test_texts_become_the_types_of_their_settings() -> None:
+    read = settings(port="8100", reread_s="2.5", reconciler_in_server="true", data_dir="somewhere")
+    assert (read.port, read.reread_s, read.reconciler_in_server) == (8100, 2.5, True)
+    assert read.data_dir == Path("somewhere")
+
+
+def test_several_webhook_secrets_are_separated_by_commas() -> None:
+    """S12: while one is rolled, or for two endpoints on one address."""
+    assert settings(stripe_webhook_secret="whsec_a, whsec_b,").webhook_secrets == ["whsec_a", "whsec_b"]
+
+
+def test_origins_are_listed_or_this_servers_own() -> None:
+    assert settings(allowed_origins="", port=8100).origins == {
+        "http://127.0.0.1:8100",
+        "http://localhost:8100",
+    }
+    listed = settings(allowed_origins="https://a.example/, https://b.example")
+    assert listed.origins == {"https://a.example", "https://b.example"}
+
+
+def test_without_an_address_the_database_is_a_file_under_the_data_directory(tmp_path: Path) -> None:
+    assert settings(data_dir=tmp_path).effective_database_url == f"sqlite://{tmp_path / 'paidup.db'}"
+    assert settings(database_url="postgresql://db/x").effective_database_url == "postgresql://db/x"
+
+
+def test_stripes_own_address_is_no_sandbox() -> None:
+    assert not settings(stripe_api_base="https://api.stripe.com/").sandboxed
+    assert settings(stripe_api_base="http://127.0.0.1:8001").sandboxed
+
+
+def test_the_plans_that_are_packaged_are_the_default() -> None:
+    assert settings().plans_file == PACKAGED_PLANS

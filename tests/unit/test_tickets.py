@@ -1,0 +1,76 @@
+"""Tickets: a signed, dated permission to watch one invoice."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from itsdangerous import TimestampSigner, URLSafeSerializer
+
+from server.errors import NotAllowed, NotAuthenticated
+from server.tickets import Tickets
+
+TICKETS = Tickets("a secret key of the tests", 3600)
+SUBPROTOCOL_TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
+invoice_ids = st.from_regex(r"in_[A-Za-z0-9_]{1,60}", fullmatch=True)
+
+
+@given(invoice_ids)
+def test_a_ticket_opens_its_invoice_and_fits_a_subprotocol(invoice: str) -> None:
+    ticket = TICKETS.issue(invoice)
+    assert SUBPROTOCOL_TOKEN.fullmatch(ticket)
+    TICKETS.check(ticket, invoice)
+
+
+def test_a_ticket_opens_no_other_invoice() -> None:
+    """S28: a ticket of another customer is worth nothing here."""
+    with pytest.raises(NotAllowed):
+        TICKETS.check(TICKETS.issue("in_1"), "in_2")
+
+
+@given(st.data())
+def test_an_altered_ticket_is_no_ticket(data: st.DataObject) -> None:
+    """S28: whichever character is changed."""
+    ticket = TICKETS.issue("in_1")
+    # The last character of a part may carry bits that decoding drops: those are no alteration.
+    place = data.draw(st.sampled_from([at for at in range(len(ticket) - 1) if ticket[at + 1] != "."]))
+    other = data.draw(st.characters(codec="ascii").filter(lambda char: char != ticket[place]))
+    with pytest.raises(NotAuthenticated):
+        TICKETS.check(ticket[:place] + other + ticket[place + 1 :], "in_1")
+
+
+@given(st.text())
+def test_no_text_raises_anything_but_a_refusal(ticket: str) -> None:
+    with pytest.raises(NotAuthenticated):
+        TICKETS.check(ticket, "in_1")
+
+
+def test_a_ticket_of_another_key_or_another_use_is_no_ticket() -> None:
+    others = (
+        Tickets("another key of the tests", 3600).issue("in_1"),
+        URLSafeSerializer("a secret key of the tests", salt="paidup.demo.customer").dumps("in_1"),
+    )
+    for other in others:
+        with pytest.raises(NotAuthenticated):
+            TICKETS.check(str(other), "in_1")
+
+
+@pytest.mark.parametrize(("age_s", "good"), [(0, True), (3600, True), (3601, False)])
+def test_a_ticket_ends(age_s: int, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S28: and the refusal says to fetch a fresh one."""
+    ticket = TICKETS.issue("in_1")
+    issued_at = TimestampSigner("any").get_timestamp()
+    monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: issued_at + age_s)
+    if good:
+        TICKETS.check(ticket, "in_1")
+        return
+    with pytest.raises(NotAuthenticated, match="expired"):
+        TICKETS.check(ticket, "in_1")
+
+
+def test_the_answer_says_when_the_ticket_ends() -> None:
+    at = datetime(2026, 11, 23, tzinfo=UTC)
+    assert TICKETS.expires_at(at) - at == timedelta(hours=1)

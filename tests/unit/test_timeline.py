@@ -1,0 +1,100 @@
+"""The timeline: written beside the road, in batches; it may lose a note, never a credit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tortoise.exceptions import OperationalError
+
+from server import timeline as module
+from server.models import TimelineEntry
+from server.timeline import Timeline, What
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@pytest.fixture
+async def timeline(database: None) -> AsyncIterator[Timeline]:
+    opened = Timeline()
+    opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many entries each write took."""
+    sizes: list[int] = []
+    really = TimelineEntry.bulk_create
+
+    async def counted(entries: list[TimelineEntry], **options: Any) -> Any:
+        sizes.append(len(entries))
+        return await really(entries, **options)
+
+    monkeypatch.setattr(TimelineEntry, "bulk_create", counted)
+    return sizes
+
+
+async def noted() -> list[tuple[str, Any]]:
+    return [(entry.what, entry.detail) for entry in await TimelineEntry.all().order_by("id")]
+
+
+async def count_notes() -> int:
+    return len(await noted())
+
+
+async def test_notes_are_written_in_their_order(timeline: Timeline) -> None:
+    """S36: with what belongs to them."""
+    timeline.note("in_1", What.CREATED)
+    timeline.note("in_1", What.SETTLED, road="webhook")
+    await wait_until(count_notes)
+    assert await noted() == [("created", None), ("settled", {"road": "webhook"})]
+
+
+async def test_many_notes_cost_few_writes(timeline: Timeline, writes: list[int]) -> None:
+    for number in range(1200):
+        timeline.note(f"in_{number}", What.CREATED)
+    await wait_until(lambda: sum(writes) == 1200)
+    assert writes == [500, 500, 200]
+
+
+async def test_closing_writes_what_still_waits() -> None:
+    """Wherever between two batches it comes."""
+    timeline = Timeline()
+    timeline.open()
+    for number in range(20):
+        timeline.note(f"in_{number}", What.CREATED)
+        await count_notes()
+    await timeline.close()
+    assert await count_notes() == 20
+
+
+async def test_a_full_queue_drops_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUEUE_LIMIT", 3)
+    timeline = Timeline()
+    for _ in range(5):
+        timeline.note("in_1", What.CREATED)
+    assert timeline.dropped == 2
+    await timeline.close()
+    assert len(await noted()) == 3
+
+
+async def test_an_outage_loses_notes_and_nothing_else(
+    timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S33: counted, and the next notes are written again."""
+
+    async def away(_: list[TimelineEntry]) -> None:
+        raise OperationalError("the database is away")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(TimelineEntry, "bulk_create", away)
+        timeline.note("in_1", What.CREATED)
+        timeline.note("in_1", What.TOLD)
+        await wait_until(lambda: timeline.dropped == 2)
+    timeline.note("in_1", What.SETTLED)
+    await wait_until(count_notes)
+    assert await noted() == [("settled", None)]
