@@ -50,9 +50,9 @@ export async function conditions(panel, sandbox) {
     summary.textContent = name;
   };
   const attempt = async (/** @type {() => Promise<void>} */ change) => {
+    note.textContent = "";
     try {
       await change();
-      note.textContent = "";
     } catch {
       note.textContent = "The sandbox did not answer.";
     }

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from server.errors import ConfigurationError, PaidupError
 from server.services import open_services
 from server.settings import Settings, process_problems
-from server.web import api, operations, problems, sockets, webhooks
+from server.web import api, operations, operators, problems, sockets, webhooks
 from server.web.auth import Authenticate, bearer_authentication
 
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -49,7 +49,10 @@ def create_app(
                 await asyncio.gather(keeper, return_exceptions=True)
 
     app = Starlette(
-        routes=[*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES, *operations.ROUTES, *extra_routes],
+        routes=[
+            *(*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
+            *(*operations.ROUTES, *operators.ROUTES, *extra_routes),
+        ],
         lifespan=lifespan,
         middleware=[
             # For pages of another origin that ask by GET or fetch a ticket. Sockets check for themselves.

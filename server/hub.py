@@ -216,8 +216,12 @@ class Hub:
                 delay = min(RECONNECT_MAX_S, 0.05 * 2**failures)
                 await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - spreads, protects nothing
                 continue
-            if message is not None:
+            if message is None:
+                continue
+            try:
                 self._heard(message)
+            except Exception:  # whatever one message does, the others are still listened to
+                log.exception("message_failed", channel=message["channel"])
 
     def _heard(self, message: dict[str, Any]) -> None:
         name = _text(message["channel"])
@@ -255,10 +259,10 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None or not channel.lines:
             return
-        frame = _text(data)
         try:
+            frame = _text(data)
             status = decode_status(frame)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             log.error("message_malformed", channel=name)
             return
         for line in tuple(channel.lines):

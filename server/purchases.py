@@ -151,9 +151,7 @@ class Purchases:
         try:
             made = await self._gateway.create_subscription(customer, price, account.external_id, key)
         except StripeError as error:
-            if error.final:
-                # Stripe would replay this answer to this key for a day.
-                await self._next_purchase(account.id, number)
+            await self._move_on(error, account.id, number)
             raise
         shape = made.latest_invoice
         if not isinstance(shape, StripeInvoice):
@@ -167,7 +165,13 @@ class Purchases:
     async def _customer(self, account: Account) -> str:
         if account.stripe_customer is not None:
             return account.stripe_customer
-        made = await self._gateway.create_customer(account.external_id, f"paidup-customer-{_digest(account)}")
+        number = account.purchase_number
+        key = f"paidup-customer-{_digest(account)}-{number}"
+        try:
+            made = await self._gateway.create_customer(account.external_id, key)
+        except StripeError as error:
+            await self._move_on(error, account.id, number)
+            raise
         tied = await self._tie(account, made)
         assert tied.stripe_customer is not None
         return tied.stripe_customer
@@ -182,6 +186,11 @@ class Purchases:
             except IntegrityError:
                 raise Conflict(f"The Stripe customer {customer} belongs to another account.") from None
             return await Account.get(id=account.id)
+
+    async def _move_on(self, error: StripeError, account_id: int, number: int) -> None:
+        """A key whose answer is final is of no more use: Stripe would replay it for a day."""
+        if error.final:
+            await self._next_purchase(account_id, number)
 
     async def _next_purchase(self, account_id: int, number: int) -> None:
         """Move the idempotency key on, once, whoever comes first."""

@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     stripe_webhook_secret: str
     auth_jwt_secret: str = ""
     auth_jwks_url: str = ""
+    operator_token: str = ""
 
     # Where it listens and what it stands on
     host: str = "127.0.0.1"
@@ -101,16 +102,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
         return self.stripe_api_base.rstrip("/") != STRIPE_API
 
 
-def load_settings(environ: Mapping[str, str] | None = None, env_file: Path | None = None) -> Settings:
+def load_settings(
+    environ: Mapping[str, str] | None = None,
+    env_file: Path | None = None,
+    assumed: Mapping[str, str] | None = None,
+) -> Settings:
     """Settings from `environ` (default: the process's) over `env_file` (default: none).
 
-    Raises ConfigurationError that lists every problem at once.
+    `assumed` stands in for what neither gives. Raises ConfigurationError that lists every
+    problem at once.
     """
     merged: dict[str, str] = {}
     if env_file is not None and env_file.is_file():
         merged.update({key: value for key, value in dotenv_values(env_file).items() if value is not None})
     merged.update(os.environ if environ is None else environ)
-    return make_settings({key: merged[key] for key in NAMES if merged.get(key, "").strip()})
+    given = {key: merged[key] for key in NAMES if merged.get(key, "").strip()}
+    return make_settings({**(assumed or {}), **given})
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
@@ -170,6 +177,8 @@ def _key_problems(settings: Settings) -> list[str]:
         problems.append(
             "live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox never sees live keys"
         )
+    if settings.operator_token and len(settings.operator_token) < 16:
+        problems.append("OPERATOR_TOKEN is shorter than 16 characters")
     if settings.auth_jwt_secret and settings.auth_jwks_url:
         problems.append("AUTH_JWT_SECRET and AUTH_JWKS_URL are both set: choose one")
     if settings.auth_jwt_secret and len(settings.auth_jwt_secret) < 32:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import aiohttp
@@ -46,9 +48,32 @@ class PriceInfo(msgspec.Struct, frozen=True):
     currency: str
 
 
+class EndpointInfo(msgspec.Struct, frozen=True):
+    """A webhook endpoint as Stripe has it. `api_version` is None for the account's default version.
+
+    `secret` comes once, in the answer that made it.
+    """
+
+    id: str
+    url: str
+    enabled_events: list[str]
+    status: str
+    api_version: str | None = None
+    secret: str | None = None
+
+    @property
+    def enabled(self) -> bool:
+        return self.status == "enabled"
+
+    def lacks(self, types: Sequence[str]) -> list[str]:
+        """Which of these event types it is not enabled for."""
+        return [] if "*" in self.enabled_events else sorted(set(types) - set(self.enabled_events))
+
+
 class StripeGateway:
     def __init__(self, client: StripeClient, budget: Budget, patience_s: float) -> None:
         self._client = client
+        self._endpoints = client.v1.webhook_endpoints
         self._budget = budget
         self._patience_s = patience_s
 
@@ -165,6 +190,41 @@ class StripeGateway:
             "events.list", self._client.v1.events.list_async, params, patience_s=patience_s
         )
         return decode(ListOf[msgspec.Raw], _body(page))
+
+    async def read_event(self, event: str) -> str:
+        """The raw body of one event, which Stripe keeps for 30 days. Raises StripeRefused without it."""
+        return _body(await self._call("events.retrieve", self._client.v1.events.retrieve_async, event))
+
+    async def read_account(self) -> str:
+        """The id of the account that the key belongs to; a restricted key may be refused."""
+        read = await self._call("accounts.retrieve", self._client.v1.accounts.retrieve_current_async)
+        return str(read.id)
+
+    async def read_clock(self) -> datetime | None:
+        """Stripe's time, to the second, from the headers of a small answer."""
+        params: Any = {"limit": 1}
+        page = await self._call("prices.list", self._client.v1.prices.list_async, params)
+        answered: Any = page.last_response
+        headers = {name.lower(): value for name, value in answered.headers.items()}
+        return parsedate_to_datetime(headers["date"]) if "date" in headers else None
+
+    async def list_endpoints(self) -> list[EndpointInfo]:
+        """The webhook endpoints of the account, newest first. Stripe allows sixteen."""
+        params: Any = {"limit": 100}
+        page = await self._call("webhook_endpoints.list", self._endpoints.list_async, params)
+        return msgspec.json.decode(_body(page), type=ListOf[EndpointInfo]).data
+
+    async def create_endpoint(self, url: str, types: Sequence[str]) -> EndpointInfo:
+        """A webhook endpoint at our API version; its answer alone shows the signing secret."""
+        params: Any = {"url": url, "enabled_events": list(types), "api_version": API_VERSION}
+        made = await self._call("webhook_endpoints.create", self._endpoints.create_async, params)
+        return msgspec.json.decode(_body(made), type=EndpointInfo)
+
+    async def update_endpoint(self, endpoint: str, types: Sequence[str]) -> EndpointInfo:
+        """Enable an endpoint, and for these types. Its API version cannot be changed."""
+        params: Any = {"enabled_events": list(types), "disabled": False}
+        made = await self._call("webhook_endpoints.update", self._endpoints.update_async, endpoint, params)
+        return msgspec.json.decode(_body(made), type=EndpointInfo)
 
     async def create_price(self, plan_id: str, plan_name: str, price: PlanPrice) -> str:
         """A product and its monthly price with this lookup key; returns the price's id."""

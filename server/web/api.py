@@ -22,11 +22,11 @@ from server.models import Account, CreditGrant, GrantState, Invoice
 from server.purchases import PENDING, Purchase
 from server.services import Services
 from server.statuses import read_status
-from server.web.bodies import answer, read_json
+from server.web.bodies import PRINTABLE, answer, read_json
 from server.web.problems import problem_of
 
-InvoiceId = Annotated[str, msgspec.Meta(pattern=r"^in_[A-Za-z0-9_]{1,250}$")]
-SpendKey = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+InvoiceId = Annotated[str, msgspec.Meta(pattern=r"\Ain_[A-Za-z0-9_]{1,250}\Z")]
+SpendKey = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
 
 
 class BuyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,11 +147,20 @@ async def _own_status(request: Request) -> StatusMessage:
     account = await _account(request)
     invoice = request.path_params["invoice"]
     with storage_errors():
-        own = await Invoice.exists(id=invoice, account_id=account.id)
+        # What is no id of an invoice (it may hold anything) never reaches the database.
+        own = _is_invoice_id(invoice) and await Invoice.exists(id=invoice, account_id=account.id)
         status = await read_status(invoice) if own else None
     if status is None:
         raise NotFound(f"There is no invoice {invoice} for this customer.")
     return status
+
+
+def _is_invoice_id(text: str) -> bool:
+    try:
+        msgspec.convert(text, InvoiceId)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 async def _activating(request: Request, account: Account) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ customers (the demo's cookie) is a function of the same shape, given to `create_
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import anyio.to_thread
 import jwt
@@ -18,10 +18,10 @@ from starlette.requests import Request
 
 from server.errors import IdentityUnavailable, NotAuthenticated
 from server.settings import Settings
+from server.web.bodies import PRINTABLE
 
 LEEWAY_S = 30
 ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA"]
-MAX_ID = 200
 
 
 class Customer(msgspec.Struct, frozen=True):
@@ -29,6 +29,13 @@ class Customer(msgspec.Struct, frozen=True):
 
     external_id: str
     stripe_customer: str | None = None
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What is read of a token whose proof is good."""
+
+    sub: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
+    stripe_customer: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=255)] | None = None
 
 
 Authenticate = Callable[[Request], Awaitable[Customer]]
@@ -93,9 +100,8 @@ def _claims(token: str, key: Any, algorithms: list[str], settings: Settings) -> 
 
 
 def _customer(claims: dict[str, Any]) -> Customer:
-    external_id, stripe_customer = claims["sub"], claims.get("stripe_customer")
-    if not isinstance(external_id, str) or not 0 < len(external_id) <= MAX_ID:
-        raise NotAuthenticated(f"The token's `sub` is no text of 1 to {MAX_ID} characters.")
-    if stripe_customer is not None and not isinstance(stripe_customer, str):
-        raise NotAuthenticated("The token's `stripe_customer` is no text.")
-    return Customer(external_id, stripe_customer)
+    try:
+        found = msgspec.convert(claims, Claims)
+    except msgspec.ValidationError as error:
+        raise NotAuthenticated(f"The token's claims are not valid: {error}") from None
+    return Customer(found.sub, found.stripe_customer)

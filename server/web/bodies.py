@@ -13,6 +13,9 @@ from server.errors import InvalidInput
 
 T = TypeVar("T")
 
+PRINTABLE = r"\A[^\x00-\x1f\x7f]+\Z"
+"""Text that a database can hold and a log can show: PostgreSQL takes no NUL."""
+
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The raw body. Raises HTTPException 413 beyond `limit` bytes, without reading the rest."""

@@ -72,7 +72,7 @@ class SocketLine:
         """Send `frame`, unless this version or a later one was offered before."""
         if self.status is not None and status.version <= self.status.version:
             return
-        # The first is the row as it was before the payment: it is not told as the truth while Stripe is asked.
+        # The first is the row as it was before the payment: not told as the truth while Stripe is asked.
         unsure = status.stage is Stage.WAITING or (self.status is None and not status.terminal)
         self.status = status
         if unsure and self._services.verification.asking(self.invoice):

@@ -34,8 +34,10 @@ def demo() -> Iterator[Demo]:
 async def shopper(browser: Browser, demo: Demo, request: pytest.FixtureRequest) -> AsyncIterator[Shopper]:
     """A customer with an empty purse, in calm weather; his test fails if the page had any trouble.
 
-    Parametrized indirectly, it takes the options of his browser: a width, a colour scheme.
+    Parametrized indirectly, it takes the options of his browser: a width, a colour scheme. He wants no motion
+    unless they say so: the press is quick then, and so is the test.
     """
-    async with shopping(browser, demo, **getattr(request, "param", {})) as shopper:
+    looks = {"reduced_motion": "reduce", **getattr(request, "param", {})}
+    async with shopping(browser, demo, **looks) as shopper:
         yield shopper
     assert shopper.troubles == []

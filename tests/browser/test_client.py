@@ -435,6 +435,34 @@ async def test_asking_again_after_waiting_too_long_opens_a_socket(page: Page) ->
     assert seen == [2, "fresh-1"]
 
 
+async def test_a_failure_told_after_a_success_is_of_the_attempt_before(page: Page) -> None:
+    """S06: Stripe.js said succeeded, the server still tells of a failure: verifying, then delayed."""
+    seen = await play(
+        page,
+        """await world.start(); world.activation.confirmed("succeeded");
+        await socket().open(); await socket().say(status(2, "failed")); const first = world.activation.stage;
+        await socket().say(status(3, "requires_action", { stage: "action_required" }));
+        const second = world.activation.stage;
+        await clock.advance(30_000); const late = world.activation.stage;
+        await socket().say(status(4, "active"));
+        return [first, second, late, world.ended];""",
+    )
+    assert seen == ["verifying", "verifying", "delayed", "active"]
+
+
+async def test_a_payment_in_processing_may_still_fail(page: Page) -> None:
+    """S24: confirming again hides the failure told before, and asks; one that comes later is told."""
+    seen = await play(
+        page,
+        """await world.start(); await socket().open(); await socket().say(status(2, "failed"));
+        const before = world.activation.stage;
+        world.activation.confirmed("processing"); const meanwhile = world.activation.stage;
+        await socket().say(status(3, "processing")); await socket().say(status(4, "failed"));
+        return [before, meanwhile, world.activation.stage, socket().sent];""",
+    )
+    assert seen == ["failed", "verifying", "failed", ["verify"]]
+
+
 async def test_a_clean_close_without_an_answer_fetches_it(page: Page) -> None:
     """S05: the server says finished, but its last word was lost on the way."""
     seen = await play(

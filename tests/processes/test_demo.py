@@ -154,7 +154,10 @@ async def test_it_stops_all_it_started_and_a_second_start_goes_on(
     customers = (await StripeSide(demo.sandbox, browser).api("GET", "customers?limit=100"))["data"]
     assert customers, "the sandbox has forgotten its customers"
     async with browser.post(f"{demo.url}/api/subscriptions", json={"plan": "pro"}) as response:
-        assert (response.status, (await response.json())["type"].rpartition("/")[2]) == (409, "already-subscribed")
+        assert (response.status, (await response.json())["type"].rpartition("/")[2]) == (
+            409,
+            "already-subscribed",
+        )
 
 
 async def test_the_demos_secrets_are_its_owners_alone(demo: Demo) -> None:

@@ -48,7 +48,7 @@ async def test_a_payment_of_which_no_webhook_came_is_found_among_the_paid_invoic
 async def test_events_that_stripe_could_not_deliver_are_taken_from_its_list(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S20: deliveries that failed are listed by Stripe for 30 days; each is stored, handled, credited once."""
+    """S20: deliveries that failed are listed by Stripe for 30 days: stored, handled, credited once."""
     paidup = await world.server(webhooks=False)
     await world.deliver_to(1)  # nobody listens there
     ada, _ = await _paid(paidup, stripe_side)

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from server import statuses
 from server.clock import now
 from server.core.facts import Facts, Road
 from server.core.messages import StatusMessage, encode
@@ -34,7 +35,7 @@ SUBSCRIBE = "POST /v1/subscriptions"
 async def test_active_within_one_verification_though_the_webhook_is_a_minute_late(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S01: the webhook is a minute late: active within one verification, one Stripe call, of opening the socket."""
+    """S01: the webhook is a minute late: active within one verification of opening the socket."""
     await stripe_side.conditions(webhook_delay_ms=60_000)
     ada, purchase = await _confirmed(paidup, stripe_side)
     async with ada.watch(purchase) as socket:
@@ -70,7 +71,7 @@ async def test_tabs_on_two_processes_cost_one_stripe_call(world: World, stripe_s
     """S01: tabs on two server processes share one verification, and both are told of it."""
     paidup, other = await world.server(webhooks=False), await world.process(webhooks=False)
     await stripe_side.conditions(api_latency_ms=300)
-    ada, purchase = await _confirmed(paidup, stripe_side)
+    _, purchase = await _confirmed(paidup, stripe_side)
 
     async def tab(server: Paidup) -> Any:
         async with server.customer("ada").watch(purchase) as socket:
@@ -83,7 +84,7 @@ async def test_tabs_on_two_processes_cost_one_stripe_call(world: World, stripe_s
 
 
 async def test_a_browser_that_says_verify_is_active_at_once(world: World, stripe_side: StripeSide) -> None:
-    """S01: a socket that was open through 3DS asks for a verification when the bank is done: active at once."""
+    """S01: a socket that was open through 3DS asks to verify when the bank is done: active at once."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -155,7 +156,7 @@ async def test_spending_too_early_is_told_about_the_activation(
 async def test_the_socket_opens_before_the_row_and_is_told_by_the_webhook(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S04: the socket opens before anything is known of the invoice: the webhook makes the row and tells it."""
+    """S04: the socket opens before the invoice is known here: the webhook makes the row and tells it."""
     paidup = await world.server(webhooks=False, reread_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
@@ -188,7 +189,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_verification(
 async def test_the_webhook_comes_before_the_row_of_the_invoice(
     world: World, stripe_side: StripeSide, tie: str
 ) -> None:
-    """S04: invoice.paid before the invoice's row is committed: the customer or the metadata names the account."""
+    """S04: invoice.paid before the row is committed: the customer or the metadata names the account."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     assert await ada.balance() == 0
@@ -255,7 +256,7 @@ async def test_the_screen_goes_through_its_stages(world: World, stripe_side: Str
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.conditions(api_latency_ms=200)
-    stages = []
+    stages: list[str] = []
     async with ada.watch(purchase) as socket:
         while not stages or stages[-1] != "active":
             frame = await next_status(socket)
@@ -338,7 +339,7 @@ async def test_a_reload_gets_the_same_payment_and_both_tabs_are_told(
 async def test_a_reload_after_paying_tells_active_rather_than_sell_again(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S08: the button again, after paying and before any webhook: the answer is active, nothing new is sold."""
+    """S08: the button again, after paying and before any webhook: told active, nothing new is sold."""
     await stripe_side.conditions(webhook_drop=True)
     ada, purchase = await _confirmed(paidup, stripe_side)
     status, again = await _click(ada)
@@ -473,7 +474,7 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `act` run at this moment of a socket's opening."""
-    join, read_status = services.hub.join, sockets.read_status
+    join, read_status = services.hub.join, statuses.read_status
     subscribe = services.hub._subscribe
 
     async def before_the_ack(name: str) -> None:

@@ -38,7 +38,7 @@ async def test_a_full_discount_grants_the_plan(paidup: Paidup, stripe_side: Stri
     discount = {"discounts[0][coupon]": coupon["id"]}
     made = await stripe_side.subscribe(await stripe_side.customer(), "pro", "ada", **discount)
     assert (made["latest_invoice"]["status"], made["latest_invoice"]["amount_due"]) == ("paid", 0)
-    await wait_until(lambda: CreditGrant.exists())
+    await wait_until(CreditGrant.exists)
     assert await ada.balance() == 2000
     await assert_books_balance(grants=1)
 
@@ -59,7 +59,7 @@ async def test_a_trial_grants_what_the_plan_says_of_trials(
     assert await ada.balance() == 0
     made = await stripe_side.subscribe(await stripe_side.customer(), "pro", "ada", trial_period_days="14")
     assert made["status"] == "trialing"
-    await wait_until(lambda: CreditGrant.exists())
+    await wait_until(CreditGrant.exists)
     assert await ada.balance() == trial_credits
     await assert_books_balance(grants=1)
 
@@ -220,9 +220,7 @@ async def test_another_payment_of_the_same_customer_opens_nothing(
         payment_method="pm_card_visa",
     )  # fmt: skip
     assert other["status"] == "succeeded"
-    await wait_until(
-        lambda: StripeEvent.exists(type="payment_intent.succeeded", handled_at__not_isnull=True)
-    )
+    await wait_until(lambda: StripeEvent.exists(type="payment_intent.succeeded", handled_at__not_isnull=True))
     async with ada.watch(purchase) as socket:
         await status_with(socket, stage="waiting")
     await _assert_nothing_opened(ada, purchase)
@@ -345,7 +343,9 @@ async def test_deliveries_that_are_not_stripes_are_refused_and_change_nothing(
     assert (await paidup.webhook(body))[1]["outcome"] == "settled", "it was good but for what was done to it"
 
 
-async def test_a_delivery_of_10_mb_is_refused_before_it_is_read(world: World, subtests: pytest.Subtests) -> None:
+async def test_a_delivery_of_10_mb_is_refused_before_it_is_read(
+    world: World, subtests: pytest.Subtests
+) -> None:
     """S28: 10 MB announced, or more than the limit without announcing it: 413, and not read to its end."""
     paidup = await world.server(webhooks=False)
     chunk = b" " * (paidup.services.settings.webhook_max_bytes + 1)
@@ -455,5 +455,3 @@ def _sign(body: bytes, at: int, secret: str = WEBHOOK_SECRET) -> str:
     """Stripe's signature of these bytes at this time; the SDK's own signs text, and only now."""
     digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"
-
-

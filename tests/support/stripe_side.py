@@ -8,6 +8,8 @@ from typing import Any
 
 import aiohttp
 
+from server.core.plans import parse_catalogue
+from server.settings import PACKAGED_PLANS
 from server.stripe_gateway import API_VERSION, sign
 
 PUBLISHABLE = {"Authorization": "Bearer pk_test_tests"}
@@ -47,6 +49,29 @@ class StripeSide:
             answer = await response.json()
             assert response.status == 200, answer
             return answer
+
+    async def create_prices(self) -> None:
+        """The prices of the catalogue, as `paidup stripe-setup` makes them."""
+        for plan in parse_catalogue(PACKAGED_PLANS.read_bytes()).plans:
+            for price in plan.prices:
+                form = {
+                    "currency": price.currency,
+                    "unit_amount": price.amount_minor,
+                    "recurring[interval]": price.interval,
+                    "lookup_key": price.lookup_key,
+                    "product_data[name]": plan.name,
+                }
+                await self.api("POST", "prices", **form)
+
+    async def paid_invoices(self) -> list[Any]:
+        """Every paid invoice, newest first."""
+        found: list[Any] = []
+        more, after = True, ""
+        while more:
+            page = await self.api("GET", f"invoices?status=paid&limit=100{after}")
+            found += page["data"]
+            more, after = page["has_more"], f"&starting_after={found[-1]['id']}" if found else ""
+        return found
 
     async def confirm(self, client_secret: str, payment_method: str = "pm_card_visa") -> Any:
         """What `stripe.confirmCardPayment` sends: the intent, or {"error": ...}."""

