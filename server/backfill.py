@@ -107,7 +107,7 @@ async def replay(gateway: StripeGateway, events: Events, event_id: str) -> Repla
     if row is None:
         await store(event, body, EventSource.LIST)
     try:
-        outcome = await events.handle(event)
+        outcome = await events.handle(event, row.source if row else EventSource.LIST)
     except Exception as error:
         # Noted on the event already; the operator hears of it here.
         return Replayed(event.id, event.type, source, f"{FAILED}: {type(error).__name__}: {error}", False)

@@ -232,8 +232,8 @@ def _print_endpoint(endpoint: EndpointSetup) -> None:
     if not endpoint.same_version:
         theirs = endpoint.api_version or "that of the account"
         console.print(
-            f"Its API version is {theirs}, ours {API_VERSION}: an event of another version is read again, which "
-            "costs a call. It cannot be changed: delete the endpoint in Stripe and run this again."
+            f"Its API version is {theirs}, ours {API_VERSION}: an event of another version is read again, "
+            "which costs a call. It cannot be changed: delete the endpoint in Stripe and run this again."
         )
 
 

@@ -38,6 +38,8 @@ from server.verification import Verification
 
 log = structlog.get_logger(__name__)
 
+Handler = Callable[[Event, Road], Awaitable[str]]
+
 GRACE_S = 30.0
 """How long whoever stored an event has for handling it, before the reconciler tries."""
 ENDED = ("incomplete_expired", "canceled", "unpaid")
@@ -92,7 +94,7 @@ class Events:
     def __init__(self, verification: Verification, timeline: Timeline) -> None:
         self._verification = verification
         self._timeline = timeline
-        by_object: dict[Callable[[Event], Awaitable[str]], tuple[str, ...]] = {
+        by_object: dict[Handler, tuple[str, ...]] = {
             self._invoice: INVOICE_TYPES,
             self._payment_intent: INTENT_TYPES,
             self._invoice_payment: INVOICE_PAYMENT_TYPES,
@@ -100,14 +102,16 @@ class Events:
         }
         self._handlers = {kind: handler for handler, kinds in by_object.items() for kind in kinds}
 
-    async def handle(self, event: Event) -> str:
+    async def handle(self, event: Event, source: EventSource = EventSource.WEBHOOK) -> str:
         """Do what the event calls for, then mark it handled. Returns the outcome in a word or two.
+
+        What it credits came by webhook only where Stripe delivered it; what we found came by reconciliation.
 
         A failure is noted on the stored event, scheduled again, and raised.
         """
         handler = self._handlers.get(event.kind)
         try:
-            outcome = await handler(event) if handler else "not handled by design"
+            outcome = await handler(event, _ROADS[source]) if handler else "not handled by design"
             if outcome in PARKED:
                 await self._postpone(event.id, f"parked: {outcome}")
                 return outcome
@@ -137,18 +141,18 @@ class Events:
 
     # One method a kind of object
 
-    async def _invoice(self, event: Event) -> str:
+    async def _invoice(self, event: Event, road: Road) -> str:
         shape = payload(event, Invoice, API_VERSION)
         if shape is None:
-            return await self._read_again(event, event.about())
-        self._received(shape.id, event)
+            return await self._read_again(event, event.about(), road)
+        self._received(shape.id, event, road)
         facts = msgspec.structs.replace(shape.facts(), attempt=_ATTEMPTS.get(event.kind))
-        settled = await self._verification.settle(facts, Road.WEBHOOK)
+        settled = await self._verification.settle(facts, road)
         if settled.outcome is Outcome.NEEDS_READING:
-            settled, _ = await self._verification.read(shape.id, Road.WEBHOOK)
+            settled, _ = await self._verification.read(shape.id, road)
         return settled.outcome
 
-    async def _payment_intent(self, event: Event) -> str:
+    async def _payment_intent(self, event: Event, road: Road) -> str:
         intent_id = event.about()
         with storage_errors():
             row = await InvoiceRow.filter(payment_intent=intent_id).only("id").first()
@@ -156,16 +160,16 @@ class Events:
             return "no invoice is known for this payment"  # invoice.paid brings it
         shape = payload(event, PaymentIntent, API_VERSION)
         if shape is None:
-            return await self._read_again(event, row.id)
-        self._received(row.id, event)
-        return (await self._verification.settle(Facts(payments=(shape.facts(),)), Road.WEBHOOK)).outcome
+            return await self._read_again(event, row.id, road)
+        self._received(row.id, event, road)
+        return (await self._verification.settle(Facts(payments=(shape.facts(),)), road)).outcome
 
-    async def _invoice_payment(self, event: Event) -> str:
+    async def _invoice_payment(self, event: Event, road: Road) -> str:
         # It links, but names no customer: a hint to ask, where the others have not settled yet.
         shape = payload(event, InvoicePayment, API_VERSION)
-        return await self._ask(event, shape.invoice) if shape else "the invoice's own events say it"
+        return await self._ask(event, shape.invoice, road) if shape else "the invoice's own events say it"
 
-    async def _subscription(self, event: Event) -> str:
+    async def _subscription(self, event: Event, road: Road) -> str:
         # What these fields mean has not changed with the versions.
         shape = decode(Subscription, event.data.object) if event.data else None
         latest = shape.latest_invoice if shape else None
@@ -173,29 +177,31 @@ class Events:
         # Never by arrival: what a late `incomplete` says is long over. Only an end is a reason to ask.
         if shape is None or invoice is None or shape.status not in ENDED:
             return "nothing to do"
-        return await self._ask(event, invoice)
+        return await self._ask(event, invoice, road)
 
     # What they share
 
-    async def _ask(self, event: Event, invoice: str) -> str:
-        self._received(invoice, event)
-        settled = await self._verification.verify(invoice, Road.WEBHOOK)
+    async def _ask(self, event: Event, invoice: str, road: Road) -> str:
+        self._received(invoice, event, road)
+        settled = await self._verification.verify(invoice, road)
         return settled.outcome if settled else "over, unknown, or being asked"
 
-    async def _read_again(self, event: Event, invoice: str) -> str:
-        self._received(invoice, event)
+    async def _read_again(self, event: Event, invoice: str, road: Road) -> str:
+        self._received(invoice, event, road)
         try:
-            settled, _ = await self._verification.read(invoice, Road.WEBHOOK)
+            settled, _ = await self._verification.read(invoice, road)
         except StripeRefused as error:
             if error.code == "resource_missing":
                 return "Stripe knows no such invoice"
             raise
         return settled.outcome
 
-    def _received(self, invoice: str, event: Event) -> None:
-        self._timeline.note(invoice, What.WEBHOOK_RECEIVED, type=event.type, event=event.id)
+    def _received(self, invoice: str, event: Event, road: Road) -> None:
+        if road is Road.WEBHOOK:
+            self._timeline.note(invoice, What.WEBHOOK_RECEIVED, type=event.type, event=event.id)
 
 
+_ROADS = {EventSource.WEBHOOK: Road.WEBHOOK, EventSource.LIST: Road.RECONCILIATION}
 _ATTEMPTS = {
     "invoice.payment_failed": Attempt.FAILED,
     "invoice.payment_action_required": Attempt.ACTION_REQUIRED,

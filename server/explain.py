@@ -413,7 +413,11 @@ def headline(story: Story) -> list[tuple[str, str]]:
 
 
 def moment(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03} UTC"
+    return f"{at:%Y-%m-%d} {time_of_day(at)} UTC"
+
+
+def time_of_day(at: datetime) -> str:
+    return f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
 
 
 # For a terminal
@@ -452,8 +456,8 @@ def _rendered_steps(steps: Sequence[Step]) -> Table:
     table = _table("Timeline", "at (UTC)", "ms", "what", "detail")
     table.columns[1].justify = "right"
     for step in steps:
-        at = f"{step.at:%H:%M:%S}.{step.at.microsecond // 1000:03}"
-        table.add_row(at, f"+{step.after_ms}", escape(step.what), escape(shown_detail(step.detail)))
+        detail = escape(shown_detail(step.detail))
+        table.add_row(time_of_day(step.at), f"+{step.after_ms}", escape(step.what), detail)
     return table
 
 

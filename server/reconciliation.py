@@ -122,7 +122,7 @@ class Reconciler:
 
     async def _handle(self, row: StripeEvent) -> None:
         try:
-            await self._events.handle(decode(Event, row.payload))
+            await self._events.handle(decode(Event, row.payload), row.source)
         except Exception as error:
             # Whatever the reason: it is noted on the event, which comes again later or is parked.
             log.warning("event_failed_again", stripe_event=row.id, error=str(error), exc_info=True)

@@ -71,6 +71,7 @@ class Verification:
             self._watches[invoice] = watch = _Watch(invoice)
         else:
             watch.watchers += 1
+            watch.attempt = 0  # paced anew for whoever comes, or many tabs would put off the next question
         self._start(watch)
 
     def unwatch(self, invoice: str) -> None:

@@ -33,9 +33,11 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def valkey(scratch: Path) -> Iterator[str]:
     """The address of a real Valkey."""
-    server = ValkeyServer(data_dir=scratch / "valkey", persist=True)
+    # A Unix socket: no port for which two workers of a parallel run could compete.
+    path = scratch / "valkey.sock"
+    server = ValkeyServer(port=0, unix_socket_path=path, data_dir=scratch / "valkey", persist=True)
     server.start()
-    yield server.connection_url
+    yield f"unix://{path}"
     server.stop()
 
 

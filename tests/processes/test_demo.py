@@ -124,12 +124,12 @@ async def test_without_the_pages_cookie_nobody_is_a_customer(demo: Demo) -> None
 
 async def test_a_whole_purchase_by_http_and_websocket(demo: Demo, browser: aiohttp.ClientSession) -> None:
     """The story: refused without credits, paid with 3DS, told on the socket, spent."""
-    spending = {"json": {"credits": 10, "key": "first"}}
-    async with browser.post(f"{demo.url}/api/credits/spend", **spending) as response:
+    spending = {"credits": 10, "key": "first"}
+    async with browser.post(f"{demo.url}/api/credits/spend", json=spending) as response:
         assert response.status == 402
     told = await bought(demo, browser)
     assert (told["credits_granted"], told["balance"]) == (500, 500)
-    async with browser.post(f"{demo.url}/api/credits/spend", **spending) as response:
+    async with browser.post(f"{demo.url}/api/credits/spend", json=spending) as response:
         assert (response.status, (await response.json())["balance"]) == (200, 490)
 
 

@@ -120,15 +120,13 @@ async def test_an_event_that_was_stored_and_never_handled_is_credited_by_the_rec
     ada, purchase = await _paid_and_unheard(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     assert await store(decode(Event, body), body.decode())
-    assert (await paidup.services.reconciler.sweep())["unhandled_events"] == 0, (
-        "its first handler has its time"
-    )
+    assert await paidup.services.reconciler.unhandled_events() == 0, "its first handler has its time"
     assert await ada.balance() == 0
     await StripeEvent.all().update(next_attempt_at=now() - timedelta(seconds=1))
     sweeps = await asyncio.gather(*(paidup.services.reconciler.unhandled_events() for _ in range(5)))
     assert sum(sweeps) == 1, "several reconcilers, one claim"
     assert await ada.balance() == 2000
-    assert (await paidup.services.reconciler.sweep())["unhandled_events"] == 0
+    assert await paidup.services.reconciler.unhandled_events() == 0
     assert (await StripeEvent.get()).handled_at is not None
     await assert_books_balance(grants=1)
 
@@ -147,14 +145,16 @@ async def test_an_event_whose_handling_fails_is_answered_200_kept_and_credited_l
         patch.setattr(paidup.services.settlement, "settle", broken)
         assert await paidup.webhook(body) == (200, {"received": True, "outcome": "postponed"})
     kept = await StripeEvent.get()
-    assert (kept.handled_at, kept.attempts, kept.error) == (None, 1, "RuntimeError: the handler died")
+    assert kept.handled_at is None
+    assert (kept.attempts, kept.error) == (1, "RuntimeError: the handler died")
     assert await ada.balance() == 0
     await StripeEvent.all().update(next_attempt_at=now() - timedelta(seconds=1))
-    await paidup.services.reconciler.sweep()
+    assert await paidup.services.reconciler.unhandled_events() == 1
     assert await ada.balance() == 2000
     made_good = await StripeEvent.get()
     assert made_good.handled_at is not None
-    assert (made_good.attempts, made_good.error) == (2, None)
+    assert made_good.attempts == 2
+    assert not made_good.error
     await assert_books_balance(grants=1)
 
 
@@ -192,7 +192,7 @@ async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
         child = _driver(world, "die", str(file), "nowhere")
         assert await asyncio.to_thread(child.process.wait, 30) == -signal.SIGKILL, child.output
         assert await paidup.services.reconciler.unpublished_versions() == 0, "its publisher has its time"
-        await InvoiceRow.all().update(changed_at=now() - timedelta(seconds=6))
+        await InvoiceRow.all().update(publish_due_at=now() - timedelta(seconds=1))
         assert await paidup.services.reconciler.unpublished_versions() == 1
         assert (await status_with(socket, status="active"))["version"] == 2
     assert await paidup.services.reconciler.unpublished_versions() == 0

@@ -51,12 +51,13 @@ async def test_events_that_stripe_could_not_deliver_are_taken_from_its_list(
     """S20: deliveries that failed are listed by Stripe for 30 days: stored, handled, credited once."""
     paidup = await world.server(webhooks=False)
     await world.deliver_to(1)  # nobody listens there
-    ada, _ = await _paid(paidup, stripe_side)
+    ada, purchase = await _paid(paidup, stripe_side)
     reconciler = paidup.services.reconciler
     found = await wait_until(reconciler.undelivered_events)
     assert found >= 4
     assert await ada.balance() == 2000
     assert await StripeEvent.filter(source=EventSource.LIST, handled_at__not_isnull=True).count() == found
+    assert (await Invoice.get(id=purchase["invoice"])).settled_via == "reconciliation", "no webhook came"
     await assert_books_balance(grants=1)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -109,7 +110,7 @@ async def test_with_the_database_gone_webhooks_are_503_and_all_settles_afterward
     await stripe_side.conditions(rate_limited=True)
     async with ada.watch(purchase) as socket:
         await next_status(socket)
-        with _outage(world.database_url, request):
+        async with _outage(world.database_url, request):
             status, problem = await paidup.webhook(body)
             assert (status, problem["type"].rpartition("/")[2]) == (503, "storage-unavailable")
             assert "Nothing was changed" in problem["detail"], "and nothing of our insides"
@@ -127,12 +128,14 @@ async def test_with_the_database_gone_webhooks_are_503_and_all_settles_afterward
     await assert_books_balance(grants=1)
 
 
-@contextmanager
-def _outage(url: str, request: pytest.FixtureRequest) -> Iterator[None]:
+@asynccontextmanager
+async def _outage(url: str, request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """The database refuses: PostgreSQL takes no connection, or SQLite's file is locked by another."""
     if url.startswith("sqlite://"):
-        other = sqlite3.connect(url.removeprefix("sqlite://"), isolation_level=None)
-        other.execute("BEGIN EXCLUSIVE")
+        path = url.removeprefix("sqlite://")
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # In a thread: a transaction of the server's must be able to end meanwhile.
+        await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")
         try:
             yield
         finally:

@@ -163,14 +163,13 @@ async def test_a_change_is_told_once_however_often_it_is_heard(world: World, str
     services = paidup.services
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
+    shown = await _shown(stripe_side, purchase)
     await stripe_side.conditions(rate_limited=True)
     first = await read_status(purchase["invoice"])
     async with ada.watch(purchase) as socket:
         await next_status(socket)
         for status in ("processing", "requires_action", "succeeded"):
-            settled = await services.settlement.settle(
-                await _intent(stripe_side, purchase, status), Road.WEBHOOK
-            )
+            settled = await services.settlement.settle(_facts(shown, status), Road.WEBHOOK)
             for late in (settled.status, first, settled.status):
                 assert late is not None
                 await services.hub.publish(late)
@@ -206,6 +205,7 @@ async def test_the_channel_is_given_up_late_and_taken_up_again(
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     channel = hub.PREFIX + purchase["invoice"]
+    shown = await _shown(stripe_side, purchase)
     await stripe_side.conditions(rate_limited=True)
 
     async def subscribers() -> int:
@@ -223,8 +223,7 @@ async def test_the_channel_is_given_up_late_and_taken_up_again(
     async with ada.watch(purchase) as socket:
         await next_status(socket)
         assert await subscribers() == 1
-        settled = Facts(payments=(await _intent(stripe_side, purchase, "succeeded")).payments)
-        await services.settlement.settle(settled, Road.WEBHOOK)
+        await services.settlement.settle(_facts(shown, "succeeded"), Road.WEBHOOK)
         await status_with(socket, status="active")
 
 
@@ -285,14 +284,17 @@ async def _active(paidup: Paidup, stripe_side: StripeSide) -> tuple[Customer, An
     return ada, purchase
 
 
-async def _intent(stripe_side: StripeSide, purchase: Any, status: str) -> Facts:
-    """What an event about the purchase's intent would say, were it in this status."""
-    await stripe_side.conditions(rate_limited=False)
+async def _shown(stripe_side: StripeSide, purchase: Any) -> Any:
+    """The purchase's PaymentIntent as Stripe shows it."""
     intent = purchase["client_secret"].partition("_secret_")[0]
-    shown = await stripe_side.api("GET", f"payment_intents/{intent}")
-    await stripe_side.conditions(rate_limited=True)
-    shown |= {"status": status, "amount_received": shown["amount"] if status == "succeeded" else 0}
-    return Facts(payments=(decode(PaymentIntent, json.dumps(shown)).facts(),))
+    return await stripe_side.api("GET", f"payment_intents/{intent}")
+
+
+def _facts(shown: Any, status: str) -> Facts:
+    """What an event about this intent would say, were it in this status."""
+    received = shown["amount"] if status == "succeeded" else 0
+    told = {**shown, "status": status, "amount_received": received}
+    return Facts(payments=(decode(PaymentIntent, json.dumps(told)).facts(),))
 
 
 async def _frames(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -62,6 +63,11 @@ class StripeSide:
                     "product_data[name]": plan.name,
                 }
                 await self.api("POST", "prices", **form)
+
+    async def create_endpoint(self, url: str, types: Sequence[str]) -> str:
+        """A webhook endpoint for these types of events; its signing secret."""
+        form = {f"enabled_events[{number}]": kind for number, kind in enumerate(types)}
+        return str((await self.api("POST", "webhook_endpoints", url=url, **form))["secret"])
 
     async def paid_invoices(self) -> list[Any]:
         """Every paid invoice, newest first."""

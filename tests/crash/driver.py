@@ -1,0 +1,130 @@
+"""Processes that crash on purpose: `python -m tests.crash.driver die STEP` and `... sweep SECONDS`.
+
+`die` serves as `paidup serve` does, and is killed by SIGKILL at one step of the first settlement or
+webhook that comes. `sweep` is a fresh process whose clock is ahead, so that everything is due:
+one round of each sweep, and the end. Production code has no switch for either; its methods are
+wrapped here, before anything runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, NoReturn
+
+
+class Step(StrEnum):
+    """Where a process dies, in the order in which a webhook goes through them."""
+
+    BEFORE_STORE = "before-store"
+    AFTER_STORE = "after-store"
+    BEFORE_COMMIT = "before-commit"
+    AFTER_COMMIT = "after-commit"
+    BEFORE_PUBLISH = "before-publish"
+    AFTER_PUBLISH = "after-publish"
+    BEFORE_MARK = "before-mark"
+    AFTER_MARK = "after-mark"
+
+
+def die(*_: Any) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def before(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
+    """The process dies where `owner.name` would begin."""
+    _wrap(owner, name, when, after=False)
+
+
+def after(owner: Any, name: str, when: Callable[..., bool] = lambda *_: True) -> None:
+    """The process dies where `owner.name` has just returned."""
+    _wrap(owner, name, when, after=True)
+
+
+def _wrap(owner: Any, name: str, when: Callable[..., bool], after: bool) -> None:
+    original: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+    async def wrapped(*arguments: Any, **named: Any) -> Any:
+        if after:
+            result = await original(*arguments, **named)
+            if when(result):
+                die()
+            return result
+        return die()
+
+    setattr(owner, name, wrapped)
+
+
+def arm(step: Step) -> None:
+    """Put the wrapper of `step` where the process will come by."""
+    from server import settlement
+    from server.events import Events
+    from server.hub import Hub
+    from server.settlement import Settlement
+    from server.web import webhooks
+
+    match step:
+        case Step.BEFORE_STORE:
+            before(webhooks, "store")
+        case Step.AFTER_STORE:
+            after(webhooks, "store")
+        case Step.BEFORE_COMMIT:
+            after(Settlement, "_settle", when=_settled)
+        case Step.AFTER_COMMIT:
+            settlement.write_transaction = _committed_then_die  # type: ignore[assignment]
+        case Step.BEFORE_PUBLISH:
+            before(Hub, "publish")
+        case Step.AFTER_PUBLISH:
+            after(Hub, "publish")
+        case Step.BEFORE_MARK:
+            after(Settlement, "settle", when=_settled)
+        case Step.AFTER_MARK:
+            after(Events, "handle")
+
+
+def _settled(result: Any) -> bool:
+    return str(result.outcome) == "settled"
+
+
+@asynccontextmanager
+async def _committed_then_die() -> AsyncIterator[Any]:
+    from server.database import write_transaction
+    from server.models import CreditGrant
+
+    async with write_transaction() as db:
+        yield db
+    if await CreditGrant.exists():  # not where only the invoice was taken up
+        die()
+
+
+async def sweep() -> None:
+    from server.services import open_services
+    from server.settings import load_settings
+
+    async with open_services(load_settings()) as services:
+        await services.reconciler.sweep()
+
+
+def main(mode: str, argument: str) -> None:
+    if mode == "sweep":
+        import server.clock
+
+        ahead = timedelta(seconds=float(argument))
+        server.clock.now = lambda: datetime.now(UTC) + ahead
+        asyncio.run(sweep())
+        return
+    from server.serving import serve
+    from server.settings import load_settings
+
+    arm(Step(argument))
+    serve(load_settings(), workers=1, factory="server.serving:application")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,420 @@
+"""Whatever comes in whatever order, and is cut off wherever: the same books.
+
+Stripe's side is a model here: invoices that are paid, fail, wait and are voided, and the list of
+events that tell of it. Everything on our side is real: events, verification, sweeps, settlement,
+ledger, on SQLite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from unittest.mock import patch
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+from redis.asyncio import Redis
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+
+from server import clock, ledger
+from server.core.messages import StatusMessage
+from server.core.plans import StripePrice, parse_catalogue
+from server.core.stripe_shapes import Event, Invoice as StripeInvoice, ListOf, decode
+from server.database import open_database, write_transaction
+from server.errors import InsufficientCredits, StripeRefused, StripeUnavailable
+from server.events import Events, store
+from server.hub import Hub
+from server.metrics import Metrics
+from server.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
+from server.prices import PriceBook
+from server.reconciliation import Reconciler
+from server.settings import PACKAGED_PLANS
+from server.settlement import Settlement
+from server.stripe_gateway import API_VERSION
+from server.timeline import Timeline
+from server.verification import Verification
+from tests.support.rows import three_sums
+
+T = TypeVar("T")
+
+PLAN, PRICE, AMOUNT, CREDITS = "pro", "price_pro", 2900, 2000
+CUSTOMERS = ("cus_1", "cus_2")
+INVOICES = {"in_1": "cus_1", "in_2": "cus_1", "in_3": "cus_2"}
+ANYWHERE = st.integers(0, 60)
+SOMETIMES_CUT = st.one_of(st.none(), st.none(), ANYWHERE)
+
+
+class Stripe:
+    """What is true at Stripe's side, and what it says of it."""
+
+    def __init__(self) -> None:
+        self.status = dict.fromkeys(INVOICES, "open")
+        self.intent = dict.fromkeys(INVOICES, "requires_payment_method")
+        self.failed: set[str] = set()
+        self.events: list[dict[str, Any]] = []
+        self.away = False
+
+    @property
+    def paid(self) -> set[str]:
+        return {id for id, status in self.status.items() if status == "paid"}
+
+    def money_came(self, id: str) -> bool:
+        return self.intent[id] == "succeeded" or self.status[id] == "paid"
+
+    def tell(self, kind: str, shape: dict[str, Any]) -> None:
+        number = len(self.events) + 1
+        event = {"id": f"evt_{number}", "type": kind, "livemode": False, "api_version": API_VERSION}
+        self.events.append({**event, "data": {"object": shape}})
+
+    def invoice(self, id: str, customer: str | None = None, expanded: bool = False) -> dict[str, Any]:
+        paid = self.status[id] == "paid"
+        link = {"id": f"inpay_{id}", "invoice": id, "status": "paid" if paid else "open"}
+        payment = {"type": "payment_intent", "payment_intent": self.payment(id)}
+        line = {
+            "amount": AMOUNT,
+            "quantity": 1,
+            "period": {"start": 0, "end": 1},
+            "pricing": {"price_details": {"price": PRICE}},
+            "parent": None,
+        }
+        return {
+            "id": id,
+            "status": self.status[id],
+            "customer": customer or INVOICES[id],
+            "currency": "usd",
+            "amount_due": AMOUNT,
+            "amount_paid": AMOUNT if paid else 0,
+            "amount_remaining": 0 if paid else AMOUNT,
+            "billing_reason": "subscription_create",
+            "created": 0,
+            "parent": {"subscription_details": {"subscription": f"sub_{id}"}},
+            "lines": {"data": [line], "has_more": False},
+            "payments": {"data": [{**link, "payment": payment}], "has_more": False} if expanded else None,
+        }
+
+    def payment(self, id: str, customer: str | None = None) -> dict[str, Any]:
+        error = {"code": "card_declined", "message": "Declined."} if id in self.failed else None
+        return {
+            "id": f"pi_{id}",
+            "status": self.intent[id],
+            "currency": "usd",
+            "amount": AMOUNT,
+            "amount_received": AMOUNT if self.intent[id] == "succeeded" else 0,
+            "customer": customer or INVOICES[id],
+            "last_payment_error": error,
+        }
+
+    # What the gateway would ask
+
+    async def read_invoice(self, id: str, patience_s: float | None = None) -> StripeInvoice:
+        await self._answer()
+        if id not in INVOICES:
+            raise StripeRefused("no such invoice", "resource_missing", 404)
+        return decode(StripeInvoice, msgspec.json.encode(self.invoice(id, expanded=True)))
+
+    async def list_paid_invoices(self, *_: Any) -> ListOf[StripeInvoice]:
+        await self._answer()
+        shapes = [self.invoice(id) for id in sorted(self.paid)]
+        return ListOf([decode(StripeInvoice, msgspec.json.encode(shape)) for shape in shapes])
+
+    async def list_undelivered_events(self, *_: Any) -> ListOf[msgspec.Raw]:
+        await self._answer()
+        return ListOf([msgspec.Raw(msgspec.json.encode(event)) for event in reversed(self.events)])
+
+    async def list_prices(self, _: Any) -> list[Any]:
+        return []
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(0)
+        if self.away:
+            raise StripeUnavailable("away")
+
+
+class _Cut(Awaitable[T]):
+    """A coroutine whose task is cancelled at its `at`-th await: that is what a crash leaves behind."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], at: int) -> None:
+        self._coroutine = coroutine
+        self._at = at
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        task = asyncio.current_task()
+        assert task is not None
+        steps = self._coroutine.__await__()
+        awaited, thrown = 0, None
+        while True:
+            try:
+                pending = steps.throw(thrown) if thrown else next(steps)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            if awaited == self._at:
+                task.cancel()
+            awaited, thrown = awaited + 1, None
+            try:
+                yield pending
+            except BaseException as error:
+                thrown = error
+
+
+class Interleavings(RuleBasedStateMachine):
+    """One example: a world of its own in a copy of an empty database."""
+
+    template: ClassVar[Path]
+    numbers: ClassVar[Iterator[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stripe = Stripe()
+        self.told: dict[str, StatusMessage] = {}
+        self.redis_away = False
+        self.asked: dict[str, int] = {}
+        self.acknowledged: dict[str, int] = {}
+        self.ahead = timedelta()
+        self._runner = asyncio.Runner()
+        self._open = contextlib.AsyncExitStack()
+        self._run(self._set_up())
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(coroutine)
+
+    async def _set_up(self) -> None:
+        EXECUTOR_CACHE.clear()
+        path = self.template.with_name(f"interleaving-{next(self.numbers)}.db")
+        shutil.copy(self.template, path)
+        self._open.callback(path.unlink)
+        for module in ("settlement", "events", "verification", "reconciliation", "scans"):
+            self._open.enter_context(patch(f"server.{module}.now", self._now))
+        await self._open.enter_async_context(open_database(f"sqlite://{path}"))
+        catalogue = parse_catalogue(PACKAGED_PLANS.read_bytes())
+        price = StripePrice(PRICE, "paidup_pro_monthly", PLAN, AMOUNT, "usd")
+        metrics, timeline, gateway = Metrics(), Timeline(), self.stripe
+        self.settlement = Settlement(catalogue, {PRICE: price}, self._publish, timeline, metrics)
+        redis = Redis()  # connects to nothing until it is used, and it is not
+        self._open.push_async_callback(redis.aclose)
+        book = PriceBook(catalogue, gateway)  # type: ignore[arg-type]
+        self.verification = Verification(gateway, self.settlement, book, Hub(redis), timeline)  # type: ignore[arg-type]
+        self.events = Events(self.verification, timeline)
+        self.reconciler = Reconciler(
+            self.settlement, self.verification, self.events, gateway, metrics  # type: ignore[arg-type]
+        )
+        for number, customer in enumerate(CUSTOMERS):
+            await Account.create(external_id=f"user-{number}", stripe_customer=customer)
+
+    def _now(self) -> datetime:
+        return clock.now() + self.ahead
+
+    async def _publish(self, status: StatusMessage) -> bool:
+        await asyncio.sleep(0)
+        if not self.redis_away:
+            self.told[status.invoice] = status
+        return not self.redis_away
+
+    def _do(self, coroutine: Coroutine[Any, Any, Any], cut: int | None) -> Any:
+        """Run it to its end, or until it is cut off."""
+        return self._run(_perhaps_cut(coroutine, cut))
+
+    # Stripe's side
+
+    @rule(id=st.sampled_from(list(INVOICES)))
+    def made(self, id: str) -> None:
+        self.stripe.tell("invoice.created", self.stripe.invoice(id))
+
+    @rule(id=st.sampled_from(list(INVOICES)), lag=st.booleans())
+    def pays(self, id: str, lag: bool) -> None:
+        """The payment succeeds; with `lag` the invoice still says open for a while."""
+        stripe = self.stripe
+        if stripe.status[id] != "open":
+            return
+        stripe.intent[id] = "succeeded"
+        stripe.failed.discard(id)
+        stripe.tell("payment_intent.succeeded", stripe.payment(id))
+        if not lag:
+            self.closes(id)
+
+    @rule(id=st.sampled_from(list(INVOICES)))
+    def closes(self, id: str) -> None:
+        """The invoice of a payment that succeeded says so at last."""
+        stripe = self.stripe
+        if stripe.intent[id] == "succeeded" and stripe.status[id] == "open":
+            stripe.status[id] = "paid"
+            stripe.tell("invoice.paid", stripe.invoice(id))
+            stripe.tell("invoice.payment_succeeded", stripe.invoice(id))
+
+    @rule(id=st.sampled_from(list(INVOICES)))
+    def fails(self, id: str) -> None:
+        stripe = self.stripe
+        if stripe.status[id] == "open" and stripe.intent[id] != "succeeded":
+            stripe.intent[id] = "requires_payment_method"
+            stripe.failed.add(id)
+            stripe.tell("payment_intent.payment_failed", stripe.payment(id))
+            stripe.tell("invoice.payment_failed", stripe.invoice(id))
+
+    @rule(id=st.sampled_from(list(INVOICES)))
+    def takes_its_time(self, id: str) -> None:
+        stripe = self.stripe
+        if stripe.status[id] == "open" and stripe.intent[id] == "requires_payment_method":
+            stripe.intent[id] = "processing"
+            stripe.tell("payment_intent.processing", stripe.payment(id))
+
+    @rule(id=st.sampled_from(list(INVOICES)))
+    def is_voided(self, id: str) -> None:
+        stripe = self.stripe
+        if stripe.status[id] == "open" and stripe.intent[id] == "requires_payment_method":
+            stripe.status[id], stripe.intent[id] = "void", "canceled"
+            stripe.tell("invoice.voided", stripe.invoice(id))
+            stripe.tell("payment_intent.canceled", stripe.payment(id))
+
+    @rule(away=st.booleans())
+    def goes_away_or_comes_back(self, away: bool) -> None:
+        self.stripe.away = away
+
+    # Our side
+
+    @precondition(lambda self: self.stripe.events)
+    @rule(data=st.data(), cut=SOMETIMES_CUT)
+    def event_comes(self, data: st.DataObject, cut: int | None) -> None:
+        """Any event, in any order, any number of times."""
+        event = data.draw(st.sampled_from(self.stripe.events))
+        self._do(self._webhook(event), cut)
+
+    @rule(id=st.sampled_from(list(INVOICES)), other=st.sampled_from(CUSTOMERS), cut=SOMETIMES_CUT)
+    def strangers_event_comes(self, id: str, other: str, cut: int | None) -> None:
+        """S22: facts that name this invoice or its payment, and another customer."""
+        if other == INVOICES[id] or not self._run(Invoice.exists(id=id)):
+            return
+        shape = {**self.stripe.payment(id, other), "status": "succeeded", "amount_received": AMOUNT}
+        forged = Stripe()
+        forged.status[id] = "paid"
+        forged.tell("payment_intent.succeeded", shape)
+        forged.tell("invoice.paid", forged.invoice(id, other))
+        for number, event in enumerate(forged.events):
+            self._do(self._webhook({**event, "id": f"evt_foreign_{id}_{number}"}), cut)
+
+    @rule(id=st.sampled_from(list(INVOICES)), cut=SOMETIMES_CUT)
+    def verified(self, id: str, cut: int | None) -> None:
+        self._do(self.verification.verify(id), cut)
+
+    @rule(
+        name=st.sampled_from(
+            ["unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events", "paid_invoices"]
+        ),
+        cut=SOMETIMES_CUT,
+    )
+    def swept(self, name: str, cut: int | None) -> None:
+        self._do(getattr(self.reconciler, name)(), cut)
+
+    @rule(seconds=st.sampled_from([1, 5, 40, 400, 4000]))
+    def time_passes(self, seconds: int) -> None:
+        self.ahead += timedelta(seconds=seconds)
+
+    @rule(away=st.booleans())
+    def redis_goes_or_comes(self, away: bool) -> None:
+        self.redis_away = away
+
+    @rule(number=st.integers(1, 4), customer=st.sampled_from([1, 2]), cut=SOMETIMES_CUT)
+    def spends(self, number: int, customer: int, cut: int | None) -> None:
+        """The same few keys again and again; each stands for one amount."""
+        key = f"{customer}-{number}"
+        self.asked[key] = 300 * number
+        with contextlib.suppress(InsufficientCredits):
+            if self._do(self._spend(customer, key), cut):
+                self.acknowledged[key] = 300 * number
+
+    async def _spend(self, account_id: int, key: str) -> bool:
+        async with write_transaction():
+            await ledger.spend(account_id, self.asked[key], key, self._now())
+        return True
+
+    async def _webhook(self, event: dict[str, Any]) -> None:
+        body = msgspec.json.encode(event)
+        shape = decode(Event, body)
+        if await store(shape, body.decode()):
+            await self.events.handle(shape)
+
+    # What must hold
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        """S37: balance = entries = live grants, and nothing was granted for no money."""
+        self._run(self._check_books())
+
+    async def _check_books(self) -> None:
+        for account in await Account.all():
+            assert len(set(await three_sums(account.id))) == 1
+            assert account.balance >= 0
+        granted = await CreditGrant.all().values_list("invoice_id", flat=True)
+        assert len(granted) == len(set(granted))
+        assert all(self.stripe.money_came(str(id)) for id in granted)
+        spent = {e.reference.partition(":")[2]: -e.credits for e in await LedgerEntry.filter(kind="spend")}
+        assert self.acknowledged.items() <= spent.items() <= self.asked.items()
+        for row in await Invoice.all():
+            assert row.published_version == row.version or row.publish_due_at is not None
+
+    def teardown(self) -> None:
+        """At last one round of each sweep, with Stripe and Redis there: what is paid is granted, once, and told."""
+        try:
+            self.stripe.away = self.redis_away = False
+            for id in INVOICES:
+                self.closes(id)
+            self.ahead += timedelta(days=1)
+            self._run(self._sweep_and_check())
+        finally:
+            self._run(self._open.aclose())
+            self._runner.close()
+
+    async def _sweep_and_check(self) -> None:
+        done = await self.reconciler.sweep()
+        assert set(done) == {
+            *("unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events"),
+            *("paid_invoices", "audit", "alarms"),
+        }
+        await self._check_books()
+        granted = {grant.invoice_id: grant.credits for grant in await CreditGrant.all()}
+        assert granted == dict.fromkeys(self.stripe.paid, CREDITS)
+        for row in await Invoice.all():
+            assert row.id not in self.stripe.paid or row.status == "active"
+            assert self.told[row.id].version == row.version
+            assert self.told[row.id].status == row.status
+        foreign = StripeEvent.filter(id__startswith="evt_foreign")
+        assert not await foreign.filter(outcome="settled").exists()
+
+
+async def _perhaps_cut(coroutine: Coroutine[Any, Any, T], cut: int | None) -> T | None:
+    try:
+        task = asyncio.ensure_future(coroutine if cut is None else _await(_Cut(coroutine, cut)))
+        return await task
+    except (asyncio.CancelledError, StripeUnavailable):
+        return None
+
+
+async def _await(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+@pytest.mark.timeout(120)
+def test_any_interleaving_of_roads_refusals_and_crashes_gives_the_same_books(
+    sqlite_template: Path,
+) -> None:
+    """S04, S10, S11, S13, S16, S18, S20, S22, S23, S37: in any order, any number of times, cut off at any await."""
+    Interleavings.template = sqlite_template
+    Interleavings.numbers = iter(range(1_000_000))
+    run_machine(
+        Interleavings,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+            database=None,
+        ),
+    )

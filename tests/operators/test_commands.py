@@ -1,0 +1,102 @@
+"""The operators' commands as processes: their exit codes, their words, their JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from server.clock import now
+from server.database import open_database
+from server.models import Account, Invoice
+from tests.conftest import World
+from tests.operators.conftest import Run, document, paid_elsewhere, paidup_command
+from tests.support.paidup import environment
+from tests.support.processes import Child
+from tests.support.rows import an_account
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+async def test_an_operator_s_day(world: World, run: Run, stripe_side: StripeSide) -> None:
+    """S20, S36, S37: a paid invoice is missing; backfilled, explained, replayed; then a balance is wrong."""
+    customer = await stripe_side.customer()
+    async with open_database(world.database_url):
+        await Account.create(external_id="ada", stripe_customer=customer)
+    invoice = await paid_elsewhere(stripe_side, customer)
+    code, words = await run("explain", invoice)
+    assert (code, "looked for an invoice" in words) == (1, True)
+    code, words = await run("backfill", "--since", f"{now():%Y-%m-%d}", "--json")
+    assert code == 0
+    assert document(words)["outcomes"] == {"settled": 1}
+    code, words = await run("explain", "ada", "--json")
+    assert code == 0
+    (story,) = document(words)["stories"]
+    assert (story["invoice"], story["facts"]["settled_via"]) == (invoice, "reconciliation")
+    event = await stripe_side.event("invoice.paid")
+    code, words = await run("replay", event["id"])
+    assert (code, words.strip()) == (0, f"{event['id']} (invoice.paid): already_settled")
+    async with open_database(world.database_url):
+        await Account.all().update(balance=1)
+    code, words = await run("audit", "--json")
+    assert code == 1
+    told = document(words)
+    assert (told["accounts"], told["differences"][0]["subject"]) == (1, "account ada")
+
+
+async def test_the_doctor_says_what_is_wrong_with_exit_code_1(home: Path, world: World, run: Run) -> None:
+    """S35: with broken settings it names each, and with good ones it looks further."""
+    code, words = await paidup_command(home, ("doctor", "--json"), {"PORT": "eighty"})
+    assert code == 1
+    told = document(words)
+    assert told["ok"] is False
+    assert {check["name"] for check in told["checks"]} == {"settings"}
+    assert any(check["text"].startswith("PORT: ") for check in told["checks"])
+    await world.deliver_to(1)
+    code, words = await run("doctor")
+    assert code == 0, words
+    assert "ok    settings" in words
+    assert "warn  endpoint version" in words
+
+
+async def test_stripe_setup_makes_the_endpoint_before_there_is_a_secret(
+    home: Path, world: World, stripe_side: StripeSide
+) -> None:
+    """The secret is what it gives: it is not asked for, and printed once with what to do with it."""
+    variables = environment(**world.given(database_url="postgresql://nobody@127.0.0.1:1/nothing"))
+    del variables["STRIPE_WEBHOOK_SECRET"]
+    arguments = ("stripe-setup", "--webhook-url", "https://paidup.example")
+    code, words = await paidup_command(home, arguments, variables)
+    assert code == 0, words
+    assert "STRIPE_WEBHOOK_SECRET=whsec_" in words
+    code, words = await paidup_command(home, (*arguments, "--json"), variables)
+    assert code == 0
+    told = document(words)
+    assert (told["endpoint"]["state"], told["endpoint"]["secret"]) == ("there", None)
+    assert [price["state"] for price in told["prices"]] == ["there"] * 3
+    assert len((await stripe_side.api("GET", "webhook_endpoints"))["data"]) == 1
+
+
+async def test_a_backfill_can_be_stopped_at_any_moment(
+    home: Path, world: World, stripe_side: StripeSide
+) -> None:
+    """Ctrl-C: what was done is told, nothing is half done, and the exit code says that it was stopped."""
+    async with open_database(world.database_url):
+        await an_account()
+    await stripe_side.conditions(api_latency_ms=1000)
+    arguments = ["-m", "server.cli", "backfill", "--since", "2026-01-01", "--json"]
+    child = Child(arguments, environment(**world.given()), home / "words.log", cwd=home)
+    try:
+        await wait_until(lambda: stripe_side.calls("GET /v1/invoices"), within=30)
+        child.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(child.process.wait, 20) == 130
+    finally:
+        child.stop()
+    assert document(child.output)["invoices"] == 0
+    assert "Traceback" not in child.output
+    async with open_database(world.database_url):
+        assert await Invoice.all().count() == 0

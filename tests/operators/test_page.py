@@ -1,0 +1,268 @@
+"""The operators' page: behind its own token, escaped, and saying what wants a person."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from datetime import timedelta
+from typing import Any
+
+import aiohttp
+import pytest
+
+from server.alarms import SETTLED_WITHOUT
+from server.clock import now
+from server.core.decisions import InvoiceStatus
+from server.core.facts import Road
+from server.models import Account, Invoice, StripeEvent, TimelineEntry
+from tests.conftest import World
+from tests.operators.conftest import OPERATOR_TOKEN, paid_elsewhere, parked, timeline_written
+from tests.support.paidup import Paidup
+from tests.support.rows import an_account, an_invoice
+from tests.support.stripe_side import StripeSide
+
+BEARER = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+AS_JSON = {**BEARER, "Accept": "application/json"}
+
+
+@pytest.fixture
+async def with_page(world: World) -> Paidup:
+    """A server whose operators have a token."""
+    return await world.server(operator_token=OPERATOR_TOKEN)
+
+
+class Operator:
+    """Reads pages of one server."""
+
+    def __init__(self, paidup: Paidup, http: aiohttp.ClientSession) -> None:
+        self._url = paidup.url
+        self._http = http
+
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, Any]:
+        async with self._http.get(
+            self._url + path, headers=BEARER if headers is None else headers
+        ) as response:
+            return response.status, await response.text(), response.headers
+
+    async def json(self, path: str) -> tuple[int, Any]:
+        async with self._http.get(self._url + path, headers=AS_JSON) as response:
+            return response.status, await response.json()
+
+
+@pytest.fixture
+def operator(with_page: Paidup, http: aiohttp.ClientSession) -> Operator:
+    return Operator(with_page, http)
+
+
+def basic(password: str, user: str = "anybody") -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+PATHS = ("/operators", "/operators/find?ref=ada", "/operators/invoices/in_1")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_without_a_token_in_the_settings_there_is_no_page(
+    paidup: Paidup, http: aiohttp.ClientSession
+) -> None:
+    operator = Operator(paidup, http)
+    for path in PATHS:
+        for headers in ({}, BEARER, basic(""), {"Authorization": "Bearer "}, AS_JSON):
+            status, _, answered = await operator.get(path, headers)
+            assert status == 404
+            assert "WWW-Authenticate" not in answered
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_wrong_token_or_none_is_401_and_the_right_one_opens(operator: Operator) -> None:
+    """By Basic with any user name, so that a browser asks for it, or by Bearer."""
+    wrong = [
+        *({}, basic(""), basic("wrong"), basic(OPERATOR_TOKEN + "x"), basic("x", OPERATOR_TOKEN)),
+        *(
+            {"Authorization": value}
+            for value in ("Bearer", "Bearer x", "Basic", "Basic !", "Basic /w==", "x")
+        ),
+        {"Authorization": f"Digest {OPERATOR_TOKEN}"},
+        {"Authorization": f"Basic {OPERATOR_TOKEN}"},
+    ]
+    for path in PATHS:
+        for headers in wrong:
+            status, body, answered = await operator.get(path, headers)
+            assert status == 401
+            assert answered["WWW-Authenticate"].startswith('Basic realm="')
+            assert OPERATOR_TOKEN not in body
+    for headers in (basic(OPERATOR_TOKEN), basic(OPERATOR_TOKEN, ""), BEARER):
+        assert (await operator.get("/operators", headers))[0] == 200
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_the_page_runs_no_script_and_loads_nothing(operator: Operator) -> None:
+    """Its policy allows its own style, by hash, and a form to itself; nobody may keep or frame it."""
+    status, page, headers = await operator.get("/operators")
+    assert status == 200
+    policy = headers["Content-Security-Policy"]
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    wanted = ["default-src 'none'", f"style-src 'sha256-{digest}'", "form-action 'self'"]
+    assert policy.split("; ") == [*wanted, "base-uri 'none'", "frame-ancestors 'none'"]
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert not re.search(r"<script|\son\w+=|\sstyle=|https?://|@import|url\(", page)
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
+
+
+async def test_what_is_pending_parked_and_settled_is_listed(operator: Operator, with_page: Paidup) -> None:
+    """With age, stage, last step and next check; with error and tries; with the road that won."""
+    at = now()
+    account = await an_account()
+    waiting = await an_invoice(
+        account,
+        status=InvoiceStatus.PROCESSING,
+        created_at=at - timedelta(minutes=10),
+        next_check_at=at + timedelta(seconds=100),
+    )
+    step = {"invoice": waiting.id, "at": at - timedelta(seconds=300), "what": "verification_answered"}
+    await TimelineEntry.create(**step)
+    settled = await an_invoice(
+        account,
+        status=InvoiceStatus.ACTIVE,
+        settled_via=Road.WEBHOOK,
+        settled_at=at,
+        created_at=at - timedelta(seconds=7),
+    )
+    body = {"id": "evt_stuck", "type": "invoice.paid", "payload": "{}", "received_at": at}
+    await StripeEvent.create(**body, attempts=12, error="StripeUnavailable: down")
+    await StripeEvent.create(**{**body, "id": "evt_new"}, next_attempt_at=at + timedelta(seconds=30))
+    await StripeEvent.create(**{**body, "id": "evt_done"}, handled_at=at, attempts=1)
+    _, page, _ = await operator.get("/operators")
+    text = re.sub(r"<[^>]+>", "|", page)
+    row = (
+        rf"{waiting.id}\|+{account.external_id}\|+pro\|+processing\|+10 min\|+verification_answered 5 min ago"
+    )
+    assert re.search(row + r"\|+in (99|100) s\|", text)
+    assert re.search(
+        r"evt_stuck\|+invoice.paid\|+\d* ?\w* ago\|+12\|+given up\|+StripeUnavailable: down\|", text
+    )
+    assert re.search(
+        rf"{settled.id}\|+{account.external_id}\|+pro\|+2000\|+webhook\|+[^|]+ ago\|+7 s\|", text
+    )
+    assert "evt_new" not in page, "whoever stored it is handling it"
+    assert "evt_done" not in page
+    status, shown = await operator.json("/operators")
+    assert status == 200
+    assert [invoice["invoice"] for invoice in shown["pending"]] == [waiting.id]
+    assert (shown["pending"][0]["stage"], shown["pending_total"]) == ("processing", 1)
+    assert [(event["id"], event["attempts"]) for event in shown["parked"]] == [("evt_stuck", 12)]
+    assert [(invoice["invoice"], invoice["via"]) for invoice in shown["settled"]] == [(settled.id, "webhook")]
+    assert shown["alarms"] == []
+
+
+async def test_an_event_that_is_parked_is_on_the_page_with_what_to_do(
+    operator: Operator, with_page: Paidup, stripe_side: StripeSide
+) -> None:
+    """S15: the customer is unknown; the page names him, the event, the invoice and the command."""
+    customer = await stripe_side.customer()
+    invoice = await paid_elsewhere(stripe_side, customer)
+    rows = await parked("unknown_customer")
+    _, page, _ = await operator.get("/operators")
+    assert f"unknown_customer ({customer})" in page
+    assert f"paidup replay {rows[0].id}" in page
+    assert f'href="/operators/invoices/{invoice}"' in page
+    await timeline_written(with_page, invoice, "webhook_received")
+    status, page, _ = await operator.get(f"/operators/invoices/{invoice}")
+    assert status == 200
+    assert f"Tie {customer} to an account" in page
+
+
+async def test_an_invoice_shows_its_timeline_as_explain_does(
+    operator: Operator, with_page: Paidup, stripe_side: StripeSide
+) -> None:
+    """S36: on the page and as JSON; by its id, or by whatever the search box is given."""
+    purchase = await with_page.customer("ada").buy("pro")
+    invoice = purchase["invoice"]
+    await with_page.services.verification.verify(invoice)
+    await timeline_written(with_page, invoice, "verification_answered")
+    for path in (
+        f"/operators/invoices/{invoice}",
+        "/operators/find?ref=ada",
+        "/operators/find?ref=%20ada%20",
+    ):
+        status, page, _ = await operator.get(path)
+        assert status == 200
+        assert "verification_answered" in page
+        assert "no payment has arrived" in page
+        status, found = await operator.json(path)
+        assert (status, found["account"]) == (200, "ada")
+        assert found["stories"][0]["steps"][0]["what"] == "created"
+    for path in ("/operators/invoices/in_nothing", "/operators/find", "/operators/find?ref=%00"):
+        assert (await operator.get(path))[0] == 404
+        assert (await operator.json(path))[0] == 404
+
+
+HOSTILE = "<script>alert('1')</script>\"$title ${style} &amp;"
+
+
+async def test_hostile_text_is_shown_and_never_taken_as_markup(operator: Operator) -> None:
+    """Customers choose their ids; payloads and errors come from outside."""
+    account = await Account.create(external_id=HOSTILE, stripe_customer="cus_h")
+    row = await an_invoice(account, plan="<b>pro", error={"code": "<i>", "message": HOSTILE})
+    await TimelineEntry.create(invoice=row.id, at=now(), what="<u>what", detail={"<s>": HOSTILE})
+    odd = await an_invoice(account, id='in_"><img src=x onerror=alert(1)>', next_check_at=now())
+    event = {"id": "evt_<h1>", "type": "<h3>", "payload": "{}", "received_at": now()}
+    await StripeEvent.create(**event, attempts=1, error=HOSTILE)
+    for path in (
+        "/operators",
+        f"/operators/invoices/{row.id}",
+        "/operators/find?ref=cus_h",
+        f"/operators/find?ref={'<em>'}",
+    ):
+        _, page, _ = await operator.get(path)
+        body = page.partition("</style>")[2]
+        for raw in ("<script", "<img", "<b>", "<i>", "<u>", "<s>", "<em>", "<h1>evt", "<h3>", "alert('1')"):
+            assert raw not in body, raw
+    _, page, _ = await operator.get("/operators")
+    assert "&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt;&quot;$title ${style} &amp;amp;" in page
+    assert 'href="/operators/invoices/in_%22%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E"' in page
+    status, _, _ = await operator.get(
+        "/operators/invoices/in_%22%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E"
+    )
+    assert status == 200, odd.id
+
+
+async def test_an_alarm_stands_at_the_top(operator: Operator) -> None:
+    """S35: verification keeps winning and no webhook comes."""
+    account, at = await an_account(), now() - timedelta(minutes=10)
+    for _ in range(SETTLED_WITHOUT):
+        await an_invoice(
+            account, status=InvoiceStatus.ACTIVE, settled_via=Road.VERIFICATION, settled_at=at, created_at=at
+        )
+    assert await Invoice.all().count() == SETTLED_WITHOUT
+    _, page, _ = await operator.get("/operators")
+    assert "credited without their webhooks" in page
+    _, shown = await operator.json("/operators")
+    assert [alarm["name"] for alarm in shown["alarms"]] == ["webhooks_silent"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_long_lists_are_cut_and_counted(operator: Operator) -> None:
+    account, at = await an_account(), now()
+    await Invoice.bulk_create(
+        [
+            Invoice(
+                id=f"in_{number}",
+                account_id=account.id,
+                customer="cus_1",
+                currency="usd",
+                amount_due_minor=1,
+                changed_at=at,
+                created_at=at - timedelta(seconds=number),
+                next_check_at=at,
+            )
+            for number in range(130)
+        ]
+    )
+    _, page, _ = await operator.get("/operators")
+    assert "130, the newest 100 shown" in page
+    assert page.count('href="/operators/invoices/in_') == 100

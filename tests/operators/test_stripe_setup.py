@@ -1,0 +1,99 @@
+"""`paidup stripe-setup`: what is missing in Stripe is made, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.core.plans import parse_catalogue
+from server.errors import InvalidInput
+from server.events import HANDLED_TYPES
+from server.settings import PACKAGED_PLANS
+from server.stripe_gateway import API_VERSION
+from server.stripe_setup import ensure_endpoint, ensure_prices, gateway_alone, webhook_address
+from tests.support.paidup import settings
+from tests.support.stripe_side import StripeSide
+
+URL = "https://paidup.example/webhooks/stripe"
+
+
+@pytest.fixture
+def given(stripe_side: StripeSide, valkey: str) -> Any:
+    return settings(stripe_api_base=stripe_side.url, redis_url=valkey)
+
+
+async def endpoints(stripe_side: StripeSide) -> list[Any]:
+    listed = await stripe_side.api("GET", "webhook_endpoints?limit=100")
+    return list(listed["data"])
+
+
+async def test_run_twice_it_makes_one_endpoint(given: Any, stripe_side: StripeSide) -> None:
+    """At the SDK's version, for what is handled; the secret is shown when it is made and never again."""
+    async with gateway_alone(given) as gateway:
+        made = await ensure_endpoint(gateway, "https://paidup.example")
+        again = await ensure_endpoint(gateway, URL)
+    assert (made.state, made.url, made.same_version) == ("made", URL, True)
+    assert made.secret is not None
+    assert made.secret.startswith("whsec_")
+    assert (again.state, again.id, again.secret) == ("there", made.id, None)
+    (only,) = await endpoints(stripe_side)
+    assert only["api_version"] == API_VERSION
+    assert set(only["enabled_events"]) == set(HANDLED_TYPES)
+
+
+async def test_an_endpoint_that_lacks_something_is_brought_up_to_date(
+    given: Any, stripe_side: StripeSide
+) -> None:
+    """It is enabled, for what it lacks as well; what somebody had enabled stays, and so does its version."""
+    form = {"enabled_events[0]": "product.created", "enabled_events[1]": "invoice.paid"}
+    made = await stripe_side.api("POST", "webhook_endpoints", url=URL, **form)
+    await stripe_side.api("POST", f"webhook_endpoints/{made['id']}", disabled="true")
+    async with gateway_alone(given) as gateway:
+        done = await ensure_endpoint(gateway, URL)
+        assert (done.state, done.id, done.same_version) == ("updated", made["id"], False)
+        assert (await ensure_endpoint(gateway, URL)).state == "there"
+    (only,) = await endpoints(stripe_side)
+    assert only["status"] == "enabled"
+    assert set(only["enabled_events"]) == {"product.created", *HANDLED_TYPES}
+
+
+async def test_an_endpoint_of_another_address_is_left_alone(given: Any, stripe_side: StripeSide) -> None:
+    form = {"enabled_events[0]": "charge.failed", "url": "https://other.example/hooks"}
+    other = await stripe_side.api("POST", "webhook_endpoints", **form)
+    async with gateway_alone(given) as gateway:
+        await ensure_endpoint(gateway, URL)
+    kept = next(found for found in await endpoints(stripe_side) if found["id"] == other["id"])
+    assert kept["enabled_events"] == ["charge.failed"]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "paidup.example", "ftp://paidup.example", "https://", "/webhooks/stripe"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInput):
+        webhook_address(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://paidup.example/", URL),
+        ("https://paidup.example:8443", "https://paidup.example:8443/webhooks/stripe"),
+        ("https://paidup.example/billing/hooks", "https://paidup.example/billing/hooks"),
+    ],
+)
+def test_a_bare_host_gets_our_path(url: str, address: str) -> None:
+    assert webhook_address(url) == address
+
+
+async def test_prices_are_made_once_and_one_that_differs_is_said_so(given: Any) -> None:
+    text = PACKAGED_PLANS.read_text().replace("paidup_pro_monthly", "pro_2027").encode()
+    async with gateway_alone(given) as gateway:
+        assert [made.state for made in await ensure_prices(gateway, parse_catalogue(text))] == [
+            *("there", "there", "made")
+        ]
+        dearer = text.replace(b"amount_minor = 2900", b"amount_minor = 3900")
+        assert [made.state for made in await ensure_prices(gateway, parse_catalogue(dearer))] == [
+            *("there", "there", "differs")
+        ]
