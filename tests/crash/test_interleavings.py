@@ -289,7 +289,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(id=st.sampled_from(list(INVOICES)), other=st.sampled_from(CUSTOMERS), cut=SOMETIMES_CUT)
     def strangers_event_comes(self, id: str, other: str, cut: int | None) -> None:
         """S22: facts that name this invoice or its payment, and another customer."""
-        if other == INVOICES[id] or not self._run(Invoice.exists(id=id)):
+        if other == INVOICES[id] or not self._run(_await(Invoice.exists(id=id))):
             return
         shape = {**self.stripe.payment(id, other), "status": "succeeded", "amount_received": AMOUNT}
         forged = Stripe()
@@ -411,7 +411,7 @@ def test_any_interleaving_of_roads_refusals_and_crashes_gives_the_same_books(
         Interleavings,
         settings=settings(
             max_examples=25,
-            stateful_step_count=40,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.generate, Phase.shrink],

@@ -12,6 +12,7 @@ from server.database import open_database
 from server.services import Services, open_services
 from tests.conftest import World
 from tests.support.paidup import settings
+from tests.support.processes import free_port
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ async def database(database_url: str) -> AsyncIterator[None]:
 @pytest.fixture
 def valkey_of_mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     """A Valkey that a test may freeze or stop: no other test uses it."""
-    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
+    server = ValkeyServer(port=free_port(), data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
     server.start()
     yield server
     server.stop()
