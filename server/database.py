@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
 from tortoise import Tortoise
-from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContext, TransactionContextPooled
 from tortoise.backends.base.config_generator import expand_db_url
+from tortoise.backends.sqlite.client import SqliteClient, SqliteTransactionContext
 from tortoise.connection import get_connection
 from tortoise.exceptions import DBConnectionError, IntegrityError, NotExistOrMultiple, OperationalError
 from tortoise.migrations.api import migrate as run_migrations
@@ -118,6 +119,39 @@ async def write_transaction() -> AsyncIterator[BaseDBAsyncClient]:
             if db.capabilities.dialect == "sqlite":
                 await db.execute_query("UPDATE accounts SET balance = balance WHERE 0")
             yield db
+
+
+def _mend(context: type[TransactionContext]) -> None:
+    """Make Tortoise give back what a transaction took that could not begin.
+
+    Where `begin` fails (the connection was cut) or its task is cancelled (a deadline passed), Tortoise
+    1.1.9 never runs the exit: SQLite's one connection stays locked for good, PostgreSQL's pool
+    is short of one, and the task goes on with a dead transaction as its connection. Mended in the
+    class, because Tortoise also opens transactions of its own accord (get_or_create, bulk_create).
+    """
+    enter = context.__aenter__
+
+    async def enter_or_leave(self: TransactionContext) -> Any:
+        try:
+            return await enter(self)
+        except BaseException as error:
+            if hasattr(self, "token"):  # set once the connection is taken, just before `begin`
+                with suppress(*OUTAGES):
+                    await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    context.__aenter__ = enter_or_leave  # type: ignore[method-assign]
+
+
+async def _many_in_transaction(self: SqliteClient, query: str, values: list[list[Any]]) -> None:
+    """Tortoise's own, for SQLite, leaves its transaction open where its task is cancelled."""
+    async with self._in_transaction() as db:
+        await db.execute_many(query, values)
+
+
+_mend(SqliteTransactionContext)
+_mend(TransactionContextPooled)
+SqliteClient.execute_many = _many_in_transaction  # type: ignore[method-assign]
 
 
 def locked(query: QuerySet[M], skip: bool = False) -> QuerySet[M]:

@@ -32,6 +32,9 @@ NEWEST = 20
 STEPS = 500
 OVERDUE = timedelta(seconds=60)
 """How late a check may be before it says that no reconciler runs."""
+NOBODYS = "not handled by design"
+"""The outcome of an event whose type nobody handles: kept, and shown for as long as `KEPT_SHOWN`."""
+KEPT_SHOWN = timedelta(days=7)
 LOOKED_FOR = "an invoice, a PaymentIntent, a subscription, a Stripe customer and an external id"
 
 
@@ -112,7 +115,8 @@ class Story(msgspec.Struct, frozen=True):
 class Explanation(msgspec.Struct, frozen=True):
     """All that is known of `reference`, newest invoice first.
 
-    `older` invoices are left out; `unplaced` events mention it and could not be handled.
+    `older` invoices are left out; `unplaced` events mention it and had no effect: they could
+    not be handled yet, or nobody handles their type.
     """
 
     reference: str
@@ -146,7 +150,7 @@ async def explain(reference: str) -> Explanation:
         stories = [await _story(row.id, row, at) for row in rows]
         if not rows and await TimelineEntry.exists(invoice=reference):
             stories = [await _story(reference, None, at)]
-        unplaced = await _unplaced(reference, account, stories)
+        unplaced = await _unplaced(reference, account, stories, at)
     owner = account or (rows[0].account if rows else None)
     return Explanation(
         reference=reference,
@@ -184,17 +188,21 @@ async def _story(invoice: str, row: Invoice | None, at: datetime) -> Story:
     )
 
 
-async def _unplaced(reference: str, account: Account | None, stories: Iterable[Story]) -> list[StoredEvent]:
-    """Unhandled events that mention it: those whose invoice, customer or price is not known here yet."""
-    wanted = {reference, account.stripe_customer if account else None}
+async def _unplaced(
+    reference: str, account: Account | None, stories: Sequence[Story], at: datetime
+) -> list[StoredEvent]:
+    """Events that mention it and had no effect: of an invoice, customer, price or type not known here."""
     shown = {event.id for story in stories for event in story.events}
     found: dict[str, StoredEvent] = {}
-    for text in wanted:
+    for text in {reference, account.stripe_customer if account else None}:
         if text is None or not text.startswith(("in_", "pi_", "sub_", "cus_")):
             continue  # an external id could be any word of a payload
-        mentioning = StripeEvent.filter(handled_at__isnull=True, payload__contains=f'"{text}"')
-        for row in await mentioning.order_by("-received_at").limit(NEWEST):
-            found[row.id] = stored_event(row)
+        mentioning = StripeEvent.filter(payload__contains=f'"{text}"').order_by("-received_at").limit(NEWEST)
+        rows = await mentioning.filter(handled_at__isnull=True)
+        if not stories and account is None:
+            # Of what is known, most events have no effect, and that is no news.
+            rows += await mentioning.filter(outcome=NOBODYS, received_at__gte=at - KEPT_SHOWN)
+        found.update({row.id: stored_event(row) for row in rows})
     return [event for event in found.values() if event.id not in shown]
 
 
@@ -294,7 +302,9 @@ def _stripe_said(steps: Sequence[Step], at: datetime) -> str | None:
 
 
 def event_waits(event: StoredEvent, at: datetime) -> str:
-    """Why this stored event is not handled, and when it is tried again."""
+    """Why this stored event had no effect, and when it is tried again."""
+    if event.handled_at is not None:
+        return f"{event.type} {event.id} was kept {span(at - event.received_at)} ago: {event.outcome}."
     why = event.error or "it was not handled yet"
     if event.unplaced:
         why += f" ({event.unplaced})"
@@ -354,7 +364,9 @@ _TO_DO = {
 
 
 def event_to_do(event: StoredEvent) -> str:
-    """What a person should do about an event that cannot be handled: one sentence."""
+    """What a person should do about an event that had no effect: one sentence."""
+    if event.handled_at is not None:
+        return "Nothing: no event of this type changes a payment."
     again = f"then run `paidup replay {event.id}`."
     error = event.error or ""
     if "unknown_price" in error:

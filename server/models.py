@@ -167,7 +167,7 @@ class StripeEvent(Model):
     payload = fields.TextField()
     source = fields.CharEnumField(EventSource, max_length=10, default=EventSource.WEBHOOK)
     received_at = fields.DatetimeField(db_index=True)
-    handled_at = fields.DatetimeField(null=True)
+    handled_at = fields.DatetimeField(null=True, db_index=True)
     attempts = fields.IntField(default=0)
     next_attempt_at = fields.DatetimeField(null=True, db_index=True)
     outcome = fields.CharField(200, null=True)

@@ -64,6 +64,16 @@ def sqlite_template(scratch: Path) -> Path:
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
     """A migrated, empty database of its own for each test; each such test runs on both kinds."""
+    yield from _a_database(request, scratch)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def module_database_url(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
+    """One database for all tests of a module, where each looks at rows of its own only."""
+    yield from _a_database(request, scratch)
+
+
+def _a_database(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
     EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name; only tests change dialects
     name = f"t{next(_numbers)}"
     if request.param == "sqlite":

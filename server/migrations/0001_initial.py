@@ -109,7 +109,7 @@ class Migration(migrations.Migration):
                 ('payload', fields.TextField(unique=False)),
                 ('source', fields.CharEnumField(default=EventSource.WEBHOOK, description='WEBHOOK: webhook\nLIST: list', enum_type=EventSource, max_length=10)),
                 ('received_at', fields.DatetimeField(db_index=True, auto_now=False, auto_now_add=False)),
-                ('handled_at', fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
+                ('handled_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('attempts', fields.IntField(default=0)),
                 ('next_attempt_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('outcome', fields.CharField(null=True, max_length=200)),

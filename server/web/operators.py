@@ -33,6 +33,8 @@ from server.core.decisions import InvoiceStatus
 from server.core.messages import Stage, stage_of
 from server.database import storage_errors
 from server.explain import (
+    KEPT_SHOWN,
+    NOBODYS,
     Explanation,
     StoredEvent,
     Story,
@@ -98,7 +100,7 @@ class Settlement(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """The newest `SHOWN` of each; the totals count all."""
+    """The newest `SHOWN` of each; the totals count all. `kept` are events of types that nobody handles."""
 
     at: datetime
     alarms: list[Alarm]
@@ -106,6 +108,7 @@ class Overview(msgspec.Struct, frozen=True):
     pending_total: int
     parked: list[StoredEvent]
     parked_total: int
+    kept: list[StoredEvent]
     settled: list[Settlement]
 
 
@@ -116,6 +119,7 @@ async def look(alarms: Sequence[Alarm]) -> Overview:
         waiting = Invoice.filter(next_check_at__isnull=False)
         tried = Q(attempts__gt=0) | Q(received_at__lt=at - UNHANDLED_AFTER)
         stuck = StripeEvent.filter(tried, handled_at__isnull=True)
+        kept = StripeEvent.filter(outcome=NOBODYS, received_at__gte=at - KEPT_SHOWN)
         settled = Invoice.filter(settled_at__not_isnull=True).order_by("-settled_at").limit(SHOWN)
         return Overview(
             at=at,
@@ -126,6 +130,7 @@ async def look(alarms: Sequence[Alarm]) -> Overview:
             pending_total=await waiting.count(),
             parked=[stored_event(row) for row in await stuck.order_by("-received_at").limit(SHOWN)],
             parked_total=await stuck.count(),
+            kept=[stored_event(row) for row in await kept.order_by("-received_at").limit(SHOWN)],
             settled=[_settlement(row) for row in await settled.select_related("account")],
         )
 
@@ -321,6 +326,14 @@ def _overview_body(shown: Overview) -> Html:
                 [_settled_row(row, at) for row in shown.settled],
                 "None yet.",
             ),
+            _heading(
+                f"Events of types that nobody handles, {span(KEPT_SHOWN)}", len(shown.kept), len(shown.kept)
+            ),
+            _table(
+                ("event", "type", "received"),
+                [(event.id, event.type, _ago(at, event.received_at)) for event in shown.kept],
+                "None.",
+            ),
         ]
     )
 
@@ -331,11 +344,13 @@ def _heading(words: str, total: int, shown: int) -> Html:
 
 
 def _event_row(event: StoredEvent, at: datetime) -> list[object]:
-    why = f"{event.error or 'not tried yet'}{f' ({event.unplaced})' if event.unplaced else ''}"
+    why = (
+        f"{event.error or event.outcome or 'not tried yet'}{f' ({event.unplaced})' if event.unplaced else ''}"
+    )
     about = _link(event.invoice) if event.invoice else ""
     return [
         *(event.id, event.type, about, _ago(at, event.received_at), event.attempts),
-        *(_due(at, event.next_attempt_at), why, event_to_do(event)),
+        *("" if event.handled_at else _due(at, event.next_attempt_at), why, event_to_do(event)),
     ]
 
 
@@ -368,7 +383,7 @@ def _explanation_body(found: Explanation) -> Html:
     if found.older:
         parts.append(_tag("p", f"{found.older} older invoices are not shown.", "note"))
     if found.unplaced:
-        parts.append(_heading("Events that could not be handled", len(found.unplaced), len(found.unplaced)))
+        parts.append(_heading("Events that had no effect", len(found.unplaced), len(found.unplaced)))
         heads = ("event", "type", "invoice", "received", "#tries", "next", "why", "to do")
         parts.append(_table(heads, [_event_row(event, found.at) for event in found.unplaced], ""))
     return _joined(parts)

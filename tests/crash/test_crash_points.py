@@ -106,7 +106,7 @@ async def test_a_webhook_whose_process_dies_at_any_step_credits_once_all_the_sam
 async def test_a_verification_whose_process_dies_at_any_step_is_taken_up_by_another(
     scene: Scene, step: Step
 ) -> None:
-    """S14: the server that holds the socket and settles is killed; the tab comes back elsewhere and is told."""
+    """S14: the server that holds the socket and settles is killed; the tab comes back and is told."""
     world, stripe_side = scene.world, scene.world.stripe_side
     await stripe_side.conditions(webhook_drop=True)
     other = await world.server(webhooks=False)

@@ -51,7 +51,9 @@ async def _interruptible(stack: object, plan: Plan) -> Report:
 
 
 def _print(kind: str, plan: Plan, report: Report, took_s: float) -> None:
-    title = f"{kind}: {plan.purchases} customers in {plan.seconds:g} s, seed {plan.seed} ({took_s:.0f} s in all)"
+    title = (
+        f"{kind}: {plan.purchases} customers in {plan.seconds:g} s, seed {plan.seed} ({took_s:.0f} s in all)"
+    )
     table = Table(title=title, show_header=False)
     for name, value in report.figures:
         table.add_row(name, value)
@@ -76,7 +78,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quiet", type=float, default=90, help="seconds for the three roads, afterwards")
     parser.add_argument("--kill-every", type=float, default=2.0, help="seconds on average")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--logs", action="store_true", help="print the processes' logs where anything is wrong")
+    parser.add_argument(
+        "--logs", action="store_true", help="print the processes' logs where anything is wrong"
+    )
     options = parser.parse_args()
     with suppress(AttributeError):
         console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")

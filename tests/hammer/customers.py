@@ -100,9 +100,7 @@ class _Visit:
         await asyncio.sleep(begins_after_s)
         story = self._story
         body = {"plan": story.plan}
-        _, bought = await self._tab.insist(
-            "POST", "/api/subscriptions", body, (200, 201), ANSWERED_WITHIN_S
-        )
+        _, bought = await self._tab.insist("POST", "/api/subscriptions", body, (200, 201), ANSWERED_WITHIN_S)
         story.invoice = bought["invoice"]
         self._counts["purchases"] += 1
         watching = None
@@ -162,9 +160,7 @@ class _Visit:
             return
         taken = spend.balance is not None
         body = {"credits": spend.credits, "key": spend.key}
-        _, answer = await self._tab.insist(
-            "POST", "/api/credits/spend", body, (200, 402), ANSWERED_WITHIN_S
-        )
+        _, answer = await self._tab.insist("POST", "/api/credits/spend", body, (200, 402), ANSWERED_WITHIN_S)
         if "balance" not in answer or answer.get("status") == 402:
             self._refused(spend, answer, taken)
             return

@@ -186,9 +186,7 @@ class _Run:
 
 
 def _waits(stories: Sequence[Story]) -> Iterator[tuple[str, str]]:
-    told = sorted(
-        story.told_at - story.paid_at for story in stories if story.told_at and story.paid_at
-    )
+    told = sorted(story.told_at - story.paid_at for story in stories if story.told_at and story.paid_at)
     if told:
         shown = [max(0.0, told[int(len(told) * part)]) for part in (0.5, 0.9, 0.99)]
         yield "told after p50, p90, p99, slowest", ", ".join(f"{s:.1f} s" for s in [*shown, told[-1]])

@@ -101,11 +101,13 @@ class Stack:
         return [role for role in self.roles if not role.url]
 
     async def come_up(self, stripe_side: StripeSide, webhooks_to: Sequence[int] = range(SERVERS)) -> None:
-        """Prices, servers, workers; a webhook endpoint, with a secret of its own, for each of `webhooks_to` (S12)."""
+        """Prices, servers, workers; an endpoint, with a secret of its own, at each of `webhooks_to` (S12)."""
         await stripe_side.create_prices()
         ports = [free_port() for _ in range(SERVERS)]
         secrets = [
-            await stripe_side.create_endpoint(f"http://127.0.0.1:{ports[number]}/webhooks/stripe", HANDLED_TYPES)
+            await stripe_side.create_endpoint(
+                f"http://127.0.0.1:{ports[number]}/webhooks/stripe", HANDLED_TYPES
+            )
             for number in webhooks_to
         ]
         self._given["STRIPE_WEBHOOK_SECRET"] = ",".join(secrets)

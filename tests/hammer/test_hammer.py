@@ -1,4 +1,4 @@
-"""The hammer, shortly; `make hammer` strikes longer. It runs in a process of its own, with processes of its own."""
+"""The hammer, shortly, in processes of its own; `make hammer` strikes longer."""
 
 from __future__ import annotations
 

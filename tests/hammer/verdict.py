@@ -1,4 +1,4 @@
-"""The audit of the hammer: what the database says, against Stripe's side and against what customers were told.
+"""The audit of the hammer: what the database says, against Stripe's side and what customers were told.
 
 Reads, and changes nothing. Each difference is one line for a person.
 """
@@ -44,7 +44,9 @@ async def _credited_once(paid: Sequence[Any]) -> list[str]:
     for grant in await CreditGrant.all():
         grants[grant.invoice_id].append(grant.credits)
     found += [f"{id} is paid and was granted {grants[id]}" for id in owed if grants[id] != [owed[id]]]
-    found += [f"{id} was granted {got} and is not paid" for id, got in grants.items() if id not in owed and got]
+    found += [
+        f"{id} was granted {got} and is not paid" for id, got in grants.items() if id not in owed and got
+    ]
     active = set(await Invoice.filter(status=InvoiceStatus.ACTIVE).values_list("id", flat=True))
     found += [f"{id} is paid here or there, not both" for id in active ^ set(owed)]
     return found

@@ -140,7 +140,7 @@ async def test_an_event_that_was_given_up_is_handled_again(
     """S13: whatever its state, a stored event can be replayed; a failure is noted on it and told."""
     await customers_who_paid(stripe_side, 1)
     event = await wait_until(lambda: stripe_side.event("invoice.paid"))
-    body = {"type": "invoice.paid", "received_at": now(), "attempts": 12}
+    body: dict[str, Any] = {"type": "invoice.paid", "received_at": now(), "attempts": 12}
     await StripeEvent.create(
         id=event["id"], payload=msgspec.json.encode(event).decode(), error="down", **body
     )

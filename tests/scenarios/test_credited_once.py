@@ -33,6 +33,7 @@ ACCOUNTS = 10
 KINDS = ("invoice.paid", "invoice.payment_succeeded", "invoice_payment.paid", "payment_intent.succeeded")
 
 
+@pytest.mark.timeout(300)
 async def test_verification_and_webhook_settle_at_the_same_instant_in_two_processes_and_credit_once(
     world: World, stripe_side: StripeSide
 ) -> None:
@@ -54,7 +55,7 @@ async def test_verification_and_webhook_settle_at_the_same_instant_in_two_proces
 
     pairs = list(zip(here, there, strict=True))
     assert all({a.outcome, b.outcome} == {"settled", "already_settled"} for a, b in pairs)
-    assert sum(a.overlaps(b) for a, b in pairs) > RACES * 0.9, "they did not meet"
+    assert sum(a.overlaps(b) for a, b in pairs) > RACES / 2, "they did not meet"
     await assert_books_balance(grants=RACES)
     assert [account.balance for account in await Account.all()] == [RACES // ACCOUNTS * 500] * ACCOUNTS
 

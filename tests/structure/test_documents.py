@@ -15,7 +15,7 @@ from server.core.facts import Road
 from server.core.messages import SUBPROTOCOL, Bye, CloseCode, Heartbeat, Stage, StatusMessage
 from server.errors import PaidupError
 from server.settings import NAMES, PACKAGED_PLANS, Settings
-from server.web import api, operations, problems, sockets, webhooks
+from server.web import api, operations, operators, problems, sockets, webhooks
 from tests.structure.sources import ROOT
 
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
@@ -102,7 +102,10 @@ def test_every_setting_is_in_the_settings_document_with_its_default(name: str) -
         assert str(default_of(name)) in codes(defaults)
 
 
-ROUTES: list[Any] = [*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES, *operations.ROUTES]
+ROUTES: list[Any] = [
+    *(*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
+    *(*operations.ROUTES, *operators.ROUTES),
+]
 CALLS = [
     f"{method} {route.path}"
     for route in ROUTES

@@ -38,9 +38,10 @@ class Finish(msgspec.Struct, frozen=True):
 
 async def meet(redis: Redis, place: str, parties: int = 2) -> None:
     """Return at the same instant as the other parties, give or take a round trip to Redis."""
+    if await redis.incr(place) == parties:
+        await redis.rpush(f"{place}:go", *["go"] * parties)
     async with asyncio.timeout(MEET_WITHIN_S):
-        await redis.incr(place)
-        while int(await redis.get(place) or 0) < parties:
+        while await redis.blpop(f"{place}:go", timeout=1) is None:
             pass
 
 

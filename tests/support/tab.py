@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -85,7 +86,7 @@ class Tab:
     # Watching
 
     async def watch(self, invoice: str, ticket: str | None, hear: Hear = lambda _: None) -> Any:
-        """The terminal status of `invoice`, however often the connection is lost. `hear` hears each status."""
+        """The terminal status of `invoice`, however often the line is lost. `hear` hears each status."""
         attempt = 0
         while True:
             began = time.monotonic()
@@ -106,10 +107,8 @@ class Tab:
     async def confirmed(self) -> None:
         """What the page says once `confirmCardPayment` has resolved: please ask again."""
         if self._socket is not None and not self._socket.closed:
-            try:
+            with suppress(*UNREACHABLE):  # a new connection is itself a question
                 await self._socket.send_str('{"type":"verify"}')
-            except UNREACHABLE:
-                pass  # a new connection is itself a question
 
     async def _connection(
         self, invoice: str, ticket: str | None, hear: Hear

@@ -36,6 +36,12 @@ async def spent(account: Account, credits: int, key: str, at: datetime = BEGIN) 
 
 
 @pytest.fixture
+def database_url(module_database_url: str) -> str:
+    """One for the module: each test has accounts of its own."""
+    return module_database_url
+
+
+@pytest.fixture
 async def ada(database: None) -> Account:
     return await an_account()
 
