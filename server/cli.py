@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from server import backfill as by_hand
 from server import doctor as doctors
 from server import explain as stories
+from server import explain_terminal
 from server.audit import Finding, audit_all
 from server.clock import now
 from server.core.plans import parse_catalogue
@@ -107,7 +108,7 @@ def explain(
     if as_json:
         _print_json(found)
     elif found.found:
-        console.print(stories.rendered(found))
+        console.print(explain_terminal.rendered(found))
     else:
         complaints.print(f"Nothing here is called {escape(reference)}: looked for {stories.LOOKED_FOR}.")
     if not found.found:

@@ -123,7 +123,8 @@ async def main() -> None:
         _print(options.sizes, options.rounds, timings)
         console.print(
             f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-            f"PostgreSQL {_postgres(server)}, tortoise-orm {version('tortoise-orm')}, asyncpg {version('asyncpg')}"
+            f"PostgreSQL {_postgres(server)}, "
+            f"tortoise-orm {version('tortoise-orm')}, asyncpg {version('asyncpg')}"
         )
     finally:
         server.cleanup()

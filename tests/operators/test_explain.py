@@ -12,7 +12,8 @@ from rich.console import Console
 from server.backfill import replay
 from server.clock import now
 from server.core.decisions import InvoiceStatus
-from server.explain import Explanation, Story, event_to_do, explain, rendered, span
+from server.explain import Explanation, Story, event_to_do, explain, span
+from server.explain_terminal import rendered
 from server.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from server.services import open_services
 from tests.conftest import World
