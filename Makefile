@@ -7,7 +7,7 @@ PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
 JOBS ?= 2
 
-.PHONY: help demo test check format bench lock migrations clean
+.PHONY: help demo test check format bench hammer lock migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ format: $(DEV) ## format the code and mend what can be mended by itself
 
 bench: $(DEV) ## measure: from the confirmed payment to "active", against polling
 	$(BIN)/python -m tests.bench.activation
+
+hammer: $(DEV) ## kill everything again and again under load, on both databases; then audit (up to ten minutes)
+	$(BIN)/python -m tests.hammer
 
 lock: $(DEV) ## pin every dependency anew, with hashes
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/product.txt pyproject.toml

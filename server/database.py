@@ -19,7 +19,13 @@ from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContext,
 from tortoise.backends.base.config_generator import expand_db_url
 from tortoise.backends.sqlite.client import SqliteClient, SqliteTransactionContext
 from tortoise.connection import get_connection
-from tortoise.exceptions import DBConnectionError, IntegrityError, NotExistOrMultiple, OperationalError
+from tortoise.exceptions import (
+    DBConnectionError,
+    IntegrityError,
+    NotExistOrMultiple,
+    OperationalError,
+    TransactionManagementError,
+)
 from tortoise.migrations.api import migrate as run_migrations
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
@@ -34,6 +40,7 @@ STATEMENT_TIMEOUT_S = 10.0
 OUTAGES: tuple[type[BaseException], ...] = (
     OperationalError,
     DBConnectionError,
+    TransactionManagementError,
     OSError,
     TimeoutError,
     sqlite3.Error,

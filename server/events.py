@@ -146,11 +146,8 @@ class Events:
         if shape is None:
             return await self._read_again(event, event.about(), road)
         self._received(shape.id, event, road)
-        facts = msgspec.structs.replace(shape.facts(), attempt=_ATTEMPTS.get(event.kind))
-        settled = await self._verification.settle(facts, road)
-        if settled.outcome is Outcome.NEEDS_READING:
-            settled, _ = await self._verification.read(shape.id, road)
-        return settled.outcome
+        facts = msgspec.structs.replace(shape.facts(), attempt=_ATTEMPTS.get(event.kind), dated=True)
+        return await self._settle(shape.id, facts, road)
 
     async def _payment_intent(self, event: Event, road: Road) -> str:
         intent_id = event.about()
@@ -162,7 +159,7 @@ class Events:
         if shape is None:
             return await self._read_again(event, row.id, road)
         self._received(row.id, event, road)
-        return (await self._verification.settle(Facts(payments=(shape.facts(),)), road)).outcome
+        return await self._settle(row.id, Facts(payments=(shape.facts(),), dated=True), road)
 
     async def _invoice_payment(self, event: Event, road: Road) -> str:
         # It links, but names no customer: a hint to ask, where the others have not settled yet.
@@ -180,6 +177,12 @@ class Events:
         return await self._ask(event, invoice, road)
 
     # What they share
+
+    async def _settle(self, invoice: str, facts: Facts, road: Road) -> str:
+        settled = await self._verification.settle(facts, road)
+        if settled.outcome is Outcome.NEEDS_READING:
+            settled, _ = await self._verification.read(invoice, road)
+        return settled.outcome
 
     async def _ask(self, event: Event, invoice: str, road: Road) -> str:
         self._received(invoice, event, road)

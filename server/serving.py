@@ -27,6 +27,7 @@ UVICORN: dict[str, Any] = {
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "timeout_graceful_shutdown": 10,
+    "timeout_worker_healthcheck": 10,  # a worker that still imports on a busy host is not hung; 5 s kills it
     "access_log": False,
     "log_config": None,
     "server_header": False,

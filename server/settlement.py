@@ -52,7 +52,7 @@ class Outcome(StrEnum):
     UNKNOWN_CUSTOMER = "unknown_customer"
     UNKNOWN_PRICE = "unknown_price"
     NEEDS_READING = "needs_reading"
-    """The source shows only part of the invoice: read it through the API and settle again."""
+    """The source shows only part, or what may be over: read the invoice through the API and settle that."""
     IRRELEVANT = "irrelevant"
     """An invoice that sells no plan and is not ours to follow."""
 
@@ -79,6 +79,7 @@ _OUTCOMES = {
     Verdict.ALREADY_GRANTED: Outcome.ALREADY_SETTLED,
     Verdict.TELL: Outcome.TOLD,
     Verdict.NOTHING_NEW: Outcome.NOT_YET,
+    Verdict.ASK: Outcome.NEEDS_READING,
 }
 _PUBLISHED = frozenset({Outcome.SETTLED, Outcome.TOLD})
 _NOTED = {Outcome.SETTLED: What.SETTLED, Outcome.TOLD: What.TOLD, Outcome.REFUSED: What.REFUSED}

