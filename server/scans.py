@@ -15,6 +15,7 @@ import msgspec
 from tortoise.exceptions import IntegrityError
 
 from server.clock import now
+from server.errors import StripeRefused, StripeUnavailable
 from server.models import Watermark
 
 PAGES_A_ROUND = 5
@@ -49,8 +50,19 @@ async def scan(what: Scan) -> int:
     if progress is None:
         return 0
     found = 0
+    go_on_at_once = at - timedelta(seconds=what.every_s)
     for _ in range(PAGES_A_ROUND):
-        taken, last, has_more = await what.take(progress.since, progress.after)
+        try:
+            taken, last, has_more = await what.take(progress.since, progress.after)
+        except StripeRefused:
+            if progress.after is None:
+                raise
+            # What it stood on has left the list (delivered meanwhile, or too old): from the top again.
+            await _save(what, msgspec.structs.replace(progress, after=None), go_on_at_once)
+            return found
+        except StripeUnavailable:
+            await _save(what, progress, go_on_at_once)
+            raise
         found += taken
         if not has_more or last is None:
             # The end: the next scan starts where this one began, and looks back from there.
@@ -59,7 +71,7 @@ async def scan(what: Scan) -> int:
             return found
         progress = msgspec.structs.replace(progress, after=last)
         await _save(what, progress, at)
-    await _save(what, progress, at - timedelta(seconds=what.every_s))  # go on at once
+    await _save(what, progress, go_on_at_once)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Awaitable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -43,6 +43,7 @@ from server.settlement import Settlement
 from server.stripe_gateway import API_VERSION
 from server.timeline import Timeline
 from server.verification import Verification
+from tests.support.cutting import cut_off
 from tests.support.rows import three_sums
 
 T = TypeVar("T")
@@ -139,32 +140,6 @@ class Stripe:
         await asyncio.sleep(0)
         if self.away:
             raise StripeUnavailable("away")
-
-
-class _Cut(Awaitable[T]):
-    """A coroutine whose task is cancelled at its `at`-th await: that is what a crash leaves behind."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T], at: int) -> None:
-        self._coroutine = coroutine
-        self._at = at
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        task = asyncio.current_task()
-        assert task is not None
-        steps = self._coroutine.__await__()
-        awaited, thrown = 0, None
-        while True:
-            try:
-                pending = steps.throw(thrown) if thrown else next(steps)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            if awaited == self._at:
-                task.cancel()
-            awaited, thrown = awaited + 1, None
-            try:
-                yield pending
-            except BaseException as error:
-                thrown = error
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -402,11 +377,9 @@ class Interleavings(RuleBasedStateMachine):
 
 
 async def _perhaps_cut(coroutine: Coroutine[Any, Any, T], cut: int | None) -> T | None:
-    try:
-        task = asyncio.ensure_future(coroutine if cut is None else _await(_Cut(coroutine, cut)))
-        return await task
-    except (asyncio.CancelledError, StripeUnavailable):
-        return None
+    with contextlib.suppress(StripeUnavailable):
+        return await (coroutine if cut is None else cut_off(coroutine, cut))
+    return None
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

@@ -23,17 +23,21 @@ PAYING = {"card": 50, "3ds": 20, "declined, then another card": 12, "3DS failed,
 WATCHING = {"before": 45, "after": 40, "closes the tab": 15}
 SPENDS_AT_MOST = 4
 RENEWS = 0.25
-ANSWERED_WITHIN_S = 90.0
+ANSWERED_WITHIN_S = 200.0
 
 
 @dataclass
 class Spend:
-    """A key, what it stood for, and the balance that was acknowledged (None: never a clear yes)."""
+    """A key, what it stood for, and the balance that was acknowledged (None: never a clear yes).
+
+    `unanswered`: requests of this key that are, or were for ever, without an answer.
+    """
 
     key: str
     credits: int
     balance: int | None = None
     refused: bool = False
+    unanswered: int = 0
 
 
 @dataclass
@@ -159,8 +163,10 @@ class _Visit:
         if spend.refused:
             return
         taken = spend.balance is not None
+        spend.unanswered += 1
         body = {"credits": spend.credits, "key": spend.key}
         _, answer = await self._tab.insist("POST", "/api/credits/spend", body, (200, 402), ANSWERED_WITHIN_S)
+        spend.unanswered -= 1
         if "balance" not in answer or answer.get("status") == 402:
             self._refused(spend, answer, taken)
             return

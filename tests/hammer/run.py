@@ -109,9 +109,9 @@ class _Run:
             found = await violations(self._crowd.stories, paid)
             for server in self._stack.servers:
                 await self._killer.read_counters(server)
-            last_s = await self._last_settlement(began)
+            last = await self._lastettlement(began)
             events = await events_by_outcome()
-        return Report(found, self._figures(len(paid), backfilled, natural_s, last_s, events))
+        return Report(found, self._figures(len(paid), backfilled, natural_s, last, events))
 
     async def _strike(self) -> None:
         weather = change_weather(self._stripe_side, Random(self._chance.random()), self._weather)
@@ -150,12 +150,13 @@ class _Run:
             more, after = page.has_more, page.data[-1].id if page.data else None
         return settled
 
-    async def _last_settlement(self, quiet_began: float) -> float:
-        """Seconds from the beginning of quiet to the last settlement; below 0 where it was before."""
+    async def _lastettlement(self, quiet_began: float) -> str:
+        """What was settled last, and how long after quiet began; below 0 s where it was before."""
         last = await Invoice.filter(settled_at__not_isnull=True).order_by("-settled_at").first()
         if last is None or last.settled_at is None:
-            return 0.0
-        return last.settled_at.timestamp() - (time.time() - (time.monotonic() - quiet_began))
+            return "never"
+        after_s = last.settled_at.timestamp() - (time.time() - (time.monotonic() - quiet_began))
+        return f"{after_s:.1f} s ({last.billing_reason}, by {last.settled_via})"
 
     def _blame(self, outcomes: Sequence[BaseException | None]) -> None:
         for story, outcome in zip(self._crowd.stories, outcomes, strict=True):
@@ -165,7 +166,7 @@ class _Run:
                 raise outcome
 
     def _figures(
-        self, paid: int, backfilled: int, natural_s: float, last_s: float, events: dict[str, int]
+        self, paid: int, backfilled: int, natural_s: float, last: str, events: dict[str, int]
     ) -> list[tuple[str, str]]:
         stories, counts, killer = self._crowd.stories, self._crowd.counts, self._killer
         fell = sum(role.failed_starts for role in self._stack.roles)
@@ -180,7 +181,7 @@ class _Run:
             ("settlements refused as done (counted)", str(killer.settled["already_settled"])),
             ("quiet until all was done", f"{natural_s:.1f} s"),
             ("left to the backfill at the end", str(backfilled)),
-            ("last settlement after quiet began", f"{last_s:.1f} s"),
+            ("last settlement after quiet began", last),
             *_waits(stories),
         ]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.processes import Child
 
-SHORT = ("--purchases", "60", "--seconds", "7", "--quiet", "3", "--kill-every", "0.7", "--logs")
+SHORT = ("--purchases", "40", "--seconds", "5", "--quiet", "3", "--kill-every", "0.7", "--logs")
 WITHIN_S = 100.0
 
 
