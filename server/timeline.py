@@ -44,6 +44,7 @@ class Timeline:
         self.dropped = 0
         self._waiting: deque[TimelineEntry] = deque()
         self._noted = asyncio.Event()
+        self._closing = False
         self._writer: asyncio.Task[None] | None = None
 
     def note(self, invoice: str, what: What, at: datetime | None = None, **detail: Any) -> None:
@@ -59,14 +60,15 @@ class Timeline:
         self._writer = asyncio.create_task(self._write_forever(), name="timeline")
 
     async def close(self) -> None:
-        """Stop, and write what still waits."""
+        """Write what still waits, and stop. The writer is asked, not cut off: a batch would be lost."""
+        self._closing = True
+        self._noted.set()
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+            await self._writer
         await self._write_all()
 
     async def _write_forever(self) -> None:
-        while True:
+        while not self._closing:
             await self._noted.wait()
             await asyncio.sleep(BATCH_EVERY_S)
             self._noted.clear()

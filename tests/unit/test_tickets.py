@@ -37,7 +37,9 @@ def test_an_altered_ticket_is_no_ticket(data: st.DataObject) -> None:
     ticket = TICKETS.issue("in_1")
     # The last character of a part may carry bits that decoding drops: those are no alteration.
     place = data.draw(st.sampled_from([at for at in range(len(ticket) - 1) if ticket[at + 1] != "."]))
-    other = data.draw(st.characters(codec="ascii").filter(lambda char: char != ticket[place]))
+    same = {"_": "/", "-": "+"}.get(ticket[place])  # the other alphabet's letter for the same six bits
+    chars = st.characters(codec="ascii").filter(lambda char: char not in (ticket[place], same))
+    other = data.draw(chars)
     with pytest.raises(NotAuthenticated):
         TICKETS.check(ticket[:place] + other + ticket[place + 1 :], "in_1")
 
