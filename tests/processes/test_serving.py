@@ -77,7 +77,14 @@ async def sockets_of_one_worker(url: str) -> int:
 
 async def watch_from_both_workers(stack: AsyncExitStack, ada: Customer, purchase: Any) -> list[Any]:
     """Sockets on the purchase, as many as it takes until each of the two workers holds one."""
-    opened: list[Any] = []
+    opened = [await stack.enter_async_context(ada.watch(purchase))]
+
+    async def both_answer() -> bool:
+        # Asked at once: one worker alone does not take them all, once the other has come up.
+        answers = await asyncio.gather(*(sockets_of_one_worker(ada.paidup.url) for _ in range(8)))
+        return set(answers) == {0, 1}
+
+    await wait_until(both_answer, within=60)
     for _ in range(ENOUGH_TRIES):
         opened.append(await stack.enter_async_context(ada.watch(purchase)))
         if 0 < await sockets_of_one_worker(ada.paidup.url) < len(opened):
