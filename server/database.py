@@ -17,7 +17,11 @@ import asyncpg
 from tortoise import Tortoise
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContext, TransactionContextPooled
 from tortoise.backends.base.config_generator import expand_db_url
-from tortoise.backends.sqlite.client import SqliteClient, SqliteTransactionContext
+from tortoise.backends.sqlite.client import (
+    SqliteClient,
+    SqliteTransactionContext,
+    SqliteTransactionWrapper,
+)
 from tortoise.connection import get_connection
 from tortoise.exceptions import (
     DBConnectionError,
@@ -115,16 +119,9 @@ class storage_errors:  # noqa: N801 - reads as a statement at its use
 
 @asynccontextmanager
 async def write_transaction() -> AsyncIterator[BaseDBAsyncClient]:
-    """A transaction that will write. Raises StorageUnavailable on an outage.
-
-    Tortoise opens deferred transactions on SQLite, and one that reads before it writes fails
-    with SQLITE_BUSY when a second process wrote in between. So on SQLite it begins with a
-    write that touches no row: that takes the write lock, waiting for it if need be.
-    """
+    """A transaction that will write. Raises StorageUnavailable on an outage."""
     with storage_errors():
         async with in_transaction() as db:
-            if db.capabilities.dialect == "sqlite":
-                await db.execute_query("UPDATE accounts SET balance = balance WHERE 0")
             yield db
 
 
@@ -156,7 +153,22 @@ async def _many_in_transaction(self: SqliteClient, query: str, values: list[list
         await db.execute_many(query, values)
 
 
+async def _begin_immediate(self: SqliteTransactionWrapper) -> None:
+    """Take SQLite's write lock at the start, waiting for it if need be.
+
+    Tortoise begins deferred transactions, and one that reads before it writes (its own
+    get_or_create and update_or_create do) fails with SQLITE_BUSY, without waiting, when a
+    second process wrote in between.
+    """
+    try:
+        await self._connection.commit()
+        await self._connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        raise TransactionManagementError(error) from error
+
+
 _mend(SqliteTransactionContext)
+SqliteTransactionWrapper.begin = _begin_immediate  # type: ignore[method-assign]
 _mend(TransactionContextPooled)
 SqliteClient.execute_many = _many_in_transaction  # type: ignore[method-assign]
 
