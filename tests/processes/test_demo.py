@@ -146,7 +146,7 @@ async def test_it_stops_all_it_started_and_a_second_start_goes_on(
     assert [role for role in roles if not any(role in command for command in started.values())] == []
     assert demo.stop() == 0
     assert "Stopped." in demo.child.output
-    assert [started[pid] for pid in started if alive(pid)] == []
+    await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])
     for port in (demo.port, demo.sandbox_port):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -235,4 +235,4 @@ async def test_when_a_part_dies_all_of_it_ends_and_says_so(home: Path) -> None:
     await wait_until(lambda: child.process.poll() is not None, within=20)
     assert child.process.returncode == 1
     assert "the sandbox ended by itself" in " ".join(child.output.split())
-    assert [started[pid] for pid in started if alive(pid)] == []
+    await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])

@@ -110,7 +110,7 @@ async def test_two_workers_hear_each_other_with_nothing_configured(host: Host) -
         started = descendants(child.process.pid)
         assert sum("valkey" in command for command in started.values()) == 1
     assert child.process.returncode == 0
-    assert [started[pid] for pid in started if alive(pid)] == []
+    await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])
 
 
 async def test_the_processes_of_the_procfile_run_together(host: Host) -> None:
@@ -130,7 +130,7 @@ async def test_the_processes_of_the_procfile_run_together(host: Host) -> None:
         assert status["via"] == "reconciliation"
         started = descendants(child.process.pid)
         assert [role for role in ("paidup serve", "paidup work") if role not in str(started)] == []
-    assert [started[pid] for pid in started if alive(pid)] == []
+    await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])
 
 
 async def test_a_worker_process_that_is_killed_is_replaced(host: Host) -> None:
