@@ -1,6 +1,6 @@
 """The audit: that the books are right, account by account. It finds; it never repairs.
 
-For each account: balance = sum of entries = what remains in live grants. For each invoice:
+For each account: balance = sum of entries = what remains in live grants, less the debt. For each invoice:
 active means granted, and granted means settled. Each statement reads what it compares in one
 go, so that it may run while money moves.
 """
@@ -28,7 +28,7 @@ _GRANTS = """
 SELECT i.id AS id, i.status AS status, i.settled_at AS settled_at, g.id AS grant_id
 FROM invoices i LEFT JOIN credit_grants g ON g.invoice_id = i.id AND g.installment = 1
 WHERE i.account_id > {after} AND i.account_id <= {last}
-  AND ((i.status = 'active' AND g.id IS NULL) OR (i.settled_at IS NULL AND g.id IS NOT NULL))
+  AND ((i.status IN ('active', 'reversed') AND g.id IS NULL) OR (i.settled_at IS NULL AND g.id IS NOT NULL))
 """
 
 
@@ -78,7 +78,7 @@ def _compare(account: dict[str, Any]) -> list[Finding]:
     findings = []
     if balance != entries:
         findings.append(Finding(subject, f"the balance is {balance}, the entries sum to {entries}"))
-    if balance != live:
+    if max(0, balance) != live:  # a balance below zero is a debt, and whoever owes has nothing live
         findings.append(Finding(subject, f"the balance is {balance}, live grants hold {live}"))
     return findings
 

@@ -25,7 +25,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from server.core.messages import Stage, StatusMessage, decode_status, encode
+from server.core.messages import BalanceMessage, Stage, StatusMessage, decode_status, encode
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +33,7 @@ REDIS_ERRORS = (RedisError, OSError, TimeoutError)
 CONNECTION_ERRORS = (*REDIS_ERRORS, RuntimeError)
 """A send that fails makes redis-py reconnect beside the listener; two who read at once get a RuntimeError."""
 PREFIX = "paidup:invoice:"
+ACCOUNT_PREFIX = "paidup:account:"
 ACK_TIMEOUT_S = 2.0
 PUBLISH_TIMEOUT_S = 1.0
 LINGER_S = 1.0
@@ -171,6 +172,14 @@ class Hub:
             log.warning("publish_failed", invoice=status.invoice, error=str(error))
             return False
         return True
+
+    async def publish_balance(self, account_id: int, message: BalanceMessage) -> None:
+        """Tell whoever watches this account. Never raises: the row is committed."""
+        try:
+            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                await self._redis.publish(f"{ACCOUNT_PREFIX}{account_id}", encode(message))
+        except REDIS_ERRORS as error:
+            log.warning("publish_failed", account=account_id, error=str(error))
 
     def deliver(self, status: StatusMessage, frame: str | None = None) -> None:
         """Offer `status` to the lines of this process; each drops what is no news to it."""

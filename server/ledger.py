@@ -1,14 +1,18 @@
-"""The ledger: grants, spends and expiries, each an entry, each exactly once.
+"""The ledger: every movement of credits, each an entry, each exactly once.
 
 Owns every change of a balance. Each function runs inside the caller's write transaction and
-locks the account's row first, so that two processes move one balance in turn. Refuses to
-decide whether something is to be granted: that is `settlement.py`'s.
+works on an account that is locked, so that two processes move one balance in turn. Refuses to
+decide whether something is to be granted or taken back: that is `settlement.py`'s and
+`reversals.py`'s.
 
-Always: an account's balance = the sum of its entries = what remains in its live grants.
+Always: an account's balance = the sum of its entries = what remains in its live grants, less
+his debt. Nobody has both: a debt is paid from whatever is live or comes. So a balance below
+zero is the debt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -26,13 +30,26 @@ class Spent(msgspec.Struct, frozen=True):
     key: str
 
 
+Source = tuple[int, int]
+"""A grant's id, and how many credits of it."""
+
+
 async def lock_account(account_id: int) -> Account:
     return await locked(Account.filter(id=account_id)).get()
 
 
+# What comes
+
+
 async def grant(
-    account: Account, invoice_id: str, credits: int, expires_at: datetime | None, installment: int = 1
-) -> None:
+    account: Account,
+    invoice_id: str,
+    credits: int,
+    expires_at: datetime | None,
+    installment: int = 1,
+    plan: str | None = None,
+    rollover_cap: int = 0,
+) -> CreditGrant:
     """Give `credits` for a paid invoice. Raises tortoise's IntegrityError where it was given already.
 
     A grant of zero is written too: one grant stands for each paid invoice.
@@ -42,12 +59,73 @@ async def grant(
         account_id=account.id,
         invoice_id=invoice_id,
         installment=installment,
+        plan=plan,
         credits=credits,
-        remaining=credits,
+        remaining=credits - min(credits, debt_of(account)),
         expires_at=expires_at,
+        rollover_cap=rollover_cap,
     )
-    reference = f"{invoice_id}:{installment}"
-    await _enter(account, EntryKind.GRANT, credits, reference, given.id)
+    reason = f"{plan or 'plan'}, paid"
+    await enter(account, EntryKind.GRANT, credits, f"{invoice_id}:{installment}", reason, given.id)
+    return given
+
+
+async def make_installment(account: Account, planned: CreditGrant) -> None:
+    """Give a planned installment. `planned` was read after the account was locked."""
+    assert planned.state is GrantState.PLANNED
+    planned.remaining = planned.credits - min(planned.credits, debt_of(account))
+    planned.state = GrantState.LIVE
+    await planned.save(update_fields=["remaining", "state"])
+    reason = f"{planned.plan or 'plan'}, part {planned.installment}"
+    reference = f"{planned.invoice_id}:{planned.installment}"
+    await enter(account, EntryKind.GRANT, planned.credits, reference, reason, planned.id)
+
+
+async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str) -> None:
+    """Make a grant that was given come to `credits`. What was spent beyond is paid like any debt."""
+    before = grant.credits
+    debt = debt_of(account)
+    if credits > before:
+        grant.remaining += credits - before
+    else:
+        taken = min(before - credits, grant.remaining)
+        gone = min(before - credits - taken, grant.expired)
+        grant.remaining, grant.expired = grant.remaining - taken, grant.expired - gone
+        debt += before - credits - taken - gone
+    grant.credits = credits
+    await grant.save(update_fields=["credits", "expired"])
+    balance = await settle_debt(account, [grant], debt)
+    reason = "worked out again with an invoice that came late"
+    await enter(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant.id)
+
+
+async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: int) -> int:
+    """Pay what is owed from whatever is live, and write the grants. Returns the balance then.
+
+    `changed` are grants whose `remaining` or `frozen` the caller has altered and not saved.
+    """
+    known = [grant.id for grant in changed]
+    others = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+    live = [*changed, *sorted(await others.exclude(id__in=known), key=spending_order)]
+    held: int = sum(grant.remaining for grant in live)
+    left = min(debt, held)
+    for grant in live:
+        taken = min(left, grant.remaining)
+        grant.remaining -= taken
+        left -= taken
+        if grant.remaining and grant.state is GrantState.EXPIRED:
+            grant.state = GrantState.LIVE  # credits came back after its end: over again at the next look
+        if taken or grant.id in known:
+            await grant.save(update_fields=["remaining", "frozen", "state"])
+    return held - debt
+
+
+def debt_of(account: Account) -> int:
+    owed: int = max(0, -account.balance)
+    return owed
+
+
+# What goes
 
 
 async def spend(account_id: int, credits: int, key: str, at: datetime) -> Spent:
@@ -63,21 +141,32 @@ async def spend(account_id: int, credits: int, key: str, at: datetime) -> Spent:
         if done.credits != -credits:
             raise KeyReused(key, -done.credits)
         return Spent(done.balance_after, credits, key)
-    await expire_due(account, at)
+    live = await live_grants(account, at)
     if account.balance < credits:
         raise InsufficientCredits(account.balance, credits)
-    await _consume(account_id, credits)
-    await _enter(account, EntryKind.SPEND, -credits, reference)
+    await take(live, credits)
+    await enter(account, EntryKind.SPEND, -credits, reference)
     return Spent(account.balance, credits, key)
 
 
+async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
+    """What may be spent, in the order in which it is, once what is over by `at` has ended."""
+    live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
+    due = sorted((g for g in live if g.expires_at and g.expires_at <= at), key=spending_order)
+    for ended in due:
+        await _end(account, ended, _kept(ended, live))
+    return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=spending_order)
+
+
 async def expire_due(account: Account, at: datetime) -> None:
-    """End the grants whose time is over; each end is an entry. `account` is locked."""
-    due = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, expires_at__lte=at)
-    for ended in await due.order_by("id"):
-        await _enter(account, EntryKind.EXPIRE, -ended.remaining, f"grant:{ended.id}", ended.id)
-        ended.remaining, ended.state = 0, GrantState.EXPIRED
-        await ended.save(update_fields=["remaining", "state"])
+    """End the grants whose time is over; each end is an entry."""
+    await live_grants(account, at)
+
+
+async def expire(account: Account, grants: Iterable[CreditGrant], reason: str) -> None:
+    """End these live grants now, whatever they say themselves."""
+    for ended in grants:
+        await _end(account, ended, 0, reason)
 
 
 def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
@@ -85,29 +174,78 @@ def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
     return (grant.expires_at is None, grant.expires_at.timestamp() if grant.expires_at else 0.0, grant.id)
 
 
-async def _consume(account_id: int, credits: int) -> None:
-    live = await CreditGrant.filter(account_id=account_id, state=GrantState.LIVE, remaining__gt=0)
-    for source in sorted(live, key=spending_order):
+def _kept(ended: CreditGrant, live: Sequence[CreditGrant]) -> int:
+    """How much of it stays: a plan may let unused credits roll over, up to so many in all."""
+    rolled = sum(g.remaining for g in live if g.rollover_cap and g.expires_at is None)
+    kept: int = min(ended.remaining, max(0, ended.rollover_cap - rolled))
+    return kept
+
+
+async def _end(account: Account, ended: CreditGrant, kept: int, reason: str = "unused at its end") -> None:
+    over = ended.remaining - kept
+    if over:
+        # A grant can end again where credits came back to it after its end.
+        reference = f"grant:{ended.id}:{ended.expired}"
+        await enter(account, EntryKind.EXPIRE, -over, reference, reason, ended.id)
+    ended.remaining, ended.expired, ended.expires_at = kept, ended.expired + over, ended.expires_at
+    if kept:
+        ended.expires_at = None
+    else:
+        ended.state = GrantState.EXPIRED
+    await ended.save(update_fields=["remaining", "expired", "expires_at", "state"])
+
+
+# What moves credits within the grants. The entry is the caller's.
+
+
+async def take(grants: Iterable[CreditGrant], credits: int) -> list[Source]:
+    """Take `credits` from these in turn. The caller has seen to it that they hold enough."""
+    sources = []
+    for source in grants:
         taken = min(credits, source.remaining)
-        source.remaining -= taken
-        credits -= taken
-        await source.save(update_fields=["remaining"])
+        if taken:
+            source.remaining -= taken
+            credits -= taken
+            await source.save(update_fields=["remaining"])
+            sources.append((source.id, taken))
         if credits == 0:
-            return
+            return sources
     raise AssertionError("the balance says more than the live grants hold")
 
 
-async def _enter(
-    account: Account, kind: EntryKind, credits: int, reference: str, grant_id: int | None = None
+async def put_back(account: Account, sources: Iterable[Source]) -> None:
+    """Credits return to the grants that they came from; a debt is paid first. The entry follows."""
+    debt = debt_of(account)
+    for grant_id, credits in sources:
+        paid = min(debt, credits)
+        debt -= paid
+        if credits == paid:
+            continue
+        grant = await CreditGrant.get(id=grant_id)
+        grant.remaining += credits - paid
+        if grant.state is GrantState.EXPIRED:
+            grant.state = GrantState.LIVE  # and over again at the next look
+        await grant.save(update_fields=["remaining", "state"])
+
+
+async def enter(
+    account: Account,
+    kind: EntryKind,
+    credits: int,
+    reference: str,
+    reason: str = "",
+    grant_id: int | None = None,
 ) -> None:
     """Write the entry and move the balance by it, in the caller's transaction."""
     account.balance += credits
+    account.version += 1
     await LedgerEntry.create(
         account_id=account.id,
         kind=kind,
         credits=credits,
         reference=reference,
+        reason=reason,
         grant_id=grant_id,
         balance_after=account.balance,
     )
-    await account.save(update_fields=["balance"])
+    await account.save(update_fields=["balance", "version"])

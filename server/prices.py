@@ -47,7 +47,7 @@ class PriceBook(Mapping[str, StripePrice]):
         """What the database knows, then what Stripe says. Stripe being away is no error."""
         async for row in KnownPrice.all():
             self._prices[row.id] = StripePrice(
-                row.id, row.lookup_key, row.plan, row.unit_amount_minor, row.currency
+                row.id, row.lookup_key, row.plan, row.unit_amount_minor, row.currency, row.interval
             )
         try:
             await self.refresh()
@@ -64,10 +64,16 @@ class PriceBook(Mapping[str, StripePrice]):
                 return False
             before = len(self._prices)
             for found in await self._gateway.list_prices(self._catalogue.lookup_keys):
-                plan = self._catalogue.plan_of_lookup_key(found.lookup_key or "")
-                if plan is None or found.lookup_key is None or found.unit_amount is None:
+                known = self._catalogue.sold_as(found.lookup_key or "")
+                if known is None or found.lookup_key is None or found.unit_amount is None:
                     continue
-                price = StripePrice(found.id, found.lookup_key, plan.id, found.unit_amount, found.currency)
+                plan, listed = known
+                if found.interval is not listed.interval:
+                    # Credits by the month for money by the year, or the reverse: better none, and visible.
+                    log.error("price_interval_differs", price=found.id, lookup_key=found.lookup_key)
+                    continue
+                amount, currency = found.unit_amount, found.currency
+                price = StripePrice(found.id, found.lookup_key, plan.id, amount, currency, listed.interval)
                 await self._learn(price)
             self._refreshed_at = time.monotonic()
             return len(self._prices) > before
@@ -90,5 +96,6 @@ class PriceBook(Mapping[str, StripePrice]):
             "plan": price.plan,
             "unit_amount_minor": price.unit_amount_minor,
             "currency": price.currency,
+            "interval": price.interval,
         }
         await KnownPrice.update_or_create(values, id=price.id)

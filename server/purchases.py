@@ -93,7 +93,7 @@ class Purchases:
         if bought_before and account.stripe_customer:
             running = await self._gateway.running_subscription(account.stripe_customer)
             if running is not None:
-                raise AlreadySubscribed(running)
+                raise AlreadySubscribed(running.id)
         return await self._subscribe(account, plan)
 
     async def adopt(self, account: Account, invoice_id: str) -> Purchase:

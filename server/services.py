@@ -23,12 +23,14 @@ from server.embedded import embedded_valkey
 from server.events import Events
 from server.hub import Hub
 from server.metrics import Metrics
+from server.models import Account
 from server.prices import PriceBook
 from server.purchases import Purchases
 from server.reconciliation import Reconciler
 from server.rereading import reread_forever
 from server.settings import Settings
 from server.settlement import Settlement
+from server.statuses import balance_of
 from server.stripe_gateway import StripeGateway, open_gateway
 from server.tickets import Tickets
 from server.timeline import Timeline
@@ -84,7 +86,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(timeline.close)
         prices = PriceBook(catalogue, gateway)
         await prices.load()
-        settlement = Settlement(catalogue, prices, hub.publish, timeline, metrics)
+
+        async def tell_balance(account: Account) -> None:
+            await hub.publish_balance(account.id, balance_of(account))
+
+        settlement = Settlement(catalogue, prices, hub.publish, tell_balance, timeline, metrics)
         verification = Verification(gateway, settlement, prices, hub, timeline)
         stack.push_async_callback(verification.close)
         events = Events(verification, timeline)

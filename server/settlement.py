@@ -1,7 +1,8 @@
 """settle(): THE road to a credit. Verification, webhooks and the reconciler all end here.
 
 Owns the one transaction in which facts become ledger entries: lock the invoice, decide,
-grant, entry, balance, status, version; then, after the commit, publish. Refuses to ask
+grant, entry, balance, status, version; then, after the commit, publish. The same for what
+follows: money that goes back, and the parts of a yearly plan. Refuses to ask
 anybody anything: it receives facts, and imports neither the Stripe gateway nor the hub
 (what to publish with is handed in).
 """
@@ -16,17 +17,18 @@ import msgspec
 import structlog
 from tortoise.exceptions import IntegrityError
 
-from server import ledger
-from server.clock import at_unix, now
+from server import granting, ledger, reversals
+from server.clock import now
 from server.core.credits import Quote, quote
-from server.core.decisions import Decision, Known, Verdict, decide
+from server.core.decisions import Decision, InvoiceStatus, Known, Verdict, decide
 from server.core.facts import Facts, InvoiceFacts, Road
 from server.core.messages import StatusMessage
 from server.core.pace import reconciler_delay_s
 from server.core.plans import Catalogue, StripePrice
 from server.database import locked, storage_errors, write_transaction
 from server.metrics import Metrics
-from server.models import Account, Invoice
+from server.models import Account, CreditGrant, GrantState, Invoice
+from server.reversals import ReversalNews
 from server.statuses import error_of, status_of
 from server.timeline import Timeline, What
 
@@ -34,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 Publish = Callable[[StatusMessage], Awaitable[bool]]
 """Tells every process that has a socket on the invoice; True once Redis has taken it."""
+TellBalance = Callable[[Account], Awaitable[None]]
+"""Tells every process that has a socket on the account what its balance is now."""
 
 COLLISIONS = 3
 PUBLISH_GRACE = timedelta(seconds=3)
@@ -72,6 +76,8 @@ class Settled(msgspec.Struct, frozen=True):
     invoice: str | None = None
     status: StatusMessage | None = None
     created: bool = False
+    moved: Account | None = None
+    """The account, where its balance has changed."""
 
 
 _OUTCOMES = {
@@ -91,12 +97,14 @@ class Settlement:
         catalogue: Catalogue,
         prices: Mapping[str, StripePrice],
         publish: Publish,
+        tell_balance: TellBalance,
         timeline: Timeline,
         metrics: Metrics,
     ) -> None:
         self._catalogue = catalogue
         self._prices = prices
         self._publish = publish
+        self._tell_balance = tell_balance
         self._timeline = timeline
         self._metrics = metrics
 
@@ -119,7 +127,54 @@ class Settlement:
         self._note(settled, road)
         if settled.status and (settled.created or settled.outcome in _PUBLISHED):
             await self.publish(settled.status)
+        if settled.moved:
+            await self._tell_balance(settled.moved)
         return settled
+
+    async def reverse(self, news: ReversalNews) -> Outcome:
+        """Take up what Stripe says of a refund, a dispute or a credit note of an invoice that is known here.
+
+        Safe to call any number of times, in any order. Raises StorageUnavailable.
+        """
+        async with write_transaction():
+            row = await locked(Invoice.filter(id=news.invoice)).get()
+            account = await ledger.lock_account(row.account_id)
+            if not await reversals.learn(news):
+                return Outcome.ALREADY_SETTLED
+            before = account.version
+            cause = f"{news.id}:{news.status}"
+            told = await self._reversed(row, account, cause, news.reason)
+            moved = account.version != before
+        self._timeline.note(row.id, What.REVERSED, reversal=news.id, reason=news.reason)
+        if told:
+            await self.publish(status_of(row, account.balance))
+        if moved:
+            await self._tell_balance(account)
+        return Outcome.SETTLED
+
+    async def make_installment(self, grant_id: int) -> bool:
+        """Give a planned part of a yearly plan, once. False where it was given, or will not come."""
+        async with write_transaction():
+            planned = await CreditGrant.get(id=grant_id)
+            row = await locked(Invoice.filter(id=planned.invoice_id)).get()
+            account = await ledger.lock_account(row.account_id)
+            planned = await CreditGrant.get(id=grant_id)  # as it is under the lock
+            if planned.state is not GrantState.PLANNED or row.status is InvoiceStatus.REVERSED:
+                return False
+            await ledger.make_installment(account, planned)
+            cause = f"{row.id}:{planned.installment}:reversed"
+            await self._reversed(row, account, cause, "refunded in part")
+        await self._tell_balance(account)
+        return True
+
+    async def _reversed(self, row: Invoice, account: Account, cause: str, reason: str) -> bool:
+        """Bring the credits in line with the money. True where browsers should hear of it."""
+        told = await reversals.apply(row, account, self._catalogue.spent_then_refunded, cause, reason)
+        if told:
+            await _save(row)
+        else:
+            await row.save(update_fields=["credits_reversed", "credits_untaken"])
+        return told
 
     async def publish(self, status: StatusMessage) -> None:
         """Tell the browsers, and remember that this version was told."""
@@ -156,12 +211,18 @@ class Settlement:
         if decision.verdict is Verdict.REFUSE:
             return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
         account = await ledger.lock_account(row.account_id)
+        before = account.version
         if decision.verdict is Verdict.GRANT:
             await self._grant(row, account, facts.invoice, road)
         if decision.verdict in (Verdict.GRANT, Verdict.TELL):
             await self._change(row, decision)
         return Settled(
-            _OUTCOMES[decision.verdict], decision.reason, row.id, status_of(row, account.balance), created
+            outcome=_OUTCOMES[decision.verdict],
+            reason=decision.reason,
+            invoice=row.id,
+            status=status_of(row, account.balance),
+            created=created,
+            moved=account if account.version != before else None,
         )
 
     async def _locked_row(self, facts: Facts) -> Invoice | None:
@@ -210,7 +271,7 @@ class Settlement:
 
     async def _create(self, invoice: InvoiceFacts, account: Account, quoted: Quote) -> Invoice:
         at = now()
-        row = await Invoice.create(
+        row = Invoice(
             id=invoice.id,
             account_id=account.id,
             customer=invoice.customer,
@@ -221,13 +282,13 @@ class Settlement:
             billing_reason=invoice.billing_reason,
             currency=invoice.currency,
             amount_due_minor=invoice.amount_paid_minor + invoice.amount_remaining_minor,
-            credits_quoted=quoted.credits,
-            credits_expire_at=at_unix(quoted.expires_at) if quoted.expires_at else None,
             changed_at=at,
             publish_due_at=at + PUBLISH_GRACE,
             created_at=at,
             next_check_at=at + timedelta(seconds=reconciler_delay_s(0)),
         )
+        granting.remember(row, quoted, invoice)
+        await row.save()
         if quoted.unknown_prices:
             log.warning("unknown_prices", invoice=invoice.id, prices=quoted.unknown_prices)
         return row
@@ -236,25 +297,31 @@ class Settlement:
         if invoice and invoice.lines_complete:
             quoted = quote(invoice.lines, self._catalogue, self._prices)
             if quoted.plan is not None:  # else the catalogue forgot the price: what was quoted holds
-                row.credits_quoted = quoted.credits
-                row.credits_expire_at = at_unix(quoted.expires_at) if quoted.expires_at else None
-        await ledger.grant(account, row.id, row.credits_quoted, row.credits_expire_at)
-        row.settled_via, row.settled_at = road, now()
+                granting.remember(row, quoted, invoice)
+        row.settled_via, row.settled_at, row.status = road, now(), InvoiceStatus.ACTIVE
+        await granting.give(row, account, self._catalogue.spent_then_refunded)
 
     async def _change(self, row: Invoice, decision: Decision) -> None:
-        row.status = decision.status
+        if decision.verdict is Verdict.TELL:
+            row.status = decision.status
         row.error = msgspec.to_builtins(decision.error) if decision.error else None
-        row.version += 1
-        row.changed_at = now()
-        row.publish_due_at = row.changed_at + PUBLISH_GRACE
-        if decision.status.terminal:
-            row.next_check_at = None
-        await row.save(
-            update_fields=[
-                *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
-                *("credits_quoted", "credits_expire_at", "settled_via", "settled_at"),
-            ]
-        )
+        await _save(row)
+
+
+async def _save(row: Invoice) -> None:
+    """Write a change that browsers should hear of."""
+    row.version += 1
+    row.changed_at = now()
+    row.publish_due_at = row.changed_at + PUBLISH_GRACE
+    if row.status.terminal:
+        row.next_check_at = None
+    await row.save(
+        update_fields=[
+            *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
+            *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
+            *("finalized_at", "sequence", "nets", "credits_reversed", "credits_untaken"),
+        ]
+    )
 
 
 def _known(row: Invoice) -> Known:

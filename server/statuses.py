@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from server.clock import now
 from server.core.facts import PaymentError
-from server.core.messages import StatusMessage, stage_of
-from server.models import Invoice
+from server.core.messages import BalanceMessage, StatusMessage, stage_of
+from server.models import Account, Invoice
 
 READ_AT_ONCE = 500
 
@@ -21,12 +22,16 @@ def status_of(row: Invoice, balance: int) -> StatusMessage:
         status=row.status,
         stage=stage_of(row.status),
         plan=row.plan,
-        credits_granted=row.credits_quoted if row.settled_at else 0,
+        credits_granted=max(0, row.credits_quoted - row.credits_reversed) if row.settled_at else 0,
         balance=balance,
         via=row.settled_via,
         at=row.changed_at,
         error=error_of(row),
     )
+
+
+def balance_of(account: Account) -> BalanceMessage:
+    return BalanceMessage(account.version, account.balance, now())
 
 
 def error_of(row: Invoice) -> PaymentError | None:

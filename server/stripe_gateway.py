@@ -21,7 +21,7 @@ import structlog
 from stripe import AIOHTTPClient, StripeClient, WebhookSignature
 
 from server.budget import Budget
-from server.core.plans import PlanPrice
+from server.core.plans import Interval, PlanPrice
 from server.core.stripe_shapes import ACCOUNT_METADATA_KEY, Invoice, Line, ListOf, Subscription, decode
 from server.errors import StripeRefused, StripeUnavailable, WebhookRefused
 
@@ -34,18 +34,19 @@ NETWORK_RETRIES = 2
 KEEP_ALIVE_S = 300.0
 """A customer spends minutes in 3DS: keep the connection, so that the verification pays no TLS."""
 MAX_LINE_PAGES = 20
-UNSETTLED = ("trialing", "active", "past_due", "unpaid", "paused")
+RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
 
 T = TypeVar("T")
 
 
 class PriceInfo(msgspec.Struct, frozen=True):
-    """A price as Stripe's list shows it."""
+    """A price as Stripe's list shows it. `interval` is None for one that no plan can have."""
 
     id: str
     lookup_key: str | None
     unit_amount: int | None
     currency: str
+    interval: Interval | None
 
 
 class EndpointInfo(msgspec.Struct, frozen=True):
@@ -108,15 +109,112 @@ class StripeGateway:
         )
         return decode(Subscription, _body(made))
 
-    async def cancel_subscription(self, subscription: str) -> None:
-        """End an unpaid subscription; Stripe voids its open invoice."""
-        await self._call("subscriptions.cancel", self._client.v1.subscriptions.cancel_async, subscription)
+    async def change_subscription(
+        self, subscription: str, item: str, price: str, quantity: int, restart_cycle: bool, key: str
+    ) -> Subscription:
+        """Another price or quantity, billed at once; it applies only once that is paid (23 hours)."""
+        params: Any = {
+            "items": [{"id": item, "price": price, "quantity": quantity}],
+            "proration_behavior": "always_invoice",
+            "payment_behavior": "pending_if_incomplete",
+            "expand": ["latest_invoice.confirmation_secret", "latest_invoice.payments"],
+        }
+        if restart_cycle:
+            params["billing_cycle_anchor"] = {"type": "now"}
+        changed = await self._call(
+            "subscriptions.update",
+            self._client.v1.subscriptions.update_async,
+            subscription,
+            params,
+            {"idempotency_key": key},
+        )
+        return decode(Subscription, _body(changed))
 
-    async def running_subscription(self, customer: str) -> str | None:
-        """The id of a subscription of this customer that has begun and not ended, or None."""
+    async def cancel_at_period_end(self, subscription: str, cancel: bool) -> Subscription:
+        """End it with its period, or take that back."""
+        params: Any = {"cancel_at_period_end": cancel}
+        changed = await self._call(
+            "subscriptions.update", self._client.v1.subscriptions.update_async, subscription, params
+        )
+        return decode(Subscription, _body(changed))
+
+    async def cancel_subscription(self, subscription: str) -> Subscription:
+        """End it now; Stripe voids an open first invoice, and gives nothing back."""
+        ended = await self._call(
+            "subscriptions.cancel", self._client.v1.subscriptions.cancel_async, subscription
+        )
+        return decode(Subscription, _body(ended))
+
+    async def read_subscription(self, subscription: str, patience_s: float | None = None) -> Subscription:
+        """One subscription as it is now. Raises StripeRefused with `resource_missing` where there is none."""
+        read = await self._call(
+            "subscriptions.retrieve",
+            self._client.v1.subscriptions.retrieve_async,
+            subscription,
+            patience_s=patience_s,
+        )
+        return decode(Subscription, _body(read))
+
+    async def running_subscription(self, customer: str) -> Subscription | None:
+        """The newest subscription of this customer that has begun and not ended, or None."""
         params: Any = {"customer": customer, "limit": 20}
         page = await self._call("subscriptions.list", self._client.v1.subscriptions.list_async, params)
-        return next((str(found.id) for found in page.data if found.status in UNSETTLED), None)
+        found = decode(ListOf[Subscription], _body(page)).data
+        return next((each for each in found if each.status in RUNNING), None)
+
+    async def create_invoice(
+        self, customer: str, price: str, quantity: int, external_id: str, key: str
+    ) -> Invoice:
+        """An open invoice for so many of a one-time price; the same for the same `key`. Three calls."""
+        draft: Any = {
+            "customer": customer,
+            "collection_method": "charge_automatically",
+            "auto_advance": False,  # the customer confirms it himself, now
+            "pending_invoice_items_behavior": "exclude",
+            "metadata": {ACCOUNT_METADATA_KEY: external_id},
+        }
+        made = await self._call(
+            "invoices.create",
+            self._client.v1.invoices.create_async,
+            draft,
+            {"idempotency_key": f"{key}-invoice"},
+        )
+        item: Any = {
+            "customer": customer,
+            "invoice": made.id,
+            "pricing": {"price": price},
+            "quantity": quantity,
+        }
+        await self._call(
+            "invoice_items.create",
+            self._client.v1.invoice_items.create_async,
+            item,
+            {"idempotency_key": f"{key}-item"},
+        )
+        params: Any = {"auto_advance": False, "expand": ["confirmation_secret", "payments"]}
+        final = await self._call(
+            "invoices.finalize",
+            self._client.v1.invoices.finalize_invoice_async,
+            made.id,
+            params,
+            {"idempotency_key": f"{key}-finalize"},
+        )
+        return decode(Invoice, _body(final))
+
+    async def void_invoice(self, invoice: str) -> None:
+        """An invoice that shall not be paid any more."""
+        await self._call("invoices.void", self._client.v1.invoices.void_invoice_async, invoice)
+
+    async def invoice_of_intent(self, intent: str) -> str | None:
+        """The invoice that a PaymentIntent pays, or None where it pays none."""
+        params: Any = {"payment": {"type": "payment_intent", "payment_intent": intent}, "limit": 1}
+        page = await self._call("invoice_payments.list", self._client.v1.invoice_payments.list_async, params)
+        return str(page.data[0].invoice) if page.data else None
+
+    async def intent_of_charge(self, charge: str) -> str | None:
+        """The PaymentIntent that made a charge, or None."""
+        read = await self._call("charges.retrieve", self._client.v1.charges.retrieve_async, charge)
+        return str(read.payment_intent) if read.payment_intent else None
 
     async def read_invoice(self, invoice: str, patience_s: float | None = None) -> Invoice:
         """One invoice, with its payments, their intents and all its lines: one call, more beyond ten lines.
@@ -157,7 +255,9 @@ class StripeGateway:
             params: Any = {"lookup_keys": list(lookup_keys[start : start + 10]), "active": True, "limit": 100}
             page = await self._call("prices.list", self._client.v1.prices.list_async, params)
             found.extend(
-                PriceInfo(price.id, price.lookup_key, price.unit_amount, price.currency)
+                PriceInfo(
+                    price.id, price.lookup_key, price.unit_amount, price.currency, _interval(price.recurring)
+                )
                 for price in page.data
             )
         return found
@@ -227,14 +327,15 @@ class StripeGateway:
         return msgspec.json.decode(_body(made), type=EndpointInfo)
 
     async def create_price(self, plan_id: str, plan_name: str, price: PlanPrice) -> str:
-        """A product and its monthly price with this lookup key; returns the price's id."""
+        """A product and its price with this lookup key; returns the price's id."""
         params: Any = {
             "currency": price.currency,
             "unit_amount": price.amount_minor,
-            "recurring": {"interval": price.interval},
             "lookup_key": price.lookup_key,
             "product_data": {"name": plan_name, "metadata": {"paidup_plan": plan_id}},
         }
+        if price.interval is not Interval.ONCE:
+            params["recurring"] = {"interval": price.interval}
         key = f"paidup-price-{price.lookup_key}-{price.amount_minor}-{price.currency}"
         made = await self._call(
             "prices.create", self._client.v1.prices.create_async, params, {"idempotency_key": key}
@@ -301,6 +402,13 @@ def verify_signature(body: bytes, header: str | None, secrets: Sequence[str], to
 def sign(body: bytes, secret: str) -> str:
     """The `Stripe-Signature` header that Stripe would send with `body` now."""
     return str(WebhookSignature.generate_signature_header(body.decode(), secret))
+
+
+def _interval(recurring: Any) -> Interval | None:
+    if recurring is None:
+        return Interval.ONCE
+    known = recurring.interval_count == 1 and recurring.interval in ("month", "year")
+    return Interval(recurring.interval) if known else None
 
 
 def _signed_at(header: str) -> int:

@@ -26,7 +26,7 @@ WEBHOOK_PATH = "/webhooks/stripe"
 
 
 class PriceSetup(msgspec.Struct, frozen=True):
-    """What became of one lookup key: `made`, `there`, or `differs` (amount or currency)."""
+    """What became of one lookup key: `made`, `there`, or `differs` (amount, currency or interval)."""
 
     lookup_key: str
     price: str
@@ -74,7 +74,8 @@ async def ensure_prices(gateway: StripeGateway, catalogue: Catalogue) -> list[Pr
                 made = await gateway.create_price(plan.id, plan.name, price)
                 done.append(PriceSetup(price.lookup_key, made, "made"))
                 continue
-            same = (found.unit_amount, found.currency) == (price.amount_minor, price.currency)
+            there_is = (found.unit_amount, found.currency, found.interval)
+            same = there_is == (price.amount_minor, price.currency, price.interval)
             done.append(PriceSetup(price.lookup_key, found.id, "there" if same else "differs"))
     return done
 

@@ -35,6 +35,7 @@ class What(StrEnum):
     TOLD = "told"
     SETTLED = "settled"
     REFUSED = "refused"
+    REVERSED = "reversed"
     PUBLISHED = "published"
     DELIVERED = "delivered"
 

@@ -34,6 +34,7 @@ class LineFacts(msgspec.Struct, frozen=True):
     amount_minor: int
     quantity: int
     proration: bool
+    period_start: int
     period_end: int
 
 
@@ -47,6 +48,13 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     amount_due_minor: int
     amount_paid_minor: int
     amount_remaining_minor: int
+    total_minor: int
+    """After discounts and taxes, before the customer's Stripe balance; below zero where money goes back."""
+    from_balance_minor: int
+    """What of it the customer's Stripe balance pays."""
+    finalized_at: int | None
+    sequence: int
+    """The running number that Stripe gave it when it was finalised; 0 before."""
     billing_reason: str | None
     subscription: str | None
     created: int
@@ -55,7 +63,7 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     intent: str | None = None
     """The default payment's PaymentIntent, where the source shows it."""
     account: str | None = None
-    """The account's external id that Paidup put into the subscription's metadata."""
+    """The account's external id that Paidup put into the metadata."""
 
 
 class PaymentError(msgspec.Struct, frozen=True, omit_defaults=False):

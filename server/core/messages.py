@@ -73,6 +73,14 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
         return self.status.terminal
 
 
+class BalanceMessage(msgspec.Struct, frozen=True, tag_field="type", tag="balance"):
+    """What an account has now. `version` only grows; below zero, `balance` is a debt."""
+
+    version: int
+    balance: int
+    at: datetime
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="type", tag="heartbeat"):
     """Nothing happened, and the line is alive."""
 
@@ -90,7 +98,7 @@ class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["verify"]  # a tag may be missing where it is the only one: `{}` would pass
 
 
-Frame = StatusMessage | Heartbeat | Bye
+Frame = StatusMessage | BalanceMessage | Heartbeat | Bye
 
 _encoder = msgspec.json.Encoder()
 _status_decoder = msgspec.json.Decoder(StatusMessage)

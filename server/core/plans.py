@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import tomllib
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
-from server.errors import ConfigurationError, UnknownPlan
+from server.errors import ConfigurationError, InvalidInput, UnknownPlan
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -22,27 +22,63 @@ CurrencyCode = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{3}$")]
 
 
 class Rollover(StrEnum):
-    """What becomes of credits that are unused when their period ends."""
+    """What becomes of credits that are unused when their month ends."""
+
+    KEEP = "keep"
+    EXPIRE = "expire"
+    CAP = "cap"
+    """They stay, up to `rollover_cap` of them; the rest expires."""
+
+
+class Upgrade(StrEnum):
+    """What a change of plan in the middle of a period gives."""
+
+    PRORATE = "prorate"
+    FULL = "full"
+    """A proration line counts as the whole plan, in both directions."""
+
+
+class Change(StrEnum):
+    """What a change to this plan does to the billing cycle."""
+
+    KEEP_CYCLE = "keep_cycle"
+    RESTART_CYCLE = "restart_cycle"
+
+
+class OnCancel(StrEnum):
+    """What becomes of a subscription's credits when it has ended."""
 
     KEEP = "keep"
     EXPIRE = "expire"
 
 
-class PlanPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One way to pay for a plan. `amount_minor` is in the currency's smallest unit (cents).
+class Interval(StrEnum):
+    """How often a price is paid. ONCE makes it a top-up, whose credits never expire."""
 
-    `interval` takes "month" alone until yearly installments are built: a yearly price would
-    charge for twelve months and credit one.
-    """
+    MONTH = "month"
+    YEAR = "year"
+    ONCE = "once"
+
+    @property
+    def months(self) -> int:
+        """How many months of the plan's credits one payment buys."""
+        return 12 if self is Interval.YEAR else 1
+
+
+class PlanPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way to pay for a plan. `amount_minor` is in the currency's smallest unit (cents)."""
 
     lookup_key: LookupKey
     amount_minor: NotNegative
     currency: CurrencyCode = "usd"
-    interval: Literal["month"] = "month"
+    interval: Interval = Interval.MONTH
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is sold. `credits` is per month and per seat; `trial_credits` once, for a trial."""
+    """What is sold. `credits` is per month and per seat; `trial_credits` once, for a trial.
+
+    A plan whose prices are paid `once` is a top-up: `credits` is what one of it gives.
+    """
 
     id: Slug
     name: str
@@ -51,12 +87,36 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str = ""
     trial_credits: NotNegative = 0
     rollover: Rollover = Rollover.KEEP
+    rollover_cap: NotNegative = 0
+    upgrade: Upgrade = Upgrade.PRORATE
+    change: Change = Change.KEEP_CYCLE
+    on_cancel: OnCancel = OnCancel.KEEP
+
+    @property
+    def top_up(self) -> bool:
+        return self.prices[0].interval is Interval.ONCE
+
+    def price(self, interval: Interval | None = None) -> PlanPrice:
+        """The first price of this interval, or the first of all. Raises InvalidInput."""
+        for price in self.prices:
+            if interval in (None, price.interval):
+                return price
+        raise InvalidInput(f"The plan {self.id!r} has no price for {interval}.")
+
+
+class AfterRefund(StrEnum):
+    """What becomes of credits that were spent before their money went back."""
+
+    DEBT = "debt"
+    """The next credits pay for them first."""
+    FORGIVE = "forgive"
 
 
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All plans, in the order in which they are shown."""
 
     plans: Annotated[tuple[Plan, ...], msgspec.Meta(min_length=1)]
+    spent_then_refunded: AfterRefund = AfterRefund.DEBT
 
     def plan(self, plan_id: str) -> Plan:
         """The plan of this id. Raises UnknownPlan."""
@@ -72,17 +132,19 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def lookup_keys(self) -> list[str]:
         return [price.lookup_key for plan in self.plans for price in plan.prices]
 
-    def plan_of_lookup_key(self, lookup_key: str) -> Plan | None:
+    def sold_as(self, lookup_key: str) -> tuple[Plan, PlanPrice] | None:
+        """The plan that is sold under this lookup key, and its price."""
         for plan in self.plans:
-            if any(price.lookup_key == lookup_key for price in plan.prices):
-                return plan
+            for price in plan.prices:
+                if price.lookup_key == lookup_key:
+                    return plan, price
         return None
 
 
 class StripePrice(msgspec.Struct, frozen=True):
     """A price as Stripe has it, tied to a plan by its lookup key.
 
-    `unit_amount_minor` is what one seat costs for one month.
+    `unit_amount_minor` is what one seat costs for one interval.
     """
 
     id: str
@@ -90,6 +152,7 @@ class StripePrice(msgspec.Struct, frozen=True):
     plan: str
     unit_amount_minor: int
     currency: str
+    interval: Interval = Interval.MONTH
 
 
 def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
@@ -105,4 +168,17 @@ def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise ConfigurationError([f"{source}: {what} used twice: {', '.join(twice)}"])
+    if found := [problem for plan in catalogue.plans for problem in _contradictions(plan)]:
+        raise ConfigurationError([f"{source}: {problem}" for problem in found])
     return catalogue
+
+
+def _contradictions(plan: Plan) -> list[str]:
+    found = []
+    if len({price.interval is Interval.ONCE for price in plan.prices}) > 1:
+        found.append(f"plan {plan.id}: a price paid once cannot stand beside one that recurs")
+    if (plan.rollover is Rollover.CAP) != (plan.rollover_cap > 0):
+        found.append(f'plan {plan.id}: rollover = "cap" and rollover_cap go together')
+    if plan.top_up and plan.rollover is not Rollover.KEEP:
+        found.append(f"plan {plan.id}: what was bought once does not expire")
+    return found

@@ -64,6 +64,7 @@ class Line(msgspec.Struct, frozen=True):
             amount_minor=self.amount,
             quantity=1 if self.quantity is None else self.quantity,
             proration=any(parent.proration for parent in parents if parent),
+            period_start=self.period.start,
             period_end=self.period.end,
         )
 
@@ -136,6 +137,10 @@ class ConfirmationSecret(msgspec.Struct, frozen=True):
     client_secret: str
 
 
+class StatusTransitions(msgspec.Struct, frozen=True):
+    finalized_at: int | None = None
+
+
 class Invoice(msgspec.Struct, frozen=True):
     id: str
     currency: str
@@ -144,16 +149,23 @@ class Invoice(msgspec.Struct, frozen=True):
     amount_remaining: int
     created: int
     lines: ListOf[Line]
+    total: int
+    starting_balance: int = 0
+    number: str | None = None
+    status_transitions: StatusTransitions | None = None
     status: str | None = None
     customer: str | None = None
     billing_reason: str | None = None
     parent: InvoiceParent | None = None
     payments: ListOf[InvoicePayment] | None = None
     confirmation_secret: ConfirmationSecret | None = None
+    metadata: dict[str, str] | None = None
 
     def facts(self) -> Facts:
         """The invoice, and the payments that were expanded with it, oldest first."""
         details = self.parent.subscription_details if self.parent else None
+        # An invoice that no subscription made (a top-up) names the account itself.
+        metadata = (details.metadata if details else self.metadata) or {}
         invoice = InvoiceFacts(
             id=self.id,
             status=self.status,
@@ -162,13 +174,17 @@ class Invoice(msgspec.Struct, frozen=True):
             amount_due_minor=self.amount_due,
             amount_paid_minor=self.amount_paid,
             amount_remaining_minor=self.amount_remaining,
+            total_minor=self.total,
+            from_balance_minor=max(0, min(-self.starting_balance, self.total)),
+            finalized_at=self.status_transitions.finalized_at if self.status_transitions else None,
+            sequence=self.sequence,
             billing_reason=self.billing_reason,
             subscription=details.subscription if details else None,
             created=self.created,
             lines=tuple(line.facts() for line in self.lines.data),
             lines_complete=not self.lines.has_more,
             intent=self.intent_id,
-            account=(details.metadata or {}).get(ACCOUNT_METADATA_KEY) if details else None,
+            account=metadata.get(ACCOUNT_METADATA_KEY),
         )
         links = sorted(self.payments.data, key=lambda link: link.created) if self.payments else []
         payments = tuple(
@@ -179,6 +195,12 @@ class Invoice(msgspec.Struct, frozen=True):
         return Facts(invoice, payments)
 
     @property
+    def sequence(self) -> int:
+        """The running part of the invoice's number, `ABCD1234-0007`."""
+        digits = (self.number or "").rpartition("-")[2]
+        return int(digits) if digits.isdecimal() and len(digits) < 10 else 0
+
+    @property
     def intent_id(self) -> str | None:
         """The PaymentIntent of the default payment, from its expansion or its client secret."""
         if self.confirmation_secret:
@@ -187,21 +209,79 @@ class Invoice(msgspec.Struct, frozen=True):
         return next((link.intent_id for link in reversed(links) if link.intent_id), None)
 
 
-class Subscription(msgspec.Struct, frozen=True):
-    id: str
-    status: str
-    customer: str
-    latest_invoice: Invoice | str | None = None
-
-
-class EventData(msgspec.Struct, frozen=True):
-    object: msgspec.Raw
-
-
 class ObjectId(msgspec.Struct, frozen=True):
     """The least that any of Stripe's objects shows."""
 
     id: str = ""
+
+
+class SubscriptionItem(msgspec.Struct, frozen=True):
+    id: str
+    price: ObjectId
+    quantity: int | None = None
+    current_period_end: int | None = None
+
+
+class PendingUpdate(msgspec.Struct, frozen=True):
+    """A change that waits for its payment."""
+
+    subscription_items: list[SubscriptionItem] | None = None
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    id: str
+    status: str
+    customer: str
+    items: ListOf[SubscriptionItem]
+    latest_invoice: Invoice | str | None = None
+    pending_update: PendingUpdate | None = None
+    cancel_at: int | None = None
+    ended_at: int | None = None
+    metadata: dict[str, str] | None = None
+
+    @property
+    def latest_invoice_id(self) -> str | None:
+        latest = self.latest_invoice
+        return latest.id if isinstance(latest, Invoice) else latest
+
+
+class Refund(msgspec.Struct, frozen=True):
+    id: str
+    amount: int
+    status: str | None = None
+    payment_intent: str | None = None
+    charge: str | None = None
+
+
+class Dispute(msgspec.Struct, frozen=True):
+    id: str
+    amount: int
+    status: str
+    payment_intent: str | None = None
+    charge: str | None = None
+
+
+class CreditNoteRefund(msgspec.Struct, frozen=True):
+    amount_refunded: int = 0
+
+
+class CreditNote(msgspec.Struct, frozen=True):
+    """What it refunds comes as refunds of its own; what it lowers before payment was never paid."""
+
+    id: str
+    invoice: str
+    status: str
+    post_payment_amount: int = 0
+    refunds: list[CreditNoteRefund] | None = None
+
+    @property
+    def besides_refunds(self) -> int:
+        """What went to the customer's Stripe balance, or back to him outside of Stripe."""
+        return self.post_payment_amount - sum(each.amount_refunded for each in self.refunds or ())
+
+
+class EventData(msgspec.Struct, frozen=True):
+    object: msgspec.Raw
 
 
 THIN_PREFIX = "v1."
@@ -242,7 +322,9 @@ def payload(event: Event, kind: type[T], version: str) -> T | None:
 
 _KINDS: tuple[Any, ...] = (
     *(Event, Invoice, InvoicePayment, PaymentIntent, Subscription, ObjectId),
-    *(ListOf[Line], ListOf[Invoice], ListOf[msgspec.Raw]),
+    *(Refund, Dispute, CreditNote),
+    *(ListOf[Line], ListOf[Invoice], ListOf[Subscription], ListOf[msgspec.Raw]),
+    *(ListOf[Refund], ListOf[Dispute], ListOf[CreditNote]),
 )
 _DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS}
 

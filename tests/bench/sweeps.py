@@ -41,6 +41,7 @@ from server.settlement import Settlement
 from server.stripe_gateway import API_VERSION
 from server.timeline import Timeline
 from server.verification import Verification
+from tests.support.rows import nobody_watches
 
 console = Console(width=110)
 DUE = 20
@@ -171,7 +172,7 @@ def _reconciler() -> tuple[Reconciler, Redis]:
     gateway: Any = StripeInMemory()
     catalogue, metrics, timeline = parse_catalogue(PACKAGED_PLANS.read_bytes()), Metrics(), Timeline()
     prices = {"price_pro": StripePrice("price_pro", "paidup_pro_monthly", "pro", 2900, "usd")}
-    settlement = Settlement(catalogue, prices, _published, timeline, metrics)
+    settlement = Settlement(catalogue, prices, _published, nobody_watches, timeline, metrics)
     redis = Redis()  # connects to nothing: the hub is not opened
     verification = Verification(gateway, settlement, PriceBook(catalogue, gateway), Hub(redis), timeline)
     events = Events(verification, timeline)

@@ -44,7 +44,7 @@ from server.stripe_gateway import API_VERSION
 from server.timeline import Timeline
 from server.verification import Verification
 from tests.support.cutting import cut_off
-from tests.support.rows import three_sums
+from tests.support.rows import nobody_watches, three_sums
 
 T = TypeVar("T")
 
@@ -175,7 +175,9 @@ class Interleavings(RuleBasedStateMachine):
         price = StripePrice(PRICE, "paidup_pro_monthly", PLAN, AMOUNT, "usd")
         metrics, timeline = Metrics(), Timeline()
         gateway: Any = self.stripe
-        self.settlement = Settlement(catalogue, {PRICE: price}, self._publish, timeline, metrics)
+        self.settlement = Settlement(
+            catalogue, {PRICE: price}, self._publish, nobody_watches, timeline, metrics
+        )
         redis = Redis()  # connects to nothing until it is used, and it is not
         self._open.push_async_callback(redis.aclose)
         book = PriceBook(catalogue, gateway)

@@ -25,6 +25,7 @@ from server.web import sockets
 from tests.conftest import World
 from tests.support.books import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
+from tests.support.rows import nobody_watches
 from tests.support.stripe_side import StripeSide
 from tests.support.waiting import wait_until
 
@@ -484,7 +485,8 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
         "nobody": not_at_all,
     }
     return Settlement(
-        services.catalogue, services.prices, publish[teller], services.timeline, services.metrics
+        *(services.catalogue, services.prices, publish[teller], nobody_watches),
+        *(services.timeline, services.metrics),
     )
 
 

@@ -21,6 +21,7 @@ from server.core.messages import StatusMessage
 from server.services import Services, open_services
 from server.settings import load_settings
 from server.settlement import Settlement
+from tests.support.rows import nobody_watches
 
 MEET_WITHIN_S = 30.0
 
@@ -63,7 +64,9 @@ async def die(services: Services, facts: list[Facts]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 
-    settlement = Settlement(services.catalogue, services.prices, killed, services.timeline, services.metrics)
+    settlement = Settlement(
+        *(services.catalogue, services.prices, killed, nobody_watches, services.timeline, services.metrics)
+    )
     for one in facts:
         await settlement.settle(one, Road.WEBHOOK)
 

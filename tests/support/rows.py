@@ -35,8 +35,13 @@ async def an_invoice(account: Account, **values: Any) -> Invoice:
 
 
 async def three_sums(account_id: int) -> tuple[int, int, int]:
-    """The balance, the sum of the entries, and what remains in live grants: always one number."""
+    """The balance, the sum of the entries, and what remains in live grants, less the debt: one number."""
     account = await Account.get(id=account_id)
     entries = await LedgerEntry.filter(account_id=account_id)
     live = await CreditGrant.filter(account_id=account_id, state=GrantState.LIVE)
-    return account.balance, sum(entry.credits for entry in entries), sum(grant.remaining for grant in live)
+    held = sum(grant.remaining for grant in live)
+    return account.balance, sum(entry.credits for entry in entries), held if held else min(0, account.balance)
+
+
+async def nobody_watches(_: Account) -> None:
+    """Whom a settlement tells of a balance, where no live line is part of the test."""

@@ -58,10 +58,11 @@ class StripeSide:
                 form = {
                     "currency": price.currency,
                     "unit_amount": price.amount_minor,
-                    "recurring[interval]": price.interval,
                     "lookup_key": price.lookup_key,
                     "product_data[name]": plan.name,
                 }
+                if not plan.top_up:
+                    form["recurring[interval]"] = price.interval
                 await self.api("POST", "prices", **form)
 
     async def create_endpoint(self, url: str, types: Sequence[str]) -> str:

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.credits import Quote, quote
+from server.core.credits import Quote, installments, quote
 from server.core.facts import LineFacts
 from server.core.plans import Catalogue, Plan, PlanPrice, Rollover, StripePrice
 
 BASIC, PRO, FREE, ENDS = "price_basic", "price_pro", "price_free", "price_ends"
+PERIOD_START = 1_792_000_000
 PERIOD_END = 1_795_000_000
 
 
@@ -33,7 +34,7 @@ PRICES = {price.id: price for _, price in SOLD}
 
 
 def line(price: str | None, amount_minor: int, quantity: int = 1, proration: bool = False) -> LineFacts:
-    return LineFacts(price, amount_minor, quantity, proration, PERIOD_END)
+    return LineFacts(price, amount_minor, quantity, proration, PERIOD_START, PERIOD_END)
 
 
 def quoted(*lines: LineFacts) -> Quote:
@@ -53,8 +54,8 @@ def quoted(*lines: LineFacts) -> Quote:
         ),
         pytest.param(
             [line(PRO, -1450, proration=True), line(BASIC, 450, proration=True)],
-            0,
-            id="a downgrade takes nothing",
+            -750,
+            id="a downgrade leaves half the difference, to be set off",
         ),
         pytest.param([line(PRO, 2900), line(None, 500)], 2000, id="a line that sells no plan"),
         pytest.param([line(FREE, 0)], 50, id="a free plan"),
@@ -88,7 +89,9 @@ def test_an_unknown_price_gives_nothing_and_is_named() -> None:
     """S15: never a guess, never silence."""
     mixed = quoted(line("price_of_somebody", 5000), line(PRO, 2900))
     assert (mixed.credits, mixed.unknown_prices) == (2000, ("price_of_somebody",))
-    assert quoted(line("price_of_somebody", 5000)) == Quote(0, None, None, None, ("price_of_somebody",))
+    assert quoted(line("price_of_somebody", 5000)) == Quote(
+        0, None, None, unknown_prices=("price_of_somebody",)
+    )
 
 
 def test_a_price_whose_plan_left_the_catalogue_is_unknown() -> None:
@@ -97,8 +100,8 @@ def test_a_price_whose_plan_left_the_catalogue_is_unknown() -> None:
 
 
 def test_credits_expire_with_their_period_where_the_plan_says_so() -> None:
-    assert quoted(line(ENDS, 1000)).expires_at == PERIOD_END
-    assert quoted(line(PRO, 2900)).expires_at is None
+    assert [item.expires_at for item in installments(quoted(line(ENDS, 1000)).parts)] == [PERIOD_END]
+    assert [item.expires_at for item in installments(quoted(line(PRO, 2900)).parts)] == [None]
 
 
 @given(st.lists(st.integers(1, 2900), min_size=1, max_size=12), st.sampled_from([BASIC, PRO, ENDS]))
@@ -118,7 +121,9 @@ changes = st.lists(
 
 @given(changes)
 def test_no_invoice_takes_credits_away(lines: list[LineFacts]) -> None:
-    assert quoted(*lines).credits >= 0
+    given = installments(quoted(*lines).parts)
+    assert all(item.credits >= 0 for item in given)
+    assert sum(item.credits for item in given) == max(0, quoted(*lines).credits)
 
 
 @given(changes, changes)

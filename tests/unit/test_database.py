@@ -1,4 +1,4 @@
-"""Two processes on one SQLite file: whoever comes second waits for the lock, and is not refused."""
+"""The database: SQLite's lock between processes, and what the migrations make."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from server.database import open_database
+from server.database import connection, is_sqlite, open_database
 from server.models import KnownPrice
 from tests.support.waiting import wait_until
 
@@ -37,3 +38,44 @@ async def test_a_transaction_of_tortoises_own_waits_for_another_processs_write(
         assert waiting.exception() is None
         assert (await KnownPrice.get(id="price_1")).unit_amount_minor == 1
     other.close()
+
+
+async def keys_and_indexes() -> set[tuple[str, tuple[str, ...], bool]]:
+    """(table, columns, unique) of each key and index that the open database has, whatever their names."""
+    if is_sqlite():
+        found = await connection().execute_query_dict(
+            'SELECT m.name AS tab, i.name AS idx, i."unique" AS uniq, c.seqno AS seq, c.name AS col'
+            " FROM sqlite_master m, pragma_index_list(m.name) i, pragma_index_info(i.name) c"
+            " WHERE m.type = 'table'"
+        )
+    else:
+        found = await connection().execute_query_dict(
+            "SELECT t.relname AS tab, x.indexrelid AS idx, x.indisunique AS uniq, k.n AS seq,"
+            " a.attname AS col FROM pg_index x JOIN pg_class t ON t.oid = x.indrelid"
+            " JOIN pg_namespace s ON s.oid = t.relnamespace"
+            " CROSS JOIN LATERAL unnest(x.indkey::int2[]) WITH ORDINALITY k(num, n)"
+            " JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.num WHERE s.nspname = 'public'"
+        )
+    columns: dict[tuple[str, str, bool], list[tuple[int, str]]] = {}
+    for row in found:
+        key = (str(row["tab"]), str(row["idx"]), bool(row["uniq"]))
+        columns.setdefault(key, []).append((int(row["seq"]), str(row["col"])))
+    return {
+        (table, tuple(column for _, column in sorted(named)), unique)
+        for (table, _, unique), named in columns.items()
+    }
+
+
+async def test_the_migrations_make_every_key_that_the_models_ask_for(database_url: str) -> None:
+    """S10: a step that made a table anew without its unique keys would let a second grant in."""
+    async with open_database(database_url):
+        migrated = await keys_and_indexes()
+        tables = {table for table, _, _ in migrated}
+        for table in sorted(tables):
+            cascade = "" if is_sqlite() else " CASCADE"
+            if not table.startswith("sqlite_"):
+                await connection().execute_script(f'DROP TABLE "{table}"{cascade}')
+        await Tortoise.generate_schemas()
+        asked_for = await keys_and_indexes()
+    assert {key for key in asked_for if key[2]} <= migrated
+    assert asked_for <= migrated

@@ -24,7 +24,9 @@ from server.core.facts import Attempt, Facts, InvoiceFacts, PaymentError, Paymen
 S, V = InvoiceStatus, Verdict
 DUE = 2900
 KNOWN = Known("in_1", S.OPEN, "cus_1", "usd", DUE, "pi_1")
-INVOICE = InvoiceFacts("in_1", "open", "cus_1", "usd", DUE, 0, DUE, "subscription_create", "sub_1", 0, ())
+INVOICE = InvoiceFacts(
+    *("in_1", "open", "cus_1", "usd", DUE, 0, DUE, DUE, 0, 1, 1, "subscription_create", "sub_1", 0, ())
+)
 PAYMENT = PaymentFacts("pi_1", "succeeded", "cus_1", "usd", DUE, DUE, invoice="in_1")
 DECLINED = PaymentError("card_declined", "Your card was declined.", "insufficient_funds")
 

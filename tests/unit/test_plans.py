@@ -31,8 +31,10 @@ def test_the_packaged_catalogue_is_read() -> None:
         ("basic", 500),
         ("advanced", 1200),
         ("pro", 2000),
+        ("extra", 1000),
     ]
-    assert len(catalogue.lookup_keys) == 3
+    assert len(catalogue.lookup_keys) == 7
+    assert [sold.id for sold in catalogue.plans if sold.top_up] == ["extra"]
 
 
 def test_what_is_not_said_has_its_default() -> None:
@@ -63,7 +65,20 @@ def test_what_is_not_said_has_its_default() -> None:
             plan().replace("900", "9.5"), "$.plans[0].prices[0].amount_minor", id="an amount in whole dollars"
         ),
         pytest.param(
-            plan(price_more='interval = "year"'), "$.plans[0].prices[0].interval", id="a yearly price"
+            plan(price_more='interval = "week"'), "$.plans[0].prices[0].interval", id="a weekly price"
+        ),
+        pytest.param(plan(more='rollover = "cap"'), "rollover_cap go together", id="a cap without a number"),
+        pytest.param(plan(more="rollover_cap = 5"), "rollover_cap go together", id="a number without a cap"),
+        pytest.param(
+            plan(more='rollover = "expire"', price_more='interval = "once"'),
+            "does not expire",
+            id="a top-up that expires",
+        ),
+        pytest.param(
+            plan(price_more='interval = "once"')
+            + f'[[plans.prices]]\n{PRICE.format(key="basic_yearly")}interval = "year"\n',
+            "cannot stand beside",
+            id="a plan and a top-up in one",
         ),
         pytest.param(plan() + plan(key="other"), "plan id used twice: basic", id="one id twice"),
         pytest.param(
@@ -79,8 +94,11 @@ def test_a_mistake_is_refused_with_the_file_and_the_place(text: str | bytes, pla
 
 def test_plans_are_found_by_id_and_by_lookup_key() -> None:
     catalogue = parse_catalogue((plan() + plan("pro", "pro_monthly")).encode())
-    assert catalogue.plan("pro") is catalogue.find("pro") is catalogue.plan_of_lookup_key("pro_monthly")
-    assert catalogue.find("gone") is catalogue.find(None) is catalogue.plan_of_lookup_key("gone") is None
+    assert catalogue.plan("pro") is catalogue.find("pro") is catalogue.plan("pro")
+    sold = catalogue.plan("pro")
+    assert catalogue.sold_as("pro_monthly") == (sold, sold.prices[0])
+    assert catalogue.find("gone") is catalogue.find(None) is None
+    assert catalogue.sold_as("gone") is None
 
 
 def test_asking_for_an_unknown_plan_names_those_there_are() -> None:

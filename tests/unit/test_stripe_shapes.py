@@ -59,6 +59,7 @@ INVOICE = {
     "amount_due": 2900,
     "amount_paid": 0,
     "amount_remaining": 2900,
+    "total": 2900,
     "billing_reason": "subscription_create",
     "created": 5,
     "parent": {
@@ -157,7 +158,7 @@ def test_an_invoice_becomes_facts() -> None:
     assert facts.invoice is not None
     assert facts.attempt is None
     assert (facts.invoice.id, facts.invoice.subscription, facts.invoice.account) == ("in_1", "sub_1", "ada")
-    assert facts.invoice.lines == (LineFacts("price_1", 2900, 1, False, 2),)
+    assert facts.invoice.lines == (LineFacts("price_1", 2900, 1, False, 1, 2),)
     assert facts.payments == ()
 
 
@@ -177,13 +178,15 @@ def test_lines_that_stripe_cut_off_are_noticed() -> None:
 def test_a_proration_is_seen_in_either_parent(parent: str) -> None:
     line = {**LINE, "amount": -450, "parent": {"type": parent, parent: {"proration": True}}}
     assert decode(ListOf[Line], json.dumps(listed(line))).data[0].facts() == LineFacts(
-        "price_1", -450, 1, True, 2
+        "price_1", -450, 1, True, 1, 2
     )
 
 
 def test_a_line_without_price_quantity_and_parent_is_one_of_nothing_known() -> None:
     line = {"amount": 5, "period": {"start": 1, "end": 2}, "quantity": None, "pricing": None, "parent": None}
-    assert decode(ListOf[Line], json.dumps(listed(line))).data[0].facts() == LineFacts(None, 5, 1, False, 2)
+    assert decode(ListOf[Line], json.dumps(listed(line))).data[0].facts() == LineFacts(
+        None, 5, 1, False, 1, 2
+    )
 
 
 def test_expanded_payments_come_oldest_first_and_without_the_canceled() -> None:

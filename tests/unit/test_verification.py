@@ -53,6 +53,7 @@ class Stripe:
             amount_remaining=2900,
             created=1,
             lines=ListOf([]),
+            total=2900,
             status="open",
             customer=self.row.customer,
             payments=ListOf([Link("inpay_1", invoice, "open", Payment("payment_intent", intent))]),

@@ -1,0 +1,99 @@
+"""Money that went back -> how many of an invoice's credits go with it.
+
+Owns what each status of a refund, a dispute and a credit note means, and the proportion.
+Pure and without memory: the same facts give the same number, in whichever order they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import msgspec
+
+
+class Effect(StrEnum):
+    """What a reversal does to the credits that its money bought."""
+
+    NONE = "none"
+    FREEZES = "freezes"
+    REVERSES = "reverses"
+
+
+_EFFECTS = {
+    # A pending refund has left the balance of whoever refunds: it may fail yet, and is undone then.
+    ("refund", "pending"): Effect.REVERSES,
+    ("refund", "requires_action"): Effect.REVERSES,
+    ("refund", "succeeded"): Effect.REVERSES,
+    # An inquiry (warning_*) moves no money.
+    ("dispute", "needs_response"): Effect.FREEZES,
+    ("dispute", "under_review"): Effect.FREEZES,
+    ("dispute", "lost"): Effect.REVERSES,
+    ("credit_note", "issued"): Effect.REVERSES,
+}
+
+_RANKS = {
+    "pending": 0,
+    "requires_action": 1,
+    "succeeded": 2,
+    "failed": 3,
+    "canceled": 3,
+    "warning_needs_response": 0,
+    "warning_under_review": 1,
+    "needs_response": 2,
+    "under_review": 3,
+    "warning_closed": 4,
+    "won": 4,
+    "lost": 4,
+    "prevented": 4,
+    "issued": 0,
+    "void": 1,
+}
+"""How far along a status is: events come in any order, and none leads back."""
+
+
+class ReversalFacts(msgspec.Struct, frozen=True):
+    """One refund, dispute or credit note: `kind`, Stripe's `status`, minor units."""
+
+    kind: str
+    status: str
+    amount_minor: int
+
+    @property
+    def effect(self) -> Effect:
+        return _EFFECTS.get((self.kind, self.status), Effect.NONE)
+
+
+def is_later(status: str, known: str) -> bool:
+    """Whether `status` comes after `known` in the life of one reversal."""
+    return _RANKS.get(status, -1) > _RANKS.get(known, -1)
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Of an invoice's granted credits: how many are to be taken back, how many withheld."""
+
+    reversed: int
+    frozen: int
+    whole: bool
+    """The whole of its money has gone back."""
+
+
+def claim(granted: int, total_minor: int, reversals: Iterable[ReversalFacts]) -> Claim:
+    """In proportion to the money, rounded down; all of it where all of the money went.
+
+    `total_minor` is what the invoice asked for, from whichever source it was paid.
+    """
+    back = disputed = 0
+    for reversal in reversals:
+        if reversal.effect is Effect.REVERSES:
+            back += reversal.amount_minor
+        elif reversal.effect is Effect.FREEZES:
+            disputed += reversal.amount_minor
+    gone = _share(granted, back, total_minor)
+    return Claim(gone, _share(granted, back + disputed, total_minor) - gone, 0 < total_minor <= back)
+
+
+def _share(granted: int, amount_minor: int, total_minor: int) -> int:
+    if total_minor <= 0:
+        return 0
+    return granted * min(amount_minor, total_minor) // total_minor

@@ -1,0 +1,112 @@
+"""Granting: from what an account's invoices give to its grants, now and month by month.
+
+Owns the tables' side of core/credits.py. What other invoices bear on is worked out anew for all
+of them, in Stripe's order; where we heard of them in another, what was granted is adjusted.
+Runs inside the settlement's transaction, on an invoice and an account that are locked. Refuses
+to decide whether an invoice is paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from server import ledger, reversals
+from server.clock import at_unix
+from server.core.credits import Bought, Installment, Money, Part, Quote, nets, schedules
+from server.core.facts import InvoiceFacts
+from server.core.plans import AfterRefund
+from server.models import Account, CreditGrant, GrantState, Invoice
+
+CHANGE = "subscription_update"
+"""The billing reason of an upgrade or downgrade (and of a trial's end)."""
+
+
+def remember(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
+    """Put into `row` what its credits are computed from. Not saved here."""
+    row.quote = msgspec.to_builtins(quoted)
+    row.credits_quoted = quoted.at_once
+    row.total_minor = invoice.total_minor
+    row.from_balance_minor = invoice.from_balance_minor
+    row.finalized_at = at_unix(invoice.finalized_at or invoice.created)
+    row.sequence = invoice.sequence
+    row.nets = nets(quoted, _money(row))
+
+
+async def give(row: Invoice, account: Account, after: AfterRefund) -> None:
+    """Write the grants of a paid invoice. Raises tortoise's IntegrityError where they are there already."""
+    others: list[Invoice] = []
+    if row.nets:
+        settled = Invoice.filter(account_id=account.id, nets=True, settled_at__not_isnull=True)
+        others = await settled.exclude(id=row.id)
+    in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
+    planned = schedules([_bought(each) for each in in_order])
+    row.credits_quoted = sum(item.credits for item in planned[row.id] if item.due_at is None)
+    await _write(row, account, planned[row.id])
+    # Money may have gone back before we heard that it came.
+    await reversals.apply(row, account, after, f"{row.id}:settled", "refunded before it was settled")
+    for other in others:
+        if await _adjust(other, account, planned[other.id], row.id):
+            await reversals.apply(other, account, after, f"{row.id}>{other.id}", "worked out again")
+            await other.save(update_fields=["credits_reversed", "credits_untaken"])
+
+
+def _bought(row: Invoice) -> Bought:
+    at = row.finalized_at or row.created_at
+    return Bought(row.id, row.subscription, int(at.timestamp()), _quoted(row), _money(row))
+
+
+def _quoted(row: Invoice) -> Quote:
+    if row.quote is not None:
+        return msgspec.convert(row.quote, Quote)
+    # A row from before parts were kept.
+    due_at = int(row.created_at.timestamp())
+    part = Part(row.plan or "", row.price or "", row.credits_quoted, (due_at,), due_at)
+    return Quote(row.credits_quoted, row.plan, row.price, (part,))
+
+
+def _money(row: Invoice) -> Money:
+    return Money(row.total_minor, row.from_balance_minor, row.billing_reason == CHANGE)
+
+
+async def _write(row: Invoice, account: Account, items: Sequence[Installment]) -> None:
+    planned = []
+    for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
+        expires_at = at_unix(item.expires_at) if item.expires_at else None
+        plan = item.plan or row.plan
+        if item.due_at is None:
+            await ledger.grant(account, row.id, item.credits, expires_at, number, plan, item.rollover_cap)
+            continue
+        planned.append(
+            CreditGrant(
+                account_id=account.id,
+                invoice_id=row.id,
+                installment=number,
+                plan=plan,
+                credits=item.credits,
+                remaining=0,
+                state=GrantState.PLANNED,
+                due_at=at_unix(item.due_at),
+                expires_at=expires_at,
+                rollover_cap=item.rollover_cap,
+            )
+        )
+    if planned:
+        await CreditGrant.bulk_create(planned)
+
+
+async def _adjust(row: Invoice, account: Account, items: Sequence[Installment], cause: str) -> bool:
+    """Bring an earlier invoice's grants in line with what is known of all of them now."""
+    changed = False
+    grants = await CreditGrant.filter(invoice_id=row.id).order_by("installment")
+    for grant, item in zip(grants, items, strict=False):  # a grant of nothing stands for no item
+        if grant.credits == item.credits:
+            continue
+        changed = True
+        if grant.state is GrantState.PLANNED:
+            grant.credits = item.credits
+            await grant.save(update_fields=["credits"])
+        elif grant.state is not GrantState.CANCELED:
+            await ledger.adjust(account, grant, item.credits, f"{cause}>{grant.id}")
+    return changed
