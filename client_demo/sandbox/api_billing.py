@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from client_demo.sandbox import cards, invoices, objects, subscriptions
+from client_demo.sandbox import cards, invoices, objects, previews, subscriptions
 from client_demo.sandbox.api import Call, Operation
 from client_demo.sandbox.api_catalogue import retriever, updated
 from client_demo.sandbox.errors import InvalidRequestError, Json
@@ -32,23 +32,49 @@ SUBSCRIPTION: Shape = {
     "trial_period_days": INTEGER,
     "trial_end": TEXT,
     "discounts": [{"coupon": TEXT}],
+    "cancel_at": INTEGER,
     "cancel_at_period_end": BOOLEAN,
     "collection_method": choice("charge_automatically"),
-    "billing_mode": {"type": choice("flexible")},
+    "billing_mode": {
+        "type": choice("flexible"),
+        "flexible": {"proration_discounts": choice("included", "itemized")},
+    },
+}
+ITEM_UPDATE: Shape = {
+    "id": TEXT,
+    "price": TEXT,
+    "quantity": INTEGER,
+    "deleted": BOOLEAN,
+    "metadata": METADATA,
+}
+CHANGE: Shape = {
+    "billing_cycle_anchor": {"type": choice("now", "unchanged")},
+    "items": [ITEM_UPDATE],
+    "proration_behavior": choice("always_invoice", "create_prorations", "none"),
+    "proration_date": INTEGER,
+    "trial_end": choice("now"),
 }
 SUBSCRIPTION_UPDATE: Shape = {
+    **CHANGE,
+    "cancel_at": INTEGER,
     "cancel_at_period_end": BOOLEAN,
     "default_payment_method": TEXT,
     "description": TEXT,
+    "discounts": [{"coupon": TEXT, "discount": TEXT}],
     "metadata": METADATA,
+    "off_session": BOOLEAN,
+    "payment_behavior": choice(
+        "allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete"
+    ),
     "payment_settings": PAYMENT_SETTINGS,
-    # Known, and answered with a clear refusal: see subscriptions.change_items.
-    "items": [{"id": TEXT, "price": TEXT, "quantity": INTEGER, "deleted": BOOLEAN}],
-    "payment_behavior": TEXT,
-    "proration_behavior": TEXT,
-    "proration_date": INTEGER,
-    "billing_cycle_anchor": {"type": TEXT},
 }
+PREVIEW: Shape = {
+    "customer": TEXT,
+    "preview_mode": choice("next"),
+    "subscription": TEXT,
+    "subscription_details": {**CHANGE, "cancel_at_period_end": BOOLEAN, "cancel_now": BOOLEAN},
+}
+CANCELLATION: Shape = {"invoice_now": BOOLEAN, "prorate": BOOLEAN}
 INVOICE: Shape = {
     "auto_advance": BOOLEAN,
     "collection_method": choice("charge_automatically"),
@@ -87,8 +113,9 @@ def update_subscription(call: Call) -> Json:
 
 def cancel_subscription(call: Call) -> Json:
     """DELETE /v1/subscriptions/{id}"""
-    stored = call.named("subscription")
-    subscriptions.cancel(call.world, stored)
+    stored, params = call.named("subscription"), call.params
+    prorate, invoice_now = bool(params.get("prorate")), bool(params.get("invoice_now"))
+    subscriptions.cancel(call.world, stored, prorate=prorate, invoice_now=invoice_now)
     return present(stored)
 
 
@@ -116,9 +143,14 @@ def create_invoice(call: Call) -> Json:
     draft.update(auto_advance=params.get("auto_advance", False), description=params.get("description"))
     if params.get("pending_invoice_items_behavior") == "include":
         waiting = world.store.newest("invoiceitem", customer=customer["id"], invoice=None, currency=currency)
-        invoices.add_lines(draft, invoices.lines_of_items(world, draft, list(waiting)))
+        invoices.take_items(world, draft, list(waiting))
     world.events.record("invoice.created", draft)
     return present(draft)
+
+
+def preview_invoice(call: Call) -> Json:
+    """POST /v1/invoices/create_preview: an invoice that is not stored"""
+    return present(previews.preview(call.world, call.params))
 
 
 def update_invoice(call: Call) -> Json:
@@ -191,11 +223,11 @@ def create_invoice_item(call: Call) -> Json:
     customer = world.store.get("customer", params["customer"], "customer")
     draft = world.store.get("invoice", params["invoice"], "invoice") if params.get("invoice") else None
     made = _invoice_item(world, customer, params)
-    world.store.add(made)
+    invoices.keep_item(world, made)
     if draft is not None:
         if draft["customer"] != customer["id"]:
             raise InvalidRequestError("The invoice belongs to another customer.", param="invoice")
-        invoices.add_lines(draft, invoices.lines_of_items(world, draft, [made]))
+        invoices.take_items(world, draft, [made])
     world.events.record("invoiceitem.created", made)
     return present(made)
 
@@ -217,6 +249,22 @@ def _invoice_item(world: World, customer: Json, params: Json) -> Json:
         world.now(), customer=customer["id"], currency=currency, amount=amount, quantity=quantity
     )
     return made | more
+
+
+def list_invoice_items(call: Call) -> Json:
+    """GET /v1/invoiceitems: those of a customer or an invoice, or all that wait for an invoice"""
+    params = call.params
+    pending = params.get("pending")
+
+    def keep(row: Json) -> bool:
+        fits = all(row[name] == params[name] for name in ("customer", "invoice") if name in params)
+        return fits and (pending is None or (row["invoice"] is None) == pending)
+
+    rows = ({**row, "created": row["date"]} for row in call.world.store.newest("invoiceitem"))
+    shown = page(call.url, rows, params, keep)
+    for row in shown["data"]:
+        del row["created"]
+    return shown
 
 
 def list_invoice_payments(call: Call) -> Json:
@@ -241,7 +289,7 @@ OPERATIONS = [
     Operation("POST", "/v1/subscriptions", create_subscription, SUBSCRIPTION),
     retriever("subscription"),
     Operation("POST", "/v1/subscriptions/{id}", update_subscription, SUBSCRIPTION_UPDATE),
-    Operation("DELETE", "/v1/subscriptions/{id}", cancel_subscription),
+    Operation("DELETE", "/v1/subscriptions/{id}", cancel_subscription, CANCELLATION),
     Operation(
         "GET",
         "/v1/subscriptions",
@@ -250,6 +298,7 @@ OPERATIONS = [
     ),
     Operation("POST", "/v1/invoices", create_invoice, INVOICE),
     retriever("invoice"),
+    Operation("POST", "/v1/invoices/create_preview", preview_invoice, PREVIEW),
     Operation(
         "POST",
         "/v1/invoices/{id}",
@@ -280,6 +329,12 @@ OPERATIONS = [
     Operation("POST", "/v1/invoices/{id}/mark_uncollectible", mark_invoice_uncollectible),
     Operation("POST", "/v1/invoiceitems", create_invoice_item, INVOICE_ITEM),
     retriever("invoiceitem"),
+    Operation(
+        "GET",
+        "/v1/invoiceitems",
+        list_invoice_items,
+        {**PAGING_BY_DATE, "customer": TEXT, "invoice": TEXT, "pending": BOOLEAN},
+    ),
     retriever("invoice_payment"),
     Operation(
         "GET",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 
-from client_demo.sandbox import cards, payments
+from client_demo.sandbox import cards, payments, reversals
 from client_demo.sandbox.api import Call, Operation
 from client_demo.sandbox.api_catalogue import METHOD, retriever, updated
 from client_demo.sandbox.errors import InvalidRequestError, Json, StripeError
@@ -202,7 +202,7 @@ def create_refund(call: Call) -> Json:
             "One of the following params should be provided for this request: payment_intent or charge."
         )
     charge = world.store.get("charge", charge_id, "charge")
-    made = payments.refund(
+    made = reversals.refund(
         world, charge, params.get("amount"), params.get("reason"), params.get("metadata", {})
     )
     return present(made)
@@ -231,7 +231,7 @@ def list_disputes(call: Call) -> Json:
 def close_dispute(call: Call) -> Json:
     """POST /v1/disputes/{id}/close: gives it up"""
     dispute = call.named("dispute")
-    payments.close_dispute(call.world, dispute, "lost")
+    reversals.close_dispute(call.world, dispute, "lost")
     return present(dispute)
 
 

@@ -19,10 +19,12 @@ from starlette.routing import Route
 from client_demo.sandbox import (
     api_billing,
     api_catalogue,
+    api_credit_notes,
     api_events,
     api_payments,
     challenge,
     controls,
+    due,
     invoices,
     payments,
     subscriptions,
@@ -36,6 +38,7 @@ HERE = Path(__file__).parent
 OPERATIONS = [
     *api_catalogue.OPERATIONS,
     *api_billing.OPERATIONS,
+    *api_credit_notes.OPERATIONS,
     *api_payments.OPERATIONS,
     *api_events.OPERATIONS,
 ]
@@ -127,4 +130,4 @@ async def _keep(world: World, closing: asyncio.Event) -> None:
             logger.exception("the sandbox's state could not be saved")
         if loop.time() >= next_tick:
             next_tick += TICK_EVERY_S
-            subscriptions.act_on_time(world)
+            due.act_on_time(world)

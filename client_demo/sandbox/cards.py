@@ -38,12 +38,14 @@ DECLINES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a card number does. `decline` is a key of DECLINES; `attaches`: saving it works all the same."""
+    """What a card number does. `decline` is a key of DECLINES; `attaches`: saving it works all the same;
+    `refund`: what becomes of a refund some time later, where that is not decided at once."""
 
     number: str
     authentication: Authentication = "never"
     decline: str | None = None
     attaches: bool = True
+    refund: Literal["pending", "fails"] | None = None
 
 
 def _refusing(number: str, decline: str) -> Behaviour:
@@ -64,6 +66,8 @@ _BEHAVIOURS: dict[str, Behaviour] = {
     "threeDSecureRequired": Behaviour("4000000000003063", "always"),
     "threeDSecureRequiredChargeDeclined": Behaviour("4000008400001629", "always", "generic_decline"),
     "chargeCustomerFail": Behaviour("4000000000000341", decline="generic_decline"),
+    "pendingRefund": Behaviour("4000000000007726", refund="pending"),
+    "refundFail": Behaviour("4000000000005126", refund="fails"),
     "chargeDeclined": _refusing("4000000000000002", "generic_decline"),
     "chargeDeclinedInsufficientFunds": _refusing("4000000000009995", "insufficient_funds"),
     "chargeDeclinedLostCard": _refusing("4000000000009987", "lost_card"),
@@ -154,6 +158,7 @@ def make_method(store: Store, now: int, behaviour: Behaviour, card: Json, billin
         decline=behaviour.decline,
         attaches=behaviour.attaches,
         set_up=False,
+        refund=behaviour.refund,
     )
     return method
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import calendar
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 HOUR_S = 3600
@@ -18,10 +20,20 @@ class Clock:
 
     def __init__(self) -> None:
         self.offset_s = 0
+        self._moment: int | None = None
 
     def now(self) -> int:
         """Seconds, as `created` shows them."""
-        return int(time.time()) + self.offset_s
+        return int(time.time()) + self.offset_s if self._moment is None else self._moment
+
+    @contextmanager
+    def at(self, moment: int) -> Iterator[None]:
+        """Everything within happens at this moment: what was due then is dated so."""
+        former, self._moment = self._moment, moment
+        try:
+            yield
+        finally:
+            self._moment = former
 
     def advance(self, seconds: int) -> None:
         """Moves every later `now` by so many seconds."""

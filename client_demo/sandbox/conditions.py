@@ -37,6 +37,7 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     invoice_lag_ms: Milliseconds = 0
     processing_ms: Milliseconds = 0
     processing_outcome: Literal["succeeded", "failed"] = "succeeded"
+    refund_pending: bool = False
 
     def as_json(self) -> Json:
         """The whole, as the control API shows it."""

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from client_demo.sandbox import payments, subscriptions
+from client_demo.sandbox import due, payments, reversals, subscriptions
 from client_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from client_demo.sandbox.errors import Json, StripeError
 from client_demo.sandbox.expansion import present
@@ -96,12 +96,11 @@ def get_clock(ask: Ask) -> Json:
 
 
 def advance_clock(ask: Ask) -> Json:
-    """POST /sandbox/clock {"advance_seconds": n}"""
+    """POST /sandbox/clock {"advance_seconds": n}: all that becomes due on the way happens, in order"""
     seconds = ask.json("advance_seconds").get("advance_seconds")
     if type(seconds) is not int or not 0 <= seconds <= MAX_ADVANCE_S:
         raise ControlError(f"advance_seconds must be a whole number from 0 to {MAX_ADVANCE_S}")
-    ask.world.advance(seconds)
-    subscriptions.act_on_time(ask.world)
+    due.advance(ask.world, seconds)
     return get_clock(ask)
 
 
@@ -168,32 +167,46 @@ def renew_subscription(ask: Ask) -> Json:
 
 
 def open_dispute(ask: Ask) -> Json:
-    """POST /sandbox/disputes {"charge" | "payment_intent", "reason", "inquiry"}"""
-    wanted = ask.json("charge", "payment_intent", "reason", "inquiry")
-    store, charge_id = ask.world.store, wanted.get("charge")
+    """POST /sandbox/disputes {"charge" | "payment_intent", "reason", "inquiry", "amount"}"""
+    wanted = ask.json("charge", "payment_intent", "reason", "inquiry", "amount")
+    store, charge_id, amount = ask.world.store, wanted.get("charge"), wanted.get("amount")
+    if amount is not None and type(amount) is not int:
+        raise ControlError("amount must be a whole number")
     if "payment_intent" in wanted:
         charge_id = store.get("payment_intent", wanted["payment_intent"], "payment_intent")["latest_charge"]
     charge = store.get("charge", charge_id, "charge")
-    reason = str(wanted.get("reason", "fraudulent"))
-    return present(
-        payments.open_dispute(ask.world, charge, reason, inquiry=bool(wanted.get("inquiry", False)))
-    )
+    reason, inquiry = str(wanted.get("reason", "fraudulent")), bool(wanted.get("inquiry", False))
+    return present(reversals.open_dispute(ask.world, charge, reason, inquiry=inquiry, amount=amount))
+
+
+def escalate_dispute(ask: Ask) -> Json:
+    """POST /sandbox/disputes/{id}/escalate: an inquiry becomes a dispute"""
+    dispute = ask.stored("dispute")
+    reversals.escalate_dispute(ask.world, dispute)
+    return present(dispute)
 
 
 def close_dispute(ask: Ask) -> Json:
     """POST /sandbox/disputes/{id}/close {"status": "won"|"lost"|"warning_closed"}"""
     status = ask.json("status").get("status")
-    if status not in ("won", "lost", "warning_closed"):
+    if status not in reversals.CLOSED:
         raise ControlError("status must be won, lost or warning_closed")
     dispute = ask.stored("dispute")
-    payments.close_dispute(ask.world, dispute, status)
+    reversals.close_dispute(ask.world, dispute, status)
     return present(dispute)
 
 
 def fail_refund(ask: Ask) -> Json:
     """POST /sandbox/refunds/{id}/fail"""
     refund = ask.stored("refund")
-    payments.fail_refund(ask.world, refund)
+    reversals.fail_refund(ask.world, refund)
+    return present(refund)
+
+
+def succeed_refund(ask: Ask) -> Json:
+    """POST /sandbox/refunds/{id}/succeed: a pending one arrives"""
+    refund = ask.stored("refund")
+    reversals.succeed_refund(ask.world, refund)
     return present(refund)
 
 
@@ -221,7 +234,9 @@ CONTROLS: list[tuple[str, str, Control]] = [
     ("POST", "/subscriptions/{id}/renew", renew_subscription),
     ("POST", "/disputes", open_dispute),
     ("POST", "/disputes/{id}/close", close_dispute),
+    ("POST", "/disputes/{id}/escalate", escalate_dispute),
     ("POST", "/refunds/{id}/fail", fail_refund),
+    ("POST", "/refunds/{id}/succeed", succeed_refund),
     ("POST", "/reset", reset),
 ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from client_demo.sandbox import cards, objects, payments
 from client_demo.sandbox.errors import InvalidRequestError, Json
+from client_demo.sandbox.prorations import percentage
 from client_demo.sandbox.state import copied
 from client_demo.sandbox.world import World
 
@@ -29,26 +30,31 @@ def add_lines(invoice: Json, lines: list[Json]) -> None:
 
 
 def apply_discount(invoice: Json, discount: Json, coupon: Json) -> None:
-    """Takes a coupon off a draft, shared out over its lines in proportion to their amounts."""
-    left = invoice["total"]
-    percent = coupon["percent_off"]
-    off = min(left, coupon["amount_off"] or 0) if percent is None else round(left * percent / 100)
+    """Takes a coupon off what is discountable, shared out over the lines in proportion to their amounts."""
+    lines = [line for line in invoice["lines"]["data"] if line["discountable"]]
+    nets = [line["amount"] - sum(part["amount"] for part in line["discount_amounts"]) for line in lines]
+    left, percent = max(0, sum(nets)), coupon["percent_off"]
+    off = min(left, coupon["amount_off"] or 0) if percent is None else percentage(left, percent)
     invoice["discounts"].append(discount["id"])
-    invoice["total_discount_amounts"].append({"amount": off, "discount": discount["id"]})
-    lines, given = invoice["lines"]["data"], 0
+    given = 0
     for position, line in enumerate(lines):
         last = position == len(lines) - 1
-        share = off - given if last else off * line["amount"] // (invoice["subtotal"] or 1)
-        line["discount_amounts"].append({"amount": share, "discount": discount["id"]})
-        given += share
+        portion = off - given if last else off * nets[position] // (left or 1)
+        line["discount_amounts"].append({"amount": portion, "discount": discount["id"]})
+        given += portion
     sum_up(invoice)
 
 
 def sum_up(invoice: Json) -> None:
-    """Totals from lines and discounts."""
-    subtotal = sum(line["amount"] for line in invoice["lines"]["data"])
-    total = subtotal - sum(part["amount"] for part in invoice["total_discount_amounts"])
+    """Totals from lines and their discounts."""
+    lines = invoice["lines"]["data"]
+    subtotal = sum(line["amount"] for line in lines)
+    off = dict.fromkeys(invoice["discounts"], 0)
+    for part in (part for line in lines for part in line["discount_amounts"]):
+        off[part["discount"]] = off.get(part["discount"], 0) + part["amount"]
+    total = subtotal - sum(off.values())
     due = max(0, total)
+    invoice["total_discount_amounts"] = [{"amount": amount, "discount": who} for who, amount in off.items()]
     invoice.update(subtotal=subtotal, subtotal_excluding_tax=subtotal, total=total, total_excluding_tax=total)
     invoice.update(amount_due=due, amount_remaining=due)
 
@@ -61,7 +67,7 @@ def finalize(world: World, invoice: Json) -> None:
         )
     now = world.now()
     customer = world.store.get("customer", invoice["customer"])
-    _settle_balance(invoice, customer)
+    customer["balance"] = settle_balance(invoice, customer["balance"])
     _freeze_metadata(world, invoice)
     number = customer["next_invoice_sequence"]
     customer["next_invoice_sequence"] += 1
@@ -80,13 +86,13 @@ def finalize(world: World, invoice: Json) -> None:
         mark_paid(world, invoice, paid=0)
 
 
-def _settle_balance(invoice: Json, customer: Json) -> None:
-    """Uses the customer's credit (a negative balance) up; a negative total becomes credit."""
-    before, total = customer["balance"], invoice["total"]
-    due = max(0, total + before) if before < 0 else max(0, total)
-    after = before + (total - due) if before < 0 or total < 0 else before
-    customer["balance"] = after
-    invoice.update(starting_balance=before, ending_balance=after, amount_due=due, amount_remaining=due)
+def settle_balance(invoice: Json, balance: int) -> int:
+    """Sets the customer's balance against the total (below zero: it becomes credit); returns what is left."""
+    wanted = invoice["total"] + balance
+    due = max(0, wanted)
+    invoice.update(starting_balance=balance, ending_balance=wanted - due, amount_due=due)
+    invoice["amount_remaining"] = due
+    return int(wanted - due)
 
 
 def _freeze_metadata(world: World, invoice: Json) -> None:
@@ -191,6 +197,8 @@ def pay(world: World, invoice: Json, method: Json | None, *, off_session: bool) 
     """Pays with this card, or the one saved for it; raises CardError when it is declined."""
     if invoice["status"] == "draft":
         finalize(world, invoice)
+        if invoice["status"] == "paid":
+            return  # the customer's credit covered it
     if invoice["status"] == "paid":
         raise InvalidRequestError("Invoice is already paid")
     found = default_payment(world, invoice)
@@ -232,6 +240,8 @@ def void(world: World, invoice: Json) -> None:
             f"You can only pass in open invoices. This invoice isn't open: it is {invoice['status']}."
         )
     _call_off_payment(world, invoice, "void_invoice")
+    customer = world.store.get("customer", invoice["customer"])
+    customer["balance"] -= (invoice["ending_balance"] or 0) - invoice["starting_balance"]
     invoice["status_transitions"]["voided_at"] = world.now()
     world.events.change("invoice.voided", invoice, status="void")
     world.agenda.after(0, "invoice_voided", invoice["id"])
@@ -248,6 +258,18 @@ def _call_off_payment(world: World, invoice: Json, reason: str) -> None:
     payment["status"] = "canceled"
 
 
+def ask_for(world: World, invoice: Json, amount: int) -> None:
+    """Less (or more again) is to be paid than when the invoice was opened; nothing means that it is paid."""
+    found = default_payment(world, invoice)
+    if amount == 0:
+        _call_off_payment(world, invoice, "void_invoice")
+        mark_paid(world, invoice, paid=0)
+    elif found is not None:
+        payment, intent = found
+        payment["amount_requested"] = intent["amount"] = amount
+        world.store.touch()
+
+
 def mark_uncollectible(world: World, invoice: Json) -> None:
     """Written off; it can still be paid."""
     if invoice["status"] != "open":
@@ -256,21 +278,50 @@ def mark_uncollectible(world: World, invoice: Json) -> None:
     world.events.change("invoice.marked_uncollectible", invoice, status="uncollectible")
 
 
-def lines_of_items(world: World, invoice: Json, items: list[Json]) -> list[Json]:
-    """Lines for invoice items, which then belong to this invoice."""
-    lines = []
+def keep_item(world: World, item: Json) -> Json:
+    """Stores a new invoice item, found again by its customer."""
+    world.store.link(item["customer"], item)
+    return world.store.add(item)
+
+
+def line_of_item(invoice: Json, item: Json) -> Json:
+    """The line that an invoice item becomes on this invoice."""
+    line = objects.line_item(
+        invoice,
+        amount=item["amount"],
+        description=item["description"],
+        period=(item["period"]["start"], item["period"]["end"]),
+        quantity=item["quantity"],
+        pricing=copied(item["pricing"]),
+        parent=objects.proration_parent(item)
+        if item["proration"]
+        else objects.invoice_item_parent(item["id"]),
+        metadata=copied(item["metadata"]),
+    )
+    line["discountable"] = item["discountable"]
+    if item["proration"]:
+        line["discount_amounts"] = copied(item["proration_details"]["discount_amounts"])
+        line["discounts"] = list(item["discounts"])
+    return line
+
+
+def claim_items(world: World, invoice: Json, items: list[Json]) -> None:
+    """These items belong to this invoice from now on, each with the line that it became."""
+    lines = {_item_behind(line): line["id"] for line in invoice["lines"]["data"]}
     for item in items:
         item["invoice"] = invoice["id"]
-        line = objects.line_item(
-            invoice,
-            amount=item["amount"],
-            description=item["description"],
-            period=(item["period"]["start"], item["period"]["end"]),
-            quantity=item["quantity"],
-            pricing=copied(item["pricing"]),
-            parent=objects.invoice_item_parent(item["id"]),
-            metadata=copied(item["metadata"]),
-        )
-        lines.append(line)
+        world.store.note(item["id"])["line"] = lines.get(item["id"])
     world.store.touch()
-    return lines
+
+
+def _item_behind(line: Json) -> str | None:
+    parent = line["parent"]
+    details = parent["invoice_item_details"] or parent["subscription_item_details"]
+    found: str | None = details["invoice_item"]
+    return found
+
+
+def take_items(world: World, invoice: Json, items: list[Json]) -> None:
+    """Puts invoice items on a draft, to which they then belong."""
+    add_lines(invoice, [line_of_item(invoice, item) for item in items])
+    claim_items(world, invoice, items)

@@ -329,6 +329,18 @@ def line_item(
     }
 
 
+def subscription_parent(subscription: Json) -> Json:
+    """The parent of a subscription's invoice."""
+    return {
+        "quote_details": None,
+        "subscription_details": {
+            "metadata": copied(subscription["metadata"]),
+            "subscription": subscription["id"],
+        },
+        "type": "subscription_details",
+    }
+
+
 def price_details(price: Json) -> Json:
     """How a line names its price."""
     return {
@@ -336,6 +348,12 @@ def price_details(price: Json) -> Json:
         "type": "price_details",
         "unit_amount_decimal": price["unit_amount_decimal"],
     }
+
+
+def prorated_price_details(price: Json, amount: int, quantity: int) -> Json:
+    """The same for a part of a period, with what one unit comes to."""
+    unit = f"{amount / (quantity or 1):.12f}".rstrip("0").rstrip(".")
+    return price_details(price) | {"unit_amount_decimal": unit}
 
 
 def subscription_item_parent(item: Json) -> Json:
@@ -350,6 +368,31 @@ def subscription_item_parent(item: Json) -> Json:
             "subscription_item": item["id"],
         },
         "type": "subscription_item_details",
+    }
+
+
+def proration_parent(invoice_item: Json) -> Json:
+    """The parent of a line that prorates a subscription's item."""
+    owner = invoice_item["parent"]["subscription_details"]
+    credited = invoice_item["proration_details"]["credited_items"]
+    return {
+        "invoice_item_details": None,
+        "subscription_item_details": {
+            "invoice_item": invoice_item["id"],
+            "proration": True,
+            "proration_details": {"credited_items": credited and credited["invoice_line_item_details"]},
+            "subscription": owner["subscription"],
+            "subscription_item": owner["subscription_item"],
+        },
+        "type": "subscription_item_details",
+    }
+
+
+def invoice_item_owner(item: Json) -> Json:
+    """How an invoice item names the subscription's item that it prorates."""
+    return {
+        "subscription_details": {"subscription": item["subscription"], "subscription_item": item["id"]},
+        "type": "subscription_details",
     }
 
 
@@ -535,6 +578,62 @@ def refund(created: int, charge: Json, amount: int, reason: str | None) -> Json:
         "payment_method": charge["payment_method"],
         "reason": reason,
         "status": "succeeded",
+    }
+
+
+def credit_note(created: int, invoice: Json, *, amount: int, number: str, lines: list[Json]) -> Json:
+    """What is taken off an invoice; before or after its payment is for the caller to say."""
+    made = base("credit_note", "cn", created) | nulls(
+        "customer_account customer_balance_transaction memo out_of_band_amount reason shipping_cost voided_at"
+    )
+    sums = dict.fromkeys(
+        ("amount", "subtotal", "subtotal_excluding_tax", "total", "total_excluding_tax"), amount
+    )
+    zeros = dict.fromkeys(
+        ("amount_shipping", "discount_amount", "post_payment_amount", "pre_payment_amount"), 0
+    )
+    return (
+        made
+        | sums
+        | zeros
+        | {
+            "currency": invoice["currency"],
+            "customer": invoice["customer"],
+            "discount_amounts": [],
+            "effective_at": created,
+            "invoice": invoice["id"],
+            "lines": list_of(lines, f"/v1/credit_notes/{made['id']}/lines"),
+            "metadata": {},
+            "number": number,
+            "pdf": f"https://pay.stripe.com/credit_notes/acct_sandbox/{made['id']}/pdf",
+            "pretax_credit_amounts": [],
+            "refunds": [],
+            "status": "issued",
+            "total_taxes": [],
+            "type": "pre_payment",
+        }
+    )
+
+
+def credit_note_line(amount: int, description: str | None, invoice_line: str | None, quantity: int) -> Json:
+    """A line of a credit note: of a line of the invoice, or of its own."""
+    return {
+        "id": new_id("cnli"),
+        "object": "credit_note_line_item",
+        "amount": amount,
+        "description": description,
+        "discount_amount": 0,
+        "discount_amounts": [],
+        "livemode": False,
+        "metadata": None,
+        "pretax_credit_amounts": [],
+        "quantity": quantity,
+        "tax_rates": [],
+        "taxes": [],
+        "type": "invoice_line_item" if invoice_line else "custom_line_item",
+        "unit_amount": None,
+        "unit_amount_decimal": None,
+        **({"invoice_line_item": invoice_line} if invoice_line else {}),
     }
 
 

@@ -66,7 +66,7 @@ def _line(store: Store, line: Json) -> Json:
         "subscription_item": details.get("subscription_item"),
         "tax_amounts": [],
         "tax_rates": [],
-        "type": "subscription" if parent["subscription_item_details"] else "invoiceitem",
+        "type": "invoiceitem" if details["invoice_item"] else "subscription",
     }
 
 

@@ -1,7 +1,7 @@
-"""What PaymentIntents, SetupIntents, charges, refunds and disputes do.
+"""What PaymentIntents, SetupIntents and charges do.
 
 Owns their changes of status and the events of these. It never touches an invoice: where an intent belongs
-to one, the agenda is told, and billing.py acts.
+to one, the agenda is told, and invoices.py acts. Refunds and disputes are reversals.py's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import Any
 
 from client_demo.sandbox import cards, objects
 from client_demo.sandbox.agenda import JobName
-from client_demo.sandbox.clock import DAY_S
 from client_demo.sandbox.errors import CardError, InvalidRequestError, Json
 from client_demo.sandbox.state import copied, new_id
 from client_demo.sandbox.world import World
@@ -267,62 +266,3 @@ def _finish_setup(world: World, intent: Json, *, passed: bool) -> None:
     world.store.note(method["id"])["set_up"] = True
     world.events.change("setup_intent.succeeded", intent, status="succeeded", next_action=None)
     world.agenda.after(0, "finish_setup", intent["id"])
-
-
-def refund(world: World, charge: Json, amount: int | None, reason: str | None, metadata: Json) -> Json:
-    """Gives back all that is left, or a part of it."""
-    left = charge["amount"] - charge["amount_refunded"]
-    if not charge["paid"] or left == 0:
-        raise InvalidRequestError(
-            f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded"
-        )
-    wanted = left if amount is None else amount
-    if not 0 < wanted <= left:
-        shown = f"{wanted / 100:.2f}"
-        raise InvalidRequestError(
-            f"Refund amount (${shown}) is greater than unrefunded amount on charge (${left / 100:.2f})",
-            param="amount",
-        )
-    made = world.store.add(objects.refund(world.now(), charge, wanted, reason) | {"metadata": metadata})
-    world.events.record("refund.created", made)
-    _set_refunded(world, charge, charge["amount_refunded"] + wanted, "charge.refunded")
-    return made
-
-
-def fail_refund(world: World, made: Json) -> None:
-    """A refund that bounces, days later: the money is with the merchant again."""
-    if made["status"] != "succeeded":
-        raise InvalidRequestError(f"This refund has a status of {made['status']}.")
-    previous = {"status": made["status"]}
-    made.update(status="failed", failure_reason="lost_or_stolen_card")
-    world.events.record("refund.updated", made, previous)
-    world.events.record("refund.failed", made, previous)
-    charge = world.store.get("charge", made["charge"])
-    _set_refunded(world, charge, charge["amount_refunded"] - made["amount"], "charge.updated")
-
-
-def _set_refunded(world: World, charge: Json, amount: int, event: str) -> None:
-    world.events.change(event, charge, amount_refunded=amount, refunded=amount == charge["amount"])
-
-
-def open_dispute(world: World, charge: Json, reason: str, *, inquiry: bool) -> Json:
-    """The cardholder's bank calls the charge in question, or only asks about it."""
-    if not charge["paid"] or charge["disputed"]:
-        raise InvalidRequestError("Only a successful charge that is not disputed can be disputed.")
-    status = "warning_needs_response" if inquiry else "needs_response"
-    due_by = world.now() + 9 * DAY_S
-    made = world.store.add(objects.dispute(world.now(), charge, reason, status, due_by))
-    charge["disputed"] = True
-    world.events.record("charge.dispute.created", made)
-    if not inquiry:
-        world.events.record("charge.dispute.funds_withdrawn", made)
-    return made
-
-
-def close_dispute(world: World, dispute: Json, status: str) -> None:
-    """The end of a dispute: won, lost or warning_closed."""
-    if dispute["status"] in ("won", "lost", "warning_closed"):
-        raise InvalidRequestError("This dispute is already closed.")
-    world.events.change("charge.dispute.closed", dispute, status=status)
-    if status == "won":
-        world.events.record("charge.dispute.funds_reinstated", dispute)

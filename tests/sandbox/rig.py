@@ -34,6 +34,8 @@ CARD_3DS = "pm_card_authenticationRequired"
 SDK_CLASSES: dict[str, type[stripe.StripeObject]] = {
     "charge": stripe.Charge,
     "coupon": stripe.Coupon,
+    "credit_note": stripe.CreditNote,
+    "credit_note_line_item": stripe.CreditNoteLineItem,
     "customer": stripe.Customer,
     "dispute": stripe.Dispute,
     "event": stripe.Event,

@@ -195,37 +195,3 @@ async def test_what_an_invoice_refuses(sandbox_bare: Sandbox) -> None:
     for act in (invoices.void_invoice_async, invoices.pay_async, invoices.finalize_invoice_async):
         with pytest.raises(stripe.InvalidRequestError):
             await act(signup.invoice)
-
-
-async def test_refunds(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Refunds in parts and in full, and one that fails later, move the charge's `amount_refunded`."""
-    signup = await sandbox_hooked.subscribe()
-    await signup.confirm()
-    refunds = sandbox_hooked.v1.refunds
-    part = await refunds.create_async({"payment_intent": signup.intent, "amount": 500})
-    with pytest.raises(stripe.InvalidRequestError, match="greater than unrefunded"):
-        await refunds.create_async({"charge": part.charge, "amount": 1501})
-    await refunds.create_async({"charge": part.charge})
-    charge = await sandbox_hooked.v1.charges.retrieve_async(part.charge, {"expand": ["refunds"]})
-    assert (charge.amount_refunded, charge.refunded, len(charge.refunds.data)) == (2000, True, 2)
-    with pytest.raises(stripe.InvalidRequestError) as caught:
-        await refunds.create_async({"charge": part.charge})
-    assert caught.value.code == "charge_already_refunded"
-    await sandbox_hooked.control(f"/refunds/{part.id}/fail")
-    charge = await sandbox_hooked.v1.charges.retrieve_async(part.charge)
-    assert (charge.amount_refunded, charge.refunded) == (1500, False)
-    assert (await signup.read())[1] == "paid"
-    await wait_until(lambda: "refund.failed" in sandbox_receiver.types())
-    assert {"refund.created", "charge.refunded", "refund.updated"} <= set(sandbox_receiver.types())
-
-
-async def test_disputes(sandbox_bare: Sandbox) -> None:
-    """A dispute is opened and closed by controls; an inquiry ends as warning_closed."""
-    for inquiry, ending in ((False, "won"), (False, "lost"), (True, "warning_closed")):
-        signup = await sandbox_bare.subscribe()
-        await signup.confirm()
-        made = await sandbox_bare.control("/disputes", {"payment_intent": signup.intent, "inquiry": inquiry})
-        assert made["payment_intent"] == signup.intent
-        await sandbox_bare.control("/disputes", {"payment_intent": signup.intent}, expect=400)
-        await sandbox_bare.control(f"/disputes/{made['id']}/close", {"status": ending})
-        assert (await sandbox_bare.v1.disputes.retrieve_async(made["id"])).status == ending

@@ -8,11 +8,12 @@ import stripe
 
 from client_demo.sandbox.settings import API_VERSION
 
-from .rig import CARD_3DS, Json, Receiver, Sandbox, check_shape, wait_until
+from .rig import CARD_3DS, Json, Receiver, Sandbox, Signup, check_shape, wait_until
 
 TABLES = (
     "customers", "products", "prices", "subscriptions?status=all", "invoices", "payment_intents", "charges",
-    "refunds", "disputes", "webhook_endpoints", "events?limit=100", "invoice_payments",
+    "refunds", "disputes", "webhook_endpoints", "credit_notes", "invoiceitems",
+    "events?limit=100", "invoice_payments",
 )  # fmt: skip
 
 
@@ -46,12 +47,23 @@ async def _live_through_everything(sandbox: Sandbox) -> None:
         trial.subscription.pending_setup_intent.id, {"payment_method": "pm_card_visa"}
     )
     await v1.subscriptions.update_async(trial.subscription.id, {"cancel_at_period_end": True})
+    await _change_in_every_way(sandbox, paid)
+    await v1.credit_notes.create_async({"invoice": paid.invoice, "amount": 200, "credit_amount": 200})
     await v1.subscriptions.cancel_async(paid.subscription.id)
     draft = await v1.invoices.create_async({"customer": paid.customer})
     await v1.invoice_items.create_async(
         {"customer": paid.customer, "invoice": draft.id, "amount": 900, "currency": "usd", "description": "x"}
     )
     await v1.invoices.pay_async(draft.id, {"payment_method": "pm_card_visa"})
+
+
+async def _change_in_every_way(sandbox: Sandbox, paid: Signup) -> None:
+    """Prorations that wait, that are invoiced, and that are held until they are paid."""
+    (item,) = paid.subscription["items"].data
+    for amount, how in ((5000, "create_prorations"), (900, "always_invoice"), (9000, "always_invoice")):
+        items = [{"id": item.id, "price": (await sandbox.plan(amount)).id}]
+        change = {"items": items, "payment_behavior": "pending_if_incomplete", "proration_behavior": how}
+        await sandbox.v1.subscriptions.update_async(paid.subscription.id, change)
 
 
 async def test_every_object_served(sandbox_hooked: Sandbox) -> None:
