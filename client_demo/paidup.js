@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Paidup's browser client: watches one invoice until its payment is settled.
+ * Paidup's browser client: watches one invoice until its payment is settled, or the customer's balance.
  *
  * Owns the socket, its reconnections, the fallback to GET, and the stage a screen should show.
  * Refuses to decide anything about money: it names an invoice and repeats what the server says.
@@ -8,6 +8,9 @@
  *     const activation = activate({ invoice, ticket });
  *     activation.addEventListener("stage", (event) => show(event.detail));
  *     const status = await activation.finished;
+ *
+ *     const watch = watchBalance();
+ *     watch.addEventListener("balance", (event) => show(event.detail.balance));
  */
 
 /** @typedef {"open"|"requires_action"|"processing"|"active"|"failed"|"void"|"reversed"} InvoiceStatus */
@@ -21,6 +24,10 @@
  *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null}} Status
  */
 /**
+ * What the server says of an account. `version` only grows; a `balance` below zero is a debt; `at` as above.
+ * @typedef {{type: "balance", version: number, balance: number, at: string}} Balance
+ */
+/**
  * Everything taken from the browser, so that a test can bring its own.
  * @typedef {{WebSocket: new (url: string, protocols: string[]) => WebSocket,
  *   fetch: (url: string, init: RequestInit) => Promise<Response>,
@@ -29,15 +36,29 @@
  *   document: EventTarget & {visibilityState: string}}} Seams
  */
 /**
- * @typedef {object} Options
- * @property {string} invoice Stripe's `in_` id
+ * @typedef {object} LineOptions
  * @property {string} [ticket] for the first connection; each later one fetches its own
  * @property {string} [baseUrl] where Paidup's server is; default: this page's origin
- * @property {() => Promise<string>} [refreshTicket] instead of POST /api/invoices/{invoice}/ticket;
- *   throw something with an HTTP `status` to say why not
+ * @property {() => Promise<string>} [refreshTicket] instead of POST /api/invoices/{invoice}/ticket, or
+ *   /api/account/ticket; throw something with an HTTP `status` to say why not
  * @property {HeadersInit|(() => HeadersInit|Promise<HeadersInit>)} [headers] e.g. Authorization
  * @property {AbortSignal} [signal] the same as calling close()
  * @property {Partial<Seams>} [seams]
+ */
+/** @typedef {LineOptions & {invoice: string}} Options `invoice` is Stripe's `in_` id */
+/**
+ * What a line is told by whoever uses it: the path under /ws and /api, and what to do with what comes.
+ * With `poll`, it is called where no socket can be had; without, the line only goes on trying.
+ * @typedef {object} Talk
+ * @property {string} path
+ * @property {string} unknown the code of an error where the server knows no such thing
+ * @property {(message: any) => void} hear a frame that is not the line's own business
+ * @property {(connection: Connection) => void} connected
+ * @property {(error: ActivationError) => void} refused nothing follows
+ * @property {() => void} aborted by the signal
+ * @property {() => void} [woken] the page is looked at again, and there is a socket
+ * @property {() => Promise<void>} [poll]
+ * @property {() => void} [waitedTooLong] from now on it only polls
  */
 /**
  * How one connection ended. `after`: ms that the server asked for; `lived`: ms.
@@ -58,7 +79,7 @@ const WOKEN = -1;
 /** @type {Ending} */
 const UNOPENED = { opened: false, code: 0, after: null, lived: 0 };
 /** @type {Record<number, string>} */
-const FINAL = { 401: "unauthorized", 403: "forbidden", 404: "unknown_invoice", 410: "gone" };
+const FINAL = { 401: "unauthorized", 403: "forbidden", 410: "gone" };
 
 /** Ends the wait. @param {Status|null} status */
 const isTerminal = (status) => !!status && ["active", "void", "reversed"].includes(status.status);
@@ -71,7 +92,7 @@ export function backoff(attempt, random = Math.random) {
   return Math.round(random() * Math.min(20_000, 500 * 2 ** Math.max(0, attempt)));
 }
 
-/** Why an activation ended without a status. `code`: aborted, unauthorized, forbidden, unknown_invoice, gone. */
+/** Why watching has ended. `code`: aborted, unauthorized, forbidden, unknown_invoice, unknown_account, gone. */
 export class ActivationError extends Error {
   /** @param {string} code @param {string} message @param {number} [status] the HTTP status, if one said so */
   constructor(code, message, status) {
@@ -98,22 +119,20 @@ export function activate(options) {
   return new Activation(options);
 }
 
-/**
- * One invoice being watched. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
- * `connection` (Connection), `error` (ActivationError: final, nothing follows).
- * Also an async iterator of statuses: a reader slower than the server skips to the newest.
- */
-export class Activation extends EventTarget {
-  /** The newest status heard. @type {Status|null} */
-  status = null;
-  /** What the screen should show. @type {Stage} */
-  stage = "waiting";
+/** Watch the balance of whomever the page's cookie, headers or ticket name. @param {LineOptions} [options] */
+export function watchBalance(options = {}) {
+  return new BalanceWatch(options);
+}
+
+/** The line to the server: tickets, connections, silence, pauses. What is said on it is for whoever uses it. */
+class Line {
+  /** The server has had enough of the socket: only polling is left. */
+  slow = false;
   /** @type {Connection} */
   connection = "closed";
-  /** The terminal status; rejects with an ActivationError. @type {Promise<Status>} */
-  finished;
 
   #options;
+  #talk;
   /** @type {Seams} */ #seams;
   /** @type {string|undefined} */ #ticket;
   /** @type {WebSocket|null} */ #socket = null;
@@ -121,88 +140,111 @@ export class Activation extends EventTarget {
   /** @type {Map<string, number>} */ #timers = new Map();
   #heard = 0;
   #patience = SILENCE_MS;
-  #late = false;
-  #slow = false;
-  #answered = -1; // a failure, or a check asked for, up to this version is of before the confirmation
   #over = false;
   /** Ends the connection of the moment. @type {(code: number) => void} */ #drop = () => {};
   /** Ends the pause of the moment. @type {() => void} */ #hurry = () => {};
-  /** @type {(status: Status) => void} */ #resolve = () => {};
-  /** @type {(error: ActivationError) => void} */ #reject = () => {};
 
-  /** @param {Options} options */
-  constructor(options) {
-    super();
+  /** @param {LineOptions} options @param {Talk} talk */
+  constructor(options, talk) {
     this.#options = options;
+    this.#talk = talk;
     this.#ticket = options.ticket;
     this.#seams = { ...browser(), ...options.seams };
-    this.finished = new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-    });
-    this.finished.catch(() => {}); // a page may listen to events alone
+  }
+
+  open() {
     const { window, document } = this.#seams;
+    const { signal } = this.#options;
     document.addEventListener("visibilitychange", this.#woken);
     window.addEventListener("pageshow", this.#woken);
     window.addEventListener("online", this.#woken);
-    options.signal?.addEventListener("abort", this.#aborted);
-    if (options.signal?.aborted) {
-      this.close();
-      return;
-    }
-    this.#countDown();
-    void this.#run();
-  }
-
-  /** Ask the server to look at the payment again, now: after a second confirmation, or when the customer asks. */
-  verify() {
-    if (this.#over) return;
-    this.#slow = false;
-    this.#countDown();
-    if (!this.#askAgain()) this.#hurry(); // a new connection is itself a question
+    signal?.addEventListener("abort", this.#talk.aborted);
+    if (signal?.aborted) this.#talk.aborted();
+    else void this.#run();
   }
 
   /**
-   * Stripe.js has just confirmed the payment: a failure, or a check by the bank, that the server still tells of was
-   * before. Asks like `verify`. `intent` is the PaymentIntent's status: one that has succeeded cannot fail any more.
-   * @param {string} intent
+   * Nothing of ours is left behind: no socket, request, timer or listener.
+   * @returns {boolean} whether it was still open
    */
-  confirmed(intent) {
-    this.#answered = intent === "succeeded" ? Infinity : (this.status?.version ?? -1);
-    this.verify();
-  }
-
-  /** Stop watching. `finished` rejects with the code "aborted", unless it is settled. */
   close() {
-    this.#end(() => this.#reject(new ActivationError("aborted", "Watching was stopped.")));
+    if (this.#over) return false;
+    this.#over = true;
+    const { window, document, clearTimeout } = this.#seams;
+    document.removeEventListener("visibilitychange", this.#woken);
+    window.removeEventListener("pageshow", this.#woken);
+    window.removeEventListener("online", this.#woken);
+    this.#options.signal?.removeEventListener("abort", this.#talk.aborted);
+    this.#request?.abort();
+    this.#drop(0);
+    this.#hurry();
+    for (const id of this.#timers.values()) clearTimeout(id);
+    this.#timers.clear();
+    this.#connected("closed");
+    return true;
   }
 
-  async *[Symbol.asyncIterator]() {
-    /** @type {Status|null} */
-    let told = null;
-    while (!isTerminal(told)) {
-      if (this.status === told) {
-        if (this.#over) return void (await this.finished.catch(unlessAborted));
-        const next = new Promise((resolve) => this.addEventListener("status", resolve, { once: true }));
-        await Promise.race([next, this.finished.catch(unlessAborted)]);
-      }
-      if (this.status && this.status !== told) yield (told = this.status);
+  get over() {
+    return this.#over;
+  }
+
+  /** @param {string} text @returns {boolean} whether there was a socket to say it through */
+  say(text) {
+    this.#socket?.send(text);
+    return !!this.#socket;
+  }
+
+  /** Cut the pause of the moment short, and try a socket again. */
+  hurry() {
+    this.slow = false;
+    this.#hurry();
+  }
+
+  /** One timer of each name. @param {string} name @param {number} ms @param {() => void} run */
+  later(name, ms, run) {
+    this.#stop(name);
+    const { setTimeout } = this.#seams;
+    this.#timers.set(
+      name,
+      setTimeout(() => (this.#timers.delete(name), run()), ms),
+    );
+  }
+
+  /** @param {string} method @param {string} path */
+  async fetch(method, path) {
+    const request = (this.#request = new AbortController());
+    this.later("request", REQUEST_MS, () => request.abort());
+    try {
+      const { headers: given } = this.#options;
+      const headers = new Headers(typeof given === "function" ? await given() : given);
+      const init = {
+        method,
+        headers,
+        signal: request.signal,
+        credentials: /** @type {const} */ ("same-origin"),
+      };
+      const { fetch } = this.#seams; // a browser's fetch must not be called as a method
+      const response = await fetch(this.#url("api", "http").href + path, init);
+      if (!response.ok) throw new Refusal(response);
+      return await response.json();
+    } finally {
+      this.#stop("request");
     }
   }
 
-  /** The life of an activation: connect, listen, find out, pause, again. */
+  /** The life of a line: connect, listen, find out, pause, again. */
   async #run() {
     for (let attempt = 0; !this.#over;) {
-      const ending = this.#slow ? UNOPENED : await this.#connect();
+      const ending = this.slow ? UNOPENED : await this.#connect();
       if (this.#over) return;
       if (ending.code === WAITED_TOO_LONG) this.#waitedTooLong();
       if (ending.lived >= STABLE_MS || ending.code === WOKEN) attempt = 0;
       if (ending.code === WOKEN) continue;
-      if (ending.code === 1000 || !(ending.opened || ending.after)) await this.#poll();
+      const polling = await this.#poll(ending);
       if (this.#over) return;
       const jitter = backoff(attempt++, this.#seams.random);
-      this.#connected(this.#slow || !ending.opened ? "polling" : "waiting");
-      if (await this.#pause(this.#slow ? SLOW_MS + jitter : (ending.after ?? jitter))) attempt = 0;
+      this.#connected(polling ? "polling" : "waiting");
+      if (await this.#pause(this.slow ? SLOW_MS + jitter : (ending.after ?? jitter))) attempt = 0;
     }
   }
 
@@ -233,7 +275,7 @@ export class Activation extends EventTarget {
         resolve({ opened: since > 0, code, after, lived: since && now() - since });
       };
       this.#drop = end;
-      this.#later("silence", HANDSHAKE_MS, () => end(0));
+      this.later("silence", HANDSHAKE_MS, () => end(0));
       socket.onclose = (event) => end(event.code);
       socket.onopen = () => {
         this.#socket = socket;
@@ -247,7 +289,7 @@ export class Activation extends EventTarget {
         this.#patience = SILENCE_MS;
         const message = parse(event.data);
         if (message?.type === "bye") after = Math.max(1, Number(message.reconnect_after_ms) || 0);
-        else if (message?.type === "status") this.#hear(message);
+        else if (message && !this.#over) this.#talk.hear(message);
       };
     });
   }
@@ -256,7 +298,7 @@ export class Activation extends EventTarget {
   #watchSilence() {
     const left = this.#heard + this.#patience - this.#seams.now();
     if (left <= 0) this.#drop(0);
-    else this.#later("silence", left, () => this.#watchSilence());
+    else this.later("silence", left, () => this.#watchSilence());
   }
 
   #woken = (/** @type {Event} */ event) => {
@@ -267,62 +309,18 @@ export class Activation extends EventTarget {
     // Another network, or a page from the cache: the old socket may claim to be open for ever (iOS never closes it).
     if (event.type !== "visibilitychange" || (this.#socket && now() - this.#heard > SILENCE_MS))
       this.#drop(WOKEN);
-    else if (this.#askAgain()) {
+    else if (this.#socket) {
+      this.#talk.woken?.();
       this.#heard = now();
       this.#patience = AFTER_WAKE_MS;
       this.#watchSilence();
     }
   };
 
-  #aborted = () => this.close();
-
-  /** @returns {boolean} whether there was a socket to ask through */
-  #askAgain() {
-    this.#socket?.send('{"type":"verify"}');
-    return !!this.#socket;
-  }
-
-  /** @param {Status} status */
-  #hear(status) {
-    const last = this.status;
-    if (this.#over || status.invoice !== this.#options.invoice || typeof status.version !== "number") return;
-    if (
-      last &&
-      (status.version < last.version || (status.version === last.version && status.stage === last.stage))
-    )
-      return;
-    this.status = status;
-    if (status.stage === "delayed") this.#late = true;
-    this.#tell("status", status);
-    this.#restage();
-    if (isTerminal(status)) this.#end(() => this.#resolve(status));
-  }
-
-  /** A wait that the server still calls waiting is `delayed` once it has lasted; every other stage says more. */
-  #restage() {
-    let stage = this.status?.stage ?? "waiting";
-    const past = !!this.status && this.status.version <= this.#answered;
-    if (past && (stage === "failed" || stage === "action_required")) stage = "verifying";
-    if (this.#late && (stage === "waiting" || stage === "verifying")) stage = "delayed";
-    if (stage === this.stage) return;
-    this.stage = stage;
-    this.#tell("stage", stage);
-  }
-
-  #countDown() {
-    this.#late = false;
-    this.#restage();
-    this.#later("delayed", DELAYED_MS, () => this.#delayed());
-  }
-
-  #delayed() {
-    this.#late = true;
-    this.#restage();
-  }
-
   #waitedTooLong() {
-    this.#slow = true;
-    this.#delayed();
+    if (!this.#talk.waitedTooLong) return;
+    this.slow = true;
+    this.#talk.waitedTooLong();
   }
 
   async #nextTicket() {
@@ -330,75 +328,38 @@ export class Activation extends EventTarget {
     this.#ticket = undefined;
     if (ticket) return ticket;
     const { refreshTicket } = this.#options;
-    return refreshTicket ? refreshTicket() : (await this.#fetch("POST", "/ticket")).ticket;
+    return refreshTicket ? refreshTicket() : (await this.fetch("POST", "/ticket")).ticket;
   }
 
-  async #poll() {
-    this.#connected("polling");
-    try {
-      this.#hear(await this.#fetch("GET", ""));
-    } catch (error) {
-      // A page with a road of its own to tickets may not be allowed this one: while tickets are asked for, they have the last word.
-      if (this.#slow) this.#endIfFinal(error);
+  /** Ask by GET what no socket says. @param {Ending} ending @returns {Promise<boolean>} whether that is the way now */
+  async #poll({ opened, code, after }) {
+    const { poll } = this.#talk;
+    if (!poll) return false;
+    if (code === 1000 || !(opened || after)) {
+      this.#connected("polling");
+      try {
+        await poll();
+      } catch (error) {
+        // A page with a road of its own to tickets may not be allowed this one: while tickets are asked for,
+        // they have the last word.
+        if (this.slow) this.#endIfFinal(error);
+      }
     }
-  }
-
-  /** @param {string} method @param {string} path */
-  async #fetch(method, path) {
-    const request = (this.#request = new AbortController());
-    this.#later("request", REQUEST_MS, () => request.abort());
-    try {
-      const { headers: given } = this.#options;
-      const headers = new Headers(typeof given === "function" ? await given() : given);
-      const init = {
-        method,
-        headers,
-        signal: request.signal,
-        credentials: /** @type {const} */ ("same-origin"),
-      };
-      const { fetch } = this.#seams; // a browser's fetch must not be called as a method
-      const response = await fetch(this.#url("api", "http").href + path, init);
-      if (!response.ok) throw new Refusal(response);
-      return await response.json();
-    } finally {
-      this.#stop("request");
-    }
+    return this.slow || !opened;
   }
 
   /** @param {any} error anything that was thrown: ours, fetch's, or refreshTicket's */
   #endIfFinal(error) {
-    const code = FINAL[error?.status];
+    const code = error?.status === 404 ? this.#talk.unknown : FINAL[error?.status];
     if (!code || this.#over) return;
-    const failure = new ActivationError(code, `The server refused: ${code.replace("_", " ")}.`, error.status);
-    this.#tell("error", failure);
-    this.#end(() => this.#reject(failure));
-  }
-
-  /** Nothing of ours is left behind: no socket, request, timer or listener. @param {() => void} settle */
-  #end(settle) {
-    if (this.#over) return;
-    this.#over = true;
-    const { window, document, clearTimeout } = this.#seams;
-    document.removeEventListener("visibilitychange", this.#woken);
-    window.removeEventListener("pageshow", this.#woken);
-    window.removeEventListener("online", this.#woken);
-    this.#options.signal?.removeEventListener("abort", this.#aborted);
-    this.#request?.abort();
-    this.#drop(0);
-    this.#hurry();
-    for (const id of this.#timers.values()) clearTimeout(id);
-    this.#timers.clear();
-    this.#connected("closed");
-    settle();
+    const words = `The server refused: ${code.replace("_", " ")}.`;
+    this.#talk.refused(new ActivationError(code, words, error.status));
   }
 
   /** @param {string} base @param {string} scheme */
   #url(base, scheme) {
     const root = (this.#options.baseUrl ?? location.origin).replace(/\/$/, "");
-    const url = new URL(
-      `${root}/${base}/invoices/${encodeURIComponent(this.#options.invoice)}`,
-      location.href,
-    );
+    const url = new URL(`${root}/${base}/${this.#talk.path}`, location.href);
     url.protocol = url.protocol.replace("http", scheme);
     return url;
   }
@@ -412,18 +373,8 @@ export class Activation extends EventTarget {
         resolve(early);
       };
       this.#hurry = () => end(true);
-      this.#later("pause", Math.min(ms, LONGEST_WAIT_MS), () => end(false));
+      this.later("pause", Math.min(ms, LONGEST_WAIT_MS), () => end(false));
     });
-  }
-
-  /** One timer of each name. @param {string} name @param {number} ms @param {() => void} run */
-  #later(name, ms, run) {
-    this.#stop(name);
-    const { setTimeout } = this.#seams;
-    this.#timers.set(
-      name,
-      setTimeout(() => (this.#timers.delete(name), run()), ms),
-    );
   }
 
   /** @param {string} name */
@@ -438,13 +389,193 @@ export class Activation extends EventTarget {
   #connected(connection) {
     if (connection === this.connection) return;
     this.connection = connection;
-    this.#tell("connection", connection);
+    this.#talk.connected(connection);
+  }
+}
+
+/**
+ * One invoice being watched. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
+ * `connection` (Connection), `error` (ActivationError: final, nothing follows).
+ * Also an async iterator of statuses: a reader slower than the server skips to the newest.
+ */
+export class Activation extends EventTarget {
+  /** The newest status heard. @type {Status|null} */
+  status = null;
+  /** What the screen should show. @type {Stage} */
+  stage = "waiting";
+  /** The terminal status; rejects with an ActivationError. @type {Promise<Status>} */
+  finished;
+
+  #invoice;
+  #line;
+  #late = false;
+  #answered = -1; // a failure, or a check asked for, up to this version is of before the confirmation
+  /** @type {(status: Status) => void} */ #resolve = () => {};
+  /** @type {(error: ActivationError) => void} */ #reject = () => {};
+
+  /** @param {Options} options */
+  constructor(options) {
+    super();
+    this.#invoice = options.invoice;
+    this.finished = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    this.finished.catch(() => {}); // a page may listen to events alone
+    this.#line = new Line(options, {
+      path: `invoices/${encodeURIComponent(options.invoice)}`,
+      unknown: "unknown_invoice",
+      hear: (message) => this.#hear(message),
+      connected: (connection) => tell(this, "connection", connection),
+      refused: (error) => {
+        tell(this, "error", error);
+        this.#end(() => this.#reject(error));
+      },
+      aborted: () => this.close(),
+      woken: () => this.#askAgain(),
+      poll: async () => this.#hear(await this.#line.fetch("GET", "")),
+      waitedTooLong: () => this.#delayed(),
+    });
+    this.#line.open();
+    if (!this.#line.over) this.#countDown();
   }
 
-  /** @param {string} type @param {unknown} detail */
-  #tell(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
+  get connection() {
+    return this.#line.connection;
   }
+
+  /** Ask the server to look at the payment again, now: after a second confirmation, or when the customer asks. */
+  verify() {
+    if (this.#line.over) return;
+    this.#countDown();
+    if (!this.#askAgain()) this.#line.hurry(); // a new connection is itself a question
+  }
+
+  /**
+   * Stripe.js has just confirmed the payment: a failure, or a check by the bank, that the server still tells of was
+   * before. Asks like `verify`. `intent` is the PaymentIntent's status: one that has succeeded cannot fail any more.
+   * @param {string} intent
+   */
+  confirmed(intent) {
+    this.#answered = intent === "succeeded" ? Infinity : (this.status?.version ?? -1);
+    this.verify();
+  }
+
+  /** Stop watching. `finished` rejects with the code "aborted", unless it is settled. */
+  close() {
+    this.#end(() => this.#reject(new ActivationError("aborted", "Watching was stopped.")));
+  }
+
+  async *[Symbol.asyncIterator]() {
+    /** @type {Status|null} */
+    let told = null;
+    while (!isTerminal(told)) {
+      if (this.status === told) {
+        if (this.#line.over) return void (await this.finished.catch(unlessAborted));
+        const next = new Promise((resolve) => this.addEventListener("status", resolve, { once: true }));
+        await Promise.race([next, this.finished.catch(unlessAborted)]);
+      }
+      if (this.status && this.status !== told) yield (told = this.status);
+    }
+  }
+
+  /** @returns {boolean} whether there was a socket to ask through */
+  #askAgain() {
+    return this.#line.say('{"type":"verify"}');
+  }
+
+  /** @param {Status} status */
+  #hear(status) {
+    const last = this.status;
+    if (this.#line.over || status.type !== "status" || status.invoice !== this.#invoice) return;
+    const restaged = !!last && status.version === last.version && status.stage !== last.stage;
+    if (!restaged && !isNews(status, last)) return;
+    this.status = status;
+    if (status.stage === "delayed") this.#late = true;
+    tell(this, "status", status);
+    this.#restage();
+    if (isTerminal(status)) this.#end(() => this.#resolve(status));
+  }
+
+  /** A wait that the server still calls waiting is `delayed` once it has lasted; every other stage says more. */
+  #restage() {
+    let stage = this.status?.stage ?? "waiting";
+    const past = !!this.status && this.status.version <= this.#answered;
+    if (past && (stage === "failed" || stage === "action_required")) stage = "verifying";
+    if (this.#late && (stage === "waiting" || stage === "verifying")) stage = "delayed";
+    if (stage === this.stage) return;
+    this.stage = stage;
+    tell(this, "stage", stage);
+  }
+
+  #countDown() {
+    this.#late = false;
+    this.#restage();
+    this.#line.later("delayed", DELAYED_MS, () => this.#delayed());
+  }
+
+  #delayed() {
+    this.#late = true;
+    this.#restage();
+  }
+
+  /** @param {() => void} settle */
+  #end(settle) {
+    if (this.#line.close()) settle();
+  }
+}
+
+/**
+ * An account's balance being watched, until it is closed. Events, each a CustomEvent with a `detail`: `balance`
+ * (Balance: at first as it is, then each change), `connection` (Connection), `error` (ActivationError: final).
+ */
+export class BalanceWatch extends EventTarget {
+  /** The newest heard. @type {Balance|null} */
+  latest = null;
+  #line;
+
+  /** @param {LineOptions} options */
+  constructor(options) {
+    super();
+    this.#line = new Line(options, {
+      path: "account",
+      unknown: "unknown_account",
+      hear: (message) => this.#hear(message),
+      connected: (connection) => tell(this, "connection", connection),
+      refused: (error) => {
+        tell(this, "error", error);
+        this.close();
+      },
+      aborted: () => this.close(),
+    });
+    this.#line.open();
+  }
+
+  get connection() {
+    return this.#line.connection;
+  }
+
+  /** Stop watching; nothing follows. */
+  close() {
+    this.#line.close();
+  }
+
+  /** @param {Balance} balance */
+  #hear(balance) {
+    if (balance.type !== "balance" || !isNews(balance, this.latest)) return;
+    this.latest = balance;
+    tell(this, "balance", balance);
+  }
+}
+
+/** @param {{version: unknown}} message @param {{version: number}|null} last */
+function isNews({ version }, last) {
+  return typeof version === "number" && (!last || version > last.version);
+}
+
+/** @param {EventTarget} target @param {string} type @param {unknown} detail */
+function tell(target, type, detail) {
+  target.dispatchEvent(new CustomEvent(type, { detail }));
 }
 
 /** @returns {Seams} */

@@ -13,10 +13,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
+from server.clock import Clock, now
 from server.errors import ConfigurationError, PaidupError
 from server.services import open_services
 from server.settings import Settings, process_problems
-from server.web import api, operations, operators, problems, sockets, webhooks
+from server.web import api, credits_api, operations, operators, problems, sockets, webhooks
 from server.web.auth import Authenticate, bearer_authentication
 
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -24,12 +25,16 @@ GC_THRESHOLDS = (50_000, 20, 50)
 
 
 def create_app(
-    settings: Settings, authenticate: Authenticate | None = None, extra_routes: Sequence[BaseRoute] = ()
+    settings: Settings,
+    authenticate: Authenticate | None = None,
+    extra_routes: Sequence[BaseRoute] = (),
+    clock: Clock = now,
 ) -> Starlette:
     """Paidup as an ASGI application. Nothing is connected before its lifespan begins.
 
     `authenticate` names the customer of a request; by default the bearer JWT does.
-    `extra_routes` come after Paidup's own; the demo adds its pages that way.
+    `extra_routes` come after Paidup's own; the demo adds its pages that way. `clock` is Stripe's
+    calendar, by which credits expire and installments come.
     """
     # `paidup serve` gives all its workers one Valkey; a bare `uvicorn --workers` would give none.
     if found := process_problems(settings):
@@ -37,7 +42,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_services(settings) as services:
+        async with open_services(settings, clock) as services:
             app.state.services = services
             app.state.sockets = sockets.Sockets(services)
             keeper = asyncio.create_task(app.state.sockets.keep_forever(), name="sockets")
@@ -50,7 +55,7 @@ def create_app(
 
     app = Starlette(
         routes=[
-            *(*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
+            *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
             *(*operations.ROUTES, *operators.ROUTES, *extra_routes),
         ],
         lifespan=lifespan,

@@ -35,7 +35,7 @@ from server.database import connection, open_database
 from server.embedded import embedded_valkey
 from server.errors import ConfigurationError, StorageUnavailable, StripeError, StripeRefused
 from server.events import HANDLED_TYPES
-from server.hub import Hub
+from server.hub import INVOICES, Hub
 from server.models import EventSource, StripeEvent
 from server.services import connect_redis
 from server.settings import Settings
@@ -363,7 +363,7 @@ async def check_redis(redis: Redis) -> Check:
     await listening.open()
     try:
         async with asyncio.timeout(ROUND_TRIP_S):
-            subscribed = await listening.join(probe.invoice, heard)
+            subscribed = await listening.join(INVOICES, probe.invoice, heard)
             if subscribed and await speaking.publish(probe):
                 await heard.event.wait()
                 return ok("redis", f"a message goes round in {(time.monotonic() - began) * 1000:.0f} ms")

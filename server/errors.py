@@ -10,7 +10,11 @@
     ├── NotFound
     ├── Conflict                the request contradicts what exists
     │   ├── KeyReused           an idempotency key came again with another amount
+    │   ├── ReservationOver     it was committed, released or expired before
     │   ├── AlreadySubscribed
+    │   ├── AlreadyOnPlan
+    │   ├── NotSubscribed
+    │   ├── InvoiceUnpaid       a renewal has to be paid before anything is changed
     │   └── PaymentUnderWay     another payment is being activated
     ├── InsufficientCredits
     ├── StripeError
@@ -69,15 +73,43 @@ class Conflict(PaidupError):
 
 class KeyReused(Conflict):
     def __init__(self, key: str, credits: int) -> None:
-        super().__init__(f"The key {key!r} was already used to spend {credits} credits.")
+        super().__init__(f"The key {key!r} was already used for {credits} credits.")
         self.key = key
         self.credits = credits
+
+
+class ReservationOver(Conflict):
+    """`state` says how it ended: committed, released or expired."""
+
+    def __init__(self, key: str, state: str) -> None:
+        super().__init__(f"The reservation {key!r} is over: it is {state}.")
+        self.key = key
+        self.state = state
 
 
 class AlreadySubscribed(Conflict):
     def __init__(self, subscription: str) -> None:
         super().__init__("This customer already has a running subscription.")
         self.subscription = subscription
+
+
+class AlreadyOnPlan(Conflict):
+    def __init__(self, plan: str) -> None:
+        super().__init__(f"The subscription is on {plan!r} already, at this price and quantity.")
+        self.plan = plan
+
+
+class NotSubscribed(Conflict):
+    def __init__(self) -> None:
+        super().__init__("There is no running subscription. Subscribe to a plan first.")
+
+
+class InvoiceUnpaid(Conflict):
+    """An invoice of the running subscription has to be paid first; `invoice` names it."""
+
+    def __init__(self, invoice: str) -> None:
+        super().__init__("The subscription's last invoice is unpaid. Please pay it first.")
+        self.invoice = invoice
 
 
 class PaymentUnderWay(Conflict):

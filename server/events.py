@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from tortoise.expressions import F
 
+from server.clawbacks import Clawbacks, decoded
 from server.clock import now
 from server.core.facts import Attempt, Facts, Road
 from server.core.pace import event_retry_s
@@ -24,15 +25,15 @@ from server.core.stripe_shapes import (
     InvoicePayment,
     PaymentIntent,
     Subscription,
-    decode,
     payload,
 )
 from server.database import storage_errors
 from server.errors import StripeRefused
-from server.models import EventSource, StripeEvent
+from server.models import EventSource, ReversalKind, StripeEvent
 from server.models import Invoice as InvoiceRow
 from server.settlement import Outcome
 from server.stripe_gateway import API_VERSION
+from server.subscriptions import Subscriptions
 from server.timeline import Timeline, What
 from server.verification import Verification
 
@@ -67,7 +68,18 @@ SUBSCRIPTION_TYPES = (
     "customer.subscription.updated",
     "customer.subscription.deleted",
 )
-HANDLED_TYPES = (*INVOICE_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES, *SUBSCRIPTION_TYPES)
+REVERSAL_TYPES = {
+    "refund.created": ReversalKind.REFUND,
+    "refund.updated": ReversalKind.REFUND,
+    "refund.failed": ReversalKind.REFUND,
+    "charge.dispute.created": ReversalKind.DISPUTE,
+    "charge.dispute.updated": ReversalKind.DISPUTE,
+    "charge.dispute.closed": ReversalKind.DISPUTE,
+    "credit_note.created": ReversalKind.CREDIT_NOTE,
+    "credit_note.voided": ReversalKind.CREDIT_NOTE,
+}
+PAYMENT_TYPES = (*INVOICE_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES, *SUBSCRIPTION_TYPES)
+HANDLED_TYPES = (*PAYMENT_TYPES, *REVERSAL_TYPES)
 """What a webhook endpoint should be enabled for. Any other type is stored and answered 200."""
 
 
@@ -91,14 +103,23 @@ async def store(event: Event, body: str, source: EventSource = EventSource.WEBHO
 class Events:
     """Handles stored events. `handle` may be called any number of times for one event."""
 
-    def __init__(self, verification: Verification, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        verification: Verification,
+        clawbacks: Clawbacks,
+        subscriptions: Subscriptions,
+        timeline: Timeline,
+    ) -> None:
         self._verification = verification
+        self._clawbacks = clawbacks
+        self._subscriptions = subscriptions
         self._timeline = timeline
         by_object: dict[Handler, tuple[str, ...]] = {
             self._invoice: INVOICE_TYPES,
             self._payment_intent: INTENT_TYPES,
             self._invoice_payment: INVOICE_PAYMENT_TYPES,
             self._subscription: SUBSCRIPTION_TYPES,
+            self._reversal: tuple(REVERSAL_TYPES),
         }
         self._handlers = {kind: handler for handler, kinds in by_object.items() for kind in kinds}
 
@@ -167,14 +188,20 @@ class Events:
         return await self._ask(event, shape.invoice, road) if shape else "the invoice's own events say it"
 
     async def _subscription(self, event: Event, road: Road) -> str:
-        # What these fields mean has not changed with the versions.
-        shape = decode(Subscription, event.data.object) if event.data else None
-        latest = shape.latest_invoice if shape else None
-        invoice = latest.id if isinstance(latest, Invoice) else latest
-        # Never by arrival: what a late `incomplete` says is long over. Only an end is a reason to ask.
-        if shape is None or invoice is None or shape.status not in ENDED:
-            return "nothing to do"
-        return await self._ask(event, invoice, road)
+        # Never by arrival: what a late `incomplete` says is long over. It is a reason to look, at most.
+        shape = payload(event, Subscription, API_VERSION)
+        outcome = await self._subscriptions.heard(event.about(), shape)
+        if shape is None or shape.latest_invoice_id is None or shape.status not in ENDED:
+            return outcome
+        return await self._ask(event, shape.latest_invoice_id, road)
+
+    async def _reversal(self, event: Event, road: Road) -> str:
+        kind = REVERSAL_TYPES[event.kind]
+        if event.data is None:
+            shape = await self._clawbacks.read(kind, event.about())
+        else:
+            shape = decoded(kind, event.data.object)
+        return await self._clawbacks.take_up(shape, road)
 
     # What they share
 

@@ -52,6 +52,16 @@ async def give(row: Invoice, account: Account, after: AfterRefund) -> None:
             await other.save(update_fields=["credits_reversed", "credits_untaken"])
 
 
+async def end(account: Account, subscription: str, plans: Sequence[str]) -> None:
+    """End what a subscription's grants of these plans still hold, and what was still to come of them."""
+    own = CreditGrant.filter(account_id=account.id, invoice__subscription=subscription, plan__in=list(plans))
+    live = await own.filter(state=GrantState.LIVE).order_by("id")
+    await ledger.expire(account, live, "the subscription has ended")
+    to_come = await own.filter(state=GrantState.PLANNED).only("id")
+    ids = [grant.id for grant in to_come]
+    await CreditGrant.filter(id__in=ids).update(state=GrantState.CANCELED)
+
+
 def _bought(row: Invoice) -> Bought:
     at = row.finalized_at or row.created_at
     return Bought(row.id, row.subscription, int(at.timestamp()), _quoted(row), _money(row))

@@ -1,7 +1,7 @@
-"""The hub: who waits for which invoice here, and the one Redis pub/sub connection of this process.
+"""The hub: who waits here for which invoice or account, and the one Redis pub/sub connection of this process.
 
 Owns the channels, their reference counts, and the order that closes the gap between reading
-a status and hearing of its change: register, subscribe, await Redis's acknowledgement; only
+a row and hearing of its change: register, subscribe, await Redis's acknowledgement; only
 then does the caller read the row. Refuses to know the database and to wait for a socket: a
 message is offered to each line, and a line never blocks.
 
@@ -16,24 +16,30 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from server.core.messages import BalanceMessage, Stage, StatusMessage, decode_status, encode
+from server.core.messages import (
+    BalanceMessage,
+    Stage,
+    StatusMessage,
+    decode_balance,
+    decode_status,
+    encode,
+)
 
 log = structlog.get_logger(__name__)
 
 REDIS_ERRORS = (RedisError, OSError, TimeoutError)
 CONNECTION_ERRORS = (*REDIS_ERRORS, RuntimeError)
 """A send that fails makes redis-py reconnect beside the listener; two who read at once get a RuntimeError."""
-PREFIX = "paidup:invoice:"
-ACCOUNT_PREFIX = "paidup:account:"
 ACK_TIMEOUT_S = 2.0
 PUBLISH_TIMEOUT_S = 1.0
 LINGER_S = 1.0
@@ -42,23 +48,52 @@ PROBES_MISSED = 2
 RECONNECT_MAX_S = 2.0
 
 
-class Line(Protocol):
-    """Somebody who waits, here, for one invoice. Neither call may block or raise."""
+Key = TypeVar("Key", str, int)
+News = TypeVar("News", StatusMessage, BalanceMessage)
+Heard_contra = TypeVar("Heard_contra", contravariant=True)
 
-    def offer(self, status: StatusMessage, frame: str) -> None:
-        """A status, and its encoded frame; the line sends it if it is news."""
+
+@dataclass(frozen=True, slots=True)
+class Topic(Generic[Key, News]):
+    """What channels can be about. A channel's name is the topic's prefix and the row's key."""
+
+    prefix: str
+    decode: Callable[[str], News]
+
+    def channel(self, key: Key) -> str:
+        return f"{self.prefix}{key}"
+
+
+INVOICES: Topic[str, StatusMessage] = Topic("paidup:invoice:", decode_status)
+ACCOUNTS: Topic[int, BalanceMessage] = Topic("paidup:account:", decode_balance)
+
+
+class Line(Protocol[Heard_contra]):
+    """Somebody who waits, here, for one invoice or account. The call may neither block nor raise."""
+
+    def offer(self, news: Heard_contra, frame: str, /) -> None:
+        """A message, and its encoded frame; the line sends it if its version is news."""
+
+
+class StagedLine(Line[StatusMessage], Protocol):
+    """Every line on an invoice is one: Stripe may be asked meanwhile, and the screen shows that."""
 
     def offer_stage(self, stage: Stage) -> None:
         """The screen's stage within the status that it has."""
 
 
 class _Channel:
-    __slots__ = ("confirmed", "invoice", "lines")
+    __slots__ = ("confirmed", "key", "lines", "topic")
 
-    def __init__(self, invoice: str) -> None:
-        self.invoice = invoice
-        self.lines: set[Line] = set()
+    def __init__(self, topic: Topic[Any, Any], key: Any) -> None:
+        self.topic = topic
+        self.key = key
+        self.lines: set[Any] = set()
         self.confirmed = asyncio.Event()
+
+    def offer(self, news: StatusMessage | BalanceMessage, frame: str) -> None:
+        for line in tuple(self.lines):
+            line.offer(news, frame)
 
 
 class Hub:
@@ -72,6 +107,7 @@ class Hub:
         self._probe_heard = asyncio.Event()
         self._probes_missed = 0
         self._probe_confirmed = False
+        self._closed = False
         self.gaps = asyncio.Event()
         """Set when messages may have been missed; whoever re-reads clears it."""
 
@@ -85,6 +121,8 @@ class Hub:
         self._spawn(self._probe(), "hub-probe")
 
     async def close(self) -> None:
+        # redis-py may swallow a cancellation while it restores a connection: so the loops look for themselves.
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -96,27 +134,28 @@ class Hub:
         """Whether a message published by this process was lately heard by it."""
         return self._probe_confirmed and self._probes_missed < PROBES_MISSED
 
-    @property
-    def waiting(self) -> list[str]:
-        """The invoices that somebody here waits for."""
-        return [channel.invoice for channel in self._channels.values() if channel.lines]
+    def waiting(self, topic: Topic[Key, Any]) -> list[Key]:
+        """The invoices, or the accounts, that somebody here waits for."""
+        return [
+            channel.key for channel in self._channels.values() if channel.lines and channel.topic is topic
+        ]
 
-    def lines_of(self, invoice: str) -> int:
-        channel = self._channels.get(PREFIX + invoice)
+    def lines_of(self, topic: Topic[Key, Any], key: Key) -> int:
+        channel = self._channels.get(topic.channel(key))
         return len(channel.lines) if channel else 0
 
     # Waiting
 
-    async def join(self, invoice: str, line: Line) -> bool:
+    async def join(self, topic: Topic[Key, News], key: Key, line: Line[News]) -> bool:
         """Register `line`, subscribe, and await Redis's acknowledgement.
 
         Afterwards every change is either in the row or offered to the line. False where Redis
         did not acknowledge in time: then the rereader is what tells the line.
         """
-        name = PREFIX + invoice
+        name = topic.channel(key)
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = _Channel(invoice)
+            channel = self._channels[name] = _Channel(topic, key)
             # A task of its own: should this joiner be cancelled, the others still need it.
             self._spawn(self._subscribe(name), "hub-subscribe")
         channel.lines.add(line)
@@ -127,9 +166,9 @@ class Hub:
             return False
         return True
 
-    def leave(self, invoice: str, line: Line) -> None:
+    def leave(self, topic: Topic[Key, News], key: Key, line: Line[News]) -> None:
         """Forget `line`. The channel is given up a second later, unless somebody joins again."""
-        channel = self._channels.get(PREFIX + invoice)
+        channel = self._channels.get(topic.channel(key))
         if channel is None:
             return
         channel.lines.discard(line)
@@ -138,7 +177,7 @@ class Hub:
             loop.call_later(LINGER_S, self._give_up_if_empty, channel)
 
     def _give_up_if_empty(self, channel: _Channel) -> None:
-        name = PREFIX + channel.invoice
+        name = channel.topic.channel(channel.key)
         if not channel.lines and self._channels.get(name) is channel:
             del self._channels[name]
             self._spawn(self._unsubscribe(name), "hub-unsubscribe")
@@ -157,42 +196,39 @@ class Hub:
 
     # Telling
 
-    async def publish(self, status: StatusMessage) -> bool:
+    def publish(self, status: StatusMessage) -> Coroutine[Any, Any, bool]:
+        """Tell whoever watches this invoice: see `_publish`."""
+        return self._publish(INVOICES.channel(status.invoice), status)
+
+    def publish_balance(self, account_id: int, balance: BalanceMessage) -> Coroutine[Any, Any, bool]:
+        """Tell whoever watches this account: see `_publish`."""
+        return self._publish(ACCOUNTS.channel(account_id), balance)
+
+    async def _publish(self, name: str, news: StatusMessage | BalanceMessage) -> bool:
         """Tell the lines here at once, and every other process through Redis.
 
         True once Redis has taken it. Never raises: the row is committed, and whoever missed
         the hint reads it again.
         """
-        frame = encode(status).decode()
-        self.deliver(status, frame)
+        frame = encode(news).decode()
+        if channel := self._channels.get(name):
+            channel.offer(news, frame)
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                await self._redis.publish(PREFIX + status.invoice, frame)
+                await self._redis.publish(name, frame)
         except REDIS_ERRORS as error:
-            log.warning("publish_failed", invoice=status.invoice, error=str(error))
+            log.warning("publish_failed", channel=name, error=str(error))
             return False
         return True
 
-    async def publish_balance(self, account_id: int, message: BalanceMessage) -> None:
-        """Tell whoever watches this account. Never raises: the row is committed."""
-        try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                await self._redis.publish(f"{ACCOUNT_PREFIX}{account_id}", encode(message))
-        except REDIS_ERRORS as error:
-            log.warning("publish_failed", account=account_id, error=str(error))
-
-    def deliver(self, status: StatusMessage, frame: str | None = None) -> None:
-        """Offer `status` to the lines of this process; each drops what is no news to it."""
-        channel = self._channels.get(PREFIX + status.invoice)
-        if channel is None or not channel.lines:
-            return
-        frame = frame or encode(status).decode()
-        for line in tuple(channel.lines):
-            line.offer(status, frame)
+    def deliver(self, topic: Topic[Key, News], key: Key, news: News) -> None:
+        """Offer `news` to the lines of this process; each drops what is no news to it."""
+        if channel := self._channels.get(topic.channel(key)):
+            channel.offer(news, encode(news).decode())
 
     def tell_stage(self, invoice: str, stage: Stage) -> None:
         """Move the screens of this process on, within the status that they have."""
-        channel = self._channels.get(PREFIX + invoice)
+        channel = self._channels.get(INVOICES.channel(invoice))
         for line in tuple(channel.lines) if channel else ():
             line.offer_stage(stage)
 
@@ -270,12 +306,11 @@ class Hub:
             return
         try:
             frame = _text(data)
-            status = decode_status(frame)
+            news = channel.topic.decode(frame)
         except (msgspec.DecodeError, UnicodeDecodeError):
             log.error("message_malformed", channel=name)
             return
-        for line in tuple(channel.lines):
-            line.offer(status, frame)
+        channel.offer(news, frame)
 
     async def _probe(self) -> None:
         """Publish to ourselves; silence twice in a row means that the connection is dead."""

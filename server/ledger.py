@@ -128,14 +128,14 @@ def debt_of(account: Account) -> int:
 # What goes
 
 
-async def spend(account_id: int, credits: int, key: str, at: datetime) -> Spent:
+async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent:
     """Take `credits` (above 0) from the grants that expire first, once for each `key`.
 
-    Raises InsufficientCredits, and KeyReused where the key stands for another amount.
+    Raises InsufficientCredits, and KeyReused where the key stands for another amount. What
+    reservations held beyond their time is not looked for: see `reservations.spend`.
     """
     assert credits > 0
-    account = await lock_account(account_id)
-    reference = f"{account_id}:{key}"
+    reference = f"{account.id}:{key}"
     done = await LedgerEntry.get_or_none(kind=EntryKind.SPEND, reference=reference)
     if done is not None:
         if done.credits != -credits:
@@ -151,10 +151,13 @@ async def spend(account_id: int, credits: int, key: str, at: datetime) -> Spent:
 
 async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
     """What may be spent, in the order in which it is, once what is over by `at` has ended."""
-    live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
+    # What is used up stays live for good where it has no end: reading it each time would cost ever more.
+    live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
     due = sorted((g for g in live if g.expires_at and g.expires_at <= at), key=spending_order)
     for ended in due:
         await _end(account, ended, _kept(ended, live))
+    for rolled, over in _beyond_cap(live):
+        await _end(account, rolled, rolled.remaining - over, "more than may roll over")
     return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=spending_order)
 
 
@@ -166,6 +169,7 @@ async def expire_due(account: Account, at: datetime) -> None:
 async def expire(account: Account, grants: Iterable[CreditGrant], reason: str) -> None:
     """End these live grants now, whatever they say themselves."""
     for ended in grants:
+        ended.rollover_cap = 0  # nor does anything stay that comes back to it later
         await _end(account, ended, 0, reason)
 
 
@@ -181,18 +185,31 @@ def _kept(ended: CreditGrant, live: Sequence[CreditGrant]) -> int:
     return kept
 
 
+def _beyond_cap(live: Sequence[CreditGrant]) -> list[tuple[CreditGrant, int]]:
+    """Of what rolled over, how much is too much: credits came back to a grant after its end."""
+    rolled = [g for g in live if g.rollover_cap and g.expires_at is None and g.remaining]
+    over = sum(g.remaining for g in rolled) - max((g.rollover_cap for g in rolled), default=0)
+    found = []
+    for grant in sorted(rolled, key=spending_order, reverse=True):
+        taken = min(max(0, over), grant.remaining)
+        over -= taken
+        if taken:
+            found.append((grant, taken))
+    return found
+
+
 async def _end(account: Account, ended: CreditGrant, kept: int, reason: str = "unused at its end") -> None:
     over = ended.remaining - kept
     if over:
         # A grant can end again where credits came back to it after its end.
         reference = f"grant:{ended.id}:{ended.expired}"
         await enter(account, EntryKind.EXPIRE, -over, reference, reason, ended.id)
-    ended.remaining, ended.expired, ended.expires_at = kept, ended.expired + over, ended.expires_at
+    ended.remaining, ended.expired = kept, ended.expired + over
     if kept:
         ended.expires_at = None
     else:
         ended.state = GrantState.EXPIRED
-    await ended.save(update_fields=["remaining", "expired", "expires_at", "state"])
+    await ended.save(update_fields=["remaining", "expired", "expires_at", "rollover_cap", "state"])
 
 
 # What moves credits within the grants. The entry is the caller's.
@@ -213,19 +230,36 @@ async def take(grants: Iterable[CreditGrant], credits: int) -> list[Source]:
     raise AssertionError("the balance says more than the live grants hold")
 
 
-async def put_back(account: Account, sources: Iterable[Source]) -> None:
-    """Credits return to the grants that they came from; a debt is paid first. The entry follows."""
-    debt = debt_of(account)
+async def put_back(account: Account, sources: Iterable[Source], at: datetime) -> None:
+    """Credits return to the grants that they came from; a debt is paid first. The entry follows.
+
+    A grant that has ended meanwhile is live until the next look at what is over by `at`. What a
+    grant has no room for, since its money went and came back meanwhile, goes to others that have.
+    """
+    debt, homeless = debt_of(account), 0
     for grant_id, credits in sources:
         paid = min(debt, credits)
         debt -= paid
-        if credits == paid:
-            continue
-        grant = await CreditGrant.get(id=grant_id)
-        grant.remaining += credits - paid
-        if grant.state is GrantState.EXPIRED:
-            grant.state = GrantState.LIVE  # and over again at the next look
-        await grant.save(update_fields=["remaining", "state"])
+        homeless += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
+    if homeless:
+        for grant in await CreditGrant.filter(account_id=account.id, state__in=_GIVEN).order_by("-id"):
+            homeless = await _refill(grant, homeless, at)
+    assert homeless == 0, "more came back than ever went"
+
+
+_GIVEN = [GrantState.LIVE, GrantState.EXPIRED]
+
+
+async def _refill(grant: CreditGrant, credits: int, at: datetime) -> int:
+    """Put back as much as the grant has room for; returns the rest."""
+    room = grant.credits - grant.remaining - grant.frozen - grant.expired
+    back: int = min(credits, max(0, room))
+    if back:
+        grant.remaining += back
+        if grant.state is GrantState.EXPIRED:  # perhaps before the time that it names
+            grant.state, grant.expires_at = GrantState.LIVE, min(grant.expires_at or at, at)
+        await grant.save(update_fields=["remaining", "state", "expires_at"])
+    return credits - back
 
 
 async def enter(

@@ -39,7 +39,11 @@ class Metrics:
         self.webhooks = Counter(
             "paidup_webhooks_total", "Deliveries by what became of them.", ["result"], registry=self.registry
         )
-        self.sockets = Gauge("paidup_sockets", "Sockets open now.", registry=self.registry)
+        self.sockets = Gauge(
+            "paidup_sockets", "Sockets open now, by what they are on.", ["kind"], registry=self.registry
+        )
+        for kind in ("invoice", "account"):
+            self.sockets.labels(kind)  # so that it says 0, not nothing, before the first
         self.sockets_refused = Counter(
             "paidup_sockets_refused_total",
             "Handshakes refused, by HTTP status.",

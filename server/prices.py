@@ -43,12 +43,15 @@ class PriceBook(Mapping[str, StripePrice]):
     def __len__(self) -> int:
         return len(self._prices)
 
+    def know(self, price: StripePrice) -> None:
+        """Take it as given, without asking anybody."""
+        self._prices[price.id] = price
+
     async def load(self) -> None:
         """What the database knows, then what Stripe says. Stripe being away is no error."""
         async for row in KnownPrice.all():
-            self._prices[row.id] = StripePrice(
-                row.id, row.lookup_key, row.plan, row.unit_amount_minor, row.currency, row.interval
-            )
+            amount, currency = row.unit_amount_minor, row.currency
+            self.know(StripePrice(row.id, row.lookup_key, row.plan, amount, currency, row.interval))
         try:
             await self.refresh()
         except StripeError as error:
@@ -90,7 +93,7 @@ class PriceBook(Mapping[str, StripePrice]):
         self._current[price.lookup_key] = price.id
         if self._prices.get(price.id) == price:
             return
-        self._prices[price.id] = price
+        self.know(price)
         values = {
             "lookup_key": price.lookup_key,
             "plan": price.plan,

@@ -9,30 +9,34 @@ is known here, or Stripe has given the key a final answer that is of no use.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import F
 
+from server.clock import Clock
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
 from server.core.messages import StatusMessage
-from server.core.plans import Catalogue, Plan
+from server.core.plans import Catalogue, Interval
 from server.core.stripe_shapes import Invoice as StripeInvoice
 from server.database import storage_errors
 from server.errors import (
     AlreadySubscribed,
     Conflict,
+    InvalidInput,
     NotFound,
     PaymentUnderWay,
     StripeError,
     StripeRefused,
     StripeUnavailable,
 )
-from server.models import Account, Invoice
+from server.models import Account, Invoice, Subscription
 from server.prices import PriceBook
 from server.stripe_gateway import StripeGateway
+from server.subscriptions import Subscriptions
 from server.verification import Verification
 
 log = structlog.get_logger(__name__)
@@ -53,10 +57,22 @@ class Purchase(msgspec.Struct, frozen=True):
     created: bool
 
 
+Create = Callable[[str, str], Awaitable[StripeInvoice]]
+"""Makes what is to be paid, for a customer and an idempotency key."""
+
+
 class Purchases:
     def __init__(
-        self, catalogue: Catalogue, prices: PriceBook, gateway: StripeGateway, verification: Verification
+        self,
+        catalogue: Catalogue,
+        prices: PriceBook,
+        gateway: StripeGateway,
+        verification: Verification,
+        subscriptions: Subscriptions,
+        clock: Clock,
     ) -> None:
+        self._subscriptions = subscriptions
+        self._clock = clock
         self._catalogue = catalogue
         self._prices = prices
         self._gateway = gateway
@@ -70,12 +86,17 @@ class Purchases:
                 account = await self._tie(account, stripe_customer)
         return account
 
-    async def buy(self, account: Account, plan_id: str) -> Purchase:
+    async def buy(
+        self, account: Account, plan_id: str, interval: Interval | None = None, quantity: int = 1
+    ) -> Purchase:
         """A subscription to pay, or the same pending one again.
 
         Raises UnknownPlan, AlreadySubscribed, PaymentUnderWay, StripeError.
         """
         plan = self._catalogue.plan(plan_id)
+        if plan.top_up:
+            raise InvalidInput(f"{plan.id} is a top-up: it is bought by itself.")
+        wanted = (await self._prices.id_for(plan.price(interval)), quantity)
         with storage_errors():
             pending = (
                 await Invoice.filter(
@@ -85,7 +106,7 @@ class Purchases:
                 .first()
             )
         if pending is not None:
-            again = await self._again(pending, account, plan)
+            again = await self._again(pending, account, await self._same(pending, wanted))
             if again is not None:
                 return again
         with storage_errors():
@@ -94,7 +115,27 @@ class Purchases:
             running = await self._gateway.running_subscription(account.stripe_customer)
             if running is not None:
                 raise AlreadySubscribed(running.id)
-        return await self._subscribe(account, plan)
+        return await self._subscribe(account, *wanted)
+
+    async def top_up(self, account: Account, plan_id: str, quantity: int = 1) -> Purchase:
+        """An invoice for credits bought once, or the same pending one again.
+
+        Raises UnknownPlan, PaymentUnderWay, StripeError.
+        """
+        plan = self._catalogue.plan(plan_id)
+        if not plan.top_up:
+            raise InvalidInput(f"{plan.id} is a plan to subscribe to, not a top-up.")
+        listed = plan.price()
+        price = await self._prices.id_for(listed)
+        with storage_errors():
+            waiting = Invoice.filter(account_id=account.id, status__in=PENDING, price=price)
+            pending = await waiting.filter(subscription__isnull=True).order_by("-created_at").first()
+        if pending is not None:
+            same = pending.amount_due_minor == listed.amount_minor * quantity
+            again = await self._again(pending, account, same)
+            if again is not None:
+                return again
+        return await self._invoice(account, price, quantity)
 
     async def adopt(self, account: Account, invoice_id: str) -> Purchase:
         """Take up an invoice that the SaaS made by itself. Raises NotFound where it is not this account's."""
@@ -116,51 +157,80 @@ class Purchases:
         settled = await self._verification.settle(facts, Road.VERIFICATION, account.id)
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
-        return Purchase(settled.status, _secret(shape), created=settled.created)
+        return Purchase(settled.status, secret_of(shape), created=settled.created)
 
-    async def _again(self, pending: Invoice, account: Account, plan: Plan) -> Purchase | None:
-        """The pending payment as it is now; None where it is over, or given up for another plan."""
+    async def _same(self, pending: Invoice, wanted: tuple[str, int]) -> bool:
+        """Whether the pending subscription is for this price and quantity."""
+        with storage_errors():
+            row = await Subscription.get_or_none(id=pending.subscription)
+        return row is not None and (row.price, row.quantity) == wanted
+
+    async def _again(self, pending: Invoice, account: Account, same: bool) -> Purchase | None:
+        """The pending payment as it is now; None where it is over, or given up for another one."""
         settled, shape = await self._verification.read(pending.id, Road.VERIFICATION, account.id)
         status = settled.status
         if status is None or status.status is InvoiceStatus.VOID:
             return None
-        if pending.plan == plan.id or status.status is InvoiceStatus.ACTIVE:
-            return Purchase(status, _secret(shape), created=False)
-        if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED) or pending.subscription is None:
+        if same or status.status is InvoiceStatus.ACTIVE:
+            return Purchase(status, secret_of(shape), created=False)
+        if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
             raise PaymentUnderWay(pending.id)
-        # Another plan after all, and nothing was paid: Stripe voids the open invoice with its subscription.
-        await self._gateway.cancel_subscription(pending.subscription)
+        # Another one after all, and nothing was paid. Stripe voids a first invoice with its subscription.
+        if pending.subscription is not None:
+            await self._gateway.cancel_subscription(pending.subscription)
+        else:
+            await self._gateway.void_invoice(pending.id)
         settled, _ = await self._verification.read(pending.id, Road.VERIFICATION, account.id)
         if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
             raise PaymentUnderWay(pending.id)  # paid in the very moment
         return None
 
-    async def _subscribe(self, account: Account, plan: Plan) -> Purchase:
-        price = await self._prices.id_for(plan.prices[0])
+    async def _subscribe(self, account: Account, price: str, quantity: int) -> Purchase:
+        async def create(customer: str, key: str) -> StripeInvoice:
+            asked_at = self._clock()
+            made = await self._gateway.create_subscription(
+                customer, price, quantity, account.external_id, f"paidup-subscription-{key}"
+            )
+            if not isinstance(made.latest_invoice, StripeInvoice):
+                raise StripeUnavailable("the new subscription shows no invoice")
+            await self._subscriptions.meet(made.id, account)
+            await self._subscriptions.learn(made, asked_at)
+            return made.latest_invoice
+
+        return await self._create_fresh(account, price, quantity, create)
+
+    async def _invoice(self, account: Account, price: str, quantity: int) -> Purchase:
+        async def create(customer: str, key: str) -> StripeInvoice:
+            return await self._gateway.create_invoice(
+                customer, price, quantity, account.external_id, f"paidup-top-up-{key}"
+            )
+
+        return await self._create_fresh(account, price, quantity, create)
+
+    async def _create_fresh(self, account: Account, price: str, quantity: int, create: Create) -> Purchase:
         customer = await self._customer(account)
-        made = await self._create(account, customer, price)
+        made = await self._create(account, customer, price, quantity, create)
         if made.status.status is InvoiceStatus.VOID:
             # The key still stood for a payment that is over: it has moved on now.
             account = await Account.get(id=account.id)
-            made = await self._create(account, customer, price)
+            made = await self._create(account, customer, price, quantity, create)
         return made
 
-    async def _create(self, account: Account, customer: str, price: str) -> Purchase:
+    async def _create(
+        self, account: Account, customer: str, price: str, quantity: int, create: Create
+    ) -> Purchase:
         number = account.purchase_number
-        key = f"paidup-subscription-{_digest(account)}-{price}-{number}"
+        key = f"{_digest(account)}-{price}-{quantity}-{number}"
         try:
-            made = await self._gateway.create_subscription(customer, price, account.external_id, key)
+            shape = await create(customer, key)
         except StripeError as error:
-            await self._move_on(error, account.id, number)
+            await self.move_on(error, account.id, number)
             raise
-        shape = made.latest_invoice
-        if not isinstance(shape, StripeInvoice):
-            raise StripeUnavailable("the new subscription shows no invoice")
         settled = await self._verification.settle(shape.facts(), Road.VERIFICATION, account.id)
-        await self._next_purchase(account.id, number)
+        await self.next_purchase(account.id, number)
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
-        return Purchase(settled.status, _secret(shape), created=settled.created)
+        return Purchase(settled.status, secret_of(shape), created=settled.created)
 
     async def _customer(self, account: Account) -> str:
         if account.stripe_customer is not None:
@@ -170,7 +240,7 @@ class Purchases:
         try:
             made = await self._gateway.create_customer(account.external_id, key)
         except StripeError as error:
-            await self._move_on(error, account.id, number)
+            await self.move_on(error, account.id, number)
             raise
         tied = await self._tie(account, made)
         assert tied.stripe_customer is not None
@@ -187,12 +257,12 @@ class Purchases:
                 raise Conflict(f"The Stripe customer {customer} belongs to another account.") from None
             return await Account.get(id=account.id)
 
-    async def _move_on(self, error: StripeError, account_id: int, number: int) -> None:
+    async def move_on(self, error: StripeError, account_id: int, number: int) -> None:
         """A key whose answer is final is of no more use: Stripe would replay it for a day."""
         if error.final:
-            await self._next_purchase(account_id, number)
+            await self.next_purchase(account_id, number)
 
-    async def _next_purchase(self, account_id: int, number: int) -> None:
+    async def next_purchase(self, account_id: int, number: int) -> None:
         """Move the idempotency key on, once, whoever comes first."""
         with storage_errors():
             await Account.filter(id=account_id, purchase_number=number).update(
@@ -205,5 +275,5 @@ def _digest(account: Account) -> str:
     return hashlib.sha256(account.external_id.encode()).hexdigest()[:32]
 
 
-def _secret(shape: StripeInvoice) -> str | None:
+def secret_of(shape: StripeInvoice) -> str | None:
     return shape.confirmation_secret.client_secret if shape.confirmation_secret else None

@@ -13,14 +13,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 import structlog
 
+from server import ledger, reservations
 from server.alarms import webhook_silence
 from server.audit import audit_slice
-from server.clock import now
+from server.clawbacks import SHAPES, Clawbacks
+from server.clock import Clock, now
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
 from server.core.pace import reconciler_delay_s
@@ -28,13 +31,25 @@ from server.core.stripe_shapes import Event, decode
 from server.core.stripe_shapes import Invoice as StripeInvoice
 from server.database import OUTAGES, locked, storage_errors, write_transaction
 from server.errors import PaidupError, StripeUnavailable
-from server.events import HANDLED_TYPES, Events, store
+from server.events import PAYMENT_TYPES, REVERSAL_TYPES, Events, store
 from server.metrics import Metrics
-from server.models import EventSource, Invoice, StripeEvent
+from server.models import (
+    CreditGrant,
+    EventSource,
+    GrantState,
+    Invoice,
+    Reservation,
+    ReservationState,
+    Reversal,
+    ReversalKind,
+    StripeEvent,
+    Subscription,
+)
 from server.scans import Scan, scan
 from server.settlement import Outcome, Settlement
 from server.statuses import read_statuses
 from server.stripe_gateway import StripeGateway
+from server.subscriptions import Subscriptions
 from server.verification import Verification
 
 log = structlog.get_logger(__name__)
@@ -59,9 +74,15 @@ class Reconciler:
         settlement: Settlement,
         verification: Verification,
         events: Events,
+        clawbacks: Clawbacks,
+        subscriptions: Subscriptions,
         gateway: StripeGateway,
         metrics: Metrics,
+        clock: Clock,
     ) -> None:
+        self._clawbacks = clawbacks
+        self._subscriptions = subscriptions
+        self._clock = clock
         self._settlement = settlement
         self._verification = verification
         self._events = events
@@ -72,13 +93,28 @@ class Reconciler:
             "unhandled_events": (self.unhandled_events, 0),
             "due_invoices": (self.due_invoices, 0),
             "unpublished_versions": (self.unpublished_versions, 0),
+            "due_installments": (self.due_installments, 0),
+            "due_subscriptions": (self.due_subscriptions, 0),
+            "expired_reservations": (self.expired_reservations, 0),
             "undelivered_events": (self.undelivered_events, 10),
             "paid_invoices": (self.paid_invoices, 10),
+            "reversals": (self.reversals, 10),
             "audit": (self.audit, 10),
             "alarms": (self.alarms, 30),
         }
         self._due = dict.fromkeys(self._sweeps, float("-inf"))
-        self._undelivered = Scan("undelivered_events", 60, 3 * DAY_S, 30 * DAY_S, self._take_events)
+        # Stripe lists at most twenty types of events at a time.
+        self._undelivered = [
+            Scan(name, 60, 3 * DAY_S, 30 * DAY_S, partial(self._take_events, types))
+            for name, types in (
+                ("undelivered_events", PAYMENT_TYPES),
+                ("undelivered_reversals", tuple(REVERSAL_TYPES)),
+            )
+        ]
+        self._reversals = [
+            Scan(f"{kind}s", 300, DAY_S, 30 * DAY_S, partial(self._take_reversals, kind))
+            for kind in ReversalKind
+        ]
         self._paid = Scan("paid_invoices", 300, DAY_S + 3600, 30 * DAY_S, self._take_invoices)
 
     async def run_forever(self, pace_s: float) -> None:
@@ -152,6 +188,54 @@ class Reconciler:
         except FAILURES as error:
             log.warning("reconciliation_failed", invoice=row.id, error=str(error))
 
+    async def due_installments(self) -> int:
+        """The monthly parts of yearly plans whose time has come. Each is given once, whoever else tries."""
+        due = CreditGrant.filter(
+            state=GrantState.PLANNED, due_at__lte=self._clock(), invoice__status=InvoiceStatus.ACTIVE
+        )
+        rows = await due.order_by("due_at").limit(BATCH).only("id")
+        await _each(rows, self._make_installment)
+        return len(rows)
+
+    async def _make_installment(self, row: CreditGrant) -> None:
+        try:
+            await self._settlement.make_installment(row.id)
+        except FAILURES as error:
+            log.warning("installment_failed", grant=row.id, error=str(error))
+
+    async def due_subscriptions(self) -> int:
+        """Subscriptions of which something was heard, or should have been: what are they now?"""
+        async with write_transaction():
+            due = Subscription.filter(read_due_at__lte=self._clock()).order_by("read_due_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            claimed = self._clock() + CLAIM
+            await Subscription.filter(id__in=[row.id for row in rows]).update(read_due_at=claimed)
+        await _each(rows, self._read_subscription)
+        return len(rows)
+
+    async def _read_subscription(self, row: Subscription) -> None:
+        try:
+            await self._subscriptions.read(row.id, STRIPE_PATIENCE_S)
+        except FAILURES as error:
+            log.info("subscription_postponed", subscription=row.id, error=str(error))
+
+    async def expired_reservations(self) -> int:
+        """Reservations past their time: what they hold goes back. Each ends once, whoever else tries."""
+        due = Reservation.filter(state=ReservationState.HELD, expires_at__lte=self._clock())
+        rows = await due.order_by("expires_at").limit(BATCH).only("account_id")
+        await _each(sorted({row.account_id for row in rows}), self._lapse)
+        return len(rows)
+
+    async def _lapse(self, account_id: int) -> None:
+        try:
+            async with write_transaction():
+                account = await ledger.lock_account(account_id)
+                lapsed = await reservations.lapse(account, self._clock())
+            if lapsed:
+                await self._settlement.tell_balance(account)
+        except FAILURES as error:
+            log.warning("reservation_not_ended", account=account_id, error=str(error))
+
     async def unpublished_versions(self) -> int:
         """Changes that were committed, and whose publisher died or found Redis away."""
         async with write_transaction():
@@ -166,10 +250,12 @@ class Reconciler:
 
     async def undelivered_events(self) -> int:
         """Events that Stripe could not deliver, up to 30 days back: stored and handled here."""
-        return await scan(self._undelivered)
+        return sum([await scan(each) for each in self._undelivered])
 
-    async def _take_events(self, since: int, after: str | None) -> tuple[int, str | None, bool]:
-        page = await self._gateway.list_undelivered_events(HANDLED_TYPES, since, after, STRIPE_PATIENCE_S)
+    async def _take_events(
+        self, types: Sequence[str], since: int, after: str | None
+    ) -> tuple[int, str | None, bool]:
+        page = await self._gateway.list_undelivered_events(types, since, after, STRIPE_PATIENCE_S)
         last, found = None, 0
         for raw in page.data:
             event = decode(Event, raw)
@@ -188,8 +274,8 @@ class Reconciler:
 
     async def _take_invoices(self, since: int, after: str | None) -> tuple[int, str | None, bool]:
         page = await self._gateway.list_paid_invoices(since, after, STRIPE_PATIENCE_S)
-        active = Invoice.filter(id__in=[shape.id for shape in page.data], status=InvoiceStatus.ACTIVE)
-        known = {row.id for row in await active.only("id")}
+        settled = Invoice.filter(id__in=[shape.id for shape in page.data], settled_at__not_isnull=True)
+        known = {row.id for row in await settled.only("id")}
         missing = [shape for shape in page.data if shape.id not in known]
         outcomes = [await self.settle_paid(shape) for shape in missing]
         return (
@@ -204,6 +290,20 @@ class Reconciler:
         if settled.outcome is Outcome.NEEDS_READING:
             settled, _ = await self._verification.read(shape.id, Road.RECONCILIATION)
         return settled.outcome
+
+    async def reversals(self) -> int:
+        """Refunds, disputes and credit notes by creation: what was answered 200 and lost, or never sent."""
+        return sum([await scan(each) for each in self._reversals])
+
+    async def _take_reversals(
+        self, kind: ReversalKind, since: int, after: str | None
+    ) -> tuple[int, str | None, bool]:
+        page = await self._gateway.list_reversals(SHAPES[kind], since, after, STRIPE_PATIENCE_S)
+        rows = await Reversal.filter(id__in=[shape.id for shape in page.data]).only("id", "status")
+        known = {(row.id, row.status) for row in rows}
+        news = [shape for shape in page.data if (shape.id, shape.status) not in known]
+        outcomes = [await self._clawbacks.take_up(shape, Road.RECONCILIATION) for shape in news]
+        return outcomes.count(Outcome.SETTLED), page.data[-1].id if page.data else None, page.has_more
 
     # What is watched over
 

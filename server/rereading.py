@@ -1,8 +1,8 @@
 """The rereader: reads the rows of everything that waits here, and offers them to the lines.
 
 Owns the safety net under Redis: every few seconds, and at once after a gap, one query per
-five hundred invoices. So a hint that was lost (the process was killed between commit and
-publish, Redis was away) costs seconds, never the status. Refuses to ask Stripe.
+five hundred invoices or accounts. So a hint that was lost (the process was killed between
+commit and publish, Redis was away) costs seconds, never the news. Refuses to ask Stripe.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import asyncio
 import structlog
 
 from server.database import OUTAGES
-from server.hub import Hub
-from server.statuses import read_statuses
+from server.hub import ACCOUNTS, INVOICES, Hub
+from server.statuses import read_balances, read_statuses
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,9 @@ async def reread_forever(hub: Hub, every_s: float) -> None:
 async def reread(hub: Hub) -> None:
     """Offer every waiting line here its row as it is now."""
     try:
-        for status in await read_statuses(hub.waiting):
-            hub.deliver(status)
+        for status in await read_statuses(hub.waiting(INVOICES)):
+            hub.deliver(INVOICES, status.invoice, status)
+        for account_id, balance in await read_balances(hub.waiting(ACCOUNTS)):
+            hub.deliver(ACCOUNTS, account_id, balance)
     except OUTAGES as error:
         log.warning("reread_failed", error=str(error))

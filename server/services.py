@@ -17,6 +17,8 @@ from redis.backoff import NoBackoff
 
 from server.alarms import Alarms
 from server.budget import Budget
+from server.changes import Changes
+from server.clock import Clock, now
 from server.core.plans import Catalogue, parse_catalogue
 from server.database import open_database
 from server.embedded import embedded_valkey
@@ -28,8 +30,9 @@ from server.prices import PriceBook
 from server.purchases import Purchases
 from server.reconciliation import Reconciler
 from server.rereading import reread_forever
+from server.roads import build_roads
 from server.settings import Settings
-from server.settlement import Settlement
+from server.settlement import Settlement, TellBalance
 from server.statuses import balance_of
 from server.stripe_gateway import StripeGateway, open_gateway
 from server.tickets import Tickets
@@ -47,18 +50,21 @@ class Services:
     gateway: StripeGateway
     prices: PriceBook
     timeline: Timeline
+    clock: Clock
+    tell_balance: TellBalance
     settlement: Settlement
     verification: Verification
     events: Events
     purchases: Purchases
+    changes: Changes
     reconciler: Reconciler
     tickets: Tickets
     alarms: Alarms
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Open everything for the length of the block.
+async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator[Services]:
+    """Open everything for the length of the block. `clock` is Stripe's calendar: see clock.py.
 
     Raises ConfigurationError (plans file), StorageUnavailable (no database). Redis and Stripe
     being away is no error: both are waited for while serving.
@@ -90,16 +96,21 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         async def tell_balance(account: Account) -> None:
             await hub.publish_balance(account.id, balance_of(account))
 
-        settlement = Settlement(catalogue, prices, hub.publish, tell_balance, timeline, metrics)
-        verification = Verification(gateway, settlement, prices, hub, timeline)
-        stack.push_async_callback(verification.close)
-        events = Events(verification, timeline)
-        reconciler = Reconciler(settlement, verification, events, gateway, metrics)
+        roads = build_roads(
+            *(catalogue, prices, gateway, hub, timeline, metrics, hub.publish, tell_balance, clock)
+        )
+        stack.push_async_callback(roads.verification.close)
         rereader = asyncio.create_task(reread_forever(hub, settings.reread_s), name="rereader")
         stack.push_async_callback(_cancel, rereader)
         if settings.reconciler_in_server:
-            sweeps = reconciler.run_forever(settings.reconciler_pace_s)
+            sweeps = roads.reconciler.run_forever(settings.reconciler_pace_s)
             stack.push_async_callback(_cancel, asyncio.create_task(sweeps, name="reconciler"))
+        purchases = Purchases(
+            *(catalogue, prices, gateway, roads.verification, roads.subscriptions, clock),
+        )
+        changes = Changes(
+            *(catalogue, prices, gateway, roads.verification, purchases, roads.subscriptions, clock)
+        )
         yield Services(
             settings=settings,
             catalogue=catalogue,
@@ -109,11 +120,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             gateway=gateway,
             prices=prices,
             timeline=timeline,
-            settlement=settlement,
-            verification=verification,
-            events=events,
-            purchases=Purchases(catalogue, prices, gateway, verification),
-            reconciler=reconciler,
+            clock=clock,
+            tell_balance=tell_balance,
+            settlement=roads.settlement,
+            verification=roads.verification,
+            events=roads.events,
+            purchases=purchases,
+            changes=changes,
+            reconciler=roads.reconciler,
             alarms=Alarms(),
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
         )

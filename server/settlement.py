@@ -24,10 +24,10 @@ from server.core.decisions import Decision, InvoiceStatus, Known, Verdict, decid
 from server.core.facts import Facts, InvoiceFacts, Road
 from server.core.messages import StatusMessage
 from server.core.pace import reconciler_delay_s
-from server.core.plans import Catalogue, StripePrice
+from server.core.plans import Catalogue, OnCancel, StripePrice
 from server.database import locked, storage_errors, write_transaction
 from server.metrics import Metrics
-from server.models import Account, CreditGrant, GrantState, Invoice
+from server.models import Account, CreditGrant, GrantState, Invoice, Subscription
 from server.reversals import ReversalNews
 from server.statuses import error_of, status_of
 from server.timeline import Timeline, What
@@ -104,7 +104,7 @@ class Settlement:
         self._catalogue = catalogue
         self._prices = prices
         self._publish = publish
-        self._tell_balance = tell_balance
+        self.tell_balance = tell_balance
         self._timeline = timeline
         self._metrics = metrics
 
@@ -128,7 +128,7 @@ class Settlement:
         if settled.status and (settled.created or settled.outcome in _PUBLISHED):
             await self.publish(settled.status)
         if settled.moved:
-            await self._tell_balance(settled.moved)
+            await self.tell_balance(settled.moved)
         return settled
 
     async def reverse(self, news: ReversalNews) -> Outcome:
@@ -149,7 +149,7 @@ class Settlement:
         if told:
             await self.publish(status_of(row, account.balance))
         if moved:
-            await self._tell_balance(account)
+            await self.tell_balance(account)
         return Outcome.SETTLED
 
     async def make_installment(self, grant_id: int) -> bool:
@@ -164,8 +164,22 @@ class Settlement:
             await ledger.make_installment(account, planned)
             cause = f"{row.id}:{planned.installment}:reversed"
             await self._reversed(row, account, cause, "refunded in part")
-        await self._tell_balance(account)
+        await self.tell_balance(account)
         return True
+
+    async def end_subscription(self, subscription: str) -> None:
+        """A subscription has ended: its credits end with it where their plan says so. Safe to repeat."""
+        ending = [plan.id for plan in self._catalogue.plans if plan.on_cancel is OnCancel.EXPIRE]
+        if not ending:
+            return
+        async with write_transaction():
+            row = await Subscription.get(id=subscription)
+            account = await ledger.lock_account(row.account_id)
+            before = account.version
+            await granting.end(account, subscription, ending)
+            moved = account.version != before
+        if moved:
+            await self.tell_balance(account)
 
     async def _reversed(self, row: Invoice, account: Account, cause: str, reason: str) -> bool:
         """Bring the credits in line with the money. True where browsers should hear of it."""
@@ -289,6 +303,16 @@ class Settlement:
         )
         granting.remember(row, quoted, invoice)
         await row.save()
+        if invoice.subscription:
+            soon = at + timedelta(seconds=reconciler_delay_s(0))
+            known = Subscription(
+                id=invoice.subscription,
+                account_id=account.id,
+                plan=row.plan,
+                price=row.price,
+                read_due_at=soon,
+            )
+            await Subscription.bulk_create([known], ignore_conflicts=True)
         if quoted.unknown_prices:
             log.warning("unknown_prices", invoice=invoice.id, prices=quoted.unknown_prices)
         return row

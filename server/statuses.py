@@ -1,4 +1,4 @@
-"""From an invoice's row to what a browser is told. Reads, and changes nothing."""
+"""From the row of an invoice or an account to what a browser is told. Reads, and changes nothing."""
 
 from __future__ import annotations
 
@@ -51,4 +51,20 @@ async def read_statuses(invoice_ids: Iterable[str]) -> list[StatusMessage]:
     for start in range(0, len(ids), READ_AT_ONCE):
         rows = await Invoice.filter(id__in=ids[start : start + READ_AT_ONCE]).select_related("account")
         messages.extend(status_of(row, row.account.balance) for row in rows)
+    return messages
+
+
+async def read_balance(account_id: int) -> BalanceMessage | None:
+    """The message for one account, from its row; None where there is no such row."""
+    found = await read_balances([account_id])
+    return found[0][1] if found else None
+
+
+async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMessage]]:
+    """The messages for several accounts, each with its account's id; a query for every 500."""
+    ids = list(account_ids)
+    messages: list[tuple[int, BalanceMessage]] = []
+    for start in range(0, len(ids), READ_AT_ONCE):
+        rows = Account.filter(id__in=ids[start : start + READ_AT_ONCE]).only("id", "version", "balance")
+        messages.extend((row.id, balance_of(row)) for row in await rows)
     return messages

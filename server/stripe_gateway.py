@@ -22,7 +22,17 @@ from stripe import AIOHTTPClient, StripeClient, WebhookSignature
 
 from server.budget import Budget
 from server.core.plans import Interval, PlanPrice
-from server.core.stripe_shapes import ACCOUNT_METADATA_KEY, Invoice, Line, ListOf, Subscription, decode
+from server.core.stripe_shapes import (
+    ACCOUNT_METADATA_KEY,
+    CreditNote,
+    Dispute,
+    Invoice,
+    Line,
+    ListOf,
+    Refund,
+    Subscription,
+    decode,
+)
 from server.errors import StripeRefused, StripeUnavailable, WebhookRefused
 
 log = structlog.get_logger(__name__)
@@ -37,6 +47,7 @@ MAX_LINE_PAGES = 20
 RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Refund | Dispute | CreditNote)
 
 
 class PriceInfo(msgspec.Struct, frozen=True):
@@ -75,6 +86,11 @@ class StripeGateway:
     def __init__(self, client: StripeClient, budget: Budget, patience_s: float) -> None:
         self._client = client
         self._endpoints = client.v1.webhook_endpoints
+        self._reversals: dict[type, tuple[str, Any]] = {
+            Refund: ("refunds", client.v1.refunds),
+            Dispute: ("disputes", client.v1.disputes),
+            CreditNote: ("credit_notes", client.v1.credit_notes),
+        }
         self._budget = budget
         self._patience_s = patience_s
 
@@ -87,13 +103,15 @@ class StripeGateway:
         return str(made.id)
 
     async def create_subscription(
-        self, customer: str, price: str, external_id: str, key: str
+        self, customer: str, price: str, quantity: int, external_id: str, key: str
     ) -> Subscription:
         """A `default_incomplete` subscription, its first invoice expanded; the same for the same `key`."""
         params: Any = {
             "customer": customer,
-            "items": [{"price": price}],
+            "items": [{"price": price, "quantity": quantity}],
             "payment_behavior": "default_incomplete",
+            # Prorations before discounts, like every other line: a discount changes no credits.
+            "billing_mode": {"type": "flexible", "flexible": {"proration_discounts": "itemized"}},
             "payment_settings": {
                 "payment_method_types": ["card"],
                 "save_default_payment_method": "on_subscription",
@@ -273,6 +291,23 @@ class StripeGateway:
             "invoices.list", self._client.v1.invoices.list_async, params, patience_s=patience_s
         )
         return decode(ListOf[Invoice], _body(page))
+
+    async def read_reversal(self, kind: type[R], object_id: str) -> R:
+        """A refund, a dispute or a credit note as it is now. Raises StripeRefused without it."""
+        name, service = self._reversals[kind]
+        return decode(kind, _body(await self._call(f"{name}.retrieve", service.retrieve_async, object_id)))
+
+    async def list_reversals(
+        self, kind: type[R], since: int, after: str | None = None, patience_s: float | None = None
+    ) -> ListOf[R]:
+        """A page of those created at or after `since` (Unix seconds), newest first."""
+        name, service = self._reversals[kind]
+        params: Any = {"created": {"gte": since}, "limit": 100}
+        if after:
+            params["starting_after"] = after
+        page = await self._call(f"{name}.list", service.list_async, params, patience_s=patience_s)
+        shapes: ListOf[R] = decode(ListOf[kind], _body(page))  # type: ignore[valid-type]
+        return shapes
 
     async def list_undelivered_events(
         self, types: Sequence[str], since: int, after: str | None = None, patience_s: float | None = None

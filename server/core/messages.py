@@ -45,7 +45,7 @@ _STAGES = {
 class CloseCode(IntEnum):
     """Why the server closed the socket."""
 
-    FINISHED = 1000
+    FINISHED = 1000  # said of an invoice alone: an account's line never finishes
     RESTARTING = 1012
     TRY_LATER = 1013
     WAITED_TOO_LONG = 4408
@@ -74,7 +74,10 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
 
 
 class BalanceMessage(msgspec.Struct, frozen=True, tag_field="type", tag="balance"):
-    """What an account has now. `version` only grows; below zero, `balance` is a debt."""
+    """What an account has now. `version` only grows; below zero, `balance` is a debt.
+
+    `at` is when the row was read, UTC.
+    """
 
     version: int
     balance: int
@@ -102,6 +105,7 @@ Frame = StatusMessage | BalanceMessage | Heartbeat | Bye
 
 _encoder = msgspec.json.Encoder()
 _status_decoder = msgspec.json.Decoder(StatusMessage)
+_balance_decoder = msgspec.json.Decoder(BalanceMessage)
 _verify_decoder = msgspec.json.Decoder(Verify)
 
 
@@ -116,6 +120,11 @@ def encode(frame: Frame) -> bytes:
 def decode_status(data: bytes | str) -> StatusMessage:
     """Raises msgspec.DecodeError where `data` is no status frame."""
     return _status_decoder.decode(data)
+
+
+def decode_balance(data: bytes | str) -> BalanceMessage:
+    """Raises msgspec.DecodeError where `data` is no balance frame."""
+    return _balance_decoder.decode(data)
 
 
 def is_verify(text: str) -> bool:

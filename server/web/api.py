@@ -6,42 +6,56 @@ believe a browser about a payment.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server import ledger
+from server.changes import current_subscription
 from server.clock import now
 from server.core.messages import StatusMessage
-from server.database import storage_errors, write_transaction
-from server.errors import InsufficientCredits, InvalidInput, NotFound
-from server.models import Account, CreditGrant, GrantState, Invoice
-from server.purchases import PENDING, Purchase
-from server.services import Services
+from server.core.plans import Interval
+from server.database import storage_errors
+from server.errors import InvalidInput, NotFound
+from server.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Subscription
 from server.statuses import read_status
-from server.web.bodies import PRINTABLE, answer, read_json
-from server.web.problems import problem_of
+from server.web.bodies import answer, read_json
+from server.web.customers import account_of, activating_of, purchase_answer, services_of
 
+ENTRIES = 50
+Quantity = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 InvoiceId = Annotated[str, msgspec.Meta(pattern=r"\Ain_[A-Za-z0-9_]{1,250}\Z")]
-SpendKey = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
 
 
 class BuyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`interval` is the plan's first one unless said."""
+
     plan: str
+    interval: Interval | None = None
+    quantity: Quantity = 1
+
+
+class ChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is not said stays as it is."""
+
+    plan: str
+    interval: Interval | None = None
+    quantity: Quantity | None = None
+
+
+class CancelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    when: Literal["period_end", "now"] = "period_end"
+
+
+class TopUpBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    plan: str
+    quantity: Quantity = 1
 
 
 class AdoptBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invoice: InvoiceId
-
-
-class SpendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` is the caller's: the same key spends once, however often it is sent."""
-
-    credits: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-    key: SpendKey
 
 
 async def plans(request: Request) -> Response:
@@ -52,25 +66,57 @@ async def plans(request: Request) -> Response:
             "name": plan.name,
             "description": plan.description,
             "credits": plan.credits,
+            "top_up": plan.top_up,
             "prices": plan.prices,
         }
-        for plan in _services(request).catalogue.plans
+        for plan in services_of(request).catalogue.plans
     ]
     return answer({"plans": shown})
 
 
 async def subscribe(request: Request) -> Response:
     """POST /api/subscriptions: a subscription to pay; the same pending one again rather than a second."""
-    account = await _account(request)
+    account = await account_of(request)
     body = await read_json(request, BuyBody)
-    return _purchase(request, await _services(request).purchases.buy(account, body.plan))
+    purchases = services_of(request).purchases
+    return purchase_answer(request, await purchases.buy(account, body.plan, body.interval, body.quantity))
+
+
+async def change(request: Request) -> Response:
+    """POST /api/subscriptions/change: an upgrade or downgrade; it applies once it is paid."""
+    account = await account_of(request)
+    body = await read_json(request, ChangeBody)
+    changes = services_of(request).changes
+    return purchase_answer(request, await changes.change(account, body.plan, body.interval, body.quantity))
+
+
+async def cancel(request: Request) -> Response:
+    """POST /api/subscriptions/cancel: end the subscription with its period, or now."""
+    account = await account_of(request)
+    body = await read_json(request, CancelBody)
+    row = await services_of(request).changes.cancel(account, at_once=body.when == "now")
+    return answer({"subscription": _subscription(row)})
+
+
+async def resume(request: Request) -> Response:
+    """POST /api/subscriptions/resume: take back an end that has not come yet."""
+    account = await account_of(request)
+    return answer({"subscription": _subscription(await services_of(request).changes.resume(account))})
+
+
+async def top_up(request: Request) -> Response:
+    """POST /api/top-ups: credits bought once, beside any plan."""
+    account = await account_of(request)
+    body = await read_json(request, TopUpBody)
+    purchases = services_of(request).purchases
+    return purchase_answer(request, await purchases.top_up(account, body.plan, body.quantity))
 
 
 async def adopt(request: Request) -> Response:
     """POST /api/invoices: take up an invoice that the SaaS created by itself in Stripe."""
-    account = await _account(request)
+    account = await account_of(request)
     body = await read_json(request, AdoptBody)
-    return _purchase(request, await _services(request).purchases.adopt(account, body.invoice))
+    return purchase_answer(request, await services_of(request).purchases.adopt(account, body.invoice))
 
 
 async def invoice_status(request: Request) -> Response:
@@ -81,70 +127,79 @@ async def invoice_status(request: Request) -> Response:
 async def fresh_ticket(request: Request) -> Response:
     """POST /api/invoices/{invoice}/ticket: a fresh ticket for the customer whose invoice it is."""
     status = await _own_status(request)
-    tickets = _services(request).tickets
+    tickets = services_of(request).tickets
     return answer({"ticket": tickets.issue(status.invoice), "expires_at": tickets.expires_at(now())})
 
 
-async def credits(request: Request) -> Response:
-    """GET /api/credits: the balance, the live grants, the next expiry, and what is being activated."""
-    account = await _account(request)
-    with storage_errors():
-        grants = await _live_grants(account)
-    if any(grant.expires_at and grant.expires_at <= now() for grant in grants):
-        async with write_transaction():
-            account = await ledger.lock_account(account.id)
-            await ledger.expire_due(account, now())
-            grants = await _live_grants(account)
-    expiring = next((grant for grant in grants if grant.expires_at), None)
+async def account_ticket(request: Request) -> Response:
+    """POST /api/account/ticket: a fresh ticket for the customer's own balance."""
+    account = await account_of(request)
+    tickets = services_of(request).tickets
+    ticket = tickets.issue_for_account(account.id)
+    return answer({"ticket": ticket, "expires_at": tickets.expires_at(now())})
+
+
+async def account(request: Request) -> Response:
+    """GET /api/account: the balance, the subscription, and what is being activated or has to be paid."""
+    own = await account_of(request)
+    row = await current_subscription(own)
     return answer(
         {
-            "balance": account.balance,
-            "grants": [
-                {
-                    "invoice": grant.invoice_id,
-                    "plan": grant.invoice.plan,
-                    "credits": grant.credits,
-                    "remaining": grant.remaining,
-                    "expires_at": grant.expires_at,
-                }
-                for grant in grants
-            ],
-            "next_expiry": expiring and {"at": expiring.expires_at, "credits": expiring.remaining},
-            "activating": await _activating(request, account),
+            "balance": own.balance,
+            "subscription": row and _subscription(row),
+            "installments": await _to_come(own),
+            "activating": await activating_of(request, own),
         }
     )
 
 
-async def spend(request: Request) -> Response:
-    """POST /api/credits/spend: take credits, once for each key; 402 tells of a payment being activated."""
-    account = await _account(request)
-    body = await read_json(request, SpendBody)
-    limit = _services(request).settings.spend_max_credits
-    if body.credits > limit:
-        raise InvalidInput(f"At most {limit} credits can be spent at once.")
-    try:
-        async with write_transaction():
-            spent = await ledger.spend(account.id, body.credits, body.key, now())
-    except InsufficientCredits as error:
-        # "Not enough" is not the whole answer to somebody who has just paid.
-        activating = await _activating(request, account)
-        return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
-    return answer(spent)
+async def entries(request: Request) -> Response:
+    """GET /api/account/entries: the ledger as the customer may read it, newest first, `before` an id."""
+    own = await account_of(request)
+    wanted = LedgerEntry.filter(account_id=own.id)
+    if before := request.query_params.get("before"):
+        if not before.isdecimal() or len(before) > 18:
+            raise InvalidInput("`before` is the id of an entry.")
+        wanted = wanted.filter(id__lt=int(before))
+    with storage_errors():
+        rows = await wanted.order_by("-id").limit(ENTRIES + 1)
+    shown = [
+        {
+            "id": row.id,
+            "kind": row.kind,
+            "credits": row.credits,
+            "balance": row.balance_after,
+            "reason": row.reason,
+            "at": row.created_at,
+        }
+        for row in rows[:ENTRIES]
+    ]
+    return answer({"entries": shown, "has_more": len(rows) > ENTRIES})
 
 
-async def _account(request: Request) -> Account:
-    customer = await request.app.state.authenticate(request)
-    return await _services(request).purchases.account(customer.external_id, customer.stripe_customer)
+def _subscription(row: Subscription) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "status": row.status,
+        "plan": row.plan,
+        "quantity": row.quantity,
+        "pending_plan": row.pending_plan,
+        "current_period_end": row.current_period_end,
+        "cancel_at": row.cancel_at,
+        "ended_at": row.ended_at,
+    }
 
 
-async def _live_grants(account: Account) -> list[CreditGrant]:
-    """In the order in which they are spent."""
-    live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    return sorted(await live.select_related("invoice"), key=ledger.spending_order)
+async def _to_come(own: Account) -> list[dict[str, Any]]:
+    """The parts of a yearly plan that are still to come."""
+    planned = CreditGrant.filter(account_id=own.id, state=GrantState.PLANNED, credits__gt=0)
+    with storage_errors():
+        rows = await planned.order_by("due_at").limit(24)
+    return [{"credits": row.credits, "plan": row.plan, "due_at": row.due_at} for row in rows]
 
 
 async def _own_status(request: Request) -> StatusMessage:
-    account = await _account(request)
+    account = await account_of(request)
     invoice = request.path_params["invoice"]
     with storage_errors():
         # What is no id of an invoice (it may hold anything) never reaches the database.
@@ -163,39 +218,17 @@ def _is_invoice_id(text: str) -> bool:
     return True
 
 
-async def _activating(request: Request, account: Account) -> dict[str, Any] | None:
-    """The payment of this account that is on its way, with a ticket to watch it."""
-    pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
-    with storage_errors():
-        row = await pending.only("id").first()
-        status = await read_status(row.id) if row else None
-    if status is None:
-        return None
-    ticket = _services(request).tickets.issue(status.invoice)
-    return {"invoice": status.invoice, "ticket": ticket, "status": status}
-
-
-def _purchase(request: Request, purchase: Purchase) -> Response:
-    body = {
-        "invoice": purchase.status.invoice,
-        "client_secret": purchase.client_secret,
-        "ticket": _services(request).tickets.issue(purchase.status.invoice),
-        "status": purchase.status,
-    }
-    return answer(body, 201 if purchase.created else 200)
-
-
-def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
-    return services
-
-
 ROUTES = [
     Route("/api/plans", plans, methods=["GET"]),
     Route("/api/subscriptions", subscribe, methods=["POST"]),
+    Route("/api/subscriptions/change", change, methods=["POST"]),
+    Route("/api/subscriptions/cancel", cancel, methods=["POST"]),
+    Route("/api/subscriptions/resume", resume, methods=["POST"]),
+    Route("/api/top-ups", top_up, methods=["POST"]),
     Route("/api/invoices", adopt, methods=["POST"]),
     Route("/api/invoices/{invoice}", invoice_status, methods=["GET"]),
     Route("/api/invoices/{invoice}/ticket", fresh_ticket, methods=["POST"]),
-    Route("/api/credits", credits, methods=["GET"]),
-    Route("/api/credits/spend", spend, methods=["POST"]),
+    Route("/api/account", account, methods=["GET"]),
+    Route("/api/account/ticket", account_ticket, methods=["POST"]),
+    Route("/api/account/entries", entries, methods=["GET"]),
 ]

@@ -31,16 +31,14 @@ from server.core.plans import StripePrice, parse_catalogue
 from server.core.stripe_shapes import Invoice as StripeInvoice
 from server.core.stripe_shapes import ListOf, decode
 from server.database import connection, migrate, open_database
-from server.events import Events
 from server.hub import Hub
 from server.metrics import Metrics
 from server.prices import PriceBook
 from server.reconciliation import Reconciler
+from server.roads import build_roads
 from server.settings import PACKAGED_PLANS
-from server.settlement import Settlement
 from server.stripe_gateway import API_VERSION
 from server.timeline import Timeline
-from server.verification import Verification
 from tests.support.rows import nobody_watches
 
 console = Console(width=110)
@@ -171,12 +169,12 @@ async def _rounds(rounds: int) -> dict[str, float]:
 def _reconciler() -> tuple[Reconciler, Redis]:
     gateway: Any = StripeInMemory()
     catalogue, metrics, timeline = parse_catalogue(PACKAGED_PLANS.read_bytes()), Metrics(), Timeline()
-    prices = {"price_pro": StripePrice("price_pro", "paidup_pro_monthly", "pro", 2900, "usd")}
-    settlement = Settlement(catalogue, prices, _published, nobody_watches, timeline, metrics)
+    prices = PriceBook(catalogue, gateway)
+    prices.know(StripePrice("price_pro", "paidup_pro_monthly", "pro", 2900, "usd"))
     redis = Redis()  # connects to nothing: the hub is not opened
-    verification = Verification(gateway, settlement, PriceBook(catalogue, gateway), Hub(redis), timeline)
-    events = Events(verification, timeline)
-    return Reconciler(settlement, verification, events, gateway, metrics), redis
+    hub = Hub(redis)
+    roads = build_roads(catalogue, prices, gateway, hub, timeline, metrics, _published, nobody_watches)
+    return roads.reconciler, redis
 
 
 async def _published(_: StatusMessage) -> bool:

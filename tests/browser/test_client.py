@@ -84,7 +84,9 @@ async def page(tab: Page, address: str) -> AsyncIterator[Page]:
 
 async def play(page: Page, script: str) -> Any:
     """Run `script`, the body of an asynchronous function that knows `world`, `clock` and `socket()`."""
-    return await page.evaluate(f"async () => {{ const {{ clock, socket, status }} = world; {script} }}")
+    return await page.evaluate(
+        f"async () => {{ const {{ balance, clock, socket, status }} = world; {script} }}"
+    )
 
 
 async def test_backoff_has_full_jitter_under_a_growing_ceiling(page: Page) -> None:
@@ -525,6 +527,156 @@ async def test_iterating_throws_a_final_error_and_ends_on_close(page: Page) -> N
         const refused = await read().catch((error) => error.code);
         return [closed, refused];"""
     assert await play(page, script) == ["left", "gone"]
+
+
+# The balance
+
+
+async def test_the_balance_is_watched_with_a_ticket_of_its_own(page: Page) -> None:
+    """The page names nobody: its ticket does; the balance as it is comes first, then each change, once."""
+    seen = await play(
+        page,
+        """await world.watch({ headers: { Authorization: "Bearer jwt" } });
+        const url = socket().url.replace(/:[0-9]+/, "");
+        await socket().open();
+        for (const [version, credits] of [[4, 120], [4, 120], [6, -5], [5, 90]])
+          await socket().say(balance(version, credits));
+        await socket().say(status(9, "active")); await socket().say({ type: "balance" });
+        await socket().sayText("<html>a proxy's page</html>");
+        const { latest, connection } = world.watching;
+        const { requests, authorization } = world;
+        return { url, protocols: socket().protocols, requests, authorization, told: world.heard("balance"),
+                 latest: latest.balance, connection };""",
+    )
+    assert seen == {
+        "url": "ws://127.0.0.1/ws/account",
+        "protocols": ["paidup.v1", "fresh-1"],
+        "requests": ["POST /api/account/ticket"],
+        "authorization": "Bearer jwt",
+        "told": [4, 6],
+        "latest": -5,
+        "connection": "open",
+    }
+
+
+async def test_version_zero_is_a_balance_too(page: Page) -> None:
+    """Of an account that has no entry yet."""
+    script = "await world.watch(); await socket().open(); await socket().say(balance(0, 0));"
+    assert await play(page, script + 'return world.heard("balance")') == [0]
+
+
+@pytest.mark.parametrize("code", [4408, 1012, 1006, 1000])
+async def test_the_balance_comes_back_with_a_fresh_ticket_whatever_closed_it(page: Page, code: int) -> None:
+    """S30: waited too long, a deploy, a lost network: nothing finishes it, and nothing is polled for."""
+    seen = await play(
+        page,
+        f"""await world.watch({{ ticket: "first" }});
+        await socket().open(); await socket().say(balance(4, 120));
+        await socket().say({{ type: "bye", reason: "?", reconnect_after_ms: 1200 }});
+        await socket().end({code});
+        await clock.advance(1199); const early = world.sockets.length;
+        await clock.advance(1); await socket().open();
+        await socket().say(balance(4, 120)); await socket().say(balance(5, 110));
+        const tickets = world.sockets.map(({{ protocols }}) => protocols[1]);
+        return {{ early, tickets, told: world.heard("balance"), requests: world.requests,
+                 connection: world.heard("connection") }};""",
+    )
+    assert seen == {
+        "early": 1,
+        "tickets": ["first", "fresh-1"],
+        "told": [4, 5],
+        "requests": ["POST /api/account/ticket"],
+        "connection": ["open", "waiting", "connecting", "open"],
+    }
+
+
+async def test_a_refused_handshake_is_tried_again_with_a_fresh_ticket(page: Page) -> None:
+    """S28: a page cannot see a 401: each connection has its own ticket, and the pauses grow."""
+    seen = await play(
+        page,
+        """world.jitter = 1; await world.watch({ ticket: "expired" });
+        const waits = [];
+        for (let n = 0; n < 3; n++) {
+          const began = clock.time, before = world.sockets.length;
+          await socket().end(1006);
+          while (world.sockets.length === before) await clock.advance(100);
+          waits.push(clock.time - began);
+        }
+        return [waits, world.sockets.map(({ protocols }) => protocols[1]), new Set(world.requests).size];""",
+    )
+    assert seen == [[500, 1000, 2000], ["expired", "fresh-1", "fresh-2", "fresh-3"], 1]
+
+
+@pytest.mark.parametrize(
+    ("http", "code"), [(401, "unauthorized"), (403, "forbidden"), (404, "unknown_account"), (410, "gone")]
+)
+async def test_a_customer_who_is_refused_a_ticket_is_told_why(page: Page, http: int, code: str) -> None:
+    """S28: signed out, or never in: the watch ends with an error, and nothing is left behind."""
+    seen = await play(
+        page,
+        f"""world.ticket = {{ status: {http} }}; await world.watch(); await clock.advance(60_000);
+        return [world.heard("error"), world.watching.connection, world.requests.length, world.left()];""",
+    )
+    assert seen == [[code], "closed", 1, NOTHING]
+
+
+@pytest.mark.parametrize("trouble", ['"down"', '"hang"', "{ status: 503 }", "{ status: 429 }"])
+async def test_the_balance_is_waited_for_while_the_server_is_away(page: Page, trouble: str) -> None:
+    """S33: trouble is no answer: the watch keeps trying, and gets there."""
+    seen = await play(
+        page,
+        f"""world.ticket = {trouble}; await world.watch(); await clock.advance(90_000);
+        const during = [world.heard("error"), world.sockets.length];
+        world.ticket = null; await clock.advance(60_000);
+        await socket().open(); await socket().say(balance(4, 120));
+        return [during, world.heard("balance")];""",
+    )
+    assert seen == [[[], 0], [4]]
+
+
+@pytest.mark.parametrize(
+    "wake", ['world.window.fire("online")', 'world.window.fire("pageshow", { persisted: true })']
+)
+async def test_the_balance_connects_anew_on_another_network(page: Page, wake: str) -> None:
+    """S31: as an invoice's line does: the old socket may claim to be open for ever."""
+    script = f"""await world.watch(); await socket().open(); await {wake};
+        return [world.sockets[0].closed, world.sockets.length, world.left().open];"""
+    assert await play(page, script) == [True, 2, 1]
+
+
+async def test_a_balance_that_is_looked_at_again_must_hear_a_heartbeat_soon(page: Page) -> None:
+    """S31: there is nothing to ask, so nothing is said; 20 s without a word after a nap is death."""
+    seen = await play(
+        page,
+        """await world.watch(); await socket().open(); clock.sleep(10_000);
+        await world.document.fire("visibilitychange");
+        await clock.advance(19_999); const patient = socket().closed;
+        await clock.advance(1);
+        return [patient, world.sockets[0].closed, world.sockets[0].sent];""",
+    )
+    assert seen == [False, True, []]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "",
+        "await socket().open();",
+        "await socket().end(1006);",
+        'world.ticket = "hang"; await socket().end(1006); await clock.advance(500);',
+    ],
+)
+@pytest.mark.parametrize("how", ["world.watching.close()", "control.abort()"])
+async def test_a_balance_that_is_closed_leaves_nothing_behind(page: Page, moment: str, how: str) -> None:
+    """Whatever it was doing: no timer, no listener, no socket, and no event any more."""
+    seen = await play(
+        page,
+        f"""const control = new AbortController(); await world.watch({{ signal: control.signal }}); {moment}
+        {how}; await world.settle();
+        const left = world.left(), sockets = world.sockets.length; await clock.advance(600_000);
+        return [left, world.sockets.length - sockets, world.watching.connection, world.heard("error")];""",
+    )
+    assert seen == [NOTHING, 0, "closed", []]
 
 
 async def test_the_real_browser_is_the_default(page: Page) -> None:

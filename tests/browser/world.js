@@ -1,7 +1,7 @@
 // What a test of paidup.js plays in: a socket, a server and a clock that it holds in its hand.
 //
 // Owns the doubles of the client's seams. `settle` lets every promise that can go on go on, without a real wait.
-import { activate, backoff } from "/paidup.js";
+import { activate, backoff, watchBalance } from "/paidup.js";
 
 const settle = async () => {
   for (let turn = 0; turn < 5; turn++) {
@@ -52,20 +52,28 @@ const world = window.world = {
     type: "status", invoice: "in_1", version, status, plan: "pro", credits_granted: 0, balance: 0, via: null,
     stage: status === "open" ? "verifying" : status, at: "2026-11-23T09:00:00.000Z", error: null, ...more,
   }),
-  start(options = {}) {
+  balance: (version, balance) => ({ type: "balance", version, balance, at: "2026-11-23T09:00:00.000Z" }),
+  seams() {
     const { clock } = world;
-    const activation = world.activation = activate({
-      invoice: "in_1", ticket: "first",
-      seams: {
-        WebSocket: Socket, fetch, window: world.window, document: world.document, random: () => world.jitter,
-        setTimeout: clock.setTimeout, clearTimeout: clock.clearTimeout, now: () => clock.time,
-      },
-      ...options,
-    });
-    for (const type of ["status", "stage", "connection", "error"]) {
-      activation.addEventListener(type, ({ detail }) =>
+    return {
+      WebSocket: Socket, fetch, window: world.window, document: world.document, random: () => world.jitter,
+      setTimeout: clock.setTimeout, clearTimeout: clock.clearTimeout, now: () => clock.time,
+    };
+  },
+  listen(target) {
+    for (const type of ["status", "stage", "balance", "connection", "error"]) {
+      target.addEventListener(type, ({ detail }) =>
         world.told.push([type, detail?.version ?? detail?.code ?? detail]));
     }
+    return target;
+  },
+  watch(options = {}) {
+    world.watching = world.listen(watchBalance({ seams: world.seams(), ...options }));
+    return settle();
+  },
+  start(options = {}) {
+    const given = { invoice: "in_1", ticket: "first", seams: world.seams(), ...options };
+    const activation = world.activation = world.listen(activate(given));
     activation.finished.then(({ status }) => (world.ended = status), ({ code }) => (world.ended = code));
     return settle();
   },

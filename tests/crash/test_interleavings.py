@@ -32,17 +32,15 @@ from server.core.stripe_shapes import Event, ListOf, decode
 from server.core.stripe_shapes import Invoice as StripeInvoice
 from server.database import open_database, write_transaction
 from server.errors import InsufficientCredits, StripeRefused, StripeUnavailable
-from server.events import Events, store
+from server.events import store
 from server.hub import Hub
 from server.metrics import Metrics
 from server.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
 from server.prices import PriceBook
-from server.reconciliation import Reconciler
+from server.roads import build_roads
 from server.settings import PACKAGED_PLANS
-from server.settlement import Settlement
 from server.stripe_gateway import API_VERSION
 from server.timeline import Timeline
-from server.verification import Verification
 from tests.support.cutting import cut_off
 from tests.support.rows import nobody_watches, three_sums
 
@@ -175,21 +173,15 @@ class Interleavings(RuleBasedStateMachine):
         price = StripePrice(PRICE, "paidup_pro_monthly", PLAN, AMOUNT, "usd")
         metrics, timeline = Metrics(), Timeline()
         gateway: Any = self.stripe
-        self.settlement = Settlement(
-            catalogue, {PRICE: price}, self._publish, nobody_watches, timeline, metrics
-        )
         redis = Redis()  # connects to nothing until it is used, and it is not
         self._open.push_async_callback(redis.aclose)
         book = PriceBook(catalogue, gateway)
-        self.verification = Verification(gateway, self.settlement, book, Hub(redis), timeline)
-        self.events = Events(self.verification, timeline)
-        self.reconciler = Reconciler(
-            self.settlement,
-            self.verification,
-            self.events,
-            gateway,
-            metrics,
+        book.know(price)
+        roads = build_roads(
+            *(catalogue, book, gateway, Hub(redis), timeline, metrics, self._publish, nobody_watches)
         )
+        self.settlement, self.verification = roads.settlement, roads.verification
+        self.events, self.reconciler = roads.events, roads.reconciler
         for number, customer in enumerate(CUSTOMERS):
             await Account.create(external_id=f"user-{number}", stripe_customer=customer)
 
@@ -321,7 +313,8 @@ class Interleavings(RuleBasedStateMachine):
 
     async def _spend(self, account_id: int, key: str) -> bool:
         async with write_transaction():
-            await ledger.spend(account_id, self.asked[key], key, self._now())
+            account = await ledger.lock_account(account_id)
+            await ledger.spend(account, self.asked[key], key, self._now())
         return True
 
     async def _webhook(self, event: dict[str, Any]) -> None:
@@ -365,7 +358,7 @@ class Interleavings(RuleBasedStateMachine):
         done = await self.reconciler.sweep()
         assert set(done) == {
             *("unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events"),
-            *("paid_invoices", "audit", "alarms"),
+            *("paid_invoices", "expired_reservations", "audit", "alarms"),
         }
         await self._check_books()
         granted = {grant.invoice_id: grant.credits for grant in await CreditGrant.all()}

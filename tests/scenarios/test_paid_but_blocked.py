@@ -16,12 +16,12 @@ from server.clock import now
 from server.core.facts import Facts, Road
 from server.core.messages import StatusMessage, encode
 from server.core.stripe_shapes import Invoice, decode
-from server.hub import PREFIX
+from server.hub import INVOICES
 from server.models import Account
 from server.models import Invoice as InvoiceRow
 from server.services import Services
 from server.settlement import Settlement
-from server.web import sockets
+from server.web import lines
 from tests.conftest import World
 from tests.support.books import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
@@ -177,7 +177,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_the_webhook(
     paidup = await world.server(webhooks=False, reread_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
-        await wait_until(lambda: paidup.services.hub.lines_of(made["invoice"]) == 1)
+        await wait_until(lambda: paidup.services.hub.lines_of(INVOICES, made["invoice"]) == 1)
         await stripe_side.confirm(made["client_secret"])
         assert (await paidup.webhook(await _paid_body(stripe_side)))[1]["outcome"] == "settled"
         told = await status_with(socket, status="active")
@@ -192,7 +192,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_verification(
     paidup = await world.server(webhooks=False, reread_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
-        await wait_until(lambda: paidup.services.hub.lines_of(made["invoice"]) == 1)
+        await wait_until(lambda: paidup.services.hub.lines_of(INVOICES, made["invoice"]) == 1)
         await wait_until(lambda: not paidup.services.verification.asking(made["invoice"]))
         status, adopted = await ada.call("POST", "/api/invoices", {"invoice": made["invoice"]})
         assert (status, adopted["status"]["status"]) == (201, "open")
@@ -474,7 +474,7 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
     """A settlement whose news reach this process's sockets as if `teller` had settled."""
 
     async def through_redis_alone(status: StatusMessage) -> bool:
-        return bool(await services.redis.publish(PREFIX + status.invoice, encode(status)))
+        return bool(await services.redis.publish(INVOICES.channel(status.invoice), encode(status)))
 
     async def not_at_all(_: StatusMessage) -> bool:
         return False
@@ -499,8 +499,8 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
         await act()
         await subscribe(name)
 
-    async def after_the_ack(invoice: str, line: Any) -> bool:
-        acknowledged = await join(invoice, line)
+    async def after_the_ack(*waiting: Any) -> bool:
+        acknowledged = await join(*waiting)
         await act()
         return acknowledged
 
@@ -514,4 +514,4 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
     elif moment == "after the ack":
         monkeypatch.setattr(services.hub, "join", after_the_ack)
     else:
-        monkeypatch.setattr(sockets, "read_status", after_the_read)
+        monkeypatch.setattr(lines, "read_status", after_the_read)

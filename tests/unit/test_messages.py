@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from server.core.decisions import InvoiceStatus
 from server.core.facts import PaymentError, Road
 from server.core.messages import (
+    BalanceMessage,
     Bye,
     CloseCode,
     Heartbeat,
     Stage,
     StatusMessage,
+    decode_balance,
     decode_status,
     encode,
     is_verify,
@@ -50,6 +52,15 @@ def test_a_status_looks_as_the_protocol_shows_it() -> None:
         "via": "verification",
         "at": "2026-11-23T09:00:00.123000Z",
         "error": None,
+    }
+
+
+def test_a_balance_looks_as_the_protocol_shows_it() -> None:
+    assert json.loads(encode(BalanceMessage(7, 120, ACTIVE.at))) == {
+        "type": "balance",
+        "version": 7,
+        "balance": 120,
+        "at": "2026-11-23T09:00:00.123000Z",
     }
 
 
@@ -88,6 +99,17 @@ def test_a_heartbeat_and_a_farewell_look_as_the_protocol_shows_them() -> None:
 def test_a_status_survives_the_way_through_redis(status: StatusMessage) -> None:
     frame = encode(status)
     assert decode_status(frame) == decode_status(frame.decode()) == status
+
+
+@given(st.integers(0, 2**31), st.integers(-(2**53), 2**53))
+def test_a_balance_survives_the_way_through_redis_and_is_no_status(version: int, balance: int) -> None:
+    message = BalanceMessage(version, balance, ACTIVE.at)
+    frame = encode(message)
+    assert decode_balance(frame) == decode_balance(frame.decode()) == message
+    with pytest.raises(msgspec.DecodeError):
+        decode_status(frame)
+    with pytest.raises(msgspec.DecodeError):
+        decode_balance(encode(ACTIVE))
 
 
 @pytest.mark.parametrize("frame", ["", "{", "[]", '{"type":"heartbeat"}', '{"type":"status"}', '"status"'])

@@ -1,4 +1,4 @@
-"""Tickets: a signed, dated permission to watch one invoice."""
+"""Tickets: a signed, dated permission to watch one invoice, or one account."""
 
 from __future__ import annotations
 
@@ -76,3 +76,27 @@ def test_a_ticket_ends(age_s: int, good: bool, monkeypatch: pytest.MonkeyPatch) 
 def test_the_answer_says_when_the_ticket_ends() -> None:
     at = datetime(2026, 11, 23, tzinfo=UTC)
     assert TICKETS.expires_at(at) - at == timedelta(hours=1)
+
+
+@given(st.integers(1, 2**31))
+def test_a_ticket_for_an_account_names_it_and_fits_a_subprotocol(account_id: int) -> None:
+    ticket = TICKETS.issue_for_account(account_id)
+    assert SUBPROTOCOL_TOKEN.fullmatch(ticket)
+    assert TICKETS.account_of(ticket) == account_id
+
+
+@given(invoice_ids, st.integers(1, 2**31))
+def test_a_ticket_of_one_kind_opens_nothing_of_the_other(invoice: str, account_id: int) -> None:
+    """S28: even where the invoice were called as the account is."""
+    with pytest.raises(NotAuthenticated):
+        TICKETS.account_of(TICKETS.issue(invoice))
+    with pytest.raises(NotAuthenticated):
+        TICKETS.account_of(TICKETS.issue(str(account_id)))
+    with pytest.raises(NotAuthenticated):
+        TICKETS.check(TICKETS.issue_for_account(account_id), str(account_id))
+
+
+@given(st.text())
+def test_no_text_names_an_account(ticket: str) -> None:
+    with pytest.raises(NotAuthenticated):
+        TICKETS.account_of(ticket)

@@ -1,0 +1,172 @@
+"""Changes of a running subscription: another plan, an end with its period or now, a change of mind.
+
+Owns the rule that one change waits for its payment at a time: asked for again, it is the same
+one; asked for another, the first is given up. Stripe applies a change only once it is paid
+(pending_if_incomplete), so nobody is on a plan that he has not paid, nor off the one that he
+has. Refuses to move credits: the invoice that the change makes is settled like any other.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from server.clock import Clock
+from server.core.decisions import InvoiceStatus
+from server.core.facts import Road
+from server.core.plans import Catalogue, Change, Interval, Plan
+from server.core.stripe_shapes import Invoice as StripeInvoice
+from server.core.stripe_shapes import Subscription as StripeSubscription
+from server.database import storage_errors
+from server.errors import (
+    AlreadyOnPlan,
+    Conflict,
+    InvalidInput,
+    InvoiceUnpaid,
+    NotSubscribed,
+    PaymentUnderWay,
+    StripeError,
+    StripeUnavailable,
+)
+from server.models import Account, Subscription
+from server.prices import PriceBook
+from server.purchases import Purchase, Purchases, secret_of
+from server.settlement import Outcome
+from server.stripe_gateway import StripeGateway
+from server.subscriptions import Subscriptions
+from server.verification import Verification
+
+log = structlog.get_logger(__name__)
+
+UNPAID = ("past_due", "unpaid")
+
+
+class Changes:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        prices: PriceBook,
+        gateway: StripeGateway,
+        verification: Verification,
+        purchases: Purchases,
+        subscriptions: Subscriptions,
+        clock: Clock,
+    ) -> None:
+        self._catalogue = catalogue
+        self._prices = prices
+        self._gateway = gateway
+        self._verification = verification
+        self._purchases = purchases
+        self._subscriptions = subscriptions
+        self._clock = clock
+
+    async def change(
+        self, account: Account, plan_id: str, interval: Interval | None = None, quantity: int | None = None
+    ) -> Purchase:
+        """The invoice of an upgrade or downgrade, to be paid where something is due.
+
+        Raises UnknownPlan, NotSubscribed, AlreadyOnPlan, InvoiceUnpaid, PaymentUnderWay, StripeError.
+        """
+        plan = self._catalogue.plan(plan_id)
+        if plan.top_up:
+            raise InvalidInput(f"{plan.id} is a top-up, not a plan that one can be on.")
+        running = await self._running(account)
+        if running.status in UNPAID and running.latest_invoice_id:
+            raise InvoiceUnpaid(running.latest_invoice_id)
+        item = self._subscriptions.item_of(running)
+        price = await self._price(plan, interval, item.price.id)
+        wanted = (price, quantity or item.quantity or 1)
+        pending = self._subscriptions.pending_item_of(running)
+        if pending and running.latest_invoice_id:
+            same = (pending.price.id, pending.quantity or 1) == wanted
+            again = await self._again(running.latest_invoice_id, account, same)
+            if again is not None:
+                return again
+        elif (item.price.id, item.quantity or 1) == wanted:
+            raise AlreadyOnPlan(plan.id)
+        return await self._change(account, running.id, item.id, plan, wanted)
+
+    async def cancel(self, account: Account, at_once: bool) -> Subscription:
+        """End the subscription with its period, or now. Raises NotSubscribed, StripeError."""
+        running = await self._running(account)
+        asked_at = self._clock()
+        if at_once:
+            shape = await self._gateway.cancel_subscription(running.id)
+        else:
+            shape = await self._gateway.cancel_at_period_end(running.id, True)
+        return await self._subscriptions.learn(shape, asked_at)
+
+    async def resume(self, account: Account) -> Subscription:
+        """Take back an end that has not come yet. Raises NotSubscribed, StripeError."""
+        running = await self._running(account)
+        asked_at = self._clock()
+        shape = await self._gateway.cancel_at_period_end(running.id, False)
+        return await self._subscriptions.learn(shape, asked_at)
+
+    async def _running(self, account: Account) -> StripeSubscription:
+        if account.stripe_customer is None:
+            raise NotSubscribed
+        asked_at = self._clock()
+        running = await self._gateway.running_subscription(account.stripe_customer)
+        if running is None:
+            raise NotSubscribed
+        await self._subscriptions.meet(running.id, account)
+        await self._subscriptions.learn(running, asked_at)
+        return running
+
+    async def _price(self, plan: Plan, interval: Interval | None, current: str) -> str:
+        """By the interval that is asked for, else the one he pays by now, else the plan's first."""
+        known = self._prices.get(current)
+        offered = [price.interval for price in plan.prices]
+        if interval is None and known and known.interval in offered:
+            interval = known.interval
+        return await self._prices.id_for(plan.price(interval))
+
+    async def _again(self, invoice: str, account: Account, same: bool) -> Purchase | None:
+        """The change that waits for its payment; None once it is given up for another."""
+        settled, shape = await self._verification.read(invoice, Road.VERIFICATION, account.id)
+        status = settled.status
+        if status is None or status.status.terminal:
+            return None
+        if same:
+            return Purchase(status, secret_of(shape), created=False)
+        if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
+            raise PaymentUnderWay(invoice)
+        await self._gateway.void_invoice(invoice)
+        settled, _ = await self._verification.read(invoice, Road.VERIFICATION, account.id)
+        if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
+            raise PaymentUnderWay(invoice)  # paid in the very moment
+        return None
+
+    async def _change(
+        self, account: Account, subscription: str, item: str, plan: Plan, wanted: tuple[str, int]
+    ) -> Purchase:
+        price, quantity = wanted
+        number, asked_at = account.purchase_number, self._clock()
+        key = f"paidup-change-{subscription}-{price}-{quantity}-{number}"
+        restart = plan.change is Change.RESTART_CYCLE
+        try:
+            changed = await self._gateway.change_subscription(
+                subscription, item, price, quantity, restart, key
+            )
+        except StripeError as error:
+            await self._purchases.move_on(error, account.id, number)
+            raise
+        shape = changed.latest_invoice
+        if not isinstance(shape, StripeInvoice):
+            raise StripeUnavailable("the changed subscription shows no invoice")
+        await self._subscriptions.learn(changed, asked_at)
+        settled = await self._verification.settle(shape.facts(), Road.VERIFICATION, account.id)
+        if settled.outcome is Outcome.NEEDS_READING:
+            settled, shape = await self._verification.read(shape.id, Road.VERIFICATION, account.id)
+        await self._purchases.next_purchase(account.id, number)
+        if settled.status is None:
+            raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
+        return Purchase(settled.status, secret_of(shape), created=settled.created)
+
+
+async def current_subscription(account: Account) -> Subscription | None:
+    """The account's subscription as it was last seen: the one that runs, else the newest."""
+    with storage_errors():
+        rows = await Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
+    over = ("canceled", "incomplete_expired", "incomplete")
+    return next((row for row in rows if row.status not in over), rows[0] if rows else None)

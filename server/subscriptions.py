@@ -1,0 +1,157 @@
+"""Subscriptions: what each is now, as Stripe says it, and what becomes of credits when one ends.
+
+Owns the table of subscriptions. An event about one is a reason to look, never the truth: events
+come in any order (S18). What differs from the row is marked, and the reconciler reads it; two
+who read at once cannot write in the wrong order, since a row says when its answer was asked
+for. Refuses to sell and to change one: `purchases.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import structlog
+
+from server.clock import Clock, at_unix
+from server.core.facts import Road
+from server.core.pace import reconciler_delay_s
+from server.core.plans import StripePrice
+from server.core.stripe_shapes import ACCOUNT_METADATA_KEY, SubscriptionItem
+from server.core.stripe_shapes import Subscription as StripeSubscription
+from server.database import locked, storage_errors, write_transaction
+from server.errors import StripeRefused
+from server.models import Account, Invoice, Subscription
+from server.settlement import Settlement
+from server.stripe_gateway import StripeGateway
+from server.verification import Verification
+
+log = structlog.get_logger(__name__)
+
+OVER = frozenset({"canceled", "incomplete_expired"})
+AFTER_ITS_PERIOD = timedelta(minutes=90)
+"""Stripe finalises a renewal an hour after the period's end: by then somebody should have told us."""
+
+
+class Subscriptions:
+    def __init__(
+        self,
+        gateway: StripeGateway,
+        prices: Mapping[str, StripePrice],
+        settlement: Settlement,
+        verification: Verification,
+        clock: Clock,
+    ) -> None:
+        self._gateway = gateway
+        self._prices = prices
+        self._settlement = settlement
+        self._verification = verification
+        self._clock = clock
+
+    async def heard(self, subscription: str, shape: StripeSubscription | None) -> str:
+        """An event spoke of it: look soon, unless it says what is known. `shape` is what it showed."""
+        with storage_errors():
+            row = await Subscription.get_or_none(id=subscription)
+        if row is None:
+            return await self._meet(shape) if shape else "not ours"
+        if shape is not None and self._says(row, shape):
+            return "as known"
+        with storage_errors():
+            await Subscription.filter(id=subscription).update(read_due_at=self._clock())
+        return "to be read"
+
+    async def _meet(self, shape: StripeSubscription) -> str:
+        """One that was made past us."""
+        named = (shape.metadata or {}).get(ACCOUNT_METADATA_KEY, "")
+        with storage_errors():
+            account = await Account.get_or_none(stripe_customer=shape.customer)
+            account = account or await Account.get_or_none(external_id=named, stripe_customer__isnull=True)
+            if account is None:
+                return "not ours"
+            row = Subscription(id=shape.id, account_id=account.id, read_due_at=self._clock())
+            await Subscription.bulk_create([row], ignore_conflicts=True)
+        return "to be read"
+
+    async def meet(self, subscription: str, account: Account) -> None:
+        """A row for one that is this account's."""
+        with storage_errors():
+            row = Subscription(id=subscription, account_id=account.id)
+            await Subscription.bulk_create([row], ignore_conflicts=True)
+
+    async def read(self, subscription: str, patience_s: float | None = None) -> Subscription | None:
+        """Ask Stripe what it is now, and write that down. None where Stripe has none."""
+        asked_at = self._clock()
+        try:
+            shape = await self._gateway.read_subscription(subscription, patience_s)
+        except StripeRefused as error:
+            if error.code != "resource_missing":
+                raise
+            log.warning("subscription_missing", subscription=subscription)
+            with storage_errors():
+                await Subscription.filter(id=subscription).update(read_due_at=None)
+            return None
+        row = await self.learn(shape, asked_at)
+        await self._latest_invoice(row)
+        return row
+
+    async def learn(self, shape: StripeSubscription, asked_at: datetime) -> Subscription:
+        """Write down what Stripe answered to a question of `asked_at`, unless something later is known."""
+        async with write_transaction():
+            row = await locked(Subscription.filter(id=shape.id)).get()
+            if row.as_of is not None and row.as_of > asked_at:
+                return row
+            self._take(row, shape)
+            row.as_of = asked_at
+            row.read_due_at = self._next_look(row)
+            await row.save()
+        if row.status in OVER:
+            await self._settlement.end_subscription(row.id)
+        return row
+
+    async def _latest_invoice(self, row: Subscription) -> None:
+        """A renewal that nobody told us of."""
+        if row.latest_invoice and not await Invoice.exists(id=row.latest_invoice):
+            await self._verification.read(row.latest_invoice, Road.RECONCILIATION)
+
+    def _take(self, row: Subscription, shape: StripeSubscription) -> None:
+        item, pending = self.item_of(shape), self.pending_item_of(shape)
+        row.status = shape.status
+        row.cancel_at = at_unix(shape.cancel_at) if shape.cancel_at else None
+        row.ended_at = at_unix(shape.ended_at) if shape.ended_at else None
+        row.latest_invoice = shape.latest_invoice_id
+        row.pending_plan = self._plan(pending) if pending else None
+        row.price, row.plan = item.price.id, self._plan(item)
+        row.quantity = 1 if item.quantity is None else item.quantity
+        row.current_period_end = at_unix(item.current_period_end) if item.current_period_end else None
+
+    def _says(self, row: Subscription, shape: StripeSubscription) -> bool:
+        """Whether `shape` shows nothing but what the row has."""
+        seen = Subscription(id=row.id)
+        self._take(seen, shape)
+        names = ("status", "price", "quantity", "pending_plan", "cancel_at", "latest_invoice")
+        return row.as_of is not None and all(getattr(row, name) == getattr(seen, name) for name in names)
+
+    def _next_look(self, row: Subscription) -> datetime | None:
+        if row.status in OVER:
+            return None
+        if row.status == "incomplete" or row.current_period_end is None:
+            age_s = (self._clock() - row.created_at).total_seconds()
+            return self._clock() + timedelta(seconds=reconciler_delay_s(age_s))
+        # Never in the past: a renewal that is late would be asked about without end.
+        return max(row.current_period_end + AFTER_ITS_PERIOD, self._clock() + timedelta(hours=1))
+
+    def item_of(self, shape: StripeSubscription) -> SubscriptionItem:
+        """The item that sells a plan; the first one where none does. Each subscription has one."""
+        return self._item(shape.items.data) or shape.items.data[0]
+
+    def pending_item_of(self, shape: StripeSubscription) -> SubscriptionItem | None:
+        """The same of a change that waits for its payment."""
+        items = shape.pending_update.subscription_items if shape.pending_update else None
+        return self._item(items or [])
+
+    def _item(self, items: list[SubscriptionItem]) -> SubscriptionItem | None:
+        return next((item for item in items if item.price.id in self._prices), None)
+
+    def _plan(self, item: SubscriptionItem) -> str | None:
+        price = self._prices.get(item.price.id)
+        return price.plan if price else None

@@ -1,0 +1,48 @@
+"""What the customers' routes share: who asks, what is being activated, how a purchase is answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.database import storage_errors
+from server.models import Account, Invoice
+from server.purchases import PENDING, Purchase
+from server.services import Services
+from server.statuses import read_status
+from server.web.bodies import answer
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def account_of(request: Request) -> Account:
+    """The account of whoever asks, made on first sight. Raises NotAuthenticated."""
+    customer = await request.app.state.authenticate(request)
+    return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
+
+
+async def activating_of(request: Request, account: Account) -> dict[str, Any] | None:
+    """The payment of this account that is on its way, with a ticket to watch it."""
+    pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
+    with storage_errors():
+        row = await pending.only("id").first()
+        status = await read_status(row.id) if row else None
+    if status is None:
+        return None
+    ticket = services_of(request).tickets.issue(status.invoice)
+    return {"invoice": status.invoice, "ticket": ticket, "status": status}
+
+
+def purchase_answer(request: Request, purchase: Purchase) -> Response:
+    body = {
+        "invoice": purchase.status.invoice,
+        "client_secret": purchase.client_secret,
+        "ticket": services_of(request).tickets.issue(purchase.status.invoice),
+        "status": purchase.status,
+    }
+    return answer(body, 201 if purchase.created else 200)

