@@ -57,9 +57,7 @@ async def end(account: Account, subscription: str, plans: Sequence[str]) -> None
     own = CreditGrant.filter(account_id=account.id, invoice__subscription=subscription, plan__in=list(plans))
     live = await own.filter(state=GrantState.LIVE).order_by("id")
     await ledger.expire(account, live, "the subscription has ended")
-    to_come = await own.filter(state=GrantState.PLANNED).only("id")
-    ids = [grant.id for grant in to_come]
-    await CreditGrant.filter(id__in=ids).update(state=GrantState.CANCELED)
+    await ledger.cancel_planned(await own.filter(state=GrantState.PLANNED))
 
 
 def _bought(row: Invoice) -> Bought:
@@ -81,29 +79,14 @@ def _money(row: Invoice) -> Money:
 
 
 async def _write(row: Invoice, account: Account, items: Sequence[Installment]) -> None:
-    planned = []
     for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
         expires_at = at_unix(item.expires_at) if item.expires_at else None
         plan = item.plan or row.plan
         if item.due_at is None:
             await ledger.grant(account, row.id, item.credits, expires_at, number, plan, item.rollover_cap)
             continue
-        planned.append(
-            CreditGrant(
-                account_id=account.id,
-                invoice_id=row.id,
-                installment=number,
-                plan=plan,
-                credits=item.credits,
-                remaining=0,
-                state=GrantState.PLANNED,
-                due_at=at_unix(item.due_at),
-                expires_at=expires_at,
-                rollover_cap=item.rollover_cap,
-            )
-        )
-    if planned:
-        await CreditGrant.bulk_create(planned)
+        due_at = at_unix(item.due_at)
+        await ledger.plan(account, row.id, item.credits, due_at, expires_at, number, plan, item.rollover_cap)
 
 
 async def _adjust(row: Invoice, account: Account, items: Sequence[Installment], cause: str) -> bool:
@@ -115,8 +98,7 @@ async def _adjust(row: Invoice, account: Account, items: Sequence[Installment], 
             continue
         changed = True
         if grant.state is GrantState.PLANNED:
-            grant.credits = item.credits
-            await grant.save(update_fields=["credits"])
+            await ledger.replan(grant, item.credits)
         elif grant.state is not GrantState.CANCELED:
             await ledger.adjust(account, grant, item.credits, f"{cause}>{grant.id}")
     return changed

@@ -249,7 +249,7 @@ class Hub:
 
     async def _listen(self) -> None:
         failures = 0
-        while True:
+        while not self._closed:
             try:
                 if not self._pubsub.subscribed:  # Redis was away when we opened
                     await self._connect()
@@ -314,7 +314,7 @@ class Hub:
 
     async def _probe(self) -> None:
         """Publish to ourselves; silence twice in a row means that the connection is dead."""
-        while True:
+        while not self._closed:
             self._probe_heard.clear()
             try:
                 async with asyncio.timeout(PROBE_EVERY_S):

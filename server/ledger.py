@@ -70,6 +70,44 @@ async def grant(
     return given
 
 
+async def plan(
+    account: Account,
+    invoice_id: str,
+    credits: int,
+    due_at: datetime,
+    expires_at: datetime | None,
+    installment: int,
+    plan: str | None,
+    rollover_cap: int,
+) -> None:
+    """Put down an installment that is to come. It holds nothing until it is made."""
+    await CreditGrant.create(
+        account_id=account.id,
+        invoice_id=invoice_id,
+        installment=installment,
+        plan=plan,
+        credits=credits,
+        remaining=0,
+        state=GrantState.PLANNED,
+        due_at=due_at,
+        expires_at=expires_at,
+        rollover_cap=rollover_cap,
+    )
+
+
+async def replan(planned: CreditGrant, credits: int) -> None:
+    """Change what a planned installment will give."""
+    planned.credits = credits
+    await planned.save(update_fields=["credits"])
+
+
+async def cancel_planned(planned: Iterable[CreditGrant]) -> None:
+    """These installments will not come."""
+    for grant in planned:
+        grant.state = GrantState.CANCELED
+        await grant.save(update_fields=["state"])
+
+
 async def make_installment(account: Account, planned: CreditGrant) -> None:
     """Give a planned installment. `planned` was read after the account was locked."""
     assert planned.state is GrantState.PLANNED

@@ -117,6 +117,8 @@ class Invoice(Model):
     """The running number that Stripe gave it; with `finalized_at`, Stripe's order."""
     nets = fields.BooleanField(default=False, db_default=False)
     """Other invoices of the account bear on what this one gives, or it on theirs."""
+    money_went_back = fields.BooleanField(default=False, db_default=False)
+    """Whether there are reversals of it: spares the road to a credit a look."""
     credits_reversed = fields.BigIntField(default=0, db_default=0)
     """Of what was granted, how much lost its money again: see reversals.py."""
     credits_untaken = fields.BigIntField(default=0, db_default=0)
@@ -240,6 +242,7 @@ class Subscription(Model):
 
     class Meta:
         table = "subscriptions"
+        indexes = (Index(fields=("account_id",)),)
 
 
 class Reversal(Model):
@@ -258,6 +261,7 @@ class Reversal(Model):
 
     class Meta:
         table = "reversals"
+        indexes = (Index(fields=("invoice_id",)),)
 
 
 class Reservation(Model):

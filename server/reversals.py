@@ -64,11 +64,9 @@ async def apply(row: Invoice, account: Account, after: AfterRefund, cause: str, 
 
     Invoice and account are locked. `cause` is the business fact that the entry stands for.
     """
-    if row.settled_at is None:
+    if row.settled_at is None or not row.money_went_back:
         return False  # what is granted later is reduced then
     known = await Reversal.filter(invoice_id=row.id)
-    if not known:
-        return False
     grants = await CreditGrant.filter(invoice_id=row.id, state__in=MADE).order_by("installment")
     facts = [ReversalFacts(each.kind, each.status, each.amount_minor) for each in known]
     due = claim(sum(grant.credits for grant in grants), row.total_minor, facts)

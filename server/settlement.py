@@ -141,6 +141,7 @@ class Settlement:
             account = await ledger.lock_account(row.account_id)
             if not await reversals.learn(news):
                 return Outcome.ALREADY_SETTLED
+            row.money_went_back = True
             before = account.version
             cause = f"{news.id}:{news.status}"
             told = await self._reversed(row, account, cause, news.reason)
@@ -187,7 +188,7 @@ class Settlement:
         if told:
             await _save(row)
         else:
-            await row.save(update_fields=["credits_reversed", "credits_untaken"])
+            await row.save(update_fields=["money_went_back", "credits_reversed", "credits_untaken"])
         return told
 
     async def publish(self, status: StatusMessage) -> None:
@@ -343,7 +344,7 @@ async def _save(row: Invoice) -> None:
         update_fields=[
             *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
             *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
-            *("finalized_at", "sequence", "nets", "credits_reversed", "credits_untaken"),
+            *("finalized_at", "sequence", "nets", "money_went_back", "credits_reversed", "credits_untaken"),
         ]
     )
 

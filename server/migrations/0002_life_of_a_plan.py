@@ -41,7 +41,7 @@ class Migration(migrations.Migration):
                 ('status', fields.CharField(max_length=40)),
                 ('changed_at', fields.DatetimeField(auto_now=False, auto_now_add=False)),
             ],
-            options={'table': 'reversals', 'app': 'paidup', 'pk_attr': 'id', 'table_description': "Money that went back, or is in dispute: a refund, a dispute or a credit note of Stripe's."},
+            options={'table': 'reversals', 'app': 'paidup', 'indexes': [Index(fields=['invoice_id'])], 'pk_attr': 'id', 'table_description': "Money that went back, or is in dispute: a refund, a dispute or a credit note of Stripe's."},
             bases=['Model'],
         ),
         ops.CreateModel(
@@ -62,7 +62,7 @@ class Migration(migrations.Migration):
                 ('read_due_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('created_at', fields.DatetimeField(auto_now=False, auto_now_add=True)),
             ],
-            options={'table': 'subscriptions', 'app': 'paidup', 'pk_attr': 'id', 'table_description': 'A subscription as Stripe last showed it, never as events arrived.'},
+            options={'table': 'subscriptions', 'app': 'paidup', 'indexes': [Index(fields=['account_id'])], 'pk_attr': 'id', 'table_description': 'A subscription as Stripe last showed it, never as events arrived.'},
             bases=['Model'],
         ),
         ops.AddField(
@@ -131,6 +131,11 @@ class Migration(migrations.Migration):
             model_name='Invoice',
             name='from_balance_minor',
             field=fields.BigIntField(default=0, db_default=0),
+        ),
+        ops.AddField(
+            model_name='Invoice',
+            name='money_went_back',
+            field=fields.BooleanField(default=False, db_default=False),
         ),
         ops.AddField(
             model_name='Invoice',
