@@ -159,7 +159,7 @@ def _by_http(customers: list[Customer]) -> Op:
 def _print(url: str, options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
     kind = "SQLite" if url.startswith("sqlite") else "PostgreSQL"
     title = f"Spends a second on {kind}, {options.at_once} at once, medians of {options.rounds} rounds"
-    table = Table(title=title)
+    table = Table(title=title, min_width=len(title))
     table.add_column("")
     table.add_column("a second", justify="right")
     table.add_column("of the floor", justify="right")

@@ -169,7 +169,7 @@ async def test_a_reader_that_has_stalled_blocks_nobody(world: World, stripe_side
         # The buffers on the way to the deaf one must be full before a send to it can stall.
         while services.hub.lines_of(hub.ACCOUNTS, account.id) == 2:
             version += 1
-            await services.hub.publish_balance(account.id, BalanceMessage(version, 5, now()))
+            services.hub.deliver(hub.ACCOUNTS, account.id, BalanceMessage(version, 5, now()))
             assert (await next_balance(quick))["version"] == version
         assert not quick.closed
     await wait_until(lambda: services.hub.waiting(hub.ACCOUNTS) == [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -80,14 +81,15 @@ async def test_each_change_is_told_to_whoever_watches_the_balance(world: World) 
     ada = await _with_credits(paidup, 100)
     async with ada.watch_balance() as line:
         told = [await next_balance(line)]
-        for do in (
+        steps: list[Callable[[], Awaitable[tuple[int, Any]]]] = [
             lambda: _reserve(ada, 70),
             lambda: _commit(ada, 50),
             lambda: _reserve(ada, 20, "later"),
             lambda: _release(ada, "later"),
             lambda: _reserve(ada, 30, "late"),
-        ):
-            first, again = await do(), await do()
+        ]
+        for step in steps:
+            first, again = await step(), await step()
             assert (first[0] in (200, 201), again) == (True, (200, first[1]))
             told.append(await next_balance(line))
         await Reservation.filter(key="late").update(expires_at=now() - timedelta(seconds=1))

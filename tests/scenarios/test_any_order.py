@@ -1,0 +1,287 @@
+"""A plan's whole history, heard of in any order: the books balance, and the balances are the same.
+
+Stripe's side lives through a random story first; then its events are handed to an empty
+database in one order and in others, and all by the real handlers over the real SDK.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+
+from server import ledger
+from server.core.stripe_shapes import Event, decode
+from server.database import write_transaction
+from server.events import store
+from server.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
+from server.services import Services, open_services
+from server.settings import PACKAGED_PLANS
+from tests.support.books import assert_books_balance
+from tests.support.life import MovedClock
+from tests.support.paidup import settings
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+PLANS = ["basic", "advanced", "pro"]
+STEPS = 12
+
+
+class Story:
+    """One customer's random life at Stripe's side, made by the SaaS's own calls."""
+
+    def __init__(self, stripe: StripeSide, seed: int) -> None:
+        self.stripe = stripe
+        self.chance = random.Random(seed)
+        self.told: list[str] = []
+        self.days = 0.0
+        self.customer = ""
+
+    async def live(self) -> None:
+        self.customer = await self.stripe.customer(name="Ada")
+        await self.subscribe()
+        steps = [
+            *(self.change, self.change, self.change, self.pass_time, self.pass_time),
+            *(self.refund, self.fail_refund, self.dispute, self.close_dispute, self.credit_note),
+            *(self.top_up, self.cancel, self.subscribe),
+        ]
+        for _ in range(STEPS):
+            step = self.chance.choice(steps)
+            await step()
+            self.told.append(step.__name__)
+
+    async def price(self, plan: str, interval: str = "") -> str:
+        interval = interval or self.chance.choice(["monthly", "monthly", "yearly"])
+        found = await self.stripe.api("GET", f"prices?lookup_keys[0]=paidup_{plan}_{interval}")
+        return str(found["data"][0]["id"])
+
+    async def running(self) -> Any:
+        page = await self.stripe.api("GET", f"subscriptions?customer={self.customer}&limit=100")
+        alive = [each for each in page["data"] if each["status"] in ("active", "trialing", "past_due")]
+        return self.chance.choice(alive) if alive else None
+
+    async def subscribe(self) -> None:
+        form = {"items[0][quantity]": str(self.chance.choice([1, 1, 1, 3]))}
+        if self.chance.random() < 0.2:
+            form["trial_period_days"] = "7"
+        if self.chance.random() < 0.2:
+            coupon = await self.stripe.api("POST", "coupons", percent_off=50, duration="once")
+            form["discounts[0][coupon]"] = coupon["id"]
+        form["items[0][price]"] = await self.price(self.chance.choice(PLANS))
+        form["payment_settings[save_default_payment_method]"] = "on_subscription"
+        made = await self.stripe.subscribe(self.customer, account="ada", **form)
+        secret = (made["latest_invoice"].get("confirmation_secret") or {}).get("client_secret")
+        if secret:
+            await self.stripe.confirm(secret)
+
+    async def change(self) -> None:
+        subscription = await self.running()
+        if subscription is None:
+            return
+        form = {
+            "items[0][id]": subscription["items"]["data"][0]["id"],
+            "items[0][price]": await self.price(self.chance.choice(PLANS)),
+            "items[0][quantity]": str(self.chance.choice([1, 1, 2])),
+            "proration_behavior": self.chance.choice(
+                ["always_invoice", "always_invoice", "create_prorations"]
+            ),
+        }
+        if form["proration_behavior"] == "always_invoice":
+            form["payment_behavior"] = "pending_if_incomplete"
+        await self.stripe.api("POST", f"subscriptions/{subscription['id']}", **form)
+
+    async def pass_time(self) -> None:
+        days = self.chance.choice([0.5, 10, 31, 100])
+        self.days += days
+        await self.stripe.control("clock", {"advance_seconds": round(days * 24 * 3600)})
+
+    async def charges(self, **wanted: Any) -> list[Any]:
+        page = await self.stripe.api("GET", f"charges?customer={self.customer}&limit=100")
+        return [
+            each for each in page["data"] if each["paid"] and all(each[k] == v for k, v in wanted.items())
+        ]
+
+    async def refund(self) -> None:
+        charges = await self.charges(refunded=False, disputed=False)
+        if charges:
+            charge = self.chance.choice(charges)
+            left = charge["amount"] - charge["amount_refunded"]
+            amount = self.chance.choice([left, max(1, left // 2), max(1, left // 3)])
+            await self.stripe.api("POST", "refunds", charge=charge["id"], amount=amount)
+
+    async def fail_refund(self) -> None:
+        made = (await self.stripe.api("GET", "refunds?limit=100"))["data"]
+        if standing := [each for each in made if each["status"] == "succeeded"]:
+            await self.stripe.control(f"refunds/{self.chance.choice(standing)['id']}/fail")
+
+    async def dispute(self) -> None:
+        if charges := await self.charges(disputed=False, refunded=False):
+            await self.stripe.control("disputes", {"charge": self.chance.choice(charges)["id"]})
+
+    async def close_dispute(self) -> None:
+        made = (await self.stripe.api("GET", "disputes?limit=100"))["data"]
+        if opened := [each for each in made if each["status"] == "needs_response"]:
+            status = self.chance.choice(["won", "lost"])
+            await self.stripe.control(
+                f"disputes/{self.chance.choice(opened)['id']}/close", {"status": status}
+            )
+
+    async def credit_note(self) -> None:
+        paid = [each for each in await self.stripe.paid_invoices() if each["amount_paid"] > 100]
+        noted = (await self.stripe.api("GET", "credit_notes?limit=100"))["data"]
+        fresh = [each for each in paid if each["id"] not in {note["invoice"] for note in noted}]
+        if fresh:
+            invoice = self.chance.choice(fresh)["id"]
+            await self.stripe.api("POST", "credit_notes", invoice=invoice, amount=100, credit_amount=100)
+
+    async def top_up(self) -> None:
+        found = await self.stripe.api("GET", "prices?lookup_keys[0]=paidup_extra")
+        draft = await self.stripe.api(
+            "POST", "invoices", customer=self.customer, **{"metadata[paidup_account]": "ada"}
+        )
+        item = {"customer": self.customer, "invoice": draft["id"], "pricing[price]": found["data"][0]["id"]}
+        await self.stripe.api("POST", "invoiceitems", **item)
+        await self.stripe.api("POST", f"invoices/{draft['id']}/finalize")
+        final = await self.stripe.api("GET", f"invoices/{draft['id']}?expand[0]=confirmation_secret")
+        if final["confirmation_secret"]:
+            await self.stripe.confirm(final["confirmation_secret"]["client_secret"])
+
+    async def cancel(self) -> None:
+        subscription = await self.running()
+        if subscription is not None and self.chance.random() < 0.5:
+            await self.stripe.api("DELETE", f"subscriptions/{subscription['id']}")
+
+    async def events(self) -> list[Any]:
+        """All of them, oldest first, as Stripe would send them."""
+        found: list[Any] = []
+        more, after = True, ""
+        while more:
+            page = await self.stripe.api("GET", f"events?limit=100{after}")
+            found += page["data"]
+            more, after = page["has_more"], f"&starting_after={found[-1]['id']}"
+        return list(reversed(found))
+
+
+def shuffled(seed: int) -> Callable[[list[Any]], list[Any]]:
+    def mixed(events: list[Any]) -> list[Any]:
+        chance = random.Random(seed)
+        twice = events + chance.sample(events, len(events) // 3)
+        return chance.sample(twice, len(twice))
+
+    return mixed
+
+
+ORDERS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "as it was": lambda events: events,
+    "backwards": lambda events: events[::-1],
+    "shuffled, some twice": shuffled(1),
+    "shuffled otherwise": shuffled(2),
+}
+
+
+Databases = Callable[[], str]
+
+
+@pytest.fixture
+def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
+    """Makes an empty database of the kind that the test asks for, as often as it likes."""
+    template = request.getfixturevalue("sqlite_template" if request.param == "sqlite" else "postgres")
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"order{next(_numbers)}"
+        if request.param == "sqlite":
+            shutil.copy(template, tmp_path / f"{name}.db")
+            return f"sqlite://{tmp_path / name}.db"
+        template.psql(f"CREATE DATABASE {name} TEMPLATE template_paidup")
+        made.append(name)
+        return str(template.get_uri(database=name))
+
+    yield make
+    for name in made:
+        template.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_numbers = count()
+
+
+@pytest.mark.parametrize(
+    ("seed", "fresh_database"),
+    [(0, "sqlite"), (1, "postgres"), (2, "sqlite"), (3, "postgres")],
+    indirect=["fresh_database"],
+)
+async def test_any_order_of_a_history_gives_the_same_balance(
+    seed: int, fresh_database: Databases, stripe_side: StripeSide, valkey: str, tmp_path: Path
+) -> None:
+    """S18, S25, S26, S37: replayed into an empty database, in whichever order, the balances are the same."""
+    story = Story(stripe_side, seed)
+    await story.live()
+    events = await story.events()
+    world = {"redis_url": valkey, "stripe_api_base": stripe_side.url, "data_dir": tmp_path}
+    books = {
+        name: await _replayed(fresh_database(), order(events), story, world) for name, order in ORDERS.items()
+    }
+    first = books["as it was"]
+    for name, found in books.items():
+        assert found == first, (name, story.told)
+    assert first["entries"], story.told
+
+
+async def _replayed(database: str, events: list[Any], story: Story, world: dict[str, Any]) -> dict[str, Any]:
+    """What an empty database says of the account once it has heard all this."""
+    EXECUTOR_CACHE.clear()
+    clock = MovedClock()
+    clock.ahead = timedelta(days=story.days)
+    plans = world["data_dir"] / "plans.toml"
+    # How much may roll over is a question of what is left at that moment, so of when somebody looks.
+    uncapped = PACKAGED_PLANS.read_text().replace(
+        'rollover = "cap"\nrollover_cap = 1200', 'rollover = "keep"'
+    )
+    plans.write_text(uncapped)
+    async with open_services(settings(database_url=database, plans_file=plans, **world), clock) as services:
+        account = await services.purchases.account("ada")
+        for event in events:
+            await _hear(services, event)
+        await wait_until(lambda: _nothing_left(services), within=30)
+        async with write_transaction():
+            await ledger.expire_due(await ledger.lock_account(account.id), clock())
+        await assert_books_balance()
+        return await _books(account.id)
+
+
+async def _hear(services: Services, event: Any) -> None:
+    body = json.dumps(event)
+    shape = decode(Event, body)
+    if await store(shape, body):
+        try:
+            await services.events.handle(shape)
+        except Exception:
+            return
+
+
+async def _nothing_left(services: Services) -> bool:
+    """Whether the worker finds nothing more to do."""
+    for row in await StripeEvent.filter(handled_at=None):
+        await services.events.handle(decode(Event, row.payload))
+    done = await services.reconciler.due_installments() + await services.reconciler.due_subscriptions()
+    return done == 0 and not await StripeEvent.exists(handled_at=None)
+
+
+async def _books(account_id: int) -> dict[str, Any]:
+    account = await Account.get(id=account_id)
+    invoices = await Invoice.filter(account_id=account_id).order_by("id")
+    grants = await CreditGrant.filter(account_id=account_id).order_by("invoice_id", "installment")
+    return {
+        "balance": account.balance,
+        "entries": await LedgerEntry.filter(account_id=account_id).count() > 0,
+        "invoices": [(row.id, row.status.value, row.credits_reversed) for row in invoices],
+        "grants": [(grant.invoice_id, grant.installment, grant.credits) for grant in grants],
+    }
