@@ -28,8 +28,9 @@ format: $(DEV) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(DEV) ## measure: from the confirmed payment to "active", against polling
+bench: $(DEV) ## measure: from the confirmed payment to "active", against polling; spends against a floor
 	$(BIN)/python -m tests.bench.activation
+	$(BIN)/python -m tests.bench.spends
 
 hammer: $(DEV) ## kill everything again and again under load, on both databases; then audit (up to ten minutes)
 	$(BIN)/python -m tests.hammer

@@ -178,7 +178,8 @@ def locked(query: QuerySet[M], skip: bool = False) -> QuerySet[M]:
 
     With `skip`, rows that another transaction has locked are passed over instead of waited for.
     """
-    return query if is_sqlite() else query.select_for_update(skip_locked=skip)
+    # NO KEY: a row that refers to this one may be inserted meanwhile, or the two would wait for each other.
+    return query if is_sqlite() else query.select_for_update(skip_locked=skip, no_key=True)
 
 
 async def probe(within_s: float = 2.0) -> bool:

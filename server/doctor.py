@@ -190,15 +190,14 @@ async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
     if missing:
         return fail("prices", f"Stripe has no price {', '.join(missing)}", "run `paidup stripe-setup`")
     differing = [
-        f"{key}: {price.amount_minor} {price.currency} in the file, "
-        f"{found[key].unit_amount} {found[key].currency} in Stripe"
+        f"{key}: {price} in the file, {found[key]} in Stripe"
         for key, price in wanted.items()
-        if (found[key].unit_amount, found[key].currency) != (price.amount_minor, price.currency)
+        if not found[key].fits(price)
     ]
     if differing:
         to_do = "mend the file, or give a new price in Stripe this lookup key: prices cannot be changed"
         return fail("prices", "; ".join(differing), to_do)
-    return ok("prices", f"{len(wanted)} lookup keys, with the amounts of the file")
+    return ok("prices", f"{len(wanted)} lookup keys, with the amounts and intervals of the file")
 
 
 async def check_endpoints(gateway: StripeGateway, webhook_url: str | None) -> list[Check]:

@@ -59,6 +59,14 @@ class PriceInfo(msgspec.Struct, frozen=True):
     currency: str
     interval: Interval | None
 
+    def fits(self, listed: PlanPrice) -> bool:
+        """Whether it is what the catalogue says."""
+        wanted = (listed.amount_minor, listed.currency, listed.interval)
+        return (self.unit_amount, self.currency, self.interval) == wanted
+
+    def __str__(self) -> str:
+        return f"{self.unit_amount} {self.currency} {self.interval or 'at another interval'}"
+
 
 class EndpointInfo(msgspec.Struct, frozen=True):
     """A webhook endpoint as Stripe has it. `api_version` is None for the account's default version.

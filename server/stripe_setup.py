@@ -74,9 +74,7 @@ async def ensure_prices(gateway: StripeGateway, catalogue: Catalogue) -> list[Pr
                 made = await gateway.create_price(plan.id, plan.name, price)
                 done.append(PriceSetup(price.lookup_key, made, "made"))
                 continue
-            there_is = (found.unit_amount, found.currency, found.interval)
-            same = there_is == (price.amount_minor, price.currency, price.interval)
-            done.append(PriceSetup(price.lookup_key, found.id, "there" if same else "differs"))
+            done.append(PriceSetup(price.lookup_key, found.id, "there" if found.fits(price) else "differs"))
     return done
 
 

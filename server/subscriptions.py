@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from server import ledger
 from server.clock import Clock, at_unix
 from server.core.facts import Road
 from server.core.pace import reconciler_delay_s
@@ -66,16 +67,17 @@ class Subscriptions:
         with storage_errors():
             account = await Account.get_or_none(stripe_customer=shape.customer)
             account = account or await Account.get_or_none(external_id=named, stripe_customer__isnull=True)
-            if account is None:
-                return "not ours"
-            row = Subscription(id=shape.id, account_id=account.id, read_due_at=self._clock())
-            await Subscription.bulk_create([row], ignore_conflicts=True)
+        if account is None:
+            return "not ours"
+        await self.meet(shape.id, account)
         return "to be read"
 
     async def meet(self, subscription: str, account: Account) -> None:
-        """A row for one that is this account's."""
-        with storage_errors():
-            row = Subscription(id=subscription, account_id=account.id)
+        """A row for one that is this account's, to be read soon."""
+        async with write_transaction():
+            # The account first, as the settlement does, which makes the same row with an invoice.
+            await ledger.lock_account(account.id)
+            row = Subscription(id=subscription, account_id=account.id, read_due_at=self._clock())
             await Subscription.bulk_create([row], ignore_conflicts=True)
 
     async def read(self, subscription: str, patience_s: float | None = None) -> Subscription | None:

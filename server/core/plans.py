@@ -73,6 +73,9 @@ class PlanPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     currency: CurrencyCode = "usd"
     interval: Interval = Interval.MONTH
 
+    def __str__(self) -> str:
+        return f"{self.amount_minor} {self.currency} {self.interval}"
+
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is sold. `credits` is per month and per seat; `trial_credits` once, for a trial.

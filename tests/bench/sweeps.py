@@ -98,6 +98,9 @@ class StripeInMemory:
     async def list_paid_invoices(self, *_: Any) -> ListOf[StripeInvoice]:
         return self._paid
 
+    async def list_reversals(self, *_: Any) -> ListOf[Any]:
+        return ListOf([])
+
     async def list_undelivered_events(self, *_: Any) -> ListOf[msgspec.Raw]:
         events = [{"id": f"evt_{n + 1}", "type": "invoice.paid", "livemode": False} for n in range(PAGE)]
         return ListOf([msgspec.Raw(msgspec.json.encode(event)) for event in events])

@@ -95,6 +95,7 @@ class Stripe:
             "amount_due": AMOUNT,
             "amount_paid": AMOUNT if paid else 0,
             "amount_remaining": 0 if paid else AMOUNT,
+            "total": AMOUNT,
             "billing_reason": "subscription_create",
             "created": 0,
             "parent": {"subscription_details": {"subscription": f"sub_{id}"}},
@@ -130,6 +131,10 @@ class Stripe:
     async def list_undelivered_events(self, *_: Any) -> ListOf[msgspec.Raw]:
         await self._answer()
         return ListOf([msgspec.Raw(msgspec.json.encode(event)) for event in reversed(self.events)])
+
+    async def list_reversals(self, *_: Any) -> ListOf[Any]:
+        await self._answer()
+        return ListOf([])
 
     async def list_prices(self, _: Any) -> list[Any]:
         return []
@@ -358,7 +363,8 @@ class Interleavings(RuleBasedStateMachine):
         done = await self.reconciler.sweep()
         assert set(done) == {
             *("unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events"),
-            *("paid_invoices", "expired_reservations", "audit", "alarms"),
+            *("paid_invoices", "reversals", "due_installments", "due_subscriptions"),
+            *("expired_reservations", "audit", "alarms"),
         }
         await self._check_books()
         granted = {grant.invoice_id: grant.credits for grant in await CreditGrant.all()}

@@ -116,7 +116,11 @@ async def test_prices_that_are_missing_or_differ_fail(world: World, gold_plans: 
     dearer = tmp_path / "dearer.toml"
     dearer.write_text(PACKAGED_PLANS.read_text().replace("amount_minor = 2900", "amount_minor = 3900"))
     found = await looked_at(world, plans_file=dearer)
-    says(found["prices"], State.FAIL, "paidup_pro_monthly: 3900 usd in the file, 2900 usd in Stripe")
+    says(
+        found["prices"],
+        State.FAIL,
+        "paidup_pro_monthly: 3900 usd month in the file, 2900 usd month in Stripe",
+    )
 
 
 @on_sqlite

@@ -90,10 +90,10 @@ def test_a_bare_host_gets_our_path(url: str, address: str) -> None:
 async def test_prices_are_made_once_and_one_that_differs_is_said_so(given: Any) -> None:
     text = PACKAGED_PLANS.read_text().replace("paidup_pro_monthly", "pro_2027").encode()
     async with gateway_alone(given) as gateway:
-        assert [made.state for made in await ensure_prices(gateway, parse_catalogue(text))] == [
-            *("there", "there", "made")
-        ]
-        dearer = text.replace(b"amount_minor = 2900", b"amount_minor = 3900")
-        assert [made.state for made in await ensure_prices(gateway, parse_catalogue(dearer))] == [
-            *("there", "there", "differs")
-        ]
+        made = {done.lookup_key: done.state for done in await ensure_prices(gateway, parse_catalogue(text))}
+        assert made.pop("pro_2027") == "made"
+        assert set(made.values()) == {"there"}
+        dearer = text.replace(b"amount_minor = 2900\n", b"amount_minor = 3900\n")
+        by_the_year = dearer.replace(b'interval = "once"', b'interval = "year"')
+        done = await ensure_prices(gateway, parse_catalogue(by_the_year))
+        assert {each.lookup_key for each in done if each.state == "differs"} == {"pro_2027", "paidup_extra"}
