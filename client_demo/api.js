@@ -7,11 +7,24 @@
 
 /** @typedef {import("./paidup.js").Status} Status */
 /** @typedef {{invoice: string, ticket: string, status: Status}} Activating */
-/** @typedef {{lookup_key: string, amount_minor: number, currency: string, interval: "month"|"year"}} Price */
-/** @typedef {{id: string, name: string, description: string, credits: number, prices: Price[]}} Plan */
+/** @typedef {{lookup_key: string, amount_minor: number, currency: string, interval: "month"|"year"|"once"}} Price */
+/** @typedef {{id: string, name: string, description: string, credits: number, top_up: boolean, prices: Price[]}} Plan */
 /** @typedef {{balance: number, grants: {plan: string, remaining: number}[], activating: Activating|null}} Credits */
+/**
+ * A subscription as Stripe last showed it; dates are ISO 8601 in UTC.
+ * @typedef {{id: string, status: string, plan: string|null, interval: "month"|"year"|null, quantity: number,
+ *   pending_plan: string|null, current_period_end: string|null, cancel_at: string|null,
+ *   ended_at: string|null}} Subscription
+ */
+/** @typedef {{credits: number, plan: string|null, due_at: string}} Installment part of a yearly plan, still to come */
+/**
+ * @typedef {{balance: number, subscription: Subscription|null, installments: Installment[],
+ *   activating: Activating|null}} Account
+ */
+/** @typedef {"grant"|"spend"|"reserve"|"release"|"freeze"|"reverse"|"restore"|"expire"|"adjust"} EntryKind */
+/** @typedef {{id: number, kind: EntryKind, credits: number, balance: number, reason: string, at: string}} Entry */
 /** @typedef {{balance: number, credits: number, key: string}} Spent */
-/** @typedef {{invoice: string, client_secret: string|null, ticket: string, status: Status}} Subscription */
+/** @typedef {{invoice: string, client_secret: string|null, ticket: string, status: Status}} Purchase */
 /** @typedef {{publishable_key: string, stripe_js: string, sandbox: string|null, customer: string}} Config */
 
 /** A refusal (RFC 9457): `status` is HTTP's, 0 when nobody answered; `body` holds the problem's own members. */
@@ -22,6 +35,8 @@ export class Problem extends Error {
     this.name = "Problem";
     this.status = status;
     this.body = body;
+    /** Which problem it is, e.g. "already-on-plan". */
+    this.kind = String(body.type ?? "").split("/").at(-1) ?? "";
   }
 }
 
@@ -45,7 +60,30 @@ export const plans = async () => (await call("GET", "/api/plans")).plans;
 export const credits = () => call("GET", "/api/credits");
 /** @param {number} credits @param {string} key @returns {Promise<Spent>} */
 export const spend = (credits, key) => call("POST", "/api/credits/spend", { credits, key });
-/** @param {string} plan @param {string} [interval] @returns {Promise<Subscription>} */
+/** @param {string} plan @param {string} [interval] @returns {Promise<Purchase>} */
 export const subscribe = (plan, interval) =>
   call("POST", "/api/subscriptions", { plan, interval: interval === "month" ? undefined : interval });
+/** @param {string} plan @param {string} interval @returns {Promise<Purchase>} */
+export const change = (plan, interval) => call("POST", "/api/subscriptions/change", { plan, interval });
+/** @param {string} plan @param {number} quantity @returns {Promise<Purchase>} */
+export const topUp = (plan, quantity) => call("POST", "/api/top-ups", { plan, quantity });
+/** An invoice that is there already, with the secret for paying it. @param {string} invoice @returns {Promise<Purchase>} */
+export const takeUp = (invoice) => call("POST", "/api/invoices", { invoice });
+/** @param {"period_end"|"now"} when @returns {Promise<{subscription: Subscription}>} */
+export const cancel = (when) => call("POST", "/api/subscriptions/cancel", { when });
+/** @returns {Promise<{subscription: Subscription}>} */
+export const resume = () => call("POST", "/api/subscriptions/resume", {});
+/** @returns {Promise<Account>} */
+export async function account() {
+  const known = await call("GET", "/api/account");
+  // Its first payment is settled; that Stripe calls it active as well is learned within seconds.
+  if (known.subscription?.status === "incomplete" && !known.activating) known.subscription.status = "active";
+  return known;
+}
+/** Newest first. @param {number} [before] an entry's id @returns {Promise<{entries: Entry[], has_more: boolean}>} */
+export const entries = (before) => call("GET", `/api/account/entries${before ? `?before=${before}` : ""}`);
+/** The sandbox's calendar. @returns {Promise<{now: string}>} */
+export const clock = () => call("GET", "/demo/clock");
+/** @param {{days?: number, months?: number}} step @returns {Promise<{now: string}>} */
+export const moveClock = (step) => call("POST", "/demo/clock", step);
 export const newCustomer = () => call("POST", "/demo/customer");

@@ -1,12 +1,15 @@
 """The demo application: Paidup itself, with the demo's page and a cookie instead of the SaaS's login.
 
-Owns what only the demo needs: the page, its files, its configuration for the browser, and the
-customer's signed cookie. Everything under /api, /ws and /webhooks is the product, unchanged.
+Owns what only the demo needs: the page, its files, its configuration for the browser, the
+customer's signed cookie, and the calendar, which is the sandbox's where there is one.
+Everything under /api, /ws and /webhooks is the product, unchanged.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +21,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from client_demo import clock as sandbox_clock
+from client_demo.clock import SandboxClock
 from server.app import create_app
+from server.clock import now
 from server.errors import ConfigurationError, NotAuthenticated
 from server.logs import configure_logging
 from server.serving import UVICORN
@@ -36,7 +42,7 @@ STRIPE_JS = "https://js.stripe.com/endive/stripe.js"
 class Demo:
     """The demo's routes, and how it names its customers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: SandboxClock | None) -> None:
         if settings.livemode:
             raise ConfigurationError(["the demo runs with test keys only"])
         self._settings = settings
@@ -48,6 +54,7 @@ class Demo:
             Route("/", self.page, methods=["GET"]),
             Route("/demo/config.json", self.config, methods=["GET"]),
             Route("/demo/customer", self.new_customer, methods=["POST"]),
+            *(sandbox_clock.routes(clock, self.authenticate) if clock else ()),
             Route("/demo/{name}", self.file, methods=["GET"]),
         ]
 
@@ -120,8 +127,24 @@ class Demo:
 
 def create_demo(settings: Settings) -> Starlette:
     """Paidup with the demo's page in front of it. Raises ConfigurationError for live keys."""
-    demo = Demo(settings)
-    return create_app(settings, authenticate=demo.authenticate, extra_routes=demo.routes)
+    clock = SandboxClock(_origin(settings.stripe_api_base)) if settings.sandboxed else None
+    demo = Demo(settings, clock)
+    app = create_app(settings, authenticate=demo.authenticate, extra_routes=demo.routes, clock=clock or now)
+    if clock is not None:
+        _follow(app, clock)
+    return app
+
+
+def _follow(app: Starlette, clock: SandboxClock) -> None:
+    """The sandbox's clock is followed for as long as the app runs, from before it begins."""
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(of: Starlette) -> AsyncIterator[None]:
+        async with clock.followed(), inner(of):
+            yield
+
+    app.router.lifespan_context = lifespan
 
 
 def main() -> None:

@@ -4,24 +4,30 @@
  *
  * Owns the order of screens and what is kept over a reload. What is true about money comes from the server alone.
  */
+import { lookSoon, refreshIfShown, setUpAccount } from "./account.js";
+import * as account_words from "./account_words.js";
 import * as api from "./api.js";
+import { followBalance, showBalance } from "./balance.js";
+import { clock } from "./clock.js";
 import { conditions } from "./conditions.js";
 import { calm, el, set } from "./dom.js";
 import { kept } from "./kept.js";
 import { drawPlans, drawTestCards } from "./lists.js";
 import { activate } from "./paidup.js";
-import { cardField, confirm, stripe } from "./payment.js";
+import { cardField, confirm, stripe, waitsForBank } from "./payment.js";
+import { enter, here, onWandering } from "./router.js";
 import { drawScreen } from "./screens.js";
 import { deliver, hangAll, lay } from "./studio.js";
 import * as words from "./words.js";
 
 /** @typedef {import("./paidup.js").Activation} Activation */
 /** @typedef {import("./paidup.js").Status} Status */
-/** @typedef {"studio"|"plans"|"card"|"activating"|"done"} View */
+/** @typedef {import("./router.js").View} View */
 /**
- * The subscription being paid for. `at`: when the bank confirmed, in ms since 1970; `intent`: what Stripe.js said last.
- * @typedef {{invoice: string, plan: string, ticket?: string, secret?: string|null, interval?: string,
- *   at?: number|null, intent?: string}} Order
+ * What is being paid for. `kind`: plan, change, renewal or top-up; `at`: when the bank confirmed, in ms since 1970;
+ * `intent`: what Stripe.js said last; `adopted`: the server told of it, nobody bought it here.
+ * @typedef {{invoice: string, plan: string, kind?: string, ticket?: string, secret?: string|null, interval?: string,
+ *   quantity?: number, at?: number|null, intent?: string, adopted?: boolean}} Order
  */
 
 const PRICE = 10;
@@ -29,8 +35,8 @@ const PRICE = 10;
 const state = {
   /** @type {api.Config|null} */ config: null,
   /** @type {api.Plan[]} */ plans: [],
-  balance: 0,
   /** @type {View} */ view: "studio",
+  /** @type {View} where the purchase began, and one goes back to */ origin: "studio",
   /** @type {Order|null} */ order: null,
   /** @type {Activation|null} */ activation: null,
   /** @type {string|null} the invoice that the activation watches */ watched: null,
@@ -46,7 +52,11 @@ const state = {
 function go(view) {
   const changed = state.view !== view;
   state.view = view;
+  enter(view);
   if (changed) state.news = "";
+  document.title = view === "account" ? "Your account – Halftone" : "Halftone";
+  el("work").dataset.view = view;
+  el("to-account").ariaCurrent = view === "account" ? "page" : null;
   for (const section of document.querySelectorAll(".view"))
     /** @type {HTMLElement} */ (section).hidden = section.id !== `view-${view}`;
   showGallery();
@@ -55,6 +65,16 @@ function go(view) {
   if (!changed) return;
   scrollTo({ top: 0 });
   el(`${view}-title`).focus({ preventScroll: true });
+  if (view === "account") refreshIfShown();
+}
+
+/** Links, Back and Forward: a purchase's own views come back only while there is one. @param {View} view */
+function wander(view) {
+  if (view === state.view) return;
+  if (view === "plans") return void ACTIONS.plans();
+  if (view === "card" && state.order?.secret) return void showCard(state.order);
+  if (view === "activating" && state.order) return showActivating();
+  go(view === "account" ? view : "studio");
 }
 
 /** The gallery is for looking at, not for paying beside. */
@@ -63,38 +83,20 @@ function showGallery() {
   el("gallery-section").hidden = !looking || kept.gallery.length === 0;
 }
 
-/** @param {number} balance */
-function showBalance(balance) {
-  const from = state.balance;
-  state.balance = balance;
-  el("balance").dataset.value = String(balance);
-  el("balance-unit").textContent = balance === 1 ? "credit" : "credits";
-  if (calm.matches || balance <= from) {
-    el("balance").textContent = words.number(balance);
-    return;
-  }
-  const began = performance.now();
-  const count = (/** @type {number} */ now) => {
-    if (state.balance !== balance) return; // a newer figure has taken over
-    const part = Math.min(1, Math.max(0, now - began) / 700);
-    el("balance").textContent = words.number(Math.round(from + (balance - from) * (1 - (1 - part) ** 3)));
-    if (part < 1) requestAnimationFrame(count);
-  };
-  requestAnimationFrame(count);
-}
-
-/** While a payment is pending and its screen is not shown, say so, quietly. */
+/** While a payment is pending and its screen is not shown, say so, quietly; the account page says it by itself. */
 function showBanner() {
-  const { order, view, news } = state;
-  const pending = order && watching(order.invoice);
-  el("banner").hidden = !(pending || news) || view !== "studio";
+  const { activation, order, view, news } = state;
+  const pending = order && watching(order.invoice) && view !== "account";
+  el("banner").hidden = !(pending || news) || !(view === "studio" || view === "account");
   el("banner-open").hidden = !pending;
   if (news) set("banner-text", news);
   if (!pending) return;
   state.news = "";
+  const plan = planOf(order.plan);
+  const known = activation?.status ?? { status: "open", error: null };
   const text = isConfirmed(order)
     ? `Your ${planName(order.plan)} plan is being activated.`
-    : `Your ${planName(order.plan)} plan is waiting for its payment.`;
+    : `${account_words.notice(known, order.kind ?? "plan", plan).title}.`;
   set("banner-text", text);
   set("banner-open", isConfirmed(order) ? "Show" : "Continue");
 }
@@ -121,14 +123,14 @@ async function makePoster(errorId) {
     await deliver(key);
     showGallery();
   } catch (problem) {
-    refused(problem, key, errorId);
+    await refused(problem, key, errorId);
   } finally {
     printing(false);
   }
 }
 
 /** @param {unknown} problem @param {string} key @param {string} errorId */
-function refused(problem, key, errorId) {
+async function refused(problem, key, errorId) {
   if (!(problem instanceof api.Problem) || problem.status !== 402) {
     el(errorId).textContent = problem instanceof Error ? problem.message : String(problem);
     return;
@@ -136,15 +138,21 @@ function refused(problem, key, errorId) {
   showBalance(problem.body.balance);
   lay(key);
   const { activating } = problem.body;
+  const known = await api.account().catch(() => null);
   if (activating) {
-    adopt(activating);
+    adopt(activating, known?.subscription ?? null);
     if (state.order) showActivating();
     return;
   }
-  el("refusal").textContent =
-    `A poster takes ${words.credits(PRICE)} and you have ${words.number(problem.body.balance)}. ` +
-    "Choose a plan, and the poster waiting on the press is printed at once.";
-  showPlans();
+  const wanting = `A poster takes ${words.credits(PRICE)} and you have ${words.number(problem.body.balance)}.`;
+  const then = "the poster waiting on the press is printed at once.";
+  if (account_words.isRunning(known?.subscription ?? null)) {
+    go("account");
+    el("account-lead").textContent = `${wanting} Add credits or change to a bigger plan, and ${then}`;
+    return;
+  }
+  el("refusal").textContent = `${wanting} Choose a plan, and ${then}`;
+  await showPlans();
 }
 
 /** A click while busy does nothing; the button stays, and so does the focus on it. @param {boolean} yes */
@@ -175,40 +183,80 @@ async function showPlans() {
 const listPlans = () => drawPlans(state.plans, (plan, interval) => choose(plan, interval, "plans-error"));
 
 /** @param {string} plan @param {string|undefined} interval @param {string} errorId */
-async function choose(plan, interval, errorId) {
+const choose = (plan, interval, errorId) =>
+  buy(() => api.subscribe(plan, interval), { kind: "plan", plan, interval }, errorId);
+
+/**
+ * Ask for what shall be paid, and lead through it.
+ * @param {() => Promise<api.Purchase>} request @param {Partial<Order> & {plan: string}} about @param {string} errorId
+ */
+async function buy(request, about, errorId) {
   if (state.busy) return;
   busy(true);
+  el(errorId).textContent = "";
+  let check = false;
   try {
-    const { invoice, client_secret, ticket, status } = await api.subscribe(plan, interval);
-    const order = { invoice, plan: status.plan ?? plan, ticket, secret: client_secret, interval };
-    if (client_secret && status.status !== "active") {
-      if (state.watched !== invoice) state.activation?.close();
-      state.order = order;
-      await showCard(order);
-    } else {
-      watch(order, status);
-      if (state.order) showActivating();
-    }
+    check = await begin(await request(), about);
   } catch (problem) {
     await cannotBuy(/** @type {Error} */ (problem), errorId);
   } finally {
     busy(false);
   }
+  if (check) await bankCheck();
+}
+
+/**
+ * The card form, or the wait; where a card that we have paid at once, the joy of it.
+ * @param {api.Purchase} purchase @param {Partial<Order> & {plan: string}} about
+ * @returns {Promise<boolean>} whether the bank wants to check a card that we have
+ */
+async function begin({ invoice, client_secret, ticket, status }, about) {
+  if (["studio", "plans", "account"].includes(state.view)) state.origin = state.view;
+  const order = { ...about, invoice, plan: status.plan ?? about.plan, ticket, secret: client_secret };
+  const checked = await bankIsAsked(order, status);
+  if (client_secret && !checked && status.status !== "active" && status.status !== "processing") {
+    if (state.watched !== invoice) state.activation?.close();
+    state.order = order;
+    await showCard(order);
+    if (about.kind === "change" && status.error) el("card-error").textContent = status.error.message;
+    return false;
+  }
+  go("activating");
+  watch(order, status);
+  if (state.order) showActivating();
+  return checked;
+}
+
+/** A card that we have is charged without a form; then its bank may ask. @param {Order} order @param {Status} status */
+async function bankIsAsked({ kind, secret }, { status }) {
+  if (!state.config || !secret || !(kind === "change" || kind === "renewal")) return false;
+  if (status === "requires_action") return true;
+  if (status !== "open") return false;
+  const library = await stripe(state.config.stripe_js, state.config.publishable_key);
+  return waitsForBank(library, secret);
 }
 
 /** A conflict may be a payment that is on its way already, from another tab: then show that. @param {Error} problem @param {string} errorId */
 async function cannotBuy(problem, errorId) {
-  const conflict = problem instanceof api.Problem && problem.status === 409;
-  const known = conflict ? await api.credits().catch(() => null) : null;
-  if (known?.activating) {
-    adopt(known.activating);
-    if (state.order) showActivating();
+  if (!(problem instanceof api.Problem) || problem.status !== 409) {
+    el(errorId).textContent = problem.message;
     return;
   }
-  el(errorId).textContent = conflict
-    ? "You already have a plan. Its credits come again when it renews."
-    : problem.message;
+  const known = await api.account().catch(() => null);
+  if (known?.activating && problem.kind !== "already-on-plan") {
+    adopt(known.activating, known.subscription);
+    if (state.order) return showActivating();
+  }
+  el(errorId).textContent = CONFLICTS[problem.kind] ?? problem.message;
+  refreshIfShown();
 }
+
+/** @type {Record<string, string>} */
+const CONFLICTS = {
+  "already-subscribed": "You already have a plan. Your account page shows it, and can change it.",
+  "already-on-plan": "This is your plan already.",
+  "not-subscribed": "The plan has ended meanwhile. Choose one anew.",
+};
 
 // ---- Card
 
@@ -216,14 +264,13 @@ async function cannotBuy(problem, errorId) {
 async function showCard(order) {
   const { config } = state;
   if (!config) return;
-  const plan = planOf(order.plan);
-  const price = plan?.prices.find((price) => price.interval === (order.interval ?? "month"));
-  const cost = price ? words.money(price.amount_minor, price.currency) : "";
-  el("order-name").textContent = plan
-    ? `${plan.name}, ${words.credits(plan.credits)} a month`
-    : planName(order.plan);
-  el("order-price").textContent = price ? `${cost} a ${price.interval}` : "";
+  const { name, price, cost } = account_words.order(order, planOf(order.plan));
+  el("order-name").textContent = name || planName(order.plan);
+  el("order-price").textContent = price;
   el("pay").textContent = `Pay ${cost}`.trim();
+  const toAccount = state.origin === "account";
+  el("card-back").dataset.action = toAccount ? "account" : "plans";
+  el("card-back").textContent = toAccount ? "Back to your account" : "Choose another plan";
   go("card");
   try {
     const library = await stripe(config.stripe_js, config.publishable_key);
@@ -318,6 +365,7 @@ function draw(_event) {
   const stage = stageOf(activation, order);
   const screen = words.screen(stage, {
     plan: planName(plan),
+    kind: order.kind,
     credits: planOf(plan)?.credits ?? 0,
     confirmed: isConfirmed(order),
     online: activation.connection === "open" || activation.connection === "connecting",
@@ -341,6 +389,7 @@ function arrived(status) {
   showBalance(status.balance);
   const known = {
     plan: planName(status.plan),
+    kind: planOf(status.plan)?.top_up ? "top-up" : state.order?.kind,
     credits: status.credits_granted,
     confirmed: true,
     online: true,
@@ -349,15 +398,19 @@ function arrived(status) {
   const screen = words.screen("active", known);
   const at = state.order?.at;
   const won = words.wonBy(status.via, at ? Date.now() - at : null);
-  el("won").hidden = !won;
+  el("won").hidden = !won || status.credits_granted === 0;
   set("won-by", won?.line ?? "");
   set("won-why", won?.why ?? "");
   set("done-title", `${screen.heading}.`);
-  set("done-text", screen.sentence + (kept.poster ? " The poster you asked for is printed now." : ""));
-  if (state.view === "studio") state.news = `${screen.heading}: ${screen.sentence}`;
-  else go("done");
+  const printing = kept.poster && status.balance >= PRICE;
+  set("done-text", screen.sentence + (printing ? " The poster you asked for is printed now." : ""));
+  set("account-lead", "");
+  if (state.view === "studio" || state.view === "account") {
+    state.news = `${screen.heading}: ${screen.sentence}`;
+  } else go("done");
+  lookSoon();
   performance.mark("paidup:active");
-  if (!calm.matches) burst();
+  if (!calm.matches && status.credits_granted > 0) burst();
 }
 
 /** @param {Status} status terminal */
@@ -372,7 +425,7 @@ function settled(status) {
   const { view } = state;
   state.order = null;
   showBanner();
-  if (kept.poster) void makePoster(`${view}-error`); // what was interrupted goes on by itself
+  if (kept.poster && status.balance >= PRICE) void makePoster(`${view}-error`); // what was interrupted goes on by itself
 }
 
 function burst() {
@@ -387,7 +440,7 @@ async function bankCheck() {
   if (state.busy || !config || !order) return;
   busy(true);
   try {
-    order.secret ??= (await api.subscribe(order.plan, order.interval)).client_secret;
+    order.secret ??= (await api.takeUp(order.invoice)).client_secret;
     const library = await stripe(config.stripe_js, config.publishable_key);
     const outcome = await confirm(library, order.secret ?? "", null);
     if (outcome.kind === "confirmed") confirmed(order, outcome.status);
@@ -404,6 +457,7 @@ async function bankCheck() {
 /** @type {Record<words.Action|"plans", () => unknown>} */
 const ACTIONS = {
   studio: () => go("studio"),
+  account: () => go("account"),
   plans: () => {
     el("refusal").textContent = "Every plan gives its credits at once, and again each month.";
     return showPlans();
@@ -421,7 +475,18 @@ function payAgain() {
   if (!order) return;
   kept.forget(order.invoice);
   order.at = null;
-  return order.secret ? showCard(order) : choose(order.plan, order.interval, "activating-error");
+  if (order.secret) return showCard(order);
+  const errorId = state.view === "account" ? "plan-error" : "activating-error";
+  return buy(() => api.takeUp(order.invoice), { ...order, kind: order.kind ?? "plan" }, errorId);
+}
+
+/** From what the account page says of a payment that waits. @param {account_words.Way} way */
+function goOnPaying(way) {
+  if (!state.order) return;
+  state.origin = "account";
+  if (way === "pay") return void payAgain();
+  showActivating();
+  if (way === "bank") void bankCheck();
 }
 
 async function startOver() {
@@ -437,6 +502,11 @@ async function startOver() {
 }
 
 function wire() {
+  onWandering(wander);
+  document.querySelector(".skip")?.addEventListener("click", (event) => {
+    event.preventDefault(); // the address names views
+    el("work").focus();
+  });
   el("make").onclick = () => makePoster("studio-error");
   el("another").onclick = () => makePoster("done-error");
   el("banner-open").onclick = showActivating;
@@ -461,34 +531,47 @@ async function start() {
   wire();
   hangAll();
   lay(kept.poster);
-  go("studio");
+  const wanted = here();
+  go(wanted === "account" ? wanted : "studio");
   try {
-    const [config, plans, credits] = await Promise.all([api.config(), api.plans(), api.credits()]);
+    const [config, plans, account] = await Promise.all([api.config(), api.plans(), api.account()]);
     state.config = config;
     state.plans = plans;
-    showBalance(credits.balance);
+    showBalance(account.balance);
+    followBalance(refreshIfShown);
+    setUpAccount({ buy, follow, pay: goOnPaying, showBalance, price: PRICE }, plans);
     if (config.publishable_key.startsWith("pk_test_")) drawTestCards();
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no money moves." : "";
     if (config.sandbox) void conditions(el("conditions"), config.sandbox);
-    if (credits.activating) resume(credits.activating);
+    if (config.sandbox) void clock(lookSoon);
+    if (account.activating) resume(account.activating, account.subscription);
   } catch (problem) {
-    el("studio-error").textContent = /** @type {Error} */ (problem).message;
+    el(state.view === "account" ? "account-error" : "studio-error").textContent = /** @type {Error} */ (problem).message;
   }
 }
 
-/** A reload, or a second tab, while a payment is on its way. @param {api.Activating} activating */
-function resume(activating) {
-  adopt(activating);
+/** A reload, or a second tab, while a payment is on its way. @param {api.Activating} activating @param {api.Subscription|null} subscription */
+function resume(activating, subscription) {
+  adopt(activating, subscription);
   const { status } = activating.status;
   const onItsWay =
     kept.confirmedAt(activating.invoice) || status === "processing" || status === "requires_action";
-  if (state.order && onItsWay) showActivating();
+  if (state.order && onItsWay && state.order.kind === "plan") showActivating();
   else showBanner();
 }
 
-/** Follow a payment that the server told of. @param {api.Activating} activating */
-function adopt({ invoice, ticket, status }) {
-  const known = state.order?.invoice === invoice ? state.order : { at: kept.confirmedAt(invoice) };
+/** Follow a payment that the server told of. @param {api.Activating} activating @param {api.Subscription|null} subscription */
+function adopt(activating, subscription) {
+  const plan = planOf(activating.status.plan);
+  follow(activating, account_words.purposeOf(activating, subscription, plan), true);
+}
+
+/** @param {api.Activating} activating @param {string} kind @param {boolean} [ask] the server to look again, where it is known */
+function follow({ invoice, ticket, status }, kind, ask = false) {
+  /** @type {Partial<Order>} */
+  const known = state.order?.invoice === invoice ? state.order : { at: kept.confirmedAt(invoice), adopted: true };
+  if (known.adopted) known.kind = kind; // it may become plainer what it is for
+  if (!ask && watching(invoice)) return;
   watch({ ...known, invoice, ticket, plan: status.plan ?? "" }, status);
 }
 

@@ -21,6 +21,7 @@ const ROW =
 export function drawPlans(plans, choose) {
   const checked = document.querySelector("[name=interval]:checked");
   const wanted = /** @type {HTMLInputElement|null} */ (checked)?.value;
+  plans = plans.filter((plan) => !plan.top_up);
   el("interval").hidden = !plans.some((plan) => plan.prices.some((price) => price.interval === "year"));
   const rows = plans.map((plan, index) => {
     const price = plan.prices.find((price) => price.interval === wanted) ?? plan.prices[0];

@@ -407,7 +407,7 @@ export class Activation extends EventTarget {
   finished;
 
   #invoice;
-  #line;
+  /** @type {Line} */ #line;
   #late = false;
   #answered = -1; // a failure, or a check asked for, up to this version is of before the confirmation
   /** @type {(status: Status) => void} */ #resolve = () => {};
@@ -532,7 +532,7 @@ export class Activation extends EventTarget {
 export class BalanceWatch extends EventTarget {
   /** The newest heard. @type {Balance|null} */
   latest = null;
-  #line;
+  /** @type {Line} */ #line;
 
   /** @param {LineOptions} options */
   constructor(options) {

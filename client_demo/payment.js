@@ -68,6 +68,15 @@ export async function confirm(stripe, secret, card) {
   return { kind: "refused", message: cardError(error ?? {}) };
 }
 
+/**
+ * Whether a card that was charged without the customer waits for his bank's check. A hint for the screen: the
+ * server is told of the same by Stripe, a little later. @param {any} stripe @param {string} secret
+ */
+export async function waitsForBank(stripe, secret) {
+  const { paymentIntent } = await stripe.retrievePaymentIntent(secret).catch(unreachable);
+  return paymentIntent?.status === "requires_action";
+}
+
 /** @param {Intent} intent */
 const isUnderWay = (intent) => intent.status === "succeeded" || intent.status === "processing";
 

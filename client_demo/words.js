@@ -8,14 +8,17 @@
 /** @typedef {import("./paidup.js").Status} Status */
 /** @typedef {import("./paidup.js").Stage} Stage */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} StepState */
-/** @typedef {"pay"|"check"|"bank"|"retry"|"restart"|"studio"} Action what a button does; see demo.js */
+/** @typedef {"pay"|"check"|"bank"|"retry"|"restart"|"studio"|"account"} Action what a button does; see demo.js */
 /**
  * @typedef {{heading: string, sentence: string, steps: [StepState, StepState, StepState],
  *   actions: {action: Action, label: string}[]}} Screen
  */
 
 /** @param {number} value */
-export const number = (value) => value.toLocaleString("en");
+export const number = (value) => value.toLocaleString("en").replace("-", "−");
+
+/** With its sign. @param {number} value */
+export const signed = (value) => (value > 0 ? `+${number(value)}` : number(value));
 
 /** @param {number} value */
 export const credits = (value) => `${number(value)} ${value === 1 ? "credit" : "credits"}`;
@@ -52,18 +55,19 @@ const toStudio = button("studio", "Back to the studio");
 /**
  * The activating screen.
  * @param {Stage|"reversed"} stage
- * @param {{plan: string, credits: number, confirmed: boolean, online: boolean, error: string|null}} known
- *   `confirmed`: whether this browser saw the bank's confirmation
+ * @param {{plan: string, kind?: string, credits: number, confirmed: boolean, online: boolean, error: string|null}} known
+ *   `kind`: what the payment is for: plan, change, renewal, top-up; `confirmed`: whether this browser saw the bank's
+ *   confirmation
  * @returns {Screen}
  */
 export function screen(stage, known) {
   const { plan, confirmed, error } = known;
-  if (!confirmed && ["waiting", "verifying", "delayed"].includes(stage)) return unpaid(stage, plan);
+  if (!confirmed && ["waiting", "verifying", "delayed"].includes(stage)) return unpaid(stage, known);
   switch (stage) {
     case "waiting":
     case "verifying":
       return {
-        heading: `Activating your ${plan} plan`,
+        heading: known.kind === "top-up" ? `Adding your ${plan.toLowerCase()}` : `Activating your ${plan} plan`,
         sentence: known.online
           ? "Your bank has confirmed the payment. We are checking it with Stripe."
           : "The connection was lost. We are reconnecting, and checking your payment meanwhile.",
@@ -103,8 +107,7 @@ export function screen(stage, known) {
       };
     case "active":
       return {
-        heading: `${plan} is yours`,
-        sentence: `${credits(known.credits)} added.`,
+        ...joy(known),
         steps: ["done", "done", "done"],
         actions: [],
       };
@@ -126,10 +129,27 @@ export function screen(stage, known) {
   }
 }
 
-/** A subscription begun, but no payment seen: here, on another device, or never. @param {Stage|"reversed"} stage @param {string} plan @returns {Screen} */
-function unpaid(stage, plan) {
+/** It is paid, or nothing had to be. @param {{plan: string, kind?: string, credits: number}} known */
+function joy({ plan, kind, credits: added }) {
+  const sentence = `${credits(added)} added.`;
+  if (kind === "top-up") return { heading: `${credits(added)} more`, sentence: "They are in your account, ready for use." };
+  if (kind === "renewal") return { heading: `${plan} goes on`, sentence };
+  if (kind === "change" && added === 0)
+    return {
+      heading: `You are on ${plan} now`,
+      sentence:
+        "There is nothing to pay. The credits that you have stay yours, and what you paid too much stays as credit for your next invoices.",
+    };
+  return { heading: `${plan} is yours`, sentence };
+}
+
+/** A payment begun, but none seen: here, on another device, or never. @param {Stage|"reversed"} stage @param {{plan: string, kind?: string}} known @returns {Screen} */
+function unpaid(stage, { plan, kind }) {
   return {
-    heading: `Your ${plan} plan is waiting for its payment`,
+    heading:
+      kind === "top-up"
+        ? `Your ${plan.toLowerCase()} are waiting for their payment`
+        : `Your ${plan} plan is waiting for its payment`,
     sentence:
       stage === "verifying"
         ? "We are asking Stripe whether it has been paid."

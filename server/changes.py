@@ -156,12 +156,14 @@ class Changes:
             raise StripeUnavailable("the changed subscription shows no invoice")
         await self._subscriptions.learn(changed, asked_at)
         settled = await self._verification.settle(shape.facts(), Road.VERIFICATION, account.id)
-        if settled.outcome is Outcome.NEEDS_READING:
+        created = settled.created
+        if settled.outcome is Outcome.NEEDS_READING or shape.status == "open":
+            # How the attempt went (a check by the bank, a decline, or under way) is not in that answer.
             settled, shape = await self._verification.read(shape.id, Road.VERIFICATION, account.id)
         await self._purchases.next_purchase(account.id, number)
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
-        return Purchase(settled.status, secret_of(shape), created=settled.created)
+        return Purchase(settled.status, secret_of(shape), created)
 
 
 async def current_subscription(account: Account) -> Subscription | None:

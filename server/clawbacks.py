@@ -73,5 +73,5 @@ def _news(shape: Shape, invoice: str) -> ReversalNews:
 
 
 def decoded(kind: ReversalKind, data: msgspec.Raw) -> Shape:
-    """The object of an event. What these fields mean has not changed with the versions."""
+    """The object of an event. A refund's and a dispute's fields have not changed with the versions."""
     return msgspec.json.decode(data, type=SHAPES[kind])

@@ -197,7 +197,9 @@ class Events:
 
     async def _reversal(self, event: Event, road: Road) -> str:
         kind = REVERSAL_TYPES[event.kind]
-        if event.data is None:
+        # Where a credit note's money went, older versions say otherwise.
+        another_shape = kind is ReversalKind.CREDIT_NOTE and event.api_version != API_VERSION
+        if event.data is None or another_shape:
             shape = await self._clawbacks.read(kind, event.about())
         else:
             shape = decoded(kind, event.data.object)

@@ -70,6 +70,7 @@ class Grant(msgspec.Struct, frozen=True):
     remaining: int
     state: str
     expires_at: datetime | None
+    frozen: int = 0
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -89,6 +90,7 @@ class Facts(msgspec.Struct, frozen=True):
     version: int
     published_version: int
     credits: int
+    credits_reversed: int
     settled_via: str | None
     settled_at: datetime | None
     next_check_at: datetime | None
@@ -172,7 +174,7 @@ async def _story(invoice: str, row: Invoice | None, at: datetime) -> Story:
         for entry in entries
     ]
     stored = [stored_event(event) for event in events]
-    given = [Grant(grant.credits, grant.remaining, grant.state, grant.expires_at) for grant in grants]
+    given = [Grant(each.credits, each.remaining, each.state, each.expires_at, each.frozen) for each in grants]
     return Story(
         invoice=invoice,
         facts=facts,
@@ -218,6 +220,7 @@ def _facts(row: Invoice) -> Facts:
         version=row.version,
         published_version=row.published_version,
         credits=row.credits_quoted,
+        credits_reversed=row.credits_reversed,
         settled_via=row.settled_via,
         settled_at=row.settled_at,
         next_check_at=row.next_check_at,
@@ -414,6 +417,10 @@ def headline(story: Story) -> list[tuple[str, str]]:
     if facts.settled_at:
         took = span(facts.settled_at - facts.created_at)
         lines.append(("settled", f"via {facts.settled_via} at {moment(facts.settled_at)}, after {took}"))
+    frozen = sum(grant.frozen for grant in story.grants)
+    if facts.credits_reversed or frozen:
+        back = f"{facts.credits_reversed} credits were taken back, {frozen} are withheld by a dispute"
+        lines.append(("money back", back))
     if facts.error:
         lines.append(("error", shown_detail(facts.error)))
     lines.append(("told", f"version {facts.published_version} of {facts.version}"))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from server import ledger, reversals
-from server.clock import at_unix
+from server.clock import at_unix, now
 from server.core.credits import Bought, Installment, Money, Part, Quote, nets, schedules
 from server.core.facts import InvoiceFacts
 from server.core.plans import AfterRefund
@@ -45,7 +45,8 @@ async def give(row: Invoice, account: Account, after: AfterRefund) -> None:
     row.credits_quoted = sum(item.credits for item in planned[row.id] if item.due_at is None)
     await _write(row, account, planned[row.id])
     # Money may have gone back before we heard that it came.
-    await reversals.apply(row, account, after, f"{row.id}:settled", "refunded before it was settled")
+    why = "its money went back before we heard that it came"
+    await reversals.apply(row, account, after, f"{row.id}:settled", why)
     for other in others:
         if await _adjust(other, account, planned[other.id], row.id):
             await reversals.apply(other, account, after, f"{row.id}>{other.id}", "worked out again")
@@ -56,7 +57,7 @@ async def end(account: Account, subscription: str, plans: Sequence[str]) -> None
     """End what a subscription's grants of these plans still hold, and what was still to come of them."""
     own = CreditGrant.filter(account_id=account.id, invoice__subscription=subscription, plan__in=list(plans))
     live = await own.filter(state=GrantState.LIVE).order_by("id")
-    await ledger.expire(account, live, "the subscription has ended")
+    await ledger.expire(account, live, "the subscription has ended", now())
     await ledger.cancel_planned(await own.filter(state=GrantState.PLANNED))
 
 

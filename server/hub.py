@@ -121,7 +121,7 @@ class Hub:
         self._spawn(self._probe(), "hub-probe")
 
     async def close(self) -> None:
-        # redis-py may swallow a cancellation while it restores a connection: so the loops look for themselves.
+        # redis-py may swallow a cancellation while it restores a connection: the loops look for themselves.
         self._closed = True
         for task in self._tasks:
             task.cancel()

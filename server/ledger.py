@@ -204,10 +204,11 @@ async def expire_due(account: Account, at: datetime) -> None:
     await live_grants(account, at)
 
 
-async def expire(account: Account, grants: Iterable[CreditGrant], reason: str) -> None:
-    """End these live grants now, whatever they say themselves."""
+async def expire(account: Account, grants: Iterable[CreditGrant], reason: str, at: datetime) -> None:
+    """End these live grants at `at`, whatever they say themselves."""
     for ended in grants:
-        ended.rollover_cap = 0  # nor does anything stay that comes back to it later
+        # Nor does anything stay that comes back to it later.
+        ended.rollover_cap, ended.expires_at = 0, min(ended.expires_at or at, at)
         await _end(account, ended, 0, reason)
 
 
@@ -280,9 +281,20 @@ async def put_back(account: Account, sources: Iterable[Source], at: datetime) ->
         debt -= paid
         homeless += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
     if homeless:
-        for grant in await CreditGrant.filter(account_id=account.id, state__in=_GIVEN).order_by("-id"):
-            homeless = await _refill(grant, homeless, at)
-    assert homeless == 0, "more came back than ever went"
+        await house(account, homeless, at)
+
+
+async def house(account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()) -> None:
+    """Put credits that came back into whichever grants have room, those that last longest first."""
+    known = [grant.id for grant in besides]
+    given = await CreditGrant.filter(account_id=account.id, state__in=_GIVEN).exclude(id__in=known)
+    for grant in sorted(given, key=_lasting, reverse=True):
+        credits = await _refill(grant, credits, at)
+    assert credits == 0, "more came back than ever went"
+
+
+def _lasting(grant: CreditGrant) -> tuple[bool, tuple[bool, float, int]]:
+    return (grant.state is GrantState.LIVE, spending_order(grant))
 
 
 _GIVEN = [GrantState.LIVE, GrantState.EXPIRED]

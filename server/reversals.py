@@ -17,7 +17,7 @@ from server import ledger
 from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.core.plans import AfterRefund
-from server.core.reversals import Claim, ReversalFacts, claim, is_later
+from server.core.reversals import Claim, ReversalFacts, claim, is_later, reason
 from server.models import Account, CreditGrant, EntryKind, GrantState, Invoice, Reversal, ReversalKind
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class ReversalNews(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> str:
-        return f"{self.kind.replace('_', ' ')} {self.status.replace('_', ' ')}"
+        return reason(self.kind, self.status)
 
 
 async def learn(news: ReversalNews) -> bool:
@@ -96,13 +96,20 @@ async def _move(
     if more > 0:
         debt += _take_back(row, grants, more, after)
     else:
-        _give_back(row, grants, -more)
+        back = _given_back(row, -more)
+        # First the debt, which may stand for these very credits: only what remains then can be frozen.
+        paid = min(debt, back)
+        debt -= paid
+        homeless = _refill(grants, back - paid)
+        if homeless:
+            await ledger.house(account, homeless, now(), besides=grants)
     _freeze(grants, due.frozen)
     row.credits_reversed = due.reversed
     balance = await ledger.settle_debt(account, grants, debt)
     net = balance - account.balance
     if net or more:
-        kind = EntryKind.RESTORE if net > 0 else EntryKind.REVERSE if more else EntryKind.FREEZE
+        back_again = net > 0 or more < 0
+        kind = EntryKind.RESTORE if back_again else EntryKind.REVERSE if more else EntryKind.FREEZE
         await ledger.enter(account, kind, net, cause, reason, grants[0].id if grants else None)
 
 
@@ -119,16 +126,20 @@ def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, after:
     return owed
 
 
-def _give_back(row: Invoice, grants: Sequence[CreditGrant], credits: int) -> None:
-    """The reverse: what was never taken is not given back."""
-    untaken = min(credits, row.credits_untaken)
+def _given_back(row: Invoice, credits: int) -> int:
+    """The reverse: how many of them there are to give, since what was never taken is not given back."""
+    untaken: int = min(credits, row.credits_untaken)
     row.credits_untaken -= untaken
-    credits -= untaken
+    return credits - untaken
+
+
+def _refill(grants: Sequence[CreditGrant], credits: int) -> int:
+    """Put back as much as these have room for; returns the rest: a reservation may have come back first."""
     for grant in grants:
-        room = grant.credits - grant.remaining - grant.expired
-        given = min(credits, room)
+        given = min(credits, grant.credits - grant.remaining - grant.expired)
         grant.remaining += given
         credits -= given
+    return credits
 
 
 def _freeze(grants: Sequence[CreditGrant], credits: int) -> None:

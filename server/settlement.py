@@ -146,7 +146,7 @@ class Settlement:
             cause = f"{news.id}:{news.status}"
             told = await self._reversed(row, account, cause, news.reason)
             moved = account.version != before
-        self._timeline.note(row.id, What.REVERSED, reversal=news.id, reason=news.reason)
+        self._timeline.note(row.id, What.REVERSED, reversal=news.id, status=news.status, reason=news.reason)
         if told:
             await self.publish(status_of(row, account.balance))
         if moved:
@@ -164,7 +164,7 @@ class Settlement:
                 return False
             await ledger.make_installment(account, planned)
             cause = f"{row.id}:{planned.installment}:reversed"
-            await self._reversed(row, account, cause, "refunded in part")
+            await self._reversed(row, account, cause, "of a payment that is disputed, or went back in part")
         await self.tell_balance(account)
         return True
 

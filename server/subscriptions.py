@@ -77,8 +77,10 @@ class Subscriptions:
         async with write_transaction():
             # The account first, as the settlement does, which makes the same row with an invoice.
             await ledger.lock_account(account.id)
-            row = Subscription(id=subscription, account_id=account.id, read_due_at=self._clock())
+            row = Subscription(id=subscription, account_id=account.id)
             await Subscription.bulk_create([row], ignore_conflicts=True)
+            # By itself: its first invoice may have brought the row meanwhile, to be read some time later.
+            await Subscription.filter(id=subscription).update(read_due_at=self._clock())
 
     async def read(self, subscription: str, patience_s: float | None = None) -> Subscription | None:
         """Ask Stripe what it is now, and write that down. None where Stripe has none."""

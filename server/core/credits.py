@@ -61,6 +61,8 @@ class Quote(msgspec.Struct, frozen=True):
     price: str | None
     parts: tuple[Part, ...] = ()
     unknown_prices: tuple[str, ...] = ()
+    prorated_from: int | None = None
+    """When the change of plan was made that some of it is for: now, or before where it was left for later."""
 
     @property
     def at_once(self) -> int:
@@ -79,10 +81,15 @@ class Bought(msgspec.Struct, frozen=True):
 
 
 class Carried(msgspec.Struct, frozen=True):
-    """What downgrades have left: credits already had, and the money that went to the balance for them."""
+    """What downgrades have left: credits already had, and the money that went to the balance for them.
+
+    `until`: when the period ends that the subscription's last invoice was for. Before that, what
+    the money bought again may be given back once more.
+    """
 
     credits: int = 0
     minor: int = 0
+    until: int = 0
 
 
 class Money(msgspec.Struct, frozen=True):
@@ -97,9 +104,13 @@ class Money(msgspec.Struct, frozen=True):
     change: bool
 
 
-def quote(lines: Iterable[LineFacts], catalogue: Catalogue, prices: Mapping[str, StripePrice]) -> Quote:
+def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str, StripePrice]) -> Quote:
     """What an invoice's lines give. Zero and no plan where no line belongs to one."""
     total, best, unknown = Fraction(0), None, []
+    changed_at: list[int] = []
+    newest = max(
+        (line for line in lines if not line.proration), key=lambda line: line.period_start, default=None
+    )
     shares: dict[Part, Fraction] = {}
     for line in lines:
         if line.price is None:
@@ -111,8 +122,10 @@ def quote(lines: Iterable[LineFacts], catalogue: Catalogue, prices: Mapping[str,
             continue
         credits = _line_credits(line, plan, price)
         total += credits
+        if line.proration:
+            changed_at.append(line.period_start)
         if credits > 0:
-            part = _part(line, plan, price)
+            part = _part(line, plan, price, newest)
             shares[part] = shares.get(part, Fraction(0)) + credits
         if best is None or credits > best[0]:
             best = (credits, line, plan)
@@ -121,7 +134,7 @@ def quote(lines: Iterable[LineFacts], catalogue: Catalogue, prices: Mapping[str,
     net = int(total // 1)
     given = _split(max(0, net), list(shares.values()))
     parts = [_with(part, credits) for part, credits in zip(shares, given, strict=True)]
-    return Quote(net, best[2].id, best[1].price, tuple(parts), tuple(unknown))
+    return Quote(net, best[2].id, best[1].price, tuple(parts), tuple(unknown), min(changed_at, default=None))
 
 
 def _line_credits(line: LineFacts, plan: Plan, price: StripePrice) -> Fraction:
@@ -136,12 +149,18 @@ def _line_credits(line: LineFacts, plan: Plan, price: StripePrice) -> Fraction:
     return Fraction(whole * line.amount_minor, price.unit_amount_minor)
 
 
-def _part(line: LineFacts, plan: Plan, price: StripePrice) -> Part:
-    """Where this line's credits belong: lines of one plan for one period come together."""
+def _part(line: LineFacts, plan: Plan, price: StripePrice, newest: LineFacts | None) -> Part:
+    """Where this line's credits belong: lines of one plan for one period come together.
+
+    What is paid only when its time is over (prorations left for the renewal) comes at once, and
+    lasts as long as the `newest` period that it is paid with.
+    """
+    late = newest is not None and line.period_end <= newest.period_start and line.proration
+    end = newest.period_end if late and newest else line.period_end
     monthly = price.interval.months > 1 and (line.amount_minor != 0 or price.unit_amount_minor == 0)
-    due_at = tuple(months_between(line.period_start, line.period_end)) if monthly else (line.period_start,)
+    starts = months_between(line.period_start, end) if monthly and not late else [line.period_start]
     expires = plan.rollover is not Rollover.KEEP and not plan.top_up
-    return Part(plan.id, price.id, 0, due_at, line.period_end, expires, plan.rollover_cap if expires else 0)
+    return Part(plan.id, price.id, 0, tuple(starts), end, expires, plan.rollover_cap if expires else 0)
 
 
 def installments(parts: Iterable[Part]) -> list[Installment]:
@@ -168,9 +187,8 @@ def _installments(part: Part) -> list[Installment]:
 def nets(quoted: Quote, money: Money) -> bool:
     """Whether other invoices of the account bear on what this one gives, or it on theirs."""
     yearly = any(len(part.due_at) > 1 for part in quoted.parts)
-    return (
-        quoted.credits < 0 or money.change or money.from_balance_minor > 0 or money.total_minor <= 0 or yearly
-    )
+    changes = quoted.credits < 0 or quoted.prorated_from is not None or money.change
+    return changes or yearly or money.from_balance_minor > 0 or money.total_minor <= 0
 
 
 def schedules(bought: Iterable[Bought]) -> dict[str, list[Installment]]:
@@ -179,29 +197,54 @@ def schedules(bought: Iterable[Bought]) -> dict[str, list[Installment]]:
     before: list[Bought] = []
     carried = Carried()
     for invoice in bought:
+        carried = _unforgiven(carried, invoice)
         quoted, after = set_off(invoice.quote, invoice.money, carried)
         if quoted.credits < 0:
             same = [b.invoice for b in before if b.subscription and b.subscription == invoice.subscription]
-            left = _lower(plans, same, invoice.at, -quoted.credits)
+            left = _lower(plans, same, invoice, -quoted.credits)
             # The money goes with the credits: what lowered the plan is not set off again.
             minor = (after.minor - carried.minor) * left // -quoted.credits
             after = Carried(carried.credits + left, carried.minor + minor)
-        carried = after
+        ends = [part.period_end for part in quoted.parts if invoice.subscription]
+        carried = msgspec.structs.replace(after, until=max(ends, default=carried.until))
         plans[invoice.invoice] = installments(quoted.parts)
         before.append(invoice)
     return plans
 
 
-def _lower(plans: dict[str, list[Installment]], invoices: Sequence[str], at: int, credits: int) -> int:
-    """Take `credits` from what these have yet to give after `at`, evenly. Returns what is left over."""
+def _unforgiven(carried: Carried, invoice: Bought) -> Carried:
+    """What is still carried when `invoice` comes.
+
+    Once the balance has paid out the money that came with the credits, and the time is over that it
+    paid for, the rest is forgiven. Not sooner: what was bought with it at a plan's low rate could be
+    given back at once for a better one, time and again.
+    """
+    money, minor = invoice.money, carried.minor
+    if money.total_minor > money.from_balance_minor:
+        minor = min(minor, money.from_balance_minor)  # more was asked for than the balance held
+    at = invoice.quote.prorated_from or invoice.at
+    if minor == 0 and at >= carried.until:
+        return Carried()
+    return msgspec.structs.replace(carried, minor=minor)
+
+
+def _lower(plans: dict[str, list[Installment]], invoices: Sequence[str], change: Bought, credits: int) -> int:
+    """Take `credits` from what these have yet to give. Returns what is left over.
+
+    Evenly from the months of a year that goes on; from the last ones where no year goes on, so
+    that what remains comes soon.
+    """
     to_come = [
-        (invoice, position)
+        (item.due_at, invoice, position)
         for invoice in invoices
         for position, item in enumerate(plans[invoice])
-        if item.due_at is not None and item.due_at > at
+        if item.due_at is not None and item.due_at > change.at
     ]
-    taken = spread(credits, [plans[invoice][position].credits for invoice, position in to_come])
-    for (invoice, position), less in zip(to_come, taken, strict=True):
+    to_come.sort(reverse=True)
+    holds = [plans[invoice][position].credits for _, invoice, position in to_come]
+    goes_on = any(len(part.due_at) > 1 for part in change.quote.parts)
+    taken = spread(credits, holds) if goes_on else _in_turn(credits, holds)
+    for (_, invoice, position), less in zip(to_come, taken, strict=True):
         item = plans[invoice][position]
         plans[invoice][position] = msgspec.structs.replace(item, credits=item.credits - less)
     return credits - sum(taken)
@@ -211,24 +254,21 @@ def set_off(quoted: Quote, money: Money, carried: Carried) -> tuple[Quote, Carri
     """What is granted in the end, and what is carried on.
 
     What was carried is set against a change of plan in full, since it re-buys what was given
-    back; and against anything else in the share that the balance pays. Once the balance has
-    paid out the money that was carried with it, the rest of the credits is forgiven.
+    back; and against anything else in the share that the balance pays.
     """
     if quoted.credits < 0:
         back = max(0, -money.total_minor)
         return quoted, Carried(carried.credits - quoted.credits, carried.minor + back)
-    against = min(carried.credits, _exposed(quoted.credits, money))
+    against = min(carried.credits, _exposed(quoted, money))
     minor = max(0, carried.minor + max(0, -money.total_minor) - money.from_balance_minor)
-    spent = money.from_balance_minor > 0 and minor == 0
-    left = 0 if spent else carried.credits - against
-    return reduced(quoted, against), Carried(left, minor)
+    return reduced(quoted, against), Carried(carried.credits - against, minor)
 
 
-def _exposed(credits: int, money: Money) -> int:
+def _exposed(quoted: Quote, money: Money) -> int:
     """How much of it what is carried may be set against."""
-    if money.change or money.total_minor <= 0:
-        return credits
-    return -(-credits * money.from_balance_minor // money.total_minor)
+    if money.change or quoted.prorated_from is not None or money.total_minor <= 0:
+        return quoted.credits
+    return -(-quoted.credits * money.from_balance_minor // money.total_minor)
 
 
 def reduced(quoted: Quote, by: int) -> Quote:
@@ -251,6 +291,15 @@ def spread(total: int, capacities: Sequence[int]) -> list[int]:
             amount = min(share, capacities[i] - taken[i])
             taken[i] += amount
             left -= amount
+    return taken
+
+
+def _in_turn(total: int, capacities: Sequence[int]) -> list[int]:
+    """`total` taken from what these hold, each emptied before the next."""
+    taken = []
+    for capacity in capacities:
+        taken.append(min(total, capacity))
+        total -= taken[-1]
     return taken
 
 

@@ -49,7 +49,10 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     amount_paid_minor: int
     amount_remaining_minor: int
     total_minor: int
-    """After discounts and taxes, before the customer's Stripe balance; below zero where money goes back."""
+    """After discounts, taxes and credit notes before payment, before the customer's Stripe balance.
+
+    Below zero where money goes back.
+    """
     from_balance_minor: int
     """What of it the customer's Stripe balance pays."""
     finalized_at: int | None

@@ -52,6 +52,26 @@ _RANKS = {
 """How far along a status is: events come in any order, and none leads back."""
 
 
+_REASONS = {
+    ("refund", "pending"): "refunded",
+    ("refund", "requires_action"): "refunded",
+    ("refund", "succeeded"): "refunded",
+    ("refund", "failed"): "the refund did not go through",
+    ("refund", "canceled"): "the refund was canceled",
+    ("dispute", "warning_needs_response"): "the bank asked about the payment",
+    ("dispute", "warning_under_review"): "the bank asked about the payment",
+    ("dispute", "warning_closed"): "the bank's question about the payment was answered",
+    ("dispute", "needs_response"): "the payment is disputed",
+    ("dispute", "under_review"): "the payment is disputed",
+    ("dispute", "won"): "the dispute is over: the payment stands",
+    ("dispute", "lost"): "the dispute is over: the payment went back",
+    ("dispute", "prevented"): "the dispute is over: the payment stands",
+    ("credit_note", "issued"): "credited back",
+    ("credit_note", "void"): "what was credited back was withdrawn",
+}
+"""What the customer reads of it: Stripe's own words are the merchant's."""
+
+
 class ReversalFacts(msgspec.Struct, frozen=True):
     """One refund, dispute or credit note: `kind`, Stripe's `status`, minor units."""
 
@@ -62,6 +82,11 @@ class ReversalFacts(msgspec.Struct, frozen=True):
     @property
     def effect(self) -> Effect:
         return _EFFECTS.get((self.kind, self.status), Effect.NONE)
+
+
+def reason(kind: str, status: str) -> str:
+    """Why credits move, in words that the customer may read."""
+    return _REASONS.get((kind, status)) or f"{kind} {status}".replace("_", " ")
 
 
 def is_later(status: str, known: str) -> bool:

@@ -150,6 +150,7 @@ class Invoice(msgspec.Struct, frozen=True):
     created: int
     lines: ListOf[Line]
     total: int
+    pre_payment_credit_notes_amount: int = 0
     starting_balance: int = 0
     number: str | None = None
     status_transitions: StatusTransitions | None = None
@@ -166,6 +167,7 @@ class Invoice(msgspec.Struct, frozen=True):
         details = self.parent.subscription_details if self.parent else None
         # An invoice that no subscription made (a top-up) names the account itself.
         metadata = (details.metadata if details else self.metadata) or {}
+        asked_for = self.total - self.pre_payment_credit_notes_amount
         invoice = InvoiceFacts(
             id=self.id,
             status=self.status,
@@ -174,8 +176,8 @@ class Invoice(msgspec.Struct, frozen=True):
             amount_due_minor=self.amount_due,
             amount_paid_minor=self.amount_paid,
             amount_remaining_minor=self.amount_remaining,
-            total_minor=self.total,
-            from_balance_minor=max(0, min(-self.starting_balance, self.total)),
+            total_minor=asked_for,
+            from_balance_minor=max(0, min(-self.starting_balance, asked_for)),
             finalized_at=self.status_transitions.finalized_at if self.status_transitions else None,
             sequence=self.sequence,
             billing_reason=self.billing_reason,

@@ -95,13 +95,14 @@ async def cancel(request: Request) -> Response:
     account = await account_of(request)
     body = await read_json(request, CancelBody)
     row = await services_of(request).changes.cancel(account, at_once=body.when == "now")
-    return answer({"subscription": _subscription(row)})
+    return answer({"subscription": _subscription(request, row)})
 
 
 async def resume(request: Request) -> Response:
     """POST /api/subscriptions/resume: take back an end that has not come yet."""
     account = await account_of(request)
-    return answer({"subscription": _subscription(await services_of(request).changes.resume(account))})
+    row = await services_of(request).changes.resume(account)
+    return answer({"subscription": _subscription(request, row)})
 
 
 async def top_up(request: Request) -> Response:
@@ -146,7 +147,7 @@ async def account(request: Request) -> Response:
     return answer(
         {
             "balance": own.balance,
-            "subscription": row and _subscription(row),
+            "subscription": row and _subscription(request, row),
             "installments": await _to_come(own),
             "activating": await activating_of(request, own),
         }
@@ -177,11 +178,13 @@ async def entries(request: Request) -> Response:
     return answer({"entries": shown, "has_more": len(rows) > ENTRIES})
 
 
-def _subscription(row: Subscription) -> dict[str, Any]:
+def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
+    price = services_of(request).prices.get(row.price or "")
     return {
         "id": row.id,
         "status": row.status,
         "plan": row.plan,
+        "interval": price and price.interval,
         "quantity": row.quantity,
         "pending_plan": row.pending_plan,
         "current_period_end": row.current_period_end,

@@ -33,6 +33,9 @@ VISA = "4242 4242 4242 4242"
 VISA_WITH_3DS = "4000 0027 6000 3184"
 DECLINED = "4000 0000 0000 0002"
 
+FAILS_LATER = "pm_card_chargeCustomerFail"
+"""Stripe's test card that can be saved, and is declined whenever it is charged."""
+
 EXPECTED_ERROR = "the server responded with a status of 402"  # too few credits; a card that Stripe declines
 NOTE_STAGES = """
   window.stages = [];
@@ -139,7 +142,52 @@ class Shopper:
         name = "authorize" if passed else "fail"
         await self.bank.locator(f"#test-source-{name}-3ds").click()
 
+    # The account
+
+    async def open_account(self) -> None:
+        """By the link in the header; the page is there once it has been read."""
+        await self.page.get_by_test_id("to-account").click()
+        await expect(self.account).to_be_visible()
+
+    async def subscribe(self, plan: str = "basic", card: str = VISA, yearly: bool = False) -> None:
+        """From the account page to a plan that is paid, and back to the page."""
+        await self.arrive()
+        await self.open_account()
+        if yearly:
+            await self.account.get_by_text("Yearly").click()
+        await self.page.get_by_test_id(f"offer-{plan}").click()
+        await self.pay(card)
+        if card == VISA_WITH_3DS:
+            await self.answer_bank()
+        await self.see_account()
+        await expect(self.page.get_by_test_id("plan-text")).to_contain_text("Renews on")
+
+    async def see_account(self) -> None:
+        """From the joy of something bought, back to the account."""
+        await self.page.get_by_role("button", name="See your account").click()
+        await expect(self.account).to_be_visible()
+
+    async def change_to(self, plan: str) -> None:
+        """The offer is pressed, and the question is answered with the thing itself."""
+        await self.page.get_by_test_id(f"offer-{plan}").click()
+        await self.page.get_by_test_id("ask").locator(".primary").click()
+
+    async def move_clock(self, step: str) -> None:
+        """`step` is "1 day", "1 month" or "1 year"."""
+        await self.page.get_by_role("button", name=f"Move the clock {step} ahead").click()
+        await expect(self.page.locator("#clock-note")).to_contain_text(f"{step} later")
+
     # What is to be seen
+
+    @property
+    def account(self) -> Locator:
+        """The account page, read."""
+        return self.page.locator("#view-account[data-read]")
+
+    @property
+    def rows(self) -> Locator:
+        """The entries of the ledger, newest first."""
+        return self.page.get_by_test_id("ledger").locator("[data-entry]")
 
     @property
     def balance(self) -> Locator:

@@ -1,17 +1,69 @@
-"""The whole life of a plan: renewals, changes, years, ends. What Stripe does, and what credits do then."""
+"""The whole life of a plan: renewals, years, trials, ends. What Stripe does, and what credits do then."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import random
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from server.core.months import add_months
+from server.models import CreditGrant, GrantState, Invoice, StripeEvent, Subscription
+from server.settings import PACKAGED_PLANS
 from tests.conftest import World
-from tests.support.books import assert_books_balance
+from tests.support.books import assert_books_balance, row_counts
 from tests.support.life import Life, a_life, grants_of
+from tests.support.stripe_side import forged_event
+from tests.support.waiting import wait_until
+
+ASKS, DECLINES = "pm_card_authenticationRequired", "pm_card_chargeCustomerFail"
 
 
 @pytest.fixture
 async def life(world: World) -> Life:
     return await a_life(world)
+
+
+def plans_with(folder: Path, plan: str, *lines: str) -> Path:
+    """The packaged catalogue, with more lines for one plan; they replace what it says of the same."""
+    pattern = rf'(id = "{plan}".*?)(?=\n\[\[plans\.prices)'
+    before, own, after = re.split(pattern, PACKAGED_PLANS.read_text(), maxsplit=1, flags=re.DOTALL)
+    for line in lines:
+        own = re.sub(rf"\n{line.partition(' ')[0]} = .*", "", own)
+    path = folder / "plans.toml"
+    path.write_text(before + "\n".join([own, *lines]) + "\n" + after)
+    return path
+
+
+async def subscription_of(life: Life) -> Any:
+    return (await life.account())["subscription"]
+
+
+async def pay_on_with(life: Life, card: str) -> None:
+    """From now on the subscription is charged to this card."""
+    subscription = (await subscription_of(life))["id"]
+    await life.stripe.api("POST", f"subscriptions/{subscription}", default_payment_method=card)
+    await life.calm()
+
+
+async def buy_unheard(life: Life, plan: str, **how: Any) -> str:
+    """Bought where no webhook comes: the customer's page takes the invoice up."""
+    _, purchase = await life.post("/api/subscriptions", plan=plan, **how)
+    await life.stripe.confirm(purchase["client_secret"])
+    _, answer = await life.post("/api/invoices", invoice=purchase["invoice"])
+    assert answer["status"]["status"] == "active"
+    return str(purchase["invoice"])
+
+
+async def advance(life: Life, days: float) -> None:
+    """Time passes at Stripe and here, and nobody does anything about it."""
+    life.clock.ahead += timedelta(days=days)
+    await life.stripe.control("clock", {"advance_seconds": round(days * 24 * 3600)})
 
 
 async def test_a_renewal_is_credited(life: Life) -> None:
@@ -21,27 +73,54 @@ async def test_a_renewal_is_credited(life: Life) -> None:
     await assert_books_balance(grants=2)
 
 
-async def test_an_upgrade_halfway_gives_half_the_difference(life: Life) -> None:
-    await life.buy("basic")
-    await life.pass_days(15)
-    answer = await life.change("pro")
-    assert answer["status"]["status"] == "active"
-    (first, upgrade) = await life.entries()
-    assert first == ("grant", 500)
-    assert upgrade[0] == "grant"
-    assert 740 <= upgrade[1] <= 800
-    await assert_books_balance()
+async def test_a_renewal_of_which_no_webhook_tells_is_found_by_the_subscription(world: World) -> None:
+    """S20: its period is over, so the reconciler asks what came of it."""
+    life = await a_life(world, webhooks=False)
+    await buy_unheard(life, "pro")
+    await advance(life, 32)
+    await life.paidup.services.reconciler.due_subscriptions()
+    assert await life.entries() == [("grant", 2000), ("grant", 2000)]
+    row = await Invoice.filter(billing_reason="subscription_cycle").get()
+    assert row.settled_via == "reconciliation"
 
 
-async def test_flapping_between_plans_farms_nothing(life: Life) -> None:
-    """S26."""
+async def test_renewals_during_months_of_silence_are_found_in_stripes_list(world: World) -> None:
+    """S20: not only the newest one, which the subscription names."""
+    life = await a_life(world, webhooks=False)
+    await buy_unheard(life, "pro")
+    await advance(life, 93)
+    assert await life.paidup.services.reconciler.paid_invoices() == 3
+    assert await life.balance() == 4 * 2000
+    await assert_books_balance(grants=4)
+
+
+@pytest.mark.parametrize(("card", "shown"), [(ASKS, "requires_action"), (DECLINES, "failed")])
+async def test_a_renewal_that_could_not_be_collected_is_shown_and_can_be_paid(
+    life: Life, card: str, shown: str
+) -> None:
+    """S24: the customer's next visit tells him which invoice, with a ticket; paid, it is credited once."""
     await life.buy("pro")
-    await life.change("basic")
-    await life.change("pro")
-    await life.change("basic")
-    await life.change("pro")
-    assert await life.balance() in (2000, 2001)
-    await assert_books_balance()
+    await pay_on_with(life, card)
+    await life.pass_days(32)
+    seen = await life.account()
+    assert (seen["balance"], seen["subscription"]["status"]) == (2000, "past_due")
+    activating = seen["activating"]
+    assert activating["ticket"]
+    assert activating["status"]["status"] in (shown, "failed")
+    status, credits = await life.customer.call("GET", "/api/credits")
+    assert (status, credits["activating"]["invoice"]) == (200, activating["invoice"])
+    status, purchase = await life.post("/api/invoices", invoice=activating["invoice"])
+    assert (status, purchase["invoice"]) == (200, activating["invoice"])
+    await life.pay(purchase, "pm_card_visa")
+    await life.calm()
+    await life.work()
+    seen = await life.account()
+    assert (seen["balance"], seen["subscription"]["status"], seen["activating"]) == (4000, "active", None)
+    assert await life.entries() == [("grant", 2000), ("grant", 2000)]
+    await assert_books_balance(grants=2)
+
+
+# Years and months
 
 
 async def test_a_yearly_plan_gives_its_credits_month_by_month(life: Life) -> None:
@@ -72,3 +151,295 @@ async def test_a_top_up_stays(life: Life) -> None:
     await life.pass_days(32)
     assert await life.balance() == 1500
     await assert_books_balance()
+
+
+async def test_a_months_part_comes_once_however_many_reconcilers_there_are(life: Life) -> None:
+    """S27: two at once, after a downtime of five months."""
+    invoice = await life.buy("pro", interval="year")
+    await advance(life, 5 * 31)
+    sweep = life.paidup.services.reconciler.due_installments
+    while sum(await asyncio.gather(sweep(), sweep())):
+        pass
+    assert await life.balance() == 6 * 2000
+    assert [state for state, _, _ in await grants_of(invoice)].count("live") == 6
+    await assert_books_balance(grants=1)
+
+
+async def test_after_a_downtime_the_parts_of_months_that_are_over_have_ended(life: Life) -> None:
+    """S27: a plan whose credits expire gives each month its own, late or not, and keeps the running one."""
+    await life.buy("basic", interval="year")
+    await life.pass_days(100)
+    assert await life.balance() == 500
+    kinds = [kind for kind, _ in await life.entries()]
+    assert (kinds.count("grant"), kinds.count("expire")) == (4, 3)
+    await assert_books_balance(grants=1)
+
+
+async def test_a_change_within_the_year_moves_what_is_to_come(life: Life) -> None:
+    """S26, S27: an upgrade adds to the later months; a downgrade lowers them, and takes nothing back."""
+    await life.buy("basic", interval="year")
+    await life.pass_days(3)
+    await life.change("pro", interval="year")
+    to_come = (await life.account())["installments"]
+    assert sum(part["credits"] for part in to_come) == pytest.approx(11 * 2000, rel=0.02)
+    before = await life.balance()
+    await life.change("basic", interval="year")
+    assert await life.balance() == before
+    to_come = (await life.account())["installments"]
+    assert sum(part["credits"] for part in to_come) == pytest.approx(11 * 500 - 1500, rel=0.02)
+    await assert_books_balance()
+
+
+async def test_a_year_from_a_31st_gives_its_parts_on_the_last_day_of_short_months(life: Life) -> None:
+    """S27: the calendar of the parts is that of Stripe's own months."""
+    stripe_now = (await life.stripe.look("clock"))["now"]
+    here = datetime.fromtimestamp(stripe_now, UTC)
+    until = datetime(here.year + 1, 1, 31, 12, tzinfo=UTC)
+    await life.pass_days((until - here).total_seconds() / 86400)
+    invoice = await life.buy("pro", interval="year")
+    parts = await CreditGrant.filter(invoice_id=invoice, state=GrantState.PLANNED).order_by("installment")
+    seen = [part.due_at for part in parts if part.due_at]
+    assert {(at.month, at.day) for at in seen} >= {(3, 31), (4, 30), (12, 31)}
+    assert seen[0].day in (28, 29)
+    begin = int(seen[1].timestamp())
+    assert [int(at.timestamp()) for at in seen[1:]] == [add_months(begin, n) for n in range(10)]
+
+
+async def test_what_is_unused_ends_stays_or_stays_up_to_a_cap(life: Life) -> None:
+    """S27: expire, cap and keep, month by month; every end is an entry; a top-up outlives them all."""
+    await life.buy("advanced")
+    await life.top_up()
+    await life.spend(200, "a")
+    for _ in range(3):
+        await life.pass_days(31)
+    # 1000 of the first month roll over; then 1200 at most, beside the running month's own and the top-up.
+    assert await life.balance() == 1200 + 1200 + 1000
+    grants = [entry for entry in await life.entries() if entry[0] == "grant"]
+    assert grants == [("grant", 1200), ("grant", 1000), *[("grant", 1200)] * 3]
+    assert sum(credits for kind, credits in await life.entries() if kind == "expire") == -2200 + 0
+    await assert_books_balance(grants=5)
+
+
+# Nothing to pay
+
+
+async def trial(life: Life, plan: str, **form: str) -> None:
+    """A subscription that costs nothing at first, made in Stripe; a card is there for later."""
+    await life.balance()  # the account exists
+    customer = await life.stripe.customer()
+    await life.stripe.api("POST", "payment_methods/pm_card_visa/attach", customer=customer)
+    methods = (await life.stripe.api("GET", f"payment_methods?customer={customer}"))["data"]
+    await life.stripe.subscribe(
+        customer, plan, account=life.customer.name, default_payment_method=methods[0]["id"], **form
+    )
+    await life.calm()
+    await life.work()
+
+
+async def test_a_trial_gives_its_own_credits_and_then_the_plan(world: World, tmp_path: Path) -> None:
+    """S21: `trial_credits` at once; with the first real invoice, by the clock, the plan's."""
+    life = await a_life(world, plans_file=plans_with(tmp_path, "pro", "trial_credits = 50"))
+    await trial(life, "pro", trial_period_days="14")
+    assert await life.entries() == [("grant", 50)]
+    assert (await subscription_of(life))["status"] == "trialing"
+    await life.pass_days(15)
+    assert await life.entries() == [("grant", 50), ("grant", 2000)]
+    assert (await subscription_of(life))["status"] == "active"
+    await assert_books_balance(grants=2)
+
+
+async def test_a_trial_of_a_yearly_plan_gives_no_year(world: World, tmp_path: Path) -> None:
+    """S21, S27."""
+    life = await a_life(world, plans_file=plans_with(tmp_path, "pro", "trial_credits = 50"))
+    price = (await life.stripe.api("GET", "prices?lookup_keys[0]=paidup_pro_yearly"))["data"][0]["id"]
+    await trial(life, "pro", trial_period_days="14", **{"items[0][price]": price})
+    assert await life.entries() == [("grant", 50)]
+    assert (await life.account())["installments"] == []
+    await life.pass_days(15)
+    assert await life.balance() == 2050
+    assert len((await life.account())["installments"]) == 11
+
+
+async def test_a_plan_that_is_discounted_to_nothing_gives_its_credits(life: Life) -> None:
+    """S21: and again with each renewal."""
+    coupon = (await life.stripe.api("POST", "coupons", percent_off="100", duration="forever"))["id"]
+    await trial(life, "pro", **{"discounts[0][coupon]": coupon})
+    assert await life.entries() == [("grant", 2000)]
+    await life.pass_days(31)
+    assert await life.entries() == [("grant", 2000), ("grant", 2000)]
+
+
+async def test_a_free_plan_gives_its_credits_each_month(world: World, tmp_path: Path) -> None:
+    """S21: and an upgrade from it is credited whole, since nothing was paid for it."""
+    path = tmp_path / "plans.toml"
+    free = """
+[[plans]]
+id = "free"
+name = "Free"
+credits = 20
+rollover = "expire"
+[[plans.prices]]
+lookup_key = "paidup_free_monthly"
+amount_minor = 0
+"""
+    path.write_text(PACKAGED_PLANS.read_text() + free)
+    form = {"currency": "usd", "unit_amount": "0", "lookup_key": "paidup_free_monthly"}
+    more = {"product_data[name]": "Free", "recurring[interval]": "month"}
+    await world.stripe_side.api("POST", "prices", **form, **more)
+    life = await a_life(world, plans_file=path)
+    status, purchase = await life.post("/api/subscriptions", plan="free")
+    assert status in (200, 201)  # its webhook may have brought the invoice first
+    assert (purchase["client_secret"], purchase["status"]["status"]) == (None, "active")
+    await life.pass_days(31)
+    assert await life.balance() == 20
+    await life.pay(await life.change("pro"))
+    assert await life.balance() == 2020
+    await assert_books_balance(grants=3)
+
+
+# The end
+
+
+async def test_what_is_cancelled_runs_until_its_period_ends(life: Life) -> None:
+    """S18: it says when; resumed, it goes on; cancelled again, it ends then, and its credits stay."""
+    await life.buy("pro")
+    _, answer = await life.post("/api/subscriptions/cancel")
+    ends = answer["subscription"]["cancel_at"]
+    assert (answer["subscription"]["status"], ends) == (
+        "active",
+        answer["subscription"]["current_period_end"],
+    )
+    _, answer = await life.post("/api/subscriptions/resume")
+    assert answer["subscription"]["cancel_at"] is None
+    await life.pass_days(31)
+    assert await life.balance() == 4000
+    await life.post("/api/subscriptions/cancel", when="period_end")
+    await life.pass_days(31)
+    seen = await subscription_of(life)
+    assert (seen["status"], seen["ended_at"] is not None) == ("canceled", True)
+    assert await life.balance() == 4000
+    status, problem = await life.post("/api/subscriptions/resume")
+    assert (status, problem["type"].rpartition("/")[2]) == (409, "not-subscribed")
+    await life.buy("basic")
+    assert await life.balance() == 4500
+
+
+async def test_what_is_cancelled_at_once_keeps_its_credits_and_its_year(life: Life) -> None:
+    """S27: paid is paid, unless the plan says otherwise."""
+    await life.buy("pro", interval="year")
+    _, answer = await life.post("/api/subscriptions/cancel", when="now")
+    assert answer["subscription"]["status"] == "canceled"
+    await life.pass_days(32)
+    assert await life.balance() == 4000
+    assert len((await life.account())["installments"]) == 10
+
+
+async def test_a_plan_may_end_its_credits_with_the_subscription(world: World, tmp_path: Path) -> None:
+    """S27: `on_cancel = "expire"`: grants and parts to come end, once; a top-up stays."""
+    life = await a_life(world, plans_file=plans_with(tmp_path, "pro", 'on_cancel = "expire"'))
+    invoice = await life.buy("pro", interval="year")
+    await life.top_up()
+    await life.spend(300, "a")
+    await life.post("/api/subscriptions/cancel", when="now")
+    assert await life.entries() == [("grant", 2000), ("grant", 1000), ("spend", -300), ("expire", -1700)]
+    assert {state for state, _, _ in await grants_of(invoice)} == {"expired", "canceled"}
+    await life.pass_days(370)
+    assert await life.balance() == 1000
+    await assert_books_balance(grants=2)
+
+
+async def test_an_end_of_which_nobody_tells_is_found(world: World, tmp_path: Path) -> None:
+    """S18: `deleted` never comes; the sweep asks when the period should have been renewed."""
+    plans = plans_with(tmp_path, "pro", 'on_cancel = "expire"')
+    life = await a_life(world, webhooks=False, plans_file=plans)
+    await buy_unheard(life, "pro")
+    subscription = (await subscription_of(life))["id"]
+    await advance(life, 0.1)
+    await life.work()
+    await life.stripe.api("DELETE", f"subscriptions/{subscription}")
+    await life.work()
+    assert (await subscription_of(life))["status"] == "active"
+    await advance(life, 32)
+    await life.paidup.services.reconciler.due_subscriptions()
+    assert (await subscription_of(life))["status"] == "canceled"
+    assert await life.balance() == 0
+
+
+# Events in any order
+
+
+async def test_subscription_events_in_any_order_ten_times_change_nothing(life: Life) -> None:
+    """S18: a late `created` (incomplete), an `updated` of last month, after the renewal: Stripe is asked."""
+    await life.buy("pro")
+    await life.change("advanced")
+    await life.pass_days(31)
+    before, seen = await row_counts(), await life.account()
+    rows = await StripeEvent.filter(type__startswith="customer.subscription.")
+    late = [json.loads(row.payload) for row in rows] * 10
+    random.shuffle(late)
+    for number, event in enumerate(late):
+        body = forged_event(event["type"], event["data"]["object"], id=f"evt_late_{number}")
+        assert (await life.paidup.webhook(body))[0] == 200
+    await life.calm()
+    await life.work()
+    assert await life.account() == {**seen, "activating": None}
+    after = await row_counts()
+    assert after == {**before, "StripeEvent": before["StripeEvent"] + len(late)}
+    await assert_books_balance(grants=3)
+
+
+async def test_an_ended_subscription_stays_ended_whatever_comes_late(life: Life) -> None:
+    """S18: `updated` (active) after `deleted`."""
+    await life.buy("pro")
+    active = await life.stripe.event("customer.subscription.updated")
+    await life.post("/api/subscriptions/cancel", when="now")
+    await life.calm()
+    body = forged_event(active["type"], active["data"]["object"])
+    assert (await life.paidup.webhook(body))[0] == 200
+    await life.calm()
+    await life.work()
+    assert (await subscription_of(life))["status"] == "canceled"
+
+
+async def test_a_foreign_subscription_is_nobodys(life: Life) -> None:
+    """S18: of a customer whom no account names; stored, and nothing else."""
+    await life.buy("pro")
+    stranger = await life.stripe.customer()
+    await life.stripe.subscribe(stranger, "pro")
+    await life.calm()
+    await life.work()
+    assert await Subscription.all().count() == 1
+    assert await life.balance() == 2000
+
+
+async def test_a_subscription_made_elsewhere_is_met_and_followed(life: Life) -> None:
+    """S18: the SaaS made it in Stripe, naming the account: credited, shown, and ended as if made here."""
+    await life.balance()
+    made = await life.stripe.subscribe(await life.stripe.customer(), "basic", account=life.customer.name)
+    await life.stripe.confirm(made["latest_invoice"]["confirmation_secret"]["client_secret"])
+    await life.wait_for_balance(500)
+    await life.calm()
+    await life.work()
+    seen = await subscription_of(life)
+    assert (seen["id"], seen["status"], seen["plan"]) == (made["id"], "active", "basic")
+    _, answer = await life.post("/api/subscriptions/cancel")
+    assert answer["subscription"]["cancel_at"] is not None
+
+
+# A payment that takes days
+
+
+async def test_a_payment_that_fails_after_days_gives_nothing(life: Life) -> None:
+    """S24: told as processing, then as failed, and why; another card pays the same invoice."""
+    await life.stripe.conditions(processing_ms=1500, processing_outcome="failed")
+    _, purchase = await life.post("/api/subscriptions", plan="pro")
+    await life.stripe.confirm(purchase["client_secret"])
+    await wait_until(lambda: Invoice.exists(id=purchase["invoice"], status="processing"))
+    await wait_until(lambda: Invoice.exists(id=purchase["invoice"], status="failed"))
+    _, status = await life.customer.call("GET", f"/api/invoices/{purchase['invoice']}")
+    assert (status["status"], status["error"]["code"]) == ("failed", "card_declined")
+    assert await life.balance() == 0
+    await life.stripe.conditions(processing_ms=0)
+    await life.pay(purchase)
+    assert await life.entries() == [("grant", 2000)]
+    await assert_books_balance(grants=1)

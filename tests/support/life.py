@@ -6,6 +6,7 @@ is waited for; time passes only by `pass_days`.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -67,6 +68,13 @@ class Life:
         await wait_until(lambda: Invoice.exists(id=invoice, status="active"))
         return invoice
 
+    async def buy_by_hand(self, plan: str = "pro") -> str:
+        """The same where nothing but `deliver` tells of what Stripe does."""
+        _, purchase = await self.post("/api/subscriptions", plan=plan)
+        await self.stripe.confirm(purchase["client_secret"])
+        await self.deliver("invoice.paid", purchase["invoice"])
+        return str(purchase["invoice"])
+
     async def spend(self, credits: int, key: str) -> None:
         status, answer = await self.customer.spend(credits, key)
         assert status == 200, answer
@@ -81,6 +89,23 @@ class Life:
         status, answer = await self.customer.call("GET", "/api/account/entries")
         assert status == 200, answer
         return [(entry["kind"], entry["credits"]) for entry in reversed(answer["entries"])]
+
+    async def reasons(self) -> list[tuple[str, int, str]]:
+        """The same with the reasons that he reads."""
+        _, answer = await self.customer.call("GET", "/api/account/entries")
+        shown = reversed(answer["entries"])
+        return [(entry["kind"], entry["credits"], entry["reason"]) for entry in shown]
+
+    async def status(self, invoice: str) -> Any:
+        """What the customer is told of an invoice."""
+        status, answer = await self.customer.call("GET", f"/api/invoices/{invoice}")
+        assert status == 200, answer
+        return answer
+
+    async def wait_for_status(self, invoice: str, wanted: str) -> Any:
+        """What the customer is told, once its status is `wanted`."""
+        await wait_until(lambda: Invoice.exists(id=invoice, status=wanted))
+        return await self.status(invoice)
 
     async def account(self) -> Any:
         status, answer = await self.customer.call("GET", "/api/account")
@@ -139,6 +164,15 @@ class Life:
         if amount is not None:
             form["amount"] = str(amount)
         return await self.stripe.api("POST", "refunds", **form)
+
+    async def credit_note(self, invoice: str, **form: int) -> Any:
+        return await self.stripe.api("POST", "credit_notes", invoice=invoice, **form)
+
+    async def deliver(self, kind: str, about: str | None = None) -> None:
+        """Deliver the newest event of this type (about this object) once more, by hand."""
+        event = await self.stripe.event(kind, about)
+        status, answer = await self.paidup.webhook(json.dumps(event).encode())
+        assert status == 200, answer
 
     async def dispute(self, invoice: str, **more: Any) -> Any:
         """The cardholder's bank opens a dispute; the dispute."""

@@ -251,7 +251,7 @@ async def test_what_goes_back_to_a_grant_that_was_ended_before_its_time_ends_too
     await granted(ada, 100, BEGIN + 30 * DAY, rollover_cap=50)
     await reserved(ada, 70)
     live = await CreditGrant.filter(account_id=ada.id)
-    await moved(ada, lambda own: ledger.expire(own, live, "the subscription has ended"))
+    await moved(ada, lambda own: ledger.expire(own, live, "the subscription has ended", BEGIN))
     assert await three_sums(ada.id) == (0, 0, 0)
     assert (await released(ada)).balance == 0
     assert await three_sums(ada.id) == (0, 0, 0)

@@ -1,0 +1,611 @@
+"""Money that goes back: the proportion (pure), and the ledger under any history of it, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from server import granting, ledger, reservations
+from server.clock import now
+from server.core.decisions import InvoiceStatus
+from server.core.messages import StatusMessage
+from server.core.plans import AfterRefund, parse_catalogue
+from server.core.reversals import Claim, Effect, ReversalFacts, claim, is_later, reason
+from server.database import open_database, write_transaction
+from server.errors import InsufficientCredits, KeyReused
+from server.metrics import Metrics
+from server.models import (
+    Account,
+    CreditGrant,
+    EntryKind,
+    GrantState,
+    Invoice,
+    LedgerEntry,
+    Reservation,
+    Reversal,
+)
+from server.models import ReversalKind as Kind
+from server.reversals import ReversalNews
+from server.settings import PACKAGED_PLANS
+from server.settlement import Outcome, Settlement
+from server.timeline import Timeline
+from tests.support.rows import an_account, granted, nobody_watches, three_sums
+
+TOTAL = 1000
+"""What each invoice of these tests asked for, in minor units."""
+
+LIVES = {
+    Kind.REFUND: (
+        ("pending", "succeeded"),
+        ("pending", "requires_action", "succeeded"),
+        ("pending", "requires_action", "canceled"),
+        ("succeeded", "failed"),
+        ("pending", "succeeded", "failed"),
+    ),
+    Kind.DISPUTE: (
+        ("warning_needs_response", "warning_under_review", "warning_closed"),
+        ("warning_needs_response", "needs_response", "under_review", "won"),
+        ("needs_response", "under_review", "lost"),
+        ("needs_response", "won"),
+    ),
+    Kind.CREDIT_NOTE: (("issued",), ("issued", "void")),
+}
+"""How a refund, a dispute or a credit note may go, as Stripe has it."""
+
+GONE = {("refund", s) for s in ("pending", "requires_action", "succeeded")} | {
+    ("dispute", "lost"),
+    ("credit_note", "issued"),
+}
+STATUSES = sorted({(str(kind), status) for kind, lives in LIVES.items() for life in lives for status in life})
+
+facts = st.builds(
+    lambda known, amount: ReversalFacts(known[0], known[1], amount),
+    st.sampled_from(STATUSES),
+    st.integers(0, 1500),
+)
+several = st.lists(facts, max_size=6)
+credits = st.integers(0, 5000)
+totals = st.integers(0, 3000)
+
+
+# The proportion
+
+
+@given(granted=credits, total=totals, known=several, seed=st.randoms(use_true_random=False))
+def test_the_order_of_the_facts_changes_nothing(
+    granted: int, total: int, known: list[ReversalFacts], seed: random.Random
+) -> None:
+    """S25: the same refunds and disputes, in whichever order, come to the same."""
+    shuffled = seed.sample(known, len(known))
+    assert claim(granted, total, shuffled) == claim(granted, total, known)
+
+
+@given(granted=credits, total=totals, known=several)
+def test_never_more_is_taken_than_was_granted(granted: int, total: int, known: list[ReversalFacts]) -> None:
+    """S25: refunds, a dispute and a note may overlap; together they take no more than there was."""
+    due = claim(granted, total, known)
+    assert min(due.reversed, due.frozen) >= 0
+    assert due.reversed + due.frozen <= granted
+
+
+@given(granted=credits, total=totals, known=several, more=facts)
+def test_more_money_that_goes_back_never_gives_credits(
+    granted: int, total: int, known: list[ReversalFacts], more: ReversalFacts
+) -> None:
+    """S25."""
+    before, after = claim(granted, total, known), claim(granted, total, [*known, more])
+    assert after.reversed >= before.reversed
+    assert after.reversed + after.frozen >= before.reversed + before.frozen
+    assert after.whole >= before.whole
+
+
+@given(granted=credits, total=totals, known=several)
+def test_an_invoice_is_reversed_as_a_whole_once_all_its_money_is_gone(
+    granted: int, total: int, known: list[ReversalFacts]
+) -> None:
+    """S25: and not before; then every credit of it is."""
+    gone = sum(each.amount_minor for each in known if (each.kind, each.status) in GONE)
+    due = claim(granted, total, known)
+    assert due.whole == (0 < total <= gone)
+    if due.whole:
+        assert due == Claim(granted, 0, True)
+    elif total:
+        assert due.reversed == granted * gone // total
+
+
+@given(granted=credits, parts=st.lists(st.integers(1, 900), min_size=1, max_size=5))
+def test_parts_that_sum_up_to_the_whole_take_the_whole(granted: int, parts: list[int]) -> None:
+    """S25: what is rounded down on the way is not left over at the end."""
+    back = [ReversalFacts("refund", "succeeded", part) for part in parts]
+    assert claim(granted, sum(parts), back) == Claim(granted, 0, True)
+
+
+@pytest.mark.parametrize(
+    "unheard_of",
+    [("refund", "eaten"), ("dispute", "warning_closed"), ("dispute", "prevented"), ("gift", "lost")],
+)
+@given(granted=credits, total=totals, known=several)
+def test_what_is_unheard_of_or_moves_no_money_does_nothing(
+    unheard_of: tuple[str, str], granted: int, total: int, known: list[ReversalFacts]
+) -> None:
+    """S25: an inquiry, or a status that Stripe may yet think of, takes no credit."""
+    strange = ReversalFacts(*unheard_of, 500)
+    assert strange.effect is Effect.NONE
+    assert claim(granted, total, [*known, strange]) == claim(granted, total, known)
+
+
+def test_an_open_dispute_freezes_and_an_inquiry_does_not() -> None:
+    """S25."""
+    assert claim(2000, 2900, [ReversalFacts("dispute", "warning_under_review", 2900)]) == Claim(0, 0, False)
+    assert claim(2000, 2900, [ReversalFacts("dispute", "needs_response", 1450)]) == Claim(0, 1000, False)
+    assert claim(2000, 2900, [ReversalFacts("dispute", "lost", 1450)]) == Claim(1000, 0, False)
+
+
+@given(seed=st.randoms(use_true_random=False), life=st.sampled_from(sum(LIVES.values(), ())))
+def test_whatever_the_order_and_however_often_the_last_status_stays(
+    seed: random.Random, life: tuple[str, ...]
+) -> None:
+    """S25: events come in any order and more than once; none leads back."""
+    heard = seed.sample([*life, *life, *life], 3 * len(life))
+    known = heard[0]
+    for status in heard:
+        known = status if is_later(status, known) else known
+    assert known == life[-1]
+
+
+def test_a_status_that_is_not_known_is_never_later_than_one_that_is() -> None:
+    """S25: but whatever is known is later than it."""
+    for _, status in STATUSES:
+        assert not is_later("eaten", status)
+        assert is_later(status, "eaten")
+        assert not is_later(status, status)
+
+
+@pytest.mark.parametrize(("kind", "status"), STATUSES)
+def test_every_status_has_a_reason_that_the_customer_may_read(kind: str, status: str) -> None:
+    """S25: words about his payment, not Stripe's words to the merchant."""
+    assert reason(kind, status)
+    assert "response" not in reason(kind, status)
+    assert "_" not in reason(kind, "never_heard_of")
+
+
+# The ledger
+
+
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    """One for the module: each test has accounts of its own."""
+    return module_database_url
+
+
+BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
+CATALOGUE = parse_catalogue(PACKAGED_PLANS.read_bytes())
+
+
+async def untold(_: StatusMessage) -> bool:
+    return False
+
+
+class Books:
+    """The books of one account, moved as the settlement moves them."""
+
+    def __init__(self, account: Account, after: AfterRefund = AfterRefund.DEBT) -> None:
+        self.id = account.id
+        self.after(after)
+        self.at = BEGIN
+        self.invoices: list[Invoice] = []
+
+    def after(self, policy: AfterRefund) -> None:
+        """What becomes of credits that were spent before their money went back."""
+        catalogue = msgspec.structs.replace(CATALOGUE, spent_then_refunded=policy)
+        self._settlement = Settlement(catalogue, {}, untold, nobody_watches, Timeline(), Metrics())
+
+    async def bill(self, credits: int, days: int | None = None) -> Invoice:
+        """A paid invoice of TOTAL that gives `credits`."""
+        ends = self.at + timedelta(days=days) if days else None
+        invoice = await granted(await Account.get(id=self.id), credits, ends)
+        invoice.total_minor, invoice.settled_at, invoice.status = TOTAL, now(), InvoiceStatus.ACTIVE
+        await invoice.save()
+        self.invoices.append(invoice)
+        return invoice
+
+    async def part(self, invoice: Invoice, credits: int) -> None:
+        """One more installment of it."""
+        number = 1 + await CreditGrant.filter(invoice_id=invoice.id).count()
+        async with write_transaction():
+            account = await ledger.lock_account(self.id)
+            await ledger.plan(account, invoice.id, credits, self.at, None, number, "pro", 0)
+        planned = await CreditGrant.get(invoice_id=invoice.id, installment=number)
+        due = invoice.id in [row.id for row in await Invoice.filter(status="active")]
+        assert await self._settlement.make_installment(planned.id) is due
+
+    async def hear(self, invoice: Invoice, kind: Kind, status: str, amount: int = TOTAL, n: int = 0) -> bool:
+        """Learn this of the invoice's n-th reversal of its kind; whether it was news."""
+        news = ReversalNews(f"{kind}-{n}-{invoice.id}", kind, invoice.id, amount, status)
+        return await self._settlement.reverse(news) is Outcome.SETTLED
+
+    async def undo(self) -> None:
+        """Every refund fails, every dispute is won, every note is void."""
+        ends = {Kind.REFUND: "failed", Kind.DISPUTE: "won", Kind.CREDIT_NOTE: "void"}
+        for invoice in reversed(self.invoices):
+            for each in await Reversal.filter(invoice_id=invoice.id).order_by("id"):
+                number = int(each.id.split("-")[1])
+                await self.hear(invoice, each.kind, ends[each.kind], each.amount_minor, number)
+
+    async def spend(self, credits: int, key: str) -> None:
+        async with write_transaction():
+            await reservations.spend(await ledger.lock_account(self.id), credits, key, self.at)
+
+    async def hold(self, credits: int, key: str) -> None:
+        async with write_transaction():
+            account = await ledger.lock_account(self.id)
+            await reservations.reserve(account, credits, key, self.at + timedelta(days=999), self.at)
+
+    async def release(self, key: str) -> None:
+        async with write_transaction():
+            await reservations.release(await ledger.lock_account(self.id), key, self.at)
+
+    async def look(self) -> int:
+        """The balance, once what is over has ended."""
+        async with write_transaction():
+            account = await ledger.lock_account(self.id)
+            await ledger.expire_due(account, self.at)
+        return int(account.balance)
+
+    async def grants(self) -> list[CreditGrant]:
+        return await CreditGrant.filter(account_id=self.id).order_by("id")
+
+    async def entries(self) -> list[tuple[EntryKind, int]]:
+        rows = await LedgerEntry.filter(account_id=self.id).order_by("id")
+        return [(row.kind, row.credits) for row in rows]
+
+    async def check(self) -> None:
+        """The three sums agree, nobody owes and has at once, and no grant holds more than it gave."""
+        assert len(set(await three_sums(self.id))) == 1
+        for grant in await self.grants():
+            assert min(grant.remaining, grant.frozen, grant.expired) >= 0
+            assert grant.remaining + grant.frozen + grant.expired <= grant.credits
+            assert grant.remaining == 0 or grant.state is GrantState.LIVE
+        for invoice in await Invoice.filter(account_id=self.id):
+            await self._check_claim(invoice)
+
+    async def _check_claim(self, invoice: Invoice) -> None:
+        given = [grant for grant in await self.grants() if grant.state is not GrantState.PLANNED]
+        grants = [grant for grant in given if grant.invoice_id == invoice.id]
+        known = [
+            ReversalFacts(each.kind, each.status, each.amount_minor)
+            for each in await Reversal.filter(invoice_id=invoice.id)
+        ]
+        due = claim(sum(grant.credits for grant in grants), invoice.total_minor, known)
+        assert invoice.credits_reversed == due.reversed
+        assert invoice.status == ("reversed" if due.whole else "active")
+        assert sum(grant.frozen for grant in grants) <= due.frozen
+        assert 0 <= invoice.credits_untaken <= invoice.credits_reversed
+
+
+@pytest.fixture
+async def books(database: None) -> Books:
+    return Books(await an_account())
+
+
+async def test_a_refund_takes_what_is_left_and_the_rest_is_owed(books: Books) -> None:
+    """S25."""
+    invoice = await books.bill(2000)
+    await books.spend(600, "a")
+    await books.hear(invoice, Kind.REFUND, "succeeded")
+    assert await three_sums(books.id) == (-600, -600, -600)
+    await books.bill(1000)
+    assert await books.look() == 400
+    await books.check()
+
+
+async def test_a_forgiving_policy_takes_only_what_is_left(books: Books) -> None:
+    """S25: and gives back only that, where the refund fails."""
+    books.after(AfterRefund.FORGIVE)
+    invoice = await books.bill(2000)
+    await books.spend(600, "a")
+    await books.hear(invoice, Kind.REFUND, "pending")
+    assert await books.look() == 0
+    await books.hear(invoice, Kind.REFUND, "failed")
+    assert await books.look() == 1400
+    await books.check()
+
+
+async def test_nobody_owes_what_expired_unused(books: Books) -> None:
+    """S25: it was gone already; a refund takes it from nobody, and one that fails brings it to nobody."""
+    invoice = await books.bill(2000, days=10)
+    await books.spend(600, "a")
+    books.at += timedelta(days=10)
+    assert await books.look() == 0
+    await books.hear(invoice, Kind.REFUND, "succeeded")
+    assert await books.look() == -600
+    await books.hear(invoice, Kind.REFUND, "failed")
+    assert await books.look() == 0
+    await books.check()
+
+
+async def test_frozen_credits_cannot_be_spent_and_do_not_expire_meanwhile(books: Books) -> None:
+    """S25: they end when the dispute does, where their month is over by then."""
+    invoice = await books.bill(2000, days=10)
+    await books.spend(600, "a")
+    await books.hear(invoice, Kind.DISPUTE, "needs_response")
+    with pytest.raises(InsufficientCredits):
+        await books.spend(1, "b")
+    books.at += timedelta(days=10)
+    await books.look()
+    await books.hear(invoice, Kind.DISPUTE, "won")
+    assert await books.look() == 0
+    assert await books.entries() == [
+        (EntryKind.GRANT, 2000),
+        (EntryKind.SPEND, -600),
+        (EntryKind.FREEZE, -1400),
+        (EntryKind.RESTORE, 1400),
+        (EntryKind.EXPIRE, -1400),
+    ]
+    await books.check()
+
+
+async def test_a_dispute_that_is_lost_and_says_so_first_is_lost(books: Books) -> None:
+    """S25: the news of its opening comes afterwards, and again: nothing more happens."""
+    invoice = await books.bill(2000)
+    assert await books.hear(invoice, Kind.DISPUTE, "lost")
+    for status in ("needs_response", "under_review", "lost", "warning_needs_response"):
+        assert not await books.hear(invoice, Kind.DISPUTE, status)
+    assert await books.entries() == [(EntryKind.GRANT, 2000), (EntryKind.REVERSE, -2000)]
+    await books.check()
+
+
+async def test_a_refund_that_fails_pays_the_debt_before_a_dispute_freezes(books: Books) -> None:
+    """S25: what was spent is paid by what comes back; only what remains then is withheld."""
+    invoice = await books.bill(2000)
+    await books.spend(600, "a")
+    await books.hear(invoice, Kind.REFUND, "succeeded")
+    await books.hear(invoice, Kind.DISPUTE, "needs_response")
+    await books.hear(invoice, Kind.REFUND, "failed")
+    (grant,) = await books.grants()
+    assert (await books.look(), grant.remaining, grant.frozen) == (0, 0, 1400)
+    await books.hear(invoice, Kind.DISPUTE, "won")
+    assert await books.look() == 1400
+    await books.check()
+
+
+async def test_credits_that_come_back_find_room_though_a_reservation_filled_it(books: Books) -> None:
+    """S25: reserved, refunded, the debt paid by the next grant, released; the refund fails: all is there."""
+    first = await books.bill(2000)
+    await books.hold(500, "job")
+    await books.hear(first, Kind.REFUND, "succeeded")
+    assert await books.look() == -500
+    await books.bill(2000)
+    await books.release("job")
+    assert await books.look() == 2000
+    await books.hear(first, Kind.REFUND, "failed")
+    assert await books.look() == 4000
+    await books.check()
+
+
+async def test_a_part_of_a_year_comes_as_far_as_its_money_is_there(books: Books) -> None:
+    """S25: half of it after half a refund, and none after a whole one, however late the worker looks."""
+    invoice = await books.bill(200)
+    await books.hear(invoice, Kind.REFUND, "succeeded", TOTAL // 2)
+    await books.part(invoice, 100)
+    assert await books.look() == 150
+    await books.hear(invoice, Kind.REFUND, "succeeded", TOTAL, n=1)
+    await books.part(invoice, 100)  # which sees to it that it is refused
+    assert await books.look() == 0
+    await books.check()
+
+
+async def test_what_comes_back_after_the_subscription_has_ended_ends_too(books: Books) -> None:
+    """S25: a plan whose credits end with it keeps none of those that a dispute withheld."""
+    invoice = await books.bill(2000)
+    await Invoice.filter(id=invoice.id).update(subscription="sub_1")
+    await CreditGrant.filter(invoice_id=invoice.id).update(plan="pro")
+    await books.hear(invoice, Kind.DISPUTE, "needs_response")
+    async with write_transaction():
+        await granting.end(await ledger.lock_account(books.id), "sub_1", ["pro"])
+    await books.hear(invoice, Kind.DISPUTE, "won")
+    books.at = now()
+    assert await books.look() == 0
+    await books.check()
+
+
+# Any history at all
+
+
+@dataclass(frozen=True)
+class Bill:
+    credits: int
+    days: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    invoice: int
+    credits: int
+
+
+@dataclass(frozen=True)
+class Spend:
+    credits: int
+    key: int
+
+
+@dataclass(frozen=True)
+class Hold:
+    credits: int
+    key: int
+
+
+@dataclass(frozen=True)
+class Release:
+    key: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    days: int
+
+
+@dataclass(frozen=True)
+class Hear:
+    """Something of the n-th refund, dispute or note of one of the invoices."""
+
+    invoice: int
+    known: tuple[str, str]
+    n: int
+
+
+AMOUNTS = (330, 700, TOTAL)
+
+lasting = [
+    st.builds(Bill, st.integers(0, 300)),
+    st.builds(Part, st.integers(0, 2), st.integers(0, 100)),
+    st.builds(Spend, st.integers(1, 200), st.integers(1, 6)),
+    st.builds(Hold, st.integers(1, 200), st.integers(1, 6)),
+    st.builds(Release, st.integers(1, 6)),
+]
+passing = [st.builds(Bill, st.integers(0, 300), st.integers(1, 20)), st.builds(Wait, st.integers(1, 8))]
+invoices, numbers = st.integers(0, 2), st.integers(0, 2)
+anything = st.builds(Hear, invoices, st.sampled_from(STATUSES), numbers)
+taking = anything.filter(
+    lambda step: ReversalFacts(step.known[0], step.known[1], 0).effect is not Effect.NONE
+)
+undoable = [kind.filter(lambda step: step.known[1] != "lost") for kind in (taking, taking, anything)]
+
+on_a_database = hypothesis_settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+policies = st.sampled_from(AfterRefund)
+
+
+@on_a_database
+@given(
+    after=policies,
+    history=st.lists(st.one_of(*lasting, *passing, taking, taking, anything), min_size=4, max_size=14),
+)
+def test_after_any_history_the_books_are_right(
+    database_url: str, after: AfterRefund, history: list[Any]
+) -> None:
+    """S25, S37: after each step of any history, with debts or forgiving; and each entry has its reason."""
+
+    async def play() -> None:
+        async with open_database(database_url):
+            books = Books(await an_account(), after)
+            await books.bill(200)
+            for step in history:
+                await _do(books, step)
+                await books.check()
+            await books.look()
+            await books.check()
+            moved = LedgerEntry.filter(account_id=books.id).exclude(kind=EntryKind.SPEND)
+            assert all(entry.reason for entry in await moved)
+
+    asyncio.run(play())
+
+
+@on_a_database
+@given(after=policies, history=st.lists(st.one_of(*lasting, *undoable), min_size=4, max_size=14))
+def test_when_all_reversals_are_undone_all_that_was_not_spent_is_there(
+    database_url: str, after: AfterRefund, history: list[Any]
+) -> None:
+    """S25: whatever happened between: the balance is what was granted less what was spent."""
+
+    async def play() -> None:
+        async with open_database(database_url):
+            books = Books(await an_account(), after)
+            await books.bill(200)
+            await books.spend(120, "first")
+            for step in history:
+                await _do(books, step)
+            await books.undo()
+            for key in range(1, 7):
+                await _do(books, Release(key))
+            await books.check()
+            entries = await books.entries()
+            bought = sum(credits for kind, credits in entries if kind is EntryKind.GRANT)
+            spent = sum(credits for kind, credits in entries if kind is EntryKind.SPEND)
+            assert await books.look() == bought + spent
+            assert all(grant.frozen == 0 for grant in await books.grants())
+
+    asyncio.run(play())
+
+
+@on_a_database
+@given(
+    after=policies,
+    spent=st.integers(0, 300),
+    heard=st.lists(anything, min_size=1, max_size=6),
+    seed=st.randoms(use_true_random=False),
+)
+def test_the_order_in_which_it_is_learned_changes_nothing(
+    database_url: str, after: AfterRefund, spent: int, heard: list[Hear], seed: random.Random
+) -> None:
+    """S25: the same last word of each refund, dispute and note, in two orders: the same books.
+
+    Of several invoices where nothing was spent; of one, whatever was.
+    """
+    final = {(0 if spent else step.invoice, step.known[0], step.n): step for step in heard}
+    orders = [list(final.values()), seed.sample(list(final.values()), len(final))]
+
+    async def play(order: Sequence[Hear]) -> list[Any]:
+        books = Books(await an_account(), after)
+        for invoice_credits in (300,) if spent else (300, 70, 0):
+            await books.bill(invoice_credits)
+        if spent:
+            await books.spend(spent, "before")
+        for step in order:
+            await _do(books, step)
+        await books.check()
+        holding = [(grant.remaining, grant.frozen) for grant in await books.grants()]
+        return [await books.look(), *holding]
+
+    async def both() -> tuple[list[Any], list[Any]]:
+        async with open_database(database_url):
+            return await play(orders[0]), await play(orders[1])
+
+    one, other = asyncio.run(both())
+    assert one == other
+
+
+async def _do(books: Books, step: Any) -> None:
+    match step:
+        case Bill(credits, days) if len(books.invoices) < 3:
+            await books.bill(credits, days)
+        case Part(number, credits) if number < len(books.invoices):
+            await books.part(books.invoices[number], credits)
+        case Wait(days):
+            books.at += timedelta(days=days)
+        case Hear(number, (kind, status), n):
+            invoice = books.invoices[number % len(books.invoices)]
+            await books.hear(invoice, Kind(kind), status, AMOUNTS[n], n)
+        case Spend() | Hold() | Release():
+            await _try(books, step)
+
+
+async def _try(books: Books, step: Spend | Hold | Release) -> None:
+    """What may be refused, and changes nothing then."""
+    held = f"held-{step.key}"
+    try:
+        match step:
+            case Spend(credits, key):
+                await books.spend(credits, str(key))
+            case Hold(credits, _):
+                await books.hold(credits, held)
+            case Release() if await _is_held(books, held):
+                await books.release(held)
+    except (InsufficientCredits, KeyReused):
+        await books.check()
+
+
+async def _is_held(books: Books, key: str) -> bool:
+    return await Reservation.exists(account_id=books.id, key=key, state="held")
