@@ -21,6 +21,7 @@ from server.core.messages import (
     Stage,
     StatusMessage,
 )
+from server.core.plans import Plan
 from server.errors import PaidupError
 from server.settings import NAMES, PACKAGED_PLANS, Settings
 from server.web import api, credits_api, operations, operators, problems, sockets, webhooks
@@ -192,3 +193,23 @@ def test_links_between_the_documents_lead_somewhere() -> None:
             if "://" not in target and not (path.parent / target).exists():
                 broken.append(f"{path.name}: {target}")
     assert broken == []
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    """The table of a plan's life says which test shows each event: so it must be there."""
+    written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    there = set(re.findall(r"def (test_\w+)", written))
+    documents = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
+    named = {name for path in documents for name in re.findall(r"`(test_\w+)`", path.read_text())}
+    assert named
+    assert named - there == set()
+
+
+@pytest.mark.parametrize("field", [field.encode_name for field in msgspec.structs.fields(Plan)])
+def test_what_a_plan_may_say_stands_above_the_plans(field: str) -> None:
+    """plans.toml explains itself, to whoever opens it first."""
+    explained = PACKAGED_PLANS.read_text().partition("[[plans]]")[0] if field not in SELF_EVIDENT else field
+    assert field in explained
+
+
+SELF_EVIDENT = {"id", "name", "description"}
