@@ -23,6 +23,7 @@ from server import ledger, reservations
 from server.alarms import webhook_silence
 from server.audit import audit_slice
 from server.clawbacks import SHAPES, Clawbacks
+from server.clawbacks import Shape as Reversed
 from server.clock import Clock, now
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
@@ -30,7 +31,7 @@ from server.core.pace import reconciler_delay_s
 from server.core.stripe_shapes import Event, decode
 from server.core.stripe_shapes import Invoice as StripeInvoice
 from server.database import OUTAGES, locked, storage_errors, write_transaction
-from server.errors import PaidupError, StripeUnavailable
+from server.errors import PaidupError, StripeRefused, StripeUnavailable
 from server.events import PAYMENT_TYPES, REVERSAL_TYPES, Events, store
 from server.metrics import Metrics
 from server.models import (
@@ -61,6 +62,8 @@ CLAIM = timedelta(seconds=60)
 STRIPE_PATIENCE_S = 0.2
 """The reconciler yields the budget to customers who wait."""
 DAY_S = 24 * 3600
+STRANGERS = 10_000
+"""How many refunds and disputes of payments that are not ours are remembered."""
 FAILURES: tuple[type[BaseException], ...] = (PaidupError, msgspec.DecodeError, *OUTAGES)
 """What may go wrong with one row without stopping the reconciler."""
 
@@ -89,6 +92,7 @@ class Reconciler:
         self._gateway = gateway
         self._metrics = metrics
         self._audited_to = 0
+        self._strangers: set[str] = set()
         self._sweeps: dict[str, tuple[Callable[[], Awaitable[int]], float]] = {
             "unhandled_events": (self.unhandled_events, 0),
             "due_invoices": (self.due_invoices, 0),
@@ -301,9 +305,24 @@ class Reconciler:
         page = await self._gateway.list_reversals(SHAPES[kind], since, after, STRIPE_PATIENCE_S)
         rows = await Reversal.filter(id__in=[shape.id for shape in page.data]).only("id", "status")
         known = {(row.id, row.status) for row in rows}
-        news = [shape for shape in page.data if (shape.id, shape.status) not in known]
-        outcomes = [await self._clawbacks.take_up(shape, Road.RECONCILIATION) for shape in news]
+        news = [
+            shape
+            for shape in page.data
+            if (shape.id, shape.status) not in known and shape.id not in self._strangers
+        ]
+        outcomes = [await self._take_reversal(shape) for shape in news]
         return outcomes.count(Outcome.SETTLED), page.data[-1].id if page.data else None, page.has_more
+
+    async def _take_reversal(self, shape: Reversed) -> Outcome | None:
+        try:
+            outcome = await self._clawbacks.take_up(shape, Road.RECONCILIATION)
+        except StripeRefused as error:
+            # This one's own fault: the others are not to wait for it.
+            log.warning("reversal_failed", reversal=shape.id, error=str(error))
+            return None
+        if outcome is Outcome.IRRELEVANT and len(self._strangers) < STRANGERS:
+            self._strangers.add(shape.id)  # a call to Stripe each time it is listed, otherwise
+        return outcome
 
     # What is watched over
 

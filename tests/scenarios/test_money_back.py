@@ -13,7 +13,7 @@ from rich.console import Console
 from server.audit import audit_all
 from server.explain import explain
 from server.explain_terminal import rendered
-from server.models import Invoice, LedgerEntry, Reversal
+from server.models import Invoice, LedgerEntry, Reversal, ReversalKind
 from server.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.books import assert_books_balance
@@ -178,6 +178,22 @@ async def test_a_refund_that_no_webhook_tells_of_is_found(life: Life, sweep: str
     await wait_until(getattr(life.paidup.services.reconciler, sweep))
     assert await life.balance() == 0
     assert (await life.status(invoice))["status"] == "reversed"
+
+
+async def test_refunds_of_payments_that_are_not_ours_are_asked_about_once(life: Life) -> None:
+    """S25: another product of the same Stripe account costs no call each time the list is read."""
+    intent = await life.stripe.api(
+        "POST", "payment_intents", amount=500, currency="usd", payment_method="pm_card_visa", confirm="true"
+    )
+    foreign = await life.stripe.api("POST", "refunds", payment_intent=intent["id"])
+    reconciler = life.paidup.services.reconciler
+    since = int(foreign["created"]) - 60
+    await life.calm()
+    await life.stripe.control("calls/reset")
+    for _ in range(3):
+        found, last, more = await reconciler._take_reversals(ReversalKind.REFUND, since, None)
+        assert (found, last, more) == (0, foreign["id"], False)
+    assert await life.stripe.calls("GET /v1/invoice_payments") == 1
 
 
 # Disputes

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -482,8 +482,12 @@ taking = anything.filter(
 )
 undoable = [kind.filter(lambda step: step.known[1] != "lost") for kind in (taking, taking, anything)]
 
+# Without shrinking: each example is a history on a database, and a failure would take minutes to tell.
 on_a_database = hypothesis_settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 policies = st.sampled_from(AfterRefund)
 
