@@ -9,11 +9,12 @@ to decide whether an invoice is paid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
 from server import ledger, reversals
-from server.clock import at_unix, now
+from server.clock import at_unix
 from server.core.credits import Bought, Installment, Money, Part, Quote, nets, schedules
 from server.core.facts import InvoiceFacts
 from server.core.plans import AfterRefund
@@ -34,7 +35,7 @@ def remember(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
     row.nets = nets(quoted, _money(row))
 
 
-async def give(row: Invoice, account: Account, after: AfterRefund) -> None:
+async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime) -> None:
     """Write the grants of a paid invoice. Raises tortoise's IntegrityError where they are there already."""
     others: list[Invoice] = []
     if row.nets:
@@ -43,21 +44,21 @@ async def give(row: Invoice, account: Account, after: AfterRefund) -> None:
     in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
     planned = schedules([_bought(each) for each in in_order])
     row.credits_quoted = sum(item.credits for item in planned[row.id] if item.due_at is None)
-    await _write(row, account, planned[row.id])
+    await _write(row, account, planned[row.id], at)
     # Money may have gone back before we heard that it came.
     why = "its money went back before we heard that it came"
-    await reversals.apply(row, account, after, f"{row.id}:settled", why)
+    await reversals.apply(row, account, after, f"{row.id}:settled", why, at)
     for other in others:
-        if await _adjust(other, account, planned[other.id], row.id):
-            await reversals.apply(other, account, after, f"{row.id}>{other.id}", "worked out again")
+        if await _adjust(other, account, planned[other.id], row.id, at):
+            await reversals.apply(other, account, after, f"{row.id}>{other.id}", "worked out again", at)
             await other.save(update_fields=["credits_reversed", "credits_untaken"])
 
 
-async def end(account: Account, subscription: str, plans: Sequence[str]) -> None:
+async def end(account: Account, subscription: str, plans: Sequence[str], at: datetime) -> None:
     """End what a subscription's grants of these plans still hold, and what was still to come of them."""
     own = CreditGrant.filter(account_id=account.id, invoice__subscription=subscription, plan__in=list(plans))
     live = await own.filter(state=GrantState.LIVE).order_by("id")
-    await ledger.expire(account, live, "the subscription has ended", now())
+    await ledger.expire(account, live, "the subscription has ended", at)
     await ledger.cancel_planned(await own.filter(state=GrantState.PLANNED))
 
 
@@ -79,18 +80,23 @@ def _money(row: Invoice) -> Money:
     return Money(row.total_minor, row.from_balance_minor, row.billing_reason == CHANGE)
 
 
-async def _write(row: Invoice, account: Account, items: Sequence[Installment]) -> None:
+async def _write(row: Invoice, account: Account, items: Sequence[Installment], at: datetime) -> None:
+    less = _quoted(row).credits - sum(item.credits for item in items)
+    set_off = f"; {less} of it had come before a downgrade" if less > 0 else ""
     for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
         expires_at = at_unix(item.expires_at) if item.expires_at else None
         plan = item.plan or row.plan
         if item.due_at is None:
-            await ledger.grant(account, row.id, item.credits, expires_at, number, plan, item.rollover_cap)
+            terms = (expires_at, number, plan, item.rollover_cap)
+            await ledger.grant(account, row.id, item.credits, *terms, at, note=set_off)
             continue
         due_at = at_unix(item.due_at)
         await ledger.plan(account, row.id, item.credits, due_at, expires_at, number, plan, item.rollover_cap)
 
 
-async def _adjust(row: Invoice, account: Account, items: Sequence[Installment], cause: str) -> bool:
+async def _adjust(
+    row: Invoice, account: Account, items: Sequence[Installment], cause: str, at: datetime
+) -> bool:
     """Bring an earlier invoice's grants in line with what is known of all of them now."""
     changed = False
     grants = await CreditGrant.filter(invoice_id=row.id).order_by("installment")
@@ -101,5 +107,5 @@ async def _adjust(row: Invoice, account: Account, items: Sequence[Installment], 
         if grant.state is GrantState.PLANNED:
             await ledger.replan(grant, item.credits)
         elif grant.state is not GrantState.CANCELED:
-            await ledger.adjust(account, grant, item.credits, f"{cause}>{grant.id}")
+            await ledger.adjust(account, grant, item.credits, f"{cause}>{grant.id}", at)
     return changed

@@ -17,6 +17,7 @@ from datetime import datetime
 
 import msgspec
 
+from server.clock import now
 from server.database import locked
 from server.errors import InsufficientCredits, KeyReused
 from server.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
@@ -49,6 +50,8 @@ async def grant(
     installment: int = 1,
     plan: str | None = None,
     rollover_cap: int = 0,
+    at: datetime | None = None,
+    note: str = "",
 ) -> CreditGrant:
     """Give `credits` for a paid invoice. Raises tortoise's IntegrityError where it was given already.
 
@@ -65,8 +68,8 @@ async def grant(
         expires_at=expires_at,
         rollover_cap=rollover_cap,
     )
-    reason = f"{plan or 'plan'}, paid"
-    await enter(account, EntryKind.GRANT, credits, f"{invoice_id}:{installment}", reason, given.id)
+    reason = f"{plan or 'plan'}, paid{note}"
+    await enter(account, EntryKind.GRANT, credits, f"{invoice_id}:{installment}", reason, given.id, at)
     return given
 
 
@@ -108,7 +111,7 @@ async def cancel_planned(planned: Iterable[CreditGrant]) -> None:
         await grant.save(update_fields=["state"])
 
 
-async def make_installment(account: Account, planned: CreditGrant) -> None:
+async def make_installment(account: Account, planned: CreditGrant, at: datetime) -> None:
     """Give a planned installment. `planned` was read after the account was locked."""
     assert planned.state is GrantState.PLANNED
     planned.remaining = planned.credits - min(planned.credits, debt_of(account))
@@ -116,10 +119,10 @@ async def make_installment(account: Account, planned: CreditGrant) -> None:
     await planned.save(update_fields=["remaining", "state"])
     reason = f"{planned.plan or 'plan'}, part {planned.installment}"
     reference = f"{planned.invoice_id}:{planned.installment}"
-    await enter(account, EntryKind.GRANT, planned.credits, reference, reason, planned.id)
+    await enter(account, EntryKind.GRANT, planned.credits, reference, reason, planned.id, at)
 
 
-async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str) -> None:
+async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str, at: datetime) -> None:
     """Make a grant that was given come to `credits`. What was spent beyond is paid like any debt."""
     before = grant.credits
     debt = debt_of(account)
@@ -134,7 +137,7 @@ async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str)
     await grant.save(update_fields=["credits", "expired"])
     balance = await settle_debt(account, [grant], debt)
     reason = "worked out again with an invoice that came late"
-    await enter(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant.id)
+    await enter(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant.id, at)
 
 
 async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: int) -> int:
@@ -183,7 +186,7 @@ async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent
     if account.balance < credits:
         raise InsufficientCredits(account.balance, credits)
     await take(live, credits)
-    await enter(account, EntryKind.SPEND, -credits, reference)
+    await enter(account, EntryKind.SPEND, -credits, reference, at=at)
     return Spent(account.balance, credits, key)
 
 
@@ -193,9 +196,9 @@ async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
     live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
     due = sorted((g for g in live if g.expires_at and g.expires_at <= at), key=spending_order)
     for ended in due:
-        await _end(account, ended, _kept(ended, live))
+        await _end(account, ended, _kept(ended, live), at)
     for rolled, over in _beyond_cap(live):
-        await _end(account, rolled, rolled.remaining - over, "more than may roll over")
+        await _end(account, rolled, rolled.remaining - over, at, "more than may roll over")
     return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=spending_order)
 
 
@@ -209,7 +212,7 @@ async def expire(account: Account, grants: Iterable[CreditGrant], reason: str, a
     for ended in grants:
         # Nor does anything stay that comes back to it later.
         ended.rollover_cap, ended.expires_at = 0, min(ended.expires_at or at, at)
-        await _end(account, ended, 0, reason)
+        await _end(account, ended, 0, at, reason)
 
 
 def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
@@ -237,12 +240,14 @@ def _beyond_cap(live: Sequence[CreditGrant]) -> list[tuple[CreditGrant, int]]:
     return found
 
 
-async def _end(account: Account, ended: CreditGrant, kept: int, reason: str = "unused at its end") -> None:
+async def _end(
+    account: Account, ended: CreditGrant, kept: int, at: datetime, reason: str = "unused at its end"
+) -> None:
     over = ended.remaining - kept
     if over:
         # A grant can end again where credits came back to it after its end.
         reference = f"grant:{ended.id}:{ended.expired}"
-        await enter(account, EntryKind.EXPIRE, -over, reference, reason, ended.id)
+        await enter(account, EntryKind.EXPIRE, -over, reference, reason, ended.id, at)
     ended.remaining, ended.expired = kept, ended.expired + over
     if kept:
         ended.expires_at = None
@@ -319,8 +324,9 @@ async def enter(
     reference: str,
     reason: str = "",
     grant_id: int | None = None,
+    at: datetime | None = None,
 ) -> None:
-    """Write the entry and move the balance by it, in the caller's transaction."""
+    """Write the entry and move the balance by it, in the caller's transaction. `at` is now unless said."""
     account.balance += credits
     account.version += 1
     await LedgerEntry.create(
@@ -331,5 +337,6 @@ async def enter(
         reason=reason,
         grant_id=grant_id,
         balance_after=account.balance,
+        created_at=at or now(),
     )
     await account.save(update_fields=["balance", "version"])

@@ -204,7 +204,7 @@ class LedgerEntry(Model):
     reference = fields.CharField(400)
     reason = fields.CharField(200, default="", db_default="")
     balance_after = fields.BigIntField()
-    created_at = fields.DatetimeField(auto_now_add=True)
+    created_at = fields.DatetimeField()
 
     account_id: int
 

@@ -49,7 +49,7 @@ async def reserve(account: Account, credits: int, key: str, expires_at: datetime
     row = await Reservation.create(
         account_id=account.id, key=key, credits=credits, sources=sources, expires_at=expires_at
     )
-    await ledger.enter(account, EntryKind.RESERVE, -credits, _reference(row), "reserved")
+    await ledger.enter(account, EntryKind.RESERVE, -credits, _reference(row), "reserved", at=at)
     return Reserved(key, credits, expires_at, account.balance)
 
 
@@ -118,10 +118,10 @@ async def _end(account: Account, row: Reservation, state: ReservationState, used
     """Give back what is unused, and enter the release and what was spent."""
     await ledger.put_back(account, _unused(row.sources, row.credits - used), at)
     reason = {ReservationState.EXPIRED: "reserved for too long"}.get(state, f"reservation {state}")
-    await ledger.enter(account, EntryKind.RELEASE, row.credits, _reference(row), reason)
+    await ledger.enter(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
     await ledger.expire_due(account, at)  # what went back to a grant that has ended, ends again
     if used:
-        await ledger.enter(account, EntryKind.SPEND, -used, _spend_reference(row), "reserved before")
+        await ledger.enter(account, EntryKind.SPEND, -used, _spend_reference(row), "reserved before", at=at)
     row.state, row.used = state, used
     await row.save(update_fields=["state", "used"])
 

@@ -9,6 +9,7 @@ Refuses to decide the proportion (core/reversals.py) and to ask Stripe.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 import structlog
@@ -59,7 +60,9 @@ async def learn(news: ReversalNews) -> bool:
     return True
 
 
-async def apply(row: Invoice, account: Account, after: AfterRefund, cause: str, reason: str) -> bool:
+async def apply(
+    row: Invoice, account: Account, after: AfterRefund, cause: str, reason: str, at: datetime
+) -> bool:
     """Bring the credits of `row` in line with its reversals. True where its status has changed.
 
     Invoice and account are locked. `cause` is the business fact that the entry stands for.
@@ -72,7 +75,7 @@ async def apply(row: Invoice, account: Account, after: AfterRefund, cause: str, 
     due = claim(sum(grant.credits for grant in grants), row.total_minor, facts)
     frozen = sum(grant.frozen for grant in grants)
     if due.reversed != row.credits_reversed or due.frozen != frozen:
-        await _move(row, account, grants, due, after, cause, reason)
+        await _move(row, account, grants, due, after, cause, reason, at)
     status = InvoiceStatus.REVERSED if due.whole else InvoiceStatus.ACTIVE
     changed = status is not row.status
     row.status = status
@@ -87,6 +90,7 @@ async def _move(
     after: AfterRefund,
     cause: str,
     reason: str,
+    at: datetime,
 ) -> None:
     """Take back, give back and freeze, all at once; the entry says what that comes to."""
     more = due.reversed - row.credits_reversed
@@ -102,7 +106,7 @@ async def _move(
         debt -= paid
         homeless = _refill(grants, back - paid)
         if homeless:
-            await ledger.house(account, homeless, now(), besides=grants)
+            await ledger.house(account, homeless, at, besides=grants)
     _freeze(grants, due.frozen)
     row.credits_reversed = due.reversed
     balance = await ledger.settle_debt(account, grants, debt)
@@ -110,7 +114,7 @@ async def _move(
     if net or more:
         back_again = net > 0 or more < 0
         kind = EntryKind.RESTORE if back_again else EntryKind.REVERSE if more else EntryKind.FREEZE
-        await ledger.enter(account, kind, net, cause, reason, grants[0].id if grants else None)
+        await ledger.enter(account, kind, net, cause, reason, grants[0].id if grants else None, at)
 
 
 def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, after: AfterRefund) -> int:

@@ -44,7 +44,7 @@ def build_roads(
     tell_balance: TellBalance,
     clock: Clock = now,
 ) -> Roads:
-    settlement = Settlement(catalogue, prices, publish, tell_balance, timeline, metrics)
+    settlement = Settlement(catalogue, prices, publish, tell_balance, timeline, metrics, clock)
     verification = Verification(gateway, settlement, prices, hub, timeline)
     clawbacks = Clawbacks(gateway, verification, settlement)
     subscriptions = Subscriptions(gateway, prices, settlement, verification, clock)

@@ -18,7 +18,7 @@ import structlog
 from tortoise.exceptions import IntegrityError
 
 from server import granting, ledger, reversals
-from server.clock import now
+from server.clock import Clock, now
 from server.core.credits import Quote, quote
 from server.core.decisions import Decision, InvoiceStatus, Known, Verdict, decide
 from server.core.facts import Facts, InvoiceFacts, Road
@@ -100,7 +100,9 @@ class Settlement:
         tell_balance: TellBalance,
         timeline: Timeline,
         metrics: Metrics,
+        clock: Clock = now,
     ) -> None:
+        self._clock = clock
         self._catalogue = catalogue
         self._prices = prices
         self._publish = publish
@@ -162,7 +164,7 @@ class Settlement:
             planned = await CreditGrant.get(id=grant_id)  # as it is under the lock
             if planned.state is not GrantState.PLANNED or row.status is InvoiceStatus.REVERSED:
                 return False
-            await ledger.make_installment(account, planned)
+            await ledger.make_installment(account, planned, self._clock())
             cause = f"{row.id}:{planned.installment}:reversed"
             await self._reversed(row, account, cause, "of a payment that is disputed, or went back in part")
         await self.tell_balance(account)
@@ -177,14 +179,16 @@ class Settlement:
             row = await Subscription.get(id=subscription)
             account = await ledger.lock_account(row.account_id)
             before = account.version
-            await granting.end(account, subscription, ending)
+            await granting.end(account, subscription, ending, self._clock())
             moved = account.version != before
         if moved:
             await self.tell_balance(account)
 
     async def _reversed(self, row: Invoice, account: Account, cause: str, reason: str) -> bool:
         """Bring the credits in line with the money. True where browsers should hear of it."""
-        told = await reversals.apply(row, account, self._catalogue.spent_then_refunded, cause, reason)
+        told = await reversals.apply(
+            row, account, self._catalogue.spent_then_refunded, cause, reason, self._clock()
+        )
         if told:
             await _save(row)
         else:
@@ -324,7 +328,7 @@ class Settlement:
             if quoted.plan is not None:  # else the catalogue forgot the price: what was quoted holds
                 granting.remember(row, quoted, invoice)
         row.settled_via, row.settled_at, row.status = road, now(), InvoiceStatus.ACTIVE
-        await granting.give(row, account, self._catalogue.spent_then_refunded)
+        await granting.give(row, account, self._catalogue.spent_then_refunded, self._clock())
 
     async def _change(self, row: Invoice, decision: Decision) -> None:
         if decision.verdict is Verdict.TELL:

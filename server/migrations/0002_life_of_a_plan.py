@@ -164,6 +164,11 @@ class Migration(migrations.Migration):
         ),
         steps.Redescribe(
             model_name='LedgerEntry',
+            name='created_at',
+            field=fields.DatetimeField(auto_now=False, auto_now_add=False),
+        ),
+        steps.Redescribe(
+            model_name='LedgerEntry',
             name='kind',
             field=fields.CharEnumField(description='GRANT: grant\nSPEND: spend\nRESERVE: reserve\nRELEASE: release\nFREEZE: freeze\nREVERSE: reverse\nRESTORE: restore\nEXPIRE: expire\nADJUST: adjust', enum_type=EntryKind, max_length=10),
         ),

@@ -70,7 +70,8 @@ def _detail(error: errors.PaidupError) -> str:
 
 async def on_paidup_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.PaidupError)
-    response = problem_of(error)
+    named = getattr(error, "invoice", None)
+    response = problem_of(error, **({"invoice": named} if named else {}))
     request.app.state.services.metrics.requests_failed.labels(response.status_code).inc()
     if response.status_code >= 500:
         log.error("request_failed", path=request.url.path, error=str(error), kind=type(error).__name__)

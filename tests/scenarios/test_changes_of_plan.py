@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 
 import pytest
 
 from server.models import Invoice, LedgerEntry
-from server.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.books import assert_books_balance
-from tests.support.life import Life, a_life, grants_of
+from tests.support.life import Life, a_life, grants_of, pay_on_with, plans_with
 from tests.support.waiting import wait_until
 
 ASKS, DECLINES = "pm_card_authenticationRequired", "pm_card_chargeCustomerFail"
@@ -21,23 +19,6 @@ ASKS, DECLINES = "pm_card_authenticationRequired", "pm_card_chargeCustomerFail"
 @pytest.fixture
 async def life(world: World) -> Life:
     return await a_life(world)
-
-
-def plans_with(folder: Path, plan: str, line: str) -> Path:
-    """The packaged catalogue, with one more line for one plan."""
-    text = PACKAGED_PLANS.read_text()
-    changed = re.sub(rf'(id = "{plan}"\n)', rf"\1{line}\n", text)
-    assert changed != text
-    path = folder / "plans.toml"
-    path.write_text(changed)
-    return path
-
-
-async def pay_on_with(life: Life, card: str) -> None:
-    """From now on the subscription is charged to this card."""
-    subscription = (await life.account())["subscription"]["id"]
-    await life.stripe.api("POST", f"subscriptions/{subscription}", default_payment_method=card)
-    await life.calm()
 
 
 async def change_in_stripe(life: Life, plan: str, **form: str) -> None:

@@ -7,11 +7,14 @@ is waited for; time passes only by `pass_days`.
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from server.clock import now
 from server.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
+from server.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.paidup import Customer, Paidup
 from tests.support.stripe_side import StripeSide
@@ -197,3 +200,40 @@ async def grants_of(invoice: str) -> list[tuple[str, int, int]]:
     """(state, credits, remaining) of an invoice's grants, in order."""
     rows = await CreditGrant.filter(invoice_id=invoice).order_by("installment")
     return [(row.state.value, row.credits, row.remaining) for row in rows]
+
+
+def plans_with(folder: Path, plan: str, *lines: str) -> Path:
+    """The packaged catalogue, with more lines for one plan; they replace what it says of the same."""
+    pattern = rf'(id = "{plan}".*?)(?=\n\[\[plans\.prices)'
+    before, own, after = re.split(pattern, PACKAGED_PLANS.read_text(), maxsplit=1, flags=re.DOTALL)
+    for line in lines:
+        own = re.sub(rf"\n{line.partition(' ')[0]} = .*", "", own)
+    path = folder / "plans.toml"
+    path.write_text(before + "\n".join([own, *lines]) + "\n" + after)
+    return path
+
+
+async def subscription_of(life: Life) -> Any:
+    return (await life.account())["subscription"]
+
+
+async def pay_on_with(life: Life, card: str) -> None:
+    """From now on the subscription is charged to this card."""
+    subscription = (await subscription_of(life))["id"]
+    await life.stripe.api("POST", f"subscriptions/{subscription}", default_payment_method=card)
+    await life.calm()
+
+
+async def buy_unheard(life: Life, plan: str, **how: Any) -> str:
+    """Bought where no webhook comes: the customer's page takes the invoice up."""
+    _, purchase = await life.post("/api/subscriptions", plan=plan, **how)
+    await life.stripe.confirm(purchase["client_secret"])
+    _, answer = await life.post("/api/invoices", invoice=purchase["invoice"])
+    assert answer["status"]["status"] == "active"
+    return str(purchase["invoice"])
+
+
+async def advance(life: Life, days: float) -> None:
+    """Time passes at Stripe and here, and nobody does anything about it."""
+    life.clock.ahead += timedelta(days=days)
+    await life.stripe.control("clock", {"advance_seconds": round(days * 24 * 3600)})

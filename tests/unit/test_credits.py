@@ -210,6 +210,13 @@ OURS = catalogue(
     Plan("pro", "Pro", 2000, prices_of("pro", 2900, 29000)),
     EXTRA,
 )
+NO_REBATE = catalogue(
+    Plan("basic", "Basic", 500, prices_of("basic", 900, 10800)),
+    Plan("advanced", "Advanced", 1200, prices_of("advanced", 1900, 22800)),
+    Plan("pro", "Pro", 2000, prices_of("pro", 2900, 34800)),
+    EXTRA,
+)
+"""A year costs twelve months, so that the best rate is a month's."""
 ODD = catalogue(
     Plan("basic", "Cheap and much", 900, prices_of("basic", 900, 9000)),
     Plan("advanced", "Dear and little", 300, prices_of("advanced", 1900, 19000)),
@@ -348,6 +355,34 @@ def test_what_was_given_back_is_bought_again_even_when_its_money_is_spent() -> N
     assert sum(given_by(bills)) * 2900 <= 2000 * bills.cash
 
 
+@pytest.mark.parametrize("renewals", [0, 2])
+def test_a_change_left_for_the_renewal_buys_again_what_was_given_back(renewals: int) -> None:
+    """S26: so does the one that Stripe bills later, though its money is then only a part of a renewal's."""
+    bills = life(NO_REBATE)
+    bills.subscribe(on("pro_month", sold=NO_REBATE))
+    bills.wait(50 if renewals else 0)
+    bills.change(on("basic_month", sold=NO_REBATE))
+    for _ in range(renewals):
+        bills.renew()
+    bills.wait(5)
+    bills.change(on("pro_month", sold=NO_REBATE), later=True)
+    bills.renew()
+    assert sum(given_by(bills)) * 2900 <= 2000 * bills.cash
+
+
+def test_a_change_of_a_year_that_is_paid_after_it_comes_at_once() -> None:
+    """S26, S27: its months are over."""
+    bills = life()
+    bills.subscribe(on("basic_year"))
+    bills.wait(50)
+    bills.change(on("pro_year"), later=True)
+    bills.renew()
+    late = [item for item in schedules(bills.bought)["in_1"] if item.due_at is None]
+    # 33000 in all: what is given back is taken off both in proportion.
+    assert sum(item.credits for item in late) == pytest.approx(11000 + 22000 / 12, abs=20)
+    assert len(schedules(bills.bought)["in_1"]) == 13
+
+
 def test_what_is_left_of_a_downgrade_is_forgiven_once_its_time_is_over() -> None:
     """S26: an upgrade a month later is credited in full."""
     bills = life()
@@ -431,7 +466,7 @@ lives = st.lists(CHANGE | RENEW | TOP_UP, max_size=14)
 begins = st.sampled_from(["basic_month", "pro_month", "pro_year"])
 
 
-@pytest.mark.parametrize("sold", [OURS, ODD], ids=["a catalogue", "an odd catalogue"])
+@pytest.mark.parametrize("sold", [OURS, NO_REBATE, ODD], ids=["ours", "no rebate", "odd"])
 @hypothesis_settings(max_examples=150)
 @given(first=begins, steps=lives)
 def test_no_path_gives_more_than_its_cash_buys_at_the_best_rate(
@@ -450,7 +485,7 @@ def test_no_path_gives_more_than_its_cash_buys_at_the_best_rate(
         assert sum(given_by(bills)) <= best * bills.cash
 
 
-@pytest.mark.parametrize("sold", [OURS, ODD], ids=["a catalogue", "an odd catalogue"])
+@pytest.mark.parametrize("sold", [OURS, NO_REBATE, ODD], ids=["ours", "no rebate", "odd"])
 @hypothesis_settings(max_examples=100)
 @given(first=begins, steps=lives)
 def test_what_is_paid_in_cash_for_a_period_is_credited_whole(

@@ -271,7 +271,7 @@ async def test_a_debt_is_paid_first_from_what_goes_back(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 70)
     grant = await CreditGrant.get(account_id=ada.id)
-    await moved(ada, lambda own: ledger.adjust(own, grant, 50, "less after all"))
+    await moved(ada, lambda own: ledger.adjust(own, grant, 50, "less after all", BEGIN))
     assert await three_sums(ada.id) == (-20, -20, -20)
     assert await committed(ada, 40) == Spent(10, 40, "work")
     assert await three_sums(ada.id) == (10, 10, 10)
@@ -285,7 +285,7 @@ async def test_what_its_grant_has_no_room_for_goes_to_another(ada: Account) -> N
     first = await CreditGrant.filter(account_id=ada.id).order_by("id").first()
     assert first is not None
     for credits in (0, 100):
-        await moved(ada, lambda own, to=credits: ledger.adjust(own, first, to, f"now {to}"))  # type: ignore[misc]
+        await moved(ada, lambda own, to=credits: ledger.adjust(own, first, to, f"now {to}", BEGIN))  # type: ignore[misc]
     await released(ada)
     for grant in await CreditGrant.filter(account_id=ada.id):
         assert grant.remaining <= grant.credits

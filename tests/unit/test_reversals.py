@@ -412,7 +412,7 @@ async def test_what_comes_back_after_the_subscription_has_ended_ends_too(books: 
     await CreditGrant.filter(invoice_id=invoice.id).update(plan="pro")
     await books.hear(invoice, Kind.DISPUTE, "needs_response")
     async with write_transaction():
-        await granting.end(await ledger.lock_account(books.id), "sub_1", ["pro"])
+        await granting.end(await ledger.lock_account(books.id), "sub_1", ["pro"], now())
     await books.hear(invoice, Kind.DISPUTE, "won")
     books.at = now()
     assert await books.look() == 0
