@@ -85,7 +85,7 @@ def _compare(account: dict[str, Any]) -> list[Finding]:
 
 def _stray(row: dict[str, Any]) -> Finding:
     if row["grant_id"] is None:
-        return Finding(f"invoice {row['id']}", "it is active and has no grant")
+        return Finding(f"invoice {row['id']}", f"it is {row['status']} and has no grant")
     return Finding(f"invoice {row['id']}", f"it has a grant and was never settled ({row['status']})")
 
 

@@ -106,7 +106,6 @@ class Reconciler:
             "audit": (self.audit, 10),
             "alarms": (self.alarms, 30),
         }
-        self._due = dict.fromkeys(self._sweeps, float("-inf"))
         # Stripe lists at most twenty types of events at a time.
         self._undelivered = [
             Scan(name, 60, 3 * DAY_S, 30 * DAY_S, partial(self._take_events, types))
@@ -122,32 +121,38 @@ class Reconciler:
         self._paid = Scan("paid_invoices", 300, DAY_S + 3600, 30 * DAY_S, self._take_invoices)
 
     async def run_forever(self, pace_s: float) -> None:
-        """Sweep every `pace_s` seconds, or at once again while there is much to do. Until cancelled."""
-        while True:
-            done = await self.sweep()
-            if max(done.values(), default=0) < BATCH:
-                await asyncio.sleep(pace_s)
+        """Sweep every `pace_s` seconds, or at once again while there is much to do. Until cancelled.
+
+        Each sweep goes by itself: one that waits for Stripe keeps none from what needs no Stripe.
+        """
+        await asyncio.gather(
+            *(self._keep_sweeping(name, max(every_s, pace_s)) for name, (_, every_s) in self._sweeps.items())
+        )
 
     async def sweep(self) -> dict[str, int]:
-        """One round of every sweep whose time has come. How many things each took up.
+        """One round of every sweep, all at once. How many things each took up."""
+        counts = await asyncio.gather(*(self._sweep(name) for name in self._sweeps))
+        return dict(zip(self._sweeps, counts, strict=True))
 
-        An outage ends that sweep and no other.
-        """
-        done = {}
-        for name, (sweep, every_s) in self._sweeps.items():
-            if time.monotonic() < self._due[name]:
-                continue
-            self._due[name] = time.monotonic() + every_s
-            began = time.perf_counter()
-            try:
-                done[name] = await sweep()
-            except FAILURES as error:
-                log.warning("sweep_interrupted", sweep=name, error=f"{type(error).__name__}: {error}")
-            except Exception:
-                # A bug in one sweep must not take the others down with it.
-                log.exception("sweep_failed", sweep=name)
+    async def _keep_sweeping(self, name: str, pace_s: float) -> None:
+        while True:
+            if await self._sweep(name) < BATCH:
+                await asyncio.sleep(pace_s)
+
+    async def _sweep(self, name: str) -> int:
+        """One round of one sweep. An outage ends this round and no other."""
+        sweep, _ = self._sweeps[name]
+        began = time.perf_counter()
+        try:
+            return await sweep()
+        except FAILURES as error:
+            log.warning("sweep_interrupted", sweep=name, error=f"{type(error).__name__}: {error}")
+        except Exception:
+            # A bug in one sweep must not take the others down with it.
+            log.exception("sweep_failed", sweep=name)
+        finally:
             self._metrics.sweep_seconds.labels(name).observe(time.perf_counter() - began)
-        return done
+        return 0
 
     # What is due here
 

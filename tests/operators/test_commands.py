@@ -16,7 +16,7 @@ from tests.operators.conftest import Run, document, paid_elsewhere, paidup_comma
 from tests.support.paidup import environment
 from tests.support.processes import Child
 from tests.support.rows import an_account
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_side import LOOKUP_KEYS, StripeSide
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -77,7 +77,7 @@ async def test_stripe_setup_makes_the_endpoint_before_there_is_a_secret(
     assert code == 0
     told = document(words)
     assert (told["endpoint"]["state"], told["endpoint"]["secret"]) == ("there", None)
-    assert [price["state"] for price in told["prices"]] == ["there"] * 3
+    assert [price["state"] for price in told["prices"]] == ["there"] * LOOKUP_KEYS
     assert len((await stripe_side.api("GET", "webhook_endpoints"))["data"]) == 1
 
 

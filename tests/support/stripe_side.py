@@ -14,6 +14,7 @@ from server.settings import PACKAGED_PLANS
 from server.stripe_gateway import API_VERSION, sign
 
 PUBLISHABLE = {"Authorization": "Bearer pk_test_tests"}
+LOOKUP_KEYS = len(parse_catalogue(PACKAGED_PLANS.read_bytes()).lookup_keys)
 SECRET = {"Authorization": "Bearer sk_test_tests"}
 
 
