@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
-JOBS ?= 2
+JOBS ?= 3
 
 .PHONY: help demo test check format bench hammer lock migrations clean
 

@@ -74,12 +74,7 @@ export const cancel = (when) => call("POST", "/api/subscriptions/cancel", { when
 /** @returns {Promise<{subscription: Subscription}>} */
 export const resume = () => call("POST", "/api/subscriptions/resume", {});
 /** @returns {Promise<Account>} */
-export async function account() {
-  const known = await call("GET", "/api/account");
-  // Its first payment is settled; that Stripe calls it active as well is learned within seconds.
-  if (known.subscription?.status === "incomplete" && !known.activating) known.subscription.status = "active";
-  return known;
-}
+export const account = () => call("GET", "/api/account");
 /** Newest first. @param {number} [before] an entry's id @returns {Promise<{entries: Entry[], has_more: boolean}>} */
 export const entries = (before) => call("GET", `/api/account/entries${before ? `?before=${before}` : ""}`);
 /** The sandbox's calendar. @returns {Promise<{now: string}>} */

@@ -27,7 +27,7 @@ from server.errors import (
     StripeError,
     StripeUnavailable,
 )
-from server.models import Account, Subscription
+from server.models import Account, Invoice, Subscription
 from server.prices import PriceBook
 from server.purchases import Purchase, Purchases, secret_of
 from server.settlement import Outcome
@@ -171,4 +171,10 @@ async def current_subscription(account: Account) -> Subscription | None:
     with storage_errors():
         rows = await Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
     over = ("canceled", "incomplete_expired", "incomplete")
-    return next((row for row in rows if row.status not in over), rows[0] if rows else None)
+    row = next((row for row in rows if row.status not in over), rows[0] if rows else None)
+    if row is not None and row.status == "incomplete":
+        with storage_errors():
+            paid = await Invoice.exists(subscription=row.id, status=InvoiceStatus.ACTIVE)
+        if paid:
+            row.status = "active"  # which Stripe says as well, once it is asked
+    return row

@@ -87,6 +87,18 @@ async def test_a_renewal_that_could_not_be_collected_is_shown_and_can_be_paid(
     await assert_books_balance(grants=2)
 
 
+async def test_the_account_shows_a_paid_plan_as_active_before_stripe_is_asked_again(world: World) -> None:
+    """S01: credits beside a plan that is not active yet would be a riddle to whoever has just paid."""
+    life = await a_life(world, webhooks=False)
+    await buy_unheard(life, "pro")
+    seen = await life.account()
+    assert (seen["balance"], seen["subscription"]["plan"], seen["subscription"]["status"]) == (
+        2000,
+        "pro",
+        "active",
+    )
+
+
 # Years and months
 
 
