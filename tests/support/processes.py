@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,10 +22,28 @@ COME_UP_WITHIN_S = 30.0
 END_WITHIN_S = 15.0
 
 
+def _ports() -> Iterator[int]:
+    """Ports of this process alone: each worker of a parallel run has a range of its own.
+
+    Below those that the system gives to outgoing connections. Whoever asks the system for a free
+    port gets one that another process may get as well, before either has bound it.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw6").removeprefix("gw")
+    first = 10_000 + 3_000 * (int(worker) % 7)
+    begin = os.getpid() * 7 % 3_000  # other runs on this machine
+    return itertools.cycle(first + (begin + number) % 3_000 for number in range(3_000))
+
+
+_numbers = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port on which nobody listens now, and which nobody else here is given."""
+    for port in itertools.islice(_numbers, 3_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Child:
