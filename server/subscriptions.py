@@ -94,12 +94,14 @@ class Subscriptions:
             with storage_errors():
                 await Subscription.filter(id=subscription).update(read_due_at=None)
             return None
-        row = await self.learn(shape, asked_at)
-        await self._latest_invoice(row)
-        return row
+        # Written down last: where this fails, it is read again.
+        await self._latest_invoice(shape)
+        return await self.learn(shape, asked_at)
 
     async def learn(self, shape: StripeSubscription, asked_at: datetime) -> Subscription:
         """Write down what Stripe answered to a question of `asked_at`, unless something later is known."""
+        if shape.status in OVER:  # for good, however old the answer; and before anybody may die here
+            await self._settlement.end_subscription(shape.id)
         async with write_transaction():
             row = await locked(Subscription.filter(id=shape.id)).get()
             if row.as_of is not None and row.as_of > asked_at:
@@ -108,14 +110,13 @@ class Subscriptions:
             row.as_of = asked_at
             row.read_due_at = self._next_look(row)
             await row.save()
-        if row.status in OVER:
-            await self._settlement.end_subscription(row.id)
         return row
 
-    async def _latest_invoice(self, row: Subscription) -> None:
+    async def _latest_invoice(self, shape: StripeSubscription) -> None:
         """A renewal that nobody told us of."""
-        if row.latest_invoice and not await Invoice.exists(id=row.latest_invoice):
-            await self._verification.read(row.latest_invoice, Road.RECONCILIATION)
+        latest = shape.latest_invoice_id
+        if latest and not await Invoice.exists(id=latest):
+            await self._verification.read(latest, Road.RECONCILIATION)
 
     def _take(self, row: Subscription, shape: StripeSubscription) -> None:
         item, pending = self.item_of(shape), self.pending_item_of(shape)

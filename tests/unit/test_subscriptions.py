@@ -11,7 +11,7 @@ import pytest
 from server.core.plans import StripePrice
 from server.core.stripe_shapes import ListOf, ObjectId, PendingUpdate, SubscriptionItem
 from server.core.stripe_shapes import Subscription as Shape
-from server.errors import StripeRefused
+from server.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
 from server.models import Account, Subscription
 from server.subscriptions import AFTER_ITS_PERIOD, Subscriptions
 from tests.support.rows import an_account
@@ -38,6 +38,7 @@ class Stripe:
         self.answer: Shape | None = None
         self.read: list[str] = []
         self.ended: list[str] = []
+        self.fails: set[str] = set()
 
     async def read_subscription(self, subscription: str, patience_s: float | None) -> Shape:
         if self.answer is None:
@@ -45,9 +46,13 @@ class Stripe:
         return self.answer
 
     async def verify(self, invoice: str, *_: Any) -> None:
+        if "read" in self.fails:
+            raise StripeUnavailable("away")
         self.read.append(invoice)
 
     async def end_subscription(self, subscription: str) -> None:
+        if "end" in self.fails:
+            raise StorageUnavailable("away")
         self.ended.append(subscription)
 
 
@@ -193,6 +198,24 @@ async def test_what_has_ended_is_asked_about_no_more_and_ends_its_credits(
     row = await row_of(ada)
     assert (row.status, row.ended_at, row.read_due_at) == ("canceled", BEGIN, None)
     assert stripe.ended == [known.id]
+
+
+@pytest.mark.parametrize("what", ["read", "end"])
+async def test_what_fails_on_the_way_is_done_when_it_is_read_again(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe, what: str
+) -> None:
+    """S13: the row says nothing new before the renewal was taken up, or the credits have ended."""
+    known = await met(subscriptions, ada)
+    stripe.answer = shape(ada, status="canceled", latest_invoice="in_unheard")
+    stripe.fails = {what}
+    stripe.now = BEGIN + timedelta(days=1)
+    with pytest.raises(PaidupError):
+        await subscriptions.read(known.id)
+    assert (await row_of(ada)).status == "active"
+    stripe.fails = set()
+    await subscriptions.read(known.id)
+    assert ((await row_of(ada)).status, stripe.ended) == ("canceled", [known.id])
+    assert "in_unheard" in stripe.read
 
 
 async def test_one_that_stripe_does_not_know_is_asked_about_no_more(
