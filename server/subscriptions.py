@@ -133,7 +133,10 @@ class Subscriptions:
         """Whether `shape` shows nothing but what the row has."""
         seen = Subscription(id=row.id)
         self._take(seen, shape)
-        names = ("status", "price", "quantity", "pending_plan", "cancel_at", "latest_invoice")
+        names = (
+            *("status", "price", "quantity", "pending_plan", "latest_invoice"),
+            *("current_period_end", "cancel_at", "ended_at"),
+        )
         return row.as_of is not None and all(getattr(row, name) == getattr(seen, name) for name in names)
 
     def _next_look(self, row: Subscription) -> datetime | None:

@@ -55,11 +55,24 @@ async def active(shopper: Shopper) -> None:
     await expect(shopper.balance).to_have_text("1,990")
 
 
+async def account(shopper: Shopper) -> None:
+    """A plan, a poster, an upgrade, a month later: the balance and how it came about."""
+    await shopper.subscribe("basic")
+    await shopper.api("POST", "/api/credits/spend", {"credits": 10, "key": "poster"})
+    await shopper.change_to("pro")
+    await shopper.see_account()
+    await shopper.move_clock("1 month")
+    await expect(shopper.rows.first).to_contain_text("2,000")
+    await shopper.page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
+
+
 PICTURES: list[tuple[str, Take, dict[str, Any], int]] = [  # name, story, looks, height
     ("plans", plans, DESK, 700),
     ("challenge", challenge, PHONE, 844),
     ("activating", activating, DESK, 700),
     ("active", active, DESK, 410),
+    ("account", account, DESK, 800),
+    ("account-dark", account, {**PHONE, "color_scheme": "dark"}, 844),
     ("activating-dark", activating, {**PHONE, "color_scheme": "dark"}, 844),
 ]
 

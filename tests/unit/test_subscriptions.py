@@ -77,8 +77,10 @@ async def ada(database: None) -> Account:
     return await an_account()
 
 
-def shape(account: Account, status: str = "active", plan: str = "basic", **more: Any) -> Shape:
-    item = SubscriptionItem("si_1", ObjectId(f"price_{plan}"), 1, int(PERIOD_END.timestamp()))
+def shape(
+    account: Account, status: str = "active", plan: str = "basic", ends: datetime = PERIOD_END, **more: Any
+) -> Shape:
+    item = SubscriptionItem("si_1", ObjectId(f"price_{plan}"), 1, int(ends.timestamp()))
     return Shape(f"sub_{account.id}", status, str(account.stripe_customer), ListOf([item]), **more)
 
 
@@ -121,6 +123,8 @@ async def test_an_event_that_says_what_is_known_causes_no_question(
         {"status": "incomplete"},
         {"plan": "pro"},
         {"cancel_at": 1_800_000_000},
+        {"ended_at": 1_800_000_000},
+        {"ends": PERIOD_END + timedelta(days=31)},
         {"latest_invoice": "in_other"},
         {"pending_update": PendingUpdate([SubscriptionItem("si_1", ObjectId("price_pro"), 1)])},
     ],
