@@ -61,8 +61,11 @@ async def account(shopper: Shopper) -> None:
     await shopper.api("POST", "/api/credits/spend", {"credits": 10, "key": "poster"})
     await shopper.change_to("pro")
     await shopper.see_account()
+    plan = shopper.page.get_by_test_id("plan-text")
+    renews = await plan.inner_text()
     await shopper.move_clock("1 month")
     await expect(shopper.rows.first).to_contain_text("2,000")
+    await expect(plan).not_to_have_text(renews, timeout=20_000)
     await shopper.page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
 
 
