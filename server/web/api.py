@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from server.changes import current_subscription
 from server.clock import now
+from server.core.decisions import InvoiceStatus
 from server.core.messages import StatusMessage
 from server.core.plans import Interval
 from server.database import storage_errors
@@ -22,7 +23,13 @@ from server.errors import InvalidInput, NotFound
 from server.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Subscription
 from server.statuses import read_status
 from server.web.bodies import answer, read_json
-from server.web.customers import account_of, activating_of, purchase_answer, services_of
+from server.web.customers import (
+    account_of,
+    activating_of,
+    current_grants,
+    purchase_answer,
+    services_of,
+)
 
 ENTRIES = 50
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
@@ -142,7 +149,7 @@ async def account_ticket(request: Request) -> Response:
 
 async def account(request: Request) -> Response:
     """GET /api/account: the balance, the subscription, and what is being activated or has to be paid."""
-    own = await account_of(request)
+    own, _ = await current_grants(request, await account_of(request))
     row = await current_subscription(own)
     return answer(
         {
@@ -196,6 +203,7 @@ def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
 async def _to_come(own: Account) -> list[dict[str, Any]]:
     """The parts of a yearly plan that are still to come."""
     planned = CreditGrant.filter(account_id=own.id, state=GrantState.PLANNED, credits__gt=0)
+    planned = planned.exclude(invoice__status=InvoiceStatus.REVERSED)  # unless its refund fails
     with storage_errors():
         rows = await planned.order_by("due_at").limit(24)
     return [{"credits": row.credits, "plan": row.plan, "due_at": row.due_at} for row in rows]

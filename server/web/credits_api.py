@@ -6,8 +6,6 @@ other pages what the balance is now. What it refuses to do: grant.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Annotated
 
@@ -16,12 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server import ledger, reservations
-from server.database import storage_errors, write_transaction
+from server import reservations
 from server.errors import InsufficientCredits, InvalidInput
-from server.models import Account, CreditGrant, GrantState
+from server.models import Account
 from server.web.bodies import PRINTABLE, answer, read_json
-from server.web.customers import account_of, activating_of, services_of
+from server.web.customers import account_of, activating_of, current_grants, moving, services_of
 from server.web.problems import problem_of
 
 Key = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
@@ -55,13 +52,7 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def credits(request: Request) -> Response:
     """GET /api/credits: the balance, the live grants, the next expiry, and what is being activated."""
     account = await account_of(request)
-    at = services_of(request).clock()
-    with storage_errors():
-        grants = await _live_grants(account)
-    if any(grant.expires_at and grant.expires_at <= at for grant in grants):
-        async with _moving(request, account) as account:
-            await ledger.expire_due(account, at)
-            grants = await _live_grants(account)
+    account, grants = await current_grants(request, account)
     expiring = next((grant for grant in grants if grant.expires_at), None)
     return answer(
         {
@@ -69,7 +60,7 @@ async def credits(request: Request) -> Response:
             "grants": [
                 {
                     "invoice": grant.invoice_id,
-                    "plan": grant.invoice.plan,
+                    "plan": grant.plan or grant.invoice.plan,
                     "credits": grant.credits,
                     "remaining": grant.remaining,
                     "expires_at": grant.expires_at,
@@ -88,7 +79,7 @@ async def spend(request: Request) -> Response:
     body = await read_json(request, SpendBody)
     _bound(request, body.credits)
     try:
-        async with _moving(request, account) as locked:
+        async with moving(request, account) as locked:
             spent = await reservations.spend(locked, body.credits, body.key, services_of(request).clock())
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
@@ -103,7 +94,7 @@ async def reserve(request: Request) -> Response:
     at = services_of(request).clock()
     expires_at = at + timedelta(seconds=body.expires_in_s)
     try:
-        async with _moving(request, account) as locked:
+        async with moving(request, account) as locked:
             before = locked.version
             reserved = await reservations.reserve(locked, body.credits, body.key, expires_at, at)
     except InsufficientCredits as error:
@@ -115,7 +106,7 @@ async def commit(request: Request) -> Response:
     """POST /api/credits/commit: spend what was used of a reservation; the rest goes back."""
     account = await account_of(request)
     body = await read_json(request, CommitBody)
-    async with _moving(request, account) as locked:
+    async with moving(request, account) as locked:
         spent = await reservations.commit(locked, body.key, body.credits, services_of(request).clock())
     return answer(spent)
 
@@ -124,20 +115,9 @@ async def release(request: Request) -> Response:
     """POST /api/credits/release: all that is reserved goes back."""
     account = await account_of(request)
     body = await read_json(request, ReleaseBody)
-    async with _moving(request, account) as locked:
+    async with moving(request, account) as locked:
         released = await reservations.release(locked, body.key, services_of(request).clock())
     return answer(released)
-
-
-@asynccontextmanager
-async def _moving(request: Request, account: Account) -> AsyncIterator[Account]:
-    """The account, locked, in a transaction; once it is committed, its pages hear of a new balance."""
-    async with write_transaction():
-        locked = await ledger.lock_account(account.id)
-        before = locked.version
-        yield locked
-    if locked.version != before:
-        await services_of(request).tell_balance(locked)
 
 
 def _bound(request: Request, credits: int) -> None:
@@ -150,12 +130,6 @@ async def _insufficient(request: Request, account: Account, error: InsufficientC
     # "Not enough" is not the whole answer to somebody who has just paid.
     activating = await activating_of(request, account)
     return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
-
-
-async def _live_grants(account: Account) -> list[CreditGrant]:
-    """In the order in which they are spent."""
-    live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    return sorted(await live.select_related("invoice"), key=ledger.spending_order)
 
 
 ROUTES = [

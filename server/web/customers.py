@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.database import storage_errors
-from server.models import Account, Invoice
+from server import ledger
+from server.database import storage_errors, write_transaction
+from server.models import Account, CreditGrant, GrantState, Invoice
 from server.purchases import PENDING, Purchase
 from server.services import Services
 from server.statuses import read_status
@@ -46,3 +49,32 @@ def purchase_answer(request: Request, purchase: Purchase) -> Response:
         "status": purchase.status,
     }
     return answer(body, 201 if purchase.created else 200)
+
+
+@asynccontextmanager
+async def moving(request: Request, account: Account) -> AsyncIterator[Account]:
+    """The account, locked, in a transaction; once it is committed, its pages hear of a new balance."""
+    async with write_transaction():
+        locked = await ledger.lock_account(account.id)
+        before = locked.version
+        yield locked
+    if locked.version != before:
+        await services_of(request).tell_balance(locked)
+
+
+async def current_grants(request: Request, account: Account) -> tuple[Account, list[CreditGrant]]:
+    """The account and its live grants, in the order in which they are spent, once what is over has ended."""
+    at = services_of(request).clock()
+    with storage_errors():
+        grants = await _live_grants(account)
+    if any(grant.expires_at and grant.expires_at <= at for grant in grants):
+        async with moving(request, account) as account:
+            await ledger.expire_due(account, at)
+            grants = await _live_grants(account)
+    return account, grants
+
+
+async def _live_grants(account: Account) -> list[CreditGrant]:
+    """In the order in which they are spent."""
+    live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+    return sorted(await live.select_related("invoice"), key=ledger.spending_order)

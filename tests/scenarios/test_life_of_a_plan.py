@@ -23,6 +23,7 @@ from tests.support.life import (
     plans_with,
     subscription_of,
 )
+from tests.support.paidup import next_balance
 from tests.support.waiting import wait_until
 
 ASKS, DECLINES = "pm_card_authenticationRequired", "pm_card_chargeCustomerFail"
@@ -97,6 +98,17 @@ async def test_the_account_shows_a_paid_plan_as_active_before_stripe_is_asked_ag
         "pro",
         "active",
     )
+
+
+async def test_the_account_shows_no_credits_whose_month_is_over(life: Life) -> None:
+    """S27: whoever looks sees what he can spend, and a page that is open hears of it."""
+    await life.buy("basic", interval="year")
+    async with life.customer.watch_balance() as socket:
+        assert (await next_balance(socket))["balance"] == 500
+        await advance(life, 32)
+        assert (await life.account())["balance"] == 0
+        assert (await next_balance(socket))["balance"] == 0
+    assert await life.entries() == [("grant", 500), ("expire", -500)]
 
 
 # Years and months

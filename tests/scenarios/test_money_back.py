@@ -309,6 +309,7 @@ async def test_a_year_that_is_refunded_gives_nothing_more_unless_the_refund_fail
     await life.wait_for_balance(0)
     await life.pass_days(64)
     assert await life.entries() == [("grant", 2000), ("reverse", -2000)]
+    assert (await life.account())["installments"] == []
     await life.stripe.control(f"refunds/{made['id']}/fail")
     await life.wait_for_status(invoice, "active")
     await life.work()
