@@ -72,7 +72,8 @@ async def apply(
     known = await Reversal.filter(invoice_id=row.id)
     grants = await CreditGrant.filter(invoice_id=row.id, state__in=MADE).order_by("installment")
     facts = [ReversalFacts(each.kind, each.status, each.amount_minor) for each in known]
-    due = claim(sum(grant.credits for grant in grants), row.total_minor, facts)
+    total_minor = row.total_minor or row.amount_due_minor  # settled before totals were kept
+    due = claim(sum(grant.credits for grant in grants), total_minor, facts)
     frozen = sum(grant.frozen for grant in grants)
     if due.reversed != row.credits_reversed or due.frozen != frozen:
         await _move(row, account, grants, due, after, cause, reason, at)

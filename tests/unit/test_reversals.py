@@ -321,6 +321,15 @@ async def test_a_forgiving_policy_takes_only_what_is_left(books: Books) -> None:
     await books.check()
 
 
+async def test_an_invoice_from_before_totals_were_kept_is_reversed_by_what_it_asked_for(books: Books) -> None:
+    """S25: settled by an earlier version, refunded under this one."""
+    invoice = await books.bill(2000)
+    await Invoice.filter(id=invoice.id).update(total_minor=0, amount_due_minor=TOTAL)
+    await books.hear(invoice, Kind.REFUND, "succeeded", TOTAL // 2)
+    assert await books.look() == 1000
+    assert await three_sums(books.id) == (1000, 1000, 1000)
+
+
 async def test_nobody_owes_what_expired_unused(books: Books) -> None:
     """S25: it was gone already; a refund takes it from nobody, and one that fails brings it to nobody."""
     invoice = await books.bill(2000, days=10)
