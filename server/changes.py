@@ -174,7 +174,9 @@ async def current_subscription(account: Account) -> Subscription | None:
     row = next((row for row in rows if row.status not in over), rows[0] if rows else None)
     if row is not None and row.status == "incomplete":
         with storage_errors():
-            paid = await Invoice.exists(subscription=row.id, status=InvoiceStatus.ACTIVE)
+            # A trial's invoice of nothing says less: whether it is one, Stripe is asked.
+            settled = Invoice.filter(subscription=row.id, status=InvoiceStatus.ACTIVE)
+            paid = await settled.filter(total_minor__gt=0).exists()
         if paid:
             row.status = "active"  # which Stripe says as well, once it is asked
     return row

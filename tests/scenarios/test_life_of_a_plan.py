@@ -232,7 +232,12 @@ async def test_a_trial_gives_its_own_credits_and_then_the_plan(world: World, tmp
     life = await a_life(world, plans_file=plans_with(tmp_path, "pro", "trial_credits = 50"))
     await trial(life, "pro", trial_period_days="14")
     assert await life.entries() == [("grant", 50)]
-    assert (await subscription_of(life))["status"] == "trialing"
+
+    async def trialing() -> bool:
+        await life.work()
+        return bool((await subscription_of(life))["status"] == "trialing")
+
+    await wait_until(trialing)
     await life.pass_days(15)
     assert await life.entries() == [("grant", 50), ("grant", 2000)]
     assert (await subscription_of(life))["status"] == "active"
