@@ -8,34 +8,29 @@ has. Refuses to move credits: the invoice that the change makes is settled like 
 
 from __future__ import annotations
 
-import structlog
+from functools import partial
 
 from server.clock import Clock
-from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
 from server.core.plans import Catalogue, Change, Interval, Plan
 from server.core.stripe_shapes import Invoice as StripeInvoice
 from server.core.stripe_shapes import Subscription as StripeSubscription
-from server.database import storage_errors
 from server.errors import (
     AlreadyOnPlan,
     Conflict,
     InvalidInput,
     InvoiceUnpaid,
     NotSubscribed,
-    PaymentUnderWay,
     StripeError,
     StripeUnavailable,
 )
-from server.models import Account, Invoice, Subscription
+from server.models import Account, Subscription
 from server.prices import PriceBook
 from server.purchases import Purchase, Purchases, secret_of
 from server.settlement import Outcome
 from server.stripe_gateway import StripeGateway
 from server.subscriptions import Subscriptions
 from server.verification import Verification
-
-log = structlog.get_logger(__name__)
 
 UNPAID = ("past_due", "unpaid")
 
@@ -77,10 +72,12 @@ class Changes:
         wanted = (price, quantity or item.quantity or 1)
         pending = self._subscriptions.pending_item_of(running)
         if pending and running.latest_invoice_id:
+            waiting = running.latest_invoice_id
             same = (pending.price.id, pending.quantity or 1) == wanted
-            again = await self._again(running.latest_invoice_id, account, same)
-            if again is not None:
-                return again
+            give_up = partial(self._gateway.void_invoice, waiting)
+            again = await self._purchases.again(waiting, account, same, give_up)
+            if again is not None and same:
+                return again  # where the other one was paid just now, this one comes on top of it
         elif (item.price.id, item.quantity or 1) == wanted:
             raise AlreadyOnPlan(plan.id)
         return await self._change(account, running.id, item.id, plan, wanted)
@@ -121,22 +118,6 @@ class Changes:
             interval = known.interval
         return await self._prices.id_for(plan.price(interval))
 
-    async def _again(self, invoice: str, account: Account, same: bool) -> Purchase | None:
-        """The change that waits for its payment; None once it is given up for another."""
-        settled, shape = await self._verification.read(invoice, Road.VERIFICATION, account.id)
-        status = settled.status
-        if status is None or status.status.terminal:
-            return None
-        if same:
-            return Purchase(status, secret_of(shape), created=False)
-        if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
-            raise PaymentUnderWay(invoice)
-        await self._gateway.void_invoice(invoice)
-        settled, _ = await self._verification.read(invoice, Road.VERIFICATION, account.id)
-        if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
-            raise PaymentUnderWay(invoice)  # paid in the very moment
-        return None
-
     async def _change(
         self, account: Account, subscription: str, item: str, plan: Plan, wanted: tuple[str, int]
     ) -> Purchase:
@@ -164,19 +145,3 @@ class Changes:
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
         return Purchase(settled.status, secret_of(shape), created)
-
-
-async def current_subscription(account: Account) -> Subscription | None:
-    """The account's subscription as it was last seen: the one that runs, else the newest."""
-    with storage_errors():
-        rows = await Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
-    over = ("canceled", "incomplete_expired", "incomplete")
-    row = next((row for row in rows if row.status not in over), rows[0] if rows else None)
-    if row is not None and row.status == "incomplete":
-        with storage_errors():
-            # A trial's invoice of nothing says less: whether it is one, Stripe is asked.
-            settled = Invoice.filter(subscription=row.id, status=InvoiceStatus.ACTIVE)
-            paid = await settled.filter(total_minor__gt=0).exists()
-        if paid:
-            row.status = "active"  # which Stripe says as well, once it is asked
-    return row

@@ -229,7 +229,8 @@ class Hub:
     def tell_stage(self, invoice: str, stage: Stage) -> None:
         """Move the screens of this process on, within the status that they have."""
         channel = self._channels.get(INVOICES.channel(invoice))
-        for line in tuple(channel.lines) if channel else ():
+        lines: tuple[StagedLine, ...] = tuple(channel.lines) if channel else ()
+        for line in lines:
             line.offer_stage(stage)
 
     # Redis

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
-import structlog
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import F
 
@@ -38,8 +38,6 @@ from server.prices import PriceBook
 from server.stripe_gateway import StripeGateway
 from server.subscriptions import Subscriptions
 from server.verification import Verification
-
-log = structlog.get_logger(__name__)
 
 PENDING = [
     InvoiceStatus.OPEN,
@@ -106,7 +104,8 @@ class Purchases:
                 .first()
             )
         if pending is not None:
-            again = await self._again(pending, account, await self._same(pending, wanted))
+            same = await self._same(pending, wanted)
+            again = await self.again(pending.id, account, same, partial(self._give_up, pending))
             if again is not None:
                 return again
         with storage_errors():
@@ -132,7 +131,7 @@ class Purchases:
             pending = await waiting.filter(subscription__isnull=True).order_by("-created_at").first()
         if pending is not None:
             same = pending.amount_due_minor == listed.amount_minor * quantity
-            again = await self._again(pending, account, same)
+            again = await self.again(pending.id, account, same, partial(self._give_up, pending))
             if again is not None:
                 return again
         return await self._invoice(account, price, quantity)
@@ -165,25 +164,32 @@ class Purchases:
             row = await Subscription.get_or_none(id=pending.subscription)
         return row is not None and (row.price, row.quantity) == wanted
 
-    async def _again(self, pending: Invoice, account: Account, same: bool) -> Purchase | None:
-        """The pending payment as it is now; None where it is over, or given up for another one."""
-        settled, shape = await self._verification.read(pending.id, Road.VERIFICATION, account.id)
+    async def again(
+        self, invoice: str, account: Account, same: bool, give_up: Callable[[], Awaitable[None]]
+    ) -> Purchase | None:
+        """The payment that is pending, as it is now; None where it is over, or given up for another one.
+
+        Raises PaymentUnderWay where another one is wanted and this may be paid any moment.
+        """
+        settled, shape = await self._verification.read(invoice, Road.VERIFICATION, account.id)
         status = settled.status
         if status is None or status.status is InvoiceStatus.VOID:
             return None
         if same or status.status is InvoiceStatus.ACTIVE:
             return Purchase(status, secret_of(shape), created=False)
         if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
-            raise PaymentUnderWay(pending.id)
-        # Another one after all, and nothing was paid. Stripe voids a first invoice with its subscription.
-        if pending.subscription is not None:
-            await self._gateway.cancel_subscription(pending.subscription)
-        else:
-            await self._gateway.void_invoice(pending.id)
-        settled, _ = await self._verification.read(pending.id, Road.VERIFICATION, account.id)
+            raise PaymentUnderWay(invoice)
+        await give_up()  # another one after all, and nothing was paid
+        settled, _ = await self._verification.read(invoice, Road.VERIFICATION, account.id)
         if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
-            raise PaymentUnderWay(pending.id)  # paid in the very moment
+            raise PaymentUnderWay(invoice)  # paid in the very moment
         return None
+
+    async def _give_up(self, pending: Invoice) -> None:
+        if pending.subscription is None:
+            await self._gateway.void_invoice(pending.id)
+        else:  # Stripe voids a first invoice with its subscription
+            await self._gateway.cancel_subscription(pending.subscription)
 
     async def _subscribe(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:

@@ -69,6 +69,7 @@ FAILURES: tuple[type[BaseException], ...] = (PaidupError, msgspec.DecodeError, *
 
 
 Row = TypeVar("Row")
+Done = TypeVar("Done")
 
 
 class Reconciler:
@@ -125,9 +126,7 @@ class Reconciler:
 
         Each sweep goes by itself: one that waits for Stripe keeps none from what needs no Stripe.
         """
-        await asyncio.gather(
-            *(self._keep_sweeping(name, max(every_s, pace_s)) for name, (_, every_s) in self._sweeps.items())
-        )
+        await asyncio.gather(*(self._keep_sweeping(name, pace_s) for name in self._sweeps))
 
     async def sweep(self) -> dict[str, int]:
         """One round of every sweep, all at once. How many things each took up."""
@@ -135,9 +134,11 @@ class Reconciler:
         return dict(zip(self._sweeps, counts, strict=True))
 
     async def _keep_sweeping(self, name: str, pace_s: float) -> None:
+        _, every_s = self._sweeps[name]
         while True:
-            if await self._sweep(name) < BATCH:
-                await asyncio.sleep(pace_s)
+            done = await self._sweep(name)
+            if every_s or done < BATCH:  # what has a pace of its own never hurries
+                await asyncio.sleep(max(every_s, pace_s))
 
     async def _sweep(self, name: str) -> int:
         """One round of one sweep. An outage ends this round and no other."""
@@ -203,14 +204,14 @@ class Reconciler:
             state=GrantState.PLANNED, due_at__lte=self._clock(), invoice__status=InvoiceStatus.ACTIVE
         )
         rows = await due.order_by("due_at").limit(BATCH).only("id")
-        await _each(rows, self._make_installment)
-        return len(rows)
+        return sum(await _each(rows, self._make_installment))
 
-    async def _make_installment(self, row: CreditGrant) -> None:
+    async def _make_installment(self, row: CreditGrant) -> bool:
         try:
-            await self._settlement.make_installment(row.id)
+            return await self._settlement.make_installment(row.id)
         except FAILURES as error:
             log.warning("installment_failed", grant=row.id, error=str(error))
+            return False
 
     async def due_subscriptions(self) -> int:
         """Subscriptions of which something was heard, or should have been: what are they now?"""
@@ -232,18 +233,19 @@ class Reconciler:
         """Reservations past their time: what they hold goes back. Each ends once, whoever else tries."""
         due = Reservation.filter(state=ReservationState.HELD, expires_at__lte=self._clock())
         rows = await due.order_by("expires_at").limit(BATCH).only("account_id")
-        await _each(sorted({row.account_id for row in rows}), self._lapse)
-        return len(rows)
+        return sum(await _each(sorted({row.account_id for row in rows}), self._lapse))
 
-    async def _lapse(self, account_id: int) -> None:
+    async def _lapse(self, account_id: int) -> int:
         try:
             async with write_transaction():
                 account = await ledger.lock_account(account_id)
                 lapsed = await reservations.lapse(account, self._clock())
             if lapsed:
                 await self._settlement.tell_balance(account)
+            return lapsed
         except FAILURES as error:
             log.warning("reservation_not_ended", account=account_id, error=str(error))
+            return 0
 
     async def unpublished_versions(self) -> int:
         """Changes that were committed, and whose publisher died or found Redis away."""
@@ -348,15 +350,15 @@ class Reconciler:
         return 1 if alarm else 0
 
 
-async def _each(rows: Sequence[Row], work: Callable[[Row], Awaitable[None]]) -> None:
-    """`work` on each row, a few at once."""
+async def _each(rows: Sequence[Row], work: Callable[[Row], Awaitable[Done]]) -> list[Done]:
+    """`work` on each row, a few at once; what it answered for each."""
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def one(row: Row) -> None:
+    async def one(row: Row) -> Done:
         async with places:
-            await work(row)
+            return await work(row)
 
-    await asyncio.gather(*(one(row) for row in rows))
+    return await asyncio.gather(*(one(row) for row in rows))
 
 
 def _next_check(row: Invoice, at: datetime) -> datetime:

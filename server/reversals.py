@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-import structlog
 
 from server import ledger
 from server.clock import now
@@ -20,8 +19,6 @@ from server.core.decisions import InvoiceStatus
 from server.core.plans import AfterRefund
 from server.core.reversals import Claim, ReversalFacts, claim, is_later, reason
 from server.models import Account, CreditGrant, EntryKind, GrantState, Invoice, Reversal, ReversalKind
-
-log = structlog.get_logger(__name__)
 
 MADE = [GrantState.LIVE, GrantState.EXPIRED]
 

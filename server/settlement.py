@@ -2,8 +2,8 @@
 
 Owns the one transaction in which facts become ledger entries: lock the invoice, decide,
 grant, entry, balance, status, version; then, after the commit, publish. The same for what
-follows: money that goes back, and the parts of a yearly plan. Refuses to ask
-anybody anything: it receives facts, and imports neither the Stripe gateway nor the hub
+follows: money that goes back, the parts of a yearly plan, a subscription's end. Refuses to
+ask anybody anything: it receives facts, and imports neither the Stripe gateway nor the hub
 (what to publish with is handed in).
 """
 

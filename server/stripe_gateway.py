@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 import stripe
-import structlog
 from stripe import AIOHTTPClient, StripeClient, WebhookSignature
 
 from server.budget import Budget
@@ -34,8 +33,6 @@ from server.core.stripe_shapes import (
     decode,
 )
 from server.errors import StripeRefused, StripeUnavailable, WebhookRefused
-
-log = structlog.get_logger(__name__)
 
 API_VERSION: str = stripe.api_version
 """What the SDK pins and sends with each request; an event of another version is read again."""
@@ -440,11 +437,6 @@ def verify_signature(body: bytes, header: str | None, secrets: Sequence[str], to
             raise WebhookRefused("The signature's timestamp lies in the future.")
         return
     raise WebhookRefused(f"The signature does not fit: {reason}")
-
-
-def sign(body: bytes, secret: str) -> str:
-    """The `Stripe-Signature` header that Stripe would send with `body` now."""
-    return str(WebhookSignature.generate_signature_header(body.decode(), secret))
 
 
 def _interval(recurring: Any) -> Interval | None:

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
+from tortoise.expressions import Q
 
 from server import ledger
 from server.clock import Clock, at_unix
+from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
 from server.core.pace import reconciler_delay_s
 from server.core.plans import StripePrice
@@ -65,8 +67,10 @@ class Subscriptions:
         """One that was made past us."""
         named = (shape.metadata or {}).get(ACCOUNT_METADATA_KEY, "")
         with storage_errors():
-            account = await Account.get_or_none(stripe_customer=shape.customer)
-            account = account or await Account.get_or_none(external_id=named, stripe_customer__isnull=True)
+            # In one query: a settlement may tie the account to the customer between two.
+            named_so = Q(external_id=named, stripe_customer__isnull=True)
+            found = await Account.filter(Q(stripe_customer=shape.customer) | named_so)
+        account = next((one for one in found if one.stripe_customer), found[0] if found else None)
         if account is None:
             return "not ours"
         await self.meet(shape.id, account)
@@ -163,3 +167,19 @@ class Subscriptions:
     def _plan(self, item: SubscriptionItem) -> str | None:
         price = self._prices.get(item.price.id)
         return price.plan if price else None
+
+
+async def current_subscription(account: Account) -> Subscription | None:
+    """The account's subscription as it was last seen: the one that runs, else the newest."""
+    with storage_errors():
+        rows = await Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
+    over = ("canceled", "incomplete_expired", "incomplete")
+    row = next((row for row in rows if row.status not in over), rows[0] if rows else None)
+    if row is not None and row.status == "incomplete":
+        with storage_errors():
+            # A trial's invoice of nothing says less: whether it is one, Stripe is asked.
+            settled = Invoice.filter(subscription=row.id, status=InvoiceStatus.ACTIVE)
+            paid = await settled.filter(total_minor__gt=0).exists()
+        if paid:
+            row.status = "active"  # which Stripe says as well, once it is asked
+    return row

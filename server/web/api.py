@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.changes import current_subscription
 from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.core.messages import StatusMessage
@@ -22,6 +21,7 @@ from server.database import storage_errors
 from server.errors import InvalidInput, NotFound
 from server.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Subscription
 from server.statuses import read_status
+from server.subscriptions import current_subscription
 from server.web.bodies import answer, read_json
 from server.web.customers import (
     account_of,

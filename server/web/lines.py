@@ -13,7 +13,6 @@ import time
 from typing import Any, ClassVar
 
 import msgspec
-import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.core.messages import (
@@ -30,8 +29,6 @@ from server.hub import ACCOUNTS, INVOICES, Topic
 from server.services import Services
 from server.statuses import read_balance, read_status
 from server.timeline import What
-
-log = structlog.get_logger(__name__)
 
 HEARTBEAT = encode(Heartbeat()).decode()
 VERIFY_AT_MOST_EVERY_S = 1.0

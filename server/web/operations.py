@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,8 +11,6 @@ from server import __version__
 from server.database import probe
 from server.services import Services
 from server.web.bodies import answer
-
-log = structlog.get_logger(__name__)
 
 
 async def healthz(_: Request) -> Response:

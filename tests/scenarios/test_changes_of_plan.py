@@ -136,6 +136,9 @@ async def test_flapping_between_plans_farms_nothing(life: Life) -> None:
     for plan in ("basic", "pro", "basic", "pro"):
         await life.change(plan)
     assert 1996 <= await life.balance() <= 2000
+    kind, credits, reason = (await life.reasons())[-1]
+    assert (kind, credits <= 1) == ("grant", True)
+    assert "had come before a downgrade" in reason, "or the customer would wonder"
     await assert_books_balance()
 
 
@@ -247,7 +250,8 @@ async def test_while_a_renewal_is_unpaid_no_change_is_made(life: Life) -> None:
     await life.pass_days(31)
     status, problem = await life.post("/api/subscriptions/change", plan="pro")
     assert (status, problem["type"].rpartition("/")[2]) == (409, "invoice-unpaid")
-    assert (await life.account())["activating"]["status"]["status"] == "failed"
+    activating = (await life.account())["activating"]
+    assert (activating["status"]["status"], activating["invoice"]) == ("failed", problem["invoice"])
     assert await Invoice.filter(billing_reason="subscription_update").count() == 0
 
 

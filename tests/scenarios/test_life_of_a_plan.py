@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,9 @@ async def test_a_renewal_is_credited(life: Life) -> None:
     await life.buy("pro")
     await life.pass_days(31)
     assert await life.entries() == [("grant", 2000), ("grant", 2000)]
+    _, shown = await life.customer.call("GET", "/api/account/entries")
+    renewed, bought = (datetime.fromisoformat(entry["at"]) for entry in shown["entries"])
+    assert renewed - bought >= timedelta(days=30), "dated by Stripe's calendar"
     await assert_books_balance(grants=2)
 
 

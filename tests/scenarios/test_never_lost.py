@@ -9,11 +9,10 @@ from typing import Any
 from server.alarms import SETTLED_WITHOUT, webhook_silence
 from server.clock import now
 from server.models import Account, EventSource, Invoice, StripeEvent, Watermark
-from server.stripe_gateway import sign
 from tests.conftest import World
 from tests.support.books import assert_books_balance
 from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup
-from tests.support.stripe_side import StripeSide, forged_event
+from tests.support.stripe_side import StripeSide, forged_event, sign
 from tests.support.waiting import wait_until
 
 

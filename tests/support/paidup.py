@@ -18,8 +18,8 @@ from server.clock import Clock, now
 from server.services import Services
 from server.serving import UVICORN
 from server.settings import Settings, make_settings
-from server.stripe_gateway import sign
 from tests.support.processes import Child
+from tests.support.stripe_side import sign
 from tests.support.waiting import wait_until
 
 JWT_SECRET = "jwt-secret-of-the-tests-32-characters"

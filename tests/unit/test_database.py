@@ -8,11 +8,12 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from server.database import connection, is_sqlite, open_database
-from server.models import KnownPrice
+from server.database import connection, is_sqlite, locked, open_database, write_transaction
+from server.models import Account, KnownPrice, Subscription
 from tests.support.waiting import wait_until
 
 
@@ -38,6 +39,19 @@ async def test_a_transaction_of_tortoises_own_waits_for_another_processs_write(
         assert waiting.exception() is None
         assert (await KnownPrice.get(id="price_1")).unit_amount_minor == 1
     other.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_a_row_that_refers_to_a_locked_one_is_inserted_meanwhile(database_url: str) -> None:
+    """Or the inserter, and a settlement that makes the row with the account locked, wait for each other."""
+    async with open_database(database_url):
+        account = await Account.create(external_id="ada")
+        async with write_transaction():
+            await locked(Account.filter(id=account.id)).get()
+            # A task of its own, so a connection of its own.
+            inserted = asyncio.create_task(Subscription.create(id="sub_1", account_id=account.id))
+            await asyncio.wait_for(inserted, 5)
+        assert await Subscription.exists(id="sub_1")
 
 
 async def keys_and_indexes() -> set[tuple[str, tuple[str, ...], bool]]:

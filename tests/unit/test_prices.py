@@ -57,6 +57,17 @@ async def test_a_price_that_differs_is_reported_and_left(services: Services, str
     assert price["unit_amount"] == 2900
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_price_at_another_interval_is_not_taken_for_the_plans(
+    services: Services, stripe_side: StripeSide
+) -> None:
+    """S15: a year's money for a month's credits, or the reverse: better parked and visible than credited."""
+    form = {"currency": "usd", "unit_amount": 29000, "lookup_key": PRO, "transfer_lookup_key": "true"}
+    form |= {"recurring[interval]": "year", "product_data[name]": "Pro"}
+    wrong = (await stripe_side.api("POST", "prices", **form))["id"]
+    assert wrong not in await a_book(services)
+
+
 async def test_a_lookup_key_that_moved_on_still_means_its_plan(
     services: Services, stripe_side: StripeSide
 ) -> None:
