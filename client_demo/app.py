@@ -27,7 +27,7 @@ from server.app import create_app
 from server.clock import now
 from server.errors import ConfigurationError, NotAuthenticated
 from server.logs import configure_logging
-from server.serving import UVICORN
+from server.serving import drained_at_sigterm, uvicorn_options
 from server.settings import ENV_FILE, Settings, load_settings
 from server.web.auth import Customer
 from server.web.bodies import answer
@@ -151,7 +151,8 @@ def main() -> None:
     """Serve the demo, as the environment says, until SIGINT or SIGTERM."""
     settings = load_settings(env_file=ENV_FILE)
     configure_logging(settings.log_level, settings.log_format)
-    uvicorn.run(create_demo(settings), host=settings.host, port=settings.port, **UVICORN)
+    app = drained_at_sigterm(create_demo(settings))
+    uvicorn.run(app, host=settings.host, port=settings.port, **uvicorn_options(settings))
 
 
 def _origin(address: str) -> str:

@@ -52,10 +52,11 @@ def create_app(
             finally:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)
+                await app.state.sockets.close()
 
     app = Starlette(
         routes=[
-            *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
+            *(*sockets.ROUTES, *webhooks.ROUTES, *api.ROUTES, *credits_api.ROUTES),
             *(*operations.ROUTES, *operators.ROUTES, *extra_routes),
         ],
         lifespan=lifespan,

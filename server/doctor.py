@@ -379,7 +379,7 @@ class _Heard:
     def __init__(self) -> None:
         self.event = asyncio.Event()
 
-    def offer(self, status: StatusMessage, frame: str) -> None:
+    def offer(self, status: StatusMessage, frame: bytes) -> None:
         self.event.set()
 
     def offer_stage(self, stage: Stage) -> None:

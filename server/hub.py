@@ -58,7 +58,7 @@ class Topic(Generic[Key, News]):
     """What channels can be about. A channel's name is the topic's prefix and the row's key."""
 
     prefix: str
-    decode: Callable[[str], News]
+    decode: Callable[[bytes], News]
 
     def channel(self, key: Key) -> str:
         return f"{self.prefix}{key}"
@@ -71,7 +71,7 @@ ACCOUNTS: Topic[int, BalanceMessage] = Topic("paidup:account:", decode_balance)
 class Line(Protocol[Heard_contra]):
     """Somebody who waits, here, for one invoice or account. The call may neither block nor raise."""
 
-    def offer(self, news: Heard_contra, frame: str, /) -> None:
+    def offer(self, news: Heard_contra, frame: bytes, /) -> None:
         """A message, and its encoded frame; the line sends it if its version is news."""
 
 
@@ -91,7 +91,7 @@ class _Channel:
         self.lines: set[Any] = set()
         self.confirmed = asyncio.Event()
 
-    def offer(self, news: StatusMessage | BalanceMessage, frame: str) -> None:
+    def offer(self, news: StatusMessage | BalanceMessage, frame: bytes) -> None:
         for line in tuple(self.lines):
             line.offer(news, frame)
 
@@ -210,7 +210,7 @@ class Hub:
         True once Redis has taken it. Never raises: the row is committed, and whoever missed
         the hint reads it again.
         """
-        frame = encode(news).decode()
+        frame = encode(news)
         if channel := self._channels.get(name):
             channel.offer(news, frame)
         try:
@@ -224,7 +224,7 @@ class Hub:
     def deliver(self, topic: Topic[Key, News], key: Key, news: News) -> None:
         """Offer `news` to the lines of this process; each drops what is no news to it."""
         if channel := self._channels.get(topic.channel(key)):
-            channel.offer(news, encode(news).decode())
+            channel.offer(news, encode(news))
 
     def tell_stage(self, invoice: str, stage: Stage) -> None:
         """Move the screens of this process on, within the status that they have."""
@@ -301,12 +301,11 @@ class Hub:
             if not channel.confirmed.is_set():
                 await self._subscribe(name)
 
-    def _forward(self, name: str, data: bytes | str) -> None:
+    def _forward(self, name: str, frame: bytes) -> None:
         channel = self._channels.get(name)
         if channel is None or not channel.lines:
             return
         try:
-            frame = _text(data)
             news = channel.topic.decode(frame)
         except (msgspec.DecodeError, UnicodeDecodeError):
             log.error("message_malformed", channel=name)

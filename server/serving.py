@@ -1,13 +1,17 @@
 """Runs the web application under uvicorn, as docs/decisions.md found it best.
 
-Owns uvicorn's settings, and the one embedded Valkey that all workers of `paidup serve` share.
+Owns uvicorn's settings, the drain at SIGTERM, and the one embedded Valkey that all workers of
+`paidup serve` share.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -17,13 +21,13 @@ from server.app import create_app
 from server.embedded import embedded_valkey
 from server.logs import configure_logging
 from server.settings import ENV_FILE, Settings, load_settings
+from server.web.slim import MAX_FRAME
 
-UVICORN: dict[str, Any] = {
+_UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "http": "httptools",
-    "ws": "websockets-sansio",
     "ws_per_message_deflate": False,  # 37 KiB a socket, and half the throughput
-    "ws_max_size": 4096,  # a browser has nothing longer to say than {"type":"verify"}
+    "ws_max_size": MAX_FRAME,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "timeout_graceful_shutdown": 10,
@@ -35,11 +39,64 @@ UVICORN: dict[str, Any] = {
 }
 
 
+_WEBSOCKETS = {"slim": "server.web.slim:SlimProtocol", "uvicorn": "websockets-sansio"}
+
+
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    """What to run uvicorn with, beside the application and its address."""
+    return {**_UVICORN, "ws": _WEBSOCKETS[settings.websocket_protocol]}
+
+
 def application() -> Starlette:
     """The application of one worker, from the environment. uvicorn calls it in each process."""
     settings = load_settings(env_file=ENV_FILE)
     configure_logging(settings.log_level, settings.log_format)
-    return create_app(settings)
+    return drained_at_sigterm(create_app(settings))
+
+
+def drained_at_sigterm(app: Starlette) -> Starlette:
+    """The same application, whose sockets are sent away before SIGTERM reaches uvicorn.
+
+    uvicorn has no hook for it: it cuts every connection first and tells the application
+    afterwards. So its handler of the signal is called only once the sockets are gone. A second
+    SIGTERM goes straight to it.
+    """
+    opened = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(opening: Starlette) -> AsyncIterator[Any]:
+        async with opened(opening) as state:
+            with _before_sigterm(opening.state.sockets.drain):
+                yield state
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+@contextmanager
+def _before_sigterm(prepare: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    own: Any = signal.getsignal(signal.SIGTERM)
+    under_way: list[asyncio.Task[None]] = []
+
+    def stop(_: object = None) -> None:
+        own(signal.SIGTERM, None)
+
+    def begin() -> None:
+        if under_way:
+            stop()
+            return
+        under_way.append(asyncio.create_task(prepare(), name="drain"))
+        under_way[0].add_done_callback(stop)
+
+    def on_sigterm(_: int, __: FrameType | None) -> None:
+        loop.call_soon_threadsafe(begin)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, own)
 
 
 def serve(settings: Settings, workers: int, factory: str = "server.serving:application") -> None:
@@ -47,7 +104,14 @@ def serve(settings: Settings, workers: int, factory: str = "server.serving:appli
     with _one_redis(settings) as redis_url:
         os.environ["REDIS_URL"] = redis_url
         os.environ["WEB_CONCURRENCY"] = str(workers)
-        uvicorn.run(factory, factory=True, host=settings.host, port=settings.port, workers=workers, **UVICORN)
+        uvicorn.run(
+            factory,
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=workers,
+            **uvicorn_options(settings),
+        )
 
 
 @contextmanager

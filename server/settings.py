@@ -53,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     auth_jwt_audience: str = ""
     auth_jwt_issuer: str = ""
 
+    websocket_protocol: Literal["slim", "uvicorn"] = "slim"
+
     # What it says of itself
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
@@ -71,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     socket_max_wait_s: Seconds = 900.0
     socket_send_timeout_s: Seconds = 5.0
     heartbeat_s: Seconds = 15.0
+    drain_s: Seconds = 10.0
     reread_s: Seconds = 5.0
     reconciler_in_server: bool = False
     reconciler_pace_s: Seconds = 2.0

@@ -54,12 +54,6 @@ async def read_statuses(invoice_ids: Iterable[str]) -> list[StatusMessage]:
     return messages
 
 
-async def read_balance(account_id: int) -> BalanceMessage | None:
-    """The message for one account, from its row; None where there is no such row."""
-    found = await read_balances([account_id])
-    return found[0][1] if found else None
-
-
 async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMessage]]:
     """The messages for several accounts, each with its account's id; a query for every 500."""
     ids = list(account_ids)

@@ -1,19 +1,19 @@
-"""The lines: what one open socket sends, of one invoice or of one account.
+"""The lines: what one open socket is told, of one invoice or of one account.
 
-Owns the mailbox with room for one (what is offered replaces what was not sent yet), the
-heartbeats, the farewell, and the deadline of a send. Refuses to decide who may open a socket,
-and when it must close: that is `sockets.py`'s. An invoice's line has Stripe asked while it is
-open; an account's tells its balance and asks nobody.
+Owns the mailbox with room for one (what is offered while the other side does not read replaces
+what was not sent yet) and the farewell. Refuses to decide who may open a socket, and when it
+must close: that is `sockets.py`'s; how a frame gets out is the wire's. An invoice's line has
+Stripe asked while it is open; an account's tells its balance and asks nobody.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.types import Scope
 
 from server.core.messages import (
     BalanceMessage,
@@ -27,55 +27,51 @@ from server.core.messages import (
 )
 from server.hub import ACCOUNTS, INVOICES, Topic
 from server.services import Services
-from server.statuses import read_balance, read_status
 from server.timeline import What
+from server.web.wires import UNOPENED, Wire
 
-HEARTBEAT = encode(Heartbeat()).decode()
+HEARTBEAT = encode(Heartbeat())
 VERIFY_AT_MOST_EVERY_S = 1.0
 
 
 class SocketLine:
-    """One open socket, whatever it is on. Nothing here blocks but the one task that sends."""
+    """One open socket, whatever it is on. Nothing here waits."""
 
     topic: ClassVar[Topic[Any, Any]]
     kind: ClassVar[str]
     """What it is on, in words: for the metrics and for whoever is refused."""
 
     __slots__ = (
-        *("_frame", "_heartbeat", "_sender", "_services", "_websocket"),
-        *("closing", "key", "opened_at", "sent_at", "task"),
+        *("_frame", "_on_end", "_services", "wire"),
+        *("address", "beat_at", "closed_at", "closing", "key", "opened_at"),
     )
 
-    def __init__(self, websocket: WebSocket, key: Any, services: Services) -> None:
-        self._websocket = websocket
+    def __init__(self, key: Any, services: Services) -> None:
         self._services = services
-        self._sender: asyncio.Task[None] | None = None
-        self._frame: str | None = None
-        self._heartbeat = False
+        self.wire: Wire = UNOPENED
+        self._frame: bytes | None = None
+        self._on_end: Callable[[SocketLine], None] | None = None
         self.key = key
-        self.opened_at = self.sent_at = time.monotonic()
+        self.address = ""
+        self.opened_at = time.monotonic()
+        self.beat_at = self.opened_at
         self.closing: tuple[Bye | None, CloseCode] | None = None
-        self.task = asyncio.current_task()
+        self.closed_at: float | None = None
+        """When the farewell was sent; the other side has a moment to answer it."""
 
     # What each kind says for itself
 
     @classmethod
-    def admitted(cls, websocket: WebSocket, ticket: str, services: Services) -> SocketLine:
+    def admitted(cls, scope: Scope, ticket: str, services: Services) -> SocketLine:
         """A line on what the ticket opens. Raises NotAuthenticated or NotAllowed."""
         raise NotImplementedError
 
-    def begin(self) -> None:
-        """It will be accepted."""
+    def begin(self, on_end: Callable[[SocketLine], None]) -> None:
+        """It was admitted and has its place, which `on_end` gives back."""
+        self._on_end = on_end
 
-    def end(self) -> None:
-        """It is over."""
-
-    async def snapshot(self) -> None:
-        """Offer the row as it is now. Raises what a database that is away raises."""
-        raise NotImplementedError
-
-    def offer(self, news: Any, frame: str, /) -> None:
-        """Put `frame` into the mailbox, if it is news. The hub calls this, too."""
+    def offer(self, news: Any, frame: bytes, /) -> None:
+        """Send `frame`, if it is news. The hub calls this, too."""
         raise NotImplementedError
 
     def hear(self, text: str) -> None:
@@ -87,48 +83,43 @@ class SocketLine:
     # What the keeper calls
 
     def beat(self) -> None:
-        self._heartbeat = True
-        self._wake()
+        if self.wire.blocked_at is None and self.closing is None:
+            self.wire.beat(HEARTBEAT)
 
-    def close(self, bye: Bye, code: CloseCode) -> None:
+    def close(self, bye: Bye | None, code: CloseCode) -> None:
         """Say why, and close. A frame that is still to be sent goes first."""
         if self.closing is None:
             self.closing = (bye, code)
-            self._wake()
+            self.clear()
 
-    # Sending
+    # What the wire calls
 
-    def _wake(self) -> None:
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._send_all(), name=f"send-{self.key}")
-
-    async def _send_all(self) -> None:
-        """Send what waits, then end. Whoever does not read in time is cut off."""
-        try:
-            async with asyncio.timeout(self._services.settings.socket_send_timeout_s):
-                while self._frame is not None or self._heartbeat:
-                    await self._send_next()
-                if self.closing is not None:
-                    bye, code = self.closing
-                    if bye is not None:
-                        await self._send(encode(bye).decode())
-                    await self._websocket.close(code)
-        except (WebSocketDisconnect, RuntimeError, TimeoutError):
-            # Gone, or stalled. The task that reads ends the rest.
-            if self.task is not None:
-                self.task.cancel()
-        finally:
-            self._sender = None
-
-    async def _send_next(self) -> None:
-        frame, self._frame, self._heartbeat = self._frame, None, False
-        await self._send(frame or HEARTBEAT)
-        if frame is not None:
+    def clear(self) -> None:
+        """Send what waits."""
+        if self._frame is not None and self.wire.blocked_at is None:
+            frame, self._frame = self._frame, None
+            self.wire.send(frame)
             self._told()
+        if self.closing is not None and self.closed_at is None and self.wire.blocked_at is None:
+            bye, code = self.closing
+            self.closed_at = time.monotonic()
+            if bye is not None:
+                self.wire.send(encode(bye))
+            self.wire.close(code)
 
-    async def _send(self, frame: str) -> None:
-        await self._websocket.send({"type": "websocket.send", "text": frame})
-        self.sent_at = time.monotonic()
+    def lost(self) -> None:
+        if self._on_end is not None:
+            self._on_end(self)
+            self._on_end = None
+
+    @property
+    def over(self) -> bool:
+        return self._on_end is None
+
+    def _put(self, frame: bytes) -> None:
+        if not self.over:
+            self._frame = frame
+            self.clear()
 
 
 class InvoiceLine(SocketLine):
@@ -138,29 +129,27 @@ class InvoiceLine(SocketLine):
     kind = "invoice"
     __slots__ = ("_stage", "status", "verified_at")
 
-    def __init__(self, websocket: WebSocket, key: str, services: Services) -> None:
-        super().__init__(websocket, key, services)
+    def __init__(self, key: str, services: Services) -> None:
+        super().__init__(key, services)
         self._stage: Stage | None = None
         self.status: StatusMessage | None = None
         self.verified_at = float("-inf")
 
     @classmethod
-    def admitted(cls, websocket: WebSocket, ticket: str, services: Services) -> InvoiceLine:
-        invoice = websocket.path_params["invoice"]
+    def admitted(cls, scope: Scope, ticket: str, services: Services) -> InvoiceLine:
+        invoice = scope["path_params"]["invoice"]
         services.tickets.check(ticket, invoice)
-        return cls(websocket, invoice, services)
+        return cls(invoice, services)
 
-    def begin(self) -> None:
+    def begin(self, on_end: Callable[[SocketLine], None]) -> None:
+        super().begin(on_end)
         self._services.timeline.note(self.key, What.SOCKET_OPENED)
         self._services.verification.watch(self.key)  # at once: the handshake need not be waited for
 
-    def end(self) -> None:
-        self._services.verification.unwatch(self.key)
-
-    async def snapshot(self) -> None:
-        status = await read_status(self.key)
-        if status is not None:
-            self.offer(status, encode(status).decode())
+    def lost(self) -> None:
+        if not self.over:
+            self._services.verification.unwatch(self.key)
+        super().lost()
 
     def hear(self, text: str) -> None:
         at = time.monotonic()
@@ -168,7 +157,7 @@ class InvoiceLine(SocketLine):
             self.verified_at = at
             self._services.verification.hurry(self.key)
 
-    def offer(self, status: StatusMessage, frame: str) -> None:
+    def offer(self, status: StatusMessage, frame: bytes) -> None:
         """Send `frame`, unless this version or a later one was offered before."""
         if self.status is not None and status.version <= self.status.version:
             return
@@ -177,13 +166,12 @@ class InvoiceLine(SocketLine):
         self.status = status
         if unsure and self._services.verification.asking(self.key):
             self._stage = Stage.VERIFYING
-            frame = encode(msgspec.structs.replace(status, stage=Stage.VERIFYING)).decode()
+            frame = encode(msgspec.structs.replace(status, stage=Stage.VERIFYING))
         else:
             self._stage = status.stage
-        self._frame = frame
-        if status.terminal:
+        if status.terminal and self.closing is None:
             self.closing = (None, CloseCode.FINISHED)
-        self._wake()
+        self._put(frame)
 
     def offer_stage(self, stage: Stage) -> None:
         if self.status is None or self.status.terminal or stage is self._stage:
@@ -191,8 +179,7 @@ class InvoiceLine(SocketLine):
         if stage is Stage.VERIFYING and self.status.stage is not Stage.WAITING:
             return  # asking again takes no screen away from somebody who is about to answer it
         self._stage = stage
-        self._frame = encode(msgspec.structs.replace(self.status, stage=stage)).decode()
-        self._wake()
+        self._put(encode(msgspec.structs.replace(self.status, stage=stage)))
 
     def _told(self) -> None:
         if self.status is None or not self.status.terminal:
@@ -211,22 +198,16 @@ class AccountLine(SocketLine):
     kind = "account"
     __slots__ = ("_version",)
 
-    def __init__(self, websocket: WebSocket, key: int, services: Services) -> None:
-        super().__init__(websocket, key, services)
+    def __init__(self, key: int, services: Services) -> None:
+        super().__init__(key, services)
         self._version = -1
 
     @classmethod
-    def admitted(cls, websocket: WebSocket, ticket: str, services: Services) -> AccountLine:
-        return cls(websocket, services.tickets.account_of(ticket), services)
+    def admitted(cls, scope: Scope, ticket: str, services: Services) -> AccountLine:
+        return cls(services.tickets.account_of(ticket), services)
 
-    async def snapshot(self) -> None:
-        balance = await read_balance(self.key)
-        if balance is not None:
-            self.offer(balance, encode(balance).decode())
-
-    def offer(self, balance: BalanceMessage, frame: str) -> None:
+    def offer(self, balance: BalanceMessage, frame: bytes) -> None:
         """Send `frame`, unless this version or a later one was offered before."""
         if balance.version > self._version:
             self._version = balance.version
-            self._frame = frame
-            self._wake()
+            self._put(frame)

@@ -2,9 +2,10 @@
 live, and what its balance is.
 
 Owns the handshake (origin, ticket, limits: refused with an HTTP answer before it is
-accepted), the one task per socket that reads, and the pace of heartbeats and farewells. The
-order closes the gap: the line is registered, Redis has acknowledged, then the row is read.
-Refuses to believe anything a browser says; what each kind of line tells is `lines.py`'s.
+accepted), the pace of heartbeats, the deadlines of those who do not read, do not answer or wait
+too long, and the drain before a stop. The order closes the gap: the line is registered, Redis
+has acknowledged, then the row is read. Refuses to believe anything a browser says; what each
+kind of line tells is `lines.py`'s.
 """
 
 from __future__ import annotations
@@ -14,120 +15,181 @@ import random
 import time
 from collections import Counter
 
-import structlog
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from server.core.messages import SUBPROTOCOL, Bye, CloseCode
-from server.database import OUTAGES
 from server.errors import NotAllowed, NotAuthenticated, PaidupError
 from server.services import Services
 from server.web.lines import AccountLine, InvoiceLine, SocketLine
 from server.web.problems import problem, problem_of
-
-log = structlog.get_logger(__name__)
+from server.web.slim import TAKE_OVER, TakeOver
+from server.web.snapshots import Snapshots
+from server.web.wires import AsgiWire
 
 TICK_S = 1.0
 RETRY_AFTER_MS = 5_000
+FAREWELL_S = 5.0
+"""How long the other side has for answering a close."""
+UNHEARD_BEATS = 2.5
+"""After so many heartbeats without a sign of life the other side is gone."""
+DRAIN_PER_S = 200
+"""Sockets closed a second before a stop; faster where DRAIN_S would not suffice."""
+COME_BACK_MS = 1_000
+"""After a drain: the closing is spread already, and another process is there or soon will be."""
 
 
 class Sockets:
-    """The open sockets of this process: their limits, their heartbeats, their longest wait."""
+    """The open sockets of this process: their limits, heartbeats, deadlines and farewells."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._lines: set[SocketLine] = set()
         self._addresses: Counter[str] = Counter()
+        self._snapshots = Snapshots()
+        self._open = {kind: services.metrics.sockets.labels(kind) for kind in ("invoice", "account")}
+        self.draining = False
 
-    async def serve(self, websocket: WebSocket, kind: type[SocketLine]) -> None:
-        """One socket, from handshake to end."""
+    async def serve(self, scope: Scope, receive: Receive, send: Send, kind: type[SocketLine]) -> None:
+        """One socket: its handshake and first frame, and under a foreign server its whole life."""
         try:
-            line = self._admitted(websocket, kind)
-            refusal = self._full(websocket, line)
+            line = self._admitted(scope, kind)
+            refusal = self._full(line)
         except PaidupError as error:
             refusal = problem_of(error)
         if refusal is not None:
             self._services.metrics.sockets_refused.labels(refusal.status_code).inc()
-            await websocket.send_denial_response(refusal)
+            # Starlette's helper: it knows the extension by which a handshake is answered.
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
             return
-        address = _address(websocket)
-        open_now = self._services.metrics.sockets.labels(line.kind)
-        self._lines.add(line)
-        self._addresses[address] += 1
-        open_now.inc()
-        line.begin()
+        self._enter(line)
         try:
-            await self._wait(websocket, line)
-        except asyncio.CancelledError:
-            if websocket.application_state is not WebSocketState.CONNECTED:
-                raise
-        finally:
-            line.end()
-            self._services.hub.leave(line.topic, line.key, line)
-            open_now.dec()
-            self._lines.discard(line)
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+            await receive()  # websocket.connect
+            await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
+            take_over: TakeOver | None = scope.get("extensions", {}).get(TAKE_OVER)
+            if take_over is not None:
+                line.wire = take_over(line)
+                await self._begin(line)
+            else:
+                line.wire = wire = AsgiWire(receive, send, line)
+                beginning = asyncio.create_task(self._begin(line), name="begin-socket")
+                await wire.read()
+                beginning.cancel()
+        except BaseException:
+            line.lost()
+            raise
 
     async def keep_forever(self) -> None:
-        """Heartbeats for the quiet, a farewell for those who waited too long. Runs until cancelled."""
-        settings = self._services.settings
+        """Heartbeats, deadlines and longest waits. Runs until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
-            at = time.monotonic()
-            for line in tuple(self._lines):
-                if at - line.opened_at > settings.socket_max_wait_s:
-                    bye = Bye("waited too long", _spread(RETRY_AFTER_MS))
-                    line.close(bye, CloseCode.WAITED_TOO_LONG)
-                elif at - line.sent_at > settings.heartbeat_s:
-                    line.beat()
+            for number, line in enumerate(tuple(self._lines)):
+                if number % 500 == 499:
+                    await asyncio.sleep(0)  # others have their turn
+                self._keep(line, time.monotonic())
 
-    def _admitted(self, websocket: WebSocket, kind: type[SocketLine]) -> SocketLine:
+    async def drain(self) -> None:
+        """Send everybody away, spread over a window; take nobody in. Statuses are told meanwhile."""
+        self.draining = True
+        lines = list(self._lines)
+        random.shuffle(lines)
+        window_s = min(self._services.settings.drain_s, len(lines) / DRAIN_PER_S)
+        began = time.monotonic()
+        for number, line in enumerate(lines):
+            line.close(Bye("restarting", _spread(COME_BACK_MS)), CloseCode.RESTARTING)
+            ahead_s = began + window_s * (number + 1) / len(lines) - time.monotonic()
+            if ahead_s > 0:
+                await asyncio.sleep(ahead_s)
+        # The last of them have a moment to answer the farewell, and whoever was just being admitted to come.
+        deadline = time.monotonic() + FAREWELL_S
+        while self._lines and time.monotonic() < deadline:
+            for line in tuple(self._lines):
+                line.close(Bye("restarting", _spread(COME_BACK_MS)), CloseCode.RESTARTING)
+            await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        await self._snapshots.close()
+
+    # One line
+
+    def _enter(self, line: SocketLine) -> None:
+        self._lines.add(line)
+        self._addresses[line.address] += 1
+        self._open[line.kind].inc()
+        # From the first beat on they are spread, however many came at once.
+        line.beat_at += self._services.settings.heartbeat_s * random.random()  # noqa: S311
+        line.begin(self._leave)
+
+    def _leave(self, line: SocketLine) -> None:
+        self._services.hub.leave(line.topic, line.key, line)
+        self._lines.discard(line)
+        self._open[line.kind].dec()
+        self._addresses[line.address] -= 1
+        if not self._addresses[line.address]:
+            del self._addresses[line.address]
+
+    async def _begin(self, line: SocketLine) -> None:
+        if not line.over:
+            line.clear()
+            await self._services.hub.join(line.topic, line.key, line)
+        if not line.over:
+            self._snapshots.offer_to(line)
+
+    def _keep(self, line: SocketLine, at: float) -> None:
+        settings, wire = self._services.settings, line.wire
+        stalled = wire.blocked_at is not None and at - wire.blocked_at > settings.socket_send_timeout_s
+        gone = at - wire.heard_at > UNHEARD_BEATS * settings.heartbeat_s + TICK_S
+        unanswered = line.closed_at is not None and at - line.closed_at > FAREWELL_S
+        if stalled or gone or unanswered:
+            wire.abort()
+        elif at - line.opened_at > settings.socket_max_wait_s:
+            line.close(Bye("waited too long", _spread(RETRY_AFTER_MS)), CloseCode.WAITED_TOO_LONG)
+        elif at >= line.beat_at:
+            line.beat_at = at + settings.heartbeat_s
+            line.beat()
+
+    # The handshake
+
+    def _admitted(self, scope: Scope, kind: type[SocketLine]) -> SocketLine:
         """The line that this handshake may open. Raises NotAllowed or NotAuthenticated."""
-        origin = websocket.headers.get("origin")
+        origin = Headers(scope=scope).get("origin")
         if origin is not None and origin not in self._services.settings.origins:
             raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
-        offered = websocket.scope["subprotocols"]
+        offered = scope["subprotocols"]
         if SUBPROTOCOL not in offered or len(offered) != 2:
             raise NotAuthenticated(f"Offer two subprotocols: {SUBPROTOCOL} and the ticket.")
         ticket = next(offer for offer in offered if offer != SUBPROTOCOL)
-        return kind.admitted(websocket, ticket, self._services)
+        line = kind.admitted(scope, ticket, self._services)
+        line.address = scope["client"][0] if scope.get("client") else ""
+        return line
 
-    def _full(self, websocket: WebSocket, line: SocketLine) -> Response | None:
-        """The HTTP answer where one of the limits is reached, or None."""
+    def _full(self, line: SocketLine) -> Response | None:
+        """The HTTP answer where no place is free, or None."""
         settings = self._services.settings
-        here = self._services.hub.lines_of(line.topic, line.key)
+        if self.draining:
+            return _come_later("restarting", "Restarting", "This process is about to stop. Come back.")
         for count, limit, what in (
             (len(self._lines), settings.max_sockets, "this server"),
-            (self._addresses[_address(websocket)], settings.max_sockets_per_address, "this address"),
-            (here, settings.max_sockets_per_invoice, f"this {line.kind}"),
+            (self._addresses[line.address], settings.max_sockets_per_address, "this address"),
+            (
+                self._services.hub.lines_of(line.topic, line.key),
+                settings.max_sockets_per_invoice,
+                f"this {line.kind}",
+            ),
         ):
             if count >= limit:
-                return problem(
-                    503, "too-many-sockets", "Too many sockets", f"Too many for {what}. Come back later."
-                )
+                detail = f"Too many for {what}. Come back later."
+                return _come_later("too-many-sockets", "Too many sockets", detail)
         return None
 
-    async def _wait(self, websocket: WebSocket, line: SocketLine) -> None:
-        await websocket.accept(SUBPROTOCOL)
-        await self._services.hub.join(line.topic, line.key, line)
-        try:
-            await line.snapshot()
-        except OUTAGES as error:
-            # The rereader tells it once the database is back.
-            log.warning("snapshot_failed", channel=line.topic.channel(line.key), error=str(error))
-        while True:
-            message = await websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                return
-            if text := message.get("text"):
-                line.hear(text)
 
-
-def _address(websocket: WebSocket) -> str:
-    return websocket.client.host if websocket.client else ""
+def _come_later(slug: str, title: str, detail: str) -> Response:
+    response = problem(503, slug, title, detail)
+    response.headers["Retry-After"] = str(max(1, round(_spread(RETRY_AFTER_MS) / 1000)))
+    return response
 
 
 def _spread(milliseconds: int) -> int:
@@ -135,17 +197,18 @@ def _spread(milliseconds: int) -> int:
     return round(milliseconds * (0.5 + random.random()))  # noqa: S311
 
 
-async def invoice_socket(websocket: WebSocket) -> None:
-    sockets: Sockets = websocket.app.state.sockets
-    await sockets.serve(websocket, InvoiceLine)
+class _Endpoint:
+    """A route's ASGI application. Not a function: Starlette would keep a WebSocket for as long as it runs."""
 
+    def __init__(self, kind: type[SocketLine]) -> None:
+        self._kind = kind
 
-async def account_socket(websocket: WebSocket) -> None:
-    sockets: Sockets = websocket.app.state.sockets
-    await sockets.serve(websocket, AccountLine)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sockets: Sockets = scope["app"].state.sockets
+        await sockets.serve(scope, receive, send, self._kind)
 
 
 ROUTES = [
-    WebSocketRoute("/ws/invoices/{invoice}", invoice_socket),
-    WebSocketRoute("/ws/account", account_socket),
+    WebSocketRoute("/ws/invoices/{invoice}", _Endpoint(InvoiceLine)),
+    WebSocketRoute("/ws/account", _Endpoint(AccountLine)),
 ]

@@ -24,8 +24,8 @@ from server.core.messages import BalanceMessage, encode
 from server.database import write_transaction
 from server.models import Account
 from server.rereading import reread
-from server.statuses import balance_of, read_balance
-from server.web import lines, sockets
+from server.statuses import balance_of, read_balances
+from server.web import snapshots, sockets
 from tests.conftest import World
 from tests.support.books import assert_books_balance
 from tests.support.paidup import ORIGIN, Customer, Paidup, next_balance, status_with
@@ -122,15 +122,16 @@ async def test_a_change_between_the_reading_and_the_telling_is_not_lost(
     services = paidup.services
     subscribers: list[int] = []
 
-    async def read_then_change(account_id: int) -> Any:
+    async def read_then_change(account_ids: Any) -> Any:
+        (account_id,) = account_ids
         counted: Any = await services.redis.pubsub_numsub(hub.ACCOUNTS.channel(account_id))
         subscribers.append(int(counted[0][1]))
-        read = await read_balance(account_id)
+        read = await read_balances([account_id])
         # Through Redis alone, as from another process.
         await services.redis.publish(hub.ACCOUNTS.channel(account_id), encode(BalanceMessage(1, 77, now())))
         return read
 
-    monkeypatch.setattr(lines, "read_balance", read_then_change)
+    monkeypatch.setattr(snapshots, "read_balances", read_then_change)
     async with ada.watch_balance() as line:
         told = await next_balance(line)
         while told["version"] == 0:

@@ -21,7 +21,7 @@ from server.models import Account
 from server.models import Invoice as InvoiceRow
 from server.services import Services
 from server.settlement import Settlement
-from server.web import lines
+from server.web import snapshots
 from tests.conftest import World
 from tests.support.books import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
@@ -492,7 +492,7 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `act` run at this moment of a socket's opening."""
-    join, read_status = services.hub.join, statuses.read_status
+    join, read_statuses = services.hub.join, statuses.read_statuses
     subscribe = services.hub._subscribe
 
     async def before_the_ack(name: str) -> None:
@@ -504,14 +504,14 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
         await act()
         return acknowledged
 
-    async def after_the_read(invoice: str) -> StatusMessage | None:
-        status = await read_status(invoice)
+    async def after_the_read(invoices: Any) -> list[StatusMessage]:
+        found = await read_statuses(invoices)
         await act()
-        return status
+        return found
 
     if moment == "before the ack":
         monkeypatch.setattr(services.hub, "_subscribe", before_the_ack)
     elif moment == "after the ack":
         monkeypatch.setattr(services.hub, "join", after_the_ack)
     else:
-        monkeypatch.setattr(lines, "read_status", after_the_read)
+        monkeypatch.setattr(snapshots, "read_statuses", after_the_read)

@@ -90,7 +90,7 @@ async def test_one_socket_too_many_is_refused_before_it_is_accepted(world: World
             await stack.enter_async_context(ada.watch(purchase))
         assert refused.value.status == 503
         assert refused.value.headers is not None
-        assert refused.value.headers["Retry-After"] == "1"
+        assert 2 <= int(refused.value.headers["Retry-After"]) <= 8, "spread"
         assert (await paidup.get("/healthz"))[0] == 200, "only sockets are refused"
     await wait_until(lambda: services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 0)
     async with ada.watch(purchase) as socket:

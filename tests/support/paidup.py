@@ -16,7 +16,7 @@ import uvicorn
 from server.app import create_app
 from server.clock import Clock, now
 from server.services import Services
-from server.serving import UVICORN
+from server.serving import uvicorn_options
 from server.settings import Settings, make_settings
 from tests.support.processes import Child
 from tests.support.stripe_side import sign
@@ -177,7 +177,8 @@ async def serving(
 ) -> AsyncIterator[Paidup]:
     """A server in this process, over real HTTP, for as long as the block."""
     app = create_app(configured, clock=clock)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **{**UVICORN, "loop": "none"}))
+    options = {**uvicorn_options(configured), "loop": "none"}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **options))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve())
     try:

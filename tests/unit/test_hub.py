@@ -34,8 +34,8 @@ class Ear:
         self.heard: list[StatusMessage] = []
         self.stages: list[Stage] = []
 
-    def offer(self, status: StatusMessage, frame: str) -> None:
-        assert frame.startswith("{")
+    def offer(self, status: StatusMessage, frame: bytes) -> None:
+        assert frame.startswith(b"{")
         self.heard.append(status)
 
     def offer_stage(self, stage: Stage) -> None:
@@ -52,8 +52,8 @@ class Purse:
     def __init__(self) -> None:
         self.heard: list[BalanceMessage] = []
 
-    def offer(self, balance: BalanceMessage, frame: str) -> None:
-        assert frame.startswith("{")
+    def offer(self, balance: BalanceMessage, frame: bytes) -> None:
+        assert frame.startswith(b"{")
         self.heard.append(balance)
 
     @property
