@@ -19,12 +19,13 @@ async def healthz(_: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Able to serve: the database answers, and Redis carries our own probe back to us.
+    """Able to serve: the database answers, Redis carries our own probe back to us, and nobody stops us.
 
     Alarms are shown and change nothing: taking the process out of rotation would not help.
     """
     services: Services = request.app.state.services
-    checks = {"database": await probe(), "redis": services.hub.healthy}
+    staying = not request.app.state.sockets.draining
+    checks = {"database": await probe(), "redis": services.hub.healthy, "staying": staying}
     alarms = await services.alarms.current() if checks["database"] else []
     ready = all(checks.values())
     return answer({"ready": ready, **checks, "alarms": alarms}, 200 if ready else 503)

@@ -119,8 +119,8 @@ class Sockets:
         self._lines.add(line)
         self._addresses[line.address] += 1
         self._open[line.kind].inc()
-        # From the first beat on they are spread, however many came at once.
-        line.beat_at += self._services.settings.heartbeat_s * random.random()  # noqa: S311
+        # Spread from the first one on, however many come at once.
+        line.beat_at += self._services.settings.heartbeat_s * (1 + random.random()) / 2  # noqa: S311
         line.begin(self._leave)
 
     def _leave(self, line: SocketLine) -> None:

@@ -36,7 +36,7 @@ async def test_a_quiet_line_beats(world: World, monkeypatch: pytest.MonkeyPatch)
     paidup = await world.server(webhooks=False, heartbeat_s=0.05)
     ada = paidup.customer("ada")
     async with ada.watch(await ada.buy("pro")) as socket:
-        assert (await socket.receive_json())["type"] == "status"
+        await next_status(socket)
         beats = 0
         async with asyncio.timeout(10):
             while beats < 3:
