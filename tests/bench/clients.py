@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import ctypes
 import multiprocessing
-import os
 import secrets
 import select
 import signal
@@ -24,6 +23,7 @@ from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
 from server.core.decisions import InvoiceStatus
+from server.core.facts import Road
 from server.core.messages import SUBPROTOCOL, Stage, StatusMessage, encode
 from server.hub import INVOICES
 from tests.support.paidup import ORIGIN
@@ -36,6 +36,7 @@ PER_ADDRESS = 150
 FIRST_VERSION = 1_000_000
 """Published versions have seven digits, so that all messages are of one length."""
 STAMP_DIGITS = 19
+ROADS = list(Road)
 NO_TIMING, BY_STAMP, BY_CHANGE = range(3)
 
 
@@ -74,6 +75,9 @@ class Board:
         self.heard = RawArray(ctypes.c_int64, listeners)
         self.samples = RawArray(ctypes.c_int64, max(1, samples))
         self.counters = RawValue(Counters)
+        self.told_ns = RawArray(ctypes.c_int64, listeners)
+        """When each heard that it is active, and by which of the roads; with BY_CHANGE only."""
+        self.told_via = RawArray(ctypes.c_int8, listeners)
         self._frames = [b""] * listeners  # each process's own
 
     def hear(self, listener: int, frame: bytes) -> bool:
@@ -98,17 +102,19 @@ class Board:
         self.heard[listener] += 1
         counters.received += 1
         if counters.timing:
-            self._time(frame, counters)
+            self._time(listener, frame)
         return False
 
-    def _time(self, frame: bytes, counters: Counters) -> None:
+    def _time(self, listener: int, frame: bytes) -> None:
+        counters = self.counters
         if counters.timing == BY_STAMP:
             at = frame.find(b'"plan":"') + 8
             took_us = (time.monotonic_ns() - int(frame[at : at + STAMP_DIGITS])) // 1000
         elif b'"status":"active"' in frame:
             counters.told += 1
-            at = frame.find(b'"at":"') + 6
-            changed = datetime.fromisoformat(frame[at : frame.index(b'"', at)].decode())
+            self.told_ns[listener] = time.monotonic_ns()
+            self.told_via[listener] = ROADS.index(Road(_text_of(frame, b'"via":"')))
+            changed = datetime.fromisoformat(_text_of(frame, b'"at":"'))
             took_us = int((time.time() - changed.timestamp()) * 1e6)
         else:
             return
@@ -119,6 +125,11 @@ class Board:
     def taken(self, skip: int = 0) -> list[float]:
         """The samples so far in ms, without the first `skip`."""
         return [each / 1000 for each in self.samples[skip : self.counters.sampled]]
+
+
+def _text_of(frame: bytes, name: bytes) -> str:
+    at = frame.index(name) + len(name)
+    return frame[at : frame.index(b'"', at)].decode()
 
 
 class Job:
@@ -403,10 +414,3 @@ def _lost(board: Board, awaited: Sequence[int], within_s: float = 5.0) -> int:
         if not missing or time.monotonic() > deadline:
             return missing
         time.sleep(0.01)
-
-
-def descriptors_left() -> int:
-    """How many more files this process may open."""
-    import resource
-
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/proc/self/fd"))

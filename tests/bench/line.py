@@ -21,6 +21,7 @@ from tests.bench import rig as rigs
 from tests.bench.clients import BY_STAMP, NO_TIMING, Board, Job, publish_all, publish_paced
 from tests.bench.report import Figure, Goal, console, machine, percentile
 from tests.bench.rig import Rig, Server, crowd
+from tests.bench.waits import measure_crowd, measure_waiting
 
 RAW, BARE, PRODUCT = "raw Redis subscriber", "bare uvicorn and starlette", "Paidup"
 WARM = 50
@@ -35,16 +36,23 @@ def main() -> None:
         "throughput": _line,
         "memory": _storm,
         "connects": _storm,
+        "cpu": measure_waiting,
+        "crowd": measure_crowd,
     }
     options = _options(list(measures))
     figures: Figures = {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped on the way out
-    with rigs.a_rig(max(options.sockets, options.storm) + WARM, dict(options.set)) as rig:
+    customers = max(options.sockets, options.storm, options.crowd if "crowd" in options.only else 0)
+    with rigs.a_rig(customers + WARM, dict(options.set)) as rig:
         for measure in dict.fromkeys(measures[name] for name in options.only):
-            for name, figure in measure(rig, options).items():
-                if name in options.only:
-                    figures[name] = figure
-                    figure.show()
+            try:
+                measured = measure(rig, options)
+            except (TimeoutError, AssertionError) as error:
+                console.print(f"{measure.__name__}: {error}\n", markup=False)
+                continue
+            for name in sorted(set(measured) & set(options.only)):
+                figures[name] = measured[name]
+                figures[name].show()
         where = machine(rig.postgres_version, rig.valkey_version)
     console.print(where, highlight=False)
     if options.json:
@@ -64,8 +72,13 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--sockets", type=int, default=2_000, help="that hear messages")
     parser.add_argument("--rate", type=int, default=500, help="messages a second, for the latency")
     parser.add_argument("--storm", type=int, default=5_000, help="sockets that connect at once")
+    parser.add_argument("--idle", type=float, default=20.0, help="seconds for which the CPU is taken")
+    parser.add_argument("--pollers", type=int, default=100, help="customers who poll")
+    parser.add_argument("--crowd", type=int, default=10_000, help="who wait while others pay")
+    parser.add_argument("--activations", type=int, default=100, help="payments a second in the crowd")
+    parser.add_argument("--crowd-seconds", type=float, default=60.0)
     parser.add_argument(
-        *("--set",),
+        "--set",
         type=_setting,
         action="append",
         default=[],

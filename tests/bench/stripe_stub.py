@@ -1,6 +1,6 @@
 """Stripe's side of the benches: invoices that are open until they are marked as paid, answered from memory.
 
-Much lighter than the sandbox, which is there to be true and not to be fast. Which invoices are paid
+Much lighter than the sandbox, which is there to be true and not to be fast. The state of each
 stands in memory that the processes of the bench share.
 """
 
@@ -20,6 +20,8 @@ from tests.support.stripe_side import forged_event
 MONTH_S = 30 * 24 * 3600
 PRICE = "price_paidup_pro_monthly"
 AMOUNT_MINOR = 2900
+OPEN, PAID, PROCESSING = range(3)
+_INTENTS = {OPEN: "requires_payment_method", PAID: "succeeded", PROCESSING: "processing"}
 
 
 def name_of(number: int) -> str:
@@ -27,13 +29,13 @@ def name_of(number: int) -> str:
     return f"in_{number:06d}"
 
 
-def invoice(number: int, paid: bool) -> dict[str, Any]:
-    """The first invoice of a monthly plan, at the API's shape."""
-    at, intent = int(time.time()) - 60, f"pi_{number:06d}"
+def invoice(number: int, state: int) -> dict[str, Any]:
+    """The first invoice of a monthly plan, in the API's shape."""
+    at, intent, paid = int(time.time()) - 60, f"pi_{number:06d}", state == PAID
     payment = {
         "id": intent,
         "object": "payment_intent",
-        "status": "succeeded" if paid else "requires_payment_method",
+        "status": _INTENTS[state],
         "customer": f"cus_{number:06d}",
         "currency": "usd",
         "amount": AMOUNT_MINOR,
@@ -80,7 +82,7 @@ def invoice(number: int, paid: bool) -> dict[str, Any]:
 
 def paid_event(number: int) -> bytes:
     """The bytes of `invoice.paid`. As Stripe sends it: its payments are not expanded."""
-    shown = invoice(number, paid=True)
+    shown = invoice(number, PAID)
     del shown["payments"], shown["confirmation_secret"]
     return forged_event("invoice.paid", shown, id=f"evt_{number:06d}")
 
@@ -103,7 +105,7 @@ def _prices() -> dict[str, Any]:
     return {"object": "list", "data": data, "has_more": False}
 
 
-def serve_stripe(port: int, paid: MutableSequence[int]) -> None:
+def serve_stripe(port: int, states: MutableSequence[int]) -> None:
     """GET /v1/invoices/{id} and the lists that the server asks for, until the process is ended."""
     prices, nothing = _prices(), {"object": "list", "data": [], "has_more": False}
 
@@ -111,7 +113,7 @@ def serve_stripe(port: int, paid: MutableSequence[int]) -> None:
         path = scope["path"]
         if path.startswith("/v1/invoices/in_"):
             number = int(path.rpartition("_")[2])
-            body = invoice(number, bool(paid[number]))
+            body = invoice(number, states[number])
         else:
             body = prices if path == "/v1/prices" else nothing
         headers = [(b"content-type", b"application/json")]
