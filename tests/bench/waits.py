@@ -1,0 +1,300 @@
+"""Figures 6 and 7 of the line: what waiting costs and how long it takes, against polling and in a crowd.
+
+Polling is favoured: each customer keeps his connection open, and asks the product's own status route
+once a second. The crowd is the whole product: customers pay one after another, Stripe's webhooks come
+late, the budget of questions to Stripe is as delivered, a worker sweeps, and all who paid are to be told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+import aiohttp
+import asyncpg
+import jwt
+
+from server.core.facts import Road
+from tests.bench import rig as rigs
+from tests.bench.clients import (
+    BY_CHANGE,
+    BY_STAMP,
+    FIRST_VERSION,
+    NO_TIMING,
+    STAMP_DIGITS,
+    Board,
+    Job,
+    Link,
+    running,
+)
+from tests.bench.report import Figure, Goal, percentile
+from tests.bench.rig import Rig, Server, crowd
+from tests.bench.stripe_stub import OPEN, PAID, PROCESSING, name_of, paid_event
+from tests.support.paidup import JWT_SECRET, WEBHOOK_SECRET
+from tests.support.processes import Child
+from tests.support.stripe_side import sign
+
+SOCKET, POLLING = "a waiting socket", "polling each second"
+POLL_EVERY_S = 1.0
+CHANGES = 100
+DELAY_MEAN_S, DELAY_MAX_S = 2.0, 10.0
+"""Of webhooks: exponential, cut off."""
+REDELIVER_AFTER_S = 2.0
+GRACE_S = 60.0
+"""After the last payment, for whoever was not told yet."""
+
+
+# 6. Against polling
+
+
+def measure_waiting(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
+    """CPU of the server for each waiting customer, and the wait from a change to knowing it."""
+    count = options.storm
+    figure = Figure(
+        f"6. A waiting customer: {count:,} sockets against {options.pollers} who ask each second, "
+        f"{options.idle:g} s each"
+    )
+    for _ in range(options.rounds):
+        with rigs.product(rig) as server:
+            with crowd(rig, server, count, samples=CHANGES) as board:
+                time.sleep(rigs.SETTLED_S)
+                _measure_customers(rig, options, server, board, figure, SOCKET)
+            with _pollers(rig, server, options.pollers) as board:
+                _measure_customers(rig, options, server, board, figure, POLLING)
+    figure.goals = [
+        Goal(
+            "CPU of polling, of a socket's",
+            figure.ratio("cpu_us_a_second", POLLING, SOCKET),
+            50,
+            at_most=False,
+        ),
+        Goal(
+            "sooner told than by polling", figure.ratio("told_after_ms", POLLING, SOCKET), 100, at_most=False
+        ),
+    ]
+    return {"cpu": figure}
+
+
+def _measure_customers(
+    rig: Rig, options: argparse.Namespace, server: Server, board: Board, figure: Figure, who: str
+) -> None:
+    count = len(board.last)
+    before = server.cpu_s
+    time.sleep(options.idle)
+    cpu_us = (server.cpu_s - before) * 1e6 / count / options.idle
+    board.counters.timing = BY_STAMP
+    changed = min(CHANGES, count)
+    Job(_change_all, rig, changed).result(30)
+    rigs.until(lambda: board.counters.sampled >= changed, 20.0, lambda: f"{board.counters.sampled} told")
+    board.counters.timing = NO_TIMING
+    taken = board.taken()
+    figure.add(
+        who, cpu_us_a_second=cpu_us, told_after_ms=statistics.median(taken), p99_ms=percentile(taken, 0.99)
+    )
+    figure.samples.setdefault(who, []).extend(taken)
+    asyncio.run(_restore(rig))
+
+
+def _change_all(rig: Rig, count: int) -> None:
+    """Change the first invoices in the database, at random moments, and publish each after its commit."""
+
+    async def change() -> None:
+        link = Link(rig.redis)
+        database = await asyncpg.connect(rig.database)
+        for number in range(count):
+            await asyncio.sleep(random.uniform(0, 2 * POLL_EVERY_S / 20))
+            version = FIRST_VERSION + 1
+            stamp = f"{time.monotonic_ns():0{STAMP_DIGITS}}"
+            await database.execute(
+                "UPDATE invoices SET status = 'processing', version = $2, plan = $3, changed_at = now() "
+                "WHERE id = $1",
+                *(name_of(number), version, stamp),
+            )
+            link.send(rig.messages[number].now(version))
+            rig.states[number] = PROCESSING  # or a verification would change it back
+        await database.close()
+
+    asyncio.run(change())
+
+
+async def _restore(rig: Rig) -> None:
+    async with _database(rig) as database:
+        await database.execute(
+            "UPDATE invoices SET status = 'open', version = 1, plan = 'pro' WHERE version > 1"
+        )
+    rig.states[:] = [OPEN] * len(rig.states)
+
+
+@asynccontextmanager
+async def _database(rig: Rig) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(rig.database)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def _pollers(rig: Rig, server: Server, count: int) -> Iterator[Board]:
+    """So many customers who ask each second, at phases of their own, on connections kept alive."""
+    board = Board(count, CHANGES)
+    with running(_poll_all, server.port, count, board):
+        rigs.until(lambda: all(board.last), 20.0)
+        yield board
+
+
+def _poll_all(port: int, count: int, board: Board) -> None:
+    async def poll(http: aiohttp.ClientSession, number: int) -> None:
+        token = jwt.encode({"sub": f"user-{number}", "exp": int(time.time()) + 3600}, JWT_SECRET, "HS256")
+        url = f"http://127.0.0.1:{port}/api/invoices/{name_of(number)}"
+        headers = {"Authorization": f"Bearer {token}"}
+        await asyncio.sleep(random.uniform(0, POLL_EVERY_S))
+        due = time.monotonic()
+        while True:
+            async with http.get(url, headers=headers) as response:
+                assert response.status == 200, await response.text()
+                board.hear(number, await response.read())
+            due += POLL_EVERY_S
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def all_of_them() -> None:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+        async with aiohttp.ClientSession(connector=connector) as http:
+            await asyncio.gather(*(poll(http, number) for number in range(count)))
+
+    asyncio.run(all_of_them())
+
+
+# 7. The crowd
+
+
+def measure_crowd(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
+    """Thousands wait, a hundred a second pay, by all roads: who is told, and how soon."""
+    count, paying = options.crowd, int(options.activations * options.crowd_seconds)
+    figure = Figure(
+        f"7. {count:,} waiting, {options.activations} payments a second for {options.crowd_seconds:g} s, "
+        f"webhooks {DELAY_MEAN_S:g} s late on average"
+    )
+    asyncio.run(_spread_checks(rig, options.crowd_seconds))
+    order = random.sample(range(count), paying)
+    paid_ns = RawArray("q", count)
+    worker = Child(["-m", "server.cli", "work"], rig.environment(), rig.folder / "worker.log")
+    try:
+        with rigs.product(rig) as server, crowd(rig, server, count, samples=paying) as board:
+            time.sleep(rigs.SETTLED_S)
+            board.counters.timing = BY_CHANGE
+            before = server.cpu_s
+            job = Job(_pay_all, rig, server.port, order, paid_ns, options.activations)
+            redelivered = job.result(options.crowd_seconds + GRACE_S)
+            _until_told(board, paying)
+            cpu = (server.cpu_s - before) / options.crowd_seconds
+            _report(figure, board, paid_ns, order, cpu=cpu, redelivered=redelivered)
+    finally:
+        worker.stop()
+    active = asyncio.run(_active(rig))
+    told = board.counters.told
+    figure.goals = [
+        Goal("paid and not told", paying - told, 0),
+        Goal("active and granted in the books", active, paying, at_most=False),
+        Goal("commit to socket, p99 ms", percentile(board.taken() or [float("inf")], 0.99), 25),
+    ]
+    return {"crowd": figure}
+
+
+def _until_told(board: Board, paying: int) -> None:
+    deadline = time.monotonic() + GRACE_S
+    while board.counters.told < paying and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _report(figure: Figure, board: Board, paid_ns: Any, order: list[int], **more: float) -> None:
+    commits = board.taken()
+    if commits:
+        figure.add(
+            "commit to socket, ms",
+            told=len(commits),
+            p50=percentile(commits, 0.5),
+            p99=percentile(commits, 0.99),
+            worst=max(commits),
+        )
+        figure.samples["commit to socket"] = commits
+    for code, road in enumerate(Road):
+        waits = [
+            (board.told_ns[number] - paid_ns[number]) / 1e6
+            for number in order
+            if board.told_ns[number] and board.told_via[number] == code
+        ]
+        if waits:
+            figure.add(
+                f"payment to socket by {road}, ms",
+                told=len(waits),
+                p50=percentile(waits, 0.5),
+                p99=percentile(waits, 0.99),
+                worst=max(waits),
+            )
+            figure.samples[f"payment to socket by {road}"] = waits
+    figure.add("the server", **more)
+
+
+def _pay_all(rig: Rig, port: int, order: list[int], paid_ns: Any, rate: int) -> int:
+    """Pay so many a second, each webhook at random later. Returns how often one had to be sent again."""
+    url = f"http://127.0.0.1:{port}/webhooks/stripe"
+    again = 0
+
+    async def deliver(http: aiohttp.ClientSession, number: int) -> None:
+        nonlocal again
+        await asyncio.sleep(min(DELAY_MAX_S, random.expovariate(1 / DELAY_MEAN_S)))
+        while not await _accepted(http, url, number):
+            again += 1
+            await asyncio.sleep(REDELIVER_AFTER_S)
+
+    async def pay() -> None:
+        connector = aiohttp.TCPConnector(limit=200, keepalive_timeout=60)
+        async with aiohttp.ClientSession(connector=connector) as http:
+            tasks: list[asyncio.Task[None]] = []
+            began = time.monotonic()
+            for position, number in enumerate(order):
+                await asyncio.sleep(max(0.0, began + position / rate - time.monotonic()))
+                rig.states[number] = PAID
+                paid_ns[number] = time.monotonic_ns()
+                tasks.append(asyncio.create_task(deliver(http, number)))
+            await asyncio.gather(*tasks)
+
+    asyncio.run(pay())
+    return again
+
+
+async def _accepted(http: aiohttp.ClientSession, url: str, number: int) -> bool:
+    body = paid_event(number)
+    headers = {"Stripe-Signature": sign(body, WEBHOOK_SECRET), "Content-Type": "application/json"}
+    try:
+        async with http.post(url, data=body, headers=headers) as response:
+            return response.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+async def _spread_checks(rig: Rig, seconds: float) -> None:
+    """The reconciler's turn comes to each invoice at another time, as where they were not made at once."""
+    async with _database(rig) as database:
+        await database.execute(
+            "UPDATE invoices SET next_check_at = now() + random() * $1 * interval '1 second'", seconds
+        )
+
+
+async def _active(rig: Rig) -> int:
+    """How many invoices are active and have exactly one grant."""
+    async with _database(rig) as database:
+        return int(
+            await database.fetchval(
+                "SELECT count(*) FROM invoices i WHERE status = 'active' AND "
+                "(SELECT count(*) FROM credit_grants g WHERE g.invoice_id = i.id) = 1"
+            )
+        )
