@@ -101,6 +101,8 @@ def _before_sigterm(prepare: Callable[[], Coroutine[Any, Any, None]]) -> Iterato
 
 def serve(settings: Settings, workers: int, factory: str = "server.serving:application") -> None:
     """Serve until SIGINT or SIGTERM. Blocks."""
+    # Once it has shut down, uvicorn raises the signal again; by default that would leave the Valkey behind.
+    signal.signal(signal.SIGTERM, _exit)
     with _one_redis(settings) as redis_url:
         os.environ["REDIS_URL"] = redis_url
         os.environ["WEB_CONCURRENCY"] = str(workers)
@@ -112,6 +114,10 @@ def serve(settings: Settings, workers: int, factory: str = "server.serving:appli
             workers=workers,
             **uvicorn_options(settings),
         )
+
+
+def _exit(_: int, __: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 @contextmanager

@@ -7,17 +7,19 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import jwt
 import uvicorn
+from starlette.applications import Starlette
 
 from server.app import create_app
 from server.clock import Clock, now
 from server.services import Services
 from server.serving import uvicorn_options
 from server.settings import Settings, make_settings
+from server.web.sockets import Sockets
 from tests.support.processes import Child
 from tests.support.stripe_side import sign
 from tests.support.waiting import wait_until
@@ -47,17 +49,22 @@ def settings(**changes: Any) -> Settings:
 
 
 class Paidup:
-    """One running server. `services` are its insides where it runs in this process, else None."""
+    """One running server. `app` is its inside where it runs in this process, else None."""
 
-    def __init__(self, url: str, http: aiohttp.ClientSession, services: Services | None = None) -> None:
+    def __init__(self, url: str, http: aiohttp.ClientSession, app: Starlette | None = None) -> None:
         self.url = url
         self._http = http
-        self._services = services
+        self._app = app
 
     @property
     def services(self) -> Services:
-        assert self._services is not None, "this server runs in another process"
-        return self._services
+        assert self._app is not None, "this server runs in another process"
+        return cast(Services, self._app.state.services)
+
+    @property
+    def sockets(self) -> Sockets:
+        assert self._app is not None, "this server runs in another process"
+        return cast(Sockets, self._app.state.sockets)
 
     def customer(self, name: str = "ada") -> Customer:
         return Customer(self, self._http, name)
@@ -185,7 +192,7 @@ async def serving(
         await wait_until(lambda: server.started or task.done())
         if task.done():
             task.result()
-        yield Paidup(f"http://127.0.0.1:{port}", http, app.state.services)
+        yield Paidup(f"http://127.0.0.1:{port}", http, app)
     finally:
         server.should_exit = True
         await task

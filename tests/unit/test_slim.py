@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Close, Frame, Opcode
 
 from server.web.slim import MAX_FRAME, TAKE_OVER, SlimProtocol, SlimWire
+from server.web.wires import AsgiWire
 from tests.support.waiting import wait_until
 
 CONT, TEXT, BINARY, CLOSE = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE
@@ -48,14 +51,22 @@ class Served:
     def __init__(self) -> None:
         self.port = 0
         self.owners: list[Echo] = []
+        self.refusal: Any = None
         self.state = ServerState()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.refusal is not None:
+            await self.refusal(scope, receive, send)
+            return
         await receive()
-        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.accept", "subprotocol": "paidup.v1"})
         echo = Echo()
-        echo.wire = scope["extensions"][TAKE_OVER](echo)
         self.owners.append(echo)
+        if take_over := scope["extensions"].get(TAKE_OVER):
+            echo.wire = take_over(echo)
+        else:
+            echo.wire = AsgiWire(receive, send, echo)
+            await echo.wire.read()
 
     @property
     def wire(self) -> SlimWire:
@@ -110,8 +121,9 @@ async def served() -> AsyncIterator[Served]:
 async def peer(served: Served) -> AsyncIterator[Peer]:
     reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
     writer.write(
-        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        b"GET /ws/account HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Protocol: paidup.v1, ticket\r\n\r\n"
     )
     head = await reader.readuntil(b"\r\n\r\n")
     assert b"101" in head
@@ -274,3 +286,75 @@ async def test_a_stopping_server_closes_what_is_left(served: Served, peer: Peer)
     for connection in tuple(served.state.connections):
         connection.shutdown()
     assert await peer.answer() == [(CLOSE, 1012)]
+
+
+# Handshakes
+
+
+async def asked(served: Served, path: str = "/ws/account", **changes: str | None) -> tuple[str, Peer]:
+    """The status line that answers a handshake which is ordinary but for `changes` (None leaves one out)."""
+    headers: dict[str, str | None] = {
+        "host": "x",
+        "upgrade": "websocket",
+        "connection": "keep-alive, Upgrade",
+        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "sec-websocket-version": "13",
+        "sec-websocket-protocol": "paidup.v1, ticket",
+        **{name.replace("_", "-"): value for name, value in changes.items()},
+    }
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
+    writer.write("\r\n".join([f"GET {path} HTTP/1.1", *lines, "", ""]).encode())
+    async with asyncio.timeout(10):
+        head = await reader.readuntil(b"\r\n\r\n")
+    return head.split(b"\r\n")[0].decode(), Peer(reader, writer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, 101),
+        ({"sec_websocket_key": None}, 400),
+        ({"sec_websocket_key": "c2hvcnQ="}, 400),
+        ({"sec_websocket_key": "!" * 24}, 400),
+        ({"sec_websocket_version": "8"}, 400),
+        ({"sec_websocket_version": None}, 400),
+        ({"path": "/ws/account?ticket=1"}, 101),
+        ({"path": "/ws/%61ccount"}, 101),
+        ({"path": "/elsewhere"}, 101),
+    ],
+)
+async def test_a_handshake_out_of_the_ordinary_is_uvicorns(
+    served: Served, changes: dict[str, Any], status: int
+) -> None:
+    line, peer = await asked(served, **changes)
+    assert line.startswith(f"HTTP/1.1 {status} ")
+    if status == 101:
+        await wait_until(lambda: served.owners)
+        assert isinstance(served.owners[-1].wire, SlimWire) is (not changes)
+        peer.writer.write(masked(TEXT, b"there?"))
+        assert await peer.frame() == (TEXT, b"there?")
+        peer.writer.write(BYE)
+        assert await peer.answer() == [(CLOSE, 1000)]
+    peer.writer.transport.abort()
+
+
+async def test_a_refusal_is_plain_http(served: Served) -> None:
+    answer = PlainTextResponse("not now", 503, {"Retry-After": "7"})
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await WebSocket(scope, receive, send).send_denial_response(answer)
+
+    served.refusal = refuse
+    line, peer = await asked(served)
+    assert line == "HTTP/1.1 503 Service Unavailable"
+    assert await peer.reader.read() == b"not now"
+    assert not served.state.connections
+    peer.writer.transport.abort()
+
+
+async def test_an_application_that_fails_is_answered_for(served: Served) -> None:
+    served.refusal = "a bug"
+    line, peer = await asked(served)
+    assert line == "HTTP/1.1 500 Internal Server Error"
+    peer.writer.transport.abort()

@@ -1,0 +1,132 @@
+"""Deploys: a process that is told to stop sends its sockets away, finishes what it has in hand, and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+import pytest
+
+from server.web import sockets
+from tests.conftest import World
+from tests.support.paidup import Paidup, environment, next_status, serving_process
+from tests.support.processes import alive, descendants, free_port
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+
+@pytest.mark.parametrize("protocol", ["slim", "uvicorn"])
+async def test_a_drain_sends_everybody_away_spread_and_with_a_reason(
+    world: World, stripe_side: StripeSide, protocol: str
+) -> None:
+    """S30: each is told to come back, not all at once; nobody is let in; a status is still told meanwhile."""
+    paidup = await world.server(drain_s=1.0, websocket_protocol=protocol)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(api_down=True)  # the webhook alone settles
+    keeper = paidup.sockets
+    async with AsyncExitStack() as stack:
+        screens = [await stack.enter_async_context(ada.watch(purchase)) for _ in range(20)]
+        for screen in screens:
+            await next_status(screen)
+        # A moment of a long drain: half are gone, half still wait.
+        draining = asyncio.create_task(keeper.drain())
+        closed_at = [asyncio.create_task(_farewell(screen)) for screen in screens]
+        await wait_until(lambda: keeper.draining)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await stack.enter_async_context(ada.watch(purchase))
+        assert refused.value.status == 503
+        assert (await paidup.get("/readyz"))[0] == 503
+        assert (await paidup.get("/healthz"))[0] == 200
+        farewells = await asyncio.gather(*closed_at)
+        await draining
+    assert {code for _, code, _ in farewells} == {1012}
+    assert all(500 <= bye["reconnect_after_ms"] <= 1500 for _, _, bye in farewells)
+    assert len({bye["reconnect_after_ms"] for _, _, bye in farewells}) > 5, "spread"
+    times = sorted(at for at, _, _ in farewells)
+    assert times[-1] - times[0] > 0.05, "twenty at two hundred a second"
+
+
+async def test_a_status_is_told_to_who_is_about_to_be_sent_away(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S30."""
+    monkeypatch.setattr(sockets, "DRAIN_PER_S", 1)
+    paidup = await world.server(drain_s=600.0)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(api_down=True)
+    keeper = paidup.sockets
+    async with ada.watch(purchase) as one, ada.watch(purchase) as other:
+        for screen in (one, other):
+            await next_status(screen)
+        draining = asyncio.create_task(keeper.drain())
+        # One was sent away at once, the other has its turn a second later.
+        await wait_until(lambda: sum(line.closing is not None for line in keeper._lines) == 1)
+        left = next(line for line in keeper._lines if line.closing is None)
+        await stripe_side.confirm(purchase["client_secret"])
+        await wait_until(lambda: left.closing is not None)
+        assert left.closing is not None
+        assert left.closing[1] == 1000, "it finished, and was not sent away"
+        draining.cancel()
+
+
+async def test_a_process_that_is_stopped_finishes_what_it_has_in_hand(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S30: SIGTERM: the socket hears "restarting", the purchase under way is answered, and all of it ends."""
+    env = environment(**world.given(redis_url="", stripe_timeout_s=20, port=(port := free_port())))
+    child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log")
+    world.stack.callback(child.stop)
+    paidup = Paidup(f"http://127.0.0.1:{port}", world.http)
+    started = descendants(child.process.pid)
+    ada, eve = paidup.customer("ada"), paidup.customer("eve")
+    purchase = await ada.buy("pro")
+    await stripe_side.conditions(api_latency_ms=300)
+    async with ada.watch(purchase) as screen:
+        await next_status(screen)
+        asked = await stripe_side.calls("POST /v1/customers")
+        buying = asyncio.create_task(eve.buy("pro"))
+
+        async def in_hand() -> bool:
+            return await stripe_side.calls("POST /v1/customers") > asked
+
+        await wait_until(in_hand)
+        child.process.send_signal(signal.SIGTERM)
+        _, code, bye = await _farewell(screen)
+        assert (code, bye["reason"]) == (1012, "restarting")
+        assert (await buying)["status"]["status"] == "open"
+    await wait_until(lambda: child.process.poll() is not None)
+    assert child.process.returncode == 0
+    await wait_until(lambda: not [pid for pid in started if alive(pid)])
+
+
+async def test_a_second_sigterm_does_not_wait(world: World) -> None:
+    """S30: whoever insists is obeyed: sockets are closed at once, still with 1012."""
+    env = environment(**world.given(drain_s=600, port=(port := free_port())))
+    child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log")
+    world.stack.callback(child.stop)
+    paidup = Paidup(f"http://127.0.0.1:{port}", world.http)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    async with AsyncExitStack() as stack:
+        screens = [await stack.enter_async_context(ada.watch(purchase)) for _ in range(15)]
+        for screen in screens:
+            await next_status(screen)
+        for _ in range(2):
+            child.process.send_signal(signal.SIGTERM)
+        codes = {code for _, code, _ in await asyncio.gather(*map(_farewell, screens))}
+        assert codes == {1012}
+    await wait_until(lambda: child.process.poll() is not None)
+
+
+async def _farewell(screen: aiohttp.ClientWebSocketResponse) -> tuple[float, int | None, Any]:
+    """When it was closed, with which code, and the last frame."""
+    async with asyncio.timeout(20):
+        last = [json.loads(message.data) async for message in screen][-1:]
+    return time.monotonic(), screen.close_code, last[0] if last else None
