@@ -18,10 +18,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from server.app import create_app
+from server.core.messages import MAX_FRAME
 from server.embedded import embedded_valkey
 from server.logs import configure_logging
 from server.settings import ENV_FILE, Settings, load_settings
-from server.web.slim import MAX_FRAME
 
 _UVICORN: dict[str, Any] = {
     "loop": "uvloop",

@@ -16,6 +16,8 @@ from server.core.decisions import InvoiceStatus
 from server.core.facts import PaymentError, Road
 
 SUBPROTOCOL = "paidup.v1"
+MAX_FRAME = 4096
+"""Bytes that a browser may send at once: it has nothing longer to say than {"type":"verify"}."""
 
 
 class Stage(StrEnum):

@@ -31,6 +31,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 from websockets.utils import accept_key
 
+from server.core.messages import MAX_FRAME
 from server.web.wires import Owner
 
 log = structlog.get_logger(__name__)
@@ -40,8 +41,6 @@ TAKE_OVER = "paidup.take_over"
 TakeOver = Callable[[Owner], "SlimWire"]
 OURS = (b"/ws/invoices/", b"/ws/account")
 """Addresses whose application takes over, or refuses. Nothing else is sent or received by ASGI there."""
-MAX_FRAME = 4096
-"""Bytes: a browser has nothing longer to say than {"type":"verify"}."""
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 

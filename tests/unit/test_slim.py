@@ -18,7 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Close, Frame, Opcode
 
-from server.web.slim import MAX_FRAME, TAKE_OVER, SlimProtocol, SlimWire
+from server.core.messages import MAX_FRAME
+from server.web.slim import TAKE_OVER, SlimProtocol, SlimWire
 from server.web.wires import AsgiWire
 from tests.support.waiting import wait_until
 
