@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from server import verification as module
+from server import watches
 from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.core.stripe_shapes import Invoice as StripeInvoice
@@ -36,7 +37,12 @@ class Stripe:
         self.error: Exception | None = None
         self.paid = False
 
-    async def read_invoice(self, invoice: str, patience_s: float | None = None) -> StripeInvoice:
+    async def place_to_read(self, patience_s: float) -> None:
+        """There is always one."""
+
+    async def read_invoice(
+        self, invoice: str, patience_s: float | None = None, placed: bool = False
+    ) -> StripeInvoice:
         self.asked += 1
         await self.answer.wait()
         if self.error is not None:
@@ -88,7 +94,7 @@ async def watching(verification: Verification, invoice: str) -> AsyncIterator[No
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, without its pauses."""
-    monkeypatch.setattr(module, "watched_delay_s", lambda attempt, chance: 0.01)
+    monkeypatch.setattr(watches, "watched_delay_s", lambda attempt, chance: 0.01)
     monkeypatch.setattr(module, "REST_S", 0.0)
 
 
