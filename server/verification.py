@@ -41,6 +41,9 @@ LEASE_S = 5.0
 REST_S = 0.4
 """How long an answer of "not yet" counts as fresh."""
 
+SETTLED_AT_ONCE = 8
+"""Of what a list shows: the webhooks need connections to the database, too."""
+
 
 class Verification:
     def __init__(
@@ -52,6 +55,7 @@ class Verification:
         self._hub = hub
         self._timeline = timeline
         self._watches = Watches(self)
+        self._settling = asyncio.Semaphore(SETTLED_AT_ONCE)
 
     # For those who wait
 
@@ -124,7 +128,8 @@ class Verification:
             waiting = await crowds.open_of([shape.id for shape in page.data])
             for shape in page.data:
                 if shape.id in waiting:
-                    await self.settle_paid(shape, Road.VERIFICATION)
+                    async with self._settling:
+                        await self.settle_paid(shape, Road.VERIFICATION)
             if not page.has_more:
                 return
             after = page.data[-1].id
