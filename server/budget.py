@@ -73,8 +73,8 @@ class Budget:
     async def take(self, endpoint: str, patience_s: float, background: bool = False) -> None:
         """Wait for a place, `patience_s` seconds at most. Raises StripeUnavailable after that.
 
-        Work in the `background` takes places while half of them are free, and a quarter of
-        them always: the rest is for customers who wait.
+        Work in the `background` may use half of a second that customers leave, and has its
+        chance of a quarter in any: the rest is for those who wait.
         """
         state = self._endpoints[endpoint]
         pause_s = state.resume_at - _time()
@@ -147,7 +147,8 @@ async def admitted(
     limiter: MovingWindowRateLimiter, limit: RateLimitItem, endpoint: str, background: bool
 ) -> bool:
     """Take a place if there is one, for the background if it may."""
-    if background and not await limiter.test(limit, "stripe", endpoint, cost=max(1, limit.amount // 2)):
+    most = limit.amount - limit.amount // 2
+    if background and not await limiter.test(limit, "stripe", endpoint, cost=most + 1):
         reserved = RateLimitItemPerSecond(max(1, limit.amount // 4))
         if not await limiter.test(limit, "stripe", endpoint):
             return False

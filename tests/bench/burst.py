@@ -14,11 +14,10 @@ import asyncio
 import heapq
 import math
 import random
-import selectors
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -34,6 +33,7 @@ from server.errors import StripeUnavailable
 from server.verification import SETTLED_AT_ONCE
 from server.watches import Answer, Watches
 from tests.bench.burst_picture import Panel, draw
+from tests.support.virtual_time import run
 
 console = Console(width=130)
 BURST_S = 60.0
@@ -90,35 +90,6 @@ class Result:
 
     def told(self, road: str, wait_s: float) -> None:
         self.waits.setdefault(road, []).append(wait_s)
-
-
-# Virtual time
-
-
-class _Skipping(selectors.DefaultSelector):
-    """Where a loop would wait for its next timer, time is moved on instead."""
-
-    passed = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is None:
-            raise RuntimeError("nothing will ever happen: the simulation is stuck")
-        self.passed += timeout
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._skipping = _Skipping()
-        super().__init__(self._skipping)
-
-    def time(self) -> float:
-        return self._skipping.passed
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(main)
 
 
 # The world around the product

@@ -1,0 +1,69 @@
+"""Crowds: the time in which their invoices were made, cut into parts; and one process at a time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server import crowds
+from server.clock import now
+from server.crowds import Part, parts_of, read_parts
+from server.errors import StripeUnavailable
+from server.models import Watermark
+from tests.support.waiting import wait_until
+
+
+@given(st.lists(st.integers(1_700_000_000, 1_700_001_000), max_size=2000))
+def test_the_parts_follow_each_other_without_a_gap_and_hold_everybody(created: list[int]) -> None:
+    parts = parts_of(created)
+    assert bool(parts) == bool(created)
+    if parts:
+        assert parts[0].since <= min(created) - crowds.EARLIER_S
+        assert [part.until for part in parts] == [*(part.since for part in parts[1:]), None]
+        assert all(part.until is None or part.since < part.until for part in parts)
+
+
+def test_a_crowd_is_cut_into_parts_of_a_page_or_less() -> None:
+    assert len(parts_of(range(10_000))) == 100
+    assert len(parts_of(range(120))) == crowds.AT_ONCE
+
+
+async def test_what_goes_wrong_with_one_part_keeps_none_from_the_others() -> None:
+    read: list[Part] = []
+
+    async def take(part: Part) -> None:
+        if part.since == 2:
+            raise StripeUnavailable("rate limited")
+        read.append(part)
+
+    await read_parts([Part(number, number + 1) for number in range(5)], take)
+    assert sorted(part.since for part in read) == [0, 1, 3, 4]
+
+
+@pytest.mark.usefixtures("database")
+async def test_one_process_at_a_time_goes_through_the_list_and_rests_after_it() -> None:
+    async with crowds.claimed() as first, crowds.claimed() as second:
+        assert (first, second) == (True, False)
+    async with crowds.claimed() as too_soon:
+        assert not too_soon
+
+    async def rested() -> bool:
+        async with crowds.claimed() as ours:
+            return ours
+
+    await wait_until(rested, within=3)
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_process_that_died_in_a_pass_keeps_the_others_from_one_for_a_while() -> None:
+    """S13: its claim runs out."""
+    claim = await Watermark.create(name=crowds.CLAIM_NAME, value="", moved_at=now() + timedelta(seconds=5))
+    async with crowds.claimed() as ours:
+        assert not ours
+    claim.moved_at = now()
+    await claim.save()
+    async with crowds.claimed() as ours:
+        assert ours
