@@ -38,19 +38,20 @@ PRESENT_S = 30.0
 REDIS_RETRY_S = 1.0
 """How long Redis is left alone after an error: waiting for a frozen one would cost each caller seconds."""
 
+CROWDED_S = 1.0
+"""How long after a second that was full each place is waited for, so that no process takes a whole one."""
+
 
 class _Endpoint:
     """Who is in turn, and how Stripe took the last requests. Times are the loop's."""
 
-    __slots__ = ("background", "crowded", "customers", "pause_s", "paused_at", "resume_at")
+    __slots__ = ("background", "crowded_until", "customers", "pause_s", "paused_at", "resume_at")
 
     def __init__(self) -> None:
         self.customers = asyncio.Lock()  # fair: first come, first served
         self.background = asyncio.Lock()
-        self.crowded = False
         self.pause_s = 0.0
-        self.paused_at = float("-inf")
-        self.resume_at = float("-inf")
+        self.crowded_until = self.paused_at = self.resume_at = float("-inf")
 
 
 class Budget:
@@ -82,12 +83,11 @@ class Budget:
             raise StripeUnavailable(f"{endpoint}: Stripe asked us to slow down", pause_s)
         try:
             async with asyncio.timeout(patience_s), state.background if background else state.customers:
-                if state.crowded:
-                    await self._pause()  # the other processes are to have their chance of the next place
-                    state.crowded = False
                 await _resumed(state)
+                if _time() < state.crowded_until:
+                    await self._pause()  # the other processes are to have their chance of the next place
                 while not await self._hit(endpoint, background):
-                    state.crowded = True
+                    state.crowded_until = _time() + CROWDED_S
                     await self._pause()
                 if state.pause_s:
                     state.resume_at = _time() + state.pause_s  # one to see whether it is over, not all

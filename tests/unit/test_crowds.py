@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 @given(st.lists(st.integers(1_700_000_000, 1_700_001_000), max_size=2000))
 def test_the_parts_follow_each_other_without_a_gap_and_hold_everybody(created: list[int]) -> None:
-    parts = parts_of(created)
+    parts = sorted(parts_of(created))
     assert bool(parts) == bool(created)
     if parts:
         assert parts[0].since <= min(created) - crowds.EARLIER_S
@@ -28,7 +28,14 @@ def test_the_parts_follow_each_other_without_a_gap_and_hold_everybody(created: l
 
 def test_a_crowd_is_cut_into_parts_of_a_page_or_less() -> None:
     assert len(parts_of(range(10_000))) == 100
-    assert len(parts_of(range(120))) == crowds.AT_ONCE
+    assert len(parts_of(range(10 * crowds.AT_ONCE))) == crowds.AT_ONCE
+
+
+def test_the_most_crowded_parts_come_first() -> None:
+    """A few who wait for long make long parts; they are asked about one by one meanwhile."""
+    parts = parts_of([*range(0, 1000, 100), *range(1000, 1100)])
+    assert parts[-1].since == -crowds.EARLIER_S
+    assert all(part.since >= 800 for part in parts[:-2])
 
 
 async def test_what_goes_wrong_with_one_part_keeps_none_from_the_others() -> None:
