@@ -35,8 +35,9 @@ PRESENCE = "paidup:budget:processes"
 COUNTED_EVERY_S = 10.0
 PRESENT_S = 30.0
 """How long a process that asks nothing more is still counted."""
-REDIS_RETRY_S = 1.0
-"""How long Redis is left alone after an error: waiting for a frozen one would cost each caller seconds."""
+REDIS_TIMEOUT_S = 0.5
+REDIS_RETRY_S = 5.0
+"""How long Redis is left alone after an error: a frozen one costs somebody half a second each time."""
 
 CROWDED_S = 1.0
 """How long after a second that was full each place is waited for, so that no process takes a whole one."""
@@ -123,9 +124,9 @@ class Budget:
     async def _hit(self, endpoint: str, background: bool) -> bool:
         if _time() >= self._away_until:
             try:
-                free = await admitted(self._shared, self._limit, endpoint, background)
-                await self._count_processes()
-                return free
+                async with asyncio.timeout(REDIS_TIMEOUT_S):
+                    await self._count_processes()
+                    return await admitted(self._shared, self._limit, endpoint, background)
             except REDIS_ERRORS as error:
                 self._away_until = _time() + REDIS_RETRY_S
                 log.warning("budget_not_shared", error=str(error), processes=self._processes)

@@ -12,8 +12,7 @@ API version, whichever the webhook endpoint has, and one of another version has 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -34,6 +33,8 @@ CLAIM = timedelta(seconds=30)
 """How long a process that died in a pass keeps the others from one. Longer than a pass."""
 REST = timedelta(seconds=0.5)
 """Between two passes, whoever makes them."""
+LONG_REST = timedelta(seconds=5)
+"""After a pass that settled nobody: those who wait have not paid."""
 AT_ONCE = 12
 """Pages read side by side: one that Stripe takes half a second for would otherwise leave budget unused."""
 PAGE = 100
@@ -54,8 +55,8 @@ class Part(NamedTuple):
     until: int | None
 
 
-ReadPart = Callable[[Part], Awaitable[None]]
-"""Goes through the list of the invoices of one part, page by page."""
+ReadPart = Callable[[Part], Awaitable[int]]
+"""Goes through the list of the invoices of one part, page by page; how many it settled."""
 
 
 def parts_of(created: Sequence[int]) -> list[Part]:
@@ -73,18 +74,19 @@ def parts_of(created: Sequence[int]) -> list[Part]:
     return sorted(parts, key=lambda part: (part.until or ordered[-1]) - part.since)
 
 
-async def read_parts(parts: Sequence[Part], read: ReadPart) -> None:
+async def read_parts(parts: Sequence[Part], read: ReadPart) -> int:
     """Read all parts, a few side by side. What goes wrong with one keeps none from the others."""
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def one(part: Part) -> None:
+    async def one(part: Part) -> int:
         async with places:
             try:
-                await read(part)
+                return await read(part)
             except FAILURES as error:
                 log.warning("crowd_part_failed", since=part.since, error=str(error))
+                return 0
 
-    await asyncio.gather(*(one(part) for part in parts))
+    return sum(await asyncio.gather(*(one(part) for part in parts)))
 
 
 async def open_of(invoices: Sequence[str]) -> dict[str, int]:
@@ -99,19 +101,23 @@ async def open_of(invoices: Sequence[str]) -> dict[str, int]:
     return found
 
 
-@asynccontextmanager
-async def claimed() -> AsyncIterator[bool]:
-    """Whether the pass is ours: one process at a time, and a rest after each pass."""
-    at = now()
+async def pass_over(work: Callable[[], Awaitable[int]]) -> None:
+    """Do `work` if no other process does it or just did. It says how many it settled."""
+    at, settled = now(), 0
     with storage_errors():
         free = Watermark.filter(name=CLAIM_NAME, moved_at__lte=at)
         ours = bool(await free.update(moved_at=at + CLAIM)) or await _first(at + CLAIM)
+    if not ours:
+        return
     try:
-        yield ours
+        async with asyncio.timeout(PASS_S):
+            settled = await work()
+    except TimeoutError:
+        settled = 1  # there is more: the next pass goes on with what is still open
     finally:
-        if ours:
-            with storage_errors():
-                await Watermark.filter(name=CLAIM_NAME, moved_at=at + CLAIM).update(moved_at=now() + REST)
+        with storage_errors():
+            claim = Watermark.filter(name=CLAIM_NAME, moved_at=at + CLAIM)
+            await claim.update(moved_at=now() + (REST if settled else LONG_REST))
 
 
 async def _first(until: datetime) -> bool:

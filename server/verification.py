@@ -100,16 +100,16 @@ class Verification:
         return Answer(await self._nothing_left(invoice, None), asked=True)
 
     async def list_paid(self, invoices: list[str]) -> None:
+        async def work() -> int:
+            waiting = await crowds.open_of(invoices)
+            settled = await crowds.read_parts(crowds.parts_of(list(waiting.values())), self._take_part)
+            log.info("crowd_listed", waiting=len(waiting), settled=settled)
+            return settled
+
         try:
-            async with crowds.claimed() as ours:
-                if not ours:
-                    return
-                waiting = await crowds.open_of(invoices)
-                log.info("crowd_listed", waiting=len(waiting))
-                async with asyncio.timeout(crowds.PASS_S):
-                    await crowds.read_parts(crowds.parts_of(list(waiting.values())), self._take_part)
-        except (PaidupError, TimeoutError) as error:
-            log.warning("crowd_not_listed", error=str(error) or "it took too long")
+            await crowds.pass_over(work)
+        except StorageUnavailable as error:
+            log.warning("crowd_not_listed", error=str(error))
 
     async def late(self, invoices: list[str]) -> None:
         try:
@@ -121,18 +121,19 @@ class Verification:
         for status in statuses:
             self._tell_stage(status)
 
-    async def _take_part(self, part: Part) -> None:
-        after: str | None = None
+    async def _take_part(self, part: Part) -> int:
+        settled, after = 0, None
         for _ in range(crowds.PAGES_A_PART):
             page = await self._gateway.list_paid_invoices(part.since, after, until=part.until)
             waiting = await crowds.open_of([shape.id for shape in page.data])
             for shape in page.data:
                 if shape.id in waiting:
                     async with self._settling:
-                        await self.settle_paid(shape, Road.VERIFICATION)
+                        settled += (await self.settle_paid(shape, Road.VERIFICATION)).outcome.done
             if not page.has_more:
-                return
+                break
             after = page.data[-1].id
+        return settled
 
     async def _nothing_left(self, invoice: str, status: StatusMessage | None) -> bool:
         """Whether there is nothing more to ask; where there is, the screens go back to their stage."""

@@ -228,11 +228,12 @@ class Process:
             return
         world.listing_until = math.inf
         made = [int(world.payments[each].made) for each in invoices if each not in world.settled]
-        await crowds.read_parts(crowds.parts_of(made), self._read_part)
-        world.listing_until = loop.time() + crowds.REST.total_seconds()
+        settled = await crowds.read_parts(crowds.parts_of(made), self._read_part)
+        rest = crowds.REST if settled else crowds.LONG_REST
+        world.listing_until = loop.time() + rest.total_seconds()
 
-    async def _read_part(self, part: Part) -> None:
-        after: int | None = None
+    async def _read_part(self, part: Part) -> int:
+        settled, after = 0, None
         for _ in range(crowds.PAGES_A_PART):
             await self._budget.take("list", 10.0)
             if not await self._request("list", 0.5):
@@ -244,8 +245,10 @@ class Process:
                     async with self._settling:
                         await asyncio.sleep(SETTLE_S)
                     self._world.settle(invoice, "list")
+                    settled += 1
             if after is None:
-                return
+                break
+        return settled
 
     async def _request(self, endpoint: str, median_s: float) -> bool:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -41,36 +42,65 @@ def test_the_most_crowded_parts_come_first() -> None:
 async def test_what_goes_wrong_with_one_part_keeps_none_from_the_others() -> None:
     read: list[Part] = []
 
-    async def take(part: Part) -> None:
+    async def take(part: Part) -> int:
         if part.since == 2:
             raise StripeUnavailable("rate limited")
         read.append(part)
+        return 10
 
-    await read_parts([Part(number, number + 1) for number in range(5)], take)
+    assert await read_parts([Part(number, number + 1) for number in range(5)], take) == 40
     assert sorted(part.since for part in read) == [0, 1, 3, 4]
 
 
+async def passes(settled: int = 0) -> bool:
+    """Whether a pass was made, now."""
+    made = []
+
+    async def work() -> int:
+        made.append(now())
+        return settled
+
+    await crowds.pass_over(work)
+    return bool(made)
+
+
 @pytest.mark.usefixtures("database")
-async def test_one_process_at_a_time_goes_through_the_list_and_rests_after_it() -> None:
-    async with crowds.claimed() as first, crowds.claimed() as second:
-        assert (first, second) == (True, False)
-    async with crowds.claimed() as too_soon:
-        assert not too_soon
+async def test_one_process_at_a_time_goes_through_the_list() -> None:
+    async def work() -> int:
+        assert not await passes()
+        return 1
 
-    async def rested() -> bool:
-        async with crowds.claimed() as ours:
-            return ours
+    await crowds.pass_over(work)
+    assert not await passes(), "it rests first"
+    await wait_until(passes, within=3)
 
-    await wait_until(rested, within=3)
+
+@pytest.mark.usefixtures("database")
+async def test_after_a_pass_that_settled_nobody_the_rest_is_longer() -> None:
+    """They wait before they have paid: the list of those who have is no help."""
+    assert await passes(settled=0)
+    claim = await Watermark.get(name=crowds.CLAIM_NAME)
+    assert claim.moved_at > now() + crowds.LONG_REST / 2
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_pass_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its claim runs out, so that there are never two."""
+    monkeypatch.setattr(crowds, "PASS_S", 0.05)
+
+    async def work() -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    await crowds.pass_over(work)
+    await wait_until(passes, within=3)
 
 
 @pytest.mark.usefixtures("database")
 async def test_a_process_that_died_in_a_pass_keeps_the_others_from_one_for_a_while() -> None:
     """S13: its claim runs out."""
     claim = await Watermark.create(name=crowds.CLAIM_NAME, value="", moved_at=now() + timedelta(seconds=5))
-    async with crowds.claimed() as ours:
-        assert not ours
+    assert not await passes()
     claim.moved_at = now()
     await claim.save()
-    async with crowds.claimed() as ours:
-        assert ours
+    assert await passes()
