@@ -431,6 +431,7 @@ class StripeGateway:
                 f"{endpoint}: {error.user_message or error}", final=failed_there
             ) from error
         except stripe.StripeError as error:
+            self._budget.answered(endpoint)
             raise StripeRefused(
                 f"{endpoint}: {error.user_message or error}", error.code, error.http_status
             ) from error

@@ -126,14 +126,27 @@ class Verification:
         for _ in range(crowds.PAGES_A_PART):
             page = await self._gateway.list_paid_invoices(part.since, after, until=part.until)
             waiting = await crowds.open_of([shape.id for shape in page.data])
-            for shape in page.data:
-                if shape.id in waiting:
-                    async with self._settling:
-                        settled += (await self.settle_paid(shape, Road.VERIFICATION)).outcome.done
+            settled += sum([await self._take_listed(shape) for shape in page.data if shape.id in waiting])
             if not page.has_more:
                 break
             after = page.data[-1].id
         return settled
+
+    async def _take_listed(self, shape: StripeInvoice) -> bool:
+        self._timeline.note(
+            shape.id,
+            What.VERIFICATION_ANSWERED,
+            road=Road.VERIFICATION,
+            by="list",
+            invoice_status=shape.status,
+        )
+        try:
+            async with self._settling:
+                return (await self.settle_paid(shape, Road.VERIFICATION)).outcome.done
+        except PaidupError as error:
+            # This one's own fault: the others on the page are not to wait for it.
+            log.warning("verification_failed", invoice=shape.id, error=str(error))
+            return False
 
     async def _nothing_left(self, invoice: str, status: StatusMessage | None) -> bool:
         """Whether there is nothing more to ask; where there is, the screens go back to their stage."""

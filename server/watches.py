@@ -13,8 +13,9 @@ import asyncio
 import heapq
 import random
 from collections import OrderedDict, deque
+from collections.abc import Coroutine
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -231,8 +232,8 @@ class Watches:
             if answer.asked:
                 return
 
-    def _spawn(self, coroutine: object) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(coroutine, name="watches-ask")  # type: ignore[arg-type]
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine, name="watches-ask")
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
@@ -242,7 +243,7 @@ class Watches:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             if late := self._newly_late():
-                await self._asker.late(late)
+                self._spawn(self._asker.late(late))
             if (self._listing is None or self._listing.done()) and (waiting := self._crowd()):
                 self._listing = asyncio.create_task(self._asker.list_paid(waiting), name="watches-list")
 

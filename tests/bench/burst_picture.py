@@ -12,7 +12,7 @@ LEFT, WIDTH, HEIGHT, GAP, TOP = 20, 860, 120, 54, 64
 
 
 class Panel(NamedTuple):
-    """Waits in seconds by road, and those of a naive way, drawn as an outline."""
+    """Waits in seconds by road, and those of a naive way, drawn as an outline that ends with the panel."""
 
     title: str
     waits: dict[str, list[float]]
@@ -50,7 +50,7 @@ def _panel(panel: Panel, top: int) -> list[str]:
     by_road = {road: _bins(waits) for road, waits in panel.waits.items()}
     naive = _bins([wait for waits in panel.naive.values() for wait in waits])
     stacks = [sum(bins[index] for bins in by_road.values()) for index in range(BINS)]
-    scale = HEIGHT / max(*stacks, *naive, 1)
+    scale = HEIGHT / max(*stacks, 1)
     bottom, step = top + HEIGHT, WIDTH / BINS
     parts = [f'<text x="{LEFT}" y="{top - 4}" font-weight="600">{panel.title}</text>']
     for index in range(BINS):
@@ -63,8 +63,13 @@ def _panel(panel: Panel, top: int) -> list[str]:
                     f'height="{tall:.1f}" fill="{ROADS[road]}"/>'
                 )
     outline = "".join(
-        f"V{bottom - naive[index] * scale:.1f}H{LEFT + (index + 1) * step:.1f}" for index in range(BINS)
+        f"V{bottom - min(HEIGHT, naive[index] * scale):.1f}H{LEFT + (index + 1) * step:.1f}"
+        for index in range(BINS)
     )
+    if max(naive) > max(stacks):  # what goes beyond the panel is said in words
+        cut = next(index for index in range(BINS) if naive[index] > max(stacks))
+        x = LEFT + (cut - 0.5) * step
+        parts.append(f'<text x="{x:.1f}" y="{top + 10}" text-anchor="end">up to {max(naive):,}</text>')
     parts.append(f'<path d="M{LEFT} {bottom}{outline}V{bottom}" fill="none" stroke="{NAIVE}"/>')
     parts.append(f'<path d="M{LEFT} {bottom}H{LEFT + WIDTH}" stroke="#333"/>')
     for power, name in ((-1, "0.1 s"), (0, "1 s"), (1, "10 s"), (2, "100 s"), (3, "1,000 s")):
