@@ -85,10 +85,11 @@ class Budget:
         try:
             async with asyncio.timeout(patience_s), state.background if background else state.customers:
                 await _resumed(state)
-                if _time() < state.crowded_until:
+                if not background and _time() < state.crowded_until:
                     await self._pause()  # the other processes are to have their chance of the next place
                 while not await self._hit(endpoint, background):
-                    state.crowded_until = _time() + CROWDED_S
+                    if not background:
+                        state.crowded_until = _time() + CROWDED_S
                     await self._pause()
                 if state.pause_s:
                     state.resume_at = _time() + state.pause_s  # one to see whether it is over, not all

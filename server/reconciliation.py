@@ -59,7 +59,7 @@ BATCH = 50
 AT_ONCE = 5
 CLAIM = timedelta(seconds=60)
 """How long the work on a claimed row may take before another reconciler may try."""
-STRIPE_PATIENCE_S = 0.2
+STRIPE_PATIENCE_S = 1.0
 """The reconciler yields the budget to customers who wait: see `Budget.take`."""
 DAY_S = 24 * 3600
 STRANGERS = 10_000
