@@ -59,8 +59,8 @@ BATCH = 50
 AT_ONCE = 5
 CLAIM = timedelta(seconds=60)
 """How long the work on a claimed row may take before another reconciler may try."""
-STRIPE_PATIENCE_S = 0.2
-"""The reconciler yields the budget to customers who wait."""
+STRIPE_PATIENCE_S = 1.0
+"""The reconciler yields the budget to customers who wait: see `Budget.take`."""
 DAY_S = 24 * 3600
 STRANGERS = 10_000
 """How many refunds and disputes of payments that are not ours are remembered."""
@@ -297,10 +297,7 @@ class Reconciler:
 
     async def settle_paid(self, shape: StripeInvoice) -> Outcome:
         """Settle an invoice that a list showed as paid; read it whole where the list cut it off."""
-        settled = await self._verification.settle(shape.facts(), Road.RECONCILIATION)
-        if settled.outcome is Outcome.NEEDS_READING:
-            settled, _ = await self._verification.read(shape.id, Road.RECONCILIATION)
-        return settled.outcome
+        return (await self._verification.settle_paid(shape, Road.RECONCILIATION)).outcome
 
     async def reversals(self) -> int:
         """Refunds, disputes and credit notes by creation: what was answered 200 and lost, or never sent."""

@@ -7,12 +7,15 @@ Stripe's errors to ours. Answers are decoded from the raw body into the shapes o
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -41,6 +44,9 @@ NETWORK_RETRIES = 2
 KEEP_ALIVE_S = 300.0
 """A customer spends minutes in 3DS: keep the connection, so that the verification pays no TLS."""
 MAX_LINE_PAGES = 20
+READ_INVOICE = "invoices.retrieve"
+OF_ONE_OBJECT = "resource-specific"
+"""The reason of a 429 that is about the object asked for, and says nothing of the others."""
 RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
 
 T = TypeVar("T")
@@ -88,6 +94,8 @@ class EndpointInfo(msgspec.Struct, frozen=True):
 
 
 class StripeGateway:
+    """`patience_s` is given by who works in the background: he waits so long, and leaves customers most."""
+
     def __init__(self, client: StripeClient, budget: Budget, patience_s: float) -> None:
         self._client = client
         self._endpoints = client.v1.webhook_endpoints
@@ -239,20 +247,25 @@ class StripeGateway:
         read = await self._call("charges.retrieve", self._client.v1.charges.retrieve_async, charge)
         return str(read.payment_intent) if read.payment_intent else None
 
-    async def read_invoice(self, invoice: str, patience_s: float | None = None) -> Invoice:
+    async def place_to_read(self, patience_s: float) -> None:
+        """Wait for a place in the budget of `read_invoice`. Raises StripeUnavailable after `patience_s`."""
+        await self._budget.take(READ_INVOICE, patience_s)
+
+    async def read_invoice(
+        self, invoice: str, patience_s: float | None = None, placed: bool = False
+    ) -> Invoice:
         """One invoice, with its payments, their intents and all its lines: one call, more beyond ten lines.
 
-        Raises StripeRefused with code `resource_missing` where there is none.
+        `placed` says that the caller has waited for the place in the budget before. Raises
+        StripeRefused with code `resource_missing` where there is none.
         """
         params: Any = {"expand": ["payments.data.payment.payment_intent", "confirmation_secret"]}
-        read = await self._call(
-            "invoices.retrieve",
-            self._client.v1.invoices.retrieve_async,
-            invoice,
-            params,
-            patience_s=patience_s,
+        # Whoever waited in the queue asks again by itself; the SDK's own tries would have no place.
+        retries = {"max_network_retries": 0} if placed else {}
+        path = f"/v1/invoices/{quote(invoice, safe='')}"
+        shape = decode(
+            Invoice, await self._read(READ_INVOICE, path, {**params, **retries}, patience_s, placed)
         )
-        shape = decode(Invoice, _body(read))
         if not shape.lines.has_more:
             return shape
         return msgspec.structs.replace(shape, lines=await self._all_lines(invoice))
@@ -286,16 +299,15 @@ class StripeGateway:
         return found
 
     async def list_paid_invoices(
-        self, since: int, after: str | None = None, patience_s: float | None = None
+        self, since: int, after: str | None = None, patience_s: float | None = None, until: int | None = None
     ) -> ListOf[Invoice]:
-        """A page of paid invoices created at or after `since` (Unix seconds), newest first."""
+        """A page of paid invoices created from `since` on, before `until` (Unix seconds), newest first."""
         params: Any = {"status": "paid", "created": {"gte": since}, "limit": 100}
+        if until is not None:
+            params["created"]["lt"] = until
         if after:
             params["starting_after"] = after
-        page = await self._call(
-            "invoices.list", self._client.v1.invoices.list_async, params, patience_s=patience_s
-        )
-        return decode(ListOf[Invoice], _body(page))
+        return decode(ListOf[Invoice], await self._read("invoices.list", "/v1/invoices", params, patience_s))
 
     async def read_reversal(self, kind: type[R], object_id: str) -> R:
         """A refund, a dispute or a credit note as it is now. Raises StripeRefused without it."""
@@ -382,27 +394,55 @@ class StripeGateway:
         )
         return str(made.id)
 
+    async def _read(
+        self,
+        endpoint: str,
+        path: str,
+        params: dict[str, Any],
+        patience_s: float | None = None,
+        placed: bool = False,
+    ) -> str:
+        """The raw body of a GET. The SDK's objects, which nobody uses, would cost 5 ms for each invoice."""
+        call = partial(self._client.raw_request_async, "get", path, **params)
+        answer: Any = await self._call(endpoint, call, patience_s=patience_s, placed=placed)
+        return str(answer.body)
+
     async def _call(
         self,
         endpoint: str,
         call: Callable[..., Awaitable[T]],
         *arguments: Any,
         patience_s: float | None = None,
+        placed: bool = False,
     ) -> T:
-        await self._budget.take(endpoint, self._patience_s if patience_s is None else patience_s)
+        if not placed:
+            await self._place(endpoint, patience_s)
+        asked_at = asyncio.get_running_loop().time()
         try:
-            return await call(*arguments)
+            answer = await call(*arguments)
         except stripe.RateLimitError as error:
-            raise StripeUnavailable(f"{endpoint}: rate limited ({_reason(error)})", 2.0) from error
+            reason = _header(error, "stripe-rate-limited-reason") or "no reason"
+            if reason != OF_ONE_OBJECT:
+                await self._budget.refused(endpoint, asked_at, _seconds(_header(error, "retry-after")))
+            raise StripeUnavailable(f"{endpoint}: rate limited ({reason})", 2.0) from error
         except (stripe.APIConnectionError, stripe.APIError) as error:
             failed_there = (error.http_status or 0) >= 500
             raise StripeUnavailable(
                 f"{endpoint}: {error.user_message or error}", final=failed_there
             ) from error
         except stripe.StripeError as error:
+            self._budget.answered(endpoint)
             raise StripeRefused(
                 f"{endpoint}: {error.user_message or error}", error.code, error.http_status
             ) from error
+        self._budget.answered(endpoint)
+        return answer
+
+    async def _place(self, endpoint: str, patience_s: float | None) -> None:
+        if patience_s is None:
+            await self._budget.take(endpoint, self._patience_s)
+        else:
+            await self._budget.take(endpoint, patience_s, background=True)
 
 
 @asynccontextmanager
@@ -454,8 +494,11 @@ def _body(answer: Any) -> str:
     return str(answer.last_response.body)
 
 
-def _reason(error: stripe.StripeError) -> str:
+def _header(error: stripe.StripeError, name: str) -> str:
     headers: dict[str, str] = dict(error.headers or {})
-    return (
-        headers.get("Stripe-Rate-Limited-Reason") or headers.get("stripe-rate-limited-reason") or "no reason"
-    )
+    return next((value for header, value in headers.items() if header.lower() == name), "")
+
+
+def _seconds(text: str) -> float:
+    """What a Retry-After says; 0 for none, or for a date."""
+    return float(text) if text.isdecimal() else 0.0

@@ -1,36 +1,38 @@
 """Verification: ask Stripe about one invoice, once, however many ask us.
 
 Owns the lease that coalesces (a column of the invoice's row, so it holds across processes and
-without Redis), and the schedule for an invoice that somebody watches: at once, and while the
-answer is "not yet" again after 0.5, 1, 2, 4, 8 s and so on. Refuses to credit: what Stripe
-says goes to `settlement.py` like everything else.
+without Redis), and what a question is, for the queue of those who wait (`watches.py`), one by
+one or by list. Refuses to credit: what Stripe says goes to `settlement.py` like everything else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from tortoise.expressions import F, Q
 
+from server import crowds
 from server.clock import now
 from server.core.decisions import TERMINAL
 from server.core.facts import Facts, Road
-from server.core.messages import Stage
-from server.core.pace import watched_delay_s
+from server.core.messages import Stage, StatusMessage
 from server.core.stripe_shapes import Invoice as StripeInvoice
+from server.crowds import Part
 from server.database import storage_errors
 from server.errors import PaidupError, StorageUnavailable, StripeError, StripeUnavailable
 from server.hub import Hub
 from server.models import Invoice
 from server.prices import PriceBook
 from server.settlement import Outcome, Settled, Settlement
-from server.statuses import read_status
+from server.statuses import read_status, read_statuses
 from server.stripe_gateway import StripeGateway
 from server.timeline import Timeline, What
+from server.watches import Answer, Watches
 
 log = structlog.get_logger(__name__)
 
@@ -39,16 +41,8 @@ LEASE_S = 5.0
 REST_S = 0.4
 """How long an answer of "not yet" counts as fresh."""
 
-
-class _Watch:
-    __slots__ = ("attempt", "invoice", "task", "timer", "watchers")
-
-    def __init__(self, invoice: str) -> None:
-        self.invoice = invoice
-        self.watchers = 1
-        self.attempt = 0
-        self.timer: asyncio.TimerHandle | None = None
-        self.task: asyncio.Task[None] | None = None
+SETTLED_AT_ONCE = 8
+"""Of what a list shows: the webhooks need connections to the database, too."""
 
 
 class Verification:
@@ -60,92 +54,117 @@ class Verification:
         self._prices = prices
         self._hub = hub
         self._timeline = timeline
-        self._watches: dict[str, _Watch] = {}
+        self._watches = Watches(self)
+        self._settling = asyncio.Semaphore(SETTLED_AT_ONCE)
 
     # For those who wait
 
     def watch(self, invoice: str) -> None:
-        """Somebody watches: verify now, and again until it is over or nobody does."""
-        watch = self._watches.get(invoice)
-        if watch is None:
-            self._watches[invoice] = watch = _Watch(invoice)
-        else:
-            watch.watchers += 1
-            watch.attempt = 0  # paced anew for whoever comes, or many tabs would put off the next question
-        self._start(watch)
+        """Somebody watches: verify as soon as there is a place, and again until it is over or nobody does."""
+        self._watches.add(invoice)
 
     def unwatch(self, invoice: str) -> None:
-        watch = self._watches[invoice]
-        watch.watchers -= 1
-        if watch.watchers == 0:
-            del self._watches[invoice]
-            if watch.timer is not None:
-                watch.timer.cancel()
-            # A verification under way is let run: the customer may have closed the tab, not the payment.
+        self._watches.remove(invoice)
 
     def hurry(self, invoice: str) -> None:
         """A watcher says that something may have happened: verify now, and pace anew."""
-        watch = self._watches.get(invoice)
-        if watch is not None:
-            watch.attempt = 0
-            self._start(watch)
+        self._watches.hurry(invoice)
 
     def asking(self, invoice: str) -> bool:
-        """Whether this process is asking Stripe about the invoice right now."""
-        watch = self._watches.get(invoice)
-        return watch is not None and watch.task is not None
+        """Whether this process is asking Stripe about the invoice, or will as soon as it may."""
+        return self._watches.asking(invoice)
 
     async def close(self) -> None:
         """Give up what is under way; the leases run out by themselves."""
-        tasks = []
-        for watch in self._watches.values():
-            if watch.timer is not None:
-                watch.timer.cancel()
-            if watch.task is not None:
-                watch.task.cancel()
-                tasks.append(watch.task)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._watches.close()
 
-    def _start(self, watch: _Watch) -> None:
-        if watch.task is None:
-            if watch.timer is not None:
-                watch.timer.cancel()
-                watch.timer = None
-            watch.task = asyncio.create_task(self._run(watch), name=f"verify-{watch.invoice}")
+    # What the watches call (`Asker`)
 
-    async def _run(self, watch: _Watch) -> None:
+    async def place(self, patience_s: float) -> None:
+        await self._gateway.place_to_read(patience_s)
+
+    async def ask(self, invoice: str) -> Answer:
         try:
-            over = await self._settled(watch.invoice) or await self._nothing_left(watch.invoice)
-        finally:
-            watch.task = None
-        if over or self._watches.get(watch.invoice) is not watch:
-            return
-        delay = watched_delay_s(watch.attempt, random.random())  # noqa: S311
-        watch.attempt += 1
-        watch.timer = asyncio.get_running_loop().call_later(delay, self._start, watch)
-
-    async def _settled(self, invoice: str) -> bool:
-        try:
-            settled = await self.verify(invoice)
-            return settled is not None and settled.status is not None and settled.status.terminal
+            if not await self._lease(invoice):
+                return Answer(await self._nothing_left(invoice, None), asked=False)
+            settled = await self._question(
+                invoice, Road.VERIFICATION, partial(self._gateway.read_invoice, invoice, placed=True)
+            )
+            return Answer(await self._nothing_left(invoice, settled.status), asked=True)
         except (StripeUnavailable, StorageUnavailable) as error:
             log.info("verification_postponed", invoice=invoice, error=str(error))
         except PaidupError as error:
             log.warning("verification_failed", invoice=invoice, error=str(error))
-        return False
+        except Exception:
+            log.exception("verification_failed", invoice=invoice)  # a bug with one may not end the watching
+        return Answer(await self._nothing_left(invoice, None), asked=True)
 
-    async def _nothing_left(self, invoice: str) -> bool:
-        """Whether there is nothing more to ask; where there is, the screens go back to their stage."""
+    async def list_paid(self, invoices: list[str]) -> None:
+        async def work() -> int:
+            waiting = await crowds.open_of(invoices)
+            settled = await crowds.read_parts(crowds.parts_of(list(waiting.values())), self._take_part)
+            log.info("crowd_listed", waiting=len(waiting), settled=settled)
+            return settled
+
+        try:
+            await crowds.pass_over(work)
+        except StorageUnavailable as error:
+            log.warning("crowd_not_listed", error=str(error))
+
+    async def late(self, invoices: list[str]) -> None:
         try:
             with storage_errors():
-                status = await read_status(invoice)
-        except StorageUnavailable:
+                statuses = await read_statuses(invoices)
+        except StorageUnavailable as error:
+            log.info("late_not_told", error=str(error))
+            return
+        for status in statuses:
+            self._tell_stage(status)
+
+    async def _take_part(self, part: Part) -> int:
+        settled, after = 0, None
+        for _ in range(crowds.PAGES_A_PART):
+            page = await self._gateway.list_paid_invoices(part.since, after, until=part.until)
+            waiting = await crowds.open_of([shape.id for shape in page.data])
+            settled += sum([await self._take_listed(shape) for shape in page.data if shape.id in waiting])
+            if not page.has_more:
+                break
+            after = page.data[-1].id
+        return settled
+
+    async def _take_listed(self, shape: StripeInvoice) -> bool:
+        self._timeline.note(
+            shape.id,
+            What.VERIFICATION_ANSWERED,
+            road=Road.VERIFICATION,
+            by="list",
+            invoice_status=shape.status,
+        )
+        try:
+            async with self._settling:
+                return (await self.settle_paid(shape, Road.VERIFICATION)).outcome.done
+        except PaidupError as error:
+            # This one's own fault: the others on the page are not to wait for it.
+            log.warning("verification_failed", invoice=shape.id, error=str(error))
             return False
+
+    async def _nothing_left(self, invoice: str, status: StatusMessage | None) -> bool:
+        """Whether there is nothing more to ask; where there is, the screens go back to their stage."""
+        if status is None:
+            try:
+                with storage_errors():
+                    status = await read_status(invoice)
+            except StorageUnavailable:
+                return False
         if status is None:
             return False  # its row is not committed yet (S04), and may come while somebody watches
-        if not status.terminal:
-            self._hub.tell_stage(invoice, status.stage)
+        self._tell_stage(status)
         return status.terminal
+
+    def _tell_stage(self, status: StatusMessage) -> None:
+        if not status.terminal:
+            waits = status.stage is Stage.WAITING and self._watches.is_late(status.invoice)
+            self._hub.tell_stage(status.invoice, Stage.DELAYED if waits else status.stage)
 
     # For everybody
 
@@ -159,11 +178,17 @@ class Verification:
         """
         if not await self._lease(invoice):
             return None
+        return await self._question(invoice, road, partial(self._gateway.read_invoice, invoice, patience_s))
+
+    async def _question(
+        self, invoice: str, road: Road, read: Callable[[], Awaitable[StripeInvoice]]
+    ) -> Settled:
         try:
-            self._hub.tell_stage(invoice, Stage.VERIFYING)
+            if not self._watches.is_late(invoice):  # or the screen would leave its "delayed" again and again
+                self._hub.tell_stage(invoice, Stage.VERIFYING)
             self._timeline.note(invoice, What.VERIFICATION_ASKED, road=road)
             began = time.monotonic()
-            shape = await self._gateway.read_invoice(invoice, patience_s)
+            shape = await read()
             facts = shape.facts()
             self._timeline.note(
                 invoice,
@@ -188,7 +213,16 @@ class Verification:
         """Settle, and learn the prices anew where one is unknown."""
         settled = await self._settlement.settle(facts, road, account_id)
         if settled.outcome is Outcome.UNKNOWN_PRICE and await self._learned():
-            return await self._settlement.settle(facts, road, account_id)
+            settled = await self._settlement.settle(facts, road, account_id)
+        if settled.status is not None and settled.status.terminal:
+            self._watches.over(settled.status.invoice)
+        return settled
+
+    async def settle_paid(self, shape: StripeInvoice, road: Road) -> Settled:
+        """Settle an invoice that a list showed as paid; read it whole where the list cut it off."""
+        settled = await self.settle(shape.facts(), road)
+        if settled.outcome is Outcome.NEEDS_READING:
+            settled, _ = await self.read(shape.id, road)
         return settled
 
     async def _learned(self) -> bool:

@@ -26,9 +26,9 @@ class Counting(Budget):
         super().__init__(redis, per_second)
         self.taken: list[float] = []
 
-    async def _hit(self, endpoint: str) -> bool:
+    async def _hit(self, endpoint: str, background: bool = False) -> bool:
         at = time.time()
-        free = await super()._hit(endpoint)
+        free = await super()._hit(endpoint, background)
         if free:
             self.taken.append(at)
         return free
@@ -77,7 +77,7 @@ async def test_endpoints_have_budgets_of_their_own(
 async def test_whoever_waits_too_long_for_a_place_is_told_to_try_again(
     two_processes: tuple[Counting, Counting], endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def never(_: str) -> bool:
+    async def never(*_: object) -> bool:
         return False
 
     budget, _ = two_processes
@@ -94,3 +94,83 @@ async def test_with_redis_away_each_process_counts_by_itself(endpoint: str) -> N
     assert sum(answer is None for answer in answers) >= 3
     assert sum(isinstance(answer, StripeUnavailable) for answer in answers) >= 3
     await away.aclose()
+
+
+async def test_a_process_with_many_who_wait_leaves_another_its_part(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """A hundred wait in the one and five in the other: each process has the same chance of a place."""
+    busy, quiet = two_processes
+    crowd = [asyncio.create_task(busy.take(endpoint, 60)) for _ in range(100)]
+    await wait_until(lambda: len(busy.taken) == PER_SECOND)
+    began = time.time()
+    await asyncio.gather(*(quiet.take(endpoint, 10) for _ in range(5)))
+    assert time.time() - began < 2.8
+    for waiting in crowd:
+        waiting.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+
+
+async def test_the_background_leaves_half_while_nobody_waits_and_more_to_those_who_do(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """A sweep that would take everything gets most of a quiet second; the rest stays free for a customer."""
+    first, second = two_processes
+    took = [await first._hit(endpoint, background=True) for _ in range(2 * PER_SECOND)]
+    assert PER_SECOND // 2 <= took.count(True) <= PER_SECOND // 2 + PER_SECOND // 4
+    assert await second._hit(endpoint)
+
+
+async def test_the_background_has_its_part_while_customers_use_up_the_rest(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    first, second = two_processes
+    for _ in range(PER_SECOND - 3):
+        assert await first._hit(endpoint)
+    took = [await second._hit(endpoint, background=True) for _ in range(5)]
+    assert took == [True] * (PER_SECOND // 4) + [False] * (5 - PER_SECOND // 4)
+
+
+async def test_after_a_429_one_request_shows_whether_it_is_over(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S34: the process pauses as a whole, then sends one, and goes on with all once that succeeded."""
+    first, second = two_processes
+    loop = asyncio.get_running_loop()
+    await first.take(endpoint, 1)
+    paused_at = time.time()
+    await asyncio.gather(*(first.refused(endpoint, loop.time(), 0) for _ in range(3)))
+    assert not await second._hit(endpoint), "the other processes pause for a second, too"
+    first.taken.clear()
+    takes = [asyncio.create_task(first.take(endpoint, 10)) for _ in range(5)]
+    await wait_until(lambda: first.taken)
+    assert 1 <= first.taken[0] - paused_at < 2.5, "three refusals of one moment are one pause"
+    assert [take.done() for take in takes].count(True) <= 1
+    first.answered(endpoint)
+    await asyncio.gather(*takes)
+    assert first.taken[-1] - first.taken[0] < 1
+
+
+async def test_who_cannot_wait_out_a_pause_is_told_at_once(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S34: and when to come back, as Stripe asked."""
+    budget, _ = two_processes
+    await budget.refused(endpoint, asyncio.get_running_loop().time(), 20)
+    with pytest.raises(StripeUnavailable, match="slow down") as told:
+        await budget.take(endpoint, 10)
+    assert 19 < told.value.retry_after_s < 25
+
+
+async def test_with_redis_away_a_process_takes_its_part_alone(valkey: str, endpoint: str) -> None:
+    """S34: ten processes that each counted all for themselves would be a storm."""
+    clients = [connect_redis(valkey) for _ in range(2)]
+    first, second = (Counting(client, PER_SECOND) for client in clients)
+    await second._hit(endpoint)
+    await first._hit(endpoint)
+    first._away_until = float("inf")
+    took = [await first._hit(endpoint) for _ in range(PER_SECOND)]
+    # Other tests' processes may be counted, too: for half a minute they may ask again.
+    assert 1 <= took.count(True) <= PER_SECOND // 2
+    for client in clients:
+        await client.aclose()

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.pace import MAX_EVENT_ATTEMPTS, event_retry_s, reconciler_delay_s, watched_delay_s
+from server.core.pace import (
+    MAX_EVENT_ATTEMPTS,
+    event_retry_s,
+    reconciler_delay_s,
+    refused_pause_s,
+    watched_delay_s,
+)
 
 HOUR_S = 3600.0
 VOIDED_AFTER_S = 23 * HOUR_S
@@ -43,3 +49,13 @@ def test_an_event_is_tried_again_for_hours_and_then_parked() -> None:
     assert waits[0] == 5
     assert sum(waits) > 2 * HOUR_S
     assert delays[-1] is None
+
+
+def test_a_pause_after_a_429_doubles_within_bounds_and_heeds_what_stripe_asks() -> None:
+    """S34."""
+    pauses = [0.0]
+    for _ in range(7):
+        pauses.append(refused_pause_s(pauses[-1], 0, 0))
+    assert pauses[1:] == [1, 2, 4, 8, 16, 30, 30]
+    assert refused_pause_s(1, 7, 0) == 7
+    assert refused_pause_s(0, 3600, 0.999) < 40

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from server import verification as module
-from server.clock import now
+from server import watches
+from server.clock import at_unix, now
 from server.core.decisions import InvoiceStatus
+from server.core.messages import Stage, StatusMessage
 from server.core.stripe_shapes import Invoice as StripeInvoice
 from server.core.stripe_shapes import InvoicePayment as Link
 from server.core.stripe_shapes import ListOf, Payment, PaymentIntent
 from server.errors import StripeRefused, StripeUnavailable
+from server.hub import INVOICES
 from server.models import Account, Invoice
 from server.services import Services
 from server.settlement import Outcome, Settled
@@ -35,13 +38,46 @@ class Stripe:
         self.answer.set()
         self.error: Exception | None = None
         self.paid = False
+        self.unpaid = "requires_action"
+        self.place = asyncio.Event()
+        self.place.set()
+        self.listed: list[tuple[int, int | None]] = []
 
-    async def read_invoice(self, invoice: str, patience_s: float | None = None) -> StripeInvoice:
+    async def place_to_read(self, patience_s: float) -> None:
+        await self.place.wait()
+
+    async def list_paid_invoices(
+        self, since: int, after: str | None = None, patience_s: float | None = None, until: int | None = None
+    ) -> ListOf[StripeInvoice]:
+        """Half of the invoices a page, as a list shows them: paid, and without their payments."""
+        self.listed.append((since, until))
+        made = Invoice.filter(created_at__gte=at_unix(since), id__gt=after or "").order_by("id")
+        rows = await (made.filter(created_at__lt=at_unix(until)) if until else made)
+        half = (len(rows) + 1) // 2
+        return ListOf([self.paid_invoice(row) for row in rows[:half]], has_more=len(rows) > half)
+
+    def paid_invoice(self, row: Invoice) -> StripeInvoice:
+        return StripeInvoice(
+            id=row.id,
+            currency="usd",
+            amount_due=2900,
+            amount_paid=2900,
+            amount_remaining=0,
+            created=1,
+            lines=ListOf([]),
+            total=2900,
+            status="paid",
+            customer=row.customer,
+        )
+
+    async def read_invoice(
+        self, invoice: str, patience_s: float | None = None, placed: bool = False
+    ) -> StripeInvoice:
         self.asked += 1
         await self.answer.wait()
         if self.error is not None:
             raise self.error
-        status = "succeeded" if self.paid else "requires_action"
+        status = "succeeded" if self.paid else self.unpaid
         intent = PaymentIntent(
             self.row.payment_intent or "", status, "usd", 2900, 2900 if self.paid else 0, self.row.customer
         )
@@ -88,7 +124,7 @@ async def watching(verification: Verification, invoice: str) -> AsyncIterator[No
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, without its pauses."""
-    monkeypatch.setattr(module, "watched_delay_s", lambda attempt, chance: 0.01)
+    monkeypatch.setattr(watches, "watched_delay_s", lambda attempt, chance: 0.01)
     monkeypatch.setattr(module, "REST_S", 0.0)
 
 
@@ -238,3 +274,64 @@ async def test_an_outage_of_the_database_does_not_end_the_watching(
         stripe.paid = True
         await wait_until(lambda: balance(row))
     assert await balance(row) == 2000
+
+
+async def test_a_crowd_is_settled_by_list_without_a_place_for_each(
+    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S01, S23: no webhook, no place in the budget: a list answers; whoever is watched twice, once."""
+    monkeypatch.setattr(watches, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(watches, "CROWD_AFTER_S", 0.1)
+    stripe.place.clear()
+    rows = [row, *[await an_invoice(await an_account()) for _ in range(watches.CROWD)]]
+    over = await an_invoice(await an_account(), status=InvoiceStatus.VOID)
+    processes = [a_process(services, stripe) for _ in range(2)]
+    for process in processes:
+        for each in (*rows, over):
+            process.watch(each.id)
+
+    async def all_active() -> bool:
+        return await Invoice.filter(status=InvoiceStatus.ACTIVE).count() == len(rows)
+
+    await wait_until(all_active)
+    for process in processes:
+        await process.close()
+    assert [await balance(each) for each in rows] == [2000] * len(rows)
+    assert stripe.asked == 0
+    assert len(stripe.listed) < len(rows)
+
+
+class Screen:
+    """A line that notes its stages."""
+
+    def __init__(self) -> None:
+        self.stages: list[Stage] = []
+
+    def offer(self, news: StatusMessage, frame: str) -> None:
+        self.stages.append(news.stage)
+
+    def offer_stage(self, stage: Stage) -> None:
+        self.stages.append(stage)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("places", [True, False])
+async def test_a_long_wait_is_told_as_delayed_and_stays_so(
+    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch, places: bool
+) -> None:
+    """S06: whether Stripe says "not yet" again and again, or there is no place to ask."""
+    monkeypatch.setattr(watches, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(watches, "DELAYED_AFTER_S", 0.3)
+    stripe.unpaid = "requires_confirmation"  # nothing to be told
+    screen = Screen()
+    await services.hub.join(INVOICES, row.id, screen)
+    if not places:
+        stripe.place.clear()
+    async with watching(a_process(services, stripe), row.id):
+        await wait_until(lambda: Stage.DELAYED in screen.stages)
+        asked = stripe.asked
+        await wait_until(lambda: not places or stripe.asked >= asked + 3)
+    services.hub.leave(INVOICES, row.id, screen)
+    late = screen.stages[screen.stages.index(Stage.DELAYED) :]
+    assert set(late) == {Stage.DELAYED}

@@ -1,0 +1,373 @@
+"""A burst: 10,000 payments confirmed within a minute, while Stripe takes 25 requests a second per endpoint.
+
+`python -m tests.bench.burst`. The product's own queue (`server/watches.py`), budget (`server/budget.py`)
+and parts of a crowd (`server/crowds.py`) run in several simulated processes, on an event loop whose
+time is virtual, so that ten minutes take seconds. Simulated are Stripe, the webhooks, the customers,
+the rows and Redis's window. In the same run: without the list, and two naive ways for comparison.
+Each customer's wait is counted from the confirmed payment (a socket opens 50 ms later) until told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import heapq
+import math
+import random
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from limits.aio.strategies import MovingWindowRateLimiter
+from redis.asyncio import Redis
+from rich.console import Console
+from rich.table import Table
+
+from server import crowds
+from server.budget import Budget, admitted
+from server.crowds import Part
+from server.errors import StripeUnavailable
+from server.verification import SETTLED_AT_ONCE
+from server.watches import Answer, Watches
+from tests.bench.burst_picture import Panel, draw
+from tests.support.virtual_time import run
+
+console = Console(width=130)
+BURST_S = 60.0
+STRIPE_ALLOWS = 25
+BUDGET = 20
+PICTURE = Path("docs/images/burst.svg")
+SETTLE_S = 0.005
+GIVE_UP_S = 3600.0
+
+
+class Webhooks(NamedTuple):
+    """How late they come: a lognormal delay (median, sigma) after `later_s`; `lost` never come."""
+
+    name: str
+    median_s: float
+    sigma: float
+    later_s: float
+    lost: float
+
+
+SCENARIOS = [
+    Webhooks("webhooks healthy", 2.0, 1.0, 0.0, 0.02),
+    Webhooks("webhooks a minute late", 2.0, 1.0, 60.0, 0.02),
+    Webhooks("webhooks dead", 0.0, 0.0, 0.0, 1.0),
+]
+
+
+class Payment(NamedTuple):
+    """Seconds since the burst began; the invoice was `made` before. `webhook` is inf where it is lost."""
+
+    invoice: str
+    made: float
+    paid: float
+    webhook: float
+
+
+def payments(count: int, weather: Webhooks) -> list[Payment]:
+    """The same customers for every way: the chance has a seed."""
+    chance = random.Random(5)
+    found = []
+    for number in range(count):
+        paid = chance.uniform(0, BURST_S)
+        made = paid - chance.uniform(15, 90)  # the card form, and the bank's check
+        late = weather.later_s + weather.median_s * math.exp(chance.gauss(0, weather.sigma))
+        lost = chance.random() < weather.lost
+        found.append(Payment(f"in_{number}", made, paid, math.inf if lost else paid + late))
+    return sorted(found, key=lambda payment: payment.paid)
+
+
+class Result:
+    def __init__(self) -> None:
+        self.waits: dict[str, list[float]] = {}
+        self.requests: Counter[str] = Counter()
+
+    def told(self, road: str, wait_s: float) -> None:
+        self.waits.setdefault(road, []).append(wait_s)
+
+
+# The world around the product
+
+
+class Stripe:
+    """Answers after a while, and refuses what is above its limit, in any second of each endpoint."""
+
+    def __init__(self, burst: list[Payment], result: Result) -> None:
+        self._paid = {payment.invoice: payment.paid for payment in burst}
+        self._by_creation = sorted(burst, key=lambda payment: payment.made)
+        self._made = [payment.made for payment in self._by_creation]
+        self._recent: dict[str, deque[float]] = {"retrieve": deque(), "list": deque()}
+        self._requests = result.requests
+
+    def takes(self, endpoint: str, at: float) -> bool:
+        recent = self._recent[endpoint]
+        while recent and recent[0] <= at - 1:
+            recent.popleft()
+        self._requests[endpoint] += 1
+        if len(recent) >= STRIPE_ALLOWS:
+            self._requests["429"] += 1
+            return False
+        recent.append(at)
+        return True
+
+    def paid(self, invoice: str, at: float) -> bool:
+        return at >= self._paid[invoice]
+
+    def page(self, part: Part, after: int | None, at: float) -> tuple[list[str], int | None]:
+        """Paid invoices of the part, newest first, a hundred; and where the next page begins."""
+        begin = bisect_left(self._made, part.since)
+        end = len(self._made) if part.until is None else bisect_left(self._made, part.until)
+        found: list[str] = []
+        for index in range((end if after is None else after) - 1, begin - 1, -1):
+            payment = self._by_creation[index]
+            if payment.paid <= at:
+                found.append(payment.invoice)
+                if len(found) == crowds.PAGE:
+                    return found, index
+        return found, None
+
+
+class Window:
+    """The exact window that Redis keeps for all processes, by virtual time."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[str, ...], deque[float]] = {}
+
+    async def test(self, limit: Any, *names: str, cost: int = 1) -> bool:
+        at = asyncio.get_running_loop().time()
+        taken = self._taken.setdefault((*names, str(limit.amount)), deque())
+        while taken and taken[0] < at - 1:
+            taken.popleft()
+        return len(taken) + cost <= int(limit.amount)
+
+    async def hit(self, limit: Any, *names: str, cost: int = 1) -> bool:
+        await asyncio.sleep(0.0003)  # the way to Redis and back
+        if not await self.test(limit, *names, cost=cost):
+            return False
+        self._taken[(*names, str(limit.amount))].append(asyncio.get_running_loop().time())
+        return True
+
+
+class SharedBudget(Budget):
+    """The product's budget, with that window in place of Redis's."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__(Redis(), BUDGET)
+        self._window = cast(MovingWindowRateLimiter, window)
+
+    async def _hit(self, endpoint: str, background: bool) -> bool:
+        return await admitted(self._window, self._limit, endpoint, background)
+
+
+class World:
+    """What the processes share: Stripe, the rows, and who is watched where."""
+
+    def __init__(self, burst: list[Payment], result: Result, with_list: bool) -> None:
+        self.stripe = Stripe(burst, result)
+        self.window = Window()
+        self.result = result
+        self.with_list = with_list
+        self.left = len(burst)
+        self.all_told = asyncio.Event()
+        self.payments = {payment.invoice: payment for payment in burst}
+        self.settled: dict[str, float] = {}
+        self.watched: dict[str, Process] = {}
+        self.listing_until = 0.0
+
+    def settle(self, invoice: str, road: str) -> None:
+        """Commit, publish, and the socket is told: the process that holds it forgets the watch."""
+        if invoice in self.settled:
+            return
+        at = asyncio.get_running_loop().time()
+        self.settled[invoice] = at
+        self.left -= 1
+        if self.left == 0:
+            self.all_told.set()
+        if process := self.watched.pop(invoice, None):
+            process.watches.remove(invoice)
+        self.result.told(road, at - self.payments[invoice].paid)
+
+
+class Process:
+    """One server process: the product's queue and budget, and questions to the simulated Stripe."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._budget = SharedBudget(world.window)
+        self._settling = asyncio.Semaphore(SETTLED_AT_ONCE)
+        self.watches = Watches(self)
+
+    def opened(self, invoice: str) -> None:
+        if invoice not in self._world.settled:
+            self._world.watched[invoice] = self
+            self.watches.add(invoice)
+
+    async def place(self, patience_s: float) -> None:
+        await self._budget.take("retrieve", patience_s)
+
+    async def ask(self, invoice: str) -> Answer:
+        if invoice in self._world.settled:
+            return Answer(over=True, asked=False)
+        if not await self._request("retrieve", 0.15):
+            return Answer(over=False, asked=True)
+        if self._world.stripe.paid(invoice, asyncio.get_running_loop().time()):
+            await asyncio.sleep(SETTLE_S)
+            self._world.settle(invoice, "question")
+            return Answer(over=True, asked=True)
+        return Answer(over=False, asked=True)
+
+    async def list_paid(self, invoices: list[str]) -> None:
+        loop, world = asyncio.get_running_loop(), self._world
+        if not world.with_list or loop.time() < world.listing_until:
+            return
+        world.listing_until = math.inf
+        made = [int(world.payments[each].made) for each in invoices if each not in world.settled]
+        settled = await crowds.read_parts(crowds.parts_of(made), self._read_part)
+        rest = crowds.REST if settled else crowds.LONG_REST
+        world.listing_until = loop.time() + rest.total_seconds()
+
+    async def _read_part(self, part: Part) -> int:
+        settled, after = 0, None
+        for _ in range(crowds.PAGES_A_PART):
+            await self._budget.take("list", 10.0)
+            if not await self._request("list", 0.5):
+                raise StripeUnavailable("429")
+            at = asyncio.get_running_loop().time()
+            found, after = self._world.stripe.page(part, after, at)
+            for invoice in found:
+                if invoice not in self._world.settled:
+                    async with self._settling:
+                        await asyncio.sleep(SETTLE_S)
+                    self._world.settle(invoice, "list")
+                    settled += 1
+            if after is None:
+                break
+        return settled
+
+    async def _request(self, endpoint: str, median_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        if not self._world.stripe.takes(endpoint, asked_at):
+            await self._budget.refused(endpoint, asked_at, 0.0)
+            return False
+        await asyncio.sleep(median_s * math.exp(random.gauss(0, 0.4)))
+        self._budget.answered(endpoint)
+        return True
+
+    async def late(self, invoices: list[str]) -> None:
+        """Their screens say so."""
+
+
+def product(burst: list[Payment], processes: int, with_list: bool) -> Result:
+    result = Result()
+
+    async def main() -> None:
+        world = World(burst, result, with_list)
+        servers = [Process(world) for _ in range(processes)]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for payment in burst:
+            server = random.choice(servers)
+            loop.call_at(began + payment.paid + 0.05, server.opened, payment.invoice)
+            if payment.webhook < math.inf:
+                loop.call_at(began + payment.webhook, world.settle, payment.invoice, "webhook")
+        await world.all_told.wait()
+        for server in servers:
+            await server.watches.close()
+
+    run(main())
+    return result
+
+
+def naive(burst: list[Payment], pause_s: Callable[[int], float]) -> Result:
+    """Each socket asks by itself: at once, and after `pause_s(attempt)` as long as there is no answer."""
+    result = Result()
+    stripe = Stripe(burst, result)
+    agenda = [(payment.paid + 0.05, 0, payment) for payment in burst]
+    heapq.heapify(agenda)
+    while agenda:
+        at, attempt, payment = heapq.heappop(agenda)
+        if payment.webhook <= at:
+            result.told("webhook", payment.webhook - payment.paid)
+        elif stripe.takes("retrieve", at):
+            answered = at + 0.15 * math.exp(random.gauss(0, 0.4))
+            result.told("question", answered - payment.paid)
+        elif at > payment.paid + GIVE_UP_S:
+            result.told("never", at - payment.paid)
+        else:
+            heapq.heappush(agenda, (at + pause_s(attempt), attempt + 1, payment))
+    return result
+
+
+def backing_off(attempt: int) -> float:
+    """Full jitter, from 0.5 s to 20 s."""
+    return random.uniform(0, min(20.0, 0.5 * 2**attempt)) + 0.05
+
+
+def polling(_: int) -> float:
+    return 2.0
+
+
+# What is shown
+
+
+def quantile(waits: list[float], share: float) -> float:
+    return waits[min(len(waits) - 1, int(len(waits) * share))]
+
+
+def rows(table: Table, scenario: str, way: str, result: Result) -> None:
+    every = sorted(wait for waits in result.waits.values() for wait in waits)
+    asked = f"{result.requests['retrieve']:,} + {result.requests['list']:,}"
+    for index, (road, waits) in enumerate([("all", every), *sorted(result.waits.items())]):
+        waits.sort()
+        numbers = [quantile(waits, share) for share in (0.5, 0.9, 0.99)]
+        table.add_row(
+            scenario if index == 0 else "",
+            way if index == 0 else "",
+            road,
+            f"{100 * len(waits) / len(every):.1f} %",
+            *(f"{number:,.2f}" for number in (*numbers, waits[-1])),
+            asked if index == 0 else "",
+            f"{result.requests['429']:,}" if index == 0 else "",
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A burst of payments, simulated.")
+    parser.add_argument("--payments", type=int, default=10_000)
+    parser.add_argument("--processes", type=int, default=4)
+    given = parser.parse_args()
+    random.seed(7)
+    console.print(
+        f"{given.payments:,} payments within {BURST_S:.0f} s, {given.processes} processes, budget {BUDGET}/s "
+        f"per endpoint of Stripe's {STRIPE_ALLOWS}/s. Waits in seconds."
+    )
+    table = Table("webhooks", "way", "told by", "share", "p50", "p90", "p99", "max", "asked + lists", "429")
+    panels = []
+    began = time.perf_counter()
+    for weather in SCENARIOS:
+        burst = payments(given.payments, weather)
+        ways = {
+            "Paidup": product(burst, given.processes, with_list=True),
+            "without the list": product(burst, given.processes, with_list=False),
+            "each socket asks, backs off": naive(burst, backing_off),
+            "each socket polls, 2 s": naive(burst, polling),
+        }
+        for way, result in ways.items():
+            rows(table, weather.name if way == "Paidup" else "", way, result)
+        table.add_section()
+        panels.append(Panel(weather.name, ways["Paidup"].waits, ways["each socket asks, backs off"].waits))
+    console.print(table)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    PICTURE.write_text(draw(panels, given.payments))
+    console.print(f"Simulated in {time.perf_counter() - began:.0f} s. The picture: {PICTURE}")
+
+
+if __name__ == "__main__":
+    main()
