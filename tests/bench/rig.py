@@ -217,13 +217,13 @@ def opened(board: Board, count: int) -> bool:
 
 
 @contextmanager
-def raw_subscriber(rig: Rig, count: int, samples: int) -> Iterator[Board]:
+def raw_subscriber(rig: Rig, count: int, samples: int) -> Iterator[tuple[Server, Board]]:
     """A listener on the channels of the first `count` invoices, with no server between."""
     board = Board(count, samples)
     channels = [f"{CHANNEL}{name_of(number)}" for number in range(count)]
-    with running(subscribe_raw, rig.redis, channels, board):
+    with running(subscribe_raw, rig.redis, channels, board) as job:
         until(lambda: board.counters.opened >= count, 10.0, lambda: _state(board))
-        yield board
+        yield Server(0, job.pid), board
 
 
 def _state(board: Board) -> str:
