@@ -25,7 +25,7 @@ from typing import Any
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
 from server.core.messages import SUBPROTOCOL, Stage, StatusMessage, encode
-from server.hub import INVOICES
+from tests.bench.floors import CHANNEL
 from tests.support.paidup import ORIGIN
 
 FORK = multiprocessing.get_context("fork")
@@ -347,7 +347,7 @@ class Message:
             via=None,
             at=datetime.now(UTC),
         )
-        frame, channel = encode(status), INVOICES.channel(invoice).encode()
+        frame, channel = encode(status), f"{CHANNEL}{invoice}".encode()
         command = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
             *(len(channel), channel, len(frame), frame),
         )

@@ -67,9 +67,9 @@ class Rig:
             link.sendall(command)
             return link.recv(65536).decode()
 
-    def environment(self, **changes: Any) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Of a product as it is delivered; only the limit on sockets is out of the way."""
-        fixed = {
+        fixed: dict[str, Any] = {
             "database_url": self.database,
             "redis_url": f"unix://{self.redis}",
             "stripe_api_base": self.stripe_url,
@@ -77,7 +77,7 @@ class Rig:
             "data_dir": self.folder,
             "max_sockets": 20_000,
         }
-        return environment(**{**fixed, **changes, **self.settings})
+        return environment(**{**fixed, **self.settings})
 
 
 @dataclass
@@ -168,10 +168,10 @@ async def _seed(url: str, customers: int, stripe: Stripe) -> None:
 
 
 @contextmanager
-def product(rig: Rig, **changes: Any) -> Iterator[Server]:
+def product(rig: Rig) -> Iterator[Server]:
     """`paidup serve`: one process."""
     port = free_port()
-    child = serving_process(rig.environment(**changes), port, rig.folder / f"server-{port}.log")
+    child = serving_process(rig.environment(), port, rig.folder / f"server-{port}.log")
     try:
         yield Server(port, child.process.pid)
     finally:

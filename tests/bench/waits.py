@@ -68,16 +68,10 @@ def measure_waiting(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
                 _measure_customers(rig, options, server, board, figure, SOCKET)
             with _pollers(rig, server, options.pollers) as board:
                 _measure_customers(rig, options, server, board, figure, POLLING)
+    pair = POLLING, SOCKET
     figure.goals = [
-        Goal(
-            "CPU of polling, of a socket's",
-            figure.ratio("cpu_us_a_second", POLLING, SOCKET),
-            50,
-            at_most=False,
-        ),
-        Goal(
-            "sooner told than by polling", figure.ratio("told_after_ms", POLLING, SOCKET), 100, at_most=False
-        ),
+        Goal("CPU of polling, times a socket's", figure.ratio("cpu_us_a_second", *pair), 50, at_most=False),
+        Goal("told sooner than by polling, times", figure.ratio("told_after_ms", *pair), 100, at_most=False),
     ]
     return {"cpu": figure}
 
@@ -109,8 +103,9 @@ def _change_all(rig: Rig, count: int) -> None:
         link = Link(rig.redis)
         database = await asyncpg.connect(rig.database)
         for number in range(count):
-            await asyncio.sleep(random.uniform(0, 2 * POLL_EVERY_S / 20))
+            await asyncio.sleep(random.uniform(0, 0.1))
             version = FIRST_VERSION + 1
+            # Who polls reads this one, a millisecond of five hundred too early. A socket's is made below.
             stamp = f"{time.monotonic_ns():0{STAMP_DIGITS}}"
             await database.execute(
                 "UPDATE invoices SET status = 'processing', version = $2, plan = $3, changed_at = now() "
