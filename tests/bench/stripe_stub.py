@@ -1,6 +1,6 @@
 """Stripe's side of the benches: invoices that are open until they are marked as paid, answered from memory.
 
-Much lighter than the sandbox, which is there to be true and not to be fast. The state of each
+Much lighter than the sandbox, which is there to be true and not to be fast. The state of each invoice
 stands in memory that the processes of the bench share.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import MutableSequence
+from multiprocessing.sharedctypes import RawArray
 from typing import Any
+from urllib.parse import parse_qs
 
 import uvicorn
 
@@ -18,6 +19,9 @@ from server.settings import PACKAGED_PLANS
 from tests.support.stripe_side import forged_event
 
 MONTH_S = 30 * 24 * 3600
+SPREAD_S = 600
+"""Over how long the invoices were made before the bench began."""
+PAGE = 100
 PRICE = "price_paidup_pro_monthly"
 AMOUNT_MINOR = 2900
 OPEN, PAID, PROCESSING = range(3)
@@ -29,62 +33,91 @@ def name_of(number: int) -> str:
     return f"in_{number:06d}"
 
 
-def invoice(number: int, state: int) -> dict[str, Any]:
-    """The first invoice of a monthly plan, in the API's shape."""
-    at, intent, paid = int(time.time()) - 60, f"pi_{number:06d}", state == PAID
-    payment = {
-        "id": intent,
-        "object": "payment_intent",
-        "status": _INTENTS[state],
-        "customer": f"cus_{number:06d}",
-        "currency": "usd",
-        "amount": AMOUNT_MINOR,
-        "amount_received": AMOUNT_MINOR if paid else 0,
-    }
-    link = {
-        "id": f"inpay_{number:06d}",
-        "object": "invoice_payment",
-        "invoice": name_of(number),
-        "status": "paid" if paid else "open",
-        "created": at,
-        "payment": {"type": "payment_intent", "payment_intent": payment},
-    }
-    line = {
-        "id": f"il_{number:06d}",
-        "object": "line_item",
-        "amount": AMOUNT_MINOR,
-        "currency": "usd",
-        "quantity": 1,
-        "period": {"start": at, "end": at + MONTH_S},
-        "pricing": {"price_details": {"price": PRICE}},
-        "parent": {"subscription_item_details": {"proration": False}},
-    }
-    return {
-        "id": name_of(number),
-        "object": "invoice",
-        "status": "paid" if paid else "open",
-        "customer": f"cus_{number:06d}",
-        "currency": "usd",
-        "amount_due": AMOUNT_MINOR,
-        "amount_paid": AMOUNT_MINOR if paid else 0,
-        "amount_remaining": 0 if paid else AMOUNT_MINOR,
-        "total": AMOUNT_MINOR,
-        "created": at,
-        "number": "PAIDUP01-0001",
-        "billing_reason": "subscription_create",
-        "status_transitions": {"finalized_at": at},
-        "parent": {"subscription_details": {"subscription": f"sub_{number:06d}", "metadata": {}}},
-        "confirmation_secret": {"client_secret": f"{intent}_secret_x"},
-        "lines": {"object": "list", "data": [line], "has_more": False},
-        "payments": {"object": "list", "data": [link], "has_more": False},
-    }
+class Stripe:
+    """So many first invoices of a monthly plan; number n belongs to the customer `cus_n`."""
 
+    def __init__(self, count: int) -> None:
+        self.states = RawArray("b", count)
+        """OPEN, PAID or PROCESSING."""
+        self._began = int(time.time()) - SPREAD_S
 
-def paid_event(number: int) -> bytes:
-    """The bytes of `invoice.paid`. As Stripe sends it: its payments are not expanded."""
-    shown = invoice(number, PAID)
-    del shown["payments"], shown["confirmation_secret"]
-    return forged_event("invoice.paid", shown, id=f"evt_{number:06d}")
+    def created(self, number: int) -> int:
+        """When it was made, Unix seconds."""
+        return self._began + number * SPREAD_S // len(self.states)
+
+    def paid_event(self, number: int) -> bytes:
+        """The bytes of `invoice.paid`."""
+        return forged_event("invoice.paid", self.invoice(number), id=f"evt_{number:06d}")
+
+    def paid_page(self, query: str) -> dict[str, Any]:
+        """A page of GET /v1/invoices?status=paid, newest first."""
+        asked = {name: values[0] for name, values in parse_qs(query).items()}
+        since, until = int(asked.get("created[gte]", 0)), int(asked.get("created[lt]", 2**40))
+        after = asked.get("starting_after", name_of(len(self.states)))
+        found: list[int] = []
+        for number in range(int(after.rpartition("_")[2]) - 1, -1, -1):
+            if self.states[number] == PAID and since <= self.created(number) < until:
+                found.append(number)
+                if len(found) > PAGE:
+                    break
+        data = [self.invoice(number) for number in found[:PAGE]]
+        return {"object": "list", "data": data, "has_more": len(found) > PAGE}
+
+    def invoice(self, number: int, payments: bool = False) -> dict[str, Any]:
+        """In the API's shape; with its payments where they were asked for."""
+        at, paid = self.created(number), self.states[number] == PAID
+        line = {
+            "id": f"il_{number:06d}",
+            "object": "line_item",
+            "amount": AMOUNT_MINOR,
+            "currency": "usd",
+            "quantity": 1,
+            "period": {"start": at, "end": at + MONTH_S},
+            "pricing": {"price_details": {"price": PRICE}},
+            "parent": {"subscription_item_details": {"proration": False}},
+        }
+        shown = {
+            "id": name_of(number),
+            "object": "invoice",
+            "status": "paid" if paid else "open",
+            "customer": f"cus_{number:06d}",
+            "currency": "usd",
+            "amount_due": AMOUNT_MINOR,
+            "amount_paid": AMOUNT_MINOR if paid else 0,
+            "amount_remaining": 0 if paid else AMOUNT_MINOR,
+            "total": AMOUNT_MINOR,
+            "created": at,
+            "number": "PAIDUP01-0001",
+            "billing_reason": "subscription_create",
+            "status_transitions": {"finalized_at": at},
+            "parent": {"subscription_details": {"subscription": f"sub_{number:06d}", "metadata": {}}},
+            "lines": {"object": "list", "data": [line], "has_more": False},
+        }
+        return {**shown, **(self._payments(number) if payments else {})}
+
+    def _payments(self, number: int) -> dict[str, Any]:
+        intent, paid = f"pi_{number:06d}", self.states[number] == PAID
+        payment = {
+            "id": intent,
+            "object": "payment_intent",
+            "status": _INTENTS[self.states[number]],
+            "customer": f"cus_{number:06d}",
+            "currency": "usd",
+            "amount": AMOUNT_MINOR,
+            "amount_received": AMOUNT_MINOR if paid else 0,
+        }
+        link = {
+            "id": f"inpay_{number:06d}",
+            "object": "invoice_payment",
+            "invoice": name_of(number),
+            "status": "paid" if paid else "open",
+            "created": self.created(number),
+            "payment": {"type": "payment_intent", "payment_intent": payment},
+        }
+        return {
+            "confirmation_secret": {"client_secret": f"{intent}_secret_x"},
+            "payments": {"object": "list", "data": [link], "has_more": False},
+        }
 
 
 def _prices() -> dict[str, Any]:
@@ -105,17 +138,19 @@ def _prices() -> dict[str, Any]:
     return {"object": "list", "data": data, "has_more": False}
 
 
-def serve_stripe(port: int, states: MutableSequence[int]) -> None:
+def serve_stripe(port: int, stripe: Stripe) -> None:
     """GET /v1/invoices/{id} and the lists that the server asks for, until the process is ended."""
     prices, nothing = _prices(), {"object": "list", "data": [], "has_more": False}
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"]
+    def answer(path: str, query: str) -> dict[str, Any]:
         if path.startswith("/v1/invoices/in_"):
-            number = int(path.rpartition("_")[2])
-            body = invoice(number, states[number])
-        else:
-            body = prices if path == "/v1/prices" else nothing
+            return stripe.invoice(int(path.rpartition("_")[2]), payments=True)
+        if path == "/v1/invoices":
+            return stripe.paid_page(query)
+        return prices if path == "/v1/prices" else nothing
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = answer(scope["path"], scope["query_string"].decode())
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(body).encode()})

@@ -36,7 +36,7 @@ from tests.bench.clients import (
 )
 from tests.bench.report import Figure, Goal, percentile
 from tests.bench.rig import Rig, Server, crowd
-from tests.bench.stripe_stub import OPEN, PAID, PROCESSING, name_of, paid_event
+from tests.bench.stripe_stub import OPEN, PAID, PROCESSING, name_of
 from tests.support.paidup import JWT_SECRET, WEBHOOK_SECRET
 from tests.support.processes import Child
 from tests.support.stripe_side import sign
@@ -68,16 +68,10 @@ def measure_waiting(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
                 _measure_customers(rig, options, server, board, figure, SOCKET)
             with _pollers(rig, server, options.pollers) as board:
                 _measure_customers(rig, options, server, board, figure, POLLING)
+    pair = POLLING, SOCKET
     figure.goals = [
-        Goal(
-            "CPU of polling, of a socket's",
-            figure.ratio("cpu_us_a_second", POLLING, SOCKET),
-            50,
-            at_most=False,
-        ),
-        Goal(
-            "sooner told than by polling", figure.ratio("told_after_ms", POLLING, SOCKET), 100, at_most=False
-        ),
+        Goal("CPU of polling, times a socket's", figure.ratio("cpu_us_a_second", *pair), 50, at_most=False),
+        Goal("told sooner than by polling, times", figure.ratio("told_after_ms", *pair), 100, at_most=False),
     ]
     return {"cpu": figure}
 
@@ -109,8 +103,9 @@ def _change_all(rig: Rig, count: int) -> None:
         link = Link(rig.redis)
         database = await asyncpg.connect(rig.database)
         for number in range(count):
-            await asyncio.sleep(random.uniform(0, 2 * POLL_EVERY_S / 20))
+            await asyncio.sleep(random.uniform(0, 0.1))
             version = FIRST_VERSION + 1
+            # Who polls reads this one, a millisecond of five hundred too early. A socket's is made below.
             stamp = f"{time.monotonic_ns():0{STAMP_DIGITS}}"
             await database.execute(
                 "UPDATE invoices SET status = 'processing', version = $2, plan = $3, changed_at = now() "
@@ -118,7 +113,7 @@ def _change_all(rig: Rig, count: int) -> None:
                 *(name_of(number), version, stamp),
             )
             link.send(rig.messages[number].now(version))
-            rig.states[number] = PROCESSING  # or a verification would change it back
+            rig.stripe.states[number] = PROCESSING  # or a verification would change it back
         await database.close()
 
     asyncio.run(change())
@@ -129,7 +124,7 @@ async def _restore(rig: Rig) -> None:
         await database.execute(
             "UPDATE invoices SET status = 'open', version = 1, plan = 'pro' WHERE version > 1"
         )
-    rig.states[:] = [OPEN] * len(rig.states)
+    rig.stripe.states[:] = [OPEN] * len(rig.stripe.states)
 
 
 @asynccontextmanager
@@ -190,12 +185,12 @@ def measure_crowd(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
         with rigs.product(rig) as server, crowd(rig, server, count, samples=paying) as board:
             time.sleep(rigs.SETTLED_S)
             board.counters.timing = BY_CHANGE
-            before = server.cpu_s
+            before, began = server.cpu_s, time.monotonic()
             job = Job(_pay_all, rig, server.port, order, paid_ns, options.activations)
             redelivered = job.result(options.crowd_seconds + GRACE_S)
             _until_told(board, paying)
-            cpu = (server.cpu_s - before) / options.crowd_seconds
-            _report(figure, board, paid_ns, order, cpu=cpu, redelivered=redelivered)
+            cores = (server.cpu_s - before) / (time.monotonic() - began)
+            _report(figure, board, paid_ns, order, cores_busy=cores, redelivered=redelivered)
     finally:
         worker.stop()
     active = asyncio.run(_active(rig))
@@ -251,7 +246,7 @@ def _pay_all(rig: Rig, port: int, order: list[int], paid_ns: Any, rate: int) -> 
     async def deliver(http: aiohttp.ClientSession, number: int) -> None:
         nonlocal again
         await asyncio.sleep(min(DELAY_MAX_S, random.expovariate(1 / DELAY_MEAN_S)))
-        while not await _accepted(http, url, number):
+        while not await _accepted(http, url, rig.stripe.paid_event(number)):
             again += 1
             await asyncio.sleep(REDELIVER_AFTER_S)
 
@@ -262,7 +257,7 @@ def _pay_all(rig: Rig, port: int, order: list[int], paid_ns: Any, rate: int) -> 
             began = time.monotonic()
             for position, number in enumerate(order):
                 await asyncio.sleep(max(0.0, began + position / rate - time.monotonic()))
-                rig.states[number] = PAID
+                rig.stripe.states[number] = PAID
                 paid_ns[number] = time.monotonic_ns()
                 tasks.append(asyncio.create_task(deliver(http, number)))
             await asyncio.gather(*tasks)
@@ -271,8 +266,7 @@ def _pay_all(rig: Rig, port: int, order: list[int], paid_ns: Any, rate: int) -> 
     return again
 
 
-async def _accepted(http: aiohttp.ClientSession, url: str, number: int) -> bool:
-    body = paid_event(number)
+async def _accepted(http: aiohttp.ClientSession, url: str, body: bytes) -> bool:
     headers = {"Stripe-Signature": sign(body, WEBHOOK_SECRET), "Content-Type": "application/json"}
     try:
         async with http.post(url, data=body, headers=headers) as response:
