@@ -307,7 +307,7 @@ class Screen:
     def __init__(self) -> None:
         self.stages: list[Stage] = []
 
-    def offer(self, news: StatusMessage, frame: str) -> None:
+    def offer(self, news: StatusMessage, frame: bytes) -> None:
         self.stages.append(news.stage)
 
     def offer_stage(self, stage: Stage) -> None:
