@@ -13,12 +13,12 @@ from typing import Any
 
 import structlog
 from limits import RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
-from redis.asyncio import Redis
+from redis.asyncio import RedisCluster
 
 from server.errors import StripeUnavailable
-from server.hub import REDIS_ERRORS
+from server.wires import REDIS_ERRORS, RedisClient
 
 log = structlog.get_logger(__name__)
 
@@ -28,12 +28,10 @@ RETRY_S = 0.05
 class Budget:
     """`per_second` requests for each endpoint name, counted in `redis`."""
 
-    def __init__(self, redis: Redis, per_second: int) -> None:
+    def __init__(self, redis: RedisClient, per_second: int) -> None:
         self._limit = RateLimitItemPerSecond(per_second)
-        pool: Any = redis.connection_pool
-        shared: Storage = RedisStorage("async+redis://", implementation="redispy", connection_pool=pool)
         # Exact: a window that is only counted by halves lets nearly twice as many through in one second.
-        self._shared = MovingWindowRateLimiter(shared)
+        self._shared = MovingWindowRateLimiter(_storage_on(redis))
         self._own = MovingWindowRateLimiter(MemoryStorage())
 
     async def take(self, endpoint: str, patience_s: float) -> None:
@@ -51,3 +49,23 @@ class Budget:
         except REDIS_ERRORS as error:
             log.warning("budget_not_shared", error=str(error))
             return await self._own.hit(self._limit, "stripe", endpoint)
+
+
+def _storage_on(redis: RedisClient) -> Storage:
+    if isinstance(redis, RedisCluster):
+        return _ClusterStorage(redis)
+    pool: Any = redis.connection_pool
+    return RedisStorage("async+redis://", implementation="redispy", connection_pool=pool)
+
+
+class _ClusterStorage(RedisClusterStorage):
+    """On a client that is there already; `limits` would open one of its own, and never close it."""
+
+    def __init__(self, redis: RedisCluster) -> None:
+        self._redis = redis
+        super().__init__("async+redis+cluster://unused:1", implementation="redispy")
+
+    def configure_bridge(self) -> None:
+        bridge: Any = self.bridge
+        bridge.storage = self._redis
+        bridge.connection_getter = lambda _: self._redis

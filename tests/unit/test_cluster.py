@@ -1,0 +1,171 @@
+"""REDIS_CLUSTER=1: the hub on a real cluster of three nodes, and what becomes of it when one is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from server import hub as module
+from server import keepers, wires
+from server.budget import Budget
+from server.hub import INVOICES, Hub
+from server.services import connect_redis
+from server.wires import RedisClient
+from tests.support.valkey_cluster import ValkeyCluster
+from tests.support.waiting import wait_until
+from tests.unit.test_hub import Ear, a_status
+
+INVOICES_OF_ALL_NODES = [f"in_cluster{number}" for number in range(60)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """One for all tests that leave it as it was."""
+    started = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def cluster_of_mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """One whose nodes may die."""
+    started = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same schedule, some ten times as fast."""
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(keepers, "RESTORE_PAUSE_S", 0.01)
+    for owner in (module, keepers):
+        monkeypatch.setattr(owner, "RECONNECT_MAX_S", 0.2)
+    for owner in (module, wires):
+        monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(module, "LINGER_S", 0.05)
+
+
+class Process:
+    """What one process has: a client, a hub, and an ear on each invoice."""
+
+    def __init__(self, url: str) -> None:
+        self.redis: RedisClient = connect_redis(url, cluster=True)
+        self.hub = Hub(self.redis)
+        self.ears = {invoice: Ear() for invoice in INVOICES_OF_ALL_NODES}
+
+    async def join_all(self) -> None:
+        joins = (self.hub.join(INVOICES, invoice, ear) for invoice, ear in self.ears.items())
+        assert all(await asyncio.gather(*joins))
+
+    def have_heard(self, version: int) -> bool:
+        return all(version in ear.versions for ear in self.ears.values())
+
+
+async def processes(stack: AsyncExitStack, url: str) -> tuple[Process, Process]:
+    opened = []
+    for _ in range(2):
+        process = Process(url)
+        stack.push_async_callback(process.redis.aclose)
+        await process.hub.open()
+        stack.push_async_callback(process.hub.close)
+        opened.append(process)
+    return opened[0], opened[1]
+
+
+@pytest.fixture
+async def pair(cluster: ValkeyCluster) -> AsyncIterator[tuple[Process, Process]]:
+    async with AsyncExitStack() as stack:
+        yield await processes(stack, cluster.url)
+
+
+async def publish_until_heard(there: Process, here: Process, version: int) -> None:
+    """As the processes do whose sockets wait: commits go on, and each is published once it can be."""
+
+    async def heard() -> bool:
+        missing = [invoice for invoice, ear in here.ears.items() if version not in ear.versions]
+        await asyncio.gather(*(there.hub.publish(a_status(invoice, version)) for invoice in missing))
+        return not missing
+
+    await wait_until(heard)
+
+
+async def test_statuses_cross_from_process_to_process_on_every_node(
+    pair: tuple[Process, Process], cluster: ValkeyCluster
+) -> None:
+    here, there = pair
+    await here.join_all()
+    for node in cluster.nodes:
+        assert len(node.client.pubsub_shardchannels("paidup:invoice:*")) > 5, "each node carries its share"
+    told = [there.hub.publish(a_status(invoice)) for invoice in INVOICES_OF_ALL_NODES]
+    assert all(await asyncio.gather(*told))
+    await wait_until(lambda: here.have_heard(1))
+    assert {tuple(ear.versions) for ear in here.ears.values()} == {(1,)}, "each once"
+    await wait_until(lambda: here.hub.healthy)
+
+
+async def test_channels_are_given_up_on_a_cluster_too(
+    pair: tuple[Process, Process], cluster: ValkeyCluster
+) -> None:
+    here, _ = pair
+    await here.join_all()
+    for invoice, ear in here.ears.items():
+        here.hub.leave(INVOICES, invoice, ear)
+    await wait_until(
+        lambda: not any(node.client.pubsub_shardchannels("paidup:invoice:*") for node in cluster.nodes)
+    )
+
+
+async def test_one_frozen_node_of_three_is_noticed(
+    pair: tuple[Process, Process], cluster: ValkeyCluster
+) -> None:
+    """S29: the other two still bring our probes back, and the hub is not healthy all the same."""
+    here, there = pair
+    await here.join_all()
+    await wait_until(lambda: here.hub.healthy)
+    here.hub.gaps.clear()
+    with cluster.nodes[1].frozen():
+        await wait_until(lambda: not here.hub.healthy)
+        assert here.hub.gaps.is_set()
+    await wait_until(lambda: here.hub.healthy and there.hub.healthy)
+    await publish_until_heard(there, here, 2)
+
+
+async def test_a_killed_node_is_replaced_and_everybody_hears_on(cluster_of_mine: ValkeyCluster) -> None:
+    """S29: its spare takes its slots over; the channels follow, and what was missed is asked to be read."""
+    async with AsyncExitStack() as stack:
+        here, there = await processes(stack, cluster_of_mine.url)
+        await here.join_all()
+        here.hub.gaps.clear()
+        cluster_of_mine.nodes[0].kill()
+        await wait_until(here.hub.gaps.is_set)
+        here.hub.gaps.clear()
+        await wait_until(lambda: here.hub.healthy and there.hub.healthy)
+        await wait_until(here.hub.gaps.is_set)
+        assert cluster_of_mine.spare.client.pubsub_shardchannels("paidup:invoice:*")
+        await publish_until_heard(there, here, 2)
+
+
+async def test_a_slot_that_moves_takes_its_channels_along(
+    pair: tuple[Process, Process], cluster: ValkeyCluster
+) -> None:
+    """The node that gives it away drops its channels without being asked: they are asked for at the new one."""
+    here, there = pair
+    await here.join_all()
+    here.hub.gaps.clear()
+    first, giver, taker = cluster.nodes
+    channel = next(iter(giver.client.pubsub_shardchannels("paidup:invoice:*")))
+    for node in (taker, giver, first):
+        node.cluster("SETSLOT", node.cluster("KEYSLOT", channel), "NODE", taker.cluster("MYID"))
+    await wait_until(lambda: channel in taker.client.pubsub_shardchannels("paidup:invoice:*"))
+    await wait_until(here.hub.gaps.is_set)
+    await publish_until_heard(there, here, 2)
+
+
+async def test_the_budget_is_shared_on_a_cluster(pair: tuple[Process, Process]) -> None:
+    budgets = [Budget(process.redis, 10) for process in pair]
+    taken = [await budgets[number % 2]._hit("invoices.retrieve") for number in range(12)]
+    assert taken == [True] * 10 + [False] * 2
