@@ -28,7 +28,7 @@ from server.core.messages import (
     decode_status,
     encode,
 )
-from server.keepers import RECONNECT_MAX_S, Keeper
+from server.keepers import RECONNECT_MAX_S, Keeper, end
 from server.metrics import Metrics
 from server.wires import ACK_TIMEOUT_S, REDIS_ERRORS, RedisClient, Wire, transport_of
 
@@ -110,7 +110,6 @@ class Hub:
         self._keepers: dict[str, Keeper] = {}
         self._doubts = asyncio.Event()
         self._aligning: asyncio.Task[None] | None = None
-        self._closed = False
         self.gaps = asyncio.Event()
         """Set when messages may have been missed; whoever re-reads clears it."""
 
@@ -127,10 +126,8 @@ class Hub:
                 waiting.cancel()
 
     async def close(self) -> None:
-        self._closed = True
         if self._aligning is not None:
-            self._aligning.cancel()
-            await asyncio.gather(self._aligning, return_exceptions=True)
+            await end(self._aligning)
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
         self._keepers.clear()
 
@@ -301,7 +298,7 @@ class Hub:
 
     async def _align_forever(self) -> None:
         """Whenever channels may have moved, learn where to, and have them asked for there."""
-        while not self._closed:
+        while True:
             await self._doubts.wait()
             await self._align()
             await asyncio.sleep(RECONNECT_MAX_S / 4)

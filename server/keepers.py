@@ -45,6 +45,13 @@ class Holder(Ears, Protocol):
         """Which node carries what may have changed."""
 
 
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel `task` until it has ended: redis-py swallows a cancellation that meets a failing connection."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)
+
+
 class Keeper:
     """Keeps a wire to `node` until it is stopped."""
 
@@ -65,14 +72,10 @@ class Keeper:
         self._heard = asyncio.Event()
         self._missed = 0
         self.probe: bytes | None = None
-        self._stopped = False
         self._task = asyncio.create_task(self._run(), name=f"keeper-{node}")
 
     async def stop(self) -> None:
-        # A cancellation may be swallowed while a connection fails: the loop looks for itself.
-        self._stopped = True
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     @property
     def healthy(self) -> bool:
@@ -121,8 +124,6 @@ class Keeper:
             except* Exception:
                 log.exception("wire_failed", node=self.node)
             self.tried.set()
-            if self._stopped:
-                return
             self._holder.doubt()
             delay = min(RECONNECT_MAX_S, 0.05 * 2**failures)
             failures += 1

@@ -6,11 +6,7 @@ for half a second is given up by the others.
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +51,6 @@ class Node:
     def kill(self) -> None:
         """SIGKILL: no goodbye."""
         self.server.terminate()
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Stopped, with its connections open."""
-        process = self.server._process
-        os.kill(process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(process.pid, signal.SIGCONT)
 
 
 class ValkeyCluster:
