@@ -120,7 +120,7 @@ class Keeper:
                 finally:
                     await self._end(wire)
             except* REDIS_ERRORS as error:
-                log.warning("redis_lost", node=self.node, error=str(error.exceptions[0]), failures=failures)
+                log.warning("redis_lost", node=self.node, error=repr(error.exceptions[0]), failures=failures)
             except* Exception:
                 log.exception("wire_failed", node=self.node)
             self.tried.set()
@@ -182,7 +182,8 @@ class Keeper:
                 await asyncio.sleep(random.random() * RESTORE_PAUSE_S)  # noqa: S311
                 wanted = [channel for channel in batch if self._holder.wants(channel)]
                 try:
-                    await wire.subscribe(wanted)
+                    if wanted:
+                        await wire.subscribe(wanted)
                 except TimeoutError:
                     self._restore.set()
             if missing:

@@ -17,7 +17,6 @@ redis-py makes the connection (addresses, TLS, passwords), and its PubSub is not
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -26,14 +25,15 @@ import hiredis
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, SlotNotCoveredError
+from redis.exceptions import RedisClusterException, RedisError, SlotNotCoveredError
 
 RedisClient = Redis | RedisCluster
-REDIS_ERRORS = (RedisError, OSError, TimeoutError)
+REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""The second is no RedisError: a cluster of which no node can be reached, or a slot that nobody holds."""
 ACK_TIMEOUT_S = 2.0
 READ_AT_MOST = 1 << 20
 """More than asyncio buffers: each read empties the buffer, and the next one lets others run."""
-PROBES_TRIED = 1_000_000
+PROBES_TRIED = 200_000
 PUBLISHES_AT_ONCE = 40
 
 _MORE = object()
@@ -135,7 +135,7 @@ class Sharded:
             return await self._redis.spublish(channel, data)
 
     def probe_on(self, node: str, token: str) -> bytes:
-        for number in itertools.islice(itertools.count(), PROBES_TRIED):
+        for number in range(PROBES_TRIED):
             channel = f"paidup:probe:{token}:{number}".encode()
             if self.node_of(channel) == node:
                 return channel

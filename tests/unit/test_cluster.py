@@ -18,6 +18,7 @@ from server.services import connect_redis
 from server.wires import RedisClient
 from tests.conftest import World
 from tests.support.paidup import next_balance, status_with
+from tests.support.processes import free_port
 from tests.support.rows import an_account, an_invoice
 from tests.support.valkey_cluster import ValkeyCluster
 from tests.support.valkeys import frozen
@@ -180,6 +181,21 @@ async def test_a_slot_that_moves_takes_its_channels_along(
     await wait_until(lambda: channel in taker.client.pubsub_shardchannels("paidup:invoice:*"))
     await wait_until(here.hub.gaps.is_set)
     await publish_until_heard(there, here, 2)
+
+
+async def test_with_the_whole_cluster_away_nothing_raises_and_nobody_is_kept_waiting() -> None:
+    """S29: the rereader tells the lines; what this process commits, it tells them itself."""
+    away = Process(f"redis://127.0.0.1:{free_port()}")
+    ear = Ear()
+    await away.hub.open()
+    try:
+        assert not await away.hub.join(INVOICES, "in_away", ear)
+        assert not await away.hub.publish(a_status("in_away"))
+        assert (ear.versions, away.hub.healthy) == ([1], False)
+        assert await Budget(away.redis, 1)._hit("invoices.retrieve"), "counted by this process alone"
+    finally:
+        await away.hub.close()
+        await away.redis.aclose()
 
 
 async def test_the_budget_is_shared_on_a_cluster(pair: tuple[Process, Process]) -> None:
