@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from server.metrics import Metrics
-from server.wires import REDIS_ERRORS, Ears, Transport, Wire, batches
+from server.wires import REDIS_ERRORS, Ears, Transport, Wire
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,18 @@ async def end(task: asyncio.Task[None]) -> None:
         await asyncio.wait([task], timeout=0.1)
 
 
+class _Batch:
+    """Channels that share one command, and the future that is done once Redis has answered it."""
+
+    def __init__(self) -> None:
+        self.channels: dict[bytes, None] = {}
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def release(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result(None)
+
+
 class Keeper:
     """Keeps a wire to `node` until it is stopped."""
 
@@ -64,8 +77,7 @@ class Keeper:
         self._transport = transport
         self._holder = holder
         self._metrics = metrics
-        self._asked: dict[bytes, None] = {}
-        self._answer: asyncio.Future[None] | None = None
+        self._asked: deque[_Batch] = deque()
         self._wake = asyncio.Event()
         self._restore = asyncio.Event()
         self._token = secrets.token_hex(8)
@@ -85,16 +97,17 @@ class Keeper:
     def ask(self, channel: bytes) -> asyncio.Future[None] | None:
         """Subscribe, or unsubscribe, whichever is right by then. None while there is no wire.
 
-        All that is asked within one turn of the event loop, or while Redis answers what was asked
-        before, shares one command and the one future, which is done when Redis has answered all.
+        What is asked within one turn of the event loop, or while Redis answers what was asked
+        before, shares one command and the one future, which is done when Redis has answered it.
         """
         if self.wire is None:
             return None
-        self._asked[channel] = None
+        if not self._asked or len(self._asked[-1].channels) >= SUBSCRIBE_AT_ONCE:
+            self._asked.append(_Batch())
+        batch = self._asked[-1]
+        batch.channels[channel] = None
         self._wake.set()
-        if self._answer is None:
-            self._answer = asyncio.get_running_loop().create_future()
-        return self._answer
+        return batch.answer
 
     def restore(self) -> None:
         """Look again for what this node carries and its wire has not confirmed."""
@@ -139,9 +152,9 @@ class Keeper:
     async def _end(self, wire: Wire) -> None:
         held, self.wire = self.wire, None
         await wire.close()
+        for batch in self._asked:
+            batch.release()
         self._asked.clear()
-        self._release(self._answer)
-        self._answer = None
         if held is not None:
             self._holder.gap()
 
@@ -150,27 +163,22 @@ class Keeper:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            asked, self._asked = self._asked, {}
-            answer, self._answer = self._answer, None
-            try:
-                await self._send(wire, asked)
-            except TimeoutError:
-                self._restore.set()
-            finally:
-                self._release(answer)
+            while self._asked:
+                batch = self._asked.popleft()
+                try:
+                    await self._send(wire, batch.channels)
+                except TimeoutError:
+                    self._restore.set()
+                finally:
+                    batch.release()
 
     async def _send(self, wire: Wire, asked: Collection[bytes]) -> None:
         wanted = [channel for channel in asked if self._holder.wants(channel)]
         left = [channel for channel in asked if not self._holder.wants(channel)]
-        for batch in batches(wanted, SUBSCRIBE_AT_ONCE):
-            await wire.subscribe(batch)
-        for batch in batches(left, SUBSCRIBE_AT_ONCE):
-            await wire.unsubscribe(batch)
-
-    @staticmethod
-    def _release(answer: asyncio.Future[None] | None) -> None:
-        if answer is not None and not answer.done():
-            answer.set_result(None)
+        if wanted:
+            await wire.subscribe(wanted)
+        if left:
+            await wire.unsubscribe(left)
 
     async def _restore_all(self, wire: Wire) -> None:
         """What was held before this wire, or joined while there was none, or has moved here."""
@@ -178,7 +186,7 @@ class Keeper:
             await self._restore.wait()
             self._restore.clear()
             missing = self._holder.missing(self.node, wire)
-            for batch in batches(missing, SUBSCRIBE_AT_ONCE):
+            for batch in _batches(missing):
                 await asyncio.sleep(random.random() * RESTORE_PAUSE_S)  # noqa: S311
                 wanted = [channel for channel in batch if self._holder.wants(channel)]
                 try:
@@ -213,3 +221,9 @@ class Keeper:
                     raise RedisConnectionError("silent: our own probe does not come back") from None
                 self._holder.doubt()
                 await asyncio.sleep(max(0.0, began + PROBE_EVERY_S - loop.time()))
+
+
+def _batches(channels: Sequence[bytes]) -> list[Sequence[bytes]]:
+    return [
+        channels[start : start + SUBSCRIBE_AT_ONCE] for start in range(0, len(channels), SUBSCRIBE_AT_ONCE)
+    ]

@@ -236,8 +236,3 @@ class Wire:
                 self._answered.set()
         elif reply[0] == self._transport.unsubscribe.lower():
             ears.dropped(reply[1], self)
-
-
-def batches(channels: Sequence[bytes], at_once: int) -> list[Sequence[bytes]]:
-    """The channels, so many at a time."""
-    return [channels[start : start + at_once] for start in range(0, len(channels), at_once)]

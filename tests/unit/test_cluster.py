@@ -25,6 +25,8 @@ from tests.support.valkeys import frozen
 from tests.support.waiting import wait_until
 from tests.unit.test_hub import Ear, a_status
 
+pytestmark = pytest.mark.xdist_group("valkey-cluster")  # one cluster for all of them
+
 INVOICES_OF_ALL_NODES = [f"in_cluster{number}" for number in range(60)]
 
 
