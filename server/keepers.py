@@ -138,9 +138,8 @@ class Keeper:
                 log.exception("wire_failed", node=self.node)
             self.tried.set()
             self._holder.doubt()
-            delay = min(RECONNECT_MAX_S, 0.05 * 2**failures)
+            await asyncio.sleep(pause_after(failures))
             failures += 1
-            await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - spreads, protects nothing
 
     async def _begin(self, wire: Wire) -> None:
         self.probe = self._transport.probe_on(self.node, self._token)
@@ -221,6 +220,12 @@ class Keeper:
                     raise RedisConnectionError("silent: our own probe does not come back") from None
                 self._holder.doubt()
                 await asyncio.sleep(max(0.0, began + PROBE_EVERY_S - loop.time()))
+
+
+def pause_after(failures: int) -> float:
+    """Seconds until the next attempt, after so many in a row have failed before."""
+    delay = min(RECONNECT_MAX_S, 0.05 * 2 ** min(failures, 10))  # an outage of an hour is 1,800 attempts
+    return delay * (0.5 + random.random())  # noqa: S311 - spreads, protects nothing
 
 
 def _batches(channels: Sequence[bytes]) -> list[Sequence[bytes]]:

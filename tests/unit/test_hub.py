@@ -396,6 +396,12 @@ async def test_the_rereader_reads_whole_rows_only_where_they_are_not_what_was_to
     assert here.metrics.registry.get_sample_value("paidup_rescued_total") == 4
 
 
+def test_attempts_to_reconnect_are_spread_and_go_on_however_long_the_outage() -> None:
+    assert 0.025 <= keepers.pause_after(0) <= 0.075
+    assert 1.0 <= keepers.pause_after(100_000) <= 3.0
+    assert len({keepers.pause_after(3) for _ in range(10)}) > 1
+
+
 def test_a_stage_is_told_to_the_lines_of_this_process_alone() -> None:
     hub = Hub(connect_redis("redis://127.0.0.1:1"))
     hub.tell_stage("in_nobody", Stage.VERIFYING)
