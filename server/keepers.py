@@ -224,7 +224,9 @@ class Keeper:
 
 def pause_after(failures: int) -> float:
     """Seconds until the next attempt, after so many in a row have failed before."""
-    delay = min(RECONNECT_MAX_S, 0.05 * 2 ** min(failures, 10))  # an outage of an hour is 1,800 attempts
+    delay: float = min(
+        RECONNECT_MAX_S, 0.05 * 2 ** min(failures, 10)
+    )  # an outage of an hour is 1,800 attempts
     return delay * (0.5 + random.random())  # noqa: S311 - spreads, protects nothing
 
 
