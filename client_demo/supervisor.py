@@ -211,7 +211,7 @@ def _raise_for_ended(children: dict[str, asyncio.subprocess.Process]) -> None:
 
 async def _make_prices(settings: Settings, redis_url: str) -> None:
     catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
-    redis = connect_redis(redis_url)
+    redis = connect_redis(redis_url, settings.redis_cluster)
     budget = Budget(redis, settings.stripe_requests_per_second)
     key, base = settings.stripe_secret_key, settings.stripe_api_base
     try:

@@ -21,13 +21,13 @@ from typing import Any
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
-from redis.asyncio import Redis
+from redis.asyncio import RedisCluster
 
 from server.core.pace import refused_pause_s
 from server.errors import StripeUnavailable
-from server.hub import REDIS_ERRORS
+from server.listeners import REDIS_ERRORS, RedisClient
 
 log = structlog.get_logger(__name__)
 
@@ -58,14 +58,11 @@ class _Endpoint:
 class Budget:
     """`per_second` requests for each endpoint name, counted in `redis`."""
 
-    def __init__(self, redis: Redis, per_second: int) -> None:
+    def __init__(self, redis: RedisClient, per_second: int) -> None:
         self._redis = redis
         self._limit = RateLimitItemPerSecond(per_second)
-        pool: Any = redis.connection_pool
-        # Each limit is one key, so a cluster's storage serves as well.
-        shared: Storage = RedisStorage("async+redis://", implementation="redispy", connection_pool=pool)
         # Exact: a window that is only counted by halves lets nearly twice as many through in one second.
-        self._shared = MovingWindowRateLimiter(shared)
+        self._shared = MovingWindowRateLimiter(_storage_on(redis))
         self._own = MovingWindowRateLimiter(MemoryStorage())
         self._endpoints: dict[str, _Endpoint] = defaultdict(_Endpoint)
         self._name = secrets.token_hex(8)
@@ -167,3 +164,23 @@ async def _resumed(state: _Endpoint) -> None:
 
 def _time() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _storage_on(redis: RedisClient) -> Storage:
+    if isinstance(redis, RedisCluster):
+        return _ClusterStorage(redis)
+    pool: Any = redis.connection_pool
+    return RedisStorage("async+redis://", implementation="redispy", connection_pool=pool)
+
+
+class _ClusterStorage(RedisClusterStorage):
+    """On a client that is there already; `limits` would open one of its own, and never close it."""
+
+    def __init__(self, redis: RedisCluster) -> None:
+        self._redis = redis
+        super().__init__("async+redis+cluster://unused:1", implementation="redispy")
+
+    def configure_bridge(self) -> None:
+        bridge: Any = self.bridge
+        bridge.storage = self._redis
+        bridge.connection_getter = lambda _: self._redis

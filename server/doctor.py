@@ -17,7 +17,6 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 import msgspec
-from redis.asyncio import Redis
 from rich.table import Table
 from rich.text import Text
 from tortoise.exceptions import OperationalError
@@ -36,6 +35,7 @@ from server.embedded import embedded_valkey
 from server.errors import ConfigurationError, StorageUnavailable, StripeError, StripeRefused
 from server.events import HANDLED_TYPES
 from server.hub import INVOICES, Hub
+from server.listeners import RedisClient
 from server.models import EventSource, StripeEvent
 from server.services import connect_redis
 from server.settings import Settings
@@ -129,7 +129,7 @@ def check_plans(settings: Settings) -> tuple[Catalogue | None, Check]:
 
 
 async def _examine_stripe(
-    settings: Settings, redis: Redis, catalogue: Catalogue | None, webhook_url: str | None
+    settings: Settings, redis: RedisClient, catalogue: Catalogue | None, webhook_url: str | None
 ) -> list[Check]:
     budget = Budget(redis, settings.stripe_requests_per_second)
     key, base = settings.stripe_secret_key, settings.stripe_api_base
@@ -339,7 +339,7 @@ async def check_books() -> Check:
 
 
 @asynccontextmanager
-async def _redis(settings: Settings) -> AsyncIterator[Redis]:
+async def _redis(settings: Settings) -> AsyncIterator[RedisClient]:
     """A client, even where nothing answers it: then the checks say so."""
     async with AsyncExitStack() as stack:
         url = settings.redis_url
@@ -348,12 +348,12 @@ async def _redis(settings: Settings) -> AsyncIterator[Redis]:
                 url = stack.enter_context(embedded_valkey(settings.data_dir))
             except (ValkeyServerError, OSError):
                 url = "redis://127.0.0.1:1"
-        redis = connect_redis(url)
+        redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
         yield redis
 
 
-async def check_redis(redis: Redis) -> Check:
+async def check_redis(redis: RedisClient) -> Check:
     """That a message goes from one process to another: published by one hub, heard by a second."""
     speaking, listening = Hub(redis), Hub(redis)
     heard = _Heard()
@@ -379,8 +379,9 @@ class _Heard:
     def __init__(self) -> None:
         self.event = asyncio.Event()
 
-    def offer(self, status: StatusMessage, frame: bytes) -> None:
+    def offer(self, status: StatusMessage, frame: bytes) -> bool:
         self.event.set()
+        return True
 
     def offer_stage(self, stage: Stage) -> None:
         pass

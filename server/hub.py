@@ -1,30 +1,24 @@
-"""The hub: who waits here for which invoice or account, and the one Redis pub/sub connection of this process.
+"""The hub: who waits here for which invoice or account, and what they are told.
 
-Owns the channels, their reference counts, and the order that closes the gap between reading
-a row and hearing of its change: register, subscribe, await Redis's acknowledgement; only
-then does the caller read the row. Refuses to know the database and to wait for a socket: a
-message is offered to each line, and a line never blocks.
+Owns the channels, and the order that closes the gap between reading a row and hearing of its
+change: register, subscribe, await Redis's acknowledgement; only then does the caller read the
+row. Refuses to know the database and to wait for a socket: a message is offered to each line,
+and a line never blocks.
 
-Redis is a hint, the row is the truth. A killed connection is restored by redis-py silently,
-and the only trace is a second confirmation of a channel that was held already; a frozen
-server looks like silence. Both are noticed here, and `gaps` asks the rereader
-(`rereading.py`) to read the rows again.
+Redis is a hint, the row is the truth. What was published while a connection was killed, frozen
+or away is gone; the keepers notice (`keepers.py`), and `gaps` asks the rereader (`rereading.py`)
+to read the rows again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from server.core.messages import (
     BalanceMessage,
@@ -34,18 +28,14 @@ from server.core.messages import (
     decode_status,
     encode,
 )
+from server.keepers import RECONNECT_MAX_S, Keeper, end
+from server.listeners import ACK_TIMEOUT_S, REDIS_ERRORS, Listener, RedisClient, transport_of
+from server.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-REDIS_ERRORS = (RedisError, OSError, TimeoutError)
-CONNECTION_ERRORS = (*REDIS_ERRORS, RuntimeError)
-"""A send that fails makes redis-py reconnect beside the listener; two who read at once get a RuntimeError."""
-ACK_TIMEOUT_S = 2.0
 PUBLISH_TIMEOUT_S = 1.0
 LINGER_S = 1.0
-PROBE_EVERY_S = 2.0
-PROBES_MISSED = 2
-RECONNECT_MAX_S = 2.0
 
 
 Key = TypeVar("Key", str, int)
@@ -60,8 +50,8 @@ class Topic(Generic[Key, News]):
     prefix: str
     decode: Callable[[bytes], News]
 
-    def channel(self, key: Key) -> str:
-        return f"{self.prefix}{key}"
+    def channel(self, key: Key) -> bytes:
+        return f"{self.prefix}{key}".encode()
 
 
 INVOICES: Topic[str, StatusMessage] = Topic("paidup:invoice:", decode_status)
@@ -71,8 +61,8 @@ ACCOUNTS: Topic[int, BalanceMessage] = Topic("paidup:account:", decode_balance)
 class Line(Protocol[Heard_contra]):
     """Somebody who waits, here, for one invoice or account. The call may neither block nor raise."""
 
-    def offer(self, news: Heard_contra, frame: bytes, /) -> None:
-        """A message, and its encoded frame; the line sends it if its version is news."""
+    def offer(self, news: Heard_contra, frame: bytes, /) -> bool:
+        """A message, and its encoded frame; the line sends it if its version is news. Whether it is."""
 
 
 class StagedLine(Line[StatusMessage], Protocol):
@@ -83,56 +73,65 @@ class StagedLine(Line[StatusMessage], Protocol):
 
 
 class _Channel:
-    __slots__ = ("confirmed", "key", "lines", "topic")
+    """Ten thousand of these may wait: a tuple, not a set; the listener that confirmed it, not an event."""
+
+    __slots__ = ("answer", "key", "lines", "listener", "topic")
 
     def __init__(self, topic: Topic[Any, Any], key: Any) -> None:
         self.topic = topic
         self.key = key
-        self.lines: set[Any] = set()
-        self.confirmed = asyncio.Event()
+        self.lines: tuple[Any, ...] = ()
+        self.listener: Listener | None = None
+        self.answer: asyncio.Future[None] | None = None
+        """Redis's answer to the first subscription, while it is awaited."""
 
-    def offer(self, news: StatusMessage | BalanceMessage, frame: bytes) -> None:
-        for line in tuple(self.lines):
-            line.offer(news, frame)
+    @property
+    def confirmed(self) -> bool:
+        return self.listener is not None and self.listener.alive
+
+    def offer(self, news: StatusMessage | BalanceMessage, frame: bytes) -> bool:
+        """Whether it was news to any line."""
+        told = False
+        for line in self.lines:
+            if line.offer(news, frame):
+                told = True
+        return told
 
 
 class Hub:
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._pubsub = redis.pubsub()
-        self._channels: dict[str, _Channel] = {}
-        self._commands = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._probe_channel = f"paidup:probe:{secrets.token_hex(8)}"
-        self._probe_heard = asyncio.Event()
-        self._probes_missed = 0
-        self._probe_confirmed = False
-        self._closed = False
+    def __init__(self, redis: RedisClient, metrics: Metrics | None = None) -> None:
+        self.metrics = metrics or Metrics()
+        self._transport = transport_of(redis)
+        self._channels: dict[bytes, _Channel] = {}
+        self._keepers: dict[str, Keeper] = {}
+        self._doubts = asyncio.Event()
+        self._aligning: asyncio.Task[None] | None = None
         self.gaps = asyncio.Event()
         """Set when messages may have been missed; whoever re-reads clears it."""
 
     # Life
 
     async def open(self) -> None:
-        """Subscribe the permanent channel and start listening. Works with Redis away, too."""
-        with suppress(*CONNECTION_ERRORS):
-            await self._connect()
-        self._spawn(self._listen(), "hub-listen")
-        self._spawn(self._probe(), "hub-probe")
+        """Connect, and start listening. Works with Redis away, too."""
+        await self._align()
+        self._aligning = asyncio.create_task(self._align_forever(), name="hub-align")
+        tried = [asyncio.ensure_future(keeper.tried.wait()) for keeper in self._keepers.values()]
+        if tried:
+            _, pending = await asyncio.wait(tried, timeout=ACK_TIMEOUT_S)
+            for waiting in pending:
+                waiting.cancel()
 
     async def close(self) -> None:
-        # redis-py may swallow a cancellation while it restores a connection: the loops look for themselves.
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(*REDIS_ERRORS):
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+        if self._aligning is not None:
+            await end(self._aligning)
+        await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
+        self._keepers.clear()
 
     @property
     def healthy(self) -> bool:
-        """Whether a message published by this process was lately heard by it."""
-        return self._probe_confirmed and self._probes_missed < PROBES_MISSED
+        """Whether a message published by this process was lately heard, from every node with channels."""
+        keepers = self._keepers.values()
+        return bool(keepers) and all(keeper.healthy for keeper in keepers)
 
     def waiting(self, topic: Topic[Key, Any]) -> list[Key]:
         """The invoices, or the accounts, that somebody here waits for."""
@@ -150,28 +149,32 @@ class Hub:
         """Register `line`, subscribe, and await Redis's acknowledgement.
 
         Afterwards every change is either in the row or offered to the line. False where Redis
-        did not acknowledge in time: then the rereader is what tells the line.
+        did not acknowledge in time, or is known to be away: then the rereader is what tells the line.
         """
         name = topic.channel(key)
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = _Channel(topic, key)
-            # A task of its own: should this joiner be cancelled, the others still need it.
-            self._spawn(self._subscribe(name), "hub-subscribe")
-        channel.lines.add(line)
+        channel.lines += (line,)
+        if channel.confirmed:
+            return True
+        if channel.answer is None or channel.answer.done():
+            channel.answer = self._ask(name)
+        if (answer := channel.answer) is None:
+            return False
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                await channel.confirmed.wait()
+                await asyncio.shield(answer)  # others wait for it, too
         except TimeoutError:
-            return False
-        return True
+            answer.add_done_callback(lambda _: self.gap())  # heard from then on, and read before
+        return channel.confirmed
 
     def leave(self, topic: Topic[Key, News], key: Key, line: Line[News]) -> None:
         """Forget `line`. The channel is given up a second later, unless somebody joins again."""
         channel = self._channels.get(topic.channel(key))
         if channel is None:
             return
-        channel.lines.discard(line)
+        channel.lines = tuple(other for other in channel.lines if other is not line)
         if not channel.lines:
             loop = asyncio.get_running_loop()
             loop.call_later(LINGER_S, self._give_up_if_empty, channel)
@@ -180,19 +183,11 @@ class Hub:
         name = channel.topic.channel(channel.key)
         if not channel.lines and self._channels.get(name) is channel:
             del self._channels[name]
-            self._spawn(self._unsubscribe(name), "hub-unsubscribe")
+            self._ask(name)
 
-    async def _subscribe(self, name: str) -> None:
-        with suppress(*CONNECTION_ERRORS):
-            await self._command(self._pubsub.subscribe, name)
-
-    async def _unsubscribe(self, name: str) -> None:
-        with suppress(*CONNECTION_ERRORS):
-            await self._command(self._unsubscribe_unless_joined, name)
-
-    async def _unsubscribe_unless_joined(self, name: str) -> None:
-        if name not in self._channels:
-            await self._pubsub.unsubscribe(name)
+    def _ask(self, name: bytes) -> asyncio.Future[None] | None:
+        keeper = self._keepers.get(self._transport.node_of(name) or "")
+        return keeper.ask(name) if keeper else None
 
     # Telling
 
@@ -204,7 +199,7 @@ class Hub:
         """Tell whoever watches this account: see `_publish`."""
         return self._publish(ACCOUNTS.channel(account_id), balance)
 
-    async def _publish(self, name: str, news: StatusMessage | BalanceMessage) -> bool:
+    async def _publish(self, name: bytes, news: StatusMessage | BalanceMessage) -> bool:
         """Tell the lines here at once, and every other process through Redis.
 
         True once Redis has taken it. Never raises: the row is committed, and whoever missed
@@ -215,132 +210,102 @@ class Hub:
             channel.offer(news, frame)
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                await self._redis.publish(name, frame)
+                await self._transport.publish(name, frame)
         except REDIS_ERRORS as error:
-            log.warning("publish_failed", channel=name, error=str(error))
+            log.warning("publish_failed", channel=name.decode(), error=str(error))
             return False
         return True
 
-    def deliver(self, topic: Topic[Key, News], key: Key, news: News) -> None:
-        """Offer `news` to the lines of this process; each drops what is no news to it."""
-        if channel := self._channels.get(topic.channel(key)):
-            channel.offer(news, encode(news))
+    def deliver(self, topic: Topic[Key, News], key: Key, news: News) -> bool:
+        """Offer `news` to the lines of this process; who has it already drops it. Whether any took it."""
+        channel = self._channels.get(topic.channel(key))
+        return channel is not None and channel.offer(news, encode(news))
 
     def tell_stage(self, invoice: str, stage: Stage) -> None:
         """Move the screens of this process on, within the status that they have."""
         channel = self._channels.get(INVOICES.channel(invoice))
-        lines: tuple[StagedLine, ...] = tuple(channel.lines) if channel else ()
+        lines: tuple[StagedLine, ...] = channel.lines if channel else ()
         for line in lines:
             line.offer_stage(stage)
 
-    # Redis
+    # What the keepers hear
 
-    async def _connect(self) -> None:
-        # Only before or by the task that listens: two tasks that restore one connection break it.
-        async with self._commands, asyncio.timeout(ACK_TIMEOUT_S):
-            await self._pubsub.subscribe(self._probe_channel)
-
-    async def _command(self, command: Callable[[str], Awaitable[Any]], name: str) -> None:
-        # One at a time: concurrent first subscribes on one PubSub lose subscriptions. Nothing while the
-        # connection is down: once it is back, `_confirm` asks for what is missing and gives up the rest.
-        async with self._commands, asyncio.timeout(ACK_TIMEOUT_S):
-            connection: Any = self._pubsub.connection
-            if connection is not None and connection.is_connected:
-                await command(name)
-
-    async def _listen(self) -> None:
-        failures = 0
-        while not self._closed:
-            try:
-                if not self._pubsub.subscribed:  # Redis was away when we opened
-                    await self._connect()
-                message = await self._pubsub.get_message(timeout=PROBE_EVERY_S)
-                failures = 0
-            except CONNECTION_ERRORS as error:
-                failures += 1
-                log.warning("redis_lost", error=str(error), failures=failures)
-                delay = min(RECONNECT_MAX_S, 0.05 * 2**failures)
-                await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - spreads, protects nothing
-                continue
-            if message is None:
-                continue
-            try:
-                self._heard(message)
-            except Exception:  # whatever one message does, the others are still listened to
-                log.exception("message_failed", channel=message["channel"])
-
-    def _heard(self, message: dict[str, Any]) -> None:
-        name = _text(message["channel"])
-        if message["type"] == "message":
-            if name == self._probe_channel:
-                self._probe_heard.set()
-            else:
-                self._forward(name, message["data"])
-        elif message["type"] == "subscribe":
-            self._confirm(name)
-
-    def _confirm(self, name: str) -> None:
-        if name == self._probe_channel:
-            if self._probe_confirmed:
-                log.warning("redis_reconnected", channels=len(self._channels))
-                self.gaps.set()
-            self._probe_confirmed = True
-            self._spawn(self._subscribe_unconfirmed(), "hub-resubscribe")
-            return
-        channel = self._channels.get(name)
-        if channel is None:  # restored by redis-py, though its last line left while Redis was away
-            self._spawn(self._unsubscribe(name), "hub-unsubscribe")
-            return
-        if channel.confirmed.is_set():
-            self.gaps.set()  # held already: the connection was replaced, and messages may be lost
-        channel.confirmed.set()
-
-    async def _subscribe_unconfirmed(self) -> None:
-        """What was asked for while Redis was away: redis-py restores only what it once had."""
-        for name, channel in tuple(self._channels.items()):
-            if not channel.confirmed.is_set():
-                await self._subscribe(name)
-
-    def _forward(self, name: str, frame: bytes) -> None:
+    def heard(self, name: bytes, data: bytes) -> None:
         channel = self._channels.get(name)
         if channel is None or not channel.lines:
+            self._heard_a_probe(name)
             return
         try:
-            news = channel.topic.decode(frame)
+            channel.offer(channel.topic.decode(data), data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            log.error("message_malformed", channel=name)
-            return
-        channel.offer(news, frame)
+            log.error("message_malformed", channel=name.decode())
+        except Exception:  # whatever one message does, the others are still listened to
+            log.exception("message_failed", channel=name.decode())
 
-    async def _probe(self) -> None:
-        """Publish to ourselves; silence twice in a row means that the connection is dead."""
-        while not self._closed:
-            self._probe_heard.clear()
-            try:
-                async with asyncio.timeout(PROBE_EVERY_S):
-                    await self._redis.publish(self._probe_channel, "probe")
-                    await self._probe_heard.wait()
-                self._probes_missed = 0
-            except REDIS_ERRORS:
-                self._probes_missed += 1
-                if self._probes_missed % PROBES_MISSED == 0:
-                    log.warning("redis_silent", probes_missed=self._probes_missed)
-                    self.gaps.set()
-                    await self._reconnect()
-            await asyncio.sleep(PROBE_EVERY_S)
+    def _heard_a_probe(self, name: bytes) -> None:
+        for keeper in self._keepers.values():
+            if keeper.probe == name:
+                keeper.probe_heard()
 
-    async def _reconnect(self) -> None:
-        connection: Any = self._pubsub.connection  # None before the first subscription
-        if connection is not None:
-            with suppress(*REDIS_ERRORS):
-                async with asyncio.timeout(ACK_TIMEOUT_S):
-                    await connection.disconnect(nowait=True)
+    def confirmed(self, name: bytes, listener: Listener) -> None:
+        channel = self._channels.get(name)
+        if channel is not None:
+            channel.listener = listener
+            channel.answer = None
 
-    def _spawn(self, coroutine: Any, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(coroutine, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def dropped(self, name: bytes, listener: Listener) -> None:
+        channel = self._channels.get(name)
+        if channel is not None and channel.listener is listener:
+            channel.listener = None
+            self.doubt()  # not asked for: its slot has moved
 
+    def refused(self, error: Exception) -> None:
+        log.warning("redis_refused", error=str(error))
+        self.doubt()
 
-def _text(data: bytes | str) -> str:
-    return data.decode() if isinstance(data, bytes) else data
+    def wants(self, name: bytes) -> bool:
+        return name in self._channels
+
+    def missing(self, node: str, listener: Listener) -> list[bytes]:
+        node_of = self._transport.node_of
+        return [
+            name
+            for name, channel in self._channels.items()
+            if (channel.listener is not listener or not channel.confirmed)
+            and (channel.answer is None or channel.answer.done())
+            and node_of(name) == node
+        ]
+
+    def gap(self) -> None:
+        if not self.gaps.is_set():
+            self.metrics.gaps.inc()
+            self.gaps.set()
+
+    def doubt(self) -> None:
+        self._doubts.set()
+
+    # Which nodes there are
+
+    async def _align_forever(self) -> None:
+        """Whenever channels may have moved, learn where to, and have them asked for there."""
+        while True:
+            await self._doubts.wait()
+            await self._align()
+            await asyncio.sleep(RECONNECT_MAX_S / 4)
+
+    async def _align(self) -> None:
+        self._doubts.clear()
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT_S):
+                await self._transport.refresh()
+        except REDIS_ERRORS as error:
+            log.warning("nodes_unknown", error=str(error))
+            self.doubt()
+        nodes = self._transport.nodes()
+        for node in self._keepers.keys() - nodes:
+            await self._keepers.pop(node).stop()
+        for node in nodes:
+            if node not in self._keepers:
+                self._keepers[node] = Keeper(node, self._transport, self, self.metrics)
+        for keeper in self._keepers.values():
+            keeper.restore()

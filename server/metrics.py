@@ -50,6 +50,26 @@ class Metrics:
             ["status"],
             registry=self.registry,
         )
+        self.gaps = Counter(
+            "paidup_redis_gaps_total",
+            "Times that messages of Redis may have been missed, and the waiting rows were read again.",
+            registry=self.registry,
+        )
+        self.probes_missed = Counter(
+            "paidup_redis_probes_missed_total",
+            "Messages to ourselves that Redis did not bring back in time.",
+            registry=self.registry,
+        )
+        self.channels_restored = Counter(
+            "paidup_redis_channels_restored_total",
+            "Channels that were subscribed again after a connection had ended or a slot had moved.",
+            registry=self.registry,
+        )
+        self.rescued = Counter(
+            "paidup_rescued_total",
+            "Statuses and balances that were told because their row was read again, and no message had come.",
+            registry=self.registry,
+        )
         self.requests_failed = Counter(
             "paidup_requests_failed_total",
             "Requests answered with an error, by HTTP status.",

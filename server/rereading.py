@@ -34,8 +34,10 @@ async def reread(hub: Hub) -> None:
     """Offer every waiting line here its row as it is now."""
     try:
         for status in await read_statuses(hub.waiting(INVOICES)):
-            hub.deliver(INVOICES, status.invoice, status)
+            if hub.deliver(INVOICES, status.invoice, status):
+                hub.metrics.rescued.inc()
         for account_id, balance in await read_balances(hub.waiting(ACCOUNTS)):
-            hub.deliver(ACCOUNTS, account_id, balance)
+            if hub.deliver(ACCOUNTS, account_id, balance):
+                hub.metrics.rescued.inc()
     except OUTAGES as error:
         log.warning("reread_failed", error=str(error))

@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -24,6 +27,7 @@ from server.database import open_database
 from server.embedded import embedded_valkey
 from server.events import Events
 from server.hub import Hub
+from server.listeners import RedisClient
 from server.metrics import Metrics
 from server.models import Account
 from server.prices import PriceBook
@@ -45,7 +49,7 @@ class Services:
     settings: Settings
     catalogue: Catalogue
     metrics: Metrics
-    redis: Redis
+    redis: RedisClient
     hub: Hub
     gateway: StripeGateway
     prices: PriceBook
@@ -76,7 +80,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             open_database(settings.effective_database_url, settings.database_pool)
         )
         url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
-        redis = connect_redis(url)
+        redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
         budget = Budget(redis, settings.stripe_requests_per_second)
         gateway = await stack.enter_async_context(
@@ -84,7 +88,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
                 settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_timeout_s, budget
             )
         )
-        hub = Hub(redis)
+        hub = Hub(redis, metrics)
         await hub.open()
         stack.push_async_callback(hub.close)
         timeline = Timeline()
@@ -133,18 +137,43 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         )
 
 
-def connect_redis(url: str) -> Redis:
-    """A client whose calls fail within seconds: every user of it has something better to do than wait."""
+def connect_redis(url: str, cluster: bool = False) -> RedisClient:
+    """A client whose calls fail within seconds: every user of it has something better to do than wait.
+
+    With `cluster`, `url` names one node or several, separated by commas: the rest is asked of them.
+    """
+    patience: dict[str, Any] = {
+        "socket_timeout": 2.0,
+        "socket_connect_timeout": 2.0,
+        "retry": Retry(NoBackoff(), 1),
+        "health_check_interval": 0,
+    }
+    if cluster:
+        return _connect_cluster(url, patience)
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=50,  # a burst waits for a connection instead of being refused one
         timeout=2.0,
-        socket_timeout=2.0,
-        socket_connect_timeout=2.0,
-        retry=Retry(NoBackoff(), 1),
-        health_check_interval=0,
+        **patience,
     )
     return Redis.from_pool(pool)
+
+
+def _connect_cluster(urls: str, patience: dict[str, Any]) -> RedisCluster:
+    """The first address says how to connect to all: the user, the password, TLS."""
+    seeds = [parse_url(url.strip()) for url in urls.split(",")]
+    nodes = [ClusterNode(seed.get("host", "localhost"), seed.get("port", 6379)) for seed in seeds]
+    options: dict[str, Any] = {
+        name: value for name, value in seeds[0].items() if name not in ("host", "port", "db")
+    }
+    return RedisCluster(
+        startup_nodes=nodes,
+        ssl=options.pop("connection_class", None) is SSLConnection,
+        require_full_coverage=False,  # while nobody holds some slots, the others' customers are served
+        max_connections=50,
+        **options,
+        **patience,
+    )
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

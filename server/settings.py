@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     database_url: str = ""
     database_pool: Count = 20
     redis_url: str = ""
+    redis_cluster: bool = False
     web_concurrency: Count = 1
     stripe_api_base: str = STRIPE_API
     plans_file: Path = PACKAGED_PLANS
@@ -198,8 +199,7 @@ def _address_problems(settings: Settings) -> list[str]:
         ("sqlite://", "postgres://", "postgresql://")
     ):
         problems.append("DATABASE_URL starts with sqlite:// or postgresql://")
-    if settings.redis_url and not settings.redis_url.startswith(("redis://", "rediss://", "unix://")):
-        problems.append("REDIS_URL starts with redis://, rediss:// or unix://")
+    problems += _redis_problems(settings)
     for origin in settings.origins:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
@@ -207,6 +207,16 @@ def _address_problems(settings: Settings) -> list[str]:
     if not settings.plans_file.is_file():
         problems.append(f"PLANS_FILE: there is no file {settings.plans_file}")
     return problems
+
+
+def _redis_problems(settings: Settings) -> list[str]:
+    schemes = ("redis://", "rediss://")
+    if settings.redis_cluster:
+        if not all(url.startswith(schemes) for url in _listed(settings.redis_url) or [""]):
+            return ["REDIS_CLUSTER: REDIS_URL names one or several of its nodes, redis://... or rediss://..."]
+    elif settings.redis_url and not settings.redis_url.startswith((*schemes, "unix://")):
+        return ["REDIS_URL starts with redis://, rediss:// or unix://"]
+    return []
 
 
 def process_problems(settings: Settings) -> list[str]:

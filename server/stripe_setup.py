@@ -56,7 +56,7 @@ async def gateway_alone(settings: Settings) -> AsyncIterator[StripeGateway]:
     """Stripe without the rest: for what is done before there is a database."""
     async with AsyncExitStack() as stack:
         url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
-        redis = connect_redis(url)
+        redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
         budget = Budget(redis, settings.stripe_requests_per_second)
         key, base = settings.stripe_secret_key, settings.stripe_api_base

@@ -70,8 +70,8 @@ class SocketLine:
         """It was admitted and has its place, which `on_end` gives back."""
         self._on_end = on_end
 
-    def offer(self, news: Any, frame: bytes, /) -> None:
-        """Send `frame`, if it is news. The hub calls this, too."""
+    def offer(self, news: Any, frame: bytes, /) -> bool:
+        """Send `frame`, if it is news. Whether it is. The hub calls this, too."""
         raise NotImplementedError
 
     def hear(self, text: str) -> None:
@@ -157,10 +157,10 @@ class InvoiceLine(SocketLine):
             self.verified_at = at
             self._services.verification.hurry(self.key)
 
-    def offer(self, status: StatusMessage, frame: bytes) -> None:
+    def offer(self, status: StatusMessage, frame: bytes) -> bool:
         """Send `frame`, unless this version or a later one was offered before."""
         if self.status is not None and status.version <= self.status.version:
-            return
+            return False
         # The first is the row as it was before the payment: not told as the truth while Stripe is asked.
         unsure = status.stage is Stage.WAITING or (self.status is None and not status.terminal)
         self.status = status
@@ -172,6 +172,7 @@ class InvoiceLine(SocketLine):
         if status.terminal and self.closing is None:
             self.closing = (None, CloseCode.FINISHED)
         self._put(frame)
+        return True
 
     def offer_stage(self, stage: Stage) -> None:
         if self.status is None or self.status.terminal or stage is self._stage:
@@ -206,8 +207,10 @@ class AccountLine(SocketLine):
     def admitted(cls, scope: Scope, ticket: str, services: Services) -> AccountLine:
         return cls(services.tickets.account_of(ticket), services)
 
-    def offer(self, balance: BalanceMessage, frame: bytes) -> None:
+    def offer(self, balance: BalanceMessage, frame: bytes) -> bool:
         """Send `frame`, unless this version or a later one was offered before."""
-        if balance.version > self._version:
-            self._version = balance.version
-            self._put(frame)
+        if balance.version <= self._version:
+            return False
+        self._version = balance.version
+        self._put(frame)
+        return True

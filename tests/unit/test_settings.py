@@ -36,6 +36,8 @@ def problems(**changes: Any) -> list[str]:
         ({"stripe_api_base": "api.stripe.com"}, "STRIPE_API_BASE is no address"),
         ({"database_url": "mysql://db"}, "DATABASE_URL starts with"),
         ({"redis_url": "localhost:6379"}, "REDIS_URL starts with"),
+        ({"redis_cluster": True}, "REDIS_CLUSTER: REDIS_URL names"),
+        ({"redis_cluster": True, "redis_url": "redis://a,unix:///b"}, "REDIS_CLUSTER: REDIS_URL names"),
         ({"allowed_origins": "app.example.com"}, "ALLOWED_ORIGINS: 'app.example.com'"),
         ({"allowed_origins": "https://a.example, https://b.example/path"}, "'https://b.example/path'"),
         ({"allowed_origins": "*"}, "ALLOWED_ORIGINS: '*'"),

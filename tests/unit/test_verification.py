@@ -307,8 +307,9 @@ class Screen:
     def __init__(self) -> None:
         self.stages: list[Stage] = []
 
-    def offer(self, news: StatusMessage, frame: bytes) -> None:
+    def offer(self, news: StatusMessage, frame: bytes) -> bool:
         self.stages.append(news.stage)
+        return True
 
     def offer_stage(self, stage: Stage) -> None:
         self.stages.append(stage)

@@ -1,0 +1,159 @@
+"""Redis failing (SCENARIOS, S29): whatever becomes of it, each waiting screen learns its status.
+
+Killed connections and a frozen server are in test_balance_socket.py, a cluster in test_cluster.py,
+and what each part does about it in test_hub.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.exceptions import ResponseError
+
+from server import keepers
+from server.core.messages import encode
+from server.hub import INVOICES
+from server.models import Invoice as InvoiceRow
+from server.services import Services
+from server.statuses import read_status
+from tests.conftest import World
+from tests.support.books import assert_books_balance
+from tests.support.paidup import Paidup, next_status, status_with
+from tests.support.rows import an_account, an_invoice
+from tests.support.stripe_side import StripeSide
+from tests.support.valkeys import running_valkey, start_valkey
+from tests.support.waiting import wait_until
+
+NOT_ASKED = {"rate_limited": True}
+"""Stripe tells nothing: what the screens learn, they learn of our own row."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(keepers, "RECONNECT_MAX_S", 0.2)
+
+
+async def test_a_redis_that_is_killed_and_started_again_costs_nobody_his_status(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S29: what was committed meanwhile is read once the channels are there again; then messages flow."""
+    with running_valkey(world.folder) as redis:
+        port = redis.port
+        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, reread_s=600)
+        services = paidup.services
+        await stripe_side.conditions(**NOT_ASKED)
+        async with AsyncExitStack() as stack:
+            screens = [await _waiting_screen(stack, paidup) for _ in range(3)]
+            await wait_until(lambda: services.hub.healthy)
+            redis.terminate()
+            await wait_until(lambda: not services.hub.healthy and not services.hub.gaps.is_set())
+            await InvoiceRow.all().update(status="processing", version=2)
+            again = start_valkey(world.folder, port)
+            stack.callback(again.terminate)
+            for screen in screens:
+                assert (await status_with(screen, status="processing"))["version"] == 2
+            counts = {"rescued": 3, "redis_gaps": 2, "redis_channels_restored": 3}
+            await wait_until(lambda: _counted(services) == counts)
+            await _change_heard_of_through_redis(services)
+            for screen in screens:
+                await status_with(screen, version=3)
+            await wait_until(lambda: services.hub.healthy)
+
+
+async def test_while_redis_is_away_the_rows_are_read_every_few_seconds(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S29: another process commits, and cannot say so; /readyz tells the truth, then and afterwards."""
+    with running_valkey(world.folder) as redis:
+        port = redis.port
+        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, reread_s=0.2)
+        await stripe_side.conditions(**NOT_ASKED)
+        async with AsyncExitStack() as stack:
+            screen = await _waiting_screen(stack, paidup)
+            await wait_until(lambda: _ready(paidup, True))
+            redis.terminate()
+            await wait_until(lambda: _ready(paidup, False))
+            for version in (2, 3):
+                await InvoiceRow.all().update(status="processing", version=version)
+                assert (await status_with(screen, status="processing"))["version"] == version
+            late = await _waiting_screen(stack, paidup)  # and is not kept waiting for Redis
+            again = start_valkey(world.folder, port)
+            stack.callback(again.terminate)
+            await wait_until(lambda: _ready(paidup, True))
+            await _change_heard_of_through_redis(paidup.services)
+            await status_with(screen, version=4)
+            await status_with(late, version=2)
+
+
+@pytest.mark.parametrize("what", ["memory", "disk"])
+async def test_a_redis_that_refuses_writes_still_carries_messages(
+    world: World, stripe_side: StripeSide, what: str
+) -> None:
+    """S29: its memory or its disk is full: messages need neither, and each process counts its own calls."""
+    with running_valkey(world.folder, save="3600 1") as redis:
+        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, reread_s=600)
+        services, ada = paidup.services, paidup.customer("ada")
+        if what == "memory":
+            await services.redis.config_set("maxmemory", 1)
+        else:
+            shutil.rmtree(redis.data_dir)  # a snapshot has nowhere to go
+            await services.redis.execute_command("BGSAVE")
+            await wait_until(lambda: _refuses_writes(services))
+        with pytest.raises(ResponseError, match="maxmemory" if what == "memory" else "MISCONF"):
+            await services.redis.set("anything", "new")
+        purchase = await ada.buy("pro")
+        await stripe_side.confirm(purchase["client_secret"])
+        async with ada.watch(purchase) as screen:
+            assert (await status_with(screen, status="active"))["via"] == "verification"
+        await stripe_side.conditions(**NOT_ASKED)
+        async with AsyncExitStack() as stack:
+            other = await _waiting_screen(stack, paidup)
+            await _change_heard_of_through_redis(services)
+            await status_with(other, version=2)
+        await wait_until(lambda: _ready(paidup, True))
+        await assert_books_balance(grants=1)
+
+
+# What the tests do
+
+
+async def _waiting_screen(stack: AsyncExitStack, paidup: Paidup) -> aiohttp.ClientWebSocketResponse:
+    """Somebody who waits for an invoice, and has seen it as it is."""
+    invoice = (await an_invoice(await an_account())).id
+    ticket = paidup.services.tickets.issue(invoice)
+    socket = await stack.enter_async_context(paidup.customer().watch({"invoice": invoice, "ticket": ticket}))
+    await next_status(socket)
+    return socket
+
+
+async def _change_heard_of_through_redis(services: Services) -> None:
+    """A change of every waiting invoice, told as another process tells it."""
+    for invoice in services.hub.waiting(INVOICES):
+        row = await InvoiceRow.get(id=invoice)
+        await InvoiceRow.filter(id=invoice).update(version=row.version + 1)
+        status = await read_status(invoice)
+        assert status is not None
+        await services.redis.publish(INVOICES.channel(invoice), encode(status))
+
+
+def _counted(services: Services) -> dict[str, float | None]:
+    names = ("rescued", "redis_gaps", "redis_channels_restored")
+    return {name: services.metrics.registry.get_sample_value(f"paidup_{name}_total") for name in names}
+
+
+async def _ready(paidup: Paidup, wanted: bool) -> bool:
+    status, ready = await paidup.get("/readyz")
+    return (status, ready["redis"]) == ((200, True) if wanted else (503, False))
+
+
+async def _refuses_writes(services: Services) -> Any:
+    try:
+        await services.redis.set("anything", "new")
+    except ResponseError:
+        return True
+    return False

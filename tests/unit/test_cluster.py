@@ -1,0 +1,224 @@
+"""REDIS_CLUSTER=1: the hub on a real cluster of three nodes, and what becomes of it when one is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from server import hub as module
+from server import keepers, listeners
+from server.budget import Budget
+from server.hub import INVOICES, Hub
+from server.listeners import RedisClient
+from server.models import Invoice
+from server.rereading import reread_forever
+from server.services import connect_redis
+from tests.conftest import World
+from tests.support.paidup import next_balance, status_with
+from tests.support.processes import free_port
+from tests.support.rows import an_account, an_invoice
+from tests.support.valkey_cluster import ValkeyCluster
+from tests.support.valkeys import frozen
+from tests.support.waiting import wait_until
+from tests.unit.test_hub import Ear, a_status
+
+pytestmark = pytest.mark.xdist_group("valkey-cluster")  # one cluster for all of them
+
+INVOICES_OF_ALL_NODES = [f"in_cluster{number}" for number in range(60)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """One for all tests that leave it as it was."""
+    started = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def cluster_of_mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """One whose nodes may die."""
+    started = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same schedule, some ten times as fast."""
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(keepers, "RESTORE_PAUSE_S", 0.01)
+    for owner in (module, keepers):
+        monkeypatch.setattr(owner, "RECONNECT_MAX_S", 0.2)
+    for owner in (module, listeners):
+        monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(module, "LINGER_S", 0.05)
+
+
+class Process:
+    """What one process has: a client, a hub, and an ear on each invoice."""
+
+    def __init__(self, url: str) -> None:
+        self.redis: RedisClient = connect_redis(url, cluster=True)
+        self.hub = Hub(self.redis)
+        self.ears = {invoice: Ear() for invoice in INVOICES_OF_ALL_NODES}
+
+    async def join_all(self) -> None:
+        joins = (self.hub.join(INVOICES, invoice, ear) for invoice, ear in self.ears.items())
+        assert all(await asyncio.gather(*joins))
+
+    def have_heard(self, version: int) -> bool:
+        return all(version in ear.versions for ear in self.ears.values())
+
+
+async def processes(stack: AsyncExitStack, url: str) -> tuple[Process, Process]:
+    opened = []
+    for _ in range(2):
+        process = Process(url)
+        stack.push_async_callback(process.redis.aclose)
+        await process.hub.open()
+        stack.push_async_callback(process.hub.close)
+        opened.append(process)
+    return opened[0], opened[1]
+
+
+@pytest.fixture
+async def pair(cluster: ValkeyCluster) -> AsyncIterator[tuple[Process, Process]]:
+    async with AsyncExitStack() as stack:
+        yield await processes(stack, cluster.url)
+
+
+async def publish_until_heard(there: Process, here: Process, version: int) -> None:
+    """As the processes do whose sockets wait: commits go on, and each is published once it can be."""
+
+    async def heard() -> bool:
+        missing = [invoice for invoice, ear in here.ears.items() if version not in ear.versions]
+        await asyncio.gather(*(there.hub.publish(a_status(invoice, version)) for invoice in missing))
+        return not missing
+
+    await wait_until(heard)
+
+
+async def test_statuses_cross_from_process_to_process_on_every_node(
+    pair: tuple[Process, Process], cluster: ValkeyCluster
+) -> None:
+    here, there = pair
+    await here.join_all()
+    for node in cluster.nodes:
+        assert len(node.client.pubsub_shardchannels("paidup:invoice:*")) > 5, "each node carries its share"
+    told = [there.hub.publish(a_status(invoice)) for invoice in INVOICES_OF_ALL_NODES]
+    assert all(await asyncio.gather(*told))
+    await wait_until(lambda: here.have_heard(1))
+    assert {tuple(ear.versions) for ear in here.ears.values()} == {(1,)}, "each once"
+    await wait_until(lambda: here.hub.healthy)
+
+
+async def test_channels_are_given_up_on_a_cluster_too(
+    pair: tuple[Process, Process], cluster: ValkeyCluster
+) -> None:
+    here, _ = pair
+    await here.join_all()
+    for invoice, ear in here.ears.items():
+        here.hub.leave(INVOICES, invoice, ear)
+    await wait_until(
+        lambda: not any(node.client.pubsub_shardchannels("paidup:invoice:*") for node in cluster.nodes)
+    )
+
+
+async def test_one_frozen_node_of_three_is_noticed(
+    pair: tuple[Process, Process], cluster: ValkeyCluster
+) -> None:
+    """S29: the other two still bring our probes back, and the hub is not healthy all the same."""
+    here, there = pair
+    await here.join_all()
+    await wait_until(lambda: here.hub.healthy)
+    here.hub.gaps.clear()
+    with frozen(cluster.nodes[1].server):
+        await wait_until(lambda: not here.hub.healthy)
+        await wait_until(here.hub.gaps.is_set)
+    await wait_until(lambda: here.hub.healthy and there.hub.healthy)
+    await publish_until_heard(there, here, 2)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("database")
+async def test_a_node_is_killed_and_its_slots_taken_over_and_nobody_misses_a_status(
+    cluster_of_mine: ValkeyCluster,
+) -> None:
+    """S29: what is committed meanwhile is read from the rows; afterwards the channels live on the spare."""
+    account = await an_account()
+    for invoice in INVOICES_OF_ALL_NODES:
+        await an_invoice(account, id=invoice)
+    async with AsyncExitStack() as stack:
+        here, there = await processes(stack, cluster_of_mine.url)
+        await here.join_all()
+        rereader = asyncio.create_task(reread_forever(here.hub, every_s=600))
+        stack.callback(rereader.cancel)
+        cluster_of_mine.nodes[0].kill()
+        for invoice in INVOICES_OF_ALL_NODES:
+            await Invoice.filter(id=invoice).update(version=2)
+            await there.hub.publish(a_status(invoice, 2))
+        await wait_until(lambda: here.have_heard(2))
+        await wait_until(lambda: here.hub.healthy and there.hub.healthy)
+        assert cluster_of_mine.spare.client.pubsub_shardchannels("paidup:invoice:*")
+        told = [there.hub.publish(a_status(invoice, 3)) for invoice in INVOICES_OF_ALL_NODES]
+        assert all(await asyncio.gather(*told))
+        await wait_until(lambda: here.have_heard(3))
+
+
+async def test_a_slot_that_moves_takes_its_channels_along(
+    pair: tuple[Process, Process], cluster: ValkeyCluster
+) -> None:
+    """The node that gives it away drops its channels without being asked; they are asked for at the new."""
+    here, there = pair
+    await here.join_all()
+    here.hub.gaps.clear()
+    first, giver, taker = cluster.nodes
+    channel = next(iter(giver.client.pubsub_shardchannels("paidup:invoice:*")))
+    for node in (taker, giver, first):
+        node.cluster("SETSLOT", node.cluster("KEYSLOT", channel), "NODE", taker.cluster("MYID"))
+    await wait_until(lambda: channel in taker.client.pubsub_shardchannels("paidup:invoice:*"))
+    await wait_until(here.hub.gaps.is_set)
+    await publish_until_heard(there, here, 2)
+
+
+async def test_with_the_whole_cluster_away_nothing_raises_and_nobody_is_kept_waiting() -> None:
+    """S29: the rereader tells the lines; what this process commits, it tells them itself."""
+    away = Process(f"redis://127.0.0.1:{free_port()}")
+    ear = Ear()
+    await away.hub.open()
+    try:
+        assert not await away.hub.join(INVOICES, "in_away", ear)
+        assert not await away.hub.publish(a_status("in_away"))
+        assert (ear.versions, away.hub.healthy) == ([1], False)
+        assert await Budget(away.redis, 1)._hit("invoices.retrieve", background=False), (
+            "counted by this process alone"
+        )
+    finally:
+        await away.hub.close()
+        await away.redis.aclose()
+
+
+async def test_the_budget_is_shared_on_a_cluster(pair: tuple[Process, Process]) -> None:
+    budgets = [Budget(process.redis, 10) for process in pair]
+    taken = [await budgets[number % 2]._hit("invoices.retrieve", background=False) for number in range(12)]
+    assert taken == [True] * 10 + [False] * 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_server_on_a_cluster_serves_a_purchase(world: World, cluster: ValkeyCluster) -> None:
+    """REDIS_CLUSTER=1, as an operator sets it: bought, asked about within the budget, and told."""
+    paidup = await world.server(webhooks=False, redis_url=cluster.url, redis_cluster=True, reread_s=600)
+    ada = paidup.customer("ada")
+    purchase = await ada.buy("pro")
+    async with ada.watch(purchase) as screen, ada.watch_balance() as balance:
+        await world.stripe_side.confirm(purchase["client_secret"])
+        await screen.send_json({"type": "verify"})
+        assert (await status_with(screen, status="active"))["balance"] == 2000
+        while (await next_balance(balance))["balance"] != 2000:
+            pass
+    await wait_until(lambda: paidup.services.hub.healthy)
+    assert (await paidup.get("/readyz"))[0] == 200
