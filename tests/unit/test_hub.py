@@ -367,13 +367,20 @@ async def test_the_rereader_offers_each_watched_account_its_row(
         assert [(told.version, told.balance) for told in purse.heard] == [(3, account_id * 10)]
 
 
+class Picky(Ear):
+    """Takes what is newer, as a socket's line does."""
+
+    def offer(self, status: StatusMessage, frame: bytes) -> bool:
+        return status.version > max(self.versions, default=0) and super().offer(status, frame)
+
+
 @pytest.mark.usefixtures("database")
 async def test_the_rereader_counts_whom_it_rescues(pair: tuple[Hub, Hub]) -> None:
     """S29: what no message told, a row tells; and it is counted."""
     here, _ = pair
     account = await an_account()
     one, two = [(await an_invoice(account)).id for _ in range(2)]
-    ears = [Ear(), Ear()]
+    ears = [Picky(), Picky()]
     for invoice, ear in zip((one, two), ears, strict=True):
         await here.join(INVOICES, invoice, ear)
     await reread(here)
