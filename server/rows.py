@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import msgspec
 from tortoise import fields
 from tortoise.models import Model
 
@@ -132,8 +133,8 @@ def _type(field: Any) -> str:
             return "timestamptz"
         case fields.JSONField():
             return "jsonb"
-        case fields.IntField():
-            return "int"
+        case fields.IntField():  # BigIntField is one, too
+            return "bigint"
         case _:
             assert issubclass(field.field_type, str)
             return "text"
@@ -281,10 +282,18 @@ def _converts(kind: Kind) -> dict[str, Convert | None]:
     """For each column what makes its value one that PostgreSQL's driver takes; None: it does already."""
     found: dict[str, Convert | None] = {}
     for name, column in kind._meta.fields_db_projection.items():
-        field = kind._meta.fields_map[name]
-        dated = isinstance(field, fields.DatetimeField) and field.auto_now_add
-        found[column] = field.to_db_value if dated or isinstance(field, fields.JSONField) else None
+        match kind._meta.fields_map[name]:
+            case fields.JSONField():
+                found[column] = _json
+            case fields.DatetimeField(auto_now_add=True) as field:
+                found[column] = field.to_db_value  # it sets what is not set
+            case _:
+                found[column] = None
     return found
+
+
+def _json(value: Any, _: Row) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
 
 
 @cache
