@@ -32,7 +32,7 @@ from server.errors import StripeRefused
 from server.models import EventSource, ReversalKind, StripeEvent
 from server.models import Invoice as InvoiceRow
 from server.rows import insert_unless_there, update_many
-from server.settlement import Outcome
+from server.settlement import HANDLED, Outcome
 from server.stripe_gateway import API_VERSION
 from server.subscriptions import Subscriptions
 from server.timeline import Timeline, What
@@ -110,13 +110,15 @@ async def _store(events: Sequence[tuple[Event, str, EventSource]]) -> list[bool]
 async def _mark(handled: Sequence[tuple[str, str, datetime]]) -> list[None]:
     """These events (id, outcome, when) were handled."""
     ordered = sorted(handled)  # another process that marks the same ones does not wait for us in a ring
-    changes = (
-        "handled_at = {handled_at}, outcome = {outcome}, attempts = attempts + 1,"
-        " error = NULL, next_attempt_at = NULL"
-    )
     with storage_errors():
-        await update_many(StripeEvent, changes, "TRUE", ("id", "outcome", "handled_at"), ordered)
+        await update_many(StripeEvent, HANDLED, "TRUE", ("id", "outcome", "handled_at"), ordered)
     return [None] * len(handled)
+
+
+class _Marked(str):
+    """What became of an event that the settlement itself has marked."""
+
+    __slots__ = ()
 
 
 class Events:
@@ -164,8 +166,9 @@ class Events:
         except Exception as error:
             await self._postpone(event.id, f"{type(error).__name__}: {error}")
             raise
-        await self._mark((event.id, outcome[:200], now()))
-        return outcome
+        if not isinstance(outcome, _Marked):
+            await self._mark((event.id, outcome[:200], now()))
+        return str(outcome)
 
     async def _postpone(self, event_id: str, error: str) -> None:
         log.warning("event_postponed", stripe_event=event_id, error=error)
@@ -185,7 +188,8 @@ class Events:
         if shape is None:
             return await self._read_again(event, event.about(), road)
         self._received(shape.id, event, road)
-        facts = msgspec.structs.replace(shape.facts(), attempt=_ATTEMPTS.get(event.kind), dated=True)
+        attempt = _ATTEMPTS.get(event.kind)
+        facts = msgspec.structs.replace(shape.facts(), attempt=attempt, dated=True, event=event.id)
         return await self._settle(shape.id, facts, road)
 
     async def _payment_intent(self, event: Event, road: Road) -> str:
@@ -198,7 +202,7 @@ class Events:
         if shape is None:
             return await self._read_again(event, row.id, road)
         self._received(row.id, event, road)
-        return await self._settle(row.id, Facts(payments=(shape.facts(),), dated=True), road)
+        return await self._settle(row.id, Facts(payments=(shape.facts(),), dated=True, event=event.id), road)
 
     async def _invoice_payment(self, event: Event, road: Road) -> str:
         # It links, but names no customer: a hint to ask, where the others have not settled yet.
@@ -229,7 +233,7 @@ class Events:
         settled = await self._verification.settle(facts, road)
         if settled.outcome is Outcome.NEEDS_READING:
             settled, _ = await self._verification.read(invoice, road)
-        return settled.outcome
+        return _Marked(settled.outcome) if settled.marked else settled.outcome
 
     async def _ask(self, event: Event, invoice: str, road: Road) -> str:
         self._received(invoice, event, road)

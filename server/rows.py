@@ -182,6 +182,8 @@ def _updating(
 
 Inserts = list[tuple[Row, dict[str, Row]]]
 Updates = list[tuple[Row, list[str]]]
+Change = tuple[Kind, str, tuple[str, ...], tuple[Any, ...]]
+"""Model, SQL, the names in it, and their values."""
 
 
 class Writes:
@@ -190,6 +192,7 @@ class Writes:
     def __init__(self) -> None:
         self._inserts: Inserts = []
         self._updates: dict[int, tuple[Row, list[str]]] = {}
+        self._changes: list[Change] = []
 
     def insert(self, row: Row, **references: Row) -> None:
         """`references`: columns that take the id which another row inserted here will get."""
@@ -200,17 +203,22 @@ class Writes:
         _, named = self._updates.setdefault(id(row), (row, []))
         named += (column for column in columns if column not in named)
 
+    def change(self, kind: Kind, changes: str, **values: Any) -> None:
+        """A row that was not read: `changes` as in `update_many`; the first of `values` is its key."""
+        self._changes.append((kind, changes, tuple(values), tuple(values.values())))
+
     @property
     def empty(self) -> bool:
-        return not (self._inserts or self._updates)
+        return not (self._inserts or self._updates or self._changes)
 
     async def send(self) -> None:
         """Write it all, in the caller's transaction. Raises tortoise's IntegrityError."""
-        inserts, updates = self._taken()
+        if self.empty:
+            return
         if is_sqlite():
-            await _one_by_one(inserts, updates)
-        elif inserts or updates:
-            await _at_once(inserts, updates)
+            await _one_by_one(*self._taken())
+        else:
+            await _at_once(*self._taken())
 
     async def send_if_unchanged(self, seen: Seen) -> bool:
         """Write it all and commit, in a statement that locks what was seen, in that order.
@@ -219,22 +227,26 @@ class Writes:
         """
         return await _at_once(*self._taken(), seen)
 
-    def _taken(self) -> tuple[Inserts, Updates]:
-        taken = self._inserts, list(self._updates.values())
-        self._inserts, self._updates = [], {}
+    def _taken(self) -> tuple[Inserts, Updates, list[Change]]:
+        taken = self._inserts, list(self._updates.values()), self._changes
+        self._inserts, self._updates, self._changes = [], {}, []
         return taken
 
 
-async def _one_by_one(inserts: Inserts, updates: Updates) -> None:
+async def _one_by_one(inserts: Inserts, updates: Updates, changes: list[Change]) -> None:
     for row, references in inserts:
         for column, other in references.items():
             setattr(row, column, other.pk)
         await row.save(force_create=True)
     for row, columns in updates:
         await row.save(update_fields=columns)
+    for kind, change, names, values in changes:
+        await update_many(kind, change, "TRUE", names, [values])
 
 
-async def _at_once(inserts: Inserts, updates: Updates, seen: Seen | None = None) -> bool:
+async def _at_once(
+    inserts: Inserts, updates: Updates, changes: list[Change], seen: Seen | None = None
+) -> bool:
     places = {id(row): number for number, (row, _) in enumerate(inserts)}
     shape = (
         tuple(
@@ -242,6 +254,7 @@ async def _at_once(inserts: Inserts, updates: Updates, seen: Seen | None = None)
             for row, references in inserts
         ),
         tuple((type(row), tuple(columns)) for row, columns in updates),
+        tuple((kind, change, names) for kind, change, names, _ in changes),
     )
     values = [
         convert(getattr(row, name), row) if convert else getattr(row, name)
@@ -256,6 +269,8 @@ async def _at_once(inserts: Inserts, updates: Updates, seen: Seen | None = None)
             for name in columns
         ]
         values.append(row.pk)
+    for *_, given in changes:
+        values += given
     held: tuple[Kind, ...] = ()
     if seen is not None:
         held = tuple(type(row) for row in seen.rows)
@@ -306,6 +321,7 @@ def _inserted(kind: Kind) -> tuple[tuple[str, Convert | None], ...]:
 def _writing(
     inserts: tuple[tuple[Kind, tuple[tuple[str, int], ...]], ...],
     updates: tuple[tuple[Kind, tuple[str, ...]], ...],
+    changes: tuple[tuple[Kind, str, tuple[str, ...]], ...],
     held: tuple[Kind, ...],
 ) -> str:
     """The statement for rows of these models. It answers whether it wrote, and the inserted rows' ids."""
@@ -331,6 +347,13 @@ def _writing(
         steps.append(
             f'u{number} AS (UPDATE "{kind._meta.db_table}" SET {", ".join(marks)}{source} WHERE {where})'
         )
+    for number, (kind, change, given) in enumerate(changes):
+        types = [_type(kind._meta.fields_map[name]) for name in given]
+        places = {name: f"${count + place}::{types[place - 1]}" for place, name in enumerate(given, start=1)}
+        where = f'"{kind._meta.db_pk_column}" = ${count + 1}'
+        count += len(given)
+        step = f'UPDATE "{kind._meta.db_table}" SET {change.format(**places)}{source} WHERE {where}'
+        steps.append(f"c{number} AS ({step})")
     if held:
         steps.insert(0, f"held AS ({_holding(held, count)})")
     answers = ["EXISTS (SELECT FROM held)" if held else "TRUE"]

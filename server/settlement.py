@@ -28,7 +28,7 @@ from server.core.pace import reconciler_delay_s
 from server.core.plans import Catalogue, OnCancel, StripePrice
 from server.database import locked, storage_errors, write_transaction
 from server.metrics import Metrics
-from server.models import Account, CreditGrant, GrantState, Invoice, Subscription
+from server.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
 from server.reversals import ReversalNews
 from server.rows import Writes, first_locked, first_seen, update_many
 from server.statuses import error_of, status_of
@@ -42,6 +42,11 @@ TellBalance = Callable[[Account], Awaitable[None]]
 """Tells every process that has a socket on the account what its balance is now."""
 
 COLLISIONS = 3
+HANDLED = (
+    "handled_at = {handled_at}, outcome = {outcome},"
+    " attempts = attempts + 1, error = NULL, next_attempt_at = NULL"
+)
+"""What marks a stored event."""
 PUBLISH_GRACE = timedelta(seconds=3)
 """How long whoever committed a change has for publishing it, before the reconciler does."""
 
@@ -80,6 +85,8 @@ class Settled(msgspec.Struct, frozen=True):
     created: bool = False
     moved: Account | None = None
     """The account, where its balance has changed."""
+    marked: bool = False
+    """Whether the event that said so was marked handled by the same transaction."""
 
 
 _OUTCOMES = {
@@ -232,7 +239,7 @@ class Settlement:
             decision = self._decide(row, facts, road)
             if decision.verdict is Verdict.GRANT and not granting.stands_alone(row):
                 return None
-            settled = await self._carry_out(decision, row, account, writes)
+            settled = await self._carry_out(decision, row, account, facts.event, writes)
             return settled if writes.empty or await writes.send_if_unchanged(seen) else None
 
     async def _under_lock(self, facts: Facts, road: Road, account_id: int | None) -> Settled:
@@ -249,7 +256,7 @@ class Settlement:
         row, account = rows
         writes = Writes()
         decision = self._decide(row, facts, road)
-        settled = await self._carry_out(decision, row, account, writes, created=found is None)
+        settled = await self._carry_out(decision, row, account, facts.event, writes, created=found is None)
         await writes.send()
         return settled
 
@@ -265,10 +272,16 @@ class Settlement:
         return decision
 
     async def _carry_out(
-        self, decision: Decision, row: Invoice, account: Account, writes: Writes, created: bool = False
+        self,
+        decision: Decision,
+        row: Invoice,
+        account: Account,
+        event: str | None,
+        writes: Writes,
+        created: bool = False,
     ) -> Settled:
-        before = account.version
-        if decision.verdict is Verdict.REFUSE:
+        before, outcome = account.version, _OUTCOMES.get(decision.verdict)
+        if outcome is None:
             return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
         if decision.verdict is Verdict.GRANT:
             after = self._catalogue.spent_then_refunded
@@ -278,13 +291,16 @@ class Settlement:
         if decision.verdict in (Verdict.GRANT, Verdict.TELL):
             row.error = msgspec.to_builtins(decision.error) if decision.error else None
             _changed(row, writes)
+            if event is not None:
+                writes.change(StripeEvent, HANDLED, id=event, outcome=outcome.value, handled_at=now())
         return Settled(
-            outcome=_OUTCOMES[decision.verdict],
+            outcome=outcome,
             reason=decision.reason,
             invoice=row.id,
             status=status_of(row, account.balance),
             created=created,
             moved=account if account.version != before else None,
+            marked=event is not None and outcome in _PUBLISHED,
         )
 
     async def _adopt(

@@ -19,6 +19,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.usefixtures("database")
 
 on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+SOLD_BESIDES = "in_besides"
 BY_ID = "invoices.id = $1 AND accounts.id = invoices.account_id"
 
 
@@ -42,6 +43,7 @@ def a_grant(account: Account, invoice: Invoice) -> Writes:
     writes.update(invoice, "quote")
     invoice.version += 1
     writes.update(invoice, "quote", "version")
+    writes.change(Invoice, "checks_made = checks_made + 1, plan = {plan}", id=SOLD_BESIDES, plan="max")
     return writes
 
 
@@ -57,19 +59,21 @@ async def test_rows_are_read_as_tortoise_reads_them() -> None:
 
 
 async def test_what_is_sent_together_refers_to_each_other_and_is_written_once() -> None:
-    invoice = await an_invoice(await an_account())
-    account = await Account.get()
+    account = await an_account()
+    invoice, besides = await an_invoice(account), await an_invoice(account, id=SOLD_BESIDES)
     writes = a_grant(account, invoice)
     async with write_transaction():
         await writes.send()
         assert writes.empty
         await writes.send()
-    grant, entry, kept = await CreditGrant.get(), await LedgerEntry.get(), await Invoice.get()
+    grant, entry, kept = await CreditGrant.get(), await LedgerEntry.get(), await Invoice.get(id=invoice.id)
     assert entry.grant_id == grant.id  # type: ignore[attr-defined]
     assert (grant.remaining, grant.state, entry.kind) == (2000, "live", "grant")
     assert grant.created_at is not None
     assert (kept.quote, kept.version) == ({"credits": 2000}, 2)
     assert (await Account.get()).balance == 2000
+    await besides.refresh_from_db()
+    assert (besides.plan, besides.checks_made) == ("max", 1)
     with pytest.raises(IntegrityError):
         async with write_transaction():
             await a_grant(account, invoice).send()
