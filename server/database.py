@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,23 +112,6 @@ def connection() -> BaseDBAsyncClient:
 
 def is_sqlite() -> bool:
     return connection().capabilities.dialect == "sqlite"
-
-
-async def fetch(query: str, values: Sequence[Any]) -> Sequence[Any]:
-    """The rows that a statement answers with. On PostgreSQL without the layers that Tortoise puts around it.
-
-    Raises tortoise's IntegrityError, and what OUTAGES names.
-    """
-    db: Any = connection()
-    if is_sqlite():
-        _, found = await db.execute_query(query, list(values))
-        return list(found)
-    try:
-        async with db.acquire_connection() as acquired:
-            rows: Sequence[Any] = await acquired.fetch(query, *values)
-            return rows
-    except asyncpg.IntegrityConstraintViolationError as error:
-        raise IntegrityError(error) from error
 
 
 class storage_errors:  # noqa: N801 - reads as a statement at its use

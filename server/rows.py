@@ -18,7 +18,7 @@ import msgspec
 from tortoise import fields
 from tortoise.models import Model
 
-from server.database import connection, fetch, is_sqlite
+from server.database import connection, is_sqlite
 
 Kind = type[Model]
 Row = Any
@@ -35,7 +35,7 @@ async def first_locked(condition: str, values: Sequence[Any], *kinds: Kind) -> t
     query, end = _reading(condition, sqlite, kinds), ""
     if not sqlite:  # NO KEY, as in database.locked()
         end = f" FOR NO KEY UPDATE OF {', '.join(kind._meta.db_table for kind in kinds)}"
-    found = await fetch(query + end, values)
+    _, found = await connection().execute_query(query + end, list(values))
     return _rows(kinds, found[0]) if found else None
 
 
@@ -54,7 +54,7 @@ async def first_seen(condition: str, values: Sequence[Any], *kinds: Kind) -> See
     """
     if is_sqlite():
         return None
-    found = await fetch(_reading(condition, False, kinds), values)
+    _, found = await connection().execute_query(_reading(condition, False, kinds), list(values))
     if not found:
         return None
     cells = tuple(found[0])
@@ -90,7 +90,7 @@ async def insert_many(kind: Kind, columns: Sequence[str], rows: Sequence[Sequenc
     if is_sqlite():
         await kind.bulk_create([kind(**dict(zip(columns, row, strict=True))) for row in rows])
         return
-    await fetch(_inserting(kind, tuple(columns)), _arrays(kind, columns, rows))
+    await connection().execute_query(_inserting(kind, tuple(columns)), _arrays(kind, columns, rows))
 
 
 async def insert_unless_there(kind: Kind, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> set[Any]:
@@ -101,7 +101,10 @@ async def insert_unless_there(kind: Kind, columns: Sequence[str], rows: Sequence
         await kind.bulk_create(made, ignore_conflicts=True)
         return {row.pk for row in made} - {row.pk for row in there}
     query = f'{_inserting(kind, tuple(columns))} ON CONFLICT DO NOTHING RETURNING "{kind._meta.db_pk_column}"'
-    return {cells[0] for cells in await fetch(query, _arrays(kind, columns, rows))}
+    # As a WITH: Tortoise takes the answer of what begins with INSERT to be a count.
+    query = f"WITH new AS ({query}) SELECT * FROM new"
+    _, found = await connection().execute_query(query, _arrays(kind, columns, rows))
+    return {cells[0] for cells in found}
 
 
 def _arrays(kind: Kind, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
@@ -154,7 +157,7 @@ async def update_many(
     if sqlite:
         await connection().execute_many(query, [list(row) for row in rows])
     else:
-        await fetch(query, _arrays(kind, names, rows))
+        await connection().execute_query(query, _arrays(kind, names, rows))
 
 
 @cache
@@ -272,7 +275,7 @@ async def _at_once(
     if seen is not None:
         held = tuple(type(row) for row in seen.rows)
         values += [row.pk for row in seen.rows] + list(seen.versions)
-    found = await fetch(_writing(*shape, held), values)
+    _, found = await connection().execute_query(_writing(*shape, held), values)
     unchanged, *keys = tuple(found[0])
     for (row, _), key in zip(inserts, keys, strict=True):
         row.pk, row._saved_in_db = key, True
