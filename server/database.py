@@ -56,6 +56,13 @@ OUTAGES: tuple[type[BaseException], ...] = (
 M = TypeVar("M", bound=Model)
 
 
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """Goes back to its pool without the round trip in which asyncpg resets what we never set."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
 def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
     """Tortoise's configuration for `url` (sqlite:// or postgres://)."""
     connection = expand_db_url(url.replace("postgresql://", "postgres://", 1))
@@ -69,6 +76,7 @@ def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
         credentials.setdefault("maxsize", pool)
         credentials.setdefault("timeout", CONNECT_TIMEOUT_S)
         credentials.setdefault("command_timeout", STATEMENT_TIMEOUT_S)
+        credentials.setdefault("connection_class", _Connection)
     return {
         "connections": {"default": connection},
         "apps": {"paidup": {"models": ["server.models"], "migrations": "server.migrations"}},

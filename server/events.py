@@ -8,13 +8,13 @@ settlement does). An event is never deleted, and an unknown one is kept like any
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 
 import msgspec
 import structlog
-from tortoise.expressions import F
 
+from server.batches import Together
 from server.clawbacks import Clawbacks, decoded
 from server.clock import now
 from server.core.facts import Attempt, Facts, Road
@@ -31,7 +31,8 @@ from server.database import storage_errors
 from server.errors import StripeRefused
 from server.models import EventSource, ReversalKind, StripeEvent
 from server.models import Invoice as InvoiceRow
-from server.settlement import Outcome
+from server.rows import insert_unless_there, update_many
+from server.settlement import HANDLED, Outcome
 from server.stripe_gateway import API_VERSION
 from server.subscriptions import Subscriptions
 from server.timeline import Timeline, What
@@ -41,7 +42,8 @@ log = structlog.get_logger(__name__)
 
 Handler = Callable[[Event, Road], Awaitable[str]]
 
-GRACE_S = 30.0
+_STORED = ("id", "type", "api_version", "payload", "source", "received_at", "attempts", "next_attempt_at")
+GRACE = timedelta(seconds=30)
 """How long whoever stored an event has for handling it, before the reconciler tries."""
 ENDED = ("incomplete_expired", "canceled", "unpaid")
 PARKED = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE, Outcome.NEEDS_READING})
@@ -85,19 +87,38 @@ HANDLED_TYPES = (*PAYMENT_TYPES, *REVERSAL_TYPES)
 
 async def store(event: Event, body: str, source: EventSource = EventSource.WEBHOOK) -> bool:
     """Keep a verified event. False where it was handled before. Raises StorageUnavailable."""
+    (news,) = await _store([(event, body, source)])
+    return news
+
+
+async def _store(events: Sequence[tuple[Event, str, EventSource]]) -> list[bool]:
     at = now()
-    values = {
-        "id": event.id,
-        "type": event.type[:100],
-        "api_version": event.api_version,
-        "payload": body,
-        "source": source,
-        "received_at": at,
-        "next_attempt_at": at + timedelta(seconds=GRACE_S),
-    }
+    rows = [
+        (event.id, event.type[:100], event.api_version, body, source, at, 0, at + GRACE)
+        for event, body, source in events
+    ]
+    ids = [event.id for event, _, _ in events]
     with storage_errors():
-        await StripeEvent.bulk_create([StripeEvent(**values)], ignore_conflicts=True)
-        return not await StripeEvent.exists(id=event.id, handled_at__not_isnull=True)
+        new = await insert_unless_there(StripeEvent, _STORED, rows)
+        if len(new) == len(ids):
+            return [True] * len(ids)
+        done = await StripeEvent.filter(id__in=ids, handled_at__isnull=False).only("id")
+    known = {row.id for row in done}
+    return [id not in known for id in ids]
+
+
+async def _mark(handled: Sequence[tuple[str, str, datetime]]) -> list[None]:
+    """These events (id, outcome, when) were handled."""
+    ordered = sorted(handled)  # another process that marks the same ones does not wait for us in a ring
+    with storage_errors():
+        await update_many(StripeEvent, HANDLED, "TRUE", ("id", "outcome", "handled_at"), ordered)
+    return [None] * len(handled)
+
+
+class _Marked(str):
+    """What became of an event that the settlement itself has marked."""
+
+    __slots__ = ()
 
 
 class Events:
@@ -114,6 +135,8 @@ class Events:
         self._clawbacks = clawbacks
         self._subscriptions = subscriptions
         self._timeline = timeline
+        self._store = Together(_store)
+        self._mark = Together(_mark)
         by_object: dict[Handler, tuple[str, ...]] = {
             self._invoice: INVOICE_TYPES,
             self._payment_intent: INTENT_TYPES,
@@ -122,6 +145,10 @@ class Events:
             self._reversal: tuple(REVERSAL_TYPES),
         }
         self._handlers = {kind: handler for handler, kinds in by_object.items() for kind in kinds}
+
+    async def store(self, event: Event, body: str) -> bool:
+        """Keep a delivered event, as `store` does, together with others that come at this moment."""
+        return await self._store((event, body, EventSource.WEBHOOK))
 
     async def handle(self, event: Event, source: EventSource = EventSource.WEBHOOK) -> str:
         """Do what the event calls for, then mark it handled. Returns the outcome in a word or two.
@@ -139,15 +166,9 @@ class Events:
         except Exception as error:
             await self._postpone(event.id, f"{type(error).__name__}: {error}")
             raise
-        with storage_errors():
-            await StripeEvent.filter(id=event.id).update(
-                handled_at=now(),
-                attempts=F("attempts") + 1,
-                outcome=outcome[:200],
-                error=None,
-                next_attempt_at=None,
-            )
-        return outcome
+        if not isinstance(outcome, _Marked):
+            await self._mark((event.id, outcome[:200], now()))
+        return str(outcome)
 
     async def _postpone(self, event_id: str, error: str) -> None:
         log.warning("event_postponed", stripe_event=event_id, error=error)
@@ -167,7 +188,8 @@ class Events:
         if shape is None:
             return await self._read_again(event, event.about(), road)
         self._received(shape.id, event, road)
-        facts = msgspec.structs.replace(shape.facts(), attempt=_ATTEMPTS.get(event.kind), dated=True)
+        attempt = _ATTEMPTS.get(event.kind)
+        facts = msgspec.structs.replace(shape.facts(), attempt=attempt, dated=True, event=event.id)
         return await self._settle(shape.id, facts, road)
 
     async def _payment_intent(self, event: Event, road: Road) -> str:
@@ -180,7 +202,7 @@ class Events:
         if shape is None:
             return await self._read_again(event, row.id, road)
         self._received(row.id, event, road)
-        return await self._settle(row.id, Facts(payments=(shape.facts(),), dated=True), road)
+        return await self._settle(row.id, Facts(payments=(shape.facts(),), dated=True, event=event.id), road)
 
     async def _invoice_payment(self, event: Event, road: Road) -> str:
         # It links, but names no customer: a hint to ask, where the others have not settled yet.
@@ -211,7 +233,7 @@ class Events:
         settled = await self._verification.settle(facts, road)
         if settled.outcome is Outcome.NEEDS_READING:
             settled, _ = await self._verification.read(invoice, road)
-        return settled.outcome
+        return _Marked(settled.outcome) if settled.marked else settled.outcome
 
     async def _ask(self, event: Event, invoice: str, road: Road) -> str:
         self._received(invoice, event, road)

@@ -19,6 +19,7 @@ from server.core.credits import Bought, Installment, Money, Part, Quote, nets, s
 from server.core.facts import InvoiceFacts
 from server.core.plans import AfterRefund
 from server.models import Account, CreditGrant, GrantState, Invoice
+from server.rows import Writes
 
 CHANGE = "subscription_update"
 """The billing reason of an upgrade or downgrade (and of a trial's end)."""
@@ -35,8 +36,16 @@ def remember(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
     row.nets = nets(quoted, _money(row))
 
 
-async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime) -> None:
-    """Write the grants of a paid invoice. Raises tortoise's IntegrityError where they are there already."""
+def stands_alone(row: Invoice) -> bool:
+    """Whether nothing else bears on what a paid invoice gives: then `give` reads nothing."""
+    return not (row.nets or row.money_went_back)
+
+
+async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime, writes: Writes) -> None:
+    """The grants of a paid invoice, left in `writes` where nothing else bears on them.
+
+    Tortoise's IntegrityError comes, here or when they are sent, where they are there already.
+    """
     others: list[Invoice] = []
     if row.nets:
         settled = Invoice.filter(account_id=account.id, nets=True, settled_at__not_isnull=True)
@@ -44,7 +53,10 @@ async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime)
     in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
     planned = schedules([_bought(each) for each in in_order])
     row.credits_quoted = sum(item.credits for item in planned[row.id] if item.due_at is None)
-    await _write(row, account, planned[row.id], at)
+    await _write(row, account, planned[row.id], at, writes)
+    if stands_alone(row):
+        return
+    await writes.send()  # what follows reads them
     # Money may have gone back before we heard that it came.
     why = "its money went back before we heard that it came"
     await reversals.apply(row, account, after, f"{row.id}:settled", why, at)
@@ -80,7 +92,9 @@ def _money(row: Invoice) -> Money:
     return Money(row.total_minor, row.from_balance_minor, row.billing_reason == CHANGE)
 
 
-async def _write(row: Invoice, account: Account, items: Sequence[Installment], at: datetime) -> None:
+async def _write(
+    row: Invoice, account: Account, items: Sequence[Installment], at: datetime, writes: Writes
+) -> None:
     less = _quoted(row).credits - sum(item.credits for item in items)
     set_off = f"; {less} of it had come before a downgrade" if less > 0 else ""
     for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
@@ -88,10 +102,11 @@ async def _write(row: Invoice, account: Account, items: Sequence[Installment], a
         plan = item.plan or row.plan
         if item.due_at is None:
             terms = (expires_at, number, plan, item.rollover_cap)
-            await ledger.grant(account, row.id, item.credits, *terms, at, note=set_off)
+            await ledger.grant(account, row.id, item.credits, *terms, at, set_off, writes)
             continue
         due_at = at_unix(item.due_at)
-        await ledger.plan(account, row.id, item.credits, due_at, expires_at, number, plan, item.rollover_cap)
+        coming = (due_at, expires_at, number, plan, item.rollover_cap)
+        await ledger.plan(account, row.id, item.credits, *coming, writes)
 
 
 async def _adjust(

@@ -18,9 +18,9 @@ from datetime import datetime
 import msgspec
 
 from server.clock import now
-from server.database import locked
 from server.errors import InsufficientCredits, KeyReused
 from server.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
+from server.rows import Writes, first_locked
 
 
 class Spent(msgspec.Struct, frozen=True):
@@ -36,7 +36,10 @@ Source = tuple[int, int]
 
 
 async def lock_account(account_id: int) -> Account:
-    return await locked(Account.filter(id=account_id)).get()
+    found = await first_locked("accounts.id = $1", [account_id], Account)
+    assert found is not None, "an account is never deleted"
+    account: Account = found[0]
+    return account
 
 
 # What comes
@@ -52,13 +55,17 @@ async def grant(
     rollover_cap: int = 0,
     at: datetime | None = None,
     note: str = "",
-) -> CreditGrant:
+    writes: Writes | None = None,
+) -> None:
     """Give `credits` for a paid invoice. Raises tortoise's IntegrityError where it was given already.
 
-    A grant of zero is written too: one grant stands for each paid invoice.
+    A grant of zero is written too: one grant stands for each paid invoice. With `writes` it is put
+    there, and written, or refused, once that is sent.
     """
     assert credits >= 0
-    given = await CreditGrant.create(
+    sent_later = writes is not None
+    writes = writes or Writes()
+    given = CreditGrant(
         account_id=account.id,
         invoice_id=invoice_id,
         installment=installment,
@@ -68,9 +75,13 @@ async def grant(
         expires_at=expires_at,
         rollover_cap=rollover_cap,
     )
+    writes.insert(given)
     reason = f"{plan or 'plan'}, paid{note}"
-    await enter(account, EntryKind.GRANT, credits, f"{invoice_id}:{installment}", reason, given.id, at)
-    return given
+    entry = _entry(account, EntryKind.GRANT, credits, f"{invoice_id}:{installment}", reason, None, at)
+    writes.insert(entry, grant_id=given)
+    writes.update(account, "balance", "version")
+    if not sent_later:
+        await writes.send()
 
 
 async def plan(
@@ -82,9 +93,10 @@ async def plan(
     installment: int,
     plan: str | None,
     rollover_cap: int,
+    writes: Writes | None = None,
 ) -> None:
-    """Put down an installment that is to come. It holds nothing until it is made."""
-    await CreditGrant.create(
+    """Put down an installment that is to come. It holds nothing until it is made. `writes` as in `grant`."""
+    planned = CreditGrant(
         account_id=account.id,
         invoice_id=invoice_id,
         installment=installment,
@@ -96,6 +108,10 @@ async def plan(
         expires_at=expires_at,
         rollover_cap=rollover_cap,
     )
+    if writes is None:
+        await planned.save()
+    else:
+        writes.insert(planned)
 
 
 async def replan(planned: CreditGrant, credits: int) -> None:
@@ -327,9 +343,25 @@ async def enter(
     at: datetime | None = None,
 ) -> None:
     """Write the entry and move the balance by it, in the caller's transaction. `at` is now unless said."""
+    writes = Writes()
+    writes.insert(_entry(account, kind, credits, reference, reason, grant_id, at))
+    writes.update(account, "balance", "version")
+    await writes.send()
+
+
+def _entry(
+    account: Account,
+    kind: EntryKind,
+    credits: int,
+    reference: str,
+    reason: str,
+    grant_id: int | None,
+    at: datetime | None,
+) -> LedgerEntry:
+    """The entry, and the balance moved by it; neither is written yet."""
     account.balance += credits
     account.version += 1
-    await LedgerEntry.create(
+    return LedgerEntry(
         account_id=account.id,
         kind=kind,
         credits=credits,
@@ -339,4 +371,3 @@ async def enter(
         balance_after=account.balance,
         created_at=at or now(),
     )
-    await account.save(update_fields=["balance", "version"])

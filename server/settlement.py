@@ -9,7 +9,7 @@ ask anybody anything: it receives facts, and imports neither the Stripe gateway 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 
@@ -18,6 +18,7 @@ import structlog
 from tortoise.exceptions import IntegrityError
 
 from server import granting, ledger, reversals
+from server.batches import Later
 from server.clock import Clock, now
 from server.core.credits import Quote, quote
 from server.core.decisions import Decision, InvoiceStatus, Known, Verdict, decide
@@ -27,8 +28,9 @@ from server.core.pace import reconciler_delay_s
 from server.core.plans import Catalogue, OnCancel, StripePrice
 from server.database import locked, storage_errors, write_transaction
 from server.metrics import Metrics
-from server.models import Account, CreditGrant, GrantState, Invoice, Subscription
+from server.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
 from server.reversals import ReversalNews
+from server.rows import Writes, first_locked, first_seen, update_many
 from server.statuses import error_of, status_of
 from server.timeline import Timeline, What
 
@@ -40,6 +42,11 @@ TellBalance = Callable[[Account], Awaitable[None]]
 """Tells every process that has a socket on the account what its balance is now."""
 
 COLLISIONS = 3
+HANDLED = (
+    "handled_at = {handled_at}, outcome = {outcome},"
+    " attempts = attempts + 1, error = NULL, next_attempt_at = NULL"
+)
+"""What marks a stored event."""
 PUBLISH_GRACE = timedelta(seconds=3)
 """How long whoever committed a change has for publishing it, before the reconciler does."""
 
@@ -78,6 +85,8 @@ class Settled(msgspec.Struct, frozen=True):
     created: bool = False
     moved: Account | None = None
     """The account, where its balance has changed."""
+    marked: bool = False
+    """Whether the event that said so was marked handled by the same transaction."""
 
 
 _OUTCOMES = {
@@ -109,6 +118,7 @@ class Settlement:
         self.tell_balance = tell_balance
         self._timeline = timeline
         self._metrics = metrics
+        self._published = Later(_remember_published)
 
     async def settle(self, facts: Facts, road: Road, account_id: int | None = None) -> Settled:
         """Carry out what `facts` call for. Safe to call at any time, any number of times.
@@ -118,8 +128,7 @@ class Settlement:
         """
         for _ in range(COLLISIONS):
             try:
-                async with write_transaction():
-                    settled = await self._settle(facts, road, account_id)
+                settled = await self._at_once(facts, road) or await self._under_lock(facts, road, account_id)
                 break
             except IntegrityError:
                 # Another process inserted the same invoice or grant: read again what is there now.
@@ -189,20 +198,19 @@ class Settlement:
         told = await reversals.apply(
             row, account, self._catalogue.spent_then_refunded, cause, reason, self._clock()
         )
+        writes = Writes()
         if told:
-            await _save(row)
+            _changed(row, writes)
         else:
-            await row.save(update_fields=["money_went_back", "credits_reversed", "credits_untaken"])
+            writes.update(row, "money_went_back", "credits_reversed", "credits_untaken")
+        await writes.send()
         return told
 
     async def publish(self, status: StatusMessage) -> None:
-        """Tell the browsers, and remember that this version was told."""
+        """Tell the browsers, and soon note that this version was told; or the reconciler tells it again."""
         if await self._publish(status):
             self._timeline.note(status.invoice, What.PUBLISHED, version=status.version)
-            # Where a newer version is there already, its own publisher clears the due time.
-            told = Invoice.filter(id=status.invoice, version=status.version)
-            with storage_errors():
-                await told.update(published_version=status.version, publish_due_at=None)
+            self._published.add((status.invoice, status.version))
 
     def _note(self, settled: Settled, road: Road) -> None:
         self._metrics.settlements.labels(road, settled.outcome).inc()
@@ -216,41 +224,88 @@ class Settlement:
         if settled.outcome is Outcome.REFUSED:
             log.warning("settlement_refused", invoice=settled.invoice, road=road, reason=settled.reason)
 
+    async def _at_once(self, facts: Facts, road: Road) -> Settled | None:
+        """Read, decide, and write in one statement that is a transaction of its own.
+
+        It locks what was read and writes only if nobody has changed that. None where somebody
+        has, where the invoice is new, or where more must be read: then under lock.
+        """
+        with storage_errors():
+            seen = await first_seen(*_wanted(facts), Invoice, Account)
+            if seen is None:
+                return None
+            row, account = seen.rows
+            writes = Writes()
+            decision = self._decide(row, facts, road)
+            if decision.verdict is Verdict.GRANT and not granting.stands_alone(row):
+                return None
+            settled = await self._carry_out(decision, row, account, facts.event, writes)
+            return settled if writes.empty or await writes.send_if_unchanged(seen) else None
+
+    async def _under_lock(self, facts: Facts, road: Road, account_id: int | None) -> Settled:
+        async with write_transaction():
+            return await self._settle(facts, road, account_id)
+
     # Inside the transaction
 
     async def _settle(self, facts: Facts, road: Road, account_id: int | None) -> Settled:
-        row = await self._locked_row(facts)
-        created = row is None
-        if row is None:
-            adopted = await self._adopt(facts.invoice, account_id)
-            if isinstance(adopted, Settled):
-                return adopted
-            row = adopted
+        found = await first_locked(*_wanted(facts), Invoice, Account)
+        rows = found or await self._adopt(facts.invoice, account_id)
+        if isinstance(rows, Settled):
+            return rows
+        row, account = rows
+        writes = Writes()
+        decision = self._decide(row, facts, road)
+        settled = await self._carry_out(decision, row, account, facts.event, writes, created=found is None)
+        await writes.send()
+        return settled
+
+    def _decide(self, row: Invoice, facts: Facts, road: Road) -> Decision:
+        """What to do; where it is to grant, `row` then says what and by which road."""
         decision = decide(_known(row), facts)
-        if decision.verdict is Verdict.REFUSE:
-            return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
-        account = await ledger.lock_account(row.account_id)
-        before = account.version
         if decision.verdict is Verdict.GRANT:
-            await self._grant(row, account, facts.invoice, road)
+            if facts.invoice and facts.invoice.lines_complete:
+                quoted = quote(facts.invoice.lines, self._catalogue, self._prices)
+                if quoted.plan is not None:  # else the catalogue forgot the price: what was quoted holds
+                    granting.remember(row, quoted, facts.invoice)
+            row.settled_via, row.settled_at, row.status = road, now(), InvoiceStatus.ACTIVE
+        return decision
+
+    async def _carry_out(
+        self,
+        decision: Decision,
+        row: Invoice,
+        account: Account,
+        event: str | None,
+        writes: Writes,
+        created: bool = False,
+    ) -> Settled:
+        before, outcome = account.version, _OUTCOMES.get(decision.verdict)
+        if outcome is None:
+            return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
+        if decision.verdict is Verdict.GRANT:
+            after = self._catalogue.spent_then_refunded
+            await granting.give(row, account, after, self._clock(), writes)
+        if decision.verdict is Verdict.TELL:
+            row.status = decision.status
         if decision.verdict in (Verdict.GRANT, Verdict.TELL):
-            await self._change(row, decision)
+            row.error = msgspec.to_builtins(decision.error) if decision.error else None
+            _changed(row, writes)
+            if event is not None:
+                writes.change(StripeEvent, HANDLED, id=event, outcome=outcome.value, handled_at=now())
         return Settled(
-            outcome=_OUTCOMES[decision.verdict],
+            outcome=outcome,
             reason=decision.reason,
             invoice=row.id,
             status=status_of(row, account.balance),
             created=created,
             moved=account if account.version != before else None,
+            marked=event is not None and outcome in _PUBLISHED,
         )
 
-    async def _locked_row(self, facts: Facts) -> Invoice | None:
-        if facts.invoice:
-            return await locked(Invoice.filter(id=facts.invoice.id)).first()
-        intents = [payment.intent for payment in facts.payments]
-        return await locked(Invoice.filter(payment_intent__in=intents)).first()
-
-    async def _adopt(self, invoice: InvoiceFacts | None, account_id: int | None) -> Invoice | Settled:
+    async def _adopt(
+        self, invoice: InvoiceFacts | None, account_id: int | None
+    ) -> tuple[Invoice, Account] | Settled:
         """A row for an invoice that is new here, or why there is none."""
         if invoice is None:
             return Settled(Outcome.UNKNOWN_INVOICE, "no invoice is known for this payment")
@@ -268,7 +323,7 @@ class Settlement:
         account = await self._account_of(invoice, account_id)
         if account is None:
             return Settled(Outcome.UNKNOWN_CUSTOMER, f"no account has the customer {invoice.customer}")
-        return await self._create(invoice, account, quoted)
+        return await self._create(invoice, account, quoted), account
 
     async def _account_of(self, invoice: InvoiceFacts, account_id: int | None) -> Account | None:
         if invoice.customer is None:
@@ -322,35 +377,39 @@ class Settlement:
             log.warning("unknown_prices", invoice=invoice.id, prices=quoted.unknown_prices)
         return row
 
-    async def _grant(self, row: Invoice, account: Account, invoice: InvoiceFacts | None, road: Road) -> None:
-        if invoice and invoice.lines_complete:
-            quoted = quote(invoice.lines, self._catalogue, self._prices)
-            if quoted.plan is not None:  # else the catalogue forgot the price: what was quoted holds
-                granting.remember(row, quoted, invoice)
-        row.settled_via, row.settled_at, row.status = road, now(), InvoiceStatus.ACTIVE
-        await granting.give(row, account, self._catalogue.spent_then_refunded, self._clock())
 
-    async def _change(self, row: Invoice, decision: Decision) -> None:
-        if decision.verdict is Verdict.TELL:
-            row.status = decision.status
-        row.error = msgspec.to_builtins(decision.error) if decision.error else None
-        await _save(row)
+def _wanted(facts: Facts) -> tuple[str, list[str]]:
+    """The condition, and its values, for the invoice that `facts` are about, and its account."""
+    if facts.invoice:
+        return "invoices.id = $1 AND accounts.id = invoices.account_id", [facts.invoice.id]
+    intents = [payment.intent for payment in facts.payments]
+    marks = ", ".join(f"${number}" for number in range(1, len(intents) + 1))
+    return f"invoices.payment_intent IN ({marks}) AND accounts.id = invoices.account_id", intents
 
 
-async def _save(row: Invoice) -> None:
+def _changed(row: Invoice, writes: Writes) -> None:
     """Write a change that browsers should hear of."""
     row.version += 1
     row.changed_at = now()
     row.publish_due_at = row.changed_at + PUBLISH_GRACE
     if row.status.terminal:
         row.next_check_at = None
-    await row.save(
-        update_fields=[
-            *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
-            *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
-            *("finalized_at", "sequence", "nets", "money_went_back", "credits_reversed", "credits_untaken"),
-        ]
+    writes.update(
+        row,
+        *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
+        *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
+        *("finalized_at", "sequence", "nets", "money_went_back", "credits_reversed", "credits_untaken"),
     )
+
+
+async def _remember_published(told: Sequence[tuple[str, int]]) -> None:
+    """That Redis has taken these versions of these invoices."""
+    # Where a newer version is there already, its own publisher clears the due time. Whoever holds a
+    # row just now may wait for another of these: such a row is passed over, and told again.
+    changes = "published_version = {version}, publish_due_at = NULL"
+    where = "invoices.version = {version}"
+    with storage_errors():
+        await update_many(Invoice, changes, where, ("id", "version"), told, pass_over_locked=True)
 
 
 def _known(row: Invoice) -> Known:

@@ -18,6 +18,7 @@ import structlog
 from server.clock import now
 from server.database import OUTAGES
 from server.models import TimelineEntry
+from server.rows import insert_many
 
 log = structlog.get_logger(__name__)
 
@@ -40,21 +41,24 @@ class What(StrEnum):
     DELIVERED = "delivered"
 
 
+_Note = tuple[str, datetime, What, dict[str, Any] | None]
+"""A row of the timeline: invoice, at, what, detail."""
+
+
 class Timeline:
     def __init__(self) -> None:
         self.dropped = 0
-        self._waiting: deque[TimelineEntry] = deque()
+        self._waiting: deque[_Note] = deque()
         self._noted = asyncio.Event()
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
 
     def note(self, invoice: str, what: What, at: datetime | None = None, **detail: Any) -> None:
         """Remember that `what` happened, now unless `at` says when. Never waits, never raises."""
-        entry = TimelineEntry(invoice=invoice, at=at or now(), what=what, detail=detail or None)
         if len(self._waiting) >= QUEUE_LIMIT:
             self.dropped += 1
             return
-        self._waiting.append(entry)
+        self._waiting.append((invoice, at or now(), what, detail or None))
         self._noted.set()
 
     def open(self) -> None:
@@ -79,9 +83,9 @@ class Timeline:
         while self._waiting:
             await self._write([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
 
-    async def _write(self, entries: list[TimelineEntry]) -> None:
+    async def _write(self, notes: list[_Note]) -> None:
         try:
-            await TimelineEntry.bulk_create(entries)
+            await insert_many(TimelineEntry, ("invoice", "at", "what", "detail"), notes)
         except OUTAGES as error:
-            self.dropped += len(entries)
-            log.warning("timeline_lost", entries=len(entries), error=str(error))
+            self.dropped += len(notes)
+            log.warning("timeline_lost", entries=len(notes), error=str(error))

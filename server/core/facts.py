@@ -100,9 +100,11 @@ class Facts(msgspec.Struct, frozen=True):
     `attempt` is what an `invoice.payment_failed` or `invoice.payment_action_required` event
     says by its type, since its object shows no payment. `dated` marks what an event's payload
     shows: the state when the event was made, which may be older than what is known already.
+    `event` is the stored event that says all this: what it changes here marks it handled, too.
     """
 
     invoice: InvoiceFacts | None = None
     payments: tuple[PaymentFacts, ...] = ()
     attempt: Attempt | None = None
     dated: bool = False
+    event: str | None = None

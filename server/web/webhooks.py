@@ -18,7 +18,6 @@ from starlette.routing import Route
 
 from server.core.stripe_shapes import Event, decode
 from server.errors import WebhookRefused
-from server.events import store
 from server.services import Services
 from server.stripe_gateway import verify_signature
 from server.web.bodies import answer, read_body
@@ -34,7 +33,7 @@ async def stripe_webhook(request: Request) -> Response:
     except WebhookRefused:
         services.metrics.webhooks.labels("refused").inc()
         raise
-    if not await store(event, body.decode()):
+    if not await services.events.store(event, body.decode()):
         services.metrics.webhooks.labels("repeated").inc()
         return answer({"received": True, "outcome": "handled before"})
     return answer({"received": True, "outcome": await _handled(event, services)})

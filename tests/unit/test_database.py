@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ async def test_a_row_that_refers_to_a_locked_one_is_inserted_meanwhile(database_
         account = await Account.create(external_id="ada")
         async with write_transaction():
             await locked(Account.filter(id=account.id)).get()
-            # A task of its own, so a connection of its own.
-            inserted = asyncio.create_task(Subscription.create(id="sub_1", account_id=account.id))
-            await asyncio.wait_for(inserted, 5)
+            # A context of its own, so a connection of its own.
+            inserting = Subscription.create(id="sub_1", account_id=account.id)
+            await asyncio.wait_for(asyncio.create_task(inserting, context=Context()), 5)
         assert await Subscription.exists(id="sub_1")
 
 

@@ -10,6 +10,7 @@ from tortoise.exceptions import OperationalError
 
 from server import timeline as module
 from server.models import TimelineEntry
+from server.rows import insert_many
 from server.timeline import Timeline, What
 from tests.support.waiting import wait_until
 
@@ -28,13 +29,12 @@ async def timeline(database: None) -> AsyncIterator[Timeline]:
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many entries each write took."""
     sizes: list[int] = []
-    really = TimelineEntry.bulk_create
 
-    async def counted(entries: list[TimelineEntry], **options: Any) -> Any:
-        sizes.append(len(entries))
-        return await really(entries, **options)
+    async def counted(kind: type[TimelineEntry], columns: Any, rows: list[Any]) -> None:
+        sizes.append(len(rows))
+        await insert_many(kind, columns, rows)
 
-    monkeypatch.setattr(TimelineEntry, "bulk_create", counted)
+    monkeypatch.setattr(module, "insert_many", counted)
     return sizes
 
 
@@ -87,11 +87,11 @@ async def test_an_outage_loses_notes_and_nothing_else(
 ) -> None:
     """S33: counted, and the next notes are written again."""
 
-    async def away(_: list[TimelineEntry]) -> None:
+    async def away(*_: Any) -> None:
         raise OperationalError("the database is away")
 
     with monkeypatch.context() as outage:
-        outage.setattr(TimelineEntry, "bulk_create", away)
+        outage.setattr(module, "insert_many", away)
         timeline.note("in_1", What.CREATED)
         timeline.note("in_1", What.TOLD)
         await wait_until(lambda: timeline.dropped == 2)
