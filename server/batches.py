@@ -58,7 +58,7 @@ class Together(Generic[T, R]):
             results = await self._do([item for item, _ in batch])
         except Exception as error:
             if len(batch) > 1:
-                await asyncio.gather(*(self._together([each]) for each in batch))
+                await asyncio.gather(*(self._together([each]) for each in batch if not each[1].done()))
             elif not batch[0][1].done():
                 batch[0][1].set_exception(error)
             return

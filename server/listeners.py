@@ -27,6 +27,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError, SlotNotCoveredError
 
+from server.batches import Together
+
 RedisClient = Redis | RedisCluster
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
 """The second is no RedisError: a cluster of which no node can be reached, or a slot that nobody holds."""
@@ -75,6 +77,7 @@ class Plain:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._published = Together(self._publish)  # what is published at one moment goes in one pipeline
 
     def nodes(self) -> Collection[str]:
         return ("redis",)
@@ -90,7 +93,15 @@ class Plain:
         return [(verb, *channels)]
 
     def publish(self, channel: bytes, data: bytes) -> Awaitable[Any]:
-        return self._redis.publish(channel, data)
+        return self._published((channel, data))
+
+    async def _publish(self, messages: Sequence[tuple[bytes, bytes]]) -> Sequence[Any]:
+        if len(messages) == 1:
+            return [await self._redis.publish(*messages[0])]
+        pipeline = self._redis.pipeline(transaction=False)
+        for channel, data in messages:
+            pipeline.publish(channel, data)
+        return await pipeline.execute()
 
     def probe_on(self, node: str, token: str) -> bytes:
         return f"paidup:probe:{token}".encode()

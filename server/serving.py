@@ -23,7 +23,7 @@ from server.embedded import embedded_valkey
 from server.logs import configure_logging
 from server.settings import ENV_FILE, Settings, load_settings
 
-_UVICORN: dict[str, Any] = {
+UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "http": "httptools",
     "ws_per_message_deflate": False,  # 37 KiB a socket, and half the throughput
@@ -44,7 +44,7 @@ _WEBSOCKETS = {"slim": "server.web.slim:SlimProtocol", "uvicorn": "websockets-sa
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """What to run uvicorn with, beside the application and its address."""
-    return {**_UVICORN, "ws": _WEBSOCKETS[settings.websocket_protocol]}
+    return {**UVICORN, "ws": _WEBSOCKETS[settings.websocket_protocol]}
 
 
 def application() -> Starlette:
