@@ -21,10 +21,11 @@ import structlog
 from tortoise.exceptions import IntegrityError
 
 from server.clock import now
-from server.core.decisions import TERMINAL
+from server.core.decisions import InvoiceStatus
 from server.database import OUTAGES, storage_errors
 from server.errors import PaidupError
-from server.models import Invoice, Watermark
+from server.models import Watermark
+from server.rows import of_keys
 
 log = structlog.get_logger(__name__)
 CLAIM_NAME = "crowd"
@@ -43,9 +44,19 @@ RECENT = timedelta(hours=1)
 """Whose invoice is older is asked about by itself: the way to it through the list is long."""
 EARLIER_S = 60
 """How much earlier Stripe may have made an invoice than its row was made here."""
-READ_AT_ONCE = 500
 FAILURES: tuple[type[BaseException], ...] = (PaidupError, msgspec.DecodeError, *OUTAGES)
 """What may go wrong with one part without ending the pass."""
+
+
+_ROWS = "SELECT id, status, created_at FROM invoices WHERE id"
+
+
+class _Row(msgspec.Struct, array_like=True):
+    """The columns of `_ROWS`. Past the models: all that wait are read in each pass."""
+
+    id: str
+    status: InvoiceStatus
+    created_at: datetime
 
 
 class Part(NamedTuple):
@@ -91,14 +102,14 @@ async def read_parts(parts: Sequence[Part], read: ReadPart) -> int:
 
 async def open_of(invoices: Sequence[str]) -> dict[str, int]:
     """Those of the invoices that are recent and not over, and when their rows were made (Unix seconds)."""
-    found: dict[str, int] = {}
     recent = now() - RECENT
-    for start in range(0, len(invoices), READ_AT_ONCE):
-        rows = Invoice.filter(id__in=invoices[start : start + READ_AT_ONCE], created_at__gte=recent)
-        with storage_errors():
-            still_open = await rows.exclude(status__in=list(TERMINAL)).only("id", "created_at")
-        found.update((row.id, int(row.created_at.timestamp())) for row in still_open)
-    return found
+    with storage_errors():
+        rows = [msgspec.convert(cells, _Row, strict=False) async for cells in of_keys(_ROWS, invoices)]
+    return {
+        row.id: int(row.created_at.timestamp())
+        for row in rows
+        if not row.status.terminal and row.created_at >= recent
+    }
 
 
 async def pass_over(work: Callable[[], Awaitable[int]]) -> None:

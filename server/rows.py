@@ -10,7 +10,7 @@ another. Refuses to know any table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -83,6 +83,29 @@ def _rows(kinds: Sequence[Kind], found: Any) -> tuple[Row, ...]:
 @cache
 def _names(kind: Kind) -> tuple[str, ...]:
     return tuple(kind._meta.fields_db_projection.values())
+
+
+READ_AT_ONCE = 500
+# One parameter however many keys, so that it is one statement, prepared once.
+_AMONG = {True: "IN (SELECT value FROM json_each(?))", False: "= ANY($1)"}
+
+
+async def of_keys(query: str, keys: Iterable[Any]) -> AsyncIterator[tuple[Any, ...]]:
+    """What `query` selects for these keys, 500 at a time; it is SQL that ends with the keys' column."""
+    sqlite, wanted = is_sqlite(), list(keys)
+    for start in range(0, len(wanted), READ_AT_ONCE):
+        some = wanted[start : start + READ_AT_ONCE]
+        value = msgspec.json.encode(some).decode() if sqlite else some
+        _, found = await connection().execute_query(f"{query} {_AMONG[sqlite]}", [value])
+        for cells in found:
+            yield tuple(cells)
+
+
+async def execute(statement: str, *values: Any) -> int:
+    """How many rows `statement` changed. It is SQL with $1, $2 and so on for `values`."""
+    query = statement.replace("$", "?") if is_sqlite() else statement
+    changed, _ = await connection().execute_query(query, list(values))
+    return changed
 
 
 async def insert_many(kind: Kind, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -6,9 +6,8 @@ goes past the models: a thirtieth of the time, most of which is the database's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -16,19 +15,14 @@ from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.core.facts import PaymentError, Road
 from server.core.messages import BalanceMessage, StatusMessage, stage_of
-from server.database import connection, is_sqlite
 from server.models import Account, Invoice
-
-READ_AT_ONCE = 500
+from server.rows import of_keys
 
 _STATUSES = """
 SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, i.settled_at,
        i.settled_via, i.changed_at, i.error, a.balance
-FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id
-"""
-_BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id "
-# One parameter however many rows, so that each is one statement, prepared once.
-_AMONG = {True: "IN (SELECT value FROM json_each(?))", False: "= ANY($1)"}
+FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
+_BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id"
 
 
 class _Told(msgspec.Struct, array_like=True):
@@ -69,7 +63,7 @@ async def read_status(invoice_id: str) -> StatusMessage | None:
 async def read_statuses(invoice_ids: Iterable[str]) -> list[StatusMessage]:
     """The messages for several invoices, a query for every 500."""
     messages = []
-    async for record in _records(_STATUSES, invoice_ids):
+    async for record in of_keys(_STATUSES, invoice_ids):
         row = msgspec.convert(record, _Told, strict=False)
         error = msgspec.json.decode(row.error, type=PaymentError) if row.error else None
         messages.append(_message(row, error, row.balance))
@@ -81,7 +75,7 @@ async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMe
     at = now()
     return [
         (account_id, BalanceMessage(version, balance, at))
-        async for account_id, version, balance in _records(_BALANCES, account_ids)
+        async for account_id, version, balance in of_keys(_BALANCES, account_ids)
     ]
 
 
@@ -98,14 +92,3 @@ def _message(row: Invoice | _Told, error: PaymentError | None, balance: int) -> 
         at=row.changed_at,
         error=error,
     )
-
-
-async def _records(query: str, ids: Iterable[Any]) -> AsyncIterator[tuple[Any, ...]]:
-    sqlite = is_sqlite()
-    keys = list(ids)
-    for start in range(0, len(keys), READ_AT_ONCE):
-        among = keys[start : start + READ_AT_ONCE]
-        value = msgspec.json.encode(among).decode() if sqlite else among
-        _, rows = await connection().execute_query(query + _AMONG[sqlite], [value])
-        for row in rows:
-            yield tuple(row)

@@ -17,7 +17,8 @@ import structlog
 from server.core.messages import encode
 from server.database import OUTAGES
 from server.hub import ACCOUNTS, INVOICES, Topic
-from server.statuses import READ_AT_ONCE, read_balances, read_statuses
+from server.rows import READ_AT_ONCE
+from server.statuses import read_balances, read_statuses
 from server.web.lines import SocketLine
 
 log = structlog.get_logger(__name__)
