@@ -38,7 +38,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 _BEGIN_AT_ONE = """
 SELECT setval(oid::regclass, 1, false) FROM pg_class
-WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace
+WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace AND relname NOT LIKE 'tortoise_migrations%'
 """
 
 
