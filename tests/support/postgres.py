@@ -71,7 +71,7 @@ class Databases:
         """Empty it for the next, and drop it where that does not make it as good as new."""
         try:
             as_new = self._run(self._emptied(name))
-        except (asyncpg.PostgresError, OSError):
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             as_new = False
         if as_new:
             self._free.append(name)
