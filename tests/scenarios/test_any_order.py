@@ -28,6 +28,7 @@ from server.settings import PACKAGED_PLANS
 from tests.support.books import assert_books_balance
 from tests.support.life import MovedClock
 from tests.support.paidup import settings
+from tests.support.postgres import Databases
 from tests.support.stripe_side import StripeSide
 from tests.support.waiting import wait_until
 
@@ -187,27 +188,32 @@ ORDERS: dict[str, Callable[[list[Any]], list[Any]]] = {
 }
 
 
-Databases = Callable[[], str]
+FreshDatabase = Callable[[], str]
 
 
 @pytest.fixture
-def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
+def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FreshDatabase]:
     """Makes an empty database of the kind that the test asks for, as often as it likes."""
-    template = request.getfixturevalue("sqlite_template" if request.param == "sqlite" else "postgres")
-    made: list[str] = []
+    if request.param == "sqlite":
+        template = request.getfixturevalue("sqlite_template")
 
-    def make() -> str:
-        name = f"order{next(_numbers)}"
-        if request.param == "sqlite":
-            shutil.copy(template, tmp_path / f"{name}.db")
-            return f"sqlite://{tmp_path / name}.db"
-        template.psql(f"CREATE DATABASE {name} TEMPLATE template_paidup")
-        made.append(name)
-        return str(template.get_uri(database=name))
+        def copied() -> str:
+            path = tmp_path / f"order{next(_numbers)}.db"
+            shutil.copy(template, path)
+            return f"sqlite://{path}"
 
-    yield make
-    for name in made:
-        template.psql(f"DROP DATABASE {name} WITH (FORCE)")
+        yield copied
+        return
+    databases: Databases = request.getfixturevalue("databases")
+    taken: list[str] = []
+
+    def lent() -> str:
+        taken.append(databases.take())
+        return databases.server.get_uri(database=taken[-1])
+
+    yield lent
+    for name in taken:
+        databases.give_back(name)
 
 
 _numbers = count()
@@ -219,7 +225,7 @@ _numbers = count()
     indirect=["fresh_database"],
 )
 async def test_any_order_of_a_history_gives_the_same_balance(
-    seed: int, fresh_database: Databases, stripe_side: StripeSide, valkey: str, tmp_path: Path
+    seed: int, fresh_database: FreshDatabase, stripe_side: StripeSide, valkey: str, tmp_path: Path
 ) -> None:
     """S18, S25, S26, S37: replayed into an empty database, in whichever order, the balances are the same."""
     story = Story(stripe_side, seed)

@@ -185,7 +185,7 @@ async def serving(
     """A server in this process, over real HTTP, for as long as the block."""
     app = create_app(configured, clock=clock)
     options = {**uvicorn_options(configured), "loop": "none"}
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **options))
+    server = _Server(uvicorn.Config(app, host="127.0.0.1", port=port, **options))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve())
     try:
@@ -194,8 +194,24 @@ async def serving(
             task.result()
         yield Paidup(f"http://127.0.0.1:{port}", http, app)
     finally:
-        server.should_exit = True
+        server.stop()
         await task
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which ends when it is told to: its own looks ten times a second whether it should."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._told = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._told.set()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._told.wait()
 
 
 def serving_process(env: dict[str, str], port: int, log: Path, *arguments: str) -> Child:
