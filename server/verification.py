@@ -44,7 +44,8 @@ SETTLED_AT_ONCE = 8
 """Of what a list shows: the webhooks need connections to the database, too."""
 
 # ruff: noqa: S608 - made of constants, never of a value
-_OPEN = f"id = $1 AND status NOT IN ({', '.join(f"'{status.value}'" for status in TERMINAL)})"
+_OVER = ", ".join(f"'{status.value}'" for status in TERMINAL)
+_OPEN = f"id = $1 AND status NOT IN ({_OVER})"
 _LEASE = (
     "UPDATE invoices SET checking_until = $2, checks_made = checks_made + 1"
     f" WHERE {_OPEN} AND (checking_until IS NULL OR checking_until <= $3)"
