@@ -71,9 +71,14 @@ class Connection(asyncio.Protocol):
         self._rest = b""
         self._code = 1006
 
-    @property
-    def transport(self) -> asyncio.Transport:
-        return self._transport
+    async def drop(self) -> None:
+        """Cut the connection without a goodbye."""
+        self._transport.abort()
+        await self.ended
+
+    def stall(self) -> None:
+        """Read nothing any more."""
+        self._transport.pause_reading()
 
     def connection_made(self, transport: Any) -> None:
         self._transport: asyncio.Transport = transport
@@ -183,7 +188,6 @@ class Waiter:
         """How each connection that was opened ended."""
         self.returned_at: list[float] = []
         """When it came back after each farewell (monotonic)."""
-        self.refused = 0
         self._request = handshake(invoice, ticket)
         self._choose = choose
         self._chance = chance
@@ -192,24 +196,27 @@ class Waiter:
     async def wait(self) -> None:
         attempt = 0
         while True:
-            began, self._after = time.monotonic(), None
-            try:
-                connection = await connect(self._choose(), self._request, self._hear)
-                code = await connection.ended
-            except (OSError, TimeoutError):
-                code = 0
-            else:
-                if connection.answered.result() == 101:
-                    self.codes.append(code)
-                else:
-                    self.refused += 1
+            began = time.monotonic()
+            await self._connect()
             if self.finals:
                 return
             attempt = 0 if time.monotonic() - began >= STABLE_S else attempt
-            await asyncio.sleep(backoff_s(attempt, self._chance) if self._after is None else self._after)
-            attempt += 1
-            if self._after is not None:
+            if self._after is None:
+                await asyncio.sleep(backoff_s(attempt, self._chance))
+            else:
+                await asyncio.sleep(self._after)
                 self.returned_at.append(time.monotonic())
+            attempt += 1
+
+    async def _connect(self) -> None:
+        self._after = None
+        try:
+            connection = await connect(self._choose(), self._request, self._hear)
+            code = await connection.ended
+        except (OSError, TimeoutError):
+            return
+        if connection.answered.result() == 101:
+            self.codes.append(code)
 
     def _hear(self, frame: bytes) -> None:
         message = json.loads(frame)
