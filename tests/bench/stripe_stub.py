@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from multiprocessing.sharedctypes import RawArray
+from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -31,6 +31,8 @@ class Stripe:
     def __init__(self, count: int) -> None:
         self.states = RawArray("b", count)
         """OPEN, PAID or PROCESSING."""
+        self.asked = RawValue("q")
+        """Requests until now."""
         self._began = int(time.time()) - SPREAD_S
 
     def created(self, number: int) -> int:
@@ -115,6 +117,7 @@ def serve_stripe(port: int, stripe: Stripe) -> None:
         return prices if path == "/v1/prices" else nothing
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        stripe.asked.value += 1
         body = answer(scope["path"], scope["query_string"].decode())
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
