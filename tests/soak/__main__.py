@@ -104,7 +104,7 @@ def _show(outcome: Outcome) -> None:
     beside = growth(samples, lambda s: s.descriptors - s.sockets)
     console.print(
         f"With 1,000 activations, over the second half: memory {memory / 1024:+.1f} KiB "
-        f"({100 * memory / median:+.2f} % of {median / MIB:.1f} MiB), descriptors beside sockets {beside:+.1f}"
+        f"({100 * memory / median:+.2f} % of {median / MIB:.1f} MiB), descriptors but sockets {beside:+.1f}."
     )
     ends = ", ".join(f"{name} {count:,}" for name, count in sorted(outcome.customers.tally.items()))
     console.print(f"Customers: {ends}; Stripe asked {outcome.asked_afterwards} times afterwards.")

@@ -23,8 +23,8 @@ from tests.support.stripe_side import sign
 
 WAIT_S = (0.5, 4.0)
 TOLD_WITHIN_S = 20.0
-AT_ONCE = 3_000
-"""Customers under way; where the machine is too slow for more, the next ones come later."""
+AT_ONCE_S = 4.0
+"""Those of so many seconds are under way at most: where the machine is too slow, the next ones come later."""
 GOING_AWAY = (1001).to_bytes(2, "big")
 
 
@@ -38,7 +38,6 @@ class Customers:
         self._port = port
         self._http = http
         self._chance = chance
-        self._places = asyncio.Semaphore(AT_ONCE)
         self._kinds: dict[Callable[[int], Coroutine[None, None, str]], int] = {
             self._pays: 70,
             self._closes_the_tab: 10,
@@ -49,14 +48,14 @@ class Customers:
         }
 
     async def come(self, first: int, count: int, rate: float) -> None:
-        """So many, so many a second, until the last has gone."""
-        began = time.monotonic()
+        """So many, at most so many a second, until the last has gone."""
+        began, places = time.monotonic(), asyncio.Semaphore(round(AT_ONCE_S * rate))
         async with asyncio.TaskGroup() as group:
             for number in range(count):
                 await asyncio.sleep(began + number / rate - time.monotonic())
-                await self._places.acquire()
+                await places.acquire()
                 self.tally["came"] += 1
-                group.create_task(self._one(first + number))
+                group.create_task(self._one(first + number)).add_done_callback(lambda _: places.release())
 
     async def _one(self, number: int) -> None:
         (kind,) = self._chance.choices(list(self._kinds), list(self._kinds.values()))
@@ -64,8 +63,6 @@ class Customers:
             self.tally[await kind(number)] += 1
         except (OSError, TimeoutError, AssertionError, aiohttp.ClientError) as error:
             self.wrong.append(f"{name_of(number)} {kind.__name__}: {type(error).__name__} {error}")
-        finally:
-            self._places.release()
 
     # The kinds
 

@@ -130,12 +130,16 @@ async def connect(
     port: int, request: bytes, hear: Callable[[bytes], None], polite: bool = True
 ) -> Connection:
     """A connection whose handshake was answered, with 101 or a refusal. Raises OSError or TimeoutError."""
+    loop = asyncio.get_running_loop()
     async with asyncio.timeout(HANDSHAKE_S):
-        loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
             lambda: Connection(request, hear, polite), "127.0.0.1", port
         )
-        await connection.answered
+        try:
+            await asyncio.shield(connection.answered)
+        except asyncio.CancelledError:
+            await connection.drop()
+            raise
     return connection
 
 
