@@ -1,8 +1,9 @@
-"""Readers that have stalled and peers that have vanished, in a crowd: nobody else waits for them."""
+"""Readers that have stalled, peers that have vanished: nobody waits for them, and nothing of them stays."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -10,14 +11,16 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
+from websockets.protocol import Protocol
 
 from server.core.decisions import InvoiceStatus
 from server.core.messages import Stage, StatusMessage
 from server.hub import INVOICES
 from server.web import sockets
 from server.web.lines import SocketLine
+from server.web.slim import SlimWire
 from tests.conftest import World
-from tests.support.crowd import connect, handshake
+from tests.support.crowd import CLOSE, connect, handshake
 from tests.support.paidup import Paidup
 from tests.support.stripe_side import StripeSide
 from tests.support.waiting import wait_until
@@ -52,13 +55,14 @@ async def test_one_stalled_reader_does_not_slow_two_hundred(
         without = [await crowd.tell() for _ in range(ROUNDS)]
         async with _stalled(paidup, request) as line:
             with_it = [await crowd.tell() for _ in range(ROUNDS)]
-            assert line.wire.blocked_at is not None
+            blocked_at = line.wire.blocked_at
+            assert blocked_at is not None
             assert not line.over, "all of this before it was cut off"
             assert await _answer(crowd.port, request) == 503
             # A send that waited for the stalled one would take its whole second.
             assert statistics.median(with_it) < 2 * statistics.median(without) + 0.02
             await wait_until(lambda: line.over)
-            assert time.monotonic() - line.wire.blocked_at < 3
+            assert time.monotonic() - blocked_at < 3
             assert await _answer(crowd.port, request) == 101
 
 
@@ -80,6 +84,36 @@ async def test_a_peer_that_vanished_is_cut_off(world: World, monkeypatch: pytest
     assert not polite.ended.done()
     assert beats.count(b'{"type":"heartbeat"}') >= 2
     await polite.drop()
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_an_ended_socket_leaves_nothing_to_the_collector(world: World, says_goodbye: bool) -> None:
+    """Full collections are rare (docs/decisions.md): what is left to them piles up with each customer."""
+    paidup = await world.server(webhooks=False)
+    purchase = await paidup.customer("ada").buy("pro")
+    port = int(paidup.url.rpartition(":")[2])
+    gc.collect()
+    gc.disable()
+    try:
+        heard: list[bytes] = []
+        request = handshake(purchase["invoice"], purchase["ticket"])
+        connection = await connect(port, request, heard.append)
+        await wait_until(lambda: heard)
+        assert len(_line_parts()) == 2
+        if says_goodbye:
+            connection.say(CLOSE, (1001).to_bytes(2, "big"))
+            await asyncio.wait_for(connection.ended, 10)
+        else:
+            await connection.drop()
+        await wait_until(lambda: _line_parts() == [])
+    finally:
+        gc.enable()
+
+
+def _line_parts() -> list[str]:
+    return [
+        type(each).__name__ for each in gc.get_objects() if isinstance(each, SocketLine | SlimWire | Protocol)
+    ]
 
 
 class _Crowd:

@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 
 from tests.bench.rig import Rig, Server
 
-POOLS = 30
-"""Connections to the database and to Redis that are opened on demand and kept; none is a customer's."""
+POOLS = 60
+"""Connections that are opened on demand and kept, none of them a customer's: 20 to the database, and to Redis
+as many as ever published at the same moment."""
 GONE_WITHIN_S = 20.0
 QUIET_S = 5.0
 """After everybody has gone: so long nobody may ask Stripe anything any more."""
