@@ -19,14 +19,14 @@ from tests.bench.rig import Rig, Server, a_rig, product
 from tests.soak.customers import Customers
 from tests.soak.measure import QUIET_S, Meter, Sample, growth, left_behind, level
 
-WARM = 200
+WARM = 100
 """Customers who come and go before it begins, so that what is loaded late is loaded."""
 MEMORY_PERCENT = 1.0
 DESCRIPTORS = 3.0
 """Bounds of what 1,000 activations may add; of descriptors, beside those of open sockets."""
 ROWS = 20
 SHOWN = 20
-SETTINGS = {"heartbeat_s": "2", "socket_send_timeout_s": "2", "max_sockets_per_address": "100000"}
+SETTINGS = {"heartbeat_s": "1", "socket_send_timeout_s": "2", "max_sockets_per_address": "100000"}
 MIB = 2**20
 
 

@@ -19,7 +19,7 @@ POOLS = 60
 """Connections that are opened on demand and kept, none of them a customer's: 20 to the database, and to Redis
 as many as ever published at the same moment."""
 GONE_WITHIN_S = 20.0
-QUIET_S = 5.0
+QUIET_S = 3.0
 """After everybody has gone: so long nobody may ask Stripe anything any more."""
 SOCKETS = re.compile(rb'^paidup_sockets\{kind="\w+"\} ([0-9.]+)$', re.MULTILINE)
 
