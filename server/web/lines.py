@@ -111,6 +111,7 @@ class SocketLine:
         if self._on_end is not None:
             self._on_end(self)
             self._on_end = None
+            self.wire = UNOPENED  # the two refer to each other: nobody would free them before a collection
 
     @property
     def over(self) -> bool:

@@ -266,6 +266,8 @@ class SlimWire(asyncio.Protocol):
             self._transport.close()
         elif self._closing or inbound.current_size is not None or not _whole_frames(data):
             self._inbound = inbound
+        if inbound is not self._inbound:
+            inbound.parser.close()  # as below
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.TEXT:
@@ -289,6 +291,8 @@ class SlimWire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._closing = True
+        if self._inbound is not None:
+            self._inbound.parser.close()  # a generator that refers to its Protocol, which refers to it
         self._owner.lost()
 
     def shutdown(self) -> None:

@@ -8,10 +8,8 @@ Times are of the monotonic clock, which all processes of a machine share, in nan
 
 from __future__ import annotations
 
-import base64
 import ctypes
 import multiprocessing
-import secrets
 import select
 import signal
 import socket
@@ -24,9 +22,8 @@ from typing import Any
 
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
-from server.core.messages import SUBPROTOCOL, Stage, StatusMessage, encode
+from server.core.messages import Stage, StatusMessage, encode
 from tests.bench.floors import CHANNEL
-from tests.support.paidup import ORIGIN
 
 FORK = multiprocessing.get_context("fork")
 """Children begin at once and with what the bench has prepared; it has no threads and no running loop."""
@@ -182,31 +179,6 @@ def running(function: Callable[..., Any], *arguments: Any) -> Iterator[Job]:
 
 
 # Browsers
-
-
-def handshake(invoice: str, ticket: str) -> bytes:
-    """What Chrome sends for `new WebSocket(url, ["paidup.v1", ticket])`."""
-    key = base64.b64encode(secrets.token_bytes(16)).decode()
-    lines = [
-        f"GET /ws/invoices/{invoice} HTTP/1.1",
-        "Host: app.example.test",
-        "Connection: Upgrade",
-        "Pragma: no-cache",
-        "Cache-Control: no-cache",
-        "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
-        "Chrome/142.0.0.0 Safari/537.36",
-        "Upgrade: websocket",
-        f"Origin: {ORIGIN}",
-        "Sec-WebSocket-Version: 13",
-        "Accept-Encoding: gzip, deflate, br, zstd",
-        "Accept-Language: en-GB,en;q=0.9,de;q=0.8,fr;q=0.7",
-        f"Cookie: session={secrets.token_urlsafe(48)}; consent=1; theme=dark",
-        "DNT: 1",
-        f"Sec-WebSocket-Key: {key}",
-        "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
-        f"Sec-WebSocket-Protocol: {SUBPROTOCOL}, {ticket}",
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()
 
 
 class _Browser:

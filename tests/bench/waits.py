@@ -36,7 +36,8 @@ from tests.bench.clients import (
 )
 from tests.bench.report import Figure, Goal, percentile
 from tests.bench.rig import Rig, Server, crowd
-from tests.bench.stripe_stub import OPEN, PAID, PROCESSING, name_of
+from tests.bench.stripe_stub import OPEN, PAID, PROCESSING
+from tests.support.many import name_of
 from tests.support.paidup import JWT_SECRET, WEBHOOK_SECRET
 from tests.support.processes import Child
 from tests.support.stripe_side import sign

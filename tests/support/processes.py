@@ -47,10 +47,18 @@ def free_port() -> int:
 
 
 class Child:
-    """One process. Its output goes to a file, shown when something goes wrong."""
+    """One process. Its output goes to a file, shown when something goes wrong.
+
+    `through` is a command that runs another in its own place, as `ip netns exec NAME` does.
+    """
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, cwd: Path = ROOT
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        cwd: Path = ROOT,
+        through: Sequence[str] = (),
     ) -> None:
         self.log = log
         inherited = {
@@ -58,7 +66,7 @@ class Child:
         }
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*through, sys.executable, *arguments],
                 env={**inherited, "PYTHONPATH": str(ROOT), **environment},
                 cwd=cwd,
                 stdout=output,

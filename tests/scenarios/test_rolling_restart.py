@@ -1,0 +1,135 @@
+"""A rolling restart: three processes are replaced in turn while a thousand customers wait and pay."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
+
+import aiohttp
+import pytest
+
+from server.database import open_database
+from server.models import Account, CreditGrant, LedgerEntry
+from server.tickets import Tickets
+from tests.conftest import World
+from tests.support.crowd import Balancer, Waiter
+from tests.support.many import CREDITS, name_of, paid_event, seed
+from tests.support.paidup import Paidup, environment, serving_process
+from tests.support.processes import Child, free_port
+from tests.support.waiting import wait_until
+
+CUSTOMERS = 1_000
+PAID_PER_S = 30
+"""While processes are replaced. Most still wait when the last one is, and pay then."""
+PROCESSES = 3
+WINDOW_S = 0.25
+AT_ONCE = 0.3
+"""Of those whom a process sent away, so many at most may come back within one window."""
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_a_thousand_wait_through_a_rolling_restart(world: World, database_url: str) -> None:
+    """S30: each is told once that it is active, each invoice gives one grant, and they come back spread.
+
+    Stripe knows none of these invoices and nothing is re-read: webhook, pub/sub and snapshot alone tell.
+    """
+    created, chance = int(time.time()) - 60, Random(30)
+    async with open_database(database_url):
+        await seed(CUSTOMERS, lambda _: created)
+    ports = [free_port() for _ in range(PROCESSES)]
+    children = await asyncio.gather(*(_started(world, port) for port in ports))
+    balancer = Balancer(ports, world.http, chance)
+    tickets = Tickets(environment()["SECRET_KEY"], ttl_s=600)
+    waiters = [
+        Waiter(name, tickets.issue(name), balancer.choose, chance) for name in map(name_of, range(CUSTOMERS))
+    ]
+    async with balancer.looking(), asyncio.TaskGroup() as group:
+        for waiter in waiters:
+            group.create_task(waiter.wait())
+        await wait_until(lambda: all(waiter.heard for waiter in waiters), within=30)
+        replaced = asyncio.Event()
+        paying = group.create_task(
+            _pay(world, balancer, chance.sample(range(CUSTOMERS), CUSTOMERS), replaced)
+        )
+        sent_away = []
+        for port, child in zip(ports, children, strict=True):
+            before = _returns(waiters)
+            await _replaced(world, port, child)
+            sent_away.append(_returns(waiters)[len(before) :])
+        replaced.set()
+        await paying
+    _each_told_once(waiters)
+    for returned_at in sent_away:
+        assert len(returned_at) > CUSTOMERS / PROCESSES / 3, "it had its share of those who wait"
+        assert _most_within(returned_at, WINDOW_S) <= AT_ONCE * len(returned_at)
+    async with open_database(database_url):
+        granted = await CreditGrant.all().values_list("invoice_id", flat=True)
+        assert sorted(map(str, granted)) == list(map(name_of, range(CUSTOMERS)))
+        assert await LedgerEntry.all().count() == CUSTOMERS
+        assert await Account.filter(balance=CREDITS).count() == CUSTOMERS
+
+
+async def _started(world: World, port: int) -> Child:
+    env = environment(
+        **world.given(port=port, drain_s=2.0, reread_s=600, stripe_requests_per_second=1),
+        max_sockets_per_address=CUSTOMERS,
+    )
+    child = await asyncio.to_thread(serving_process, env, port, world.folder / f"server-{port}.log")
+    world.stack.callback(child.stop)
+    return child
+
+
+async def _replaced(world: World, port: int, child: Child) -> None:
+    child.process.send_signal(signal.SIGTERM)
+    await wait_until(lambda: child.process.poll() is not None, within=20)
+    assert child.process.returncode == 0, child.output
+    await _started(world, port)
+
+
+async def _pay(world: World, balancer: Balancer, numbers: Sequence[int], at_once: asyncio.Event) -> None:
+    """Deliver each one's `invoice.paid`: a few a second until `at_once` is set, then all that are left."""
+    created = int(time.time()) - 60
+    async with asyncio.TaskGroup() as deliveries:
+        for number in numbers:
+            deliveries.create_task(_deliver(world, balancer, paid_event(number, created)))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(at_once.wait(), 1 / PAID_PER_S)
+
+
+async def _deliver(world: World, balancer: Balancer, body: bytes) -> None:
+    """As Stripe does: again, until it is answered with 200."""
+
+    async def accepted() -> bool:
+        try:
+            paidup = Paidup(f"http://127.0.0.1:{balancer.choose()}", world.http)
+            return (await paidup.webhook(body))[0] == 200
+        except aiohttp.ClientError:
+            return False
+
+    await wait_until(accepted, within=30)
+
+
+def _each_told_once(waiters: Sequence[Waiter]) -> None:
+    for waiter in waiters:
+        assert [final["status"] for final in waiter.finals] == ["active"], waiter.invoice
+        assert waiter.finals[0]["via"] == "webhook"
+        assert waiter.codes[-1] == 1000
+        assert set(waiter.codes[:-1]) <= {1012}, "the others were drained"
+
+
+def _returns(waiters: Sequence[Waiter]) -> list[float]:
+    return sorted(at for waiter in waiters for at in waiter.returned_at)
+
+
+def _most_within(times: Sequence[float], window_s: float) -> int:
+    """The largest number of the sorted `times` within any window."""
+    most = first = 0
+    for number, at in enumerate(times):
+        while times[first] < at - window_s:
+            first += 1
+        most = max(most, number - first + 1)
+    return most
