@@ -77,8 +77,8 @@ class SocketLine:
     def hear(self, text: str) -> None:
         """What a browser says is ignored, unless the kind knows better."""
 
-    def _told(self) -> None:
-        """A frame of news has been sent."""
+    def _finished(self) -> None:
+        """The frame that ends the wait has been sent."""
 
     # What the keeper calls
 
@@ -99,10 +99,11 @@ class SocketLine:
         if self._frame is not None and self.wire.blocked_at is None:
             frame, self._frame = self._frame, None
             self.wire.send(frame)
-            self._told()
         if self.closing is not None and self.closed_at is None and self.wire.blocked_at is None:
             bye, code = self.closing
             self.closed_at = time.monotonic()
+            if code is CloseCode.FINISHED:
+                self._finished()
             if bye is not None:
                 self.wire.send(encode(bye))
             self.wire.close(code)
@@ -118,7 +119,9 @@ class SocketLine:
         return self._on_end is None
 
     def _put(self, frame: bytes) -> None:
-        if not self.over:
+        if self.closing is None and self.wire.blocked_at is None:
+            self.wire.send(frame)  # nearly always
+        elif not self.over:
             self._frame = frame
             self.clear()
 
@@ -183,9 +186,8 @@ class InvoiceLine(SocketLine):
         self._stage = stage
         self._put(encode(msgspec.structs.replace(self.status, stage=stage)))
 
-    def _told(self) -> None:
-        if self.status is None or not self.status.terminal:
-            return
+    def _finished(self) -> None:
+        assert self.status is not None
         waited_s = time.monotonic() - self.opened_at
         waited_ms = round(waited_s * 1000, 1)
         self._services.timeline.note(self.key, What.DELIVERED, status=self.status.status, waited_ms=waited_ms)

@@ -23,6 +23,9 @@ from server.web.lines import SocketLine
 
 log = structlog.get_logger(__name__)
 
+GATHER_S = 0.005
+"""How long a crowd gathers before the next query. Who comes alone is read at once."""
+
 
 class Snapshots:
     """The rows of lines that connect together, read together."""
@@ -43,8 +46,12 @@ class Snapshots:
             await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _read_all(self) -> None:
+        crowd = False
         try:
             while any(self._waiting.values()):
+                if crowd:
+                    await asyncio.sleep(GATHER_S)
+                crowd = True
                 for topic, waiting in self._waiting.items():
                     lines, waiting[:READ_AT_ONCE] = waiting[:READ_AT_ONCE], []
                     if lines:

@@ -87,7 +87,7 @@ class Sockets:
         while True:
             await asyncio.sleep(TICK_S)
             for number, line in enumerate(tuple(self._lines)):
-                if number % 500 == 499:
+                if number % 100 == 99:
                     await asyncio.sleep(0)  # others have their turn
                 self._keep(line, time.monotonic())
 
