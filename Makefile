@@ -7,7 +7,7 @@ PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
 JOBS ?= 3
 
-.PHONY: help demo test check format bench hammer lock migrations clean
+.PHONY: help demo test check format bench soak hammer lock migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,9 +28,15 @@ format: $(DEV) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(DEV) ## measure: from the confirmed payment to "active", against polling; spends against a floor
+bench: $(DEV) ## measure all against floors: activation, sockets, webhooks, spends, a burst (half an hour)
 	$(BIN)/python -m tests.bench.activation
+	$(BIN)/python -m tests.bench.line
+	$(BIN)/python -m tests.bench.webhooks
 	$(BIN)/python -m tests.bench.spends
+	$(BIN)/python -m tests.bench.burst
+
+soak: $(DEV) ## an hour's customers in minutes: is anything kept of them?
+	$(BIN)/python -m tests.soak
 
 hammer: $(DEV) ## kill everything again and again under load, on both databases; then audit (up to ten minutes)
 	$(BIN)/python -m tests.hammer

@@ -103,13 +103,13 @@ async def read_parts(parts: Sequence[Part], read: ReadPart) -> int:
 async def open_of(invoices: Sequence[str]) -> dict[str, int]:
     """Those of the invoices that are recent and not over, and when their rows were made (Unix seconds)."""
     recent = now() - RECENT
+    found: dict[str, int] = {}
     with storage_errors():
-        rows = [msgspec.convert(cells, _Row, strict=False) async for cells in of_keys(_ROWS, invoices)]
-    return {
-        row.id: int(row.created_at.timestamp())
-        for row in rows
-        if not row.status.terminal and row.created_at >= recent
-    }
+        async for cells in of_keys(_ROWS, invoices):
+            row = msgspec.convert(cells, _Row, strict=False)
+            if not row.status.terminal and row.created_at >= recent:
+                found[row.id] = int(row.created_at.timestamp())
+    return found
 
 
 async def pass_over(work: Callable[[], Awaitable[int]]) -> None:
