@@ -44,6 +44,12 @@ class Together(Generic[T, R]):
             self._worker = asyncio.create_task(self._work(), name="together")
         return await done
 
+    async def close(self) -> None:
+        """Give up what is under way. Nobody may be waiting any more."""
+        while self._worker is not None:  # redis-py may swallow a cancellation
+            self._worker.cancel()
+            await asyncio.wait([self._worker], timeout=0.1)
+
     async def _work(self) -> None:
         try:
             while self._waiting:

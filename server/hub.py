@@ -126,6 +126,7 @@ class Hub:
             await end(self._aligning)
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
         self._keepers.clear()
+        await self._transport.close()
 
     @property
     def healthy(self) -> bool:

