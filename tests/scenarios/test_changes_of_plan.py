@@ -48,7 +48,8 @@ async def test_an_upgrade_that_the_bank_asks_about_applies_once_it_is_paid(life:
     await life.buy("basic")
     await pay_on_with(life, ASKS)
     status, purchase = await life.post("/api/subscriptions/change", plan="pro")
-    assert (status, purchase["status"]["status"]) == (201, "requires_action")
+    # 200 where Stripe's event has brought the invoice before the answer did.
+    assert (status in (200, 201), purchase["status"]["status"]) == (True, "requires_action")
     seen = await life.account()
     assert (seen["subscription"]["plan"], seen["subscription"]["pending_plan"]) == ("basic", "pro")
     assert (seen["balance"], seen["activating"]["invoice"]) == (500, purchase["invoice"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tests.support.processes import Child
 
-SHORT = ("--minutes", "0.1", "--rate", "60", "--memory", "10", "--descriptors", "200")
-"""So few customers that what is loaded late weighs; a leak of 10 KiB, or of every fifth socket, shows."""
+SHORT = ("--minutes", "0.1", "--rate", "60", "--memory", "60", "--descriptors", "200")
+"""So few customers that what is loaded late weighs; a leak of 45 KiB, or of every fifth socket, shows."""
 WITHIN_S = 100.0
 
 
