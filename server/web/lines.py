@@ -121,7 +121,7 @@ class SocketLine:
     def _put(self, frame: bytes) -> None:
         if self.closing is None and self.wire.blocked_at is None:
             self.wire.send(frame)  # nearly always
-        elif not self.over:
+        elif self.closed_at is None:
             self._frame = frame
             self.clear()
 

@@ -183,7 +183,10 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def _key_of(http: Any) -> str:
-    """The key of an ordinary handshake at one of our addresses; empty where it is anything else."""
+    """The key of an ordinary handshake at one of our addresses; empty where it is anything else.
+
+    That it asks for an upgrade to a WebSocket, uvicorn has seen already.
+    """
     fields: Headers = http.scope["headers"]
     headers = dict(fields)  # names are in lower case
     key = headers.get(b"sec-websocket-key", b"")
@@ -192,8 +195,6 @@ def _key_of(http: Any) -> str:
         or len(headers) != len(fields)
         or not http.url.startswith(OURS)
         or not set(http.url) <= _PLAIN
-        or headers.get(b"upgrade", b"").lower() != b"websocket"
-        or b"upgrade" not in headers.get(b"connection", b"").lower()
         or headers.get(b"sec-websocket-version") != b"13"
         or len(key) != 24
     ):

@@ -18,9 +18,10 @@ from server.core.messages import Stage, encode
 from server.core.stripe_shapes import PaymentIntent, decode
 from server.models import Invoice as InvoiceRow
 from server.rereading import reread
-from server.statuses import read_status
-from server.web import sockets
+from server.statuses import read_status, read_statuses
+from server.web import snapshots, sockets
 from tests.conftest import World
+from tests.support import paidup as support
 from tests.support.books import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
 from tests.support.processes import free_port
@@ -28,6 +29,18 @@ from tests.support.stripe_side import StripeSide
 from tests.support.waiting import wait_until
 
 READ_INVOICE = "GET /v1/invoices/{id}"
+
+pytestmark = pytest.mark.parametrize(
+    ("database_url", "protocol"),
+    [("sqlite", "slim"), ("postgres", "slim"), ("sqlite", "uvicorn")],
+    indirect=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def protocol(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps an open socket: ours, or uvicorn's own. Nobody who watches can tell the difference."""
+    monkeypatch.setitem(support.DEFAULTS, "websocket_protocol", request.param)
 
 
 async def test_a_quiet_line_beats(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +108,33 @@ async def test_one_socket_too_many_is_refused_before_it_is_accepted(world: World
     await wait_until(lambda: services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 0)
     async with ada.watch(purchase) as socket:
         assert (await next_status(socket))["status"] == "open"
+
+
+async def test_a_crowd_has_its_rows_read_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S30: after a deploy all come back at once: who comes while a row is read shares the next query."""
+    reads: list[int] = []
+    go_on = asyncio.Event()
+
+    async def slowly(invoices: Any) -> Any:
+        reads.append(len(invoices))
+        await go_on.wait()
+        return await read_statuses(invoices)
+
+    paidup = await world.server(webhooks=False, reread_s=600)
+    customers = [paidup.customer(f"ada-{number}") for number in range(6)]
+    purchases = [await customer.buy("basic") for customer in customers]
+    monkeypatch.setattr(snapshots, "read_statuses", slowly)
+    async with AsyncExitStack() as stack:
+        opened = []
+        for customer, purchase in zip(customers, purchases, strict=True):
+            opened.append(await stack.enter_async_context(customer.watch(purchase)))
+            await wait_until(lambda: reads)
+        waiting = paidup.sockets._snapshots._waiting[hub.INVOICES]
+        await wait_until(lambda: len(waiting) == 5)
+        go_on.set()
+        told = [await next_status(socket) for socket in opened]
+    assert [frame["invoice"] for frame in told] == [purchase["invoice"] for purchase in purchases]
+    assert reads == [1, 5]
 
 
 async def test_garbage_from_a_browser_is_ignored(

@@ -29,19 +29,21 @@ WEBHOOK_SECRET = "whsec_of_the_tests"
 ORIGIN = "http://app.example.test"
 
 
+DEFAULTS: dict[str, Any] = {
+    "secret_key": "secret-key-of-the-tests",
+    "stripe_secret_key": "sk_test_tests",
+    "stripe_publishable_key": "pk_test_tests",
+    "stripe_webhook_secret": WEBHOOK_SECRET,
+    "auth_jwt_secret": JWT_SECRET,
+    "allowed_origins": ORIGIN,
+    "stripe_requests_per_second": 1000,
+    "log_level": "WARNING",
+}
+
+
 def environment(**changes: Any) -> dict[str, str]:
     """The environment of a server under test; names in lower case, values of any type."""
-    defaults = {
-        "secret_key": "secret-key-of-the-tests",
-        "stripe_secret_key": "sk_test_tests",
-        "stripe_publishable_key": "pk_test_tests",
-        "stripe_webhook_secret": WEBHOOK_SECRET,
-        "auth_jwt_secret": JWT_SECRET,
-        "allowed_origins": ORIGIN,
-        "stripe_requests_per_second": 1000,
-        "log_level": "WARNING",
-    }
-    return {name.upper(): str(value) for name, value in {**defaults, **changes}.items()}
+    return {name.upper(): str(value) for name, value in {**DEFAULTS, **changes}.items()}
 
 
 def settings(**changes: Any) -> Settings:

@@ -19,7 +19,8 @@ from uvicorn.server import ServerState
 from websockets.frames import Close, Frame, Opcode
 
 from server.core.messages import MAX_FRAME
-from server.web.slim import TAKE_OVER, SlimProtocol, SlimWire
+from server.web.slim import OURS, TAKE_OVER, SlimProtocol, SlimWire
+from server.web.sockets import ROUTES
 from server.web.wires import AsgiWire
 from tests.support.waiting import wait_until
 
@@ -338,6 +339,11 @@ async def test_a_handshake_out_of_the_ordinary_is_uvicorns(
         peer.writer.write(BYE)
         assert await peer.answer() == [(CLOSE, 1000)]
     peer.writer.transport.abort()
+
+
+def test_our_addresses_are_those_of_the_sockets() -> None:
+    """Or a socket is served as well, but keeps five times as much."""
+    assert all(route.path.encode().startswith(OURS) for route in ROUTES)
 
 
 async def test_a_refusal_is_plain_http(served: Served) -> None:
