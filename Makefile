@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
+NODE := tests/node/node_modules/.package-lock.json
+NPM := $(BIN)/python -m tests.support.node
 JOBS ?= 3
 
 .PHONY: help demo test check format bench soak hammer lock migrations clean
@@ -15,7 +17,7 @@ help: ## show this list
 demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on 8001 (SANDBOX_PORT)
 	@exec $(BIN)/paidup demo
 
-test: $(DEV) ## run all tests
+test: $(DEV) $(NODE) ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 check: $(DEV) ## format, lint, strict types, structure
@@ -49,7 +51,7 @@ migrations: $(DEV) ## write a migration for what changed in server/models.py
 	$(BIN)/tortoise -c server.database.TORTOISE makemigrations
 
 clean: ## forget the virtual environment, the demo's data and the caches
-	rm -rf $(VENV) .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) tests/node/node_modules .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -61,4 +63,8 @@ $(PRODUCT): $(VENV)/bin/python requirements/product.txt pyproject.toml
 
 $(DEV): $(PRODUCT) requirements/dev.txt
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(NODE): $(DEV) tests/node/package-lock.json
+	$(NPM) ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
