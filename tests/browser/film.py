@@ -1,7 +1,7 @@
 """`python -m tests.browser.film`: the animation of the README, filmed of a demo that runs for it alone.
 
-What it shows is what happened, at its own pace but for the pauses in which a step is read: frames as Chromium
-painted them, the webhook held back for a minute, Stripe answering after half a second. The captions are added.
+It shows what happened, at its own pace but for the pauses in which a step is read: frames as Chromium
+painted them, the webhook a minute late, Stripe answering after half a second. The captions are added.
 """
 
 from __future__ import annotations
