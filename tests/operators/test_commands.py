@@ -28,7 +28,7 @@ async def test_an_operator_s_day(world: World, run: Run, stripe_side: StripeSide
     async with open_database(world.database_url):
         await Account.create(external_id="ada", stripe_customer=customer)
     invoice = await paid_elsewhere(stripe_side, customer)
-    code, words = await run("explain", invoice)
+    code, words = await run("explain", invoice, forked=True)
     assert (code, "looked for an invoice" in words) == (1, True)
     code, words = await run("backfill", "--since", f"{now():%Y-%m-%d}", "--json")
     assert code == 0
@@ -57,7 +57,7 @@ async def test_the_doctor_says_what_is_wrong_with_exit_code_1(home: Path, world:
     assert {check["name"] for check in told["checks"]} == {"settings"}
     assert any(check["text"].startswith("PORT: ") for check in told["checks"])
     await world.deliver_to(1)
-    code, words = await run("doctor")
+    code, words = await run("doctor", forked=True)
     assert code == 0, words
     assert "ok    settings" in words
     assert "warn  endpoint version" in words
@@ -73,7 +73,7 @@ async def test_stripe_setup_makes_the_endpoint_before_there_is_a_secret(
     code, words = await paidup_command(home, arguments, variables)
     assert code == 0, words
     assert "STRIPE_WEBHOOK_SECRET=whsec_" in words
-    code, words = await paidup_command(home, (*arguments, "--json"), variables)
+    code, words = await paidup_command(home, (*arguments, "--json"), variables, forked=True)
     assert code == 0
     told = document(words)
     assert (told["endpoint"]["state"], told["endpoint"]["secret"]) == ("there", None)
@@ -89,7 +89,7 @@ async def test_a_backfill_can_be_stopped_at_any_moment(
         await an_account()
     await stripe_side.conditions(api_latency_ms=1000)
     arguments = ["-m", "server.cli", "backfill", "--since", "2026-01-01", "--json"]
-    child = Child(arguments, environment(**world.given()), home / "words.log", cwd=home)
+    child = Child(arguments, environment(**world.given()), home / "words.log", home, forked=True)
     try:
         await wait_until(lambda: stripe_side.calls("GET /v1/invoices"), within=30)
         child.process.send_signal(signal.SIGINT)
