@@ -116,8 +116,10 @@ class Forked:
     def _hear(self, timeout: float | None) -> bool:
         """Whether the nursery had something to say in time: first who the child is, at last how it ended."""
         waiting = poll()
-        with suppress(ValueError):  # another thread has heard the end
+        try:
             waiting.register(self._line, POLLIN)
+        except ValueError:  # closed: another thread has heard the end
+            return True
         if not waiting.poll(None if timeout is None else timeout * 1000):
             return self.returncode is not None
         with self._lock, suppress(BlockingIOError):
@@ -172,14 +174,16 @@ def serve(listener: socket.socket) -> Order:
     while not any(fd == sys.stdin.fileno() for fd, _ in waiting.poll()):
         line, _ = listener.accept()
         with line:
-            said, (output,), _, _ = socket.recv_fds(line, MAX_MESSAGE, 1)
+            said, outputs, _, _ = socket.recv_fds(line, MAX_MESSAGE, 1)
+            if not outputs:
+                continue  # the client is gone
             order = msgspec.json.decode(said, type=Order)
             load(main_of(order.module))
             if os.fork() == 0:
                 listener.close()
-                keep(line, order, output)
+                keep(line, order, outputs[0])
                 return order
-            os.close(output)
+            os.close(outputs[0])
         _reap(os.WNOHANG)
     shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
     _reap()
@@ -222,7 +226,7 @@ def keep(line: socket.socket, order: Order, output: int) -> None:
         settle_in(order, output)
         return
     pidfd = os.pidfd_open(pid)
-    with suppress(OSError):  # the client is gone
+    with suppress(OSError):  # the client may be gone
         socket.send_fds(line, [str(pid).encode()], [pidfd])
     waiting = poll()
     waiting.register(line, POLLIN)
