@@ -9,7 +9,7 @@ NODE := tests/node/node_modules/.package-lock.json
 NPM := $(BIN)/python -m tests.support.node
 JOBS ?= 3
 
-.PHONY: help demo test check format bench soak hammer lock migrations clean
+.PHONY: help demo test check lint types structure format bench soak hammer lock migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,10 +20,16 @@ demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on
 test: $(DEV) $(NODE) ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-check: $(DEV) ## format, lint, strict types, structure
+check: lint types structure ## format, lint, strict types, structure
+
+lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(DEV)
 	$(BIN)/mypy
+
+structure: $(DEV)
 	$(BIN)/python -m pytest -q tests/structure
 
 format: $(DEV) ## format the code and mend what can be mended by itself

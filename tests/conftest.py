@@ -183,7 +183,7 @@ class World:
             await self.deliver_to(port)
         env = environment(**self.given(port=port, **changes))
         log = self.folder / f"server-{port}.log"
-        child = await asyncio.to_thread(serving_process, env, port, log)
+        child = await asyncio.to_thread(serving_process, env, port, log, forked=True)
         self.stack.callback(child.stop)
         return Paidup(f"http://127.0.0.1:{port}", self.http)
 

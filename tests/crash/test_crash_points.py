@@ -33,7 +33,7 @@ class Scene:
         await self.world.deliver_to(port)
         env = environment(**self.world.given(port=port))
         log = self.world.folder / f"doomed-{step}.log"
-        child = Child(["-m", "tests.crash.driver", "die", step], env, log)
+        child = Child(["-m", "tests.crash.driver", "die", step], env, log, forked=True)
         self.world.stack.callback(child.stop)
         await asyncio.to_thread(child.wait_for, f"http://127.0.0.1:{port}/readyz")
         return child, Paidup(f"http://127.0.0.1:{port}", self.world.http)
@@ -42,7 +42,7 @@ class Scene:
         """A fresh process, later: one round of every sweep."""
         env = environment(**self.world.given())
         log = self.world.folder / "sweep.log"
-        child = Child(["-m", "tests.crash.driver", "sweep", AHEAD_S], env, log)
+        child = Child(["-m", "tests.crash.driver", "sweep", AHEAD_S], env, log, forked=True)
         self.world.stack.callback(child.stop)
         assert await asyncio.to_thread(child.process.wait, 30) == 0, child.output
 

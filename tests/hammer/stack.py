@@ -43,7 +43,7 @@ class Role:
         self.start()
 
     def start(self) -> None:
-        self.child = Child(self._arguments, self._env, self.log)
+        self.child = Child(self._arguments, self._env, self.log, forked=True)
         self.starts += 1
 
     def kill(self) -> None:

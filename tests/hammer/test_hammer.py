@@ -23,7 +23,7 @@ def test_whatever_is_killed_every_paid_invoice_is_credited_once_and_every_watche
     is settled by what `paidup backfill` does. The long run waits for the roads instead.
     """
     arguments = ["-m", "tests.hammer", "--database", database, *SHORT]
-    hammer = Child(arguments, {}, tmp_path / "hammer.log")
+    hammer = Child(arguments, {}, tmp_path / "hammer.log", forked=True)
     try:
         code = hammer.process.wait(WITHIN_S)
     except subprocess.TimeoutExpired:

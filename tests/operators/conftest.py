@@ -39,18 +39,18 @@ def home() -> Iterator[Path]:
 def run(world: World, home: Path) -> Run:
     """Runs `paidup` with these arguments in this world; the exit code and all words."""
 
-    async def run(*arguments: str, **changes: Any) -> tuple[int, str]:
-        return await paidup_command(home, arguments, environment(**world.given(**changes)))
+    async def run(*arguments: str, forked: bool = False, **changes: Any) -> tuple[int, str]:
+        return await paidup_command(home, arguments, environment(**world.given(**changes)), forked)
 
     return run
 
 
 async def paidup_command(
-    home: Path, arguments: tuple[str, ...], variables: dict[str, str]
+    home: Path, arguments: tuple[str, ...], variables: dict[str, str], forked: bool = False
 ) -> tuple[int, str]:
     log = home / "words.log"
     log.unlink(missing_ok=True)
-    child = Child(["-m", "server.cli", *arguments], variables, log, cwd=home)
+    child = Child(["-m", "server.cli", *arguments], variables, log, cwd=home, forked=forked)
     try:
         return await asyncio.to_thread(child.process.wait, 60), child.output
     finally:

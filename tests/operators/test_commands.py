@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from server.clock import now
 from server.database import open_database
@@ -14,10 +16,9 @@ from server.models import Account, Invoice
 from tests.conftest import World
 from tests.operators.conftest import Run, document, paid_elsewhere, paidup_command
 from tests.support.paidup import environment
-from tests.support.processes import Child
+from tests.support.processes import Child, free_port
 from tests.support.rows import an_account
 from tests.support.stripe_side import LOOKUP_KEYS, StripeSide
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -28,7 +29,7 @@ async def test_an_operator_s_day(world: World, run: Run, stripe_side: StripeSide
     async with open_database(world.database_url):
         await Account.create(external_id="ada", stripe_customer=customer)
     invoice = await paid_elsewhere(stripe_side, customer)
-    code, words = await run("explain", invoice)
+    code, words = await run("explain", invoice, forked=True)
     assert (code, "looked for an invoice" in words) == (1, True)
     code, words = await run("backfill", "--since", f"{now():%Y-%m-%d}", "--json")
     assert code == 0
@@ -57,7 +58,7 @@ async def test_the_doctor_says_what_is_wrong_with_exit_code_1(home: Path, world:
     assert {check["name"] for check in told["checks"]} == {"settings"}
     assert any(check["text"].startswith("PORT: ") for check in told["checks"])
     await world.deliver_to(1)
-    code, words = await run("doctor")
+    code, words = await run("doctor", forked=True)
     assert code == 0, words
     assert "ok    settings" in words
     assert "warn  endpoint version" in words
@@ -73,7 +74,7 @@ async def test_stripe_setup_makes_the_endpoint_before_there_is_a_secret(
     code, words = await paidup_command(home, arguments, variables)
     assert code == 0, words
     assert "STRIPE_WEBHOOK_SECRET=whsec_" in words
-    code, words = await paidup_command(home, (*arguments, "--json"), variables)
+    code, words = await paidup_command(home, (*arguments, "--json"), variables, forked=True)
     assert code == 0
     told = document(words)
     assert (told["endpoint"]["state"], told["endpoint"]["secret"]) == ("there", None)
@@ -81,17 +82,42 @@ async def test_stripe_setup_makes_the_endpoint_before_there_is_a_secret(
     assert len((await stripe_side.api("GET", "webhook_endpoints"))["data"]) == 1
 
 
+@pytest.fixture
+async def unanswered() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A Stripe that has no prices and never tells its invoices: its address, and whether it was asked."""
+    asked, over = asyncio.Event(), asyncio.Event()
+
+    async def prices(_: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [], "has_more": False})
+
+    async def invoices(_: web.Request) -> web.Response:
+        asked.set()
+        await over.wait()
+        return web.Response()
+
+    stripe = web.Application()
+    stripe.add_routes([web.get("/v1/prices", prices), web.get("/v1/invoices", invoices)])
+    runner = web.AppRunner(stripe)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield f"http://127.0.0.1:{port}", asked
+    over.set()
+    await runner.cleanup()
+
+
 async def test_a_backfill_can_be_stopped_at_any_moment(
-    home: Path, world: World, stripe_side: StripeSide
+    home: Path, world: World, unanswered: tuple[str, asyncio.Event]
 ) -> None:
     """Ctrl-C: what was done is told, nothing is half done, and the exit code says that it was stopped."""
     async with open_database(world.database_url):
         await an_account()
-    await stripe_side.conditions(api_latency_ms=1000)
+    stripe, asked = unanswered
     arguments = ["-m", "server.cli", "backfill", "--since", "2026-01-01", "--json"]
-    child = Child(arguments, environment(**world.given()), home / "words.log", cwd=home)
+    variables = environment(**world.given(stripe_api_base=stripe))
+    child = Child(arguments, variables, home / "words.log", home, forked=True)
     try:
-        await wait_until(lambda: stripe_side.calls("GET /v1/invoices"), within=30)
+        await asyncio.wait_for(asked.wait(), 30)
         child.process.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(child.process.wait, 20) == 130
     finally:

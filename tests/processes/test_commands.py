@@ -16,10 +16,10 @@ from tests.support.processes import Child
 from tests.support.stripe_side import LOOKUP_KEYS
 
 
-def run(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """The exit code and all words of `paidup` with these arguments."""
+def run(folder: Path, *arguments: str, forked: bool = False, **variables: str) -> tuple[int, str]:
+    """The exit code and all words of `paidup` with these arguments. Of each command one run is not forked."""
     log = folder / f"{'-'.join(arguments)}.log"
-    child = Child(["-m", "server.cli", *arguments], variables, log, cwd=folder)
+    child = Child(["-m", "server.cli", *arguments], variables, log, cwd=folder, forked=forked)
     code = child.process.wait(60)
     words = child.output
     log.unlink()
@@ -34,7 +34,7 @@ def test_help_names_every_command(home: Path) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])
 def test_missing_settings_are_named_each_with_exit_code_2(home: Path, command: str) -> None:
-    code, words = run(home, command, PORT="eighty")
+    code, words = run(home, command, PORT="eighty", forked=command == "migrate")
     assert code == 2
     named = ("SECRET_KEY", "STRIPE_SECRET_KEY", "STRIPE_PUBLISHABLE_KEY", "STRIPE_WEBHOOK_SECRET", "PORT")
     assert [name for name in named if f"settings: {name}" not in words] == []
@@ -49,12 +49,12 @@ def test_settings_come_from_the_env_file_of_the_working_folder(home: Path) -> No
 
 def test_migrate_may_be_run_again(home: Path) -> None:
     for _ in range(2):
-        assert run(home, "migrate", **environment()) == (0, "The database is up to date.\n")
+        assert run(home, "migrate", forked=True, **environment()) == (0, "The database is up to date.\n")
 
 
 def test_a_database_that_is_away_is_an_error_and_no_traceback(home: Path) -> None:
     url = "postgresql://nobody@127.0.0.1:1/nothing"
-    code, words = run(home, "work", "--once", **environment(database_url=url))
+    code, words = run(home, "work", "--once", forked=True, **environment(database_url=url))
     assert code == 1
     assert "error:" in words
     assert "Traceback" not in words
@@ -62,8 +62,8 @@ def test_a_database_that_is_away_is_an_error_and_no_traceback(home: Path) -> Non
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_stripe_setup_says_what_it_made_and_what_was_there(home: Path, world: World) -> None:
-    for _ in range(2):
-        code, words = run(home, "stripe-setup", **environment(**world.given()))
+    for forked in (False, True):
+        code, words = run(home, "stripe-setup", forked=forked, **environment(**world.given()))
         assert code == 0
         assert words.count("there") == LOOKUP_KEYS
         assert "paidup_pro_monthly" in words
@@ -77,7 +77,8 @@ async def test_work_once_credits_what_nobody_else_did(world: World, home: Path) 
     purchase = await ada.buy("pro")
     await world.stripe_side.confirm(purchase["client_secret"])
     await Invoice.all().update(next_check_at=now() - timedelta(seconds=1))
-    code, words = await asyncio.to_thread(run, home, "work", "--once", **environment(**world.given()))
+    variables = environment(**world.given())
+    code, words = await asyncio.to_thread(run, home, "work", "--once", forked=False, **variables)
     assert code == 0
     assert "due_invoices: 1" in words
     assert await ada.balance() == 2000

@@ -385,4 +385,4 @@ def _before_payment(facts: Facts) -> Facts:
 
 def _driver(world: World, *arguments: str) -> Child:
     log = world.folder / "driver.log"
-    return Child(["-m", "tests.support.driver", *arguments], environment(**world.given()), log)
+    return Child(["-m", "tests.support.driver", *arguments], environment(**world.given()), log, forked=True)

@@ -81,7 +81,7 @@ async def test_a_process_that_is_stopped_finishes_what_it_has_in_hand(
 ) -> None:
     """S30: SIGTERM: the socket hears "restarting", the purchase under way is answered, and all of it ends."""
     env = environment(**world.given(redis_url="", stripe_timeout_s=20, port=(port := free_port())))
-    child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log")
+    child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log", forked=True)
     world.stack.callback(child.stop)
     paidup = Paidup(f"http://127.0.0.1:{port}", world.http)
     started = descendants(child.process.pid)
@@ -109,7 +109,7 @@ async def test_a_process_that_is_stopped_finishes_what_it_has_in_hand(
 async def test_a_second_sigterm_does_not_wait(world: World) -> None:
     """S30: whoever insists is obeyed: sockets are closed at once, still with 1012."""
     env = environment(**world.given(drain_s=600, port=(port := free_port())))
-    child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log")
+    child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log", forked=True)
     world.stack.callback(child.stop)
     paidup = Paidup(f"http://127.0.0.1:{port}", world.http)
     ada = paidup.customer("ada")

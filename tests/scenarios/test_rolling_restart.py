@@ -78,7 +78,8 @@ async def _started(world: World, port: int) -> Child:
         **world.given(port=port, drain_s=2.0, reread_s=600, stripe_requests_per_second=1),
         max_sockets_per_address=CUSTOMERS,
     )
-    child = await asyncio.to_thread(serving_process, env, port, world.folder / f"server-{port}.log")
+    log = world.folder / f"server-{port}.log"
+    child = await asyncio.to_thread(serving_process, env, port, log, forked=True)
     world.stack.callback(child.stop)
     return child
 

@@ -216,8 +216,11 @@ class _Server(uvicorn.Server):
         await self._told.wait()
 
 
-def serving_process(env: dict[str, str], port: int, log: Path, *arguments: str) -> Child:
+def serving_process(
+    env: dict[str, str], port: int, log: Path, *arguments: str, forked: bool = False
+) -> Child:
     """`paidup serve` in a process of its own, ready to serve."""
-    child = Child(["-m", "server.cli", "serve", *arguments], {**env, "PORT": str(port)}, log)
+    command = ["-m", "server.cli", "serve", *arguments]
+    child = Child(command, {**env, "PORT": str(port)}, log, forked=forked)
     child.wait_for(f"http://127.0.0.1:{port}/readyz")
     return child
