@@ -43,7 +43,7 @@ async def test_subscriptions_that_cannot_be_are_refused(world: World, subtests: 
             "no body": (422, "invalid-input", b""),
             "no UTF-8": (422, "invalid-input", b'{"plan": "\xff"}'),
             "nested without end": (422, "invalid-input", b'{"x":' + b"[" * 10_000),
-            "a large body": (413, "http", b'{"plan": "pro"}' + b" " * 20_000),
+            "a large body": (413, "too-large", b'{"plan": "pro"}' + b" " * 20_000),
         },
     )
 
@@ -204,14 +204,14 @@ async def test_paths_and_methods_that_are_not_there(world: World, subtests: pyte
     """An unknown path is 404, a method that a path does not know is 405, each a problem document."""
     ada = await _known(world)
     calls = [
-        ("GET", "/api/subscriptions", 405, "http"),
-        ("PUT", "/api/credits", 405, "http"),
-        ("GET", "/api/credits/spend", 405, "http"),
-        ("DELETE", "/api/invoices/in_1", 405, "http"),
-        ("GET", "/webhooks/stripe", 405, "http"),
-        ("GET", "/api", 404, "http"),
-        ("POST", "/", 404, "http"),
-        ("GET", "/api/invoices/in_1/../../../etc/passwd", 404, "http"),
+        ("GET", "/api/subscriptions", 405, "method-not-allowed"),
+        ("PUT", "/api/credits", 405, "method-not-allowed"),
+        ("GET", "/api/credits/spend", 405, "method-not-allowed"),
+        ("DELETE", "/api/invoices/in_1", 405, "method-not-allowed"),
+        ("GET", "/webhooks/stripe", 405, "method-not-allowed"),
+        ("GET", "/api", 404, "not-found"),
+        ("POST", "/", 404, "not-found"),
+        ("GET", "/api/invoices/in_1/../../../etc/passwd", 404, "not-found"),
         ("GET", "/api/invoices/pi_1", 404, "not-found"),
         ("GET", "/api/invoices/in_1%00", 404, "not-found"),
         ("GET", "/api/invoices/" + "in_" * 500, 404, "not-found"),
