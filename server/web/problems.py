@@ -44,7 +44,7 @@ _HTTP_PROBLEMS = {
     413: ("too-large", "The body is too large"),
     415: ("not-json", "The body must be application/json"),
 }
-"""What Starlette, or a look at the request alone, refuses."""
+"""What Starlette, or a look at the request alone, refuses. Any other HTTP error is `http`."""
 
 
 def problem(status: int, slug: str, title: str, detail: str, **more: Any) -> Response:
