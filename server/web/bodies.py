@@ -20,7 +20,7 @@ PRINTABLE = r"\A[^\x00-\x1f\x7f]+\Z"
 async def read_body(request: Request, limit: int) -> bytes:
     """The raw body. Raises HTTPException 413 beyond `limit` bytes, without reading the rest."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
+    if announced.isdecimal() and int(announced) > limit:
         raise HTTPException(413, f"The body is larger than {limit} bytes.")
     body = bytearray()
     async for chunk in request.stream():
