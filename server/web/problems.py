@@ -38,6 +38,13 @@ _PROBLEMS: list[tuple[type[errors.PaidupError], int, str, str]] = [
     (errors.StorageUnavailable, 503, "storage-unavailable", "The database does not answer right now"),
     (errors.ConfigurationError, 503, "not-configured", "The server's configuration is incomplete"),
 ]
+_HTTP_PROBLEMS = {
+    404: ("not-found", "There is no such thing"),
+    405: ("method-not-allowed", "This is not done here"),
+    413: ("too-large", "The body is too large"),
+    415: ("not-json", "The body must be application/json"),
+}
+"""What Starlette, or a look at the request alone, refuses. Any other HTTP error is `http`."""
 
 
 def problem(status: int, slug: str, title: str, detail: str, **more: Any) -> Response:
@@ -80,7 +87,8 @@ async def on_paidup_error(request: Request, error: Exception) -> Response:
 
 async def on_http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = problem(error.status_code, "http", error.detail, error.detail)
+    slug, title = _HTTP_PROBLEMS.get(error.status_code, ("http", error.detail))
+    response = problem(error.status_code, slug, title, error.detail)
     response.headers.update(error.headers or {})
     return response
 

@@ -146,6 +146,8 @@ class SlimProtocol(asyncio.Protocol):
             self._refusal = (message["status"], message["headers"])
         elif kind == "websocket.http.response.body":
             self._refuse(*self._refusal, message["body"])
+        elif kind == "websocket.close" and not self._answered:  # there is no such address after all
+            self._refuse(403, [(b"content-length", b"0")], b"")
         else:
             raise RuntimeError(f"{kind!r} at an address whose application takes over")
 

@@ -1,7 +1,8 @@
 """The demo as its customer meets it: the whole of `paidup demo`, and somebody who buys there.
 
 Owns how the demo is started for a browser and each step of the story as the page offers it. Checks nothing
-but the trouble that no visit may have: what was thrown, logged as an error, or blocked by the page's policy.
+but the trouble that no visit may have: what was thrown, logged as an error, or blocked by the page's policy;
+frames, either way, that docs/asyncapi.yaml does not describe.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from playwright.async_api import (
@@ -21,12 +23,14 @@ from playwright.async_api import (
     Locator,
     Page,
     Playwright,
+    WebSocket,
     async_playwright,
     expect,
 )
 
 from tests.browser.looks import NOTE_SHIFTS
 from tests.support.browsers import CHROMIUM, LAUNCH
+from tests.support.contracts import Undocumented, check_frame
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
 
@@ -111,6 +115,7 @@ class Shopper:
         self.page = await self.context.new_page()
         self.page.on("pageerror", self._note_thrown)
         self.page.on("console", self._note_logged)
+        self.page.on("websocket", self._listen)
         return self.page
 
     async def arrive(self, balance: str = "0") -> None:
@@ -248,3 +253,14 @@ class Shopper:
     def _note_logged(self, message: ConsoleMessage) -> None:
         if message.type == "error" and EXPECTED_ERROR not in message.text:
             self.troubles.append(f"logged: {message.text}")
+
+    def _listen(self, socket: WebSocket) -> None:
+        address = urlsplit(socket.url).path
+        socket.on("framereceived", lambda frame: self._note_frame(address, frame, "send"))
+        socket.on("framesent", lambda frame: self._note_frame(address, frame, "receive"))
+
+    def _note_frame(self, address: str, frame: str | bytes, action: str) -> None:
+        try:
+            check_frame(address, frame, action)
+        except Undocumented as error:
+            self.troubles.append(str(error))

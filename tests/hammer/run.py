@@ -18,6 +18,7 @@ from tests.hammer.customers import Crowd, Story
 from tests.hammer.stack import Stack
 from tests.hammer.trouble import Killer, change_weather
 from tests.hammer.verdict import events_by_outcome, ungranted, violations
+from tests.support.contracts import checked_session
 from tests.support.stripe_side import StripeSide
 from tests.support.tab import Unanswered
 
@@ -48,7 +49,7 @@ async def run(stack: Stack, plan: Plan) -> Report:
     chance = Random(plan.seed)
     timeout = aiohttp.ClientTimeout(total=30)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
+    async with checked_session(timeout=timeout, connector=connector) as http:
         stripe_side = StripeSide(stack.sandbox_url, http)
         await stack.come_up(stripe_side)
         supervisor = asyncio.create_task(stack.supervise())

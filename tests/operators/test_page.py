@@ -81,7 +81,7 @@ async def test_a_wrong_token_or_none_is_401_and_the_right_one_opens(operator: Op
         *({}, basic(""), basic("wrong"), basic(OPERATOR_TOKEN + "x"), basic("x", OPERATOR_TOKEN)),
         *(
             {"Authorization": value}
-            for value in ("Bearer", "Bearer x", "Basic", "Basic !", "Basic /w==", "x")
+            for value in ("Bearer", "Bearer x", "Bearer é", "Basic", "Basic !", "Basic é", "Basic /w==", "x")
         ),
         {"Authorization": f"Digest {OPERATOR_TOKEN}"},
         {"Authorization": f"Basic {OPERATOR_TOKEN}"},
@@ -213,7 +213,14 @@ async def test_an_invoice_shows_its_timeline_as_explain_does(
         status, found = await operator.json(path)
         assert (status, found["account"]) == (200, "ada")
         assert found["stories"][0]["steps"][0]["what"] == "created"
-    for path in ("/operators/invoices/in_nothing", "/operators/find", "/operators/find?ref=%00"):
+    nothing = (
+        "invoices/in_nothing",
+        "find",
+        "find?ref=%00",
+        f"find?ref={'x' * 300}",
+        f"invoices/{'x' * 300}",
+    )
+    for path in (f"/operators/{rest}" for rest in nothing):
         assert (await operator.get(path))[0] == 404
         assert (await operator.json(path))[0] == 404
 

@@ -17,6 +17,7 @@ import pytest
 
 from client_demo.supervisor import run_demo
 from server.errors import ConfigurationError
+from tests.support.contracts import checked_session
 from tests.support.paidup import status_with
 from tests.support.processes import Child, alive, descendants, free_port
 from tests.support.stripe_side import StripeSide
@@ -61,7 +62,7 @@ def demo() -> Iterator[Demo]:
 async def browser(demo: Demo) -> AsyncIterator[aiohttp.ClientSession]:
     """A browser that has opened the demo's page, and holds its cookie."""
     jar = aiohttp.CookieJar(unsafe=True)  # for an address without a name
-    async with aiohttp.ClientSession(cookie_jar=jar, timeout=aiohttp.ClientTimeout(total=30)) as session:
+    async with checked_session(cookie_jar=jar, timeout=aiohttp.ClientTimeout(total=30)) as session:
         async with session.get(demo.url) as response:
             assert response.status == 200
         yield session

@@ -43,7 +43,7 @@ async def test_subscriptions_that_cannot_be_are_refused(world: World, subtests: 
             "no body": (422, "invalid-input", b""),
             "no UTF-8": (422, "invalid-input", b'{"plan": "\xff"}'),
             "nested without end": (422, "invalid-input", b'{"x":' + b"[" * 10_000),
-            "a large body": (413, "http", b'{"plan": "pro"}' + b" " * 20_000),
+            "a large body": (413, "too-large", b'{"plan": "pro"}' + b" " * 20_000),
         },
     )
 
@@ -76,6 +76,18 @@ async def test_spends_that_cannot_be_are_refused(world: World, subtests: pytest.
             "over the balance": (402, "insufficient-credits", b'{"credits": 1, "key": "k"}'),
         },
     )
+
+
+async def test_a_body_that_a_form_of_another_site_could_send_is_refused(world: World) -> None:
+    """JSON under another name, or none: where a cookie names the customer, any page could send it."""
+    ada = await _known(world)
+    before = await row_counts()
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+        status, problem = await ada.send("/api/subscriptions", b'{"plan": "pro"}', kind)
+        _assert_problem(status, problem, 415, "not-json")
+    assert await row_counts() == before
+    status, _ = await ada.send("/api/subscriptions", b'{"plan": "pro"}', "Application/JSON; charset=utf-8")
+    assert status == 201
 
 
 async def test_adoptions_that_cannot_be_are_refused(
@@ -159,6 +171,8 @@ async def test_tokens_that_prove_nothing_are_refused(world: World, subtests: pyt
         "of another issuer": f"Bearer {_token({**good, 'iss': 'other'})}",
         "an empty subject": f"Bearer {_token({**good, 'sub': ''})}",
         "a subject with a NUL": f"Bearer {_token({**good, 'sub': 'a' + chr(0)})}",
+        "half a character for a subject": f"Bearer {_token({**good, 'sub': chr(0xD800)})}",
+        "half a character for a customer": f"Bearer {_token({**good, 'stripe_customer': chr(0xDFFF)})}",
         "a long customer": f"Bearer {_token({**good, 'stripe_customer': 'c' * 256})}",
         "a long subject": f"Bearer {_token({**good, 'sub': 'a' * 201})}",
         "a customer of another type": f"Bearer {_token({**good, 'stripe_customer': 7})}",
@@ -204,14 +218,14 @@ async def test_paths_and_methods_that_are_not_there(world: World, subtests: pyte
     """An unknown path is 404, a method that a path does not know is 405, each a problem document."""
     ada = await _known(world)
     calls = [
-        ("GET", "/api/subscriptions", 405, "http"),
-        ("PUT", "/api/credits", 405, "http"),
-        ("GET", "/api/credits/spend", 405, "http"),
-        ("DELETE", "/api/invoices/in_1", 405, "http"),
-        ("GET", "/webhooks/stripe", 405, "http"),
-        ("GET", "/api", 404, "http"),
-        ("POST", "/", 404, "http"),
-        ("GET", "/api/invoices/in_1/../../../etc/passwd", 404, "http"),
+        ("GET", "/api/subscriptions", 405, "method-not-allowed"),
+        ("PUT", "/api/credits", 405, "method-not-allowed"),
+        ("GET", "/api/credits/spend", 405, "method-not-allowed"),
+        ("DELETE", "/api/invoices/in_1", 405, "method-not-allowed"),
+        ("GET", "/webhooks/stripe", 405, "method-not-allowed"),
+        ("GET", "/api", 404, "not-found"),
+        ("POST", "/", 404, "not-found"),
+        ("GET", "/api/invoices/in_1/../../../etc/passwd", 404, "not-found"),
         ("GET", "/api/invoices/pi_1", 404, "not-found"),
         ("GET", "/api/invoices/in_1%00", 404, "not-found"),
         ("GET", "/api/invoices/" + "in_" * 500, 404, "not-found"),
@@ -234,7 +248,8 @@ async def _with_credits(paidup: Paidup, stripe_side: StripeSide, name: str = "ad
     customer = paidup.customer(name)
     purchase = await customer.buy("pro")
     await stripe_side.confirm(purchase["client_secret"])
-    assert (await customer.buy("pro"))["status"]["status"] == "active"
+    taken_up = await customer.call("POST", "/api/invoices", {"invoice": purchase["invoice"]})
+    assert taken_up[1]["status"]["status"] == "active"
     assert await customer.balance() == 2000
     return customer
 

@@ -320,6 +320,10 @@ async def test_deliveries_that_are_not_stripes_are_refused_and_change_nothing(
     body = json.dumps(event).encode()
     live = json.dumps({**event, "livemode": True}).encode()
     nested = b'{"x":' + b"[" * 200_000
+    unheld = [
+        json.dumps({**event, **change}).encode()
+        for change in ({"id": "evt_" + "x" * 252}, {"type": "a" + chr(0)}, {"api_version": "2" * 256})
+    ]
     at = int(time.time())
     deliveries: dict[str, tuple[int, bytes, str]] = {
         "no signature": (400, body, ""),
@@ -337,6 +341,9 @@ async def test_deliveries_that_are_not_stripes_are_refused_and_change_nothing(
         "JSON, but no event": (400, b"[]", _sign(b"[]", at)),
         "nested without end": (400, nested, _sign(nested, at)),
         "a live-mode event": (400, live, _sign(live, at)),
+        "an id that no row holds": (400, unheld[0], _sign(unheld[0], at)),
+        "a type that no row holds": (400, unheld[1], _sign(unheld[1], at)),
+        "a version that no row holds": (400, unheld[2], _sign(unheld[2], at)),
     }
     before = await row_counts()
     for name, (expected, sent, signature) in deliveries.items():

@@ -138,7 +138,12 @@ def test_the_api_document_names_no_route_that_there_is_not() -> None:
     ]
 
 
-@pytest.mark.parametrize("slug", sorted({slug for _, _, slug, _ in problems._PROBLEMS}))
+@pytest.mark.parametrize(
+    "slug",
+    sorted(
+        {slug for *_, slug, _ in problems._PROBLEMS} | {slug for slug, _ in problems._HTTP_PROBLEMS.values()}
+    ),
+)
 def test_every_problem_is_in_the_api_document(slug: str) -> None:
     assert slug in re.findall(r"[a-z]+(?:-[a-z]+)*", document("docs/api.md"))
 

@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 
 from server.core.messages import SUBPROTOCOL
+from tests.support.contracts import Undocumented, check_frame
 from tests.support.paidup import ORIGIN
 from tests.support.tab import HANDSHAKE_S, STABLE_S, TERMINAL, backoff_s
 
@@ -64,8 +65,9 @@ class Connection(asyncio.Protocol):
         self.answered: asyncio.Future[int] = loop.create_future()
         """The HTTP status that answers the handshake; 0 where the connection ends before."""
         self.ended: asyncio.Future[int] = loop.create_future()
-        """The code of the server's close; 1006 where there was none."""
+        """The code of the server's close; 1006 where there was none. Or it raises Undocumented."""
         self._request = request
+        self._address = request.split(b" ", 2)[1].decode()
         self._hear = hear
         self._polite = polite
         self._rest = b""
@@ -100,6 +102,14 @@ class Connection(asyncio.Protocol):
             if not future.done():
                 future.set_result(result)
 
+    def _check(self, frame: bytes) -> None:
+        try:
+            check_frame(self._address, frame)
+        except Undocumented as error:
+            self.ended.set_exception(error)
+            self._transport.abort()
+            raise
+
     def say(self, opcode: int, payload: bytes) -> None:
         """One short frame; its mask is zero."""
         self._transport.write(bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
@@ -116,6 +126,7 @@ class Connection(asyncio.Protocol):
             at = begin + size
             payload = data[begin:at]
             if opcode == TEXT:
+                self._check(payload)
                 self._hear(payload)
             elif opcode == CLOSE:
                 self._code = int.from_bytes(payload[:2], "big")

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketClose
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Close, Frame, Opcode
@@ -358,6 +358,17 @@ async def test_a_refusal_is_plain_http(served: Served) -> None:
     assert await peer.reader.read() == b"not now"
     assert not served.state.connections
     peer.writer.transport.abort()
+
+
+async def test_an_address_that_only_begins_as_ours_is_refused_as_uvicorn_refuses_it(served: Served) -> None:
+    async def close(scope: Scope, receive: Receive, send: Send) -> None:
+        await WebSocketClose()(scope, receive, send)
+
+    served.refusal = close  # what Starlette answers where no route fits
+    for path in ("/ws/accounts", "/ws/invoices/", "/elsewhere"):
+        line, peer = await asked(served, path)
+        assert line == "HTTP/1.1 403 Forbidden"
+        peer.writer.transport.abort()
 
 
 async def test_an_application_that_fails_is_answered_for(served: Served) -> None:

@@ -1,0 +1,325 @@
+"""docs/openapi.yaml and docs/asyncapi.yaml, held to the code: routes, problems, frames, typed shapes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31
+from starlette.routing import Route
+
+from server import __version__, alarms, explain, ledger, reservations
+from server.core import facts, messages, plans
+from server.core.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
+from server.models import EntryKind
+from server.web import api, credits_api, operations, operators, problems, sockets, webhooks
+from tests.support.contracts import (
+    ASYNCAPI,
+    OPENAPI,
+    Undocumented,
+    check_answer,
+    check_frame,
+    complaints,
+    document,
+    validator,
+)
+from tests.support.node import MODULES
+
+HTTP_ROUTES: list[Any] = [
+    *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES, *operations.ROUTES, *operators.ROUTES)
+]
+SLUGS = {
+    *(slug for *_, slug, _ in problems._PROBLEMS),
+    *(slug for slug, _ in problems._HTTP_PROBLEMS.values()),
+    *("http", "internal", "too-many-sockets", "restarting"),
+}
+ASYNCAPI_SCHEMA = MODULES / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
+
+
+# The documents themselves
+
+
+def test_the_http_document_is_openapi() -> None:
+    assert complaints(jsonschema_rs.Draft202012Validator(OPENAPI_31), document(OPENAPI)) == []
+
+
+def test_the_sockets_document_is_asyncapi() -> None:
+    if not ASYNCAPI_SCHEMA.exists():
+        pytest.skip("npm's packages are not there: `make test` installs them")
+    official = jsonschema_rs.Draft7Validator(json.loads(ASYNCAPI_SCHEMA.read_text()))
+    assert [error.message for error in official.iter_errors(document(ASYNCAPI))] == []
+
+
+@pytest.mark.parametrize("name", [OPENAPI, ASYNCAPI])
+def test_every_reference_leads_somewhere_and_every_component_is_used(name: str) -> None:
+    used = {target for each in (OPENAPI, ASYNCAPI) for target in references(each)}
+    for document_, _, pointer in (target.partition("#/") for target in used):
+        found = document(document_)
+        for part in pointer.split("/"):
+            found = found[part]
+    components = {
+        f"{name}#/components/{kind}/{each}"
+        for kind, all_of in document(name)["components"].items()
+        if kind != "securitySchemes"
+        for each in all_of
+    }
+    assert components - used == set()
+
+
+def references(name: str) -> Iterator[str]:
+    """All that a document refers to, each with the document that has it."""
+    for node in nodes(document(name)):
+        if isinstance(node, dict) and isinstance(node.get("$ref"), str):
+            target = node["$ref"]
+            yield name + target if target.startswith("#") else target
+
+
+def nodes(value: Any) -> Iterator[Any]:
+    yield value
+    for below in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from nodes(below)
+
+
+def test_the_documents_are_of_this_version() -> None:
+    assert {document(name)["info"]["version"] for name in (OPENAPI, ASYNCAPI)} == {__version__}
+
+
+# Routes, channels, problems
+
+
+def test_the_http_document_has_the_routes_and_methods_of_the_server_and_no_others() -> None:
+    described = {
+        (method.upper(), path)
+        for path, item in document(OPENAPI)["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    assert described == {
+        (method, route.path) for route in HTTP_ROUTES for method in (route.methods or set()) - {"HEAD"}
+    }
+    assert all(isinstance(route, Route) for route in HTTP_ROUTES)
+
+
+def test_the_sockets_document_has_the_channels_of_the_server_and_no_others() -> None:
+    channels = document(ASYNCAPI)["channels"].values()
+    assert {channel["address"] for channel in channels} == {route.path for route in sockets.ROUTES}
+
+
+def test_every_problem_is_in_the_http_document_and_no_other() -> None:
+    kinds = document(OPENAPI)["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
+    assert {kind.removeprefix(problems.TYPE_PREFIX) for kind in kinds} == SLUGS
+
+
+def test_every_problem_of_a_customers_request_is_among_the_answers_of_one() -> None:
+    """But for what any request may meet, and what only a handshake does."""
+    answers = {**document(OPENAPI)["paths"], **document(OPENAPI)["components"]["responses"]}
+    told = {
+        word.removeprefix(problems.TYPE_PREFIX)
+        for word in nodes(answers)
+        if isinstance(word, str) and word.startswith(problems.TYPE_PREFIX)
+    }
+    of_handshakes = {"not-allowed", "too-many-sockets", "restarting"}
+    of_any = {"internal", "method-not-allowed", "http"}
+    assert SLUGS - told == of_handshakes | of_any
+
+
+def test_the_sockets_document_names_the_subprotocol_the_close_codes_and_the_refusals() -> None:
+    words = document(ASYNCAPI)["info"]["description"]
+    assert f"`{SUBPROTOCOL}`" in words
+    assert {int(code) for code in re.findall(r"^\| (\d{4}) ", words, re.MULTILINE)} == set(CloseCode)
+    refusals = re.findall(r"^\| (\d{3}) \|(.*?)\|", words, re.MULTILINE)
+    assert {slug for _, slugs in refusals for slug in re.findall(r"`([a-z-]+)`", slugs)} == {
+        *("not-authenticated", "not-allowed", "too-many-sockets", "restarting")
+    }
+
+
+# Examples
+
+
+def examples_of(name: str) -> list[tuple[str, tuple[str, ...], Any]]:
+    """Of each example in a document its place, the place of its schema, and itself."""
+    found = []
+
+    def look(node: Any, place: tuple[str, ...]) -> None:
+        if not isinstance(node, dict):
+            return
+        if "example" in node and "schema" in node:
+            found.append(("/".join(place), (*place, "schema"), node["example"]))
+        if "payload" in node and "examples" in node:
+            found.extend(("/".join(place), (*place, "payload"), each["payload"]) for each in node["examples"])
+        for key, below in node.items():
+            look(below, (*place, key))
+
+    look(document(name), ())
+    return found
+
+
+@pytest.mark.parametrize("name", [OPENAPI, ASYNCAPI])
+def test_every_example_is_as_its_schema_says(name: str) -> None:
+    examples = examples_of(name)
+    assert len(examples) >= 5
+    assert {
+        where: wrong
+        for where, schema, value in examples
+        if (wrong := complaints(validator(name, *schema), value))
+    } == {}
+
+
+# Typed shapes: what msgspec says of a struct, and what the documents say
+
+REQUESTS = [
+    *(api.BuyBody, api.ChangeBody, api.CancelBody, api.TopUpBody, api.AdoptBody),
+    *(credits_api.SpendBody, credits_api.ReserveBody, credits_api.CommitBody, credits_api.ReleaseBody),
+]
+ANSWERS = [
+    *(messages.StatusMessage, facts.PaymentError, plans.PlanPrice, ledger.Spent, reservations.Reserved),
+    *(alarms.Alarm, operators.Overview, operators.Pending, operators.Settlement),
+    *(explain.Explanation, explain.Story, explain.Facts, explain.Grant, explain.Step, explain.StoredEvent),
+]
+FRAMES = [messages.BalanceMessage, messages.Heartbeat, messages.Bye, messages.Verify]
+
+
+@pytest.mark.parametrize("struct", REQUESTS)
+def test_a_request_is_described_as_it_is_read(struct: type[msgspec.Struct]) -> None:
+    """To the last bound: what the document allows is what is decoded."""
+    assert plain(described(OPENAPI, struct)) == plain(typed(struct))
+
+
+@pytest.mark.parametrize(
+    ("name", "struct"), [*((OPENAPI, each) for each in ANSWERS), *((ASYNCAPI, each) for each in FRAMES)]
+)
+def test_an_answer_is_described_as_it_is_written(name: str, struct: type[msgspec.Struct]) -> None:
+    """Its members, all of them always there, and their types; the document may say more of a value."""
+    told, made = plain(described(name, struct)), plain(typed(struct))
+    assert told["additionalProperties"] is False
+    assert set(told["required"]) == set(told["properties"]) == set(made["properties"])
+    for member, schema in made["properties"].items():
+        schema.pop("default", None)  # what is left out is written nevertheless
+        assert {key: told["properties"][member].get(key) for key in schema} == schema, member
+
+
+def described(name: str, struct: type[msgspec.Struct]) -> Any:
+    return document(name)["components"]["schemas"][struct.__name__]
+
+
+def typed(struct: type[msgspec.Struct]) -> Any:
+    _, components = msgspec.json.schema_components([struct])
+    return {**components[struct.__name__], "$defs": components}
+
+
+def plain(schema: Any, definitions: Any = None) -> Any:
+    """One way of writing for both: no words, no references, `type` a set that may hold null."""
+    definitions = schema.get("$defs", definitions)
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        found = definitions[name] if definitions else document(OPENAPI)["components"]["schemas"][name]
+        if found.get("type") == "object":
+            return {"type": {"object"}}  # compared by itself
+        return plain({**found, **{key: value for key, value in schema.items() if key != "$ref"}}, definitions)
+    if "anyOf" in schema and {"type": "null"} in schema["anyOf"]:
+        (other,) = [plain(each, definitions) for each in schema["anyOf"] if each != {"type": "null"}]
+        return {**other, "type": other["type"] | {"null"}, **default_of(schema)}
+    result: dict[str, Any] = default_of(schema)
+    result["type"] = {schema["type"]} if isinstance(schema.get("type"), str) else set(schema.get("type", ()))
+    if values := schema.get("enum", [schema["const"]] if "const" in schema else None):
+        result["enum"] = {value for value in values if value is not None}
+        result["type"] |= {"string"}
+    if "pattern" in schema:
+        result["pattern"] = schema["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
+    if "items" in schema:
+        result["items"] = plain(schema["items"], definitions)
+    for bound in ("minimum", "maximum", "minLength", "maxLength", "additionalProperties"):
+        if bound in schema:
+            result[bound] = schema[bound]
+    if "properties" in schema:
+        result["properties"] = {name: plain(each, definitions) for name, each in schema["properties"].items()}
+        result["required"] = sorted(schema.get("required", ()))
+    return result
+
+
+def default_of(schema: Any) -> dict[str, Any]:
+    return {"default": schema["default"]} if "default" in schema else {}
+
+
+def test_the_kinds_of_entries_are_those_of_the_ledger() -> None:
+    entry = document(OPENAPI)["components"]["schemas"]["Entry"]
+    assert set(entry["properties"]["kind"]["enum"]) == set(EntryKind)
+    assert (
+        document(OPENAPI)["components"]["schemas"]["Entries"]["properties"]["entries"]["maxItems"]
+        == api.ENTRIES
+    )
+
+
+# The checks can fail
+
+BYE = {"type": "bye", "reason": "restarting", "reconnect_after_ms": 1}
+
+
+@pytest.mark.parametrize(
+    ("address", "frame", "action"),
+    [
+        ("/ws/account", {**BYE, "hint": "an unknown field"}, "send"),
+        ("/ws/account", {**BYE, "reconnect_after_ms": "soon"}, "send"),
+        ("/ws/account", {"type": "bye", "reason": "restarting"}, "send"),
+        ("/ws/account", {"type": "status"}, "send"),
+        ("/ws/account", {"type": "verify"}, "receive"),
+        ("/ws/invoices/in_1", {"type": "balance"}, "send"),
+        ("/ws/invoices/in_1", {"type": "verify"}, "send"),
+        ("/ws/elsewhere", {"type": "heartbeat"}, "send"),
+        ("/ws/account", ["bye"], "send"),
+    ],
+)
+def test_a_frame_that_is_not_described_is_noticed(address: str, frame: Any, action: str) -> None:
+    with pytest.raises(Undocumented):
+        check_frame(address, json.dumps(frame), action)
+
+
+def test_a_moment_that_is_none_is_noticed() -> None:
+    balance = '{"type":"balance","version":1,"balance":0,"at":"%s"}'
+    check_frame("/ws/account", balance % "2026-11-23T09:00:00.123000Z")
+    with pytest.raises(Undocumented, match="date-time"):
+        check_frame("/ws/account", balance % "2026-11-23 09:00")
+
+
+def test_frames_that_are_described_pass() -> None:
+    for address in ("/ws/account", "/ws/invoices/in_1"):
+        check_frame(address, encode(messages.Heartbeat()))
+        check_frame(address, json.dumps(BYE))
+    verify = '{"type":"verify"}'
+    check_frame("/ws/invoices/in_1", verify, "receive")
+    assert len(verify) < MAX_FRAME
+
+
+NOT_FOUND = {"type": f"{problems.TYPE_PREFIX}not-found", "title": "t", "status": 404, "detail": "d"}
+SPENT = {"balance": 1, "credits": 1, "key": "k"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "media_type", "body"),
+    [
+        ("POST", "/api/credits/spend", 200, "application/json", {**SPENT, "extra": 1}),
+        ("POST", "/api/credits/spend", 200, "application/json", {"balance": 1, "credits": 1}),
+        ("POST", "/api/credits/spend", 200, "text/plain", SPENT),
+        ("POST", "/api/credits/spend", 404, "application/problem+json", NOT_FOUND),
+        ("GET", "/api/invoices/in_1", 200, "application/json", NOT_FOUND),
+        ("GET", "/api/invoices/in_1", 404, "application/problem+json", {**NOT_FOUND, "type": "about:blank"}),
+        ("GET", "/api/invoices/in_1", 500, "text/plain", None),
+        ("DELETE", "/api/invoices/in_1", 404, "application/problem+json", NOT_FOUND),
+    ],
+)
+def test_an_answer_that_is_not_described_is_noticed(
+    method: str, path: str, status: int, media_type: str, body: Any
+) -> None:
+    with pytest.raises(Undocumented):
+        check_answer(method, path, status, media_type, json.dumps(body).encode())
+
+
+def test_answers_that_are_described_pass() -> None:
+    check_answer("POST", "/api/credits/spend", 200, "application/json", json.dumps(SPENT).encode())
+    check_answer("GET", "/api/invoices/in_1", 404, "application/problem+json", json.dumps(NOT_FOUND).encode())
+    check_answer("GET", "/demo/config.json", 200, "application/json", b"{}")

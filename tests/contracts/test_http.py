@@ -1,0 +1,92 @@
+"""Whatever docs/openapi.yaml allows, and much that it forbids, asked of the running server.
+
+schemathesis makes the requests: each boundary that the document draws, a method that is not there, and random
+ones of both kinds, the same in each run. It checks statuses, media types, headers and bodies.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, settings
+from requests.auth import AuthBase
+from schemathesis.config import SchemathesisConfig
+
+from tests.contracts.conftest import OPERATOR_TOKEN, token_of
+from tests.support.contracts import OPENAPI, document
+from tests.support.paidup import WEBHOOK_SECRET
+from tests.support.stripe_side import sign
+
+pytestmark = pytest.mark.xdist_group("contracts")  # one server for all of them
+
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "20"))
+"""Random requests of each operation; a thousand makes a long run."""
+DERANDOMIZE = EXAMPLES < 100
+
+
+def narrowed() -> dict[str, Any]:
+    """The document, with the plans that this server sells, so that another one is a wrong request.
+
+    A webhook's signature cannot be made up: `Signed` makes it for whatever is sent.
+    """
+    described: dict[str, Any] = copy.deepcopy(document(OPENAPI))
+    described["paths"]["/webhooks/stripe"]["post"]["security"] = []
+    for body, plans in {"BuyBody": PLANS, "ChangeBody": PLANS, "TopUpBody": ["extra"]}.items():
+        described["components"]["schemas"][body]["properties"]["plan"]["enum"] = plans
+    return described
+
+
+PLANS = ["basic", "advanced", "pro"]
+SCHEMA = schemathesis.openapi.from_dict(
+    narrowed(),
+    config=SchemathesisConfig.from_dict(
+        {
+            # More in a query than is asked for is ignored; tokens are tried in test_bad_input.py.
+            "generation": {"allow-extra-parameters": False, "with-security-parameters": False},
+            "checks": {
+                # Credits may be wanting, and a key used before.
+                "positive_data_acceptance": {"expected-statuses": ["2xx", 402, 404, 409, 422]},
+            },
+        }
+    ),
+)
+
+
+class Signed(AuthBase):
+    """What Stripe would send: the signature of these very bytes."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        body = request.body or b""
+        assert isinstance(body, str | bytes)
+        text = body if isinstance(body, str) else body.decode(errors="replace")
+        request.headers["Stripe-Signature"] = sign(text.encode(), WEBHOOK_SECRET)
+        return request
+
+
+@pytest.fixture(scope="package")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        yield session
+
+
+@SCHEMA.parametrize()
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=DERANDOMIZE, suppress_health_check=list(HealthCheck)
+)
+def test_the_server_answers_as_the_document_says(
+    case: schemathesis.Case[Any], server_url: str, session: requests.Session
+) -> None:
+    options: dict[str, Any] = {}
+    if case.path.startswith("/api"):
+        options["headers"] = {"Authorization": f"Bearer {token_of('ada')}"}
+    elif case.path.startswith("/operators"):
+        options["headers"] = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+    elif case.path.startswith("/webhooks"):
+        options["auth"] = Signed()
+    case.call_and_validate(server_url, session=session, **options)
