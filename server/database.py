@@ -23,6 +23,7 @@ from tortoise.backends.sqlite.client import (
     SqliteTransactionWrapper,
 )
 from tortoise.connection import get_connection
+from tortoise.exceptions import ConfigurationError as TortoiseMisconfigured
 from tortoise.exceptions import (
     DBConnectionError,
     IntegrityError,
@@ -35,7 +36,7 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
-from server.errors import StorageUnavailable
+from server.errors import ConfigurationError, StorageUnavailable
 
 BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 5.0
@@ -87,9 +88,16 @@ def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
 
 @asynccontextmanager
 async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
-    """Connect for the length of the block. Raises StorageUnavailable where it cannot."""
+    """Connect for the length of the block.
+
+    Raises StorageUnavailable where it cannot, and ConfigurationError where this process holds
+    one already, of ours or of a host that uses Tortoise itself.
+    """
     # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
-    await Tortoise.init(config=tortoise_config(url, pool), _enable_global_fallback=True)
+    try:
+        await Tortoise.init(config=tortoise_config(url, pool), _enable_global_fallback=True)
+    except TortoiseMisconfigured as error:
+        raise ConfigurationError([f"The database cannot be opened in this process. {error}"]) from error
     try:
         with storage_errors():
             await connection().execute_query("SELECT 1")
