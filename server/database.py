@@ -23,6 +23,7 @@ from tortoise.backends.sqlite.client import (
     SqliteTransactionWrapper,
 )
 from tortoise.connection import get_connection
+from tortoise.context import TortoiseContext
 from tortoise.exceptions import ConfigurationError as TortoiseMisconfigured
 from tortoise.exceptions import (
     DBConnectionError,
@@ -93,17 +94,22 @@ async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
     Raises StorageUnavailable where it cannot, and ConfigurationError where this process holds
     one already, of ours or of a host that uses Tortoise itself.
     """
-    # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
+    # A context of our own: Tortoise.init would close and take over one that the host has in this task.
+    context = TortoiseContext()
+    context.__enter__()
     try:
-        await Tortoise.init(config=tortoise_config(url, pool), _enable_global_fallback=True)
-    except TortoiseMisconfigured as error:
-        raise ConfigurationError([f"The database cannot be opened in this process. {error}"]) from error
-    try:
+        try:
+            # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
+            await context.init(config=tortoise_config(url, pool), _enable_global_fallback=True)
+        except TortoiseMisconfigured as error:
+            raise ConfigurationError([f"The database cannot be opened in this process. {error}"]) from error
         with storage_errors():
             await connection().execute_query("SELECT 1")
         yield
     finally:
-        await Tortoise.close_connections()
+        await context.close_connections()
+        with suppress(ValueError):  # closed by another task than the one that opened it
+            context.__exit__(None, None, None)
 
 
 async def migrate(url: str) -> None:
