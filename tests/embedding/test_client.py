@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 import subprocess
 import sys
 import time
@@ -25,8 +26,8 @@ from server.client import (
     signed_with,
 )
 from tests.conftest import World
-from tests.support.paidup import JWT_SECRET
-from tests.support.processes import free_port
+from tests.support.paidup import JWT_SECRET, status_with
+from tests.support.processes import ROOT, free_port
 from tests.support.stripe_side import StripeSide
 from tests.support.waiting import wait_until
 
@@ -149,3 +150,29 @@ def test_the_client_stands_alone() -> None:
     )
     command = [sys.executable, "-c", code, str(client.__file__)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_the_backend_of_the_document_sells_and_spends(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await world.server()
+    monkeypatch.setenv("PAIDUP_URL", server.url)
+    monkeypatch.setenv("AUTH_JWT_SECRET", JWT_SECRET)
+    backend = runpy.run_path(str(ROOT / "docs" / "examples" / "backend.py"))
+
+    async def run(name: str, *arguments: Any) -> Any:
+        return await asyncio.to_thread(backend[name], *arguments)
+
+    assert await run("make_report", "ada", 1) == (402, {"show": "plans"})
+    purchase = await run("choose_plan", "ada", "pro")
+    status, shown = await run("make_report", "ada", 1)
+    assert (status, shown["show"], shown["invoice"]) == (402, "activating", purchase["invoice"])
+    async with server.customer("ada").watch(purchase, ticket=shown["ticket"]) as screen:
+        await stripe_side.confirm(purchase["client_secret"])
+        await status_with(screen, status="active")
+    assert await run("make_report", "ada", 1) == (200, {"report": "...", "balance": 1995})
+    assert await run("translate", "ada", "job-1", ["one page", "", "another"]) == 1993
+    token = (await run("page_settings", "ada"))["token"]
+    assert jwt.decode(token, JWT_SECRET, ["HS256"])["sub"] == "ada"
+    backend["paidup"].close()
