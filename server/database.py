@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,7 +114,25 @@ async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
 
 
 async def migrate(url: str) -> None:
-    """Bring the schema up to date. Safe to run again; Tortoise records what it applied."""
+    """Bring the schema up to date. Safe to run again; Tortoise records what it applied.
+
+    On PostgreSQL one at a time: the servers of a release may each run it first, and all but one
+    find it done.
+    """
+    if expand_db_url(url.replace("postgresql://", "postgres://", 1))["engine"].endswith("sqlite"):
+        await _migrate(url)
+        return
+    async with open_database(url, pool=1), write_transaction() as db:
+        while not (await db.execute_query_dict(_TRY_LOCK))[0]["mine"]:
+            await asyncio.sleep(0.2)  # waiting inside the statement would end at its deadline
+        # A context of its own: Tortoise initializes itself for the migration.
+        await asyncio.create_task(_migrate(url), context=Context())
+
+
+_TRY_LOCK = "SELECT pg_try_advisory_xact_lock(7061696475) AS mine"
+
+
+async def _migrate(url: str) -> None:
     try:
         await run_migrations(config=tortoise_config(url))
     finally:
