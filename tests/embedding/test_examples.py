@@ -15,6 +15,7 @@ from tests.support.processes import ROOT, Child, free_port
 from tests.support.stripe_side import StripeSide
 
 EXAMPLES = ROOT / "docs" / "examples"
+OPERATOR_TOKEN = "token-of-the-operators"
 SLIM = "server.web.slim:SlimProtocol"
 pytestmark = [
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
@@ -47,6 +48,7 @@ async def host(
         data_dir=tmp_path,
         drain_s=0.2,
         port=port,
+        operator_token=OPERATOR_TOKEN,
     )
     command = ["-m", "uvicorn", "--app-dir", str(EXAMPLES), f"{example}:app", "--port", str(port)]
     child = Child([*command, "--ws", protocol], env, tmp_path / "host.log")
@@ -112,3 +114,8 @@ async def _what_is_not_paidups_is_the_hosts(host: Host) -> None:
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await host.browser.ws_connect(f"{host.paidup.url}/ws/account", origin="http://evil.test")
     assert refused.value.status == 403
+    headers = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+    async with host.browser.get(f"{host.paidup.url}/operators", headers=headers) as response:
+        page = await response.text()
+        assert 'href="/billing/operators"' in page
+        assert '"/operators' not in page
