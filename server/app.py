@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -20,9 +19,6 @@ from server.settings import Settings, process_problems
 from server.web import api, credits_api, operations, operators, problems, sockets, webhooks
 from server.web.auth import Authenticate, bearer_authentication
 
-GC_THRESHOLDS = (50_000, 20, 50)
-"""Sockets make many long-lived objects; the default thresholds collect all the time (docs/decisions.md)."""
-
 
 def create_app(
     settings: Settings,
@@ -30,7 +26,8 @@ def create_app(
     extra_routes: Sequence[BaseRoute] = (),
     clock: Clock = now,
 ) -> Starlette:
-    """Paidup as an ASGI application. Nothing is connected before its lifespan begins.
+    """Paidup as an ASGI application. Nothing is connected before its lifespan begins, which a
+    framework that it is mounted in does not run: `embedding.running` does.
 
     `authenticate` names the customer of a request; by default the bearer JWT does.
     `extra_routes` come after Paidup's own; the demo adds its pages that way. `clock` is Stripe's
@@ -46,7 +43,6 @@ def create_app(
             app.state.services = services
             app.state.sockets = sockets.Sockets(services)
             keeper = asyncio.create_task(app.state.sockets.keep_forever(), name="sockets")
-            tune_collector()
             try:
                 yield
             finally:
@@ -78,10 +74,3 @@ def create_app(
     )
     app.state.authenticate = authenticate or bearer_authentication(settings)
     return app
-
-
-def tune_collector() -> None:
-    """What start-up made stays: keep the garbage collector from walking it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)

@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ from tortoise.backends.sqlite.client import (
     SqliteTransactionWrapper,
 )
 from tortoise.connection import get_connection
+from tortoise.context import TortoiseContext
+from tortoise.exceptions import ConfigurationError as TortoiseMisconfigured
 from tortoise.exceptions import (
     DBConnectionError,
     IntegrityError,
@@ -35,7 +38,7 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
-from server.errors import StorageUnavailable
+from server.errors import ConfigurationError, StorageUnavailable
 
 BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 5.0
@@ -87,19 +90,49 @@ def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
 
 @asynccontextmanager
 async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
-    """Connect for the length of the block. Raises StorageUnavailable where it cannot."""
-    # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
-    await Tortoise.init(config=tortoise_config(url, pool), _enable_global_fallback=True)
+    """Connect for the length of the block.
+
+    Raises StorageUnavailable where it cannot, and ConfigurationError where this process holds
+    one already, of ours or of a host that uses Tortoise itself.
+    """
+    # A context of our own: Tortoise.init would close and take over one that the host has in this task.
+    context = TortoiseContext()
+    context.__enter__()
     try:
+        try:
+            # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
+            await context.init(config=tortoise_config(url, pool), _enable_global_fallback=True)
+        except TortoiseMisconfigured as error:
+            raise ConfigurationError([f"The database cannot be opened in this process. {error}"]) from error
         with storage_errors():
             await connection().execute_query("SELECT 1")
         yield
     finally:
-        await Tortoise.close_connections()
+        await context.close_connections()
+        with suppress(ValueError):  # closed by another task than the one that opened it
+            context.__exit__(None, None, None)
 
 
 async def migrate(url: str) -> None:
-    """Bring the schema up to date. Safe to run again; Tortoise records what it applied."""
+    """Bring the schema up to date. Safe to run again; Tortoise records what it applied.
+
+    On PostgreSQL one at a time: the servers of a release may each run it first, and all but one
+    find it done.
+    """
+    if expand_db_url(url.replace("postgresql://", "postgres://", 1))["engine"].endswith("sqlite"):
+        await _migrate(url)
+        return
+    async with open_database(url, pool=1), write_transaction() as db:
+        while not (await db.execute_query_dict(_TRY_LOCK))[0]["mine"]:
+            await asyncio.sleep(0.2)  # waiting inside the statement would end at its deadline
+        # A context of its own: Tortoise initializes itself for the migration.
+        await asyncio.create_task(_migrate(url), context=Context())
+
+
+_TRY_LOCK = "SELECT pg_try_advisory_xact_lock(7061696475) AS mine"
+
+
+async def _migrate(url: str) -> None:
     try:
         await run_migrations(config=tortoise_config(url))
     finally:

@@ -1,15 +1,15 @@
 """Runs the web application under uvicorn, as docs/decisions.md found it best.
 
-Owns uvicorn's settings, the drain at SIGTERM, and the one embedded Valkey that all workers of
-`paidup serve` share.
+Owns uvicorn's settings, what a process of its own may set for itself, and the one embedded Valkey
+that all workers of `paidup serve` share.
 """
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 from server.app import create_app
 from server.core.messages import MAX_FRAME
+from server.draining import before_sigterm
 from server.embedded import embedded_valkey
 from server.logs import configure_logging
 from server.settings import ENV_FILE, Settings, load_settings
@@ -38,6 +39,8 @@ UVICORN: dict[str, Any] = {
     "lifespan": "on",
 }
 
+GC_THRESHOLDS = (50_000, 20, 50)
+"""Sockets make many long-lived objects; the default thresholds collect all the time (docs/decisions.md)."""
 
 _WEBSOCKETS = {"slim": "server.web.slim:SlimProtocol", "uvicorn": "websockets-sansio"}
 
@@ -55,48 +58,27 @@ def application() -> Starlette:
 
 
 def drained_at_sigterm(app: Starlette) -> Starlette:
-    """The same application, whose sockets are sent away before SIGTERM reaches uvicorn.
-
-    uvicorn has no hook for it: it cuts every connection first and tells the application
-    afterwards. So its handler of the signal is called only once the sockets are gone. A second
-    SIGTERM goes straight to it.
+    """The same application as a process of its own has it: its sockets are sent away before SIGTERM
+    reaches uvicorn, and the garbage collector is tuned for them.
     """
     opened = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(opening: Starlette) -> AsyncIterator[Any]:
         async with opened(opening) as state:
-            with _before_sigterm(opening.state.sockets.drain):
+            with before_sigterm(opening.state.sockets.drain):
+                tune_collector()
                 yield state
 
     app.router.lifespan_context = lifespan
     return app
 
 
-@contextmanager
-def _before_sigterm(prepare: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    own: Any = signal.getsignal(signal.SIGTERM)
-    under_way: list[asyncio.Task[None]] = []
-
-    def stop(_: object = None) -> None:
-        own(signal.SIGTERM, None)
-
-    def begin() -> None:
-        if under_way:
-            stop()
-            return
-        under_way.append(asyncio.create_task(prepare(), name="drain"))
-        under_way[0].add_done_callback(stop)
-
-    def on_sigterm(_: int, __: FrameType | None) -> None:
-        loop.call_soon_threadsafe(begin)
-
-    signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, own)
+def tune_collector() -> None:
+    """What start-up made stays: keep the garbage collector from walking it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def serve(settings: Settings, workers: int, factory: str = "server.serving:application") -> None:

@@ -157,14 +157,14 @@ async def account_ticket(request: Request) -> Response:
 
 async def account(request: Request) -> Response:
     """GET /api/account: the balance, the subscription, and what is being activated or has to be paid."""
-    own, _ = await current_grants(request, await account_of(request))
+    own, _ = await current_grants(services_of(request), await account_of(request))
     row = await current_subscription(own)
     return answer(
         {
             "balance": own.balance,
             "subscription": row and _subscription(request, row),
             "installments": await _to_come(own),
-            "activating": await activating_of(request, own),
+            "activating": await activating_of(services_of(request), own),
         }
     )
 

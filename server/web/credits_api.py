@@ -17,6 +17,7 @@ from starlette.routing import Route
 from server import reservations
 from server.errors import InsufficientCredits, InvalidInput
 from server.models import Account
+from server.services import Services
 from server.web.bodies import PRINTABLE, answer, read_json
 from server.web.customers import account_of, activating_of, current_grants, moving, services_of
 from server.web.problems import problem_of
@@ -52,7 +53,7 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def credits(request: Request) -> Response:
     """GET /api/credits: the balance, the live grants, the next expiry, and what is being activated."""
     account = await account_of(request)
-    account, grants = await current_grants(request, account)
+    account, grants = await current_grants(services_of(request), account)
     expiring = next((grant for grant in grants if grant.expires_at), None)
     return answer(
         {
@@ -68,7 +69,7 @@ async def credits(request: Request) -> Response:
                 for grant in grants
             ],
             "next_expiry": expiring and {"at": expiring.expires_at, "credits": expiring.remaining},
-            "activating": await activating_of(request, account),
+            "activating": await activating_of(services_of(request), account),
         }
     )
 
@@ -77,9 +78,9 @@ async def spend(request: Request) -> Response:
     """POST /api/credits/spend: take credits, once for each key; 402 tells of a payment being activated."""
     account = await account_of(request)
     body = await read_json(request, SpendBody)
-    _bound(request, body.credits)
+    bounded(services_of(request), body.credits)
     try:
-        async with moving(request, account) as locked:
+        async with moving(services_of(request), account) as locked:
             spent = await reservations.spend(locked, body.credits, body.key, services_of(request).clock())
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
@@ -90,11 +91,11 @@ async def reserve(request: Request) -> Response:
     """POST /api/credits/reserve: set credits aside, once for each key; refused as a spend is."""
     account = await account_of(request)
     body = await read_json(request, ReserveBody)
-    _bound(request, body.credits)
+    bounded(services_of(request), body.credits)
     at = services_of(request).clock()
     expires_at = at + timedelta(seconds=body.expires_in_s)
     try:
-        async with moving(request, account) as locked:
+        async with moving(services_of(request), account) as locked:
             before = locked.version
             reserved = await reservations.reserve(locked, body.credits, body.key, expires_at, at)
     except InsufficientCredits as error:
@@ -106,7 +107,7 @@ async def commit(request: Request) -> Response:
     """POST /api/credits/commit: spend what was used of a reservation; the rest goes back."""
     account = await account_of(request)
     body = await read_json(request, CommitBody)
-    async with moving(request, account) as locked:
+    async with moving(services_of(request), account) as locked:
         spent = await reservations.commit(locked, body.key, body.credits, services_of(request).clock())
     return answer(spent)
 
@@ -115,20 +116,21 @@ async def release(request: Request) -> Response:
     """POST /api/credits/release: all that is reserved goes back."""
     account = await account_of(request)
     body = await read_json(request, ReleaseBody)
-    async with moving(request, account) as locked:
+    async with moving(services_of(request), account) as locked:
         released = await reservations.release(locked, body.key, services_of(request).clock())
     return answer(released)
 
 
-def _bound(request: Request, credits: int) -> None:
-    limit = services_of(request).settings.spend_max_credits
+def bounded(services: Services, credits: int) -> None:
+    """Raises InvalidInput beyond SPEND_MAX_CREDITS."""
+    limit = services.settings.spend_max_credits
     if credits > limit:
         raise InvalidInput(f"At most {limit} credits can be spent or reserved at once.")
 
 
 async def _insufficient(request: Request, account: Account, error: InsufficientCredits) -> Response:
     # "Not enough" is not the whole answer to somebody who has just paid.
-    activating = await activating_of(request, account)
+    activating = await activating_of(services_of(request), account)
     return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
 
 

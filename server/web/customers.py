@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server import ledger
+from server.core.messages import StatusMessage
 from server.database import storage_errors, write_transaction
 from server.models import Account, CreditGrant, GrantState, Invoice
 from server.purchases import PENDING, Purchase
@@ -29,7 +30,15 @@ async def account_of(request: Request) -> Account:
     return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
 
 
-async def activating_of(request: Request, account: Account) -> dict[str, Any] | None:
+class Activating(msgspec.Struct, frozen=True):
+    """A payment that is on its way, and the ticket to watch it."""
+
+    invoice: str
+    ticket: str
+    status: StatusMessage
+
+
+async def activating_of(services: Services, account: Account) -> Activating | None:
     """The payment of this account that is on its way, with a ticket to watch it."""
     pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
     with storage_errors():
@@ -37,8 +46,7 @@ async def activating_of(request: Request, account: Account) -> dict[str, Any] | 
         status = await read_status(row.id) if row else None
     if status is None:
         return None
-    ticket = services_of(request).tickets.issue(status.invoice)
-    return {"invoice": status.invoice, "ticket": ticket, "status": status}
+    return Activating(status.invoice, services.tickets.issue(status.invoice), status)
 
 
 def purchase_answer(request: Request, purchase: Purchase) -> Response:
@@ -52,23 +60,23 @@ def purchase_answer(request: Request, purchase: Purchase) -> Response:
 
 
 @asynccontextmanager
-async def moving(request: Request, account: Account) -> AsyncIterator[Account]:
+async def moving(services: Services, account: Account) -> AsyncIterator[Account]:
     """The account, locked, in a transaction; once it is committed, its pages hear of a new balance."""
     async with write_transaction():
         locked = await ledger.lock_account(account.id)
         before = locked.version
         yield locked
     if locked.version != before:
-        await services_of(request).tell_balance(locked)
+        await services.tell_balance(locked)
 
 
-async def current_grants(request: Request, account: Account) -> tuple[Account, list[CreditGrant]]:
+async def current_grants(services: Services, account: Account) -> tuple[Account, list[CreditGrant]]:
     """The account and its live grants, in the order in which they are spent, once what is over has ended."""
-    at = services_of(request).clock()
+    at = services.clock()
     with storage_errors():
         grants = await _live_grants(account)
     if any(grant.expires_at and grant.expires_at <= at for grant in grants):
-        async with moving(request, account) as account:
+        async with moving(services, account) as account:
             await ledger.expire_due(account, at)
             grants = await _live_grants(account)
     return account, grants

@@ -178,7 +178,7 @@ async def overview(request: Request) -> Response:
     shown = await look(await services.alarms.current())
     if _wants_json(request):
         return answer(shown)
-    return _page("Overview", _overview_body(shown), shown.at)
+    return _page(request, "Overview", _overview_body(shown), shown.at)
 
 
 async def one_invoice(request: Request) -> Response:
@@ -198,7 +198,7 @@ async def _explained(request: Request, reference: str) -> Response:
     status = 200 if found.found else 404
     if _wants_json(request):
         return answer(found, status)
-    return _page(reference, _explanation_body(found), found.at, status)
+    return _page(request, reference, _explanation_body(found), found.at, status)
 
 
 def _for_operators(
@@ -280,13 +280,15 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -
     return Html(f'<div class="scroll" tabindex="0">{table}</div>')
 
 
-def _page(title: str, body: Html, at: datetime, status: int = 200) -> Response:
+def _page(request: Request, title: str, body: Html, at: datetime, status: int = 200) -> Response:
     # No name can smuggle in another placeholder: substitution looks at the template once.
     page = Template(_PAGE).substitute(
         title=_html(title),
         body=body,
         footer=_html(f"{moment(at)} · Paidup {__version__} · nothing here changes anything"),
     )
+    # Under the prefix of an application that we are mounted in. Text has no quotation mark: it is escaped.
+    page = page.replace('"/operators', f'"{escape(request.scope["root_path"])}/operators')
     return Response(page, status, HEADERS, media_type="text/html")
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import re
 import time
 from collections.abc import Callable, MutableMapping
 from http import HTTPStatus
@@ -39,8 +40,9 @@ log = structlog.get_logger(__name__)
 TAKE_OVER = "paidup.take_over"
 """An extension of the ASGI scope: called with the owner, right after the handshake was accepted."""
 TakeOver = Callable[[Owner], "SlimWire"]
-OURS = (b"/ws/invoices/", b"/ws/account")
-"""Addresses whose application takes over, or refuses. Nothing else is sent or received by ASGI there."""
+OURS = re.compile(rb"/ws/(?:account|invoices/[-_.0-9a-zA-Z]+)")
+"""Addresses whose application takes over, or refuses. Nothing else is sent or received by ASGI there.
+Where Paidup is mounted under a prefix, its sockets are left to uvicorn's class, as the host's own are."""
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
@@ -146,8 +148,8 @@ class SlimProtocol(asyncio.Protocol):
             self._refusal = (message["status"], message["headers"])
         elif kind == "websocket.http.response.body":
             self._refuse(*self._refusal, message["body"])
-        elif kind == "websocket.close" and not self._answered:  # there is no such address after all
-            self._refuse(403, [(b"content-length", b"0")], b"")
+        elif kind == "websocket.close" and not self._answered:
+            self._refuse(403, [(b"content-length", b"0")], b"")  # of a host that has mounted us elsewhere
         else:
             raise RuntimeError(f"{kind!r} at an address whose application takes over")
 
@@ -195,8 +197,7 @@ def _key_of(http: Any) -> str:
     if (
         http.scope["method"] != "GET"
         or len(headers) != len(fields)
-        or not http.url.startswith(OURS)
-        or not set(http.url) <= _PLAIN
+        or not OURS.fullmatch(http.url)
         or headers.get(b"sec-websocket-version") != b"13"
         or len(key) != 24
     ):
@@ -205,9 +206,6 @@ def _key_of(http: Any) -> str:
         return key.decode() if len(base64.b64decode(key, validate=True)) == 16 else ""
     except binascii.Error:
         return ""
-
-
-_PLAIN = frozenset(b"/_-.0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 class SlimWire(asyncio.Protocol):

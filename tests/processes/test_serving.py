@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +17,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tortoise.backends.base.executor import EXECUTOR_CACHE
 
 from server.clock import now
 from server.database import migrate, open_database
 from server.models import Invoice
+from tests.structure.test_deploying import dockerfile
 from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup, environment, status_with
+from tests.support.postgres import Databases
 from tests.support.processes import ROOT, Child, alive, descendants, free_port
 from tests.support.stripe_side import StripeSide
 from tests.support.waiting import wait_until
@@ -113,24 +118,52 @@ async def test_two_workers_hear_each_other_with_nothing_configured(host: Host) -
     await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])
 
 
-async def test_the_processes_of_the_procfile_run_together(host: Host) -> None:
-    """release, then web and worker: a payment that nobody watches and no webhook brings is credited."""
+@pytest.fixture
+def empty_postgres(databases: Databases) -> Iterator[str]:
+    databases.server.psql("CREATE DATABASE procfile")
+    yield databases.server.get_uri(database="procfile")
+    databases.server.psql("DROP DATABASE procfile WITH (FORCE)")
+
+
+async def test_the_processes_of_the_procfile_run_together(
+    host: Host, empty_postgres: str, valkey: str
+) -> None:
+    """release, then web and worker, on PostgreSQL and Valkey: a payment that is watched is told at once, one
+    that nobody watches and no webhook brings is credited all the same; SIGTERM ends all of them.
+    """
     shutil.copy(ROOT / "Procfile", host.home)
+    host.environment |= {"DATABASE_URL": empty_postgres, "REDIS_URL": valkey}
     release = host.start("-m", "honcho", "start", "release")
     assert await asyncio.to_thread(release.process.wait, 30) == 0
     async with host.running(*["-m", "honcho", "start", "-p", str(host.port), "web", "worker"]) as child:
-        ada = host.paidup.customer()
+        await asyncio.to_thread(_healthy, host)
+        ada, bob = host.paidup.customer("ada"), host.paidup.customer("bob")
         purchase = await ada.buy("pro")
+        async with ada.watch(purchase) as screen:
+            await host.stripe_side.confirm(purchase["client_secret"])
+            assert (await status_with(screen, status="active"))["balance"] == 2000
+        purchase = await bob.buy("pro")
         await host.stripe_side.confirm(purchase["client_secret"])
-        async with open_database(host.database_url):
+        EXECUTOR_CACHE.clear()
+        async with open_database(empty_postgres):
             await Invoice.filter(id=purchase["invoice"]).update(next_check_at=now() - timedelta(seconds=1))
-        await wait_until(ada.balance)
-        assert await ada.balance() == 2000
-        _, status = await ada.call("GET", f"/api/invoices/{purchase['invoice']}")
-        assert status["via"] == "reconciliation"
+        await wait_until(bob.balance)
+        _, status = await bob.call("GET", f"/api/invoices/{purchase['invoice']}")
+        assert (status["via"], status["balance"]) == ("reconciliation", 2000)
         started = descendants(child.process.pid)
         assert [role for role in ("paidup serve", "paidup work") if role not in str(started)] == []
+        assert "valkey" not in str(started)
     await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])
+    assert "Traceback" not in child.output
+
+
+def _healthy(host: Host) -> None:
+    """What the image's HEALTHCHECK runs, where a server is and where none is."""
+    (health,) = (line for name, line in dockerfile() if name == "HEALTHCHECK")
+    command = [sys.executable, *json.loads(health.partition("CMD ")[2])[1:]]
+    for port, healthy in ((host.port, True), (free_port(), False)):
+        done = subprocess.run(command, check=False, capture_output=True, env={"PORT": str(port)}, timeout=20)
+        assert (done.returncode == 0) is healthy, done.stderr
 
 
 async def test_a_worker_process_that_is_killed_is_replaced(host: Host) -> None:

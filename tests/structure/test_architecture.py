@@ -54,7 +54,7 @@ LAYERS = [
     ["server.services"],
     within("server.web"),
     ["server.app"],
-    ["server.serving"],
+    ["server.serving", "server.embedding"],
     ["server.cli"],
 ]
 
@@ -110,11 +110,11 @@ def test_the_server_knows_nothing_of_the_demo() -> None:
     assert not [line for line in top_level if line.startswith(("import client_demo", "from client_demo"))]
 
 
-def test_the_web_is_imported_by_the_application_alone() -> None:
+def test_the_web_is_imported_by_the_application_and_its_embedding_alone() -> None:
     users = {
         name for name in within("server") if any(used.startswith("server.web") for used in imports(name))
     }
-    assert users - set(within("server.web")) == {"server.app"}
+    assert users - set(within("server.web")) == {"server.app", "server.embedding"}
 
 
 def test_the_sandbox_knows_nothing_of_the_server_or_the_rest_of_the_demo() -> None:

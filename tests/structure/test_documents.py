@@ -200,6 +200,12 @@ def test_links_between_the_documents_lead_somewhere() -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("name", ["backend.py", "embedded_starlette.py"])
+def test_the_document_prints_the_example_that_the_tests_run(name: str) -> None:
+    _, _, code = document(f"docs/examples/{name}").partition('"""\n')
+    assert f"```python\n{code.strip()}\n```" in document("docs/embedding.md")
+
+
 def test_every_test_that_a_document_names_exists() -> None:
     """The table of a plan's life says which test shows each event: so it must be there."""
     written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))

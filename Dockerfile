@@ -1,0 +1,27 @@
+# One image for all three processes: `serve` (the default), `work` and `migrate`.
+
+FROM python:3.11-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
+RUN python -m venv /opt/paidup
+COPY requirements/product.txt requirements/
+RUN /opt/paidup/bin/pip install --require-hashes -r requirements/product.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY server server
+COPY client_demo client_demo
+RUN /opt/paidup/bin/pip install --no-deps .
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/paidup paidup
+COPY --from=build /opt/paidup /opt/paidup
+ENV PATH=/opt/paidup/bin:$PATH PYTHONUNBUFFERED=1 \
+    HOST=0.0.0.0 PORT=8000 DATA_DIR=/var/lib/paidup LOG_FORMAT=json
+USER 10001
+WORKDIR /var/lib/paidup
+EXPOSE 8000
+# To paidup itself, which sends the sockets away first: no shell stands between.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ['PORT']}/healthz\", timeout=3)"]
+ENTRYPOINT ["paidup"]
+CMD ["serve"]

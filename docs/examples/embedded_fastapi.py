@@ -1,0 +1,57 @@
+"""Paidup inside a FastAPI application whose pages send a bearer token, which both read.
+
+uvicorn --app-dir docs/examples embedded_fastapi:app
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import jwt
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from server.embedding import InProcess, create_app, running
+from server.errors import InsufficientCredits
+from server.settings import load_settings
+
+settings = load_settings()
+paidup = create_app(settings)  # it reads the same token, by AUTH_JWT_SECRET
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with running(paidup) as app.state.credits:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+app.mount("/billing", paidup)
+
+
+def current_user(bearer: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> str:
+    try:
+        claims = jwt.decode(bearer.credentials, settings.auth_jwt_secret, ["HS256"])
+    except jwt.PyJWTError:
+        raise HTTPException(401, "Please sign in.") from None
+    return str(claims["sub"])
+
+
+def in_process(request: Request) -> InProcess:
+    credits: InProcess = request.app.state.credits
+    return credits
+
+
+User = Annotated[str, Depends(current_user)]
+Credits = Annotated[InProcess, Depends(in_process)]
+
+
+@app.post("/reports/{number}")
+async def make_report(number: int, user: User, credits: Credits) -> dict[str, object]:
+    try:
+        spent = await credits.spend(user, 5, key=f"report-{number}")
+    except InsufficientCredits as error:
+        activating = await credits.activating(user)  # he may have paid a second ago
+        waiting_for = {"invoice": activating.invoice, "ticket": activating.ticket} if activating else None
+        raise HTTPException(402, {"needed": error.needed, "activating": waiting_for}) from None
+    return {"report": "...", "balance": spent.balance}

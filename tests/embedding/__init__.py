@@ -1,0 +1,1 @@
+"""Paidup inside another application."""

@@ -1,0 +1,89 @@
+"""What a host may do with Paidup in its own process: the lifespan, and a customer's credits."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+
+from server.embedding import create_app, running
+from server.errors import ConfigurationError, InsufficientCredits, InvalidInput, KeyReused, ReservationOver
+from server.models import Account
+from tests.support.paidup import settings
+from tests.support.rows import granted
+
+
+@pytest.fixture
+def configured(valkey: str, sqlite_template: Path, tmp_path: Path) -> Any:
+    EXECUTOR_CACHE.clear()
+    (tmp_path / "p.db").write_bytes(sqlite_template.read_bytes())
+    return settings(
+        redis_url=valkey,
+        database_url=f"sqlite://{tmp_path / 'p.db'}",
+        data_dir=tmp_path,
+        stripe_api_base="http://127.0.0.1:9",
+    )
+
+
+async def test_a_host_spends_what_its_customer_has(configured: Any) -> None:
+    async with running(create_app(configured)) as credits:
+        assert await credits.balance("ada") == 0
+        ada = await Account.get(external_id="ada")
+        ada.stripe_customer = "cus_ada"
+        invoice = await granted(ada, 100)  # its own row says still that it is open
+        assert (await credits.spend("ada", 30, "a")).balance == 70
+        assert (await credits.spend("ada", 30, "a")).balance == 70
+        with pytest.raises(KeyReused):
+            await credits.spend("ada", 31, "a")
+        assert (await credits.reserve("ada", 50, "work")).balance == 20
+        with pytest.raises(InsufficientCredits) as refused:
+            await credits.spend("ada", 21, "b")
+        assert (refused.value.balance, refused.value.needed) == (20, 21)
+        activating = await credits.activating("ada")
+        assert activating is not None
+        assert activating.invoice == invoice.id
+        assert (await credits.commit("ada", 40, "work")).balance == 30
+        with pytest.raises(ReservationOver):
+            await credits.release("ada", "work")
+        await credits.reserve("ada", 5, "more")
+        assert (await credits.release("ada", "more")).balance == 30
+        assert await credits.balance("ada") == 30
+
+
+async def test_what_the_api_would_refuse_is_refused(configured: Any) -> None:
+    """A negative spend would be a gift; PostgreSQL takes no NUL."""
+    async with running(create_app(configured)) as mine:
+        for credits in (0, -5, 2_000_000):
+            with pytest.raises(InvalidInput):
+                await mine.spend("ada", credits, "k")
+        for customer, key in (("ada", ""), ("ada", "k" * 201), ("a\x00", "k"), ("", "k")):
+            with pytest.raises(InvalidInput):
+                await mine.spend(customer, 1, key)
+
+
+async def test_nothing_of_the_hosts_process_is_changed(configured: Any) -> None:
+    def process() -> tuple[Any, ...]:
+        root = logging.getLogger()
+        return (
+            *(gc.get_threshold(), gc.get_freeze_count(), root.level, list(root.handlers)),
+            *(structlog.is_configured(), signal.getsignal(signal.SIGTERM)),
+        )
+
+    before = process()
+    async with running(create_app(configured)):
+        assert process() == before
+
+
+async def test_a_second_in_the_same_process_is_refused(configured: Any) -> None:
+    """Tortoise holds one database for the tasks of a whole process, a host's own use of it included."""
+    async with running(create_app(configured)) as first:
+        with pytest.raises(ConfigurationError, match="in this process"):
+            async with running(create_app(configured)):
+                pass
+        assert await first.balance("ada") == 0

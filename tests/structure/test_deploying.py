@@ -1,0 +1,190 @@
+"""The files of a deployment, held to the code: commands, settings, ports, versions, the time to stop."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import typer.main
+import yaml
+
+from server.cli import app
+from server.serving import UVICORN
+from server.settings import NAMES, Settings
+from server.web.sockets import FAREWELL_S
+from tests.structure.sources import ROOT
+
+COMMANDS = set(typer.main.get_group(app).commands)
+OUTSIDE = {"PATH", "PYTHONUNBUFFERED"}
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+
+
+def default_of(name: str) -> Any:
+    return next(field.default for field in msgspec.structs.fields(Settings) if field.encode_name == name)
+
+
+STOP_S = default_of("DRAIN_S") + FAREWELL_S + UVICORN["timeout_graceful_shutdown"]
+"""The drain, the last farewells, the requests in hand: the longest that an orderly stop takes."""
+
+
+@cache
+def dockerfile() -> list[tuple[str, str]]:
+    """Instructions and what they say; continued lines joined."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines]
+
+
+def said(instruction: str) -> list[str]:
+    return [what for name, what in dockerfile() if name == instruction]
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+@cache
+def compose() -> Any:
+    return yaml.safe_load((ROOT / "compose.yaml").read_text())
+
+
+def test_the_image_runs_paidup_as_nobody_special() -> None:
+    assert json.loads(said("ENTRYPOINT")[0]) == ["paidup"]
+    assert set(json.loads(said("CMD")[0])) <= COMMANDS
+    assert said("USER") == ["10001"]
+    assert said("STOPSIGNAL") == ["SIGTERM"]
+    health = said("HEALTHCHECK")[0].partition("CMD ")[2]
+    assert json.loads(health)[0] == "python"
+
+
+def test_the_image_has_the_python_and_the_pins_of_the_package() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    versions = {re.search(r"python:(\d+\.\d+)", each)[1] for each in said("FROM")}  # type: ignore[index]
+    assert {f">={version}" for version in versions} == {wanted}
+    assert any("--require-hashes -r requirements/product.txt" in each for each in said("RUN"))
+
+
+def test_the_image_sets_what_are_settings() -> None:
+    given = dict(re.findall(r"(\w+)=(\S+)", " ".join(said("ENV")[1:])))
+    assert set(given) - OUTSIDE <= set(NAMES)
+    assert said("EXPOSE") == [given["PORT"]] == [str(default_of("PORT"))]
+
+
+def ignored(path: str) -> bool:
+    """As Docker reads .dockerignore: the last pattern that matches it, or a folder above it, decides."""
+    decided = False
+    above = [path, *map(str, Path(path).parents)][:-1]
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pattern = line.removeprefix("!")
+        names = (pattern, pattern.removeprefix("**/"))
+        if any(
+            fnmatch.fnmatchcase(part, name) or (pattern.startswith("**/") and Path(part).match(name))
+            for part in above
+            for name in names
+        ):
+            decided = not line.startswith("!")
+    return decided
+
+
+@pytest.mark.parametrize("path", [".env", ".git/config", "server/.env.local", ".paidup/p.db", "tests/x.py"])
+def test_the_image_is_not_given(path: str) -> None:
+    assert ignored(path)
+
+
+def test_the_image_is_given_what_it_copies() -> None:
+    sources = [name for each in said("COPY") if "--from" not in each for name in each.split()[:-1]]
+    assert sources
+    assert [name for name in sources if ignored(name) or not (ROOT / name).exists()] == []
+    assert not ignored("server/web/operators.html")
+
+
+@pytest.mark.parametrize("name", ["migrate", "server", "worker"])
+def test_each_of_our_services_is_a_command_with_settings(name: str) -> None:
+    service = compose()["services"][name]
+    assert set(service["command"]) <= COMMANDS
+    assert set(service["environment"]) <= set(NAMES)
+    assert service["env_file"] == ".env"
+    assert not [value for value in service["environment"].values() if "sk_" in value or "whsec_" in value]
+
+
+def test_the_services_start_and_stop_in_order() -> None:
+    services = compose()["services"]
+    for name in ("server", "worker"):
+        conditions = {on: how["condition"] for on, how in services[name]["depends_on"].items()}
+        assert conditions == {
+            "migrate": "service_completed_successfully",
+            "postgres": "service_healthy",
+            "valkey": "service_healthy",
+        }
+        assert seconds(services[name]["stop_grace_period"]) > STOP_S
+    for name in ("postgres", "valkey"):
+        assert services[name]["healthcheck"]["test"][0] == "CMD"
+    assert services["server"]["ports"] == [
+        f"{default_of('PORT')}:{services['server']['environment']['PORT']}"
+    ]
+    url = services["server"]["environment"]["DATABASE_URL"]
+    assert url.startswith("postgresql://paidup:${POSTGRES_PASSWORD")
+    assert url.endswith("@postgres:5432/" + services["postgres"]["environment"]["POSTGRES_DB"])
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_a_unit_is_as_systemd_wants_it(path: Path, tmp_path: Path) -> None:
+    """Its command is one of ours, and it is given the time that a stop takes."""
+    text = path.read_text()
+    command = re.search(r"^ExecStart=(\S+)/paidup (\w+)$", text, re.MULTILINE)
+    assert command is not None
+    assert command[2] in COMMANDS
+    if command[2] == "serve":
+        assert float(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1]) > STOP_S  # type: ignore[index]
+    given = " ".join(re.findall(r"^Environment=(.*)$", text, re.MULTILINE))
+    assert set(re.findall(r"(\w+)=", given)) <= set(NAMES)
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze to ask")
+    # As it is but for where paidup is installed here.
+    for unit in UNITS:
+        placed = tmp_path / unit.name.replace("@", "@8000")
+        placed.write_text(unit.read_text().replace(command[1], str(Path(sys.executable).parent)))
+    name = tmp_path / path.name.replace("@", "@8000")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(name)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_nginx_waits_longer_than_a_heartbeat_and_takes_the_largest_webhook() -> None:
+    text = (ROOT / "deploy" / "nginx.conf").read_text()
+    timeouts = re.findall(r"^\s+proxy_(?:read|send)_timeout (\d+)s;$", text, re.MULTILINE)
+    assert len(timeouts) == 2
+    assert min(map(int, timeouts)) > 2 * default_of("HEARTBEAT_S")
+    size = re.search(r"client_max_body_size (\d+)m;", text)
+    assert size is not None
+    assert int(size[1]) * 1024 * 1024 > default_of("WEBHOOK_MAX_BYTES")
+
+
+def test_nginx_understands_its_configuration(tmp_path: Path) -> None:
+    nginx = shutil.which("nginx")
+    if nginx is None:
+        pytest.skip("there is no nginx to ask")
+    site = re.sub(r"\n\s+ssl_\w+ .*", "", (ROOT / "deploy" / "nginx.conf").read_text())
+    (tmp_path / "site.conf").write_text(site.replace("443 ssl", "127.0.0.1:8443"))
+    whole = f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ include {tmp_path}/site.conf; }}"
+    (tmp_path / "nginx.conf").write_text(whole)
+    command = [nginx, "-t", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,87 @@
+"""Each migration, read: what an older process would not survive is declared, with its reason.
+
+In a rolling deploy the schema is migrated first, and processes of the release before run on it
+until they are replaced. docs/deploying.md has the rule.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+from tortoise import fields
+from tortoise.migrations import operations as ops
+from tortoise.migrations.operations import AddField, AddIndex, AlterModelOptions, CreateModel
+
+from server.migration_steps import DropColumn, Redescribe
+from tests.structure.sources import ROOT
+
+NAMES = sorted(path.stem for path in (ROOT / "server" / "migrations").glob("0*.py"))
+
+
+def migration(name: str) -> Any:
+    return import_module(f"server.migrations.{name}")
+
+
+def spoken(field: Any) -> set[str]:
+    """The values of an enum's column, as its description lists them."""
+    lines = (field.description or "").splitlines() if hasattr(field, "enum_type") else []
+    return {line.partition(": ")[2] for line in lines}
+
+
+Values = dict[tuple[str, str], set[str]]
+
+
+def contracts(steps: list[Any], values: Values) -> list[str]:
+    """Each of `steps` that an older process would not survive. Keeps in `values` what each enum says."""
+    found = []
+    for step in steps:
+        if isinstance(step, CreateModel):
+            values |= {(step.name, column): spoken(field) for column, field in step.fields}
+            continue
+        names = [str(getattr(step, part)) for part in ("model_name", "name") if hasattr(step, part)]
+        if isinstance(step, Redescribe):
+            before, now = values[step.model_name, step.name], spoken(step.field)
+            values[step.model_name, step.name] = now
+            safe = before == now  # a value that an older process does not know, it cannot read
+        elif isinstance(step, AddField):
+            field: Any = step.field
+            safe = (field.null or field.has_db_default()) and not field.unique
+            values[step.model_name, step.name] = spoken(field)
+        else:
+            safe = isinstance(step, AddIndex | AlterModelOptions)
+        if not safe:
+            found.append(" ".join([type(step).__name__, ".".join(names)]))
+    return found
+
+
+def declared(name: str) -> dict[str, str]:
+    """The migration's own CONTRACTS: of each such step, why nothing of the release before needs it."""
+    found: dict[str, str] = getattr(migration(name), "CONTRACTS", {})
+    return found
+
+
+def test_an_older_process_survives_what_is_not_declared() -> None:
+    values: Values = {}
+    for name in NAMES:
+        assert contracts(migration(name).Migration.operations, values) == list(declared(name)), name
+        assert all(len(reason) > 20 for reason in declared(name).values())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        ops.RemoveField("Account", "balance"),
+        ops.AlterField("Account", "external_id", fields.CharField(max_length=20, unique=True)),
+        ops.AddField("Account", "seats", fields.IntField(default=1)),
+        ops.AddField("Account", "code", fields.CharField(max_length=9, null=True, unique=True)),
+        ops.RenameField("Account", "balance", "credits"),
+        ops.DeleteModel("Watermark"),
+        ops.RunSQL("DELETE FROM timeline"),
+        DropColumn("Account", "balance"),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_what_an_older_process_would_not_survive_is_seen(step: Any) -> None:
+    assert contracts([step], {}) != []

@@ -1,0 +1,117 @@
+"""The latest migration under a process of the release before: its rows are there, and it writes more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tortoise import Tortoise
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+from tortoise.migrations.api import migrate as migrate_to
+from tortoise.models import Model
+
+from server import models
+from server.database import connection, is_sqlite, migrate, open_database, tortoise_config
+from tests.structure.test_migrations import NAMES, declared
+from tests.support.processes import Child
+
+OURS: dict[str, type[Model]] = {
+    str(model._meta.db_table): model
+    for model in vars(models).values()
+    if isinstance(model, type) and issubclass(model, Model) and model is not Model
+}
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database with nothing in it."""
+    EXECUTOR_CACHE.clear()
+    if request.param == "sqlite":
+        yield f"sqlite://{tmp_path / 'empty.db'}"
+        return
+    server = request.getfixturevalue("databases").server
+    server.psql("CREATE DATABASE unmigrated")
+    yield server.get_uri(database="unmigrated")
+    server.psql("DROP DATABASE unmigrated WITH (FORCE)")
+
+
+async def columns() -> dict[str, dict[str, str]]:
+    """Of each table of ours, the columns and their types, as the open database has them."""
+    if is_sqlite():
+        query = (
+            "SELECT m.name AS tab, c.name AS col, c.type AS kind FROM sqlite_master m,"
+            " pragma_table_info(m.name) c WHERE m.type = 'table'"
+        )
+    else:
+        query = (
+            "SELECT table_name AS tab, column_name AS col, data_type AS kind"
+            " FROM information_schema.columns WHERE table_schema = 'public'"
+        )
+    found: dict[str, dict[str, str]] = {}
+    for row in await connection().execute_query_dict(query):
+        if row["tab"] in OURS:
+            found.setdefault(row["tab"], {})[row["col"]] = row["kind"].lower()
+    return found
+
+
+def value(table: str, column: str, kind: str, number: int) -> str:
+    """Something that the column may hold, as SQL; `number` where it must not be twice the same."""
+    field: Any = OURS[table]._meta.fields_map.get(column)
+    if enum := getattr(field, "enum_type", None):
+        return f"'{(field.default or next(iter(enum))).value}'"
+    if kind.startswith("timestamp"):
+        return "'2026-11-01 00:00:00+00:00'"
+    if kind.startswith("json"):
+        return "'{}'"
+    if kind.startswith("bool"):
+        return "false"
+    return str(number) if "int" in kind else f"'{number}'"
+
+
+async def write_as_before(before: dict[str, dict[str, str]], number: int) -> None:
+    """What the old code does: an INSERT that names every column it knows of, in each table."""
+    if not is_sqlite():
+        await connection().execute_script("SET session_replication_role = replica")  # in any order
+    for table, known in before.items():
+        values = ", ".join(value(table, column, kind, number) for column, kind in known.items())
+        named = ", ".join(f'"{column}"' for column in known)
+        await connection().execute_script(f'INSERT INTO "{table}" ({named}) VALUES ({values})')
+
+
+async def test_a_process_of_the_release_before_goes_on_writing(empty_url: str) -> None:
+    previous, latest = NAMES[-2:]
+    try:
+        await migrate_to(config=tortoise_config(empty_url), target=f"paidup.{previous}")
+    finally:
+        await Tortoise.close_connections()
+    async with open_database(empty_url, pool=1):
+        before = await columns()
+        await write_as_before(before, 1)
+    await migrate(empty_url)
+    async with open_database(empty_url, pool=1):
+        after = await columns()
+        gone = {f"{table}.{column}" for table in before for column in before[table].keys() - after[table]}
+        dropped = [name.split()[1].split(".") for name in declared(latest) if name.startswith("DropColumn")]
+        assert gone == {f"{getattr(models, model)._meta.db_table}.{column}" for model, column in dropped}, (
+            "a column that the release before writes is gone, and no contract says so"
+        )
+        kept = {
+            table: {name: kind for name, kind in known.items() if name in after[table]}
+            for table, known in before.items()
+        }
+        await write_as_before(kept, 2)
+        for table in before:
+            assert await OURS[table].all().count() == 2
+            assert len(await OURS[table].all()) == 2, "and the new code reads all of them"
+
+
+@pytest.mark.parametrize("empty_url", ["postgres"], indirect=True)
+async def test_of_many_who_migrate_at_once_one_does_it(empty_url: str, tmp_path: Path) -> None:
+    """Each server of a release may run it first, as an image's or a unit's own first step."""
+    once = f"import asyncio; from server.database import migrate; asyncio.run(migrate({empty_url!r}))"
+    children = [Child(["-c", once], {}, tmp_path / f"{number}.log") for number in range(3)]
+    for child in children:
+        assert await asyncio.to_thread(child.process.wait, 60) == 0, child.output
