@@ -78,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     reread_s: Seconds = 5.0
     reconciler_in_server: bool = False
     reconciler_pace_s: Seconds = 2.0
+    worker_metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     spend_max_credits: Count = 1_000_000
 
     @property
