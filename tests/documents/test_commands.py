@@ -32,14 +32,11 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.xdist_group("documents")
 
 ADDRESSES = ("https://your.host", "https://paidup.internal", "http://127.0.0.1:8000")
+EVERY = [command for page in pages() for command in page.commands() if HERE.match(command.text)]
 COMMANDS = list(
-    {
-        command.text: command
-        for page in pages()
-        for command in sorted(page.commands(), key=lambda command: command.answer or "")
-        if HERE.match(command.text)
-    }.values()
+    {command.text: command for command in sorted(EVERY, key=lambda each: bool(each.answer))}.values()
 )
+"""Each once; where one of its pages shows the answer, that one."""
 QUERIES = [block for page in pages() for block in page.blocks() if block.language == "sql"]
 SHELL = f"""set -eu
 paidup() {{ {sys.executable} -m server.cli "$@"; }}

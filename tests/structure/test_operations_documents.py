@@ -184,3 +184,12 @@ def test_what_the_doctor_looks_at_is_the_checklist_but_for_what_a_person_sees() 
         path, _, anchor = item(name).partition("#")
         assert ROOT / path == CHECKLIST
         assert anchor in anchors
+
+
+def test_every_defence_in_the_threat_model_is_shown_by_a_test() -> None:
+    """That the named tests exist is another test's business."""
+    text = sections((ROOT / "docs" / "security.md").read_text(), "##")["Who, and what stops him"]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    claims = [row for row in rows if not row.endswith("| shown by |")]
+    assert len(rows) - len(claims) == len(re.findall(r"^\|---", text, re.MULTILINE))
+    assert [row for row in claims if not re.search(r"\| `test_\w+`(, `test_\w+`)* \|$", row)] == []
