@@ -15,7 +15,7 @@ from server.alarms import ALARMS
 from server.doctor import CHECKS, item
 from server.metrics import Metrics
 from tests.structure.pages import Page
-from tests.structure.sources import ROOT
+from tests.structure.sources import ROOT, modules
 
 OPERATIONS = ROOT / "docs" / "operations.md"
 CHECKLIST = ROOT / "docs" / "going-live.md"
@@ -113,6 +113,15 @@ def test_every_entry_of_the_runbook_answers_the_same_questions(name: str) -> Non
     assert asked == ["Means", "The customer sees", "Look", "Do", "Over"]
 
 
+def test_what_operators_are_told_to_look_for_is_there() -> None:
+    """Columns, sweeps, words of the log: each name of the page is a name in the code."""
+    beyond = {"max_connections"}  # PostgreSQL's
+    every = {code for _, line in Page(OPERATIONS).prose() for code in codes(line)}
+    named = {code for code in every if re.fullmatch(r"[a-z]+(?:_[a-z]+)+", code)}
+    assert len(named) > 40
+    assert {name for name in named - beyond if not re.search(rf"\b{name}\b", written())} == set()
+
+
 def dashboard() -> dict[str, Any]:
     read: dict[str, Any] = json.loads((ROOT / "docs" / "grafana.json").read_text())
     return read
@@ -124,7 +133,9 @@ def queries() -> list[str]:
 
 @pytest.mark.parametrize("expression", [*expressions().values(), *queries()])
 def test_what_is_queried_is_counted(expression: str) -> None:
-    """Every series, and every label by which it is chosen or grouped."""
+    """Every series, every label by which it is chosen or grouped, and every value that is asked for."""
+    for value in re.findall(r'=~?"([a-z_|]+)"', re.sub(r'job=~?"[^"]*"', "", expression)):
+        assert all(re.search(rf'"{each}"', written()) for each in value.split("|")), value
     for name, selector in re.findall(r"\b([a-z_]+)\{([^}]*)\}", expression):
         known = SERIES[name].labels | BESIDES if name in SERIES else BESIDES
         assert name in SERIES or name in BESIDES
@@ -135,6 +146,11 @@ def test_what_is_queried_is_counted(expression: str) -> None:
     assert words <= labels, words
     assert any(name in expression for name in SERIES) or expression.startswith(("up", "min(up"))
     assert expression.count("(") == expression.count(")")
+
+
+@cache
+def written() -> str:
+    return "\n".join(module.text for name, module in modules().items() if name.startswith("server."))
 
 
 def test_every_metric_is_on_the_dashboard() -> None:

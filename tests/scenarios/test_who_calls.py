@@ -1,13 +1,15 @@
-"""A page elsewhere that has the customer's browser call us, with whatever names him."""
+"""Who calls, and from where: a page elsewhere in a customer's browser, and an address behind a proxy."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 import pytest
 
 from server.models import Account
+from tests.conftest import World
 from tests.support.paidup import ORIGIN, Paidup
 
 
@@ -28,3 +30,22 @@ async def test_a_page_of_another_origin_changes_nothing(paidup: Paidup, http: ai
     assert await Account.all().count() == 0
     for headers in ({}, {"Origin": ORIGIN}):
         assert (await call(**headers))[0] == 200
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_behind_a_proxy_the_address_is_the_customers_own(world: World) -> None:
+    """What the proxy adds counts, not what the customer wrote before it."""
+    paidup = await world.server(webhooks=False, max_sockets_per_address=1)
+    ada = paidup.customer()
+    purchase = await ada.buy()
+
+    async def opens(forwarded: str) -> bool:
+        with suppress(aiohttp.WSServerHandshakeError):
+            await world.stack.enter_async_context(ada.watch(purchase, **{"X-Forwarded-For": forwarded}))
+            return True
+        return False
+
+    assert await opens("192.0.2.1")
+    assert await opens("192.0.2.2")
+    assert not await opens("192.0.2.1")
+    assert not await opens("192.0.2.99, 192.0.2.2"), "he says 99; the proxy saw 2"
