@@ -29,5 +29,7 @@ OUTSIDE = {
         "it is what runs the tests, or changes this very folder"
     ),
     re.compile(r"stripe (listen|login)\b"): "Stripe's own program, and an account",
+    re.compile(r"docker (build|compose)\b"): "Docker, which is not where the tests run",
+    re.compile(r"systemctl "): "a machine that systemd runs",
     re.compile(r"git clone |cd [\w./-]+$"): "the repository's own address, and a folder",
 }

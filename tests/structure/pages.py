@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,7 +71,7 @@ class Page:
                 opened, body = (number, fence["language"]), []
             elif opened is not None and line.strip() == "```":
                 before = found[-1] if found and not words else None
-                found.append(Block(self, *opened, "\n".join(body), before))
+                found.append(Block(self, *opened, textwrap.dedent("\n".join(body)), before))
                 opened, words = None, False
             elif opened is not None:
                 body.append(line)
