@@ -1,20 +1,27 @@
-"""Alarms: what is wrong although every customer is served, so that nobody would notice.
+"""Alarms: what is wrong although the customers are served, so that nobody would notice.
 
-The one so far: verification and the reconciler keep winning, and no webhook comes (S35). The
-customers are active; but the webhook endpoint is broken, and one of three roads is gone.
+`webhooks_silent`: verification and the reconciler keep winning, and no webhook comes (S35); one of
+three roads is gone. `events_given_up`: what Stripe told could not be handled, and waits for a
+person (S15). `reconciler_behind`: what is due is not done, since no worker runs or it cannot
+follow. All are read from the tables, so any process can say them. docs/operations.md has what to do.
 """
 
 from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
+from tortoise.queryset import QuerySet
 
 from server.clock import now
 from server.core.facts import Road
 from server.database import storage_errors
+from server.metrics import Metrics
 from server.models import EventSource, Invoice, StripeEvent
+
+ALARMS = ("webhooks_silent", "events_given_up", "reconciler_behind")
 
 SETTLED_WITHOUT = 3
 """So many credited in a row with no webhook after any of them."""
@@ -22,6 +29,8 @@ GRACE = timedelta(minutes=5)
 """How late a webhook may be before its absence counts."""
 REMEMBERED_S = 15.0
 LOOK_BACK = timedelta(days=7)
+OVERDUE = timedelta(minutes=10)
+"""So long after its time anything due is taken up by a worker that runs and follows."""
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -31,20 +40,92 @@ class Alarm(msgspec.Struct, frozen=True):
     text: str
 
 
+class Queue(msgspec.Struct, frozen=True):
+    """Rows whose time has come, for the reconciler; `oldest` is the earliest of those times."""
+
+    name: str
+    due: int
+    oldest: datetime | None
+
+
+class Look(msgspec.Struct, frozen=True):
+    """The alarms that are on, and what the reconciler has to do."""
+
+    alarms: list[Alarm]
+    queues: list[Queue]
+
+    def show(self, metrics: Metrics) -> None:
+        on = {alarm.name for alarm in self.alarms}
+        for name in ALARMS:
+            metrics.alarm.labels(name).set(name in on)
+        for queue in self.queues:
+            metrics.due.labels(queue.name).set(queue.due)
+
+
 class Alarms:
-    """The alarms that are on, looked up anew every `REMEMBERED_S` at most: /readyz asks all the time."""
+    """Looks anew every `REMEMBERED_S` at most: /readyz and /metrics ask all the time."""
 
     def __init__(self) -> None:
-        self._alarms: list[Alarm] = []
+        self._look = Look([], [])
         self._looked_at = float("-inf")
 
     async def current(self) -> list[Alarm]:
         """Raises StorageUnavailable."""
+        return (await self.look()).alarms
+
+    async def look(self) -> Look:
+        """Raises StorageUnavailable."""
         if time.monotonic() - self._looked_at > REMEMBERED_S:
-            silence = await webhook_silence()
-            self._alarms = [silence] if silence else []
+            self._look = await look()
             self._looked_at = time.monotonic()
-        return self._alarms
+        return self._look
+
+
+async def look() -> Look:
+    """Raises StorageUnavailable."""
+    queues = await due_queues()
+    found = (await webhook_silence(), await events_given_up(), reconciler_behind(queues))
+    return Look([alarm for alarm in found if alarm], queues)
+
+
+async def due_queues() -> list[Queue]:
+    """What is due here, by queue. Costs as much as is due. Raises StorageUnavailable."""
+    at = now()
+    with storage_errors():
+        return [
+            await _queue("events", StripeEvent.filter(next_attempt_at__lte=at), "next_attempt_at"),
+            await _queue("invoices", Invoice.filter(next_check_at__lte=at), "next_check_at"),
+            await _queue("versions", Invoice.filter(publish_due_at__lte=at), "publish_due_at"),
+        ]
+
+
+async def _queue(name: str, due: QuerySet[Any], column: str) -> Queue:
+    first = await due.order_by(column).only("id", column).first()
+    return Queue(name, await due.count(), getattr(first, column)) if first else Queue(name, 0, None)
+
+
+def reconciler_behind(queues: list[Queue]) -> Alarm | None:
+    """The alarm that what is due is not done, or None."""
+    at = now()
+    late = [queue for queue in queues if queue.oldest and at - queue.oldest > OVERDUE]
+    if not late:
+        return None
+    oldest = min(queue.oldest for queue in late if queue.oldest)
+    what = ", ".join(f"{queue.due} {queue.name}" for queue in late)
+    text = f"Due and not done: {what}; the oldest for {(at - oldest) // timedelta(minutes=1)} minutes. "
+    return Alarm("reconciler_behind", text + "Does `paidup work` run (or RECONCILER_IN_SERVER=true)?")
+
+
+async def events_given_up() -> Alarm | None:
+    """The alarm that stored events were given up, or None. Raises StorageUnavailable."""
+    with storage_errors():
+        given_up = await StripeEvent.filter(
+            handled_at__isnull=True, next_attempt_at__isnull=True, attempts__gt=0
+        ).count()
+    if not given_up:
+        return None
+    text = f"{given_up} events could not be handled and were given up: see /operators, or `paidup doctor`."
+    return Alarm("events_given_up", text)
 
 
 async def webhook_silence() -> Alarm | None:

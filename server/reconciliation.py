@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from server import ledger, reservations
-from server.alarms import webhook_silence
+from server.alarms import look
 from server.audit import audit_slice
 from server.clawbacks import SHAPES, Clawbacks
 from server.clawbacks import Shape as Reversed
@@ -340,11 +340,11 @@ class Reconciler:
         return part.accounts
 
     async def alarms(self) -> int:
-        alarm = await webhook_silence()
-        self._metrics.alarm.labels("webhooks_silent").set(1 if alarm else 0)
-        if alarm:
+        seen = await look()
+        seen.show(self._metrics)
+        for alarm in seen.alarms:
             log.error("alarm", name=alarm.name, text=alarm.text)
-        return 1 if alarm else 0
+        return len(seen.alarms)
 
 
 async def _each(rows: Sequence[Row], work: Callable[[Row], Awaitable[Done]]) -> list[Done]:

@@ -82,7 +82,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
         redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
-        budget = Budget(redis, settings.stripe_requests_per_second)
+        budget = Budget(redis, settings.stripe_requests_per_second, metrics)
         gateway = await stack.enter_async_context(
             open_gateway(
                 settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_timeout_s, budget

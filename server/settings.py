@@ -20,6 +20,7 @@ from server.errors import ConfigurationError
 
 STRIPE_API = "https://api.stripe.com"
 ENV_FILE = Path(".env")
+PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----"
 PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -78,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     reread_s: Seconds = 5.0
     reconciler_in_server: bool = False
     reconciler_pace_s: Seconds = 2.0
+    worker_metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     spend_max_credits: Count = 1_000_000
 
     @property
@@ -187,6 +189,9 @@ def _key_problems(settings: Settings) -> list[str]:
         problems.append("AUTH_JWT_SECRET and AUTH_JWKS_URL are both set: choose one")
     if settings.auth_jwt_secret and len(settings.auth_jwt_secret) < 32:
         problems.append("AUTH_JWT_SECRET is shorter than 32 characters")
+    if "-----BEGIN" in settings.auth_jwt_secret and not settings.auth_jwt_secret.startswith(PUBLIC_KEY):
+        # It would be taken for a shared secret: one that everybody knows.
+        problems.append(f"AUTH_JWT_SECRET: a public key begins with {PUBLIC_KEY}")
     return problems
 
 

@@ -17,7 +17,7 @@ from jwt import PyJWKClient
 from starlette.requests import Request
 
 from server.errors import IdentityUnavailable, NotAuthenticated
-from server.settings import Settings
+from server.settings import PUBLIC_KEY, Settings
 
 NAME = r"\A[^\x00-\x1f\x7f\ud800-\udfff]+\Z"
 """As bodies.PRINTABLE; and Python's reader of JSON, unlike msgspec's, lets half of a character through."""
@@ -78,7 +78,7 @@ def _key_source(settings: Settings) -> Callable[[str], Awaitable[tuple[Any, list
                 "No way of authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL)."
             )
         # The algorithms follow the configured key, never the token: no confusion of the two.
-        if settings.auth_jwt_secret.startswith("-----BEGIN PUBLIC KEY-----"):
+        if settings.auth_jwt_secret.startswith(PUBLIC_KEY):
             return settings.auth_jwt_secret.replace("\\n", "\n"), ASYMMETRIC
         return settings.auth_jwt_secret, ["HS256", "HS384", "HS512"]
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from server import ledger
 from server.core.messages import StatusMessage
 from server.database import storage_errors, write_transaction
+from server.errors import NotAllowed
 from server.models import Account, CreditGrant, GrantState, Invoice
 from server.purchases import PENDING, Purchase
 from server.services import Services
@@ -25,7 +26,11 @@ def services_of(request: Request) -> Services:
 
 
 async def account_of(request: Request) -> Account:
-    """The account of whoever asks, made on first sight. Raises NotAuthenticated."""
+    """The account of whoever asks, made on first sight. Raises NotAuthenticated, NotAllowed."""
+    # Where a cookie names the customer, any page can have his browser send it: a foreign one is refused.
+    origin = request.headers.get("origin")
+    if request.method == "POST" and origin and origin not in services_of(request).settings.origins:
+        raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
     customer = await request.app.state.authenticate(request)
     return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
 

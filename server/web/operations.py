@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from server import __version__
 from server.database import probe
+from server.errors import StorageUnavailable
 from server.services import Services
 from server.web.bodies import answer
 
@@ -32,7 +33,21 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
+    """What this process counts, and what any process reads from the tables: alarms, and what is due."""
     services: Services = request.app.state.services
+    shown = services.metrics
+    database = await probe()
+    shown.up.labels("database").set(database)
+    shown.up.labels("redis").set(services.hub.healthy)
+    try:
+        if database:
+            (await services.alarms.look()).show(shown)
+    except StorageUnavailable:
+        database = False
+    if not database:
+        # Not known: a gauge that is gone says so, one that stands still would not.
+        shown.alarm.clear()
+        shown.due.clear()
     return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

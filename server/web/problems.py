@@ -93,6 +93,7 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
     return response
 
 
-async def on_exception(_: Request, __: Exception) -> Response:
+async def on_exception(request: Request, _: Exception) -> Response:
+    request.app.state.services.metrics.requests_failed.labels(500).inc()
     # Starlette logs the traceback when it raises the error again.
     return problem(500, "internal", "Something went wrong here", "The error has been logged.")

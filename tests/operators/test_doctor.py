@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from server import doctor
-from server.alarms import SETTLED_WITHOUT
+from server.alarms import OVERDUE, SETTLED_WITHOUT
 from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
 from server.database import connection, open_database
-from server.doctor import Check, State, broken_settings, check_mode, examine, failed
+from server.doctor import (
+    CHECKS,
+    SWEPT_WITHIN,
+    Check,
+    State,
+    broken_settings,
+    check_budget,
+    check_mode,
+    check_origins,
+    check_reach,
+    check_tokens,
+    examine,
+    failed,
+)
 from server.errors import ConfigurationError
 from server.events import HANDLED_TYPES
-from server.models import Account, StripeEvent
+from server.models import Account, StripeEvent, Watermark
 from server.settings import PACKAGED_PLANS
 from server.stripe_gateway import API_VERSION, EndpointInfo
 from tests.conftest import World
@@ -25,11 +41,6 @@ from tests.support.paidup import settings
 from tests.support.processes import free_port
 from tests.support.rows import an_account, an_invoice
 
-NAMES = [
-    *("settings", "mode", "plans", "stripe", "clock", "prices"),
-    *("endpoint", "endpoint state", "endpoint events", "endpoint version"),
-    *("database", "migrations", "events", "webhooks", "books", "redis"),
-]
 URL = "https://paidup.example/webhooks/stripe"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -43,16 +54,19 @@ def says(check: Check, state: State, *words: str) -> None:
     assert check.state is state, check
     for word in words:
         assert word in f"{check.text} -> {check.to_do}"
-    assert (check.to_do is None) is (state is State.OK)
+    assert (check.to_do is None) is (check.see is None) is (state is State.OK)
 
 
 async def test_where_all_is_well_every_line_is_ok(world: World) -> None:
-    """The endpoint is made as stripe-setup makes it."""
+    """The endpoint is made as stripe-setup makes it; a server and a reconciler run."""
+    paidup = await world.process(webhooks=False)
+    async with open_database(world.database_url):
+        await Watermark.create(name="paid_invoices", value="{}", moved_at=now())
     await world.stripe_side.api(
         "POST", "webhook_endpoints", url=URL, api_version=API_VERSION, **{"enabled_events[0]": "*"}
     )
-    checks = await examine(settings(**world.given()))
-    assert [check.name for check in checks] == NAMES
+    checks = await examine(settings(**world.given()), url=paidup.url)
+    assert tuple(check.name for check in checks) == CHECKS
     assert [check for check in checks if check.state is not State.OK] == []
     assert not failed(checks)
 
@@ -67,11 +81,56 @@ def test_settings_that_cannot_work_are_a_line_each() -> None:
 
 
 def test_live_keys_on_what_is_for_one_machine_are_warned_of() -> None:
-    live = {"stripe_secret_key": "sk_live_x", "stripe_publishable_key": "pk_live_x"}
-    says(check_mode(settings(**live)), State.WARN, "SQLite and the embedded Valkey", "DATABASE_URL")
+    says(check_mode(settings(**LIVE)), State.WARN, "SQLite and the embedded Valkey", "DATABASE_URL")
     stands = {"database_url": "postgresql://db/paidup", "redis_url": "redis://cache"}
-    says(check_mode(settings(**live, **stands)), State.OK, "live keys")
+    says(check_mode(settings(**LIVE, **stands)), State.OK, "live keys")
     says(check_mode(settings()), State.OK, "no money moves")
+
+
+LIVE = {"stripe_secret_key": "sk_live_x", "stripe_publishable_key": "pk_live_x"}
+
+
+def test_origins_that_serve_nobody_fail_and_those_without_tls_are_warned_of() -> None:
+    says(check_origins(settings()), State.OK, "http://app.example.test")
+    says(check_origins(settings(**LIVE, allowed_origins="")), State.FAIL, "127.0.0.1", "ALLOWED_ORIGINS")
+    says(check_origins(settings(**LIVE)), State.WARN, "without TLS: http://app.example.test")
+    says(check_origins(settings(**LIVE, allowed_origins="https://app.example.test")), State.OK, "https://app")
+
+
+def test_a_budget_that_stripe_does_not_allow_is_warned_of() -> None:
+    says(check_budget(settings(stripe_requests_per_second=26)), State.WARN, "allows 25")
+    says(check_budget(settings(stripe_requests_per_second=25)), State.OK)
+    sandbox = settings(stripe_requests_per_second=1000, stripe_api_base="http://127.0.0.1:8001")
+    says(check_budget(sandbox), State.OK)
+
+
+async def test_how_customers_are_named_is_examined() -> None:
+    says(await check_tokens(settings()), State.OK, "AUTH_JWT_SECRET")
+    says(await check_tokens(settings(auth_jwt_secret="")), State.WARN, "401", "authenticate")
+    async with key_set() as url:
+        given: dict[str, Any] = {"auth_jwt_secret": "", "auth_jwks_url": url}
+        says(await check_tokens(settings(**given)), State.WARN, "another application", "AUTH_JWT_AUDIENCE")
+        says(await check_tokens(settings(**given, auth_jwt_audience="me")), State.OK, "1 keys at")
+        says(await check_tokens(settings(**given, **LIVE)), State.FAIL, "without TLS")
+    says(await check_tokens(settings(**given)), State.FAIL, "cannot be read", "AUTH_JWKS_URL")
+
+
+@asynccontextmanager
+async def key_set() -> AsyncIterator[str]:
+    """The address of an identity provider's key set, with one key."""
+    key = {"kty": "oct", "k": "c2VjcmV0", "kid": "1", "use": "sig", "alg": "HS256"}
+
+    async def keys(_: web.Request) -> web.Response:
+        return web.json_response({"keys": [key]})
+
+    app = web.Application()
+    app.router.add_get("/keys", keys)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield f"http://127.0.0.1:{port}/keys"
+    await runner.cleanup()
 
 
 @on_sqlite
@@ -223,6 +282,29 @@ async def test_webhooks_that_are_silent_fail(world: World) -> None:
             await an_invoice(account, **won)
     found = (await looked_at(world))["webhooks"]
     says(found, State.FAIL, "credited without their webhooks", "none has ever come", "deliveries in Stripe")
+
+
+async def test_a_reconciler_that_does_not_run_or_does_not_follow_fails(world: World) -> None:
+    says((await looked_at(world))["reconciler"], State.WARN, "never read", "paidup work")
+    async with open_database(world.database_url):
+        await Watermark.create(name="paid_invoices", value="{}", moved_at=now() - SWEPT_WITHIN * 2)
+    says((await looked_at(world))["reconciler"], State.FAIL, "last read at", "paidup work")
+    async with open_database(world.database_url):
+        await an_invoice(await an_account(), next_check_at=now() - OVERDUE * 2)
+    says((await looked_at(world))["reconciler"], State.FAIL, "1 invoices; the oldest for 20 minutes")
+
+
+@on_sqlite
+async def test_what_stands_between_the_world_and_the_server_is_examined(world: World) -> None:
+    """Whatever answers in our place, or lets no socket through, is noticed."""
+    paidup = await world.server()
+    given = settings(**world.given())
+    says(await check_reach(given, paidup.url + "/"), State.OK, "sockets open")
+    says(await check_reach(given, world.stripe_side.url), State.FAIL, "answered 404; ours would be 400")
+    elsewhere = settings(**world.given(allowed_origins="http://other.example"))
+    says(await check_reach(elsewhere, paidup.url), State.FAIL, "refused with 403", "ALLOWED_ORIGINS")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    says(await check_reach(given, nobody), State.FAIL, f"{nobody} does not answer")
 
 
 async def test_books_that_do_not_add_up_fail(world: World) -> None:

@@ -160,7 +160,7 @@ async def test_what_is_pending_parked_and_settled_is_listed(operator: Operator, 
     assert (shown["pending"][0]["stage"], shown["pending_total"]) == ("processing", 1)
     assert [(event["id"], event["attempts"]) for event in shown["parked"]] == [("evt_stuck", 12)]
     assert [(invoice["invoice"], invoice["via"]) for invoice in shown["settled"]] == [(settled.id, "webhook")]
-    assert shown["alarms"] == []
+    assert [alarm["name"] for alarm in shown["alarms"]] == ["events_given_up"]
 
 
 async def test_an_event_that_is_parked_is_on_the_page_with_what_to_do(

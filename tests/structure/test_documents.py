@@ -20,6 +20,7 @@ from server.core.messages import (
     Heartbeat,
     Stage,
     StatusMessage,
+    stage_of,
 )
 from server.core.plans import Plan
 from server.errors import PaidupError
@@ -191,13 +192,15 @@ def test_the_protocol_document_names_the_close_codes_and_the_subprotocol() -> No
     assert SUBPROTOCOL in document("docs/protocol.md")
 
 
-def test_links_between_the_documents_lead_somewhere() -> None:
-    broken = []
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
-            if "://" not in target and not (path.parent / target).exists():
-                broken.append(f"{path.name}: {target}")
-    assert broken == []
+def test_the_concepts_show_every_status_with_its_stage() -> None:
+    """In words, and in the picture."""
+    described = {codes(row[0])[0]: codes(row[1]) for row in rows("docs/concepts.md") if codes(row[0])}
+    picture = document("docs/images/states.svg")
+    assert set(described) == {str(status) for status in InvoiceStatus}
+    for status in InvoiceStatus:
+        assert stage_of(status) in described[status]
+        assert f">{status}</text>" in picture
+    assert {stage for stages in described.values() for stage in stages} == {str(stage) for stage in Stage}
 
 
 @pytest.mark.parametrize("name", ["backend.py", "embedded_starlette.py"])

@@ -43,6 +43,7 @@ def problems(**changes: Any) -> list[str]:
         ({"allowed_origins": "*"}, "ALLOWED_ORIGINS: '*'"),
         ({"plans_file": "nowhere.toml"}, "PLANS_FILE: there is no file nowhere.toml"),
         ({"auth_jwt_secret": "too short"}, "AUTH_JWT_SECRET is shorter than 32"),
+        ({"auth_jwt_secret": "-----BEGIN RSA PUBLIC KEY-----\\nMII"}, "AUTH_JWT_SECRET: a public key begins"),
         ({"auth_jwks_url": "https://id.example/jwks"}, "AUTH_JWT_SECRET and AUTH_JWKS_URL are both set"),
         ({"port": 0}, "PORT: "),
         ({"port": "eighty"}, "PORT: "),

@@ -1,0 +1,138 @@
+"""Every command and every query that the documents show, run as it stands there, against a running server.
+
+Placeholders stand for what is there: the addresses for the server, `in_…` for an invoice, `$JWT`
+for a token. Where a page shows an answer below a command, the command's answer has that shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from server.events import HANDLED_TYPES
+from tests.documents.commands import HERE
+from tests.structure.pages import Block, Command, pages
+from tests.structure.sources import ROOT
+from tests.support.paidup import Customer, Paidup, environment, serving_process
+from tests.support.processes import free_port
+from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.xdist_group("documents")
+
+ADDRESSES = ("https://your.host", "https://paidup.internal", "http://127.0.0.1:8000")
+EVERY = [command for page in pages() for command in page.commands() if HERE.match(command.text)]
+COMMANDS = list(
+    {command.text: command for command in sorted(EVERY, key=lambda each: bool(each.answer))}.values()
+)
+"""Each once; where one of its pages shows the answer, that one."""
+QUERIES = [block for page in pages() for block in page.blocks() if block.language == "sql"]
+SHELL = f"""set -eu
+paidup() {{ {sys.executable} -m server.cli "$@"; }}
+curl() {{ command curl --silent --show-error --fail-with-body "$@"; }}
+"""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server, a worker's round, and Ada, who has paid for a plan."""
+
+    home: Path
+    url: str
+    variables: dict[str, str]
+    invoice: str
+
+    def token(self, name: str) -> str:
+        return Customer(Paidup(self.url, None), None, name).token()  # type: ignore[arg-type]
+
+    def put_in(self, text: str) -> str:
+        for address in ADDRESSES:
+            text = text.replace(address, self.url)
+        return text.replace("in_…", self.invoice)
+
+
+@pytest.fixture(scope="module")
+def running(scratch: Path, valkey: str, sandbox_url: str, sqlite_template: Path) -> Iterator[Running]:
+    home = scratch / "documents"
+    home.mkdir(exist_ok=True)
+    shutil.copy(sqlite_template, home / "documents.db")
+    shutil.copy(ROOT / ".env.example", home)
+    port = free_port()
+    variables = environment(
+        redis_url=valkey,
+        database_url=f"sqlite://{home / 'documents.db'}",
+        stripe_api_base=sandbox_url,
+        data_dir=home,
+        port=port,
+    )
+    url = f"http://127.0.0.1:{port}"
+    asyncio.run(_prepare(sandbox_url, url))
+    server = serving_process(variables, port, home / "server.log")
+    try:
+        yield Running(home, url, variables, asyncio.run(_paid(sandbox_url, url)))
+    finally:
+        server.stop()
+
+
+async def _prepare(sandbox: str, url: str) -> None:
+    async with aiohttp.ClientSession() as http:
+        stripe = StripeSide(sandbox, http)
+        await stripe.control("reset")
+        await stripe.create_prices()
+        await stripe.create_endpoint(f"{url}/webhooks/stripe", HANDLED_TYPES)
+
+
+async def _paid(sandbox: str, url: str) -> str:
+    """Ada's invoice, paid and credited."""
+    async with aiohttp.ClientSession() as http:
+        ada = Paidup(url, http).customer()
+        purchase = await ada.buy()
+        async with ada.watch(purchase):
+            await StripeSide(sandbox, http).confirm(purchase["client_secret"])
+            await wait_until(ada.balance, within=20)
+        return str(purchase["invoice"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.where} {command.text}")
+def test_a_command_does_what_its_page_says(running: Running, command: Command) -> None:
+    buys = "/api/subscriptions" in command.text
+    token = running.token("newcomer" if buys else "ada")
+    done = subprocess.run(
+        ["bash", "-c", SHELL + running.put_in(command.text)],
+        cwd=running.home,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **running.variables, "JWT": token},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command.where}\n{done.stdout}{done.stderr}"
+    if command.answer:
+        assert shape(json.loads(done.stdout)) == shape(json.loads(command.answer)), command.where
+
+
+def shape(value: Any) -> Any:
+    """The names and kinds of a JSON value: what a page may promise of an answer."""
+    if isinstance(value, dict):
+        return {name: shape(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return type(value).__name__
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.where)
+def test_a_query_is_one(running: Running, query: Block) -> None:
+    with sqlite3.connect(running.home / "documents.db", timeout=20) as connection:
+        connection.execute(running.put_in(query.text))
+    connection.close()

@@ -1,0 +1,169 @@
+"""`make docs-check`: what the documents show is there, can be read, and is run by some test."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from server.cli import app
+from tests.documents.commands import ELSEWHERE, HERE, OUTSIDE
+from tests.structure.pages import Block, Page, pages
+from tests.structure.sources import ROOT
+from tests.support.node import ENVIRONMENT, MODULES, NODE
+
+LANGUAGES = {
+    *("sh", "json", "js", "ts", "jsx", "tsx", "html", "css", "python", "sql"),
+    *("yaml", "toml", "ini", "nginx", "dockerfile", "text"),
+}
+DRAWING = set("─│┌└►▼")
+MOST_BYTES = 200_000
+MOST_BYTES_MOVING = 1_000_000
+each_page = pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+
+
+def blocks(*languages: str) -> list[Block]:
+    return [block for page in pages() for block in page.blocks() if block.language in languages]
+
+
+@each_page
+def test_every_link_leads_to_a_document_and_a_heading(page: Page) -> None:
+    broken = []
+    for link in page.links():
+        if re.match(r"[a-z]+:", link.target):
+            continue
+        name, _, anchor = link.target.partition("#")
+        path = (page.path.parent / name).resolve() if name else page.path
+        if not path.exists() or (anchor and anchor not in Page(path).anchors()):
+            broken.append(f"{link.where}: {link.target}")
+    assert broken == []
+
+
+@each_page
+def test_every_picture_is_small_and_said_in_words(page: Page) -> None:
+    for link in page.links():
+        if link.is_picture:
+            path = page.path.parent / link.target
+            most = MOST_BYTES_MOVING if path.suffix in (".gif", ".webp", ".webm") else MOST_BYTES
+            assert path.stat().st_size <= most, f"{link.where}: {link.target} is large"
+            assert len(link.words) >= 20, f"{link.where}: say what {link.target} shows"
+
+
+def test_every_drawing_is_whole_and_takes_nothing_from_elsewhere() -> None:
+    for path in (ROOT / "docs" / "images").glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        assert not re.search(r"<script|(?:href|src)=[\"']https?:|@import", path.read_text()), path.name
+
+
+@each_page
+def test_every_block_says_its_language(page: Page) -> None:
+    """But for drawings."""
+    wrong = [
+        block.where
+        for block in page.blocks()
+        if block.language not in LANGUAGES and (block.language or not DRAWING & set(block.text))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("block", blocks("python", "json", "yaml", "toml"), ids=lambda block: block.where)
+def test_what_is_shown_can_be_read(block: Block) -> None:
+    if block.language == "python":
+        ast.parse(block.text)
+    elif block.language == "yaml":
+        assert yaml.safe_load(block.text)
+    elif block.language == "toml":
+        assert tomllib.loads(block.text)
+    else:
+        assert documents_in(block.text)
+
+
+def documents_in(text: str) -> list[Any]:
+    """One JSON document after another."""
+    found, at, decoder = [], 0, json.JSONDecoder()
+    while text[at:].strip():
+        at += len(text[at:]) - len(text[at:].lstrip())
+        document, at = decoder.raw_decode(text, at)
+        found.append(document)
+    return found
+
+
+def test_the_javascript_that_is_shown_can_be_read(tmp_path: Path) -> None:
+    """A part of a function may `return` and `await`; what it imports stands before it."""
+    for number, block in enumerate(blocks("js")):
+        lines = block.text.splitlines()
+        imports = [line for line in lines if line.startswith("import ")]
+        rest = "\n".join(line for line in lines if line not in imports)
+        path = tmp_path / f"{number}.mjs"
+        whole = "export " in rest
+        path.write_text("\n".join([*imports, rest if whole else f"async function shown() {{\n{rest}\n}}"]))
+        done = run(NODE, "--check", path)
+        assert done.returncode == 0, f"{block.where}: {done.stderr}"
+
+
+def test_the_typescript_that_is_shown_can_be_read() -> None:
+    esbuild = MODULES / ".bin" / "esbuild"
+    for block in blocks("ts", "jsx", "tsx"):
+        if not esbuild.exists():
+            pytest.skip("npm's packages are not here: `make test` gets them")
+        done = run(esbuild, f"--loader={block.language}", "--log-level=error", given=block.text)
+        assert done.returncode == 0, f"{block.where}: {done.stderr}"
+
+
+def run(*command: Path | str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+
+
+@each_page
+def test_every_command_is_run_by_a_test(page: Page) -> None:
+    """A command that no test runs fails here: put it into tests/documents/commands.py."""
+    strange = [
+        f"{command.where}: {command.text}"
+        for command in page.commands()
+        if not HERE.match(command.text)
+        and command.text not in ELSEWHERE
+        and not any(pattern.match(command.text) for pattern in OUTSIDE)
+    ]
+    assert strange == []
+
+
+@cache
+def functions_of_tests() -> frozenset[str]:
+    written = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    return frozenset(name for text in written for name in re.findall(r"def (test_\w+)", text))
+
+
+def test_the_tests_that_run_commands_exist() -> None:
+    assert set(ELSEWHERE.values()) - functions_of_tests() == set()
+
+
+@each_page
+def test_commands_within_the_words_exist(page: Page) -> None:
+    """`paidup explain`, `make soak`, `python -m tests.bench.line`: each names something that there is."""
+    subcommands = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    strange = []
+    for number, line in page.prose():
+        for code in re.findall(r"`([^`]+)`", line):
+            words = code.split()
+            if words[0] == "paidup" and len(words) > 1:
+                good = words[1] in subcommands or words[1].startswith("-")
+            elif words[0] == "make" and len(words) > 1:
+                good = words[1] in targets
+            elif words[:2] == ["python", "-m"]:
+                good = importlib.util.find_spec(words[2]) is not None
+            else:
+                continue
+            if not good:
+                strange.append(f"{page.name}:{number}: {code}")
+    assert strange == []

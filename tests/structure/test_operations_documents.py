@@ -1,0 +1,211 @@
+"""What operators read, held to the code: metrics, alarms, runbook, dashboard, the doctor's checklist."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+
+from server.alarms import ALARMS
+from server.doctor import CHECKS, item
+from server.metrics import Metrics
+from tests.structure.pages import Page
+from tests.structure.sources import ROOT, modules
+
+OPERATIONS = ROOT / "docs" / "operations.md"
+CHECKLIST = ROOT / "docs" / "going-live.md"
+BESIDES = {"up", "job"}
+"""What Prometheus adds by itself."""
+FUNCTIONS = {
+    *("max", "min", "sum", "rate", "increase", "by", "and", "or", "on", "histogram_quantile", "le"),
+    *("__rate_interval", "label_values"),
+}
+
+
+class Counted:
+    """One metric: its name, its kind, its labels, and the names of its series."""
+
+    def __init__(self, metric: Any) -> None:
+        (family,) = metric.collect()
+        self.kind = family.type
+        self.name = f"{family.name}_total" if self.kind == "counter" else family.name
+        self.labels = set(metric._labelnames)
+        ends = ("_bucket", "_count", "_sum") if self.kind == "histogram" else ("",)
+        self.series = {self.name + end for end in ends}
+
+
+METRICS = [Counted(each) for name, each in vars(Metrics()).items() if name != "registry"]
+SERIES = {series: metric for metric in METRICS for series in metric.series}
+
+
+def sections(text: str, level: str) -> dict[str, str]:
+    """What stands under each heading of this level."""
+    parts = re.split(rf"^{level} (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@cache
+def runbook() -> dict[str, str]:
+    return sections(sections(OPERATIONS.read_text(), "##")["Runbook"], "###")
+
+
+def codes(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Rows of tables by what stands in backticks in the first cell."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
+    return {codes(row[0])[0]: [cell.strip() for cell in row] for row in rows}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_every_metric_is_explained_with_its_kind_and_labels(metric: Counted) -> None:
+    _, kind, words = table(sections(OPERATIONS.read_text(), "##")["Metrics"])[metric.name]
+    assert kind.partition(":")[0] == metric.kind
+    assert set(codes(kind)) == metric.labels
+    assert words
+    assert ("seconds" in metric.name) is ("seconds" in words), "the unit"
+
+
+def test_no_metric_is_explained_that_there_is_not() -> None:
+    named = table(sections(OPERATIONS.read_text(), "##")["Metrics"])
+    assert set(named) == {metric.name for metric in METRICS}
+
+
+def test_every_alarm_is_explained_with_its_runbook() -> None:
+    named = table(sections(OPERATIONS.read_text(), "##")["Alarms"])
+    assert set(named) == set(ALARMS)
+    for name, (_, words, link) in named.items():
+        assert words
+        alert = "Paidup" + "".join(part.title() for part in name.split("_"))
+        assert f"(#{alert.lower()})" in link
+        assert f'{{name="{name}"}}' in expressions()[alert]
+
+
+@cache
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((ROOT / "docs" / "alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def expressions() -> dict[str, str]:
+    return {rule["alert"]: rule["expr"] for rule in alerts()}
+
+
+def test_every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() -> None:
+    assert [rule["alert"] for rule in alerts()] == list(runbook())
+    for rule in alerts():
+        assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["summary"].endswith(".")
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+
+
+@pytest.mark.parametrize("name", list(runbook()))
+def test_every_entry_of_the_runbook_answers_the_same_questions(name: str) -> None:
+    asked = re.findall(r"^- \*\*(.+?):\*\*", runbook()[name], re.MULTILINE)
+    assert asked == ["Means", "The customer sees", "Look", "Do", "Over"]
+
+
+def test_what_operators_are_told_to_look_for_is_there() -> None:
+    """Columns, sweeps, words of the log: each name of the page is a name in the code."""
+    beyond = {"max_connections"}  # PostgreSQL's
+    every = {code for _, line in Page(OPERATIONS).prose() for code in codes(line)}
+    named = {code for code in every if re.fullmatch(r"[a-z]+(?:_[a-z]+)+", code)}
+    assert len(named) > 40
+    assert {name for name in named - beyond if not re.search(rf"\b{name}\b", written())} == set()
+
+
+def dashboard() -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    return read
+
+
+def queries() -> list[str]:
+    return [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
+
+
+@pytest.mark.parametrize("expression", [*expressions().values(), *queries()])
+def test_what_is_queried_is_counted(expression: str) -> None:
+    """Every series, every label by which it is chosen or grouped, and every value that is asked for."""
+    for value in re.findall(r'=~?"([a-z_|]+)"', re.sub(r'job=~?"[^"]*"', "", expression)):
+        assert all(re.search(rf'"{each}"', written()) for each in value.split("|")), value
+    for name, selector in re.findall(r"\b([a-z_]+)\{([^}]*)\}", expression):
+        known = SERIES[name].labels | BESIDES if name in SERIES else BESIDES
+        assert name in SERIES or name in BESIDES
+        assert set(re.findall(r"([a-z_]+)\s*=", selector)) <= known
+    bare = re.sub(r"\{[^}]*\}|\"[^\"]*\"|\[[^\]]*\]|\{\{.*?\}\}", "", expression)
+    words = set(re.findall(r"[a-z_]{2,}", bare)) - FUNCTIONS - BESIDES - set(SERIES)
+    labels = set().union(*(metric.labels for metric in SERIES.values()))
+    assert words <= labels, words
+    assert any(name in expression for name in SERIES) or expression.startswith(("up", "min(up"))
+    assert expression.count("(") == expression.count(")")
+
+
+@cache
+def written() -> str:
+    return "\n".join(module.text for name, module in modules().items() if name.startswith("server."))
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = " ".join(queries())
+    assert [metric.name for metric in METRICS if metric.name not in shown] == []
+
+
+def test_the_dashboard_is_what_grafana_imports() -> None:
+    """Each panel has its own id, its place and its data source, which is chosen on import."""
+    board = dashboard()
+    assert board["schemaVersion"] >= 36
+    assert {"uid", "title", "panels", "templating", "time"} <= set(board)
+    variables = {each["name"]: each for each in board["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = set(
+            itertools.product(
+                range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+            )
+        )
+        assert not cells & taken, f"{panel['title']} covers another panel"
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+        if panel["type"] != "row":
+            assert panel["description"]
+            assert panel["targets"]
+            for target in [panel, *panel["targets"]]:
+                assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    used = {name for query in queries() for name in re.findall(r"\$(\w+)", query)}
+    assert used <= set(variables) | {"__rate_interval"}
+
+
+def checklist() -> dict[str, str]:
+    return sections(CHECKLIST.read_text(), "###")
+
+
+def test_what_the_doctor_looks_at_is_the_checklist_but_for_what_a_person_sees() -> None:
+    by_a_person = {name for name, words in checklist().items() if words.strip().startswith("*A person.*")}
+    assert [name for name in checklist() if name not in by_a_person] == list(CHECKS)
+    anchors = Page(CHECKLIST).anchors()
+    for name in CHECKS:
+        path, _, anchor = item(name).partition("#")
+        assert ROOT / path == CHECKLIST
+        assert anchor in anchors
+
+
+def test_every_defence_in_the_threat_model_is_shown_by_a_test() -> None:
+    """That the named tests exist is another test's business."""
+    text = sections((ROOT / "docs" / "security.md").read_text(), "##")["Who, and what stops him"]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    claims = [row for row in rows if not row.endswith("| shown by |")]
+    assert len(rows) - len(claims) == len(re.findall(r"^\|---", text, re.MULTILINE))
+    assert [row for row in claims if not re.search(r"\| `test_\w+`(, `test_\w+`)* \|$", row)] == []

@@ -1,0 +1,91 @@
+"""Customers' tokens that are signed with a private key: the public key here, or the provider's key set."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jwt
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm
+from starlette.requests import Request
+
+from server.errors import IdentityUnavailable, NotAuthenticated
+from server.web.auth import Customer, bearer_authentication
+from tests.support.paidup import settings
+from tests.support.processes import free_port
+
+KEY, OTHER = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+PEM = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+CLAIMS: dict[str, Any] = {"sub": "ada", "exp": int(time.time()) + 3 * 3600}
+
+
+async def named(token: str, **changes: Any) -> Customer:
+    headers = [(b"authorization", f"Bearer {token}".encode())]
+    return await bearer_authentication(settings(**changes))(Request({"type": "http", "headers": headers}))
+
+
+def signed(key: ec.EllipticCurvePrivateKey = KEY, kid: str = "1") -> str:
+    return jwt.encode(CLAIMS, key, "ES256", headers={"kid": kid})
+
+
+def signed_with_what_everybody_knows(secret: str) -> str:
+    """The public key's own text as if it were a shared secret: a library that is asked kindly refuses to."""
+    header, claims = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
+        for part in ({"alg": "HS256", "typ": "JWT", "kid": "1"}, CLAIMS)
+    )
+    proof = hmac.new(secret.encode(), header + b"." + claims, hashlib.sha256).digest()
+    return b".".join((header, claims, base64.urlsafe_b64encode(proof).rstrip(b"="))).decode()
+
+
+@pytest.mark.parametrize("written", [PEM, PEM.replace("\n", "\\n")])
+async def test_a_public_key_verifies_and_is_no_secret(written: str) -> None:
+    """Its line breaks may be written as an environment file has them."""
+    assert (await named(signed(), auth_jwt_secret=written)).external_id == "ada"
+    for forged in (
+        signed(OTHER),
+        signed_with_what_everybody_knows(PEM),
+        signed_with_what_everybody_knows(written),
+    ):
+        with pytest.raises(NotAuthenticated):
+            await named(forged, auth_jwt_secret=written)
+
+
+@pytest.fixture
+async def key_set() -> AsyncIterator[str]:
+    key = {**json.loads(ECAlgorithm.to_jwk(KEY.public_key())), "kid": "1", "use": "sig"}
+
+    async def keys(_: web.Request) -> web.Response:
+        return web.json_response({"keys": [key]})
+
+    application = web.Application()
+    application.router.add_get("/keys", keys)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield f"http://127.0.0.1:{port}/keys"
+    await runner.cleanup()
+
+
+async def test_a_key_set_verifies_what_its_keys_signed_and_nothing_else(key_set: str) -> None:
+    given: dict[str, Any] = {"auth_jwt_secret": "", "auth_jwks_url": key_set}
+    assert (await named(signed(), **given)).external_id == "ada"
+    for forged in (signed(OTHER), signed(kid="2"), signed_with_what_everybody_knows(PEM), "nonsense"):
+        with pytest.raises(NotAuthenticated):
+            await named(forged, **given)
+
+
+async def test_a_key_set_that_is_away_is_no_reason_to_send_a_customer_out() -> None:
+    """503, and not 401: his token may be good."""
+    with pytest.raises(IdentityUnavailable):
+        await named(signed(), auth_jwt_secret="", auth_jwks_url=f"http://127.0.0.1:{free_port()}/keys")
