@@ -42,7 +42,6 @@ _HTTP_PROBLEMS = {
     404: ("not-found", "There is no such thing"),
     405: ("method-not-allowed", "This is not done here"),
     413: ("too-large", "The body is too large"),
-    415: ("not-json", "The body must be application/json"),
 }
 """What Starlette, or a look at the request alone, refuses. Any other HTTP error is `http`."""
 

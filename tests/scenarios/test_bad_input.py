@@ -78,18 +78,6 @@ async def test_spends_that_cannot_be_are_refused(world: World, subtests: pytest.
     )
 
 
-async def test_a_body_that_a_form_of_another_site_could_send_is_refused(world: World) -> None:
-    """JSON under another name, or none: where a cookie names the customer, any page could send it."""
-    ada = await _known(world)
-    before = await row_counts()
-    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
-        status, problem = await ada.send("/api/subscriptions", b'{"plan": "pro"}', kind)
-        _assert_problem(status, problem, 415, "not-json")
-    assert await row_counts() == before
-    status, _ = await ada.send("/api/subscriptions", b'{"plan": "pro"}', "Application/JSON; charset=utf-8")
-    assert status == 201
-
-
 async def test_adoptions_that_cannot_be_are_refused(
     world: World, stripe_side: StripeSide, subtests: pytest.Subtests
 ) -> None:

@@ -101,9 +101,9 @@ class Customer:
         async with self._http.request(method, url, json=body, headers=headers) as response:
             return response.status, await response.json()
 
-    async def send(self, path: str, body: bytes, kind: str = "application/json") -> tuple[int, Any]:
+    async def send(self, path: str, body: bytes) -> tuple[int, Any]:
         """POST these very bytes; every refusal must be a problem document."""
-        headers = {"Authorization": f"Bearer {self.token()}", "Content-Type": kind}
+        headers = {"Authorization": f"Bearer {self.token()}", "Content-Type": "application/json"}
         async with self._http.post(self.paidup.url + path, data=body, headers=headers) as response:
             assert response.status < 400 or response.content_type == "application/problem+json"
             return response.status, await response.json()
