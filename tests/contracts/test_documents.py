@@ -123,7 +123,7 @@ def test_every_problem_of_a_customers_request_is_among_the_answers_of_one() -> N
         for word in nodes(answers)
         if isinstance(word, str) and word.startswith(problems.TYPE_PREFIX)
     }
-    of_handshakes = {"not-allowed", "too-many-sockets", "restarting"}
+    of_handshakes = {"too-many-sockets", "restarting"}
     of_any = {"internal", "method-not-allowed", "http"}
     assert SLUGS - told == of_handshakes | of_any
 
