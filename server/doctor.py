@@ -55,8 +55,9 @@ CHECKS = (
 )
 """Every check's name, and that of its item in docs/going-live.md."""
 STRIPE_ALLOWS_PER_S = 25
+SWEPT_EACH_MINUTE = "undelivered_events"
+"""The list of Stripe's that nobody but a reconciler reads."""
 SWEPT_WITHIN = timedelta(minutes=10)
-"""A reconciler that runs reads Stripe's lists each minute."""
 REACH_S = 10.0
 PROBLEM = "application/problem+json"
 OPEN_THE_WAY = "let the proxy pass WebSockets; ALLOWED_ORIGINS and SECRET_KEY must be the server's own"
@@ -391,7 +392,7 @@ async def check_reconciler() -> Check:
     """Whether somebody sweeps, and follows: from what is due, and from when Stripe's lists were last read."""
     if alarm := reconciler_behind(await due_queues()):
         return fail("reconciler", alarm.text, "run `paidup work`, or more of them")
-    last = await Watermark.all().order_by("-moved_at").first()
+    last = await Watermark.get_or_none(name=SWEPT_EACH_MINUTE)
     if last is None:
         return warn("reconciler", "Stripe's lists were never read", "run `paidup work`")
     if now() - last.moved_at > SWEPT_WITHIN:

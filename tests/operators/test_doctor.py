@@ -19,6 +19,7 @@ from server.core.facts import Road
 from server.database import connection, open_database
 from server.doctor import (
     CHECKS,
+    SWEPT_EACH_MINUTE,
     SWEPT_WITHIN,
     Check,
     State,
@@ -61,7 +62,7 @@ async def test_where_all_is_well_every_line_is_ok(world: World) -> None:
     """The endpoint is made as stripe-setup makes it; a server and a reconciler run."""
     paidup = await world.process(webhooks=False)
     async with open_database(world.database_url):
-        await Watermark.create(name="paid_invoices", value="{}", moved_at=now())
+        await Watermark.create(name=SWEPT_EACH_MINUTE, value="{}", moved_at=now())
     await world.stripe_side.api(
         "POST", "webhook_endpoints", url=URL, api_version=API_VERSION, **{"enabled_events[0]": "*"}
     )
@@ -285,9 +286,11 @@ async def test_webhooks_that_are_silent_fail(world: World) -> None:
 
 
 async def test_a_reconciler_that_does_not_run_or_does_not_follow_fails(world: World) -> None:
+    async with open_database(world.database_url):
+        await Watermark.create(name="crowd", value="", moved_at=now())  # of a server, which sweeps nothing
     says((await looked_at(world))["reconciler"], State.WARN, "never read", "paidup work")
     async with open_database(world.database_url):
-        await Watermark.create(name="paid_invoices", value="{}", moved_at=now() - SWEPT_WITHIN * 2)
+        await Watermark.create(name=SWEPT_EACH_MINUTE, value="{}", moved_at=now() - SWEPT_WITHIN * 2)
     says((await looked_at(world))["reconciler"], State.FAIL, "last read at", "paidup work")
     async with open_database(world.database_url):
         await an_invoice(await an_account(), next_check_at=now() - OVERDUE * 2)

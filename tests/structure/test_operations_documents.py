@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from server.alarms import ALARMS
-from server.doctor import CHECKS, item
+from server.doctor import CHECKS, SWEPT_EACH_MINUTE, item
 from server.metrics import Metrics
 from tests.structure.pages import Page
 from tests.structure.sources import ROOT, modules
@@ -200,6 +200,10 @@ def test_what_the_doctor_looks_at_is_the_checklist_but_for_what_a_person_sees() 
         path, _, anchor = item(name).partition("#")
         assert ROOT / path == CHECKLIST
         assert anchor in anchors
+
+
+def test_the_doctor_looks_for_a_sweep_that_there_is() -> None:
+    assert f'("{SWEPT_EACH_MINUTE}", PAYMENT_TYPES)' in modules()["server.reconciliation"].text
 
 
 def test_every_defence_in_the_threat_model_is_shown_by_a_test() -> None:
