@@ -9,7 +9,7 @@ NODE := tests/node/node_modules/.package-lock.json
 NPM := $(BIN)/python -m tests.support.node
 JOBS ?= 3
 
-.PHONY: help demo test check lint types structure format bench soak hammer lock migrations clean
+.PHONY: help demo test check lint types structure docs-check format bench soak hammer lock migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,7 +20,7 @@ demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on
 test: $(DEV) $(NODE) ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-check: lint types structure ## format, lint, strict types, structure
+check: lint types structure ## format, lint, strict types, structure; docs-check is part of structure
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
@@ -29,8 +29,11 @@ lint: $(DEV)
 types: $(DEV)
 	$(BIN)/mypy
 
-structure: $(DEV)
+structure: $(DEV) $(NODE)
 	$(BIN)/python -m pytest -q tests/structure
+
+docs-check: $(DEV) $(NODE) ## links, pictures, commands and code of the documents, and what else they must agree with
+	$(BIN)/python -m pytest -q tests/structure/test_docs_check.py tests/structure/test_documents.py tests/structure/test_operations_documents.py
 
 format: $(DEV) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
