@@ -15,6 +15,8 @@ from typing import Any
 
 from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, Route, WebSocketRoute, expect
 
+from tests.support.waiting import wait_until
+
 CLIENT = Path(__file__).parents[2] / "client_demo"
 ORIGIN = "http://paidup.test"
 POLICY = (
@@ -33,11 +35,17 @@ REFUSED = "the server responded with a status of"  # what Chromium logs of a tic
 
 @dataclass
 class Screen:
-    """One page with the element. `sockets`: what the page opened, newest last; `refusal`: an HTTP status for tickets."""
+    """One page with the element.
+
+    `sockets`: what the page opened, newest last; `said`: what it said on them; `closed`: how many of them it has left;
+    `asked`: its requests; `refusal`: the HTTP status that it gets instead of tickets.
+    """
 
     page: Page
     body: str = PLAIN
     sockets: list[WebSocketRoute] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    closed: int = 0
     asked: list[str] = field(default_factory=list)
     refusal: int | None = None
     troubles: list[str] = field(default_factory=list)
@@ -77,8 +85,7 @@ class Screen:
         )
 
     async def until_sockets(self, count: int) -> None:
-        while len(self.sockets) < count:
-            await self.page.wait_for_timeout(5)
+        await wait_until(lambda: len(self.sockets) >= count)
 
     async def call(self, script: str) -> Any:
         """Run an expression that knows the element as `it`."""
@@ -114,6 +121,11 @@ class Screen:
 
     def accept(self, socket: WebSocketRoute) -> None:
         self.sockets.append(socket)
+        socket.on_message(lambda message: self.said.append(str(message)))
+        socket.on_close(self.note_closed)
+
+    def note_closed(self, _code: int | None, _reason: str | None) -> None:
+        self.closed += 1
 
     async def answer(self, route: Route) -> None:
         path = route.request.url.removeprefix(ORIGIN)
