@@ -8,6 +8,7 @@ others join. Not for production: it keeps nothing and ends with the process that
 from __future__ import annotations
 
 import hashlib
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
         config={"maxmemory": "256mb"},
     )
     try:
-        server.start()
+        with _without_ctrl_c():
+            server.start()
     except ValkeyServerError as error:
         if "already in use" not in str(error):
             raise
@@ -46,6 +48,16 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
         yield f"unix://{path}"
     finally:
         server.stop()
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """What is started here never hears Ctrl-C. A terminal sends that to all of us, and this must end last."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child inherits the mask
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def socket_path(data_dir: Path) -> Path:

@@ -25,6 +25,7 @@ from playwright.async_api import (
     expect,
 )
 
+from tests.browser.looks import NOTE_SHIFTS
 from tests.support.browsers import CHROMIUM, LAUNCH
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
@@ -85,7 +86,7 @@ async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[
         stripe_side = StripeSide(demo.sandbox, http)
         await stripe_side.control("conditions/reset")
         context = await browser.new_context(**looks)
-        await context.add_init_script(NOTE_STAGES)
+        await context.add_init_script(NOTE_STAGES + NOTE_SHIFTS)
         shopper = Shopper(demo, context, stripe_side)
         await shopper.new_tab()
         yield shopper

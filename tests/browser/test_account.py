@@ -8,14 +8,13 @@ test_demo.py's.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
+from tests.browser.looks import expect_at_rest, expect_no_violations, expect_to_fit, screen, tab_to
 from tests.browser.story import FAILS_LATER, VISA, VISA_WITH_3DS, Shopper
-from tests.browser.test_demo import expect_to_fit, phone, tab_to
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -408,7 +407,7 @@ async def test_the_keyboard_alone_changes_and_cancels_a_plan(shopper: Shopper) -
 
 @pytest.mark.parametrize(
     ("shopper", "width", "scheme"),
-    [phone(320, "dark"), phone(390, "light")],
+    [screen(320, "dark"), screen(390, "light")],
     indirect=["shopper"],
 )
 async def test_the_account_fits_a_phone(shopper: Shopper, width: int, scheme: str) -> None:
@@ -416,25 +415,23 @@ async def test_the_account_fits_a_phone(shopper: Shopper, width: int, scheme: st
     page = shopper.page
     await shopper.subscribe("pro", VISA_WITH_3DS, yearly=True)
     await expect_to_fit(page, width)
+    await expect_no_violations(page)
     await page.get_by_test_id("plan-do").click()
     await expect_to_fit(page, width)
+    await expect_no_violations(page, "dialog")
     await page.get_by_role("button", name="Keep Pro").click()
     await shopper.move_clock("1 year")
     await expect(shopper.balance).to_have_text("24,000", timeout=DUE_MS)
     await expect(page.get_by_test_id("notice")).to_contain_text("needs your bank’s check", timeout=DUE_MS)
     await expect_to_fit(page, width)
+    await expect_no_violations(page)
 
 
 async def test_opening_the_account_moves_nothing_about(shopper: Shopper) -> None:
     """All of it is there at once: no layout shift that a reader would notice."""
     await shopper.subscribe("pro")
     await shopper.page.goto(f"{shopper.demo.url}/")
-    await shopper.page.evaluate(
-        "() => { window.shifts = []; new PerformanceObserver((list) => shifts.push(...list.getEntries()"
-        ".map(({ value }) => value))).observe({ type: 'layout-shift', buffered: true }); }"
-    )
     await shopper.page.evaluate("location.hash = 'account'")
     await expect(shopper.account).to_be_visible()
     await expect(shopper.rows).to_have_count(1)
-    shifts: list[Any] = await shopper.page.evaluate("shifts")
-    assert sum(shifts) < 0.02
+    await expect_at_rest(shopper.page)

@@ -7,10 +7,8 @@ make the weather. After each, the page must have thrown nothing and logged no er
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import expect
 
 from tests.browser.story import DECLINED, VISA, VISA_WITH_3DS, Shopper
 from tests.support.waiting import wait_until
@@ -337,125 +335,7 @@ async def test_a_long_wait_after_a_failed_attempt_says_so_too(shopper: Shopper) 
     assert "failed" not in await shopper.stages()
 
 
-# ---- For everybody
-
-
-async def tab_to(page: Page, wanted: Locator) -> None:
-    """Press Tab until `wanted` has the focus, as one does without a mouse."""
-    for _ in range(25):
-        if await wanted.evaluate("node => node === node.getRootNode().activeElement"):
-            return
-        await page.keyboard.press("Tab")
-    raise AssertionError(f"Tab never came to {wanted}")
-
-
-async def test_the_keyboard_alone_buys_a_plan(shopper: Shopper) -> None:
-    """Tab, Enter and the digits of the card are enough for all of it, the bank's check included."""
-    page = shopper.page
-    await shopper.arrive()
-    await tab_to(page, page.get_by_test_id("make-poster"))
-    await page.keyboard.press("Enter")
-    await expect(page.locator("#plans-title")).to_be_focused()
-    await tab_to(page, page.get_by_test_id("plan-pro"))
-    await page.keyboard.press("Enter")
-    await expect(page.get_by_label("Card number")).to_be_focused()
-    await page.keyboard.type(VISA_WITH_3DS.replace(" ", "") + "1240" + "123")
-    await page.keyboard.press("Enter")
-    await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_focused()
-    await page.keyboard.press("Enter")
-    await expect_active(shopper)
-    await expect(page.locator("#done-title")).to_be_focused()
-    await tab_to(page, page.get_by_test_id("make-another"))
-    await page.keyboard.press("Enter")
-    await expect(shopper.posters).to_have_count(2)
-
-
-async def test_escape_in_the_banks_check_gives_up_and_the_card_form_says_so(shopper: Shopper) -> None:
-    """Closing the bank's window charges nothing; the form says so and has the focus again."""
-    await shopper.reach_card_form()
-    await shopper.pay(VISA_WITH_3DS)
-    await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_focused()
-    await shopper.page.keyboard.press("Escape")
-    await expect(shopper.page.get_by_test_id("card-error")).to_contain_text("Nothing was charged.")
-    await expect(shopper.page.get_by_test_id("pay")).to_be_focused()
-
-
-def phone(width: int, scheme: str) -> Any:
-    looks = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
-    return pytest.param(looks, width, scheme, id=f"{width}-{scheme}")
-
-
-@pytest.mark.parametrize(
-    ("shopper", "width", "scheme"),
-    [phone(390, "light"), phone(390, "dark"), phone(320, "dark")],
-    indirect=["shopper"],
-)
-async def test_every_screen_fits_a_phone(shopper: Shopper, width: int, scheme: str) -> None:
-    """No view scrolls sideways, at 390 and at 320 pixels; the bank's window fits as well; dark is dark."""
-    page = shopper.page
-    await shopper.arrive()
-    paper, ink = await page.evaluate(
-        "() => { const { backgroundColor, color } = getComputedStyle(document.documentElement);"
-        " return [backgroundColor, color]; }"
-    )
-    assert (luminance(paper) < luminance(ink)) == (scheme == "dark")
-    await expect_to_fit(page, width)
-    await page.get_by_test_id("conditions").locator("summary").click()
-    await expect_to_fit(page, width)
-    await shopper.ask_for_poster()
-    await expect(page.get_by_test_id("plan-pro")).to_be_visible()
-    await expect_to_fit(page, width)
-    await shopper.choose()
-    await expect_to_fit(page, width)
-    await shopper.stripe_side.conditions(**UNREACHABLE)
-    await shopper.pay(VISA_WITH_3DS)
-    await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_visible()
-    frame: Any = await page.locator("iframe").bounding_box()
-    assert frame["x"] >= 0
-    assert frame["x"] + frame["width"] <= width
-    await shopper.answer_bank()
-    await expect(shopper.heading).to_have_text("Activating your Pro plan")
-    await expect_to_fit(page, width)
-    await shopper.stripe_side.control("conditions/reset")
-    await expect_active(shopper)
-    await expect_to_fit(page, width)
-
-
-async def expect_to_fit(page: Page, width: int) -> None:
-    wide = await page.evaluate(
-        "[...document.querySelectorAll('body *')].filter((node) => node.checkVisibility() &&"
-        " node.getBoundingClientRect().right > innerWidth + 0.5 && !node.closest('.burst'))"
-        ".map((node) => node.outerHTML.slice(0, 80))"
-    )
-    assert wide == []
-    assert await page.evaluate("document.documentElement.scrollWidth") == width
-
-
-def luminance(colour: str) -> int:
-    """Of `rgb(1, 2, 3)`; only good for comparing."""
-    return sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(", "))
-
-
-@pytest.mark.parametrize(
-    ("shopper", "motion"),
-    [pytest.param({"reduced_motion": motion}, motion, id=motion) for motion in ("reduce", "no-preference")],
-    indirect=["shopper"],
-)
-async def test_nothing_moves_for_whom_motion_is_too_much(shopper: Shopper, motion: str) -> None:
-    """With reduced motion neither the wait nor the joy is animated; for everybody else both are."""
-    running = "document.getAnimations().filter(({ playState }) => playState === 'running').length"
-    await shopper.page.add_init_script(
-        "window.animated = 0; addEventListener('animationstart', () => window.animated++, true)"
-    )
-    await shopper.reach_card_form()
-    await shopper.stripe_side.conditions(**UNREACHABLE)
-    await shopper.pay()
-    await expect(shopper.heading).to_have_text("Activating your Pro plan")
-    moving = await shopper.page.evaluate(running)
-    await shopper.stripe_side.control("conditions/reset")
-    await expect_active(shopper)
-    assert (moving > 0) == (motion == "no-preference")
-    assert (await shopper.page.evaluate("window.animated") > 0) == (motion == "no-preference")
+# ---- The sandbox
 
 
 async def test_the_panel_makes_the_weather(shopper: Shopper) -> None:

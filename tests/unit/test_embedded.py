@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from server.embedded import SOCKET_PATH_LIMIT, embedded_valkey, socket_path
 from server.services import connect_redis
+from tests.support.processes import alive, descendants
 
 
 async def answers(url: str) -> bool:
@@ -38,6 +41,19 @@ async def test_it_starts_again_where_it_was(scratch: Path) -> None:
     for _ in range(2):
         with embedded_valkey(folder) as url:
             assert await answers(url)
+
+
+async def test_ctrl_c_in_a_terminal_does_not_end_it_before_us(scratch: Path) -> None:
+    """A terminal sends SIGINT to every process of the command; those who drain still need it."""
+    folder = scratch / "terminal"
+    folder.mkdir()
+    before = set(descendants())
+    with embedded_valkey(folder) as url:
+        (valkey,) = set(descendants()) - before
+        os.kill(valkey, signal.SIGINT)
+        assert await answers(url)
+        assert alive(valkey)
+    assert not alive(valkey)
 
 
 async def test_two_folders_have_two(scratch: Path) -> None:
