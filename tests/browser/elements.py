@@ -1,7 +1,7 @@
 """A page with a `<paidup-activation>` on it, whose server the test holds in its hand.
 
-Owns the page, its strict policy, and what the socket says. Nothing here is a Paidup server, and nothing is served on
-a port: the browser's requests are answered by the test itself.
+Owns the page, its strict policy, and what the socket says. Nothing here is a Paidup server, and nothing is
+served on a port: the browser's requests are answered by the test itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ POLICY = (
 )
 PAGE = """<!doctype html><html lang="en"><head><title>Activating</title>
 <meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark"><script type="module" src="/activation-element.js"></script></head>
+<meta name="color-scheme" content="light dark">
+<script type="module" src="/element/activation.js"></script></head>
 <body><main><h1>Halftone</h1>%s</main></body></html>"""
 PLAIN = '<paidup-activation invoice="in_1" ticket="first"></paidup-activation>'
 
@@ -37,8 +38,8 @@ REFUSED = "the server responded with a status of"  # what Chromium logs of a tic
 class Screen:
     """One page with the element.
 
-    `sockets`: what the page opened, newest last; `said`: what it said on them; `closed`: how many of them it has left;
-    `asked`: its requests; `refusal`: the HTTP status that it gets instead of tickets.
+    `sockets`: what the page opened, newest last; `said`: what it said on them; `closed`: how many of them it
+    has left; `asked`: its requests; `refusal`: the HTTP status that it gets instead of tickets.
     """
 
     page: Page
@@ -149,7 +150,7 @@ class Screen:
 
 @asynccontextmanager
 async def showing(browser: Browser, **looks: Any) -> AsyncIterator[Screen]:
-    """A page for elements; `looks` are Playwright's options of a browser context. No motion unless they say so."""
+    """A page for elements; `looks` are options of a browser context. No motion unless they say so."""
     context = await browser.new_context(**{"reduced_motion": "reduce", **looks})
     page = await context.new_page()
     screen = Screen(page)

@@ -5,11 +5,11 @@
  * Pure: a state and a status go in, words and marks come out.
  */
 
-/** @typedef {import("./paidup.js").Status} Status */
+/** @typedef {import("../paidup.js").Status} Status */
 /**
  * What the screen shows: paidup.js's stages, and three more. `unconfirmed`: delayed, and this page has not seen the
  * payment confirmed; `reversed`: credited once, and taken back; `refused`: the server will not tell this page.
- * @typedef {import("./paidup.js").Stage|"unconfirmed"|"reversed"|"refused"} State
+ * @typedef {import("../paidup.js").Stage|"unconfirmed"|"reversed"|"refused"} State
  */
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */

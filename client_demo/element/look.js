@@ -6,7 +6,7 @@
  * strings, so that it passes the strictest Content-Security-Policy, Trusted Types included.
  */
 
-/** @typedef {import("./activation-words.js").Mark} Mark */
+/** @typedef {import("./words.js").Mark} Mark */
 
 const SVG = "http://www.w3.org/2000/svg";
 /** @type {Record<Mark, string>} */

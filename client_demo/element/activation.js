@@ -3,22 +3,22 @@
  * `<paidup-activation invoice="in_…" ticket="…">`: the whole activating screen, in any page and any framework.
  *
  * Owns what the customer sees and hears between his payment and his credits. Refuses to know anything by itself: it
- * shows what paidup.js tells. Its look is in activation-look.js, its words in activation-words.js; both can be replaced.
+ * shows what paidup.js tells. Its look is in look.js, its words in words.js; both can be replaced.
  */
-import { STYLE, drawMark, element, markElement } from "./activation-look.js";
-import { STATES, WORDS, marksOf, phrase } from "./activation-words.js";
-import { activate } from "./paidup.js";
+import { STYLE, drawMark, element, markElement } from "./look.js";
+import { STATES, WORDS, marksOf, phrase } from "./words.js";
+import { activate } from "../paidup.js";
 
-/** @typedef {import("./activation-words.js").State} State */
-/** @typedef {import("./activation-words.js").Words} Words */
-/** @typedef {import("./activation-words.js").Mark} Mark */
-/** @typedef {import("./activation-words.js").Step} Step */
-/** @typedef {import("./activation-words.js").AllWords} AllWords */
-/** @typedef {import("./paidup.js").Activation} Activation */
-/** @typedef {import("./paidup.js").ActivationError} ActivationError */
-/** @typedef {import("./paidup.js").Options} Options */
-/** @typedef {import("./paidup.js").Stage} Stage */
-/** @typedef {import("./paidup.js").Status} Status */
+/** @typedef {import("./words.js").State} State */
+/** @typedef {import("./words.js").Words} Words */
+/** @typedef {import("./words.js").Mark} Mark */
+/** @typedef {import("./words.js").Step} Step */
+/** @typedef {import("./words.js").AllWords} AllWords */
+/** @typedef {import("../paidup.js").Activation} Activation */
+/** @typedef {import("../paidup.js").ActivationError} ActivationError */
+/** @typedef {import("../paidup.js").Options} Options */
+/** @typedef {import("../paidup.js").Stage} Stage */
+/** @typedef {import("../paidup.js").Status} Status */
 
 /** On a server, where pages are rendered, there are no elements: the module can be imported there all the same. */
 const Base = globalThis.HTMLElement ?? class {};
