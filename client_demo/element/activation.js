@@ -5,7 +5,7 @@
  * Owns what the customer sees and hears between his payment and his credits. Refuses to know anything by itself: it
  * shows what paidup.js tells. Its look is in look.js, its words in words.js; both can be replaced.
  */
-import { STYLE, drawMark, element, markElement } from "./look.js";
+import { drawMark, element, markElement, styleSheet } from "./look.js";
 import { STATES, WORDS, marksOf, phrase } from "./words.js";
 import { activate } from "../paidup.js";
 
@@ -54,9 +54,7 @@ export class PaidupActivation extends Base {
     super();
     this.#internals = this.attachInternals();
     this.#root = this.attachShadow({ mode: "open" });
-    const sheet = new CSSStyleSheet();
-    sheet.replaceSync(STYLE);
-    this.#root.adoptedStyleSheets = [sheet];
+    this.#root.adoptedStyleSheets = [styleSheet()];
     this.#steps = STEPS.map(stepElement);
     for (const state of STATES) this.#blocks.set(state, this.#block(state));
     this.#screen = element("div", { part: "screen", class: "screen" }, [

@@ -58,7 +58,18 @@ export function drawMark(mark, as) {
   mark.querySelector(".sign")?.setAttribute("d", SIGNS[as]);
 }
 
-export const STYLE = `
+/** One for all elements of a page. @type {CSSStyleSheet|undefined} */
+let sheet;
+
+export function styleSheet() {
+  if (!sheet) {
+    sheet = new CSSStyleSheet();
+    sheet.replaceSync(STYLE);
+  }
+  return sheet;
+}
+
+const STYLE = `
 :host {
   --ink: var(--paidup-ink, light-dark(#191d22, #eff2f5));
   --soft: var(--paidup-ink-soft, light-dark(#545d67, #aab4be));
