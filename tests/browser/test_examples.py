@@ -92,7 +92,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> str:
     if not ESBUILD.exists():
         pytest.skip("esbuild is not installed: `make test` does it")
     file = tmp_path_factory.mktemp("react") / "react.built.js"
-    command = [NODE, ESBUILD, "react.jsx", "--bundle", "--format=esm", "--jsx=automatic", f"--outfile={file}"]
+    command = [
+        str(NODE),
+        str(ESBUILD),
+        "react.jsx",
+        "--bundle",
+        "--format=esm",
+        "--jsx=automatic",
+        f"--outfile={file}",
+    ]
     environment = {**os.environ, "NODE_PATH": str(MODULES)}
     subprocess.run(command, cwd=EXAMPLES, env=environment, check=True, capture_output=True)
     return file.read_text()

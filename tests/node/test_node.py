@@ -14,7 +14,7 @@ def test_the_browser_client_passes_its_own_tests() -> None:
     if not MODULES.exists():
         pytest.skip("npm's packages are not installed: `make test` does it")
     tests = sorted(FOLDER.glob("*.test.js"))
-    command = [NODE, "--test", "--test-timeout=60000", "--test-reporter=dot", *tests]
+    command = [str(NODE), "--test", "--test-timeout=60000", "--test-reporter=dot", *map(str, tests)]
     run = subprocess.run(command, check=False, cwd=FOLDER, env=ENVIRONMENT, capture_output=True, text=True)
     assert tests
     assert run.returncode == 0, run.stdout + run.stderr
