@@ -139,9 +139,9 @@ export class PaidupActivation extends Base {
   }
 
   #start() {
-    const invoice = this.getAttribute("invoice");
-    if (!invoice) return;
     this.#error = null;
+    const invoice = this.getAttribute("invoice");
+    if (!invoice) return this.#draw();
     const activation = activate({
       invoice,
       ticket: this.getAttribute("ticket") ?? undefined,

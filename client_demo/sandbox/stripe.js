@@ -126,7 +126,7 @@
     .card { display: grid; grid-template-columns: 1fr 1fr; align-items: start; gap: .75rem; color: inherit; }
     .card > span { display: grid; gap: .25rem; }
     .number { grid-column: 1 / -1; }
-    .small { display: contents; }
+    .card > .small { display: contents; }
     .small > span { display: grid; gap: .25rem; }
     .badge { display: none; }
     .hidden { position: static; inline-size: auto; block-size: auto; overflow: visible; clip-path: none; white-space: normal;
@@ -366,8 +366,6 @@
       this._root.querySelector('.card').append(this._wrong);
     }
 
-    collapse() {} // there is one way to pay: nothing to close up
-
     _state() {
       const { empty, complete } = super._state();
       return { elementType: 'payment', empty, complete, collapsed: false, value: { type: 'card' } };
@@ -386,19 +384,17 @@
 
   /** What `stripe.elements()` makes: at most one element of each type, and the secret that they pay with. */
   class Elements {
-    constructor({ clientSecret, ...options }) {
+    constructor({ clientSecret }) {
       this._secret = clientSecret;
-      this._options = options;
       this._made = new Map();
-      this._submitted = false;
     }
 
     create(type, options) {
       const Kind = ELEMENTS[type];
       if (!Kind) throw new Error(`The sandbox imitates the elements card and payment only, not "${type}".`);
       if (this._made.has(type)) throw new Error(`Can only create one Element of type ${type} through elements.create().`);
-      if (type === 'payment' && !this._secret && !this._options.mode) {
-        throw new Error('In order to create a payment element, you must pass a clientSecret or mode when creating the Elements group.');
+      if (type === 'payment' && !this._secret) {
+        throw new Error('The sandbox makes a payment element only of elements({clientSecret}).');
       }
       const element = new Kind(options);
       this._made.set(type, element);
@@ -414,19 +410,10 @@
       return this._made.get(type) ?? null;
     }
 
-    update(options) {
-      this._options = { ...this._options, ...options };
-    }
-
-    async fetchUpdates() {
-      return {};
-    }
-
     /** Shows what is wrong with the form, if anything is. */
     async submit() {
-      const typed = this._payment()._card();
-      this._submitted = !typed.error;
-      return typed.error ? { error: typed.error } : { selectedPaymentMethod: 'card' };
+      const { error } = this._payment()._card();
+      return error ? { error } : { selectedPaymentMethod: 'card' };
     }
 
     _payment() {
@@ -525,17 +512,14 @@
     }
 
     /** Confirms what the payment element holds. A card needs no other page, so with "if_required" this one stays. */
-    async confirmPayment({ elements, clientSecret, confirmParams = {}, redirect = 'always' }) {
-      const secret = clientSecret ?? elements?._secret;
+    async confirmPayment({ elements, confirmParams = {}, redirect = 'always' }) {
+      const secret = elements._secret;
       const id = parseSecret(secret, 'pi', 'confirmPayment');
-      const { return_url: returnTo, payment_method: saved, payment_method_data: extra } = confirmParams;
+      const { return_url: returnTo, payment_method_data: more } = confirmParams;
       if (redirect === 'always' && !returnTo) {
         throw new Error('You must provide a return_url in confirmParams, or redirect: "if_required".');
       }
-      if (elements && !elements._secret && !elements._submitted) {
-        throw new Error('elements.submit() must be called before stripe.confirmPayment().');
-      }
-      const method = saved ?? { card: elements._payment(), billing_details: extra?.billing_details };
+      const method = { card: elements._payment(), billing_details: more?.billing_details };
       const result = await this._confirm(KINDS.pi, id, secret, { payment_method: method });
       if (result.error || redirect !== 'always') return result;
       const there = new URL(returnTo);
