@@ -33,7 +33,14 @@ from server.web.auth import Customer
 from server.web.bodies import answer
 
 HERE = Path(__file__).parent
-FILES = {path.name: path for path in HERE.iterdir() if path.suffix in {".js", ".css", ".svg"}}
+FOLDERS = (HERE, HERE / "element", HERE / "examples")
+FILES = {
+    path.relative_to(HERE).as_posix(): path
+    for folder in FOLDERS
+    for path in folder.iterdir()
+    if path.suffix in {".js", ".css", ".svg"}
+}
+EXAMPLES = {path.name: path for path in (HERE / "examples").glob("*.html")}
 COOKIE = "paidup_demo"
 COOKIE_AGE_S = 365 * 24 * 3600
 STRIPE_JS = "https://js.stripe.com/endive/stripe.js"
@@ -55,7 +62,8 @@ class Demo:
             Route("/demo/config.json", self.config, methods=["GET"]),
             Route("/demo/customer", self.new_customer, methods=["POST"]),
             *(sandbox_clock.routes(clock, self.authenticate) if clock else ()),
-            Route("/demo/{name}", self.file, methods=["GET"]),
+            *(Route(f"/demo/examples/{name}", self.page, methods=["GET"]) for name in EXAMPLES),
+            Route("/demo/{name:path}", self.file, methods=["GET"]),
         ]
 
     async def authenticate(self, request: Request) -> Customer:
@@ -66,7 +74,8 @@ class Demo:
             raise NotAuthenticated("Open the demo's page first: it gives you a cookie.") from None
 
     async def page(self, request: Request) -> Response:
-        response = FileResponse(HERE / "index.html", headers=self._headers())
+        name = request.url.path.rpartition("/")[2]
+        response = FileResponse(EXAMPLES.get(name, HERE / "index.html"), headers=self._headers())
         try:
             await self.authenticate(request)
         except NotAuthenticated:

@@ -61,6 +61,17 @@
  * @property {() => void} [waitedTooLong] from now on it only polls
  */
 /**
+ * An EventTarget that says what its listeners are told: the `detail` of each of its events.
+ * @template Events
+ * @typedef {Omit<EventTarget, "addEventListener"|"removeEventListener"> & {
+ *   addEventListener<T extends keyof Events>(type: T, listener: (event: CustomEvent<Events[T]>) => void,
+ *     options?: AddEventListenerOptions|boolean): void,
+ *   removeEventListener<T extends keyof Events>(type: T, listener: (event: CustomEvent<Events[T]>) => void,
+ *     options?: EventListenerOptions|boolean): void}} Teller
+ */
+/** @typedef {{status: Status, stage: Stage, connection: Connection, error: ActivationError}} ActivationEvents */
+/** @typedef {{balance: Balance, connection: Connection, error: ActivationError}} BalanceEvents */
+/**
  * How one connection ended. `after`: ms that the server asked for; `lived`: ms.
  * @typedef {{opened: boolean, code: number, after: number|null, lived: number}} Ending
  */
@@ -359,7 +370,7 @@ class Line {
   /** @param {string} base @param {string} scheme */
   #url(base, scheme) {
     const root = (this.#options.baseUrl ?? location.origin).replace(/\/$/, "");
-    const url = new URL(`${root}/${base}/${this.#talk.path}`, location.href);
+    const url = new URL(`${root}/${base}/${this.#talk.path}`, globalThis.location?.href);
     url.protocol = url.protocol.replace("http", scheme);
     return url;
   }
@@ -398,7 +409,7 @@ class Line {
  * `connection` (Connection), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
-export class Activation extends EventTarget {
+export class Activation extends /** @type {new () => Teller<ActivationEvents>} */ (EventTarget) {
   /** The newest status heard. @type {Status|null} */
   status = null;
   /** What the screen should show. @type {Stage} */
@@ -529,7 +540,7 @@ export class Activation extends EventTarget {
  * An account's balance being watched, until it is closed. Events, each a CustomEvent with a `detail`: `balance`
  * (Balance: at first as it is, then each change), `connection` (Connection), `error` (ActivationError: final).
  */
-export class BalanceWatch extends EventTarget {
+export class BalanceWatch extends /** @type {new () => Teller<BalanceEvents>} */ (EventTarget) {
   /** The newest heard. @type {Balance|null} */
   latest = null;
   /** @type {Line} */ #line;
@@ -573,22 +584,23 @@ function isNews({ version }, last) {
   return typeof version === "number" && (!last || version > last.version);
 }
 
-/** @param {EventTarget} target @param {string} type @param {unknown} detail */
+/** @param {{dispatchEvent(event: Event): boolean}} target @param {string} type @param {unknown} detail */
 function tell(target, type, detail) {
   target.dispatchEvent(new CustomEvent(type, { detail }));
 }
 
-/** @returns {Seams} */
+/** A worker, or Node.js, has neither window nor document: then nothing wakes us. @returns {Seams} */
 function browser() {
+  const { WebSocket, window = new EventTarget(), document = new EventTarget() } = globalThis;
   return {
-    WebSocket: globalThis.WebSocket,
+    WebSocket,
     fetch: (url, init) => fetch(url, init),
-    setTimeout: (run, ms) => window.setTimeout(run, ms),
-    clearTimeout: (id) => window.clearTimeout(id),
+    setTimeout: (run, ms) => setTimeout(run, ms),
+    clearTimeout: (id) => clearTimeout(id),
     now: Date.now, // the wall clock also runs while the machine sleeps
     random: Math.random,
     window,
-    document,
+    document: /** @type {Document} */ (document),
   };
 }
 

@@ -1,5 +1,6 @@
 /**
- * The sandbox's stand-in for Stripe.js: the card element, confirmCardPayment and the 3-D Secure dialog.
+ * The sandbox's stand-in for Stripe.js: the card element and confirmCardPayment, the payment element (of cards) and
+ * confirmPayment, and the 3-D Secure dialog.
  *
  * It has the shape of the real thing, so that a page written for https://js.stripe.com works with both. It talks only to
  * the sandbox that served it, and refuses live keys. Never use it with real cards: nothing here is isolated from the page.
@@ -121,8 +122,23 @@
           spellcheck="false" aria-required="true"></span>
     </div>`;
 
+  const PAYMENT_CSS = `
+    .card { display: grid; grid-template-columns: 1fr 1fr; align-items: start; gap: .75rem; color: inherit; }
+    .card > span { display: grid; gap: .25rem; }
+    .number { grid-column: 1 / -1; }
+    .card > .small { display: contents; }
+    .small > span { display: grid; gap: .25rem; }
+    .badge { display: none; }
+    .hidden { position: static; inline-size: auto; block-size: auto; overflow: visible; clip-path: none; white-space: normal;
+      font-size: .875em; }
+    input, input[name=exp-date], input[name=cvc] { inline-size: 100%; box-sizing: border-box; padding: .65rem .75rem;
+      border: 1px solid color-mix(in srgb, currentColor 55%, transparent); border-radius: .35rem; }
+    input:focus-visible { box-shadow: 0 0 0 3px color-mix(in srgb, currentColor 30%, transparent); }
+    .wrong { grid-column: 1 / -1; min-block-size: 1.5em; margin: 0; font-size: .875em; color: light-dark(#b3261e, #ffb4ab); }`;
+
   class CardElement {
     constructor(options = {}) {
+      this._type = 'card';
       this._options = options;
       this._listeners = new Map();
       this._container = null;
@@ -147,7 +163,7 @@
       node.replaceChildren(this._host);
       node.classList.add('StripeElement');
       this._mark();
-      queueMicrotask(() => this._emit('ready', { elementType: 'card' }));
+      queueMicrotask(() => this._emit('ready', { elementType: this._type }));
     }
 
     unmount() {
@@ -273,7 +289,7 @@
 
     _focused(focused) {
       this._container?.classList.toggle('StripeElement--focus', focused);
-      this._emit(focused ? 'focus' : 'blur', { elementType: 'card' });
+      this._emit(focused ? 'focus' : 'blur', { elementType: this._type });
     }
 
     _changed() {
@@ -328,6 +344,82 @@
 
     _emit(event, payload) {
       for (const handler of [...(this._listeners.get(event) ?? [])]) handler(payload);
+    }
+  }
+
+  /** The payment element as it is where cards are the only way to pay. It shows by itself what is wrong. */
+  class PaymentElement extends CardElement {
+    constructor(options) {
+      super(options);
+      this._type = 'payment';
+      this._root.querySelector('style').textContent += PAYMENT_CSS;
+      for (const input of [this._expiry, this._cvc]) {
+        const field = document.createElement('span'); // the label above its field, the two side by side
+        input.before(field);
+        field.append(field.previousElementSibling, input);
+      }
+      this._expiry.labels[0].textContent = 'Expiration date';
+      this._cvc.labels[0].textContent = 'Security code';
+      this._wrong = document.createElement('p');
+      this._wrong.className = 'wrong';
+      this._wrong.setAttribute('role', 'alert');
+      this._root.querySelector('.card').append(this._wrong);
+    }
+
+    _state() {
+      const { empty, complete } = super._state();
+      return { elementType: 'payment', empty, complete, collapsed: false, value: { type: 'card' } };
+    }
+
+    _render() {
+      super._render();
+      if (!this._wrong) return; // not built yet
+      const wrong = this._inputs.map((input) => this._errorOf(input, this._touched.has(input))).find(Boolean);
+      const words = wrong ? MESSAGES[wrong] : '';
+      if (this._wrong.textContent !== words) this._wrong.textContent = words;
+    }
+  }
+
+  const ELEMENTS = { card: CardElement, payment: PaymentElement };
+
+  /** What `stripe.elements()` makes: at most one element of each type, and the secret that they pay with. */
+  class Elements {
+    constructor({ clientSecret }) {
+      this._secret = clientSecret;
+      this._made = new Map();
+    }
+
+    create(type, options) {
+      const Kind = ELEMENTS[type];
+      if (!Kind) throw new Error(`The sandbox imitates the elements card and payment only, not "${type}".`);
+      if (this._made.has(type)) throw new Error(`Can only create one Element of type ${type} through elements.create().`);
+      if (type === 'payment' && !this._secret) {
+        throw new Error('The sandbox makes a payment element only of elements({clientSecret}).');
+      }
+      const element = new Kind(options);
+      this._made.set(type, element);
+      const destroy = element.destroy.bind(element);
+      element.destroy = () => {
+        this._made.delete(type);
+        destroy();
+      };
+      return element;
+    }
+
+    getElement(type) {
+      return this._made.get(type) ?? null;
+    }
+
+    /** Shows what is wrong with the form, if anything is. */
+    async submit() {
+      const { error } = this._payment()._card();
+      return error ? { error } : { selectedPaymentMethod: 'card' };
+    }
+
+    _payment() {
+      const element = this.getElement('payment');
+      if (!element?._container) throw new Error('elements should have a mounted Payment Element.');
+      return element;
     }
   }
 
@@ -415,23 +507,27 @@
       this._key = publishableKey;
     }
 
-    elements() {
-      const made = new Map();
-      return {
-        create: (type, options) => {
-          if (type !== 'card') throw new Error(`The sandbox imitates the card element only, not "${type}".`);
-          if (made.has(type)) throw new Error('Can only create one Element of type card through elements.create().');
-          const element = new CardElement(options);
-          made.set(type, element);
-          const destroy = element.destroy.bind(element);
-          element.destroy = () => {
-            made.delete(type);
-            destroy();
-          };
-          return element;
-        },
-        getElement: (type) => made.get(type) ?? null,
-      };
+    elements(options = {}) {
+      return new Elements(options);
+    }
+
+    /** Confirms what the payment element holds. A card needs no other page, so with "if_required" this one stays. */
+    async confirmPayment({ elements, confirmParams = {}, redirect = 'always' }) {
+      const secret = elements._secret;
+      const id = parseSecret(secret, 'pi', 'confirmPayment');
+      const { return_url: returnTo, payment_method_data: more } = confirmParams;
+      if (redirect === 'always' && !returnTo) {
+        throw new Error('You must provide a return_url in confirmParams, or redirect: "if_required".');
+      }
+      const method = { card: elements._payment(), billing_details: more?.billing_details };
+      const result = await this._confirm(KINDS.pi, id, secret, { payment_method: method });
+      if (result.error || redirect !== 'always') return result;
+      const there = new URL(returnTo);
+      there.searchParams.set('payment_intent', id);
+      there.searchParams.set('payment_intent_client_secret', secret);
+      there.searchParams.set('redirect_status', result.paymentIntent.status);
+      location.assign(there);
+      return new Promise(() => {}); // the page is left
     }
 
     confirmCardPayment(clientSecret, data = {}, options = {}) {

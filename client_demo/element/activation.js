@@ -1,0 +1,273 @@
+// @ts-check
+/**
+ * `<paidup-activation invoice="in_…" ticket="…">`: the whole activating screen, in any page and any framework.
+ *
+ * Owns what the customer sees and hears between his payment and his credits. Refuses to know anything by itself: it
+ * shows what paidup.js tells. Its look is in look.js, its words in words.js; both can be replaced.
+ */
+import { drawMark, element, markElement, styleSheet } from "./look.js";
+import { STATES, WORDS, marksOf, phrase } from "./words.js";
+import { activate } from "../paidup.js";
+
+/** @typedef {import("./words.js").State} State */
+/** @typedef {import("./words.js").Words} Words */
+/** @typedef {import("./words.js").Mark} Mark */
+/** @typedef {import("./words.js").Step} Step */
+/** @typedef {import("./words.js").AllWords} AllWords */
+/** @typedef {import("../paidup.js").Activation} Activation */
+/** @typedef {import("../paidup.js").ActivationError} ActivationError */
+/** @typedef {import("../paidup.js").Options} Options */
+/** @typedef {import("../paidup.js").Stage} Stage */
+/** @typedef {import("../paidup.js").Status} Status */
+
+/** On a server, where pages are rendered, there are no elements: the module can be imported there all the same. */
+const Base = globalThis.HTMLElement ?? class {};
+/** @type {Step[]} */
+const STEPS = ["payment", "check", "credits"];
+
+/**
+ * Events, each a CustomEvent with a `detail`, composed, not bubbling: `status` (Status), `stage` (Stage), `active`
+ * (Status: the credits are there), `error` (ActivationError: nothing follows).
+ */
+export class PaidupActivation extends Base {
+  static observedAttributes = ["invoice", "base-url", "heading-level"];
+
+  /** For each request to the server, e.g. Authorization. @type {Options["headers"]} */
+  headers = this.#early("headers");
+  /** A road of the page's own to fresh tickets. @type {Options["refreshTicket"]} */
+  refreshTicket = this.#early("refreshTicket");
+
+  /** @type {Words} */ #words = this.#early("words") ?? {};
+  /** @type {Activation|null} */ #activation = null;
+  /** @type {ActivationError|null} */ #error = null;
+  /** @type {State|""} */ #state = "";
+  /** What Stripe.js said last, if this page has confirmed the payment. @type {string|null} */ #confirmed = null;
+  #waiting = false; // for the end of this task, in which a page may go on to set attributes and properties
+
+  #root;
+  #internals;
+  /** @type {HTMLElement} */ #screen;
+  /** @type {HTMLElement[]} */ #steps;
+  /** @type {Map<State, HTMLElement>} */ #blocks = new Map();
+
+  constructor() {
+    super();
+    this.#internals = this.attachInternals();
+    this.#root = this.attachShadow({ mode: "open" });
+    this.#root.adoptedStyleSheets = [styleSheet()];
+    this.#steps = STEPS.map(stepElement);
+    for (const state of STATES) this.#blocks.set(state, this.#block(state));
+    this.#screen = element("div", { part: "screen", class: "screen" }, [
+      element("ol", { part: "steps", class: "steps" }, this.#steps),
+      element("div", { class: "blocks", role: "status" }, [...this.#blocks.values()]),
+    ]);
+    this.#root.append(this.#screen);
+    this.#draw();
+  }
+
+  // ---- What a page may read and do
+
+  /** The newest status heard. @returns {Status|null} */
+  get status() {
+    return this.#activation?.status ?? null;
+  }
+  /** @returns {Stage} */
+  get stage() {
+    return this.#activation?.stage ?? "waiting";
+  }
+  /** The line itself, once it is open: see paidup.js. @returns {Activation|null} */
+  get activation() {
+    return this.#activation;
+  }
+
+  /** Words of the page's own, laid over the English ones. @returns {Words} */
+  get words() {
+    return this.#words;
+  }
+  set words(words) {
+    this.#words = words ?? {};
+    this.#draw();
+  }
+
+  /** Ask again, now; after a refusal, from the beginning. */
+  verify() {
+    if (this.#error) this.#stop();
+    this.#activation?.verify();
+    this.#soon();
+  }
+
+  /** Stripe.js has just confirmed the payment. @param {string} intent its PaymentIntent's status */
+  confirmed(intent) {
+    this.#confirmed = intent;
+    this.#activation?.confirmed(intent);
+    this.#draw();
+  }
+
+  /** The heading of the moment takes the focus, so that a screen reader begins there. @param {FocusOptions} [options] */
+  focus(options) {
+    if (this.#state) this.#headingOf(this.#state).focus(options);
+  }
+
+  // ---- Its life
+
+  connectedCallback() {
+    this.#soon();
+  }
+
+  disconnectedCallback() {
+    this.#soon(); // moved within the page, it is connected again by then, and goes on
+  }
+
+  /** @param {string} name @param {string|null} before @param {string|null} now */
+  attributeChangedCallback(name, before, now) {
+    if (before === now) return;
+    if (name === "heading-level") return this.#draw();
+    this.#stop();
+    if (before !== null && name === "invoice") this.#confirmed = null;
+    this.#soon();
+  }
+
+  #soon() {
+    if (this.#waiting) return;
+    this.#waiting = true;
+    queueMicrotask(() => {
+      this.#waiting = false;
+      const over = this.#activation?.connection === "closed"; // and stays as it is
+      if (!this.isConnected && !over) this.#stop();
+      if (this.isConnected && !this.#activation) this.#start();
+    });
+  }
+
+  #start() {
+    this.#error = null;
+    const invoice = this.getAttribute("invoice");
+    if (!invoice) return this.#draw();
+    const activation = activate({
+      invoice,
+      ticket: this.getAttribute("ticket") ?? undefined,
+      baseUrl: this.getAttribute("base-url") ?? undefined,
+      headers: this.headers,
+      refreshTicket: this.refreshTicket,
+    });
+    this.#activation = activation;
+    activation.addEventListener("status", ({ detail }) => this.#tell("status", detail));
+    activation.addEventListener("stage", ({ detail }) => this.#tell("stage", detail));
+    activation.addEventListener("error", ({ detail }) => {
+      this.#error = detail;
+      this.#tell("error", detail);
+    });
+    activation.finished.then(
+      (status) => status.status === "active" && this.#activation === activation && this.#tell("active", status),
+      () => {},
+    );
+    if (this.#confirmed) activation.confirmed(this.#confirmed);
+    this.#draw();
+  }
+
+  #stop() {
+    this.#activation?.close();
+    this.#activation = null;
+  }
+
+  /** The screen first: a listener may look at it. @param {string} type @param {unknown} detail */
+  #tell(type, detail) {
+    this.#draw();
+    this.dispatchEvent(new CustomEvent(type, { detail, composed: true }));
+  }
+
+  // ---- What is shown
+
+  /** @returns {State} */
+  #current() {
+    if (this.#error) return "refused";
+    if (this.status?.status === "reversed") return "reversed";
+    return this.stage === "delayed" && !this.#confirmed ? "unconfirmed" : this.stage;
+  }
+
+  #draw() {
+    const state = this.#current();
+    const focused = this.#state !== state && this.matches(":focus-within");
+    const language = /** @type {HTMLElement|null} */ (this.closest("[lang]"))?.lang;
+    for (const [name, block] of this.#blocks) {
+      const said = { ...WORDS[name], ...this.#words[name] };
+      for (const place of block.querySelectorAll("[data-says]"))
+        write(place, phrase(said[saysOf(place)] ?? "", this.status, language));
+      block.toggleAttribute("data-current", name === state);
+      this.#headingOf(name).ariaLevel = this.getAttribute("heading-level") ?? "2";
+    }
+    const marks = marksOf(state, this.#confirmed !== null);
+    const labels = { ...WORDS.steps, ...this.#words.steps };
+    this.#steps.forEach((step, index) => drawStep(step, STEPS[index], marks[index], labels));
+    this.#screen.dataset.state = state;
+    if (this.#state) this.#internals.states.delete(this.#state);
+    this.#internals.states.add(state);
+    this.#state = state;
+    // What had the focus is not shown any more: the words that came instead take it.
+    if (focused && !this.#root.activeElement?.closest("[data-current]")) this.focus({ preventScroll: true });
+  }
+
+  /** All states are laid out, one upon the other, so that nothing moves when one gives way. @param {State} state */
+  #block(state) {
+    const actions = element("div", { part: "actions", class: "actions" }, [
+      element("slot", { name: `${state}-actions` }, state === "delayed" || state === "unconfirmed" ? [this.#again()] : []),
+    ]);
+    return element("div", { part: `words words-${state}`, class: `block ${state}` }, [
+      element("div", { part: "heading", class: "heading", role: "heading", tabindex: "-1" }, [
+        element("slot", { name: `${state}-heading`, "data-says": "heading" }),
+      ]),
+      element("p", { part: "text", class: "text" }, [
+        element("slot", { name: `${state}-text`, "data-says": "text" }),
+      ]),
+      actions,
+    ]);
+  }
+
+  #again() {
+    const button = element("button", { part: "button", class: "button", type: "button", "data-says": "again" });
+    button.addEventListener("click", () => this.verify());
+    return button;
+  }
+
+  /** @param {State} state */
+  #headingOf(state) {
+    return /** @type {HTMLElement} */ (this.#blocks.get(state)?.firstElementChild);
+  }
+
+  /** A property that was set before the element was defined: it would hide ours. @param {string} name */
+  #early(name) {
+    const own = /** @type {any} */ (this);
+    if (!Object.hasOwn(own, name)) return undefined;
+    const value = own[name];
+    delete own[name];
+    return value;
+  }
+}
+
+/** @param {Step} name @param {number} index */
+function stepElement(name, index) {
+  return element("li", { class: "step" }, [
+    markElement(index === STEPS.length - 1),
+    element("span", { part: "label", class: "label" }, [element("slot", { name: `step-${name}` })]),
+    element("span", { class: "unseen" }),
+  ]);
+}
+
+/** @param {HTMLElement} step @param {Step} name @param {Mark} mark @param {AllWords["steps"]} labels */
+function drawStep(step, name, mark, labels) {
+  const [sign, label, unseen] = step.children;
+  step.dataset.mark = mark;
+  step.setAttribute("part", `step step-${mark}`);
+  drawMark(sign, mark);
+  write(/** @type {Element} */ (label.firstElementChild), labels[name]);
+  write(unseen, `(${labels[mark]})`);
+}
+
+/** @param {Element} place */
+const saysOf = (place) => /** @type {"heading"|"text"|"again"} */ (/** @type {HTMLElement} */ (place).dataset.says);
+
+/** A live region speaks at each change: change it only for news. @param {Element} place @param {string} text */
+function write(place, text) {
+  if (place.textContent !== text) place.textContent = text;
+}
+
+globalThis.customElements?.define("paidup-activation", PaidupActivation);

@@ -1,0 +1,33 @@
+// @ts-check
+/**
+ * What stands for your own shop in the examples: its login, its Stripe key, and a plan being ordered.
+ *
+ * In the demo the customer is named by a cookie, which each of these pages gives him.
+ */
+
+/** @typedef {{invoice: string, client_secret: string, ticket: string}} Purchase */
+
+/** @param {string} method @param {string} path @param {unknown} [body] @returns {Promise<any>} */
+async function call(method, path, body) {
+  const headers = { "Content-Type": "application/json" };
+  const response = await fetch(path, { method, headers, body: JSON.stringify(body) });
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.detail ?? answer.title);
+  return answer;
+}
+
+/** Stripe.js, or the sandbox's stand-in for it. @returns {Promise<any>} */
+export async function stripe() {
+  const { stripe_js, publishable_key } = await call("GET", "/demo/config.json");
+  await new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = stripe_js;
+    script.onload = resolve;
+    script.onerror = reject;
+    document.head.append(script);
+  });
+  return /** @type {any} */ (window).Stripe(publishable_key);
+}
+
+/** The same pending order, however often it is asked for. @param {string} plan @returns {Promise<Purchase>} */
+export const order = (plan) => call("POST", "/api/subscriptions", { plan });

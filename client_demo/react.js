@@ -1,0 +1,61 @@
+// @ts-check
+/**
+ * Paidup in React: `const { stage, status, error, confirmed, verify } = useActivation({ invoice, ticket })`.
+ *
+ * Owns the fit of paidup.js into React's life: one line for each invoice, closed with the component. Shows nothing.
+ */
+import { useCallback, useEffect, useRef, useState } from "react";
+
+import { activate } from "./paidup.js";
+
+/** @typedef {import("./paidup.js").Activation} Activation */
+/** @typedef {import("./paidup.js").ActivationError} ActivationError */
+/** @typedef {import("./paidup.js").Connection} Connection */
+/** @typedef {import("./paidup.js").Options} Options */
+/** @typedef {import("./paidup.js").Stage} Stage */
+/** @typedef {import("./paidup.js").Status} Status */
+/**
+ * `error` is final: nothing follows. `confirmed` and `verify` stay the same functions for the component's life.
+ * @typedef {{stage: Stage, status: Status|null, connection: Connection, error: ActivationError|null,
+ *   confirmed: (intent: string) => void, verify: () => void}} Watched
+ */
+
+/** @type {Pick<Watched, "stage"|"status"|"connection"|"error">} */
+const NOTHING = { stage: "waiting", status: null, connection: "closed", error: null };
+
+/**
+ * Watch one invoice for as long as the component is there; nothing as long as there is none. Only another `invoice`
+ * makes another line: the other options are read when it is opened.
+ * @param {Options|null|undefined} options @returns {Watched}
+ */
+export function useActivation(options) {
+  const [seen, setSeen] = useState(NOTHING);
+  const latest = useRef(options);
+  const watched = useRef(/** @type {Activation|null} */ (null));
+  latest.current = options;
+  const invoice = options?.invoice;
+
+  useEffect(() => {
+    if (!invoice || !latest.current) return;
+    const activation = activate(latest.current);
+    const look = () => {
+      if (watched.current !== activation) return;
+      const { stage, status, connection } = activation;
+      setSeen((before) => ({ ...before, stage, status, connection }));
+    };
+    activation.addEventListener("status", look);
+    activation.addEventListener("stage", look);
+    activation.addEventListener("connection", look);
+    activation.addEventListener("error", ({ detail }) => setSeen((before) => ({ ...before, error: detail })));
+    watched.current = activation;
+    setSeen({ ...NOTHING, connection: activation.connection });
+    return () => {
+      watched.current = null;
+      activation.close();
+    };
+  }, [invoice]);
+
+  const confirmed = useCallback((/** @type {string} */ intent) => watched.current?.confirmed(intent), []);
+  const verify = useCallback(() => watched.current?.verify(), []);
+  return { ...seen, confirmed, verify };
+}

@@ -1,0 +1,119 @@
+"""The examples of the browser client, each in the running demo, from the card to the credits.
+
+Owns that what people are told to copy works: with a strict policy, a cookie and nothing beside them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from tests.browser.looks import expect_no_violations
+from tests.browser.story import DECLINED, VISA, VISA_WITH_3DS, Shopper
+from tests.support.node import MODULES, NODE
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.xdist_group("demo"),  # one demo for all of them
+]
+
+EXAMPLES = Path(__file__).parents[2] / "client_demo" / "examples"
+ESBUILD = MODULES / "esbuild" / "bin" / "esbuild"
+
+LEAVING = """(secret) => {
+  const stripe = Stripe("pk_test_leaving"), elements = stripe.elements({ clientSecret: secret });
+  elements.create("payment").mount("#payment");
+  window.leave = (url) => stripe.confirmPayment({ elements, confirmParams: { return_url: url } });
+}"""
+"""Stripe.js with the default `redirect`: it leaves the page after any payment."""
+
+
+async def open_example(shopper: Shopper, name: str) -> Page:
+    await shopper.page.goto(f"{shopper.demo.url}/demo/examples/{name}.html")
+    return shopper.page
+
+
+async def fill_in(page: Page, card: str, code: str = "123") -> None:
+    await page.get_by_label("Card number").fill(card)
+    await page.get_by_label("Expiration date").fill("12 / 40")
+    await page.get_by_label("Security code").fill(code)
+
+
+async def pay(page: Page, card: str, code: str = "123") -> None:
+    await fill_in(page, card, code)
+    await page.get_by_role("button", name="Pay").click()
+
+
+async def test_a_plain_page(shopper: Shopper) -> None:
+    """The client alone: a decline is said, another card pays, and the credits are there."""
+    page = await open_example(shopper, "plain")
+    await pay(page, DECLINED)
+    await expect(page.get_by_role("alert")).to_have_text("Your card was declined.")
+    await expect_no_violations(page)
+    await pay(page, VISA)
+    await expect(page.get_by_role("status")).to_have_text("Pro is yours: 2000 credits.")
+
+
+async def test_the_payment_element(shopper: Shopper) -> None:
+    """The element checks itself, the bank asks in a dialog, and `<paidup-activation>` shows the rest."""
+    page = await open_example(shopper, "payment-element")
+    await pay(page, VISA_WITH_3DS, code="1")
+    await expect(page.get_by_text("Your card’s security code is incomplete.")).to_be_visible()
+    await expect_no_violations(page)
+    await pay(page, VISA_WITH_3DS)
+    await shopper.answer_bank()
+    screen = page.locator("paidup-activation")
+    await expect(screen).to_contain_text("2,000 credits are in your account")
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+    await expect(page.locator("form")).to_be_hidden()
+    await expect_no_violations(page)
+
+
+async def test_who_comes_back_from_a_banks_own_page_sees_his_activation(shopper: Shopper) -> None:
+    """A way to pay that leaves the page: the address says which invoice, the cookie whose it is."""
+    page = await open_example(shopper, "payment-element")
+    await expect(page.get_by_label("Card number")).to_be_visible()
+    invoice = (await shopper.pending())["invoice"]
+    secret = (await shopper.api("POST", "/api/invoices", {"invoice": invoice}))["client_secret"]
+    await page.evaluate(LEAVING, secret)
+    await fill_in(page, VISA)
+    await page.evaluate("invoice => void leave(`${location.href}?invoice=${invoice}`)", invoice)
+    await page.wait_for_url("**redirect_status=succeeded")
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The React example, as the command on its page makes it."""
+    if not ESBUILD.exists():
+        pytest.skip("esbuild is not installed: `make test` does it")
+    file = tmp_path_factory.mktemp("react") / "react.built.js"
+    command = [
+        str(NODE),
+        str(ESBUILD),
+        "react.jsx",
+        "--bundle",
+        "--format=esm",
+        "--jsx=automatic",
+        f"--outfile={file}",
+    ]
+    environment = {**os.environ, "NODE_PATH": str(MODULES)}
+    subprocess.run(command, cwd=EXAMPLES, env=environment, check=True, capture_output=True)
+    return file.read_text()
+
+
+async def test_react(shopper: Shopper, built: str) -> None:
+    """The hook, under StrictMode, which mounts everything twice: one purchase, one payment, the credits."""
+
+    async def serve(route: Route) -> None:
+        await route.fulfill(body=built, content_type="text/javascript")
+
+    await shopper.page.route("**/react.built.js", serve)
+    page = await open_example(shopper, "react")
+    await pay(page, VISA)
+    await expect(page.get_by_role("status")).to_have_text("Pro is yours: 2000 credits.")
+    assert len(await shopper.at_stripe("payment_intents")) == 1

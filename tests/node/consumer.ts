@@ -1,0 +1,55 @@
+/** A strict TypeScript page of somebody else, compiled against the package as it would be installed. Never run. */
+import { ActivationError, activate, backoff, watchBalance } from "paidup";
+import type { Activation, Balance, Options, Stage, Status } from "paidup";
+import "paidup/element";
+import type { PaidupActivation, Words } from "paidup/element";
+import { useActivation } from "paidup/react";
+
+const options: Options = { invoice: "in_1", ticket: "t", headers: async () => ({ Authorization: "Bearer jwt" }) };
+const activation: Activation = activate(options);
+activation.addEventListener("stage", ({ detail }) => {
+  const stage: Stage = detail;
+  return stage;
+});
+activation.addEventListener("error", ({ detail }) => detail.code.toUpperCase(), { once: true });
+// @ts-expect-error: there is no such event
+activation.addEventListener("stages", () => {});
+// @ts-expect-error: a balance has no ticket to give up
+watchBalance({ invoice: "in_1" });
+// @ts-expect-error: an activation needs an invoice
+activate({ ticket: "t" });
+
+export async function story(): Promise<number> {
+  for await (const { status, error } of activation) if (status === "failed") console.log(error?.message);
+  try {
+    const { credits_granted }: Status = await activation.finished;
+    return credits_granted + backoff(1);
+  } catch (error) {
+    if (error instanceof ActivationError && error.status === 401) return 0;
+    throw error;
+  }
+}
+
+watchBalance({ signal: AbortSignal.timeout(1000) }).addEventListener("balance", ({ detail }) => {
+  const { balance }: Balance = detail;
+  return balance;
+});
+
+const words: Words = { delayed: { heading: "Moment" }, active: { text: (status) => `${status?.credits_granted}` } };
+const screen: PaidupActivation | null = document.querySelector("paidup-activation");
+if (screen) {
+  screen.words = words;
+  screen.refreshTicket = async () => "t";
+  screen.addEventListener("active", ({ detail }) => detail.credits_granted.toFixed());
+  screen.addEventListener("click", ({ clientX }) => clientX);
+  screen.confirmed("succeeded");
+}
+// @ts-expect-error: no such state
+export const wrong: Words = { late: { heading: "Moment" } };
+
+export function Component() {
+  const { stage, status, confirmed } = useActivation(status_of_a_shop);
+  confirmed("succeeded");
+  return `${stage} ${status?.balance}`;
+}
+declare const status_of_a_shop: { invoice: string } | null;

@@ -1,0 +1,20 @@
+"""The browser client's tests that need no browser, on Node's runner: `node --test tests/node/*.test.js`."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.support.node import ENVIRONMENT, FOLDER, MODULES, NODE
+
+
+def test_the_browser_client_passes_its_own_tests() -> None:
+    """Each `*.test.js` beside this file; what they print is shown where one fails."""
+    if not MODULES.exists():
+        pytest.skip("npm's packages are not installed: `make test` does it")
+    tests = sorted(FOLDER.glob("*.test.js"))
+    command = [str(NODE), "--test", "--test-timeout=60000", "--test-reporter=dot", *map(str, tests)]
+    run = subprocess.run(command, check=False, cwd=FOLDER, env=ENVIRONMENT, capture_output=True, text=True)
+    assert tests
+    assert run.returncode == 0, run.stdout + run.stderr
