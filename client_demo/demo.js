@@ -9,12 +9,12 @@ import * as account_words from "./account_words.js";
 import * as api from "./api.js";
 import { followBalance, showBalance } from "./balance.js";
 import { clock } from "./clock.js";
-import { conditions } from "./conditions.js";
 import { calm, el, set } from "./dom.js";
 import { kept } from "./kept.js";
 import { drawPlans, drawTestCards } from "./lists.js";
 import { activate } from "./paidup.js";
 import { cardField, confirm, stripe, waitsForBank } from "./payment.js";
+import * as race from "./race.js";
 import { enter, here, onWandering } from "./router.js";
 import { drawScreen } from "./screens.js";
 import { deliver, hangAll, lay } from "./studio.js";
@@ -295,6 +295,7 @@ async function pay() {
   el("card-error").textContent = "";
   try {
     const library = await stripe(config.stripe_js, config.publishable_key);
+    await race.paying();
     const outcome = await confirm(library, order.secret, card);
     if (outcome.kind === "confirmed") confirmed(order, outcome.status);
     else if (state.view === "card") el("card-error").textContent = outcome.message;
@@ -309,6 +310,7 @@ function confirmed(order, intent) {
   performance.mark("paidup:confirmed");
   if (el("won").dataset.invoice === order.invoice) return; // the socket was quicker than Stripe.js
   kept.confirm(order.invoice);
+  if (race.confirmed(order.invoice)) return; // this tab is being closed
   order.at = Date.now();
   order.intent = intent;
   if (!watching(order.invoice)) watch(order, null);
@@ -386,6 +388,7 @@ function stageOf({ status, stage }, order) {
 function arrived(status) {
   if (el("won").dataset.invoice === status.invoice) return;
   el("won").dataset.invoice = status.invoice;
+  race.follow(status.invoice);
   showBalance(status.balance);
   const known = {
     plan: planName(status.plan),
@@ -542,7 +545,7 @@ async function start() {
     setUpAccount({ buy, follow, pay: goOnPaying, showBalance, price: PRICE }, plans);
     if (config.publishable_key.startsWith("pk_test_")) drawTestCards();
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no money moves." : "";
-    if (config.sandbox) void conditions(el("conditions"), config.sandbox);
+    void race.start(config);
     if (config.sandbox) void clock(lookSoon);
     if (account.activating) resume(account.activating, account.subscription);
   } catch (problem) {
