@@ -67,7 +67,7 @@ const PRESETS = [
     name: "Deploy in the middle",
     why: "The server is replaced while it asks Stripe. The page comes back to the new one, which asks again.",
     now: { webhook_delay_ms: 30_000 },
-    paying: { api_latency_ms: 1500 },
+    paying: { api_latency_ms: 1000 },
     strike: "restart",
   },
   {

@@ -94,9 +94,11 @@ function now(x, clock, bottom, width) {
 
 /** The server was away: all lanes but the browser's. @param {number} x @param {number} width @param {number} tall @param {number} bottom */
 function away(x, width, tall, bottom) {
+  const words = width > 130 ? [make("text", { x: x + 8, y: bottom - 2 }, ["the server is replaced"])] : [];
   return make("g", { class: "race-away" }, [
-    make("title", {}, ["The server is being replaced"]),
+    make("title", {}, ["The server is replaced"]),
     make("rect", { x, y: tall, width, height: bottom - tall }),
+    ...words,
   ]);
 }
 

@@ -60,6 +60,9 @@ export function span(ms) {
   return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
 }
 
+/** @param {number} count */
+export const times = (count) => (count === 1 ? "once" : count === 2 ? "twice" : `${count} times`);
+
 /** @type {Record<string, string>} */
 const ROADS = { verification: "Verification", webhook: "The webhook", reconciliation: "The reconciler" };
 
@@ -80,16 +83,18 @@ export function story(record, now) {
   const via = settledStep?.detail.road ?? (settledStep ? record.via : null);
   const painted = marks.find(({ what }) => what === "active")?.at ?? null;
   const confirmed = marks.some(({ what }) => what === "confirmed");
-  const known = { record, clock, steps: steps(() => true), marks, settled, via, confirmed };
-  const lanes = LANES.map((id) => lane(id, known));
-  const away = record.moments
-    .filter(({ what }) => what === "restart")
-    .map(({ began, ended }) => ({ from: began - origin, to: ended === null ? null : ended - origin }))
+  const moments = record.moments
+    .map(({ what, began, ended }) => ({ what, from: began - origin, to: ended === null ? null : ended - origin }))
     .filter(({ to }) => to === null || to > -BEFORE_MS);
-  const rows = rowsOf(known, record.moments, origin);
+  const away = moments.filter(({ what }) => what === "restart");
+  const frozen = moments.filter(({ what }) => what === "redis");
+  const known = { record, clock, steps: steps(() => true), marks, away, frozen, settled, via, confirmed };
+  const lanes = LANES.map((id) => lane(id, known));
+  const rows = rowsOf(known);
   const shown = rows.filter(({ at }) => at >= -BEFORE_MS);
   const heard = known.steps.some(isPaidWebhook);
-  const over = settled !== null && (heard || clock - settled > UNHEARD_MS);
+  const lasting = moments.some(({ to }) => to === null);
+  const over = settled !== null && (heard || clock - settled > UNHEARD_MS) && !lasting;
   return {
     ...{ origin, confirmed, settled, painted, via, lanes, away, rows },
     last: Math.max(0, ...shown.map(({ at }) => at)),
@@ -98,7 +103,11 @@ export function story(record, now) {
   };
 }
 
-/** @typedef {{record: Purchase, clock: number, steps: Step[], marks: Mark[], settled: number|null, via: string|null, confirmed: boolean}} Known */
+/** @typedef {{what: string, from: number, to: number|null}} Away how long something was not there */
+/**
+ * @typedef {{record: Purchase, clock: number, steps: Step[], marks: Mark[], away: Away[], frozen: Away[],
+ *   settled: number|null, via: string|null, confirmed: boolean}} Known
+ */
 
 /** @param {Purchase} record */
 function originOf({ marks, steps }) {
@@ -167,13 +176,13 @@ function socket({ steps }) {
   }
   const told = steps.find(({ what }) => what === "delivered");
   const open = spans.some(({ to }) => to === null);
-  const times = lost === 1 ? "lost once, " : lost ? `lost ${lost} times, ` : "";
-  const said = told ? `${times}told it` : open ? `${times}open, listening` : lost ? "lost" : "never opened";
+  const before = lost ? `lost ${times(lost)}, ` : "";
+  const said = told ? `${before}told it` : open ? `${before}listens` : lost ? "lost" : "never opened";
   return { spans, dots, said };
 }
 
-/** Questions to Stripe on one road, each from asked to answered. @param {Step[]} steps @param {string} of */
-function questions(steps, of) {
+/** Questions to Stripe on one road, each from asked to answered, or to its process's end. @param {Known} known @param {string} of */
+function questions({ steps, away }, of) {
   /** @type {Span[]} */ const spans = [];
   /** @type {Dot[]} */ const dots = [];
   for (const { what, at, detail } of steps.filter(({ detail }) => detail.road === of)) {
@@ -190,31 +199,36 @@ function questions(steps, of) {
       dots.push({ at, look: failed ? "bad" : "plain", text });
     }
   }
+  for (const span of spans) {
+    const cut = away.find(({ from, to }) => from > span.from && (span.to === null || span.to > (to ?? Infinity)));
+    if (cut) span.to = cut.from;
+  }
   return { spans, dots };
 }
 
 /** @param {Known} known */
-function verification({ steps, settled, via }) {
-  const { spans, dots } = questions(steps, "verification");
+function verification(known) {
+  const { settled, via } = known;
+  const { spans, dots } = questions(known, "verification");
   for (const span of spans) if (span.to === null && settled !== null && via === "verification") span.to = settled;
   const asked = spans.length;
   const failed = dots.filter(({ look }) => look === "bad").length;
   let said = asked ? "waits for Stripe’s answer" : "has not asked";
-  if (via === "verification") said = asked > 1 ? `asked ${asked} times, won` : "asked once, won";
+  if (via === "verification") said = `asked ${times(asked)}, won`;
   else if (settled !== null && asked) said = failed === asked ? "was refused" : "came too late";
   else if (settled !== null) said = "was not needed";
-  else if (failed) said = failed === 1 ? "refused once, asks again" : `refused ${failed} times, asks again`;
+  else if (failed) said = `refused ${times(failed)}, asks again`;
   else if (asked && spans.every(({ to }) => to !== null)) said = "not paid yet, asks again";
   return { spans, dots, said };
 }
 
 /** @param {Known} known */
-function webhook({ steps, settled, via, clock }) {
-  const { spans, dots } = questions(steps, "webhook");
-  const came = steps.filter(({ what }) => what === "webhook_received");
-  const paid = came.filter(isPaidWebhook);
+function webhook(known) {
+  const { steps, settled, via, clock } = known;
+  const { spans, dots } = questions(known, "webhook");
+  const paid = steps.filter(isPaidWebhook);
   const first = paid[0];
-  for (const step of came) {
+  for (const step of paid) {
     const late = settled !== null && step.at > settled;
     dots.push({ at: step.at, look: late ? "late" : "plain", text: `${step.detail.type}` });
   }
@@ -228,8 +242,9 @@ function webhook({ steps, settled, via, clock }) {
 }
 
 /** @param {Known} known */
-function reconciliation({ steps, settled, via }) {
-  const { spans, dots } = questions(steps, "reconciliation");
+function reconciliation(known) {
+  const { settled, via } = known;
+  const { spans, dots } = questions(known, "reconciliation");
   let said = settled === null ? "sweeps every few seconds" : "was not needed";
   if (via === "reconciliation") said = `found it after ${span(Math.max(0, settled ?? 0))}`;
   else if (spans.length) said = "looked";
@@ -237,24 +252,17 @@ function reconciliation({ steps, settled, via }) {
 }
 
 /** @param {Known} known */
-function redis({ record, steps, settled }) {
+function redis({ steps, settled, frozen }) {
   /** @type {Dot[]} */ const dots = [];
   for (const { what, at } of steps.filter(({ at }) => at >= Math.min(0, settled ?? 0))) {
     if (what === "published") dots.push({ at, look: "plain", text: "took the message" });
     if (what === "not_published") dots.push({ at, look: "bad", text: "did not take the message" });
   }
-  const origin = originOf(record);
-  const frozen = record.moments.filter(({ what }) => what === "redis");
-  /** @type {Span[]} */
-  const spans = frozen.map(({ began, ended }) => ({
-    from: began - origin,
-    to: ended === null ? null : ended - origin,
-    look: "away",
-  }));
-  const seen = spans.filter(({ to }) => to === null || to > 0);
+  const spans = frozen.map(({ from, to }) => ({ from, to, look: /** @type {const} */ ("away") }));
   const taken = dots.some(({ look }) => look === "plain");
   let said = taken ? "told every process" : "nothing to tell yet";
-  if (seen.length) said = seen.some(({ to }) => to === null) ? "stopped" : "was stopped for a while";
+  if (frozen.some(({ to }) => to === null)) said = "stopped";
+  else if (frozen.length) said = "was stopped for a while";
   else if (dots.length && !taken) said = "did not answer";
   return { dots, spans, said };
 }
@@ -276,7 +284,9 @@ function sentences({ record, steps, marks, settled, via, confirmed, clock }) {
       ({ what, at, detail }) => what === "verification_answered" && detail.road === "verification" && at >= settled,
     );
     const asked = steps.some(({ what, detail }) => what === "verification_asked" && detail.road === "verification");
-    if (answer) headline = `${won} won, ${span(answer.at - settled)} before verification had its answer.`;
+    const refused = steps.some(({ what, detail }) => what === "verification_failed" && detail.road === "verification");
+    if (refused) headline = `${won} won; our own questions were turned away.`;
+    else if (answer) headline = `${won} won, ${span(answer.at - settled)} before verification had its answer.`;
     else if (asked) headline = `${won} won while verification was still asking.`;
     else headline = `${won} won before anybody had asked.`;
   } else if (via === "reconciliation") {
@@ -294,7 +304,7 @@ function unsettled(record, steps, clock, confirmed) {
   if (record.status === "failed") return { headline: "The payment failed.", detail: "There is nothing to credit." };
   const asked = steps.filter(({ what, at }) => what === "verification_asked" && at > 0).length;
   const detail = asked
-    ? `Stripe was asked ${asked === 1 ? "once" : `${asked} times`} so far.`
+    ? `Stripe was asked ${times(asked)} so far.`
     : "Stripe has not been asked yet.";
   return { headline: confirmed ? "Paid. Who will know it first?" : "Nobody knows of a payment yet.", detail };
 }
@@ -322,17 +332,17 @@ const SAID = {
   not_published: ({ version }) => [NAMES.redis, `Did not take version ${version}.`],
   delivered: ({ status }) => [NAMES.socket, `Told: ${status}.`],
 };
-/** @type {Record<string, [string, string]>} */
+/** @type {Record<string, [who: string, start: string, end: string]>} */
 const DONE = {
-  restart: ["The server is told to stop.", "A new one is up."],
-  redis: ["Stopped.", "Goes on."],
+  restart: ["Server", "Told to stop.", "A new one is up."],
+  redis: [NAMES.redis, "Stopped.", "Goes on."],
 };
 
 /** @param {string} of */
 const asker = (of) => NAMES[/** @type {LaneId} */ (of)] ?? of;
 
-/** @param {Known} known @param {Moment[]} moments @param {number} origin @returns {Row[]} */
-function rowsOf({ steps, marks }, moments, origin) {
+/** @param {Known} known @returns {Row[]} */
+function rowsOf({ steps, marks, away, frozen }) {
   const rows = steps.map(({ at, what, detail }) => {
     const [who, text] = SAID[what]?.(detail) ?? ["Server", what];
     return { at, who, text, within: 0 };
@@ -340,11 +350,10 @@ function rowsOf({ steps, marks }, moments, origin) {
   for (const { what, at, within } of marks) {
     if (SEEN[what]) rows.push({ at, who: NAMES.browser, text: `${capital(SEEN[what][0])}.`, within });
   }
-  for (const { what, began, ended } of moments) {
-    const [start, end] = DONE[what] ?? [what, what];
-    const who = what === "redis" ? NAMES.redis : "Server";
-    rows.push({ at: began - origin, who, text: start, within: 0 });
-    if (ended !== null) rows.push({ at: ended - origin, who, text: end, within: 0 });
+  for (const { what, from, to } of [...away, ...frozen]) {
+    const [who, start, end] = DONE[what];
+    rows.push({ at: from, who, text: start, within: 0 });
+    if (to !== null) rows.push({ at: to, who, text: end, within: 0 });
   }
   return rows.sort((one, other) => one.at - other.at);
 }

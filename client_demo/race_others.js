@@ -11,7 +11,7 @@ import { calm, el } from "./dom.js";
 import { activate } from "./paidup.js";
 import { stripe } from "./payment.js";
 import { draw } from "./race_draw.js";
-import { span, windows } from "./race_layout.js";
+import { span, times, windows } from "./race_layout.js";
 
 /** @typedef {"paidup"|"polling"|"webhook"} Way */
 /** @typedef {{invoice: string, ticket: string, client_secret: string}} Bought */
@@ -21,7 +21,7 @@ import { span, windows } from "./race_layout.js";
  */
 
 const GIVE_UP_MS = 180_000;
-const EVERY_MS = { polling: 1000, webhook: 5000 };
+const EVERY_MS = { polling: 1000, webhook: 3000 };
 const CARD = "pm_card_visa";
 /** @type {Record<Way, string>} */
 const NAMES = { paidup: "Paidup", polling: "Polling each second", webhook: "Webhook only" };
@@ -29,7 +29,7 @@ const NAMES = { paidup: "Paidup", polling: "Polling each second", webhook: "Webh
 const PARTS = `
   <h3 id="others-title">The same purchase, three ways</h3>
   <p>Three more customers buy the smallest plan at once, under the conditions that are set. One has Paidup. One has a
-    page that asks its server each second, and the server asks Stripe. One has the webhook alone, and reloads every five
+    page that asks its server each second, and the server asks Stripe. One has the webhook alone, and reloads every three
     seconds.</p>
   <p class="act">
     <button type="button" class="quiet" id="others-go">Race them</button>
@@ -172,9 +172,6 @@ function lane(way, track, now) {
   const said = done === null ? `paid ${span(now - track.began)} ago` : `usable after ${span(done)}`;
   return { id: way, name: NAMES[way], said, dots, spans: [{ from: 0, to: done, look: "wait" }] };
 }
-
-/** @param {number} count */
-const times = (count) => (count === 1 ? "once" : count === 2 ? "twice" : `${count} times`);
 
 /** In words. @param {number} [questions] Paidup's to Stripe, once they are known */
 function conclude(questions) {
