@@ -32,6 +32,7 @@ const state = {
   /** @type {number|undefined} */ timer: undefined,
   looks: 0,
   drawn: 0,
+  open: false, // something is still to come: the picture moves
   rows: "",
 };
 
@@ -144,7 +145,7 @@ async function look() {
 
 function forget() {
   localStorage.removeItem(KEPT);
-  state.invoice = state.picture = null;
+  Object.assign(state, { invoice: null, picture: null, open: false });
   el("race").hidden = true;
 }
 
@@ -189,8 +190,7 @@ function build() {
   new ResizeObserver(() => render()).observe(el("race-picture"));
   const tick = (/** @type {number} */ at) => {
     requestAnimationFrame(tick);
-    if (at - state.drawn < (calm.matches ? 1000 : 80) || !state.picture || document.hidden) return;
-    if (current().open) render();
+    if (state.open && at - state.drawn >= (calm.matches ? 1000 : 80)) render();
   };
   requestAnimationFrame(tick);
 }
@@ -201,6 +201,7 @@ function render() {
   el("race").hidden = false;
   const told = current();
   const clock = serverNow() - told.origin;
+  state.open = told.open;
   text("race-headline", told.headline);
   text("race-detail", told.detail);
   rows(told);

@@ -215,7 +215,8 @@ function verification(known) {
   const failed = dots.filter(({ look }) => look === "bad").length;
   let said = asked ? "waits for Stripe’s answer" : "has not asked";
   if (via === "verification") said = `asked ${times(asked)}, won`;
-  else if (settled !== null && asked) said = failed === asked ? "was refused" : "came too late";
+  else if (settled !== null && spans.some(({ to }) => to === null)) said = "still waits for Stripe";
+  else if (settled !== null && asked) said = failed === asked ? "was refused" : dots.length ? "came too late" : "was cut off";
   else if (settled !== null) said = "was not needed";
   else if (failed) said = `refused ${times(failed)}, asks again`;
   else if (asked && spans.every(({ to }) => to !== null)) said = "not paid yet, asks again";
@@ -291,7 +292,10 @@ function sentences({ record, steps, marks, settled, via, confirmed, clock }) {
     else headline = `${won} won before anybody had asked.`;
   } else if (via === "reconciliation") {
     if (webhook && webhook.at > settled) headline = `${won} won, ${span(webhook.at - settled)} before the webhook.`;
-    else if (!webhook) headline = `${won} won: nobody watched, and no webhook had come.`;
+    else if (!webhook) {
+      const watched = marks.some(({ what }) => what === "closed") ? "nobody watched, and " : "";
+      headline = `${won} won: ${watched}no webhook had come.`;
+    }
   }
   const active = marks.find(({ what }) => what === "active");
   const credited = confirmed ? `Credited ${span(Math.max(0, settled))} after the bank said yes` : "Credited";
