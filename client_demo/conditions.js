@@ -154,8 +154,8 @@ export async function conditions(panel, sandbox, can, moment) {
     note.textContent = "";
     try {
       await change();
-    } catch {
-      note.textContent = "The sandbox did not answer.";
+    } catch (problem) {
+      note.textContent = /** @type {Error} */ (problem).message;
     }
   };
   const name = (/** @type {string} */ text) => {

@@ -46,8 +46,11 @@ const serverNow = () => local() + (state.clock?.offset ?? 0);
 export async function start(config) {
   build();
   const { invoice, can } = await ask("/demo/race").catch(() => ({ invoice: null, can: [] }));
-  const moment = (/** @type {string} */ what) =>
-    call("POST", "/demo/race/moments", { what, invoice: state.invoice ?? undefined }).then(look);
+  const moment = async (/** @type {string} */ what) => {
+    if (what === "socket" && !state.invoice) throw new Error("Buy something first: there is no socket to cut.");
+    await call("POST", "/demo/race/moments", { what, invoice: state.invoice ?? undefined });
+    await look();
+  };
   const panel = el("conditions");
   if (config.sandbox && panel) void conditions(panel, config.sandbox, can, moment);
   if (config.sandbox && can.length) others(el("race-others"), config);

@@ -14,6 +14,7 @@ const LANE = 44;
 const SMALL_LANE = 36;
 const AXIS = 26;
 const BEAM = 46; // between the whole and its enlarged part
+const CAPTION = 20; // its words, above its line
 const TRACK = 30; // from a lane's top to its line
 
 /** @param {string} name @param {Record<string, string|number>} [attributes] @param {(Node|string)[]} [inside] */
@@ -57,8 +58,11 @@ function chart(story, lanes, window, clock, width, tall, full) {
   }
   const { settled } = story;
   if (settled != null && settled >= window.from && settled <= window.to)
-    group.append(upright("race-settled", x(settled), bottom));
-  if (full && story.open) group.append(now(x(Math.min(clock, window.to)), clock, bottom, width));
+    group.append(make("path", { class: "race-settled", d: besideCaptions(x(settled), lanes.length, tall) }));
+  if (full && story.open) {
+    const at = x(Math.min(clock, window.to));
+    group.append(now(at, besideCaptions(at, lanes.length, tall), clock, bottom, width));
+  }
   lanes.forEach((lane, index) => {
     const drawn = row(lane, window, clock, width, full);
     drawn.setAttribute("transform", `translate(0 ${index * tall})`);
@@ -83,11 +87,15 @@ function axis(window, width, bottom) {
 /** @param {string} look @param {number} x @param {number} bottom */
 const upright = (look, x, bottom) => make("line", { class: look, x1: x, x2: x, y1: 0, y2: bottom });
 
-/** @param {number} x @param {number} clock @param {number} bottom @param {number} width */
-function now(x, clock, bottom, width) {
+/** Down through the lanes, but not through their words. @param {number} x @param {number} count @param {number} tall */
+const besideCaptions = (x, count, tall) =>
+  Array.from({ length: count }, (_, lane) => `M${x} ${lane * tall + CAPTION}V${(lane + 1) * tall}`).join("");
+
+/** @param {number} x @param {string} d @param {number} clock @param {number} bottom @param {number} width */
+function now(x, d, clock, bottom, width) {
   const end = x > width - 60;
   return make("g", { class: "race-now" }, [
-    upright("", x, bottom + 6),
+    make("path", { d: `${d}V${bottom + 6}` }),
     make("text", { x: end ? x - 5 : x + 5, y: bottom + 6, "text-anchor": end ? "end" : "start" }, [`now, ${span(clock)}`]),
   ]);
 }
