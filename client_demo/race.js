@@ -30,6 +30,7 @@ const state = {
   /** @type {{what: string, local: number}[]} */ fresh: [],
   /** @type {{offset: number, within: number}|null} */ clock: null,
   /** @type {number|undefined} */ timer: undefined,
+  turn: 0, // of looking: the last one goes on
   looks: 0,
   drawn: 0,
   open: false, // something is still to come: the picture moves
@@ -65,7 +66,7 @@ export const paying = weather;
 
 /** The bank said yes. @param {string} invoice @returns {boolean} whether this tab is being closed now */
 export function confirmed(invoice) {
-  follow(invoice);
+  begin(invoice, []); // anew, where a first card failed after all
   note("confirmed");
   if (!strike()) return false;
   note("closed");
@@ -77,8 +78,12 @@ export function confirmed(invoice) {
 export function follow(invoice) {
   if (state.invoice === invoice) return;
   const kept = read();
-  Object.assign(state, { invoice, picture: null, fresh: [], looks: 0, rows: "" });
-  state.kept = kept?.invoice === invoice ? kept.marks : [];
+  begin(invoice, kept?.invoice === invoice ? kept.marks : []);
+}
+
+/** @param {string} invoice @param {Mark[]} kept */
+function begin(invoice, kept) {
+  Object.assign(state, { invoice, kept, picture: null, fresh: [], looks: 0, rows: "" });
   void look();
 }
 
@@ -128,22 +133,23 @@ async function ask(url) {
 
 async function look() {
   clearTimeout(state.timer);
+  const turn = ++state.turn;
   const { invoice } = state;
   if (!invoice) return;
   let wait = AWAY_MS;
   try {
     if (!document.hidden) {
       const picture = await ask(`/demo/race/${invoice}`);
-      if (state.invoice !== invoice) return;
+      if (turn !== state.turn) return; // somebody else looks now
       state.picture = picture;
       render();
       wait = pause();
     }
   } catch (problem) {
     const { status } = /** @type {{status?: number}} */ (problem);
-    if (status === 404 || status === 401) return forget();
+    if (turn === state.turn && (status === 404 || status === 401)) return forget();
   }
-  if (wait && state.invoice === invoice) state.timer = setTimeout(look, wait);
+  if (wait && turn === state.turn) state.timer = setTimeout(look, wait);
 }
 
 function forget() {

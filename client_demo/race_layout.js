@@ -10,7 +10,7 @@
 /** @typedef {{what: string, began: number, ended: number|null}} Moment what was done to the whole demo meanwhile */
 /** @typedef {{what: string, at: number, within: number}} Mark what the browser saw, by the server's clock, ± `within` */
 /**
- * @typedef {{invoice: string, status: string, via: string|null, steps: Step[], moments: Moment[], marks: Mark[]}} Purchase
+ * @typedef {{invoice: string, status: string, steps: Step[], moments: Moment[], marks: Mark[]}} Purchase
  */
 /** @typedef {"browser"|"socket"|"verification"|"webhook"|"reconciliation"|"redis"} LaneId */
 /** @typedef {"plain"|"won"|"late"|"bad"} Look */
@@ -19,7 +19,7 @@
 /** @typedef {{id: LaneId, name: string, said: string, dots: Dot[], spans: Span[]}} Lane */
 /** @typedef {{at: number, who: string, text: string, within: number}} Row of the table */
 /**
- * @typedef {{origin: number, confirmed: boolean, settled: number|null, painted: number|null, via: string|null,
+ * @typedef {{origin: number, confirmed: boolean, settled: number|null, painted: number|null,
  *   lanes: Lane[], away: {from: number, to: number|null}[], rows: Row[], last: number, open: boolean,
  *   headline: string, detail: string}} Story
  */
@@ -75,12 +75,11 @@ const ROADS = { verification: "Verification", webhook: "The webhook", reconcilia
 export function story(record, now) {
   const origin = originOf(record);
   const clock = now - origin;
-  /** @param {(step: Step) => boolean} wanted */
-  const steps = (wanted) => record.steps.filter(wanted).map((step) => ({ ...step, at: step.at - origin }));
+  const steps = record.steps.map((step) => ({ ...step, at: step.at - origin }));
   const marks = record.marks.map((mark) => ({ ...mark, at: mark.at - origin }));
-  const settledStep = steps(({ what }) => what === "settled")[0];
-  const settled = settledStep?.at ?? null;
-  const via = settledStep?.detail.road ?? (settledStep ? record.via : null);
+  const credited = steps.find(({ what }) => what === "settled");
+  const settled = credited?.at ?? null;
+  const via = credited?.detail.road ?? null;
   const painted = marks.find(({ what }) => what === "active")?.at ?? null;
   const confirmed = marks.some(({ what }) => what === "confirmed");
   const moments = record.moments
@@ -88,15 +87,15 @@ export function story(record, now) {
     .filter(({ to }) => to === null || to > -BEFORE_MS);
   const away = moments.filter(({ what }) => what === "restart");
   const frozen = moments.filter(({ what }) => what === "redis");
-  const known = { record, clock, steps: steps(() => true), marks, away, frozen, settled, via, confirmed };
+  const known = { record, clock, steps, marks, away, frozen, settled, via, confirmed };
   const lanes = LANES.map((id) => lane(id, known));
   const rows = rowsOf(known);
   const shown = rows.filter(({ at }) => at >= -BEFORE_MS);
-  const heard = known.steps.some(isPaidWebhook);
+  const heard = steps.some(isPaidWebhook);
   const lasting = moments.some(({ to }) => to === null);
   const over = settled !== null && (heard || clock - settled > UNHEARD_MS) && !lasting;
   return {
-    ...{ origin, confirmed, settled, painted, via, lanes, away, rows },
+    ...{ origin, confirmed, settled, painted, lanes, away, rows },
     last: Math.max(0, ...shown.map(({ at }) => at)),
     open: !over && !["void", "reversed"].includes(record.status),
     ...sentences(known),

@@ -158,7 +158,8 @@ async def test_the_same_purchase_in_other_ways_takes_longer(race: RaceView) -> N
     went_on = seconds(re.findall(r"could go on after (\S+ m?s)", text))
     polling = seconds(re.findall(r"Polling took (\S+ m?s)", text))
     alone = seconds(re.findall(r"alone it took (\S+ m?s)", text))
-    assert went_on < 1 <= polling < 3 <= alone
+    assert went_on < polling < alone
+    assert polling >= 1
     assert "Stripe was asked once" in text
     await expect(page.locator("#others-picture [data-look=won]")).to_have_count(3)
 

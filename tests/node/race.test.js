@@ -18,11 +18,10 @@ const settled = (at, road) => [at, "settled", { road, reason: "the invoice is pa
 const webhook = (at, type = "invoice.paid") => [at, "webhook_received", { type, event: "evt_1" }];
 
 /** @param {any[]} rows */
-function purchase(rows, { marks = [["confirmed", 0]], moments = [], via = null, status = "open" } = {}) {
+function purchase(rows, { marks = [["confirmed", 0]], moments = [] } = {}) {
   return {
     invoice: "in_1",
-    status,
-    via,
+    status: "open",
     steps: steps(...rows),
     moments: moments.map(([what, began, ended]) => ({
       what,
@@ -40,7 +39,7 @@ const WON = [[12, "socket_opened"], asked(20), answered(40), settled(41, "verifi
 
 describe("who won", () => {
   it("verification, by what the webhook came later", () => {
-    const late = told([...WON, webhook(4941)], { via: "verification" }, 6000);
+    const late = told([...WON, webhook(4941)], {}, 6000);
     assert.equal(late.headline, "Verification won, 4.9 s before the webhook.");
     assert.equal(late.open, false);
     assert.equal(lane(late, "webhook").said, "4.9 s later: it was done");
