@@ -10,6 +10,7 @@ import { showBalance } from "./balance.js";
 import { calm, el, set } from "./dom.js";
 import { kept } from "./kept.js";
 import { activate } from "./paidup.js";
+import * as race from "./race.js";
 import { drawScreen } from "./screens.js";
 import { go, showBanner } from "./views.js";
 import { isConfirmed, planName, planOf, PRICE, state, watching } from "./visit.js";
@@ -91,6 +92,7 @@ function stageOf({ status, stage }, order) {
 function arrived(status) {
   if (el("won").dataset.invoice === status.invoice) return;
   el("won").dataset.invoice = status.invoice;
+  race.follow(status.invoice);
   showBalance(status.balance);
   const known = {
     plan: planName(status.plan),

@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from client_demo import clock as sandbox_clock
 from client_demo.clock import SandboxClock
+from client_demo.race import Race
 from server.app import create_app
 from server.clock import now
 from server.errors import ConfigurationError, NotAuthenticated
@@ -57,10 +58,13 @@ class Demo:
         self._stripe_js = (
             f"{_origin(settings.stripe_api_base)}/stripe.js" if settings.sandboxed else STRIPE_JS
         )
+        self.race = Race(settings, self.authenticate)
         self.routes = [
             Route("/", self.page, methods=["GET"]),
+            Route("/demo/away", self.away, methods=["GET"]),
             Route("/demo/config.json", self.config, methods=["GET"]),
             Route("/demo/customer", self.new_customer, methods=["POST"]),
+            *self.race.routes,
             *(sandbox_clock.routes(clock, self.authenticate) if clock else ()),
             *(Route(f"/demo/examples/{name}", self.page, methods=["GET"]) for name in EXAMPLES),
             Route("/demo/{name:path}", self.file, methods=["GET"]),
@@ -81,6 +85,10 @@ class Demo:
         except NotAuthenticated:
             self._give_cookie(response)
         return response
+
+    async def away(self, _: Request) -> Response:
+        """Where a tab goes that is closed after paying: nothing there waits for the payment."""
+        return FileResponse(HERE / "away.html", headers=self._headers())
 
     async def config(self, request: Request) -> Response:
         customer = await self.authenticate(request)
@@ -139,6 +147,7 @@ def create_demo(settings: Settings) -> Starlette:
     clock = SandboxClock(_origin(settings.stripe_api_base)) if settings.sandboxed else None
     demo = Demo(settings, clock)
     app = create_app(settings, authenticate=demo.authenticate, extra_routes=demo.routes, clock=clock or now)
+    app.add_middleware(demo.race.watching)
     if clock is not None:
         _follow(app, clock)
     return app

@@ -10,11 +10,11 @@ import { adopt, follow, resume, showActivating, whenActive } from "./activation.
 import * as api from "./api.js";
 import { followBalance, showBalance } from "./balance.js";
 import { clock } from "./clock.js";
-import { conditions } from "./conditions.js";
 import { el } from "./dom.js";
 import { kept } from "./kept.js";
 import { drawTestCards } from "./lists.js";
 import { bankCheck, buy, goOnPaying, listPlans, pay, payAgain, showCard, showPlans } from "./purchase.js";
+import * as race from "./race.js";
 import { here, onWandering } from "./router.js";
 import { deliver, hangAll, lay } from "./studio.js";
 import { go, showGallery } from "./views.js";
@@ -155,7 +155,7 @@ async function start() {
     setUpAccount({ buy, follow, pay: goOnPaying, showBalance, price: PRICE }, plans);
     if (config.publishable_key.startsWith("pk_test_")) drawTestCards();
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no money moves." : "";
-    if (config.sandbox) void conditions(el("conditions"), config.sandbox);
+    void race.start(config);
     if (config.sandbox) void clock(lookSoon);
     if (account.activating) resume(account.activating, account.subscription);
   } catch (problem) {

@@ -12,6 +12,7 @@ import { el } from "./dom.js";
 import { kept } from "./kept.js";
 import { drawPlans } from "./lists.js";
 import { cardField, confirm, stripe, waitsForBank } from "./payment.js";
+import * as race from "./race.js";
 import { go } from "./views.js";
 import { planName, planOf, state, watching } from "./visit.js";
 
@@ -152,6 +153,7 @@ export async function pay() {
   el("card-error").textContent = "";
   try {
     const library = await stripe(config.stripe_js, config.publishable_key);
+    await race.paying();
     const outcome = await confirm(library, order.secret, card);
     if (outcome.kind === "confirmed") confirmed(order, outcome.status);
     else if (state.view === "card") el("card-error").textContent = outcome.message;
@@ -166,6 +168,7 @@ function confirmed(order, intent) {
   performance.mark("paidup:confirmed");
   if (el("won").dataset.invoice === order.invoice) return; // the socket was quicker than Stripe.js
   kept.confirm(order.invoice);
+  if (race.confirmed(order.invoice)) return; // this tab is being closed
   order.at = Date.now();
   order.intent = intent;
   if (!watching(order.invoice)) watch(order, null);

@@ -2,7 +2,8 @@
 
 Owns the child processes (the sandbox, unless .env holds Stripe test keys; the server with
 its page and its reconciler), the embedded Valkey, and the secrets under the data directory.
-Refuses live keys.
+With the sandbox it also does what the page asks for: the server is replaced, the Valkey frozen
+for a while (`moments.py`). Refuses live keys.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 from dotenv import dotenv_values
 from rich.console import Console
 
+from client_demo import moments
+from client_demo.moments import Moments
 from server.budget import Budget
 from server.core.plans import parse_catalogue
 from server.database import migrate
@@ -35,6 +39,8 @@ from server.stripe_setup import ensure_prices
 
 START_WITHIN_S = 30.0
 STOP_WITHIN_S = 12.0
+LOOK_EVERY_S = 0.2
+REDIS_AWAY_S = 8.0
 SANDBOX_KEY = "sk_test_sandbox"
 
 console = Console()
@@ -59,7 +65,11 @@ async def run_demo() -> None:
     with embedded_valkey(settings.data_dir) as redis_url:
         environment["REDIS_URL"] = settings.redis_url or redis_url
         await migrate(settings.effective_database_url)
-        async with _children(settings, environment) as children:
+        frozen = None if settings.redis_url else await _valkey_process(redis_url)
+        async with (
+            _children(settings, environment) as children,
+            _moments(settings, environment, children, frozen),
+        ):
             seconds = time.monotonic() - began
             console.print(
                 f"Paidup demo: [bold]http://{settings.host}:{settings.port}[/bold] ({seconds:.1f} s)"
@@ -154,21 +164,67 @@ def _taken(host: str, port: int) -> bool:
     return False
 
 
+Children = dict[str, asyncio.subprocess.Process]
+
+
 @asynccontextmanager
-async def _children(
-    settings: Settings, environment: dict[str, str]
-) -> AsyncIterator[dict[str, asyncio.subprocess.Process]]:
-    children: dict[str, asyncio.subprocess.Process] = {}
+async def _children(settings: Settings, environment: dict[str, str]) -> AsyncIterator[Children]:
+    children: Children = {}
     try:
         if _brings_sandbox(environment):
             children["sandbox"] = await _start("client_demo.sandbox", environment)
             await _answers(f"{settings.stripe_api_base}/sandbox/health", children)
         await _make_prices(settings, environment["REDIS_URL"])
-        children["server"] = await _start("client_demo.app", environment)
-        await _answers(f"http://{settings.host}:{settings.port}/readyz", children)
+        await _start_server(settings, environment, children)
         yield children
     finally:
         await asyncio.gather(*(_stop(child) for child in reversed(children.values())))
+
+
+async def _start_server(settings: Settings, environment: dict[str, str], children: Children) -> None:
+    children["server"] = await _start("client_demo.app", environment)
+    await _answers(f"http://{settings.host}:{settings.port}/readyz", children)
+
+
+@asynccontextmanager
+async def _moments(
+    settings: Settings, environment: dict[str, str], children: Children, valkey: int | None
+) -> AsyncIterator[None]:
+    """What the page may ask for, where the sandbox is ours. `valkey` is the embedded one's process."""
+    if not _brings_sandbox(environment):
+        yield
+        return
+
+    async def restart() -> None:
+        leaving = children.pop("server")  # its end is no failure
+        try:
+            await _stop(leaving)
+        finally:
+            if leaving.returncode is None:
+                leaving.kill()  # all of the demo is being stopped
+        await _start_server(settings, environment, children)
+
+    deeds: dict[str, moments.Deed] = {"restart": restart}
+    if valkey is not None:
+        deeds["redis"] = partial(_freeze, valkey)
+    async with Moments(deeds).served(moments.address(settings.data_dir)):
+        yield
+
+
+async def _freeze(process: int) -> None:
+    os.kill(process, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(REDIS_AWAY_S)
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+async def _valkey_process(url: str) -> int:
+    redis = connect_redis(url, cluster=False)
+    try:
+        return int((await redis.info("server"))["process_id"])
+    finally:
+        await redis.aclose()
 
 
 async def _start(module: str, environment: dict[str, str]) -> asyncio.subprocess.Process:
@@ -189,7 +245,7 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
         await child.wait()
 
 
-async def _answers(url: str, children: dict[str, asyncio.subprocess.Process]) -> None:
+async def _answers(url: str, children: Children) -> None:
     """Wait until `url` answers 200. Raises ChildFailed where a process ends or time runs out."""
     deadline = time.monotonic() + START_WITHIN_S
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
@@ -203,7 +259,7 @@ async def _answers(url: str, children: dict[str, asyncio.subprocess.Process]) ->
     raise ChildFailed(f"{url} did not answer within {START_WITHIN_S:.0f} s")
 
 
-def _raise_for_ended(children: dict[str, asyncio.subprocess.Process]) -> None:
+def _raise_for_ended(children: Children) -> None:
     for name, child in children.items():
         if child.returncode is not None:
             raise ChildFailed(f"the {name} ended by itself with exit code {child.returncode}")
@@ -221,13 +277,9 @@ async def _make_prices(settings: Settings, redis_url: str) -> None:
         await redis.aclose()
 
 
-async def _until_stopped(stop: asyncio.Event, children: dict[str, asyncio.subprocess.Process]) -> None:
-    ends = [asyncio.create_task(child.wait()) for child in children.values()]
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait([stopped, *ends], return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set():
-            _raise_for_ended(children)
-    finally:
-        for task in (stopped, *ends):
-            task.cancel()
+async def _until_stopped(stop: asyncio.Event, children: Children) -> None:
+    while not stop.is_set():
+        _raise_for_ended(children)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await stop.wait()

@@ -150,6 +150,13 @@ class Events:
         """Keep a delivered event, as `store` does, together with others that come at this moment."""
         return await self._store((event, body, EventSource.WEBHOOK))
 
+    def note_repeated(self, event: Event) -> None:
+        """It was handled before, found by a list or delivered twice: that it came is told all the same."""
+        if (about := event.about()).startswith("in_"):
+            self._timeline.note(
+                about, What.WEBHOOK_RECEIVED, type=event.type, event=event.id, outcome="handled before"
+            )
+
     async def handle(self, event: Event, source: EventSource = EventSource.WEBHOOK) -> str:
         """Do what the event calls for, then mark it handled. Returns the outcome in a word or two.
 

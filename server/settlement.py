@@ -211,6 +211,8 @@ class Settlement:
         if await self._publish(status):
             self._timeline.note(status.invoice, What.PUBLISHED, version=status.version)
             self._published.add((status.invoice, status.version))
+        else:
+            self._timeline.note(status.invoice, What.NOT_PUBLISHED, version=status.version)
 
     def _note(self, settled: Settled, road: Road) -> None:
         self._metrics.settlements.labels(road, settled.outcome).inc()

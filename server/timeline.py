@@ -30,14 +30,17 @@ BATCH_EVERY_S = 0.05
 class What(StrEnum):
     CREATED = "created"
     SOCKET_OPENED = "socket_opened"
+    SOCKET_LOST = "socket_lost"
     VERIFICATION_ASKED = "verification_asked"
     VERIFICATION_ANSWERED = "verification_answered"
+    VERIFICATION_FAILED = "verification_failed"
     WEBHOOK_RECEIVED = "webhook_received"
     TOLD = "told"
     SETTLED = "settled"
     REFUSED = "refused"
     REVERSED = "reversed"
     PUBLISHED = "published"
+    NOT_PUBLISHED = "not_published"
     DELIVERED = "delivered"
 
 

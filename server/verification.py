@@ -196,7 +196,11 @@ class Verification:
                 self._hub.tell_stage(invoice, Stage.VERIFYING)
             self._timeline.note(invoice, What.VERIFICATION_ASKED, road=road)
             began = time.monotonic()
-            shape = await read()
+            try:
+                shape = await read()
+            except StripeError as error:
+                self._timeline.note(invoice, What.VERIFICATION_FAILED, road=road, error=str(error))
+                raise
             facts = shape.facts()
             self._timeline.note(
                 invoice,

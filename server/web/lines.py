@@ -153,6 +153,9 @@ class InvoiceLine(SocketLine):
     def lost(self) -> None:
         if not self.over:
             self._services.verification.unwatch(self.key)
+            bye, code = self.closing or (None, None)
+            if code is not CloseCode.FINISHED or self.closed_at is None:  # else it is noted as delivered
+                self._services.timeline.note(self.key, What.SOCKET_LOST, reason=bye.reason if bye else None)
         super().lost()
 
     def hear(self, text: str) -> None:

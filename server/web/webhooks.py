@@ -35,6 +35,7 @@ async def stripe_webhook(request: Request) -> Response:
         raise
     if not await services.events.store(event, body.decode()):
         services.metrics.webhooks.labels("repeated").inc()
+        services.events.note_repeated(event)
         return answer({"received": True, "outcome": "handled before"})
     return answer({"received": True, "outcome": await _handled(event, services)})
 

@@ -345,6 +345,7 @@ async def test_the_panel_makes_the_weather(shopper: Shopper) -> None:
     await panel.locator("summary").click()
     await panel.get_by_role("button", name="Webhook never comes").click()
     await expect(panel.locator("[data-note]")).to_have_text("Set: Webhook never comes.")
+    await panel.get_by_role("button", name="Set each by itself").click()
     await panel.get_by_label("Stripe answers after (ms)").fill("250")
     await panel.get_by_label("Stripe answers after (ms)").blur()
     await expect(panel.locator("[data-summary]")).to_have_text("your own")

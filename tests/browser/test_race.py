@@ -1,0 +1,189 @@
+"""The race view: what the picture says is what happened, whatever the weather and whoever is away.
+
+Each test is a purchase by a customer of his own in a real Chromium; the figures on the page are compared with
+the invoice's timeline. A server that is replaced refuses connections for a while: no trouble of the page's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from playwright.async_api import Locator, expect
+
+from tests.browser.story import Shopper
+from tests.support.node import MODULES
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("demo")]
+
+AXE = (MODULES / "axe-core" / "axe.min.js").read_text()
+SERVER_AWAY = re.compile(r"ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|response code: 503")
+
+
+class RaceView:
+    """What the page shows of the race."""
+
+    def __init__(self, shopper: Shopper) -> None:
+        self.shopper = shopper
+
+    @property
+    def headline(self) -> Locator:
+        return self.shopper.page.get_by_test_id("race-headline")
+
+    @property
+    def rows(self) -> Locator:
+        return self.shopper.page.locator("#race-rows tr")
+
+    def marks(self, lane: str, look: str) -> Locator:
+        picture = self.shopper.page.get_by_test_id("race-picture")
+        return picture.locator(f"[data-lane={lane}] [data-look={look}]")
+
+    async def choose(self, preset: str) -> None:
+        panel = self.shopper.page.get_by_test_id("conditions")
+        if await panel.get_attribute("open") is None:
+            await panel.locator("summary").click()
+        await panel.get_by_role("button", name=preset).click()
+        await expect(panel.locator("[data-summary]")).to_have_text(preset)
+
+    async def buy(self, preset: str | None = None, **weather: Any) -> str:
+        """A plan, paid under these conditions; its invoice."""
+        await self.shopper.arrive()
+        if preset:
+            await self.choose(preset)
+        await self.shopper.ask_for_poster()
+        await self.shopper.choose()
+        if weather:
+            await self.shopper.stripe_side.conditions(**weather)
+        invoice = (await self.shopper.pending())["invoice"]
+        await self.shopper.pay()
+        return str(invoice)
+
+    async def timeline(self, invoice: str, what: str, **detail: str) -> list[float]:
+        """When `what` happened, as the server has it: ms since 1970."""
+        steps = (await self.shopper.api("GET", f"/demo/race/{invoice}"))["steps"]
+        wanted = detail.items()
+        return [s["at"] for s in steps if s["what"] == what and wanted <= s["detail"].items()]
+
+    async def violations(self) -> list[Any]:
+        """What axe-core finds wrong with the page as it is. Evaluated past the page's policy, not in it."""
+        await self.shopper.page.evaluate(AXE)
+        found = await self.shopper.page.evaluate("axe.run().then(({ violations }) => violations)")
+        return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
+
+
+@pytest.fixture
+def race(shopper: Shopper) -> RaceView:
+    return RaceView(shopper)
+
+
+@pytest.mark.parametrize("shopper", [{"viewport": {"width": 320, "height": 700}}], indirect=True, ids=["320"])
+async def test_verification_wins_and_the_late_webhook_is_drawn_when_it_comes(race: RaceView) -> None:
+    """The margin in words is that of the timeline, to the last digit shown; a small phone holds it all."""
+    page = race.shopper.page
+    invoice = await race.buy("Webhook is a minute late", webhook_delay_ms=2500)
+    await expect(race.headline).to_have_text("Verification won. The webhook is still on its way.")
+    await expect(race.marks("verification", "won")).not_to_have_count(0)
+    await expect(race.marks("webhook", "late")).to_have_count(0)
+    await expect(race.headline).to_contain_text(" s before the webhook.")
+    headline = await race.headline.inner_text()
+    said = re.fullmatch(r"Verification won, ([\d.]+) s before the webhook\.", headline)
+    assert said
+    (settled,) = await race.timeline(invoice, "settled", road="verification")
+    came = min(await race.timeline(invoice, "webhook_received"))
+    assert float(said[1]) == pytest.approx((came - settled) / 1000, abs=0.051)
+    await expect(race.marks("webhook", "late")).not_to_have_count(0)
+    await expect(race.rows.filter(has_text="The bank said yes.")).to_contain_text("0 ms")
+    assert await page.evaluate("document.documentElement.scrollWidth") == 320
+    assert await race.violations() == []
+    await page.reload()  # the latest purchase, with the marks that only this browser knows
+    await expect(race.headline).to_have_text(headline)
+    await expect(race.rows.filter(has_text="The screen says active.")).to_have_count(1)
+
+
+async def test_a_deploy_in_the_middle_ends_at_active(race: RaceView) -> None:
+    """The server is replaced while it asks Stripe: the socket is lost and comes back, in the picture too."""
+    shopper = race.shopper
+    invoice = await race.buy("Deploy in the middle")
+    await expect(shopper.page.get_by_test_id("activated")).to_be_visible(timeout=40_000)
+    await expect(race.headline).to_contain_text("won")
+    await expect(race.rows.filter(has_text="A new one is up.")).to_have_count(1)
+    await expect(race.rows.filter(has_text="Closed by the server: restarting.")).not_to_have_count(0)
+    await expect(race.shopper.page.locator("#race-picture .race-away")).not_to_have_count(0)
+    assert len(await race.timeline(invoice, "settled")) == 1
+    shopper.troubles[:] = [trouble for trouble in shopper.troubles if not SERVER_AWAY.search(trouble)]
+
+
+async def test_a_tab_closed_after_paying_is_credited_by_another_road(race: RaceView) -> None:
+    """The tab is really left; the page that stands in for it opens no socket, and looks on."""
+    shopper = race.shopper
+    invoice = await race.buy("Tab closed after paying", webhook_drop=False, webhook_delay_ms=1000)
+    await expect(shopper.page.get_by_role("heading", name="This tab is closed.")).to_be_visible()
+    await expect(race.headline).to_contain_text(re.compile("^The (webhook|reconciler) won"))
+    await expect(race.rows.filter(has_text="The tab is closed.")).to_have_count(1)
+    assert await race.timeline(invoice, "socket_opened") == []
+    assert await race.violations() == []
+    await shopper.page.get_by_role("link", name="Open the tab again").click()
+    await expect(shopper.balance).to_have_text("2,000")
+
+
+async def test_a_socket_that_is_cut_comes_back_and_the_picture_shows_it(race: RaceView) -> None:
+    """Pressed while no road is open; once Stripe answers, the new socket is told."""
+    shopper = race.shopper
+    invoice = await race.buy(webhook_drop=True, rate_limited=True)
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+
+    async def opened(times: int) -> bool:
+        return len(await race.timeline(invoice, "socket_opened")) >= times
+
+    await wait_until(lambda: opened(1))
+    await shopper.page.get_by_test_id("conditions").locator("summary").click()
+    await shopper.page.get_by_role("button", name="Cut the socket").click()
+    await wait_until(lambda: opened(2))
+    await expect(race.rows.filter(has_text="Lost.")).to_have_count(1)
+    await shopper.stripe_side.control("conditions/reset")
+    await expect(shopper.page.get_by_test_id("activated")).to_be_visible()
+
+
+async def test_the_same_purchase_in_other_ways_takes_longer(race: RaceView) -> None:
+    """Real customers, really timed: Paidup before polling, polling before the webhook alone."""
+    page = race.shopper.page
+    await race.buy(webhook_delay_ms=1500)
+    await expect(race.headline).to_contain_text("won")
+    await page.get_by_role("button", name="Race them").click()
+    said = page.get_by_test_id("others-said")
+    await expect(said).to_contain_text("With the webhook alone it took", timeout=20_000)
+    text = await said.inner_text()
+    went_on = seconds(re.findall(r"could go on after (\S+ m?s)", text))
+    polling = seconds(re.findall(r"Polling took (\S+ m?s)", text))
+    alone = seconds(re.findall(r"alone it took (\S+ m?s)", text))
+    assert went_on < polling < alone
+    assert polling >= 1
+    assert "Stripe was asked once" in text
+    await expect(page.locator("#others-picture [data-look=won]")).to_have_count(3)
+
+
+def seconds(said: list[str]) -> float:
+    """Of the one length of time that was found, such as `41 ms` or `4.9 s`."""
+    (text,) = said
+    value, unit = text.split()
+    return float(value) / (1000 if unit == "ms" else 1)
+
+
+async def test_nobody_but_the_customer_sees_his_race(race: RaceView) -> None:
+    """Another customer is told that there is none; a page from elsewhere may bring about nothing."""
+    shopper = race.shopper
+    invoice = await race.buy()
+    await expect(race.headline).to_contain_text("won")
+    request, url = shopper.context.request, shopper.demo.url
+    elsewhere = {"Origin": "http://evil.example"}
+    for body in ({"what": "restart"}, {"what": "socket", "invoice": invoice}):
+        refused = await request.post(f"{url}/demo/race/moments", data=body, headers=elsewhere)
+        assert refused.status == 403
+    assert (await request.post(f"{url}/demo/race/others", headers=elsewhere)).status == 403
+    await request.post(f"{url}/demo/customer")  # the cookie of somebody else
+    assert (await request.get(f"{url}/demo/race/{invoice}")).status == 404
+    own = {"Origin": url}
+    cut = {"what": "socket", "invoice": invoice}
+    assert (await request.post(f"{url}/demo/race/moments", data=cut, headers=own)).status == 404
