@@ -39,7 +39,7 @@ OPTIONS = r"(?s)@typedef \{object\} LineOptions(.*?)\*/"
 NAMES = {
     "export": found("paidup.js", r"(?m)^export (?:function|class) (\w+)")
     + found("react.js", r"export function (\w+)"),
-    "option": ["invoice", *re.findall(r"@property \{.*\} \[(\w+)\]", *found("paidup.js", OPTIONS))],
+    "option": ["invoice", *re.findall(r"@property \{.*\} \[(\w+)\]", found("paidup.js", OPTIONS)[0])],
     "event": keys("paidup.js", r"typedef \{\{(.*)\}\} ActivationEvents")
     + keys("paidup.js", r"typedef \{\{(.*)\}\} BalanceEvents")
     + found("element/activation.js", r'#tell\("(\w+)"'),
