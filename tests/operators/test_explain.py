@@ -53,7 +53,12 @@ async def test_a_credited_payment_is_told_by_every_reference(paidup: Paidup, str
             event.type == "invoice.paid" and event.outcome for event in (await only_story(invoice)).events
         )
 
+    async def its_publication() -> bool:
+        row = await Invoice.get(id=invoice)
+        return row.published_version == row.version
+
     await wait_until(its_event)
+    await wait_until(its_publication)
     row = await Invoice.get(id=invoice).select_related("account")
     references = [invoice, row.payment_intent, row.subscription, row.account.stripe_customer, "ada"]
     for reference in references:
