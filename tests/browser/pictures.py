@@ -1,13 +1,12 @@
 """`python -m tests.browser.pictures`: the pictures of the documents, taken of a demo that runs for it alone.
 
-Each is the page as it is, at one device pixel a pixel, cut off below what it is about, or one part of it.
+Each is the page as it is, at one device pixel a pixel: every screen of the story, and the race.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,42 @@ from PIL import Image
 from playwright.async_api import Browser, expect
 from rich.console import Console
 
-from tests.browser.story import VISA_WITH_3DS, Demo, Shopper, running_browser, running_demo, shopping
+from tests.browser.story import (
+    DECLINED,
+    VISA_WITH_3DS,
+    Demo,
+    Shopper,
+    running_browser,
+    running_demo,
+    shopping,
+)
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 MOST_BYTES = 120_000
-DESK = {"viewport": {"width": 1280, "height": 800}}
-PHONE = {"viewport": {"width": 390, "height": 844}}
+DESK: dict[str, Any] = {"viewport": {"width": 1280, "height": 720}}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
 POSTER = "poster-15"  # the seed: the same poster whenever the pictures are taken anew
 
-Take = Callable[[Shopper], Awaitable[None]]
 console = Console()
 
 
-async def plans(shopper: Shopper) -> None:
+async def studio(shopper: Shopper) -> None:
     await shopper.arrive()
+    await expect(shopper.page.get_by_test_id("make-poster")).to_be_visible()
+
+
+async def plans(shopper: Shopper) -> None:
+    await studio(shopper)
     await shopper.page.evaluate(f"sessionStorage.setItem('halftone:poster', '{POSTER}')")
     await shopper.ask_for_poster()
     await expect(shopper.page.get_by_test_id("plan-pro")).to_be_visible()
+
+
+async def declined(shopper: Shopper) -> None:
+    await plans(shopper)
+    await shopper.choose()
+    await shopper.pay(DECLINED)
+    await expect(shopper.page.get_by_test_id("card-error")).to_have_text("Your card was declined.")
 
 
 async def challenge(shopper: Shopper) -> None:
@@ -47,6 +65,32 @@ async def activating(shopper: Shopper) -> None:
     await shopper.stripe_side.conditions(api_latency_ms=4_000)  # so that verification is caught at work
     await shopper.answer_bank()
     await expect(shopper.stage).to_have_attribute("data-stage", "verifying")
+
+
+async def delayed(shopper: Shopper) -> None:
+    await shopper.page.clock.install()
+    await challenge(shopper)
+    await shopper.stripe_side.conditions(api_down=True)
+    await shopper.answer_bank()
+    await expect(shopper.stage).to_be_visible()
+    await shopper.page.clock.fast_forward(31_000)
+    await expect(shopper.stage).to_have_attribute("data-stage", "delayed")
+
+
+async def processing(shopper: Shopper) -> None:
+    await plans(shopper)
+    await shopper.choose()
+    await shopper.stripe_side.conditions(processing_ms=60_000)
+    await shopper.pay()
+    await expect(shopper.stage).to_have_attribute("data-stage", "processing")
+
+
+async def failed(shopper: Shopper) -> None:
+    await plans(shopper)
+    await shopper.choose()
+    await shopper.stripe_side.conditions(processing_ms=100, processing_outcome="failed")
+    await shopper.pay()
+    await expect(shopper.stage).to_have_attribute("data-stage", "failed")
 
 
 async def active(shopper: Shopper) -> None:
@@ -85,32 +129,37 @@ async def account(shopper: Shopper) -> None:
     await shopper.page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
 
 
-PICTURES: list[tuple[str, Take, dict[str, Any], int | str]] = [  # name, story, looks, height or part
-    ("plans", plans, DESK, 700),
-    ("challenge", challenge, PHONE, 844),
-    ("activating", activating, DESK, 700),
-    ("active", active, DESK, 410),
-    ("race", race, DESK, ".backstage"),
-    ("account", account, DESK, 800),
-    ("account-dark", account, {**PHONE, "color_scheme": "dark"}, 844),
-    ("activating-dark", activating, {**PHONE, "color_scheme": "dark"}, 844),
-]
+SCREENS = [studio, plans, declined, challenge, activating, delayed, processing, failed, active, account]
+"""Each is taken twice: of a desk by day, of a phone at night."""
+
+
+async def take(path: Path, shopper: Shopper, part: str | None = None) -> None:
+    """The window as it is, or one part of the page."""
+    if part:
+        await shopper.page.locator(part).screenshot(path=path, scale="css")
+    else:
+        await shopper.page.evaluate("scrollTo(0, 0)")
+        await shopper.page.screenshot(path=path, scale="css")
+    press(path)
+
+
+def press(path: Path) -> None:
+    """As small as it gets: a palette is enough for what is flat."""
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+    size = path.stat().st_size
+    assert size <= MOST_BYTES, f"{path.name} takes {size} bytes"
+    console.print(f"{path.name}: {size // 1000} kB")
 
 
 async def take_all(demo: Demo, browser: Browser) -> None:
-    for name, take, looks, shown in PICTURES:
-        path = IMAGES / f"{name}.png"
+    for kind, looks in (("", DESK), ("-phone", PHONE)):
+        for story in SCREENS:
+            async with shopping(browser, demo, reduced_motion="reduce", **looks) as shopper:
+                await story(shopper)
+                await take(IMAGES / f"{story.__name__}{kind}.png", shopper)
         async with shopping(browser, demo, reduced_motion="reduce", **looks) as shopper:
-            await take(shopper)
-            if isinstance(shown, str):
-                await shopper.page.locator(shown).screenshot(path=path, scale="css")
-            else:
-                clip: Any = {"x": 0, "y": 0, "width": looks["viewport"]["width"], "height": shown}
-                await shopper.page.screenshot(path=path, clip=clip, scale="css")
-        Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
-        size = path.stat().st_size
-        assert size <= MOST_BYTES, f"{path.name} takes {size} bytes"
-        console.print(f"{path.name}: {size // 1000} kB")
+            await race(shopper)
+            await take(IMAGES / f"race{kind}.png", shopper, ".backstage" if looks is DESK else "#race")
 
 
 async def main() -> None:

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from playwright.async_api import Locator, expect
 
+from tests.browser.looks import expect_no_violations, expect_to_fit
 from tests.browser.story import Shopper
-from tests.support.node import MODULES
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("demo")]
 
-AXE = (MODULES / "axe-core" / "axe.min.js").read_text()
 SERVER_AWAY = re.compile(r"ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|response code: 503")
 
 
@@ -66,12 +65,6 @@ class RaceView:
         wanted = detail.items()
         return [s["at"] for s in steps if s["what"] == what and wanted <= s["detail"].items()]
 
-    async def violations(self) -> list[Any]:
-        """What axe-core finds wrong with the page as it is. Evaluated past the page's policy, not in it."""
-        await self.shopper.page.evaluate(AXE)
-        found = await self.shopper.page.evaluate("axe.run().then(({ violations }) => violations)")
-        return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
-
 
 @pytest.fixture
 def race(shopper: Shopper) -> RaceView:
@@ -95,8 +88,8 @@ async def test_verification_wins_and_the_late_webhook_is_drawn_when_it_comes(rac
     assert float(said[1]) == pytest.approx((came - settled) / 1000, abs=0.051)
     await expect(race.marks("webhook", "late")).not_to_have_count(0)
     await expect(race.rows.filter(has_text="The bank said yes.")).to_contain_text("0 ms")
-    assert await page.evaluate("document.documentElement.scrollWidth") == 320
-    assert await race.violations() == []
+    await expect_to_fit(page, 320)
+    await expect_no_violations(page)
     await page.reload()  # the latest purchase, with the marks that only this browser knows
     await expect(race.headline).to_have_text(headline)
     await expect(race.rows.filter(has_text="The screen says active.")).to_have_count(1)
@@ -123,7 +116,7 @@ async def test_a_tab_closed_after_paying_is_credited_by_another_road(race: RaceV
     await expect(race.headline).to_contain_text(re.compile("^The (webhook|reconciler) won"))
     await expect(race.rows.filter(has_text="The tab is closed.")).to_have_count(1)
     assert await race.timeline(invoice, "socket_opened") == []
-    assert await race.violations() == []
+    await expect_no_violations(shopper.page)
     await shopper.page.get_by_role("link", name="Open the tab again").click()
     await expect(shopper.balance).to_have_text("2,000")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from server import doctor
 from server.alarms import OVERDUE, SETTLED_WITHOUT
@@ -38,6 +37,7 @@ from server.models import Account, StripeEvent, Watermark
 from server.settings import PACKAGED_PLANS
 from server.stripe_gateway import API_VERSION, EndpointInfo
 from tests.conftest import World
+from tests.support.key_sets import published
 from tests.support.paidup import settings
 from tests.support.processes import free_port
 from tests.support.rows import an_account, an_invoice
@@ -120,18 +120,8 @@ async def test_how_customers_are_named_is_examined() -> None:
 async def key_set() -> AsyncIterator[str]:
     """The address of an identity provider's key set, with one key."""
     key = {"kty": "oct", "k": "c2VjcmV0", "kid": "1", "use": "sig", "alg": "HS256"}
-
-    async def keys(_: web.Request) -> web.Response:
-        return web.json_response({"keys": [key]})
-
-    app = web.Application()
-    app.router.add_get("/keys", keys)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    yield f"http://127.0.0.1:{port}/keys"
-    await runner.cleanup()
+    async with published(key) as url:
+        yield url
 
 
 @on_sqlite

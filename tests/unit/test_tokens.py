@@ -12,7 +12,6 @@ from typing import Any
 
 import jwt
 import pytest
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm
@@ -20,6 +19,7 @@ from starlette.requests import Request
 
 from server.errors import IdentityUnavailable, NotAuthenticated
 from server.web.auth import Customer, bearer_authentication
+from tests.support.key_sets import published
 from tests.support.paidup import settings
 from tests.support.processes import free_port
 
@@ -63,18 +63,8 @@ async def test_a_public_key_verifies_and_is_no_secret(written: str) -> None:
 @pytest.fixture
 async def key_set() -> AsyncIterator[str]:
     key = {**json.loads(ECAlgorithm.to_jwk(KEY.public_key())), "kid": "1", "use": "sig"}
-
-    async def keys(_: web.Request) -> web.Response:
-        return web.json_response({"keys": [key]})
-
-    application = web.Application()
-    application.router.add_get("/keys", keys)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    port = free_port()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    yield f"http://127.0.0.1:{port}/keys"
-    await runner.cleanup()
+    async with published(key) as url:
+        yield url
 
 
 async def test_a_key_set_verifies_what_its_keys_signed_and_nothing_else(key_set: str) -> None:
