@@ -53,6 +53,7 @@ OUTAGES: tuple[type[BaseException], ...] = (
     sqlite3.Error,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of a connection that PostgreSQL has said goodbye to, until it is closed
 )
 """What an unreachable, full or restarting database raises through Tortoise."""
 

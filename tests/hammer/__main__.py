@@ -34,11 +34,15 @@ def main() -> int:
 def _one(kind: str, plan: Plan, logs: bool) -> int:
     began = time.monotonic()
     with open_stack(kind) as stack:
-        report = asyncio.run(_interruptible(stack, plan))
-        if logs and report.violations:
-            for path in sorted(stack.folder.glob("*.log")):
-                console.rule(path.name)
-                console.print(path.read_text(errors="replace")[-20_000:], markup=False)
+        sound = False
+        try:
+            report = asyncio.run(_interruptible(stack, plan))
+            sound = not report.violations
+        finally:
+            if logs and not sound:
+                for path in sorted(stack.folder.glob("*.log")):
+                    console.rule(path.name)
+                    console.print(path.read_text(errors="replace")[-20_000:], markup=False)
     _print(kind, plan, report, time.monotonic() - began)
     return 1 if report.violations else 0
 

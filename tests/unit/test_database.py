@@ -9,11 +9,13 @@ from contextvars import Context
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from server.database import connection, is_sqlite, locked, open_database, write_transaction
+from server.database import connection, is_sqlite, locked, open_database, storage_errors, write_transaction
+from server.errors import StorageUnavailable
 from server.models import Account, KnownPrice, Subscription
 from tests.support.waiting import wait_until
 
@@ -94,3 +96,9 @@ async def test_the_migrations_make_every_key_that_the_models_ask_for(database_ur
         asked_for = await keys_and_indexes()
     assert {key for key in asked_for if key[2]} <= migrated
     assert asked_for <= migrated
+
+
+def test_a_connection_that_postgresql_has_taken_leave_of_is_an_outage() -> None:
+    """Found by the hammer: between its farewell and its end asyncpg calls the next query our mistake."""
+    with pytest.raises(StorageUnavailable), storage_errors():
+        raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
