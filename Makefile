@@ -7,7 +7,7 @@ PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.package-lock.json
 NPM := $(BIN)/python -m tests.support.node
-JOBS ?= 3
+JOBS ?= 4
 
 .PHONY: help demo test check lint types structure docs-check format bench soak hammer lock migrations clean
 

@@ -109,9 +109,17 @@ async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
             await connection().execute_query("SELECT 1")
         yield
     finally:
+        if context.inited:
+            for client in context.connections.all():
+                client.create_connection = _refused  # type: ignore[method-assign]
         await context.close_connections()
         with suppress(ValueError):  # closed by another task than the one that opened it
             context.__exit__(None, None, None)
+
+
+async def _refused(with_db: bool) -> None:
+    """Whoever comes after the end would have Tortoise connect once more, and nobody would close that."""
+    raise DBConnectionError("The database is closed.")
 
 
 async def migrate(url: str) -> None:

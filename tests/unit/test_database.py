@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
+from tortoise.exceptions import DBConnectionError
 
 from server.database import connection, is_sqlite, locked, open_database, storage_errors, write_transaction
 from server.errors import StorageUnavailable
@@ -102,3 +103,11 @@ def test_a_connection_that_postgresql_has_taken_leave_of_is_an_outage() -> None:
     """Found by the hammer: between its farewell and its end asyncpg calls the next query our mistake."""
     with pytest.raises(StorageUnavailable), storage_errors():
         raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+
+
+async def test_whoever_comes_after_the_end_opens_nothing(database_url: str) -> None:
+    """What was still to be noted when all was closed is refused, instead of connecting once more."""
+    async with open_database(database_url):
+        late = connection()
+    with pytest.raises(DBConnectionError, match="closed"):
+        await late.execute_query("SELECT 1")
