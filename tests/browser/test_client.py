@@ -16,7 +16,7 @@ from playwright.async_api import Browser
 from tests.browser.elements import Screen, showing
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("element")]
 
 ACTIVE = {"type": "status", "invoice": "in_1", "version": 2, "status": "active", "stage": "active"}
 

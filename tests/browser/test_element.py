@@ -18,7 +18,7 @@ from tests.browser.elements import PLAIN, Screen, showing
 from tests.browser.looks import NOTE_SHIFTS, expect_at_rest, expect_no_violations, expect_to_fit
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("element")]
 
 ON_THE_WAY = (
     "waiting",

@@ -18,7 +18,7 @@ from tests.support.node import MODULES, NODE
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.xdist_group("demo"),  # one demo for all of them
+    pytest.mark.xdist_group("everybody"),  # one demo for all of them
 ]
 
 EXAMPLES = Path(__file__).parents[2] / "client_demo" / "examples"

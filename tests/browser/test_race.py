@@ -16,7 +16,7 @@ from tests.browser.looks import expect_no_violations, expect_to_fit
 from tests.browser.story import Shopper
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("everybody")]
 
 SERVER_AWAY = re.compile(r"ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|response code: 503")
 

@@ -25,7 +25,7 @@ from tests.support.stripe_side import sign
 
 pytestmark = pytest.mark.xdist_group("contracts")  # one server for all of them
 
-EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "10"))
 """Random requests of each operation; a thousand makes a long run."""
 DERANDOMIZE = EXAMPLES < 100
 
