@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.package-lock.json
-NPM := $(BIN)/python -m tests.support.node
 JOBS ?= 4
 
 .PHONY: help demo test check lint types structure docs-check format bench soak hammer lock migrations clean
@@ -74,6 +73,6 @@ $(DEV): $(PRODUCT) requirements/dev.txt
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(NODE): $(DEV) tests/node/package-lock.json
-	$(NPM) ci --ignore-scripts --no-audit --no-fund --silent
+$(NODE): $(DEV) tests/node/package.json tests/node/hashes.txt
+	$(BIN)/python -m tests.support.node
 	@touch $@

@@ -12,6 +12,7 @@ from tortoise.migrations.autodetector import MigrationAutodetector
 
 from server.database import TORTOISE
 from tests.structure.sources import ROOT, tracked
+from tests.support import node
 
 TEXTS = [path for path in tracked() if path.suffix not in {".png", ".jpg", ".ico", ".woff2", ".gif", ".webp"}]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -45,6 +46,16 @@ def test_no_registry_is_named_in_the_repository() -> None:
         r"(?:^|\s)--trusted" + "-host",
     ]
     assert matches("|".join([*hosts, *options])) == []
+
+
+def test_no_lock_file_with_addresses_is_in_the_repository() -> None:
+    """npm's packages are pinned by version and hash alone; what is installed was found among them."""
+    locks = {"package-lock.json", "npm-shrinkwrap.json", "yarn.lock", "pnpm-lock.yaml", "uv.lock"}
+    assert [path for path in tracked() if path.name in locks] == []
+    pinned = node.HASHES.read_text().splitlines()
+    assert all(re.fullmatch(r"\S+@[\d.]+ sha512-[\w+/]+=*", line) for line in pinned)
+    if node.INSTALLED.exists():
+        assert node.hashes(node.INSTALLED) <= set(pinned)
 
 
 def test_no_key_of_a_real_account_is_in_the_repository() -> None:
