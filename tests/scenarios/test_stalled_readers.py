@@ -87,9 +87,12 @@ async def test_a_peer_that_vanished_is_cut_off(world: World, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("says_goodbye", [True, False])
-async def test_an_ended_socket_leaves_nothing_to_the_collector(world: World, says_goodbye: bool) -> None:
+async def test_an_ended_socket_leaves_nothing_to_the_collector(
+    world: World, says_goodbye: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Full collections are rare (docs/decisions.md): what is left to them piles up with each customer."""
-    paidup = await world.server(webhooks=False)
+    monkeypatch.setattr(sockets, "TICK_S", 0.001)
+    paidup = await world.server(webhooks=False, heartbeat_s=0.02)
     purchase = await paidup.customer("ada").buy("pro")
     port = int(paidup.url.rpartition(":")[2])
     gc.collect()
@@ -98,7 +101,7 @@ async def test_an_ended_socket_leaves_nothing_to_the_collector(world: World, say
         heard: list[bytes] = []
         request = handshake(purchase["invoice"], purchase["ticket"])
         connection = await connect(port, request, heard.append)
-        await wait_until(lambda: heard)
+        await wait_until(lambda: b'{"type":"heartbeat"}' in heard)  # the keeper has seen it, too
         assert len(_line_parts()) == 2
         if says_goodbye:
             connection.say(CLOSE, (1001).to_bytes(2, "big"))
