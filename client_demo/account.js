@@ -34,7 +34,8 @@ let plans = [];
 let account = null;
 /** @type {Promise<void>|null} */
 let reading = null;
-let again = false;
+/** @type {Promise<void>|null} */
+let next = null;
 /** @type {account_words.Notice|null} */
 let notice = null;
 
@@ -64,12 +65,21 @@ export function lookSoon() {
   for (const ms of LOOKS_MS) setTimeout(refreshIfShown, ms);
 }
 
-/** Read everything anew; asked for meanwhile, once more. @returns {Promise<void>} */
+/**
+ * Read everything anew, from now on: what is being read already may be older than what was just done.
+ *
+ * @returns {Promise<void>}
+ */
 export function refresh() {
-  again = !!reading;
-  reading ??= read().finally(() => {
+  if (reading) {
+    next ??= reading.then(() => {
+      next = null;
+      return refresh();
+    });
+    return next;
+  }
+  reading = read().finally(() => {
     reading = null;
-    if (again) void refresh();
   });
   return reading;
 }
@@ -107,7 +117,9 @@ function draw(known) {
   set("notice-text", notice?.text ?? "");
   set("plan-pay", notice?.label ?? "");
   const running = account_words.isRunning(subscription);
+  const goes = !running && document.activeElement === el("plan-do");
   el("plan-do").hidden = !running;
+  if (goes) el("plan-title").focus(); // it is over: the focus is not lost with the button
   set("plan-do", running && subscription.cancel_at ? `Resume ${name}` : `Cancel ${name}`);
   set("offers-title", running ? "Change the plan" : "Choose a plan");
   offer();
@@ -171,7 +183,6 @@ async function settle(act) {
     set("plan-error", "");
     await act();
     await refresh();
-    if (el("plan-do").hidden) el("plan-title").focus(); // it is over: the button is gone, and the focus was on it
   });
   el("plan-do").ariaDisabled = "false";
 }

@@ -7,11 +7,12 @@ test_demo.py's.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.browser.looks import expect_at_rest, expect_no_violations, expect_to_fit, screen, tab_to
 from tests.browser.story import FAILS_LATER, VISA, VISA_WITH_3DS, Shopper
@@ -198,6 +199,31 @@ async def test_a_plan_is_ended_now(shopper: Shopper) -> None:
     await shopper.page.get_by_role("button", name="End it now").click()
     await expect(shopper.page.get_by_test_id("plan-text")).to_contain_text("Pro ended on ")
     await expect(shopper.page.get_by_test_id("plan-do")).to_be_hidden()
+    await expect(shopper.page.locator("#plan-title")).to_be_focused()
+
+
+async def test_what_was_being_read_before_an_act_is_not_shown_as_its_result(shopper: Shopper) -> None:
+    """A read that began before the plan was cancelled says that it runs; the focus waits for the next."""
+    await shopper.subscribe("basic")
+    held, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        if held.is_set():
+            await route.continue_()
+            return
+        before = await route.fetch()
+        held.set()
+        await asyncio.wait_for(cancelled.wait(), 15)
+        await route.fulfill(response=before)
+
+    await shopper.page.route("**/api/account", hold)
+    await shopper.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await asyncio.wait_for(held.wait(), 15)
+    await shopper.page.get_by_test_id("plan-do").click()
+    async with shopper.page.expect_response("**/api/subscriptions/cancel"):
+        await shopper.page.get_by_role("button", name="End it now").click()
+    cancelled.set()
+    await expect(shopper.page.get_by_test_id("plan-text")).to_contain_text("Basic ended on ")
     await expect(shopper.page.locator("#plan-title")).to_be_focused()
 
 
