@@ -7,10 +7,12 @@ the invoice's timeline. A server that is replaced refuses connections for a whil
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, expect
+from playwright.async_api import APIRequestContext, Locator, expect
 
 from tests.browser.looks import expect_no_violations, expect_to_fit
 from tests.browser.story import Shopper
@@ -169,14 +171,27 @@ async def test_nobody_but_the_customer_sees_his_race(race: RaceView) -> None:
     shopper = race.shopper
     invoice = await race.buy()
     await expect(race.headline).to_contain_text("won")
-    request, url = shopper.context.request, shopper.demo.url
+    url, own = shopper.demo.url, {"Origin": shopper.demo.url}
     elsewhere = {"Origin": "http://evil.example"}
-    for body in ({"what": "restart"}, {"what": "socket", "invoice": invoice}):
+    cut = {"what": "socket", "invoice": invoice}
+    request = shopper.context.request
+    for body in ({"what": "restart"}, cut):
         refused = await request.post(f"{url}/demo/race/moments", data=body, headers=elsewhere)
         assert refused.status == 403
     assert (await request.post(f"{url}/demo/race/others", headers=elsewhere)).status == 403
-    await request.post(f"{url}/demo/customer")  # the cookie of somebody else
-    assert (await request.get(f"{url}/demo/race/{invoice}")).status == 404
-    own = {"Origin": url}
-    cut = {"what": "socket", "invoice": invoice}
-    assert (await request.post(f"{url}/demo/race/moments", data=cut, headers=own)).status == 404
+    async with another_browser(shopper) as request:
+        await request.post(f"{url}/demo/customer")
+        assert (await request.get(f"{url}/demo/race/{invoice}")).status == 404
+        assert (await request.post(f"{url}/demo/race/moments", data=cut, headers=own)).status == 404
+
+
+@asynccontextmanager
+async def another_browser(shopper: Shopper) -> AsyncIterator[APIRequestContext]:
+    """Its requests; the customer's own page goes on looking at his race, with his cookie."""
+    browser = shopper.context.browser
+    assert browser is not None
+    context = await browser.new_context()
+    try:
+        yield context.request
+    finally:
+        await context.close()

@@ -115,9 +115,8 @@ async def test_a_verification_whose_process_dies_at_any_step_is_taken_up_by_anot
     purchase = await other.customer().buy()
     await stripe_side.confirm(purchase["client_secret"])
     with suppress(aiohttp.ClientError):
-        async with ada.watch(purchase) as socket:
-            await socket.receive()
-    await wait_until(lambda: dead(child))
+        async with ada.watch(purchase):  # until then: for a socket that leaves, nobody need ask any more
+            await wait_until(lambda: dead(child))
     async with other.customer().watch(purchase) as socket:
         told = await status_with(socket, status="active")
     assert told["balance"] == 2000
