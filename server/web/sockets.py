@@ -89,7 +89,7 @@ class Sockets:
             await self._keep_all()
 
     async def _keep_all(self) -> None:
-        # A call of its own: as a variable of the one that never returns, the last line would outlive its socket.
+        # A call of its own: in one that never returns, the variable would keep the last line alive.
         for number, line in enumerate(tuple(self._lines)):
             if number % 100 == 99:
                 await asyncio.sleep(0)  # others have their turn

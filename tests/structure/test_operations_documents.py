@@ -130,7 +130,7 @@ def queries() -> list[str]:
 
 @pytest.mark.parametrize("expression", [*expressions().values(), *queries()])
 def test_what_is_queried_is_counted(expression: str) -> None:
-    """It is PromQL; each series, label by which it is chosen or grouped, and value asked for is in the code."""
+    """It is PromQL; each series, each label that chooses or groups, each value asked for is in the code."""
     for variable, value in VARIABLES.items():
         expression = expression.replace(variable, value)
     nodes: list[promql_parser.Expr] = []
