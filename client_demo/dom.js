@@ -1,5 +1,5 @@
 // @ts-check
-/** The three things every part of the demo needs of the page. */
+/** What every part of the demo needs of the page. */
 
 /** @param {string} id @returns {any} an element of index.html */
 export const el = (id) => document.getElementById(id);
@@ -11,3 +11,18 @@ export function set(id, text) {
 
 /** Whether the customer prefers a page that stands still. */
 export const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+/**
+ * A function that draws, and draws again for as long as `draw` says that something moves. A page at rest, or
+ * one that nobody sees, asks for no frame.
+ *
+ * @param {() => boolean} draw
+ */
+export function whileMoving(draw) {
+  /** @type {number|undefined} */
+  let next;
+  return function again() {
+    clearTimeout(next);
+    if (draw()) next = setTimeout(() => requestAnimationFrame(again), calm.matches ? 1000 : 80);
+  };
+}

@@ -7,7 +7,7 @@
  */
 import { call } from "./api.js";
 import { conditions, strike, struckEnough, weather } from "./conditions.js";
-import { calm, el } from "./dom.js";
+import { el, whileMoving } from "./dom.js";
 import { draw } from "./race_draw.js";
 import { span, story, windows } from "./race_layout.js";
 import { others } from "./race_others.js";
@@ -32,8 +32,6 @@ const state = {
   /** @type {number|undefined} */ timer: undefined,
   turn: 0, // of looking: the last one goes on
   looks: 0,
-  drawn: 0,
-  open: false, // something is still to come: the picture moves
   rows: "",
 };
 
@@ -154,7 +152,7 @@ async function look() {
 
 function forget() {
   localStorage.removeItem(KEPT);
-  Object.assign(state, { invoice: null, picture: null, open: false });
+  Object.assign(state, { invoice: null, picture: null });
   el("race").hidden = true;
 }
 
@@ -197,32 +195,26 @@ function build() {
   el("race").innerHTML = PARTS;
   watchMarks();
   new ResizeObserver(() => render()).observe(el("race-picture"));
-  const tick = (/** @type {number} */ at) => {
-    requestAnimationFrame(tick);
-    if (state.open && at - state.drawn >= (calm.matches ? 1000 : 80)) render();
-  };
-  requestAnimationFrame(tick);
 }
 
-function render() {
-  if (!state.picture) return;
-  state.drawn = performance.now();
+const render = whileMoving(() => {
+  if (!state.picture) return false;
   el("race").hidden = false;
   const told = current();
   const clock = serverNow() - told.origin;
-  state.open = told.open;
   text("race-headline", told.headline);
   text("race-detail", told.detail);
   rows(told);
   const picture = el("race-picture");
   const width = Math.round(picture.clientWidth);
-  if (!width) return; // folded up
+  if (!width) return false; // folded up: its new size is heard of when it is opened
   const desc = told.lanes.map(({ name, said }) => `${name}: ${said}.`).join(" ");
   draw(picture, told, windows(told, clock), clock, width, {
     title: "Timeline of this purchase",
     desc: `${told.headline} ${told.detail} ${desc}`,
   });
-}
+  return told.open; // something is still to come: the clock runs on
+});
 
 /** @param {string} id @param {string} words */
 function text(id, words) {

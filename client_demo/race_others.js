@@ -7,7 +7,7 @@
  */
 import { call } from "./api.js";
 import { strike, struckEnough, weather } from "./conditions.js";
-import { calm, el } from "./dom.js";
+import { el, whileMoving } from "./dom.js";
 import { activate } from "./paidup.js";
 import { stripe } from "./payment.js";
 import { draw } from "./race_draw.js";
@@ -65,7 +65,7 @@ async function race(config) {
     const library = await stripe(config.stripe_js, config.publishable_key);
     await weather();
     el("others-said").textContent = "";
-    watch(run);
+    show();
     const ways = /** @type {Way[]} */ (Object.keys(NAMES));
     await Promise.all(ways.map((way) => one(run, way, bought[way], library)));
     const { steps } = await call("GET", `/demo/race/${bought.paidup.invoice}`);
@@ -125,26 +125,14 @@ async function asks(run, track, every, invoice) {
 
 // ---- Showing
 
-/** @param {number} run */
-function watch(run) {
-  let drawn = 0;
-  const tick = (/** @type {number} */ at) => {
-    if (run !== running) return;
-    requestAnimationFrame(tick);
-    if (at - drawn < (calm.matches ? 1000 : 80)) return;
-    drawn = at;
-    show();
-  };
-  requestAnimationFrame(tick);
-}
-
-function show() {
+const show = whileMoving(() => {
   const picture = el("others-picture");
-  if (!tracks.length) return;
+  const on = el("others-leave").hidden === false;
+  if (!tracks.length) return on;
   picture.removeAttribute("hidden"); // an SVG has no such property
   const width = Math.round(picture.clientWidth);
-  if (!width) return;
-  const open = el("others-leave").hidden === false && tracks.some(({ done }) => done === null);
+  if (!width) return on;
+  const open = on && tracks.some(({ done }) => done === null);
   const now = performance.now();
   const lanes = /** @type {Way[]} */ (Object.keys(NAMES)).map((way) =>
     lane(
@@ -161,7 +149,8 @@ function show() {
     title: "The same purchase, three ways",
     desc: said,
   });
-}
+  return on;
+});
 
 /** @param {Way} way @param {Track|undefined} track @param {number} now @returns {any} a lane, as race_layout.js has them */
 function lane(way, track, now) {

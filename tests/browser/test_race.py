@@ -21,6 +21,11 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("everybody")]
 
 SERVER_AWAY = re.compile(r"ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|response code: 503")
+COUNT_FRAMES = """
+  window.framesAsked = 0;
+  const ask = window.requestAnimationFrame;
+  window.requestAnimationFrame = (draw) => (window.framesAsked++, ask.call(window, draw));
+"""
 
 
 class RaceView:
@@ -95,6 +100,28 @@ async def test_verification_wins_and_the_late_webhook_is_drawn_when_it_comes(rac
     await page.reload()  # the latest purchase, with the marks that only this browser knows
     await expect(race.headline).to_have_text(headline)
     await expect(race.rows.filter(has_text="The screen says active.")).to_have_count(1)
+
+
+@pytest.mark.parametrize("shopper", [{"reduced_motion": "no-preference"}], indirect=True, ids=["moving"])
+async def test_a_page_at_rest_asks_for_no_frame(race: RaceView) -> None:
+    """The picture moves while something is still to come; then nothing keeps the processor awake."""
+    page = race.shopper.page
+    await page.add_init_script(COUNT_FRAMES)
+    await race.buy("Webhook is a minute late", webhook_delay_ms=2500)
+    await expect(race.headline).to_have_text("Verification won. The webhook is still on its way.")
+    moving = await page.evaluate("framesAsked")
+    await page.wait_for_function("before => framesAsked > before", arg=moving, polling=100)
+    await expect(race.headline).to_contain_text(" s before the webhook.")
+
+    async def at_rest() -> bool:
+        """Whether for longer than the slowest picture takes, nothing was drawn."""
+        meanwhile: int = await page.evaluate(
+            "before => new Promise((done) => setTimeout(() => done(framesAsked - before), 1500))",
+            await page.evaluate("framesAsked"),
+        )
+        return meanwhile == 0
+
+    await wait_until(at_rest)
 
 
 async def test_a_deploy_in_the_middle_ends_at_active(race: RaceView) -> None:
