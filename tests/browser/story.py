@@ -33,11 +33,14 @@ from tests.support.browsers import CHROMIUM, LAUNCH
 from tests.support.contracts import Undocumented, check_frame
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
+from tests.support.waiting import wait_until
 
 VISA = "4242 4242 4242 4242"
 VISA_WITH_3DS = "4000 0027 6000 3184"
 DECLINED = "4000 0000 0000 0002"
 
+SAVED = {VISA: "pm_card_visa", VISA_WITH_3DS: "pm_card_authenticationRequired"}
+"""The same cards by the ids of Stripe's test payment methods."""
 FAILS_LATER = "pm_card_chargeCustomerFail"
 """Stripe's test card that can be saved, and is declined whenever it is charged."""
 
@@ -156,17 +159,20 @@ class Shopper:
         await expect(self.account).to_be_visible()
 
     async def subscribe(self, plan: str = "basic", card: str = VISA, yearly: bool = False) -> None:
-        """From the account page to a plan that is paid, and back to the page."""
-        await self.arrive()
-        await self.open_account()
-        if yearly:
-            await self.account.get_by_text("Yearly").click()
-        await self.page.get_by_test_id(f"offer-{plan}").click()
-        await self.pay(card)
+        """A plan was bought before, past the page, and its customer opens his account."""
+        await self.context.request.post(f"{self.demo.url}/demo/customer")
+        order = {"plan": plan, "interval": "year" if yearly else "month"}
+        secret = (await self.api("POST", "/api/subscriptions", order))["client_secret"]
+        await self.stripe_side.confirm(secret, SAVED[card])
         if card == VISA_WITH_3DS:
-            await self.answer_bank()
-        await self.see_account()
+            await self.stripe_side.authenticate(secret)
+        await wait_until(self._is_active)
+        await self.page.goto(f"{self.demo.url}/#account")
         await expect(self.page.get_by_test_id("plan-text")).to_contain_text("Renews on")
+
+    async def _is_active(self) -> bool:
+        credits = await self.api("GET", "/api/credits")
+        return credits["activating"] is None and credits["balance"] > 0
 
     async def see_account(self) -> None:
         """From the joy of something bought, back to the account."""

@@ -1,4 +1,4 @@
-"""Waiting for a condition instead of sleeping."""
+"""Waiting for a condition instead of sleeping: asked at once and often, then less and less often."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ async def wait_until(predicate: Callable[[], T], within: float = 10.0) -> T: ...
 
 async def wait_until(predicate: Callable[[], Any], within: float = 10.0) -> Any:
     """The first true answer of `predicate`, asked until `within` seconds have passed; else it fails."""
-    deadline = time.monotonic() + within
+    began = time.monotonic()
     while True:
         answer = predicate()
         if inspect.isawaitable(answer):
             answer = await answer
         if answer:
             return answer
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > within:
             raise AssertionError(f"not true within {within} s: {inspect.getsource(predicate).strip()}")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(min(max(0.01, waited / 10), 0.25))
