@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import signal
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def main() -> int:
     options = _options()
     configure_logging("ERROR", "console")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped on the way out
+    faulthandler.register(signal.SIGTERM, chain=True)  # ended from outside: it says what it was waiting for
     count = round(options.minutes * 60 * options.rate)
     with a_rig(WARM + count, dict(SETTINGS)) as rig, product(rig) as server:
         outcome = asyncio.run(_soak(rig, server, count, options))
