@@ -27,8 +27,9 @@ PAID_PER_S = 30
 """While processes are replaced. Most still wait when the last one is, and pay then."""
 PROCESSES = 3
 WINDOW_S = 0.25
-AT_ONCE = 0.3
-"""Of those whom a process sent away, so many at most may come back within one window."""
+AT_ONCE = 0.4
+"""Of those whom a process sent away, so many at most are asked back within one window, even where the
+machine stood still meanwhile and they heard it all at once."""
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -57,15 +58,15 @@ async def test_a_thousand_wait_through_a_rolling_restart(world: World, database_
         )
         sent_away = []
         for port, child in zip(ports, children, strict=True):
-            before = _returns(waiters)
+            before = _due_back(waiters)
             await _replaced(world, port, child)
-            sent_away.append(_returns(waiters)[len(before) :])
+            sent_away.append(sorted(_due_back(waiters) - before))
         replaced.set()
         await paying
     _each_told_once(waiters)
-    for returned_at in sent_away:
-        assert len(returned_at) > CUSTOMERS / PROCESSES / 3, "it had its share of those who wait"
-        assert _most_within(returned_at, WINDOW_S) <= AT_ONCE * len(returned_at)
+    for due_back in sent_away:
+        assert len(due_back) > CUSTOMERS / PROCESSES / 3, "it had its share of those who wait"
+        assert _most_within(due_back, WINDOW_S) <= AT_ONCE * len(due_back)
     async with open_database(database_url):
         granted = await CreditGrant.all().values_list("invoice_id", flat=True)
         assert sorted(map(str, granted)) == list(map(name_of, range(CUSTOMERS)))
@@ -122,8 +123,8 @@ def _each_told_once(waiters: Sequence[Waiter]) -> None:
         assert set(waiter.codes[:-1]) <= {1012}, "the others were drained"
 
 
-def _returns(waiters: Sequence[Waiter]) -> list[float]:
-    return sorted(at for waiter in waiters for at in waiter.returned_at)
+def _due_back(waiters: Sequence[Waiter]) -> set[float]:
+    return {at for waiter in waiters for at in waiter.due_back}
 
 
 def _most_within(times: Sequence[float], window_s: float) -> int:

@@ -201,8 +201,8 @@ class Waiter:
         """Statuses that end the wait: one, if all is well."""
         self.codes: list[int] = []
         """How each connection that was opened ended."""
-        self.returned_at: list[float] = []
-        """When it came back after each farewell (monotonic)."""
+        self.due_back: list[float] = []
+        """The moment at which each farewell asked it to come back (monotonic); a busy machine may be late."""
         self._request = handshake(invoice, ticket)
         self._choose = choose
         self._chance = chance
@@ -220,7 +220,6 @@ class Waiter:
                 await asyncio.sleep(backoff_s(attempt, self._chance))
             else:
                 await asyncio.sleep(self._after)
-                self.returned_at.append(time.monotonic())
             attempt += 1
 
     async def _connect(self) -> None:
@@ -237,6 +236,7 @@ class Waiter:
         message = json.loads(frame)
         if message["type"] == "bye":
             self._after = message["reconnect_after_ms"] / 1000
+            self.due_back.append(time.monotonic() + self._after)
         elif message["type"] == "status":
             self.heard += 1
             if message["status"] in TERMINAL:

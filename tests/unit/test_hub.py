@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -220,14 +221,16 @@ async def test_a_channel_is_given_up_a_little_after_its_last_line(pair: tuple[Hu
     here, _ = pair
     ear = Ear()
     await here.join(INVOICES, "in_linger", ear)
-    here.leave(INVOICES, "in_linger", ear)
     async with admin(valkey) as client:
-        assert await subscribers(client, INVOICES.channel("in_linger")) == 1
 
-        async def given_up() -> bool:
-            return await subscribers(client, INVOICES.channel("in_linger")) == 0
+        async def subscribed(count: int) -> bool:
+            return await subscribers(client, INVOICES.channel("in_linger")) == count
 
-        await wait_until(given_up)
+        assert await subscribed(1)
+        began = time.monotonic()
+        here.leave(INVOICES, "in_linger", ear)
+        await wait_until(lambda: subscribed(0))
+    assert time.monotonic() - began >= module.LINGER_S
     assert here.waiting(INVOICES) == []
 
 
