@@ -89,7 +89,9 @@ async def _launch(playwright: Playwright) -> Browser:
 @asynccontextmanager
 async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[Shopper]:
     """A new customer of `demo`; `looks` are Playwright's options of a browser context. Calm weather."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+    # A connection for each call: one kept from the test's beginning may just be closing at its end.
+    calls = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10), connector=calls) as http:
         stripe_side = StripeSide(demo.sandbox, http)
         await stripe_side.control("conditions/reset")
         context = await browser.new_context(**looks)

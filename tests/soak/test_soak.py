@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.processes import Child
 
-SHORT = ("--minutes", "0.05", "--rate", "60", "--memory", "60", "--descriptors", "200")
+SHORT = ("--minutes", "0.1", "--rate", "60", "--memory", "60", "--descriptors", "200")
 """So few customers that what is loaded late weighs; a leak of 45 KiB, or of every fifth socket, shows."""
 WITHIN_S = 100.0
 

@@ -164,8 +164,12 @@ async def test_a_node_is_killed_and_its_slots_taken_over_and_nobody_misses_a_sta
         await wait_until(lambda: here.have_heard(2))
         await wait_until(lambda: here.hub.healthy and there.hub.healthy)
         assert cluster_of_mine.spare.client.pubsub_shardchannels("paidup:invoice:*")
-        told = [there.hub.publish(a_status(invoice, 3)) for invoice in INVOICES_OF_ALL_NODES]
-        assert all(await asyncio.gather(*told))
+
+        async def taken() -> bool:
+            told = [there.hub.publish(a_status(invoice, 3)) for invoice in INVOICES_OF_ALL_NODES]
+            return all(await asyncio.gather(*told))
+
+        await wait_until(taken)
         await wait_until(lambda: here.have_heard(3))
 
 
