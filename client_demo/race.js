@@ -9,7 +9,7 @@ import { call } from "./api.js";
 import { conditions, strike, struckEnough, weather } from "./conditions.js";
 import { el, whileMoving } from "./dom.js";
 import { draw } from "./race_draw.js";
-import { span, story, windows } from "./race_layout.js";
+import { span, story, unbroken, windows } from "./race_layout.js";
 import { others } from "./race_others.js";
 
 /** @typedef {import("./race_layout.js").Mark} Mark */
@@ -202,8 +202,8 @@ const render = whileMoving(() => {
   el("race").hidden = false;
   const told = current();
   const clock = serverNow() - told.origin;
-  text("race-headline", told.headline);
-  text("race-detail", told.detail);
+  text("race-headline", unbroken(told.headline));
+  text("race-detail", unbroken(told.detail));
   rows(told);
   const picture = el("race-picture");
   const width = Math.round(picture.clientWidth);

@@ -60,6 +60,9 @@ export function span(ms) {
   return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
 }
 
+/** A figure and its unit stay on one line. @param {string} words */
+export const unbroken = (words) => words.replace(/(\d) (ms|s|min)\b/g, "$1\u00a0$2");
+
 /** @param {number} count */
 export const times = (count) => (count === 1 ? "once" : count === 2 ? "twice" : `${count} times`);
 

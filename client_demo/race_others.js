@@ -11,7 +11,7 @@ import { el, whileMoving } from "./dom.js";
 import { activate } from "./paidup.js";
 import { stripe } from "./payment.js";
 import { draw } from "./race_draw.js";
-import { span, times, windows } from "./race_layout.js";
+import { span, times, unbroken, windows } from "./race_layout.js";
 
 /** @typedef {"paidup"|"polling"|"webhook"} Way */
 /** @typedef {{invoice: string, ticket: string, client_secret: string}} Bought */
@@ -183,5 +183,5 @@ function conclude(questions) {
         : `With the webhook alone he still waits, and has ${reloads}.`,
     );
   }
-  el("others-said").textContent = sentences.join(" ");
+  el("others-said").textContent = unbroken(sentences.join(" "));
 }

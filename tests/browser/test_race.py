@@ -88,7 +88,7 @@ async def test_verification_wins_and_the_late_webhook_is_drawn_when_it_comes(rac
     await expect(race.marks("webhook", "late")).to_have_count(0)
     await expect(race.headline).to_contain_text(" s before the webhook.")
     headline = await race.headline.inner_text()
-    said = re.fullmatch(r"Verification won, ([\d.]+) s before the webhook\.", headline)
+    said = re.fullmatch(r"Verification won, ([\d.]+)\ss before the webhook\.", headline)
     assert said
     (settled,) = await race.timeline(invoice, "settled", road="verification")
     came = min(await race.timeline(invoice, "webhook_received"))
@@ -177,9 +177,9 @@ async def test_the_same_purchase_in_other_ways_takes_longer(race: RaceView) -> N
     said = page.get_by_test_id("others-said")
     await expect(said).to_contain_text("With the webhook alone it took", timeout=20_000)
     text = await said.inner_text()
-    went_on = seconds(re.findall(r"could go on after (\S+ m?s)", text))
-    polling = seconds(re.findall(r"Polling took (\S+ m?s)", text))
-    alone = seconds(re.findall(r"alone it took (\S+ m?s)", text))
+    went_on = seconds(re.findall(r"could go on after (\S+\sm?s)", text))
+    polling = seconds(re.findall(r"Polling took (\S+\sm?s)", text))
+    alone = seconds(re.findall(r"alone it took (\S+\sm?s)", text))
     assert went_on < polling < alone
     assert polling >= 1
     assert "Stripe was asked once" in text

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 
-import { place, scale, span, story, ticks, windows } from "../../client_demo/race_layout.js";
+import { place, scale, span, story, ticks, unbroken, windows } from "../../client_demo/race_layout.js";
 
 const BEGIN = 1_000_000;
 
@@ -171,4 +171,9 @@ describe("the axis", () => {
 it("says a length of time as people do", () => {
   const said = [0.4, 41.2, 999.4, 999.6, 4941, 9960, 38_000, 99_400, 125_000].map(span);
   assert.deepEqual(said, ["0 ms", "41 ms", "999 ms", "1.0 s", "4.9 s", "10 s", "38 s", "99 s", "2 min 5 s"]);
+});
+
+it("keeps a figure and its unit on one line", () => {
+  const said = unbroken("Verification won, 4.9 s before the webhook; on the screen after 41 ms, 2 times.");
+  assert.equal(said, "Verification won, 4.9\u00a0s before the webhook; on the screen after 41\u00a0ms, 2 times.");
 });
