@@ -430,9 +430,12 @@ async def test_a_killed_connection_is_noticed_and_messages_flow_again(valkey_of_
         await wait_until(lambda: here.healthy)
 
 
-@pytest.mark.usefixtures("quick")
-async def test_channels_come_back_in_batches(valkey_of_mine: ValkeyServer, batches: list[int]) -> None:
+async def test_channels_come_back_in_batches(
+    valkey_of_mine: ValkeyServer, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """S29: and not all processes' channels in one moment; none is forgotten, and then rows are to be read."""
+    monkeypatch.setattr(listeners, "ACK_TIMEOUT_S", 30.0)  # nothing is to be asked twice here
+    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 30.0)
     url = valkey_of_mine.connection_url
     async with opened(url) as here, admin(url) as client:
         await asyncio.gather(*(here.join(INVOICES, f"in_back{number}", Ear()) for number in range(1_100)))
