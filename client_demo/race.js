@@ -20,6 +20,7 @@ import { others } from "./race_others.js";
 const KEPT = "halftone:race";
 const LOOK_UNTIL_MS = 15 * 60_000;
 const AWAY_MS = 1000; // nobody looks, or nobody answers
+const FIRST_LOOK_MS = 200; // after the bank said yes: drawing what happens may not hold it up
 const STRAGGLERS = 4; // looks after all has come: a second copy may follow
 
 /** `clock`: what to add to this page's clock for the server's, known to ± `within` ms. */
@@ -64,7 +65,7 @@ export const paying = weather;
 
 /** The bank said yes. @param {string} invoice @returns {boolean} whether this tab is being closed now */
 export function confirmed(invoice) {
-  begin(invoice, []); // anew, where a first card failed after all
+  begin(invoice, [], FIRST_LOOK_MS); // anew, where a first card failed after all
   note("confirmed");
   if (!strike()) return false;
   note("closed");
@@ -79,10 +80,12 @@ export function follow(invoice) {
   begin(invoice, kept?.invoice === invoice ? kept.marks : []);
 }
 
-/** @param {string} invoice @param {Mark[]} kept */
-function begin(invoice, kept) {
+/** @param {string} invoice @param {Mark[]} kept @param {number} [wait] before the first look */
+function begin(invoice, kept, wait = 0) {
   Object.assign(state, { invoice, kept, picture: null, fresh: [], looks: 0, rows: "" });
-  void look();
+  state.turn += 1;
+  clearTimeout(state.timer);
+  state.timer = setTimeout(look, wait);
 }
 
 // ---- What the browser knows by itself
