@@ -14,6 +14,7 @@ from random import Random
 import aiohttp
 from rich.table import Table
 
+from server import keepers
 from server.logs import configure_logging
 from tests.bench.report import console, machine
 from tests.bench.rig import Rig, Server, a_rig, product
@@ -68,8 +69,7 @@ async def _soak(rig: Rig, server: Server, count: int, options: argparse.Namespac
         begin = await meter.when_quiet(nothing)
         measuring = asyncio.create_task(meter.run())
         await customers.come(WARM, count, options.rate)
-        measuring.cancel()
-        await asyncio.gather(measuring, return_exceptions=True)
+        await keepers.end(measuring)  # redis-py may swallow a cancellation
         end = await meter.when_quiet(begin)
         await asyncio.sleep(QUIET_S)
         afterwards = (await meter.sample()).asked - end.asked
