@@ -168,7 +168,7 @@ class Shopper:
         await self.stripe_side.confirm(secret, SAVED[card])
         if card == VISA_WITH_3DS:
             await self.stripe_side.authenticate(secret)
-        await wait_until(self._is_active)
+        await wait_until(self._is_active, within=40)  # by the webhook; else by the reconciler
         await self.page.goto(f"{self.demo.url}/#account")
         await expect(self.page.get_by_test_id("plan-text")).to_contain_text("Renews on")
 
