@@ -44,11 +44,13 @@ export class Problem extends Error {
 export async function call(method, url, body) {
   const headers = body === undefined ? undefined : { "Content-Type": "application/json" };
   const init = { method, headers, body: body === undefined ? undefined : JSON.stringify(body) };
+  const away = () => new Problem(0, { detail: "The server cannot be reached. Check your connection and try again." });
   const response = await fetch(url, { ...init, signal: AbortSignal.timeout(20_000) }).catch(() => {
-    throw new Problem(0, { detail: "The server cannot be reached. Check your connection and try again." });
+    throw away();
   });
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Problem(response.status, answer);
+  const answer = response.status === 204 ? {} : await response.json().catch(() => null);
+  if (!response.ok) throw new Problem(response.status, answer ?? {});
+  if (!answer) throw away(); // cut off in the middle
   return answer;
 }
 
