@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from playwright.async_api import APIRequestContext, Locator, expect
+from playwright.async_api import APIRequestContext, Locator, Route, expect
 
 from tests.browser.looks import expect_no_violations, expect_to_fit
 from tests.browser.story import Shopper
@@ -100,6 +100,20 @@ async def test_verification_wins_and_the_late_webhook_is_drawn_when_it_comes(rac
     await page.reload()  # the latest purchase, with the marks that only this browser knows
     await expect(race.headline).to_have_text(headline)
     await expect(race.rows.filter(has_text="The screen says active.")).to_have_count(1)
+
+
+async def test_an_answer_that_was_cut_off_is_no_picture(race: RaceView) -> None:
+    """The connection ended in the middle of it: the page asks again, and draws nothing of it meanwhile."""
+    page = race.shopper.page
+
+    async def cut_off(route: Route) -> None:
+        await route.fulfill(status=200, content_type="application/json", body='{"invoice": "in_')
+
+    await page.route("**/demo/race/in_*", cut_off, times=2)
+    async with page.expect_response("**/demo/race/in_*"):
+        await race.buy()
+    await page.set_viewport_size({"width": 700, "height": 700})
+    await expect(race.headline).to_contain_text("won")
 
 
 @pytest.mark.parametrize("shopper", [{"reduced_motion": "no-preference"}], indirect=True, ids=["moving"])
