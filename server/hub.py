@@ -75,7 +75,7 @@ class StagedLine(Line[StatusMessage], Protocol):
 class _Channel:
     """Ten thousand of these may wait: a tuple, not a set; the listener that confirmed it, not an event."""
 
-    __slots__ = ("answer", "key", "lines", "listener", "topic")
+    __slots__ = ("answer", "key", "lines", "listener", "parting", "topic")
 
     def __init__(self, topic: Topic[Any, Any], key: Any) -> None:
         self.topic = topic
@@ -84,6 +84,8 @@ class _Channel:
         self.listener: Listener | None = None
         self.answer: asyncio.Future[None] | None = None
         """Redis's answer to the first subscription, while it is awaited."""
+        self.parting: asyncio.TimerHandle | None = None
+        """When it is given up, where nobody waits any more."""
 
     @property
     def confirmed(self) -> bool:
@@ -156,6 +158,9 @@ class Hub:
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = _Channel(topic, key)
+        if channel.parting is not None:
+            channel.parting.cancel()
+            channel.parting = None
         channel.lines += (line,)
         if channel.confirmed:
             return True
@@ -176,15 +181,14 @@ class Hub:
         if channel is None:
             return
         channel.lines = tuple(other for other in channel.lines if other is not line)
-        if not channel.lines:
+        if not channel.lines and channel.parting is None:
             loop = asyncio.get_running_loop()
-            loop.call_later(LINGER_S, self._give_up_if_empty, channel)
+            channel.parting = loop.call_later(LINGER_S, self._give_up, channel)
 
-    def _give_up_if_empty(self, channel: _Channel) -> None:
+    def _give_up(self, channel: _Channel) -> None:
         name = channel.topic.channel(channel.key)
-        if not channel.lines and self._channels.get(name) is channel:
-            del self._channels[name]
-            self._ask(name)
+        del self._channels[name]
+        self._ask(name)
 
     def _ask(self, name: bytes) -> asyncio.Future[None] | None:
         keeper = self._keepers.get(self._transport.node_of(name) or "")
