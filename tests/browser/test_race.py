@@ -21,6 +21,7 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("everybody")]
 
 SERVER_AWAY = re.compile(r"ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|response code: 503")
+FIRST_LOOK_MS = 200
 COUNT_FRAMES = """
   window.framesAsked = 0;
   const ask = window.requestAnimationFrame;
@@ -100,6 +101,19 @@ async def test_verification_wins_and_the_late_webhook_is_drawn_when_it_comes(rac
     await page.reload()  # the latest purchase, with the marks that only this browser knows
     await expect(race.headline).to_have_text(headline)
     await expect(race.rows.filter(has_text="The screen says active.")).to_have_count(1)
+
+
+async def test_the_activation_has_the_processor_to_itself_at_first(race: RaceView) -> None:
+    """The race is asked for, and drawn, only a moment after the bank has said yes."""
+    await race.buy()
+    await expect(race.headline).to_contain_text("won")
+    waited: float = await race.shopper.page.evaluate("""() => {
+      const [confirmed] = performance.getEntriesByName("paidup:confirmed");
+      const looks = performance.getEntriesByType("resource").filter((it) =>
+        it.name.includes("/demo/race/in_"));
+      return Math.min(...looks.map((look) => look.startTime)) - confirmed.startTime;
+    }""")
+    assert waited >= FIRST_LOOK_MS
 
 
 async def test_an_answer_that_was_cut_off_is_no_picture(race: RaceView) -> None:
