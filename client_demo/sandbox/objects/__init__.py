@@ -6,6 +6,7 @@ they are expanded (an invoice's `payments` and `confirmation_secret`) are not ma
 
 from __future__ import annotations
 
+from client_demo.sandbox.objects.account import account, event, webhook_endpoint
 from client_demo.sandbox.objects.base import (
     list_of,
     nulls,
@@ -28,15 +29,12 @@ from client_demo.sandbox.objects.billing import (
     subscription_parent,
 )
 from client_demo.sandbox.objects.catalogue import (
-    account,
     coupon,
     customer,
     discount,
-    event,
     plan_of,
     price,
     product,
-    webhook_endpoint,
 )
 from client_demo.sandbox.objects.money import (
     charge,
