@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 from rich.console import Console
 from rich.table import Table
 
 from server.budget import Budget
 from server.services import connect_redis
 from server.stripe_gateway import open_gateway
-from tests.support.browsers import CHROMIUM, LAUNCH
+from tests.support.browsers import running_browser
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
 
@@ -95,9 +95,8 @@ async def main() -> None:
 
 
 async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
-    async with aiohttp.ClientSession() as http, async_playwright() as playwright:
+    async with aiohttp.ClientSession() as http, running_browser() as browser:
         stripe_side = StripeSide(sandbox, http)
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH)
         page = await browser.new_page()
         await page.goto(base)
         config = await page.evaluate("() => fetch('/demo/config.json').then((answer) => answer.json())")
@@ -119,7 +118,6 @@ async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
                 table.add_row(label, *_figures(waits), f"{over:.1f}", ", ".join(roads))
             ratio = _median(runs_of["polling"]) / _median(runs_of["socket"])
             table.add_row("", "", "", f"{ratio:.0f} times sooner than polling", "", end_section=True)
-        await browser.close()
     console.print(table)
     console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
 

@@ -22,7 +22,8 @@ import aiohttp
 from playwright.async_api import expect
 
 from tests.bench.report import console
-from tests.browser.story import VISA_WITH_3DS, Demo, running_browser, shopping
+from tests.browser.story import VISA_WITH_3DS, Demo, shopping
+from tests.support.browsers import running_browser
 from tests.support.processes import END_WITHIN_S, ROOT, free_port
 from tests.support.waiting import wait_until
 

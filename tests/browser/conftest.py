@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from tests.browser.story import Demo, Shopper, running_browser, running_demo, shopping
-from tests.support.browsers import CHROMIUM
+from tests.browser.story import Demo, Shopper, running_demo, shopping
+from tests.support.browsers import CHROMIUM, running_browser
 
 expect.set_options(timeout=15_000)  # two cores may be shared with a test that hammers
 

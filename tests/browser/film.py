@@ -20,7 +20,8 @@ from PIL import Image
 from playwright.async_api import expect
 
 from tests.browser.pictures import IMAGES, POSTER, console
-from tests.browser.story import VISA_WITH_3DS, Shopper, running_browser, running_demo, shopping
+from tests.browser.story import VISA_WITH_3DS, Shopper, running_demo, shopping
+from tests.support.browsers import running_browser
 
 MOST_BYTES = 600_000
 SIZE = {"width": 1080, "height": 700}

@@ -21,10 +21,10 @@ from tests.browser.story import (
     VISA_WITH_3DS,
     Demo,
     Shopper,
-    running_browser,
     running_demo,
     shopping,
 )
+from tests.support.browsers import running_browser
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 MOST_BYTES = 120_000

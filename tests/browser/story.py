@@ -22,14 +22,11 @@ from playwright.async_api import (
     Error,
     Locator,
     Page,
-    Playwright,
     WebSocket,
-    async_playwright,
     expect,
 )
 
 from tests.browser.looks import NOTE_SHIFTS
-from tests.support.browsers import CHROMIUM, LAUNCH
 from tests.support.contracts import Undocumented, check_frame
 from tests.support.processes import Child, free_port
 from tests.support.stripe_side import StripeSide
@@ -73,17 +70,6 @@ def running_demo(folder: Path) -> Iterator[Demo]:
         yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}")
     finally:
         child.stop()
-
-
-@asynccontextmanager
-async def running_browser() -> AsyncIterator[Browser]:
-    """The system's Chromium, without a window."""
-    async with async_playwright() as playwright:
-        yield await _launch(playwright)
-
-
-async def _launch(playwright: Playwright) -> Browser:
-    return await playwright.chromium.launch(executable_path=CHROMIUM, args=LAUNCH)
 
 
 @asynccontextmanager

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, Route, async_playwright, expect
+from playwright.async_api import Page, Route, expect
 
 from client_demo.sandbox.settings import DEFAULT_ORIGINS
+from tests.support.browsers import CHROMIUM, running_browser
 
 from .rig import Json, Sandbox, Signup
 
-CHROMIUM = shutil.which("chromium")
 PAGE = """<!doctype html><title>shop</title><style>:root { color-scheme: light dark }</style>
 <form id="form"><div id="card"></div></form><script src="%s/stripe.js"></script><script>
   const stripe = Stripe('pk_test_browser');
@@ -29,7 +28,7 @@ PAGE = """<!doctype html><title>shop</title><style>:root { color-scheme: light d
 </script>"""
 
 # The page is made up by Playwright, so Chromium takes its origin for a public one.
-ARGUMENTS = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"]
+FOREIGN_PAGE = "--disable-features=LocalNetworkAccessChecks"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
@@ -37,8 +36,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest_asyncio.fixture
 async def sandbox_page(sandbox_bare: Sandbox) -> AsyncIterator[Page]:
     """The shop's page, with a card element on it."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    async with running_browser(FOREIGN_PAGE) as browser:
         page = await browser.new_page(viewport={"width": 320, "height": 640})
         page.set_default_timeout(8000)
 
@@ -48,7 +46,6 @@ async def sandbox_page(sandbox_bare: Sandbox) -> AsyncIterator[Page]:
         await page.route(DEFAULT_ORIGINS[0] + "/", shop)
         await page.goto(DEFAULT_ORIGINS[0] + "/")
         yield page
-        await browser.close()
 
 
 async def _type_card(page: Page, number: str) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from playwright.async_api import Browser, async_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-LAUNCH = [
+PROGRAM = Path(__file__).with_name("chromium.py")
+_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -14,3 +21,16 @@ LAUNCH = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@asynccontextmanager
+async def running_browser(*arguments: str) -> AsyncIterator[Browser]:
+    """The system's Chromium, without a window; `arguments` are more of its command line."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=PROGRAM,
+            args=[*_ARGUMENTS, *arguments],
+            env={**os.environ, "CHROMIUM": CHROMIUM or "chromium"},
+        )
+        yield browser
+        await browser.close()
