@@ -315,8 +315,9 @@ async def test_a_long_wait_says_that_the_payment_is_safe(shopper: Shopper) -> No
     await expect(shopper.stage).to_contain_text("Your payment is safe. Nothing need be paid again.")
     await expect(shopper.stage).to_contain_text("You may close this page")
     await expect(shopper.page.locator("[data-step=now]")).to_have_count(0)  # nothing spins any more
-    await shopper.stripe_side.control("conditions/reset")
     await shopper.page.get_by_role("button", name="Check again").click()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await shopper.stripe_side.control("conditions/reset")
     await expect(shopper.page.get_by_test_id("activated")).to_be_visible()
 
 
