@@ -5,6 +5,7 @@ import { order, stripe } from "./shop.js";
 
 /** @type {Record<string, string>} */
 const WORDS = {
+  waiting: "We are checking your payment with Stripe.",
   verifying: "We are checking your payment with Stripe.",
   processing: "Your bank needs more time. You may close this page.",
   delayed: "This takes longer than usual. Your payment is safe, and need not be repeated.",
@@ -21,16 +22,20 @@ const card = library.elements().create("card", { hidePostalCode: true });
 card.mount("#card");
 
 const activation = activate({ invoice, ticket }); // the line is open before the customer has paid
-activation.addEventListener("stage", ({ detail: stage }) => {
-  if (el("form").hidden) el("stage").textContent = WORDS[stage] ?? "";
-});
+let paid = false;
+
+/** Whoever has news, this draws them: the credits may be here before Stripe.js has answered. */
+function draw() {
+  const { stage, status } = activation;
+  el("form").hidden = paid || stage === "active" || stage === "void";
+  const words = status?.status === "active" ? `Pro is yours: ${status.credits_granted} credits.` : (WORDS[stage] ?? "");
+  el("stage").textContent = el("form").hidden ? words : "";
+}
+activation.addEventListener("status", draw);
+activation.addEventListener("stage", draw);
 activation.addEventListener("error", ({ detail: error }) => {
   el("stage").textContent = error.code === "unauthorized" ? "Please sign in again." : error.message;
 });
-activation.finished.then(({ status, credits_granted }) => {
-  el("form").hidden = true;
-  if (status === "active") el("stage").textContent = `Pro is yours: ${credits_granted} credits.`;
-}, () => {});
 
 el("form").addEventListener("submit", async (/** @type {Event} */ event) => {
   event.preventDefault();
@@ -39,7 +44,7 @@ el("form").addEventListener("submit", async (/** @type {Event} */ event) => {
   button.disabled = false;
   el("problem").textContent = error?.message ?? "";
   if (error) return;
-  el("form").hidden = true;
-  el("stage").textContent = WORDS.verifying;
+  paid = true;
   activation.confirmed(paymentIntent.status);
+  draw();
 });
