@@ -46,13 +46,15 @@ class Steps:
 @contextmanager
 def demo_of(clone: Path) -> Iterator[Demo]:
     """`make demo` in `clone`, on free ports; stopped as by Ctrl-C."""
-    demo = Demo(f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}")
+    log = clone / "demo.log"
+    demo = Demo(f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}", log)
     ports = {"PORT": demo.url.rpartition(":")[2], "SANDBOX_PORT": demo.sandbox.rpartition(":")[2]}
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     environment = {**inherited, **ports}
-    process = subprocess.Popen(
-        ["make", "demo"], cwd=clone, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["make", "demo"], cwd=clone, env=environment, stdout=output, start_new_session=True
+        )
     try:
         yield demo
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import urllib.request
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,30 @@ from tests.browser.story import Demo, Shopper, running_demo, shopping
 from tests.support.browsers import CHROMIUM, running_browser
 
 expect.set_options(timeout=15_000)  # two cores may be shared with a test that hammers
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Whoever fails in the browser says what happened behind the page."""
+    report = yield
+    demo = item.funcargs.get("demo")
+    if report.failed and isinstance(demo, Demo):
+        report.sections += [("the demo's log", demo.log.read_text()[-5_000:]), ("webhooks", _webhooks(demo))]
+    return report
+
+
+def _webhooks(demo: Demo) -> str:
+    """A line for each of the sandbox's newest events: what, when, and how its deliveries ended."""
+    try:
+        with urllib.request.urlopen(f"{demo.sandbox}/sandbox/events?limit=40", timeout=10) as answer:
+            events = json.load(answer)["events"]
+    except OSError as error:
+        return f"the sandbox does not answer: {error}"
+    return "\n".join(
+        f"{event['created']} {event['type']} of {event['data']['object'].get('id')}: "
+        + "; ".join(f"{sent['status']} {sent['attempts']}" for sent in event["deliveries"])
+        for event in events
+    )
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -22,6 +22,7 @@ from playwright.async_api import (
     Error,
     Locator,
     Page,
+    Route,
     WebSocket,
     expect,
 )
@@ -57,6 +58,7 @@ class Demo:
 
     url: str
     sandbox: str
+    log: Path
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def running_demo(folder: Path) -> Iterator[Demo]:
     child = Child(["-m", "server.cli", "demo"], environment, folder / "demo.log", cwd=folder)
     try:
         child.wait_for(f"http://127.0.0.1:{port}/readyz")
-        yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}")
+        yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}", child.log)
     finally:
         child.stop()
 
@@ -219,6 +221,16 @@ class Shopper:
         """Every stage that the activating screen has shown in this tab."""
         seen: list[str] = await self.page.evaluate("stages")
         return seen
+
+    async def keep_stripe_js_waiting(self, until: Locator) -> None:
+        """The card is charged at once, but Stripe's answer to the page comes only once `until` is seen."""
+
+        async def answer_late(route: Route) -> None:
+            answer = await route.fetch()
+            await expect(until).to_be_visible()
+            await route.fulfill(response=answer)
+
+        await self.page.route("**/v1/payment_intents/*/confirm", answer_late)
 
     # Behind the page
 

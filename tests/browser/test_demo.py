@@ -65,6 +65,7 @@ async def test_the_whole_story_with_a_check_by_the_bank(shopper: Shopper) -> Non
 
 async def test_the_page_marks_when_it_was_confirmed_and_when_active(shopper: Shopper) -> None:
     """Both performance marks are there, in their order: what the bench and a field measurement read."""
+    await shopper.stripe_side.conditions(webhook_delay_ms=LATE_MS)
     await shopper.reach_card_form()
     await shopper.pay()
     await expect_active(shopper)
@@ -88,6 +89,17 @@ async def test_the_credits_can_be_used_at_once_and_there_is_no_second_plan(shopp
     await shopper.page.reload()
     await expect(shopper.balance).to_have_text("1,980")
     await expect(shopper.posters).to_have_count(2)
+
+
+async def test_the_credits_may_come_before_stripe_js_has_said_so(shopper: Shopper) -> None:
+    """A webhook at once, and a slow answer to the browser: the customer goes on, and is not called back."""
+    await shopper.keep_stripe_js_waiting(until=shopper.page.get_by_test_id("activated"))
+    await shopper.reach_card_form()
+    await shopper.pay()
+    await expect_active(shopper)
+    await shopper.page.wait_for_function("performance.getEntriesByName('paidup:confirmed').length")
+    await expect_active(shopper)
+    await expect_one_payment(shopper)
 
 
 # ---- Cards that do not work at first
