@@ -226,6 +226,11 @@ class Reconciler:
     async def _read_subscription(self, row: Subscription) -> None:
         try:
             await self._subscriptions.read(row.id, STRIPE_PATIENCE_S)
+        except StripeUnavailable as error:
+            log.info("subscription_postponed", subscription=row.id, error=str(error))
+            soon = self._clock() + timedelta(seconds=reconciler_delay_s(0))
+            with storage_errors():
+                await Subscription.filter(id=row.id, read_due_at__gt=soon).update(read_due_at=soon)
         except FAILURES as error:
             log.info("subscription_postponed", subscription=row.id, error=str(error))
 

@@ -110,9 +110,12 @@ class Subscriptions:
             row = await locked(Subscription.filter(id=shape.id)).get()
             if row.as_of is not None and row.as_of > asked_at:
                 return row
+            # A later event may have asked for another look while Stripe was answering this one.
+            heard_since = row.read_due_at is not None and asked_at < row.read_due_at <= self._clock()
             self._take(row, shape)
             row.as_of = asked_at
-            row.read_due_at = self._next_look(row)
+            if not heard_since:
+                row.read_due_at = self._next_look(row)
             await row.save()
         return row
 

@@ -55,6 +55,21 @@ async def test_a_renewal_of_which_no_webhook_tells_is_found_by_the_subscription(
     assert row.settled_via == "reconciliation"
 
 
+async def test_a_subscription_that_stripe_did_not_show_is_asked_about_soon_again(world: World) -> None:
+    """S20: an outage puts it off by 20 s, not by the minute for which whoever reads it claims it."""
+    life = await a_life(world, webhooks=False)
+    await buy_unheard(life, "pro")
+    await advance(life, 32)
+    await life.stripe.conditions(api_down=True)
+    reconciler = life.paidup.services.reconciler
+    assert await reconciler.due_subscriptions() == 1
+    await life.stripe.conditions(api_down=False)
+    assert await reconciler.due_subscriptions() == 0
+    life.clock.ahead += timedelta(seconds=20)
+    assert await reconciler.due_subscriptions() == 1
+    assert await life.entries() == [("grant", 2000), ("grant", 2000)]
+
+
 async def test_renewals_during_months_of_silence_are_found_in_stripes_list(world: World) -> None:
     """S20: not only the newest one, which the subscription names."""
     life = await a_life(world, webhooks=False)

@@ -150,6 +150,21 @@ async def test_an_event_that_shows_nothing_is_looked_into(
     assert (await row_of(ada)).read_due_at == stripe.now
 
 
+async def test_what_is_heard_while_stripe_answers_is_looked_into_as_well(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    """S18: the answer may be of before the news. Once it is of after them, nothing is left to be read."""
+    known = await met(subscriptions, ada)
+    asked_at = stripe.now + timedelta(days=1)
+    stripe.now = asked_at + timedelta(seconds=1)
+    await subscriptions.heard(known.id, shape(ada, plan="pro"))
+    await subscriptions.learn(known, asked_at)
+    assert (await row_of(ada)).read_due_at == stripe.now
+    await subscriptions.learn(shape(ada, plan="pro"), asked_at + timedelta(seconds=2))
+    row = await row_of(ada)
+    assert (row.plan, row.read_due_at) == ("pro", PERIOD_END + AFTER_ITS_PERIOD)
+
+
 async def test_one_of_a_strange_customer_is_not_ours(
     subscriptions: Subscriptions, ada: Account, database: None
 ) -> None:
