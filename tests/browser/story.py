@@ -84,7 +84,8 @@ async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[
         await stripe_side.control("conditions/reset")
         # Or a clock that is moved by a year renews the plans of all who were here before, twelve times each.
         for left in (await stripe_side.api("GET", "subscriptions?limit=100"))["data"]:
-            await stripe_side.api("DELETE", f"subscriptions/{left['id']}")
+            if left["status"] != "incomplete":
+                await stripe_side.api("DELETE", f"subscriptions/{left['id']}")
         context = await browser.new_context(**looks)
         await context.add_init_script(NOTE_STAGES + NOTE_SHIFTS)
         shopper = Shopper(demo, context, stripe_side)
