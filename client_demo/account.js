@@ -17,7 +17,7 @@ import { chooseInterval, drawOffers, drawTopUp } from "./offers.js";
  * What the account page needs of the rest.
  * @typedef {object} Page
  * @property {(request: () => Promise<api.Purchase>, about: About, errorId: string) => Promise<void>} buy
- * @property {(activating: api.Activating, kind: string) => void} follow a payment that is on its way
+ * @property {(activating: api.Activating) => void} follow a payment that is on its way
  * @property {(way: account_words.Way) => void} pay it
  * @property {(balance: number) => void} showBalance
  * @property {number} price of a poster
@@ -102,9 +102,9 @@ const planOf = (id) => plans.find((plan) => plan.id === id);
 function draw(known) {
   const { activating, balance, installments, subscription } = known;
   const paying = planOf(activating?.status.plan ?? "");
-  const kind = activating && account_words.purposeOf(activating, subscription, paying);
-  if (activating && kind) page.follow(activating, kind);
-  notice = activating && kind ? account_words.notice(activating.status, kind, paying) : null;
+  if (activating) page.follow(activating);
+  notice =
+    activating && account_words.notice(activating.status, account_words.purposeOf(activating, paying), paying);
   const plan = planOf(subscription?.plan ?? "");
   const { name, price, text } = account_words.standing(subscription, plan);
   set("plan-name", name);

@@ -95,12 +95,12 @@ export function toCome([next, ...rest]) {
 
 // ---- A payment that waits
 
-/** What a payment is for, as far as it can be told. @param {Activating} activating @param {Subscription|null} subscription @param {Plan|undefined} plan */
-export function purposeOf({ status }, subscription, plan) {
-  if (plan?.top_up) return "top-up";
-  if (!isRunning(subscription)) return "plan";
-  if (subscription.pending_plan) return "change";
-  return subscription.plan === status.plan ? "renewal" : "change";
+/** @type {Record<string, string>} */
+const PURPOSES = { subscription_cycle: "renewal", subscription_update: "change" };
+
+/** What a payment is for. @param {Activating} activating @param {Plan|undefined} plan what it pays */
+export function purposeOf({ reason }, plan) {
+  return plan?.top_up ? "top-up" : (PURPOSES[reason ?? ""] ?? "plan");
 }
 
 /** @type {Record<string, (name: string) => string>} */

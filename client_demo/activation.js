@@ -17,7 +17,6 @@ import { isConfirmed, planName, planOf, PRICE, state, watching } from "./visit.j
 import * as words from "./words.js";
 
 /** @typedef {import("./api.js").Activating} Activating */
-/** @typedef {import("./api.js").Subscription} Subscription */
 /** @typedef {import("./paidup.js").Status} Status */
 /** @typedef {import("./visit.js").Activation} Activation */
 /** @typedef {import("./visit.js").Order} Order */
@@ -143,9 +142,9 @@ function burst() {
   el("burst").classList.add("go");
 }
 
-/** A reload, or a second tab, while a payment is on its way. @param {Activating} activating @param {Subscription|null} subscription */
-export function resume(activating, subscription) {
-  adopt(activating, subscription);
+/** A reload, or a second tab, while a payment is on its way. @param {Activating} activating */
+export function resume(activating) {
+  adopt(activating);
   const { status } = activating.status;
   const onItsWay =
     kept.confirmedAt(activating.invoice) || status === "processing" || status === "requires_action";
@@ -153,17 +152,14 @@ export function resume(activating, subscription) {
   else showBanner();
 }
 
-/** Follow a payment that the server told of. @param {Activating} activating @param {Subscription|null} subscription */
-export function adopt(activating, subscription) {
-  const plan = planOf(activating.status.plan);
-  follow(activating, account_words.purposeOf(activating, subscription, plan), true);
-}
+/** Follow a payment that the server told of, and ask it to look again. @param {Activating} activating */
+export const adopt = (activating) => follow(activating, true);
 
-/** @param {Activating} activating @param {string} kind @param {boolean} [ask] the server to look again, where it is known */
-export function follow({ invoice, ticket, status }, kind, ask = false) {
-  /** @type {Partial<Order>} */
-  const known = state.order?.invoice === invoice ? state.order : { at: kept.confirmedAt(invoice), adopted: true };
-  if (known.adopted) known.kind = kind; // it may become plainer what it is for
+/** @param {Activating} activating @param {boolean} [ask] the server to look again, where it is known */
+export function follow(activating, ask = false) {
+  const { invoice, ticket, status } = activating;
   if (!ask && watching(invoice)) return;
+  const kind = account_words.purposeOf(activating, planOf(status.plan));
+  const known = state.order?.invoice === invoice ? state.order : { at: kept.confirmedAt(invoice), kind };
   watch({ ...known, invoice, ticket, plan: status.plan ?? "" }, status);
 }

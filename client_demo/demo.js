@@ -52,12 +52,12 @@ async function refused(problem, key, errorId) {
   showBalance(problem.body.balance);
   lay(key);
   const { activating } = problem.body;
-  const known = await api.account().catch(() => null);
   if (activating) {
-    adopt(activating, known?.subscription ?? null);
+    adopt(activating);
     if (state.order) showActivating();
     return;
   }
+  const known = await api.account().catch(() => null);
   const wanting = `A poster takes ${words.credits(PRICE)} and you have ${words.number(problem.body.balance)}.`;
   const then = "the poster waiting on the press is printed at once.";
   if (account_words.isRunning(known?.subscription ?? null)) {
@@ -157,7 +157,7 @@ async function start() {
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no money moves." : "";
     void race.start(config);
     if (config.sandbox) void clock(lookSoon);
-    if (account.activating) resume(account.activating, account.subscription);
+    if (account.activating) resume(account.activating);
   } catch (problem) {
     el(state.view === "account" ? "account-error" : "studio-error").textContent = /** @type {Error} */ (problem).message;
   }

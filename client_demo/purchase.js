@@ -96,7 +96,7 @@ async function cannotBuy(problem, errorId) {
   }
   const known = await api.account().catch(() => null);
   if (known?.activating && problem.kind !== "already-on-plan") {
-    adopt(known.activating, known.subscription);
+    adopt(known.activating);
     if (state.order) return showActivating();
   }
   el(errorId).textContent = CONFLICTS[problem.kind] ?? problem.message;

@@ -12,9 +12,9 @@ import { kept } from "./kept.js";
 /** @typedef {import("./router.js").View} View */
 /**
  * What is being paid for. `kind`: plan, change, renewal or top-up; `at`: when the bank confirmed, in ms since 1970;
- * `intent`: what Stripe.js said last; `adopted`: the server told of it, nobody bought it here.
+ * `intent`: what Stripe.js said last.
  * @typedef {{invoice: string, plan: string, kind?: string, ticket?: string, secret?: string|null, interval?: string,
- *   quantity?: number, at?: number|null, intent?: string, adopted?: boolean}} Order
+ *   quantity?: number, at?: number|null, intent?: string}} Order
  */
 
 /** Of a poster, in credits. */

@@ -83,11 +83,16 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Activating(msgspec.Struct, frozen=True):
-    """A payment on its way. Give `invoice` and `ticket` to the browser's `activate()`."""
+    """A payment on its way. Give `invoice` and `ticket` to the browser's `activate()`.
+
+    `reason` is Stripe's `billing_reason`: "subscription_create", "subscription_cycle" for a renewal,
+    "subscription_update" for a change, "manual" for a top-up.
+    """
 
     invoice: str
     ticket: str
     status: Status
+    reason: str | None = None
 
 
 class Grant(msgspec.Struct, frozen=True):

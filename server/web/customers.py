@@ -36,22 +36,23 @@ async def account_of(request: Request) -> Account:
 
 
 class Activating(msgspec.Struct, frozen=True):
-    """A payment that is on its way, and the ticket to watch it."""
+    """A payment that is on its way, and the ticket to watch it. `reason` is Stripe's `billing_reason`."""
 
     invoice: str
     ticket: str
     status: StatusMessage
+    reason: str | None
 
 
 async def activating_of(services: Services, account: Account) -> Activating | None:
     """The payment of this account that is on its way, with a ticket to watch it."""
     pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
     with storage_errors():
-        row = await pending.only("id").first()
+        row = await pending.only("id", "billing_reason").first()
         status = await read_status(row.id) if row else None
-    if status is None:
+    if row is None or status is None:
         return None
-    return Activating(status.invoice, services.tickets.issue(status.invoice), status)
+    return Activating(row.id, services.tickets.issue(row.id), status, row.billing_reason)
 
 
 def purchase_answer(request: Request, purchase: Purchase) -> Response:

@@ -53,6 +53,7 @@ async def test_an_upgrade_that_the_bank_asks_about_applies_once_it_is_paid(life:
     seen = await life.account()
     assert (seen["subscription"]["plan"], seen["subscription"]["pending_plan"]) == ("basic", "pro")
     assert (seen["balance"], seen["activating"]["invoice"]) == (500, purchase["invoice"])
+    assert seen["activating"]["reason"] == "subscription_update"
     status, again = await life.post("/api/subscriptions/change", plan="pro")
     assert (status, again["invoice"]) == (200, purchase["invoice"])
     assert again["client_secret"] == purchase["client_secret"]

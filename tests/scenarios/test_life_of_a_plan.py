@@ -92,6 +92,7 @@ async def test_a_renewal_that_could_not_be_collected_is_shown_and_can_be_paid(
     assert (seen["balance"], seen["subscription"]["status"]) == (2000, "past_due")
     activating = seen["activating"]
     assert activating["ticket"]
+    assert activating["reason"] == "subscription_cycle"
     assert activating["status"]["status"] in (shown, "failed")
     status, credits = await life.customer.call("GET", "/api/credits")
     assert (status, credits["activating"]["invoice"]) == (200, activating["invoice"])

@@ -164,6 +164,7 @@ async def test_spending_too_early_is_told_about_the_activation(
     assert (status, refused["balance"], refused["needed"]) == (402, 0, 10)
     assert refused["activating"]["invoice"] == purchase["invoice"]
     assert refused["activating"]["status"]["status"] == "open"
+    assert refused["activating"]["reason"] == "subscription_create"
     async with ada.watch(refused["activating"]) as socket:
         await status_with(socket, status="active")
     assert await ada.spend(10, "report-1") == (200, {"balance": 1990, "credits": 10, "key": "report-1"})

@@ -1,0 +1,25 @@
+/** What a payment that waits is for: the customer reads it. */
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+
+import { purposeOf } from "../../client_demo/account_words.js";
+
+const PRO = { id: "pro", name: "Pro" };
+const EXTRA = { id: "extra", name: "Extra credits", top_up: true };
+
+describe("a payment", () => {
+  it("is for what Stripe says, whatever its subscription is called meanwhile", () => {
+    assert.equal(purposeOf({ reason: "subscription_create" }, PRO), "plan");
+    assert.equal(purposeOf({ reason: "subscription_cycle" }, PRO), "renewal");
+    assert.equal(purposeOf({ reason: "subscription_update" }, PRO), "change");
+  });
+
+  it("of credits beside a plan is a top-up", () => {
+    assert.equal(purposeOf({ reason: "manual" }, EXTRA), "top-up");
+  });
+
+  it("is taken for a plan's where nobody says", () => {
+    assert.equal(purposeOf({ reason: null }, PRO), "plan");
+    assert.equal(purposeOf({ reason: "subscription_threshold" }, undefined), "plan");
+  });
+});
