@@ -53,10 +53,10 @@ async def expect_to_fit(page: Page, width: int) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth") == width
 
 
-async def expect_at_rest(page: Page) -> None:
+async def expect_at_rest(page: Page, at_most: float = 0.02) -> None:
     """Since the page was opened nothing has moved about by itself that a reader would notice."""
     shifts: list[Any] = await page.evaluate("window.shifts")
-    assert sum(value for value, _ in shifts) < 0.02, shifts
+    assert sum(value for value, _ in shifts) < at_most, shifts
 
 
 async def tab_to(page: Page, wanted: Locator) -> None:
