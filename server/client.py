@@ -8,10 +8,10 @@
 
 `Paidup` blocks; `AsyncPaidup` has the same methods to be awaited. Every method names the customer
 by your id of the user. A call has a deadline, and is repeated within it where nothing answered or
-the server said 503: each of them is safe to repeat, since the same key, or the same pending
-payment, gives the same answer. Repetitions have a budget, so that many callers do not make an
-outage worse. Needs aiohttp, msgspec, PyJWT and urllib3; imports nothing else of the server, so a
-copy of this one file works as well.
+the server said 429 or 503, not earlier than its Retry-After says: each of them is safe to repeat,
+since the same key, or the same pending payment, gives the same answer. Repetitions have a budget,
+so that many callers do not make an outage worse. Needs aiohttp, msgspec, PyJWT and urllib3;
+imports nothing else of the server, so a copy of this one file works as well.
 """
 
 from __future__ import annotations
@@ -280,7 +280,8 @@ class _Caller:
             # A connection that hangs leaves time for another.
             timeout_s = min(deadline - time.monotonic(), self._deadline_s / 2)
             answer = yield _Request(call.method, self._base_url + call.path, headers, body, timeout_s)
-            why = "no answer"
+            failed: PaidupError = Unavailable(f"{call.method} {call.path}: no answer")
+            asked_s = 0.0
             if answer is not None:
                 if 200 <= answer.status < 300:
                     self._budget.answered()
@@ -289,12 +290,13 @@ class _Caller:
                 if answer.status not in TRY_AGAIN or refused.problem == "stripe-refused":
                     self._budget.answered()
                     raise refused
-                why = str(refused)
-                if answer.retry_after.isdigit():
-                    pause_s = max(pause_s, float(answer.retry_after))
-            pause = pause_s * (0.5 + random.random())  # noqa: S311
+                # A 429 is an answer: nothing was done, and it is known.
+                too_many = answer.status == HTTPStatus.TOO_MANY_REQUESTS
+                failed = refused if too_many else Unavailable(f"{call.method} {call.path}: {refused}")
+                asked_s = float(answer.retry_after) if answer.retry_after.isdecimal() else 0.0
+            pause = asked_s + pause_s * (0.5 + random.random())  # noqa: S311
             if time.monotonic() + pause >= deadline or not self._budget.take():
-                raise Unavailable(f"{call.method} {call.path}: {why}")
+                raise failed
             yield pause
             pause_s *= 2
 

@@ -106,6 +106,31 @@ def _the_blocking_client_is_the_same(url: str, invoice: str) -> None:
         assert refused.value.problem == "not-authenticated"
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_repetition_comes_no_earlier_than_the_server_asked_for(status: int) -> None:
+    """S64: `Retry-After` is the least pause, whatever chance adds."""
+    for _ in range(20):
+        steps = Paidup("http://127.0.0.1", TOKENS)._steps(client._subscribe("ada", "pro", None, 1))
+        next(steps)
+        pause = steps.send(_answer(status, retry_after="3"))
+        assert isinstance(pause, float)
+        assert 3 <= pause < 4
+
+
+def test_a_limit_that_outlasts_the_deadline_is_told_as_a_refusal() -> None:
+    """S64: the server answered and did nothing: the caller is not left in doubt."""
+    steps = Paidup("http://127.0.0.1", TOKENS)._steps(client._subscribe("ada", "pro", None, 1))
+    next(steps)
+    with pytest.raises(Refused) as refused:
+        steps.send(_answer(429, retry_after="60"))
+    assert (refused.value.status, refused.value.problem) == (429, "too-many-requests")
+
+
+def _answer(status: int, retry_after: str) -> client._Answer:
+    body = b'{"type": "https://paidup.dev/problems/too-many-requests", "detail": "Too many."}'
+    return client._Answer(status, retry_after, body)
+
+
 async def test_a_call_ends_at_its_deadline() -> None:
     """Whether nobody listens, or whoever does says nothing, or something else."""
 
