@@ -4,12 +4,14 @@ FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python -m venv /opt/paidup
-COPY requirements/product.txt requirements/
-RUN /opt/paidup/bin/pip install --require-hashes -r requirements/product.txt
+COPY requirements/build.txt requirements/product.txt requirements/
+RUN /opt/paidup/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/product.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY client_demo client_demo
-RUN /opt/paidup/bin/pip install --no-deps .
+# The build backend is needed here only.
+RUN /opt/paidup/bin/pip install --no-index --no-deps --no-build-isolation . \
+    && /opt/paidup/bin/pip uninstall --yes setuptools
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/paidup paidup

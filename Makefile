@@ -51,9 +51,11 @@ soak: $(DEV) ## an hour's customers in minutes: is anything kept of them?
 hammer: $(DEV) ## kill everything again and again under load, on both databases; then audit (up to ten minutes)
 	$(BIN)/python -m tests.hammer
 
-lock: $(DEV) ## pin every dependency anew, with hashes
+lock: $(DEV) ## pin every dependency anew, with hashes, the build backend included
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade --allow-unsafe -o requirements/build.txt -
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/product.txt pyproject.toml
-	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --allow-unsafe --extra dev -c requirements/product.txt -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --allow-unsafe --extra dev -c requirements/build.txt -c requirements/product.txt -o requirements/dev.txt pyproject.toml
 
 migrations: $(DEV) ## write a migration for what changed in server/models.py
 	$(BIN)/tortoise -c server.database.TORTOISE makemigrations
@@ -64,13 +66,14 @@ clean: ## forget the virtual environment, the demo's data and the caches
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(PRODUCT): $(VENV)/bin/python requirements/product.txt pyproject.toml
-	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/product.txt
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps --editable .
+# Wheels only, and the build backend is one of the pinned packages: nothing is fetched that has no hash.
+$(PRODUCT): $(VENV)/bin/python requirements/build.txt requirements/product.txt pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/product.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): $(PRODUCT) requirements/dev.txt
-	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.txt
 	@touch $@
 
 $(NODE): $(DEV) tests/node/package.json tests/node/hashes.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_no_key_of_a_real_account_is_in_the_repository() -> None:
 
 
 def test_there_are_requirements_for_use_and_for_development() -> None:
-    assert {path.name for path in REQUIREMENTS} >= {"product.txt", "dev.txt"}
+    assert {path.name for path in REQUIREMENTS} >= {"build.txt", "product.txt", "dev.txt"}
 
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
@@ -92,6 +93,42 @@ def test_every_dependency_of_the_package_is_pinned() -> None:
     asked = requires("paidup") or []
     assert names([each for each in asked if "extra ==" not in each]) <= pinned["product.txt"]
     assert names(asked) <= pinned["dev.txt"] | pinned["product.txt"]
+
+
+def test_the_build_backend_is_pinned() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    pinned = {pin["name"] for pin in PIN.finditer((ROOT / "requirements/build.txt").read_text())}
+    assert {re.split(r"[^a-z0-9-]", each)[0] for each in asked} <= pinned
+
+
+FETCHES = re.compile(r"\b(?:pip3? (?:install|wheel|download)|npm (?:install|ci)|npx|pipx|uvx?) .*")
+PINNED = ("--require-hashes", "--only-binary :all:")
+LOCAL = ("--no-index", "--no-deps", "--no-build-isolation")
+RECIPES = [
+    path
+    for path in tracked()
+    if path.name in {"Makefile", "Dockerfile", "run", "Procfile", "compose.yaml"} or path.suffix == ".md"
+    if path.name not in {"CHANGELOG.md", "decisions.md"}
+]
+
+
+def unpinned(text: str) -> list[str]:
+    """What this recipe or document would fetch without a hash, or build with a backend that has none."""
+    commands = [found[0] for found in FETCHES.finditer(text.replace("\\\n", " "))]
+    return [
+        command
+        for command in commands
+        if not any(all(option in command for option in wanted) for wanted in (PINNED, LOCAL))
+    ]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_installed_without_a_hash(path: Path) -> None:
+    """Packages by hash and as wheels, or this folder's own code with the pinned backend.
+
+    Exempt is the Chromium of .ci/run: apt checks Debian's signatures.
+    """
+    assert unpinned(path.read_text()) == []
 
 
 async def test_the_migrations_are_up_to_date_with_the_models() -> None:
