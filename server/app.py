@@ -72,5 +72,7 @@ def create_app(
             Exception: problems.on_exception,
         },
     )
+    # Starlette would redirect `/path/` to `/path` at whatever host the request names.
+    app.router.redirect_slashes = False
     app.state.authenticate = authenticate or bearer_authentication(settings)
     return app

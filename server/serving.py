@@ -47,7 +47,11 @@ _WEBSOCKETS = {"slim": "server.web.slim:SlimProtocol", "uvicorn": "websockets-sa
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """What to run uvicorn with, beside the application and its address."""
-    return {**UVICORN, "ws": _WEBSOCKETS[settings.websocket_protocol]}
+    return {
+        **UVICORN,
+        "ws": _WEBSOCKETS[settings.websocket_protocol],
+        "forwarded_allow_ips": settings.proxies,
+    }
 
 
 def application() -> Starlette:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     stripe_api_base: str = STRIPE_API
     plans_file: Path = PACKAGED_PLANS
     allowed_origins: str = ""
+    forwarded_allow_ips: str = "127.0.0.1,::1"
     auth_jwt_audience: str = ""
     auth_jwt_issuer: str = ""
 
@@ -97,6 +99,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
         listed = _listed(self.allowed_origins)
         own = [f"http://{name}:{self.port}" for name in ("127.0.0.1", "localhost")]
         return frozenset(origin.rstrip("/") for origin in (listed or own))
+
+    @property
+    def proxies(self) -> list[str]:
+        """Addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
+        return _listed(self.forwarded_allow_ips)
 
     @property
     def livemode(self) -> bool:
@@ -205,6 +212,7 @@ def _address_problems(settings: Settings) -> list[str]:
     ):
         problems.append("DATABASE_URL starts with sqlite:// or postgresql://")
     problems += _redis_problems(settings)
+    problems += _proxy_problems(settings)
     for origin in settings.origins:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
@@ -222,6 +230,26 @@ def _redis_problems(settings: Settings) -> list[str]:
     elif settings.redis_url and not settings.redis_url.startswith((*schemes, "unix://")):
         return ["REDIS_URL starts with redis://, rediss:// or unix://"]
     return []
+
+
+def _proxy_problems(settings: Settings) -> list[str]:
+    """uvicorn takes what it cannot read as a name that no peer has: silently, nobody is trusted."""
+    problems = []
+    for text in settings.proxies:
+        try:
+            everybody = ip_network(text).prefixlen == 0
+        except ValueError:
+            everybody = text == "*"
+            if not everybody:
+                problems.append(
+                    f"FORWARDED_ALLOW_IPS: {text!r} is no address or network such as 10.0.0.7 or 10.0.0.0/8"
+                )
+        if everybody:
+            problems.append(
+                f"FORWARDED_ALLOW_IPS: {text!r} would believe any client's X-Forwarded-For; name the "
+                "addresses or networks of your proxies, such as 10.0.0.0/8"
+            )
+    return problems
 
 
 def process_problems(settings: Settings) -> list[str]:

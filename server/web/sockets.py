@@ -24,6 +24,7 @@ from starlette.websockets import WebSocket
 from server.core.messages import SUBPROTOCOL, Bye, CloseCode
 from server.errors import NotAllowed, NotAuthenticated, PaidupError
 from server.services import Services
+from server.web.addresses import counted_as
 from server.web.lines import AccountLine, InvoiceLine, SocketLine
 from server.web.problems import problem, problem_of
 from server.web.slim import TAKE_OVER, TakeOver
@@ -167,7 +168,7 @@ class Sockets:
             raise NotAuthenticated(f"Offer two subprotocols: {SUBPROTOCOL} and the ticket.")
         ticket = next(offer for offer in offered if offer != SUBPROTOCOL)
         line = kind.admitted(scope, ticket, self._services)
-        line.address = scope["client"][0] if scope.get("client") else ""
+        line.address = counted_as(scope["client"][0] if scope.get("client") else "")
         return line
 
     def _full(self, line: SocketLine) -> Response | None:

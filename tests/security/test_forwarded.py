@@ -1,0 +1,135 @@
+"""Headers in which a client describes itself or this server, `Host` and `X-Forwarded-*`, change nothing."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+import pytest
+
+from server.errors import ConfigurationError
+from server.web.addresses import counted_as
+from tests.conftest import World
+from tests.support.paidup import Customer, settings
+
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ELSEWHERE = "evil.example"
+FORGED = {
+    "Host": f"{ELSEWHERE}:81",
+    "X-Forwarded-Host": ELSEWHERE,
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-For": "203.0.113.77",
+    "X-Forwarded-Prefix": f"/{ELSEWHERE}",
+    "Forwarded": f"for=203.0.113.77;host={ELSEWHERE};proto=https",
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:DB8:0:0:ffff:ffff:ffff:ffff", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("::1", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("fe80::2%eth1", "fe80::/64"),
+        ("", ""),
+        ("unix:", ""),
+        ("192.0.2.1, 192.0.2.2", ""),
+        ("1" * 100_000, ""),
+    ],
+)
+def test_an_address_is_counted_by_what_one_party_has_little_of(host: str, counted: str) -> None:
+    assert counted_as(host) == counted
+
+
+@SQLITE
+async def test_the_addresses_of_an_ipv6_subnet_share_their_places(world: World) -> None:
+    """S64: a /64 is one customer's line; so is an IPv4 address, however it is written."""
+    paidup = await world.server(webhooks=False, max_sockets_per_address=1)
+    ada = paidup.customer()
+    purchase = await ada.buy()
+    opened = [
+        await _opens(world, ada, purchase, address)
+        for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "192.0.2.1", "::ffff:192.0.2.1")
+    ]
+    assert opened == [True, False, True, True, False]
+
+
+@SQLITE
+async def test_a_peer_that_is_no_proxy_of_ours_has_its_own_address(world: World) -> None:
+    """S64: whoever writes another address into each request gets no more places for it."""
+    paidup = await world.server(webhooks=False, max_sockets_per_address=1, forwarded_allow_ips="192.0.2.9")
+    ada = paidup.customer()
+    purchase = await ada.buy()
+    assert await _opens(world, ada, purchase, "192.0.2.1")
+    assert not await _opens(world, ada, purchase, "192.0.2.2")
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/plans"),
+        ("GET", "/api/plans/"),
+        ("GET", "/api/credits"),
+        ("GET", "/api/credits/?next=//evil.example"),
+        ("GET", "/api//evil.example/"),
+        ("POST", "/api/subscriptions"),
+        ("POST", "/api/credits/spend/"),
+        ("POST", "/webhooks/stripe/"),
+        ("GET", "/operators/"),
+        ("GET", "/healthz"),
+        ("GET", "/ws/account/"),
+    ],
+)
+async def test_no_forged_header_changes_an_answer(
+    world: World, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, method: str, path: str
+) -> None:
+    """Neither its status nor its headers nor its body, nor what is logged. Nothing redirects."""
+    paidup = await world.server(
+        webhooks=False, forwarded_allow_ips="192.0.2.9", operator_token="operator-token-of-the-tests"
+    )
+    authorization = {"Authorization": f"Bearer {paidup.customer().token()}"}
+
+    async def answer(headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        sent = {**authorization, **headers}
+        async with aiohttp.request(
+            method, paidup.url + path, headers=sent, allow_redirects=False
+        ) as response:
+            kept = {name: value for name, value in response.headers.items() if name.lower() != "date"}
+            return response.status, kept, await response.read()
+
+    honest, forged = await answer({}), await answer(FORGED)
+    assert forged == honest
+    assert honest[0] not in range(300, 400)
+    assert ELSEWHERE not in str(forged[1])
+    assert not [each for each in caplog.messages if ELSEWHERE in each or "203.0.113.77" in each]
+
+
+@pytest.mark.parametrize("text", ["*", "0.0.0.0/0", "::/0", "10.0.0.1,*"])
+def test_believing_everybody_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"FORWARDED_ALLOW_IPS: .* would believe any client"):
+        settings(forwarded_allow_ips=text)
+
+
+@pytest.mark.parametrize("text", ["proxy.internal", "10.0.0.1/8", "10.0.0.300", "10.0.0.1 10.0.0.2"])
+def test_what_is_no_address_of_a_proxy_is_refused(text: str) -> None:
+    """uvicorn would take it for a name that no peer has."""
+    with pytest.raises(ConfigurationError, match=r"FORWARDED_ALLOW_IPS: .* is no address or network"):
+        settings(forwarded_allow_ips=text)
+
+
+def test_proxies_are_addresses_and_networks() -> None:
+    assert settings(forwarded_allow_ips="10.0.0.0/8, 2001:db8::7").proxies == ["10.0.0.0/8", "2001:db8::7"]
+
+
+async def _opens(world: World, customer: Customer, purchase: Any, forwarded: str) -> bool:
+    """Whether a socket opens where a proxy says that it is for `forwarded`; it stays open."""
+    with suppress(aiohttp.WSServerHandshakeError):
+        await world.stack.enter_async_context(customer.watch(purchase, **{"X-Forwarded-For": forwarded}))
+        return True
+    return False
