@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
 from server.clock import Clock, now
@@ -69,6 +70,7 @@ def create_app(
         exception_handlers={
             PaidupError: problems.on_paidup_error,
             HTTPException: problems.on_http_exception,
+            ClientDisconnect: problems.on_client_left,
             Exception: problems.on_exception,
         },
     )

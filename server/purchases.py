@@ -35,6 +35,7 @@ from server.errors import (
 )
 from server.models import Account, Invoice, Subscription
 from server.prices import PriceBook
+from server.settlement import Outcome
 from server.stripe_gateway import StripeGateway
 from server.subscriptions import Subscriptions
 from server.verification import Verification
@@ -154,6 +155,10 @@ class Purchases:
         if shape.customer is None or not (named or shape.customer == account.stripe_customer):
             raise NotFound(f"There is no invoice {invoice_id} for this customer.")
         settled = await self._verification.settle(facts, Road.VERIFICATION, account.id)
+        if (
+            settled.outcome is Outcome.UNKNOWN_CUSTOMER
+        ):  # it names this account, its Stripe customer is another's
+            raise NotFound(f"There is no invoice {invoice_id} for this customer.")
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
         return Purchase(settled.status, secret_of(shape), created=settled.created)

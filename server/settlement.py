@@ -341,6 +341,8 @@ class Settlement:
                 return None
             account = named
         if account.stripe_customer is None:
+            if account_id is not None and await Account.exists(stripe_customer=invoice.customer):
+                return None  # the invoice names this account, and is another's
             account.stripe_customer = invoice.customer
             await account.save(update_fields=["stripe_customer"])
         return account if account.stripe_customer == invoice.customer else None

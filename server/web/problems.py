@@ -92,6 +92,12 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
     return response
 
 
+async def on_client_left(request: Request, _: Exception) -> Response:
+    """Whoever left in the middle of their body hears of nothing, and is no fault of ours."""
+    log.debug("client_left", path=request.url.path)
+    return Response(status_code=400)
+
+
 async def on_exception(request: Request, _: Exception) -> Response:
     request.app.state.services.metrics.requests_failed.labels(500).inc()
     # Starlette logs the traceback when it raises the error again.

@@ -164,10 +164,10 @@ class Sockets:
         if origin is not None and origin not in self._services.settings.origins:
             raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
         offered = scope["subprotocols"]
-        if SUBPROTOCOL not in offered or len(offered) != 2:
+        tickets = [offer for offer in offered if offer != SUBPROTOCOL]
+        if len(offered) != 2 or len(tickets) != 1:
             raise NotAuthenticated(f"Offer two subprotocols: {SUBPROTOCOL} and the ticket.")
-        ticket = next(offer for offer in offered if offer != SUBPROTOCOL)
-        line = kind.admitted(scope, ticket, self._services)
+        line = kind.admitted(scope, tickets[0], self._services)
         line.address = counted_as(scope["client"][0] if scope.get("client") else "")
         return line
 

@@ -99,6 +99,29 @@ async def test_adoptions_that_cannot_be_are_refused(
     )
 
 
+async def test_an_invoice_that_names_the_caller_and_is_another_accounts_is_not_there(
+    world: World, stripe_side: StripeSide, subtests: pytest.Subtests
+) -> None:
+    """Metadata names the caller, the Stripe customer is another account's: 404; nobody's customer changes."""
+    paidup = await world.server(webhooks=False)
+    bob = paidup.customer("bob")
+    bobs = (await bob.buy("basic"), (await Account.get(external_id="bob")).stripe_customer)[1]
+    assert bobs is not None
+    body = _naming(await stripe_side.subscribe(bobs, "pro", "ada"))
+    for name in ("a caller without a Stripe customer", "a caller with another one"):
+        with subtests.test(name):
+            ada = paidup.customer("ada")
+            await ada.balance()
+            before = await row_counts()
+            status, problem = await ada.send("/api/invoices", body)
+            _assert_problem(status, problem, 404, "not-found")
+            assert bobs not in str(problem)
+            assert await row_counts() == before
+            assert (await Account.get(external_id="bob")).stripe_customer == bobs
+            assert (await Account.get(external_id="ada")).stripe_customer != bobs
+        await Account.filter(external_id="ada").update(stripe_customer="cus_of_ada")
+
+
 async def test_a_spend_is_taken_once_for_its_key(paidup: Paidup, stripe_side: StripeSide) -> None:
     """A spend repeated with its key has the same answer; with another amount it is a conflict."""
     ada = await _with_credits(paidup, stripe_side)

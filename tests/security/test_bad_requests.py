@@ -1,0 +1,99 @@
+"""Odd requests: each is refused as what it is, and none counts as a fault of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from urllib.parse import urlsplit
+
+import jwt
+import pytest
+from structlog.testing import capture_logs
+
+from server.models import StripeEvent
+from tests.conftest import World
+from tests.support.paidup import JWT_SECRET, WEBHOOK_SECRET, Paidup
+from tests.support.stripe_side import forged_event, sign
+from tests.support.waiting import wait_until
+
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    "Sec-WebSocket-Protocol: {offered}\r\n\r\n"
+)
+
+
+async def answer_to(paidup: Paidup, request: bytes) -> bytes:
+    """The beginning of what the server answers to these bytes."""
+    address = urlsplit(paidup.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(request)
+    async with asyncio.timeout(30):
+        answer = await reader.read(2000)
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+@pytest.mark.parametrize("websocket_protocol", ["slim", "uvicorn"])
+async def test_odd_subprotocols_are_refused_and_counted(
+    world: World, websocket_protocol: str, subtests: pytest.Subtests
+) -> None:
+    """S28: an offer of anything but our subprotocol and one ticket is answered 401, and counted so."""
+    paidup = await world.server(webhooks=False, websocket_protocol=websocket_protocol)
+    offers = ["paidup.v1, paidup.v1", "paidup.v1, paidup.v1, a", "paidup.v1", "a, b", "paidup.v1, a, b"]
+    if websocket_protocol == "slim":  # uvicorn's own class refuses these by itself
+        offers += ["paidup.v1,", ",", "paidup.v1, é"]
+    for path in ("/ws/invoices/in_1", "/ws/account"):
+        for offered in offers:
+            with subtests.test(f"{path} {offered}"):
+                request = HANDSHAKE.format(path=path, offered=offered).encode()
+                before = _refused(paidup)
+                assert (await answer_to(paidup, request)).startswith(b"HTTP/1.1 401 ")
+                assert _refused(paidup) == before + 1
+    assert _failed(paidup) == {}
+
+
+async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body that ends early is no error: no 5xx is counted, no traceback is logged, nothing is stored."""
+    paidup = await world.server(webhooks=False)
+    token = jwt.encode({"sub": "ada", "exp": int(time.time()) + 600}, JWT_SECRET, "HS256")
+    event = forged_event("invoice.paid", {"id": "in_1", "object": "invoice"})
+    heads = [
+        f"POST /api/credits/spend HTTP/1.1\r\nAuthorization: Bearer {token}\r\n",
+        f"POST /webhooks/stripe HTTP/1.1\r\nStripe-Signature: {sign(event, WEBHOOK_SECRET)}\r\n",
+    ]
+    with capture_logs() as logged:
+        for head in heads:
+            for length in ("Content-Length: 900\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n384\r\n"):
+                await _leave_after(paidup, f"{head}Host: x\r\n{length}".encode() + event[:50])
+        await wait_until(lambda: len(logged) == 4)
+    assert {(entry["event"], entry["log_level"]) for entry in logged} == {("client_left", "debug")}
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert _failed(paidup) == {}
+    assert await StripeEvent.all().count() == 0
+
+
+async def _leave_after(paidup: Paidup, request: bytes) -> None:
+    address = urlsplit(paidup.url)
+    _, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(request)
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+def _refused(paidup: Paidup) -> float:
+    return float(paidup.services.metrics.sockets_refused.labels(401)._value.get())
+
+
+def _failed(paidup: Paidup) -> dict[str, float]:
+    (family,) = paidup.services.metrics.requests_failed.collect()
+    return {
+        sample.labels["status"]: sample.value
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.labels["status"].startswith("5")
+    }
