@@ -353,7 +353,9 @@ class Paidup(_Caller):
         return self._run(_spend(customer, credits, key))
 
     def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> Reserved:
-        """Set `credits` aside, once for each `key`. Raises NotEnoughCredits and KeyReused."""
+        """Set `credits` aside, once for each `key`. Raises NotEnoughCredits, KeyReused and
+        ReservationOver (the key's reservation was committed, released or expired).
+        """
         return self._run(_reserve(customer, credits, key, expires_in_s))
 
     def commit(self, customer: str, credits: int, key: str) -> Spent:
@@ -425,7 +427,9 @@ class AsyncPaidup(_Caller):
         return await self._run(_spend(customer, credits, key))
 
     async def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> Reserved:
-        """Set `credits` aside, once for each `key`. Raises NotEnoughCredits and KeyReused."""
+        """Set `credits` aside, once for each `key`. Raises NotEnoughCredits, KeyReused and
+        ReservationOver (the key's reservation was committed, released or expired).
+        """
         return await self._run(_reserve(customer, credits, key, expires_in_s))
 
     async def commit(self, customer: str, credits: int, key: str) -> Spent:

@@ -83,7 +83,9 @@ class InProcess:
             return await reservations.spend(locked, body.credits, body.key, self._services.clock())
 
     async def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> Reserved:
-        """Set `credits` aside, once for each `key`. Raises InsufficientCredits and KeyReused."""
+        """Set `credits` aside, once for each `key`. Raises InsufficientCredits, KeyReused
+        and ReservationOver.
+        """
         body = _checked({"credits": credits, "key": key, "expires_in_s": expires_in_s}, ReserveBody)
         bounded(self._services, body.credits)
         at = self._services.clock()

@@ -20,7 +20,7 @@ from server.models import Account, EntryKind, LedgerEntry, Reservation, Reservat
 
 
 class Reserved(msgspec.Struct, frozen=True):
-    """The answer to a reservation; the same key gives the same answer, whatever became of it."""
+    """The answer to a reservation; while it is held, the same key gives the same answer."""
 
     key: str
     credits: int
@@ -31,15 +31,13 @@ class Reserved(msgspec.Struct, frozen=True):
 async def reserve(account: Account, credits: int, key: str, expires_at: datetime, at: datetime) -> Reserved:
     """Take `credits` (above 0) from the grants that expire first, and hold them until `expires_at`.
 
-    Raises InsufficientCredits, and KeyReused where the key stands for another amount.
+    Raises InsufficientCredits, KeyReused where the key stands for another amount, and
+    ReservationOver where it stands for a reservation that holds nothing any more.
     """
     assert credits > 0
     known = await Reservation.get_or_none(account_id=account.id, key=key)
     if known is not None:
-        if known.credits != credits:
-            raise KeyReused(key, known.credits)
-        taken = await LedgerEntry.get(kind=EntryKind.RESERVE, reference=_reference(known))
-        return Reserved(key, credits, known.expires_at, taken.balance_after)
+        return await _reserved_before(known, credits, at)
     live = await ledger.live_grants(account, at)
     if account.balance < credits and await lapse(account, at):
         live = await ledger.live_grants(account, at)
@@ -64,10 +62,7 @@ async def commit(account: Account, key: str, credits: int, at: datetime) -> Spen
         if row.used != credits:
             raise KeyReused(key, row.used)
         return Spent(await _balance_after(account, row), credits, key)
-    if row.state is not ReservationState.HELD:
-        raise ReservationOver(key, row.state)
-    if row.expires_at <= at:
-        raise ReservationOver(key, ReservationState.EXPIRED)  # the sweep, or want of credits, ends it
+    _assert_held(row, at)
     if not 0 <= credits <= row.credits:
         raise InvalidInput(f"{row.credits} credits are reserved by {key!r}; {credits} cannot be committed.")
     await _end(account, row, ReservationState.COMMITTED, credits, at)
@@ -105,6 +100,23 @@ async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent
         if not await lapse(account, at):
             raise
         return await ledger.spend(account, credits, key, at)
+
+
+async def _reserved_before(row: Reservation, credits: int, at: datetime) -> Reserved:
+    """The answer that this reservation had. Raises KeyReused and ReservationOver."""
+    if row.credits != credits:
+        raise KeyReused(row.key, row.credits)
+    _assert_held(row, at)
+    taken = await LedgerEntry.get(kind=EntryKind.RESERVE, reference=_reference(row))
+    return Reserved(row.key, credits, row.expires_at, taken.balance_after)
+
+
+def _assert_held(row: Reservation, at: datetime) -> None:
+    """Raises ReservationOver."""
+    if row.state is not ReservationState.HELD:
+        raise ReservationOver(row.key, row.state)
+    if row.expires_at <= at:  # the next sweep, or the next spend that needs its credits, ends it
+        raise ReservationOver(row.key, ReservationState.EXPIRED)
 
 
 async def _find(account: Account, key: str) -> Reservation:

@@ -46,6 +46,7 @@ async def test_what_cannot_be_done_is_told_as_a_problem(paidup: Paidup) -> None:
     assert (await _commit(ada, 50))[0] == 200
     assert _told(await _commit(ada, 51)) == (409, "key-reused")
     assert _told(await _release(ada)) == (409, "reservation-over")
+    assert _told(await _reserve(ada, 70)) == (409, "reservation-over")
     for wrong in ({"expires_in_s": 0}, {"expires_in_s": 86_401}, {"credits": 0}, {"credits": 10**7}):
         answered = await ada.call("POST", "/api/credits/reserve", {"key": "new", "credits": 10, **wrong})
         assert _told(answered) == (422, "invalid-input")

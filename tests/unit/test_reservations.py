@@ -129,17 +129,39 @@ async def test_a_release_gives_everything_back_once(ada: Account) -> None:
 
 
 async def test_the_same_reservation_again_gives_the_same_answer(ada: Account) -> None:
-    """Even after it has ended: it is a repetition, not another reservation."""
+    """While it is held: it is a repetition, not another reservation."""
     await granted(ada, 100)
     first = await reserved(ada, 70)
     await spent(ada, 10, "a")
     assert await reserved(ada, 70, at=BEGIN + timedelta(minutes=1)) == first
-    await released(ada)
-    assert await reserved(ada, 70, at=BEGIN + DAY) == first
-    assert await three_sums(ada.id) == (90, 90, 90)
+    assert await three_sums(ada.id) == (20, 20, 20)
     with pytest.raises(KeyReused) as refused:
         await reserved(ada, 71)
     assert refused.value.credits == 70
+
+
+async def test_the_key_of_a_reservation_that_is_over_reserves_nothing(ada: Account) -> None:
+    """An old success would say that credits are held, and none are."""
+    await granted(ada, 100)
+    for key in ("committed", "released", "expired", "not swept yet"):
+        await reserved(ada, 10, key)
+    await committed(ada, 10, "committed")
+    await released(ada, "released")
+    await moved(ada, lambda own: _expire_one(own, "expired"))
+    before = await three_sums(ada.id)
+    states = {
+        "committed": "committed",
+        "released": "released",
+        "expired": "expired",
+        "not swept yet": "expired",
+    }
+    for key, state in states.items():
+        with pytest.raises(ReservationOver) as refused:
+            await reserved(ada, 10, key, at=BEGIN + SOON)
+        assert (refused.value.key, refused.value.state) == (key, state)
+    assert await three_sums(ada.id) == before == (80, 80, 80)
+    await lapsed(ada, BEGIN + SOON)
+    assert await three_sums(ada.id) == (90, 90, 90)
 
 
 async def test_the_same_commit_again_gives_the_same_answer(ada: Account) -> None:
