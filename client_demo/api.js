@@ -23,7 +23,7 @@
  */
 /** @typedef {"grant"|"spend"|"reserve"|"release"|"freeze"|"reverse"|"restore"|"expire"|"adjust"} EntryKind */
 /** @typedef {{id: number, kind: EntryKind, credits: number, balance: number, reason: string, at: string}} Entry */
-/** @typedef {{balance: number, credits: number, key: string}} Spent */
+/** @typedef {{balance: number, seed: string}} Poster what the demo's backend printed, and the balance after it */
 /** @typedef {{invoice: string, client_secret: string|null, ticket: string, status: Status}} Purchase */
 /** @typedef {{publishable_key: string, stripe_js: string, sandbox: string|null, customer: string}} Config */
 
@@ -60,8 +60,8 @@ export const config = () => call("GET", "/demo/config.json");
 export const plans = async () => (await call("GET", "/api/plans")).plans;
 /** @returns {Promise<Credits>} */
 export const credits = () => call("GET", "/api/credits");
-/** @param {number} credits @param {string} key @returns {Promise<Spent>} */
-export const spend = (credits, key) => call("POST", "/api/credits/spend", { credits, key });
+/** The demo's backend spends the credits for it, once for each poster. @param {string} poster @returns {Promise<Poster>} */
+export const printPoster = (poster) => call("POST", "/demo/posters", { poster });
 /** @param {string} plan @param {string} [interval] @returns {Promise<Purchase>} */
 export const subscribe = (plan, interval) =>
   call("POST", "/api/subscriptions", { plan, interval: interval === "month" ? undefined : interval });

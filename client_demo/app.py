@@ -22,6 +22,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from client_demo import clock as sandbox_clock
+from client_demo import posters
 from client_demo.clock import SandboxClock
 from client_demo.race import Race
 from server.app import create_app
@@ -64,6 +65,7 @@ class Demo:
             Route("/demo/away", self.away, methods=["GET"]),
             Route("/demo/config.json", self.config, methods=["GET"]),
             Route("/demo/customer", self.new_customer, methods=["POST"]),
+            *posters.routes(self.authenticate),
             *self.race.routes,
             *(sandbox_clock.routes(clock, self.authenticate) if clock else ()),
             *(Route(f"/demo/examples/{name}", self.page, methods=["GET"]) for name in EXAMPLES),

@@ -31,10 +31,10 @@ async function makePoster(errorId) {
   printing(true);
   const key = (kept.poster ??= crypto.randomUUID());
   try {
-    const { balance } = await api.spend(PRICE, key);
+    const { balance, seed } = await api.printPoster(key);
     kept.poster = null;
     showBalance(balance);
-    await deliver(key);
+    await deliver(seed);
     showGallery();
   } catch (problem) {
     await refused(problem, key, errorId);

@@ -17,7 +17,7 @@ import { kept } from "./kept.js";
  *   quantity?: number, at?: number|null, intent?: string}} Order
  */
 
-/** Of a poster, in credits. */
+/** Of a poster, in credits, as posters.py charges it. */
 export const PRICE = 10;
 
 export const state = {

@@ -32,7 +32,7 @@ import urllib3
 
 T = TypeVar("T")
 TokenFor = Callable[[str], str]
-"""From your id of a user to his bearer token."""
+"""From your id of a user to a backend token for them."""
 
 DEADLINE_S = 10.0
 FIRST_PAUSE_S = 0.1
@@ -44,14 +44,33 @@ TRY_AGAIN = {
 }
 
 
+def page_token(secret: str, customer: str, audience: str = "", issuer: str = "", ttl_s: int = 600) -> str:
+    """A token for the customer's page: it reads, buys, watches and changes their plan for `ttl_s`.
+
+    It cannot spend, reserve, commit or release. The arguments are what AUTH_JWT_SECRET,
+    AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER say.
+    """
+    return _token(secret, customer, "browser", audience, issuer, ttl_s)
+
+
+def backend_token(secret: str, customer: str, audience: str = "", issuer: str = "", ttl_s: int = 60) -> str:
+    """A token that also moves the customer's credits. Never give it to a browser."""
+    return _token(secret, customer, "backend", audience, issuer, ttl_s)
+
+
 def signed_with(secret: str, audience: str = "", issuer: str = "", ttl_s: int = 60) -> TokenFor:
-    """Tokens as AUTH_JWT_SECRET, AUTH_JWT_AUDIENCE and AUTH_JWT_ISSUER want them; each lives `ttl_s`."""
-    named = {name: value for name, value in (("aud", audience), ("iss", issuer)) if value}
+    """Backend tokens for each call of a client: `Paidup(url, signed_with(AUTH_JWT_SECRET))`."""
 
     def token_for(customer: str) -> str:
-        return jwt.encode({"sub": customer, "exp": int(time.time()) + ttl_s, **named}, secret, "HS256")
+        return backend_token(secret, customer, audience, issuer, ttl_s)
 
     return token_for
+
+
+def _token(secret: str, customer: str, scope: str, audience: str, issuer: str, ttl_s: int) -> str:
+    named = {name: value for name, value in (("aud", audience), ("iss", issuer)) if value}
+    claims = {"sub": customer, "scope": scope, "exp": int(time.time()) + ttl_s, **named}
+    return jwt.encode(claims, secret, "HS256")
 
 
 # What is answered

@@ -24,7 +24,7 @@ from server.ledger import Spent
 from server.models import Account
 from server.reservations import Reserved
 from server.services import Services
-from server.web.auth import Authenticate, Claims, Customer
+from server.web.auth import Authenticate, Claims, Customer, Scope
 from server.web.credits_api import CommitBody, ReleaseBody, ReserveBody, SpendBody, bounded
 from server.web.customers import Activating, activating_of, current_grants, moving
 
@@ -34,6 +34,7 @@ __all__ = [
     "Customer",
     "InProcess",
     "Reserved",
+    "Scope",
     "Spent",
     "create_app",
     "running",

@@ -7,6 +7,7 @@
     │   └── WebhookRefused      bad signature, bad body, wrong mode
     ├── NotAuthenticated        nobody is named, or the proof is false or expired
     ├── NotAllowed              somebody is named, and this is not his
+    │   └── InsufficientScope   a browser's token asks for what only the backend may do
     ├── NotFound
     ├── Conflict                the request contradicts what exists
     │   ├── KeyReused           an idempotency key came again with another amount
@@ -61,6 +62,14 @@ class NotAuthenticated(PaidupError):
 
 class NotAllowed(PaidupError):
     """A known identity asks for what is not its own."""
+
+
+class InsufficientScope(NotAllowed):
+    """The customer is known, but the request needs a token of another scope; `scope` names it."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This needs a token with the scope {scope!r}, which stays on your backend.")
+        self.scope = scope
 
 
 class NotFound(PaidupError):

@@ -3,15 +3,15 @@
 import os
 from typing import Any
 
-from server.client import NotEnoughCredits, Paidup, signed_with
+from server.client import NotEnoughCredits, Paidup, page_token, signed_with
 
 SECRET = os.environ["AUTH_JWT_SECRET"]  # the server has the same
 paidup = Paidup(os.environ["PAIDUP_URL"], signed_with(SECRET))
 
 
 def page_settings(user: str) -> dict[str, str]:
-    """For the page's own calls and sockets, which go to Paidup itself, as this user, for ten minutes."""
-    return {"baseUrl": os.environ["PAIDUP_URL"], "token": signed_with(SECRET, ttl_s=600)(user)}
+    """For the page's own calls and sockets, as this user, for ten minutes. It cannot spend with them."""
+    return {"baseUrl": os.environ["PAIDUP_URL"], "token": page_token(SECRET, user)}
 
 
 def make_report(user: str, number: int) -> tuple[int, dict[str, Any]]:

@@ -1,13 +1,15 @@
 """Who is asking: the customer that a bearer token names.
 
-The token is a JWT that the SaaS's backend mints: `sub` is its own id of the user, and
-`stripe_customer` may tie him to a Stripe customer that exists already. Another way of naming
-customers (the demo's cookie) is a function of the same shape, given to `create_app`.
+The token is a JWT that the SaaS's backend mints: `sub` is its own id of the user, `scope` says
+whether a browser or the backend holds it, and `stripe_customer` may tie the user to a Stripe
+customer that exists already. Another way of naming customers (the demo's cookie) is a function of
+the same shape, given to `create_app`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -25,11 +27,21 @@ LEEWAY_S = 30
 ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA"]
 
 
+class Scope(StrEnum):
+    """Who holds the token: it decides what the token may do."""
+
+    BROWSER = "browser"
+    """Read, buy, watch, and change the customer's own plan."""
+    BACKEND = "backend"
+    """All that, and spend, reserve, commit and release credits."""
+
+
 class Customer(msgspec.Struct, frozen=True):
     """The SaaS's user. `stripe_customer` is believed, since the SaaS's backend signed it."""
 
     external_id: str
     stripe_customer: str | None = None
+    scope: Scope = Scope.BROWSER
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -37,6 +49,7 @@ class Claims(msgspec.Struct, frozen=True):
 
     sub: Annotated[str, msgspec.Meta(pattern=NAME, max_length=200)]
     stripe_customer: Annotated[str, msgspec.Meta(pattern=NAME, max_length=255)] | None = None
+    scope: Scope = Scope.BROWSER
 
 
 Authenticate = Callable[[Request], Awaitable[Customer]]
@@ -105,4 +118,4 @@ def _customer(claims: dict[str, Any]) -> Customer:
         found = msgspec.convert(claims, Claims)
     except msgspec.ValidationError as error:
         raise NotAuthenticated(f"The token's claims are not valid: {error}") from None
-    return Customer(found.sub, found.stripe_customer)
+    return Customer(found.sub, found.stripe_customer, found.scope)

@@ -1,7 +1,8 @@
 """The HTTP API's part about credits: what there is, spending, and reserving. docs/api.md describes it.
 
 Each handler authenticates, validates, does one thing in one transaction, and tells the account's
-other pages what the balance is now. What it refuses to do: grant.
+other pages what the balance is now. Moving credits needs a token of the backend's scope.
+What it refuses to do: grant.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from server import reservations
 from server.errors import InsufficientCredits, InvalidInput
 from server.models import Account
 from server.services import Services
+from server.web.auth import Scope
 from server.web.bodies import PRINTABLE, answer, read_json
 from server.web.customers import account_of, activating_of, current_grants, moving, services_of
 from server.web.problems import problem_of
@@ -76,7 +78,7 @@ async def credits(request: Request) -> Response:
 
 async def spend(request: Request) -> Response:
     """POST /api/credits/spend: take credits, once for each key; 402 tells of a payment being activated."""
-    account = await account_of(request)
+    account = await account_of(request, Scope.BACKEND)
     body = await read_json(request, SpendBody)
     bounded(services_of(request), body.credits)
     try:
@@ -89,7 +91,7 @@ async def spend(request: Request) -> Response:
 
 async def reserve(request: Request) -> Response:
     """POST /api/credits/reserve: set credits aside, once for each key; refused as a spend is."""
-    account = await account_of(request)
+    account = await account_of(request, Scope.BACKEND)
     body = await read_json(request, ReserveBody)
     bounded(services_of(request), body.credits)
     at = services_of(request).clock()
@@ -105,7 +107,7 @@ async def reserve(request: Request) -> Response:
 
 async def commit(request: Request) -> Response:
     """POST /api/credits/commit: spend what was used of a reservation; the rest goes back."""
-    account = await account_of(request)
+    account = await account_of(request, Scope.BACKEND)
     body = await read_json(request, CommitBody)
     async with moving(services_of(request), account) as locked:
         spent = await reservations.commit(locked, body.key, body.credits, services_of(request).clock())
@@ -114,7 +116,7 @@ async def commit(request: Request) -> Response:
 
 async def release(request: Request) -> Response:
     """POST /api/credits/release: all that is reserved goes back."""
-    account = await account_of(request)
+    account = await account_of(request, Scope.BACKEND)
     body = await read_json(request, ReleaseBody)
     async with moving(services_of(request), account) as locked:
         released = await reservations.release(locked, body.key, services_of(request).clock())

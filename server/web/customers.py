@@ -12,11 +12,12 @@ from starlette.responses import Response
 from server import ledger
 from server.core.messages import StatusMessage
 from server.database import storage_errors, write_transaction
-from server.errors import NotAllowed
+from server.errors import InsufficientScope, NotAllowed
 from server.models import Account, CreditGrant, GrantState, Invoice
 from server.purchases import PENDING, Purchase
 from server.services import Services
 from server.statuses import read_status
+from server.web.auth import Scope
 from server.web.bodies import answer
 
 
@@ -25,14 +26,24 @@ def services_of(request: Request) -> Services:
     return services
 
 
-async def account_of(request: Request) -> Account:
-    """The account of whoever asks, made on first sight. Raises NotAuthenticated, NotAllowed."""
+async def account_of(request: Request, scope: Scope = Scope.BROWSER) -> Account:
+    """The account of whoever asks, made on first sight. Raises NotAuthenticated, NotAllowed.
+
+    With the scope BACKEND, raises InsufficientScope for a browser's token.
+    """
+    refuse_foreign_origin(request)
+    customer = await request.app.state.authenticate(request)
+    if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:
+        raise InsufficientScope(scope)
+    return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
+
+
+def refuse_foreign_origin(request: Request) -> None:
+    """Raises NotAllowed for a POST of a page whose origin is not in ALLOWED_ORIGINS."""
     # Where a cookie names the customer, any page can have his browser send it: a foreign one is refused.
     origin = request.headers.get("origin")
     if request.method == "POST" and origin and origin not in services_of(request).settings.origins:
         raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
-    customer = await request.app.state.authenticate(request)
-    return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
 
 
 class Activating(msgspec.Struct, frozen=True):

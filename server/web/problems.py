@@ -21,6 +21,7 @@ _PROBLEMS: list[tuple[type[errors.PaidupError], int, str, str]] = [
     (errors.WebhookRefused, 400, "webhook-refused", "The delivery was refused"),
     (errors.InvalidInput, 422, "invalid-input", "The request is not valid"),
     (errors.NotAuthenticated, 401, "not-authenticated", "Please authenticate"),
+    (errors.InsufficientScope, 403, "insufficient-scope", "The token's scope does not allow this"),
     (errors.NotAllowed, 403, "not-allowed", "This is not yours"),
     (errors.NotFound, 404, "not-found", "There is no such thing"),
     (errors.KeyReused, 409, "key-reused", "The key was used for another amount"),
@@ -76,8 +77,8 @@ def _detail(error: errors.PaidupError) -> str:
 
 async def on_paidup_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.PaidupError)
-    named = getattr(error, "invoice", None)
-    response = problem_of(error, **({"invoice": named} if named else {}))
+    members = {name: getattr(error, name, None) for name in ("invoice", "scope")}
+    response = problem_of(error, **{name: value for name, value in members.items() if value})
     request.app.state.services.metrics.requests_failed.labels(response.status_code).inc()
     if response.status_code >= 500:
         log.error("request_failed", path=request.url.path, error=str(error), kind=type(error).__name__)

@@ -142,7 +142,7 @@ def _by_ledger(accounts: list[Account]) -> Op:
 
 def _by_http(customers: list[Customer]) -> Op:
     # A token serves for many calls, as a backend's does.
-    headers = [{"Authorization": f"Bearer {customer.token()}"} for customer in customers]
+    headers = [{"Authorization": f"Bearer {customer.token(scope='backend')}"} for customer in customers]
     paidup, http = customers[0].paidup, customers[0]._http
 
     async def spend(number: int) -> None:

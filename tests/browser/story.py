@@ -244,6 +244,11 @@ class Shopper:
         assert answer.ok, await answer.text()
         return await answer.json()
 
+    async def print_posters(self, count: int, name: str = "poster") -> None:
+        """So many posters, of 10 credits each, that the page knows nothing of."""
+        for number in range(count):
+            await self.api("POST", "/demo/posters", {"poster": f"{name}-{number}"})
+
     async def pending(self) -> Any:
         """The payment that is on its way, as the server tells of it; None where there is none."""
         return (await self.api("GET", "/api/credits"))["activating"]

@@ -251,22 +251,21 @@ async def test_credits_are_topped_up(shopper: Shopper) -> None:
 async def test_who_runs_out_with_a_plan_is_led_to_the_account(shopper: Shopper) -> None:
     """Not to the plans, of which he has one; and after a top-up the poster is printed by itself."""
     await shopper.subscribe("basic")
-    await shopper.api("POST", "/api/credits/spend", {"credits": 495, "key": "a big order"})
-    await expect(shopper.balance).to_have_text("5")
+    await shopper.print_posters(50)
+    await expect(shopper.balance).to_have_text("0")
     await shopper.page.get_by_role("button", name="Back to the studio").click()
     await shopper.ask_for_poster()
-    await expect(shopper.page.locator("#account-lead")).to_contain_text("10 credits and you have 5.")
+    await expect(shopper.page.locator("#account-lead")).to_contain_text("10 credits and you have 0.")
     await shopper.page.get_by_test_id("top-up-buy").click()
     await shopper.pay()
     await expect(shopper.posters).to_have_count(1)
-    await expect(shopper.balance).to_have_text("995")
+    await expect(shopper.balance).to_have_text("990")
 
 
 async def test_the_ledger_shows_older_entries_when_asked(shopper: Shopper) -> None:
     """Fifty at first, newest first; older ones below, and they stay when something new comes on top."""
     await shopper.subscribe("pro")
-    for number in range(55):
-        await shopper.api("POST", "/api/credits/spend", {"credits": 10, "key": f"poster {number}"})
+    await shopper.print_posters(55)
     await expect(shopper.balance).to_have_text("1,450")
     await shopper.page.reload()
     await expect(shopper.rows).to_have_count(50)
@@ -276,14 +275,14 @@ async def test_the_ledger_shows_older_entries_when_asked(shopper: Shopper) -> No
     await expect(shopper.rows.nth(50)).to_be_focused()
     await expect(shopper.rows.last).to_have_text("Pro plan paid+2,0002,000")
     await expect(shopper.page.get_by_test_id("older")).to_be_hidden()
-    await shopper.api("POST", "/api/credits/spend", {"credits": 10, "key": "one more"})
+    await shopper.print_posters(1, "one-more")
     await expect(shopper.rows).to_have_count(57)
 
 
 async def test_a_debt_is_explained(shopper: Shopper) -> None:
     """Refunded after the credits were spent: the balance falls below zero, live, and the page says why."""
     await shopper.subscribe("basic")
-    await shopper.api("POST", "/api/credits/spend", {"credits": 400, "key": "a big order"})
+    await shopper.print_posters(40)
     [intent] = await shopper.at_stripe("payment_intents")
     await shopper.stripe_side.api("POST", "refunds", payment_intent=intent["id"])
     await expect(shopper.balance).to_have_text("−400", timeout=DUE_MS)

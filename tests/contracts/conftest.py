@@ -61,4 +61,6 @@ async def _ada_pays(url: str, sandbox_url: str) -> None:
 
 
 def token_of(name: str) -> str:
-    return jwt.encode({"sub": name, "exp": int(time.time()) + TOKENS_LAST_S}, JWT_SECRET, "HS256")
+    return jwt.encode(
+        {"sub": name, "scope": "backend", "exp": int(time.time()) + TOKENS_LAST_S}, JWT_SECRET, "HS256"
+    )

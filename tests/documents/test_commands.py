@@ -53,8 +53,8 @@ class Running:
     variables: dict[str, str]
     invoice: str
 
-    def token(self, name: str) -> str:
-        return Customer(Paidup(self.url, None), None, name).token()  # type: ignore[arg-type]
+    def token(self, name: str, **claims: str) -> str:
+        return Customer(Paidup(self.url, None), None, name).token(**claims)  # type: ignore[arg-type]
 
     def put_in(self, text: str) -> str:
         for address in ADDRESSES:
@@ -107,11 +107,14 @@ async def _paid(sandbox: str, url: str) -> str:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.where} {command.text}")
 def test_a_command_does_what_its_page_says(running: Running, command: Command) -> None:
     buys = "/api/subscriptions" in command.text
-    token = running.token("newcomer" if buys else "ada")
+    tokens = {
+        "JWT": running.token("newcomer" if buys else "ada"),
+        "BACKEND_JWT": running.token("ada", scope="backend"),
+    }
     done = subprocess.run(
         ["bash", "-c", SHELL + running.put_in(command.text)],
         cwd=running.home,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **running.variables, "JWT": token},
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **running.variables, **tokens},
         capture_output=True,
         text=True,
         timeout=60,

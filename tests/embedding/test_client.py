@@ -23,6 +23,8 @@ from server.client import (
     Refused,
     ReservationOver,
     Unavailable,
+    backend_token,
+    page_token,
     signed_with,
 )
 from tests.conftest import World
@@ -160,10 +162,16 @@ async def test_a_call_ends_at_its_deadline() -> None:
 
 
 def test_a_token_says_what_the_settings_ask_for() -> None:
-    token = signed_with(JWT_SECRET, audience="paidup", issuer="shop", ttl_s=30)("ada")
-    claims = jwt.decode(token, JWT_SECRET, ["HS256"], audience="paidup", issuer="shop")
-    assert claims["sub"] == "ada"
-    assert claims["exp"] - time.time() <= 30
+    """And which of the two it is: the client's own are the backend's."""
+    named: dict[str, Any] = {"audience": "paidup", "issuer": "shop", "ttl_s": 30}
+    for token, scope in (
+        (page_token(JWT_SECRET, "ada", **named), "browser"),
+        (backend_token(JWT_SECRET, "ada", **named), "backend"),
+        (signed_with(JWT_SECRET, **named)("ada"), "backend"),
+    ):
+        claims = jwt.decode(token, JWT_SECRET, ["HS256"], audience="paidup", issuer="shop")
+        assert (claims["sub"], claims["scope"]) == ("ada", scope)
+        assert claims["exp"] - time.time() <= 30
 
 
 def test_the_client_stands_alone() -> None:
@@ -199,5 +207,6 @@ async def test_the_backend_of_the_document_sells_and_spends(
     assert await run("make_report", "ada", 1) == (200, {"report": "...", "balance": 1995})
     assert await run("translate", "ada", "job-1", ["one page", "", "another"]) == 1993
     token = (await run("page_settings", "ada"))["token"]
-    assert jwt.decode(token, JWT_SECRET, ["HS256"])["sub"] == "ada"
+    claims = jwt.decode(token, JWT_SECRET, ["HS256"])
+    assert (claims["sub"], claims["scope"]) == ("ada", "browser")
     backend["paidup"].close()

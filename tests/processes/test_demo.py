@@ -127,13 +127,24 @@ async def test_without_the_pages_cookie_nobody_is_a_customer(demo: Demo) -> None
 
 async def test_a_whole_purchase_by_http_and_websocket(demo: Demo, browser: aiohttp.ClientSession) -> None:
     """The story: refused without credits, paid with 3DS, told on the socket, spent."""
-    spending = {"credits": 10, "key": "first"}
-    async with browser.post(f"{demo.url}/api/credits/spend", json=spending) as response:
+    poster = {"poster": "first"}
+    async with browser.post(f"{demo.url}/demo/posters", json=poster) as response:
         assert response.status == 402
     told = await bought(demo, browser)
     assert (told["credits_granted"], told["balance"]) == (500, 500)
+    for _ in range(2):
+        async with browser.post(f"{demo.url}/demo/posters", json=poster) as response:
+            assert (response.status, await response.json()) == (200, {"balance": 490, "seed": "first"})
+
+
+async def test_the_demos_page_cannot_spend_by_itself(demo: Demo, browser: aiohttp.ClientSession) -> None:
+    """Its cookie is a browser's: only the demo's backend spends, and for pages of its own origin alone."""
+    spending = {"credits": 1, "key": "mine"}
     async with browser.post(f"{demo.url}/api/credits/spend", json=spending) as response:
-        assert (response.status, (await response.json())["balance"]) == (200, 490)
+        assert (response.status, (await response.json())["scope"]) == (403, "backend")
+    elsewhere = {"Origin": "http://evil.example"}
+    async with browser.post(f"{demo.url}/demo/posters", json={"poster": "a"}, headers=elsewhere) as response:
+        assert (response.status, (await response.json())["type"].rpartition("/")[2]) == (403, "not-allowed")
 
 
 async def test_it_stops_all_it_started_and_a_second_start_goes_on(

@@ -82,6 +82,11 @@ class Paidup:
             return response.status, await response.json()
 
 
+def scope_of(path: str) -> dict[str, str]:
+    """The claim of whoever makes this call in a product: its backend moves credits, its page the rest."""
+    return {"scope": "backend"} if path.startswith("/api/credits/") else {}
+
+
 class Customer:
     """A user of the SaaS: his bearer token, his calls, his sockets."""
 
@@ -91,19 +96,22 @@ class Customer:
         self._http = http
 
     def token(self, **claims: Any) -> str:
+        """A page's token, unless `scope` says that it is the backend's. A claim that is None is left out."""
         body = {"sub": self.name, "exp": int(time.time()) + 600, **claims}
-        return jwt.encode(body, JWT_SECRET, "HS256")
+        given = {name: value for name, value in body.items() if value is not None}
+        return jwt.encode(given, JWT_SECRET, "HS256")
 
     async def call(self, method: str, path: str, body: Any = None, **claims: Any) -> tuple[int, Any]:
-        """The status and the decoded body of one call."""
-        headers = {"Authorization": f"Bearer {self.token(**claims)}"}
+        """The status and the decoded body of one call; the backend's where credits move, else the page's."""
+        headers = {"Authorization": f"Bearer {self.token(**(scope_of(path) | claims))}"}
         url = self.paidup.url + path
         async with self._http.request(method, url, json=body, headers=headers) as response:
             return response.status, await response.json()
 
     async def send(self, path: str, body: bytes) -> tuple[int, Any]:
         """POST these very bytes; every refusal must be a problem document."""
-        headers = {"Authorization": f"Bearer {self.token()}", "Content-Type": "application/json"}
+        token = self.token(**scope_of(path))
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         async with self._http.post(self.paidup.url + path, data=body, headers=headers) as response:
             assert response.status < 400 or response.content_type == "application/problem+json"
             return response.status, await response.json()

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import jwt
 
-from tests.support.paidup import JWT_SECRET, ORIGIN
+from tests.support.paidup import JWT_SECRET, ORIGIN, scope_of
 
 REQUEST_S = 10.0
 HANDSHAKE_S = 8.0
@@ -56,7 +56,7 @@ class Tab:
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """One try at one server. Raises one of UNREACHABLE."""
-        claims = {"sub": self.name, "exp": int(time.time()) + 600}
+        claims = {"sub": self.name, "exp": int(time.time()) + 600, **scope_of(path)}
         headers = {"Authorization": f"Bearer {jwt.encode(claims, JWT_SECRET, 'HS256')}"}
         url = self._chance.choice(self._servers) + path
         timeout = aiohttp.ClientTimeout(total=REQUEST_S)

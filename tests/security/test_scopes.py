@@ -1,0 +1,82 @@
+"""What a browser's token cannot do: move the credits that the backend spends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.models import Account
+from tests.conftest import World
+from tests.support.paidup import Customer, Paidup
+from tests.support.stripe_side import StripeSide
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+MOVING: list[tuple[str, dict[str, Any]]] = [
+    ("spend", {"credits": 1, "key": "job-2"}),
+    ("reserve", {"credits": 50, "key": "job-2"}),
+    ("commit", {"credits": 0, "key": "job-1"}),
+    ("release", {"key": "job-1"}),
+]
+
+
+async def test_a_pages_token_moves_no_credits(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """It can neither commit 0 of the backend's reservation nor spend under the backend's next key."""
+    ada = await with_credits(paidup, stripe_side)
+    assert (await ada.call("POST", "/api/credits/reserve", {"credits": 500, "key": "job-1"}))[0] == 201
+    for claims in ({"scope": "browser"}, {"scope": None}):
+        for path, body in MOVING:
+            status, problem = await ada.call("POST", f"/api/credits/{path}", body, **claims)
+            assert (status, problem["type"]) == (403, "https://paidup.dev/problems/insufficient-scope")
+            assert problem["scope"] == "backend"
+    committed = await ada.call("POST", "/api/credits/commit", {"credits": 500, "key": "job-1"})
+    assert committed == (200, {"balance": 1500, "credits": 500, "key": "job-1"})
+    assert (await ada.spend(100, "job-2"))[1]["balance"] == 1400
+
+
+async def test_a_pages_token_cannot_take_the_backends_key(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """Reserved and released by the page, a key would hold nothing when the backend reserves under it."""
+    ada = await with_credits(paidup, stripe_side)
+    page = {"scope": "browser"}
+    assert (await ada.call("POST", "/api/credits/reserve", {"credits": 9, "key": "job"}, **page))[0] == 403
+    assert (await ada.call("POST", "/api/credits/release", {"key": "job"}, **page))[0] == 403
+    status, reserved = await ada.call("POST", "/api/credits/reserve", {"credits": 9, "key": "job"})
+    assert (status, reserved["balance"]) == (201, 1991)
+
+
+async def test_a_pages_token_reads_buys_and_changes_its_own_plan(world: World) -> None:
+    ada = (await world.server()).customer()
+    assert (await ada.call("POST", "/api/subscriptions", {"plan": "pro"}, scope="browser"))[0] == 201
+    for path in ("/api/credits", "/api/account", "/api/account/entries"):
+        assert (await ada.call("GET", path, scope="browser"))[0] == 200
+    assert (await ada.call("POST", "/api/account/ticket", scope="browser"))[0] == 200
+    status, problem = await ada.call("POST", "/api/subscriptions/cancel", {}, scope="browser")
+    assert (status, problem["type"].rpartition("/")[2]) == (409, "not-subscribed")
+
+
+@pytest.mark.parametrize("scope", ["", "admin", "backend browser", "Backend", ["backend"], 1, True, {}])
+async def test_an_unknown_scope_is_no_token(world: World, scope: Any) -> None:
+    """Nobody is named by it: no account is made."""
+    ada = (await world.server(webhooks=False)).customer()
+    for method, path in (("GET", "/api/credits"), ("POST", "/api/credits/spend")):
+        status, problem = await ada.call(method, path, {"credits": 1, "key": "k"}, scope=scope)
+        assert (status, problem["type"].rpartition("/")[2]) == (401, "not-authenticated")
+    assert await Account.all().count() == 0
+
+
+async def test_a_refused_page_makes_no_account(world: World) -> None:
+    mallory = (await world.server(webhooks=False)).customer("mallory")
+    for path, body in MOVING:
+        assert (await mallory.call("POST", f"/api/credits/{path}", body, scope="browser"))[0] == 403
+    assert await Account.all().count() == 0
+
+
+async def with_credits(paidup: Paidup, stripe_side: StripeSide) -> Customer:
+    """Ada, who has paid for 2,000 credits."""
+    ada = paidup.customer()
+    purchase = await ada.buy("pro")
+    await stripe_side.confirm(purchase["client_secret"])
+    await ada.call("POST", "/api/invoices", {"invoice": purchase["invoice"]})
+    assert await ada.balance() == 2000
+    return ada
