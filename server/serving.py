@@ -42,7 +42,10 @@ UVICORN: dict[str, Any] = {
 GC_THRESHOLDS = (50_000, 20, 50)
 """Sockets make many long-lived objects; the default thresholds collect all the time (docs/decisions.md)."""
 
-_WEBSOCKETS = {"slim": "server.web.slim:SlimProtocol", "uvicorn": "websockets-sansio"}
+_WEBSOCKETS = {
+    "slim": "server.web.slim:SlimProtocol",
+    "uvicorn": "server.web.frame_limits:LimitedWebSocketProtocol",
+}
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class CloseCode(IntEnum):
     """Why the server closed the socket."""
 
     FINISHED = 1000  # said of an invoice alone: an account's line never finishes
+    TOO_MUCH = 1008  # the client sends more than it may
     RESTARTING = 1012
     TRY_LATER = 1013
     WAITED_TOO_LONG = 4408

@@ -5,8 +5,9 @@ queue, timers and a task. Here the handshake of one of our addresses is answered
 what httptools has parsed already, the application takes the connection over, and everything
 else is let go: a fifth of the memory, a third of the work of connecting, and one system call for
 a status. Frames that come in are parsed by the websockets library, of which a silent socket keeps
-nothing. Whatever is out of the ordinary (another address, a query, a header twice, a version other
-than 13) is left to uvicorn's class, which answers it as the library does.
+nothing, within the limits of `frame_limits.py`. Whatever is out of the ordinary (another address, a
+query, a header twice, a version other than 13) is left to uvicorn's class, which answers it as the
+library does.
 
 Owns the bytes on the connection. Refuses to decide what is sent, and when a socket has to
 close: that is `lines.py`'s and `sockets.py`'s.
@@ -26,13 +27,13 @@ from typing import Any, cast
 import structlog
 from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, SERVER, Protocol
+from websockets.protocol import OPEN, SERVER
 from websockets.utils import accept_key
 
 from server.core.messages import MAX_FRAME
+from server.web.frame_limits import BURST_S, FRAME_S, READ_S, FrameLimit, LimitedWebSocketProtocol
 from server.web.wires import Owner
 
 log = structlog.get_logger(__name__)
@@ -64,7 +65,7 @@ class SlimProtocol(asyncio.Protocol):
         self._key = ""
         self._refusal: tuple[int, Headers] = (500, [])
         self._answered = self._taken = False
-        self._left: WebSocketsSansIOProtocol | None = None
+        self._left: LimitedWebSocketProtocol | None = None
         """uvicorn's own protocol, where the handshake was left to it."""
 
     # What uvicorn and the event loop call
@@ -85,7 +86,7 @@ class SlimProtocol(asyncio.Protocol):
             self._server_state.tasks.add(task)
             task.add_done_callback(self._server_state.tasks.discard)
         else:
-            self._left = WebSocketsSansIOProtocol(self._config, self._server_state, self._app_state)
+            self._left = LimitedWebSocketProtocol(self._config, self._server_state, self._app_state)
             self._left.connection_made(self._transport)
             self._left.data_received(data)
 
@@ -212,7 +213,7 @@ class SlimWire(asyncio.Protocol):
     """A wire that is the connection's protocol itself."""
 
     __slots__ = (
-        *("_closing", "_connections", "_inbound", "_owner", "_text", "_transport"),
+        *("_charged_until", "_closing", "_connections", "_inbound", "_owner", "_text", "_transport"),
         *("blocked_at", "heard_at"),
     )
 
@@ -220,11 +221,11 @@ class SlimWire(asyncio.Protocol):
         self._transport = transport
         self._connections = connections
         self._owner = owner
-        self._inbound: Protocol | None = None
+        self._inbound: FrameLimit | None = None
         self._text: bytearray | None = None
         self._closing = False
         self.blocked_at: float | None = None
-        self.heard_at = time.monotonic()
+        self._charged_until = self.heard_at = time.monotonic()
         transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel takes no more
 
     # What the owner calls
@@ -250,11 +251,16 @@ class SlimWire(asyncio.Protocol):
     # What the event loop calls
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = time.monotonic()
+        self.heard_at = now = time.monotonic()
         if self._inbound is None and _whole_pongs(data):
-            return
+            charged_until = max(self._charged_until, now) + READ_S + FRAME_S
+            if charged_until <= now + BURST_S:
+                self._charged_until = charged_until
+                return
         inbound = self._inbound or _parser()
+        inbound.charged_until = self._charged_until
         inbound.receive_data(data)
+        self._charged_until = inbound.charged_until
         try:
             for frame in inbound.events_received():
                 self._take(cast(Frame, frame))
@@ -305,8 +311,8 @@ class SlimWire(asyncio.Protocol):
 _DATA = (Opcode.TEXT, Opcode.CONT)
 
 
-def _parser() -> Protocol:
-    return Protocol(SERVER, state=OPEN, max_size=MAX_FRAME)
+def _parser() -> FrameLimit:
+    return FrameLimit(SERVER, state=OPEN, max_size=MAX_FRAME)
 
 
 def _text_frame(payload: bytes) -> bytes:

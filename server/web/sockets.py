@@ -14,6 +14,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -25,6 +26,7 @@ from server.core.messages import SUBPROTOCOL, Bye, CloseCode
 from server.errors import NotAllowed, NotAuthenticated, PaidupError
 from server.services import Services
 from server.web.addresses import counted_as
+from server.web.frame_limits import LIMIT_FRAMES
 from server.web.lines import AccountLine, InvoiceLine, SocketLine
 from server.web.problems import problem, problem_of
 from server.web.slim import TAKE_OVER, TakeOver
@@ -67,10 +69,13 @@ class Sockets:
             await WebSocket(scope, receive, send).send_denial_response(refusal)
             return
         self._enter(line)
+        extensions: dict[str, Any] = scope.get("extensions", {})
+        if LIMIT_FRAMES in extensions:
+            extensions[LIMIT_FRAMES]()
         try:
             await receive()  # websocket.connect
             await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
-            take_over: TakeOver | None = scope.get("extensions", {}).get(TAKE_OVER)
+            take_over: TakeOver | None = extensions.get(TAKE_OVER)
             if take_over is not None:
                 line.wire = take_over(line)
                 await self._begin(line)

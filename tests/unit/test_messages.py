@@ -158,6 +158,7 @@ def test_every_status_has_a_stage_and_only_an_end_shows_as_one() -> None:
 def test_the_close_codes_are_those_of_the_protocol() -> None:
     assert {code.name: code.value for code in CloseCode} == {
         "FINISHED": 1000,
+        "TOO_MUCH": 1008,
         "RESTARTING": 1012,
         "TRY_LATER": 1013,
         "WAITED_TOO_LONG": 4408,
