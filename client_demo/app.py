@@ -20,19 +20,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client_demo import clock as sandbox_clock
 from client_demo import posters
 from client_demo.clock import SandboxClock
 from client_demo.race import Race
+from client_demo.sandbox.guard import from_another_page, known_hosts
 from server.app import create_app
 from server.clock import now
-from server.errors import ConfigurationError, NotAuthenticated
+from server.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from server.logs import configure_logging
 from server.serving import drained_at_sigterm, uvicorn_options
 from server.settings import ENV_FILE, Settings, load_settings
 from server.web.auth import Customer
 from server.web.bodies import answer
+from server.web.problems import problem_of
 
 HERE = Path(__file__).parent
 FOLDERS = (HERE, HERE / "element", HERE / "examples")
@@ -150,9 +153,27 @@ def create_demo(settings: Settings) -> Starlette:
     demo = Demo(settings, clock)
     app = create_app(settings, authenticate=demo.authenticate, extra_routes=demo.routes, clock=clock or now)
     app.add_middleware(demo.race.watching)
+    app.add_middleware(_own_pages_only, settings)
+    # Last, so outermost: what comes under a foreign name is answered by nothing of ours.
+    hosts = known_hosts([settings.host], settings.origins)
+    app.add_middleware(hosts.cls, *hosts.args, **hosts.kwargs)
     if clock is not None:
         _follow(app, clock)
     return app
+
+
+def _own_pages_only(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """A cookie names the customer, and a browser sends it along: no other page may change anything."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        changing = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if changing and from_another_page(Request(scope), settings.origins):
+            refusal = problem_of(NotAllowed("Only the demo's own pages may do that."))
+            await refusal(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return guarded
 
 
 def _follow(app: Starlette, clock: SandboxClock) -> None:

@@ -10,7 +10,6 @@ the asker are both on this machine.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import secrets
 from collections import deque
@@ -27,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client_demo import moments
 from client_demo.moments import Moment
+from client_demo.sandbox.guard import is_loopback
 from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.database import storage_errors
@@ -91,7 +91,7 @@ class Race:
         self._authenticate = authenticate
         self._origins = settings.origins
         self._supervisor = moments.address(settings.data_dir)
-        self._at_home = settings.sandboxed and _is_loopback(urlsplit(settings.stripe_api_base).hostname)
+        self._at_home = settings.sandboxed and _is_here(urlsplit(settings.stripe_api_base).hostname or "")
         self._wires: deque[tuple[str, Wire]] = deque(maxlen=MOST_WIRES)
         self.routes = [
             Route("/demo/race", self.latest, methods=["GET"]),
@@ -222,16 +222,13 @@ class Race:
 
     def _refuse_strangers(self, request: Request) -> None:
         """Any page may send a POST to the loopback interface: only ours may change what happens there."""
-        near = request.client is not None and _is_loopback(request.client.host)
+        near = request.client is not None and is_loopback(request.client.host)
         if not (self._at_home and near and request.headers.get("origin") in self._origins):
             raise NotAllowed("Only the demo's own page, with the sandbox on this machine, may do that.")
 
 
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
+def _is_here(host: str) -> bool:
+    return host == "localhost" or is_loopback(host)
 
 
 def _since(moment: Moment, begin: datetime) -> bool:

@@ -25,6 +25,7 @@ from client_demo.sandbox import errors, forms
 from client_demo.sandbox.errors import Json, StripeError
 from client_demo.sandbox.events import current_request
 from client_demo.sandbox.expansion import expand
+from client_demo.sandbox.guard import from_another_page
 from client_demo.sandbox.idempotency import Answer, IdempotencyKeys
 from client_demo.sandbox.settings import API_VERSION
 from client_demo.sandbox.state import new_id
@@ -97,9 +98,9 @@ class Api:
 
     async def answer(self, operation: Operation, request: Request) -> Response:
         """The HTTP answer to one call of this operation."""
-        request_id = new_id("req", 14)
+        request_id, allowed = new_id("req", 14), self._world.settings.allowed_origins
         try:
-            return await self._answer(await _read(operation, request, request_id))
+            return await self._answer(await _read(operation, request, request_id, allowed))
         except StripeError as error:
             return respond(error.status, error.envelope(request_id), request_id, _error_headers(error))
         except Exception:
@@ -213,7 +214,9 @@ async def unknown_url(request: Request) -> Response:
     return respond(404, error.envelope(request_id), request_id)
 
 
-async def _read(operation: Operation, request: Request, request_id: str) -> Incoming:
+async def _read(
+    operation: Operation, request: Request, request_id: str, allowed_origins: tuple[str, ...]
+) -> Incoming:
     """The request's key and parameters; raises UnauthorizedError or ParameterError."""
     body = bytearray()
     async for chunk in request.stream():
@@ -221,11 +224,15 @@ async def _read(operation: Operation, request: Request, request_id: str) -> Inco
         if len(body) > MAX_BODY:
             raise errors.ParameterError("Request body too large.")
     raw = forms.decode(request.url.query) | forms.decode(body.decode("utf-8", "replace"))
+    publishable = _is_publishable(request, raw)
+    if not publishable and from_another_page(request, allowed_origins):
+        # A form may carry the key, and any page may send a form.
+        raise errors.UnauthorizedError("A secret API key is not taken from a page of another origin.")
     return Incoming(
         operation=operation,
         path=request.path_params,
         url=request.url.path,
-        publishable=_is_publishable(request, raw),
+        publishable=publishable,
         raw=raw,
         key=request.headers.get("idempotency-key") if operation.method == "POST" else None,
         version=request.headers.get("stripe-version", API_VERSION),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from client_demo.sandbox import (
     subscriptions,
 )
 from client_demo.sandbox.api import Api, Operation, unknown_url
+from client_demo.sandbox.guard import known_hosts
 from client_demo.sandbox.settings import SandboxSettings
 from client_demo.sandbox.world import World
 
@@ -43,6 +44,8 @@ OPERATIONS = [
     *api_events.OPERATIONS,
 ]
 TICK_EVERY_S = 30.0
+PANEL_HEADERS = {"Content-Security-Policy": "frame-ancestors 'none'"}
+"""In a frame of another page, people could be made to press its buttons."""
 
 
 def create_sandbox(settings: SandboxSettings) -> Starlette:
@@ -55,11 +58,12 @@ def create_sandbox(settings: SandboxSettings) -> Starlette:
         *controls.routes(world),
         Route("/stripe.js", _file("stripe.js", "text/javascript")),
         Route("/challenge/{id}", challenge.page(world)),
-        Route("/panel", _file("panel.html", "text/html")),
-        Route("/", _file("panel.html", "text/html")),
+        Route("/panel", _file("panel.html", "text/html", PANEL_HEADERS)),
+        Route("/", _file("panel.html", "text/html", PANEL_HEADERS)),
         Route("/{path:path}", unknown_url, methods=["GET", "POST", "DELETE", "PUT", "PATCH"]),
     ]
-    return Starlette(routes=routes, middleware=[_cors(settings)], lifespan=_lifespan(world))
+    middleware = [known_hosts([settings.host, *settings.allowed_hosts]), _cors(settings)]
+    return Starlette(routes=routes, middleware=middleware, lifespan=_lifespan(world))
 
 
 def _appoint(world: World) -> None:
@@ -84,9 +88,12 @@ def _route(api: Api, operation: Operation) -> Route:
     return Route(operation.route, endpoint, methods=[operation.method], name=operation.name)
 
 
-def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+def _file(
+    name: str, media_type: str, headers: Mapping[str, str] | None = None
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(_: Request) -> Response:
-        return FileResponse(HERE / name, media_type=media_type, headers={"Cache-Control": "no-cache"})
+        more = {"Cache-Control": "no-cache", **(headers or {})}
+        return FileResponse(HERE / name, media_type=media_type, headers=more)
 
     return endpoint
 

@@ -31,9 +31,10 @@ def page(world: World) -> Callable[[Request], Awaitable[Response]]:
                 "<!doctype html><title>3-D Secure</title><p>Nothing is to be confirmed here.", 404
             )
         method = world.store.get("payment_method", intent["payment_method"])
-        return HTMLResponse(
-            _PAGE.substitute(_shown(table, intent, method)), headers={"Cache-Control": "no-store"}
-        )
+        # Only the pages that may use the sandbox may put it in a frame.
+        framing = " ".join(("'self'", *world.settings.allowed_origins))
+        headers = {"Cache-Control": "no-store", "Content-Security-Policy": f"frame-ancestors {framing}"}
+        return HTMLResponse(_PAGE.substitute(_shown(table, intent, method)), headers=headers)
 
     return endpoint
 

@@ -20,6 +20,7 @@ from client_demo.sandbox import due, payments, reversals, subscriptions
 from client_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from client_demo.sandbox.errors import Json, StripeError
 from client_demo.sandbox.expansion import present
+from client_demo.sandbox.guard import from_another_page
 from client_demo.sandbox.settings import API_VERSION
 from client_demo.sandbox.world import World
 
@@ -273,8 +274,6 @@ async def _body(request: Request) -> bytes:
 
 
 def _refuse_foreign_pages(world: World, request: Request) -> None:
-    """Any page may send a plain POST to the loopback interface: only ours may turn the controls."""
-    origin, allowed = request.headers.get("origin"), world.settings.allowed_origins
-    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-    if request.method == "POST" and origin not in (None, own, *allowed) and "*" not in allowed:
+    """Only the sandbox's own pages and those of the allowed origins may turn the controls."""
+    if request.method == "POST" and from_another_page(request, world.settings.allowed_origins):
         raise ControlError("this origin may not use the sandbox's controls", 403)

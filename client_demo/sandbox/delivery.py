@@ -1,6 +1,8 @@
 """Webhook delivery: real HTTP POSTs, signed anew at each try, tried again until answered 2xx.
 
 Owns the deliveries, their attempts and the conditions that spoil them (delay, drop, duplicate, shuffle).
+An endpoint's address is whatever somebody has registered: requests go to this machine only, and to the
+hosts that were named when the sandbox was started.
 Every queue here is bounded: pending deliveries, requests at once, tries, seconds per try. It never looks
 into an event.
 """
@@ -8,18 +10,23 @@ into an event.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import secrets
+import socket
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+from aiohttp.connector import AddrInfoType
 
 from client_demo.sandbox.agenda import Agenda
 from client_demo.sandbox.conditions import Conditions
 from client_demo.sandbox.errors import Json
+from client_demo.sandbox.guard import is_loopback
 from client_demo.sandbox.old_shape import event_at
 from client_demo.sandbox.settings import API_VERSION, SandboxSettings
 from client_demo.sandbox.state import Store, new_id
@@ -53,13 +60,16 @@ class Courier:
         self._conditions = conditions
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._http: aiohttp.ClientSession | None = None
+        self._anywhere: aiohttp.ClientSession | None = None
+        self._here: aiohttp.ClientSession | None = None
         self._pending = 0
 
     async def start(self) -> None:
-        """Opens the HTTP session and resumes what a former run left under way."""
+        """Opens the HTTP sessions and resumes what a former run left under way."""
         timeout = aiohttp.ClientTimeout(total=self._settings.webhook_timeout_s)
-        self._http = aiohttp.ClientSession(timeout=timeout)
+        self._anywhere = aiohttp.ClientSession(timeout=timeout)
+        connector = aiohttp.TCPConnector(socket_factory=_loopback_socket)
+        self._here = aiohttp.ClientSession(timeout=timeout, connector=connector)
         scheduled = self._agenda.waiting("deliver")
         for delivery in list(self._store.newest("delivery", status="pending")):
             self._pending += 1
@@ -67,12 +77,13 @@ class Courier:
                 self.send(delivery["id"])
 
     async def stop(self) -> None:
-        """Drops what is under way (it stays pending in the store) and closes the session."""
+        """Drops what is under way (it stays pending in the store) and closes the sessions."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._http is not None:
-            await self._http.close()
+        for session in (self._anywhere, self._here):
+            if session is not None:
+                await session.close()
 
     def forget(self) -> None:
         """Drops every delivery; the store forgets them with everything else."""
@@ -156,9 +167,11 @@ class Courier:
         return {"at": begun, "status": status, "error": error, "ms": round((time.time() - begun) * 1000)}
 
     async def _answer(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int | None, str | None]:
-        assert self._http is not None, "the courier was not started"
+        named = self._settings.delivers_to((urlsplit(url).hostname or "").lower())
+        session = self._anywhere if named else self._here
+        assert session is not None, "the courier was not started"
         try:
-            async with self._http.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 await response.content.read(1000)
                 return response.status, None
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -188,6 +201,16 @@ class Courier:
             delivery["attempts"].append({"at": time.time(), "status": None, "error": reason, "ms": 0})
         self._pending -= 1
         self._store.touch()
+
+
+def _loopback_socket(address: AddrInfoType) -> socket.socket:
+    """A socket for an address of this machine. Names have been resolved: it is what is connected to."""
+    family, kind, protocol, _, (host, *_) = address
+    if not is_loopback(str(host)):
+        raise OSError(
+            errno.EACCES, f"{host} is not this machine: name the endpoint's host in SANDBOX_WEBHOOK_HOSTS"
+        )
+    return socket.socket(family, kind, protocol)
 
 
 def _delay_ms(weather: Conditions) -> float:

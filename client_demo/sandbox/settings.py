@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 # The version the sandbox imitates. A test holds it equal to the pin of the installed SDK.
 API_VERSION = "2026-10-28.endive"
@@ -36,6 +37,10 @@ class SandboxSettings:
     data_file: Path | None = None
     webhooks: tuple[WebhookTarget, ...] = ()
     allowed_origins: tuple[str, ...] = DEFAULT_ORIGINS
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which it is reached, beside this machine's."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts outside this machine to which webhooks are delivered, beside those of `webhooks`."""
     webhook_retry_delays_s: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)
     webhook_timeout_s: float = 10
     save_interval_s: float = 1
@@ -44,14 +49,31 @@ class SandboxSettings:
     def from_env(cls, env: Mapping[str, str] = os.environ) -> SandboxSettings:
         """Settings from `SANDBOX_*`; raises SettingsError naming the variable that is wrong."""
         data = env.get("SANDBOX_DATA", "")
-        origins = env.get("SANDBOX_ALLOWED_ORIGINS", "")
         return cls(
             host=env.get("SANDBOX_HOST") or cls.host,
             port=_port(env.get("SANDBOX_PORT") or str(cls.port)),
             data_file=Path(data) if data else None,
             webhooks=_webhooks(env.get("SANDBOX_WEBHOOK_URL", ""), env.get("SANDBOX_WEBHOOK_SECRET", "")),
-            allowed_origins=tuple(o.strip() for o in origins.split(",") if o.strip()) or DEFAULT_ORIGINS,
+            allowed_origins=_listed(env.get("SANDBOX_ALLOWED_ORIGINS", "")) or DEFAULT_ORIGINS,
+            allowed_hosts=_hosts("SANDBOX_ALLOWED_HOSTS", env),
+            webhook_hosts=_hosts("SANDBOX_WEBHOOK_HOSTS", env),
         )
+
+    def delivers_to(self, host: str) -> bool:
+        """Whether webhooks may leave this machine for `host`: only where that was said at the start."""
+        return host in self.webhook_hosts or host in {urlsplit(hook.url).hostname for hook in self.webhooks}
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _hosts(name: str, env: Mapping[str, str]) -> tuple[str, ...]:
+    hosts = tuple(host.lower() for host in _listed(env.get(name, "")))
+    for host in hosts:
+        if "/" in host or "*" in host:
+            raise SettingsError(f"{name}: {host!r} is no host; name hosts such as shop.example or 192.0.2.7")
+    return hosts
 
 
 def _port(text: str) -> int:

@@ -13,10 +13,13 @@ from client_demo.sandbox.agenda import Agenda
 from client_demo.sandbox.clock import Clock
 from client_demo.sandbox.conditions import Conditions
 from client_demo.sandbox.delivery import Courier
-from client_demo.sandbox.errors import Json
+from client_demo.sandbox.errors import InvalidRequestError, Json
 from client_demo.sandbox.events import EventLog
 from client_demo.sandbox.settings import SandboxSettings
 from client_demo.sandbox.state import Store, new_id
+
+MAX_ENDPOINTS = 16
+"""https://docs.stripe.com/webhooks: up to 16 for each account."""
 
 
 class World:
@@ -98,7 +101,9 @@ class World:
         api_version: str | None = None,
         secret: str | None = None,
     ) -> Json:
-        """A new webhook endpoint; its secret is kept beside it."""
+        """A new webhook endpoint; its secret is kept beside it. As many as Stripe allows, no more."""
+        if len(self.store.table("webhook_endpoint")) >= MAX_ENDPOINTS:
+            raise InvalidRequestError(f"You have reached the maximum of {MAX_ENDPOINTS} webhook endpoints.")
         made = self.store.add(objects.webhook_endpoint(self.now(), url, enabled_events, api_version))
         self.store.note(made["id"])["secret"] = secret or new_id("whsec", 32)
         return made

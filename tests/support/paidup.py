@@ -190,10 +190,14 @@ async def status_with(socket: aiohttp.ClientWebSocketResponse, within: float = 1
 
 @asynccontextmanager
 async def serving(
-    configured: Settings, http: aiohttp.ClientSession, port: int, clock: Clock = now
+    configured: Settings,
+    http: aiohttp.ClientSession,
+    port: int,
+    clock: Clock = now,
+    app: Starlette | None = None,
 ) -> AsyncIterator[Paidup]:
-    """A server in this process, over real HTTP, for as long as the block."""
-    app = create_app(configured, clock=clock)
+    """A server in this process, over real HTTP, for as long as the block. `app`: with more in it."""
+    app = app or create_app(configured, clock=clock)
     options = {**uvicorn_options(configured), "loop": "none"}
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=port, **options))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
