@@ -185,7 +185,7 @@ class Race:
             account = await services.purchases.account(f"{prefix}{run}-{way}")
             purchase = await services.purchases.buy(account, plan.id)
             invoice = purchase.status.invoice
-            ticket = services.tickets.issue(invoice)
+            ticket = services.tickets.issue(invoice, account.id)
             return {"invoice": invoice, "ticket": ticket, "client_secret": purchase.client_secret}
 
         bought = await asyncio.gather(*(buy(way) for way in WAYS))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from server.budget import Purpose
 from server.clock import Clock
 from server.core.facts import Road
 from server.core.plans import Catalogue, Change, Interval, Plan
@@ -140,7 +141,9 @@ class Changes:
         created = settled.created
         if settled.outcome is Outcome.NEEDS_READING or shape.status == "open":
             # How the attempt went (a check by the bank, a decline, or under way) is not in that answer.
-            settled, shape = await self._verification.read(shape.id, Road.VERIFICATION, account.id)
+            settled, shape = await self._verification.read(
+                shape.id, Road.VERIFICATION, account.id, Purpose.REQUEST
+            )
         await self._purchases.next_purchase(account.id, number)
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")

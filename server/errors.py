@@ -18,6 +18,7 @@
     │   ├── InvoiceUnpaid       a renewal has to be paid before anything is changed
     │   └── PaymentUnderWay     another payment is being activated
     ├── InsufficientCredits
+    ├── TooManyRequests         one account asks for more than its limit: try again later
     ├── StripeError
     │   ├── StripeUnavailable   network, 5xx, 429, or our own budget: try again
     │   └── StripeRefused       Stripe says that the request is wrong: do not try again
@@ -134,6 +135,14 @@ class InsufficientCredits(PaidupError):
         super().__init__(f"{needed} credits are needed, the balance is {balance}.")
         self.balance = balance
         self.needed = needed
+
+
+class TooManyRequests(PaidupError):
+    """One account asked for more than its limit; `retry_after_s` is when it may ask again."""
+
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        super().__init__(f"Too many {what} for this account. Please wait a moment.")
+        self.retry_after_s = retry_after_s
 
 
 class StripeError(PaidupError):

@@ -54,6 +54,10 @@ class Metrics:
             "paidup_requests_failed_total", "Requests answered with an error, by HTTP status.", "status"
         )
 
+        self.limited = self._counter(
+            "paidup_limited_total", "What was refused because one account asked for too much.", "limit"
+        )
+
     def _of_what_it_stands_on(self) -> None:
         self.up = self._gauge(
             "paidup_up", "1 while this process can use the part it stands on: database, redis.", "part"

@@ -16,6 +16,7 @@ import msgspec
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import F
 
+from server.budget import Purpose
 from server.clock import Clock
 from server.core.decisions import InvoiceStatus
 from server.core.facts import Road
@@ -144,7 +145,7 @@ class Purchases:
         if known:
             raise NotFound(f"There is no invoice {invoice_id} for this customer.")
         try:
-            shape = await self._gateway.read_invoice(invoice_id)
+            shape = await self._gateway.read_invoice(invoice_id, purpose=Purpose.REQUEST)
         except StripeRefused as error:
             if error.code == "resource_missing":
                 raise NotFound(f"There is no invoice {invoice_id} for this customer.") from error
@@ -176,7 +177,9 @@ class Purchases:
 
         Raises PaymentUnderWay where another one is wanted and this may be paid any moment.
         """
-        settled, shape = await self._verification.read(invoice, Road.VERIFICATION, account.id)
+        settled, shape = await self._verification.read(
+            invoice, Road.VERIFICATION, account.id, Purpose.REQUEST
+        )
         status = settled.status
         if status is None or status.status is InvoiceStatus.VOID:
             return None
@@ -185,7 +188,7 @@ class Purchases:
         if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
             raise PaymentUnderWay(invoice)
         await give_up()  # another one after all, and nothing was paid
-        settled, _ = await self._verification.read(invoice, Road.VERIFICATION, account.id)
+        settled, _ = await self._verification.read(invoice, Road.VERIFICATION, account.id, Purpose.REQUEST)
         if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
             raise PaymentUnderWay(invoice)  # paid in the very moment
         return None

@@ -18,6 +18,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from server.account_limits import AccountLimits
 from server.alarms import Alarms
 from server.budget import Budget
 from server.changes import Changes
@@ -63,6 +64,7 @@ class Services:
     changes: Changes
     reconciler: Reconciler
     tickets: Tickets
+    account_limits: AccountLimits
     alarms: Alarms
 
 
@@ -134,6 +136,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             reconciler=roads.reconciler,
             alarms=Alarms(),
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
+            account_limits=AccountLimits(redis, settings, metrics),
         )
 
 

@@ -74,6 +74,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     max_sockets: Count = 10_000
     max_sockets_per_invoice: Count = 20
     max_sockets_per_address: Count = 200
+    max_sockets_per_account: Count = 40
+    purchases_per_minute: Count = 60
+    adoptions_per_minute: Count = 60
+    verifications_per_minute: Count = 120
     socket_max_wait_s: Seconds = 900.0
     socket_send_timeout_s: Seconds = 5.0
     heartbeat_s: Seconds = 15.0

@@ -23,7 +23,7 @@ import msgspec
 import stripe
 from stripe import AIOHTTPClient, StripeClient, WebhookSignature
 
-from server.budget import Budget
+from server.budget import Budget, Purpose
 from server.core.plans import Interval, PlanPrice
 from server.core.stripe_shapes import (
     ACCOUNT_METADATA_KEY,
@@ -253,19 +253,27 @@ class StripeGateway:
         await self._budget.take(READ_INVOICE, patience_s)
 
     async def read_invoice(
-        self, invoice: str, patience_s: float | None = None, placed: bool = False
+        self,
+        invoice: str,
+        patience_s: float | None = None,
+        placed: bool = False,
+        purpose: Purpose = Purpose.CUSTOMER,
     ) -> Invoice:
         """One invoice, with its payments, their intents and all its lines: one call, more beyond ten lines.
 
-        `placed` says that the caller has waited for the place in the budget before. Raises
+        `placed` says that the caller has waited for the place in the budget before. A customer's
+        call is a REQUEST, so that it takes no place from a payment on its way. Raises
         StripeRefused with code `resource_missing` where there is none.
         """
+        if purpose is Purpose.REQUEST:
+            await self._budget.take(READ_INVOICE, self._patience_s, purpose)
         params: Any = {"expand": ["payments.data.payment.payment_intent", "confirmation_secret"]}
         # Whoever waited in the queue asks again by itself; the SDK's own tries would have no place.
         retries = {"max_network_retries": 0} if placed else {}
+        has_place = placed or purpose is Purpose.REQUEST
         path = f"/v1/invoices/{quote(invoice, safe='')}"
         shape = decode(
-            Invoice, await self._read(READ_INVOICE, path, {**params, **retries}, patience_s, placed)
+            Invoice, await self._read(READ_INVOICE, path, {**params, **retries}, patience_s, has_place)
         )
         if not shape.lines.has_more:
             return shape
@@ -443,7 +451,7 @@ class StripeGateway:
         if patience_s is None:
             await self._budget.take(endpoint, self._patience_s)
         else:
-            await self._budget.take(endpoint, patience_s, background=True)
+            await self._budget.take(endpoint, patience_s, Purpose.BACKGROUND)
 
 
 @asynccontextmanager

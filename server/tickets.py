@@ -1,7 +1,8 @@
 """Tickets: a signed, dated permission to watch one invoice, or one account. Nothing else opens a socket.
 
 A ticket names what it is for and nothing secret; it is bound to it, so that it opens no other,
-and it ends, so that a leaked one is of little use. The two kinds are signed apart: what is good
+and it ends, so that a leaked one is of little use. An invoice's ticket names its account, too, so
+that an account's sockets can be counted without reading its row. The two kinds are signed apart: what is good
 for an account is, for an invoice, no ticket at all.
 """
 
@@ -17,7 +18,7 @@ from server.errors import NotAllowed, NotAuthenticated
 
 class Tickets:
     def __init__(self, secret_key: str, ttl_s: int) -> None:
-        self._invoices = URLSafeTimedSerializer(secret_key, salt="paidup.ticket.v1")
+        self._invoices = URLSafeTimedSerializer(secret_key, salt="paidup.ticket.v2")
         self._accounts = URLSafeTimedSerializer(secret_key, salt="paidup.ticket.account.v1")
         # Made once: the serializer itself makes a signer for each ticket, most of what checking costs.
         self._signers = {
@@ -25,9 +26,9 @@ class Tickets:
         }
         self._ttl_s = ttl_s
 
-    def issue(self, invoice: str) -> str:
-        """A ticket for `invoice`: URL-safe characters only, so that it fits a subprotocol."""
-        return str(self._invoices.dumps(invoice))
+    def issue(self, invoice: str, account_id: int) -> str:
+        """A ticket for the account's `invoice`: URL-safe characters only, so that it fits a subprotocol."""
+        return str(self._invoices.dumps([invoice, account_id]))
 
     def issue_for_account(self, account_id: int) -> str:
         """A ticket for the account's balance, of the same characters."""
@@ -36,10 +37,15 @@ class Tickets:
     def expires_at(self, issued_at: datetime) -> datetime:
         return issued_at + timedelta(seconds=self._ttl_s)
 
-    def check(self, ticket: str, invoice: str) -> None:
-        """Raises NotAuthenticated (no ticket of ours, or expired) or NotAllowed (another invoice's)."""
-        if self._named(self._invoices, ticket) != invoice:
+    def check(self, ticket: str, invoice: str) -> int:
+        """The account whose invoice it is.
+
+        Raises NotAuthenticated (no ticket of ours, or expired) or NotAllowed (another invoice's).
+        """
+        named, account_id = self._named(self._invoices, ticket)
+        if named != invoice:
             raise NotAllowed("The ticket is for another invoice.")
+        return int(account_id)
 
     def account_of(self, ticket: str) -> int:
         """The account that the ticket is for. Raises NotAuthenticated."""

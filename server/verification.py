@@ -16,6 +16,7 @@ from functools import partial
 import structlog
 
 from server import crowds
+from server.budget import Purpose
 from server.clock import now
 from server.core.decisions import TERMINAL
 from server.core.facts import Facts, Road
@@ -67,9 +68,12 @@ class Verification:
 
     # For those who wait
 
-    def watch(self, invoice: str) -> None:
-        """Somebody watches: verify as soon as there is a place, and again until it is over or nobody does."""
-        self._watches.add(invoice)
+    def watch(self, invoice: str, at_once: bool = True) -> None:
+        """Somebody watches: verify as soon as there is a place, and again until it is over or nobody does.
+
+        Not `at_once`: after the longest pause, unless the invoice is watched already.
+        """
+        self._watches.add(invoice, at_once)
 
     def unwatch(self, invoice: str) -> None:
         self._watches.remove(invoice)
@@ -215,10 +219,14 @@ class Verification:
             await self._rest(invoice)
 
     async def read(
-        self, invoice: str, road: Road, account_id: int | None = None
+        self,
+        invoice: str,
+        road: Road,
+        account_id: int | None = None,
+        purpose: Purpose = Purpose.CUSTOMER,
     ) -> tuple[Settled, StripeInvoice]:
         """Read an invoice that may be unknown here, without a lease, and settle it."""
-        shape = await self._gateway.read_invoice(invoice)
+        shape = await self._gateway.read_invoice(invoice, purpose=purpose)
         return await self.settle(shape.facts(), road, account_id), shape
 
     async def settle(self, facts: Facts, road: Road, account_id: int | None = None) -> Settled:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import structlog
 
-from server.core.pace import DELAYED_AFTER_S, watched_delay_s
+from server.core.pace import DELAYED_AFTER_S, WATCHED_DELAYS_S, watched_delay_s
 from server.errors import StripeUnavailable
 
 log = structlog.get_logger(__name__)
@@ -95,16 +95,24 @@ class Watches:
         self._asking: set[asyncio.Task[None]] = set()
         self._listing: asyncio.Task[None] | None = None
 
-    def add(self, invoice: str) -> None:
-        """Somebody watches: ask now, and again until it is over or nobody does."""
+    def add(self, invoice: str, at_once: bool = True) -> None:
+        """Somebody watches: ask now, and again until it is over or nobody does.
+
+        Not `at_once`: its turn comes after the longest pause, unless it has one already.
+        """
         watch = self._watches.get(invoice)
-        if watch is None:
+        if watch is not None:
+            watch.watchers += 1
+        else:
             watch = _Watch(invoice, asyncio.get_running_loop().time())
             self._watches[invoice] = watch
             self._young.append(watch)
-        else:
-            watch.watchers += 1
-        self._hasten(watch)
+            if not at_once:
+                watch.attempt = len(WATCHED_DELAYS_S)
+                self._rest(watch)
+        if at_once:
+            self._hasten(watch)
+        self._start()
 
     def remove(self, invoice: str) -> None:
         """A watcher left. A question under way is let run: the tab may be closed, not the payment."""
@@ -143,6 +151,13 @@ class Watches:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _start(self) -> None:
+        if not self._loops:
+            self._loops = [
+                asyncio.create_task(self._dispatch(), name="watches-dispatch"),
+                asyncio.create_task(self._look_after(), name="watches-look-after"),
+            ]
+
     # The queue
 
     def _hasten(self, watch: _Watch) -> None:
@@ -152,11 +167,6 @@ class Watches:
             watch.due = asyncio.get_running_loop().time()
             self._first[watch.invoice] = watch
             self._work.set()
-            if not self._loops:
-                self._loops = [
-                    asyncio.create_task(self._dispatch(), name="watches-dispatch"),
-                    asyncio.create_task(self._look_after(), name="watches-look-after"),
-                ]
 
     def _rest(self, watch: _Watch) -> None:
         delay = watched_delay_s(watch.attempt, random.random())  # noqa: S311

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from server.account_limits import Limited
 from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.core.messages import StatusMessage
@@ -27,6 +28,7 @@ from server.web.customers import (
     account_of,
     activating_of,
     current_grants,
+    limited,
     purchase_answer,
     services_of,
 )
@@ -88,8 +90,9 @@ async def subscribe(request: Request) -> Response:
     account = await account_of(request)
     body = await read_json(request, BuyBody)
     purchases = services_of(request).purchases
-    bought = await purchases.buy(account, body.plan, _interval(body.interval), body.quantity)
-    return purchase_answer(request, bought)
+    async with limited(request, account, Limited.PURCHASES):
+        bought = await purchases.buy(account, body.plan, _interval(body.interval), body.quantity)
+    return purchase_answer(request, account, bought)
 
 
 async def change(request: Request) -> Response:
@@ -97,8 +100,9 @@ async def change(request: Request) -> Response:
     account = await account_of(request)
     body = await read_json(request, ChangeBody)
     changes = services_of(request).changes
-    changed = await changes.change(account, body.plan, _interval(body.interval), body.quantity)
-    return purchase_answer(request, changed)
+    async with limited(request, account, Limited.PURCHASES):
+        changed = await changes.change(account, body.plan, _interval(body.interval), body.quantity)
+    return purchase_answer(request, account, changed)
 
 
 def _interval(period: Period | None) -> Interval | None:
@@ -109,14 +113,16 @@ async def cancel(request: Request) -> Response:
     """POST /api/subscriptions/cancel: end the subscription with its period, or now."""
     account = await account_of(request)
     body = await read_json(request, CancelBody)
-    row = await services_of(request).changes.cancel(account, at_once=body.when == "now")
+    async with limited(request, account, Limited.PURCHASES):
+        row = await services_of(request).changes.cancel(account, at_once=body.when == "now")
     return answer({"subscription": _subscription(request, row)})
 
 
 async def resume(request: Request) -> Response:
     """POST /api/subscriptions/resume: take back an end that has not come yet."""
     account = await account_of(request)
-    row = await services_of(request).changes.resume(account)
+    async with limited(request, account, Limited.PURCHASES):
+        row = await services_of(request).changes.resume(account)
     return answer({"subscription": _subscription(request, row)})
 
 
@@ -125,26 +131,32 @@ async def top_up(request: Request) -> Response:
     account = await account_of(request)
     body = await read_json(request, TopUpBody)
     purchases = services_of(request).purchases
-    return purchase_answer(request, await purchases.top_up(account, body.plan, body.quantity))
+    async with limited(request, account, Limited.PURCHASES):
+        bought = await purchases.top_up(account, body.plan, body.quantity)
+    return purchase_answer(request, account, bought)
 
 
 async def adopt(request: Request) -> Response:
     """POST /api/invoices: take up an invoice that the SaaS created by itself in Stripe."""
     account = await account_of(request)
     body = await read_json(request, AdoptBody)
-    return purchase_answer(request, await services_of(request).purchases.adopt(account, body.invoice))
+    async with limited(request, account, Limited.ADOPTIONS):
+        adopted = await services_of(request).purchases.adopt(account, body.invoice)
+    return purchase_answer(request, account, adopted)
 
 
 async def invoice_status(request: Request) -> Response:
     """GET /api/invoices/{invoice}: the status message; the fallback for a socket."""
-    return answer(await _own_status(request))
+    return answer(await _own_status(request, await account_of(request)))
 
 
 async def fresh_ticket(request: Request) -> Response:
     """POST /api/invoices/{invoice}/ticket: a fresh ticket for the customer whose invoice it is."""
-    status = await _own_status(request)
+    account = await account_of(request)
+    status = await _own_status(request, account)
     tickets = services_of(request).tickets
-    return answer({"ticket": tickets.issue(status.invoice), "expires_at": tickets.expires_at(now())})
+    ticket = tickets.issue(status.invoice, account.id)
+    return answer({"ticket": ticket, "expires_at": tickets.expires_at(now())})
 
 
 async def account_ticket(request: Request) -> Response:
@@ -217,8 +229,7 @@ async def _to_come(own: Account) -> list[dict[str, Any]]:
     return [{"credits": row.credits, "plan": row.plan, "due_at": row.due_at} for row in rows]
 
 
-async def _own_status(request: Request) -> StatusMessage:
-    account = await account_of(request)
+async def _own_status(request: Request, account: Account) -> StatusMessage:
     invoice = request.path_params["invoice"]
     with storage_errors():
         # What is no id of an invoice (it may hold anything) never reaches the database.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server import ledger
+from server.account_limits import Limited
 from server.core.messages import StatusMessage
 from server.database import storage_errors, write_transaction
 from server.errors import InsufficientScope, NotAllowed
@@ -46,6 +47,11 @@ def refuse_foreign_origin(request: Request) -> None:
         raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
 
 
+def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncContextManager[None]:
+    """The account's turn to have Stripe called, for as long as the block. Raises TooManyRequests."""
+    return services_of(request).account_limits.turn(account.id, what)
+
+
 class Activating(msgspec.Struct, frozen=True):
     """A payment that is on its way, and the ticket to watch it. `reason` is Stripe's `billing_reason`."""
 
@@ -63,14 +69,14 @@ async def activating_of(services: Services, account: Account) -> Activating | No
         status = await read_status(row.id) if row else None
     if row is None or status is None:
         return None
-    return Activating(row.id, services.tickets.issue(row.id), status, row.billing_reason)
+    return Activating(row.id, services.tickets.issue(row.id, account.id), status, row.billing_reason)
 
 
-def purchase_answer(request: Request, purchase: Purchase) -> Response:
+def purchase_answer(request: Request, account: Account, purchase: Purchase) -> Response:
     body = {
         "invoice": purchase.status.invoice,
         "client_secret": purchase.client_secret,
-        "ticket": services_of(request).tickets.issue(purchase.status.invoice),
+        "ticket": services_of(request).tickets.issue(purchase.status.invoice, account.id),
         "status": purchase.status,
     }
     return answer(body, 201 if purchase.created else 200)

@@ -43,11 +43,12 @@ class SocketLine:
 
     __slots__ = (
         *("_frame", "_on_end", "_services", "wire"),
-        *("address", "beat_at", "closed_at", "closing", "key", "opened_at"),
+        *("account_id", "address", "beat_at", "closed_at", "closing", "key", "opened_at"),
     )
 
-    def __init__(self, key: Any, services: Services) -> None:
+    def __init__(self, key: Any, account_id: int, services: Services) -> None:
         self._services = services
+        self.account_id = account_id
         self.wire: Wire = UNOPENED
         self._frame: bytes | None = None
         self._on_end: Callable[[SocketLine], None] | None = None
@@ -133,8 +134,8 @@ class InvoiceLine(SocketLine):
     kind = "invoice"
     __slots__ = ("_stage", "status", "verified_at")
 
-    def __init__(self, key: str, services: Services) -> None:
-        super().__init__(key, services)
+    def __init__(self, key: str, account_id: int, services: Services) -> None:
+        super().__init__(key, account_id, services)
         self._stage: Stage | None = None
         self.status: StatusMessage | None = None
         self.verified_at = float("-inf")
@@ -142,13 +143,13 @@ class InvoiceLine(SocketLine):
     @classmethod
     def admitted(cls, scope: Scope, ticket: str, services: Services) -> InvoiceLine:
         invoice = scope["path_params"]["invoice"]
-        services.tickets.check(ticket, invoice)
-        return cls(invoice, services)
+        return cls(invoice, services.tickets.check(ticket, invoice), services)
 
     def begin(self, on_end: Callable[[SocketLine], None]) -> None:
         super().begin(on_end)
         self._services.timeline.note(self.key, What.SOCKET_OPENED)
-        self._services.verification.watch(self.key)  # at once: the handshake need not be waited for
+        # At once, since the handshake need not be waited for; unless the account opens one after another.
+        self._services.verification.watch(self.key, at_once=self._may_verify())
 
     def lost(self) -> None:
         if not self.over:
@@ -162,7 +163,8 @@ class InvoiceLine(SocketLine):
         at = time.monotonic()
         if is_verify(text) and at - self.verified_at >= VERIFY_AT_MOST_EVERY_S:
             self.verified_at = at
-            self._services.verification.hurry(self.key)
+            if self._may_verify():
+                self._services.verification.hurry(self.key)
 
     def offer(self, status: StatusMessage, frame: bytes) -> bool:
         """Send `frame`, unless this version or a later one was offered before."""
@@ -180,6 +182,9 @@ class InvoiceLine(SocketLine):
             self.closing = (None, CloseCode.FINISHED)
         self._put(frame)
         return True
+
+    def _may_verify(self) -> bool:
+        return self._services.account_limits.may_verify(self.account_id)
 
     def offer_stage(self, stage: Stage) -> None:
         if self.status is None or self.status.terminal or stage is self._stage:
@@ -206,7 +211,7 @@ class AccountLine(SocketLine):
     __slots__ = ("_version",)
 
     def __init__(self, key: int, services: Services) -> None:
-        super().__init__(key, services)
+        super().__init__(key, key, services)
         self._version = -1
 
     @classmethod

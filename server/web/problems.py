@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ _PROBLEMS: list[tuple[type[errors.PaidupError], int, str, str]] = [
     (errors.PaymentUnderWay, 409, "payment-under-way", "A payment is being activated"),
     (errors.Conflict, 409, "conflict", "The request contradicts what exists"),
     (errors.InsufficientCredits, 402, "insufficient-credits", "Not enough credits"),
+    (errors.TooManyRequests, 429, "too-many-requests", "Too many requests"),
     (errors.StripeUnavailable, 503, "stripe-unavailable", "Stripe does not answer right now"),
     (errors.StripeRefused, 502, "stripe-refused", "Stripe refused the request"),
     (errors.IdentityUnavailable, 503, "identity-unavailable", "The identity provider does not answer"),
@@ -62,7 +64,10 @@ def problem_of(error: errors.PaidupError, **more: Any) -> Response:
     """The problem document for one of our errors."""
     for kind, status, slug, title in _PROBLEMS:
         if isinstance(error, kind):
-            return problem(status, slug, title, _detail(error), **more)
+            response = problem(status, slug, title, _detail(error), **more)
+            if isinstance(error, errors.TooManyRequests):
+                response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+            return response
     raise error
 
 

@@ -22,6 +22,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from server.account_limits import Limited
 from server.core.messages import SUBPROTOCOL, Bye, CloseCode
 from server.errors import NotAllowed, NotAuthenticated, PaidupError
 from server.services import Services
@@ -52,6 +53,7 @@ class Sockets:
         self._services = services
         self._lines: set[SocketLine] = set()
         self._addresses: Counter[str] = Counter()
+        self._accounts: Counter[int] = Counter()
         self._snapshots = Snapshots()
         self._open = {kind: services.metrics.sockets.labels(kind) for kind in ("invoice", "account")}
         self.draining = False
@@ -128,6 +130,7 @@ class Sockets:
     def _enter(self, line: SocketLine) -> None:
         self._lines.add(line)
         self._addresses[line.address] += 1
+        self._accounts[line.account_id] += 1
         self._open[line.kind].inc()
         # Spread from the first one on, however many come at once.
         line.beat_at += self._services.settings.heartbeat_s * (1 + random.random()) / 2  # noqa: S311
@@ -137,9 +140,8 @@ class Sockets:
         self._services.hub.leave(line.topic, line.key, line)
         self._lines.discard(line)
         self._open[line.kind].dec()
-        self._addresses[line.address] -= 1
-        if not self._addresses[line.address]:
-            del self._addresses[line.address]
+        for counted, key in ((self._addresses, line.address), (self._accounts, line.account_id)):
+            _count_down(counted, key)
 
     async def _begin(self, line: SocketLine) -> None:
         if not line.over:
@@ -177,10 +179,13 @@ class Sockets:
         return line
 
     def _full(self, line: SocketLine) -> Response | None:
-        """The HTTP answer where no place is free, or None."""
+        """The HTTP answer where no place is free, or None. Raises TooManyRequests for one account's limit."""
         settings = self._services.settings
         if self.draining:
             return _come_later("restarting", "Restarting", "This process is about to stop. Come back.")
+        if self._accounts[line.account_id] >= settings.max_sockets_per_account:
+            retry_after_s = _spread(RETRY_AFTER_MS) / 1000
+            raise self._services.account_limits.refused(Limited.SOCKETS, retry_after_s)
         for count, limit, what in (
             (len(self._lines), settings.max_sockets, "this server"),
             (self._addresses[line.address], settings.max_sockets_per_address, "this address"),
@@ -194,6 +199,12 @@ class Sockets:
                 detail = f"Too many for {what}. Come back later."
                 return _come_later("too-many-sockets", "Too many sockets", detail)
         return None
+
+
+def _count_down(counted: Counter[Any], key: object) -> None:
+    counted[key] -= 1
+    if not counted[key]:
+        del counted[key]
 
 
 def _come_later(slug: str, title: str, detail: str) -> Response:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server import crowds
-from server.budget import Budget, admitted
+from server.budget import Budget, Purpose, admitted
 from server.crowds import Part
 from server.errors import StripeUnavailable
 from server.verification import SETTLED_AT_ONCE
@@ -161,8 +161,8 @@ class SharedBudget(Budget):
         super().__init__(Redis(), BUDGET)
         self._window = cast(MovingWindowRateLimiter, window)
 
-    async def _hit(self, endpoint: str, background: bool) -> bool:
-        return await admitted(self._window, self._limit, endpoint, background)
+    async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER) -> bool:
+        return await admitted(self._window, self._limit, endpoint, purpose)
 
 
 class World:

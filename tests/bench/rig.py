@@ -121,7 +121,7 @@ def a_rig(customers: int, settings: dict[str, str]) -> Iterator[Rig]:
             f"http://127.0.0.1:{port}",
             stripe,
             [Message(name) for name in names],
-            [handshake(name, tickets.issue(name)) for name in names],
+            [handshake(name, tickets.issue(name, number)) for number, name in enumerate(names)],
             settings,
         )
         answering(f"{rig.stripe_url}/v1/prices")

@@ -134,7 +134,7 @@ def test_the_sockets_document_names_the_subprotocol_the_close_codes_and_the_refu
     assert {int(code) for code in re.findall(r"^\| (\d{4}) ", words, re.MULTILINE)} == set(CloseCode)
     refusals = re.findall(r"^\| (\d{3}) \|(.*?)\|", words, re.MULTILINE)
     assert {slug for _, slugs in refusals for slug in re.findall(r"`([a-z-]+)`", slugs)} == {
-        *("not-authenticated", "not-allowed", "too-many-sockets", "restarting")
+        *("not-authenticated", "not-allowed", "too-many-requests", "too-many-sockets", "restarting")
     }
 
 

@@ -149,7 +149,7 @@ async def _serving(
 
 @asynccontextmanager
 async def _screen(paidup: Paidup, http: aiohttp.ClientSession, number: int) -> Any:
-    ticket = Tickets(environment()["SECRET_KEY"], ttl_s=600).issue(name_of(number))
+    ticket = Tickets(environment()["SECRET_KEY"], ttl_s=600).issue(name_of(number), number)
     async with http.ws_connect(
         f"{paidup.url}/ws/invoices/{name_of(number)}",
         protocols=("paidup.v1", ticket),

@@ -48,6 +48,7 @@ class Host:
             reconciler_pace_s=0.2,
             max_sockets_per_invoice=200,
             max_sockets_per_address=200,
+            max_sockets_per_account=200,
         ) | {"PATH": path}
 
     def start(self, *arguments: str) -> Child:

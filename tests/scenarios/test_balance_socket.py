@@ -220,7 +220,7 @@ async def test_sockets_without_a_good_ticket_are_refused(
         "an invoice's ticket": (401, "/ws/account", ("paidup.v1", purchase["ticket"]), ORIGIN),
         "the account's ticket on an invoice": (401, on_invoice, ("paidup.v1", ticket), ORIGIN),
         "as if the invoice were the account": (
-            *(401, "/ws/account", ("paidup.v1", tickets.issue(str(account.id))), ORIGIN),
+            *(401, "/ws/account", ("paidup.v1", tickets.issue(str(account.id), account.id)), ORIGIN),
         ),
         "expired": (401, "/ws/account", ("paidup.v1", expired), ORIGIN),
         "altered": (401, "/ws/account", ("paidup.v1", altered), ORIGIN),

@@ -435,7 +435,7 @@ async def _subscribed_past_us(paidup: Paidup, stripe_side: StripeSide) -> tuple[
     return ada, {
         "invoice": invoice["id"],
         "client_secret": invoice["confirmation_secret"]["client_secret"],
-        "ticket": paidup.services.tickets.issue(invoice["id"]),
+        "ticket": paidup.services.tickets.issue(invoice["id"], account_id=1),
     }
 
 

@@ -124,8 +124,9 @@ async def test_a_redis_that_refuses_writes_still_carries_messages(
 
 async def _waiting_screen(stack: AsyncExitStack, paidup: Paidup) -> aiohttp.ClientWebSocketResponse:
     """Somebody who waits for an invoice, and has seen it as it is."""
-    invoice = (await an_invoice(await an_account())).id
-    ticket = paidup.services.tickets.issue(invoice)
+    account = await an_account()
+    invoice = (await an_invoice(account)).id
+    ticket = paidup.services.tickets.issue(invoice, account.id)
     socket = await stack.enter_async_context(paidup.customer().watch({"invoice": invoice, "ticket": ticket}))
     await next_status(socket)
     return socket

@@ -46,7 +46,8 @@ async def test_a_thousand_wait_through_a_rolling_restart(world: World, database_
     balancer = Balancer(ports, world.http, chance)
     tickets = Tickets(environment()["SECRET_KEY"], ttl_s=600)
     waiters = [
-        Waiter(name, tickets.issue(name), balancer.choose, chance) for name in map(name_of, range(CUSTOMERS))
+        Waiter(name_of(number), tickets.issue(name_of(number), number), balancer.choose, chance)
+        for number in range(CUSTOMERS)
     ]
     async with balancer.looking(), asyncio.TaskGroup() as group:
         for waiter in waiters:

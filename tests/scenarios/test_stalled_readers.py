@@ -45,6 +45,7 @@ async def test_one_stalled_reader_does_not_slow_two_hundred(
         max_sockets=places,
         max_sockets_per_invoice=places,
         max_sockets_per_address=places,
+        max_sockets_per_account=places + 1,
     )
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")

@@ -419,7 +419,7 @@ async def test_sockets_without_a_good_ticket_are_refused_before_they_are_accepte
     invoice, ticket = purchase["invoice"], purchase["ticket"]
     with monkeypatch.context() as patch:
         patch.setattr(TimestampSigner, "get_timestamp", lambda _: int(time.time()) - 3700)
-        expired = paidup.services.tickets.issue(invoice)
+        expired = paidup.services.tickets.issue(invoice, account_id=1)
     altered = ticket[:-2] + ("A" if ticket[-2] != "A" else "B") + ticket[-1]
     handshakes: dict[str, tuple[int, str, tuple[str, ...], str | None]] = {
         "another customer's ticket": (403, invoice, ("paidup.v1", foreign["ticket"]), ORIGIN),

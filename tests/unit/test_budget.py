@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from server.budget import Budget
+from server.budget import Budget, Purpose
 from server.errors import StripeUnavailable
 from server.listeners import RedisClient
 from server.services import connect_redis
@@ -26,9 +26,9 @@ class Counting(Budget):
         super().__init__(redis, per_second)
         self.taken: list[float] = []
 
-    async def _hit(self, endpoint: str, background: bool = False) -> bool:
+    async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER) -> bool:
         at = time.time()
-        free = await super()._hit(endpoint, background)
+        free = await super()._hit(endpoint, purpose)
         if free:
             self.taken.append(at)
         return free
@@ -116,7 +116,7 @@ async def test_the_background_leaves_half_while_nobody_waits_and_more_to_those_w
 ) -> None:
     """A sweep that would take everything gets most of a quiet second; the rest stays free for a customer."""
     first, second = two_processes
-    took = [await first._hit(endpoint, background=True) for _ in range(2 * PER_SECOND)]
+    took = [await first._hit(endpoint, Purpose.BACKGROUND) for _ in range(2 * PER_SECOND)]
     assert PER_SECOND // 2 <= took.count(True) <= PER_SECOND // 2 + PER_SECOND // 4
     assert await second._hit(endpoint)
 
@@ -127,7 +127,7 @@ async def test_the_background_has_its_part_while_customers_use_up_the_rest(
     first, second = two_processes
     for _ in range(PER_SECOND - 3):
         assert await first._hit(endpoint)
-    took = [await second._hit(endpoint, background=True) for _ in range(5)]
+    took = [await second._hit(endpoint, Purpose.BACKGROUND) for _ in range(5)]
     assert took == [True] * (PER_SECOND // 4) + [False] * (5 - PER_SECOND // 4)
 
 
@@ -168,7 +168,7 @@ async def test_with_redis_away_a_process_takes_its_part_alone(valkey: str, endpo
     first, second = (Counting(client, PER_SECOND) for client in clients)
     await second._hit(endpoint)
     await first._hit(endpoint)
-    first._away_until = float("inf")
+    first._windows.away_until = float("inf")
     took = [await first._hit(endpoint) for _ in range(PER_SECOND)]
     # Other tests' processes may be counted, too: for half a minute they may ask again.
     assert 1 <= took.count(True) <= PER_SECOND // 2

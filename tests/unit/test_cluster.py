@@ -198,9 +198,7 @@ async def test_with_the_whole_cluster_away_nothing_raises_and_nobody_is_kept_wai
         assert not await away.hub.join(INVOICES, "in_away", ear)
         assert not await away.hub.publish(a_status("in_away"))
         assert (ear.versions, away.hub.healthy) == ([1], False)
-        assert await Budget(away.redis, 1)._hit("invoices.retrieve", background=False), (
-            "counted by this process alone"
-        )
+        assert await Budget(away.redis, 1)._hit("invoices.retrieve"), "counted by this process alone"
     finally:
         await away.hub.close()
         await away.redis.aclose()
@@ -208,7 +206,7 @@ async def test_with_the_whole_cluster_away_nothing_raises_and_nobody_is_kept_wai
 
 async def test_the_budget_is_shared_on_a_cluster(pair: tuple[Process, Process]) -> None:
     budgets = [Budget(process.redis, 10) for process in pair]
-    taken = [await budgets[number % 2]._hit("invoices.retrieve", background=False) for number in range(12)]
+    taken = [await budgets[number % 2]._hit("invoices.retrieve") for number in range(12)]
     assert taken == [True] * 10 + [False] * 2
 
 

@@ -18,23 +18,25 @@ SUBPROTOCOL_TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 invoice_ids = st.from_regex(r"in_[A-Za-z0-9_]{1,60}", fullmatch=True)
 
 
-@given(invoice_ids)
-def test_a_ticket_opens_its_invoice_and_fits_a_subprotocol(invoice: str) -> None:
-    ticket = TICKETS.issue(invoice)
+@given(invoice_ids, st.integers(1, 2**31))
+def test_a_ticket_opens_its_invoice_names_its_account_and_fits_a_subprotocol(
+    invoice: str, account_id: int
+) -> None:
+    ticket = TICKETS.issue(invoice, account_id)
     assert SUBPROTOCOL_TOKEN.fullmatch(ticket)
-    TICKETS.check(ticket, invoice)
+    assert TICKETS.check(ticket, invoice) == account_id
 
 
 def test_a_ticket_opens_no_other_invoice() -> None:
     """S28: a ticket of another customer is worth nothing here."""
     with pytest.raises(NotAllowed):
-        TICKETS.check(TICKETS.issue("in_1"), "in_2")
+        TICKETS.check(TICKETS.issue("in_1", 7), "in_2")
 
 
 @given(st.data())
 def test_an_altered_ticket_is_no_ticket(data: st.DataObject) -> None:
     """S28: whichever character is changed."""
-    ticket = TICKETS.issue("in_1")
+    ticket = TICKETS.issue("in_1", 7)
     # The last character of a part may carry bits that decoding drops: those are no alteration.
     place = data.draw(st.sampled_from([at for at in range(len(ticket) - 1) if ticket[at + 1] != "."]))
     same = {"_": "/", "-": "+"}.get(ticket[place])  # the other alphabet's letter for the same six bits
@@ -52,7 +54,7 @@ def test_no_text_raises_anything_but_a_refusal(ticket: str) -> None:
 
 def test_a_ticket_of_another_key_or_another_use_is_no_ticket() -> None:
     others = (
-        Tickets("another key of the tests", 3600).issue("in_1"),
+        Tickets("another key of the tests", 3600).issue("in_1", 7),
         URLSafeSerializer("a secret key of the tests", salt="paidup.demo.customer").dumps("in_1"),
     )
     for other in others:
@@ -63,7 +65,7 @@ def test_a_ticket_of_another_key_or_another_use_is_no_ticket() -> None:
 @pytest.mark.parametrize(("age_s", "good"), [(0, True), (3600, True), (3601, False)])
 def test_a_ticket_ends(age_s: int, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """S28: and the refusal says to fetch a fresh one."""
-    ticket = TICKETS.issue("in_1")
+    ticket = TICKETS.issue("in_1", 7)
     issued_at = TimestampSigner("any").get_timestamp()
     monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: issued_at + age_s)
     if good:
@@ -89,9 +91,9 @@ def test_a_ticket_for_an_account_names_it_and_fits_a_subprotocol(account_id: int
 def test_a_ticket_of_one_kind_opens_nothing_of_the_other(invoice: str, account_id: int) -> None:
     """S28: even where the invoice were called as the account is."""
     with pytest.raises(NotAuthenticated):
-        TICKETS.account_of(TICKETS.issue(invoice))
+        TICKETS.account_of(TICKETS.issue(invoice, 7))
     with pytest.raises(NotAuthenticated):
-        TICKETS.account_of(TICKETS.issue(str(account_id)))
+        TICKETS.account_of(TICKETS.issue(str(account_id), 7))
     with pytest.raises(NotAuthenticated):
         TICKETS.check(TICKETS.issue_for_account(account_id), str(account_id))
 

