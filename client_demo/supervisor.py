@@ -41,7 +41,7 @@ START_WITHIN_S = 30.0
 STOP_WITHIN_S = 12.0
 LOOK_EVERY_S = 0.2
 REDIS_AWAY_S = 8.0
-SANDBOX_KEY = "sk_test_sandbox"
+SANDBOX_KEY = "sk_test_of_the_sandbox_and_of_no_account"
 
 console = Console()
 
@@ -100,7 +100,7 @@ def demo_environment(given: dict[str, str]) -> dict[str, str]:
     return environment | {
         **kept,
         "STRIPE_SECRET_KEY": SANDBOX_KEY,
-        "STRIPE_PUBLISHABLE_KEY": "pk_test_sandbox",
+        "STRIPE_PUBLISHABLE_KEY": "pk_test_of_the_sandbox_and_of_no_account",
         "STRIPE_API_BASE": f"http://127.0.0.1:{sandbox_port}",
         "SANDBOX_DATA": str(data_dir / "sandbox.json"),
         "SANDBOX_WEBHOOK_URL": f"http://127.0.0.1:{port}/webhooks/stripe",

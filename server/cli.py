@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 from collections import Counter
 from collections.abc import Coroutine, Iterator
@@ -87,7 +88,8 @@ def stripe_setup(
 ) -> None:
     """Make the products and prices of plans.toml, and the webhook endpoint, in your Stripe account."""
     # The secret is what making the endpoint gives: it cannot be asked for before.
-    settings = _quiet_settings(assumed={"STRIPE_WEBHOOK_SECRET": "whsec_none_yet"} if webhook_url else None)
+    none_yet = {"STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(32)}"}
+    settings = _quiet_settings(assumed=none_yet if webhook_url else None)
     prices, endpoint = _run(_stripe_setup(settings, webhook_url))
     if as_json:
         _print_json({"prices": prices, "endpoint": endpoint})

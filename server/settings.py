@@ -8,6 +8,7 @@ together. Secrets have no default.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
@@ -22,6 +23,12 @@ from server.errors import ConfigurationError
 STRIPE_API = "https://api.stripe.com"
 ENV_FILE = Path(".env")
 PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----"
+PLACEHOLDER = re.compile(r"\.\.\.|…|<|change.?me|replace.?me|placeholder|example|your[-_ ]", re.IGNORECASE)
+DISTINCT_CHARACTERS = 6
+"""Fewer are a key that was held down: 16 random hex digits have fewer once in 30,000."""
+RANDOM = "`openssl rand -base64 32` makes one"
+FROM_DASHBOARD = "copy the whole key from the Stripe dashboard"
+FROM_ENDPOINT = "copy the whole secret of the webhook endpoint, or what `stripe listen` prints"
 PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -179,9 +186,7 @@ def _contradictions(settings: Settings) -> list[str]:
 
 
 def _key_problems(settings: Settings) -> list[str]:
-    problems = []
-    if len(settings.secret_key) < 16:
-        problems.append("SECRET_KEY is shorter than 16 characters")
+    problems = _weak_secrets(settings)
     if not settings.stripe_secret_key.startswith(("sk_test_", "sk_live_", "rk_test_", "rk_live_")):
         problems.append("STRIPE_SECRET_KEY is no secret key (sk_test_..., sk_live_..., rk_...)")
     if not settings.stripe_publishable_key.startswith(("pk_test_", "pk_live_")):
@@ -194,16 +199,42 @@ def _key_problems(settings: Settings) -> list[str]:
         problems.append(
             "live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox never sees live keys"
         )
-    if settings.operator_token and len(settings.operator_token) < 16:
-        problems.append("OPERATOR_TOKEN is shorter than 16 characters")
     if settings.auth_jwt_secret and settings.auth_jwks_url:
         problems.append("AUTH_JWT_SECRET and AUTH_JWKS_URL are both set: choose one")
-    if settings.auth_jwt_secret and len(settings.auth_jwt_secret) < 32:
-        problems.append("AUTH_JWT_SECRET is shorter than 32 characters")
     if "-----BEGIN" in settings.auth_jwt_secret and not settings.auth_jwt_secret.startswith(PUBLIC_KEY):
         # It would be taken for a shared secret: one that everybody knows.
         problems.append(f"AUTH_JWT_SECRET: a public key begins with {PUBLIC_KEY}")
     return problems
+
+
+def _weak_secrets(settings: Settings) -> list[str]:
+    """Secrets that anybody could guess, above all the placeholders of documents. Shows none of them."""
+    given = [
+        ("SECRET_KEY", settings.secret_key, 16, RANDOM),
+        ("STRIPE_SECRET_KEY", settings.stripe_secret_key, 32, FROM_DASHBOARD),
+        ("STRIPE_PUBLISHABLE_KEY", settings.stripe_publishable_key, 32, FROM_DASHBOARD),
+        *(("STRIPE_WEBHOOK_SECRET", secret, 38, FROM_ENDPOINT) for secret in settings.webhook_secrets),
+        ("AUTH_JWT_SECRET", settings.auth_jwt_secret, 32, RANDOM),
+        ("OPERATOR_TOKEN", settings.operator_token, 16, RANDOM),
+    ]
+    return [
+        f"{name} {fault}: {remedy}"
+        for name, secret, shortest, remedy in given
+        if secret and (fault := _weakness(name, secret, shortest))
+    ]
+
+
+def _weakness(name: str, secret: str, shortest: int) -> str | None:
+    random_part = re.sub(r"\A(?:[srp]k_(?:test|live)|whsec)_", "", secret)
+    if PLACEHOLDER.search(secret):
+        return "is a placeholder"
+    if len(secret) < shortest:
+        return f"is shorter than {shortest} characters"
+    if len(set(random_part)) < DISTINCT_CHARACTERS:
+        return f"has fewer than {DISTINCT_CHARACTERS} different characters"
+    if name.startswith("STRIPE_") and not re.fullmatch(r"[!-~]+", secret):
+        return "has a character that none of Stripe's has"
+    return None
 
 
 def _address_problems(settings: Settings) -> list[str]:

@@ -88,7 +88,10 @@ def test_live_keys_on_what_is_for_one_machine_are_warned_of() -> None:
     says(check_mode(settings()), State.OK, "no money moves")
 
 
-LIVE = {"stripe_secret_key": "sk_live_x", "stripe_publishable_key": "pk_live_x"}
+LIVE = {
+    "stripe_secret_key": "sk_live_of_the_tests_and_of_no_account",
+    "stripe_publishable_key": "pk_live_of_the_tests_and_of_no_account",
+}
 
 
 def test_origins_that_serve_nobody_fail_and_those_without_tls_are_warned_of() -> None:
@@ -144,7 +147,7 @@ async def test_stripe_away_fails_and_the_rest_is_examined(world: World) -> None:
 
 @on_sqlite
 async def test_a_key_that_stripe_does_not_know_fails(world: World) -> None:
-    found = await looked_at(world, stripe_secret_key="rk_test_of_nobody")
+    found = await looked_at(world, stripe_secret_key="rk_test_of_the_tests_and_of_no_account")
     says(found["stripe"], State.FAIL, "Invalid API Key", "STRIPE_SECRET_KEY")
 
 

@@ -18,7 +18,7 @@ import pytest
 from client_demo.supervisor import run_demo
 from server.errors import ConfigurationError
 from tests.support.contracts import checked_session
-from tests.support.paidup import status_with
+from tests.support.paidup import WEBHOOK_SECRET, status_with
 from tests.support.processes import Child, alive, descendants, free_port
 from tests.support.stripe_side import StripeSide
 from tests.support.waiting import wait_until
@@ -108,7 +108,7 @@ async def test_what_the_page_needs_is_served_and_nothing_else(
 ) -> None:
     async with browser.get(f"{demo.url}/demo/config.json") as response:
         config = await response.json()
-    assert config["publishable_key"] == "pk_test_sandbox"
+    assert config["publishable_key"] == "pk_test_of_the_sandbox_and_of_no_account"
     assert config["stripe_js"] == f"{demo.sandbox}/stripe.js"
     wanted = {"paidup.js": 200, "demo.css": 200, "app.py": 404, "..%2Fapp.py": 404, "index.html": 404}
     for name, status in wanted.items():
@@ -188,9 +188,9 @@ def test_live_keys_are_refused_before_anything_is_started(home: Path) -> None:
     """Above all before products are made in that account."""
     code, words = refused(
         home,
-        STRIPE_SECRET_KEY="sk_live_1",
-        STRIPE_PUBLISHABLE_KEY="pk_live_1",
-        STRIPE_WEBHOOK_SECRET="whsec_1",
+        STRIPE_SECRET_KEY="sk_live_of_the_tests_and_of_no_account",
+        STRIPE_PUBLISHABLE_KEY="pk_live_of_the_tests_and_of_no_account",
+        STRIPE_WEBHOOK_SECRET=WEBHOOK_SECRET,
     )
     assert code == 2
     assert "test keys only" in words

@@ -101,7 +101,7 @@ async def test_every_kind_of_event_for_one_payment_credits_once(
 
 async def test_two_secrets_on_one_address_credit_once(world: World, stripe_side: StripeSide) -> None:
     """S12: two endpoints on one address, each with its own secret, deliver the same change: one grant."""
-    secrets = "whsec_of_another_endpoint,whsec_of_the_tests"
+    secrets = f"whsec_of_another_endpoint_of_the_same_address,{WEBHOOK_SECRET}"
     paidup = await world.server(webhooks=False, stripe_webhook_secret=secrets)
     ada, purchase = await _paid_and_unheard(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])

@@ -171,7 +171,7 @@ async def test_two_endpoints_with_two_secrets_deliver_one_payment(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S12: two webhook endpoints on one address, two signing secrets: both are taken, one grant."""
-    other = "whsec_of_the_other_endpoint"
+    other = "whsec_of_the_other_endpoint_of_the_same_address"
     paidup = await world.server(webhooks=False, stripe_webhook_secret=f"{WEBHOOK_SECRET}, {other}")
     ada, _ = await _paid(paidup, stripe_side)
     event = await _event_of(stripe_side, "invoice.paid")

@@ -31,6 +31,9 @@ from tests.support.waiting import wait_until
 
 Change = Callable[[Any], Any]
 
+OLD_SECRET = "whsec_of_an_endpoint_whose_secret_is_rolled"
+NEW_SECRET = "whsec_of_that_endpoint_from_tomorrow_morning_on"
+
 
 async def test_a_full_discount_grants_the_plan(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S21: an invoice that a 100 % discount brings to zero grants the plan, though no money came."""
@@ -396,7 +399,7 @@ async def _answer_to(paidup: Paidup, request: bytes) -> bytes:
 
 async def test_the_second_of_several_secrets_fits(world: World, stripe_side: StripeSide) -> None:
     """S28: while a secret is rolled, either of two opens, and no third one does."""
-    paidup = await world.server(webhooks=False, stripe_webhook_secret="whsec_of_old, whsec_of_new")
+    paidup = await world.server(webhooks=False, stripe_webhook_secret=f"{OLD_SECRET}, {NEW_SECRET}")
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"])
@@ -404,7 +407,7 @@ async def test_the_second_of_several_secrets_fits(world: World, stripe_side: Str
     at = int(time.time())
     assert (await paidup.webhook(body, _sign(body, at, WEBHOOK_SECRET)))[0] == 400
     assert await StripeEvent.all().count() == 0
-    status, answer = await paidup.webhook(body, _sign(body, at, "whsec_of_new"))
+    status, answer = await paidup.webhook(body, _sign(body, at, NEW_SECRET))
     assert (status, answer["outcome"]) == (200, "settled")
     await assert_books_balance(grants=1)
 

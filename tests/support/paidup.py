@@ -25,14 +25,14 @@ from tests.support.stripe_side import sign
 from tests.support.waiting import wait_until
 
 JWT_SECRET = "jwt-secret-of-the-tests-32-characters"
-WEBHOOK_SECRET = "whsec_of_the_tests"
+WEBHOOK_SECRET = "whsec_of_the_tests_and_of_no_endpoint_of_stripe"
 ORIGIN = "http://app.example.test"
 
 
 DEFAULTS: dict[str, Any] = {
     "secret_key": "secret-key-of-the-tests",
-    "stripe_secret_key": "sk_test_tests",
-    "stripe_publishable_key": "pk_test_tests",
+    "stripe_secret_key": "sk_test_of_the_tests_and_of_no_account",
+    "stripe_publishable_key": "pk_test_of_the_tests_and_of_no_account",
     "stripe_webhook_secret": WEBHOOK_SECRET,
     "auth_jwt_secret": JWT_SECRET,
     "allowed_origins": ORIGIN,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from tests.support.paidup import environment, settings
 
 Write = Callable[[str, str], Path]
 
+RANDOM = "6f1f0e6a_8c3b5d7e_92a4c1b0_d3e5f708_77aa"
+
 
 def problems(**changes: Any) -> list[str]:
     with pytest.raises(ConfigurationError) as refused:
@@ -26,13 +30,13 @@ def problems(**changes: Any) -> list[str]:
     ("changes", "words"),
     [
         ({"secret_key": "short"}, "SECRET_KEY is shorter than 16"),
-        ({"stripe_secret_key": "pk_test_1"}, "STRIPE_SECRET_KEY is no secret key"),
-        ({"stripe_publishable_key": "sk_test_1"}, "STRIPE_PUBLISHABLE_KEY is no publishable key"),
-        ({"stripe_webhook_secret": "secret"}, "STRIPE_WEBHOOK_SECRET: each"),
-        ({"stripe_webhook_secret": "whsec_a,b"}, "STRIPE_WEBHOOK_SECRET: each"),
+        ({"stripe_secret_key": f"pk_test_{RANDOM}"}, "STRIPE_SECRET_KEY is no secret key"),
+        ({"stripe_publishable_key": f"sk_test_{RANDOM}"}, "STRIPE_PUBLISHABLE_KEY is no publishable key"),
+        ({"stripe_webhook_secret": RANDOM}, "STRIPE_WEBHOOK_SECRET: each"),
+        ({"stripe_webhook_secret": f"whsec_{RANDOM},{RANDOM}"}, "STRIPE_WEBHOOK_SECRET: each"),
         ({"stripe_webhook_secret": " , "}, "STRIPE_WEBHOOK_SECRET: each"),
-        ({"stripe_publishable_key": "pk_live_1"}, "not of the same mode"),
-        ({"stripe_secret_key": "rk_live_1"}, "not of the same mode"),
+        ({"stripe_publishable_key": f"pk_live_{RANDOM}"}, "not of the same mode"),
+        ({"stripe_secret_key": f"rk_live_{RANDOM}"}, "not of the same mode"),
         ({"stripe_api_base": "api.stripe.com"}, "STRIPE_API_BASE is no address"),
         ({"database_url": "mysql://db"}, "DATABASE_URL starts with"),
         ({"redis_url": "localhost:6379"}, "REDIS_URL starts with"),
@@ -43,7 +47,10 @@ def problems(**changes: Any) -> list[str]:
         ({"allowed_origins": "*"}, "ALLOWED_ORIGINS: '*'"),
         ({"plans_file": "nowhere.toml"}, "PLANS_FILE: there is no file nowhere.toml"),
         ({"auth_jwt_secret": "too short"}, "AUTH_JWT_SECRET is shorter than 32"),
-        ({"auth_jwt_secret": "-----BEGIN RSA PUBLIC KEY-----\\nMII"}, "AUTH_JWT_SECRET: a public key begins"),
+        (
+            {"auth_jwt_secret": "-----BEGIN RSA PUBLIC KEY-----\\nMIIBCgKCAQEA"},
+            "AUTH_JWT_SECRET: a public key begins",
+        ),
         ({"auth_jwks_url": "https://id.example/jwks"}, "AUTH_JWT_SECRET and AUTH_JWKS_URL are both set"),
         ({"port": 0}, "PORT: "),
         ({"port": "eighty"}, "PORT: "),
@@ -93,15 +100,57 @@ def test_all_contradictions_are_said_at_once() -> None:
 
 
 def test_live_keys_never_meet_a_sandbox() -> None:
-    live = {"stripe_secret_key": "sk_live_1", "stripe_publishable_key": "pk_live_1"}
+    live = {"stripe_secret_key": f"sk_live_{RANDOM}", "stripe_publishable_key": f"pk_live_{RANDOM}"}
     (problem,) = problems(**live, stripe_api_base="http://127.0.0.1:8001")
     assert "a sandbox never sees live keys" in problem
     assert settings(**live).livemode
 
 
 def test_a_refusal_shows_no_secret() -> None:
-    secret = "sk_oops_4242"
+    secret = "sk_oops_4242_nobody_shall_see_this"
     assert secret not in str(problems(stripe_secret_key=secret, auth_jwt_secret=secret, port="eighty"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stripe_webhook_secret", "whsec_"),
+        ("stripe_webhook_secret", "whsec_..."),
+        ("stripe_webhook_secret", "whsec_…"),
+        ("stripe_webhook_secret", "whsec_test"),
+        ("stripe_webhook_secret", "whsec_" + "0" * 64),
+        ("stripe_webhook_secret", f"whsec_{RANDOM}, whsec_..."),
+        ("stripe_webhook_secret", "whsec_your_webhook_secret_from_the_dashboard"),
+        ("stripe_webhook_secret", f"whsec_{RANDOM}é"),
+        ("stripe_secret_key", "sk_test_..."),
+        ("stripe_secret_key", "sk_test_" + "x" * 99),
+        ("stripe_secret_key", "sk_test_1"),
+        ("stripe_secret_key", f"sk_test_{RANDOM} "),
+        ("stripe_publishable_key", "pk_test_..."),
+        ("stripe_publishable_key", f"pk_test_<{RANDOM}>"),
+        ("secret_key", "changeme-changeme-changeme"),
+        ("secret_key", "<openssl rand -base64 32>"),
+        ("secret_key", "a" * 32),
+        ("auth_jwt_secret", "your-secret-your-secret-your-secret"),
+        ("auth_jwt_secret", "1234" * 10),
+        ("operator_token", "example-operator-token"),
+        ("operator_token", "123456789"),
+    ],
+)
+def test_a_secret_that_anybody_could_guess_is_refused(name: str, value: str) -> None:
+    """S28: with a placeholder for a webhook secret, anybody signs events. One line says what to do."""
+    (problem,) = problems(**{name: value})
+    assert re.match(rf"{name.upper()} (is|has) .*: (`openssl|copy the whole) ", problem)
+    assert value.rpartition(",")[2].strip() not in problem
+
+
+def test_secrets_as_stripe_and_openssl_make_them_are_taken() -> None:
+    for number in range(100):
+        key = f"test_51{secrets.token_hex(46)}{number}"
+        made = {"stripe_secret_key": f"sk_{key}", "stripe_publishable_key": f"pk_{key}"}
+        made["stripe_webhook_secret"] = f"whsec_{secrets.token_hex(32)},whsec_{secrets.token_hex(16)}"
+        made |= {name: secrets.token_urlsafe(32) for name in ("secret_key", "auth_jwt_secret")}
+        assert settings(**made, operator_token=secrets.token_hex(16)).stripe_secret_key == f"sk_{key}"
 
 
 def test_more_than_one_worker_needs_a_shared_redis() -> None:
@@ -142,7 +191,10 @@ def test_texts_become_the_types_of_their_settings() -> None:
 
 def test_several_webhook_secrets_are_separated_by_commas() -> None:
     """S12: while one is rolled, or for two endpoints on one address."""
-    assert settings(stripe_webhook_secret="whsec_a, whsec_b,").webhook_secrets == ["whsec_a", "whsec_b"]
+    assert settings(stripe_webhook_secret=f"whsec_a{RANDOM}, whsec_b{RANDOM},").webhook_secrets == [
+        f"whsec_a{RANDOM}",
+        f"whsec_b{RANDOM}",
+    ]
 
 
 def test_origins_are_listed_or_this_servers_own() -> None:
