@@ -212,7 +212,7 @@ def main() -> None:
             complaints.print(f"[red]settings:[/red] {problem}", highlight=False)
         raise SystemExit(2) from None
     except PaidupError as error:
-        complaints.print(f"[red]error:[/red] {error}", highlight=False)
+        complaints.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None
 
 

@@ -1,12 +1,27 @@
-"""Logging: structlog for ours, the standard library's for others', one format for both."""
+"""Logging: structlog for ours, the standard library's for others', one format for both.
+
+No secret is logged at any level. LOG_LEVEL is the level of our own loggers. Those of libraries say
+warnings and errors only: below, the Stripe SDK logs whole answers with client secrets, and database
+drivers log values. What looks like a secret is redacted in every line besides.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any, Literal
 
 import structlog
+
+OWN = ("server", "client_demo")
+SECRET = re.compile(
+    r"whsec_\S+|\b[rs]k_(?:test|live)_\w+"  # Stripe's keys
+    r"|\b\w+_secret_\w+"  # client secrets
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]*"  # JWTs
+    r"|(?<=://)[^/\s@]*:[^\s@]*@"  # the user and the password in an address
+    r"|(?<=Bearer )[\w.~+/=-]{8,}|(?<=Basic )[\w+/=]{8,}"  # Authorization
+)
 
 
 def configure_logging(level: str, form: Literal["console", "json"]) -> None:
@@ -33,7 +48,7 @@ def configure_logging(level: str, form: Literal["console", "json"]) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        _Redacting(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
@@ -42,7 +57,11 @@ def configure_logging(level: str, form: Literal["console", "json"]) -> None:
             foreign_pre_chain=shared,
         )
     )
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    # uvicorn logs the query strings of WebSocket requests, and the access log says nothing new.
-    for noisy in ("uvicorn.access", "uvicorn.error", "tortoise", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.basicConfig(level=level if level == "ERROR" else "WARNING", handlers=[handler], force=True)
+    for name in OWN:
+        logging.getLogger(name).setLevel(level)
+
+
+class _Redacting(structlog.stdlib.ProcessorFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return SECRET.sub("[redacted]", super().format(record))

@@ -140,6 +140,8 @@ def load_settings(
     if env_file is not None and env_file.is_file():
         merged.update({key: value for key, value in dotenv_values(env_file).items() if value is not None})
     merged.update(os.environ if environ is None else environ)
+    if merged.get("STRIPE_LOG"):
+        raise ConfigurationError(["STRIPE_LOG is set: Stripe's SDK would print client secrets. Unset it"])
     given = {key: merged[key] for key in NAMES if merged.get(key, "").strip()}
     return make_settings({**(assumed or {}), **given})
 
@@ -238,7 +240,8 @@ def _weakness(name: str, secret: str, shortest: int) -> str | None:
 
 
 def _address_problems(settings: Settings) -> list[str]:
-    problems = []
+    if problems := _unreadable_addresses(settings):
+        return problems
     base = urlsplit(settings.stripe_api_base)
     if base.scheme not in ("http", "https") or not base.hostname:
         problems.append("STRIPE_API_BASE is no address such as https://api.stripe.com")
@@ -255,6 +258,29 @@ def _address_problems(settings: Settings) -> list[str]:
     if not settings.plans_file.is_file():
         problems.append(f"PLANS_FILE: there is no file {settings.plans_file}")
     return problems
+
+
+def _unreadable_addresses(settings: Settings) -> list[str]:
+    """Addresses that no library could read: its error would show a part of the password."""
+    addresses = {
+        "STRIPE_API_BASE": [settings.stripe_api_base],
+        "DATABASE_URL": [settings.database_url],
+        "REDIS_URL": _listed(settings.redis_url),
+        "AUTH_JWKS_URL": [settings.auth_jwks_url],
+        "ALLOWED_ORIGINS": settings.origins,
+    }
+    return [
+        f"{name} is no address; in a password, write special characters as %XX"
+        for name, listed in addresses.items()
+        if not all(map(_readable, listed))
+    ]
+
+
+def _readable(address: str) -> bool:
+    try:
+        return (urlsplit(address).port or 0) >= 0
+    except ValueError:
+        return False
 
 
 def _redis_problems(settings: Settings) -> list[str]:

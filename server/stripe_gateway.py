@@ -48,6 +48,7 @@ MAX_LINE_PAGES = 20
 READ_INVOICE = "invoices.retrieve"
 OF_ONE_OBJECT = "resource-specific"
 """The reason of a 429 that is about the object asked for, and says nothing of the others."""
+TOKEN = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
 
 T = TypeVar("T")
@@ -430,20 +431,20 @@ class StripeGateway:
         try:
             answer = await call(*arguments)
         except stripe.RateLimitError as error:
-            reason = _header(error, "stripe-rate-limited-reason") or "no reason"
+            reason = _header(error, "stripe-rate-limited-reason")
             if reason != OF_ONE_OBJECT:
                 await self._budget.refused(endpoint, asked_at, _seconds(_header(error, "retry-after")))
-            raise StripeUnavailable(f"{endpoint}: rate limited ({reason})", 2.0) from error
+            raise StripeUnavailable(f"{endpoint}: rate limited ({_found_by(error)})", 2.0) from None
         except (stripe.APIConnectionError, stripe.APIError) as error:
             failed_there = (error.http_status or 0) >= 500
             raise StripeUnavailable(
-                f"{endpoint}: {error.user_message or error}", final=failed_there
-            ) from error
+                f"{endpoint}: no good answer ({_found_by(error)})", final=failed_there
+            ) from None
         except stripe.StripeError as error:
             self._budget.answered(endpoint)
             raise StripeRefused(
-                f"{endpoint}: {error.user_message or error}", error.code, error.http_status
-            ) from error
+                f"{endpoint}: refused ({_found_by(error)})", error.code, error.http_status
+            ) from None
         self._budget.answered(endpoint)
         return answer
 
@@ -506,6 +507,22 @@ def _interval(recurring: Any) -> Interval | None:
 
 def _body(answer: Any) -> str:
     return str(answer.last_response.body)
+
+
+def _found_by(error: stripe.StripeError) -> str:
+    """By what an operator finds the error in Stripe's dashboard. None of Stripe's words: these name
+    customers and parts of keys, and are for no log and no browser.
+    """
+    known = {
+        "HTTP": error.http_status,
+        "code": error.code,
+        "param": getattr(error, "param", None),
+        "reason": _header(error, "stripe-rate-limited-reason"),
+        "request": _header(error, "request-id"),
+        "cause": type(error.__cause__).__name__ if error.__cause__ else None,
+    }
+    shown = (f"{name} {value}" for name, value in known.items() if value and TOKEN.fullmatch(str(value)))
+    return ", ".join(shown) or type(error).__name__
 
 
 def _header(error: stripe.StripeError, name: str) -> str:

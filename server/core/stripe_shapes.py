@@ -73,11 +73,14 @@ class StripeErrorBody(msgspec.Struct, frozen=True):
     code: str | None = None
     decline_code: str | None = None
     message: str | None = None
+    type: str | None = None
 
     def facts(self) -> PaymentError:
+        # https://docs.stripe.com/api/errors: only the messages of card errors are for customers.
+        message = self.message if self.type == "card_error" else None
         return PaymentError(
             code=self.code or "payment_failed",
-            message=self.message or "The payment did not go through.",
+            message=message or "The payment did not go through.",
             decline_code=self.decline_code,
         )
 

@@ -75,8 +75,10 @@ def _detail(error: errors.PaidupError) -> str:
     # What an outage or a misconfiguration says of our insides is for the log, not for the caller.
     if isinstance(error, errors.StorageUnavailable):
         return "Nothing was changed. Please try again in a moment."
-    if isinstance(error, errors.ConfigurationError):
+    if isinstance(error, errors.ConfigurationError | errors.StripeRefused):
         return "An operator has been told."
+    if isinstance(error, errors.StripeUnavailable):
+        return "Please try again in a moment."
     return str(error)
 
 

@@ -148,7 +148,7 @@ async def test_stripe_away_fails_and_the_rest_is_examined(world: World) -> None:
 @on_sqlite
 async def test_a_key_that_stripe_does_not_know_fails(world: World) -> None:
     found = await looked_at(world, stripe_secret_key="rk_test_of_the_tests_and_of_no_account")
-    says(found["stripe"], State.FAIL, "Invalid API Key", "STRIPE_SECRET_KEY")
+    says(found["stripe"], State.FAIL, "HTTP 401", "STRIPE_SECRET_KEY")
 
 
 @on_sqlite

@@ -39,6 +39,9 @@ def problems(**changes: Any) -> list[str]:
         ({"stripe_secret_key": f"rk_live_{RANDOM}"}, "not of the same mode"),
         ({"stripe_api_base": "api.stripe.com"}, "STRIPE_API_BASE is no address"),
         ({"database_url": "mysql://db"}, "DATABASE_URL starts with"),
+        ({"database_url": "postgresql://paidup:pa/ss@host/db"}, "DATABASE_URL is no address"),
+        ({"redis_url": "redis://:pa/ss@host:6379"}, "REDIS_URL is no address"),
+        ({"stripe_api_base": "http://[::1"}, "STRIPE_API_BASE is no address"),
         ({"redis_url": "localhost:6379"}, "REDIS_URL starts with"),
         ({"redis_cluster": True}, "REDIS_CLUSTER: REDIS_URL names"),
         ({"redis_cluster": True, "redis_url": "redis://a,unix:///b"}, "REDIS_CLUSTER: REDIS_URL names"),
@@ -109,6 +112,12 @@ def test_live_keys_never_meet_a_sandbox() -> None:
 def test_a_refusal_shows_no_secret() -> None:
     secret = "sk_oops_4242_nobody_shall_see_this"
     assert secret not in str(problems(stripe_secret_key=secret, auth_jwt_secret=secret, port="eighty"))
+
+
+def test_the_sdks_own_log_of_secrets_is_refused() -> None:
+    """STRIPE_LOG has Stripe's SDK print client secrets to standard error, past every logger."""
+    with pytest.raises(ConfigurationError, match="STRIPE_LOG is set"):
+        load_settings({**environment(), "STRIPE_LOG": "debug"})
 
 
 @pytest.mark.parametrize(

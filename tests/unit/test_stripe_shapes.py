@@ -218,6 +218,15 @@ def test_a_failed_attempt_says_why() -> None:
     declined = {"code": "card_declined", "decline_code": "lost_card", "message": "No.", "type": "card_error"}
     facts = decode(PaymentIntent, json.dumps({**INTENT, "last_payment_error": declined})).facts()
     assert facts.error == PaymentError("card_declined", "No.", "lost_card")
+    inner = {
+        **declined,
+        "code": "resource_missing",
+        "type": "invalid_request_error",
+        "message": "No such pm_1",
+    }
+    facts = decode(PaymentIntent, json.dumps({**INTENT, "last_payment_error": inner})).facts()
+    assert facts.error is not None
+    assert facts.error.message == "The payment did not go through.", "only a card error's is for customers"
     silent = decode(
         PaymentIntent, json.dumps({**INTENT, "last_payment_error": {"type": "api_error"}})
     ).facts()

@@ -1,0 +1,76 @@
+"""Logging: whose lines come out at which level, and what is redacted in them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from server.logs import OWN, configure_logging
+
+LIBRARIES = (
+    "stripe",
+    "aiohttp.client",
+    "asyncpg",
+    "aiosqlite",
+    "tortoise.db_client",
+    "asyncio",
+    "uvicorn.error",
+)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """The process's logging, put back."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    for name in OWN:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_libraries_say_warnings_only_at_any_level(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Stripe SDK and the database drivers log payloads and values at DEBUG and INFO."""
+    configure_logging("DEBUG", form)  # type: ignore[arg-type]
+    for name in LIBRARIES:
+        logging.getLogger(name).debug("client secret")
+        logging.getLogger(name).info("client secret")
+        logging.getLogger(name).warning("of %s", name)
+    logging.getLogger("server.hub").debug("ours")
+    said = capsys.readouterr().err
+    assert "client secret" not in said
+    assert "ours" in said
+    assert [name for name in LIBRARIES if f"of {name}" not in said] == []
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "whsec_9a8b7c6d5e",
+        "sk_live_51Nabc",
+        "rk_test_51Nabc",
+        "pi_3Nabc_secret_Xyz",
+        "in_1Nabc_secret_Xyz",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJl",
+        "postgresql://paidup:hunter2@db/paidup",
+        "redis://:hunter2@cache:6379/0",
+        "unix://paidup:hunter2@/tmp/valkey.sock",
+        "Authorization: Bearer hunter2-hunter2",
+    ],
+)
+def test_what_looks_like_a_secret_is_redacted(secret: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO", "console")
+    try:
+        raise ValueError(f"it was {secret} there")
+    except ValueError:
+        logging.getLogger("asyncio").exception("lost")
+    said = capsys.readouterr().err
+    assert "ValueError: it was" in said
+    assert "[redacted]" in said
+    assert secret.rpartition(" ")[2] not in said
+    assert "hunter2" not in said
