@@ -60,7 +60,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(
 ) -> None:
     """A body that ends early is no error: no 5xx is counted, no traceback is logged, nothing is stored."""
     paidup = await world.server(webhooks=False)
-    token = jwt.encode({"sub": "ada", "exp": int(time.time()) + 600}, JWT_SECRET, "HS256")
+    token = jwt.encode({"sub": "ada", "scope": "backend", "exp": int(time.time()) + 600}, JWT_SECRET, "HS256")
     event = forged_event("invoice.paid", {"id": "in_1", "object": "invoice"})
     heads = [
         f"POST /api/credits/spend HTTP/1.1\r\nAuthorization: Bearer {token}\r\n",
