@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 
 from server.clock import Clock, now
 from server.errors import ConfigurationError, PaidupError
+from server.key_sets import KeySet
 from server.services import open_services
 from server.settings import Settings, process_problems
 from server.web import api, credits_api, operations, operators, problems, sockets, webhooks
@@ -38,9 +39,18 @@ def create_app(
     if found := process_problems(settings):
         raise ConfigurationError(found)
 
+    key_set = None
+    if authenticate is None:
+        if settings.auth_jwks_url:
+            key_set = KeySet(settings.auth_jwks_url, settings.auth_jwks_refresh_s)
+        authenticate = bearer_authentication(settings, key_set)
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_services(settings, clock) as services:
+        async with (
+            open_services(settings, clock) as services,
+            key_set.kept_fresh(services.metrics) if key_set else nullcontext(),
+        ):
             app.state.services = services
             app.state.sockets = sockets.Sockets(services)
             keeper = asyncio.create_task(app.state.sockets.keep_forever(), name="sockets")
@@ -76,5 +86,5 @@ def create_app(
     )
     # Starlette would redirect `/path/` to `/path` at whatever host the request names.
     app.router.redirect_slashes = False
-    app.state.authenticate = authenticate or bearer_authentication(settings)
+    app.state.authenticate = authenticate
     return app

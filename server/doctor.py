@@ -18,10 +18,7 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 import aiohttp
-import anyio.to_thread
-import jwt
 import msgspec
-from jwt import PyJWKClient
 from rich.table import Table
 from rich.text import Text
 from tortoise.exceptions import OperationalError
@@ -40,6 +37,7 @@ from server.embedded import embedded_valkey
 from server.errors import ConfigurationError, StorageUnavailable, StripeError, StripeRefused
 from server.events import HANDLED_TYPES
 from server.hub import INVOICES, Hub
+from server.key_sets import KeySetUnavailable, fetch_keys
 from server.listeners import RedisClient
 from server.models import EventSource, StripeEvent, Watermark
 from server.services import connect_redis
@@ -162,8 +160,8 @@ async def check_tokens(settings: Settings) -> Check:
         to_do = "set one (where your application gives create_app an `authenticate`, this is as it should be)"
         return warn("tokens", text, to_do)
     try:
-        keys = await anyio.to_thread.run_sync(PyJWKClient(settings.auth_jwks_url, timeout=5).get_signing_keys)
-    except (jwt.PyJWTError, ValueError) as error:
+        keys = await fetch_keys(settings.auth_jwks_url)
+    except KeySetUnavailable as error:
         return fail("tokens", f"the key set cannot be read: {error}", "see AUTH_JWKS_URL")
     if settings.livemode and urlsplit(settings.auth_jwks_url).scheme != "https":
         text = "the key set is fetched without TLS: whoever stands between names customers"

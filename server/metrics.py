@@ -93,6 +93,13 @@ class Metrics:
             "paidup_stripe_rate_limited_total", "Requests that Stripe answered with 429.", "endpoint"
         )
 
+        self.key_set_fetches = self._counter(
+            "paidup_key_set_fetches_total", "Fetches of the identity provider's key set.", "result"
+        )
+        self.key_set_age = self._gauge(
+            "paidup_key_set_age_seconds", "Seconds since the identity provider's key set was last fetched."
+        )
+
     def _counter(self, name: str, words: str, *labels: str) -> Counter:
         return Counter(name, words, labels, registry=self.registry)
 

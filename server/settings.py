@@ -93,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     reconciler_in_server: bool = False
     reconciler_pace_s: Seconds = 2.0
     worker_metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    auth_jwks_refresh_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 300.0
     spend_max_credits: Count = 1_000_000
 
     @property
@@ -249,6 +250,9 @@ def _address_problems(settings: Settings) -> list[str]:
         ("sqlite://", "postgres://", "postgresql://")
     ):
         problems.append("DATABASE_URL starts with sqlite:// or postgresql://")
+    keys = urlsplit(settings.auth_jwks_url)
+    if settings.auth_jwks_url and (keys.scheme not in ("http", "https") or not keys.hostname):
+        problems.append("AUTH_JWKS_URL is no address such as https://id.example.com/keys")
     problems += _redis_problems(settings)
     problems += _proxy_problems(settings)
     for origin in settings.origins:

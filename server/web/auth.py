@@ -8,23 +8,28 @@ the same shape, given to `create_app`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
-import anyio.to_thread
 import jwt
 import msgspec
-from jwt import PyJWKClient
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.requests import Request
 
-from server.errors import IdentityUnavailable, NotAuthenticated
+from server.errors import ConfigurationError, NotAuthenticated
+from server.key_sets import KeySet, VerificationKey, algorithms_for
 from server.settings import PUBLIC_KEY, Settings
 
 NAME = r"\A[^\x00-\x1f\x7f\ud800-\udfff]+\Z"
 """As bodies.PRINTABLE; and Python's reader of JSON, unlike msgspec's, lets half of a character through."""
 LEEWAY_S = 30
-ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA"]
+MALFORMED = (
+    *(jwt.PyJWTError, msgspec.ValidationError),
+    *(ValueError, TypeError, OverflowError, RecursionError),  # of what PyJWT reads JSON and numbers with
+)
 
 
 class Scope(StrEnum):
@@ -45,10 +50,18 @@ class Customer(msgspec.Struct, frozen=True):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What is read of a token whose proof is good."""
+    """Who the customer is."""
 
     sub: Annotated[str, msgspec.Meta(pattern=NAME, max_length=200)]
     stripe_customer: Annotated[str, msgspec.Meta(pattern=NAME, max_length=255)] | None = None
+
+
+class TokenClaims(Claims, frozen=True, kw_only=True):
+    """All of them. JWT's own times are numbers, and nothing that can be read as one."""
+
+    exp: float
+    nbf: float = 0
+    iat: float = 0
     scope: Scope = Scope.BROWSER
 
 
@@ -56,66 +69,69 @@ Authenticate = Callable[[Request], Awaitable[Customer]]
 """Names the customer of a request, or raises NotAuthenticated."""
 
 
-def bearer_authentication(settings: Settings) -> Authenticate:
-    """Authentication by JWT, as AUTH_JWT_SECRET or AUTH_JWKS_URL say; refuses all where neither is set."""
-    key_of = _key_source(settings)
+def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> Authenticate:
+    """Authentication by JWT: by `key_set` where there is one, else by AUTH_JWT_SECRET; refuses all
+    where neither is given. Raises ConfigurationError for a public key that cannot be used.
+    """
+    fixed = _fixed_key(settings.auth_jwt_secret)
 
     async def authenticate(request: Request) -> Customer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise NotAuthenticated("A bearer token is needed.")
-        key, algorithms = await key_of(token)
-        return _customer(_claims(token, key, algorithms, settings))
+        key = await key_set.key(_key_id(token)) if key_set else fixed
+        if key is None:
+            raise NotAuthenticated(
+                "No way of authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL)."
+            )
+        found = _claims(token, key, settings)
+        return Customer(found.sub, found.stripe_customer, found.scope)
 
     return authenticate
 
 
-def _key_source(settings: Settings) -> Callable[[str], Awaitable[tuple[Any, list[str]]]]:
-    if settings.auth_jwks_url:
-        keys = PyJWKClient(settings.auth_jwks_url, cache_keys=True, lifespan=600, timeout=5)
-
-        async def from_jwks(token: str) -> tuple[Any, list[str]]:
-            try:
-                found = await anyio.to_thread.run_sync(keys.get_signing_key_from_jwt, token)
-            except jwt.PyJWKClientConnectionError as error:
-                raise IdentityUnavailable("The keys of the identity provider cannot be fetched.") from error
-            except jwt.PyJWTError as error:
-                raise NotAuthenticated(f"The token is not valid: {error}") from None
-            return found.key, ASYMMETRIC
-
-        return from_jwks
-
-    async def from_secret(_: str) -> tuple[Any, list[str]]:
-        if not settings.auth_jwt_secret:
-            raise NotAuthenticated(
-                "No way of authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL)."
-            )
-        # The algorithms follow the configured key, never the token: no confusion of the two.
-        if settings.auth_jwt_secret.startswith(PUBLIC_KEY):
-            return settings.auth_jwt_secret.replace("\\n", "\n"), ASYMMETRIC
-        return settings.auth_jwt_secret, ["HS256", "HS384", "HS512"]
-
-    return from_secret
-
-
-def _claims(token: str, key: Any, algorithms: list[str], settings: Settings) -> dict[str, Any]:
+def _fixed_key(secret: str) -> VerificationKey | None:
+    # The algorithms follow the configured key, never the token: no confusion of the two.
+    if not secret.startswith(PUBLIC_KEY):
+        return VerificationKey(secret, ["HS256", "HS384", "HS512"]) if secret else None
     try:
-        return jwt.decode(
+        key = load_pem_public_key(secret.replace("\\n", "\n").encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not (algorithms := algorithms_for(key)):
+        raise ConfigurationError(
+            ["AUTH_JWT_SECRET: use a public key of RSA (2048 bits or more), P-256, P-384, P-521 or Ed25519"]
+        )
+    return VerificationKey(key, algorithms)
+
+
+@contextmanager
+def _malformed_is_refused() -> Iterator[None]:
+    """Whatever a token holds, it is refused and is no fault of ours."""
+    try:
+        yield
+    except MALFORMED as error:
+        words = str(error).encode("ascii", "backslashreplace").decode()
+        raise NotAuthenticated(f"The token is not valid: {words[:200]}") from None
+
+
+def _key_id(token: str) -> str:
+    with _malformed_is_refused():
+        kid = jwt.get_unverified_header(token).get("kid")
+    if not isinstance(kid, str):
+        raise NotAuthenticated("The token is not valid: its header names no key (kid).")
+    return kid
+
+
+def _claims(token: str, key: VerificationKey, settings: Settings) -> TokenClaims:
+    with _malformed_is_refused():
+        claims = jwt.decode(
             token,
-            key,
-            algorithms=algorithms,
+            key.key,
+            algorithms=key.algorithms,
             audience=settings.auth_jwt_audience or None,
             issuer=settings.auth_jwt_issuer or None,
             leeway=LEEWAY_S,
             options={"require": ["exp", "sub"]},
         )
-    except jwt.PyJWTError as error:
-        raise NotAuthenticated(f"The token is not valid: {error}") from None
-
-
-def _customer(claims: dict[str, Any]) -> Customer:
-    try:
-        found = msgspec.convert(claims, Claims)
-    except msgspec.ValidationError as error:
-        raise NotAuthenticated(f"The token's claims are not valid: {error}") from None
-    return Customer(found.sub, found.stripe_customer, found.scope)
+        return msgspec.convert(claims, TokenClaims)

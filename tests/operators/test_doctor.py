@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from server import doctor
 from server.alarms import OVERDUE, SETTLED_WITHOUT
@@ -37,7 +38,7 @@ from server.models import Account, StripeEvent, Watermark
 from server.settings import PACKAGED_PLANS
 from server.stripe_gateway import API_VERSION, EndpointInfo
 from tests.conftest import World
-from tests.support.key_sets import published
+from tests.support.key_sets import jwk, published
 from tests.support.paidup import settings
 from tests.support.processes import free_port
 from tests.support.rows import an_account, an_invoice
@@ -122,8 +123,7 @@ async def test_how_customers_are_named_is_examined() -> None:
 @asynccontextmanager
 async def key_set() -> AsyncIterator[str]:
     """The address of an identity provider's key set, with one key."""
-    key = {"kty": "oct", "k": "c2VjcmV0", "kid": "1", "use": "sig", "alg": "HS256"}
-    async with published(key) as url:
+    async with published(jwk(ec.generate_private_key(ec.SECP256R1()), "1")) as url:
         yield url
 
 

@@ -55,6 +55,11 @@ def problems(**changes: Any) -> list[str]:
             "AUTH_JWT_SECRET: a public key begins",
         ),
         ({"auth_jwks_url": "https://id.example/jwks"}, "AUTH_JWT_SECRET and AUTH_JWKS_URL are both set"),
+        (
+            {"auth_jwt_secret": "", "auth_jwks_url": "id.example/keys"},
+            "AUTH_JWKS_URL is no address such as https://",
+        ),
+        ({"auth_jwks_refresh_s": 3601}, "AUTH_JWKS_REFRESH_S: "),
         ({"port": 0}, "PORT: "),
         ({"port": "eighty"}, "PORT: "),
         ({"port": 65536}, "PORT: "),

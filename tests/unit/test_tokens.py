@@ -12,12 +12,14 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm
 from starlette.requests import Request
 
-from server.errors import IdentityUnavailable, NotAuthenticated
+from server.errors import ConfigurationError, IdentityUnavailable, NotAuthenticated
+from server.key_sets import KeySet
+from server.metrics import Metrics
 from server.web.auth import Customer, bearer_authentication
 from tests.support.key_sets import published
 from tests.support.paidup import settings
@@ -29,8 +31,14 @@ CLAIMS: dict[str, Any] = {"sub": "ada", "exp": int(time.time()) + 3 * 3600}
 
 
 async def named(token: str, **changes: Any) -> Customer:
-    headers = [(b"authorization", f"Bearer {token}".encode())]
-    return await bearer_authentication(settings(**changes))(Request({"type": "http", "headers": headers}))
+    """Whom the token names, to a server with these settings."""
+    request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]})
+    configured = settings(**changes)
+    if not configured.auth_jwks_url:
+        return await bearer_authentication(configured)(request)
+    key_set = KeySet(configured.auth_jwks_url, configured.auth_jwks_refresh_s)
+    async with key_set.kept_fresh(Metrics()):
+        return await bearer_authentication(configured, key_set)(request)
 
 
 def signed(key: ec.EllipticCurvePrivateKey = KEY, kid: str = "1") -> str:
@@ -58,6 +66,24 @@ async def test_a_public_key_verifies_and_is_no_secret(written: str) -> None:
     ):
         with pytest.raises(NotAuthenticated):
             await named(forged, auth_jwt_secret=written)
+
+
+def pem_of(key: Any) -> str:
+    return str(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode())
+
+
+def test_a_public_key_that_cannot_verify_is_refused_at_start() -> None:
+    """In one line that names the setting: cut off, too weak, or of a curve that no algorithm here has."""
+    weak, odd = rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP256K1())
+    for text in (PEM[:60], pem_of(weak), pem_of(odd)):
+        with pytest.raises(ConfigurationError, match="AUTH_JWT_SECRET: use a public key of RSA"):
+            bearer_authentication(settings(auth_jwt_secret=text))
+
+
+async def test_a_public_keys_algorithms_are_its_own() -> None:
+    """A token that says ES256 to an RSA key is refused, and is no fault."""
+    with pytest.raises(NotAuthenticated):
+        await named(signed(), auth_jwt_secret=pem_of(rsa.generate_private_key(65537, 2048)))
 
 
 @pytest.fixture
