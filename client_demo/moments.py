@@ -61,7 +61,7 @@ class Moments:
     async def served(self, path: Path) -> AsyncIterator[None]:
         """Ask and answer one line each, for the length of the block; a deed under way is ended with it."""
         server = await asyncio.start_unix_server(self._answer, path)
-        os.chmod(path, 0o600)
+        os.chmod(path, 0o600)  # its directory is closed to others already
         try:
             yield
         finally:

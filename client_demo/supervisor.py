@@ -32,6 +32,7 @@ from server.core.plans import parse_catalogue
 from server.database import migrate
 from server.embedded import embedded_valkey
 from server.errors import ConfigurationError, PaidupError
+from server.private_files import PRIVATE_DIRECTORY, private_file
 from server.services import connect_redis
 from server.settings import ENV_FILE, Settings, load_settings
 from server.stripe_gateway import open_gateway
@@ -129,15 +130,14 @@ def _kept_secrets(data_dir: Path) -> dict[str, str]:
     """Secrets made once and kept, so that tickets and webhooks outlive a restart of the demo."""
     path = data_dir / "secrets.json"
     if path.is_file():
-        kept: dict[str, str] = json.loads(path.read_text())
+        kept: dict[str, str] = json.loads(private_file(path).read_text())
         return kept
     made = {
         "SECRET_KEY": secrets.token_urlsafe(32),
         "STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(24)}",
     }
-    data_dir.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(made))
+    data_dir.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+    private_file(path).write_text(json.dumps(made))
     return made
 
 

@@ -39,6 +39,7 @@ from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
 from server.errors import ConfigurationError, StorageUnavailable
+from server.private_files import PRIVATE_DIRECTORY, private_file
 
 BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 5.0
@@ -74,7 +75,7 @@ def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
     if connection["engine"] == "tortoise.backends.sqlite":
         credentials.setdefault("busy_timeout", BUSY_TIMEOUT_MS)
         if credentials["file_path"] != ":memory:":
-            Path(credentials["file_path"]).parent.mkdir(parents=True, exist_ok=True)
+            _close_to_others(Path(credentials["file_path"]))
     else:
         credentials.setdefault("minsize", 1)
         credentials.setdefault("maxsize", pool)
@@ -87,6 +88,15 @@ def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
         "use_tz": True,
         "timezone": "UTC",
     }
+
+
+def _close_to_others(file: Path) -> None:
+    """SQLite gives its journals the mode of the database's file, which we therefore make ourselves."""
+    file.parent.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+    private_file(file)
+    for journal in (Path(f"{file}-wal"), Path(f"{file}-shm")):
+        if journal.exists():
+            private_file(journal)
 
 
 @asynccontextmanager

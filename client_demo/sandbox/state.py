@@ -112,10 +112,15 @@ class Store:
         return msgspec.json.encode({"format": FORMAT, "extra": self.extra, "tables": self.tables})
 
     def write(self, content: bytes) -> None:
-        """Replaces the file in one step, so that a kill leaves the old one or the new one."""
+        """Replaces the file in one step, so that a kill leaves the old one or the new one.
+
+        The file is this user's alone, and so is the temporary one: nobody can put another there first.
+        """
         if self._file is None:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.parent.mkdir(0o700, parents=True, exist_ok=True)
         temporary = self._file.with_suffix(".tmp")
-        temporary.write_bytes(content)
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(content)
         os.replace(temporary, self._file)

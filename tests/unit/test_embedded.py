@@ -28,7 +28,7 @@ async def test_whoever_comes_second_joins(scratch: Path) -> None:
     folder.mkdir()
     with embedded_valkey(folder) as first:
         with embedded_valkey(folder) as second:
-            assert first == second == f"unix://{folder / 'valkey.sock'}"
+            assert first == second == f"unix://{folder / 'valkey' / 'valkey.sock'}"
             assert await answers(second)
         assert await answers(first), "the one who joined must not end it"
     with pytest.raises(RedisConnectionError):

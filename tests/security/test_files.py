@@ -1,0 +1,160 @@
+"""Files that hold secrets or data, and sockets: no other user of this machine reads or replaces them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from client_demo import moments, supervisor
+from client_demo.sandbox.state import Store
+from server.database import connection, migrate, open_database
+from server.embedded import embedded_valkey, socket_path
+from server.errors import ConfigurationError
+from server.private_files import private_directory, private_file
+
+
+@pytest.fixture(autouse=True)
+def careless() -> Iterator[None]:
+    """The worst umask: nothing is held back."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def folder(scratch: Path, tmp_path: Path) -> Iterator[Path]:
+    """A folder with a short name in which others may do as in /tmp."""
+    made = scratch / tmp_path.name[-20:]
+    made.mkdir()
+    made.chmod(0o1777)
+    yield made
+    shutil.rmtree(made)
+
+
+def open_to_others(path: Path) -> list[str]:
+    """What below `path` anybody but its owner may read, write or enter. Links are what they lead to."""
+    found = [each for each in (path, *path.rglob("*")) if not each.is_symlink()]
+    return [str(each) for each in found if each.stat().st_mode & 0o077]
+
+
+def names_in(path: Path) -> set[str]:
+    return {each.name for each in path.iterdir()}
+
+
+async def test_the_database_and_its_journals_are_this_users_alone(folder: Path) -> None:
+    file = folder / "data" / "paidup.db"
+    await migrate(f"sqlite://{file}")
+    async with open_database(f"sqlite://{file}"):
+        await connection().execute_query("SELECT count(*) FROM accounts")
+        assert names_in(folder / "data") == {"paidup.db", "paidup.db-wal", "paidup.db-shm"}
+        assert open_to_others(folder / "data") == []
+
+
+async def test_a_database_that_others_could_read_is_closed_to_them(folder: Path) -> None:
+    """One that an older Paidup made, and that another process has open."""
+    file = folder / "paidup.db"
+    await migrate(f"sqlite://{file}")
+    other = sqlite3.connect(file)
+    other.execute("SELECT count(*) FROM accounts").fetchall()
+    for suffix in ("", "-wal", "-shm"):
+        os.chmod(f"{file}{suffix}", 0o644)
+    async with open_database(f"sqlite://{file}"):
+        assert open_to_others(folder) == [str(folder)]
+    other.close()
+
+
+def test_a_database_is_never_opened_just_to_be_closed(folder: Path) -> None:
+    """POSIX: closing any descriptor of a file ends all locks that the process has on it."""
+    file = private_file(folder / "paidup.db")
+    holder = sqlite3.connect(file, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    private_file(file)
+    command = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    second = subprocess.run(
+        [sys.executable, "-c", command, file], capture_output=True, text=True, check=False
+    )
+    assert "database is locked" in second.stderr
+    holder.close()
+
+
+def test_the_embedded_valkey_is_this_users_alone(folder: Path) -> None:
+    with embedded_valkey(folder / "data") as url:
+        assert socket_path(folder / "data") == Path(url.removeprefix("unix://"))
+        assert socket_path(folder / "data").is_socket()
+        assert open_to_others(folder / "data") == []
+    umask = os.umask(0)
+    assert umask == 0, "what the process had is what it has again"
+
+
+def test_the_sockets_of_a_long_path_are_in_a_directory_that_nobody_can_know(folder: Path) -> None:
+    """Names in /tmp that follow from a path could be taken first by another user."""
+    long = folder / ("long" * 40)
+    first = socket_path(long)
+    assert first == socket_path(long), "every process of this data directory finds it"
+    assert open_to_others(first.parent) == []
+    assert open_to_others(long) == []
+    first.parent.rmdir()
+    again = socket_path(long)
+    assert again != first, "a name that the system has cleaned away could have been taken since"
+    again.parent.rmdir()
+
+
+async def test_the_supervisors_socket_is_beside_the_valkeys(folder: Path) -> None:
+    path = moments.address(folder / "data")
+    async with moments.Moments({}).served(path):
+        assert path.is_socket()
+        assert open_to_others(folder / "data") == []
+
+
+def test_a_directory_that_somebody_else_made_first_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one line that says what to do; nothing is put there."""
+    (folder / "valkey").mkdir(0o777)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for use in (socket_path, moments.address):
+        with pytest.raises(ConfigurationError, match="is no directory of this user's own: remove it"):
+            use(folder)
+    with pytest.raises(ConfigurationError), embedded_valkey(folder):
+        pass
+    assert list((folder / "valkey").iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["elsewhere", "nowhere"])
+def test_a_link_in_place_of_a_directory_is_refused(folder: Path, to: str) -> None:
+    (folder / "elsewhere").mkdir(0o700)
+    (folder / "valkey").symlink_to(folder / to)
+    with pytest.raises(ConfigurationError):
+        private_directory(folder / "valkey")
+    assert not (folder / "nowhere").exists()
+
+
+def test_the_demos_secrets_are_closed_to_others_whoever_made_the_file(folder: Path) -> None:
+    kept = supervisor._kept_secrets(folder / "data")
+    assert open_to_others(folder / "data") == []
+    (folder / "data" / "secrets.json").chmod(0o644)
+    assert supervisor._kept_secrets(folder / "data") == kept
+    assert open_to_others(folder / "data") == []
+
+
+def test_the_sandboxs_state_is_this_users_alone(folder: Path) -> None:
+    """Also the file that is written first, which somebody may have put there as a link."""
+    victim = folder / "victim"
+    victim.write_text("precious")
+    state = folder / "state.json"
+    state.with_suffix(".tmp").symlink_to(victim)
+    store = Store(state)
+    store.add({"id": "cus_1", "object": "customer"})
+    content = store.snapshot()
+    assert content is not None
+    store.write(content)
+    assert stat.S_IMODE(state.stat().st_mode) == 0o600
+    assert victim.read_text() == "precious"
