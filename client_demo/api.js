@@ -8,7 +8,7 @@
 /** @typedef {import("./paidup.js").Status} Status */
 /** @typedef {{invoice: string, ticket: string, status: Status, reason: string|null}} Activating */
 /** @typedef {{lookup_key: string, amount_minor: number, currency: string, interval: "month"|"year"|"once"}} Price */
-/** @typedef {{id: string, name: string, description: string, credits: number, top_up: boolean, prices: Price[]}} Plan */
+/** @typedef {{id: string, name: string, description: string, credits: number, top_up: boolean, max_quantity: number, prices: Price[]}} Plan */
 /** @typedef {{balance: number, grants: {plan: string, remaining: number}[], activating: Activating|null}} Credits */
 /**
  * A subscription as Stripe last showed it; dates are ISO 8601 in UTC.

@@ -13,7 +13,7 @@ from functools import partial
 from server.budget import Purpose
 from server.clock import Clock
 from server.core.facts import Road
-from server.core.plans import Catalogue, Change, Interval, Plan
+from server.core.plans import Catalogue, Change, Interval, Plan, PlanPrice
 from server.core.stripe_shapes import Invoice as StripeInvoice
 from server.core.stripe_shapes import Subscription as StripeSubscription
 from server.errors import (
@@ -60,7 +60,8 @@ class Changes:
     ) -> Purchase:
         """The invoice of an upgrade or downgrade, to be paid where something is due.
 
-        Raises UnknownPlan, NotSubscribed, AlreadyOnPlan, InvoiceUnpaid, PaymentUnderWay, StripeError.
+        Raises UnknownPlan, InvalidInput (quantity), NotSubscribed, AlreadyOnPlan, InvoiceUnpaid,
+        PaymentUnderWay, StripeError.
         """
         plan = self._catalogue.plan(plan_id)
         if plan.top_up:
@@ -69,8 +70,9 @@ class Changes:
         if running.status in UNPAID and running.latest_invoice_id:
             raise InvoiceUnpaid(running.latest_invoice_id)
         item = self._subscriptions.item_of(running)
-        price = await self._price(plan, interval, item.price.id)
-        wanted = (price, quantity or item.quantity or 1)
+        listed = self._listed(plan, interval, item.price.id)
+        wanted = (await self._prices.id_for(listed), quantity or item.quantity or 1)
+        plan.check_quantity(wanted[1], listed)
         pending = self._subscriptions.pending_item_of(running)
         if pending and running.latest_invoice_id:
             waiting = running.latest_invoice_id
@@ -111,13 +113,13 @@ class Changes:
         await self._subscriptions.learn(running, asked_at)
         return running
 
-    async def _price(self, plan: Plan, interval: Interval | None, current: str) -> str:
+    def _listed(self, plan: Plan, interval: Interval | None, current: str) -> PlanPrice:
         """By the interval that is asked for, else the one he pays by now, else the plan's first."""
         known = self._prices.get(current)
         offered = [price.interval for price in plan.prices]
         if interval is None and known and known.interval in offered:
             interval = known.interval
-        return await self._prices.id_for(plan.price(interval))
+        return plan.price(interval)
 
     async def _change(
         self, account: Account, subscription: str, item: str, plan: Plan, wanted: tuple[str, int]

@@ -91,12 +91,14 @@ class Purchases:
     ) -> Purchase:
         """A subscription to pay, or the same pending one again.
 
-        Raises UnknownPlan, AlreadySubscribed, PaymentUnderWay, StripeError.
+        Raises UnknownPlan, InvalidInput (quantity), AlreadySubscribed, PaymentUnderWay, StripeError.
         """
         plan = self._catalogue.plan(plan_id)
         if plan.top_up:
             raise InvalidInput(f"{plan.id} is a top-up: it is bought by itself.")
-        wanted = (await self._prices.id_for(plan.price(interval)), quantity)
+        listed = plan.price(interval)
+        plan.check_quantity(quantity, listed)
+        wanted = (await self._prices.id_for(listed), quantity)
         with storage_errors():
             pending = (
                 await Invoice.filter(
@@ -121,12 +123,13 @@ class Purchases:
     async def top_up(self, account: Account, plan_id: str, quantity: int = 1) -> Purchase:
         """An invoice for credits bought once, or the same pending one again.
 
-        Raises UnknownPlan, PaymentUnderWay, StripeError.
+        Raises UnknownPlan, InvalidInput (quantity), PaymentUnderWay, StripeError.
         """
         plan = self._catalogue.plan(plan_id)
         if not plan.top_up:
             raise InvalidInput(f"{plan.id} is a plan to subscribe to, not a top-up.")
         listed = plan.price()
+        plan.check_quantity(quantity, listed)
         price = await self._prices.id_for(listed)
         with storage_errors():
             waiting = Invoice.filter(account_id=account.id, status__in=PENDING, price=price)

@@ -19,6 +19,10 @@ NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Slug = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 LookupKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
 CurrencyCode = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{3}$")]
+MAX_QUANTITY = 10_000
+"""The largest quantity that a request may name, whatever the plan says."""
+DEFAULT_MAX_QUANTITY = 100
+"""Seats of a team that buys for itself. A typing mistake stays payable, and whoever sells more says so."""
 
 
 class Rollover(StrEnum):
@@ -73,6 +77,11 @@ class PlanPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     currency: CurrencyCode = "usd"
     interval: Interval = Interval.MONTH
 
+    @property
+    def largest_amount_minor(self) -> int:
+        """The largest amount that Stripe charges at once: https://docs.stripe.com/currencies."""
+        return 10**12 - 1 if self.currency == "idr" else 10**8 - 1
+
     def __str__(self) -> str:
         return f"{self.amount_minor} {self.currency} {self.interval}"
 
@@ -94,10 +103,34 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upgrade: Upgrade = Upgrade.PRORATE
     change: Change = Change.KEEP_CYCLE
     on_cancel: OnCancel = OnCancel.KEEP
+    max_quantity: Annotated[int, msgspec.Meta(gt=0, le=MAX_QUANTITY)] | None = None
 
     @property
     def top_up(self) -> bool:
         return self.prices[0].interval is Interval.ONCE
+
+    @property
+    def quantity_limit(self) -> int:
+        """The largest quantity that a customer may choose: `max_quantity`, or its default.
+
+        1 where credits can come without their money: a price of 0, or `upgrade = "full"`.
+        """
+        if self.max_quantity is not None:
+            return self.max_quantity
+        unpaid = self.upgrade is Upgrade.FULL or any(price.amount_minor == 0 for price in self.prices)
+        return 1 if unpaid else DEFAULT_MAX_QUANTITY
+
+    def check_quantity(self, quantity: int, price: PlanPrice) -> None:
+        """Raises InvalidInput where a customer may not choose this, or Stripe could not charge it."""
+        if quantity > self.quantity_limit:
+            raise InvalidInput(
+                f"The quantity of {self.id!r} is at most {self.quantity_limit}, not {quantity}."
+            )
+        if quantity * price.amount_minor > price.largest_amount_minor:
+            most = price.largest_amount_minor // price.amount_minor
+            raise InvalidInput(
+                f"At this price, the quantity of {self.id!r} is at most {most}, not {quantity}."
+            )
 
     def price(self, interval: Interval | None = None) -> PlanPrice:
         """The first price of this interval, or the first of all. Raises InvalidInput."""
@@ -184,4 +217,10 @@ def _contradictions(plan: Plan) -> list[str]:
         found.append(f'plan {plan.id}: rollover = "cap" and rollover_cap go together')
     if plan.top_up and plan.rollover is not Rollover.KEEP:
         found.append(f"plan {plan.id}: what was bought once does not expire")
+    if plan.top_up and any(price.amount_minor == 0 for price in plan.prices):
+        found.append(f"plan {plan.id}: a price paid once cannot be 0, since it may be bought again at once")
+    for price in plan.prices:
+        if (plan.max_quantity or 1) * price.amount_minor > price.largest_amount_minor:
+            largest = f"Stripe charges at most {price.largest_amount_minor} {price.currency} at once"
+            found.append(f"plan {plan.id}: {plan.max_quantity or 1} x {price.amount_minor}: {largest}")
     return found

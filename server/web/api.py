@@ -17,7 +17,7 @@ from server.account_limits import Limited
 from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.core.messages import StatusMessage
-from server.core.plans import Interval
+from server.core.plans import MAX_QUANTITY, Interval
 from server.database import storage_errors
 from server.errors import InvalidInput, NotFound
 from server.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Subscription
@@ -36,7 +36,7 @@ from server.web.customers import (
 ENTRIES = 50
 Period = Literal["month", "year"]
 """An interval that recurs: what is paid once is a top-up."""
-Quantity = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+Quantity = Annotated[int, msgspec.Meta(ge=1, le=MAX_QUANTITY)]
 InvoiceId = Annotated[str, msgspec.Meta(pattern=r"\Ain_[A-Za-z0-9_]{1,250}\Z")]
 
 
@@ -78,6 +78,7 @@ async def plans(request: Request) -> Response:
             "description": plan.description,
             "credits": plan.credits,
             "top_up": plan.top_up,
+            "max_quantity": plan.quantity_limit,
             "prices": plan.prices,
         }
         for plan in services_of(request).catalogue.plans

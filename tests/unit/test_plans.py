@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.core.plans import Rollover, parse_catalogue
-from server.errors import ConfigurationError, UnknownPlan
+from server.errors import ConfigurationError, InvalidInput, UnknownPlan
 from server.settings import PACKAGED_PLANS
 
 PRICE = 'lookup_key = "{key}"\namount_minor = 900\n'
@@ -80,6 +80,20 @@ def test_what_is_not_said_has_its_default() -> None:
             "cannot stand beside",
             id="a plan and a top-up in one",
         ),
+        pytest.param(plan(more="max_quantity = 0"), "$.plans[0].max_quantity", id="a quantity of nothing"),
+        pytest.param(
+            plan(more="max_quantity = 10001"), "$.plans[0].max_quantity", id="no request names so many"
+        ),
+        pytest.param(
+            plan(more="max_quantity = 1000").replace("900", "100000"),
+            "1000 x 100000: Stripe charges at most 99999999 usd at once",
+            id="a quantity that could not be paid",
+        ),
+        pytest.param(
+            plan(price_more='interval = "once"').replace("900", "0"),
+            "a price paid once cannot be 0",
+            id="a top-up for nothing",
+        ),
         pytest.param(plan() + plan(key="other"), "plan id used twice: basic", id="one id twice"),
         pytest.param(
             plan() + plan("other"), "lookup key used twice: basic_monthly", id="one lookup key twice"
@@ -90,6 +104,34 @@ def test_a_mistake_is_refused_with_the_file_and_the_place(text: str | bytes, pla
     problem = refusal(text)
     assert problem.startswith("ours.toml: ")
     assert place in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        pytest.param(plan(), 100, id="a team that buys for itself"),
+        pytest.param(plan().replace("900", "0"), 1, id="a price of 0"),
+        pytest.param(plan(more='upgrade = "full"'), 1, id="upgrades in full"),
+        pytest.param(plan(more='upgrade = "full"\nmax_quantity = 7'), 7, id="as it says"),
+    ],
+)
+def test_the_largest_quantity_is_what_the_plan_says_or_a_default_by_its_risk(text: str, limit: int) -> None:
+    """One where credits can come without their money."""
+    (sold,) = parse_catalogue(text.encode()).plans
+    assert sold.quantity_limit == limit
+    sold.check_quantity(limit, sold.prices[0])
+    with pytest.raises(InvalidInput, match=f"at most {limit}, not {limit + 1}"):
+        sold.check_quantity(limit + 1, sold.prices[0])
+
+
+@pytest.mark.parametrize(("currency", "most"), [("usd", 33), ("idr", 100)])
+def test_a_quantity_that_stripe_could_not_charge_is_refused(currency: str, most: int) -> None:
+    """Eight digits of the smallest unit, twelve of Indonesian rupiah."""
+    text = plan(price_more=f'currency = "{currency}"').replace("900", "3000000")
+    (sold,) = parse_catalogue(text.encode()).plans
+    sold.check_quantity(most, sold.prices[0])
+    with pytest.raises(InvalidInput, match=f"at most {most}, not {most + 1}"):
+        sold.check_quantity(most + 1, sold.prices[0])
 
 
 def test_plans_are_found_by_id_and_by_lookup_key() -> None:
