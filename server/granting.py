@@ -15,9 +15,10 @@ import msgspec
 
 from server import ledger, reversals
 from server.clock import at_unix
-from server.core.credits import Bought, Installment, Money, Part, Quote, nets, schedules
+from server.core.credits import Bought, Money, limited, nets, schedules
 from server.core.facts import InvoiceFacts
 from server.core.plans import AfterRefund
+from server.core.quotes import Installment, Part, Quote
 from server.models import Account, CreditGrant, GrantState, Invoice
 from server.rows import Writes
 
@@ -51,9 +52,11 @@ async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime,
         settled = Invoice.filter(account_id=account.id, nets=True, settled_at__not_isnull=True)
         others = await settled.exclude(id=row.id)
     in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
-    planned = schedules([_bought(each) for each in in_order])
+    bought = limited([_bought(each) for each in in_order])
+    planned = schedules(bought)
     row.credits_quoted = sum(item.credits for item in planned[row.id] if item.due_at is None)
-    await _write(row, account, planned[row.id], at, writes)
+    limit = next(each.quote.credits for each in bought if each.invoice == row.id)
+    await _write(row, account, planned[row.id], limit, at, writes)
     if stands_alone(row):
         return
     await writes.send()  # what follows reads them
@@ -93,16 +96,18 @@ def _money(row: Invoice) -> Money:
 
 
 async def _write(
-    row: Invoice, account: Account, items: Sequence[Installment], at: datetime, writes: Writes
+    row: Invoice, account: Account, items: Sequence[Installment], limit: int, at: datetime, writes: Writes
 ) -> None:
-    less = _quoted(row).credits - sum(item.credits for item in items)
-    set_off = f"; {less} of it had come before a downgrade" if less > 0 else ""
+    """`limit`: what of the quote is left where what no money pays for was given before."""
+    free, less = _quoted(row).credits - limit, limit - sum(item.credits for item in items)
+    why = f"; not {free} that cost nothing: such credits are given once in a period" if free > 0 else ""
+    why += f"; {less} of it had come before a downgrade" if less > 0 else ""
     for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
         expires_at = at_unix(item.expires_at) if item.expires_at else None
         plan = item.plan or row.plan
         if item.due_at is None:
             terms = (expires_at, number, plan, item.rollover_cap)
-            await ledger.grant(account, row.id, item.credits, *terms, at, set_off, writes)
+            await ledger.grant(account, row.id, item.credits, *terms, at, why, writes)
             continue
         due_at = at_unix(item.due_at)
         coming = (due_at, expires_at, number, plan, item.rollover_cap)

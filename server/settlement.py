@@ -20,12 +20,12 @@ from tortoise.exceptions import IntegrityError
 from server import granting, ledger, reversals
 from server.batches import Later
 from server.clock import Clock, now
-from server.core.credits import Quote, quote
 from server.core.decisions import Decision, InvoiceStatus, Known, Verdict, decide
 from server.core.facts import Facts, InvoiceFacts, Road
 from server.core.messages import StatusMessage
 from server.core.pace import reconciler_delay_s
 from server.core.plans import Catalogue, OnCancel, StripePrice
+from server.core.quotes import Quote, quote
 from server.database import locked, storage_errors, write_transaction
 from server.metrics import Metrics
 from server.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription

@@ -1,73 +1,21 @@
-"""Credits follow the money: from an invoice's lines to the grants that it gives, and when.
+"""Credits of an account: from what each of its invoices gives (quotes.py) to its grants, and when.
 
-Owns the arithmetic of docs/credits.md. For each line that belongs to a plan: the plan's
-credits times what the line charges, over the full price of one seat; negative proration lines
-count negatively. The sum is exact (fractions) and rounded down once. Refuses to look at
-discounts and taxes, and whether to grant at all is `decisions.py`'s business.
-
-A sum below zero (a downgrade, whose money went to the customer's Stripe balance) takes nothing
-from him; it lowers what is still to come of his yearly plan, and the rest is carried and set
-against what he buys with that money. `schedules` works that out for all invoices of an account
-at once, in Stripe's order, so that it does not matter in which order we hear of them.
+Owns what invoices have to do with each other, in Stripe's order, so that it does not matter in
+which order we hear of them. What no money pays for is given once for overlapping periods: see
+`limited`. A sum below zero (a downgrade, whose money went to the customer's Stripe balance) takes
+nothing from them; it lowers what is still to come of their yearly plan, and the rest is carried and
+set against what they buy with that money: see `schedules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import msgspec
+from msgspec.structs import replace
 
-from server.core.facts import LineFacts
-from server.core.months import months_between
-from server.core.plans import Catalogue, Plan, Rollover, StripePrice, Upgrade
-
-
-class Part(msgspec.Struct, frozen=True):
-    """Credits of one invoice that come and go together. Times in Unix seconds.
-
-    They come in equal shares at `due_at`, the first at once. `expires` says whether each share
-    ends when the next one is due (the last: at `period_end`), or, with a `rollover_cap`,
-    whether it then stays up to the cap.
-    """
-
-    plan: str
-    price: str
-    credits: int
-    due_at: tuple[int, ...]
-    period_end: int
-    expires: bool = False
-    rollover_cap: int = 0
-
-
-class Installment(msgspec.Struct, frozen=True):
-    """One grant to come. `due_at` None: at once. `expires_at` None: never."""
-
-    plan: str
-    credits: int
-    due_at: int | None
-    expires_at: int | None
-    rollover_cap: int
-
-
-class Quote(msgspec.Struct, frozen=True):
-    """What an invoice gives once it is paid: `credits` in all, below zero where it takes back.
-
-    `plan` and `price` are those of the line that gives most; `unknown_prices` belong to no plan.
-    """
-
-    credits: int
-    plan: str | None
-    price: str | None
-    parts: tuple[Part, ...] = ()
-    unknown_prices: tuple[str, ...] = ()
-    prorated_from: int | None = None
-    """When the change of plan was made that some of it is for: now, or before where it was left for later."""
-
-    @property
-    def at_once(self) -> int:
-        """What is granted with the payment itself; the rest comes month by month."""
-        return sum(item.credits for item in installments(self.parts) if item.due_at is None)
+from server.core.quotes import Installment, Quote, Unpaid, installments, reduced, split
 
 
 class Bought(msgspec.Struct, frozen=True):
@@ -104,91 +52,33 @@ class Money(msgspec.Struct, frozen=True):
     change: bool
 
 
-def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str, StripePrice]) -> Quote:
-    """What an invoice's lines give. Zero and no plan where no line belongs to one."""
-    total, best, unknown = Fraction(0), None, []
-    changed_at: list[int] = []
-    newest = max(
-        (line for line in lines if not line.proration), key=lambda line: line.period_start, default=None
-    )
-    shares: dict[Part, Fraction] = {}
-    for line in lines:
-        if line.price is None:
-            continue
-        price = prices.get(line.price)
-        plan = catalogue.find(price.plan) if price else None
-        if price is None or plan is None:
-            unknown.append(line.price)
-            continue
-        credits = _line_credits(line, plan, price)
-        total += credits
-        if line.proration:
-            changed_at.append(line.period_start)
-        if credits > 0:
-            part = _part(line, plan, price, newest)
-            shares[part] = shares.get(part, Fraction(0)) + credits
-        if best is None or credits > best[0]:
-            best = (credits, line, plan)
-    if best is None:
-        return Quote(0, None, None, unknown_prices=tuple(unknown))
-    net = int(total // 1)
-    given = _split(max(0, net), list(shares.values()))
-    parts = [_with(part, credits) for part, credits in zip(shares, given, strict=True)]
-    return Quote(net, best[2].id, best[1].price, tuple(parts), tuple(unknown), min(changed_at, default=None))
-
-
-def _line_credits(line: LineFacts, plan: Plan, price: StripePrice) -> Fraction:
-    whole = plan.credits * price.interval.months
-    if price.unit_amount_minor == 0:
-        return Fraction(0 if line.proration else whole * line.quantity)
-    if line.proration and plan.upgrade is Upgrade.FULL:
-        sign = (line.amount_minor > 0) - (line.amount_minor < 0)
-        return Fraction(sign * whole * line.quantity)
-    if line.amount_minor == 0 and not line.proration:
-        return Fraction(plan.trial_credits * line.quantity)  # a charged plan at nothing: a trial
-    return Fraction(whole * line.amount_minor, price.unit_amount_minor)
-
-
-def _part(line: LineFacts, plan: Plan, price: StripePrice, newest: LineFacts | None) -> Part:
-    """Where this line's credits belong: lines of one plan for one period come together.
-
-    What is paid only when its time is over (prorations left for the renewal) comes at once, and
-    lasts as long as the `newest` period that it is paid with.
-    """
-    late = newest is not None and line.period_end <= newest.period_start and line.proration
-    end = newest.period_end if late and newest else line.period_end
-    monthly = price.interval.months > 1 and (line.amount_minor != 0 or price.unit_amount_minor == 0)
-    starts = months_between(line.period_start, end) if monthly and not late else [line.period_start]
-    expires = plan.rollover is not Rollover.KEEP and not plan.top_up
-    return Part(plan.id, price.id, 0, tuple(starts), end, expires, plan.rollover_cap if expires else 0)
-
-
-def installments(parts: Iterable[Part]) -> list[Installment]:
-    """The grants of an invoice, in their order: the ones at once first, then by the month."""
-    made = [item for part in parts for item in _installments(part)]
-    return sorted(made, key=lambda item: item.due_at or 0)
-
-
-def _installments(part: Part) -> list[Installment]:
-    ends = (*part.due_at[1:], part.period_end)
-    shares = _split(part.credits, [Fraction(1)] * len(part.due_at))
-    return [
-        Installment(
-            plan=part.plan,
-            credits=credits,
-            due_at=due_at if position else None,
-            expires_at=end if part.expires else None,
-            rollover_cap=part.rollover_cap,
-        )
-        for position, (due_at, end, credits) in enumerate(zip(part.due_at, ends, shares, strict=True))
-    ]
-
-
 def nets(quoted: Quote, money: Money) -> bool:
     """Whether other invoices of the account bear on what this one gives, or it on theirs."""
     yearly = any(len(part.due_at) > 1 for part in quoted.parts)
     changes = quoted.credits < 0 or quoted.prorated_from is not None or money.change
-    return changes or yearly or money.from_balance_minor > 0 or money.total_minor <= 0
+    free = quoted.unpaid is not None or money.total_minor <= 0
+    return changes or yearly or free or money.from_balance_minor > 0
+
+
+def limited(bought: Iterable[Bought]) -> list[Bought]:
+    """The same, in Stripe's order, with what no money pays for given once.
+
+    The periods that contain a moment hold together at most the largest `ceiling` of such credits, on
+    whichever subscriptions. A downgrade or an end makes no room for more.
+    """
+    given: list[Unpaid] = []
+    return [_limited(invoice, given) for invoice in bought]
+
+
+def _limited(invoice: Bought, given: list[Unpaid]) -> Bought:
+    unpaid = invoice.quote.unpaid
+    if unpaid is None:
+        return invoice
+    before = sum(each.credits for each in given if each.start < unpaid.end and unpaid.start < each.end)
+    allowed = replace(unpaid, credits=min(unpaid.credits, max(0, unpaid.ceiling - before)))
+    given.append(allowed)
+    quoted = reduced(invoice.quote, unpaid.credits - allowed.credits)
+    return replace(invoice, quote=replace(quoted, unpaid=allowed))
 
 
 def schedules(bought: Iterable[Bought]) -> dict[str, list[Installment]]:
@@ -196,7 +86,7 @@ def schedules(bought: Iterable[Bought]) -> dict[str, list[Installment]]:
     plans: dict[str, list[Installment]] = {}
     before: list[Bought] = []
     carried = Carried()
-    for invoice in bought:
+    for invoice in limited(bought):
         carried = _unforgiven(carried, invoice)
         quoted, after = set_off(invoice.quote, invoice.money, carried)
         if quoted.credits < 0:
@@ -206,7 +96,7 @@ def schedules(bought: Iterable[Bought]) -> dict[str, list[Installment]]:
             minor = (after.minor - carried.minor) * left // -quoted.credits
             after = Carried(carried.credits + left, carried.minor + minor)
         ends = [part.period_end for part in quoted.parts if invoice.subscription]
-        carried = msgspec.structs.replace(after, until=max(ends, default=carried.until))
+        carried = replace(after, until=max(ends, default=carried.until))
         plans[invoice.invoice] = installments(quoted.parts)
         before.append(invoice)
     return plans
@@ -225,7 +115,7 @@ def _unforgiven(carried: Carried, invoice: Bought) -> Carried:
     at = invoice.quote.prorated_from or invoice.at
     if minor == 0 and at >= carried.until:
         return Carried()
-    return msgspec.structs.replace(carried, minor=minor)
+    return replace(carried, minor=minor)
 
 
 def _lower(plans: dict[str, list[Installment]], invoices: Sequence[str], change: Bought, credits: int) -> int:
@@ -246,7 +136,7 @@ def _lower(plans: dict[str, list[Installment]], invoices: Sequence[str], change:
     taken = spread(credits, holds) if goes_on else _in_turn(credits, holds)
     for (_, invoice, position), less in zip(to_come, taken, strict=True):
         item = plans[invoice][position]
-        plans[invoice][position] = msgspec.structs.replace(item, credits=item.credits - less)
+        plans[invoice][position] = replace(item, credits=item.credits - less)
     return credits - sum(taken)
 
 
@@ -271,22 +161,13 @@ def _exposed(quoted: Quote, money: Money) -> int:
     return -(-quoted.credits * money.from_balance_minor // money.total_minor)
 
 
-def reduced(quoted: Quote, by: int) -> Quote:
-    """The quote less `by` credits, taken from its parts in proportion."""
-    if not by:
-        return quoted
-    given = _split(quoted.credits - by, [Fraction(part.credits) for part in quoted.parts])
-    parts = tuple(_with(part, credits) for part, credits in zip(quoted.parts, given, strict=True))
-    return msgspec.structs.replace(quoted, credits=quoted.credits - by, parts=parts)
-
-
 def spread(total: int, capacities: Sequence[int]) -> list[int]:
     """`total` taken from what these hold, as evenly as it goes; each gives at most what it holds."""
     taken = [0] * len(capacities)
     left = min(total, sum(capacities))
     while left:
         able = [i for i, capacity in enumerate(capacities) if taken[i] < capacity]
-        shares = _split(left, [Fraction(1)] * len(able))
+        shares = split(left, [Fraction(1)] * len(able))
         for i, share in zip(able, shares, strict=True):
             amount = min(share, capacities[i] - taken[i])
             taken[i] += amount
@@ -301,18 +182,3 @@ def _in_turn(total: int, capacities: Sequence[int]) -> list[int]:
         taken.append(min(total, capacity))
         total -= taken[-1]
     return taken
-
-
-def _split(total: int, weights: list[Fraction]) -> list[int]:
-    """`total` in whole credits by weight; the sum is exact, and the first get what is left over."""
-    weight = sum(weights)
-    if not weight:
-        return [0] * len(weights)
-    shares = [int(total * each // weight) for each in weights]
-    for i in range(total - sum(shares)):
-        shares[i] += 1
-    return shares
-
-
-def _with(part: Part, credits: int) -> Part:
-    return msgspec.structs.replace(part, credits=credits)

@@ -28,7 +28,10 @@ class Attempt(StrEnum):
 
 
 class LineFacts(msgspec.Struct, frozen=True):
-    """One invoice line. `amount_minor` is before discounts and exclusive taxes, negative for a credit."""
+    """One invoice line. `amount_minor` is before discounts and exclusive taxes, negative for a credit.
+
+    `discount_minor` is what discounts take off it, of the same sign.
+    """
 
     price: str | None
     amount_minor: int
@@ -36,6 +39,7 @@ class LineFacts(msgspec.Struct, frozen=True):
     proration: bool
     period_start: int
     period_end: int
+    discount_minor: int = 0
 
 
 class InvoiceFacts(msgspec.Struct, frozen=True):

@@ -47,10 +47,15 @@ class Period(msgspec.Struct, frozen=True):
     end: int
 
 
+class DiscountAmount(msgspec.Struct, frozen=True):
+    amount: int
+
+
 class Line(msgspec.Struct, frozen=True):
     amount: int
     period: Period
     quantity: int | None = None
+    discount_amounts: list[DiscountAmount] | None = None
     pricing: Pricing | None = None
     parent: LineParent | None = None
 
@@ -66,6 +71,7 @@ class Line(msgspec.Struct, frozen=True):
             proration=any(parent.proration for parent in parents if parent),
             period_start=self.period.start,
             period_end=self.period.end,
+            discount_minor=sum(each.amount for each in self.discount_amounts or ()),
         )
 
 

@@ -74,7 +74,8 @@ class Story:
         if self.chance.random() < 0.2:
             form["trial_period_days"] = "7"
         if self.chance.random() < 0.2:
-            coupon = await self.stripe.api("POST", "coupons", percent_off=50, duration="once")
+            percent = self.chance.choice([50, 100])
+            coupon = await self.stripe.api("POST", "coupons", percent_off=percent, duration="once")
             form["discounts[0][coupon]"] = coupon["id"]
         form["items[0][price]"] = await self.price(self.chance.choice(PLANS))
         form["payment_settings[save_default_payment_method]"] = "on_subscription"
@@ -251,7 +252,7 @@ async def _replayed(database: str, events: list[Any], story: Story, world: dict[
     uncapped = PACKAGED_PLANS.read_text().replace(
         'rollover = "cap"\nrollover_cap = 1200', 'rollover = "keep"'
     )
-    plans.write_text(uncapped)
+    plans.write_text(uncapped.replace("credits = 2000", "credits = 2000\ntrial_credits = 100"))
     async with open_services(settings(database_url=database, plans_file=plans, **world), clock) as services:
         account = await services.purchases.account("ada")
         for event in events:

@@ -1,6 +1,6 @@
 """What a subscription's life makes of invoices, as Stripe prorates: pure, for the arithmetic of credits.
 
-A `Bills` is one customer with one subscription. It charges, gives back and keeps the customer's
+A `Bills` is one customer with one subscription at a time. It charges, gives back and keeps the customer's
 Stripe balance; `cash` is what he has really paid.
 """
 
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.core.credits import Bought, Money, Quote, quote
+from msgspec.structs import replace
+
+from server.core.credits import Bought, Money
 from server.core.facts import LineFacts
 from server.core.months import add_months
 from server.core.plans import Catalogue, StripePrice
+from server.core.quotes import Quote, quote
 
 BEGIN = 1_792_000_000
 DAY_S = 24 * 3600
@@ -56,11 +59,25 @@ class Bills:
     item: Item | None = None
     debits: list[Debit] = field(default_factory=list)
     waiting: list[LineFacts] = field(default_factory=list)
+    percent_off: int = 0
+    """A coupon of the customer's, for all that is billed from now on."""
+    subscriptions: int = 0
+    lines: list[tuple[LineFacts, ...]] = field(default_factory=list)
+    """Of each invoice."""
 
-    def subscribe(self, item: Item) -> None:
+    def subscribe(self, item: Item, trial_days: int = 0) -> None:
         self.item = item
+        self.subscriptions += 1
+        if trial_days:
+            self.start, self.end = self.at, self.at + trial_days * DAY_S
+            self._bill([self._line(item, 0, self.start, self.end)], change=False)
+            return
         self._begin(self.at)
         self._whole(change=False)
+
+    def cancel(self) -> None:
+        """At once; Stripe gives nothing back, and what waited for the renewal is not billed."""
+        self.item, self.debits, self.waiting = None, [], []
 
     def renew(self) -> None:
         """To the end of the period, and into the next one."""
@@ -90,7 +107,7 @@ class Bills:
 
     def top_up(self, price: StripePrice, quantity: int) -> None:
         line = self._line(Item(price, quantity), price.unit_amount_minor * quantity, self.at, self.at)
-        self._bill([line], change=False, subscription=None)
+        self._bill([line], change=False, in_subscription=False)
 
     @property
     def last(self) -> Bought:
@@ -121,15 +138,18 @@ class Bills:
     def _line(self, item: Item, amount: int, start: int, end: int, proration: bool = False) -> LineFacts:
         return LineFacts(item.price.id, amount, item.quantity, proration, start, end)
 
-    def _bill(self, lines: list[LineFacts], change: bool, subscription: str | None = "sub_1") -> None:
-        if subscription:
+    def _bill(self, lines: list[LineFacts], change: bool, in_subscription: bool = True) -> None:
+        if in_subscription:
             self.waiting = []
-        total = sum(line.amount_minor for line in lines)
+        lines = [replace(line, discount_minor=line.amount_minor * self.percent_off // 100) for line in lines]
+        total = sum(line.amount_minor - line.discount_minor for line in lines)
         paid_by_balance = max(0, min(self.balance, total))
         self.balance -= min(total, paid_by_balance)
         self.cash += max(0, total) - paid_by_balance
         money = Money(total, paid_by_balance, change)
+        subscription = f"sub_{self.subscriptions}" if in_subscription else None
         self.bought.append(Bought(f"in_{len(self.bought)}", subscription, self.at, self.quote(lines), money))
+        self.lines.append(tuple(lines))
 
     def quote(self, lines: list[LineFacts]) -> Quote:
         return quote(lines, self.catalogue, self.prices)

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from server.core.credits import Quote, installments, quote, schedules
+from server.core.credits import schedules
 from server.core.facts import LineFacts
 from server.core.months import add_months, months_between
 from server.core.plans import Catalogue, Interval, Plan, PlanPrice, Rollover, StripePrice, Upgrade
+from server.core.quotes import Quote, installments, quote
 from tests.support.bills import DAY_S, Bills, Item
 
 BASIC, PRO, FREE, ENDS = "price_basic", "price_pro", "price_free", "price_ends"
