@@ -66,7 +66,7 @@ async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime,
     for other in others:
         if await _adjust(other, account, planned[other.id], row.id, at):
             await reversals.apply(other, account, after, f"{row.id}>{other.id}", "worked out again", at)
-            await other.save(update_fields=["credits_reversed", "credits_untaken"])
+            await other.save(update_fields=reversals.COUNTS)
 
 
 async def end(account: Account, subscription: str, plans: Sequence[str], at: datetime) -> None:

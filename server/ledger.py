@@ -290,28 +290,34 @@ async def take(grants: Iterable[CreditGrant], credits: int) -> list[Source]:
     raise AssertionError("the balance says more than the live grants hold")
 
 
-async def put_back(account: Account, sources: Iterable[Source], at: datetime) -> None:
+async def put_back(account: Account, sources: Iterable[Source], at: datetime, owed: int = 0) -> None:
     """Credits return to the grants that they came from; a debt is paid first. The entry follows.
 
-    A grant that has ended meanwhile is live until the next look at what is over by `at`. What a
-    grant has no room for, since its money went and came back meanwhile, goes to others that have.
+    `owed` credits return as well, to the grants that paid for them. A grant that has ended
+    meanwhile is live until the next look at what is over by `at`. What a grant has no room for,
+    since its money went and came back meanwhile, goes to others that have.
     """
-    debt, homeless = debt_of(account), 0
+    debt = debt_of(account)
+    paid = min(debt, owed)
+    debt, homeless = debt - paid, owed - paid
     for grant_id, credits in sources:
         paid = min(debt, credits)
         debt -= paid
         homeless += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
-    if homeless:
-        await house(account, homeless, at)
+    if homeless and await house(account, homeless, at):
+        raise AssertionError("more came back than ever went")
 
 
-async def house(account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()) -> None:
-    """Put credits that came back into whichever grants have room, those that last longest first."""
+async def house(account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()) -> int:
+    """Put credits that came back into whichever grants have room, those that last longest first.
+
+    Returns how many are left, where `besides` are the only ones with room.
+    """
     known = [grant.id for grant in besides]
     given = await CreditGrant.filter(account_id=account.id, state__in=_GIVEN).exclude(id__in=known)
     for grant in sorted(given, key=_lasting, reverse=True):
         credits = await _refill(grant, credits, at)
-    assert credits == 0, "more came back than ever went"
+    return credits
 
 
 def _lasting(grant: CreditGrant) -> tuple[bool, tuple[bool, float, int]]:

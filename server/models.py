@@ -122,7 +122,13 @@ class Invoice(Model):
     credits_reversed = fields.BigIntField(default=0, db_default=0)
     """Of what was granted, how much lost its money again: see reversals.py."""
     credits_untaken = fields.BigIntField(default=0, db_default=0)
-    """How much of that could not be taken back: expired unused, or spent and forgiven."""
+    """How much of that could not be taken back: expired unused, or forgiven."""
+    credits_forgiven = fields.BigIntField(default=0, db_default=0)
+    """How much of that is forgiven: it was spent, or is held by a reservation and may come back."""
+    credits_owed = fields.BigIntField(default=0, db_default=0)
+    """How much of what was taken back became a debt, whether or not other credits paid it since."""
+    reserved_through = fields.BigIntField(default=0, db_default=0)
+    """The newest reservation when credits were last forgiven or owed: see reversals.py."""
     status = fields.CharEnumField(InvoiceStatus, max_length=20, default=InvoiceStatus.OPEN)
     error: Any = fields.JSONField(null=True)
     version = fields.IntField(default=1)

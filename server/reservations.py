@@ -13,7 +13,7 @@ from datetime import datetime
 
 import msgspec
 
-from server import ledger
+from server import ledger, reversals
 from server.errors import InsufficientCredits, InvalidInput, KeyReused, NotFound, ReservationOver
 from server.ledger import Source, Spent
 from server.models import Account, EntryKind, LedgerEntry, Reservation, ReservationState
@@ -128,9 +128,13 @@ async def _find(account: Account, key: str) -> Reservation:
 
 async def _end(account: Account, row: Reservation, state: ReservationState, used: int, at: datetime) -> None:
     """Give back what is unused, and enter the release and what was spent."""
-    await ledger.put_back(account, _unused(row.sources, row.credits - used), at)
+    reversed_invoices = await reversals.of_account(account)
+    unused = _unused(row.sources, row.credits - used)
+    back = await reversals.claim_returned(reversed_invoices, unused, row.id)
+    await ledger.put_back(account, back.sources, at, back.owed)
     reason = {ReservationState.EXPIRED: "reserved for too long"}.get(state, f"reservation {state}")
     await ledger.enter(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
+    await reversals.apply_returned(account, reversed_invoices, back.gone, row.id, at)
     await ledger.expire_due(account, at)  # what went back to a grant that has ended, ends again
     if used:
         await ledger.enter(account, EntryKind.SPEND, -used, _spend_reference(row), "reserved before", at=at)

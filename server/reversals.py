@@ -3,12 +3,13 @@
 Owns the table of them and the one transaction that brings an invoice's credits in line with
 what Stripe says of its money: how many are taken back, how many are frozen. It is recomputed
 from all of them each time, so their order does not matter and a repetition changes nothing.
+The same holds for credits that come back from a reservation: they go with the money first.
 Refuses to decide the proportion (core/reversals.py) and to ask Stripe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -18,8 +19,20 @@ from server.clock import now
 from server.core.decisions import InvoiceStatus
 from server.core.plans import AfterRefund
 from server.core.reversals import Claim, ReversalFacts, claim, is_later, reason
-from server.models import Account, CreditGrant, EntryKind, GrantState, Invoice, Reversal, ReversalKind
+from server.ledger import Source
+from server.models import (
+    Account,
+    CreditGrant,
+    EntryKind,
+    GrantState,
+    Invoice,
+    Reservation,
+    Reversal,
+    ReversalKind,
+)
 
+COUNTS = ("credits_reversed", "credits_untaken", "credits_forgiven", "credits_owed", "reserved_through")
+"""The columns of an invoice that are kept here."""
 MADE = [GrantState.LIVE, GrantState.EXPIRED]
 
 
@@ -66,11 +79,7 @@ async def apply(
     """
     if row.settled_at is None or not row.money_went_back:
         return False  # what is granted later is reduced then
-    known = await Reversal.filter(invoice_id=row.id)
-    grants = await CreditGrant.filter(invoice_id=row.id, state__in=MADE).order_by("installment")
-    facts = [ReversalFacts(each.kind, each.status, each.amount_minor) for each in known]
-    total_minor = row.total_minor or row.amount_due_minor  # settled before totals were kept
-    due = claim(sum(grant.credits for grant in grants), total_minor, facts)
+    grants, due = await _due(row)
     frozen = sum(grant.frozen for grant in grants)
     if due.reversed != row.credits_reversed or due.frozen != frozen:
         await _move(row, account, grants, due, after, cause, reason, at)
@@ -78,6 +87,15 @@ async def apply(
     changed = status is not row.status
     row.status = status
     return changed
+
+
+async def _due(row: Invoice) -> tuple[list[CreditGrant], Claim]:
+    """The invoice's grants, and what is to be taken back and frozen of them."""
+    known = await Reversal.filter(invoice_id=row.id)
+    grants = await CreditGrant.filter(invoice_id=row.id, state__in=MADE).order_by("installment")
+    facts = [ReversalFacts(each.kind, each.status, each.amount_minor) for each in known]
+    total_minor = row.total_minor or row.amount_due_minor  # settled before totals were kept
+    return grants, claim(sum(grant.credits for grant in grants), total_minor, facts)
 
 
 async def _move(
@@ -92,19 +110,12 @@ async def _move(
 ) -> None:
     """Take back, give back and freeze, all at once; the entry says what that comes to."""
     more = due.reversed - row.credits_reversed
-    for grant in grants:  # what was frozen is counted anew
-        grant.remaining, grant.frozen = grant.remaining + grant.frozen, 0
+    _unfreeze(grants)
     debt = ledger.debt_of(account)
     if more > 0:
-        debt += _take_back(row, grants, more, after)
-    else:
-        back = _given_back(row, -more)
-        # First the debt, which may stand for these very credits: only what remains then can be frozen.
-        paid = min(debt, back)
-        debt -= paid
-        homeless = _refill(grants, back - paid)
-        if homeless:
-            await ledger.house(account, homeless, at, besides=grants)
+        debt += await _take_back(row, grants, more, after)
+    elif more < 0:
+        debt -= await _give_back(row, account, grants, -more, at)
     _freeze(grants, due.frozen)
     row.credits_reversed = due.reversed
     balance = await ledger.settle_debt(account, grants, debt)
@@ -115,24 +126,49 @@ async def _move(
         await ledger.enter(account, kind, net, cause, reason, grants[0].id if grants else None, at)
 
 
-def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, after: AfterRefund) -> int:
-    """Take from what these hold; returns what is owed beyond, for credits that were spent."""
+async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, after: AfterRefund) -> int:
+    """Take from what these hold; returns what is owed beyond, for credits that are spent or held."""
     for grant in grants:
         taken = min(credits, grant.remaining)
         grant.remaining -= taken
         credits -= taken
     # What expired unused is gone already: nobody owes it.
-    gone = min(credits, max(0, sum(grant.expired for grant in grants) - row.credits_untaken))
-    owed = credits - gone if after is AfterRefund.DEBT else 0
-    row.credits_untaken += credits - owed
-    return owed
+    expired = sum(grant.expired for grant in grants)
+    gone = min(credits, max(0, expired - (row.credits_untaken - row.credits_forgiven)))
+    row.credits_untaken += gone
+    credits -= gone
+    if credits:
+        newest = await Reservation.filter(account_id=row.account_id).order_by("-id").first()
+        row.reserved_through = newest.id if newest else 0
+    if after is AfterRefund.DEBT:
+        row.credits_owed += credits
+        return credits
+    row.credits_untaken += credits
+    row.credits_forgiven += credits
+    return 0
 
 
-def _given_back(row: Invoice, credits: int) -> int:
-    """The reverse: how many of them there are to give, since what was never taken is not given back."""
-    untaken: int = min(credits, row.credits_untaken)
+async def _give_back(
+    row: Invoice, account: Account, grants: Sequence[CreditGrant], credits: int, at: datetime
+) -> int:
+    """The reverse, in the opposite order; returns how much of the debt it pays.
+
+    The debt is first, since it may stand for these very credits: only what remains then can be frozen.
+    """
+    forgiven = min(credits, row.credits_forgiven)
+    owed = min(credits - forgiven, row.credits_owed)
+    untaken = min(credits - owed, row.credits_untaken)  # what was never taken is not given back
+    row.credits_forgiven -= forgiven
     row.credits_untaken -= untaken
-    return credits - untaken
+    row.credits_owed -= owed
+    own = credits - owed - untaken
+    paid: int = min(ledger.debt_of(account), owed + own)
+    others = max(0, owed - paid)  # other credits paid it: they are whole again
+    homeless = _refill(grants, owed + own - paid - others) + others
+    if homeless:
+        homeless = _refill(grants, await ledger.house(account, homeless, at, besides=grants))
+        assert homeless == 0, "more came back than ever went"
+    return paid
 
 
 def _refill(grants: Sequence[CreditGrant], credits: int) -> int:
@@ -144,8 +180,77 @@ def _refill(grants: Sequence[CreditGrant], credits: int) -> int:
     return credits
 
 
+def _unfreeze(grants: Sequence[CreditGrant]) -> None:
+    for grant in grants:
+        grant.remaining, grant.frozen = grant.remaining + grant.frozen, 0
+
+
 def _freeze(grants: Sequence[CreditGrant], credits: int) -> None:
     for grant in grants:
         grant.frozen = min(credits, grant.remaining)
         grant.remaining -= grant.frozen
         credits -= grant.frozen
+
+
+# What comes back from a reservation
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """What becomes of credits that a reservation held and did not use.
+
+    `sources` go back to their grants; `owed` to those that paid for them; `gone`, by invoice,
+    are taken for what was forgiven.
+    """
+
+    sources: list[Source]
+    owed: int
+    gone: dict[str, int]
+
+
+async def of_account(account: Account) -> list[Invoice]:
+    """The account's invoices that bear on what a reservation gives back."""
+    return await Invoice.filter(
+        account_id=account.id, money_went_back=True, settled_at__not_isnull=True
+    ).order_by("id")
+
+
+async def claim_returned(rows: Sequence[Invoice], unused: Sequence[Source], reservation: int) -> Returned:
+    """Of `unused` credits, what goes with the money that went back while they were held."""
+    claiming = {row.id: row for row in rows if row.reserved_through >= reservation}
+    grants = await CreditGrant.filter(invoice_id__in=list(claiming)) if claiming else []
+    invoices = {grant.id: claiming[grant.invoice_id] for grant in grants}
+    sources, all_owed, gone = [], 0, dict.fromkeys(claiming, 0)
+    for grant_id, credits in unused:
+        if row := invoices.get(grant_id):
+            forgiven = min(credits, row.credits_forgiven)
+            owed = min(credits - forgiven, row.credits_owed)
+            row.credits_forgiven -= forgiven
+            row.credits_untaken -= forgiven
+            row.credits_owed -= owed
+            gone[row.id] += forgiven
+            all_owed += owed
+            credits -= forgiven + owed
+        if credits:
+            sources.append((grant_id, credits))
+    for row in claiming.values():
+        await row.save(update_fields=COUNTS)
+    return Returned(sources, all_owed, {invoice: taken for invoice, taken in gone.items() if taken})
+
+
+async def apply_returned(
+    account: Account, rows: Sequence[Invoice], gone: Mapping[str, int], reservation: int, at: datetime
+) -> None:
+    """Enter what went with the money of what was given back, and freeze what is disputed of the rest."""
+    for row in rows:
+        cause = f"{row.id}:reservation:{reservation}"
+        if taken := gone.get(row.id):
+            reason = "its money went back while it was reserved"
+            await ledger.enter(account, EntryKind.REVERSE, -taken, cause, reason, at=at)
+        grants, due = await _due(row)
+        before = sum(grant.frozen for grant in grants)
+        _unfreeze(grants)
+        _freeze(grants, due.frozen)
+        if more := sum(grant.frozen for grant in grants) - before:
+            for grant in grants:
+                await grant.save(update_fields=["remaining", "frozen"])
+            await ledger.enter(account, EntryKind.FREEZE, -more, cause, "the payment is disputed", at=at)

@@ -148,8 +148,7 @@ class Settlement:
         Safe to call any number of times, in any order. Raises StorageUnavailable.
         """
         async with write_transaction():
-            row = await locked(Invoice.filter(id=news.invoice)).get()
-            account = await ledger.lock_account(row.account_id)
+            row, account = await _lock(news.invoice)
             if not await reversals.learn(news):
                 return Outcome.ALREADY_SETTLED
             row.money_went_back = True
@@ -168,8 +167,7 @@ class Settlement:
         """Give a planned part of a yearly plan, once. False where it was given, or will not come."""
         async with write_transaction():
             planned = await CreditGrant.get(id=grant_id)
-            row = await locked(Invoice.filter(id=planned.invoice_id)).get()
-            account = await ledger.lock_account(row.account_id)
+            row, account = await _lock(planned.invoice_id)
             planned = await CreditGrant.get(id=grant_id)  # as it is under the lock
             if planned.state is not GrantState.PLANNED or row.status is InvoiceStatus.REVERSED:
                 return False
@@ -202,7 +200,7 @@ class Settlement:
         if told:
             _changed(row, writes)
         else:
-            writes.update(row, "money_went_back", "credits_reversed", "credits_untaken")
+            writes.update(row, "money_went_back", *reversals.COUNTS)
         await writes.send()
         return told
 
@@ -382,6 +380,20 @@ class Settlement:
         return row
 
 
+async def _lock(invoice: str) -> tuple[Invoice, Account]:
+    """An invoice and its account, locked.
+
+    Of a settled invoice the account first, like a reservation's end, which may write the invoice
+    as well; of another the invoice first, like its settlement. In one order nobody deadlocks.
+    """
+    query = Invoice.filter(id=invoice)
+    row = await query.get()
+    if row.settled_at is None:
+        row = await locked(query).get()
+    account = await ledger.lock_account(row.account_id)
+    return await locked(query).get(), account
+
+
 def _wanted(facts: Facts) -> tuple[str, list[str]]:
     """The condition, and its values, for the invoice that `facts` are about, and its account."""
     if facts.invoice:
@@ -402,7 +414,7 @@ def _changed(row: Invoice, writes: Writes) -> None:
         row,
         *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
         *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
-        *("finalized_at", "sequence", "nets", "money_went_back", "credits_reversed", "credits_untaken"),
+        *("finalized_at", "sequence", "nets", "money_went_back", *reversals.COUNTS),
     )
 
 

@@ -22,7 +22,7 @@ from server.core.messages import StatusMessage
 from server.core.plans import AfterRefund, parse_catalogue
 from server.core.reversals import Claim, Effect, ReversalFacts, claim, is_later, reason
 from server.database import open_database, write_transaction
-from server.errors import InsufficientCredits, KeyReused
+from server.errors import InsufficientCredits, KeyReused, ReservationOver
 from server.metrics import Metrics
 from server.models import (
     Account,
@@ -255,6 +255,15 @@ class Books:
         async with write_transaction():
             await reservations.release(await ledger.lock_account(self.id), key, self.at)
 
+    async def commit(self, key: str, credits: int) -> None:
+        async with write_transaction():
+            await reservations.commit(await ledger.lock_account(self.id), key, credits, self.at)
+
+    async def lapse(self) -> None:
+        """What is held goes back, since its time is over."""
+        async with write_transaction():
+            await reservations.lapse(await ledger.lock_account(self.id), self.at + timedelta(days=999))
+
     async def look(self) -> int:
         """The balance, once what is over has ended."""
         async with write_transaction():
@@ -399,6 +408,173 @@ async def test_credits_that_come_back_find_room_though_a_reservation_filled_it(b
     assert await books.look() == 2000
     await books.hear(first, Kind.REFUND, "failed")
     assert await books.look() == 4000
+    await books.check()
+
+
+GONE_BY = [(Kind.REFUND, "succeeded"), (Kind.DISPUTE, "lost"), (Kind.CREDIT_NOTE, "issued")]
+
+
+@pytest.mark.parametrize(("kind", "status"), GONE_BY)
+@pytest.mark.parametrize("end", ["release", "lapse", "commit"])
+async def test_held_credits_go_with_their_money_though_spent_ones_are_forgiven(
+    books: Books, kind: Kind, status: str, end: str
+) -> None:
+    """S25: reserved while the money went back, and not used: however it ends, nothing comes back."""
+    books.after(AfterRefund.FORGIVE)
+    invoice = await books.bill(2000)
+    await books.hold(2000, "job")
+    await books.hear(invoice, kind, status)
+    assert await books.look() == 0
+    match end:
+        case "release":
+            await books.release("job")
+        case "lapse":
+            await books.lapse()
+        case _:
+            await books.commit("job", 0)
+    assert await three_sums(books.id) == (0, 0, 0)
+    assert (await books.entries())[-2:] == [(EntryKind.RELEASE, 2000), (EntryKind.REVERSE, -2000)]
+    await books.check()
+
+
+async def test_what_was_used_of_held_credits_is_forgiven_and_the_rest_goes_with_the_money(
+    books: Books,
+) -> None:
+    """S25: and where the refund fails, exactly the unused comes back."""
+    books.after(AfterRefund.FORGIVE)
+    invoice = await books.bill(2000)
+    await books.hold(1500, "job")
+    await books.hear(invoice, Kind.REFUND, "pending")
+    await books.commit("job", 600)
+    assert await books.look() == 0
+    await books.hear(invoice, Kind.REFUND, "failed")
+    assert await books.look() == 1400
+    await books.check()
+
+
+@pytest.mark.parametrize("first", ["used", "free"])
+async def test_a_partial_refund_takes_whichever_held_credits_come_back(books: Books, first: str) -> None:
+    """S25: two reservations, one of them used: the other one's credits pay, in whichever order they end."""
+    books.after(AfterRefund.FORGIVE)
+    invoice = await books.bill(1000)
+    await books.spend(200, "a")
+    await books.hold(400, "used")
+    await books.hold(400, "free")
+    await books.hear(invoice, Kind.REFUND, "succeeded", 330)
+    for key in sorted(["used", "free"], reverse=first == "used"):
+        await (books.commit(key, 400) if key == "used" else books.release(key))
+    assert await books.look() == 70, "1000 less 330 that were refunded and 600 that were used"
+    await books.check()
+
+
+async def test_a_refund_that_fails_before_the_release_leaves_all_of_it(books: Books) -> None:
+    """S25."""
+    books.after(AfterRefund.FORGIVE)
+    invoice = await books.bill(2000)
+    await books.hold(2000, "job")
+    await books.hear(invoice, Kind.REFUND, "pending")
+    await books.hear(invoice, Kind.REFUND, "failed")
+    await books.release("job")
+    assert await books.look() == 2000
+    await books.check()
+
+
+async def test_credits_reserved_after_the_refund_are_not_taken_for_what_was_forgiven(books: Books) -> None:
+    """S25: what a later part of the year gave is the customer's, reserved and released or not."""
+    books.after(AfterRefund.FORGIVE)
+    invoice = await books.bill(200)
+    await books.spend(200, "a")
+    await books.hear(invoice, Kind.REFUND, "succeeded", 500)
+    await books.part(invoice, 100)
+    assert await books.look() == 50
+    await books.hold(50, "job")
+    await books.release("job")
+    assert await books.look() == 50
+    await books.check()
+
+
+@pytest.mark.parametrize("after", AfterRefund)
+async def test_what_comes_back_while_the_payment_is_disputed_is_frozen(
+    books: Books, after: AfterRefund
+) -> None:
+    """S25: released, lapsed or not used, it waits for the dispute's end."""
+    books.after(after)
+    invoice = await books.bill(2000)
+    for key in ("released", "committed", "lapsed"):
+        await books.hold(500, key)
+    await books.hear(invoice, Kind.DISPUTE, "needs_response")
+    await books.release("released")
+    await books.commit("committed", 100)
+    await books.lapse()
+    assert await three_sums(books.id) == (0, 0, 0)
+    (grant,) = await books.grants()
+    assert grant.frozen == 1900
+    await books.hear(invoice, Kind.DISPUTE, "won")
+    assert await books.look() == 1900
+    await books.check()
+
+
+@pytest.mark.parametrize("after", AfterRefund)
+async def test_a_dispute_in_part_freezes_its_part_of_what_comes_back(
+    books: Books, after: AfterRefund
+) -> None:
+    """S25."""
+    books.after(after)
+    invoice = await books.bill(2000)
+    await books.hold(1700, "job")
+    await books.hear(invoice, Kind.DISPUTE, "needs_response", 500)
+    assert await books.look() == 0
+    await books.release("job")
+    assert await books.look() == 1000
+    await books.hear(invoice, Kind.DISPUTE, "lost", 500)
+    assert await books.look() == 1000
+    await books.check()
+
+
+async def test_what_other_credits_paid_goes_back_to_them_and_not_to_a_month_that_is_over(
+    books: Books,
+) -> None:
+    """S25: reserved, refunded, the debt paid by a top-up, the month over, released: the top-up is whole."""
+    invoice = await books.bill(2000, days=10)
+    await books.hold(500, "job")
+    await books.hear(invoice, Kind.REFUND, "succeeded")
+    await books.bill(2000)
+    assert await books.look() == 1500
+    books.at += timedelta(days=10)
+    await books.release("job")
+    assert await books.look() == 2000
+    await books.check()
+
+
+async def test_a_refund_that_fails_in_part_gives_back_what_other_credits_paid(books: Books) -> None:
+    """S25: it is what one refund alone would have come to, though half of the month had expired unused."""
+    invoice = await books.bill(1000, days=10)
+    await books.spend(500, "a")
+    books.at += timedelta(days=10)
+    await books.bill(1000)
+    await books.hear(invoice, Kind.REFUND, "succeeded", 600)
+    assert await books.look() == 900
+    await books.hear(invoice, Kind.REFUND, "succeeded", 400, n=1)
+    assert await books.look() == 500
+    await books.hear(invoice, Kind.REFUND, "failed", 400, n=1)
+    assert await books.look() == 900
+    await books.check()
+
+
+async def test_releases_and_news_of_the_refund_at_once_do_not_deadlock(books: Books) -> None:
+    """S25: each locks the account and the invoice; none is refused because of another's order."""
+    books.after(AfterRefund.FORGIVE)
+    invoice = await books.bill(2000)
+    keys = [f"job-{number}" for number in range(8)]
+    for key in keys:
+        await books.hold(250, key)
+    await books.hear(invoice, Kind.REFUND, "pending", 500)
+    await asyncio.gather(
+        *(books.release(key) for key in keys),
+        *(books.hear(invoice, Kind.REFUND, "succeeded", 500) for _ in range(4)),
+        *(books.hear(invoice, Kind.DISPUTE, status, 250) for status in ("needs_response", "under_review")),
+    )
+    assert await books.look() == 500
     await books.check()
 
 
@@ -616,7 +792,7 @@ async def _try(books: Books, step: Spend | Hold | Release) -> None:
                 await books.hold(credits, held)
             case Release() if await _is_held(books, held):
                 await books.release(held)
-    except (InsufficientCredits, KeyReused):
+    except (InsufficientCredits, KeyReused, ReservationOver):
         await books.check()
 
 
