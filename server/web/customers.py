@@ -32,19 +32,14 @@ async def account_of(request: Request, scope: Scope = Scope.BROWSER) -> Account:
 
     With the scope BACKEND, raises InsufficientScope for a browser's token.
     """
-    refuse_foreign_origin(request)
-    customer = await request.app.state.authenticate(request)
-    if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:
-        raise InsufficientScope(scope)
-    return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
-
-
-def refuse_foreign_origin(request: Request) -> None:
-    """Raises NotAllowed for a POST of a page whose origin is not in ALLOWED_ORIGINS."""
     # Where a cookie names the customer, any page can have his browser send it: a foreign one is refused.
     origin = request.headers.get("origin")
     if request.method == "POST" and origin and origin not in services_of(request).settings.origins:
         raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
+    customer = await request.app.state.authenticate(request)
+    if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:
+        raise InsufficientScope(scope)
+    return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
 
 
 def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncContextManager[None]:
