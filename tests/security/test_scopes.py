@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
+from server.app import create_app
+from server.errors import InsufficientScope
 from server.models import Account
+from server.web.auth import Customer, Scope
+from server.web.customers import account_of
 from tests.conftest import World
-from tests.support.paidup import Customer, Paidup
+from tests.support.paidup import Customer as Shopper
+from tests.support.paidup import Paidup, settings
 from tests.support.stripe_side import StripeSide
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -72,7 +78,27 @@ async def test_a_refused_page_makes_no_account(world: World) -> None:
     assert await Account.all().count() == 0
 
 
-async def with_credits(paidup: Paidup, stripe_side: StripeSide) -> Customer:
+async def test_a_function_that_names_customers_decides_their_scope(world: World) -> None:
+    """A browser's, unless it says that the request is the backend's."""
+    scopes = {"page": Customer("ada"), "backend": Customer("ada", scope=Scope.BACKEND)}
+
+    async def authenticate(request: Request) -> Customer:
+        return scopes[request.headers["x-from"]]
+
+    app = create_app(settings(**world.given()), authenticate=authenticate)
+    async with app.router.lifespan_context(app):
+
+        async def account(said: bytes, needed: Scope) -> Account:
+            given = {"type": "http", "method": "POST", "headers": [(b"x-from", said)], "app": app}
+            return await account_of(Request(given), needed)
+
+        with pytest.raises(InsufficientScope):
+            await account(b"page", Scope.BACKEND)
+        assert (await account(b"page", Scope.BROWSER)).external_id == "ada"
+        assert (await account(b"backend", Scope.BACKEND)).external_id == "ada"
+
+
+async def with_credits(paidup: Paidup, stripe_side: StripeSide) -> Shopper:
     """Ada, who has paid for 2,000 credits."""
     ada = paidup.customer()
     purchase = await ada.buy("pro")
