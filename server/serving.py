@@ -39,6 +39,9 @@ UVICORN: dict[str, Any] = {
     "lifespan": "on",
 }
 
+MAX_HTTP_CONNECTIONS = 1000
+"""Open connections of one process, beside its WebSockets."""
+
 GC_THRESHOLDS = (50_000, 20, 50)
 """Sockets make many long-lived objects; the default thresholds collect all the time (docs/decisions.md)."""
 
@@ -52,6 +55,8 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """What to run uvicorn with, beside the application and its address."""
     return {
         **UVICORN,
+        "http": "server.web.http_limits:LimitedHttpProtocol",
+        "limit_concurrency": settings.max_sockets + MAX_HTTP_CONNECTIONS,
         "ws": _WEBSOCKETS[settings.websocket_protocol],
         "forwarded_allow_ips": settings.proxies,
     }

@@ -1,9 +1,12 @@
-"""Floods on WebSockets: the connection is closed with 1008, and nobody else waits."""
+"""Floods, on WebSockets and before them: the connection is closed early, and nobody else waits."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -57,15 +60,9 @@ async def attack(paidup: Paidup, purchase: Any, sent: bytes) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     assert b" 101 " in head.split(b"\r\n")[0]
     writer.write(sent)
-    answer = bytearray()
-    try:
-        async with asyncio.timeout(60):
-            while data := await reader.read(CHUNK):
-                answer += data
-    except ConnectionError:
-        pass  # what was sent and not read any more resets the connection
+    answer = await _read(reader)
     writer.transport.abort()
-    return bytes(answer)
+    return answer
 
 
 def closed_with(answer: bytes) -> int:
@@ -76,7 +73,7 @@ def closed_with(answer: bytes) -> int:
     return int.from_bytes(before[-2:], "big")
 
 
-async def served_meanwhile(paidup: Paidup, attacks: list[asyncio.Task[bytes]]) -> None:
+async def served_meanwhile(paidup: Paidup, attacks: Sequence[asyncio.Task[Any]]) -> None:
     """Ask /healthz until the attacks are over."""
     answered = 0
     while not all(task.done() for task in attacks) or answered < 3:
@@ -124,6 +121,71 @@ async def test_garbage_after_a_close_is_not_read(paidup: Paidup) -> None:
     purchase = await ada.buy("pro")
     answer = await attack(paidup, purchase, closing(1000) + flood("empty pongs"))
     assert answer.endswith(b"\x88\x02\x03\xe8") or closed_with(answer) == 1008
+
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+HTTP_FLOODS: dict[str, tuple[bytes, bytes, set[int]]] = {
+    "a long request line": (b"GET /", b"a", {431}),
+    "a long name": (HEAD, b"a", {431}),
+    "a long value": (HEAD + b"a: ", b"a", {431}),
+    "many headers": (HEAD, b"a:\r\n", {431}),
+    "a long handshake": (handshake("in_1", "t")[:-2], b"a: b\r\n", {431}),
+    "a long size of a chunk": (CHUNKED + b"1;", b"a", {431}),
+    "tiny chunks": (CHUNKED, b"1\r\na\r\n", {431}),
+    "many trailers": (CHUNKED + b"0\r\n", b"a:\r\n", {431}),
+    "empty lines": (HEAD + b"\r\n", b"\r\n", {200, 431}),
+    "requests without end": (b"", HEAD + b"\r\n", {200}),
+}
+"""How each begins, what it repeats, and what the server may answer."""
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("kind", HTTP_FLOODS)
+async def test_an_endless_request_is_refused_early(world: World, kind: str) -> None:
+    """S28: 64 MB where a request has nothing long: it is cut off early, and the others are served."""
+    paidup = await world.process(webhooks=False)
+    first, repeated, statuses = HTTP_FLOODS[kind]
+    block = repeated * (CHUNK // len(repeated))
+    with socket.create_connection(("127.0.0.1", int(paidup.url.rpartition(":")[2]))) as client:
+        client.setblocking(False)
+        attacking = asyncio.create_task(_push(client, first, block))
+        await served_meanwhile(paidup, [attacking])
+        assert await attacking < FLOOD_BYTES, "most of it stays with whoever sends it"
+        answer = await _pull(client)
+    assert {int(line[9:12]) for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")} <= statuses
+
+
+async def _push(client: socket.socket, first: bytes, block: bytes) -> int:
+    """Send until the server has closed. How many bytes it, and the system between, have taken."""
+    loop, sent = asyncio.get_running_loop(), 0
+    with suppress(ConnectionError):
+        await loop.sock_sendall(client, first)
+        while sent < 64_000_000:
+            async with asyncio.timeout(60):
+                await loop.sock_sendall(client, block)
+            sent += len(block)
+    return sent
+
+
+async def _pull(client: socket.socket) -> bytes:
+    """What the server had said before."""
+    answer = b""
+    with suppress(ConnectionError):
+        async with asyncio.timeout(60):
+            while data := await asyncio.get_running_loop().sock_recv(client, CHUNK):
+                answer += data
+    return answer
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    """All that comes, until the connection is over."""
+    answer = bytearray()
+    with suppress(ConnectionError):  # what was sent and never read resets the connection
+        async with asyncio.timeout(60):
+            while data := await reader.read(CHUNK):
+                answer += data
+    return bytes(answer)
 
 
 class Counted(FrameLimit):
