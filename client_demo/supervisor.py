@@ -96,7 +96,8 @@ def demo_environment(given: dict[str, str]) -> dict[str, str]:
         environment.setdefault("SECRET_KEY", _kept_secrets(data_dir)["SECRET_KEY"])
         return environment
     port = environment.setdefault("PORT", "8000")
-    sandbox_port = environment.setdefault("SANDBOX_PORT", "8001")
+    environment.setdefault("SANDBOX_PORT", "8001")
+    sandbox_port = _sandbox_port(environment)
     kept = _kept_secrets(data_dir)
     return environment | {
         **kept,

@@ -101,11 +101,15 @@ async def replay(gateway: StripeGateway, events: Events, event_id: str) -> Repla
     """
     with storage_errors():
         row = await StripeEvent.get_or_none(id=event_id)
-    body = row.payload if row else await _fetched(gateway, event_id)
-    source = "here" if row else "stripe"
+    stored = row.payload if row else ""  # empty also where it was pruned
+    body = stored or await _fetched(gateway, event_id)
+    source = "here" if stored else "stripe"
     event = decode(Event, body)
     if row is None:
         await store(event, body, EventSource.LIST)
+    elif not stored:
+        with storage_errors():  # where it fails once more, the reconciler reads it
+            await StripeEvent.filter(id=event_id).update(payload=body)
     try:
         outcome = await events.handle(event, row.source if row else EventSource.LIST)
     except Exception as error:
@@ -120,6 +124,6 @@ async def _fetched(gateway: StripeGateway, event_id: str) -> str:
     except StripeRefused as error:
         if error.code == "resource_missing" or error.http_status == 404:
             raise NotFound(
-                f"There is no event {event_id} here, nor at Stripe, which keeps them for 30 days."
+                f"The payload of {event_id} is neither here nor at Stripe, which keeps events for 30 days."
             ) from error
         raise

@@ -46,6 +46,7 @@ from server.models import (
     StripeEvent,
     Subscription,
 )
+from server.pruning import DEFAULT_RETENTION, Retention, prune
 from server.scans import Scan, scan
 from server.settlement import Outcome, Settlement
 from server.statuses import read_statuses
@@ -83,7 +84,9 @@ class Reconciler:
         gateway: StripeGateway,
         metrics: Metrics,
         clock: Clock,
+        retention: Retention = DEFAULT_RETENTION,
     ) -> None:
+        self._retention = retention
         self._clawbacks = clawbacks
         self._subscriptions = subscriptions
         self._clock = clock
@@ -101,6 +104,7 @@ class Reconciler:
             "due_installments": (self.due_installments, 0),
             "due_subscriptions": (self.due_subscriptions, 0),
             "expired_reservations": (self.expired_reservations, 0),
+            "prune": (self.prune, 0),
             "undelivered_events": (self.undelivered_events, 10),
             "paid_invoices": (self.paid_invoices, 10),
             "reversals": (self.reversals, 10),
@@ -261,6 +265,10 @@ class Reconciler:
         for status in await read_statuses(row.id for row in rows):
             await self._settlement.publish(status)
         return len(rows)
+
+    async def prune(self) -> int:
+        """What nobody needs any more: payloads of old events, the old end of the timeline."""
+        return await prune(self._retention)
 
     # What Stripe's lists show
 

@@ -15,6 +15,7 @@ from server.events import Events
 from server.hub import Hub
 from server.metrics import Metrics
 from server.prices import PriceBook
+from server.pruning import DEFAULT_RETENTION, Retention
 from server.reconciliation import Reconciler
 from server.settlement import Publish, Settlement, TellBalance
 from server.stripe_gateway import StripeGateway
@@ -43,6 +44,7 @@ def build_roads(
     publish: Publish,
     tell_balance: TellBalance,
     clock: Clock = now,
+    retention: Retention = DEFAULT_RETENTION,
 ) -> Roads:
     settlement = Settlement(catalogue, prices, publish, tell_balance, timeline, metrics, clock)
     verification = Verification(gateway, settlement, prices, hub, timeline)
@@ -50,6 +52,6 @@ def build_roads(
     subscriptions = Subscriptions(gateway, prices, settlement, verification, clock)
     events = Events(verification, clawbacks, subscriptions, timeline)
     reconciler = Reconciler(
-        settlement, verification, events, clawbacks, subscriptions, gateway, metrics, clock
+        settlement, verification, events, clawbacks, subscriptions, gateway, metrics, clock, retention
     )
     return Roads(settlement, verification, clawbacks, subscriptions, events, reconciler)

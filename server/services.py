@@ -32,6 +32,7 @@ from server.listeners import RedisClient
 from server.metrics import Metrics
 from server.models import Account
 from server.prices import PriceBook
+from server.pruning import retention_of
 from server.purchases import Purchases
 from server.reconciliation import Reconciler
 from server.rereading import reread_forever
@@ -103,7 +104,8 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             await hub.publish_balance(account.id, balance_of(account))
 
         roads = build_roads(
-            *(catalogue, prices, gateway, hub, timeline, metrics, hub.publish, tell_balance, clock)
+            *(catalogue, prices, gateway, hub, timeline, metrics, hub.publish, tell_balance, clock),
+            retention=retention_of(settings),
         )
         stack.push_async_callback(roads.verification.close)
         rereader = asyncio.create_task(reread_forever(hub, settings.reread_s), name="rereader")

@@ -33,6 +33,7 @@ PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -90,6 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     heartbeat_s: Seconds = 15.0
     drain_s: Seconds = 10.0
     reread_s: Seconds = 5.0
+    event_payload_days: Days = 90
+    timeline_days: Days = 90
     reconciler_in_server: bool = False
     reconciler_pace_s: Seconds = 2.0
     worker_metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0

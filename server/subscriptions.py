@@ -175,9 +175,9 @@ class Subscriptions:
 async def current_subscription(account: Account) -> Subscription | None:
     """The account's subscription as it was last seen: the one that runs, else the newest."""
     with storage_errors():
-        rows = await Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
-    over = ("canceled", "incomplete_expired", "incomplete")
-    row = next((row for row in rows if row.status not in over), rows[0] if rows else None)
+        newest = Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
+        not_running = ("canceled", "incomplete_expired", "incomplete")
+        row = await newest.exclude(status__in=not_running).first() or await newest.first()
     if row is not None and row.status == "incomplete":
         with storage_errors():
             # A trial's invoice of nothing says less: whether it is one, Stripe is asked.

@@ -134,6 +134,22 @@ async def test_a_replay_fetches_from_stripe_what_never_came(
     await assert_books_balance(grants=1)
 
 
+async def test_a_replay_fetches_a_payload_that_was_pruned(
+    services: Services, stripe_side: StripeSide
+) -> None:
+    """The row is there, empty; what Stripe still has is handled, and kept in case that fails."""
+    await customers_who_paid(stripe_side, 1)
+    event = await wait_until(lambda: stripe_side.event("invoice.paid"))
+    await replay(services.gateway, services.events, event["id"])
+    await StripeEvent.filter(id=event["id"]).update(payload="")
+    done = await replay(services.gateway, services.events, event["id"])
+    assert (done.source, done.outcome, done.done) == ("stripe", "already_settled", True)
+    assert event["id"] in (await StripeEvent.get()).payload
+    await StripeEvent.create(id="evt_old", type="invoice.paid", payload="", received_at=now())
+    with pytest.raises(NotFound, match="The payload of evt_old is neither here nor at Stripe"):
+        await replay(services.gateway, services.events, "evt_old")
+
+
 async def test_an_event_that_was_given_up_is_handled_again(
     services: Services, stripe_side: StripeSide
 ) -> None:

@@ -1,0 +1,86 @@
+"""Pruning: old payloads and the old end of the timeline go, in bounded rounds; nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from server import pruning
+from server.clock import now
+from server.core.stripe_shapes import Event, decode
+from server.database import open_database
+from server.events import store
+from server.models import StripeEvent, TimelineEntry, Watermark
+from server.pruning import Retention, prune
+
+OLD = timedelta(days=91)
+BODY = '{"id": "%s", "type": "invoice.paid", "livemode": false, "data": {"object": {"id": "in_1"}}}'
+
+
+@pytest.fixture(autouse=True)
+async def database(database_url: str) -> AsyncIterator[None]:
+    async with open_database(database_url):
+        yield
+
+
+async def an_event(number: int, handled_at: datetime | None, **values: Any) -> StripeEvent:
+    name = f"evt_{number}"
+    values |= {"payload": BODY % name, "received_at": now() - 2 * OLD, "handled_at": handled_at}
+    return await StripeEvent.create(id=name, type="invoice.paid", **values)
+
+
+async def emptied() -> set[str]:
+    return {row.id for row in await StripeEvent.filter(payload="")}
+
+
+async def test_old_payloads_go_and_their_rows_stay() -> None:
+    """S16: what comes again, however late, is known."""
+    await an_event(1, now() - OLD)
+    await an_event(2, now() - timedelta(days=89))
+    await an_event(3, None, attempts=12, error="parked")
+    assert await prune(Retention()) == 1
+    assert await emptied() == {"evt_1"}
+    assert await StripeEvent.all().count() == 3
+    body = BODY % "evt_1"
+    assert not await store(decode(Event, body.encode()), body), "it was handled before"
+    assert await emptied() == {"evt_1"}, "a redelivery brings nothing back"
+
+
+async def test_a_round_is_bounded_and_the_next_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where many were handled at one moment, which a round may end in the middle of."""
+    monkeypatch.setattr(pruning, "ROUND", 3)
+    for number in range(8):
+        await an_event(number, now() - OLD + timedelta(hours=number // 5))
+    assert [await prune(Retention()) for _ in range(4)] == [3, 3, 2, 0]
+    assert len(await emptied()) == 8
+
+
+async def test_a_round_looks_only_at_what_was_handled_since_the_last() -> None:
+    """Its cost follows what is due: emptied rows before the watermark are never read again."""
+    await an_event(1, now() - OLD)
+    await prune(Retention())
+    at = datetime.fromisoformat((await Watermark.get(name=pruning.PAYLOADS)).value)
+    await an_event(2, at - timedelta(days=1))
+    await an_event(3, at + timedelta(hours=1))
+    assert await prune(Retention()) == 1
+    assert await emptied() == {"evt_1", "evt_3"}
+
+
+async def test_what_a_shorter_retention_lets_go_goes_next() -> None:
+    await an_event(1, now() - OLD)
+    await an_event(2, now() - timedelta(days=5))
+    await prune(Retention())
+    assert await prune(Retention(payloads=timedelta(days=4))) == 1
+    assert await emptied() == {"evt_1", "evt_2"}
+
+
+async def test_the_old_end_of_the_timeline_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "ROUND", 3)
+    for number in range(5):
+        await TimelineEntry.create(invoice=f"in_{number}", at=now() - OLD, what="created")
+    await TimelineEntry.create(invoice="in_new", at=now() - timedelta(days=89), what="created")
+    assert [await prune(Retention()) for _ in range(3)] == [3, 2, 0]
+    assert [entry.invoice for entry in await TimelineEntry.all()] == ["in_new"]
