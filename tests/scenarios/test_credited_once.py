@@ -214,6 +214,23 @@ async def test_an_event_comes_again_long_after_any_window(paidup: Paidup, stripe
     await assert_books_balance(grants=1)
 
 
+async def test_an_event_comes_again_after_its_payload_was_pruned(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S16: the reconciler empties it as the settings say; its row still says that it was handled."""
+    paidup = await world.server(event_payload_days=30, timeline_days=20)
+    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
+    assert (await paidup.webhook(body))[1]["outcome"] == "settled"
+    for days, pruned in ((29, False), (31, True)):
+        await StripeEvent.all().update(handled_at=now() - timedelta(days=days))
+        await paidup.services.reconciler.sweep()
+        assert ((await StripeEvent.get(type="invoice.paid")).payload == "") == pruned
+    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "handled before"})
+    assert await ada.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
 async def test_stripe_delivers_again_what_we_answered_503(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
