@@ -15,7 +15,7 @@ from fractions import Fraction
 import msgspec
 from msgspec.structs import replace
 
-from server.core.quotes import Installment, Quote, Unpaid, installments, reduced, split
+from server.core.quotes import FreeCredits, Installment, Quote, installments, reduced, split
 
 
 class Bought(msgspec.Struct, frozen=True):
@@ -56,8 +56,8 @@ def nets(quoted: Quote, money: Money) -> bool:
     """Whether other invoices of the account bear on what this one gives, or it on theirs."""
     yearly = any(len(part.due_at) > 1 for part in quoted.parts)
     changes = quoted.credits < 0 or quoted.prorated_from is not None or money.change
-    free = quoted.unpaid is not None or money.total_minor <= 0
-    return changes or yearly or free or money.from_balance_minor > 0
+    costs_nothing = quoted.free is not None or money.total_minor <= 0
+    return changes or yearly or costs_nothing or money.from_balance_minor > 0
 
 
 def limited(bought: Iterable[Bought]) -> list[Bought]:
@@ -66,19 +66,19 @@ def limited(bought: Iterable[Bought]) -> list[Bought]:
     The periods that contain a moment hold together at most the largest `ceiling` of such credits, on
     whichever subscriptions. A downgrade or an end makes no room for more.
     """
-    given: list[Unpaid] = []
+    given: list[FreeCredits] = []
     return [_limited(invoice, given) for invoice in bought]
 
 
-def _limited(invoice: Bought, given: list[Unpaid]) -> Bought:
-    unpaid = invoice.quote.unpaid
-    if unpaid is None:
+def _limited(invoice: Bought, given: list[FreeCredits]) -> Bought:
+    free = invoice.quote.free
+    if free is None:
         return invoice
-    before = sum(each.credits for each in given if each.start < unpaid.end and unpaid.start < each.end)
-    allowed = replace(unpaid, credits=min(unpaid.credits, max(0, unpaid.ceiling - before)))
+    before = sum(each.credits for each in given if each.start < free.end and free.start < each.end)
+    allowed = replace(free, credits=min(free.credits, max(0, free.ceiling - before)))
     given.append(allowed)
-    quoted = reduced(invoice.quote, unpaid.credits - allowed.credits)
-    return replace(invoice, quote=replace(quoted, unpaid=allowed))
+    quoted = reduced(invoice.quote, free.credits - allowed.credits)
+    return replace(invoice, quote=replace(quoted, free=allowed))
 
 
 def schedules(bought: Iterable[Bought]) -> dict[str, list[Installment]]:

@@ -117,8 +117,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         if self.max_quantity is not None:
             return self.max_quantity
-        unpaid = self.upgrade is Upgrade.FULL or any(price.amount_minor == 0 for price in self.prices)
-        return 1 if unpaid else DEFAULT_MAX_QUANTITY
+        may_be_free = self.upgrade is Upgrade.FULL or any(price.amount_minor == 0 for price in self.prices)
+        return 1 if may_be_free else DEFAULT_MAX_QUANTITY
 
     def check_quantity(self, quantity: int, price: PlanPrice) -> None:
         """Raises InvalidInput where a customer may not choose this, or Stripe could not charge it."""

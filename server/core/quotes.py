@@ -48,7 +48,7 @@ class Installment(msgspec.Struct, frozen=True):
     rollover_cap: int
 
 
-class Unpaid(msgspec.Struct, frozen=True):
+class FreeCredits(msgspec.Struct, frozen=True):
     """The credits of a quote that no money pays for.
 
     Together with those of other invoices, at most `ceiling` of them are given in [start, end): what
@@ -74,7 +74,7 @@ class Quote(msgspec.Struct, frozen=True):
     unknown_prices: tuple[str, ...] = ()
     prorated_from: int | None = None
     """When the change of plan was made that some of it is for: now, or before where it was left for later."""
-    unpaid: Unpaid | None = None
+    free: FreeCredits | None = None
 
     @property
     def at_once(self) -> int:
@@ -83,13 +83,17 @@ class Quote(msgspec.Struct, frozen=True):
 
 
 class _Priced(msgspec.Struct, frozen=True):
-    """A line of a plan: the credits that it gives, and those among them that no money pays for."""
+    """A line of a plan and its `credits`, among them those that no money pays for.
+
+    `free` where the line costs nothing, `added` where `upgrade = "full"` counts more than its money.
+    """
 
     line: LineFacts
     plan: Plan
     price: StripePrice
     credits: Fraction
-    unpaid: Fraction
+    free: Fraction = Fraction(0)
+    added: Fraction = Fraction(0)
 
 
 def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str, StripePrice]) -> Quote:
@@ -110,7 +114,7 @@ def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str,
     best = max(priced, key=lambda each: each.credits)
     changed_at = min((each.line.period_start for each in priced if each.line.proration), default=None)
     parts = _parts(priced, lines, max(0, net))
-    return Quote(net, best.plan.id, best.price.id, parts, tuple(unknown), changed_at, _unpaid(priced))
+    return Quote(net, best.plan.id, best.price.id, parts, tuple(unknown), changed_at, _free(priced))
 
 
 def _parts(priced: Sequence[_Priced], lines: Sequence[LineFacts], credits: int) -> tuple[Part, ...]:
@@ -129,17 +133,18 @@ def _parts(priced: Sequence[_Priced], lines: Sequence[LineFacts], credits: int) 
 def _priced(line: LineFacts, plan: Plan, price: StripePrice) -> _Priced:
     whole = plan.credits * price.interval.months
     if price.unit_amount_minor == 0:
-        credits = unpaid = Fraction(0 if line.proration else whole * line.quantity)
-    elif line.amount_minor == 0 and not line.proration:  # a charged plan at nothing: a trial
-        credits = unpaid = Fraction(plan.trial_credits * line.quantity)
-    else:
-        credits = by_money = Fraction(whole * line.amount_minor, price.unit_amount_minor)
-        if line.proration and plan.upgrade is Upgrade.FULL:
-            sign = (line.amount_minor > 0) - (line.amount_minor < 0)
-            credits = Fraction(sign * _whole_months(line, plan, price) * line.quantity)
-        discounted_to_nothing = line.amount_minor == line.discount_minor
-        unpaid = credits if discounted_to_nothing else credits - by_money
-    return _Priced(line, plan, price, credits, unpaid)
+        credits = Fraction(0 if line.proration else whole * line.quantity)
+        return _Priced(line, plan, price, credits, free=credits)
+    if line.amount_minor == 0 and not line.proration:  # a charged plan at nothing: a trial
+        credits = Fraction(plan.trial_credits * line.quantity)
+        return _Priced(line, plan, price, credits, free=credits)
+    credits = by_money = Fraction(whole * line.amount_minor, price.unit_amount_minor)
+    if line.proration and plan.upgrade is Upgrade.FULL:
+        sign = (line.amount_minor > 0) - (line.amount_minor < 0)
+        credits = Fraction(sign * _whole_months(line, plan, price) * line.quantity)
+    if line.amount_minor == line.discount_minor:
+        return _Priced(line, plan, price, credits, free=credits)
+    return _Priced(line, plan, price, credits, added=credits - by_money)
 
 
 def _whole_months(line: LineFacts, plan: Plan, price: StripePrice) -> int:
@@ -149,20 +154,21 @@ def _whole_months(line: LineFacts, plan: Plan, price: StripePrice) -> int:
     return plan.credits * len(months_between(line.period_start, line.period_end))
 
 
-def _unpaid(priced: Sequence[_Priced]) -> Unpaid | None:
+def _free(priced: Sequence[_Priced]) -> FreeCredits | None:
     """What no money pays for, rounded up: what is paid for is rounded down.
 
     Beside a plan that is given back it is more than the net, and none of it hides what was given back.
     """
-    credits = -int(-sum(each.unpaid for each in priced) // 1)
+    free, added = sum(each.free for each in priced), sum(each.added for each in priced)
+    credits = -int(-(max(0, free) + max(0, added)) // 1)
     if credits <= 0:
         return None
-    given = [each for each in priced if each.unpaid > 0]
+    given = [each for each in priced if each.free > 0 or each.added > 0]
     start = min(each.line.period_start for each in given)
     end = max(each.line.period_end for each in given)
     if end == start:  # a top-up is for no period: one that costs nothing counts for a month
         end = add_months(start, 1)
-    return Unpaid(credits, max(map(_ceiling, given)), start, end)
+    return FreeCredits(credits, max(map(_ceiling, given)), start, end)
 
 
 def _ceiling(priced: _Priced) -> int:

@@ -34,12 +34,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Debit:
-    """What was charged for which time of the current period."""
+    """What was charged for which time of the current period, before a discount of `percent_off`."""
 
     item: Item
     amount: int
     start: int
     end: int
+    percent_off: int
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Bills:
             self._whole(change=True, first=back)
             return
         amount = _share(item.amount, self.end - self.at, self.end - self.start)
-        self.debits = [Debit(item, amount, self.at, self.end)]
+        self.debits = [Debit(item, amount, self.at, self.end, self.percent_off)]
         lines = [*back, self._line(item, amount, self.at, self.end, proration=True)]
         if later:
             self.waiting += lines
@@ -121,7 +122,7 @@ class Bills:
         assert self.item is not None
         waited = [*self.waiting, *(first or [])]
         line = self._line(self.item, self.item.amount, self.start, self.end)
-        self.debits = [Debit(self.item, self.item.amount, self.start, self.end)]
+        self.debits = [Debit(self.item, self.item.amount, self.start, self.end, self.percent_off)]
         self._bill([*waited, line], change)
         if not change and not waited and self.last.money.from_balance_minor == 0:
             self.plain.append(self.last.invoice)
@@ -132,16 +133,18 @@ class Bills:
         for debit in self.debits:
             amount = _share(debit.amount, debit.end - self.at, debit.end - debit.start)
             if amount:
-                lines.append(self._line(debit.item, -amount, self.at, debit.end, proration=True))
+                line = self._line(debit.item, -amount, self.at, debit.end, proration=True)
+                # Given back at the discount with which it was charged.
+                lines.append(replace(line, discount_minor=-amount * debit.percent_off // 100))
         return lines
 
     def _line(self, item: Item, amount: int, start: int, end: int, proration: bool = False) -> LineFacts:
-        return LineFacts(item.price.id, amount, item.quantity, proration, start, end)
+        off = amount * self.percent_off // 100
+        return LineFacts(item.price.id, amount, item.quantity, proration, start, end, off)
 
     def _bill(self, lines: list[LineFacts], change: bool, in_subscription: bool = True) -> None:
         if in_subscription:
             self.waiting = []
-        lines = [replace(line, discount_minor=line.amount_minor * self.percent_off // 100) for line in lines]
         total = sum(line.amount_minor - line.discount_minor for line in lines)
         paid_by_balance = max(0, min(self.balance, total))
         self.balance -= min(total, paid_by_balance)

@@ -228,13 +228,13 @@ class AnyLife:
         cash = self.bills.cash - sum(self.refunded.values())
         if self.half_off:
             cash = 2 * cash + sum(len(lines) for lines in self.bills.lines)  # each rounds by half a cent
-        unpaid = [line for lines in self.bills.lines for line in lines if self._may_be_unpaid(line)]
-        return best * cash + max(map(self._largest, unpaid), default=0) * _separate(unpaid)
+        free = [line for lines in self.bills.lines for line in lines if self._may_be_free(line)]
+        return best * cash + max(map(self._largest, free), default=0) * _separate(free)
 
     def _plan(self, line: LineFacts) -> Plan:
         return self.sold[0].plan(self.sold[1][str(line.price)].plan)
 
-    def _may_be_unpaid(self, line: LineFacts) -> bool:
+    def _may_be_free(self, line: LineFacts) -> bool:
         in_full = line.proration and self._plan(line).upgrade is Upgrade.FULL
         return line.amount_minor >= 0 and (line.amount_minor == line.discount_minor or in_full)
 
@@ -271,3 +271,15 @@ def test_no_path_gives_more_than_the_documented_bound_under_any_policy(
     for step in steps:
         lived.step(*step)
         assert lived.given <= lived.bound
+
+
+def test_what_a_plan_in_full_gives_back_hides_no_free_plan_beside_it() -> None:
+    """From a plan with upgrades in full to a free one: what is free counts as such, whatever goes back."""
+    in_full = replace(SHOP[2], upgrade=Upgrade.FULL)
+    bills = life(catalogue(in_full, FREE_PLAN))
+    back = LineFacts("pro_month", -1, 1, True, bills.at, bills.at + 60)
+    free = LineFacts("free_month", 0, 1, False, bills.at, add_months(bills.at, 1))
+    quoted = bills.quote([back, free])
+    assert quoted.credits == 50 - 2000
+    assert quoted.free
+    assert (quoted.free.credits, quoted.free.ceiling) == (50, 50)
