@@ -239,3 +239,12 @@ def test_hosts_are_named_in_the_environment() -> None:
 )
 def test_only_loopback_addresses_are_this_machine(host: str, here: bool) -> None:
     assert is_loopback(host) == here
+
+
+async def test_the_sandbox_has_as_many_endpoints_as_stripe_allows(sandbox: Sandbox) -> None:
+    """Each multiplies what an event costs; one that is deleted makes room."""
+    form = {"url": "http://127.0.0.1:9/hook", "enabled_events[]": "customer.created"}
+    made = [await sandbox.raw("POST", "/v1/webhook_endpoints", data=form) for _ in range(17)]
+    assert [each.status for each in made] == [200] * 16 + [400]
+    await sandbox.raw("DELETE", f"/v1/webhook_endpoints/{made[0].body['id']}")
+    assert (await sandbox.raw("POST", "/v1/webhook_endpoints", data=form)).status == 200
