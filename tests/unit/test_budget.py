@@ -131,6 +131,37 @@ async def test_the_background_has_its_part_while_customers_use_up_the_rest(
     assert took == [True] * (PER_SECOND // 4) + [False] * (5 - PER_SECOND // 4)
 
 
+async def test_what_customers_ask_for_uses_half_of_a_second_at_most(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S64: in all processes together; the other half is free for payments on their way."""
+    took = [
+        await process._hit(endpoint, Purpose.REQUEST) for _ in range(PER_SECOND) for process in two_processes
+    ]
+    assert took == [True] * (PER_SECOND // 2) + [False] * (len(took) - PER_SECOND // 2)
+    assert [await two_processes[1]._hit(endpoint) for _ in range(PER_SECOND // 2)] == [True] * (
+        PER_SECOND // 2
+    )
+
+
+async def test_a_payment_on_its_way_waits_for_none_of_those_that_customers_ask_for(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S64: forty adoptions wait when five verifications come: they have no more than their half meanwhile."""
+    budget, _ = two_processes
+    began = time.monotonic()
+    asked = [asyncio.create_task(budget.take(endpoint, 60, Purpose.REQUEST)) for _ in range(40)]
+    await wait_until(lambda: any(task.done() for task in asked))
+    for _ in range(5):
+        await budget.take(endpoint, 10)
+    served = sum(task.done() for task in asked)
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert served <= PER_SECOND // 2 * (time.monotonic() - began + 1)
+    assert served < 40, "those who came first do not go first"
+
+
 async def test_after_a_429_one_request_shows_whether_it_is_over(
     two_processes: tuple[Counting, Counting], endpoint: str
 ) -> None:

@@ -214,3 +214,20 @@ def test_watches_that_come_and_go_leave_nothing_behind() -> None:
         assert len(stripe.watches._again) <= 101
 
     assert len(played(Stripe, play).asked) == 1000
+
+
+def test_a_watch_that_is_not_to_hurry_is_asked_about_after_the_longest_pause() -> None:
+    """S64: opening sockets one after another gains nothing; who is watched already keeps the pace."""
+
+    async def play(stripe: Stripe) -> None:
+        stripe.watches.add("in_limited", at_once=False)
+        stripe.watches.add("in_watched")
+        await asyncio.sleep(0.1)
+        stripe.watches.add("in_watched", at_once=False)
+        await asyncio.sleep(25)
+        assert {invoice for _, invoice in stripe.asked} == {"in_watched"}
+        assert len(stripe.asked) > 3
+        await asyncio.sleep(10)
+        assert "in_limited" in {invoice for _, invoice in stripe.asked}
+
+    played(Stripe, play)
