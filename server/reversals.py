@@ -79,10 +79,16 @@ async def apply(
     """
     if row.settled_at is None or not row.money_went_back:
         return False  # what is granted later is reduced then
+    # Whether somebody has looked since a month's end makes no difference.
+    await ledger.expire_due(account, at)
     grants, due = await _due(row)
     frozen = sum(grant.frozen for grant in grants)
+    fewer = due.reversed < row.credits_reversed
     if due.reversed != row.credits_reversed or due.frozen != frozen:
         await _move(row, account, grants, due, after, cause, reason, at)
+    if fewer:  # some of it may have come back to other grants
+        others = [each for each in await of_account(account) if each.id != row.id]
+        await _freeze_disputed(account, others, cause, at)
     status = InvoiceStatus.REVERSED if due.whole else InvoiceStatus.ACTIVE
     changed = status is not row.status
     row.status = status
@@ -241,16 +247,23 @@ async def apply_returned(
     account: Account, rows: Sequence[Invoice], gone: Mapping[str, int], reservation: int, at: datetime
 ) -> None:
     """Enter what went with the money of what was given back, and freeze what is disputed of the rest."""
+    cause = f"reservation:{reservation}"
+    for invoice, taken in gone.items():
+        reason = "its money went back while it was reserved"
+        await ledger.enter(account, EntryKind.REVERSE, -taken, f"{cause}>{invoice}", reason, at=at)
+    await _freeze_disputed(account, rows, cause, at)
+
+
+async def _freeze_disputed(account: Account, rows: Sequence[Invoice], cause: str, at: datetime) -> None:
+    """Freeze what came back to grants whose payment is disputed."""
     for row in rows:
-        cause = f"{row.id}:reservation:{reservation}"
-        if taken := gone.get(row.id):
-            reason = "its money went back while it was reserved"
-            await ledger.enter(account, EntryKind.REVERSE, -taken, cause, reason, at=at)
         grants, due = await _due(row)
         before = sum(grant.frozen for grant in grants)
         _unfreeze(grants)
         _freeze(grants, due.frozen)
-        if more := sum(grant.frozen for grant in grants) - before:
+        more = sum(grant.frozen for grant in grants) - before
+        if more:
             for grant in grants:
                 await grant.save(update_fields=["remaining", "frozen"])
-            await ledger.enter(account, EntryKind.FREEZE, -more, cause, "the payment is disputed", at=at)
+            reason = "the payment is disputed"
+            await ledger.enter(account, EntryKind.FREEZE, -more, f"{cause}>{row.id}", reason, at=at)

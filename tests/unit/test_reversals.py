@@ -208,7 +208,9 @@ class Books:
     def after(self, policy: AfterRefund) -> None:
         """What becomes of credits that were spent before their money went back."""
         catalogue = msgspec.structs.replace(CATALOGUE, spent_then_refunded=policy)
-        self._settlement = Settlement(catalogue, {}, untold, nobody_watches, Timeline(), Metrics())
+        self._settlement = Settlement(
+            catalogue, {}, untold, nobody_watches, Timeline(), Metrics(), lambda: self.at
+        )
 
     async def bill(self, credits: int, days: int | None = None) -> Invoice:
         """A paid invoice of TOTAL that gives `credits`."""
@@ -558,6 +560,19 @@ async def test_a_refund_that_fails_in_part_gives_back_what_other_credits_paid(bo
     assert await books.look() == 500
     await books.hear(invoice, Kind.REFUND, "failed", 400, n=1)
     assert await books.look() == 900
+    await books.check()
+
+
+@pytest.mark.parametrize("looked", [True, False])
+async def test_whether_somebody_looked_at_the_balance_changes_no_refund(books: Books, looked: bool) -> None:
+    """S25: the month is over and up to 40 stay, whether or not that was entered before the refund came."""
+    invoice = await books.bill(100, days=10)
+    await CreditGrant.filter(invoice_id=invoice.id).update(rollover_cap=40)
+    books.at += timedelta(days=10)
+    if looked:
+        assert await books.look() == 40
+    await books.hear(invoice, Kind.REFUND, "succeeded", 370)
+    assert await books.look() == 3
     await books.check()
 
 

@@ -1,0 +1,497 @@
+"""The ledger beside its reference model: any history, each step answered alike, on both databases.
+
+`LEDGER_MODEL_EXAMPLES` asks for more histories, and `LEDGER_MODEL_STEPS` for longer ones:
+`LEDGER_MODEL_EXAMPLES=2000 pytest tests/unit/test_ledger_model.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, Phase
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from server import ledger, reservations
+from server.clock import at_unix
+from server.core.facts import Facts, InvoiceFacts, LineFacts, Road
+from server.core.messages import StatusMessage
+from server.core.months import months_between
+from server.core.plans import Interval, StripePrice, parse_catalogue
+from server.database import open_database, write_transaction
+from server.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
+from server.metrics import Metrics
+from server.models import (
+    Account,
+    CreditGrant,
+    GrantState,
+    Invoice,
+    LedgerEntry,
+    Reservation,
+    ReversalKind,
+)
+from server.reversals import ReversalNews
+from server.settlement import Outcome, Settlement
+from server.timeline import Timeline
+from tests.support.bills import BEGIN, Bills, Item
+from tests.support.ledger_model import Bill, Line, Model, PlanRules, Refused
+from tests.support.rows import an_account, nobody_watches
+
+T = TypeVar("T")
+
+EXAMPLES = int(os.environ.get("LEDGER_MODEL_EXAMPLES", "10"))
+STEPS = int(os.environ.get("LEDGER_MODEL_STEPS", "20"))
+HOUR_S = 3600
+CAP = 40
+
+ROLLOVERS = {"keep": None, "expire": 0, "cap": CAP}
+MONTHLY = {"basic": (100, 1000), "pro": (300, 2500)}
+"""What each plan gives and costs a month."""
+YEAR_PRICE = 20_000
+TOP_UP = (50, 400)
+TRIAL = 30
+
+CATALOGUE = """
+spent_then_refunded = "{after}"
+[[plans]]
+id = "basic"
+name = "Basic"
+credits = 100
+trial_credits = {trial}
+{terms}
+prices = [{{lookup_key = "basic_m", amount_minor = 1000}}]
+[[plans]]
+id = "pro"
+name = "Pro"
+credits = 300
+{terms}
+prices = [
+  {{lookup_key = "pro_m", amount_minor = 2500}},
+  {{lookup_key = "pro_y", amount_minor = {year}, interval = "year"}},
+]
+[[plans]]
+id = "extra"
+name = "Extra"
+credits = 50
+prices = [{{lookup_key = "extra", amount_minor = 400, interval = "once"}}]
+"""
+PRICES = {
+    "basic_m": StripePrice("basic_m", "basic_m", "basic", 1000, "usd"),
+    "pro_m": StripePrice("pro_m", "pro_m", "pro", 2500, "usd"),
+    "pro_y": StripePrice("pro_y", "pro_y", "pro", YEAR_PRICE, "usd", Interval.YEAR),
+    "extra": StripePrice("extra", "extra", "extra", 400, "usd", Interval.ONCE),
+}
+
+
+async def untold(_: StatusMessage) -> bool:
+    return False
+
+
+class Customer:
+    """One customer on each of the two sides."""
+
+    def __init__(self, account: Account, model: Model, bills: Bills) -> None:
+        self.account = account
+        self.model = model
+        self.bills = bills
+        self.invoices: list[str] = []
+        self.totals: dict[str, int] = {}
+        self.subscribed = False
+        self.had_trial = False
+
+
+class Histories(RuleBasedStateMachine):
+    """Whatever happens to two customers happens to the ledger and to the model."""
+
+    runner: asyncio.Runner
+
+    @initialize(
+        rollover=st.sampled_from(sorted(ROLLOVERS)),
+        upgrade=st.sampled_from(["prorate", "full"]),
+        after=st.sampled_from(["debt", "forgive"]),
+        on_cancel=st.sampled_from(["keep", "expire"]),
+        first=st.sampled_from(["basic_m", "pro_m", "pro_y"]),
+    )
+    def begin(self, rollover: str, upgrade: str, after: str, on_cancel: str, first: str) -> None:
+        terms = [f'rollover = "{rollover}"', f'upgrade = "{upgrade}"', f'on_cancel = "{on_cancel}"']
+        terms += [f"rollover_cap = {CAP}"] if rollover == "cap" else []
+        text = CATALOGUE.format(after=after, trial=TRIAL, year=YEAR_PRICE, terms="\n".join(terms))
+        catalogue = parse_catalogue(text.encode())
+        self.at, self.keys_made = BEGIN, 0
+        self.looked = True
+        self.settlement = Settlement(
+            catalogue, PRICES, untold, nobody_watches, Timeline(), Metrics(), lambda: at_unix(self.at)
+        )
+        rules = {
+            plan: PlanRules(
+                *MONTHLY[plan],
+                year_price=YEAR_PRICE,
+                cap=ROLLOVERS[rollover],
+                trial_credits=TRIAL if plan == "basic" else 0,
+                max_quantity=1 if upgrade == "full" else 100,
+                full_upgrades=upgrade == "full",
+                ends_with_subscription=on_cancel == "expire",
+            )
+            for plan in MONTHLY
+        }
+        rules["extra"] = PlanRules(*TOP_UP)
+        self.customers: list[Customer] = []
+        for _ in range(2):
+            account = self.run(an_account())
+            model = Model(rules, after == "forgive")
+            self.customers.append(Customer(account, model, Bills(catalogue, PRICES)))
+            self.subscribe(len(self.customers) - 1, first, 1, False)
+
+    def run(self, work: Awaitable[T]) -> T:
+        async def awaited() -> T:
+            return await work
+
+        return self.runner.run(awaited())
+
+    # What the customer does: two of them, under the same keys
+
+    who = st.integers(0, 1)
+    keys = st.sampled_from(["a", "new", "new", "new"])
+    some = st.integers(1, 200) | st.sampled_from([50, 100, 300])
+
+    def key(self, key: str) -> str:
+        """The key, or one that nobody has used."""
+        self.keys_made += 1
+        return f"new-{self.keys_made}" if key == "new" else key
+
+    def reserved(self, who: int, nth: int) -> str:
+        """The key of one of the newest reservations, whatever became of it; "a" where there are fewer."""
+        return (["a"] * 3 + list(self.customers[who].model.reservations))[-1 - nth]
+
+    @rule(who=who, key=keys, credits=some)
+    def spend(self, who: int, key: str, credits: int) -> None:
+        key = self.key(key)
+
+        async def move(account: Account) -> Any:
+            done = await reservations.spend(account, credits, key, at_unix(self.at))
+            return done.balance, done.credits
+
+        self.both(who, move, lambda model: model.spend(key, credits, self.at))
+
+    @rule(who=who, key=keys, credits=some, hours=st.sampled_from([1, 24, 24 * 40]), share=st.booleans())
+    def reserve(self, who: int, key: str, credits: int, hours: int, share: bool) -> None:
+        key = self.key(key)
+        if share and self.customers[who].model.balance > 0:
+            credits = self.customers[who].model.balance  # all that there is
+        ends = at_unix(self.at) + timedelta(hours=hours)
+
+        async def move(account: Account) -> Any:
+            made = await reservations.reserve(account, credits, key, ends, at_unix(self.at))
+            return made.balance, int(made.expires_at.timestamp())
+
+        self.both(who, move, lambda model: model.reserve(key, credits, hours * HOUR_S, self.at))
+
+    @rule(who=who, nth=st.integers(0, 2), percent=st.integers(0, 110))
+    def commit(self, who: int, nth: int, percent: int) -> None:
+        key = self.reserved(who, nth)
+        known = self.customers[who].model.reservations.get(key)
+        credits = (known.credits if known else 10) * percent // 100
+
+        async def move(account: Account) -> Any:
+            return (await reservations.commit(account, key, credits, at_unix(self.at))).balance
+
+        self.both(who, move, lambda model: model.commit(key, credits, self.at))
+
+    @rule(who=who, nth=st.integers(0, 2))
+    def release(self, who: int, nth: int) -> None:
+        key = self.reserved(who, nth)
+
+        async def move(account: Account) -> Any:
+            return (await reservations.release(account, key, at_unix(self.at))).balance
+
+        self.both(who, move, lambda model: model.release(key, self.at))
+
+    @rule(who=who)
+    def sweep(self, who: int) -> None:
+        self.both(
+            who,
+            lambda account: reservations.lapse(account, at_unix(self.at)),
+            lambda model: model.sweep(self.at),
+        )
+
+    def both(
+        self, who: int, move: Callable[[Account], Awaitable[Any]], expect: Callable[[Model], Any]
+    ) -> None:
+        customer = self.customers[who]
+        try:
+            expected = expect(customer.model)
+        except Refused as refused:
+            expected = str(refused)
+        assert self.run(self.moved(customer.account, move)) == expected
+        self.looked = True
+
+    async def moved(self, account: Account, move: Callable[[Account], Awaitable[Any]]) -> Any:
+        try:
+            async with write_transaction():
+                return await move(await ledger.lock_account(account.id))
+        except (Conflict, InsufficientCredits, InvalidInput, NotFound) as error:
+            return type(error).__name__
+
+    # What is bought
+
+    @rule(
+        who=who,
+        price=st.sampled_from(["basic_m", "pro_m", "pro_y"]),
+        seats=st.integers(1, 2),
+        trial=st.booleans(),
+    )
+    def subscribe(self, who: int, price: str, seats: int, trial: bool) -> None:
+        customer = self.customers[who]
+        if customer.subscribed:
+            return
+        customer.subscribed, customer.bills.at = True, self.at
+        if trial and price == "basic_m" and not customer.had_trial:
+            customer.had_trial = True
+            customer.bills.subscribe(Item(PRICES[price], seats), trial_days=7)
+        else:
+            customer.bills.subscribe(Item(PRICES[price], seats))
+        self.settle(customer)
+
+    @rule(who=who, price=st.sampled_from(["basic_m", "pro_m"]), seats=st.integers(1, 3))
+    def change(self, who: int, price: str, seats: int) -> None:
+        """To another plan or quantity, within a month that was paid for."""
+        customer = self.customers[who]
+        bills, item = customer.bills, Item(PRICES[price], seats)
+        if not customer.subscribed or not bills.debits or bills.item == item:
+            return
+        if bills.item is None or bills.item.price.interval is not Interval.MONTH:
+            return
+        bills.at = self.at
+        bills.change(item)
+        self.settle(customer)
+
+    @rule(who=who, pieces=st.integers(1, 3))
+    def top_up(self, who: int, pieces: int) -> None:
+        customer = self.customers[who]
+        customer.bills.at = self.at
+        customer.bills.top_up(PRICES["extra"], pieces)
+        self.settle(customer)
+
+    @rule(who=who)
+    def cancel(self, who: int) -> None:
+        customer = self.customers[who]
+        if not customer.subscribed:
+            return
+        customer.subscribed = False
+        customer.bills.cancel()
+        subscription = f"sub_{customer.account.id}_{customer.bills.subscriptions}"
+        self.run(self.settlement.end_subscription(subscription))
+        customer.model.cancel(subscription, self.at)
+
+    def settle(self, customer: Customer) -> None:
+        """The invoice that Stripe has made is paid, and heard of."""
+        lines, last = customer.bills.lines[-1], customer.bills.last
+        total, from_balance, change = last.money.total_minor, last.money.from_balance_minor, last.money.change
+        name = f"{last.invoice}_{customer.account.id}"
+        subscription = (
+            f"sub_{customer.account.id}_{customer.bills.subscriptions}" if last.subscription else None
+        )
+        invoice = InvoiceFacts(
+            id=name,
+            status="paid",
+            customer=customer.account.stripe_customer,
+            currency="usd",
+            amount_due_minor=max(0, total - from_balance),
+            amount_paid_minor=max(0, total - from_balance),
+            amount_remaining_minor=0,
+            total_minor=total,
+            from_balance_minor=from_balance,
+            finalized_at=self.at,
+            sequence=len(customer.bills.bought),
+            billing_reason="subscription_update" if change else "subscription_cycle",
+            subscription=subscription,
+            created=self.at,
+            lines=lines,
+        )
+        settled = self.run(self.settlement.settle(Facts(invoice), Road.WEBHOOK))
+        assert settled.outcome is Outcome.SETTLED
+        bill = Bill(name, subscription, tuple(map(seen, lines)), total, from_balance, change, self.at)
+        customer.model.pay(bill)
+        customer.invoices.append(name)
+        customer.totals[name] = total
+
+    # Time
+
+    @rule(hours=st.sampled_from([1, 30, 24 * 5, 24 * 16, 24 * 45]), looked=st.booleans())
+    def wait(self, hours: int, looked: bool) -> None:
+        """Time passes, and renewals and installments come. Whether somebody looks at once must not matter."""
+        until = self.at + hours * HOUR_S
+        while renewing := [c for c in self.customers if c.subscribed and c.bills.end <= until]:
+            customer = min(renewing, key=lambda c: c.bills.end)
+            self.pass_to(customer.bills.end)
+            customer.bills.renew()
+            self.settle(customer)
+        self.pass_to(until)
+        self.looked = looked
+
+    def pass_to(self, at: int) -> None:
+        self.at = at
+        for customer in self.customers:
+            customer.model.expire(at)
+            made = self.run(self.due_installments(customer))
+            assert customer.model.installments(at) == made
+
+    async def due_installments(self, customer: Customer) -> int:
+        due = CreditGrant.filter(account_id=customer.account.id, state=GrantState.PLANNED)
+        rows = await due.filter(due_at__lte=at_unix(self.at)).order_by("due_at", "id")
+        return sum([await self.settlement.make_installment(row.id) for row in rows])
+
+    # Money that goes back
+
+    @precondition(lambda self: any(c.invoices for c in self.customers))
+    @rule(
+        who=who,
+        newest=st.integers(0, 3),
+        known=st.sampled_from(
+            [("refund", s) for s in ("pending", "succeeded", "failed")]
+            + [("dispute", s) for s in ("needs_response", "under_review", "won", "lost")]
+        ),
+        n=st.integers(0, 1),
+    )
+    def reverse(self, who: int, newest: int, known: tuple[str, str], n: int) -> None:
+        """News, in any order, of a refund or dispute of one of the newest invoices, in whole or in part."""
+        customer = self.customers[who]
+        paid = [name for name in customer.invoices if customer.totals[name] > 0][-4:]
+        if not paid:
+            return
+        name, (kind, status) = paid[newest % len(paid)], known
+        amount = customer.totals[name] * (37 if n else 100) // 100
+        id = f"{kind}-{n}-{name}"
+        news = ReversalNews(id, ReversalKind(kind), name, amount, status)
+        heard = self.run(self.settlement.reverse(news)) is Outcome.SETTLED
+        assert heard == customer.model.reversal(name, id, kind, status, amount, self.at)
+
+    @rule(
+        who=who,
+        percent=st.sampled_from([10, 50, 90, 100]),
+        newest=st.integers(0, 3),
+        known=st.sampled_from([("refund", "pending"), ("dispute", "needs_response"), ("dispute", "lost")]),
+        n=st.integers(0, 1),
+        used=st.sampled_from([0, 30, 100, None]),
+        hours=st.sampled_from([0, 0, 24 * 40]),
+    )
+    def hold_over_a_reversal(
+        self,
+        who: int,
+        percent: int,
+        newest: int,
+        known: tuple[str, str],
+        n: int,
+        used: int | None,
+        hours: int,
+    ) -> None:
+        """Credits are held while their money goes back, and then used or released (None)."""
+        model = self.customers[who].model
+        credits = max(1, model.balance * percent // 100)
+        self.reserve(who, "new", credits, 24 * 90, False)
+        self.alike()
+        self.reverse(who, newest, known, n)
+        self.alike()
+        if hours:
+            self.wait(hours, looked=False)
+        if used is None:
+            self.release(who, 0)
+        else:
+            self.commit(who, 0, used)
+
+    # What must be the same after each step
+
+    @invariant()
+    def alike(self) -> None:
+        if not getattr(self, "customers", None) or not self.looked:
+            self.looked = True
+            return
+        for customer in self.customers:
+            assert self.run(self.books(customer)) == {
+                "balance": customer.model.balance,
+                "frozen": customer.model.frozen,
+                "held": customer.model.held,
+                "planned": sum(not (b.given or b.cancelled) for b in customer.model.batches),
+                "reversed": [name for name in customer.invoices if customer.model.reversed_whole(name)],
+            }
+
+    async def books(self, customer: Customer) -> dict[str, Any]:
+        """What the product shows; and its own rules hold."""
+        mine = {"account_id": customer.account.id}
+        async with write_transaction():
+            account = await ledger.lock_account(customer.account.id)
+            await ledger.expire_due(account, at_unix(self.at))
+        grants = await CreditGrant.filter(**mine)
+        live = sum(grant.remaining for grant in grants if grant.state is GrantState.LIVE)
+        entered = sum(entry.credits for entry in await LedgerEntry.filter(**mine))
+        assert entered == account.balance
+        assert live == max(0, account.balance)
+        for grant in grants:
+            assert min(grant.remaining, grant.frozen, grant.expired) >= 0
+            assert grant.remaining + grant.frozen + grant.expired <= grant.credits
+        held = await Reservation.filter(**mine, state="held")
+        reversed_ = {row.id for row in await Invoice.filter(**mine, status="reversed")}
+        return {
+            "balance": account.balance,
+            "frozen": sum(grant.frozen for grant in grants),
+            "held": sum(row.credits for row in held),
+            "planned": sum(grant.state is GrantState.PLANNED for grant in grants),
+            "reversed": [name for name in customer.invoices if name in reversed_],
+        }
+
+
+def seen(line: LineFacts) -> Line:
+    """A line as the model reads it."""
+    price = PRICES[line.price or ""]
+    yearly = price.interval is Interval.YEAR
+    months = tuple(months_between(line.period_start, line.period_end)) if yearly else (line.period_start,)
+    return Line(
+        price.plan,
+        yearly,
+        line.amount_minor,
+        line.quantity,
+        line.proration,
+        line.period_start,
+        line.period_end,
+        months,
+    )
+
+
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+def test_the_ledger_answers_as_its_model_after_any_history(database_url: str) -> None:
+    """S25, S37: spends, reservations, refunds, disputes, changes of plan and time, under each policy."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        runner.run(stack.enter_async_context(open_database(database_url)))
+        try:
+            machine = type("HistoriesHere", (Histories,), {"runner": runner})
+            run_state_machine_as_test(
+                machine,
+                settings=hypothesis_settings(
+                    max_examples=EXAMPLES,
+                    stateful_step_count=STEPS,
+                    deadline=None,
+                    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+        finally:
+            runner.run(stack.aclose())
