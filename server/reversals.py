@@ -82,10 +82,8 @@ async def apply(
     # Whether somebody has looked since a month's end makes no difference.
     await ledger.expire_due(account, at)
     grants, due = await _due(row)
-    frozen = sum(grant.frozen for grant in grants)
     fewer = due.reversed < row.credits_reversed
-    if due.reversed != row.credits_reversed or due.frozen != frozen:
-        await _move(row, account, grants, due, after, cause, reason, at)
+    await _move(row, account, grants, due, after, cause, reason, at)
     if fewer:  # some of it may have come back to other grants
         others = [each for each in await of_account(account) if each.id != row.id]
         await _freeze_disputed(account, others, cause, at)
@@ -261,9 +259,9 @@ async def _freeze_disputed(account: Account, rows: Sequence[Invoice], cause: str
         before = sum(grant.frozen for grant in grants)
         _unfreeze(grants)
         _freeze(grants, due.frozen)
+        for grant in grants:  # also where only another part of the same year is frozen now
+            await grant.save(update_fields=["remaining", "frozen"])
         more = sum(grant.frozen for grant in grants) - before
         if more:
-            for grant in grants:
-                await grant.save(update_fields=["remaining", "frozen"])
             reason = "the payment is disputed"
             await ledger.enter(account, EntryKind.FREEZE, -more, f"{cause}>{row.id}", reason, at=at)
