@@ -22,6 +22,13 @@ SECRET = re.compile(
     r"|(?<=://)[^/\s@]*:[^\s@]*@"  # the user and the password in an address
     r"|(?<=Bearer )[\w.~+/=-]{8,}|(?<=Basic )[\w+/=]{8,}"  # Authorization
 )
+CLIENTS_FAULTS = frozenset(
+    {
+        "ASGI callable returned without completing handshake.",  # after every handshake refused by HTTP
+        "Invalid UTF-8 sequence received from client.",
+    }
+)
+"""What uvicorn's own WebSocket class logs as errors, the second with a traceback: clients could fill logs."""
 
 
 def configure_logging(level: str, form: Literal["console", "json"]) -> None:
@@ -60,6 +67,11 @@ def configure_logging(level: str, form: Literal["console", "json"]) -> None:
     logging.basicConfig(level=level if level == "ERROR" else "WARNING", handlers=[handler], force=True)
     for name in OWN:
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("uvicorn.error").addFilter(_is_ours)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.msg not in CLIENTS_FAULTS
 
 
 class _Redacting(structlog.stdlib.ProcessorFormatter):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from client_demo.sandbox import errors, forms
@@ -103,6 +103,8 @@ class Api:
             return await self._answer(await _read(operation, request, request_id, allowed))
         except StripeError as error:
             return respond(error.status, error.envelope(request_id), request_id, _error_headers(error))
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
         except Exception:
             logger.exception("the sandbox failed in %s", operation.name)
             failure = errors.ServerError("The sandbox failed: see its log.")

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -257,6 +257,8 @@ def _endpoint(world: World, act: Control) -> Callable[[Request], Awaitable[Respo
                 world.store.touch()
         except (ControlError, StripeError) as error:
             result, status = {"error": {"message": str(error)}}, error.status
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
         except ConditionsError as error:
             result, status = {"error": {"message": str(error)}}, 400
         return Response(msgspec.json.encode(result), status, media_type="application/json")

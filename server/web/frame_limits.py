@@ -11,7 +11,7 @@ import time
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.exceptions import ProtocolError
+from websockets.exceptions import InvalidState, ProtocolError
 from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import Protocol
@@ -91,7 +91,11 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
         if self.handshake_initiated and not self.handshake_complete:
             self.transport.close()  # RFC 6455, 4.1: a client sends nothing until its handshake is answered
             return
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except InvalidState:
+            # Text that is no UTF-8, and a close: uvicorn closes what is closing already.
+            self.transport.abort()
         if self.transport.is_closing():
             # A client that reads nothing would keep the connection open for ever.
             self.loop.call_later(self.close_timeout, self.transport.abort)

@@ -114,8 +114,9 @@ def _canaries(canaries: list[str], texts: list[str]) -> list[str]:
 async def _with_password(valkey: str) -> str:
     """The address of the same Valkey for a user of its own."""
     async with redis.asyncio.from_url(valkey) as client:
-        await client.execute_command(
-            "ACL", "SETUSER", "canary", "on", f">{PASSWORDS[1]}", "~*", "&*", "+@all"
+        password, anything = [f"+{PASSWORDS[1]}"], ["*"]
+        await client.acl_setuser(
+            "canary", True, passwords=password, keys=anything, channels=anything, categories=["+@all"]
         )
     return valkey.replace("unix://", f"unix://canary:{PASSWORDS[1]}@")
 

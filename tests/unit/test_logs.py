@@ -48,6 +48,17 @@ def test_libraries_say_warnings_only_at_any_level(form: str, capsys: pytest.Capt
     assert [name for name in LIBRARIES if f"of {name}" not in said] == []
 
 
+def test_what_a_client_does_wrong_is_no_error_of_uvicorns(capsys: pytest.CaptureFixture[str]) -> None:
+    """A refused handshake, and a text frame that is no UTF-8, fill no log."""
+    configure_logging("DEBUG", "console")
+    uvicorns = logging.getLogger("uvicorn.error")
+    uvicorns.error("ASGI callable returned without completing handshake.")
+    uvicorns.error("Invalid UTF-8 sequence received from client.", exc_info=ValueError())
+    uvicorns.error("Exception in ASGI application")
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "Exception in ASGI application" in line
+
+
 @pytest.mark.parametrize(
     "secret",
     [
