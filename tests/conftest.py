@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -29,6 +31,16 @@ from tests.support.stripe_side import StripeSide
 # How long an example takes says how busy the machine is, and nothing about the property.
 hypothesis_settings.register_profile("paidup", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("paidup")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Names each of schemathesis' tests apart: all operations have one, and xdist runs a name once."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        seen[item.nodeid] += 1
+        if seen[item.nodeid] > 1:
+            item._id = dataclasses.replace(item.id, params=str(seen[item.nodeid]))
 
 
 @pytest.fixture(scope="session")
