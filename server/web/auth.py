@@ -23,7 +23,8 @@ from server.errors import ConfigurationError, NotAuthenticated
 from server.key_sets import KeySet, VerificationKey, algorithms_for
 from server.settings import PUBLIC_KEY, Settings
 
-NAME = r"\A[^\x00-\x1f\x7f\ud800-\udfff]+\Z"
+TEXT = r"\A[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
+NAME = TEXT.replace("*", "+")
 """As bodies.PRINTABLE; and Python's reader of JSON, unlike msgspec's, lets half of a character through."""
 LEEWAY_S = 30
 MALFORMED = (
@@ -62,7 +63,8 @@ class TokenClaims(Claims, frozen=True, kw_only=True):
     exp: float
     nbf: float = 0
     iat: float = 0
-    scope: Scope = Scope.BROWSER
+    scope: Annotated[str, msgspec.Meta(pattern=TEXT)] = Scope.BROWSER
+    """An identity provider puts scopes of its own here (`openid profile`): they make a browser's token."""
 
 
 Authenticate = Callable[[Request], Awaitable[Customer]]
@@ -85,7 +87,8 @@ def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> 
                 "No way of authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL)."
             )
         found = _claims(token, key, settings)
-        return Customer(found.sub, found.stripe_customer, found.scope)
+        scope = Scope.BACKEND if found.scope == Scope.BACKEND else Scope.BROWSER
+        return Customer(found.sub, found.stripe_customer, scope)
 
     return authenticate
 

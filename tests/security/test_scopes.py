@@ -61,8 +61,17 @@ async def test_a_pages_token_reads_buys_and_changes_its_own_plan(world: World) -
     assert (status, problem["type"].rpartition("/")[2]) == (409, "not-subscribed")
 
 
-@pytest.mark.parametrize("scope", ["", "admin", "backend browser", "Backend", ["backend"], 1, True, {}])
-async def test_an_unknown_scope_is_no_token(world: World, scope: Any) -> None:
+@pytest.mark.parametrize("scope", ["", "admin", "openid profile", "backend browser", "Backend"])
+async def test_an_identity_providers_own_scopes_make_a_browsers_token(world: World, scope: str) -> None:
+    """`backend` alone is a backend's: anything else may do the least."""
+    ada = (await world.server(webhooks=False)).customer()
+    assert (await ada.call("GET", "/api/credits", scope=scope))[0] == 200
+    status, problem = await ada.call("POST", "/api/credits/spend", {"credits": 1, "key": "k"}, scope=scope)
+    assert (status, problem["type"].rpartition("/")[2]) == (403, "insufficient-scope")
+
+
+@pytest.mark.parametrize("scope", [["backend"], 1, True, {}])
+async def test_a_scope_that_is_no_text_is_no_token(world: World, scope: Any) -> None:
     """Nobody is named by it: no account is made."""
     ada = (await world.server(webhooks=False)).customer()
     for method, path in (("GET", "/api/credits"), ("POST", "/api/credits/spend")):

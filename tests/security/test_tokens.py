@@ -158,7 +158,7 @@ def test_any_claims_of_a_token_that_is_signed_are_read_or_refused(claims: str) -
         if found is not None:
             said = json.loads(claims)
             assert found.external_id == said["sub"]
-            assert said.get("scope", "browser") == found.scope
+            assert (said.get("scope") == "backend") == (found.scope == "backend")
             assert all(type(said.get(name, 0)) in (int, float) for name in ("exp", "nbf", "iat"))
 
 
