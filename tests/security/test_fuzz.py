@@ -63,7 +63,7 @@ class Servers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = {name: free_port() for name in ("sandbox", "slim", "uvicorn", "demo")}
+        self.ports: dict[str, int] = {}
         self.children: list[Child] = []
 
     def url(self, name: str) -> str:
@@ -73,14 +73,17 @@ class Servers:
         return self.folder / f"{name}.log"
 
     def start(self, valkey: str, template: Path) -> None:
+        self.ports["sandbox"] = free_port()
         port = str(self.ports["sandbox"])
         child = Child(["-m", "client_demo.sandbox"], {"SANDBOX_PORT": port}, self.log("sandbox"), forked=True)
         self.children.append(child)
         child.wait_for(f"{self.url('sandbox')}/sandbox/health")
         asyncio.run(_prices(self.url("sandbox")))
         for name in ("slim", "uvicorn"):
+            self.ports[name] = free_port()
             env = environment(**self._given(name, valkey, template), websocket_protocol=name)
             self.children.append(serving_process(env, self.ports[name], self.log(name), forked=True))
+        self.ports["demo"] = free_port()
         self.children.append(self._demo(self._given("demo", valkey, template)))
 
     def _given(self, name: str, valkey: str, template: Path) -> dict[str, Any]:
