@@ -15,6 +15,7 @@ from collections import Counter
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -38,8 +39,13 @@ CLOSE_S = 10.0
 SLICE = 4096
 """Bytes that are parsed before the limits are looked at."""
 
+CHECK_S = 1.0
+"""How often the deadlines are looked at."""
+
 _of_address: Counter[str] = Counter()
 """Connections of each address to this process."""
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, set[LimitedHttpProtocol]] = WeakKeyDictionary()
+"""HTTP connections of each event loop; an idle loop has no entry, and looks at nothing."""
 
 
 class _Refused(Exception):
@@ -49,31 +55,33 @@ class _Refused(Exception):
 class LimitedHttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP class with limits, and a deadline for each wait on the client.
 
-    One timer a connection looks at the deadlines now and then: a request moves them, and no timer.
+    One timer for all connections looks at the deadlines: a connection costs none, and a request moves none.
     """
+
+    # Apart from the base's own: with more than 30 attributes its instances no longer share their keys.
+    __slots__ = ("_address", "_closed_until", "_expires", "_overhead", "_stalled_until")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._overhead = 0
         """Bytes since the last request ended which are no body."""
-        self._expires = self._stalled_until = math.inf
-        self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._address = ""
+        self._expires = self._stalled_until = self._closed_until = math.inf
+        self._address: str | None = None
+        """What its place is counted for; None once it has been given back."""
 
     # Connections
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._expires = self.loop.time() + HEAD_S
-        self._timer = self.loop.call_later(HEAD_S, self._check)
+        _watch(self.loop, self)
+        address = ""
         if self.client is not None:
-            self._address = _limited_address(self.client[0], tuple(self.config.forwarded_allow_ips or ()))
-        _of_address[self._address] += 1
+            address = _limited_address(self.client[0], tuple(self.config.forwarded_allow_ips or ()))
+        self._address = address
+        _of_address[address] += 1
         limit = self.limit_concurrency or math.inf
-        if len(self.connections) > limit or (
-            self._address and _of_address[self._address] > MAX_CONNECTIONS_PER_ADDRESS
-        ):
+        if len(self.connections) > limit or (address and _of_address[address] > MAX_CONNECTIONS_PER_ADDRESS):
             self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,13 +94,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _release(self) -> None:
         """The connection is over, or another protocol's."""
-        if self._timer is None:
+        address, self._address = self._address, None
+        if address is None:
             return
-        self._timer.cancel()
-        self._timer = None
-        _of_address[self._address] -= 1
-        if not _of_address[self._address]:
-            del _of_address[self._address]
+        _open[self.loop].discard(self)
+        _of_address[address] -= 1
+        if not _of_address[address]:
+            del _of_address[address]
 
     # Sizes
 
@@ -101,7 +109,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             part = data[at : at + SLICE]
             self._overhead += len(part)
             super().data_received(part)
-            if self._timer is None or self.transport.is_closing():
+            if self._address is None or self.transport.is_closing():
                 return  # a WebSocket now, or refused
             if self._overhead > MAX_OVERHEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
                 self._refuse(431)
@@ -143,19 +151,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._stalled_until = math.inf
         super().resume_writing()
 
-    def _check(self) -> None:
-        now = self.loop.time()
-        if self._closing or now >= self._stalled_until:
+    def check(self, now: float) -> None:
+        """End what has passed its deadline."""
+        if now >= self._stalled_until or now >= self._closed_until:
             self.transport.abort()
-            return
-        if now >= self._expires:
+        elif now >= self._expires:
             self._refuse(408)
-        if self.transport.is_closing():
-            self._closing = True
-            wait_s = CLOSE_S
-        else:
-            wait_s = min(self._expires - now, self._stalled_until - now, HEAD_S)
-        self._timer = self.loop.call_later(wait_s, self._check)
+        if self._closed_until == math.inf and self.transport.is_closing():
+            self._closed_until = now + CLOSE_S
 
     # Refusals
 
@@ -183,6 +186,23 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if cycle is None or (cycle.response_complete and not cycle.more_body):
             return bool(self._overhead) or status != 408  # an idle connection is closed without a word
         return cycle.more_body and not cycle.response_started and not self.pipeline
+
+
+def _watch(loop: asyncio.AbstractEventLoop, connection: LimitedHttpProtocol) -> None:
+    if loop not in _open:
+        _open[loop] = set()
+        loop.call_later(CHECK_S, _check_all, loop)
+    _open[loop].add(connection)
+
+
+def _check_all(loop: asyncio.AbstractEventLoop) -> None:
+    connections, now = _open[loop], loop.time()
+    for connection in tuple(connections):
+        connection.check(now)
+    if connections:
+        loop.call_later(CHECK_S, _check_all, loop)
+    else:
+        del _open[loop]
 
 
 @lru_cache(maxsize=4096)

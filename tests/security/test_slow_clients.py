@@ -33,7 +33,7 @@ WEBHOOK = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v
 @pytest.fixture
 async def paidup(world: World, monkeypatch: pytest.MonkeyPatch) -> Paidup:
     """A server whose deadlines are short."""
-    for name in ("HEAD_S", "BODY_S", "STALL_S", "CLOSE_S"):
+    for name in ("HEAD_S", "BODY_S", "STALL_S", "CLOSE_S", "CHECK_S"):
         monkeypatch.setattr(http_limits, name, 0.3)
     monkeypatch.setitem(serving.UVICORN, "timeout_keep_alive", 0.3)
     return await world.server(webhooks=False)
@@ -139,7 +139,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     """S28: the server holds an answer for it until a deadline, and not for ever."""
-    for name in ("HEAD_S", "STALL_S", "CLOSE_S"):
+    for name in ("HEAD_S", "STALL_S", "CLOSE_S", "CHECK_S"):
         monkeypatch.setattr(http_limits, name, 0.3)
     async with served(b"x" * 20_000_000) as (port, state):
         with socket.create_connection(("127.0.0.1", port)) as client:
