@@ -128,6 +128,7 @@ async def _find(account: Account, key: str) -> Reservation:
 
 async def _end(account: Account, row: Reservation, state: ReservationState, used: int, at: datetime) -> None:
     """Give back what is unused, and enter the release and what was spent."""
+    await ledger.expire_due(account, at)  # first what is over, whether or not anybody has looked since
     reversed_invoices = await reversals.of_account(account)
     unused = _unused(row.sources, row.credits - used)
     back = await reversals.claim_returned(reversed_invoices, unused, row.id)

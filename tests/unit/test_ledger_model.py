@@ -125,8 +125,9 @@ class Histories(RuleBasedStateMachine):
         after=st.sampled_from(["debt", "forgive"]),
         on_cancel=st.sampled_from(["keep", "expire"]),
         first=st.sampled_from(["basic_m", "pro_m", "pro_y"]),
+        trial=st.booleans(),
     )
-    def begin(self, rollover: str, upgrade: str, after: str, on_cancel: str, first: str) -> None:
+    def begin(self, rollover: str, upgrade: str, after: str, on_cancel: str, first: str, trial: bool) -> None:
         terms = [f'rollover = "{rollover}"', f'upgrade = "{upgrade}"', f'on_cancel = "{on_cancel}"']
         terms += [f"rollover_cap = {CAP}"] if rollover == "cap" else []
         text = CATALOGUE.format(after=after, trial=TRIAL, year=YEAR_PRICE, terms="\n".join(terms))
@@ -154,7 +155,7 @@ class Histories(RuleBasedStateMachine):
             account = self.run(an_account())
             model = Model(rules, after == "forgive")
             self.customers.append(Customer(account, model, Bills(catalogue, PRICES)))
-            self.subscribe(len(self.customers) - 1, first, 1, False)
+            self.subscribe(len(self.customers) - 1, first, 1, trial)
 
     def run(self, work: Awaitable[T]) -> T:
         async def awaited() -> T:
@@ -189,9 +190,11 @@ class Histories(RuleBasedStateMachine):
 
     @rule(who=who, key=keys, credits=some, hours=st.sampled_from([1, 24, 24 * 40]), share=st.booleans())
     def reserve(self, who: int, key: str, credits: int, hours: int, share: bool) -> None:
-        key = self.key(key)
         if share and self.customers[who].model.balance > 0:
             credits = self.customers[who].model.balance  # all that there is
+        self._reserve(who, self.key(key), credits, hours)
+
+    def _reserve(self, who: int, key: str, credits: int, hours: int) -> None:
         ends = at_unix(self.at) + timedelta(hours=hours)
 
         async def move(account: Account) -> Any:
@@ -219,6 +222,23 @@ class Histories(RuleBasedStateMachine):
             return (await reservations.release(account, key, at_unix(self.at))).balance
 
         self.both(who, move, lambda model: model.release(key, self.at))
+
+    @rule(who=who, nth=st.integers(0, 2), percent=st.sampled_from([100, 100, 99]))
+    def reserve_again(self, who: int, nth: int, percent: int) -> None:
+        """Under a key that stands for a reservation, whatever became of it."""
+        key = self.reserved(who, nth)
+        known = self.customers[who].model.reservations.get(key)
+        self._reserve(who, key, (known.credits if known else 10) * percent // 100 or 1, 1)
+
+    @rule(who=who, credits=some, hours=st.sampled_from([1, 30]), swept=st.booleans(), nth=st.integers(0, 1))
+    def outlast(self, who: int, credits: int, hours: int, swept: bool, nth: int) -> None:
+        """Work that takes longer than its reservation."""
+        self._reserve(who, self.key("new"), credits, 1)
+        self.wait(hours, looked=False)
+        if swept:
+            self.sweep(who)
+        self.commit(who, nth, 50)
+        self.reserve_again(who, nth, 100)
 
     @rule(who=who)
     def sweep(self, who: int) -> None:
@@ -374,44 +394,49 @@ class Histories(RuleBasedStateMachine):
         if not paid:
             return
         name, (kind, status) = paid[newest % len(paid)], known
-        amount = customer.totals[name] * (37 if n else 100) // 100
+        amount = customer.totals[name] * 37 // 100 + 1 if n else customer.totals[name]
         id = f"{kind}-{n}-{name}"
         news = ReversalNews(id, ReversalKind(kind), name, amount, status)
         heard = self.run(self.settlement.reverse(news)) is Outcome.SETTLED
         assert heard == customer.model.reversal(name, id, kind, status, amount, self.at)
 
+    taking = st.sampled_from([("refund", "pending"), ("dispute", "needs_response"), ("dispute", "lost")])
+
     @rule(
         who=who,
         percent=st.sampled_from([10, 50, 90, 100]),
         newest=st.integers(0, 3),
-        known=st.sampled_from([("refund", "pending"), ("dispute", "needs_response"), ("dispute", "lost")]),
+        known=taking,
         n=st.integers(0, 1),
-        used=st.sampled_from([0, 30, 100, None]),
+        pieces=st.sampled_from([0, 0, 3]),
         hours=st.sampled_from([0, 0, 24 * 40]),
+        used=st.sampled_from([0, 30, 100]),
     )
     def hold_over_a_reversal(
-        self,
-        who: int,
-        percent: int,
-        newest: int,
-        known: tuple[str, str],
-        n: int,
-        used: int | None,
-        hours: int,
+        self, who: int, percent: int, newest: int, known: Any, n: int, pieces: int, hours: int, used: int
     ) -> None:
-        """Credits are held while their money goes back, and then used or released (None)."""
-        model = self.customers[who].model
-        credits = max(1, model.balance * percent // 100)
+        """Credits are held while their money goes back; perhaps others pay the debt meanwhile."""
+        credits = max(1, self.customers[who].model.balance * percent // 100)
         self.reserve(who, "new", credits, 24 * 90, False)
         self.alike()
         self.reverse(who, newest, known, n)
         self.alike()
+        if pieces:
+            self.top_up(who, pieces)
         if hours:
             self.wait(hours, looked=False)
-        if used is None:
-            self.release(who, 0)
-        else:
-            self.commit(who, 0, used)
+        self.commit(who, 0, used)
+
+    @rule(who=who, newest=st.integers(0, 3), known=taking, n=st.integers(0, 1))
+    def spend_before_a_reversal(self, who: int, newest: int, known: Any, n: int) -> None:
+        """All is spent when the money goes back; a month later, credits are reserved and not used."""
+        self.spend(who, "new", max(1, self.customers[who].model.balance))
+        self.reverse(who, newest, known, n)
+        self.alike()
+        self.wait(24 * 32, looked=True)
+        self.reserve(who, "new", 1, 24, True)
+        self.alike()
+        self.commit(who, 0, 0)
 
     # What must be the same after each step
 

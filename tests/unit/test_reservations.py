@@ -288,6 +288,18 @@ async def test_reserving_carries_no_more_over_the_end_than_may_roll_over(ada: Ac
     assert await three_sums(ada.id) == (30, 30, 30)
 
 
+@pytest.mark.parametrize("looked", [True, False])
+async def test_whether_somebody_looked_before_the_release_changes_nothing(ada: Account, looked: bool) -> None:
+    """Two grants have ended, of which 40 credits stay: the same ones stay."""
+    for _ in range(2):
+        await granted(ada, 100, BEGIN + DAY, rollover_cap=40)
+    await reserved(ada, 120, within=2 * DAY)
+    if looked:
+        await moved(ada, lambda own: ledger.expire_due(own, BEGIN + DAY))
+    await released(ada, at=BEGIN + DAY)
+    assert await remaining(ada) == [0, 40]
+
+
 async def test_a_debt_is_paid_first_from_what_goes_back(ada: Account) -> None:
     """The money went back while the credits were reserved: what is unused pays for what is owed."""
     await granted(ada, 100)
