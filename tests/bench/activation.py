@@ -26,12 +26,12 @@ from playwright.async_api import Page
 from rich.console import Console
 from rich.table import Table
 
-from server.budget import Budget
-from server.services import connect_redis
-from server.stripe_gateway import open_gateway
+from paidup.redis_client import connect_redis
+from paidup.stripe_api.gateway import open_gateway
+from paidup.stripe_api.rate_limiter import Budget
 from tests.support.browsers import running_browser
 from tests.support.processes import Child, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 console = Console()
 
@@ -55,7 +55,7 @@ async ([mode, config]) => {
       document.head.append(script);
     });
   }
-  const { activate } = await import("/demo/paidup.js");
+  const { activate } = await import("/demo/sdk/paidup.js");
   const stripe = window.Stripe(config.publishable_key);
   const how = { payment_method: "pm_card_visa" };
   const { paymentIntent } = await stripe.confirmCardPayment(client_secret, how);
@@ -84,7 +84,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pu-") as folder:
         port, sandbox_port = free_port(), free_port()
         env = {"PORT": str(port), "SANDBOX_PORT": str(sandbox_port)}
-        demo = Child(["-m", "server.cli", "demo"], env, Path(folder) / "demo.log", cwd=Path(folder))
+        demo = Child(["-m", "paidup.cli", "demo"], env, Path(folder) / "demo.log", cwd=Path(folder))
         try:
             demo.wait_for(f"http://127.0.0.1:{port}/readyz")
             await _measure(

@@ -1,7 +1,7 @@
 """A burst: 10,000 payments confirmed within a minute, while Stripe takes 25 requests a second per endpoint.
 
-`python -m tests.bench.burst`. The product's own queue (`server/watches.py`), budget (`server/budget.py`)
-and parts of a crowd (`server/crowds.py`) run in several simulated processes, on an event loop whose
+`python -m tests.bench.burst`. The product's own verification queue, rate limiter and bulk verification (of
+`paidup.payments` and `paidup.stripe_api`) run in several simulated processes, on an event loop whose
 time is virtual, so that ten minutes take seconds. Simulated are Stripe, the webhooks, the customers,
 the rows and Redis's window. In the same run: without the list, and two naive ways for comparison.
 Each customer's wait is counted from the confirmed payment (a socket opens 50 ms later) until told.
@@ -26,12 +26,12 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
-from server import crowds
-from server.budget import Budget, Purpose, admitted
-from server.crowds import Part
-from server.errors import StripeUnavailable
-from server.verification import SETTLED_AT_ONCE
-from server.watches import Answer, Watches
+from paidup.errors import StripeUnavailable
+from paidup.payments import bulk_verification as crowds
+from paidup.payments.bulk_verification import Part
+from paidup.payments.verification import SETTLED_AT_ONCE
+from paidup.payments.verification_queue import Answer, Watches
+from paidup.stripe_api.rate_limiter import Budget, Purpose, admitted
 from tests.bench.burst_picture import Panel, draw
 from tests.support.virtual_time import run
 

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
-from server.core.decisions import InvoiceStatus
-from server.core.facts import Road
-from server.core.messages import Stage, StatusMessage, encode
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import Stage, StatusMessage, encode
+from paidup.domain.payment_facts import Road
 from tests.bench.floors import CHANNEL
 
 FORK = multiprocessing.get_context("fork")

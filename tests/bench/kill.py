@@ -26,10 +26,10 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from server.logs import configure_logging
-from tests.hammer.stack import Stack, open_stack
-from tests.support.stripe_side import StripeSide
-from tests.support.tab import Tab
+from paidup.logs import configure_logging
+from tests.chaos.stack import Stack, open_stack
+from tests.support.browser_tab import Tab
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 console = Console(width=110)

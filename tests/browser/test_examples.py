@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.xdist_group("everybody"),  # one demo for all of them
 ]
 
-EXAMPLES = Path(__file__).parents[2] / "client_demo" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "client_demo" / "paidup_demo" / "examples"
 ESBUILD = MODULES / "esbuild" / "bin" / "esbuild"
 
 LEAVING = """(secret) => {

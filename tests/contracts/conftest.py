@@ -14,7 +14,7 @@ import pytest
 from tests.support.contracts import checked_session
 from tests.support.paidup import JWT_SECRET, Paidup, environment, serving_process
 from tests.support.processes import free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 OPERATOR_TOKEN = "operator-token-of-the-tests"
 TOKENS_LAST_S = 3600

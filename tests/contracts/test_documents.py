@@ -13,11 +13,18 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 from starlette.routing import Route
 
-from server import __version__, alarms, explain, ledger, reservations
-from server.core import facts, messages, plans
-from server.core.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
-from server.models import EntryKind
-from server.web import api, credits_api, operations, operators, problems, sockets, webhooks
+from paidup import __version__
+from paidup.credits import ledger, reservations
+from paidup.db.models import EntryKind
+from paidup.domain import catalog as plans
+from paidup.domain import messages
+from paidup.domain import payment_facts as facts
+from paidup.domain.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
+from paidup.operations import explain
+from paidup.reconciliation import alarms
+from paidup.web import api, credits_api, operators, problems, webhooks
+from paidup.web import health as operations
+from paidup.web.websocket import endpoint as sockets
 from tests.support.contracts import (
     ASYNCAPI,
     OPENAPI,

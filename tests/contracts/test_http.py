@@ -21,7 +21,7 @@ from schemathesis.config import SchemathesisConfig
 from tests.contracts.conftest import OPERATOR_TOKEN, token_of
 from tests.support.contracts import OPENAPI, document
 from tests.support.paidup import WEBHOOK_SECRET
-from tests.support.stripe_side import sign
+from tests.support.stripe_sandbox import sign
 
 pytestmark = pytest.mark.xdist_group("contracts")  # one server for all of them
 

@@ -64,11 +64,11 @@ def _wrap(owner: Any, name: str, when: Callable[..., bool], after: bool) -> None
 
 def arm(step: Step) -> None:
     """Put the wrapper of `step` where the process will come by."""
-    from server import settlement
-    from server.events import Events
-    from server.hub import Hub
-    from server.rows import Writes
-    from server.settlement import Settlement
+    from paidup.db.bulk import Writes
+    from paidup.payments import settlement
+    from paidup.payments.settlement import Settlement
+    from paidup.realtime.hub import Hub
+    from paidup.reconciliation.stripe_events import Events
 
     match step:
         case Step.BEFORE_STORE:
@@ -97,8 +97,8 @@ def _settled(result: Any) -> bool:
 
 @asynccontextmanager
 async def _committed_then_die() -> AsyncIterator[Any]:
-    from server.database import write_transaction
-    from server.models import CreditGrant
+    from paidup.db.connection import write_transaction
+    from paidup.db.models import CreditGrant
 
     async with write_transaction() as db:
         yield db
@@ -107,8 +107,8 @@ async def _committed_then_die() -> AsyncIterator[Any]:
 
 
 async def sweep() -> None:
-    from server.services import open_services
-    from server.settings import load_settings
+    from paidup.services import open_services
+    from paidup.settings import load_settings
 
     async with open_services(load_settings()) as services:
         await services.reconciler.sweep()
@@ -116,10 +116,10 @@ async def sweep() -> None:
 
 def go_ahead(lead: timedelta) -> None:
     """Set the clock, under its `now`: whoever imported that by its name has it already."""
-    import server.clock
+    import paidup.clock
 
     clock = SimpleNamespace(now=lambda tz: datetime.now(tz) + lead, fromtimestamp=datetime.fromtimestamp)
-    setattr(server.clock, "datetime", clock)  # noqa: B010 - replaced on purpose
+    setattr(paidup.clock, "datetime", clock)  # noqa: B010 - replaced on purpose
 
 
 def main(mode: str, argument: str) -> None:
@@ -127,11 +127,11 @@ def main(mode: str, argument: str) -> None:
         go_ahead(timedelta(seconds=float(argument)))
         asyncio.run(sweep())
         return
-    from server.serving import serve
-    from server.settings import load_settings
+    from paidup.settings import load_settings
+    from paidup.uvicorn_server import serve
 
     arm(Step(argument))
-    serve(load_settings(), workers=1, factory="server.serving:application")
+    serve(load_settings(), workers=1, factory="paidup.uvicorn_server:application")
 
 
 if __name__ == "__main__":

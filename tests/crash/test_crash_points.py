@@ -9,10 +9,10 @@ from contextlib import suppress
 import aiohttp
 import pytest
 
-from server.models import StripeEvent
+from paidup.db.models import StripeEvent
 from tests.conftest import World
 from tests.crash.driver import Step
-from tests.support.books import assert_books_balance
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup, environment, status_with
 from tests.support.processes import Child, free_port
 from tests.support.waiting import wait_until

@@ -26,24 +26,25 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from redis.asyncio import Redis
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from server import clock, ledger
-from server.core.messages import StatusMessage
-from server.core.plans import StripePrice, parse_catalogue
-from server.core.stripe_shapes import Event, ListOf, decode
-from server.core.stripe_shapes import Invoice as StripeInvoice
-from server.database import open_database, write_transaction
-from server.errors import InsufficientCredits, StripeRefused, StripeUnavailable
-from server.events import store
-from server.hub import Hub
-from server.metrics import Metrics
-from server.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
-from server.prices import PriceBook
-from server.roads import build_roads
-from server.settings import PACKAGED_PLANS
-from server.stripe_gateway import API_VERSION
-from server.timeline import Timeline
-from tests.support.cutting import cut_off
-from tests.support.rows import nobody_watches, three_sums
+from paidup import clock
+from paidup.credits import ledger
+from paidup.db.connection import open_database, write_transaction
+from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
+from paidup.domain.catalog import StripePrice, parse_catalogue
+from paidup.domain.messages import StatusMessage
+from paidup.errors import InsufficientCredits, StripeRefused, StripeUnavailable
+from paidup.metrics import Metrics
+from paidup.payments.timeline import Timeline
+from paidup.realtime.hub import Hub
+from paidup.reconciliation.stripe_events import store
+from paidup.roads import build_roads
+from paidup.settings import PACKAGED_PLANS
+from paidup.stripe_api.gateway import API_VERSION
+from paidup.stripe_api.prices import PriceBook
+from paidup.stripe_api.schemas import Event, ListOf, decode
+from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from tests.support.cancel_at_await import cut_off
+from tests.support.factories import nobody_watches, three_sums
 
 T = TypeVar("T")
 

@@ -20,13 +20,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.events import HANDLED_TYPES
+from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from tests.documents.commands import HERE
 from tests.structure.pages import Block, Command, pages
 from tests.structure.sources import ROOT
 from tests.support.paidup import Customer, Paidup, environment, serving_process
 from tests.support.processes import free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.xdist_group("documents")
@@ -39,7 +39,7 @@ COMMANDS = list(
 """Each once; where one of its pages shows the answer, that one."""
 QUERIES = [block for page in pages() for block in page.blocks() if block.language == "sql"]
 SHELL = f"""set -eu
-paidup() {{ {sys.executable} -m server.cli "$@"; }}
+paidup() {{ {sys.executable} -m paidup.cli "$@"; }}
 curl() {{ command curl --silent --show-error --fail-with-body "$@"; }}
 """
 

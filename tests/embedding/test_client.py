@@ -12,8 +12,8 @@ from typing import Any
 import jwt
 import pytest
 
-from server import client
-from server.client import (
+from paidup import client
+from paidup.client import (
     AsyncPaidup,
     KeyReused,
     NotEnoughCredits,
@@ -30,7 +30,7 @@ from server.client import (
 from tests.conftest import World
 from tests.support.paidup import JWT_SECRET, status_with
 from tests.support.processes import ROOT, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 TOKENS = signed_with(JWT_SECRET)

@@ -12,11 +12,11 @@ import pytest
 
 from tests.support.paidup import ORIGIN, WEBHOOK_SECRET, Paidup, environment, next_balance, status_with
 from tests.support.processes import ROOT, Child, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 EXAMPLES = ROOT / "docs" / "examples"
 OPERATOR_TOKEN = "token-of-the-operators"
-SLIM = "server.web.slim:SlimProtocol"
+SLIM = "paidup.web.websocket.lightweight_protocol:SlimProtocol"
 pytestmark = [
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
     # uvicorn's default, and the class that `paidup serve` gives it.

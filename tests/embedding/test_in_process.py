@@ -12,11 +12,11 @@ import pytest
 import structlog
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from server.embedding import create_app, running
-from server.errors import ConfigurationError, InsufficientCredits, InvalidInput, KeyReused, ReservationOver
-from server.models import Account
+from paidup.db.models import Account
+from paidup.errors import ConfigurationError, InsufficientCredits, InvalidInput, KeyReused, ReservationOver
+from paidup.mounting import create_app, running
+from tests.support.factories import granted
 from tests.support.paidup import settings
-from tests.support.rows import granted
 
 
 @pytest.fixture

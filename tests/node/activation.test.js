@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { backoff } from "../../client_demo/paidup.js";
+import { backoff } from "../../client_demo/paidup_demo/sdk/paidup.js";
 import { NOTHING, World, settle, status } from "./world.js";
 
 const TICKET = "POST /api/invoices/in_1/ticket";

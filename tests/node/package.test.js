@@ -11,7 +11,7 @@ import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
-const CLIENT = here("../../client_demo");
+const CLIENT = here("../../client_demo/paidup_demo/sdk");
 const TSC = here("node_modules/typescript/bin/tsc");
 const NPM = join(dirname(process.execPath), "../lib/node_modules/npm/bin/npm-cli.js");
 const read = (...path) => readFileSync(join(...path), "utf8");
@@ -67,8 +67,8 @@ test("what is packed is the client, its licence and its types, and nothing of th
     "react.js", "types/element/activation.d.ts", "types/element/index.d.ts", "types/element/look.d.ts",
     "types/element/words.d.ts", "types/paidup.d.ts", "types/react.d.ts",
   ]);
-  assert.equal(read(installed, "LICENSE"), read(CLIENT, "../LICENSE"));
-  assert.ok(read(CLIENT, "../pyproject.toml").includes(`\nversion = "${manifest.version}"\n`));
+  assert.equal(read(installed, "LICENSE"), read(CLIENT, "../../../LICENSE"));
+  assert.ok(read(CLIENT, "../../../pyproject.toml").includes(`\nversion = "${manifest.version}"\n`));
 });
 
 test("it depends on nothing; React is for those who have it", () => {

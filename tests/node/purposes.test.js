@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 
-import { purposeOf } from "../../client_demo/account_words.js";
+import { purposeOf } from "../../client_demo/paidup_demo/lib/account_text.js";
 
 const PRO = { id: "pro", name: "Pro" };
 const EXTRA = { id: "extra", name: "Extra credits", top_up: true };

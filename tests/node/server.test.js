@@ -11,7 +11,7 @@ import { after, afterEach, before, beforeEach, test } from "node:test";
 
 import { WebSocketServer } from "ws";
 
-import { activate, watchBalance } from "../../client_demo/paidup.js";
+import { activate, watchBalance } from "../../client_demo/paidup_demo/sdk/paidup.js";
 import { World, balance, status } from "./world.js";
 
 const same = assert.deepEqual;

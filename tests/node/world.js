@@ -3,7 +3,7 @@
  *
  * Owns the doubles of the client's seams. `settle` lets every promise that can go on go on, without a real wait.
  */
-import { activate, watchBalance } from "../../client_demo/paidup.js";
+import { activate, watchBalance } from "../../client_demo/paidup_demo/sdk/paidup.js";
 
 export const NOTHING = { timers: 0, listeners: 0, open: 0 };
 

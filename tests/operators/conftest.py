@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from server.database import open_database
-from server.models import StripeEvent, TimelineEntry
-from server.services import Services, open_services
-from server.settings import PACKAGED_PLANS
+from paidup.db.connection import open_database
+from paidup.db.models import StripeEvent, TimelineEntry
+from paidup.services import Services, open_services
+from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.paidup import Paidup, environment, settings
 from tests.support.processes import Child
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 Run = Callable[..., Awaitable[tuple[int, str]]]
@@ -50,7 +50,7 @@ async def paidup_command(
 ) -> tuple[int, str]:
     log = home / "words.log"
     log.unlink(missing_ok=True)
-    child = Child(["-m", "server.cli", *arguments], variables, log, cwd=home, forked=forked)
+    child = Child(["-m", "paidup.cli", *arguments], variables, log, cwd=home, forked=forked)
     try:
         return await asyncio.to_thread(child.process.wait, 60), child.output
     finally:

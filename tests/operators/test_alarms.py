@@ -10,18 +10,18 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.alarms import ALARMS, OVERDUE, Alarms, due_queues, look
-from server.budget import Budget
-from server.clock import now
-from server.errors import StripeUnavailable
-from server.metrics import Metrics
-from server.models import Invoice, StripeEvent
-from server.services import connect_redis
-from server.web import operations
+from paidup.clock import now
+from paidup.db.models import Invoice, StripeEvent
+from paidup.errors import StripeUnavailable
+from paidup.metrics import Metrics
+from paidup.reconciliation.alarms import ALARMS, OVERDUE, Alarms, due_queues, look
+from paidup.redis_client import connect_redis
+from paidup.stripe_api.rate_limiter import Budget
+from paidup.web import health as operations
 from tests.conftest import World
+from tests.support.factories import an_account, an_invoice
 from tests.support.paidup import environment
 from tests.support.processes import Child, free_port
-from tests.support.rows import an_account, an_invoice
 
 
 async def names() -> list[str]:
@@ -94,7 +94,7 @@ async def test_the_alarms_are_looked_up_once_in_a_while(
     assert await alarms.current() == []
     await an_invoice(await an_account(), next_check_at=now() - OVERDUE * 2)
     assert await alarms.current() == []
-    monkeypatch.setattr("server.alarms.REMEMBERED_S", 0)
+    monkeypatch.setattr("paidup.reconciliation.alarms.REMEMBERED_S", 0)
     assert [alarm.name for alarm in await alarms.current()] == ["reconciler_behind"]
 
 
@@ -123,7 +123,7 @@ async def test_a_worker_shows_its_metrics_where_it_is_told_to(
     """The sweeps and the audit are counted there and nowhere else. A taken port is said."""
     port = free_port()
     given = environment(**world.given(worker_metrics_port=port, reconciler_pace_s=0.05))
-    work = ["-m", "server.cli", "work"]
+    work = ["-m", "paidup.cli", "work"]
     worker = Child(work, given, home / "worker.log", cwd=home)
     try:
         await asyncio.to_thread(worker.wait_for, f"http://127.0.0.1:{port}/metrics")

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from server.clock import now
-from server.database import open_database
-from server.models import Account, Invoice
+from paidup.clock import now
+from paidup.db.connection import open_database
+from paidup.db.models import Account, Invoice
 from tests.conftest import World
 from tests.operators.conftest import Run, document, paid_elsewhere, paidup_command
+from tests.support.factories import an_account
 from tests.support.paidup import environment
 from tests.support.processes import Child, free_port
-from tests.support.rows import an_account
-from tests.support.stripe_side import LOOKUP_KEYS, StripeSide
+from tests.support.stripe_sandbox import LOOKUP_KEYS, StripeSide
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -113,7 +113,7 @@ async def test_a_backfill_can_be_stopped_at_any_moment(
     async with open_database(world.database_url):
         await an_account()
     stripe, asked = unanswered
-    arguments = ["-m", "server.cli", "backfill", "--since", "2026-01-01", "--json"]
+    arguments = ["-m", "paidup.cli", "backfill", "--since", "2026-01-01", "--json"]
     variables = environment(**world.given(stripe_api_base=stripe))
     child = Child(arguments, variables, home / "words.log", home, forked=True)
     try:

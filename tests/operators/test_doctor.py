@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from server import doctor
-from server.alarms import OVERDUE, SETTLED_WITHOUT
-from server.clock import now
-from server.core.decisions import InvoiceStatus
-from server.core.facts import Road
-from server.database import connection, open_database
-from server.doctor import (
+from paidup.clock import now
+from paidup.db.connection import connection, open_database
+from paidup.db.models import Account, StripeEvent, Watermark
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.payment_facts import Road
+from paidup.errors import ConfigurationError
+from paidup.operations.doctor import run as doctor
+from paidup.operations.doctor.run import (
     CHECKS,
     SWEPT_EACH_MINUTE,
     SWEPT_WITHIN,
@@ -32,16 +33,15 @@ from server.doctor import (
     examine,
     failed,
 )
-from server.errors import ConfigurationError
-from server.events import HANDLED_TYPES
-from server.models import Account, StripeEvent, Watermark
-from server.settings import PACKAGED_PLANS
-from server.stripe_gateway import API_VERSION, EndpointInfo
+from paidup.reconciliation.alarms import OVERDUE, SETTLED_WITHOUT
+from paidup.reconciliation.stripe_events import HANDLED_TYPES
+from paidup.settings import PACKAGED_PLANS
+from paidup.stripe_api.gateway import API_VERSION, EndpointInfo
 from tests.conftest import World
+from tests.support.factories import an_account, an_invoice
 from tests.support.key_sets import jwk, published
 from tests.support.paidup import settings
 from tests.support.processes import free_port
-from tests.support.rows import an_account, an_invoice
 
 URL = "https://paidup.example/webhooks/stripe"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from server.backfill import replay
-from server.clock import now
-from server.core.decisions import InvoiceStatus
-from server.explain import Explanation, Story, event_to_do, explain, span
-from server.explain_terminal import rendered
-from server.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
-from server.services import open_services
+from paidup.clock import now
+from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
+from paidup.domain.decisions import InvoiceStatus
+from paidup.operations.backfill import replay
+from paidup.operations.explain import Explanation, Story, event_to_do, explain, span
+from paidup.operations.explain_terminal import rendered
+from paidup.services import open_services
 from tests.conftest import World
 from tests.operators.conftest import paid_elsewhere, parked, timeline_written
+from tests.support.factories import an_account, an_invoice
 from tests.support.paidup import Paidup, settings, status_with
-from tests.support.rows import an_account, an_invoice
-from tests.support.stripe_side import StripeSide, forged_event
+from tests.support.stripe_sandbox import StripeSide, forged_event
 from tests.support.waiting import wait_until
 
 

@@ -11,16 +11,16 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.alarms import SETTLED_WITHOUT
-from server.clock import now
-from server.core.decisions import InvoiceStatus
-from server.core.facts import Road
-from server.models import Account, Invoice, StripeEvent, TimelineEntry
+from paidup.clock import now
+from paidup.db.models import Account, Invoice, StripeEvent, TimelineEntry
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.payment_facts import Road
+from paidup.reconciliation.alarms import SETTLED_WITHOUT
 from tests.conftest import World
 from tests.operators.conftest import OPERATOR_TOKEN, paid_elsewhere, parked, timeline_written
+from tests.support.factories import an_account, an_invoice
 from tests.support.paidup import Paidup
-from tests.support.rows import an_account, an_invoice
-from tests.support.stripe_side import StripeSide, forged_event
+from tests.support.stripe_sandbox import StripeSide, forged_event
 
 BEARER = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
 AS_JSON = {**BEARER, "Accept": "application/json"}

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from server.core.plans import parse_catalogue
-from server.errors import InvalidInput
-from server.events import HANDLED_TYPES
-from server.settings import PACKAGED_PLANS
-from server.stripe_gateway import API_VERSION
-from server.stripe_setup import ensure_endpoint, ensure_prices, gateway_alone, webhook_address
+from paidup.domain.catalog import parse_catalogue
+from paidup.errors import InvalidInput
+from paidup.operations.stripe_setup import ensure_endpoint, ensure_prices, gateway_alone, webhook_address
+from paidup.reconciliation.stripe_events import HANDLED_TYPES
+from paidup.settings import PACKAGED_PLANS
+from paidup.stripe_api.gateway import API_VERSION
 from tests.support.paidup import settings
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 URL = "https://paidup.example/webhooks/stripe"
 

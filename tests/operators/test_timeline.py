@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from server.models import TimelineEntry
+from paidup.db.models import TimelineEntry
 from tests.conftest import World
 from tests.operators.conftest import timeline_written
 from tests.support.paidup import next_status
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.valkeys import running_valkey
 from tests.support.waiting import wait_until
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from server.clock import now
-from server.models import Invoice
+from paidup.clock import now
+from paidup.db.models import Invoice
 from tests.conftest import World
 from tests.support.paidup import Paidup, environment
 from tests.support.processes import Child
-from tests.support.stripe_side import LOOKUP_KEYS
+from tests.support.stripe_sandbox import LOOKUP_KEYS
 
 
 def run(folder: Path, *arguments: str, forked: bool = False, **variables: str) -> tuple[int, str]:
     """The exit code and all words of `paidup` with these arguments. Of each command one run is not forked."""
     log = folder / f"{'-'.join(arguments)}.log"
-    child = Child(["-m", "server.cli", *arguments], variables, log, cwd=folder, forked=forked)
+    child = Child(["-m", "paidup.cli", *arguments], variables, log, cwd=folder, forked=forked)
     code = child.process.wait(60)
     words = child.output
     log.unlink()

@@ -15,15 +15,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from client_demo.supervisor import run_demo
-from server.errors import ConfigurationError
+from paidup.errors import ConfigurationError
+from paidup_demo.supervisor import run_demo
 from tests.support.contracts import checked_session
 from tests.support.paidup import WEBHOOK_SECRET, status_with
 from tests.support.processes import Child, alive, descendants, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
-DEMO = ["-m", "server.cli", "demo"]
+DEMO = ["-m", "paidup.cli", "demo"]
 
 
 class Demo:
@@ -110,7 +110,14 @@ async def test_what_the_page_needs_is_served_and_nothing_else(
         config = await response.json()
     assert config["publishable_key"] == "pk_test_of_the_sandbox_and_of_no_account"
     assert config["stripe_js"] == f"{demo.sandbox}/stripe.js"
-    wanted = {"paidup.js": 200, "demo.css": 200, "app.py": 404, "..%2Fapp.py": 404, "index.html": 404}
+    wanted = {
+        "sdk/paidup.js": 200,
+        "page/demo.css": 200,
+        "app.py": 404,
+        "..%2Fapp.py": 404,
+        "page/index.html": 404,
+        "sandbox/panel.html": 404,
+    }
     for name, status in wanted.items():
         async with browser.get(f"{demo.url}/demo/{name}") as response:
             assert response.status == status, name
@@ -154,7 +161,7 @@ async def test_it_stops_all_it_started_and_a_second_start_goes_on(
     await bought(demo, browser)
     assert demo.child is not None
     started = descendants(demo.child.process.pid)
-    roles = ("client_demo.sandbox", "client_demo.app", "valkey")
+    roles = ("paidup_demo.sandbox", "paidup_demo.app", "valkey")
     assert [role for role in roles if not any(role in command for command in started.values())] == []
     assert demo.stop() == 0
     assert "Stopped." in demo.child.output
@@ -242,7 +249,7 @@ async def test_when_a_part_dies_all_of_it_ends_and_says_so(home: Path) -> None:
     demo = Demo(home)
     child = demo.start()
     started = descendants(child.process.pid)
-    (sandbox,) = [pid for pid, command in started.items() if "client_demo.sandbox" in command]
+    (sandbox,) = [pid for pid, command in started.items() if "paidup_demo.sandbox" in command]
     os.kill(sandbox, signal.SIGKILL)
     await wait_until(lambda: child.process.poll() is not None, within=20)
     assert child.process.returncode == 1

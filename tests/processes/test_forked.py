@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nursery import Forked
+from tests.support.forkserver import Forked
 from tests.support.processes import Child, alive, free_port
 from tests.support.waiting import wait_until
 

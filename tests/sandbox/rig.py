@@ -22,8 +22,8 @@ import stripe
 import uvicorn
 from aiohttp import web
 
-from client_demo.sandbox.app import create_sandbox
-from client_demo.sandbox.settings import SandboxSettings
+from paidup_demo.sandbox.app import create_sandbox
+from paidup_demo.sandbox.settings import SandboxSettings
 
 Json = dict[str, Any]
 SECRET = "whsec_test_of_the_sandbox"

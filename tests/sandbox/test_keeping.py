@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from client_demo.sandbox.cards import passes_luhn, typed_card
-from client_demo.sandbox.clock import add_interval
-from client_demo.sandbox.errors import CardError
-from client_demo.sandbox.settings import SandboxSettings, SettingsError, WebhookTarget
-from client_demo.sandbox.state import Store
+from paidup_demo.sandbox.cards import passes_luhn, typed_card
+from paidup_demo.sandbox.clock import add_interval
+from paidup_demo.sandbox.errors import CardError
+from paidup_demo.sandbox.settings import SandboxSettings, SettingsError, WebhookTarget
+from paidup_demo.sandbox.state import Store
 
 from .rig import CARD_3DS, SECRET, Receiver, Sandbox, Server, settings, wait_until
 

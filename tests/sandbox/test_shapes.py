@@ -6,7 +6,7 @@ from typing import Any
 
 import stripe
 
-from client_demo.sandbox.settings import API_VERSION
+from paidup_demo.sandbox.settings import API_VERSION
 
 from .rig import CARD_3DS, Json, Receiver, Sandbox, Signup, check_shape, wait_until
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
-from client_demo.sandbox.settings import DEFAULT_ORIGINS
+from paidup_demo.sandbox.settings import DEFAULT_ORIGINS
 from tests.support.browsers import CHROMIUM, running_browser
 
 from .rig import Json, Sandbox, Signup

@@ -18,18 +18,18 @@ from typing import Any
 import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from server import ledger
-from server.core.stripe_shapes import Event, decode
-from server.database import write_transaction
-from server.events import store
-from server.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
-from server.services import Services, open_services
-from server.settings import PACKAGED_PLANS
-from tests.support.books import assert_books_balance
-from tests.support.life import MovedClock
+from paidup.credits import ledger
+from paidup.db.connection import write_transaction
+from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
+from paidup.reconciliation.stripe_events import store
+from paidup.services import Services, open_services
+from paidup.settings import PACKAGED_PLANS
+from paidup.stripe_api.schemas import Event, decode
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import settings
 from tests.support.postgres import Databases
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
+from tests.support.subscription_lifecycle import MovedClock
 from tests.support.waiting import wait_until
 
 PLANS = ["basic", "advanced", "pro"]

@@ -10,11 +10,11 @@ from typing import Any
 import jwt
 import pytest
 
-from server.models import Account, LedgerEntry
+from paidup.db.models import Account, LedgerEntry
 from tests.conftest import World
-from tests.support.books import assert_books_balance, row_counts
+from tests.support.ledger_asserts import assert_books_balance, row_counts
 from tests.support.paidup import JWT_SECRET, Customer, Paidup
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 NOW = int(time.time())
 LONG = 3 * 3600

@@ -15,18 +15,21 @@ import aiohttp
 import pytest
 from itsdangerous import TimestampSigner
 
-from server import hub, keepers, ledger
-from server.clock import now
-from server.core.messages import BalanceMessage, encode
-from server.database import write_transaction
-from server.models import Account
-from server.rereading import reread
-from server.statuses import balance_of, read_balances
-from server.web import snapshots, sockets
+from paidup.clock import now
+from paidup.credits import ledger
+from paidup.db.connection import write_transaction
+from paidup.db.models import Account
+from paidup.domain.messages import BalanceMessage, encode
+from paidup.realtime import hub
+from paidup.realtime import subscriber as keepers
+from paidup.realtime.resync import reread
+from paidup.realtime.status_queries import balance_of, read_balances
+from paidup.web.websocket import endpoint as sockets
+from paidup.web.websocket import snapshots
 from tests.conftest import World
-from tests.support.books import assert_books_balance
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import ORIGIN, Customer, Paidup, next_balance, status_with
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.valkeys import frozen, running_valkey
 from tests.support.waiting import wait_until
 

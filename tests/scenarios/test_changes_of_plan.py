@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from server.models import Invoice, LedgerEntry
+from paidup.db.models import Invoice, LedgerEntry
 from tests.conftest import World
-from tests.support.books import assert_books_balance
-from tests.support.life import Life, a_life, grants_of, pay_on_with, plans_with
+from tests.support.ledger_asserts import assert_books_balance
+from tests.support.subscription_lifecycle import Life, a_life, grants_of, pay_on_with, plans_with
 from tests.support.waiting import wait_until
 
 ASKS, DECLINES = "pm_card_authenticationRequired", "pm_card_chargeCustomerFail"

@@ -13,19 +13,19 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from server.clock import now
-from server.core.facts import Facts, Road
-from server.core.stripe_shapes import Event, Invoice, decode
-from server.errors import StorageUnavailable
-from server.events import store
-from server.models import Account, StripeEvent
-from server.models import Invoice as InvoiceRow
+from paidup.clock import now
+from paidup.db.models import Account, StripeEvent
+from paidup.db.models import Invoice as InvoiceRow
+from paidup.domain.payment_facts import Facts, Road
+from paidup.errors import StorageUnavailable
+from paidup.reconciliation.stripe_events import store
+from paidup.stripe_api.schemas import Event, Invoice, decode
 from tests.conftest import World
-from tests.support.books import assert_books_balance
 from tests.support.driver import Finish, race
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup, environment, next_status, status_with
 from tests.support.processes import Child
-from tests.support.stripe_side import StripeSide, sign
+from tests.support.stripe_sandbox import StripeSide, sign
 from tests.support.waiting import wait_until
 
 RACES = 200

@@ -11,11 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.web import sockets
+from paidup.web.websocket import endpoint as sockets
 from tests.conftest import World
 from tests.support.paidup import Paidup, environment, next_status, serving_process
 from tests.support.processes import alive, descendants, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 

@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from server.models import StripeEvent, Subscription
+from paidup.db.models import StripeEvent, Subscription
 from tests.conftest import World
-from tests.support.books import assert_books_balance, row_counts
-from tests.support.life import Life, a_life, advance, buy_unheard, grants_of, plans_with, subscription_of
-from tests.support.stripe_side import forged_event
+from tests.support.ledger_asserts import assert_books_balance, row_counts
+from tests.support.stripe_sandbox import forged_event
+from tests.support.subscription_lifecycle import (
+    Life,
+    a_life,
+    advance,
+    buy_unheard,
+    grants_of,
+    plans_with,
+    subscription_of,
+)
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from server.core.months import add_months
-from server.models import CreditGrant, GrantState, Invoice
-from server.settings import PACKAGED_PLANS
+from paidup.db.models import CreditGrant, GrantState, Invoice
+from paidup.domain.billing_months import add_months
+from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
-from tests.support.books import assert_books_balance
-from tests.support.life import (
+from tests.support.ledger_asserts import assert_books_balance
+from tests.support.paidup import next_balance
+from tests.support.subscription_lifecycle import (
     Life,
     a_life,
     advance,
@@ -23,7 +24,6 @@ from tests.support.life import (
     plans_with,
     subscription_of,
 )
-from tests.support.paidup import next_balance
 from tests.support.waiting import wait_until
 
 ASKS, DECLINES = "pm_card_authenticationRequired", "pm_card_chargeCustomerFail"

@@ -6,13 +6,13 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from server.alarms import SETTLED_WITHOUT, webhook_silence
-from server.clock import now
-from server.models import Account, EventSource, Invoice, StripeEvent, Watermark
+from paidup.clock import now
+from paidup.db.models import Account, EventSource, Invoice, StripeEvent, Watermark
+from paidup.reconciliation.alarms import SETTLED_WITHOUT, webhook_silence
 from tests.conftest import World
-from tests.support.books import assert_books_balance
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup
-from tests.support.stripe_side import StripeSide, forged_event, sign
+from tests.support.stripe_sandbox import StripeSide, forged_event, sign
 from tests.support.waiting import wait_until
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from server import database
-from server.models import Invoice as InvoiceRow
-from server.models import StripeEvent
+from paidup.db import connection as database
+from paidup.db.models import Invoice as InvoiceRow
+from paidup.db.models import StripeEvent
 from tests.conftest import World
-from tests.support.books import assert_books_balance
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import next_status, status_with
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 READ_INVOICE = "GET /v1/invoices/{id}"

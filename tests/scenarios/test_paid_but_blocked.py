@@ -12,23 +12,23 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server import statuses
-from server.clock import now
-from server.core.facts import Facts, Road
-from server.core.messages import StatusMessage, encode
-from server.core.stripe_shapes import Invoice, decode
-from server.hub import INVOICES
-from server.listeners import Listener
-from server.models import Account
-from server.models import Invoice as InvoiceRow
-from server.services import Services
-from server.settlement import Settlement
-from server.web import snapshots
+from paidup.clock import now
+from paidup.db.models import Account
+from paidup.db.models import Invoice as InvoiceRow
+from paidup.domain.messages import StatusMessage, encode
+from paidup.domain.payment_facts import Facts, Road
+from paidup.payments.settlement import Settlement
+from paidup.realtime import status_queries as statuses
+from paidup.realtime.hub import INVOICES
+from paidup.realtime.redis_connection import Listener
+from paidup.services import Services
+from paidup.stripe_api.schemas import Invoice, decode
+from paidup.web.websocket import snapshots
 from tests.conftest import World
-from tests.support.books import assert_books_balance
+from tests.support.factories import nobody_watches
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
-from tests.support.rows import nobody_watches
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 READ_INVOICE = "GET /v1/invoices/{id}"

@@ -14,17 +14,17 @@ import aiohttp
 import pytest
 from redis.exceptions import ResponseError
 
-from server import keepers
-from server.core.messages import encode
-from server.hub import INVOICES
-from server.models import Invoice as InvoiceRow
-from server.services import Services
-from server.statuses import read_status
+from paidup.db.models import Invoice as InvoiceRow
+from paidup.domain.messages import encode
+from paidup.realtime import subscriber as keepers
+from paidup.realtime.hub import INVOICES
+from paidup.realtime.status_queries import read_status
+from paidup.services import Services
 from tests.conftest import World
-from tests.support.books import assert_books_balance
+from tests.support.factories import an_account, an_invoice
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup, next_status, status_with
-from tests.support.rows import an_account, an_invoice
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.valkeys import running_valkey, start_valkey
 from tests.support.waiting import wait_until
 

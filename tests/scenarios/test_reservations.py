@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from server.clock import now
-from server.models import Account, Reservation
+from paidup.clock import now
+from paidup.db.models import Account, Reservation
 from tests.conftest import World
-from tests.support.books import assert_books_balance
+from tests.support.factories import granted, three_sums
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_balance
-from tests.support.rows import granted, three_sums
 
 
 async def test_work_is_reserved_done_and_paid_for(paidup: Paidup) -> None:

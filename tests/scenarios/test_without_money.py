@@ -16,17 +16,17 @@ import pytest
 from itsdangerous import TimestampSigner
 from msgspec.structs import replace
 
-from server.core.stripe_shapes import Invoice as InvoiceShape
-from server.core.stripe_shapes import InvoicePayment, PaymentIntent
-from server.hub import INVOICES
-from server.models import Account, CreditGrant, StripeEvent
-from server.models import Invoice as InvoiceRow
-from server.settings import PACKAGED_PLANS
-from server.verification import Verification
+from paidup.db.models import Account, CreditGrant, StripeEvent
+from paidup.db.models import Invoice as InvoiceRow
+from paidup.payments.verification import Verification
+from paidup.realtime.hub import INVOICES
+from paidup.settings import PACKAGED_PLANS
+from paidup.stripe_api.schemas import Invoice as InvoiceShape
+from paidup.stripe_api.schemas import InvoicePayment, PaymentIntent
 from tests.conftest import World
-from tests.support.books import assert_books_balance, row_counts
+from tests.support.ledger_asserts import assert_books_balance, row_counts
 from tests.support.paidup import ORIGIN, WEBHOOK_SECRET, Customer, Paidup, next_status, status_with
-from tests.support.stripe_side import StripeSide, forged_event
+from tests.support.stripe_sandbox import StripeSide, forged_event
 from tests.support.waiting import wait_until
 
 Change = Callable[[Any], Any]

@@ -25,7 +25,7 @@ from tests.support.contracts import checked_session
 from tests.support.paidup import Customer, Paidup, environment, serving_process, status_with
 from tests.support.postgres import Databases
 from tests.support.processes import Child, free_port
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 DEFAULT_LIMITS = {"purchases_per_minute": 60, "adoptions_per_minute": 60, "stripe_requests_per_second": 20}
 """Those of settings.py, which the tests' settings raise."""
@@ -179,7 +179,7 @@ def main() -> None:
         sandbox_port, port = free_port(), free_port()
         stripe_url = f"http://127.0.0.1:{sandbox_port}"
         sandbox = Child(
-            ["-m", "client_demo.sandbox"], {"SANDBOX_PORT": str(sandbox_port)}, folder / "sandbox.log"
+            ["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(sandbox_port)}, folder / "sandbox.log"
         )
         stack.callback(sandbox.stop)
         sandbox.wait_for(f"{stripe_url}/sandbox/health")

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 from structlog.testing import capture_logs
 
-from server.models import StripeEvent
+from paidup.db.models import StripeEvent
 from tests.conftest import World
 from tests.support.paidup import WEBHOOK_SECRET, Paidup
-from tests.support.stripe_side import forged_event, sign
+from tests.support.stripe_sandbox import forged_event, sign
 from tests.support.waiting import wait_until
 
 HANDSHAKE = (

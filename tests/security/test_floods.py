@@ -14,13 +14,13 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Opcode
 from websockets.protocol import OPEN, SERVER
 
-from server.core.messages import MAX_FRAME
-from server.web.frame_limits import BURST_FRAMES, FRAMES_PER_S, FrameLimit
-from server.web.slim import SlimWire
+from paidup.domain.messages import MAX_FRAME
+from paidup.web.websocket.frame_limits import BURST_FRAMES, FRAMES_PER_S, FrameLimit
+from paidup.web.websocket.lightweight_protocol import SlimWire
 from tests.conftest import World
-from tests.support.crowd import handshake
 from tests.support.paidup import Paidup, next_status, status_with
-from tests.unit.test_slim import closing, masked
+from tests.support.socket_load import handshake
+from tests.unit.test_lightweight_protocol import closing, masked
 
 TEXT, CONT, PING, PONG = Opcode.TEXT, Opcode.CONT, Opcode.PING, Opcode.PONG
 CHUNK = 256 * 1024

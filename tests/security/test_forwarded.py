@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.errors import ConfigurationError
-from server.web.addresses import counted_as
+from paidup.errors import ConfigurationError
+from paidup.web.addresses import counted_as
 from tests.conftest import World
 from tests.support.paidup import Customer, settings
 

@@ -25,14 +25,14 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
 
-from client_demo.supervisor import demo_environment
+from paidup_demo.supervisor import demo_environment
 from tests.contracts.conftest import token_of
 from tests.contracts.test_http import Signed, narrowed
 from tests.security.raw_requests import Maker, send
 from tests.support.contracts import OPENAPI, document
 from tests.support.paidup import ORIGIN, WEBHOOK_SECRET, Customer, Paidup, environment, serving_process
 from tests.support.processes import Child, free_port
-from tests.support.stripe_side import StripeSide, sign
+from tests.support.stripe_sandbox import StripeSide, sign
 
 pytestmark = pytest.mark.xdist_group("fuzz")  # one set of servers for all of them
 
@@ -75,7 +75,7 @@ class Servers:
     def start(self, valkey: str, template: Path) -> None:
         self.ports["sandbox"] = free_port()
         port = str(self.ports["sandbox"])
-        child = Child(["-m", "client_demo.sandbox"], {"SANDBOX_PORT": port}, self.log("sandbox"), forked=True)
+        child = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": port}, self.log("sandbox"), forked=True)
         self.children.append(child)
         child.wait_for(f"{self.url('sandbox')}/sandbox/health")
         asyncio.run(_prices(self.url("sandbox")))
@@ -103,7 +103,7 @@ class Servers:
     def _demo(self, given: dict[str, Any]) -> Child:
         variables = environment(**given, port=self.ports["demo"], allowed_origins=self.url("demo"))
         demo = demo_environment({**variables, "SANDBOX_PORT": str(self.ports["sandbox"])})
-        child = Child(["-m", "client_demo.app"], demo, self.log("demo"), forked=True)
+        child = Child(["-m", "paidup_demo.app"], demo, self.log("demo"), forked=True)
         child.wait_for(f"{self.url('demo')}/readyz")
         return child
 

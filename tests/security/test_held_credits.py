@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from server.models import CreditGrant
-from server.settings import PACKAGED_PLANS
+from paidup.db.models import CreditGrant
+from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
-from tests.support.books import assert_books_balance
-from tests.support.life import Life, a_life
+from tests.support.ledger_asserts import assert_books_balance
+from tests.support.subscription_lifecycle import Life, a_life
 
 
 async def _reserve(life: Life, credits: int) -> None:

@@ -13,10 +13,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm
 
-from server import key_sets
-from server.errors import IdentityUnavailable, NotAuthenticated
-from server.key_sets import KeySet, KeySetUnavailable, parse_keys
-from server.metrics import Metrics
+from paidup import key_sets
+from paidup.errors import IdentityUnavailable, NotAuthenticated
+from paidup.key_sets import KeySet, KeySetUnavailable, parse_keys
+from paidup.metrics import Metrics
 from tests.conftest import World
 from tests.support.key_sets import Provider, jwk, provider, signed
 from tests.support.waiting import wait_until

@@ -11,16 +11,16 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from server.core.facts import Facts, Road
-from server.models import Account, CreditGrant, Invoice
-from server.settings import PACKAGED_PLANS
+from paidup.db.models import Account, CreditGrant, Invoice
+from paidup.domain.payment_facts import Facts, Road
+from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
-from tests.support.books import assert_books_balance
 from tests.support.driver import race
-from tests.support.life import Life, a_life, history, plans_with
+from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup, environment
 from tests.support.processes import Child
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
+from tests.support.subscription_lifecycle import Life, a_life, history, plans_with
 
 FREE = """
 [[plans]]

@@ -11,13 +11,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server import account_limits
-from server.stripe_gateway import READ_INVOICE
+from paidup.rate_limits import account_limits
+from paidup.stripe_api.gateway import READ_INVOICE
 from tests.conftest import World
 from tests.security.one_account import DEFAULT_LIMITS, HONEST, Attacker, activated
 from tests.support.contracts import checked_session
 from tests.support.paidup import Customer, Paidup, next_status
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 READ = "GET /v1/invoices/{id}"

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from server.app import create_app
-from server.errors import InsufficientScope
-from server.models import Account
-from server.web.auth import Customer, Scope
-from server.web.customers import account_of
+from paidup.app import create_app
+from paidup.db.models import Account
+from paidup.errors import InsufficientScope
+from paidup.web.auth import Customer, Scope
+from paidup.web.dependencies import account_of
 from tests.conftest import World
 from tests.support.paidup import Customer as Shopper
 from tests.support.paidup import Paidup, settings
-from tests.support.stripe_side import StripeSide
+from tests.support.stripe_sandbox import StripeSide
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

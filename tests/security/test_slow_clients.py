@@ -16,12 +16,12 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from server import serving
-from server.web import http_limits
-from server.web.http_limits import LimitedHttpProtocol
+from paidup import uvicorn_server as serving
+from paidup.web import http_limits
+from paidup.web.http_limits import LimitedHttpProtocol
 from tests.conftest import World
-from tests.support.crowd import handshake
 from tests.support.paidup import Paidup
+from tests.support.socket_load import handshake
 from tests.support.waiting import wait_until
 
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -187,7 +187,9 @@ async def test_one_connection_too_many_of_an_address_is_refused(monkeypatch: pyt
 async def test_a_handshake_gives_its_connection_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """What becomes a WebSocket has other limits: it is no longer counted, and no deadline of HTTP ends it."""
     monkeypatch.setattr(http_limits, "MAX_CONNECTIONS_PER_ADDRESS", 1)
-    async with served(forwarded_allow_ips=["192.0.2.1"], ws="server.web.slim:SlimProtocol") as (port, _):
+    async with served(
+        forwarded_allow_ips=["192.0.2.1"], ws="paidup.web.websocket.lightweight_protocol:SlimProtocol"
+    ) as (port, _):
         for _ in range(3):
             url = f"http://127.0.0.1:{port}"
             assert (await answer_to(url, handshake("in_1", "ticket"))).startswith(b"HTTP/1.1 200 OK")

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm
 from starlette.requests import Request
 
-from server.errors import NotAuthenticated
-from server.key_sets import KeySet, KeySetUnavailable, parse_keys
-from server.metrics import Metrics
-from server.web.auth import Customer, bearer_authentication
-from server.web.problems import problem_of
+from paidup.errors import NotAuthenticated
+from paidup.key_sets import KeySet, KeySetUnavailable, parse_keys
+from paidup.metrics import Metrics
+from paidup.web.auth import Customer, bearer_authentication
+from paidup.web.problems import problem_of
 from tests.conftest import World
 from tests.support.key_sets import jwk, provider
 from tests.support.paidup import JWT_SECRET, settings

@@ -14,8 +14,8 @@ from random import Random
 import aiohttp
 from rich.table import Table
 
-from server import keepers
-from server.logs import configure_logging
+from paidup.logs import configure_logging
+from paidup.realtime import subscriber as keepers
 from tests.bench.report import console, machine
 from tests.bench.rig import Rig, Server, a_rig, product
 from tests.soak.customers import Customers

@@ -16,10 +16,10 @@ import aiohttp
 
 from tests.bench.rig import Rig
 from tests.bench.stripe_stub import PAID
-from tests.support.crowd import CLOSE, Connection, connect, handshake
-from tests.support.many import name_of
+from tests.support.bulk_fixtures import name_of
 from tests.support.paidup import WEBHOOK_SECRET
-from tests.support.stripe_side import sign
+from tests.support.socket_load import CLOSE, Connection, connect, handshake
+from tests.support.stripe_sandbox import sign
 
 WAIT_S = (0.5, 4.0)
 TOLD_WITHIN_S = 20.0

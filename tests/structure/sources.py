@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("server", "client_demo")
-GENERATED = ("server.migrations",)
+PACKAGES = ("server/paidup", "client_demo/paidup_demo")
+GENERATED = ("paidup.db.migrations",)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def modules() -> dict[str, Module]:
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
-            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = path.relative_to((ROOT / package).parent).with_suffix("").parts
             is_package = parts[-1] == "__init__"
             name = ".".join(parts[:-1] if is_package else parts)
             if not name.startswith(GENERATED):

@@ -11,7 +11,7 @@ import pytest
 from tests.structure.sources import importers, imports, modules, ours, reaches, within
 
 MAX_FUNCTION_LINES = 70
-CORE = within("server.core")
+CORE = within("paidup.domain")
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -20,8 +20,8 @@ def test_the_core_imports_errors_the_standard_library_and_msgspec_alone(name: st
     allowed = {"msgspec", *sys.stdlib_module_names}
     doing = {"os", "time", "random", "asyncio", "socket", "secrets", "pathlib", "subprocess", "threading"}
     for used in imports(name):
-        if used.startswith("server"):
-            assert used == "server.errors" or used in CORE
+        if used.startswith("paidup"):
+            assert used == "paidup.errors" or used in CORE
         else:
             top = used.partition(".")[0]
             assert top in allowed
@@ -29,7 +29,7 @@ def test_the_core_imports_errors_the_standard_library_and_msgspec_alone(name: st
 
 
 def test_errors_import_nothing_of_ours() -> None:
-    assert ours("server.errors") == frozenset()
+    assert ours("paidup.errors") == frozenset()
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -40,22 +40,26 @@ def test_no_module_imports_itself_through_others() -> None:
 
 def test_settlement_asks_nobody_and_tells_nobody() -> None:
     """It receives facts: neither the Stripe gateway nor the hub is within its reach, however indirectly."""
-    assert not reaches("server.settlement") & {"server.stripe_gateway", "server.hub", "server.verification"}
-    assert "stripe" not in {used for name in reaches("server.settlement") for used in imports(name)}
+    assert not reaches("paidup.payments.settlement") & {
+        "paidup.stripe_api.gateway",
+        "paidup.realtime.hub",
+        "paidup.payments.verification",
+    }
+    assert "stripe" not in {used for name in reaches("paidup.payments.settlement") for used in imports(name)}
 
 
 LAYERS = [
-    ["server.models"],
-    ["server.ledger"],
-    ["server.settlement"],
-    ["server.verification"],
-    ["server.events", "server.purchases"],
-    ["server.reconciliation"],
-    ["server.services"],
-    within("server.web"),
-    ["server.app"],
-    ["server.serving", "server.embedding"],
-    ["server.cli"],
+    ["paidup.db.models"],
+    ["paidup.credits.ledger"],
+    ["paidup.payments.settlement"],
+    ["paidup.payments.verification"],
+    ["paidup.reconciliation.stripe_events", "paidup.subscriptions.checkout"],
+    ["paidup.reconciliation.reconciler"],
+    ["paidup.services"],
+    within("paidup.web"),
+    ["paidup.app"],
+    ["paidup.uvicorn_server", "paidup.mounting"],
+    ["paidup.cli"],
 ]
 
 
@@ -68,7 +72,7 @@ def test_imports_run_one_way(height: int) -> None:
 
 
 def test_only_the_gateway_imports_stripe() -> None:
-    assert importers("stripe") == {"server.stripe_gateway"}
+    assert importers("stripe") == {"paidup.stripe_api.gateway"}
 
 
 def test_only_the_wires_use_pubsub() -> None:
@@ -77,25 +81,25 @@ def test_only_the_wires_use_pubsub() -> None:
         name for name in modules() if any(used.endswith(".pubsub") for used in modules()[name].attributes())
     }
     assert users == set()
-    assert importers("hiredis") == {"server.listeners"}
+    assert importers("hiredis") == {"paidup.realtime.redis_connection"}
 
 
 def test_only_settings_reads_the_environment() -> None:
     """With three exceptions, each with its reason."""
     allowed = {
-        "server.settings",
-        "server.serving",  # writes there the Redis that its worker processes are to share
-        "client_demo.supervisor",  # makes the environment of the processes that it starts
-        "client_demo.sandbox.settings",  # a program of its own, which knows nothing of the server
+        "paidup.settings",
+        "paidup.uvicorn_server",  # writes there the Redis that its worker processes are to share
+        "paidup_demo.supervisor",  # makes the environment of the processes that it starts
+        "paidup_demo.sandbox.settings",  # a program of its own, which knows nothing of the server
     }
     reading = {"os.environ", "os.environb", "os.getenv", "os.putenv"}
     readers = {name for name in modules() if reading & set(modules()[name].attributes())}
     assert readers == allowed
-    assert importers("dotenv") == {"server.settings", "client_demo.supervisor"}
+    assert importers("dotenv") == {"paidup.settings", "paidup_demo.supervisor"}
 
 
 def test_serving_writes_to_the_environment_and_reads_nothing_from_it() -> None:
-    for node in ast.walk(modules()["server.serving"].tree):
+    for node in ast.walk(modules()["paidup.uvicorn_server"].tree):
         if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
             assert isinstance(node.ctx, ast.Store)
 
@@ -103,26 +107,26 @@ def test_serving_writes_to_the_environment_and_reads_nothing_from_it() -> None:
 def test_the_server_knows_nothing_of_the_demo() -> None:
     """But for the command that starts it, which imports it when it runs."""
     users = {
-        name for name in within("server") if any(used.startswith("client_demo") for used in imports(name))
+        name for name in within("paidup") if any(used.startswith("paidup_demo") for used in imports(name))
     }
-    assert users == {"server.cli"}
-    top_level = [ast.unparse(node) for node in modules()["server.cli"].tree.body]
-    assert not [line for line in top_level if line.startswith(("import client_demo", "from client_demo"))]
+    assert users == {"paidup.cli"}
+    top_level = [ast.unparse(node) for node in modules()["paidup.cli"].tree.body]
+    assert not [line for line in top_level if line.startswith(("import paidup_demo", "from paidup_demo"))]
 
 
 def test_the_web_is_imported_by_the_application_and_its_embedding_alone() -> None:
     users = {
-        name for name in within("server") if any(used.startswith("server.web") for used in imports(name))
+        name for name in within("paidup") if any(used.startswith("paidup.web") for used in imports(name))
     }
-    assert users - set(within("server.web")) == {"server.app", "server.embedding"}
+    assert users - set(within("paidup.web")) == {"paidup.app", "paidup.mounting"}
 
 
 def test_the_sandbox_knows_nothing_of_the_server_or_the_rest_of_the_demo() -> None:
     """The server knows only its address: so tests cross the real road to Stripe."""
-    sandbox = set(within("client_demo.sandbox"))
+    sandbox = set(within("paidup_demo.sandbox"))
     for name in sandbox:
-        strangers = {used for used in imports(name) if used.startswith(("server", "client_demo"))} - sandbox
-        assert strangers <= {"client_demo"}, name
+        strangers = {used for used in imports(name) if used.startswith(("paidup.", "paidup_demo"))} - sandbox
+        assert strangers <= {"paidup_demo"}, name
         assert "stripe" not in {used.partition(".")[0] for used in imports(name)}
 
 
@@ -141,7 +145,7 @@ def test_only_the_ledger_writes_grants_entries_and_balances() -> None:
         for node in ast.walk(modules()[name].tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("LedgerEntry", "CreditGrant")
     }
-    assert makers == {"server.ledger"}
+    assert makers == {"paidup.credits.ledger"}
     movers: dict[str, set[str]] = {"balance": set(), "remaining": set()}
     for name in modules():
         for node in ast.walk(modules()[name].tree):
@@ -151,21 +155,21 @@ def test_only_the_ledger_writes_grants_entries_and_balances() -> None:
             ]
             for what in {of.attr for of in moved} & movers.keys():
                 movers[what].add(name)
-    assert movers["balance"] == {"server.ledger"}
+    assert movers["balance"] == {"paidup.credits.ledger"}
     # What money takes back is taken from its own grants first: how much of each, reversals.py works out.
-    assert movers["remaining"] == {"server.ledger", "server.reversals"}
+    assert movers["remaining"] == {"paidup.credits.ledger", "paidup.credits.reversals"}
 
 
 def test_the_wall_clock_is_in_one_place() -> None:
     """So that a test can replace it."""
     asking = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
-    assert {name for name in within("server") if asking & set(modules()[name].attributes())} == {
-        "server.clock"
+    assert {name for name in within("paidup") if asking & set(modules()[name].attributes())} == {
+        "paidup.clock"
     }
 
 
 def test_the_application_is_a_table_of_contents() -> None:
-    assert modules()["server.app"].lines < 100
+    assert modules()["paidup.app"].lines < 100
 
 
 @pytest.mark.parametrize("name", modules())
@@ -184,7 +188,7 @@ def test_no_function_is_longer_than_a_screen(name: str) -> None:
     ] == []
 
 
-@pytest.mark.parametrize("name", within("server"))
+@pytest.mark.parametrize("name", within("paidup"))
 def test_importing_a_module_connects_to_nothing(name: str) -> None:
     """Nothing at the top level is awaited, opened or run."""
     running = {"open", "run", "connect", "from_url", "start", "init", "create_task"}

@@ -9,7 +9,7 @@ import pytest
 
 from tests.structure.sources import ROOT
 
-CLIENT = ROOT / "client_demo"
+CLIENT = ROOT / "client_demo" / "paidup_demo" / "sdk"
 DOCUMENT = (ROOT / "docs" / "client.md").read_text()
 # Words in backticks, those of a call without its arguments: `verify()` is `verify`.
 TOLD = {word for code in re.findall(r"`([^`\n]+)`", DOCUMENT) for word in re.findall(r"[\w./{}-]+", code)}
@@ -83,5 +83,5 @@ def test_the_client_document_names_no_part_slot_or_property_that_there_is_not() 
 
 
 def test_the_examples_in_the_client_document_are_those_that_there_are() -> None:
-    there = {path.name for path in (CLIENT / "examples").glob("*.html")}
+    there = {path.name for path in (CLIENT.parent / "examples").glob("*.html")}
     assert {Path(target).name for target in re.findall(r"\]\((\S+examples/\S+)\)", DOCUMENT)} == there

@@ -18,10 +18,10 @@ import pytest
 import typer.main
 import yaml
 
-from server.cli import app
-from server.serving import UVICORN
-from server.settings import NAMES, Settings
-from server.web.sockets import FAREWELL_S
+from paidup.cli import app
+from paidup.settings import NAMES, Settings
+from paidup.uvicorn_server import UVICORN
+from paidup.web.websocket.endpoint import FAREWELL_S
 from tests.structure.sources import ROOT
 
 COMMANDS = set(typer.main.get_group(app).commands)
@@ -108,7 +108,7 @@ def test_the_image_is_given_what_it_copies() -> None:
     sources = [name for each in said("COPY") if "--from" not in each for name in each.split()[:-1]]
     assert sources
     assert [name for name in sources if ignored(name) or not (ROOT / name).exists()] == []
-    assert not ignored("server/web/operators.html")
+    assert not ignored("server/paidup/web/operators.html")
 
 
 @pytest.mark.parametrize("name", ["migrate", "server", "worker"])

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from server.cli import app
+from paidup.cli import app
 from tests.documents.commands import ELSEWHERE, HERE, OUTSIDE
 from tests.structure.pages import Block, Page, pages
 from tests.structure.sources import ROOT

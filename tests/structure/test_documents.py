@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from starlette.routing import Route, WebSocketRoute
 
-from server.core.decisions import InvoiceStatus
-from server.core.facts import Road
-from server.core.messages import (
+from paidup.domain.catalog import Plan
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import (
     SUBPROTOCOL,
     BalanceMessage,
     Bye,
@@ -22,10 +22,12 @@ from server.core.messages import (
     StatusMessage,
     stage_of,
 )
-from server.core.plans import Plan
-from server.errors import PaidupError
-from server.settings import NAMES, PACKAGED_PLANS, Settings
-from server.web import api, credits_api, operations, operators, problems, sockets, webhooks
+from paidup.domain.payment_facts import Road
+from paidup.errors import PaidupError
+from paidup.settings import NAMES, PACKAGED_PLANS, Settings
+from paidup.web import api, credits_api, operators, problems, webhooks
+from paidup.web import health as operations
+from paidup.web.websocket import endpoint as sockets
 from tests.structure.sources import ROOT
 
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
@@ -154,7 +156,7 @@ def test_every_error_of_ours_has_an_http_status() -> None:
         below = kind.__subclasses__()
         return [leaf for child in below for leaf in leaves(child)] if below else [kind]
 
-    edge = [leaf for leaf in leaves(PaidupError) if leaf.__module__ == "server.errors"]
+    edge = [leaf for leaf in leaves(PaidupError) if leaf.__module__ == "paidup.errors"]
     answered = tuple(kind for kind, *_ in problems._PROBLEMS)
     assert [kind.__name__ for kind in edge if not issubclass(kind, answered)] == []
 

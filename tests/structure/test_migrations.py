@@ -14,14 +14,14 @@ from tortoise import fields
 from tortoise.migrations import operations as ops
 from tortoise.migrations.operations import AddField, AddIndex, AlterModelOptions, CreateModel
 
-from server.migration_steps import DropColumn, Redescribe
+from paidup.db.schema_operations import DropColumn, Redescribe
 from tests.structure.sources import ROOT
 
-NAMES = sorted(path.stem for path in (ROOT / "server" / "migrations").glob("0*.py"))
+NAMES = sorted(path.stem for path in (ROOT / "server" / "paidup" / "db" / "migrations").glob("0*.py"))
 
 
 def migration(name: str) -> Any:
-    return import_module(f"server.migrations.{name}")
+    return import_module(f"paidup.db.migrations.{name}")
 
 
 def spoken(field: Any) -> set[str]:

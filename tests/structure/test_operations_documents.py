@@ -12,9 +12,9 @@ import promql_parser
 import pytest
 import yaml
 
-from server.alarms import ALARMS
-from server.doctor import CHECKS, SWEPT_EACH_MINUTE, item
-from server.metrics import Metrics
+from paidup.metrics import Metrics
+from paidup.operations.doctor.run import CHECKS, SWEPT_EACH_MINUTE, item
+from paidup.reconciliation.alarms import ALARMS
 from tests.structure.pages import Page
 from tests.structure.sources import ROOT, modules
 
@@ -154,7 +154,7 @@ def test_what_is_queried_is_counted(expression: str) -> None:
 
 @cache
 def written() -> str:
-    return "\n".join(module.text for name, module in modules().items() if name.startswith("server."))
+    return "\n".join(module.text for name, module in modules().items() if name.startswith("paidup."))
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
@@ -207,7 +207,7 @@ def test_what_the_doctor_looks_at_is_the_checklist_but_for_what_a_person_sees() 
 
 
 def test_the_doctor_looks_for_a_sweep_that_there_is() -> None:
-    assert f'("{SWEPT_EACH_MINUTE}", PAYMENT_TYPES)' in modules()["server.reconciliation"].text
+    assert f'("{SWEPT_EACH_MINUTE}", PAYMENT_TYPES)' in modules()["paidup.reconciliation.reconciler"].text
 
 
 def test_every_defence_in_the_threat_model_is_shown_by_a_test() -> None:

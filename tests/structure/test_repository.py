@@ -11,7 +11,7 @@ import pytest
 from tortoise import Tortoise
 from tortoise.migrations.autodetector import MigrationAutodetector
 
-from server.database import TORTOISE
+from paidup.db.connection import TORTOISE
 from tests.structure.sources import ROOT, tracked
 from tests.support import node
 

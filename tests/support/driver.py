@@ -15,13 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from server.core.facts import Facts, Road
-from server.core.messages import StatusMessage
-from server.listeners import RedisClient
-from server.services import Services, open_services
-from server.settings import load_settings
-from server.settlement import Settlement
-from tests.support.rows import nobody_watches
+from paidup.domain.messages import StatusMessage
+from paidup.domain.payment_facts import Facts, Road
+from paidup.payments.settlement import Settlement
+from paidup.redis_client import RedisClient
+from paidup.services import Services, open_services
+from paidup.settings import load_settings
+from tests.support.factories import nobody_watches
 
 MEET_WITHIN_S = 30.0
 

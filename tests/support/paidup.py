@@ -14,14 +14,14 @@ import jwt
 import uvicorn
 from starlette.applications import Starlette
 
-from server.app import create_app
-from server.clock import Clock, now
-from server.services import Services
-from server.serving import uvicorn_options
-from server.settings import Settings, make_settings
-from server.web.sockets import Sockets
+from paidup.app import create_app
+from paidup.clock import Clock, now
+from paidup.services import Services
+from paidup.settings import Settings, make_settings
+from paidup.uvicorn_server import uvicorn_options
+from paidup.web.websocket.endpoint import Sockets
 from tests.support.processes import Child
-from tests.support.stripe_side import sign
+from tests.support.stripe_sandbox import sign
 from tests.support.waiting import wait_until
 
 JWT_SECRET = "jwt-secret-of-the-tests-32-characters"
@@ -235,7 +235,7 @@ def serving_process(
     env: dict[str, str], port: int, log: Path, *arguments: str, forked: bool = False
 ) -> Child:
     """`paidup serve` in a process of its own, ready to serve."""
-    command = ["-m", "server.cli", "serve", *arguments]
+    command = ["-m", "paidup.cli", "serve", *arguments]
     child = Child(command, {**env, "PORT": str(port)}, log, forked=forked)
     child.wait_for(f"http://127.0.0.1:{port}/readyz")
     return child

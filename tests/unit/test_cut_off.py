@@ -9,11 +9,11 @@ import pytest
 from tortoise.backends.asyncpg.client import TransactionWrapper as AsyncpgTransactionWrapper
 from tortoise.backends.sqlite.client import SqliteTransactionWrapper
 
-from server.clock import now
-from server.database import connection, write_transaction
-from server.errors import StorageUnavailable
-from server.models import Account, TimelineEntry
-from tests.support.cutting import cut_off
+from paidup.clock import now
+from paidup.db.connection import connection, write_transaction
+from paidup.db.models import Account, TimelineEntry
+from paidup.errors import StorageUnavailable
+from tests.support.cancel_at_await import cut_off
 
 MANY = 30
 """More than the pool of connections holds."""

@@ -15,9 +15,16 @@ from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.exceptions import DBConnectionError
 
-from server.database import connection, is_sqlite, locked, open_database, storage_errors, write_transaction
-from server.errors import StorageUnavailable
-from server.models import Account, KnownPrice, Subscription
+from paidup.db.connection import (
+    connection,
+    is_sqlite,
+    locked,
+    open_database,
+    storage_errors,
+    write_transaction,
+)
+from paidup.db.models import Account, KnownPrice, Subscription
+from paidup.errors import StorageUnavailable
 from tests.support.waiting import wait_until
 
 

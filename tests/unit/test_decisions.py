@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.decisions import (
+from paidup.domain.decisions import (
     ATTEMPT_FAILED,
     CANCELED,
     GIVEN_UP,
@@ -19,7 +19,7 @@ from server.core.decisions import (
     Verdict,
     decide,
 )
-from server.core.facts import Attempt, Facts, InvoiceFacts, PaymentError, PaymentFacts
+from paidup.domain.payment_facts import Attempt, Facts, InvoiceFacts, PaymentError, PaymentFacts
 
 S, V = InvoiceStatus, Verdict
 DUE = 2900

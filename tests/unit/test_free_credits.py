@@ -10,13 +10,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from server.core.credits import schedules
-from server.core.facts import LineFacts
-from server.core.months import add_months, months_between
-from server.core.plans import OnCancel, Plan, Rollover, Upgrade
-from server.core.reversals import ReversalFacts, claim
-from tests.support.bills import Item
-from tests.unit.test_credits import EXTRA, ODD, Sold, catalogue, given_by, life, on, prices_of
+from paidup.domain.billing_months import add_months, months_between
+from paidup.domain.catalog import OnCancel, Plan, Rollover, Upgrade
+from paidup.domain.credit_schedule import schedules
+from paidup.domain.payment_facts import LineFacts
+from paidup.domain.reversals import ReversalFacts, claim
+from tests.support.billing_simulator import Item
+from tests.unit.test_credit_schedule import EXTRA, ODD, Sold, catalogue, given_by, life, on, prices_of
 
 FREE_PLAN = Plan("free", "Free", 50, (*prices_of("free", 0, 0),))
 SHOP = (

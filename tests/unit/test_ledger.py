@@ -12,11 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tortoise.exceptions import IntegrityError
 
-from server import ledger
-from server.database import open_database, write_transaction
-from server.errors import InsufficientCredits, KeyReused
-from server.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
-from tests.support.rows import an_account, granted, three_sums
+from paidup.credits import ledger
+from paidup.db.connection import open_database, write_transaction
+from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
+from paidup.errors import InsufficientCredits, KeyReused
+from tests.support.factories import an_account, granted, three_sums
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
 

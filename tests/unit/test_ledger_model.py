@@ -26,30 +26,22 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from server import ledger, reservations
-from server.clock import at_unix
-from server.core.facts import Facts, InvoiceFacts, LineFacts, Road
-from server.core.messages import StatusMessage
-from server.core.months import months_between
-from server.core.plans import Interval, StripePrice, parse_catalogue
-from server.database import open_database, write_transaction
-from server.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
-from server.metrics import Metrics
-from server.models import (
-    Account,
-    CreditGrant,
-    GrantState,
-    Invoice,
-    LedgerEntry,
-    Reservation,
-    ReversalKind,
-)
-from server.reversals import ReversalNews
-from server.settlement import Outcome, Settlement
-from server.timeline import Timeline
-from tests.support.bills import BEGIN, Bills, Item
+from paidup.clock import at_unix
+from paidup.credits import ledger, reservations
+from paidup.credits.reversals import ReversalNews
+from paidup.db.connection import open_database, write_transaction
+from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Reservation, ReversalKind
+from paidup.domain.billing_months import months_between
+from paidup.domain.catalog import Interval, StripePrice, parse_catalogue
+from paidup.domain.messages import StatusMessage
+from paidup.domain.payment_facts import Facts, InvoiceFacts, LineFacts, Road
+from paidup.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
+from paidup.metrics import Metrics
+from paidup.payments.settlement import Outcome, Settlement
+from paidup.payments.timeline import Timeline
+from tests.support.billing_simulator import BEGIN, Bills, Item
+from tests.support.factories import an_account, nobody_watches
 from tests.support.ledger_model import Bill, Line, Model, PlanRules, Refused
-from tests.support.rows import an_account, nobody_watches
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from server.logs import OWN, configure_logging
+from paidup.logs import OWN, configure_logging
 
 LIBRARIES = (
     "stripe",
@@ -41,7 +41,7 @@ def test_libraries_say_warnings_only_at_any_level(form: str, capsys: pytest.Capt
         logging.getLogger(name).debug("client secret")
         logging.getLogger(name).info("client secret")
         logging.getLogger(name).warning("of %s", name)
-    logging.getLogger("server.hub").debug("ours")
+    logging.getLogger("paidup.realtime.hub").debug("ours")
     said = capsys.readouterr().err
     assert "client secret" not in said
     assert "ours" in said

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.decisions import InvoiceStatus
-from server.core.facts import PaymentError, Road
-from server.core.messages import (
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import (
     BalanceMessage,
     Bye,
     CloseCode,
@@ -25,6 +24,7 @@ from server.core.messages import (
     is_verify,
     stage_of,
 )
+from paidup.domain.payment_facts import PaymentError, Road
 
 ACTIVE = StatusMessage(
     invoice="in_1",

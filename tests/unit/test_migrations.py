@@ -13,8 +13,8 @@ from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.migrations.api import migrate as migrate_to
 from tortoise.models import Model
 
-from server import models
-from server.database import connection, is_sqlite, migrate, open_database, tortoise_config
+from paidup.db import models
+from paidup.db.connection import connection, is_sqlite, migrate, open_database, tortoise_config
 from tests.structure.test_migrations import NAMES, declared
 from tests.support.processes import Child
 
@@ -111,7 +111,7 @@ async def test_a_process_of_the_release_before_goes_on_writing(empty_url: str) -
 @pytest.mark.parametrize("empty_url", ["postgres"], indirect=True)
 async def test_of_many_who_migrate_at_once_one_does_it(empty_url: str, tmp_path: Path) -> None:
     """Each server of a release may run it first, as an image's or a unit's own first step."""
-    once = f"import asyncio; from server.database import migrate; asyncio.run(migrate({empty_url!r}))"
+    once = f"import asyncio; from paidup.db.connection import migrate; asyncio.run(migrate({empty_url!r}))"
     children = [Child(["-c", once], {}, tmp_path / f"{number}.log") for number in range(3)]
     for child in children:
         assert await asyncio.to_thread(child.process.wait, 60) == 0, child.output

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from server.core.plans import Catalogue, Plan, PlanPrice
-from server.errors import ConfigurationError
-from server.models import KnownPrice
-from server.prices import PriceBook
-from server.services import Services
-from server.stripe_setup import ensure_prices
-from tests.support.stripe_side import StripeSide
+from paidup.db.models import KnownPrice
+from paidup.domain.catalog import Catalogue, Plan, PlanPrice
+from paidup.errors import ConfigurationError
+from paidup.operations.stripe_setup import ensure_prices
+from paidup.services import Services
+from paidup.stripe_api.prices import PriceBook
+from tests.support.stripe_sandbox import StripeSide
 
 PRO = "paidup_pro_monthly"
 

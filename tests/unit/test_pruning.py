@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from server import pruning
-from server.clock import now
-from server.core.stripe_shapes import Event, decode
-from server.database import open_database
-from server.events import store
-from server.models import StripeEvent, TimelineEntry, Watermark
-from server.pruning import Retention, prune
+from paidup.clock import now
+from paidup.db.connection import open_database
+from paidup.db.models import StripeEvent, TimelineEntry, Watermark
+from paidup.reconciliation import pruning
+from paidup.reconciliation.pruning import Retention, prune
+from paidup.reconciliation.stripe_events import store
+from paidup.stripe_api.schemas import Event, decode
 
 OLD = timedelta(days=91)
 BODY = '{"id": "%s", "type": "invoice.paid", "livemode": false, "data": {"object": {"id": "in_1"}}}'

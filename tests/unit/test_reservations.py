@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from server import ledger, reservations
-from server.database import open_database, write_transaction
-from server.errors import Conflict, InsufficientCredits, InvalidInput, KeyReused, NotFound, ReservationOver
-from server.ledger import Spent
-from server.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry, Reservation
-from server.reservations import Reserved
-from tests.support.rows import an_account, granted, three_sums
+from paidup.credits import ledger, reservations
+from paidup.credits.ledger import Spent
+from paidup.credits.reservations import Reserved
+from paidup.db.connection import open_database, write_transaction
+from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry, Reservation
+from paidup.errors import Conflict, InsufficientCredits, InvalidInput, KeyReused, NotFound, ReservationOver
+from tests.support.factories import an_account, granted, three_sums
 
 T = TypeVar("T")
 

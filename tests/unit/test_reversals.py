@@ -15,16 +15,12 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from server import granting, ledger, reservations
-from server.clock import now
-from server.core.decisions import InvoiceStatus
-from server.core.messages import StatusMessage
-from server.core.plans import AfterRefund, parse_catalogue
-from server.core.reversals import Claim, Effect, ReversalFacts, claim, is_later, reason
-from server.database import open_database, write_transaction
-from server.errors import InsufficientCredits, KeyReused, ReservationOver
-from server.metrics import Metrics
-from server.models import (
+from paidup.clock import now
+from paidup.credits import grants as granting
+from paidup.credits import ledger, reservations
+from paidup.credits.reversals import ReversalNews
+from paidup.db.connection import open_database, write_transaction
+from paidup.db.models import (
     Account,
     CreditGrant,
     EntryKind,
@@ -34,12 +30,17 @@ from server.models import (
     Reservation,
     Reversal,
 )
-from server.models import ReversalKind as Kind
-from server.reversals import ReversalNews
-from server.settings import PACKAGED_PLANS
-from server.settlement import Outcome, Settlement
-from server.timeline import Timeline
-from tests.support.rows import an_account, granted, nobody_watches, three_sums
+from paidup.db.models import ReversalKind as Kind
+from paidup.domain.catalog import AfterRefund, parse_catalogue
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import StatusMessage
+from paidup.domain.reversals import Claim, Effect, ReversalFacts, claim, is_later, reason
+from paidup.errors import InsufficientCredits, KeyReused, ReservationOver
+from paidup.metrics import Metrics
+from paidup.payments.settlement import Outcome, Settlement
+from paidup.payments.timeline import Timeline
+from paidup.settings import PACKAGED_PLANS
+from tests.support.factories import an_account, granted, nobody_watches, three_sums
 
 TOTAL = 1000
 """What each invoice of these tests asked for, in minor units."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from server.app import create_app
-from server.errors import ConfigurationError
-from server.settings import PACKAGED_PLANS, load_settings, make_settings, process_problems
+from paidup.app import create_app
+from paidup.errors import ConfigurationError
+from paidup.settings import PACKAGED_PLANS, load_settings, make_settings, process_problems
 from tests.support.paidup import environment, settings
 
 Write = Callable[[str, str], Path]

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from server.metrics import Metrics
-from server.reconciliation import BATCH, Reconciler
+from paidup.metrics import Metrics
+from paidup.reconciliation.reconciler import BATCH, Reconciler
 from tests.support.waiting import wait_until
 
 

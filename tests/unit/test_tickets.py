@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from itsdangerous import TimestampSigner, URLSafeSerializer
 
-from server.errors import NotAllowed, NotAuthenticated
-from server.tickets import Tickets
+from paidup.errors import NotAllowed, NotAuthenticated
+from paidup.realtime.tickets import Tickets
 
 TICKETS = Tickets("a secret key of the tests", 3600)
 SUBPROTOCOL_TOKEN = re.compile(r"[A-Za-z0-9._~-]+")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tortoise.exceptions import OperationalError
 
-from server import timeline as module
-from server.models import TimelineEntry
-from server.rows import insert_many
-from server.timeline import Timeline, What
+from paidup.db.bulk import insert_many
+from paidup.db.models import TimelineEntry
+from paidup.payments import timeline as module
+from paidup.payments.timeline import Timeline, What
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm
 from starlette.requests import Request
 
-from server.errors import ConfigurationError, IdentityUnavailable, NotAuthenticated
-from server.key_sets import KeySet
-from server.metrics import Metrics
-from server.web.auth import Customer, bearer_authentication
+from paidup.errors import ConfigurationError, IdentityUnavailable, NotAuthenticated
+from paidup.key_sets import KeySet
+from paidup.metrics import Metrics
+from paidup.web.auth import Customer, bearer_authentication
 from tests.support.key_sets import published
 from tests.support.paidup import settings
 from tests.support.processes import free_port

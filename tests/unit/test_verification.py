@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from server import verification as module
-from server import watches
-from server.clock import at_unix, now
-from server.core.decisions import InvoiceStatus
-from server.core.messages import Stage, StatusMessage
-from server.core.stripe_shapes import Invoice as StripeInvoice
-from server.core.stripe_shapes import InvoicePayment as Link
-from server.core.stripe_shapes import ListOf, Payment, PaymentIntent
-from server.errors import StripeRefused, StripeUnavailable
-from server.hub import INVOICES
-from server.models import Account, Invoice
-from server.services import Services
-from server.settlement import Outcome, Settled
-from server.verification import Verification
-from tests.support.rows import an_account, an_invoice
+from paidup.clock import at_unix, now
+from paidup.db.models import Account, Invoice
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import Stage, StatusMessage
+from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.payments import verification as module
+from paidup.payments import verification_queue as watches
+from paidup.payments.settlement import Outcome, Settled
+from paidup.payments.verification import Verification
+from paidup.realtime.hub import INVOICES
+from paidup.services import Services
+from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import InvoicePayment as Link
+from paidup.stripe_api.schemas import ListOf, Payment, PaymentIntent
+from tests.support.factories import an_account, an_invoice
 from tests.support.waiting import wait_until
 
 

@@ -1,5 +1,0 @@
-// @ts-check
-/** The page of a closed tab: only looks on at the race. */
-import { start } from "./race.js";
-
-void start({ sandbox: null, stripe_js: "", publishable_key: "" });

@@ -1,0 +1,204 @@
+"""The demo application: Paidup itself, with the demo's page and a cookie instead of the SaaS's login.
+
+Owns what only the demo needs: the page, its files, its configuration for the browser, the
+customer's signed cookie, and the calendar, which is the sandbox's where there is one.
+Everything under /api, /ws and /webhooks is the product, unchanged.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+from itsdangerous import BadSignature, URLSafeSerializer
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from paidup.app import create_app
+from paidup.clock import now
+from paidup.errors import ConfigurationError, NotAllowed, NotAuthenticated
+from paidup.logs import configure_logging
+from paidup.settings import ENV_FILE, Settings, load_settings
+from paidup.uvicorn_server import drained_at_sigterm, uvicorn_options
+from paidup.web.auth import Customer
+from paidup.web.http import answer
+from paidup.web.problems import problem_of
+from paidup_demo import posters, sandbox_clock
+from paidup_demo.sandbox.guard import from_another_page, known_hosts
+from paidup_demo.sandbox_clock import SandboxClock
+from paidup_demo.timeline.api import Race
+
+HERE = Path(__file__).parent
+FOLDERS = ("page", "lib", "timeline", "sdk", "examples")
+FILES = {
+    path.relative_to(HERE).as_posix(): path
+    for folder in FOLDERS
+    for path in (HERE / folder).rglob("*")
+    if path.suffix in {".js", ".css", ".svg"}
+}
+EXAMPLES = {path.name: path for path in (HERE / "examples").glob("*.html")}
+COOKIE = "paidup_demo"
+COOKIE_AGE_S = 365 * 24 * 3600
+STRIPE_JS = "https://js.stripe.com/endive/stripe.js"
+
+
+class Demo:
+    """The demo's routes, and how it names its customers."""
+
+    def __init__(self, settings: Settings, clock: SandboxClock | None) -> None:
+        if settings.livemode:
+            raise ConfigurationError(["the demo runs with test keys only"])
+        self._settings = settings
+        self._cookies = URLSafeSerializer(settings.secret_key, salt="paidup.demo.customer")
+        self._stripe_js = (
+            f"{_origin(settings.stripe_api_base)}/stripe.js" if settings.sandboxed else STRIPE_JS
+        )
+        self.race = Race(settings, self.authenticate)
+        self.routes = [
+            Route("/", self.page, methods=["GET"]),
+            Route("/demo/away", self.away, methods=["GET"]),
+            Route("/demo/config.json", self.config, methods=["GET"]),
+            Route("/demo/customer", self.new_customer, methods=["POST"]),
+            *posters.routes(self.authenticate),
+            *self.race.routes,
+            *(sandbox_clock.routes(clock, self.authenticate) if clock else ()),
+            *(Route(f"/demo/examples/{name}", self.page, methods=["GET"]) for name in EXAMPLES),
+            Route("/demo/{name:path}", self.file, methods=["GET"]),
+        ]
+
+    async def authenticate(self, request: Request) -> Customer:
+        """The customer that the cookie names. Raises NotAuthenticated."""
+        try:
+            return Customer(self._cookies.loads(request.cookies.get(COOKIE, "")))
+        except BadSignature:
+            raise NotAuthenticated("Open the demo's page first: it gives you a cookie.") from None
+
+    async def page(self, request: Request) -> Response:
+        name = request.url.path.rpartition("/")[2]
+        response = FileResponse(EXAMPLES.get(name, HERE / "page" / "index.html"), headers=self._headers())
+        try:
+            await self.authenticate(request)
+        except NotAuthenticated:
+            self._give_cookie(response)
+        return response
+
+    async def away(self, _: Request) -> Response:
+        """Where a tab goes that is closed after paying: nothing there waits for the payment."""
+        return FileResponse(HERE / "timeline" / "closed_tab.html", headers=self._headers())
+
+    async def config(self, request: Request) -> Response:
+        customer = await self.authenticate(request)
+        settings = self._settings
+        return answer(
+            {
+                "publishable_key": settings.stripe_publishable_key,
+                "stripe_js": self._stripe_js,
+                "sandbox": _origin(settings.stripe_api_base) if settings.sandboxed else None,
+                "customer": customer.external_id,
+            }
+        )
+
+    async def new_customer(self, _: Request) -> Response:
+        response = Response(status_code=204)
+        self._give_cookie(response)
+        return response
+
+    async def file(self, request: Request) -> Response:
+        path = FILES.get(request.path_params["name"])
+        if path is None:
+            raise HTTPException(404, "There is no such file.")
+        return FileResponse(path, headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"})
+
+    def _give_cookie(self, response: Response) -> None:
+        value = str(self._cookies.dumps(f"demo-{secrets.token_hex(6)}"))
+        response.set_cookie(COOKIE, value, COOKIE_AGE_S, httponly=True, samesite="lax")
+
+    def _headers(self) -> dict[str, str]:
+        scripts = _origin(self._stripe_js)
+        frames = [scripts] if self._settings.sandboxed else [scripts, "https://hooks.stripe.com"]
+        talks_to = [scripts] if self._settings.sandboxed else ["https://api.stripe.com"]
+        sockets = [origin.replace("http", "ws", 1) for origin in sorted(self._settings.origins)]
+        policy = {
+            "default-src": ["'self'"],
+            "script-src": ["'self'", scripts],
+            "style-src": ["'self'", "'unsafe-inline'"],  # Stripe.js styles its elements inline
+            "connect-src": ["'self'", *talks_to, *sockets],
+            "frame-src": frames,
+            "img-src": ["'self'", "data:", "blob:"],
+            "object-src": ["'none'"],
+            "base-uri": ["'none'"],
+            "form-action": ["'self'"],
+            "frame-ancestors": ["'none'"],
+        }
+        return {
+            "Content-Security-Policy": "; ".join(f"{name} {' '.join(of)}" for name, of in policy.items()),
+            "Cache-Control": "no-cache",
+            "Referrer-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+        }
+
+
+def create_demo(settings: Settings) -> Starlette:
+    """Paidup with the demo's page in front of it. Raises ConfigurationError for live keys."""
+    clock = SandboxClock(_origin(settings.stripe_api_base)) if settings.sandboxed else None
+    demo = Demo(settings, clock)
+    app = create_app(settings, authenticate=demo.authenticate, extra_routes=demo.routes, clock=clock or now)
+    app.add_middleware(demo.race.watching)
+    app.add_middleware(_own_pages_only, settings)
+    # Last, so outermost: what comes under a foreign name is answered by nothing of ours.
+    hosts = known_hosts([settings.host], settings.origins)
+    app.add_middleware(hosts.cls, *hosts.args, **hosts.kwargs)
+    if clock is not None:
+        _follow(app, clock)
+    return app
+
+
+def _own_pages_only(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """A cookie names the customer, and a browser sends it along: no other page may change anything."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        changing = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if changing and from_another_page(Request(scope), settings.origins):
+            refusal = problem_of(NotAllowed("Only the demo's own pages may do that."))
+            await refusal(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return guarded
+
+
+def _follow(app: Starlette, clock: SandboxClock) -> None:
+    """The sandbox's clock is followed for as long as the app runs, from before it begins."""
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(of: Starlette) -> AsyncIterator[None]:
+        async with clock.followed(), inner(of):
+            yield
+
+    app.router.lifespan_context = lifespan
+
+
+def main() -> None:
+    """Serve the demo, as the environment says, until SIGINT or SIGTERM."""
+    settings = load_settings(env_file=ENV_FILE)
+    configure_logging(settings.log_level, settings.log_format)
+    app = drained_at_sigterm(create_demo(settings))
+    uvicorn.run(app, host=settings.host, port=settings.port, **uvicorn_options(settings))
+
+
+def _origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+if __name__ == "__main__":
+    main()

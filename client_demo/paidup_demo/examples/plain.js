@@ -1,0 +1,50 @@
+// @ts-check
+/** Paidup in a plain page: the client alone, with a screen of your own. No framework, no build step. */
+import { activate } from "../sdk/paidup.js";
+import { order, stripe } from "./shop.js";
+
+/** @type {Record<string, string>} */
+const WORDS = {
+  waiting: "We are checking your payment with Stripe.",
+  verifying: "We are checking your payment with Stripe.",
+  processing: "Your bank needs more time. You may close this page.",
+  delayed: "This takes longer than usual. Your payment is safe, and need not be repeated.",
+  failed: "The payment did not go through.",
+  void: "This payment was cancelled.",
+};
+
+/** @param {string} id @returns {any} */
+const el = (id) => document.getElementById(id);
+const button = el("form").querySelector("button");
+
+const [library, { invoice, client_secret, ticket }] = await Promise.all([stripe(), order("pro")]);
+const card = library.elements().create("card", { hidePostalCode: true });
+card.mount("#card");
+
+const activation = activate({ invoice, ticket }); // the line is open before the customer has paid
+let paid = false;
+
+/** Whoever has news, this draws them: the credits may be here before Stripe.js has answered. */
+function draw() {
+  const { stage, status } = activation;
+  el("form").hidden = paid || stage === "active" || stage === "void";
+  const words = status?.status === "active" ? `Pro is yours: ${status.credits_granted} credits.` : (WORDS[stage] ?? "");
+  el("stage").textContent = el("form").hidden ? words : "";
+}
+activation.addEventListener("status", draw);
+activation.addEventListener("stage", draw);
+activation.addEventListener("error", ({ detail: error }) => {
+  el("stage").textContent = error.code === "unauthorized" ? "Please sign in again." : error.message;
+});
+
+el("form").addEventListener("submit", async (/** @type {Event} */ event) => {
+  event.preventDefault();
+  button.disabled = true;
+  const { error, paymentIntent } = await library.confirmCardPayment(client_secret, { payment_method: { card } });
+  button.disabled = false;
+  el("problem").textContent = error?.message ?? "";
+  if (error) return;
+  paid = true;
+  activation.confirmed(paymentIntent.status);
+  draw();
+});

@@ -1,0 +1,268 @@
+// @ts-check
+/**
+ * What the account page says: of a plan and its dates, of a change before it is made, of each entry.
+ *
+ * Pure: what the server told goes in, sentences come out.
+ */
+import { credits, money, number } from "./text.js";
+
+/** @typedef {import("./api.js").Plan} Plan */
+/** @typedef {import("./api.js").Price} Price */
+/** @typedef {import("./api.js").Entry} Entry */
+/** @typedef {import("./api.js").Account} Account */
+/** @typedef {import("./api.js").Activating} Activating */
+/** @typedef {import("./api.js").Subscription} Subscription */
+/** @typedef {import("../sdk/paidup.js").Status} Status */
+/** @typedef {"pay"|"bank"|"show"} Way what there is to be done about a payment */
+/** @typedef {{title: string, text: string, label: string, way: Way}} Notice */
+
+const DATE = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "long", year: "numeric" });
+const RUNNING = ["active", "trialing", "past_due", "unpaid"];
+
+/** @param {string} at ISO 8601 */
+export const date = (at) => DATE.format(new Date(at));
+
+/** @param {Subscription|null} subscription @returns {subscription is Subscription} */
+export const isRunning = (subscription) => !!subscription && RUNNING.includes(subscription.status);
+
+/** @param {Plan|undefined} plan @param {string|null|undefined} interval */
+export const priceOf = (plan, interval) =>
+  plan?.prices.find((price) => price.interval === (interval ?? "month")) ?? plan?.prices[0];
+
+/** @param {Price|undefined} price @param {number} [seats] */
+export const cost = (price, seats = 1) =>
+  price ? `${money(price.amount_minor * seats, price.currency)} a ${price.interval}` : "";
+
+/** What paying by the year saves, where all plans save the same. @param {Plan[]} plans */
+export function saving(plans) {
+  const free = plans.map((plan) => {
+    const [month, year] = ["month", "year"].map((interval) => plan.prices.find((p) => p.interval === interval));
+    return month && year ? 12 - year.amount_minor / month.amount_minor : null;
+  });
+  const known = free.filter((months) => months !== null);
+  const most = Math.max(0, ...known);
+  if (!most) return "";
+  if (Number.isInteger(most) && known.every((months) => months === most))
+    return most === 1 ? "1 month free" : `${most} months free`;
+  return `save up to ${Math.floor((100 * most) / 12)} %`;
+}
+
+// ---- Where the plan stands
+
+/**
+ * @param {Subscription|null} subscription @param {Plan|undefined} plan
+ * @returns {{name: string, price: string, text: string}}
+ */
+export function standing(subscription, plan) {
+  if (!subscription || ["incomplete", "incomplete_expired"].includes(subscription.status))
+    return { name: "None yet", price: "", text: "Choose one below: its credits come at once, and again each month." };
+  const { status, quantity, cancel_at, ended_at, current_period_end: end } = subscription;
+  const name = `${plan?.name ?? subscription.plan ?? "A plan"}${quantity > 1 ? ` × ${number(quantity)}` : ""}`;
+  const price = cost(priceOf(plan, subscription.interval), quantity);
+  const on = end ? ` on ${date(end)}` : "";
+  if (status === "canceled")
+    return {
+      name: "None",
+      price: "",
+      text: `${name} ended${ended_at ? ` on ${date(ended_at)}` : ""}. To go on, choose a plan below.`,
+    };
+  if (status === "past_due" || status === "unpaid") return { name, price, text: "" };
+  if (cancel_at) return { name, price, text: `Ends on ${date(cancel_at)}. Until then it is yours as before.` };
+  if (status === "trialing") return { name, price, text: `On trial. The first payment is due${on}.` };
+  const again = credits((plan?.credits ?? 0) * quantity);
+  const then = subscription.interval === "year" ? "Its credits come month by month." : `${again} come with it.`;
+  return { name, price, text: `Renews${on}. ${then}` };
+}
+
+/** Of the credits themselves. @param {number} balance @param {number} each what a poster costs */
+export function purse(balance, each) {
+  if (balance < 0)
+    return (
+      `You owe ${credits(-balance)}: a payment was taken back after they were spent. ` +
+      "The next credits that come pay for them first; nothing is charged for it."
+    );
+  const posters = Math.floor(balance / each);
+  if (posters === 0) return "Not enough for a poster.";
+  return `Enough for ${number(posters)} ${posters === 1 ? "poster" : "posters"}.`;
+}
+
+/** @param {Account["installments"]} parts those of a yearly plan that are still to come */
+export function toCome([next, ...rest]) {
+  if (!next) return "";
+  const after = rest.length ? `, then ${number(rest.length)} more` : ", the last of its year";
+  return `Next: ${credits(next.credits)} on ${date(next.due_at)}${after}.`;
+}
+
+// ---- A payment that waits
+
+/** @type {Record<string, string>} */
+const PURPOSES = { subscription_cycle: "renewal", subscription_update: "change" };
+
+/** What a payment is for. @param {Activating} activating @param {Plan|undefined} plan what it pays */
+export function purposeOf({ reason }, plan) {
+  return plan?.top_up ? "top-up" : (PURPOSES[reason ?? ""] ?? "plan");
+}
+
+/** @type {Record<string, (name: string) => string>} */
+const SUBJECTS = { change: (name) => `Your change to ${name}`, renewal: (name) => `Your ${name} renewal` };
+
+/** @param {Pick<Status, "status"|"error">} payment @param {string} kind what it is for @param {Plan|undefined} plan of it @returns {Notice} */
+export function notice({ status, error }, kind, plan) {
+  const name = plan?.name ?? "new";
+  const plural = kind === "top-up";
+  const what = plural ? `Your ${name.toLowerCase()}` : (SUBJECTS[kind]?.(name) ?? `Your ${name} plan`);
+  if (status === "processing")
+    return {
+      title: `${what} ${plural ? "are" : "is"} being paid`,
+      text: "The bank needs more time. The credits come the moment it is done.",
+      label: "Show",
+      way: "show",
+    };
+  if (status === "requires_action")
+    return {
+      title: `${what} ${plural ? "need" : "needs"} your bank’s check`,
+      text: "The bank wants to know that it is you. Nothing has been charged yet.",
+      label: "Run the bank’s check",
+      way: "bank",
+    };
+  if (status === "failed")
+    return {
+      title: `${what} could not be paid`,
+      text: `${error?.message ?? "The bank refused it."} Another card will do; what you have stays yours meanwhile.`,
+      label: "Pay with another card",
+      way: "pay",
+    };
+  return {
+    title: `${what} ${plural ? "are" : "is"} waiting for ${plural ? "their" : "its"} payment`,
+    text: "If you paid a moment ago, this changes by itself.",
+    label: "Continue",
+    way: "pay",
+  };
+}
+
+/**
+ * What the card form names: what is paid for, its price, and the amount where it is known.
+ * @param {{kind?: string, interval?: string, quantity?: number}} order @param {Plan|undefined} plan
+ */
+export function order({ kind, interval, quantity = 1 }, plan) {
+  const price = priceOf(plan, interval);
+  if (!plan || !price) return { name: "", price: "", cost: "" };
+  const amount = money(price.amount_minor * quantity, price.currency);
+  if (kind === "top-up") return { name: `${plan.name}: ${number(plan.credits * quantity)}`, price: amount, cost: amount };
+  const name = `${plan.name}, ${credits(plan.credits)} a month`;
+  if (kind === "change") return { name: `Change to ${name}`, price: "the difference", cost: "" };
+  return { name, price: cost(price, quantity), cost: amount };
+}
+
+// ---- A change, before it is made
+
+/** @typedef {{plan: Plan, price: Price}} Offer */
+
+/** Credits follow the money: what is paid from there was given already. */
+const KEPT =
+  "What you paid too much stays as credit for your next invoices; what is paid from it brings no credits a second time.";
+
+/** @param {Offer} from @param {Offer} to @returns {"Upgrade"|"Downgrade"|"Pay yearly"|"Pay monthly"} */
+export function changeName(from, to) {
+  if (from.plan.id === to.plan.id) return to.price.interval === "year" ? "Pay yearly" : "Pay monthly";
+  return to.plan.credits > from.plan.credits ? "Upgrade" : "Downgrade";
+}
+
+/**
+ * What it means, in sentences.
+ * @param {Offer} from @param {Offer} to @param {Subscription} subscription @returns {string[]}
+ */
+export function changeMeaning(from, to, { current_period_end: end, quantity, cancel_at }) {
+  const amount = cost(to.price, quantity);
+  const rest = from.price.interval === "year" ? "year" : "month";
+  const lines = [];
+  if (to.price.interval === "year" && rest === "month")
+    lines.push(
+      `You pay ${amount} now with the card that we have, less what is left of this month. ` +
+        `${credits(to.plan.credits * quantity)} belong to each month; they come month by month.`,
+    );
+  else if (to.price.interval === "month" && rest === "year")
+    lines.push(
+      `From today you pay by the month: ${amount}. You keep the credits that you have. ${KEPT}`,
+    );
+  else if (to.price.amount_minor > from.price.amount_minor)
+    lines.push(
+      `You pay the difference for the rest of this ${rest} now, with the card that we have, and the same share of the ` +
+        `additional credits comes at once. ${end ? `From ${date(end)} it` : "Then it"} is ${amount}.`,
+    );
+  else
+    lines.push(
+      `It applies at once, and you keep the credits that you have. ${KEPT} ` +
+        `${end ? `From ${date(end)} it` : "Then it"} is ${amount}.`,
+    );
+  if (cancel_at) lines.push("Your plan still ends when you said, unless you resume it.");
+  return lines;
+}
+
+/**
+ * How the question is put. @param {Offer} from @param {Offer} to
+ * @returns {{title: string, yes: string, no: string}}
+ */
+export function changeQuestion(from, to) {
+  const interval = to.price.interval;
+  if (from.plan.id === to.plan.id)
+    return {
+      title: `Pay for ${to.plan.name} by the ${interval}?`,
+      yes: `Pay by the ${interval}`,
+      no: `Go on paying by the ${from.price.interval}`,
+    };
+  const name = interval === from.price.interval ? to.plan.name : `${to.plan.name}, paid by the ${interval}`;
+  return { title: `Change to ${name}?`, yes: `Change to ${to.plan.name}`, no: `Stay on ${from.plan.name}` };
+}
+
+/** @param {string} name of the plan @param {string|null} end */
+export function cancelMeaning(name, end) {
+  const until = end ? `on ${date(end)}` : "with its period";
+  return [
+    `Either ${name} ends ${until}, and until then it is yours as before; you may change your mind any day. ` +
+      "Or it ends now, and nothing is paid back.",
+  ];
+}
+
+// ---- Entries
+
+/** @param {string} id @param {Plan[]} plans */
+const known = (id, plans) => plans.find((plan) => plan.id === id);
+
+/**
+ * A name, and what more there is to say.
+ * @param {Entry} entry @param {Plan[]} plans @returns {[name: string, more: string]}
+ */
+export function entry({ kind, credits: amount, reason }, plans) {
+  if (kind === "grant") return granted(amount, reason, plans);
+  if (kind === "spend") return ["Poster", reason === "reserved before" ? "printed from what was set aside" : ""];
+  if (kind === "reserve") return ["Set aside", "for work under way"];
+  if (kind === "release") return ["Set aside, given back", REASONS[reason] ?? ""];
+  if (kind === "expire") return ["Expired", REASONS[reason] ?? reason];
+  if (kind === "adjust") return ["Corrected", REASONS[reason] ?? reason];
+  const name = kind === "freeze" ? "Held back" : kind === "reverse" ? "Taken back" : "Given back";
+  return [name, REASONS[reason] ?? reason];
+}
+
+/** @param {number} amount @param {string} reason @param {Plan[]} plans @returns {[string, string]} */
+function granted(amount, reason, plans) {
+  const [, id, part] = reason.match(/^(.*), (?:paid|part (\d+))$/) ?? [];
+  const plan = known(id ?? "", plans);
+  if (!plan) return ["Credits", reason];
+  if (plan.top_up) return [plan.name, "bought"];
+  if (!amount) return [`${plan.name} plan`, "nothing to pay, no new credits"];
+  return [`${plan.name} plan`, part ? `month ${part} of the year` : "paid"];
+}
+
+/** @type {Record<string, string>} what the ledger says, as one would say it to the customer */
+const REASONS = {
+  refunded: "the payment was refunded",
+  "credited back": "the payment was credited back",
+  "unused at its end": "unused when its month ended",
+  "more than may roll over": "more than may be carried over",
+  "the subscription has ended": "with the plan that ended",
+  "worked out again with an invoice that came late": "worked out again with an invoice that came late",
+  "reserved for too long": "it was not used in time",
+  "reservation committed": "before what was used is taken",
+  "reservation released": "it was not used",
+};

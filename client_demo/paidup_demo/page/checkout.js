@@ -1,0 +1,215 @@
+// @ts-check
+/**
+ * Buying: the plan, the card, the bank's check, until the bank has said yes.
+ *
+ * Owns the way there, and every way back from a payment that failed. What follows is activation.js's.
+ */
+import { refreshIfShown } from "./account.js";
+import * as account_words from "../lib/account_text.js";
+import { adopt, showActivating, watch } from "./activation.js";
+import * as api from "../lib/api.js";
+import { el } from "../lib/dom.js";
+import { kept } from "./storage.js";
+import { drawPlans } from "./plan_list.js";
+import { cardField, confirm, stripe, waitsForBank } from "../lib/stripe_payment.js";
+import * as race from "../timeline/timeline.js";
+import { go } from "./views.js";
+import { planName, planOf, state, watching } from "./session_state.js";
+
+/** @typedef {import("../sdk/paidup.js").Status} Status */
+/** @typedef {import("./session_state.js").Order} Order */
+
+// ---- Plans
+
+export async function showPlans() {
+  go("plans");
+  if (state.config) void stripe(state.config.stripe_js, state.config.publishable_key).catch(() => {}); // warm
+  try {
+    if (!state.plans.length) state.plans = await api.plans();
+    listPlans();
+  } catch (problem) {
+    el("plans-error").textContent = /** @type {Error} */ (problem).message;
+  }
+}
+
+export const listPlans = () => drawPlans(state.plans, (plan, interval) => choose(plan, interval, "plans-error"));
+
+/** @param {string} plan @param {string|undefined} interval @param {string} errorId */
+const choose = (plan, interval, errorId) =>
+  buy(() => api.subscribe(plan, interval), { kind: "plan", plan, interval }, errorId);
+
+/**
+ * Ask for what shall be paid, and lead through it.
+ * @param {() => Promise<api.Purchase>} request @param {Partial<Order> & {plan: string}} about @param {string} errorId
+ */
+export async function buy(request, about, errorId) {
+  if (state.busy) return;
+  busy(true);
+  el(errorId).textContent = "";
+  let check = false;
+  try {
+    check = await begin(await request(), about);
+  } catch (problem) {
+    await cannotBuy(/** @type {Error} */ (problem), errorId);
+  } finally {
+    busy(false);
+  }
+  if (check) await bankCheck();
+}
+
+/**
+ * The card form, or the wait; where a card that we have paid at once, the joy of it.
+ * @param {api.Purchase} purchase @param {Partial<Order> & {plan: string}} about
+ * @returns {Promise<boolean>} whether the bank wants to check a card that we have
+ */
+async function begin({ invoice, client_secret, ticket, status }, about) {
+  if (["studio", "plans", "account"].includes(state.view)) state.origin = state.view;
+  const order = { ...about, invoice, plan: status.plan ?? about.plan, ticket, secret: client_secret };
+  const checked = await bankIsAsked(order, status);
+  if (client_secret && !checked && status.status !== "active" && status.status !== "processing") {
+    if (state.watched !== invoice) state.activation?.close();
+    state.order = order;
+    await showCard(order);
+    if (about.kind === "change" && status.error) el("card-error").textContent = status.error.message;
+    return false;
+  }
+  go("activating");
+  watch(order, status);
+  if (state.order) showActivating();
+  return checked;
+}
+
+/** A card that we have is charged without a form; then its bank may ask. @param {Order} order @param {Status} status */
+async function bankIsAsked({ kind, secret }, { status }) {
+  if (!state.config || !secret || !(kind === "change" || kind === "renewal")) return false;
+  if (status === "requires_action") return true;
+  if (status !== "open") return false;
+  const library = await stripe(state.config.stripe_js, state.config.publishable_key);
+  return waitsForBank(library, secret);
+}
+
+/** A conflict may be a payment that is on its way already, from another tab: then show that. @param {Error} problem @param {string} errorId */
+async function cannotBuy(problem, errorId) {
+  if (!(problem instanceof api.Problem) || problem.status !== 409) {
+    el(errorId).textContent = problem.message;
+    return;
+  }
+  const known = await api.account().catch(() => null);
+  if (known?.activating && problem.kind !== "already-on-plan") {
+    adopt(known.activating);
+    if (state.order) return showActivating();
+  }
+  el(errorId).textContent = CONFLICTS[problem.kind] ?? problem.message;
+  refreshIfShown();
+}
+
+/** @type {Record<string, string>} */
+const CONFLICTS = {
+  "already-subscribed": "You already have a plan. Your account page shows it, and can change it.",
+  "already-on-plan": "This is your plan already.",
+  "not-subscribed": "The plan has ended meanwhile. Choose one anew.",
+};
+
+/** @param {boolean} yes */
+function busy(yes) {
+  state.busy = yes;
+  el("pay").setAttribute("aria-disabled", String(yes));
+}
+
+// ---- Card
+
+/** @param {Order} order */
+export async function showCard(order) {
+  const { config } = state;
+  if (!config) return;
+  const { name, price, cost } = account_words.order(order, planOf(order.plan));
+  el("order-name").textContent = name || planName(order.plan);
+  el("order-price").textContent = price;
+  el("pay").textContent = `Pay ${cost}`.trim();
+  const toAccount = state.origin === "account";
+  el("card-back").dataset.action = toAccount ? "account" : "plans";
+  el("card-back").textContent = toAccount ? "Back to your account" : "Choose another plan";
+  go("card");
+  try {
+    const library = await stripe(config.stripe_js, config.publishable_key);
+    state.card ??= cardField(
+      library,
+      el("card"),
+      (_complete, error) => (el("card-error").textContent = error),
+    );
+    state.card.focus();
+  } catch (problem) {
+    el("card-error").textContent = /** @type {Error} */ (problem).message;
+  }
+}
+
+export async function pay() {
+  const { config, order, card } = state;
+  if (state.busy || !config || !order?.secret) return;
+  if (!card) return showCard(order);
+  busy(true);
+  el("pay").dataset.label = el("pay").textContent;
+  el("pay").textContent = "Asking your bank…";
+  el("card-error").textContent = "";
+  try {
+    const library = await stripe(config.stripe_js, config.publishable_key);
+    await race.paying();
+    const outcome = await confirm(library, order.secret, card);
+    if (outcome.kind === "confirmed") confirmed(order, outcome.status);
+    else if (state.view === "card") el("card-error").textContent = outcome.message;
+  } finally {
+    el("pay").textContent = el("pay").dataset.label;
+    busy(false);
+  }
+}
+
+/** The bank said yes: from here on only the server is asked. @param {Order} order @param {string} intent its status */
+function confirmed(order, intent) {
+  performance.mark("paidup:confirmed");
+  if (el("won").dataset.invoice === order.invoice) return; // the socket was quicker than Stripe.js
+  kept.confirm(order.invoice);
+  if (race.confirmed(order.invoice)) return; // this tab is being closed
+  order.at = Date.now();
+  order.intent = intent;
+  if (!watching(order.invoice)) watch(order, null);
+  state.activation?.confirmed(intent);
+  if (state.order && state.view !== "done") showActivating();
+}
+
+/** The bank's check once more: with the secret still at hand, or fetched again. */
+export async function bankCheck() {
+  const { config, order } = state;
+  if (state.busy || !config || !order) return;
+  busy(true);
+  try {
+    order.secret ??= (await api.takeUp(order.invoice)).client_secret;
+    const library = await stripe(config.stripe_js, config.publishable_key);
+    const outcome = await confirm(library, order.secret ?? "", null);
+    if (outcome.kind === "confirmed") confirmed(order, outcome.status);
+    else el("activating-error").textContent = outcome.message;
+  } catch (problem) {
+    el("activating-error").textContent = /** @type {Error} */ (problem).message;
+  } finally {
+    busy(false);
+  }
+}
+
+/** The card form for the same payment: a second card cannot pay twice. */
+export function payAgain() {
+  const { order } = state;
+  if (!order) return;
+  kept.forget(order.invoice);
+  order.at = null;
+  if (order.secret) return showCard(order);
+  const errorId = state.view === "account" ? "plan-error" : "activating-error";
+  return buy(() => api.takeUp(order.invoice), { ...order, kind: order.kind ?? "plan" }, errorId);
+}
+
+/** From what the account page says of a payment that waits. @param {account_words.Way} way */
+export function goOnPaying(way) {
+  if (!state.order) return;
+  state.origin = "account";
+  if (way === "pay") return void payAgain();
+  showActivating();
+  if (way === "bank") void bankCheck();
+}

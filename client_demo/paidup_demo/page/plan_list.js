@@ -1,0 +1,79 @@
+// @ts-check
+/** The plans to choose from, and the test cards: two lists, drawn from data. */
+import { el } from "../lib/dom.js";
+import * as words from "../lib/text.js";
+
+/** @typedef {import("../lib/api.js").Plan} Plan */
+
+const TEST_CARDS = [
+  ["4242 4242 4242 4242", "Succeeds"],
+  ["4000 0000 0000 3220", "Bank’s check (3DS), then succeeds"],
+  ["4000 0000 0000 0002", "Declined"],
+  ["4000 0000 0000 9995", "Declined: insufficient funds"],
+  ["4000 0084 0000 1629", "Bank’s check, then declined"],
+];
+
+const ROW =
+  '<i aria-hidden="true"></i><div><h2></h2><p></p></div><p class="cost"><b></b><span></span></p>' +
+  '<button type="button" class="choose">Choose</button>';
+
+/** @param {Plan[]} plans @param {(plan: string, interval: string) => void} choose */
+export function drawPlans(plans, choose) {
+  const checked = document.querySelector("[name=interval]:checked");
+  const wanted = /** @type {HTMLInputElement|null} */ (checked)?.value;
+  plans = plans.filter((plan) => !plan.top_up);
+  el("interval").hidden = !plans.some((plan) => plan.prices.some((price) => price.interval === "year"));
+  const rows = plans.map((plan, index) => {
+    const price = plan.prices.find((price) => price.interval === wanted) ?? plan.prices[0];
+    const item = row({
+      h2: plan.name,
+      "div p": `${words.credits(plan.credits)} a month. ${plan.description}`,
+      b: words.money(price.amount_minor, price.currency),
+      span: `a ${price.interval}`,
+    });
+    item.style.setProperty("--size", String(0.34 + 0.33 * index));
+    const button = /** @type {HTMLButtonElement} */ (item.querySelector("button"));
+    button.dataset.testid = `plan-${plan.id}`;
+    button.setAttribute("aria-label", `Choose ${plan.name}`);
+    button.onclick = () => choose(plan.id, price.interval);
+    return item;
+  });
+  el("plans").replaceChildren(...rows);
+}
+
+/** @param {Record<string, string>} texts by selector */
+function row(texts) {
+  const item = document.createElement("li");
+  item.innerHTML = ROW;
+  for (const [where, text] of Object.entries(texts)) {
+    /** @type {HTMLElement} */ (item.querySelector(where)).textContent = text;
+  }
+  return item;
+}
+
+export function drawTestCards() {
+  el("test-cards").hidden = false;
+  const rows = TEST_CARDS.map(([digits, what]) => {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = digits;
+    button.setAttribute("aria-label", `Copy ${digits}`);
+    button.onclick = () => copy(button, digits);
+    item.append(button, what);
+    return item;
+  });
+  el("test-list").replaceChildren(...rows);
+}
+
+/** @param {HTMLElement} button @param {string} digits */
+async function copy(button, digits) {
+  const copied = await navigator.clipboard.writeText(digits.replaceAll(" ", "")).then(
+    () => true,
+    () => false, // not allowed here: the number can still be read
+  );
+  if (!copied) return;
+  el("copied").textContent = `Copied ${digits}`;
+  button.dataset.copied = "";
+  setTimeout(() => delete button.dataset.copied, 1500);
+}

@@ -1,0 +1,46 @@
+"""The demo's own backend: it sells posters for credits, as a SaaS's backend would.
+
+The cookie names the customer, the price stands here, and the credits are spent before the poster is
+handed out. The page never spends: it asks for a poster.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from paidup.errors import InsufficientCredits
+from paidup.mounting import Authenticate, InProcess
+from paidup.web.dependencies import services_of
+from paidup.web.http import answer, read_json
+from paidup.web.problems import problem_of
+
+PRICE = 10
+"""Of a poster, in credits; visit.js shows the same."""
+
+
+class PosterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`poster` is the page's id of it: asked for again, it is the same poster and costs nothing more."""
+
+    poster: Annotated[str, msgspec.Meta(pattern=r"\A[\w-]{1,64}\Z")]
+
+
+def routes(authenticate: Authenticate) -> list[Route]:
+    """POST /demo/posters: a poster for PRICE credits; 402 says whether a payment is being activated."""
+
+    async def print_poster(request: Request) -> Response:
+        customer = (await authenticate(request)).external_id
+        body = await read_json(request, PosterBody)
+        credits = InProcess(services_of(request))
+        try:
+            spent = await credits.spend(customer, PRICE, key=f"poster-{body.poster}")
+        except InsufficientCredits as error:
+            activating = await credits.activating(customer)
+            return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
+        return answer({"balance": spent.balance, "seed": body.poster})
+
+    return [Route("/demo/posters", print_poster, methods=["POST"])]

@@ -1,0 +1,273 @@
+"""The frame around every API call: key, conditions, parameters, idempotency, expansion, headers, errors.
+
+Owns how a call is answered. What a call does is an Operation's `handle`: synchronous, so that each call
+is one indivisible step and two of them never interleave. Knows no Stripe object by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from paidup_demo.sandbox import errors, forms
+from paidup_demo.sandbox.errors import Json, StripeError
+from paidup_demo.sandbox.events import current_request
+from paidup_demo.sandbox.expansion import expand
+from paidup_demo.sandbox.guard import from_another_page
+from paidup_demo.sandbox.idempotency import Answer, IdempotencyKeys
+from paidup_demo.sandbox.settings import API_VERSION
+from paidup_demo.sandbox.state import new_id
+from paidup_demo.sandbox.world import World
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 1_000_000
+CHANCE = secrets.SystemRandom()
+EXPAND: forms.Shape = {"expand": [forms.TEXT]}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, checked in form. `publishable`: a browser makes it, with a publishable key."""
+
+    world: World
+    params: Json
+    path: Mapping[str, str]
+    url: str
+    publishable: bool
+
+    @property
+    def id(self) -> str:
+        """The id in the path."""
+        return self.path["id"]
+
+    def named(self, table: str) -> Json:
+        """The stored object that the path names."""
+        return self.world.store.get(table, self.id, in_path=True)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A method and path, the parameters it knows, and what it does (it returns the object to serve)."""
+
+    method: str
+    route: str
+    handle: Callable[[Call], Json]
+    accepts: forms.Shape = field(default_factory=dict)
+    publishable: bool = False
+
+    @property
+    def name(self) -> str:
+        """How calls are counted and limited."""
+        return f"{self.method} {self.route}"
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """One request, read. `raw` are its parameters, not checked yet."""
+
+    operation: Operation
+    path: Mapping[str, str]
+    url: str
+    publishable: bool
+    raw: Json
+    key: str | None
+    version: str
+    request_id: str
+
+
+class Api:
+    """Answers calls of operations in one world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._keys = IdempotencyKeys(world.store)
+        self._recent: dict[str, deque[float]] = {}
+
+    async def answer(self, operation: Operation, request: Request) -> Response:
+        """The HTTP answer to one call of this operation."""
+        request_id, allowed = new_id("req", 14), self._world.settings.allowed_origins
+        try:
+            return await self._answer(await _read(operation, request, request_id, allowed))
+        except StripeError as error:
+            return respond(error.status, error.envelope(request_id), request_id, _error_headers(error))
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
+        except Exception:
+            logger.exception("the sandbox failed in %s", operation.name)
+            failure = errors.ServerError("The sandbox failed: see its log.")
+            return respond(failure.status, failure.envelope(request_id), request_id)
+
+    async def _answer(self, asked: Incoming) -> Response:
+        operation = asked.operation
+        self._world.calls["publishable" if asked.publishable else "secret"][operation.name] += 1
+        if asked.publishable and not operation.publishable:
+            raise errors.UnauthorizedError(
+                "This API call cannot be made with a publishable API key. Please use a secret API key.",
+                code="secret_key_required",
+            )
+        if asked.version != API_VERSION:
+            raise errors.ParameterError(f"This sandbox imitates version {API_VERSION} only.")
+        if self._concerned(asked):
+            self._refuse_in_bad_weather(operation)
+        answer = await self._outcome(asked) if asked.key is None else await self._once(asked, asked.key)
+        if answer.request_id != asked.request_id:
+            headers = {"Idempotent-Replayed": "true", "Original-Request": answer.request_id}
+            return respond(answer.status, answer.body, asked.request_id, headers)
+        if self._concerned(asked) and CHANCE.random() < self._world.conditions.api_lost_reply_rate:
+            # The work is done and recorded; only the answer does not arrive.
+            raise errors.ServerError("The reply was lost (as the sandbox's conditions ask).", status=502)
+        return respond(answer.status, answer.body, asked.request_id)
+
+    def _concerned(self, asked: Incoming) -> bool:
+        """The conditions of the API spoil the server's calls, and the browser's only if that is asked for."""
+        return self._world.conditions.affect_browser or not asked.publishable
+
+    async def _once(self, asked: Incoming, key: str) -> Answer:
+        """The answer that was recorded for this idempotency key, or the one that is recorded now."""
+        scoped = f"{'pk' if asked.publishable else 'sk'}:{key}"
+        call = (scoped, asked.operation.method, asked.url, asked.raw)
+        replay = self._keys.begin(*call)
+        if replay is not None:
+            return replay
+        answer: Answer | None = None
+        try:
+            answer = await self._outcome(asked)
+        except StripeError as error:
+            if error.recorded:
+                answer = Answer(error.status, error.envelope(asked.request_id), asked.request_id)
+            raise
+        finally:
+            self._keys.finish(*call, answer)
+        return answer
+
+    async def _outcome(self, asked: Incoming) -> Answer:
+        params = forms.check(asked.raw, {**asked.operation.accepts, **EXPAND})
+        if self._concerned(asked):
+            await asyncio.sleep(self._world.conditions.api_latency_ms / 1000)
+            if CHANCE.random() < self._world.conditions.api_error_rate:
+                raise errors.ServerError("An unknown error occurred (as the sandbox's conditions ask).")
+        paths = params.pop("expand", [])
+        call = Call(self._world, params, asked.path, asked.url, asked.publishable)
+        token = current_request.set({"id": asked.request_id, "idempotency_key": asked.key})
+        try:
+            served = asked.operation.handle(call)
+        finally:
+            current_request.reset(token)
+        if asked.operation.method != "GET":
+            self._world.store.touch()
+        return Answer(200, expand(self._world.store, served, paths), asked.request_id)
+
+    def _refuse_in_bad_weather(self, operation: Operation) -> None:
+        weather = self._world.conditions
+        if weather.api_down:
+            raise errors.ServerError(
+                "Stripe is down (as the sandbox's conditions ask).", status=503, recorded=False
+            )
+        if weather.rate_limited:
+            raise errors.RateLimitError("global-rate")
+        if weather.rate_limit_per_second is not None and self._too_fast(
+            operation.name, weather.rate_limit_per_second
+        ):
+            raise errors.RateLimitError("endpoint-rate")
+
+    def _too_fast(self, name: str, limit: int) -> bool:
+        """A sliding window of one second for each operation, all ids together."""
+        recent, now = self._recent.setdefault(name, deque(maxlen=10_000)), time.monotonic()
+        while recent and recent[0] <= now - 1:
+            recent.popleft()
+        if len(recent) >= limit:
+            return True
+        recent.append(now)
+        return False
+
+
+def respond(status: int, body: Any, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer with the headers of every answer of Stripe's."""
+    more = {
+        "Request-Id": request_id,
+        "Stripe-Version": API_VERSION,
+        "Cache-Control": "no-store",
+        **(headers or {}),
+    }
+    return Response(msgspec.json.encode(body), status, more, media_type="application/json")
+
+
+async def unknown_url(request: Request) -> Response:
+    """What Stripe says of a path it does not know; said here of those not imitated, too."""
+    request_id = new_id("req", 14)
+    error = errors.MissingError(
+        f"Unrecognized request URL ({request.method}: {request.url.path}). If you are trying to list objects,"
+        " remove the trailing slash. If you are trying to retrieve an object, make sure you passed a valid"
+        " (non-empty) identifier in your code. (This sandbox imitates only a part of Stripe.)"
+    )
+    return respond(404, error.envelope(request_id), request_id)
+
+
+async def _read(
+    operation: Operation, request: Request, request_id: str, allowed_origins: tuple[str, ...]
+) -> Incoming:
+    """The request's key and parameters; raises UnauthorizedError or ParameterError."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise errors.ParameterError("Request body too large.")
+    raw = forms.decode(request.url.query) | forms.decode(body.decode("utf-8", "replace"))
+    publishable = _is_publishable(request, raw)
+    if not publishable and from_another_page(request, allowed_origins):
+        # A form may carry the key, and any page may send a form.
+        raise errors.UnauthorizedError("A secret API key is not taken from a page of another origin.")
+    return Incoming(
+        operation=operation,
+        path=request.path_params,
+        url=request.url.path,
+        publishable=publishable,
+        raw=raw,
+        key=request.headers.get("idempotency-key") if operation.method == "POST" else None,
+        version=request.headers.get("stripe-version", API_VERSION),
+        request_id=request_id,
+    )
+
+
+def _is_publishable(request: Request, raw: Json) -> bool:
+    """Which sort of test key this is; UnauthorizedError for any other. Takes `key` out of the form."""
+    key = _bearer(request.headers.get("authorization", "")) or raw.pop("key", None)
+    if not key:
+        raise errors.UnauthorizedError(
+            "You did not provide an API key. You need to provide your API key in the Authorization header,"
+            " using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY')."
+        )
+    if isinstance(key, str) and key.startswith(("sk_test_", "pk_test_")):
+        return key.startswith("pk_")
+    raise errors.UnauthorizedError(
+        f"Invalid API Key provided: {str(key)[:8]}****. (This sandbox takes test keys only.)"
+    )
+
+
+def _bearer(header: str) -> str | None:
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def _error_headers(error: StripeError) -> Mapping[str, str]:
+    return {"Stripe-Rate-Limited-Reason": error.reason} if isinstance(error, errors.RateLimitError) else {}

@@ -1,0 +1,350 @@
+"""The calls about subscriptions, invoices, invoice items and invoice payments.
+
+Checks what was asked for, then lets invoices.py and subscriptions.py act.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paidup_demo.sandbox import cards, invoices, objects, previews, subscriptions
+from paidup_demo.sandbox.api import Call, Operation
+from paidup_demo.sandbox.api_catalogue import retriever, updated
+from paidup_demo.sandbox.errors import InvalidRequestError, Json
+from paidup_demo.sandbox.expansion import present
+from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice, require
+from paidup_demo.sandbox.pages import PAGING, PAGING_BY_DATE, page
+from paidup_demo.sandbox.world import World
+
+PAYMENT_SETTINGS: Shape = {
+    "payment_method_types": [choice("card")],
+    "save_default_payment_method": choice("off", "on_subscription"),
+}
+SUBSCRIPTION: Shape = {
+    "customer": TEXT,
+    "items": [{"price": TEXT, "quantity": INTEGER, "metadata": METADATA}],
+    "payment_behavior": choice("default_incomplete", "allow_incomplete", "error_if_incomplete"),
+    "payment_settings": PAYMENT_SETTINGS,
+    "metadata": METADATA,
+    "description": TEXT,
+    "default_payment_method": TEXT,
+    "off_session": BOOLEAN,
+    "trial_period_days": INTEGER,
+    "trial_end": TEXT,
+    "discounts": [{"coupon": TEXT}],
+    "cancel_at": INTEGER,
+    "cancel_at_period_end": BOOLEAN,
+    "collection_method": choice("charge_automatically"),
+    "billing_mode": {
+        "type": choice("flexible"),
+        "flexible": {"proration_discounts": choice("included", "itemized")},
+    },
+}
+ITEM_UPDATE: Shape = {
+    "id": TEXT,
+    "price": TEXT,
+    "quantity": INTEGER,
+    "deleted": BOOLEAN,
+    "metadata": METADATA,
+}
+CHANGE: Shape = {
+    "billing_cycle_anchor": {"type": choice("now", "unchanged")},
+    "items": [ITEM_UPDATE],
+    "proration_behavior": choice("always_invoice", "create_prorations", "none"),
+    "proration_date": INTEGER,
+    "trial_end": choice("now"),
+}
+SUBSCRIPTION_UPDATE: Shape = {
+    **CHANGE,
+    "cancel_at": INTEGER,
+    "cancel_at_period_end": BOOLEAN,
+    "default_payment_method": TEXT,
+    "description": TEXT,
+    "discounts": [{"coupon": TEXT, "discount": TEXT}],
+    "metadata": METADATA,
+    "off_session": BOOLEAN,
+    "payment_behavior": choice(
+        "allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete"
+    ),
+    "payment_settings": PAYMENT_SETTINGS,
+}
+PREVIEW: Shape = {
+    "customer": TEXT,
+    "preview_mode": choice("next"),
+    "subscription": TEXT,
+    "subscription_details": {**CHANGE, "cancel_at_period_end": BOOLEAN, "cancel_now": BOOLEAN},
+}
+CANCELLATION: Shape = {"invoice_now": BOOLEAN, "prorate": BOOLEAN}
+INVOICE: Shape = {
+    "auto_advance": BOOLEAN,
+    "collection_method": choice("charge_automatically"),
+    "currency": TEXT,
+    "customer": TEXT,
+    "description": TEXT,
+    "metadata": METADATA,
+    "pending_invoice_items_behavior": choice("include", "exclude"),
+}
+INVOICE_ITEM: Shape = {
+    "amount": INTEGER,
+    "currency": TEXT,
+    "customer": TEXT,
+    "description": TEXT,
+    "invoice": TEXT,
+    "metadata": METADATA,
+    "period": {"start": INTEGER, "end": INTEGER},
+    "pricing": {"price": TEXT},
+    "quantity": INTEGER,
+}
+ENDED = ("canceled", "incomplete_expired")
+
+
+def create_subscription(call: Call) -> Json:
+    """POST /v1/subscriptions"""
+    require(call.params, "customer", "items")
+    return present(subscriptions.create(call.world, call.params))
+
+
+def update_subscription(call: Call) -> Json:
+    """POST /v1/subscriptions/{id}"""
+    stored = call.named("subscription")
+    subscriptions.update(call.world, stored, call.params)
+    return present(stored)
+
+
+def cancel_subscription(call: Call) -> Json:
+    """DELETE /v1/subscriptions/{id}"""
+    stored, params = call.named("subscription"), call.params
+    prorate, invoice_now = bool(params.get("prorate")), bool(params.get("invoice_now"))
+    subscriptions.cancel(call.world, stored, prorate=prorate, invoice_now=invoice_now)
+    return present(stored)
+
+
+def list_subscriptions(call: Call) -> Json:
+    """GET /v1/subscriptions: without `status`, those that have ended are left out"""
+    params = call.params
+    status, price, customer = params.get("status"), params.get("price"), params.get("customer")
+
+    def keep(row: Json) -> bool:
+        alive = row["status"] not in ENDED
+        wanted = {None: alive, "all": True, "ended": not alive}.get(status, row["status"] == status)
+        has_price = price is None or any(item["price"]["id"] == price for item in row["items"]["data"])
+        return bool(wanted and has_price and (customer is None or row["customer"] == customer))
+
+    return page(call.url, call.world.store.newest("subscription"), params, keep)
+
+
+def create_invoice(call: Call) -> Json:
+    """POST /v1/invoices: a draft for a customer, with his pending invoice items if asked for"""
+    require(call.params, "customer")
+    world, params = call.world, call.params
+    customer = world.store.get("customer", params["customer"], "customer")
+    currency = (params.get("currency") or customer["currency"] or "usd").lower()
+    draft = invoices.new_draft(world, customer, currency, "manual", params.get("metadata", {}))
+    draft.update(auto_advance=params.get("auto_advance", False), description=params.get("description"))
+    if params.get("pending_invoice_items_behavior") == "include":
+        waiting = world.store.newest("invoiceitem", customer=customer["id"], invoice=None, currency=currency)
+        invoices.take_items(world, draft, list(waiting))
+    world.events.record("invoice.created", draft)
+    return present(draft)
+
+
+def preview_invoice(call: Call) -> Json:
+    """POST /v1/invoices/create_preview: an invoice that is not stored"""
+    return present(previews.preview(call.world, call.params))
+
+
+def update_invoice(call: Call) -> Json:
+    """POST /v1/invoices/{id}"""
+    return updated(call.world, call.named("invoice"), call.params, "invoice.updated")
+
+
+def list_invoices(call: Call) -> Json:
+    """GET /v1/invoices"""
+    params = call.params
+
+    def keep(row: Json) -> bool:
+        details = (row["parent"] or {}).get("subscription_details") or {}
+        return all(
+            found == params[name]
+            for name, found in (
+                ("customer", row["customer"]),
+                ("status", row["status"]),
+                ("subscription", details.get("subscription")),
+                ("collection_method", row["collection_method"]),
+            )
+            if name in params
+        )
+
+    return page(call.url, call.world.store.newest("invoice"), params, keep)
+
+
+def list_invoice_lines(call: Call) -> Json:
+    """GET /v1/invoices/{id}/lines: in the invoice's own order"""
+    return page(call.url, call.named("invoice")["lines"]["data"], call.params)
+
+
+def finalize_invoice(call: Call) -> Json:
+    """POST /v1/invoices/{id}/finalize"""
+    stored = call.named("invoice")
+    invoices.finalize(call.world, stored)
+    return present(stored)
+
+
+def pay_invoice(call: Call) -> Json:
+    """POST /v1/invoices/{id}/pay"""
+    world, stored, params = call.world, call.named("invoice"), call.params
+    if params.get("paid_out_of_band"):
+        invoices.pay_out_of_band(world, stored)
+    else:
+        named = params.get("payment_method")
+        method = cards.resolve(world.store, world.now(), named) if named else None
+        invoices.pay(world, stored, method, off_session=params.get("off_session", True))
+    return present(stored)
+
+
+def void_invoice(call: Call) -> Json:
+    """POST /v1/invoices/{id}/void"""
+    stored = call.named("invoice")
+    invoices.void(call.world, stored)
+    return present(stored)
+
+
+def mark_invoice_uncollectible(call: Call) -> Json:
+    """POST /v1/invoices/{id}/mark_uncollectible"""
+    stored = call.named("invoice")
+    invoices.mark_uncollectible(call.world, stored)
+    return present(stored)
+
+
+def create_invoice_item(call: Call) -> Json:
+    """POST /v1/invoiceitems: on a draft at once, or pending until an invoice takes it"""
+    require(call.params, "customer")
+    world, params = call.world, call.params
+    customer = world.store.get("customer", params["customer"], "customer")
+    draft = world.store.get("invoice", params["invoice"], "invoice") if params.get("invoice") else None
+    made = _invoice_item(world, customer, params)
+    invoices.keep_item(world, made)
+    if draft is not None:
+        if draft["customer"] != customer["id"]:
+            raise InvalidRequestError("The invoice belongs to another customer.", param="invoice")
+        invoices.take_items(world, draft, [made])
+    world.events.record("invoiceitem.created", made)
+    return present(made)
+
+
+def _invoice_item(world: World, customer: Json, params: Json) -> Json:
+    quantity = params.get("quantity") or 1
+    more: dict[str, Any] = {
+        key: params[key] for key in ("description", "metadata", "period") if key in params
+    }
+    if params.get("pricing", {}).get("price"):
+        price = world.store.get("price", params["pricing"]["price"], "pricing[price]")
+        amount, currency = price["unit_amount"] * quantity, price["currency"]
+        more["pricing"] = objects.price_details(price)
+        more.setdefault("description", world.store.get("product", price["product"])["name"])
+    else:
+        require(params, "amount", "currency")
+        amount, currency = params["amount"], params["currency"].lower()
+    made = objects.invoice_item(
+        world.now(), customer=customer["id"], currency=currency, amount=amount, quantity=quantity
+    )
+    return made | more
+
+
+def list_invoice_items(call: Call) -> Json:
+    """GET /v1/invoiceitems: those of a customer or an invoice, or all that wait for an invoice"""
+    params = call.params
+    pending = params.get("pending")
+
+    def keep(row: Json) -> bool:
+        fits = all(row[name] == params[name] for name in ("customer", "invoice") if name in params)
+        return fits and (pending is None or (row["invoice"] is None) == pending)
+
+    rows = ({**row, "created": row["date"]} for row in call.world.store.newest("invoiceitem"))
+    shown = page(call.url, rows, params, keep)
+    for row in shown["data"]:
+        del row["created"]
+    return shown
+
+
+def list_invoice_payments(call: Call) -> Json:
+    """GET /v1/invoice_payments"""
+    params = call.params
+    payment = params.get("payment", {})
+    if payment:
+        require(payment, "type")
+        require(payment, payment["type"])
+
+    owner = payment.get("payment_intent") or params.get("invoice")
+    store = call.world.store
+    rows = store.linked(owner, "invoice_payment") if owner else store.newest("invoice_payment")
+
+    def keep(row: Json) -> bool:
+        return all(row[name] == params[name] for name in ("invoice", "status") if name in params)
+
+    return page(call.url, rows, params, keep)
+
+
+OPERATIONS = [
+    Operation("POST", "/v1/subscriptions", create_subscription, SUBSCRIPTION),
+    retriever("subscription"),
+    Operation("POST", "/v1/subscriptions/{id}", update_subscription, SUBSCRIPTION_UPDATE),
+    Operation("DELETE", "/v1/subscriptions/{id}", cancel_subscription, CANCELLATION),
+    Operation(
+        "GET",
+        "/v1/subscriptions",
+        list_subscriptions,
+        {**PAGING_BY_DATE, "customer": TEXT, "price": TEXT, "status": TEXT},
+    ),
+    Operation("POST", "/v1/invoices", create_invoice, INVOICE),
+    retriever("invoice"),
+    Operation("POST", "/v1/invoices/create_preview", preview_invoice, PREVIEW),
+    Operation(
+        "POST",
+        "/v1/invoices/{id}",
+        update_invoice,
+        {"auto_advance": BOOLEAN, "description": TEXT, "metadata": METADATA},
+    ),
+    Operation(
+        "GET",
+        "/v1/invoices",
+        list_invoices,
+        {
+            **PAGING_BY_DATE,
+            "collection_method": TEXT,
+            "customer": TEXT,
+            "status": choice("draft", "open", "paid", "uncollectible", "void"),
+            "subscription": TEXT,
+        },
+    ),
+    Operation("GET", "/v1/invoices/{id}/lines", list_invoice_lines, PAGING),
+    Operation("POST", "/v1/invoices/{id}/finalize", finalize_invoice, {"auto_advance": BOOLEAN}),
+    Operation(
+        "POST",
+        "/v1/invoices/{id}/pay",
+        pay_invoice,
+        {"off_session": BOOLEAN, "paid_out_of_band": BOOLEAN, "payment_method": TEXT},
+    ),
+    Operation("POST", "/v1/invoices/{id}/void", void_invoice),
+    Operation("POST", "/v1/invoices/{id}/mark_uncollectible", mark_invoice_uncollectible),
+    Operation("POST", "/v1/invoiceitems", create_invoice_item, INVOICE_ITEM),
+    retriever("invoiceitem"),
+    Operation(
+        "GET",
+        "/v1/invoiceitems",
+        list_invoice_items,
+        {**PAGING_BY_DATE, "customer": TEXT, "invoice": TEXT, "pending": BOOLEAN},
+    ),
+    retriever("invoice_payment"),
+    Operation(
+        "GET",
+        "/v1/invoice_payments",
+        list_invoice_payments,
+        {
+            **PAGING_BY_DATE,
+            "invoice": TEXT,
+            "status": choice("open", "paid", "canceled"),
+            "payment": {"type": choice("payment_intent"), "payment_intent": TEXT},
+        },
+    ),
+]

@@ -1,0 +1,140 @@
+"""The sandbox as an ASGI app: a table of contents. Settings in; routes and lifespan out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from paidup_demo.sandbox import (
+    api_billing,
+    api_catalogue,
+    api_credit_notes,
+    api_events,
+    api_payments,
+    challenge,
+    controls,
+    due,
+    invoices,
+    payments,
+    subscriptions,
+)
+from paidup_demo.sandbox.api import Api, Operation, unknown_url
+from paidup_demo.sandbox.guard import known_hosts
+from paidup_demo.sandbox.settings import SandboxSettings
+from paidup_demo.sandbox.world import World
+
+logger = logging.getLogger(__name__)
+HERE = Path(__file__).parent
+OPERATIONS = [
+    *api_catalogue.OPERATIONS,
+    *api_billing.OPERATIONS,
+    *api_credit_notes.OPERATIONS,
+    *api_payments.OPERATIONS,
+    *api_events.OPERATIONS,
+]
+TICK_EVERY_S = 30.0
+PANEL_HEADERS = {"Content-Security-Policy": "frame-ancestors 'none'"}
+"""In a frame of another page, people could be made to press its buttons."""
+
+
+def create_sandbox(settings: SandboxSettings) -> Starlette:
+    """One sandbox with a state of its own."""
+    world = World(settings)
+    _appoint(world)
+    api = Api(world)
+    routes = [
+        *[_route(api, operation) for operation in OPERATIONS],
+        *controls.routes(world),
+        Route("/stripe.js", _file("stripe.js", "text/javascript")),
+        Route("/challenge/{id}", challenge.page(world)),
+        Route("/panel", _file("panel.html", "text/html", PANEL_HEADERS)),
+        Route("/", _file("panel.html", "text/html", PANEL_HEADERS)),
+        Route("/{path:path}", unknown_url, methods=["GET", "POST", "DELETE", "PUT", "PATCH"]),
+    ]
+    middleware = [known_hosts([settings.host, *settings.allowed_hosts]), _cors(settings)]
+    return Starlette(routes=routes, middleware=middleware, lifespan=_lifespan(world))
+
+
+def _appoint(world: World) -> None:
+    """Who does the agenda's jobs: here the rules meet that must not import each other."""
+    world.agenda.jobs = {
+        "deliver": world.courier.send,
+        "finish_processing": partial(payments.finish_processing, world),
+        "settle_invoice": partial(invoices.settle, world),
+        "note_failed_payment": partial(invoices.note_failed_payment, world),
+        "note_required_action": partial(invoices.note_required_action, world),
+        "invoice_paid": partial(subscriptions.on_invoice_paid, world),
+        "invoice_unpaid": partial(subscriptions.on_invoice_unpaid, world),
+        "invoice_voided": partial(subscriptions.on_invoice_voided, world),
+        "finish_setup": partial(subscriptions.on_setup_finished, world),
+    }
+
+
+def _route(api: Api, operation: Operation) -> Route:
+    async def endpoint(request: Request) -> Response:
+        return await api.answer(operation, request)
+
+    return Route(operation.route, endpoint, methods=[operation.method], name=operation.name)
+
+
+def _file(
+    name: str, media_type: str, headers: Mapping[str, str] | None = None
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(_: Request) -> Response:
+        more = {"Cache-Control": "no-cache", **(headers or {})}
+        return FileResponse(HERE / name, media_type=media_type, headers=more)
+
+    return endpoint
+
+
+def _cors(settings: SandboxSettings) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.allowed_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+        expose_headers=["Request-Id"],
+    )
+
+
+def _lifespan(world: World) -> Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]]:
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await world.start()
+        closing = asyncio.Event()
+        keeper = asyncio.create_task(_keep(world, closing))
+        try:
+            yield
+        finally:
+            closing.set()
+            await keeper
+            await world.stop()
+
+    return lifespan
+
+
+async def _keep(world: World, closing: asyncio.Event) -> None:
+    """Saves what has changed, and lets the time act. Ends between two saves, never within one."""
+    loop = asyncio.get_running_loop()
+    next_tick = loop.time() + TICK_EVERY_S
+    while not closing.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(closing.wait(), world.settings.save_interval_s)
+        try:
+            await world.save()
+        except OSError:
+            logger.exception("the sandbox's state could not be saved")
+        if loop.time() >= next_tick:
+            next_tick += TICK_EVERY_S
+            due.act_on_time(world)

@@ -1,0 +1,49 @@
+"""The page on which the imitated bank asks for 3-D Secure.
+
+Shows the payment; decides nothing: the answer goes to the controls.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from string import Template
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from paidup_demo.sandbox.errors import Json
+from paidup_demo.sandbox.world import World
+
+_PAGE = Template((Path(__file__).parent / "challenge.html").read_text("utf-8"))
+
+
+def page(world: World) -> Callable[[Request], Awaitable[Response]]:
+    """GET /challenge/{payment or setup intent}"""
+
+    async def endpoint(request: Request) -> Response:
+        intent_id = request.path_params["id"]
+        table = "setup_intent" if intent_id.startswith("seti_") else "payment_intent"
+        intent = world.store.find(table, intent_id)
+        if intent is None or intent["status"] != "requires_action":
+            return HTMLResponse(
+                "<!doctype html><title>3-D Secure</title><p>Nothing is to be confirmed here.", 404
+            )
+        method = world.store.get("payment_method", intent["payment_method"])
+        # Only the pages that may use the sandbox may put it in a frame.
+        framing = " ".join(("'self'", *world.settings.allowed_origins))
+        headers = {"Cache-Control": "no-store", "Content-Security-Policy": f"frame-ancestors {framing}"}
+        return HTMLResponse(_PAGE.substitute(_shown(table, intent, method)), headers=headers)
+
+    return endpoint
+
+
+def _shown(table: str, intent: Json, method: Json) -> dict[str, str]:
+    amount = (
+        f"{intent['amount'] / 100:,.2f} {intent['currency'].upper()}"
+        if table == "payment_intent"
+        else "no charge now"
+    )
+    values = {"intent": intent["id"], "kind": f"{table}s", "amount": amount, "last4": method["card"]["last4"]}
+    return {key: html.escape(value) for key, value in values.items()}

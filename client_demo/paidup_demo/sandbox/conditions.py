@@ -1,0 +1,65 @@
+"""The weather of the sandbox: what may be made to go wrong while it runs.
+
+Holds and checks the values; applies none.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from paidup_demo.sandbox.errors import Json
+
+Milliseconds = Annotated[int, Meta(ge=0, le=600_000)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Version = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z]+)?$", max_length=40)]
+
+
+class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Every condition with its normal value. Times are milliseconds, rates are probabilities from 0 to 1."""
+
+    webhook_delay_ms: Milliseconds = 0
+    webhook_jitter_ms: Milliseconds = 0
+    webhook_drop: bool | Probability = False
+    webhook_drop_types: Annotated[list[str], Meta(max_length=100)] = []
+    webhook_duplicates: Annotated[int, Meta(ge=0, le=10)] = 0
+    webhook_shuffle: bool = False
+    webhook_api_version: Version | None = None
+    api_latency_ms: Milliseconds = 0
+    api_error_rate: Probability = 0.0
+    api_lost_reply_rate: Probability = 0.0
+    api_down: bool = False
+    rate_limited: bool = False
+    rate_limit_per_second: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    affect_browser: bool = False
+    invoice_lag_ms: Milliseconds = 0
+    processing_ms: Milliseconds = 0
+    processing_outcome: Literal["succeeded", "failed"] = "succeeded"
+    refund_pending: bool = False
+
+    def as_json(self) -> Json:
+        """The whole, as the control API shows it."""
+        return dict(msgspec.to_builtins(self))
+
+
+class ConditionsError(ValueError):
+    """What was asked for is not a condition, or out of its range."""
+
+
+def changed(current: Conditions, body: bytes) -> Conditions:
+    """`current` with the JSON object `body` laid over it; raises ConditionsError saying what is wrong."""
+    try:
+        update = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise ConditionsError(f"not JSON: {error}") from error
+    if not isinstance(update, dict):
+        raise ConditionsError("a JSON object is expected")
+    unknown = sorted(set(update) - set(Conditions.__struct_fields__))
+    if unknown:
+        raise ConditionsError("unknown conditions: " + ", ".join(map(str, unknown)))
+    try:
+        return msgspec.convert({**current.as_json(), **update}, Conditions)
+    except msgspec.ValidationError as error:
+        raise ConditionsError(str(error)) from error

@@ -1,0 +1,126 @@
+"""What the clock alone brings about, in order of time, each thing at its own moment.
+
+Owns what is due when: first payments that never came, changes that nobody paid, ends that were asked for,
+trials, renewals, refunds under way. What happens then is subscriptions.py's, changes.py's and reversals.py's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from paidup_demo.sandbox import changes, invoices, payments, reversals, subscriptions
+from paidup_demo.sandbox.clock import DAY_S, HOUR_S
+from paidup_demo.sandbox.errors import Json, StripeError
+from paidup_demo.sandbox.world import World
+
+logger = logging.getLogger(__name__)
+FIRST_PAYMENT_WITHIN_S = 23 * HOUR_S
+TRIAL_NOTICE_S = 3 * DAY_S
+RUNNING = ("active", "trialing", "past_due")
+
+Act = Callable[[World, Json], object]
+
+
+class Due(NamedTuple):
+    """A thing to be done at a moment. `rank` orders what falls on one second: an end before a renewal."""
+
+    moment: int
+    rank: int
+    table: str
+    id: str
+
+
+def act_on_time(world: World, until: int | None = None) -> None:
+    """Does all that is due by then (or now): a jump over a year renews twelve times, each in its month."""
+    end = world.now() if until is None else until
+    heap = list(_all(world))
+    heapq.heapify(heap)
+    while heap and heap[0].moment <= end:
+        due = heapq.heappop(heap)
+        row = world.store.find(due.table, due.id)
+        if row is None or _next(world, due.table, row) != due:
+            continue
+        with world.clock.at(due.moment):
+            following = _do(world, due, row)
+        if following is not None:
+            heapq.heappush(heap, following)
+
+
+def advance(world: World, seconds: int) -> None:
+    """Moves the clock, and lets all that becomes due on the way happen at its own moment."""
+    act_on_time(world, world.now() + seconds)
+    world.advance(seconds)
+
+
+def _all(world: World) -> Iterator[Due]:
+    for table in ("subscription", "refund"):
+        for row in world.store.table(table).values():
+            found = _next(world, table, row)
+            if found is not None:
+                yield found
+
+
+def _do(world: World, due: Due, row: Json) -> Due | None:
+    """Does it and returns what is next for the same object; None where it could not be done."""
+    try:
+        _ACTS[due.rank](world, row)
+    except StripeError:
+        logger.exception("the sandbox could not do what was due for %s", due.id)
+        return None
+    following = _next(world, due.table, row)
+    return None if following == due else following
+
+
+def _next(world: World, table: str, row: Json) -> Due | None:
+    """The next thing that is due for this object."""
+    if table == "refund":
+        settles_at = world.store.note(row["id"]).get("settles_at")
+        return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
+    found = [Due(moment, rank, table, row["id"]) for moment, rank in _dates(world, row)]
+    return min(found, default=None)
+
+
+_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _RENEW, _SETTLE_REFUND = range(6)
+
+
+def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
+    """Moments and ranks of all that awaits a subscription."""
+    if subscription["status"] == "incomplete" and _waits(world, subscription):
+        yield subscription["created"] + FIRST_PAYMENT_WITHIN_S, _EXPIRE
+    if subscription["status"] not in RUNNING:
+        return
+    change_ends = changes.pending_expires_at(world, subscription)
+    if change_ends is not None:
+        yield change_ends, _EXPIRE_CHANGE
+    if subscription["cancel_at"] is not None:
+        yield subscription["cancel_at"], _CANCEL
+    if subscription["status"] == "trialing":
+        told = world.store.note(subscription["id"]).get("trial_end_told")
+        if told != subscription["trial_end"]:
+            notice = max(subscription["trial_end"] - TRIAL_NOTICE_S, subscription["trial_start"])
+            yield notice, _NOTIFY
+    yield subscription["items"]["data"][0]["current_period_end"], _RENEW
+
+
+def _waits(world: World, subscription: Json) -> bool:
+    """Whether the first payment is still to be made, and not under way."""
+    found = invoices.default_payment(world, world.store.get("invoice", subscription["latest_invoice"]))
+    return found is None or found[1]["status"] in payments.CONFIRMABLE
+
+
+def _notify(world: World, subscription: Json) -> None:
+    world.store.note(subscription["id"])["trial_end_told"] = subscription["trial_end"]
+    world.events.record("customer.subscription.trial_will_end", subscription)
+
+
+_ACTS: dict[int, Act] = {
+    _EXPIRE: subscriptions.expire,
+    _EXPIRE_CHANGE: changes.drop_pending,
+    _NOTIFY: _notify,
+    _CANCEL: subscriptions.cancel,
+    _RENEW: subscriptions.renew,
+    _SETTLE_REFUND: reversals.settle_refund,
+}

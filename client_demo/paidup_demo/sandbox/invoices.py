@@ -1,0 +1,327 @@
+"""What invoices do: lines and totals, finalisation, payment, voiding.
+
+Owns an invoice's status and its InvoicePayments, and keeps them in step with the PaymentIntent that pays.
+What the end of an invoice means for a subscription is subscriptions.py's: it is told through the agenda.
+"""
+
+from __future__ import annotations
+
+from paidup_demo.sandbox import cards, objects, payments
+from paidup_demo.sandbox.errors import InvalidRequestError, Json
+from paidup_demo.sandbox.prorations import percentage
+from paidup_demo.sandbox.state import copied
+from paidup_demo.sandbox.world import World
+
+PAYABLE = ("open", "uncollectible")
+
+
+def new_draft(world: World, customer: Json, currency: str, billing_reason: str, metadata: Json) -> Json:
+    """A stored draft without lines. The caller records `invoice.created` once it has them."""
+    draft = objects.invoice(world.now(), customer, currency, billing_reason)
+    return world.store.add(draft | {"metadata": metadata})
+
+
+def add_lines(invoice: Json, lines: list[Json]) -> None:
+    """Puts lines on a draft and sums up anew."""
+    if invoice["status"] != "draft":
+        raise InvalidRequestError("This invoice is no longer editable.", code="invoice_not_editable")
+    invoice["lines"]["data"].extend(lines)
+    sum_up(invoice)
+
+
+def apply_discount(invoice: Json, discount: Json, coupon: Json) -> None:
+    """Takes a coupon off what is discountable, shared out over the lines in proportion to their amounts."""
+    lines = [line for line in invoice["lines"]["data"] if line["discountable"]]
+    nets = [line["amount"] - sum(part["amount"] for part in line["discount_amounts"]) for line in lines]
+    left, percent = max(0, sum(nets)), coupon["percent_off"]
+    off = min(left, coupon["amount_off"] or 0) if percent is None else percentage(left, percent)
+    invoice["discounts"].append(discount["id"])
+    given = 0
+    for position, line in enumerate(lines):
+        last = position == len(lines) - 1
+        portion = off - given if last else off * nets[position] // (left or 1)
+        line["discount_amounts"].append({"amount": portion, "discount": discount["id"]})
+        given += portion
+    sum_up(invoice)
+
+
+def sum_up(invoice: Json) -> None:
+    """Totals from lines and their discounts."""
+    lines = invoice["lines"]["data"]
+    subtotal = sum(line["amount"] for line in lines)
+    off = dict.fromkeys(invoice["discounts"], 0)
+    for part in (part for line in lines for part in line["discount_amounts"]):
+        off[part["discount"]] = off.get(part["discount"], 0) + part["amount"]
+    total = subtotal - sum(off.values())
+    due = max(0, total)
+    invoice["total_discount_amounts"] = [{"amount": amount, "discount": who} for who, amount in off.items()]
+    invoice.update(subtotal=subtotal, subtotal_excluding_tax=subtotal, total=total, total_excluding_tax=total)
+    invoice.update(amount_due=due, amount_remaining=due)
+
+
+def finalize(world: World, invoice: Json) -> None:
+    """Numbers the draft and opens it; where nothing is due it is paid at once, without a PaymentIntent."""
+    if invoice["status"] != "draft":
+        raise InvalidRequestError(
+            "This invoice is already finalized, you can't re-finalize a non-draft invoice."
+        )
+    now = world.now()
+    customer = world.store.get("customer", invoice["customer"])
+    customer["balance"] = settle_balance(invoice, customer["balance"])
+    _freeze_metadata(world, invoice)
+    number = customer["next_invoice_sequence"]
+    customer["next_invoice_sequence"] += 1
+    invoice.update(
+        status="open",
+        number=f"{customer['invoice_prefix']}-{number:04d}",
+        effective_at=now,
+        hosted_invoice_url=f"https://invoice.stripe.com/i/acct_sandbox/{invoice['id']}",
+        invoice_pdf=f"https://pay.stripe.com/invoice/acct_sandbox/{invoice['id']}/pdf",
+    )
+    invoice["status_transitions"]["finalized_at"] = now
+    if invoice["amount_due"] > 0:
+        _expect_payment(world, invoice)
+    world.events.record("invoice.finalized", invoice, {"status": "draft"})
+    if invoice["amount_due"] == 0:
+        mark_paid(world, invoice, paid=0)
+
+
+def settle_balance(invoice: Json, balance: int) -> int:
+    """Sets the customer's balance against the total (below zero: it becomes credit); returns what is left."""
+    wanted = invoice["total"] + balance
+    due = max(0, wanted)
+    invoice.update(starting_balance=balance, ending_balance=wanted - due, amount_due=due)
+    invoice["amount_remaining"] = due
+    return int(wanted - due)
+
+
+def _freeze_metadata(world: World, invoice: Json) -> None:
+    if invoice["parent"] is not None:
+        details = invoice["parent"]["subscription_details"]
+        subscription = world.store.get("subscription", details["subscription"])
+        details["metadata"] = copied(subscription["metadata"])
+
+
+def _expect_payment(world: World, invoice: Json) -> None:
+    intent = payments.new_intent(
+        world,
+        amount=invoice["amount_due"],
+        currency=invoice["currency"],
+        customer=invoice["customer"],
+        invoice=invoice["id"],
+    )
+    intent["description"] = "Subscription creation" if invoice["parent"] else "Payment for Invoice"
+    _carry_subscription_settings(world, invoice, intent)
+    payment = world.store.add(objects.invoice_payment(world.now(), invoice, intent))
+    for owner in (invoice, intent):
+        world.store.link(owner["id"], payment)
+    world.events.record("payment_intent.created", intent)
+
+
+def _carry_subscription_settings(world: World, invoice: Json, intent: Json) -> None:
+    subscription = subscription_of(world, invoice)
+    if subscription is None:
+        return
+    settings = subscription["payment_settings"]
+    if settings["payment_method_types"]:
+        intent["payment_method_types"] = list(settings["payment_method_types"])
+    if settings["save_default_payment_method"] == "on_subscription":
+        intent["setup_future_usage"] = "off_session"
+    if subscription["default_payment_method"]:
+        intent.update(payment_method=subscription["default_payment_method"], status="requires_confirmation")
+
+
+def subscription_of(world: World, invoice: Json) -> Json | None:
+    """The subscription that an invoice belongs to."""
+    if invoice["parent"] is None:
+        return None
+    return world.store.find("subscription", invoice["parent"]["subscription_details"]["subscription"])
+
+
+def default_payment(world: World, invoice: Json) -> tuple[Json, Json] | None:
+    """The InvoicePayment that is to settle this invoice, and its PaymentIntent."""
+    for payment in world.store.linked(invoice["id"], "invoice_payment"):
+        return payment, world.store.get("payment_intent", payment["payment"]["payment_intent"])
+    return None
+
+
+def settle(world: World, invoice_id: str) -> None:
+    """The PaymentIntent succeeded (and the lag, if any, is over): payment and invoice become paid."""
+    invoice = world.store.find("invoice", invoice_id)
+    found = None if invoice is None else default_payment(world, invoice)
+    if invoice is None or found is None or invoice["status"] not in PAYABLE:
+        return
+    payment, intent = found
+    payment["status_transitions"]["paid_at"] = world.now()
+    world.events.change("invoice_payment.paid", payment, status="paid", amount_paid=intent["amount_received"])
+    mark_paid(world, invoice, paid=intent["amount_received"])
+
+
+def mark_paid(world: World, invoice: Json, *, paid: int, off_stripe: bool = False) -> None:
+    """The invoice is paid, in whatever way; tells the subscription, then the world."""
+    previous = {key: invoice[key] for key in ("status", "amount_paid", "amount_remaining", "attempted")}
+    invoice["status_transitions"]["paid_at"] = world.now()
+    invoice.update(
+        status="paid",
+        amount_paid=paid,
+        amount_paid_off_stripe=paid if off_stripe else 0,
+        amount_remaining=invoice["amount_due"] - paid,
+        attempted=True,
+        attempt_count=invoice["attempt_count"] + (1 if paid else 0),
+    )
+    world.agenda.after(0, "invoice_paid", invoice["id"])
+    world.events.record("invoice.updated", invoice, previous)
+    world.events.record("invoice.paid", invoice)
+    if not off_stripe:
+        world.events.record("invoice.payment_succeeded", invoice)
+
+
+def note_failed_payment(world: World, invoice_id: str) -> None:
+    """An attempt failed: the invoice stays open."""
+    invoice = world.store.find("invoice", invoice_id)
+    if invoice is None or invoice["status"] not in PAYABLE:
+        return
+    count = invoice["attempt_count"] + 1
+    world.events.change("invoice.payment_failed", invoice, attempted=True, attempt_count=count)
+    world.agenda.after(0, "invoice_unpaid", invoice_id)
+
+
+def note_required_action(world: World, invoice_id: str) -> None:
+    """The bank asks the customer; nobody knows yet how it ends."""
+    invoice = world.store.get("invoice", invoice_id)
+    world.events.change("invoice.payment_action_required", invoice, attempted=True)
+    world.agenda.after(0, "invoice_unpaid", invoice_id)
+
+
+def pay(world: World, invoice: Json, method: Json | None, *, off_session: bool) -> None:
+    """Pays with this card, or the one saved for it; raises CardError when it is declined."""
+    if invoice["status"] == "draft":
+        finalize(world, invoice)
+        if invoice["status"] == "paid":
+            return  # the customer's credit covered it
+    if invoice["status"] == "paid":
+        raise InvalidRequestError("Invoice is already paid")
+    found = default_payment(world, invoice)
+    if invoice["status"] not in PAYABLE or found is None:
+        raise InvalidRequestError(f"This invoice cannot be paid: it is {invoice['status']}.")
+    card = method or saved_method(world, invoice)
+    if card is None:
+        raise InvalidRequestError(
+            "There is no default_payment_method set on this Customer or Invoice. Please set a"
+            " default_payment_method or pass a payment_method."
+        )
+    payments.confirm(world, found[1], card, off_session=off_session)
+
+
+def saved_method(world: World, invoice: Json) -> Json | None:
+    """The card that pays without being named: the subscription's, or the customer's."""
+    subscription = subscription_of(world, invoice)
+    customer = world.store.get("customer", invoice["customer"])
+    saved = (subscription and subscription["default_payment_method"]) or customer["invoice_settings"][
+        "default_payment_method"
+    ]
+    return cards.resolve(world.store, world.now(), saved) if saved else None
+
+
+def pay_out_of_band(world: World, invoice: Json) -> None:
+    """Somebody was paid in cash, and says so."""
+    if invoice["status"] == "draft":
+        finalize(world, invoice)
+    if invoice["status"] not in PAYABLE:
+        raise InvalidRequestError("Invoice is already paid")
+    _call_off_payment(world, invoice, "void_invoice")
+    mark_paid(world, invoice, paid=invoice["amount_due"], off_stripe=True)
+
+
+def void(world: World, invoice: Json) -> None:
+    """Ends an unpaid invoice for good."""
+    if invoice["status"] not in PAYABLE:
+        raise InvalidRequestError(
+            f"You can only pass in open invoices. This invoice isn't open: it is {invoice['status']}."
+        )
+    _call_off_payment(world, invoice, "void_invoice")
+    customer = world.store.get("customer", invoice["customer"])
+    customer["balance"] -= (invoice["ending_balance"] or 0) - invoice["starting_balance"]
+    invoice["status_transitions"]["voided_at"] = world.now()
+    world.events.change("invoice.voided", invoice, status="void")
+    world.agenda.after(0, "invoice_voided", invoice["id"])
+
+
+def _call_off_payment(world: World, invoice: Json, reason: str) -> None:
+    found = default_payment(world, invoice)
+    if found is None:
+        return
+    payment, intent = found
+    if intent["status"] != "canceled":
+        payments.cancel(world, intent, reason)
+    payment["status_transitions"]["canceled_at"] = world.now()
+    payment["status"] = "canceled"
+
+
+def ask_for(world: World, invoice: Json, amount: int) -> None:
+    """Less (or more again) is to be paid than when the invoice was opened; nothing means that it is paid."""
+    found = default_payment(world, invoice)
+    if amount == 0:
+        _call_off_payment(world, invoice, "void_invoice")
+        mark_paid(world, invoice, paid=0)
+    elif found is not None:
+        payment, intent = found
+        payment["amount_requested"] = intent["amount"] = amount
+        world.store.touch()
+
+
+def mark_uncollectible(world: World, invoice: Json) -> None:
+    """Written off; it can still be paid."""
+    if invoice["status"] != "open":
+        raise InvalidRequestError("You can only mark open invoices as uncollectible.")
+    invoice["status_transitions"]["marked_uncollectible_at"] = world.now()
+    world.events.change("invoice.marked_uncollectible", invoice, status="uncollectible")
+
+
+def keep_item(world: World, item: Json) -> Json:
+    """Stores a new invoice item, found again by its customer."""
+    world.store.link(item["customer"], item)
+    return world.store.add(item)
+
+
+def line_of_item(invoice: Json, item: Json) -> Json:
+    """The line that an invoice item becomes on this invoice."""
+    line = objects.line_item(
+        invoice,
+        amount=item["amount"],
+        description=item["description"],
+        period=(item["period"]["start"], item["period"]["end"]),
+        quantity=item["quantity"],
+        pricing=copied(item["pricing"]),
+        parent=objects.proration_parent(item)
+        if item["proration"]
+        else objects.invoice_item_parent(item["id"]),
+        metadata=copied(item["metadata"]),
+    )
+    line["discountable"] = item["discountable"]
+    if item["proration"]:
+        line["discount_amounts"] = copied(item["proration_details"]["discount_amounts"])
+        line["discounts"] = list(item["discounts"])
+    return line
+
+
+def claim_items(world: World, invoice: Json, items: list[Json]) -> None:
+    """These items belong to this invoice from now on, each with the line that it became."""
+    lines = {_item_behind(line): line["id"] for line in invoice["lines"]["data"]}
+    for item in items:
+        item["invoice"] = invoice["id"]
+        world.store.note(item["id"])["line"] = lines.get(item["id"])
+    world.store.touch()
+
+
+def _item_behind(line: Json) -> str | None:
+    parent = line["parent"]
+    details = parent["invoice_item_details"] or parent["subscription_item_details"]
+    found: str | None = details["invoice_item"]
+    return found
+
+
+def take_items(world: World, invoice: Json, items: list[Json]) -> None:
+    """Puts invoice items on a draft, to which they then belong."""
+    add_lines(invoice, [line_of_item(invoice, item) for item in items])
+    claim_items(world, invoice, items)

@@ -1,0 +1,73 @@
+"""Constructors of Stripe's objects at the pinned version, every key present as Stripe shows it.
+
+Pure: values in, a fresh dict out. Nothing here stores, decides or sends. Keys that Stripe shows only when
+they are expanded (an invoice's `payments` and `confirmation_secret`) are not made here: see expansion.py.
+"""
+
+from __future__ import annotations
+
+from paidup_demo.sandbox.objects.account import account, event, webhook_endpoint
+from paidup_demo.sandbox.objects.base import list_of, nulls
+from paidup_demo.sandbox.objects.billing import (
+    credit_note,
+    credit_note_line,
+    invoice,
+    invoice_item,
+    invoice_item_owner,
+    invoice_item_parent,
+    invoice_payment,
+    line_item,
+    price_details,
+    prorated_price_details,
+    proration_parent,
+    subscription,
+    subscription_item,
+    subscription_item_parent,
+    subscription_parent,
+)
+from paidup_demo.sandbox.objects.catalogue import coupon, customer, discount, plan_of, price, product
+from paidup_demo.sandbox.objects.money import (
+    charge,
+    dispute,
+    payment_intent,
+    payment_method,
+    refund,
+    refused,
+    setup_intent,
+)
+
+__all__ = [
+    "account",
+    "charge",
+    "coupon",
+    "credit_note",
+    "credit_note_line",
+    "customer",
+    "discount",
+    "dispute",
+    "event",
+    "invoice",
+    "invoice_item",
+    "invoice_item_owner",
+    "invoice_item_parent",
+    "invoice_payment",
+    "line_item",
+    "list_of",
+    "nulls",
+    "payment_intent",
+    "payment_method",
+    "plan_of",
+    "price",
+    "price_details",
+    "product",
+    "prorated_price_details",
+    "proration_parent",
+    "refund",
+    "refused",
+    "setup_intent",
+    "subscription",
+    "subscription_item",
+    "subscription_item_parent",
+    "subscription_parent",
+    "webhook_endpoint",
+]

@@ -1,0 +1,46 @@
+"""The account itself: what happens in it, and whom that is told to."""
+
+from __future__ import annotations
+
+from paidup_demo.sandbox.errors import Json
+from paidup_demo.sandbox.objects.base import base
+
+
+def event(created: int, kind: str, data: Json, api_version: str, request: Json, pending: int) -> Json:
+    """A snapshot event."""
+    return base("event", "evt", created) | {
+        "api_version": api_version,
+        "data": data,
+        "pending_webhooks": pending,
+        "request": request,
+        "type": kind,
+    }
+
+
+def webhook_endpoint(created: int, url: str, enabled_events: list[str], api_version: str | None) -> Json:
+    """An endpoint. Its secret is shown once, at creation, and kept in a note."""
+    return base("webhook_endpoint", "we", created) | {
+        "api_version": api_version,
+        "application": None,
+        "description": None,
+        "enabled_events": enabled_events,
+        "metadata": {},
+        "status": "enabled",
+        "url": url,
+    }
+
+
+def account() -> Json:
+    """The account behind every key."""
+    return {
+        "id": "acct_sandbox",
+        "object": "account",
+        "charges_enabled": True,
+        "country": "US",
+        "default_currency": "usd",
+        "details_submitted": True,
+        "email": "sandbox@example.com",
+        "metadata": {},
+        "payouts_enabled": True,
+        "type": "standard",
+    }

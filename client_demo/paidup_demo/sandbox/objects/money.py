@@ -1,0 +1,210 @@
+"""What moves: payment methods, intents, charges, refunds, disputes."""
+
+from __future__ import annotations
+
+from paidup_demo.sandbox.errors import Json
+from paidup_demo.sandbox.objects.base import NO_ADDRESS, NO_BILLING_DETAILS, base, nulls
+from paidup_demo.sandbox.state import copied, new_id
+
+
+def payment_method(created: int, card: Json, billing_details: Json) -> Json:
+    """A card; `card` has brand, last4, exp_month, exp_year, funding, country."""
+    details = {key: value for key, value in billing_details.items() if value is not None}
+    address = NO_ADDRESS | (details.get("address") or {})
+    return base("payment_method", "pm", created) | {
+        "allow_redisplay": "unspecified",
+        "billing_details": NO_BILLING_DETAILS | details | {"address": address},
+        "card": {
+            "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
+            "display_brand": card["brand"],
+            "fingerprint": new_id("", 16)[1:],
+            "generated_from": None,
+            "networks": {"available": [card["brand"]], "preferred": None},
+            "regulated_status": "unregulated",
+            "three_d_secure_usage": {"supported": True},
+            "wallet": None,
+            **card,
+        },
+        "customer": None,
+        "customer_account": None,
+        "metadata": {},
+        "type": "card",
+    }
+
+
+def payment_intent(created: int, *, amount: int, currency: str, customer: str | None) -> Json:
+    """A PaymentIntent that waits for a card."""
+    made = base("payment_intent", "pi", created) | nulls(
+        "allowed_payment_method_types application application_fee_amount automatic_payment_methods"
+        " canceled_at cancellation_reason customer_account description excluded_payment_method_types"
+        " last_payment_error latest_charge managed_payments next_action on_behalf_of payment_method"
+        " payment_method_configuration_details processing receipt_email review setup_future_usage shipping"
+        " statement_descriptor statement_descriptor_suffix transfer_data transfer_group"
+    )
+    return made | {
+        "amount": amount,
+        "amount_capturable": 0,
+        "amount_details": {"tip": {}},
+        "amount_received": 0,
+        "capture_method": "automatic",
+        "client_secret": f"{made['id']}_secret_{new_id('', 25)[1:]}",
+        "confirmation_method": "automatic",
+        "currency": currency,
+        "customer": customer,
+        "metadata": {},
+        "payment_method_options": {
+            "card": nulls("installments mandate_options network request_three_d_secure")
+        },
+        "payment_method_types": ["card"],
+        "status": "requires_payment_method",
+    }
+
+
+def setup_intent(created: int, customer: str) -> Json:
+    """A SetupIntent that waits for a card."""
+    made = base("setup_intent", "seti", created) | nulls(
+        "application automatic_payment_methods cancellation_reason customer_account description "
+        "excluded_payment_method_types flow_directions last_setup_error latest_attempt mandate next_action "
+        "on_behalf_of payment_method payment_method_configuration_details single_use_mandate"
+    )
+    return made | {
+        "client_secret": f"{made['id']}_secret_{new_id('', 25)[1:]}",
+        "customer": customer,
+        "metadata": {},
+        "payment_method_options": {"card": nulls("mandate_options network request_three_d_secure")},
+        "payment_method_types": ["card"],
+        "status": "requires_payment_method",
+        "usage": "off_session",
+    }
+
+
+def charge(created: int, intent: Json, method: Json) -> Json:
+    """A successful charge of the whole intent; `refused` turns it into a failed one."""
+    made = base("charge", "ch", created) | nulls(
+        "application application_fee application_fee_amount balance_transaction failure_balance_transaction"
+        " failure_code failure_message on_behalf_of receipt_email receipt_number review shipping"
+        " source_transfer statement_descriptor statement_descriptor_suffix transfer_data transfer_group"
+    )
+    return made | {
+        "amount": intent["amount"],
+        "amount_captured": intent["amount"],
+        "amount_refunded": 0,
+        "billing_details": copied(method["billing_details"]),
+        "calculated_statement_descriptor": "PAIDUP SANDBOX",
+        "captured": True,
+        "currency": intent["currency"],
+        "customer": intent["customer"],
+        "description": intent["description"],
+        "disputed": False,
+        "fraud_details": {},
+        "metadata": {},
+        "outcome": _outcome("authorized", "approved_by_network", "Payment complete."),
+        "paid": True,
+        "payment_intent": intent["id"],
+        "payment_method": method["id"],
+        "payment_method_details": {"card": _charged_card(intent, method["card"]), "type": "card"},
+        "radar_options": {},
+        "receipt_url": None,
+        "refunded": False,
+        "status": "succeeded",
+    }
+
+
+def refused(charge: Json, code: str, message: str, reason: str) -> Json:
+    """The same charge, failed."""
+    return charge | {
+        "amount_captured": 0,
+        "captured": False,
+        "failure_code": code,
+        "failure_message": message,
+        "outcome": _outcome("issuer_declined", "declined_by_network", message) | {"reason": reason},
+        "paid": False,
+        "status": "failed",
+    }
+
+
+def _outcome(kind: str, network: str, message: str) -> Json:
+    return {
+        **nulls("advice_code network_advice_code network_decline_code reason"),
+        "network_status": network,
+        "risk_level": "normal",
+        "seller_message": message,
+        "type": kind,
+    }
+
+
+_CARD_KEYS = "brand checks country exp_month exp_year fingerprint funding last4 regulated_status"
+
+
+def _charged_card(intent: Json, card: Json) -> Json:
+    return {
+        **nulls("authorization_code installments mandate network_transaction_id three_d_secure wallet"),
+        "amount_authorized": intent["amount"],
+        "network": card["brand"],
+        "network_token": {"used": False},
+        **{key: card[key] for key in nulls(_CARD_KEYS)},
+    }
+
+
+def refund(created: int, charge: Json, amount: int, reason: str | None) -> Json:
+    """Money given back, at once."""
+    made = base("refund", "re", created) | nulls(
+        "balance_transaction customer_account receipt_number source_transfer_reversal transfer_reversal"
+    )
+    del made["livemode"]
+    return made | {
+        "amount": amount,
+        "charge": charge["id"],
+        "currency": charge["currency"],
+        "customer": charge["customer"],
+        "destination_details": {"card": {"type": "refund"}, "type": "card"},
+        "metadata": {},
+        "payment_intent": charge["payment_intent"],
+        "payment_method": charge["payment_method"],
+        "reason": reason,
+        "status": "succeeded",
+    }
+
+
+_EVIDENCE = (
+    "access_activity_log billing_address cancellation_policy cancellation_policy_disclosure"
+    " cancellation_rebuttal customer_communication customer_email_address customer_name customer_purchase_ip"
+    " customer_signature duplicate_charge_documentation duplicate_charge_explanation duplicate_charge_id"
+    " product_description receipt refund_policy refund_policy_disclosure refund_refusal_explanation"
+    " service_date service_documentation shipping_address shipping_carrier shipping_date"
+    " shipping_documentation shipping_tracking_number uncategorized_file uncategorized_text"
+)
+
+
+def dispute(created: int, charge: Json, reason: str, status: str, due_by: int) -> Json:
+    """A charge called in question by the cardholder's bank."""
+    card = charge["payment_method_details"]["card"]
+    return base("dispute", "du", created) | {
+        "amount": charge["amount"],
+        "balance_transactions": [],
+        "charge": charge["id"],
+        "currency": charge["currency"],
+        "enhanced_eligibility_types": [],
+        "evidence": nulls(_EVIDENCE) | {"enhanced_evidence": {}},
+        "evidence_details": {
+            "due_by": due_by,
+            "enhanced_eligibility": {},
+            "has_evidence": False,
+            "past_due": False,
+            "submission_count": 0,
+        },
+        "is_charge_refundable": status.startswith("warning"),
+        "metadata": {},
+        "payment_intent": charge["payment_intent"],
+        "payment_method_details": {
+            "card": {
+                "brand": card["brand"],
+                "case_type": "inquiry" if status.startswith("warning") else "chargeback",
+                "network": card["brand"],
+                "network_reason_code": "10.4",
+            },
+            "type": "card",
+        },
+        "reason": reason,
+        "status": status,
+    }

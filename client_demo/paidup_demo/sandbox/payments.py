@@ -1,0 +1,268 @@
+"""What PaymentIntents, SetupIntents and charges do.
+
+Owns their changes of status and the events of these. It never touches an invoice: where an intent belongs
+to one, the agenda is told, and invoices.py acts. Refunds and disputes are reversals.py's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paidup_demo.sandbox import cards, objects
+from paidup_demo.sandbox.agenda import JobName
+from paidup_demo.sandbox.errors import CardError, InvalidRequestError, Json
+from paidup_demo.sandbox.state import copied, new_id
+from paidup_demo.sandbox.world import World
+
+CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
+AUTHENTICATION_FAILED: Json = {
+    "code": "payment_intent_authentication_failure",
+    "type": "invalid_request_error",
+    "message": (
+        "The provided PaymentMethod has failed authentication. You can provide payment_method_data or a new "
+        "PaymentMethod to attempt to fulfill this PaymentIntent again."
+    ),
+}
+SETUP_AUTHENTICATION_FAILED: Json = AUTHENTICATION_FAILED | {"code": "setup_intent_authentication_failure"}
+
+
+def new_intent(
+    world: World, *, amount: int, currency: str, customer: str | None, invoice: str | None = None
+) -> Json:
+    """A stored PaymentIntent; `invoice` is who is told of its fate. The caller records its creation."""
+    intent = world.store.add(
+        objects.payment_intent(world.now(), amount=amount, currency=currency, customer=customer)
+    )
+    if invoice is not None:
+        world.store.note(intent["id"])["invoice"] = invoice
+    return intent
+
+
+def confirm(world: World, intent: Json, method: Json | None, *, off_session: bool = False) -> None:
+    """Tries to pay with this card. Raises CardError when it is declined, after everything was recorded."""
+    _refuse_unless_confirmable(intent)
+    if method is None and intent["payment_method"] is None:
+        raise _unexpected(
+            intent,
+            "You cannot confirm this PaymentIntent because it's missing a payment method. You can either"
+            " update the PaymentIntent with a payment method and then confirm it again, or confirm it again"
+            " directly with a payment method.",
+        )
+    card = method or world.store.get("payment_method", intent["payment_method"])
+    intent.update(payment_method=card["id"], last_payment_error=None, next_action=None)
+    world.store.touch()
+    if not needs_authentication(world, card, off_session=off_session):
+        _collect(world, intent)
+    else:
+        _require_action(world, intent)
+    if intent["last_payment_error"] is not None:
+        raise declined(intent["last_payment_error"], payment_intent=copied(intent))
+
+
+def needs_authentication(world: World, method: Json, *, off_session: bool) -> bool:
+    """Whether the bank will ask: always, or until the card was set up for payments without its owner."""
+    note = world.store.note(method["id"])
+    if note["authentication"] == "unless_set_up":
+        return not (off_session and note["set_up"])
+    return bool(note["authentication"] == "always")
+
+
+def _require_action(world: World, intent: Json) -> None:
+    attempt = new_id("payatt")
+    action = {
+        "type": "use_stripe_sdk",
+        "use_stripe_sdk": {
+            "type": "three_d_secure_redirect",
+            "source": attempt,
+            "stripe_js": f"/challenge/{intent['id']}",
+        },
+    }
+    world.events.change(
+        "payment_intent.requires_action", intent, status="requires_action", next_action=action
+    )
+    _tell_invoice(world, intent, "note_required_action")
+
+
+def authenticate(world: World, intent: Json, *, passed: bool) -> None:
+    """The answer of the bank's check. A decline after it shows in `last_payment_error`; none is raised."""
+    if intent["status"] != "requires_action":
+        raise _unexpected(intent, f"This intent is not waiting for authentication: it is {intent['status']}.")
+    if intent["object"] == "setup_intent":
+        _finish_setup(world, intent, passed=passed)
+        return
+    intent["next_action"] = None
+    if passed:
+        _collect(world, intent)
+    else:
+        _fail(world, intent, AUTHENTICATION_FAILED, charge=None)
+
+
+def _collect(world: World, intent: Json) -> None:
+    """The card's owner has done his part: charge, wait for the outcome, or be declined."""
+    decline = world.store.note(intent["payment_method"])["decline"]
+    if decline is not None:
+        refuse(world, intent, decline)
+    elif world.conditions.processing_ms > 0:
+        intent["next_action"] = None
+        world.events.change("payment_intent.processing", intent, status="processing")
+        world.agenda.after(world.conditions.processing_ms, "finish_processing", intent["id"])
+    else:
+        _succeed(world, intent)
+
+
+def finish_processing(world: World, intent_id: str) -> None:
+    """The outcome of a payment that took time, as the conditions say now."""
+    intent = world.store.find("payment_intent", intent_id)
+    if intent is None or intent["status"] != "processing":
+        return
+    if world.conditions.processing_outcome == "succeeded":
+        _succeed(world, intent)
+    else:
+        refuse(world, intent, "generic_decline")
+
+
+def _succeed(world: World, intent: Json) -> None:
+    method = world.store.get("payment_method", intent["payment_method"])
+    charge = world.store.add(objects.charge(world.now(), intent, method))
+    world.events.record("charge.succeeded", charge)
+    world.events.change(
+        "payment_intent.succeeded",
+        intent,
+        status="succeeded",
+        amount_received=intent["amount"],
+        latest_charge=charge["id"],
+        next_action=None,
+        processing=None,
+    )
+    if intent["setup_future_usage"] and intent["customer"]:
+        attach(world, method, intent["customer"])
+        world.store.note(method["id"])["set_up"] = True
+    _tell_invoice(world, intent, "settle_invoice", delay_ms=world.conditions.invoice_lag_ms)
+
+
+def refuse(world: World, intent: Json, decline: str) -> None:
+    """The bank says no: a failed charge, and the intent waits for another card."""
+    fields = cards.decline_fields(decline)
+    method = world.store.get("payment_method", intent["payment_method"])
+    made = objects.charge(world.now(), intent, method)
+    charge = world.store.add(objects.refused(made, fields["code"], fields["message"], decline))
+    world.events.record("charge.failed", charge)
+    intent["latest_charge"] = charge["id"]
+    _fail(world, intent, fields, charge=charge["id"])
+
+
+def _fail(world: World, intent: Json, error: Json, charge: str | None) -> None:
+    method = world.store.get("payment_method", intent["payment_method"])
+    shown = error | {"doc_url": f"https://docs.stripe.com/error-codes/{error['code'].replace('_', '-')}"}
+    shown |= {"payment_method": copied(method)} | ({"charge": charge} if charge else {})
+    world.events.change(
+        "payment_intent.payment_failed",
+        intent,
+        status="requires_payment_method",
+        last_payment_error=shown,
+        next_action=None,
+        payment_method=None,
+    )
+    _tell_invoice(world, intent, "note_failed_payment")
+
+
+def cancel(world: World, intent: Json, reason: str | None) -> None:
+    """Ends an intent that has not succeeded."""
+    if intent["status"] not in CONFIRMABLE:
+        raise _unexpected(
+            intent,
+            f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a"
+            " PaymentIntent with one of the following statuses may be canceled: requires_payment_method,"
+            " requires_capture, requires_confirmation, requires_action, processing.",
+        )
+    world.events.change(
+        "payment_intent.canceled",
+        intent,
+        status="canceled",
+        canceled_at=world.now(),
+        cancellation_reason=reason,
+        next_action=None,
+    )
+
+
+def attach(world: World, method: Json, customer: str) -> None:
+    """Saves a card with a customer; nothing happens where it is saved already."""
+    if method["customer"] == customer:
+        return
+    if method["customer"] is not None:
+        raise InvalidRequestError("This payment method has already been attached to another customer.")
+    world.events.change("payment_method.attached", method, customer=customer)
+
+
+def refuse_unattachable(world: World, method: Json) -> None:
+    """Stripe checks a card when it is saved by itself: some are declined there already."""
+    note = world.store.note(method["id"])
+    if not note["attaches"]:
+        raise declined(cards.decline_fields(note["decline"]))
+
+
+def _refuse_unless_confirmable(intent: Json) -> None:
+    status = intent["status"]
+    if status in CONFIRMABLE:
+        return
+    if status == "succeeded":
+        raise _unexpected(
+            intent,
+            "You cannot confirm this PaymentIntent because it has already succeeded after being previously"
+            " confirmed.",
+        )
+    raise _unexpected(
+        intent,
+        f"You cannot confirm this PaymentIntent because it has a status of {status}. Only a PaymentIntent"
+        " with one of the following statuses may be confirmed: requires_confirmation, requires_action.",
+    )
+
+
+def _unexpected(intent: Json, message: str) -> InvalidRequestError:
+    kind = str(intent["object"])
+    return InvalidRequestError(message, code=f"{kind}_unexpected_state", **{kind: copied(intent)})
+
+
+def declined(error: Json, **more: Any) -> CardError:
+    """A stored error, to be raised."""
+    fields: Json = {key: value for key, value in error.items() if key not in ("type", "doc_url")}
+    return CardError(**fields, **more)
+
+
+def _tell_invoice(world: World, intent: Json, job: JobName, delay_ms: float = 0) -> None:
+    invoice = world.store.note(intent["id"]).get("invoice")
+    if invoice is not None:
+        world.agenda.after(delay_ms, job, invoice)
+
+
+def confirm_setup(world: World, intent: Json, method: Json | None) -> None:
+    """Saves a card for later. Raises CardError for a card that cannot be saved."""
+    if intent["status"] not in CONFIRMABLE:
+        raise _unexpected(
+            intent, f"You cannot confirm this SetupIntent because it has a status of {intent['status']}."
+        )
+    if method is None:
+        raise _unexpected(
+            intent, "You cannot confirm this SetupIntent because it's missing a payment method."
+        )
+    refuse_unattachable(world, method)
+    intent.update(payment_method=method["id"], last_setup_error=None)
+    if world.store.note(method["id"])["authentication"] == "never":
+        _finish_setup(world, intent, passed=True)
+        return
+    action = {"type": "use_stripe_sdk", "use_stripe_sdk": {"type": "three_d_secure_redirect"}}
+    world.events.change("setup_intent.requires_action", intent, status="requires_action", next_action=action)
+
+
+def _finish_setup(world: World, intent: Json, *, passed: bool) -> None:
+    method = world.store.get("payment_method", intent["payment_method"])
+    if not passed:
+        error = SETUP_AUTHENTICATION_FAILED | {"payment_method": copied(method)}
+        failed = {"status": "requires_payment_method", "last_setup_error": error, "payment_method": None}
+        world.events.change("setup_intent.setup_failed", intent, next_action=None, **failed)
+        return
+    if intent["customer"]:
+        attach(world, method, intent["customer"])
+    world.store.note(method["id"])["set_up"] = True
+    world.events.change("setup_intent.succeeded", intent, status="succeeded", next_action=None)
+    world.agenda.after(0, "finish_setup", intent["id"])

@@ -1,0 +1,122 @@
+"""Money that goes back: refunds, at once, delayed or failing, and disputes with their inquiries.
+
+Owns their statuses and what they do to a charge. An invoice stays paid whatever happens here; credit notes
+are credit_notes.py's.
+"""
+
+from __future__ import annotations
+
+from paidup_demo.sandbox import objects
+from paidup_demo.sandbox.clock import DAY_S
+from paidup_demo.sandbox.errors import InvalidRequestError, Json
+from paidup_demo.sandbox.world import World
+
+# "Some time later", in Stripe's words: when a refund of the cards that delay or fail one is decided.
+REFUND_DECIDED_AFTER_S = 60
+CLOSED = ("won", "lost", "warning_closed")
+
+
+def refund(world: World, charge: Json, amount: int | None, reason: str | None, metadata: Json) -> Json:
+    """Gives back all that is left, or a part of it."""
+    left = charge["amount"] - charge["amount_refunded"]
+    if not charge["paid"] or left == 0:
+        raise InvalidRequestError(
+            f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded"
+        )
+    wanted = left if amount is None else amount
+    if not 0 < wanted <= left:
+        shown = f"{wanted / 100:.2f}"
+        raise InvalidRequestError(
+            f"Refund amount (${shown}) is greater than unrefunded amount on charge (${left / 100:.2f})",
+            param="amount",
+        )
+    made = world.store.add(objects.refund(world.now(), charge, wanted, reason) | {"metadata": metadata})
+    _foresee(world, made, charge)
+    world.events.record("refund.created", made)
+    _set_refunded(world, charge, charge["amount_refunded"] + wanted, "charge.refunded")
+    return made
+
+
+def _foresee(world: World, made: Json, charge: Json) -> None:
+    """How this refund goes: as the card or the conditions say."""
+    how = world.store.note(charge["payment_method"]).get("refund")
+    if world.conditions.refund_pending or how == "pending":
+        made.update(status="pending", pending_reason="processing")
+    if how is not None:
+        world.store.note(made["id"])["settles_at"] = world.now() + REFUND_DECIDED_AFTER_S
+
+
+def settle_refund(world: World, made: Json) -> None:
+    """Some time later: a pending refund arrives, one that seemed to have arrived bounces."""
+    world.store.note(made["id"]).pop("settles_at", None)
+    if made["status"] == "pending":
+        succeed_refund(world, made)
+    elif made["status"] == "succeeded":
+        fail_refund(world, made)
+
+
+def succeed_refund(world: World, made: Json) -> None:
+    """A pending refund has arrived."""
+    if made["status"] != "pending":
+        raise InvalidRequestError(f"This refund has a status of {made['status']}.")
+    del made["pending_reason"]
+    world.events.change("refund.updated", made, status="succeeded")
+
+
+def fail_refund(world: World, made: Json) -> None:
+    """A refund that bounces, days later: the money is with the merchant again."""
+    if made["status"] not in ("pending", "succeeded"):
+        raise InvalidRequestError(f"This refund has a status of {made['status']}.")
+    previous = {"status": made["status"]}
+    made.pop("pending_reason", None)
+    made.update(status="failed", failure_reason="lost_or_stolen_card")
+    world.store.note(made["id"]).pop("settles_at", None)
+    world.events.record("refund.updated", made, previous)
+    world.events.record("refund.failed", made, previous)
+    charge = world.store.get("charge", made["charge"])
+    _set_refunded(world, charge, charge["amount_refunded"] - made["amount"], "charge.updated")
+
+
+def _set_refunded(world: World, charge: Json, amount: int, event: str) -> None:
+    world.events.change(event, charge, amount_refunded=amount, refunded=amount == charge["amount"])
+
+
+def open_dispute(
+    world: World, charge: Json, reason: str, *, inquiry: bool, amount: int | None = None
+) -> Json:
+    """The cardholder's bank calls the charge (or a part of it) in question, or only asks about it."""
+    if not charge["paid"] or charge["disputed"]:
+        raise InvalidRequestError("Only a successful charge that is not disputed can be disputed.")
+    if amount is not None and not 0 < amount <= charge["amount"]:
+        raise InvalidRequestError("The amount must be from 1 to the amount of the charge.", param="amount")
+    status = "warning_needs_response" if inquiry else "needs_response"
+    due_by = world.now() + 9 * DAY_S
+    made = world.store.add(objects.dispute(world.now(), charge, reason, status, due_by))
+    made["amount"] = amount or charge["amount"]
+    charge["disputed"] = True
+    world.events.record("charge.dispute.created", made)
+    if not inquiry:
+        world.events.record("charge.dispute.funds_withdrawn", made)
+    return made
+
+
+def escalate_dispute(world: World, dispute: Json) -> None:
+    """The bank is not content with the answer to its inquiry: now the money is withdrawn."""
+    if not dispute["status"].startswith("warning") or dispute["status"] in CLOSED:
+        raise InvalidRequestError("Only an inquiry that is open can be escalated.")
+    dispute["payment_method_details"]["card"]["case_type"] = "chargeback"
+    new = {"status": "needs_response", "is_charge_refundable": False}
+    world.events.change("charge.dispute.updated", dispute, **new)
+    world.events.record("charge.dispute.funds_withdrawn", dispute)
+
+
+def close_dispute(world: World, dispute: Json, status: str) -> None:
+    """The end of a dispute (won or lost) or of an inquiry (warning_closed)."""
+    if dispute["status"] in CLOSED:
+        raise InvalidRequestError("This dispute is already closed.")
+    had_withdrawn = not dispute["status"].startswith("warning")
+    if status == "lost" and not had_withdrawn:
+        escalate_dispute(world, dispute)
+    world.events.change("charge.dispute.closed", dispute, status=status)
+    if status == "won" and had_withdrawn:
+        world.events.record("charge.dispute.funds_reinstated", dispute)

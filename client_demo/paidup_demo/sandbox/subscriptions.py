@@ -1,0 +1,344 @@
+"""What subscriptions do: begin, wait for their first payment, become active, renew, expire, end.
+
+Owns a subscription's status and its items' periods. What a change of price or quantity does is changes.py's,
+how an invoice comes to be billing.py's, and what the clock brings about due.py's.
+"""
+
+from __future__ import annotations
+
+from paidup_demo.sandbox import billing, changes, invoices, objects, payments
+from paidup_demo.sandbox.changes import Seat
+from paidup_demo.sandbox.clock import DAY_S
+from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
+from paidup_demo.sandbox.prorations import percentage, period_from, price_of
+from paidup_demo.sandbox.state import copied
+from paidup_demo.sandbox.world import World
+
+
+def create(world: World, params: Json) -> Json:
+    """A subscription with its first invoice, as `payment_behavior` says."""
+    subscription = draft(world, params)
+    customer = world.store.get("customer", subscription["customer"])
+    coupons = _coupons(world, params.get("discounts", []))
+    due = 0 if subscription["trial_end"] else _amount_due(world, subscription, coupons)
+    named = params.get("default_payment_method")
+    method = billing.named_method(world, customer, named)
+    behavior = params.get("payment_behavior") or "allow_incomplete"
+    if due > 0 and behavior != "default_incomplete":
+        billing.refuse_unpayable(world, method, behavior)
+    world.store.add(subscription)
+    customer["currency"] = subscription["currency"]
+    if named and method:
+        payments.attach(world, method, customer["id"])
+        subscription["default_payment_method"] = method["id"]
+    subscription["discounts"] = billing.start_discounts(world, subscription, coupons)
+    subscription["status"] = (
+        "incomplete" if due > 0 else "trialing" if subscription["trial_end"] else "active"
+    )
+    if due == 0 and method is None:
+        _ask_for_a_card(world, subscription)
+    invoice = _bill(world, subscription, "subscription_create", announce=True)
+    if invoice["status"] == "open" and behavior != "default_incomplete":
+        billing.try_to_pay(world, invoice, method, off_session=bool(params.get("off_session")))
+    return subscription
+
+
+def draft(world: World, params: Json) -> Json:
+    """The subscription that these parameters ask for; not stored."""
+    customer = world.store.get("customer", params["customer"], "customer")
+    seats = _seats(world, params["items"])
+    return _build(world, customer, seats, params, _trial_end(world, params))
+
+
+def _seats(world: World, items: list[Json]) -> list[Seat]:
+    seats = [changes.seat_of(world, item, position) for position, item in enumerate(items)]
+    changes.refuse_discord(seats)
+    return seats
+
+
+def _coupons(world: World, discounts: list[Json]) -> list[Json]:
+    return [
+        world.store.get("coupon", discount.get("coupon"), f"discounts[{position}][coupon]")
+        for position, discount in enumerate(discounts)
+    ]
+
+
+def _trial_end(world: World, params: Json) -> int | None:
+    days, end = params.get("trial_period_days"), params.get("trial_end")
+    if days and end:
+        raise ParameterError("You may only specify one of these parameters: trial_end, trial_period_days.")
+    if days:
+        return world.now() + int(days) * DAY_S
+    if end is None or end == "now":
+        return None
+    if not end.isdecimal() or int(end) <= world.now():
+        raise InvalidRequestError(
+            "Invalid timestamp: must be an integer Unix timestamp in the future.", param="trial_end"
+        )
+    return int(end)
+
+
+def _amount_due(world: World, subscription: Json, coupons: list[Json]) -> int:
+    """What the first invoice will ask for, with the items that wait for one and the customer's balance."""
+    total = sum(price_of(item) for item in subscription["items"]["data"])
+    for coupon in coupons:
+        percent = coupon["percent_off"]
+        total -= min(total, coupon["amount_off"]) if percent is None else percentage(total, percent)
+    waiting = billing.waiting_items(world, subscription, others=True)
+    balance = world.store.get("customer", subscription["customer"])["balance"]
+    return int(max(0, total + sum(item["amount"] for item in waiting) + balance))
+
+
+def _build(world: World, customer: Json, seats: list[Seat], params: Json, trial_end: int | None) -> Json:
+    now, first = world.now(), seats[0].price
+    subscription = objects.subscription(now, customer["id"], first["currency"])
+    period = (now, trial_end) if trial_end else period_from(now, first, now)
+    subscription["items"]["data"] = [
+        objects.subscription_item(now, subscription["id"], seat.price, seat.quantity, period)
+        | {"metadata": seat.metadata}
+        for seat in seats
+    ]
+    subscription["payment_settings"].update(params.get("payment_settings", {}))
+    subscription["billing_mode"]["flexible"].update(params.get("billing_mode", {}).get("flexible", {}))
+    at_end = params.get("cancel_at_period_end", False)
+    subscription.update(
+        billing_cycle_anchor=trial_end or now,
+        cancel_at=period[1] if at_end else params.get("cancel_at"),
+        cancel_at_period_end=at_end,
+        description=params.get("description"),
+        metadata=params.get("metadata", {}),
+        trial_end=trial_end,
+        trial_start=now if trial_end else None,
+    )
+    return subscription
+
+
+def _ask_for_a_card(world: World, subscription: Json) -> None:
+    """Nothing is due now, but something will be."""
+    intent = world.store.add(objects.setup_intent(world.now(), subscription["customer"]))
+    subscription["pending_setup_intent"] = intent["id"]
+    world.events.record("setup_intent.created", intent)
+
+
+def _bill(world: World, subscription: Json, reason: str, *, announce: bool = False) -> Json:
+    """The invoice of the current period, finalised. `announce` also tells of the subscription's creation."""
+    waiting = billing.waiting_items(world, subscription, others=True)
+    parts = billing.whole_periods(world, subscription)
+    composed = billing.compose(world, subscription, reason, parts, waiting)
+    billing.remember(world, billing.debits_of(composed))
+    if announce:
+        # The event shows the invoice that is about to be made.
+        subscription["latest_invoice"] = composed.invoice["id"]
+        world.events.record("customer.subscription.created", subscription)
+    return billing.issue(world, subscription, composed)
+
+
+def update(world: World, subscription: Json, params: Json) -> None:
+    """Changes what needs no billing; then items and anchor, with their prorations."""
+    refuse_ended(subscription)
+    change = None
+    if params.keys() & changes.CHANGING:
+        _refuse_unchangeable(subscription, params)
+        change = changes.plan(world, subscription, params)
+        changes.refuse_unpayable(world, subscription, change, params)
+    waits = change is not None and params.get("payment_behavior") == "pending_if_incomplete"
+    new = _plain_changes(world, subscription, params, waits=waits)
+    if new or change is None:
+        world.events.change("customer.subscription.updated", subscription, **new)
+    if params.get("trial_end") == "now":
+        end_trial(world, subscription)
+    elif change is not None:
+        # Planned anew: what it is to be made from may just have changed (coupons, metadata).
+        changes.carry_out(world, subscription, changes.plan(world, subscription, params), params)
+
+
+def _refuse_unchangeable(subscription: Json, params: Json) -> None:
+    if subscription["status"] == "incomplete":
+        raise InvalidRequestError(
+            "You cannot update a subscription in `incomplete` status in a way that results in creating a new"
+            " invoice. Please pay the subscription's first invoice before making this change.",
+        )
+    strange = sorted(params.keys() - changes.MAY_WAIT)
+    if params.get("payment_behavior") == "pending_if_incomplete" and strange:
+        raise InvalidRequestError(
+            "You cannot set `payment_behavior` to `pending_if_incomplete` when updating"
+            f" {', '.join(strange)}.",
+            param="payment_behavior",
+        )
+
+
+def _plain_changes(world: World, subscription: Json, params: Json, *, waits: bool) -> Json:
+    """The members that change by themselves; `waits` leaves those out that come with the payment."""
+    new: Json = {key: params[key] for key in ("cancel_at_period_end", "description") if key in params}
+    if "metadata" in params and not waits:
+        new["metadata"] = merged_metadata(subscription["metadata"], params["metadata"])
+    if "discounts" in params and not waits:
+        new["discounts"] = changes.discounts_from(world, subscription, params["discounts"])
+    if "default_payment_method" in params:
+        customer = world.store.get("customer", subscription["customer"])
+        method = billing.named_method(world, customer, params["default_payment_method"])
+        if method is not None:
+            payments.attach(world, method, subscription["customer"])
+        new["default_payment_method"] = method and method["id"]
+    if "payment_settings" in params:
+        new["payment_settings"] = subscription["payment_settings"] | params["payment_settings"]
+    return new | _new_end(world, subscription, params)
+
+
+def _new_end(world: World, subscription: Json, params: Json) -> Json:
+    """When it is to be cancelled: at the period's end, at a moment, or not at all."""
+    if not params.keys() & {"cancel_at_period_end", "cancel_at"}:
+        return {}
+    end = params.get("cancel_at")
+    if params.get("cancel_at_period_end"):
+        end = subscription["items"]["data"][0]["current_period_end"]
+    elif end is not None and end <= world.now():
+        raise InvalidRequestError("Invalid timestamp: must be in the future.", param="cancel_at")
+    at_end = bool(params.get("cancel_at_period_end"))
+    return {"cancel_at": end, "cancel_at_period_end": at_end, "canceled_at": world.now() if end else None}
+
+
+def merged_metadata(current: Json, update: Json) -> Json:
+    """Stripe merges metadata; an empty value removes its key, an empty hash removes all."""
+    if not update:
+        return {}
+    return {key: value for key, value in {**current, **update}.items() if value != ""}
+
+
+def cancel(world: World, subscription: Json, *, prorate: bool = False, invoice_now: bool = False) -> None:
+    """Ends it now. One that was never paid is expired instead, and its invoice voided."""
+    refuse_ended(subscription)
+    if subscription["status"] == "incomplete":
+        expire(world, subscription)
+        return
+    changes.drop_pending(world, subscription)
+    if subscription["status"] != "trialing" and (prorate or invoice_now):
+        changes.end_items(world, subscription, prorate=prorate, invoice_now=invoice_now)
+    now = world.now()
+    asked_at = subscription["canceled_at"] or now
+    subscription["cancellation_details"]["reason"] = "cancellation_requested"
+    new = {"status": "canceled", "canceled_at": asked_at, "ended_at": now, "cancel_at_period_end": False}
+    world.events.change("customer.subscription.deleted", subscription, **new)
+
+
+def refuse_ended(subscription: Json) -> None:
+    """One that has ended changes no more."""
+    if subscription["status"] in ("canceled", "incomplete_expired"):
+        raise InvalidRequestError(
+            "A canceled subscription can only update its cancellation_details and metadata."
+        )
+
+
+def expire(world: World, subscription: Json) -> None:
+    """A first payment that never came: the invoice is voided, which ends the subscription."""
+    invoices.void(world, world.store.get("invoice", subscription["latest_invoice"]))
+
+
+def on_invoice_paid(world: World, invoice_id: str) -> None:
+    """Money arrived: incomplete or past due becomes active, the card is kept if that was asked for, and a
+    change that waited for this invoice is made."""
+    invoice = world.store.get("invoice", invoice_id)
+    subscription = invoices.subscription_of(world, invoice)
+    if subscription is None or subscription["status"] in ("canceled", "incomplete_expired"):
+        return
+    new: Json = {}
+    if subscription["status"] in ("incomplete", "past_due", "unpaid") and _heals(
+        world, subscription, invoice
+    ):
+        new["status"] = "active"
+    if subscription["payment_settings"]["save_default_payment_method"] == "on_subscription":
+        found = invoices.default_payment(world, invoice)
+        if found and found[1]["payment_method"]:
+            new["default_payment_method"] = found[1]["payment_method"]
+    if any(subscription[key] != value for key, value in new.items()):
+        world.events.change("customer.subscription.updated", subscription, **new)
+    changes.on_paid(world, subscription, invoice_id)
+
+
+def _heals(world: World, subscription: Json, paid: Json) -> bool:
+    """Whether nothing newer is owed: a debt of this period is not made good by paying the last one."""
+    for invoice in world.store.newest("invoice", customer=subscription["customer"]):
+        if invoice is paid:
+            return True
+        owed = invoice["status"] == "open" and invoices.subscription_of(world, invoice) is subscription
+        if owed and not changes.waits_for(world, subscription, invoice["id"]):
+            return False
+    return True
+
+
+def on_invoice_unpaid(world: World, invoice_id: str) -> None:
+    """An invoice that could not be collected makes the subscription past due, unless it is for a change."""
+    invoice = world.store.get("invoice", invoice_id)
+    subscription = invoices.subscription_of(world, invoice)
+    if subscription is None or changes.waits_for(world, subscription, invoice_id):
+        return
+    if subscription["status"] == "active":
+        world.events.change("customer.subscription.updated", subscription, status="past_due")
+
+
+def on_invoice_voided(world: World, invoice_id: str) -> None:
+    """A first invoice that is given up ends its subscription; another discards the change it was for."""
+    subscription = invoices.subscription_of(world, world.store.get("invoice", invoice_id))
+    if subscription is None:
+        return
+    if subscription["status"] == "incomplete":
+        new = {"status": "incomplete_expired", "ended_at": world.now()}
+        world.events.change("customer.subscription.updated", subscription, **new)
+    changes.on_voided(world, subscription, invoice_id)
+
+
+def on_setup_finished(world: World, setup_intent_id: str) -> None:
+    """The card of a trial was saved."""
+    for subscription in list(world.store.newest("subscription", pending_setup_intent=setup_intent_id)):
+        method = world.store.get("setup_intent", setup_intent_id)["payment_method"]
+        changes = {"pending_setup_intent": None, "default_payment_method": method}
+        world.events.change("customer.subscription.updated", subscription, **changes)
+
+
+def renew(world: World, subscription: Json) -> Json:
+    """Begins the next period now, whatever the clock says: an invoice, collected off-session."""
+    if subscription["status"] not in ("active", "trialing", "past_due"):
+        raise InvalidRequestError(f"A subscription that is {subscription['status']} does not renew.")
+    changes.drop_pending(world, subscription)
+    return _begin_period(world, subscription, subscription["items"]["data"][0]["current_period_end"])
+
+
+def end_trial(world: World, subscription: Json) -> Json:
+    """The trial is over now, earlier than it was to be: the first period that costs something begins."""
+    if subscription["status"] != "trialing":
+        raise InvalidRequestError("This subscription is not in a trial.", param="trial_end")
+    subscription.update(trial_end=world.now(), billing_cycle_anchor=world.now())
+    return _begin_period(world, subscription, world.now())
+
+
+def _begin_period(world: World, subscription: Json, start: int) -> Json:
+    previous = {"items": copied(subscription["items"]), "status": subscription["status"]}
+    _let_discounts_end(world, subscription, start)
+    for item in subscription["items"]["data"]:
+        begin, end = period_from(start, item["price"], subscription["billing_cycle_anchor"])
+        item.update(current_period_start=begin, current_period_end=end)
+    if subscription["status"] == "trialing":
+        subscription["status"] = "active"
+    world.events.record("customer.subscription.updated", subscription, previous)
+    invoice = _bill(world, subscription, "subscription_cycle")
+    if invoice["status"] == "open":
+        _collect_renewal(world, invoice)
+    return invoice
+
+
+def _let_discounts_end(world: World, subscription: Json, moment: int) -> None:
+    subscription["discounts"] = [
+        discount["id"] for discount, _ in billing.discounts_at(world, subscription, moment)
+    ]
+
+
+def _collect_renewal(world: World, invoice: Json) -> None:
+    method = invoices.saved_method(world, invoice)
+    if method is None:
+        invoices.note_failed_payment(world, invoice["id"])
+        return
+    billing.try_to_pay(world, invoice, method, off_session=True)
+    found = invoices.default_payment(world, invoice)
+    if found is not None and found[1]["status"] == "requires_action":
+        # Nobody is there to answer the bank: the attempt has failed, and the customer is asked to come.
+        invoices.note_failed_payment(world, invoice["id"])

@@ -1,0 +1,109 @@
+"""The sandbox's parts, put together and passed to whatever acts.
+
+Owns no behaviour but start, stop and forget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from paidup_demo.sandbox import objects
+from paidup_demo.sandbox.agenda import Agenda
+from paidup_demo.sandbox.clock import Clock
+from paidup_demo.sandbox.conditions import Conditions
+from paidup_demo.sandbox.delivery import Courier
+from paidup_demo.sandbox.errors import InvalidRequestError, Json
+from paidup_demo.sandbox.events import EventLog
+from paidup_demo.sandbox.settings import SandboxSettings
+from paidup_demo.sandbox.state import Store, new_id
+
+MAX_ENDPOINTS = 16
+"""https://docs.stripe.com/webhooks: up to 16 for each account."""
+
+
+class World:
+    """One sandbox: its memory, time, weather, timers, events and couriers."""
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self.settings = settings
+        self.clock = Clock()
+        self.conditions = Conditions()
+        self.store = Store(settings.data_file)
+        self.agenda = Agenda(self.store)
+        self.courier = Courier(self.store, self.agenda, settings, lambda: self.conditions)
+        self.events = EventLog(self.store, self.clock, self.courier.dispatch)
+        # API calls by kind of key, then by "METHOD route".
+        self.calls: dict[str, Counter[str]] = {"secret": Counter(), "publishable": Counter()}
+
+    def now(self) -> int:
+        """The sandbox's time in whole seconds."""
+        return self.clock.now()
+
+    async def start(self) -> None:
+        """Loads what was kept, registers the endpoints of the settings, resumes timers and deliveries."""
+        self.store.load()
+        self.clock.offset_s = int(self.store.extra.get("clock_offset_s", 0))
+        self.register_endpoints()
+        await self.courier.start()
+        self.agenda.start()
+
+    async def stop(self) -> None:
+        """Stops timers and deliveries; both stay in the store, which is saved."""
+        self.agenda.stop()
+        await self.courier.stop()
+        await self.save()
+
+    async def save(self) -> None:
+        """Writes the state if it has changed."""
+        content = self.store.snapshot()
+        if content is None:
+            return
+        try:
+            await asyncio.to_thread(self.store.write, content)
+        except OSError:
+            self.store.touch()
+            raise
+
+    def forget(self) -> None:
+        """Back to an empty sandbox, as it first started."""
+        self.agenda.stop()
+        self.courier.forget()
+        self.store.clear()
+        self.clock.offset_s = 0
+        self.conditions = Conditions()
+        for counter in self.calls.values():
+            counter.clear()
+        self.register_endpoints()
+
+    def advance(self, seconds: int) -> None:
+        """Moves the clock; whoever calls this then lets billing act on what has become due."""
+        self.clock.advance(seconds)
+        self.store.extra["clock_offset_s"] = self.clock.offset_s
+        self.store.touch()
+
+    def register_endpoints(self) -> None:
+        """The endpoints of the settings exist, with their secrets; those of former settings are gone."""
+        wanted = {target.url for target in self.settings.webhooks}
+        for former in list(self.store.newest("webhook_endpoint")):
+            if self.store.note(former["id"]).get("from_settings") and former["url"] not in wanted:
+                del self.store.table("webhook_endpoint")[former["id"]]
+        for target in self.settings.webhooks:
+            known = next(self.store.newest("webhook_endpoint", url=target.url), None)
+            made = known or self.add_endpoint(target.url, ["*"])
+            self.store.note(made["id"]).update(secret=target.secret, from_settings=True)
+
+    def add_endpoint(
+        self,
+        url: str,
+        enabled_events: list[str],
+        *,
+        api_version: str | None = None,
+        secret: str | None = None,
+    ) -> Json:
+        """A new webhook endpoint; its secret is kept beside it. As many as Stripe allows, no more."""
+        if len(self.store.table("webhook_endpoint")) >= MAX_ENDPOINTS:
+            raise InvalidRequestError(f"You have reached the maximum of {MAX_ENDPOINTS} webhook endpoints.")
+        made = self.store.add(objects.webhook_endpoint(self.now(), url, enabled_events, api_version))
+        self.store.note(made["id"])["secret"] = secret or new_id("whsec", 32)
+        return made

@@ -1,0 +1,92 @@
+"""The web application: settings in, routes and lifespan out. A table of contents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute
+
+from paidup.clock import Clock, now
+from paidup.errors import ConfigurationError, PaidupError
+from paidup.key_sets import KeySet
+from paidup.services import open_services
+from paidup.settings import Settings, process_problems
+from paidup.web import api, credits_api, operators, problems, webhooks
+from paidup.web import health as operations
+from paidup.web.auth import Authenticate, bearer_authentication
+from paidup.web.websocket import endpoint as sockets
+
+
+def create_app(
+    settings: Settings,
+    authenticate: Authenticate | None = None,
+    extra_routes: Sequence[BaseRoute] = (),
+    clock: Clock = now,
+) -> Starlette:
+    """Paidup as an ASGI application. Nothing is connected before its lifespan begins, which a
+    framework that it is mounted in does not run: `embedding.running` does.
+
+    `authenticate` names the customer of a request; by default the bearer JWT does.
+    `extra_routes` come after Paidup's own; the demo adds its pages that way. `clock` is Stripe's
+    calendar, by which credits expire and installments come.
+    """
+    # `paidup serve` gives all its workers one Valkey; a bare `uvicorn --workers` would give none.
+    if found := process_problems(settings):
+        raise ConfigurationError(found)
+
+    key_set = None
+    if authenticate is None:
+        if settings.auth_jwks_url:
+            key_set = KeySet(settings.auth_jwks_url, settings.auth_jwks_refresh_s)
+        authenticate = bearer_authentication(settings, key_set)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with (
+            open_services(settings, clock) as services,
+            key_set.kept_fresh(services.metrics) if key_set else nullcontext(),
+        ):
+            app.state.services = services
+            app.state.sockets = sockets.Sockets(services)
+            keeper = asyncio.create_task(app.state.sockets.keep_forever(), name="sockets")
+            try:
+                yield
+            finally:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
+                await app.state.sockets.close()
+
+    app = Starlette(
+        routes=[
+            *(*sockets.ROUTES, *webhooks.ROUTES, *api.ROUTES, *credits_api.ROUTES),
+            *(*operations.ROUTES, *operators.ROUTES, *extra_routes),
+        ],
+        lifespan=lifespan,
+        middleware=[
+            # For pages of another origin that ask by GET or fetch a ticket. Sockets check for themselves.
+            Middleware(
+                CORSMiddleware,
+                allow_origins=sorted(settings.origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type"],
+                max_age=3600,
+            )
+        ],
+        exception_handlers={
+            PaidupError: problems.on_paidup_error,
+            HTTPException: problems.on_http_exception,
+            ClientDisconnect: problems.on_client_left,
+            Exception: problems.on_exception,
+        },
+    )
+    # Starlette would redirect `/path/` to `/path` at whatever host the request names.
+    app.router.redirect_slashes = False
+    app.state.authenticate = authenticate
+    return app

@@ -1,0 +1,1 @@
+"""The ledger: grants, spends, reservations, reversals and their audit."""

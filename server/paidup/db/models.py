@@ -1,0 +1,356 @@
+"""The tables. Owns their columns and, above all, the unique keys that make a double credit impossible.
+
+- `credit_grants` UNIQUE(invoice, installment): one grant for one paid invoice.
+- `ledger_entries` UNIQUE(kind, reference): one entry for one business fact.
+- `stripe_events` PRIMARY KEY(evt_ id): one row for one event, however often it is delivered.
+- `reversals` PRIMARY KEY(Stripe's id), `reservations` UNIQUE(account, key).
+
+Refuses to hold rules: what is written, and when, is the ledger's and the settlement's.
+All times are UTC. (No backticks in a table's first line: Tortoise makes it an SQL comment.)
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from tortoise import fields
+from tortoise.indexes import Index
+from tortoise.models import Model
+
+from paidup.domain.catalog import Interval
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.payment_facts import Road
+
+
+class EntryKind(StrEnum):
+    """Why credits moved. What takes has negative credits: spend, reserve, freeze, reverse, expire."""
+
+    GRANT = "grant"
+    SPEND = "spend"
+    RESERVE = "reserve"
+    RELEASE = "release"
+    FREEZE = "freeze"
+    REVERSE = "reverse"
+    RESTORE = "restore"
+    EXPIRE = "expire"
+    ADJUST = "adjust"
+
+
+class GrantState(StrEnum):
+    PLANNED = "planned"
+    """An installment of a yearly plan that is not due yet: it holds nothing."""
+    LIVE = "live"
+    EXPIRED = "expired"
+    CANCELED = "canceled"
+    """An installment that will not come, since the subscription has ended."""
+
+
+class ReversalKind(StrEnum):
+    """What took money back from an invoice that was paid."""
+
+    REFUND = "refund"
+    DISPUTE = "dispute"
+    CREDIT_NOTE = "credit_note"
+
+
+class ReservationState(StrEnum):
+    HELD = "held"
+    COMMITTED = "committed"
+    RELEASED = "released"
+    EXPIRED = "expired"
+
+
+class EventSource(StrEnum):
+    """How an event came to us: Stripe delivered it, or the reconciler found it in Stripe's list."""
+
+    WEBHOOK = "webhook"
+    LIST = "list"
+
+
+class Account(Model):
+    """A customer of the SaaS.
+
+    `balance` is the sum of his entries, kept in the same transaction; below zero it is a debt.
+    `version` grows with each entry, so that a live line can tell news from an echo.
+    """
+
+    id = fields.IntField(primary_key=True)
+    external_id = fields.CharField(200, unique=True)
+    stripe_customer = fields.CharField(255, unique=True, null=True)
+    balance = fields.BigIntField(default=0)
+    version = fields.IntField(default=0, db_default=0)
+    purchase_number = fields.IntField(default=1)
+    """Part of the idempotency key of the next subscription: see purchases.py."""
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    class Meta:
+        table = "accounts"
+
+
+class Invoice(Model):
+    """One of Stripe's invoices, and what browsers are told of it.
+
+    `version` grows by one with each change that a browser should hear of; which of them Redis
+    last took stands in `published_version`. `credits_quoted` is what comes with the payment, `quote`
+    all that the lines give and when (core/credits.py).
+    """
+
+    id = fields.CharField(255, primary_key=True)
+    account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "invoices", on_delete=fields.RESTRICT
+    )
+    customer = fields.CharField(255)
+    subscription = fields.CharField(255, null=True, db_index=True)
+    payment_intent = fields.CharField(255, null=True, db_index=True)
+    plan = fields.CharField(40, null=True)
+    price = fields.CharField(255, null=True)
+    billing_reason = fields.CharField(60, null=True)
+    currency = fields.CharField(3)
+    amount_due_minor = fields.BigIntField()
+    credits_quoted = fields.BigIntField(default=0)
+    quote: Any = fields.JSONField(null=True)
+    total_minor = fields.BigIntField(default=0, db_default=0)
+    from_balance_minor = fields.BigIntField(default=0, db_default=0)
+    finalized_at = fields.DatetimeField(null=True)
+    sequence = fields.IntField(default=0, db_default=0)
+    """The running number that Stripe gave it; with `finalized_at`, Stripe's order."""
+    nets = fields.BooleanField(default=False, db_default=False)
+    """Other invoices of the account bear on what this one gives, or it on theirs."""
+    money_went_back = fields.BooleanField(default=False, db_default=False)
+    """Whether there are reversals of it: spares the road to a credit a look."""
+    credits_reversed = fields.BigIntField(default=0, db_default=0)
+    """Of what was granted, how much lost its money again: see reversals.py."""
+    credits_untaken = fields.BigIntField(default=0, db_default=0)
+    """How much of that could not be taken back: expired unused, or forgiven."""
+    credits_forgiven = fields.BigIntField(default=0, db_default=0)
+    """How much of that is forgiven: it was spent, or is held by a reservation and may come back."""
+    credits_owed = fields.BigIntField(default=0, db_default=0)
+    """How much of what was taken back became a debt, whether or not other credits paid it since."""
+    reserved_through = fields.BigIntField(default=0, db_default=0)
+    """The newest reservation when credits were last forgiven or owed: see reversals.py."""
+    status = fields.CharEnumField(InvoiceStatus, max_length=20, default=InvoiceStatus.OPEN)
+    error: Any = fields.JSONField(null=True)
+    version = fields.IntField(default=1)
+    published_version = fields.IntField(default=0)
+    publish_due_at = fields.DatetimeField(null=True, db_index=True)
+    """When somebody else should publish this version; None once it is published."""
+    changed_at = fields.DatetimeField()
+    settled_via = fields.CharEnumField(Road, max_length=20, null=True)
+    settled_at = fields.DatetimeField(null=True, db_index=True)
+    checking_until = fields.DatetimeField(null=True)
+    """A lease: until then nobody else asks Stripe about this invoice."""
+    next_check_at = fields.DatetimeField(null=True, db_index=True)
+    """When the reconciler asks; None once the status is terminal."""
+    checks_made = fields.IntField(default=0)
+    created_at = fields.DatetimeField()
+
+    account_id: int
+
+    class Meta:
+        table = "invoices"
+        indexes = (Index(fields=("account_id", "status")),)
+
+
+class CreditGrant(Model):
+    """Credits that came together.
+
+    While LIVE, `remaining` is what may be spent of them. `frozen` is withheld by an open dispute.
+    `expires_at` None: never; with a `rollover_cap` the rest then stays, up to so many credits in
+    all. `due_at`: when a PLANNED installment comes.
+    """
+
+    id = fields.IntField(primary_key=True)
+    account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "grants", on_delete=fields.RESTRICT
+    )
+    invoice: fields.ForeignKeyRelation[Invoice] = fields.ForeignKeyField(
+        "paidup.Invoice", "grants", on_delete=fields.RESTRICT
+    )
+    installment = fields.IntField(default=1)
+    plan = fields.CharField(40, null=True)
+    credits = fields.BigIntField()
+    remaining = fields.BigIntField()
+    frozen = fields.BigIntField(default=0, db_default=0)
+    expired = fields.BigIntField(default=0, db_default=0)
+    rollover_cap = fields.BigIntField(default=0, db_default=0)
+    due_at = fields.DatetimeField(null=True)
+    expires_at = fields.DatetimeField(null=True)
+    state = fields.CharEnumField(GrantState, max_length=10, default=GrantState.LIVE)
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    account_id: int
+    invoice_id: str
+
+    class Meta:
+        table = "credit_grants"
+        unique_together = (("invoice", "installment"),)
+        indexes = (
+            Index(fields=("account_id", "state", "expires_at")),
+            Index(fields=("state", "due_at")),
+        )
+
+
+class LedgerEntry(Model):
+    """A movement of credits. Append-only.
+
+    `credits` is signed; `reference` is the business fact that the entry stands for, `reason` the
+    same in words that the customer may read.
+    """
+
+    id = fields.BigIntField(primary_key=True)
+    account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "entries", on_delete=fields.RESTRICT
+    )
+    kind = fields.CharEnumField(EntryKind, max_length=10)
+    credits = fields.BigIntField()
+    grant: fields.ForeignKeyNullableRelation[CreditGrant] = fields.ForeignKeyField(
+        "paidup.CreditGrant", "entries", on_delete=fields.RESTRICT, null=True
+    )
+    reference = fields.CharField(400)
+    reason = fields.CharField(200, default="", db_default="")
+    balance_after = fields.BigIntField()
+    created_at = fields.DatetimeField()
+
+    account_id: int
+
+    class Meta:
+        table = "ledger_entries"
+        unique_together = (("kind", "reference"),)
+        indexes = (Index(fields=("account_id",)),)
+
+
+class Subscription(Model):
+    """A subscription as Stripe last showed it, never as events arrived.
+
+    `as_of` is when that was asked for; `read_due_at` when it should be read again, None where
+    nothing is known to have changed since. `pending_plan` waits for its payment.
+    """
+
+    id = fields.CharField(255, primary_key=True)
+    account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "subscriptions", on_delete=fields.RESTRICT
+    )
+    status = fields.CharField(30, default="incomplete")
+    plan = fields.CharField(40, null=True)
+    price = fields.CharField(255, null=True)
+    quantity = fields.IntField(default=1)
+    pending_plan = fields.CharField(40, null=True)
+    current_period_end = fields.DatetimeField(null=True)
+    cancel_at = fields.DatetimeField(null=True)
+    ended_at = fields.DatetimeField(null=True)
+    latest_invoice = fields.CharField(255, null=True)
+    as_of = fields.DatetimeField(null=True)
+    read_due_at = fields.DatetimeField(null=True, db_index=True)
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    account_id: int
+
+    class Meta:
+        table = "subscriptions"
+        indexes = (Index(fields=("account_id",)),)
+
+
+class Reversal(Model):
+    """Money that went back, or is in dispute: a refund, a dispute or a credit note of Stripe's."""
+
+    id = fields.CharField(255, primary_key=True)
+    kind = fields.CharEnumField(ReversalKind, max_length=12)
+    invoice: fields.ForeignKeyRelation[Invoice] = fields.ForeignKeyField(
+        "paidup.Invoice", "reversals", on_delete=fields.RESTRICT
+    )
+    amount_minor = fields.BigIntField()
+    status = fields.CharField(40)
+    changed_at = fields.DatetimeField()
+
+    invoice_id: str
+
+    class Meta:
+        table = "reversals"
+        indexes = (Index(fields=("invoice_id",)),)
+
+
+class Reservation(Model):
+    """Credits set aside for work whose cost is known only afterwards. UNIQUE(account, key).
+
+    `sources` says which grants they were taken from, so that what is not used goes back there.
+    """
+
+    id = fields.BigIntField(primary_key=True)
+    account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "reservations", on_delete=fields.RESTRICT
+    )
+    key = fields.CharField(200)
+    credits = fields.BigIntField()
+    used = fields.BigIntField(default=0)
+    sources: Any = fields.JSONField()
+    state = fields.CharEnumField(ReservationState, max_length=10, default=ReservationState.HELD)
+    expires_at = fields.DatetimeField()
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    account_id: int
+
+    class Meta:
+        table = "reservations"
+        unique_together = (("account", "key"),)
+        indexes = (Index(fields=("state", "expires_at")),)
+
+
+class StripeEvent(Model):
+    """A verified delivery, kept for good.
+
+    `handled_at` is set after it was handled, never before.
+    """
+
+    id = fields.CharField(255, primary_key=True)
+    type = fields.CharField(100)
+    api_version = fields.CharField(40, null=True)
+    payload = fields.TextField()
+    source = fields.CharEnumField(EventSource, max_length=10, default=EventSource.WEBHOOK)
+    received_at = fields.DatetimeField(db_index=True)
+    handled_at = fields.DatetimeField(null=True, db_index=True)
+    attempts = fields.IntField(default=0)
+    next_attempt_at = fields.DatetimeField(null=True, db_index=True)
+    outcome = fields.CharField(200, null=True)
+    error = fields.TextField(null=True)
+
+    class Meta:
+        table = "stripe_events"
+
+
+class KnownPrice(Model):
+    """A Stripe price once tied to a plan. Kept, since a lookup key may move to a newer price."""
+
+    id = fields.CharField(255, primary_key=True)
+    lookup_key = fields.CharField(200)
+    plan = fields.CharField(40)
+    unit_amount_minor = fields.BigIntField()
+    currency = fields.CharField(3)
+    interval = fields.CharEnumField(Interval, max_length=10, default=Interval.MONTH, db_default="month")
+
+    class Meta:
+        table = "prices"
+
+
+class Watermark(Model):
+    """How far a sweep through Stripe's lists has come."""
+
+    name = fields.CharField(40, primary_key=True)
+    value = fields.CharField(255)
+    moved_at = fields.DatetimeField()
+
+    class Meta:
+        table = "watermarks"
+
+
+class TimelineEntry(Model):
+    """Append-only: what happened to one invoice, and when."""
+
+    id = fields.BigIntField(primary_key=True)
+    invoice = fields.CharField(255, db_index=True)
+    at = fields.DatetimeField()
+    what = fields.CharField(40)
+    detail: Any = fields.JSONField(null=True)
+
+    class Meta:
+        table = "timeline"

@@ -1,0 +1,226 @@
+"""The catalogue: which plans are sold, what each gives, and which Stripe price means which plan.
+
+Owns the shape of `plans.toml` and the mapping from a Stripe price id to a plan. Refuses to
+read files and to ask Stripe: both are handed in.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from paidup.errors import ConfigurationError, InvalidInput, UnknownPlan
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Slug = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+LookupKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
+CurrencyCode = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{3}$")]
+MAX_QUANTITY = 10_000
+"""The largest quantity that a request may name, whatever the plan says."""
+DEFAULT_MAX_QUANTITY = 100
+"""Seats of a team that buys for itself. A typing mistake stays payable, and whoever sells more says so."""
+
+
+class Rollover(StrEnum):
+    """What becomes of credits that are unused when their month ends."""
+
+    KEEP = "keep"
+    EXPIRE = "expire"
+    CAP = "cap"
+    """They stay, up to `rollover_cap` of them; the rest expires."""
+
+
+class Upgrade(StrEnum):
+    """What a change of plan in the middle of a period gives."""
+
+    PRORATE = "prorate"
+    FULL = "full"
+    """A proration line counts as the whole plan, in both directions."""
+
+
+class Change(StrEnum):
+    """What a change to this plan does to the billing cycle."""
+
+    KEEP_CYCLE = "keep_cycle"
+    RESTART_CYCLE = "restart_cycle"
+
+
+class OnCancel(StrEnum):
+    """What becomes of a subscription's credits when it has ended."""
+
+    KEEP = "keep"
+    EXPIRE = "expire"
+
+
+class Interval(StrEnum):
+    """How often a price is paid. ONCE makes it a top-up, whose credits never expire."""
+
+    MONTH = "month"
+    YEAR = "year"
+    ONCE = "once"
+
+    @property
+    def months(self) -> int:
+        """How many months of the plan's credits one payment buys."""
+        return 12 if self is Interval.YEAR else 1
+
+
+class PlanPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way to pay for a plan. `amount_minor` is in the currency's smallest unit (cents)."""
+
+    lookup_key: LookupKey
+    amount_minor: NotNegative
+    currency: CurrencyCode = "usd"
+    interval: Interval = Interval.MONTH
+
+    @property
+    def largest_amount_minor(self) -> int:
+        """The largest amount that Stripe charges at once: https://docs.stripe.com/currencies."""
+        return 10**12 - 1 if self.currency == "idr" else 10**8 - 1
+
+    def __str__(self) -> str:
+        return f"{self.amount_minor} {self.currency} {self.interval}"
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is sold. `credits` is per month and per seat; `trial_credits` once, for a trial.
+
+    A plan whose prices are paid `once` is a top-up: `credits` is what one of it gives.
+    """
+
+    id: Slug
+    name: str
+    credits: Positive
+    prices: Annotated[tuple[PlanPrice, ...], msgspec.Meta(min_length=1)]
+    description: str = ""
+    trial_credits: NotNegative = 0
+    rollover: Rollover = Rollover.KEEP
+    rollover_cap: NotNegative = 0
+    upgrade: Upgrade = Upgrade.PRORATE
+    change: Change = Change.KEEP_CYCLE
+    on_cancel: OnCancel = OnCancel.KEEP
+    max_quantity: Annotated[int, msgspec.Meta(gt=0, le=MAX_QUANTITY)] | None = None
+
+    @property
+    def top_up(self) -> bool:
+        return self.prices[0].interval is Interval.ONCE
+
+    @property
+    def quantity_limit(self) -> int:
+        """The largest quantity that a customer may choose: `max_quantity`, or its default.
+
+        1 where credits can come without their money: a price of 0, or `upgrade = "full"`.
+        """
+        if self.max_quantity is not None:
+            return self.max_quantity
+        may_be_free = self.upgrade is Upgrade.FULL or any(price.amount_minor == 0 for price in self.prices)
+        return 1 if may_be_free else DEFAULT_MAX_QUANTITY
+
+    def check_quantity(self, quantity: int, price: PlanPrice) -> None:
+        """Raises InvalidInput where a customer may not choose this, or Stripe could not charge it."""
+        if quantity > self.quantity_limit:
+            raise InvalidInput(
+                f"The quantity of {self.id!r} is at most {self.quantity_limit}, not {quantity}."
+            )
+        if quantity * price.amount_minor > price.largest_amount_minor:
+            most = price.largest_amount_minor // price.amount_minor
+            raise InvalidInput(
+                f"At this price, the quantity of {self.id!r} is at most {most}, not {quantity}."
+            )
+
+    def price(self, interval: Interval | None = None) -> PlanPrice:
+        """The first price of this interval, or the first of all. Raises InvalidInput."""
+        for price in self.prices:
+            if interval in (None, price.interval):
+                return price
+        raise InvalidInput(f"The plan {self.id!r} has no price for {interval}.")
+
+
+class AfterRefund(StrEnum):
+    """What becomes of credits that were spent before their money went back."""
+
+    DEBT = "debt"
+    """The next credits pay for them first."""
+    FORGIVE = "forgive"
+
+
+class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All plans, in the order in which they are shown."""
+
+    plans: Annotated[tuple[Plan, ...], msgspec.Meta(min_length=1)]
+    spent_then_refunded: AfterRefund = AfterRefund.DEBT
+
+    def plan(self, plan_id: str) -> Plan:
+        """The plan of this id. Raises UnknownPlan."""
+        for plan in self.plans:
+            if plan.id == plan_id:
+                return plan
+        raise UnknownPlan(plan_id, [plan.id for plan in self.plans])
+
+    def find(self, plan_id: str | None) -> Plan | None:
+        return next((plan for plan in self.plans if plan.id == plan_id), None)
+
+    @property
+    def lookup_keys(self) -> list[str]:
+        return [price.lookup_key for plan in self.plans for price in plan.prices]
+
+    def sold_as(self, lookup_key: str) -> tuple[Plan, PlanPrice] | None:
+        """The plan that is sold under this lookup key, and its price."""
+        for plan in self.plans:
+            for price in plan.prices:
+                if price.lookup_key == lookup_key:
+                    return plan, price
+        return None
+
+
+class StripePrice(msgspec.Struct, frozen=True):
+    """A price as Stripe has it, tied to a plan by its lookup key.
+
+    `unit_amount_minor` is what one seat costs for one interval.
+    """
+
+    id: str
+    lookup_key: str
+    plan: str
+    unit_amount_minor: int
+    currency: str
+    interval: Interval = Interval.MONTH
+
+
+def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
+    """Read a `plans.toml`. Raises ConfigurationError that names what is wrong and where."""
+    try:
+        catalogue = msgspec.convert(tomllib.loads(text.decode()), Catalogue)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ConfigurationError([f"{source}: {error}"]) from error
+    for what, values in (
+        ("plan id", [plan.id for plan in catalogue.plans]),
+        ("lookup key", catalogue.lookup_keys),
+    ):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ConfigurationError([f"{source}: {what} used twice: {', '.join(twice)}"])
+    if found := [problem for plan in catalogue.plans for problem in _contradictions(plan)]:
+        raise ConfigurationError([f"{source}: {problem}" for problem in found])
+    return catalogue
+
+
+def _contradictions(plan: Plan) -> list[str]:
+    found = []
+    if len({price.interval is Interval.ONCE for price in plan.prices}) > 1:
+        found.append(f"plan {plan.id}: a price paid once cannot stand beside one that recurs")
+    if (plan.rollover is Rollover.CAP) != (plan.rollover_cap > 0):
+        found.append(f'plan {plan.id}: rollover = "cap" and rollover_cap go together')
+    if plan.top_up and plan.rollover is not Rollover.KEEP:
+        found.append(f"plan {plan.id}: what was bought once does not expire")
+    if plan.top_up and any(price.amount_minor == 0 for price in plan.prices):
+        found.append(f"plan {plan.id}: a price paid once cannot be 0, since it may be bought again at once")
+    for price in plan.prices:
+        if (plan.max_quantity or 1) * price.amount_minor > price.largest_amount_minor:
+            largest = f"Stripe charges at most {price.largest_amount_minor} {price.currency} at once"
+            found.append(f"plan {plan.id}: {plan.max_quantity or 1} x {price.amount_minor}: {largest}")
+    return found

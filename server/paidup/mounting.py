@@ -1,0 +1,120 @@
+"""Paidup inside another application: its lifespan, and a customer's credits without HTTP.
+
+What a host imports stands here. It mounts `create_app(...)`, opens it with `running(...)` in its own
+lifespan, and is given an `InProcess`, by which its routes read and spend what a customer has:
+the same transactions as the HTTP API's, so the customer's open pages hear of it as well.
+Refuses to set anything of the process for itself: no logging, no event loop, no garbage collector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from datetime import timedelta
+from typing import TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+
+from paidup.app import create_app
+from paidup.credits import reservations
+from paidup.credits.ledger import Spent
+from paidup.credits.reservations import Reserved
+from paidup.db.models import Account
+from paidup.errors import InvalidInput
+from paidup.graceful_shutdown import before_sigterm
+from paidup.services import Services
+from paidup.web.auth import Authenticate, Claims, Customer, Scope
+from paidup.web.credits_api import CommitBody, ReleaseBody, ReserveBody, SpendBody, bounded
+from paidup.web.dependencies import Activating, activating_of, current_grants, moving
+
+__all__ = [
+    "Activating",
+    "Authenticate",
+    "Customer",
+    "InProcess",
+    "Reserved",
+    "Scope",
+    "Spent",
+    "create_app",
+    "running",
+]
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def running(paidup: Starlette, drain_at_sigterm: bool = True) -> AsyncIterator[InProcess]:
+    """Open a mounted Paidup for the length of the block: for the host's own lifespan.
+
+    Starlette and FastAPI run the lifespan of the outermost application alone. With
+    `drain_at_sigterm`, the sockets are sent away, spread over DRAIN_S, before uvicorn is told to stop.
+    Raises ConfigurationError (plans file, a second Paidup in this process), StorageUnavailable.
+    """
+    async with paidup.router.lifespan_context(paidup):
+        with before_sigterm(paidup.state.sockets.drain) if drain_at_sigterm else nullcontext():
+            yield InProcess(paidup.state.services)
+
+
+class InProcess:
+    """A customer's credits, for the host's own routes. `customer` is the host's id of the user.
+
+    An account is made on first sight. Every method may raise StorageUnavailable, after which
+    nothing was changed, or InvalidInput. Do not call one inside a transaction of your own that
+    holds a lock: it has its own transaction, in Paidup's database.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def balance(self, customer: str) -> int:
+        """The credits that can be spent now; below zero it is a debt."""
+        account, _ = await current_grants(self._services, await self._account(customer))
+        return int(account.balance)
+
+    async def activating(self, customer: str) -> Activating | None:
+        """The newest payment that is on its way, with a ticket to watch it; what a refusal has to show."""
+        return await activating_of(self._services, await self._account(customer))
+
+    async def spend(self, customer: str, credits: int, key: str) -> Spent:
+        """Take `credits`, once for each `key`. Raises InsufficientCredits and KeyReused."""
+        body = _checked({"credits": credits, "key": key}, SpendBody)
+        bounded(self._services, body.credits)
+        async with moving(self._services, await self._account(customer)) as locked:
+            return await reservations.spend(locked, body.credits, body.key, self._services.clock())
+
+    async def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> Reserved:
+        """Set `credits` aside, once for each `key`. Raises InsufficientCredits, KeyReused
+        and ReservationOver.
+        """
+        body = _checked({"credits": credits, "key": key, "expires_in_s": expires_in_s}, ReserveBody)
+        bounded(self._services, body.credits)
+        at = self._services.clock()
+        expires_at = at + timedelta(seconds=body.expires_in_s)
+        async with moving(self._services, await self._account(customer)) as locked:
+            return await reservations.reserve(locked, body.credits, body.key, expires_at, at)
+
+    async def commit(self, customer: str, credits: int, key: str) -> Spent:
+        """Spend `credits` of what `key` reserved; the rest goes back. Raises NotFound, KeyReused
+        and ReservationOver.
+        """
+        body = _checked({"credits": credits, "key": key}, CommitBody)
+        async with moving(self._services, await self._account(customer)) as locked:
+            return await reservations.commit(locked, body.key, body.credits, self._services.clock())
+
+    async def release(self, customer: str, key: str) -> Spent:
+        """All that `key` reserved goes back. Raises NotFound and ReservationOver."""
+        body = _checked({"key": key}, ReleaseBody)
+        async with moving(self._services, await self._account(customer)) as locked:
+            return await reservations.release(locked, body.key, self._services.clock())
+
+    async def _account(self, customer: str) -> Account:
+        return await self._services.purchases.account(_checked({"sub": customer}, Claims).sub, None)
+
+
+def _checked(values: dict[str, object], kind: type[T]) -> T:
+    """As the HTTP API would take them."""
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"That cannot be asked for: {error}") from None

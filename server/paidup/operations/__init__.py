@@ -1,0 +1,1 @@
+"""What operators run: doctor, explain, backfill and the set-up of Stripe."""

@@ -1,0 +1,1 @@
+"""From what Stripe says of a payment to its credits: verification, settlement, refunds, the timeline."""

@@ -1,0 +1,1 @@
+"""What one account may ask for in a minute, counted in all processes through Redis."""

@@ -1,0 +1,138 @@
+"""Limits per account: how often, and how many at a time, one customer has us call Stripe.
+
+Purchases and adoptions are counted in this process and, through Redis, in all of them; while
+Redis is away, in each process by itself. Verifications are counted in each process only: an
+invoice's lease coalesces them across processes anyway. Reads of our own tables, and spending,
+are not limited here.
+
+What is kept in memory is bounded: a number for each account that did something within the last
+minute, and a semaphore for each that is being served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from functools import partial
+from weakref import WeakValueDictionary
+
+from limits import RateLimitItem, RateLimitItemPerMinute
+from limits.aio.strategies import MovingWindowRateLimiter
+
+from paidup.errors import TooManyRequests
+from paidup.metrics import Metrics
+from paidup.rate_limits.shared_windows import SharedWindows
+from paidup.redis_client import RedisClient
+from paidup.settings import Settings
+
+MINUTE_S = 60.0
+REDIS_TIMEOUT_S = 0.25
+"""About as long as one call to Stripe: a frozen Redis delays a few requests by it, once in five seconds."""
+AT_ONCE = 4
+"""Requests of one account that call Stripe at a time, in one process; the others wait for their turn."""
+TURN_TIMEOUT_S = 10.0
+ACCOUNTS = 100_000
+"""Accounts counted in memory; beyond that, the one that asked for nothing for longest is forgotten."""
+
+
+class Limited(StrEnum):
+    PURCHASES = "purchases"
+    """Every call that buys or changes: subscribe, change, cancel, resume, top-up."""
+    ADOPTIONS = "adoptions"
+    VERIFICATIONS = "verifications"
+    SOCKETS = "sockets"
+
+
+class AccountLimits:
+    def __init__(self, redis: RedisClient, settings: Settings, metrics: Metrics) -> None:
+        per_minute = {
+            Limited.PURCHASES: settings.purchases_per_minute,
+            Limited.ADOPTIONS: settings.adoptions_per_minute,
+            Limited.VERIFICATIONS: settings.verifications_per_minute,
+        }
+        self._limits = {what: RateLimitItemPerMinute(most) for what, most in per_minute.items()}
+        self._buckets = {what: Buckets(most) for what, most in per_minute.items()}
+        self._windows = SharedWindows(redis, REDIS_TIMEOUT_S)
+        self._turns: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
+        self._refusals = {what: metrics.limited.labels(what) for what in Limited}
+
+    @asynccontextmanager
+    async def turn(self, account_id: int, what: Limited) -> AsyncIterator[None]:
+        """Count one, and wait until few enough of the account's are being served. Raises TooManyRequests."""
+        await self._count(account_id, what)
+        turns = self._turns.setdefault(account_id, asyncio.Semaphore(AT_ONCE))
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT_S):
+                await turns.acquire()
+        except TimeoutError:
+            raise self.refused(what, 1.0) from None
+        try:
+            yield
+        finally:
+            turns.release()
+
+    def may_verify(self, account_id: int) -> bool:
+        """Count a verification that the account asks for; whether it is to be made at once."""
+        if not self._buckets[Limited.VERIFICATIONS].take(account_id):
+            return True
+        self._refusals[Limited.VERIFICATIONS].inc()
+        return False
+
+    def refused(self, what: Limited, retry_after_s: float) -> TooManyRequests:
+        """The error for one more than the limit; it is counted."""
+        self._refusals[what].inc()
+        return TooManyRequests(what, retry_after_s)
+
+    async def _count(self, account_id: int, what: Limited) -> None:
+        wait_s: float | None = self._buckets[what].take(account_id)
+        if not wait_s:  # what this process refuses costs Redis nothing
+            wait_s = await self._windows.ask(partial(_hit, self._limits[what], what, account_id))
+        if wait_s:
+            raise self.refused(what, wait_s)
+
+
+async def _hit(
+    limit: RateLimitItem, what: Limited, account_id: int, limiter: MovingWindowRateLimiter
+) -> float:
+    """0 where it was within the limit, else in how many seconds it would be."""
+    names = ("paidup-account", what, str(account_id))
+    if await limiter.hit(limit, *names):
+        return 0.0
+    stats = await limiter.get_window_stats(limit, *names)
+    return max(1.0, stats.reset_time - time.time())
+
+
+class Buckets:
+    """A bucket of tokens for each account: so many at once, and as many again within a minute."""
+
+    def __init__(self, per_minute: int, accounts: int = ACCOUNTS) -> None:
+        self._token_s = MINUTE_S / per_minute
+        self._accounts = accounts
+        self._full_at: OrderedDict[int, float] = OrderedDict()
+        """When each bucket is full again: then it need not be remembered. The last used is last."""
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def take(self, account_id: int) -> float:
+        """0 where there was a token, else in how many seconds there is one."""
+        at = time.monotonic()
+        self._forget(at)
+        full_at = max(self._full_at.get(account_id, at), at) + self._token_s
+        wait_s = full_at - at - MINUTE_S
+        if wait_s > 1e-6:  # the sum of many tokens is not exactly a minute
+            return wait_s
+        self._full_at[account_id] = full_at
+        self._full_at.move_to_end(account_id)
+        return 0.0
+
+    def _forget(self, at: float) -> None:
+        while self._full_at:
+            account_id, full_at = next(iter(self._full_at.items()))
+            if full_at > at and len(self._full_at) < self._accounts:
+                return
+            del self._full_at[account_id]

@@ -1,0 +1,340 @@
+"""The settings: the one module that reads the environment.
+
+Owns every setting's name, type, default and bounds, and the refusals of combinations that
+cannot work. Each one stands in `.env.example` with its explanation; a test holds the two
+together. Secrets have no default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from dotenv import dotenv_values
+
+from paidup.errors import ConfigurationError
+
+STRIPE_API = "https://api.stripe.com"
+ENV_FILE = Path(".env")
+PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----"
+PLACEHOLDER = re.compile(r"\.\.\.|…|<|change.?me|replace.?me|placeholder|example|your[-_ ]", re.IGNORECASE)
+DISTINCT_CHARACTERS = 6
+"""Fewer are a key that was held down: 16 random hex digits have fewer once in 30,000."""
+RANDOM = "`openssl rand -base64 32` makes one"
+FROM_DASHBOARD = "copy the whole key from the Stripe dashboard"
+FROM_ENDPOINT = "copy the whole secret of the webhook endpoint, or what `stripe listen` prints"
+PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_unknown_fields=True):
+    """All settings, checked. The environment's names are these in capitals."""
+
+    # Secrets
+    secret_key: str
+    stripe_secret_key: str
+    stripe_publishable_key: str
+    stripe_webhook_secret: str
+    auth_jwt_secret: str = ""
+    auth_jwks_url: str = ""
+    operator_token: str = ""
+
+    # Where it listens and what it stands on
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    data_dir: Path = Path(".paidup")
+    database_url: str = ""
+    database_pool: Count = 20
+    redis_url: str = ""
+    redis_cluster: bool = False
+    web_concurrency: Count = 1
+    stripe_api_base: str = STRIPE_API
+    plans_file: Path = PACKAGED_PLANS
+    allowed_origins: str = ""
+    forwarded_allow_ips: str = "127.0.0.1,::1"
+    auth_jwt_audience: str = ""
+    auth_jwt_issuer: str = ""
+
+    websocket_protocol: Literal["slim", "uvicorn"] = "slim"
+
+    # What it says of itself
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+
+    # Limits
+    ticket_ttl_s: Count = 3600
+    stripe_timeout_s: Seconds = 10.0
+    stripe_requests_per_second: Count = 20
+    webhook_max_bytes: Count = 512 * 1024
+    webhook_tolerance_s: Count = 300
+    webhook_deadline_s: Seconds = 5.0
+    request_max_bytes: Count = 16 * 1024
+    max_sockets: Count = 10_000
+    max_sockets_per_invoice: Count = 20
+    max_sockets_per_address: Count = 200
+    max_sockets_per_account: Count = 40
+    purchases_per_minute: Count = 60
+    adoptions_per_minute: Count = 60
+    verifications_per_minute: Count = 120
+    socket_max_wait_s: Seconds = 900.0
+    socket_send_timeout_s: Seconds = 5.0
+    heartbeat_s: Seconds = 15.0
+    drain_s: Seconds = 10.0
+    reread_s: Seconds = 5.0
+    event_payload_days: Days = 90
+    timeline_days: Days = 90
+    reconciler_in_server: bool = False
+    reconciler_pace_s: Seconds = 2.0
+    worker_metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    auth_jwks_refresh_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 300.0
+    spend_max_credits: Count = 1_000_000
+
+    @property
+    def effective_database_url(self) -> str:
+        """DATABASE_URL, or the SQLite file under DATA_DIR."""
+        return self.database_url or f"sqlite://{self.data_dir.resolve() / 'paidup.db'}"
+
+    @property
+    def webhook_secrets(self) -> list[str]:
+        return _listed(self.stripe_webhook_secret)
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins whose pages may open sockets; this server's own addresses by default."""
+        listed = _listed(self.allowed_origins)
+        own = [f"http://{name}:{self.port}" for name in ("127.0.0.1", "localhost")]
+        return frozenset(origin.rstrip("/") for origin in (listed or own))
+
+    @property
+    def proxies(self) -> list[str]:
+        """Addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
+        return _listed(self.forwarded_allow_ips)
+
+    @property
+    def livemode(self) -> bool:
+        return self.stripe_secret_key.startswith(("sk_live_", "rk_live_"))
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether Stripe's address is not Stripe's own."""
+        return self.stripe_api_base.rstrip("/") != STRIPE_API
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None,
+    env_file: Path | None = None,
+    assumed: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from `environ` (default: the process's) over `env_file` (default: none).
+
+    `assumed` stands in for what neither gives. Raises ConfigurationError that lists every
+    problem at once.
+    """
+    merged: dict[str, str] = {}
+    if env_file is not None and env_file.is_file():
+        merged.update({key: value for key, value in dotenv_values(env_file).items() if value is not None})
+    merged.update(os.environ if environ is None else environ)
+    if merged.get("STRIPE_LOG"):
+        raise ConfigurationError(["STRIPE_LOG is set: Stripe's SDK would print client secrets. Unset it"])
+    given = {key: merged[key] for key in NAMES if merged.get(key, "").strip()}
+    return make_settings({**(assumed or {}), **given})
+
+
+def make_settings(values: Mapping[str, Any]) -> Settings:
+    """Check `values` (by their environment names). Raises ConfigurationError."""
+    problems = [
+        *(f"{name} is missing or empty: {why}" for name, why in _REQUIRED.items() if not values.get(name)),
+        *(f"{name} is no setting" for name in values if name not in NAMES),
+        *(problem for name, value in values.items() if (problem := _malformed(name, value))),
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    settings = msgspec.convert(dict(values), Settings, strict=False, dec_hook=_to_path)
+    if problems := _contradictions(settings):
+        raise ConfigurationError(problems)
+    return settings
+
+
+def _malformed(name: str, value: Any) -> str | None:
+    """Why `value` cannot be that setting, or None. Never shows the value: it may be a secret."""
+    if name not in _KINDS:
+        return None
+    try:
+        msgspec.convert(value, _KINDS[name], strict=False, dec_hook=_to_path)
+    except msgspec.ValidationError as error:
+        return f"{name}: {error}"
+    return None
+
+
+_KINDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
+NAMES = tuple(_KINDS)
+
+_REQUIRED = {
+    "SECRET_KEY": "it signs tickets; `openssl rand -base64 32` makes one",
+    "STRIPE_SECRET_KEY": "sk_test_... or rk_test_... from the Stripe dashboard",
+    "STRIPE_PUBLISHABLE_KEY": "pk_test_... from the Stripe dashboard",
+    "STRIPE_WEBHOOK_SECRET": "whsec_... of the webhook endpoint, or what `stripe listen` prints",
+}
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    return [*_key_problems(settings), *_address_problems(settings)]
+
+
+def _key_problems(settings: Settings) -> list[str]:
+    problems = _weak_secrets(settings)
+    if not settings.stripe_secret_key.startswith(("sk_test_", "sk_live_", "rk_test_", "rk_live_")):
+        problems.append("STRIPE_SECRET_KEY is no secret key (sk_test_..., sk_live_..., rk_...)")
+    if not settings.stripe_publishable_key.startswith(("pk_test_", "pk_live_")):
+        problems.append("STRIPE_PUBLISHABLE_KEY is no publishable key (pk_test_... or pk_live_...)")
+    elif settings.stripe_publishable_key.startswith("pk_live_") != settings.livemode:
+        problems.append("STRIPE_SECRET_KEY and STRIPE_PUBLISHABLE_KEY are not of the same mode (test, live)")
+    if not settings.webhook_secrets or any(not s.startswith("whsec_") for s in settings.webhook_secrets):
+        problems.append("STRIPE_WEBHOOK_SECRET: each of its comma-separated values starts with whsec_")
+    if settings.livemode and settings.sandboxed:
+        problems.append(
+            "live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox never sees live keys"
+        )
+    if settings.auth_jwt_secret and settings.auth_jwks_url:
+        problems.append("AUTH_JWT_SECRET and AUTH_JWKS_URL are both set: choose one")
+    if "-----BEGIN" in settings.auth_jwt_secret and not settings.auth_jwt_secret.startswith(PUBLIC_KEY):
+        # It would be taken for a shared secret: one that everybody knows.
+        problems.append(f"AUTH_JWT_SECRET: a public key begins with {PUBLIC_KEY}")
+    return problems
+
+
+def _weak_secrets(settings: Settings) -> list[str]:
+    """Secrets that anybody could guess, above all the placeholders of documents. Shows none of them."""
+    given = [
+        ("SECRET_KEY", settings.secret_key, 16, RANDOM),
+        ("STRIPE_SECRET_KEY", settings.stripe_secret_key, 32, FROM_DASHBOARD),
+        ("STRIPE_PUBLISHABLE_KEY", settings.stripe_publishable_key, 32, FROM_DASHBOARD),
+        *(("STRIPE_WEBHOOK_SECRET", secret, 38, FROM_ENDPOINT) for secret in settings.webhook_secrets),
+        ("AUTH_JWT_SECRET", settings.auth_jwt_secret, 32, RANDOM),
+        ("OPERATOR_TOKEN", settings.operator_token, 16, RANDOM),
+    ]
+    return [
+        f"{name} {fault}: {remedy}"
+        for name, secret, shortest, remedy in given
+        if secret and (fault := _weakness(name, secret, shortest))
+    ]
+
+
+def _weakness(name: str, secret: str, shortest: int) -> str | None:
+    random_part = re.sub(r"\A(?:[srp]k_(?:test|live)|whsec)_", "", secret)
+    if PLACEHOLDER.search(secret):
+        return "is a placeholder"
+    if len(secret) < shortest:
+        return f"is shorter than {shortest} characters"
+    if len(set(random_part)) < DISTINCT_CHARACTERS:
+        return f"has fewer than {DISTINCT_CHARACTERS} different characters"
+    if name.startswith("STRIPE_") and not re.fullmatch(r"[!-~]+", secret):
+        return "has a character that none of Stripe's has"
+    return None
+
+
+def _address_problems(settings: Settings) -> list[str]:
+    if problems := _unreadable_addresses(settings):
+        return problems
+    base = urlsplit(settings.stripe_api_base)
+    if base.scheme not in ("http", "https") or not base.hostname:
+        problems.append("STRIPE_API_BASE is no address such as https://api.stripe.com")
+    if settings.database_url and not settings.database_url.startswith(
+        ("sqlite://", "postgres://", "postgresql://")
+    ):
+        problems.append("DATABASE_URL starts with sqlite:// or postgresql://")
+    keys = urlsplit(settings.auth_jwks_url)
+    if settings.auth_jwks_url and (keys.scheme not in ("http", "https") or not keys.hostname):
+        problems.append("AUTH_JWKS_URL is no address such as https://id.example.com/keys")
+    problems += _redis_problems(settings)
+    problems += _proxy_problems(settings)
+    for origin in settings.origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
+            problems.append(f"ALLOWED_ORIGINS: {origin!r} is no origin such as https://app.example.com")
+    if not settings.plans_file.is_file():
+        problems.append(f"PLANS_FILE: there is no file {settings.plans_file}")
+    return problems
+
+
+def _unreadable_addresses(settings: Settings) -> list[str]:
+    """Addresses that no library could read: its error would show a part of the password."""
+    addresses = {
+        "STRIPE_API_BASE": [settings.stripe_api_base],
+        "DATABASE_URL": [settings.database_url],
+        "REDIS_URL": _listed(settings.redis_url),
+        "AUTH_JWKS_URL": [settings.auth_jwks_url],
+        "ALLOWED_ORIGINS": settings.origins,
+    }
+    return [
+        f"{name} is no address; in a password, write special characters as %XX"
+        for name, listed in addresses.items()
+        if not all(map(_readable, listed))
+    ]
+
+
+def _readable(address: str) -> bool:
+    try:
+        return (urlsplit(address).port or 0) >= 0
+    except ValueError:
+        return False
+
+
+def _redis_problems(settings: Settings) -> list[str]:
+    schemes = ("redis://", "rediss://")
+    if settings.redis_cluster:
+        if not all(url.startswith(schemes) for url in _listed(settings.redis_url) or [""]):
+            return ["REDIS_CLUSTER: REDIS_URL names one or several of its nodes, redis://... or rediss://..."]
+    elif settings.redis_url and not settings.redis_url.startswith((*schemes, "unix://")):
+        return ["REDIS_URL starts with redis://, rediss:// or unix://"]
+    return []
+
+
+def _proxy_problems(settings: Settings) -> list[str]:
+    """uvicorn takes what it cannot read as a name that no peer has: silently, nobody is trusted."""
+    problems = []
+    for text in settings.proxies:
+        try:
+            everybody = ip_network(text).prefixlen == 0
+        except ValueError:
+            everybody = text == "*"
+            if not everybody:
+                problems.append(
+                    f"FORWARDED_ALLOW_IPS: {text!r} is no address or network such as 10.0.0.7 or 10.0.0.0/8"
+                )
+        if everybody:
+            problems.append(
+                f"FORWARDED_ALLOW_IPS: {text!r} would believe any client's X-Forwarded-For; name the "
+                "addresses or networks of your proxies, such as 10.0.0.0/8"
+            )
+    return problems
+
+
+def process_problems(settings: Settings) -> list[str]:
+    """What is wrong where several processes serve and nobody gave them one Redis."""
+    if settings.web_concurrency > 1 and not settings.redis_url:
+        return [
+            f"WEB_CONCURRENCY={settings.web_concurrency} without REDIS_URL: the processes would not hear "
+            "each other. Set REDIS_URL, or use `paidup serve`, which starts one Valkey for all its workers"
+        ]
+    return []
+
+
+def _to_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

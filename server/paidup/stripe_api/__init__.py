@@ -1,0 +1,1 @@
+"""The only package that talks to Stripe: gateway, wire types, rate limiter, prices."""

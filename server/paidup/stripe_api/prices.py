@@ -1,0 +1,104 @@
+"""Which Stripe price means which plan: the catalogue's lookup keys, resolved through Stripe.
+
+Owns the mapping from price id to plan, kept in the table `prices` so that a server starts
+without Stripe, and so that a price whose lookup key has moved on still means its plan.
+Refuses to change anything in Stripe; that is `stripe_setup.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Mapping
+
+import structlog
+
+from paidup.db.models import KnownPrice
+from paidup.domain.catalog import Catalogue, PlanPrice, StripePrice
+from paidup.errors import ConfigurationError, StripeError
+from paidup.stripe_api.gateway import StripeGateway
+
+log = structlog.get_logger(__name__)
+
+REFRESH_AT_MOST_EVERY_S = 30.0
+
+
+class PriceBook(Mapping[str, StripePrice]):
+    """Price id -> StripePrice. Read anywhere; `refresh()` when an id is not in it."""
+
+    def __init__(self, catalogue: Catalogue, gateway: StripeGateway) -> None:
+        self._catalogue = catalogue
+        self._gateway = gateway
+        self._prices: dict[str, StripePrice] = {}
+        self._current: dict[str, str] = {}
+        self._refreshing = asyncio.Lock()
+        self._refreshed_at = float("-inf")
+
+    def __getitem__(self, price_id: str) -> StripePrice:
+        return self._prices[price_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._prices)
+
+    def __len__(self) -> int:
+        return len(self._prices)
+
+    def know(self, price: StripePrice) -> None:
+        """Take it as given, without asking anybody."""
+        self._prices[price.id] = price
+
+    async def load(self) -> None:
+        """What the database knows, then what Stripe says. Stripe being away is no error."""
+        async for row in KnownPrice.all():
+            amount, currency = row.unit_amount_minor, row.currency
+            self.know(StripePrice(row.id, row.lookup_key, row.plan, amount, currency, row.interval))
+        try:
+            await self.refresh()
+        except StripeError as error:
+            log.warning("prices_not_refreshed", error=str(error))
+        missing = [key for key in self._catalogue.lookup_keys if key not in self._current]
+        if missing:
+            log.warning("prices_missing", lookup_keys=missing, hint="paidup stripe-setup makes them")
+
+    async def refresh(self) -> bool:
+        """Ask Stripe again, at most every 30 s. True where a price came to be known. Raises StripeError."""
+        async with self._refreshing:
+            if time.monotonic() - self._refreshed_at < REFRESH_AT_MOST_EVERY_S:
+                return False
+            before = len(self._prices)
+            for found in await self._gateway.list_prices(self._catalogue.lookup_keys):
+                known = self._catalogue.sold_as(found.lookup_key or "")
+                if known is None or found.lookup_key is None or found.unit_amount is None:
+                    continue
+                plan, listed = known
+                if found.interval is not listed.interval:
+                    # Credits by the month for money by the year, or the reverse: better none, and visible.
+                    log.error("price_interval_differs", price=found.id, lookup_key=found.lookup_key)
+                    continue
+                amount, currency = found.unit_amount, found.currency
+                price = StripePrice(found.id, found.lookup_key, plan.id, amount, currency, listed.interval)
+                await self._learn(price)
+            self._refreshed_at = time.monotonic()
+            return len(self._prices) > before
+
+    async def id_for(self, price: PlanPrice) -> str:
+        """Stripe's id of a catalogue price. Raises ConfigurationError where Stripe has none."""
+        if price.lookup_key not in self._current:
+            await self.refresh()
+        if price.lookup_key not in self._current:
+            raise ConfigurationError([f"Stripe has no active price with lookup key {price.lookup_key!r}"])
+        return self._current[price.lookup_key]
+
+    async def _learn(self, price: StripePrice) -> None:
+        self._current[price.lookup_key] = price.id
+        if self._prices.get(price.id) == price:
+            return
+        self.know(price)
+        values = {
+            "lookup_key": price.lookup_key,
+            "plan": price.plan,
+            "unit_amount_minor": price.unit_amount_minor,
+            "currency": price.currency,
+            "interval": price.interval,
+        }
+        await KnownPrice.update_or_create(values, id=price.id)

@@ -1,0 +1,351 @@
+"""Stripe's wire shapes, just the fields that are used, and their translation into facts.
+
+Owns what is read of an event, an invoice, an InvoicePayment and a PaymentIntent at the API
+version that the SDK pins. Unknown fields are skipped while decoding, so a 20 kB event costs
+what its few fields cost. Refuses to guess: a payload of another API version is not decoded
+here, its object is read again through the API.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, TypeVar
+
+import msgspec
+
+from paidup.domain.payment_facts import Facts, InvoiceFacts, LineFacts, PaymentError, PaymentFacts
+
+ACCOUNT_METADATA_KEY = "paidup_account"
+"""Where the account id travels: subscription metadata, frozen into its invoices by Stripe."""
+
+T = TypeVar("T")
+
+
+class ListOf(msgspec.Struct, Generic[T], frozen=True):
+    data: list[T]
+    has_more: bool = False
+
+
+class PriceDetails(msgspec.Struct, frozen=True):
+    price: str | None = None
+
+
+class Pricing(msgspec.Struct, frozen=True):
+    price_details: PriceDetails | None = None
+
+
+class LineParentDetails(msgspec.Struct, frozen=True):
+    proration: bool = False
+
+
+class LineParent(msgspec.Struct, frozen=True):
+    subscription_item_details: LineParentDetails | None = None
+    invoice_item_details: LineParentDetails | None = None
+
+
+class Period(msgspec.Struct, frozen=True):
+    start: int
+    end: int
+
+
+class DiscountAmount(msgspec.Struct, frozen=True):
+    amount: int
+
+
+class Line(msgspec.Struct, frozen=True):
+    amount: int
+    period: Period
+    quantity: int | None = None
+    discount_amounts: list[DiscountAmount] | None = None
+    pricing: Pricing | None = None
+    parent: LineParent | None = None
+
+    def facts(self) -> LineFacts:
+        details = self.pricing.price_details if self.pricing else None
+        parents = (
+            (self.parent.subscription_item_details, self.parent.invoice_item_details) if self.parent else ()
+        )
+        return LineFacts(
+            price=details.price if details else None,
+            amount_minor=self.amount,
+            quantity=1 if self.quantity is None else self.quantity,
+            proration=any(parent.proration for parent in parents if parent),
+            period_start=self.period.start,
+            period_end=self.period.end,
+            discount_minor=sum(each.amount for each in self.discount_amounts or ()),
+        )
+
+
+class StripeErrorBody(msgspec.Struct, frozen=True):
+    code: str | None = None
+    decline_code: str | None = None
+    message: str | None = None
+    type: str | None = None
+
+    def facts(self) -> PaymentError:
+        # https://docs.stripe.com/api/errors: only the messages of card errors are for customers.
+        message = self.message if self.type == "card_error" else None
+        return PaymentError(
+            code=self.code or "payment_failed",
+            message=message or "The payment did not go through.",
+            decline_code=self.decline_code,
+        )
+
+
+class PaymentIntent(msgspec.Struct, frozen=True):
+    id: str
+    status: str
+    currency: str
+    amount: int
+    amount_received: int = 0
+    customer: str | None = None
+    last_payment_error: StripeErrorBody | None = None
+
+    def facts(self, invoice: str | None = None) -> PaymentFacts:
+        """`invoice` is what an InvoicePayment says, where one came along."""
+        error = self.last_payment_error
+        return PaymentFacts(
+            intent=self.id,
+            status=self.status,
+            customer=self.customer,
+            currency=self.currency,
+            amount_minor=self.amount,
+            amount_received_minor=self.amount_received,
+            invoice=invoice,
+            error=error.facts() if error else None,
+        )
+
+
+class Payment(msgspec.Struct, frozen=True):
+    type: str
+    payment_intent: PaymentIntent | str | None = None
+
+
+class InvoicePayment(msgspec.Struct, frozen=True):
+    id: str
+    invoice: str
+    status: str
+    payment: Payment
+    created: int = 0
+
+    @property
+    def intent_id(self) -> str | None:
+        intent = self.payment.payment_intent
+        return intent.id if isinstance(intent, PaymentIntent) else intent
+
+
+class SubscriptionDetails(msgspec.Struct, frozen=True):
+    subscription: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+class InvoiceParent(msgspec.Struct, frozen=True):
+    subscription_details: SubscriptionDetails | None = None
+
+
+class ConfirmationSecret(msgspec.Struct, frozen=True):
+    client_secret: str
+
+
+class StatusTransitions(msgspec.Struct, frozen=True):
+    finalized_at: int | None = None
+
+
+class Invoice(msgspec.Struct, frozen=True):
+    id: str
+    currency: str
+    amount_due: int
+    amount_paid: int
+    amount_remaining: int
+    created: int
+    lines: ListOf[Line]
+    total: int
+    pre_payment_credit_notes_amount: int = 0
+    starting_balance: int = 0
+    number: str | None = None
+    status_transitions: StatusTransitions | None = None
+    status: str | None = None
+    customer: str | None = None
+    billing_reason: str | None = None
+    parent: InvoiceParent | None = None
+    payments: ListOf[InvoicePayment] | None = None
+    confirmation_secret: ConfirmationSecret | None = None
+    metadata: dict[str, str] | None = None
+
+    def facts(self) -> Facts:
+        """The invoice, and the payments that were expanded with it, oldest first."""
+        details = self.parent.subscription_details if self.parent else None
+        # An invoice that no subscription made (a top-up) names the account itself.
+        metadata = (details.metadata if details else self.metadata) or {}
+        asked_for = self.total - self.pre_payment_credit_notes_amount
+        invoice = InvoiceFacts(
+            id=self.id,
+            status=self.status,
+            customer=self.customer,
+            currency=self.currency,
+            amount_due_minor=self.amount_due,
+            amount_paid_minor=self.amount_paid,
+            amount_remaining_minor=self.amount_remaining,
+            total_minor=asked_for,
+            from_balance_minor=max(0, min(-self.starting_balance, asked_for)),
+            finalized_at=self.status_transitions.finalized_at if self.status_transitions else None,
+            sequence=self.sequence,
+            billing_reason=self.billing_reason,
+            subscription=details.subscription if details else None,
+            created=self.created,
+            lines=tuple(line.facts() for line in self.lines.data),
+            lines_complete=not self.lines.has_more,
+            intent=self.intent_id,
+            account=metadata.get(ACCOUNT_METADATA_KEY),
+        )
+        links = sorted(self.payments.data, key=lambda link: link.created) if self.payments else []
+        payments = tuple(
+            link.payment.payment_intent.facts(link.invoice)
+            for link in links
+            if isinstance(link.payment.payment_intent, PaymentIntent) and link.status != "canceled"
+        )
+        return Facts(invoice, payments)
+
+    @property
+    def sequence(self) -> int:
+        """The running part of the invoice's number, `ABCD1234-0007`."""
+        digits = (self.number or "").rpartition("-")[2]
+        return int(digits) if digits.isdecimal() and len(digits) < 10 else 0
+
+    @property
+    def intent_id(self) -> str | None:
+        """The PaymentIntent of the default payment, from its expansion or its client secret."""
+        if self.confirmation_secret:
+            return self.confirmation_secret.client_secret.partition("_secret_")[0]
+        links = self.payments.data if self.payments else []
+        return next((link.intent_id for link in reversed(links) if link.intent_id), None)
+
+
+class ObjectId(msgspec.Struct, frozen=True):
+    """The least that any of Stripe's objects shows."""
+
+    id: str = ""
+
+
+class SubscriptionItem(msgspec.Struct, frozen=True):
+    id: str
+    price: ObjectId
+    quantity: int | None = None
+    current_period_end: int | None = None
+
+
+class PendingUpdate(msgspec.Struct, frozen=True):
+    """A change that waits for its payment."""
+
+    subscription_items: list[SubscriptionItem] | None = None
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    id: str
+    status: str
+    customer: str
+    items: ListOf[SubscriptionItem]
+    latest_invoice: Invoice | str | None = None
+    pending_update: PendingUpdate | None = None
+    cancel_at: int | None = None
+    ended_at: int | None = None
+    metadata: dict[str, str] | None = None
+
+    @property
+    def latest_invoice_id(self) -> str | None:
+        latest = self.latest_invoice
+        return latest.id if isinstance(latest, Invoice) else latest
+
+
+class Refund(msgspec.Struct, frozen=True):
+    id: str
+    amount: int
+    status: str | None = None
+    payment_intent: str | None = None
+    charge: str | None = None
+
+
+class Dispute(msgspec.Struct, frozen=True):
+    id: str
+    amount: int
+    status: str
+    payment_intent: str | None = None
+    charge: str | None = None
+
+
+class CreditNoteRefund(msgspec.Struct, frozen=True):
+    amount_refunded: int = 0
+
+
+class CreditNote(msgspec.Struct, frozen=True):
+    """What it refunds comes as refunds of its own; what it lowers before payment was never paid."""
+
+    id: str
+    invoice: str
+    status: str
+    post_payment_amount: int = 0
+    refunds: list[CreditNoteRefund] | None = None
+
+    @property
+    def besides_refunds(self) -> int:
+        """What went to the customer's Stripe balance, or back to him outside of Stripe."""
+        return self.post_payment_amount - sum(each.amount_refunded for each in self.refunds or ())
+
+
+class EventData(msgspec.Struct, frozen=True):
+    object: msgspec.Raw
+
+
+THIN_PREFIX = "v1."
+Word = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]{1,255}\Z")]
+"""A name that a row can hold."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """An event's envelope; `data.object` stays raw bytes until its type is known.
+
+    A thin event (`v1.invoice.paid`) has no `data`: it only names the object that it is about.
+    """
+
+    id: Word
+    type: Word
+    livemode: bool
+    data: EventData | None = None
+    related_object: ObjectId | None = None
+    api_version: Word | None = None
+
+    @property
+    def kind(self) -> str:
+        """The type, the same for a thin event and its twin with a payload."""
+        return self.type.removeprefix(THIN_PREFIX)
+
+    def about(self) -> str:
+        """The id of the object. Raises msgspec.ValidationError where the event names none."""
+        found = decode(ObjectId, self.data.object) if self.data else self.related_object
+        if found is None:
+            raise msgspec.ValidationError("the event names no object")
+        return found.id
+
+
+def payload(event: Event, kind: type[T], version: str) -> T | None:
+    """The event's object, where it came along in the shape of API version `version`; else None."""
+    if event.data is None or event.api_version != version:
+        return None
+    return decode(kind, event.data.object)
+
+
+_KINDS: tuple[Any, ...] = (
+    *(Event, Invoice, InvoicePayment, PaymentIntent, Subscription, ObjectId),
+    *(Refund, Dispute, CreditNote),
+    *(ListOf[Line], ListOf[Invoice], ListOf[Subscription], ListOf[msgspec.Raw]),
+    *(ListOf[Refund], ListOf[Dispute], ListOf[CreditNote]),
+)
+_DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS}
+
+
+def decode(kind: type[T], data: bytes | str | msgspec.Raw) -> T:
+    """Decode one of this module's structs. Raises msgspec.DecodeError or ValidationError."""
+    try:
+        shape: T = _DECODERS[kind].decode(data)
+    except RecursionError:
+        raise msgspec.DecodeError("JSON is nested too deep") from None
+    return shape

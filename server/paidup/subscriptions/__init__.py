@@ -1,0 +1,1 @@
+"""Checkout, plan changes, and what each subscription is now, as Stripe says it."""

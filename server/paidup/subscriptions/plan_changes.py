@@ -1,0 +1,152 @@
+"""Changes of a running subscription: another plan, an end with its period or now, a change of mind.
+
+Owns the rule that one change waits for its payment at a time: asked for again, it is the same
+one; asked for another, the first is given up. Stripe applies a change only once it is paid
+(pending_if_incomplete), so nobody is on a plan that he has not paid, nor off the one that he
+has. Refuses to move credits: the invoice that the change makes is settled like any other.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from paidup.clock import Clock
+from paidup.db.models import Account, Subscription
+from paidup.domain.catalog import Catalogue, Change, Interval, Plan, PlanPrice
+from paidup.domain.payment_facts import Road
+from paidup.errors import (
+    AlreadyOnPlan,
+    Conflict,
+    InvalidInput,
+    InvoiceUnpaid,
+    NotSubscribed,
+    StripeError,
+    StripeUnavailable,
+)
+from paidup.payments.settlement import Outcome
+from paidup.payments.verification import Verification
+from paidup.stripe_api.gateway import StripeGateway
+from paidup.stripe_api.prices import PriceBook
+from paidup.stripe_api.rate_limiter import Purpose
+from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import Subscription as StripeSubscription
+from paidup.subscriptions.checkout import Purchase, Purchases, secret_of
+from paidup.subscriptions.sync import Subscriptions
+
+UNPAID = ("past_due", "unpaid")
+
+
+class Changes:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        prices: PriceBook,
+        gateway: StripeGateway,
+        verification: Verification,
+        purchases: Purchases,
+        subscriptions: Subscriptions,
+        clock: Clock,
+    ) -> None:
+        self._catalogue = catalogue
+        self._prices = prices
+        self._gateway = gateway
+        self._verification = verification
+        self._purchases = purchases
+        self._subscriptions = subscriptions
+        self._clock = clock
+
+    async def change(
+        self, account: Account, plan_id: str, interval: Interval | None = None, quantity: int | None = None
+    ) -> Purchase:
+        """The invoice of an upgrade or downgrade, to be paid where something is due.
+
+        Raises UnknownPlan, InvalidInput (quantity), NotSubscribed, AlreadyOnPlan, InvoiceUnpaid,
+        PaymentUnderWay, StripeError.
+        """
+        plan = self._catalogue.plan(plan_id)
+        if plan.top_up:
+            raise InvalidInput(f"{plan.id} is a top-up, not a plan that one can be on.")
+        running = await self._running(account)
+        if running.status in UNPAID and running.latest_invoice_id:
+            raise InvoiceUnpaid(running.latest_invoice_id)
+        item = self._subscriptions.item_of(running)
+        listed = self._listed(plan, interval, item.price.id)
+        wanted = (await self._prices.id_for(listed), quantity or item.quantity or 1)
+        plan.check_quantity(wanted[1], listed)
+        pending = self._subscriptions.pending_item_of(running)
+        if pending and running.latest_invoice_id:
+            waiting = running.latest_invoice_id
+            same = (pending.price.id, pending.quantity or 1) == wanted
+            give_up = partial(self._gateway.void_invoice, waiting)
+            again = await self._purchases.again(waiting, account, same, give_up)
+            if again is not None and same:
+                return again  # where the other one was paid just now, this one comes on top of it
+        elif (item.price.id, item.quantity or 1) == wanted:
+            raise AlreadyOnPlan(plan.id)
+        return await self._change(account, running.id, item.id, plan, wanted)
+
+    async def cancel(self, account: Account, at_once: bool) -> Subscription:
+        """End the subscription with its period, or now. Raises NotSubscribed, StripeError."""
+        running = await self._running(account)
+        asked_at = self._clock()
+        if at_once:
+            shape = await self._gateway.cancel_subscription(running.id)
+        else:
+            shape = await self._gateway.cancel_at_period_end(running.id, True)
+        return await self._subscriptions.learn(shape, asked_at)
+
+    async def resume(self, account: Account) -> Subscription:
+        """Take back an end that has not come yet. Raises NotSubscribed, StripeError."""
+        running = await self._running(account)
+        asked_at = self._clock()
+        shape = await self._gateway.cancel_at_period_end(running.id, False)
+        return await self._subscriptions.learn(shape, asked_at)
+
+    async def _running(self, account: Account) -> StripeSubscription:
+        if account.stripe_customer is None:
+            raise NotSubscribed
+        asked_at = self._clock()
+        running = await self._gateway.running_subscription(account.stripe_customer)
+        if running is None:
+            raise NotSubscribed
+        await self._subscriptions.meet(running.id, account)
+        await self._subscriptions.learn(running, asked_at)
+        return running
+
+    def _listed(self, plan: Plan, interval: Interval | None, current: str) -> PlanPrice:
+        """By the interval that is asked for, else the one he pays by now, else the plan's first."""
+        known = self._prices.get(current)
+        offered = [price.interval for price in plan.prices]
+        if interval is None and known and known.interval in offered:
+            interval = known.interval
+        return plan.price(interval)
+
+    async def _change(
+        self, account: Account, subscription: str, item: str, plan: Plan, wanted: tuple[str, int]
+    ) -> Purchase:
+        price, quantity = wanted
+        number, asked_at = account.purchase_number, self._clock()
+        key = f"paidup-change-{subscription}-{price}-{quantity}-{number}"
+        restart = plan.change is Change.RESTART_CYCLE
+        try:
+            changed = await self._gateway.change_subscription(
+                subscription, item, price, quantity, restart, key
+            )
+        except StripeError as error:
+            await self._purchases.move_on(error, account.id, number)
+            raise
+        shape = changed.latest_invoice
+        if not isinstance(shape, StripeInvoice):
+            raise StripeUnavailable("the changed subscription shows no invoice")
+        await self._subscriptions.learn(changed, asked_at)
+        settled = await self._verification.settle(shape.facts(), Road.VERIFICATION, account.id)
+        created = settled.created
+        if settled.outcome is Outcome.NEEDS_READING or shape.status == "open":
+            # How the attempt went (a check by the bank, a decline, or under way) is not in that answer.
+            settled, shape = await self._verification.read(
+                shape.id, Road.VERIFICATION, account.id, Purpose.REQUEST
+            )
+        await self._purchases.next_purchase(account.id, number)
+        if settled.status is None:
+            raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
+        return Purchase(settled.status, secret_of(shape), created)

@@ -1,0 +1,265 @@
+"""The HTTP API that browsers and the SaaS's backend call. docs/api.md describes it.
+
+Each handler authenticates, validates, calls one service and answers. What it refuses to do:
+believe a browser about a payment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from paidup.clock import now
+from paidup.db.connection import storage_errors
+from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Subscription
+from paidup.domain.catalog import MAX_QUANTITY, Interval
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import StatusMessage
+from paidup.errors import InvalidInput, NotFound
+from paidup.rate_limits.account_limits import Limited
+from paidup.realtime.status_queries import read_status
+from paidup.subscriptions.sync import current_subscription
+from paidup.web.dependencies import (
+    account_of,
+    activating_of,
+    current_grants,
+    limited,
+    purchase_answer,
+    services_of,
+)
+from paidup.web.http import answer, read_json
+
+ENTRIES = 50
+Period = Literal["month", "year"]
+"""An interval that recurs: what is paid once is a top-up."""
+Quantity = Annotated[int, msgspec.Meta(ge=1, le=MAX_QUANTITY)]
+InvoiceId = Annotated[str, msgspec.Meta(pattern=r"\Ain_[A-Za-z0-9_]{1,250}\Z")]
+
+
+class BuyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`interval` is the plan's first one unless said."""
+
+    plan: str
+    interval: Period | None = None
+    quantity: Quantity = 1
+
+
+class ChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is not said stays as it is."""
+
+    plan: str
+    interval: Period | None = None
+    quantity: Quantity | None = None
+
+
+class CancelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    when: Literal["period_end", "now"] = "period_end"
+
+
+class TopUpBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    plan: str
+    quantity: Quantity = 1
+
+
+class AdoptBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    invoice: InvoiceId
+
+
+async def plans(request: Request) -> Response:
+    """GET /api/plans: the catalogue."""
+    shown = [
+        {
+            "id": plan.id,
+            "name": plan.name,
+            "description": plan.description,
+            "credits": plan.credits,
+            "top_up": plan.top_up,
+            "max_quantity": plan.quantity_limit,
+            "prices": plan.prices,
+        }
+        for plan in services_of(request).catalogue.plans
+    ]
+    return answer({"plans": shown})
+
+
+async def subscribe(request: Request) -> Response:
+    """POST /api/subscriptions: a subscription to pay; the same pending one again rather than a second."""
+    account = await account_of(request)
+    body = await read_json(request, BuyBody)
+    purchases = services_of(request).purchases
+    async with limited(request, account, Limited.PURCHASES):
+        bought = await purchases.buy(account, body.plan, _interval(body.interval), body.quantity)
+    return purchase_answer(request, account, bought)
+
+
+async def change(request: Request) -> Response:
+    """POST /api/subscriptions/change: an upgrade or downgrade; it applies once it is paid."""
+    account = await account_of(request)
+    body = await read_json(request, ChangeBody)
+    changes = services_of(request).changes
+    async with limited(request, account, Limited.PURCHASES):
+        changed = await changes.change(account, body.plan, _interval(body.interval), body.quantity)
+    return purchase_answer(request, account, changed)
+
+
+def _interval(period: Period | None) -> Interval | None:
+    return None if period is None else Interval(period)
+
+
+async def cancel(request: Request) -> Response:
+    """POST /api/subscriptions/cancel: end the subscription with its period, or now."""
+    account = await account_of(request)
+    body = await read_json(request, CancelBody)
+    async with limited(request, account, Limited.PURCHASES):
+        row = await services_of(request).changes.cancel(account, at_once=body.when == "now")
+    return answer({"subscription": _subscription(request, row)})
+
+
+async def resume(request: Request) -> Response:
+    """POST /api/subscriptions/resume: take back an end that has not come yet."""
+    account = await account_of(request)
+    async with limited(request, account, Limited.PURCHASES):
+        row = await services_of(request).changes.resume(account)
+    return answer({"subscription": _subscription(request, row)})
+
+
+async def top_up(request: Request) -> Response:
+    """POST /api/top-ups: credits bought once, beside any plan."""
+    account = await account_of(request)
+    body = await read_json(request, TopUpBody)
+    purchases = services_of(request).purchases
+    async with limited(request, account, Limited.PURCHASES):
+        bought = await purchases.top_up(account, body.plan, body.quantity)
+    return purchase_answer(request, account, bought)
+
+
+async def adopt(request: Request) -> Response:
+    """POST /api/invoices: take up an invoice that the SaaS created by itself in Stripe."""
+    account = await account_of(request)
+    body = await read_json(request, AdoptBody)
+    async with limited(request, account, Limited.ADOPTIONS):
+        adopted = await services_of(request).purchases.adopt(account, body.invoice)
+    return purchase_answer(request, account, adopted)
+
+
+async def invoice_status(request: Request) -> Response:
+    """GET /api/invoices/{invoice}: the status message; the fallback for a socket."""
+    return answer(await _own_status(request, await account_of(request)))
+
+
+async def fresh_ticket(request: Request) -> Response:
+    """POST /api/invoices/{invoice}/ticket: a fresh ticket for the customer whose invoice it is."""
+    account = await account_of(request)
+    status = await _own_status(request, account)
+    tickets = services_of(request).tickets
+    ticket = tickets.issue(status.invoice, account.id)
+    return answer({"ticket": ticket, "expires_at": tickets.expires_at(now())})
+
+
+async def account_ticket(request: Request) -> Response:
+    """POST /api/account/ticket: a fresh ticket for the customer's own balance."""
+    account = await account_of(request)
+    tickets = services_of(request).tickets
+    ticket = tickets.issue_for_account(account.id)
+    return answer({"ticket": ticket, "expires_at": tickets.expires_at(now())})
+
+
+async def account(request: Request) -> Response:
+    """GET /api/account: the balance, the subscription, and what is being activated or has to be paid."""
+    own, _ = await current_grants(services_of(request), await account_of(request))
+    row = await current_subscription(own)
+    return answer(
+        {
+            "balance": own.balance,
+            "subscription": row and _subscription(request, row),
+            "installments": await _to_come(own),
+            "activating": await activating_of(services_of(request), own),
+        }
+    )
+
+
+async def entries(request: Request) -> Response:
+    """GET /api/account/entries: the ledger as the customer may read it, newest first, `before` an id."""
+    own = await account_of(request)
+    wanted = LedgerEntry.filter(account_id=own.id)
+    if before := request.query_params.get("before"):
+        if not before.isascii() or not before.isdecimal() or len(before) > 18:
+            raise InvalidInput("`before` is the id of an entry.")
+        wanted = wanted.filter(id__lt=int(before))
+    with storage_errors():
+        rows = await wanted.order_by("-id").limit(ENTRIES + 1)
+    shown = [
+        {
+            "id": row.id,
+            "kind": row.kind,
+            "credits": row.credits,
+            "balance": row.balance_after,
+            "reason": row.reason,
+            "at": row.created_at,
+        }
+        for row in rows[:ENTRIES]
+    ]
+    return answer({"entries": shown, "has_more": len(rows) > ENTRIES})
+
+
+def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
+    price = services_of(request).prices.get(row.price or "")
+    return {
+        "id": row.id,
+        "status": row.status,
+        "plan": row.plan,
+        "interval": price and price.interval,
+        "quantity": row.quantity,
+        "pending_plan": row.pending_plan,
+        "current_period_end": row.current_period_end,
+        "cancel_at": row.cancel_at,
+        "ended_at": row.ended_at,
+    }
+
+
+async def _to_come(own: Account) -> list[dict[str, Any]]:
+    """The parts of a yearly plan that are still to come."""
+    planned = CreditGrant.filter(account_id=own.id, state=GrantState.PLANNED, credits__gt=0)
+    planned = planned.exclude(invoice__status=InvoiceStatus.REVERSED)  # unless its refund fails
+    with storage_errors():
+        rows = await planned.order_by("due_at").limit(24)
+    return [{"credits": row.credits, "plan": row.plan, "due_at": row.due_at} for row in rows]
+
+
+async def _own_status(request: Request, account: Account) -> StatusMessage:
+    invoice = request.path_params["invoice"]
+    with storage_errors():
+        # What is no id of an invoice (it may hold anything) never reaches the database.
+        own = _is_invoice_id(invoice) and await Invoice.exists(id=invoice, account_id=account.id)
+        status = await read_status(invoice) if own else None
+    if status is None:
+        raise NotFound(f"There is no invoice {invoice} for this customer.")
+    return status
+
+
+def _is_invoice_id(text: str) -> bool:
+    try:
+        msgspec.convert(text, InvoiceId)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+ROUTES = [
+    Route("/api/plans", plans, methods=["GET"]),
+    Route("/api/subscriptions", subscribe, methods=["POST"]),
+    Route("/api/subscriptions/change", change, methods=["POST"]),
+    Route("/api/subscriptions/cancel", cancel, methods=["POST"]),
+    Route("/api/subscriptions/resume", resume, methods=["POST"]),
+    Route("/api/top-ups", top_up, methods=["POST"]),
+    Route("/api/invoices", adopt, methods=["POST"]),
+    Route("/api/invoices/{invoice}", invoice_status, methods=["GET"]),
+    Route("/api/invoices/{invoice}/ticket", fresh_ticket, methods=["POST"]),
+    Route("/api/account", account, methods=["GET"]),
+    Route("/api/account/ticket", account_ticket, methods=["POST"]),
+    Route("/api/account/entries", entries, methods=["GET"]),
+]

@@ -1,0 +1,145 @@
+"""The HTTP API's part about credits: what there is, spending, and reserving. docs/api.md describes it.
+
+Each handler authenticates, validates, does one thing in one transaction, and tells the account's
+other pages what the balance is now. Moving credits needs a token of the backend's scope.
+What it refuses to do: grant.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from paidup.credits import reservations
+from paidup.db.models import Account
+from paidup.errors import InsufficientCredits, InvalidInput
+from paidup.services import Services
+from paidup.web.auth import Scope
+from paidup.web.dependencies import account_of, activating_of, current_grants, moving, services_of
+from paidup.web.http import PRINTABLE, answer, read_json
+from paidup.web.problems import problem_of
+
+Key = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
+Credits = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+
+
+class SpendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`key` is the caller's: the same key spends once, however often it is sent."""
+
+    credits: Credits
+    key: Key
+
+
+class ReserveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`key` names the reservation from here on."""
+
+    credits: Credits
+    key: Key
+    expires_in_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 900
+
+
+class CommitBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: Key
+    credits: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: Key
+
+
+async def credits(request: Request) -> Response:
+    """GET /api/credits: the balance, the live grants, the next expiry, and what is being activated."""
+    account = await account_of(request)
+    account, grants = await current_grants(services_of(request), account)
+    expiring = next((grant for grant in grants if grant.expires_at), None)
+    return answer(
+        {
+            "balance": account.balance,
+            "grants": [
+                {
+                    "invoice": grant.invoice_id,
+                    "plan": grant.plan or grant.invoice.plan,
+                    "credits": grant.credits,
+                    "remaining": grant.remaining,
+                    "expires_at": grant.expires_at,
+                }
+                for grant in grants
+            ],
+            "next_expiry": expiring and {"at": expiring.expires_at, "credits": expiring.remaining},
+            "activating": await activating_of(services_of(request), account),
+        }
+    )
+
+
+async def spend(request: Request) -> Response:
+    """POST /api/credits/spend: take credits, once for each key; 402 tells of a payment being activated."""
+    account = await account_of(request, Scope.BACKEND)
+    body = await read_json(request, SpendBody)
+    bounded(services_of(request), body.credits)
+    try:
+        async with moving(services_of(request), account) as locked:
+            spent = await reservations.spend(locked, body.credits, body.key, services_of(request).clock())
+    except InsufficientCredits as error:
+        return await _insufficient(request, account, error)
+    return answer(spent)
+
+
+async def reserve(request: Request) -> Response:
+    """POST /api/credits/reserve: set credits aside, once for each key; refused as a spend is."""
+    account = await account_of(request, Scope.BACKEND)
+    body = await read_json(request, ReserveBody)
+    bounded(services_of(request), body.credits)
+    at = services_of(request).clock()
+    expires_at = at + timedelta(seconds=body.expires_in_s)
+    try:
+        async with moving(services_of(request), account) as locked:
+            before = locked.version
+            reserved = await reservations.reserve(locked, body.credits, body.key, expires_at, at)
+    except InsufficientCredits as error:
+        return await _insufficient(request, account, error)
+    return answer(reserved, 201 if locked.version != before else 200)
+
+
+async def commit(request: Request) -> Response:
+    """POST /api/credits/commit: spend what was used of a reservation; the rest goes back."""
+    account = await account_of(request, Scope.BACKEND)
+    body = await read_json(request, CommitBody)
+    async with moving(services_of(request), account) as locked:
+        spent = await reservations.commit(locked, body.key, body.credits, services_of(request).clock())
+    return answer(spent)
+
+
+async def release(request: Request) -> Response:
+    """POST /api/credits/release: all that is reserved goes back."""
+    account = await account_of(request, Scope.BACKEND)
+    body = await read_json(request, ReleaseBody)
+    async with moving(services_of(request), account) as locked:
+        released = await reservations.release(locked, body.key, services_of(request).clock())
+    return answer(released)
+
+
+def bounded(services: Services, credits: int) -> None:
+    """Raises InvalidInput beyond SPEND_MAX_CREDITS."""
+    limit = services.settings.spend_max_credits
+    if credits > limit:
+        raise InvalidInput(f"At most {limit} credits can be spent or reserved at once.")
+
+
+async def _insufficient(request: Request, account: Account, error: InsufficientCredits) -> Response:
+    # "Not enough" is not the whole answer to somebody who has just paid.
+    activating = await activating_of(services_of(request), account)
+    return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
+
+
+ROUTES = [
+    Route("/api/credits", credits, methods=["GET"]),
+    Route("/api/credits/spend", spend, methods=["POST"]),
+    Route("/api/credits/reserve", reserve, methods=["POST"]),
+    Route("/api/credits/commit", commit, methods=["POST"]),
+    Route("/api/credits/release", release, methods=["POST"]),
+]

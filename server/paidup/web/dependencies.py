@@ -1,0 +1,106 @@
+"""What the customers' routes share: who asks, what is being activated, how a purchase is answered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from paidup.credits import ledger
+from paidup.db.connection import storage_errors, write_transaction
+from paidup.db.models import Account, CreditGrant, GrantState, Invoice
+from paidup.domain.messages import StatusMessage
+from paidup.errors import InsufficientScope, NotAllowed
+from paidup.rate_limits.account_limits import Limited
+from paidup.realtime.status_queries import read_status
+from paidup.services import Services
+from paidup.subscriptions.checkout import PENDING, Purchase
+from paidup.web.auth import Scope
+from paidup.web.http import answer
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def account_of(request: Request, scope: Scope = Scope.BROWSER) -> Account:
+    """The account of whoever asks, made on first sight. Raises NotAuthenticated, NotAllowed.
+
+    With the scope BACKEND, raises InsufficientScope for a browser's token.
+    """
+    # Where a cookie names the customer, any page can have his browser send it: a foreign one is refused.
+    origin = request.headers.get("origin")
+    if request.method == "POST" and origin and origin not in services_of(request).settings.origins:
+        raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
+    customer = await request.app.state.authenticate(request)
+    if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:
+        raise InsufficientScope(scope)
+    return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
+
+
+def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncContextManager[None]:
+    """The account's turn to have Stripe called, for as long as the block. Raises TooManyRequests."""
+    return services_of(request).account_limits.turn(account.id, what)
+
+
+class Activating(msgspec.Struct, frozen=True):
+    """A payment that is on its way, and the ticket to watch it. `reason` is Stripe's `billing_reason`."""
+
+    invoice: str
+    ticket: str
+    status: StatusMessage
+    reason: str | None
+
+
+async def activating_of(services: Services, account: Account) -> Activating | None:
+    """The payment of this account that is on its way, with a ticket to watch it."""
+    pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
+    with storage_errors():
+        row = await pending.only("id", "billing_reason").first()
+        status = await read_status(row.id) if row else None
+    if row is None or status is None:
+        return None
+    return Activating(row.id, services.tickets.issue(row.id, account.id), status, row.billing_reason)
+
+
+def purchase_answer(request: Request, account: Account, purchase: Purchase) -> Response:
+    body = {
+        "invoice": purchase.status.invoice,
+        "client_secret": purchase.client_secret,
+        "ticket": services_of(request).tickets.issue(purchase.status.invoice, account.id),
+        "status": purchase.status,
+    }
+    return answer(body, 201 if purchase.created else 200)
+
+
+@asynccontextmanager
+async def moving(services: Services, account: Account) -> AsyncIterator[Account]:
+    """The account, locked, in a transaction; once it is committed, its pages hear of a new balance."""
+    async with write_transaction():
+        locked = await ledger.lock_account(account.id)
+        before = locked.version
+        yield locked
+    if locked.version != before:
+        await services.tell_balance(locked)
+
+
+async def current_grants(services: Services, account: Account) -> tuple[Account, list[CreditGrant]]:
+    """The account and its live grants, in the order in which they are spent, once what is over has ended."""
+    at = services.clock()
+    with storage_errors():
+        grants = await _live_grants(account)
+    if any(grant.expires_at and grant.expires_at <= at for grant in grants):
+        async with moving(services, account) as account:
+            await ledger.expire_due(account, at)
+            grants = await _live_grants(account)
+    return account, grants
+
+
+async def _live_grants(account: Account) -> list[CreditGrant]:
+    """In the order in which they are spent."""
+    live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+    return sorted(await live.select_related("invoice"), key=ledger.spending_order)

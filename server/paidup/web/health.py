@@ -1,0 +1,58 @@
+"""/healthz, /readyz, /metrics: for load balancers and Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from paidup import __version__
+from paidup.db.connection import probe
+from paidup.errors import StorageUnavailable
+from paidup.services import Services
+from paidup.web.http import answer
+
+
+async def healthz(_: Request) -> Response:
+    """Alive: the event loop turns."""
+    return answer({"status": "ok", "version": __version__})
+
+
+async def readyz(request: Request) -> Response:
+    """Able to serve: the database answers, Redis carries our own probe back to us, and nobody stops us.
+
+    Alarms are shown and change nothing: taking the process out of rotation would not help.
+    """
+    services: Services = request.app.state.services
+    staying = not request.app.state.sockets.draining
+    checks = {"database": await probe(), "redis": services.hub.healthy, "staying": staying}
+    alarms = await services.alarms.current() if checks["database"] else []
+    ready = all(checks.values())
+    return answer({"ready": ready, **checks, "alarms": alarms}, 200 if ready else 503)
+
+
+async def metrics(request: Request) -> Response:
+    """What this process counts, and what any process reads from the tables: alarms, and what is due."""
+    services: Services = request.app.state.services
+    shown = services.metrics
+    database = await probe()
+    shown.up.labels("database").set(database)
+    shown.up.labels("redis").set(services.hub.healthy)
+    try:
+        if database:
+            (await services.alarms.look()).show(shown)
+    except StorageUnavailable:
+        database = False
+    if not database:
+        # Not known: a gauge that is gone says so, one that stands still would not.
+        shown.alarm.clear()
+        shown.due.clear()
+    return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+ROUTES = [
+    Route("/healthz", healthz, methods=["GET"]),
+    Route("/readyz", readyz, methods=["GET"]),
+    Route("/metrics", metrics, methods=["GET"]),
+]

@@ -1,0 +1,46 @@
+"""Request bodies: bounded before they are read, validated before they are used."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from paidup.errors import InvalidInput
+
+T = TypeVar("T")
+
+PRINTABLE = r"\A[^\x00-\x1f\x7f]+\Z"
+"""Text that a database can hold and a log can show: PostgreSQL takes no NUL."""
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The raw body. Raises HTTPException 413 beyond `limit` bytes, without reading the rest."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise HTTPException(413, f"The body is larger than {limit} bytes.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise HTTPException(413, f"The body is larger than {limit} bytes.")
+    return bytes(body)
+
+
+async def read_json(request: Request, kind: type[T]) -> T:
+    """The body as `kind`. Raises InvalidInput that says what is wrong and where; HTTPException 413."""
+    limit = request.app.state.services.settings.request_max_bytes
+    try:
+        return msgspec.json.decode(await read_body(request, limit), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The body is not what is expected: {error}") from None
+
+
+def answer(value: object, status: int = 200) -> Response:
+    """A JSON answer that nobody may cache."""
+    return Response(
+        msgspec.json.encode(value), status, {"Cache-Control": "no-store"}, media_type="application/json"
+    )

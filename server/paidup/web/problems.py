@@ -1,0 +1,112 @@
+"""Errors at the edge: each of ours becomes an HTTP status and an RFC 9457 problem document."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from paidup import errors
+
+log = structlog.get_logger(__name__)
+
+TYPE_PREFIX = "https://paidup.dev/problems/"
+
+_PROBLEMS: list[tuple[type[errors.PaidupError], int, str, str]] = [
+    (errors.UnknownPlan, 422, "unknown-plan", "There is no such plan"),
+    (errors.WebhookRefused, 400, "webhook-refused", "The delivery was refused"),
+    (errors.InvalidInput, 422, "invalid-input", "The request is not valid"),
+    (errors.NotAuthenticated, 401, "not-authenticated", "Please authenticate"),
+    (errors.InsufficientScope, 403, "insufficient-scope", "The token's scope does not allow this"),
+    (errors.NotAllowed, 403, "not-allowed", "This is not yours"),
+    (errors.NotFound, 404, "not-found", "There is no such thing"),
+    (errors.KeyReused, 409, "key-reused", "The key was used for another amount"),
+    (errors.ReservationOver, 409, "reservation-over", "The reservation is over"),
+    (errors.AlreadySubscribed, 409, "already-subscribed", "Already subscribed"),
+    (errors.AlreadyOnPlan, 409, "already-on-plan", "Already on this plan"),
+    (errors.NotSubscribed, 409, "not-subscribed", "No running subscription"),
+    (errors.InvoiceUnpaid, 409, "invoice-unpaid", "An invoice is unpaid"),
+    (errors.PaymentUnderWay, 409, "payment-under-way", "A payment is being activated"),
+    (errors.Conflict, 409, "conflict", "The request contradicts what exists"),
+    (errors.InsufficientCredits, 402, "insufficient-credits", "Not enough credits"),
+    (errors.TooManyRequests, 429, "too-many-requests", "Too many requests"),
+    (errors.StripeUnavailable, 503, "stripe-unavailable", "Stripe does not answer right now"),
+    (errors.StripeRefused, 502, "stripe-refused", "Stripe refused the request"),
+    (errors.IdentityUnavailable, 503, "identity-unavailable", "The identity provider does not answer"),
+    (errors.StorageUnavailable, 503, "storage-unavailable", "The database does not answer right now"),
+    (errors.ConfigurationError, 503, "not-configured", "The server's configuration is incomplete"),
+]
+_HTTP_PROBLEMS = {
+    404: ("not-found", "There is no such thing"),
+    405: ("method-not-allowed", "This is not done here"),
+    413: ("too-large", "The body is too large"),
+}
+"""What Starlette, or a look at the request alone, refuses. Any other HTTP error is `http`."""
+
+
+def problem(status: int, slug: str, title: str, detail: str, **more: Any) -> Response:
+    """A problem document. `more` are its extension members."""
+    body = {"type": TYPE_PREFIX + slug, "title": title, "status": status, "detail": detail, **more}
+    headers = {"Cache-Control": "no-store"}
+    if status == 503:
+        headers["Retry-After"] = "1"
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(msgspec.json.encode(body), status, headers, "application/problem+json")
+
+
+def problem_of(error: errors.PaidupError, **more: Any) -> Response:
+    """The problem document for one of our errors."""
+    for kind, status, slug, title in _PROBLEMS:
+        if isinstance(error, kind):
+            response = problem(status, slug, title, _detail(error), **more)
+            if isinstance(error, errors.TooManyRequests):
+                response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+            return response
+    raise error
+
+
+def _detail(error: errors.PaidupError) -> str:
+    # What an outage or a misconfiguration says of our insides is for the log, not for the caller.
+    if isinstance(error, errors.StorageUnavailable):
+        return "Nothing was changed. Please try again in a moment."
+    if isinstance(error, errors.ConfigurationError | errors.StripeRefused):
+        return "An operator has been told."
+    if isinstance(error, errors.StripeUnavailable):
+        return "Please try again in a moment."
+    return str(error)
+
+
+async def on_paidup_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.PaidupError)
+    members = {name: getattr(error, name, None) for name in ("invoice", "scope")}
+    response = problem_of(error, **{name: value for name, value in members.items() if value})
+    request.app.state.services.metrics.requests_failed.labels(response.status_code).inc()
+    if response.status_code >= 500:
+        log.error("request_failed", path=request.url.path, error=str(error), kind=type(error).__name__)
+    return response
+
+
+async def on_http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    slug, title = _HTTP_PROBLEMS.get(error.status_code, ("http", error.detail))
+    response = problem(error.status_code, slug, title, error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_client_left(request: Request, _: Exception) -> Response:
+    """Whoever left in the middle of their body hears of nothing, and is no fault of ours."""
+    log.debug("client_left", path=request.url.path)
+    return Response(status_code=400)
+
+
+async def on_exception(request: Request, _: Exception) -> Response:
+    request.app.state.services.metrics.requests_failed.labels(500).inc()
+    # Starlette logs the traceback when it raises the error again.
+    return problem(500, "internal", "Something went wrong here", "The error has been logged.")

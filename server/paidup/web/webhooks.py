@@ -1,0 +1,70 @@
+"""POST /webhooks/stripe: verify the bytes, store the event, handle it, answer.
+
+The order is what matters: nothing is parsed before its signature is checked, nothing is
+answered 200 before it is stored, and nothing is marked handled before it was. A failure to
+handle is still answered 200: the event is kept, and the reconciler tries again. Only what
+could not be stored is answered 503, so that Stripe sends it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from paidup.errors import WebhookRefused
+from paidup.services import Services
+from paidup.stripe_api.gateway import verify_signature
+from paidup.stripe_api.schemas import Event, decode
+from paidup.web.http import answer, read_body
+
+log = structlog.get_logger(__name__)
+
+
+async def stripe_webhook(request: Request) -> Response:
+    services: Services = request.app.state.services
+    body = await read_body(request, services.settings.webhook_max_bytes)
+    try:
+        event = _verified(body, request.headers.get("stripe-signature"), services)
+    except WebhookRefused:
+        services.metrics.webhooks.labels("refused").inc()
+        raise
+    if not await services.events.store(event, body.decode()):
+        services.metrics.webhooks.labels("repeated").inc()
+        services.events.note_repeated(event)
+        return answer({"received": True, "outcome": "handled before"})
+    return answer({"received": True, "outcome": await _handled(event, services)})
+
+
+def _verified(body: bytes, header: str | None, services: Services) -> Event:
+    settings = services.settings
+    verify_signature(body, header, settings.webhook_secrets, settings.webhook_tolerance_s)
+    try:
+        event = decode(Event, body)
+        event.about()
+    except msgspec.DecodeError as error:
+        raise WebhookRefused(f"The body is no event: {error}") from None
+    if event.livemode != settings.livemode:
+        mode = "live" if event.livemode else "test"
+        raise WebhookRefused(f"A {mode}-mode event for a server of the other mode.")
+    return event
+
+
+async def _handled(event: Event, services: Services) -> str:
+    try:
+        async with asyncio.timeout(services.settings.webhook_deadline_s):
+            outcome = await services.events.handle(event)
+    except Exception as error:
+        # Stored, so not lost: what cannot be handled now is the reconciler's, whatever the reason.
+        services.metrics.webhooks.labels("postponed").inc()
+        log.exception("webhook_postponed", stripe_event=event.id, type=event.type, error=str(error))
+        return "postponed"
+    services.metrics.webhooks.labels("handled").inc()
+    return outcome
+
+
+ROUTES = [Route("/webhooks/stripe", stripe_webhook, methods=["POST"])]

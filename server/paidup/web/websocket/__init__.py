@@ -1,0 +1,1 @@
+"""The sockets on which a browser waits: handshake, session, transport."""

@@ -1,0 +1,418 @@
+"""Refunds and disputes (SCENARIOS, S25): the credits go with the money, and come back with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from paidup.credits.audit import audit_all
+from paidup.db.models import Invoice, LedgerEntry, Reversal, ReversalKind
+from paidup.operations.explain import explain
+from paidup.operations.explain_terminal import rendered
+from paidup.settings import PACKAGED_PLANS
+from tests.conftest import World
+from tests.support.ledger_asserts import assert_books_balance
+from tests.support.paidup import next_balance, next_status
+from tests.support.stripe_sandbox import forged_event
+from tests.support.subscription_lifecycle import Life, a_life, grants_of
+from tests.support.waiting import wait_until
+
+FULL, CREDITS = 2900, 2000
+"""What the plan costs, in cents, and what it gives."""
+OLD_VERSION = "2024-06-20"
+
+
+@pytest.fixture
+async def life(world: World) -> AsyncIterator[Life]:
+    """Whatever a test does, the books are right after it, and the customer may read why."""
+    life = await a_life(world)
+    yield life
+    await _everything_adds_up(life)
+
+
+@pytest.fixture
+async def unheard(world: World) -> AsyncIterator[Life]:
+    """The same without webhooks: what Stripe says is delivered by hand."""
+    life = await a_life(world, webhooks=False)
+    yield life
+    await _everything_adds_up(life)
+
+
+async def _everything_adds_up(life: Life) -> None:
+    await assert_books_balance()
+    assert await audit_all() == []
+    _, answer = await life.customer.call("GET", "/api/account/entries")
+    assert all(entry["reason"] for entry in answer["entries"] if entry["kind"] != "spend"), answer
+
+
+# Refunds
+
+
+async def test_a_refund_takes_the_credits_back_and_the_status_says_it(life: Life) -> None:
+    """S25: over HTTP and on the sockets, with a reason that the customer may read."""
+    invoice = await life.buy("pro")
+    async with life.customer.watch_balance() as line:
+        assert (await next_balance(line))["balance"] == CREDITS
+        await life.refund(invoice)
+        assert (await next_balance(line))["balance"] == 0
+    seen = await life.wait_for_status(invoice, "reversed")
+    assert (seen["credits_granted"], seen["balance"]) == (0, 0)
+    _, ticket = await life.post(f"/api/invoices/{invoice}/ticket")
+    async with life.customer.watch({"invoice": invoice, **ticket}) as socket:
+        assert (await next_status(socket))["status"] == "reversed"
+    assert (await life.reasons())[-1] == ("reverse", -CREDITS, "refunded")
+    await life.calm()
+    assert await LedgerEntry.all().count() == 2
+
+
+async def test_refunds_in_part_take_their_part_and_together_the_whole(life: Life) -> None:
+    """S25: in proportion, rounded down; the last cent takes the last credit."""
+    invoice = await life.buy("pro")
+    await life.refund(invoice, 1000)
+    await life.wait_for_balance(CREDITS - CREDITS * 1000 // FULL)
+    assert (await life.status(invoice))["status"] == "active"
+    assert (await life.status(invoice))["credits_granted"] == CREDITS - CREDITS * 1000 // FULL
+    await life.refund(invoice, 1)
+    await life.refund(invoice, FULL - 1001)
+    await life.wait_for_balance(0)
+    await life.wait_for_status(invoice, "reversed")
+
+
+async def test_a_refund_that_fails_later_gives_the_credits_back(life: Life) -> None:
+    """S25: the money is with the merchant again, the credits with the customer."""
+    invoice = await life.buy("pro")
+    await life.spend(300, "before")
+    made = await life.refund(invoice)
+    await life.wait_for_balance(-300)
+    await life.stripe.control(f"refunds/{made['id']}/fail")
+    await life.wait_for_balance(CREDITS - 300)
+    await life.wait_for_status(invoice, "active")
+    assert [entry[:2] for entry in await life.reasons()] == [
+        ("grant", 2000),
+        ("spend", -300),
+        ("reverse", -2000),
+        ("restore", 2000),
+    ]
+
+
+@pytest.mark.parametrize(("card", "then"), [("pm_card_pendingRefund", 0), ("pm_card_refundFail", CREDITS)])
+async def test_a_refund_counts_while_it_is_pending_and_not_once_it_bounces(
+    life: Life, card: str, then: int
+) -> None:
+    """S25: Stripe's cards whose refunds arrive, or bounce, some time later."""
+    invoice = await life.buy("pro", card)
+    await life.refund(invoice)
+    await life.wait_for_balance(0)
+    await life.pass_days(1)
+    assert await life.balance() == then
+    assert (await life.status(invoice))["status"] == ("active" if then else "reversed")
+
+
+async def test_a_refund_that_names_only_a_charge_finds_its_invoice(unheard: Life) -> None:
+    """S25: as Stripe shows it where no PaymentIntent is named: the charge is asked for."""
+    invoice = await unheard.buy_by_hand()
+    made = {**await unheard.refund(invoice), "payment_intent": None}
+    await unheard.paidup.webhook(forged_event("refund.created", made))
+    assert await unheard.balance() == 0
+    foreign = {**made, "id": "re_foreign", "charge": None}
+    _, answer = await unheard.paidup.webhook(forged_event("refund.created", foreign))
+    assert answer["outcome"] == "irrelevant"
+
+
+async def test_a_refund_that_is_heard_of_before_the_payment_leaves_nothing(unheard: Life) -> None:
+    """S25: refund.created overtakes invoice.paid: what is granted then goes at once."""
+    _, purchase = await unheard.post("/api/subscriptions", plan="pro")
+    await unheard.stripe.confirm(purchase["client_secret"])
+    await unheard.refund(purchase["invoice"], FULL // 2)
+    await unheard.deliver("refund.created")
+    assert await unheard.entries() == []
+    await unheard.deliver("invoice.paid")
+    assert [entry[:2] for entry in await unheard.reasons()] == [("grant", 2000), ("reverse", -1000)]
+    await unheard.deliver("refund.created")
+    assert await unheard.balance() == 1000
+
+
+async def test_a_refund_of_an_invoice_that_is_not_known_here_takes_the_invoice_up(unheard: Life) -> None:
+    """S25: bought past Paidup, refunded before we heard of it: credited and taken back, in that order."""
+    await unheard.balance()
+    made = await unheard.stripe.subscribe(await unheard.stripe.customer(), "pro", "ada")
+    invoice = made["latest_invoice"]
+    await unheard.stripe.confirm(invoice["confirmation_secret"]["client_secret"])
+    intent = invoice["confirmation_secret"]["client_secret"].partition("_secret_")[0]
+    await unheard.stripe.api("POST", "refunds", payment_intent=intent)
+    await unheard.deliver("refund.created")
+    assert [entry[:2] for entry in await unheard.reasons()] == [("grant", 2000), ("reverse", -2000)]
+    assert (await unheard.status(invoice["id"]))["status"] == "reversed"
+
+
+async def test_what_is_told_out_of_order_and_many_times_counts_once(unheard: Life) -> None:
+    """S25: failed comes before created, and each of them ten times."""
+    invoice = await unheard.buy_by_hand()
+    bounced = await unheard.refund(invoice, 1450)
+    await unheard.stripe.control(f"refunds/{bounced['id']}/fail")
+    await unheard.deliver("refund.failed", bounced["id"])
+    for _ in range(10):
+        await unheard.deliver("refund.created", bounced["id"])
+    assert await unheard.balance() == CREDITS
+    arrived = await unheard.refund(invoice, 1450)
+    event = await unheard.stripe.event("refund.created", arrived["id"])
+    for number in range(10):
+        twin = {**event, "id": f"{event['id']}{number // 2}"}  # one change may make several events
+        await unheard.paidup.webhook(json.dumps(twin).encode())
+    assert await unheard.entries() == [("grant", 2000), ("reverse", -1000)]
+
+
+@pytest.mark.parametrize("sweep", ["reversals", "undelivered_events"])
+async def test_a_refund_that_no_webhook_tells_of_is_found(life: Life, sweep: str) -> None:
+    """S25: in Stripe's list of refunds, or among the events that it could not deliver."""
+    invoice = await life.buy("pro")
+    await life.calm()
+    await life.stripe.conditions(webhook_drop=True)
+    await life.refund(invoice)
+    assert await life.balance() == CREDITS
+    await wait_until(getattr(life.paidup.services.reconciler, sweep))
+    assert await life.balance() == 0
+    assert (await life.status(invoice))["status"] == "reversed"
+
+
+async def test_refunds_of_payments_that_are_not_ours_are_asked_about_once(life: Life) -> None:
+    """S25: another product of the same Stripe account costs no call each time the list is read."""
+    intent = await life.stripe.api(
+        "POST", "payment_intents", amount=500, currency="usd", payment_method="pm_card_visa", confirm="true"
+    )
+    foreign = await life.stripe.api("POST", "refunds", payment_intent=intent["id"])
+    reconciler = life.paidup.services.reconciler
+    since = int(foreign["created"]) - 60
+    await life.calm()
+    await life.stripe.control("calls/reset")
+    for _ in range(3):
+        found, last, more = await reconciler._take_reversals(ReversalKind.REFUND, since, None)
+        assert (found, last, more) == (0, foreign["id"], False)
+    assert await life.stripe.calls("GET /v1/invoice_payments") == 1
+
+
+# Disputes
+
+
+async def test_a_dispute_withholds_what_remains_until_it_is_won(life: Life) -> None:
+    """S25: what was spent stays spent, the rest cannot be; once won, it is there again."""
+    invoice = await life.buy("pro")
+    await life.spend(600, "before")
+    dispute = await life.dispute(invoice)
+    await life.wait_for_balance(0)
+    status, refused = await life.customer.spend(1, "meanwhile")
+    assert (status, refused["balance"]) == (402, 0)
+    assert (await life.status(invoice))["status"] == "active"
+    await life.stripe.control(f"disputes/{dispute['id']}/close", {"status": "won"})
+    await life.wait_for_balance(1400)
+    await life.spend(1400, "after")
+    assert [entry for entry in await life.reasons() if entry[0] in ("freeze", "restore")] == [
+        ("freeze", -1400, "the payment is disputed"),
+        ("restore", 1400, "the dispute is over: the payment stands"),
+    ]
+
+
+async def test_a_dispute_that_is_lost_leaves_a_debt_that_the_next_grant_pays(life: Life) -> None:
+    """S25: for what was spent; until then each spend is refused, and shows the debt."""
+    invoice = await life.buy("pro")
+    await life.spend(600, "before")
+    dispute = await life.dispute(invoice)
+    await life.wait_for_balance(0)
+    await life.stripe.control(f"disputes/{dispute['id']}/close", {"status": "lost"})
+    await life.wait_for_balance(-600)
+    status, refused = await life.customer.spend(1, "meanwhile")
+    assert (status, refused["balance"]) == (402, -600)
+    assert (await life.wait_for_status(invoice, "reversed"))["balance"] == -600
+    await life.top_up()
+    await life.wait_for_balance(400)
+    await life.spend(400, "after")
+
+
+async def test_an_inquiry_withholds_nothing_unless_it_becomes_a_dispute(life: Life) -> None:
+    """S25: the bank only asks; no money has moved."""
+    invoice = await life.buy("pro")
+    dispute = await life.dispute(invoice, inquiry=True)
+    await life.calm()
+    assert await life.balance() == CREDITS
+    await life.stripe.control(f"disputes/{dispute['id']}/escalate")
+    await life.wait_for_balance(0)
+
+
+async def test_an_inquiry_that_is_closed_leaves_no_trace_in_the_ledger(life: Life) -> None:
+    """S25."""
+    invoice = await life.buy("pro")
+    dispute = await life.dispute(invoice, inquiry=True)
+    await life.stripe.control(f"disputes/{dispute['id']}/close", {"status": "warning_closed"})
+    await life.calm()
+    assert (await Reversal.get()).status == "warning_closed"
+    assert await life.entries() == [("grant", 2000)]
+
+
+async def test_a_dispute_about_a_part_withholds_that_part(life: Life) -> None:
+    """S25: and takes only that, once it is lost."""
+    invoice = await life.buy("pro")
+    dispute = await life.dispute(invoice, amount=FULL // 2)
+    await life.wait_for_balance(1000)
+    await life.spend(400, "meanwhile")
+    await life.stripe.control(f"disputes/{dispute['id']}/close", {"status": "lost"})
+    await life.calm()
+    assert await life.balance() == 600
+    assert (await life.status(invoice))["status"] == "active"
+
+
+async def test_a_dispute_is_won_and_then_the_money_is_given_back(life: Life) -> None:
+    """S25: of good will: the credits go with it all the same."""
+    invoice = await life.buy("pro")
+    dispute = await life.dispute(invoice)
+    await life.wait_for_balance(0)
+    await life.stripe.control(f"disputes/{dispute['id']}/close", {"status": "won"})
+    await life.wait_for_balance(CREDITS)
+    await life.refund(invoice)
+    await life.wait_for_balance(0)
+    await life.wait_for_status(invoice, "reversed")
+    assert [kind for kind, _ in await life.entries()] == ["grant", "freeze", "restore", "reverse"]
+
+
+# Years
+
+
+async def test_the_parts_of_a_year_that_come_while_it_is_disputed_are_withheld(life: Life) -> None:
+    """S25: each as it comes; all of them are there once the dispute is won."""
+    invoice = await life.buy("pro", interval="year")
+    dispute = await life.dispute(invoice)
+    await life.wait_for_balance(0)
+    await life.pass_days(32)
+    assert await life.balance() == 0
+    assert await life.entries() == [("grant", 2000), ("freeze", -2000), ("grant", 2000), ("freeze", -2000)]
+    await life.stripe.control(f"disputes/{dispute['id']}/close", {"status": "won"})
+    await life.wait_for_balance(4000)
+
+
+async def test_a_year_that_is_refunded_in_part_gives_less_each_month(life: Life) -> None:
+    """S25: half of the money went back, so half of each part comes."""
+    invoice = await life.buy("pro", interval="year")
+    await life.refund(invoice, 14500)
+    await life.wait_for_balance(1000)
+    await life.pass_days(32)
+    assert await life.balance() == 2000
+
+
+async def test_a_year_that_is_refunded_gives_nothing_more_unless_the_refund_fails(life: Life) -> None:
+    """S25: then all that was due meanwhile comes."""
+    invoice = await life.buy("pro", interval="year")
+    made = await life.refund(invoice)
+    await life.wait_for_balance(0)
+    await life.pass_days(64)
+    assert await life.entries() == [("grant", 2000), ("reverse", -2000)]
+    assert (await life.account())["installments"] == []
+    await life.stripe.control(f"refunds/{made['id']}/fail")
+    await life.wait_for_status(invoice, "active")
+    await life.work()
+    assert await life.balance() == 6000
+    assert [state for state, _, _ in await grants_of(invoice)].count("live") == 3
+
+
+# Credit notes
+
+
+@pytest.mark.parametrize("way", ["credit_amount", "out_of_band_amount", "refund_amount"])
+async def test_a_credit_note_takes_the_credits_whichever_way_the_money_went(life: Life, way: str) -> None:
+    """S25: to the customer's balance at Stripe, past Stripe, or as a refund, which is not counted twice."""
+    invoice = await life.buy("pro")
+    await life.credit_note(invoice, amount=FULL // 2, **{way: FULL // 2})
+    await life.wait_for_balance(1000)
+    await life.calm()
+    assert await life.balance() == 1000
+    await life.credit_note(invoice, amount=FULL // 2, **{way: FULL // 2})
+    await life.wait_for_balance(0)
+    await life.wait_for_status(invoice, "reversed")
+
+
+async def test_a_credit_note_on_an_open_invoice_takes_no_credit(life: Life) -> None:
+    """S25: it lowers what is asked for, as a discount does, whether it is void later or not."""
+    _, purchase = await life.post("/api/subscriptions", plan="pro")
+    void = await life.credit_note(purchase["invoice"], amount=500)
+    await life.stripe.api("POST", f"credit_notes/{void['id']}/void")
+    await life.credit_note(purchase["invoice"], amount=900)
+    await life.pay(purchase)
+    await life.calm()
+    assert await life.balance() == CREDITS
+    await life.refund(purchase["invoice"])
+    await life.wait_for_balance(0)
+    await life.wait_for_status(purchase["invoice"], "reversed")
+
+
+async def test_a_credit_note_in_an_old_shape_is_read_again(unheard: Life) -> None:
+    """S25: an endpoint of an older version does not show what went back as a refund."""
+    invoice = await unheard.buy_by_hand()
+    note = await unheard.credit_note(invoice, amount=FULL // 2, refund_amount=FULL // 2)
+    await unheard.deliver("refund.created")
+    for missing in (["refunds"], ["post_payment_amount", "refunds"]):
+        old = {name: value for name, value in note.items() if name not in missing}
+        await unheard.paidup.webhook(forged_event("credit_note.created", old, api_version=OLD_VERSION))
+        assert await unheard.balance() == 1000
+    other = await unheard.credit_note(invoice, amount=FULL // 2, credit_amount=FULL // 2)
+    old = {name: value for name, value in other.items() if name != "post_payment_amount"}
+    await unheard.paidup.webhook(forged_event("credit_note.created", old, api_version=OLD_VERSION))
+    assert await unheard.balance() == 0
+
+
+# By policy, and for the operators
+
+
+async def test_what_was_spent_is_forgiven_where_the_policy_says_so(world: World) -> None:
+    """S25: what is left goes, nobody owes the rest, and a refund that fails gives back what went."""
+    plans = world.folder / "plans.toml"
+    text = PACKAGED_PLANS.read_text()
+    plans.write_text(text.replace('spent_then_refunded = "debt"', 'spent_then_refunded = "forgive"'))
+    assert plans.read_text() != text
+    life = await a_life(world, plans_file=plans)
+    invoice = await life.buy("pro")
+    await life.spend(600, "before")
+    made = await life.refund(invoice)
+    await life.wait_for_status(invoice, "reversed")
+    assert await life.balance() == 0
+    await life.stripe.control(f"refunds/{made['id']}/fail")
+    await life.wait_for_balance(1400)
+    await _everything_adds_up(life)
+
+
+async def test_explain_tells_what_went_back_and_what_is_withheld(life: Life) -> None:
+    """S25, S36: in the headline and in the timeline, for a person who asks why he has no credits."""
+    invoice = await life.buy("pro")
+    await life.refund(invoice, FULL // 2)
+    await life.wait_for_balance(1000)
+    await life.dispute(invoice, amount=FULL // 4)
+    await life.wait_for_balance(500)
+
+    async def told() -> str:
+        console = Console(width=200, record=True, file=StringIO())
+        console.print(rendered(await explain(invoice)))
+        return console.export_text()
+
+    async def both_told() -> bool:
+        return "reason=refunded" in await told() and "reason=the payment is disputed" in await told()
+
+    await wait_until(both_told)
+    assert "1000 credits were taken back, 500 are withheld by a dispute" in await told()
+    await life.refund(invoice)
+    await life.wait_for_status(invoice, "reversed")
+    assert "The payment was taken back, and its credits with it" in await told()
+
+
+async def test_the_reasons_are_the_customers_to_read(life: Life) -> None:
+    """S25: no entry shows him Stripe's ids or the merchant's words."""
+    invoice = await life.buy("pro")
+    note = await life.credit_note(invoice, amount=100, credit_amount=100)
+    await life.dispute(invoice)
+    await life.wait_for_balance(0)
+    shown: list[Any] = await life.reasons()
+    text = " ".join(reason for _, _, reason in shown)
+    assert [reason for _, _, reason in shown] == ["pro, paid", "credited back", "the payment is disputed"]
+    assert note["id"] not in text
+    assert (await Invoice.get(id=invoice)).credits_reversed == CREDITS * 100 // FULL

@@ -1,0 +1,39 @@
+"""The books, read as an auditor reads them: does the ledger agree with the balances and the grants?"""
+
+from __future__ import annotations
+
+from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, StripeEvent
+from paidup.domain.decisions import InvoiceStatus
+
+
+async def assert_books_balance(grants: int | None = None) -> None:
+    """For every account, balance = sum of entries = what remains in live grants, less the debt.
+
+    One first grant stands for each invoice that was settled, and no grant holds more than it gave.
+    `grants` is how many there must be in all, where the test knows. Uses this process's database
+    connection: a server must run here, or `open_database` be open.
+    """
+    for account in await Account.all():
+        entries = await LedgerEntry.filter(account_id=account.id).order_by("id")
+        live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
+        summed = sum(entry.credits for entry in entries)
+        remaining = sum(grant.remaining for grant in live)
+        name = account.external_id
+        assert account.balance == summed, (name, account.balance, summed)
+        # A balance below zero is a debt, and whoever owes has nothing live.
+        assert max(0, account.balance) == remaining, (name, account.balance, remaining)
+        assert account.balance == (entries[-1].balance_after if entries else 0), account.external_id
+    for grant in await CreditGrant.all():
+        held = grant.remaining + grant.frozen + grant.expired
+        assert min(grant.remaining, grant.frozen, grant.expired) >= 0
+        assert held <= grant.credits, (grant.id, held, grant.credits)
+    granted = sorted([grant.invoice_id for grant in await CreditGrant.filter(installment=1)])
+    settled = Invoice.filter(status__in=[InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED])
+    assert granted == sorted([invoice.id for invoice in await settled])
+    assert grants is None or len(granted) == grants, granted
+
+
+async def row_counts() -> dict[str, int]:
+    """How many rows each table of money and events holds: equal before and after means untouched."""
+    tables = (Account, Invoice, CreditGrant, LedgerEntry, StripeEvent)
+    return {table.__name__: await table.all().count() for table in tables}

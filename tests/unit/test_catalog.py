@@ -1,0 +1,149 @@
+"""plans.toml: what is read, and what is refused with its place."""
+
+from __future__ import annotations
+
+import pytest
+
+from paidup.domain.catalog import Rollover, parse_catalogue
+from paidup.errors import ConfigurationError, InvalidInput, UnknownPlan
+from paidup.settings import PACKAGED_PLANS
+
+PRICE = 'lookup_key = "{key}"\namount_minor = 900\n'
+
+
+def plan(plan_id: str = "basic", key: str = "basic_monthly", more: str = "", price_more: str = "") -> str:
+    return (
+        f'[[plans]]\nid = "{plan_id}"\nname = "A plan"\ncredits = 500\n{more}\n'
+        f"[[plans.prices]]\n{PRICE.format(key=key)}{price_more}\n"
+    )
+
+
+def refusal(text: str | bytes) -> str:
+    with pytest.raises(ConfigurationError) as refused:
+        parse_catalogue(text.encode() if isinstance(text, str) else text, "ours.toml")
+    (problem,) = refused.value.problems
+    return problem
+
+
+def test_the_packaged_catalogue_is_read() -> None:
+    catalogue = parse_catalogue(PACKAGED_PLANS.read_bytes())
+    assert [(sold.id, sold.credits) for sold in catalogue.plans] == [
+        ("basic", 500),
+        ("advanced", 1200),
+        ("pro", 2000),
+        ("extra", 1000),
+    ]
+    assert len(catalogue.lookup_keys) == 7
+    assert [sold.id for sold in catalogue.plans if sold.top_up] == ["extra"]
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    (sold,) = parse_catalogue(plan().encode()).plans
+    assert (sold.trial_credits, sold.rollover, sold.description) == (0, Rollover.KEEP, "")
+    assert (sold.prices[0].currency, sold.prices[0].interval) == ("usd", "month")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        pytest.param("[[plans]\n", "line 1", id="no TOML"),
+        pytest.param(b"\xff\xfe", "utf-8", id="no text"),
+        pytest.param("", "plans", id="empty"),
+        pytest.param("plans = []", "$.plans", id="no plan"),
+        pytest.param(plan(more="credit = 3"), "credit", id="a misspelt field"),
+        pytest.param(plan().replace("500", "0"), "$.plans[0].credits", id="a plan of nothing"),
+        pytest.param(plan(more="trial_credits = -1"), "$.plans[0].trial_credits", id="a negative trial"),
+        pytest.param(plan(more='rollover = "sometimes"'), "$.plans[0].rollover", id="an unknown rollover"),
+        pytest.param(plan("Not a slug"), "$.plans[0].id", id="an id with spaces"),
+        pytest.param(
+            plan(key="with space"), "$.plans[0].prices[0].lookup_key", id="a lookup key with a space"
+        ),
+        pytest.param(
+            plan(price_more='currency = "USD"'), "$.plans[0].prices[0].currency", id="a currency in capitals"
+        ),
+        pytest.param(
+            plan().replace("900", "9.5"), "$.plans[0].prices[0].amount_minor", id="an amount in whole dollars"
+        ),
+        pytest.param(
+            plan(price_more='interval = "week"'), "$.plans[0].prices[0].interval", id="a weekly price"
+        ),
+        pytest.param(plan(more='rollover = "cap"'), "rollover_cap go together", id="a cap without a number"),
+        pytest.param(plan(more="rollover_cap = 5"), "rollover_cap go together", id="a number without a cap"),
+        pytest.param(
+            plan(more='rollover = "expire"', price_more='interval = "once"'),
+            "does not expire",
+            id="a top-up that expires",
+        ),
+        pytest.param(
+            plan(price_more='interval = "once"')
+            + f'[[plans.prices]]\n{PRICE.format(key="basic_yearly")}interval = "year"\n',
+            "cannot stand beside",
+            id="a plan and a top-up in one",
+        ),
+        pytest.param(plan(more="max_quantity = 0"), "$.plans[0].max_quantity", id="a quantity of nothing"),
+        pytest.param(
+            plan(more="max_quantity = 10001"), "$.plans[0].max_quantity", id="no request names so many"
+        ),
+        pytest.param(
+            plan(more="max_quantity = 1000").replace("900", "100000"),
+            "1000 x 100000: Stripe charges at most 99999999 usd at once",
+            id="a quantity that could not be paid",
+        ),
+        pytest.param(
+            plan(price_more='interval = "once"').replace("900", "0"),
+            "a price paid once cannot be 0",
+            id="a top-up for nothing",
+        ),
+        pytest.param(plan() + plan(key="other"), "plan id used twice: basic", id="one id twice"),
+        pytest.param(
+            plan() + plan("other"), "lookup key used twice: basic_monthly", id="one lookup key twice"
+        ),
+    ],
+)
+def test_a_mistake_is_refused_with_the_file_and_the_place(text: str | bytes, place: str) -> None:
+    problem = refusal(text)
+    assert problem.startswith("ours.toml: ")
+    assert place in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        pytest.param(plan(), 100, id="a team that buys for itself"),
+        pytest.param(plan().replace("900", "0"), 1, id="a price of 0"),
+        pytest.param(plan(more='upgrade = "full"'), 1, id="upgrades in full"),
+        pytest.param(plan(more='upgrade = "full"\nmax_quantity = 7'), 7, id="as it says"),
+    ],
+)
+def test_the_largest_quantity_is_what_the_plan_says_or_a_default_by_its_risk(text: str, limit: int) -> None:
+    """One where credits can come without their money."""
+    (sold,) = parse_catalogue(text.encode()).plans
+    assert sold.quantity_limit == limit
+    sold.check_quantity(limit, sold.prices[0])
+    with pytest.raises(InvalidInput, match=f"at most {limit}, not {limit + 1}"):
+        sold.check_quantity(limit + 1, sold.prices[0])
+
+
+@pytest.mark.parametrize(("currency", "most"), [("usd", 33), ("idr", 100)])
+def test_a_quantity_that_stripe_could_not_charge_is_refused(currency: str, most: int) -> None:
+    """Eight digits of the smallest unit, twelve of Indonesian rupiah."""
+    text = plan(price_more=f'currency = "{currency}"').replace("900", "3000000")
+    (sold,) = parse_catalogue(text.encode()).plans
+    sold.check_quantity(most, sold.prices[0])
+    with pytest.raises(InvalidInput, match=f"at most {most}, not {most + 1}"):
+        sold.check_quantity(most + 1, sold.prices[0])
+
+
+def test_plans_are_found_by_id_and_by_lookup_key() -> None:
+    catalogue = parse_catalogue((plan() + plan("pro", "pro_monthly")).encode())
+    assert catalogue.plan("pro") is catalogue.find("pro") is catalogue.plan("pro")
+    sold = catalogue.plan("pro")
+    assert catalogue.sold_as("pro_monthly") == (sold, sold.prices[0])
+    assert catalogue.find("gone") is catalogue.find(None) is None
+    assert catalogue.sold_as("gone") is None
+
+
+def test_asking_for_an_unknown_plan_names_those_there_are() -> None:
+    catalogue = parse_catalogue((plan() + plan("pro", "pro_monthly")).encode())
+    with pytest.raises(UnknownPlan, match=r"'gold'.*basic, pro"):
+        catalogue.plan("gold")

@@ -1,0 +1,206 @@
+"""The budget of requests: shared by all processes, and never exceeded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from paidup.errors import StripeUnavailable
+from paidup.redis_client import RedisClient, connect_redis
+from paidup.stripe_api.rate_limiter import Budget, Purpose
+from tests.support.processes import free_port
+from tests.support.waiting import wait_until
+
+PER_SECOND = 10
+
+
+class Counting(Budget):
+    """Remembers when each place was taken, by the clock that is compared in Redis."""
+
+    def __init__(self, redis: RedisClient, per_second: int) -> None:
+        super().__init__(redis, per_second)
+        self.taken: list[float] = []
+
+    async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER) -> bool:
+        at = time.time()
+        free = await super()._hit(endpoint, purpose)
+        if free:
+            self.taken.append(at)
+        return free
+
+
+@pytest.fixture
+def endpoint() -> str:
+    """An endpoint's name that no other test has used up."""
+    return f"invoices.retrieve.{uuid4().hex}"
+
+
+@pytest.fixture
+async def two_processes(valkey: str) -> AsyncIterator[tuple[Counting, Counting]]:
+    """Two budgets with connections of their own, as two processes have them."""
+    clients = [connect_redis(valkey) for _ in range(2)]
+    first, second = (Counting(client, PER_SECOND) for client in clients)
+    yield first, second
+    for client in clients:
+        await client.aclose()
+
+
+async def test_two_processes_together_stay_within_the_limit_of_every_second(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S34: in any second, and not just in each: a burst at the end of one may not meet one at the next."""
+    first, second = two_processes
+    await first.take(endpoint, 5)
+    began = first.taken[0]
+    await wait_until(lambda: time.time() > began + 0.85)  # almost the end of the first second
+    await asyncio.gather(*(two_processes[number % 2].take(endpoint, 10) for number in range(22)))
+    taken = [*first.taken, *second.taken]
+    assert len(taken) == 23
+    assert max(sum(at <= other < at + 0.99 for other in taken) for at in taken) <= PER_SECOND
+
+
+async def test_endpoints_have_budgets_of_their_own(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """Stripe counts each endpoint by itself."""
+    first, second = two_processes
+    for name in (endpoint, endpoint + "2"):
+        assert [await first._hit(name) for _ in range(PER_SECOND // 2)] == [True] * (PER_SECOND // 2)
+        assert [await second._hit(name) for _ in range(PER_SECOND // 2)] == [True] * (PER_SECOND // 2)
+
+
+async def test_whoever_waits_too_long_for_a_place_is_told_to_try_again(
+    two_processes: tuple[Counting, Counting], endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> bool:
+        return False
+
+    budget, _ = two_processes
+    monkeypatch.setattr(budget, "_hit", never)
+    with pytest.raises(StripeUnavailable, match="used up"):
+        await budget.take(endpoint, 0.05)
+
+
+async def test_with_redis_away_each_process_counts_by_itself(endpoint: str) -> None:
+    """S34: neither a standstill nor a storm."""
+    away = connect_redis(f"redis://127.0.0.1:{free_port()}")
+    budget = Budget(away, 3)
+    answers = await asyncio.gather(*(budget.take(endpoint, 0.3) for _ in range(30)), return_exceptions=True)
+    assert sum(answer is None for answer in answers) >= 3
+    assert sum(isinstance(answer, StripeUnavailable) for answer in answers) >= 3
+    await away.aclose()
+
+
+async def test_a_process_with_many_who_wait_leaves_another_its_part(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """A hundred wait in the one and five in the other: each process has the same chance of a place."""
+    busy, quiet = two_processes
+    crowd = [asyncio.create_task(busy.take(endpoint, 60)) for _ in range(100)]
+    await wait_until(lambda: len(busy.taken) == PER_SECOND)
+    began = time.time()
+    await asyncio.gather(*(quiet.take(endpoint, 10) for _ in range(5)))
+    assert time.time() - began < 2.8
+    for waiting in crowd:
+        waiting.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+
+
+async def test_the_background_leaves_half_while_nobody_waits_and_more_to_those_who_do(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """A sweep that would take everything gets most of a quiet second; the rest stays free for a customer."""
+    first, second = two_processes
+    took = [await first._hit(endpoint, Purpose.BACKGROUND) for _ in range(2 * PER_SECOND)]
+    assert PER_SECOND // 2 <= took.count(True) <= PER_SECOND // 2 + PER_SECOND // 4
+    assert await second._hit(endpoint)
+
+
+async def test_the_background_has_its_part_while_customers_use_up_the_rest(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    first, second = two_processes
+    for _ in range(PER_SECOND - 3):
+        assert await first._hit(endpoint)
+    took = [await second._hit(endpoint, Purpose.BACKGROUND) for _ in range(5)]
+    assert took == [True] * (PER_SECOND // 4) + [False] * (5 - PER_SECOND // 4)
+
+
+async def test_what_customers_ask_for_uses_half_of_a_second_at_most(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S64: in all processes together; the other half is free for payments on their way."""
+    took = [
+        await process._hit(endpoint, Purpose.REQUEST) for _ in range(PER_SECOND) for process in two_processes
+    ]
+    assert took == [True] * (PER_SECOND // 2) + [False] * (len(took) - PER_SECOND // 2)
+    assert [await two_processes[1]._hit(endpoint) for _ in range(PER_SECOND // 2)] == [True] * (
+        PER_SECOND // 2
+    )
+
+
+async def test_a_payment_on_its_way_waits_for_none_of_those_that_customers_ask_for(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S64: forty adoptions wait when five verifications come: they have no more than their half meanwhile."""
+    budget, _ = two_processes
+    began = time.monotonic()
+    asked = [asyncio.create_task(budget.take(endpoint, 60, Purpose.REQUEST)) for _ in range(40)]
+    await wait_until(lambda: any(task.done() for task in asked))
+    for _ in range(5):
+        await budget.take(endpoint, 10)
+    served = sum(task.done() for task in asked)
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert served <= PER_SECOND // 2 * (time.monotonic() - began + 1)
+    assert served < 40, "those who came first do not go first"
+
+
+async def test_after_a_429_one_request_shows_whether_it_is_over(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S34: the process pauses as a whole, then sends one, and goes on with all once that succeeded."""
+    first, second = two_processes
+    loop = asyncio.get_running_loop()
+    await first.take(endpoint, 1)
+    paused_at = time.time()
+    await asyncio.gather(*(first.refused(endpoint, loop.time(), 0) for _ in range(3)))
+    assert not await second._hit(endpoint), "the other processes pause for a second, too"
+    first.taken.clear()
+    takes = [asyncio.create_task(first.take(endpoint, 10)) for _ in range(5)]
+    await wait_until(lambda: first.taken)
+    assert 1 <= first.taken[0] - paused_at < 2.5, "three refusals of one moment are one pause"
+    assert [take.done() for take in takes].count(True) <= 1
+    first.answered(endpoint)
+    await asyncio.gather(*takes)
+    assert first.taken[-1] - first.taken[0] < 1
+
+
+async def test_who_cannot_wait_out_a_pause_is_told_at_once(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S34: and when to come back, as Stripe asked."""
+    budget, _ = two_processes
+    await budget.refused(endpoint, asyncio.get_running_loop().time(), 20)
+    with pytest.raises(StripeUnavailable, match="slow down") as told:
+        await budget.take(endpoint, 10)
+    assert 19 < told.value.retry_after_s < 25
+
+
+async def test_with_redis_away_a_process_takes_its_part_alone(valkey: str, endpoint: str) -> None:
+    """S34: ten processes that each counted all for themselves would be a storm."""
+    clients = [connect_redis(valkey) for _ in range(2)]
+    first, second = (Counting(client, PER_SECOND) for client in clients)
+    await second._hit(endpoint)
+    await first._hit(endpoint)
+    first._windows.away_until = float("inf")
+    took = [await first._hit(endpoint) for _ in range(PER_SECOND)]
+    # Other tests' processes may be counted, too: for half a minute they may ask again.
+    assert 1 <= took.count(True) <= PER_SECOND // 2
+    for client in clients:
+        await client.aclose()

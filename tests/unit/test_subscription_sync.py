@@ -1,0 +1,257 @@
+"""Subscriptions: the row is what Stripe answered last, whatever events say and whenever they come (S18)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from paidup.db.models import Account, Subscription
+from paidup.domain.catalog import StripePrice
+from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
+from paidup.stripe_api.schemas import ListOf, ObjectId, PendingUpdate, SubscriptionItem
+from paidup.stripe_api.schemas import Subscription as Shape
+from paidup.subscriptions.sync import AFTER_ITS_PERIOD, Subscriptions
+from tests.support.factories import an_account
+
+BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
+PERIOD_END = BEGIN + timedelta(days=30)
+PRICES = {
+    name: StripePrice(name, name, name.removeprefix("price_"), 900, "usd")
+    for name in ("price_basic", "price_pro")
+}
+
+
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    """One for the module: each test has an account of its own."""
+    return module_database_url
+
+
+class Stripe:
+    """Stripe's side: what it answers, and what came of that here."""
+
+    def __init__(self) -> None:
+        self.now = BEGIN
+        self.answer: Shape | None = None
+        self.read: list[str] = []
+        self.ended: list[str] = []
+        self.fails: set[str] = set()
+
+    async def read_subscription(self, subscription: str, patience_s: float | None) -> Shape:
+        if self.answer is None:
+            raise StripeRefused("No such subscription", code="resource_missing", http_status=404)
+        return self.answer
+
+    async def verify(self, invoice: str, *_: Any) -> None:
+        if "read" in self.fails:
+            raise StripeUnavailable("away")
+        self.read.append(invoice)
+
+    async def end_subscription(self, subscription: str) -> None:
+        if "end" in self.fails:
+            raise StorageUnavailable("away")
+        self.ended.append(subscription)
+
+
+@pytest.fixture
+def stripe() -> Stripe:
+    return Stripe()
+
+
+@pytest.fixture
+def subscriptions(stripe: Stripe) -> Subscriptions:
+    return Subscriptions(
+        cast(Any, stripe),
+        PRICES,
+        cast(Any, stripe),
+        cast(Any, SimpleNamespace(read=stripe.verify)),
+        lambda: stripe.now,
+    )
+
+
+@pytest.fixture
+async def ada(database: None) -> Account:
+    return await an_account()
+
+
+def shape(
+    account: Account, status: str = "active", plan: str = "basic", ends: datetime = PERIOD_END, **more: Any
+) -> Shape:
+    item = SubscriptionItem("si_1", ObjectId(f"price_{plan}"), 1, int(ends.timestamp()))
+    return Shape(f"sub_{account.id}", status, str(account.stripe_customer), ListOf([item]), **more)
+
+
+async def row_of(account: Account) -> Subscription:
+    return await Subscription.get(id=f"sub_{account.id}")
+
+
+async def met(subscriptions: Subscriptions, account: Account, **more: Any) -> Shape:
+    """Known, and read once at BEGIN."""
+    known = shape(account, **more)
+    await subscriptions.meet(known.id, account)
+    await subscriptions.learn(known, BEGIN)
+    return known
+
+
+async def test_an_answer_to_an_earlier_question_changes_nothing(
+    subscriptions: Subscriptions, ada: Account
+) -> None:
+    """S18: two ask at once; the one who asked first may be answered last."""
+    await met(subscriptions, ada)
+    await subscriptions.learn(shape(ada, plan="pro"), BEGIN + timedelta(seconds=2))
+    await subscriptions.learn(shape(ada, status="incomplete"), BEGIN + timedelta(seconds=1))
+    row = await row_of(ada)
+    assert (row.status, row.plan, row.as_of) == ("active", "pro", BEGIN + timedelta(seconds=2))
+
+
+async def test_an_event_that_says_what_is_known_causes_no_question(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    known = await met(subscriptions, ada)
+    due = (await row_of(ada)).read_due_at
+    assert await subscriptions.heard(known.id, known) == "as known"
+    assert (await row_of(ada)).read_due_at == due
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        {"status": "canceled"},
+        {"status": "incomplete"},
+        {"plan": "pro"},
+        {"cancel_at": 1_800_000_000},
+        {"ended_at": 1_800_000_000},
+        {"ends": PERIOD_END + timedelta(days=31)},
+        {"latest_invoice": "in_other"},
+        {"pending_update": PendingUpdate([SubscriptionItem("si_1", ObjectId("price_pro"), 1)])},
+    ],
+    ids=lambda news: next(iter(news)),
+)
+async def test_an_event_is_never_believed_and_always_looked_into(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe, news: dict[str, Any]
+) -> None:
+    """S18: whatever it shows that is not known, late or new, Stripe is asked; the row stays till then."""
+    known = await met(subscriptions, ada)
+    stripe.now += timedelta(days=1)
+    assert await subscriptions.heard(known.id, shape(ada, **news)) == "to be read"
+    row = await row_of(ada)
+    assert (row.status, row.plan, row.read_due_at) == ("active", "basic", stripe.now)
+
+
+async def test_an_event_that_shows_nothing_is_looked_into(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    """S19: of another API version."""
+    known = await met(subscriptions, ada)
+    assert await subscriptions.heard(known.id, None) == "to be read"
+    assert (await row_of(ada)).read_due_at == stripe.now
+
+
+async def test_what_is_heard_while_stripe_answers_is_looked_into_as_well(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    """S18: the answer may be of before the news. Once it is of after them, nothing is left to be read."""
+    known = await met(subscriptions, ada)
+    asked_at = stripe.now + timedelta(days=1)
+    stripe.now = asked_at + timedelta(seconds=1)
+    await subscriptions.heard(known.id, shape(ada, plan="pro"))
+    await subscriptions.learn(known, asked_at)
+    assert (await row_of(ada)).read_due_at == stripe.now
+    await subscriptions.learn(shape(ada, plan="pro"), asked_at + timedelta(seconds=2))
+    row = await row_of(ada)
+    assert (row.plan, row.read_due_at) == ("pro", PERIOD_END + AFTER_ITS_PERIOD)
+
+
+async def test_one_of_a_strange_customer_is_not_ours(
+    subscriptions: Subscriptions, ada: Account, database: None
+) -> None:
+    """S18."""
+    stranger = Shape("sub_strange", "active", "cus_nobody", shape(ada).items)
+    assert await subscriptions.heard(stranger.id, stranger) == "not ours"
+    assert await subscriptions.heard("sub_unseen", None) == "not ours"
+    assert not await Subscription.exists(id__in=["sub_strange", "sub_unseen"])
+
+
+async def test_one_that_was_made_past_us_is_read_at_once_even_if_its_invoice_came_first(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    """S18: the invoice's row names it, to be read some time later; the event makes that now."""
+    later = stripe.now + timedelta(seconds=20)
+    await Subscription.create(id=f"sub_{ada.id}", account_id=ada.id, read_due_at=later)
+    await subscriptions.meet(f"sub_{ada.id}", ada)
+    assert (await row_of(ada)).read_due_at == stripe.now
+
+
+async def test_what_runs_is_looked_at_again_when_its_renewal_should_have_come(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    """S20: and one whose renewal is late, once an hour."""
+    known = await met(subscriptions, ada)
+    assert (await row_of(ada)).read_due_at == PERIOD_END + AFTER_ITS_PERIOD
+    stripe.now = PERIOD_END + timedelta(days=2)
+    stripe.answer = known
+    await subscriptions.read(known.id)
+    assert (await row_of(ada)).read_due_at == stripe.now + timedelta(hours=1)
+
+
+async def test_a_renewal_of_which_nobody_told_is_asked_about(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    """S20."""
+    known = await met(subscriptions, ada)
+    stripe.answer = shape(ada, latest_invoice="in_unheard")
+    await subscriptions.read(known.id)
+    assert stripe.read == ["in_unheard"]
+
+
+async def test_what_has_ended_is_asked_about_no_more_and_ends_its_credits(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    """S18."""
+    known = await met(subscriptions, ada)
+    stripe.answer = shape(ada, status="canceled", ended_at=int(BEGIN.timestamp()))
+    await subscriptions.read(known.id)
+    row = await row_of(ada)
+    assert (row.status, row.ended_at, row.read_due_at) == ("canceled", BEGIN, None)
+    assert stripe.ended == [known.id]
+
+
+@pytest.mark.parametrize("what", ["read", "end"])
+async def test_what_fails_on_the_way_is_done_when_it_is_read_again(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe, what: str
+) -> None:
+    """S13: the row says nothing new before the renewal was taken up, or the credits have ended."""
+    known = await met(subscriptions, ada)
+    stripe.answer = shape(ada, status="canceled", latest_invoice="in_unheard")
+    stripe.fails = {what}
+    stripe.now = BEGIN + timedelta(days=1)
+    with pytest.raises(PaidupError):
+        await subscriptions.read(known.id)
+    assert (await row_of(ada)).status == "active"
+    stripe.fails = set()
+    await subscriptions.read(known.id)
+    assert ((await row_of(ada)).status, stripe.ended) == ("canceled", [known.id])
+    assert "in_unheard" in stripe.read
+
+
+async def test_one_that_stripe_does_not_know_is_asked_about_no_more(
+    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+) -> None:
+    known = await met(subscriptions, ada)
+    assert await subscriptions.read(known.id) is None
+    row = await row_of(ada)
+    assert (row.status, row.read_due_at) == ("active", None)
+
+
+async def test_among_several_items_the_one_that_sells_a_plan_counts(
+    subscriptions: Subscriptions, ada: Account
+) -> None:
+    support = SubscriptionItem("si_support", ObjectId("price_support"), 1)
+    made = shape(ada)
+    both = Shape(made.id, made.status, made.customer, ListOf([support, *made.items.data]))
+    await subscriptions.meet(both.id, ada)
+    await subscriptions.learn(both, BEGIN)
+    assert (await row_of(ada)).plan == "basic"
