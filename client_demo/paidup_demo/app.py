@@ -27,7 +27,7 @@ from paidup.clock import now
 from paidup.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from paidup.logs import configure_logging
 from paidup.settings import ENV_FILE, Settings, load_settings
-from paidup.uvicorn_server import drained_at_sigterm, uvicorn_options
+from paidup.uvicorn_server import drain_on_sigterm, uvicorn_options
 from paidup.web.auth import Customer
 from paidup.web.http import answer
 from paidup.web.problems import problem_of
@@ -191,7 +191,7 @@ def main() -> None:
     """Serve the demo, as the environment says, until SIGINT or SIGTERM."""
     settings = load_settings(env_file=ENV_FILE)
     configure_logging(settings.log_level, settings.log_format)
-    app = drained_at_sigterm(create_demo(settings))
+    app = drain_on_sigterm(create_demo(settings))
     uvicorn.run(app, host=settings.host, port=settings.port, **uvicorn_options(settings))
 
 

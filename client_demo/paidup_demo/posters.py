@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from paidup.errors import InsufficientCredits
 from paidup.mounting import Authenticate, InProcess
-from paidup.web.dependencies import services_of
+from paidup.web.dependencies import get_services
 from paidup.web.http import answer, read_json
 from paidup.web.problems import problem_of
 
@@ -35,7 +35,7 @@ def routes(authenticate: Authenticate) -> list[Route]:
     async def print_poster(request: Request) -> Response:
         customer = (await authenticate(request)).external_id
         body = await read_json(request, PosterBody)
-        credits = InProcess(services_of(request))
+        credits = InProcess(get_services(request))
         try:
             spent = await credits.spend(customer, PRICE, key=f"poster-{body.poster}")
         except InsufficientCredits as error:

@@ -34,7 +34,7 @@ from paidup.private_files import PRIVATE_DIRECTORY, private_file
 from paidup.redis_client import connect_redis
 from paidup.settings import ENV_FILE, Settings, load_settings
 from paidup.stripe_api.gateway import open_gateway
-from paidup.stripe_api.rate_limiter import Budget
+from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup_demo.timeline import fault_injection as moments
 from paidup_demo.timeline.fault_injection import Moments
 
@@ -269,7 +269,7 @@ def _raise_for_ended(children: Children) -> None:
 async def _make_prices(settings: Settings, redis_url: str) -> None:
     catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
     redis = connect_redis(redis_url, settings.redis_cluster)
-    budget = Budget(redis, settings.stripe_requests_per_second)
+    budget = RateLimiter(redis, settings.stripe_requests_per_second)
     key, base = settings.stripe_secret_key, settings.stripe_api_base
     try:
         async with open_gateway(key, base, settings.stripe_timeout_s, budget) as gateway:

@@ -54,7 +54,7 @@ def create_app(
             key_set.kept_fresh(services.metrics) if key_set else nullcontext(),
         ):
             app.state.services = services
-            app.state.sockets = sockets.Sockets(services)
+            app.state.sockets = sockets.SocketServer(services)
             keeper = asyncio.create_task(app.state.sockets.keep_forever(), name="sockets")
             try:
                 yield

@@ -1,8 +1,8 @@
 """Batches: one statement does the work of many.
 
 Owns the queues between those who have something to write and one task that writes, which is
-there while there is something to do. `Together`: callers wait for their result; alone, a call is
-made at once, and those that come meanwhile are done by the next. `Later`: nobody waits, and what
+there while there is something to do. `BatchExecutor`: callers wait for their result; alone, a call is
+made at once, and those that come meanwhile are done by the next. `BackgroundBatcher`: nobody waits, and what
 is lost with the process must cost nothing. Refuses to know what is written.
 """
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Together(Generic[T, R]):
+class BatchExecutor(Generic[T, R]):
     """`do` takes several items and returns a result for each, in their order.
 
     Where it fails for several, each is tried by itself, so that what cannot be done fails alone.
@@ -73,7 +73,7 @@ class Together(Generic[T, R]):
                 done.set_result(result)
 
 
-class Later(Generic[T]):
+class BackgroundBatcher(Generic[T]):
     """`do` takes what came in the last `every_s` seconds. What fails, or finds the queue full, is dropped."""
 
     def __init__(

@@ -279,7 +279,7 @@ async def _work(settings: Settings, once: bool) -> None:
                 console.print(f"{sweep}: {rows}")
             return
         _show_metrics(settings, services.metrics)
-        sweeping = asyncio.create_task(services.reconciler.run_forever(settings.reconciler_pace_s))
+        sweeping = asyncio.create_task(services.reconciler.run_forever(settings.reconciler_interval_s))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, sweeping.cancel)
         with suppress(asyncio.CancelledError):

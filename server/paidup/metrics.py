@@ -21,26 +21,28 @@ class Metrics:
         self.activation_seconds = Histogram(
             "paidup_activation_seconds",
             "How long a customer who waited on a socket here waited, by the road that ended it.",
-            ["road"],
+            ["source"],
             buckets=SECONDS,
             registry=self.registry,
         )
         self.settlements = self._counter(
-            "paidup_settlements_total", "Calls of settle() by road and outcome.", "road", "outcome"
+            "paidup_settlements_total", "Calls of settle() by source and outcome.", "source", "outcome"
         )
         self.sweep_seconds = Histogram(
-            "paidup_sweep_seconds",
+            "paidup_reconciler_sweep_duration_seconds",
             "How long one round of a reconciler's sweep took.",
             ["sweep"],
             buckets=SECONDS,
             registry=self.registry,
         )
         self.audit_differences = self._counter(
-            "paidup_audit_differences_total",
+            "paidup_ledger_mismatches_total",
             "Differences that the audit found. Anything above 0 wants a person.",
         )
         self.alarm = self._gauge("paidup_alarm", "1 while the alarm is on.", "name")
-        self.due = self._gauge("paidup_due", "Rows whose time has come, for the reconciler.", "queue")
+        self.due = self._gauge(
+            "paidup_reconciler_backlog", "Rows whose time has come, for the reconciler.", "queue"
+        )
 
     def _of_the_edge(self) -> None:
         self.webhooks = self._counter("paidup_webhooks_total", "Deliveries by what became of them.", "result")
@@ -63,7 +65,7 @@ class Metrics:
             "paidup_up", "1 while this process can use the part it stands on: database, redis.", "part"
         )
         self.gaps = self._counter(
-            "paidup_redis_gaps_total",
+            "paidup_pubsub_gaps_total",
             "Times that messages of Redis may have been missed, and the waiting rows were read again.",
         )
         self.probes_missed = self._counter(
@@ -75,7 +77,7 @@ class Metrics:
             "Channels that were subscribed again after a connection had ended or a slot had moved.",
         )
         self.rescued = self._counter(
-            "paidup_rescued_total",
+            "paidup_resync_deliveries_total",
             "Statuses and balances that were told because their row was read again, and no message had come.",
         )
         self.stripe_requests = self._counter(
@@ -85,7 +87,7 @@ class Metrics:
             "purpose",
         )
         self.stripe_budget_exhausted = self._counter(
-            "paidup_stripe_budget_exhausted_total",
+            "paidup_stripe_rate_limit_timeouts_total",
             "Requests to Stripe that were not made, since no place came free in time.",
             "endpoint",
         )

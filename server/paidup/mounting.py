@@ -25,8 +25,8 @@ from paidup.errors import InvalidInput
 from paidup.graceful_shutdown import before_sigterm
 from paidup.services import Services
 from paidup.web.auth import Authenticate, Claims, Customer, Scope
-from paidup.web.credits_api import CommitBody, ReleaseBody, ReserveBody, SpendBody, bounded
-from paidup.web.dependencies import Activating, activating_of, current_grants, moving
+from paidup.web.credits_api import CommitBody, ReleaseBody, ReserveBody, SpendBody, check_credit_limit
+from paidup.web.dependencies import Activating, account_transaction, current_grants, pending_activation
 
 __all__ = [
     "Activating",
@@ -48,7 +48,7 @@ async def running(paidup: Starlette, drain_at_sigterm: bool = True) -> AsyncIter
     """Open a mounted Paidup for the length of the block: for the host's own lifespan.
 
     Starlette and FastAPI run the lifespan of the outermost application alone. With
-    `drain_at_sigterm`, the sockets are sent away, spread over DRAIN_S, before uvicorn is told to stop.
+    `drain_at_sigterm`, the sockets are sent away, spread over SHUTDOWN_DRAIN_S, before uvicorn is told to stop.
     Raises ConfigurationError (plans file, a second Paidup in this process), StorageUnavailable.
     """
     async with paidup.router.lifespan_context(paidup):
@@ -74,13 +74,13 @@ class InProcess:
 
     async def activating(self, customer: str) -> Activating | None:
         """The newest payment that is on its way, with a ticket to watch it; what a refusal has to show."""
-        return await activating_of(self._services, await self._account(customer))
+        return await pending_activation(self._services, await self._account(customer))
 
     async def spend(self, customer: str, credits: int, key: str) -> Spent:
         """Take `credits`, once for each `key`. Raises InsufficientCredits and KeyReused."""
         body = _checked({"credits": credits, "key": key}, SpendBody)
-        bounded(self._services, body.credits)
-        async with moving(self._services, await self._account(customer)) as locked:
+        check_credit_limit(self._services, body.credits)
+        async with account_transaction(self._services, await self._account(customer)) as locked:
             return await reservations.spend(locked, body.credits, body.key, self._services.clock())
 
     async def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> Reserved:
@@ -88,10 +88,10 @@ class InProcess:
         and ReservationOver.
         """
         body = _checked({"credits": credits, "key": key, "expires_in_s": expires_in_s}, ReserveBody)
-        bounded(self._services, body.credits)
+        check_credit_limit(self._services, body.credits)
         at = self._services.clock()
         expires_at = at + timedelta(seconds=body.expires_in_s)
-        async with moving(self._services, await self._account(customer)) as locked:
+        async with account_transaction(self._services, await self._account(customer)) as locked:
             return await reservations.reserve(locked, body.credits, body.key, expires_at, at)
 
     async def commit(self, customer: str, credits: int, key: str) -> Spent:
@@ -99,13 +99,13 @@ class InProcess:
         and ReservationOver.
         """
         body = _checked({"credits": credits, "key": key}, CommitBody)
-        async with moving(self._services, await self._account(customer)) as locked:
+        async with account_transaction(self._services, await self._account(customer)) as locked:
             return await reservations.commit(locked, body.key, body.credits, self._services.clock())
 
     async def release(self, customer: str, key: str) -> Spent:
         """All that `key` reserved goes back. Raises NotFound and ReservationOver."""
         body = _checked({"key": key}, ReleaseBody)
-        async with moving(self._services, await self._account(customer)) as locked:
+        async with account_transaction(self._services, await self._account(customer)) as locked:
             return await reservations.release(locked, body.key, self._services.clock())
 
     async def _account(self, customer: str) -> Account:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from paidup.clock import Clock, now
 from paidup.domain.catalog import Catalogue
 from paidup.metrics import Metrics
-from paidup.payments.refunds import Clawbacks
+from paidup.payments.refunds import ReversalHandler
 from paidup.payments.settlement import Publish, Settlement, TellBalance
 from paidup.payments.timeline import Timeline
 from paidup.payments.verification import Verification
@@ -20,23 +20,23 @@ from paidup.reconciliation.pruning import DEFAULT_RETENTION, Retention
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import Events
 from paidup.stripe_api.gateway import StripeGateway
-from paidup.stripe_api.prices import PriceBook
-from paidup.subscriptions.sync import Subscriptions
+from paidup.stripe_api.prices import PriceCatalog
+from paidup.subscriptions.sync import SubscriptionSync
 
 
 @dataclass(frozen=True)
 class Roads:
     settlement: Settlement
     verification: Verification
-    clawbacks: Clawbacks
-    subscriptions: Subscriptions
+    clawbacks: ReversalHandler
+    subscriptions: SubscriptionSync
     events: Events
     reconciler: Reconciler
 
 
 def build_roads(
     catalogue: Catalogue,
-    prices: PriceBook,
+    prices: PriceCatalog,
     gateway: StripeGateway,
     hub: Hub,
     timeline: Timeline,
@@ -48,8 +48,8 @@ def build_roads(
 ) -> Roads:
     settlement = Settlement(catalogue, prices, publish, tell_balance, timeline, metrics, clock)
     verification = Verification(gateway, settlement, prices, hub, timeline)
-    clawbacks = Clawbacks(gateway, verification, settlement)
-    subscriptions = Subscriptions(gateway, prices, settlement, verification, clock)
+    clawbacks = ReversalHandler(gateway, verification, settlement)
+    subscriptions = SubscriptionSync(gateway, prices, settlement, verification, clock)
     events = Events(verification, clawbacks, subscriptions, timeline)
     reconciler = Reconciler(
         settlement, verification, events, clawbacks, subscriptions, gateway, metrics, clock, retention

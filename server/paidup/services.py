@@ -22,7 +22,7 @@ from paidup.payments.timeline import Timeline
 from paidup.payments.verification import Verification
 from paidup.rate_limits.account_limits import AccountLimits
 from paidup.realtime.hub import Hub
-from paidup.realtime.resync import reread_forever
+from paidup.realtime.resync import resync_forever
 from paidup.realtime.status_queries import balance_of
 from paidup.realtime.tickets import Tickets
 from paidup.reconciliation.alarms import Alarms
@@ -33,10 +33,10 @@ from paidup.redis_client import RedisClient, connect_redis
 from paidup.roads import build_roads
 from paidup.settings import Settings
 from paidup.stripe_api.gateway import StripeGateway, open_gateway
-from paidup.stripe_api.prices import PriceBook
-from paidup.stripe_api.rate_limiter import Budget
-from paidup.subscriptions.checkout import Purchases
-from paidup.subscriptions.plan_changes import Changes
+from paidup.stripe_api.prices import PriceCatalog
+from paidup.stripe_api.rate_limiter import RateLimiter
+from paidup.subscriptions.checkout import Checkout
+from paidup.subscriptions.plan_changes import PlanChanges
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Services:
     redis: RedisClient
     hub: Hub
     gateway: StripeGateway
-    prices: PriceBook
+    prices: PriceCatalog
     timeline: Timeline
     clock: Clock
     tell_balance: TellBalance
     settlement: Settlement
     verification: Verification
     events: Events
-    purchases: Purchases
-    changes: Changes
+    purchases: Checkout
+    changes: PlanChanges
     reconciler: Reconciler
     tickets: Tickets
     account_limits: AccountLimits
@@ -78,7 +78,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
         redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
-        budget = Budget(redis, settings.stripe_requests_per_second, metrics)
+        budget = RateLimiter(redis, settings.stripe_requests_per_second, metrics)
         gateway = await stack.enter_async_context(
             open_gateway(
                 settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_timeout_s, budget
@@ -90,7 +90,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         timeline = Timeline()
         timeline.open()
         stack.push_async_callback(timeline.close)
-        prices = PriceBook(catalogue, gateway)
+        prices = PriceCatalog(catalogue, gateway)
         await prices.load()
 
         async def tell_balance(account: Account) -> None:
@@ -101,15 +101,15 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             retention=retention_of(settings),
         )
         stack.push_async_callback(roads.verification.close)
-        rereader = asyncio.create_task(reread_forever(hub, settings.reread_s), name="rereader")
+        rereader = asyncio.create_task(resync_forever(hub, settings.resync_interval_s), name="rereader")
         stack.push_async_callback(_cancel, rereader)
         if settings.reconciler_in_server:
-            sweeps = roads.reconciler.run_forever(settings.reconciler_pace_s)
+            sweeps = roads.reconciler.run_forever(settings.reconciler_interval_s)
             stack.push_async_callback(_cancel, asyncio.create_task(sweeps, name="reconciler"))
-        purchases = Purchases(
+        purchases = Checkout(
             *(catalogue, prices, gateway, roads.verification, roads.subscriptions, clock),
         )
-        changes = Changes(
+        changes = PlanChanges(
             *(catalogue, prices, gateway, roads.verification, purchases, roads.subscriptions, clock)
         )
         yield Services(

@@ -65,7 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     auth_jwt_audience: str = ""
     auth_jwt_issuer: str = ""
 
-    websocket_protocol: Literal["slim", "uvicorn"] = "slim"
+    websocket_protocol: Literal["lightweight", "uvicorn"] = "lightweight"
 
     # What it says of itself
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -86,18 +86,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     purchases_per_minute: Count = 60
     adoptions_per_minute: Count = 60
     verifications_per_minute: Count = 120
-    socket_max_wait_s: Seconds = 900.0
+    socket_max_lifetime_s: Seconds = 900.0
     socket_send_timeout_s: Seconds = 5.0
     heartbeat_s: Seconds = 15.0
-    drain_s: Seconds = 10.0
-    reread_s: Seconds = 5.0
+    shutdown_drain_s: Seconds = 10.0
+    resync_interval_s: Seconds = 5.0
     event_payload_days: Days = 90
     timeline_days: Days = 90
     reconciler_in_server: bool = False
-    reconciler_pace_s: Seconds = 2.0
+    reconciler_interval_s: Seconds = 2.0
     worker_metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     auth_jwks_refresh_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 300.0
-    spend_max_credits: Count = 1_000_000
+    max_credits_per_request: Count = 1_000_000
 
     @property
     def effective_database_url(self) -> str:

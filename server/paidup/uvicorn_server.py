@@ -46,7 +46,7 @@ GC_THRESHOLDS = (50_000, 20, 50)
 """Sockets make many long-lived objects; the default thresholds collect all the time (docs/decisions.md)."""
 
 _WEBSOCKETS = {
-    "slim": "paidup.web.websocket.lightweight_protocol:SlimProtocol",
+    "lightweight": "paidup.web.websocket.lightweight_protocol:LightweightProtocol",
     "uvicorn": "paidup.web.websocket.frame_limits:LimitedWebSocketProtocol",
 }
 
@@ -66,10 +66,10 @@ def application() -> Starlette:
     """The application of one worker, from the environment. uvicorn calls it in each process."""
     settings = load_settings(env_file=ENV_FILE)
     configure_logging(settings.log_level, settings.log_format)
-    return drained_at_sigterm(create_app(settings))
+    return drain_on_sigterm(create_app(settings))
 
 
-def drained_at_sigterm(app: Starlette) -> Starlette:
+def drain_on_sigterm(app: Starlette) -> Starlette:
     """The same application as a process of its own has it: its sockets are sent away before SIGTERM
     reaches uvicorn, and the garbage collector is tuned for them.
     """

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from paidup.redis_client import connect_redis
 from paidup.stripe_api.gateway import open_gateway
-from paidup.stripe_api.rate_limiter import Budget
+from paidup.stripe_api.rate_limiter import RateLimiter
 from tests.support.browsers import running_browser
 from tests.support.processes import Child, free_port
 from tests.support.stripe_sandbox import StripeSide
@@ -104,7 +104,7 @@ async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
 
         floor = await _floor(sandbox, stripe_side, rounds, folder)
         table = Table(title=f"From the confirmed payment to “active” ({rounds} rounds)", min_width=110)
-        for column in ("", "p50 ms", "p90 ms", "over the floor ms", "road"):
+        for column in ("", "p50 ms", "p90 ms", "over the floor ms", "source"):
             table.add_column(column, justify="left" if not column else "right")
         table.add_row("floor: one Stripe round trip", *_figures(floor), "", "")
         for delay_ms in (0, 5000):
@@ -146,7 +146,7 @@ async def _floor(sandbox: str, stripe_side: StripeSide, rounds: int, folder: Pat
     invoice = (await stripe_side.api("GET", "invoices?limit=1"))["data"][0]["id"]
     redis = connect_redis(f"unix://{folder / '.paidup' / 'valkey.sock'}")
     try:
-        async with open_gateway("sk_test_bench", sandbox, 10.0, Budget(redis, 1000)) as gateway:
+        async with open_gateway("sk_test_bench", sandbox, 10.0, RateLimiter(redis, 1000)) as gateway:
             await gateway.read_invoice(invoice)
             return [await _timed(lambda: gateway.read_invoice(invoice)) for _ in range(rounds * 5)]
     finally:

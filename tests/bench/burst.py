@@ -28,10 +28,10 @@ from rich.table import Table
 
 from paidup.errors import StripeUnavailable
 from paidup.payments import bulk_verification as crowds
-from paidup.payments.bulk_verification import Part
+from paidup.payments.bulk_verification import TimeWindow
 from paidup.payments.verification import SETTLED_AT_ONCE
-from paidup.payments.verification_queue import Answer, Watches
-from paidup.stripe_api.rate_limiter import Budget, Purpose, admitted
+from paidup.payments.verification_queue import CheckResult, VerificationQueue
+from paidup.stripe_api.rate_limiter import Purpose, RateLimiter, admitted
 from tests.bench.burst_picture import Panel, draw
 from tests.support.virtual_time import run
 
@@ -88,8 +88,8 @@ class Result:
         self.waits: dict[str, list[float]] = {}
         self.requests: Counter[str] = Counter()
 
-    def told(self, road: str, wait_s: float) -> None:
-        self.waits.setdefault(road, []).append(wait_s)
+    def told(self, source: str, wait_s: float) -> None:
+        self.waits.setdefault(source, []).append(wait_s)
 
 
 # The world around the product
@@ -119,7 +119,7 @@ class Stripe:
     def paid(self, invoice: str, at: float) -> bool:
         return at >= self._paid[invoice]
 
-    def page(self, part: Part, after: int | None, at: float) -> tuple[list[str], int | None]:
+    def page(self, part: TimeWindow, after: int | None, at: float) -> tuple[list[str], int | None]:
         """Paid invoices of the part, newest first, a hundred; and where the next page begins."""
         begin = bisect_left(self._made, part.since)
         end = len(self._made) if part.until is None else bisect_left(self._made, part.until)
@@ -154,7 +154,7 @@ class Window:
         return True
 
 
-class SharedBudget(Budget):
+class SharedBudget(RateLimiter):
     """The product's budget, with that window in place of Redis's."""
 
     def __init__(self, window: Window) -> None:
@@ -180,7 +180,7 @@ class World:
         self.watched: dict[str, Process] = {}
         self.listing_until = 0.0
 
-    def settle(self, invoice: str, road: str) -> None:
+    def settle(self, invoice: str, source: str) -> None:
         """Commit, publish, and the socket is told: the process that holds it forgets the watch."""
         if invoice in self.settled:
             return
@@ -191,7 +191,7 @@ class World:
             self.all_told.set()
         if process := self.watched.pop(invoice, None):
             process.watches.remove(invoice)
-        self.result.told(road, at - self.payments[invoice].paid)
+        self.result.told(source, at - self.payments[invoice].paid)
 
 
 class Process:
@@ -201,26 +201,26 @@ class Process:
         self._world = world
         self._budget = SharedBudget(world.window)
         self._settling = asyncio.Semaphore(SETTLED_AT_ONCE)
-        self.watches = Watches(self)
+        self.watches = VerificationQueue(self)
 
     def opened(self, invoice: str) -> None:
         if invoice not in self._world.settled:
             self._world.watched[invoice] = self
             self.watches.add(invoice)
 
-    async def place(self, patience_s: float) -> None:
-        await self._budget.take("retrieve", patience_s)
+    async def place(self, max_wait_s: float) -> None:
+        await self._budget.take("retrieve", max_wait_s)
 
-    async def ask(self, invoice: str) -> Answer:
+    async def ask(self, invoice: str) -> CheckResult:
         if invoice in self._world.settled:
-            return Answer(over=True, asked=False)
+            return CheckResult(over=True, asked=False)
         if not await self._request("retrieve", 0.15):
-            return Answer(over=False, asked=True)
+            return CheckResult(over=False, asked=True)
         if self._world.stripe.paid(invoice, asyncio.get_running_loop().time()):
             await asyncio.sleep(SETTLE_S)
             self._world.settle(invoice, "question")
-            return Answer(over=True, asked=True)
-        return Answer(over=False, asked=True)
+            return CheckResult(over=True, asked=True)
+        return CheckResult(over=False, asked=True)
 
     async def list_paid(self, invoices: list[str]) -> None:
         loop, world = asyncio.get_running_loop(), self._world
@@ -232,7 +232,7 @@ class Process:
         rest = crowds.REST if settled else crowds.LONG_REST
         world.listing_until = loop.time() + rest.total_seconds()
 
-    async def _read_part(self, part: Part) -> int:
+    async def _read_part(self, part: TimeWindow) -> int:
         settled, after = 0, None
         for _ in range(crowds.PAGES_A_PART):
             await self._budget.take("list", 10.0)
@@ -324,13 +324,13 @@ def quantile(waits: list[float], share: float) -> float:
 def rows(table: Table, scenario: str, way: str, result: Result) -> None:
     every = sorted(wait for waits in result.waits.values() for wait in waits)
     asked = f"{result.requests['retrieve']:,} + {result.requests['list']:,}"
-    for index, (road, waits) in enumerate([("all", every), *sorted(result.waits.items())]):
+    for index, (source, waits) in enumerate([("all", every), *sorted(result.waits.items())]):
         waits.sort()
         numbers = [quantile(waits, share) for share in (0.5, 0.9, 0.99)]
         table.add_row(
             scenario if index == 0 else "",
             way if index == 0 else "",
-            road,
+            source,
             f"{100 * len(waits) / len(every):.1f} %",
             *(f"{number:,.2f}" for number in (*numbers, waits[-1])),
             asked if index == 0 else "",

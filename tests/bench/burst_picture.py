@@ -38,7 +38,7 @@ def draw(panels: list[Panel], count: int) -> str:
 
 def _legend() -> str:
     x, parts = LEFT, []
-    shown = {f"told by {road}": colour for road, colour in ROADS.items()}
+    shown = {f"told by {source}": colour for source, colour in ROADS.items()}
     for name, colour in {**shown, "each socket asking Stripe by itself": NAIVE}.items():
         parts.append(f'<rect x="{x}" y="38" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{x + 18}" y="49">{name}</text>')
@@ -47,7 +47,7 @@ def _legend() -> str:
 
 
 def _panel(panel: Panel, top: int) -> list[str]:
-    by_road = {road: _bins(waits) for road, waits in panel.waits.items()}
+    by_road = {source: _bins(waits) for source, waits in panel.waits.items()}
     naive = _bins([wait for waits in panel.naive.values() for wait in waits])
     stacks = [sum(bins[index] for bins in by_road.values()) for index in range(BINS)]
     scale = HEIGHT / max(*stacks, 1)
@@ -55,12 +55,12 @@ def _panel(panel: Panel, top: int) -> list[str]:
     parts = [f'<text x="{LEFT}" y="{top - 4}" font-weight="600">{panel.title}</text>']
     for index in range(BINS):
         y = float(bottom)
-        for road, bins in by_road.items():
+        for source, bins in by_road.items():
             if tall := bins[index] * scale:
                 y -= tall
                 parts.append(
                     f'<rect x="{LEFT + index * step:.1f}" y="{y:.1f}" width="{step - 1:.1f}" '
-                    f'height="{tall:.1f}" fill="{ROADS[road]}"/>'
+                    f'height="{tall:.1f}" fill="{ROADS[source]}"/>'
                 )
     outline = "".join(
         f"V{bottom - min(HEIGHT, naive[index] * scale):.1f}H{LEFT + (index + 1) * step:.1f}"

@@ -22,7 +22,7 @@ from typing import Any
 
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, StatusMessage, encode
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from tests.bench.floors import CHANNEL
 
 FORK = multiprocessing.get_context("fork")
@@ -33,7 +33,7 @@ PER_ADDRESS = 150
 FIRST_VERSION = 1_000_000
 """Published versions have seven digits, so that all messages are of one length."""
 STAMP_DIGITS = 19
-ROADS = list(Road)
+ROADS = list(Source)
 NO_TIMING, BY_STAMP, BY_CHANGE = range(3)
 
 
@@ -111,7 +111,7 @@ class Board:
         elif b'"status":"active"' in frame:
             counters.told += 1
             self.told_ns[listener] = time.monotonic_ns()
-            self.told_via[listener] = ROADS.index(Road(_text_of(frame, b'"via":"')))
+            self.told_via[listener] = ROADS.index(Source(_text_of(frame, b'"via":"')))
             changed = datetime.fromisoformat(_text_of(frame, b'"at":"'))
             took_us = int((time.time() - changed.timestamp()) * 1e6)
         else:

@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     configure_logging("ERROR", "console")
-    with open_stack("postgres", reread_s=5) as stack:
+    with open_stack("postgres", resync_interval_s=5) as stack:
         waits = asyncio.run(_measure(stack, options.rounds, Random(options.seed)))
     table = Table(
         title=f"Told after a kill, PostgreSQL, {options.rounds} purchases each, seed {options.seed}"

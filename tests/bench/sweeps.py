@@ -36,7 +36,7 @@ from paidup.reconciliation.reconciler import Reconciler
 from paidup.roads import build_roads
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.gateway import API_VERSION
-from paidup.stripe_api.prices import PriceBook
+from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 from paidup.stripe_api.schemas import ListOf, decode
 from tests.support.factories import nobody_watches
@@ -78,7 +78,7 @@ SELECT 'evt_due' || n, 'customer.created', '{version}',
 # Before each round, so that the same is due in each.
 DUE_AGAIN = (
     "UPDATE invoices SET next_check_at = now() - interval '1 second',"
-    " publish_due_at = now() - interval '1 second', checking_until = NULL WHERE id LIKE 'in_due%'",
+    " publish_due_at = now() - interval '1 second', lease_expires_at = NULL WHERE id LIKE 'in_due%'",
     "UPDATE stripe_events SET next_attempt_at = now() - interval '1 second', handled_at = NULL"
     " WHERE id LIKE 'evt_due%'",
     "DELETE FROM watermarks",
@@ -92,7 +92,7 @@ class StripeInMemory:
         self._open = [_shape(f"in_due{n + 1}", "open") for n in range(DUE)]
         self._paid = ListOf([_shape(f"in_{n + 1}", "paid") for n in range(PAGE)])
 
-    async def read_invoice(self, id: str, patience_s: float | None = None) -> StripeInvoice:
+    async def read_invoice(self, id: str, max_wait_s: float | None = None) -> StripeInvoice:
         return next(shape for shape in self._open if shape.id == id)
 
     async def list_paid_invoices(self, *_: Any) -> ListOf[StripeInvoice]:
@@ -172,7 +172,7 @@ async def _rounds(rounds: int) -> dict[str, float]:
 def _reconciler() -> tuple[Reconciler, Redis]:
     gateway: Any = StripeInMemory()
     catalogue, metrics, timeline = parse_catalogue(PACKAGED_PLANS.read_bytes()), Metrics(), Timeline()
-    prices = PriceBook(catalogue, gateway)
+    prices = PriceCatalog(catalogue, gateway)
     prices.know(StripePrice("price_pro", "paidup_pro_monthly", "pro", 2900, "usd"))
     redis = Redis()  # connects to nothing: the hub is not opened
     hub = Hub(redis)

@@ -21,7 +21,7 @@ import aiohttp
 import asyncpg
 import jwt
 
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from tests.bench import rig as rigs
 from tests.bench.clients import (
     BY_CHANGE,
@@ -221,7 +221,7 @@ def _report(figure: Figure, board: Board, paid_ns: Any, order: list[int], **more
             worst=max(commits),
         )
         figure.samples["commit to socket"] = commits
-    for code, road in enumerate(Road):
+    for code, source in enumerate(Source):
         waits = [
             (board.told_ns[number] - paid_ns[number]) / 1e6
             for number in order
@@ -229,13 +229,13 @@ def _report(figure: Figure, board: Board, paid_ns: Any, order: list[int], **more
         ]
         if waits:
             figure.add(
-                f"payment to socket by {road}, ms",
+                f"payment to socket by {source}, ms",
                 told=len(waits),
                 p50=percentile(waits, 0.5),
                 p99=percentile(waits, 0.99),
                 worst=max(waits),
             )
-            figure.samples[f"payment to socket by {road}"] = waits
+            figure.samples[f"payment to socket by {source}"] = waits
     figure.add("the server", **more)
 
 

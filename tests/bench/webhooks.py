@@ -62,7 +62,7 @@ COPIES = (
         'published_version', i.version))).*
         FROM invoices i, generate_series($2::int, $3::int) n WHERE i.id = $1""",
     f"""INSERT INTO subscriptions SELECT (jsonb_populate_record(s, jsonb_build_object('id', s.id || '_' || n,
-        'account_id', {BASE} + n, 'read_due_at', now() + interval '1 hour'))).*
+        'account_id', {BASE} + n, 'refresh_at', now() + interval '1 hour'))).*
         FROM invoices i JOIN subscriptions s ON s.id = i.subscription,
         generate_series($2::int, $3::int) n WHERE i.id = $1""",
 )

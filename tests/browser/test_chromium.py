@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.browsers import PROGRAM
 
-ASK = """
+REFETCH = """
 import errno, socket
 socket.socket(socket.AF_INET).close()
 try:
@@ -24,7 +24,7 @@ except OSError as error:
 def test_the_browser_does_not_hear_of_changes_of_the_machines_network() -> None:
     """An address that came to an interface, in the middle of a run of CI, had cost a page its modules."""
     deaf = subprocess.run(
-        [PROGRAM, "-c", ASK],
+        [PROGRAM, "-c", REFETCH],
         env={"CHROMIUM": sys.executable, "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,

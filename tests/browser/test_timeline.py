@@ -91,7 +91,7 @@ async def test_verification_wins_and_the_late_webhook_is_drawn_when_it_comes(rac
     headline = await race.headline.inner_text()
     said = re.fullmatch(r"Verification won, ([\d.]+)\ss before the webhook\.", headline)
     assert said
-    (settled,) = await race.timeline(invoice, "settled", road="verification")
+    (settled,) = await race.timeline(invoice, "settled", source="verification")
     came = min(await race.timeline(invoice, "webhook_received"))
     assert float(said[1]) == pytest.approx((came - settled) / 1000, abs=0.051)
     await expect(race.marks("webhook", "late")).not_to_have_count(0)

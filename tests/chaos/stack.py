@@ -82,7 +82,7 @@ class Stack:
             stripe_api_base=self.sandbox_url,
             data_dir=folder,
             max_sockets_per_address=100_000,
-            reconciler_pace_s=0.5,
+            reconciler_interval_s=0.5,
             **changes,
         )
         self.roles: list[Role] = []

@@ -185,8 +185,15 @@ REQUESTS = [
 ]
 ANSWERS = [
     *(messages.StatusMessage, facts.PaymentError, plans.PlanPrice, ledger.Spent, reservations.Reserved),
-    *(alarms.Alarm, operators.Overview, operators.Pending, operators.Settlement),
-    *(explain.Explanation, explain.Story, explain.Facts, explain.Grant, explain.Step, explain.StoredEvent),
+    *(alarms.Alarm, operators.Overview, operators.Pending, operators.SettledInvoice),
+    *(
+        explain.Explanation,
+        explain.InvoiceReport,
+        explain.InvoiceDetails,
+        explain.Grant,
+        explain.TimelineEvent,
+        explain.StoredEvent,
+    ),
 ]
 FRAMES = [messages.BalanceMessage, messages.Heartbeat, messages.Bye, messages.Verify]
 

@@ -64,7 +64,7 @@ def _wrap(owner: Any, name: str, when: Callable[..., bool], after: bool) -> None
 
 def arm(step: Step) -> None:
     """Put the wrapper of `step` where the process will come by."""
-    from paidup.db.bulk import Writes
+    from paidup.db.bulk import UnitOfWork
     from paidup.payments import settlement
     from paidup.payments.settlement import Settlement
     from paidup.realtime.hub import Hub
@@ -77,7 +77,7 @@ def arm(step: Step) -> None:
             after(Events, "store")
         case Step.BEFORE_COMMIT:
             after(Settlement, "_settle", when=_settled)
-            before(Writes, "send_if_unchanged")  # a statement that commits itself
+            before(UnitOfWork, "send_if_unchanged")  # a statement that commits itself
         case Step.AFTER_COMMIT:
             setattr(settlement, "write_transaction", _committed_then_die)  # noqa: B010 - replaced on purpose
             after(Settlement, "_at_once", when=_settled)

@@ -40,7 +40,7 @@ from paidup.reconciliation.stripe_events import store
 from paidup.roads import build_roads
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.gateway import API_VERSION
-from paidup.stripe_api.prices import PriceBook
+from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import Event, ListOf, decode
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 from tests.support.cancel_at_await import cut_off
@@ -120,7 +120,7 @@ class Stripe:
 
     # What the gateway would ask
 
-    async def read_invoice(self, id: str, patience_s: float | None = None) -> StripeInvoice:
+    async def read_invoice(self, id: str, max_wait_s: float | None = None) -> StripeInvoice:
         await self._answer()
         if id not in INVOICES:
             raise StripeRefused("no such invoice", "resource_missing", 404)
@@ -183,7 +183,7 @@ class Interleavings(RuleBasedStateMachine):
         gateway: Any = self.stripe
         redis = Redis()  # connects to nothing until it is used, and it is not
         self._open.push_async_callback(redis.aclose)
-        book = PriceBook(catalogue, gateway)
+        book = PriceCatalog(catalogue, gateway)
         book.know(price)
         roads = build_roads(
             *(catalogue, book, gateway, Hub(redis), timeline, metrics, self._publish, nobody_watches)

@@ -16,7 +16,7 @@ from tests.support.stripe_sandbox import StripeSide
 
 EXAMPLES = ROOT / "docs" / "examples"
 OPERATOR_TOKEN = "token-of-the-operators"
-SLIM = "paidup.web.websocket.lightweight_protocol:SlimProtocol"
+SLIM = "paidup.web.websocket.lightweight_protocol:LightweightProtocol"
 pytestmark = [
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
     # uvicorn's default, and the class that `paidup serve` gives it.
@@ -46,7 +46,7 @@ async def host(
         database_url=database_url,
         stripe_api_base=stripe_side.url,
         data_dir=tmp_path,
-        drain_s=0.2,
+        shutdown_drain_s=0.2,
         port=port,
         operator_token=OPERATOR_TOKEN,
     )

@@ -8,13 +8,13 @@ const BEGIN = 1_000_000;
 
 /** Steps as [ms since the bank said yes, what, detail]. */
 const steps = (...rows) => rows.map(([at, what, detail = {}]) => ({ at: BEGIN + at, what, detail }));
-const asked = (at, road = "verification") => [at, "verification_asked", { road }];
-const answered = (at, road = "verification") => [
+const asked = (at, source = "verification") => [at, "verification_asked", { source }];
+const answered = (at, source = "verification") => [
   at,
   "verification_answered",
-  { road, invoice_status: "paid", payments: ["succeeded"] },
+  { source, invoice_status: "paid", payments: ["succeeded"] },
 ];
-const settled = (at, road) => [at, "settled", { road, reason: "the invoice is paid", status: "active" }];
+const settled = (at, source) => [at, "settled", { source, reason: "the invoice is paid", status: "active" }];
 const webhook = (at, type = "invoice.paid") => [at, "webhook_received", { type, event: "evt_1" }];
 
 /** @param {any[]} rows */
@@ -63,7 +63,7 @@ describe("who won", () => {
   });
 
   it("the webhook, where Stripe turned the questions away", () => {
-    const failed = [25, "verification_failed", { road: "verification", error: "429" }];
+    const failed = [25, "verification_failed", { source: "verification", error: "429" }];
     const found = told([asked(20), failed, webhook(2000), settled(2010, "webhook")]);
     assert.equal(found.headline, "The webhook won; our own questions were turned away.");
     assert.equal(lane(found, "verification").said, "was refused");
@@ -78,7 +78,7 @@ describe("who won", () => {
   });
 
   it("nobody yet", () => {
-    const found = told([asked(20), [30, "verification_answered", { road: "verification", invoice_status: "open" }]]);
+    const found = told([asked(20), [30, "verification_answered", { source: "verification", invoice_status: "open" }]]);
     assert.equal(found.headline, "Paid. Who will know it first?");
     assert.equal(found.detail, "Stripe was asked once so far.");
     assert.equal(found.settled, null);
@@ -111,7 +111,7 @@ describe("the story", () => {
   });
 
   it("keeps what was long before the payment in the table alone", () => {
-    const found = told([[-30_000, "created", { road: "verification" }], [-29_990, "published", { version: 1 }], ...WON]);
+    const found = told([[-30_000, "created", { source: "verification" }], [-29_990, "published", { version: 1 }], ...WON]);
     assert.equal(found.rows[0].text, "The invoice is known.");
     assert.equal(found.rows[0].at, -30_000);
     for (const { dots } of found.lanes) for (const { at } of dots) assert.ok(at >= 0);

@@ -16,7 +16,7 @@ from paidup.errors import StripeUnavailable
 from paidup.metrics import Metrics
 from paidup.reconciliation.alarms import ALARMS, OVERDUE, Alarms, due_queues, look
 from paidup.redis_client import connect_redis
-from paidup.stripe_api.rate_limiter import Budget
+from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.web import health as operations
 from tests.conftest import World
 from tests.support.factories import an_account, an_invoice
@@ -72,7 +72,7 @@ async def test_any_server_shows_every_alarm_and_what_is_due(
     shown = await read(http, f"{paidup.url}/metrics")
     for name in ALARMS:
         assert f'paidup_alarm{{name="{name}"}} {float(name == "reconciler_behind")}' in shown
-    assert 'paidup_due{queue="invoices"} 1.0' in shown
+    assert 'paidup_reconciler_backlog{queue="invoices"} 1.0' in shown
     assert 'paidup_up{part="database"} 1.0' in shown
     assert 'paidup_up{part="redis"} 1.0' in shown
 
@@ -83,7 +83,7 @@ async def test_any_server_shows_every_alarm_and_what_is_due(
     shown = await read(http, f"{paidup.url}/metrics")
     assert 'paidup_up{part="database"} 0.0' in shown
     assert "paidup_alarm{" not in shown
-    assert "paidup_due{" not in shown
+    assert "paidup_reconciler_backlog{" not in shown
 
 
 async def test_the_alarms_are_looked_up_once_in_a_while(
@@ -100,7 +100,7 @@ async def test_the_alarms_are_looked_up_once_in_a_while(
 
 async def test_the_budgets_use_is_counted(valkey: str) -> None:
     redis, metrics = connect_redis(valkey), Metrics()
-    budget = Budget(redis, 1, metrics)
+    budget = RateLimiter(redis, 1, metrics)
     endpoint = f"invoices.{free_port()}"  # of this test alone
     await budget.take(endpoint, 1)
     with pytest.raises(StripeUnavailable):
@@ -112,7 +112,7 @@ async def test_the_budgets_use_is_counted(valkey: str) -> None:
         return metrics.registry.get_sample_value(name, {"endpoint": endpoint, **labels})
 
     assert counted("paidup_stripe_requests_total", purpose="customer") == 1
-    assert counted("paidup_stripe_budget_exhausted_total") == 1
+    assert counted("paidup_stripe_rate_limit_timeouts_total") == 1
     assert counted("paidup_stripe_rate_limited_total") == 1
 
 
@@ -122,12 +122,12 @@ async def test_a_worker_shows_its_metrics_where_it_is_told_to(
 ) -> None:
     """The sweeps and the audit are counted there and nowhere else. A taken port is said."""
     port = free_port()
-    given = environment(**world.given(worker_metrics_port=port, reconciler_pace_s=0.05))
+    given = environment(**world.given(worker_metrics_port=port, reconciler_interval_s=0.05))
     work = ["-m", "paidup.cli", "work"]
     worker = Child(work, given, home / "worker.log", cwd=home)
     try:
         await asyncio.to_thread(worker.wait_for, f"http://127.0.0.1:{port}/metrics")
-        assert "paidup_audit_differences_total 0.0" in await read(http, f"http://127.0.0.1:{port}/metrics")
+        assert "paidup_ledger_mismatches_total 0.0" in await read(http, f"http://127.0.0.1:{port}/metrics")
         second = Child(work, given, home / "second.log", cwd=home)
         assert await asyncio.to_thread(second.process.wait, 30) == 2
         assert "settings: WORKER_METRICS_PORT: " in second.output

@@ -42,11 +42,11 @@ class TwoAPage:
         self._list = services.gateway.list_paid_invoices
         self._breaks_at = breaks_at
 
-    async def list_paid_invoices(self, since: int, after: str | None, patience_s: float) -> ListOf[Any]:
+    async def list_paid_invoices(self, since: int, after: str | None, max_wait_s: float) -> ListOf[Any]:
         self.pages += 1
         if self.pages == self._breaks_at:
             raise StripeUnavailable("away")
-        listed = (await self._list(since, None, patience_s)).data
+        listed = (await self._list(since, None, max_wait_s)).data
         first = next((place + 1 for place, shape in enumerate(listed) if shape.id == after), 0)
         return ListOf(listed[first : first + 2], has_more=len(listed) > first + 2)
 

@@ -15,7 +15,7 @@ from paidup.clock import now
 from paidup.db.connection import connection, open_database
 from paidup.db.models import Account, StripeEvent, Watermark
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.errors import ConfigurationError
 from paidup.operations.doctor import run as doctor
 from paidup.operations.doctor.run import (
@@ -55,8 +55,8 @@ async def looked_at(world: World, **changes: Any) -> dict[str, Check]:
 def says(check: Check, state: State, *words: str) -> None:
     assert check.state is state, check
     for word in words:
-        assert word in f"{check.text} -> {check.to_do}"
-    assert (check.to_do is None) is (check.see is None) is (state is State.OK)
+        assert word in f"{check.text} -> {check.recommendation}"
+    assert (check.recommendation is None) is (check.see is None) is (state is State.OK)
 
 
 async def test_where_all_is_well_every_line_is_ok(world: World) -> None:
@@ -269,7 +269,7 @@ async def test_webhooks_that_are_silent_fail(world: World) -> None:
         account, at = await an_account(), now() - timedelta(minutes=10)
         won: dict[str, Any] = {
             "status": InvoiceStatus.VOID,
-            "settled_via": Road.VERIFICATION,
+            "settled_via": Source.VERIFICATION,
             "settled_at": at,
         }
         for _ in range(SETTLED_WITHOUT):

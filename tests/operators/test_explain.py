@@ -13,7 +13,7 @@ from paidup.clock import now
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.operations.backfill import replay
-from paidup.operations.explain import Explanation, Story, event_to_do, explain, span
+from paidup.operations.explain import Explanation, InvoiceReport, event_recommendation, explain, span
 from paidup.operations.explain_terminal import rendered
 from paidup.services import open_services
 from tests.conftest import World
@@ -31,7 +31,7 @@ def words(explanation: Explanation) -> str:
     return console.export_text()
 
 
-async def only_story(reference: str) -> Story:
+async def only_story(reference: str) -> InvoiceReport:
     found = await explain(reference)
     assert found.found
     (story,) = found.stories
@@ -74,7 +74,7 @@ async def test_a_credited_payment_is_told_by_every_reference(paidup: Paidup, str
     assert all(0 <= step.after_ms < 60_000 for step in story.steps)
     assert [grant.credits for grant in story.grants] == [2000]
     assert story.awaited == []
-    assert story.to_do == "Nothing: 2000 credits were granted, 2000 of them are left."
+    assert story.recommendation == "Nothing: 2000 credits were granted, 2000 of them are left."
     shown = words(await explain("ada"))
     assert "Account ada: balance 2000" in shown
     assert f"via {row.settled_via}" in shown
@@ -94,11 +94,11 @@ async def test_a_payment_that_waits_says_what_stripe_said_and_when_it_is_asked_a
     story = await only_story("ada")
     assert "the invoice is open, payment requires_payment_method." in story.awaited[0]
     assert "next check is in " in story.awaited[1]
-    assert story.to_do.startswith("Nothing yet: no payment has arrived")
+    assert story.recommendation.startswith("Nothing yet: no payment has arrived")
     await Invoice.all().update(next_check_at=now() - timedelta(minutes=5))
     story = await only_story("ada")
     assert "overdue by 5 min" in story.awaited[1]
-    assert "paidup work" in story.to_do
+    assert "paidup work" in story.recommendation
 
 
 async def test_a_payment_that_failed_says_why(paidup: Paidup, stripe_side: StripeSide) -> None:
@@ -114,7 +114,7 @@ async def test_a_payment_that_failed_says_why(paidup: Paidup, stripe_side: Strip
     story = await only_story(purchase["invoice"])
     assert story.facts is not None
     assert story.facts.error is not None
-    assert "try another card" in story.to_do
+    assert "try another card" in story.recommendation
     assert "Stripe sent " in story.awaited[0]
     assert "failed (stage failed)" in words(await explain("ada"))
 
@@ -135,7 +135,7 @@ async def test_every_status_says_what_to_do(database: None) -> None:
     account = await an_account()
     for status in InvoiceStatus:
         row = await an_invoice(account, status=status)
-        assert ADVICE[status] in (await only_story(row.id)).to_do
+        assert ADVICE[status] in (await only_story(row.id)).recommendation
 
 
 async def test_money_that_is_there_before_the_invoice_is_paid_is_said_so(database: None) -> None:
@@ -145,7 +145,7 @@ async def test_money_that_is_there_before_the_invoice_is_paid_is_said_so(databas
     await TimelineEntry.create(invoice=row.id, at=now(), what="verification_answered", detail=detail)
     story = await only_story(row.id)
     assert "payment succeeded." in story.awaited[0]
-    assert story.to_do.startswith("Nothing: Stripe has the money")
+    assert story.recommendation.startswith("Nothing: Stripe has the money")
 
 
 async def test_the_newest_invoice_comes_first_and_older_ones_are_counted(database: None) -> None:
@@ -177,8 +177,8 @@ async def test_an_event_of_an_unknown_customer_is_kept_explained_and_settled_whe
     assert story.facts is None
     assert {event.id for event in story.events} >= {row.id for row in rows}
     assert f"unknown_customer ({customer})" in " ".join(story.awaited)
-    assert story.to_do.startswith(f"Tie {customer} to an account")
-    assert "paidup replay evt_" in story.to_do
+    assert story.recommendation.startswith(f"Tie {customer} to an account")
+    assert "paidup replay evt_" in story.recommendation
     by_customer = await explain(customer)
     assert {event.invoice for event in by_customer.unplaced if event.error} == {invoice}
     assert f"Tie {customer}" in words(by_customer)
@@ -218,7 +218,7 @@ async def test_an_event_of_an_unknown_price_is_kept_explained_and_settled_when_i
             (unplaced,) = [event for event in (await explain(reference)).unplaced if event.error]
             assert (unplaced.id, unplaced.invoice) == (event["id"], invoice)
             advice = f"Name the lookup key of {price['id']} in the plans file"
-            assert event_to_do(unplaced).startswith(advice)
+            assert event_recommendation(unplaced).startswith(advice)
         done = await replay(services.gateway, services.events, event["id"])
         assert (done.outcome, done.source, done.done) == ("settled", "here", True)
         assert (await Account.get(external_id="eve")).balance == 9000

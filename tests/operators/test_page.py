@@ -14,7 +14,7 @@ import pytest
 from paidup.clock import now
 from paidup.db.models import Account, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.reconciliation.alarms import SETTLED_WITHOUT
 from tests.conftest import World
 from tests.operators.conftest import OPERATOR_TOKEN, paid_elsewhere, parked, timeline_written
@@ -132,7 +132,7 @@ async def test_what_is_pending_parked_and_settled_is_listed(operator: Operator, 
     settled = await an_invoice(
         account,
         status=InvoiceStatus.ACTIVE,
-        settled_via=Road.WEBHOOK,
+        settled_via=Source.WEBHOOK,
         settled_at=at,
         created_at=at - timedelta(seconds=7),
     )
@@ -260,7 +260,11 @@ async def test_an_alarm_stands_at_the_top(operator: Operator) -> None:
     account, at = await an_account(), now() - timedelta(minutes=10)
     for _ in range(SETTLED_WITHOUT):
         await an_invoice(
-            account, status=InvoiceStatus.ACTIVE, settled_via=Road.VERIFICATION, settled_at=at, created_at=at
+            account,
+            status=InvoiceStatus.ACTIVE,
+            settled_via=Source.VERIFICATION,
+            settled_at=at,
+            created_at=at,
         )
     assert await Invoice.all().count() == SETTLED_WITHOUT
     _, page, _ = await operator.get("/operators")

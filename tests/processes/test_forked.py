@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.forkserver import Forked
+from tests.support.forkserver import ForkedProcess
 from tests.support.processes import Child, alive, free_port
 from tests.support.waiting import wait_until
 
@@ -47,7 +47,7 @@ def test_a_signal_ends_it_and_is_its_exit_code(tmp_path: Path, forked: bool, num
 
 async def test_it_does_not_outlive_whoever_had_it_forked(tmp_path: Path) -> None:
     child = _serving(tmp_path, forked=True)
-    assert isinstance(child.process, Forked)
+    assert isinstance(child.process, ForkedProcess)
     pid = child.process.pid
     child.process._line.close()  # as the end of its client's process does
     await wait_until(lambda: not alive(pid))

@@ -24,7 +24,7 @@ from tests.support.processes import Child, free_port
 from tests.support.waiting import wait_until
 
 PORT = 8000
-REREAD_S = 2.0
+RESYNC_INTERVAL_S = 2.0
 SLACK_S = 1.0
 """For whoever is told: a busy machine."""
 
@@ -73,7 +73,7 @@ async def test_two_hosts_hear_each_other_and_one_survives_without_redis(
     hosts: tuple[Host, Host], database_url: str, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     """S29: what the other host commits is told at once. With one host's cable to Redis cut, silently, it is
-    told by re-reading within REREAD_S, and /readyz says so; with the cable back, at once again.
+    told by re-reading within RESYNC_INTERVAL_S, and /readyz says so; with the cable back, at once again.
     """
     created = int(time.time()) - 60
     async with open_database(database_url):
@@ -112,12 +112,12 @@ async def test_two_hosts_hear_each_other_and_one_survives_without_redis(
             return (await one.get("/readyz"))[0] == status
 
         cable = f"{hosts[0].name}r"
-        assert await told_s(0) < REREAD_S / 2
-        assert await told_s(1, lambda: ip("link", "set", cable, "down")) < REREAD_S + SLACK_S
+        assert await told_s(0) < RESYNC_INTERVAL_S / 2
+        assert await told_s(1, lambda: ip("link", "set", cable, "down")) < RESYNC_INTERVAL_S + SLACK_S
         await wait_until(lambda: ready(503), within=15)
         ip("link", "set", cable, "up")
         await wait_until(lambda: ready(200), within=15)
-        assert await told_s(2) < REREAD_S / 2
+        assert await told_s(2) < RESYNC_INTERVAL_S / 2
 
 
 async def _serving(
@@ -135,8 +135,8 @@ async def _serving(
         redis_url=redis,
         database_url=database_url,
         data_dir=folder,
-        reread_s=REREAD_S,
-        drain_s=0.1,
+        resync_interval_s=RESYNC_INTERVAL_S,
+        shutdown_drain_s=0.1,
         stripe_api_base="http://127.0.0.1:9",  # away: the webhook alone settles
         stripe_requests_per_second=1,
     )

@@ -65,7 +65,7 @@ def nginx() -> str:
 async def site(world: World, nginx: str, tmp_path: Path) -> Site:
     servers = {}
     for port in (free_port(), free_port()):
-        env = environment(**world.given(port=port, max_sockets_per_address=1, drain_s=1))
+        env = environment(**world.given(port=port, max_sockets_per_address=1, shutdown_drain_s=1))
         servers[port] = serving_process(env, port, tmp_path / f"server-{port}.log", forked=True)
         world.stack.callback(servers[port].stop)
     certificate = tmp_path / "fullchain.pem"

@@ -45,7 +45,7 @@ class Host:
         self.environment = environment(
             stripe_api_base=stripe_side.url,
             port=self.port,
-            reconciler_pace_s=0.2,
+            reconciler_interval_s=0.2,
             max_sockets_per_invoice=200,
             max_sockets_per_address=200,
             max_sockets_per_account=200,

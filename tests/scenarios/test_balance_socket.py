@@ -62,7 +62,7 @@ async def test_a_purchase_and_spends_are_told_in_order_and_once(
     world: World, stripe_side: StripeSide
 ) -> None:
     """A settled purchase, then spends, heard here, through Redis, again and late: each version once."""
-    paidup = await world.server(reread_s=600)
+    paidup = await world.server(resync_interval_s=600)
     services, ada = paidup.services, paidup.customer("ada")
     async with ada.watch_balance() as line:
         told = [await next_balance(line)]
@@ -117,7 +117,7 @@ async def test_a_change_between_the_reading_and_the_telling_is_not_lost(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S05: Redis has acknowledged before the row is read: what changes after the read is heard."""
-    paidup = await world.server(webhooks=False, reread_s=600)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada = paidup.customer("ada")
     services = paidup.services
     subscribers: list[int] = []
@@ -144,7 +144,7 @@ async def test_a_quiet_balance_beats_and_is_sent_away_at_last(
 ) -> None:
     """S06: heartbeats while nothing happens; then a bye, 4408, and a fresh ticket opens the next one."""
     monkeypatch.setattr(sockets, "TICK_S", 0.02)
-    paidup = await world.server(webhooks=False, heartbeat_s=0.05, socket_max_wait_s=1.0)
+    paidup = await world.server(webhooks=False, heartbeat_s=0.05, socket_max_lifetime_s=1.0)
     ada = paidup.customer("ada")
     async with ada.watch_balance() as line:
         async with asyncio.timeout(10):
@@ -160,7 +160,7 @@ async def test_a_quiet_balance_beats_and_is_sent_away_at_last(
 
 async def test_a_reader_that_has_stalled_blocks_nobody(world: World, stripe_side: StripeSide) -> None:
     """S32: one tab reads nothing any more: it is cut off, and the other hears every change meanwhile."""
-    paidup = await world.server(socket_send_timeout_s=0.3, reread_s=600)
+    paidup = await world.server(socket_send_timeout_s=0.3, resync_interval_s=600)
     services, ada = paidup.services, await _rich(paidup, stripe_side)
     account = await _account(ada)
     async with _deaf_tab(paidup, await ada.account_ticket()), ada.watch_balance() as quick:
@@ -243,7 +243,7 @@ async def test_sockets_without_a_good_ticket_are_refused(
 
 async def test_what_nobody_published_is_told_by_the_rereader(world: World, stripe_side: StripeSide) -> None:
     """S14: whoever spent was killed between commit and publish: seconds later the balance is told."""
-    paidup = await world.server(reread_s=0.1)
+    paidup = await world.server(resync_interval_s=0.1)
     ada = await _rich(paidup, stripe_side)
     async with ada.watch_balance() as line:
         first = await next_balance(line)
@@ -257,7 +257,7 @@ async def test_with_its_connections_killed_the_balance_is_told_all_the_same(
 ) -> None:
     """S29: the hint is gone with the connection; that it was replaced is noticed, and the row read again."""
     with running_valkey(world.folder) as redis:
-        paidup = await world.server(redis_url=redis.connection_url, reread_s=600)
+        paidup = await world.server(redis_url=redis.connection_url, resync_interval_s=600)
         services, ada = paidup.services, await _rich(paidup, stripe_side)
         async with ada.watch_balance() as line:
             await next_balance(line)
@@ -275,7 +275,7 @@ async def test_with_redis_frozen_the_balance_is_told_all_the_same(
     """S29: a stopped process looks like silence: the probe notices, and rows are read while it lasts."""
     monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
     with running_valkey(world.folder) as redis:
-        paidup = await world.server(redis_url=redis.connection_url, reread_s=600)
+        paidup = await world.server(redis_url=redis.connection_url, resync_interval_s=600)
         services, ada = paidup.services, await _rich(paidup, stripe_side)
         async with ada.watch_balance() as line:
             await next_balance(line)
@@ -295,8 +295,8 @@ async def test_what_one_process_commits_the_other_processes_sockets_hear(
     world: World, stripe_side: StripeSide
 ) -> None:
     """A webhook comes to one process, the sockets are at two: both are told, through Redis."""
-    first = await world.process(reread_s=600)
-    second = await world.process(webhooks=False, reread_s=600)
+    first = await world.process(resync_interval_s=600)
+    second = await world.process(webhooks=False, resync_interval_s=600)
     here, there = first.customer("ada"), second.customer("ada")
     async with here.watch_balance() as one, there.watch_balance() as two:
         assert [(await next_balance(line))["balance"] for line in (one, two)] == [0, 0]

@@ -25,9 +25,9 @@ async def test_a_crowd_whose_webhooks_do_not_come_is_told_by_list(
 ) -> None:
     """S01, S23: the budget for single questions is used up: one list of paid invoices serves them all."""
     monkeypatch.setattr(watches, "CROWD", CROWD)
-    monkeypatch.setattr(watches, "CROWD_AFTER_S", 0.1)
+    monkeypatch.setattr(watches, "BULK_AFTER_S", 0.1)
     monkeypatch.setattr(watches, "LOOK_EVERY_S", 0.1)
-    paidup = await world.server(webhooks=False, reread_s=600)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     monkeypatch.setattr(paidup.services.gateway, "place_to_read", _no_place)
     customers = [paidup.customer(f"ada-{number}") for number in range(CROWD)]
     purchases = [await customer.buy("pro") for customer in customers]

@@ -16,7 +16,7 @@ import pytest
 from paidup.clock import now
 from paidup.db.models import Account, StripeEvent
 from paidup.db.models import Invoice as InvoiceRow
-from paidup.domain.payment_facts import Facts, Road
+from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.errors import StorageUnavailable
 from paidup.reconciliation.stripe_events import store
 from paidup.stripe_api.schemas import Event, Invoice, decode
@@ -42,12 +42,12 @@ async def test_verification_and_webhook_settle_at_the_same_instant_in_two_proces
     shown_by_webhook, shown_by_verification = await _paid_invoices(stripe_side, paidup, RACES)
     # Half of the invoices have their row already, the other half is new to both processes.
     for facts in shown_by_webhook[::2]:
-        await paidup.services.settlement.settle(_before_payment(facts), Road.VERIFICATION)
+        await paidup.services.settlement.settle(_before_payment(facts), Source.VERIFICATION)
     file, place = world.folder / "facts.json", f"race:{uuid4().hex}"
     file.write_bytes(msgspec.json.encode(shown_by_verification))
     child = _driver(world, "race", str(file), place)
     try:
-        here = await race(paidup.services, shown_by_webhook, Road.WEBHOOK, place)
+        here = await race(paidup.services, shown_by_webhook, Source.WEBHOOK, place)
     except TimeoutError:
         raise AssertionError(child.output) from None
     assert await asyncio.to_thread(child.process.wait, 30) == 0, child.output
@@ -163,7 +163,7 @@ async def test_killed_between_commit_and_publish_the_socket_elsewhere_is_told(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S14: the process is killed after its commit and before it published: the socket is told within 10 s."""
-    paidup = await world.server(webhooks=False, reread_s=1)
+    paidup = await world.server(webhooks=False, resync_interval_s=1)
     ada, purchase = await _paid_and_unheard(paidup, stripe_side)
     event = await stripe_side.event("invoice.paid", purchase["invoice"])
     file = world.folder / "facts.json"
@@ -182,7 +182,7 @@ async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S14: a version that was committed and not published is published by the reconciler, once."""
-    paidup = await world.server(webhooks=False, reread_s=600)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada, purchase = await _paid_and_unheard(paidup, stripe_side)
     event = await stripe_side.event("invoice.paid", purchase["invoice"])
     file = world.folder / "facts.json"
@@ -308,7 +308,7 @@ async def test_the_socket_is_on_one_process_and_the_webhook_comes_to_the_other(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S10: two processes, one Redis, verification shut off: the webhook's process tells the socket's."""
-    paidup = await world.server(webhooks=False, reread_s=600)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     other = await world.process(webhooks=False)
     ada, purchase = await _paid_and_unheard(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
@@ -365,7 +365,7 @@ async def _body_of(stripe_side: StripeSide, kind: str, about: str | None = None)
 
 async def _paid_invoices(
     stripe_side: StripeSide, paidup: Paidup, count: int
-) -> tuple[list[Facts], list[Facts]]:
+) -> tuple[list[PaymentFacts], list[PaymentFacts]]:
     """Paid invoices of several accounts, as invoice.paid events and as verification shows them."""
     gateway, customers = paidup.services.gateway, []
     for number in range(ACCOUNTS):
@@ -376,7 +376,7 @@ async def _paid_invoices(
     bought = [
         await stripe_side.subscribe(customers[number % ACCOUNTS], "basic", **card) for number in range(count)
     ]
-    told: dict[str, Facts] = {}
+    told: dict[str, PaymentFacts] = {}
     after = ""
     while len(told) < count:
         page = (await stripe_side.api("GET", f"events?type=invoice.paid&limit=100{after}"))["data"]
@@ -387,17 +387,17 @@ async def _paid_invoices(
     return [told[invoice] for invoice in ids], read
 
 
-def _facts_of(event: Any) -> Facts:
+def _facts_of(event: Any) -> PaymentFacts:
     return decode(Invoice, json.dumps(event["data"]["object"])).facts()
 
 
-def _before_payment(facts: Facts) -> Facts:
+def _before_payment(facts: PaymentFacts) -> PaymentFacts:
     assert facts.invoice is not None
     due = facts.invoice.amount_due_minor
     unpaid = msgspec.structs.replace(
         facts.invoice, status="open", amount_paid_minor=0, amount_remaining_minor=due
     )
-    return Facts(unpaid)
+    return PaymentFacts(unpaid)
 
 
 def _driver(world: World, *arguments: str) -> Child:

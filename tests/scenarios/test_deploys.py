@@ -19,12 +19,12 @@ from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 
-@pytest.mark.parametrize("protocol", ["slim", "uvicorn"])
+@pytest.mark.parametrize("protocol", ["lightweight", "uvicorn"])
 async def test_a_drain_sends_everybody_away_spread_and_with_a_reason(
     world: World, stripe_side: StripeSide, protocol: str
 ) -> None:
     """S30: each is told to come back, not all at once; nobody is let in; a status is still told meanwhile."""
-    paidup = await world.server(drain_s=1.0, websocket_protocol=protocol)
+    paidup = await world.server(shutdown_drain_s=1.0, websocket_protocol=protocol)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.conditions(api_down=True)  # the webhook alone settles
@@ -54,7 +54,7 @@ async def test_a_status_is_told_to_who_is_about_to_be_sent_away(
 ) -> None:
     """S30."""
     monkeypatch.setattr(sockets, "DRAIN_PER_S", 1)
-    paidup = await world.server(drain_s=600.0)
+    paidup = await world.server(shutdown_drain_s=600.0)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.conditions(api_down=True)
@@ -105,7 +105,7 @@ async def test_a_process_that_is_stopped_finishes_what_it_has_in_hand(
 
 async def test_a_second_sigterm_does_not_wait(world: World) -> None:
     """S30: whoever insists is obeyed: sockets are closed at once, still with 1012."""
-    env = environment(**world.given(drain_s=600, port=(port := free_port())))
+    env = environment(**world.given(shutdown_drain_s=600, port=(port := free_port())))
     child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log", forked=True)
     world.stack.callback(child.stop)
     paidup = Paidup(f"http://127.0.0.1:{port}", world.http)

@@ -212,9 +212,9 @@ async def test_the_audit_finds_what_does_not_add_up_and_repairs_nothing(
     await paidup.services.verification.verify(purchase["invoice"])
     reconciler, registry = paidup.services.reconciler, paidup.services.metrics.registry
     await reconciler.audit()
-    assert registry.get_sample_value("paidup_audit_differences_total") == 0
+    assert registry.get_sample_value("paidup_ledger_mismatches_total") == 0
     await Account.filter(external_id=ada.name).update(balance=2001)
     await reconciler.audit()  # the end of the round before
     await reconciler.audit()
-    assert (registry.get_sample_value("paidup_audit_differences_total") or 0) >= 2
+    assert (registry.get_sample_value("paidup_ledger_mismatches_total") or 0) >= 2
     assert await ada.balance() == 2001

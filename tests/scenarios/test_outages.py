@@ -102,7 +102,7 @@ async def test_with_the_database_gone_webhooks_are_503_and_all_settles_afterward
 ) -> None:
     """S33: the database is gone: webhooks get 503, the socket stays open; afterwards everything settles."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 200)
-    paidup = await world.server(webhooks=False, reread_s=0.2)
+    paidup = await world.server(webhooks=False, resync_interval_s=0.2)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"])

@@ -16,11 +16,11 @@ from paidup.clock import now
 from paidup.db.models import Account
 from paidup.db.models import Invoice as InvoiceRow
 from paidup.domain.messages import StatusMessage, encode
-from paidup.domain.payment_facts import Facts, Road
+from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.payments.settlement import Settlement
 from paidup.realtime import status_queries as statuses
 from paidup.realtime.hub import INVOICES
-from paidup.realtime.redis_connection import Listener
+from paidup.realtime.redis_connection import PubSubConnection
 from paidup.services import Services
 from paidup.stripe_api.schemas import Invoice, decode
 from paidup.web.websocket import snapshots
@@ -148,7 +148,7 @@ async def test_an_unpaid_invoice_is_asked_about_again_later(paidup: Paidup, stri
     assert due > now()
     await stripe_side.conditions(webhook_drop=True)
     await stripe_side.confirm(purchase["client_secret"])
-    await InvoiceRow.all().update(next_check_at=now() - timedelta(seconds=1), checking_until=None)
+    await InvoiceRow.all().update(next_check_at=now() - timedelta(seconds=1), lease_expires_at=None)
     assert await paidup.services.reconciler.due_invoices() == 1
     assert await ada.balance() == 2000
     await assert_books_balance(grants=1)
@@ -177,7 +177,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_the_webhook(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S04: the socket opens before the invoice is known here: the webhook makes the row and tells it."""
-    paidup = await world.server(webhooks=False, reread_s=600)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
         await wait_until(lambda: paidup.services.hub.lines_of(INVOICES, made["invoice"]) == 1)
@@ -192,7 +192,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_verification(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S04: the row comes after the socket, and no webhook ever: verification starts once there is a row."""
-    paidup = await world.server(webhooks=False, reread_s=600)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
         await wait_until(lambda: paidup.services.hub.lines_of(INVOICES, made["invoice"]) == 1)
@@ -250,15 +250,15 @@ async def test_the_status_changes_between_the_subscription_and_the_read(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch, moment: str, teller: str
 ) -> None:
     """S05: settled at any moment of the opening, told by anyone or no one: the socket hears the end once."""
-    reread_s = 1 if (moment, teller) == ("after the read", "nobody") else 600
-    paidup = await world.server(webhooks=False, reread_s=reread_s)
+    resync_interval_s = 1 if (moment, teller) == ("after the read", "nobody") else 600
+    paidup = await world.server(webhooks=False, resync_interval_s=resync_interval_s)
     ada, purchase = await _confirmed(paidup, stripe_side)
     facts = _facts_of(await stripe_side.event("invoice.paid"))
     await stripe_side.conditions(rate_limited=True)  # no verification may find it out instead
     settlement = _settlement_of(teller, paidup.services)
 
     async def settle() -> None:
-        await settlement.settle(facts, Road.WEBHOOK)
+        await settlement.settle(facts, Source.WEBHOOK)
 
     _at(moment, settle, paidup.services, monkeypatch)
     async with ada.watch(purchase) as socket:
@@ -296,12 +296,12 @@ async def test_a_payment_in_processing_is_told_so(paidup: Paidup, stripe_side: S
     await assert_books_balance(grants=0)
 
 
-@pytest.mark.parametrize("road", ["verification", "webhook"])
+@pytest.mark.parametrize("source", ["verification", "webhook"])
 async def test_a_late_success_reaches_the_screen_that_said_failed(
-    world: World, stripe_side: StripeSide, road: str
+    world: World, stripe_side: StripeSide, source: str
 ) -> None:
     """S07: the screen said failed, the next card goes through: the same socket is told active."""
-    paidup = await world.server(webhooks=road == "webhook")
+    paidup = await world.server(webhooks=source == "webhook")
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"], "pm_card_chargeDeclined")
@@ -311,11 +311,11 @@ async def test_a_late_success_reaches_the_screen_that_said_failed(
         while failed["error"]["code"] != "card_declined":
             failed = await status_with(socket, status="failed")
         assert failed["error"]["decline_code"] == "generic_decline"
-        if road == "webhook":
+        if source == "webhook":
             await stripe_side.conditions(rate_limited=True)
         await stripe_side.confirm(purchase["client_secret"], "pm_card_visa")
         told = await status_with(socket, status="active")
-    assert (told["via"], told["error"], told["balance"]) == (road, None, 2000)
+    assert (told["via"], told["error"], told["balance"]) == (source, None, 2000)
     await assert_books_balance(grants=1)
 
 
@@ -469,7 +469,7 @@ async def _all_statuses(socket: aiohttp.ClientWebSocketResponse, within: float =
     return frames
 
 
-def _facts_of(event: Any) -> Facts:
+def _facts_of(event: Any) -> PaymentFacts:
     return decode(Invoice, json.dumps(event["data"]["object"])).facts()
 
 
@@ -496,9 +496,9 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `act` run at this moment of a socket's opening."""
     join, read_statuses = services.hub.join, statuses.read_statuses
-    subscribe = Listener.subscribe
+    subscribe = PubSubConnection.subscribe
 
-    async def before_the_ack(listener: Listener, channels: Sequence[bytes]) -> None:
+    async def before_the_ack(listener: PubSubConnection, channels: Sequence[bytes]) -> None:
         await act()
         await subscribe(listener, channels)
 
@@ -513,7 +513,7 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
         return found
 
     if moment == "before the ack":
-        monkeypatch.setattr(Listener, "subscribe", before_the_ack)
+        monkeypatch.setattr(PubSubConnection, "subscribe", before_the_ack)
     elif moment == "after the ack":
         monkeypatch.setattr(services.hub, "join", after_the_ack)
     else:

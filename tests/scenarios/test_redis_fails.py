@@ -44,7 +44,7 @@ async def test_a_redis_that_is_killed_and_started_again_costs_nobody_his_status(
     """S29: what was committed meanwhile is read once the channels are there again; then messages flow."""
     with running_valkey(world.folder) as redis:
         port = redis.port
-        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, reread_s=600)
+        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, resync_interval_s=600)
         services = paidup.services
         await stripe_side.conditions(**NOT_ASKED)
         async with AsyncExitStack() as stack:
@@ -71,7 +71,7 @@ async def test_while_redis_is_away_the_rows_are_read_every_few_seconds(
     """S29: another process commits, and cannot say so; /readyz tells the truth, then and afterwards."""
     with running_valkey(world.folder) as redis:
         port = redis.port
-        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, reread_s=0.2)
+        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, resync_interval_s=0.2)
         await stripe_side.conditions(**NOT_ASKED)
         async with AsyncExitStack() as stack:
             screen = await _waiting_screen(stack, paidup)
@@ -96,7 +96,7 @@ async def test_a_redis_that_refuses_writes_still_carries_messages(
 ) -> None:
     """S29: its memory or its disk is full: messages need neither, and each process counts its own calls."""
     with running_valkey(world.folder, save="3600 1") as redis:
-        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, reread_s=600)
+        paidup = await world.server(webhooks=False, redis_url=redis.connection_url, resync_interval_s=600)
         services, ada = paidup.services, paidup.customer("ada")
         if what == "memory":
             await services.redis.config_set("maxmemory", 1)

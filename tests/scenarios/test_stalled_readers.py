@@ -17,8 +17,8 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, StatusMessage
 from paidup.realtime.hub import INVOICES
 from paidup.web.websocket import endpoint as sockets
-from paidup.web.websocket.lightweight_protocol import SlimWire
-from paidup.web.websocket.session import SocketLine
+from paidup.web.websocket.lightweight_protocol import LightweightTransport
+from paidup.web.websocket.session import WebSocketSession
 from tests.conftest import World
 from tests.support.paidup import Paidup
 from tests.support.socket_load import CLOSE, connect, handshake
@@ -40,7 +40,7 @@ async def test_one_stalled_reader_does_not_slow_two_hundred(
     places = QUICK + 1
     paidup = await world.server(
         webhooks=False,
-        reread_s=600,
+        resync_interval_s=600,
         socket_send_timeout_s=1.0,
         max_sockets=places,
         max_sockets_per_invoice=places,
@@ -116,7 +116,9 @@ async def test_an_ended_socket_leaves_nothing_to_the_collector(
 
 def _line_parts() -> list[str]:
     return [
-        type(each).__name__ for each in gc.get_objects() if isinstance(each, SocketLine | SlimWire | Protocol)
+        type(each).__name__
+        for each in gc.get_objects()
+        if isinstance(each, WebSocketSession | LightweightTransport | Protocol)
     ]
 
 
@@ -171,7 +173,7 @@ async def _crowd(paidup: Paidup, request: bytes) -> AsyncIterator[_Crowd]:
 
 
 @asynccontextmanager
-async def _stalled(paidup: Paidup, request: bytes) -> AsyncIterator[SocketLine]:
+async def _stalled(paidup: Paidup, request: bytes) -> AsyncIterator[WebSocketSession]:
     """The line of one more, who reads nothing any more; what is on its way to him fills every buffer."""
     before = set(paidup.sockets._lines)
     stalled = await connect(int(paidup.url.rpartition(":")[2]), request, lambda _: None)

@@ -214,7 +214,7 @@ def _answering(shape: InvoiceShape) -> Callable[..., Awaitable[InvoiceShape]]:
 
 async def _outcome(verification: Verification, purchase: Any) -> str:
     """What one verification comes to; the rest after the one before is over."""
-    await InvoiceRow.all().update(checking_until=None)
+    await InvoiceRow.all().update(lease_expires_at=None)
     settled = await verification.verify(purchase["invoice"])
     assert settled is not None
     return settled.outcome
@@ -238,9 +238,9 @@ async def test_another_payment_of_the_same_customer_opens_nothing(
     await _assert_nothing_opened(ada, purchase)
 
 
-@pytest.mark.parametrize("road", ["verification", "webhook"])
+@pytest.mark.parametrize("source", ["verification", "webhook"])
 async def test_a_succeeded_payment_grants_though_its_invoice_lags(
-    world: World, stripe_side: StripeSide, road: str
+    world: World, stripe_side: StripeSide, source: str
 ) -> None:
     """S23: PaymentIntent succeeded, invoice still open: granted at once, since the link proves it."""
     paidup = await world.server(webhooks=False)
@@ -251,13 +251,13 @@ async def test_a_succeeded_payment_grants_though_its_invoice_lags(
     invoice = await stripe_side.api("GET", f"invoices/{purchase['invoice']}")
     assert (invoice["status"], invoice["amount_paid"]) == ("open", 0)
     event = await stripe_side.event("payment_intent.succeeded")
-    await stripe_side.conditions(rate_limited=road == "webhook")
+    await stripe_side.conditions(rate_limited=source == "webhook")
     async with ada.watch(purchase) as socket:
-        if road == "webhook":
+        if source == "webhook":
             await next_status(socket)
             await paidup.webhook(json.dumps(event).encode())
         told = await status_with(socket, status="active")
-    assert (told["via"], told["balance"]) == (road, 2000)
+    assert (told["via"], told["balance"]) == (source, 2000)
     await assert_books_balance(grants=1)
 
 

@@ -229,15 +229,15 @@ def _assembled(
     return whole
 
 
-async def send(host: str, port: int, request: bytes, patience_s: float) -> int | None:
-    """The status of the answer; None where none came within `patience_s`, or the connection was closed."""
+async def send(host: str, port: int, request: bytes, max_wait_s: float) -> int | None:
+    """The status of the answer; None where none came within `max_wait_s`, or the connection was closed."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError:
         return None
     try:
         writer.write(request)
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(max_wait_s):
             answer = await reader.read(64)
             found = re.match(rb"HTTP/1\.1 (\d{3}) ", answer)
             if found and found[1] == b"101":

@@ -34,14 +34,14 @@ async def answer_to(paidup: Paidup, request: bytes) -> bytes:
     return answer
 
 
-@pytest.mark.parametrize("websocket_protocol", ["slim", "uvicorn"])
+@pytest.mark.parametrize("websocket_protocol", ["lightweight", "uvicorn"])
 async def test_odd_subprotocols_are_refused_and_counted(
     world: World, websocket_protocol: str, subtests: pytest.Subtests
 ) -> None:
     """S28: an offer of anything but our subprotocol and one ticket is answered 401, and counted so."""
     paidup = await world.server(webhooks=False, websocket_protocol=websocket_protocol)
     offers = ["paidup.v1, paidup.v1", "paidup.v1, paidup.v1, a", "paidup.v1", "a, b", "paidup.v1, a, b"]
-    if websocket_protocol == "slim":  # uvicorn's own class refuses these by itself
+    if websocket_protocol == "lightweight":  # uvicorn's own class refuses these by itself
         offers += ["paidup.v1,", ",", "paidup.v1, é"]
     for path in ("/ws/invoices/in_1", "/ws/account"):
         for offered in offers:
@@ -53,7 +53,7 @@ async def test_odd_subprotocols_are_refused_and_counted(
     assert _failed(paidup) == {}
 
 
-@pytest.mark.parametrize("websocket_protocol", ["slim", "uvicorn"])
+@pytest.mark.parametrize("websocket_protocol", ["lightweight", "uvicorn"])
 async def test_text_that_is_no_utf_8_before_a_close_is_no_fault_of_ours(
     world: World, websocket_protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -81,7 +81,7 @@ async def test_no_secret_and_no_word_of_stripes_comes_out(
         "redis_url": await _with_password(world.valkey),
         "stripe_timeout_s": 0.5,
         "reconciler_in_server": True,
-        "reconciler_pace_s": 0.2,
+        "reconciler_interval_s": 0.2,
     }
     assert PASSWORDS[0] in given["database_url"]
     paidup = await world.process(**given)

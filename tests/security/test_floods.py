@@ -16,7 +16,7 @@ from websockets.protocol import OPEN, SERVER
 
 from paidup.domain.messages import MAX_FRAME
 from paidup.web.websocket.frame_limits import BURST_FRAMES, FRAMES_PER_S, FrameLimit
-from paidup.web.websocket.lightweight_protocol import SlimWire
+from paidup.web.websocket.lightweight_protocol import LightweightTransport
 from tests.conftest import World
 from tests.support.paidup import Paidup, next_status, status_with
 from tests.support.socket_load import handshake
@@ -46,7 +46,7 @@ def flood(kind: str, size: int = FLOOD_BYTES) -> bytes:
     return first + repeated * (size // len(repeated) + 1)
 
 
-@pytest.fixture(params=["slim", "uvicorn"])
+@pytest.fixture(params=["lightweight", "uvicorn"])
 async def paidup(world: World, request: pytest.FixtureRequest) -> Paidup:
     """A server in a process of its own, with each of the classes that keep an open socket."""
     return await world.process(webhooks=False, websocket_protocol=request.param)
@@ -230,7 +230,7 @@ def test_a_socket_that_was_paid_for_may_send_again(monkeypatch: pytest.MonkeyPat
 
 
 def test_pongs_read_one_by_one_are_counted_as_well() -> None:
-    """The short way of SlimWire for a heartbeat's answer has the same limit."""
+    """The short way of LightweightTransport for a heartbeat's answer has the same limit."""
 
     class Owner:
         def hear(self, text: str) -> None: ...
@@ -250,7 +250,7 @@ def test_pongs_read_one_by_one_are_counted_as_well() -> None:
             self.closed = True
 
     transport = Transport()
-    wire = SlimWire(transport, set(), Owner())
+    wire = LightweightTransport(transport, set(), Owner())
     pongs = 0
     while not transport.closed:
         pongs += 1

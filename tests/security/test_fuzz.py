@@ -79,7 +79,7 @@ class Servers:
         self.children.append(child)
         child.wait_for(f"{self.url('sandbox')}/sandbox/health")
         asyncio.run(_prices(self.url("sandbox")))
-        for name in ("slim", "uvicorn"):
+        for name in ("lightweight", "uvicorn"):
             self.ports[name] = free_port()
             env = environment(**self._given(name, valkey, template), websocket_protocol=name)
             self.children.append(serving_process(env, self.ports[name], self.log(name), forked=True))
@@ -130,7 +130,7 @@ def servers(
 
 
 @pytest.mark.timeout(120 + REQUESTS)
-@pytest.mark.parametrize("name", ["slim", "uvicorn"])
+@pytest.mark.parametrize("name", ["lightweight", "uvicorn"])
 async def test_no_bytes_end_in_a_500(servers: Servers, name: str) -> None:
     """Raw requests and handshakes with nasty parts, a good token and a good ticket among them."""
     async with aiohttp.ClientSession() as http:
@@ -172,7 +172,9 @@ async def test_no_bytes_to_operators_end_in_a_500(servers: Servers) -> None:
     """The same for who knows the operators' token."""
     basic = {"Host": f"127.0.0.1:{servers.ports['slim']}", "Authorization": f"Bearer {OPERATOR_TOKEN}"}
     paths = ["/operators", "/operators/find", "/operators/find?reference=ada", "/operators/invoices/in_1"]
-    statuses = await _sent(servers, "slim", Maker(paths, {**basic, "Accept": "text/html"}, {}), REQUESTS // 4)
+    statuses = await _sent(
+        servers, "lightweight", Maker(paths, {**basic, "Accept": "text/html"}, {}), REQUESTS // 4
+    )
     assert statuses[200]
 
 
@@ -228,7 +230,7 @@ async def _sent(servers: Servers, name: str, maker: Maker, count: int = REQUESTS
     async def worker() -> None:
         for seed in seeds:
             request = maker.request(seed)
-            status = await send("127.0.0.1", servers.ports[name], request, patience_s=0.5)
+            status = await send("127.0.0.1", servers.ports[name], request, max_wait_s=0.5)
             statuses[status] += 1
             if status is not None and status >= 500 and status != 503:
                 faults.append(f"{seed}: {status} {request[:2000]!r}")
@@ -260,4 +262,4 @@ def test_what_the_document_forbids_is_refused(case: schemathesis.Case[Any], serv
     elif "authorization" not in {name.lower() for name in case.headers}:
         token = OPERATOR_TOKEN if case.path.startswith("/operators") else token_of("ada")
         options["headers"] = {"Authorization": f"Bearer {token}"}
-    case.call_and_validate(servers.url("slim"), checks=[not_a_server_error], **options)
+    case.call_and_validate(servers.url("lightweight"), checks=[not_a_server_error], **options)

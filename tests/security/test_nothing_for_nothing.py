@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from paidup.db.models import Account, CreditGrant, Invoice
-from paidup.domain.payment_facts import Facts, Road
+from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.driver import race
@@ -204,7 +204,7 @@ async def test_free_invoices_that_are_heard_of_in_the_other_order_give_the_same(
     paidup = await world.server(webhooks=False, plans_file=await with_a_free_plan(world))
     (first,), (second,) = await _free_invoices(stripe_side, paidup, accounts=1)
     for facts in (second, first, second):
-        await paidup.services.settlement.settle(facts, Road.WEBHOOK)
+        await paidup.services.settlement.settle(facts, Source.WEBHOOK)
     (account,) = await Account.all()
     assert account.balance == 20
     assert await history(account) == [("grant", 20), ("grant", 20), ("adjust", -20)]
@@ -229,7 +229,7 @@ async def test_two_processes_that_settle_two_free_invoices_at_once_give_one_gran
     command = ["-m", "tests.support.driver", "race", str(file), place]
     child = Child(command, env, world.folder / "driver.log", forked=True)
     try:
-        await race(paidup.services, here, Road.WEBHOOK, place)
+        await race(paidup.services, here, Source.WEBHOOK, place)
     except TimeoutError:
         raise AssertionError(child.output) from None
     assert await asyncio.to_thread(child.process.wait, 30) == 0, child.output
@@ -240,9 +240,9 @@ async def test_two_processes_that_settle_two_free_invoices_at_once_give_one_gran
 
 async def _free_invoices(
     stripe_side: StripeSide, paidup: Paidup, accounts: int = RACES
-) -> tuple[list[Facts], list[Facts]]:
+) -> tuple[list[PaymentFacts], list[PaymentFacts]]:
     """Two paid invoices of a free plan for each account, of two subscriptions."""
-    found: tuple[list[Facts], list[Facts]] = ([], [])
+    found: tuple[list[PaymentFacts], list[PaymentFacts]] = ([], [])
     for number in range(accounts):
         account = await paidup.services.purchases.account(f"user-{number}")
         customer = await stripe_side.customer()

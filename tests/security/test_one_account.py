@@ -63,7 +63,7 @@ async def test_five_activate_beside_the_worst_that_one_account_can_do(
     Each of the others buys, pays and is active, while the attacker's reads of Stripe stay within
     their half of each second.
     """
-    paidup = await limited_server(world, reread_s=600)
+    paidup = await limited_server(world, resync_interval_s=600)
     attacker = Attacker(Customer(paidup, unlimited, "mallory"), WAVE)
     attacker.shouts = 3
     await attacker.prepare()

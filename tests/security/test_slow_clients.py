@@ -188,7 +188,7 @@ async def test_a_handshake_gives_its_connection_back(monkeypatch: pytest.MonkeyP
     """What becomes a WebSocket has other limits: it is no longer counted, and no deadline of HTTP ends it."""
     monkeypatch.setattr(http_limits, "MAX_CONNECTIONS_PER_ADDRESS", 1)
     async with served(
-        forwarded_allow_ips=["192.0.2.1"], ws="paidup.web.websocket.lightweight_protocol:SlimProtocol"
+        forwarded_allow_ips=["192.0.2.1"], ws="paidup.web.websocket.lightweight_protocol:LightweightProtocol"
     ) as (port, _):
         for _ in range(3):
             url = f"http://127.0.0.1:{port}"

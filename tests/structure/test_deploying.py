@@ -21,7 +21,7 @@ import yaml
 from paidup.cli import app
 from paidup.settings import NAMES, Settings
 from paidup.uvicorn_server import UVICORN
-from paidup.web.websocket.endpoint import FAREWELL_S
+from paidup.web.websocket.endpoint import CLOSE_TIMEOUT_S
 from tests.structure.sources import ROOT
 
 COMMANDS = set(typer.main.get_group(app).commands)
@@ -33,7 +33,7 @@ def default_of(name: str) -> Any:
     return next(field.default for field in msgspec.structs.fields(Settings) if field.encode_name == name)
 
 
-STOP_S = default_of("DRAIN_S") + FAREWELL_S + UVICORN["timeout_graceful_shutdown"]
+STOP_S = default_of("SHUTDOWN_DRAIN_S") + CLOSE_TIMEOUT_S + UVICORN["timeout_graceful_shutdown"]
 """The drain, the last farewells, the requests in hand: the longest that an orderly stop takes."""
 
 

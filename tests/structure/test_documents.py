@@ -22,7 +22,7 @@ from paidup.domain.messages import (
     StatusMessage,
     stage_of,
 )
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.errors import PaidupError
 from paidup.settings import NAMES, PACKAGED_PLANS, Settings
 from paidup.web import api, credits_api, operators, problems, webhooks
@@ -166,7 +166,7 @@ def test_every_error_of_ours_has_an_http_status() -> None:
     [
         *InvoiceStatus,
         *Stage,
-        *Road,
+        *Source,
         *(kind.__struct_config__.tag for kind in (StatusMessage, BalanceMessage, Heartbeat, Bye)),
     ],
 )

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from paidup.domain.billing_months import add_months
 from paidup.domain.catalog import Catalogue, StripePrice
-from paidup.domain.credit_schedule import Bought, Money
+from paidup.domain.credit_schedule import Money, PaidInvoice
 from paidup.domain.payment_facts import LineFacts
 from paidup.domain.quotes import Quote, quote
 
@@ -49,7 +49,7 @@ class Bills:
 
     catalogue: Catalogue
     prices: dict[str, StripePrice]
-    bought: list[Bought] = field(default_factory=list)
+    bought: list[PaidInvoice] = field(default_factory=list)
     plain: list[str] = field(default_factory=list)
     """First purchases and renewals that were wholly paid in cash, and are for nothing but their period."""
     cash: int = 0
@@ -111,7 +111,7 @@ class Bills:
         self._bill([line], change=False, in_subscription=False)
 
     @property
-    def last(self) -> Bought:
+    def last(self) -> PaidInvoice:
         return self.bought[-1]
 
     def _begin(self, start: int) -> None:
@@ -151,7 +151,9 @@ class Bills:
         self.cash += max(0, total) - paid_by_balance
         money = Money(total, paid_by_balance, change)
         subscription = f"sub_{self.subscriptions}" if in_subscription else None
-        self.bought.append(Bought(f"in_{len(self.bought)}", subscription, self.at, self.quote(lines), money))
+        self.bought.append(
+            PaidInvoice(f"in_{len(self.bought)}", subscription, self.at, self.quote(lines), money)
+        )
         self.lines.append(tuple(lines))
 
     def quote(self, lines: list[LineFacts]) -> Quote:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from paidup.domain.messages import StatusMessage
-from paidup.domain.payment_facts import Facts, Road
+from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.payments.settlement import Settlement
 from paidup.redis_client import RedisClient
 from paidup.services import Services, open_services
@@ -46,18 +46,18 @@ async def meet(redis: RedisClient, place: str, parties: int = 2) -> None:
             pass
 
 
-async def race(services: Services, facts: list[Facts], road: Road, place: str) -> list[Finish]:
+async def race(services: Services, facts: list[PaymentFacts], source: Source, place: str) -> list[Finish]:
     """Settle each of `facts` at the instant at which the other process settles the same invoice."""
     finishes = []
     for number, one in enumerate(facts):
         await meet(services.redis, f"{place}:{number}")
         began = time.monotonic()
-        settled = await services.settlement.settle(one, road)
+        settled = await services.settlement.settle(one, source)
         finishes.append(Finish(settled.outcome, began, time.monotonic()))
     return finishes
 
 
-async def die(services: Services, facts: list[Facts]) -> None:
+async def die(services: Services, facts: list[PaymentFacts]) -> None:
     """Settle, and be killed once it is committed, before anybody is told."""
 
     async def killed(_: StatusMessage) -> bool:
@@ -68,15 +68,15 @@ async def die(services: Services, facts: list[Facts]) -> None:
         *(services.catalogue, services.prices, killed, nobody_watches, services.timeline, services.metrics)
     )
     for one in facts:
-        await settlement.settle(one, Road.WEBHOOK)
+        await settlement.settle(one, Source.WEBHOOK)
 
 
 async def main(mode: str, file: Path, place: str) -> None:
-    facts = msgspec.json.decode(file.read_bytes(), type=list[Facts])  # noqa: ASYNC240 - nothing runs yet
+    facts = msgspec.json.decode(file.read_bytes(), type=list[PaymentFacts])  # noqa: ASYNC240 - nothing runs yet
     async with open_services(load_settings()) as services:
         if mode == "die":
             await die(services, facts)
-        finishes = await race(services, facts, Road.VERIFICATION, place)
+        finishes = await race(services, facts, Source.VERIFICATION, place)
     file.with_suffix(".out").write_bytes(msgspec.json.encode(finishes))
 
 

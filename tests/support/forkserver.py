@@ -60,7 +60,7 @@ class Order(msgspec.Struct):
 # The client's side
 
 
-class Forked:
+class ForkedProcess:
     """A child of the nursery, which can be asked what a `subprocess.Popen` can be asked here."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Forked:
         cwd: Path,
         output: BinaryIO,
     ) -> None:
-        path = nursery()
+        path = forkserver()
         order = Order(module, list(arguments), {**environment, VARIABLE: path}, str(cwd))
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line.connect(path)
@@ -135,7 +135,7 @@ class Forked:
         return True
 
 
-def nursery() -> str:
+def forkserver() -> str:
     """The socket's path: of the nursery that made us, or of one of our own, started now."""
     with _starting:
         if VARIABLE not in os.environ:

@@ -19,7 +19,7 @@ from paidup.clock import Clock, now
 from paidup.services import Services
 from paidup.settings import Settings, make_settings
 from paidup.uvicorn_server import uvicorn_options
-from paidup.web.websocket.endpoint import Sockets
+from paidup.web.websocket.endpoint import SocketServer
 from tests.support.processes import Child
 from tests.support.stripe_sandbox import sign
 from tests.support.waiting import wait_until
@@ -67,9 +67,9 @@ class Paidup:
         return cast(Services, self._app.state.services)
 
     @property
-    def sockets(self) -> Sockets:
+    def sockets(self) -> SocketServer:
         assert self._app is not None, "this server runs in another process"
-        return cast(Sockets, self._app.state.sockets)
+        return cast(SocketServer, self._app.state.sockets)
 
     def customer(self, name: str = "ada") -> Customer:
         return Customer(self, self._http, name)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from tests.support.forkserver import Forked
+from tests.support.forkserver import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
 COME_UP_WITHIN_S = 30.0
@@ -56,7 +56,7 @@ class Child:
     the same but for its name in a list of processes and for what its memory is said to be.
     """
 
-    process: subprocess.Popen[bytes] | Forked
+    process: subprocess.Popen[bytes] | ForkedProcess
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Child:
         with log.open("ab") as output:
             if forked and hasattr(os, "pidfd_open"):
                 assert arguments[0] == "-m", "only a module can be forked"
-                self.process = Forked(arguments[1], arguments[2:], environment, cwd, output)
+                self.process = ForkedProcess(arguments[1], arguments[2:], environment, cwd, output)
                 return
             self.process = subprocess.Popen(
                 [*through, sys.executable, *arguments],

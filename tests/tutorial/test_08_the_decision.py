@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from paidup.domain.decisions import InvoiceStatus, Known, Verdict, decide
-from paidup.domain.payment_facts import Facts, InvoiceFacts, PaymentFacts
+from paidup.domain.decisions import InvoiceSnapshot, InvoiceStatus, Verdict, decide
+from paidup.domain.payment_facts import IntentFacts, InvoiceFacts, PaymentFacts
 
-ROW = Known(
+ROW = InvoiceSnapshot(
     invoice="in_1",
     status=InvoiceStatus.OPEN,
     customer="cus_ada",
@@ -35,23 +35,23 @@ def an_invoice(status: str, paid: int) -> InvoiceFacts:
     )
 
 
-def a_payment(invoice: str) -> PaymentFacts:
-    return PaymentFacts("pi_1", "succeeded", "cus_ada", "usd", 2900, 2900, invoice)
+def a_payment(invoice: str) -> IntentFacts:
+    return IntentFacts("pi_1", "succeeded", "cus_ada", "usd", 2900, 2900, invoice)
 
 
 def test_a_paid_invoice_grants() -> None:
-    assert decide(ROW, Facts(an_invoice("paid", 2900))).verdict is Verdict.GRANT
+    assert decide(ROW, PaymentFacts(an_invoice("paid", 2900))).verdict is Verdict.GRANT
 
 
 def test_an_open_invoice_grants_nothing_by_itself() -> None:
-    assert decide(ROW, Facts(an_invoice("open", 0))).verdict is Verdict.NOTHING_NEW
+    assert decide(ROW, PaymentFacts(an_invoice("open", 0))).verdict is Verdict.NOTHING_NEW
 
 
 def test_a_succeeded_payment_that_stripe_links_to_it_grants_before_the_invoice_says_paid() -> None:
     """S23: for some seconds Stripe shows the one beside the other."""
-    assert decide(ROW, Facts(an_invoice("open", 0), (a_payment("in_1"),))).verdict is Verdict.GRANT
+    assert decide(ROW, PaymentFacts(an_invoice("open", 0), (a_payment("in_1"),))).verdict is Verdict.GRANT
 
 
 def test_a_payment_of_another_invoice_grants_nothing() -> None:
     """S22."""
-    assert decide(ROW, Facts(an_invoice("open", 0), (a_payment("in_2"),))).verdict is Verdict.REFUSE
+    assert decide(ROW, PaymentFacts(an_invoice("open", 0), (a_payment("in_2"),))).verdict is Verdict.REFUSE

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from paidup.batching import Later, Together
+from paidup.batching import BackgroundBatcher, BatchExecutor
 from tests.support.waiting import wait_until
 
 
@@ -31,7 +31,7 @@ class Writer:
 
 async def under_way(numbers: Sequence[int], writer: Writer) -> list[asyncio.Task[int]]:
     """Calls of which the first is being written."""
-    together = Together(writer, at_most=3)
+    together = BatchExecutor(writer, at_most=3)
     calls = [asyncio.ensure_future(together(number)) for number in numbers]
     await wait_until(lambda: writer.batches)
     return calls
@@ -40,7 +40,7 @@ async def under_way(numbers: Sequence[int], writer: Writer) -> list[asyncio.Task
 async def test_what_comes_while_a_batch_is_written_is_written_together_next() -> None:
     """At once where nothing is under way; never more than so many; each is told its own result."""
     writer = Writer()
-    together = Together(writer, at_most=3)
+    together = BatchExecutor(writer, at_most=3)
     first = asyncio.ensure_future(together(1))
     await wait_until(lambda: writer.batches)
     others = [asyncio.ensure_future(together(number)) for number in (2, 3, 4, 5)]
@@ -71,7 +71,7 @@ async def test_a_caller_who_gives_up_takes_nothing_from_the_others() -> None:
 async def test_later_writes_what_came_meanwhile_and_goes_on_after_a_failure() -> None:
     writer = Writer()
     writer.may.set()
-    later = Later(writer.and_forget, every_s=0.01)
+    later = BackgroundBatcher(writer.and_forget, every_s=0.01)
     later.add(1)
     later.add(13)
     await wait_until(lambda: writer.batches)

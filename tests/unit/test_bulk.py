@@ -10,7 +10,7 @@ import pytest
 from tortoise.exceptions import IntegrityError
 
 from paidup.clock import now
-from paidup.db.bulk import Seen, Writes, first_locked, first_seen, update_many
+from paidup.db.bulk import UnitOfWork, VersionedRows, first_locked, first_seen, update_many
 from paidup.db.connection import connection, write_transaction
 from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry
 from tests.support.factories import an_account, an_invoice
@@ -23,9 +23,9 @@ SOLD_BESIDES = "in_besides"
 BY_ID = "invoices.id = $1 AND accounts.id = invoices.account_id"
 
 
-def a_grant(account: Account, invoice: Invoice) -> Writes:
+def a_grant(account: Account, invoice: Invoice) -> UnitOfWork:
     """A grant, its entry, the account and the invoice: each changed as the settlement does."""
-    writes = Writes()
+    writes = UnitOfWork()
     terms: dict[str, Any] = {"plan": "pro", "credits": 2000, "remaining": 2000}
     grant = CreditGrant(account_id=account.id, invoice_id=invoice.id, **terms)
     account.balance += 2000
@@ -90,7 +90,7 @@ async def test_many_rows_are_changed_where_the_condition_holds() -> None:
     assert [kept[row.id] for row in told] == [(1, True), (0, False), (0, False)]
 
 
-async def seen_rows(invoice: Invoice) -> tuple[Seen, Writes]:
+async def seen_rows(invoice: Invoice) -> tuple[VersionedRows, UnitOfWork]:
     seen = await first_seen(BY_ID, [invoice.id], Invoice, Account)
     assert seen is not None
     row, account = seen.rows

@@ -13,7 +13,7 @@ from paidup.clock import now
 from paidup.db.models import Watermark
 from paidup.errors import StripeUnavailable
 from paidup.payments import bulk_verification as crowds
-from paidup.payments.bulk_verification import Part, parts_of, read_parts
+from paidup.payments.bulk_verification import TimeWindow, parts_of, read_parts
 from tests.support.waiting import wait_until
 
 
@@ -40,15 +40,15 @@ def test_the_most_crowded_parts_come_first() -> None:
 
 
 async def test_what_goes_wrong_with_one_part_keeps_none_from_the_others() -> None:
-    read: list[Part] = []
+    read: list[TimeWindow] = []
 
-    async def take(part: Part) -> int:
+    async def take(part: TimeWindow) -> int:
         if part.since == 2:
             raise StripeUnavailable("rate limited")
         read.append(part)
         return 10
 
-    assert await read_parts([Part(number, number + 1) for number in range(5)], take) == 40
+    assert await read_parts([TimeWindow(number, number + 1) for number in range(5)], take) == 40
     assert sorted(part.since for part in read) == [0, 1, 3, 4]
 
 
@@ -60,7 +60,7 @@ async def passes(settled: int = 0) -> bool:
         made.append(now())
         return settled
 
-    await crowds.pass_over(work)
+    await crowds.run_exclusively(work)
     return bool(made)
 
 
@@ -70,7 +70,7 @@ async def test_one_process_at_a_time_goes_through_the_list() -> None:
         assert not await passes()
         return 1
 
-    await crowds.pass_over(work)
+    await crowds.run_exclusively(work)
     assert not await passes(), "it rests first"
     await wait_until(passes, within=3)
 
@@ -92,7 +92,7 @@ async def test_a_pass_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPat
         await asyncio.Event().wait()
         return 0
 
-    await crowds.pass_over(work)
+    await crowds.run_exclusively(work)
     await wait_until(passes, within=3)
 
 

@@ -13,9 +13,9 @@ from paidup.realtime import hub as module
 from paidup.realtime import redis_connection as listeners
 from paidup.realtime import subscriber as keepers
 from paidup.realtime.hub import INVOICES, Hub
-from paidup.realtime.resync import reread_forever
+from paidup.realtime.resync import resync_forever
 from paidup.redis_client import RedisClient, connect_redis
-from paidup.stripe_api.rate_limiter import Budget
+from paidup.stripe_api.rate_limiter import RateLimiter
 from tests.conftest import World
 from tests.support.factories import an_account, an_invoice
 from tests.support.paidup import next_balance, status_with
@@ -55,7 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, "RECONNECT_MAX_S", 0.2)
     for owner in (module, listeners):
         monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(module, "LINGER_S", 0.05)
+    monkeypatch.setattr(module, "UNSUBSCRIBE_DELAY_S", 0.05)
 
 
 class Process:
@@ -155,7 +155,7 @@ async def test_a_node_is_killed_and_its_slots_taken_over_and_nobody_misses_a_sta
     async with AsyncExitStack() as stack:
         here, there = await processes(stack, cluster_of_mine.url)
         await here.join_all()
-        rereader = asyncio.create_task(reread_forever(here.hub, every_s=600))
+        rereader = asyncio.create_task(resync_forever(here.hub, every_s=600))
         stack.callback(rereader.cancel)
         cluster_of_mine.nodes[0].kill()
         for invoice in INVOICES_OF_ALL_NODES:
@@ -198,14 +198,14 @@ async def test_with_the_whole_cluster_away_nothing_raises_and_nobody_is_kept_wai
         assert not await away.hub.join(INVOICES, "in_away", ear)
         assert not await away.hub.publish(a_status("in_away"))
         assert (ear.versions, away.hub.healthy) == ([1], False)
-        assert await Budget(away.redis, 1)._hit("invoices.retrieve"), "counted by this process alone"
+        assert await RateLimiter(away.redis, 1)._hit("invoices.retrieve"), "counted by this process alone"
     finally:
         await away.hub.close()
         await away.redis.aclose()
 
 
 async def test_the_budget_is_shared_on_a_cluster(pair: tuple[Process, Process]) -> None:
-    budgets = [Budget(process.redis, 10) for process in pair]
+    budgets = [RateLimiter(process.redis, 10) for process in pair]
     taken = [await budgets[number % 2]._hit("invoices.retrieve") for number in range(12)]
     assert taken == [True] * 10 + [False] * 2
 
@@ -213,7 +213,9 @@ async def test_the_budget_is_shared_on_a_cluster(pair: tuple[Process, Process]) 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_server_on_a_cluster_serves_a_purchase(world: World, cluster: ValkeyCluster) -> None:
     """REDIS_CLUSTER=1, as an operator sets it: bought, asked about within the budget, and told."""
-    paidup = await world.server(webhooks=False, redis_url=cluster.url, redis_cluster=True, reread_s=600)
+    paidup = await world.server(
+        webhooks=False, redis_url=cluster.url, redis_cluster=True, resync_interval_s=600
+    )
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     async with ada.watch(purchase) as screen, ada.watch_balance() as balance:

@@ -14,24 +14,24 @@ from paidup.domain.decisions import (
     CANCELED,
     GIVEN_UP,
     TERMINAL,
+    InvoiceSnapshot,
     InvoiceStatus,
-    Known,
     Verdict,
     decide,
 )
-from paidup.domain.payment_facts import Attempt, Facts, InvoiceFacts, PaymentError, PaymentFacts
+from paidup.domain.payment_facts import Attempt, IntentFacts, InvoiceFacts, PaymentError, PaymentFacts
 
 S, V = InvoiceStatus, Verdict
 DUE = 2900
-KNOWN = Known("in_1", S.OPEN, "cus_1", "usd", DUE, "pi_1")
+KNOWN = InvoiceSnapshot("in_1", S.OPEN, "cus_1", "usd", DUE, "pi_1")
 INVOICE = InvoiceFacts(
     *("in_1", "open", "cus_1", "usd", DUE, 0, DUE, DUE, 0, 1, 1, "subscription_create", "sub_1", 0, ())
 )
-PAYMENT = PaymentFacts("pi_1", "succeeded", "cus_1", "usd", DUE, DUE, invoice="in_1")
+PAYMENT = IntentFacts("pi_1", "succeeded", "cus_1", "usd", DUE, DUE, invoice="in_1")
 DECLINED = PaymentError("card_declined", "Your card was declined.", "insufficient_funds")
 
 
-def known(**changes: Any) -> Known:
+def known(**changes: Any) -> InvoiceSnapshot:
     return msgspec.structs.replace(KNOWN, **changes)
 
 
@@ -39,7 +39,7 @@ def invoice(**changes: Any) -> InvoiceFacts:
     return msgspec.structs.replace(INVOICE, **changes)
 
 
-def payment(**changes: Any) -> PaymentFacts:
+def payment(**changes: Any) -> IntentFacts:
     return msgspec.structs.replace(PAYMENT, **changes)
 
 
@@ -51,25 +51,30 @@ def part(paid: int) -> InvoiceFacts:
 @pytest.mark.parametrize(
     "facts",
     [
-        pytest.param(Facts(invoice(status="paid")), id="the invoice is paid"),
-        pytest.param(Facts(invoice(status="paid"), (payment(status="canceled"),)), id="paid, whatever else"),
-        pytest.param(Facts(INVOICE, (PAYMENT,)), id="linked, succeeded, covers"),
-        pytest.param(Facts(payments=(payment(invoice=None),)), id="the intent that was stored"),
-        pytest.param(Facts(INVOICE, (payment(amount_received_minor=DUE + 1),)), id="more than is due"),
+        pytest.param(PaymentFacts(invoice(status="paid")), id="the invoice is paid"),
         pytest.param(
-            Facts(
+            PaymentFacts(invoice(status="paid"), (payment(status="canceled"),)), id="paid, whatever else"
+        ),
+        pytest.param(PaymentFacts(INVOICE, (PAYMENT,)), id="linked, succeeded, covers"),
+        pytest.param(PaymentFacts(payments=(payment(invoice=None),)), id="the intent that was stored"),
+        pytest.param(PaymentFacts(INVOICE, (payment(amount_received_minor=DUE + 1),)), id="more than is due"),
+        pytest.param(
+            PaymentFacts(
                 INVOICE,
                 (payment(amount_received_minor=900), payment(intent="pi_2", amount_received_minor=2000)),
             ),
             id="two payments together",
         ),
-        pytest.param(Facts(INVOICE, (PAYMENT, payment(customer="cus_2"))), id="ours beside a stranger"),
         pytest.param(
-            Facts(invoice(status="uncollectible"), (PAYMENT,)), id="an uncollectible invoice paid after all"
+            PaymentFacts(INVOICE, (PAYMENT, payment(customer="cus_2"))), id="ours beside a stranger"
+        ),
+        pytest.param(
+            PaymentFacts(invoice(status="uncollectible"), (PAYMENT,)),
+            id="an uncollectible invoice paid after all",
         ),
     ],
 )
-def test_money_that_reached_this_invoice_grants(facts: Facts) -> None:
+def test_money_that_reached_this_invoice_grants(facts: PaymentFacts) -> None:
     """S23: the invoice is paid, or a linked and succeeded payment proves that it will be."""
     decision = decide(KNOWN, facts)
     assert (decision.verdict, decision.status) == (V.GRANT, S.ACTIVE)
@@ -78,39 +83,51 @@ def test_money_that_reached_this_invoice_grants(facts: Facts) -> None:
 @pytest.mark.parametrize(
     ("facts", "verdict"),
     [
-        pytest.param(Facts(INVOICE, (payment(invoice="in_2"),)), V.REFUSE, id="another invoice's payment"),
-        pytest.param(Facts(INVOICE, (payment(customer="cus_2"),)), V.REFUSE, id="another customer's payment"),
-        pytest.param(Facts(INVOICE, (payment(customer=None),)), V.REFUSE, id="nobody's payment"),
-        pytest.param(Facts(INVOICE, (payment(currency="eur"),)), V.REFUSE, id="another currency"),
-        pytest.param(Facts(payments=(payment(intent="pi_2", invoice=None),)), V.REFUSE, id="no link at all"),
-        pytest.param(Facts(invoice(id="in_2", status="paid")), V.REFUSE, id="another invoice, paid"),
-        pytest.param(Facts(invoice(customer="cus_2", status="paid")), V.REFUSE, id="another customer, paid"),
-        pytest.param(Facts(invoice(currency="eur", status="paid")), V.REFUSE, id="another currency, paid"),
-        pytest.param(Facts(INVOICE, (payment(amount_received_minor=1),)), V.NOTHING_NEW, id="too little"),
         pytest.param(
-            Facts(INVOICE, (payment(amount_received_minor=0),)),
+            PaymentFacts(INVOICE, (payment(invoice="in_2"),)), V.REFUSE, id="another invoice's payment"
+        ),
+        pytest.param(
+            PaymentFacts(INVOICE, (payment(customer="cus_2"),)), V.REFUSE, id="another customer's payment"
+        ),
+        pytest.param(PaymentFacts(INVOICE, (payment(customer=None),)), V.REFUSE, id="nobody's payment"),
+        pytest.param(PaymentFacts(INVOICE, (payment(currency="eur"),)), V.REFUSE, id="another currency"),
+        pytest.param(
+            PaymentFacts(payments=(payment(intent="pi_2", invoice=None),)), V.REFUSE, id="no link at all"
+        ),
+        pytest.param(PaymentFacts(invoice(id="in_2", status="paid")), V.REFUSE, id="another invoice, paid"),
+        pytest.param(
+            PaymentFacts(invoice(customer="cus_2", status="paid")), V.REFUSE, id="another customer, paid"
+        ),
+        pytest.param(
+            PaymentFacts(invoice(currency="eur", status="paid")), V.REFUSE, id="another currency, paid"
+        ),
+        pytest.param(
+            PaymentFacts(INVOICE, (payment(amount_received_minor=1),)), V.NOTHING_NEW, id="too little"
+        ),
+        pytest.param(
+            PaymentFacts(INVOICE, (payment(amount_received_minor=0),)),
             V.NOTHING_NEW,
             id="succeeded, nothing received",
         ),
         pytest.param(
-            Facts(part(1500), (payment(amount_received_minor=1500),)),
+            PaymentFacts(part(1500), (payment(amount_received_minor=1500),)),
             V.NOTHING_NEW,
             id="a part, counted already",
         ),
         pytest.param(
-            Facts(payments=(payment(invoice=None, amount_received_minor=1500),)),
+            PaymentFacts(payments=(payment(invoice=None, amount_received_minor=1500),)),
             V.NOTHING_NEW,
             id="a part, alone",
         ),
         pytest.param(
-            Facts(INVOICE, (payment(status="processing", amount_received_minor=DUE),)),
-            V.TELL,
+            PaymentFacts(INVOICE, (payment(status="processing", amount_received_minor=DUE),)),
+            V.NOTIFY,
             id="processing",
         ),
     ],
 )
 def test_money_of_another_invoice_customer_amount_or_currency_opens_nothing(
-    facts: Facts, verdict: Verdict
+    facts: PaymentFacts, verdict: Verdict
 ) -> None:
     """S22: what does not belong here, or does not suffice, grants nothing."""
     decision = decide(KNOWN, facts)
@@ -137,26 +154,26 @@ def test_each_status_of_the_payment_is_shown_as_what_it_means(
     status: str, error: PaymentError | None, shown: InvoiceStatus, told: PaymentError | None
 ) -> None:
     """The table "PaymentIntent status and what the customer should read"."""
-    facts = Facts(INVOICE, (payment(status=status, amount_received_minor=0, error=error),))
+    facts = PaymentFacts(INVOICE, (payment(status=status, amount_received_minor=0, error=error),))
     decision = decide(KNOWN, facts)
     assert (decision.status, decision.error) == (shown, told)
-    assert decision.verdict is (V.NOTHING_NEW if shown is S.OPEN else V.TELL)
+    assert decision.verdict is (V.NOTHING_NEW if shown is S.OPEN else V.NOTIFY)
 
 
 @pytest.mark.parametrize(
     ("facts", "shown", "told"),
     [
-        (Facts(INVOICE), S.OPEN, None),
-        (Facts(INVOICE, attempt=Attempt.ACTION_REQUIRED), S.REQUIRES_ACTION, None),
-        (Facts(INVOICE, attempt=Attempt.FAILED), S.FAILED, ATTEMPT_FAILED),
-        (Facts(invoice(status="uncollectible")), S.FAILED, GIVEN_UP),
-        (Facts(invoice(status="void")), S.VOID, None),
-        (Facts(invoice(status="void"), (PAYMENT,)), S.VOID, None),
-        (Facts(invoice(status=None)), S.OPEN, None),
+        (PaymentFacts(INVOICE), S.OPEN, None),
+        (PaymentFacts(INVOICE, attempt=Attempt.ACTION_REQUIRED), S.REQUIRES_ACTION, None),
+        (PaymentFacts(INVOICE, attempt=Attempt.FAILED), S.FAILED, ATTEMPT_FAILED),
+        (PaymentFacts(invoice(status="uncollectible")), S.FAILED, GIVEN_UP),
+        (PaymentFacts(invoice(status="void")), S.VOID, None),
+        (PaymentFacts(invoice(status="void"), (PAYMENT,)), S.VOID, None),
+        (PaymentFacts(invoice(status=None)), S.OPEN, None),
     ],
 )
 def test_an_invoice_without_a_payment_is_shown_by_its_own_status(
-    facts: Facts, shown: InvoiceStatus, told: PaymentError | None
+    facts: PaymentFacts, shown: InvoiceStatus, told: PaymentError | None
 ) -> None:
     decision = decide(KNOWN, facts)
     assert (decision.status, decision.error) == (shown, told)
@@ -166,13 +183,13 @@ def test_the_latest_payment_speaks_for_the_invoice() -> None:
     """The customer failed with one card and is in the bank's check with the next."""
     failed = payment(status="requires_payment_method", error=DECLINED, amount_received_minor=0)
     checking = payment(intent="pi_2", status="requires_action", amount_received_minor=0)
-    assert decide(KNOWN, Facts(INVOICE, (failed, checking))).status is S.REQUIRES_ACTION
+    assert decide(KNOWN, PaymentFacts(INVOICE, (failed, checking))).status is S.REQUIRES_ACTION
 
 
 def test_the_reason_of_a_decline_is_not_overwritten_by_the_invoices_own_event() -> None:
     """`payment_intent.payment_failed` names the decline; `invoice.payment_failed` comes after it."""
     declined = known(status=S.FAILED, error=DECLINED)
-    decision = decide(declined, Facts(INVOICE, attempt=Attempt.FAILED))
+    decision = decide(declined, PaymentFacts(INVOICE, attempt=Attempt.FAILED))
     assert (decision.verdict, decision.error) == (V.NOTHING_NEW, DECLINED)
 
 
@@ -180,13 +197,15 @@ def test_another_error_of_the_same_status_is_told() -> None:
     """The second card was declined as well, for another reason: the screen says which."""
     declined = known(status=S.FAILED, error=PaymentError("expired_card", "Your card has expired."))
     again = payment(status="requires_payment_method", error=DECLINED, amount_received_minor=0)
-    decision = decide(declined, Facts(INVOICE, (again,)))
-    assert (decision.verdict, decision.error) == (V.TELL, DECLINED)
+    decision = decide(declined, PaymentFacts(INVOICE, (again,)))
+    assert (decision.verdict, decision.error) == (V.NOTIFY, DECLINED)
 
 
 def test_a_late_success_reaches_a_screen_that_said_failed() -> None:
     """S07: failed is not the end."""
-    assert decide(known(status=S.FAILED, error=DECLINED), Facts(INVOICE, (PAYMENT,))).verdict is V.GRANT
+    assert (
+        decide(known(status=S.FAILED, error=DECLINED), PaymentFacts(INVOICE, (PAYMENT,))).verdict is V.GRANT
+    )
 
 
 statuses = st.sampled_from(list(S))
@@ -207,7 +226,7 @@ invoices = st.builds(
     lines=st.just(()),
 )
 payments = st.builds(
-    PaymentFacts,
+    IntentFacts,
     intent=st.sampled_from(["pi_1", "pi_1", "pi_2"]),
     status=st.sampled_from(["succeeded", "succeeded", "processing", "requires_payment_method", "canceled"]),
     customer=st.sampled_from(["cus_1", "cus_1", "cus_2", None]),
@@ -218,13 +237,13 @@ payments = st.builds(
     error=errors,
 )
 some_facts = st.builds(
-    Facts,
+    PaymentFacts,
     invoice=st.none() | invoices,
     payments=st.lists(payments, max_size=3).map(tuple),
     attempt=st.sampled_from([None, *Attempt]),
 )
 some_known = st.builds(
-    Known,
+    InvoiceSnapshot,
     invoice=st.just("in_1"),
     status=statuses,
     customer=st.just("cus_1"),
@@ -237,7 +256,7 @@ some_known = st.builds(
 
 @given(some_known, some_facts)
 def test_nothing_is_granted_without_a_paid_invoice_or_payments_that_cover_it(
-    before: Known, facts: Facts
+    before: InvoiceSnapshot, facts: PaymentFacts
 ) -> None:
     """S22: whatever the facts, a grant has one of the two proofs behind it."""
     if decide(before, facts).verdict is not V.GRANT:
@@ -259,7 +278,7 @@ def test_nothing_is_granted_without_a_paid_invoice_or_payments_that_cover_it(
 
 
 @given(some_known, some_facts)
-def test_what_is_over_stays_over(before: Known, facts: Facts) -> None:
+def test_what_is_over_stays_over(before: InvoiceSnapshot, facts: PaymentFacts) -> None:
     """S18: no late or stale facts take back an end; only money reopens a void invoice."""
     decision = decide(before, facts)
     if before.status in (S.ACTIVE, S.REVERSED):
@@ -269,7 +288,7 @@ def test_what_is_over_stays_over(before: Known, facts: Facts) -> None:
 
 
 @given(some_known, some_facts)
-def test_a_decision_is_carried_out_once(before: Known, facts: Facts) -> None:
+def test_a_decision_is_carried_out_once(before: InvoiceSnapshot, facts: PaymentFacts) -> None:
     """S11: the same facts again find nothing new."""
     first = decide(before, facts)
     after = msgspec.structs.replace(before, status=first.status, error=first.error)
@@ -277,7 +296,7 @@ def test_a_decision_is_carried_out_once(before: Known, facts: Facts) -> None:
     assert again.status is first.status
     if first.verdict is V.GRANT:
         assert again.verdict is V.ALREADY_GRANTED
-    if first.verdict is V.TELL:
+    if first.verdict is V.NOTIFY:
         assert again.verdict is V.NOTHING_NEW
 
 
@@ -288,10 +307,10 @@ def test_three_statuses_end_the_wait() -> None:
 @pytest.mark.parametrize(
     ("known", "payment", "verdict"),
     [
-        (InvoiceStatus.OPEN, "processing", Verdict.TELL),
-        (InvoiceStatus.FAILED, "processing", Verdict.ASK),
-        (InvoiceStatus.FAILED, "requires_action", Verdict.ASK),
-        (InvoiceStatus.PROCESSING, "requires_action", Verdict.ASK),
+        (InvoiceStatus.OPEN, "processing", Verdict.NOTIFY),
+        (InvoiceStatus.FAILED, "processing", Verdict.REFETCH),
+        (InvoiceStatus.FAILED, "requires_action", Verdict.REFETCH),
+        (InvoiceStatus.PROCESSING, "requires_action", Verdict.REFETCH),
         (InvoiceStatus.PROCESSING, "processing", Verdict.NOTHING_NEW),
         (InvoiceStatus.FAILED, "succeeded", Verdict.GRANT),
     ],
@@ -300,8 +319,10 @@ def test_an_events_news_that_contradicts_what_is_known_is_asked_about(
     known: InvoiceStatus, payment: str, verdict: Verdict
 ) -> None:
     """S18: events come in any order: a late one overwrites no later attempt; money needs no asking."""
-    facts = PaymentFacts("pi_1", payment, "cus_1", "usd", 2900, 2900 if payment == "succeeded" else 0, "in_1")
-    row = Known("in_1", known, "cus_1", "usd", 2900, "pi_1")
-    assert decide(row, Facts(payments=(facts,), dated=True)).verdict is verdict
-    if verdict is Verdict.ASK:
-        assert decide(row, Facts(payments=(facts,))).verdict is Verdict.TELL, "what Stripe says now holds"
+    facts = IntentFacts("pi_1", payment, "cus_1", "usd", 2900, 2900 if payment == "succeeded" else 0, "in_1")
+    row = InvoiceSnapshot("in_1", known, "cus_1", "usd", 2900, "pi_1")
+    assert decide(row, PaymentFacts(payments=(facts,), dated=True)).verdict is verdict
+    if verdict is Verdict.REFETCH:
+        assert decide(row, PaymentFacts(payments=(facts,))).verdict is Verdict.NOTIFY, (
+            "what Stripe says now holds"
+        )

@@ -21,7 +21,7 @@ from paidup.realtime import hub as module
 from paidup.realtime import redis_connection as listeners
 from paidup.realtime import subscriber as keepers
 from paidup.realtime.hub import ACCOUNTS, INVOICES, Hub
-from paidup.realtime.resync import reread, reread_forever
+from paidup.realtime.resync import reread, resync_forever
 from paidup.redis_client import connect_redis
 from tests.support.factories import an_account, an_invoice
 from tests.support.processes import free_port
@@ -116,7 +116,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keepers, "RESTORE_PAUSE_S", 0.01)
     for owner in (module, listeners):
         monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(module, "LINGER_S", 0.05)
+    monkeypatch.setattr(module, "UNSUBSCRIBE_DELAY_S", 0.05)
 
 
 @pytest.fixture
@@ -172,13 +172,13 @@ async def test_five_hundred_join_at_once_and_each_hears_its_own(pair: tuple[Hub,
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many channels each command has asked for."""
     counted: list[int] = []
-    subscribe = listeners.Listener.subscribe
+    subscribe = listeners.PubSubConnection.subscribe
 
-    async def counting(listener: listeners.Listener, channels: Sequence[bytes]) -> None:
+    async def counting(listener: listeners.PubSubConnection, channels: Sequence[bytes]) -> None:
         counted.append(len(channels))
         await subscribe(listener, channels)
 
-    monkeypatch.setattr(listeners.Listener, "subscribe", counting)
+    monkeypatch.setattr(listeners.PubSubConnection, "subscribe", counting)
     return counted
 
 
@@ -223,7 +223,7 @@ async def test_a_channel_is_given_up_a_little_after_its_last_line(
     pair: tuple[Hub, Hub], valkey: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last to leave counts, not one before whom somebody followed."""
-    monkeypatch.setattr(module, "LINGER_S", 0.4)
+    monkeypatch.setattr(module, "UNSUBSCRIBE_DELAY_S", 0.4)
     here, _ = pair
     first, last = Ear(), Ear()
     async with admin(valkey) as client:
@@ -235,12 +235,12 @@ async def test_a_channel_is_given_up_a_little_after_its_last_line(
         here.leave(INVOICES, "in_linger", first)
         left = time.monotonic()
         await here.join(INVOICES, "in_linger", last)
-        await wait_until(lambda: time.monotonic() - left > module.LINGER_S / 2)
+        await wait_until(lambda: time.monotonic() - left > module.UNSUBSCRIBE_DELAY_S / 2)
         assert await subscribed(1)
         left = time.monotonic()
         here.leave(INVOICES, "in_linger", last)
         await wait_until(lambda: subscribed(0))
-    assert time.monotonic() - left >= module.LINGER_S
+    assert time.monotonic() - left >= module.UNSUBSCRIBE_DELAY_S
     assert here.waiting(INVOICES) == []
 
 
@@ -402,7 +402,9 @@ async def test_the_rereader_counts_whom_it_rescues(pair: tuple[Hub, Hub]) -> Non
     for _ in range(2):
         await reread(here)
     assert [ear.versions for ear in ears] == [[1, 2], [1, 2]]
-    assert here.metrics.registry.get_sample_value("paidup_rescued_total") == 3, "all but what was published"
+    assert here.metrics.registry.get_sample_value("paidup_resync_deliveries_total") == 3, (
+        "all but what was published"
+    )
 
 
 def test_attempts_to_reconnect_are_spread_and_go_on_however_long_the_outage() -> None:
@@ -481,7 +483,7 @@ async def test_a_balance_lost_with_the_connection_is_read_again(valkey_of_mine: 
         await hub.join(ACCOUNTS, account.id, purse)
         await wait_until(lambda: hub.healthy)
         hub.gaps.clear()
-        rereader = asyncio.create_task(reread_forever(hub, every_s=600))
+        rereader = asyncio.create_task(resync_forever(hub, every_s=600))
         await Account.filter(id=account.id).update(balance=90, version=1)
         await client.client_kill_filter(_type="pubsub")
         await wait_until(lambda: 1 in purse.versions)

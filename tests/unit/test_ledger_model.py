@@ -34,7 +34,7 @@ from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEn
 from paidup.domain.billing_months import months_between
 from paidup.domain.catalog import Interval, StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
-from paidup.domain.payment_facts import Facts, InvoiceFacts, LineFacts, Road
+from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
 from paidup.metrics import Metrics
 from paidup.payments.settlement import Outcome, Settlement
@@ -334,7 +334,7 @@ class Histories(RuleBasedStateMachine):
             created=self.at,
             lines=lines,
         )
-        settled = self.run(self.settlement.settle(Facts(invoice), Road.WEBHOOK))
+        settled = self.run(self.settlement.settle(PaymentFacts(invoice), Source.WEBHOOK))
         assert settled.outcome is Outcome.SETTLED
         bill = Bill(name, subscription, tuple(map(seen, lines)), total, from_balance, change, self.at)
         customer.model.pay(bill)

@@ -21,8 +21,13 @@ from websockets.frames import Close, Frame, Opcode
 
 from paidup.domain.messages import MAX_FRAME
 from paidup.web.websocket.endpoint import ROUTES
-from paidup.web.websocket.lightweight_protocol import OURS, TAKE_OVER, SlimProtocol, SlimWire
-from paidup.web.websocket.transport import AsgiWire
+from paidup.web.websocket.lightweight_protocol import (
+    OURS,
+    RAW_TRANSPORT_EXTENSION,
+    LightweightProtocol,
+    LightweightTransport,
+)
+from paidup.web.websocket.transport import AsgiTransport
 from tests.support.waiting import wait_until
 
 CONT, TEXT, BINARY, CLOSE = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE
@@ -65,15 +70,15 @@ class Served:
         await send({"type": "websocket.accept", "subprotocol": "paidup.v1"})
         echo = Echo()
         self.owners.append(echo)
-        if take_over := scope["extensions"].get(TAKE_OVER):
+        if take_over := scope["extensions"].get(RAW_TRANSPORT_EXTENSION):
             echo.wire = take_over(echo)
         else:
-            echo.wire = AsgiWire(receive, send, echo)
+            echo.wire = AsgiTransport(receive, send, echo)
             await echo.wire.read()
 
     @property
-    def wire(self) -> SlimWire:
-        wire: SlimWire = self.owners[-1].wire
+    def wire(self) -> LightweightTransport:
+        wire: LightweightTransport = self.owners[-1].wire
         return wire
 
 
@@ -109,7 +114,7 @@ class Peer:
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     app = Served()
-    config = uvicorn.Config(app, ws=SlimProtocol, lifespan="off", log_config=None)
+    config = uvicorn.Config(app, ws=LightweightProtocol, lifespan="off", log_config=None)
     config.load()
     server = await asyncio.get_running_loop().create_server(
         lambda: HttpToolsProtocol(config, app.state, {}), "127.0.0.1", 0
@@ -336,7 +341,7 @@ async def test_a_handshake_out_of_the_ordinary_is_uvicorns(
     assert line.startswith(f"HTTP/1.1 {status} ")
     if status == 101:
         await wait_until(lambda: served.owners)
-        assert isinstance(served.owners[-1].wire, SlimWire) is (not changes)
+        assert isinstance(served.owners[-1].wire, LightweightTransport) is (not changes)
         peer.writer.write(masked(TEXT, b"there?"))
         assert await peer.frame() == (TEXT, b"there?")
         peer.writer.write(BYE)

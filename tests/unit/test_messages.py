@@ -24,7 +24,7 @@ from paidup.domain.messages import (
     is_verify,
     stage_of,
 )
-from paidup.domain.payment_facts import PaymentError, Road
+from paidup.domain.payment_facts import PaymentError, Source
 
 ACTIVE = StatusMessage(
     invoice="in_1",
@@ -34,7 +34,7 @@ ACTIVE = StatusMessage(
     plan="pro",
     credits_granted=2000,
     balance=2040,
-    via=Road.VERIFICATION,
+    via=Source.VERIFICATION,
     at=datetime(2026, 11, 23, 9, 0, 0, 123_000, UTC),
 )
 
@@ -91,7 +91,7 @@ def test_a_heartbeat_and_a_farewell_look_as_the_protocol_shows_them() -> None:
         plan=st.none() | st.text(),
         credits_granted=st.integers(0, 2**53),
         balance=st.integers(-(2**53), 2**53),
-        via=st.none() | st.sampled_from(Road),
+        via=st.none() | st.sampled_from(Source),
         at=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
         error=st.none() | st.builds(PaymentError, st.text(), st.text(), st.none() | st.text()),
     )

@@ -9,7 +9,7 @@ from paidup.domain.catalog import Catalogue, Plan, PlanPrice
 from paidup.errors import ConfigurationError
 from paidup.operations.stripe_setup import ensure_prices
 from paidup.services import Services
-from paidup.stripe_api.prices import PriceBook
+from paidup.stripe_api.prices import PriceCatalog
 from tests.support.stripe_sandbox import StripeSide
 
 PRO = "paidup_pro_monthly"
@@ -19,9 +19,9 @@ def a_catalogue(amount_minor: int = 2900, *more: Plan) -> Catalogue:
     return Catalogue((Plan("pro", "Pro", 2000, (PlanPrice(PRO, amount_minor),)), *more))
 
 
-async def a_book(services: Services, catalogue: Catalogue | None = None) -> PriceBook:
+async def a_book(services: Services, catalogue: Catalogue | None = None) -> PriceCatalog:
     """The price book of a server that has just started."""
-    book = PriceBook(catalogue or services.catalogue, services.gateway)
+    book = PriceCatalog(catalogue or services.catalogue, services.gateway)
     await book.load()
     return book
 

@@ -11,14 +11,14 @@ import pytest
 
 from paidup.errors import StripeUnavailable
 from paidup.redis_client import RedisClient, connect_redis
-from paidup.stripe_api.rate_limiter import Budget, Purpose
+from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until
 
 PER_SECOND = 10
 
 
-class Counting(Budget):
+class Counting(RateLimiter):
     """Remembers when each place was taken, by the clock that is compared in Redis."""
 
     def __init__(self, redis: RedisClient, per_second: int) -> None:
@@ -88,7 +88,7 @@ async def test_whoever_waits_too_long_for_a_place_is_told_to_try_again(
 async def test_with_redis_away_each_process_counts_by_itself(endpoint: str) -> None:
     """S34: neither a standstill nor a storm."""
     away = connect_redis(f"redis://127.0.0.1:{free_port()}")
-    budget = Budget(away, 3)
+    budget = RateLimiter(away, 3)
     answers = await asyncio.gather(*(budget.take(endpoint, 0.3) for _ in range(30)), return_exceptions=True)
     assert sum(answer is None for answer in answers) >= 3
     assert sum(isinstance(answer, StripeUnavailable) for answer in answers) >= 3

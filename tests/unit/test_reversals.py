@@ -302,7 +302,7 @@ class Books:
         assert invoice.credits_reversed == due.reversed
         assert invoice.status == ("reversed" if due.whole else "active")
         assert sum(grant.frozen for grant in grants) <= due.frozen
-        assert 0 <= invoice.credits_untaken <= invoice.credits_reversed
+        assert 0 <= invoice.credits_unrecoverable <= invoice.credits_reversed
 
 
 @pytest.fixture
@@ -630,7 +630,7 @@ class Bill:
 
 
 @dataclass(frozen=True)
-class Part:
+class CreditPart:
     invoice: int
     credits: int
 
@@ -670,7 +670,7 @@ AMOUNTS = (330, 700, TOTAL)
 
 lasting = [
     st.builds(Bill, st.integers(0, 300)),
-    st.builds(Part, st.integers(0, 2), st.integers(0, 100)),
+    st.builds(CreditPart, st.integers(0, 2), st.integers(0, 100)),
     st.builds(Spend, st.integers(1, 200), st.integers(1, 6)),
     st.builds(Hold, st.integers(1, 200), st.integers(1, 6)),
     st.builds(Release, st.integers(1, 6)),
@@ -786,7 +786,7 @@ async def _do(books: Books, step: Any) -> None:
     match step:
         case Bill(credits, days) if len(books.invoices) < 3:
             await books.bill(credits, days)
-        case Part(number, credits) if number < len(books.invoices):
+        case CreditPart(number, credits) if number < len(books.invoices):
             await books.part(books.invoices[number], credits)
         case Wait(days):
             books.at += timedelta(days=days)

@@ -64,7 +64,7 @@ def problems(**changes: Any) -> list[str]:
         ({"port": "eighty"}, "PORT: "),
         ({"port": 65536}, "PORT: "),
         ({"web_concurrency": 0}, "WEB_CONCURRENCY: "),
-        ({"reread_s": 0}, "REREAD_S: "),
+        ({"resync_interval_s": 0}, "RESYNC_INTERVAL_S: "),
         ({"stripe_timeout_s": -1}, "STRIPE_TIMEOUT_S: "),
         ({"log_level": "LOUD"}, "LOG_LEVEL: "),
         ({"log_format": "xml"}, "LOG_FORMAT: "),
@@ -198,8 +198,8 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_texts_become_the_types_of_their_settings() -> None:
-    read = settings(port="8100", reread_s="2.5", reconciler_in_server="true", data_dir="somewhere")
-    assert (read.port, read.reread_s, read.reconciler_in_server) == (8100, 2.5, True)
+    read = settings(port="8100", resync_interval_s="2.5", reconciler_in_server="true", data_dir="somewhere")
+    assert (read.port, read.resync_interval_s, read.reconciler_in_server) == (8100, 2.5, True)
     assert read.data_dir == Path("somewhere")
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import stripe
 
-from paidup.domain.payment_facts import Attempt, Facts, LineFacts, PaymentError
+from paidup.domain.payment_facts import Attempt, LineFacts, PaymentError, PaymentFacts
 from paidup.stripe_api.gateway import API_VERSION
 from paidup.stripe_api.schemas import (
     Event,
@@ -264,5 +264,5 @@ def test_an_invoice_without_what_is_needed_is_refused(missing: str) -> None:
 
 
 def test_facts_say_nothing_that_was_not_said() -> None:
-    assert Facts() == Facts(invoice=None, payments=(), attempt=None)
+    assert PaymentFacts() == PaymentFacts(invoice=None, payments=(), attempt=None)
     assert {attempt.value for attempt in Attempt} == {"failed", "action_required"}

@@ -13,7 +13,7 @@ from paidup.domain.catalog import StripePrice
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
 from paidup.stripe_api.schemas import ListOf, ObjectId, PendingUpdate, SubscriptionItem
 from paidup.stripe_api.schemas import Subscription as Shape
-from paidup.subscriptions.sync import AFTER_ITS_PERIOD, Subscriptions
+from paidup.subscriptions.sync import AFTER_ITS_PERIOD, SubscriptionSync
 from tests.support.factories import an_account
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
@@ -40,7 +40,7 @@ class Stripe:
         self.ended: list[str] = []
         self.fails: set[str] = set()
 
-    async def read_subscription(self, subscription: str, patience_s: float | None) -> Shape:
+    async def read_subscription(self, subscription: str, max_wait_s: float | None) -> Shape:
         if self.answer is None:
             raise StripeRefused("No such subscription", code="resource_missing", http_status=404)
         return self.answer
@@ -62,8 +62,8 @@ def stripe() -> Stripe:
 
 
 @pytest.fixture
-def subscriptions(stripe: Stripe) -> Subscriptions:
-    return Subscriptions(
+def subscriptions(stripe: Stripe) -> SubscriptionSync:
+    return SubscriptionSync(
         cast(Any, stripe),
         PRICES,
         cast(Any, stripe),
@@ -88,7 +88,7 @@ async def row_of(account: Account) -> Subscription:
     return await Subscription.get(id=f"sub_{account.id}")
 
 
-async def met(subscriptions: Subscriptions, account: Account, **more: Any) -> Shape:
+async def met(subscriptions: SubscriptionSync, account: Account, **more: Any) -> Shape:
     """Known, and read once at BEGIN."""
     known = shape(account, **more)
     await subscriptions.meet(known.id, account)
@@ -97,7 +97,7 @@ async def met(subscriptions: Subscriptions, account: Account, **more: Any) -> Sh
 
 
 async def test_an_answer_to_an_earlier_question_changes_nothing(
-    subscriptions: Subscriptions, ada: Account
+    subscriptions: SubscriptionSync, ada: Account
 ) -> None:
     """S18: two ask at once; the one who asked first may be answered last."""
     await met(subscriptions, ada)
@@ -108,12 +108,12 @@ async def test_an_answer_to_an_earlier_question_changes_nothing(
 
 
 async def test_an_event_that_says_what_is_known_causes_no_question(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe
 ) -> None:
     known = await met(subscriptions, ada)
-    due = (await row_of(ada)).read_due_at
+    due = (await row_of(ada)).refresh_at
     assert await subscriptions.heard(known.id, known) == "as known"
-    assert (await row_of(ada)).read_due_at == due
+    assert (await row_of(ada)).refresh_at == due
 
 
 @pytest.mark.parametrize(
@@ -131,27 +131,27 @@ async def test_an_event_that_says_what_is_known_causes_no_question(
     ids=lambda news: next(iter(news)),
 )
 async def test_an_event_is_never_believed_and_always_looked_into(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe, news: dict[str, Any]
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe, news: dict[str, Any]
 ) -> None:
     """S18: whatever it shows that is not known, late or new, Stripe is asked; the row stays till then."""
     known = await met(subscriptions, ada)
     stripe.now += timedelta(days=1)
     assert await subscriptions.heard(known.id, shape(ada, **news)) == "to be read"
     row = await row_of(ada)
-    assert (row.status, row.plan, row.read_due_at) == ("active", "basic", stripe.now)
+    assert (row.status, row.plan, row.refresh_at) == ("active", "basic", stripe.now)
 
 
 async def test_an_event_that_shows_nothing_is_looked_into(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe
 ) -> None:
     """S19: of another API version."""
     known = await met(subscriptions, ada)
     assert await subscriptions.heard(known.id, None) == "to be read"
-    assert (await row_of(ada)).read_due_at == stripe.now
+    assert (await row_of(ada)).refresh_at == stripe.now
 
 
 async def test_what_is_heard_while_stripe_answers_is_looked_into_as_well(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe
 ) -> None:
     """S18: the answer may be of before the news. Once it is of after them, nothing is left to be read."""
     known = await met(subscriptions, ada)
@@ -159,14 +159,14 @@ async def test_what_is_heard_while_stripe_answers_is_looked_into_as_well(
     stripe.now = asked_at + timedelta(seconds=1)
     await subscriptions.heard(known.id, shape(ada, plan="pro"))
     await subscriptions.learn(known, asked_at)
-    assert (await row_of(ada)).read_due_at == stripe.now
+    assert (await row_of(ada)).refresh_at == stripe.now
     await subscriptions.learn(shape(ada, plan="pro"), asked_at + timedelta(seconds=2))
     row = await row_of(ada)
-    assert (row.plan, row.read_due_at) == ("pro", PERIOD_END + AFTER_ITS_PERIOD)
+    assert (row.plan, row.refresh_at) == ("pro", PERIOD_END + AFTER_ITS_PERIOD)
 
 
 async def test_one_of_a_strange_customer_is_not_ours(
-    subscriptions: Subscriptions, ada: Account, database: None
+    subscriptions: SubscriptionSync, ada: Account, database: None
 ) -> None:
     """S18."""
     stranger = Shape("sub_strange", "active", "cus_nobody", shape(ada).items)
@@ -176,29 +176,29 @@ async def test_one_of_a_strange_customer_is_not_ours(
 
 
 async def test_one_that_was_made_past_us_is_read_at_once_even_if_its_invoice_came_first(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe
 ) -> None:
     """S18: the invoice's row names it, to be read some time later; the event makes that now."""
     later = stripe.now + timedelta(seconds=20)
-    await Subscription.create(id=f"sub_{ada.id}", account_id=ada.id, read_due_at=later)
+    await Subscription.create(id=f"sub_{ada.id}", account_id=ada.id, refresh_at=later)
     await subscriptions.meet(f"sub_{ada.id}", ada)
-    assert (await row_of(ada)).read_due_at == stripe.now
+    assert (await row_of(ada)).refresh_at == stripe.now
 
 
 async def test_what_runs_is_looked_at_again_when_its_renewal_should_have_come(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe
 ) -> None:
     """S20: and one whose renewal is late, once an hour."""
     known = await met(subscriptions, ada)
-    assert (await row_of(ada)).read_due_at == PERIOD_END + AFTER_ITS_PERIOD
+    assert (await row_of(ada)).refresh_at == PERIOD_END + AFTER_ITS_PERIOD
     stripe.now = PERIOD_END + timedelta(days=2)
     stripe.answer = known
     await subscriptions.read(known.id)
-    assert (await row_of(ada)).read_due_at == stripe.now + timedelta(hours=1)
+    assert (await row_of(ada)).refresh_at == stripe.now + timedelta(hours=1)
 
 
 async def test_a_renewal_of_which_nobody_told_is_asked_about(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe
 ) -> None:
     """S20."""
     known = await met(subscriptions, ada)
@@ -208,20 +208,20 @@ async def test_a_renewal_of_which_nobody_told_is_asked_about(
 
 
 async def test_what_has_ended_is_asked_about_no_more_and_ends_its_credits(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe
 ) -> None:
     """S18."""
     known = await met(subscriptions, ada)
     stripe.answer = shape(ada, status="canceled", ended_at=int(BEGIN.timestamp()))
     await subscriptions.read(known.id)
     row = await row_of(ada)
-    assert (row.status, row.ended_at, row.read_due_at) == ("canceled", BEGIN, None)
+    assert (row.status, row.ended_at, row.refresh_at) == ("canceled", BEGIN, None)
     assert stripe.ended == [known.id]
 
 
 @pytest.mark.parametrize("what", ["read", "end"])
 async def test_what_fails_on_the_way_is_done_when_it_is_read_again(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe, what: str
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe, what: str
 ) -> None:
     """S13: the row says nothing new before the renewal was taken up, or the credits have ended."""
     known = await met(subscriptions, ada)
@@ -238,16 +238,16 @@ async def test_what_fails_on_the_way_is_done_when_it_is_read_again(
 
 
 async def test_one_that_stripe_does_not_know_is_asked_about_no_more(
-    subscriptions: Subscriptions, ada: Account, stripe: Stripe
+    subscriptions: SubscriptionSync, ada: Account, stripe: Stripe
 ) -> None:
     known = await met(subscriptions, ada)
     assert await subscriptions.read(known.id) is None
     row = await row_of(ada)
-    assert (row.status, row.read_due_at) == ("active", None)
+    assert (row.status, row.refresh_at) == ("active", None)
 
 
 async def test_among_several_items_the_one_that_sells_a_plan_counts(
-    subscriptions: Subscriptions, ada: Account
+    subscriptions: SubscriptionSync, ada: Account
 ) -> None:
     support = SubscriptionItem("si_support", ObjectId("price_support"), 1)
     made = shape(ada)

@@ -11,7 +11,7 @@ from tortoise.exceptions import OperationalError
 from paidup.db.bulk import insert_many
 from paidup.db.models import TimelineEntry
 from paidup.payments import timeline as module
-from paidup.payments.timeline import Timeline, What
+from paidup.payments.timeline import Timeline, TimelineEventType
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -48,15 +48,15 @@ async def count_notes() -> int:
 
 async def test_notes_are_written_in_their_order(timeline: Timeline) -> None:
     """S36: with what belongs to them."""
-    timeline.note("in_1", What.CREATED)
-    timeline.note("in_1", What.SETTLED, road="webhook")
+    timeline.note("in_1", TimelineEventType.CREATED)
+    timeline.note("in_1", TimelineEventType.SETTLED, source="webhook")
     await wait_until(count_notes)
-    assert await noted() == [("created", None), ("settled", {"road": "webhook"})]
+    assert await noted() == [("created", None), ("settled", {"source": "webhook"})]
 
 
 async def test_many_notes_cost_few_writes(timeline: Timeline, writes: list[int]) -> None:
     for number in range(1200):
-        timeline.note(f"in_{number}", What.CREATED)
+        timeline.note(f"in_{number}", TimelineEventType.CREATED)
     await wait_until(lambda: sum(writes) == 1200)
     assert writes == [500, 500, 200]
 
@@ -66,7 +66,7 @@ async def test_closing_writes_what_still_waits() -> None:
     timeline = Timeline()
     timeline.open()
     for number in range(20):
-        timeline.note(f"in_{number}", What.CREATED)
+        timeline.note(f"in_{number}", TimelineEventType.CREATED)
         await count_notes()
     await timeline.close()
     assert await count_notes() == 20
@@ -76,7 +76,7 @@ async def test_a_full_queue_drops_and_counts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "QUEUE_LIMIT", 3)
     timeline = Timeline()
     for _ in range(5):
-        timeline.note("in_1", What.CREATED)
+        timeline.note("in_1", TimelineEventType.CREATED)
     assert timeline.dropped == 2
     await timeline.close()
     assert len(await noted()) == 3
@@ -92,9 +92,9 @@ async def test_an_outage_loses_notes_and_nothing_else(
 
     with monkeypatch.context() as outage:
         outage.setattr(module, "insert_many", away)
-        timeline.note("in_1", What.CREATED)
-        timeline.note("in_1", What.TOLD)
+        timeline.note("in_1", TimelineEventType.CREATED)
+        timeline.note("in_1", TimelineEventType.TOLD)
         await wait_until(lambda: timeline.dropped == 2)
-    timeline.note("in_1", What.SETTLED)
+    timeline.note("in_1", TimelineEventType.SETTLED)
     await wait_until(count_notes)
     assert await noted() == [("settled", None)]

@@ -43,11 +43,11 @@ class Stripe:
         self.place.set()
         self.listed: list[tuple[int, int | None]] = []
 
-    async def place_to_read(self, patience_s: float) -> None:
+    async def place_to_read(self, max_wait_s: float) -> None:
         await self.place.wait()
 
     async def list_paid_invoices(
-        self, since: int, after: str | None = None, patience_s: float | None = None, until: int | None = None
+        self, since: int, after: str | None = None, max_wait_s: float | None = None, until: int | None = None
     ) -> ListOf[StripeInvoice]:
         """Half of the invoices a page, as a list shows them: paid, and without their payments."""
         self.listed.append((since, until))
@@ -71,7 +71,7 @@ class Stripe:
         )
 
     async def read_invoice(
-        self, invoice: str, patience_s: float | None = None, placed: bool = False
+        self, invoice: str, max_wait_s: float | None = None, placed: bool = False
     ) -> StripeInvoice:
         self.asked += 1
         await self.answer.wait()
@@ -125,7 +125,7 @@ async def watching(verification: Verification, invoice: str) -> AsyncIterator[No
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, without its pauses."""
     monkeypatch.setattr(watches, "watched_delay_s", lambda attempt, chance: 0.01)
-    monkeypatch.setattr(module, "REST_S", 0.0)
+    monkeypatch.setattr(module, "RESULT_TTL_S", 0.0)
 
 
 async def balance(row: Invoice) -> int:
@@ -165,9 +165,9 @@ async def test_an_asker_that_died_keeps_nobody_from_asking_for_long(
 ) -> None:
     """S13: its lease runs out."""
     verification = a_process(services, stripe)
-    await Invoice.filter(id=row.id).update(checking_until=now() + timedelta(seconds=module.LEASE_S))
+    await Invoice.filter(id=row.id).update(lease_expires_at=now() + timedelta(seconds=module.LEASE_S))
     assert await verification.verify(row.id) is None
-    await Invoice.filter(id=row.id).update(checking_until=now())
+    await Invoice.filter(id=row.id).update(lease_expires_at=now())
     assert await verification.verify(row.id) is not None
     assert stripe.asked == 1
 
@@ -212,7 +212,7 @@ async def test_ten_watchers_ask_no_more_than_one(services: Services, stripe: Str
     verification = a_process(services, stripe)
     for _ in range(10):
         verification.watch(row.id)
-        verification.hurry(row.id)
+        verification.prioritize(row.id)
     await wait_until(lambda: stripe.asked)
     assert verification.asking(row.id)
     stripe.paid = True
@@ -281,9 +281,9 @@ async def test_a_crowd_is_settled_by_list_without_a_place_for_each(
 ) -> None:
     """S01, S23: no webhook, no place in the budget: a list answers; whoever is watched twice, once."""
     monkeypatch.setattr(watches, "LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(watches, "CROWD_AFTER_S", 0.1)
+    monkeypatch.setattr(watches, "BULK_AFTER_S", 0.1)
     stripe.place.clear()
-    rows = [row, *[await an_invoice(await an_account()) for _ in range(watches.CROWD)]]
+    rows = [row, *[await an_invoice(await an_account()) for _ in range(watches.BULK_THRESHOLD)]]
     over = await an_invoice(await an_account(), status=InvoiceStatus.VOID)
     processes = [a_process(services, stripe) for _ in range(2)]
     for process in processes:

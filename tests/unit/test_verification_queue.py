@@ -11,7 +11,7 @@ import pytest
 from paidup.domain.backoff import DELAYED_AFTER_S
 from paidup.errors import StripeUnavailable
 from paidup.payments import verification_queue as module
-from paidup.payments.verification_queue import Answer, Watches
+from paidup.payments.verification_queue import CheckResult, VerificationQueue
 from tests.support.virtual_time import run
 
 
@@ -23,16 +23,16 @@ class Stripe:
         self.asked: list[tuple[float, str]] = []
         self.told_late: list[tuple[float, str]] = []
         self.listed: list[list[str]] = []
-        self.answer = Answer(over=False, asked=True)
+        self.answer = CheckResult(over=False, asked=True)
         self.errors: list[Exception] = []
-        self.watches = Watches(self)
+        self.watches = VerificationQueue(self)
 
-    async def place(self, patience_s: float) -> None:
+    async def place(self, max_wait_s: float) -> None:
         await asyncio.sleep(self.every_s)
         if self.errors:
             raise self.errors.pop()
 
-    async def ask(self, invoice: str) -> Answer:
+    async def ask(self, invoice: str) -> CheckResult:
         self.asked.append((_now(), invoice))
         return self.answer
 
@@ -123,7 +123,7 @@ def test_who_hurries_goes_before_those_asked_again() -> None:
         await asyncio.sleep(3)
         stripe.every_s = 1.0
         await asyncio.sleep(12)  # now the questions of all are overdue
-        stripe.watches.hurry("in_5")
+        stripe.watches.prioritize("in_5")
         stripe.asked.clear()
         await asyncio.sleep(2.1)
 
@@ -149,7 +149,7 @@ def test_a_question_that_is_not_needed_leaves_its_place_to_the_next() -> None:
     """Another process is asking, or the row is over: one place serves whoever needs it."""
 
     async def play(stripe: Stripe) -> None:
-        stripe.answer = Answer(over=True, asked=False)
+        stripe.answer = CheckResult(over=True, asked=False)
         for number in range(10):
             stripe.watches.add(f"in_{number}")
         await asyncio.sleep(0.15)
@@ -191,18 +191,18 @@ def test_after_half_a_minute_a_wait_is_late_once() -> None:
 def test_a_crowd_is_answered_by_list_and_a_few_are_not() -> None:
     """Twenty who wait for two seconds: by list. Nineteen are asked one by one, however slowly."""
     counts = {}
-    for many in (module.CROWD - 1, module.CROWD):
+    for many in (module.BULK_THRESHOLD - 1, module.BULK_THRESHOLD):
 
         async def play(stripe: Stripe, many: int = many) -> None:
             for number in range(many):
                 stripe.watches.add(f"in_{number}")
-            await asyncio.sleep(module.CROWD_AFTER_S - 0.1)
+            await asyncio.sleep(module.BULK_AFTER_S - 0.1)
             assert not stripe.listed
             await asyncio.sleep(2)
 
         stripe = played(lambda: Stripe(every_s=100.0), play)
         counts[many] = stripe.listed and len(stripe.listed[0])
-    assert counts == {module.CROWD - 1: [], module.CROWD: module.CROWD}
+    assert counts == {module.BULK_THRESHOLD - 1: [], module.BULK_THRESHOLD: module.BULK_THRESHOLD}
 
 
 def test_watches_that_come_and_go_leave_nothing_behind() -> None:

@@ -29,13 +29,13 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Invoice, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import Conflict, NotAllowed, NotFound
-from paidup.payments.timeline import What
+from paidup.payments.timeline import TimelineEventType
 from paidup.settings import Settings
 from paidup.web.auth import Authenticate
-from paidup.web.dependencies import services_of
+from paidup.web.dependencies import get_services
 from paidup.web.http import answer, read_json
-from paidup.web.websocket.lightweight_protocol import TAKE_OVER, TakeOver
-from paidup.web.websocket.transport import Wire
+from paidup.web.websocket.lightweight_protocol import RAW_TRANSPORT_EXTENSION, TakeOverTransport
+from paidup.web.websocket.transport import Transport
 from paidup_demo.sandbox.guard import is_loopback
 from paidup_demo.timeline import fault_injection as moments
 from paidup_demo.timeline.fault_injection import Moment
@@ -58,7 +58,7 @@ class MomentBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invoice: str = ""
 
 
-class Step(msgspec.Struct, frozen=True):
+class TimelineEvent(msgspec.Struct, frozen=True):
     """One entry of the timeline. `at` is milliseconds since 1970, as in all that the page is told here."""
 
     at: float
@@ -79,7 +79,7 @@ class Picture(msgspec.Struct, frozen=True):
 
     invoice: str
     status: str
-    steps: list[Step]
+    steps: list[TimelineEvent]
     moments: list[Happened]
     now: float
 
@@ -92,7 +92,7 @@ class Race:
         self._origins = settings.origins
         self._supervisor = moments.address(settings.data_dir)
         self._at_home = settings.sandboxed and _is_here(urlsplit(settings.stripe_api_base).hostname or "")
-        self._wires: deque[tuple[str, Wire]] = deque(maxlen=MOST_WIRES)
+        self._wires: deque[tuple[str, Transport]] = deque(maxlen=MOST_WIRES)
         self.routes = [
             Route("/demo/race", self.latest, methods=["GET"]),
             Route("/demo/race/moments", self.bring_about, methods=["POST"]),
@@ -121,7 +121,7 @@ class Race:
             Picture(
                 invoice=row.id,
                 status=row.status,
-                steps=[Step(_ms(entry.at), entry.what, entry.detail or {}) for entry in entries],
+                steps=[TimelineEvent(_ms(entry.at), entry.what, entry.detail or {}) for entry in entries],
                 moments=[_happened(moment) for moment in told.moments if _since(moment, row.created_at)],
                 now=_ms(now()),
             )
@@ -155,7 +155,7 @@ class Race:
 
     def _watch(self, scope: MutableMapping[str, Any], invoice: str) -> None:
         extensions = scope.get("extensions") or {}
-        take_over: TakeOver | None = extensions.get(TAKE_OVER)
+        take_over: TakeOverTransport | None = extensions.get(RAW_TRANSPORT_EXTENSION)
         if take_over is None:
             return
 
@@ -164,7 +164,7 @@ class Race:
             self._wires.append((invoice, wire))
             return wire
 
-        scope["extensions"] = {**extensions, TAKE_OVER: noted}
+        scope["extensions"] = {**extensions, RAW_TRANSPORT_EXTENSION: noted}
 
     # The same purchase in other ways
 
@@ -172,7 +172,7 @@ class Race:
         """Three new customers with the same plan to pay: their invoices, tickets and client secrets."""
         self._refuse_strangers(request)
         customer = await self._authenticate(request)
-        services = services_of(request)
+        services = get_services(request)
         prefix = f"{customer.external_id}{OTHERS}"
         with storage_errors():
             made = await Account.filter(external_id__startswith=prefix).count()
@@ -198,11 +198,11 @@ class Race:
         """
         row = await self._own(request)
         if row.account.external_id.endswith("-polling"):
-            facts = (await services_of(request).gateway.read_invoice(row.id)).facts()
+            facts = (await get_services(request).gateway.read_invoice(row.id)).facts()
             assert facts.invoice is not None
             paid = [payment.status for payment in facts.payments]
             return answer({"usable": facts.invoice.status == "paid" or "succeeded" in paid})
-        heard = TimelineEntry.filter(invoice=row.id, what=What.WEBHOOK_RECEIVED)
+        heard = TimelineEntry.filter(invoice=row.id, what=TimelineEventType.WEBHOOK_RECEIVED)
         with storage_errors():
             types = [(entry.detail or {}).get("type") for entry in await heard.limit(STEPS)]
         return answer({"usable": not PAYING_EVENTS.isdisjoint(types)})

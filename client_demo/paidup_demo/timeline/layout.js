@@ -82,7 +82,7 @@ export function story(record, now) {
   const marks = record.marks.map((mark) => ({ ...mark, at: mark.at - origin }));
   const credited = steps.find(({ what }) => what === "settled");
   const settled = credited?.at ?? null;
-  const via = credited?.detail.road ?? null;
+  const via = credited?.detail.source ?? null;
   const painted = marks.find(({ what }) => what === "active")?.at ?? null;
   const confirmed = marks.some(({ what }) => what === "confirmed");
   const moments = record.moments
@@ -187,7 +187,7 @@ function socket({ steps }) {
 function questions({ steps, away }, of) {
   /** @type {Span[]} */ const spans = [];
   /** @type {Dot[]} */ const dots = [];
-  for (const { what, at, detail } of steps.filter(({ detail }) => detail.road === of)) {
+  for (const { what, at, detail } of steps.filter(({ detail }) => detail.source === of)) {
     if (what === "verification_asked") {
       const unanswered = spans.find(({ to }) => to === null);
       if (unanswered) unanswered.to = at; // its process ended
@@ -284,10 +284,10 @@ function sentences({ record, steps, marks, settled, via, confirmed, clock }) {
     else headline = clock < UNHEARD_MS ? `${won} won. The webhook is still on its way.` : `${won} won. No webhook came.`;
   } else if (via === "webhook") {
     const answer = steps.find(
-      ({ what, at, detail }) => what === "verification_answered" && detail.road === "verification" && at >= settled,
+      ({ what, at, detail }) => what === "verification_answered" && detail.source === "verification" && at >= settled,
     );
-    const asked = steps.some(({ what, detail }) => what === "verification_asked" && detail.road === "verification");
-    const refused = steps.some(({ what, detail }) => what === "verification_failed" && detail.road === "verification");
+    const asked = steps.some(({ what, detail }) => what === "verification_asked" && detail.source === "verification");
+    const refused = steps.some(({ what, detail }) => what === "verification_failed" && detail.source === "verification");
     if (refused) headline = `${won} won; our own questions were turned away.`;
     else if (answer) headline = `${won} won, ${span(answer.at - settled)} before verification had its answer.`;
     else if (asked) headline = `${won} won while verification was still asking.`;
@@ -319,20 +319,20 @@ function unsettled(record, steps, clock, confirmed) {
 
 /** @type {Record<string, (detail: Record<string, any>) => [who: string, text: string]>} */
 const SAID = {
-  created: ({ road: by }) => [by === "webhook" ? NAMES.webhook : "Server", "The invoice is known."],
+  created: ({ source: by }) => [by === "webhook" ? NAMES.webhook : "Server", "The invoice is known."],
   socket_opened: () => [NAMES.socket, "Opened on this invoice."],
   socket_lost: ({ reason }) => [NAMES.socket, reason ? `Closed by the server: ${reason}.` : "Lost."],
-  verification_asked: ({ road: by }) => [asker(by), "Asks Stripe."],
-  verification_answered: ({ road: by, took_ms, invoice_status, payments }) => [
+  verification_asked: ({ source: by }) => [asker(by), "Asks Stripe."],
+  verification_answered: ({ source: by, took_ms, invoice_status, payments }) => [
     asker(by),
     `Stripe answers${took_ms ? ` after ${span(took_ms)}` : ""}: the invoice is ${invoice_status}` +
       `${payments ? `, its payment ${payments.join(" and ") || "not made"}` : ""}.`,
   ],
-  verification_failed: ({ road: by, error }) => [asker(by), `No answer: ${error}`],
+  verification_failed: ({ source: by, error }) => [asker(by), `No answer: ${error}`],
   webhook_received: ({ type, outcome }) => [NAMES.webhook, `Came: ${type}${outcome ? `, ${outcome}` : ""}.`],
-  told: ({ road: by, status }) => [asker(by), `The status is ${String(status).replace("_", " ")} now.`],
-  settled: ({ road: by, reason }) => [asker(by), `Credited: ${reason}.`],
-  refused: ({ road: by, reason }) => [asker(by), `Refused: ${reason}.`],
+  told: ({ source: by, status }) => [asker(by), `The status is ${String(status).replace("_", " ")} now.`],
+  settled: ({ source: by, reason }) => [asker(by), `Credited: ${reason}.`],
+  refused: ({ source: by, reason }) => [asker(by), `Refused: ${reason}.`],
   reversed: ({ reason }) => ["Stripe", `The money went back: ${reason}.`],
   published: ({ version }) => [NAMES.redis, `Took version ${version}, for every other process.`],
   not_published: ({ version }) => [NAMES.redis, `Did not take version ${version}.`],

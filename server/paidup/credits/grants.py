@@ -15,12 +15,12 @@ import msgspec
 
 from paidup.clock import at_unix
 from paidup.credits import ledger, reversals
-from paidup.db.bulk import Writes
+from paidup.db.bulk import UnitOfWork
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice
 from paidup.domain.catalog import AfterRefund
-from paidup.domain.credit_schedule import Bought, Money, limited, nets, schedules
+from paidup.domain.credit_schedule import Money, PaidInvoice, limited, nets, schedules
 from paidup.domain.payment_facts import InvoiceFacts
-from paidup.domain.quotes import Installment, Part, Quote
+from paidup.domain.quotes import CreditPart, Installment, Quote
 
 CHANGE = "subscription_update"
 """The billing reason of an upgrade or downgrade (and of a trial's end)."""
@@ -37,12 +37,12 @@ def remember(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
     row.nets = nets(quoted, _money(row))
 
 
-def stands_alone(row: Invoice) -> bool:
+def is_independent(row: Invoice) -> bool:
     """Whether nothing else bears on what a paid invoice gives: then `give` reads nothing."""
-    return not (row.nets or row.money_went_back)
+    return not (row.nets or row.has_reversals)
 
 
-async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime, writes: Writes) -> None:
+async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime, writes: UnitOfWork) -> None:
     """The grants of a paid invoice, left in `writes` where nothing else bears on them.
 
     Tortoise's IntegrityError comes, here or when they are sent, where they are there already.
@@ -57,7 +57,7 @@ async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime,
     row.credits_quoted = sum(item.credits for item in planned[row.id] if item.due_at is None)
     limit = next(each.quote.credits for each in bought if each.invoice == row.id)
     await _write(row, account, planned[row.id], limit, at, writes)
-    if stands_alone(row):
+    if is_independent(row):
         return
     await writes.send()  # what follows reads them
     # Money may have gone back before we heard that it came.
@@ -77,9 +77,9 @@ async def end(account: Account, subscription: str, plans: Sequence[str], at: dat
     await ledger.cancel_planned(await own.filter(state=GrantState.PLANNED))
 
 
-def _bought(row: Invoice) -> Bought:
+def _bought(row: Invoice) -> PaidInvoice:
     at = row.finalized_at or row.created_at
-    return Bought(row.id, row.subscription, int(at.timestamp()), _quoted(row), _money(row))
+    return PaidInvoice(row.id, row.subscription, int(at.timestamp()), _quoted(row), _money(row))
 
 
 def _quoted(row: Invoice) -> Quote:
@@ -87,7 +87,7 @@ def _quoted(row: Invoice) -> Quote:
         return msgspec.convert(row.quote, Quote)
     # A row from before parts were kept.
     due_at = int(row.created_at.timestamp())
-    part = Part(row.plan or "", row.price or "", row.credits_quoted, (due_at,), due_at)
+    part = CreditPart(row.plan or "", row.price or "", row.credits_quoted, (due_at,), due_at)
     return Quote(row.credits_quoted, row.plan, row.price, (part,))
 
 
@@ -96,7 +96,7 @@ def _money(row: Invoice) -> Money:
 
 
 async def _write(
-    row: Invoice, account: Account, items: Sequence[Installment], limit: int, at: datetime, writes: Writes
+    row: Invoice, account: Account, items: Sequence[Installment], limit: int, at: datetime, writes: UnitOfWork
 ) -> None:
     """`limit`: what of the quote is left where what no money pays for was given before."""
     free, less = _quoted(row).credits - limit, limit - sum(item.credits for item in items)

@@ -18,7 +18,7 @@ from datetime import datetime
 import msgspec
 
 from paidup.clock import now
-from paidup.db.bulk import Writes, first_locked
+from paidup.db.bulk import UnitOfWork, first_locked
 from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
 from paidup.errors import InsufficientCredits, KeyReused
 
@@ -31,7 +31,7 @@ class Spent(msgspec.Struct, frozen=True):
     key: str
 
 
-Source = tuple[int, int]
+GrantPortion = tuple[int, int]
 """A grant's id, and how many credits of it."""
 
 
@@ -55,7 +55,7 @@ async def grant(
     rollover_cap: int = 0,
     at: datetime | None = None,
     note: str = "",
-    writes: Writes | None = None,
+    writes: UnitOfWork | None = None,
 ) -> None:
     """Give `credits` for a paid invoice. Raises tortoise's IntegrityError where it was given already.
 
@@ -64,7 +64,7 @@ async def grant(
     """
     assert credits >= 0
     sent_later = writes is not None
-    writes = writes or Writes()
+    writes = writes or UnitOfWork()
     given = CreditGrant(
         account_id=account.id,
         invoice_id=invoice_id,
@@ -93,7 +93,7 @@ async def plan(
     installment: int,
     plan: str | None,
     rollover_cap: int,
-    writes: Writes | None = None,
+    writes: UnitOfWork | None = None,
 ) -> None:
     """Put down an installment that is to come. It holds nothing until it is made. `writes` as in `grant`."""
     planned = CreditGrant(
@@ -275,7 +275,7 @@ async def _end(
 # What moves credits within the grants. The entry is the caller's.
 
 
-async def take(grants: Iterable[CreditGrant], credits: int) -> list[Source]:
+async def take(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:
     """Take `credits` from these in turn. The caller has seen to it that they hold enough."""
     sources = []
     for source in grants:
@@ -290,7 +290,9 @@ async def take(grants: Iterable[CreditGrant], credits: int) -> list[Source]:
     raise AssertionError("the balance says more than the live grants hold")
 
 
-async def put_back(account: Account, sources: Iterable[Source], at: datetime, owed: int = 0) -> None:
+async def return_credits(
+    account: Account, sources: Iterable[GrantPortion], at: datetime, owed: int = 0
+) -> None:
     """Credits return to the grants that they came from; a debt is paid first. The entry follows.
 
     `owed` credits return as well, to the grants that paid for them. A grant that has ended
@@ -304,11 +306,13 @@ async def put_back(account: Account, sources: Iterable[Source], at: datetime, ow
         paid = min(debt, credits)
         debt -= paid
         homeless += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
-    if homeless and await house(account, homeless, at):
+    if homeless and await distribute(account, homeless, at):
         raise AssertionError("more came back than ever went")
 
 
-async def house(account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()) -> int:
+async def distribute(
+    account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()
+) -> int:
     """Put credits that came back into whichever grants have room, those that last longest first.
 
     Returns how many are left, where `besides` are the only ones with room.
@@ -349,7 +353,7 @@ async def enter(
     at: datetime | None = None,
 ) -> None:
     """Write the entry and move the balance by it, in the caller's transaction. `at` is now unless said."""
-    writes = Writes()
+    writes = UnitOfWork()
     writes.insert(_entry(account, kind, credits, reference, reason, grant_id, at))
     writes.update(account, "balance", "version")
     await writes.send()

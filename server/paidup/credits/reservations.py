@@ -14,7 +14,7 @@ from datetime import datetime
 import msgspec
 
 from paidup.credits import ledger, reversals
-from paidup.credits.ledger import Source, Spent
+from paidup.credits.ledger import GrantPortion, Spent
 from paidup.db.models import Account, EntryKind, LedgerEntry, Reservation, ReservationState
 from paidup.errors import InsufficientCredits, InvalidInput, KeyReused, NotFound, ReservationOver
 
@@ -132,7 +132,7 @@ async def _end(account: Account, row: Reservation, state: ReservationState, used
     reversed_invoices = await reversals.of_account(account)
     unused = _unused(row.sources, row.credits - used)
     back = await reversals.claim_returned(reversed_invoices, unused, row.id)
-    await ledger.put_back(account, back.sources, at, back.owed)
+    await ledger.return_credits(account, back.sources, at, back.owed)
     reason = {ReservationState.EXPIRED: "reserved for too long"}.get(state, f"reservation {state}")
     await ledger.enter(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
     await reversals.apply_returned(account, reversed_invoices, back.gone, row.id, at)
@@ -143,7 +143,7 @@ async def _end(account: Account, row: Reservation, state: ReservationState, used
     await row.save(update_fields=["state", "used"])
 
 
-def _unused(sources: Sequence[Source], credits: int) -> list[Source]:
+def _unused(sources: Sequence[GrantPortion], credits: int) -> list[GrantPortion]:
     """The last `credits` of what was taken, the last first: the first taken are the first used."""
     unused = []
     for grant_id, taken in reversed(sources):

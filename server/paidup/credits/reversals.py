@@ -16,7 +16,7 @@ import msgspec
 
 from paidup.clock import now
 from paidup.credits import ledger
-from paidup.credits.ledger import Source
+from paidup.credits.ledger import GrantPortion
 from paidup.db.models import (
     Account,
     CreditGrant,
@@ -31,7 +31,7 @@ from paidup.domain.catalog import AfterRefund
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.reversals import Claim, ReversalFacts, claim, is_later, reason
 
-COUNTS = ("credits_reversed", "credits_untaken", "credits_forgiven", "credits_owed", "reserved_through")
+COUNTS = ("credits_reversed", "credits_unrecoverable", "credits_forgiven", "credits_owed", "reserved_through")
 """The columns of an invoice that are kept here."""
 MADE = [GrantState.LIVE, GrantState.EXPIRED]
 
@@ -77,7 +77,7 @@ async def apply(
 
     Invoice and account are locked. `cause` is the business fact that the entry stands for.
     """
-    if row.settled_at is None or not row.money_went_back:
+    if row.settled_at is None or not row.has_reversals:
         return False  # what is granted later is reduced then
     # Whether somebody has looked since a month's end makes no difference.
     await ledger.expire_due(account, at)
@@ -138,8 +138,8 @@ async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, 
         credits -= taken
     # What expired unused is gone already: nobody owes it.
     expired = sum(grant.expired for grant in grants)
-    gone = min(credits, max(0, expired - (row.credits_untaken - row.credits_forgiven)))
-    row.credits_untaken += gone
+    gone = min(credits, max(0, expired - (row.credits_unrecoverable - row.credits_forgiven)))
+    row.credits_unrecoverable += gone
     credits -= gone
     if credits:
         newest = await Reservation.filter(account_id=row.account_id).order_by("-id").first()
@@ -147,7 +147,7 @@ async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, 
     if after is AfterRefund.DEBT:
         row.credits_owed += credits
         return credits
-    row.credits_untaken += credits
+    row.credits_unrecoverable += credits
     row.credits_forgiven += credits
     return 0
 
@@ -161,16 +161,16 @@ async def _give_back(
     """
     forgiven = min(credits, row.credits_forgiven)
     owed = min(credits - forgiven, row.credits_owed)
-    untaken = min(credits - owed, row.credits_untaken)  # what was never taken is not given back
+    untaken = min(credits - owed, row.credits_unrecoverable)  # what was never taken is not given back
     row.credits_forgiven -= forgiven
-    row.credits_untaken -= untaken
+    row.credits_unrecoverable -= untaken
     row.credits_owed -= owed
     own = credits - owed - untaken
     paid: int = min(ledger.debt_of(account), owed + own)
     others = max(0, owed - paid)  # other credits paid it: they are whole again
     homeless = _refill(grants, owed + own - paid - others) + others
     if homeless:
-        homeless = _refill(grants, await ledger.house(account, homeless, at, besides=grants))
+        homeless = _refill(grants, await ledger.distribute(account, homeless, at, besides=grants))
         assert homeless == 0, "more came back than ever went"
     return paid
 
@@ -206,7 +206,7 @@ class Returned(msgspec.Struct, frozen=True):
     are taken for what was forgiven.
     """
 
-    sources: list[Source]
+    sources: list[GrantPortion]
     owed: int
     gone: dict[str, int]
 
@@ -214,11 +214,13 @@ class Returned(msgspec.Struct, frozen=True):
 async def of_account(account: Account) -> list[Invoice]:
     """The account's invoices that bear on what a reservation gives back."""
     return await Invoice.filter(
-        account_id=account.id, money_went_back=True, settled_at__not_isnull=True
+        account_id=account.id, has_reversals=True, settled_at__not_isnull=True
     ).order_by("id")
 
 
-async def claim_returned(rows: Sequence[Invoice], unused: Sequence[Source], reservation: int) -> Returned:
+async def claim_returned(
+    rows: Sequence[Invoice], unused: Sequence[GrantPortion], reservation: int
+) -> Returned:
     """Of `unused` credits, what goes with the money that went back while they were held."""
     claiming = {row.id: row for row in rows if row.reserved_through >= reservation}
     grants = await CreditGrant.filter(invoice_id__in=list(claiming)) if claiming else []
@@ -229,7 +231,7 @@ async def claim_returned(rows: Sequence[Invoice], unused: Sequence[Source], rese
             forgiven = min(credits, row.credits_forgiven)
             owed = min(credits - forgiven, row.credits_owed)
             row.credits_forgiven -= forgiven
-            row.credits_untaken -= forgiven
+            row.credits_unrecoverable -= forgiven
             row.credits_owed -= owed
             gone[row.id] += forgiven
             all_owed += owed

@@ -40,7 +40,7 @@ async def first_locked(condition: str, values: Sequence[Any], *kinds: Kind) -> t
     return _rows(kinds, found[0]) if found else None
 
 
-class Seen:
+class VersionedRows:
     """Rows that were read without a lock, and what tells whether somebody has changed them since."""
 
     def __init__(self, rows: tuple[Row, ...], versions: Sequence[str]) -> None:
@@ -48,8 +48,8 @@ class Seen:
         self.versions = versions
 
 
-async def first_seen(condition: str, values: Sequence[Any], *kinds: Kind) -> Seen | None:
-    """The same without locks and outside of a transaction, for `Writes.send_if_unchanged`.
+async def first_seen(condition: str, values: Sequence[Any], *kinds: Kind) -> VersionedRows | None:
+    """The same without locks and outside of a transaction, for `UnitOfWork.send_if_unchanged`.
 
     None where there is no such row, and on SQLite, where there is no telling who changed one.
     """
@@ -59,7 +59,7 @@ async def first_seen(condition: str, values: Sequence[Any], *kinds: Kind) -> See
     if not found:
         return None
     cells = tuple(found[0])
-    return Seen(_rows(kinds, cells), cells[-len(kinds) :])
+    return VersionedRows(_rows(kinds, cells), cells[-len(kinds) :])
 
 
 @cache
@@ -212,7 +212,7 @@ Change = tuple[Kind, str, tuple[str, ...], tuple[Any, ...]]
 """Model, SQL, the names in it, and their values."""
 
 
-class Writes:
+class UnitOfWork:
     """Rows to insert and to update, sent together. Their values are read when they are sent."""
 
     def __init__(self) -> None:
@@ -246,7 +246,7 @@ class Writes:
         else:
             await _at_once(*self._taken())
 
-    async def send_if_unchanged(self, seen: Seen) -> bool:
+    async def send_if_unchanged(self, seen: VersionedRows) -> bool:
         """Write it all and commit, in a statement that locks what was seen, in that order.
 
         False, and nothing is written, where somebody has changed it. Raises IntegrityError.
@@ -271,7 +271,7 @@ async def _one_by_one(inserts: Inserts, updates: Updates, changes: list[Change])
 
 
 async def _at_once(
-    inserts: Inserts, updates: Updates, changes: list[Change], seen: Seen | None = None
+    inserts: Inserts, updates: Updates, changes: list[Change], seen: VersionedRows | None = None
 ) -> bool:
     places = {id(row): number for number, (row, _) in enumerate(inserts)}
     shape = (

@@ -20,7 +20,7 @@ from tortoise.models import Model
 
 from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 
 
 class EntryKind(StrEnum):
@@ -117,11 +117,11 @@ class Invoice(Model):
     """The running number that Stripe gave it; with `finalized_at`, Stripe's order."""
     nets = fields.BooleanField(default=False, db_default=False)
     """Other invoices of the account bear on what this one gives, or it on theirs."""
-    money_went_back = fields.BooleanField(default=False, db_default=False)
+    has_reversals = fields.BooleanField(default=False, db_default=False)
     """Whether there are reversals of it: spares the road to a credit a look."""
     credits_reversed = fields.BigIntField(default=0, db_default=0)
     """Of what was granted, how much lost its money again: see reversals.py."""
-    credits_untaken = fields.BigIntField(default=0, db_default=0)
+    credits_unrecoverable = fields.BigIntField(default=0, db_default=0)
     """How much of that could not be taken back: expired unused, or forgiven."""
     credits_forgiven = fields.BigIntField(default=0, db_default=0)
     """How much of that is forgiven: it was spent, or is held by a reservation and may come back."""
@@ -136,9 +136,9 @@ class Invoice(Model):
     publish_due_at = fields.DatetimeField(null=True, db_index=True)
     """When somebody else should publish this version; None once it is published."""
     changed_at = fields.DatetimeField()
-    settled_via = fields.CharEnumField(Road, max_length=20, null=True)
+    settled_via = fields.CharEnumField(Source, max_length=20, null=True)
     settled_at = fields.DatetimeField(null=True, db_index=True)
-    checking_until = fields.DatetimeField(null=True)
+    lease_expires_at = fields.DatetimeField(null=True)
     """A lease: until then nobody else asks Stripe about this invoice."""
     next_check_at = fields.DatetimeField(null=True, db_index=True)
     """When the reconciler asks; None once the status is terminal."""
@@ -223,7 +223,7 @@ class LedgerEntry(Model):
 class Subscription(Model):
     """A subscription as Stripe last showed it, never as events arrived.
 
-    `as_of` is when that was asked for; `read_due_at` when it should be read again, None where
+    `as_of` is when that was asked for; `refresh_at` when it should be read again, None where
     nothing is known to have changed since. `pending_plan` waits for its payment.
     """
 
@@ -241,7 +241,7 @@ class Subscription(Model):
     ended_at = fields.DatetimeField(null=True)
     latest_invoice = fields.CharField(255, null=True)
     as_of = fields.DatetimeField(null=True)
-    read_due_at = fields.DatetimeField(null=True, db_index=True)
+    refresh_at = fields.DatetimeField(null=True, db_index=True)
     created_at = fields.DatetimeField(auto_now_add=True)
 
     account_id: int

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from paidup.domain.quotes import FreeCredits, Installment, Quote, installments, reduced, split
 
 
-class Bought(msgspec.Struct, frozen=True):
+class PaidInvoice(msgspec.Struct, frozen=True):
     """One paid invoice of an account. `at`: when Stripe finalised it; `subscription` or None."""
 
     invoice: str
@@ -28,7 +28,7 @@ class Bought(msgspec.Struct, frozen=True):
     money: Money
 
 
-class Carried(msgspec.Struct, frozen=True):
+class CreditCarryover(msgspec.Struct, frozen=True):
     """What downgrades have left: credits already had, and the money that went to the balance for them.
 
     `until`: when the period ends that the subscription's last invoice was for. Before that, what
@@ -60,7 +60,7 @@ def nets(quoted: Quote, money: Money) -> bool:
     return changes or yearly or costs_nothing or money.from_balance_minor > 0
 
 
-def limited(bought: Iterable[Bought]) -> list[Bought]:
+def limited(bought: Iterable[PaidInvoice]) -> list[PaidInvoice]:
     """The same, in Stripe's order, with what no money pays for given once.
 
     The periods that contain a moment hold together at most the largest `ceiling` of such credits, on
@@ -70,7 +70,7 @@ def limited(bought: Iterable[Bought]) -> list[Bought]:
     return [_limited(invoice, given) for invoice in bought]
 
 
-def _limited(invoice: Bought, given: list[FreeCredits]) -> Bought:
+def _limited(invoice: PaidInvoice, given: list[FreeCredits]) -> PaidInvoice:
     free = invoice.quote.free
     if free is None:
         return invoice
@@ -81,20 +81,20 @@ def _limited(invoice: Bought, given: list[FreeCredits]) -> Bought:
     return replace(invoice, quote=replace(quoted, free=allowed))
 
 
-def schedules(bought: Iterable[Bought]) -> dict[str, list[Installment]]:
+def schedules(bought: Iterable[PaidInvoice]) -> dict[str, list[Installment]]:
     """The grants of each invoice of one account, now and to come. `bought` in Stripe's order."""
     plans: dict[str, list[Installment]] = {}
-    before: list[Bought] = []
-    carried = Carried()
+    before: list[PaidInvoice] = []
+    carried = CreditCarryover()
     for invoice in limited(bought):
-        carried = _unforgiven(carried, invoice)
-        quoted, after = set_off(invoice.quote, invoice.money, carried)
+        carried = _expire_carryover(carried, invoice)
+        quoted, after = apply_carryover(invoice.quote, invoice.money, carried)
         if quoted.credits < 0:
             same = [b.invoice for b in before if b.subscription and b.subscription == invoice.subscription]
             left = _lower(plans, same, invoice, -quoted.credits)
             # The money goes with the credits: what lowered the plan is not set off again.
             minor = (after.minor - carried.minor) * left // -quoted.credits
-            after = Carried(carried.credits + left, carried.minor + minor)
+            after = CreditCarryover(carried.credits + left, carried.minor + minor)
         ends = [part.period_end for part in quoted.parts if invoice.subscription]
         carried = replace(after, until=max(ends, default=carried.until))
         plans[invoice.invoice] = installments(quoted.parts)
@@ -102,7 +102,7 @@ def schedules(bought: Iterable[Bought]) -> dict[str, list[Installment]]:
     return plans
 
 
-def _unforgiven(carried: Carried, invoice: Bought) -> Carried:
+def _expire_carryover(carried: CreditCarryover, invoice: PaidInvoice) -> CreditCarryover:
     """What is still carried when `invoice` comes.
 
     Once the balance has paid out the money that came with the credits, and the time is over that it
@@ -114,11 +114,13 @@ def _unforgiven(carried: Carried, invoice: Bought) -> Carried:
         minor = min(minor, money.from_balance_minor)  # more was asked for than the balance held
     at = invoice.quote.prorated_from or invoice.at
     if minor == 0 and at >= carried.until:
-        return Carried()
+        return CreditCarryover()
     return replace(carried, minor=minor)
 
 
-def _lower(plans: dict[str, list[Installment]], invoices: Sequence[str], change: Bought, credits: int) -> int:
+def _lower(
+    plans: dict[str, list[Installment]], invoices: Sequence[str], change: PaidInvoice, credits: int
+) -> int:
     """Take `credits` from what these have yet to give. Returns what is left over.
 
     Evenly from the months of a year that goes on; from the last ones where no year goes on, so
@@ -140,7 +142,7 @@ def _lower(plans: dict[str, list[Installment]], invoices: Sequence[str], change:
     return credits - sum(taken)
 
 
-def set_off(quoted: Quote, money: Money, carried: Carried) -> tuple[Quote, Carried]:
+def apply_carryover(quoted: Quote, money: Money, carried: CreditCarryover) -> tuple[Quote, CreditCarryover]:
     """What is granted in the end, and what is carried on.
 
     What was carried is set against a change of plan in full, since it re-buys what was given
@@ -148,10 +150,10 @@ def set_off(quoted: Quote, money: Money, carried: Carried) -> tuple[Quote, Carri
     """
     if quoted.credits < 0:
         back = max(0, -money.total_minor)
-        return quoted, Carried(carried.credits - quoted.credits, carried.minor + back)
+        return quoted, CreditCarryover(carried.credits - quoted.credits, carried.minor + back)
     against = min(carried.credits, _exposed(quoted, money))
     minor = max(0, carried.minor + max(0, -money.total_minor) - money.from_balance_minor)
-    return reduced(quoted, against), Carried(carried.credits - against, minor)
+    return reduced(quoted, against), CreditCarryover(carried.credits - against, minor)
 
 
 def _exposed(quoted: Quote, money: Money) -> int:

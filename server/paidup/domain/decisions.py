@@ -16,7 +16,7 @@ from enum import StrEnum
 
 import msgspec
 
-from paidup.domain.payment_facts import Attempt, Facts, InvoiceFacts, PaymentError, PaymentFacts
+from paidup.domain.payment_facts import Attempt, IntentFacts, InvoiceFacts, PaymentError, PaymentFacts
 
 
 class InvoiceStatus(StrEnum):
@@ -43,16 +43,16 @@ class Verdict(StrEnum):
 
     GRANT = "grant"
     ALREADY_GRANTED = "already_granted"
-    TELL = "tell"
+    NOTIFY = "tell"
     """Nothing to grant; the browser hears of a new status or error."""
     NOTHING_NEW = "nothing_new"
-    ASK = "ask"
+    REFETCH = "ask"
     """An event contradicts what is known and may be older than it: only Stripe knows what holds now."""
     REFUSE = "refuse"
     """The facts do not belong to this invoice: nothing changes, and it is noted."""
 
 
-class Known(msgspec.Struct, frozen=True):
+class InvoiceSnapshot(msgspec.Struct, frozen=True):
     """What our row says of the invoice, before these facts."""
 
     invoice: str
@@ -72,7 +72,7 @@ class Decision(msgspec.Struct, frozen=True):
     error: PaymentError | None = None
 
 
-def decide(known: Known, facts: Facts) -> Decision:
+def decide(known: InvoiceSnapshot, facts: PaymentFacts) -> Decision:
     """What to do about `known`, given `facts`. Never grants twice, never believes a stranger."""
     if known.status in (InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED):
         return Decision(Verdict.ALREADY_GRANTED, known.status, "already settled")
@@ -96,17 +96,17 @@ def decide(known: Known, facts: Facts) -> Decision:
     if received:
         return Decision(Verdict.NOTHING_NEW, known.status, f"{received} of {due} received")
     decision = _from_attempts(known, facts, ours)
-    if facts.dated and decision.verdict is Verdict.TELL and _contradicts(known, decision):
-        return Decision(Verdict.ASK, known.status, f"{decision.reason}, or was", known.error)
+    if facts.dated and decision.verdict is Verdict.NOTIFY and _contradicts(known, decision):
+        return Decision(Verdict.REFETCH, known.status, f"{decision.reason}, or was", known.error)
     return decision
 
 
-def _contradicts(known: Known, decision: Decision) -> bool:
+def _contradicts(known: InvoiceSnapshot, decision: Decision) -> bool:
     """Whether another attempt's news is overwritten. Events come in any order."""
     return known.status not in (InvoiceStatus.OPEN, decision.status)
 
 
-def _mismatch(known: Known, invoice: InvoiceFacts | None) -> str | None:
+def _mismatch(known: InvoiceSnapshot, invoice: InvoiceFacts | None) -> str | None:
     if invoice is None:
         return None
     if invoice.id != known.invoice:
@@ -118,7 +118,7 @@ def _mismatch(known: Known, invoice: InvoiceFacts | None) -> str | None:
     return None
 
 
-def _strange(known: Known, payment: PaymentFacts) -> str | None:
+def _strange(known: InvoiceSnapshot, payment: IntentFacts) -> str | None:
     """Why this payment does not count for this invoice, or None."""
     linked = payment.invoice == known.invoice or (payment.invoice is None and payment.intent == known.intent)
     if not linked:
@@ -143,7 +143,7 @@ _ATTEMPT_STATUSES = {
 }
 
 
-def _from_attempts(known: Known, facts: Facts, payments: list[PaymentFacts]) -> Decision:
+def _from_attempts(known: InvoiceSnapshot, facts: PaymentFacts, payments: list[IntentFacts]) -> Decision:
     """The status that the latest attempt shows, where nothing is to be granted."""
     if payments:
         return _from_payment(known, payments[-1])
@@ -158,7 +158,7 @@ def _from_attempts(known: Known, facts: Facts, payments: list[PaymentFacts]) -> 
     return Decision(Verdict.NOTHING_NEW, known.status, "awaiting payment", known.error)
 
 
-def _from_payment(known: Known, payment: PaymentFacts) -> Decision:
+def _from_payment(known: InvoiceSnapshot, payment: IntentFacts) -> Decision:
     status, error = _ATTEMPT_STATUSES.get(payment.status), payment.error
     if status is None:  # requires_capture, or a status that Stripe adds one day
         reason = f"unexpected intent status {payment.status}"
@@ -171,7 +171,9 @@ def _from_payment(known: Known, payment: PaymentFacts) -> Decision:
     return _tell(known, status, reason, error if status is InvoiceStatus.FAILED else None)
 
 
-def _tell(known: Known, status: InvoiceStatus, reason: str, error: PaymentError | None = None) -> Decision:
+def _tell(
+    known: InvoiceSnapshot, status: InvoiceStatus, reason: str, error: PaymentError | None = None
+) -> Decision:
     if known.status.terminal or (status is known.status and error == known.error):
         return Decision(Verdict.NOTHING_NEW, known.status, reason, known.error)
-    return Decision(Verdict.TELL, status, reason, error)
+    return Decision(Verdict.NOTIFY, status, reason, error)

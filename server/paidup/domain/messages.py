@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.payment_facts import PaymentError, Road
+from paidup.domain.payment_facts import PaymentError, Source
 
 SUBPROTOCOL = "paidup.v1"
 MAX_FRAME = 4096
@@ -67,7 +67,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     plan: str | None
     credits_granted: int
     balance: int
-    via: Road | None
+    via: Source | None
     at: datetime
     error: PaymentError | None = None
 

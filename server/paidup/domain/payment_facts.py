@@ -1,6 +1,6 @@
 """What is known about a payment, whoever said it.
 
-A webhook, a verification and the reconciler each gather `Facts`; `decisions.py` turns them
+A webhook, a verification and the reconciler each gather `PaymentFacts`; `decisions.py` turns them
 into a decision. Amounts are integers in the currency's smallest unit, times are Unix seconds
 as Stripe gives them.
 """
@@ -12,7 +12,7 @@ from enum import StrEnum
 import msgspec
 
 
-class Road(StrEnum):
+class Source(StrEnum):
     """Which of the three roads brought the facts."""
 
     VERIFICATION = "verification"
@@ -81,7 +81,7 @@ class PaymentError(msgspec.Struct, frozen=True, omit_defaults=False):
     decline_code: str | None = None
 
 
-class PaymentFacts(msgspec.Struct, frozen=True):
+class IntentFacts(msgspec.Struct, frozen=True):
     """A PaymentIntent that an InvoicePayment links to the invoice.
 
     `invoice` is what Stripe's InvoicePayment names, None where the source of the facts (an
@@ -98,7 +98,7 @@ class PaymentFacts(msgspec.Struct, frozen=True):
     error: PaymentError | None = None
 
 
-class Facts(msgspec.Struct, frozen=True):
+class PaymentFacts(msgspec.Struct, frozen=True):
     """All that one source says: an invoice with its payments, or a payment alone.
 
     `attempt` is what an `invoice.payment_failed` or `invoice.payment_action_required` event
@@ -108,7 +108,7 @@ class Facts(msgspec.Struct, frozen=True):
     """
 
     invoice: InvoiceFacts | None = None
-    payments: tuple[PaymentFacts, ...] = ()
+    payments: tuple[IntentFacts, ...] = ()
     attempt: Attempt | None = None
     dated: bool = False
     event: str | None = None

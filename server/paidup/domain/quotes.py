@@ -21,7 +21,7 @@ from paidup.domain.catalog import Catalogue, Plan, Rollover, StripePrice, Upgrad
 from paidup.domain.payment_facts import LineFacts
 
 
-class Part(msgspec.Struct, frozen=True):
+class CreditPart(msgspec.Struct, frozen=True):
     """Credits of one invoice that come and go together. Times in Unix seconds.
 
     They come in equal shares at `due_at`, the first at once. `expires` says whether each share
@@ -70,7 +70,7 @@ class Quote(msgspec.Struct, frozen=True):
     credits: int
     plan: str | None
     price: str | None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CreditPart, ...] = ()
     unknown_prices: tuple[str, ...] = ()
     prorated_from: int | None = None
     """When the change of plan was made that some of it is for: now, or before where it was left for later."""
@@ -117,11 +117,11 @@ def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str,
     return Quote(net, best.plan.id, best.price.id, parts, tuple(unknown), changed_at, _free(priced))
 
 
-def _parts(priced: Sequence[_Priced], lines: Sequence[LineFacts], credits: int) -> tuple[Part, ...]:
+def _parts(priced: Sequence[_Priced], lines: Sequence[LineFacts], credits: int) -> tuple[CreditPart, ...]:
     """`credits` shared among what the lines give, by what each gives."""
     whole = [line for line in lines if not line.proration]
     newest = max(whole, key=lambda line: line.period_start, default=None)
-    shares: dict[Part, Fraction] = {}
+    shares: dict[CreditPart, Fraction] = {}
     for each in priced:
         if each.credits > 0:
             part = _part(each.line, each.plan, each.price, newest)
@@ -178,7 +178,7 @@ def _ceiling(priced: _Priced) -> int:
     return seat * min(line.quantity, plan.quantity_limit)
 
 
-def _part(line: LineFacts, plan: Plan, price: StripePrice, newest: LineFacts | None) -> Part:
+def _part(line: LineFacts, plan: Plan, price: StripePrice, newest: LineFacts | None) -> CreditPart:
     """Where this line's credits belong: lines of one plan for one period come together.
 
     What is paid only when its time is over (prorations left for the renewal) comes at once, and
@@ -189,16 +189,16 @@ def _part(line: LineFacts, plan: Plan, price: StripePrice, newest: LineFacts | N
     monthly = price.interval.months > 1 and (line.amount_minor != 0 or price.unit_amount_minor == 0)
     starts = months_between(line.period_start, end) if monthly and not late else [line.period_start]
     expires = plan.rollover is not Rollover.KEEP and not plan.top_up
-    return Part(plan.id, price.id, 0, tuple(starts), end, expires, plan.rollover_cap if expires else 0)
+    return CreditPart(plan.id, price.id, 0, tuple(starts), end, expires, plan.rollover_cap if expires else 0)
 
 
-def installments(parts: Iterable[Part]) -> list[Installment]:
+def installments(parts: Iterable[CreditPart]) -> list[Installment]:
     """The grants of an invoice, in their order: the ones at once first, then by the month."""
     made = [item for part in parts for item in _installments(part)]
     return sorted(made, key=lambda item: item.due_at or 0)
 
 
-def _installments(part: Part) -> list[Installment]:
+def _installments(part: CreditPart) -> list[Installment]:
     ends = (*part.due_at[1:], part.period_end)
     shares = split(part.credits, [Fraction(1)] * len(part.due_at))
     return [
@@ -233,5 +233,5 @@ def split(total: int, weights: list[Fraction]) -> list[int]:
     return shares
 
 
-def _with(part: Part, credits: int) -> Part:
+def _with(part: CreditPart, credits: int) -> CreditPart:
     return replace(part, credits=credits)

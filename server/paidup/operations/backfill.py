@@ -20,7 +20,7 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import InvalidInput, NotFound, StripeRefused
 from paidup.payments.settlement import Outcome
 from paidup.reconciliation.reconciler import Reconciler
-from paidup.reconciliation.stripe_events import PARKED, Events, store
+from paidup.reconciliation.stripe_events import RETRYABLE_OUTCOMES, Events, store
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.schemas import Event, decode
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
@@ -115,7 +115,7 @@ async def replay(gateway: StripeGateway, events: Events, event_id: str) -> Repla
     except Exception as error:
         # Noted on the event already; the operator hears of it here.
         return Replayed(event.id, event.type, source, f"{FAILED}: {type(error).__name__}: {error}", False)
-    return Replayed(event.id, event.type, source, outcome, outcome not in PARKED)
+    return Replayed(event.id, event.type, source, outcome, outcome not in RETRYABLE_OUTCOMES)
 
 
 async def _fetched(gateway: StripeGateway, event_id: str) -> str:

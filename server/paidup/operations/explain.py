@@ -19,7 +19,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, stage_of
-from paidup.payments.timeline import What
+from paidup.payments.timeline import TimelineEventType
 from paidup.stripe_api.schemas import Event, decode
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 
@@ -28,7 +28,7 @@ NEWEST = 20
 STEPS = 500
 OVERDUE = timedelta(seconds=60)
 """How late a check may be before it says that no reconciler runs."""
-NOBODYS = "not handled by design"
+UNHANDLED_TYPE = "not handled by design"
 """The outcome of an event whose type nobody handles: kept, and shown for as long as `KEPT_SHOWN`."""
 KEPT_SHOWN = timedelta(days=7)
 LOOKED_FOR = "an invoice, a PaymentIntent, a subscription, a Stripe customer and an external id"
@@ -56,7 +56,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
         return self.handled_at is None and self.next_attempt_at is None
 
 
-class Step(msgspec.Struct, frozen=True):
+class TimelineEvent(msgspec.Struct, frozen=True):
     """One entry of the timeline; `after_ms` counts from when the invoice was made."""
 
     at: datetime
@@ -73,7 +73,7 @@ class Grant(msgspec.Struct, frozen=True):
     frozen: int = 0
 
 
-class Facts(msgspec.Struct, frozen=True):
+class InvoiceDetails(msgspec.Struct, frozen=True):
     """Our row of an invoice."""
 
     account: str
@@ -98,16 +98,16 @@ class Facts(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-class Story(msgspec.Struct, frozen=True):
+class InvoiceReport(msgspec.Struct, frozen=True):
     """One invoice. `facts` is None where only its events are known here."""
 
     invoice: str
-    facts: Facts | None
+    facts: InvoiceDetails | None
     grants: list[Grant]
-    steps: list[Step]
+    steps: list[TimelineEvent]
     events: list[StoredEvent]
     awaited: list[str]
-    to_do: str
+    recommendation: str
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -121,7 +121,7 @@ class Explanation(msgspec.Struct, frozen=True):
     at: datetime
     account: str | None
     balance: int | None
-    stories: list[Story]
+    stories: list[InvoiceReport]
     older: int
     unplaced: list[StoredEvent]
 
@@ -161,7 +161,7 @@ async def explain(reference: str) -> Explanation:
     )
 
 
-async def _story(invoice: str, row: Invoice | None, at: datetime) -> Story:
+async def _story(invoice: str, row: Invoice | None, at: datetime) -> InvoiceReport:
     entries = await TimelineEntry.filter(invoice=invoice).order_by("-id").limit(STEPS)
     entries.sort(key=lambda entry: (entry.at, entry.id))
     named = {entry.detail["event"] for entry in entries if entry.detail and "event" in entry.detail}
@@ -170,24 +170,26 @@ async def _story(invoice: str, row: Invoice | None, at: datetime) -> Story:
     began = row.created_at if row else (entries[0].at if entries else at)
     facts = _facts(row) if row else None
     steps = [
-        Step(entry.at, round((entry.at - began).total_seconds() * 1000), entry.what, entry.detail or {})
+        TimelineEvent(
+            entry.at, round((entry.at - began).total_seconds() * 1000), entry.what, entry.detail or {}
+        )
         for entry in entries
     ]
     stored = [stored_event(event) for event in events]
     given = [Grant(each.credits, each.remaining, each.state, each.expires_at, each.frozen) for each in grants]
-    return Story(
+    return InvoiceReport(
         invoice=invoice,
         facts=facts,
         grants=given,
         steps=steps,
         events=stored,
         awaited=awaited(facts, steps, stored, at),
-        to_do=to_do(facts, given, steps, stored, at),
+        recommendation=recommendation(facts, given, steps, stored, at),
     )
 
 
 async def _unplaced(
-    reference: str, account: Account | None, stories: Sequence[Story], at: datetime
+    reference: str, account: Account | None, stories: Sequence[InvoiceReport], at: datetime
 ) -> list[StoredEvent]:
     """Events that mention it and had no effect: of an invoice, customer, price or type not known here."""
     shown = {event.id for story in stories for event in story.events}
@@ -199,13 +201,13 @@ async def _unplaced(
         rows = await mentioning.filter(handled_at__isnull=True)
         if not stories and account is None:
             # Of what is known, most events have no effect, and that is no news.
-            rows += await mentioning.filter(outcome=NOBODYS, received_at__gte=at - KEPT_SHOWN)
+            rows += await mentioning.filter(outcome=UNHANDLED_TYPE, received_at__gte=at - KEPT_SHOWN)
         found.update({row.id: stored_event(row) for row in rows})
     return [event for event in found.values() if event.id not in shown]
 
 
-def _facts(row: Invoice) -> Facts:
-    return Facts(
+def _facts(row: Invoice) -> InvoiceDetails:
+    return InvoiceDetails(
         account=row.account.external_id,
         customer=row.customer,
         subscription=row.subscription,
@@ -268,7 +270,7 @@ def _looked_into(payload: str, error: str | None) -> tuple[str | None, str | Non
 
 
 def awaited(
-    facts: Facts | None, steps: Sequence[Step], events: Sequence[StoredEvent], at: datetime
+    facts: InvoiceDetails | None, steps: Sequence[TimelineEvent], events: Sequence[StoredEvent], at: datetime
 ) -> list[str]:
     """What this invoice waits for; empty where its wait is over."""
     waits = [event_waits(event, at) for event in events if event.handled_at is None]
@@ -285,10 +287,10 @@ def awaited(
     return waits
 
 
-def _stripe_said(steps: Sequence[Step], at: datetime) -> str | None:
-    answers = [step for step in steps if step.what == What.VERIFICATION_ANSWERED]
+def _stripe_said(steps: Sequence[TimelineEvent], at: datetime) -> str | None:
+    answers = [step for step in steps if step.what == TimelineEventType.VERIFICATION_ANSWERED]
     if not answers:
-        heard = [step for step in steps if step.what == What.WEBHOOK_RECEIVED]
+        heard = [step for step in steps if step.what == TimelineEventType.WEBHOOK_RECEIVED]
         if not heard:
             return "Stripe has not been asked yet, and has sent nothing."
         return f"Stripe sent {heard[-1].detail.get('type')} {span(at - heard[-1].at)} ago; it was not asked."
@@ -314,23 +316,23 @@ def event_waits(event: StoredEvent, at: datetime) -> str:
     return f"{event.type} {event.id} is tried again {again} ({event.attempts} tries so far): {why}."
 
 
-def to_do(
-    facts: Facts | None,
+def recommendation(
+    facts: InvoiceDetails | None,
     grants: Sequence[Grant],
-    steps: Sequence[Step],
+    steps: Sequence[TimelineEvent],
     events: Sequence[StoredEvent],
     at: datetime,
 ) -> str:
     """What a person should do about this invoice: one sentence."""
     if facts is None:
         stuck = next((event for event in events if event.handled_at is None), None)
-        return event_to_do(stuck) if stuck else "Nothing: Paidup follows no such invoice."
+        return event_recommendation(stuck) if stuck else "Nothing: Paidup follows no such invoice."
     if facts.status is InvoiceStatus.ACTIVE:
         return _to_do_active(facts, grants)
     if not facts.status.terminal:
         stuck = next((event for event in events if event.handled_at is None and event.error), None)
         if stuck:
-            return event_to_do(stuck)
+            return event_recommendation(stuck)
         if facts.next_check_at and at - facts.next_check_at > OVERDUE:
             return "Start the reconciler (`paidup work`): its check of this invoice is overdue."
     if facts.status is InvoiceStatus.OPEN and _money_is_there(steps):
@@ -338,7 +340,7 @@ def to_do(
     return _TO_DO[facts.status]
 
 
-def _to_do_active(facts: Facts, grants: Sequence[Grant]) -> str:
+def _to_do_active(facts: InvoiceDetails, grants: Sequence[Grant]) -> str:
     if not grants:
         return "The invoice is active and has no grant: run `paidup audit`, and look into the ledger."
     given = sum(grant.credits for grant in grants)
@@ -347,8 +349,8 @@ def _to_do_active(facts: Facts, grants: Sequence[Grant]) -> str:
     return f"Nothing: {given} credits were granted, {left} of them are left{told}."
 
 
-def _money_is_there(steps: Sequence[Step]) -> bool:
-    answers = [step for step in steps if step.what == What.VERIFICATION_ANSWERED]
+def _money_is_there(steps: Sequence[TimelineEvent]) -> bool:
+    answers = [step for step in steps if step.what == TimelineEventType.VERIFICATION_ANSWERED]
     return bool(answers) and "succeeded" in (answers[-1].detail.get("payments") or [])
 
 
@@ -362,7 +364,7 @@ _TO_DO = {
 }
 
 
-def event_to_do(event: StoredEvent) -> str:
+def event_recommendation(event: StoredEvent) -> str:
     """What a person should do about an event that had no effect: one sentence."""
     if event.handled_at is not None:
         return "Nothing: no event of this type changes a payment."
@@ -392,7 +394,7 @@ def money(amount_minor: int, currency: str) -> str:
     return f"{amount_minor} {currency} (smallest unit)"
 
 
-def shown_detail(detail: dict[str, Any]) -> str:
+def format_detail(detail: dict[str, Any]) -> str:
     """A step's detail in one line."""
     return ", ".join(f"{name}={_plain(value)}" for name, value in detail.items() if value is not None)
 
@@ -401,7 +403,7 @@ def _plain(value: Any) -> str:
     return "+".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def headline(story: Story) -> list[tuple[str, str]]:
+def headline(story: InvoiceReport) -> list[tuple[str, str]]:
     """The first things to know of an invoice, as names and values."""
     facts = story.facts
     if facts is None:
@@ -422,7 +424,7 @@ def headline(story: Story) -> list[tuple[str, str]]:
         back = f"{facts.credits_reversed} credits were taken back, {frozen} are withheld by a dispute"
         lines.append(("money back", back))
     if facts.error:
-        lines.append(("error", shown_detail(facts.error)))
+        lines.append(("error", format_detail(facts.error)))
     lines.append(("told", f"version {facts.published_version} of {facts.version}"))
     return lines
 

@@ -11,13 +11,13 @@ from rich.text import Text
 
 from paidup.operations.explain import (
     Explanation,
-    Step,
+    InvoiceReport,
     StoredEvent,
-    Story,
-    event_to_do,
+    TimelineEvent,
+    event_recommendation,
     event_waits,
+    format_detail,
     headline,
-    shown_detail,
     time_of_day,
 )
 
@@ -32,11 +32,11 @@ def rendered(explanation: Explanation) -> RenderableType:
     if explanation.older:
         parts.append(Text(f"... and {explanation.older} older invoices: name one to see it."))
     for event in explanation.unplaced:
-        parts += [Text(), Text(event_waits(event, explanation.at)), _advice(event_to_do(event))]
+        parts += [Text(), Text(event_waits(event, explanation.at)), _advice(event_recommendation(event))]
     return Group(*parts)
 
 
-def _rendered_story(story: Story) -> Iterable[RenderableType]:
+def _rendered_story(story: InvoiceReport) -> Iterable[RenderableType]:
     grid = Table.grid(padding=(0, 2))
     for name, value in headline(story):
         grid.add_row(Text(name, style="dim"), Text(value))
@@ -48,14 +48,14 @@ def _rendered_story(story: Story) -> Iterable[RenderableType]:
         yield _rendered_events(story.events)
     for wait in story.awaited:
         yield Text(f"Awaited: {wait}")
-    yield _advice(story.to_do)
+    yield _advice(story.recommendation)
 
 
-def _rendered_steps(steps: Sequence[Step]) -> Table:
+def _rendered_steps(steps: Sequence[TimelineEvent]) -> Table:
     table = _table("Timeline", "at (UTC)", "ms", "what", "detail")
     table.columns[1].justify = "right"
     for step in steps:
-        detail = escape(shown_detail(step.detail))
+        detail = escape(format_detail(step.detail))
         table.add_row(time_of_day(step.at), f"+{step.after_ms}", escape(step.what), detail)
     return table
 

@@ -20,7 +20,7 @@ from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.redis_client import connect_redis
 from paidup.settings import Settings
 from paidup.stripe_api.gateway import API_VERSION, EndpointInfo, StripeGateway, open_gateway
-from paidup.stripe_api.rate_limiter import Budget
+from paidup.stripe_api.rate_limiter import RateLimiter
 
 WEBHOOK_PATH = "/webhooks/stripe"
 
@@ -58,7 +58,7 @@ async def gateway_alone(settings: Settings) -> AsyncIterator[StripeGateway]:
         url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
         redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
-        budget = Budget(redis, settings.stripe_requests_per_second)
+        budget = RateLimiter(redis, settings.stripe_requests_per_second)
         key, base = settings.stripe_secret_key, settings.stripe_api_base
         yield await stack.enter_async_context(open_gateway(key, base, settings.stripe_timeout_s, budget))
 

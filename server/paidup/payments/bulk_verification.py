@@ -59,18 +59,18 @@ class _Row(msgspec.Struct, array_like=True):
     created_at: datetime
 
 
-class Part(NamedTuple):
+class TimeWindow(NamedTuple):
     """Invoices created from `since` on and before `until`, Unix seconds; without an end where None."""
 
     since: int
     until: int | None
 
 
-ReadPart = Callable[[Part], Awaitable[int]]
+ReadPart = Callable[[TimeWindow], Awaitable[int]]
 """Goes through the list of the invoices of one part, page by page; how many it settled."""
 
 
-def parts_of(created: Sequence[int]) -> list[Part]:
+def parts_of(created: Sequence[int]) -> list[TimeWindow]:
     """The time in which the invoices of a crowd were made (Unix seconds), in parts of a page each or less.
 
     As many as can be read side by side, where there are enough; the most crowded first. Without
@@ -81,15 +81,15 @@ def parts_of(created: Sequence[int]) -> list[Part]:
     ordered = sorted(created)
     begins = sorted(set(ordered[:: max(1, min(PAGE, len(ordered) // AT_ONCE))]))
     begins[0] -= EARLIER_S
-    parts = [Part(*pair) for pair in zip(begins, [*begins[1:], None], strict=True)]
+    parts = [TimeWindow(*pair) for pair in zip(begins, [*begins[1:], None], strict=True)]
     return sorted(parts, key=lambda part: (part.until or ordered[-1]) - part.since)
 
 
-async def read_parts(parts: Sequence[Part], read: ReadPart) -> int:
+async def read_parts(parts: Sequence[TimeWindow], read: ReadPart) -> int:
     """Read all parts, a few side by side. What goes wrong with one keeps none from the others."""
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def one(part: Part) -> int:
+    async def one(part: TimeWindow) -> int:
         async with places:
             try:
                 return await read(part)
@@ -100,7 +100,7 @@ async def read_parts(parts: Sequence[Part], read: ReadPart) -> int:
     return sum(await asyncio.gather(*(one(part) for part in parts)))
 
 
-async def open_of(invoices: Sequence[str]) -> dict[str, int]:
+async def pending_invoices(invoices: Sequence[str]) -> dict[str, int]:
     """Those of the invoices that are recent and not over, and when their rows were made (Unix seconds)."""
     recent = now() - RECENT
     found: dict[str, int] = {}
@@ -112,7 +112,7 @@ async def open_of(invoices: Sequence[str]) -> dict[str, int]:
     return found
 
 
-async def pass_over(work: Callable[[], Awaitable[int]]) -> None:
+async def run_exclusively(work: Callable[[], Awaitable[int]]) -> None:
     """Do `work` if no other process does it or just did. It says how many it settled."""
     at, settled = now(), 0
     with storage_errors():

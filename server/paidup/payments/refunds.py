@@ -11,7 +11,7 @@ import msgspec
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice, ReversalKind
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.payments.settlement import Outcome, Settlement
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import StripeGateway
@@ -26,7 +26,7 @@ SHAPES: dict[ReversalKind, type[Refund] | type[Dispute] | type[CreditNote]] = {
 _KINDS = {shape: kind for kind, shape in SHAPES.items()}
 
 
-class Clawbacks:
+class ReversalHandler:
     def __init__(self, gateway: StripeGateway, verification: Verification, settlement: Settlement) -> None:
         self._gateway = gateway
         self._verification = verification
@@ -36,7 +36,7 @@ class Clawbacks:
         """The object as it is now, through the API. Raises StripeError."""
         return await self._gateway.read_reversal(SHAPES[kind], object_id)
 
-    async def take_up(self, shape: Shape, road: Road) -> Outcome:
+    async def take_up(self, shape: Shape, source: Source) -> Outcome:
         """Have the settlement reverse what `shape` calls for. Safe to call any number of times.
 
         Raises StripeError, StorageUnavailable.
@@ -48,7 +48,7 @@ class Clawbacks:
             known = await Invoice.exists(id=invoice)
         if not known:
             # The money went back before we heard that it came: take up the invoice first.
-            settled, _ = await self._verification.read(invoice, road)
+            settled, _ = await self._verification.read(invoice, source)
             if settled.status is None:
                 return settled.outcome
         return await self._settlement.reverse(_news(shape, invoice))

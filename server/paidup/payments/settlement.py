@@ -17,22 +17,22 @@ import msgspec
 import structlog
 from tortoise.exceptions import IntegrityError
 
-from paidup.batching import Later
+from paidup.batching import BackgroundBatcher
 from paidup.clock import Clock, now
 from paidup.credits import grants as granting
 from paidup.credits import ledger, reversals
 from paidup.credits.reversals import ReversalNews
-from paidup.db.bulk import Writes, first_locked, first_seen, update_many
+from paidup.db.bulk import UnitOfWork, first_locked, first_seen, update_many
 from paidup.db.connection import locked, storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
 from paidup.domain.backoff import reconciler_delay_s
 from paidup.domain.catalog import Catalogue, OnCancel, StripePrice
-from paidup.domain.decisions import Decision, InvoiceStatus, Known, Verdict, decide
+from paidup.domain.decisions import Decision, InvoiceSnapshot, InvoiceStatus, Verdict, decide
 from paidup.domain.messages import StatusMessage
-from paidup.domain.payment_facts import Facts, InvoiceFacts, Road
+from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
 from paidup.domain.quotes import Quote, quote
 from paidup.metrics import Metrics
-from paidup.payments.timeline import Timeline, What
+from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.realtime.status_queries import error_of, status_of
 
 log = structlog.get_logger(__name__)
@@ -93,12 +93,16 @@ class Settled(msgspec.Struct, frozen=True):
 _OUTCOMES = {
     Verdict.GRANT: Outcome.SETTLED,
     Verdict.ALREADY_GRANTED: Outcome.ALREADY_SETTLED,
-    Verdict.TELL: Outcome.TOLD,
+    Verdict.NOTIFY: Outcome.TOLD,
     Verdict.NOTHING_NEW: Outcome.NOT_YET,
-    Verdict.ASK: Outcome.NEEDS_READING,
+    Verdict.REFETCH: Outcome.NEEDS_READING,
 }
 _PUBLISHED = frozenset({Outcome.SETTLED, Outcome.TOLD})
-_NOTED = {Outcome.SETTLED: What.SETTLED, Outcome.TOLD: What.TOLD, Outcome.REFUSED: What.REFUSED}
+_NOTED = {
+    Outcome.SETTLED: TimelineEventType.SETTLED,
+    Outcome.TOLD: TimelineEventType.TOLD,
+    Outcome.REFUSED: TimelineEventType.REFUSED,
+}
 
 
 class Settlement:
@@ -119,9 +123,9 @@ class Settlement:
         self.tell_balance = tell_balance
         self._timeline = timeline
         self._metrics = metrics
-        self._published = Later(_remember_published)
+        self._published = BackgroundBatcher(_remember_published)
 
-    async def settle(self, facts: Facts, road: Road, account_id: int | None = None) -> Settled:
+    async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
         """Carry out what `facts` call for. Safe to call at any time, any number of times.
 
         `account_id` names the account of an invoice that is new here, where the caller knows
@@ -129,14 +133,16 @@ class Settlement:
         """
         for _ in range(COLLISIONS):
             try:
-                settled = await self._at_once(facts, road) or await self._under_lock(facts, road, account_id)
+                settled = await self._settle_optimistically(facts, source) or await self._settle_locked(
+                    facts, source, account_id
+                )
                 break
             except IntegrityError:
                 # Another process inserted the same invoice or grant: read again what is there now.
                 continue
         else:
             raise AssertionError("an integrity error that repeats is a bug, not a race")
-        self._note(settled, road)
+        self._record_metrics(settled, source)
         if settled.status and (settled.created or settled.outcome in _PUBLISHED):
             await self.publish(settled.status)
         if settled.moved:
@@ -152,12 +158,14 @@ class Settlement:
             row, account = await _lock(news.invoice)
             if not await reversals.learn(news):
                 return Outcome.ALREADY_SETTLED
-            row.money_went_back = True
+            row.has_reversals = True
             before = account.version
             cause = f"{news.id}:{news.status}"
             told = await self._reversed(row, account, cause, news.reason)
             moved = account.version != before
-        self._timeline.note(row.id, What.REVERSED, reversal=news.id, status=news.status, reason=news.reason)
+        self._timeline.note(
+            row.id, TimelineEventType.REVERSED, reversal=news.id, status=news.status, reason=news.reason
+        )
         if told:
             await self.publish(status_of(row, account.balance))
         if moved:
@@ -197,71 +205,73 @@ class Settlement:
         told = await reversals.apply(
             row, account, self._catalogue.spent_then_refunded, cause, reason, self._clock()
         )
-        writes = Writes()
+        writes = UnitOfWork()
         if told:
             _changed(row, writes)
         else:
-            writes.update(row, "money_went_back", *reversals.COUNTS)
+            writes.update(row, "has_reversals", *reversals.COUNTS)
         await writes.send()
         return told
 
     async def publish(self, status: StatusMessage) -> None:
         """Tell the browsers, and soon note that this version was told; or the reconciler tells it again."""
         if await self._publish(status):
-            self._timeline.note(status.invoice, What.PUBLISHED, version=status.version)
+            self._timeline.note(status.invoice, TimelineEventType.PUBLISHED, version=status.version)
             self._published.add((status.invoice, status.version))
         else:
-            self._timeline.note(status.invoice, What.NOT_PUBLISHED, version=status.version)
+            self._timeline.note(status.invoice, TimelineEventType.NOT_PUBLISHED, version=status.version)
 
-    def _note(self, settled: Settled, road: Road) -> None:
-        self._metrics.settlements.labels(road, settled.outcome).inc()
+    def _record_metrics(self, settled: Settled, source: Source) -> None:
+        self._metrics.settlements.labels(source, settled.outcome).inc()
         if settled.invoice is None:
             return
         if settled.created:
-            self._timeline.note(settled.invoice, What.CREATED, road=road)
+            self._timeline.note(settled.invoice, TimelineEventType.CREATED, source=source)
         if what := _NOTED.get(settled.outcome):
             status = settled.status.status if settled.status else None
-            self._timeline.note(settled.invoice, what, road=road, reason=settled.reason, status=status)
+            self._timeline.note(settled.invoice, what, source=source, reason=settled.reason, status=status)
         if settled.outcome is Outcome.REFUSED:
-            log.warning("settlement_refused", invoice=settled.invoice, road=road, reason=settled.reason)
+            log.warning("settlement_refused", invoice=settled.invoice, source=source, reason=settled.reason)
 
-    async def _at_once(self, facts: Facts, road: Road) -> Settled | None:
+    async def _settle_optimistically(self, facts: PaymentFacts, source: Source) -> Settled | None:
         """Read, decide, and write in one statement that is a transaction of its own.
 
         It locks what was read and writes only if nobody has changed that. None where somebody
         has, where the invoice is new, or where more must be read: then under lock.
         """
         with storage_errors():
-            seen = await first_seen(*_wanted(facts), Invoice, Account)
+            seen = await first_seen(*_lookup_condition(facts), Invoice, Account)
             if seen is None:
                 return None
             row, account = seen.rows
-            writes = Writes()
-            decision = self._decide(row, facts, road)
-            if decision.verdict is Verdict.GRANT and not granting.stands_alone(row):
+            writes = UnitOfWork()
+            decision = self._decide(row, facts, source)
+            if decision.verdict is Verdict.GRANT and not granting.is_independent(row):
                 return None
-            settled = await self._carry_out(decision, row, account, facts.event, writes)
+            settled = await self._apply_decision(decision, row, account, facts.event, writes)
             return settled if writes.empty or await writes.send_if_unchanged(seen) else None
 
-    async def _under_lock(self, facts: Facts, road: Road, account_id: int | None) -> Settled:
+    async def _settle_locked(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         async with write_transaction():
-            return await self._settle(facts, road, account_id)
+            return await self._settle(facts, source, account_id)
 
     # Inside the transaction
 
-    async def _settle(self, facts: Facts, road: Road, account_id: int | None) -> Settled:
-        found = await first_locked(*_wanted(facts), Invoice, Account)
-        rows = found or await self._adopt(facts.invoice, account_id)
+    async def _settle(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
+        found = await first_locked(*_lookup_condition(facts), Invoice, Account)
+        rows = found or await self._create_invoice(facts.invoice, account_id)
         if isinstance(rows, Settled):
             return rows
         row, account = rows
-        writes = Writes()
-        decision = self._decide(row, facts, road)
-        settled = await self._carry_out(decision, row, account, facts.event, writes, created=found is None)
+        writes = UnitOfWork()
+        decision = self._decide(row, facts, source)
+        settled = await self._apply_decision(
+            decision, row, account, facts.event, writes, created=found is None
+        )
         await writes.send()
         return settled
 
-    def _decide(self, row: Invoice, facts: Facts, road: Road) -> Decision:
+    def _decide(self, row: Invoice, facts: PaymentFacts, source: Source) -> Decision:
         """What to do; where it is to grant, `row` then says what and by which road."""
         decision = decide(_known(row), facts)
         if decision.verdict is Verdict.GRANT:
@@ -269,16 +279,16 @@ class Settlement:
                 quoted = quote(facts.invoice.lines, self._catalogue, self._prices)
                 if quoted.plan is not None:  # else the catalogue forgot the price: what was quoted holds
                     granting.remember(row, quoted, facts.invoice)
-            row.settled_via, row.settled_at, row.status = road, now(), InvoiceStatus.ACTIVE
+            row.settled_via, row.settled_at, row.status = source, now(), InvoiceStatus.ACTIVE
         return decision
 
-    async def _carry_out(
+    async def _apply_decision(
         self,
         decision: Decision,
         row: Invoice,
         account: Account,
         event: str | None,
-        writes: Writes,
+        writes: UnitOfWork,
         created: bool = False,
     ) -> Settled:
         before, outcome = account.version, _OUTCOMES.get(decision.verdict)
@@ -287,9 +297,9 @@ class Settlement:
         if decision.verdict is Verdict.GRANT:
             after = self._catalogue.spent_then_refunded
             await granting.give(row, account, after, self._clock(), writes)
-        if decision.verdict is Verdict.TELL:
+        if decision.verdict is Verdict.NOTIFY:
             row.status = decision.status
-        if decision.verdict in (Verdict.GRANT, Verdict.TELL):
+        if decision.verdict in (Verdict.GRANT, Verdict.NOTIFY):
             row.error = msgspec.to_builtins(decision.error) if decision.error else None
             _changed(row, writes)
             if event is not None:
@@ -304,7 +314,7 @@ class Settlement:
             marked=event is not None and outcome in _PUBLISHED,
         )
 
-    async def _adopt(
+    async def _create_invoice(
         self, invoice: InvoiceFacts | None, account_id: int | None
     ) -> tuple[Invoice, Account] | Settled:
         """A row for an invoice that is new here, or why there is none."""
@@ -373,7 +383,7 @@ class Settlement:
                 account_id=account.id,
                 plan=row.plan,
                 price=row.price,
-                read_due_at=soon,
+                refresh_at=soon,
             )
             await Subscription.bulk_create([known], ignore_conflicts=True)
         if quoted.unknown_prices:
@@ -395,7 +405,7 @@ async def _lock(invoice: str) -> tuple[Invoice, Account]:
     return await locked(query).get(), account
 
 
-def _wanted(facts: Facts) -> tuple[str, list[str]]:
+def _lookup_condition(facts: PaymentFacts) -> tuple[str, list[str]]:
     """The condition, and its values, for the invoice that `facts` are about, and its account."""
     if facts.invoice:
         return "invoices.id = $1 AND accounts.id = invoices.account_id", [facts.invoice.id]
@@ -404,7 +414,7 @@ def _wanted(facts: Facts) -> tuple[str, list[str]]:
     return f"invoices.payment_intent IN ({marks}) AND accounts.id = invoices.account_id", intents
 
 
-def _changed(row: Invoice, writes: Writes) -> None:
+def _changed(row: Invoice, writes: UnitOfWork) -> None:
     """Write a change that browsers should hear of."""
     row.version += 1
     row.changed_at = now()
@@ -415,7 +425,7 @@ def _changed(row: Invoice, writes: Writes) -> None:
         row,
         *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
         *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
-        *("finalized_at", "sequence", "nets", "money_went_back", *reversals.COUNTS),
+        *("finalized_at", "sequence", "nets", "has_reversals", *reversals.COUNTS),
     )
 
 
@@ -429,8 +439,8 @@ async def _remember_published(told: Sequence[tuple[str, int]]) -> None:
         await update_many(Invoice, changes, where, ("id", "version"), told, pass_over_locked=True)
 
 
-def _known(row: Invoice) -> Known:
-    return Known(
+def _known(row: Invoice) -> InvoiceSnapshot:
+    return InvoiceSnapshot(
         invoice=row.id,
         status=row.status,
         customer=row.customer,

@@ -27,7 +27,7 @@ BATCH = 500
 BATCH_EVERY_S = 0.05
 
 
-class What(StrEnum):
+class TimelineEventType(StrEnum):
     CREATED = "created"
     SOCKET_OPENED = "socket_opened"
     SOCKET_LOST = "socket_lost"
@@ -44,7 +44,7 @@ class What(StrEnum):
     DELIVERED = "delivered"
 
 
-_Note = tuple[str, datetime, What, dict[str, Any] | None]
+_Note = tuple[str, datetime, TimelineEventType, dict[str, Any] | None]
 """A row of the timeline: invoice, at, what, detail."""
 
 
@@ -56,7 +56,7 @@ class Timeline:
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
 
-    def note(self, invoice: str, what: What, at: datetime | None = None, **detail: Any) -> None:
+    def note(self, invoice: str, what: TimelineEventType, at: datetime | None = None, **detail: Any) -> None:
         """Remember that `what` happened, now unless `at` says when. Never waits, never raises."""
         if len(self._waiting) >= QUEUE_LIMIT:
             self.dropped += 1

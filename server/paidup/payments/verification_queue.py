@@ -4,7 +4,7 @@ Owns the queue: whoever just confirmed goes first, by arrival; those asked befor
 after growing pauses, and get every fourth place where the places are short. An entry costs no
 task, no query and no request; a place in the budget is waited for by one task, and only then
 is chosen whom it is for. Whoever was told meanwhile has left the queue, so that where webhooks
-come the places go to those whose webhook is late. Refuses to know what a question is: `Asker` does.
+come the places go to those whose webhook is late. Refuses to know what a question is: `Verifier` does.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 50
 """Questions under way in one process."""
-PLACE_PATIENCE_S = 60.0
-AGAIN_EVERY = 4
+SLOT_TIMEOUT_S = 60.0
+RETRY_SHARE = 4
 """Of so many places one is for those asked before, while others wait for their first."""
 LOOK_EVERY_S = 1.0
-CROWD_AFTER_S = 2.0
-CROWD = 20
+BULK_AFTER_S = 2.0
+BULK_THRESHOLD = 20
 """So many waiting, the first of them so long: asking one by one does not keep up."""
 
 
-class Answer(NamedTuple):
+class CheckResult(NamedTuple):
     """`over`: nothing is left to ask. `asked`: the place in the budget was used."""
 
     over: bool
     asked: bool
 
 
-class Asker(Protocol):
+class Verifier(Protocol):
     """Who asks. None of these may raise but `place`, StripeUnavailable."""
 
-    async def place(self, patience_s: float) -> None:
+    async def place(self, max_wait_s: float) -> None:
         """Wait for a place in the budget."""
 
-    async def ask(self, invoice: str) -> Answer:
+    async def ask(self, invoice: str) -> CheckResult:
         """Ask about one invoice, with a place that was waited for."""
 
     async def list_paid(self, invoices: list[str]) -> None:
@@ -65,7 +65,7 @@ class _State(IntEnum):
     OVER = 3
 
 
-class _Watch:
+class _QueueEntry:
     """`due` is when its question is, or was, to be asked; `since` when it was first watched (loop's time)."""
 
     __slots__ = ("attempt", "due", "invoice", "since", "state", "watchers")
@@ -77,18 +77,18 @@ class _Watch:
         self.state = _State.RESTING
         self.due = self.since = at
 
-    def __lt__(self, other: _Watch) -> bool:
+    def __lt__(self, other: _QueueEntry) -> bool:
         return self.since < other.since
 
 
-class Watches:
-    def __init__(self, asker: Asker) -> None:
+class VerificationQueue:
+    def __init__(self, asker: Verifier) -> None:
         self._asker = asker
-        self._watches: dict[str, _Watch] = {}
-        self._first: OrderedDict[str, _Watch] = OrderedDict()
-        self._again: list[tuple[float, _Watch]] = []
+        self._watches: dict[str, _QueueEntry] = {}
+        self._first: OrderedDict[str, _QueueEntry] = OrderedDict()
+        self._again: list[tuple[float, _QueueEntry]] = []
         """A heap by the time that is due. An entry holds while its watch rests until that very time."""
-        self._young: deque[_Watch] = deque()
+        self._young: deque[_QueueEntry] = deque()
         self._turn = 0
         self._work = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
@@ -104,7 +104,7 @@ class Watches:
         if watch is not None:
             watch.watchers += 1
         else:
-            watch = _Watch(invoice, asyncio.get_running_loop().time())
+            watch = _QueueEntry(invoice, asyncio.get_running_loop().time())
             self._watches[invoice] = watch
             self._young.append(watch)
             if not at_once:
@@ -126,7 +126,7 @@ class Watches:
                 self._again = [entry for entry in self._again if _holds(entry)]
                 heapq.heapify(self._again)
 
-    def hurry(self, invoice: str) -> None:
+    def prioritize(self, invoice: str) -> None:
         """A watcher says that something may have happened: ask now, and pace anew."""
         watch = self._watches.get(invoice)
         if watch is not None:
@@ -160,7 +160,7 @@ class Watches:
 
     # The queue
 
-    def _hasten(self, watch: _Watch) -> None:
+    def _hasten(self, watch: _QueueEntry) -> None:
         watch.attempt = 0  # paced anew for whoever comes, or many tabs would put off the next question
         if watch.state is _State.RESTING:
             watch.state = _State.QUEUED
@@ -168,7 +168,7 @@ class Watches:
             self._first[watch.invoice] = watch
             self._work.set()
 
-    def _rest(self, watch: _Watch) -> None:
+    def _rest(self, watch: _QueueEntry) -> None:
         delay = watched_delay_s(watch.attempt, random.random())  # noqa: S311
         watch.attempt += 1
         watch.state = _State.RESTING
@@ -176,18 +176,18 @@ class Watches:
         heapq.heappush(self._again, (watch.due, watch))
         self._work.set()
 
-    def _due_again(self) -> float | None:
+    def _next_retry_at(self) -> float | None:
         """When the next of those asked before is due."""
         while self._again and not _holds(self._again[0]):
             heapq.heappop(self._again)
         return self._again[0][0] if self._again else None
 
-    def _next(self) -> _Watch | None:
+    def _next(self) -> _QueueEntry | None:
         """Whose turn it is; it is taken out of the queue."""
-        due = self._due_again()
+        due = self._next_retry_at()
         again = due is not None and due <= asyncio.get_running_loop().time()
         self._turn += 1
-        if self._first and not (again and self._turn % AGAIN_EVERY == 0):
+        if self._first and not (again and self._turn % RETRY_SHARE == 0):
             watch = self._first.popitem(last=False)[1]
         elif again:
             watch = heapq.heappop(self._again)[1]
@@ -202,7 +202,7 @@ class Watches:
         while True:
             await self._until_due()
             try:
-                await self._asker.place(PLACE_PATIENCE_S)
+                await self._asker.place(SLOT_TIMEOUT_S)
             except StripeUnavailable as error:
                 log.info("verification_postponed", error=str(error))
                 continue
@@ -218,7 +218,7 @@ class Watches:
         while not self._first:
             self._work.clear()
             loop = asyncio.get_running_loop()
-            due = self._due_again()
+            due = self._next_retry_at()
             if due is not None and due <= loop.time():
                 return
             try:
@@ -230,7 +230,7 @@ class Watches:
     async def _use_place(self) -> None:
         """Ask for whoever is first now; a question that was not needed leaves its place to the next."""
         while (watch := self._next()) is not None:
-            answer = Answer(over=False, asked=True)
+            answer = CheckResult(over=False, asked=True)
             try:
                 answer = await self._asker.ask(watch.invoice)
             finally:
@@ -254,7 +254,7 @@ class Watches:
             await asyncio.sleep(LOOK_EVERY_S)
             if late := self._newly_late():
                 self._spawn(self._asker.late(late))
-            if (self._listing is None or self._listing.done()) and (waiting := self._crowd()):
+            if (self._listing is None or self._listing.done()) and (waiting := self._backlog()):
                 self._listing = asyncio.create_task(self._asker.list_paid(waiting), name="watches-list")
 
     def _newly_late(self) -> list[str]:
@@ -271,18 +271,18 @@ class Watches:
         at = asyncio.get_running_loop().time()
         return watch is not None and watch.since <= at - DELAYED_AFTER_S
 
-    def _crowd(self) -> list[str]:
+    def _backlog(self) -> list[str]:
         """All whose question is due, where they are too many to be asked one by one; else nobody."""
-        longest = asyncio.get_running_loop().time() - CROWD_AFTER_S
+        longest = asyncio.get_running_loop().time() - BULK_AFTER_S
         first = next(iter(self._first.values()), None)
-        again = self._due_again()
+        again = self._next_retry_at()
         if not ((first and first.due <= longest) or (again is not None and again <= longest)):
             return []
         due = [entry[1].invoice for entry in self._again if entry[0] <= longest and _holds(entry)]
         waiting = [*self._first, *due]
-        return waiting if len(waiting) >= CROWD else []
+        return waiting if len(waiting) >= BULK_THRESHOLD else []
 
 
-def _holds(entry: tuple[float, _Watch]) -> bool:
+def _holds(entry: tuple[float, _QueueEntry]) -> bool:
     due, watch = entry
     return watch.state is _State.RESTING and watch.due == due

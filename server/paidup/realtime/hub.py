@@ -22,14 +22,14 @@ import structlog
 
 from paidup.domain.messages import BalanceMessage, Stage, StatusMessage, decode_balance, decode_status, encode
 from paidup.metrics import Metrics
-from paidup.realtime.redis_connection import ACK_TIMEOUT_S, Listener, transport_of
-from paidup.realtime.subscriber import RECONNECT_MAX_S, Keeper, end
+from paidup.realtime.redis_connection import ACK_TIMEOUT_S, PubSubConnection, transport_of
+from paidup.realtime.subscriber import RECONNECT_MAX_S, RedisSubscriber, end
 from paidup.redis_client import REDIS_ERRORS, RedisClient
 
 log = structlog.get_logger(__name__)
 
 PUBLISH_TIMEOUT_S = 1.0
-LINGER_S = 1.0
+UNSUBSCRIBE_DELAY_S = 1.0
 
 
 Key = TypeVar("Key", str, int)
@@ -52,14 +52,14 @@ INVOICES: Topic[str, StatusMessage] = Topic("paidup:invoice:", decode_status)
 ACCOUNTS: Topic[int, BalanceMessage] = Topic("paidup:account:", decode_balance)
 
 
-class Line(Protocol[Heard_contra]):
+class Subscriber(Protocol[Heard_contra]):
     """Somebody who waits, here, for one invoice or account. The call may neither block nor raise."""
 
     def offer(self, news: Heard_contra, frame: bytes, /) -> bool:
         """A message, and its encoded frame; the line sends it if its version is news. Whether it is."""
 
 
-class StagedLine(Line[StatusMessage], Protocol):
+class StageSubscriber(Subscriber[StatusMessage], Protocol):
     """Every line on an invoice is one: Stripe may be asked meanwhile, and the screen shows that."""
 
     def offer_stage(self, stage: Stage) -> None:
@@ -75,7 +75,7 @@ class _Channel:
         self.topic = topic
         self.key = key
         self.lines: tuple[Any, ...] = ()
-        self.listener: Listener | None = None
+        self.listener: PubSubConnection | None = None
         self.answer: asyncio.Future[None] | None = None
         """Redis's answer to the first subscription, while it is awaited."""
         self.parting: asyncio.TimerHandle | None = None
@@ -99,7 +99,7 @@ class Hub:
         self.metrics = metrics or Metrics()
         self._transport = transport_of(redis)
         self._channels: dict[bytes, _Channel] = {}
-        self._keepers: dict[str, Keeper] = {}
+        self._keepers: dict[str, RedisSubscriber] = {}
         self._doubts = asyncio.Event()
         self._aligning: asyncio.Task[None] | None = None
         self.gaps = asyncio.Event()
@@ -109,7 +109,7 @@ class Hub:
 
     async def open(self) -> None:
         """Connect, and start listening. Works with Redis away, too."""
-        await self._align()
+        await self._sync_nodes()
         self._aligning = asyncio.create_task(self._align_forever(), name="hub-align")
         tried = [asyncio.ensure_future(keeper.tried.wait()) for keeper in self._keepers.values()]
         if tried:
@@ -142,7 +142,7 @@ class Hub:
 
     # Waiting
 
-    async def join(self, topic: Topic[Key, News], key: Key, line: Line[News]) -> bool:
+    async def join(self, topic: Topic[Key, News], key: Key, line: Subscriber[News]) -> bool:
         """Register `line`, subscribe, and await Redis's acknowledgement.
 
         Afterwards every change is either in the row or offered to the line. False where Redis
@@ -166,10 +166,10 @@ class Hub:
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await asyncio.shield(answer)  # others wait for it, too
         except TimeoutError:
-            answer.add_done_callback(lambda _: self.gap())  # heard from then on, and read before
+            answer.add_done_callback(lambda _: self.mark_gap())  # heard from then on, and read before
         return channel.confirmed
 
-    def leave(self, topic: Topic[Key, News], key: Key, line: Line[News]) -> None:
+    def leave(self, topic: Topic[Key, News], key: Key, line: Subscriber[News]) -> None:
         """Forget `line`. The channel is given up a second later, unless somebody joins again."""
         channel = self._channels.get(topic.channel(key))
         if channel is None:
@@ -177,7 +177,7 @@ class Hub:
         channel.lines = tuple(other for other in channel.lines if other is not line)
         if not channel.lines and channel.parting is None:
             loop = asyncio.get_running_loop()
-            channel.parting = loop.call_later(LINGER_S, self._give_up, channel)
+            channel.parting = loop.call_later(UNSUBSCRIBE_DELAY_S, self._give_up, channel)
 
     def _give_up(self, channel: _Channel) -> None:
         name = channel.topic.channel(channel.key)
@@ -223,7 +223,7 @@ class Hub:
     def tell_stage(self, invoice: str, stage: Stage) -> None:
         """Move the screens of this process on, within the status that they have."""
         channel = self._channels.get(INVOICES.channel(invoice))
-        lines: tuple[StagedLine, ...] = channel.lines if channel else ()
+        lines: tuple[StageSubscriber, ...] = channel.lines if channel else ()
         for line in lines:
             line.offer_stage(stage)
 
@@ -246,26 +246,26 @@ class Hub:
             if keeper.probe == name:
                 keeper.probe_heard()
 
-    def confirmed(self, name: bytes, listener: Listener) -> None:
+    def confirmed(self, name: bytes, listener: PubSubConnection) -> None:
         channel = self._channels.get(name)
         if channel is not None:
             channel.listener = listener
             channel.answer = None
 
-    def dropped(self, name: bytes, listener: Listener) -> None:
+    def on_unsubscribed(self, name: bytes, listener: PubSubConnection) -> None:
         channel = self._channels.get(name)
         if channel is not None and channel.listener is listener:
             channel.listener = None
-            self.doubt()  # not asked for: its slot has moved
+            self.request_rebalance()  # not asked for: its slot has moved
 
     def refused(self, error: Exception) -> None:
         log.warning("redis_refused", error=str(error))
-        self.doubt()
+        self.request_rebalance()
 
     def wants(self, name: bytes) -> bool:
         return name in self._channels
 
-    def missing(self, node: str, listener: Listener) -> list[bytes]:
+    def missing(self, node: str, listener: PubSubConnection) -> list[bytes]:
         node_of = self._transport.node_of
         return [
             name
@@ -275,12 +275,12 @@ class Hub:
             and node_of(name) == node
         ]
 
-    def gap(self) -> None:
+    def mark_gap(self) -> None:
         if not self.gaps.is_set():
             self.metrics.gaps.inc()
             self.gaps.set()
 
-    def doubt(self) -> None:
+    def request_rebalance(self) -> None:
         self._doubts.set()
 
     # Which nodes there are
@@ -289,22 +289,22 @@ class Hub:
         """Whenever channels may have moved, learn where to, and have them asked for there."""
         while True:
             await self._doubts.wait()
-            await self._align()
+            await self._sync_nodes()
             await asyncio.sleep(RECONNECT_MAX_S / 4)
 
-    async def _align(self) -> None:
+    async def _sync_nodes(self) -> None:
         self._doubts.clear()
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await self._transport.refresh()
         except REDIS_ERRORS as error:
             log.warning("nodes_unknown", error=str(error))
-            self.doubt()
+            self.request_rebalance()
         nodes = self._transport.nodes()
         for node in self._keepers.keys() - nodes:
             await self._keepers.pop(node).stop()
         for node in nodes:
             if node not in self._keepers:
-                self._keepers[node] = Keeper(node, self._transport, self, self.metrics)
+                self._keepers[node] = RedisSubscriber(node, self._transport, self, self.metrics)
         for keeper in self._keepers.values():
             keeper.restore()

@@ -27,7 +27,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import SlotNotCoveredError
 
-from paidup.batching import Together
+from paidup.batching import BatchExecutor
 from paidup.redis_client import REDIS_ERRORS, RedisClient
 
 ACK_TIMEOUT_S = 2.0
@@ -39,7 +39,7 @@ PUBLISHES_AT_ONCE = 40
 _MORE = object()
 
 
-class Transport(Protocol):
+class PubSubTransport(Protocol):
     """One Redis, or a cluster of them. A node is known by its name."""
 
     subscribe: bytes
@@ -71,14 +71,14 @@ class Transport(Protocol):
         """Publish nothing more, before the client is closed: it would connect once more."""
 
 
-class Plain:
+class StandaloneTransport:
     """One Redis: a single node, and one command for many channels."""
 
     subscribe, unsubscribe, message = b"SUBSCRIBE", b"UNSUBSCRIBE", b"message"
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._published = Together(self._publish)  # what is published at one moment goes in one pipeline
+        self._published = BatchExecutor(self._publish)  # what is published at one moment goes in one pipeline
 
     def nodes(self) -> Collection[str]:
         return ("redis",)
@@ -114,7 +114,7 @@ class Plain:
         await self._published.close()
 
 
-class Sharded:
+class ClusterTransport:
     """A cluster: each channel lives on the node that holds its slot, and slots move."""
 
     subscribe, unsubscribe, message = b"SSUBSCRIBE", b"SUNSUBSCRIBE", b"smessage"
@@ -166,30 +166,30 @@ class Sharded:
         """Whoever publishes does so by himself."""
 
 
-def transport_of(redis: RedisClient) -> Transport:
-    return Sharded(redis) if isinstance(redis, RedisCluster) else Plain(redis)
+def transport_of(redis: RedisClient) -> PubSubTransport:
+    return ClusterTransport(redis) if isinstance(redis, RedisCluster) else StandaloneTransport(redis)
 
 
-class Ears(Protocol):
+class PubSubHandler(Protocol):
     """Whoever is told what a listener hears. No call may raise or block."""
 
     def heard(self, channel: bytes, data: bytes, /) -> None:
         """A message."""
 
-    def confirmed(self, channel: bytes, listener: Listener, /) -> None:
+    def confirmed(self, channel: bytes, listener: PubSubConnection, /) -> None:
         """From now on, what is published on the channel is heard."""
 
-    def dropped(self, channel: bytes, listener: Listener, /) -> None:
+    def on_unsubscribed(self, channel: bytes, listener: PubSubConnection, /) -> None:
         """It is no longer heard: we asked for that, or its slot has moved to another node."""
 
     def refused(self, error: Exception, /) -> None:
         """Redis refused a command of ours; it does not say which."""
 
 
-class Listener:
+class PubSubConnection:
     """One connection, subscribed to channels of one node. Ends with an error, and stays ended."""
 
-    def __init__(self, connection: AbstractConnection, transport: Transport) -> None:
+    def __init__(self, connection: AbstractConnection, transport: PubSubTransport) -> None:
         self._connection = connection
         self._transport = transport
         self._asking = asyncio.Lock()
@@ -228,7 +228,7 @@ class Listener:
         packed = self._connection.pack_commands(commands)
         await self._connection.send_packed_command(packed, check_health=False)
 
-    async def listen(self, ears: Ears) -> None:
+    async def listen(self, ears: PubSubHandler) -> None:
         """Tell `ears` what comes. Raises one of REDIS_ERRORS when the connection has ended."""
         # Read past redis-py: several hundred messages for each await, instead of several awaits for each.
         stream = self._connection._reader
@@ -243,7 +243,7 @@ class Listener:
                     self._notice(reply, ears)
         raise RedisConnectionError("Redis has closed the connection")
 
-    def _notice(self, reply: Any, ears: Ears) -> None:
+    def _notice(self, reply: Any, ears: PubSubHandler) -> None:
         if isinstance(reply, Exception):
             ears.refused(reply)
             self._answered.set()
@@ -253,4 +253,4 @@ class Listener:
             if not self._awaited:
                 self._answered.set()
         elif reply[0] == self._transport.unsubscribe.lower():
-            ears.dropped(reply[1], self)
+            ears.on_unsubscribed(reply[1], self)

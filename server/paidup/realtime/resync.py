@@ -24,7 +24,7 @@ READ_IN_A_TURN = 200
 """Rows: two milliseconds at most in which nobody else is told anything."""
 
 
-async def reread_forever(hub: Hub, every_s: float) -> None:
+async def resync_forever(hub: Hub, every_s: float) -> None:
     """Run until cancelled."""
     while True:
         try:

@@ -16,7 +16,7 @@ from paidup.db.bulk import of_keys
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import BalanceMessage, StatusMessage, stage_of
-from paidup.domain.payment_facts import PaymentError, Road
+from paidup.domain.payment_facts import PaymentError, Source
 
 _STATUSES = """
 SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, i.settled_at,
@@ -35,7 +35,7 @@ class _Told(msgspec.Struct, array_like=True):
     credits_quoted: int
     credits_reversed: int
     settled_at: datetime | None
-    settled_via: Road | None
+    settled_via: Source | None
     changed_at: datetime
     error: str | None
     balance: int

@@ -18,7 +18,7 @@ import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from paidup.metrics import Metrics
-from paidup.realtime.redis_connection import Ears, Listener, Transport
+from paidup.realtime.redis_connection import PubSubConnection, PubSubHandler, PubSubTransport
 from paidup.redis_client import REDIS_ERRORS
 
 log = structlog.get_logger(__name__)
@@ -31,19 +31,19 @@ RESTORE_PAUSE_S = 0.1
 """The longest pause before each batch of channels that are restored; half of it on average."""
 
 
-class Holder(Ears, Protocol):
+class SubscriptionRegistry(PubSubHandler, Protocol):
     """Whoever holds the channels."""
 
     def wants(self, channel: bytes) -> bool:
         """Whether somebody still waits on it."""
 
-    def missing(self, node: str, listener: Listener) -> list[bytes]:
+    def missing(self, node: str, listener: PubSubConnection) -> list[bytes]:
         """The channels of this node that its listener has not confirmed, but for those it is asked about."""
 
-    def gap(self) -> None:
+    def mark_gap(self) -> None:
         """Messages may have been missed."""
 
-    def doubt(self) -> None:
+    def request_rebalance(self) -> None:
         """Which node carries what may have changed."""
 
 
@@ -66,12 +66,14 @@ class _Batch:
             self.answer.set_result(None)
 
 
-class Keeper:
+class RedisSubscriber:
     """Keeps a listener to `node` until it is stopped."""
 
-    def __init__(self, node: str, transport: Transport, holder: Holder, metrics: Metrics) -> None:
+    def __init__(
+        self, node: str, transport: PubSubTransport, holder: SubscriptionRegistry, metrics: Metrics
+    ) -> None:
         self.node = node
-        self.listener: Listener | None = None
+        self.listener: PubSubConnection | None = None
         """The listener that channels can be asked on; None while Redis is away."""
         self.tried = asyncio.Event()
         """Set once the first attempt to connect has ended, well or not."""
@@ -121,7 +123,7 @@ class Keeper:
         failures = 0
         while True:
             try:
-                listener = Listener(self._transport.connection_to(self.node), self._transport)
+                listener = PubSubConnection(self._transport.connection_to(self.node), self._transport)
                 try:
                     await listener.open()
                     async with asyncio.TaskGroup() as group:
@@ -138,27 +140,27 @@ class Keeper:
             except* Exception:
                 log.exception("listener_failed", node=self.node)
             self.tried.set()
-            self._holder.doubt()
+            self._holder.request_rebalance()
             await asyncio.sleep(pause_after(failures))
             failures += 1
 
-    async def _begin(self, listener: Listener) -> None:
+    async def _begin(self, listener: PubSubConnection) -> None:
         self.probe = self._transport.probe_on(self.node, self._token)
         await listener.subscribe([self.probe])
         self.listener = listener
         self.tried.set()
         self._restore.set()
 
-    async def _end(self, listener: Listener) -> None:
+    async def _end(self, listener: PubSubConnection) -> None:
         held, self.listener = self.listener, None
         await listener.close()
         for batch in self._asked:
             batch.release()
         self._asked.clear()
         if held is not None:
-            self._holder.gap()
+            self._holder.mark_gap()
 
-    async def _answer_joins(self, listener: Listener) -> None:
+    async def _answer_joins(self, listener: PubSubConnection) -> None:
         """Ask for what joins, and give up what was left: see `ask`."""
         while True:
             await self._wake.wait()
@@ -172,7 +174,7 @@ class Keeper:
                 finally:
                     batch.release()
 
-    async def _send(self, listener: Listener, asked: Collection[bytes]) -> None:
+    async def _send(self, listener: PubSubConnection, asked: Collection[bytes]) -> None:
         wanted = [channel for channel in asked if self._holder.wants(channel)]
         left = [channel for channel in asked if not self._holder.wants(channel)]
         if wanted:
@@ -180,7 +182,7 @@ class Keeper:
         if left:
             await listener.unsubscribe(left)
 
-    async def _restore_all(self, listener: Listener) -> None:
+    async def _restore_all(self, listener: PubSubConnection) -> None:
         """What was held before this listener, or joined while there was none, or has moved here."""
         while True:
             await self._restore.wait()
@@ -197,9 +199,9 @@ class Keeper:
             if missing:
                 self._metrics.channels_restored.inc(len(missing))
                 log.info("channels_restored", node=self.node, channels=len(missing))
-                self._holder.gap()  # only now: what is read before a channel is confirmed may be outdated
+                self._holder.mark_gap()  # only now: what is read before a channel is confirmed may be outdated
 
-    async def _probe(self, listener: Listener) -> None:
+    async def _probe(self, listener: PubSubConnection) -> None:
         """Publish to ourselves; silence twice in a row means that the listener is dead."""
         loop = asyncio.get_running_loop()
         while True:
@@ -219,7 +221,7 @@ class Keeper:
                 self._metrics.probes_missed.inc()
                 if self._missed % PROBES_MISSED == 0:
                     raise RedisConnectionError("silent: our own probe does not come back") from None
-                self._holder.doubt()
+                self._holder.request_rebalance()
                 await asyncio.sleep(max(0.0, began + PROBE_EVERY_S - loop.time()))
 
 

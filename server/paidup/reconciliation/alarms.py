@@ -18,7 +18,7 @@ from tortoise.queryset import QuerySet
 from paidup.clock import now
 from paidup.db.connection import storage_errors
 from paidup.db.models import EventSource, Invoice, StripeEvent
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.metrics import Metrics
 
 ALARMS = ("webhooks_silent", "events_given_up", "reconciler_behind")
@@ -48,7 +48,7 @@ class Queue(msgspec.Struct, frozen=True):
     oldest: datetime | None
 
 
-class Look(msgspec.Struct, frozen=True):
+class AlarmSnapshot(msgspec.Struct, frozen=True):
     """The alarms that are on, and what the reconciler has to do."""
 
     alarms: list[Alarm]
@@ -66,14 +66,14 @@ class Alarms:
     """Looks anew every `REMEMBERED_S` at most: /readyz and /metrics ask all the time."""
 
     def __init__(self) -> None:
-        self._look = Look([], [])
+        self._look = AlarmSnapshot([], [])
         self._looked_at = float("-inf")
 
     async def current(self) -> list[Alarm]:
         """Raises StorageUnavailable."""
         return (await self.look()).alarms
 
-    async def look(self) -> Look:
+    async def look(self) -> AlarmSnapshot:
         """Raises StorageUnavailable."""
         if time.monotonic() - self._looked_at > REMEMBERED_S:
             self._look = await look()
@@ -81,11 +81,11 @@ class Alarms:
         return self._look
 
 
-async def look() -> Look:
+async def look() -> AlarmSnapshot:
     """Raises StorageUnavailable."""
     queues = await due_queues()
     found = (await webhook_silence(), await events_given_up(), reconciler_behind(queues))
-    return Look([alarm for alarm in found if alarm], queues)
+    return AlarmSnapshot([alarm for alarm in found if alarm], queues)
 
 
 async def due_queues() -> list[Queue]:
@@ -142,7 +142,7 @@ async def webhook_silence() -> Alarm | None:
         settled = await Invoice.filter(
             settled_at__gt=since,
             settled_at__lte=at - GRACE,
-            settled_via__in=[Road.VERIFICATION, Road.RECONCILIATION],
+            settled_via__in=[Source.VERIFICATION, Source.RECONCILIATION],
         ).count()
     if settled < SETTLED_WITHOUT:
         return None

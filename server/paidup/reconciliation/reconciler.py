@@ -37,10 +37,10 @@ from paidup.db.models import (
 )
 from paidup.domain.backoff import reconciler_delay_s
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.errors import PaidupError, StripeRefused, StripeUnavailable
 from paidup.metrics import Metrics
-from paidup.payments.refunds import SHAPES, Clawbacks
+from paidup.payments.refunds import SHAPES, ReversalHandler
 from paidup.payments.refunds import Shape as Reversed
 from paidup.payments.settlement import Outcome, Settlement
 from paidup.payments.verification import Verification
@@ -52,7 +52,7 @@ from paidup.reconciliation.stripe_events import PAYMENT_TYPES, REVERSAL_TYPES, E
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.schemas import Event, decode
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
-from paidup.subscriptions.sync import Subscriptions
+from paidup.subscriptions.sync import SubscriptionSync
 
 log = structlog.get_logger(__name__)
 
@@ -61,9 +61,9 @@ AT_ONCE = 5
 CLAIM = timedelta(seconds=60)
 """How long the work on a claimed row may take before another reconciler may try."""
 STRIPE_PATIENCE_S = 1.0
-"""The reconciler yields the budget to customers who wait: see `Budget.take`."""
+"""The reconciler yields the budget to customers who wait: see `RateLimiter.take`."""
 DAY_S = 24 * 3600
-STRANGERS = 10_000
+MAX_IGNORED_REVERSALS = 10_000
 """How many refunds and disputes of payments that are not ours are remembered."""
 FAILURES: tuple[type[BaseException], ...] = (PaidupError, msgspec.DecodeError, *OUTAGES)
 """What may go wrong with one row without stopping the reconciler."""
@@ -79,8 +79,8 @@ class Reconciler:
         settlement: Settlement,
         verification: Verification,
         events: Events,
-        clawbacks: Clawbacks,
-        subscriptions: Subscriptions,
+        clawbacks: ReversalHandler,
+        subscriptions: SubscriptionSync,
         gateway: StripeGateway,
         metrics: Metrics,
         clock: Clock,
@@ -191,7 +191,7 @@ class Reconciler:
 
     async def _verify(self, row: Invoice) -> None:
         try:
-            await self._verification.verify(row.id, Road.RECONCILIATION, STRIPE_PATIENCE_S)
+            await self._verification.verify(row.id, Source.RECONCILIATION, STRIPE_PATIENCE_S)
         except StripeUnavailable as error:
             # Not this invoice's fault: its turn comes again soon, however old it is.
             log.info("reconciliation_postponed", invoice=row.id, error=str(error))
@@ -220,10 +220,10 @@ class Reconciler:
     async def due_subscriptions(self) -> int:
         """Subscriptions of which something was heard, or should have been: what are they now?"""
         async with write_transaction():
-            due = Subscription.filter(read_due_at__lte=self._clock()).order_by("read_due_at")
+            due = Subscription.filter(read_due_at__lte=self._clock()).order_by("refresh_at")
             rows = await locked(due.limit(BATCH), skip=True)
             claimed = self._clock() + CLAIM
-            await Subscription.filter(id__in=[row.id for row in rows]).update(read_due_at=claimed)
+            await Subscription.filter(id__in=[row.id for row in rows]).update(refresh_at=claimed)
         await _each(rows, self._read_subscription)
         return len(rows)
 
@@ -234,7 +234,7 @@ class Reconciler:
             log.info("subscription_postponed", subscription=row.id, error=str(error))
             soon = self._clock() + timedelta(seconds=reconciler_delay_s(0))
             with storage_errors():
-                await Subscription.filter(id=row.id, read_due_at__gt=soon).update(read_due_at=soon)
+                await Subscription.filter(id=row.id, read_due_at__gt=soon).update(refresh_at=soon)
         except FAILURES as error:
             log.info("subscription_postponed", subscription=row.id, error=str(error))
 
@@ -310,7 +310,7 @@ class Reconciler:
 
     async def settle_paid(self, shape: StripeInvoice) -> Outcome:
         """Settle an invoice that a list showed as paid; read it whole where the list cut it off."""
-        return (await self._verification.settle_paid(shape, Road.RECONCILIATION)).outcome
+        return (await self._verification.settle_paid(shape, Source.RECONCILIATION)).outcome
 
     async def reversals(self) -> int:
         """Refunds, disputes and credit notes by creation: what was answered 200 and lost, or never sent."""
@@ -332,12 +332,12 @@ class Reconciler:
 
     async def _take_reversal(self, shape: Reversed) -> Outcome | None:
         try:
-            outcome = await self._clawbacks.take_up(shape, Road.RECONCILIATION)
+            outcome = await self._clawbacks.take_up(shape, Source.RECONCILIATION)
         except StripeRefused as error:
             # This one's own fault: the others are not to wait for it.
             log.warning("reversal_failed", reversal=shape.id, error=str(error))
             return None
-        if outcome is Outcome.IRRELEVANT and len(self._strangers) < STRANGERS:
+        if outcome is Outcome.IRRELEVANT and len(self._strangers) < MAX_IGNORED_REVERSALS:
             self._strangers.add(shape.id)  # a call to Stripe each time it is listed, otherwise
         return outcome
 

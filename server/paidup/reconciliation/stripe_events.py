@@ -14,32 +14,32 @@ from datetime import datetime, timedelta
 import msgspec
 import structlog
 
-from paidup.batching import Together
+from paidup.batching import BatchExecutor
 from paidup.clock import now
 from paidup.db.bulk import insert_unless_there, update_many
 from paidup.db.connection import storage_errors
 from paidup.db.models import EventSource, ReversalKind, StripeEvent
 from paidup.db.models import Invoice as InvoiceRow
 from paidup.domain.backoff import event_retry_s
-from paidup.domain.payment_facts import Attempt, Facts, Road
+from paidup.domain.payment_facts import Attempt, PaymentFacts, Source
 from paidup.errors import StripeRefused
-from paidup.payments.refunds import Clawbacks, decoded
+from paidup.payments.refunds import ReversalHandler, decoded
 from paidup.payments.settlement import HANDLED, Outcome
-from paidup.payments.timeline import Timeline, What
+from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import API_VERSION
 from paidup.stripe_api.schemas import Event, Invoice, InvoicePayment, PaymentIntent, Subscription, payload
-from paidup.subscriptions.sync import Subscriptions
+from paidup.subscriptions.sync import SubscriptionSync
 
 log = structlog.get_logger(__name__)
 
-Handler = Callable[[Event, Road], Awaitable[str]]
+Handler = Callable[[Event, Source], Awaitable[str]]
 
 _STORED = ("id", "type", "api_version", "payload", "source", "received_at", "attempts", "next_attempt_at")
 GRACE = timedelta(seconds=30)
 """How long whoever stored an event has for handling it, before the reconciler tries."""
 ENDED = ("incomplete_expired", "canceled", "unpaid")
-PARKED = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE, Outcome.NEEDS_READING})
+RETRYABLE_OUTCOMES = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE, Outcome.NEEDS_READING})
 """Money that we cannot place: kept unhandled, tried again, and visible."""
 
 
@@ -120,16 +120,16 @@ class Events:
     def __init__(
         self,
         verification: Verification,
-        clawbacks: Clawbacks,
-        subscriptions: Subscriptions,
+        clawbacks: ReversalHandler,
+        subscriptions: SubscriptionSync,
         timeline: Timeline,
     ) -> None:
         self._verification = verification
         self._clawbacks = clawbacks
         self._subscriptions = subscriptions
         self._timeline = timeline
-        self._store = Together(_store)
-        self._mark = Together(_mark)
+        self._store = BatchExecutor(_store)
+        self._mark = BatchExecutor(_mark)
         by_object: dict[Handler, tuple[str, ...]] = {
             self._invoice: INVOICE_TYPES,
             self._payment_intent: INTENT_TYPES,
@@ -147,7 +147,11 @@ class Events:
         """It was handled before, found by a list or delivered twice: that it came is told all the same."""
         if (about := event.about()).startswith("in_"):
             self._timeline.note(
-                about, What.WEBHOOK_RECEIVED, type=event.type, event=event.id, outcome="handled before"
+                about,
+                TimelineEventType.WEBHOOK_RECEIVED,
+                type=event.type,
+                event=event.id,
+                outcome="handled before",
             )
 
     async def handle(self, event: Event, source: EventSource = EventSource.WEBHOOK) -> str:
@@ -160,7 +164,7 @@ class Events:
         handler = self._handlers.get(event.kind)
         try:
             outcome = await handler(event, _ROADS[source]) if handler else "not handled by design"
-            if outcome in PARKED:
+            if outcome in RETRYABLE_OUTCOMES:
                 await self._postpone(event.id, f"parked: {outcome}")
                 return outcome
         except Exception as error:
@@ -183,16 +187,16 @@ class Events:
 
     # One method a kind of object
 
-    async def _invoice(self, event: Event, road: Road) -> str:
+    async def _invoice(self, event: Event, source: Source) -> str:
         shape = payload(event, Invoice, API_VERSION)
         if shape is None:
-            return await self._read_again(event, event.about(), road)
-        self._received(shape.id, event, road)
+            return await self._read_again(event, event.about(), source)
+        self._received(shape.id, event, source)
         attempt = _ATTEMPTS.get(event.kind)
         facts = msgspec.structs.replace(shape.facts(), attempt=attempt, dated=True, event=event.id)
-        return await self._settle(shape.id, facts, road)
+        return await self._settle(shape.id, facts, source)
 
-    async def _payment_intent(self, event: Event, road: Road) -> str:
+    async def _payment_intent(self, event: Event, source: Source) -> str:
         intent_id = event.about()
         with storage_errors():
             row = await InvoiceRow.filter(payment_intent=intent_id).only("id").first()
@@ -200,24 +204,26 @@ class Events:
             return "no invoice is known for this payment"  # invoice.paid brings it
         shape = payload(event, PaymentIntent, API_VERSION)
         if shape is None:
-            return await self._read_again(event, row.id, road)
-        self._received(row.id, event, road)
-        return await self._settle(row.id, Facts(payments=(shape.facts(),), dated=True, event=event.id), road)
+            return await self._read_again(event, row.id, source)
+        self._received(row.id, event, source)
+        return await self._settle(
+            row.id, PaymentFacts(payments=(shape.facts(),), dated=True, event=event.id), source
+        )
 
-    async def _invoice_payment(self, event: Event, road: Road) -> str:
+    async def _invoice_payment(self, event: Event, source: Source) -> str:
         # It links, but names no customer: a hint to ask, where the others have not settled yet.
         shape = payload(event, InvoicePayment, API_VERSION)
-        return await self._ask(event, shape.invoice, road) if shape else "the invoice's own events say it"
+        return await self._ask(event, shape.invoice, source) if shape else "the invoice's own events say it"
 
-    async def _subscription(self, event: Event, road: Road) -> str:
+    async def _subscription(self, event: Event, source: Source) -> str:
         # Never by arrival: what a late `incomplete` says is long over. It is a reason to look, at most.
         shape = payload(event, Subscription, API_VERSION)
         outcome = await self._subscriptions.heard(event.about(), shape)
         if shape is None or shape.latest_invoice_id is None or shape.status not in ENDED:
             return outcome
-        return await self._ask(event, shape.latest_invoice_id, road)
+        return await self._ask(event, shape.latest_invoice_id, source)
 
-    async def _reversal(self, event: Event, road: Road) -> str:
+    async def _reversal(self, event: Event, source: Source) -> str:
         kind = REVERSAL_TYPES[event.kind]
         # Where a credit note's money went, older versions say otherwise.
         another_shape = kind is ReversalKind.CREDIT_NOTE and event.api_version != API_VERSION
@@ -225,37 +231,37 @@ class Events:
             shape = await self._clawbacks.read(kind, event.about())
         else:
             shape = decoded(kind, event.data.object)
-        return await self._clawbacks.take_up(shape, road)
+        return await self._clawbacks.take_up(shape, source)
 
     # What they share
 
-    async def _settle(self, invoice: str, facts: Facts, road: Road) -> str:
-        settled = await self._verification.settle(facts, road)
+    async def _settle(self, invoice: str, facts: PaymentFacts, source: Source) -> str:
+        settled = await self._verification.settle(facts, source)
         if settled.outcome is Outcome.NEEDS_READING:
-            settled, _ = await self._verification.read(invoice, road)
+            settled, _ = await self._verification.read(invoice, source)
         return _Marked(settled.outcome) if settled.marked else settled.outcome
 
-    async def _ask(self, event: Event, invoice: str, road: Road) -> str:
-        self._received(invoice, event, road)
-        settled = await self._verification.verify(invoice, road)
+    async def _ask(self, event: Event, invoice: str, source: Source) -> str:
+        self._received(invoice, event, source)
+        settled = await self._verification.verify(invoice, source)
         return settled.outcome if settled else "over, unknown, or being asked"
 
-    async def _read_again(self, event: Event, invoice: str, road: Road) -> str:
-        self._received(invoice, event, road)
+    async def _read_again(self, event: Event, invoice: str, source: Source) -> str:
+        self._received(invoice, event, source)
         try:
-            settled, _ = await self._verification.read(invoice, road)
+            settled, _ = await self._verification.read(invoice, source)
         except StripeRefused as error:
             if error.code == "resource_missing":
                 return "Stripe knows no such invoice"
             raise
         return settled.outcome
 
-    def _received(self, invoice: str, event: Event, road: Road) -> None:
-        if road is Road.WEBHOOK:
-            self._timeline.note(invoice, What.WEBHOOK_RECEIVED, type=event.type, event=event.id)
+    def _received(self, invoice: str, event: Event, source: Source) -> None:
+        if source is Source.WEBHOOK:
+            self._timeline.note(invoice, TimelineEventType.WEBHOOK_RECEIVED, type=event.type, event=event.id)
 
 
-_ROADS = {EventSource.WEBHOOK: Road.WEBHOOK, EventSource.LIST: Road.RECONCILIATION}
+_ROADS = {EventSource.WEBHOOK: Source.WEBHOOK, EventSource.LIST: Source.RECONCILIATION}
 _ATTEMPTS = {
     "invoice.payment_failed": Attempt.FAILED,
     "invoice.payment_action_required": Attempt.ACTION_REQUIRED,

@@ -25,7 +25,7 @@ from stripe import AIOHTTPClient, StripeClient, WebhookSignature
 
 from paidup.domain.catalog import Interval, PlanPrice
 from paidup.errors import StripeRefused, StripeUnavailable, WebhookRefused
-from paidup.stripe_api.rate_limiter import Budget, Purpose
+from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
     CreditNote,
@@ -96,9 +96,9 @@ class EndpointInfo(msgspec.Struct, frozen=True):
 
 
 class StripeGateway:
-    """`patience_s` is given by who works in the background: he waits so long, and leaves customers most."""
+    """`max_wait_s` is given by who works in the background: he waits so long, and leaves customers most."""
 
-    def __init__(self, client: StripeClient, budget: Budget, patience_s: float) -> None:
+    def __init__(self, client: StripeClient, budget: RateLimiter, max_wait_s: float) -> None:
         self._client = client
         self._endpoints = client.v1.webhook_endpoints
         self._reversals: dict[type, tuple[str, Any]] = {
@@ -107,7 +107,7 @@ class StripeGateway:
             CreditNote: ("credit_notes", client.v1.credit_notes),
         }
         self._budget = budget
-        self._patience_s = patience_s
+        self._patience_s = max_wait_s
 
     async def create_customer(self, external_id: str, key: str) -> str:
         """A new customer's id; the same one for the same `key`."""
@@ -178,13 +178,13 @@ class StripeGateway:
         )
         return decode(Subscription, _body(ended))
 
-    async def read_subscription(self, subscription: str, patience_s: float | None = None) -> Subscription:
+    async def read_subscription(self, subscription: str, max_wait_s: float | None = None) -> Subscription:
         """One subscription as it is now. Raises StripeRefused with `resource_missing` where there is none."""
         read = await self._call(
             "subscriptions.retrieve",
             self._client.v1.subscriptions.retrieve_async,
             subscription,
-            patience_s=patience_s,
+            max_wait_s=max_wait_s,
         )
         return decode(Subscription, _body(read))
 
@@ -249,20 +249,20 @@ class StripeGateway:
         read = await self._call("charges.retrieve", self._client.v1.charges.retrieve_async, charge)
         return str(read.payment_intent) if read.payment_intent else None
 
-    async def place_to_read(self, patience_s: float) -> None:
-        """Wait for a place in the budget of `read_invoice`. Raises StripeUnavailable after `patience_s`."""
-        await self._budget.take(READ_INVOICE, patience_s)
+    async def place_to_read(self, max_wait_s: float) -> None:
+        """Wait for a place in the budget of `read_invoice`. Raises StripeUnavailable after `max_wait_s`."""
+        await self._budget.take(READ_INVOICE, max_wait_s)
 
     async def read_invoice(
         self,
         invoice: str,
-        patience_s: float | None = None,
-        placed: bool = False,
+        max_wait_s: float | None = None,
+        slot_acquired: bool = False,
         purpose: Purpose = Purpose.CUSTOMER,
     ) -> Invoice:
         """One invoice, with its payments, their intents and all its lines: one call, more beyond ten lines.
 
-        `placed` says that the caller has waited for the place in the budget before. A customer's
+        `slot_acquired` says that the caller has waited for the place in the budget before. A customer's
         call is a REQUEST, so that it takes no place from a payment on its way. Raises
         StripeRefused with code `resource_missing` where there is none.
         """
@@ -270,11 +270,11 @@ class StripeGateway:
             await self._budget.take(READ_INVOICE, self._patience_s, purpose)
         params: Any = {"expand": ["payments.data.payment.payment_intent", "confirmation_secret"]}
         # Whoever waited in the queue asks again by itself; the SDK's own tries would have no place.
-        retries = {"max_network_retries": 0} if placed else {}
-        has_place = placed or purpose is Purpose.REQUEST
+        retries = {"max_network_retries": 0} if slot_acquired else {}
+        has_place = slot_acquired or purpose is Purpose.REQUEST
         path = f"/v1/invoices/{quote(invoice, safe='')}"
         shape = decode(
-            Invoice, await self._read(READ_INVOICE, path, {**params, **retries}, patience_s, has_place)
+            Invoice, await self._read(READ_INVOICE, path, {**params, **retries}, max_wait_s, has_place)
         )
         if not shape.lines.has_more:
             return shape
@@ -309,7 +309,7 @@ class StripeGateway:
         return found
 
     async def list_paid_invoices(
-        self, since: int, after: str | None = None, patience_s: float | None = None, until: int | None = None
+        self, since: int, after: str | None = None, max_wait_s: float | None = None, until: int | None = None
     ) -> ListOf[Invoice]:
         """A page of paid invoices created from `since` on, before `until` (Unix seconds), newest first."""
         params: Any = {"status": "paid", "created": {"gte": since}, "limit": 100}
@@ -317,7 +317,7 @@ class StripeGateway:
             params["created"]["lt"] = until
         if after:
             params["starting_after"] = after
-        return decode(ListOf[Invoice], await self._read("invoices.list", "/v1/invoices", params, patience_s))
+        return decode(ListOf[Invoice], await self._read("invoices.list", "/v1/invoices", params, max_wait_s))
 
     async def read_reversal(self, kind: type[R], object_id: str) -> R:
         """A refund, a dispute or a credit note as it is now. Raises StripeRefused without it."""
@@ -325,19 +325,19 @@ class StripeGateway:
         return decode(kind, _body(await self._call(f"{name}.retrieve", service.retrieve_async, object_id)))
 
     async def list_reversals(
-        self, kind: type[R], since: int, after: str | None = None, patience_s: float | None = None
+        self, kind: type[R], since: int, after: str | None = None, max_wait_s: float | None = None
     ) -> ListOf[R]:
         """A page of those created at or after `since` (Unix seconds), newest first."""
         name, service = self._reversals[kind]
         params: Any = {"created": {"gte": since}, "limit": 100}
         if after:
             params["starting_after"] = after
-        page = await self._call(f"{name}.list", service.list_async, params, patience_s=patience_s)
+        page = await self._call(f"{name}.list", service.list_async, params, max_wait_s=max_wait_s)
         shapes: ListOf[R] = decode(ListOf[kind], _body(page))  # type: ignore[valid-type]
         return shapes
 
     async def list_undelivered_events(
-        self, types: Sequence[str], since: int, after: str | None = None, patience_s: float | None = None
+        self, types: Sequence[str], since: int, after: str | None = None, max_wait_s: float | None = None
     ) -> ListOf[msgspec.Raw]:
         """A page of events (raw) that some endpoint has not taken, newest first. Stripe takes 20 types."""
         params: Any = {
@@ -349,7 +349,7 @@ class StripeGateway:
         if after:
             params["starting_after"] = after
         page = await self._call(
-            "events.list", self._client.v1.events.list_async, params, patience_s=patience_s
+            "events.list", self._client.v1.events.list_async, params, max_wait_s=max_wait_s
         )
         return decode(ListOf[msgspec.Raw], _body(page))
 
@@ -409,12 +409,12 @@ class StripeGateway:
         endpoint: str,
         path: str,
         params: dict[str, Any],
-        patience_s: float | None = None,
-        placed: bool = False,
+        max_wait_s: float | None = None,
+        slot_acquired: bool = False,
     ) -> str:
         """The raw body of a GET. The SDK's objects, which nobody uses, would cost 5 ms for each invoice."""
         call = partial(self._client.raw_request_async, "get", path, **params)
-        answer: Any = await self._call(endpoint, call, patience_s=patience_s, placed=placed)
+        answer: Any = await self._call(endpoint, call, max_wait_s=max_wait_s, slot_acquired=slot_acquired)
         return str(answer.body)
 
     async def _call(
@@ -422,11 +422,11 @@ class StripeGateway:
         endpoint: str,
         call: Callable[..., Awaitable[T]],
         *arguments: Any,
-        patience_s: float | None = None,
-        placed: bool = False,
+        max_wait_s: float | None = None,
+        slot_acquired: bool = False,
     ) -> T:
-        if not placed:
-            await self._place(endpoint, patience_s)
+        if not slot_acquired:
+            await self._place(endpoint, max_wait_s)
         asked_at = asyncio.get_running_loop().time()
         try:
             answer = await call(*arguments)
@@ -448,16 +448,16 @@ class StripeGateway:
         self._budget.answered(endpoint)
         return answer
 
-    async def _place(self, endpoint: str, patience_s: float | None) -> None:
-        if patience_s is None:
+    async def _place(self, endpoint: str, max_wait_s: float | None) -> None:
+        if max_wait_s is None:
             await self._budget.take(endpoint, self._patience_s)
         else:
-            await self._budget.take(endpoint, patience_s, Purpose.BACKGROUND)
+            await self._budget.take(endpoint, max_wait_s, Purpose.BACKGROUND)
 
 
 @asynccontextmanager
 async def open_gateway(
-    key: str, api_base: str, timeout_s: float, budget: Budget
+    key: str, api_base: str, timeout_s: float, budget: RateLimiter
 ) -> AsyncIterator[StripeGateway]:
     """A gateway whose connections stay open for the length of the block. Connects to nothing yet."""
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S, limit=50)
@@ -468,7 +468,7 @@ async def open_gateway(
             max_network_retries=NETWORK_RETRIES,
             base_addresses={"api": api_base.rstrip("/")},
         )
-        yield StripeGateway(client, budget, patience_s=timeout_s)
+        yield StripeGateway(client, budget, max_wait_s=timeout_s)
 
 
 def verify_signature(body: bytes, header: str | None, secrets: Sequence[str], tolerance_s: int) -> None:

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 REFRESH_AT_MOST_EVERY_S = 30.0
 
 
-class PriceBook(Mapping[str, StripePrice]):
+class PriceCatalog(Mapping[str, StripePrice]):
     """Price id -> StripePrice. Read anywhere; `refresh()` when an id is not in it."""
 
     def __init__(self, catalogue: Catalogue, gateway: StripeGateway) -> None:

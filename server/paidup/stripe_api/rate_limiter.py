@@ -64,7 +64,7 @@ class _Endpoint:
         self.crowded_until = self.paused_at = self.resume_at = float("-inf")
 
 
-class Budget:
+class RateLimiter:
     """`per_second` requests for each endpoint name, counted in `redis`."""
 
     def __init__(self, redis: RedisClient, per_second: int, metrics: Metrics | None = None) -> None:
@@ -78,19 +78,19 @@ class Budget:
         self._processes = 1
         self._counted_at = float("-inf")
 
-    async def take(self, endpoint: str, patience_s: float, purpose: Purpose = Purpose.CUSTOMER) -> None:
-        """Wait for a place, `patience_s` seconds at most. Raises StripeUnavailable after that.
+    async def take(self, endpoint: str, max_wait_s: float, purpose: Purpose = Purpose.CUSTOMER) -> None:
+        """Wait for a place, `max_wait_s` seconds at most. Raises StripeUnavailable after that.
 
         A `REQUEST` may use half of a second. The `BACKGROUND` may use half of a second that the
         others leave, and has its chance of a quarter in any: the rest is for those who wait.
         """
         state = self._endpoints[endpoint]
         pause_s = state.resume_at - _time()
-        if pause_s > patience_s:
+        if pause_s > max_wait_s:
             self._metrics.stripe_budget_exhausted.labels(endpoint).inc()
             raise StripeUnavailable(f"{endpoint}: Stripe asked us to slow down", pause_s)
         try:
-            async with asyncio.timeout(patience_s), state.turns[purpose]:
+            async with asyncio.timeout(max_wait_s), state.turns[purpose]:
                 await _resumed(state)
                 if purpose is Purpose.CUSTOMER and _time() < state.crowded_until:
                     await self._pause()  # the other processes are to have their chance of the next place

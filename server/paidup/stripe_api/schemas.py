@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from paidup.domain.payment_facts import Facts, InvoiceFacts, LineFacts, PaymentError, PaymentFacts
+from paidup.domain.payment_facts import IntentFacts, InvoiceFacts, LineFacts, PaymentError, PaymentFacts
 
 ACCOUNT_METADATA_KEY = "paidup_account"
 """Where the account id travels: subscription metadata, frozen into its invoices by Stripe."""
@@ -100,10 +100,10 @@ class PaymentIntent(msgspec.Struct, frozen=True):
     customer: str | None = None
     last_payment_error: StripeErrorBody | None = None
 
-    def facts(self, invoice: str | None = None) -> PaymentFacts:
+    def facts(self, invoice: str | None = None) -> IntentFacts:
         """`invoice` is what an InvoicePayment says, where one came along."""
         error = self.last_payment_error
-        return PaymentFacts(
+        return IntentFacts(
             intent=self.id,
             status=self.status,
             customer=self.customer,
@@ -171,7 +171,7 @@ class Invoice(msgspec.Struct, frozen=True):
     confirmation_secret: ConfirmationSecret | None = None
     metadata: dict[str, str] | None = None
 
-    def facts(self) -> Facts:
+    def facts(self) -> PaymentFacts:
         """The invoice, and the payments that were expanded with it, oldest first."""
         details = self.parent.subscription_details if self.parent else None
         # An invoice that no subscription made (a top-up) names the account itself.
@@ -203,7 +203,7 @@ class Invoice(msgspec.Struct, frozen=True):
             for link in links
             if isinstance(link.payment.payment_intent, PaymentIntent) and link.status != "canceled"
         )
-        return Facts(invoice, payments)
+        return PaymentFacts(invoice, payments)
 
     @property
     def sequence(self) -> int:

@@ -22,7 +22,7 @@ from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.catalog import Catalogue, Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.errors import (
     AlreadySubscribed,
     Conflict,
@@ -36,10 +36,10 @@ from paidup.errors import (
 from paidup.payments.settlement import Outcome
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import StripeGateway
-from paidup.stripe_api.prices import PriceBook
+from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
-from paidup.subscriptions.sync import Subscriptions
+from paidup.subscriptions.sync import SubscriptionSync
 
 PENDING = [
     InvoiceStatus.OPEN,
@@ -61,14 +61,14 @@ Create = Callable[[str, str], Awaitable[StripeInvoice]]
 """Makes what is to be paid, for a customer and an idempotency key."""
 
 
-class Purchases:
+class Checkout:
     def __init__(
         self,
         catalogue: Catalogue,
-        prices: PriceBook,
+        prices: PriceCatalog,
         gateway: StripeGateway,
         verification: Verification,
-        subscriptions: Subscriptions,
+        subscriptions: SubscriptionSync,
         clock: Clock,
     ) -> None:
         self._subscriptions = subscriptions
@@ -83,7 +83,7 @@ class Purchases:
         with storage_errors():
             account, _ = await Account.get_or_create(external_id=external_id)
             if stripe_customer and account.stripe_customer is None:
-                account = await self._tie(account, stripe_customer)
+                account = await self._link_customer(account, stripe_customer)
         return account
 
     async def buy(
@@ -158,7 +158,7 @@ class Purchases:
         named = facts.invoice.account == account.external_id
         if shape.customer is None or not (named or shape.customer == account.stripe_customer):
             raise NotFound(f"There is no invoice {invoice_id} for this customer.")
-        settled = await self._verification.settle(facts, Road.VERIFICATION, account.id)
+        settled = await self._verification.settle(facts, Source.VERIFICATION, account.id)
         if (
             settled.outcome is Outcome.UNKNOWN_CUSTOMER
         ):  # it names this account, its Stripe customer is another's
@@ -181,7 +181,7 @@ class Purchases:
         Raises PaymentUnderWay where another one is wanted and this may be paid any moment.
         """
         settled, shape = await self._verification.read(
-            invoice, Road.VERIFICATION, account.id, Purpose.REQUEST
+            invoice, Source.VERIFICATION, account.id, Purpose.REQUEST
         )
         status = settled.status
         if status is None or status.status is InvoiceStatus.VOID:
@@ -191,7 +191,7 @@ class Purchases:
         if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
             raise PaymentUnderWay(invoice)
         await give_up()  # another one after all, and nothing was paid
-        settled, _ = await self._verification.read(invoice, Road.VERIFICATION, account.id, Purpose.REQUEST)
+        settled, _ = await self._verification.read(invoice, Source.VERIFICATION, account.id, Purpose.REQUEST)
         if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
             raise PaymentUnderWay(invoice)  # paid in the very moment
         return None
@@ -241,9 +241,9 @@ class Purchases:
         try:
             shape = await create(customer, key)
         except StripeError as error:
-            await self.move_on(error, account.id, number)
+            await self._rotate_key_if_final(error, account.id, number)
             raise
-        settled = await self._verification.settle(shape.facts(), Road.VERIFICATION, account.id)
+        settled = await self._verification.settle(shape.facts(), Source.VERIFICATION, account.id)
         await self.next_purchase(account.id, number)
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
@@ -257,13 +257,13 @@ class Purchases:
         try:
             made = await self._gateway.create_customer(account.external_id, key)
         except StripeError as error:
-            await self.move_on(error, account.id, number)
+            await self._rotate_key_if_final(error, account.id, number)
             raise
-        tied = await self._tie(account, made)
+        tied = await self._link_customer(account, made)
         assert tied.stripe_customer is not None
         return tied.stripe_customer
 
-    async def _tie(self, account: Account, customer: str) -> Account:
+    async def _link_customer(self, account: Account, customer: str) -> Account:
         """Give the account its Stripe customer, unless it got one meanwhile."""
         with storage_errors():
             try:
@@ -274,7 +274,7 @@ class Purchases:
                 raise Conflict(f"The Stripe customer {customer} belongs to another account.") from None
             return await Account.get(id=account.id)
 
-    async def move_on(self, error: StripeError, account_id: int, number: int) -> None:
+    async def _rotate_key_if_final(self, error: StripeError, account_id: int, number: int) -> None:
         """A key whose answer is final is of no more use: Stripe would replay it for a day."""
         if error.final:
             await self.next_purchase(account_id, number)

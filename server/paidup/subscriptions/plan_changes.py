@@ -13,7 +13,7 @@ from functools import partial
 from paidup.clock import Clock
 from paidup.db.models import Account, Subscription
 from paidup.domain.catalog import Catalogue, Change, Interval, Plan, PlanPrice
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.errors import (
     AlreadyOnPlan,
     Conflict,
@@ -26,25 +26,25 @@ from paidup.errors import (
 from paidup.payments.settlement import Outcome
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import StripeGateway
-from paidup.stripe_api.prices import PriceBook
+from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 from paidup.stripe_api.schemas import Subscription as StripeSubscription
-from paidup.subscriptions.checkout import Purchase, Purchases, secret_of
-from paidup.subscriptions.sync import Subscriptions
+from paidup.subscriptions.checkout import Checkout, Purchase, secret_of
+from paidup.subscriptions.sync import SubscriptionSync
 
 UNPAID = ("past_due", "unpaid")
 
 
-class Changes:
+class PlanChanges:
     def __init__(
         self,
         catalogue: Catalogue,
-        prices: PriceBook,
+        prices: PriceCatalog,
         gateway: StripeGateway,
         verification: Verification,
-        purchases: Purchases,
-        subscriptions: Subscriptions,
+        purchases: Checkout,
+        subscriptions: SubscriptionSync,
         clock: Clock,
     ) -> None:
         self._catalogue = catalogue
@@ -133,18 +133,18 @@ class Changes:
                 subscription, item, price, quantity, restart, key
             )
         except StripeError as error:
-            await self._purchases.move_on(error, account.id, number)
+            await self._purchases._rotate_key_if_final(error, account.id, number)
             raise
         shape = changed.latest_invoice
         if not isinstance(shape, StripeInvoice):
             raise StripeUnavailable("the changed subscription shows no invoice")
         await self._subscriptions.learn(changed, asked_at)
-        settled = await self._verification.settle(shape.facts(), Road.VERIFICATION, account.id)
+        settled = await self._verification.settle(shape.facts(), Source.VERIFICATION, account.id)
         created = settled.created
         if settled.outcome is Outcome.NEEDS_READING or shape.status == "open":
             # How the attempt went (a check by the bank, a decline, or under way) is not in that answer.
             settled, shape = await self._verification.read(
-                shape.id, Road.VERIFICATION, account.id, Purpose.REQUEST
+                shape.id, Source.VERIFICATION, account.id, Purpose.REQUEST
             )
         await self._purchases.next_purchase(account.id, number)
         if settled.status is None:

@@ -21,7 +21,7 @@ from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import reconciler_delay_s
 from paidup.domain.catalog import StripePrice
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
@@ -36,7 +36,7 @@ AFTER_ITS_PERIOD = timedelta(minutes=90)
 """Stripe finalises a renewal an hour after the period's end: by then somebody should have told us."""
 
 
-class Subscriptions:
+class SubscriptionSync:
     def __init__(
         self,
         gateway: StripeGateway,
@@ -60,7 +60,7 @@ class Subscriptions:
         if shape is not None and self._says(row, shape):
             return "as known"
         with storage_errors():
-            await Subscription.filter(id=subscription).update(read_due_at=self._clock())
+            await Subscription.filter(id=subscription).update(refresh_at=self._clock())
         return "to be read"
 
     async def _meet(self, shape: StripeSubscription) -> str:
@@ -84,19 +84,19 @@ class Subscriptions:
             row = Subscription(id=subscription, account_id=account.id)
             await Subscription.bulk_create([row], ignore_conflicts=True)
             # By itself: its first invoice may have brought the row meanwhile, to be read some time later.
-            await Subscription.filter(id=subscription).update(read_due_at=self._clock())
+            await Subscription.filter(id=subscription).update(refresh_at=self._clock())
 
-    async def read(self, subscription: str, patience_s: float | None = None) -> Subscription | None:
+    async def read(self, subscription: str, max_wait_s: float | None = None) -> Subscription | None:
         """Ask Stripe what it is now, and write that down. None where Stripe has none."""
         asked_at = self._clock()
         try:
-            shape = await self._gateway.read_subscription(subscription, patience_s)
+            shape = await self._gateway.read_subscription(subscription, max_wait_s)
         except StripeRefused as error:
             if error.code != "resource_missing":
                 raise
             log.warning("subscription_missing", subscription=subscription)
             with storage_errors():
-                await Subscription.filter(id=subscription).update(read_due_at=None)
+                await Subscription.filter(id=subscription).update(refresh_at=None)
             return None
         # Written down last: where this fails, it is read again.
         await self._latest_invoice(shape)
@@ -111,11 +111,11 @@ class Subscriptions:
             if row.as_of is not None and row.as_of > asked_at:
                 return row
             # A later event may have asked for another look while Stripe was answering this one.
-            heard_since = row.read_due_at is not None and asked_at < row.read_due_at <= self._clock()
+            heard_since = row.refresh_at is not None and asked_at < row.refresh_at <= self._clock()
             self._take(row, shape)
             row.as_of = asked_at
             if not heard_since:
-                row.read_due_at = self._next_look(row)
+                row.refresh_at = self._next_look(row)
             await row.save()
         return row
 
@@ -123,7 +123,7 @@ class Subscriptions:
         """A renewal that nobody told us of."""
         latest = shape.latest_invoice_id
         if latest and not await Invoice.exists(id=latest):
-            await self._verification.read(latest, Road.RECONCILIATION)
+            await self._verification.read(latest, Source.RECONCILIATION)
 
     def _take(self, row: Subscription, shape: StripeSubscription) -> None:
         item, pending = self.item_of(shape), self.pending_item_of(shape)

@@ -25,11 +25,11 @@ from paidup.realtime.status_queries import read_status
 from paidup.subscriptions.sync import current_subscription
 from paidup.web.dependencies import (
     account_of,
-    activating_of,
     current_grants,
+    get_services,
     limited,
+    pending_activation,
     purchase_answer,
-    services_of,
 )
 from paidup.web.http import answer, read_json
 
@@ -81,7 +81,7 @@ async def plans(request: Request) -> Response:
             "max_quantity": plan.quantity_limit,
             "prices": plan.prices,
         }
-        for plan in services_of(request).catalogue.plans
+        for plan in get_services(request).catalogue.plans
     ]
     return answer({"plans": shown})
 
@@ -90,7 +90,7 @@ async def subscribe(request: Request) -> Response:
     """POST /api/subscriptions: a subscription to pay; the same pending one again rather than a second."""
     account = await account_of(request)
     body = await read_json(request, BuyBody)
-    purchases = services_of(request).purchases
+    purchases = get_services(request).purchases
     async with limited(request, account, Limited.PURCHASES):
         bought = await purchases.buy(account, body.plan, _interval(body.interval), body.quantity)
     return purchase_answer(request, account, bought)
@@ -100,7 +100,7 @@ async def change(request: Request) -> Response:
     """POST /api/subscriptions/change: an upgrade or downgrade; it applies once it is paid."""
     account = await account_of(request)
     body = await read_json(request, ChangeBody)
-    changes = services_of(request).changes
+    changes = get_services(request).changes
     async with limited(request, account, Limited.PURCHASES):
         changed = await changes.change(account, body.plan, _interval(body.interval), body.quantity)
     return purchase_answer(request, account, changed)
@@ -115,7 +115,7 @@ async def cancel(request: Request) -> Response:
     account = await account_of(request)
     body = await read_json(request, CancelBody)
     async with limited(request, account, Limited.PURCHASES):
-        row = await services_of(request).changes.cancel(account, at_once=body.when == "now")
+        row = await get_services(request).changes.cancel(account, at_once=body.when == "now")
     return answer({"subscription": _subscription(request, row)})
 
 
@@ -123,7 +123,7 @@ async def resume(request: Request) -> Response:
     """POST /api/subscriptions/resume: take back an end that has not come yet."""
     account = await account_of(request)
     async with limited(request, account, Limited.PURCHASES):
-        row = await services_of(request).changes.resume(account)
+        row = await get_services(request).changes.resume(account)
     return answer({"subscription": _subscription(request, row)})
 
 
@@ -131,7 +131,7 @@ async def top_up(request: Request) -> Response:
     """POST /api/top-ups: credits bought once, beside any plan."""
     account = await account_of(request)
     body = await read_json(request, TopUpBody)
-    purchases = services_of(request).purchases
+    purchases = get_services(request).purchases
     async with limited(request, account, Limited.PURCHASES):
         bought = await purchases.top_up(account, body.plan, body.quantity)
     return purchase_answer(request, account, bought)
@@ -142,7 +142,7 @@ async def adopt(request: Request) -> Response:
     account = await account_of(request)
     body = await read_json(request, AdoptBody)
     async with limited(request, account, Limited.ADOPTIONS):
-        adopted = await services_of(request).purchases.adopt(account, body.invoice)
+        adopted = await get_services(request).purchases.adopt(account, body.invoice)
     return purchase_answer(request, account, adopted)
 
 
@@ -155,7 +155,7 @@ async def fresh_ticket(request: Request) -> Response:
     """POST /api/invoices/{invoice}/ticket: a fresh ticket for the customer whose invoice it is."""
     account = await account_of(request)
     status = await _own_status(request, account)
-    tickets = services_of(request).tickets
+    tickets = get_services(request).tickets
     ticket = tickets.issue(status.invoice, account.id)
     return answer({"ticket": ticket, "expires_at": tickets.expires_at(now())})
 
@@ -163,21 +163,21 @@ async def fresh_ticket(request: Request) -> Response:
 async def account_ticket(request: Request) -> Response:
     """POST /api/account/ticket: a fresh ticket for the customer's own balance."""
     account = await account_of(request)
-    tickets = services_of(request).tickets
+    tickets = get_services(request).tickets
     ticket = tickets.issue_for_account(account.id)
     return answer({"ticket": ticket, "expires_at": tickets.expires_at(now())})
 
 
 async def account(request: Request) -> Response:
     """GET /api/account: the balance, the subscription, and what is being activated or has to be paid."""
-    own, _ = await current_grants(services_of(request), await account_of(request))
+    own, _ = await current_grants(get_services(request), await account_of(request))
     row = await current_subscription(own)
     return answer(
         {
             "balance": own.balance,
             "subscription": row and _subscription(request, row),
             "installments": await _to_come(own),
-            "activating": await activating_of(services_of(request), own),
+            "activating": await pending_activation(get_services(request), own),
         }
     )
 
@@ -207,7 +207,7 @@ async def entries(request: Request) -> Response:
 
 
 def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
-    price = services_of(request).prices.get(row.price or "")
+    price = get_services(request).prices.get(row.price or "")
     return {
         "id": row.id,
         "status": row.status,

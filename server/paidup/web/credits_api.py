@@ -20,7 +20,13 @@ from paidup.db.models import Account
 from paidup.errors import InsufficientCredits, InvalidInput
 from paidup.services import Services
 from paidup.web.auth import Scope
-from paidup.web.dependencies import account_of, activating_of, current_grants, moving, services_of
+from paidup.web.dependencies import (
+    account_of,
+    account_transaction,
+    current_grants,
+    get_services,
+    pending_activation,
+)
 from paidup.web.http import PRINTABLE, answer, read_json
 from paidup.web.problems import problem_of
 
@@ -55,7 +61,7 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def credits(request: Request) -> Response:
     """GET /api/credits: the balance, the live grants, the next expiry, and what is being activated."""
     account = await account_of(request)
-    account, grants = await current_grants(services_of(request), account)
+    account, grants = await current_grants(get_services(request), account)
     expiring = next((grant for grant in grants if grant.expires_at), None)
     return answer(
         {
@@ -71,7 +77,7 @@ async def credits(request: Request) -> Response:
                 for grant in grants
             ],
             "next_expiry": expiring and {"at": expiring.expires_at, "credits": expiring.remaining},
-            "activating": await activating_of(services_of(request), account),
+            "activating": await pending_activation(get_services(request), account),
         }
     )
 
@@ -80,10 +86,10 @@ async def spend(request: Request) -> Response:
     """POST /api/credits/spend: take credits, once for each key; 402 tells of a payment being activated."""
     account = await account_of(request, Scope.BACKEND)
     body = await read_json(request, SpendBody)
-    bounded(services_of(request), body.credits)
+    check_credit_limit(get_services(request), body.credits)
     try:
-        async with moving(services_of(request), account) as locked:
-            spent = await reservations.spend(locked, body.credits, body.key, services_of(request).clock())
+        async with account_transaction(get_services(request), account) as locked:
+            spent = await reservations.spend(locked, body.credits, body.key, get_services(request).clock())
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
     return answer(spent)
@@ -93,11 +99,11 @@ async def reserve(request: Request) -> Response:
     """POST /api/credits/reserve: set credits aside, once for each key; refused as a spend is."""
     account = await account_of(request, Scope.BACKEND)
     body = await read_json(request, ReserveBody)
-    bounded(services_of(request), body.credits)
-    at = services_of(request).clock()
+    check_credit_limit(get_services(request), body.credits)
+    at = get_services(request).clock()
     expires_at = at + timedelta(seconds=body.expires_in_s)
     try:
-        async with moving(services_of(request), account) as locked:
+        async with account_transaction(get_services(request), account) as locked:
             before = locked.version
             reserved = await reservations.reserve(locked, body.credits, body.key, expires_at, at)
     except InsufficientCredits as error:
@@ -109,8 +115,8 @@ async def commit(request: Request) -> Response:
     """POST /api/credits/commit: spend what was used of a reservation; the rest goes back."""
     account = await account_of(request, Scope.BACKEND)
     body = await read_json(request, CommitBody)
-    async with moving(services_of(request), account) as locked:
-        spent = await reservations.commit(locked, body.key, body.credits, services_of(request).clock())
+    async with account_transaction(get_services(request), account) as locked:
+        spent = await reservations.commit(locked, body.key, body.credits, get_services(request).clock())
     return answer(spent)
 
 
@@ -118,21 +124,21 @@ async def release(request: Request) -> Response:
     """POST /api/credits/release: all that is reserved goes back."""
     account = await account_of(request, Scope.BACKEND)
     body = await read_json(request, ReleaseBody)
-    async with moving(services_of(request), account) as locked:
-        released = await reservations.release(locked, body.key, services_of(request).clock())
+    async with account_transaction(get_services(request), account) as locked:
+        released = await reservations.release(locked, body.key, get_services(request).clock())
     return answer(released)
 
 
-def bounded(services: Services, credits: int) -> None:
-    """Raises InvalidInput beyond SPEND_MAX_CREDITS."""
-    limit = services.settings.spend_max_credits
+def check_credit_limit(services: Services, credits: int) -> None:
+    """Raises InvalidInput beyond MAX_CREDITS_PER_REQUEST."""
+    limit = services.settings.max_credits_per_request
     if credits > limit:
         raise InvalidInput(f"At most {limit} credits can be spent or reserved at once.")
 
 
 async def _insufficient(request: Request, account: Account, error: InsufficientCredits) -> Response:
     # "Not enough" is not the whole answer to somebody who has just paid.
-    activating = await activating_of(services_of(request), account)
+    activating = await pending_activation(get_services(request), account)
     return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
 
 

@@ -22,7 +22,7 @@ from paidup.web.auth import Scope
 from paidup.web.http import answer
 
 
-def services_of(request: Request) -> Services:
+def get_services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
@@ -34,17 +34,17 @@ async def account_of(request: Request, scope: Scope = Scope.BROWSER) -> Account:
     """
     # Where a cookie names the customer, any page can have his browser send it: a foreign one is refused.
     origin = request.headers.get("origin")
-    if request.method == "POST" and origin and origin not in services_of(request).settings.origins:
+    if request.method == "POST" and origin and origin not in get_services(request).settings.origins:
         raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
     customer = await request.app.state.authenticate(request)
     if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:
         raise InsufficientScope(scope)
-    return await services_of(request).purchases.account(customer.external_id, customer.stripe_customer)
+    return await get_services(request).purchases.account(customer.external_id, customer.stripe_customer)
 
 
 def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncContextManager[None]:
     """The account's turn to have Stripe called, for as long as the block. Raises TooManyRequests."""
-    return services_of(request).account_limits.turn(account.id, what)
+    return get_services(request).account_limits.turn(account.id, what)
 
 
 class Activating(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class Activating(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-async def activating_of(services: Services, account: Account) -> Activating | None:
+async def pending_activation(services: Services, account: Account) -> Activating | None:
     """The payment of this account that is on its way, with a ticket to watch it."""
     pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
     with storage_errors():
@@ -71,14 +71,14 @@ def purchase_answer(request: Request, account: Account, purchase: Purchase) -> R
     body = {
         "invoice": purchase.status.invoice,
         "client_secret": purchase.client_secret,
-        "ticket": services_of(request).tickets.issue(purchase.status.invoice, account.id),
+        "ticket": get_services(request).tickets.issue(purchase.status.invoice, account.id),
         "status": purchase.status,
     }
     return answer(body, 201 if purchase.created else 200)
 
 
 @asynccontextmanager
-async def moving(services: Services, account: Account) -> AsyncIterator[Account]:
+async def account_transaction(services: Services, account: Account) -> AsyncIterator[Account]:
     """The account, locked, in a transaction; once it is committed, its pages hear of a new balance."""
     async with write_transaction():
         locked = await ledger.lock_account(account.id)
@@ -94,7 +94,7 @@ async def current_grants(services: Services, account: Account) -> tuple[Account,
     with storage_errors():
         grants = await _live_grants(account)
     if any(grant.expires_at and grant.expires_at <= at for grant in grants):
-        async with moving(services, account) as account:
+        async with account_transaction(services, account) as account:
             await ledger.expire_due(account, at)
             grants = await _live_grants(account)
     return account, grants

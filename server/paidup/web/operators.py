@@ -33,15 +33,15 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, stage_of
 from paidup.operations.explain import (
     KEPT_SHOWN,
-    NOBODYS,
+    UNHANDLED_TYPE,
     Explanation,
+    InvoiceReport,
     StoredEvent,
-    Story,
-    event_to_do,
+    event_recommendation,
     explain,
+    format_detail,
     headline,
     moment,
-    shown_detail,
     span,
     stored_event,
     time_of_day,
@@ -90,7 +90,7 @@ class Pending(msgspec.Struct, frozen=True):
     last_at: datetime | None
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class SettledInvoice(msgspec.Struct, frozen=True):
     invoice: str
     account: str
     plan: str | None
@@ -110,7 +110,7 @@ class Overview(msgspec.Struct, frozen=True):
     parked: list[StoredEvent]
     parked_total: int
     kept: list[StoredEvent]
-    settled: list[Settlement]
+    settled: list[SettledInvoice]
 
 
 async def look(alarms: Sequence[Alarm]) -> Overview:
@@ -120,7 +120,7 @@ async def look(alarms: Sequence[Alarm]) -> Overview:
         waiting = Invoice.filter(next_check_at__isnull=False)
         tried = Q(attempts__gt=0) | Q(received_at__lt=at - UNHANDLED_AFTER)
         stuck = StripeEvent.filter(tried, handled_at__isnull=True)
-        kept = StripeEvent.filter(outcome=NOBODYS, received_at__gte=at - KEPT_SHOWN)
+        kept = StripeEvent.filter(outcome=UNHANDLED_TYPE, received_at__gte=at - KEPT_SHOWN)
         settled = Invoice.filter(settled_at__not_isnull=True).order_by("-settled_at").limit(SHOWN)
         return Overview(
             at=at,
@@ -157,8 +157,8 @@ def _pending_one(row: Invoice, last: TimelineEntry | None) -> Pending:
     )
 
 
-def _settlement(row: Invoice) -> Settlement:
-    return Settlement(
+def _settlement(row: Invoice) -> SettledInvoice:
+    return SettledInvoice(
         invoice=row.id,
         account=row.account.external_id,
         plan=row.plan,
@@ -353,7 +353,7 @@ def _event_row(event: StoredEvent, at: datetime) -> list[object]:
     about = _link(event.invoice) if event.invoice else ""
     return [
         *(event.id, event.type, about, _ago(at, event.received_at), event.attempts),
-        *("" if event.handled_at else _due(at, event.next_attempt_at), why, event_to_do(event)),
+        *("" if event.handled_at else _due(at, event.next_attempt_at), why, event_recommendation(event)),
     ]
 
 
@@ -366,7 +366,7 @@ def _pending_row(row: Pending, at: datetime) -> list[object]:
     ]
 
 
-def _settled_row(row: Settlement, at: datetime) -> list[object]:
+def _settled_row(row: SettledInvoice, at: datetime) -> list[object]:
     took = span(row.settled_at - row.created_at) if row.settled_at else ""
     return [
         *(_link(row.invoice), row.account, row.plan, row.credits),
@@ -392,10 +392,10 @@ def _explanation_body(found: Explanation) -> Html:
     return _joined(parts)
 
 
-def _story_body(story: Story, at: datetime) -> Html:
+def _story_body(story: InvoiceReport, at: datetime) -> Html:
     facts = _joined(_joined([_tag("dt", name), _tag("dd", value)]) for name, value in headline(story))
     steps = [
-        (time_of_day(step.at), f"+{step.after_ms}", step.what, shown_detail(step.detail))
+        (time_of_day(step.at), f"+{step.after_ms}", step.what, format_detail(step.detail))
         for step in story.steps
     ]
     events = [
@@ -405,7 +405,7 @@ def _story_body(story: Story, at: datetime) -> Html:
     return _joined(
         [
             _tag("h2", _link(story.invoice)),
-            _tag("p", story.to_do, "todo"),
+            _tag("p", story.recommendation, "todo"),
             _tag("dl", facts),
             *(_tag("p", f"Awaited: {wait}") for wait in story.awaited),
             _table(("at (UTC)", "#ms", "what", "detail"), steps, "No step was noted."),

@@ -3,7 +3,7 @@ from tortoise.migrations import operations as ops
 import functools
 from json import dumps, loads
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.payment_facts import Road
+from paidup.domain.payment_facts import Source
 from paidup.db.models import EntryKind, EventSource, GrantState
 from tortoise.fields.base import OnDelete
 from tortoise import fields
@@ -47,7 +47,7 @@ class Migration(migrations.Migration):
                 ('published_version', fields.IntField(default=0)),
                 ('publish_due_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('changed_at', fields.DatetimeField(auto_now=False, auto_now_add=False)),
-                ('settled_via', fields.CharEnumField(null=True, description='VERIFICATION: verification\nWEBHOOK: webhook\nRECONCILIATION: reconciliation', enum_type=Road, max_length=20)),
+                ('settled_via', fields.CharEnumField(null=True, description='VERIFICATION: verification\nWEBHOOK: webhook\nRECONCILIATION: reconciliation', enum_type=Source, max_length=20)),
                 ('settled_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),
                 ('checking_until', fields.DatetimeField(null=True, auto_now=False, auto_now_add=False)),
                 ('next_check_at', fields.DatetimeField(null=True, db_index=True, auto_now=False, auto_now_add=False)),

@@ -43,7 +43,7 @@ from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.redis_client import RedisClient, connect_redis
 from paidup.settings import Settings
 from paidup.stripe_api.gateway import API_VERSION, EndpointInfo, StripeGateway, open_gateway
-from paidup.stripe_api.rate_limiter import Budget
+from paidup.stripe_api.rate_limiter import RateLimiter
 
 CHECKS = (
     *("settings", "mode", "plans", "tokens", "origins", "budget"),
@@ -76,7 +76,7 @@ class Check(msgspec.Struct, frozen=True):
     name: str
     state: State
     text: str
-    to_do: str | None = None
+    recommendation: str | None = None
     see: str | None = None
 
 
@@ -84,12 +84,12 @@ def ok(name: str, text: str) -> Check:
     return Check(name, State.OK, text)
 
 
-def warn(name: str, text: str, to_do: str) -> Check:
-    return Check(name, State.WARN, text, to_do, item(name))
+def warn(name: str, text: str, recommendation: str) -> Check:
+    return Check(name, State.WARN, text, recommendation, item(name))
 
 
-def fail(name: str, text: str, to_do: str) -> Check:
-    return Check(name, State.FAIL, text, to_do, item(name))
+def fail(name: str, text: str, recommendation: str) -> Check:
+    return Check(name, State.FAIL, text, recommendation, item(name))
 
 
 def item(name: str) -> str:
@@ -156,8 +156,10 @@ async def check_tokens(settings: Settings) -> Check:
         return ok("tokens", "verified by AUTH_JWT_SECRET")
     if not settings.auth_jwks_url:
         text = "neither AUTH_JWT_SECRET nor AUTH_JWKS_URL: every customer's call is answered 401"
-        to_do = "set one (where your application gives create_app an `authenticate`, this is as it should be)"
-        return warn("tokens", text, to_do)
+        recommendation = (
+            "set one (where your application gives create_app an `authenticate`, this is as it should be)"
+        )
+        return warn("tokens", text, recommendation)
     try:
         keys = await fetch_keys(settings.auth_jwks_url)
     except KeySetUnavailable as error:
@@ -197,7 +199,7 @@ def check_budget(settings: Settings) -> Check:
 async def _examine_stripe(
     settings: Settings, redis: RedisClient, catalogue: Catalogue | None, webhook_url: str | None
 ) -> list[Check]:
-    budget = Budget(redis, settings.stripe_requests_per_second)
+    budget = RateLimiter(redis, settings.stripe_requests_per_second)
     key, base = settings.stripe_secret_key, settings.stripe_api_base
     async with open_gateway(key, base, settings.stripe_timeout_s, budget) as gateway:
         reached = await check_stripe(gateway, settings)
@@ -261,8 +263,10 @@ async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
         if not found[key].fits(price)
     ]
     if differing:
-        to_do = "mend the file, or give a new price in Stripe this lookup key: prices cannot be changed"
-        return fail("prices", "; ".join(differing), to_do)
+        recommendation = (
+            "mend the file, or give a new price in Stripe this lookup key: prices cannot be changed"
+        )
+        return fail("prices", "; ".join(differing), recommendation)
     return ok("prices", f"{len(wanted)} lookup keys, with the amounts and intervals of the file")
 
 
@@ -279,11 +283,13 @@ def judge_endpoints(listed: Sequence[EndpointInfo], webhook_url: str | None) -> 
     ours = [found for found in listed if _is_ours(found, webhook_url)]
     if not ours:
         others = ", ".join(found.url for found in listed) or "none at all"
-        to_do = (
+        recommendation = (
             f"run `paidup stripe-setup --webhook-url {webhook_url or 'https://your.host'}` "
             "(where `stripe listen` forwards instead, this is as it should be)"
         )
-        return [fail("endpoint", f"Stripe has none for {webhook_url or WEBHOOK_PATH}: {others}", to_do)]
+        return [
+            fail("endpoint", f"Stripe has none for {webhook_url or WEBHOOK_PATH}: {others}", recommendation)
+        ]
     addresses = [found.url for found in ours]
     # Two servers of one account, say staging and production, are no mistake; one address twice is.
     if len(set(addresses)) < len(addresses):
@@ -357,8 +363,8 @@ async def check_migrations() -> Check:
     if missing := sorted(files - applied):
         return fail("migrations", f"not applied: {', '.join(missing)}", "run `paidup migrate`")
     if strange := sorted(applied - files):
-        to_do = "deploy the release that brought them: this one is older than its database"
-        return warn("migrations", f"applied, and unknown here: {', '.join(strange)}", to_do)
+        recommendation = "deploy the release that brought them: this one is older than its database"
+        return warn("migrations", f"applied, and unknown here: {', '.join(strange)}", recommendation)
     return ok("migrations", f"all {len(files)} applied")
 
 
@@ -519,8 +525,8 @@ def rendered(checks: Sequence[Check]) -> Table:
     table = Table.grid(padding=(0, 2))
     for check in checks:
         said = Text(check.text)
-        if check.to_do:
-            said.append(f"\n-> {check.to_do}", style="bold")
+        if check.recommendation:
+            said.append(f"\n-> {check.recommendation}", style="bold")
             said.append(f" ({check.see})", style="dim")
         table.add_row(Text(check.state, style=_COLOURS[check.state]), Text(check.name), said)
     return table

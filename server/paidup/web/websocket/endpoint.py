@@ -29,36 +29,36 @@ from paidup.services import Services
 from paidup.web.addresses import counted_as
 from paidup.web.problems import problem, problem_of
 from paidup.web.websocket.frame_limits import LIMIT_FRAMES
-from paidup.web.websocket.lightweight_protocol import TAKE_OVER, TakeOver
-from paidup.web.websocket.session import AccountLine, InvoiceLine, SocketLine
+from paidup.web.websocket.lightweight_protocol import RAW_TRANSPORT_EXTENSION, TakeOverTransport
+from paidup.web.websocket.session import AccountSession, InvoiceSession, WebSocketSession
 from paidup.web.websocket.snapshots import Snapshots
-from paidup.web.websocket.transport import AsgiWire
+from paidup.web.websocket.transport import AsgiTransport
 
 TICK_S = 1.0
 RETRY_AFTER_MS = 5_000
-FAREWELL_S = 5.0
+CLOSE_TIMEOUT_S = 5.0
 """How long the other side has for answering a close."""
-UNHEARD_BEATS = 2.5
+MAX_MISSED_HEARTBEATS = 2.5
 """After so many heartbeats without a sign of life the other side is gone."""
 DRAIN_PER_S = 200
-"""Sockets closed a second before a stop; faster where DRAIN_S would not suffice."""
-COME_BACK_MS = 1_000
+"""Sockets closed a second before a stop; faster where SHUTDOWN_DRAIN_S would not suffice."""
+RECONNECT_AFTER_MS = 1_000
 """After a drain: the closing is spread already, and another process is there or soon will be."""
 
 
-class Sockets:
+class SocketServer:
     """The open sockets of this process: their limits, heartbeats, deadlines and farewells."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._lines: set[SocketLine] = set()
+        self._lines: set[WebSocketSession] = set()
         self._addresses: Counter[str] = Counter()
         self._accounts: Counter[int] = Counter()
         self._snapshots = Snapshots()
         self._open = {kind: services.metrics.sockets.labels(kind) for kind in ("invoice", "account")}
         self.draining = False
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send, kind: type[SocketLine]) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send, kind: type[WebSocketSession]) -> None:
         """One socket: its handshake and first frame, and under a foreign server its whole life."""
         try:
             line = self._admitted(scope, kind)
@@ -77,12 +77,12 @@ class Sockets:
         try:
             await receive()  # websocket.connect
             await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
-            take_over: TakeOver | None = extensions.get(TAKE_OVER)
+            take_over: TakeOverTransport | None = extensions.get(RAW_TRANSPORT_EXTENSION)
             if take_over is not None:
                 line.wire = take_over(line)
                 await self._begin(line)
             else:
-                line.wire = wire = AsgiWire(receive, send, line)
+                line.wire = wire = AsgiTransport(receive, send, line)
                 beginning = asyncio.create_task(self._begin(line), name="begin-socket")
                 await wire.read()
                 beginning.cancel()
@@ -108,18 +108,18 @@ class Sockets:
         self.draining = True
         lines = list(self._lines)
         random.shuffle(lines)
-        window_s = min(self._services.settings.drain_s, len(lines) / DRAIN_PER_S)
+        window_s = min(self._services.settings.shutdown_drain_s, len(lines) / DRAIN_PER_S)
         began = time.monotonic()
         for number, line in enumerate(lines):
-            line.close(Bye("restarting", _spread(COME_BACK_MS)), CloseCode.RESTARTING)
+            line.close(Bye("restarting", _spread(RECONNECT_AFTER_MS)), CloseCode.RESTARTING)
             ahead_s = began + window_s * (number + 1) / len(lines) - time.monotonic()
             if ahead_s > 0:
                 await asyncio.sleep(ahead_s)
         # The last of them have a moment to answer the farewell, and whoever was just being admitted to come.
-        deadline = time.monotonic() + FAREWELL_S
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
         while self._lines and time.monotonic() < deadline:
             for line in tuple(self._lines):
-                line.close(Bye("restarting", _spread(COME_BACK_MS)), CloseCode.RESTARTING)
+                line.close(Bye("restarting", _spread(RECONNECT_AFTER_MS)), CloseCode.RESTARTING)
             await asyncio.sleep(0.02)
 
     async def close(self) -> None:
@@ -127,7 +127,7 @@ class Sockets:
 
     # One line
 
-    def _enter(self, line: SocketLine) -> None:
+    def _enter(self, line: WebSocketSession) -> None:
         self._lines.add(line)
         self._addresses[line.address] += 1
         self._accounts[line.account_id] += 1
@@ -136,28 +136,28 @@ class Sockets:
         line.beat_at += self._services.settings.heartbeat_s * (1 + random.random()) / 2  # noqa: S311
         line.begin(self._leave)
 
-    def _leave(self, line: SocketLine) -> None:
+    def _leave(self, line: WebSocketSession) -> None:
         self._services.hub.leave(line.topic, line.key, line)
         self._lines.discard(line)
         self._open[line.kind].dec()
         for counted, key in ((self._addresses, line.address), (self._accounts, line.account_id)):
             _count_down(counted, key)
 
-    async def _begin(self, line: SocketLine) -> None:
+    async def _begin(self, line: WebSocketSession) -> None:
         if not line.over:
             line.clear()
             await self._services.hub.join(line.topic, line.key, line)
         if not line.over:
             self._snapshots.offer_to(line)
 
-    def _keep(self, line: SocketLine, at: float) -> None:
+    def _keep(self, line: WebSocketSession, at: float) -> None:
         settings, wire = self._services.settings, line.wire
         stalled = wire.blocked_at is not None and at - wire.blocked_at > settings.socket_send_timeout_s
-        gone = at - wire.heard_at > UNHEARD_BEATS * settings.heartbeat_s + TICK_S
-        unanswered = line.closed_at is not None and at - line.closed_at > FAREWELL_S
+        gone = at - wire.heard_at > MAX_MISSED_HEARTBEATS * settings.heartbeat_s + TICK_S
+        unanswered = line.closed_at is not None and at - line.closed_at > CLOSE_TIMEOUT_S
         if stalled or gone or unanswered:
             wire.abort()
-        elif at - line.opened_at > settings.socket_max_wait_s:
+        elif at - line.opened_at > settings.socket_max_lifetime_s:
             line.close(Bye("waited too long", _spread(RETRY_AFTER_MS)), CloseCode.WAITED_TOO_LONG)
         elif at >= line.beat_at:
             line.beat_at = at + settings.heartbeat_s
@@ -165,7 +165,7 @@ class Sockets:
 
     # The handshake
 
-    def _admitted(self, scope: Scope, kind: type[SocketLine]) -> SocketLine:
+    def _admitted(self, scope: Scope, kind: type[WebSocketSession]) -> WebSocketSession:
         """The line that this handshake may open. Raises NotAllowed or NotAuthenticated."""
         origin = Headers(scope=scope).get("origin")
         if origin is not None and origin not in self._services.settings.origins:
@@ -178,7 +178,7 @@ class Sockets:
         line.address = counted_as(scope["client"][0] if scope.get("client") else "")
         return line
 
-    def _full(self, line: SocketLine) -> Response | None:
+    def _full(self, line: WebSocketSession) -> Response | None:
         """The HTTP answer where no place is free, or None. Raises TooManyRequests for one account's limit."""
         settings = self._services.settings
         if self.draining:
@@ -221,15 +221,15 @@ def _spread(milliseconds: int) -> int:
 class _Endpoint:
     """A route's ASGI application. Not a function: Starlette would keep a WebSocket for as long as it runs."""
 
-    def __init__(self, kind: type[SocketLine]) -> None:
+    def __init__(self, kind: type[WebSocketSession]) -> None:
         self._kind = kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sockets: Sockets = scope["app"].state.sockets
+        sockets: SocketServer = scope["app"].state.sockets
         await sockets.serve(scope, receive, send, self._kind)
 
 
 ROUTES = [
-    WebSocketRoute("/ws/invoices/{invoice}", _Endpoint(InvoiceLine)),
-    WebSocketRoute("/ws/account", _Endpoint(AccountLine)),
+    WebSocketRoute("/ws/invoices/{invoice}", _Endpoint(InvoiceSession)),
+    WebSocketRoute("/ws/account", _Endpoint(AccountSession)),
 ]

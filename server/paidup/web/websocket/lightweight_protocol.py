@@ -34,20 +34,20 @@ from websockets.utils import accept_key
 
 from paidup.domain.messages import MAX_FRAME
 from paidup.web.websocket.frame_limits import BURST_S, FRAME_S, READ_S, FrameLimit, LimitedWebSocketProtocol
-from paidup.web.websocket.transport import Owner
+from paidup.web.websocket.transport import TransportHandler
 
 log = structlog.get_logger(__name__)
 
-TAKE_OVER = "paidup.take_over"
+RAW_TRANSPORT_EXTENSION = "paidup.take_over"
 """An extension of the ASGI scope: called with the owner, right after the handshake was accepted."""
-TakeOver = Callable[[Owner], "SlimWire"]
+TakeOverTransport = Callable[[TransportHandler], "LightweightTransport"]
 OURS = re.compile(rb"/ws/(?:account|invoices/[-_.0-9a-zA-Z]+)")
 """Addresses whose application takes over, or refuses. Nothing else is sent or received by ASGI there.
 Where Paidup is mounted under a prefix, its sockets are left to uvicorn's class, as the host's own are."""
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
-class SlimProtocol(asyncio.Protocol):
+class LightweightProtocol(asyncio.Protocol):
     """A connection that asks to become a WebSocket: uvicorn makes one once httptools has read its request."""
 
     __slots__ = (
@@ -133,7 +133,7 @@ class SlimProtocol(asyncio.Protocol):
             "raw_path": path.encode("ascii"),
             "query_string": b"",
             "subprotocols": [part.strip() for part in offered.split(",")],
-            "extensions": {"websocket.http.response": {}, TAKE_OVER: self._take_over},
+            "extensions": {"websocket.http.response": {}, RAW_TRANSPORT_EXTENSION: self._take_over},
         }
 
     async def _receive(self) -> dict[str, Any]:
@@ -172,11 +172,11 @@ class SlimProtocol(asyncio.Protocol):
         fields = (b"%b: %b\r\n" % field for field in (*self._server_state.default_headers, *headers))
         self._transport.write(b"".join((line, *fields, b"\r\n", body)))
 
-    def _take_over(self, owner: Owner) -> SlimWire:
+    def _take_over(self, owner: TransportHandler) -> LightweightTransport:
         """Let go of everything but the connection."""
         self._taken = True
         self._connections.discard(self)
-        wire = SlimWire(self._transport, self._connections, owner)
+        wire = LightweightTransport(self._transport, self._connections, owner)
         self._connections.add(wire)
         self._transport.set_protocol(wire)
         # The HTTP protocol and its parser refer to each other: nobody would free them before a collection.
@@ -209,7 +209,7 @@ def _key_of(http: Any) -> str:
         return ""
 
 
-class SlimWire(asyncio.Protocol):
+class LightweightTransport(asyncio.Protocol):
     """A wire that is the connection's protocol itself."""
 
     __slots__ = (
@@ -217,7 +217,7 @@ class SlimWire(asyncio.Protocol):
         *("blocked_at", "heard_at"),
     )
 
-    def __init__(self, transport: asyncio.Transport, connections: set[Any], owner: Owner) -> None:
+    def __init__(self, transport: asyncio.Transport, connections: set[Any], owner: TransportHandler) -> None:
         self._transport = transport
         self._connections = connections
         self._owner = owner

@@ -25,16 +25,16 @@ from paidup.domain.messages import (
     encode,
     is_verify,
 )
-from paidup.payments.timeline import What
+from paidup.payments.timeline import TimelineEventType
 from paidup.realtime.hub import ACCOUNTS, INVOICES, Topic
 from paidup.services import Services
-from paidup.web.websocket.transport import UNOPENED, Wire
+from paidup.web.websocket.transport import UNOPENED, Transport
 
 HEARTBEAT = encode(Heartbeat())
 VERIFY_AT_MOST_EVERY_S = 1.0
 
 
-class SocketLine:
+class WebSocketSession:
     """One open socket, whatever it is on. Nothing here waits."""
 
     topic: ClassVar[Topic[Any, Any]]
@@ -49,9 +49,9 @@ class SocketLine:
     def __init__(self, key: Any, account_id: int, services: Services) -> None:
         self._services = services
         self.account_id = account_id
-        self.wire: Wire = UNOPENED
+        self.wire: Transport = UNOPENED
         self._frame: bytes | None = None
-        self._on_end: Callable[[SocketLine], None] | None = None
+        self._on_end: Callable[[WebSocketSession], None] | None = None
         self.key = key
         self.address = ""
         self.opened_at = time.monotonic()
@@ -63,11 +63,11 @@ class SocketLine:
     # What each kind says for itself
 
     @classmethod
-    def admitted(cls, scope: Scope, ticket: str, services: Services) -> SocketLine:
+    def admitted(cls, scope: Scope, ticket: str, services: Services) -> WebSocketSession:
         """A line on what the ticket opens. Raises NotAuthenticated or NotAllowed."""
         raise NotImplementedError
 
-    def begin(self, on_end: Callable[[SocketLine], None]) -> None:
+    def begin(self, on_end: Callable[[WebSocketSession], None]) -> None:
         """It was admitted and has its place, which `on_end` gives back."""
         self._on_end = on_end
 
@@ -127,7 +127,7 @@ class SocketLine:
             self.clear()
 
 
-class InvoiceLine(SocketLine):
+class InvoiceSession(WebSocketSession):
     """Waits for one invoice, and has Stripe asked about it as long. A terminal status ends it."""
 
     topic = INVOICES
@@ -141,13 +141,13 @@ class InvoiceLine(SocketLine):
         self.verified_at = float("-inf")
 
     @classmethod
-    def admitted(cls, scope: Scope, ticket: str, services: Services) -> InvoiceLine:
+    def admitted(cls, scope: Scope, ticket: str, services: Services) -> InvoiceSession:
         invoice = scope["path_params"]["invoice"]
         return cls(invoice, services.tickets.check(ticket, invoice), services)
 
-    def begin(self, on_end: Callable[[SocketLine], None]) -> None:
+    def begin(self, on_end: Callable[[WebSocketSession], None]) -> None:
         super().begin(on_end)
-        self._services.timeline.note(self.key, What.SOCKET_OPENED)
+        self._services.timeline.note(self.key, TimelineEventType.SOCKET_OPENED)
         # At once, since the handshake need not be waited for; unless the account opens one after another.
         self._services.verification.watch(self.key, at_once=self._may_verify())
 
@@ -156,7 +156,9 @@ class InvoiceLine(SocketLine):
             self._services.verification.unwatch(self.key)
             bye, code = self.closing or (None, None)
             if code is not CloseCode.FINISHED or self.closed_at is None:  # else it is noted as delivered
-                self._services.timeline.note(self.key, What.SOCKET_LOST, reason=bye.reason if bye else None)
+                self._services.timeline.note(
+                    self.key, TimelineEventType.SOCKET_LOST, reason=bye.reason if bye else None
+                )
         super().lost()
 
     def hear(self, text: str) -> None:
@@ -164,7 +166,7 @@ class InvoiceLine(SocketLine):
         if is_verify(text) and at - self.verified_at >= VERIFY_AT_MOST_EVERY_S:
             self.verified_at = at
             if self._may_verify():
-                self._services.verification.hurry(self.key)
+                self._services.verification.prioritize(self.key)
 
     def offer(self, status: StatusMessage, frame: bytes) -> bool:
         """Send `frame`, unless this version or a later one was offered before."""
@@ -198,12 +200,14 @@ class InvoiceLine(SocketLine):
         assert self.status is not None
         waited_s = time.monotonic() - self.opened_at
         waited_ms = round(waited_s * 1000, 1)
-        self._services.timeline.note(self.key, What.DELIVERED, status=self.status.status, waited_ms=waited_ms)
+        self._services.timeline.note(
+            self.key, TimelineEventType.DELIVERED, status=self.status.status, waited_ms=waited_ms
+        )
         if self.status.via is not None:
             self._services.metrics.activation_seconds.labels(self.status.via).observe(waited_s)
 
 
-class AccountLine(SocketLine):
+class AccountSession(WebSocketSession):
     """Tells each change of one account's balance. It never finishes; only the longest wait ends it."""
 
     topic = ACCOUNTS
@@ -215,7 +219,7 @@ class AccountLine(SocketLine):
         self._version = -1
 
     @classmethod
-    def admitted(cls, scope: Scope, ticket: str, services: Services) -> AccountLine:
+    def admitted(cls, scope: Scope, ticket: str, services: Services) -> AccountSession:
         return cls(services.tickets.account_of(ticket), services)
 
     def offer(self, balance: BalanceMessage, frame: bytes) -> bool:

@@ -19,7 +19,7 @@ from paidup.db.connection import OUTAGES
 from paidup.domain.messages import encode
 from paidup.realtime.hub import ACCOUNTS, INVOICES, Topic
 from paidup.realtime.status_queries import read_balances, read_statuses
-from paidup.web.websocket.session import SocketLine
+from paidup.web.websocket.session import WebSocketSession
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +31,10 @@ class Snapshots:
     """The rows of lines that connect together, read together."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Topic[Any, Any], list[SocketLine]] = {INVOICES: [], ACCOUNTS: []}
+        self._waiting: dict[Topic[Any, Any], list[WebSocketSession]] = {INVOICES: [], ACCOUNTS: []}
         self._reader: asyncio.Task[None] | None = None
 
-    def offer_to(self, line: SocketLine) -> None:
+    def offer_to(self, line: WebSocketSession) -> None:
         """Offer `line` its row as it is from now on. The subscription is acknowledged already."""
         self._waiting[line.topic].append(line)
         if self._reader is None:
@@ -59,8 +59,8 @@ class Snapshots:
         finally:
             self._reader = None
 
-    async def _read(self, topic: Topic[Any, Any], lines: list[SocketLine]) -> None:
-        by_key: dict[Any, list[SocketLine]] = {}
+    async def _read(self, topic: Topic[Any, Any], lines: list[WebSocketSession]) -> None:
+        by_key: dict[Any, list[WebSocketSession]] = {}
         for line in lines:
             by_key.setdefault(line.key, []).append(line)
         try:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 from websockets.exceptions import WebSocketException
 
 
-class Owner(Protocol):
+class TransportHandler(Protocol):
     """Who writes to a wire, and is told what happens on it. None of these may raise or wait."""
 
     def hear(self, text: str, /) -> None:
@@ -29,7 +29,7 @@ class Owner(Protocol):
         """The connection is over. Said once."""
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """One open socket."""
 
     blocked_at: float | None
@@ -64,13 +64,13 @@ class _Unopened:
     def abort(self) -> None: ...
 
 
-UNOPENED: Wire = _Unopened()
+UNOPENED: Transport = _Unopened()
 
 
-class AsgiWire:
+class AsgiTransport:
     """A wire under any ASGI server: it keeps what is under way, and one task while there is any."""
 
-    def __init__(self, receive: Receive, send: Send, owner: Owner) -> None:
+    def __init__(self, receive: Receive, send: Send, owner: TransportHandler) -> None:
         self._receive = receive
         self._send = send
         self._owner = owner
