@@ -48,7 +48,7 @@ async def running(paidup: Starlette, drain_at_sigterm: bool = True) -> AsyncIter
     """Open a mounted Paidup for the length of the block: for the host's own lifespan.
 
     Starlette and FastAPI run the lifespan of the outermost application alone. With
-    `drain_at_sigterm`, the sockets are sent away, spread over SHUTDOWN_DRAIN_S, before uvicorn is told to stop.
+    `drain_at_sigterm`, the sockets are closed, spread over SHUTDOWN_DRAIN_S, before uvicorn is told to stop.
     Raises ConfigurationError (plans file, a second Paidup in this process), StorageUnavailable.
     """
     async with paidup.router.lifespan_context(paidup):

@@ -109,4 +109,4 @@ async def parked(error: str) -> list[StripeEvent]:
 
 async def timeline_written(paidup: Paidup, invoice: str, what: str) -> None:
     """Until the timeline, which is written in batches, shows this step."""
-    await wait_until(lambda: TimelineEntry.exists(invoice=invoice, what=what))
+    await wait_until(lambda: TimelineEntry.exists(invoice=invoice, event_type=what))

@@ -142,7 +142,7 @@ async def test_money_that_is_there_before_the_invoice_is_paid_is_said_so(databas
     """S23: the intent has succeeded and the invoice is still open: nobody is sent to pay again."""
     row = await an_invoice(await an_account())
     detail = {"invoice_status": "open", "payments": ["succeeded"]}
-    await TimelineEntry.create(invoice=row.id, at=now(), what="verification_answered", detail=detail)
+    await TimelineEntry.create(invoice=row.id, at=now(), event_type="verification_answered", detail=detail)
     story = await only_story(row.id)
     assert "payment succeeded." in story.awaited[0]
     assert story.recommendation.startswith("Nothing: Stripe has the money")
@@ -264,7 +264,9 @@ async def test_a_payload_that_is_no_object_of_ours_does_not_stop_the_explanation
 async def test_markup_in_what_customers_choose_is_shown_as_it_is(database: None) -> None:
     account = await Account.create(external_id="[red]ada[/nonsense]", stripe_customer="cus_9")
     row = await an_invoice(account)
-    await TimelineEntry.create(invoice=row.id, at=now(), what="told", detail={"reason": "[/bold] [link=x]"})
+    await TimelineEntry.create(
+        invoice=row.id, at=now(), event_type="told", detail={"reason": "[/bold] [link=x]"}
+    )
     shown = words(await explain(account.external_id))
     assert "[red]ada[/nonsense]" in shown
     assert "[/bold] [link=x]" in shown

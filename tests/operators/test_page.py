@@ -126,7 +126,7 @@ async def test_what_is_pending_parked_and_settled_is_listed(operator: Operator, 
     step: dict[str, Any] = {
         "invoice": waiting.id,
         "at": at - timedelta(seconds=300),
-        "what": "verification_answered",
+        "event_type": "verification_answered",
     }
     await TimelineEntry.create(**step)
     settled = await an_invoice(
@@ -232,7 +232,7 @@ async def test_hostile_text_is_shown_and_never_taken_as_markup(operator: Operato
     """Customers choose their ids; payloads and errors come from outside."""
     account = await Account.create(external_id=HOSTILE, stripe_customer="cus_h")
     row = await an_invoice(account, plan="<b>pro", error={"code": "<i>", "message": HOSTILE})
-    await TimelineEntry.create(invoice=row.id, at=now(), what="<u>what", detail={"<s>": HOSTILE})
+    await TimelineEntry.create(invoice=row.id, at=now(), event_type="<u>what", detail={"<s>": HOSTILE})
     odd = await an_invoice(account, id='in_"><img src=x onerror=alert(1)>', next_check_at=now())
     event: dict[str, Any] = {"id": "evt_<h1>", "type": "<h3>", "payload": "{}", "received_at": now()}
     await StripeEvent.create(**event, attempts=1, error=HOSTILE)

@@ -31,7 +31,7 @@ async def test_what_failed_on_the_way_is_told(world: World, stripe_side: StripeS
         assert (await paidup.webhook(body))[1]["outcome"] == "settled"
         await timeline_written(paidup, invoice, "not_published")
     assert (await paidup.webhook(body))[1]["outcome"] == "handled before"
-    repeated = TimelineEntry.filter(invoice=invoice, what="webhook_received").order_by("id")
+    repeated = TimelineEntry.filter(invoice=invoice, event_type="webhook_received").order_by("id")
 
     async def both() -> bool:
         return [(entry.detail or {}).get("outcome") for entry in await repeated] == [None, "handled before"]

@@ -40,7 +40,9 @@ def contracts(steps: list[Any], values: Values) -> list[str]:
         if isinstance(step, CreateModel):
             values |= {(step.name, column): spoken(field) for column, field in step.fields}
             continue
-        names = [str(getattr(step, part)) for part in ("model_name", "name") if hasattr(step, part)]
+        names = [
+            str(getattr(step, part)) for part in ("model_name", "name", "old_name") if hasattr(step, part)
+        ]
         if isinstance(step, Redescribe):
             before, now = values[step.model_name, step.name], spoken(step.field)
             values[step.model_name, step.name] = now

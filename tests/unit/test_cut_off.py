@@ -27,7 +27,7 @@ async def a_transaction() -> None:
 
 
 async def a_batch() -> None:
-    await TimelineEntry.bulk_create([TimelineEntry(invoice="in_1", at=now(), what="told")])
+    await TimelineEntry.bulk_create([TimelineEntry(invoice="in_1", at=now(), event_type="told")])
 
 
 async def a_get_or_create() -> None:

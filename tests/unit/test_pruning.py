@@ -80,7 +80,7 @@ async def test_what_a_shorter_retention_lets_go_goes_next() -> None:
 async def test_the_old_end_of_the_timeline_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "ROUND", 3)
     for number in range(5):
-        await TimelineEntry.create(invoice=f"in_{number}", at=now() - OLD, what="created")
-    await TimelineEntry.create(invoice="in_new", at=now() - timedelta(days=89), what="created")
+        await TimelineEntry.create(invoice=f"in_{number}", at=now() - OLD, event_type="created")
+    await TimelineEntry.create(invoice="in_new", at=now() - timedelta(days=89), event_type="created")
     assert [await prune(Retention()) for _ in range(3)] == [3, 2, 0]
     assert [entry.invoice for entry in await TimelineEntry.all()] == ["in_new"]

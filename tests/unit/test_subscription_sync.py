@@ -104,7 +104,7 @@ async def test_an_answer_to_an_earlier_question_changes_nothing(
     await subscriptions.learn(shape(ada, plan="pro"), BEGIN + timedelta(seconds=2))
     await subscriptions.learn(shape(ada, status="incomplete"), BEGIN + timedelta(seconds=1))
     row = await row_of(ada)
-    assert (row.status, row.plan, row.as_of) == ("active", "pro", BEGIN + timedelta(seconds=2))
+    assert (row.status, row.plan, row.fetched_at) == ("active", "pro", BEGIN + timedelta(seconds=2))
 
 
 async def test_an_event_that_says_what_is_known_causes_no_question(

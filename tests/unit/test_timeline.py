@@ -39,7 +39,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def noted() -> list[tuple[str, Any]]:
-    return [(entry.what, entry.detail) for entry in await TimelineEntry.all().order_by("id")]
+    return [(entry.event_type, entry.detail) for entry in await TimelineEntry.all().order_by("id")]
 
 
 async def count_notes() -> int:

@@ -121,7 +121,9 @@ class Race:
             Picture(
                 invoice=row.id,
                 status=row.status,
-                steps=[TimelineEvent(_ms(entry.at), entry.what, entry.detail or {}) for entry in entries],
+                steps=[
+                    TimelineEvent(_ms(entry.at), entry.event_type, entry.detail or {}) for entry in entries
+                ],
                 moments=[_happened(moment) for moment in told.moments if _since(moment, row.created_at)],
                 now=_ms(now()),
             )
@@ -202,7 +204,7 @@ class Race:
             assert facts.invoice is not None
             paid = [payment.status for payment in facts.payments]
             return answer({"usable": facts.invoice.status == "paid" or "succeeded" in paid})
-        heard = TimelineEntry.filter(invoice=row.id, what=TimelineEventType.WEBHOOK_RECEIVED)
+        heard = TimelineEntry.filter(invoice=row.id, event_type=TimelineEventType.WEBHOOK_RECEIVED)
         with storage_errors():
             types = [(entry.detail or {}).get("type") for entry in await heard.limit(STEPS)]
         return answer({"usable": not PAYING_EVENTS.isdisjoint(types)})

@@ -18,7 +18,7 @@ from paidup.credits import ledger, reversals
 from paidup.db.bulk import UnitOfWork
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice
 from paidup.domain.catalog import AfterRefund
-from paidup.domain.credit_schedule import Money, PaidInvoice, limited, nets, schedules
+from paidup.domain.credit_schedule import Money, PaidInvoice, affects_other_invoices, limited, schedules
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import CreditPart, Installment, Quote
 
@@ -34,12 +34,12 @@ def remember(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
     row.from_balance_minor = invoice.from_balance_minor
     row.finalized_at = at_unix(invoice.finalized_at or invoice.created)
     row.sequence = invoice.sequence
-    row.nets = nets(quoted, _money(row))
+    row.affects_others = affects_other_invoices(quoted, _money(row))
 
 
 def is_independent(row: Invoice) -> bool:
     """Whether nothing else bears on what a paid invoice gives: then `give` reads nothing."""
-    return not (row.nets or row.has_reversals)
+    return not (row.affects_others or row.has_reversals)
 
 
 async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime, writes: UnitOfWork) -> None:
@@ -48,8 +48,8 @@ async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime,
     Tortoise's IntegrityError comes, here or when they are sent, where they are there already.
     """
     others: list[Invoice] = []
-    if row.nets:
-        settled = Invoice.filter(account_id=account.id, nets=True, settled_at__not_isnull=True)
+    if row.affects_others:
+        settled = Invoice.filter(account_id=account.id, affects_others=True, settled_at__not_isnull=True)
         others = await settled.exclude(id=row.id)
     in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
     bought = limited([_bought(each) for each in in_order])

@@ -115,7 +115,7 @@ class Invoice(Model):
     finalized_at = fields.DatetimeField(null=True)
     sequence = fields.IntField(default=0, db_default=0)
     """The running number that Stripe gave it; with `finalized_at`, Stripe's order."""
-    nets = fields.BooleanField(default=False, db_default=False)
+    affects_others = fields.BooleanField(default=False, db_default=False)
     """Other invoices of the account bear on what this one gives, or it on theirs."""
     has_reversals = fields.BooleanField(default=False, db_default=False)
     """Whether there are reversals of it: spares the road to a credit a look."""
@@ -223,7 +223,7 @@ class LedgerEntry(Model):
 class Subscription(Model):
     """A subscription as Stripe last showed it, never as events arrived.
 
-    `as_of` is when that was asked for; `refresh_at` when it should be read again, None where
+    `fetched_at` is when that was asked for; `refresh_at` when it should be read again, None where
     nothing is known to have changed since. `pending_plan` waits for its payment.
     """
 
@@ -240,7 +240,7 @@ class Subscription(Model):
     cancel_at = fields.DatetimeField(null=True)
     ended_at = fields.DatetimeField(null=True)
     latest_invoice = fields.CharField(255, null=True)
-    as_of = fields.DatetimeField(null=True)
+    fetched_at = fields.DatetimeField(null=True)
     refresh_at = fields.DatetimeField(null=True, db_index=True)
     created_at = fields.DatetimeField(auto_now_add=True)
 
@@ -349,7 +349,7 @@ class TimelineEntry(Model):
     id = fields.BigIntField(primary_key=True)
     invoice = fields.CharField(255, db_index=True)
     at = fields.DatetimeField()
-    what = fields.CharField(40)
+    event_type = fields.CharField(40)
     detail: Any = fields.JSONField(null=True)
 
     class Meta:

@@ -52,7 +52,7 @@ class Money(msgspec.Struct, frozen=True):
     change: bool
 
 
-def nets(quoted: Quote, money: Money) -> bool:
+def affects_other_invoices(quoted: Quote, money: Money) -> bool:
     """Whether other invoices of the account bear on what this one gives, or it on theirs."""
     yearly = any(len(part.due_at) > 1 for part in quoted.parts)
     changes = quoted.credits < 0 or quoted.prorated_from is not None or money.change

@@ -171,7 +171,7 @@ async def _story(invoice: str, row: Invoice | None, at: datetime) -> InvoiceRepo
     facts = _facts(row) if row else None
     steps = [
         TimelineEvent(
-            entry.at, round((entry.at - began).total_seconds() * 1000), entry.what, entry.detail or {}
+            entry.at, round((entry.at - began).total_seconds() * 1000), entry.event_type, entry.detail or {}
         )
         for entry in entries
     ]

@@ -425,7 +425,7 @@ def _changed(row: Invoice, writes: UnitOfWork) -> None:
         row,
         *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
         *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
-        *("finalized_at", "sequence", "nets", "has_reversals", *reversals.COUNTS),
+        *("finalized_at", "sequence", "affects_others", "has_reversals", *reversals.COUNTS),
     )
 
 

@@ -88,7 +88,7 @@ class Timeline:
 
     async def _write(self, notes: list[_Note]) -> None:
         try:
-            await insert_many(TimelineEntry, ("invoice", "at", "what", "detail"), notes)
+            await insert_many(TimelineEntry, ("invoice", "at", "event_type", "detail"), notes)
         except OUTAGES as error:
             self.dropped += len(notes)
             log.warning("timeline_lost", entries=len(notes), error=str(error))

@@ -199,7 +199,7 @@ class RedisSubscriber:
             if missing:
                 self._metrics.channels_restored.inc(len(missing))
                 log.info("channels_restored", node=self.node, channels=len(missing))
-                self._holder.mark_gap()  # only now: what is read before a channel is confirmed may be outdated
+                self._holder.mark_gap()  # now: what is read before a channel is confirmed may be stale
 
     async def _probe(self, listener: PubSubConnection) -> None:
         """Publish to ourselves; silence twice in a row means that the listener is dead."""

@@ -108,12 +108,12 @@ class SubscriptionSync:
             await self._settlement.end_subscription(shape.id)
         async with write_transaction():
             row = await locked(Subscription.filter(id=shape.id)).get()
-            if row.as_of is not None and row.as_of > asked_at:
+            if row.fetched_at is not None and row.fetched_at > asked_at:
                 return row
             # A later event may have asked for another look while Stripe was answering this one.
             heard_since = row.refresh_at is not None and asked_at < row.refresh_at <= self._clock()
             self._take(row, shape)
-            row.as_of = asked_at
+            row.fetched_at = asked_at
             if not heard_since:
                 row.refresh_at = self._next_look(row)
             await row.save()
@@ -144,7 +144,7 @@ class SubscriptionSync:
             *("status", "price", "quantity", "pending_plan", "latest_invoice"),
             *("current_period_end", "cancel_at", "ended_at"),
         )
-        return row.as_of is not None and all(getattr(row, name) == getattr(seen, name) for name in names)
+        return row.fetched_at is not None and all(getattr(row, name) == getattr(seen, name) for name in names)
 
     def _next_look(self, row: Subscription) -> datetime | None:
         if row.status in OVER:

@@ -152,7 +152,7 @@ def _pending_one(row: Invoice, last: TimelineEntry | None) -> Pending:
         stage=stage_of(row.status),
         created_at=row.created_at,
         next_check_at=row.next_check_at,
-        last=last.what if last else None,
+        last=last.event_type if last else None,
         last_at=last.at if last else None,
     )
 
