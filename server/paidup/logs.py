@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import structlog
 
-OWN = ("server", "client_demo")
+OWN = ("paidup", "paidup_demo")
 SECRET = re.compile(
     r"whsec_\S+|\b[rs]k_(?:test|live)_\w+"  # Stripe's keys
     r"|\b\w+_secret_\w+"  # client secrets

@@ -25,14 +25,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from server.database import migrate
-from server.tickets import Tickets
+from paidup.db.connection import migrate
+from paidup.realtime.tickets import Tickets
 from tests.bench.report import percentile
 from tests.bench.rig import Server
 from tests.security.test_floods import CHUNK, FLOODS, HTTP_FLOODS, flood
-from tests.support.crowd import handshake
 from tests.support.paidup import DEFAULTS, environment, serving_process
 from tests.support.processes import free_port
+from tests.support.socket_load import handshake
 
 console = Console(width=110)
 HTTP_BYTES = 64_000_000

@@ -34,8 +34,10 @@ from paidup.domain.catalog import StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
 from paidup.errors import InsufficientCredits, StripeRefused, StripeUnavailable
 from paidup.metrics import Metrics
+from paidup.payments import settlement, verification
 from paidup.payments.timeline import Timeline
 from paidup.realtime.hub import Hub
+from paidup.reconciliation import list_scanner, reconciler, stripe_events
 from paidup.reconciliation.stripe_events import store
 from paidup.roads import build_roads
 from paidup.settings import PACKAGED_PLANS
@@ -174,8 +176,8 @@ class Interleavings(RuleBasedStateMachine):
         path = self.template.with_name(f"interleaving-{next(self.numbers)}.db")
         shutil.copy(self.template, path)
         self._open.callback(path.unlink)
-        for module in ("settlement", "events", "verification", "reconciliation", "scans"):
-            self._open.enter_context(patch(f"server.{module}.now", self._now))
+        for module in (settlement, stripe_events, verification, reconciler, list_scanner):
+            self._open.enter_context(patch.object(module, "now", self._now))
         await self._open.enter_async_context(open_database(f"sqlite://{path}"))
         catalogue = parse_catalogue(PACKAGED_PLANS.read_bytes())
         price = StripePrice(PRICE, "paidup_pro_monthly", PLAN, AMOUNT, "usd")
@@ -367,7 +369,7 @@ class Interleavings(RuleBasedStateMachine):
         assert set(done) == {
             *("unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events"),
             *("paid_invoices", "reversals", "due_installments", "due_subscriptions"),
-            *("expired_reservations", "audit", "alarms"),
+            *("expired_reservations", "audit", "alarms", "prune"),
         }
         await self._check_books()
         granted = {grant.invoice_id: grant.credits for grant in await CreditGrant.all()}

@@ -441,7 +441,7 @@ async def _subscribed_past_us(paidup: Paidup, stripe_side: StripeSide) -> tuple[
 
 async def _tired(paidup: Paidup) -> None:
     """Until the last answer no longer counts as fresh: then "verify" is worth a call."""
-    await wait_until(lambda: InvoiceRow.filter(checking_until__lte=now()).exists())
+    await wait_until(lambda: InvoiceRow.filter(lease_expires_at__lte=now()).exists())
 
 
 async def _paid_body(stripe_side: StripeSide) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Coroutine
 from typing import Any
@@ -14,7 +15,9 @@ class _Skipping(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None:
             raise RuntimeError("nothing will ever happen: the simulation is stuck")
-        self.passed += timeout
+        if timeout > 0:
+            # One step further: rounded down, a timer would be due before its time, for ever.
+            self.passed = math.nextafter(self.passed + timeout, math.inf)
         return super().select(0)
 
 

@@ -26,10 +26,16 @@ def _as_before() -> Iterator[None]:
     """The process's logging, put back."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    # A server that another test ran in this process may have set a library's.
+    levels = {name: logging.getLogger(name).level for name in LIBRARIES}
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     yield
     root.handlers, root.level = handlers, level
     for name in OWN:
         logging.getLogger(name).setLevel(logging.NOTSET)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
     structlog.reset_defaults()
 
 

@@ -220,7 +220,7 @@ class Reconciler:
     async def due_subscriptions(self) -> int:
         """Subscriptions of which something was heard, or should have been: what are they now?"""
         async with write_transaction():
-            due = Subscription.filter(read_due_at__lte=self._clock()).order_by("refresh_at")
+            due = Subscription.filter(refresh_at__lte=self._clock()).order_by("refresh_at")
             rows = await locked(due.limit(BATCH), skip=True)
             claimed = self._clock() + CLAIM
             await Subscription.filter(id__in=[row.id for row in rows]).update(refresh_at=claimed)
@@ -234,7 +234,7 @@ class Reconciler:
             log.info("subscription_postponed", subscription=row.id, error=str(error))
             soon = self._clock() + timedelta(seconds=reconciler_delay_s(0))
             with storage_errors():
-                await Subscription.filter(id=row.id, read_due_at__gt=soon).update(refresh_at=soon)
+                await Subscription.filter(id=row.id, refresh_at__gt=soon).update(refresh_at=soon)
         except FAILURES as error:
             log.info("subscription_postponed", subscription=row.id, error=str(error))
 
