@@ -35,13 +35,13 @@ POSTER = "poster-15"  # the seed: the same poster whenever the pictures are take
 console = Console()
 
 
-async def studio(shopper: Shopper) -> None:
+async def home(shopper: Shopper) -> None:
     await shopper.arrive()
     await expect(shopper.page.get_by_test_id("make-poster")).to_be_visible()
 
 
 async def plans(shopper: Shopper) -> None:
-    await studio(shopper)
+    await home(shopper)
     await shopper.page.evaluate(f"sessionStorage.setItem('halftone:poster', '{POSTER}')")
     await shopper.ask_for_poster()
     await expect(shopper.page.get_by_test_id("plan-pro")).to_be_visible()
@@ -102,7 +102,7 @@ async def active(shopper: Shopper) -> None:
     await expect(shopper.balance).to_have_text("1,990")
 
 
-async def race(shopper: Shopper) -> None:
+async def timeline(shopper: Shopper) -> None:
     """Paid with the webhook a minute late, and raced under the same conditions: two minutes."""
     page = shopper.page
     await plans(shopper)
@@ -130,7 +130,7 @@ async def account(shopper: Shopper) -> None:
     await shopper.page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
 
 
-SCREENS = [studio, plans, declined, challenge, activating, delayed, processing, failed, active, account]
+SCREENS = [home, plans, declined, challenge, activating, delayed, processing, failed, active, account]
 """Each is taken twice: of a desk by day, of a phone at night."""
 
 
@@ -155,10 +155,10 @@ def press(path: Path) -> None:
 async def take_all(demo: Demo, browser: Browser, names: Sequence[str]) -> None:
     """Those of these names, or every one."""
     for kind, looks in (("", DESK), ("-phone", PHONE)):
-        for story in [*SCREENS, race]:
+        for story in [*SCREENS, timeline]:
             if names and story.__name__ not in names:
                 continue
-            part = None if story is not race else ".backstage" if looks is DESK else "#race"
+            part = None if story is not timeline else ".backstage" if looks is DESK else "#race"
             async with shopping(browser, demo, reduced_motion="reduce", **looks) as shopper:
                 await story(shopper)
                 await take(IMAGES / f"{story.__name__}{kind}.png", shopper, part)
