@@ -29,7 +29,7 @@ from paidup.logs import configure_logging
 from paidup.settings import ENV_FILE, Settings, load_settings
 from paidup.uvicorn_server import drain_on_sigterm, uvicorn_options
 from paidup.web.auth import Customer
-from paidup.web.http import answer
+from paidup.web.http import json_response
 from paidup.web.problems import problem_of
 from paidup_demo import posters, sandbox_clock
 from paidup_demo.sandbox.guard import from_another_page, known_hosts
@@ -97,7 +97,7 @@ class Demo:
     async def config(self, request: Request) -> Response:
         customer = await self.authenticate(request)
         settings = self._settings
-        return answer(
+        return json_response(
             {
                 "publishable_key": settings.stripe_publishable_key,
                 "stripe_js": self._stripe_js,

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from paidup.errors import InsufficientCredits
 from paidup.mounting import Authenticate, InProcess
 from paidup.web.dependencies import get_services
-from paidup.web.http import answer, read_json
+from paidup.web.http import json_response, read_json
 from paidup.web.problems import problem_of
 
 PRICE = 10
@@ -41,6 +41,6 @@ def routes(authenticate: Authenticate) -> list[Route]:
         except InsufficientCredits as error:
             activating = await credits.activating(customer)
             return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
-        return answer({"balance": spent.balance, "seed": body.poster})
+        return json_response({"balance": spent.balance, "seed": body.poster})
 
     return [Route("/demo/posters", print_poster, methods=["POST"])]

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from paidup.clock import now
 from paidup.errors import StripeUnavailable
 from paidup.web.auth import Authenticate
-from paidup.web.http import answer, read_json
+from paidup.web.http import json_response, read_json
 from paidup_demo.sandbox.clock import DAY_S, add_interval
 
 LOOK_EVERY_S = 1.0
@@ -94,13 +94,13 @@ def routes(clock: SandboxClock, authenticate: Authenticate) -> list[Route]:
 
     async def read(request: Request) -> Response:
         await authenticate(request)
-        return answer({"now": clock().astimezone(UTC)})
+        return json_response({"now": clock().astimezone(UTC)})
 
     async def move(request: Request) -> Response:
         await authenticate(request)
         body = await read_json(request, MoveBody)
         await clock.advance(body.days, body.months)
-        return answer({"now": clock().astimezone(UTC)})
+        return json_response({"now": clock().astimezone(UTC)})
 
     return [
         Route("/demo/clock", read, methods=["GET"]),

@@ -22,7 +22,7 @@ from paidup.db.models import Account
 from paidup.domain.messages import BalanceMessage, encode
 from paidup.realtime import hub
 from paidup.realtime import subscriber as keepers
-from paidup.realtime.resync import reread
+from paidup.realtime.resync import resync
 from paidup.realtime.status_queries import balance_of, read_balances
 from paidup.web.websocket import endpoint as sockets
 from paidup.web.websocket import snapshots
@@ -74,7 +74,7 @@ async def test_a_purchase_and_spends_are_told_in_order_and_once(
             assert (await ada.spend(10, f"report-{number}"))[0] == 200
             told.append(await next_balance(line))
             await services.hub.publish_balance((await _account(ada)).id, early)
-            await reread(services.hub)
+            await resync(services.hub)
         await ada.spend(10, "report-4")  # the same again: no entry, and nothing to tell
         await ada.spend(1, "last")
         last = await next_balance(line)
@@ -96,7 +96,7 @@ async def test_both_sockets_of_an_account_hear_and_no_other_accounts(
         theirs = await _account(eve)
         await paidup.services.hub.publish_balance(theirs.id, BalanceMessage(1, 5, now()))
         assert (await next_balance(other))["balance"] == 5, "the first it has heard since it opened"
-    await wait_until(lambda: paidup.services.hub.waiting(hub.ACCOUNTS) == [])
+    await wait_until(lambda: paidup.services.hub.subscribed_keys(hub.ACCOUNTS) == [])
 
 
 async def test_watching_a_balance_asks_stripe_nothing(paidup: Paidup, stripe_side: StripeSide) -> None:
@@ -165,15 +165,15 @@ async def test_a_reader_that_has_stalled_blocks_nobody(world: World, stripe_side
     account = await _account(ada)
     async with _deaf_tab(paidup, await ada.account_ticket()), ada.watch_balance() as quick:
         await next_balance(quick)
-        await wait_until(lambda: services.hub.lines_of(hub.ACCOUNTS, account.id) == 2)
+        await wait_until(lambda: services.hub.subscriber_count(hub.ACCOUNTS, account.id) == 2)
         version = account.version
         # The buffers on the way to the deaf one must be full before a send to it can stall.
-        while services.hub.lines_of(hub.ACCOUNTS, account.id) == 2:
+        while services.hub.subscriber_count(hub.ACCOUNTS, account.id) == 2:
             version += 1
-            services.hub.deliver(hub.ACCOUNTS, account.id, BalanceMessage(version, 5, now()))
+            services.hub.publish_local(hub.ACCOUNTS, account.id, BalanceMessage(version, 5, now()))
             assert (await next_balance(quick))["version"] == version
         assert not quick.closed
-    await wait_until(lambda: services.hub.waiting(hub.ACCOUNTS) == [])
+    await wait_until(lambda: services.hub.subscribed_keys(hub.ACCOUNTS) == [])
 
 
 async def test_the_limits_are_shared_with_the_invoices_sockets(world: World) -> None:
@@ -235,7 +235,7 @@ async def test_sockets_without_a_good_ticket_are_refused(
     for name, (expected, path, protocols, origin) in handshakes.items():
         with subtests.test(name):
             assert await _handshake(world.http, paidup.url + path, protocols, origin) == expected
-    waiting = paidup.services.hub.waiting
+    waiting = paidup.services.hub.subscribed_keys
     assert (waiting(hub.ACCOUNTS), waiting(hub.INVOICES)) == ([], [])
     assert await _handshake(world.http, paidup.url + "/ws/account", ("paidup.v1", ticket), ORIGIN) == 101
     assert await _handshake(world.http, paidup.url + "/ws/account", (ticket, "paidup.v1"), None) == 101

@@ -180,7 +180,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_the_webhook(
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
-        await wait_until(lambda: paidup.services.hub.lines_of(INVOICES, made["invoice"]) == 1)
+        await wait_until(lambda: paidup.services.hub.subscriber_count(INVOICES, made["invoice"]) == 1)
         await stripe_side.confirm(made["client_secret"])
         assert (await paidup.webhook(await _paid_body(stripe_side)))[1]["outcome"] == "settled"
         told = await status_with(socket, status="active")
@@ -195,7 +195,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_verification(
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
-        await wait_until(lambda: paidup.services.hub.lines_of(INVOICES, made["invoice"]) == 1)
+        await wait_until(lambda: paidup.services.hub.subscriber_count(INVOICES, made["invoice"]) == 1)
         await wait_until(lambda: not paidup.services.verification.asking(made["invoice"]))
         status, adopted = await ada.call("POST", "/api/invoices", {"invoice": made["invoice"]})
         assert (status, adopted["status"]["status"]) == (201, "open")
@@ -495,15 +495,15 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `act` run at this moment of a socket's opening."""
-    join, read_statuses = services.hub.join, statuses.read_statuses
-    subscribe = PubSubConnection.subscribe
+    hub_subscribe, read_statuses = services.hub.subscribe, statuses.read_statuses
+    redis_subscribe = PubSubConnection.subscribe
 
     async def before_the_ack(listener: PubSubConnection, channels: Sequence[bytes]) -> None:
         await act()
-        await subscribe(listener, channels)
+        await redis_subscribe(listener, channels)
 
     async def after_the_ack(*waiting: Any) -> bool:
-        acknowledged = await join(*waiting)
+        acknowledged = await hub_subscribe(*waiting)
         await act()
         return acknowledged
 
@@ -515,6 +515,6 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
     if moment == "before the ack":
         monkeypatch.setattr(PubSubConnection, "subscribe", before_the_ack)
     elif moment == "after the ack":
-        monkeypatch.setattr(services.hub, "join", after_the_ack)
+        monkeypatch.setattr(services.hub, "subscribe", after_the_ack)
     else:
         monkeypatch.setattr(snapshots, "read_statuses", after_the_read)

@@ -134,7 +134,7 @@ async def _waiting_screen(stack: AsyncExitStack, paidup: Paidup) -> aiohttp.Clie
 
 async def _change_heard_of_through_redis(services: Services) -> None:
     """A change of every waiting invoice, told as another process tells it."""
-    for invoice in services.hub.waiting(INVOICES):
+    for invoice in services.hub.subscribed_keys(INVOICES):
         row = await InvoiceRow.get(id=invoice)
         await InvoiceRow.filter(id=invoice).update(version=row.version + 1)
         status = await read_status(invoice)

@@ -18,7 +18,7 @@ from paidup.domain.messages import Stage, encode
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.realtime import hub
 from paidup.realtime import subscriber as keepers
-from paidup.realtime.resync import reread
+from paidup.realtime.resync import resync
 from paidup.realtime.status_queries import read_status, read_statuses
 from paidup.stripe_api.schemas import PaymentIntent, decode
 from paidup.web.websocket import endpoint as sockets
@@ -74,7 +74,7 @@ async def test_who_waits_too_long_is_sent_away_with_a_reason(
     assert frames[-1]["reason"] == "waited too long"
     assert 2_500 <= frames[-1]["reconnect_after_ms"] <= 7_500
     assert [frame["type"] for frame in frames].count("bye") == 1
-    await wait_until(lambda: paidup.services.hub.waiting(hub.INVOICES) == [])
+    await wait_until(lambda: paidup.services.hub.subscribed_keys(hub.INVOICES) == [])
 
 
 async def test_a_settled_invoice_is_told_once_and_the_line_closed(
@@ -101,14 +101,14 @@ async def test_one_socket_too_many_is_refused_before_it_is_accepted(world: World
     async with AsyncExitStack() as stack:
         for _ in range(2):
             await stack.enter_async_context(ada.watch(purchase))
-        await wait_until(lambda: services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 2)
+        await wait_until(lambda: services.hub.subscriber_count(hub.INVOICES, purchase["invoice"]) == 2)
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await stack.enter_async_context(ada.watch(purchase))
         assert refused.value.status == 503
         assert refused.value.headers is not None
         assert 2 <= int(refused.value.headers["Retry-After"]) <= 8, "spread"
         assert (await paidup.get("/healthz"))[0] == 200, "only sockets are refused"
-    await wait_until(lambda: services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 0)
+    await wait_until(lambda: services.hub.subscriber_count(hub.INVOICES, purchase["invoice"]) == 0)
     async with ada.watch(purchase) as socket:
         assert (await next_status(socket))["status"] == "open"
 
@@ -197,7 +197,7 @@ async def test_a_frame_that_is_too_long_closes_the_line(paidup: Paidup) -> None:
         await loud.send_str("x" * 5000)
         await _frames(loud)
         assert loud.close_code == 1009
-        await wait_until(lambda: paidup.services.hub.lines_of(hub.INVOICES, purchase["invoice"]) == 1)
+        await wait_until(lambda: paidup.services.hub.subscriber_count(hub.INVOICES, purchase["invoice"]) == 1)
         assert not quiet.closed
 
 
@@ -217,7 +217,7 @@ async def test_a_change_is_told_once_however_often_it_is_heard(world: World, str
             for late in (settled.status, first, settled.status):
                 assert late is not None
                 await services.hub.publish(late)
-            await reread(services.hub)
+            await resync(services.hub)
         frames = [frame for frame in await _frames(socket) if frame["type"] == "status"]
     versions = [frame["version"] for frame in frames]
     assert versions == sorted(set(versions))

@@ -81,7 +81,7 @@ async def test_a_peer_that_vanished_is_cut_off(world: World, monkeypatch: pytest
     polite = await connect(port, request, beats.append)
     assert await asyncio.wait_for(vanished.ended, 10) == 1006
     assert time.monotonic() - began > 2 * HEARTBEAT_S
-    await wait_until(lambda: paidup.services.hub.lines_of(INVOICES, purchase["invoice"]) == 1)
+    await wait_until(lambda: paidup.services.hub.subscriber_count(INVOICES, purchase["invoice"]) == 1)
     assert not polite.ended.done()
     assert beats.count(b'{"type":"heartbeat"}') >= 2
     await polite.drop()
@@ -166,7 +166,7 @@ async def _crowd(paidup: Paidup, request: bytes) -> AsyncIterator[_Crowd]:
     invoice = request.split(b" ", 2)[1].rpartition(b"/")[2].decode()
     crowd = _Crowd(paidup, invoice)
     connections = await asyncio.gather(*(connect(crowd.port, request, crowd.hear) for _ in range(QUICK)))
-    await wait_until(lambda: paidup.services.hub.lines_of(INVOICES, invoice) == QUICK)
+    await wait_until(lambda: paidup.services.hub.subscriber_count(INVOICES, invoice) == QUICK)
     yield crowd
     for connection in connections:
         await connection.drop()

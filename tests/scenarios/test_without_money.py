@@ -444,7 +444,7 @@ async def test_sockets_without_a_good_ticket_are_refused_before_they_are_accepte
         with subtests.test(name):
             assert await _handshake(world.http, paidup, where, protocols, origin) == expected
     assert await row_counts() == before
-    assert paidup.services.hub.waiting(INVOICES) == []
+    assert paidup.services.hub.subscribed_keys(INVOICES) == []
     assert await _handshake(world.http, paidup, invoice, ("paidup.v1", ticket), ORIGIN) == 101
     assert await _handshake(world.http, paidup, invoice, (ticket, "paidup.v1"), None) == 101
 

@@ -11,7 +11,7 @@ from paidup.app import create_app
 from paidup.db.models import Account
 from paidup.errors import InsufficientScope
 from paidup.web.auth import Customer, Scope
-from paidup.web.dependencies import account_of
+from paidup.web.dependencies import current_account
 from tests.conftest import World
 from tests.support.paidup import Customer as Shopper
 from tests.support.paidup import Paidup, settings
@@ -99,7 +99,7 @@ async def test_a_function_that_names_customers_decides_their_scope(world: World)
 
         async def account(said: bytes, needed: Scope) -> Account:
             given = {"type": "http", "method": "POST", "headers": [(b"x-from", said)], "app": app}
-            return await account_of(Request(given), needed)
+            return await current_account(Request(given), needed)
 
         with pytest.raises(InsufficientScope):
             await account(b"page", Scope.BACKEND)

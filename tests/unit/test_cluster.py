@@ -67,7 +67,7 @@ class Process:
         self.ears = {invoice: Ear() for invoice in INVOICES_OF_ALL_NODES}
 
     async def join_all(self) -> None:
-        joins = (self.hub.join(INVOICES, invoice, ear) for invoice, ear in self.ears.items())
+        joins = (self.hub.subscribe(INVOICES, invoice, ear) for invoice, ear in self.ears.items())
         assert all(await asyncio.gather(*joins))
 
     def have_heard(self, version: int) -> bool:
@@ -122,7 +122,7 @@ async def test_channels_are_given_up_on_a_cluster_too(
     here, _ = pair
     await here.join_all()
     for invoice, ear in here.ears.items():
-        here.hub.leave(INVOICES, invoice, ear)
+        here.hub.unsubscribe(INVOICES, invoice, ear)
     await wait_until(
         lambda: not any(node.client.pubsub_shardchannels("paidup:invoice:*") for node in cluster.nodes)
     )
@@ -195,7 +195,7 @@ async def test_with_the_whole_cluster_away_nothing_raises_and_nobody_is_kept_wai
     ear = Ear()
     await away.hub.open()
     try:
-        assert not await away.hub.join(INVOICES, "in_away", ear)
+        assert not await away.hub.subscribe(INVOICES, "in_away", ear)
         assert not await away.hub.publish(a_status("in_away"))
         assert (ear.versions, away.hub.healthy) == ([1], False)
         assert await RateLimiter(away.redis, 1)._hit("invoices.retrieve"), "counted by this process alone"

@@ -21,7 +21,7 @@ from paidup.realtime import hub as module
 from paidup.realtime import redis_connection as listeners
 from paidup.realtime import subscriber as keepers
 from paidup.realtime.hub import ACCOUNTS, INVOICES, Hub
-from paidup.realtime.resync import reread, resync_forever
+from paidup.realtime.resync import resync, resync_forever
 from paidup.redis_client import connect_redis
 from tests.support.factories import an_account, an_invoice
 from tests.support.processes import free_port
@@ -130,7 +130,7 @@ async def pair(valkey: str) -> AsyncIterator[tuple[Hub, Hub]]:
 async def test_what_one_process_publishes_another_hears(pair: tuple[Hub, Hub]) -> None:
     here, there = pair
     ear = Ear()
-    assert await here.join(INVOICES, "in_hears", ear)
+    assert await here.subscribe(INVOICES, "in_hears", ear)
     assert await there.publish(a_status("in_hears"))
     await wait_until(lambda: ear.heard)
     assert ear.heard == [a_status("in_hears")]
@@ -141,14 +141,14 @@ async def test_redis_has_acknowledged_before_join_returns(pair: tuple[Hub, Hub],
     here, _ = pair
     async with admin(valkey) as client:
         for number in range(20):
-            await here.join(INVOICES, f"in_ack{number}", Ear())
+            await here.subscribe(INVOICES, f"in_ack{number}", Ear())
             assert await subscribers(client, INVOICES.channel(f"in_ack{number}")) == 1
 
 
 async def test_the_publishers_own_lines_do_not_wait_for_redis(pair: tuple[Hub, Hub]) -> None:
     here, _ = pair
     ear = Ear()
-    await here.join(INVOICES, "in_own", ear)
+    await here.subscribe(INVOICES, "in_own", ear)
     publishing = asyncio.ensure_future(here.publish(a_status("in_own")))
     await asyncio.sleep(0)
     assert ear.versions == [1]
@@ -159,7 +159,7 @@ async def test_five_hundred_join_at_once_and_each_hears_its_own(pair: tuple[Hub,
     """Concurrent first subscribes on one connection lose none."""
     here, there = pair
     ears = {f"in_many{number}": Ear() for number in range(500)}
-    joined = await asyncio.gather(*(here.join(INVOICES, invoice, ear) for invoice, ear in ears.items()))
+    joined = await asyncio.gather(*(here.subscribe(INVOICES, invoice, ear) for invoice, ear in ears.items()))
     assert all(joined)
     await asyncio.gather(*(there.publish(a_status(invoice)) for invoice in ears))
     await wait_until(lambda: all(ear.heard for ear in ears.values()))
@@ -185,7 +185,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_a_crowd_is_asked_for_in_a_few_commands(pair: tuple[Hub, Hub], batches: list[int]) -> None:
     here, _ = pair
     batches.clear()
-    joins = (here.join(INVOICES, f"in_crowd{number}", Ear()) for number in range(1_200))
+    joins = (here.subscribe(INVOICES, f"in_crowd{number}", Ear()) for number in range(1_200))
     assert all(await asyncio.gather(*joins))
     assert batches == [500, 500, 200]
 
@@ -197,10 +197,10 @@ async def test_an_answer_that_comes_too_late_is_a_gap(pair: tuple[Hub, Hub]) -> 
     listener = here._keepers["redis"].listener
     assert listener is not None
     async with listener._asking:
-        assert not await here.join(INVOICES, "in_late", Ear())
+        assert not await here.subscribe(INVOICES, "in_late", Ear())
         assert not here.gaps.is_set()
     await wait_until(here.gaps.is_set)
-    assert await here.join(INVOICES, "in_late", Ear())
+    assert await here.subscribe(INVOICES, "in_late", Ear())
 
 
 async def test_the_second_line_of_an_invoice_costs_no_second_subscription(
@@ -209,13 +209,13 @@ async def test_the_second_line_of_an_invoice_costs_no_second_subscription(
     """S08: two tabs; one leaves, the other still hears."""
     here, there = pair
     one, two = Ear(), Ear()
-    assert await here.join(INVOICES, "in_tabs", one)
-    assert await here.join(INVOICES, "in_tabs", two)
-    assert here.lines_of(INVOICES, "in_tabs") == 2
-    here.leave(INVOICES, "in_tabs", one)
+    assert await here.subscribe(INVOICES, "in_tabs", one)
+    assert await here.subscribe(INVOICES, "in_tabs", two)
+    assert here.subscriber_count(INVOICES, "in_tabs") == 2
+    here.unsubscribe(INVOICES, "in_tabs", one)
     await there.publish(a_status("in_tabs"))
     await wait_until(lambda: two.heard)
-    assert (one.heard, here.lines_of(INVOICES, "in_tabs")) == ([], 1)
+    assert (one.heard, here.subscriber_count(INVOICES, "in_tabs")) == ([], 1)
 
 
 @pytest.mark.usefixtures("quick")
@@ -231,17 +231,17 @@ async def test_a_channel_is_given_up_a_little_after_its_last_line(
         async def subscribed(count: int) -> bool:
             return await subscribers(client, INVOICES.channel("in_linger")) == count
 
-        await here.join(INVOICES, "in_linger", first)
-        here.leave(INVOICES, "in_linger", first)
+        await here.subscribe(INVOICES, "in_linger", first)
+        here.unsubscribe(INVOICES, "in_linger", first)
         left = time.monotonic()
-        await here.join(INVOICES, "in_linger", last)
+        await here.subscribe(INVOICES, "in_linger", last)
         await wait_until(lambda: time.monotonic() - left > module.UNSUBSCRIBE_DELAY_S / 2)
         assert await subscribed(1)
         left = time.monotonic()
-        here.leave(INVOICES, "in_linger", last)
+        here.unsubscribe(INVOICES, "in_linger", last)
         await wait_until(lambda: subscribed(0))
     assert time.monotonic() - left >= module.UNSUBSCRIBE_DELAY_S
-    assert here.waiting(INVOICES) == []
+    assert here.subscribed_keys(INVOICES) == []
 
 
 @pytest.mark.usefixtures("quick")
@@ -250,12 +250,12 @@ async def test_whoever_comes_back_while_it_lingers_hears_on(pair: tuple[Hub, Hub
     here, there = pair
     for _ in range(5):
         ear = Ear()
-        assert await here.join(INVOICES, "in_reload", ear)
-        here.leave(INVOICES, "in_reload", ear)
+        assert await here.subscribe(INVOICES, "in_reload", ear)
+        here.unsubscribe(INVOICES, "in_reload", ear)
     ear = Ear()
-    await here.join(INVOICES, "in_reload", ear)
-    await here.join(INVOICES, "in_other", other := Ear())
-    here.leave(INVOICES, "in_other", other)
+    await here.subscribe(INVOICES, "in_reload", ear)
+    await here.subscribe(INVOICES, "in_other", other := Ear())
+    here.unsubscribe(INVOICES, "in_other", other)
     await wait_until(
         lambda: INVOICES.channel("in_other") not in here._channels
     )  # its time to linger is over, and ours
@@ -269,10 +269,10 @@ async def test_a_joiner_who_is_cancelled_does_not_make_the_next_one_deaf(pair: t
     listener = here._keepers["redis"].listener
     assert listener is not None
     async with listener._asking:  # Redis is busy with somebody else's command
-        first = asyncio.ensure_future(here.join(INVOICES, "in_cancel", Ear()))
+        first = asyncio.ensure_future(here.subscribe(INVOICES, "in_cancel", Ear()))
         second_ear = Ear()
         await asyncio.sleep(0)
-        second = asyncio.ensure_future(here.join(INVOICES, "in_cancel", second_ear))
+        second = asyncio.ensure_future(here.subscribe(INVOICES, "in_cancel", second_ear))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -284,7 +284,7 @@ async def test_a_joiner_who_is_cancelled_does_not_make_the_next_one_deaf(pair: t
 async def test_a_message_that_is_no_status_harms_nobody(pair: tuple[Hub, Hub], valkey: str) -> None:
     here, there = pair
     ear = Ear()
-    await here.join(INVOICES, "in_noise", ear)
+    await here.subscribe(INVOICES, "in_noise", ear)
     async with admin(valkey) as client:
         for noise in (b"", b"{", b"{}", b'{"type":"heartbeat"}', b'{"type":"status","invoice":7}'):
             await client.publish(INVOICES.channel("in_noise"), noise)
@@ -299,9 +299,9 @@ async def test_a_message_that_is_no_status_harms_nobody(pair: tuple[Hub, Hub], v
 async def test_a_balance_is_told_to_its_account_alone(pair: tuple[Hub, Hub]) -> None:
     here, there = pair
     own, other, ear = Purse(), Purse(), Ear()
-    assert await here.join(ACCOUNTS, 71, own)
-    assert await here.join(ACCOUNTS, 7, other)
-    assert await here.join(INVOICES, "71", ear)
+    assert await here.subscribe(ACCOUNTS, 71, own)
+    assert await here.subscribe(ACCOUNTS, 7, other)
+    assert await here.subscribe(INVOICES, "71", ear)
     assert await there.publish_balance(71, a_balance(1))
     assert await there.publish_balance(7, a_balance(9))
     assert await there.publish(a_status("71"))
@@ -312,7 +312,7 @@ async def test_a_balance_is_told_to_its_account_alone(pair: tuple[Hub, Hub]) -> 
 async def test_the_publishers_own_accounts_do_not_wait_for_redis(pair: tuple[Hub, Hub]) -> None:
     here, _ = pair
     purse = Purse()
-    await here.join(ACCOUNTS, 72, purse)
+    await here.subscribe(ACCOUNTS, 72, purse)
     publishing = asyncio.ensure_future(here.publish_balance(72, a_balance()))
     await asyncio.sleep(0)
     assert purse.versions == [1]
@@ -323,36 +323,36 @@ async def test_who_waits_is_known_by_topic(pair: tuple[Hub, Hub], valkey: str) -
     """So that the rereader reads invoices as invoices, and accounts as accounts."""
     here, _ = pair
     purse = Purse()
-    await here.join(INVOICES, "in_topic", Ear())
-    await here.join(ACCOUNTS, 73, purse)
-    await here.join(ACCOUNTS, 73, Purse())
-    assert (here.waiting(INVOICES), here.waiting(ACCOUNTS)) == (["in_topic"], [73])
-    assert (here.lines_of(ACCOUNTS, 73), here.lines_of(ACCOUNTS, 74)) == (2, 0)
+    await here.subscribe(INVOICES, "in_topic", Ear())
+    await here.subscribe(ACCOUNTS, 73, purse)
+    await here.subscribe(ACCOUNTS, 73, Purse())
+    assert (here.subscribed_keys(INVOICES), here.subscribed_keys(ACCOUNTS)) == (["in_topic"], [73])
+    assert (here.subscriber_count(ACCOUNTS, 73), here.subscriber_count(ACCOUNTS, 74)) == (2, 0)
     async with admin(valkey) as client:
         assert await subscribers(client, ACCOUNTS.channel(73)) == 1, "acknowledged, and once for both"
-    here.leave(ACCOUNTS, 73, purse)
-    assert here.lines_of(ACCOUNTS, 73) == 1
+    here.unsubscribe(ACCOUNTS, 73, purse)
+    assert here.subscriber_count(ACCOUNTS, 73) == 1
 
 
 @pytest.mark.usefixtures("quick")
 async def test_an_accounts_channel_is_given_up_too(pair: tuple[Hub, Hub], valkey: str) -> None:
     here, _ = pair
     purse = Purse()
-    await here.join(ACCOUNTS, 75, purse)
-    here.leave(ACCOUNTS, 75, purse)
+    await here.subscribe(ACCOUNTS, 75, purse)
+    here.unsubscribe(ACCOUNTS, 75, purse)
     async with admin(valkey) as client:
 
         async def given_up() -> bool:
             return await subscribers(client, ACCOUNTS.channel(75)) == 0
 
         await wait_until(given_up)
-    assert here.waiting(ACCOUNTS) == []
+    assert here.subscribed_keys(ACCOUNTS) == []
 
 
 async def test_a_status_on_an_accounts_channel_harms_nobody(pair: tuple[Hub, Hub], valkey: str) -> None:
     here, there = pair
     purse = Purse()
-    await here.join(ACCOUNTS, 76, purse)
+    await here.subscribe(ACCOUNTS, 76, purse)
     async with admin(valkey) as client:
         for noise in (b"", b"{}", b'{"type":"balance","version":"7"}', encode(a_status("in_lost"))):
             await client.publish(ACCOUNTS.channel(76), noise)
@@ -372,10 +372,10 @@ async def test_the_rereader_offers_each_watched_account_its_row(
     await an_account("unwatched")
     purses = {account.id: Purse() for account in accounts}
     for account_id, purse in purses.items():
-        await here.join(ACCOUNTS, account_id, purse)
+        await here.subscribe(ACCOUNTS, account_id, purse)
         await Account.filter(id=account_id).update(balance=account_id * 10, version=3)
-    await here.join(INVOICES, "in_unheard_of", Ear())
-    await reread(here)
+    await here.subscribe(INVOICES, "in_unheard_of", Ear())
+    await resync(here)
     for account_id, purse in purses.items():
         assert [(told.version, told.balance) for told in purse.heard] == [(3, account_id * 10)]
 
@@ -395,12 +395,12 @@ async def test_the_rereader_counts_whom_it_rescues(pair: tuple[Hub, Hub]) -> Non
     one, two = [(await an_invoice(account)).id for _ in range(2)]
     ears = [Picky(), Picky()]
     for invoice, ear in zip((one, two), ears, strict=True):
-        await here.join(INVOICES, invoice, ear)
-    await reread(here)
+        await here.subscribe(INVOICES, invoice, ear)
+    await resync(here)
     await here.publish(a_status(one, 2))
     await Invoice.filter(id__in=[one, two]).update(version=2)
     for _ in range(2):
-        await reread(here)
+        await resync(here)
     assert [ear.versions for ear in ears] == [[1, 2], [1, 2]]
     assert here.metrics.registry.get_sample_value("paidup_resync_deliveries_total") == 3, (
         "all but what was published"
@@ -415,8 +415,8 @@ def test_attempts_to_reconnect_are_spread_and_go_on_however_long_the_outage() ->
 
 def test_a_stage_is_told_to_the_lines_of_this_process_alone() -> None:
     hub = Hub(connect_redis("redis://127.0.0.1:1"))
-    hub.tell_stage("in_nobody", Stage.VERIFYING)
-    assert hub.waiting(INVOICES) == []
+    hub.publish_stage("in_nobody", Stage.VERIFYING)
+    assert hub.subscribed_keys(INVOICES) == []
 
 
 # Redis in trouble: a Valkey of the test's own
@@ -428,7 +428,7 @@ async def test_a_killed_connection_is_noticed_and_messages_flow_again(valkey_of_
     url = valkey_of_mine.connection_url
     async with opened(url) as here, opened(url) as there, admin(url) as client:
         ear = Ear()
-        await here.join(INVOICES, "in_killed", ear)
+        await here.subscribe(INVOICES, "in_killed", ear)
         await wait_until(lambda: here.healthy)
         here.gaps.clear()
         await client.client_kill_filter(_type="pubsub")
@@ -450,7 +450,9 @@ async def test_channels_come_back_in_batches(
     monkeypatch.setattr(keepers, "PROBE_EVERY_S", 30.0)
     url = valkey_of_mine.connection_url
     async with opened(url) as here, admin(url) as client:
-        await asyncio.gather(*(here.join(INVOICES, f"in_back{number}", Ear()) for number in range(1_100)))
+        await asyncio.gather(
+            *(here.subscribe(INVOICES, f"in_back{number}", Ear()) for number in range(1_100))
+        )
         batches.clear()
         await client.client_kill_filter(_type="pubsub")
         await wait_until(lambda: sum(batches) == 1_101)
@@ -468,7 +470,7 @@ async def test_a_hub_that_is_closed_while_its_connection_is_restored_ends(
     async with admin(url) as client:
         for _ in range(5):
             async with asyncio.timeout(10), opened(url) as hub:
-                await hub.join(ACCOUNTS, 77, Purse())
+                await hub.subscribe(ACCOUNTS, 77, Purse())
                 await wait_until(lambda: hub.healthy)
                 await client.client_kill_filter(_type="pubsub")
 
@@ -480,7 +482,7 @@ async def test_a_balance_lost_with_the_connection_is_read_again(valkey_of_mine: 
     account = await an_account()
     purse = Purse()
     async with opened(url) as hub, admin(url) as client:
-        await hub.join(ACCOUNTS, account.id, purse)
+        await hub.subscribe(ACCOUNTS, account.id, purse)
         await wait_until(lambda: hub.healthy)
         hub.gaps.clear()
         rereader = asyncio.create_task(resync_forever(hub, every_s=600))
@@ -497,13 +499,13 @@ async def test_a_frozen_server_is_noticed_by_the_probe(valkey_of_mine: ValkeySer
     """S29: silence is no health: the process is stopped, its sockets stay open."""
     async with opened(valkey_of_mine.connection_url) as hub:
         ear = Ear()
-        await hub.join(INVOICES, "in_frozen", ear)
+        await hub.subscribe(INVOICES, "in_frozen", ear)
         await wait_until(lambda: hub.healthy)
         hub.gaps.clear()
         with frozen(valkey_of_mine):
             await wait_until(lambda: not hub.healthy)
             await wait_until(hub.gaps.is_set)
-            assert not await hub.join(INVOICES, "in_meanwhile", Ear()), "nobody has acknowledged"
+            assert not await hub.subscribe(INVOICES, "in_meanwhile", Ear()), "nobody has acknowledged"
         await wait_until(lambda: hub.healthy)
 
 
@@ -516,7 +518,7 @@ async def test_who_joined_while_redis_was_away_hears_once_it_is_back(
     url = f"redis://127.0.0.1:{port}"
     async with opened(url) as here:
         ear = Ear()
-        assert not await here.join(INVOICES, "in_early", ear)
+        assert not await here.subscribe(INVOICES, "in_early", ear)
         assert not here.healthy
         assert not await here.publish(a_status("in_early", 1)), "Redis has not taken it"
         assert ear.versions == [1], "but the lines here have it"

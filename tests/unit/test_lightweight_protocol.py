@@ -252,9 +252,9 @@ async def test_a_silent_socket_keeps_no_parser(served: Served, peer: Peer) -> No
 async def test_a_heartbeat_brings_its_ping(served: Served, peer: Peer) -> None:
     served.wire.beat(b"beat")
     assert [await peer.frame() for _ in range(2)] == [(TEXT, b"beat"), (PING, b"")]
-    heard_at = served.wire.heard_at
+    last_received_at = served.wire.last_received_at
     peer.writer.write(masked(PONG))
-    await wait_until(lambda: served.wire.heard_at > heard_at)
+    await wait_until(lambda: served.wire.last_received_at > last_received_at)
 
 
 async def test_the_server_closes_and_the_peer_answers(served: Served, peer: Peer) -> None:

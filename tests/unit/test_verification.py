@@ -326,13 +326,13 @@ async def test_a_long_wait_is_told_as_delayed_and_stays_so(
     monkeypatch.setattr(watches, "DELAYED_AFTER_S", 0.3)
     stripe.unpaid = "requires_confirmation"  # nothing to be told
     screen = Screen()
-    await services.hub.join(INVOICES, row.id, screen)
+    await services.hub.subscribe(INVOICES, row.id, screen)
     if not places:
         stripe.place.clear()
     async with watching(a_process(services, stripe), row.id):
         await wait_until(lambda: Stage.DELAYED in screen.stages)
         asked = stripe.asked
         await wait_until(lambda: not places or stripe.asked >= asked + 3)
-    services.hub.leave(INVOICES, row.id, screen)
+    services.hub.unsubscribe(INVOICES, row.id, screen)
     late = screen.stages[screen.stages.index(Stage.DELAYED) :]
     assert set(late) == {Stage.DELAYED}

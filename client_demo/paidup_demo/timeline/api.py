@@ -33,7 +33,7 @@ from paidup.payments.timeline import TimelineEventType
 from paidup.settings import Settings
 from paidup.web.auth import Authenticate
 from paidup.web.dependencies import get_services
-from paidup.web.http import answer, read_json
+from paidup.web.http import json_response, read_json
 from paidup.web.websocket.lightweight_protocol import RAW_TRANSPORT_EXTENSION, TakeOverTransport
 from paidup.web.websocket.transport import Transport
 from paidup_demo.sandbox.guard import is_loopback
@@ -110,14 +110,14 @@ class Race:
             rows = Invoice.filter(account__external_id=customer.external_id)
             newest = await rows.exclude(status=InvoiceStatus.OPEN).order_by("-created_at").first()
         can = [*(await moments.ask(self._supervisor)).can, "socket"] if self._at_home else []
-        return answer({"invoice": newest.id if newest else None, "can": can, "now": _ms(now())})
+        return json_response({"invoice": newest.id if newest else None, "can": can, "now": _ms(now())})
 
     async def picture(self, request: Request) -> Response:
         row = await self._own(request)
         told = await moments.ask(self._supervisor) if self._at_home else moments.Told()
         with storage_errors():
             entries = await TimelineEntry.filter(invoice=row.id).order_by("at", "id").limit(STEPS)
-        return answer(
+        return json_response(
             Picture(
                 invoice=row.id,
                 status=row.status,
@@ -191,7 +191,7 @@ class Race:
             return {"invoice": invoice, "ticket": ticket, "client_secret": purchase.client_secret}
 
         bought = await asyncio.gather(*(buy(way) for way in WAYS))
-        return answer(dict(zip(WAYS, bought, strict=True)), 201)
+        return json_response(dict(zip(WAYS, bought, strict=True)), 201)
 
     async def ask_for_other(self, request: Request) -> Response:
         """Whether one of the extra customers may use his plan yet, found out in the way that his name says.
@@ -203,11 +203,11 @@ class Race:
             facts = (await get_services(request).gateway.read_invoice(row.id)).facts()
             assert facts.invoice is not None
             paid = [payment.status for payment in facts.payments]
-            return answer({"usable": facts.invoice.status == "paid" or "succeeded" in paid})
+            return json_response({"usable": facts.invoice.status == "paid" or "succeeded" in paid})
         heard = TimelineEntry.filter(invoice=row.id, event_type=TimelineEventType.WEBHOOK_RECEIVED)
         with storage_errors():
             types = [(entry.detail or {}).get("type") for entry in await heard.limit(STEPS)]
-        return answer({"usable": not PAYING_EVENTS.isdisjoint(types)})
+        return json_response({"usable": not PAYING_EVENTS.isdisjoint(types)})
 
     # Who may
 

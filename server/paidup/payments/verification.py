@@ -181,7 +181,7 @@ class Verification:
     def _tell_stage(self, status: StatusMessage) -> None:
         if not status.terminal:
             waits = status.stage is Stage.WAITING and self._watches.is_late(status.invoice)
-            self._hub.tell_stage(status.invoice, Stage.DELAYED if waits else status.stage)
+            self._hub.publish_stage(status.invoice, Stage.DELAYED if waits else status.stage)
 
     # For everybody
 
@@ -202,7 +202,7 @@ class Verification:
     ) -> Settled:
         try:
             if not self._watches.is_late(invoice):  # or the screen would leave its "delayed" again and again
-                self._hub.tell_stage(invoice, Stage.VERIFYING)
+                self._hub.publish_stage(invoice, Stage.VERIFYING)
             self._timeline.note(invoice, TimelineEventType.VERIFICATION_ASKED, source=source)
             began = time.monotonic()
             try:

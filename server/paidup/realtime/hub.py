@@ -130,19 +130,19 @@ class Hub:
         keepers = self._keepers.values()
         return bool(keepers) and all(keeper.healthy for keeper in keepers)
 
-    def waiting(self, topic: Topic[Key, Any]) -> list[Key]:
+    def subscribed_keys(self, topic: Topic[Key, Any]) -> list[Key]:
         """The invoices, or the accounts, that somebody here waits for."""
         return [
             channel.key for channel in self._channels.values() if channel.lines and channel.topic is topic
         ]
 
-    def lines_of(self, topic: Topic[Key, Any], key: Key) -> int:
+    def subscriber_count(self, topic: Topic[Key, Any], key: Key) -> int:
         channel = self._channels.get(topic.channel(key))
         return len(channel.lines) if channel else 0
 
     # Waiting
 
-    async def join(self, topic: Topic[Key, News], key: Key, line: Subscriber[News]) -> bool:
+    async def subscribe(self, topic: Topic[Key, News], key: Key, line: Subscriber[News]) -> bool:
         """Register `line`, subscribe, and await Redis's acknowledgement.
 
         Afterwards every change is either in the row or offered to the line. False where Redis
@@ -169,7 +169,7 @@ class Hub:
             answer.add_done_callback(lambda _: self.mark_gap())  # heard from then on, and read before
         return channel.confirmed
 
-    def leave(self, topic: Topic[Key, News], key: Key, line: Subscriber[News]) -> None:
+    def unsubscribe(self, topic: Topic[Key, News], key: Key, line: Subscriber[News]) -> None:
         """Forget `line`. The channel is given up a second later, unless somebody joins again."""
         channel = self._channels.get(topic.channel(key))
         if channel is None:
@@ -215,12 +215,12 @@ class Hub:
             return False
         return True
 
-    def deliver(self, topic: Topic[Key, News], key: Key, news: News) -> bool:
+    def publish_local(self, topic: Topic[Key, News], key: Key, news: News) -> bool:
         """Offer `news` to the lines of this process; who has it already drops it. Whether any took it."""
         channel = self._channels.get(topic.channel(key))
         return channel is not None and channel.offer(news, encode(news))
 
-    def tell_stage(self, invoice: str, stage: Stage) -> None:
+    def publish_stage(self, invoice: str, stage: Stage) -> None:
         """Move the screens of this process on, within the status that they have."""
         channel = self._channels.get(INVOICES.channel(invoice))
         lines: tuple[StageSubscriber, ...] = channel.lines if channel else ()

@@ -33,22 +33,22 @@ async def resync_forever(hub: Hub, every_s: float) -> None:
         except TimeoutError:
             pass
         hub.gaps.clear()
-        await reread(hub)
+        await resync(hub)
 
 
-async def reread(hub: Hub) -> None:
+async def resync(hub: Hub) -> None:
     """Offer every waiting line here its row as it is now."""
     try:
-        for invoices in _in_turns(hub.waiting(INVOICES)):
+        for invoices in _in_turns(hub.subscribed_keys(INVOICES)):
             for status in await read_statuses(invoices):
-                if hub.deliver(INVOICES, status.invoice, status):
+                if hub.publish_local(INVOICES, status.invoice, status):
                     hub.metrics.rescued.inc()
-        for accounts in _in_turns(hub.waiting(ACCOUNTS)):
+        for accounts in _in_turns(hub.subscribed_keys(ACCOUNTS)):
             for account_id, balance in await read_balances(accounts):
-                if hub.deliver(ACCOUNTS, account_id, balance):
+                if hub.publish_local(ACCOUNTS, account_id, balance):
                     hub.metrics.rescued.inc()
     except OUTAGES as error:
-        log.warning("reread_failed", error=str(error))
+        log.warning("resync_failed", error=str(error))
 
 
 def _in_turns(keys: list[T]) -> Iterator[list[T]]:

@@ -24,14 +24,14 @@ from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
 from paidup.subscriptions.sync import current_subscription
 from paidup.web.dependencies import (
-    account_of,
+    current_account,
     current_grants,
     get_services,
     limited,
     pending_activation,
-    purchase_answer,
+    purchase_response,
 )
-from paidup.web.http import answer, read_json
+from paidup.web.http import json_response, read_json
 
 ENTRIES = 50
 Period = Literal["month", "year"]
@@ -83,27 +83,27 @@ async def plans(request: Request) -> Response:
         }
         for plan in get_services(request).catalogue.plans
     ]
-    return answer({"plans": shown})
+    return json_response({"plans": shown})
 
 
 async def subscribe(request: Request) -> Response:
     """POST /api/subscriptions: a subscription to pay; the same pending one again rather than a second."""
-    account = await account_of(request)
+    account = await current_account(request)
     body = await read_json(request, BuyBody)
     purchases = get_services(request).purchases
     async with limited(request, account, Limited.PURCHASES):
         bought = await purchases.buy(account, body.plan, _interval(body.interval), body.quantity)
-    return purchase_answer(request, account, bought)
+    return purchase_response(request, account, bought)
 
 
 async def change(request: Request) -> Response:
     """POST /api/subscriptions/change: an upgrade or downgrade; it applies once it is paid."""
-    account = await account_of(request)
+    account = await current_account(request)
     body = await read_json(request, ChangeBody)
     changes = get_services(request).changes
     async with limited(request, account, Limited.PURCHASES):
         changed = await changes.change(account, body.plan, _interval(body.interval), body.quantity)
-    return purchase_answer(request, account, changed)
+    return purchase_response(request, account, changed)
 
 
 def _interval(period: Period | None) -> Interval | None:
@@ -112,67 +112,67 @@ def _interval(period: Period | None) -> Interval | None:
 
 async def cancel(request: Request) -> Response:
     """POST /api/subscriptions/cancel: end the subscription with its period, or now."""
-    account = await account_of(request)
+    account = await current_account(request)
     body = await read_json(request, CancelBody)
     async with limited(request, account, Limited.PURCHASES):
         row = await get_services(request).changes.cancel(account, at_once=body.when == "now")
-    return answer({"subscription": _subscription(request, row)})
+    return json_response({"subscription": _subscription(request, row)})
 
 
 async def resume(request: Request) -> Response:
     """POST /api/subscriptions/resume: take back an end that has not come yet."""
-    account = await account_of(request)
+    account = await current_account(request)
     async with limited(request, account, Limited.PURCHASES):
         row = await get_services(request).changes.resume(account)
-    return answer({"subscription": _subscription(request, row)})
+    return json_response({"subscription": _subscription(request, row)})
 
 
 async def top_up(request: Request) -> Response:
     """POST /api/top-ups: credits bought once, beside any plan."""
-    account = await account_of(request)
+    account = await current_account(request)
     body = await read_json(request, TopUpBody)
     purchases = get_services(request).purchases
     async with limited(request, account, Limited.PURCHASES):
         bought = await purchases.top_up(account, body.plan, body.quantity)
-    return purchase_answer(request, account, bought)
+    return purchase_response(request, account, bought)
 
 
 async def adopt(request: Request) -> Response:
     """POST /api/invoices: take up an invoice that the SaaS created by itself in Stripe."""
-    account = await account_of(request)
+    account = await current_account(request)
     body = await read_json(request, AdoptBody)
     async with limited(request, account, Limited.ADOPTIONS):
         adopted = await get_services(request).purchases.adopt(account, body.invoice)
-    return purchase_answer(request, account, adopted)
+    return purchase_response(request, account, adopted)
 
 
 async def invoice_status(request: Request) -> Response:
     """GET /api/invoices/{invoice}: the status message; the fallback for a socket."""
-    return answer(await _own_status(request, await account_of(request)))
+    return json_response(await _own_status(request, await current_account(request)))
 
 
 async def fresh_ticket(request: Request) -> Response:
     """POST /api/invoices/{invoice}/ticket: a fresh ticket for the customer whose invoice it is."""
-    account = await account_of(request)
+    account = await current_account(request)
     status = await _own_status(request, account)
     tickets = get_services(request).tickets
     ticket = tickets.issue(status.invoice, account.id)
-    return answer({"ticket": ticket, "expires_at": tickets.expires_at(now())})
+    return json_response({"ticket": ticket, "expires_at": tickets.expires_at(now())})
 
 
 async def account_ticket(request: Request) -> Response:
     """POST /api/account/ticket: a fresh ticket for the customer's own balance."""
-    account = await account_of(request)
+    account = await current_account(request)
     tickets = get_services(request).tickets
     ticket = tickets.issue_for_account(account.id)
-    return answer({"ticket": ticket, "expires_at": tickets.expires_at(now())})
+    return json_response({"ticket": ticket, "expires_at": tickets.expires_at(now())})
 
 
 async def account(request: Request) -> Response:
     """GET /api/account: the balance, the subscription, and what is being activated or has to be paid."""
-    own, _ = await current_grants(get_services(request), await account_of(request))
+    own, _ = await current_grants(get_services(request), await current_account(request))
     row = await current_subscription(own)
-    return answer(
+    return json_response(
         {
             "balance": own.balance,
             "subscription": row and _subscription(request, row),
@@ -184,7 +184,7 @@ async def account(request: Request) -> Response:
 
 async def entries(request: Request) -> Response:
     """GET /api/account/entries: the ledger as the customer may read it, newest first, `before` an id."""
-    own = await account_of(request)
+    own = await current_account(request)
     wanted = LedgerEntry.filter(account_id=own.id)
     if before := request.query_params.get("before"):
         if not before.isascii() or not before.isdecimal() or len(before) > 18:
@@ -203,7 +203,7 @@ async def entries(request: Request) -> Response:
         }
         for row in rows[:ENTRIES]
     ]
-    return answer({"entries": shown, "has_more": len(rows) > ENTRIES})
+    return json_response({"entries": shown, "has_more": len(rows) > ENTRIES})
 
 
 def _subscription(request: Request, row: Subscription) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from paidup.errors import InsufficientCredits, InvalidInput
 from paidup.services import Services
 from paidup.web.auth import Scope
 from paidup.web.dependencies import (
-    account_of,
     account_transaction,
+    current_account,
     current_grants,
     get_services,
     pending_activation,
 )
-from paidup.web.http import PRINTABLE, answer, read_json
+from paidup.web.http import PRINTABLE, json_response, read_json
 from paidup.web.problems import problem_of
 
 Key = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
@@ -60,10 +60,10 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 async def credits(request: Request) -> Response:
     """GET /api/credits: the balance, the live grants, the next expiry, and what is being activated."""
-    account = await account_of(request)
+    account = await current_account(request)
     account, grants = await current_grants(get_services(request), account)
     expiring = next((grant for grant in grants if grant.expires_at), None)
-    return answer(
+    return json_response(
         {
             "balance": account.balance,
             "grants": [
@@ -84,7 +84,7 @@ async def credits(request: Request) -> Response:
 
 async def spend(request: Request) -> Response:
     """POST /api/credits/spend: take credits, once for each key; 402 tells of a payment being activated."""
-    account = await account_of(request, Scope.BACKEND)
+    account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, SpendBody)
     check_credit_limit(get_services(request), body.credits)
     try:
@@ -92,12 +92,12 @@ async def spend(request: Request) -> Response:
             spent = await reservations.spend(locked, body.credits, body.key, get_services(request).clock())
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
-    return answer(spent)
+    return json_response(spent)
 
 
 async def reserve(request: Request) -> Response:
     """POST /api/credits/reserve: set credits aside, once for each key; refused as a spend is."""
-    account = await account_of(request, Scope.BACKEND)
+    account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, ReserveBody)
     check_credit_limit(get_services(request), body.credits)
     at = get_services(request).clock()
@@ -108,25 +108,25 @@ async def reserve(request: Request) -> Response:
             reserved = await reservations.reserve(locked, body.credits, body.key, expires_at, at)
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
-    return answer(reserved, 201 if locked.version != before else 200)
+    return json_response(reserved, 201 if locked.version != before else 200)
 
 
 async def commit(request: Request) -> Response:
     """POST /api/credits/commit: spend what was used of a reservation; the rest goes back."""
-    account = await account_of(request, Scope.BACKEND)
+    account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, CommitBody)
     async with account_transaction(get_services(request), account) as locked:
         spent = await reservations.commit(locked, body.key, body.credits, get_services(request).clock())
-    return answer(spent)
+    return json_response(spent)
 
 
 async def release(request: Request) -> Response:
     """POST /api/credits/release: all that is reserved goes back."""
-    account = await account_of(request, Scope.BACKEND)
+    account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, ReleaseBody)
     async with account_transaction(get_services(request), account) as locked:
         released = await reservations.release(locked, body.key, get_services(request).clock())
-    return answer(released)
+    return json_response(released)
 
 
 def check_credit_limit(services: Services, credits: int) -> None:

@@ -19,7 +19,7 @@ from paidup.realtime.status_queries import read_status
 from paidup.services import Services
 from paidup.subscriptions.checkout import PENDING, Purchase
 from paidup.web.auth import Scope
-from paidup.web.http import answer
+from paidup.web.http import json_response
 
 
 def get_services(request: Request) -> Services:
@@ -27,7 +27,7 @@ def get_services(request: Request) -> Services:
     return services
 
 
-async def account_of(request: Request, scope: Scope = Scope.BROWSER) -> Account:
+async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Account:
     """The account of whoever asks, made on first sight. Raises NotAuthenticated, NotAllowed.
 
     With the scope BACKEND, raises InsufficientScope for a browser's token.
@@ -67,14 +67,14 @@ async def pending_activation(services: Services, account: Account) -> Activating
     return Activating(row.id, services.tickets.issue(row.id, account.id), status, row.billing_reason)
 
 
-def purchase_answer(request: Request, account: Account, purchase: Purchase) -> Response:
+def purchase_response(request: Request, account: Account, purchase: Purchase) -> Response:
     body = {
         "invoice": purchase.status.invoice,
         "client_secret": purchase.client_secret,
         "ticket": get_services(request).tickets.issue(purchase.status.invoice, account.id),
         "status": purchase.status,
     }
-    return answer(body, 201 if purchase.created else 200)
+    return json_response(body, 201 if purchase.created else 200)
 
 
 @asynccontextmanager

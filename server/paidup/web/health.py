@@ -11,12 +11,12 @@ from paidup import __version__
 from paidup.db.connection import probe
 from paidup.errors import StorageUnavailable
 from paidup.services import Services
-from paidup.web.http import answer
+from paidup.web.http import json_response
 
 
 async def healthz(_: Request) -> Response:
     """Alive: the event loop turns."""
-    return answer({"status": "ok", "version": __version__})
+    return json_response({"status": "ok", "version": __version__})
 
 
 async def readyz(request: Request) -> Response:
@@ -25,11 +25,11 @@ async def readyz(request: Request) -> Response:
     Alarms are shown and change nothing: taking the process out of rotation would not help.
     """
     services: Services = request.app.state.services
-    staying = not request.app.state.sockets.draining
-    checks = {"database": await probe(), "redis": services.hub.healthy, "staying": staying}
+    accepting = not request.app.state.sockets.draining
+    checks = {"database": await probe(), "redis": services.hub.healthy, "accepting": accepting}
     alarms = await services.alarms.current() if checks["database"] else []
     ready = all(checks.values())
-    return answer({"ready": ready, **checks, "alarms": alarms}, 200 if ready else 503)
+    return json_response({"ready": ready, **checks, "alarms": alarms}, 200 if ready else 503)
 
 
 async def metrics(request: Request) -> Response:

@@ -39,7 +39,7 @@ async def read_json(request: Request, kind: type[T]) -> T:
         raise InvalidInput(f"The body is not what is expected: {error}") from None
 
 
-def answer(value: object, status: int = 200) -> Response:
+def json_response(value: object, status: int = 200) -> Response:
     """A JSON answer that nobody may cache."""
     return Response(
         msgspec.json.encode(value), status, {"Cache-Control": "no-store"}, media_type="application/json"

@@ -48,7 +48,7 @@ from paidup.operations.explain import (
 )
 from paidup.reconciliation.alarms import Alarm
 from paidup.services import Services
-from paidup.web.http import answer
+from paidup.web.http import json_response
 from paidup.web.problems import problem
 
 SHOWN = 100
@@ -177,7 +177,7 @@ async def overview(request: Request) -> Response:
     services: Services = request.app.state.services
     shown = await look(await services.alarms.current())
     if _wants_json(request):
-        return answer(shown)
+        return json_response(shown)
     return _page(request, "Overview", _overview_body(shown), shown.at)
 
 
@@ -197,7 +197,7 @@ async def _explained(request: Request, reference: str) -> Response:
     found = await explain(reference)
     status = 200 if found.found else 404
     if _wants_json(request):
-        return answer(found, status)
+        return json_response(found, status)
     return _page(request, reference, _explanation_body(found), found.at, status)
 
 

@@ -20,7 +20,7 @@ from paidup.errors import WebhookRefused
 from paidup.services import Services
 from paidup.stripe_api.gateway import verify_signature
 from paidup.stripe_api.schemas import Event, decode
-from paidup.web.http import answer, read_body
+from paidup.web.http import json_response, read_body
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +36,8 @@ async def stripe_webhook(request: Request) -> Response:
     if not await services.events.store(event, body.decode()):
         services.metrics.webhooks.labels("repeated").inc()
         services.events.note_repeated(event)
-        return answer({"received": True, "outcome": "handled before"})
-    return answer({"received": True, "outcome": await _handled(event, services)})
+        return json_response({"received": True, "outcome": "handled before"})
+    return json_response({"received": True, "outcome": await _handled(event, services)})
 
 
 def _verified(body: bytes, header: str | None, services: Services) -> Event:

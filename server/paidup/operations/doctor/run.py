@@ -448,7 +448,7 @@ async def check_redis(redis: RedisClient) -> Check:
     await listening.open()
     try:
         async with asyncio.timeout(ROUND_TRIP_S):
-            subscribed = await listening.join(INVOICES, probe.invoice, heard)
+            subscribed = await listening.subscribe(INVOICES, probe.invoice, heard)
             if subscribed and await speaking.publish(probe):
                 await heard.event.wait()
                 return ok("redis", f"a message goes round in {(time.monotonic() - began) * 1000:.0f} ms")

@@ -137,7 +137,7 @@ class SocketServer:
         line.begin(self._leave)
 
     def _leave(self, line: WebSocketSession) -> None:
-        self._services.hub.leave(line.topic, line.key, line)
+        self._services.hub.unsubscribe(line.topic, line.key, line)
         self._lines.discard(line)
         self._open[line.kind].dec()
         for counted, key in ((self._addresses, line.address), (self._accounts, line.account_id)):
@@ -146,14 +146,14 @@ class SocketServer:
     async def _begin(self, line: WebSocketSession) -> None:
         if not line.over:
             line.clear()
-            await self._services.hub.join(line.topic, line.key, line)
+            await self._services.hub.subscribe(line.topic, line.key, line)
         if not line.over:
             self._snapshots.offer_to(line)
 
     def _keep(self, line: WebSocketSession, at: float) -> None:
         settings, wire = self._services.settings, line.wire
         stalled = wire.blocked_at is not None and at - wire.blocked_at > settings.socket_send_timeout_s
-        gone = at - wire.heard_at > MAX_MISSED_HEARTBEATS * settings.heartbeat_s + TICK_S
+        gone = at - wire.last_received_at > MAX_MISSED_HEARTBEATS * settings.heartbeat_s + TICK_S
         unanswered = line.closed_at is not None and at - line.closed_at > CLOSE_TIMEOUT_S
         if stalled or gone or unanswered:
             wire.abort()
@@ -190,7 +190,7 @@ class SocketServer:
             (len(self._lines), settings.max_sockets, "this server"),
             (self._addresses[line.address], settings.max_sockets_per_address, "this address"),
             (
-                self._services.hub.lines_of(line.topic, line.key),
+                self._services.hub.subscriber_count(line.topic, line.key),
                 settings.max_sockets_per_invoice,
                 f"this {line.kind}",
             ),

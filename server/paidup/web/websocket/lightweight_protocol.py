@@ -214,7 +214,7 @@ class LightweightTransport(asyncio.Protocol):
 
     __slots__ = (
         *("_charged_until", "_closing", "_connections", "_inbound", "_owner", "_text", "_transport"),
-        *("blocked_at", "heard_at"),
+        *("blocked_at", "last_received_at"),
     )
 
     def __init__(self, transport: asyncio.Transport, connections: set[Any], owner: TransportHandler) -> None:
@@ -225,7 +225,7 @@ class LightweightTransport(asyncio.Protocol):
         self._text: bytearray | None = None
         self._closing = False
         self.blocked_at: float | None = None
-        self._charged_until = self.heard_at = time.monotonic()
+        self._charged_until = self.last_received_at = time.monotonic()
         transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel takes no more
 
     # What the owner calls
@@ -251,7 +251,7 @@ class LightweightTransport(asyncio.Protocol):
     # What the event loop calls
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = now = time.monotonic()
+        self.last_received_at = now = time.monotonic()
         if self._inbound is None and _whole_pongs(data):
             charged_until = max(self._charged_until, now) + READ_S + FRAME_S
             if charged_until <= now + BURST_S:

@@ -36,7 +36,7 @@ class Transport(Protocol):
     """Since when the other side does not take what was sent (monotonic); None while a frame may be sent."""
 
     @property
-    def heard_at(self) -> float:
+    def last_received_at(self) -> float:
         """When the other side last gave a sign of life (monotonic)."""
 
     def send(self, frame: bytes) -> None:
@@ -56,7 +56,7 @@ class _Unopened:
     """Stands in until the handshake is accepted: everything waits."""
 
     blocked_at: float | None = math.inf
-    heard_at = math.inf
+    last_received_at = math.inf
 
     def send(self, frame: bytes) -> None: ...
     def beat(self, frame: bytes) -> None: ...
@@ -81,7 +81,7 @@ class AsgiTransport:
         self.blocked_at: float | None = None
 
     @property
-    def heard_at(self) -> float:
+    def last_received_at(self) -> float:
         return time.monotonic()  # the server's own pings see to it
 
     def send(self, frame: bytes) -> None:
