@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from paidup.domain.billing_months import add_months, months_between
 from paidup.domain.catalog import Catalogue, Interval, Plan, PlanPrice, Rollover, StripePrice, Upgrade
-from paidup.domain.credit_schedule import schedules
+from paidup.domain.credit_schedule import grant_schedules
 from paidup.domain.payment_facts import LineFacts
 from paidup.domain.quotes import Quote, installments, quote
 from tests.support.billing_simulator import DAY_S, Bills, Item
@@ -238,12 +238,12 @@ def on(key: str, quantity: int = 1, sold: Sold = OURS) -> Item:
 
 def given_by(bills: Bills) -> list[int]:
     """The credits of each invoice, those to come included."""
-    plans = schedules(bills.bought)
+    plans = grant_schedules(bills.bought)
     return [sum(item.credits for item in plans[each.invoice]) for each in bills.bought]
 
 
 def year_of(bills: Bills, invoice: int = 0) -> list[int]:
-    return [item.credits for item in schedules(bills.bought)[f"in_{invoice}"]]
+    return [item.credits for item in grant_schedules(bills.bought)[f"in_{invoice}"]]
 
 
 def test_a_year_gives_twelve_parts_of_a_month_each() -> None:
@@ -269,7 +269,7 @@ def test_each_part_of_a_year_ends_when_the_next_comes_where_the_plan_says_so() -
     sold = catalogue(Plan("ends", "Ends", 500, prices_of("ends", 900, 9000), rollover=Rollover.EXPIRE))
     bills = life(sold)
     bills.subscribe(on("ends_year", sold=sold))
-    parts = schedules(bills.bought)["in_0"]
+    parts = grant_schedules(bills.bought)["in_0"]
     assert [part.due_at for part in parts[1:]] == [part.expires_at for part in parts[:-1]]
     assert (parts[0].due_at, parts[-1].expires_at) == (None, bills.end)
 
@@ -378,10 +378,10 @@ def test_a_change_of_a_year_that_is_paid_after_it_comes_at_once() -> None:
     bills.wait(50)
     bills.change(on("pro_year"), later=True)
     bills.renew()
-    late = [item for item in schedules(bills.bought)["in_1"] if item.due_at is None]
+    late = [item for item in grant_schedules(bills.bought)["in_1"] if item.due_at is None]
     # 33000 in all: what is given back is taken off both in proportion.
     assert sum(item.credits for item in late) == pytest.approx(11000 + 22000 / 12, abs=20)
-    assert len(schedules(bills.bought)["in_1"]) == 13
+    assert len(grant_schedules(bills.bought)["in_1"]) == 13
 
 
 def test_what_is_left_of_a_downgrade_is_forgiven_once_its_time_is_over() -> None:
@@ -414,7 +414,7 @@ def test_prorations_left_for_the_renewal_last_as_long_as_what_they_are_paid_with
     bills.wait(50)
     bills.change(on("ends_month", 2, sold), later=True)
     bills.renew()
-    items = schedules(bills.bought)[bills.last.invoice]
+    items = grant_schedules(bills.bought)[bills.last.invoice]
     assert sum(item.credits for item in items) == 1250
     assert {item.expires_at for item in items} == {bills.end}
     assert {item.due_at for item in items} == {None}

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from paidup.domain.billing_months import add_months, months_between
 from paidup.domain.catalog import OnCancel, Plan, Rollover, Upgrade
-from paidup.domain.credit_schedule import schedules
+from paidup.domain.credit_schedule import grant_schedules
 from paidup.domain.payment_facts import LineFacts
 from paidup.domain.reversals import ReversalFacts, claim
 from tests.support.billing_simulator import Item
@@ -208,7 +208,7 @@ class AnyLife:
     @property
     def given(self) -> int:
         """What remains where refunds have taken their part, as core/reversals.py says."""
-        plans = schedules(self.bills.bought)
+        plans = grant_schedules(self.bills.bought)
         total = 0
         for each in self.bills.bought:
             granted = sum(item.credits for item in plans[each.invoice])

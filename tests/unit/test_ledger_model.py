@@ -236,7 +236,7 @@ class Histories(RuleBasedStateMachine):
     def sweep(self, who: int) -> None:
         self.both(
             who,
-            lambda account: reservations.lapse(account, at_unix(self.at)),
+            lambda account: reservations.expire_due(account, at_unix(self.at)),
             lambda model: model.sweep(self.at),
         )
 

@@ -53,7 +53,7 @@ async def spent(account: Account, credits: int, key: str, at: datetime = BEGIN) 
 
 
 async def lapsed(account: Account, at: datetime) -> int:
-    return await moved(account, lambda own: reservations.lapse(own, at))
+    return await moved(account, lambda own: reservations.expire_due(own, at))
 
 
 async def remaining(account: Account) -> list[int]:
@@ -193,7 +193,7 @@ async def test_a_reservation_that_is_over_cannot_be_committed(ada: Account) -> N
 
 async def _expire_one(account: Account, key: str) -> None:
     await Reservation.filter(account_id=account.id, key=key).update(expires_at=BEGIN - SOON)
-    assert await reservations.lapse(account, BEGIN) == 1
+    assert await reservations.expire_due(account, BEGIN) == 1
 
 
 async def test_a_reservation_that_was_committed_cannot_be_released(ada: Account) -> None:

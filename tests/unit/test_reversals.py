@@ -107,7 +107,7 @@ def test_more_money_that_goes_back_never_gives_credits(
     before, after = claim(granted, total, known), claim(granted, total, [*known, more])
     assert after.reversed >= before.reversed
     assert after.reversed + after.frozen >= before.reversed + before.frozen
-    assert after.whole >= before.whole
+    assert after.fully_reversed >= before.fully_reversed
 
 
 @given(granted=credits, total=totals, known=several)
@@ -117,8 +117,8 @@ def test_an_invoice_is_reversed_as_a_whole_once_all_its_money_is_gone(
     """S25: and not before; then every credit of it is."""
     gone = sum(each.amount_minor for each in known if (each.kind, each.status) in GONE)
     due = claim(granted, total, known)
-    assert due.whole == (0 < total <= gone)
-    if due.whole:
+    assert due.fully_reversed == (0 < total <= gone)
+    if due.fully_reversed:
         assert due == Claim(granted, 0, True)
     elif total:
         assert due.reversed == granted * gone // total
@@ -227,7 +227,7 @@ class Books:
         number = 1 + await CreditGrant.filter(invoice_id=invoice.id).count()
         async with write_transaction():
             account = await ledger.lock_account(self.id)
-            await ledger.plan(account, invoice.id, credits, self.at, None, number, "pro", 0)
+            await ledger.plan_installment(account, invoice.id, credits, self.at, None, number, "pro", 0)
         planned = await CreditGrant.get(invoice_id=invoice.id, installment=number)
         due = invoice.id in [row.id for row in await Invoice.filter(status="active")]
         assert await self._settlement.make_installment(planned.id) is due
@@ -265,7 +265,7 @@ class Books:
     async def lapse(self) -> None:
         """What is held goes back, since its time is over."""
         async with write_transaction():
-            await reservations.lapse(await ledger.lock_account(self.id), self.at + timedelta(days=999))
+            await reservations.expire_due(await ledger.lock_account(self.id), self.at + timedelta(days=999))
 
     async def look(self) -> int:
         """The balance, once what is over has ended."""
@@ -300,7 +300,7 @@ class Books:
         ]
         due = claim(sum(grant.credits for grant in grants), invoice.total_minor, known)
         assert invoice.credits_reversed == due.reversed
-        assert invoice.status == ("reversed" if due.whole else "active")
+        assert invoice.status == ("reversed" if due.fully_reversed else "active")
         assert sum(grant.frozen for grant in grants) <= due.frozen
         assert 0 <= invoice.credits_unrecoverable <= invoice.credits_reversed
 
@@ -613,7 +613,7 @@ async def test_what_comes_back_after_the_subscription_has_ended_ends_too(books: 
     await CreditGrant.filter(invoice_id=invoice.id).update(plan="pro")
     await books.hear(invoice, Kind.DISPUTE, "needs_response")
     async with write_transaction():
-        await granting.end(await ledger.lock_account(books.id), "sub_1", ["pro"], now())
+        await granting.end_subscription_grants(await ledger.lock_account(books.id), "sub_1", ["pro"], now())
     await books.hear(invoice, Kind.DISPUTE, "won")
     books.at = now()
     assert await books.look() == 0

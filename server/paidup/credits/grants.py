@@ -18,7 +18,13 @@ from paidup.credits import ledger, reversals
 from paidup.db.bulk import UnitOfWork
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice
 from paidup.domain.catalog import AfterRefund
-from paidup.domain.credit_schedule import Money, PaidInvoice, affects_other_invoices, limited, schedules
+from paidup.domain.credit_schedule import (
+    Money,
+    PaidInvoice,
+    affects_other_invoices,
+    grant_schedules,
+    limit_free_credits,
+)
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import CreditPart, Installment, Quote
 
@@ -26,7 +32,7 @@ CHANGE = "subscription_update"
 """The billing reason of an upgrade or downgrade (and of a trial's end)."""
 
 
-def remember(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
+def store_quote(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
     """Put into `row` what its credits are computed from. Not saved here."""
     row.quote = msgspec.to_builtins(quoted)
     row.credits_quoted = quoted.at_once
@@ -42,7 +48,9 @@ def is_independent(row: Invoice) -> bool:
     return not (row.affects_others or row.has_reversals)
 
 
-async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime, writes: UnitOfWork) -> None:
+async def create_grants(
+    row: Invoice, account: Account, after: AfterRefund, at: datetime, writes: UnitOfWork
+) -> None:
     """The grants of a paid invoice, left in `writes` where nothing else bears on them.
 
     Tortoise's IntegrityError comes, here or when they are sent, where they are there already.
@@ -52,11 +60,11 @@ async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime,
         settled = Invoice.filter(account_id=account.id, affects_others=True, settled_at__not_isnull=True)
         others = await settled.exclude(id=row.id)
     in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
-    bought = limited([_bought(each) for each in in_order])
-    planned = schedules(bought)
+    paid = limit_free_credits([_paid_invoice(each) for each in in_order])
+    planned = grant_schedules(paid)
     row.credits_quoted = sum(item.credits for item in planned[row.id] if item.due_at is None)
-    limit = next(each.quote.credits for each in bought if each.invoice == row.id)
-    await _write(row, account, planned[row.id], limit, at, writes)
+    limit = next(each.quote.credits for each in paid if each.invoice == row.id)
+    await _write_schedule(row, account, planned[row.id], limit, at, writes)
     if is_independent(row):
         return
     await writes.send()  # what follows reads them
@@ -69,7 +77,9 @@ async def give(row: Invoice, account: Account, after: AfterRefund, at: datetime,
             await other.save(update_fields=reversals.COUNTS)
 
 
-async def end(account: Account, subscription: str, plans: Sequence[str], at: datetime) -> None:
+async def end_subscription_grants(
+    account: Account, subscription: str, plans: Sequence[str], at: datetime
+) -> None:
     """End what a subscription's grants of these plans still hold, and what was still to come of them."""
     own = CreditGrant.filter(account_id=account.id, invoice__subscription=subscription, plan__in=list(plans))
     live = await own.filter(state=GrantState.LIVE).order_by("id")
@@ -77,12 +87,12 @@ async def end(account: Account, subscription: str, plans: Sequence[str], at: dat
     await ledger.cancel_planned(await own.filter(state=GrantState.PLANNED))
 
 
-def _bought(row: Invoice) -> PaidInvoice:
+def _paid_invoice(row: Invoice) -> PaidInvoice:
     at = row.finalized_at or row.created_at
-    return PaidInvoice(row.id, row.subscription, int(at.timestamp()), _quoted(row), _money(row))
+    return PaidInvoice(row.id, row.subscription, int(at.timestamp()), _quote_of(row), _money(row))
 
 
-def _quoted(row: Invoice) -> Quote:
+def _quote_of(row: Invoice) -> Quote:
     if row.quote is not None:
         return msgspec.convert(row.quote, Quote)
     # A row from before parts were kept.
@@ -95,11 +105,11 @@ def _money(row: Invoice) -> Money:
     return Money(row.total_minor, row.from_balance_minor, row.billing_reason == CHANGE)
 
 
-async def _write(
+async def _write_schedule(
     row: Invoice, account: Account, items: Sequence[Installment], limit: int, at: datetime, writes: UnitOfWork
 ) -> None:
     """`limit`: what of the quote is left where what no money pays for was given before."""
-    free, less = _quoted(row).credits - limit, limit - sum(item.credits for item in items)
+    free, less = _quote_of(row).credits - limit, limit - sum(item.credits for item in items)
     why = f"; not {free} that cost nothing: such credits are given once in a period" if free > 0 else ""
     why += f"; {less} of it had come before a downgrade" if less > 0 else ""
     for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
@@ -111,7 +121,7 @@ async def _write(
             continue
         due_at = at_unix(item.due_at)
         coming = (due_at, expires_at, number, plan, item.rollover_cap)
-        await ledger.plan(account, row.id, item.credits, *coming, writes)
+        await ledger.plan_installment(account, row.id, item.credits, *coming, writes)
 
 
 async def _adjust(
@@ -125,7 +135,7 @@ async def _adjust(
             continue
         changed = True
         if grant.state is GrantState.PLANNED:
-            await ledger.replan(grant, item.credits)
+            await ledger.resize_installment(grant, item.credits)
         elif grant.state is not GrantState.CANCELED:
             await ledger.adjust(account, grant, item.credits, f"{cause}>{grant.id}", at)
     return changed

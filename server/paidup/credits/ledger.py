@@ -77,14 +77,14 @@ async def grant(
     )
     writes.insert(given)
     reason = f"{plan or 'plan'}, paid{note}"
-    entry = _entry(account, EntryKind.GRANT, credits, f"{invoice_id}:{installment}", reason, None, at)
+    entry = _move_balance(account, EntryKind.GRANT, credits, f"{invoice_id}:{installment}", reason, None, at)
     writes.insert(entry, grant_id=given)
     writes.update(account, "balance", "version")
     if not sent_later:
         await writes.send()
 
 
-async def plan(
+async def plan_installment(
     account: Account,
     invoice_id: str,
     credits: int,
@@ -114,7 +114,7 @@ async def plan(
         writes.insert(planned)
 
 
-async def replan(planned: CreditGrant, credits: int) -> None:
+async def resize_installment(planned: CreditGrant, credits: int) -> None:
     """Change what a planned installment will give."""
     planned.credits = credits
     await planned.save(update_fields=["credits"])
@@ -135,7 +135,7 @@ async def make_installment(account: Account, planned: CreditGrant, at: datetime)
     await planned.save(update_fields=["remaining", "state"])
     reason = f"{planned.plan or 'plan'}, part {planned.installment}"
     reference = f"{planned.invoice_id}:{planned.installment}"
-    await enter(account, EntryKind.GRANT, planned.credits, reference, reason, planned.id, at)
+    await post_entry(account, EntryKind.GRANT, planned.credits, reference, reason, planned.id, at)
 
 
 async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str, at: datetime) -> None:
@@ -153,7 +153,7 @@ async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str,
     await grant.save(update_fields=["credits", "expired"])
     balance = await settle_debt(account, [grant], debt)
     reason = "worked out again with an invoice that came late"
-    await enter(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant.id, at)
+    await post_entry(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant.id, at)
 
 
 async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: int) -> int:
@@ -201,8 +201,8 @@ async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent
     live = await live_grants(account, at)
     if account.balance < credits:
         raise InsufficientCredits(account.balance, credits)
-    await take(live, credits)
-    await enter(account, EntryKind.SPEND, -credits, reference, at=at)
+    await debit_grants(live, credits)
+    await post_entry(account, EntryKind.SPEND, -credits, reference, at=at)
     return Spent(account.balance, credits, key)
 
 
@@ -263,7 +263,7 @@ async def _end(
     if over:
         # A grant can end again where credits came back to it after its end.
         reference = f"grant:{ended.id}:{ended.expired}"
-        await enter(account, EntryKind.EXPIRE, -over, reference, reason, ended.id, at)
+        await post_entry(account, EntryKind.EXPIRE, -over, reference, reason, ended.id, at)
     ended.remaining, ended.expired = kept, ended.expired + over
     if kept:
         ended.expires_at = None
@@ -275,7 +275,7 @@ async def _end(
 # What moves credits within the grants. The entry is the caller's.
 
 
-async def take(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:
+async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:
     """Take `credits` from these in turn. The caller has seen to it that they hold enough."""
     sources = []
     for source in grants:
@@ -343,7 +343,7 @@ async def _refill(grant: CreditGrant, credits: int, at: datetime) -> int:
     return credits - back
 
 
-async def enter(
+async def post_entry(
     account: Account,
     kind: EntryKind,
     credits: int,
@@ -354,12 +354,12 @@ async def enter(
 ) -> None:
     """Write the entry and move the balance by it, in the caller's transaction. `at` is now unless said."""
     writes = UnitOfWork()
-    writes.insert(_entry(account, kind, credits, reference, reason, grant_id, at))
+    writes.insert(_move_balance(account, kind, credits, reference, reason, grant_id, at))
     writes.update(account, "balance", "version")
     await writes.send()
 
 
-def _entry(
+def _move_balance(
     account: Account,
     kind: EntryKind,
     credits: int,

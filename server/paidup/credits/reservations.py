@@ -39,15 +39,15 @@ async def reserve(account: Account, credits: int, key: str, expires_at: datetime
     if known is not None:
         return await _reserved_before(known, credits, at)
     live = await ledger.live_grants(account, at)
-    if account.balance < credits and await lapse(account, at):
+    if account.balance < credits and await expire_due(account, at):
         live = await ledger.live_grants(account, at)
     if account.balance < credits:
         raise InsufficientCredits(account.balance, credits)
-    sources = await ledger.take(live, credits)
+    sources = await ledger.debit_grants(live, credits)
     row = await Reservation.create(
         account_id=account.id, key=key, credits=credits, sources=sources, expires_at=expires_at
     )
-    await ledger.enter(account, EntryKind.RESERVE, -credits, _reference(row), "reserved", at=at)
+    await ledger.post_entry(account, EntryKind.RESERVE, -credits, _reference(row), "reserved", at=at)
     return Reserved(key, credits, expires_at, account.balance)
 
 
@@ -83,7 +83,7 @@ async def release(account: Account, key: str, at: datetime) -> Spent:
     return Spent(account.balance, row.credits, key)
 
 
-async def lapse(account: Account, at: datetime) -> int:
+async def expire_due(account: Account, at: datetime) -> int:
     """End the account's reservations whose time is over. How many there were."""
     held = Reservation.filter(account_id=account.id, state=ReservationState.HELD, expires_at__lte=at)
     rows = await held.order_by("expires_at", "id")
@@ -97,7 +97,7 @@ async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent
     try:
         return await ledger.spend(account, credits, key, at)
     except InsufficientCredits:
-        if not await lapse(account, at):
+        if not await expire_due(account, at):
             raise
         return await ledger.spend(account, credits, key, at)
 
@@ -129,16 +129,18 @@ async def _find(account: Account, key: str) -> Reservation:
 async def _end(account: Account, row: Reservation, state: ReservationState, used: int, at: datetime) -> None:
     """Give back what is unused, and enter the release and what was spent."""
     await ledger.expire_due(account, at)  # first what is over, whether or not anybody has looked since
-    reversed_invoices = await reversals.of_account(account)
+    reversed_invoices = await reversals.invoices_with_reversals(account)
     unused = _unused(row.sources, row.credits - used)
     back = await reversals.claim_returned(reversed_invoices, unused, row.id)
     await ledger.return_credits(account, back.sources, at, back.owed)
     reason = {ReservationState.EXPIRED: "reserved for too long"}.get(state, f"reservation {state}")
-    await ledger.enter(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
+    await ledger.post_entry(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
     await reversals.apply_returned(account, reversed_invoices, back.gone, row.id, at)
     await ledger.expire_due(account, at)  # what went back to a grant that has ended, ends again
     if used:
-        await ledger.enter(account, EntryKind.SPEND, -used, _spend_reference(row), "reserved before", at=at)
+        await ledger.post_entry(
+            account, EntryKind.SPEND, -used, _spend_reference(row), "reserved before", at=at
+        )
     row.state, row.used = state, used
     await row.save(update_fields=["state", "used"])
 

@@ -50,7 +50,7 @@ class ReversalNews(msgspec.Struct, frozen=True):
         return reason(self.kind, self.status)
 
 
-async def learn(news: ReversalNews) -> bool:
+async def record(news: ReversalNews) -> bool:
     """Keep what is new of a reversal. False where it was known, or something later was."""
     known = await Reversal.get_or_none(id=news.id)
     if known is None:
@@ -85,9 +85,9 @@ async def apply(
     fewer = due.reversed < row.credits_reversed
     await _move(row, account, grants, due, after, cause, reason, at)
     if fewer:  # some of it may have come back to other grants
-        others = [each for each in await of_account(account) if each.id != row.id]
+        others = [each for each in await invoices_with_reversals(account) if each.id != row.id]
         await _freeze_disputed(account, others, cause, at)
-    status = InvoiceStatus.REVERSED if due.whole else InvoiceStatus.ACTIVE
+    status = InvoiceStatus.REVERSED if due.fully_reversed else InvoiceStatus.ACTIVE
     changed = status is not row.status
     row.status = status
     return changed
@@ -127,7 +127,7 @@ async def _move(
     if net or more:
         back_again = net > 0 or more < 0
         kind = EntryKind.RESTORE if back_again else EntryKind.REVERSE if more else EntryKind.FREEZE
-        await ledger.enter(account, kind, net, cause, reason, grants[0].id if grants else None, at)
+        await ledger.post_entry(account, kind, net, cause, reason, grants[0].id if grants else None, at)
 
 
 async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, after: AfterRefund) -> int:
@@ -211,7 +211,7 @@ class Returned(msgspec.Struct, frozen=True):
     gone: dict[str, int]
 
 
-async def of_account(account: Account) -> list[Invoice]:
+async def invoices_with_reversals(account: Account) -> list[Invoice]:
     """The account's invoices that bear on what a reservation gives back."""
     return await Invoice.filter(
         account_id=account.id, has_reversals=True, settled_at__not_isnull=True
@@ -250,7 +250,7 @@ async def apply_returned(
     cause = f"reservation:{reservation}"
     for invoice, taken in gone.items():
         reason = "its money went back while it was reserved"
-        await ledger.enter(account, EntryKind.REVERSE, -taken, f"{cause}>{invoice}", reason, at=at)
+        await ledger.post_entry(account, EntryKind.REVERSE, -taken, f"{cause}>{invoice}", reason, at=at)
     await _freeze_disputed(account, rows, cause, at)
 
 
@@ -266,4 +266,4 @@ async def _freeze_disputed(account: Account, rows: Sequence[Invoice], cause: str
         more = sum(grant.frozen for grant in grants) - before
         if more:
             reason = "the payment is disputed"
-            await ledger.enter(account, EntryKind.FREEZE, -more, f"{cause}>{row.id}", reason, at=at)
+            await ledger.post_entry(account, EntryKind.FREEZE, -more, f"{cause}>{row.id}", reason, at=at)

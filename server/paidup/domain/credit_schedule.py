@@ -2,9 +2,9 @@
 
 Owns what invoices have to do with each other, in Stripe's order, so that it does not matter in
 which order we hear of them. What no money pays for is given once for overlapping periods: see
-`limited`. A sum below zero (a downgrade, whose money went to the customer's Stripe balance) takes
+`limit_free_credits`. A sum below zero (a downgrade, whose money went to the customer's Stripe balance) takes
 nothing from them; it lowers what is still to come of their yearly plan, and the rest is carried and
-set against what they buy with that money: see `schedules`.
+set against what they buy with that money: see `grant_schedules`.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ def affects_other_invoices(quoted: Quote, money: Money) -> bool:
     return changes or yearly or costs_nothing or money.from_balance_minor > 0
 
 
-def limited(bought: Iterable[PaidInvoice]) -> list[PaidInvoice]:
+def limit_free_credits(bought: Iterable[PaidInvoice]) -> list[PaidInvoice]:
     """The same, in Stripe's order, with what no money pays for given once.
 
     The periods that contain a moment hold together at most the largest `ceiling` of such credits, on
     whichever subscriptions. A downgrade or an end makes no room for more.
     """
     given: list[FreeCredits] = []
-    return [_limited(invoice, given) for invoice in bought]
+    return [_limit_invoice(invoice, given) for invoice in bought]
 
 
-def _limited(invoice: PaidInvoice, given: list[FreeCredits]) -> PaidInvoice:
+def _limit_invoice(invoice: PaidInvoice, given: list[FreeCredits]) -> PaidInvoice:
     free = invoice.quote.free
     if free is None:
         return invoice
@@ -81,12 +81,12 @@ def _limited(invoice: PaidInvoice, given: list[FreeCredits]) -> PaidInvoice:
     return replace(invoice, quote=replace(quoted, free=allowed))
 
 
-def schedules(bought: Iterable[PaidInvoice]) -> dict[str, list[Installment]]:
+def grant_schedules(bought: Iterable[PaidInvoice]) -> dict[str, list[Installment]]:
     """The grants of each invoice of one account, now and to come. `bought` in Stripe's order."""
     plans: dict[str, list[Installment]] = {}
     before: list[PaidInvoice] = []
     carried = CreditCarryover()
-    for invoice in limited(bought):
+    for invoice in limit_free_credits(bought):
         carried = _expire_carryover(carried, invoice)
         quoted, after = apply_carryover(invoice.quote, invoice.money, carried)
         if quoted.credits < 0:

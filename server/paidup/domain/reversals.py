@@ -99,7 +99,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     reversed: int
     frozen: int
-    whole: bool
+    fully_reversed: bool
     """The whole of its money has gone back."""
 
 

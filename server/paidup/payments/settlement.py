@@ -156,7 +156,7 @@ class Settlement:
         """
         async with write_transaction():
             row, account = await _lock(news.invoice)
-            if not await reversals.learn(news):
+            if not await reversals.record(news):
                 return Outcome.ALREADY_SETTLED
             row.has_reversals = True
             before = account.version
@@ -195,7 +195,7 @@ class Settlement:
             row = await Subscription.get(id=subscription)
             account = await ledger.lock_account(row.account_id)
             before = account.version
-            await granting.end(account, subscription, ending, self._clock())
+            await granting.end_subscription_grants(account, subscription, ending, self._clock())
             moved = account.version != before
         if moved:
             await self.tell_balance(account)
@@ -278,7 +278,7 @@ class Settlement:
             if facts.invoice and facts.invoice.lines_complete:
                 quoted = quote(facts.invoice.lines, self._catalogue, self._prices)
                 if quoted.plan is not None:  # else the catalogue forgot the price: what was quoted holds
-                    granting.remember(row, quoted, facts.invoice)
+                    granting.store_quote(row, quoted, facts.invoice)
             row.settled_via, row.settled_at, row.status = source, now(), InvoiceStatus.ACTIVE
         return decision
 
@@ -296,7 +296,7 @@ class Settlement:
             return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
         if decision.verdict is Verdict.GRANT:
             after = self._catalogue.spent_then_refunded
-            await granting.give(row, account, after, self._clock(), writes)
+            await granting.create_grants(row, account, after, self._clock(), writes)
         if decision.verdict is Verdict.NOTIFY:
             row.status = decision.status
         if decision.verdict in (Verdict.GRANT, Verdict.NOTIFY):
@@ -374,7 +374,7 @@ class Settlement:
             created_at=at,
             next_check_at=at + timedelta(seconds=reconciler_delay_s(0)),
         )
-        granting.remember(row, quoted, invoice)
+        granting.store_quote(row, quoted, invoice)
         await row.save()
         if invoice.subscription:
             soon = at + timedelta(seconds=reconciler_delay_s(0))

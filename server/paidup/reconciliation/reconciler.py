@@ -248,7 +248,7 @@ class Reconciler:
         try:
             async with write_transaction():
                 account = await ledger.lock_account(account_id)
-                lapsed = await reservations.lapse(account, self._clock())
+                lapsed = await reservations.expire_due(account, self._clock())
             if lapsed:
                 await self._settlement.tell_balance(account)
             return lapsed

@@ -16,7 +16,7 @@ CONTRACTS = {f'RenameField {model}.{old}': _UNRELEASED for model, old, _ in _REN
 
 
 class Migration(migrations.Migration):
-    dependencies = [('paidup', '0002_life_of_a_plan')]
+    dependencies = [('paidup', '0003_held_credits')]
 
     initial = False
 
