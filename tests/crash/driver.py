@@ -80,7 +80,7 @@ def arm(step: Step) -> None:
             before(UnitOfWork, "send_if_unchanged")  # a statement that commits itself
         case Step.AFTER_COMMIT:
             setattr(settlement, "write_transaction", _committed_then_die)  # noqa: B010 - replaced on purpose
-            after(Settlement, "_at_once", when=_settled)
+            after(Settlement, "_settle_optimistically", when=_settled)
         case Step.BEFORE_PUBLISH:
             before(Hub, "publish")
         case Step.AFTER_PUBLISH:

@@ -24,7 +24,7 @@ async def test_a_crowd_whose_webhooks_do_not_come_is_told_by_list(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S01, S23: the budget for single questions is used up: one list of paid invoices serves them all."""
-    monkeypatch.setattr(watches, "CROWD", CROWD)
+    monkeypatch.setattr(watches, "BULK_THRESHOLD", CROWD)
     monkeypatch.setattr(watches, "BULK_AFTER_S", 0.1)
     monkeypatch.setattr(watches, "LOOK_EVERY_S", 0.1)
     paidup = await world.server(webhooks=False, resync_interval_s=600)
