@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from paidup.client import NotEnoughCredits, Paidup, page_token, signed_with
+from paidup.client import InsufficientCreditsError, Paidup, page_token, signed_with
 
 SECRET = os.environ["AUTH_JWT_SECRET"]  # the server has the same
 paidup = Paidup(os.environ["PAIDUP_URL"], signed_with(SECRET))
@@ -18,10 +18,10 @@ def make_report(user: str, number: int) -> tuple[int, dict[str, Any]]:
     """The key names what is paid for: pressing twice, or trying again, pays once."""
     try:
         spent = paidup.spend(user, 5, key=f"report-{number}")
-    except NotEnoughCredits as refused:
-        if refused.activating is None:
+    except InsufficientCreditsError as error:
+        if error.activating is None:
             return 402, {"show": "plans"}
-        waiting_for = refused.activating  # he has paid, or is about to: no locked door
+        waiting_for = error.activating  # a payment is in progress: show it, not the plans
         return 402, {"show": "activating", "invoice": waiting_for.invoice, "ticket": waiting_for.ticket}
     return 200, {"report": "...", "balance": spent.balance}
 

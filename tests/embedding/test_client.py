@@ -7,26 +7,27 @@ import runpy
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from typing import Any
 
 import jwt
 import pytest
 
-from paidup import client
 from paidup.client import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
     AsyncPaidup,
-    KeyReused,
-    NotEnoughCredits,
-    NotFound,
+    InsufficientCreditsError,
+    KeyReusedError,
+    NotFoundError,
     Paidup,
-    PaidupError,
-    Refused,
-    ReservationOver,
-    Unavailable,
+    ReservationClosedError,
     backend_token,
     page_token,
     signed_with,
 )
+from paidup.client.calls import HttpResponse, subscribe_call
 from tests.conftest import World
 from tests.support.paidup import JWT_SECRET, status_with
 from tests.support.processes import ROOT, free_port
@@ -34,31 +35,32 @@ from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 TOKENS = signed_with(JWT_SECRET)
+OPTIONAL_IMPORTS = {"cryptography", "_cffi_backend", "_openssl", "typing_extensions", "brotli", "zstandard"}
 
 
-class Forgetful(Paidup):
-    """Its first answers are lost on the way back, after the server has done what it was asked."""
+class LossyPaidup(Paidup):
+    """Loses the first `lost` responses, after the server has handled the request."""
 
     lost = 0
 
     def _send(self, request: Any) -> Any:
-        answer = super()._send(request)
+        response = super()._send(request)
         if self.lost:
             self.lost -= 1
             return None
-        return answer
+        return response
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_backends_calls_from_the_refusal_to_the_spend(world: World, stripe_side: StripeSide) -> None:
+async def test_a_refused_spend_succeeds_after_the_purchase(world: World, stripe_side: StripeSide) -> None:
     server = await world.server()
     async with AsyncPaidup(server.url, TOKENS) as paidup:
-        with pytest.raises(NotEnoughCredits) as refused:
+        with pytest.raises(InsufficientCreditsError) as refused:
             await paidup.spend("ada", 5, "report-1")
         assert (refused.value.balance, refused.value.needed, refused.value.activating) == (0, 5, None)
         purchase = await paidup.subscribe("ada", "pro", interval="month")
         assert await paidup.adopt("ada", purchase.invoice) is not None
-        with pytest.raises(NotEnoughCredits) as refused:
+        with pytest.raises(InsufficientCreditsError) as refused:
             await paidup.spend("ada", 5, "report-1")
         assert refused.value.activating is not None
         assert refused.value.activating.invoice == purchase.invoice
@@ -72,84 +74,84 @@ async def test_a_backends_calls_from_the_refusal_to_the_spend(world: World, stri
         assert (await paidup.spend("ada", 5, "report-1")).balance == 1995
         assert (await paidup.reserve("ada", 95, "work", expires_in_s=60)).balance == 1900
         assert (await paidup.commit("ada", 45, "work")).balance == 1950
-        with pytest.raises(ReservationOver):
+        with pytest.raises(ReservationClosedError):
             await paidup.release("ada", "work")
         found = await paidup.credits("ada")
         assert (found.balance, found.activating) == (1950, None)
         assert [(grant.plan, grant.remaining) for grant in found.grants] == [("pro", 1950)]
-        with pytest.raises(KeyReused):
+        with pytest.raises(KeyReusedError):
             await paidup.spend("ada", 6, "report-1")
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             await paidup.status("bob", purchase.invoice)
-        with pytest.raises(Refused) as unknown:
+        with pytest.raises(APIStatusError) as unknown:
             await paidup.subscribe("bob", "gold")
         assert (unknown.value.status, unknown.value.problem) == (422, "unknown-plan")
-    await asyncio.to_thread(_the_blocking_client_is_the_same, server.url, purchase.invoice)
+    await asyncio.to_thread(_check_the_blocking_client, server.url, purchase.invoice)
 
 
-def _the_blocking_client_is_the_same(url: str, invoice: str) -> None:
-    with Forgetful(url + "/", TOKENS) as paidup:
+def _check_the_blocking_client(url: str, invoice: str) -> None:
+    with LossyPaidup(url + "/", TOKENS) as paidup:
         paidup.lost = 2
         assert paidup.spend("ada", 50, "report-2").balance == 1900, "sent three times, spent once"
         assert paidup.status("ada", invoice).credits_granted == 2000
         assert paidup.reserve("ada", 100, "more").balance == 1800
         assert paidup.release("ada", "more").balance == 1900
         assert paidup.commit.__doc__ == AsyncPaidup.commit.__doc__
-        with pytest.raises(NotEnoughCredits):
+        with pytest.raises(InsufficientCreditsError):
             paidup.spend("ada", 1901, "report-3")
         paidup.lost = 100
-        paidup._budget._tokens = 1.0
-        with pytest.raises(Unavailable):
+        paidup._retry_budget._tokens = 1.0
+        with pytest.raises(APIConnectionError):
             paidup.credits("ada")
-        assert paidup.lost == 98, "no repetition without a token"
+        assert paidup.lost == 98, "no retry without a token of the retry budget"
     with Paidup(url, signed_with("another secret of thirty-two characters")) as stranger:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(APIStatusError) as refused:
             stranger.credits("ada")
         assert refused.value.problem == "not-authenticated"
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_repetition_comes_no_earlier_than_the_server_asked_for(status: int) -> None:
-    """S64: `Retry-After` is the least pause, whatever chance adds."""
+def test_a_retry_waits_at_least_retry_after(status: int) -> None:
+    """S64: `Retry-After` is a minimum; jitter only adds to it."""
     for _ in range(20):
-        steps = Paidup("http://127.0.0.1", TOKENS)._steps(client._subscribe("ada", "pro", None, 1))
+        steps = Paidup("http://127.0.0.1", TOKENS)._steps(subscribe_call("ada", "pro", None, 1))
         next(steps)
-        pause = steps.send(_answer(status, retry_after="3"))
+        pause = steps.send(_response(status, retry_after="3"))
         assert isinstance(pause, float)
         assert 3 <= pause < 4
 
 
-def test_a_limit_that_outlasts_the_deadline_is_told_as_a_refusal() -> None:
-    """S64: the server answered and did nothing: the caller is not left in doubt."""
-    steps = Paidup("http://127.0.0.1", TOKENS)._steps(client._subscribe("ada", "pro", None, 1))
+def test_a_rate_limit_beyond_the_deadline_raises_a_status_error() -> None:
+    """S64: a 429 is a definite answer, so the caller need not retry to learn what happened."""
+    steps = Paidup("http://127.0.0.1", TOKENS)._steps(subscribe_call("ada", "pro", None, 1))
     next(steps)
-    with pytest.raises(Refused) as refused:
-        steps.send(_answer(429, retry_after="60"))
+    with pytest.raises(APIStatusError) as refused:
+        steps.send(_response(429, retry_after="60"))
     assert (refused.value.status, refused.value.problem) == (429, "too-many-requests")
 
 
-def _answer(status: int, retry_after: str) -> client._Answer:
+def _response(status: int, retry_after: str) -> HttpResponse:
     body = b'{"type": "https://paidup.dev/problems/too-many-requests", "detail": "Too many."}'
-    return client._Answer(status, retry_after, body)
+    return HttpResponse(status, retry_after, body)
 
 
 async def test_a_call_ends_at_its_deadline() -> None:
-    """Whether nobody listens, or whoever does says nothing, or something else."""
+    """Where the server is silent, is not Paidup, or does not listen at all."""
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()  # until the other side has had enough
+        await reader.read()  # until the client gives up
         writer.close()
 
-    async def strange(_: Any, writer: asyncio.StreamWriter) -> None:
+    async def not_paidup(_: Any, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
         writer.close()
 
     ports = [free_port() for _ in range(3)]
     listeners = [
-        await asyncio.start_server(answer, "127.0.0.1", port)
-        for answer, port in zip((silent, strange), ports, strict=False)
+        await asyncio.start_server(handler, "127.0.0.1", port)
+        for handler, port in zip((silent, not_paidup), ports, strict=False)
     ]
-    for port, kind in zip(ports, (Unavailable, PaidupError, Unavailable), strict=True):
+    for port, kind in zip(ports, (APIConnectionError, APIError, APIConnectionError), strict=True):
         url, began = f"http://127.0.0.1:{port}", time.monotonic()
         async with AsyncPaidup(url, TOKENS, deadline_s=0.4) as paidup:
             with pytest.raises(kind):
@@ -161,32 +163,50 @@ async def test_a_call_ends_at_its_deadline() -> None:
         listener.close()
 
 
-def test_a_token_says_what_the_settings_ask_for() -> None:
-    """And which of the two it is: the client's own are the backend's."""
-    named: dict[str, Any] = {"audience": "paidup", "issuer": "shop", "ttl_s": 30}
+def test_tokens_carry_audience_issuer_and_scope() -> None:
+    """The client itself uses backend tokens."""
+    options: dict[str, Any] = {"audience": "paidup", "issuer": "shop", "ttl_s": 30}
     for token, scope in (
-        (page_token(JWT_SECRET, "ada", **named), "browser"),
-        (backend_token(JWT_SECRET, "ada", **named), "backend"),
-        (signed_with(JWT_SECRET, **named)("ada"), "backend"),
+        (page_token(JWT_SECRET, "ada", **options), "browser"),
+        (backend_token(JWT_SECRET, "ada", **options), "backend"),
+        (signed_with(JWT_SECRET, **options)("ada"), "backend"),
     ):
         claims = jwt.decode(token, JWT_SECRET, ["HS256"], audience="paidup", issuer="shop")
         assert (claims["sub"], claims["scope"]) == ("ada", scope)
         assert claims["exp"] - time.time() <= 30
 
 
-def test_the_client_stands_alone() -> None:
-    """A copy of the file works; importing it loads nothing of the server."""
+def test_importing_the_client_loads_no_server_module() -> None:
+    """Only the standard library, msgspec, PyJWT (with the cryptography that it finds) and urllib3."""
+    allowed = {"paidup", "msgspec", "jwt", "urllib3"} | OPTIONAL_IMPORTS
     code = (
-        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='copied');"
-        "print(sorted({name.partition('.')[0] for name in sys.modules}"
-        " & {'server', 'tortoise', 'stripe', 'redis', 'starlette', 'uvicorn', 'structlog'}))"
+        "import sys; before = set(sys.modules); import paidup.client;"
+        "loaded = set(sys.modules) - before;"
+        "print(sorted({name.partition('.')[0] for name in loaded} - sys.stdlib_module_names));"
+        "print(sorted(name for name in loaded if name.startswith('paidup.') and not"
+        " name.startswith('paidup.client')))"
     )
-    command = [sys.executable, "-c", code, str(client.__file__)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+    packages, server_modules = _run_python(code).splitlines()
+    assert set(literal_eval(packages)) <= allowed
+    assert literal_eval(server_modules) == []
+
+
+def test_the_asynchronous_client_says_that_it_needs_aiohttp() -> None:
+    code = (
+        "import sys; sys.modules['aiohttp'] = None\n"
+        "from paidup.client import Paidup\n"
+        "try: from paidup.client import AsyncPaidup\n"
+        "except ImportError as error: print(error)"
+    )
+    assert _run_python(code) == 'AsyncPaidup needs aiohttp: pip install "paidup[async]"\n'
+
+
+def _run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_the_backend_of_the_document_sells_and_spends(
+async def test_the_documented_backend_sells_and_spends(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await world.server()
