@@ -381,11 +381,18 @@ class Histories(RuleBasedStateMachine):
     )
     def reverse(self, who: int, newest: int, known: tuple[str, str], n: int) -> None:
         """News, in any order, of a refund or dispute of one of the newest invoices, in whole or in part."""
+        self.hear(who, self.paid(who, newest), known, n)
+
+    def paid(self, who: int, newest: int) -> str | None:
+        """One of the newest invoices that money paid, if there is one."""
         customer = self.customers[who]
         paid = [name for name in customer.invoices if customer.totals[name] > 0][-4:]
-        if not paid:
+        return paid[newest % len(paid)] if paid else None
+
+    def hear(self, who: int, name: str | None, known: tuple[str, str], n: int) -> None:
+        if name is None:
             return
-        name, (kind, status) = paid[newest % len(paid)], known
+        customer, (kind, status) = self.customers[who], known
         amount = customer.totals[name] * 37 // 100 + 1 if n else customer.totals[name]
         id = f"{kind}-{n}-{name}"
         news = ReversalNews(id, ReversalKind(kind), name, amount, status)
@@ -419,16 +426,28 @@ class Histories(RuleBasedStateMachine):
             self.wait(hours, looked=False)
         self.commit(who, 0, used)
 
-    @rule(who=who, newest=st.integers(0, 3), known=taking, n=st.integers(0, 1))
-    def spend_before_a_reversal(self, who: int, newest: int, known: Any, n: int) -> None:
-        """All is spent when the money goes back; a month later, credits are reserved and not used."""
-        self.spend(who, "new", max(1, self.customers[who].model.balance))
-        self.reverse(who, newest, known, n)
+    @rule(
+        who=who,
+        percent=st.sampled_from([50, 100, 100]),
+        newest=st.integers(0, 3),
+        known=taking,
+        n=st.integers(0, 1),
+        undone=st.booleans(),
+    )
+    def spend_before_a_reversal(
+        self, who: int, percent: int, newest: int, known: Any, n: int, undone: bool
+    ) -> None:
+        """Spent when the money goes back; a month later, credits are reserved, and not used."""
+        self.spend(who, "new", max(1, self.customers[who].model.balance * percent // 100))
+        name = self.paid(who, newest)
+        self.hear(who, name, known, n)
         self.alike()
         self.wait(24 * 32, looked=True)
         self.reserve(who, "new", 1, 24, True)
         self.alike()
         self.commit(who, 0, 0)
+        if undone:
+            self.hear(who, name, ("refund", "failed") if known[0] == "refund" else ("dispute", "won"), n)
 
     # What must be the same after each step
 
