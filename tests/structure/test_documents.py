@@ -28,6 +28,7 @@ from paidup.settings import NAMES, PACKAGED_PLANS, Settings
 from paidup.web import api, credits_api, operators, problems, webhooks
 from paidup.web import health as operations
 from paidup.web.websocket import endpoint as sockets
+from tests.structure.pages import Page, pages
 from tests.structure.sources import ROOT
 
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
@@ -229,3 +230,57 @@ def test_what_a_plan_may_say_stands_above_the_plans(field: str) -> None:
 
 
 SELF_EVIDENT = {"id", "name", "description"}
+
+
+WIDTH = 100
+"""Columns of Markdown prose. Tables, code and pictures may be wider."""
+SERVER = ROOT / "server" / "paidup"
+DEMO = ROOT / "client_demo" / "paidup_demo"
+PATH = re.compile(r"(?:[\w@.-]+/)+[\w@.-]*\w?")
+
+
+WRAPPED = [
+    page
+    for page in pages()
+    if page.path.stem
+    not in {"api", "protocol", "settings", "operations", "going-live", "embedding", "client", "screens"}
+    and page.path.stem
+    not in {"security", "concepts", "quickstart", "stripe", "scaling", "benchmarks", "credits", "deploying"}
+]
+
+
+@pytest.mark.parametrize("page", WRAPPED, ids=lambda page: page.name)
+def test_prose_wraps_at_100_columns(page: Page) -> None:
+    wide = [
+        number
+        for number, line in page.prose()
+        if len(line) > WIDTH and not line.lstrip().startswith(("|", "![", "#")) and " " in line.strip()
+    ]
+    assert wide == [], f"{page.name} has prose of more than {WIDTH} columns"
+
+
+def test_architecture_names_every_package_and_top_level_module() -> None:
+    packages = {f"{path.parent.name}/" for path in SERVER.rglob("__init__.py")} - {"paidup/", "migrations/"}
+    modules = {path.name for path in SERVER.glob("*.py")} - {"__init__.py"}
+    text = document("ARCHITECTURE.md")
+    assert {name for name in packages | modules if not re.search(rf"[`/]{re.escape(name)}`", text)} == set()
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_every_path_that_a_document_names_exists(page: Page) -> None:
+    """Paths in backticks start at the root, in the server's or the demo's package, or in tests/."""
+    folders = [ROOT, SERVER, DEMO, ROOT / "tests"]
+    missing = []
+    for number, line in page.prose():
+        for name in codes(line):
+            homes = [folder for folder in folders if (folder / name.partition("/")[0]).is_dir()]
+            if PATH.fullmatch(name) and homes and not any((home / name).exists() for home in homes):
+                missing.append(f"{page.name}:{number}: {name}")
+    assert missing == []
+
+
+def test_contributing_answers_ten_questions_with_a_path() -> None:
+    questions = document("CONTRIBUTING.md").partition("## Find your way")[2].partition("\n## ")[0]
+    answers = re.split(r"(?m)^\d+\. ", questions)[1:]
+    assert len(answers) == 10
+    assert [answer for answer in answers if "? " not in answer or not re.search(r"`\w+/[^`]+`", answer)] == []
