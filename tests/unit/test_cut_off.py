@@ -1,4 +1,4 @@
-"""A transaction that is cut off gives everything back: the database works on, in this task and in others."""
+"""A cancelled or failed transaction releases its connection, for this task and for others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paidup.errors import StorageUnavailable
 from tests.support.cancel_at_await import cut_off
 
 MANY = 30
-"""More than the pool of connections holds."""
+"""More than the pool's connections."""
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -35,8 +35,8 @@ async def a_get_or_create() -> None:
 
 
 @pytest.mark.parametrize("work", [a_transaction, a_batch, a_get_or_create])
-async def test_work_that_is_cancelled_at_any_await_leaves_the_database_free(work: Any) -> None:
-    """S33: a deadline that passes while a transaction begins must not take the connection with it."""
+async def test_work_cancelled_at_any_await_releases_the_connection(work: Any) -> None:
+    """S33: a deadline that passes while a transaction begins must not leak its connection."""
     for at in range(MANY):
         await cut_off(work(), at)
         async with asyncio.timeout(5):
@@ -45,10 +45,10 @@ async def test_work_that_is_cancelled_at_any_await_leaves_the_database_free(work
             await Account.all().count()
 
 
-async def test_a_transaction_that_cannot_begin_is_not_the_connection_of_what_follows(
+async def test_a_transaction_that_cannot_begin_is_not_the_current_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """S33: the reconciler's task goes on after an outage; it must not go on with the dead transaction."""
+    """S33: after an outage the reconciler's task must not continue on the dead transaction."""
 
     async def begin(_: Any) -> None:
         raise OSError("the connection was cut")

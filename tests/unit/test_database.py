@@ -1,4 +1,4 @@
-"""The database: SQLite's lock between processes, and what the migrations make."""
+"""The database: SQLite's write lock, PostgreSQL's row locks, and the schema that the migrations create."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from paidup.errors import StorageUnavailable
 from tests.support.waiting import wait_until
 
 
-async def test_a_transaction_of_tortoises_own_waits_for_another_processs_write(
+async def test_tortoises_own_transaction_waits_for_another_process(
     sqlite_template: Path, tmp_path: Path
 ) -> None:
-    """update_or_create reads before it writes: begun deferred, it would fail at once with SQLITE_BUSY."""
+    """update_or_create reads before it writes: a deferred transaction would fail with SQLITE_BUSY."""
     EXECUTOR_CACHE.clear()
     sqlite_file = tmp_path / "two.db"
     shutil.copy(sqlite_template, sqlite_file)
@@ -39,7 +39,7 @@ async def test_a_transaction_of_tortoises_own_waits_for_another_processs_write(
     async with open_database(f"sqlite://{sqlite_file}"):
         values: dict[str, Any] = {"lookup_key": "k", "plan": "pro", "unit_amount_minor": 1, "currency": "usd"}
         await KnownPrice.create(id="price_1", **values)
-        # A real write: what was read before it is stale after it, and that is never waited for.
+        # A real write, so that what was read before is stale: SQLite never waits in that case.
         other.execute("BEGIN IMMEDIATE")
         other.execute("UPDATE prices SET unit_amount_minor = 2")
         waiting = asyncio.ensure_future(KnownPrice.update_or_create(values, id="price_1"))
@@ -53,8 +53,8 @@ async def test_a_transaction_of_tortoises_own_waits_for_another_processs_write(
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
-async def test_a_row_that_refers_to_a_locked_one_is_inserted_meanwhile(database_url: str) -> None:
-    """Or the inserter, and a settlement that makes the row with the account locked, wait for each other."""
+async def test_a_row_that_references_a_locked_row_can_be_inserted(database_url: str) -> None:
+    """Otherwise this insert and a settlement that holds the account would deadlock."""
     async with open_database(database_url):
         account = await Account.create(external_id="ada")
         async with write_transaction():
@@ -91,8 +91,8 @@ async def keys_and_indexes() -> set[tuple[str, tuple[str, ...], bool]]:
     }
 
 
-async def test_the_migrations_make_every_key_that_the_models_ask_for(database_url: str) -> None:
-    """S10: a step that made a table anew without its unique keys would let a second grant in."""
+async def test_the_migrations_create_every_key_and_index_of_the_models(database_url: str) -> None:
+    """S10: a migration that rebuilds a table without its unique keys would allow a second grant."""
     async with open_database(database_url):
         migrated = await keys_and_indexes()
         tables = {table for table, _, _ in migrated}
@@ -101,19 +101,19 @@ async def test_the_migrations_make_every_key_that_the_models_ask_for(database_ur
             if not table.startswith("sqlite_"):
                 await connection().execute_script(f'DROP TABLE "{table}"{cascade}')
         await Tortoise.generate_schemas()
-        asked_for = await keys_and_indexes()
-    assert {key for key in asked_for if key[2]} <= migrated
-    assert asked_for <= migrated
+        expected = await keys_and_indexes()
+    assert {key for key in expected if key[2]} <= migrated
+    assert expected <= migrated
 
 
-def test_a_connection_that_postgresql_has_taken_leave_of_is_an_outage() -> None:
-    """Found by the hammer: between its farewell and its end asyncpg calls the next query our mistake."""
+def test_a_connection_that_postgresql_terminated_is_an_outage() -> None:
+    """Found by the chaos test: asyncpg raises InternalClientError between termination message and close."""
     with pytest.raises(StorageUnavailable), storage_errors():
         raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
 
 
-async def test_whoever_comes_after_the_end_opens_nothing(database_url: str) -> None:
-    """What was still to be noted when all was closed is refused, instead of connecting once more."""
+async def test_a_query_after_close_opens_no_connection(database_url: str) -> None:
+    """A late background write is refused instead of connecting again."""
     async with open_database(database_url):
         late = connection()
     with pytest.raises(DBConnectionError, match="closed"):

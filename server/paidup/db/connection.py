@@ -1,8 +1,4 @@
-"""The database: its connection, its transactions and its migrations.
-
-Owns the differences between SQLite and PostgreSQL, so that nobody else need know them.
-Refuses to know any table.
-"""
+"""The database connection, transactions and migrations, on SQLite and PostgreSQL. Knows no table."""
 
 from __future__ import annotations
 
@@ -16,13 +12,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 from tortoise import Tortoise
-from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContext, TransactionContextPooled
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.backends.base.config_generator import expand_db_url
-from tortoise.backends.sqlite.client import (
-    SqliteClient,
-    SqliteTransactionContext,
-    SqliteTransactionWrapper,
-)
 from tortoise.connection import get_connection
 from tortoise.context import TortoiseContext
 from tortoise.exceptions import ConfigurationError as TortoiseMisconfigured
@@ -38,12 +29,15 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
+from paidup.db import tortoise_patches
 from paidup.errors import ConfigurationError, StorageUnavailable
 from paidup.private_files import PRIVATE_DIRECTORY, private_file
 
 BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 10.0
+
+tortoise_patches.apply()
 
 OUTAGES: tuple[type[BaseException], ...] = (
     OperationalError,
@@ -54,7 +48,7 @@ OUTAGES: tuple[type[BaseException], ...] = (
     sqlite3.Error,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # of a connection that PostgreSQL has said goodbye to, until it is closed
+    asyncpg.InternalClientError,  # between PostgreSQL's termination message and the close of the connection
 )
 """What an unreachable, full or restarting database raises through Tortoise."""
 
@@ -62,7 +56,7 @@ M = TypeVar("M", bound=Model)
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Goes back to its pool without the round trip in which asyncpg resets what we never set."""
+    """Skip asyncpg's reset query on release: it costs a round trip, and Paidup sets no session state."""
 
     def get_reset_query(self) -> str:
         return ""
@@ -75,7 +69,7 @@ def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
     if connection["engine"] == "tortoise.backends.sqlite":
         credentials.setdefault("busy_timeout", BUSY_TIMEOUT_MS)
         if credentials["file_path"] != ":memory:":
-            _close_to_others(Path(credentials["file_path"]))
+            _restrict_permissions(Path(credentials["file_path"]))
     else:
         credentials.setdefault("minsize", 1)
         credentials.setdefault("maxsize", pool)
@@ -90,8 +84,8 @@ def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
     }
 
 
-def _close_to_others(file: Path) -> None:
-    """SQLite gives its journals the mode of the database's file, which we therefore make ourselves."""
+def _restrict_permissions(file: Path) -> None:
+    """Create the file with private permissions. SQLite gives its journals the mode of the database file."""
     file.parent.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
     private_file(file)
     for journal in (Path(f"{file}-wal"), Path(f"{file}-shm")):
@@ -103,10 +97,10 @@ def _close_to_others(file: Path) -> None:
 async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
     """Connect for the length of the block.
 
-    Raises StorageUnavailable where it cannot, and ConfigurationError where this process holds
-    one already, of ours or of a host that uses Tortoise itself.
+    Raises StorageUnavailable if it cannot connect, and ConfigurationError if this process already has
+    a Tortoise connection: Paidup's, or that of a host application that uses Tortoise itself.
     """
-    # A context of our own: Tortoise.init would close and take over one that the host has in this task.
+    # A context of its own: Tortoise.init would close and replace the one that the host has in this task.
     context = TortoiseContext()
     context.__enter__()
     try:
@@ -121,29 +115,24 @@ async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
     finally:
         if context.inited:
             for client in context.connections.all():
-                client.create_connection = _refused  # type: ignore[method-assign]
+                tortoise_patches.refuse_new_connections(client)
         await context.close_connections()
         with suppress(ValueError):  # closed by another task than the one that opened it
             context.__exit__(None, None, None)
 
 
-async def _refused(with_db: bool) -> None:
-    """Whoever comes after the end would have Tortoise connect once more, and nobody would close that."""
-    raise DBConnectionError("The database is closed.")
-
-
 async def migrate(url: str) -> None:
     """Bring the schema up to date. Safe to run again; Tortoise records what it applied.
 
-    On PostgreSQL one at a time: the servers of a release may each run it first, and all but one
-    find it done.
+    On PostgreSQL an advisory lock lets one process migrate at a time: every server of a release may run
+    this at its start.
     """
     if expand_db_url(url.replace("postgresql://", "postgres://", 1))["engine"].endswith("sqlite"):
         await _migrate(url)
         return
     async with open_database(url, pool=1), write_transaction() as db:
         while not (await db.execute_query_dict(_TRY_LOCK))[0]["mine"]:
-            await asyncio.sleep(0.2)  # waiting inside the statement would end at its deadline
+            await asyncio.sleep(0.2)  # a wait inside the statement would hit its timeout
         # A context of its own: Tortoise initializes itself for the migration.
         await asyncio.create_task(_migrate(url), context=Context())
 
@@ -167,7 +156,7 @@ def is_sqlite() -> bool:
 
 
 class storage_errors:  # noqa: N801 - reads as a statement at its use
-    """Turn what an unreachable database raises into StorageUnavailable."""
+    """Raise StorageUnavailable in place of what an unreachable database raises."""
 
     def __enter__(self) -> None:
         return None
@@ -185,60 +174,12 @@ async def write_transaction() -> AsyncIterator[BaseDBAsyncClient]:
             yield db
 
 
-def _mend(context: type[TransactionContext]) -> None:
-    """Make Tortoise give back what a transaction took that could not begin.
-
-    Where `begin` fails (the connection was cut) or its task is cancelled (a deadline passed), Tortoise
-    1.1.9 never runs the exit: SQLite's one connection stays locked for good, PostgreSQL's pool
-    is short of one, and the task goes on with a dead transaction as its connection. Mended in the
-    class, because Tortoise also opens transactions of its own accord (get_or_create, bulk_create).
-    """
-    enter = context.__aenter__
-
-    async def enter_or_leave(self: TransactionContext) -> Any:
-        try:
-            return await enter(self)
-        except BaseException as error:
-            if hasattr(self, "token"):  # set once the connection is taken, just before `begin`
-                with suppress(*OUTAGES):
-                    await self.__aexit__(type(error), error, error.__traceback__)
-            raise
-
-    context.__aenter__ = enter_or_leave  # type: ignore[method-assign]
-
-
-async def _many_in_transaction(self: SqliteClient, query: str, values: list[list[Any]]) -> None:
-    """Tortoise's own, for SQLite, leaves its transaction open where its task is cancelled."""
-    async with self._in_transaction() as db:
-        await db.execute_many(query, values)
-
-
-async def _begin_immediate(self: SqliteTransactionWrapper) -> None:
-    """Take SQLite's write lock at the start, waiting for it if need be.
-
-    Tortoise begins deferred transactions, and one that reads before it writes (its own
-    get_or_create and update_or_create do) fails with SQLITE_BUSY, without waiting, when a
-    second process wrote in between.
-    """
-    try:
-        await self._connection.commit()
-        await self._connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
-        raise TransactionManagementError(error) from error
-
-
-_mend(SqliteTransactionContext)
-SqliteTransactionWrapper.begin = _begin_immediate  # type: ignore[method-assign]
-_mend(TransactionContextPooled)
-SqliteClient.execute_many = _many_in_transaction  # type: ignore[method-assign]
-
-
 def locked(query: QuerySet[M], skip: bool = False) -> QuerySet[M]:
-    """The rows of `query`, locked until the transaction ends (SQLite's one writer needs no more).
+    """The rows of `query`, locked until the transaction ends. On SQLite the write lock already suffices.
 
-    With `skip`, rows that another transaction has locked are passed over instead of waited for.
+    With `skip`, rows that another transaction has locked are left out instead of waited for.
     """
-    # NO KEY: a row that refers to this one may be inserted meanwhile, or the two would wait for each other.
+    # NO KEY: an INSERT that references this row does not wait for the lock, so the two cannot deadlock.
     return query if is_sqlite() else query.select_for_update(skip_locked=skip, no_key=True)
 
 

@@ -1,0 +1,105 @@
+"""Patches for faults of Tortoise ORM 1.1.9. `db/connection.py` applies them when it is imported.
+
+Each docstring names the upstream fault. tests/unit/test_tortoise_patches.py shows each fault without its
+patch: when one of those tests fails, Tortoise has fixed it and the patch can be removed. They are set on
+Tortoise's classes, because Tortoise also opens transactions of its own (get_or_create, bulk_create).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContext, TransactionContextPooled
+from tortoise.backends.sqlite.client import (
+    SqliteClient,
+    SqliteTransactionContext,
+    SqliteTransactionWrapper,
+)
+from tortoise.exceptions import DBConnectionError, TransactionManagementError
+
+
+class Patch(msgspec.Struct, frozen=True):
+    """One attribute of a Tortoise class, as it was and as it is replaced."""
+
+    owner: type
+    name: str
+    original: Any
+    replacement: Any
+
+
+def _release_on_failed_enter(context: type[TransactionContext]) -> Callable[..., Any]:
+    """Release what a transaction acquired when it cannot begin.
+
+    Fault: if `begin` fails (the connection was cut) or its task is cancelled (a deadline passed),
+    `__aexit__` never runs. SQLite's one connection stays locked for good, PostgreSQL's pool loses a
+    connection, and the task keeps the dead transaction as its current connection.
+    """
+    enter = context.__aenter__
+
+    async def enter_or_release(self: TransactionContext) -> Any:
+        try:
+            return await enter(self)
+        except BaseException as error:
+            if hasattr(self, "token"):  # set once the connection is acquired, just before `begin`
+                with suppress(Exception):  # the first error is the one to report
+                    await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    return enter_or_release
+
+
+async def _execute_many(self: SqliteClient, query: str, values: list[list[Any]]) -> None:
+    """Roll back when the task is cancelled.
+
+    Fault: `SqliteClient.execute_many` rolls back on `Exception` only, so a cancelled task leaves the
+    transaction open.
+    """
+    async with self._in_transaction() as db:
+        await db.execute_many(query, values)
+
+
+async def _begin_immediate(self: SqliteTransactionWrapper) -> None:
+    """Take SQLite's write lock at the start of the transaction, waiting for it if need be.
+
+    Fault: Tortoise begins deferred transactions. One that reads before it writes (get_or_create and
+    update_or_create do) fails with SQLITE_BUSY, without waiting, if a second process wrote in between.
+    """
+    try:
+        await self._connection.commit()
+        await self._connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        raise TransactionManagementError(error) from error
+
+
+def refuse_new_connections(client: BaseDBAsyncClient) -> None:
+    """Make a closed client raise DBConnectionError.
+
+    Fault: a query on a closed client connects again, and nothing closes that connection.
+    """
+
+    async def refuse(with_db: bool) -> None:
+        raise DBConnectionError("The database is closed.")
+
+    client.create_connection = refuse  # type: ignore[method-assign]
+
+
+def _patch(owner: type, name: str, replacement: Any) -> Patch:
+    return Patch(owner, name, getattr(owner, name), replacement)
+
+
+PATCHES = [
+    _patch(SqliteTransactionContext, "__aenter__", _release_on_failed_enter(SqliteTransactionContext)),
+    _patch(TransactionContextPooled, "__aenter__", _release_on_failed_enter(TransactionContextPooled)),
+    _patch(SqliteTransactionWrapper, "begin", _begin_immediate),
+    _patch(SqliteClient, "execute_many", _execute_many),
+]
+
+
+def apply() -> None:
+    """Set every patch. Applying them again changes nothing."""
+    for patch in PATCHES:
+        setattr(patch.owner, patch.name, patch.replacement)
