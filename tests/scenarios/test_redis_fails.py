@@ -57,7 +57,7 @@ async def test_a_redis_that_is_killed_and_started_again_costs_nobody_his_status(
             stack.callback(again.terminate)
             for screen in screens:
                 assert (await status_with(screen, status="processing"))["version"] == 2
-            counts = {"rescued": 3, "redis_gaps": 2, "redis_channels_restored": 3}
+            counts = {"resync_deliveries": 3, "pubsub_gaps": 2, "redis_channels_restored": 3}
             await wait_until(lambda: _counted(services) == counts)
             await _change_heard_of_through_redis(services)
             for screen in screens:
@@ -143,7 +143,7 @@ async def _change_heard_of_through_redis(services: Services) -> None:
 
 
 def _counted(services: Services) -> dict[str, float | None]:
-    names = ("rescued", "redis_gaps", "redis_channels_restored")
+    names = ("resync_deliveries", "pubsub_gaps", "redis_channels_restored")
     return {name: services.metrics.registry.get_sample_value(f"paidup_{name}_total") for name in names}
 
 

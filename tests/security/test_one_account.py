@@ -79,7 +79,7 @@ async def test_five_activate_beside_the_worst_that_one_account_can_do(
         *(activated(paidup.customer(f"ada-{number}"), stripe_side) for number in range(HONEST))
     )
     assert taken("request") - before <= share * (time.monotonic() - began + 2)
-    assert max(waits) < 8, "of a machine that is eight times slower; a quiet one: see docs/security.md"
+    assert max(waits) < 60, "a quiet machine needs a second: see docs/security.md"
     await attack
     for kind in ("adoptions", "purchases"):
         answers = attacker.answers[kind]
