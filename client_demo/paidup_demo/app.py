@@ -34,7 +34,7 @@ from paidup.web.problems import problem_of
 from paidup_demo import posters, sandbox_clock
 from paidup_demo.sandbox.guard import from_another_page, known_hosts
 from paidup_demo.sandbox_clock import SandboxClock
-from paidup_demo.timeline.api import Race
+from paidup_demo.timeline.api import TimelineApi
 
 HERE = Path(__file__).parent
 FOLDERS = ("page", "lib", "timeline", "sdk", "examples")
@@ -61,14 +61,14 @@ class Demo:
         self._stripe_js = (
             f"{_origin(settings.stripe_api_base)}/stripe.js" if settings.sandboxed else STRIPE_JS
         )
-        self.race = Race(settings, self.authenticate)
+        self.timeline = TimelineApi(settings, self.authenticate)
         self.routes = [
             Route("/", self.page, methods=["GET"]),
-            Route("/demo/away", self.away, methods=["GET"]),
+            Route("/demo/closed-tab", self.closed_tab, methods=["GET"]),
             Route("/demo/config.json", self.config, methods=["GET"]),
             Route("/demo/customer", self.new_customer, methods=["POST"]),
             *posters.routes(self.authenticate),
-            *self.race.routes,
+            *self.timeline.routes,
             *(sandbox_clock.routes(clock, self.authenticate) if clock else ()),
             *(Route(f"/demo/examples/{name}", self.page, methods=["GET"]) for name in EXAMPLES),
             Route("/demo/{name:path}", self.file, methods=["GET"]),
@@ -90,8 +90,8 @@ class Demo:
             self._give_cookie(response)
         return response
 
-    async def away(self, _: Request) -> Response:
-        """Where a tab goes that is closed after paying: nothing there waits for the payment."""
+    async def closed_tab(self, _: Request) -> Response:
+        """The page shown in place of a tab that was closed after paying: it does not wait for the payment."""
         return FileResponse(HERE / "timeline" / "closed_tab.html", headers=self._headers())
 
     async def config(self, request: Request) -> Response:
@@ -151,7 +151,7 @@ def create_demo(settings: Settings) -> Starlette:
     clock = SandboxClock(_origin(settings.stripe_api_base)) if settings.sandboxed else None
     demo = Demo(settings, clock)
     app = create_app(settings, authenticate=demo.authenticate, extra_routes=demo.routes, clock=clock or now)
-    app.add_middleware(demo.race.watching)
+    app.add_middleware(demo.timeline.record_transports)
     app.add_middleware(_own_pages_only, settings)
     # Last, so outermost: what comes under a foreign name is answered by nothing of ours.
     hosts = known_hosts([settings.host], settings.origins)

@@ -1,9 +1,9 @@
-"""`paidup demo`: starts everything, waits until it works, and stops all of it again.
+"""`paidup demo`: starts the demo's processes, waits until they are ready, and stops them on exit.
 
-Owns the child processes (the sandbox, unless .env holds Stripe test keys; the server with
-its page and its reconciler), the embedded Valkey, and the secrets under the data directory.
-With the sandbox it also does what the page asks for: the server is replaced, the Valkey frozen
-for a while (`moments.py`). Refuses live keys.
+The processes are the sandbox (unless .env holds Stripe test keys), the server with its page and its
+reconciler, and the embedded Valkey. Their secrets are kept under the data directory. With the sandbox, the
+page can also request faults: a restart of the server, or a frozen Valkey (`timeline/fault_injection.py`).
+Refuses live keys.
 """
 
 from __future__ import annotations
@@ -35,20 +35,19 @@ from paidup.redis_client import connect_redis
 from paidup.settings import ENV_FILE, Settings, load_settings
 from paidup.stripe_api.gateway import open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
-from paidup_demo.timeline import fault_injection as moments
-from paidup_demo.timeline.fault_injection import Moments
+from paidup_demo.timeline.fault_injection import FaultAction, FaultInjector, control_socket
 
 START_WITHIN_S = 30.0
 STOP_WITHIN_S = 12.0
-LOOK_EVERY_S = 0.2
-REDIS_AWAY_S = 8.0
-SANDBOX_KEY = "sk_test_of_the_sandbox_and_of_no_account"
+POLL_INTERVAL_S = 0.2
+REDIS_OUTAGE_S = 8.0
+SANDBOX_KEY = "sk_test_paidup_sandbox_no_stripe_account"
 
 console = Console()
 
 
 class ChildFailed(PaidupError):
-    """A process of the demo ended by itself, or never came up."""
+    """A process of the demo ended unexpectedly, or did not start in time."""
 
 
 async def run_demo() -> None:
@@ -60,66 +59,66 @@ async def run_demo() -> None:
     environment = demo_environment({**_from_file(), **os.environ})
     settings = load_settings(environment)
     if settings.livemode:
-        # Before anything is started, and above all before prices are made in that account.
+        # Before anything is started, and before prices are created in that account.
         raise ConfigurationError(["the demo runs with test keys only"])
-    _refuse_taken_ports(settings, environment)
+    _check_ports(settings, environment)
     with embedded_valkey(settings.data_dir) as redis_url:
         environment["REDIS_URL"] = settings.redis_url or redis_url
         await migrate(settings.effective_database_url)
         frozen = None if settings.redis_url else await _valkey_process(redis_url)
         async with (
             _children(settings, environment) as children,
-            _moments(settings, environment, children, frozen),
+            _fault_injection(settings, environment, children, frozen),
         ):
             seconds = time.monotonic() - began
             console.print(
                 f"Paidup demo: [bold]http://{settings.host}:{settings.port}[/bold] ({seconds:.1f} s)"
             )
-            if _brings_sandbox(environment):
+            if _runs_sandbox(environment):
                 console.print(
-                    f"Sandbox:     {settings.stripe_api_base} (an imitation of Stripe; no money moves)"
+                    f"Sandbox:     {settings.stripe_api_base} (an imitation of Stripe; no real payments)"
                 )
             else:
                 console.print("Stripe:      your test keys from .env; run `stripe listen` for the webhooks")
-            console.print("Ctrl-C stops all of it.")
+            console.print("Press Ctrl-C to stop.")
             await _until_stopped(stop, children)
     console.print("Stopped.")
 
 
 def demo_environment(given: dict[str, str]) -> dict[str, str]:
-    """The environment of the demo's processes: what is given, and the sandbox's where no Stripe keys are."""
+    """The environment of the demo's processes; without Stripe keys, it includes the sandbox's settings."""
     environment = dict(given)
     data_dir = Path(environment.setdefault("DATA_DIR", ".paidup"))
     environment.setdefault("LOG_LEVEL", "WARNING")
     environment["RECONCILER_IN_SERVER"] = "true"
     if environment.get("STRIPE_SECRET_KEY"):
-        environment.setdefault("SECRET_KEY", _kept_secrets(data_dir)["SECRET_KEY"])
+        environment.setdefault("SECRET_KEY", _stored_secrets(data_dir)["SECRET_KEY"])
         return environment
     port = environment.setdefault("PORT", "8000")
     environment.setdefault("SANDBOX_PORT", "8001")
     sandbox_port = _sandbox_port(environment)
-    kept = _kept_secrets(data_dir)
+    stored = _stored_secrets(data_dir)
     return environment | {
-        **kept,
+        **stored,
         "STRIPE_SECRET_KEY": SANDBOX_KEY,
-        "STRIPE_PUBLISHABLE_KEY": "pk_test_of_the_sandbox_and_of_no_account",
+        "STRIPE_PUBLISHABLE_KEY": "pk_test_paidup_sandbox_no_stripe_account",
         "STRIPE_API_BASE": f"http://127.0.0.1:{sandbox_port}",
         "SANDBOX_DATA": str(data_dir / "sandbox.json"),
         "SANDBOX_WEBHOOK_URL": f"http://127.0.0.1:{port}/webhooks/stripe",
-        "SANDBOX_WEBHOOK_SECRET": kept["STRIPE_WEBHOOK_SECRET"],
+        "SANDBOX_WEBHOOK_SECRET": stored["STRIPE_WEBHOOK_SECRET"],
         "SANDBOX_ALLOWED_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
     }
 
 
-def _brings_sandbox(environment: dict[str, str]) -> bool:
-    """Whether the sandbox is the demo's own to start; keys from outside never mean it."""
+def _runs_sandbox(environment: dict[str, str]) -> bool:
+    """Whether the demo starts its own sandbox."""
     return environment["STRIPE_SECRET_KEY"] == SANDBOX_KEY
 
 
 def _sandbox_port(environment: dict[str, str]) -> int:
     text = environment["SANDBOX_PORT"]
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise ConfigurationError([f"SANDBOX_PORT: {text!r} is no port number"])
+        raise ConfigurationError([f"SANDBOX_PORT: {text!r} is not a port number"])
     return int(text)
 
 
@@ -127,12 +126,12 @@ def _from_file() -> dict[str, str]:
     return {name: value for name, value in dotenv_values(ENV_FILE).items() if value}
 
 
-def _kept_secrets(data_dir: Path) -> dict[str, str]:
-    """Secrets made once and kept, so that tickets and webhooks outlive a restart of the demo."""
+def _stored_secrets(data_dir: Path) -> dict[str, str]:
+    """Secrets created once and stored, so that tickets and webhooks survive a restart of the demo."""
     path = data_dir / "secrets.json"
     if path.is_file():
-        kept: dict[str, str] = json.loads(private_file(path).read_text())
-        return kept
+        stored: dict[str, str] = json.loads(private_file(path).read_text())
+        return stored
     made = {
         "SECRET_KEY": secrets.token_urlsafe(32),
         "STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(24)}",
@@ -142,20 +141,20 @@ def _kept_secrets(data_dir: Path) -> dict[str, str]:
     return made
 
 
-def _refuse_taken_ports(settings: Settings, environment: dict[str, str]) -> None:
+def _check_ports(settings: Settings, environment: dict[str, str]) -> None:
     wanted = {"PORT": settings.port}
-    if _brings_sandbox(environment):
+    if _runs_sandbox(environment):
         wanted["SANDBOX_PORT"] = _sandbox_port(environment)
     problems = [
-        f"port {port} is taken: set {name} to another one"
+        f"port {port} is in use: set {name} to another port"
         for name, port in wanted.items()
-        if _taken(settings.host, port)
+        if _in_use(settings.host, port)
     ]
     if problems:
         raise ConfigurationError(problems)
 
 
-def _taken(host: str, port: int) -> bool:
+def _in_use(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -172,10 +171,10 @@ Children = dict[str, asyncio.subprocess.Process]
 async def _children(settings: Settings, environment: dict[str, str]) -> AsyncIterator[Children]:
     children: Children = {}
     try:
-        if _brings_sandbox(environment):
+        if _runs_sandbox(environment):
             children["sandbox"] = await _start("paidup_demo.sandbox", environment)
-            await _answers(f"{settings.stripe_api_base}/sandbox/health", children)
-        await _make_prices(settings, environment["REDIS_URL"])
+            await _wait_until_ready(f"{settings.stripe_api_base}/sandbox/health", children)
+        await _create_prices(settings, environment["REDIS_URL"])
         await _start_server(settings, environment, children)
         yield children
     finally:
@@ -184,38 +183,38 @@ async def _children(settings: Settings, environment: dict[str, str]) -> AsyncIte
 
 async def _start_server(settings: Settings, environment: dict[str, str], children: Children) -> None:
     children["server"] = await _start("paidup_demo.app", environment)
-    await _answers(f"http://{settings.host}:{settings.port}/readyz", children)
+    await _wait_until_ready(f"http://{settings.host}:{settings.port}/readyz", children)
 
 
 @asynccontextmanager
-async def _moments(
+async def _fault_injection(
     settings: Settings, environment: dict[str, str], children: Children, valkey: int | None
 ) -> AsyncIterator[None]:
-    """What the page may ask for, where the sandbox is ours. `valkey` is the embedded one's process."""
-    if not _brings_sandbox(environment):
+    """Serve the page's fault requests if the demo runs a sandbox. `valkey` is its process id."""
+    if not _runs_sandbox(environment):
         yield
         return
 
     async def restart() -> None:
-        leaving = children.pop("server")  # its end is no failure
+        stopping = children.pop("server")  # so its exit is not taken for a failure
         try:
-            await _stop(leaving)
+            await _stop(stopping)
         finally:
-            if leaving.returncode is None:
-                leaving.kill()  # all of the demo is being stopped
+            if stopping.returncode is None:
+                stopping.kill()  # the whole demo is stopping
         await _start_server(settings, environment, children)
 
-    deeds: dict[str, moments.Deed] = {"restart": restart}
+    actions: dict[str, FaultAction] = {"restart": restart}
     if valkey is not None:
-        deeds["redis"] = partial(_freeze, valkey)
-    async with Moments(deeds).served(moments.address(settings.data_dir)):
+        actions["redis"] = partial(_freeze, valkey)
+    async with FaultInjector(actions).served(control_socket(settings.data_dir)):
         yield
 
 
 async def _freeze(process: int) -> None:
     os.kill(process, signal.SIGSTOP)
     try:
-        await asyncio.sleep(REDIS_AWAY_S)
+        await asyncio.sleep(REDIS_OUTAGE_S)
     finally:
         os.kill(process, signal.SIGCONT)
 
@@ -229,7 +228,7 @@ async def _valkey_process(url: str) -> int:
 
 
 async def _start(module: str, environment: dict[str, str]) -> asyncio.subprocess.Process:
-    # A session of its own: Ctrl-C in the terminal reaches us alone, and we stop the children in order.
+    # A new session: Ctrl-C in the terminal reaches only this process, which stops the children in order.
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, env=environment, start_new_session=True
     )
@@ -246,8 +245,8 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
         await child.wait()
 
 
-async def _answers(url: str, children: Children) -> None:
-    """Wait until `url` answers 200. Raises ChildFailed where a process ends or time runs out."""
+async def _wait_until_ready(url: str, children: Children) -> None:
+    """Wait until `url` answers 200. Raises ChildFailed if a process ends or time runs out."""
     deadline = time.monotonic() + START_WITHIN_S
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         while time.monotonic() < deadline:
@@ -263,16 +262,16 @@ async def _answers(url: str, children: Children) -> None:
 def _raise_for_ended(children: Children) -> None:
     for name, child in children.items():
         if child.returncode is not None:
-            raise ChildFailed(f"the {name} ended by itself with exit code {child.returncode}")
+            raise ChildFailed(f"the {name} exited with code {child.returncode}")
 
 
-async def _make_prices(settings: Settings, redis_url: str) -> None:
+async def _create_prices(settings: Settings, redis_url: str) -> None:
     catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
     redis = connect_redis(redis_url, settings.redis_cluster)
-    budget = RateLimiter(redis, settings.stripe_requests_per_second)
+    rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second)
     key, base = settings.stripe_secret_key, settings.stripe_api_base
     try:
-        async with open_gateway(key, base, settings.stripe_timeout_s, budget) as gateway:
+        async with open_gateway(key, base, settings.stripe_timeout_s, rate_limiter) as gateway:
             await ensure_prices(gateway, catalogue)
     finally:
         await redis.aclose()
@@ -282,5 +281,5 @@ async def _until_stopped(stop: asyncio.Event, children: Children) -> None:
     while not stop.is_set():
         _raise_for_ended(children)
         with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_EVERY_S):
+            async with asyncio.timeout(POLL_INTERVAL_S):
                 await stop.wait()

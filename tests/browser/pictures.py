@@ -1,6 +1,6 @@
 """`python -m tests.browser.pictures [NAME ...]`: the pictures of the documents, of a demo of their own.
 
-Each is the page as it is, at one device pixel a pixel: every screen of the story, and the race.
+Each is the page as it is, at one device pixel a pixel: every screen, and the timeline.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ async def active(shopper: Shopper) -> None:
 
 
 async def timeline(shopper: Shopper) -> None:
-    """Paid with the webhook a minute late, and raced under the same conditions: two minutes."""
+    """Pay with the webhook a minute late, and compare under the same conditions; takes two minutes."""
     page = shopper.page
     await plans(shopper)
     await page.get_by_test_id("conditions").locator("summary").click()
@@ -111,9 +111,11 @@ async def timeline(shopper: Shopper) -> None:
     await shopper.choose()
     await shopper.pay(VISA_WITH_3DS)
     await shopper.answer_bank()
-    await expect(page.get_by_test_id("race-headline")).to_contain_text("before the webhook", timeout=90_000)
-    await page.get_by_role("button", name="Race them").click()
-    await expect(page.get_by_test_id("others-said")).to_contain_text("alone it took", timeout=90_000)
+    await expect(page.get_by_test_id("timeline-headline")).to_contain_text(
+        "before the webhook", timeout=90_000
+    )
+    await page.get_by_role("button", name="Compare them").click()
+    await expect(page.get_by_test_id("comparison-result")).to_contain_text("alone it took", timeout=90_000)
 
 
 async def account(shopper: Shopper) -> None:
@@ -158,7 +160,7 @@ async def take_all(demo: Demo, browser: Browser, names: Sequence[str]) -> None:
         for story in [*SCREENS, timeline]:
             if names and story.__name__ not in names:
                 continue
-            part = None if story is not timeline else ".backstage" if looks is DESK else "#race"
+            part = None if story is not timeline else ".backstage" if looks is DESK else "#timeline"
             async with shopping(browser, demo, reduced_motion="reduce", **looks) as shopper:
                 await story(shopper)
                 await take(IMAGES / f"{story.__name__}{kind}.png", shopper, part)

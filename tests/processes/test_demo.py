@@ -108,7 +108,7 @@ async def test_what_the_page_needs_is_served_and_nothing_else(
 ) -> None:
     async with browser.get(f"{demo.url}/demo/config.json") as response:
         config = await response.json()
-    assert config["publishable_key"] == "pk_test_of_the_sandbox_and_of_no_account"
+    assert config["publishable_key"] == "pk_test_paidup_sandbox_no_stripe_account"
     assert config["stripe_js"] == f"{demo.sandbox}/stripe.js"
     wanted = {
         "sdk/paidup.js": 200,
@@ -216,7 +216,7 @@ def test_a_taken_port_gives_a_clear_error(home: Path) -> None:
     with taken_port() as port:
         code, words = refused(home, PORT=str(port), SANDBOX_PORT=str(free_port()))
     assert code == 2
-    assert f"port {port} is taken: set PORT to another one" in " ".join(words.split())
+    assert f"port {port} is in use: set PORT to another port" in " ".join(words.split())
     assert "Traceback" not in words
 
 
@@ -233,7 +233,7 @@ def ports(home: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 async def test_each_taken_port_is_named(ports: pytest.MonkeyPatch, name: str) -> None:
     with taken_port() as port:
         ports.setenv(name, str(port))
-        with pytest.raises(ConfigurationError, match=f"port {port} is taken: set {name} to another one"):
+        with pytest.raises(ConfigurationError, match=f"port {port} is in use: set {name} to another port"):
             await run_demo()
 
 
@@ -253,5 +253,5 @@ async def test_when_a_part_dies_all_of_it_ends_and_says_so(home: Path) -> None:
     os.kill(sandbox, signal.SIGKILL)
     await wait_until(lambda: child.process.poll() is not None, within=20)
     assert child.process.returncode == 1
-    assert "the sandbox ended by itself" in " ".join(child.output.split())
+    assert "the sandbox exited" in " ".join(child.output.split())
     await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])

@@ -76,7 +76,7 @@ async def test_no_other_page_changes_anything_in_the_demo(demo: Paidup) -> None:
     assert demo._app is not None
     routes = [each for each in demo._app.routes if isinstance(each, Route) and "POST" in (each.methods or ())]
     paths = {route.path.replace("{invoice}", "in_1") for route in routes}
-    assert {"/demo/customer", "/demo/clock", "/demo/race/moments", "/api/subscriptions"} <= paths
+    assert {"/demo/customer", "/demo/clock", "/demo/timeline/faults", "/api/subscriptions"} <= paths
     async with aiohttp.ClientSession() as browser:
         for path in paths:
             for headers in PAGES:
@@ -128,7 +128,7 @@ async def test_pages_are_framed_by_those_that_may_use_them(sandbox: Sandbox) -> 
 
 
 @SQLITE
-@pytest.mark.parametrize("path", ["/", "/demo/config.json", "/demo/race", "/api/plans", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/demo/config.json", "/demo/timeline", "/api/plans", "/metrics"])
 async def test_the_demo_answers_under_its_own_name_only(demo: Paidup, path: str) -> None:
     port = URL(demo.url).port
     async with aiohttp.ClientSession() as browser:

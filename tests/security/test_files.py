@@ -19,7 +19,7 @@ from paidup.errors import ConfigurationError
 from paidup.private_files import private_directory, private_file
 from paidup_demo import supervisor
 from paidup_demo.sandbox.state import Store
-from paidup_demo.timeline import fault_injection as moments
+from paidup_demo.timeline.fault_injection import FaultInjector, control_socket
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +109,8 @@ def test_the_sockets_of_a_long_path_are_in_a_directory_that_nobody_can_know(fold
 
 
 async def test_the_supervisors_socket_is_beside_the_valkeys(folder: Path) -> None:
-    path = moments.address(folder / "data")
-    async with moments.Moments({}).served(path):
+    path = control_socket(folder / "data")
+    async with FaultInjector({}).served(path):
         assert path.is_socket()
         assert open_to_others(folder / "data") == []
 
@@ -121,7 +121,7 @@ def test_a_directory_that_somebody_else_made_first_is_refused(
     """With one line that says what to do; nothing is put there."""
     (folder / "valkey").mkdir(0o777)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    for use in (socket_path, moments.address):
+    for use in (socket_path, control_socket):
         with pytest.raises(ConfigurationError, match="is no directory of this user's own: remove it"):
             use(folder)
     with pytest.raises(ConfigurationError), embedded_valkey(folder):
@@ -139,10 +139,10 @@ def test_a_link_in_place_of_a_directory_is_refused(folder: Path, to: str) -> Non
 
 
 def test_the_demos_secrets_are_closed_to_others_whoever_made_the_file(folder: Path) -> None:
-    kept = supervisor._kept_secrets(folder / "data")
+    kept = supervisor._stored_secrets(folder / "data")
     assert open_to_others(folder / "data") == []
     (folder / "data" / "secrets.json").chmod(0o644)
-    assert supervisor._kept_secrets(folder / "data") == kept
+    assert supervisor._stored_secrets(folder / "data") == kept
     assert open_to_others(folder / "data") == []
 
 

@@ -186,14 +186,26 @@ async def test_no_bytes_to_the_demo_end_in_a_500(servers: Servers) -> None:
         cookie = "; ".join(f"{name}={value}" for name, value in session.cookies.items())
     known = {"Host": f"127.0.0.1:{servers.ports['demo']}", "Cookie": cookie, "Origin": servers.url("demo")}
     paths = [
-        *("/", "/demo/config.json", "/demo/customer", "/demo/clock", "/demo/race", "/demo/race/in_1"),
-        *("/demo/race/others/in_1", "/demo/demo.js", "/demo/examples/plain.html", "/demo/away"),
+        *(
+            "/",
+            "/demo/config.json",
+            "/demo/customer",
+            "/demo/clock",
+            "/demo/timeline",
+            "/demo/timeline/invoices/in_1",
+        ),
+        *(
+            "/demo/timeline/comparison/in_1",
+            "/demo/page/main.js",
+            "/demo/examples/plain.html",
+            "/demo/closed-tab",
+        ),
     ]
     posted = {
         **BODIES,
         "/demo/posters": {"prompt": "a", "key": "k"},
         "/demo/clock": {"advance_s": 60},
-        "/demo/race/others": {"plan": "pro"},
+        "/demo/timeline/comparison": {"plan": "pro"},
     }
     statuses = await _sent(servers, "demo", Maker([*paths, *posted], known, posted))
     assert statuses[200]

@@ -1,4 +1,4 @@
-"""Moments of the demo: asked for through a Unix socket, one at a time, each with its end."""
+"""Fault injection: faults are requested through a Unix socket, run one at a time, and end."""
 
 from __future__ import annotations
 
@@ -10,41 +10,40 @@ import pytest
 from paidup.embedded_valkey import embedded_valkey
 from paidup.redis_client import connect_redis
 from paidup_demo import supervisor
-from paidup_demo.timeline import fault_injection as moments
-from paidup_demo.timeline.fault_injection import Moments, Told, ask
+from paidup_demo.timeline.fault_injection import FaultInjector, FaultReport, control_socket, request_fault
 from tests.support.waiting import wait_until
 
 
-async def test_a_moment_has_its_begin_and_its_end_and_none_overlaps_it(tmp_path: Path) -> None:
-    over, carried_out = asyncio.Event(), []
+async def test_faults_end_and_never_overlap(tmp_path: Path) -> None:
+    over, runs = asyncio.Event(), []
 
-    async def deed() -> None:
-        carried_out.append("restart")
+    async def action() -> None:
+        runs.append("restart")
         await over.wait()
 
-    path = moments.address(tmp_path)
-    async with Moments({"restart": deed, "redis": deed}).served(path):
-        assert await ask(path) == Told(["redis", "restart"], [])
+    path = control_socket(tmp_path)
+    async with FaultInjector({"restart": action, "redis": action}).served(path):
+        assert await request_fault(path) == FaultReport(["redis", "restart"], [])
         assert (path.stat().st_mode & 0o777) == 0o600
-        (first,) = (await ask(path, "restart")).moments
+        (first,) = (await request_fault(path, "restart")).faults
         assert first.ended is None
-        assert len((await ask(path, "redis")).moments) == 1
+        assert len((await request_fault(path, "redis")).faults) == 1
         over.set()
 
         async def ended() -> bool:
-            return (await ask(path, "no such thing")).moments[0].ended is not None
+            return (await request_fault(path, "no such thing")).faults[0].ended is not None
 
         await wait_until(ended)
-    assert carried_out == ["restart"]
+    assert runs == ["restart"]
 
 
-async def test_where_no_supervisor_listens_nothing_can_be_had(tmp_path: Path) -> None:
-    assert await ask(moments.address(tmp_path), "restart") == Told([], [])
+async def test_without_a_supervisor_no_fault_is_available(tmp_path: Path) -> None:
+    assert await request_fault(control_socket(tmp_path), "restart") == FaultReport([], [])
 
 
-async def test_a_frozen_valkey_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not answer meanwhile; it goes on also where the demo is stopped before the time is over."""
-    monkeypatch.setattr(supervisor, "REDIS_AWAY_S", 60.0)
+async def test_a_frozen_valkey_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not answer while frozen, and resumes even if the demo is stopped before the time is over."""
+    monkeypatch.setattr(supervisor, "REDIS_OUTAGE_S", 60.0)
     with embedded_valkey(tmp_path) as url:
         freezing = asyncio.create_task(supervisor._freeze(await supervisor._valkey_process(url)))
         redis = connect_redis(url)

@@ -10,7 +10,7 @@ import { showBalance } from "./balance.js";
 import { calm, el, set } from "../lib/dom.js";
 import { kept } from "./storage.js";
 import { activate } from "../sdk/paidup.js";
-import * as race from "../timeline/timeline.js";
+import * as timeline from "../timeline/timeline.js";
 import { drawScreen } from "./activation_view.js";
 import { go, showBanner } from "./views.js";
 import { isConfirmed, planName, planOf, PRICE, state, watching } from "./session_state.js";
@@ -91,7 +91,7 @@ function stageOf({ status, stage }, order) {
 function arrived(status) {
   if (el("won").dataset.invoice === status.invoice) return;
   el("won").dataset.invoice = status.invoice;
-  race.follow(status.invoice);
+  timeline.follow(status.invoice);
   showBalance(status.balance);
   const known = {
     plan: planName(status.plan),

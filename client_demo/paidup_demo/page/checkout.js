@@ -12,7 +12,7 @@ import { el } from "../lib/dom.js";
 import { kept } from "./storage.js";
 import { drawPlans } from "./plan_list.js";
 import { cardField, confirm, stripe, waitsForBank } from "../lib/stripe_payment.js";
-import * as race from "../timeline/timeline.js";
+import * as timeline from "../timeline/timeline.js";
 import { go } from "./views.js";
 import { planName, planOf, state, watching } from "./session_state.js";
 
@@ -153,7 +153,7 @@ export async function pay() {
   el("card-error").textContent = "";
   try {
     const library = await stripe(config.stripe_js, config.publishable_key);
-    await race.paying();
+    await timeline.paying();
     const outcome = await confirm(library, order.secret, card);
     if (outcome.kind === "confirmed") confirmed(order, outcome.status);
     else if (state.view === "card") el("card-error").textContent = outcome.message;
@@ -168,7 +168,7 @@ function confirmed(order, intent) {
   performance.mark("paidup:confirmed");
   if (el("won").dataset.invoice === order.invoice) return; // the socket was quicker than Stripe.js
   kept.confirm(order.invoice);
-  if (race.confirmed(order.invoice)) return; // this tab is being closed
+  if (timeline.confirmed(order.invoice)) return; // this tab is being closed
   order.at = Date.now();
   order.intent = intent;
   if (!watching(order.invoice)) watch(order, null);

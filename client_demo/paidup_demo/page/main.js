@@ -14,7 +14,7 @@ import { el } from "../lib/dom.js";
 import { kept } from "./storage.js";
 import { drawTestCards } from "./plan_list.js";
 import { bankCheck, buy, goOnPaying, listPlans, pay, payAgain, showCard, showPlans } from "./checkout.js";
-import * as race from "../timeline/timeline.js";
+import * as timeline from "../timeline/timeline.js";
 import { here, onWandering } from "./router.js";
 import { deliver, hangAll, lay } from "./gallery.js";
 import { go, showGallery } from "./views.js";
@@ -155,7 +155,7 @@ async function start() {
     setUpAccount({ buy, follow, pay: goOnPaying, showBalance, price: PRICE }, plans);
     if (config.publishable_key.startsWith("pk_test_")) drawTestCards();
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no money moves." : "";
-    void race.start(config);
+    void timeline.start(config);
     if (config.sandbox) void clock(lookSoon);
     if (account.activating) resume(account.activating);
   } catch (problem) {

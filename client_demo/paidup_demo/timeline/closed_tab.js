@@ -1,5 +1,5 @@
 // @ts-check
-/** The page of a closed tab: only looks on at the race. */
+/** The page shown in place of a closed tab: displays the timeline only. */
 import { start } from "./timeline.js";
 
 void start({ sandbox: null, stripe_js: "", publishable_key: "" });

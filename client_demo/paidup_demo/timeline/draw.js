@@ -1,20 +1,21 @@
 // @ts-check
-/** Draws lanes, an axis, and where need be a part of it enlarged, as one SVG. Works nothing out: see race_layout.js. */
-import { place, scale, span, ticks } from "./layout.js";
+/** Draws the lanes, the axis and, where needed, an enlarged part as one SVG. The data comes from layout.js. */
+import { place, scale, ticks } from "./axis.js";
+import { formatDuration } from "./layout.js";
 
 /** @typedef {import("./layout.js").Lane} Lane */
-/** @typedef {import("./layout.js").Window} Window */
+/** @typedef {import("./axis.js").Window} Window */
 /**
- * @typedef {{lanes: Lane[], away?: {from: number, to: number|null}[], settled?: number|null, open: boolean}} Drawn
- * @typedef {{title: string, desc: string}} Said for those who do not see it
+ * @typedef {{lanes: Lane[], restarts?: {from: number, to: number|null}[], settled?: number|null, open: boolean}} Drawn
+ * @typedef {{title: string, desc: string}} Description for screen readers
  */
 
 const SVG = "http://www.w3.org/2000/svg";
 const LANE = 44;
 const SMALL_LANE = 36;
 const AXIS = 26;
-const BEAM = 46; // between the whole and its enlarged part
-const CAPTION = 20; // its words, above its line
+const BEAM = 46; // between the whole and the enlarged part
+const CAPTION = 20; // a lane's text, above its line
 const TRACK = 30; // from a lane's top to its line
 
 /** @param {string} name @param {Record<string, string|number>} [attributes] @param {(Node|string)[]} [inside] */
@@ -26,18 +27,18 @@ function make(name, attributes = {}, inside = []) {
 }
 
 /**
- * @param {SVGElement} svg @param {Drawn} story @param {{whole: Window, lens: Window|null}} windows
- * @param {number} clock @param {number} width @param {Said} said
+ * @param {SVGElement} svg @param {Drawn} timeline @param {{whole: Window, lens: Window|null}} windows
+ * @param {number} clock @param {number} width @param {Description} description
  */
-export function draw(svg, story, { whole, lens }, clock, width, said) {
-  const height = story.lanes.length * LANE + AXIS;
-  const parts = [make("title", {}, [said.title]), make("desc", {}, [said.desc])];
-  const enlarged = lens ? story.lanes.filter((lane) => place(lane, lens, width, clock).dots.length) : [];
+export function draw(svg, timeline, { whole, lens }, clock, width, description) {
+  const height = timeline.lanes.length * LANE + AXIS;
+  const parts = [make("title", {}, [description.title]), make("desc", {}, [description.desc])];
+  const enlarged = lens ? timeline.lanes.filter((lane) => place(lane, lens, width, clock).dots.length) : [];
   const total = height + (lens ? BEAM + enlarged.length * SMALL_LANE + AXIS : 0);
   if (lens) parts.push(beam(lens, whole, width, height));
-  parts.push(chart(story, story.lanes, whole, clock, width, LANE, true));
+  parts.push(chart(timeline, timeline.lanes, whole, clock, width, LANE, true));
   if (lens) {
-    const below = chart(story, enlarged, lens, clock, width, SMALL_LANE, false);
+    const below = chart(timeline, enlarged, lens, clock, width, SMALL_LANE, false);
     below.setAttribute("transform", `translate(0 ${height + BEAM})`);
     parts.push(below);
   }
@@ -46,20 +47,20 @@ export function draw(svg, story, { whole, lens }, clock, width, said) {
   svg.replaceChildren(...parts);
 }
 
-/** @param {Drawn} story @param {Lane[]} lanes @param {Window} window @param {number} clock @param {number} width @param {number} tall @param {boolean} full */
-function chart(story, lanes, window, clock, width, tall, full) {
+/** @param {Drawn} timeline @param {Lane[]} lanes @param {Window} window @param {number} clock @param {number} width @param {number} tall @param {boolean} full */
+function chart(timeline, lanes, window, clock, width, tall, full) {
   const x = scale(window, width);
   const bottom = lanes.length * tall;
   const group = make("g");
   group.append(...axis(window, width, bottom));
-  for (const { from, to } of story.away ?? []) {
+  for (const { from, to } of timeline.restarts ?? []) {
     const [left, right] = [x(Math.max(from, window.from)), x(Math.min(to ?? clock, window.to))];
-    if (right > left) group.append(away(left, Math.max(2, right - left), tall, bottom));
+    if (right > left) group.append(outage(left, Math.max(2, right - left), tall, bottom));
   }
-  const { settled } = story;
+  const { settled } = timeline;
   if (settled != null && settled >= window.from && settled <= window.to)
-    group.append(make("path", { class: "race-settled", d: besideCaptions(x(settled), lanes.length, tall) }));
-  if (full && story.open) {
+    group.append(make("path", { class: "timeline-settled", d: besideCaptions(x(settled), lanes.length, tall) }));
+  if (full && timeline.open) {
     const at = x(Math.min(clock, window.to));
     group.append(now(at, besideCaptions(at, lanes.length, tall), clock, bottom, width));
   }
@@ -78,8 +79,8 @@ function axis(window, width, bottom) {
     const left = x(at);
     const anchor = left < 16 ? "start" : left > width - 24 ? "end" : "middle";
     return [
-      upright("race-grid", left, bottom),
-      make("text", { class: "race-tick", x: Math.min(width, Math.max(0, left)), y: bottom + 18, "text-anchor": anchor }, [text]),
+      upright("timeline-grid", left, bottom),
+      make("text", { class: "timeline-tick", x: Math.min(width, Math.max(0, left)), y: bottom + 18, "text-anchor": anchor }, [text]),
     ];
   });
 }
@@ -87,24 +88,24 @@ function axis(window, width, bottom) {
 /** @param {string} look @param {number} x @param {number} bottom */
 const upright = (look, x, bottom) => make("line", { class: look, x1: x, x2: x, y1: 0, y2: bottom });
 
-/** Down through the lanes, but not through their words. @param {number} x @param {number} count @param {number} tall */
+/** A vertical line through the lanes that leaves out their text. @param {number} x @param {number} count @param {number} tall */
 const besideCaptions = (x, count, tall) =>
   Array.from({ length: count }, (_, lane) => `M${x} ${lane * tall + CAPTION}V${(lane + 1) * tall}`).join("");
 
 /** @param {number} x @param {string} d @param {number} clock @param {number} bottom @param {number} width */
 function now(x, d, clock, bottom, width) {
   const end = x > width - 60;
-  return make("g", { class: "race-now" }, [
+  return make("g", { class: "timeline-now" }, [
     make("path", { d: `${d}V${bottom + 6}` }),
-    make("text", { x: end ? x - 5 : x + 5, y: bottom + 6, "text-anchor": end ? "end" : "start" }, [`now, ${span(clock)}`]),
+    make("text", { x: end ? x - 5 : x + 5, y: bottom + 6, "text-anchor": end ? "end" : "start" }, [`now, ${formatDuration(clock)}`]),
   ]);
 }
 
-/** The server was away: all lanes but the browser's. @param {number} x @param {number} width @param {number} tall @param {number} bottom */
-function away(x, width, tall, bottom) {
-  const words = width > 130 ? [make("text", { x: x + 8, y: bottom - 2 }, ["the server is replaced"])] : [];
-  return make("g", { class: "race-away" }, [
-    make("title", {}, ["The server is replaced"]),
+/** A server restart, drawn across all lanes but the browser's. @param {number} x @param {number} width @param {number} tall @param {number} bottom */
+function outage(x, width, tall, bottom) {
+  const words = width > 130 ? [make("text", { x: x + 8, y: bottom - 2 }, ["server restarting"])] : [];
+  return make("g", { class: "timeline-outage" }, [
+    make("title", {}, ["Server restarting"]),
     make("rect", { x, y: tall, width, height: bottom - tall }),
     ...words,
   ]);
@@ -114,22 +115,22 @@ function away(x, width, tall, bottom) {
 function row(lane, window, clock, width, full) {
   const track = full ? TRACK : TRACK - 6;
   const { dots, spans } = place(lane, window, width, clock);
-  const group = make("g", { class: "race-lane", "data-lane": lane.id });
-  group.append(make("line", { class: "race-track", x1: 0, x2: width, y1: track, y2: track }));
+  const group = make("g", { class: "timeline-lane", "data-lane": lane.id });
+  group.append(make("line", { class: "timeline-track", x1: 0, x2: width, y1: track, y2: track }));
   for (const { x, width: length, look } of spans) {
-    const thick = look === "work" || look === "away" ? 7 : 2;
+    const thick = look === "work" || look === "outage" ? 7 : 2;
     group.append(
-      make("rect", { class: `race-span-${look}`, x, y: track - thick / 2, width: Math.max(1.5, length), height: thick }),
+      make("rect", { class: `timeline-span-${look}`, x, y: track - thick / 2, width: Math.max(1.5, length), height: thick }),
     );
   }
-  group.append(...[...dots].sort(winnersLast).map((dot) => mark(dot, track)));
-  group.append(make("text", { class: "race-name", x: 0, y: 14 }, [lane.name]));
-  if (full) group.append(make("text", { class: "race-said", x: width, y: 14, "text-anchor": "end" }, [lane.said]));
+  group.append(...[...dots].sort(firstOnTop).map((dot) => mark(dot, track)));
+  group.append(make("text", { class: "timeline-name", x: 0, y: 14 }, [lane.name]));
+  if (full) group.append(make("text", { class: "timeline-summary", x: width, y: 14, "text-anchor": "end" }, [lane.summary]));
   return group;
 }
 
 /** @param {{look: string}} one @param {{look: string}} other */
-const winnersLast = (one, other) => Number(one.look === "won") - Number(other.look === "won");
+const firstOnTop = (one, other) => Number(one.look === "first") - Number(other.look === "first");
 
 /** @param {{x: number, at: number, look: string, text: string}} dot @param {number} y */
 function mark({ x, at, look, text }, y) {
@@ -137,18 +138,18 @@ function mark({ x, at, look, text }, y) {
     plain: () => [make("circle", { cx: x, cy: y, r: 3.5 })],
     late: () => [make("circle", { cx: x, cy: y, r: 4.5 })],
     bad: () => [make("path", { d: `M${x - 4} ${y - 4}l8 8m0-8l-8 8` })],
-    won: () => [
-      make("circle", { cx: x - 2.5, cy: y - 1.5, r: 5.5, class: "race-pink" }),
-      make("circle", { cx: x + 2.5, cy: y + 1.5, r: 5.5, class: "race-cyan" }),
-      make("circle", { cx: x, cy: y, r: 4.5, class: "race-ink" }),
+    first: () => [
+      make("circle", { cx: x - 2.5, cy: y - 1.5, r: 5.5, class: "timeline-pink" }),
+      make("circle", { cx: x + 2.5, cy: y + 1.5, r: 5.5, class: "timeline-cyan" }),
+      make("circle", { cx: x, cy: y, r: 4.5, class: "timeline-ink" }),
     ],
   };
   const shape = shapes[/** @type {keyof typeof shapes} */ (look)]();
-  const when = at < 0 ? `${span(-at)} before` : span(at);
-  return make("g", { class: `race-dot race-${look}`, "data-look": look }, [make("title", {}, [`${when}: ${text}`]), ...shape]);
+  const when = at < 0 ? `${formatDuration(-at)} before` : formatDuration(at);
+  return make("g", { class: `timeline-dot timeline-${look}`, "data-look": look }, [make("title", {}, [`${when}: ${text}`]), ...shape]);
 }
 
-/** From the part of the axis to what it is enlarged to. @param {Window} lens @param {Window} whole @param {number} width @param {number} bottom */
+/** Connects a part of the axis with its enlarged drawing. @param {Window} lens @param {Window} whole @param {number} width @param {number} bottom */
 function beam(lens, whole, width, bottom) {
   const x = scale(whole, width);
   const [left, right] = [Math.max(0, x(lens.from)), Math.max(x(lens.to), x(lens.from) + 2)];
@@ -156,8 +157,8 @@ function beam(lens, whole, width, bottom) {
   const top = bottom - AXIS;
   const foot = bottom + BEAM - 10;
   const shown = times < 10 ? times.toFixed(1) : Math.round(times).toLocaleString("en");
-  return make("g", { class: "race-beam" }, [
+  return make("g", { class: "timeline-beam" }, [
     make("path", { d: `M${left} 0V${top}L0 ${foot}H${width}L${right} ${top}V0Z` }),
-    make("text", { x: width, y: foot - 8, "text-anchor": "end" }, [`the first ${span(lens.to)}, enlarged ${shown} times`]),
+    make("text", { x: width, y: foot - 8, "text-anchor": "end" }, [`the first ${formatDuration(lens.to)}, enlarged ${shown} times`]),
   ]);
 }

@@ -1,29 +1,29 @@
 // @ts-check
 /**
- * The sandbox's weather: presets that each show one thing, moments that strike, and every condition by itself.
+ * The fault panel: presets, buttons that inject a fault, and a form for each of the sandbox's conditions.
  *
- * Owns what is armed: some conditions begin only with the payment, or a plan could not be chosen under them; some
- * moments strike when it is confirmed. Shows whatever the sandbox offers; does nothing where there is no sandbox.
+ * Some conditions start only with the payment, because a plan could not be chosen under them. Some faults start when
+ * the payment is confirmed. The panel shows what the sandbox offers, and stays hidden where there is no sandbox.
  */
 import { call } from "../lib/api.js";
 
 /** @typedef {Record<string, unknown>} Conditions */
-/** @typedef {"close"|"restart"|"redis"} Strike */
+/** @typedef {"close"|"restart"|"redis"} PaymentFault */
 /**
- * `now` is set at once; `paying` when the card form is sent off, until the purchase is settled; `strike` happens when
- * the bank has said yes.
- * @typedef {{name: string, why: string, now?: Conditions, paying?: Conditions, strike?: Strike}} Preset
+ * `now` is set immediately; `paying` from the submission of the card form until the purchase is settled; `fault` is
+ * injected when the bank has confirmed.
+ * @typedef {{name: string, why: string, now?: Conditions, paying?: Conditions, fault?: PaymentFault}} Preset
  */
-/** @typedef {(what: string) => Promise<unknown>} Moment asks the demo for a moment */
+/** @typedef {(type: string) => Promise<unknown>} InjectFault requests a fault from the demo's server */
 
-const BACK_TO_CALM_MS = 30_000;
-const STRIKE_AFTER_MS = { restart: 400, redis: 0, close: 0 }; // a deploy in the middle comes while Stripe is asked
+const RESTORE_AFTER_MS = 30_000;
+const FAULT_DELAY_MS = { restart: 400, redis: 0, close: 0 }; // the restart then falls into the request to Stripe
 
 /** @type {Record<string, Record<string, [label: string, unit?: string]>>} */
 const GROUPS = {
   Webhooks: {
     webhook_delay_ms: ["Webhook arrives after", "ms"],
-    webhook_jitter_ms: ["give or take", "ms"],
+    webhook_jitter_ms: ["Webhook delay varies by", "ms"],
     webhook_duplicates: ["Extra copies of each webhook"],
     webhook_drop: ["Webhook never arrives"],
     webhook_shuffle: ["Webhooks out of order"],
@@ -32,9 +32,9 @@ const GROUPS = {
     api_latency_ms: ["Stripe answers after", "ms"],
     api_error_rate: ["Share of calls that fail", "0 to 1"],
     api_lost_reply_rate: ["Share of answers lost", "0 to 1"],
-    rate_limited: ["Stripe refuses: too many requests"],
+    rate_limited: ["Stripe answers 429 (rate limit)"],
     api_down: ["Stripe is down"],
-    affect_browser: ["The card form suffers too"],
+    affect_browser: ["Also affects the card form"],
   },
   Payments: {
     invoice_lag_ms: ["Invoice lags behind payment by", "ms"],
@@ -45,97 +45,97 @@ const GROUPS = {
 
 /** @type {Preset[]} */
 const PRESETS = [
-  { name: "Normal", why: "Nothing goes wrong: verification and webhook come within milliseconds of each other." },
+  { name: "Normal", why: "Nothing goes wrong: verification and webhook arrive within milliseconds of each other." },
   {
     name: "Webhook is a minute late",
     why: "Waiting for it would lock out a customer who has paid. Verification does not wait.",
     now: { webhook_delay_ms: 60_000 },
   },
-  { name: "Webhook never comes", why: "A message is lost, and nobody misses it.", now: { webhook_drop: true } },
+  { name: "Webhook is lost", why: "The event never arrives, and the credits do not depend on it.", now: { webhook_drop: true } },
   {
     name: "Webhooks twice, out of order",
-    why: "Stripe promises at least once and no order: it is one grant all the same.",
+    why: "Stripe delivers at least once and in any order. The credits are granted once.",
     now: { webhook_duplicates: 1, webhook_shuffle: true, webhook_delay_ms: 300 },
   },
   {
     name: "Tab closed after paying",
-    why: "Nobody watches and no webhook comes: the reconciler finds the payment within a minute.",
+    why: "No page is open and no webhook arrives. The reconciler finds the payment within a minute.",
     now: { webhook_drop: true },
-    strike: "close",
+    fault: "close",
   },
   {
-    name: "Deploy in the middle",
-    why: "The server is replaced while it asks Stripe. The page comes back to the new one, which asks again.",
+    name: "Deploy during payment",
+    why: "The server restarts while it asks Stripe. The page reconnects to the new process, which asks again.",
     now: { webhook_delay_ms: 30_000 },
     paying: { api_latency_ms: 1000 },
-    strike: "restart",
+    fault: "restart",
   },
   {
     name: "Redis stops",
-    why: "It freezes as you pay, for eight seconds. It only carries hints: the database knows.",
-    strike: "redis",
+    why: "It freezes for eight seconds as you pay. Redis only carries notifications; the database has the data.",
+    fault: "redis",
   },
   {
     name: "Stripe is slow",
-    why: "Our question takes 2.5 s to be answered. The webhook overtakes it.",
+    why: "Our request takes 2.5 s. The webhook arrives first.",
     now: { webhook_delay_ms: 400 },
     paying: { api_latency_ms: 2500 },
   },
   {
-    name: "Stripe refuses: too many requests",
-    why: "Our questions are turned away. The webhook brings the news instead.",
+    name: "Stripe rate limit",
+    why: "Our requests get a 429. The webhook confirms the payment instead.",
     now: { webhook_delay_ms: 2000 },
     paying: { rate_limited: true },
   },
   {
     name: "Invoice lags behind",
-    why: "The payment has succeeded and its invoice still says open. The money counts.",
+    why: "The payment has succeeded but its invoice is still open. The payment counts.",
     now: { invoice_lag_ms: 4000, webhook_delay_ms: 4000 },
   },
 ];
 
 /** @type {Record<string, [label: string, done: string]>} */
-const MOMENTS = {
-  socket: ["Cut the socket", "Cut: the page connects again by itself."],
-  redis: ["Stop Redis for 8 s", "Redis is frozen, and goes on by itself."],
-  restart: ["Restart the server", "The server is being replaced."],
+const FAULTS = {
+  socket: ["Close the WebSocket", "Closed. The page reconnects."],
+  redis: ["Stop Redis for 8 s", "Redis is stopped and resumes in 8 s."],
+  restart: ["Restart the server", "The server is restarting."],
 };
-/** @type {Record<Strike, string>} */
-const NEEDS = { close: "", restart: "restart", redis: "redis" };
+/** @type {Record<PaymentFault, string>} */
+const REQUIRED_FAULT = { close: "", restart: "restart", redis: "redis" };
 
 const state = {
   url: "",
   /** @type {Preset|null} */ armed: null,
-  /** @type {Conditions|null} what is to be set back once the purchase is settled */ before: null,
-  /** @type {Moment} */ moment: async () => {},
+  /** @type {Conditions|null} values to restore once the purchase is settled */ before: null,
+  /** @type {InjectFault} */ inject: async () => {},
   /** @type {(now: Conditions) => void} */ show: () => {},
 };
 
 // ---- What a purchase calls
 
-/** The card form is sent off: what is armed for it begins, and ends by itself. */
-export async function weather() {
+/** The card form is submitted: apply the preset's `paying` conditions, for a limited time. */
+export async function applyPaymentConditions() {
   const { armed, url } = state;
   if (!armed?.paying) return;
   try {
     const now = await call("GET", url);
     state.before ??= Object.fromEntries(Object.keys(armed.paying).map((key) => [key, now[key]]));
     state.show(await call("POST", url, armed.paying));
-    setTimeout(struckEnough, BACK_TO_CALM_MS);
+    setTimeout(restoreConditions, RESTORE_AFTER_MS);
   } catch {
-    // The sandbox is away: then the payment will say so.
+    // The sandbox does not answer; the payment will report it.
   }
 }
 
-/** The bank has said yes. @param {boolean} [tab] whether there is one to close @returns {boolean} whether it is to be */
-export function strike(tab = true) {
-  const what = state.armed?.strike;
-  if (what && NEEDS[what]) setTimeout(() => state.moment(what).catch(() => {}), STRIKE_AFTER_MS[what]);
-  return tab && what === "close";
+/** The bank has confirmed: inject the preset's fault. @param {boolean} [tab] whether this tab may be closed @returns {boolean} whether to close it */
+export function triggerFault(tab = true) {
+  const type = state.armed?.fault;
+  if (type && REQUIRED_FAULT[type]) setTimeout(() => state.inject(type).catch(() => {}), FAULT_DELAY_MS[type]);
+  return tab && type === "close";
 }
 
-/** The purchase is settled: what was only for it ends. */
-export async function struckEnough() {
+/** The purchase is settled: undo the `paying` conditions. */
+export async function restoreConditions() {
   const { before, url } = state;
   if (!before) return;
   state.before = null;
@@ -144,10 +144,10 @@ export async function struckEnough() {
 
 // ---- The panel
 
-/** @param {HTMLElement} panel @param {string} sandbox its address @param {string[]} can moments that can be had @param {Moment} moment */
-export async function conditions(panel, sandbox, can, moment) {
+/** @param {HTMLElement} panel @param {string} sandbox its address @param {string[]} available faults that the server offers @param {InjectFault} inject */
+export async function conditions(panel, sandbox, available, inject) {
   const url = (state.url = `${sandbox}/sandbox/conditions`);
-  state.moment = moment;
+  state.inject = inject;
   const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (panel.querySelector(name));
   const [form, note, summary] = [part("form"), part("[data-note]"), part("[data-summary]")];
   const attempt = async (/** @type {() => Promise<void>} */ change) => {
@@ -171,15 +171,15 @@ export async function conditions(panel, sandbox, can, moment) {
       await call("POST", `${url}/reset`, {});
       if (preset.now) await call("POST", url, preset.now);
       state.show(await call("GET", url));
-      state.armed = preset.strike || preset.paying ? preset : null;
+      state.armed = preset.fault || preset.paying ? preset : null;
       name(preset.name);
-      note.textContent = state.armed ? `Armed: ${preset.name}. It strikes when you pay.` : `Set: ${preset.name}.`;
+      note.textContent = state.armed ? `${preset.name}: starts when you pay.` : `${preset.name}: set.`;
     });
-  const offered = PRESETS.filter(({ strike }) => !strike || !NEEDS[strike] || can.includes(NEEDS[strike]));
+  const offered = PRESETS.filter(({ fault }) => !fault || !REQUIRED_FAULT[fault] || available.includes(REQUIRED_FAULT[fault]));
   part("[data-presets]").replaceChildren(...offered.map((preset) => presetButton(preset, () => set(preset))));
-  form.before(moments(can, (what) => attempt(async () => {
-    await moment(what);
-    note.textContent = MOMENTS[what][1];
+  form.before(faultButtons(available, (type) => attempt(async () => {
+    await inject(type);
+    note.textContent = FAULTS[type][1];
   })));
   form.before(unfold(form));
   form.onsubmit = (event) => event.preventDefault();
@@ -189,18 +189,18 @@ export async function conditions(panel, sandbox, can, moment) {
       const value = input.type === "checkbox" ? input.checked : Number(input.value);
       await call("POST", url, { [input.name]: value });
       state.armed = state.before = null;
-      name("your own");
+      name("custom");
     });
   await attempt(async () => {
     const now = await call("GET", url);
     state.show(now);
-    name(isCalm(now) ? "Normal" : "as they are");
+    name(isNormal(now) ? "Normal" : "custom");
   });
   panel.hidden = false;
 }
 
 /** @param {Conditions} now */
-const isCalm = (now) => Object.values(now).every((value) => !value || value === "succeeded" || `${value}` === "");
+const isNormal = (now) => Object.values(now).every((value) => !value || value === "succeeded" || `${value}` === "");
 
 /** @param {Preset} preset @param {() => void} set */
 function presetButton({ name, why }, set) {
@@ -214,30 +214,30 @@ function presetButton({ name, why }, set) {
   return button;
 }
 
-/** @param {string[]} can @param {(what: string) => void} ask */
-function moments(can, ask) {
+/** @param {string[]} available @param {(type: string) => void} inject */
+function faultButtons(available, inject) {
   const row = document.createElement("div");
-  row.className = "moments";
-  const buttons = Object.entries(MOMENTS).filter(([what]) => can.includes(what));
+  row.className = "fault-buttons";
+  const buttons = Object.entries(FAULTS).filter(([type]) => available.includes(type));
   row.append(
-    ...buttons.map(([what, [label]]) => {
+    ...buttons.map(([type, [label]]) => {
       const button = document.createElement("button");
       button.type = "button";
       button.className = "quiet";
       button.textContent = label;
-      button.onclick = () => ask(what);
+      button.onclick = () => inject(type);
       return button;
     }),
   );
   return row;
 }
 
-/** The single conditions are for those who look for them. @param {HTMLElement} form */
+/** The form of single conditions is folded until it is asked for. @param {HTMLElement} form */
 function unfold(form) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "link";
-  button.textContent = "Set each by itself";
+  button.textContent = "Set each condition";
   form.id = "each-condition";
   button.setAttribute("aria-controls", form.id);
   const open = (/** @type {boolean} */ yes) => {
@@ -249,7 +249,7 @@ function unfold(form) {
   return button;
 }
 
-/** The conditions as they are now, without taking the focus from one that is being edited. @param {HTMLFormElement} form @param {Conditions} now */
+/** Show the current conditions without moving the focus. @param {HTMLFormElement} form @param {Conditions} now */
 function fill(form, now) {
   if (!form.childElementCount) form.append(...Object.entries(GROUPS).map(([title, fields]) => group(title, fields, now)));
   for (const [key, value] of Object.entries(now)) {

@@ -1,7 +1,7 @@
-"""Moments of the demo: its server is replaced, or its Redis freezes, while somebody pays.
+"""Injects faults into the running demo: restarts its server, or freezes its Redis, while a customer pays.
 
-Owns the record of them, and the Unix socket on which the supervisor is asked for one by the server's
-process. Each deed has its end and none overlaps another. Refuses to know how a deed is done.
+`FaultInjector` runs in the supervisor and listens on a Unix socket, which the server's process calls with
+`request_fault`. Faults never overlap, and each one ends. The supervisor provides the actions.
 """
 
 from __future__ import annotations
@@ -22,88 +22,89 @@ from paidup.embedded_valkey import socket_path
 
 log = structlog.get_logger(__name__)
 
-MOST_KEPT = 50
+MAX_REMEMBERED = 50
 ANSWER_WITHIN_S = 2.0
-LOOK = "look"
+LIST_ONLY = "list"
 
-Deed = Callable[[], Awaitable[None]]
+FaultAction = Callable[[], Awaitable[None]]
 
 
-class Moment(msgspec.Struct):
-    """`ended` is None while it lasts. Times are UTC."""
+class Fault(msgspec.Struct):
+    """A fault that was injected. `ended` is None while it lasts. Times are UTC."""
 
-    what: str
-    began: datetime
+    type: str
+    started: datetime
     ended: datetime | None = None
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What can be asked for, and what has happened so far, oldest first."""
+class FaultReport(msgspec.Struct, frozen=True):
+    """The faults that can be injected, and those injected so far, oldest first."""
 
-    can: list[str] = []
-    moments: list[Moment] = []
+    available: list[str] = []
+    faults: list[Fault] = []
 
 
-def address(data_dir: Path) -> Path:
-    """Beside the embedded Valkey's socket: its path is short enough, too."""
+def control_socket(data_dir: Path) -> Path:
+    """The Unix socket's path: next to the embedded Valkey's, because that one is known to be short enough."""
     return socket_path(data_dir).with_suffix(".demo")
 
 
-class Moments:
-    """The supervisor's side."""
+class FaultInjector:
+    """Runs the supervisor's fault actions, one at a time."""
 
-    def __init__(self, deeds: Mapping[str, Deed]) -> None:
-        self._deeds = deeds
-        self._happened: deque[Moment] = deque(maxlen=MOST_KEPT)
-        self._under_way: asyncio.Task[None] | None = None
+    def __init__(self, actions: Mapping[str, FaultAction]) -> None:
+        self._actions = actions
+        self._faults: deque[Fault] = deque(maxlen=MAX_REMEMBERED)
+        self._running: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def served(self, path: Path) -> AsyncIterator[None]:
-        """Ask and answer one line each, for the length of the block; a deed under way is ended with it."""
+        """Answer requests at `path`, one line each, within the block. A running fault is ended on exit."""
         server = await asyncio.start_unix_server(self._answer, path)
-        os.chmod(path, 0o600)  # its directory is closed to others already
+        os.chmod(path, 0o600)  # its directory is private already
         try:
             yield
         finally:
             server.close()
             with suppress(FileNotFoundError):
                 os.unlink(path)
-            if self._under_way is not None:
-                self._under_way.cancel()
-                await asyncio.gather(self._under_way, return_exceptions=True)
+            if self._running is not None:
+                self._running.cancel()
+                await asyncio.gather(self._running, return_exceptions=True)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, TimeoutError, ValueError):
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                self._begin((await reader.readline()).decode().strip())
-                writer.write(msgspec.json.encode(Told(sorted(self._deeds), list(self._happened))) + b"\n")
+                self._start((await reader.readline()).decode().strip())
+                report = FaultReport(sorted(self._actions), list(self._faults))
+                writer.write(msgspec.json.encode(report) + b"\n")
                 await writer.drain()
         writer.close()
 
-    def _begin(self, what: str) -> None:
-        if what in self._deeds and (self._under_way is None or self._under_way.done()):
-            moment = Moment(what, now())
-            self._happened.append(moment)
-            self._under_way = asyncio.create_task(self._carry_out(moment), name=what)
+    def _start(self, type_: str) -> None:
+        if type_ in self._actions and (self._running is None or self._running.done()):
+            fault = Fault(type_, now())
+            self._faults.append(fault)
+            self._running = asyncio.create_task(self._run(fault), name=type_)
 
-    async def _carry_out(self, moment: Moment) -> None:
+    async def _run(self, fault: Fault) -> None:
         try:
-            await self._deeds[moment.what]()
+            await self._actions[fault.type]()
         except Exception:
-            log.exception("moment_failed", what=moment.what)
+            log.exception("fault_injection_failed", fault=fault.type)
         finally:
-            moment.ended = now()
+            fault.ended = now()
 
 
-async def ask(path: Path, what: str = LOOK) -> Told:
-    """The server's side: ask for a moment, or only look. Nothing can be had where no supervisor listens."""
+async def request_fault(path: Path, type_: str = LIST_ONLY) -> FaultReport:
+    """Request a fault, or only the list. The report is empty if no supervisor is running."""
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
-                writer.write(f"{what}\n".encode())
-                return msgspec.json.decode(await reader.readline(), type=Told)
+                writer.write(f"{type_}\n".encode())
+                return msgspec.json.decode(await reader.readline(), type=FaultReport)
             finally:
                 writer.close()
     except (OSError, TimeoutError, ValueError):
-        return Told()
+        return FaultReport()

@@ -1,42 +1,43 @@
 // @ts-check
 /**
- * The race view: this very purchase as it happens, lane by lane, and the same purchase in other ways.
+ * Shows the timeline of the customer's own purchase, next to the fault panel and the comparison.
  *
- * Owns what is fetched, when, and what the browser itself adds: its performance marks, told by the server's clock.
- * It only looks on: nothing here takes part in an activation.
+ * Polls the server for the recorded events and adds this browser's performance marks, converted to the server's clock.
+ * It observes only: nothing here takes part in an activation.
  */
 import { call } from "../lib/api.js";
-import { conditions, strike, struckEnough, weather } from "./fault_controls.js";
+import { applyPaymentConditions, conditions, restoreConditions, triggerFault } from "./fault_controls.js";
 import { el, whileMoving } from "../lib/dom.js";
 import { draw } from "./draw.js";
-import { span, story, unbroken, windows } from "./layout.js";
-import { others } from "./alternatives.js";
+import { timeWindows } from "./axis.js";
+import { setUpComparison } from "./comparison.js";
+import { buildTimeline, formatDuration, unbroken } from "./layout.js";
 
 /** @typedef {import("./layout.js").Mark} Mark */
 /** @typedef {import("./layout.js").Purchase} Purchase */
-/** @typedef {Omit<Purchase, "marks">} Picture as the server tells it */
-/** @typedef {import("./layout.js").Story} Story */
+/** @typedef {Omit<Purchase, "marks">} Snapshot the server's part */
+/** @typedef {import("./layout.js").Timeline} Timeline */
 
-const KEPT = "halftone:race";
-const LOOK_UNTIL_MS = 15 * 60_000;
-const AWAY_MS = 1000; // nobody looks, or nobody answers
-const FIRST_LOOK_MS = 200; // after the bank said yes: drawing what happens may not hold it up
-const STRAGGLERS = 4; // looks after all has come: a second copy may follow
+const STORAGE_KEY = "halftone:timeline";
+const POLL_UNTIL_MS = 15 * 60_000;
+const IDLE_MS = 1000; // the page is hidden, or the server does not answer
+const FIRST_POLL_MS = 200; // after the bank's confirmation: drawing must not delay the activation
+const LAST_POLLS = 4; // polls after the last expected event: a duplicate webhook may follow
 
-/** `clock`: what to add to this page's clock for the server's, known to ± `within` ms. */
+/** `clock.offset` added to this page's clock gives the server's, ± `within` ms. */
 const state = {
   /** @type {string|null} */ invoice: null,
-  /** @type {Picture|null} */ picture: null,
-  /** @type {Mark[]} by the server's clock, from pages before this one */ kept: [],
-  /** @type {{what: string, local: number}[]} */ fresh: [],
+  /** @type {Snapshot|null} */ snapshot: null,
+  /** @type {Mark[]} in the server's time, from earlier page loads */ stored: [],
+  /** @type {{type: string, local: number}[]} */ fresh: [],
   /** @type {{offset: number, within: number}|null} */ clock: null,
   /** @type {number|undefined} */ timer: undefined,
-  turn: 0, // of looking: the last one goes on
-  looks: 0,
+  pollId: 0, // the newest poll; older ones drop their answer
+  polls: 0,
   rows: "",
 };
 
-/** This page's clock, in ms since 1970: one that never jumps. */
+/** This page's clock in ms since 1970; monotonic. */
 const local = () => performance.timeOrigin + performance.now();
 const serverNow = () => local() + (state.clock?.offset ?? 0);
 
@@ -45,74 +46,75 @@ const serverNow = () => local() + (state.clock?.offset ?? 0);
 /** @param {{sandbox: string|null, stripe_js: string, publishable_key: string}} config */
 export async function start(config) {
   build();
-  const { invoice, can } = await ask("/demo/race").catch(() => ({ invoice: null, can: [] }));
-  const moment = async (/** @type {string} */ what) => {
-    if (what === "socket" && !state.invoice) throw new Error("Buy something first: there is no socket to cut.");
-    await call("POST", "/demo/race/moments", { what, invoice: state.invoice ?? undefined });
-    await look();
+  const unknown = { invoice: null, available_faults: [] };
+  const { invoice, available_faults: available } = await get("/demo/timeline").catch(() => unknown);
+  const inject = async (/** @type {string} */ type) => {
+    if (type === "socket" && !state.invoice) throw new Error("Buy something first: there is no WebSocket to close yet.");
+    await call("POST", "/demo/timeline/faults", { type, invoice: state.invoice ?? undefined });
+    await poll();
   };
   const panel = el("conditions");
-  if (config.sandbox && panel) void conditions(panel, config.sandbox, can, moment);
-  if (config.sandbox && can.length) others(el("race-others"), config);
-  if (state.invoice) return; // a purchase was quicker than this answer
-  const kept = read();
-  if (kept || invoice) follow(kept?.invoice ?? invoice);
+  if (config.sandbox && panel) void conditions(panel, config.sandbox, available, inject);
+  if (config.sandbox && available.length) setUpComparison(el("comparison"), config);
+  if (state.invoice) return; // a purchase was followed before this answer arrived
+  const stored = read();
+  if (stored || invoice) follow(stored?.invoice ?? invoice);
   if (panel && seen("closed") && !seen("active")) note("opened");
 }
 
-/** The card form is sent off: conditions that are to begin now, begin. */
-export const paying = weather;
+/** The card form is submitted: apply the conditions that start with the payment. */
+export const paying = applyPaymentConditions;
 
-/** The bank said yes. @param {string} invoice @returns {boolean} whether this tab is being closed now */
+/** The bank has confirmed. @param {string} invoice @returns {boolean} whether this tab is being closed now */
 export function confirmed(invoice) {
-  begin(invoice, [], FIRST_LOOK_MS); // anew, where a first card failed after all
+  begin(invoice, [], FIRST_POLL_MS); // start again: a first card may have failed
   note("confirmed");
-  if (!strike()) return false;
+  if (!triggerFault()) return false;
   note("closed");
-  location.assign("/demo/away");
+  location.assign("/demo/closed-tab");
   return true;
 }
 
-/** Show the race of this invoice. @param {string} invoice */
+/** Show the timeline of this invoice. @param {string} invoice */
 export function follow(invoice) {
   if (state.invoice === invoice) return;
-  const kept = read();
-  begin(invoice, kept?.invoice === invoice ? kept.marks : []);
+  const stored = read();
+  begin(invoice, stored?.invoice === invoice ? stored.marks : []);
 }
 
-/** @param {string} invoice @param {Mark[]} kept @param {number} [wait] before the first look */
-function begin(invoice, kept, wait = 0) {
-  Object.assign(state, { invoice, kept, picture: null, fresh: [], looks: 0, rows: "" });
-  state.turn += 1;
+/** @param {string} invoice @param {Mark[]} stored @param {number} [wait] ms before the first poll */
+function begin(invoice, stored, wait = 0) {
+  Object.assign(state, { invoice, stored, snapshot: null, fresh: [], polls: 0, rows: "" });
+  state.pollId += 1;
   clearTimeout(state.timer);
-  state.timer = setTimeout(look, wait);
+  state.timer = setTimeout(poll, wait);
 }
 
-// ---- What the browser knows by itself
+// ---- What the browser records
 
-/** @param {string} what @param {number} [at] by this page's clock */
-function note(what, at = local()) {
-  if (seen(what)) return;
-  state.fresh.push({ what, local: at });
+/** @param {string} type @param {number} [at] by this page's clock */
+function note(type, at = local()) {
+  if (seen(type)) return;
+  state.fresh.push({ type, local: at });
   save();
 }
 
-/** @param {string} what */
-const seen = (what) => [...state.kept, ...state.fresh].some((mark) => mark.what === what);
+/** @param {string} type */
+const seen = (type) => [...state.stored, ...state.fresh].some((mark) => mark.type === type);
 
 function marks() {
   const { offset, within } = state.clock ?? { offset: 0, within: 0 };
-  return [...state.kept, ...state.fresh.map(({ what, local: at }) => ({ what, at: at + offset, within }))];
+  return [...state.stored, ...state.fresh.map(({ type, local: at }) => ({ type, at: at + offset, within }))];
 }
 
 function save() {
-  localStorage.setItem(KEPT, JSON.stringify({ invoice: state.invoice, marks: marks() }));
+  localStorage.setItem(STORAGE_KEY, JSON.stringify({ invoice: state.invoice, marks: marks() }));
 }
 
 /** @returns {{invoice: string, marks: Mark[]}|null} */
-const read = () => JSON.parse(localStorage.getItem(KEPT) ?? "null");
+const read = () => JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "null");
 
-/** The page's own mark of the moment at which the screen said so. */
+/** Record when the screen showed the credits: the page sets a performance mark. */
 function watchMarks() {
   new PerformanceObserver((list) => {
     for (const { name, startTime } of list.getEntries())
@@ -120,103 +122,103 @@ function watchMarks() {
   }).observe({ type: "mark" });
 }
 
-// ---- Looking
+// ---- Polling
 
-/** A question to the server; its answer tells its clock, too. @param {string} url */
-async function ask(url) {
+/** GET from the server, and measure its clock with the answer. @param {string} url */
+async function get(url) {
   const asked = local();
-  const told = await call("GET", url);
+  const answer = await call("GET", url);
   const answered = local();
   const within = (answered - asked) / 2;
-  if (!state.clock || within < state.clock.within) state.clock = { offset: told.now - (asked + within), within };
-  return told;
+  if (!state.clock || within < state.clock.within) state.clock = { offset: answer.now - (asked + within), within };
+  return answer;
 }
 
-async function look() {
+async function poll() {
   clearTimeout(state.timer);
-  const turn = ++state.turn;
+  const pollId = ++state.pollId;
   const { invoice } = state;
   if (!invoice) return;
-  let wait = AWAY_MS;
+  let wait = IDLE_MS;
   try {
     if (!document.hidden) {
-      const picture = await ask(`/demo/race/${invoice}`);
-      if (turn !== state.turn) return; // somebody else looks now
-      state.picture = picture;
+      const snapshot = await get(`/demo/timeline/invoices/${invoice}`);
+      if (pollId !== state.pollId) return; // a newer poll is running
+      state.snapshot = snapshot;
       render();
       wait = pause();
     }
   } catch (problem) {
     const { status } = /** @type {{status?: number}} */ (problem);
-    if (turn === state.turn && (status === 404 || status === 401)) return forget();
+    if (pollId === state.pollId && (status === 404 || status === 401)) return forget();
   }
-  if (wait && turn === state.turn) state.timer = setTimeout(look, wait);
+  if (wait && pollId === state.pollId) state.timer = setTimeout(poll, wait);
 }
 
 function forget() {
-  localStorage.removeItem(KEPT);
-  Object.assign(state, { invoice: null, picture: null });
-  el("race").hidden = true;
+  localStorage.removeItem(STORAGE_KEY);
+  Object.assign(state, { invoice: null, snapshot: null });
+  el("timeline").hidden = true;
 }
 
-/** How long until the next look; 0: there is nothing more to see. */
+/** Milliseconds until the next poll; 0 if no more events are expected. */
 function pause() {
-  const told = current();
-  const age = serverNow() - told.origin;
-  if (age > LOOK_UNTIL_MS) return 0;
-  if (told.settled !== null) void struckEnough();
-  if (!told.open && state.looks++ > STRAGGLERS) return 0;
-  if (told.settled === null && age < 10_000) return 250;
+  const shown = current();
+  const age = serverNow() - shown.origin;
+  if (age > POLL_UNTIL_MS) return 0;
+  if (shown.settled !== null) void restoreConditions();
+  if (!shown.open && state.polls++ > LAST_POLLS) return 0;
+  if (shown.settled === null && age < 10_000) return 250;
   return age < 5000 ? 500 : age < 120_000 ? 1000 : 5000;
 }
 
-const current = () => story({ .../** @type {Picture} */ (state.picture), marks: marks() }, serverNow());
+const current = () => buildTimeline({ .../** @type {Snapshot} */ (state.snapshot), marks: marks() }, serverNow());
 
-// ---- Showing
+// ---- Drawing
 
 const PARTS = `
-  <details class="race-fold" open>
-    <summary><h2 id="race-title">Behind the scenes: the race</h2></summary>
-    <p class="race-headline" id="race-headline" data-testid="race-headline"></p>
-    <p class="race-detail" id="race-detail"></p>
-    <svg class="race-picture" id="race-picture" role="img" data-testid="race-picture"></svg>
-    <details class="race-steps">
-      <summary>Every step as a table</summary>
-      <div class="race-scroll" tabindex="0" role="region" aria-labelledby="race-caption">
+  <details class="timeline-fold" open>
+    <summary><h2 id="timeline-title">Behind the scenes: the timeline</h2></summary>
+    <p class="timeline-headline" id="timeline-headline" data-testid="timeline-headline"></p>
+    <p class="timeline-detail" id="timeline-detail"></p>
+    <svg class="timeline-picture" id="timeline-picture" role="img" data-testid="timeline-picture"></svg>
+    <details class="timeline-steps">
+      <summary>All events as a table</summary>
+      <div class="timeline-scroll" tabindex="0" role="region" aria-labelledby="timeline-caption">
         <table>
-          <caption class="unseen" id="race-caption">What happened to this purchase, in its order</caption>
-          <thead><tr><th scope="col">When</th><th scope="col">Who</th><th scope="col">What</th></tr></thead>
-          <tbody id="race-rows"></tbody>
+          <caption class="unseen" id="timeline-caption">Events of this purchase, in order</caption>
+          <thead><tr><th scope="col">When</th><th scope="col">Where</th><th scope="col">Event</th></tr></thead>
+          <tbody id="timeline-rows"></tbody>
         </table>
       </div>
-      <p id="race-clock"></p>
+      <p id="timeline-clock"></p>
     </details>
-    <section class="race-others" id="race-others" data-testid="race-others" aria-labelledby="others-title" hidden></section>
+    <section class="comparison" id="comparison" data-testid="comparison" aria-labelledby="comparison-title" hidden></section>
   </details>`;
 
 function build() {
-  el("race").innerHTML = PARTS;
+  el("timeline").innerHTML = PARTS;
   watchMarks();
-  new ResizeObserver(() => render()).observe(el("race-picture"));
+  new ResizeObserver(() => render()).observe(el("timeline-picture"));
 }
 
 const render = whileMoving(() => {
-  if (!state.picture) return false;
-  el("race").hidden = false;
-  const told = current();
-  const clock = serverNow() - told.origin;
-  text("race-headline", unbroken(told.headline));
-  text("race-detail", unbroken(told.detail));
-  rows(told);
-  const picture = el("race-picture");
+  if (!state.snapshot) return false;
+  el("timeline").hidden = false;
+  const shown = current();
+  const clock = serverNow() - shown.origin;
+  text("timeline-headline", unbroken(shown.headline));
+  text("timeline-detail", unbroken(shown.detail));
+  rows(shown);
+  const picture = el("timeline-picture");
   const width = Math.round(picture.clientWidth);
-  if (!width) return false; // folded up: its new size is heard of when it is opened
-  const desc = told.lanes.map(({ name, said }) => `${name}: ${said}.`).join(" ");
-  draw(picture, told, windows(told, clock), clock, width, {
+  if (!width) return false; // folded: the ResizeObserver reports its size when it is opened
+  const desc = shown.lanes.map(({ name, summary }) => `${name}: ${summary}.`).join(" ");
+  draw(picture, shown, timeWindows(shown, clock), clock, width, {
     title: "Timeline of this purchase",
-    desc: `${told.headline} ${told.detail} ${desc}`,
+    desc: `${shown.headline} ${shown.detail} ${desc}`,
   });
-  return told.open; // something is still to come: the clock runs on
+  return shown.open; // more events are expected
 });
 
 /** @param {string} id @param {string} words */
@@ -224,23 +226,23 @@ function text(id, words) {
   if (el(id).textContent !== words) el(id).textContent = words;
 }
 
-/** @param {Story} told */
-function rows(told) {
-  const shown = told.rows.map(({ at, who, text, within }) => [when(at, within), who, text]);
+/** @param {Timeline} timeline */
+function rows(timeline) {
+  const shown = timeline.rows.map(({ at, who, text, within }) => [when(at, within), who, text]);
   const known = JSON.stringify(shown);
   if (known === state.rows) return;
   state.rows = known;
-  el("race-rows").replaceChildren(...shown.map(tableRow));
-  const zero = told.confirmed ? "your bank said yes, as this browser saw it" : "the first news of the payment came";
-  const within = state.clock ? `, known to ± ${span(Math.max(1, state.clock.within))}` : "";
-  const browser = `The browser’s times were carried over to the server’s clock${within}.`;
-  text("race-clock", `Counted from the moment when ${zero}. ${told.confirmed ? browser : ""}`);
+  el("timeline-rows").replaceChildren(...shown.map(tableRow));
+  const zero = timeline.confirmed ? "this browser saw the bank’s confirmation" : "the first event about the payment arrived";
+  const within = state.clock ? `, accurate to ± ${formatDuration(Math.max(1, state.clock.within))}` : "";
+  const browser = `Browser times are converted to the server’s clock${within}.`;
+  text("timeline-clock", `Times count from when ${zero}. ${timeline.confirmed ? browser : ""}`);
 }
 
 /** @param {number} at @param {number} within */
 function when(at, within) {
-  const exact = within >= 1 ? ` ± ${span(within)}` : "";
-  return (at < 0 ? `−${span(-at)}` : span(at)) + exact;
+  const exact = within >= 1 ? ` ± ${formatDuration(within)}` : "";
+  return (at < 0 ? `−${formatDuration(-at)}` : formatDuration(at)) + exact;
 }
 
 /** @param {string[]} cells */
