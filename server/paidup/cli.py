@@ -30,7 +30,8 @@ from paidup.metrics import Metrics
 from paidup.operations import backfill as by_hand
 from paidup.operations import explain as stories
 from paidup.operations import explain_terminal
-from paidup.operations.doctor import run as doctors
+from paidup.operations.doctor.report import any_failed, invalid_settings, render_table
+from paidup.operations.doctor.run import run_checks
 from paidup.operations.stripe_setup import (
     EndpointSetup,
     PriceSetup,
@@ -139,14 +140,14 @@ def doctor(
     try:
         settings = _quiet_settings()
     except ConfigurationError as error:
-        checks = doctors.broken_settings(error)
+        checks = invalid_settings(error)
     else:
-        checks = _run(doctors.examine(settings, webhook_url, url))
+        checks = _run(run_checks(settings, webhook_url, url))
     if as_json:
-        _print_json({"ok": not doctors.failed(checks), "checks": checks})
+        _print_json({"ok": not any_failed(checks), "checks": checks})
     else:
-        console.print(doctors.rendered(checks))
-    if doctors.failed(checks):
+        console.print(render_table(checks))
+    if any_failed(checks):
         raise typer.Exit(1)
 
 

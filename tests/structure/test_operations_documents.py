@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from paidup.metrics import Metrics
-from paidup.operations.doctor.run import CHECKS, SWEPT_EACH_MINUTE, item
+from paidup.operations.doctor.database_checks import EVERY_MINUTE_SWEEP
+from paidup.operations.doctor.report import checklist_link
+from paidup.operations.doctor.run import CHECKS
 from paidup.reconciliation.alarms import ALARMS
 from tests.structure.pages import Page
 from tests.structure.sources import ROOT, modules
@@ -201,13 +203,13 @@ def test_what_the_doctor_looks_at_is_the_checklist_but_for_what_a_person_sees() 
     assert [name for name in checklist() if name not in by_a_person] == list(CHECKS)
     anchors = Page(CHECKLIST).anchors()
     for name in CHECKS:
-        path, _, anchor = item(name).partition("#")
+        path, _, anchor = checklist_link(name).partition("#")
         assert ROOT / path == CHECKLIST
         assert anchor in anchors
 
 
 def test_the_doctor_looks_for_a_sweep_that_there_is() -> None:
-    assert f'("{SWEPT_EACH_MINUTE}", PAYMENT_TYPES)' in modules()["paidup.reconciliation.reconciler"].text
+    assert f'("{EVERY_MINUTE_SWEEP}", PAYMENT_TYPES)' in modules()["paidup.reconciliation.reconciler"].text
 
 
 def test_every_defence_in_the_threat_model_is_shown_by_a_test() -> None:

@@ -1,0 +1,118 @@
+"""Checks of the database: migrations, events, webhooks, the reconciler and the ledger."""
+
+from __future__ import annotations
+
+import pkgutil
+import time
+from datetime import timedelta
+
+from tortoise.exceptions import OperationalError
+
+from paidup.clock import now
+from paidup.credits.audit import audit_slice
+from paidup.db import migrations
+from paidup.db.connection import connection, open_database
+from paidup.db.models import EventSource, StripeEvent, Watermark
+from paidup.errors import StorageUnavailable
+from paidup.operations.doctor.report import Check, State, fail, ok, warn
+from paidup.reconciliation.alarms import due_queues, reconciler_behind, webhook_silence
+from paidup.settings import Settings
+
+EVERY_MINUTE_SWEEP = "undelivered_events"
+"""A sweep that only a reconciler runs, every minute: its watermark shows that one is running."""
+MAX_SWEEP_AGE = timedelta(minutes=10)
+AUDIT_TIME_LIMIT_S = 5.0
+
+
+async def check_database(settings: Settings) -> list[Check]:
+    """Run all checks of the database, as far as it can be used."""
+    try:
+        async with open_database(settings.effective_database_url):
+            migrated = await check_migrations()
+            if migrated.state is State.FAIL:
+                return [ok("database", "it responds"), migrated]
+            return [
+                *(ok("database", "it responds"), migrated),
+                *(await check_events(), await check_webhooks()),
+                *(await check_reconciler(), await check_ledger()),
+            ]
+    except (StorageUnavailable, OSError) as error:
+        return [fail("database", str(error), "check DATABASE_URL and that the database is running")]
+
+
+async def check_migrations() -> Check:
+    """Compare the applied migrations with those of this release."""
+    files = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
+    try:
+        rows = await connection().execute_query_dict(
+            "SELECT name FROM tortoise_migrations WHERE app = 'paidup'"
+        )
+    except OperationalError:
+        rows = []  # no migration has been applied yet
+    applied = {row["name"] for row in rows}
+    if missing := sorted(files - applied):
+        return fail("migrations", f"not applied: {', '.join(missing)}", "run `paidup migrate`")
+    if unknown := sorted(applied - files):
+        recommendation = "deploy the release that added them: this one is older than its database"
+        return warn(
+            "migrations", f"applied but not part of this release: {', '.join(unknown)}", recommendation
+        )
+    return ok("migrations", f"all {len(files)} applied")
+
+
+async def check_events() -> Check:
+    """Whether stored events could not be handled."""
+    failed = StripeEvent.filter(handled_at__isnull=True, attempts__gt=0)
+    abandoned = await failed.filter(next_attempt_at__isnull=True).count()
+    retried = await failed.count() - abandoned
+    if abandoned:
+        return fail(
+            "events",
+            f"{abandoned} were given up",
+            "see /operators, fix the cause, then run `paidup replay evt_...`",
+        )
+    if retried:
+        return warn("events", f"{retried} failed and will be retried", "see /operators for why")
+    return ok("events", "all received events were handled")
+
+
+async def check_webhooks() -> Check:
+    """S35: whether webhooks arrive at all."""
+    if alarm := await webhook_silence():
+        return fail(
+            "webhooks", alarm.text, "see the endpoint checks above, and the deliveries in Stripe's dashboard"
+        )
+    last = await StripeEvent.filter(source=EventSource.WEBHOOK).order_by("-received_at").first()
+    when = f"the last one arrived at {last.received_at:%Y-%m-%d %H:%M} UTC" if last else "none received yet"
+    return ok("webhooks", when)
+
+
+async def check_reconciler() -> Check:
+    """Whether a reconciler runs and keeps up."""
+    if alarm := reconciler_behind(await due_queues()):
+        return fail("reconciler", alarm.text, "run `paidup work`, or more processes of it")
+    last = await Watermark.get_or_none(name=EVERY_MINUTE_SWEEP)
+    if last is None:
+        return warn("reconciler", "no reconciler has run yet", "run `paidup work`")
+    if now() - last.moved_at > MAX_SWEEP_AGE:
+        text = f"the reconciler last ran at {last.moved_at:%Y-%m-%d %H:%M} UTC"
+        return fail("reconciler", text, "run `paidup work`")
+    return ok("reconciler", "running, and nothing is overdue")
+
+
+async def check_ledger() -> Check:
+    """S37: audit as many accounts as AUDIT_TIME_LIMIT_S allows."""
+    deadline = time.monotonic() + AUDIT_TIME_LIMIT_S
+    after: int | None = 0
+    accounts = 0
+    while after is not None and time.monotonic() < deadline:
+        result = await audit_slice(after)
+        accounts, after = accounts + result.accounts, result.last
+        if result.findings:
+            first = result.findings[0]
+            return fail(
+                "ledger", f"{first.subject}: {first.what}", "run `paidup audit` to list all mismatches"
+            )
+    if after is not None:
+        return ok("ledger", f"the first {accounts} accounts are consistent; `paidup audit` checks all")
+    return ok("ledger", f"all {accounts} accounts are consistent")
