@@ -12,7 +12,7 @@ from paidup.clock import Clock, now
 from paidup.domain.catalog import Catalogue
 from paidup.metrics import Metrics
 from paidup.payments.refunds import ReversalHandler
-from paidup.payments.settlement import Publish, Settlement, TellBalance
+from paidup.payments.settlement import Publish, PublishBalance, Settlement
 from paidup.payments.timeline import Timeline
 from paidup.payments.verification import Verification
 from paidup.realtime.hub import Hub
@@ -42,11 +42,11 @@ def build_roads(
     timeline: Timeline,
     metrics: Metrics,
     publish: Publish,
-    tell_balance: TellBalance,
+    publish_balance: PublishBalance,
     clock: Clock = now,
     retention: Retention = DEFAULT_RETENTION,
 ) -> Roads:
-    settlement = Settlement(catalogue, prices, publish, tell_balance, timeline, metrics, clock)
+    settlement = Settlement(catalogue, prices, publish, publish_balance, timeline, metrics, clock)
     verification = Verification(gateway, settlement, prices, hub, timeline)
     clawbacks = ReversalHandler(gateway, verification, settlement)
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, clock)

@@ -17,7 +17,7 @@ from paidup.db.models import Account
 from paidup.domain.catalog import Catalogue, parse_catalogue
 from paidup.embedded_valkey import embedded_valkey
 from paidup.metrics import Metrics
-from paidup.payments.settlement import Settlement, TellBalance
+from paidup.payments.settlement import PublishBalance, Settlement
 from paidup.payments.timeline import Timeline
 from paidup.payments.verification import Verification
 from paidup.rate_limits.account_limits import AccountLimits
@@ -50,7 +50,7 @@ class Services:
     prices: PriceCatalog
     timeline: Timeline
     clock: Clock
-    tell_balance: TellBalance
+    publish_balance: PublishBalance
     settlement: Settlement
     verification: Verification
     events: Events
@@ -93,11 +93,11 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         prices = PriceCatalog(catalogue, gateway)
         await prices.load()
 
-        async def tell_balance(account: Account) -> None:
+        async def publish_balance(account: Account) -> None:
             await hub.publish_balance(account.id, balance_of(account))
 
         roads = build_roads(
-            *(catalogue, prices, gateway, hub, timeline, metrics, hub.publish, tell_balance, clock),
+            *(catalogue, prices, gateway, hub, timeline, metrics, hub.publish, publish_balance, clock),
             retention=retention_of(settings),
         )
         stack.push_async_callback(roads.verification.close)
@@ -122,7 +122,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             prices=prices,
             timeline=timeline,
             clock=clock,
-            tell_balance=tell_balance,
+            publish_balance=publish_balance,
             settlement=roads.settlement,
             verification=roads.verification,
             events=roads.events,

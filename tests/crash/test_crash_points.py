@@ -95,7 +95,7 @@ async def test_a_webhook_whose_process_dies_at_any_step_credits_once_all_the_sam
     # Whatever Stripe sends once more changes nothing.
     await stripe_side.conditions(api_down=False)
     status, answer = await watched.webhook(event)
-    assert (status, answer["outcome"]) == (200, "handled before")
+    assert (status, answer["outcome"]) == (200, "duplicate")
     await assert_books_balance(grants=1)
 
 

@@ -34,7 +34,7 @@ from paidup.domain.catalog import StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
 from paidup.errors import InsufficientCredits, StripeRefused, StripeUnavailable
 from paidup.metrics import Metrics
-from paidup.payments import settlement, verification
+from paidup.payments import invoice_intake, invoice_rows, settlement, verification
 from paidup.payments.timeline import Timeline
 from paidup.realtime.hub import Hub
 from paidup.reconciliation import list_scanner, reconciler, stripe_events
@@ -176,7 +176,17 @@ class Interleavings(RuleBasedStateMachine):
         path = self.template.with_name(f"interleaving-{next(self.numbers)}.db")
         shutil.copy(self.template, path)
         self._open.callback(path.unlink)
-        for module in (settlement, stripe_events, verification, reconciler, list_scanner):
+        for module in (
+            *(
+                settlement,
+                invoice_intake,
+                invoice_rows,
+                stripe_events,
+                verification,
+                reconciler,
+                list_scanner,
+            ),
+        ):
             self._open.enter_context(patch.object(module, "now", self._now))
         await self._open.enter_async_context(open_database(f"sqlite://{path}"))
         catalogue = parse_catalogue(PACKAGED_PLANS.read_bytes())

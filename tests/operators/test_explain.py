@@ -232,14 +232,14 @@ async def test_an_event_of_an_unknown_type_is_answered_200_and_kept(paidup: Paid
     status, answered = await paidup.webhook(
         forged_event("invoice.sent", {"id": "in_sent", "object": "invoice"})
     )
-    assert (status, answered["outcome"]) == (200, "not handled by design")
+    assert (status, answered["outcome"]) == (200, "unhandled_type")
     (row,) = await StripeEvent.filter(type="invoice.sent")
-    assert row.outcome == "not handled by design"
+    assert row.outcome == "unhandled_type"
     assert not row.error
     assert row.handled_at is not None
     found = await explain("in_sent")
     assert [event.id for event in found.unplaced] == [row.id]
-    assert "was kept" in words(found)
+    assert "with the outcome unhandled_type" in words(found)
     assert "Nothing: no event of this type changes a payment." in words(found)
 
 
@@ -265,7 +265,7 @@ async def test_markup_in_what_customers_choose_is_shown_as_it_is(database: None)
     account = await Account.create(external_id="[red]ada[/nonsense]", stripe_customer="cus_9")
     row = await an_invoice(account)
     await TimelineEntry.create(
-        invoice=row.id, at=now(), event_type="told", detail={"reason": "[/bold] [link=x]"}
+        invoice=row.id, at=now(), event_type="notified", detail={"reason": "[/bold] [link=x]"}
     )
     shown = words(await explain(account.external_id))
     assert "[red]ada[/nonsense]" in shown

@@ -30,10 +30,10 @@ async def test_what_failed_on_the_way_is_told(world: World, stripe_side: StripeS
         redis.terminate()
         assert (await paidup.webhook(body))[1]["outcome"] == "settled"
         await timeline_written(paidup, invoice, "not_published")
-    assert (await paidup.webhook(body))[1]["outcome"] == "handled before"
+    assert (await paidup.webhook(body))[1]["outcome"] == "duplicate"
     repeated = TimelineEntry.filter(invoice=invoice, event_type="webhook_received").order_by("id")
 
     async def both() -> bool:
-        return [(entry.detail or {}).get("outcome") for entry in await repeated] == [None, "handled before"]
+        return [(entry.detail or {}).get("outcome") for entry in await repeated] == [None, "duplicate"]
 
     await wait_until(both)

@@ -108,7 +108,7 @@ async def test_two_secrets_on_one_address_credit_once(world: World, stripe_side:
     answers = [await paidup.webhook(body, sign(body, secret)) for secret in secrets.split(",")]
     assert [(status, answer["outcome"]) for status, answer in answers] == [
         (200, "settled"),
-        (200, "handled before"),
+        (200, "duplicate"),
     ]
     assert await ada.balance() == 2000
     await assert_books_balance(grants=1)
@@ -207,7 +207,7 @@ async def test_an_event_comes_again_long_after_any_window(paidup: Paidup, stripe
     assert (await paidup.webhook(body))[1]["outcome"] == "settled"
     long_ago = now() - timedelta(days=400)
     await StripeEvent.all().update(received_at=long_ago, handled_at=long_ago)
-    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "handled before"})
+    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "duplicate"})
     await StripeEvent.all().delete()
     assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "already_settled"})
     assert await ada.balance() == 2000
@@ -226,7 +226,7 @@ async def test_an_event_comes_again_after_its_payload_was_pruned(
         await StripeEvent.all().update(handled_at=now() - timedelta(days=days))
         await paidup.services.reconciler.sweep()
         assert ((await StripeEvent.get(type="invoice.paid")).payload == "") == pruned
-    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "handled before"})
+    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "duplicate"})
     assert await ada.balance() == 2000
     await assert_books_balance(grants=1)
 
@@ -283,7 +283,7 @@ async def test_a_reply_of_ours_that_is_lost_brings_the_event_again_and_no_second
     writer.close()  # nobody reads the answer
     await writer.wait_closed()
     await wait_until(lambda: StripeEvent.exists(handled_at__not_isnull=True))
-    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "handled before"})
+    assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "duplicate"})
     assert await ada.balance() == 2000
     await assert_books_balance(grants=1)
 

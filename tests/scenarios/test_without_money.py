@@ -70,7 +70,7 @@ async def test_a_trial_grants_what_the_plan_says_of_trials(
 
 
 FALSE_INTENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "another invoice's payment": ({"id": "pi_of_another_invoice"}, "no invoice is known for this payment"),
+    "another invoice's payment": ({"id": "pi_of_another_invoice"}, "unknown_invoice"),
     "another customer": ({"customer": "cus_mallory"}, "refused"),
     "no customer": ({"customer": None}, "refused"),
     "a smaller amount": ({"amount": 1, "amount_received": 1}, "not_yet"),
@@ -178,7 +178,7 @@ FALSE_ANSWERS: dict[str, tuple[Change, str]] = {
     "a canceled link": (lambda shape: _relinked(shape, replace(_link(shape), status="canceled")), "not_yet"),
     "a canceled intent": (
         _with_intent(lambda pi: replace(pi, status="canceled", amount_received=0)),
-        "told",
+        "notified",
     ),
 }
 

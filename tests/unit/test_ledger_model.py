@@ -37,7 +37,8 @@ from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
 from paidup.metrics import Metrics
-from paidup.payments.settlement import Outcome, Settlement
+from paidup.payments.outcomes import Outcome
+from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
 from tests.support.billing_simulator import BEGIN, Bills, Item
 from tests.support.factories import an_account, nobody_watches

@@ -37,7 +37,8 @@ from paidup.domain.messages import StatusMessage
 from paidup.domain.reversals import Claim, Effect, ReversalFacts, claim, is_later, reason
 from paidup.errors import InsufficientCredits, KeyReused, ReservationOver
 from paidup.metrics import Metrics
-from paidup.payments.settlement import Outcome, Settlement
+from paidup.payments.outcomes import Outcome
+from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
 from paidup.settings import PACKAGED_PLANS
 from tests.support.factories import an_account, granted, nobody_watches, three_sums

@@ -11,9 +11,10 @@ import pytest
 from paidup.db.models import Account, Subscription
 from paidup.domain.catalog import StripePrice
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
+from paidup.payments.outcomes import EventOutcome
 from paidup.stripe_api.schemas import ListOf, ObjectId, PendingUpdate, SubscriptionItem
 from paidup.stripe_api.schemas import Subscription as Shape
-from paidup.subscriptions.sync import AFTER_ITS_PERIOD, SubscriptionSync
+from paidup.subscriptions.sync import RENEWAL_GRACE, SubscriptionSync
 from tests.support.factories import an_account
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
@@ -91,8 +92,8 @@ async def row_of(account: Account) -> Subscription:
 async def met(subscriptions: SubscriptionSync, account: Account, **more: Any) -> Shape:
     """Known, and read once at BEGIN."""
     known = shape(account, **more)
-    await subscriptions.meet(known.id, account)
-    await subscriptions.learn(known, BEGIN)
+    await subscriptions.register(known.id, account)
+    await subscriptions.save(known, BEGIN)
     return known
 
 
@@ -101,8 +102,8 @@ async def test_an_answer_to_an_earlier_question_changes_nothing(
 ) -> None:
     """S18: two ask at once; the one who asked first may be answered last."""
     await met(subscriptions, ada)
-    await subscriptions.learn(shape(ada, plan="pro"), BEGIN + timedelta(seconds=2))
-    await subscriptions.learn(shape(ada, status="incomplete"), BEGIN + timedelta(seconds=1))
+    await subscriptions.save(shape(ada, plan="pro"), BEGIN + timedelta(seconds=2))
+    await subscriptions.save(shape(ada, status="incomplete"), BEGIN + timedelta(seconds=1))
     row = await row_of(ada)
     assert (row.status, row.plan, row.fetched_at) == ("active", "pro", BEGIN + timedelta(seconds=2))
 
@@ -112,7 +113,7 @@ async def test_an_event_that_says_what_is_known_causes_no_question(
 ) -> None:
     known = await met(subscriptions, ada)
     due = (await row_of(ada)).refresh_at
-    assert await subscriptions.heard(known.id, known) == "as known"
+    assert await subscriptions.on_event(known.id, known) is EventOutcome.UNCHANGED
     assert (await row_of(ada)).refresh_at == due
 
 
@@ -136,7 +137,7 @@ async def test_an_event_is_never_believed_and_always_looked_into(
     """S18: whatever it shows that is not known, late or new, Stripe is asked; the row stays till then."""
     known = await met(subscriptions, ada)
     stripe.now += timedelta(days=1)
-    assert await subscriptions.heard(known.id, shape(ada, **news)) == "to be read"
+    assert await subscriptions.on_event(known.id, shape(ada, **news)) is EventOutcome.REFRESH_SCHEDULED
     row = await row_of(ada)
     assert (row.status, row.plan, row.refresh_at) == ("active", "basic", stripe.now)
 
@@ -146,7 +147,7 @@ async def test_an_event_that_shows_nothing_is_looked_into(
 ) -> None:
     """S19: of another API version."""
     known = await met(subscriptions, ada)
-    assert await subscriptions.heard(known.id, None) == "to be read"
+    assert await subscriptions.on_event(known.id, None) is EventOutcome.REFRESH_SCHEDULED
     assert (await row_of(ada)).refresh_at == stripe.now
 
 
@@ -157,12 +158,12 @@ async def test_what_is_heard_while_stripe_answers_is_looked_into_as_well(
     known = await met(subscriptions, ada)
     asked_at = stripe.now + timedelta(days=1)
     stripe.now = asked_at + timedelta(seconds=1)
-    await subscriptions.heard(known.id, shape(ada, plan="pro"))
-    await subscriptions.learn(known, asked_at)
+    await subscriptions.on_event(known.id, shape(ada, plan="pro"))
+    await subscriptions.save(known, asked_at)
     assert (await row_of(ada)).refresh_at == stripe.now
-    await subscriptions.learn(shape(ada, plan="pro"), asked_at + timedelta(seconds=2))
+    await subscriptions.save(shape(ada, plan="pro"), asked_at + timedelta(seconds=2))
     row = await row_of(ada)
-    assert (row.plan, row.refresh_at) == ("pro", PERIOD_END + AFTER_ITS_PERIOD)
+    assert (row.plan, row.refresh_at) == ("pro", PERIOD_END + RENEWAL_GRACE)
 
 
 async def test_one_of_a_strange_customer_is_not_ours(
@@ -170,8 +171,8 @@ async def test_one_of_a_strange_customer_is_not_ours(
 ) -> None:
     """S18."""
     stranger = Shape("sub_strange", "active", "cus_nobody", shape(ada).items)
-    assert await subscriptions.heard(stranger.id, stranger) == "not ours"
-    assert await subscriptions.heard("sub_unseen", None) == "not ours"
+    assert await subscriptions.on_event(stranger.id, stranger) is EventOutcome.IRRELEVANT
+    assert await subscriptions.on_event("sub_unseen", None) is EventOutcome.IRRELEVANT
     assert not await Subscription.exists(id__in=["sub_strange", "sub_unseen"])
 
 
@@ -181,7 +182,7 @@ async def test_one_that_was_made_past_us_is_read_at_once_even_if_its_invoice_cam
     """S18: the invoice's row names it, to be read some time later; the event makes that now."""
     later = stripe.now + timedelta(seconds=20)
     await Subscription.create(id=f"sub_{ada.id}", account_id=ada.id, refresh_at=later)
-    await subscriptions.meet(f"sub_{ada.id}", ada)
+    await subscriptions.register(f"sub_{ada.id}", ada)
     assert (await row_of(ada)).refresh_at == stripe.now
 
 
@@ -190,7 +191,7 @@ async def test_what_runs_is_looked_at_again_when_its_renewal_should_have_come(
 ) -> None:
     """S20: and one whose renewal is late, once an hour."""
     known = await met(subscriptions, ada)
-    assert (await row_of(ada)).refresh_at == PERIOD_END + AFTER_ITS_PERIOD
+    assert (await row_of(ada)).refresh_at == PERIOD_END + RENEWAL_GRACE
     stripe.now = PERIOD_END + timedelta(days=2)
     stripe.answer = known
     await subscriptions.read(known.id)
@@ -252,6 +253,6 @@ async def test_among_several_items_the_one_that_sells_a_plan_counts(
     support = SubscriptionItem("si_support", ObjectId("price_support"), 1)
     made = shape(ada)
     both = Shape(made.id, made.status, made.customer, ListOf([support, *made.items.data]))
-    await subscriptions.meet(both.id, ada)
-    await subscriptions.learn(both, BEGIN)
+    await subscriptions.register(both.id, ada)
+    await subscriptions.save(both, BEGIN)
     assert (await row_of(ada)).plan == "basic"

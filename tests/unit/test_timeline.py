@@ -93,7 +93,7 @@ async def test_an_outage_loses_notes_and_nothing_else(
     with monkeypatch.context() as outage:
         outage.setattr(module, "insert_many", away)
         timeline.note("in_1", TimelineEventType.CREATED)
-        timeline.note("in_1", TimelineEventType.TOLD)
+        timeline.note("in_1", TimelineEventType.NOTIFIED)
         await wait_until(lambda: timeline.dropped == 2)
     timeline.note("in_1", TimelineEventType.SETTLED)
     await wait_until(count_notes)

@@ -17,7 +17,7 @@ from paidup.domain.messages import Stage, StatusMessage
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.payments import verification as module
 from paidup.payments import verification_queue as watches
-from paidup.payments.settlement import Outcome, Settled
+from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.verification import Verification
 from paidup.realtime.hub import INVOICES
 from paidup.services import Services
@@ -71,7 +71,7 @@ class Stripe:
         )
 
     async def read_invoice(
-        self, invoice: str, max_wait_s: float | None = None, placed: bool = False
+        self, invoice: str, max_wait_s: float | None = None, slot_acquired: bool = False
     ) -> StripeInvoice:
         self.asked += 1
         await self.answer.wait()

@@ -18,7 +18,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import EventSource, Invoice, StripeEvent
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import InvalidInput, NotFound, StripeRefused
-from paidup.payments.settlement import Outcome
+from paidup.payments.outcomes import Outcome
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import RETRYABLE_OUTCOMES, Events, store
 from paidup.stripe_api.gateway import StripeGateway

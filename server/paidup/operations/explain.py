@@ -19,6 +19,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, stage_of
+from paidup.payments.outcomes import EventOutcome
 from paidup.payments.timeline import TimelineEventType
 from paidup.stripe_api.schemas import Event, decode
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
@@ -28,9 +29,8 @@ NEWEST = 20
 STEPS = 500
 OVERDUE = timedelta(seconds=60)
 """How late a check may be before it says that no reconciler runs."""
-UNHANDLED_TYPE = "not handled by design"
-"""The outcome of an event whose type nobody handles: kept, and shown for as long as `KEPT_SHOWN`."""
 KEPT_SHOWN = timedelta(days=7)
+"""How long events of a type that is not handled are shown."""
 LOOKED_FOR = "an invoice, a PaymentIntent, a subscription, a Stripe customer and an external id"
 
 
@@ -201,7 +201,9 @@ async def _unplaced(
         rows = await mentioning.filter(handled_at__isnull=True)
         if not stories and account is None:
             # Of what is known, most events have no effect, and that is no news.
-            rows += await mentioning.filter(outcome=UNHANDLED_TYPE, received_at__gte=at - KEPT_SHOWN)
+            rows += await mentioning.filter(
+                outcome=EventOutcome.UNHANDLED_TYPE, received_at__gte=at - KEPT_SHOWN
+            )
         found.update({row.id: stored_event(row) for row in rows})
     return [event for event in found.values() if event.id not in shown]
 
@@ -305,7 +307,8 @@ def _stripe_said(steps: Sequence[TimelineEvent], at: datetime) -> str | None:
 def event_waits(event: StoredEvent, at: datetime) -> str:
     """Why this stored event had no effect, and when it is tried again."""
     if event.handled_at is not None:
-        return f"{event.type} {event.id} was kept {span(at - event.received_at)} ago: {event.outcome}."
+        age = span(at - event.received_at)
+        return f"{event.type} {event.id} was stored {age} ago, with the outcome {event.outcome}."
     why = event.error or "it was not handled yet"
     if event.unplaced:
         why += f" ({event.unplaced})"

@@ -1,7 +1,6 @@
-"""Clawbacks: from what Stripe says of a refund, a dispute or a credit note to the invoice that it is about.
+"""Handles refunds, disputes and credit notes: finds the invoice that each is about, and reverses credits.
 
-Owns the way from a PaymentIntent or a charge to an invoice that is known here, asking Stripe
-where the object does not say. Refuses to move credits: the settlement does.
+Where the object does not name its invoice, Stripe is asked. The settlement moves the credits.
 """
 
 from __future__ import annotations
@@ -12,18 +11,19 @@ from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice, ReversalKind
 from paidup.domain.payment_facts import Source
-from paidup.payments.settlement import Outcome, Settlement
+from paidup.payments.outcomes import Outcome
+from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.schemas import CreditNote, Dispute, Refund
 
-Shape = Refund | Dispute | CreditNote
-SHAPES: dict[ReversalKind, type[Refund] | type[Dispute] | type[CreditNote]] = {
+StripeReversal = Refund | Dispute | CreditNote
+REVERSAL_STRUCTS: dict[ReversalKind, type[Refund] | type[Dispute] | type[CreditNote]] = {
     ReversalKind.REFUND: Refund,
     ReversalKind.DISPUTE: Dispute,
     ReversalKind.CREDIT_NOTE: CreditNote,
 }
-_KINDS = {shape: kind for kind, shape in SHAPES.items()}
+_KINDS = {type_: kind for kind, type_ in REVERSAL_STRUCTS.items()}
 
 
 class ReversalHandler:
@@ -32,33 +32,33 @@ class ReversalHandler:
         self._verification = verification
         self._settlement = settlement
 
-    async def read(self, kind: ReversalKind, object_id: str) -> Shape:
-        """The object as it is now, through the API. Raises StripeError."""
-        return await self._gateway.read_reversal(SHAPES[kind], object_id)
+    async def read(self, kind: ReversalKind, object_id: str) -> StripeReversal:
+        """The object as it is now, read through the API. Raises StripeError."""
+        return await self._gateway.read_reversal(REVERSAL_STRUCTS[kind], object_id)
 
-    async def take_up(self, shape: Shape, source: Source) -> Outcome:
-        """Have the settlement reverse what `shape` calls for. Safe to call any number of times.
+    async def handle(self, reversal: StripeReversal, source: Source) -> Outcome:
+        """Have the settlement apply `reversal` to its invoice. Safe to call any number of times.
 
         Raises StripeError, StorageUnavailable.
         """
-        invoice = await self._invoice(shape)
+        invoice = await self._find_invoice(reversal)
         if invoice is None:
             return Outcome.IRRELEVANT
         with storage_errors():
             known = await Invoice.exists(id=invoice)
         if not known:
-            # The money went back before we heard that it came: take up the invoice first.
+            # The refund arrived before the payment: settle the invoice first.
             settled, _ = await self._verification.read(invoice, source)
             if settled.status is None:
                 return settled.outcome
-        return await self._settlement.reverse(_news(shape, invoice))
+        return await self._settlement.reverse(_news(reversal, invoice))
 
-    async def _invoice(self, shape: Shape) -> str | None:
-        if isinstance(shape, CreditNote):
-            return shape.invoice
-        intent = shape.payment_intent
-        if intent is None and shape.charge:
-            intent = await self._gateway.intent_of_charge(shape.charge)
+    async def _find_invoice(self, reversal: StripeReversal) -> str | None:
+        if isinstance(reversal, CreditNote):
+            return reversal.invoice
+        intent = reversal.payment_intent
+        if intent is None and reversal.charge:
+            intent = await self._gateway.intent_of_charge(reversal.charge)
         if intent is None:
             return None
         with storage_errors():
@@ -66,12 +66,12 @@ class ReversalHandler:
         return row.id if row else await self._gateway.invoice_of_intent(intent)
 
 
-def _news(shape: Shape, invoice: str) -> ReversalNews:
-    amount = shape.besides_refunds if isinstance(shape, CreditNote) else shape.amount
-    status = shape.status or "succeeded"  # a refund outside of Stripe's rails shows none
-    return ReversalNews(shape.id, _KINDS[type(shape)], invoice, amount, status)
+def _news(reversal: StripeReversal, invoice: str) -> ReversalNews:
+    amount = reversal.besides_refunds if isinstance(reversal, CreditNote) else reversal.amount
+    status = reversal.status or "succeeded"  # a refund paid outside of Stripe shows none
+    return ReversalNews(reversal.id, _KINDS[type(reversal)], invoice, amount, status)
 
 
-def decoded(kind: ReversalKind, data: msgspec.Raw) -> Shape:
-    """The object of an event. A refund's and a dispute's fields have not changed with the versions."""
-    return msgspec.json.decode(data, type=SHAPES[kind])
+def decode_reversal(kind: ReversalKind, data: msgspec.Raw) -> StripeReversal:
+    """The object of an event. The fields of refunds and disputes are the same in all API versions."""
+    return msgspec.json.decode(data, type=REVERSAL_STRUCTS[kind])

@@ -35,7 +35,7 @@ class TimelineEventType(StrEnum):
     VERIFICATION_ANSWERED = "verification_answered"
     VERIFICATION_FAILED = "verification_failed"
     WEBHOOK_RECEIVED = "webhook_received"
-    TOLD = "told"
+    NOTIFIED = "notified"
     SETTLED = "settled"
     REFUSED = "refused"
     REVERSED = "reversed"

@@ -24,7 +24,8 @@ from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeUnavailable
 from paidup.payments import bulk_verification as crowds
 from paidup.payments.bulk_verification import TimeWindow
-from paidup.payments.settlement import Outcome, Settled, Settlement
+from paidup.payments.outcomes import Outcome, Settled
+from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification_queue import CheckResult, VerificationQueue
 from paidup.realtime.hub import Hub
@@ -248,7 +249,7 @@ class Verification:
     async def settle_paid(self, shape: StripeInvoice, source: Source) -> Settled:
         """Settle an invoice that a list showed as paid; read it whole where the list cut it off."""
         settled = await self.settle(shape.facts(), source)
-        if settled.outcome is Outcome.NEEDS_READING:
+        if settled.outcome is Outcome.NEEDS_REFETCH:
             settled, _ = await self.read(shape.id, source)
         return settled
 

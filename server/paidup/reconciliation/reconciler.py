@@ -40,9 +40,9 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import PaidupError, StripeRefused, StripeUnavailable
 from paidup.metrics import Metrics
-from paidup.payments.refunds import SHAPES, ReversalHandler
-from paidup.payments.refunds import Shape as Reversed
-from paidup.payments.settlement import Outcome, Settlement
+from paidup.payments.outcomes import Outcome
+from paidup.payments.refunds import REVERSAL_STRUCTS, ReversalHandler, StripeReversal
+from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
 from paidup.realtime.status_queries import read_statuses
 from paidup.reconciliation.alarms import look
@@ -79,7 +79,7 @@ class Reconciler:
         settlement: Settlement,
         verification: Verification,
         events: Events,
-        clawbacks: ReversalHandler,
+        reversals: ReversalHandler,
         subscriptions: SubscriptionSync,
         gateway: StripeGateway,
         metrics: Metrics,
@@ -87,7 +87,7 @@ class Reconciler:
         retention: Retention = DEFAULT_RETENTION,
     ) -> None:
         self._retention = retention
-        self._clawbacks = clawbacks
+        self._reversal_handler = reversals
         self._subscriptions = subscriptions
         self._clock = clock
         self._settlement = settlement
@@ -250,7 +250,7 @@ class Reconciler:
                 account = await ledger.lock_account(account_id)
                 lapsed = await reservations.expire_due(account, self._clock())
             if lapsed:
-                await self._settlement.tell_balance(account)
+                await self._settlement.publish_balance(account)
             return lapsed
         except FAILURES as error:
             log.warning("reservation_not_ended", account=account_id, error=str(error))
@@ -319,7 +319,7 @@ class Reconciler:
     async def _take_reversals(
         self, kind: ReversalKind, since: int, after: str | None
     ) -> tuple[int, str | None, bool]:
-        page = await self._gateway.list_reversals(SHAPES[kind], since, after, STRIPE_PATIENCE_S)
+        page = await self._gateway.list_reversals(REVERSAL_STRUCTS[kind], since, after, STRIPE_PATIENCE_S)
         rows = await Reversal.filter(id__in=[shape.id for shape in page.data]).only("id", "status")
         known = {(row.id, row.status) for row in rows}
         news = [
@@ -330,9 +330,9 @@ class Reconciler:
         outcomes = [await self._take_reversal(shape) for shape in news]
         return outcomes.count(Outcome.SETTLED), page.data[-1].id if page.data else None, page.has_more
 
-    async def _take_reversal(self, shape: Reversed) -> Outcome | None:
+    async def _take_reversal(self, shape: StripeReversal) -> Outcome | None:
         try:
-            outcome = await self._clawbacks.take_up(shape, Source.RECONCILIATION)
+            outcome = await self._reversal_handler.handle(shape, Source.RECONCILIATION)
         except StripeRefused as error:
             # This one's own fault: the others are not to wait for it.
             log.warning("reversal_failed", reversal=shape.id, error=str(error))

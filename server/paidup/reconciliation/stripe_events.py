@@ -1,15 +1,15 @@
-"""Stripe's events: stored first, handled second, marked after.
+"""Stores, handles and marks Stripe events, in that order.
 
-Owns the table of events and what each type means. An event whose payload suffices costs no
-call to Stripe; one of another API version, or one that shows only part, has its object read
-again through the API. Refuses to verify signatures (the edge does) and to credit (the
-settlement does). An event is never deleted, and an unknown one is kept like any other.
+An event whose payload suffices costs no call to Stripe. Where it does not (another API version, or
+only part of an object), the object is read through the API. Signatures are verified before (see
+`web/webhooks.py`). An event's row is never deleted, and events of unknown types are stored as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -23,8 +23,9 @@ from paidup.db.models import Invoice as InvoiceRow
 from paidup.domain.backoff import event_retry_s
 from paidup.domain.payment_facts import Attempt, PaymentFacts, Source
 from paidup.errors import StripeRefused
-from paidup.payments.refunds import ReversalHandler, decoded
-from paidup.payments.settlement import HANDLED, Outcome
+from paidup.payments.outcomes import EventOutcome, Outcome
+from paidup.payments.refunds import ReversalHandler, decode_reversal
+from paidup.payments.settlement import MARK_HANDLED
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import API_VERSION
@@ -33,14 +34,24 @@ from paidup.subscriptions.sync import SubscriptionSync
 
 log = structlog.get_logger(__name__)
 
-Handler = Callable[[Event, Source], Awaitable[str]]
+
+class Handled(NamedTuple):
+    """What handling an event resulted in, and whether the settlement has marked the event as handled."""
+
+    outcome: EventOutcome
+    marked: bool = False
+
+
+Handler = Callable[[Event, Source], Awaitable[Handled]]
 
 _STORED = ("id", "type", "api_version", "payload", "source", "received_at", "attempts", "next_attempt_at")
 GRACE = timedelta(seconds=30)
-"""How long whoever stored an event has for handling it, before the reconciler tries."""
-ENDED = ("incomplete_expired", "canceled", "unpaid")
-RETRYABLE_OUTCOMES = frozenset({Outcome.UNKNOWN_CUSTOMER, Outcome.UNKNOWN_PRICE, Outcome.NEEDS_READING})
-"""Money that we cannot place: kept unhandled, tried again, and visible."""
+"""How long the process that stored an event has to handle it, before the reconciler does."""
+UNPAID_STATUSES = ("incomplete_expired", "canceled", "unpaid")
+RETRYABLE_OUTCOMES = frozenset(
+    {EventOutcome.UNKNOWN_CUSTOMER, EventOutcome.UNKNOWN_PRICE, EventOutcome.NEEDS_REFETCH}
+)
+"""Payments that cannot be assigned yet: the event stays unhandled, is retried, and is shown to operators."""
 
 
 INVOICE_TYPES = (
@@ -75,13 +86,13 @@ REVERSAL_TYPES = {
 }
 PAYMENT_TYPES = (*INVOICE_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES, *SUBSCRIPTION_TYPES)
 HANDLED_TYPES = (*PAYMENT_TYPES, *REVERSAL_TYPES)
-"""What a webhook endpoint should be enabled for. Any other type is stored and answered 200."""
+"""The types that a webhook endpoint should be enabled for. Any other is stored and answered 200."""
 
 
 async def store(event: Event, body: str, source: EventSource = EventSource.WEBHOOK) -> bool:
-    """Keep a verified event. False where it was handled before. Raises StorageUnavailable."""
-    (news,) = await _store([(event, body, source)])
-    return news
+    """Store a verified event. False where it was handled before. Raises StorageUnavailable."""
+    (unhandled,) = await _store([(event, body, source)])
+    return unhandled
 
 
 async def _store(events: Sequence[tuple[Event, str, EventSource]]) -> list[bool]:
@@ -100,18 +111,12 @@ async def _store(events: Sequence[tuple[Event, str, EventSource]]) -> list[bool]
     return [id not in known for id in ids]
 
 
-async def _mark(handled: Sequence[tuple[str, str, datetime]]) -> list[None]:
-    """These events (id, outcome, when) were handled."""
-    ordered = sorted(handled)  # another process that marks the same ones does not wait for us in a ring
+async def _mark(handled: Sequence[tuple[str, EventOutcome, datetime]]) -> list[None]:
+    """Mark these events (id, outcome, when) as handled."""
+    ordered = sorted(handled)  # in one order, so that two processes marking the same events cannot deadlock
     with storage_errors():
-        await update_many(StripeEvent, HANDLED, "TRUE", ("id", "outcome", "handled_at"), ordered)
+        await update_many(StripeEvent, MARK_HANDLED, "TRUE", ("id", "outcome", "handled_at"), ordered)
     return [None] * len(handled)
-
-
-class _Marked(str):
-    """What became of an event that the settlement itself has marked."""
-
-    __slots__ = ()
 
 
 class Events:
@@ -120,12 +125,12 @@ class Events:
     def __init__(
         self,
         verification: Verification,
-        clawbacks: ReversalHandler,
+        reversals: ReversalHandler,
         subscriptions: SubscriptionSync,
         timeline: Timeline,
     ) -> None:
         self._verification = verification
-        self._clawbacks = clawbacks
+        self._reversals = reversals
         self._subscriptions = subscriptions
         self._timeline = timeline
         self._store = BatchExecutor(_store)
@@ -140,39 +145,41 @@ class Events:
         self._handlers = {kind: handler for handler, kinds in by_object.items() for kind in kinds}
 
     async def store(self, event: Event, body: str) -> bool:
-        """Keep a delivered event, as `store` does, together with others that come at this moment."""
+        """Store a delivered event, as `store` does, in one statement with others that arrive meanwhile."""
         return await self._store((event, body, EventSource.WEBHOOK))
 
-    def note_repeated(self, event: Event) -> None:
-        """It was handled before, found by a list or delivered twice: that it came is told all the same."""
+    def note_duplicate(self, event: Event) -> None:
+        """Note in the timeline that an event which was handled before has been delivered."""
         if (about := event.about()).startswith("in_"):
             self._timeline.note(
                 about,
                 TimelineEventType.WEBHOOK_RECEIVED,
                 type=event.type,
                 event=event.id,
-                outcome="handled before",
+                outcome=EventOutcome.DUPLICATE,
             )
 
-    async def handle(self, event: Event, source: EventSource = EventSource.WEBHOOK) -> str:
-        """Do what the event calls for, then mark it handled. Returns the outcome in a word or two.
+    async def handle(self, event: Event, source: EventSource = EventSource.WEBHOOK) -> EventOutcome:
+        """Do what the event calls for, then mark it as handled.
 
-        What it credits came by webhook only where Stripe delivered it; what we found came by reconciliation.
-
-        A failure is noted on the stored event, scheduled again, and raised.
+        Credits have the source `webhook` only where Stripe delivered the event; where a list showed it,
+        the source is `reconciliation`. A failure is noted on the stored event, which is retried, and
+        raised.
         """
         handler = self._handlers.get(event.kind)
         try:
-            outcome = await handler(event, _ROADS[source]) if handler else "not handled by design"
-            if outcome in RETRYABLE_OUTCOMES:
-                await self._postpone(event.id, f"parked: {outcome}")
-                return outcome
+            handled = (
+                await handler(event, _SOURCES[source]) if handler else Handled(EventOutcome.UNHANDLED_TYPE)
+            )
+            if handled.outcome in RETRYABLE_OUTCOMES:
+                await self._postpone(event.id, f"parked: {handled.outcome}")
+                return handled.outcome
         except Exception as error:
             await self._postpone(event.id, f"{type(error).__name__}: {error}")
             raise
-        if not isinstance(outcome, _Marked):
-            await self._mark((event.id, outcome[:200], now()))
-        return str(outcome)
+        if not handled.marked:
+            await self._mark((event.id, handled.outcome, now()))
+        return handled.outcome
 
     async def _postpone(self, event_id: str, error: str) -> None:
         log.warning("event_postponed", stripe_event=event_id, error=error)
@@ -185,83 +192,87 @@ class Events:
                 next_attempt_at=now() + timedelta(seconds=delay) if delay is not None else None,
             )
 
-    # One method a kind of object
+    # One method for each kind of object
 
-    async def _invoice(self, event: Event, source: Source) -> str:
-        shape = payload(event, Invoice, API_VERSION)
-        if shape is None:
-            return await self._read_again(event, event.about(), source)
-        self._received(shape.id, event, source)
+    async def _invoice(self, event: Event, source: Source) -> Handled:
+        invoice = payload(event, Invoice, API_VERSION)
+        if invoice is None:
+            return await self._refetch(event, event.about(), source)
+        self._note_received(invoice.id, event, source)
         attempt = _ATTEMPTS.get(event.kind)
-        facts = msgspec.structs.replace(shape.facts(), attempt=attempt, dated=True, event=event.id)
-        return await self._settle(shape.id, facts, source)
+        facts = msgspec.structs.replace(invoice.facts(), attempt=attempt, dated=True, event=event.id)
+        return await self._settle(invoice.id, facts, source)
 
-    async def _payment_intent(self, event: Event, source: Source) -> str:
-        intent_id = event.about()
+    async def _payment_intent(self, event: Event, source: Source) -> Handled:
         with storage_errors():
-            row = await InvoiceRow.filter(payment_intent=intent_id).only("id").first()
+            row = await InvoiceRow.filter(payment_intent=event.about()).only("id").first()
         if row is None:
-            return "no invoice is known for this payment"  # invoice.paid brings it
-        shape = payload(event, PaymentIntent, API_VERSION)
-        if shape is None:
-            return await self._read_again(event, row.id, source)
-        self._received(row.id, event, source)
-        return await self._settle(
-            row.id, PaymentFacts(payments=(shape.facts(),), dated=True, event=event.id), source
-        )
+            return Handled(EventOutcome.UNKNOWN_INVOICE)  # invoice.paid will create it
+        intent = payload(event, PaymentIntent, API_VERSION)
+        if intent is None:
+            return await self._refetch(event, row.id, source)
+        self._note_received(row.id, event, source)
+        facts = PaymentFacts(payments=(intent.facts(),), dated=True, event=event.id)
+        return await self._settle(row.id, facts, source)
 
-    async def _invoice_payment(self, event: Event, source: Source) -> str:
-        # It links, but names no customer: a hint to ask, where the others have not settled yet.
-        shape = payload(event, InvoicePayment, API_VERSION)
-        return await self._ask(event, shape.invoice, source) if shape else "the invoice's own events say it"
+    async def _invoice_payment(self, event: Event, source: Source) -> Handled:
+        # It links an intent to an invoice but names no customer: verify, unless another event settled it.
+        link = payload(event, InvoicePayment, API_VERSION)
+        return await self._verify(event, link.invoice, source) if link else Handled(EventOutcome.SKIPPED)
 
-    async def _subscription(self, event: Event, source: Source) -> str:
-        # Never by arrival: what a late `incomplete` says is long over. It is a reason to look, at most.
-        shape = payload(event, Subscription, API_VERSION)
-        outcome = await self._subscriptions.heard(event.about(), shape)
-        if shape is None or shape.latest_invoice_id is None or shape.status not in ENDED:
-            return outcome
-        return await self._ask(event, shape.latest_invoice_id, source)
+    async def _subscription(self, event: Event, source: Source) -> Handled:
+        # Event order is not guaranteed: an event is a reason to read the subscription again, at most.
+        subscription = payload(event, Subscription, API_VERSION)
+        outcome = await self._subscriptions.on_event(event.about(), subscription)
+        if subscription is None or subscription.status not in UNPAID_STATUSES:
+            return Handled(outcome)
+        if subscription.latest_invoice_id is None:
+            return Handled(outcome)
+        return await self._verify(event, subscription.latest_invoice_id, source)
 
-    async def _reversal(self, event: Event, source: Source) -> str:
+    async def _reversal(self, event: Event, source: Source) -> Handled:
         kind = REVERSAL_TYPES[event.kind]
-        # Where a credit note's money went, older versions say otherwise.
-        another_shape = kind is ReversalKind.CREDIT_NOTE and event.api_version != API_VERSION
-        if event.data is None or another_shape:
-            shape = await self._clawbacks.read(kind, event.about())
+        # Older API versions say differently where a credit note's money went.
+        other_version = kind is ReversalKind.CREDIT_NOTE and event.api_version != API_VERSION
+        if event.data is None or other_version:
+            reversal = await self._reversals.read(kind, event.about())
         else:
-            shape = decoded(kind, event.data.object)
-        return await self._clawbacks.take_up(shape, source)
+            reversal = decode_reversal(kind, event.data.object)
+        return _handled(await self._reversals.handle(reversal, source))
 
     # What they share
 
-    async def _settle(self, invoice: str, facts: PaymentFacts, source: Source) -> str:
+    async def _settle(self, invoice: str, facts: PaymentFacts, source: Source) -> Handled:
         settled = await self._verification.settle(facts, source)
-        if settled.outcome is Outcome.NEEDS_READING:
+        if settled.outcome is Outcome.NEEDS_REFETCH:
             settled, _ = await self._verification.read(invoice, source)
-        return _Marked(settled.outcome) if settled.marked else settled.outcome
+        return _handled(settled.outcome, settled.event_marked)
 
-    async def _ask(self, event: Event, invoice: str, source: Source) -> str:
-        self._received(invoice, event, source)
+    async def _verify(self, event: Event, invoice: str, source: Source) -> Handled:
+        self._note_received(invoice, event, source)
         settled = await self._verification.verify(invoice, source)
-        return settled.outcome if settled else "over, unknown, or being asked"
+        return _handled(settled.outcome) if settled else Handled(EventOutcome.SKIPPED)
 
-    async def _read_again(self, event: Event, invoice: str, source: Source) -> str:
-        self._received(invoice, event, source)
+    async def _refetch(self, event: Event, invoice: str, source: Source) -> Handled:
+        self._note_received(invoice, event, source)
         try:
             settled, _ = await self._verification.read(invoice, source)
         except StripeRefused as error:
             if error.code == "resource_missing":
-                return "Stripe knows no such invoice"
+                return Handled(EventOutcome.UNKNOWN_INVOICE)
             raise
-        return settled.outcome
+        return _handled(settled.outcome)
 
-    def _received(self, invoice: str, event: Event, source: Source) -> None:
+    def _note_received(self, invoice: str, event: Event, source: Source) -> None:
         if source is Source.WEBHOOK:
             self._timeline.note(invoice, TimelineEventType.WEBHOOK_RECEIVED, type=event.type, event=event.id)
 
 
-_ROADS = {EventSource.WEBHOOK: Source.WEBHOOK, EventSource.LIST: Source.RECONCILIATION}
+def _handled(outcome: Outcome, marked: bool = False) -> Handled:
+    return Handled(EventOutcome(outcome.value), marked)
+
+
+_SOURCES = {EventSource.WEBHOOK: Source.WEBHOOK, EventSource.LIST: Source.RECONCILIATION}
 _ATTEMPTS = {
     "invoice.payment_failed": Attempt.FAILED,
     "invoice.payment_action_required": Attempt.ACTION_REQUIRED,

@@ -33,7 +33,7 @@ from paidup.errors import (
     StripeRefused,
     StripeUnavailable,
 )
-from paidup.payments.settlement import Outcome
+from paidup.payments.outcomes import Outcome
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
@@ -210,8 +210,8 @@ class Checkout:
             )
             if not isinstance(made.latest_invoice, StripeInvoice):
                 raise StripeUnavailable("the new subscription shows no invoice")
-            await self._subscriptions.meet(made.id, account)
-            await self._subscriptions.learn(made, asked_at)
+            await self._subscriptions.register(made.id, account)
+            await self._subscriptions.save(made, asked_at)
             return made.latest_invoice
 
         return await self._create_fresh(account, price, quantity, create)

@@ -23,7 +23,7 @@ from paidup.errors import (
     StripeError,
     StripeUnavailable,
 )
-from paidup.payments.settlement import Outcome
+from paidup.payments.outcomes import Outcome
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
@@ -93,14 +93,14 @@ class PlanChanges:
             shape = await self._gateway.cancel_subscription(running.id)
         else:
             shape = await self._gateway.cancel_at_period_end(running.id, True)
-        return await self._subscriptions.learn(shape, asked_at)
+        return await self._subscriptions.save(shape, asked_at)
 
     async def resume(self, account: Account) -> Subscription:
         """Take back an end that has not come yet. Raises NotSubscribed, StripeError."""
         running = await self._running(account)
         asked_at = self._clock()
         shape = await self._gateway.cancel_at_period_end(running.id, False)
-        return await self._subscriptions.learn(shape, asked_at)
+        return await self._subscriptions.save(shape, asked_at)
 
     async def _running(self, account: Account) -> StripeSubscription:
         if account.stripe_customer is None:
@@ -109,8 +109,8 @@ class PlanChanges:
         running = await self._gateway.running_subscription(account.stripe_customer)
         if running is None:
             raise NotSubscribed
-        await self._subscriptions.meet(running.id, account)
-        await self._subscriptions.learn(running, asked_at)
+        await self._subscriptions.register(running.id, account)
+        await self._subscriptions.save(running, asked_at)
         return running
 
     def _listed(self, plan: Plan, interval: Interval | None, current: str) -> PlanPrice:
@@ -138,10 +138,10 @@ class PlanChanges:
         shape = changed.latest_invoice
         if not isinstance(shape, StripeInvoice):
             raise StripeUnavailable("the changed subscription shows no invoice")
-        await self._subscriptions.learn(changed, asked_at)
+        await self._subscriptions.save(changed, asked_at)
         settled = await self._verification.settle(shape.facts(), Source.VERIFICATION, account.id)
         created = settled.created
-        if settled.outcome is Outcome.NEEDS_READING or shape.status == "open":
+        if settled.outcome is Outcome.NEEDS_REFETCH or shape.status == "open":
             # How the attempt went (a check by the bank, a decline, or under way) is not in that answer.
             settled, shape = await self._verification.read(
                 shape.id, Source.VERIFICATION, account.id, Purpose.REQUEST

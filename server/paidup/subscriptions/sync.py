@@ -1,9 +1,8 @@
-"""Subscriptions: what each is now, as Stripe says it, and what becomes of credits when one ends.
+"""Keeps the table of subscriptions in line with Stripe, and expires credits when one ends.
 
-Owns the table of subscriptions. An event about one is a reason to look, never the truth: events
-come in any order (S18). What differs from the row is marked, and the reconciler reads it; two
-who read at once cannot write in the wrong order, since a row says when its answer was asked
-for. Refuses to sell and to change one: `purchases.py` does.
+An event is a reason to read a subscription again, never the truth: event order is not guaranteed
+(S18). A row that differs from the event is marked, and the reconciler reads it. Two reads at the
+same time cannot overwrite each other in the wrong order: a row holds the time of its request.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from paidup.domain.catalog import StripePrice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
+from paidup.payments.outcomes import EventOutcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import StripeGateway
@@ -31,9 +31,9 @@ from paidup.stripe_api.schemas import Subscription as StripeSubscription
 
 log = structlog.get_logger(__name__)
 
-OVER = frozenset({"canceled", "incomplete_expired"})
-AFTER_ITS_PERIOD = timedelta(minutes=90)
-"""Stripe finalises a renewal an hour after the period's end: by then somebody should have told us."""
+ENDED = frozenset({"canceled", "incomplete_expired"})
+RENEWAL_GRACE = timedelta(minutes=90)
+"""Stripe finalises a renewal an hour after the end of the period: its events should have arrived by then."""
 
 
 class SubscriptionSync:
@@ -51,46 +51,46 @@ class SubscriptionSync:
         self._verification = verification
         self._clock = clock
 
-    async def heard(self, subscription: str, shape: StripeSubscription | None) -> str:
-        """An event spoke of it: look soon, unless it says what is known. `shape` is what it showed."""
+    async def on_event(self, subscription: str, shown: StripeSubscription | None) -> EventOutcome:
+        """Schedule a read, unless the event says only what is known. `shown` is the event's object."""
         with storage_errors():
             row = await Subscription.get_or_none(id=subscription)
         if row is None:
-            return await self._meet(shape) if shape else "not ours"
-        if shape is not None and self._says(row, shape):
-            return "as known"
+            return await self._register_unknown(shown) if shown else EventOutcome.IRRELEVANT
+        if shown is not None and self._is_unchanged(row, shown):
+            return EventOutcome.UNCHANGED
         with storage_errors():
             await Subscription.filter(id=subscription).update(refresh_at=self._clock())
-        return "to be read"
+        return EventOutcome.REFRESH_SCHEDULED
 
-    async def _meet(self, shape: StripeSubscription) -> str:
-        """One that was made past us."""
-        named = (shape.metadata or {}).get(ACCOUNT_METADATA_KEY, "")
+    async def _register_unknown(self, shown: StripeSubscription) -> EventOutcome:
+        """Register a subscription that was created directly in Stripe, where its account is known."""
+        named = (shown.metadata or {}).get(ACCOUNT_METADATA_KEY, "")
         with storage_errors():
-            # In one query: a settlement may tie the account to the customer between two.
-            named_so = Q(external_id=named, stripe_customer__isnull=True)
-            found = await Account.filter(Q(stripe_customer=shape.customer) | named_so)
+            # In one query: a settlement may link the account to the customer between two.
+            by_name = Q(external_id=named, stripe_customer__isnull=True)
+            found = await Account.filter(Q(stripe_customer=shown.customer) | by_name)
         account = next((one for one in found if one.stripe_customer), found[0] if found else None)
         if account is None:
-            return "not ours"
-        await self.meet(shape.id, account)
-        return "to be read"
+            return EventOutcome.IRRELEVANT
+        await self.register(shown.id, account)
+        return EventOutcome.REFRESH_SCHEDULED
 
-    async def meet(self, subscription: str, account: Account) -> None:
-        """A row for one that is this account's, to be read soon."""
+    async def register(self, subscription: str, account: Account) -> None:
+        """Make a row for a subscription of this account, to be read soon."""
         async with write_transaction():
-            # The account first, as the settlement does, which makes the same row with an invoice.
+            # The account first, like the settlement, which makes the same row with an invoice.
             await ledger.lock_account(account.id)
             row = Subscription(id=subscription, account_id=account.id)
             await Subscription.bulk_create([row], ignore_conflicts=True)
-            # By itself: its first invoice may have brought the row meanwhile, to be read some time later.
+            # Separately: its first invoice may have made the row meanwhile, with a later `refresh_at`.
             await Subscription.filter(id=subscription).update(refresh_at=self._clock())
 
     async def read(self, subscription: str, max_wait_s: float | None = None) -> Subscription | None:
-        """Ask Stripe what it is now, and write that down. None where Stripe has none."""
-        asked_at = self._clock()
+        """Read it from Stripe and save that. None where Stripe has none. Raises StripeError."""
+        requested_at = self._clock()
         try:
-            shape = await self._gateway.read_subscription(subscription, max_wait_s)
+            current = await self._gateway.read_subscription(subscription, max_wait_s)
         except StripeRefused as error:
             if error.code != "resource_missing":
                 raise
@@ -98,70 +98,71 @@ class SubscriptionSync:
             with storage_errors():
                 await Subscription.filter(id=subscription).update(refresh_at=None)
             return None
-        # Written down last: where this fails, it is read again.
-        await self._latest_invoice(shape)
-        return await self.learn(shape, asked_at)
+        # Saved last: where settling fails, it is read again.
+        await self._settle_latest_invoice(current)
+        return await self.save(current, requested_at)
 
-    async def learn(self, shape: StripeSubscription, asked_at: datetime) -> Subscription:
-        """Write down what Stripe answered to a question of `asked_at`, unless something later is known."""
-        if shape.status in OVER:  # for good, however old the answer; and before anybody may die here
-            await self._settlement.end_subscription(shape.id)
+    async def save(self, current: StripeSubscription, requested_at: datetime) -> Subscription:
+        """Save Stripe's answer to a request made at `requested_at`, unless a later one is saved already."""
+        if current.status in ENDED:  # final, however old the answer; and first, in case the process dies here
+            await self._settlement.end_subscription(current.id)
         async with write_transaction():
-            row = await locked(Subscription.filter(id=shape.id)).get()
-            if row.fetched_at is not None and row.fetched_at > asked_at:
+            row = await locked(Subscription.filter(id=current.id)).get()
+            if row.fetched_at is not None and row.fetched_at > requested_at:
                 return row
-            # A later event may have asked for another look while Stripe was answering this one.
-            heard_since = row.refresh_at is not None and asked_at < row.refresh_at <= self._clock()
-            self._take(row, shape)
-            row.fetched_at = asked_at
-            if not heard_since:
-                row.refresh_at = self._next_look(row)
+            # A later event may have scheduled another read while Stripe was answering this one.
+            scheduled_since = row.refresh_at is not None and requested_at < row.refresh_at <= self._clock()
+            self._update_row(row, current)
+            row.fetched_at = requested_at
+            if not scheduled_since:
+                row.refresh_at = self._next_refresh_at(row)
             await row.save()
         return row
 
-    async def _latest_invoice(self, shape: StripeSubscription) -> None:
-        """A renewal that nobody told us of."""
-        latest = shape.latest_invoice_id
+    async def _settle_latest_invoice(self, current: StripeSubscription) -> None:
+        """Settle a renewal of which no event has arrived."""
+        latest = current.latest_invoice_id
         if latest and not await Invoice.exists(id=latest):
             await self._verification.read(latest, Source.RECONCILIATION)
 
-    def _take(self, row: Subscription, shape: StripeSubscription) -> None:
-        item, pending = self.item_of(shape), self.pending_item_of(shape)
-        row.status = shape.status
-        row.cancel_at = at_unix(shape.cancel_at) if shape.cancel_at else None
-        row.ended_at = at_unix(shape.ended_at) if shape.ended_at else None
-        row.latest_invoice = shape.latest_invoice_id
+    def _update_row(self, row: Subscription, current: StripeSubscription) -> None:
+        item, pending = self.item_of(current), self.pending_item_of(current)
+        row.status = current.status
+        row.cancel_at = at_unix(current.cancel_at) if current.cancel_at else None
+        row.ended_at = at_unix(current.ended_at) if current.ended_at else None
+        row.latest_invoice = current.latest_invoice_id
         row.pending_plan = self._plan(pending) if pending else None
         row.price, row.plan = item.price.id, self._plan(item)
         row.quantity = 1 if item.quantity is None else item.quantity
         row.current_period_end = at_unix(item.current_period_end) if item.current_period_end else None
 
-    def _says(self, row: Subscription, shape: StripeSubscription) -> bool:
-        """Whether `shape` shows nothing but what the row has."""
+    def _is_unchanged(self, row: Subscription, shown: StripeSubscription) -> bool:
+        """Whether `shown` has the same values as the row."""
         seen = Subscription(id=row.id)
-        self._take(seen, shape)
+        self._update_row(seen, shown)
         names = (
             *("status", "price", "quantity", "pending_plan", "latest_invoice"),
             *("current_period_end", "cancel_at", "ended_at"),
         )
         return row.fetched_at is not None and all(getattr(row, name) == getattr(seen, name) for name in names)
 
-    def _next_look(self, row: Subscription) -> datetime | None:
-        if row.status in OVER:
+    def _next_refresh_at(self, row: Subscription) -> datetime | None:
+        if row.status in ENDED:
             return None
         if row.status == "incomplete" or row.current_period_end is None:
             age_s = (self._clock() - row.created_at).total_seconds()
             return self._clock() + timedelta(seconds=reconciler_delay_s(age_s))
-        # Never in the past: a renewal that is late would be asked about without end.
-        return max(row.current_period_end + AFTER_ITS_PERIOD, self._clock() + timedelta(hours=1))
+        # Never in the past: a late renewal would be read again without pause.
+        return max(row.current_period_end + RENEWAL_GRACE, self._clock() + timedelta(hours=1))
 
-    def item_of(self, shape: StripeSubscription) -> SubscriptionItem:
+    def item_of(self, subscription: StripeSubscription) -> SubscriptionItem:
         """The item that sells a plan; the first one where none does. Each subscription has one."""
-        return self._item(shape.items.data) or shape.items.data[0]
+        return self._item(subscription.items.data) or subscription.items.data[0]
 
-    def pending_item_of(self, shape: StripeSubscription) -> SubscriptionItem | None:
-        """The same of a change that waits for its payment."""
-        items = shape.pending_update.subscription_items if shape.pending_update else None
+    def pending_item_of(self, subscription: StripeSubscription) -> SubscriptionItem | None:
+        """The item of a plan change that waits for its payment."""
+        pending = subscription.pending_update
+        items = pending.subscription_items if pending else None
         return self._item(items or [])
 
     def _item(self, items: list[SubscriptionItem]) -> SubscriptionItem | None:
@@ -173,16 +174,16 @@ class SubscriptionSync:
 
 
 async def current_subscription(account: Account) -> Subscription | None:
-    """The account's subscription as it was last seen: the one that runs, else the newest."""
+    """The account's subscription as last read: the running one, else the newest."""
     with storage_errors():
         newest = Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
         not_running = ("canceled", "incomplete_expired", "incomplete")
         row = await newest.exclude(status__in=not_running).first() or await newest.first()
     if row is not None and row.status == "incomplete":
         with storage_errors():
-            # A trial's invoice of nothing says less: whether it is one, Stripe is asked.
+            # Not an invoice of zero: whether the subscription is in a trial is read from Stripe.
             settled = Invoice.filter(subscription=row.id, status=InvoiceStatus.ACTIVE)
             paid = await settled.filter(total_minor__gt=0).exists()
         if paid:
-            row.status = "active"  # which Stripe says as well, once it is asked
+            row.status = "active"  # as Stripe will say once it is read
     return row

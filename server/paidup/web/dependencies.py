@@ -85,7 +85,7 @@ async def account_transaction(services: Services, account: Account) -> AsyncIter
         before = locked.version
         yield locked
     if locked.version != before:
-        await services.tell_balance(locked)
+        await services.publish_balance(locked)
 
 
 async def current_grants(services: Services, account: Account) -> tuple[Account, list[CreditGrant]]:

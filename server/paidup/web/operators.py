@@ -33,7 +33,6 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, stage_of
 from paidup.operations.explain import (
     KEPT_SHOWN,
-    UNHANDLED_TYPE,
     Explanation,
     InvoiceReport,
     StoredEvent,
@@ -46,6 +45,7 @@ from paidup.operations.explain import (
     stored_event,
     time_of_day,
 )
+from paidup.payments.outcomes import EventOutcome
 from paidup.reconciliation.alarms import Alarm
 from paidup.services import Services
 from paidup.web.http import json_response
@@ -120,7 +120,7 @@ async def look(alarms: Sequence[Alarm]) -> Overview:
         waiting = Invoice.filter(next_check_at__isnull=False)
         tried = Q(attempts__gt=0) | Q(received_at__lt=at - UNHANDLED_AFTER)
         stuck = StripeEvent.filter(tried, handled_at__isnull=True)
-        kept = StripeEvent.filter(outcome=UNHANDLED_TYPE, received_at__gte=at - KEPT_SHOWN)
+        kept = StripeEvent.filter(outcome=EventOutcome.UNHANDLED_TYPE, received_at__gte=at - KEPT_SHOWN)
         settled = Invoice.filter(settled_at__not_isnull=True).order_by("-settled_at").limit(SHOWN)
         return Overview(
             at=at,

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from paidup.errors import WebhookRefused
+from paidup.payments.outcomes import EventOutcome
 from paidup.services import Services
 from paidup.stripe_api.gateway import verify_signature
 from paidup.stripe_api.schemas import Event, decode
@@ -35,8 +36,8 @@ async def stripe_webhook(request: Request) -> Response:
         raise
     if not await services.events.store(event, body.decode()):
         services.metrics.webhooks.labels("repeated").inc()
-        services.events.note_repeated(event)
-        return json_response({"received": True, "outcome": "handled before"})
+        services.events.note_duplicate(event)
+        return json_response({"received": True, "outcome": EventOutcome.DUPLICATE})
     return json_response({"received": True, "outcome": await _handled(event, services)})
 
 
@@ -54,7 +55,7 @@ def _verified(body: bytes, header: str | None, services: Services) -> Event:
     return event
 
 
-async def _handled(event: Event, services: Services) -> str:
+async def _handled(event: Event, services: Services) -> EventOutcome:
     try:
         async with asyncio.timeout(services.settings.webhook_deadline_s):
             outcome = await services.events.handle(event)
@@ -62,7 +63,7 @@ async def _handled(event: Event, services: Services) -> str:
         # Stored, so not lost: what cannot be handled now is the reconciler's, whatever the reason.
         services.metrics.webhooks.labels("postponed").inc()
         log.exception("webhook_postponed", stripe_event=event.id, type=event.type, error=str(error))
-        return "postponed"
+        return EventOutcome.POSTPONED
     services.metrics.webhooks.labels("handled").inc()
     return outcome
 

@@ -1,0 +1,114 @@
+"""Creates the row of an invoice that is new here, and finds the account that it belongs to.
+
+Runs inside the settlement's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+import structlog
+
+from paidup.clock import now
+from paidup.credits import grants
+from paidup.db.connection import locked
+from paidup.db.models import Account, Invoice, Subscription
+from paidup.domain.backoff import reconciler_delay_s
+from paidup.domain.catalog import Catalogue, StripePrice
+from paidup.domain.payment_facts import InvoiceFacts
+from paidup.domain.quotes import Quote, quote
+from paidup.payments.outcomes import PUBLISH_GRACE, Outcome, Settled
+
+log = structlog.get_logger(__name__)
+
+
+async def create_invoice(
+    invoice: InvoiceFacts | None,
+    account_id: int | None,
+    catalogue: Catalogue,
+    prices: Mapping[str, StripePrice],
+) -> tuple[Invoice, Account] | Settled:
+    """The new row and its account, locked; or the outcome that says why there is none.
+
+    `account_id` names the account where the caller knows it; otherwise the invoice's customer or
+    metadata does.
+    """
+    if invoice is None:
+        return Settled(Outcome.UNKNOWN_INVOICE, "no invoice is known for this payment")
+    if invoice.status in (None, "draft"):
+        return Settled(Outcome.NOT_YET, "the invoice is still a draft")
+    if not invoice.lines_complete:
+        return Settled(Outcome.NEEDS_REFETCH, "the invoice has more lines than shown")
+    quoted = quote(invoice.lines, catalogue, prices)
+    if quoted.plan is None:
+        if invoice.subscription is None:
+            return Settled(Outcome.IRRELEVANT, "no line of the invoice sells a plan")
+        unknown = ", ".join(quoted.unknown_prices) or "none"
+        return Settled(Outcome.UNKNOWN_PRICE, f"unknown prices: {unknown}")
+    account = await _find_account(invoice, account_id)
+    if account is None:
+        return Settled(Outcome.UNKNOWN_CUSTOMER, f"no account has the customer {invoice.customer}")
+    row = await _insert_invoice(invoice, account, quoted)
+    if invoice.subscription:
+        await _insert_subscription(row, invoice.subscription)
+    return row, account
+
+
+async def _find_account(invoice: InvoiceFacts, account_id: int | None) -> Account | None:
+    """The invoice's account, locked, linked to its Stripe customer on the way; None where there is none."""
+    if invoice.customer is None:
+        return None
+    if account_id is not None:
+        account = await locked(Account.filter(id=account_id)).get()
+    else:
+        found = await locked(Account.filter(stripe_customer=invoice.customer)).first()
+        if found or invoice.account is None:
+            return found
+        named = await locked(Account.filter(external_id=invoice.account)).first()
+        if named is None:
+            return None
+        account = named
+    if account.stripe_customer is None:
+        if account_id is not None and await Account.exists(stripe_customer=invoice.customer):
+            return None  # the invoice names this account, but its customer is another account's
+        account.stripe_customer = invoice.customer
+        await account.save(update_fields=["stripe_customer"])
+    return account if account.stripe_customer == invoice.customer else None
+
+
+async def _insert_invoice(invoice: InvoiceFacts, account: Account, quoted: Quote) -> Invoice:
+    at = now()
+    row = Invoice(
+        id=invoice.id,
+        account_id=account.id,
+        customer=invoice.customer,
+        subscription=invoice.subscription,
+        payment_intent=invoice.intent,
+        plan=quoted.plan,
+        price=quoted.price,
+        billing_reason=invoice.billing_reason,
+        currency=invoice.currency,
+        amount_due_minor=invoice.amount_paid_minor + invoice.amount_remaining_minor,
+        changed_at=at,
+        publish_due_at=at + PUBLISH_GRACE,
+        created_at=at,
+        next_check_at=at + timedelta(seconds=reconciler_delay_s(0)),
+    )
+    grants.store_quote(row, quoted, invoice)
+    await row.save()
+    if quoted.unknown_prices:
+        log.warning("unknown_prices", invoice=invoice.id, prices=quoted.unknown_prices)
+    return row
+
+
+async def _insert_subscription(row: Invoice, subscription: str) -> None:
+    """A row for the invoice's subscription, unless it has one."""
+    new = Subscription(
+        id=subscription,
+        account_id=row.account_id,
+        plan=row.plan,
+        price=row.price,
+        refresh_at=row.next_check_at,
+    )
+    await Subscription.bulk_create([new], ignore_conflicts=True)

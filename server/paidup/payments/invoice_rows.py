@@ -1,0 +1,75 @@
+"""Reads, locks and writes the rows of invoices for the settlement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paidup.clock import now
+from paidup.credits import ledger, reversals
+from paidup.db.bulk import UnitOfWork, update_many
+from paidup.db.connection import locked, storage_errors
+from paidup.db.models import Account, Invoice
+from paidup.domain.decisions import InvoiceSnapshot
+from paidup.domain.payment_facts import PaymentFacts
+from paidup.payments.outcomes import PUBLISH_GRACE
+from paidup.realtime.status_queries import error_of
+
+
+async def lock_invoice(invoice: str) -> tuple[Invoice, Account]:
+    """An invoice and its account, locked in an order that cannot deadlock.
+
+    A settled invoice: the account first, like the end of a reservation, which may write the invoice
+    as well. Any other: the invoice first, like its settlement.
+    """
+    query = Invoice.filter(id=invoice)
+    row = await query.get()
+    if row.settled_at is None:
+        row = await locked(query).get()
+    account = await ledger.lock_account(row.account_id)
+    return await locked(query).get(), account
+
+
+def lookup_condition(facts: PaymentFacts) -> tuple[str, list[str]]:
+    """The SQL condition, and its values, that select the invoice that `facts` are about, and its account."""
+    if facts.invoice:
+        return "invoices.id = $1 AND accounts.id = invoices.account_id", [facts.invoice.id]
+    intents = [payment.intent for payment in facts.payments]
+    marks = ", ".join(f"${number}" for number in range(1, len(intents) + 1))
+    return f"invoices.payment_intent IN ({marks}) AND accounts.id = invoices.account_id", intents
+
+
+def write_change(row: Invoice, writes: UnitOfWork) -> None:
+    """Write a change that browsers should be notified of."""
+    row.version += 1
+    row.changed_at = now()
+    row.publish_due_at = row.changed_at + PUBLISH_GRACE
+    if row.status.terminal:
+        row.next_check_at = None
+    writes.update(
+        row,
+        *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
+        *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
+        *("finalized_at", "sequence", "affects_others", "has_reversals", *reversals.COUNTS),
+    )
+
+
+async def record_published(published: Sequence[tuple[str, int]]) -> None:
+    """Record that Redis has taken these versions of these invoices."""
+    # Where a newer version exists, its own publisher clears the due time. A locked row is skipped, since
+    # the transaction that holds it may wait for another of these rows; it is then published again.
+    changes = "published_version = {version}, publish_due_at = NULL"
+    where = "invoices.version = {version}"
+    with storage_errors():
+        await update_many(Invoice, changes, where, ("id", "version"), published, pass_over_locked=True)
+
+
+def snapshot(row: Invoice) -> InvoiceSnapshot:
+    return InvoiceSnapshot(
+        invoice=row.id,
+        status=row.status,
+        customer=row.customer,
+        currency=row.currency,
+        amount_due_minor=row.amount_due_minor,
+        intent=row.payment_intent,
+        error=error_of(row),
+    )
