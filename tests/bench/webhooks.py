@@ -171,7 +171,7 @@ async def measure(rounds: int = 7, webhooks: int = 500, at_once: int = 32) -> li
                     port = await _product(urls["product"], stripe_side.url, each.processes, folder, servers)
                     if purchases is None:
                         paidup = Paidup(f"http://127.0.0.1:{port}", http)
-                        purchases = Purchases(database, await _bought(paidup, stripe_side))
+                        purchases = Purchases(database, await _paid_for(paidup, stripe_side))
                     for _ in range(rounds + 1):
                         bodies = await purchases.make(webhooks)
                         each.floor.append(await _rate(floor_port, bodies, at_once))
@@ -195,7 +195,7 @@ async def _stripe_side(folder: Path, http: aiohttp.ClientSession, stack: AsyncEx
     return stripe_side
 
 
-async def _bought(paidup: Paidup, stripe_side: StripeSide) -> Any:
+async def _paid_for(paidup: Paidup, stripe_side: StripeSide) -> Any:
     """The `invoice.paid` of a plan that was bought through the product. Nobody delivers it."""
     purchase = await paidup.customer().buy()
     await stripe_side.confirm(purchase["client_secret"])

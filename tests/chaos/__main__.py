@@ -79,7 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--database", choices=["sqlite", "postgres", "both"], default="both")
     parser.add_argument("--purchases", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=80, help="of striking")
-    parser.add_argument("--quiet", type=float, default=150, help="seconds for the three roads, afterwards")
+    parser.add_argument("--quiet", type=float, default=150, help="seconds for the three sources, afterwards")
     parser.add_argument("--kill-every", type=float, default=2.0, help="seconds on average")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument(

@@ -1,6 +1,6 @@
-"""The customers of the hammer: each buys, pays in his own way, watches or does not, spends, renews.
+"""The customers of the chaos test: each buys, pays in their own way, watches or not, spends, renews.
 
-A customer writes down what he was told; whether that was the truth is for `verdict.py`.
+A customer writes down what they were told; whether that was the truth is for `verdict.py`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Story:
         return bool(self.invoice) and self.paying != "never" and self.watching != "closes the tab"
 
 
-class Crowd:
+class Customers:
     """All customers. They begin spread over the striking time; some spends and renewals come late."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Crowd:
         self._chance = chance
 
     def customer(self, number: int, begins_after_s: float) -> asyncio.Task[None]:
-        """Customer `number`, begun. Everything he chooses comes from one seed of his own."""
+        """Customer `number`, begun. Everything they choose comes from one seed."""
         chance = Random(self._chance.random())
         story = Story(
             f"customer-{number}",
@@ -195,7 +195,7 @@ class _Visit:
                 shape = await self._stripe_side.api("GET", f"invoices/{self._story.invoice}")
                 subscription = shape["parent"]["subscription_details"]["subscription"]
                 renewed = await self._stripe_side.control(f"subscriptions/{subscription}/renew")
-            except (AssertionError, *UNREACHABLE):  # the weather, or the first payment is still under way
+            except (AssertionError, *UNREACHABLE):  # injected faults, or the first payment is still under way
                 await asyncio.sleep(0.5)
                 continue
             self._story.renewal = renewed["id"]

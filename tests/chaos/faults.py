@@ -1,4 +1,4 @@
-"""What goes wrong while the hammer strikes: the weather at Stripe's side, and the killer."""
+"""Fault injection for the chaos test: the sandbox's conditions, and processes that are killed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.chaos.stack import Role, Stack
 from tests.support.stripe_sandbox import StripeSide
 
 
-async def change_weather(stripe_side: StripeSide, chance: Random, counts: Counter[str]) -> None:
-    """Until cancelled: every second or two another weather, now and then a short outage of Stripe."""
+async def vary_conditions(stripe_side: StripeSide, chance: Random, counts: Counter[str]) -> None:
+    """Until cancelled: new conditions every second or two, now and then a short outage of Stripe."""
     while True:
         outage = chance.choice(("rate_limited", "api_down", None, None, None, None))
         if outage:
@@ -23,12 +23,12 @@ async def change_weather(stripe_side: StripeSide, chance: Random, counts: Counte
             counts[outage] += 1
             await asyncio.sleep(0.2 + chance.random() * 0.8)
             await stripe_side.conditions(**{outage: False})
-        await stripe_side.conditions(**_weather(chance))
-        counts["changes of weather"] += 1
+        await stripe_side.conditions(**_conditions(chance))
+        counts["changes of conditions"] += 1
         await asyncio.sleep(0.5 + chance.random())
 
 
-def _weather(chance: Random) -> dict[str, Any]:
+def _conditions(chance: Random) -> dict[str, Any]:
     return {
         "webhook_delay_ms": chance.choice((0, 0, 200, 3000)),
         "webhook_jitter_ms": chance.choice((0, 500)),

@@ -14,8 +14,8 @@ import aiohttp
 
 from paidup.db.models import Invoice
 from paidup.services import open_services
-from tests.chaos.customers import Crowd, Story
-from tests.chaos.faults import Killer, change_weather
+from tests.chaos.customers import Customers, Story
+from tests.chaos.faults import Killer, vary_conditions
 from tests.chaos.stack import Stack
 from tests.chaos.verdict import events_by_outcome, ungranted, violations
 from tests.support.browser_tab import Unanswered
@@ -28,7 +28,7 @@ AFTERWARDS_S = 25.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How hard to strike. `quiet_s`: how long the three roads have for what is open when quiet begins."""
+    """How much load and how many faults. `quiet_s`: how long the three sources have afterwards to settle."""
 
     purchases: int
     seconds: float
@@ -75,14 +75,14 @@ class _Run:
         self._http = http
         self._stripe_side = stripe_side
         self._chance = chance
-        self._weather: Counter[str] = Counter()
+        self._conditions: Counter[str] = Counter()
         self._killer = Killer(stack, http, Random(chance.random()))
         servers = [server.url for server in stack.servers]
-        self._crowd = Crowd(servers, http, stripe_side, Random(chance.random()))
+        self._customers = Customers(servers, http, stripe_side, Random(chance.random()))
 
     async def run(self) -> Report:
         visits = [
-            self._crowd.customer(number, self._plan.seconds * self._chance.random())
+            self._customers.customer(number, self._plan.seconds * self._chance.random())
             for number in range(self._plan.purchases)
         ]
         try:
@@ -107,7 +107,7 @@ class _Run:
                 visit.cancel()
             self._blame(await asyncio.gather(*visits, return_exceptions=True))
             paid = await self._stripe_side.paid_invoices()
-            found = await violations(self._crowd.stories, paid)
+            found = await violations(self._customers.stories, paid)
             for server in self._stack.servers:
                 await self._killer.read_counters(server)
             last = await self._lastettlement(began)
@@ -115,9 +115,9 @@ class _Run:
         return Report(found, self._figures(len(paid), backfilled, natural_s, last, events))
 
     async def _strike(self) -> None:
-        weather = change_weather(self._stripe_side, Random(self._chance.random()), self._weather)
+        conditions = vary_conditions(self._stripe_side, Random(self._chance.random()), self._conditions)
         troubles = [
-            asyncio.create_task(weather),
+            asyncio.create_task(conditions),
             asyncio.create_task(self._killer.strike(self._plan.kill_every_s)),
         ]
         await asyncio.wait(troubles, timeout=self._plan.seconds, return_when=asyncio.FIRST_EXCEPTION)
@@ -160,7 +160,7 @@ class _Run:
         return f"{after_s:.1f} s ({last.billing_reason}, by {last.settled_via})"
 
     def _blame(self, outcomes: Sequence[BaseException | None]) -> None:
-        for story, outcome in zip(self._crowd.stories, outcomes, strict=True):
+        for story, outcome in zip(self._customers.stories, outcomes, strict=True):
             if isinstance(outcome, Unanswered):
                 story.complaints.append(str(outcome))
             elif isinstance(outcome, Exception):
@@ -169,7 +169,7 @@ class _Run:
     def _figures(
         self, paid: int, backfilled: int, natural_s: float, last: str, events: dict[str, int]
     ) -> list[tuple[str, str]]:
-        stories, counts, killer = self._crowd.stories, self._crowd.counts, self._killer
+        stories, counts, killer = self._customers.stories, self._customers.counts, self._killer
         fell = sum(role.failed_starts for role in self._stack.roles)
         return [
             ("purchases, renewals", f"{counts['purchases']}, {counts['renewals']}"),
@@ -177,7 +177,7 @@ class _Run:
             ("spends answered, refused", f"{counts['spends answered']}, {counts['spends refused']}"),
             ("killed", ", ".join(f"{name} {n}" for name, n in sorted(killer.counts.items())) or "nothing"),
             ("processes that fell over with them", str(fell)),
-            ("Stripe", ", ".join(f"{name} {n}" for name, n in sorted(self._weather.items())) or "fair"),
+            ("Stripe", ", ".join(f"{name} {n}" for name, n in sorted(self._conditions.items())) or "fair"),
             ("events by outcome", ", ".join(f"{name} {n}" for name, n in sorted(events.items()))),
             ("settlements refused as done (counted)", str(killer.settled["already_settled"])),
             ("quiet until all was done", f"{natural_s:.1f} s"),

@@ -47,7 +47,7 @@ class Role:
         self.starts += 1
 
     def kill(self) -> None:
-        """SIGKILL; whoever supervises starts it again."""
+        """SIGKILL; the supervisor starts it again."""
         self._killed = True
         self.child.kill()
 

@@ -19,8 +19,8 @@ def test_whatever_is_killed_every_paid_invoice_is_credited_once_and_every_watche
 ) -> None:
     """S02, S10, S11, S12, S13, S14, S16, S17, S18, S19, S20, S29, S33, S34, S37, all at once and at random.
 
-    The roads have three seconds of quiet; what only a list of Stripe's would show a minute later
-    is settled by what `paidup backfill` does. The long run waits for the roads instead.
+    The three sources have three seconds of quiet; what only a list of Stripe's would show a minute later
+    is settled by what `paidup backfill` does. The long run waits for them instead.
     """
     arguments = ["-m", "tests.chaos", "--database", database, *SHORT]
     hammer = Child(arguments, {}, tmp_path / "hammer.log", forked=True)

@@ -98,7 +98,7 @@ def _all_told(stories: Iterable[Story], paid: Sequence[Any]) -> Iterator[str]:
     at_stripe = {invoice["id"] for invoice in paid}
     for story in stories:
         if not story.invoice:
-            yield f"{story.name} never got his subscription"
+            yield f"{story.name} never got their subscription"
         elif story.paid_at is None and story.paying != "never":
             yield f"{story.name} ({story.paying}) never paid"
         elif story.watches and story.status != "active":

@@ -46,7 +46,7 @@ from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import Event, ListOf, decode
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 from tests.support.cancel_at_await import cut_off
-from tests.support.factories import nobody_watches, three_sums
+from tests.support.factories import ignore_balance, three_sums
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ class Interleavings(RuleBasedStateMachine):
         book = PriceCatalog(catalogue, gateway)
         book.know(price)
         roads = build_roads(
-            *(catalogue, book, gateway, Hub(redis), timeline, metrics, self._publish, nobody_watches)
+            *(catalogue, book, gateway, Hub(redis), timeline, metrics, self._publish, ignore_balance)
         )
         self.settlement, self.verification = roads.settlement, roads.verification
         self.events, self.reconciler = roads.events, roads.reconciler

@@ -1,4 +1,4 @@
-"""Paid, but blocked (SCENARIOS, S01 to S09): whoever has paid is let in at once, and told."""
+"""Paid, but blocked (S01 to S09): a customer who has paid gets access at once, and is told."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from paidup.services import Services
 from paidup.stripe_api.schemas import Invoice, decode
 from paidup.web.websocket import snapshots
 from tests.conftest import World
-from tests.support.factories import nobody_watches
+from tests.support.factories import ignore_balance
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
 from tests.support.stripe_sandbox import StripeSide
@@ -119,7 +119,9 @@ async def test_a_browser_that_says_verify_is_active_at_once(world: World, stripe
     await assert_books_balance(grants=1)
 
 
-async def test_the_webhook_never_comes_and_nobody_watches(paidup: Paidup, stripe_side: StripeSide) -> None:
+async def test_the_webhook_never_comes_and_no_browser_is_open(
+    paidup: Paidup, stripe_side: StripeSide
+) -> None:
     """S02: the webhook is dropped and the browser was closed: the reconciler credits, once it is due."""
     await stripe_side.conditions(webhook_drop=True)
     ada, purchase = await _confirmed(paidup, stripe_side)
@@ -326,7 +328,7 @@ async def test_ten_clicks_are_one_subscription(paidup: Paidup, stripe_side: Stri
     assert {purchase["invoice"] for _, purchase in answers} == {answers[0][1]["invoice"]}
     assert {purchase["client_secret"] for _, purchase in answers} == {answers[0][1]["client_secret"]}
     assert [status for status, _ in answers].count(201) == 1
-    await _assert_bought_once(stripe_side)
+    await _assert_one_purchase(stripe_side)
 
 
 async def test_clicks_on_two_processes_are_one_subscription(world: World, stripe_side: StripeSide) -> None:
@@ -335,7 +337,7 @@ async def test_clicks_on_two_processes_are_one_subscription(world: World, stripe
     answers = await asyncio.gather(*(_click(servers[n % 2].customer("ada")) for n in range(6)))
     assert {purchase["invoice"] for _, purchase in answers} == {answers[0][1]["invoice"]}
     assert [status for status, _ in answers].count(201) == 1
-    await _assert_bought_once(stripe_side)
+    await _assert_one_purchase(stripe_side)
 
 
 async def test_a_reload_gets_the_same_payment_and_both_tabs_are_told(
@@ -352,7 +354,7 @@ async def test_a_reload_gets_the_same_payment_and_both_tabs_are_told(
         await stripe_side.confirm(second[1]["client_secret"])
         told = [await status_with(tab, status="active") for tab in tabs]
     assert [frame["balance"] for frame in told] == [2000, 2000]
-    await _assert_bought_once(stripe_side)
+    await _assert_one_purchase(stripe_side)
     await assert_books_balance(grants=1)
 
 
@@ -364,10 +366,10 @@ async def test_a_reload_after_paying_tells_active_rather_than_sell_again(
     ada, purchase = await _confirmed(paidup, stripe_side)
     status, again = await _click(ada)
     assert (status, again["invoice"], again["status"]["status"]) == (200, purchase["invoice"], "active")
-    await _assert_bought_once(stripe_side)
+    await _assert_one_purchase(stripe_side)
     status, refused = await _click(ada)
     assert (status, refused["type"].rpartition("/")[2]) == (409, "already-subscribed")
-    await _assert_bought_once(stripe_side)
+    await _assert_one_purchase(stripe_side)
     await assert_books_balance(grants=1)
 
 
@@ -393,12 +395,12 @@ async def test_another_plan_before_paying_voids_the_first(paidup: Paidup, stripe
 async def test_another_plan_while_a_payment_is_under_way_is_refused(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S08: another plan while the first payment is in processing: refused, lest both be paid."""
+    """S08: another plan while the first payment is in processing: refused, so that not both are paid."""
     await stripe_side.conditions(processing_ms=600_000)
     ada, _ = await _confirmed(paidup, stripe_side)
     status, refused = await _click(ada, "basic")
     assert (status, refused["type"].rpartition("/")[2]) == (409, "payment-under-way")
-    await _assert_bought_once(stripe_side)
+    await _assert_one_purchase(stripe_side)
 
 
 async def test_a_saved_card_that_needs_no_3ds_is_credited(world: World, stripe_side: StripeSide) -> None:
@@ -452,7 +454,7 @@ async def _click(customer: Customer, plan: str = "pro") -> tuple[int, Any]:
     return await customer.call("POST", "/api/subscriptions", {"plan": plan})
 
 
-async def _assert_bought_once(stripe_side: StripeSide) -> None:
+async def _assert_one_purchase(stripe_side: StripeSide) -> None:
     for objects in ("subscriptions?status=all", "invoices", "payment_intents", "customers"):
         found = (await stripe_side.api("GET", objects))["data"]
         assert len(found) == 1, (objects, [one["id"] for one in found])
@@ -488,7 +490,7 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
         "nobody": not_at_all,
     }
     return Settlement(
-        *(services.catalogue, services.prices, publish[teller], nobody_watches),
+        *(services.catalogue, services.prices, publish[teller], ignore_balance),
         *(services.timeline, services.metrics),
     )
 

@@ -93,7 +93,7 @@ class Customers:
         return "vanished"
 
     async def _stalls(self, number: int) -> str:
-        """It answers neither a ping nor a farewell: the server has to cut it."""
+        """It answers neither a ping nor a close: the server has to disconnect it."""
         connection = await self._socket(number, lambda _: None, polite=False)
         if self._chance.random() < 0.5:
             await self._pay(number)

@@ -21,7 +21,7 @@ from paidup.payments.settlement import Settlement
 from paidup.redis_client import RedisClient
 from paidup.services import Services, open_services
 from paidup.settings import load_settings
-from tests.support.factories import nobody_watches
+from tests.support.factories import ignore_balance
 
 MEET_WITHIN_S = 30.0
 
@@ -65,7 +65,7 @@ async def die(services: Services, facts: list[PaymentFacts]) -> None:
         raise AssertionError("unreachable")
 
     settlement = Settlement(
-        *(services.catalogue, services.prices, killed, nobody_watches, services.timeline, services.metrics)
+        *(services.catalogue, services.prices, killed, ignore_balance, services.timeline, services.metrics)
     )
     for one in facts:
         await settlement.settle(one, Source.WEBHOOK)

@@ -57,5 +57,5 @@ async def three_sums(account_id: int) -> tuple[int, int, int]:
     return account.balance, sum(entry.credits for entry in entries), held if held else min(0, account.balance)
 
 
-async def nobody_watches(_: Account) -> None:
+async def ignore_balance(_: Account) -> None:
     """Whom a settlement tells of a balance, where no live line is part of the test."""

@@ -1,12 +1,12 @@
 """Processes of the tests, forked from one that has imported their modules already.
 
 Starting Python and importing the server takes more than a second of a core, and the tests start the same
-few commands some hundred times. Here one process, the nursery, imports what it is asked for, once, and
+few commands some hundred times. Here one process, the fork server, imports what it is asked for, once, and
 forks: each child then runs as `python -m MODULE` would, with its own session, folder, environment and output.
 
-The nursery has no thread, no event loop, and no connection but that of whoever orders a child. Each child has
-a keeper between itself and the nursery, which tells the client how it ended; when the client goes away, the
-keeper kills the child, so that nothing outlives whoever started it.
+The fork server has no thread, no event loop, and only the connections of its clients. Each child has a
+monitor between itself and the fork server. The monitor tells the client how the child ended; when the client
+goes away, it kills the child, so no child outlives the test that started it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from typing import BinaryIO
 
 import msgspec
 
-VARIABLE = "TESTS_NURSERY"
-"""Names the nursery's socket to the children, which may have children of their own."""
+VARIABLE = "TESTS_FORKSERVER"
+"""Names the fork server's socket to the children, which may have children of their own."""
 LOADED_LATE = (
     "uvicorn.lifespan.on",
     "uvicorn.loops.uvloop",
@@ -61,7 +61,7 @@ class Order(msgspec.Struct):
 
 
 class ForkedProcess:
-    """A child of the nursery, which can be asked what a `subprocess.Popen` can be asked here."""
+    """A child of the fork server, which can be asked what a `subprocess.Popen` can be asked here."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
     def _hear(self, timeout: float | None) -> bool:
-        """Whether the nursery had something to say in time: first who the child is, at last how it ended."""
+        """Whether the fork server sent something in time: the child's id first, its exit status last."""
         waiting = poll()
         try:
             waiting.register(self._line, POLLIN)
@@ -125,7 +125,7 @@ class ForkedProcess:
         with self._lock, suppress(BlockingIOError):
             if self.returncode is None:
                 said, fds, _, _ = socket.recv_fds(self._line, MAX_MESSAGE, 1, socket.MSG_DONTWAIT)
-                assert said, "the nursery is gone"
+                assert said, "the fork server is gone"
                 if fds:
                     self._pid, (self._pidfd,) = int(said), fds
                 else:
@@ -136,7 +136,7 @@ class ForkedProcess:
 
 
 def forkserver() -> str:
-    """The socket's path: of the nursery that made us, or of one of our own, started now."""
+    """The socket's path: of the fork server that made us, or of one of our own, started now."""
     with _starting:
         if VARIABLE not in os.environ:
             os.environ[VARIABLE] = _started()
@@ -162,7 +162,7 @@ def _started() -> str:
     return path
 
 
-# The nursery's side
+# The fork server's side
 
 
 def serve(listener: socket.socket) -> Order:
@@ -191,7 +191,7 @@ def serve(listener: socket.socket) -> Order:
 
 
 def _reap(options: int = 0) -> None:
-    """The keepers that have ended."""
+    """The monitors that have ended."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, options)[0]:
             pass
@@ -219,7 +219,7 @@ def load(module: str) -> None:
 
 
 def keep(line: socket.socket, order: Order, output: int) -> None:
-    """Returns in the child. The keeper waits until the child has ended, or the client, and ends as well."""
+    """Returns in the child. The monitor waits until the child has ended, or the client, and ends as well."""
     pid = os.fork()
     if pid == 0:
         line.close()

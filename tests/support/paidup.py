@@ -86,12 +86,12 @@ class Paidup:
 
 
 def scope_of(path: str) -> dict[str, str]:
-    """The claim of whoever makes this call in a product: its backend moves credits, its page the rest."""
+    """The scope that a product would use for this call: its backend moves credits, its page the rest."""
     return {"scope": "backend"} if path.startswith("/api/credits/") else {}
 
 
 class Customer:
-    """A user of the SaaS: his bearer token, his calls, his sockets."""
+    """A user of the SaaS: their bearer token, calls and sockets."""
 
     def __init__(self, paidup: Paidup, http: aiohttp.ClientSession, name: str) -> None:
         self.paidup = paidup

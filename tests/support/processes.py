@@ -27,7 +27,7 @@ END_WITHIN_S = 15.0
 def _ports() -> Iterator[int]:
     """Ports of this process alone: each worker of a parallel run has a range of its own.
 
-    Below those that the system gives to outgoing connections. Whoever asks the system for a free
+    Below those that the system gives to outgoing connections. A program that asks the system for a free
     port gets one that another process may get as well, before either has bound it.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw6").removeprefix("gw")

@@ -1,7 +1,7 @@
-"""A crowd of browsers in one event loop, light enough for thousands of sockets.
+"""Many browsers in one event loop, light enough for thousands of sockets.
 
 A `Connection` is one socket. A `Waiter` is one browser: it comes back as `paidup.js` does, after
-the pause that a farewell asked for or after its own, to whichever process a load balancer would choose.
+the pause that a close asked for or after its own, at whichever process a load balancer would choose.
 It lacks the client's way out, the status by GET: what it hears, a socket has told it.
 """
 
@@ -202,7 +202,7 @@ class Waiter:
         self.codes: list[int] = []
         """How each connection that was opened ended."""
         self.due_back: list[float] = []
-        """The moment at which each farewell asked it to come back (monotonic); a busy machine may be late."""
+        """When each close asked it to reconnect (monotonic); a busy machine may be late."""
         self._request = handshake(invoice, ticket)
         self._choose = choose
         self._chance = chance

@@ -1,4 +1,4 @@
-"""Three roads lead to one settlement: each suffices alone, and together they credit once."""
+"""Three sources lead to one settlement: each suffices alone, and together they credit once."""
 
 from __future__ import annotations
 

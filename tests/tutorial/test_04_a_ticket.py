@@ -32,8 +32,8 @@ async def test_a_fresh_ticket_is_to_be_had_by_whose_invoice_it_is(paidup: Paidup
 
 async def test_a_ticket_opens_no_other_invoice(paidup: Paidup) -> None:
     ada, bob = paidup.customer("ada"), paidup.customer("bob")
-    hers, his = await ada.buy("pro"), await bob.buy("pro")
+    adas, bobs = await ada.buy("pro"), await bob.buy("pro")
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        async with bob.watch(hers, ticket=his["ticket"]):
+        async with bob.watch(adas, ticket=bobs["ticket"]):
             pass
     assert refused.value.status == 403

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 async def test_credits_are_spent_once_for_each_key(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """The caller chooses the key, so that he may ask again when an answer was lost on the way."""
+    """The caller chooses the key, so a request whose answer was lost can be repeated."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"])

@@ -1,4 +1,4 @@
-"""3DS: the bank asks the customer. Passed, the plan goes live; failed, he may try another card."""
+"""3DS: the bank asks the customer. If it passes, the plan goes live; if not, they may try another card."""
 
 from __future__ import annotations
 

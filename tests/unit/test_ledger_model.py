@@ -41,7 +41,7 @@ from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
 from tests.support.billing_simulator import BEGIN, Bills, Item
-from tests.support.factories import an_account, nobody_watches
+from tests.support.factories import an_account, ignore_balance
 from tests.support.ledger_model import Bill, Line, Model, PlanRules, Refused
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class Histories(RuleBasedStateMachine):
         self.at, self.keys_made = BEGIN, 0
         self.looked = True
         self.settlement = Settlement(
-            catalogue, PRICES, untold, nobody_watches, Timeline(), Metrics(), lambda: at_unix(self.at)
+            catalogue, PRICES, untold, ignore_balance, Timeline(), Metrics(), lambda: at_unix(self.at)
         )
         rules = {
             plan: PlanRules(

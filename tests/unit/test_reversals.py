@@ -41,7 +41,7 @@ from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
 from paidup.settings import PACKAGED_PLANS
-from tests.support.factories import an_account, granted, nobody_watches, three_sums
+from tests.support.factories import an_account, granted, ignore_balance, three_sums
 
 TOTAL = 1000
 """What each invoice of these tests asked for, in minor units."""
@@ -211,7 +211,7 @@ class Books:
         """What becomes of credits that were spent before their money went back."""
         catalogue = msgspec.structs.replace(CATALOGUE, spent_then_refunded=policy)
         self._settlement = Settlement(
-            catalogue, {}, untold, nobody_watches, Timeline(), Metrics(), lambda: self.at
+            catalogue, {}, untold, ignore_balance, Timeline(), Metrics(), lambda: self.at
         )
 
     async def bill(self, credits: int, days: int | None = None) -> Invoice:
