@@ -1,4 +1,4 @@
-"""The web application: settings in, routes and lifespan out. A table of contents."""
+"""Builds the ASGI application: routes, lifespan, middleware and exception handlers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from paidup.errors import ConfigurationError, PaidupError
 from paidup.key_sets import KeySet
 from paidup.services import open_services
 from paidup.settings import Settings, process_problems
-from paidup.web import api, credits_api, operators, problems, webhooks
-from paidup.web import health as operations
+from paidup.web import api, credits_api, health, operators, problems, webhooks
 from paidup.web.auth import Authenticate, bearer_authentication
-from paidup.web.websocket import endpoint as sockets
+from paidup.web.websocket import endpoint
 
 
 def create_app(
@@ -30,14 +29,14 @@ def create_app(
     extra_routes: Sequence[BaseRoute] = (),
     clock: Clock = now,
 ) -> Starlette:
-    """Paidup as an ASGI application. Nothing is connected before its lifespan begins, which a
-    framework that it is mounted in does not run: `embedding.running` does.
+    """Paidup as an ASGI application.
 
-    `authenticate` names the customer of a request; by default the bearer JWT does.
-    `extra_routes` come after Paidup's own; the demo adds its pages that way. `clock` is Stripe's
-    calendar, by which credits expire and installments come.
+    Nothing is connected before its lifespan begins. A framework that mounts it does not run that
+    lifespan: use `mounting.running`. `authenticate` identifies the customer of a request (default:
+    bearer JWT). `extra_routes` come after Paidup's own; the demo adds its pages with them. `clock` is
+    the time by which credits expire and installments are granted: the sandbox's test clock, or now.
     """
-    # `paidup serve` gives all its workers one Valkey; a bare `uvicorn --workers` would give none.
+    # `paidup serve` starts one Valkey for all its workers; `uvicorn --workers` would start none.
     if found := process_problems(settings):
         raise ConfigurationError(found)
 
@@ -54,23 +53,25 @@ def create_app(
             key_set.kept_fresh(services.metrics) if key_set else nullcontext(),
         ):
             app.state.services = services
-            app.state.sockets = sockets.SocketServer(services)
-            keeper = asyncio.create_task(app.state.sockets.keep_forever(), name="sockets")
+            app.state.sockets = endpoint.SocketServer(services)
+            deadlines = asyncio.create_task(
+                app.state.sockets.enforce_deadlines_forever(), name="socket-deadlines"
+            )
             try:
                 yield
             finally:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)
+                deadlines.cancel()
+                await asyncio.gather(deadlines, return_exceptions=True)
                 await app.state.sockets.close()
 
     app = Starlette(
         routes=[
-            *(*sockets.ROUTES, *webhooks.ROUTES, *api.ROUTES, *credits_api.ROUTES),
-            *(*operations.ROUTES, *operators.ROUTES, *extra_routes),
+            *(*endpoint.ROUTES, *webhooks.ROUTES, *api.ROUTES, *credits_api.ROUTES),
+            *(*health.ROUTES, *operators.ROUTES, *extra_routes),
         ],
         lifespan=lifespan,
         middleware=[
-            # For pages of another origin that ask by GET or fetch a ticket. Sockets check for themselves.
+            # CORS for pages of other origins. WebSockets check the origin themselves.
             Middleware(
                 CORSMiddleware,
                 allow_origins=sorted(settings.origins),

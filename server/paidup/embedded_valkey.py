@@ -1,8 +1,8 @@
-"""The embedded Valkey: a real server in a child process, for when REDIS_URL is unset.
+"""The embedded Valkey: a real server in a child process, used if REDIS_URL is unset.
 
-Owns its start, its Unix socket in a directory that is closed to other users, and its end. One serves every
-process of this host that shares the data directory: whoever comes first starts it, the
-others join. Not for production: it keeps nothing and ends with the process that started it.
+It listens on a Unix socket in a directory that only this user can access. All processes that share the
+data directory use the same one: the first starts it, the others connect. Not for production: it keeps
+nothing, and it stops with the process that started it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from paidup.private_files import private_directory
 log = structlog.get_logger(__name__)
 
 SOCKET_PATH_LIMIT = 100
-"""A Unix socket's path holds 107 bytes at most."""
+"""The path of a Unix socket can have at most 107 bytes."""
 
 
 @contextmanager
 def embedded_valkey(data_dir: Path) -> Iterator[str]:
-    """The address (unix://...) of this host's embedded Valkey; started here unless it runs."""
+    """The URL (unix://...) of the embedded Valkey for `data_dir`, started unless it runs already."""
     path = socket_path(data_dir)
     server = ValkeyServer(
         port=0,
@@ -55,7 +55,7 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
 
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """What is started here never hears Ctrl-C. A terminal sends that to all of us, and this must end last."""
+    """Processes started in the block ignore Ctrl-C, which a terminal sends to all: Valkey must stop last."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child inherits the mask
     try:
         yield
@@ -65,7 +65,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _closed_to_others() -> Iterator[None]:
-    """Files that are made here, or by a process that is started here, are this user's alone."""
+    """Files made in the block, or by processes started in it, are accessible to this user only."""
     before = os.umask(0o077)
     try:
         yield
@@ -78,8 +78,8 @@ def _home(data_dir: Path) -> Path:
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Where the socket is: beside the Valkey's files, or, where that path is too long, in a temporary
-    directory, to which a link among those files leads. Both are closed to other users.
+    """The path of the Unix socket: next to Valkey's files, or, if that is too long, in a temporary
+    directory that a link among those files points to. Only this user can access either.
     """
     home = _home(data_dir)
     path = home / "valkey.sock"
@@ -89,11 +89,11 @@ def socket_path(data_dir: Path) -> Path:
 
 
 def _short_directory(link: Path) -> Path:
-    if not link.is_dir():  # none yet, or the system has cleaned up
-        made = Path(tempfile.mkdtemp(prefix="paidup-"))
+    if not link.is_dir():  # not created yet, or removed by the system's cleanup
+        created = Path(tempfile.mkdtemp(prefix="paidup-"))
         link.unlink(missing_ok=True)
         try:
-            link.symlink_to(made)
+            link.symlink_to(created)
         except FileExistsError:  # another process was faster
-            made.rmdir()
+            created.rmdir()
     return private_directory(link.readlink())

@@ -1,8 +1,8 @@
-"""What is done before SIGTERM reaches the server under us: the sockets are sent away first.
+"""Graceful shutdown: run a coroutine at SIGTERM before the server's own handler.
 
-uvicorn has no hook for it: it cuts every connection first and tells the application afterwards.
-So its handler of the signal is called only once the sockets are gone. A second SIGTERM goes
-straight to it. Owns the signal for as long as the block; refuses to know what is drained.
+uvicorn has no hook for this: it closes every connection first and notifies the application
+afterwards. Here its signal handler is called once the coroutine (the drain) is done. A second
+SIGTERM is passed on at once.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import Any
 
 @contextmanager
 def before_sigterm(prepare: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run `prepare` at SIGTERM, then the handler that was there. For the loop that runs now.
+    """Run `prepare` at SIGTERM on the running event loop, then the previous signal handler.
 
-    Changes nothing where there is no handler in Python to come before (a test client, or a
-    server that takes its signals another way), or where this is not the main thread.
+    Does nothing if there is no Python signal handler (a test client, a server that handles signals
+    another way), or outside the main thread.
     """
     loop = asyncio.get_running_loop()
-    own: Any = signal.getsignal(signal.SIGTERM)
-    if not callable(own) or threading.current_thread() is not threading.main_thread():
+    previous: Any = signal.getsignal(signal.SIGTERM)
+    if not callable(previous) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    under_way: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[None]] = []
 
     def stop(_: object = None) -> None:
-        own(signal.SIGTERM, None)
+        previous(signal.SIGTERM, None)
 
     def begin() -> None:
-        if under_way:
+        if tasks:
             stop()
             return
-        under_way.append(asyncio.create_task(prepare(), name="drain"))
-        under_way[0].add_done_callback(stop)
+        tasks.append(asyncio.create_task(prepare(), name="drain"))
+        tasks[0].add_done_callback(stop)
 
     def on_sigterm(_: int, __: FrameType | None) -> None:
         loop.call_soon_threadsafe(begin)
@@ -47,4 +47,4 @@ def before_sigterm(prepare: Callable[[], Coroutine[Any, Any, None]]) -> Iterator
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, own)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,10 +1,10 @@
-"""The identity provider's key set (RFC 7517), by which customers' tokens are verified.
+"""The identity provider's key set (RFC 7517), with which customers' tokens are verified.
 
-One task in each process fetches it ahead of time, and again with back-off after a failure: no request
-waits for the provider while the token's key is known. A key that the provider removes is refused after
-the next fetch. An answer without a usable key never replaces a good set, which stays in use for
-GRACE_S while the provider is away. A `kid` that the set does not have causes one fetch at once, then at
-most one in UNKNOWN_KEY_PAUSE_S, however many tokens name one.
+One task in each process fetches it ahead of time, and retries with backoff: no request waits for the
+provider while the token's key is known. A key that the provider removes is refused after the next
+fetch. A response without a usable key does not replace a good set, which stays in use for GRACE_S
+while the provider is down. An unknown `kid` causes one fetch at once, then at most one per
+UNKNOWN_KEY_PAUSE_S, however many tokens have one.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ EC_ALGORITHMS = {"secp256r1": ["ES256"], "secp384r1": ["ES384"], "secp521r1": ["
 
 
 class VerificationKey(NamedTuple):
-    """A key, and the algorithms that may be used with it, whatever a token says."""
+    """A key and the algorithms allowed with it, whatever a token's header says."""
 
     key: Any
     algorithms: list[str]
 
 
 class KeySetUnavailable(Exception):
-    """The provider did not answer in time, or with no key set; says why."""
+    """The provider did not respond in time, or not with a key set. The message says why."""
 
 
 class _Document(msgspec.Struct):
@@ -58,7 +58,7 @@ class _Document(msgspec.Struct):
 
 
 class KeySet:
-    """The keys at one address. `kept_fresh` fetches them for as long as it is open."""
+    """The keys at one URL. `kept_fresh` fetches them for the length of its block."""
 
     def __init__(self, url: str, refresh_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
@@ -70,11 +70,11 @@ class KeySet:
         self._failures = 0  # in a row
         self._fetching = False
         self._wanted = asyncio.Event()
-        self._done = asyncio.Event()  # of the fetch under way, or of the next
+        self._done = asyncio.Event()  # set when the current or next fetch has ended
 
     @asynccontextmanager
     async def kept_fresh(self, metrics: Metrics) -> AsyncIterator[None]:
-        """Fetch now, and on time, until the block ends."""
+        """Fetch now and then every `refresh_s`, until the block ends."""
         self._wanted, self._done, self._fetching = asyncio.Event(), asyncio.Event(), True
         metrics.key_set_age.set_function(lambda: self._clock() - self._fetched_at)
         task = asyncio.create_task(self._refresh_forever(metrics), name="key set")
@@ -85,8 +85,8 @@ class KeySet:
             await asyncio.gather(task, return_exceptions=True)
 
     async def key(self, kid: str) -> VerificationKey:
-        """The key of this name. Raises NotAuthenticated where the set has none such, and
-        IdentityUnavailable where that cannot be known.
+        """The key with this id. Raises NotAuthenticated if the set has no such key, or
+        IdentityUnavailable if the set cannot be fetched.
         """
         if kid not in self._usable():
             self._ask_early()
@@ -102,7 +102,7 @@ class KeySet:
 
     def _ask_early(self) -> None:
         now = self._clock()
-        # After a failure the retries alone fetch: junk tokens must not undo the back-off.
+        # After a failure only the retries fetch: invalid tokens must not bypass the backoff.
         if not self._fetching and not self._failures and now - self._asked_at >= UNKNOWN_KEY_PAUSE_S:
             self._asked_at, self._fetching = now, True
             self._wanted.set()
@@ -138,12 +138,12 @@ class KeySet:
             self._failures += 1
             log.exception("key_set_failed")
             return False
-        # Measured from before the request: the set may have changed since.
+        # From before the request: the set may have changed since.
         self._fetched_at, self._failures = began, 0
         return True
 
     def _pause_s(self) -> float:
-        """With jitter, so that many processes do not fetch at once; never later than `refresh_s`."""
+        """Seconds until the next fetch, with jitter; at most `refresh_s`."""
         if not self._failures:
             return self._refresh_s * random.uniform(0.8, 1.0)  # noqa: S311
         pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(self._failures - 1, 10))
@@ -151,20 +151,20 @@ class KeySet:
 
 
 async def fetch_keys(url: str) -> dict[str, VerificationKey]:
-    """The usable keys at `url` by their `kid`: at least one. Raises KeySetUnavailable."""
+    """The usable keys at `url` by `kid`; at least one. Raises KeySetUnavailable."""
     timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S)
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:
-        # A redirect is not followed: it could lead from TLS to an address without.
+        # Redirects are not followed: they could lead from TLS to plain HTTP.
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False) as http,
             http.get(url, headers=headers, allow_redirects=False) as response,
         ):
             if response.status != 200:
-                raise KeySetUnavailable(f"it was answered {response.status}")
+                raise KeySetUnavailable(f"the response was {response.status}")
             return parse_keys(await _bounded(response))
     except TimeoutError:
-        raise KeySetUnavailable(f"no answer within {FETCH_TIMEOUT_S:.0f} s") from None
+        raise KeySetUnavailable(f"no response within {FETCH_TIMEOUT_S:.0f} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise KeySetUnavailable(f"{type(error).__name__}: {error}") from None
 
@@ -174,40 +174,40 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_BYTES:
-            raise KeySetUnavailable(f"the answer is larger than {MAX_BYTES} bytes")
+            raise KeySetUnavailable(f"the response is larger than {MAX_BYTES} bytes")
     return bytes(body)
 
 
 def parse_keys(body: bytes) -> dict[str, VerificationKey]:
-    """The usable keys by their `kid`, the first of each name. Raises KeySetUnavailable without any."""
+    """The usable keys by `kid`, the first of each. Raises KeySetUnavailable if there are none."""
     try:
         listed = msgspec.json.decode(body, type=_Document).keys
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise KeySetUnavailable("the answer is no key set") from None
+        raise KeySetUnavailable("the response is not a key set") from None
     found: dict[str, VerificationKey] = {}
     for jwk in listed:
         kid, key = jwk.get("kid"), _verification_key(jwk)
         if isinstance(kid, str) and key is not None:
             found.setdefault(kid, key)
     if not found:
-        raise KeySetUnavailable("the answer has no usable key")
+        raise KeySetUnavailable("the response has no usable key")
     return found
 
 
 def _verification_key(jwk: dict[str, Any]) -> VerificationKey | None:
-    """None for a key that is not for signatures, is symmetric or private, or cannot be read."""
+    """The key, or None if it is not for signatures, is symmetric or private, or cannot be read."""
     try:
         if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
             return None
         key = jwt.PyJWK(jwk).key
-    except Exception:  # whatever one key does, the others are still read
+    except Exception:  # one malformed key must not make the others unusable
         return None
     allowed = [name for name in algorithms_for(key) if jwk.get("alg") in (None, name)]
     return VerificationKey(key, allowed) if allowed else None
 
 
 def algorithms_for(key: object) -> list[str]:
-    """The algorithms that fit a public key; none for what is no public key, or too weak."""
+    """The algorithms for a public key; none for a weak key or anything else."""
     if isinstance(key, RSAPublicKey):
         return ["RS256", "RS384", "RS512", "PS256"] if key.key_size >= MIN_RSA_BITS else []
     if isinstance(key, EllipticCurvePublicKey):

@@ -1,8 +1,8 @@
-"""Logging: structlog for ours, the standard library's for others', one format for both.
+"""Logging: structlog and the standard library, in one format.
 
-No secret is logged at any level. LOG_LEVEL is the level of our own loggers. Those of libraries say
-warnings and errors only: below, the Stripe SDK logs whole answers with client secrets, and database
-drivers log values. What looks like a secret is redacted in every line besides.
+No secret is logged at any level. LOG_LEVEL applies to Paidup's own loggers. Libraries log warnings and
+errors only: below that, the Stripe SDK logs whole responses with client secrets, and database drivers
+log values. In addition, anything that looks like a secret is redacted in every line.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CLIENTS_FAULTS = frozenset(
         "Invalid UTF-8 sequence received from client.",
     }
 )
-"""What uvicorn's own WebSocket class logs as errors, the second with a traceback: clients could fill logs."""
+"""Errors of clients that uvicorn's WebSocket class logs as its own: clients could fill the logs."""
 
 
 def configure_logging(level: str, form: Literal["console", "json"]) -> None:
-    """Everything to standard error, at `level`, for people (console) or machines (json)."""
+    """Log to standard error at `level`, for people (console) or machines (json)."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,9 +1,9 @@
-"""Paidup inside another application: its lifespan, and a customer's credits without HTTP.
+"""Mounts Paidup in another ASGI application, and gives its routes access to credits without HTTP.
 
-What a host imports stands here. It mounts `create_app(...)`, opens it with `running(...)` in its own
-lifespan, and is given an `InProcess`, by which its routes read and spend what a customer has:
-the same transactions as the HTTP API's, so the customer's open pages hear of it as well.
-Refuses to set anything of the process for itself: no logging, no event loop, no garbage collector.
+The host imports everything from here. It mounts `create_app(...)`, opens it with `running(...)` in its
+own lifespan, and gets an `InProcess`, with which its routes read and spend credits: in the same
+transactions as the HTTP API, so that open pages receive the new balance. Nothing process-wide is
+changed: no logging, no event loop, no garbage collector.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def running(paidup: Starlette, drain_at_sigterm: bool = True) -> AsyncIterator[InProcess]:
-    """Open a mounted Paidup for the length of the block: for the host's own lifespan.
+    """Open a mounted Paidup for the length of the block. For use in the host's own lifespan.
 
-    Starlette and FastAPI run the lifespan of the outermost application alone. With
-    `drain_at_sigterm`, the sockets are closed, spread over SHUTDOWN_DRAIN_S, before uvicorn is told to stop.
+    Starlette and FastAPI only run the lifespan of the outermost application. With `drain_at_sigterm`,
+    sockets are closed, spread over SHUTDOWN_DRAIN_S, before uvicorn handles SIGTERM.
     Raises ConfigurationError (plans file, a second Paidup in this process), StorageUnavailable.
     """
     async with paidup.router.lifespan_context(paidup):
@@ -57,36 +57,34 @@ async def running(paidup: Starlette, drain_at_sigterm: bool = True) -> AsyncIter
 
 
 class InProcess:
-    """A customer's credits, for the host's own routes. `customer` is the host's id of the user.
+    """A customer's credits, for the host's own routes. `customer` is the host's user id.
 
-    An account is made on first sight. Every method may raise StorageUnavailable, after which
-    nothing was changed, or InvalidInput. Do not call one inside a transaction of your own that
-    holds a lock: it has its own transaction, in Paidup's database.
+    Accounts are created on first use. Every method may raise InvalidInput, or StorageUnavailable, in
+    which case nothing was changed. Do not call one inside a transaction of your own that holds a lock:
+    it uses its own transaction, in Paidup's database.
     """
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def balance(self, customer: str) -> int:
-        """The credits that can be spent now; below zero it is a debt."""
+        """The credits that can be spent now. A negative balance is a debt."""
         account, _ = await current_grants(self._services, await self._account(customer))
         return int(account.balance)
 
     async def activating(self, customer: str) -> Activating | None:
-        """The newest payment that is on its way, with a ticket to watch it; what a refusal has to show."""
+        """The newest payment in progress, with a ticket for its WebSocket. Show it with a refusal."""
         return await pending_activation(self._services, await self._account(customer))
 
     async def spend(self, customer: str, credits: int, key: str) -> Spent:
-        """Take `credits`, once for each `key`. Raises InsufficientCredits and KeyReused."""
+        """Spend `credits`, once per `key`. Raises InsufficientCredits or KeyReused."""
         body = _checked({"credits": credits, "key": key}, SpendBody)
         check_credit_limit(self._services, body.credits)
         async with account_transaction(self._services, await self._account(customer)) as locked:
             return await reservations.spend(locked, body.credits, body.key, self._services.clock())
 
     async def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> Reserved:
-        """Set `credits` aside, once for each `key`. Raises InsufficientCredits, KeyReused
-        and ReservationOver.
-        """
+        """Reserve `credits`, once per `key`. Raises InsufficientCredits, KeyReused or ReservationOver."""
         body = _checked({"credits": credits, "key": key, "expires_in_s": expires_in_s}, ReserveBody)
         check_credit_limit(self._services, body.credits)
         at = self._services.clock()
@@ -95,15 +93,16 @@ class InProcess:
             return await reservations.reserve(locked, body.credits, body.key, expires_at, at)
 
     async def commit(self, customer: str, credits: int, key: str) -> Spent:
-        """Spend `credits` of what `key` reserved; the rest goes back. Raises NotFound, KeyReused
-        and ReservationOver.
+        """Spend `credits` of the reservation `key` and return the rest to the balance.
+
+        Raises NotFound, KeyReused or ReservationOver.
         """
         body = _checked({"credits": credits, "key": key}, CommitBody)
         async with account_transaction(self._services, await self._account(customer)) as locked:
             return await reservations.commit(locked, body.key, body.credits, self._services.clock())
 
     async def release(self, customer: str, key: str) -> Spent:
-        """All that `key` reserved goes back. Raises NotFound and ReservationOver."""
+        """Return the whole reservation `key` to the balance. Raises NotFound or ReservationOver."""
         body = _checked({"key": key}, ReleaseBody)
         async with account_transaction(self._services, await self._account(customer)) as locked:
             return await reservations.release(locked, body.key, self._services.clock())
@@ -113,8 +112,8 @@ class InProcess:
 
 
 def _checked(values: dict[str, object], kind: type[T]) -> T:
-    """As the HTTP API would take them."""
+    """Validate `values` as the HTTP API does."""
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"That cannot be asked for: {error}") from None
+        raise InvalidInput(f"The arguments are not valid: {error}") from None

@@ -1,4 +1,4 @@
-"""Files and directories for this user alone, whatever the umask and whoever else uses the machine."""
+"""Creates files and directories that only this user can access, whatever the umask."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ OTHERS = 0o077
 
 
 def private_directory(path: Path) -> Path:
-    """`path`, made if it is missing. Nobody else can read it, or put anything there.
+    """Create the directory `path` if it is missing, and make it accessible to this user only.
 
-    Raises ConfigurationError where somebody else has made it first, or a link in its place.
+    Raises ConfigurationError if it belongs to another user or is a link.
     """
     path.parent.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -25,7 +25,7 @@ def private_directory(path: Path) -> Path:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise ConfigurationError(
-            [f"{path} is no directory of this user's own: remove it, or set DATA_DIR to another place"]
+            [f"{path} is not a directory owned by this user: remove it, or set DATA_DIR to another path"]
         )
     if found.st_mode & OTHERS:
         path.chmod(PRIVATE_DIRECTORY)
@@ -33,9 +33,9 @@ def private_directory(path: Path) -> Path:
 
 
 def private_file(path: Path) -> Path:
-    """`path`, made empty if it is missing. One of this user's that others could open is closed to them.
+    """Create the file `path` if it is missing, and make it accessible to this user only.
 
-    Never opens what exists: closing SQLite's file would end the locks that this process has on it.
+    An existing file is not opened: closing SQLite's file would drop this process's locks on it.
     """
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE))

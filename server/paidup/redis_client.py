@@ -1,4 +1,4 @@
-"""The Redis client: one Redis or a cluster, and the errors by which either says that it is away."""
+"""Connects to Redis, standalone or a cluster, and lists the errors that mean it is unavailable."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from redis.exceptions import RedisClusterException, RedisError
 
 RedisClient = Redis | RedisCluster
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
-"""A RedisClusterException is no RedisError: no node of a cluster can be reached, or nobody holds a slot."""
+"""RedisClusterException (no reachable node, an uncovered slot) is not a RedisError."""
 
 
 def connect_redis(url: str, cluster: bool = False) -> RedisClient:
-    """A client whose calls fail within seconds: every user of it has something better to do than wait.
+    """A client whose calls fail within seconds, since every caller has a fallback.
 
-    With `cluster`, `url` names one node or several, separated by commas: the rest is asked of them.
+    With `cluster`, `url` lists one or several nodes, separated by commas; they report the others.
     """
-    patience: dict[str, Any] = {
+    timeouts: dict[str, Any] = {
         "socket_timeout": 2.0,
         "socket_connect_timeout": 2.0,
         "retry": Retry(NoBackoff(), 1),
         "health_check_interval": 0,
     }
     if cluster:
-        return _connect_cluster(url, patience)
+        return _connect_cluster(url, timeouts)
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=50,  # a burst waits for a connection instead of being refused one
+        max_connections=50,  # beyond that, callers wait for a connection instead of failing
         timeout=2.0,
-        **patience,
+        **timeouts,
     )
     return Redis.from_pool(pool)
 
 
-def _connect_cluster(urls: str, patience: dict[str, Any]) -> RedisCluster:
-    """The first address says how to connect to all: the user, the password, TLS."""
+def _connect_cluster(urls: str, timeouts: dict[str, Any]) -> RedisCluster:
+    """The first URL's user, password and TLS apply to all nodes."""
     seeds = [parse_url(url.strip()) for url in urls.split(",")]
     nodes = [ClusterNode(seed.get("host", "localhost"), seed.get("port", 6379)) for seed in seeds]
     options: dict[str, Any] = {
@@ -48,8 +48,8 @@ def _connect_cluster(urls: str, patience: dict[str, Any]) -> RedisCluster:
     return RedisCluster(
         startup_nodes=nodes,
         ssl=options.pop("connection_class", None) is SSLConnection,
-        require_full_coverage=False,  # while nobody holds some slots, the others' customers are served
+        require_full_coverage=False,  # customers on covered slots are served while others are uncovered
         max_connections=50,
         **options,
-        **patience,
+        **timeouts,
     )

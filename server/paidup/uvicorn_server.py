@@ -1,7 +1,7 @@
-"""Runs the web application under uvicorn, as docs/decisions.md found it best.
+"""Runs the web application under uvicorn.
 
-Owns uvicorn's settings, what a process of its own may set for itself, and the one embedded Valkey
-that all workers of `paidup serve` share.
+Sets uvicorn's options (docs/decisions.md has the measurements), drains on SIGTERM, tunes the garbage
+collector, and starts the embedded Valkey that all workers of `paidup serve` share.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from paidup.settings import ENV_FILE, Settings, load_settings
 UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "http": "httptools",
-    "ws_per_message_deflate": False,  # 37 KiB a socket, and half the throughput
+    "ws_per_message_deflate": False,  # would cost 37 KiB a socket and half the throughput
     "ws_max_size": MAX_FRAME,
     "ws_ping_interval": 20.0,
     "ws_ping_timeout": 20.0,
     "timeout_graceful_shutdown": 10,
-    "timeout_worker_healthcheck": 10,  # a worker that still imports on a busy host is not hung; 5 s kills it
+    "timeout_worker_healthcheck": 10,  # the default of 5 s kills workers that still import on a busy host
     "access_log": False,
     "log_config": None,
     "server_header": False,
@@ -40,10 +40,10 @@ UVICORN: dict[str, Any] = {
 }
 
 MAX_HTTP_CONNECTIONS = 1000
-"""Open connections of one process, beside its WebSockets."""
+"""Open HTTP connections per process, in addition to its WebSockets."""
 
 GC_THRESHOLDS = (50_000, 20, 50)
-"""Sockets make many long-lived objects; the default thresholds collect all the time (docs/decisions.md)."""
+"""Sockets are many long-lived objects; the default thresholds collect too often (docs/decisions.md)."""
 
 _WEBSOCKETS = {
     "lightweight": "paidup.web.websocket.lightweight_protocol:LightweightProtocol",
@@ -52,7 +52,7 @@ _WEBSOCKETS = {
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
-    """What to run uvicorn with, beside the application and its address."""
+    """The options for uvicorn, except the application and its address."""
     return {
         **UVICORN,
         "http": "paidup.web.http_limits:LimitedHttpProtocol",
@@ -63,22 +63,20 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 def application() -> Starlette:
-    """The application of one worker, from the environment. uvicorn calls it in each process."""
+    """The application of one worker, configured from the environment. Called by uvicorn."""
     settings = load_settings(env_file=ENV_FILE)
     configure_logging(settings.log_level, settings.log_format)
     return drain_on_sigterm(create_app(settings))
 
 
 def drain_on_sigterm(app: Starlette) -> Starlette:
-    """The same application as a process of its own has it: its sockets are sent away before SIGTERM
-    reaches uvicorn, and the garbage collector is tuned for them.
-    """
-    opened = app.router.lifespan_context
+    """Configure `app` to own its process: drain sockets before uvicorn handles SIGTERM, tune the GC."""
+    inner = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(opening: Starlette) -> AsyncIterator[Any]:
-        async with opened(opening) as state:
-            with before_sigterm(opening.state.sockets.drain):
+    async def lifespan(starting: Starlette) -> AsyncIterator[Any]:
+        async with inner(starting) as state:
+            with before_sigterm(starting.state.sockets.drain):
                 tune_collector()
                 yield state
 
@@ -87,7 +85,7 @@ def drain_on_sigterm(app: Starlette) -> Starlette:
 
 
 def tune_collector() -> None:
-    """What start-up made stays: keep the garbage collector from walking it again and again."""
+    """Exclude the objects made at startup from garbage collection, and collect less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -95,7 +93,7 @@ def tune_collector() -> None:
 
 def serve(settings: Settings, workers: int, factory: str = "paidup.uvicorn_server:application") -> None:
     """Serve until SIGINT or SIGTERM. Blocks."""
-    # Once it has shut down, uvicorn raises the signal again; by default that would leave the Valkey behind.
+    # uvicorn raises the signal again after shutdown; the default handler would not stop the Valkey.
     signal.signal(signal.SIGTERM, _exit)
     with _one_redis(settings) as redis_url:
         os.environ["REDIS_URL"] = redis_url

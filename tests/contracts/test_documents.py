@@ -265,7 +265,7 @@ def test_the_kinds_of_entries_are_those_of_the_ledger() -> None:
     assert set(entry["properties"]["kind"]["enum"]) == set(EntryKind)
     assert (
         document(OPENAPI)["components"]["schemas"]["Entries"]["properties"]["entries"]["maxItems"]
-        == api.ENTRIES
+        == api.ENTRIES_PER_PAGE
     )
 
 

@@ -273,7 +273,7 @@ async def test_with_redis_frozen_the_balance_is_told_all_the_same(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S29: a stopped process looks like silence: the probe notices, and rows are read while it lasts."""
-    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.2)
     with running_valkey(world.folder) as redis:
         paidup = await world.server(redis_url=redis.connection_url, resync_interval_s=600)
         services, ada = paidup.services, await _rich(paidup, stripe_side)

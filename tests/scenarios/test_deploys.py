@@ -28,15 +28,15 @@ async def test_a_drain_sends_everybody_away_spread_and_with_a_reason(
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.conditions(api_down=True)  # the webhook alone settles
-    keeper = paidup.sockets
+    server = paidup.sockets
     async with AsyncExitStack() as stack:
         screens = [await stack.enter_async_context(ada.watch(purchase)) for _ in range(20)]
         for screen in screens:
             await next_status(screen)
         # A moment of a long drain: half are gone, half still wait.
-        draining = asyncio.create_task(keeper.drain())
+        draining = asyncio.create_task(server.drain())
         closed_at = [asyncio.create_task(_farewell(screen)) for screen in screens]
-        await wait_until(lambda: keeper.draining)
+        await wait_until(lambda: server.draining)
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await stack.enter_async_context(ada.watch(purchase))
         assert refused.value.status == 503
@@ -58,14 +58,14 @@ async def test_a_status_is_told_to_who_is_about_to_be_sent_away(
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.conditions(api_down=True)
-    keeper = paidup.sockets
+    server = paidup.sockets
     async with ada.watch(purchase) as one, ada.watch(purchase) as other:
         for screen in (one, other):
             await next_status(screen)
-        draining = asyncio.create_task(keeper.drain())
+        draining = asyncio.create_task(server.drain())
         # One was sent away at once, the other has its turn a second later.
-        await wait_until(lambda: sum(line.closing is not None for line in keeper._lines) == 1)
-        left = next(line for line in keeper._lines if line.closing is None)
+        await wait_until(lambda: sum(session.closing is not None for session in server._sessions) == 1)
+        left = next(session for session in server._sessions if session.closing is None)
         await stripe_side.confirm(purchase["client_secret"])
         await wait_until(lambda: left.closing is not None)
         assert left.closing is not None

@@ -34,7 +34,7 @@ NOT_ASKED = {"rate_limited": True}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.2)
     monkeypatch.setattr(keepers, "RECONNECT_MAX_S", 0.2)
 
 

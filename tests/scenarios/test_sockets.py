@@ -294,7 +294,7 @@ async def test_with_redis_gone_the_socket_is_told_by_verification(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S29: Redis is stopped: a purchase, a socket and its verification still work, and the line is told."""
-    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.2)
     redis = ValkeyServer(port=free_port(), data_dir=world.folder / "valkey", persist=True)
     redis.start()
     stopped = False

@@ -54,15 +54,15 @@ async def test_one_stalled_reader_does_not_slow_two_hundred(
     async with _crowd(paidup, request) as crowd:
         await crowd.tell()
         without = [await crowd.tell() for _ in range(ROUNDS)]
-        async with _stalled(paidup, request) as line:
+        async with _stalled(paidup, request) as session:
             with_it = [await crowd.tell() for _ in range(ROUNDS)]
-            blocked_at = line.wire.blocked_at
+            blocked_at = session.transport.blocked_at
             assert blocked_at is not None
-            assert not line.over, "all of this before it was cut off"
+            assert not session.ended, "all of this before it was cut off"
             assert await _answer(crowd.port, request) == 503
             # A send that waited for the stalled one would take its whole second.
             assert statistics.median(with_it) < 2 * statistics.median(without) + 0.02
-            await wait_until(lambda: line.over)
+            await wait_until(lambda: session.ended)
             assert time.monotonic() - blocked_at < 3
             assert await _answer(crowd.port, request) == 101
 
@@ -102,7 +102,7 @@ async def test_an_ended_socket_leaves_nothing_to_the_collector(
         heard: list[bytes] = []
         request = handshake(purchase["invoice"], purchase["ticket"])
         connection = await connect(port, request, heard.append)
-        await wait_until(lambda: b'{"type":"heartbeat"}' in heard)  # the keeper has seen it, too
+        await wait_until(lambda: b'{"type":"heartbeat"}' in heard)  # the sockets has seen it, too
         assert len(_line_parts()) == 2
         if says_goodbye:
             connection.say(CLOSE, (1001).to_bytes(2, "big"))
@@ -174,14 +174,14 @@ async def _crowd(paidup: Paidup, request: bytes) -> AsyncIterator[_Crowd]:
 
 @asynccontextmanager
 async def _stalled(paidup: Paidup, request: bytes) -> AsyncIterator[WebSocketSession]:
-    """The line of one more, who reads nothing any more; what is on its way to him fills every buffer."""
-    before = set(paidup.sockets._lines)
+    """The session of one more, who reads nothing any more; what is on its way to him fills every buffer."""
+    before = set(paidup.sockets._sessions)
     stalled = await connect(int(paidup.url.rpartition(":")[2]), request, lambda _: None)
     stalled.stall()
-    (line,) = set(paidup.sockets._lines) - before
-    while line.wire.blocked_at is None:
-        line.wire.send(b"x" * 60_000)
-    yield line
+    (session,) = set(paidup.sockets._sessions) - before
+    while session.transport.blocked_at is None:
+        session.transport.send(b"x" * 60_000)
+    yield session
     await stalled.drop()
 
 

@@ -122,7 +122,7 @@ def test_a_directory_that_somebody_else_made_first_is_refused(
     (folder / "valkey").mkdir(0o777)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     for use in (socket_path, control_socket):
-        with pytest.raises(ConfigurationError, match="is no directory of this user's own: remove it"):
+        with pytest.raises(ConfigurationError, match="is not a directory owned by this user: remove it"):
             use(folder)
     with pytest.raises(ConfigurationError), embedded_valkey(folder):
         pass

@@ -232,10 +232,10 @@ def test_a_socket_that_was_paid_for_may_send_again(monkeypatch: pytest.MonkeyPat
 def test_pongs_read_one_by_one_are_counted_as_well() -> None:
     """The short way of LightweightTransport for a heartbeat's answer has the same limit."""
 
-    class Owner:
-        def hear(self, text: str) -> None: ...
-        def clear(self) -> None: ...
-        def lost(self) -> None: ...
+    class Handler:
+        def on_text(self, text: str) -> None: ...
+        def flush(self) -> None: ...
+        def on_disconnect(self) -> None: ...
 
     class Transport(asyncio.Transport):
         written = b""
@@ -250,7 +250,7 @@ def test_pongs_read_one_by_one_are_counted_as_well() -> None:
             self.closed = True
 
     transport = Transport()
-    wire = LightweightTransport(transport, set(), Owner())
+    wire = LightweightTransport(transport, set(), Handler())
     pongs = 0
     while not transport.closed:
         pongs += 1

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from paidup.errors import ConfigurationError
-from paidup.web.addresses import counted_as
+from paidup.web.addresses import address_key
 from tests.conftest import World
 from tests.support.paidup import Customer, settings
 
@@ -43,7 +43,7 @@ FORGED = {
     ],
 )
 def test_an_address_is_counted_by_what_one_party_has_little_of(host: str, counted: str) -> None:
-    assert counted_as(host) == counted
+    assert address_key(host) == counted
 
 
 @SQLITE

@@ -205,7 +205,7 @@ async def test_a_hanging_provider_is_left_after_the_deadline(
 ) -> None:
     monkeypatch.setattr(key_sets, "FETCH_TIMEOUT_S", 0.1)
     told.hangs = True
-    with pytest.raises(KeySetUnavailable, match="no answer within"):
+    with pytest.raises(KeySetUnavailable, match="no response within"):
         await key_sets.fetch_keys(told.url)
 
 

@@ -33,7 +33,13 @@ WEBHOOK = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v
 @pytest.fixture
 async def paidup(world: World, monkeypatch: pytest.MonkeyPatch) -> Paidup:
     """A server whose deadlines are short."""
-    for name in ("HEAD_S", "BODY_S", "STALL_S", "CLOSE_S", "CHECK_S"):
+    for name in (
+        "HEADERS_TIMEOUT_S",
+        "BODY_TIMEOUT_S",
+        "SEND_TIMEOUT_S",
+        "CLOSE_TIMEOUT_S",
+        "CHECK_INTERVAL_S",
+    ):
         monkeypatch.setattr(http_limits, name, 0.3)
     monkeypatch.setitem(serving.UVICORN, "timeout_keep_alive", 0.3)
     return await world.server(webhooks=False)
@@ -109,7 +115,7 @@ async def test_a_client_may_take_its_time_between_requests(paidup: Paidup) -> No
     """The deadline is for a request, not for the connection: many requests one after another are answered."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as http:
         began = asyncio.get_running_loop().time()
-        while asyncio.get_running_loop().time() - began < 4 * http_limits.HEAD_S:
+        while asyncio.get_running_loop().time() - began < 4 * http_limits.HEADERS_TIMEOUT_S:
             async with http.get(paidup.url + "/healthz") as response:
                 assert response.status == 200
 
@@ -139,7 +145,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     """S28: the server holds an answer for it until a deadline, and not for ever."""
-    for name in ("HEAD_S", "STALL_S", "CLOSE_S", "CHECK_S"):
+    for name in ("HEADERS_TIMEOUT_S", "SEND_TIMEOUT_S", "CLOSE_TIMEOUT_S", "CHECK_INTERVAL_S"):
         monkeypatch.setattr(http_limits, name, 0.3)
     async with served(b"x" * 20_000_000) as (port, state):
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -193,4 +199,4 @@ async def test_a_handshake_gives_its_connection_back(monkeypatch: pytest.MonkeyP
         for _ in range(3):
             url = f"http://127.0.0.1:{port}"
             assert (await answer_to(url, handshake("in_1", "ticket"))).startswith(b"HTTP/1.1 200 OK")
-        assert http_limits._of_address == {}
+        assert http_limits._connections_by_address == {}

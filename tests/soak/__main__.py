@@ -69,7 +69,7 @@ async def _soak(rig: Rig, server: Server, count: int, options: argparse.Namespac
         begin = await meter.when_quiet(nothing)
         measuring = asyncio.create_task(meter.run())
         await customers.come(WARM, count, options.rate)
-        await subscriber.end(measuring)  # redis-py may swallow a cancellation
+        await subscriber.cancel_and_wait(measuring)  # redis-py may swallow a cancellation
         end = await meter.when_quiet(begin)
         await asyncio.sleep(QUIET_S)
         afterwards = (await meter.sample()).asked - end.asked

@@ -97,7 +97,7 @@ async def test_a_process_that_is_over_its_own_count_asks_redis_nothing(
     async def never(_: object) -> None:
         raise AssertionError("asked Redis")
 
-    monkeypatch.setattr(process._windows, "ask", never)
+    monkeypatch.setattr(process._windows, "query", never)
     for _ in range(100):
         with pytest.raises(TooManyRequests):
             await take(process, account)

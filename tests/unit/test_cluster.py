@@ -49,8 +49,8 @@ def cluster_of_mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, some ten times as fast."""
-    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.2)
-    monkeypatch.setattr(keepers, "RESTORE_PAUSE_S", 0.01)
+    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(keepers, "RESTORE_MAX_DELAY_S", 0.01)
     for owner in (module, keepers):
         monkeypatch.setattr(owner, "RECONNECT_MAX_S", 0.2)
     for owner in (module, listeners):
@@ -155,7 +155,7 @@ async def test_a_node_is_killed_and_its_slots_taken_over_and_nobody_misses_a_sta
     async with AsyncExitStack() as stack:
         here, there = await processes(stack, cluster_of_mine.url)
         await here.join_all()
-        rereader = asyncio.create_task(resync_forever(here.hub, every_s=600))
+        rereader = asyncio.create_task(resync_forever(here.hub, interval_s=600))
         stack.callback(rereader.cancel)
         cluster_of_mine.nodes[0].kill()
         for invoice in INVOICES_OF_ALL_NODES:

@@ -111,9 +111,9 @@ async def subscribers(client: Redis, channel: bytes) -> int:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, twenty times as fast."""
-    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.1)
     monkeypatch.setattr(keepers, "RECONNECT_MAX_S", 0.1)
-    monkeypatch.setattr(keepers, "RESTORE_PAUSE_S", 0.01)
+    monkeypatch.setattr(keepers, "RESTORE_MAX_DELAY_S", 0.01)
     for owner in (module, listeners):
         monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 0.3)
     monkeypatch.setattr(module, "UNSUBSCRIBE_DELAY_S", 0.05)
@@ -174,9 +174,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     subscribe = listeners.PubSubConnection.subscribe
 
-    async def counting(listener: listeners.PubSubConnection, channels: Sequence[bytes]) -> None:
+    async def counting(connection: listeners.PubSubConnection, channels: Sequence[bytes]) -> None:
         counted.append(len(channels))
-        await subscribe(listener, channels)
+        await subscribe(connection, channels)
 
     monkeypatch.setattr(listeners.PubSubConnection, "subscribe", counting)
     return counted
@@ -194,9 +194,9 @@ async def test_a_crowd_is_asked_for_in_a_few_commands(pair: tuple[Hub, Hub], bat
 async def test_an_answer_that_comes_too_late_is_a_gap(pair: tuple[Hub, Hub]) -> None:
     """Whoever was sent to read the row before Redis had answered must read it again afterwards."""
     here, _ = pair
-    listener = here._keepers["redis"].listener
-    assert listener is not None
-    async with listener._asking:
+    connection = here._node_subscribers["redis"].connection
+    assert connection is not None
+    async with connection._command_lock:
         assert not await here.subscribe(INVOICES, "in_late", Ear())
         assert not here.gaps.is_set()
     await wait_until(here.gaps.is_set)
@@ -266,9 +266,9 @@ async def test_whoever_comes_back_while_it_lingers_hears_on(pair: tuple[Hub, Hub
 async def test_a_joiner_who_is_cancelled_does_not_make_the_next_one_deaf(pair: tuple[Hub, Hub]) -> None:
     """The first tab closes in the middle of its handshake; the second waits for the same channel."""
     here, there = pair
-    listener = here._keepers["redis"].listener
-    assert listener is not None
-    async with listener._asking:  # Redis is busy with somebody else's command
+    connection = here._node_subscribers["redis"].connection
+    assert connection is not None
+    async with connection._command_lock:  # Redis is busy with somebody else's command
         first = asyncio.ensure_future(here.subscribe(INVOICES, "in_cancel", Ear()))
         second_ear = Ear()
         await asyncio.sleep(0)
@@ -408,9 +408,9 @@ async def test_the_rereader_counts_whom_it_rescues(pair: tuple[Hub, Hub]) -> Non
 
 
 def test_attempts_to_reconnect_are_spread_and_go_on_however_long_the_outage() -> None:
-    assert 0.025 <= keepers.pause_after(0) <= 0.075
-    assert 1.0 <= keepers.pause_after(100_000) <= 3.0
-    assert len({keepers.pause_after(3) for _ in range(10)}) > 1
+    assert 0.025 <= keepers.reconnect_delay_s(0) <= 0.075
+    assert 1.0 <= keepers.reconnect_delay_s(100_000) <= 3.0
+    assert len({keepers.reconnect_delay_s(3) for _ in range(10)}) > 1
 
 
 def test_a_stage_is_told_to_the_lines_of_this_process_alone() -> None:
@@ -447,7 +447,7 @@ async def test_channels_come_back_in_batches(
 ) -> None:
     """S29: and not all processes' channels in one moment; none is forgotten, and then rows are to be read."""
     monkeypatch.setattr(listeners, "ACK_TIMEOUT_S", 30.0)  # nothing is to be asked twice here
-    monkeypatch.setattr(keepers, "PROBE_EVERY_S", 30.0)
+    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 30.0)
     url = valkey_of_mine.connection_url
     async with opened(url) as here, admin(url) as client:
         await asyncio.gather(
@@ -485,7 +485,7 @@ async def test_a_balance_lost_with_the_connection_is_read_again(valkey_of_mine: 
         await hub.subscribe(ACCOUNTS, account.id, purse)
         await wait_until(lambda: hub.healthy)
         hub.gaps.clear()
-        rereader = asyncio.create_task(resync_forever(hub, every_s=600))
+        rereader = asyncio.create_task(resync_forever(hub, interval_s=600))
         await Account.filter(id=account.id).update(balance=90, version=1)
         await client.client_kill_filter(_type="pubsub")
         await wait_until(lambda: 1 in purse.versions)

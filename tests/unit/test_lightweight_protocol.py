@@ -22,8 +22,8 @@ from websockets.frames import Close, Frame, Opcode
 from paidup.domain.messages import MAX_FRAME
 from paidup.web.websocket.endpoint import ROUTES
 from paidup.web.websocket.lightweight_protocol import (
-    OURS,
     RAW_TRANSPORT_EXTENSION,
+    WEBSOCKET_PATHS,
     LightweightProtocol,
     LightweightTransport,
 )
@@ -38,18 +38,18 @@ class Echo:
     """An owner that sends back each text it hears, and remembers what happened."""
 
     def __init__(self) -> None:
-        self.wire: Any = None
+        self.transport: Any = None
         self.heard: list[str] = []
         self.cleared = self.ended = 0
 
-    def hear(self, text: str) -> None:
+    def on_text(self, text: str) -> None:
         self.heard.append(text)
-        self.wire.send(text.encode())
+        self.transport.send(text.encode())
 
-    def clear(self) -> None:
+    def flush(self) -> None:
         self.cleared += 1
 
-    def lost(self) -> None:
+    def on_disconnect(self) -> None:
         self.ended += 1
 
 
@@ -58,7 +58,7 @@ class Served:
 
     def __init__(self) -> None:
         self.port = 0
-        self.owners: list[Echo] = []
+        self.handlers: list[Echo] = []
         self.refusal: Any = None
         self.state = ServerState()
 
@@ -69,17 +69,17 @@ class Served:
         await receive()
         await send({"type": "websocket.accept", "subprotocol": "paidup.v1"})
         echo = Echo()
-        self.owners.append(echo)
+        self.handlers.append(echo)
         if take_over := scope["extensions"].get(RAW_TRANSPORT_EXTENSION):
-            echo.wire = take_over(echo)
+            echo.transport = take_over(echo)
         else:
-            echo.wire = AsgiTransport(receive, send, echo)
-            await echo.wire.read()
+            echo.transport = AsgiTransport(receive, send, echo)
+            await echo.transport.read()
 
     @property
-    def wire(self) -> LightweightTransport:
-        wire: LightweightTransport = self.owners[-1].wire
-        return wire
+    def transport(self) -> LightweightTransport:
+        transport: LightweightTransport = self.handlers[-1].transport
+        return transport
 
 
 class Peer:
@@ -136,10 +136,10 @@ async def peer(served: Served) -> AsyncIterator[Peer]:
     head = await reader.readuntil(b"\r\n\r\n")
     assert b"101" in head
     assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
-    await wait_until(lambda: served.owners)
+    await wait_until(lambda: served.handlers)
     yield Peer(reader, writer)
     writer.transport.abort()
-    await wait_until(lambda: served.owners[-1].ended == 1)
+    await wait_until(lambda: served.handlers[-1].ended == 1)
 
 
 def masked(opcode: Opcode, data: bytes = b"", fin: bool = True, reserved: int = 0) -> bytes:
@@ -243,51 +243,51 @@ async def test_a_silent_socket_keeps_no_parser(served: Served, peer: Peer) -> No
         peer.writer.write(sent)
     frames = [await peer.frame() for _ in range(4)]
     assert told(frames) == ([(TEXT, b"one"), *[(TEXT, b"two")] * 2], [(PONG, b"p")])
-    assert served.wire._inbound is None
+    assert served.transport._inbound is None
     peer.writer.write(masked(TEXT, b"three")[:4])
-    await wait_until(lambda: served.wire._inbound is not None)
+    await wait_until(lambda: served.transport._inbound is not None)
     peer.writer.write(masked(TEXT, b"three")[4:])
 
 
 async def test_a_heartbeat_brings_its_ping(served: Served, peer: Peer) -> None:
-    served.wire.beat(b"beat")
+    served.transport.send_heartbeat(b"beat")
     assert [await peer.frame() for _ in range(2)] == [(TEXT, b"beat"), (PING, b"")]
-    last_received_at = served.wire.last_received_at
+    last_received_at = served.transport.last_received_at
     peer.writer.write(masked(PONG))
-    await wait_until(lambda: served.wire.last_received_at > last_received_at)
+    await wait_until(lambda: served.transport.last_received_at > last_received_at)
 
 
 async def test_the_server_closes_and_the_peer_answers(served: Served, peer: Peer) -> None:
-    served.wire.send(b"last")
-    served.wire.close(4408)
-    served.wire.send(b"never")
-    served.wire.close(1000)
+    served.transport.send(b"last")
+    served.transport.close(4408)
+    served.transport.send(b"never")
+    served.transport.close(1000)
     assert [await peer.frame() for _ in range(2)] == [(TEXT, b"last"), (CLOSE, (4408).to_bytes(2, "big"))]
     peer.writer.write(masked(TEXT, b"crossing") + closing(4408))
     assert await peer.answer() == []
-    await wait_until(lambda: served.owners[-1].ended)
-    assert served.owners[-1].heard == []
+    await wait_until(lambda: served.handlers[-1].ended)
+    assert served.handlers[-1].heard == []
 
 
 async def test_a_reader_that_stalls_blocks_nothing_but_itself(served: Served, peer: Peer) -> None:
     """S32: what the kernel does not take is noticed at once, and said again when it goes on."""
-    wire, sent = served.wire, 0
-    while wire.blocked_at is None:
-        wire.send(os.urandom(30_000).hex().encode())
+    transport, sent = served.transport, 0
+    while transport.blocked_at is None:
+        transport.send(os.urandom(30_000).hex().encode())
         sent += 1
-    assert served.owners[-1].cleared == 0
+    assert served.handlers[-1].cleared == 0
     for _ in range(sent):
         await peer.frame()
-    await wait_until(lambda: served.owners[-1].cleared == 1)
-    assert wire.blocked_at is None
+    await wait_until(lambda: served.handlers[-1].cleared == 1)
+    assert transport.blocked_at is None
 
 
 async def test_a_stalled_reader_can_be_cut_off(served: Served, peer: Peer) -> None:
     """S32."""
-    while served.wire.blocked_at is None:
-        served.wire.send(b"x" * 60_000)
-    served.wire.abort()
-    await wait_until(lambda: served.owners[-1].ended)
+    while served.transport.blocked_at is None:
+        served.transport.send(b"x" * 60_000)
+    served.transport.abort()
+    await wait_until(lambda: served.handlers[-1].ended)
 
 
 async def test_a_stopping_server_closes_what_is_left(served: Served, peer: Peer) -> None:
@@ -340,8 +340,8 @@ async def test_a_handshake_out_of_the_ordinary_is_uvicorns(
     line, peer = await asked(served, **changes)
     assert line.startswith(f"HTTP/1.1 {status} ")
     if status == 101:
-        await wait_until(lambda: served.owners)
-        assert isinstance(served.owners[-1].wire, LightweightTransport) is (not changes)
+        await wait_until(lambda: served.handlers)
+        assert isinstance(served.handlers[-1].transport, LightweightTransport) is (not changes)
         peer.writer.write(masked(TEXT, b"there?"))
         assert await peer.frame() == (TEXT, b"there?")
         peer.writer.write(BYE)
@@ -351,7 +351,9 @@ async def test_a_handshake_out_of_the_ordinary_is_uvicorns(
 
 def test_our_addresses_are_those_of_the_sockets() -> None:
     """Or a socket is served as well, but keeps five times as much."""
-    assert all(OURS.fullmatch(route.path.replace("{invoice}", "in_1").encode()) for route in ROUTES)
+    assert all(
+        WEBSOCKET_PATHS.fullmatch(route.path.replace("{invoice}", "in_1").encode()) for route in ROUTES
+    )
 
 
 async def test_a_refusal_is_plain_http(served: Served) -> None:

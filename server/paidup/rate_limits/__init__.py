@@ -1,1 +1,1 @@
-"""What one account may ask for in a minute, counted in all processes through Redis."""
+"""Rate limits: per account, and moving windows that all processes share through Redis."""

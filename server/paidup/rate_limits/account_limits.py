@@ -1,12 +1,11 @@
-"""Limits per account: how often, and how many at a time, one customer has us call Stripe.
+"""Rate limits per account: how often, and how many at a time, one customer causes calls to Stripe.
 
-Purchases and adoptions are counted in this process and, through Redis, in all of them; while
-Redis is away, in each process by itself. Verifications are counted in each process only: an
-invoice's lease coalesces them across processes anyway. Reads of our own tables, and spending,
-are not limited here.
+Purchases and adoptions are counted in each process and, through Redis, across all processes; while
+Redis is down, in each process only. Verifications are counted per process only, since an invoice's
+lease already coalesces them across processes. Reads and spending are not limited here.
 
-What is kept in memory is bounded: a number for each account that did something within the last
-minute, and a semaphore for each that is being served.
+Memory is bounded: one number for each account that was active within the last minute, and one
+semaphore for each that is being served.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from paidup.settings import Settings
 
 MINUTE_S = 60.0
 REDIS_TIMEOUT_S = 0.25
-"""About as long as one call to Stripe: a frozen Redis delays a few requests by it, once in five seconds."""
+"""About as long as one call to Stripe. A frozen Redis delays a few requests by it every REDIS_RETRY_S."""
 AT_ONCE = 4
-"""Requests of one account that call Stripe at a time, in one process; the others wait for their turn."""
+"""Concurrent requests of one account that call Stripe, per process. Further ones wait."""
 TURN_TIMEOUT_S = 10.0
 ACCOUNTS = 100_000
-"""Accounts counted in memory; beyond that, the one that asked for nothing for longest is forgotten."""
+"""Accounts counted in memory. Beyond that, the least recently active one is evicted."""
 
 
 class Limited(StrEnum):
     PURCHASES = "purchases"
-    """Every call that buys or changes: subscribe, change, cancel, resume, top-up."""
+    """Subscribe, change, cancel, resume and top-up."""
     ADOPTIONS = "adoptions"
     VERIFICATIONS = "verifications"
     SOCKETS = "sockets"
@@ -62,43 +61,43 @@ class AccountLimits:
 
     @asynccontextmanager
     async def turn(self, account_id: int, what: Limited) -> AsyncIterator[None]:
-        """Count one, and wait until few enough of the account's are being served. Raises TooManyRequests."""
+        """Count one request and wait for one of the account's slots. Raises TooManyRequests."""
         await self._count(account_id, what)
         turns = self._turns.setdefault(account_id, asyncio.Semaphore(AT_ONCE))
         try:
             async with asyncio.timeout(TURN_TIMEOUT_S):
                 await turns.acquire()
         except TimeoutError:
-            raise self.refused(what, 1.0) from None
+            raise self.refusal(what, 1.0) from None
         try:
             yield
         finally:
             turns.release()
 
     def may_verify(self, account_id: int) -> bool:
-        """Count a verification that the account asks for; whether it is to be made at once."""
+        """Count a verification that the account requests. Returns whether it is within the limit."""
         if not self._buckets[Limited.VERIFICATIONS].take(account_id):
             return True
         self._refusals[Limited.VERIFICATIONS].inc()
         return False
 
-    def refused(self, what: Limited, retry_after_s: float) -> TooManyRequests:
-        """The error for one more than the limit; it is counted."""
+    def refusal(self, what: Limited, retry_after_s: float) -> TooManyRequests:
+        """Count a refusal and return its error."""
         self._refusals[what].inc()
         return TooManyRequests(what, retry_after_s)
 
     async def _count(self, account_id: int, what: Limited) -> None:
         wait_s: float | None = self._buckets[what].take(account_id)
-        if not wait_s:  # what this process refuses costs Redis nothing
-            wait_s = await self._windows.ask(partial(_hit, self._limits[what], what, account_id))
+        if not wait_s:  # a request that this process refuses is not sent to Redis
+            wait_s = await self._windows.query(partial(_hit, self._limits[what], what, account_id))
         if wait_s:
-            raise self.refused(what, wait_s)
+            raise self.refusal(what, wait_s)
 
 
 async def _hit(
     limit: RateLimitItem, what: Limited, account_id: int, limiter: MovingWindowRateLimiter
 ) -> float:
-    """0 where it was within the limit, else in how many seconds it would be."""
+    """Count one in the shared window. Returns 0 if within the limit, else the seconds to wait."""
     names = ("paidup-account", what, str(account_id))
     if await limiter.hit(limit, *names):
         return 0.0
@@ -107,24 +106,24 @@ async def _hit(
 
 
 class Buckets:
-    """A bucket of tokens for each account: so many at once, and as many again within a minute."""
+    """A token bucket for each account: `per_minute` at once, refilled within a minute."""
 
     def __init__(self, per_minute: int, accounts: int = ACCOUNTS) -> None:
         self._token_s = MINUTE_S / per_minute
         self._accounts = accounts
         self._full_at: OrderedDict[int, float] = OrderedDict()
-        """When each bucket is full again: then it need not be remembered. The last used is last."""
+        """When each bucket is full again and can be dropped. Ordered by last use."""
 
     def __len__(self) -> int:
         return len(self._full_at)
 
     def take(self, account_id: int) -> float:
-        """0 where there was a token, else in how many seconds there is one."""
+        """Take a token. Returns 0 if there was one, else the seconds until there is."""
         at = time.monotonic()
         self._forget(at)
         full_at = max(self._full_at.get(account_id, at), at) + self._token_s
         wait_s = full_at - at - MINUTE_S
-        if wait_s > 1e-6:  # the sum of many tokens is not exactly a minute
+        if wait_s > 1e-6:  # rounding: many tokens do not add up to exactly a minute
             return wait_s
         self._full_at[account_id] = full_at
         self._full_at.move_to_end(account_id)

@@ -1,8 +1,8 @@
-"""Rate limits that all processes share: moving windows in Redis.
+"""Moving windows in Redis: rate limits that all processes share.
 
-Exact, unlike a fixed window, which lets nearly twice as many through around its edge. The keys
-expire with their window. While Redis is away nothing waits for it: whoever asks is told so, and
-counts in its own process.
+A moving window is exact; a fixed window lets nearly twice as many through around its edge. Keys
+expire with their window. While Redis is down, queries return None at once, and callers count in
+their own process.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from paidup.redis_client import REDIS_ERRORS, RedisClient
 log = structlog.get_logger(__name__)
 
 REDIS_RETRY_S = 5.0
-"""How long Redis is not asked after an error: each try costs its caller the time limit."""
+"""How long Redis is not queried after an error, since each attempt delays its caller by the timeout."""
 
 T = TypeVar("T")
 
 
 class SharedWindows:
-    """The windows in `redis`. An answer is waited for `timeout_s` at most."""
+    """The windows in `redis`, queried with a timeout of `timeout_s`."""
 
     def __init__(self, redis: RedisClient, timeout_s: float) -> None:
         self._limiter = MovingWindowRateLimiter(_storage_on(redis))
         self._timeout_s = timeout_s
         self.away_until = float("-inf")
-        """Until then Redis counts as away (the loop's time)."""
+        """Until when Redis counts as down (event loop time)."""
 
-    async def ask(self, question: Callable[[MovingWindowRateLimiter], Awaitable[T]]) -> T | None:
-        """What `question` says of the windows; None while Redis is away."""
+    async def query(self, call: Callable[[MovingWindowRateLimiter], Awaitable[T]]) -> T | None:
+        """The result of `call`, or None while Redis is down."""
         loop = asyncio.get_running_loop()
         if loop.time() < self.away_until:
             return None
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await question(self._limiter)
+                return await call(self._limiter)
         except REDIS_ERRORS as error:
             self.away_until = loop.time() + REDIS_RETRY_S
-            log.warning("budget_not_shared", error=str(error) or type(error).__name__)
+            log.warning("rate_limit_not_shared", error=str(error) or type(error).__name__)
             return None
 
 
@@ -57,7 +57,7 @@ def _storage_on(redis: RedisClient) -> Storage:
 
 
 class _ClusterStorage(RedisClusterStorage):
-    """On a client that is there already; `limits` would open one of its own, and never close it."""
+    """Uses an existing client; `limits` would open its own and never close it."""
 
     def __init__(self, redis: RedisCluster) -> None:
         self._redis = redis

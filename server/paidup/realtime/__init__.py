@@ -1,1 +1,1 @@
-"""From a committed change to the waiting browser: hub, Redis pub/sub, resync, tickets."""
+"""Delivers committed changes to waiting browsers: hub, Redis pub/sub, resync, tickets."""

@@ -1,13 +1,12 @@
-"""The hub: who waits here for which invoice or account, and what they are told.
+"""The hub delivers status and balance messages to the subscribers of this process.
 
-Owns the channels, and the order that closes the gap between reading a row and hearing of its
-change: register, subscribe, await Redis's acknowledgement; only then does the caller read the
-row. Refuses to know the database and to wait for a socket: a message is offered to each line,
-and a line never blocks.
+Subscribing closes the gap between reading a row and missing its next change: register the
+subscriber, subscribe at Redis, await the acknowledgement; only then does the caller read the row.
+The hub does not know the database. It never waits for a socket: messages are offered to
+subscribers, and no subscriber may block.
 
-Redis is a hint, the row is the truth. What was published while a connection was killed, frozen
-or away is gone; the keepers notice (`keepers.py`), and `gaps` asks the rereader (`rereading.py`)
-to read the rows again.
+Redis is a hint, the row is the truth. A message published while a connection was lost or frozen
+is gone. `subscriber.py` detects that and sets `gaps`, upon which `resync.py` reads the rows again.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ import structlog
 
 from paidup.domain.messages import BalanceMessage, Stage, StatusMessage, decode_balance, decode_status, encode
 from paidup.metrics import Metrics
-from paidup.realtime.redis_connection import ACK_TIMEOUT_S, PubSubConnection, transport_of
-from paidup.realtime.subscriber import RECONNECT_MAX_S, RedisSubscriber, end
+from paidup.realtime.redis_connection import ACK_TIMEOUT_S, PubSubConnection, transport_for
+from paidup.realtime.subscriber import RECONNECT_MAX_S, RedisSubscriber, cancel_and_wait
 from paidup.redis_client import REDIS_ERRORS, RedisClient
 
 log = structlog.get_logger(__name__)
@@ -33,16 +32,16 @@ UNSUBSCRIBE_DELAY_S = 1.0
 
 
 Key = TypeVar("Key", str, int)
-News = TypeVar("News", StatusMessage, BalanceMessage)
-Heard_contra = TypeVar("Heard_contra", contravariant=True)
+Message = TypeVar("Message", StatusMessage, BalanceMessage)
+Message_contra = TypeVar("Message_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Topic(Generic[Key, News]):
-    """What channels can be about. A channel's name is the topic's prefix and the row's key."""
+class Topic(Generic[Key, Message]):
+    """A kind of channel. A channel's name is the topic's prefix followed by the row's key."""
 
     prefix: str
-    decode: Callable[[bytes], News]
+    decode: Callable[[bytes], Message]
 
     def channel(self, key: Key) -> bytes:
         return f"{self.prefix}{key}".encode()
@@ -52,161 +51,167 @@ INVOICES: Topic[str, StatusMessage] = Topic("paidup:invoice:", decode_status)
 ACCOUNTS: Topic[int, BalanceMessage] = Topic("paidup:account:", decode_balance)
 
 
-class Subscriber(Protocol[Heard_contra]):
-    """Somebody who waits, here, for one invoice or account. The call may neither block nor raise."""
+class Subscriber(Protocol[Message_contra]):
+    """Receives the messages of one invoice or account. No method may block or raise."""
 
-    def offer(self, news: Heard_contra, frame: bytes, /) -> bool:
-        """A message, and its encoded frame; the line sends it if its version is news. Whether it is."""
+    def offer(self, message: Message_contra, frame: bytes, /) -> bool:
+        """Send `frame`, the encoded message, if its version is new. Returns whether it was new."""
 
 
 class StageSubscriber(Subscriber[StatusMessage], Protocol):
-    """Every line on an invoice is one: Stripe may be asked meanwhile, and the screen shows that."""
+    """A subscriber of an invoice, which also shows that Stripe is being asked."""
 
     def offer_stage(self, stage: Stage) -> None:
-        """The screen's stage within the status that it has."""
+        """Change the stage shown within the current status."""
 
 
 class _Channel:
-    """Ten thousand of these may wait: a tuple, not a set; the listener that confirmed it, not an event."""
+    """The subscribers of one key. Kept small, since a process may have ten thousand of these."""
 
-    __slots__ = ("answer", "key", "lines", "listener", "parting", "topic")
+    __slots__ = ("ack", "connection", "key", "removal", "subscribers", "topic")
 
     def __init__(self, topic: Topic[Any, Any], key: Any) -> None:
         self.topic = topic
         self.key = key
-        self.lines: tuple[Any, ...] = ()
-        self.listener: PubSubConnection | None = None
-        self.answer: asyncio.Future[None] | None = None
-        """Redis's answer to the first subscription, while it is awaited."""
-        self.parting: asyncio.TimerHandle | None = None
-        """When it is given up, where nobody waits any more."""
+        self.subscribers: tuple[Any, ...] = ()
+        self.connection: PubSubConnection | None = None
+        """The connection that confirmed the subscription."""
+        self.ack: asyncio.Future[None] | None = None
+        """Done once Redis has answered the subscribe command; None when none is pending."""
+        self.removal: asyncio.TimerHandle | None = None
+        """Scheduled when the last subscriber leaves."""
 
     @property
     def confirmed(self) -> bool:
-        return self.listener is not None and self.listener.alive
+        return self.connection is not None and self.connection.alive
 
-    def offer(self, news: StatusMessage | BalanceMessage, frame: bytes) -> bool:
-        """Whether it was news to any line."""
-        told = False
-        for line in self.lines:
-            if line.offer(news, frame):
-                told = True
-        return told
+    def offer(self, message: StatusMessage | BalanceMessage, frame: bytes) -> bool:
+        """Offer to every subscriber. Returns whether the message was new to any of them."""
+        delivered = False
+        for subscriber in self.subscribers:
+            if subscriber.offer(message, frame):
+                delivered = True
+        return delivered
 
 
 class Hub:
+    """The channels that this process is subscribed to, and their subscribers."""
+
     def __init__(self, redis: RedisClient, metrics: Metrics | None = None) -> None:
         self.metrics = metrics or Metrics()
-        self._transport = transport_of(redis)
+        self._transport = transport_for(redis)
         self._channels: dict[bytes, _Channel] = {}
-        self._keepers: dict[str, RedisSubscriber] = {}
-        self._doubts = asyncio.Event()
-        self._aligning: asyncio.Task[None] | None = None
+        self._node_subscribers: dict[str, RedisSubscriber] = {}
+        self._rebalance_requested = asyncio.Event()
+        self._sync_task: asyncio.Task[None] | None = None
         self.gaps = asyncio.Event()
-        """Set when messages may have been missed; whoever re-reads clears it."""
-
-    # Life
+        """Set when messages may have been missed; the resync clears it."""
 
     async def open(self) -> None:
-        """Connect, and start listening. Works with Redis away, too."""
+        """Connect and start receiving. Succeeds while Redis is down, too."""
         await self._sync_nodes()
-        self._aligning = asyncio.create_task(self._align_forever(), name="hub-align")
-        tried = [asyncio.ensure_future(keeper.tried.wait()) for keeper in self._keepers.values()]
-        if tried:
-            _, pending = await asyncio.wait(tried, timeout=ACK_TIMEOUT_S)
-            for waiting in pending:
-                waiting.cancel()
+        self._sync_task = asyncio.create_task(self._sync_nodes_forever(), name="hub-sync-nodes")
+        attempts = [
+            asyncio.ensure_future(node_subscriber.first_attempt_done.wait())
+            for node_subscriber in self._node_subscribers.values()
+        ]
+        if attempts:
+            _, pending = await asyncio.wait(attempts, timeout=ACK_TIMEOUT_S)
+            for attempt in pending:
+                attempt.cancel()
 
     async def close(self) -> None:
-        if self._aligning is not None:
-            await end(self._aligning)
-        await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
-        self._keepers.clear()
+        if self._sync_task is not None:
+            await cancel_and_wait(self._sync_task)
+        await asyncio.gather(*(subscriber.stop() for subscriber in self._node_subscribers.values()))
+        self._node_subscribers.clear()
         await self._transport.close()
 
     @property
     def healthy(self) -> bool:
-        """Whether a message published by this process was lately heard, from every node with channels."""
-        keepers = self._keepers.values()
-        return bool(keepers) and all(keeper.healthy for keeper in keepers)
+        """Whether this process's probe messages come back from every Redis node with channels."""
+        node_subscribers = self._node_subscribers.values()
+        return bool(node_subscribers) and all(subscriber.healthy for subscriber in node_subscribers)
 
     def subscribed_keys(self, topic: Topic[Key, Any]) -> list[Key]:
-        """The invoices, or the accounts, that somebody here waits for."""
+        """The keys of the invoices or accounts that have subscribers in this process."""
         return [
-            channel.key for channel in self._channels.values() if channel.lines and channel.topic is topic
+            channel.key
+            for channel in self._channels.values()
+            if channel.subscribers and channel.topic is topic
         ]
 
     def subscriber_count(self, topic: Topic[Key, Any], key: Key) -> int:
         channel = self._channels.get(topic.channel(key))
-        return len(channel.lines) if channel else 0
+        return len(channel.subscribers) if channel else 0
 
-    # Waiting
+    # Subscribing
 
-    async def subscribe(self, topic: Topic[Key, News], key: Key, line: Subscriber[News]) -> bool:
-        """Register `line`, subscribe, and await Redis's acknowledgement.
+    async def subscribe(self, topic: Topic[Key, Message], key: Key, subscriber: Subscriber[Message]) -> bool:
+        """Register `subscriber`, subscribe at Redis, and await the acknowledgement.
 
-        Afterwards every change is either in the row or offered to the line. False where Redis
-        did not acknowledge in time, or is known to be away: then the rereader is what tells the line.
+        Afterwards every change is either in the row or offered to the subscriber. Returns False if
+        Redis did not acknowledge in time or is known to be down; the resync then delivers changes.
         """
         name = topic.channel(key)
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = _Channel(topic, key)
-        if channel.parting is not None:
-            channel.parting.cancel()
-            channel.parting = None
-        channel.lines += (line,)
+        if channel.removal is not None:
+            channel.removal.cancel()
+            channel.removal = None
+        channel.subscribers += (subscriber,)
         if channel.confirmed:
             return True
-        if channel.answer is None or channel.answer.done():
-            channel.answer = self._ask(name)
-        if (answer := channel.answer) is None:
+        if channel.ack is None or channel.ack.done():
+            channel.ack = self._sync_channel(name)
+        if (ack := channel.ack) is None:
             return False
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                await asyncio.shield(answer)  # others wait for it, too
+                await asyncio.shield(ack)  # shared with other subscribers
         except TimeoutError:
-            answer.add_done_callback(lambda _: self.mark_gap())  # heard from then on, and read before
+            ack.add_done_callback(lambda _: self.mark_gap())  # the caller reads the row before the ack
         return channel.confirmed
 
-    def unsubscribe(self, topic: Topic[Key, News], key: Key, line: Subscriber[News]) -> None:
-        """Forget `line`. The channel is given up a second later, unless somebody joins again."""
+    def unsubscribe(self, topic: Topic[Key, Message], key: Key, subscriber: Subscriber[Message]) -> None:
+        """Remove `subscriber`. An unused channel is dropped after UNSUBSCRIBE_DELAY_S."""
         channel = self._channels.get(topic.channel(key))
         if channel is None:
             return
-        channel.lines = tuple(other for other in channel.lines if other is not line)
-        if not channel.lines and channel.parting is None:
+        channel.subscribers = tuple(other for other in channel.subscribers if other is not subscriber)
+        if not channel.subscribers and channel.removal is None:
             loop = asyncio.get_running_loop()
-            channel.parting = loop.call_later(UNSUBSCRIBE_DELAY_S, self._give_up, channel)
+            channel.removal = loop.call_later(UNSUBSCRIBE_DELAY_S, self._remove, channel)
 
-    def _give_up(self, channel: _Channel) -> None:
+    def _remove(self, channel: _Channel) -> None:
         name = channel.topic.channel(channel.key)
         del self._channels[name]
-        self._ask(name)
+        self._sync_channel(name)
 
-    def _ask(self, name: bytes) -> asyncio.Future[None] | None:
-        keeper = self._keepers.get(self._transport.node_of(name) or "")
-        return keeper.ask(name) if keeper else None
+    def _sync_channel(self, name: bytes) -> asyncio.Future[None] | None:
+        node_subscriber = self._node_subscribers.get(self._transport.node_of(name) or "")
+        return node_subscriber.sync_channel(name) if node_subscriber else None
 
-    # Telling
+    # Publishing
 
     def publish(self, status: StatusMessage) -> Coroutine[Any, Any, bool]:
-        """Tell whoever watches this invoice: see `_publish`."""
+        """Publish to the invoice's subscribers: see `_publish`."""
         return self._publish(INVOICES.channel(status.invoice), status)
 
     def publish_balance(self, account_id: int, balance: BalanceMessage) -> Coroutine[Any, Any, bool]:
-        """Tell whoever watches this account: see `_publish`."""
+        """Publish to the account's subscribers: see `_publish`."""
         return self._publish(ACCOUNTS.channel(account_id), balance)
 
-    async def _publish(self, name: bytes, news: StatusMessage | BalanceMessage) -> bool:
-        """Tell the lines here at once, and every other process through Redis.
+    async def _publish(self, name: bytes, message: StatusMessage | BalanceMessage) -> bool:
+        """Deliver to this process's subscribers at once, and to other processes through Redis.
 
-        True once Redis has taken it. Never raises: the row is committed, and whoever missed
-        the hint reads it again.
+        Returns whether Redis accepted it. Never raises: the row is committed, and a subscriber
+        that missed the message gets it from the resync.
         """
-        frame = encode(news)
+        frame = encode(message)
         if channel := self._channels.get(name):
-            channel.offer(news, frame)
+            channel.offer(message, frame)
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 await self._transport.publish(name, frame)
@@ -215,63 +220,63 @@ class Hub:
             return False
         return True
 
-    def publish_local(self, topic: Topic[Key, News], key: Key, news: News) -> bool:
-        """Offer `news` to the lines of this process; who has it already drops it. Whether any took it."""
+    def publish_local(self, topic: Topic[Key, Message], key: Key, message: Message) -> bool:
+        """Deliver to this process's subscribers only. Returns whether it was new to any of them."""
         channel = self._channels.get(topic.channel(key))
-        return channel is not None and channel.offer(news, encode(news))
+        return channel is not None and channel.offer(message, encode(message))
 
     def publish_stage(self, invoice: str, stage: Stage) -> None:
-        """Move the screens of this process on, within the status that they have."""
+        """Change the stage that this process's subscribers show within their current status."""
         channel = self._channels.get(INVOICES.channel(invoice))
-        lines: tuple[StageSubscriber, ...] = channel.lines if channel else ()
-        for line in lines:
-            line.offer_stage(stage)
+        subscribers: tuple[StageSubscriber, ...] = channel.subscribers if channel else ()
+        for subscriber in subscribers:
+            subscriber.offer_stage(stage)
 
-    # What the keepers hear
+    # Called by the Redis subscribers and their connections
 
-    def heard(self, name: bytes, data: bytes) -> None:
+    def on_message(self, name: bytes, data: bytes) -> None:
         channel = self._channels.get(name)
-        if channel is None or not channel.lines:
-            self._heard_a_probe(name)
+        if channel is None or not channel.subscribers:
+            self._on_probe(name)
             return
         try:
             channel.offer(channel.topic.decode(data), data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             log.error("message_malformed", channel=name.decode())
-        except Exception:  # whatever one message does, the others are still listened to
+        except Exception:  # one message must not end the connection that carries all of them
             log.exception("message_failed", channel=name.decode())
 
-    def _heard_a_probe(self, name: bytes) -> None:
-        for keeper in self._keepers.values():
-            if keeper.probe == name:
-                keeper.probe_heard()
+    def _on_probe(self, name: bytes) -> None:
+        for node_subscriber in self._node_subscribers.values():
+            if node_subscriber.probe == name:
+                node_subscriber.on_probe()
 
-    def confirmed(self, name: bytes, listener: PubSubConnection) -> None:
+    def on_subscribed(self, name: bytes, connection: PubSubConnection) -> None:
         channel = self._channels.get(name)
         if channel is not None:
-            channel.listener = listener
-            channel.answer = None
+            channel.connection = connection
+            channel.ack = None
 
-    def on_unsubscribed(self, name: bytes, listener: PubSubConnection) -> None:
+    def on_unsubscribed(self, name: bytes, connection: PubSubConnection) -> None:
         channel = self._channels.get(name)
-        if channel is not None and channel.listener is listener:
-            channel.listener = None
-            self.request_rebalance()  # not asked for: its slot has moved
+        if channel is not None and channel.connection is connection:
+            channel.connection = None
+            self.request_rebalance()  # we did not ask for this: the slot has moved
 
-    def refused(self, error: Exception) -> None:
+    def on_error(self, error: Exception) -> None:
         log.warning("redis_refused", error=str(error))
         self.request_rebalance()
 
-    def wants(self, name: bytes) -> bool:
+    def has_channel(self, name: bytes) -> bool:
         return name in self._channels
 
-    def missing(self, node: str, listener: PubSubConnection) -> list[bytes]:
+    def unconfirmed_channels(self, node: str, connection: PubSubConnection) -> list[bytes]:
         node_of = self._transport.node_of
         return [
             name
             for name, channel in self._channels.items()
-            if (channel.listener is not listener or not channel.confirmed)
-            and (channel.answer is None or channel.answer.done())
+            if (channel.connection is not connection or not channel.confirmed)
+            and (channel.ack is None or channel.ack.done())
             and node_of(name) == node
         ]
 
@@ -281,19 +286,19 @@ class Hub:
             self.gaps.set()
 
     def request_rebalance(self) -> None:
-        self._doubts.set()
+        self._rebalance_requested.set()
 
-    # Which nodes there are
+    # Cluster nodes
 
-    async def _align_forever(self) -> None:
-        """Whenever channels may have moved, learn where to, and have them asked for there."""
+    async def _sync_nodes_forever(self) -> None:
+        """Whenever channels may have moved, reload the nodes and resubscribe where needed."""
         while True:
-            await self._doubts.wait()
+            await self._rebalance_requested.wait()
             await self._sync_nodes()
             await asyncio.sleep(RECONNECT_MAX_S / 4)
 
     async def _sync_nodes(self) -> None:
-        self._doubts.clear()
+        self._rebalance_requested.clear()
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await self._transport.refresh()
@@ -301,10 +306,10 @@ class Hub:
             log.warning("nodes_unknown", error=str(error))
             self.request_rebalance()
         nodes = self._transport.nodes()
-        for node in self._keepers.keys() - nodes:
-            await self._keepers.pop(node).stop()
+        for node in self._node_subscribers.keys() - nodes:
+            await self._node_subscribers.pop(node).stop()
         for node in nodes:
-            if node not in self._keepers:
-                self._keepers[node] = RedisSubscriber(node, self._transport, self, self.metrics)
-        for keeper in self._keepers.values():
-            keeper.restore()
+            if node not in self._node_subscribers:
+                self._node_subscribers[node] = RedisSubscriber(node, self._transport, self, self.metrics)
+        for node_subscriber in self._node_subscribers.values():
+            node_subscriber.restore()

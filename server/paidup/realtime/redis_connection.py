@@ -1,17 +1,17 @@
-"""The listeners: connections on which a process listens to Redis, one to each node that carries channels.
+"""Pub/sub connections to Redis, one for each node that carries channels.
 
-Owns what differs between one Redis (SUBSCRIBE) and a cluster (SSUBSCRIBE, slots that move), and the
-reading of messages. A listener never reconnects: it ends with an error, and whoever holds it opens
-another, so that no interruption goes unnoticed. Refuses to know what a channel is about.
+Covers the differences between a single Redis (SUBSCRIBE) and a cluster (SSUBSCRIBE, slots that
+move), and reads the messages. A connection never reconnects: it ends with an error, and its owner
+opens another, so that no interruption goes unnoticed.
 
-redis-py makes the connection (addresses, TLS, passwords), and its PubSub is not used:
-- It reconnects within any call and says nothing; what was published meanwhile is gone. It restores
-  all channels in one command at once, in every process at the same moment.
-- It costs some ten times what the parser costs for each message.
-- `ClusterPubSub.get_sharded_message` waits for one node after the other: with three, and a timeout of
-  0.5 s, a message took 1.0 s because two were quiet; and a dead node raises for all. After a takeover
-  it was deaf for good: the channels stay with the dead node until some *other* command of the same
-  client meets an error and refreshes the table of slots.
+redis-py makes the connection (addresses, TLS, passwords). Its PubSub is not used:
+- It reconnects silently within any call; messages published meanwhile are lost. It resubscribes
+  all channels in one command, in every process at the same moment.
+- It costs about ten times as much as the parser for each message.
+- `ClusterPubSub.get_sharded_message` polls one node after the other: with three nodes and a timeout
+  of 0.5 s, a message took 1.0 s because two were idle; and a dead node raises for all. After a
+  failover it received nothing: the channels stay with the dead node until some *other* command of the
+  same client fails and refreshes the slot table.
 """
 
 from __future__ import annotations
@@ -31,44 +31,44 @@ from paidup.batching import BatchExecutor
 from paidup.redis_client import REDIS_ERRORS, RedisClient
 
 ACK_TIMEOUT_S = 2.0
-READ_AT_MOST = 1 << 20
-"""More than asyncio buffers: each read empties the buffer, and the next one lets others run."""
-PROBES_TRIED = 200_000
-PUBLISHES_AT_ONCE = 40
+READ_BYTES = 1 << 20
+"""More than asyncio buffers: each read empties the buffer, and the next one yields to the event loop."""
+MAX_PROBE_CANDIDATES = 200_000
+MAX_CONCURRENT_PUBLISHES = 40
 
 _MORE = object()
 
 
 class PubSubTransport(Protocol):
-    """One Redis, or a cluster of them. A node is known by its name."""
+    """A single Redis or a cluster. Nodes are identified by name."""
 
     subscribe: bytes
     unsubscribe: bytes
     message: bytes
-    """The kind of push that carries a message."""
+    """The type of reply that carries a message."""
 
     def nodes(self) -> Collection[str]:
-        """The nodes that carry channels, as far as is known."""
+        """The known nodes that carry channels."""
 
     def node_of(self, channel: bytes) -> str | None:
-        """The node that carries `channel`; None while none does."""
+        """The node that carries `channel`, or None if no node does."""
 
-    def connection_to(self, node: str) -> AbstractConnection:
-        """A connection of our own, not open yet. Raises RedisError where the node is gone."""
+    def make_connection(self, node: str) -> AbstractConnection:
+        """A new connection outside the client's pool, not open yet. Raises RedisError for an unknown node."""
 
     def commands(self, verb: bytes, channels: Sequence[bytes]) -> list[tuple[bytes, ...]]:
-        """What says `verb` of all these channels of one node."""
+        """The commands that apply `verb` to `channels`, all of one node."""
 
     def publish(self, channel: bytes, data: bytes) -> Awaitable[Any]: ...
 
-    def probe_on(self, node: str, token: str) -> bytes:
-        """A channel that this node carries, and that nobody else uses."""
+    def probe_channel(self, node: str, token: str) -> bytes:
+        """A channel on this node that no other process uses."""
 
     async def refresh(self) -> None:
-        """Learn which node carries what. Raises one of REDIS_ERRORS."""
+        """Reload which node carries which slots. Raises one of REDIS_ERRORS."""
 
     async def close(self) -> None:
-        """Publish nothing more, before the client is closed: it would connect once more."""
+        """Stop publishing. Call before closing the client, which would otherwise reconnect."""
 
 
 class StandaloneTransport:
@@ -78,7 +78,7 @@ class StandaloneTransport:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._published = BatchExecutor(self._publish)  # what is published at one moment goes in one pipeline
+        self._publish_batched = BatchExecutor(self._publish)  # concurrent publishes share a pipeline
 
     def nodes(self) -> Collection[str]:
         return ("redis",)
@@ -86,7 +86,7 @@ class StandaloneTransport:
     def node_of(self, channel: bytes) -> str | None:
         return "redis"
 
-    def connection_to(self, node: str) -> AbstractConnection:
+    def make_connection(self, node: str) -> AbstractConnection:
         pool: ConnectionPool = self._redis.connection_pool
         return pool.make_connection()  # type: ignore[no-any-return, no-untyped-call]
 
@@ -94,7 +94,7 @@ class StandaloneTransport:
         return [(verb, *channels)]
 
     def publish(self, channel: bytes, data: bytes) -> Awaitable[Any]:
-        return self._published((channel, data))
+        return self._publish_batched((channel, data))
 
     async def _publish(self, messages: Sequence[tuple[bytes, bytes]]) -> Sequence[Any]:
         if len(messages) == 1:
@@ -104,29 +104,30 @@ class StandaloneTransport:
             pipeline.publish(channel, data)
         return await pipeline.execute()
 
-    def probe_on(self, node: str, token: str) -> bytes:
+    def probe_channel(self, node: str, token: str) -> bytes:
         return f"paidup:probe:{token}".encode()
 
     async def refresh(self) -> None:
-        """There is nothing to learn."""
+        """Nothing to reload."""
 
     async def close(self) -> None:
-        await self._published.close()
+        await self._publish_batched.close()
 
 
 class ClusterTransport:
-    """A cluster: each channel lives on the node that holds its slot, and slots move."""
+    """A cluster: each channel belongs to the node that holds its slot, and slots can move."""
 
     subscribe, unsubscribe, message = b"SSUBSCRIBE", b"SUNSUBSCRIBE", b"smessage"
 
     def __init__(self, redis: RedisCluster) -> None:
         self._redis = redis
-        # Where one more would be refused: a cluster's client has no pool that lets callers wait.
-        self._turns = asyncio.Semaphore(PUBLISHES_AT_ONCE)
+        # The cluster client has no blocking pool: beyond its limit it raises instead of waiting.
+        self._publish_slots = asyncio.Semaphore(MAX_CONCURRENT_PUBLISHES)
 
     def nodes(self) -> Collection[str]:
         slots = self._redis.nodes_manager.slots_cache.values()
-        return {holders[0].name for holders in {id(holders): holders for holders in slots}.values()}
+        shards = {id(shard): shard for shard in slots}.values()  # 16,384 slots share a few lists
+        return {shard[0].name for shard in shards}  # the primary comes first
 
     def node_of(self, channel: bytes) -> str | None:
         try:
@@ -135,122 +136,122 @@ class ClusterTransport:
             return None
         return node.name if node else None
 
-    def connection_to(self, node: str) -> AbstractConnection:
+    def make_connection(self, node: str) -> AbstractConnection:
         found = self._redis.get_node(node_name=node)
         if found is None:
             raise RedisConnectionError(f"{node} has left the cluster")
-        # Not one of the client's own: it closes those of all nodes whenever its table of slots is stale.
+        # Not from the client's pool: the client closes all nodes' connections when its slot table is stale.
         return found.connection_class(**found.connection_kwargs)
 
     def commands(self, verb: bytes, channels: Sequence[bytes]) -> list[tuple[bytes, ...]]:
-        return [(verb, channel) for channel in channels]  # of two slots in one command: CROSSSLOT
+        return [(verb, channel) for channel in channels]  # two slots in one command: CROSSSLOT
 
     async def publish(self, channel: bytes, data: bytes) -> Any:
-        async with self._turns:
+        async with self._publish_slots:
             return await self._redis.spublish(channel, data)
 
-    def probe_on(self, node: str, token: str) -> bytes:
-        for number in range(PROBES_TRIED):
+    def probe_channel(self, node: str, token: str) -> bytes:
+        for number in range(MAX_PROBE_CANDIDATES):
             channel = f"paidup:probe:{token}:{number}".encode()
             if self.node_of(channel) == node:
                 return channel
         raise RedisConnectionError(f"{node} carries no slot")
 
     async def refresh(self) -> None:
-        # The first asks only once and after a command has failed, and a listener sends none; without it,
-        # the second leaves a client that has nodes and knows no commands (AttributeError).
+        # The first call does nothing once initialized, unless a command has failed, and a pub/sub
+        # connection sends none. Without it, the second leaves a client without commands (AttributeError).
         await self._redis.initialize()
         await self._redis.nodes_manager.initialize()
 
     async def close(self) -> None:
-        """Whoever publishes does so by himself."""
+        """Nothing to close: each publish awaits its own command."""
 
 
-def transport_of(redis: RedisClient) -> PubSubTransport:
+def transport_for(redis: RedisClient) -> PubSubTransport:
     return ClusterTransport(redis) if isinstance(redis, RedisCluster) else StandaloneTransport(redis)
 
 
 class PubSubHandler(Protocol):
-    """Whoever is told what a listener hears. No call may raise or block."""
+    """Handles what a pub/sub connection receives. No method may raise or block."""
 
-    def heard(self, channel: bytes, data: bytes, /) -> None:
-        """A message."""
+    def on_message(self, channel: bytes, data: bytes, /) -> None:
+        """A message was published on `channel`."""
 
-    def confirmed(self, channel: bytes, listener: PubSubConnection, /) -> None:
-        """From now on, what is published on the channel is heard."""
+    def on_subscribed(self, channel: bytes, connection: PubSubConnection, /) -> None:
+        """Redis has confirmed the subscription."""
 
-    def on_unsubscribed(self, channel: bytes, listener: PubSubConnection, /) -> None:
-        """It is no longer heard: we asked for that, or its slot has moved to another node."""
+    def on_unsubscribed(self, channel: bytes, connection: PubSubConnection, /) -> None:
+        """The subscription has ended: we unsubscribed, or the slot has moved to another node."""
 
-    def refused(self, error: Exception, /) -> None:
-        """Redis refused a command of ours; it does not say which."""
+    def on_error(self, error: Exception, /) -> None:
+        """Redis refused a command; the reply does not say which."""
 
 
 class PubSubConnection:
-    """One connection, subscribed to channels of one node. Ends with an error, and stays ended."""
+    """A connection subscribed to channels of one node. Never reconnects."""
 
     def __init__(self, connection: AbstractConnection, transport: PubSubTransport) -> None:
         self._connection = connection
         self._transport = transport
-        self._asking = asyncio.Lock()
-        self._awaited: set[bytes] = set()
-        self._answered = asyncio.Event()
+        self._command_lock = asyncio.Lock()
+        self._unacknowledged: set[bytes] = set()
+        self._acknowledged = asyncio.Event()
         self.alive = False
-        """Whether what it has confirmed is still heard."""
+        """Whether the confirmed subscriptions are still in effect."""
 
     async def open(self) -> None:
-        """Raises one of REDIS_ERRORS."""
+        """Connect. Raises one of REDIS_ERRORS."""
         async with asyncio.timeout(ACK_TIMEOUT_S):
             await self._connection.connect()  # type: ignore[no-untyped-call]
         self.alive = True
 
     async def close(self) -> None:
         self.alive = False
-        self._answered.set()
+        self._acknowledged.set()
         with suppress(*REDIS_ERRORS):
             await self._connection.disconnect(nowait=True)
 
     async def subscribe(self, channels: Sequence[bytes]) -> None:
-        """Until Redis has confirmed or refused them. Raises TimeoutError, or one of REDIS_ERRORS."""
-        async with self._asking, asyncio.timeout(ACK_TIMEOUT_S):
-            self._awaited = set(channels)
-            self._answered.clear()
+        """Returns once Redis has confirmed or refused them. Raises TimeoutError or one of REDIS_ERRORS."""
+        async with self._command_lock, asyncio.timeout(ACK_TIMEOUT_S):
+            self._unacknowledged = set(channels)
+            self._acknowledged.clear()
             await self._send(self._transport.commands(self._transport.subscribe, channels))
-            await self._answered.wait()
+            await self._acknowledged.wait()
 
     async def unsubscribe(self, channels: Sequence[bytes]) -> None:
-        async with self._asking, asyncio.timeout(ACK_TIMEOUT_S):
+        async with self._command_lock, asyncio.timeout(ACK_TIMEOUT_S):
             await self._send(self._transport.commands(self._transport.unsubscribe, channels))
 
     async def _send(self, commands: list[tuple[bytes, ...]]) -> None:
-        if not self._connection.is_connected:  # or sending would connect it, without its channels
-            raise RedisConnectionError("the listener has ended")
+        if not self._connection.is_connected:  # sending would reconnect it, without its channels
+            raise RedisConnectionError("the pub/sub connection has ended")
         packed = self._connection.pack_commands(commands)
         await self._connection.send_packed_command(packed, check_health=False)
 
-    async def listen(self, ears: PubSubHandler) -> None:
-        """Tell `ears` what comes. Raises one of REDIS_ERRORS when the connection has ended."""
-        # Read past redis-py: several hundred messages for each await, instead of several awaits for each.
+    async def listen(self, handler: PubSubHandler) -> None:
+        """Pass replies to `handler`. Raises one of REDIS_ERRORS when the connection has ended."""
+        # Bypasses redis-py's reads: hundreds of messages for each await, instead of several awaits each.
         stream = self._connection._reader
         parser = hiredis.Reader(notEnoughData=_MORE)
-        message, heard = self._transport.message, ears.heard
-        while stream is not None and (data := await stream.read(READ_AT_MOST)):
+        message, on_message = self._transport.message, handler.on_message
+        while stream is not None and (data := await stream.read(READ_BYTES)):
             parser.feed(data)
             while (reply := parser.gets()) is not _MORE:
                 if isinstance(reply, list) and reply[0] == message:
-                    heard(reply[1], reply[2])
+                    on_message(reply[1], reply[2])
                 else:
-                    self._notice(reply, ears)
+                    self._handle_reply(reply, handler)
         raise RedisConnectionError("Redis has closed the connection")
 
-    def _notice(self, reply: Any, ears: PubSubHandler) -> None:
+    def _handle_reply(self, reply: Any, handler: PubSubHandler) -> None:
         if isinstance(reply, Exception):
-            ears.refused(reply)
-            self._answered.set()
+            handler.on_error(reply)
+            self._acknowledged.set()
         elif reply[0] == self._transport.subscribe.lower():
-            ears.confirmed(reply[1], self)
-            self._awaited.discard(reply[1])
-            if not self._awaited:
-                self._answered.set()
+            handler.on_subscribed(reply[1], self)
+            self._unacknowledged.discard(reply[1])
+            if not self._unacknowledged:
+                self._acknowledged.set()
         elif reply[0] == self._transport.unsubscribe.lower():
-            ears.on_unsubscribed(reply[1], self)
+            handler.on_unsubscribed(reply[1], self)

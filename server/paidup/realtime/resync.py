@@ -1,8 +1,8 @@
-"""The rereader: reads the rows of everything that waits here, and offers them to the lines.
+"""Resync: reads the rows that subscribers wait for again, in case a message was lost.
 
-Owns the safety net under Redis: every few seconds, and at once after a gap, one query per
-two hundred invoices or accounts. So a hint that was lost (the process was killed between
-commit and publish, Redis was away) costs seconds, never the news. Refuses to ask Stripe.
+Runs every few seconds, and at once after a gap: one query per two hundred invoices or accounts.
+A lost message (the process was killed between commit and publish, or Redis was down) is delivered
+seconds late instead of never. Stripe is never asked.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from paidup.realtime.status_queries import read_balances, read_statuses
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-READ_IN_A_TURN = 200
-"""Rows: two milliseconds at most in which nobody else is told anything."""
+CHUNK_SIZE = 200
+"""Rows per query: delivering them blocks the event loop for two milliseconds at most."""
 
 
-async def resync_forever(hub: Hub, every_s: float) -> None:
-    """Run until cancelled."""
+async def resync_forever(hub: Hub, interval_s: float) -> None:
+    """Resync every `interval_s` seconds and after each gap, until cancelled."""
     while True:
         try:
-            async with asyncio.timeout(every_s):
+            async with asyncio.timeout(interval_s):
                 await hub.gaps.wait()
         except TimeoutError:
             pass
@@ -37,13 +37,13 @@ async def resync_forever(hub: Hub, every_s: float) -> None:
 
 
 async def resync(hub: Hub) -> None:
-    """Offer every waiting line here its row as it is now."""
+    """Offer the current row to every subscriber of this process."""
     try:
-        for invoices in _in_turns(hub.subscribed_keys(INVOICES)):
+        for invoices in _chunks(hub.subscribed_keys(INVOICES)):
             for status in await read_statuses(invoices):
                 if hub.publish_local(INVOICES, status.invoice, status):
                     hub.metrics.rescued.inc()
-        for accounts in _in_turns(hub.subscribed_keys(ACCOUNTS)):
+        for accounts in _chunks(hub.subscribed_keys(ACCOUNTS)):
             for account_id, balance in await read_balances(accounts):
                 if hub.publish_local(ACCOUNTS, account_id, balance):
                     hub.metrics.rescued.inc()
@@ -51,6 +51,6 @@ async def resync(hub: Hub) -> None:
         log.warning("resync_failed", error=str(error))
 
 
-def _in_turns(keys: list[T]) -> Iterator[list[T]]:
-    for start in range(0, len(keys), READ_IN_A_TURN):
-        yield keys[start : start + READ_IN_A_TURN]
+def _chunks(keys: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(keys), CHUNK_SIZE):
+        yield keys[start : start + CHUNK_SIZE]

@@ -1,7 +1,7 @@
-"""From the row of an invoice or an account to what a browser is told. Reads, and changes nothing.
+"""Read-only queries that turn invoices and accounts into the messages that browsers receive.
 
-Thousands of rows are read at once when a crowd connects or Redis was away, so their reading
-goes past the models: a thirtieth of the time, most of which is the database's.
+Thousands of rows are read at once when many clients connect or Redis was down, so these queries
+bypass the models: they take a thirtieth of the time, most of it in the database.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 _BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id"
 
 
-class _Told(msgspec.Struct, array_like=True):
+class _StatusRow(msgspec.Struct, array_like=True):
     """The columns of `_STATUSES`, in their order."""
 
     id: str
@@ -42,8 +42,8 @@ class _Told(msgspec.Struct, array_like=True):
 
 
 def status_of(row: Invoice, balance: int) -> StatusMessage:
-    """The message for `row`; `balance` is its account's, read at the same time or later."""
-    return _message(row, error_of(row), balance)
+    """The message for `row`. `balance` is its account's, read at the same time or later."""
+    return _to_message(row, error_of(row), balance)
 
 
 def balance_of(account: Account) -> BalanceMessage:
@@ -55,23 +55,23 @@ def error_of(row: Invoice) -> PaymentError | None:
 
 
 async def read_status(invoice_id: str) -> StatusMessage | None:
-    """The message for one invoice, from its row; None where there is no such row."""
+    """The message for one invoice, or None if there is no such row."""
     found = await read_statuses([invoice_id])
     return found[0] if found else None
 
 
 async def read_statuses(invoice_ids: Iterable[str]) -> list[StatusMessage]:
-    """The messages for several invoices, a query for every 500."""
+    """The messages for several invoices: one query per 500."""
     messages = []
     async for record in of_keys(_STATUSES, invoice_ids):
-        row = msgspec.convert(record, _Told, strict=False)
+        row = msgspec.convert(record, _StatusRow, strict=False)
         error = msgspec.json.decode(row.error, type=PaymentError) if row.error else None
-        messages.append(_message(row, error, row.balance))
+        messages.append(_to_message(row, error, row.balance))
     return messages
 
 
 async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMessage]]:
-    """The messages for several accounts, each with its account's id; a query for every 500."""
+    """Pairs of account id and message for several accounts: one query per 500."""
     at = now()
     return [
         (account_id, BalanceMessage(version, balance, at))
@@ -79,7 +79,7 @@ async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMe
     ]
 
 
-def _message(row: Invoice | _Told, error: PaymentError | None, balance: int) -> StatusMessage:
+def _to_message(row: Invoice | _StatusRow, error: PaymentError | None, balance: int) -> StatusMessage:
     return StatusMessage(
         invoice=row.id,
         version=row.version,

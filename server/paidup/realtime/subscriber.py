@@ -1,8 +1,8 @@
-"""The keepers: each holds a listener to one Redis node, and begins again when it has ended.
+"""Keeps one pub/sub connection to a Redis node open, and reconnects when it fails.
 
-Owns the batches in which channels are asked for, the probe that tells silence from death, and
-the random pauses that keep a thousand processes from coming back at the same moment. Refuses to
-know who waits for a channel.
+Subscriptions are sent in batches. A probe message detects a connection that is open but dead.
+Delays before reconnecting and resubscribing are randomized, so that many processes do not come
+back at the same moment.
 """
 
 from __future__ import annotations
@@ -23,217 +23,217 @@ from paidup.redis_client import REDIS_ERRORS
 
 log = structlog.get_logger(__name__)
 
-PROBE_EVERY_S = 2.0
-PROBES_MISSED = 2
+PROBE_INTERVAL_S = 2.0
+MAX_MISSED_PROBES = 2
 RECONNECT_MAX_S = 2.0
-SUBSCRIBE_AT_ONCE = 500
-RESTORE_PAUSE_S = 0.1
-"""The longest pause before each batch of channels that are restored; half of it on average."""
+SUBSCRIBE_BATCH_SIZE = 500
+RESTORE_MAX_DELAY_S = 0.1
+"""Upper bound of the random delay before each batch of channels is resubscribed."""
 
 
 class SubscriptionRegistry(PubSubHandler, Protocol):
-    """Whoever holds the channels."""
+    """The channels that this process needs: what to subscribe to, and who handles the messages."""
 
-    def wants(self, channel: bytes) -> bool:
-        """Whether somebody still waits on it."""
+    def has_channel(self, channel: bytes) -> bool:
+        """Whether the channel is still needed."""
 
-    def missing(self, node: str, listener: PubSubConnection) -> list[bytes]:
-        """The channels of this node that its listener has not confirmed, but for those it is asked about."""
+    def unconfirmed_channels(self, node: str, connection: PubSubConnection) -> list[bytes]:
+        """The node's channels that `connection` has not confirmed and no pending command covers."""
 
     def mark_gap(self) -> None:
-        """Messages may have been missed."""
+        """Record that messages may have been missed."""
 
     def request_rebalance(self) -> None:
-        """Which node carries what may have changed."""
+        """Report that channels may have moved to other nodes."""
 
 
-async def end(task: asyncio.Task[None]) -> None:
-    """Cancel `task` until it has ended: redis-py swallows a cancellation that meets a failing connection."""
+async def cancel_and_wait(task: asyncio.Task[None]) -> None:
+    """Cancel `task` until it has ended: redis-py can swallow a cancellation while a connection fails."""
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=0.1)
 
 
 class _Batch:
-    """Channels that share one command, and the future that is done once Redis has answered it."""
+    """Channels that share one command, and the future that is done when Redis has answered it."""
 
     def __init__(self) -> None:
         self.channels: dict[bytes, None] = {}
-        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def release(self) -> None:
-        if not self.answer.done():
-            self.answer.set_result(None)
+    def resolve(self) -> None:
+        if not self.ack.done():
+            self.ack.set_result(None)
 
 
 class RedisSubscriber:
-    """Keeps a listener to `node` until it is stopped."""
+    """Keeps a pub/sub connection to `node` open until it is stopped."""
 
     def __init__(
-        self, node: str, transport: PubSubTransport, holder: SubscriptionRegistry, metrics: Metrics
+        self, node: str, transport: PubSubTransport, registry: SubscriptionRegistry, metrics: Metrics
     ) -> None:
         self.node = node
-        self.listener: PubSubConnection | None = None
-        """The listener that channels can be asked on; None while Redis is away."""
-        self.tried = asyncio.Event()
-        """Set once the first attempt to connect has ended, well or not."""
+        self.connection: PubSubConnection | None = None
+        """The open connection; None while Redis is down."""
+        self.first_attempt_done = asyncio.Event()
+        """Set when the first attempt to connect has succeeded or failed."""
         self._transport = transport
-        self._holder = holder
+        self._registry = registry
         self._metrics = metrics
-        self._asked: deque[_Batch] = deque()
-        self._wake = asyncio.Event()
-        self._restore = asyncio.Event()
+        self._queue: deque[_Batch] = deque()
+        self._queue_changed = asyncio.Event()
+        self._restore_requested = asyncio.Event()
         self._token = secrets.token_hex(8)
-        self._heard = asyncio.Event()
-        self._missed = 0
+        self._probe_received = asyncio.Event()
+        self._missed_probes = 0
         self.probe: bytes | None = None
-        self._task = asyncio.create_task(self._run(), name=f"keeper-{node}")
+        self._task = asyncio.create_task(self._run(), name=f"redis-subscriber-{node}")
 
     async def stop(self) -> None:
-        await end(self._task)
+        await cancel_and_wait(self._task)
 
     @property
     def healthy(self) -> bool:
-        """Whether a message published by this process was lately heard from this node."""
-        return self.listener is not None and self._missed < PROBES_MISSED
+        """Whether this process's probe messages come back from this node."""
+        return self.connection is not None and self._missed_probes < MAX_MISSED_PROBES
 
-    def ask(self, channel: bytes) -> asyncio.Future[None] | None:
-        """Subscribe, or unsubscribe, whichever is right by then. None while there is no listener.
+    def sync_channel(self, channel: bytes) -> asyncio.Future[None] | None:
+        """Subscribe or unsubscribe, depending on whether the registry has the channel when it is sent.
 
-        What is asked within one turn of the event loop, or while Redis answers what was asked
-        before, shares one command and the one future, which is done when Redis has answered it.
+        Calls within one iteration of the event loop, or while an earlier command is pending, share
+        one command and one future, which is done when Redis has answered. None if not connected.
         """
-        if self.listener is None:
+        if self.connection is None:
             return None
-        if not self._asked or len(self._asked[-1].channels) >= SUBSCRIBE_AT_ONCE:
-            self._asked.append(_Batch())
-        batch = self._asked[-1]
+        if not self._queue or len(self._queue[-1].channels) >= SUBSCRIBE_BATCH_SIZE:
+            self._queue.append(_Batch())
+        batch = self._queue[-1]
         batch.channels[channel] = None
-        self._wake.set()
-        return batch.answer
+        self._queue_changed.set()
+        return batch.ack
 
     def restore(self) -> None:
-        """Look again for what this node carries and its listener has not confirmed."""
-        self._restore.set()
+        """Resubscribe the node's channels that the connection has not confirmed."""
+        self._restore_requested.set()
 
-    def probe_heard(self) -> None:
-        self._heard.set()
+    def on_probe(self) -> None:
+        self._probe_received.set()
 
     async def _run(self) -> None:
         failures = 0
         while True:
             try:
-                listener = PubSubConnection(self._transport.connection_to(self.node), self._transport)
+                connection = PubSubConnection(self._transport.make_connection(self.node), self._transport)
                 try:
-                    await listener.open()
+                    await connection.open()
                     async with asyncio.TaskGroup() as group:
-                        group.create_task(listener.listen(self._holder))
-                        await self._begin(listener)
+                        group.create_task(connection.listen(self._registry))
+                        await self._on_connected(connection)
                         failures = 0
-                        group.create_task(self._answer_joins(listener))
-                        group.create_task(self._restore_all(listener))
-                        group.create_task(self._probe(listener))
+                        group.create_task(self._process_queue(connection))
+                        group.create_task(self._restore_forever(connection))
+                        group.create_task(self._probe_forever(connection))
                 finally:
-                    await self._end(listener)
+                    await self._on_disconnected(connection)
             except* REDIS_ERRORS as error:
                 log.warning("redis_lost", node=self.node, error=repr(error.exceptions[0]), failures=failures)
             except* Exception:
-                log.exception("listener_failed", node=self.node)
-            self.tried.set()
-            self._holder.request_rebalance()
-            await asyncio.sleep(pause_after(failures))
+                log.exception("redis_subscriber_failed", node=self.node)
+            self.first_attempt_done.set()
+            self._registry.request_rebalance()
+            await asyncio.sleep(reconnect_delay_s(failures))
             failures += 1
 
-    async def _begin(self, listener: PubSubConnection) -> None:
-        self.probe = self._transport.probe_on(self.node, self._token)
-        await listener.subscribe([self.probe])
-        self.listener = listener
-        self.tried.set()
-        self._restore.set()
+    async def _on_connected(self, connection: PubSubConnection) -> None:
+        self.probe = self._transport.probe_channel(self.node, self._token)
+        await connection.subscribe([self.probe])
+        self.connection = connection
+        self.first_attempt_done.set()
+        self._restore_requested.set()
 
-    async def _end(self, listener: PubSubConnection) -> None:
-        held, self.listener = self.listener, None
-        await listener.close()
-        for batch in self._asked:
-            batch.release()
-        self._asked.clear()
-        if held is not None:
-            self._holder.mark_gap()
+    async def _on_disconnected(self, connection: PubSubConnection) -> None:
+        was_connected = self.connection is not None
+        self.connection = None
+        await connection.close()
+        for batch in self._queue:
+            batch.resolve()
+        self._queue.clear()
+        if was_connected:
+            self._registry.mark_gap()
 
-    async def _answer_joins(self, listener: PubSubConnection) -> None:
-        """Ask for what joins, and give up what was left: see `ask`."""
+    async def _process_queue(self, connection: PubSubConnection) -> None:
+        """Send the queued batches: see `sync_channel`."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._asked:
-                batch = self._asked.popleft()
+            await self._queue_changed.wait()
+            self._queue_changed.clear()
+            while self._queue:
+                batch = self._queue.popleft()
                 try:
-                    await self._send(listener, batch.channels)
+                    await self._sync(connection, batch.channels)
                 except TimeoutError:
-                    self._restore.set()
+                    self._restore_requested.set()
                 finally:
-                    batch.release()
+                    batch.resolve()
 
-    async def _send(self, listener: PubSubConnection, asked: Collection[bytes]) -> None:
-        wanted = [channel for channel in asked if self._holder.wants(channel)]
-        left = [channel for channel in asked if not self._holder.wants(channel)]
+    async def _sync(self, connection: PubSubConnection, channels: Collection[bytes]) -> None:
+        wanted = [channel for channel in channels if self._registry.has_channel(channel)]
+        unwanted = [channel for channel in channels if not self._registry.has_channel(channel)]
         if wanted:
-            await listener.subscribe(wanted)
-        if left:
-            await listener.unsubscribe(left)
+            await connection.subscribe(wanted)
+        if unwanted:
+            await connection.unsubscribe(unwanted)
 
-    async def _restore_all(self, listener: PubSubConnection) -> None:
-        """What was held before this listener, or joined while there was none, or has moved here."""
+    async def _restore_forever(self, connection: PubSubConnection) -> None:
+        """Resubscribe channels from before this connection, and those that moved to this node."""
         while True:
-            await self._restore.wait()
-            self._restore.clear()
-            missing = self._holder.missing(self.node, listener)
+            await self._restore_requested.wait()
+            self._restore_requested.clear()
+            missing = self._registry.unconfirmed_channels(self.node, connection)
             for batch in _batches(missing):
-                await asyncio.sleep(random.random() * RESTORE_PAUSE_S)  # noqa: S311
-                wanted = [channel for channel in batch if self._holder.wants(channel)]
+                await asyncio.sleep(random.random() * RESTORE_MAX_DELAY_S)  # noqa: S311
+                wanted = [channel for channel in batch if self._registry.has_channel(channel)]
                 try:
                     if wanted:
-                        await listener.subscribe(wanted)
+                        await connection.subscribe(wanted)
                 except TimeoutError:
-                    self._restore.set()
+                    self._restore_requested.set()
             if missing:
                 self._metrics.channels_restored.inc(len(missing))
                 log.info("channels_restored", node=self.node, channels=len(missing))
-                self._holder.mark_gap()  # now: what is read before a channel is confirmed may be stale
+                self._registry.mark_gap()  # after confirmation: rows read before it may be stale
 
-    async def _probe(self, listener: PubSubConnection) -> None:
-        """Publish to ourselves; silence twice in a row means that the listener is dead."""
+    async def _probe_forever(self, connection: PubSubConnection) -> None:
+        """Publish probe messages to this process. Raises after MAX_MISSED_PROBES missed in a row."""
         loop = asyncio.get_running_loop()
         while True:
-            if self.probe is None or self._transport.node_of(self.probe) != self.node:  # its slot has moved
-                self.probe = self._transport.probe_on(self.node, self._token)
-                await listener.subscribe([self.probe])
+            if self.probe is None or self._transport.node_of(self.probe) != self.node:  # the slot has moved
+                self.probe = self._transport.probe_channel(self.node, self._token)
+                await connection.subscribe([self.probe])
             began = loop.time()
-            self._heard.clear()
+            self._probe_received.clear()
             try:
-                async with asyncio.timeout(PROBE_EVERY_S):
+                async with asyncio.timeout(PROBE_INTERVAL_S):
                     await self._transport.publish(self.probe, b"probe")
-                    await self._heard.wait()
-                self._missed = 0
-                await asyncio.sleep(PROBE_EVERY_S)
+                    await self._probe_received.wait()
+                self._missed_probes = 0
+                await asyncio.sleep(PROBE_INTERVAL_S)
             except REDIS_ERRORS:
-                self._missed += 1
+                self._missed_probes += 1
                 self._metrics.probes_missed.inc()
-                if self._missed % PROBES_MISSED == 0:
-                    raise RedisConnectionError("silent: our own probe does not come back") from None
-                self._holder.request_rebalance()
-                await asyncio.sleep(max(0.0, began + PROBE_EVERY_S - loop.time()))
+                if self._missed_probes % MAX_MISSED_PROBES == 0:
+                    raise RedisConnectionError("no response: probe messages do not come back") from None
+                self._registry.request_rebalance()
+                await asyncio.sleep(max(0.0, began + PROBE_INTERVAL_S - loop.time()))
 
 
-def pause_after(failures: int) -> float:
-    """Seconds until the next attempt, after so many in a row have failed before."""
-    delay: float = min(
-        RECONNECT_MAX_S, 0.05 * 2 ** min(failures, 10)
-    )  # an outage of an hour is 1,800 attempts
-    return delay * (0.5 + random.random())  # noqa: S311 - spreads, protects nothing
+def reconnect_delay_s(failures: int) -> float:
+    """Seconds until the next attempt, after `failures` in a row. Exponential, with jitter."""
+    delay: float = min(RECONNECT_MAX_S, 0.05 * 2 ** min(failures, 10))  # bounded: outages last hours
+    return delay * (0.5 + random.random())  # noqa: S311 - jitter only
 
 
 def _batches(channels: Sequence[bytes]) -> list[Sequence[bytes]]:
     return [
-        channels[start : start + SUBSCRIBE_AT_ONCE] for start in range(0, len(channels), SUBSCRIBE_AT_ONCE)
+        channels[start : start + SUBSCRIBE_BATCH_SIZE]
+        for start in range(0, len(channels), SUBSCRIBE_BATCH_SIZE)
     ]

@@ -137,7 +137,7 @@ class RateLimiter:
             await self._count_processes()
             return await admitted(windows, self._limit, endpoint, purpose)
 
-        free = await self._windows.ask(shared)
+        free = await self._windows.query(shared)
         if free is None:  # Redis is away
             part = RateLimitItemPerSecond(max(1, self._limit.amount // self._processes))
             free = await admitted(self._own, part, endpoint, purpose)

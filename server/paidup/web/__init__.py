@@ -1,1 +1,1 @@
-"""HTTP and WebSockets: the API, the webhooks, authentication, problem documents, health, operators' page."""
+"""HTTP and WebSockets: API, webhooks, authentication, problem documents, health, operators' page."""

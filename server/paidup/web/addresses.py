@@ -1,4 +1,4 @@
-"""Client addresses as limits count them: by what one party has little of."""
+"""Client addresses as rate and connection limits count them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 LONGEST = 45
-"""An IPv6 address is never longer, RFC 4291 section 2.2."""
+"""The maximum length of an IPv6 address in text, RFC 4291 section 2.2."""
 SUBNET_BITS = 64
-"""What one subscriber line gets at least, RFC 6177: whoever has one IPv6 address has 2**64."""
+"""The smallest IPv6 prefix that a subscriber gets, RFC 6177: one client can use 2**64 addresses."""
 
 
 @lru_cache(maxsize=4096)
-def counted_as(host: str) -> str:
-    """What a limit per address counts for the peer `host`.
+def address_key(host: str) -> str:
+    """The key under which a limit per address counts the peer `host`.
 
-    An IPv4 address is itself, also where it is mapped into IPv6; any other IPv6 address is its
-    /64. What is no address (the peer of a Unix socket, a broken proxy's header) is counted as "".
+    An IPv4 address counts as itself, also if it is mapped into IPv6; an IPv6 address as its /64.
+    Anything else (the peer of a Unix socket, a malformed proxy header) counts as "".
     """
     try:
-        # On a link-local address the peer may name a scope; it tells nobody apart.
+        # A link-local address may carry a scope, which does not identify the client.
         address = ip_address(host.partition("%")[0]) if len(host) <= 2 * LONGEST else None
     except ValueError:
         address = None

@@ -1,7 +1,7 @@
-"""The HTTP API that browsers and the SaaS's backend call. docs/api.md describes it.
+"""The HTTP API for browsers and the SaaS's backend. docs/api.md describes it.
 
-Each handler authenticates, validates, calls one service and answers. What it refuses to do:
-believe a browser about a payment.
+Each handler authenticates, validates, calls one service and responds. A browser's statement about
+a payment is never trusted.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from paidup.web.dependencies import (
 )
 from paidup.web.http import json_response, read_json
 
-ENTRIES = 50
+ENTRIES_PER_PAGE = 50
 Period = Literal["month", "year"]
-"""An interval that recurs: what is paid once is a top-up."""
+"""A recurring interval. One-time payments are top-ups."""
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=MAX_QUANTITY)]
 InvoiceId = Annotated[str, msgspec.Meta(pattern=r"\Ain_[A-Za-z0-9_]{1,250}\Z")]
 
 
 class BuyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`interval` is the plan's first one unless said."""
+    """`interval` defaults to the plan's first one."""
 
     plan: str
     interval: Period | None = None
@@ -49,7 +49,7 @@ class BuyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is not said stays as it is."""
+    """Omitted fields stay unchanged."""
 
     plan: str
     interval: Period | None = None
@@ -70,7 +70,7 @@ class AdoptBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def plans(request: Request) -> Response:
-    """GET /api/plans: the catalogue."""
+    """GET /api/plans: the plans on sale, with their prices."""
     shown = [
         {
             "id": plan.id,
@@ -87,7 +87,7 @@ async def plans(request: Request) -> Response:
 
 
 async def subscribe(request: Request) -> Response:
-    """POST /api/subscriptions: a subscription to pay; the same pending one again rather than a second."""
+    """POST /api/subscriptions: create a subscription to pay, or return the one that is pending."""
     account = await current_account(request)
     body = await read_json(request, BuyBody)
     purchases = get_services(request).purchases
@@ -97,7 +97,7 @@ async def subscribe(request: Request) -> Response:
 
 
 async def change(request: Request) -> Response:
-    """POST /api/subscriptions/change: an upgrade or downgrade; it applies once it is paid."""
+    """POST /api/subscriptions/change: upgrade or downgrade. Takes effect once it is paid."""
     account = await current_account(request)
     body = await read_json(request, ChangeBody)
     changes = get_services(request).changes
@@ -111,7 +111,7 @@ def _interval(period: Period | None) -> Interval | None:
 
 
 async def cancel(request: Request) -> Response:
-    """POST /api/subscriptions/cancel: end the subscription with its period, or now."""
+    """POST /api/subscriptions/cancel: cancel the subscription at the end of its period, or now."""
     account = await current_account(request)
     body = await read_json(request, CancelBody)
     async with limited(request, account, Limited.PURCHASES):
@@ -120,7 +120,7 @@ async def cancel(request: Request) -> Response:
 
 
 async def resume(request: Request) -> Response:
-    """POST /api/subscriptions/resume: take back an end that has not come yet."""
+    """POST /api/subscriptions/resume: undo a cancellation that has not taken effect yet."""
     account = await current_account(request)
     async with limited(request, account, Limited.PURCHASES):
         row = await get_services(request).changes.resume(account)
@@ -128,7 +128,7 @@ async def resume(request: Request) -> Response:
 
 
 async def top_up(request: Request) -> Response:
-    """POST /api/top-ups: credits bought once, beside any plan."""
+    """POST /api/top-ups: buy credits once, independently of a plan."""
     account = await current_account(request)
     body = await read_json(request, TopUpBody)
     purchases = get_services(request).purchases
@@ -138,7 +138,7 @@ async def top_up(request: Request) -> Response:
 
 
 async def adopt(request: Request) -> Response:
-    """POST /api/invoices: take up an invoice that the SaaS created by itself in Stripe."""
+    """POST /api/invoices: track an invoice that the SaaS created in Stripe itself."""
     account = await current_account(request)
     body = await read_json(request, AdoptBody)
     async with limited(request, account, Limited.ADOPTIONS):
@@ -147,12 +147,12 @@ async def adopt(request: Request) -> Response:
 
 
 async def invoice_status(request: Request) -> Response:
-    """GET /api/invoices/{invoice}: the status message; the fallback for a socket."""
+    """GET /api/invoices/{invoice}: the status message. Polling fallback for the WebSocket."""
     return json_response(await _own_status(request, await current_account(request)))
 
 
 async def fresh_ticket(request: Request) -> Response:
-    """POST /api/invoices/{invoice}/ticket: a fresh ticket for the customer whose invoice it is."""
+    """POST /api/invoices/{invoice}/ticket: a new ticket for the customer whose invoice it is."""
     account = await current_account(request)
     status = await _own_status(request, account)
     tickets = get_services(request).tickets
@@ -161,7 +161,7 @@ async def fresh_ticket(request: Request) -> Response:
 
 
 async def account_ticket(request: Request) -> Response:
-    """POST /api/account/ticket: a fresh ticket for the customer's own balance."""
+    """POST /api/account/ticket: a new ticket for the customer's own balance."""
     account = await current_account(request)
     tickets = get_services(request).tickets
     ticket = tickets.issue_for_account(account.id)
@@ -169,29 +169,29 @@ async def account_ticket(request: Request) -> Response:
 
 
 async def account(request: Request) -> Response:
-    """GET /api/account: the balance, the subscription, and what is being activated or has to be paid."""
+    """GET /api/account: the balance, the subscription, and a payment that is pending or in progress."""
     own, _ = await current_grants(get_services(request), await current_account(request))
     row = await current_subscription(own)
     return json_response(
         {
             "balance": own.balance,
             "subscription": row and _subscription(request, row),
-            "installments": await _to_come(own),
+            "installments": await _installments(own),
             "activating": await pending_activation(get_services(request), own),
         }
     )
 
 
 async def entries(request: Request) -> Response:
-    """GET /api/account/entries: the ledger as the customer may read it, newest first, `before` an id."""
+    """GET /api/account/entries: the customer's ledger entries, newest first, older than id `before`."""
     own = await current_account(request)
-    wanted = LedgerEntry.filter(account_id=own.id)
+    query = LedgerEntry.filter(account_id=own.id)
     if before := request.query_params.get("before"):
         if not before.isascii() or not before.isdecimal() or len(before) > 18:
             raise InvalidInput("`before` is the id of an entry.")
-        wanted = wanted.filter(id__lt=int(before))
+        query = query.filter(id__lt=int(before))
     with storage_errors():
-        rows = await wanted.order_by("-id").limit(ENTRIES + 1)
+        rows = await query.order_by("-id").limit(ENTRIES_PER_PAGE + 1)
     shown = [
         {
             "id": row.id,
@@ -201,9 +201,9 @@ async def entries(request: Request) -> Response:
             "reason": row.reason,
             "at": row.created_at,
         }
-        for row in rows[:ENTRIES]
+        for row in rows[:ENTRIES_PER_PAGE]
     ]
-    return json_response({"entries": shown, "has_more": len(rows) > ENTRIES})
+    return json_response({"entries": shown, "has_more": len(rows) > ENTRIES_PER_PAGE})
 
 
 def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
@@ -221,8 +221,8 @@ def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
     }
 
 
-async def _to_come(own: Account) -> list[dict[str, Any]]:
-    """The parts of a yearly plan that are still to come."""
+async def _installments(own: Account) -> list[dict[str, Any]]:
+    """The installments of a yearly plan that are still to come."""
     planned = CreditGrant.filter(account_id=own.id, state=GrantState.PLANNED, credits__gt=0)
     planned = planned.exclude(invoice__status=InvoiceStatus.REVERSED)  # unless its refund fails
     with storage_errors():
@@ -233,7 +233,7 @@ async def _to_come(own: Account) -> list[dict[str, Any]]:
 async def _own_status(request: Request, account: Account) -> StatusMessage:
     invoice = request.path_params["invoice"]
     with storage_errors():
-        # What is no id of an invoice (it may hold anything) never reaches the database.
+        # Anything that is not an invoice id (it may hold any character) never reaches the database.
         own = _is_invoice_id(invoice) and await Invoice.exists(id=invoice, account_id=account.id)
         status = await read_status(invoice) if own else None
     if status is None:

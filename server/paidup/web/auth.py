@@ -1,9 +1,9 @@
-"""Who is asking: the customer that a bearer token names.
+"""Authentication: bearer tokens that identify the customer.
 
-The token is a JWT that the SaaS's backend mints: `sub` is its own id of the user, `scope` says
-whether a browser or the backend holds it, and `stripe_customer` may tie the user to a Stripe
-customer that exists already. Another way of naming customers (the demo's cookie) is a function of
-the same shape, given to `create_app`.
+The token is a JWT that the SaaS's backend issues: `sub` is the SaaS's own user id, `scope` says
+whether a browser or the backend holds it, and `stripe_customer` may link the user to an existing
+Stripe customer. Any other authentication (the demo's cookie) is a function of the same type, passed
+to `create_app`.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from paidup.settings import PUBLIC_KEY, Settings
 
 TEXT = r"\A[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
 NAME = TEXT.replace("*", "+")
-"""As bodies.PRINTABLE; and Python's reader of JSON, unlike msgspec's, lets half of a character through."""
+"""As http.PRINTABLE, and without lone surrogates, which Python's JSON parser accepts unlike msgspec's."""
 LEEWAY_S = 30
 MALFORMED = (
     *(jwt.PyJWTError, msgspec.ValidationError),
-    *(ValueError, TypeError, OverflowError, RecursionError),  # of what PyJWT reads JSON and numbers with
+    *(ValueError, TypeError, OverflowError, RecursionError),  # from PyJWT's JSON and number parsing
 )
 
 
 class Scope(StrEnum):
-    """Who holds the token: it decides what the token may do."""
+    """Who holds the token, which decides what it allows."""
 
     BROWSER = "browser"
-    """Read, buy, watch, and change the customer's own plan."""
+    """Read, buy, open WebSockets, and change the customer's own plan."""
     BACKEND = "backend"
-    """All that, and spend, reserve, commit and release credits."""
+    """All of BROWSER, and spend, reserve, commit and release credits."""
 
 
 class Customer(msgspec.Struct, frozen=True):
-    """The SaaS's user. `stripe_customer` is believed, since the SaaS's backend signed it."""
+    """The SaaS's user. `stripe_customer` is trusted, since the SaaS's backend signed it."""
 
     external_id: str
     stripe_customer: str | None = None
@@ -51,41 +51,40 @@ class Customer(msgspec.Struct, frozen=True):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """Who the customer is."""
+    """The claims that identify the customer."""
 
     sub: Annotated[str, msgspec.Meta(pattern=NAME, max_length=200)]
     stripe_customer: Annotated[str, msgspec.Meta(pattern=NAME, max_length=255)] | None = None
 
 
 class TokenClaims(Claims, frozen=True, kw_only=True):
-    """All of them. JWT's own times are numbers, and nothing that can be read as one."""
+    """All claims of a token. JWT's times must be numbers; strings of digits are refused."""
 
     exp: float
     nbf: float = 0
     iat: float = 0
     scope: Annotated[str, msgspec.Meta(pattern=TEXT)] = Scope.BROWSER
-    """An identity provider puts scopes of its own here (`openid profile`): they make a browser's token."""
+    """Any other value, such as an identity provider's `openid profile`, counts as BROWSER."""
 
 
 Authenticate = Callable[[Request], Awaitable[Customer]]
-"""Names the customer of a request, or raises NotAuthenticated."""
+"""Identifies the customer of a request, or raises NotAuthenticated."""
 
 
 def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> Authenticate:
-    """Authentication by JWT: by `key_set` where there is one, else by AUTH_JWT_SECRET; refuses all
-    where neither is given. Raises ConfigurationError for a public key that cannot be used.
+    """Authentication by JWT, verified with `key_set` or else AUTH_JWT_SECRET.
+
+    Refuses every request if neither is given. Raises ConfigurationError for an unusable public key.
     """
     fixed = _fixed_key(settings.auth_jwt_secret)
 
     async def authenticate(request: Request) -> Customer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise NotAuthenticated("A bearer token is needed.")
+            raise NotAuthenticated("A bearer token is required.")
         key = await key_set.key(_key_id(token)) if key_set else fixed
         if key is None:
-            raise NotAuthenticated(
-                "No way of authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL)."
-            )
+            raise NotAuthenticated("No authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL).")
         found = _claims(token, key, settings)
         scope = Scope.BACKEND if found.scope == Scope.BACKEND else Scope.BROWSER
         return Customer(found.sub, found.stripe_customer, scope)
@@ -94,7 +93,7 @@ def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> 
 
 
 def _fixed_key(secret: str) -> VerificationKey | None:
-    # The algorithms follow the configured key, never the token: no confusion of the two.
+    # The algorithms follow from the configured key, never from the token (algorithm confusion).
     if not secret.startswith(PUBLIC_KEY):
         return VerificationKey(secret, ["HS256", "HS384", "HS512"]) if secret else None
     try:
@@ -110,7 +109,7 @@ def _fixed_key(secret: str) -> VerificationKey | None:
 
 @contextmanager
 def _malformed_is_refused() -> Iterator[None]:
-    """Whatever a token holds, it is refused and is no fault of ours."""
+    """Turn every error that a malformed token can cause into NotAuthenticated."""
     try:
         yield
     except MALFORMED as error:

@@ -1,8 +1,8 @@
-"""The HTTP API's part about credits: what there is, spending, and reserving. docs/api.md describes it.
+"""The HTTP API for credits: balance, spending and reservations. docs/api.md describes it.
 
-Each handler authenticates, validates, does one thing in one transaction, and tells the account's
-other pages what the balance is now. Moving credits needs a token of the backend's scope.
-What it refuses to do: grant.
+Each handler authenticates, validates, does one thing in one transaction, and publishes the new
+balance to the account's open pages. Moving credits requires a token with the backend scope. No
+handler grants credits.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Credits = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
 
 class SpendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` is the caller's: the same key spends once, however often it is sent."""
+    """`key` is the caller's idempotency key: repeated requests with it spend once."""
 
     credits: Credits
     key: Key
 
 
 class ReserveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` names the reservation from here on."""
+    """`key` is the idempotency key and identifies the reservation afterwards."""
 
     credits: Credits
     key: Key
@@ -59,7 +59,7 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def credits(request: Request) -> Response:
-    """GET /api/credits: the balance, the live grants, the next expiry, and what is being activated."""
+    """GET /api/credits: the balance, the live grants, the next expiry, and the payment in progress."""
     account = await current_account(request)
     account, grants = await current_grants(get_services(request), account)
     expiring = next((grant for grant in grants if grant.expires_at), None)
@@ -83,7 +83,7 @@ async def credits(request: Request) -> Response:
 
 
 async def spend(request: Request) -> Response:
-    """POST /api/credits/spend: take credits, once for each key; 402 tells of a payment being activated."""
+    """POST /api/credits/spend: spend credits, once per key. A 402 includes the payment in progress."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, SpendBody)
     check_credit_limit(get_services(request), body.credits)
@@ -96,7 +96,7 @@ async def spend(request: Request) -> Response:
 
 
 async def reserve(request: Request) -> Response:
-    """POST /api/credits/reserve: set credits aside, once for each key; refused as a spend is."""
+    """POST /api/credits/reserve: reserve credits, once per key. Refused like a spend."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, ReserveBody)
     check_credit_limit(get_services(request), body.credits)
@@ -112,7 +112,7 @@ async def reserve(request: Request) -> Response:
 
 
 async def commit(request: Request) -> Response:
-    """POST /api/credits/commit: spend what was used of a reservation; the rest goes back."""
+    """POST /api/credits/commit: spend part of a reservation and return the rest to the balance."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, CommitBody)
     async with account_transaction(get_services(request), account) as locked:
@@ -121,7 +121,7 @@ async def commit(request: Request) -> Response:
 
 
 async def release(request: Request) -> Response:
-    """POST /api/credits/release: all that is reserved goes back."""
+    """POST /api/credits/release: return the whole reservation to the balance."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, ReleaseBody)
     async with account_transaction(get_services(request), account) as locked:
@@ -137,7 +137,7 @@ def check_credit_limit(services: Services, credits: int) -> None:
 
 
 async def _insufficient(request: Request, account: Account, error: InsufficientCredits) -> Response:
-    # "Not enough" is not the whole answer to somebody who has just paid.
+    # A customer who has just paid needs to see that the payment is being activated.
     activating = await pending_activation(get_services(request), account)
     return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
 

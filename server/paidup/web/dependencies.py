@@ -1,4 +1,4 @@
-"""What the customers' routes share: who asks, what is being activated, how a purchase is answered."""
+"""Shared by the API routes: the current account, its pending payment, transactions and limits."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def get_services(request: Request) -> Services:
 
 
 async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Account:
-    """The account of whoever asks, made on first sight. Raises NotAuthenticated, NotAllowed.
+    """The account of the authenticated customer, created on first use.
 
-    With the scope BACKEND, raises InsufficientScope for a browser's token.
+    Raises NotAuthenticated or NotAllowed; with the scope BACKEND, InsufficientScope for a browser's token.
     """
-    # Where a cookie names the customer, any page can have his browser send it: a foreign one is refused.
+    # CSRF: with cookie authentication, a page of another origin could send this request.
     origin = request.headers.get("origin")
     if request.method == "POST" and origin and origin not in get_services(request).settings.origins:
         raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
@@ -43,12 +43,12 @@ async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Acc
 
 
 def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncContextManager[None]:
-    """The account's turn to have Stripe called, for as long as the block. Raises TooManyRequests."""
+    """Count one call to Stripe for the account and limit concurrent ones. Raises TooManyRequests."""
     return get_services(request).account_limits.turn(account.id, what)
 
 
 class Activating(msgspec.Struct, frozen=True):
-    """A payment that is on its way, and the ticket to watch it. `reason` is Stripe's `billing_reason`."""
+    """A payment in progress, and a ticket for its WebSocket. `reason` is Stripe's `billing_reason`."""
 
     invoice: str
     ticket: str
@@ -57,7 +57,7 @@ class Activating(msgspec.Struct, frozen=True):
 
 
 async def pending_activation(services: Services, account: Account) -> Activating | None:
-    """The payment of this account that is on its way, with a ticket to watch it."""
+    """The account's newest payment in progress, with a ticket for its WebSocket."""
     pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
     with storage_errors():
         row = await pending.only("id", "billing_reason").first()
@@ -79,7 +79,7 @@ def purchase_response(request: Request, account: Account, purchase: Purchase) ->
 
 @asynccontextmanager
 async def account_transaction(services: Services, account: Account) -> AsyncIterator[Account]:
-    """The account, locked, in a transaction; once it is committed, its pages hear of a new balance."""
+    """Lock the account in a transaction. After the commit, publish its balance if it has changed."""
     async with write_transaction():
         locked = await ledger.lock_account(account.id)
         before = locked.version
@@ -89,7 +89,7 @@ async def account_transaction(services: Services, account: Account) -> AsyncIter
 
 
 async def current_grants(services: Services, account: Account) -> tuple[Account, list[CreditGrant]]:
-    """The account and its live grants, in the order in which they are spent, once what is over has ended."""
+    """The account and its live grants, in spending order. Expired grants are ended first."""
     at = services.clock()
     with storage_errors():
         grants = await _live_grants(account)

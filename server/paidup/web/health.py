@@ -15,14 +15,14 @@ from paidup.web.http import json_response
 
 
 async def healthz(_: Request) -> Response:
-    """Alive: the event loop turns."""
+    """Liveness: the event loop responds."""
     return json_response({"status": "ok", "version": __version__})
 
 
 async def readyz(request: Request) -> Response:
-    """Able to serve: the database answers, Redis carries our own probe back to us, and nobody stops us.
+    """Readiness: the database responds, Redis returns our probe messages, and no drain has begun.
 
-    Alarms are shown and change nothing: taking the process out of rotation would not help.
+    Alarms are shown but do not count: taking the process out of rotation would not help.
     """
     services: Services = request.app.state.services
     accepting = not request.app.state.sockets.draining
@@ -33,7 +33,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """What this process counts, and what any process reads from the tables: alarms, and what is due."""
+    """This process's metrics, and those read from the database: alarms and the reconciler's backlog."""
     services: Services = request.app.state.services
     shown = services.metrics
     database = await probe()
@@ -45,7 +45,7 @@ async def metrics(request: Request) -> Response:
     except StorageUnavailable:
         database = False
     if not database:
-        # Not known: a gauge that is gone says so, one that stands still would not.
+        # Unknown: remove the gauges rather than showing stale values.
         shown.alarm.clear()
         shown.due.clear()
     return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)

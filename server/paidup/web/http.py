@@ -1,4 +1,4 @@
-"""Request bodies: bounded before they are read, validated before they are used."""
+"""Reads request bodies with a size limit, validates them, and writes JSON responses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from paidup.errors import InvalidInput
 T = TypeVar("T")
 
 PRINTABLE = r"\A[^\x00-\x1f\x7f]+\Z"
-"""Text that a database can hold and a log can show: PostgreSQL takes no NUL."""
+"""Text without control characters: it can be logged, and PostgreSQL can store it (no NUL)."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The raw body. Raises HTTPException 413 beyond `limit` bytes, without reading the rest."""
+    """The raw body. Raises HTTPException 413 above `limit` bytes, without reading the rest."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise HTTPException(413, f"The body is larger than {limit} bytes.")
@@ -31,16 +31,16 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_json(request: Request, kind: type[T]) -> T:
-    """The body as `kind`. Raises InvalidInput that says what is wrong and where; HTTPException 413."""
+    """The body as `kind`. Raises InvalidInput, which says what is wrong and where, or HTTPException 413."""
     limit = request.app.state.services.settings.request_max_bytes
     try:
         return msgspec.json.decode(await read_body(request, limit), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"The body is not what is expected: {error}") from None
+        raise InvalidInput(f"The body is not valid: {error}") from None
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """A JSON answer that nobody may cache."""
+    """A JSON response that must not be cached."""
     return Response(
         msgspec.json.encode(value), status, {"Cache-Control": "no-store"}, media_type="application/json"
     )

@@ -1,10 +1,9 @@
-"""Limits and deadlines of HTTP connections, from the first byte.
+"""Limits and deadlines for HTTP connections, from the first byte.
 
-uvicorn's httptools class waits for the rest of a request for as long as the connection lasts, and
-parses a header of any size. This subclass bounds what is not body (request line, headers, chunk
-sizes, trailers), the number of headers, of pipelined requests and of connections, and gives each wait
-on the client a deadline. What happens inside the application is not its concern, nor is a WebSocket
-once its handshake was handed over: see `frame_limits.py`.
+uvicorn's httptools class waits indefinitely for the rest of a request and parses headers of any
+size. This subclass limits everything but the body (request line, headers, chunk sizes, trailers), the
+number of headers, of pipelined requests and of connections, and sets a deadline on each wait for the
+client. WebSockets are limited by `frame_limits.py` once their handshake has been handed over.
 """
 
 from __future__ import annotations
@@ -20,110 +19,114 @@ from weakref import WeakKeyDictionary
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from paidup.web.addresses import counted_as
+from paidup.web.addresses import address_key
 
 MAX_OVERHEAD_BYTES = 32 * 1024
-"""Of one request, without its body."""
+"""Per request, not counting its body."""
 MAX_HEADERS = 100
 MAX_PIPELINED = 8
 MAX_CONNECTIONS_PER_ADDRESS = 200
-"""Not counting WebSockets, which have a setting, and connections from our own proxies."""
-HEAD_S = 10.0
-"""For the request line and the headers, from the connection's or the request's first byte."""
-BODY_S = 30.0
-"""For the body, from the end of the headers."""
-STALL_S = 30.0
-"""For a client that does not read its answer."""
-CLOSE_S = 10.0
-"""For what is still to be sent when a connection is closed."""
-SLICE = 4096
-"""Bytes that are parsed before the limits are looked at."""
+"""Not counting WebSockets, which have a setting, nor connections from trusted proxies."""
+HEADERS_TIMEOUT_S = 10.0
+"""To receive the request line and headers, from the first byte of the connection or request."""
+BODY_TIMEOUT_S = 30.0
+"""To receive the body, from the end of the headers."""
+SEND_TIMEOUT_S = 30.0
+"""For a client that does not read the response."""
+CLOSE_TIMEOUT_S = 10.0
+"""To send the remaining data when a connection is closed."""
+SLICE_BYTES = 4096
+"""Bytes parsed between two checks of the limits."""
 
-CHECK_S = 1.0
-"""How often the deadlines are looked at."""
+CHECK_INTERVAL_S = 1.0
+"""How often deadlines are checked."""
 
-_of_address: Counter[str] = Counter()
-"""Connections of each address to this process."""
-_open: WeakKeyDictionary[asyncio.AbstractEventLoop, set[LimitedHttpProtocol]] = WeakKeyDictionary()
-"""HTTP connections of each event loop; an idle loop has no entry, and looks at nothing."""
+_connections_by_address: Counter[str] = Counter()
+"""The number of connections of each address to this process."""
+_connections_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, set[LimitedHttpProtocol]] = (
+    WeakKeyDictionary()
+)
+"""The HTTP connections of each event loop. A loop without connections has no entry and no timer."""
 
 
 class _Refused(Exception):
-    """Ends the parser's callback; the answer has been sent."""
+    """Ends the parser's callback. The response has been sent."""
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP class with limits, and a deadline for each wait on the client.
 
-    One timer for all connections looks at the deadlines: a connection costs none, and a request moves none.
+    One timer per event loop checks the deadlines of all connections.
     """
 
-    # Apart from the base's own: with more than 30 attributes its instances no longer share their keys.
+    # Slots: with more than 30 instance attributes, Python no longer shares the instances' dict keys.
     __slots__ = ("_address", "_closed_until", "_expires", "_overhead", "_stalled_until")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._overhead = 0
-        """Bytes since the last request ended which are no body."""
+        """Bytes received since the last request ended, not counting bodies."""
         self._expires = self._stalled_until = self._closed_until = math.inf
         self._address: str | None = None
-        """What its place is counted for; None once it has been given back."""
+        """The key under which the connection is counted; None once it no longer is."""
 
     # Connections
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expires = self.loop.time() + HEAD_S
-        _watch(self.loop, self)
+        self._expires = self.loop.time() + HEADERS_TIMEOUT_S
+        _track(self.loop, self)
         address = ""
         if self.client is not None:
             address = _limited_address(self.client[0], tuple(self.config.forwarded_allow_ips or ()))
         self._address = address
-        _of_address[address] += 1
+        _connections_by_address[address] += 1
         limit = self.limit_concurrency or math.inf
-        if len(self.connections) > limit or (address and _of_address[address] > MAX_CONNECTIONS_PER_ADDRESS):
+        if len(self.connections) > limit or (
+            address and _connections_by_address[address] > MAX_CONNECTIONS_PER_ADDRESS
+        ):
             self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._release()
+        self._stop_counting()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
-        self._release()
+        self._stop_counting()
         super().handle_websocket_upgrade()
 
-    def _release(self) -> None:
-        """The connection is over, or another protocol's."""
+    def _stop_counting(self) -> None:
+        """Stop counting: the connection has ended or belongs to another protocol."""
         address, self._address = self._address, None
         if address is None:
             return
-        _open[self.loop].discard(self)
-        _of_address[address] -= 1
-        if not _of_address[address]:
-            del _of_address[address]
+        _connections_by_loop[self.loop].discard(self)
+        _connections_by_address[address] -= 1
+        if not _connections_by_address[address]:
+            del _connections_by_address[address]
 
     # Sizes
 
     def data_received(self, data: bytes) -> None:
-        for at in range(0, len(data), SLICE):
-            part = data[at : at + SLICE]
+        for at in range(0, len(data), SLICE_BYTES):
+            part = data[at : at + SLICE_BYTES]
             self._overhead += len(part)
             super().data_received(part)
             if self._address is None or self.transport.is_closing():
-                return  # a WebSocket now, or refused
+                return  # it is a WebSocket now, or was refused
             if self._overhead > MAX_OVERHEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
                 self._refuse(431)
                 return
 
     def on_message_begin(self) -> None:
-        self._expires = self.loop.time() + HEAD_S
+        self._expires = self.loop.time() + HEADERS_TIMEOUT_S
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS or len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(431)
             raise _Refused
-        self._expires = self.loop.time() + BODY_S
+        self._expires = self.loop.time() + BODY_TIMEOUT_S
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -133,32 +136,32 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._overhead = 0
         if self.cycle is not None and not self.cycle.response_complete:
-            self._expires = math.inf  # it is the application's turn
+            self._expires = math.inf  # the application is responding
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         if not self.pipeline:
-            self._expires = self.loop.time() + self.timeout_keep_alive + HEAD_S
+            self._expires = self.loop.time() + self.timeout_keep_alive + HEADERS_TIMEOUT_S
         super().on_response_complete()
 
     # Deadlines
 
     def pause_writing(self) -> None:
-        self._stalled_until = self.loop.time() + STALL_S
+        self._stalled_until = self.loop.time() + SEND_TIMEOUT_S
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self._stalled_until = math.inf
         super().resume_writing()
 
-    def check(self, now: float) -> None:
-        """End what has passed its deadline."""
+    def enforce_deadlines(self, now: float) -> None:
+        """Close the connection if a deadline has passed."""
         if now >= self._stalled_until or now >= self._closed_until:
             self.transport.abort()
         elif now >= self._expires:
             self._refuse(408)
         if self._closed_until == math.inf and self.transport.is_closing():
-            self._closed_until = now + CLOSE_S
+            self._closed_until = now + CLOSE_TIMEOUT_S
 
     # Refusals
 
@@ -166,10 +169,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._refuse(400)
 
     def _refuse(self, status: int) -> None:
-        """Close the connection, and say why where nothing else is being answered or nobody has asked."""
+        """Close the connection, with a response if no other response is in progress."""
         if self.transport.is_closing():
             return
-        if self._may_answer(status):
+        if self._may_respond(status):
             phrase = HTTPStatus(status).phrase.encode()
             fields = [
                 *self.server_state.default_headers,
@@ -181,34 +184,34 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", phrase]))
         self.transport.close()
 
-    def _may_answer(self, status: int) -> bool:
+    def _may_respond(self, status: int) -> bool:
         cycle = self.cycle
         if cycle is None or (cycle.response_complete and not cycle.more_body):
-            return bool(self._overhead) or status != 408  # an idle connection is closed without a word
+            return bool(self._overhead) or status != 408  # an idle connection is closed without a response
         return cycle.more_body and not cycle.response_started and not self.pipeline
 
 
-def _watch(loop: asyncio.AbstractEventLoop, connection: LimitedHttpProtocol) -> None:
-    if loop not in _open:
-        _open[loop] = set()
-        loop.call_later(CHECK_S, _check_all, loop)
-    _open[loop].add(connection)
+def _track(loop: asyncio.AbstractEventLoop, connection: LimitedHttpProtocol) -> None:
+    if loop not in _connections_by_loop:
+        _connections_by_loop[loop] = set()
+        loop.call_later(CHECK_INTERVAL_S, _enforce_all_deadlines, loop)
+    _connections_by_loop[loop].add(connection)
 
 
-def _check_all(loop: asyncio.AbstractEventLoop) -> None:
-    connections, now = _open[loop], loop.time()
+def _enforce_all_deadlines(loop: asyncio.AbstractEventLoop) -> None:
+    connections, now = _connections_by_loop[loop], loop.time()
     for connection in tuple(connections):
-        connection.check(now)
+        connection.enforce_deadlines(now)
     if connections:
-        loop.call_later(CHECK_S, _check_all, loop)
+        loop.call_later(CHECK_INTERVAL_S, _enforce_all_deadlines, loop)
     else:
-        del _open[loop]
+        del _connections_by_loop[loop]
 
 
 @lru_cache(maxsize=4096)
 def _limited_address(host: str, proxies: tuple[str, ...]) -> str:
-    """What the limit for each address counts for this peer; "" for a proxy of ours."""
-    return "" if host in _trusted(proxies) else counted_as(host)
+    """The key under which a peer is counted; "" for a trusted proxy, which is not limited."""
+    return "" if host in _trusted(proxies) else address_key(host)
 
 
 @lru_cache(maxsize=16)
@@ -217,4 +220,4 @@ def _trusted(proxies: tuple[str, ...]) -> Any:
 
 
 async def _no_application(*_: Any) -> None:
-    """Nothing is ever asked of it."""
+    """Never called: ProxyHeadersMiddleware requires an application."""

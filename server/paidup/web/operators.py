@@ -213,7 +213,7 @@ def _for_operators(
             raise HTTPException(404, "Not Found")
         if not _knows(request.headers.get("authorization", ""), token):
             refused = problem(
-                401, "not-authenticated", "Please authenticate", "The operators' token is needed."
+                401, "not-authenticated", "Authentication required", "The operators' token is needed."
             )
             refused.headers["WWW-Authenticate"] = CHALLENGE
             return refused

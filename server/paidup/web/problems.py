@@ -1,4 +1,4 @@
-"""Errors at the edge: each of ours becomes an HTTP status and an RFC 9457 problem document."""
+"""Turns errors into HTTP responses: a status and an RFC 9457 problem document."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ log = structlog.get_logger(__name__)
 TYPE_PREFIX = "https://paidup.dev/problems/"
 
 _PROBLEMS: list[tuple[type[errors.PaidupError], int, str, str]] = [
-    (errors.UnknownPlan, 422, "unknown-plan", "There is no such plan"),
+    (errors.UnknownPlan, 422, "unknown-plan", "Unknown plan"),
     (errors.WebhookRefused, 400, "webhook-refused", "The delivery was refused"),
     (errors.InvalidInput, 422, "invalid-input", "The request is not valid"),
-    (errors.NotAuthenticated, 401, "not-authenticated", "Please authenticate"),
+    (errors.NotAuthenticated, 401, "not-authenticated", "Authentication required"),
     (errors.InsufficientScope, 403, "insufficient-scope", "The token's scope does not allow this"),
-    (errors.NotAllowed, 403, "not-allowed", "This is not yours"),
-    (errors.NotFound, 404, "not-found", "There is no such thing"),
-    (errors.KeyReused, 409, "key-reused", "The key was used for another amount"),
-    (errors.ReservationOver, 409, "reservation-over", "The reservation is over"),
+    (errors.NotAllowed, 403, "not-allowed", "Not allowed"),
+    (errors.NotFound, 404, "not-found", "Not found"),
+    (errors.KeyReused, 409, "key-reused", "The key was used with another amount"),
+    (errors.ReservationOver, 409, "reservation-over", "The reservation has ended"),
     (errors.AlreadySubscribed, 409, "already-subscribed", "Already subscribed"),
     (errors.AlreadyOnPlan, 409, "already-on-plan", "Already on this plan"),
-    (errors.NotSubscribed, 409, "not-subscribed", "No running subscription"),
+    (errors.NotSubscribed, 409, "not-subscribed", "No active subscription"),
     (errors.InvoiceUnpaid, 409, "invoice-unpaid", "An invoice is unpaid"),
     (errors.PaymentUnderWay, 409, "payment-under-way", "A payment is being activated"),
-    (errors.Conflict, 409, "conflict", "The request contradicts what exists"),
+    (errors.Conflict, 409, "conflict", "The request conflicts with the current state"),
     (errors.InsufficientCredits, 402, "insufficient-credits", "Not enough credits"),
     (errors.TooManyRequests, 429, "too-many-requests", "Too many requests"),
-    (errors.StripeUnavailable, 503, "stripe-unavailable", "Stripe does not answer right now"),
+    (errors.StripeUnavailable, 503, "stripe-unavailable", "Stripe is not responding"),
     (errors.StripeRefused, 502, "stripe-refused", "Stripe refused the request"),
-    (errors.IdentityUnavailable, 503, "identity-unavailable", "The identity provider does not answer"),
-    (errors.StorageUnavailable, 503, "storage-unavailable", "The database does not answer right now"),
+    (errors.IdentityUnavailable, 503, "identity-unavailable", "The identity provider is not responding"),
+    (errors.StorageUnavailable, 503, "storage-unavailable", "The database is not responding"),
     (errors.ConfigurationError, 503, "not-configured", "The server's configuration is incomplete"),
 ]
 _HTTP_PROBLEMS = {
-    404: ("not-found", "There is no such thing"),
-    405: ("method-not-allowed", "This is not done here"),
+    404: ("not-found", "Not found"),
+    405: ("method-not-allowed", "Method not allowed"),
     413: ("too-large", "The body is too large"),
 }
-"""What Starlette, or a look at the request alone, refuses. Any other HTTP error is `http`."""
+"""Slugs and titles of Starlette's HTTP errors. Any other status has the slug `http`."""
 
 
 def problem(status: int, slug: str, title: str, detail: str, **more: Any) -> Response:
-    """A problem document. `more` are its extension members."""
+    """A problem document. `more` holds its extension members."""
     body = {"type": TYPE_PREFIX + slug, "title": title, "status": status, "detail": detail, **more}
     headers = {"Cache-Control": "no-store"}
     if status == 503:
@@ -61,7 +61,7 @@ def problem(status: int, slug: str, title: str, detail: str, **more: Any) -> Res
 
 
 def problem_of(error: errors.PaidupError, **more: Any) -> Response:
-    """The problem document for one of our errors."""
+    """The problem document for a PaidupError."""
     for kind, status, slug, title in _PROBLEMS:
         if isinstance(error, kind):
             response = problem(status, slug, title, _detail(error), **more)
@@ -72,11 +72,11 @@ def problem_of(error: errors.PaidupError, **more: Any) -> Response:
 
 
 def _detail(error: errors.PaidupError) -> str:
-    # What an outage or a misconfiguration says of our insides is for the log, not for the caller.
+    # Details of outages and misconfigurations are for the log only.
     if isinstance(error, errors.StorageUnavailable):
         return "Nothing was changed. Please try again in a moment."
     if isinstance(error, errors.ConfigurationError | errors.StripeRefused):
-        return "An operator has been told."
+        return "The error has been logged."
     if isinstance(error, errors.StripeUnavailable):
         return "Please try again in a moment."
     return str(error)
@@ -101,12 +101,12 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
 
 
 async def on_client_left(request: Request, _: Exception) -> Response:
-    """Whoever left in the middle of their body hears of nothing, and is no fault of ours."""
+    """The client disconnected while sending its body: no one reads this response."""
     log.debug("client_left", path=request.url.path)
     return Response(status_code=400)
 
 
 async def on_exception(request: Request, _: Exception) -> Response:
     request.app.state.services.metrics.requests_failed.labels(500).inc()
-    # Starlette logs the traceback when it raises the error again.
-    return problem(500, "internal", "Something went wrong here", "The error has been logged.")
+    # Starlette re-raises the error, and its traceback is logged.
+    return problem(500, "internal", "Internal server error", "The error has been logged.")

@@ -1,9 +1,8 @@
-"""POST /webhooks/stripe: verify the bytes, store the event, handle it, answer.
+"""POST /webhooks/stripe: verify the signature, store the event, handle it, respond.
 
-The order is what matters: nothing is parsed before its signature is checked, nothing is
-answered 200 before it is stored, and nothing is marked handled before it was. A failure to
-handle is still answered 200: the event is kept, and the reconciler tries again. Only what
-could not be stored is answered 503, so that Stripe sends it again.
+The order matters: an event is parsed after its signature is verified, acknowledged after it is
+stored, and marked as handled after it was. If handling fails, the response is still 200: the event
+is stored, and the reconciler retries it. If storing fails, it is 503, and Stripe sends it again.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ def _verified(body: bytes, header: str | None, services: Services) -> Event:
         event = decode(Event, body)
         event.about()
     except msgspec.DecodeError as error:
-        raise WebhookRefused(f"The body is no event: {error}") from None
+        raise WebhookRefused(f"The body is not an event: {error}") from None
     if event.livemode != settings.livemode:
         mode = "live" if event.livemode else "test"
-        raise WebhookRefused(f"A {mode}-mode event for a server of the other mode.")
+        raise WebhookRefused(f"This is a {mode}-mode event, and the server runs in the other mode.")
     return event
 
 
@@ -60,7 +59,7 @@ async def _handled(event: Event, services: Services) -> EventOutcome:
         async with asyncio.timeout(services.settings.webhook_deadline_s):
             outcome = await services.events.handle(event)
     except Exception as error:
-        # Stored, so not lost: what cannot be handled now is the reconciler's, whatever the reason.
+        # The event is stored, so the reconciler retries it whatever the reason.
         services.metrics.webhooks.labels("postponed").inc()
         log.exception("webhook_postponed", stripe_event=event.id, type=event.type, error=str(error))
         return EventOutcome.POSTPONED

@@ -1,1 +1,5 @@
-"""The sockets on which a browser waits: handshake, session, transport."""
+"""WebSockets: handshake, sessions, transports, and limits on received frames.
+
+Imports run one way: endpoint -> snapshots -> session -> transport, and endpoint ->
+lightweight_protocol -> frame_limits, transport.
+"""

@@ -1,11 +1,9 @@
-"""GET /ws/invoices/{invoice} and GET /ws/account: the lines on which a browser hears that its plan is
-live, and what its balance is.
+"""GET /ws/invoices/{invoice} and GET /ws/account: WebSockets that push an invoice's status or a balance.
 
-Owns the handshake (origin, ticket, limits: refused with an HTTP answer before it is
-accepted), the pace of heartbeats, the deadlines of those who do not read, do not answer or wait
-too long, and the drain before a stop. The order closes the gap: the line is registered, Redis
-has acknowledged, then the row is read. Refuses to believe anything a browser says; what each
-kind of line tells is `lines.py`'s.
+Handles the handshake (origin, ticket and limits are checked before it is accepted; a refusal is an
+HTTP response), heartbeats, deadlines (clients that do not read, do not respond, or stay too long),
+and the drain at shutdown. No change is missed, because of the order: register the session, await
+Redis's acknowledgement, then read the row. `session.py` decides what each kind of session sends.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from paidup.domain.messages import SUBPROTOCOL, Bye, CloseCode
 from paidup.errors import NotAllowed, NotAuthenticated, PaidupError
 from paidup.rate_limits.account_limits import Limited
 from paidup.services import Services
-from paidup.web.addresses import counted_as
+from paidup.web.addresses import address_key
 from paidup.web.problems import problem, problem_of
 from paidup.web.websocket.frame_limits import LIMIT_FRAMES
 from paidup.web.websocket.lightweight_protocol import RAW_TRANSPORT_EXTENSION, TakeOverTransport
@@ -37,21 +35,21 @@ from paidup.web.websocket.transport import AsgiTransport
 TICK_S = 1.0
 RETRY_AFTER_MS = 5_000
 CLOSE_TIMEOUT_S = 5.0
-"""How long the other side has for answering a close."""
+"""How long the client has to answer a close frame."""
 MAX_MISSED_HEARTBEATS = 2.5
-"""After so many heartbeats without a sign of life the other side is gone."""
+"""Heartbeat intervals without any data from the client, after which the connection is aborted."""
 DRAIN_PER_S = 200
-"""Sockets closed a second before a stop; faster where SHUTDOWN_DRAIN_S would not suffice."""
+"""Sockets closed per second at shutdown; more if SHUTDOWN_DRAIN_S would not suffice."""
 RECONNECT_AFTER_MS = 1_000
-"""After a drain: the closing is spread already, and another process is there or soon will be."""
+"""After a drain. Short, since closing is spread out and another process is up or soon will be."""
 
 
 class SocketServer:
-    """The open sockets of this process: their limits, heartbeats, deadlines and farewells."""
+    """The open WebSocket sessions of this process: limits, heartbeats, deadlines and draining."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._lines: set[WebSocketSession] = set()
+        self._sessions: set[WebSocketSession] = set()
         self._addresses: Counter[str] = Counter()
         self._accounts: Counter[int] = Counter()
         self._snapshots = Snapshots()
@@ -59,18 +57,22 @@ class SocketServer:
         self.draining = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, kind: type[WebSocketSession]) -> None:
-        """One socket: its handshake and first frame, and under a foreign server its whole life."""
+        """Accept or refuse one handshake and start its session.
+
+        With the lightweight protocol this returns once the session has started; with any other ASGI
+        server it runs for as long as the socket is open.
+        """
         try:
-            line = self._admitted(scope, kind)
-            refusal = self._full(line)
+            session = self._authorize(scope, kind)
+            refusal = self._check_limits(session)
         except PaidupError as error:
             refusal = problem_of(error)
         if refusal is not None:
             self._services.metrics.sockets_refused.labels(refusal.status_code).inc()
-            # Starlette's helper: it knows the extension by which a handshake is answered.
+            # Starlette's helper uses the ASGI extension for refusing a handshake with a response.
             await WebSocket(scope, receive, send).send_denial_response(refusal)
             return
-        self._enter(line)
+        self._register(session)
         extensions: dict[str, Any] = scope.get("extensions", {})
         if LIMIT_FRAMES in extensions:
             extensions[LIMIT_FRAMES]()
@@ -79,94 +81,99 @@ class SocketServer:
             await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL})
             take_over: TakeOverTransport | None = extensions.get(RAW_TRANSPORT_EXTENSION)
             if take_over is not None:
-                line.wire = take_over(line)
-                await self._begin(line)
+                session.transport = take_over(session)
+                await self._start_session(session)
             else:
-                line.wire = wire = AsgiTransport(receive, send, line)
-                beginning = asyncio.create_task(self._begin(line), name="begin-socket")
-                await wire.read()
-                beginning.cancel()
+                session.transport = transport = AsgiTransport(receive, send, session)
+                starting = asyncio.create_task(self._start_session(session), name="start-session")
+                await transport.read()
+                starting.cancel()
         except BaseException:
-            line.lost()
+            session.on_disconnect()
             raise
 
-    async def keep_forever(self) -> None:
-        """Heartbeats, deadlines and longest waits. Runs until cancelled."""
+    async def enforce_deadlines_forever(self) -> None:
+        """Send heartbeats and enforce deadlines on all sessions, until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
-            await self._keep_all()
+            await self._enforce_all_deadlines()
 
-    async def _keep_all(self) -> None:
-        # A call of its own: in one that never returns, the variable would keep the last line alive.
-        for number, line in enumerate(tuple(self._lines)):
+    async def _enforce_all_deadlines(self) -> None:
+        # A separate function: in one that never returns, `session` would keep the last one alive.
+        for number, session in enumerate(tuple(self._sessions)):
             if number % 100 == 99:
-                await asyncio.sleep(0)  # others have their turn
-            self._keep(line, time.monotonic())
+                await asyncio.sleep(0)  # yield to the event loop
+            self._enforce_deadlines(session, time.monotonic())
 
     async def drain(self) -> None:
-        """Send everybody away, spread over a window; take nobody in. Statuses are told meanwhile."""
+        """Refuse new sockets and close all open ones, spread over a window.
+
+        Messages are still delivered to sessions that have not been closed yet.
+        """
         self.draining = True
-        lines = list(self._lines)
-        random.shuffle(lines)
-        window_s = min(self._services.settings.shutdown_drain_s, len(lines) / DRAIN_PER_S)
+        sessions = list(self._sessions)
+        random.shuffle(sessions)
+        window_s = min(self._services.settings.shutdown_drain_s, len(sessions) / DRAIN_PER_S)
         began = time.monotonic()
-        for number, line in enumerate(lines):
-            line.close(Bye("restarting", _spread(RECONNECT_AFTER_MS)), CloseCode.RESTARTING)
-            ahead_s = began + window_s * (number + 1) / len(lines) - time.monotonic()
+        for number, session in enumerate(sessions):
+            session.close(Bye("restarting", _jittered(RECONNECT_AFTER_MS)), CloseCode.RESTARTING)
+            ahead_s = began + window_s * (number + 1) / len(sessions) - time.monotonic()
             if ahead_s > 0:
                 await asyncio.sleep(ahead_s)
-        # The last of them have a moment to answer the farewell, and whoever was just being admitted to come.
+        # Wait for close frames to be answered, and close sessions whose handshake was in progress.
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        while self._lines and time.monotonic() < deadline:
-            for line in tuple(self._lines):
-                line.close(Bye("restarting", _spread(RECONNECT_AFTER_MS)), CloseCode.RESTARTING)
+        while self._sessions and time.monotonic() < deadline:
+            for session in tuple(self._sessions):
+                session.close(Bye("restarting", _jittered(RECONNECT_AFTER_MS)), CloseCode.RESTARTING)
             await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         await self._snapshots.close()
 
-    # One line
+    # Sessions
 
-    def _enter(self, line: WebSocketSession) -> None:
-        self._lines.add(line)
-        self._addresses[line.address] += 1
-        self._accounts[line.account_id] += 1
-        self._open[line.kind].inc()
-        # Spread from the first one on, however many come at once.
-        line.beat_at += self._services.settings.heartbeat_s * (1 + random.random()) / 2  # noqa: S311
-        line.begin(self._leave)
+    def _register(self, session: WebSocketSession) -> None:
+        self._sessions.add(session)
+        self._addresses[session.address] += 1
+        self._accounts[session.account_id] += 1
+        self._open[session.kind].inc()
+        # The first heartbeat is randomized, so that clients that connect together are spread out.
+        session.next_heartbeat_at += self._services.settings.heartbeat_s * (1 + random.random()) / 2  # noqa: S311
+        session.start(self._unregister)
 
-    def _leave(self, line: WebSocketSession) -> None:
-        self._services.hub.unsubscribe(line.topic, line.key, line)
-        self._lines.discard(line)
-        self._open[line.kind].dec()
-        for counted, key in ((self._addresses, line.address), (self._accounts, line.account_id)):
-            _count_down(counted, key)
+    def _unregister(self, session: WebSocketSession) -> None:
+        self._services.hub.unsubscribe(session.topic, session.key, session)
+        self._sessions.discard(session)
+        self._open[session.kind].dec()
+        for counter, key in ((self._addresses, session.address), (self._accounts, session.account_id)):
+            _decrement(counter, key)
 
-    async def _begin(self, line: WebSocketSession) -> None:
-        if not line.over:
-            line.clear()
-            await self._services.hub.subscribe(line.topic, line.key, line)
-        if not line.over:
-            self._snapshots.offer_to(line)
+    async def _start_session(self, session: WebSocketSession) -> None:
+        if not session.ended:
+            session.flush()
+            await self._services.hub.subscribe(session.topic, session.key, session)
+        if not session.ended:
+            self._snapshots.offer_to(session)
 
-    def _keep(self, line: WebSocketSession, at: float) -> None:
-        settings, wire = self._services.settings, line.wire
-        stalled = wire.blocked_at is not None and at - wire.blocked_at > settings.socket_send_timeout_s
-        gone = at - wire.last_received_at > MAX_MISSED_HEARTBEATS * settings.heartbeat_s + TICK_S
-        unanswered = line.closed_at is not None and at - line.closed_at > CLOSE_TIMEOUT_S
+    def _enforce_deadlines(self, session: WebSocketSession, at: float) -> None:
+        settings, transport = self._services.settings, session.transport
+        stalled = (
+            transport.blocked_at is not None and at - transport.blocked_at > settings.socket_send_timeout_s
+        )
+        gone = at - transport.last_received_at > MAX_MISSED_HEARTBEATS * settings.heartbeat_s + TICK_S
+        unanswered = session.closed_at is not None and at - session.closed_at > CLOSE_TIMEOUT_S
         if stalled or gone or unanswered:
-            wire.abort()
-        elif at - line.opened_at > settings.socket_max_lifetime_s:
-            line.close(Bye("waited too long", _spread(RETRY_AFTER_MS)), CloseCode.WAITED_TOO_LONG)
-        elif at >= line.beat_at:
-            line.beat_at = at + settings.heartbeat_s
-            line.beat()
+            transport.abort()
+        elif at - session.opened_at > settings.socket_max_lifetime_s:
+            session.close(Bye("waited too long", _jittered(RETRY_AFTER_MS)), CloseCode.WAITED_TOO_LONG)
+        elif at >= session.next_heartbeat_at:
+            session.next_heartbeat_at = at + settings.heartbeat_s
+            session.send_heartbeat()
 
     # The handshake
 
-    def _admitted(self, scope: Scope, kind: type[WebSocketSession]) -> WebSocketSession:
-        """The line that this handshake may open. Raises NotAllowed or NotAuthenticated."""
+    def _authorize(self, scope: Scope, kind: type[WebSocketSession]) -> WebSocketSession:
+        """The session that this handshake may open. Raises NotAllowed or NotAuthenticated."""
         origin = Headers(scope=scope).get("origin")
         if origin is not None and origin not in self._services.settings.origins:
             raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
@@ -174,62 +181,62 @@ class SocketServer:
         tickets = [offer for offer in offered if offer != SUBPROTOCOL]
         if len(offered) != 2 or len(tickets) != 1:
             raise NotAuthenticated(f"Offer two subprotocols: {SUBPROTOCOL} and the ticket.")
-        line = kind.admitted(scope, tickets[0], self._services)
-        line.address = counted_as(scope["client"][0] if scope.get("client") else "")
-        return line
+        session = kind.from_ticket(scope, tickets[0], self._services)
+        session.address = address_key(scope["client"][0] if scope.get("client") else "")
+        return session
 
-    def _full(self, line: WebSocketSession) -> Response | None:
-        """The HTTP answer where no place is free, or None. Raises TooManyRequests for one account's limit."""
+    def _check_limits(self, session: WebSocketSession) -> Response | None:
+        """A 503 response if a limit is reached, else None. Raises TooManyRequests for the account's limit."""
         settings = self._services.settings
         if self.draining:
-            return _come_later("restarting", "Restarting", "This process is about to stop. Come back.")
-        if self._accounts[line.account_id] >= settings.max_sockets_per_account:
-            retry_after_s = _spread(RETRY_AFTER_MS) / 1000
-            raise self._services.account_limits.refused(Limited.SOCKETS, retry_after_s)
-        for count, limit, what in (
-            (len(self._lines), settings.max_sockets, "this server"),
-            (self._addresses[line.address], settings.max_sockets_per_address, "this address"),
+            return _retry_later("restarting", "Restarting", "This process is shutting down. Try again.")
+        if self._accounts[session.account_id] >= settings.max_sockets_per_account:
+            retry_after_s = _jittered(RETRY_AFTER_MS) / 1000
+            raise self._services.account_limits.refusal(Limited.SOCKETS, retry_after_s)
+        for count, limit, scope in (
+            (len(self._sessions), settings.max_sockets, "this server"),
+            (self._addresses[session.address], settings.max_sockets_per_address, "this address"),
             (
-                self._services.hub.subscriber_count(line.topic, line.key),
+                self._services.hub.subscriber_count(session.topic, session.key),
                 settings.max_sockets_per_invoice,
-                f"this {line.kind}",
+                f"this {session.kind}",
             ),
         ):
             if count >= limit:
-                detail = f"Too many for {what}. Come back later."
-                return _come_later("too-many-sockets", "Too many sockets", detail)
+                detail = f"Too many sockets for {scope}. Try again later."
+                return _retry_later("too-many-sockets", "Too many sockets", detail)
         return None
 
 
-def _count_down(counted: Counter[Any], key: object) -> None:
-    counted[key] -= 1
-    if not counted[key]:
-        del counted[key]
+def _decrement(counter: Counter[Any], key: object) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
-def _come_later(slug: str, title: str, detail: str) -> Response:
+def _retry_later(slug: str, title: str, detail: str) -> Response:
     response = problem(503, slug, title, detail)
-    response.headers["Retry-After"] = str(max(1, round(_spread(RETRY_AFTER_MS) / 1000)))
+    response.headers["Retry-After"] = str(max(1, round(_jittered(RETRY_AFTER_MS) / 1000)))
     return response
 
 
-def _spread(milliseconds: int) -> int:
-    """Somewhere between half and one and a half of it, so that not all come back at once."""
+def _jittered(milliseconds: int) -> int:
+    """A random value between 0.5 and 1.5 times `milliseconds`, so that clients do not return at once."""
     return round(milliseconds * (0.5 + random.random()))  # noqa: S311
 
 
-class _Endpoint:
-    """A route's ASGI application. Not a function: Starlette would keep a WebSocket for as long as it runs."""
+class _SocketEndpoint:
+    """A route's ASGI application. A class, since Starlette wraps a function in a WebSocket object."""
 
     def __init__(self, kind: type[WebSocketSession]) -> None:
         self._kind = kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sockets: SocketServer = scope["app"].state.sockets
-        await sockets.serve(scope, receive, send, self._kind)
+        server: SocketServer = scope["app"].state.sockets
+        await server.serve(scope, receive, send, self._kind)
 
 
 ROUTES = [
-    WebSocketRoute("/ws/invoices/{invoice}", _Endpoint(InvoiceSession)),
-    WebSocketRoute("/ws/account", _Endpoint(AccountSession)),
+    WebSocketRoute("/ws/invoices/{invoice}", _SocketEndpoint(InvoiceSession)),
+    WebSocketRoute("/ws/account", _SocketEndpoint(AccountSession)),
 ]

@@ -1,16 +1,15 @@
-"""The slim wire: what is kept of a socket that only waits.
+"""A lightweight WebSocket protocol for uvicorn, for sockets that are mostly idle.
 
-Under uvicorn's own protocol class a waiting socket holds its headers, the scope, two parsers, a
-queue, timers and a task. Here the handshake of one of our addresses is answered at once from
-what httptools has parsed already, the application takes the connection over, and everything
-else is let go: a fifth of the memory, a third of the work of connecting, and one system call for
-a status. Frames that come in are parsed by the websockets library, of which a silent socket keeps
-nothing, within the limits of `frame_limits.py`. Whatever is out of the ordinary (another address, a
-query, a header twice, a version other than 13) is left to uvicorn's class, which answers it as the
-library does.
+Under uvicorn's own protocol class an idle socket holds its headers, the scope, two parsers, a
+queue, timers and a task. Here the handshake of one of Paidup's paths is answered from what httptools
+has already parsed, the application takes over the connection, and everything else is freed: a fifth
+of the memory, a third of the work of connecting, and one system call for a status. Received frames
+are parsed by the websockets library within the limits of `frame_limits.py`; an idle socket keeps no
+parser. Any other handshake (another path, a query, a duplicate header, a version other than 13) is
+left to uvicorn's class.
 
-Owns the bytes on the connection. Refuses to decide what is sent, and when a socket has to
-close: that is `lines.py`'s and `sockets.py`'s.
+This module only handles the bytes on the connection: `session.py` decides what is sent, and
+`endpoint.py` when a socket closes.
 """
 
 from __future__ import annotations
@@ -38,21 +37,21 @@ from paidup.web.websocket.transport import TransportHandler
 
 log = structlog.get_logger(__name__)
 
-RAW_TRANSPORT_EXTENSION = "paidup.take_over"
-"""An extension of the ASGI scope: called with the owner, right after the handshake was accepted."""
+RAW_TRANSPORT_EXTENSION = "paidup.raw_transport"
+"""ASGI scope extension: called with a TransportHandler, right after the handshake was accepted."""
 TakeOverTransport = Callable[[TransportHandler], "LightweightTransport"]
-OURS = re.compile(rb"/ws/(?:account|invoices/[-_.0-9a-zA-Z]+)")
-"""Addresses whose application takes over, or refuses. Nothing else is sent or received by ASGI there.
-Where Paidup is mounted under a prefix, its sockets are left to uvicorn's class, as the host's own are."""
+WEBSOCKET_PATHS = re.compile(rb"/ws/(?:account|invoices/[-_.0-9a-zA-Z]+)")
+"""Paths whose application takes over the connection or refuses the handshake, without other ASGI
+messages. If Paidup is mounted under a prefix, its sockets are left to uvicorn's class, like the host's."""
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
 class LightweightProtocol(asyncio.Protocol):
-    """A connection that asks to become a WebSocket: uvicorn makes one once httptools has read its request."""
+    """Answers a WebSocket handshake. uvicorn creates one when httptools has read an upgrade request."""
 
     __slots__ = (
         *("_app_state", "_config", "_connections", "_http", "_server_state", "_transport"),
-        *("_answered", "_key", "_left", "_refusal", "_taken"),
+        *("_answered", "_key", "_fallback", "_refusal", "_taken_over"),
     )
 
     def __init__(
@@ -63,12 +62,12 @@ class LightweightProtocol(asyncio.Protocol):
         self._app_state = app_state
         self._connections: set[Any] = server_state.connections
         self._key = ""
-        self._refusal: tuple[int, Headers] = (500, [])
-        self._answered = self._taken = False
-        self._left: LimitedWebSocketProtocol | None = None
-        """uvicorn's own protocol, where the handshake was left to it."""
+        self._refusal: tuple[int, HeaderList] = (500, [])
+        self._answered = self._taken_over = False
+        self._fallback: LimitedWebSocketProtocol | None = None
+        """uvicorn's own protocol, if the handshake was left to it."""
 
-    # What uvicorn and the event loop call
+    # Called by uvicorn and the event loop
 
     def connection_made(self, transport: Any) -> None:
         self._transport: asyncio.Transport = transport
@@ -76,37 +75,37 @@ class LightweightProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._key:
-            self._transport.close()  # the handshake is not answered yet: there is nothing to say
-        elif self._left is not None:
-            self._left.data_received(data)
-        elif key := _key_of(self._http):
+            self._transport.close()  # RFC 6455, 4.1: no data before the handshake is answered
+        elif self._fallback is not None:
+            self._fallback.data_received(data)
+        elif key := _handshake_key(self._http):
             self._key = key
             self._connections.add(self)
             task = asyncio.create_task(self._run(), name="handshake")
             self._server_state.tasks.add(task)
             task.add_done_callback(self._server_state.tasks.discard)
         else:
-            self._left = LimitedWebSocketProtocol(self._config, self._server_state, self._app_state)
-            self._left.connection_made(self._transport)
-            self._left.data_received(data)
+            self._fallback = LimitedWebSocketProtocol(self._config, self._server_state, self._app_state)
+            self._fallback.connection_made(self._transport)
+            self._fallback.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
-        if self._left is not None:
-            self._left.connection_lost(exc)
+        if self._fallback is not None:
+            self._fallback.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        if self._left is not None:
-            self._left.pause_writing()
+        if self._fallback is not None:
+            self._fallback.pause_writing()
 
     def resume_writing(self) -> None:
-        if self._left is not None:
-            self._left.resume_writing()
+        if self._fallback is not None:
+            self._fallback.resume_writing()
 
     def shutdown(self) -> None:
         self._transport.close()
 
-    # The application's side of an ordinary handshake
+    # The ASGI application
 
     async def _run(self) -> None:
         app: Any = self._config.loaded_app
@@ -116,7 +115,7 @@ class LightweightProtocol(asyncio.Protocol):
             pass
         except Exception:
             log.exception("handshake_failed")
-        if not self._taken:
+        if not self._taken_over:
             if not self._answered:
                 self._refuse(500, [(b"content-length", b"0")], b"")
             self._transport.close()
@@ -150,9 +149,9 @@ class LightweightProtocol(asyncio.Protocol):
         elif kind == "websocket.http.response.body":
             self._refuse(*self._refusal, message["body"])
         elif kind == "websocket.close" and not self._answered:
-            self._refuse(403, [(b"content-length", b"0")], b"")  # of a host that has mounted us elsewhere
+            self._refuse(403, [(b"content-length", b"0")], b"")  # from a host that mounts Paidup elsewhere
         else:
-            raise RuntimeError(f"{kind!r} at an address whose application takes over")
+            raise RuntimeError(f"unexpected {kind!r}: the application has to take over the connection")
 
     def _accept(self, subprotocol: bytes) -> None:
         self._answered = True
@@ -163,42 +162,42 @@ class LightweightProtocol(asyncio.Protocol):
         ]
         self._write(101, headers, b"")
 
-    def _refuse(self, status: int, headers: Headers, body: bytes) -> None:
+    def _refuse(self, status: int, headers: HeaderList, body: bytes) -> None:
         self._answered = True
         self._write(status, [*headers, (b"connection", b"close")], body)
 
-    def _write(self, status: int, headers: Headers, body: bytes) -> None:
-        line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
+    def _write(self, status: int, headers: HeaderList, body: bytes) -> None:
+        status_line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
         fields = (b"%b: %b\r\n" % field for field in (*self._server_state.default_headers, *headers))
-        self._transport.write(b"".join((line, *fields, b"\r\n", body)))
+        self._transport.write(b"".join((status_line, *fields, b"\r\n", body)))
 
-    def _take_over(self, owner: TransportHandler) -> LightweightTransport:
-        """Let go of everything but the connection."""
-        self._taken = True
+    def _take_over(self, handler: TransportHandler) -> LightweightTransport:
+        """Hand over the connection and free everything else."""
+        self._taken_over = True
         self._connections.discard(self)
-        wire = LightweightTransport(self._transport, self._connections, owner)
-        self._connections.add(wire)
-        self._transport.set_protocol(wire)
-        # The HTTP protocol and its parser refer to each other: nobody would free them before a collection.
+        transport = LightweightTransport(self._transport, self._connections, handler)
+        self._connections.add(transport)
+        self._transport.set_protocol(transport)
+        # Break the reference cycle of the HTTP protocol and its parser, so that both are freed now.
         self._http.parser = None
-        return wire
+        return transport
 
 
-Headers = list[tuple[bytes, bytes]]
+HeaderList = list[tuple[bytes, bytes]]
 
 
-def _key_of(http: Any) -> str:
-    """The key of an ordinary handshake at one of our addresses; empty where it is anything else.
+def _handshake_key(http: Any) -> str:
+    """The Sec-WebSocket-Key of a plain handshake at one of WEBSOCKET_PATHS; "" for any other request.
 
-    That it asks for an upgrade to a WebSocket, uvicorn has seen already.
+    uvicorn has already checked that it is an upgrade to a WebSocket.
     """
-    fields: Headers = http.scope["headers"]
-    headers = dict(fields)  # names are in lower case
+    fields: HeaderList = http.scope["headers"]
+    headers = dict(fields)  # names are lowercase
     key = headers.get(b"sec-websocket-key", b"")
     if (
         http.scope["method"] != "GET"
         or len(headers) != len(fields)
-        or not OURS.fullmatch(http.url)
+        or not WEBSOCKET_PATHS.fullmatch(http.url)
         or headers.get(b"sec-websocket-version") != b"13"
         or len(key) != 24
     ):
@@ -210,31 +209,33 @@ def _key_of(http: Any) -> str:
 
 
 class LightweightTransport(asyncio.Protocol):
-    """A wire that is the connection's protocol itself."""
+    """Transport that is itself the connection's asyncio protocol."""
 
     __slots__ = (
-        *("_charged_until", "_closing", "_connections", "_inbound", "_owner", "_text", "_transport"),
+        *("_charged_until", "_closing", "_connections", "_inbound", "_handler", "_text", "_transport"),
         *("blocked_at", "last_received_at"),
     )
 
-    def __init__(self, transport: asyncio.Transport, connections: set[Any], owner: TransportHandler) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, connections: set[Any], handler: TransportHandler
+    ) -> None:
         self._transport = transport
         self._connections = connections
-        self._owner = owner
+        self._handler = handler
         self._inbound: FrameLimit | None = None
         self._text: bytearray | None = None
         self._closing = False
         self.blocked_at: float | None = None
         self._charged_until = self.last_received_at = time.monotonic()
-        transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel takes no more
+        transport.set_write_buffer_limits(high=0)  # blocked as soon as the kernel's buffer is full
 
-    # What the owner calls
+    # Called by the handler
 
     def send(self, frame: bytes) -> None:
         if not self._closing:
             self._transport.write(_text_frame(frame))
 
-    def beat(self, frame: bytes) -> None:
+    def send_heartbeat(self, frame: bytes) -> None:
         if not self._closing:
             self._transport.write(_text_frame(frame) + PING)
 
@@ -248,11 +249,11 @@ class LightweightTransport(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    # What the event loop calls
+    # Called by the event loop
 
     def data_received(self, data: bytes) -> None:
         self.last_received_at = now = time.monotonic()
-        if self._inbound is None and _whole_pongs(data):
+        if self._inbound is None and _is_empty_pong(data):
             charged_until = max(self._charged_until, now) + READ_S + FRAME_S
             if charged_until <= now + BURST_S:
                 self._charged_until = charged_until
@@ -263,20 +264,20 @@ class LightweightTransport(asyncio.Protocol):
         self._charged_until = inbound.charged_until
         try:
             for frame in inbound.events_received():
-                self._take(cast(Frame, frame))
+                self._on_frame(cast(Frame, frame))
         except UnicodeDecodeError:
             inbound.fail(1007)
         if output := b"".join(inbound.data_to_send()):
             self._transport.write(output)
-        if inbound.eof_sent:  # both sides have said goodbye, or what came was no WebSocket
+        if inbound.eof_sent:  # the closing handshake is complete, or the data was invalid
             self._closing = True
             self._transport.close()
-        elif self._closing or inbound.current_size is not None or not _whole_frames(data):
+        elif self._closing or inbound.current_size is not None or not _ends_at_frame_boundary(data):
             self._inbound = inbound
         if inbound is not self._inbound:
-            inbound.parser.close()  # as below
+            inbound.parser.close()  # see connection_lost
 
-    def _take(self, frame: Frame) -> None:
+    def _on_frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.TEXT:
             self._text = bytearray(frame.data)
         elif frame.opcode is Opcode.CONT and self._text is not None:
@@ -286,24 +287,24 @@ class LightweightTransport(asyncio.Protocol):
         if frame.fin and frame.opcode in _DATA and self._text is not None:
             text, self._text = self._text.decode(), None
             if not self._closing:
-                self._owner.hear(text)
+                self._handler.on_text(text)
 
     def pause_writing(self) -> None:
         self.blocked_at = time.monotonic()
 
     def resume_writing(self) -> None:
         self.blocked_at = None
-        self._owner.clear()
+        self._handler.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._closing = True
         if self._inbound is not None:
-            self._inbound.parser.close()  # a generator that refers to its Protocol, which refers to it
-        self._owner.lost()
+            self._inbound.parser.close()  # a generator in a reference cycle with its Protocol
+        self._handler.on_disconnect()
 
     def shutdown(self) -> None:
-        """uvicorn is stopping, and whoever drains has not closed this one in time."""
+        """Called by uvicorn when it stops, if the drain has not closed this socket in time."""
         self.close(1012)
         self._transport.close()
 
@@ -324,13 +325,13 @@ def _text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
-def _whole_pongs(data: bytes) -> bool:
-    """Whether this is one empty, masked pong: what a browser answers to each heartbeat."""
+def _is_empty_pong(data: bytes) -> bool:
+    """Whether `data` is one empty, masked pong: a browser's response to each heartbeat."""
     return len(data) == 6 and data[0] == 0x8A and data[1] == 0x80
 
 
-def _whole_frames(data: bytes) -> bool:
-    """Whether `data`, which begins with a frame, ends with one: then a parser has nothing to remember."""
+def _ends_at_frame_boundary(data: bytes) -> bool:
+    """Whether `data`, which starts with a frame, ends with one, so that no parser has to be kept."""
     at, size = 0, len(data)
     while at + 2 <= size:
         length = data[at + 1] & 0x7F

@@ -1,9 +1,9 @@
-"""The lines: what one open socket is told, of one invoice or of one account.
+"""WebSocket sessions: what one open socket on an invoice or an account sends.
 
-Owns the mailbox with room for one (what is offered while the other side does not read replaces
-what was not sent yet) and the farewell. Refuses to decide who may open a socket, and when it
-must close: that is `sockets.py`'s; how a frame gets out is the wire's. An invoice's line has
-Stripe asked while it is open; an account's tells its balance and asks nobody.
+A session holds at most one unsent frame: while the client does not read, a newer message replaces
+it. `endpoint.py` decides who may open a session and when it closes; `transport.py` sends the frames.
+While an invoice's session is open, the invoice is verified at Stripe; an account's session only
+sends its balance.
 """
 
 from __future__ import annotations
@@ -31,104 +31,104 @@ from paidup.services import Services
 from paidup.web.websocket.transport import UNOPENED, Transport
 
 HEARTBEAT = encode(Heartbeat())
-VERIFY_AT_MOST_EVERY_S = 1.0
+MIN_VERIFY_INTERVAL_S = 1.0
 
 
 class WebSocketSession:
-    """One open socket, whatever it is on. Nothing here waits."""
+    """One open socket. Nothing here blocks."""
 
     topic: ClassVar[Topic[Any, Any]]
     kind: ClassVar[str]
-    """What it is on, in words: for the metrics and for whoever is refused."""
+    """What the socket is on: for metrics and for the detail of a refusal."""
 
     __slots__ = (
-        *("_frame", "_on_end", "_services", "wire"),
-        *("account_id", "address", "beat_at", "closed_at", "closing", "key", "opened_at"),
+        *("_frame", "_on_end", "_services", "transport"),
+        *("account_id", "address", "next_heartbeat_at", "closed_at", "closing", "key", "opened_at"),
     )
 
     def __init__(self, key: Any, account_id: int, services: Services) -> None:
         self._services = services
         self.account_id = account_id
-        self.wire: Transport = UNOPENED
+        self.transport: Transport = UNOPENED
         self._frame: bytes | None = None
         self._on_end: Callable[[WebSocketSession], None] | None = None
         self.key = key
         self.address = ""
         self.opened_at = time.monotonic()
-        self.beat_at = self.opened_at
+        self.next_heartbeat_at = self.opened_at
         self.closing: tuple[Bye | None, CloseCode] | None = None
         self.closed_at: float | None = None
-        """When the farewell was sent; the other side has a moment to answer it."""
+        """When the close frame was sent; the client has CLOSE_TIMEOUT_S to answer it."""
 
-    # What each kind says for itself
+    # Overridden by each kind
 
     @classmethod
-    def admitted(cls, scope: Scope, ticket: str, services: Services) -> WebSocketSession:
-        """A line on what the ticket opens. Raises NotAuthenticated or NotAllowed."""
+    def from_ticket(cls, scope: Scope, ticket: str, services: Services) -> WebSocketSession:
+        """A session on what the ticket is for. Raises NotAuthenticated or NotAllowed."""
         raise NotImplementedError
 
-    def begin(self, on_end: Callable[[WebSocketSession], None]) -> None:
-        """It was admitted and has its place, which `on_end` gives back."""
+    def start(self, on_end: Callable[[WebSocketSession], None]) -> None:
+        """Called once the session is registered. `on_end` unregisters it."""
         self._on_end = on_end
 
-    def offer(self, news: Any, frame: bytes, /) -> bool:
-        """Send `frame`, if it is news. Whether it is. The hub calls this, too."""
+    def offer(self, message: Any, frame: bytes, /) -> bool:
+        """Send `frame` if the message is new. Returns whether it was. The hub calls this, too."""
         raise NotImplementedError
 
-    def hear(self, text: str) -> None:
-        """What a browser says is ignored, unless the kind knows better."""
+    def on_text(self, text: str) -> None:
+        """Text from the browser is ignored by default."""
 
-    def _finished(self) -> None:
-        """The frame that ends the wait has been sent."""
+    def _on_finished(self) -> None:
+        """Called after a terminal status has been sent."""
 
-    # What the keeper calls
+    # Called by the endpoint
 
-    def beat(self) -> None:
-        if self.wire.blocked_at is None and self.closing is None:
-            self.wire.beat(HEARTBEAT)
+    def send_heartbeat(self) -> None:
+        if self.transport.blocked_at is None and self.closing is None:
+            self.transport.send_heartbeat(HEARTBEAT)
 
     def close(self, bye: Bye | None, code: CloseCode) -> None:
-        """Say why, and close. A frame that is still to be sent goes first."""
+        """Send `bye`, which says why, and close. An unsent frame is sent first."""
         if self.closing is None:
             self.closing = (bye, code)
-            self.clear()
+            self.flush()
 
-    # What the wire calls
+    # Called by the transport
 
-    def clear(self) -> None:
-        """Send what waits."""
-        if self._frame is not None and self.wire.blocked_at is None:
+    def flush(self) -> None:
+        """Send the unsent frame and the close, unless the transport is blocked."""
+        if self._frame is not None and self.transport.blocked_at is None:
             frame, self._frame = self._frame, None
-            self.wire.send(frame)
-        if self.closing is not None and self.closed_at is None and self.wire.blocked_at is None:
+            self.transport.send(frame)
+        if self.closing is not None and self.closed_at is None and self.transport.blocked_at is None:
             bye, code = self.closing
             self.closed_at = time.monotonic()
             if code is CloseCode.FINISHED:
-                self._finished()
+                self._on_finished()
             if bye is not None:
-                self.wire.send(encode(bye))
-            self.wire.close(code)
+                self.transport.send(encode(bye))
+            self.transport.close(code)
 
-    def lost(self) -> None:
+    def on_disconnect(self) -> None:
         if self._on_end is not None:
             self._on_end(self)
             self._on_end = None
-            self.wire = UNOPENED  # the two refer to each other: nobody would free them before a collection
+            self.transport = UNOPENED  # breaks the reference cycle
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         return self._on_end is None
 
-    def _put(self, frame: bytes) -> None:
-        if self.closing is None and self.wire.blocked_at is None:
-            self.wire.send(frame)  # nearly always
+    def _enqueue(self, frame: bytes) -> None:
+        if self.closing is None and self.transport.blocked_at is None:
+            self.transport.send(frame)
         elif self.closed_at is None:
             self._frame = frame
-            self.clear()
+            self.flush()
 
 
 class InvoiceSession(WebSocketSession):
-    """Waits for one invoice, and has Stripe asked about it as long. A terminal status ends it."""
+    """Sends the status of one invoice, and has it verified meanwhile. A terminal status ends it."""
 
     topic = INVOICES
     kind = "invoice"
@@ -141,48 +141,48 @@ class InvoiceSession(WebSocketSession):
         self.verified_at = float("-inf")
 
     @classmethod
-    def admitted(cls, scope: Scope, ticket: str, services: Services) -> InvoiceSession:
+    def from_ticket(cls, scope: Scope, ticket: str, services: Services) -> InvoiceSession:
         invoice = scope["path_params"]["invoice"]
         return cls(invoice, services.tickets.check(ticket, invoice), services)
 
-    def begin(self, on_end: Callable[[WebSocketSession], None]) -> None:
-        super().begin(on_end)
+    def start(self, on_end: Callable[[WebSocketSession], None]) -> None:
+        super().start(on_end)
         self._services.timeline.note(self.key, TimelineEventType.SOCKET_OPENED)
-        # At once, since the handshake need not be waited for; unless the account opens one after another.
+        # Verify before the handshake completes, unless the account has used up its verifications.
         self._services.verification.watch(self.key, at_once=self._may_verify())
 
-    def lost(self) -> None:
-        if not self.over:
+    def on_disconnect(self) -> None:
+        if not self.ended:
             self._services.verification.unwatch(self.key)
             bye, code = self.closing or (None, None)
-            if code is not CloseCode.FINISHED or self.closed_at is None:  # else it is noted as delivered
+            if code is not CloseCode.FINISHED or self.closed_at is None:  # else it is recorded as delivered
                 self._services.timeline.note(
                     self.key, TimelineEventType.SOCKET_LOST, reason=bye.reason if bye else None
                 )
-        super().lost()
+        super().on_disconnect()
 
-    def hear(self, text: str) -> None:
+    def on_text(self, text: str) -> None:
         at = time.monotonic()
-        if is_verify(text) and at - self.verified_at >= VERIFY_AT_MOST_EVERY_S:
+        if is_verify(text) and at - self.verified_at >= MIN_VERIFY_INTERVAL_S:
             self.verified_at = at
             if self._may_verify():
                 self._services.verification.prioritize(self.key)
 
     def offer(self, status: StatusMessage, frame: bytes) -> bool:
-        """Send `frame`, unless this version or a later one was offered before."""
+        """Send `frame` unless this version or a later one was offered before."""
         if self.status is not None and status.version <= self.status.version:
             return False
-        # The first is the row as it was before the payment: not told as the truth while Stripe is asked.
-        unsure = status.stage is Stage.WAITING or (self.status is None and not status.terminal)
+        # The first row may be from before the payment: show "verifying" while Stripe is being asked.
+        unverified = status.stage is Stage.WAITING or (self.status is None and not status.terminal)
         self.status = status
-        if unsure and self._services.verification.asking(self.key):
+        if unverified and self._services.verification.asking(self.key):
             self._stage = Stage.VERIFYING
             frame = encode(msgspec.structs.replace(status, stage=Stage.VERIFYING))
         else:
             self._stage = status.stage
         if status.terminal and self.closing is None:
             self.closing = (None, CloseCode.FINISHED)
-        self._put(frame)
+        self._enqueue(frame)
         return True
 
     def _may_verify(self) -> bool:
@@ -192,11 +192,11 @@ class InvoiceSession(WebSocketSession):
         if self.status is None or self.status.terminal or stage is self._stage:
             return
         if stage is Stage.VERIFYING and self.status.stage is not Stage.WAITING:
-            return  # asking again takes no screen away from somebody who is about to answer it
+            return  # verifying again must not replace a screen that waits for the customer's action
         self._stage = stage
-        self._put(encode(msgspec.structs.replace(self.status, stage=stage)))
+        self._enqueue(encode(msgspec.structs.replace(self.status, stage=stage)))
 
-    def _finished(self) -> None:
+    def _on_finished(self) -> None:
         assert self.status is not None
         waited_s = time.monotonic() - self.opened_at
         waited_ms = round(waited_s * 1000, 1)
@@ -208,7 +208,7 @@ class InvoiceSession(WebSocketSession):
 
 
 class AccountSession(WebSocketSession):
-    """Tells each change of one account's balance. It never finishes; only the longest wait ends it."""
+    """Sends each change of one account's balance. Ends only with SOCKET_MAX_LIFETIME_S."""
 
     topic = ACCOUNTS
     kind = "account"
@@ -219,13 +219,13 @@ class AccountSession(WebSocketSession):
         self._version = -1
 
     @classmethod
-    def admitted(cls, scope: Scope, ticket: str, services: Services) -> AccountSession:
+    def from_ticket(cls, scope: Scope, ticket: str, services: Services) -> AccountSession:
         return cls(services.tickets.account_of(ticket), services)
 
     def offer(self, balance: BalanceMessage, frame: bytes) -> bool:
-        """Send `frame`, unless this version or a later one was offered before."""
+        """Send `frame` unless this version or a later one was offered before."""
         if balance.version <= self._version:
             return False
         self._version = balance.version
-        self._put(frame)
+        self._enqueue(frame)
         return True

@@ -1,9 +1,8 @@
-"""Snapshots: the rows that sockets begin with, read together for all that connect together.
+"""Reads the first row that each new session sends, in one query for sessions that start together.
 
-Owns the queue of lines that have not seen their row yet, and the one reader that takes them,
-up to five hundred a query. What arrives while it reads, it reads next: so a crowd costs a few
-queries, and who comes alone waits for nobody. Refuses to retry: where the database is away,
-the rereader tells the line once it is back.
+Sessions that have not been sent their row yet wait in a queue. One task reads them, up to five
+hundred a query; those that arrive meanwhile are read next. There are no retries: if the database is
+down, the resync delivers the row once it is back.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from paidup.web.websocket.session import WebSocketSession
 log = structlog.get_logger(__name__)
 
 GATHER_S = 0.005
-"""How long a crowd gathers before the next query. Who comes alone is read at once."""
+"""Delay before each query but the first, so that sessions accumulate. The first is made at once."""
 
 
 class Snapshots:
-    """The rows of lines that connect together, read together."""
+    """Batches the reads of first rows."""
 
     def __init__(self) -> None:
         self._waiting: dict[Topic[Any, Any], list[WebSocketSession]] = {INVOICES: [], ACCOUNTS: []}
         self._reader: asyncio.Task[None] | None = None
 
-    def offer_to(self, line: WebSocketSession) -> None:
-        """Offer `line` its row as it is from now on. The subscription is acknowledged already."""
-        self._waiting[line.topic].append(line)
+    def offer_to(self, session: WebSocketSession) -> None:
+        """Read the session's row and offer it. Call after the subscription is acknowledged."""
+        self._waiting[session.topic].append(session)
         if self._reader is None:
             self._reader = asyncio.create_task(self._read_all(), name="snapshots")
 
@@ -46,33 +45,33 @@ class Snapshots:
             await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _read_all(self) -> None:
-        crowd = False
+        first = True
         try:
             while any(self._waiting.values()):
-                if crowd:
+                if not first:
                     await asyncio.sleep(GATHER_S)
-                crowd = True
+                first = False
                 for topic, waiting in self._waiting.items():
-                    lines, waiting[:READ_AT_ONCE] = waiting[:READ_AT_ONCE], []
-                    if lines:
-                        await self._read(topic, lines)
+                    sessions, waiting[:READ_AT_ONCE] = waiting[:READ_AT_ONCE], []
+                    if sessions:
+                        await self._read(topic, sessions)
         finally:
             self._reader = None
 
-    async def _read(self, topic: Topic[Any, Any], lines: list[WebSocketSession]) -> None:
+    async def _read(self, topic: Topic[Any, Any], sessions: list[WebSocketSession]) -> None:
         by_key: dict[Any, list[WebSocketSession]] = {}
-        for line in lines:
-            by_key.setdefault(line.key, []).append(line)
+        for session in sessions:
+            by_key.setdefault(session.key, []).append(session)
         try:
-            for key, news in await _rows(topic, by_key):
-                frame = encode(news)
-                for line in by_key[key]:
-                    line.offer(news, frame)
+            for key, message in await _read_rows(topic, by_key):
+                frame = encode(message)
+                for session in by_key[key]:
+                    session.offer(message, frame)
         except OUTAGES as error:
-            log.warning("snapshots_failed", sockets=len(lines), error=str(error))
+            log.warning("snapshots_failed", sockets=len(sessions), error=str(error))
 
 
-async def _rows(topic: Topic[Any, Any], keys: Iterable[Any]) -> list[tuple[Any, Any]]:
+async def _read_rows(topic: Topic[Any, Any], keys: Iterable[Any]) -> list[tuple[Any, Any]]:
     if topic is INVOICES:
         return [(status.invoice, status) for status in await read_statuses(keys)]
     return await read_balances(keys)

@@ -1,8 +1,8 @@
-"""The wires: how the frames of one open socket get out, and what comes in.
+"""Transports: send and receive the frames of one open socket.
 
-Owns the two ways to write: through ASGI, with a task for each send that has to wait, under any
-server; and (`slim.py`) straight to the connection, under ours. Refuses to know what a frame
-says. Nothing here blocks its caller: a frame that cannot go out at once is not taken.
+`AsgiTransport` works under any ASGI server. `LightweightTransport` (`lightweight_protocol.py`)
+writes to the connection itself, under `paidup serve`. Transports do not interpret frames, and they
+never block the caller: while `blocked_at` is set, nothing may be sent.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from websockets.exceptions import WebSocketException
 
 
 class TransportHandler(Protocol):
-    """Who writes to a wire, and is told what happens on it. None of these may raise or wait."""
+    """Handles the events of a transport. No method may raise or block."""
 
-    def hear(self, text: str, /) -> None:
-        """A text frame came."""
+    def on_text(self, text: str, /) -> None:
+        """A text frame was received."""
 
-    def clear(self) -> None:
-        """What was blocked can go on."""
+    def flush(self) -> None:
+        """The transport can send again."""
 
-    def lost(self) -> None:
-        """The connection is over. Said once."""
+    def on_disconnect(self) -> None:
+        """The connection has ended. Called once."""
 
 
 class Transport(Protocol):
     """One open socket."""
 
     blocked_at: float | None
-    """Since when the other side does not take what was sent (monotonic); None while a frame may be sent."""
+    """Since when the client has not read what was sent (monotonic); None while a frame may be sent."""
 
     @property
     def last_received_at(self) -> float:
-        """When the other side last gave a sign of life (monotonic)."""
+        """When the client last sent anything (monotonic)."""
 
     def send(self, frame: bytes) -> None:
-        """Send one text frame. Only while nothing is blocked."""
+        """Send one text frame. Only while `blocked_at` is None."""
 
-    def beat(self, frame: bytes) -> None:
-        """Send a heartbeat, and see to it that the other side gives a sign of life."""
+    def send_heartbeat(self, frame: bytes) -> None:
+        """Send a heartbeat and, unless the server does it already, a ping."""
 
     def close(self, code: int) -> None:
-        """Begin the closing handshake, after all that was sent."""
+        """Start the closing handshake, after everything sent before."""
 
     def abort(self) -> None:
-        """Cut the connection now."""
+        """Close the connection immediately."""
 
 
 class _Unopened:
-    """Stands in until the handshake is accepted: everything waits."""
+    """Used before the handshake is accepted and after the connection has ended: always blocked."""
 
     blocked_at: float | None = math.inf
     last_received_at = math.inf
 
     def send(self, frame: bytes) -> None: ...
-    def beat(self, frame: bytes) -> None: ...
+    def send_heartbeat(self, frame: bytes) -> None: ...
     def close(self, code: int) -> None: ...
     def abort(self) -> None: ...
 
@@ -68,69 +68,69 @@ UNOPENED: Transport = _Unopened()
 
 
 class AsgiTransport:
-    """A wire under any ASGI server: it keeps what is under way, and one task while there is any."""
+    """Sends through ASGI, under any server. One task sends while there are unsent messages."""
 
-    def __init__(self, receive: Receive, send: Send, owner: TransportHandler) -> None:
+    def __init__(self, receive: Receive, send: Send, handler: TransportHandler) -> None:
         self._receive = receive
         self._send = send
-        self._owner = owner
-        self._waiting: list[dict[str, Any]] = []
+        self._handler = handler
+        self._pending: list[dict[str, Any]] = []
         self._sender: asyncio.Task[None] | None = None
         self._reader = asyncio.current_task()
-        self._over = False
+        self._closed = False
         self.blocked_at: float | None = None
 
     @property
     def last_received_at(self) -> float:
-        return time.monotonic()  # the server's own pings see to it
+        return time.monotonic()  # the server's own pings detect a dead client
 
     def send(self, frame: bytes) -> None:
-        self._put({"type": "websocket.send", "text": frame.decode()})
+        self._enqueue({"type": "websocket.send", "text": frame.decode()})
 
-    def beat(self, frame: bytes) -> None:
+    def send_heartbeat(self, frame: bytes) -> None:
         self.send(frame)
 
     def close(self, code: int) -> None:
-        self._put({"type": "websocket.close", "code": code})
+        self._enqueue({"type": "websocket.close", "code": code})
 
     def abort(self) -> None:
-        if self._reader is not None and not self._over:
-            self._over = True
+        if self._reader is not None and not self._closed:
+            self._closed = True
             self._reader.cancel()
 
     async def read(self) -> None:
-        """Hand over what comes, until the connection is over. For the task that serves the socket."""
+        """Pass text frames to the handler until the connection ends. Run by the ASGI application's task."""
         try:
             while True:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     return
                 if text := message.get("text"):
-                    self._owner.hear(text)
+                    self._handler.on_text(text)
         except asyncio.CancelledError:
-            if not self._over:
+            if not self._closed:
                 raise
         finally:
-            self._over = True
+            self._closed = True
             if self._sender is not None:
                 self._sender.cancel()
-            self._owner.lost()
+            self._handler.on_disconnect()
 
-    def _put(self, message: dict[str, Any]) -> None:
-        if self._over:
+    def _enqueue(self, message: dict[str, Any]) -> None:
+        if self._closed:
             return
-        self._waiting.append(message)
+        self._pending.append(message)
         if self._sender is None:
             self.blocked_at = time.monotonic()
-            self._sender = asyncio.create_task(self._send_all(), name="asgi-wire")
+            self._sender = asyncio.create_task(self._send_all(), name="asgi-transport")
 
     async def _send_all(self) -> None:
         try:
-            while self._waiting:
-                await self._send(self._waiting.pop(0))
+            while self._pending:
+                await self._send(self._pending.pop(0))
         except (OSError, RuntimeError, WebSocketException):
             self.abort()
         finally:
             self._sender = self.blocked_at = None
-        if not self._over:
-            self._owner.clear()
+        if not self._closed:
+            self._handler.flush()
