@@ -64,7 +64,7 @@ def _wrap(owner: Any, name: str, when: Callable[..., bool], after: bool) -> None
 
 def arm(step: Step) -> None:
     """Put the wrapper of `step` where the process will come by."""
-    from paidup.db.bulk import UnitOfWork
+    from paidup.db.unit_of_work import UnitOfWork
     from paidup.payments import settlement
     from paidup.payments.settlement import Settlement
     from paidup.realtime.hub import Hub

@@ -367,7 +367,7 @@ async def test_the_rereader_offers_each_watched_account_its_row(
 ) -> None:
     """In batches: as many queries as it takes, and no account that nobody watches."""
     here, _ = pair
-    monkeypatch.setattr(rows, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(rows, "KEYS_PER_QUERY", 2)
     accounts = [await an_account() for _ in range(5)]
     await an_account("unwatched")
     purses = {account.id: Purse() for account in accounts}

@@ -15,8 +15,8 @@ import msgspec
 
 from paidup.clock import at_unix
 from paidup.credits import ledger, reversals
-from paidup.db.bulk import UnitOfWork
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice
+from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.catalog import AfterRefund
 from paidup.domain.credit_schedule import (
     Money,

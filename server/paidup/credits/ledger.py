@@ -18,8 +18,8 @@ from datetime import datetime
 import msgspec
 
 from paidup.clock import now
-from paidup.db.bulk import UnitOfWork, first_locked
 from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
+from paidup.db.unit_of_work import UnitOfWork, read_locked
 from paidup.errors import InsufficientCredits, KeyReused
 
 
@@ -36,7 +36,7 @@ GrantPortion = tuple[int, int]
 
 
 async def lock_account(account_id: int) -> Account:
-    found = await first_locked("accounts.id = $1", [account_id], Account)
+    found = await read_locked("accounts.id = $1", [account_id], Account)
     assert found is not None, "an account is never deleted"
     account: Account = found[0]
     return account

@@ -21,7 +21,7 @@ import structlog
 from tortoise.exceptions import IntegrityError
 
 from paidup.clock import now
-from paidup.db.bulk import of_keys
+from paidup.db.bulk import select_by_keys
 from paidup.db.connection import OUTAGES, storage_errors
 from paidup.db.models import Watermark
 from paidup.domain.decisions import InvoiceStatus
@@ -105,7 +105,7 @@ async def pending_invoices(invoices: Sequence[str]) -> dict[str, int]:
     recent = now() - RECENT
     found: dict[str, int] = {}
     with storage_errors():
-        async for cells in of_keys(_ROWS, invoices):
+        async for cells in select_by_keys(_ROWS, invoices):
             row = msgspec.convert(cells, _Row, strict=False)
             if not row.status.terminal and row.created_at >= recent:
                 found[row.id] = int(row.created_at.timestamp())

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from paidup.clock import now
 from paidup.credits import ledger, reversals
-from paidup.db.bulk import UnitOfWork, update_many
+from paidup.db.bulk import update_many
 from paidup.db.connection import locked, storage_errors
 from paidup.db.models import Account, Invoice
+from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.decisions import InvoiceSnapshot
 from paidup.domain.payment_facts import PaymentFacts
 from paidup.payments.outcomes import PUBLISH_GRACE
@@ -60,7 +61,7 @@ async def record_published(published: Sequence[tuple[str, int]]) -> None:
     changes = "published_version = {version}, publish_due_at = NULL"
     where = "invoices.version = {version}"
     with storage_errors():
-        await update_many(Invoice, changes, where, ("id", "version"), published, pass_over_locked=True)
+        await update_many(Invoice, changes, where, ("id", "version"), published, skip_locked=True)
 
 
 def snapshot(row: Invoice) -> InvoiceSnapshot:

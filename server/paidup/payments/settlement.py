@@ -19,9 +19,9 @@ from paidup.clock import Clock, now
 from paidup.credits import grants as granting
 from paidup.credits import ledger, reversals
 from paidup.credits.reversals import ReversalNews
-from paidup.db.bulk import UnitOfWork, first_locked, first_seen
 from paidup.db.connection import storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
+from paidup.db.unit_of_work import UnitOfWork, read_locked, read_versioned
 from paidup.domain.catalog import Catalogue, OnCancel, StripePrice
 from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
 from paidup.domain.messages import StatusMessage
@@ -210,7 +210,7 @@ class Settlement:
         have, where the invoice is new, or where more must be read: then `_settle_locked` does it.
         """
         with storage_errors():
-            seen = await first_seen(*lookup_condition(facts), Invoice, Account)
+            seen = await read_versioned(*lookup_condition(facts), Invoice, Account)
             if seen is None:
                 return None
             row, account = seen.rows
@@ -228,7 +228,7 @@ class Settlement:
     # Inside the transaction
 
     async def _settle(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
-        found = await first_locked(*lookup_condition(facts), Invoice, Account)
+        found = await read_locked(*lookup_condition(facts), Invoice, Account)
         rows = found or await create_invoice(facts.invoice, account_id, self._catalogue, self._prices)
         if isinstance(rows, Settled):
             return rows
@@ -273,7 +273,9 @@ class Settlement:
             row.error = msgspec.to_builtins(decision.error) if decision.error else None
             write_change(row, writes)
             if event is not None:
-                writes.change(StripeEvent, MARK_HANDLED, id=event, outcome=outcome.value, handled_at=now())
+                writes.update_unread(
+                    StripeEvent, MARK_HANDLED, id=event, outcome=outcome.value, handled_at=now()
+                )
         return Settled(
             outcome=outcome,
             reason=decision.reason,

@@ -12,7 +12,7 @@ from datetime import datetime
 import msgspec
 
 from paidup.clock import now
-from paidup.db.bulk import of_keys
+from paidup.db.bulk import select_by_keys
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import BalanceMessage, StatusMessage, stage_of
@@ -63,7 +63,7 @@ async def read_status(invoice_id: str) -> StatusMessage | None:
 async def read_statuses(invoice_ids: Iterable[str]) -> list[StatusMessage]:
     """The messages for several invoices: one query per 500."""
     messages = []
-    async for record in of_keys(_STATUSES, invoice_ids):
+    async for record in select_by_keys(_STATUSES, invoice_ids):
         row = msgspec.convert(record, _StatusRow, strict=False)
         error = msgspec.json.decode(row.error, type=PaymentError) if row.error else None
         messages.append(_to_message(row, error, row.balance))
@@ -75,7 +75,7 @@ async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMe
     at = now()
     return [
         (account_id, BalanceMessage(version, balance, at))
-        async for account_id, version, balance in of_keys(_BALANCES, account_ids)
+        async for account_id, version, balance in select_by_keys(_BALANCES, account_ids)
     ]
 
 

@@ -16,7 +16,7 @@ import structlog
 
 from paidup.batching import BatchExecutor
 from paidup.clock import now
-from paidup.db.bulk import insert_unless_there, update_many
+from paidup.db.bulk import insert_missing, update_many
 from paidup.db.connection import storage_errors
 from paidup.db.models import EventSource, ReversalKind, StripeEvent
 from paidup.db.models import Invoice as InvoiceRow
@@ -103,7 +103,7 @@ async def _store(events: Sequence[tuple[Event, str, EventSource]]) -> list[bool]
     ]
     ids = [event.id for event, _, _ in events]
     with storage_errors():
-        new = await insert_unless_there(StripeEvent, _STORED, rows)
+        new = await insert_missing(StripeEvent, _STORED, rows)
         if len(new) == len(ids):
             return [True] * len(ids)
         done = await StripeEvent.filter(id__in=ids, handled_at__isnull=False).only("id")

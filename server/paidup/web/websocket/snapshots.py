@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from paidup.db.bulk import READ_AT_ONCE
+from paidup.db.bulk import KEYS_PER_QUERY
 from paidup.db.connection import OUTAGES
 from paidup.domain.messages import encode
 from paidup.realtime.hub import ACCOUNTS, INVOICES, Topic
@@ -52,7 +52,7 @@ class Snapshots:
                     await asyncio.sleep(GATHER_S)
                 first = False
                 for topic, waiting in self._waiting.items():
-                    sessions, waiting[:READ_AT_ONCE] = waiting[:READ_AT_ONCE], []
+                    sessions, waiting[:KEYS_PER_QUERY] = waiting[:KEYS_PER_QUERY], []
                     if sessions:
                         await self._read(topic, sessions)
         finally:

@@ -1,0 +1,266 @@
+"""A unit of work: rows read by one statement, and all changes written by one. Knows no table.
+
+Tortoise builds each statement's text each time and sends row by row, which was most of a settlement's time.
+Here each text is built once. On PostgreSQL all writes are one statement (data-modifying CTEs), so that a
+settlement is two statements in all. On SQLite, which has no round trips, Tortoise writes row by row.
+
+`_init_from_db` and `_saved_in_db` are private to Tortoise: it has no public way to build instances of several
+models from one statement.
+"""
+
+# ruff: noqa: S608 - statements are made of the models' names and the callers' constants, never of a value
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+from tortoise.models import Model
+
+from paidup.db.bulk import quote_names, to_parameters, update_many
+from paidup.db.connection import connection, is_sqlite
+
+Row = Any
+"""An instance of some model."""
+
+
+async def read_locked(condition: str, values: Sequence[Any], *models: type[Model]) -> tuple[Row, ...] | None:
+    """The first row of each of these models for which `condition` holds, locked in this order.
+
+    `condition` is SQL with $1, $2 and so on for `values`, for both databases. Needs a transaction.
+    """
+    query, lock = _select_sql(condition, is_sqlite(), models), ""
+    if not is_sqlite():  # NO KEY, as in connection.locked()
+        lock = f" FOR NO KEY UPDATE OF {_tables(models)}"
+    _, found = await connection().execute_query(query + lock, list(values))
+    return _to_rows(models, tuple(found[0])) if found else None
+
+
+class VersionedRows(msgspec.Struct, frozen=True):
+    """Rows read without a lock, and the version of each: PostgreSQL's xmin, which each update changes."""
+
+    rows: tuple[Row, ...]
+    versions: tuple[str, ...]
+
+
+async def read_versioned(condition: str, values: Sequence[Any], *models: type[Model]) -> VersionedRows | None:
+    """Like `read_locked`, without locks or a transaction, for `UnitOfWork.send_if_unchanged`.
+
+    None if there is no such row, and on SQLite, whose rows have no version.
+    """
+    if is_sqlite():
+        return None
+    _, found = await connection().execute_query(_select_sql(condition, False, models), list(values))
+    if not found:
+        return None
+    cells = tuple(found[0])
+    return VersionedRows(_to_rows(models, cells), cells[-len(models) :])
+
+
+@cache
+def _select_sql(condition: str, sqlite: bool, models: tuple[type[Model], ...]) -> str:
+    """Each model's columns and, on PostgreSQL, its row's version."""
+    selected = [f'"{model._meta.db_table}"."{name}"' for model in models for name in _columns(model)]
+    selected += [] if sqlite else [f'"{model._meta.db_table}".xmin::text' for model in models]
+    query = f"SELECT {', '.join(selected)} FROM {_tables(models)} WHERE {condition} LIMIT 1"
+    return query.replace("$", "?") if sqlite else query
+
+
+def _to_rows(models: Sequence[type[Model]], cells: tuple[Any, ...]) -> tuple[Row, ...]:
+    rows, start = [], 0
+    for model in models:
+        names = _columns(model)
+        rows.append(model._init_from_db(**dict(zip(names, cells[start:], strict=False))))
+        start += len(names)
+    return tuple(rows)
+
+
+def _tables(models: Sequence[type[Model]]) -> str:
+    return quote_names(model._meta.db_table for model in models)
+
+
+@cache
+def _columns(model: type[Model]) -> tuple[str, ...]:
+    return tuple(model._meta.fields_db_projection.values())
+
+
+class _Insert(NamedTuple):
+    row: Row
+    references: dict[str, Row]
+
+
+class _Update(NamedTuple):
+    """`changes` is SQL as in `update_many`; `values` begin with the primary key."""
+
+    model: type[Model]
+    changes: str
+    values: dict[str, Any]
+
+
+class UnitOfWork:
+    """Rows to insert and to update, sent together. A row's values are read when it is sent."""
+
+    def __init__(self) -> None:
+        self._inserts: list[_Insert] = []
+        self._changed: dict[int, tuple[Row, list[str]]] = {}
+        self._updates: list[_Update] = []
+
+    def insert(self, row: Row, **references: Row) -> None:
+        """`references`: columns that take the id which another row inserted here will get."""
+        self._inserts.append(_Insert(row, references))
+
+    def update(self, row: Row, *columns: str) -> None:
+        """Write `columns` of `row`. A row named several times is written once."""
+        _, named = self._changed.setdefault(id(row), (row, []))
+        named += (column for column in columns if column not in named)
+
+    def update_unread(self, model: type[Model], changes: str, **values: Any) -> None:
+        """Update a row that was not read: `changes` as in `update_many`; the first of `values` is its key."""
+        self._updates.append(_Update(model, changes, values))
+
+    @property
+    def empty(self) -> bool:
+        return not (self._inserts or self._changed or self._updates)
+
+    async def send(self) -> None:
+        """Write it all in the caller's transaction. Raises tortoise's IntegrityError."""
+        if self.empty:
+            return
+        if is_sqlite():
+            await self._send_row_by_row()
+        else:
+            await self._send_at_once(None)
+
+    async def send_if_unchanged(self, read: VersionedRows) -> bool:
+        """Write it all and commit, in one statement that locks the rows that were read, in their order.
+
+        False, with nothing written, if one of them has changed since. Raises IntegrityError. PostgreSQL only.
+        """
+        return await self._send_at_once(read)
+
+    async def _send_row_by_row(self) -> None:
+        for row, references in self._inserts:
+            _set_references(row, references)
+            await row.save(force_create=True)
+        for row, columns in self._changed.values():
+            await row.save(update_fields=columns)
+        for model, changes, values in self._updates:
+            await update_many(model, changes, "TRUE", tuple(values), [tuple(values.values())])
+        self._clear()
+
+    async def _send_at_once(self, read: VersionedRows | None) -> bool:
+        updates = [_to_update(row, columns) for row, columns in self._changed.values()] + self._updates
+        number = {id(insert.row): number for number, insert in enumerate(self._inserts)}
+        statement = _write_sql(
+            tuple(
+                (type(row), tuple((name, number[id(other)]) for name, other in references.items()))
+                for row, references in self._inserts
+            ),
+            tuple((model, changes, tuple(values)) for model, changes, values in updates),
+            tuple(type(row) for row in read.rows) if read else (),
+        )
+        parameters = [value for insert in self._inserts for value in _insert_parameters(*insert)]
+        for model, _, values in updates:
+            parameters += to_parameters(model, values)
+        if read:
+            parameters += [*(row.pk for row in read.rows), *read.versions]
+        _, found = await connection().execute_query(statement, parameters)
+        written, *keys = tuple(found[0])
+        for insert, key in zip(self._inserts, keys, strict=True):
+            insert.row.pk, insert.row._saved_in_db = key, True
+        for row, references in self._inserts:
+            _set_references(row, references)
+        self._clear()
+        return bool(written)
+
+    def _clear(self) -> None:
+        self._inserts, self._changed, self._updates = [], {}, []
+
+
+def _set_references(row: Row, references: dict[str, Row]) -> None:
+    for column, other in references.items():
+        setattr(row, column, other.pk)
+
+
+def _to_update(row: Row, columns: Sequence[str]) -> _Update:
+    model: type[Model] = type(row)
+    names = (model._meta.db_pk_column, *columns)
+    return _Update(model, _assignments(tuple(columns)), {name: getattr(row, name) for name in names})
+
+
+@cache
+def _assignments(columns: tuple[str, ...]) -> str:
+    return ", ".join(f'"{name}" = {{{name}}}' for name in columns)
+
+
+@cache
+def _insert_columns(model: type[Model]) -> tuple[str, ...]:
+    generated = model._meta.db_pk_column if model._meta.pk.generated else None
+    return tuple(name for name in _columns(model) if name != generated)
+
+
+@cache
+def _created_at_fields(model: type[Model]) -> tuple[str, ...]:
+    found = model._meta.fields_map.items()
+    return tuple(name for name, field in found if getattr(field, "auto_now_add", False))
+
+
+def _insert_parameters(row: Row, references: dict[str, Row]) -> list[Any]:
+    model: type[Model] = type(row)
+    for name in _created_at_fields(model):
+        model._meta.fields_map[name].to_db_value(getattr(row, name), row)  # sets it if it is not set
+    names = [name for name in _insert_columns(model) if name not in references]
+    return to_parameters(model, {name: getattr(row, name) for name in names})
+
+
+@cache
+def _write_sql(
+    inserts: tuple[tuple[type[Model], tuple[tuple[str, int], ...]], ...],
+    updates: tuple[tuple[type[Model], str, tuple[str, ...]], ...],
+    read: tuple[type[Model], ...],
+) -> str:
+    """One statement that writes rows of these models. It selects whether it wrote, and the new rows' ids.
+
+    Its parameters: each insert's values, each update's, then the keys and the versions of what was read.
+    """
+    steps, first, source = [], 1, " FROM unchanged" if read else ""
+    for number, (model, references) in enumerate(inserts):
+        names, other = _insert_columns(model), dict(references)
+        values = _number([name for name in names if name not in other], first)
+        first += len(values)
+        values |= {name: f"(SELECT id FROM insert{position})" for name, position in references}
+        steps.append(
+            f'insert{number} AS (INSERT INTO "{model._meta.db_table}" ({quote_names(names)})'
+            f" SELECT {', '.join(values[name] for name in names)}{source}"
+            f' RETURNING "{model._meta.db_pk_column}" AS id)'
+        )
+    for number, (model, changes, columns) in enumerate(updates):
+        table, key, values = model._meta.db_table, model._meta.db_pk_column, _number(columns, first)
+        first += len(values)
+        steps.append(
+            f'update{number} AS (UPDATE "{table}" SET {changes.format(**values)}{source}'
+            f' WHERE "{key}" = {values[columns[0]]})'
+        )
+    if read:
+        steps.insert(0, f"unchanged AS ({_lock_sql(read, first)})")
+    selected = ["EXISTS (SELECT FROM unchanged)" if read else "TRUE"]
+    selected += [f"(SELECT id FROM insert{number})" for number in range(len(inserts))]
+    return f"WITH {', '.join(steps)} SELECT {', '.join(selected)}"
+
+
+def _number(columns: Sequence[str], first: int) -> dict[str, str]:
+    """A parameter for each column, from `first` on."""
+    return {name: f"${number}" for number, name in enumerate(columns, start=first)}
+
+
+def _lock_sql(models: Sequence[type[Model]], first: int) -> str:
+    """Lock the rows that were read, if none has changed. `first`: where their keys and versions begin."""
+    same = []
+    for number, model in enumerate(models, start=first):
+        table = f'"{model._meta.db_table}"'
+        same.append(f'{table}."{model._meta.db_pk_column}" = ${number}')
+        same.append(f"{table}.xmin::text = ${number + len(models)}")
+    tables = _tables(models)
+    return f"SELECT 1 AS one FROM {tables} WHERE {' AND '.join(same)} FOR NO KEY UPDATE OF {tables}"
