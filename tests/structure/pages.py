@@ -1,4 +1,4 @@
-"""The documents as the tests see them: headings, links, pictures, blocks of code, commands."""
+"""Parses the documents for the tests: headings, pictures, blocks of code, commands."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from tests.structure.sources import ROOT
 
 FENCE = re.compile(r"^ *```(?P<language>\S*)[^`]*$")
-LINK = re.compile(r"(?P<picture>!?)\[(?P<words>[^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\((?P<target>[^)\s]+)\)")
+PICTURE = re.compile(r"!\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 COMMENT = re.compile(r"(^|\s+)# .*$")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `line` is its fence's; `follows` the block before it, where no words are between."""
+    """A fenced block. `line` is its fence's; `follows` is the block before it, if no text is between."""
 
     page: Page
     line: int
@@ -33,7 +33,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a shell block, as it stands there; `answer` is the JSON that the page shows below it."""
+    """One command of a shell block, as printed; `answer` is the JSON block that follows it."""
 
     where: str
     text: str
@@ -41,11 +41,12 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Link:
+class Picture:
+    """An embedded picture. `text` says what it shows, to those who cannot see it."""
+
     where: str
-    words: str
+    text: str
     target: str
-    is_picture: bool
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Page:
                 body.append(line)
             elif line.strip():
                 words = True
-        assert opened is None, f"{self.name}:{opened}: a block that is never closed"
+        assert opened is None, f"{self.name}:{opened}: a block is never closed"
         return found
 
     def prose(self) -> list[tuple[int, str]]:
@@ -92,7 +93,7 @@ class Page:
         return found
 
     def anchors(self) -> set[str]:
-        """Where a link may lead within this page, as GitHub names its headings."""
+        """The anchors of this page, as GitHub makes them from its headings."""
         found: set[str] = set()
         for _, line in self.prose():
             if heading := re.match(r"#{1,6} +(.*)", line):
@@ -105,11 +106,11 @@ class Page:
             found |= set(re.findall(r'<a (?:id|name)="([^"]+)"', line))
         return found
 
-    def links(self) -> list[Link]:
+    def pictures(self) -> list[Picture]:
         return [
-            Link(f"{self.name}:{number}", match["words"], match["target"], bool(match["picture"]))
+            Picture(f"{self.name}:{number}", match["text"], match["target"])
             for number, line in self.prose()
-            for match in LINK.finditer(re.sub(r"`[^`]*`", lambda code: code[0].replace("](", "] ("), line))
+            for match in PICTURE.finditer(line)
         ]
 
     def commands(self) -> list[Command]:
@@ -138,7 +139,7 @@ def _commands(block: Block) -> list[tuple[str, str]]:
         if whole:
             found.append((f"{block.page.name}:{began}", whole.replace("\\\n", " ")))
         whole = ""
-    assert not whole, f"{block.where}: a command that has no end"
+    assert not whole, f"{block.where}: a command is incomplete"
     return found
 
 

@@ -1,4 +1,4 @@
-"""The documents, held to the code: every setting, route, frame, stage, status and close code is described."""
+"""Checks the documents against the code: settings, routes, frames, stages, statuses, close codes, paths."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def document(name: str) -> str:
 
 @cache
 def example() -> dict[str, tuple[bool, str, bool]]:
-    """Of each setting in .env.example: whether it is commented out, its value, whether it is explained."""
+    """For each setting in .env.example: whether it is commented out, its value, whether it has a comment."""
     found = {}
     explained = False
     for line in document(".env.example").splitlines():
         if match := ASSIGNMENT.match(line):
-            assert match["name"] not in found, f"{match['name']} stands there twice"
+            assert match["name"] not in found, f"{match['name']} is there twice"
             found[match["name"]] = (bool(match["off"]), match["value"], explained)
         else:
-            # A comment, or a heading, explains what follows it up to the next blank line.
+            # A comment explains what follows it, up to the next blank line.
             explained = line.startswith("# ")
     return found
 
@@ -64,7 +64,7 @@ def rows(name: str) -> list[list[str]]:
 
 
 def codes(text: str) -> list[str]:
-    """What stands in backticks."""
+    """Everything in backticks."""
     return re.findall(r"`([^`]+)`", text)
 
 
@@ -78,7 +78,7 @@ def test_every_setting_is_explained_in_env_example(name: str) -> None:
     off, value, explained = example()[name]
     assert explained
     if name in SECRETS:
-        assert (off, value) == (False, ""), "a secret is to be filled in, and has no default"
+        assert (off, value) == (False, ""), "a secret has no default"
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SECRETS])
@@ -93,10 +93,10 @@ def test_the_default_in_env_example_is_the_default(name: str) -> None:
         assert msgspec.convert(value, type(default), strict=False) == default
     else:
         assert value == str(default)
-    assert off, "what has a default need not be set"
+    assert off, "a setting with a default is commented out"
 
 
-def test_env_example_names_no_setting_that_there_is_not() -> None:
+def test_env_example_names_only_existing_settings() -> None:
     assert set(example()) - set(NAMES) == DEMO_ONLY
 
 
@@ -131,7 +131,7 @@ def test_every_route_is_in_the_api_document(call: str) -> None:
     assert call in [code for row in rows("docs/api.md") for code in codes(row[0])]
 
 
-def test_the_api_document_names_no_route_that_there_is_not() -> None:
+def test_the_api_document_names_only_existing_routes() -> None:
     described = {
         code for row in rows("docs/api.md") for code in codes(row[0]) if code.startswith(("GET ", "POST "))
     }
@@ -196,7 +196,7 @@ def test_the_protocol_document_names_the_close_codes_and_the_subprotocol() -> No
 
 
 def test_the_concepts_show_every_status_with_its_stage() -> None:
-    """In words, and in the picture."""
+    """In the table, and in the picture."""
     described = {codes(row[0])[0]: codes(row[1]) for row in rows("docs/concepts.md") if codes(row[0])}
     picture = document("docs/images/states.svg")
     assert set(described) == {str(status) for status in InvoiceStatus}
@@ -213,7 +213,6 @@ def test_the_document_prints_the_example_that_the_tests_run(name: str) -> None:
 
 
 def test_every_test_that_a_document_names_exists() -> None:
-    """The table of a plan's life says which test shows each event: so it must be there."""
     written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"def (test_\w+)", written))
     documents = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
@@ -223,8 +222,7 @@ def test_every_test_that_a_document_names_exists() -> None:
 
 
 @pytest.mark.parametrize("field", [field.encode_name for field in msgspec.structs.fields(Plan)])
-def test_what_a_plan_may_say_stands_above_the_plans(field: str) -> None:
-    """plans.toml explains itself, to whoever opens it first."""
+def test_the_comment_in_plans_toml_explains_every_field(field: str) -> None:
     explained = PACKAGED_PLANS.read_text().partition("[[plans]]")[0] if field not in SELF_EVIDENT else field
     assert field in explained
 
