@@ -229,7 +229,7 @@ def _settings() -> Settings:
 
 def _quiet_settings(assumed: dict[str, str] | None = None) -> Settings:
     """The settings of a command whose words are its answer: logs go to standard error, warnings only."""
-    settings = load_settings(env_file=ENV_FILE, assumed=assumed)
+    settings = load_settings(env_file=ENV_FILE, defaults=assumed)
     level = "WARNING" if settings.log_level == "INFO" else settings.log_level
     configure_logging(level, settings.log_format)
     return settings

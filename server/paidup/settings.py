@@ -1,8 +1,7 @@
-"""The settings: the one module that reads the environment.
+"""Settings: the only module that reads the environment.
 
-Owns every setting's name, type, default and bounds, and the refusals of combinations that
-cannot work. Each one stands in `.env.example` with its explanation; a test holds the two
-together. Secrets have no default.
+Defines every setting's name, type, default and bounds, and refuses contradictory combinations.
+`.env.example` explains each one; a test keeps the two in step. Secrets have no default.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ENV_FILE = Path(".env")
 PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----"
 PLACEHOLDER = re.compile(r"\.\.\.|…|<|change.?me|replace.?me|placeholder|example|your[-_ ]", re.IGNORECASE)
 DISTINCT_CHARACTERS = 6
-"""Fewer are a key that was held down: 16 random hex digits have fewer once in 30,000."""
+"""Secrets with fewer are refused; 16 random hex digits have fewer once in 30,000."""
 RANDOM = "`openssl rand -base64 32` makes one"
 FROM_DASHBOARD = "copy the whole key from the Stripe dashboard"
 FROM_ENDPOINT = "copy the whole secret of the webhook endpoint, or what `stripe listen` prints"
@@ -38,7 +37,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_unknown_fields=True):
-    """All settings, checked. The environment's names are these in capitals."""
+    """All settings, validated. The environment variables are these names in capitals."""
 
     # Secrets
     secret_key: str
@@ -49,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     auth_jwks_url: str = ""
     operator_token: str = ""
 
-    # Where it listens and what it stands on
+    # Network, storage and authentication
     host: str = "127.0.0.1"
     port: Port = 8000
     data_dir: Path = Path(".paidup")
@@ -67,7 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
 
     websocket_protocol: Literal["lightweight", "uvicorn"] = "lightweight"
 
-    # What it says of itself
+    # Logging
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
 
@@ -106,19 +105,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
 
     @property
     def webhook_secrets(self) -> list[str]:
-        return _listed(self.stripe_webhook_secret)
+        return _split(self.stripe_webhook_secret)
 
     @property
     def origins(self) -> frozenset[str]:
-        """Origins whose pages may open sockets; this server's own addresses by default."""
-        listed = _listed(self.allowed_origins)
+        """Origins whose pages may open WebSockets; this server's own addresses by default."""
+        listed = _split(self.allowed_origins)
         own = [f"http://{name}:{self.port}" for name in ("127.0.0.1", "localhost")]
         return frozenset(origin.rstrip("/") for origin in (listed or own))
 
     @property
     def proxies(self) -> list[str]:
-        """Addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed."""
-        return _listed(self.forwarded_allow_ips)
+        """Addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted."""
+        return _split(self.forwarded_allow_ips)
 
     @property
     def livemode(self) -> bool:
@@ -126,58 +125,57 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
 
     @property
     def sandboxed(self) -> bool:
-        """Whether Stripe's address is not Stripe's own."""
+        """Whether STRIPE_API_BASE is a sandbox."""
         return self.stripe_api_base.rstrip("/") != STRIPE_API
 
 
 def load_settings(
     environ: Mapping[str, str] | None = None,
     env_file: Path | None = None,
-    assumed: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Settings from `environ` (default: the process's) over `env_file` (default: none).
+    """Settings from `environ` (default: the process's), which overrides `env_file` (default: none).
 
-    `assumed` stands in for what neither gives. Raises ConfigurationError that lists every
-    problem at once.
+    `defaults` are used for settings in neither. Raises ConfigurationError, which lists every problem.
     """
     merged: dict[str, str] = {}
     if env_file is not None and env_file.is_file():
         merged.update({key: value for key, value in dotenv_values(env_file).items() if value is not None})
     merged.update(os.environ if environ is None else environ)
     if merged.get("STRIPE_LOG"):
-        raise ConfigurationError(["STRIPE_LOG is set: Stripe's SDK would print client secrets. Unset it"])
+        raise ConfigurationError(["STRIPE_LOG is set: Stripe's SDK would log client secrets. Unset it"])
     given = {key: merged[key] for key in NAMES if merged.get(key, "").strip()}
-    return make_settings({**(assumed or {}), **given})
+    return make_settings({**(defaults or {}), **given})
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
-    """Check `values` (by their environment names). Raises ConfigurationError."""
+    """Validate `values`, keyed by environment variable. Raises ConfigurationError."""
     problems = [
         *(f"{name} is missing or empty: {why}" for name, why in _REQUIRED.items() if not values.get(name)),
-        *(f"{name} is no setting" for name in values if name not in NAMES),
-        *(problem for name, value in values.items() if (problem := _malformed(name, value))),
+        *(f"{name} is not a setting" for name in values if name not in NAMES),
+        *(problem for name, value in values.items() if (problem := _type_problem(name, value))),
     ]
     if problems:
         raise ConfigurationError(problems)
     settings = msgspec.convert(dict(values), Settings, strict=False, dec_hook=_to_path)
-    if problems := _contradictions(settings):
+    if problems := _combination_problems(settings):
         raise ConfigurationError(problems)
     return settings
 
 
-def _malformed(name: str, value: Any) -> str | None:
-    """Why `value` cannot be that setting, or None. Never shows the value: it may be a secret."""
-    if name not in _KINDS:
+def _type_problem(name: str, value: Any) -> str | None:
+    """Why `value` is not valid for the setting, or None. Never includes the value: it may be a secret."""
+    if name not in _TYPES:
         return None
     try:
-        msgspec.convert(value, _KINDS[name], strict=False, dec_hook=_to_path)
+        msgspec.convert(value, _TYPES[name], strict=False, dec_hook=_to_path)
     except msgspec.ValidationError as error:
         return f"{name}: {error}"
     return None
 
 
-_KINDS = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
-NAMES = tuple(_KINDS)
+_TYPES = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
+NAMES = tuple(_TYPES)
 
 _REQUIRED = {
     "SECRET_KEY": "it signs tickets; `openssl rand -base64 32` makes one",
@@ -187,34 +185,34 @@ _REQUIRED = {
 }
 
 
-def _contradictions(settings: Settings) -> list[str]:
-    return [*_key_problems(settings), *_address_problems(settings)]
+def _combination_problems(settings: Settings) -> list[str]:
+    return [*_key_problems(settings), *_url_problems(settings)]
 
 
 def _key_problems(settings: Settings) -> list[str]:
     problems = _weak_secrets(settings)
     if not settings.stripe_secret_key.startswith(("sk_test_", "sk_live_", "rk_test_", "rk_live_")):
-        problems.append("STRIPE_SECRET_KEY is no secret key (sk_test_..., sk_live_..., rk_...)")
+        problems.append("STRIPE_SECRET_KEY is not a secret key (sk_test_..., sk_live_..., rk_...)")
     if not settings.stripe_publishable_key.startswith(("pk_test_", "pk_live_")):
-        problems.append("STRIPE_PUBLISHABLE_KEY is no publishable key (pk_test_... or pk_live_...)")
+        problems.append("STRIPE_PUBLISHABLE_KEY is not a publishable key (pk_test_... or pk_live_...)")
     elif settings.stripe_publishable_key.startswith("pk_live_") != settings.livemode:
         problems.append("STRIPE_SECRET_KEY and STRIPE_PUBLISHABLE_KEY are not of the same mode (test, live)")
     if not settings.webhook_secrets or any(not s.startswith("whsec_") for s in settings.webhook_secrets):
         problems.append("STRIPE_WEBHOOK_SECRET: each of its comma-separated values starts with whsec_")
     if settings.livemode and settings.sandboxed:
         problems.append(
-            "live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox never sees live keys"
+            "live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox must never receive live keys"
         )
     if settings.auth_jwt_secret and settings.auth_jwks_url:
         problems.append("AUTH_JWT_SECRET and AUTH_JWKS_URL are both set: choose one")
     if "-----BEGIN" in settings.auth_jwt_secret and not settings.auth_jwt_secret.startswith(PUBLIC_KEY):
-        # It would be taken for a shared secret: one that everybody knows.
+        # It would be used as a shared secret, although it is public.
         problems.append(f"AUTH_JWT_SECRET: a public key begins with {PUBLIC_KEY}")
     return problems
 
 
 def _weak_secrets(settings: Settings) -> list[str]:
-    """Secrets that anybody could guess, above all the placeholders of documents. Shows none of them."""
+    """Secrets that are easy to guess, such as placeholders. Never includes their values."""
     given = [
         ("SECRET_KEY", settings.secret_key, 16, RANDOM),
         ("STRIPE_SECRET_KEY", settings.stripe_secret_key, 32, FROM_DASHBOARD),
@@ -239,51 +237,51 @@ def _weakness(name: str, secret: str, shortest: int) -> str | None:
     if len(set(random_part)) < DISTINCT_CHARACTERS:
         return f"has fewer than {DISTINCT_CHARACTERS} different characters"
     if name.startswith("STRIPE_") and not re.fullmatch(r"[!-~]+", secret):
-        return "has a character that none of Stripe's has"
+        return "has a character that Stripe's keys never contain"
     return None
 
 
-def _address_problems(settings: Settings) -> list[str]:
-    if problems := _unreadable_addresses(settings):
+def _url_problems(settings: Settings) -> list[str]:
+    if problems := _unparsable_urls(settings):
         return problems
     base = urlsplit(settings.stripe_api_base)
     if base.scheme not in ("http", "https") or not base.hostname:
-        problems.append("STRIPE_API_BASE is no address such as https://api.stripe.com")
+        problems.append("STRIPE_API_BASE is not a URL such as https://api.stripe.com")
     if settings.database_url and not settings.database_url.startswith(
         ("sqlite://", "postgres://", "postgresql://")
     ):
         problems.append("DATABASE_URL starts with sqlite:// or postgresql://")
     keys = urlsplit(settings.auth_jwks_url)
     if settings.auth_jwks_url and (keys.scheme not in ("http", "https") or not keys.hostname):
-        problems.append("AUTH_JWKS_URL is no address such as https://id.example.com/keys")
+        problems.append("AUTH_JWKS_URL is not a URL such as https://id.example.com/keys")
     problems += _redis_problems(settings)
     problems += _proxy_problems(settings)
     for origin in settings.origins:
         parts = urlsplit(origin)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
-            problems.append(f"ALLOWED_ORIGINS: {origin!r} is no origin such as https://app.example.com")
+            problems.append(f"ALLOWED_ORIGINS: {origin!r} is not an origin such as https://app.example.com")
     if not settings.plans_file.is_file():
         problems.append(f"PLANS_FILE: there is no file {settings.plans_file}")
     return problems
 
 
-def _unreadable_addresses(settings: Settings) -> list[str]:
-    """Addresses that no library could read: its error would show a part of the password."""
+def _unparsable_urls(settings: Settings) -> list[str]:
+    """URLs that libraries cannot parse: their error would show a part of the password."""
     addresses = {
         "STRIPE_API_BASE": [settings.stripe_api_base],
         "DATABASE_URL": [settings.database_url],
-        "REDIS_URL": _listed(settings.redis_url),
+        "REDIS_URL": _split(settings.redis_url),
         "AUTH_JWKS_URL": [settings.auth_jwks_url],
         "ALLOWED_ORIGINS": settings.origins,
     }
     return [
-        f"{name} is no address; in a password, write special characters as %XX"
+        f"{name} is not a valid URL; in a password, write special characters as %XX"
         for name, listed in addresses.items()
-        if not all(map(_readable, listed))
+        if not all(map(_parsable, listed))
     ]
 
 
-def _readable(address: str) -> bool:
+def _parsable(address: str) -> bool:
     try:
         return (urlsplit(address).port or 0) >= 0
     except ValueError:
@@ -293,15 +291,15 @@ def _readable(address: str) -> bool:
 def _redis_problems(settings: Settings) -> list[str]:
     schemes = ("redis://", "rediss://")
     if settings.redis_cluster:
-        if not all(url.startswith(schemes) for url in _listed(settings.redis_url) or [""]):
-            return ["REDIS_CLUSTER: REDIS_URL names one or several of its nodes, redis://... or rediss://..."]
+        if not all(url.startswith(schemes) for url in _split(settings.redis_url) or [""]):
+            return ["REDIS_CLUSTER: REDIS_URL lists one or more of its nodes, redis://... or rediss://..."]
     elif settings.redis_url and not settings.redis_url.startswith((*schemes, "unix://")):
         return ["REDIS_URL starts with redis://, rediss:// or unix://"]
     return []
 
 
 def _proxy_problems(settings: Settings) -> list[str]:
-    """uvicorn takes what it cannot read as a name that no peer has: silently, nobody is trusted."""
+    """uvicorn treats what it cannot parse as a literal that matches no peer, without an error."""
     problems = []
     for text in settings.proxies:
         try:
@@ -310,22 +308,22 @@ def _proxy_problems(settings: Settings) -> list[str]:
             everybody = text == "*"
             if not everybody:
                 problems.append(
-                    f"FORWARDED_ALLOW_IPS: {text!r} is no address or network such as 10.0.0.7 or 10.0.0.0/8"
+                    f"FORWARDED_ALLOW_IPS: {text!r} is not an address or network such as 10.0.0.0/8"
                 )
         if everybody:
             problems.append(
-                f"FORWARDED_ALLOW_IPS: {text!r} would believe any client's X-Forwarded-For; name the "
+                f"FORWARDED_ALLOW_IPS: {text!r} would trust any client's X-Forwarded-For; list the "
                 "addresses or networks of your proxies, such as 10.0.0.0/8"
             )
     return problems
 
 
 def process_problems(settings: Settings) -> list[str]:
-    """What is wrong where several processes serve and nobody gave them one Redis."""
+    """Problems with several processes that do not share a Redis."""
     if settings.web_concurrency > 1 and not settings.redis_url:
         return [
-            f"WEB_CONCURRENCY={settings.web_concurrency} without REDIS_URL: the processes would not hear "
-            "each other. Set REDIS_URL, or use `paidup serve`, which starts one Valkey for all its workers"
+            f"WEB_CONCURRENCY={settings.web_concurrency} without REDIS_URL: the processes could not exchange "
+            "messages. Set REDIS_URL, or use `paidup serve`, which starts one Valkey for all its workers"
         ]
     return []
 
@@ -336,5 +334,5 @@ def _to_path(kind: type, value: Any) -> Any:
     raise NotImplementedError
 
 
-def _listed(text: str) -> list[str]:
+def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]

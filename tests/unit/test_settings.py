@@ -30,21 +30,21 @@ def problems(**changes: Any) -> list[str]:
     ("changes", "words"),
     [
         ({"secret_key": "short"}, "SECRET_KEY is shorter than 16"),
-        ({"stripe_secret_key": f"pk_test_{RANDOM}"}, "STRIPE_SECRET_KEY is no secret key"),
-        ({"stripe_publishable_key": f"sk_test_{RANDOM}"}, "STRIPE_PUBLISHABLE_KEY is no publishable key"),
+        ({"stripe_secret_key": f"pk_test_{RANDOM}"}, "STRIPE_SECRET_KEY is not a secret key"),
+        ({"stripe_publishable_key": f"sk_test_{RANDOM}"}, "STRIPE_PUBLISHABLE_KEY is not a publishable key"),
         ({"stripe_webhook_secret": RANDOM}, "STRIPE_WEBHOOK_SECRET: each"),
         ({"stripe_webhook_secret": f"whsec_{RANDOM},{RANDOM}"}, "STRIPE_WEBHOOK_SECRET: each"),
         ({"stripe_webhook_secret": " , "}, "STRIPE_WEBHOOK_SECRET: each"),
         ({"stripe_publishable_key": f"pk_live_{RANDOM}"}, "not of the same mode"),
         ({"stripe_secret_key": f"rk_live_{RANDOM}"}, "not of the same mode"),
-        ({"stripe_api_base": "api.stripe.com"}, "STRIPE_API_BASE is no address"),
+        ({"stripe_api_base": "api.stripe.com"}, "STRIPE_API_BASE is not a"),
         ({"database_url": "mysql://db"}, "DATABASE_URL starts with"),
-        ({"database_url": "postgresql://paidup:pa/ss@host/db"}, "DATABASE_URL is no address"),
-        ({"redis_url": "redis://:pa/ss@host:6379"}, "REDIS_URL is no address"),
-        ({"stripe_api_base": "http://[::1"}, "STRIPE_API_BASE is no address"),
+        ({"database_url": "postgresql://paidup:pa/ss@host/db"}, "DATABASE_URL is not a valid URL"),
+        ({"redis_url": "redis://:pa/ss@host:6379"}, "REDIS_URL is not a valid URL"),
+        ({"stripe_api_base": "http://[::1"}, "STRIPE_API_BASE is not a"),
         ({"redis_url": "localhost:6379"}, "REDIS_URL starts with"),
-        ({"redis_cluster": True}, "REDIS_CLUSTER: REDIS_URL names"),
-        ({"redis_cluster": True, "redis_url": "redis://a,unix:///b"}, "REDIS_CLUSTER: REDIS_URL names"),
+        ({"redis_cluster": True}, "REDIS_CLUSTER: REDIS_URL lists"),
+        ({"redis_cluster": True, "redis_url": "redis://a,unix:///b"}, "REDIS_CLUSTER: REDIS_URL lists"),
         ({"allowed_origins": "app.example.com"}, "ALLOWED_ORIGINS: 'app.example.com'"),
         ({"allowed_origins": "https://a.example, https://b.example/path"}, "'https://b.example/path'"),
         ({"allowed_origins": "*"}, "ALLOWED_ORIGINS: '*'"),
@@ -57,7 +57,7 @@ def problems(**changes: Any) -> list[str]:
         ({"auth_jwks_url": "https://id.example/jwks"}, "AUTH_JWT_SECRET and AUTH_JWKS_URL are both set"),
         (
             {"auth_jwt_secret": "", "auth_jwks_url": "id.example/keys"},
-            "AUTH_JWKS_URL is no address such as https://",
+            "AUTH_JWKS_URL is not a URL such as https://",
         ),
         ({"auth_jwks_refresh_s": 3601}, "AUTH_JWKS_REFRESH_S: "),
         ({"port": 0}, "PORT: "),
@@ -69,7 +69,7 @@ def problems(**changes: Any) -> list[str]:
         ({"log_level": "LOUD"}, "LOG_LEVEL: "),
         ({"log_format": "xml"}, "LOG_FORMAT: "),
         ({"reconciler_in_server": "perhaps"}, "RECONCILER_IN_SERVER: "),
-        ({"no_such_setting": 1}, "NO_SUCH_SETTING is no setting"),
+        ({"no_such_setting": 1}, "NO_SUCH_SETTING is not a setting"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
@@ -110,7 +110,7 @@ def test_all_contradictions_are_said_at_once() -> None:
 def test_live_keys_never_meet_a_sandbox() -> None:
     live = {"stripe_secret_key": f"sk_live_{RANDOM}", "stripe_publishable_key": f"pk_live_{RANDOM}"}
     (problem,) = problems(**live, stripe_api_base="http://127.0.0.1:8001")
-    assert "a sandbox never sees live keys" in problem
+    assert "a sandbox must never receive live keys" in problem
     assert settings(**live).livemode
 
 
