@@ -97,15 +97,21 @@ async def test_a_client_that_vanished_is_disconnected(world: World, clock: Clock
     polite, polite_session = await _connect(paidup, request, received.append)
     for heartbeats in (1, 2):
         clock.offset_s += HEARTBEAT_S
-        moved_at = clock.monotonic()
-        await wait_until(lambda count=heartbeats: received.count(HEARTBEAT) == count)
-        await wait_until(lambda at=moved_at: polite_session.transport.last_received_at > at)
+        await _answers_heartbeat(polite_session, received, heartbeats, clock.monotonic())
         assert not vanished.ended.done()
     clock.offset_s += HEARTBEAT_S
     assert await asyncio.wait_for(vanished.ended, 60) == 1006
     await wait_until(lambda: _count(paidup, purchase["invoice"]) == 1)
     assert not polite.ended.done()
     await polite.drop()
+
+
+async def _answers_heartbeat(
+    answering: WebSocketSession, received: list[bytes], heartbeats: int, after: float
+) -> None:
+    """Wait for so many heartbeats at the client, and its pong after `after` (monotonic) at the server."""
+    await wait_until(lambda: received.count(HEARTBEAT) == heartbeats)
+    await wait_until(lambda: answering.transport.last_received_at > after)
 
 
 @pytest.mark.parametrize("sends_close", [True, False])
@@ -215,7 +221,7 @@ async def _stalled(paidup: Paidup, request: bytes) -> AsyncIterator[WebSocketSes
 async def _connect(
     paidup: Paidup,
     request: bytes,
-    on_frame: Callable[[bytes], object] = lambda _: None,
+    on_frame: Callable[[bytes], None] = lambda _: None,
     polite: bool = True,
 ) -> tuple[Connection, WebSocketSession]:
     """A connection, and the server's session of it."""
