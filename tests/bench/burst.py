@@ -3,7 +3,7 @@
 `python -m tests.bench.burst`. The product's own verification queue, rate limiter and bulk verification (of
 `paidup.payments` and `paidup.stripe_api`) run in several simulated processes, on an event loop whose
 time is virtual, so that ten minutes take seconds. Simulated are Stripe, the webhooks, the customers,
-the rows and Redis's window. In the same run: without the list, and two naive ways for comparison.
+the rows and Redis's window. In the same run: without bulk verification, and two naive ways for comparison.
 Each customer's wait is counted from the confirmed payment (a socket opens 50 ms later) until told.
 """
 
@@ -218,7 +218,7 @@ class Process:
             return CheckResult(over=False, asked=True)
         if self._world.stripe.paid(invoice, asyncio.get_running_loop().time()):
             await asyncio.sleep(SETTLE_S)
-            self._world.settle(invoice, "question")
+            self._world.settle(invoice, "verification")
             return CheckResult(over=True, asked=True)
         return CheckResult(over=False, asked=True)
 
@@ -244,7 +244,7 @@ class Process:
                 if invoice not in self._world.settled:
                     async with self._settling:
                         await asyncio.sleep(SETTLE_S)
-                    self._world.settle(invoice, "list")
+                    self._world.settle(invoice, "bulk verification")
                     settled += 1
             if after is None:
                 break
@@ -297,7 +297,7 @@ def naive(burst: list[Payment], pause_s: Callable[[int], float]) -> Result:
             result.told("webhook", payment.webhook - payment.paid)
         elif stripe.takes("retrieve", at):
             answered = at + 0.15 * math.exp(random.gauss(0, 0.4))
-            result.told("question", answered - payment.paid)
+            result.told("verification", answered - payment.paid)
         elif at > payment.paid + GIVE_UP_S:
             result.told("never", at - payment.paid)
         else:
@@ -355,14 +355,16 @@ def main() -> None:
         burst = payments(given.payments, webhooks)
         ways = {
             "Paidup": product(burst, given.processes, with_list=True),
-            "without the list": product(burst, given.processes, with_list=False),
-            "each socket asks, backs off": naive(burst, backing_off),
-            "each socket polls, 2 s": naive(burst, polling),
+            "without bulk verification": product(burst, given.processes, with_list=False),
+            "each socket asks Stripe, backs off": naive(burst, backing_off),
+            "each socket polls Stripe, 2 s": naive(burst, polling),
         }
         for way, result in ways.items():
             rows(table, webhooks.name if way == "Paidup" else "", way, result)
         table.add_section()
-        panels.append(Panel(webhooks.name, ways["Paidup"].waits, ways["each socket asks, backs off"].waits))
+        panels.append(
+            Panel(webhooks.name, ways["Paidup"].waits, ways["each socket asks Stripe, backs off"].waits)
+        )
     console.print(table)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     PICTURE.write_text(draw(panels, given.payments))

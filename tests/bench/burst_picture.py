@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-SOURCES = {"webhook": "#3b82c4", "question": "#e39b2d", "list": "#4aa564"}
+SOURCES = {"webhook": "#3b82c4", "verification": "#e39b2d", "bulk verification": "#4aa564"}
 NAIVE = "#8a8f98"
 FROM_S, TO_S, BINS = 0.1, 1000.0, 48
 LEFT, WIDTH, HEIGHT, GAP, TOP = 20, 860, 120, 54, 64
@@ -39,7 +39,7 @@ def draw(panels: list[Panel], count: int) -> str:
 def _legend() -> str:
     x, parts = LEFT, []
     shown = {f"told by {source}": colour for source, colour in SOURCES.items()}
-    for name, colour in {**shown, "each socket asking Stripe by itself": NAIVE}.items():
+    for name, colour in {**shown, "each socket asks Stripe itself": NAIVE}.items():
         parts.append(f'<rect x="{x}" y="38" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{x + 18}" y="49">{name}</text>')
         x += 60 + 7 * len(name)
