@@ -28,7 +28,7 @@ from paidup.errors import ConfigurationError, PaidupError
 from paidup.logs import configure_logging
 from paidup.metrics import Metrics
 from paidup.operations import backfill as by_hand
-from paidup.operations import explain as stories
+from paidup.operations import explain as explanations
 from paidup.operations import explain_terminal
 from paidup.operations.doctor.report import any_failed, invalid_settings, render_table
 from paidup.operations.doctor.run import run_checks
@@ -115,13 +115,13 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Why is he not active? The whole timeline, who won, what is awaited, what to do."""
-    found = _run(_with_database(_quiet_settings(), stories.explain(reference)))
+    found = _run(_with_database(_quiet_settings(), explanations.explain(reference)))
     if as_json:
         _print_json(found)
     elif found.found:
         console.print(explain_terminal.rendered(found))
     else:
-        complaints.print(f"Nothing here is called {escape(reference)}: looked for {stories.LOOKED_FOR}.")
+        complaints.print(f"Nothing here is called {escape(reference)}: looked for {explanations.LOOKED_FOR}.")
     if not found.found:
         raise typer.Exit(1)
 

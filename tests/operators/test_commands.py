@@ -36,8 +36,8 @@ async def test_an_operator_s_day(world: World, run: Run, stripe_side: StripeSide
     assert document(words)["outcomes"] == {"settled": 1}
     code, words = await run("explain", "ada", "--json")
     assert code == 0
-    (story,) = document(words)["stories"]
-    assert (story["invoice"], story["facts"]["settled_via"]) == (invoice, "reconciliation")
+    (report,) = document(words)["invoices"]
+    assert (report["invoice"], report["details"]["settled_via"]) == (invoice, "reconciliation")
     event = await stripe_side.event("invoice.paid")
     code, words = await run("replay", event["id"])
     assert (code, words.strip()) == (0, f"{event['id']} (invoice.paid): already_settled")

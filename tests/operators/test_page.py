@@ -1,4 +1,4 @@
-"""The operators' page: behind its own token, escaped, and saying what wants a person."""
+"""The operators' pages: they need a token, escape all text, and show what needs action."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AS_JSON = {**BEARER, "Accept": "application/json"}
 
 @pytest.fixture
 async def with_page(world: World) -> Paidup:
-    """A server whose operators have a token."""
+    """A server with OPERATOR_TOKEN set."""
     return await world.server(operator_token=OPERATOR_TOKEN)
 
 
@@ -63,7 +63,7 @@ PATHS = ("/operators", "/operators/find?ref=ada", "/operators/invoices/in_1")
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_without_a_token_in_the_settings_there_is_no_page(
+async def test_without_operator_token_the_pages_do_not_exist(
     paidup: Paidup, http: aiohttp.ClientSession
 ) -> None:
     operator = Operator(paidup, http)
@@ -75,8 +75,8 @@ async def test_without_a_token_in_the_settings_there_is_no_page(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_wrong_token_or_none_is_401_and_the_right_one_opens(operator: Operator) -> None:
-    """By Basic with any user name, so that a browser asks for it, or by Bearer."""
+async def test_the_pages_need_the_right_token(operator: Operator) -> None:
+    """As a bearer token, or as the password of any user, so that browsers can ask for it."""
     wrong = [
         *({}, basic(""), basic("wrong"), basic(OPERATOR_TOKEN + "x"), basic("x", OPERATOR_TOKEN)),
         *(
@@ -98,7 +98,7 @@ async def test_a_wrong_token_or_none_is_401_and_the_right_one_opens(operator: Op
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_the_page_runs_no_script_and_loads_nothing(operator: Operator) -> None:
-    """Its policy allows its own style, by hash, and a form to itself; nobody may keep or frame it."""
+    """The policy allows the page's own style, by hash, and its form; caching and framing are forbidden."""
     status, page, headers = await operator.get("/operators")
     assert status == 200
     policy = headers["Content-Security-Policy"]
@@ -113,8 +113,8 @@ async def test_the_page_runs_no_script_and_loads_nothing(operator: Operator) -> 
     assert "prefers-color-scheme: dark" in page
 
 
-async def test_what_is_pending_parked_and_settled_is_listed(operator: Operator, with_page: Paidup) -> None:
-    """With age, stage, last step and next check; with error and tries; with the road that won."""
+async def test_pending_failed_and_settled_are_listed(operator: Operator, with_page: Paidup) -> None:
+    """With age, stage, last event and next check; with error and tries; with the source that settled."""
     at = now()
     account = await an_account()
     waiting = await an_invoice(
@@ -152,21 +152,21 @@ async def test_what_is_pending_parked_and_settled_is_listed(operator: Operator, 
     assert re.search(
         rf"{settled.id}\|+{account.external_id}\|+pro\|+2000\|+webhook\|+[^|]+ ago\|+7 s\|", text
     )
-    assert "evt_new" not in page, "whoever stored it is handling it"
+    assert "evt_new" not in page, "its own request is still handling it"
     assert "evt_done" not in page
     status, shown = await operator.json("/operators")
     assert status == 200
     assert [invoice["invoice"] for invoice in shown["pending"]] == [waiting.id]
     assert (shown["pending"][0]["stage"], shown["pending_total"]) == ("processing", 1)
-    assert [(event["id"], event["attempts"]) for event in shown["parked"]] == [("evt_stuck", 12)]
+    assert [(event["id"], event["attempts"]) for event in shown["failed_events"]] == [("evt_stuck", 12)]
     assert [(invoice["invoice"], invoice["via"]) for invoice in shown["settled"]] == [(settled.id, "webhook")]
     assert [alarm["name"] for alarm in shown["alarms"]] == ["events_given_up"]
 
 
-async def test_an_event_that_is_parked_is_on_the_page_with_what_to_do(
+async def test_a_parked_event_is_listed_with_a_recommendation(
     operator: Operator, with_page: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S15: the customer is unknown; the page names him, the event, the invoice and the command."""
+    """S15: the page names the unknown customer, the event, the invoice and the command."""
     customer = await stripe_side.customer()
     invoice = await paid_elsewhere(stripe_side, customer)
     rows = await parked("unknown_customer")
@@ -177,26 +177,27 @@ async def test_an_event_that_is_parked_is_on_the_page_with_what_to_do(
     await timeline_written(with_page, invoice, "webhook_received")
     status, page, _ = await operator.get(f"/operators/invoices/{invoice}")
     assert status == 200
-    assert f"Tie {customer} to an account" in page
+    assert f"Link {customer} to an account" in page
 
 
-async def test_an_event_of_a_type_that_nobody_handles_is_on_the_page(
-    operator: Operator, with_page: Paidup
-) -> None:
-    """S15: kept and visible, apart from what wants a person."""
+async def test_an_event_of_an_unhandled_type_is_listed(operator: Operator, with_page: Paidup) -> None:
+    """S15: it is listed apart from the events that need action."""
     await with_page.webhook(forged_event("invoice.sent", {"id": "in_sent", "object": "invoice"}))
     _, shown = await operator.json("/operators")
-    assert ([event["type"] for event in shown["kept"]], shown["parked"]) == (["invoice.sent"], [])
+    assert ([event["type"] for event in shown["unhandled_events"]], shown["failed_events"]) == (
+        ["invoice.sent"],
+        [],
+    )
     _, page, _ = await operator.get("/operators")
-    assert shown["kept"][0]["id"] in page
+    assert shown["unhandled_events"][0]["id"] in page
     status, page, _ = await operator.get("/operators/invoices/in_sent")
     assert (status, "no event of this type changes a payment" in page) == (200, True)
 
 
-async def test_an_invoice_shows_its_timeline_as_explain_does(
+async def test_an_invoices_page_shows_its_timeline(
     operator: Operator, with_page: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S36: on the page and as JSON; by its id, or by whatever the search box is given."""
+    """S36: as HTML and as JSON; by the invoice's id or by any reference in the search box."""
     purchase = await with_page.customer("ada").buy("pro")
     invoice = purchase["invoice"]
     await with_page.services.verification.verify(invoice)
@@ -209,10 +210,10 @@ async def test_an_invoice_shows_its_timeline_as_explain_does(
         status, page, _ = await operator.get(path)
         assert status == 200
         assert "verification_answered" in page
-        assert "no payment has arrived" in page
+        assert "has not confirmed a payment" in page
         status, found = await operator.json(path)
         assert (status, found["account"]) == (200, "ada")
-        assert found["stories"][0]["steps"][0]["what"] == "created"
+        assert found["invoices"][0]["timeline"][0]["event_type"] == "created"
     nothing = (
         "invoices/in_nothing",
         "find",
@@ -228,7 +229,7 @@ async def test_an_invoice_shows_its_timeline_as_explain_does(
 HOSTILE = "<script>alert('1')</script>\"$title ${style} &amp;"
 
 
-async def test_hostile_text_is_shown_and_never_taken_as_markup(operator: Operator) -> None:
+async def test_hostile_text_is_escaped(operator: Operator) -> None:
     """Customers choose their ids; payloads and errors come from outside."""
     account = await Account.create(external_id=HOSTILE, stripe_customer="cus_h")
     row = await an_invoice(account, plan="<b>pro", error={"code": "<i>", "message": HOSTILE})
@@ -255,8 +256,8 @@ async def test_hostile_text_is_shown_and_never_taken_as_markup(operator: Operato
     assert status == 200, odd.id
 
 
-async def test_an_alarm_stands_at_the_top(operator: Operator) -> None:
-    """S35: verification keeps winning and no webhook comes."""
+async def test_alarms_are_shown(operator: Operator) -> None:
+    """S35: verification settles every invoice and no webhook arrives."""
     account, at = await an_account(), now() - timedelta(minutes=10)
     for _ in range(SETTLED_WITHOUT):
         await an_invoice(
@@ -274,7 +275,7 @@ async def test_an_alarm_stands_at_the_top(operator: Operator) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_long_lists_are_cut_and_counted(operator: Operator) -> None:
+async def test_long_lists_are_truncated_and_counted(operator: Operator) -> None:
     account, at = await an_account(), now()
     await Invoice.bulk_create(
         [

@@ -1,4 +1,4 @@
-"""An explanation as a terminal shows it. What came from outside is never taken as markup."""
+"""Render an explanation for a terminal. Text from outside is never interpreted as markup."""
 
 from __future__ import annotations
 
@@ -9,58 +9,52 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from paidup.operations.explain import (
-    Explanation,
-    InvoiceReport,
-    StoredEvent,
-    TimelineEvent,
-    event_recommendation,
-    event_waits,
-    format_detail,
-    headline,
-    time_of_day,
-)
+from paidup.operations.formatting import format_detail, format_time, summary
+from paidup.operations.invoice_report import Explanation, InvoiceReport, StoredEvent, TimelineEvent
+from paidup.operations.recommendations import describe_event, event_recommendation
 
 
-def rendered(explanation: Explanation) -> RenderableType:
-    """The explanation for people."""
+def render_explanation(explanation: Explanation) -> RenderableType:
+    """Render the whole explanation."""
     parts: list[RenderableType] = []
     if explanation.account is not None:
         parts.append(Text(f"Account {explanation.account}: balance {explanation.balance}", style="bold"))
-    for story in explanation.stories:
-        parts += [Text(), *_rendered_story(story)]
-    if explanation.older:
-        parts.append(Text(f"... and {explanation.older} older invoices: name one to see it."))
-    for event in explanation.unplaced:
-        parts += [Text(), Text(event_waits(event, explanation.at)), _advice(event_recommendation(event))]
+    for report in explanation.invoices:
+        parts += [Text(), *_render_invoice(report)]
+    if explanation.older_invoices:
+        parts.append(
+            Text(f"... and {explanation.older_invoices} older invoices: pass the id of one to see it.")
+        )
+    for event in explanation.other_events:
+        parts += [Text(), Text(describe_event(event, explanation.at)), _advice(event_recommendation(event))]
     return Group(*parts)
 
 
-def _rendered_story(story: InvoiceReport) -> Iterable[RenderableType]:
+def _render_invoice(report: InvoiceReport) -> Iterable[RenderableType]:
     grid = Table.grid(padding=(0, 2))
-    for name, value in headline(story):
+    for name, value in summary(report):
         grid.add_row(Text(name, style="dim"), Text(value))
-    yield Text(story.invoice, style="bold underline")
+    yield Text(report.invoice, style="bold underline")
     yield grid
-    if story.steps:
-        yield _rendered_steps(story.steps)
-    if story.events:
-        yield _rendered_events(story.events)
-    for wait in story.awaited:
-        yield Text(f"Awaited: {wait}")
-    yield _advice(story.recommendation)
+    if report.timeline:
+        yield _render_timeline(report.timeline)
+    if report.events:
+        yield _render_events(report.events)
+    for step in report.pending_steps:
+        yield Text(f"Pending: {step}")
+    yield _advice(report.recommendation)
 
 
-def _rendered_steps(steps: Sequence[TimelineEvent]) -> Table:
-    table = _table("Timeline", "at (UTC)", "ms", "what", "detail")
+def _render_timeline(timeline: Sequence[TimelineEvent]) -> Table:
+    table = _table("Timeline", "at (UTC)", "ms", "event", "detail")
     table.columns[1].justify = "right"
-    for step in steps:
-        detail = escape(format_detail(step.detail))
-        table.add_row(time_of_day(step.at), f"+{step.after_ms}", escape(step.what), detail)
+    for event in timeline:
+        detail = escape(format_detail(event.detail))
+        table.add_row(format_time(event.at), f"+{event.after_ms}", escape(event.event_type), detail)
     return table
 
 
-def _rendered_events(events: Sequence[StoredEvent]) -> Table:
+def _render_events(events: Sequence[StoredEvent]) -> Table:
     table = _table("Events", "event", "type", "tries", "outcome")
     for event in events:
         outcome = event.outcome or event.error or "not handled yet"
@@ -68,11 +62,11 @@ def _rendered_events(events: Sequence[StoredEvent]) -> Table:
     return table
 
 
-def _table(title: str, *heads: str) -> Table:
-    """A table that shows every id whole: it is what one copies."""
+def _table(title: str, *headers: str) -> Table:
+    """Create a table that folds long cells, so that ids can be copied."""
     table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, overflow="fold")
+    for header in headers:
+        table.add_column(header, overflow="fold")
     return table
 
 

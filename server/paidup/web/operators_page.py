@@ -1,0 +1,234 @@
+"""The HTML of the operators' pages. Everything that is not `Html` is escaped, and no page runs a script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from html import escape
+from pathlib import Path
+from string import Template
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from paidup import __version__
+from paidup.domain.decisions import InvoiceStatus
+from paidup.operations.explain import REFERENCE_KINDS, UNHANDLED_SHOWN_FOR
+from paidup.operations.formatting import (
+    format_datetime,
+    format_detail,
+    format_duration,
+    format_time,
+    summary,
+)
+from paidup.operations.invoice_report import Explanation, InvoiceReport, StoredEvent
+from paidup.operations.overview import UNTRIED_AFTER, Overview, PendingInvoice, SettledInvoice
+from paidup.operations.recommendations import event_recommendation
+
+_TEMPLATE = (Path(__file__).parent / "operators.html").read_text()
+_STYLE = _TEMPLATE.partition("<style>")[2].partition("</style>")[0]
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_HEADERS = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Vary": "Accept",
+}
+_EVENT_COLUMNS = ("event", "type", "invoice", "received", "#tries", "next", "reason", "recommendation")
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def html_response(request: Request, title: str, body: Html, at: datetime, status: int = 200) -> Response:
+    """Render `body` into the page template; the headers forbid scripts, framing and caching."""
+    # Substitution is a single pass, so placeholders in the values have no effect.
+    page = Template(_TEMPLATE).substitute(
+        title=_to_html(title),
+        body=body,
+        footer=_to_html(f"{format_datetime(at)} · Paidup {__version__} · read-only"),
+    )
+    # Add the mount prefix, if any. Only links match: a quotation mark in text is escaped.
+    page = page.replace('"/operators', f'"{escape(request.scope["root_path"])}/operators')
+    return Response(page, status, _HEADERS, media_type="text/html")
+
+
+def overview_body(overview: Overview) -> Html:
+    """Render the lists of the overview."""
+    return _join(
+        [
+            *(_tag("p", alarm.text, "alarm") for alarm in overview.alarms),
+            "" if overview.alarms else _tag("p", "No alarms.", "good"),
+            *_failed_events(overview),
+            *_pending_invoices(overview),
+            *_settled_invoices(overview),
+            *_unhandled_events(overview),
+        ]
+    )
+
+
+def explanation_body(explanation: Explanation) -> Html:
+    """Render all invoices of an explanation."""
+    if not explanation.found:
+        return _tag("p", f"Not found: no {REFERENCE_KINDS} matches.", "note")
+    parts: list[object] = []
+    if explanation.account is not None:
+        parts.append(_tag("p", f"Account {explanation.account}: balance {explanation.balance}"))
+    parts += [_invoice_body(report) for report in explanation.invoices]
+    if explanation.older_invoices:
+        parts.append(_tag("p", f"{explanation.older_invoices} older invoices are not shown.", "note"))
+    if events := explanation.other_events:
+        parts.append(_heading("Events that had no effect", len(events), len(events)))
+        parts.append(_table(_EVENT_COLUMNS, [_event_row(event, explanation.at) for event in events], ""))
+    return _join(parts)
+
+
+def _failed_events(overview: Overview) -> list[Html]:
+    events = overview.failed_events
+    return [
+        _heading("Events that could not be handled", overview.failed_events_total, len(events)),
+        _table(_EVENT_COLUMNS, [_event_row(event, overview.at) for event in events], "None."),
+    ]
+
+
+def _pending_invoices(overview: Overview) -> list[Html]:
+    columns = ("invoice", "account", "plan", "stage", "age", "last event", "next check")
+    rows = [_pending_row(invoice, overview.at) for invoice in overview.pending]
+    return [
+        _heading("Pending invoices", overview.pending_total, len(rows)),
+        _table(columns, rows, "None."),
+    ]
+
+
+def _settled_invoices(overview: Overview) -> list[Html]:
+    columns = ("invoice", "account", "plan", "#credits", "source", "settled", "after")
+    rows = [_settled_row(invoice, overview.at) for invoice in overview.settled]
+    return [_heading("Recent settlements", len(rows), len(rows)), _table(columns, rows, "None yet.")]
+
+
+def _unhandled_events(overview: Overview) -> list[Html]:
+    rows = [
+        (event.id, event.type, _ago(overview.at, event.received_at)) for event in overview.unhandled_events
+    ]
+    period = format_duration(UNHANDLED_SHOWN_FOR)
+    return [
+        _heading(f"Events of unhandled types, last {period}", len(rows), len(rows)),
+        _table(("event", "type", "received"), rows, "None."),
+    ]
+
+
+def _invoice_body(report: InvoiceReport) -> Html:
+    details = _join(_join([_tag("dt", name), _tag("dd", value)]) for name, value in summary(report))
+    timeline = [
+        (format_time(event.at), f"+{event.after_ms}", event.event_type, format_detail(event.detail))
+        for event in report.timeline
+    ]
+    events = [
+        (event.id, event.type, event.attempts, event.outcome or event.error or "not handled yet")
+        for event in report.events
+    ]
+    return _join(
+        [
+            _tag("h2", _invoice_link(report.invoice)),
+            _tag("p", report.recommendation, "todo"),
+            _tag("dl", details),
+            *(_tag("p", f"Pending: {step}") for step in report.pending_steps),
+            _table(("at (UTC)", "#ms", "event", "detail"), timeline, "The timeline is empty."),
+            _tag("h2", "Stripe events"),
+            _table(("event", "type", "#tries", "outcome"), events, "None stored."),
+        ]
+    )
+
+
+def _event_row(event: StoredEvent, at: datetime) -> list[object]:
+    reason = event.error or event.outcome or "not tried yet"
+    if event.unknown_reference:
+        reason += f" ({event.unknown_reference})"
+    return [
+        event.id,
+        event.type,
+        _invoice_link(event.invoice) if event.invoice else "",
+        _ago(at, event.received_at),
+        event.attempts,
+        "" if event.handled_at else _due(at, event.next_attempt_at),
+        reason,
+        event_recommendation(event),
+    ]
+
+
+def _pending_row(row: PendingInvoice, at: datetime) -> list[object]:
+    failed = row.status is InvoiceStatus.FAILED
+    return [
+        _invoice_link(row.invoice),
+        row.account,
+        row.plan,
+        _tag("span", row.stage, "warn" if failed else ""),
+        format_duration(at - row.created_at),
+        f"{row.last_event} {_ago(at, row.last_event_at)}" if row.last_event else "none",
+        _due(at, row.next_check_at),
+    ]
+
+
+def _settled_row(row: SettledInvoice, at: datetime) -> list[object]:
+    duration = format_duration(row.settled_at - row.created_at) if row.settled_at else ""
+    settled = _ago(at, row.settled_at)
+    return [_invoice_link(row.invoice), row.account, row.plan, row.credits, row.via, settled, duration]
+
+
+def _ago(at: datetime, then: datetime | None) -> str:
+    return f"{format_duration(at - then)} ago" if then else ""
+
+
+def _due(at: datetime, due_at: datetime | None) -> Html:
+    if due_at is None:
+        return _tag("span", "given up", "bad")
+    late = at - due_at
+    if late > UNTRIED_AFTER:
+        return _tag("span", f"overdue by {format_duration(late)}", "bad")
+    return _tag("span", "now" if late > timedelta() else f"in {format_duration(late)}")
+
+
+def _heading(text: str, total: int, shown: int) -> Html:
+    count = f"{total}" if total == shown else f"{total}, the newest {shown} shown"
+    return _tag("h2", _join([text, " ", _tag("small", count)]))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str) -> Html:
+    """Render a table, or the text `empty`. A column whose name starts with # holds numbers."""
+    if not rows:
+        return _tag("p", empty, "note")
+    classes = ["n" if name.startswith("#") else "" for name in columns]
+    head = _join(_tag("th", name.removeprefix("#"), css) for name, css in zip(columns, classes, strict=True))
+    body = _join(
+        _tag("tr", _join(_tag("td", cell, css) for cell, css in zip(row, classes, strict=True)))
+        for row in rows
+    )
+    table = _tag("table", _join([_tag("thead", _tag("tr", head)), _tag("tbody", body)]))
+    return Html(f'<div class="scroll" tabindex="0">{table}</div>')
+
+
+def _invoice_link(invoice: str) -> Html:
+    return Html(f'<a href="/operators/invoices/{quote(invoice, safe="")}">{escape(invoice)}</a>')
+
+
+def _tag(name: str, content: object, css_class: str = "") -> Html:
+    attribute = f' class="{escape(css_class)}"' if css_class else ""
+    return Html(f"<{name}{attribute}>{_to_html(content)}</{name}>")
+
+
+def _join(parts: Iterable[object]) -> Html:
+    return Html("".join(map(_to_html, parts)))
+
+
+def _to_html(value: object) -> str:
+    return value if isinstance(value, Html) else escape("" if value is None else str(value))
