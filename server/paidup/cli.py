@@ -1,4 +1,4 @@
-"""The command `paidup`. Each command loads the settings, does one thing, and says how it went."""
+"""The `paidup` command line: one function for each command."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from paidup.domain.catalog import parse_catalogue
 from paidup.errors import ConfigurationError, PaidupError
 from paidup.logs import configure_logging
 from paidup.metrics import Metrics
-from paidup.operations import backfill as by_hand
-from paidup.operations import explain as explanations
-from paidup.operations import explain_terminal
+from paidup.operations import backfill as backfills
 from paidup.operations.doctor.report import any_failed, invalid_settings, render_table
 from paidup.operations.doctor.run import run_checks
+from paidup.operations.explain import REFERENCE_KINDS
+from paidup.operations.explain import explain as explain_reference
+from paidup.operations.explain_terminal import render_explanation
 from paidup.operations.stripe_setup import (
     EndpointSetup,
     PriceSetup,
     ensure_endpoint,
     ensure_prices,
-    gateway_alone,
+    open_gateway_only,
 )
 from paidup.services import open_services
 from paidup.settings import ENV_FILE, Settings, load_settings
@@ -45,33 +46,34 @@ from paidup.stripe_api.gateway import API_VERSION
 from paidup.uvicorn_server import serve as run_server
 
 T = TypeVar("T")
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 
 app = typer.Typer(
     name="paidup",
-    help="Turns a confirmed Stripe payment into usable plan credits, exactly once.",
+    help="Turn confirmed Stripe payments into plan credits, exactly once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console()
-complaints = Console(stderr=True)
+error_console = Console(stderr=True)
 
 
 @app.command()
 def serve(
     workers: Annotated[
-        int | None, typer.Option(help="Processes; default WEB_CONCURRENCY. They share one Redis.", min=1)
+        int | None,
+        typer.Option(help="Number of processes (default: WEB_CONCURRENCY). They share one Redis.", min=1),
     ] = None,
 ) -> None:
-    """Serve the API, the webhooks and the sockets."""
+    """Serve the API, webhooks and WebSockets."""
     settings = _settings()
     run_server(settings, workers or settings.web_concurrency)
 
 
 @app.command()
-def work(once: Annotated[bool, typer.Option(help="One round of sweeps, then end.")] = False) -> None:
-    """Run the reconciler: find and settle what the browser and the webhook left open."""
+def work(once: Annotated[bool, typer.Option(help="Run every sweep once, then exit.")] = False) -> None:
+    """Run the reconciler: settle payments that no browser and no webhook reported."""
     settings = _settings()
     configure_logging(settings.log_level, settings.log_format)
     _run(_work(settings, once))
@@ -79,7 +81,7 @@ def work(once: Annotated[bool, typer.Option(help="One round of sweeps, then end.
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema up to date. Safe to run again."""
+    """Apply database migrations. Safe to run again."""
     settings = _settings()
     _run(run_migrations(settings.effective_database_url))
     console.print("The database is up to date.")
@@ -89,54 +91,53 @@ def migrate() -> None:
 def stripe_setup(
     webhook_url: Annotated[
         str | None,
-        typer.Option(help="Make the webhook endpoint as well: https://your.host, or its whole address."),
+        typer.Option(help="Also create the webhook endpoint: https://your.host, or its full URL."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the products and prices of plans.toml, and the webhook endpoint, in your Stripe account."""
-    # The secret is what making the endpoint gives: it cannot be asked for before.
-    none_yet = {"STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(32)}"}
-    settings = _quiet_settings(assumed=none_yet if webhook_url else None)
+    """Create the products and prices of plans.toml, and the webhook endpoint, in your Stripe account."""
+    # Stripe returns the secret when the endpoint is created, so it cannot be required before that.
+    placeholder = {"STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(32)}"}
+    settings = _quiet_settings(defaults=placeholder if webhook_url else None)
     prices, endpoint = _run(_stripe_setup(settings, webhook_url))
     if as_json:
         _print_json({"prices": prices, "endpoint": endpoint})
         return
-    for made in prices:
-        console.print(f"{made.state:8} {made.lookup_key} ({made.price})")
+    for price in prices:
+        console.print(f"{price.state:8} {price.lookup_key} ({price.price})")
     if endpoint:
         _print_endpoint(endpoint)
 
 
 @app.command()
 def explain(
-    reference: Annotated[
-        str, typer.Argument(help="in_..., pi_..., sub_..., cus_... or your own id of the user.")
-    ],
+    reference: Annotated[str, typer.Argument(help="in_..., pi_..., sub_..., cus_... or your own user id.")],
     as_json: Json = False,
 ) -> None:
-    """Why is he not active? The whole timeline, who won, what is awaited, what to do."""
-    found = _run(_with_database(_quiet_settings(), explanations.explain(reference)))
+    """Explain an invoice's status: its timeline, what it is waiting for, and what to do."""
+    explanation = _run(_with_database(_quiet_settings(), explain_reference(reference)))
     if as_json:
-        _print_json(found)
-    elif found.found:
-        console.print(explain_terminal.rendered(found))
+        _print_json(explanation)
+    elif explanation.found:
+        console.print(render_explanation(explanation))
     else:
-        complaints.print(f"Nothing here is called {escape(reference)}: looked for {explanations.LOOKED_FOR}.")
-    if not found.found:
+        error_console.print(f"Not found: no {REFERENCE_KINDS} matches {escape(reference)}.")
+    if not explanation.found:
         raise typer.Exit(1)
 
 
 @app.command()
 def doctor(
     webhook_url: Annotated[
-        str | None, typer.Option(help="The address of our webhook endpoint; else its path tells.")
+        str | None,
+        typer.Option(help="URL of the webhook endpoint. Default: any endpoint with Paidup's path."),
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="https://your.host, as browsers and Stripe see it: asked as well.")
+        str | None, typer.Option(help="Also check the public URL, such as https://your.host.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Examine all that Paidup stands on: each line is ok, or says what to do. Exit code 1 if one fails."""
+    """Check settings, Stripe, database and Redis. Exit code 1 if a check fails."""
     try:
         settings = _quiet_settings()
     except ConfigurationError as error:
@@ -153,16 +154,16 @@ def doctor(
 
 @app.command()
 def backfill(
-    since: Annotated[str, typer.Option(help="A date or time, UTC unless it says else: 2026-11-01.")],
+    since: Annotated[str, typer.Option(help="A date or time, UTC unless it has an offset: 2026-11-01.")],
     as_json: Json = False,
 ) -> None:
-    """Settle every paid invoice that Stripe lists since then. Safe to stop and to run again."""
-    settings, when = _quiet_settings(), by_hand.since_when(since)
+    """Settle every paid invoice created since a date. Safe to interrupt and to run again."""
+    settings, when = _quiet_settings(), backfills.parse_since(since)
     counts: Counter[str] = Counter()
     try:
         _run(_backfill(settings, when, counts))
     finally:
-        # However it ended: what was done is done.
+        # Also after an error or Ctrl-C: invoices settled so far stay settled.
         if as_json:
             _print_json({"since": when, "invoices": counts.total(), "outcomes": counts})
         else:
@@ -173,10 +174,10 @@ def backfill(
 
 @app.command()
 def replay(
-    event: Annotated[str, typer.Argument(help="evt_...; fetched from Stripe where it is not stored here.")],
+    event: Annotated[str, typer.Argument(help="evt_...; fetched from Stripe if it is not stored.")],
     as_json: Json = False,
 ) -> None:
-    """Handle an event again. Exit code 1 where it still cannot be handled."""
+    """Handle a Stripe event again. Exit code 1 if it still cannot be handled."""
     done = _run(_replay(_quiet_settings(), event))
     if as_json:
         _print_json(done)
@@ -188,7 +189,7 @@ def replay(
 
 @app.command()
 def audit(as_json: Json = False) -> None:
-    """Compare balances, entries and grants. Repairs nothing; exit code 1 where they differ."""
+    """Compare balances, ledger entries and grants. Changes nothing; exit code 1 if they differ."""
     settings = _quiet_settings()
     accounts, findings = _run(_with_database(settings, _audit()))
     if as_json:
@@ -203,23 +204,23 @@ def audit(as_json: Json = False) -> None:
 
 @app.command()
 def demo() -> None:
-    """Run the whole demo: sandbox (or your Stripe test keys from .env), server, reconciler, page."""
-    # The only road from the server's package to the demo's, and only on this command.
+    """Run the demo: Stripe sandbox (or your test keys from .env), server, reconciler and page."""
+    # The only import of the demo's package, and only for this command.
     from paidup_demo.supervisor import run_demo  # noqa: PLC0415
 
     _run(run_demo())
 
 
 def main() -> None:
-    """The entry point: errors of ours are one clear message, and exit code 1 (2 for settings)."""
+    """Run the command line. Errors are one message and exit code 1, or 2 for invalid settings."""
     try:
         app()
     except ConfigurationError as error:
         for problem in error.problems:
-            complaints.print(f"[red]settings:[/red] {problem}", highlight=False)
+            error_console.print(f"[red]settings:[/red] {problem}", highlight=False)
         raise SystemExit(2) from None
     except PaidupError as error:
-        complaints.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        error_console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None
 
 
@@ -227,9 +228,9 @@ def _settings() -> Settings:
     return load_settings(env_file=ENV_FILE)
 
 
-def _quiet_settings(assumed: dict[str, str] | None = None) -> Settings:
-    """The settings of a command whose words are its answer: logs go to standard error, warnings only."""
-    settings = load_settings(env_file=ENV_FILE, defaults=assumed)
+def _quiet_settings(defaults: dict[str, str] | None = None) -> Settings:
+    """Load the settings of a command that prints its result: logs at INFO are suppressed."""
+    settings = load_settings(env_file=ENV_FILE, defaults=defaults)
     level = "WARNING" if settings.log_level == "INFO" else settings.log_level
     configure_logging(level, settings.log_format)
     return settings
@@ -242,28 +243,28 @@ def _print_json(value: object) -> None:
 def _print_endpoint(endpoint: EndpointSetup) -> None:
     console.print(f"{endpoint.state:8} {endpoint.url} ({endpoint.id})", highlight=False)
     if endpoint.secret:
-        console.print("Shown once. Put it into the environment or .env:")
+        console.print("Shown once. Add it to the environment or .env:")
         console.print(f"STRIPE_WEBHOOK_SECRET={endpoint.secret}", highlight=False, soft_wrap=True)
     if not endpoint.same_version:
-        theirs = endpoint.api_version or "that of the account"
+        version = endpoint.api_version or "the account's default"
         console.print(
-            f"Its API version is {theirs}, ours {API_VERSION}: an event of another version is read again, "
-            "which costs a call. It cannot be changed: delete the endpoint in Stripe and run this again."
+            f"The endpoint's API version is {version}, the SDK's is {API_VERSION}. Each event costs an extra "
+            "API call. To change the version, delete the endpoint in Stripe and run this again."
         )
 
 
 @contextmanager
-def _progress(words: str, total: int) -> Iterator[Progress]:
-    """A bar on standard error, so that standard output stays the answer."""
+def _progress(description: str, total: int) -> Iterator[Progress]:
+    """Show a progress bar on standard error; standard output is for the result."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.fields[done]}"),
         TimeElapsedColumn(),
     )
-    hidden = not complaints.is_terminal
-    with Progress(*columns, console=complaints, transient=True, disable=hidden) as progress:
-        progress.add_task(words, total=total, done="")
+    hidden = not error_console.is_terminal
+    with Progress(*columns, console=error_console, transient=True, disable=hidden) as progress:
+        progress.add_task(description, total=total, done="")
         yield progress
 
 
@@ -279,16 +280,16 @@ async def _work(settings: Settings, once: bool) -> None:
             for sweep, rows in (await services.reconciler.sweep()).items():
                 console.print(f"{sweep}: {rows}")
             return
-        _show_metrics(settings, services.metrics)
-        sweeping = asyncio.create_task(services.reconciler.run_forever(settings.reconciler_interval_s))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, sweeping.cancel)
+        _serve_metrics(settings, services.metrics)
+        reconciling = asyncio.create_task(services.reconciler.run_forever(settings.reconciler_interval_s))
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signum, reconciling.cancel)
         with suppress(asyncio.CancelledError):
-            await sweeping
+            await reconciling
 
 
-def _show_metrics(settings: Settings, metrics: Metrics) -> None:
-    """A worker serves no HTTP but this. It ends with the process."""
+def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
+    """Serve the worker's metrics over HTTP until the process ends."""
     if not settings.worker_metrics_port:
         return
     try:
@@ -301,13 +302,13 @@ async def _stripe_setup(
     settings: Settings, webhook_url: str | None
 ) -> tuple[list[PriceSetup], EndpointSetup | None]:
     catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
-    async with gateway_alone(settings) as gateway:
+    async with open_gateway_only(settings) as gateway:
         prices = await ensure_prices(gateway, catalogue)
         return prices, await ensure_endpoint(gateway, webhook_url) if webhook_url else None
 
 
 async def _with_database(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
-    """`work` with our tables and nothing else: Stripe and Redis may be away."""
+    """Run `work` with the database only; Stripe and Redis are not needed."""
     try:
         async with open_database(settings.effective_database_url):
             return await work
@@ -318,19 +319,19 @@ async def _with_database(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
 async def _backfill(settings: Settings, since: datetime, counts: Counter[str]) -> None:
     async with open_services(settings) as services:
         newest, oldest = now().timestamp(), since.timestamp()
-        # How many there are nobody knows; how far back it has come fills the bar.
+        # The number of invoices is unknown, so the bar shows how far back in time the backfill has come.
         with _progress("Paid invoices", round(newest - oldest)) as progress:
 
             def on_progress(done: int, created: int) -> None:
                 bar = progress.task_ids[0]
                 progress.update(bar, completed=newest - created, done=f"{done} invoices")
 
-            await by_hand.backfill(services.gateway, services.reconciler, since, counts, on_progress)
+            await backfills.backfill(services.gateway, services.reconciler, since, counts, on_progress)
 
 
-async def _replay(settings: Settings, event: str) -> by_hand.Replayed:
+async def _replay(settings: Settings, event: str) -> backfills.Replayed:
     async with open_services(settings) as services:
-        return await by_hand.replay(services.gateway, services.events, event)
+        return await backfills.replay(services.gateway, services.events, event)
 
 
 async def _audit() -> tuple[int, list[Finding]]:

@@ -20,7 +20,7 @@ from paidup.domain import catalog as plans
 from paidup.domain import messages
 from paidup.domain import payment_facts as facts
 from paidup.domain.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
-from paidup.operations import explain
+from paidup.operations import invoice_report, overview
 from paidup.reconciliation import alarms
 from paidup.web import api, credits_api, operators, problems, webhooks
 from paidup.web import health as operations
@@ -185,14 +185,14 @@ REQUESTS = [
 ]
 ANSWERS = [
     *(messages.StatusMessage, facts.PaymentError, plans.PlanPrice, ledger.Spent, reservations.Reserved),
-    *(alarms.Alarm, operators.Overview, operators.Pending, operators.SettledInvoice),
+    *(alarms.Alarm, overview.Overview, overview.PendingInvoice, overview.SettledInvoice),
     *(
-        explain.Explanation,
-        explain.InvoiceReport,
-        explain.InvoiceDetails,
-        explain.Grant,
-        explain.TimelineEvent,
-        explain.StoredEvent,
+        invoice_report.Explanation,
+        invoice_report.InvoiceReport,
+        invoice_report.InvoiceDetails,
+        invoice_report.GrantDetails,
+        invoice_report.TimelineEvent,
+        invoice_report.StoredEvent,
     ),
 ]
 FRAMES = [messages.BalanceMessage, messages.Heartbeat, messages.Bye, messages.Verify]

@@ -1,4 +1,4 @@
-"""Fixtures and steps: the commands as processes, and payments in every state that an operator may meet."""
+"""Fixtures and helpers: commands as processes, and payments in the states that operators see."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPERATOR_TOKEN = "token-of-the-operators"
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """An empty working folder with a short name: no .env, no data."""
+    """An empty working directory with a short path, without .env and data."""
     folder = Path(tempfile.mkdtemp(prefix="po-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -37,7 +37,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def run(world: World, home: Path) -> Run:
-    """Runs `paidup` with these arguments in this world; the exit code and all words."""
+    """Run `paidup` with these arguments; returns the exit code and the output."""
 
     async def run(*arguments: str, forked: bool = False, **changes: Any) -> tuple[int, str]:
         return await paidup_command(home, arguments, environment(**world.given(**changes)), forked)
@@ -48,7 +48,7 @@ def run(world: World, home: Path) -> Run:
 async def paidup_command(
     home: Path, arguments: tuple[str, ...], variables: dict[str, str], forked: bool = False
 ) -> tuple[int, str]:
-    log = home / "words.log"
+    log = home / "output.log"
     log.unlink(missing_ok=True)
     child = Child(["-m", "paidup.cli", *arguments], variables, log, cwd=home, forked=forked)
     try:
@@ -81,15 +81,15 @@ def gold_plans(tmp_path: Path) -> Path:
     return path
 
 
-def document(words: str) -> Any:
-    """The JSON document that a command printed, whatever was logged around it."""
-    return json.loads(words[words.index("{") : words.rindex("}") + 1])
+def document(output: str) -> Any:
+    """Return the JSON document in a command's output, which may have log lines around it."""
+    return json.loads(output[output.index("{") : output.rindex("}") + 1])
 
 
 async def paid_elsewhere(
     stripe_side: StripeSide, customer: str, lookup_key: str = "paidup_pro_monthly", **form: str
 ) -> str:
-    """A subscription that the SaaS's own code made and a stored card paid at once; its invoice."""
+    """Create a subscription outside Paidup, paid at once by a stored card; returns its invoice."""
     prices = (await stripe_side.api("GET", f"prices?lookup_keys[]={lookup_key}"))["data"]
     card = await stripe_side.api("POST", "payment_methods/pm_card_visa/attach", customer=customer)
     wanted = {"items[0][price]": prices[0]["id"], "default_payment_method": card["id"], **form}
@@ -98,15 +98,15 @@ async def paid_elsewhere(
 
 
 async def parked(error: str) -> list[StripeEvent]:
-    """The stored events that stay unhandled for this reason, once the handling of all has ended."""
+    """Wait until all events were tried, and return those that stay unhandled for this reason."""
 
-    async def both_tried() -> list[StripeEvent]:
+    async def all_tried() -> list[StripeEvent]:
         rows = await StripeEvent.filter(error=f"parked: {error}", handled_at__isnull=True)
         return rows if {"invoice.paid", "invoice.payment_succeeded"} <= {row.type for row in rows} else []
 
-    return await wait_until(both_tried)
+    return await wait_until(all_tried)
 
 
-async def timeline_written(paidup: Paidup, invoice: str, what: str) -> None:
-    """Until the timeline, which is written in batches, shows this step."""
-    await wait_until(lambda: TimelineEntry.exists(invoice=invoice, event_type=what))
+async def timeline_written(paidup: Paidup, invoice: str, event_type: str) -> None:
+    """Wait until the timeline, which is written in batches, has an event of this type."""
+    await wait_until(lambda: TimelineEntry.exists(invoice=invoice, event_type=event_type))

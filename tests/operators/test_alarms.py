@@ -1,4 +1,4 @@
-"""The alarms, and the metrics that show them: on while it is so, off afterwards, from any process."""
+"""Alarms and their metrics: on while the problem lasts, off afterwards, the same from every process."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def names() -> list[str]:
     return [alarm.name for alarm in (await look()).alarms]
 
 
-async def test_what_is_overdue_is_an_alarm_until_it_is_done(database: None) -> None:
-    """What is due is no alarm yet: only that nobody takes it up."""
+async def test_overdue_work_raises_an_alarm_until_it_is_done(database: None) -> None:
+    """Work that is due raises no alarm until it is overdue."""
     assert await names() == []
     invoice = await an_invoice(await an_account(), next_check_at=now() - OVERDUE / 2)
     assert [(queue.name, queue.due) for queue in await due_queues()] == [
@@ -46,8 +46,8 @@ async def test_what_is_overdue_is_an_alarm_until_it_is_done(database: None) -> N
     assert await names() == []
 
 
-async def test_an_event_that_was_given_up_is_an_alarm_until_it_is_handled(database: None) -> None:
-    """S15: an unknown price or customer waits for a person, and says so."""
+async def test_an_abandoned_event_raises_an_alarm_until_it_is_handled(database: None) -> None:
+    """S15: an unknown price or customer needs an operator."""
     event: dict[str, Any] = {"id": "evt_1", "type": "invoice.paid", "payload": "{}", "received_at": now()}
     await StripeEvent.create(**event, attempts=11, next_attempt_at=now() + timedelta(hours=1))
     assert await names() == []
@@ -63,33 +63,31 @@ async def read(http: aiohttp.ClientSession, url: str) -> str:
         return await response.text()
 
 
-async def test_any_server_shows_every_alarm_and_what_is_due(
+async def test_every_server_exports_alarms_and_backlog(
     world: World, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the alarm of a missing worker needs no worker; with the database away, nothing is claimed."""
+    """The alarm of a stopped worker needs no worker. With the database down, no values are exported."""
     paidup = await world.server()
     await an_invoice(await an_account(), next_check_at=now() - OVERDUE * 2)
-    shown = await read(http, f"{paidup.url}/metrics")
+    metrics = await read(http, f"{paidup.url}/metrics")
     for name in ALARMS:
-        assert f'paidup_alarm{{name="{name}"}} {float(name == "reconciler_behind")}' in shown
-    assert 'paidup_reconciler_backlog{queue="invoices"} 1.0' in shown
-    assert 'paidup_up{part="database"} 1.0' in shown
-    assert 'paidup_up{part="redis"} 1.0' in shown
+        assert f'paidup_alarm{{name="{name}"}} {float(name == "reconciler_behind")}' in metrics
+    assert 'paidup_reconciler_backlog{queue="invoices"} 1.0' in metrics
+    assert 'paidup_up{part="database"} 1.0' in metrics
+    assert 'paidup_up{part="redis"} 1.0' in metrics
 
-    async def away(*_: Any) -> bool:
+    async def down(*_: Any) -> bool:
         return False
 
-    monkeypatch.setattr(operations, "probe", away)
-    shown = await read(http, f"{paidup.url}/metrics")
-    assert 'paidup_up{part="database"} 0.0' in shown
-    assert "paidup_alarm{" not in shown
-    assert "paidup_reconciler_backlog{" not in shown
+    monkeypatch.setattr(operations, "probe", down)
+    metrics = await read(http, f"{paidup.url}/metrics")
+    assert 'paidup_up{part="database"} 0.0' in metrics
+    assert "paidup_alarm{" not in metrics
+    assert "paidup_reconciler_backlog{" not in metrics
 
 
-async def test_the_alarms_are_looked_up_once_in_a_while(
-    database: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """/readyz and /metrics may be asked each second."""
+async def test_alarms_are_cached(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/readyz and /metrics may be requested every second."""
     alarms = Alarms()
     assert await alarms.current() == []
     await an_invoice(await an_account(), next_check_at=now() - OVERDUE * 2)
@@ -98,7 +96,7 @@ async def test_the_alarms_are_looked_up_once_in_a_while(
     assert [alarm.name for alarm in await alarms.current()] == ["reconciler_behind"]
 
 
-async def test_the_budgets_use_is_counted(valkey: str) -> None:
+async def test_the_rate_limiters_use_is_counted(valkey: str) -> None:
     redis, metrics = connect_redis(valkey), Metrics()
     budget = RateLimiter(redis, 1, metrics)
     endpoint = f"invoices.{free_port()}"  # of this test alone
@@ -117,10 +115,10 @@ async def test_the_budgets_use_is_counted(valkey: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_worker_shows_its_metrics_where_it_is_told_to(
+async def test_a_worker_serves_metrics_on_its_port(
     home: Path, world: World, http: aiohttp.ClientSession
 ) -> None:
-    """The sweeps and the audit are counted there and nowhere else. A taken port is said."""
+    """Sweeps and the audit are counted only there. A port in use is reported as an invalid setting."""
     port = free_port()
     given = environment(**world.given(worker_metrics_port=port, reconciler_interval_s=0.05))
     work = ["-m", "paidup.cli", "work"]

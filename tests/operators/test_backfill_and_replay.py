@@ -1,4 +1,4 @@
-"""`paidup backfill`, `replay` and `audit`: what is missing is credited once, what differs is said."""
+"""`paidup backfill`, `replay` and `audit`: missing credits are granted once, mismatches are reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paidup.credits.audit import audit_all
 from paidup.db.models import Account, CreditGrant, EventSource, Invoice, LedgerEntry, StripeEvent
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import InvalidInput, NotFound, StripeUnavailable
-from paidup.operations.backfill import backfill, replay, since_when
+from paidup.operations.backfill import backfill, parse_since, replay
 from paidup.services import Services
 from paidup.stripe_api.schemas import ListOf
 from tests.operators.conftest import paid_elsewhere
@@ -27,15 +27,15 @@ YESTERDAY = timedelta(days=1)
 
 
 async def customers_who_paid(stripe_side: StripeSide, number: int) -> None:
-    """Accounts whose invoices were paid at Stripe's side; nothing of it came here."""
-    for place in range(number):
+    """Create accounts whose invoices are paid at Stripe, without any event arriving here."""
+    for index in range(number):
         customer = await stripe_side.customer()
-        await Account.create(external_id=f"c{place}", stripe_customer=customer)
+        await Account.create(external_id=f"c{index}", stripe_customer=customer)
         await paid_elsewhere(stripe_side, customer)
 
 
-class TwoAPage:
-    """The gateway, listing two invoices a page, so that a few make several pages."""
+class SmallPages:
+    """A gateway that lists two invoices per page."""
 
     def __init__(self, services: Services, breaks_at: int | None = None) -> None:
         self.pages = 0
@@ -45,19 +45,19 @@ class TwoAPage:
     async def list_paid_invoices(self, since: int, after: str | None, max_wait_s: float) -> ListOf[Any]:
         self.pages += 1
         if self.pages == self._breaks_at:
-            raise StripeUnavailable("away")
+            raise StripeUnavailable("down")
         listed = (await self._list(since, None, max_wait_s)).data
-        first = next((place + 1 for place, shape in enumerate(listed) if shape.id == after), 0)
+        first = next((index + 1 for index, invoice in enumerate(listed) if invoice.id == after), 0)
         return ListOf(listed[first : first + 2], has_more=len(listed) > first + 2)
 
 
 async def test_a_backfill_credits_every_paid_invoice_once(
     services: Services, stripe_side: StripeSide
 ) -> None:
-    """S20: no event ever came and none can be resent: the list of paid invoices shows them, page by page."""
+    """S20: no event arrived and none can be resent; the list of paid invoices has them, page by page."""
     await customers_who_paid(stripe_side, 4)
     await paid_elsewhere(stripe_side, await stripe_side.customer())
-    gateway: Any = TwoAPage(services)
+    gateway: Any = SmallPages(services)
     progress: list[int] = []
     counts: Counter[str] = Counter()
     await backfill(
@@ -73,12 +73,12 @@ async def test_a_backfill_credits_every_paid_invoice_once(
     await assert_books_balance(grants=4)
 
 
-async def test_a_backfill_that_breaks_off_keeps_what_it_did_and_goes_on_when_run_again(
+async def test_an_interrupted_backfill_continues_when_run_again(
     services: Services, stripe_side: StripeSide
 ) -> None:
-    """S34: Stripe goes away between two pages."""
+    """S34: Stripe goes down between two pages."""
     await customers_who_paid(stripe_side, 3)
-    gateway: Any = TwoAPage(services, breaks_at=2)
+    gateway: Any = SmallPages(services, breaks_at=2)
     counts: Counter[str] = Counter()
     with pytest.raises(StripeUnavailable):
         await backfill(gateway, services.reconciler, now() - YESTERDAY, counts)
@@ -90,9 +90,7 @@ async def test_a_backfill_that_breaks_off_keeps_what_it_did_and_goes_on_when_run
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_backfill_looks_no_further_back_than_it_is_told(
-    services: Services, stripe_side: StripeSide
-) -> None:
+async def test_a_backfill_ignores_invoices_before_since(services: Services, stripe_side: StripeSide) -> None:
     await customers_who_paid(stripe_side, 1)
     counts: Counter[str] = Counter()
     await backfill(services.gateway, services.reconciler, now() + timedelta(seconds=5), counts)
@@ -108,20 +106,20 @@ async def test_a_backfill_looks_no_further_back_than_it_is_told(
         ("2026-11-01T09:30:00+02:00", datetime(2026, 11, 1, 7, 30, tzinfo=UTC)),
     ],
 )
-def test_a_date_is_utc_unless_it_says_else(text: str, when: datetime) -> None:
-    assert since_when(text) == when
+def test_since_is_utc_unless_it_has_an_offset(text: str, when: datetime) -> None:
+    assert parse_since(text) == when
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "01.11.2026"])
-def test_what_is_no_date_is_refused(text: str) -> None:
+def test_an_invalid_date_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
-        since_when(text)
+        parse_since(text)
 
 
-async def test_a_replay_fetches_from_stripe_what_never_came(
+async def test_a_replay_fetches_an_event_that_never_arrived(
     services: Services, stripe_side: StripeSide
 ) -> None:
-    """S20: stored as found in a list, so that it does not pass for a webhook that came; credited once."""
+    """S20: it is stored with the source LIST, so it does not count as a webhook; it grants credits once."""
     await customers_who_paid(stripe_side, 1)
     event = await wait_until(lambda: stripe_side.event("invoice.paid"))
     done = await replay(services.gateway, services.events, event["id"])
@@ -137,7 +135,7 @@ async def test_a_replay_fetches_from_stripe_what_never_came(
 async def test_a_replay_fetches_a_payload_that_was_pruned(
     services: Services, stripe_side: StripeSide
 ) -> None:
-    """The row is there, empty; what Stripe still has is handled, and kept in case that fails."""
+    """The event from Stripe is handled, and its payload stored again in case that fails."""
     await customers_who_paid(stripe_side, 1)
     event = await wait_until(lambda: stripe_side.event("invoice.paid"))
     await replay(services.gateway, services.events, event["id"])
@@ -146,14 +144,12 @@ async def test_a_replay_fetches_a_payload_that_was_pruned(
     assert (done.source, done.outcome, done.done) == ("stripe", "already_settled", True)
     assert event["id"] in (await StripeEvent.get()).payload
     await StripeEvent.create(id="evt_old", type="invoice.paid", payload="", received_at=now())
-    with pytest.raises(NotFound, match="The payload of evt_old is neither here nor at Stripe"):
+    with pytest.raises(NotFound, match="The payload of evt_old is neither stored nor at Stripe"):
         await replay(services.gateway, services.events, "evt_old")
 
 
-async def test_an_event_that_was_given_up_is_handled_again(
-    services: Services, stripe_side: StripeSide
-) -> None:
-    """S13: whatever its state, a stored event can be replayed; a failure is noted on it and told."""
+async def test_an_abandoned_event_can_be_replayed(services: Services, stripe_side: StripeSide) -> None:
+    """S13: a stored event can be replayed in any state; a failure is stored with it and reported."""
     await customers_who_paid(stripe_side, 1)
     event = await wait_until(lambda: stripe_side.event("invoice.paid"))
     body: dict[str, Any] = {"type": "invoice.paid", "received_at": now(), "attempts": 12}
@@ -170,7 +166,7 @@ async def test_an_event_that_was_given_up_is_handled_again(
     assert (await StripeEvent.get(id="evt_b")).attempts == 13
 
 
-async def test_an_event_that_neither_has_is_not_found(services: Services) -> None:
+async def test_an_event_that_is_neither_stored_nor_at_stripe_is_not_found(services: Services) -> None:
     with pytest.raises(NotFound, match="evt_nothing"):
         await replay(services.gateway, services.events, "evt_nothing")
 
@@ -178,7 +174,7 @@ async def test_an_event_that_neither_has_is_not_found(services: Services) -> Non
 async def test_the_audit_finds_a_tampered_balance_and_a_missing_grant(
     services: Services, stripe_side: StripeSide
 ) -> None:
-    """S37: each difference by account or invoice; nothing is repaired."""
+    """S37: each mismatch is reported by account or invoice; nothing is changed."""
     await customers_who_paid(stripe_side, 3)
     await backfill(services.gateway, services.reconciler, now() - YESTERDAY, Counter())
     assert await audit_all() == []
@@ -199,8 +195,8 @@ async def test_the_audit_finds_a_tampered_balance_and_a_missing_grant(
     assert (await Account.get(external_id="c0")).balance == 2001
 
 
-async def test_the_audit_passes_over_invoices_that_wait(services: Services) -> None:
-    """S37: only an invoice that was paid needs a grant, whether its money has gone back or not."""
+async def test_the_audit_ignores_unpaid_invoices(services: Services) -> None:
+    """S37: only paid invoices need a grant, whether refunded or not."""
     account = await an_account()
     for status in set(InvoiceStatus) - {InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED}:
         await an_invoice(account, status=status)

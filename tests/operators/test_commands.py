@@ -1,4 +1,4 @@
-"""The operators' commands as processes: their exit codes, their words, their JSON."""
+"""The operators' commands as processes: exit codes, output and JSON."""
 
 from __future__ import annotations
 
@@ -23,76 +23,78 @@ from tests.support.stripe_sandbox import LOOKUP_KEYS, StripeSide
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-async def test_an_operator_s_day(world: World, run: Run, stripe_side: StripeSide) -> None:
-    """S20, S36, S37: a paid invoice is missing; backfilled, explained, replayed; then a balance is wrong."""
+async def test_a_missing_payment_is_backfilled_explained_and_replayed(
+    world: World, run: Run, stripe_side: StripeSide
+) -> None:
+    """S20, S36, S37: and a wrong balance is reported by the audit."""
     customer = await stripe_side.customer()
     async with open_database(world.database_url):
         await Account.create(external_id="ada", stripe_customer=customer)
     invoice = await paid_elsewhere(stripe_side, customer)
-    code, words = await run("explain", invoice, forked=True)
-    assert (code, "looked for an invoice" in words) == (1, True)
-    code, words = await run("backfill", "--since", f"{now():%Y-%m-%d}", "--json")
+    code, output = await run("explain", invoice, forked=True)
+    assert (code, "no invoice, PaymentIntent" in output) == (1, True)
+    code, output = await run("backfill", "--since", f"{now():%Y-%m-%d}", "--json")
     assert code == 0
-    assert document(words)["outcomes"] == {"settled": 1}
-    code, words = await run("explain", "ada", "--json")
+    assert document(output)["outcomes"] == {"settled": 1}
+    code, output = await run("explain", "ada", "--json")
     assert code == 0
-    (report,) = document(words)["invoices"]
+    (report,) = document(output)["invoices"]
     assert (report["invoice"], report["details"]["settled_via"]) == (invoice, "reconciliation")
     event = await stripe_side.event("invoice.paid")
-    code, words = await run("replay", event["id"])
-    assert (code, words.strip()) == (0, f"{event['id']} (invoice.paid): already_settled")
+    code, output = await run("replay", event["id"])
+    assert (code, output.strip()) == (0, f"{event['id']} (invoice.paid): already_settled")
     async with open_database(world.database_url):
         await Account.all().update(balance=1)
-    code, words = await run("audit", "--json")
+    code, output = await run("audit", "--json")
     assert code == 1
-    told = document(words)
-    assert (told["accounts"], told["differences"][0]["subject"]) == (1, "account ada")
+    result = document(output)
+    assert (result["accounts"], result["differences"][0]["subject"]) == (1, "account ada")
 
 
-async def test_the_doctor_says_what_is_wrong_with_exit_code_1(home: Path, world: World, run: Run) -> None:
-    """S35: with broken settings it names each, and with good ones it looks further."""
-    code, words = await paidup_command(home, ("doctor", "--json"), {"PORT": "eighty"})
+async def test_the_doctor_reports_problems_with_exit_code_1(home: Path, world: World, run: Run) -> None:
+    """S35: it reports each invalid setting, and runs the other checks once settings are valid."""
+    code, output = await paidup_command(home, ("doctor", "--json"), {"PORT": "eighty"})
     assert code == 1
-    told = document(words)
-    assert told["ok"] is False
-    assert {check["name"] for check in told["checks"]} == {"settings"}
-    assert any(check["text"].startswith("PORT: ") for check in told["checks"])
+    result = document(output)
+    assert result["ok"] is False
+    assert {check["name"] for check in result["checks"]} == {"settings"}
+    assert any(check["text"].startswith("PORT: ") for check in result["checks"])
     await world.deliver_to(1)
-    code, words = await run("doctor", forked=True)
-    assert code == 0, words
-    assert "ok    settings" in words
-    assert "warn  endpoint version" in words
+    code, output = await run("doctor", forked=True)
+    assert code == 0, output
+    assert "ok    settings" in output
+    assert "warn  endpoint version" in output
 
 
-async def test_stripe_setup_makes_the_endpoint_before_there_is_a_secret(
+async def test_stripe_setup_works_without_a_webhook_secret(
     home: Path, world: World, stripe_side: StripeSide
 ) -> None:
-    """The secret is what it gives: it is not asked for, and printed once with what to do with it."""
+    """It prints the secret of the new endpoint once, as a line for .env."""
     variables = environment(**world.given(database_url="postgresql://nobody@127.0.0.1:1/nothing"))
     del variables["STRIPE_WEBHOOK_SECRET"]
     arguments = ("stripe-setup", "--webhook-url", "https://paidup.example")
-    code, words = await paidup_command(home, arguments, variables)
-    assert code == 0, words
-    assert "STRIPE_WEBHOOK_SECRET=whsec_" in words
-    code, words = await paidup_command(home, (*arguments, "--json"), variables, forked=True)
+    code, output = await paidup_command(home, arguments, variables)
+    assert code == 0, output
+    assert "STRIPE_WEBHOOK_SECRET=whsec_" in output
+    code, output = await paidup_command(home, (*arguments, "--json"), variables, forked=True)
     assert code == 0
-    told = document(words)
-    assert (told["endpoint"]["state"], told["endpoint"]["secret"]) == ("there", None)
-    assert [price["state"] for price in told["prices"]] == ["there"] * LOOKUP_KEYS
+    result = document(output)
+    assert (result["endpoint"]["state"], result["endpoint"]["secret"]) == ("exists", None)
+    assert [price["state"] for price in result["prices"]] == ["exists"] * LOOKUP_KEYS
     assert len((await stripe_side.api("GET", "webhook_endpoints"))["data"]) == 1
 
 
 @pytest.fixture
 async def unanswered() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """A Stripe that has no prices and never tells its invoices: its address, and whether it was asked."""
-    asked, over = asyncio.Event(), asyncio.Event()
+    """A Stripe that never answers a request for invoices: its URL, and an event set at the first request."""
+    asked, finished = asyncio.Event(), asyncio.Event()
 
     async def prices(_: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [], "has_more": False})
 
     async def invoices(_: web.Request) -> web.Response:
         asked.set()
-        await over.wait()
+        await finished.wait()
         return web.Response()
 
     stripe = web.Application()
@@ -102,14 +104,14 @@ async def unanswered() -> AsyncIterator[tuple[str, asyncio.Event]]:
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     yield f"http://127.0.0.1:{port}", asked
-    over.set()
+    finished.set()
     await runner.cleanup()
 
 
-async def test_a_backfill_can_be_stopped_at_any_moment(
+async def test_a_backfill_can_be_interrupted(
     home: Path, world: World, unanswered: tuple[str, asyncio.Event]
 ) -> None:
-    """Ctrl-C: what was done is told, nothing is half done, and the exit code says that it was stopped."""
+    """Ctrl-C: the result so far is printed, nothing is half done, and the exit code is 130."""
     async with open_database(world.database_url):
         await an_account()
     stripe, asked = unanswered

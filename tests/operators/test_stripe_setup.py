@@ -1,4 +1,4 @@
-"""`paidup stripe-setup`: what is missing in Stripe is made, once."""
+"""`paidup stripe-setup`: creates missing objects in Stripe, once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from paidup.domain.catalog import parse_catalogue
 from paidup.errors import InvalidInput
-from paidup.operations.stripe_setup import ensure_endpoint, ensure_prices, gateway_alone, webhook_address
+from paidup.operations.stripe_setup import ensure_endpoint, ensure_prices, open_gateway_only, webhook_address
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.gateway import API_VERSION
@@ -28,40 +28,38 @@ async def endpoints(stripe_side: StripeSide) -> list[Any]:
     return list(listed["data"])
 
 
-async def test_run_twice_it_makes_one_endpoint(given: Any, stripe_side: StripeSide) -> None:
-    """At the SDK's version, for what is handled; the secret is shown when it is made and never again."""
-    async with gateway_alone(given) as gateway:
+async def test_running_twice_creates_one_endpoint(given: Any, stripe_side: StripeSide) -> None:
+    """With the SDK's version and the handled event types; the secret is returned at creation only."""
+    async with open_gateway_only(given) as gateway:
         made = await ensure_endpoint(gateway, "https://paidup.example")
         again = await ensure_endpoint(gateway, URL)
-    assert (made.state, made.url, made.same_version) == ("made", URL, True)
+    assert (made.state, made.url, made.same_version) == ("created", URL, True)
     assert made.secret is not None
     assert made.secret.startswith("whsec_")
-    assert (again.state, again.id, again.secret) == ("there", made.id, None)
+    assert (again.state, again.id, again.secret) == ("exists", made.id, None)
     (only,) = await endpoints(stripe_side)
     assert only["api_version"] == API_VERSION
     assert set(only["enabled_events"]) == set(HANDLED_TYPES)
 
 
-async def test_an_endpoint_that_lacks_something_is_brought_up_to_date(
-    given: Any, stripe_side: StripeSide
-) -> None:
-    """It is enabled, for what it lacks as well; what somebody had enabled stays, and so does its version."""
+async def test_an_incomplete_endpoint_is_updated(given: Any, stripe_side: StripeSide) -> None:
+    """It is enabled and gets the missing event types; other event types and the version are kept."""
     form = {"enabled_events[0]": "product.created", "enabled_events[1]": "invoice.paid"}
     made = await stripe_side.api("POST", "webhook_endpoints", url=URL, **form)
     await stripe_side.api("POST", f"webhook_endpoints/{made['id']}", disabled="true")
-    async with gateway_alone(given) as gateway:
+    async with open_gateway_only(given) as gateway:
         done = await ensure_endpoint(gateway, URL)
         assert (done.state, done.id, done.same_version) == ("updated", made["id"], False)
-        assert (await ensure_endpoint(gateway, URL)).state == "there"
+        assert (await ensure_endpoint(gateway, URL)).state == "exists"
     (only,) = await endpoints(stripe_side)
     assert only["status"] == "enabled"
     assert set(only["enabled_events"]) == {"product.created", *HANDLED_TYPES}
 
 
-async def test_an_endpoint_of_another_address_is_left_alone(given: Any, stripe_side: StripeSide) -> None:
+async def test_an_endpoint_at_another_url_is_not_changed(given: Any, stripe_side: StripeSide) -> None:
     form = {"enabled_events[0]": "charge.failed", "url": "https://other.example/hooks"}
     other = await stripe_side.api("POST", "webhook_endpoints", **form)
-    async with gateway_alone(given) as gateway:
+    async with open_gateway_only(given) as gateway:
         await ensure_endpoint(gateway, URL)
     kept = next(found for found in await endpoints(stripe_side) if found["id"] == other["id"])
     assert kept["enabled_events"] == ["charge.failed"]
@@ -70,7 +68,7 @@ async def test_an_endpoint_of_another_address_is_left_alone(given: Any, stripe_s
 @pytest.mark.parametrize(
     "url", ["", "paidup.example", "ftp://paidup.example", "https://", "/webhooks/stripe"]
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
         webhook_address(url)
 
@@ -83,16 +81,16 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         ("https://paidup.example/billing/hooks", "https://paidup.example/billing/hooks"),
     ],
 )
-def test_a_bare_host_gets_our_path(url: str, address: str) -> None:
+def test_a_bare_host_gets_the_webhook_path(url: str, address: str) -> None:
     assert webhook_address(url) == address
 
 
-async def test_prices_are_made_once_and_one_that_differs_is_said_so(given: Any) -> None:
+async def test_prices_are_created_once_and_a_different_one_is_reported(given: Any) -> None:
     text = PACKAGED_PLANS.read_text().replace("paidup_pro_monthly", "pro_2027").encode()
-    async with gateway_alone(given) as gateway:
+    async with open_gateway_only(given) as gateway:
         made = {done.lookup_key: done.state for done in await ensure_prices(gateway, parse_catalogue(text))}
-        assert made.pop("pro_2027") == "made"
-        assert set(made.values()) == {"there"}
+        assert made.pop("pro_2027") == "created"
+        assert set(made.values()) == {"exists"}
         dearer = text.replace(b"amount_minor = 2900\n", b"amount_minor = 3900\n")
         by_the_year = dearer.replace(b'interval = "once"', b'interval = "year"')
         done = await ensure_prices(gateway, parse_catalogue(by_the_year))

@@ -1,4 +1,4 @@
-"""The timeline tells what failed, too: a lost socket, a question without an answer, a message not taken."""
+"""The timeline records failures: a lost WebSocket, a failed verification, an unpublished message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.valkeys import running_valkey
 from tests.support.waiting import wait_until
 
 
-async def test_what_failed_on_the_way_is_told(world: World, stripe_side: StripeSide) -> None:
+async def test_failures_are_in_the_timeline(world: World, stripe_side: StripeSide) -> None:
     """Stripe refuses to be asked, the tab is closed, Redis goes; the webhook credits, and comes once more."""
     with running_valkey(world.folder) as redis:
         paidup = await world.server(webhooks=False, redis_url=redis.connection_url)

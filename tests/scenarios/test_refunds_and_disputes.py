@@ -13,7 +13,7 @@ from rich.console import Console
 from paidup.credits.audit import audit_all
 from paidup.db.models import Invoice, LedgerEntry, Reversal, ReversalKind
 from paidup.operations.explain import explain
-from paidup.operations.explain_terminal import rendered
+from paidup.operations.explain_terminal import render_explanation
 from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
@@ -392,17 +392,17 @@ async def test_explain_tells_what_went_back_and_what_is_withheld(life: Life) -> 
 
     async def told() -> str:
         console = Console(width=200, record=True, file=StringIO())
-        console.print(rendered(await explain(invoice)))
+        console.print(render_explanation(await explain(invoice)))
         return console.export_text()
 
     async def both_told() -> bool:
         return "reason=refunded" in await told() and "reason=the payment is disputed" in await told()
 
     await wait_until(both_told)
-    assert "1000 credits were taken back, 500 are withheld by a dispute" in await told()
+    assert "1000 credits reversed, 500 withheld by a dispute" in await told()
     await life.refund(invoice)
     await life.wait_for_status(invoice, "reversed")
-    assert "The payment was taken back, and its credits with it" in await told()
+    assert "The payment and its credits were reversed" in await told()
 
 
 async def test_the_reasons_are_the_customers_to_read(life: Life) -> None:

@@ -109,7 +109,7 @@ def test_every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() ->
 @pytest.mark.parametrize("name", list(runbook()))
 def test_every_entry_of_the_runbook_answers_the_same_questions(name: str) -> None:
     asked = re.findall(r"^- \*\*(.+?):\*\*", runbook()[name], re.MULTILINE)
-    assert asked == ["Means", "The customer sees", "Look", "Do", "Over"]
+    assert asked == ["Meaning", "Customer impact", "Diagnosis", "Mitigation", "Resolved when"]
 
 
 def test_what_operators_are_told_to_look_for_is_there() -> None:

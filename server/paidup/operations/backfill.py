@@ -1,8 +1,7 @@
-"""What operators run by hand over the third road: a backfill of paid invoices, a replay of one event.
+"""Settle paid invoices that were missed (`paidup backfill`), and handle one event again (`paidup replay`).
 
-Owns paging through what Stripe lists as paid, and the count of what became of each. Both are
-idempotent and may be stopped at any moment: each invoice is settled by its own transaction.
-Refuses to credit: the settlement does.
+Both are idempotent and can be interrupted at any time: each invoice is settled in a transaction of
+its own. Credits are granted by the settlement alone.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from paidup.stripe_api.schemas import Invoice as StripeInvoice
 log = structlog.get_logger(__name__)
 
 FAILED = "failed"
-PATIENCE_S = 60.0
-"""How long a page waits for its place in the budget: customers go first."""
+MAX_WAIT_S = 60.0
+"""How long a page waits for the rate limiter, which serves customers first."""
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """What became of one event; `source` is `here`, or `stripe` where it had to be fetched."""
+    """The result of a replay. `source` is `here` (stored), or `stripe` if the event had to be fetched."""
 
     event: str
     type: str
@@ -42,13 +41,13 @@ class Replayed(msgspec.Struct, frozen=True):
     done: bool
 
 
-def since_when(text: str) -> datetime:
-    """A date or a time as ISO 8601, UTC unless it says else. Raises InvalidInput."""
+def parse_since(text: str) -> datetime:
+    """Parse an ISO 8601 date or time, UTC unless it has an offset. Raises InvalidInput."""
     try:
-        when = datetime.fromisoformat(text)
+        since = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidInput(f"{text!r} is no date such as 2026-11-01 or 2026-11-01T09:00:00Z") from None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
+        raise InvalidInput(f"{text!r} is not a date such as 2026-11-01 or 2026-11-01T09:00:00Z") from None
+    return since if since.tzinfo else since.replace(tzinfo=UTC)
 
 
 async def backfill(
@@ -58,72 +57,72 @@ async def backfill(
     counts: Counter[str],
     on_progress: Callable[[int, int], None] = lambda done, created: None,
 ) -> None:
-    """Settle every paid invoice created since then, newest first; `counts` grows by outcome.
+    """Settle every paid invoice created since then, newest first; adds each outcome to `counts`.
 
-    `on_progress` hears how many are done and how far back they go (Unix seconds). Raises
-    StripeError where a page cannot be had: what was settled stays, and running again goes on.
+    `on_progress` gets the number of invoices done and the creation time of the last one (Unix
+    seconds). Raises StripeError if a page cannot be read; invoices settled before stay settled.
     """
     after: str | None = None
     while True:
-        page = await gateway.list_paid_invoices(int(since.timestamp()), after, PATIENCE_S)
-        settled = await _active(page.data)
-        for shape in page.data:
-            known = shape.id in settled
-            counts[Outcome.ALREADY_SETTLED if known else await _settled(reconciler, shape)] += 1
-            on_progress(counts.total(), shape.created)
+        page = await gateway.list_paid_invoices(int(since.timestamp()), after, MAX_WAIT_S)
+        settled = await _settled_ids(page.data)
+        for invoice in page.data:
+            already = invoice.id in settled
+            counts[Outcome.ALREADY_SETTLED if already else await _settle(reconciler, invoice)] += 1
+            on_progress(counts.total(), invoice.created)
         if not page.has_more or not page.data:
             return
         after = page.data[-1].id
 
 
-async def _active(shapes: list[StripeInvoice]) -> set[str]:
-    """Those of a page that are credited already: they cost no transaction each."""
+async def _settled_ids(invoices: list[StripeInvoice]) -> set[str]:
+    """Return the ids that are settled already, which need no transaction."""
     with storage_errors():
-        rows = await Invoice.filter(id__in=[shape.id for shape in shapes], status=InvoiceStatus.ACTIVE).only(
-            "id"
-        )
+        rows = await Invoice.filter(
+            id__in=[invoice.id for invoice in invoices], status=InvoiceStatus.ACTIVE
+        ).only("id")
     return {row.id for row in rows}
 
 
-async def _settled(reconciler: Reconciler, shape: StripeInvoice) -> str:
+async def _settle(reconciler: Reconciler, invoice: StripeInvoice) -> str:
     try:
-        return await reconciler.settle_paid(shape)
+        return await reconciler.settle_paid(invoice)
     except (StripeRefused, msgspec.DecodeError) as error:
-        # This one's own fault: the others are not to wait for it.
-        log.warning("backfill_failed", invoice=shape.id, error=str(error))
+        # Only this invoice is affected, so continue with the others.
+        log.warning("backfill_failed", invoice=invoice.id, error=str(error))
         return FAILED
 
 
 async def replay(gateway: StripeGateway, events: Events, event_id: str) -> Replayed:
     """Handle a stored event again, or fetch it from Stripe and store it first.
 
-    Raises NotFound where neither has it, StripeError, StorageUnavailable.
+    Raises NotFound if it is neither stored nor at Stripe, StripeError, StorageUnavailable.
     """
     with storage_errors():
         row = await StripeEvent.get_or_none(id=event_id)
-    stored = row.payload if row else ""  # empty also where it was pruned
-    body = stored or await _fetched(gateway, event_id)
+    stored = row.payload if row else ""  # also empty if it was pruned
+    body = stored or await _fetch(gateway, event_id)
     source = "here" if stored else "stripe"
     event = decode(Event, body)
     if row is None:
         await store(event, body, EventSource.LIST)
     elif not stored:
-        with storage_errors():  # where it fails once more, the reconciler reads it
+        with storage_errors():  # if handling fails again, the reconciler needs the payload
             await StripeEvent.filter(id=event_id).update(payload=body)
     try:
         outcome = await events.handle(event, row.source if row else EventSource.LIST)
     except Exception as error:
-        # Noted on the event already; the operator hears of it here.
+        # The error is stored with the event already; report it to the operator, too.
         return Replayed(event.id, event.type, source, f"{FAILED}: {type(error).__name__}: {error}", False)
     return Replayed(event.id, event.type, source, outcome, outcome not in RETRYABLE_OUTCOMES)
 
 
-async def _fetched(gateway: StripeGateway, event_id: str) -> str:
+async def _fetch(gateway: StripeGateway, event_id: str) -> str:
     try:
         return await gateway.read_event(event_id)
     except StripeRefused as error:
         if error.code == "resource_missing" or error.http_status == 404:
             raise NotFound(
-                f"The payload of {event_id} is neither here nor at Stripe, which keeps events for 30 days."
+                f"The payload of {event_id} is neither stored nor at Stripe, which keeps events for 30 days."
             ) from error
         raise

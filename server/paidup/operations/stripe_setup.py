@@ -1,8 +1,7 @@
-"""Makes in Stripe what is needed there: the products and prices of `plans.toml`, and the webhook endpoint.
+"""Create the products and prices of `plans.toml`, and the webhook endpoint, in Stripe.
 
-Safe to run again: what is there is left, or brought up to date. Refuses to change a price
-that exists, since Stripe's prices are immutable and a customer may be paying it: one whose
-amount differs from the file is reported. Refuses to delete anything.
+Safe to run again: existing objects are kept or updated, and never deleted. A price whose amount
+differs from the file is only reported, since Stripe's prices cannot be changed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ WEBHOOK_PATH = "/webhooks/stripe"
 
 
 class PriceSetup(msgspec.Struct, frozen=True):
-    """What became of one lookup key: `made`, `there`, or `differs` (amount, currency or interval)."""
+    """The result for one lookup key: `created`, `exists`, or `differs` (amount, currency or interval)."""
 
     lookup_key: str
     price: str
@@ -34,10 +33,10 @@ class PriceSetup(msgspec.Struct, frozen=True):
 
 
 class EndpointSetup(msgspec.Struct, frozen=True):
-    """What became of the webhook endpoint: `made`, `updated` or `there`.
+    """The result for the webhook endpoint: `created`, `updated` or `exists`.
 
-    `secret` is known where it was made now, and never again. `api_version` is what the
-    endpoint has, which may be older than ours.
+    Stripe returns `secret` only when it creates the endpoint. `api_version` is the endpoint's, which
+    may be older than the SDK's.
     """
 
     id: str
@@ -52,57 +51,61 @@ class EndpointSetup(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def gateway_alone(settings: Settings) -> AsyncIterator[StripeGateway]:
-    """Stripe without the rest: for what is done before there is a database."""
+async def open_gateway_only(settings: Settings) -> AsyncIterator[StripeGateway]:
+    """Open the Stripe gateway without the other services: stripe-setup runs before there is a database."""
     async with AsyncExitStack() as stack:
         url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
         redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
-        budget = RateLimiter(redis, settings.stripe_requests_per_second)
+        rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second)
         key, base = settings.stripe_secret_key, settings.stripe_api_base
-        yield await stack.enter_async_context(open_gateway(key, base, settings.stripe_timeout_s, budget))
+        yield await stack.enter_async_context(
+            open_gateway(key, base, settings.stripe_timeout_s, rate_limiter)
+        )
 
 
 async def ensure_prices(gateway: StripeGateway, catalogue: Catalogue) -> list[PriceSetup]:
-    """Make the prices that are missing. Raises StripeError."""
-    there = {found.lookup_key: found for found in await gateway.list_prices(catalogue.lookup_keys)}
-    done = []
+    """Create the missing prices. Raises StripeError."""
+    existing = {found.lookup_key: found for found in await gateway.list_prices(catalogue.lookup_keys)}
+    results = []
     for plan in catalogue.plans:
         for price in plan.prices:
-            found = there.get(price.lookup_key)
+            found = existing.get(price.lookup_key)
             if found is None:
-                made = await gateway.create_price(plan.id, plan.name, price)
-                done.append(PriceSetup(price.lookup_key, made, "made"))
+                price_id = await gateway.create_price(plan.id, plan.name, price)
+                results.append(PriceSetup(price.lookup_key, price_id, "created"))
                 continue
-            done.append(PriceSetup(price.lookup_key, found.id, "there" if found.fits(price) else "differs"))
-    return done
+            results.append(
+                PriceSetup(price.lookup_key, found.id, "exists" if found.fits(price) else "differs")
+            )
+    return results
 
 
 async def ensure_endpoint(gateway: StripeGateway, url: str) -> EndpointSetup:
-    """Make the webhook endpoint of this address, or enable what it lacks.
+    """Create the webhook endpoint at this URL, or enable it and its missing event types.
 
-    Raises StripeError, and InvalidInput where it is no address.
+    Raises StripeError, and InvalidInput if it is not a URL.
     """
     address = webhook_address(url)
     for found in await gateway.list_endpoints():
         if found.url == address:
-            return await _brought_up_to_date(gateway, found)
-    made = await gateway.create_endpoint(address, HANDLED_TYPES)
-    return EndpointSetup(made.id, made.url, "made", made.api_version, made.secret)
+            return await _update_endpoint(gateway, found)
+    created = await gateway.create_endpoint(address, HANDLED_TYPES)
+    return EndpointSetup(created.id, created.url, "created", created.api_version, created.secret)
 
 
-async def _brought_up_to_date(gateway: StripeGateway, found: EndpointInfo) -> EndpointSetup:
-    lacking = found.lacks(HANDLED_TYPES)
-    if found.enabled and not lacking:
-        return EndpointSetup(found.id, found.url, "there", found.api_version)
-    # What somebody enabled beside ours stays: any event is answered 200.
-    updated = await gateway.update_endpoint(found.id, [*found.enabled_events, *lacking])
+async def _update_endpoint(gateway: StripeGateway, found: EndpointInfo) -> EndpointSetup:
+    missing_types = found.lacks(HANDLED_TYPES)
+    if found.enabled and not missing_types:
+        return EndpointSetup(found.id, found.url, "exists", found.api_version)
+    # Keep other event types that someone enabled: webhooks of any type are answered 200.
+    updated = await gateway.update_endpoint(found.id, [*found.enabled_events, *missing_types])
     return EndpointSetup(updated.id, updated.url, "updated", updated.api_version)
 
 
 def webhook_address(url: str) -> str:
-    """The endpoint's whole address; a bare host gets our path. Raises InvalidInput."""
+    """Return the endpoint's full URL; a URL without a path gets Paidup's. Raises InvalidInput."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(f"{url!r} is no address such as https://your.host{WEBHOOK_PATH}")
+        raise InvalidInput(f"{url!r} is not a URL such as https://your.host{WEBHOOK_PATH}")
     return url if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}{WEBHOOK_PATH}"
