@@ -4,13 +4,13 @@ FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python -m venv /opt/paidup
-COPY requirements/build.txt requirements/product.txt requirements/
-RUN /opt/paidup/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/product.txt
+COPY requirements/build.txt requirements/server.txt requirements/
+RUN /opt/paidup/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/server.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY client_demo client_demo
 # The build backend is needed here only.
-RUN /opt/paidup/bin/pip install --no-index --no-deps --no-build-isolation . \
+RUN /opt/paidup/bin/pip install --no-index --no-deps --no-build-isolation ".[server]" \
     && /opt/paidup/bin/pip uninstall --yes setuptools
 
 FROM python:3.11-slim

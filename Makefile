@@ -19,11 +19,12 @@ demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on
 test: $(DEV) $(NODE) ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-check: lint types structure ## format, lint, strict types, structure; docs-check is part of structure
+check: lint types structure ## format, lint, imports, strict types, structure; docs-check is part of structure
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(DEV)
 	$(BIN)/mypy
@@ -51,11 +52,15 @@ soak: $(DEV) ## an hour's customers in minutes: is anything kept of them?
 hammer: $(DEV) ## kill everything again and again under load, on both databases; then audit (up to ten minutes)
 	$(BIN)/python -m tests.chaos
 
-lock: $(DEV) ## pin every dependency anew, with hashes, the build backend included
+# For the oldest Python that is supported, wheels only.
+COMPILE := $(BIN)/uv pip compile -q --python-version 3.11 --only-binary :all: --generate-hashes --no-header --upgrade
+
+lock: $(DEV) ## pin every dependency again, with hashes, the build backend included
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
-		| $(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --upgrade --allow-unsafe -o requirements/build.txt -
-	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade -o requirements/product.txt pyproject.toml
-	$(BIN)/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --upgrade --allow-unsafe --extra dev -c requirements/build.txt -c requirements/product.txt -o requirements/dev.txt pyproject.toml
+		| $(COMPILE) --no-annotate -o requirements/build.txt -
+	$(COMPILE) --extra server -o requirements/server.txt pyproject.toml
+	$(COMPILE) --extra demo -c requirements/server.txt -o requirements/demo.txt pyproject.toml
+	$(COMPILE) --extra dev -c requirements/build.txt -c requirements/demo.txt -o requirements/dev.txt pyproject.toml
 
 migrations: $(DEV) ## write a migration for what changed in server/paidup/db/models.py
 	$(BIN)/tortoise -c paidup.db.connection.TORTOISE makemigrations
@@ -67,8 +72,8 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Wheels only, and the build backend is one of the pinned packages: nothing is fetched that has no hash.
-$(PRODUCT): $(VENV)/bin/python requirements/build.txt requirements/product.txt pyproject.toml
-	$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/product.txt
+$(PRODUCT): $(VENV)/bin/python requirements/build.txt requirements/demo.txt pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/demo.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 

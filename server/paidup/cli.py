@@ -217,7 +217,7 @@ def main() -> None:
         app()
     except ConfigurationError as error:
         for problem in error.problems:
-            error_console.print(f"[red]settings:[/red] {problem}", highlight=False)
+            error_console.print(f"[red]settings:[/red] {escape(problem)}", highlight=False)
         raise SystemExit(2) from None
     except PaidupError as error:
         error_console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)

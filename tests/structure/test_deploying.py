@@ -71,7 +71,7 @@ def test_the_image_has_the_python_and_the_pins_of_the_package() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     versions = {re.search(r"python:(\d+\.\d+)", each)[1] for each in said("FROM")}  # type: ignore[index]
     assert {f">={version}" for version in versions} == {wanted}
-    wanted = "--require-hashes --only-binary :all: -r requirements/build.txt -r requirements/product.txt"
+    wanted = "--require-hashes --only-binary :all: -r requirements/build.txt -r requirements/server.txt"
     assert any(wanted in each for each in said("RUN"))
 
 

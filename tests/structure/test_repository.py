@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -65,7 +64,7 @@ def test_no_key_of_a_real_account_is_in_the_repository() -> None:
 
 
 def test_there_are_requirements_for_use_and_for_development() -> None:
-    assert {path.name for path in REQUIREMENTS} >= {"build.txt", "product.txt", "dev.txt"}
+    assert {path.name for path in REQUIREMENTS} == {"build.txt", "server.txt", "demo.txt", "dev.txt"}
 
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
@@ -90,9 +89,14 @@ def test_every_dependency_of_the_package_is_pinned() -> None:
     pinned = {
         path.name: names([pin["name"] for pin in PIN.finditer(path.read_text())]) for path in REQUIREMENTS
     }
-    asked = requires("paidup") or []
-    assert names([each for each in asked if "extra ==" not in each]) <= pinned["product.txt"]
-    assert names(asked) <= pinned["dev.txt"] | pinned["product.txt"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    server = names([*project["dependencies"], *extras["server"]])
+    demo = server | names(extras["demo"])
+    everything = names([each for extra in extras.values() for each in extra])
+    assert server <= pinned["server.txt"]
+    assert demo - {"paidup"} <= pinned["demo.txt"]
+    assert everything - {"paidup"} <= pinned["dev.txt"]
 
 
 def test_the_build_backend_is_pinned() -> None:
@@ -101,7 +105,10 @@ def test_the_build_backend_is_pinned() -> None:
     assert {re.split(r"[^a-z0-9-]", each)[0] for each in asked} <= pinned
 
 
-FETCHES = re.compile(r"\b(?:pip3? (?:install|wheel|download)|npm (?:install|ci)|npx|pipx|uvx?) .*")
+FETCHES = re.compile(
+    r"\b(?:pip3? (?:install|wheel|download)|npm (?:install|ci)|npx|pipx|uvx"
+    r"|uv (?:pip (?:install|sync)|tool|run|add|sync)) .*"
+)
 PINNED = ("--require-hashes", "--only-binary :all:")
 LOCAL = ("--no-index", "--no-deps", "--no-build-isolation")
 RECIPES = [

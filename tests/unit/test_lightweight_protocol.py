@@ -1,6 +1,7 @@
 """The slim wire against RFC 6455: the cases of the Autobahn test suite that apply to a server which
 only listens for short texts, each by its number there. No compression is offered (12, 13), and no
-message above 4 KiB is taken (9)."""
+message above 4 KiB is taken (9).
+"""
 
 from __future__ import annotations
 

