@@ -1,8 +1,7 @@
-"""The demo application: Paidup itself, with the demo's page and a cookie instead of the SaaS's login.
+"""The demo application: Paidup with the demo's page, and a signed cookie instead of a login.
 
-Owns what only the demo needs: the page, its files, its configuration for the browser, the
-customer's signed cookie, and the calendar, which is the sandbox's where there is one.
-Everything under /api, /ws and /webhooks is the product, unchanged.
+It adds the page, its files and configuration, and the sandbox's clock. Everything under /api, /ws and
+/webhooks is the product, unchanged.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ STRIPE_JS = "https://js.stripe.com/endive/stripe.js"
 
 
 class Demo:
-    """The demo's routes, and how it names its customers."""
+    """The demo's routes and its customer authentication."""
 
     def __init__(self, settings: Settings, clock: SandboxClock | None) -> None:
         if settings.livemode:
@@ -75,11 +74,11 @@ class Demo:
         ]
 
     async def authenticate(self, request: Request) -> Customer:
-        """The customer that the cookie names. Raises NotAuthenticated."""
+        """The customer in the cookie. Raises NotAuthenticated."""
         try:
             return Customer(self._cookies.loads(request.cookies.get(COOKIE, "")))
         except BadSignature:
-            raise NotAuthenticated("Open the demo's page first: it gives you a cookie.") from None
+            raise NotAuthenticated("Open the demo's page first: it sets a cookie.") from None
 
     async def page(self, request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
@@ -147,13 +146,13 @@ class Demo:
 
 
 def create_demo(settings: Settings) -> Starlette:
-    """Paidup with the demo's page in front of it. Raises ConfigurationError for live keys."""
+    """Paidup with the demo's page. Raises ConfigurationError for live keys."""
     clock = SandboxClock(_origin(settings.stripe_api_base)) if settings.sandboxed else None
     demo = Demo(settings, clock)
     app = create_app(settings, authenticate=demo.authenticate, extra_routes=demo.routes, clock=clock or now)
     app.add_middleware(demo.timeline.record_transports)
     app.add_middleware(_own_pages_only, settings)
-    # Last, so outermost: what comes under a foreign name is answered by nothing of ours.
+    # Added last, so outermost: requests with an unknown Host header are rejected first.
     hosts = known_hosts([settings.host], settings.origins)
     app.add_middleware(hosts.cls, *hosts.args, **hosts.kwargs)
     if clock is not None:
@@ -162,13 +161,13 @@ def create_demo(settings: Settings) -> Starlette:
 
 
 def _own_pages_only(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """A cookie names the customer, and a browser sends it along: no other page may change anything."""
+    """Reject changes requested by other pages: the browser would send the customer's cookie along."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         changing = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if changing and from_another_page(Request(scope), settings.origins):
-            refusal = problem_of(NotAllowed("Only the demo's own pages may do that."))
-            await refusal(scope, receive, send)
+            rejection = problem_of(NotAllowed("Only the demo's own pages may do that."))
+            await rejection(scope, receive, send)
         else:
             await app(scope, receive, send)
 
@@ -176,7 +175,7 @@ def _own_pages_only(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 def _follow(app: Starlette, clock: SandboxClock) -> None:
-    """The sandbox's clock is followed for as long as the app runs, from before it begins."""
+    """Follow the sandbox's clock for as long as the app runs, starting before it."""
     inner = app.router.lifespan_context
 
     @asynccontextmanager
@@ -188,7 +187,7 @@ def _follow(app: Starlette, clock: SandboxClock) -> None:
 
 
 def main() -> None:
-    """Serve the demo, as the environment says, until SIGINT or SIGTERM."""
+    """Serve the demo with the environment's settings until SIGINT or SIGTERM."""
     settings = load_settings(env_file=ENV_FILE)
     configure_logging(settings.log_level, settings.log_format)
     app = drain_on_sigterm(create_demo(settings))

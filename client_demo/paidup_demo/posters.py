@@ -1,7 +1,7 @@
-"""The demo's own backend: it sells posters for credits, as a SaaS's backend would.
+"""The demo's backend: sells posters for credits, as a SaaS's backend would.
 
-The cookie names the customer, the price stands here, and the credits are spent before the poster is
-handed out. The page never spends: it asks for a poster.
+The cookie identifies the customer, the price is set here, and the credits are spent before the poster is
+returned. The page never spends credits itself.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from paidup.web.http import json_response, read_json
 from paidup.web.problems import problem_of
 
 PRICE = 10
-"""Of a poster, in credits; visit.js shows the same."""
+"""The price of a poster in credits; page/session_state.js shows the same."""
 
 
 class PosterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`poster` is the page's id of it: asked for again, it is the same poster and costs nothing more."""
+    """`poster` is an id chosen by the page; repeating it returns the same poster without another charge."""
 
     poster: Annotated[str, msgspec.Meta(pattern=r"\A[\w-]{1,64}\Z")]
 
 
 def routes(authenticate: Authenticate) -> list[Route]:
-    """POST /demo/posters: a poster for PRICE credits; 402 says whether a payment is being activated."""
+    """POST /demo/posters: a poster for PRICE credits; a 402 includes a payment that is being activated."""
 
     async def print_poster(request: Request) -> Response:
         customer = (await authenticate(request)).external_id

@@ -1,7 +1,7 @@
-"""The demo's calendar where the sandbox imitates Stripe: the wall clock plus the sandbox's offset.
+"""The demo's clock with the sandbox: the wall clock plus the sandbox's offset.
 
-Owns what is known of that offset: learned anew each second, and at once when the page moves the
-clock, so that after the answer both agree. Refuses to move anything back.
+The offset is polled every second, and updated immediately when the page moves the clock. It only moves
+forward.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from paidup.web.auth import Authenticate
 from paidup.web.http import json_response, read_json
 from paidup_demo.sandbox.clock import DAY_S, add_interval
 
-LOOK_EVERY_S = 1.0
-ANSWER_WITHIN_S = 20.0  # a year's renewals happen on the way
+POLL_INTERVAL_S = 1.0
+ANSWER_WITHIN_S = 20.0  # it may include a year's renewals
 
 
 class MoveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far the clock goes ahead; a month is one by the calendar."""
+    """How far to move the clock; months are calendar months."""
 
     days: Annotated[int, msgspec.Meta(ge=0, le=366)] = 0
     months: Annotated[int, msgspec.Meta(ge=0, le=12)] = 0
 
 
 class SandboxClock:
-    """Calling it says what time it is for the sandbox, UTC."""
+    """A callable that returns the sandbox's time in UTC."""
 
     def __init__(self, sandbox: str) -> None:
         self._url = f"{sandbox}/sandbox/clock"
@@ -49,11 +49,11 @@ class SandboxClock:
 
     @asynccontextmanager
     async def followed(self) -> AsyncIterator[None]:
-        """The sandbox's clock is looked at again and again for the length of the block."""
+        """Poll the sandbox's clock within the block."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN_S)) as http:
             self._http = http
             with suppress(StripeUnavailable):
-                await self._look()  # before anything asks what is due
+                await self._refresh()  # before anything checks what is due
             follower = asyncio.create_task(self._follow(), name="sandbox clock")
             try:
                 yield
@@ -66,20 +66,20 @@ class SandboxClock:
         """Move the sandbox's clock, and this one with it. Raises StripeUnavailable."""
         begin = int(self().timestamp())
         end = add_interval(begin, "month", months, self().day) + days * DAY_S
-        await self._ask("POST", {"advance_seconds": end - begin})
+        await self._request("POST", {"advance_seconds": end - begin})
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            with suppress(StripeUnavailable):  # it may be starting again
-                await self._look()
+            await asyncio.sleep(POLL_INTERVAL_S)
+            with suppress(StripeUnavailable):  # it may be restarting
+                await self._refresh()
 
-    async def _look(self) -> None:
-        await self._ask("GET", None)
+    async def _refresh(self) -> None:
+        await self._request("GET", None)
 
-    async def _ask(self, method: str, body: Any) -> None:
-        assert self._http is not None, "the clock is asked outside of `followed`"
-        async with self._one_at_a_time:  # an older answer must not come after a newer one
+    async def _request(self, method: str, body: Any) -> None:
+        assert self._http is not None, "the clock is used outside of `followed`"
+        async with self._one_at_a_time:  # so that an older answer cannot overwrite a newer one
             try:
                 async with self._http.request(method, self._url, json=body) as response:
                     response.raise_for_status()
@@ -90,7 +90,7 @@ class SandboxClock:
 
 
 def routes(clock: SandboxClock, authenticate: Authenticate) -> list[Route]:
-    """GET /demo/clock says what time it is; POST moves it."""
+    """GET /demo/clock returns the time; POST moves it."""
 
     async def read(request: Request) -> Response:
         await authenticate(request)

@@ -89,7 +89,7 @@ async def main() -> None:
                 await newcomer.reach_card_form()
                 await newcomer.pay(VISA_WITH_3DS)
                 await newcomer.answer_bank()
-                await expect(newcomer.won_by).to_be_visible()
+                await expect(newcomer.source_name).to_be_visible()
                 steps.done("refused, plan, card, the bank's check, active (by hands that never hesitate)")
     steps.end()
 

@@ -176,7 +176,7 @@ class Shopper:
     async def change_to(self, plan: str) -> None:
         """The offer is pressed, and the question is answered with the thing itself."""
         await self.page.get_by_test_id(f"offer-{plan}").click()
-        await self.page.get_by_test_id("ask").locator(".primary").click()
+        await self.page.get_by_test_id("confirm").locator(".primary").click()
 
     async def move_clock(self, step: str) -> None:
         """`step` is "1 day", "1 month" or "1 year"."""
@@ -209,8 +209,8 @@ class Shopper:
         return self.page.locator("h1:visible")
 
     @property
-    def won_by(self) -> Locator:
-        return self.page.get_by_test_id("won-by")
+    def source_name(self) -> Locator:
+        return self.page.get_by_test_id("source-name")
 
     @property
     def posters(self) -> Locator:

@@ -29,7 +29,7 @@ async def expect_active(shopper: Shopper, via: str | None = None) -> None:
     await expect(shopper.heading).to_have_text("Pro is yours.")
     await expect(shopper.page.locator("#done-text")).to_contain_text("2,000 credits added.")
     if via:
-        await expect(shopper.won_by).to_contain_text(f"Confirmed by {via} in ")
+        await expect(shopper.source_name).to_contain_text(f"Confirmed by {via} in ")
     await expect(shopper.posters).to_have_count(1)
     await expect(shopper.balance).to_have_text("1,990")
 
@@ -146,7 +146,7 @@ async def test_a_screen_that_said_failed_hears_of_a_late_success(shopper: Shoppe
     await shopper.reach_card_form()
     await shopper.stripe_side.conditions(processing_ms=300, processing_outcome="failed")
     await shopper.pay()
-    await expect(shopper.heading).to_have_text("That payment did not go through")
+    await expect(shopper.heading).to_have_text("The payment did not go through")
     await expect(shopper.stage).to_contain_text("Your card was declined. You can try another card.")
     assert (await shopper.stages())[-2:] == ["processing", "failed"]
     again = await shopper.api("POST", "/api/subscriptions", {"plan": "pro"})
@@ -186,7 +186,7 @@ async def test_the_webhook_wins_where_stripe_is_slow_to_answer(shopper: Shopper)
     await shopper.stripe_side.conditions(api_latency_ms=3000)
     await shopper.pay()
     await expect_active(shopper, via="webhook")
-    await expect(shopper.page.locator("#won-why")).to_have_text("Stripe’s own message came in first.")
+    await expect(shopper.page.locator("#source-reason")).to_have_text("Stripe’s webhook arrived first.")
 
 
 async def test_a_succeeded_payment_counts_though_its_invoice_lags_behind(shopper: Shopper) -> None:
@@ -205,7 +205,7 @@ async def test_a_payment_in_processing_is_told_as_such(shopper: Shopper) -> None
     await shopper.stripe_side.conditions(processing_ms=1500)
     await shopper.pay()
     await expect(shopper.heading).to_have_text("Payment received, not yet final")
-    await expect(shopper.stage).to_contain_text("You may leave this page")
+    await expect(shopper.stage).to_contain_text("You can leave this page")
     await expect_active(shopper)
     assert (await shopper.stages())[-1] == "processing"
 
@@ -265,7 +265,7 @@ async def test_a_second_tab_and_a_double_click_pay_once_and_both_tabs_are_told(s
     first = shopper.page
     second = await shopper.new_tab()
     await shopper.arrive()
-    await expect(second.locator("#banner-text")).to_have_text("Your Pro plan is waiting for its payment.")
+    await expect(second.locator("#banner-text")).to_have_text("Your Pro plan is waiting for payment.")
     await second.locator("#banner-open").click()
     await second.get_by_role("button", name="Enter card details").click()
     await expect(second.get_by_test_id("card-form")).to_be_visible()
@@ -322,8 +322,8 @@ async def test_a_long_wait_says_that_the_payment_is_safe(shopper: Shopper) -> No
     await expect(shopper.heading).to_have_text("Activating your Pro plan")
     await shopper.page.clock.fast_forward(31_000)
     await expect(shopper.heading).to_have_text("This is taking longer than usual")
-    await expect(shopper.stage).to_contain_text("Your payment is safe. Nothing need be paid again.")
-    await expect(shopper.stage).to_contain_text("You may close this page")
+    await expect(shopper.stage).to_contain_text("Your payment is safe. You don’t need to pay again.")
+    await expect(shopper.stage).to_contain_text("You can close this page")
     await expect(shopper.page.locator("[data-step=now]")).to_have_count(0)  # nothing spins any more
     await shopper.page.get_by_role("button", name="Check again").click()
     await expect(shopper.heading).to_have_text("Activating your Pro plan")
@@ -354,12 +354,12 @@ async def test_the_panel_makes_the_weather(shopper: Shopper) -> None:
     await shopper.arrive()
     panel = shopper.page.get_by_test_id("conditions")
     await panel.locator("summary").click()
-    await panel.get_by_role("button", name="Webhook never comes").click()
-    await expect(panel.locator("[data-note]")).to_have_text("Set: Webhook never comes.")
-    await panel.get_by_role("button", name="Set each by itself").click()
+    await panel.get_by_role("button", name="Webhook is lost").click()
+    await expect(panel.locator("[data-note]")).to_have_text("Webhook is lost: set.")
+    await panel.get_by_role("button", name="Set each condition").click()
     await panel.get_by_label("Stripe answers after (ms)").fill("250")
     await panel.get_by_label("Stripe answers after (ms)").blur()
-    await expect(panel.locator("[data-summary]")).to_have_text("your own")
+    await expect(panel.locator("[data-summary]")).to_have_text("custom")
     set_now = await shopper.stripe_side.look("conditions")
     assert (set_now["webhook_drop"], set_now["api_latency_ms"]) == (True, 250)
     await panel.get_by_role("button", name="Normal").click()

@@ -96,7 +96,7 @@ async def test_from_the_payment_to_the_credits(screen: Screen) -> None:
     await expect(screen.text).to_have_text("We are checking your payment with Stripe.")
     await screen.say("active", credits_granted=2000, balance=2040)
     await expect(screen.heading).to_have_text("Your plan is active")
-    await expect(screen.text).to_have_text("2,000 credits are in your account, ready for use.")
+    await expect(screen.text).to_have_text("2,000 credits are in your account, ready to use.")
     assert await told(screen) == [
         ["status", "open"],
         ["stage", "verifying"],
@@ -120,8 +120,8 @@ async def test_what_a_screen_reader_finds(screen: Screen) -> None:
             "  - listitem: Check with Stripe (waiting)",
             "  - listitem: Credits (not yet)",
             "- status:",
-            '  - heading "This takes longer than usual" [level=2]',
-            '  - paragraph: "Your payment is safe. Nothing need be paid again. You may close this page: '
+            '  - heading "This is taking longer than usual" [level=2]',
+            '  - paragraph: "Your payment is safe. You don’t need to pay again. You can close this page: '
             'your credits will be there."',
             '  - button "Check again"',
         ]

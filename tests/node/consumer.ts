@@ -1,9 +1,9 @@
 /** A strict TypeScript page of somebody else, compiled against the package as it would be installed. Never run. */
-import { ActivationError, activate, backoff, watchBalance } from "paidup";
-import type { Activation, Balance, Options, Stage, Status } from "paidup";
-import "paidup/element";
-import type { PaidupActivation, Words } from "paidup/element";
-import { useActivation } from "paidup/react";
+import { ActivationError, activate, backoff, watchBalance } from "@paidup/client";
+import type { Activation, Balance, Options, Stage, Status } from "@paidup/client";
+import "@paidup/client/element";
+import type { PaidupActivation, Words } from "@paidup/client/element";
+import { useActivation } from "@paidup/client/react";
 
 const options: Options = { invoice: "in_1", ticket: "t", headers: async () => ({ Authorization: "Bearer jwt" }) };
 const activation: Activation = activate(options);

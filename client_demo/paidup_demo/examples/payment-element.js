@@ -9,7 +9,7 @@ const button = /** @type {HTMLButtonElement} */ (form.querySelector("button"));
 const screen = /** @type {PaidupActivation} */ (document.querySelector("paidup-activation"));
 
 /**
- * @param {string} invoice @param {string|null} intent what Stripe.js said of the payment, if it did
+ * @param {string} invoice @param {string|null} intent the PaymentIntent's status, if Stripe.js returned one
  * @param {string} [ticket] without, one is fetched with the page's cookie
  */
 function showActivation(invoice, intent, ticket) {
@@ -42,7 +42,7 @@ async function pay(library, elements, invoice) {
   const { error } = await elements.submit();
   if (error) return { error };
   const back = new URL(location.pathname, location.href);
-  back.searchParams.set("invoice", invoice); // for whoever pays on another page, and comes back to this one
+  back.searchParams.set("invoice", invoice); // for the return from a payment on another page
   return library.confirmPayment({ elements, confirmParams: { return_url: back.href }, redirect: "if_required" });
 }
 

@@ -4,13 +4,13 @@ import { activate } from "../sdk/paidup.js";
 import { order, stripe } from "./shop.js";
 
 /** @type {Record<string, string>} */
-const WORDS = {
+const TEXTS = {
   waiting: "We are checking your payment with Stripe.",
   verifying: "We are checking your payment with Stripe.",
-  processing: "Your bank needs more time. You may close this page.",
-  delayed: "This takes longer than usual. Your payment is safe, and need not be repeated.",
+  processing: "Your bank needs more time. You can close this page.",
+  delayed: "This is taking longer than usual. Your payment is safe, and you don’t need to pay again.",
   failed: "The payment did not go through.",
-  void: "This payment was cancelled.",
+  void: "This payment was canceled.",
 };
 
 /** @param {string} id @returns {any} */
@@ -21,14 +21,14 @@ const [library, { invoice, client_secret, ticket }] = await Promise.all([stripe(
 const card = library.elements().create("card", { hidePostalCode: true });
 card.mount("#card");
 
-const activation = activate({ invoice, ticket }); // the line is open before the customer has paid
+const activation = activate({ invoice, ticket }); // connected before the customer has paid
 let paid = false;
 
-/** Whoever has news, this draws them: the credits may be here before Stripe.js has answered. */
+/** Draw the current state. The credits can arrive before Stripe.js has answered. */
 function draw() {
   const { stage, status } = activation;
   el("form").hidden = paid || stage === "active" || stage === "void";
-  const words = status?.status === "active" ? `Pro is yours: ${status.credits_granted} credits.` : (WORDS[stage] ?? "");
+  const words = status?.status === "active" ? `Pro is yours: ${status.credits_granted} credits.` : (TEXTS[stage] ?? "");
   el("stage").textContent = el("form").hidden ? words : "";
 }
 activation.addEventListener("status", draw);

@@ -23,7 +23,7 @@ function Shop() {
   if (paid && stage !== "failed")
     return (
       <p role="status">
-        {stage === "delayed" ? "Your payment is safe. You may close this page. " : "We are checking your payment. "}
+        {stage === "delayed" ? "Your payment is safe. You can close this page. " : "We are checking your payment. "}
         {stage === "delayed" && <button onClick={verify}>Check again</button>}
       </p>
     );

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * What stands for your own shop in the examples: its login, its Stripe key, and a plan being ordered.
+ * Stands in for your own shop in the examples: its login, its Stripe key, and the order of a plan.
  *
- * In the demo the customer is named by a cookie, which each of these pages gives him.
+ * In the demo a cookie identifies the customer; each of these pages sets it.
  */
 
 /** @typedef {{invoice: string, client_secret: string, ticket: string}} Purchase */
@@ -16,7 +16,7 @@ async function call(method, path, body) {
   return answer;
 }
 
-/** Stripe.js, or the sandbox's stand-in for it. @returns {Promise<any>} */
+/** Load Stripe.js, or the sandbox's replacement. @returns {Promise<any>} */
 export async function stripe() {
   const { stripe_js, publishable_key } = await call("GET", "/demo/config.json");
   await new Promise((resolve, reject) => {
@@ -29,5 +29,5 @@ export async function stripe() {
   return /** @type {any} */ (window).Stripe(publishable_key);
 }
 
-/** The same pending order, however often it is asked for. @param {string} plan @returns {Promise<Purchase>} */
+/** Order a plan; repeated calls return the same pending order. @param {string} plan @returns {Promise<Purchase>} */
 export const order = (plan) => call("POST", "/api/subscriptions", { plan });

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * What the account page says: of a plan and its dates, of a change before it is made, of each entry.
+ * The account page's texts: the plan and its dates, a plan change before it is made, and each ledger entry.
  *
- * Pure: what the server told goes in, sentences come out.
+ * Pure: the server's answers in, sentences out.
  */
 import { credits, money, number } from "./text.js";
 
@@ -13,7 +13,7 @@ import { credits, money, number } from "./text.js";
 /** @typedef {import("./api.js").Activating} Activating */
 /** @typedef {import("./api.js").Subscription} Subscription */
 /** @typedef {import("../sdk/paidup.js").Status} Status */
-/** @typedef {"pay"|"bank"|"show"} Way what there is to be done about a payment */
+/** @typedef {"pay"|"bank"|"show"} Way what the customer can do about a payment */
 /** @typedef {{title: string, text: string, label: string, way: Way}} Notice */
 
 const DATE = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "long", year: "numeric" });
@@ -33,7 +33,7 @@ export const priceOf = (plan, interval) =>
 export const cost = (price, seats = 1) =>
   price ? `${money(price.amount_minor * seats, price.currency)} a ${price.interval}` : "";
 
-/** What paying by the year saves, where all plans save the same. @param {Plan[]} plans */
+/** What paying yearly saves, if all plans save the same. @param {Plan[]} plans */
 export function saving(plans) {
   const free = plans.map((plan) => {
     const [month, year] = ["month", "year"].map((interval) => plan.prices.find((p) => p.interval === interval));
@@ -47,15 +47,15 @@ export function saving(plans) {
   return `save up to ${Math.floor((100 * most) / 12)} %`;
 }
 
-// ---- Where the plan stands
+// ---- Plan
 
 /**
  * @param {Subscription|null} subscription @param {Plan|undefined} plan
  * @returns {{name: string, price: string, text: string}}
  */
-export function standing(subscription, plan) {
+export function planSummary(subscription, plan) {
   if (!subscription || ["incomplete", "incomplete_expired"].includes(subscription.status))
-    return { name: "None yet", price: "", text: "Choose one below: its credits come at once, and again each month." };
+    return { name: "None yet", price: "", text: "Choose one below: you get its credits immediately, and again each month." };
   const { status, quantity, cancel_at, ended_at, current_period_end: end } = subscription;
   const name = `${plan?.name ?? subscription.plan ?? "A plan"}${quantity > 1 ? ` × ${number(quantity)}` : ""}`;
   const price = cost(priceOf(plan, subscription.interval), quantity);
@@ -64,36 +64,36 @@ export function standing(subscription, plan) {
     return {
       name: "None",
       price: "",
-      text: `${name} ended${ended_at ? ` on ${date(ended_at)}` : ""}. To go on, choose a plan below.`,
+      text: `${name} ended${ended_at ? ` on ${date(ended_at)}` : ""}. To continue, choose a plan below.`,
     };
   if (status === "past_due" || status === "unpaid") return { name, price, text: "" };
-  if (cancel_at) return { name, price, text: `Ends on ${date(cancel_at)}. Until then it is yours as before.` };
+  if (cancel_at) return { name, price, text: `Ends on ${date(cancel_at)}. You keep it until then.` };
   if (status === "trialing") return { name, price, text: `On trial. The first payment is due${on}.` };
   const again = credits((plan?.credits ?? 0) * quantity);
-  const then = subscription.interval === "year" ? "Its credits come month by month." : `${again} come with it.`;
+  const then = subscription.interval === "year" ? "Its credits are added every month." : `You get ${again} with it.`;
   return { name, price, text: `Renews${on}. ${then}` };
 }
 
-/** Of the credits themselves. @param {number} balance @param {number} each what a poster costs */
-export function purse(balance, each) {
+/** What the balance is enough for. @param {number} balance @param {number} each the price of a poster */
+export function balanceText(balance, each) {
   if (balance < 0)
     return (
-      `You owe ${credits(-balance)}: a payment was taken back after they were spent. ` +
-      "The next credits that come pay for them first; nothing is charged for it."
+      `You owe ${credits(-balance)}: a payment was reversed after its credits were spent. ` +
+      "Your next credits cover them first; you are not charged."
     );
   const posters = Math.floor(balance / each);
   if (posters === 0) return "Not enough for a poster.";
   return `Enough for ${number(posters)} ${posters === 1 ? "poster" : "posters"}.`;
 }
 
-/** @param {Account["installments"]} parts those of a yearly plan that are still to come */
-export function toCome([next, ...rest]) {
+/** @param {Account["installments"]} parts of a yearly plan still to be granted */
+export function upcomingCredits([next, ...rest]) {
   if (!next) return "";
-  const after = rest.length ? `, then ${number(rest.length)} more` : ", the last of its year";
+  const after = rest.length ? `, then ${number(rest.length)} more` : ", the last of the year";
   return `Next: ${credits(next.credits)} on ${date(next.due_at)}${after}.`;
 }
 
-// ---- A payment that waits
+// ---- Pending payments
 
 /** @type {Record<string, string>} */
 const PURPOSES = { subscription_cycle: "renewal", subscription_update: "change" };
@@ -114,27 +114,27 @@ export function notice({ status, error }, kind, plan) {
   if (status === "processing")
     return {
       title: `${what} ${plural ? "are" : "is"} being paid`,
-      text: "The bank needs more time. The credits come the moment it is done.",
+      text: "Your bank needs more time. The credits are added as soon as it is done.",
       label: "Show",
       way: "show",
     };
   if (status === "requires_action")
     return {
       title: `${what} ${plural ? "need" : "needs"} your bank’s check`,
-      text: "The bank wants to know that it is you. Nothing has been charged yet.",
-      label: "Run the bank’s check",
+      text: "Your bank needs to verify it’s you. Nothing has been charged yet.",
+      label: "Complete the bank’s check",
       way: "bank",
     };
   if (status === "failed")
     return {
       title: `${what} could not be paid`,
-      text: `${error?.message ?? "The bank refused it."} Another card will do; what you have stays yours meanwhile.`,
+      text: `${error?.message ?? "Your bank declined it."} You can use another card; you keep what you have in the meantime.`,
       label: "Pay with another card",
       way: "pay",
     };
   return {
     title: `${what} ${plural ? "are" : "is"} waiting for ${plural ? "their" : "its"} payment`,
-    text: "If you paid a moment ago, this changes by itself.",
+    text: "If you have just paid, this updates by itself.",
     label: "Continue",
     way: "pay",
   };
@@ -154,13 +154,13 @@ export function order({ kind, interval, quantity = 1 }, plan) {
   return { name, price: cost(price, quantity), cost: amount };
 }
 
-// ---- A change, before it is made
+// ---- Plan changes
 
 /** @typedef {{plan: Plan, price: Price}} Offer */
 
-/** Credits follow the money: what is paid from there was given already. */
-const KEPT =
-  "What you paid too much stays as credit for your next invoices; what is paid from it brings no credits a second time.";
+/** Money that already bought credits does not buy them again. */
+const UNUSED_MONEY =
+  "What you have overpaid is credited to your next invoices; amounts paid from it add no credits a second time.";
 
 /** @param {Offer} from @param {Offer} to @returns {"Upgrade"|"Downgrade"|"Pay yearly"|"Pay monthly"} */
 export function changeName(from, to) {
@@ -169,7 +169,7 @@ export function changeName(from, to) {
 }
 
 /**
- * What it means, in sentences.
+ * What the change means, as sentences.
  * @param {Offer} from @param {Offer} to @param {Subscription} subscription @returns {string[]}
  */
 export function changeMeaning(from, to, { current_period_end: end, quantity, cancel_at }) {
@@ -178,29 +178,29 @@ export function changeMeaning(from, to, { current_period_end: end, quantity, can
   const lines = [];
   if (to.price.interval === "year" && rest === "month")
     lines.push(
-      `You pay ${amount} now with the card that we have, less what is left of this month. ` +
-        `${credits(to.plan.credits * quantity)} belong to each month; they come month by month.`,
+      `You pay ${amount} now with your saved card, minus the unused part of this month. ` +
+        `${credits(to.plan.credits * quantity)} are added every month.`,
     );
   else if (to.price.interval === "month" && rest === "year")
     lines.push(
-      `From today you pay by the month: ${amount}. You keep the credits that you have. ${KEPT}`,
+      `From today you pay by the month: ${amount}. You keep the credits you have. ${UNUSED_MONEY}`,
     );
   else if (to.price.amount_minor > from.price.amount_minor)
     lines.push(
-      `You pay the difference for the rest of this ${rest} now, with the card that we have, and the same share of the ` +
-        `additional credits comes at once. ${end ? `From ${date(end)} it` : "Then it"} is ${amount}.`,
+      `You pay the difference for the rest of this ${rest} now with your saved card, and get the same share of the ` +
+        `additional credits immediately. ${end ? `From ${date(end)} it` : "Then it"} is ${amount}.`,
     );
   else
     lines.push(
-      `It applies at once, and you keep the credits that you have. ${KEPT} ` +
+      `It applies immediately, and you keep the credits you have. ${UNUSED_MONEY} ` +
         `${end ? `From ${date(end)} it` : "Then it"} is ${amount}.`,
     );
-  if (cancel_at) lines.push("Your plan still ends when you said, unless you resume it.");
+  if (cancel_at) lines.push("Your plan still ends on the date you chose, unless you resume it.");
   return lines;
 }
 
 /**
- * How the question is put. @param {Offer} from @param {Offer} to
+ * The dialog's title and buttons. @param {Offer} from @param {Offer} to
  * @returns {{title: string, yes: string, no: string}}
  */
 export function changeQuestion(from, to) {
@@ -209,7 +209,7 @@ export function changeQuestion(from, to) {
     return {
       title: `Pay for ${to.plan.name} by the ${interval}?`,
       yes: `Pay by the ${interval}`,
-      no: `Go on paying by the ${from.price.interval}`,
+      no: `Keep paying by the ${from.price.interval}`,
     };
   const name = interval === from.price.interval ? to.plan.name : `${to.plan.name}, paid by the ${interval}`;
   return { title: `Change to ${name}?`, yes: `Change to ${to.plan.name}`, no: `Stay on ${from.plan.name}` };
@@ -219,28 +219,28 @@ export function changeQuestion(from, to) {
 export function cancelMeaning(name, end) {
   const until = end ? `on ${date(end)}` : "with its period";
   return [
-    `Either ${name} ends ${until}, and until then it is yours as before; you may change your mind any day. ` +
-      "Or it ends now, and nothing is paid back.",
+    `${name} can end ${until}, and you keep it until then; you can resume it at any time. ` +
+      "Or it ends now, without a refund.",
   ];
 }
 
-// ---- Entries
+// ---- Ledger entries
 
 /** @param {string} id @param {Plan[]} plans */
 const known = (id, plans) => plans.find((plan) => plan.id === id);
 
 /**
- * A name, and what more there is to say.
+ * An entry's name and its detail.
  * @param {Entry} entry @param {Plan[]} plans @returns {[name: string, more: string]}
  */
 export function entry({ kind, credits: amount, reason }, plans) {
   if (kind === "grant") return granted(amount, reason, plans);
-  if (kind === "spend") return ["Poster", reason === "reserved before" ? "printed from what was set aside" : ""];
-  if (kind === "reserve") return ["Set aside", "for work under way"];
-  if (kind === "release") return ["Set aside, given back", REASONS[reason] ?? ""];
+  if (kind === "spend") return ["Poster", reason === "reserved before" ? "printed from reserved credits" : ""];
+  if (kind === "reserve") return ["Reserved", "for work in progress"];
+  if (kind === "release") return ["Reservation returned", REASONS[reason] ?? ""];
   if (kind === "expire") return ["Expired", REASONS[reason] ?? reason];
   if (kind === "adjust") return ["Corrected", REASONS[reason] ?? reason];
-  const name = kind === "freeze" ? "Held back" : kind === "reverse" ? "Taken back" : "Given back";
+  const name = kind === "freeze" ? "Frozen" : kind === "reverse" ? "Reversed" : "Restored";
   return [name, REASONS[reason] ?? reason];
 }
 
@@ -249,20 +249,20 @@ function granted(amount, reason, plans) {
   const [, id, part] = reason.match(/^(.*), (?:paid|part (\d+))$/) ?? [];
   const plan = known(id ?? "", plans);
   if (!plan) return ["Credits", reason];
-  if (plan.top_up) return [plan.name, "bought"];
+  if (plan.top_up) return [plan.name, "purchased"];
   if (!amount) return [`${plan.name} plan`, "nothing to pay, no new credits"];
   return [`${plan.name} plan`, part ? `month ${part} of the year` : "paid"];
 }
 
-/** @type {Record<string, string>} what the ledger says, as one would say it to the customer */
+/** @type {Record<string, string>} the ledger's reasons in the customer's words */
 const REASONS = {
   refunded: "the payment was refunded",
   "credited back": "the payment was credited back",
   "unused at its end": "unused when its month ended",
-  "more than may roll over": "more than may be carried over",
-  "the subscription has ended": "with the plan that ended",
-  "worked out again with an invoice that came late": "worked out again with an invoice that came late",
-  "reserved for too long": "it was not used in time",
-  "reservation committed": "before what was used is taken",
-  "reservation released": "it was not used",
+  "more than may roll over": "above the carryover limit",
+  "the subscription has ended": "the plan ended",
+  "recalculated with a late invoice": "recalculated with a late invoice",
+  "reserved for too long": "not used in time",
+  "reservation committed": "before the used credits are charged",
+  "reservation released": "not used",
 };

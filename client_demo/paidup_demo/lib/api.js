@@ -1,8 +1,6 @@
 // @ts-check
 /**
- * The demo's calls to its own server.
- *
- * Owns the shape of requests and of refusals. Refuses to retry: the page knows what the customer is doing.
+ * The demo's calls to its own server. Never retries: the page decides that.
  */
 
 /** @typedef {import("../sdk/paidup.js").Status} Status */
@@ -16,7 +14,7 @@
  *   pending_plan: string|null, current_period_end: string|null, cancel_at: string|null,
  *   ended_at: string|null}} Subscription
  */
-/** @typedef {{credits: number, plan: string|null, due_at: string}} Installment part of a yearly plan, still to come */
+/** @typedef {{credits: number, plan: string|null, due_at: string}} Installment a yearly plan's grant that is still due */
 /**
  * @typedef {{balance: number, subscription: Subscription|null, installments: Installment[],
  *   activating: Activating|null}} Account
@@ -27,7 +25,7 @@
 /** @typedef {{invoice: string, client_secret: string|null, ticket: string, status: Status}} Purchase */
 /** @typedef {{publishable_key: string, stripe_js: string, sandbox: string|null, customer: string}} Config */
 
-/** A refusal (RFC 9457): `status` is HTTP's, 0 when nobody answered; `body` holds the problem's own members. */
+/** An error response (RFC 9457). `status` is the HTTP status, 0 if there was no response; `body` has the problem's members. */
 export class Problem extends Error {
   /** @param {number} status @param {Record<string, any>} body */
   constructor(status, body) {
@@ -44,13 +42,13 @@ export class Problem extends Error {
 export async function call(method, url, body) {
   const headers = body === undefined ? undefined : { "Content-Type": "application/json" };
   const init = { method, headers, body: body === undefined ? undefined : JSON.stringify(body) };
-  const away = () => new Problem(0, { detail: "The server cannot be reached. Check your connection and try again." });
+  const unreachable = () => new Problem(0, { detail: "The server cannot be reached. Check your connection and try again." });
   const response = await fetch(url, { ...init, signal: AbortSignal.timeout(20_000) }).catch(() => {
-    throw away();
+    throw unreachable();
   });
   const answer = response.status === 204 ? {} : await response.json().catch(() => null);
   if (!response.ok) throw new Problem(response.status, answer ?? {});
-  if (!answer) throw away(); // cut off in the middle
+  if (!answer) throw unreachable(); // truncated
   return answer;
 }
 
@@ -60,7 +58,7 @@ export const config = () => call("GET", "/demo/config.json");
 export const plans = async () => (await call("GET", "/api/plans")).plans;
 /** @returns {Promise<Credits>} */
 export const credits = () => call("GET", "/api/credits");
-/** The demo's backend spends the credits for it, once for each poster. @param {string} poster @returns {Promise<Poster>} */
+/** The demo's backend spends the credits, once per poster. @param {string} poster @returns {Promise<Poster>} */
 export const printPoster = (poster) => call("POST", "/demo/posters", { poster });
 /** @param {string} plan @param {string} [interval] @returns {Promise<Purchase>} */
 export const subscribe = (plan, interval) =>
@@ -69,8 +67,8 @@ export const subscribe = (plan, interval) =>
 export const change = (plan, interval) => call("POST", "/api/subscriptions/change", { plan, interval });
 /** @param {string} plan @param {number} quantity @returns {Promise<Purchase>} */
 export const topUp = (plan, quantity) => call("POST", "/api/top-ups", { plan, quantity });
-/** An invoice that is there already, with the secret for paying it. @param {string} invoice @returns {Promise<Purchase>} */
-export const takeUp = (invoice) => call("POST", "/api/invoices", { invoice });
+/** An existing invoice with its client secret. @param {string} invoice @returns {Promise<Purchase>} */
+export const resumeInvoice = (invoice) => call("POST", "/api/invoices", { invoice });
 /** @param {"period_end"|"now"} when @returns {Promise<{subscription: Subscription}>} */
 export const cancel = (when) => call("POST", "/api/subscriptions/cancel", { when });
 /** @returns {Promise<{subscription: Subscription}>} */
@@ -79,7 +77,7 @@ export const resume = () => call("POST", "/api/subscriptions/resume", {});
 export const account = () => call("GET", "/api/account");
 /** Newest first. @param {number} [before] an entry's id @returns {Promise<{entries: Entry[], has_more: boolean}>} */
 export const entries = (before) => call("GET", `/api/account/entries${before ? `?before=${before}` : ""}`);
-/** The sandbox's calendar. @returns {Promise<{now: string}>} */
+/** The sandbox's time. @returns {Promise<{now: string}>} */
 export const clock = () => call("GET", "/demo/clock");
 /** @param {{days?: number, months?: number}} step @returns {Promise<{now: string}>} */
 export const moveClock = (step) => call("POST", "/demo/clock", step);

@@ -1,20 +1,19 @@
 // @ts-check
-/** What every part of the demo needs of the page. */
+/** DOM helpers shared by the demo's modules. */
 
 /** @param {string} id @returns {any} an element of index.html */
 export const el = (id) => document.getElementById(id);
 
-/** Live regions speak at each change of text: change it only for news. @param {string} id @param {string} text */
+/** Set the text only if it changes: a live region announces every assignment. @param {string} id @param {string} text */
 export function set(id, text) {
   if (el(id).textContent !== text) el(id).textContent = text;
 }
 
-/** Whether the customer prefers a page that stands still. */
-export const calm = matchMedia("(prefers-reduced-motion: reduce)");
+/** Whether the customer prefers reduced motion. */
+export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 /**
- * A function that draws, and draws again for as long as `draw` says that something moves. A page at rest, or
- * one that nobody sees, asks for no frame.
+ * Returns a function that draws, and repeats while `draw` returns true. A static or hidden page requests no frames.
  *
  * @param {() => boolean} draw
  */
@@ -23,6 +22,6 @@ export function whileMoving(draw) {
   let next;
   return function again() {
     clearTimeout(next);
-    if (draw()) next = setTimeout(() => requestAnimationFrame(again), calm.matches ? 1000 : 80);
+    if (draw()) next = setTimeout(() => requestAnimationFrame(again), reducedMotion.matches ? 1000 : 80);
   };
 }

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * The card form: Stripe.js's element, and what confirming it came to.
+ * The card form: Stripe.js's element, and the outcome of confirming it.
  *
- * Owns everything said to Stripe.js. Card numbers never reach this page; no secret is kept beyond the call.
+ * Card numbers never reach this page, and client secrets are not stored.
  */
 import { cardError } from "./text.js";
 
@@ -12,7 +12,7 @@ import { cardError } from "./text.js";
 /** @type {Promise<any>|null} */
 let library = null;
 
-/** Stripe.js itself, or the sandbox's stand-in; once. @param {string} url @param {string} key @returns {Promise<any>} */
+/** Load Stripe.js, or the sandbox's replacement, once. @param {string} url @param {string} key @returns {Promise<any>} */
 export function stripe(url, key) {
   library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
@@ -28,8 +28,8 @@ export function stripe(url, key) {
   return library;
 }
 
-/** Stripe's element lives in a frame of its own: the page's look has to be told to it. */
-function look() {
+/** The page's styles for Stripe's element, which is in a separate frame. */
+function cardStyle() {
   const css = getComputedStyle(document.documentElement);
   const token = (/** @type {string} */ name) => css.getPropertyValue(name).trim();
   return {
@@ -46,31 +46,31 @@ function look() {
 
 /** @param {any} stripe @param {HTMLElement} mount @param {(complete: boolean, error: string) => void} changed */
 export function cardField(stripe, mount, changed) {
-  const card = stripe.elements().create("card", { style: look(), hidePostalCode: true, disableLink: true });
+  const card = stripe.elements().create("card", { style: cardStyle(), hidePostalCode: true, disableLink: true });
   card.mount(mount);
   card.on("change", (/** @type {any} */ event) => changed(event.complete, event.error?.message ?? ""));
   card.on("focus", () => mount.classList.add("focused"));
   card.on("blur", () => mount.classList.remove("focused"));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => card.update({ style: look() }));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => card.update({ style: cardStyle() }));
   return card;
 }
 
 /**
- * Confirm the payment, the bank's check included. `card` null runs an interrupted check again.
+ * Confirm the payment, including the bank's check. With `card` null, an interrupted check is run again.
  * @param {any} stripe @param {string} secret @param {any} card @returns {Promise<Outcome>}
  */
 export async function confirm(stripe, secret, card) {
   const { paymentIntent, error } = await (
     card ? stripe.confirmCardPayment(secret, { payment_method: { card } }) : stripe.confirmCardPayment(secret)
   ).catch(unreachable);
-  const intent = paymentIntent ?? error?.payment_intent ?? (await lookAgain(stripe, secret, error));
+  const intent = paymentIntent ?? error?.payment_intent ?? (await retrieveIntent(stripe, secret, error));
   if (intent && isUnderWay(intent)) return { kind: "confirmed", status: intent.status };
   return { kind: "refused", message: cardError(error ?? {}) };
 }
 
 /**
- * Whether a card that was charged without the customer waits for his bank's check. A hint for the screen: the
- * server is told of the same by Stripe, a little later. @param {any} stripe @param {string} secret
+ * Whether the charge of a saved card waits for the bank's check. Only a hint for the screen: the server learns the
+ * same from Stripe a little later. @param {any} stripe @param {string} secret
  */
 export async function waitsForBank(stripe, secret) {
   const { paymentIntent } = await stripe.retrievePaymentIntent(secret).catch(unreachable);
@@ -82,8 +82,8 @@ const isUnderWay = (intent) => intent.status === "succeeded" || intent.status ==
 
 const unreachable = () => ({ error: { type: "api_connection_error" } });
 
-/** A lost answer is not a refusal: the payment may have gone through. @param {any} stripe @param {string} secret @param {any} error */
-async function lookAgain(stripe, secret, error) {
+/** After a lost response the payment may have succeeded: retrieve it. @param {any} stripe @param {string} secret @param {any} error */
+async function retrieveIntent(stripe, secret, error) {
   if (error?.type !== "api_connection_error") return null;
   const { paymentIntent } = await stripe.retrievePaymentIntent(secret).catch(unreachable);
   return paymentIntent ?? null;

@@ -1,14 +1,14 @@
 // @ts-check
 /**
- * What the demo says: numbers, money, and the words of each stage of an activation.
+ * The demo's texts: numbers, money, and the screen of each stage of an activation.
  *
- * Pure: a stage and what is known of the payment go in, the screen's words come out.
+ * Pure: a stage and the payment's details in, the screen's texts out.
  */
 
 /** @typedef {import("../sdk/paidup.js").Status} Status */
 /** @typedef {import("../sdk/paidup.js").Stage} Stage */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} StepState */
-/** @typedef {"pay"|"check"|"bank"|"retry"|"restart"|"studio"|"account"} Action what a button does; see demo.js */
+/** @typedef {"pay"|"check"|"bank"|"retry"|"restart"|"home"|"account"} Action what a button does; see main.js */
 /**
  * @typedef {{heading: string, sentence: string, steps: [StepState, StepState, StepState],
  *   actions: {action: Action, label: string}[]}} Screen
@@ -35,22 +35,22 @@ export function duration(ms) {
   return ms < 1000 ? `${Math.max(1, Math.round(ms))} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
-const ROADS = {
-  verification: ["verification", "We asked Stripe ourselves, without waiting to be told."],
-  webhook: ["webhook", "Stripe’s own message came in first."],
-  reconciliation: ["reconciliation", "Our regular sweep found the payment."],
+const SOURCES = {
+  verification: ["verification", "We asked Stripe directly instead of waiting for the webhook."],
+  webhook: ["webhook", "Stripe’s webhook arrived first."],
+  reconciliation: ["reconciliation", "Our regular check found the payment."],
 };
 
-/** Which road won, and how fast. @param {Status["via"]} via @param {number|null} ms since the bank confirmed */
-export function wonBy(via, ms) {
+/** Which source confirmed the payment, and how fast. @param {Status["via"]} via @param {number|null} ms since the bank confirmed */
+export function confirmedBy(via, ms) {
   if (!via) return null;
-  const [name, why] = ROADS[via];
+  const [name, why] = SOURCES[via];
   return { line: `Confirmed by ${name}${ms === null ? "" : ` in ${duration(ms)}`}`, why };
 }
 
 /** @param {Action} action @param {string} label */
 const button = (action, label) => ({ action, label });
-const toStudio = button("studio", "Back to the studio");
+const toHome = button("home", "Back to posters");
 
 /**
  * The activating screen.
@@ -70,7 +70,7 @@ export function screen(stage, known) {
         heading: known.kind === "top-up" ? `Adding your ${plan.toLowerCase()}` : `Activating your ${plan} plan`,
         sentence: known.online
           ? "Your bank has confirmed the payment. We are checking it with Stripe."
-          : "The connection was lost. We are reconnecting, and checking your payment meanwhile.",
+          : "The connection was lost. We are reconnecting and still checking your payment.",
         steps: ["done", "now", "next"],
         actions: [],
       };
@@ -78,94 +78,94 @@ export function screen(stage, known) {
       return {
         heading: "This is taking longer than usual",
         sentence:
-          "Your payment is safe. Nothing need be paid again. " +
-          "You may close this page; the credits will be there when you come back.",
+          "Your payment is safe. You don’t need to pay again. " +
+          "You can close this page; the credits will be there when you come back.",
         steps: ["done", "paused", "next"],
-        actions: [toStudio, button("check", "Check again")],
+        actions: [toHome, button("check", "Check again")],
       };
     case "processing":
       return {
         heading: "Payment received, not yet final",
         sentence:
-          "Your bank needs more time to complete it. You may leave this page: the credits are added the moment it is done.",
+          "Your bank needs more time to complete it. You can leave this page: the credits are added as soon as it is done.",
         steps: ["done", "paused", "next"],
-        actions: [toStudio],
+        actions: [toHome],
       };
     case "action_required":
       return {
-        heading: "Your bank wants to check that it is you",
-        sentence: "The payment is on hold until the check is passed. Nothing has been charged yet.",
+        heading: "Your bank needs to verify it’s you",
+        sentence: "The payment is on hold until you complete the check. Nothing has been charged yet.",
         steps: ["paused", "next", "next"],
-        actions: [button("bank", "Run the bank’s check"), toStudio],
+        actions: [button("bank", "Complete the bank’s check"), toHome],
       };
     case "failed":
       return {
-        heading: "That payment did not go through",
-        sentence: `${error ?? "The bank refused it."} You can try another card. If this payment comes through after all, this page will tell you.`,
+        heading: "The payment did not go through",
+        sentence: `${error ?? "Your bank declined it."} You can try another card. If this payment succeeds after all, this page will show it.`,
         steps: ["failed", "next", "next"],
-        actions: [button("retry", "Try another card"), toStudio],
+        actions: [button("retry", "Try another card"), toHome],
       };
     case "active":
       return {
-        ...joy(known),
+        ...success(known),
         steps: ["done", "done", "done"],
         actions: [],
       };
     case "reversed":
       return {
-        heading: "This payment was taken back",
+        heading: "This payment was reversed",
         sentence:
-          "It was refunded or disputed, so its credits are gone too. You can choose a plan again at any time.",
+          "It was refunded or disputed, so its credits were removed. You can choose a plan again at any time.",
         steps: ["done", "done", "failed"],
-        actions: [button("restart", "Choose a plan"), toStudio],
+        actions: [button("restart", "Choose a plan"), toHome],
       };
     default:
       return {
-        heading: "This payment was cancelled",
-        sentence: "It expired or was withdrawn. To go on, choose a plan again.",
+        heading: "This payment was canceled",
+        sentence: "It expired or was canceled. To continue, choose a plan again.",
         steps: ["failed", "next", "next"],
-        actions: [button("restart", "Choose a plan"), toStudio],
+        actions: [button("restart", "Choose a plan"), toHome],
       };
   }
 }
 
-/** It is paid, or nothing had to be. @param {{plan: string, kind?: string, credits: number}} known */
-function joy({ plan, kind, credits: added }) {
+/** Paid, or nothing was due. @param {{plan: string, kind?: string, credits: number}} known */
+function success({ plan, kind, credits: added }) {
   const sentence = `${credits(added)} added.`;
-  if (kind === "top-up") return { heading: `${credits(added)} more`, sentence: "They are in your account, ready for use." };
-  if (kind === "renewal") return { heading: `${plan} goes on`, sentence };
+  if (kind === "top-up") return { heading: `${credits(added)} added`, sentence: "They are in your account, ready to use." };
+  if (kind === "renewal") return { heading: `${plan} is renewed`, sentence };
   if (kind === "change" && added === 0)
     return {
       heading: `You are on ${plan} now`,
       sentence:
-        "There is nothing to pay. The credits that you have stay yours, and what you paid too much stays as credit for your next invoices.",
+        "There is nothing to pay. You keep the credits you have, and what you have overpaid is credited to your next invoices.",
     };
   return { heading: `${plan} is yours`, sentence };
 }
 
-/** A payment begun, but none seen: here, on another device, or never. @param {Stage|"reversed"} stage @param {{plan: string, kind?: string}} known @returns {Screen} */
+/** No confirmation seen yet: the payment may have been made on another device, or not at all. @param {Stage|"reversed"} stage @param {{plan: string, kind?: string}} known @returns {Screen} */
 function unpaid(stage, { plan, kind }) {
   return {
     heading:
       kind === "top-up"
-        ? `Your ${plan.toLowerCase()} are waiting for their payment`
-        : `Your ${plan} plan is waiting for its payment`,
+        ? `Your ${plan.toLowerCase()} are waiting for payment`
+        : `Your ${plan} plan is waiting for payment`,
     sentence:
       stage === "verifying"
         ? "We are asking Stripe whether it has been paid."
-        : "We have not seen a payment yet. If you paid a moment ago, stay here: this page will tell you.",
+        : "We have not seen a payment yet. If you have just paid, stay here: this page updates by itself.",
     steps: [stage === "verifying" ? "now" : "paused", "next", "next"],
-    actions: [button("pay", "Enter card details"), toStudio],
+    actions: [button("pay", "Enter card details"), toHome],
   };
 }
 
-/** What the card form says. @param {{code?: string, type?: string, message?: string}} error Stripe.js's */
+/** The card form's error text. @param {{code?: string, type?: string, message?: string}} error Stripe.js's */
 export function cardError(error) {
   if (error.code === "payment_intent_authentication_failure") {
-    return "Your bank could not confirm that it was you. Nothing was charged. Try again, or use another card.";
+    return "Your bank could not verify it was you. Nothing was charged. Try again, or use another card.";
   }
   if (error.type === "api_connection_error") {
-    return "Stripe cannot be reached. Try again: it is the same payment, so it cannot be taken twice.";
+    return "Stripe cannot be reached. Try again: you cannot be charged twice for the same payment.";
   }
   return error.message ?? "The payment did not go through. Try again, or use another card.";
 }

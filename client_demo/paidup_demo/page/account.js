@@ -1,30 +1,30 @@
 // @ts-check
 /**
- * The account page: the balance, the plan and what can be done about it, and the ledger.
+ * The account page: the balance, the plan with its actions, and the credit history.
  *
- * Owns what is shown there and when it is read anew. Pays nothing: whatever has to be paid is handed to the page.
+ * Decides what is shown and when it is loaded again. Payments are passed to checkout.js.
  */
-import * as account_words from "../lib/account_text.js";
+import * as accountText from "../lib/account_text.js";
 import * as api from "../lib/api.js";
-import { ask } from "./confirm_dialog.js";
+import { confirmChoice } from "./confirm_dialog.js";
 import { el, set } from "../lib/dom.js";
 import { refreshLedger, showOlder } from "./ledger.js";
 import { chooseInterval, drawOffers, drawTopUp } from "./plan_offers.js";
 
 /** @typedef {import("./plan_offers.js").Offer} Offer */
-/** @typedef {{kind: string, plan: string, interval?: string, quantity?: number}} About what is being bought */
+/** @typedef {{kind: string, plan: string, interval?: string, quantity?: number}} About what is being paid for */
 /**
- * What the account page needs of the rest.
+ * What the account page needs from the other modules.
  * @typedef {object} Page
  * @property {(request: () => Promise<api.Purchase>, about: About, errorId: string) => Promise<void>} buy
- * @property {(activating: api.Activating) => void} follow a payment that is on its way
- * @property {(way: account_words.Way) => void} pay it
+ * @property {(activating: api.Activating) => void} follow a pending payment
+ * @property {(way: accountText.Way) => void} pay it
  * @property {(balance: number) => void} showBalance
  * @property {number} price of a poster
  */
 
-/** After a payment, and when the clock has moved, events and sweeps take a moment: the page looks more often. */
-const LOOKS_MS = [400, 1000, 1800, 2800, 4000, 6000, 9000, 13_000, 20_000, 30_000];
+/** Extra refreshes after a payment or a clock change, while events and reconciler runs are still under way. */
+const REFRESH_AT_MS = [400, 1000, 1800, 2800, 4000, 6000, 9000, 13_000, 20_000, 30_000];
 
 /** @type {Page} */
 let page;
@@ -36,7 +36,7 @@ let account = null;
 let reading = null;
 /** @type {Promise<void>|null} */
 let next = null;
-/** @type {account_words.Notice|null} */
+/** @type {accountText.Notice|null} */
 let notice = null;
 
 /** @param {Page} of @param {api.Plan[]} sold */
@@ -45,7 +45,7 @@ export function setUpAccount(of, sold) {
   el("plan-do").onclick = () => (account?.subscription?.cancel_at ? resume() : cancel());
   el("plan-pay").onclick = () => notice && page.pay(notice.way);
   el("older").onclick = () => attempt("ledger-error", () => showOlder(plans));
-  el("rhythm").onchange = offer;
+  el("offer-interval").onchange = offer;
   drawTopUp(plans, (plan, quantity) =>
     page.buy(() => api.topUp(plan.id, quantity), { kind: "top-up", plan: plan.id, quantity }, "top-up-error"),
   );
@@ -59,14 +59,14 @@ export function refreshIfShown() {
   if (page && !el("view-account").hidden) void refresh();
 }
 
-/** What has come due shows within seconds; the balance tells by itself, the plan has to be asked about. */
-export function lookSoon() {
+/** Refresh now and several times soon. The balance is pushed by the server; the plan has to be polled. */
+export function refreshSoon() {
   refreshIfShown();
-  for (const ms of LOOKS_MS) setTimeout(refreshIfShown, ms);
+  for (const ms of REFRESH_AT_MS) setTimeout(refreshIfShown, ms);
 }
 
 /**
- * Read everything anew, from now on: what is being read already may be older than what was just done.
+ * Load everything again. If a load is running, a new one starts after it: its data may predate the last action.
  *
  * @returns {Promise<void>}
  */
@@ -104,34 +104,34 @@ function draw(known) {
   const paying = planOf(activating?.status.plan ?? "");
   if (activating) page.follow(activating);
   notice =
-    activating && account_words.notice(activating.status, account_words.purposeOf(activating, paying), paying);
+    activating && accountText.notice(activating.status, accountText.purposeOf(activating, paying), paying);
   const plan = planOf(subscription?.plan ?? "");
-  const { name, price, text } = account_words.standing(subscription, plan);
+  const { name, price, text } = accountText.planSummary(subscription, plan);
   set("plan-name", name);
   set("plan-price", price);
   set("plan-text", text);
-  set("balance-text", account_words.purse(balance, page.price));
-  set("to-come", account_words.toCome(installments));
+  set("balance-text", accountText.balanceText(balance, page.price));
+  set("upcoming", accountText.upcomingCredits(installments));
   el("notice").hidden = !notice;
   set("notice-title", notice ? `${notice.title}.` : "");
   set("notice-text", notice?.text ?? "");
   set("plan-pay", notice?.label ?? "");
-  const running = account_words.isRunning(subscription);
-  const goes = !running && document.activeElement === el("plan-do");
+  const running = accountText.isRunning(subscription);
+  const hidesFocus = !running && document.activeElement === el("plan-do");
   el("plan-do").hidden = !running;
-  if (goes) el("plan-title").focus(); // it is over: the focus is not lost with the button
+  if (hidesFocus) el("plan-title").focus(); // the button is hidden now: keep the focus in the section
   set("plan-do", running && subscription.cancel_at ? `Resume ${name}` : `Cancel ${name}`);
   set("offers-title", running ? "Change the plan" : "Choose a plan");
   offer();
   el("view-account").dataset.read = "";
 }
 
-// ---- What the customer does
+// ---- Actions
 
 function offer() {
   const subscription = account?.subscription ?? null;
   drawOffers(plans, subscription, (offer) => {
-    if (account_words.isRunning(subscription)) void change(offer, subscription);
+    if (accountText.isRunning(subscription)) void change(offer, subscription);
     else void subscribe(offer);
   });
 }
@@ -147,11 +147,11 @@ const subscribe = ({ plan, price }) =>
 /** @param {Offer} offer @param {api.Subscription} subscription */
 async function change(offer, subscription) {
   const own = planOf(subscription.plan ?? "") ?? offer.plan;
-  const price = account_words.priceOf(own, subscription.interval) ?? offer.price;
+  const price = accountText.priceOf(own, subscription.interval) ?? offer.price;
   const from = { plan: own, price };
-  const { title, yes, no } = account_words.changeQuestion(from, offer);
-  const text = account_words.changeMeaning(from, offer, subscription);
-  if (!(await ask({ title, text, choices: [{ value: "yes", label: yes }], never: no }))) return;
+  const { title, yes, no } = accountText.changeQuestion(from, offer);
+  const text = accountText.changeMeaning(from, offer, subscription);
+  if (!(await confirmChoice({ title, text, choices: [{ value: "yes", label: yes }], cancelLabel: no }))) return;
   const [plan, interval] = [offer.plan.id, offer.price.interval];
   await page.buy(() => api.change(plan, interval), { kind: "change", plan, interval }, "offers-error");
 }
@@ -161,21 +161,21 @@ async function cancel() {
   if (!subscription) return;
   const name = planOf(subscription.plan ?? "")?.name ?? "the plan";
   const end = subscription.current_period_end;
-  const answer = await ask({
+  const answer = await confirmChoice({
     title: `Cancel ${name}?`,
-    text: account_words.cancelMeaning(name, end),
+    text: accountText.cancelMeaning(name, end),
     choices: [
-      { value: "period_end", label: end ? `End it on ${account_words.date(end)}` : "End it with its period" },
+      { value: "period_end", label: end ? `End it on ${accountText.date(end)}` : "End it with its period" },
       { value: "now", label: "End it now" },
     ],
-    never: `Keep ${name}`,
+    cancelLabel: `Keep ${name}`,
   });
   if (answer) await settle(() => api.cancel(answer === "now" ? "now" : "period_end"));
 }
 
 const resume = () => settle(api.resume);
 
-/** @param {() => Promise<unknown>} act changes the subscription, and there is nothing to pay */
+/** @param {() => Promise<unknown>} act changes the subscription without a payment */
 async function settle(act) {
   if (el("plan-do").ariaDisabled === "true") return;
   el("plan-do").ariaDisabled = "true";

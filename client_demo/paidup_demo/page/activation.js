@@ -1,20 +1,20 @@
 // @ts-check
 /**
- * The wait for the credits: one invoice is watched, and the page shows what is heard of it.
+ * Waits for the credits: watches one invoice and shows its status, up to the screen that says they are there.
  *
- * Owns the activating screen and the joy at its end. Nothing is paid here.
+ * Nothing is paid here.
  */
-import { lookSoon } from "./account.js";
-import * as account_words from "../lib/account_text.js";
+import { refreshSoon } from "./account.js";
+import * as accountText from "../lib/account_text.js";
 import { showBalance } from "./balance.js";
-import { calm, el, set } from "../lib/dom.js";
-import { kept } from "./storage.js";
+import { reducedMotion, el, set } from "../lib/dom.js";
+import { storage } from "./storage.js";
 import { activate } from "../sdk/paidup.js";
 import * as timeline from "../timeline/timeline.js";
 import { drawScreen } from "./activation_view.js";
 import { go, showBanner } from "./views.js";
 import { isConfirmed, planName, planOf, PRICE, state, watching } from "./session_state.js";
-import * as words from "../lib/text.js";
+import * as texts from "../lib/text.js";
 
 /** @typedef {import("../lib/api.js").Activating} Activating */
 /** @typedef {import("../sdk/paidup.js").Status} Status */
@@ -22,19 +22,19 @@ import * as words from "../lib/text.js";
 /** @typedef {import("./session_state.js").Order} Order */
 
 /** @type {(view: string) => unknown} */
-let goOn = () => {};
+let onCredits = () => {};
 
-/** @param {(view: string) => unknown} run once credits have come for a poster that waits; told the view that is shown */
-export const whenActive = (run) => void (goOn = run);
+/** @param {(view: string) => unknown} run when credits for a waiting poster have arrived; gets the current view */
+export const whenActive = (run) => void (onCredits = run);
 
-/** @param {Order} order @param {Status|null} status what is known already */
+/** @param {Order} order @param {Status|null} status what is already known */
 export function watch(order, status) {
   state.order = order;
   if (status?.status === "active") return settled(status);
   if (watching(order.invoice)) return state.activation?.verify();
   state.activation?.close();
   const activation = (state.activation = activate({ invoice: order.invoice, ticket: order.ticket }));
-  state.watched = order.invoice;
+  state.watchedInvoice = order.invoice;
   delete order.ticket; // used up
   activation.addEventListener("stage", draw);
   activation.addEventListener("status", draw);
@@ -42,16 +42,16 @@ export function watch(order, status) {
     performance.mark(`paidup:connection:${activation.connection}`);
     draw();
   });
-  activation.addEventListener("error", (event) => gone(/** @type {CustomEvent} */ (event).detail));
+  activation.addEventListener("error", (event) => onWatchError(/** @type {CustomEvent} */ (event).detail));
   activation.finished.then(settled, () => {});
 }
 
-/** @param {Error} error the server will say no more about this invoice */
-function gone(error) {
-  if (state.order) kept.forget(state.order.invoice);
-  go("studio");
-  el("studio-error").textContent =
-    `This payment can no longer be followed here (${error.message.toLowerCase()}) Reload the page to see where it stands.`;
+/** @param {Error} error final: no more updates follow for this invoice */
+function onWatchError(error) {
+  if (state.order) storage.forget(state.order.invoice);
+  go("home");
+  el("home-error").textContent =
+    `The status of this payment can no longer be shown here (${error.message.toLowerCase()}) Reload the page to see it.`;
 }
 
 export function showActivating() {
@@ -63,12 +63,12 @@ export function showActivating() {
 function draw(_event) {
   const { activation, order, view } = state;
   if (!activation || !order) return;
-  if (activation.status?.status === "active") return arrived(activation.status);
+  if (activation.status?.status === "active") return showCredits(activation.status);
   showBanner();
   if (view !== "activating") return;
   const plan = activation.status?.plan ?? order.plan;
   const stage = stageOf(activation, order);
-  const screen = words.screen(stage, {
+  const screen = texts.screen(stage, {
     plan: planName(plan),
     kind: order.kind,
     credits: planOf(plan)?.credits ?? 0,
@@ -87,10 +87,10 @@ function stageOf({ status, stage }, order) {
     : stage;
 }
 
-/** Credits are there. Drawn in the very task that heard of it. @param {Status} status */
-function arrived(status) {
-  if (el("won").dataset.invoice === status.invoice) return;
-  el("won").dataset.invoice = status.invoice;
+/** The credits are there. Drawn in the same task that received the status. @param {Status} status */
+function showCredits(status) {
+  if (el("source").dataset.invoice === status.invoice) return;
+  el("source").dataset.invoice = status.invoice;
   timeline.follow(status.invoice);
   showBalance(status.balance);
   const known = {
@@ -101,65 +101,65 @@ function arrived(status) {
     online: true,
     error: null,
   };
-  const screen = words.screen("active", known);
+  const screen = texts.screen("active", known);
   const at = state.order?.at;
-  const won = words.wonBy(status.via, at ? Date.now() - at : null);
-  el("won").hidden = !won || status.credits_granted === 0;
-  set("won-by", won?.line ?? "");
-  set("won-why", won?.why ?? "");
+  const source = texts.confirmedBy(status.via, at ? Date.now() - at : null);
+  el("source").hidden = !source || status.credits_granted === 0;
+  set("source-name", source?.line ?? "");
+  set("source-reason", source?.why ?? "");
   set("done-title", `${screen.heading}.`);
-  set("done-text", screen.sentence + (mayPrint(status) ? " The poster you asked for is printed now." : ""));
+  set("done-text", screen.sentence + (mayPrint(status) ? " Your poster is being printed now." : ""));
   set("account-lead", "");
-  if (state.view === "studio" || state.view === "account") {
-    state.news = `${screen.heading}: ${screen.sentence}`;
+  if (state.view === "home" || state.view === "account") {
+    state.announcement = `${screen.heading}: ${screen.sentence}`;
   } else go("done");
-  lookSoon();
+  refreshSoon();
   performance.mark("paidup:active");
-  if (!calm.matches && status.credits_granted > 0) burst();
+  if (!reducedMotion.matches && status.credits_granted > 0) burst();
 }
 
-/** Whether a poster waits that can be paid for now. @param {Status} status */
-const mayPrint = ({ balance }) => !!kept.poster && balance >= PRICE;
+/** Whether a poster is waiting and can be paid for now. @param {Status} status */
+const mayPrint = ({ balance }) => !!storage.poster && balance >= PRICE;
 
 /** @param {Status} status terminal */
 function settled(status) {
   state.activation?.close();
-  kept.forget(status.invoice);
+  storage.forget(status.invoice);
   if (status.status !== "active") {
     if (state.view === "card") showActivating();
     return draw();
   }
-  arrived(status);
+  showCredits(status);
   const { view } = state;
   state.order = null;
   showBanner();
-  if (mayPrint(status)) goOn(view);
+  if (mayPrint(status)) onCredits(view);
 }
 
 function burst() {
   el("burst").classList.remove("go");
-  void el("burst").offsetWidth; // start again from the beginning
+  void el("burst").offsetWidth; // restart the animation
   el("burst").classList.add("go");
 }
 
-/** A reload, or a second tab, while a payment is on its way. @param {Activating} activating */
+/** Continue after a reload, or in a second tab, while a payment is pending. @param {Activating} activating */
 export function resume(activating) {
-  adopt(activating);
+  followAndVerify(activating);
   const { status } = activating.status;
   const onItsWay =
-    kept.confirmedAt(activating.invoice) || status === "processing" || status === "requires_action";
+    storage.confirmedAt(activating.invoice) || status === "processing" || status === "requires_action";
   if (state.order && onItsWay && state.order.kind === "plan") showActivating();
   else showBanner();
 }
 
-/** Follow a payment that the server told of, and ask it to look again. @param {Activating} activating */
-export const adopt = (activating) => follow(activating, true);
+/** Follow a payment that the server reported, and ask it to verify again. @param {Activating} activating */
+export const followAndVerify = (activating) => follow(activating, true);
 
-/** @param {Activating} activating @param {boolean} [ask] the server to look again, where it is known */
+/** @param {Activating} activating @param {boolean} [ask] also verify again if it is already followed */
 export function follow(activating, ask = false) {
   const { invoice, ticket, status } = activating;
   if (!ask && watching(invoice)) return;
-  const kind = account_words.purposeOf(activating, planOf(status.plan));
-  const known = state.order?.invoice === invoice ? state.order : { at: kept.confirmedAt(invoice), kind };
+  const kind = accountText.purposeOf(activating, planOf(status.plan));
+  const known = state.order?.invoice === invoice ? state.order : { at: storage.confirmedAt(invoice), kind };
   watch({ ...known, invoice, ticket, plan: status.plan ?? "" }, status);
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** Puts the words of the activating screen on the page, touching only what has changed. */
+/** Draws the activating screen, updating only what has changed. */
 import { el, set } from "../lib/dom.js";
 
 /** @typedef {import("../lib/text.js").Screen} Screen */
@@ -15,7 +15,7 @@ export function drawScreen(stage, { heading, sentence, steps, actions }) {
   set("stage", sentence);
   [...el("steps").children].forEach((item, index) => drawStep(item, steps[index]));
   const wanted = actions.map(({ label }) => label).join("|");
-  if (el("actions").dataset.wanted === wanted) return; // do not take focus away for nothing
+  if (el("actions").dataset.wanted === wanted) return; // keep the focus if the buttons are the same
   el("actions").dataset.wanted = wanted;
   const focused = el("actions").contains(document.activeElement);
   el("actions").replaceChildren(...actions.map(button));
@@ -35,7 +35,7 @@ function drawStep(item, step) {
 function button({ action, label }, index) {
   const button = document.createElement("button");
   button.type = "button";
-  button.className = action === "studio" ? "link" : index === 0 ? "primary" : "quiet";
+  button.className = action === "home" ? "link" : index === 0 ? "primary" : "quiet";
   button.dataset.action = action;
   button.textContent = label;
   if (action === "retry" || action === "restart" || action === "pay") button.dataset.testid = "try-again";

@@ -1,15 +1,15 @@
 // @ts-check
 /**
- * The balance, wherever the page shows it: counted up when credits come, and said once it stands still.
+ * Shows the balance everywhere on the page: counts up when credits arrive, and announces the final number once.
  *
- * Owns the line on which the server tells of every change. Computes nothing: it shows what it was told last.
+ * Watches the account's balance over a WebSocket and shows the newest value.
  */
-import { calm, el, set } from "../lib/dom.js";
+import { reducedMotion, el, set } from "../lib/dom.js";
 import { watchBalance } from "../sdk/paidup.js";
-import * as words from "../lib/text.js";
+import * as texts from "../lib/text.js";
 
 const COUNT_MS = 700;
-const SAY_AFTER_MS = 600; // a year's parts come one after the other: one sentence is enough
+const SAY_AFTER_MS = 600; // several grants may follow each other: announce only the last
 
 /** @type {number|null} */
 let known = null;
@@ -24,7 +24,7 @@ export function showBalance(balance) {
   el("balance-unit").textContent = el("account-unit").textContent = balance === 1 ? "credit" : "credits";
   el("account-balance").dataset.owed = String(balance < 0);
   if (from !== null && from !== balance) say(balance);
-  if (calm.matches || from === balance || balance < (from ?? 0)) return write(balance);
+  if (reducedMotion.matches || from === balance || balance < (from ?? 0)) return write(balance);
   count(from ?? 0, balance);
 }
 
@@ -32,7 +32,7 @@ export function showBalance(balance) {
 function count(from, to) {
   const began = performance.now();
   const step = (/** @type {number} */ now) => {
-    if (known !== to) return; // a newer figure has taken over
+    if (known !== to) return; // a newer balance has arrived
     const part = Math.min(1, Math.max(0, now - began) / COUNT_MS);
     write(Math.round(from + (to - from) * (1 - (1 - part) ** 3)));
     if (part < 1) requestAnimationFrame(step);
@@ -42,16 +42,16 @@ function count(from, to) {
 
 /** @param {number} figure */
 function write(figure) {
-  el("balance").textContent = el("account-balance").textContent = words.number(figure);
+  el("balance").textContent = el("account-balance").textContent = texts.number(figure);
 }
 
 /** @param {number} balance */
 function say(balance) {
   clearTimeout(saying);
-  saying = setTimeout(() => set("said-balance", `Your balance: ${words.credits(balance)}.`), SAY_AFTER_MS);
+  saying = setTimeout(() => set("balance-status", `Your balance: ${texts.credits(balance)}.`), SAY_AFTER_MS);
 }
 
-/** From now on it changes by itself. @param {() => void} changed what else depends on it */
+/** Follow the balance from now on. @param {() => void} changed called after each change */
 export function followBalance(changed) {
   const watch = watchBalance();
   watch.addEventListener("balance", (event) => {

@@ -1,15 +1,15 @@
 // @ts-check
 /**
- * Buying: the plan, the card, the bank's check, until the bank has said yes.
+ * Checkout: the plan, the card and the bank's check, until the bank has confirmed; also retries of a failed payment.
  *
- * Owns the way there, and every way back from a payment that failed. What follows is activation.js's.
+ * After the confirmation, activation.js takes over.
  */
 import { refreshIfShown } from "./account.js";
-import * as account_words from "../lib/account_text.js";
-import { adopt, showActivating, watch } from "./activation.js";
+import * as accountText from "../lib/account_text.js";
+import { followAndVerify, showActivating, watch } from "./activation.js";
 import * as api from "../lib/api.js";
 import { el } from "../lib/dom.js";
-import { kept } from "./storage.js";
+import { storage } from "./storage.js";
 import { drawPlans } from "./plan_list.js";
 import { cardField, confirm, stripe, waitsForBank } from "../lib/stripe_payment.js";
 import * as timeline from "../timeline/timeline.js";
@@ -23,7 +23,7 @@ import { planName, planOf, state, watching } from "./session_state.js";
 
 export async function showPlans() {
   go("plans");
-  if (state.config) void stripe(state.config.stripe_js, state.config.publishable_key).catch(() => {}); // warm
+  if (state.config) void stripe(state.config.stripe_js, state.config.publishable_key).catch(() => {}); // preload
   try {
     if (!state.plans.length) state.plans = await api.plans();
     listPlans();
@@ -39,7 +39,7 @@ const choose = (plan, interval, errorId) =>
   buy(() => api.subscribe(plan, interval), { kind: "plan", plan, interval }, errorId);
 
 /**
- * Ask for what shall be paid, and lead through it.
+ * Request an invoice and take the customer through its payment.
  * @param {() => Promise<api.Purchase>} request @param {Partial<Order> & {plan: string}} about @param {string} errorId
  */
 export async function buy(request, about, errorId) {
@@ -50,7 +50,7 @@ export async function buy(request, about, errorId) {
   try {
     check = await begin(await request(), about);
   } catch (problem) {
-    await cannotBuy(/** @type {Error} */ (problem), errorId);
+    await onBuyError(/** @type {Error} */ (problem), errorId);
   } finally {
     busy(false);
   }
@@ -58,16 +58,16 @@ export async function buy(request, about, errorId) {
 }
 
 /**
- * The card form, or the wait; where a card that we have paid at once, the joy of it.
+ * Show the card form, or the activating screen; if a saved card has already paid, the success screen.
  * @param {api.Purchase} purchase @param {Partial<Order> & {plan: string}} about
- * @returns {Promise<boolean>} whether the bank wants to check a card that we have
+ * @returns {Promise<boolean>} whether the bank asks for a check of a saved card
  */
 async function begin({ invoice, client_secret, ticket, status }, about) {
-  if (["studio", "plans", "account"].includes(state.view)) state.origin = state.view;
+  if (["home", "plans", "account"].includes(state.view)) state.origin = state.view;
   const order = { ...about, invoice, plan: status.plan ?? about.plan, ticket, secret: client_secret };
-  const checked = await bankIsAsked(order, status);
+  const checked = await bankCheckPending(order, status);
   if (client_secret && !checked && status.status !== "active" && status.status !== "processing") {
-    if (state.watched !== invoice) state.activation?.close();
+    if (state.watchedInvoice !== invoice) state.activation?.close();
     state.order = order;
     await showCard(order);
     if (about.kind === "change" && status.error) el("card-error").textContent = status.error.message;
@@ -79,8 +79,8 @@ async function begin({ invoice, client_secret, ticket, status }, about) {
   return checked;
 }
 
-/** A card that we have is charged without a form; then its bank may ask. @param {Order} order @param {Status} status */
-async function bankIsAsked({ kind, secret }, { status }) {
+/** Whether the bank asks for a check of a saved card, which is charged without a form. @param {Order} order @param {Status} status */
+async function bankCheckPending({ kind, secret }, { status }) {
   if (!state.config || !secret || !(kind === "change" || kind === "renewal")) return false;
   if (status === "requires_action") return true;
   if (status !== "open") return false;
@@ -88,15 +88,15 @@ async function bankIsAsked({ kind, secret }, { status }) {
   return waitsForBank(library, secret);
 }
 
-/** A conflict may be a payment that is on its way already, from another tab: then show that. @param {Error} problem @param {string} errorId */
-async function cannotBuy(problem, errorId) {
+/** A conflict may mean a pending payment from another tab: then show that one. @param {Error} problem @param {string} errorId */
+async function onBuyError(problem, errorId) {
   if (!(problem instanceof api.Problem) || problem.status !== 409) {
     el(errorId).textContent = problem.message;
     return;
   }
   const known = await api.account().catch(() => null);
   if (known?.activating && problem.kind !== "already-on-plan") {
-    adopt(known.activating);
+    followAndVerify(known.activating);
     if (state.order) return showActivating();
   }
   el(errorId).textContent = CONFLICTS[problem.kind] ?? problem.message;
@@ -105,9 +105,9 @@ async function cannotBuy(problem, errorId) {
 
 /** @type {Record<string, string>} */
 const CONFLICTS = {
-  "already-subscribed": "You already have a plan. Your account page shows it, and can change it.",
+  "already-subscribed": "You already have a plan. You can change it on your account page.",
   "already-on-plan": "This is your plan already.",
-  "not-subscribed": "The plan has ended meanwhile. Choose one anew.",
+  "not-subscribed": "The plan has ended. Choose one again.",
 };
 
 /** @param {boolean} yes */
@@ -122,7 +122,7 @@ function busy(yes) {
 export async function showCard(order) {
   const { config } = state;
   if (!config) return;
-  const { name, price, cost } = account_words.order(order, planOf(order.plan));
+  const { name, price, cost } = accountText.order(order, planOf(order.plan));
   el("order-name").textContent = name || planName(order.plan);
   el("order-price").textContent = price;
   el("pay").textContent = `Pay ${cost}`.trim();
@@ -163,11 +163,11 @@ export async function pay() {
   }
 }
 
-/** The bank said yes: from here on only the server is asked. @param {Order} order @param {string} intent its status */
+/** The bank has confirmed: from now on only the server's status counts. @param {Order} order @param {string} intent its status */
 function confirmed(order, intent) {
   performance.mark("paidup:confirmed");
-  if (el("won").dataset.invoice === order.invoice) return; // the socket was quicker than Stripe.js
-  kept.confirm(order.invoice);
+  if (el("source").dataset.invoice === order.invoice) return; // the WebSocket was faster than Stripe.js
+  storage.confirm(order.invoice);
   if (timeline.confirmed(order.invoice)) return; // this tab is being closed
   order.at = Date.now();
   order.intent = intent;
@@ -176,13 +176,13 @@ function confirmed(order, intent) {
   if (state.order && state.view !== "done") showActivating();
 }
 
-/** The bank's check once more: with the secret still at hand, or fetched again. */
+/** Run the bank's check again; fetches the client secret if it is no longer known. */
 export async function bankCheck() {
   const { config, order } = state;
   if (state.busy || !config || !order) return;
   busy(true);
   try {
-    order.secret ??= (await api.takeUp(order.invoice)).client_secret;
+    order.secret ??= (await api.resumeInvoice(order.invoice)).client_secret;
     const library = await stripe(config.stripe_js, config.publishable_key);
     const outcome = await confirm(library, order.secret ?? "", null);
     if (outcome.kind === "confirmed") confirmed(order, outcome.status);
@@ -194,22 +194,22 @@ export async function bankCheck() {
   }
 }
 
-/** The card form for the same payment: a second card cannot pay twice. */
-export function payAgain() {
+/** Show the card form for the same payment; a second card cannot pay it twice. */
+export function retryPayment() {
   const { order } = state;
   if (!order) return;
-  kept.forget(order.invoice);
+  storage.forget(order.invoice);
   order.at = null;
   if (order.secret) return showCard(order);
   const errorId = state.view === "account" ? "plan-error" : "activating-error";
-  return buy(() => api.takeUp(order.invoice), { ...order, kind: order.kind ?? "plan" }, errorId);
+  return buy(() => api.resumeInvoice(order.invoice), { ...order, kind: order.kind ?? "plan" }, errorId);
 }
 
-/** From what the account page says of a payment that waits. @param {account_words.Way} way */
-export function goOnPaying(way) {
+/** Continue a waiting payment from the account page's notice. @param {accountText.Way} way */
+export function continuePayment(way) {
   if (!state.order) return;
   state.origin = "account";
-  if (way === "pay") return void payAgain();
+  if (way === "pay") return void retryPayment();
   showActivating();
   if (way === "bank") void bankCheck();
 }

@@ -1,20 +1,19 @@
 // @ts-check
-/** One question before something is done that costs money or ends a plan: a dialog, and its answer. */
+/** A dialog that asks for confirmation before something costs money or ends a plan. */
 import { el } from "../lib/dom.js";
 
-/** @typedef {{title: string, text: string[], choices: {value: string, label: string}[], never: string}} Question */
+/** @typedef {{title: string, text: string[], choices: {value: string, label: string}[], cancelLabel: string}} Question */
 
 /**
- * The value of the choice that was pressed; "" where the customer would rather not.
- * The focus goes back to where it was.
+ * Resolves to the value of the chosen button, or "" if the customer cancels. The focus returns to where it was.
  * @param {Question} question @returns {Promise<string>}
  */
-export function ask({ title, text, choices, never }) {
-  const dialog = /** @type {HTMLDialogElement} */ (el("ask"));
-  el("ask-title").textContent = title;
-  el("ask-text").replaceChildren(...text.map(paragraph));
+export function confirmChoice({ title, text, choices, cancelLabel }) {
+  const dialog = /** @type {HTMLDialogElement} */ (el("confirm"));
+  el("confirm-title").textContent = title;
+  el("confirm-text").replaceChildren(...text.map(paragraph));
   const buttons = choices.map(({ value, label }, index) => choice(value, label, index ? "quiet" : "primary"));
-  el("ask-choices").replaceChildren(...buttons, choice("", never, "link"));
+  el("confirm-choices").replaceChildren(...buttons, choice("", cancelLabel, "link"));
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {

@@ -1,29 +1,27 @@
 // @ts-check
 /**
- * The press and the wall: the sheet in the bed, and the posters printed so far.
- *
- * Owns what hangs there. Knows nothing of money.
+ * The press and the gallery: the current sheet, and the posters printed so far.
  */
-import { calm, el } from "../lib/dom.js";
-import { kept, MOST_POSTERS } from "./storage.js";
+import { reducedMotion, el } from "../lib/dom.js";
+import { storage, MOST_POSTERS } from "./storage.js";
 import { describe, press, print, proof } from "./poster.js";
 
-/** The sheet is printed while the customer watches, then hung in the gallery. @param {string} seed */
-export async function deliver(seed) {
+/** Print the poster with an animation, then add it to the gallery. @param {string} seed */
+export async function printToGallery(seed) {
   const { title } = describe(seed);
-  kept.gallery = [seed, ...kept.gallery.filter((other) => other !== seed)]; // first: a reload must not lose it
+  storage.gallery = [seed, ...storage.gallery.filter((other) => other !== seed)]; // first, so that a reload does not lose it
   el("bed-text").textContent = `Printing “${title}”…`;
-  if (calm.matches) print(el("sheet"), seed, 2);
+  if (reducedMotion.matches) print(el("sheet"), seed, 2);
   else await press(el("sheet"), seed);
   el("sheet").setAttribute("aria-label", `Poster: ${title}`);
   el("bed-text").textContent = `“${title}”, fresh from the press.`;
-  el("gallery").prepend(framed(seed));
+  el("gallery").prepend(galleryItem(seed));
   while (el("gallery").children.length > MOST_POSTERS) el("gallery").lastChild.remove();
 }
 
-/** The grey proof in the bed, or the newest poster. @param {string|null} waiting the seed of the interrupted poster */
-export function lay(waiting) {
-  const [newest] = kept.gallery;
+/** Show the grey proof, or the newest poster. @param {string|null} waiting the seed of the interrupted poster */
+export function showSheet(waiting) {
+  const [newest] = storage.gallery;
   if (waiting || !newest) {
     proof(el("sheet"), waiting ?? "halftone");
     el("sheet").setAttribute("aria-label", "A grey proof of your poster, waiting to be printed");
@@ -37,12 +35,12 @@ export function lay(waiting) {
   el("bed-text").textContent = `“${describe(newest).title}”, your newest.`;
 }
 
-export function hangAll() {
-  el("gallery").replaceChildren(...kept.gallery.map(framed));
+export function drawGallery() {
+  el("gallery").replaceChildren(...storage.gallery.map(galleryItem));
 }
 
 /** @param {string} seed */
-function framed(seed) {
+function galleryItem(seed) {
   const item = document.createElement("li");
   item.dataset.testid = "poster";
   const canvas = document.createElement("canvas");

@@ -1,13 +1,13 @@
 // @ts-check
 /**
- * The ledger as the customer may read it: one row an entry, newest first, under the day that it is of.
+ * The credit history: one row per entry, newest first, grouped by day.
  *
- * Owns the table and which part of it is there. What an entry is called is account_words.js's.
+ * Older pages are loaded on request. The entries' texts come from lib/account_text.js.
  */
-import * as account_words from "../lib/account_text.js";
+import * as accountText from "../lib/account_text.js";
 import * as api from "../lib/api.js";
 import { el } from "../lib/dom.js";
-import * as words from "../lib/text.js";
+import * as texts from "../lib/text.js";
 
 /** @typedef {import("../lib/api.js").Entry} Entry */
 /** @typedef {import("../lib/api.js").Plan} Plan */
@@ -17,20 +17,20 @@ let entries = [];
 /** @type {boolean} */
 let more = false;
 
-/** What has come since goes on top; older rows that were asked for stay. @param {Plan[]} plans */
+/** Load the newest page; older rows already shown are kept. @param {Plan[]} plans */
 export async function refreshLedger(plans) {
   const page = await api.entries();
   const oldest = page.entries.at(-1)?.id ?? 0;
   const joined = page.entries.some(({ id }) => id === entries[0]?.id) || !page.has_more;
   if (joined) {
-    const kept = entries.filter(({ id }) => id < oldest);
-    if (!kept.length) more = page.has_more;
-    entries = [...page.entries, ...kept];
+    const older = entries.filter(({ id }) => id < oldest);
+    if (!older.length) more = page.has_more;
+    entries = [...page.entries, ...older];
   } else [entries, more] = [page.entries, page.has_more];
   draw(plans);
 }
 
-/** Older rows below; the focus goes to the first of them. @param {Plan[]} plans */
+/** Append an older page and focus its first row. @param {Plan[]} plans */
 export async function showOlder(plans) {
   const last = entries.at(-1);
   if (!last || !more) return;
@@ -51,12 +51,12 @@ function draw(plans) {
   el("entries").append(...days().map((of) => day(of, plans)));
 }
 
-/** The entries day by day. @returns {Entry[][]} */
+/** The entries grouped by day. @returns {Entry[][]} */
 function days() {
   /** @type {Map<string, Entry[]>} */
   const found = new Map();
   for (const entry of entries) {
-    const name = account_words.date(entry.at);
+    const name = accountText.date(entry.at);
     found.set(name, [...(found.get(name) ?? []), entry]);
   }
   return [...found.values()];
@@ -69,7 +69,7 @@ function day(of, plans) {
   const head = document.createElement("th");
   head.scope = "rowgroup";
   head.colSpan = 3;
-  head.textContent = account_words.date(of[0].at);
+  head.textContent = accountText.date(of[0].at);
   row.append(head);
   body.append(...of.map((entry) => drawEntry(entry, plans)));
   return body;
@@ -82,12 +82,12 @@ function drawEntry(entry, plans) {
   row.dataset.entry = String(entry.id);
   row.dataset.kind = entry.kind;
   if (!entry.credits) row.dataset.none = "";
-  const [what, why] = account_words.entry(entry, plans);
+  const [what, why] = accountText.entry(entry, plans);
   const name = row.insertCell();
   name.textContent = what;
   if (why) name.append(" ", small(why));
-  row.insertCell().textContent = words.signed(entry.credits);
-  row.insertCell().textContent = words.number(entry.balance);
+  row.insertCell().textContent = texts.signed(entry.credits);
+  row.insertCell().textContent = texts.number(entry.balance);
   return row;
 }
 

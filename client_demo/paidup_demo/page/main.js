@@ -1,66 +1,66 @@
 // @ts-check
 /**
- * The demo application: a customer, a poster, and the plan that pays for it.
+ * The demo application: prints posters for credits and connects every button with its action.
  *
- * Owns the poster's story and what each button does. What is true about money comes from the server alone.
+ * Everything about money comes from the server.
  */
-import { lookSoon, refreshIfShown, setUpAccount } from "./account.js";
-import * as account_words from "../lib/account_text.js";
-import { adopt, follow, resume, showActivating, whenActive } from "./activation.js";
+import { refreshSoon, refreshIfShown, setUpAccount } from "./account.js";
+import * as accountText from "../lib/account_text.js";
+import { followAndVerify, follow, resume, showActivating, whenActive } from "./activation.js";
 import * as api from "../lib/api.js";
 import { followBalance, showBalance } from "./balance.js";
 import { clock } from "./test_clock.js";
 import { el } from "../lib/dom.js";
-import { kept } from "./storage.js";
+import { storage } from "./storage.js";
 import { drawTestCards } from "./plan_list.js";
-import { bankCheck, buy, goOnPaying, listPlans, pay, payAgain, showCard, showPlans } from "./checkout.js";
+import { bankCheck, buy, continuePayment, listPlans, pay, retryPayment, showCard, showPlans } from "./checkout.js";
 import * as timeline from "../timeline/timeline.js";
-import { here, onWandering } from "./router.js";
-import { deliver, hangAll, lay } from "./gallery.js";
+import { here, onNavigate } from "./router.js";
+import { printToGallery, drawGallery, showSheet } from "./gallery.js";
 import { go, showGallery } from "./views.js";
 import { PRICE, state } from "./session_state.js";
-import * as words from "../lib/text.js";
+import * as texts from "../lib/text.js";
 
 /** @typedef {import("./router.js").View} View */
 
 // ---- Posters
 
-/** @param {string} errorId where to say what went wrong */
+/** @param {string} errorId where to show an error */
 async function makePoster(errorId) {
   if (state.printing) return;
   printing(true);
-  const key = (kept.poster ??= crypto.randomUUID());
+  const key = (storage.poster ??= crypto.randomUUID());
   try {
     const { balance, seed } = await api.printPoster(key);
-    kept.poster = null;
+    storage.poster = null;
     showBalance(balance);
-    await deliver(seed);
+    await printToGallery(seed);
     showGallery();
   } catch (problem) {
-    await refused(problem, key, errorId);
+    await onPrintError(problem, key, errorId);
   } finally {
     printing(false);
   }
 }
 
 /** @param {unknown} problem @param {string} key @param {string} errorId */
-async function refused(problem, key, errorId) {
+async function onPrintError(problem, key, errorId) {
   if (!(problem instanceof api.Problem) || problem.status !== 402) {
     el(errorId).textContent = problem instanceof Error ? problem.message : String(problem);
     return;
   }
   showBalance(problem.body.balance);
-  lay(key);
+  showSheet(key);
   const { activating } = problem.body;
   if (activating) {
-    adopt(activating);
+    followAndVerify(activating);
     if (state.order) showActivating();
     return;
   }
   const known = await api.account().catch(() => null);
-  const wanting = `A poster takes ${words.credits(PRICE)} and you have ${words.number(problem.body.balance)}.`;
-  const then = "the poster waiting on the press is printed at once.";
-  if (account_words.isRunning(known?.subscription ?? null)) {
+  const wanting = `A poster takes ${texts.credits(PRICE)} and you have ${texts.number(problem.body.balance)}.`;
+  const then = "your waiting poster is printed right away.";
+  if (accountText.isRunning(known?.subscription ?? null)) {
     go("account");
     el("account-lead").textContent = `${wanting} Add credits or change to a bigger plan, and ${then}`;
     return;
@@ -69,35 +69,35 @@ async function refused(problem, key, errorId) {
   await showPlans();
 }
 
-/** A click while busy does nothing; the button stays, and so does the focus on it. @param {boolean} yes */
+/** While busy, clicks are ignored; the button stays enabled so that it keeps the focus. @param {boolean} yes */
 function printing(yes) {
   state.printing = yes;
   for (const id of ["make", "another"]) el(id).setAttribute("aria-disabled", String(yes));
 }
 
-// ---- What links and buttons do
+// ---- Links and buttons
 
-/** Links, Back and Forward: a purchase's own views come back only while there is one. @param {View} view */
-function wander(view) {
+/** Links, Back and Forward. The views of a purchase are only reachable while there is one. @param {View} view */
+function navigate(view) {
   if (view === state.view) return;
   if (view === "plans") return void ACTIONS.plans();
   if (view === "card" && state.order?.secret) return void showCard(state.order);
   if (view === "activating" && state.order) return showActivating();
-  go(view === "account" ? view : "studio");
+  go(view === "account" ? view : "home");
 }
 
-/** @type {Record<words.Action|"plans", () => unknown>} */
+/** @type {Record<texts.Action|"plans", () => unknown>} */
 const ACTIONS = {
-  studio: () => go("studio"),
+  home: () => go("home"),
   account: () => go("account"),
   plans: () => {
-    el("refusal").textContent = "Every plan gives its credits at once, and again each month.";
+    el("refusal").textContent = "You get a plan’s credits immediately, and again each month.";
     return showPlans();
   },
   check: () => state.activation?.verify(),
   bank: bankCheck,
-  pay: () => payAgain(),
-  retry: () => payAgain(),
+  pay: () => retryPayment(),
+  retry: () => retryPayment(),
   restart: () => ACTIONS.plans(),
 };
 
@@ -108,19 +108,19 @@ async function startOver() {
     localStorage.clear();
     location.assign("/");
   } catch (problem) {
-    go("studio");
-    el("studio-error").textContent = /** @type {Error} */ (problem).message;
+    go("home");
+    el("home-error").textContent = /** @type {Error} */ (problem).message;
   }
 }
 
-function wire() {
-  onWandering(wander);
+function addListeners() {
+  onNavigate(navigate);
   document.querySelector(".skip")?.addEventListener("click", (event) => {
-    event.preventDefault(); // the address names views
+    event.preventDefault(); // the hash is used for views
     el("work").focus();
   });
-  whenActive((view) => makePoster(`${view}-error`)); // what was interrupted goes on by itself
-  el("make").onclick = () => makePoster("studio-error");
+  whenActive((view) => makePoster(`${view}-error`)); // continue the interrupted poster
+  el("make").onclick = () => makePoster("home-error");
   el("another").onclick = () => makePoster("done-error");
   el("banner-open").onclick = showActivating;
   el("start-over").onclick = startOver;
@@ -132,34 +132,34 @@ function wire() {
   document.addEventListener("click", (event) => {
     const target = /** @type {Element} */ (event.target);
     const action = /** @type {HTMLElement|null} */ (target.closest("[data-action]"))?.dataset.action;
-    if (action) void ACTIONS[/** @type {words.Action} */ (action)]();
+    if (action) void ACTIONS[/** @type {texts.Action} */ (action)]();
   });
   addEventListener("storage", ({ key }) => {
-    // The other tab has just paid for what this one is watching.
+    // Another tab has just paid the invoice that this one watches.
     if (state.order && key === `halftone:confirmed:${state.order.invoice}`) state.activation?.verify();
   });
 }
 
 async function start() {
-  wire();
-  hangAll();
-  lay(kept.poster);
+  addListeners();
+  drawGallery();
+  showSheet(storage.poster);
   const wanted = here();
-  go(wanted === "account" ? wanted : "studio");
+  go(wanted === "account" ? wanted : "home");
   try {
     const [config, plans, account] = await Promise.all([api.config(), api.plans(), api.account()]);
     state.config = config;
     state.plans = plans;
     showBalance(account.balance);
     followBalance(refreshIfShown);
-    setUpAccount({ buy, follow, pay: goOnPaying, showBalance, price: PRICE }, plans);
+    setUpAccount({ buy, follow, pay: continuePayment, showBalance, price: PRICE }, plans);
     if (config.publishable_key.startsWith("pk_test_")) drawTestCards();
-    el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no money moves." : "";
+    el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no real payments are made." : "";
     void timeline.start(config);
-    if (config.sandbox) void clock(lookSoon);
+    if (config.sandbox) void clock(refreshSoon);
     if (account.activating) resume(account.activating);
   } catch (problem) {
-    el(state.view === "account" ? "account-error" : "studio-error").textContent = /** @type {Error} */ (problem).message;
+    el(state.view === "account" ? "account-error" : "home-error").textContent = /** @type {Error} */ (problem).message;
   }
 }
 

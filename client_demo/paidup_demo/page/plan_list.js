@@ -1,7 +1,7 @@
 // @ts-check
-/** The plans to choose from, and the test cards: two lists, drawn from data. */
+/** Draws the list of plans and the list of test cards. */
 import { el } from "../lib/dom.js";
-import * as words from "../lib/text.js";
+import * as texts from "../lib/text.js";
 
 /** @typedef {import("../lib/api.js").Plan} Plan */
 
@@ -27,8 +27,8 @@ export function drawPlans(plans, choose) {
     const price = plan.prices.find((price) => price.interval === wanted) ?? plan.prices[0];
     const item = row({
       h2: plan.name,
-      "div p": `${words.credits(plan.credits)} a month. ${plan.description}`,
-      b: words.money(price.amount_minor, price.currency),
+      "div p": `${texts.credits(plan.credits)} a month. ${plan.description}`,
+      b: texts.money(price.amount_minor, price.currency),
       span: `a ${price.interval}`,
     });
     item.style.setProperty("--size", String(0.34 + 0.33 * index));
@@ -70,7 +70,7 @@ export function drawTestCards() {
 async function copy(button, digits) {
   const copied = await navigator.clipboard.writeText(digits.replaceAll(" ", "")).then(
     () => true,
-    () => false, // not allowed here: the number can still be read
+    () => false, // not allowed here; the number can still be typed
   );
   if (!copied) return;
   el("copied").textContent = `Copied ${digits}`;

@@ -1,12 +1,12 @@
 // @ts-check
 /**
- * What there is to buy on the account page: each plan by the month or the year, and more credits beside it.
+ * The account page's offers: each plan, monthly or yearly, and extra credits.
  *
- * Owns these rows. Redraws them only when what they say has changed, and leaves the focus where it is.
+ * Redraws only when something has changed, and keeps the focus.
  */
-import * as account_words from "../lib/account_text.js";
+import * as accountText from "../lib/account_text.js";
 import { el } from "../lib/dom.js";
-import * as words from "../lib/text.js";
+import * as texts from "../lib/text.js";
 
 /** @typedef {import("../lib/api.js").Plan} Plan */
 /** @typedef {import("../lib/api.js").Price} Price */
@@ -21,8 +21,8 @@ const ROW =
 export function drawOffers(plans, subscription, choose) {
   const interval = chosenInterval();
   const sold = plans.filter((plan) => !plan.top_up);
-  for (const label of document.querySelectorAll("[data-saving]")) label.textContent = account_words.saving(sold);
-  const running = account_words.isRunning(subscription) ? subscription : null;
+  for (const label of document.querySelectorAll("[data-saving]")) label.textContent = accountText.saving(sold);
+  const running = accountText.isRunning(subscription) ? subscription : null;
   const now = `${interval} ${running?.plan} ${running?.interval} ${sold.length}`;
   if (el("offers").dataset.shows === now) return;
   el("offers").dataset.shows = now;
@@ -39,11 +39,11 @@ export function drawOffers(plans, subscription, choose) {
 
 /** @returns {string} */
 export const chosenInterval = () =>
-  /** @type {HTMLInputElement} */ (document.querySelector("[name=rhythm]:checked")).value;
+  /** @type {HTMLInputElement} */ (document.querySelector("[name=offer-interval]:checked")).value;
 
-/** Show the plans by the month or by the year. @param {string} interval */
+/** Select monthly or yearly prices. @param {string} interval */
 export function chooseInterval(interval) {
-  const wanted = document.querySelector(`[name=rhythm][value=${interval}]`);
+  const wanted = document.querySelector(`[name=offer-interval][value=${interval}]`);
   if (wanted) /** @type {HTMLInputElement} */ (wanted).checked = true;
 }
 
@@ -53,16 +53,16 @@ export function chooseInterval(interval) {
  */
 function drawOffer(offer, index, running, plans, choose) {
   const { plan, price } = offer;
-  const a_month = words.money(Math.round(price.amount_minor / 12), price.currency);
+  const a_month = texts.money(Math.round(price.amount_minor / 12), price.currency);
   const item = row({
     h3: plan.name,
-    "div p": `${words.credits(plan.credits)} a month. ${plan.description}`,
-    b: words.money(price.amount_minor, price.currency),
+    "div p": `${texts.credits(plan.credits)} a month. ${plan.description}`,
+    b: texts.money(price.amount_minor, price.currency),
     span: price.interval === "year" ? `a year, ${a_month} a month` : `a ${price.interval}`,
   });
   item.style.setProperty("--size", String(0.34 + 0.33 * index));
   const own = plans.find(({ id }) => id === running?.plan);
-  const from = own && { plan: own, price: /** @type {Price} */ (account_words.priceOf(own, running?.interval)) };
+  const from = own && { plan: own, price: /** @type {Price} */ (accountText.priceOf(own, running?.interval)) };
   const what = /** @type {HTMLElement} */ (item.querySelector(".do"));
   if (from?.plan === plan && from.price === price) {
     item.setAttribute("aria-current", "true");
@@ -73,7 +73,7 @@ function drawOffer(offer, index, running, plans, choose) {
   button.type = "button";
   button.className = "choose";
   button.dataset.testid = `offer-${plan.id}`;
-  button.textContent = from ? account_words.changeName(from, offer) : "Choose";
+  button.textContent = from ? accountText.changeName(from, offer) : "Choose";
   button.setAttribute("aria-label", from ? `${button.textContent}: ${plan.name}` : `Choose ${plan.name}`);
   button.onclick = () => choose(offer);
   what.append(button);
@@ -105,12 +105,12 @@ export function drawTopUp(plans, buy) {
   el("top-up").hidden = !plan;
   if (!plan) return;
   el("top-up-name").textContent = plan.name;
-  el("top-up-text").textContent = `${words.credits(plan.credits)} a pack. ${plan.description}`;
+  el("top-up-text").textContent = `${texts.credits(plan.credits)} a pack. ${plan.description}`;
   const price = plan.prices[0];
   const show = () => {
     const many = packs();
-    const cost = words.money(price.amount_minor * many, price.currency);
-    el("top-up-buy").textContent = `Buy ${words.number(plan.credits * many)} for ${cost}`;
+    const cost = texts.money(price.amount_minor * many, price.currency);
+    el("top-up-buy").textContent = `Buy ${texts.number(plan.credits * many)} for ${cost}`;
     el("fewer").setAttribute("aria-disabled", String(many <= 1));
     el("more").setAttribute("aria-disabled", String(many >= MOST_PACKS));
   };

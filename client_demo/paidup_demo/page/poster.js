@@ -1,14 +1,14 @@
 // @ts-check
 /**
- * The art: a poster grown from a seed, in two or three inks, made of nothing but dots.
+ * Draws a poster from a seed: three inks, made of nothing but dots.
  *
- * Pure but for the canvas handed in: one seed always gives the same poster.
+ * Deterministic: one seed always gives the same poster. It only draws on the canvas it is given.
  */
 
 const WIDTH = 480;
 const HEIGHT = 640;
 const MARGIN = 26;
-const FOOT = HEIGHT - 60; // below it stands the caption
+const FOOT = HEIGHT - 60; // the caption is below it
 const PAPER = "#faf7f0";
 const PROOF_INK = "#b9b6ae";
 
@@ -87,7 +87,7 @@ function ball(random, size = 0.2 + random() * 0.18) {
   };
 }
 
-/** A wash that fades over the sheet. @param {() => number} random @returns {Tone} */
+/** A wash that fades across the sheet. @param {() => number} random @returns {Tone} */
 function wash(random) {
   const down = random() < 0.5;
   const tilt = (random() - 0.5) * 0.5;
@@ -117,7 +117,7 @@ function ridges(random) {
   };
 }
 
-/** Rings, like a stone dropped. @param {() => number} random @returns {Tone} */
+/** Concentric rings. @param {() => number} random @returns {Tone} */
 function rings(random) {
   const cx = 0.2 + random() * 0.6;
   const cy = 0.25 + random() * 0.8;
@@ -140,7 +140,7 @@ function bands(random) {
   };
 }
 
-/** An arch to walk through. @param {() => number} random @returns {Tone} */
+/** An arch. @param {() => number} random @returns {Tone} */
 function arch(random) {
   const cx = 0.35 + random() * 0.3;
   const top = 0.45 + random() * 0.2;
@@ -171,7 +171,7 @@ function layersOf(seed) {
     ink: inks[i],
     angle: ANGLES[i],
     tone,
-    shift: [(random() - 0.5) * 3, (random() - 0.5) * 3], // the press is never quite in register
+    shift: [(random() - 0.5) * 3, (random() - 0.5) * 3], // the press is cancelLabel quite in register
   }));
 }
 
@@ -227,7 +227,7 @@ function plate(pen, edge = FOOT) {
   pen.clip();
 }
 
-/** The whole poster at once. @param {HTMLCanvasElement} canvas @param {string} seed @param {number} [scale] */
+/** Draw the whole poster. @param {HTMLCanvasElement} canvas @param {string} seed @param {number} [scale] */
 export function print(canvas, seed, scale = 1) {
   const pen = blank(canvas, scale);
   pen.globalCompositeOperation = "multiply";
@@ -240,7 +240,7 @@ export function print(canvas, seed, scale = 1) {
   caption(pen, seed, "#1d1d24");
 }
 
-/** The grey proof: what would be printed, before it is paid for. @param {HTMLCanvasElement} canvas @param {string} seed */
+/** Draw the grey proof that is shown before the poster is paid for. @param {HTMLCanvasElement} canvas @param {string} seed */
 export function proof(canvas, seed) {
   const pen = blank(canvas, 2);
   pen.fillStyle = PROOF_INK;
@@ -252,8 +252,8 @@ export function proof(canvas, seed) {
 }
 
 /**
- * The press at work: one ink after another, each rolled down the sheet.
- * @param {HTMLCanvasElement} canvas @param {string} seed @returns {Promise<void>} once the sheet is dry
+ * Animate the printing: one ink after another, each rolled down the sheet.
+ * @param {HTMLCanvasElement} canvas @param {string} seed @returns {Promise<void>} when the poster is finished
  */
 export function press(canvas, seed) {
   const plates = layersOf(seed).map((layer) => ({ ink: layer.ink, dots: dotsOf(layer, 6.4) }));

@@ -1,34 +1,34 @@
 // @ts-check
 /**
- * The address of each view: `#account`, and so on; the studio is the page itself.
+ * Maps views to addresses: `#account` and so on; the home view has no hash.
  *
- * Owns the browser's history. A purchase's own views leave no trace there: Back leads to where it began.
+ * The views of a purchase are not kept in the browser's history: Back returns to where the purchase started.
  */
 
-/** @typedef {"studio"|"plans"|"account"|"card"|"activating"|"done"} View */
+/** @typedef {"home"|"plans"|"account"|"card"|"activating"|"done"} View */
 
 /** @type {View[]} */
-const VIEWS = ["studio", "plans", "account", "card", "activating", "done"];
+const VIEWS = ["home", "plans", "account", "card", "activating", "done"];
 /** @type {View[]} */
-const PASSING = ["card", "activating", "done"];
+const PURCHASE_VIEWS = ["card", "activating", "done"];
 
-/** The view that the address names; null where it names none. @returns {View|null} */
+/** The view in the address, or null. @returns {View|null} */
 export function here() {
-  const name = /** @type {View} */ (location.hash.slice(1) || "studio");
+  const name = /** @type {View} */ (location.hash.slice(1) || "home");
   return VIEWS.includes(name) ? name : null;
 }
 
-/** Make the address that of `view`. @param {View} view */
+/** Set the address to `view`. @param {View} view */
 export function enter(view) {
   const now = here();
   if (now === view) return;
-  const address = view === "studio" ? location.pathname : `#${view}`;
-  if (now === null || PASSING.includes(now)) history.replaceState(null, "", address);
+  const address = view === "home" ? location.pathname : `#${view}`;
+  if (now === null || PURCHASE_VIEWS.includes(now)) history.replaceState(null, "", address);
   else history.pushState(null, "", address);
 }
 
 /** Links, Back and Forward. @param {(view: View) => void} show */
-export function onWandering(show) {
+export function onNavigate(show) {
   addEventListener("hashchange", () => {
     const view = here();
     if (view) show(view);

@@ -1,10 +1,10 @@
 // @ts-check
 /**
- * What this tab knows now: the customer's plans, what is being paid for, who watches it.
+ * The state of this tab: the plans, the current order, and the activation that watches it.
  *
- * Holds it, and answers the questions that need nothing else. The server's answers replace what is here.
+ * The server's answers overwrite it.
  */
-import { kept } from "./storage.js";
+import { storage } from "./storage.js";
 
 /** @typedef {import("../lib/api.js").Config} Config */
 /** @typedef {import("../lib/api.js").Plan} Plan */
@@ -17,29 +17,29 @@ import { kept } from "./storage.js";
  *   quantity?: number, at?: number|null, intent?: string}} Order
  */
 
-/** Of a poster, in credits, as posters.py charges it. */
+/** The price of a poster in credits; must equal PRICE in posters.py. */
 export const PRICE = 10;
 
 export const state = {
   /** @type {Config|null} */ config: null,
   /** @type {Plan[]} */ plans: [],
-  /** @type {View} */ view: "studio",
-  /** @type {View} where the purchase began, and one goes back to */ origin: "studio",
+  /** @type {View} */ view: "home",
+  /** @type {View} where the purchase started; Back returns to it */ origin: "home",
   /** @type {Order|null} */ order: null,
   /** @type {Activation|null} */ activation: null,
-  /** @type {string|null} the invoice that the activation watches */ watched: null,
+  /** @type {string|null} the invoice that the activation watches */ watchedInvoice: null,
   /** @type {any} */ card: null,
   busy: false, // with a payment
   printing: false,
-  news: "", // what the studio should say of a payment that was settled behind it
+  announcement: "", // shown on the home view when a payment is settled in the background
 };
 
-/** Whether some tab of this browser has seen the bank confirm. @param {Order} order */
-export const isConfirmed = (order) => !!(order.at ?? kept.confirmedAt(order.invoice));
+/** Whether any tab of this browser has seen the bank's confirmation. @param {Order} order */
+export const isConfirmed = (order) => !!(order.at ?? storage.confirmedAt(order.invoice));
 
 /** @param {string} invoice */
 export const watching = (invoice) =>
-  state.watched === invoice && !!state.activation && state.activation.connection !== "closed";
+  state.watchedInvoice === invoice && !!state.activation && state.activation.connection !== "closed";
 
 /** @param {string|null} id */
 export const planOf = (id) => state.plans.find((plan) => plan.id === id);

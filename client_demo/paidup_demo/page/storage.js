@@ -1,13 +1,13 @@
 // @ts-check
 /**
- * What outlives a reload: the interrupted poster in this tab, confirmations and the gallery in this browser.
+ * What survives a reload: the interrupted poster (per tab), and confirmations and the gallery (per browser).
  *
- * Refuses secrets: neither a ticket nor a client secret is ever stored.
+ * Tickets and client secrets are never stored.
  */
 
 export const MOST_POSTERS = 24;
 
-export const kept = {
+export const storage = {
   get poster() {
     return sessionStorage.getItem("halftone:poster");
   },

@@ -1,8 +1,8 @@
 // @ts-check
 /**
- * The sandbox's clock: shows its date, and moves it ahead, so that a renewal or a year can be seen in a minute.
+ * The sandbox clock: shows its date and moves it ahead, so that a renewal or a whole year takes a minute.
  *
- * Does nothing where there is no sandbox: Stripe's own time cannot be moved.
+ * Only shown with the sandbox, since Stripe's own time cannot be moved.
  */
 import * as api from "../lib/api.js";
 import { date } from "../lib/account_text.js";
@@ -15,7 +15,7 @@ const STEPS = [
   ["1 year", { months: 12 }],
 ];
 
-/** @param {() => void} moved what happens then takes a moment */
+/** @param {() => void} moved called after each move */
 export async function clock(moved) {
   el("clock").hidden = false;
   el("clock-steps").replaceChildren(...STEPS.map(([name, step]) => button(name, step, moved)));
@@ -33,7 +33,7 @@ function button(name, step, moved) {
     if (el("clock").ariaBusy === "true") return;
     el("clock").ariaBusy = "true";
     if (await attempt(() => api.moveClock(step))) {
-      el("clock-note").textContent = `${name} later. What came due in between is on its way.`;
+      el("clock-note").textContent = `${name} later. Everything that became due is being processed.`;
       moved();
     }
     el("clock").ariaBusy = "false";

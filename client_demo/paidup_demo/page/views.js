@@ -1,13 +1,11 @@
 // @ts-check
 /**
- * The views of the page: one at a time, each with its title focused; and the banner of a payment that waits.
- *
- * Owns which is shown, and its address. What a view says is its own file's.
+ * Switches between the views: one at a time, with its title focused; and shows the banner of a pending payment.
  */
 import { refreshIfShown } from "./account.js";
-import * as account_words from "../lib/account_text.js";
+import * as accountText from "../lib/account_text.js";
 import { el, set } from "../lib/dom.js";
-import { kept } from "./storage.js";
+import { storage } from "./storage.js";
 import { enter } from "./router.js";
 import { isConfirmed, planName, planOf, state, watching } from "./session_state.js";
 
@@ -18,7 +16,7 @@ export function go(view) {
   const changed = state.view !== view;
   state.view = view;
   enter(view);
-  if (changed) state.news = "";
+  if (changed) state.announcement = "";
   document.title = view === "account" ? "Your account – Halftone" : "Halftone";
   el("work").dataset.view = view;
   el("to-account").ariaCurrent = view === "account" ? "page" : null;
@@ -33,26 +31,26 @@ export function go(view) {
   if (view === "account") refreshIfShown();
 }
 
-/** The gallery is for looking at, not for paying beside. */
+/** The gallery is hidden during checkout. */
 export function showGallery() {
-  const looking = state.view === "studio" || state.view === "done";
-  el("gallery-section").hidden = !looking || kept.gallery.length === 0;
+  const looking = state.view === "home" || state.view === "done";
+  el("gallery-section").hidden = !looking || storage.gallery.length === 0;
 }
 
-/** While a payment is pending and its screen is not shown, say so, quietly; the account page says it by itself. */
+/** Shows that a payment is pending while its own screen is not shown; the account page has its own notice. */
 export function showBanner() {
-  const { activation, order, view, news } = state;
+  const { activation, order, view, announcement } = state;
   const pending = order && watching(order.invoice) && view !== "account";
-  el("banner").hidden = !(pending || news) || !(view === "studio" || view === "account");
+  el("banner").hidden = !(pending || announcement) || !(view === "home" || view === "account");
   el("banner-open").hidden = !pending;
-  if (news) set("banner-text", news);
+  if (announcement) set("banner-text", announcement);
   if (!pending) return;
-  state.news = "";
+  state.announcement = "";
   const plan = planOf(order.plan);
   const known = activation?.status ?? { status: "open", error: null };
   const text = isConfirmed(order)
     ? `Your ${planName(order.plan)} plan is being activated.`
-    : `${account_words.notice(known, order.kind ?? "plan", plan).title}.`;
+    : `${accountText.notice(known, order.kind ?? "plan", plan).title}.`;
   set("banner-text", text);
   set("banner-open", isConfirmed(order) ? "Show" : "Continue");
 }

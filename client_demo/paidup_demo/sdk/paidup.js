@@ -2,8 +2,8 @@
 /**
  * Paidup's browser client: watches one invoice until its payment is settled, or the customer's balance.
  *
- * Owns the socket, its reconnections, the fallback to GET, and the stage a screen should show.
- * Refuses to decide anything about money: it names an invoice and repeats what the server says.
+ * Handles the WebSocket, reconnection, the fallback to GET, and the stage that a screen should show.
+ * It makes no decisions about money: every status comes from the server.
  *
  *     const activation = activate({ invoice, ticket });
  *     activation.addEventListener("stage", (event) => show(event.detail));
@@ -18,17 +18,17 @@
 /** @typedef {"connecting"|"open"|"waiting"|"polling"|"closed"} Connection */
 /** @typedef {{code: string, decline_code?: string|null, message: string}} PaymentError */
 /**
- * What the server says of an invoice. `version` only grows; `at` is ISO 8601 in UTC.
+ * An invoice's status from the server. `version` only grows; `at` is ISO 8601 in UTC.
  * @typedef {{type: "status", invoice: string, version: number, status: InvoiceStatus, stage: Stage,
  *   plan: string|null, credits_granted: number, balance: number,
  *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null}} Status
  */
 /**
- * What the server says of an account. `version` only grows; a `balance` below zero is a debt; `at` as above.
+ * An account's balance from the server. `version` only grows; a `balance` below zero is a debt; `at` as above.
  * @typedef {{type: "balance", version: number, balance: number, at: string}} Balance
  */
 /**
- * Everything taken from the browser, so that a test can bring its own.
+ * What is used of the browser, so that tests can replace it.
  * @typedef {{WebSocket: new (url: string, protocols: string[]) => WebSocket,
  *   fetch: (url: string, init: RequestInit) => Promise<Response>,
  *   setTimeout: (run: () => void, ms: number) => number, clearTimeout: (id: number) => void,
@@ -36,38 +36,38 @@
  *   document: EventTarget & {visibilityState: string}}} Seams
  */
 /**
- * @typedef {object} LineOptions
- * @property {string} [ticket] for the first connection; each later one fetches its own
+ * @typedef {object} ConnectionOptions
+ * @property {string} [ticket] for the first connection; later connections fetch their own
  * @property {string} [baseUrl] where Paidup's server is; default: this page's origin
  * @property {() => Promise<string>} [refreshTicket] instead of POST /api/invoices/{invoice}/ticket, or
- *   /api/account/ticket; throw something with an HTTP `status` to say why not
+ *   /api/account/ticket; an error thrown with an HTTP `status` is treated as that response
  * @property {HeadersInit|(() => HeadersInit|Promise<HeadersInit>)} [headers] e.g. Authorization
  * @property {AbortSignal} [signal] the same as calling close()
  * @property {Partial<Seams>} [seams]
  */
-/** @typedef {LineOptions & {invoice: string}} Options `invoice` is Stripe's `in_` id */
+/** @typedef {ConnectionOptions & {invoice: string}} Options `invoice` is Stripe's `in_` id */
 /**
- * What a line is told by whoever uses it: the path under /ws and /api, and what to do with what comes.
- * With `poll`, it is called where no socket can be had; without, the line only goes on trying.
- * @typedef {object} Talk
+ * What a connection is for: its path under /ws and /api, and the callbacks for its events.
+ * `poll` is called while no WebSocket can be opened; without it, the connection only keeps trying.
+ * @typedef {object} Handlers
  * @property {string} path
- * @property {string} unknown the code of an error where the server knows no such thing
- * @property {(message: any) => void} hear a frame that is not the line's own business
- * @property {(connection: Connection) => void} connected
- * @property {(error: ActivationError) => void} refused nothing follows
- * @property {() => void} aborted by the signal
- * @property {() => void} [woken] the page is looked at again, and there is a socket
+ * @property {string} unknown the error code for a 404
+ * @property {(message: any) => void} onMessage a message from the server, except `bye`
+ * @property {(connection: Connection) => void} onConnection
+ * @property {(error: ActivationError) => void} onRefused final error
+ * @property {() => void} onAborted the signal was aborted
+ * @property {() => void} [onWake] the page became visible while a WebSocket is open
  * @property {() => Promise<void>} [poll]
- * @property {() => void} [waitedTooLong] from now on it only polls
+ * @property {() => void} [onWaitLimit] from now on only polling is used
  */
 /**
- * An EventTarget that says what its listeners are told: the `detail` of each of its events.
+ * An EventTarget typed by the `detail` of each of its events.
  * @template Events
  * @typedef {Omit<EventTarget, "addEventListener"|"removeEventListener"> & {
  *   addEventListener<T extends keyof Events>(type: T, listener: (event: CustomEvent<Events[T]>) => void,
  *     options?: AddEventListenerOptions|boolean): void,
  *   removeEventListener<T extends keyof Events>(type: T, listener: (event: CustomEvent<Events[T]>) => void,
- *     options?: EventListenerOptions|boolean): void}} Teller
+ *     options?: EventListenerOptions|boolean): void}} TypedEventTarget
  */
 /** @typedef {{status: Status, stage: Stage, connection: Connection, error: ActivationError}} ActivationEvents */
 /** @typedef {{balance: Balance, connection: Connection, error: ActivationError}} BalanceEvents */
@@ -76,23 +76,23 @@
  * @typedef {{opened: boolean, code: number, after: number|null, lived: number}} Ending
  */
 
-const SILENCE_MS = 35_000; // the server speaks every 15 s
-const AFTER_WAKE_MS = 20_000; // so a socket that slept must speak within this
+const SILENCE_MS = 35_000; // the server sends a heartbeat every 15 s
+const AFTER_WAKE_MS = 20_000; // a WebSocket that was asleep must receive something within this
 const HANDSHAKE_MS = 8_000;
 const REQUEST_MS = 10_000;
 const DELAYED_MS = 30_000;
-const SLOW_MS = 30_000; // the pace of polling once the server has had enough of the socket
+const FALLBACK_POLL_MS = 30_000; // polling interval after the server has ended the WebSocket for waiting too long
 const LONGEST_WAIT_MS = 60_000;
-const STABLE_MS = 5_000; // a connection that lived this long starts the backoff afresh
+const STABLE_MS = 5_000; // a connection that lasted this long resets the backoff
 
 const WAITED_TOO_LONG = 4408;
-const WOKEN = -1;
+const WOKE = -1;
 /** @type {Ending} */
 const UNOPENED = { opened: false, code: 0, after: null, lived: 0 };
 /** @type {Record<number, string>} */
 const FINAL = { 401: "unauthorized", 403: "forbidden", 410: "gone" };
 
-/** Ends the wait. @param {Status|null} status */
+/** Whether the wait is over. @param {Status|null} status */
 const isTerminal = (status) => !!status && ["active", "void", "reversed"].includes(status.status);
 
 /**
@@ -114,13 +114,13 @@ export class ActivationError extends Error {
   }
 }
 
-/** An HTTP answer that is not a success. */
-class Refusal extends Error {
+/** An HTTP response that is not a success. */
+class HttpError extends Error {
   /** @param {Response} response */
   constructor({ status, headers }) {
     super(`HTTP ${status}`);
     this.status = status;
-    /** Milliseconds that the server asked to be left alone. */
+    /** Retry-After in milliseconds. */
     this.after = 1000 * Number(headers.get("Retry-After")) || null;
   }
 }
@@ -130,35 +130,35 @@ export function activate(options) {
   return new Activation(options);
 }
 
-/** Watch the balance of whomever the page's cookie, headers or ticket name. @param {LineOptions} [options] */
+/** Watch the balance of the customer identified by the page's cookie, headers or ticket. @param {ConnectionOptions} [options] */
 export function watchBalance(options = {}) {
   return new BalanceWatch(options);
 }
 
-/** The line to the server: tickets, connections, silence, pauses. What is said on it is for whoever uses it. */
-class Line {
-  /** The server has had enough of the socket: only polling is left. */
+/** A reconnecting WebSocket with tickets, heartbeats and backoff. The handlers process its messages. */
+class ServerConnection {
+  /** The server ended the WebSocket for waiting too long: only polling is left. */
   slow = false;
   /** @type {Connection} */
   connection = "closed";
 
   #options;
-  #talk;
+  #handlers;
   /** @type {Seams} */ #seams;
   /** @type {string|undefined} */ #ticket;
   /** @type {WebSocket|null} */ #socket = null;
   /** @type {AbortController|null} */ #request = null;
   /** @type {Map<string, number>} */ #timers = new Map();
-  #heard = 0;
-  #patience = SILENCE_MS;
-  #over = false;
-  /** Ends the connection of the moment. @type {(code: number) => void} */ #drop = () => {};
-  /** Ends the pause of the moment. @type {() => void} */ #hurry = () => {};
+  #lastMessageAt = 0;
+  #maxSilenceMs = SILENCE_MS;
+  #closed = false;
+  /** Ends the current connection. @type {(code: number) => void} */ #disconnect = () => {};
+  /** Ends the current pause. @type {() => void} */ #endPause = () => {};
 
-  /** @param {LineOptions} options @param {Talk} talk */
-  constructor(options, talk) {
+  /** @param {ConnectionOptions} options @param {Handlers} handlers */
+  constructor(options, handlers) {
     this.#options = options;
-    this.#talk = talk;
+    this.#handlers = handlers;
     this.#ticket = options.ticket;
     this.#seams = { ...browser(), ...options.seams };
   }
@@ -166,54 +166,54 @@ class Line {
   open() {
     const { window, document } = this.#seams;
     const { signal } = this.#options;
-    document.addEventListener("visibilitychange", this.#woken);
-    window.addEventListener("pageshow", this.#woken);
-    window.addEventListener("online", this.#woken);
-    signal?.addEventListener("abort", this.#talk.aborted);
-    if (signal?.aborted) this.#talk.aborted();
+    document.addEventListener("visibilitychange", this.#onWake);
+    window.addEventListener("pageshow", this.#onWake);
+    window.addEventListener("online", this.#onWake);
+    signal?.addEventListener("abort", this.#handlers.onAborted);
+    if (signal?.aborted) this.#handlers.onAborted();
     else void this.#run();
   }
 
   /**
-   * Nothing of ours is left behind: no socket, request, timer or listener.
+   * Release everything: WebSocket, request, timers and listeners.
    * @returns {boolean} whether it was still open
    */
   close() {
-    if (this.#over) return false;
-    this.#over = true;
+    if (this.#closed) return false;
+    this.#closed = true;
     const { window, document, clearTimeout } = this.#seams;
-    document.removeEventListener("visibilitychange", this.#woken);
-    window.removeEventListener("pageshow", this.#woken);
-    window.removeEventListener("online", this.#woken);
-    this.#options.signal?.removeEventListener("abort", this.#talk.aborted);
+    document.removeEventListener("visibilitychange", this.#onWake);
+    window.removeEventListener("pageshow", this.#onWake);
+    window.removeEventListener("online", this.#onWake);
+    this.#options.signal?.removeEventListener("abort", this.#handlers.onAborted);
     this.#request?.abort();
-    this.#drop(0);
-    this.#hurry();
+    this.#disconnect(0);
+    this.#endPause();
     for (const id of this.#timers.values()) clearTimeout(id);
     this.#timers.clear();
-    this.#connected("closed");
+    this.#setConnection("closed");
     return true;
   }
 
-  get over() {
-    return this.#over;
+  get closed() {
+    return this.#closed;
   }
 
-  /** @param {string} text @returns {boolean} whether there was a socket to say it through */
-  say(text) {
+  /** @param {string} text @returns {boolean} whether a WebSocket was open */
+  send(text) {
     this.#socket?.send(text);
     return !!this.#socket;
   }
 
-  /** Cut the pause of the moment short, and try a socket again. */
-  hurry() {
+  /** End the current pause and try a WebSocket again. */
+  retryNow() {
     this.slow = false;
-    this.#hurry();
+    this.#endPause();
   }
 
-  /** One timer of each name. @param {string} name @param {number} ms @param {() => void} run */
-  later(name, ms, run) {
-    this.#stop(name);
+  /** Start a timer; replaces the one of the same name. @param {string} name @param {number} ms @param {() => void} run */
+  setTimer(name, ms, run) {
+    this.#clearTimer(name);
     const { setTimeout } = this.#seams;
     this.#timers.set(
       name,
@@ -224,7 +224,7 @@ class Line {
   /** @param {string} method @param {string} path */
   async fetch(method, path) {
     const request = (this.#request = new AbortController());
-    this.later("request", REQUEST_MS, () => request.abort());
+    this.setTimer("request", REQUEST_MS, () => request.abort());
     try {
       const { headers: given } = this.#options;
       const headers = new Headers(typeof given === "function" ? await given() : given);
@@ -236,102 +236,102 @@ class Line {
       };
       const { fetch } = this.#seams; // a browser's fetch must not be called as a method
       const response = await fetch(this.#url("api", "http").href + path, init);
-      if (!response.ok) throw new Refusal(response);
+      if (!response.ok) throw new HttpError(response);
       return await response.json();
     } finally {
-      this.#stop("request");
+      this.#clearTimer("request");
     }
   }
 
-  /** The life of a line: connect, listen, find out, pause, again. */
+  /** Connect, receive, fall back to polling, pause, and repeat. */
   async #run() {
-    for (let attempt = 0; !this.#over;) {
+    for (let attempt = 0; !this.#closed;) {
       const ending = this.slow ? UNOPENED : await this.#connect();
-      if (this.#over) return;
-      if (ending.code === WAITED_TOO_LONG) this.#waitedTooLong();
-      if (ending.lived >= STABLE_MS || ending.code === WOKEN) attempt = 0;
-      if (ending.code === WOKEN) continue;
+      if (this.#closed) return;
+      if (ending.code === WAITED_TOO_LONG) this.#onWaitLimit();
+      if (ending.lived >= STABLE_MS || ending.code === WOKE) attempt = 0;
+      if (ending.code === WOKE) continue;
       const polling = await this.#poll(ending);
-      if (this.#over) return;
+      if (this.#closed) return;
       const jitter = backoff(attempt++, this.#seams.random);
-      this.#connected(polling ? "polling" : "waiting");
-      if (await this.#pause(this.slow ? SLOW_MS + jitter : (ending.after ?? jitter))) attempt = 0;
+      this.#setConnection(polling ? "polling" : "waiting");
+      if (await this.#pause(this.slow ? FALLBACK_POLL_MS + jitter : (ending.after ?? jitter))) attempt = 0;
     }
   }
 
-  /** A ticket and a connection; whatever goes wrong is an ending too. @returns {Promise<Ending>} */
+  /** Fetch a ticket and connect; a failure is returned as an ending too. @returns {Promise<Ending>} */
   async #connect() {
-    this.#connected("connecting");
+    this.#setConnection("connecting");
     try {
-      return await this.#listen(await this.#nextTicket());
+      return await this.#openSocket(await this.#nextTicket());
     } catch (error) {
       this.#endIfFinal(error);
-      const after = error instanceof Refusal && error.after; // many were told the same: spread them
+      const after = error instanceof HttpError && error.after; // many clients got the same Retry-After: spread them
       return { ...UNOPENED, after: after ? after + backoff(1, this.#seams.random) : null };
     }
   }
 
   /** One connection, from the handshake to its end. @param {string} ticket @returns {Promise<Ending>} */
-  #listen(ticket) {
+  #openSocket(ticket) {
     return new Promise((resolve) => {
       const socket = new this.#seams.WebSocket(this.#url("ws", "ws").href, ["paidup.v1", ticket]);
       const { now } = this.#seams;
       /** @type {number|null} */ let after = null;
       let since = 0;
       const end = (/** @type {number} */ code) => {
-        this.#drop = () => {};
+        this.#disconnect = () => {};
         this.#socket = socket.onopen = socket.onmessage = socket.onclose = null;
-        this.#stop("silence");
+        this.#clearTimer("silence");
         socket.close();
         resolve({ opened: since > 0, code, after, lived: since && now() - since });
       };
-      this.#drop = end;
-      this.later("silence", HANDSHAKE_MS, () => end(0));
+      this.#disconnect = end;
+      this.setTimer("silence", HANDSHAKE_MS, () => end(0));
       socket.onclose = (event) => end(event.code);
       socket.onopen = () => {
         this.#socket = socket;
-        this.#heard = since = now();
-        this.#patience = SILENCE_MS;
+        this.#lastMessageAt = since = now();
+        this.#maxSilenceMs = SILENCE_MS;
         this.#watchSilence();
-        this.#connected("open");
+        this.#setConnection("open");
       };
       socket.onmessage = (event) => {
-        this.#heard = now();
-        this.#patience = SILENCE_MS;
+        this.#lastMessageAt = now();
+        this.#maxSilenceMs = SILENCE_MS;
         const message = parse(event.data);
         if (message?.type === "bye") after = Math.max(1, Number(message.reconnect_after_ms) || 0);
-        else if (message && !this.#over) this.#talk.hear(message);
+        else if (message && !this.#closed) this.#handlers.onMessage(message);
       };
     });
   }
 
-  /** Whatever the timer's own delay was (browsers slow them down in the background), only the clock decides. */
+  /** Timers are throttled in the background, so the clock decides, not the timer. */
   #watchSilence() {
-    const left = this.#heard + this.#patience - this.#seams.now();
-    if (left <= 0) this.#drop(0);
-    else this.later("silence", left, () => this.#watchSilence());
+    const left = this.#lastMessageAt + this.#maxSilenceMs - this.#seams.now();
+    if (left <= 0) this.#disconnect(0);
+    else this.setTimer("silence", left, () => this.#watchSilence());
   }
 
-  #woken = (/** @type {Event} */ event) => {
+  #onWake = (/** @type {Event} */ event) => {
     const { document, now } = this.#seams;
     if (event.type === "pageshow" && !(/** @type {PageTransitionEvent} */ (event).persisted)) return;
     if (event.type === "visibilitychange" && document.visibilityState !== "visible") return;
-    this.#hurry();
-    // Another network, or a page from the cache: the old socket may claim to be open for ever (iOS never closes it).
-    if (event.type !== "visibilitychange" || (this.#socket && now() - this.#heard > SILENCE_MS))
-      this.#drop(WOKEN);
+    this.#endPause();
+    // New network, or restored from the page cache: the old WebSocket may never report that it is closed (iOS).
+    if (event.type !== "visibilitychange" || (this.#socket && now() - this.#lastMessageAt > SILENCE_MS))
+      this.#disconnect(WOKE);
     else if (this.#socket) {
-      this.#talk.woken?.();
-      this.#heard = now();
-      this.#patience = AFTER_WAKE_MS;
+      this.#handlers.onWake?.();
+      this.#lastMessageAt = now();
+      this.#maxSilenceMs = AFTER_WAKE_MS;
       this.#watchSilence();
     }
   };
 
-  #waitedTooLong() {
-    if (!this.#talk.waitedTooLong) return;
+  #onWaitLimit() {
+    if (!this.#handlers.onWaitLimit) return;
     this.slow = true;
-    this.#talk.waitedTooLong();
+    this.#handlers.onWaitLimit();
   }
 
   async #nextTicket() {
@@ -342,54 +342,53 @@ class Line {
     return refreshTicket ? refreshTicket() : (await this.fetch("POST", "/ticket")).ticket;
   }
 
-  /** Ask by GET what no socket says. @param {Ending} ending @returns {Promise<boolean>} whether that is the way now */
+  /** Fetch the status by GET if no WebSocket delivers it. @param {Ending} ending @returns {Promise<boolean>} whether to keep polling */
   async #poll({ opened, code, after }) {
-    const { poll } = this.#talk;
+    const { poll } = this.#handlers;
     if (!poll) return false;
     if (code === 1000 || !(opened || after)) {
-      this.#connected("polling");
+      this.#setConnection("polling");
       try {
         await poll();
       } catch (error) {
-        // A page with a road of its own to tickets may not be allowed this one: while tickets are asked for,
-        // they have the last word.
+        // With `refreshTicket`, this GET may not be authorized: while tickets are fetched, only their errors count.
         if (this.slow) this.#endIfFinal(error);
       }
     }
     return this.slow || !opened;
   }
 
-  /** @param {any} error anything that was thrown: ours, fetch's, or refreshTicket's */
+  /** @param {any} error from this module, fetch, or refreshTicket */
   #endIfFinal(error) {
-    const code = error?.status === 404 ? this.#talk.unknown : FINAL[error?.status];
-    if (!code || this.#over) return;
-    const words = `The server refused: ${code.replace("_", " ")}.`;
-    this.#talk.refused(new ActivationError(code, words, error.status));
+    const code = error?.status === 404 ? this.#handlers.unknown : FINAL[error?.status];
+    if (!code || this.#closed) return;
+    const text = `The server refused: ${code.replace("_", " ")}.`;
+    this.#handlers.onRefused(new ActivationError(code, text, error.status));
   }
 
   /** @param {string} base @param {string} scheme */
   #url(base, scheme) {
     const root = (this.#options.baseUrl ?? location.origin).replace(/\/$/, "");
-    const url = new URL(`${root}/${base}/${this.#talk.path}`, globalThis.location?.href);
+    const url = new URL(`${root}/${base}/${this.#handlers.path}`, globalThis.location?.href);
     url.protocol = url.protocol.replace("http", scheme);
     return url;
   }
 
-  /** @param {number} ms @returns {Promise<boolean>} whether it was cut short */
+  /** @param {number} ms @returns {Promise<boolean>} whether it was ended early */
   #pause(ms) {
     return new Promise((resolve) => {
       const end = (/** @type {boolean} */ early) => {
-        this.#stop("pause");
-        this.#hurry = () => {};
+        this.#clearTimer("pause");
+        this.#endPause = () => {};
         resolve(early);
       };
-      this.#hurry = () => end(true);
-      this.later("pause", Math.min(ms, LONGEST_WAIT_MS), () => end(false));
+      this.#endPause = () => end(true);
+      this.setTimer("pause", Math.min(ms, LONGEST_WAIT_MS), () => end(false));
     });
   }
 
   /** @param {string} name */
-  #stop(name) {
+  #clearTimer(name) {
     const { clearTimeout } = this.#seams;
     const id = this.#timers.get(name);
     if (id !== undefined) clearTimeout(id);
@@ -397,20 +396,20 @@ class Line {
   }
 
   /** @param {Connection} connection */
-  #connected(connection) {
+  #setConnection(connection) {
     if (connection === this.connection) return;
     this.connection = connection;
-    this.#talk.connected(connection);
+    this.#handlers.onConnection(connection);
   }
 }
 
 /**
- * One invoice being watched. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
+ * Watches one invoice. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
  * `connection` (Connection), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
-export class Activation extends /** @type {new () => Teller<ActivationEvents>} */ (EventTarget) {
-  /** The newest status heard. @type {Status|null} */
+export class Activation extends /** @type {new () => TypedEventTarget<ActivationEvents>} */ (EventTarget) {
+  /** The newest status. @type {Status|null} */
   status = null;
   /** What the screen should show. @type {Stage} */
   stage = "waiting";
@@ -418,9 +417,9 @@ export class Activation extends /** @type {new () => Teller<ActivationEvents>} *
   finished;
 
   #invoice;
-  /** @type {Line} */ #line;
-  #late = false;
-  #answered = -1; // a failure, or a check asked for, up to this version is of before the confirmation
+  /** @type {ServerConnection} */ #server;
+  #isDelayed = false;
+  #confirmedVersion = -1; // a failure or a bank check up to this version is older than the confirmation
   /** @type {(status: Status) => void} */ #resolve = () => {};
   /** @type {(error: ActivationError) => void} */ #reject = () => {};
 
@@ -432,150 +431,150 @@ export class Activation extends /** @type {new () => Teller<ActivationEvents>} *
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    this.finished.catch(() => {}); // a page may listen to events alone
-    this.#line = new Line(options, {
+    this.finished.catch(() => {}); // a page may use events only
+    this.#server = new ServerConnection(options, {
       path: `invoices/${encodeURIComponent(options.invoice)}`,
       unknown: "unknown_invoice",
-      hear: (message) => this.#hear(message),
-      connected: (connection) => tell(this, "connection", connection),
-      refused: (error) => {
-        tell(this, "error", error);
-        this.#end(() => this.#reject(error));
+      onMessage: (message) => this.#onMessage(message),
+      onConnection: (connection) => dispatch(this, "connection", connection),
+      onRefused: (error) => {
+        dispatch(this, "error", error);
+        this.#finish(() => this.#reject(error));
       },
-      aborted: () => this.close(),
-      woken: () => this.#askAgain(),
-      poll: async () => this.#hear(await this.#line.fetch("GET", "")),
-      waitedTooLong: () => this.#delayed(),
+      onAborted: () => this.close(),
+      onWake: () => this.#requestVerification(),
+      poll: async () => this.#onMessage(await this.#server.fetch("GET", "")),
+      onWaitLimit: () => this.#markDelayed(),
     });
-    this.#line.open();
-    if (!this.#line.over) this.#countDown();
+    this.#server.open();
+    if (!this.#server.closed) this.#startDelayTimer();
   }
 
   get connection() {
-    return this.#line.connection;
+    return this.#server.connection;
   }
 
-  /** Ask the server to look at the payment again, now: after a second confirmation, or when the customer asks. */
+  /** Ask the server to verify the payment again now, e.g. when the customer presses a button. */
   verify() {
-    if (this.#line.over) return;
-    this.#countDown();
-    if (!this.#askAgain()) this.#line.hurry(); // a new connection is itself a question
+    if (this.#server.closed) return;
+    this.#startDelayTimer();
+    if (!this.#requestVerification()) this.#server.retryNow(); // a new connection triggers a verification itself
   }
 
   /**
-   * Stripe.js has just confirmed the payment: a failure, or a check by the bank, that the server still tells of was
-   * before. Asks like `verify`. `intent` is the PaymentIntent's status: one that has succeeded cannot fail any more.
+   * Call after Stripe.js has confirmed the payment: a failure or a bank check that the server still reports is older.
+   * Also verifies. `intent` is the PaymentIntent's status; `succeeded` cannot fail any more.
    * @param {string} intent
    */
   confirmed(intent) {
-    this.#answered = intent === "succeeded" ? Infinity : (this.status?.version ?? -1);
+    this.#confirmedVersion = intent === "succeeded" ? Infinity : (this.status?.version ?? -1);
     this.verify();
   }
 
-  /** Stop watching. `finished` rejects with the code "aborted", unless it is settled. */
+  /** Stop watching. `finished` rejects with the code "aborted" unless it is settled. */
   close() {
-    this.#end(() => this.#reject(new ActivationError("aborted", "Watching was stopped.")));
+    this.#finish(() => this.#reject(new ActivationError("aborted", "Watching was stopped.")));
   }
 
   async *[Symbol.asyncIterator]() {
     /** @type {Status|null} */
-    let told = null;
-    while (!isTerminal(told)) {
-      if (this.status === told) {
-        if (this.#line.over) return void (await this.finished.catch(unlessAborted));
+    let last = null;
+    while (!isTerminal(last)) {
+      if (this.status === last) {
+        if (this.#server.closed) return void (await this.finished.catch(unlessAborted));
         const next = new Promise((resolve) => this.addEventListener("status", resolve, { once: true }));
         await Promise.race([next, this.finished.catch(unlessAborted)]);
       }
-      if (this.status && this.status !== told) yield (told = this.status);
+      if (this.status && this.status !== last) yield (last = this.status);
     }
   }
 
-  /** @returns {boolean} whether there was a socket to ask through */
-  #askAgain() {
-    return this.#line.say('{"type":"verify"}');
+  /** @returns {boolean} whether a WebSocket was open */
+  #requestVerification() {
+    return this.#server.send('{"type":"verify"}');
   }
 
   /** @param {Status} status */
-  #hear(status) {
+  #onMessage(status) {
     const last = this.status;
-    if (this.#line.over || status.type !== "status" || status.invoice !== this.#invoice) return;
+    if (this.#server.closed || status.type !== "status" || status.invoice !== this.#invoice) return;
     const restaged = !!last && status.version === last.version && status.stage !== last.stage;
     if (!restaged && !isNews(status, last)) return;
     this.status = status;
-    if (status.stage === "delayed") this.#late = true;
-    tell(this, "status", status);
-    this.#restage();
-    if (isTerminal(status)) this.#end(() => this.#resolve(status));
+    if (status.stage === "delayed") this.#isDelayed = true;
+    dispatch(this, "status", status);
+    this.#updateStage();
+    if (isTerminal(status)) this.#finish(() => this.#resolve(status));
   }
 
-  /** A wait that the server still calls waiting is `delayed` once it has lasted; every other stage says more. */
-  #restage() {
+  /** Waiting for too long is `delayed`; every other stage is the server's. */
+  #updateStage() {
     let stage = this.status?.stage ?? "waiting";
-    const past = !!this.status && this.status.version <= this.#answered;
+    const past = !!this.status && this.status.version <= this.#confirmedVersion;
     if (past && (stage === "failed" || stage === "action_required")) stage = "verifying";
-    if (this.#late && (stage === "waiting" || stage === "verifying")) stage = "delayed";
+    if (this.#isDelayed && (stage === "waiting" || stage === "verifying")) stage = "delayed";
     if (stage === this.stage) return;
     this.stage = stage;
-    tell(this, "stage", stage);
+    dispatch(this, "stage", stage);
   }
 
-  #countDown() {
-    this.#late = false;
-    this.#restage();
-    this.#line.later("delayed", DELAYED_MS, () => this.#delayed());
+  #startDelayTimer() {
+    this.#isDelayed = false;
+    this.#updateStage();
+    this.#server.setTimer("delayed", DELAYED_MS, () => this.#markDelayed());
   }
 
-  #delayed() {
-    this.#late = true;
-    this.#restage();
+  #markDelayed() {
+    this.#isDelayed = true;
+    this.#updateStage();
   }
 
   /** @param {() => void} settle */
-  #end(settle) {
-    if (this.#line.close()) settle();
+  #finish(settle) {
+    if (this.#server.close()) settle();
   }
 }
 
 /**
- * An account's balance being watched, until it is closed. Events, each a CustomEvent with a `detail`: `balance`
+ * Watches an account's balance until it is closed. Events, each a CustomEvent with a `detail`: `balance`
  * (Balance: at first as it is, then each change), `connection` (Connection), `error` (ActivationError: final).
  */
-export class BalanceWatch extends /** @type {new () => Teller<BalanceEvents>} */ (EventTarget) {
-  /** The newest heard. @type {Balance|null} */
+export class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceEvents>} */ (EventTarget) {
+  /** The newest balance. @type {Balance|null} */
   latest = null;
-  /** @type {Line} */ #line;
+  /** @type {ServerConnection} */ #server;
 
-  /** @param {LineOptions} options */
+  /** @param {ConnectionOptions} options */
   constructor(options) {
     super();
-    this.#line = new Line(options, {
+    this.#server = new ServerConnection(options, {
       path: "account",
       unknown: "unknown_account",
-      hear: (message) => this.#hear(message),
-      connected: (connection) => tell(this, "connection", connection),
-      refused: (error) => {
-        tell(this, "error", error);
+      onMessage: (message) => this.#onMessage(message),
+      onConnection: (connection) => dispatch(this, "connection", connection),
+      onRefused: (error) => {
+        dispatch(this, "error", error);
         this.close();
       },
-      aborted: () => this.close(),
+      onAborted: () => this.close(),
     });
-    this.#line.open();
+    this.#server.open();
   }
 
   get connection() {
-    return this.#line.connection;
+    return this.#server.connection;
   }
 
   /** Stop watching; nothing follows. */
   close() {
-    this.#line.close();
+    this.#server.close();
   }
 
   /** @param {Balance} balance */
-  #hear(balance) {
+  #onMessage(balance) {
     if (balance.type !== "balance" || !isNews(balance, this.latest)) return;
     this.latest = balance;
-    tell(this, "balance", balance);
+    dispatch(this, "balance", balance);
   }
 }
 
@@ -585,11 +584,11 @@ function isNews({ version }, last) {
 }
 
 /** @param {{dispatchEvent(event: Event): boolean}} target @param {string} type @param {unknown} detail */
-function tell(target, type, detail) {
+function dispatch(target, type, detail) {
   target.dispatchEvent(new CustomEvent(type, { detail }));
 }
 
-/** A worker, or Node.js, has neither window nor document: then nothing wakes us. @returns {Seams} */
+/** A worker or Node.js has neither window nor document; wake-up events are not available there. @returns {Seams} */
 function browser() {
   const { WebSocket, window = new EventTarget(), document = new EventTarget() } = globalThis;
   return {
@@ -609,7 +608,7 @@ function parse(text) {
   try {
     return JSON.parse(String(text));
   } catch {
-    return null; // a frame from a proxy, not from us
+    return null; // not from Paidup, e.g. from a proxy
   }
 }
 

@@ -2,7 +2,7 @@
 /**
  * Paidup in React: `const { stage, status, error, confirmed, verify } = useActivation({ invoice, ticket })`.
  *
- * Owns the fit of paidup.js into React's life: one line for each invoice, closed with the component. Shows nothing.
+ * Opens one connection per invoice and closes it with the component. Renders nothing.
  */
 import { useCallback, useEffect, useRef, useState } from "react";
 
@@ -15,7 +15,7 @@ import { activate } from "./paidup.js";
 /** @typedef {import("./paidup.js").Stage} Stage */
 /** @typedef {import("./paidup.js").Status} Status */
 /**
- * `error` is final: nothing follows. `confirmed` and `verify` stay the same functions for the component's life.
+ * `error` is final. `confirmed` and `verify` keep their identity while the component is mounted.
  * @typedef {{stage: Stage, status: Status|null, connection: Connection, error: ActivationError|null,
  *   confirmed: (intent: string) => void, verify: () => void}} Watched
  */
@@ -24,8 +24,8 @@ import { activate } from "./paidup.js";
 const NOTHING = { stage: "waiting", status: null, connection: "closed", error: null };
 
 /**
- * Watch one invoice for as long as the component is there; nothing as long as there is none. Only another `invoice`
- * makes another line: the other options are read when it is opened.
+ * Watch one invoice while the component is mounted; nothing without options. Only a different `invoice` opens a new
+ * connection; the other options are read when it is opened.
  * @param {Options|null|undefined} options @returns {Watched}
  */
 export function useActivation(options) {

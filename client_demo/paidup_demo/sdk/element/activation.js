@@ -2,8 +2,8 @@
 /**
  * `<paidup-activation invoice="in_…" ticket="…">`: the whole activating screen, in any page and any framework.
  *
- * Owns what the customer sees and hears between his payment and his credits. Refuses to know anything by itself: it
- * shows what paidup.js tells. Its look is in look.js, its words in words.js; both can be replaced.
+ * Shows the customer the status of paidup.js between the payment and the credits. The styles are in look.js and the
+ * texts in words.js; both can be replaced.
  */
 import { drawMark, element, markElement, styleSheet } from "./look.js";
 import { STATES, WORDS, marksOf, phrase } from "./words.js";
@@ -20,29 +20,29 @@ import { activate } from "../paidup.js";
 /** @typedef {import("../paidup.js").Stage} Stage */
 /** @typedef {import("../paidup.js").Status} Status */
 
-/** On a server, where pages are rendered, there are no elements: the module can be imported there all the same. */
+/** There is no HTMLElement in server-side rendering; the module can still be imported there. */
 const Base = globalThis.HTMLElement ?? class {};
 /** @type {Step[]} */
 const STEPS = ["payment", "check", "credits"];
 
 /**
  * Events, each a CustomEvent with a `detail`, composed, not bubbling: `status` (Status), `stage` (Stage), `active`
- * (Status: the credits are there), `error` (ActivationError: nothing follows).
+ * (Status: the credits are there), `error` (ActivationError: final).
  */
 export class PaidupActivation extends Base {
   static observedAttributes = ["invoice", "base-url", "heading-level"];
 
   /** For each request to the server, e.g. Authorization. @type {Options["headers"]} */
-  headers = this.#early("headers");
-  /** A road of the page's own to fresh tickets. @type {Options["refreshTicket"]} */
-  refreshTicket = this.#early("refreshTicket");
+  headers = this.#takeProperty("headers");
+  /** Fetches new tickets in the page's own way. @type {Options["refreshTicket"]} */
+  refreshTicket = this.#takeProperty("refreshTicket");
 
-  /** @type {Words} */ #words = this.#early("words") ?? {};
+  /** @type {Words} */ #words = this.#takeProperty("words") ?? {};
   /** @type {Activation|null} */ #activation = null;
   /** @type {ActivationError|null} */ #error = null;
   /** @type {State|""} */ #state = "";
-  /** What Stripe.js said last, if this page has confirmed the payment. @type {string|null} */ #confirmed = null;
-  #waiting = false; // for the end of this task, in which a page may go on to set attributes and properties
+  /** The PaymentIntent's status, if this page has confirmed the payment. @type {string|null} */ #confirmed = null;
+  #waiting = false; // for the end of this task: the page may still be setting attributes and properties
 
   #root;
   #internals;
@@ -65,9 +65,9 @@ export class PaidupActivation extends Base {
     this.#draw();
   }
 
-  // ---- What a page may read and do
+  // ---- Public properties and methods
 
-  /** The newest status heard. @returns {Status|null} */
+  /** The newest status. @returns {Status|null} */
   get status() {
     return this.#activation?.status ?? null;
   }
@@ -75,12 +75,12 @@ export class PaidupActivation extends Base {
   get stage() {
     return this.#activation?.stage ?? "waiting";
   }
-  /** The line itself, once it is open: see paidup.js. @returns {Activation|null} */
+  /** The Activation of paidup.js, once it is started. @returns {Activation|null} */
   get activation() {
     return this.#activation;
   }
 
-  /** Words of the page's own, laid over the English ones. @returns {Words} */
+  /** The page's own texts, merged closed the English ones. @returns {Words} */
   get words() {
     return this.#words;
   }
@@ -89,33 +89,33 @@ export class PaidupActivation extends Base {
     this.#draw();
   }
 
-  /** Ask again, now; after a refusal, from the beginning. */
+  /** Verify again now; after a final error, start over. */
   verify() {
     if (this.#error) this.#stop();
     this.#activation?.verify();
-    this.#soon();
+    this.#update();
   }
 
-  /** Stripe.js has just confirmed the payment. @param {string} intent its PaymentIntent's status */
+  /** Call after Stripe.js has confirmed the payment. @param {string} intent its PaymentIntent's status */
   confirmed(intent) {
     this.#confirmed = intent;
     this.#activation?.confirmed(intent);
     this.#draw();
   }
 
-  /** The heading of the moment takes the focus, so that a screen reader begins there. @param {FocusOptions} [options] */
+  /** Focus the current heading, so that a screen reader starts there. @param {FocusOptions} [options] */
   focus(options) {
     if (this.#state) this.#headingOf(this.#state).focus(options);
   }
 
-  // ---- Its life
+  // ---- Lifecycle
 
   connectedCallback() {
-    this.#soon();
+    this.#update();
   }
 
   disconnectedCallback() {
-    this.#soon(); // moved within the page, it is connected again by then, and goes on
+    this.#update(); // if it was only moved, it is connected again by then and continues
   }
 
   /** @param {string} name @param {string|null} before @param {string|null} now */
@@ -124,16 +124,16 @@ export class PaidupActivation extends Base {
     if (name === "heading-level") return this.#draw();
     this.#stop();
     if (before !== null && name === "invoice") this.#confirmed = null;
-    this.#soon();
+    this.#update();
   }
 
-  #soon() {
+  #update() {
     if (this.#waiting) return;
     this.#waiting = true;
     queueMicrotask(() => {
       this.#waiting = false;
-      const over = this.#activation?.connection === "closed"; // and stays as it is
-      if (!this.isConnected && !over) this.#stop();
+      const closed = this.#activation?.connection === "closed"; // stays as it is
+      if (!this.isConnected && !closed) this.#stop();
       if (this.isConnected && !this.#activation) this.#start();
     });
   }
@@ -150,14 +150,14 @@ export class PaidupActivation extends Base {
       refreshTicket: this.refreshTicket,
     });
     this.#activation = activation;
-    activation.addEventListener("status", ({ detail }) => this.#tell("status", detail));
-    activation.addEventListener("stage", ({ detail }) => this.#tell("stage", detail));
+    activation.addEventListener("status", ({ detail }) => this.#dispatch("status", detail));
+    activation.addEventListener("stage", ({ detail }) => this.#dispatch("stage", detail));
     activation.addEventListener("error", ({ detail }) => {
       this.#error = detail;
-      this.#tell("error", detail);
+      this.#dispatch("error", detail);
     });
     activation.finished.then(
-      (status) => status.status === "active" && this.#activation === activation && this.#tell("active", status),
+      (status) => status.status === "active" && this.#activation === activation && this.#dispatch("active", status),
       () => {},
     );
     if (this.#confirmed) activation.confirmed(this.#confirmed);
@@ -169,13 +169,13 @@ export class PaidupActivation extends Base {
     this.#activation = null;
   }
 
-  /** The screen first: a listener may look at it. @param {string} type @param {unknown} detail */
-  #tell(type, detail) {
+  /** Draw first: a listener may read the screen. @param {string} type @param {unknown} detail */
+  #dispatch(type, detail) {
     this.#draw();
     this.dispatchEvent(new CustomEvent(type, { detail, composed: true }));
   }
 
-  // ---- What is shown
+  // ---- Drawing
 
   /** @returns {State} */
   #current() {
@@ -202,11 +202,11 @@ export class PaidupActivation extends Base {
     if (this.#state) this.#internals.states.delete(this.#state);
     this.#internals.states.add(state);
     this.#state = state;
-    // What had the focus is not shown any more: the words that came instead take it.
+    // The focused element is hidden now: focus the new heading.
     if (focused && !this.#root.activeElement?.closest("[data-current]")) this.focus({ preventScroll: true });
   }
 
-  /** All states are laid out, one upon the other, so that nothing moves when one gives way. @param {State} state */
+  /** All states are laid out in the same grid cell, so that the layout does not shift between them. @param {State} state */
   #block(state) {
     const actions = element("div", { part: "actions", class: "actions" }, [
       element("slot", { name: `${state}-actions` }, state === "delayed" || state === "unconfirmed" ? [this.#again()] : []),
@@ -233,8 +233,8 @@ export class PaidupActivation extends Base {
     return /** @type {HTMLElement} */ (this.#blocks.get(state)?.firstElementChild);
   }
 
-  /** A property that was set before the element was defined: it would hide ours. @param {string} name */
-  #early(name) {
+  /** A property set before the element was defined would shadow the accessor: take it over. @param {string} name */
+  #takeProperty(name) {
     const own = /** @type {any} */ (this);
     if (!Object.hasOwn(own, name)) return undefined;
     const value = own[name];
@@ -265,7 +265,7 @@ function drawStep(step, name, mark, labels) {
 /** @param {Element} place */
 const saysOf = (place) => /** @type {"heading"|"text"|"again"} */ (/** @type {HTMLElement} */ (place).dataset.says);
 
-/** A live region speaks at each change: change it only for news. @param {Element} place @param {string} text */
+/** Write only changes: a live region announces every assignment. @param {Element} place @param {string} text */
 function write(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }

@@ -1,9 +1,9 @@
 // @ts-check
 /**
- * How `<paidup-activation>` looks: its stylesheet, the marks of its steps, and the making of its elements.
+ * The styles of `<paidup-activation>`: its stylesheet, the marks of its steps, and helpers that create elements.
  *
- * Owns every colour and movement, all of them from custom properties. Needs no inline style, no image and no markup in
- * strings, so that it passes the strictest Content-Security-Policy, Trusted Types included.
+ * All colours come from custom properties. There are no inline styles, images or markup in strings, so it works under
+ * the strictest Content-Security-Policy, including Trusted Types.
  */
 
 /** @typedef {import("./words.js").Mark} Mark */
@@ -36,7 +36,7 @@ export function element(name, attributes, children = []) {
   return made;
 }
 
-/** The round mark of a step. @param {boolean} last it has rays, for the joy */
+/** The round mark of a step. @param {boolean} last draws rays on success */
 export function markElement(last) {
   const made = document.createElementNS(SVG, "svg");
   const shapes = { disc: "circle", arc: "circle", sign: "path", ...(last && { rays: "path" }) };
@@ -58,7 +58,7 @@ export function drawMark(mark, as) {
   mark.querySelector(".sign")?.setAttribute("d", SIGNS[as]);
 }
 
-/** One for all elements of a page. @type {CSSStyleSheet|undefined} */
+/** Shared by all elements of a page. @type {CSSStyleSheet|undefined} */
 let sheet;
 
 export function styleSheet() {

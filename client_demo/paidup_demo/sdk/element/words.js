@@ -1,23 +1,23 @@
 // @ts-check
 /**
- * What `<paidup-activation>` says, in English, and the states that it can be in.
+ * The texts of `<paidup-activation>` in English, and its states.
  *
- * Pure: a state and a status go in, words and marks come out.
+ * Pure: a state and a status in, texts and marks out.
  */
 
 /** @typedef {import("../paidup.js").Status} Status */
 /**
- * What the screen shows: paidup.js's stages, and three more. `unconfirmed`: delayed, and this page has not seen the
- * payment confirmed; `reversed`: credited once, and taken back; `refused`: the server will not tell this page.
+ * The screen's state: one of paidup.js's stages, or `unconfirmed` (delayed, and this page has not confirmed the
+ * payment), `reversed` (credited, then refunded or disputed), `refused` (the server does not authorize this page).
  * @typedef {import("../paidup.js").Stage|"unconfirmed"|"reversed"|"refused"} State
  */
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
 /**
- * `{credits}`, `{balance}`, `{plan}` and `{error}` (the bank's own words) are filled in; a function is told the status.
+ * `{credits}`, `{balance}`, `{plan}` and `{error}` (the bank's message) are filled in; a function gets the status.
  * @typedef {string|((status: Status|null) => string)} Phrase
  */
-/** @typedef {{heading: Phrase, text: Phrase, again?: Phrase}} Saying `again` is the button of a long wait */
+/** @typedef {{heading: Phrase, text: Phrase, again?: Phrase}} Saying `again` is the button's text after a long wait */
 /** @typedef {Record<State, Saying> & {steps: Record<Step|Mark, string>}} AllWords */
 /** @typedef {{[Key in keyof AllWords]?: Partial<AllWords[Key]>}} Words any part of them */
 
@@ -36,36 +36,36 @@ export const WORDS = {
   waiting: { heading: "Activating your plan", text: "We are about to check your payment." },
   verifying: { heading: "Activating your plan", text: "We are checking your payment with Stripe." },
   action_required: {
-    heading: "Your bank wants to check that it is you",
-    text: "The payment is on hold until you pass the check. Nothing has been charged yet.",
+    heading: "Your bank needs to verify it’s you",
+    text: "The payment is on hold until you complete the check. Nothing has been charged yet.",
   },
   processing: {
     heading: "Payment received, not yet final",
-    text: "Your bank needs more time. You may close this page: your credits are added the moment it is done.",
+    text: "Your bank needs more time. You can close this page: your credits are added as soon as it is done.",
   },
   delayed: {
-    heading: "This takes longer than usual",
-    text: "Your payment is safe. Nothing need be paid again. You may close this page: your credits will be there.",
+    heading: "This is taking longer than usual",
+    text: "Your payment is safe. You don’t need to pay again. You can close this page: your credits will be there.",
     again: "Check again",
   },
   unconfirmed: {
     heading: "No payment seen yet",
-    text: "If you have paid, your payment is safe and need not be repeated. You may close this page, or stay: it will tell you.",
+    text: "If you have paid, your payment is safe and you don’t need to pay again. You can close this page, or stay: it updates by itself.",
     again: "Check again",
   },
-  active: { heading: "Your plan is active", text: "{credits} credits are in your account, ready for use." },
+  active: { heading: "Your plan is active", text: "{credits} credits are in your account, ready to use." },
   failed: {
-    heading: "That payment did not go through",
-    text: "{error} If it comes through after all, this page will tell you.",
+    heading: "The payment did not go through",
+    text: "{error} If it succeeds after all, this page will show it.",
   },
-  void: { heading: "This payment was cancelled", text: "It expired or was withdrawn. To go on, choose a plan again." },
+  void: { heading: "This payment was canceled", text: "It expired or was canceled. To continue, choose a plan again." },
   reversed: {
-    heading: "This payment was taken back",
-    text: "It was refunded or disputed, so its credits are gone too.",
+    heading: "This payment was reversed",
+    text: "It was refunded or disputed, so its credits were removed.",
   },
   refused: {
     heading: "We cannot show this payment here",
-    text: "Sign in again to see how it stands. If you have paid, nothing is lost: your credits come by themselves.",
+    text: "Sign in again to see its status. If you have paid, nothing is lost: your credits are added automatically.",
   },
 };
 
@@ -87,7 +87,7 @@ const MARKS = {
 };
 
 /**
- * How payment, check and credits stand. Before this page has seen a payment, the first step is what is looked for.
+ * The marks of the three steps. Until this page has confirmed the payment, the first step is the current one.
  * @param {State} state @param {boolean} confirmed
  */
 export function marksOf(state, confirmed) {

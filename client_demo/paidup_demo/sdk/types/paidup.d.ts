@@ -1,8 +1,8 @@
 /**
  * Paidup's browser client: watches one invoice until its payment is settled, or the customer's balance.
  *
- * Owns the socket, its reconnections, the fallback to GET, and the stage a screen should show.
- * Refuses to decide anything about money: it names an invoice and repeats what the server says.
+ * Handles the WebSocket, reconnection, the fallback to GET, and the stage that a screen should show.
+ * It makes no decisions about money: every status comes from the server.
  *
  *     const activation = activate({ invoice, ticket });
  *     activation.addEventListener("stage", (event) => show(event.detail));
@@ -50,9 +50,9 @@ export type Seams = {
         visibilityState: string;
     };
 };
-export type LineOptions = {
+export type ConnectionOptions = {
     /**
-     * for the first connection; each later one fetches its own
+     * for the first connection; later connections fetch their own
      */
     ticket?: string;
     /**
@@ -61,7 +61,7 @@ export type LineOptions = {
     baseUrl?: string;
     /**
      * instead of POST /api/invoices/{invoice}/ticket, or
-     * /api/account/ticket; throw something with an HTTP `status` to say why not
+     * /api/account/ticket; an error thrown with an HTTP `status` is treated as that response
      */
     refreshTicket?: () => Promise<string>;
     /**
@@ -74,39 +74,39 @@ export type LineOptions = {
     signal?: AbortSignal;
     seams?: Partial<Seams>;
 };
-export type Options = LineOptions & {
+export type Options = ConnectionOptions & {
     invoice: string;
 };
-export type Talk = {
+export type Handlers = {
     path: string;
     /**
-     * the code of an error where the server knows no such thing
+     * the error code for a 404
      */
     unknown: string;
     /**
-     * a frame that is not the line's own business
+     * a message from the server, except `bye`
      */
-    hear: (message: any) => void;
-    connected: (connection: Connection) => void;
+    onMessage: (message: any) => void;
+    onConnection: (connection: Connection) => void;
     /**
-     * nothing follows
+     * final error
      */
-    refused: (error: ActivationError) => void;
+    onRefused: (error: ActivationError) => void;
     /**
-     * by the signal
+     * the signal was aborted
      */
-    aborted: () => void;
+    onAborted: () => void;
     /**
-     * the page is looked at again, and there is a socket
+     * the page became visible while a WebSocket is open
      */
-    woken?: () => void;
+    onWake?: () => void;
     poll?: () => Promise<void>;
     /**
-     * from now on it only polls
+     * from now on only polling is used
      */
-    waitedTooLong?: () => void;
+    onWaitLimit?: () => void;
 };
-export type Teller<Events> = Omit<EventTarget, "addEventListener" | "removeEventListener"> & {
+export type TypedEventTarget<Events> = Omit<EventTarget, "addEventListener" | "removeEventListener"> & {
     addEventListener<T extends keyof Events>(type: T, listener: (event: CustomEvent<Events[T]>) => void, options?: AddEventListenerOptions | boolean): void;
     removeEventListener<T extends keyof Events>(type: T, listener: (event: CustomEvent<Events[T]>) => void, options?: EventListenerOptions | boolean): void;
 };
@@ -141,17 +141,17 @@ export declare class ActivationError extends Error {
 }
 /** Watch one invoice. @param {Options} options */
 export declare function activate(options: Options): Activation;
-/** Watch the balance of whomever the page's cookie, headers or ticket name. @param {LineOptions} [options] */
-export declare function watchBalance(options?: LineOptions): BalanceWatch;
-declare const Activation_base: new () => Teller<ActivationEvents>;
+/** Watch the balance of the customer identified by the page's cookie, headers or ticket. @param {ConnectionOptions} [options] */
+export declare function watchBalance(options?: ConnectionOptions): BalanceWatch;
+declare const Activation_base: new () => TypedEventTarget<ActivationEvents>;
 /**
- * One invoice being watched. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
+ * Watches one invoice. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
  * `connection` (Connection), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
-export declare class Activation extends /** @type {new () => Teller<ActivationEvents>} */ /** @type {new () => Teller<ActivationEvents>} */ Activation_base {
+export declare class Activation extends /** @type {new () => TypedEventTarget<ActivationEvents>} */ /** @type {new () => TypedEventTarget<ActivationEvents>} */ Activation_base {
     #private;
-    /** The newest status heard. @type {Status|null} */
+    /** The newest status. @type {Status|null} */
     status: Status | null;
     /** What the screen should show. @type {Stage} */
     stage: Stage;
@@ -160,29 +160,29 @@ export declare class Activation extends /** @type {new () => Teller<ActivationEv
     /** @param {Options} options */
     constructor(options: Options);
     get connection(): Connection;
-    /** Ask the server to look at the payment again, now: after a second confirmation, or when the customer asks. */
+    /** Ask the server to verify the payment again now, e.g. when the customer presses a button. */
     verify(): void;
     /**
-     * Stripe.js has just confirmed the payment: a failure, or a check by the bank, that the server still tells of was
-     * before. Asks like `verify`. `intent` is the PaymentIntent's status: one that has succeeded cannot fail any more.
+     * Call after Stripe.js has confirmed the payment: a failure or a bank check that the server still reports is older.
+     * Also verifies. `intent` is the PaymentIntent's status; `succeeded` cannot fail any more.
      * @param {string} intent
      */
     confirmed(intent: string): void;
-    /** Stop watching. `finished` rejects with the code "aborted", unless it is settled. */
+    /** Stop watching. `finished` rejects with the code "aborted" unless it is settled. */
     close(): void;
     [Symbol.asyncIterator](): AsyncGenerator<Status, undefined, unknown>;
 }
-declare const BalanceWatch_base: new () => Teller<BalanceEvents>;
+declare const BalanceWatch_base: new () => TypedEventTarget<BalanceEvents>;
 /**
- * An account's balance being watched, until it is closed. Events, each a CustomEvent with a `detail`: `balance`
+ * Watches an account's balance until it is closed. Events, each a CustomEvent with a `detail`: `balance`
  * (Balance: at first as it is, then each change), `connection` (Connection), `error` (ActivationError: final).
  */
-export declare class BalanceWatch extends /** @type {new () => Teller<BalanceEvents>} */ /** @type {new () => Teller<BalanceEvents>} */ BalanceWatch_base {
+export declare class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceEvents>} */ /** @type {new () => TypedEventTarget<BalanceEvents>} */ BalanceWatch_base {
     #private;
-    /** The newest heard. @type {Balance|null} */
+    /** The newest balance. @type {Balance|null} */
     latest: Balance | null;
-    /** @param {LineOptions} options */
-    constructor(options: LineOptions);
+    /** @param {ConnectionOptions} options */
+    constructor(options: ConnectionOptions);
     get connection(): Connection;
     /** Stop watching; nothing follows. */
     close(): void;

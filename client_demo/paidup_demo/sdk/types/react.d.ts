@@ -13,8 +13,8 @@ export type Watched = {
     verify: () => void;
 };
 /**
- * Watch one invoice for as long as the component is there; nothing as long as there is none. Only another `invoice`
- * makes another line: the other options are read when it is opened.
+ * Watch one invoice while the component is mounted; nothing without options. Only a different `invoice` opens a new
+ * connection; the other options are read when it is opened.
  * @param {Options|null|undefined} options @returns {Watched}
  */
 export declare function useActivation(options: Options | null | undefined): Watched;

@@ -18,37 +18,37 @@ export type Status = import("../paidup.js").Status;
 /** @typedef {import("../paidup.js").Options} Options */
 /** @typedef {import("../paidup.js").Stage} Stage */
 /** @typedef {import("../paidup.js").Status} Status */
-/** On a server, where pages are rendered, there are no elements: the module can be imported there all the same. */
+/** There is no HTMLElement in server-side rendering; the module can still be imported there. */
 declare const Base: {
     new (): HTMLElement;
     prototype: HTMLElement;
 };
 /**
  * Events, each a CustomEvent with a `detail`, composed, not bubbling: `status` (Status), `stage` (Stage), `active`
- * (Status: the credits are there), `error` (ActivationError: nothing follows).
+ * (Status: the credits are there), `error` (ActivationError: final).
  */
 export declare class PaidupActivation extends Base {
     #private;
     static observedAttributes: string[];
     /** For each request to the server, e.g. Authorization. @type {Options["headers"]} */
     headers: Options["headers"];
-    /** A road of the page's own to fresh tickets. @type {Options["refreshTicket"]} */
+    /** Fetches new tickets in the page's own way. @type {Options["refreshTicket"]} */
     refreshTicket: Options["refreshTicket"];
     constructor();
-    /** The newest status heard. @returns {Status|null} */
+    /** The newest status. @returns {Status|null} */
     get status(): Status | null;
     /** @returns {Stage} */
     get stage(): Stage;
-    /** The line itself, once it is open: see paidup.js. @returns {Activation|null} */
+    /** The Activation of paidup.js, once it is started. @returns {Activation|null} */
     get activation(): Activation | null;
-    /** Words of the page's own, laid over the English ones. @returns {Words} */
+    /** The page's own texts, merged closed the English ones. @returns {Words} */
     get words(): Words;
     set words(words: Words);
-    /** Ask again, now; after a refusal, from the beginning. */
+    /** Verify again now; after a final error, start over. */
     verify(): void;
-    /** Stripe.js has just confirmed the payment. @param {string} intent its PaymentIntent's status */
+    /** Call after Stripe.js has confirmed the payment. @param {string} intent its PaymentIntent's status */
     confirmed(intent: string): void;
-    /** The heading of the moment takes the focus, so that a screen reader begins there. @param {FocusOptions} [options] */
+    /** Focus the current heading, so that a screen reader starts there. @param {FocusOptions} [options] */
     focus(options?: FocusOptions): void;
     connectedCallback(): void;
     disconnectedCallback(): void;

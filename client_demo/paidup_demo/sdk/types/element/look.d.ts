@@ -1,8 +1,8 @@
 /**
- * How `<paidup-activation>` looks: its stylesheet, the marks of its steps, and the making of its elements.
+ * The styles of `<paidup-activation>`: its stylesheet, the marks of its steps, and helpers that create elements.
  *
- * Owns every colour and movement, all of them from custom properties. Needs no inline style, no image and no markup in
- * strings, so that it passes the strictest Content-Security-Policy, Trusted Types included.
+ * All colours come from custom properties. There are no inline styles, images or markup in strings, so it works under
+ * the strictest Content-Security-Policy, including Trusted Types.
  */
 export type Mark = import("./words.js").Mark;
 /**
@@ -11,7 +11,7 @@ export type Mark = import("./words.js").Mark;
  * @returns {HTMLElementTagNameMap[Name]}
  */
 export declare function element<Name extends keyof HTMLElementTagNameMap>(name: Name, attributes: Record<string, string>, children?: Node[]): HTMLElementTagNameMap[Name];
-/** The round mark of a step. @param {boolean} last it has rays, for the joy */
+/** The round mark of a step. @param {boolean} last draws rays on success */
 export declare function markElement(last: boolean): SVGSVGElement;
 /** @param {Element} mark @param {Mark} as */
 export declare function drawMark(mark: Element, as: Mark): void;

@@ -1,7 +1,7 @@
 /**
- * What `<paidup-activation>` says, in English, and the states that it can be in.
+ * The texts of `<paidup-activation>` in English, and its states.
  *
- * Pure: a state and a status go in, words and marks come out.
+ * Pure: a state and a status in, texts and marks out.
  */
 export type Status = import("../paidup.js").Status;
 export type State = import("../paidup.js").Stage | "unconfirmed" | "reversed" | "refused";
@@ -21,24 +21,24 @@ export type Words = {
 };
 /** @typedef {import("../paidup.js").Status} Status */
 /**
- * What the screen shows: paidup.js's stages, and three more. `unconfirmed`: delayed, and this page has not seen the
- * payment confirmed; `reversed`: credited once, and taken back; `refused`: the server will not tell this page.
+ * The screen's state: one of paidup.js's stages, or `unconfirmed` (delayed, and this page has not confirmed the
+ * payment), `reversed` (credited, then refunded or disputed), `refused` (the server does not authorize this page).
  * @typedef {import("../paidup.js").Stage|"unconfirmed"|"reversed"|"refused"} State
  */
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
 /**
- * `{credits}`, `{balance}`, `{plan}` and `{error}` (the bank's own words) are filled in; a function is told the status.
+ * `{credits}`, `{balance}`, `{plan}` and `{error}` (the bank's message) are filled in; a function gets the status.
  * @typedef {string|((status: Status|null) => string)} Phrase
  */
-/** @typedef {{heading: Phrase, text: Phrase, again?: Phrase}} Saying `again` is the button of a long wait */
+/** @typedef {{heading: Phrase, text: Phrase, again?: Phrase}} Saying `again` is the button's text after a long wait */
 /** @typedef {Record<State, Saying> & {steps: Record<Step|Mark, string>}} AllWords */
 /** @typedef {{[Key in keyof AllWords]?: Partial<AllWords[Key]>}} Words any part of them */
 /** @type {AllWords} */
 export declare const WORDS: AllWords;
 export declare const STATES: State[];
 /**
- * How payment, check and credits stand. Before this page has seen a payment, the first step is what is looked for.
+ * The marks of the three steps. Until this page has confirmed the payment, the first step is the current one.
  * @param {State} state @param {boolean} confirmed
  */
 export declare function marksOf(state: State, confirmed: boolean): [Mark, Mark, Mark];
