@@ -244,7 +244,7 @@ async def test_credits_are_topped_up(shopper: Shopper) -> None:
     await expect(shopper.heading).to_have_text("2,000 credits added.")
     await shopper.see_account()
     await expect(shopper.page.get_by_test_id("account-balance")).to_have_text("2,000")
-    await expect_newest(shopper, "Extra credits bought+2,0002,000")
+    await expect_newest(shopper, "Extra credits purchased+2,0002,000")
     await expect(shopper.page.get_by_test_id("plan-name")).to_have_text("None yet")
 
 

@@ -133,7 +133,7 @@ export function notice({ status, error }, kind, plan) {
       way: "pay",
     };
   return {
-    title: `${what} ${plural ? "are" : "is"} waiting for ${plural ? "their" : "its"} payment`,
+    title: `${what} ${plural ? "are" : "is"} waiting for payment`,
     text: "If you have just paid, this updates by itself.",
     label: "Continue",
     way: "pay",
