@@ -242,7 +242,7 @@ WRAPPED = [
     for page in pages()
     if page.path.stem
     not in {"api", "protocol", "settings", "operations", "going-live", "embedding", "client", "screens"}
-    and page.path.stem not in {"security", "benchmarks", "credits"}
+    and page.path.stem not in {"security", "benchmarks"}
 ]
 
 
