@@ -241,8 +241,7 @@ WRAPPED = [
     page
     for page in pages()
     if page.path.stem
-    not in {"api", "protocol", "settings", "operations", "going-live", "embedding", "client", "screens"}
-    and page.path.stem not in {"security", "benchmarks"}
+    not in {"api", "protocol", "settings", "operations", "benchmarks", "embedding", "client", "screens"}
 ]
 
 
