@@ -1,4 +1,4 @@
-"""A SaaS's backend that has Paidup beside it: its code at each step."""
+"""The backend of a SaaS that runs Paidup as a service, step by step."""
 
 import os
 from typing import Any
@@ -10,12 +10,12 @@ paidup = Paidup(os.environ["PAIDUP_URL"], signed_with(SECRET))
 
 
 def page_settings(user: str) -> dict[str, str]:
-    """For the page's own calls and sockets, as this user, for ten minutes. It cannot spend with them."""
+    """Settings for the user's page. Its token is valid for ten minutes and cannot spend credits."""
     return {"baseUrl": os.environ["PAIDUP_URL"], "token": page_token(SECRET, user)}
 
 
 def make_report(user: str, number: int) -> tuple[int, dict[str, Any]]:
-    """The key names what is paid for: pressing twice, or trying again, pays once."""
+    """The key identifies the report, so a double click or a retry pays once."""
     try:
         spent = paidup.spend(user, 5, key=f"report-{number}")
     except InsufficientCreditsError as error:
@@ -37,11 +37,11 @@ def choose_plan(user: str, plan: str) -> dict[str, Any]:
 
 
 def translate(user: str, job: str, pages: list[str]) -> int:
-    """Work whose cost is known only afterwards: reserve the most, commit what it was."""
+    """Work of unknown cost: reserve the maximum, then commit the actual cost."""
     paidup.reserve(user, 3 * len(pages), key=job, expires_in_s=3600)
     try:
-        cost = sum(bool(page) for page in pages)  # here you do the work
+        cost = sum(bool(page) for page in pages)  # do the work here
     except Exception:
-        paidup.release(user, key=job)  # nothing was used; without this it comes back after an hour
+        paidup.release(user, key=job)  # returns the credits now, not after an hour
         raise
     return paidup.commit(user, cost, key=job).balance

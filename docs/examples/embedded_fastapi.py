@@ -1,4 +1,4 @@
-"""Paidup inside a FastAPI application whose pages send a bearer token, which both read.
+"""Paidup inside a FastAPI application; both read the same bearer token.
 
 uvicorn --app-dir docs/examples embedded_fastapi:app
 """
@@ -16,7 +16,7 @@ from paidup.mounting import InProcess, create_app, running
 from paidup.settings import load_settings
 
 settings = load_settings()
-paidup = create_app(settings)  # it reads the same token, by AUTH_JWT_SECRET
+paidup = create_app(settings)  # reads the same token with AUTH_JWT_SECRET
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def make_report(number: int, user: User, credits: Credits) -> dict[str, ob
     try:
         spent = await credits.spend(user, 5, key=f"report-{number}")
     except InsufficientCredits as error:
-        activating = await credits.activating(user)  # he may have paid a second ago
+        activating = await credits.activating(user)  # a payment may be in progress
         waiting_for = {"invoice": activating.invoice, "ticket": activating.ticket} if activating else None
         raise HTTPException(402, {"needed": error.needed, "activating": waiting_for}) from None
     return {"report": "...", "balance": spent.balance}

@@ -1,4 +1,4 @@
-"""Paidup inside a Starlette application, whose session says who the customer is.
+"""Paidup inside a Starlette application whose session names the customer.
 
 uvicorn --app-dir docs/examples embedded_starlette:app
 """
@@ -36,7 +36,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def sign_in(request: Request) -> JSONResponse:
-    request.session["user"] = request.path_params["user"]  # here you check a password
+    request.session["user"] = request.path_params["user"]  # check a password here
     return JSONResponse({"signed_in": request.session["user"]})
 
 
@@ -46,7 +46,7 @@ async def make_report(request: Request) -> JSONResponse:
     try:
         spent = await credits.spend(user, 5, key=f"report-{request.path_params['number']}")
     except InsufficientCredits as error:
-        activating = await credits.activating(user)  # he may have paid a second ago
+        activating = await credits.activating(user)  # a payment may be in progress
         waiting_for = {"invoice": activating.invoice, "ticket": activating.ticket} if activating else None
         return JSONResponse({"needed": error.needed, "activating": waiting_for}, 402)
     return JSONResponse({"report": "...", "balance": spent.balance})

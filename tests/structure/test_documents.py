@@ -240,8 +240,7 @@ PATH = re.compile(r"(?:[\w@.-]+/)+[\w@.-]*\w?")
 WRAPPED = [
     page
     for page in pages()
-    if page.path.stem
-    not in {"api", "protocol", "settings", "operations", "benchmarks", "embedding", "client", "screens"}
+    if page.path.stem not in {"api", "protocol", "settings", "benchmarks", "client", "screens"}
 ]
 
 
