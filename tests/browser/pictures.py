@@ -127,7 +127,7 @@ async def account(shopper: Shopper) -> None:
     plan = shopper.page.get_by_test_id("plan-text")
     renews = await plan.inner_text()
     await shopper.move_clock("1 month")
-    await expect(shopper.rows.first).to_contain_text("2,000")
+    await expect(shopper.rows.filter(has_text="+2,000").first).to_be_visible()
     await expect(plan).not_to_have_text(renews, timeout=20_000)
     await shopper.page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
 

@@ -83,7 +83,7 @@ async def test_what_is_not_imitated_is_refused_clearly(sandbox_bare: Sandbox) ->
     """What is not imitated says so."""
     signup = await sandbox_bare.subscribe()
     paused = {"pause_collection": {"behavior": "void"}}
-    with pytest.raises(stripe.InvalidRequestError, match="imitates only a part"):
+    with pytest.raises(stripe.InvalidRequestError, match="implements only a part"):
         await sandbox_bare.v1.subscriptions.update_async(signup.subscription.id, paused)
 
 

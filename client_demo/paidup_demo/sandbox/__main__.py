@@ -11,7 +11,7 @@ from paidup_demo.sandbox.settings import SandboxSettings, SettingsError
 
 
 def main() -> int:
-    """Runs until it is interrupted or terminated."""
+    """Serve until SIGINT or SIGTERM."""
     try:
         settings = SandboxSettings.from_env()
     except SettingsError as error:

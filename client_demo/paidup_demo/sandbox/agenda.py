@@ -1,7 +1,7 @@
-"""Things to be done later: named jobs with a due time, which survive a restart with the store.
+"""Scheduled jobs: named, with a due time; they survive a restart with the store.
 
-Owns the timers. What a job does is given to it by name at construction, so that payments can tell billing
-"settle this invoice, after the lag" without either importing the other.
+The functions behind the names are passed in, so that payments can schedule "settle this invoice" after a
+delay without importing billing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ JobName = Literal[
 
 
 class Agenda:
-    """Runs `jobs[name](target)` when due. Jobs are synchronous and quick."""
+    """Runs `jobs[name](target)` when it is due. Jobs are synchronous and short."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -35,7 +35,7 @@ class Agenda:
         self.jobs: dict[JobName, Callable[[str], None]] = {}
 
     def after(self, delay_ms: float, name: JobName, target: str) -> None:
-        """Runs the job at once where there is nothing to wait for, else when the delay is over."""
+        """Run the job after the delay, or immediately if there is none."""
         if delay_ms <= 0:
             self.jobs[name](target)
             return
@@ -43,23 +43,23 @@ class Agenda:
         self._arm(self._store.add(row, "job")["id"], delay_ms / 1000)
 
     def waiting(self, name: JobName) -> set[str]:
-        """The targets of the jobs of this name that are not due yet."""
+        """The targets of the pending jobs of this name."""
         return {row["target"] for row in self._store.table("job").values() if row["name"] == name}
 
-    def hasten(self, name: JobName) -> int:
-        """Runs every waiting job of this name now; returns how many."""
+    def run_all(self, name: JobName) -> int:
+        """Run every pending job of this name now; returns how many."""
         ids = [row["id"] for row in self._store.table("job").values() if row["name"] == name]
         for job_id in ids:
             self._run(job_id)
         return len(ids)
 
     def start(self) -> None:
-        """Arms the timers of the jobs that a former run left."""
+        """Start the timers of jobs left by an earlier run."""
         for row in list(self._store.table("job").values()):
             self._arm(row["id"], max(0.0, row["due"] - time.time()))
 
     def stop(self) -> None:
-        """Disarms; the jobs stay in the store."""
+        """Stop the timers; the jobs stay in the store."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

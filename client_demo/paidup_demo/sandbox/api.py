@@ -1,7 +1,6 @@
-"""The frame around every API call: key, conditions, parameters, idempotency, expansion, headers, errors.
+"""Handles every API call: key, conditions, parameters, idempotency, expansion, headers and errors.
 
-Owns how a call is answered. What a call does is an Operation's `handle`: synchronous, so that each call
-is one indivisible step and two of them never interleave. Knows no Stripe object by name.
+What a call does is its Operation's `handle`. It is synchronous, so that calls never interleave.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ EXPAND: forms.Shape = {"expand": [forms.TEXT]}
 
 @dataclass(frozen=True)
 class Call:
-    """One call, checked in form. `publishable`: a browser makes it, with a publishable key."""
+    """One validated call. `publishable`: made by a browser with a publishable key."""
 
     world: World
     params: Json
@@ -60,7 +59,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Operation:
-    """A method and path, the parameters it knows, and what it does (it returns the object to serve)."""
+    """A method and path, its parameters, and its handler, which returns the object to serve."""
 
     method: str
     route: str
@@ -70,13 +69,13 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """How calls are counted and limited."""
+        """The name under which calls are counted and rate-limited."""
         return f"{self.method} {self.route}"
 
 
 @dataclass(frozen=True)
 class Incoming:
-    """One request, read. `raw` are its parameters, not checked yet."""
+    """One parsed request. `raw` holds its parameters before validation."""
 
     operation: Operation
     path: Mapping[str, str]
@@ -89,7 +88,7 @@ class Incoming:
 
 
 class Api:
-    """Answers calls of operations in one world."""
+    """Answers the calls of operations in one world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -104,7 +103,7 @@ class Api:
         except StripeError as error:
             return respond(error.status, error.envelope(request_id), request_id, _error_headers(error))
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody is there to read it
+            return Response(status_code=400)  # the client has disconnected
         except Exception:
             logger.exception("the sandbox failed in %s", operation.name)
             failure = errors.ServerError("The sandbox failed: see its log.")
@@ -119,24 +118,24 @@ class Api:
                 code="secret_key_required",
             )
         if asked.version != API_VERSION:
-            raise errors.ParameterError(f"This sandbox imitates version {API_VERSION} only.")
-        if self._concerned(asked):
-            self._refuse_in_bad_weather(operation)
+            raise errors.ParameterError(f"This sandbox only implements version {API_VERSION}.")
+        if self._affected(asked):
+            self._fail_as_configured(operation)
         answer = await self._outcome(asked) if asked.key is None else await self._once(asked, asked.key)
         if answer.request_id != asked.request_id:
             headers = {"Idempotent-Replayed": "true", "Original-Request": answer.request_id}
             return respond(answer.status, answer.body, asked.request_id, headers)
-        if self._concerned(asked) and CHANCE.random() < self._world.conditions.api_lost_reply_rate:
-            # The work is done and recorded; only the answer does not arrive.
+        if self._affected(asked) and CHANCE.random() < self._world.conditions.api_lost_reply_rate:
+            # The work is done and recorded; only the response is lost.
             raise errors.ServerError("The reply was lost (as the sandbox's conditions ask).", status=502)
         return respond(answer.status, answer.body, asked.request_id)
 
-    def _concerned(self, asked: Incoming) -> bool:
-        """The conditions of the API spoil the server's calls, and the browser's only if that is asked for."""
+    def _affected(self, asked: Incoming) -> bool:
+        """Whether the API conditions apply: always to the server, to the browser only if requested."""
         return self._world.conditions.affect_browser or not asked.publishable
 
     async def _once(self, asked: Incoming, key: str) -> Answer:
-        """The answer that was recorded for this idempotency key, or the one that is recorded now."""
+        """The recorded answer of this idempotency key; executes and records the call if there is none."""
         scoped = f"{'pk' if asked.publishable else 'sk'}:{key}"
         call = (scoped, asked.operation.method, asked.url, asked.raw)
         replay = self._keys.begin(*call)
@@ -155,7 +154,7 @@ class Api:
 
     async def _outcome(self, asked: Incoming) -> Answer:
         params = forms.check(asked.raw, {**asked.operation.accepts, **EXPAND})
-        if self._concerned(asked):
+        if self._affected(asked):
             await asyncio.sleep(self._world.conditions.api_latency_ms / 1000)
             if CHANCE.random() < self._world.conditions.api_error_rate:
                 raise errors.ServerError("An unknown error occurred (as the sandbox's conditions ask).")
@@ -170,7 +169,7 @@ class Api:
             self._world.store.touch()
         return Answer(200, expand(self._world.store, served, paths), asked.request_id)
 
-    def _refuse_in_bad_weather(self, operation: Operation) -> None:
+    def _fail_as_configured(self, operation: Operation) -> None:
         weather = self._world.conditions
         if weather.api_down:
             raise errors.ServerError(
@@ -206,12 +205,12 @@ def respond(status: int, body: Any, request_id: str, headers: Mapping[str, str] 
 
 
 async def unknown_url(request: Request) -> Response:
-    """What Stripe says of a path it does not know; said here of those not imitated, too."""
+    """Stripe's answer to an unknown URL, also given for those that the sandbox does not implement."""
     request_id = new_id("req", 14)
     error = errors.MissingError(
         f"Unrecognized request URL ({request.method}: {request.url.path}). If you are trying to list objects,"
         " remove the trailing slash. If you are trying to retrieve an object, make sure you passed a valid"
-        " (non-empty) identifier in your code. (This sandbox imitates only a part of Stripe.)"
+        " (non-empty) identifier in your code. (This sandbox implements only a part of Stripe.)"
     )
     return respond(404, error.envelope(request_id), request_id)
 
@@ -228,8 +227,8 @@ async def _read(
     raw = forms.decode(request.url.query) | forms.decode(body.decode("utf-8", "replace"))
     publishable = _is_publishable(request, raw)
     if not publishable and from_another_page(request, allowed_origins):
-        # A form may carry the key, and any page may send a form.
-        raise errors.UnauthorizedError("A secret API key is not taken from a page of another origin.")
+        # The key can be sent in a form, and any page can send a form.
+        raise errors.UnauthorizedError("Secret API keys are not accepted from pages of other origins.")
     return Incoming(
         operation=operation,
         path=request.path_params,
@@ -243,7 +242,7 @@ async def _read(
 
 
 def _is_publishable(request: Request, raw: Json) -> bool:
-    """Which sort of test key this is; UnauthorizedError for any other. Takes `key` out of the form."""
+    """Whether it is a publishable test key; raises UnauthorizedError for anything but a test key."""
     key = _bearer(request.headers.get("authorization", "")) or raw.pop("key", None)
     if not key:
         raise errors.UnauthorizedError(

@@ -1,6 +1,6 @@
 """The calls about subscriptions, invoices, invoice items and invoice payments.
 
-Checks what was asked for, then lets invoices.py and subscriptions.py act.
+Validates the parameters and calls invoices.py and subscriptions.py.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def cancel_subscription(call: Call) -> Json:
 
 
 def list_subscriptions(call: Call) -> Json:
-    """GET /v1/subscriptions: without `status`, those that have ended are left out"""
+    """GET /v1/subscriptions: without `status`, ended ones are left out"""
     params = call.params
     status, price, customer = params.get("status"), params.get("price"), params.get("customer")
 
@@ -134,7 +134,7 @@ def list_subscriptions(call: Call) -> Json:
 
 
 def create_invoice(call: Call) -> Json:
-    """POST /v1/invoices: a draft for a customer, with his pending invoice items if asked for"""
+    """POST /v1/invoices: a draft for a customer, optionally with their pending invoice items"""
     require(call.params, "customer")
     world, params = call.world, call.params
     customer = world.store.get("customer", params["customer"], "customer")
@@ -217,7 +217,7 @@ def mark_invoice_uncollectible(call: Call) -> Json:
 
 
 def create_invoice_item(call: Call) -> Json:
-    """POST /v1/invoiceitems: on a draft at once, or pending until an invoice takes it"""
+    """POST /v1/invoiceitems: added to a draft, or pending until the next invoice"""
     require(call.params, "customer")
     world, params = call.world, call.params
     customer = world.store.get("customer", params["customer"], "customer")
@@ -252,7 +252,7 @@ def _invoice_item(world: World, customer: Json, params: Json) -> Json:
 
 
 def list_invoice_items(call: Call) -> Json:
-    """GET /v1/invoiceitems: those of a customer or an invoice, or all that wait for an invoice"""
+    """GET /v1/invoiceitems: of a customer or an invoice, or all pending ones"""
     params = call.params
     pending = params.get("pending")
 

@@ -1,6 +1,6 @@
 """The calls about customers, products, prices, coupons and payment methods.
 
-Checks and stores; charges nothing.
+Validates and stores; nothing is charged.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ COUPON: Shape = {
 
 
 def updated(world: World, stored: Json, params: Json, event: str) -> Json:
-    """Lays checked parameters over a stored object, merging metadata, and records the event."""
+    """Update a stored object with validated parameters, merge its metadata, and record the event."""
     new = dict(params)
     if "metadata" in new:
         new["metadata"] = merged_metadata(stored["metadata"], new["metadata"])
@@ -152,7 +152,7 @@ def create_price(call: Call) -> Json:
 
 
 def _claim_lookup_key(world: World, price: Json, params: Json) -> None:
-    """A lookup key belongs to one price; `transfer_lookup_key` takes it from the one that has it."""
+    """A lookup key belongs to one price; `transfer_lookup_key` moves it from its current price."""
     key = params.get("lookup_key")
     holder = next(world.store.newest("price", lookup_key=key), None) if key else None
     if holder is not None and holder is not price:

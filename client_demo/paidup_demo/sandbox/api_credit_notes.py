@@ -1,4 +1,4 @@
-"""The calls about credit notes. Checks what was asked for, then lets credit_notes.py act."""
+"""The calls about credit notes. Validates the parameters and calls credit_notes.py."""
 
 from __future__ import annotations
 

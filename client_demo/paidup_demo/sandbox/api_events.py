@@ -1,4 +1,4 @@
-"""The calls about events and webhook endpoints. Sends nothing: delivery.py does."""
+"""The calls about events and webhook endpoints. delivery.py sends the webhooks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_TYPES = 20
 
 
 def list_events(call: Call) -> Json:
-    """GET /v1/events. `delivery_success=false`: some endpoint has not answered 2xx (yet)."""
+    """GET /v1/events. `delivery_success=false`: at least one endpoint has not answered 2xx."""
     params = call.params
     patterns = params.get("types") or ([params["type"]] if params.get("type") else [])
     if len(patterns) > MAX_TYPES:

@@ -1,6 +1,6 @@
-"""The calls about intents, charges, refunds and disputes, those of the browser among them.
+"""The calls about intents, charges, refunds and disputes, including the browser's.
 
-A browser's call carries a publishable key and proves itself with a client secret; it is shown less.
+A browser uses a publishable key with a client secret, and gets fewer fields.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, c
 from paidup_demo.sandbox.objects import nulls
 from paidup_demo.sandbox.pages import PAGING_BY_DATE, page
 
-# What Stripe shows of an intent to a publishable key.
+# The fields of an intent that Stripe returns for a publishable key.
 PUBLIC = frozenset(
     nulls(
         "id object amount amount_details automatic_payment_methods canceled_at cancellation_reason "
@@ -62,7 +62,7 @@ REFUND: Shape = {
 
 
 def create_intent(call: Call) -> Json:
-    """POST /v1/payment_intents: one that belongs to no invoice"""
+    """POST /v1/payment_intents: without an invoice"""
     world, params = call.world, call.params
     require(params, "amount", "currency")
     if params["amount"] < 1:
@@ -85,7 +85,7 @@ def create_intent(call: Call) -> Json:
 
 
 def _method(call: Call, intent: Json) -> Json | None:
-    """The card that a confirmation names or brings; one saved by a customer does not pay for another."""
+    """The card of a confirmation; a saved card cannot pay for another customer."""
     world = call.world
     if call.params.get("payment_method_data"):
         return cards.method_from(world.store, world.now(), call.params["payment_method_data"])
@@ -102,7 +102,7 @@ def _method(call: Call, intent: Json) -> Json | None:
 
 
 def _intent(call: Call, table: str) -> Json:
-    """The intent that the path names; a browser must know its secret."""
+    """The intent in the path; a browser must provide its client secret."""
     intent = call.named(table)
     given = call.params.get("client_secret")
     if call.publishable:
@@ -229,7 +229,7 @@ def list_disputes(call: Call) -> Json:
 
 
 def close_dispute(call: Call) -> Json:
-    """POST /v1/disputes/{id}/close: gives it up"""
+    """POST /v1/disputes/{id}/close: accepts the dispute"""
     dispute = call.named("dispute")
     reversals.close_dispute(call.world, dispute, "lost")
     return present(dispute)

@@ -1,4 +1,4 @@
-"""The sandbox as an ASGI app: a table of contents. Settings in; routes and lifespan out."""
+"""The sandbox as an ASGI app: its routes and lifespan."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ OPERATIONS = [
 ]
 TICK_EVERY_S = 30.0
 PANEL_HEADERS = {"Content-Security-Policy": "frame-ancestors 'none'"}
-"""In a frame of another page, people could be made to press its buttons."""
+"""Prevents clickjacking: no other page may embed these."""
 
 
 def create_sandbox(settings: SandboxSettings) -> Starlette:
-    """One sandbox with a state of its own."""
+    """Create one sandbox with its own state."""
     world = World(settings)
-    _appoint(world)
+    _register_jobs(world)
     api = Api(world)
     routes = [
         *[_route(api, operation) for operation in OPERATIONS],
@@ -66,10 +66,10 @@ def create_sandbox(settings: SandboxSettings) -> Starlette:
     return Starlette(routes=routes, middleware=middleware, lifespan=_lifespan(world))
 
 
-def _appoint(world: World) -> None:
-    """Who does the agenda's jobs: here the rules meet that must not import each other."""
+def _register_jobs(world: World) -> None:
+    """The functions behind the agenda's jobs: connects modules that must not import each other."""
     world.agenda.jobs = {
-        "deliver": world.courier.send,
+        "deliver": world.webhook_sender.send,
         "finish_processing": partial(payments.finish_processing, world),
         "settle_invoice": partial(invoices.settle, world),
         "note_failed_payment": partial(invoices.note_failed_payment, world),
@@ -113,7 +113,7 @@ def _lifespan(world: World) -> Callable[[Starlette], contextlib.AbstractAsyncCon
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await world.start()
         closing = asyncio.Event()
-        keeper = asyncio.create_task(_keep(world, closing))
+        keeper = asyncio.create_task(_run_in_background(world, closing))
         try:
             yield
         finally:
@@ -124,8 +124,8 @@ def _lifespan(world: World) -> Callable[[Starlette], contextlib.AbstractAsyncCon
     return lifespan
 
 
-async def _keep(world: World, closing: asyncio.Event) -> None:
-    """Saves what has changed, and lets the time act. Ends between two saves, never within one."""
+async def _run_in_background(world: World, closing: asyncio.Event) -> None:
+    """Save changes and run what is due. Cancellation never interrupts a save."""
     loop = asyncio.get_running_loop()
     next_tick = loop.time() + TICK_EVERY_S
     while not closing.is_set():

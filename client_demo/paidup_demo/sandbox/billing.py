@@ -1,8 +1,7 @@
-"""Invoices of subscriptions: their lines, discounts and pending items, put together and finalised.
+"""Creates the invoices of subscriptions: lines, discounts and pending items; remembers each item's charges.
 
-Owns how an invoice of a subscription comes to be, and the memory of what was charged for each item. What is
-to be charged is decided by whoever calls: subscriptions.py for whole periods, changes.py for prorations.
-Touches neither a subscription's status nor its items.
+The callers decide what is charged: subscriptions.py for whole periods, changes.py for prorations. A
+subscription's status and items are not changed here.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from paidup_demo.sandbox.world import World
 
 @dataclass
 class Composed:
-    """An invoice that is not stored yet. `made` are items for its prorations, `taken` those that waited."""
+    """An invoice not stored yet. `made`: new items for prorations; `taken`: items that were pending."""
 
     invoice: Json
     made: list[Json]
@@ -44,7 +43,7 @@ def whole_periods(world: World, subscription: Json) -> list[Part]:
 def compose(
     world: World, subscription: Json, reason: str, parts: list[Part], waiting: list[Json]
 ) -> Composed:
-    """The draft of an invoice with these parts and the items that waited for it; nothing is stored."""
+    """Draft an invoice with these parts and the pending items; nothing is stored."""
     customer = world.store.get("customer", subscription["customer"])
     invoice = objects.invoice(world.now(), customer, subscription["currency"], reason)
     invoice["parent"] = objects.subscription_parent(subscription)
@@ -109,7 +108,7 @@ def proration_item(world: World, subscription: Json, part: Part) -> Json:
 
 
 def _credited(world: World, debit: Json | None) -> Json | None:
-    """Which line (or item that still waits) a proration gives back."""
+    """The line, or pending item, that a proration credits."""
     if debit is None:
         return None
     invoice, line = debit["invoice"], debit["line"]
@@ -127,7 +126,7 @@ def _credited(world: World, debit: Json | None) -> Json | None:
 
 
 def waiting_items(world: World, subscription: Json, *, others: bool) -> list[Json]:
-    """Pending items of this subscription; with `others`, those of the customer that name none, too."""
+    """Pending items of this subscription; with `others`, also the customer's items without a subscription."""
     found = []
     for row in world.store.linked(subscription["customer"], "invoiceitem"):
         if row["invoice"] is not None or row["currency"] != subscription["currency"]:
@@ -139,7 +138,7 @@ def waiting_items(world: World, subscription: Json, *, others: bool) -> list[Jso
 
 
 def discounts_at(world: World, subscription: Json, moment: int) -> Iterator[tuple[Json, Json]]:
-    """The subscription's discounts that have not run out by then, each with its coupon."""
+    """The subscription's discounts still valid at that time, each with its coupon."""
     for discount_id in subscription["discounts"]:
         discount = world.store.get("discount", discount_id)
         if discount["end"] is None or moment < discount["end"]:
@@ -149,7 +148,7 @@ def discounts_at(world: World, subscription: Json, moment: int) -> Iterator[tupl
 def coupons_for(
     world: World, subscription: Json, items: list[Json], item: Json, moment: int
 ) -> list[tuple[str, Json, Fraction]]:
-    """What `prorations.remaining` wants: each coupon, with the item's share of an amount that is off all."""
+    """The coupons for `prorations.remaining`, with the item's share of a fixed amount off the whole."""
     total = sum(price_of(each) for each in items) or 1
     portion = Fraction(price_of(item), total)
     return [
@@ -158,7 +157,7 @@ def coupons_for(
 
 
 def _discount(world: World, composed: Composed, subscription: Json) -> None:
-    """Takes the coupons off what is discountable; one that counts once is used up by a charge."""
+    """Apply the coupons to what is discountable; a charge uses up a one-time coupon."""
     invoice = composed.invoice
     charged = [line for line in invoice["lines"]["data"] if line["discountable"] and line["amount"] > 0]
     if not charged:
@@ -173,7 +172,7 @@ def _discount(world: World, composed: Composed, subscription: Json) -> None:
 def issue(
     world: World, subscription: Json, composed: Composed, announce: Callable[[], object] = lambda: None
 ) -> Json:
-    """Stores the draft and finalises it. `announce` tells of the subscription between the two."""
+    """Store the draft and finalise it. `announce` records the subscription's event in between."""
     invoice = world.store.add(composed.invoice)
     for item in composed.made:
         invoices.keep_item(world, item)
@@ -188,7 +187,7 @@ def issue(
 
 
 def debits_of(composed: Composed) -> dict[str, list[Json]]:
-    """What was charged for which time, by item: the base of what may be given back one day."""
+    """What was charged for which period, by item: the basis of later credits."""
     debits: dict[str, list[Json]] = {}
     for part, line in composed.pairs:
         if part.amount < 0:
@@ -202,7 +201,7 @@ def debits_of(composed: Composed) -> dict[str, list[Json]]:
 
 
 def debit_of(part: Part, *, discounts: list[tuple[str, int]], invoice_item: str | None) -> Json:
-    """One charge, remembered as plain JSON."""
+    """One charge as plain JSON."""
     return {
         "amount": part.amount,
         "discounts": [list(pair) for pair in discounts],
@@ -216,7 +215,7 @@ def debit_of(part: Part, *, discounts: list[tuple[str, int]], invoice_item: str 
 
 
 def remember(world: World, debits: dict[str, list[Json]]) -> None:
-    """From now on these are the charges for these items."""
+    """Replace the remembered charges of these items."""
     for item_id, charged in debits.items():
         world.store.note(item_id)["debits"] = charged
 
@@ -227,12 +226,12 @@ def debits(world: World, item: Json) -> list[Json]:
 
 
 def start_discounts(world: World, subscription: Json, coupons: list[Json]) -> list[str]:
-    """New discounts of a subscription; one that repeats gets its end."""
+    """New discounts of a subscription; repeating ones get an end."""
     started = []
     for coupon in coupons:
         made = objects.discount(world.now(), coupon["id"], subscription["customer"], subscription["id"])
         if coupon["duration"] == "repeating":
-            # It begins with the current period's invoice: in a trial, with the first that costs anything.
+            # It starts with the current period's invoice; in a trial, with the first one above zero.
             begin = max(world.now(), subscription["trial_end"] or 0)
             months = coupon["duration_in_months"] or 1
             made["end"] = add_interval(begin, "month", months, day_of_month(begin))
@@ -242,13 +241,13 @@ def start_discounts(world: World, subscription: Json, coupons: list[Json]) -> li
 
 
 def named_method(world: World, customer: Json, named: str | None) -> Json | None:
-    """The card that was named, or the customer's own."""
+    """The given card, or the customer's default."""
     method_id = named or customer["invoice_settings"]["default_payment_method"]
     return cards.resolve(world.store, world.now(), method_id, "default_payment_method") if method_id else None
 
 
 def refuse_unpayable(world: World, method: Json | None, behavior: str, *, off_session: bool = False) -> None:
-    """What Stripe refuses before anything exists: no card, or (if asked so) one that will not pay at once."""
+    """Raise Stripe's error if there is no card or, if requested, one that cannot pay immediately."""
     if method is None:
         raise InvalidRequestError(
             "This customer has no attached payment source or default payment method. Please consider adding a"
@@ -270,7 +269,7 @@ def refuse_unpayable(world: World, method: Json | None, behavior: str, *, off_se
 
 
 def try_to_pay(world: World, invoice: Json, method: Json | None, *, off_session: bool) -> None:
-    """A declined card leaves things incomplete or past due, as the invoice's end tells."""
+    """Try to pay. A declined card leaves the subscription incomplete or past due."""
     try:
         invoices.pay(world, invoice, method, off_session=off_session)
     except CardError:

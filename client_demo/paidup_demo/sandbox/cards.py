@@ -1,7 +1,7 @@
 """Stripe's test cards: what each number does, and the payment methods made from them.
 
-Owns the table of numbers and the check of a card that was typed in. Charges nothing: payments.py does.
-A number is never kept; only the behaviour it stands for and its last four digits are.
+Card numbers are validated here and charged in payments.py. A number is never stored, only its behaviour
+and last four digits.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ DECLINES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a card number does. `decline` is a key of DECLINES; `attaches`: saving it works all the same;
-    `refund`: what becomes of a refund some time later, where that is not decided at once.
+    """What a card number does. `decline`: a key of DECLINES; `attaches`: it can still be saved;
+    `refund`: the later outcome of a refund, if it is not immediate.
     """
 
     number: str
@@ -100,7 +100,7 @@ def well_known(name: str) -> Behaviour | None:
 
 
 def passes_luhn(number: str) -> bool:
-    """The checksum that every card number has."""
+    """Whether the card number has a valid checksum."""
     total = 0
     for position, digit in enumerate(reversed(number)):
         value = int(digit) * (1 + position % 2)
@@ -109,7 +109,7 @@ def passes_luhn(number: str) -> bool:
 
 
 def brand_of(number: str) -> str:
-    """The network, from the first digits."""
+    """The card network, from the first digits."""
     if number[:2] in ("34", "37"):
         return "amex"
     if number[:2] in ("51", "52", "53", "54", "55") or 2221 <= int(number[:4]) <= 2720:
@@ -118,7 +118,7 @@ def brand_of(number: str) -> str:
 
 
 def typed_card(card: Json) -> tuple[Behaviour, Json]:
-    """The behaviour and the face of a card that was typed in; raises CardError when it cannot be one."""
+    """The behaviour and display data of an entered card; raises CardError if it is invalid."""
     number = str(card.get("number") or "").replace(" ", "")
     if not (12 <= len(number) <= 19 and number.isdecimal() and passes_luhn(number)):
         raise _typo("incorrect_number", "number")
@@ -140,7 +140,7 @@ def _typo(code: str, param: str) -> CardError:
 
 
 def face(number: str, month: int = 12, year: int = 2034) -> Json:
-    """What a PaymentMethod shows of a card."""
+    """A card's data as shown in a PaymentMethod."""
     return {
         "brand": brand_of(number),
         "country": "US",
@@ -152,7 +152,7 @@ def face(number: str, month: int = 12, year: int = 2034) -> Json:
 
 
 def make_method(store: Store, now: int, behaviour: Behaviour, card: Json, billing_details: Json) -> Json:
-    """A stored PaymentMethod that will behave so."""
+    """Store a PaymentMethod with this behaviour."""
     method = store.add(objects.payment_method(now, card, billing_details))
     store.note(method["id"]).update(
         authentication=behaviour.authentication,
@@ -167,7 +167,7 @@ def make_method(store: Store, now: int, behaviour: Behaviour, card: Json, billin
 def method_from(store: Store, now: int, data: Json) -> Json:
     """A PaymentMethod from `payment_method_data` or from the parameters of its creation."""
     if data.get("type") != "card":
-        raise ParameterError("Only cards are imitated here.", code="parameter_invalid", param="type")
+        raise ParameterError("This sandbox only supports cards.", code="parameter_invalid", param="type")
     behaviour, card = typed_card(data.get("card") or {})
     return make_method(store, now, behaviour, card, data.get("billing_details") or {})
 
@@ -175,7 +175,7 @@ def method_from(store: Store, now: int, data: Json) -> Json:
 def resolve(
     store: Store, now: int, method_id: str, param: str = "payment_method", *, in_path: bool = False
 ) -> Json:
-    """The PaymentMethod of this id; a well-known id (`pm_card_visa`) makes a new one, as at Stripe."""
+    """The PaymentMethod of this id; a well-known id (`pm_card_visa`) creates a new one, as at Stripe."""
     behaviour = well_known(method_id) if method_id.startswith("pm_card_") else None
     if behaviour is not None:
         return make_method(store, now, behaviour, face(behaviour.number), {})

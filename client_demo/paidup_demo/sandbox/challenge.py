@@ -1,7 +1,4 @@
-"""The page on which the imitated bank asks for 3-D Secure.
-
-Shows the payment; decides nothing: the answer goes to the controls.
-"""
+"""The imitated bank's page for 3-D Secure. Shows the payment and sends the answer to the controls."""
 
 from __future__ import annotations
 
@@ -28,10 +25,10 @@ def page(world: World) -> Callable[[Request], Awaitable[Response]]:
         intent = world.store.find(table, intent_id)
         if intent is None or intent["status"] != "requires_action":
             return HTMLResponse(
-                "<!doctype html><title>3-D Secure</title><p>Nothing is to be confirmed here.", 404
+                "<!doctype html><title>3-D Secure</title><p>There is nothing to confirm here.", 404
             )
         method = world.store.get("payment_method", intent["payment_method"])
-        # Only the pages that may use the sandbox may put it in a frame.
+        # Only the allowed origins may embed this page.
         framing = " ".join(("'self'", *world.settings.allowed_origins))
         headers = {"Cache-Control": "no-store", "Content-Security-Policy": f"frame-ancestors {framing}"}
         return HTMLResponse(_PAGE.substitute(_shown(table, intent, method)), headers=headers)

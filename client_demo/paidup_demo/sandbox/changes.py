@@ -1,7 +1,7 @@
-"""Changes of a subscription's prices and quantities: planned, billed, and where asked for held until paid.
+"""Changes of a subscription's prices and quantities: planned, billed, and optionally pending until paid.
 
-Owns `pending_update`, and which prorations a change makes. The amounts are prorations.py's, the invoices
-billing.py's. A plan of a change touches nothing, so a preview is the plan of a change that is never made.
+Handles `pending_update` and decides the prorations of a change; prorations.py calculates the amounts and
+billing.py creates the invoices. Planning changes nothing, so a preview is a plan that is not carried out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PENDING_FOR_S = 23 * HOUR_S
 CHANGING = frozenset(
     {"items", "proration_behavior", "payment_behavior", "billing_cycle_anchor", "proration_date"}
 )
-# What may stand beside the items where the change is to wait for its payment.
+# Parameters allowed next to the items if the change waits for its payment.
 MAY_WAIT = CHANGING | {"metadata", "discounts", "off_session"}
 
 
@@ -35,7 +35,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Change:
-    """What a change comes to. `after` is the subscription as it will be; `parts` are what it charges."""
+    """A planned change. `after`: the future subscription; `parts`: what is charged."""
 
     after: Json
     parts: list[Part]
@@ -44,7 +44,7 @@ class Change:
 
 
 def seat_of(world: World, wanted: Json, position: int) -> Seat:
-    """A price that is to be on a subscription."""
+    """The seat that these item parameters describe."""
     param = f"items[{position}][price]"
     if not wanted.get("price"):
         raise ParameterError(f"Missing required param: {param}.", code="parameter_missing", param=param)
@@ -63,8 +63,8 @@ def seat_of(world: World, wanted: Json, position: int) -> Seat:
     return Seat(price, 1 if quantity is None else quantity, metadata=wanted.get("metadata", {}))
 
 
-def refuse_discord(seats: list[Seat]) -> None:
-    """All prices of a subscription have one currency and one rhythm, and each is there once."""
+def check_prices(seats: list[Seat]) -> None:
+    """Raise if the prices differ in currency or interval, or if one occurs twice."""
     if len({(seat.price["currency"], *rhythm(seat.price)) for seat in seats}) > 1:
         raise InvalidRequestError(
             "All prices on a subscription must have the same currency and billing interval."
@@ -78,7 +78,7 @@ def refuse_discord(seats: list[Seat]) -> None:
 
 
 def plan(world: World, subscription: Json, params: Json) -> Change:
-    """What the change would do, from the moment of `proration_date` or from now. Changes nothing."""
+    """Plan the change from `proration_date` or from now. Changes nothing."""
     former = subscription["items"]["data"]
     seats = _seats(world, former, params.get("items", []))
     now, moment = world.now(), _moment(world, former, params)
@@ -103,7 +103,7 @@ def plan(world: World, subscription: Json, params: Json) -> Change:
 
 
 def _seats(world: World, former: list[Json], wanted: list[Json]) -> list[Seat]:
-    """Every price as it will be: those that are there, changed or not, then what is added."""
+    """All future seats: the existing ones, changed or not, then the new ones."""
     by_id = {item["id"]: Seat(item["price"], item["quantity"], item, item["metadata"]) for item in former}
     added = []
     for position, entry in enumerate(wanted):
@@ -123,14 +123,14 @@ def _seats(world: World, former: list[Json], wanted: list[Json]) -> list[Seat]:
     seats = [*by_id.values(), *added]
     if not seats:
         raise InvalidRequestError("A subscription must have at least one active plan.", param="items")
-    refuse_discord(seats)
+    check_prices(seats)
     if seats[0].price["currency"] != former[0]["price"]["currency"]:
         raise InvalidRequestError("You cannot change the currency of a subscription.", param="items")
     return seats
 
 
 def _changed_seat(world: World, seat: Seat, entry: Json, position: int) -> Seat:
-    """As Stripe warns: another price brings the quantity back to 1, unless one is given."""
+    """As at Stripe, a new price resets the quantity to 1 unless one is given."""
     price, quantity = entry.get("price") or seat.price["id"], entry.get("quantity")
     same = price == seat.price["id"]
     if quantity is None:
@@ -153,7 +153,7 @@ def _moment(world: World, former: list[Json], params: Json) -> int:
 
 
 def _restarts(subscription: Json, seats: list[Seat], params: Json) -> bool:
-    """Another rhythm, an anchor "now", or the first price above zero begin a new period; a trial goes on."""
+    """Whether a new period starts: a new interval, an anchor "now", or the first price above zero."""
     former = subscription["items"]["data"]
     if subscription["status"] == "trialing":
         return False
@@ -171,7 +171,7 @@ def _item(now: int, subscription_id: str, seat: Seat, period: tuple[int, int]) -
 
 
 def _changed(former: list[Json], items: list[Json]) -> set[str]:
-    """The ids of the items that are not charged for as before."""
+    """The ids of the items whose charges change."""
 
     def charges(rows: list[Json]) -> dict[str, tuple[str, int]]:
         return {row["id"]: (row["price"]["id"], row["quantity"]) for row in rows}
@@ -181,7 +181,7 @@ def _changed(former: list[Json], items: list[Json]) -> set[str]:
 
 
 def given_back(world: World, subscription: Json, params: Json) -> list[Part]:
-    """What ending every item now (or at `proration_date`) would give back."""
+    """The credit for ending every item now, or at `proration_date`."""
     items = subscription["items"]["data"]
     if params.get("proration_behavior") == "none" or subscription["status"] == "trialing":
         return []
@@ -199,7 +199,7 @@ def _given_back(world: World, items: list[Json], moment: int) -> list[Part]:
 def _prorations(
     world: World, subscription: Json, items: list[Json], changed: set[str], moment: int
 ) -> list[Part]:
-    """For each changed item what was unused, then what remains."""
+    """For each changed item: the unused part, then the remaining part."""
     parts = []
     after = {item["id"]: item for item in items}
     former = {item["id"]: item for item in subscription["items"]["data"]}
@@ -214,7 +214,7 @@ def _prorations(
 
 
 def refuse_unpayable(world: World, subscription: Json, change: Change, params: Json) -> None:
-    """Refuses, before anything is changed, what is to be paid at once and cannot be."""
+    """Raise before anything is changed if an immediate payment is required and impossible."""
     behavior = params.get("payment_behavior") or "allow_incomplete"
     if behavior not in ("allow_incomplete", "error_if_incomplete"):
         return
@@ -226,7 +226,7 @@ def refuse_unpayable(world: World, subscription: Json, change: Change, params: J
 
 
 def _compose(world: World, subscription: Json, change: Change) -> billing.Composed | None:
-    """The invoice that the change makes now, if any; not stored."""
+    """The invoice that the change would create now, if any; not stored."""
     if not change.at_once or not change.parts:
         return None
     waiting = billing.waiting_items(world, subscription, others=False)
@@ -244,7 +244,7 @@ def _method(world: World, subscription: Json, named: str | None = None) -> Json 
 
 
 def carry_out(world: World, subscription: Json, change: Change, params: Json) -> None:
-    """Makes the change: at once, or when its invoice is paid where `pending_if_incomplete` asks for that."""
+    """Apply the change now, or once its invoice is paid with `pending_if_incomplete`."""
     behavior = params.get("payment_behavior") or "allow_incomplete"
     drop_pending(world, subscription)
     composed = _compose(world, subscription, change)
@@ -264,7 +264,7 @@ def carry_out(world: World, subscription: Json, change: Change, params: Json) ->
 
 
 def _bill_now(world: World, subscription: Json, change: Change, composed: billing.Composed) -> None:
-    """The change is made, paid or not."""
+    """Apply the change, paid or not."""
     previous = _previous(subscription)
     _lay_over(subscription, change.after)
     _remember(world, change, billing.debits_of(composed))
@@ -279,7 +279,7 @@ def _bill_now(world: World, subscription: Json, change: Change, composed: billin
 def _propose(
     world: World, subscription: Json, change: Change, composed: billing.Composed, params: Json
 ) -> None:
-    """The change waits for its invoice; the subscription stays as it was."""
+    """Create the change's invoice; the subscription stays unchanged until it is paid."""
     charged = billing.debits_of(composed)
     former = subscription["items"]["data"]
     expires = min(world.now() + PENDING_FOR_S, *(item["current_period_end"] for item in former))
@@ -295,7 +295,7 @@ def _propose(
 
 
 def _after_the_attempt(world: World, subscription: Json, invoice: Json) -> None:
-    """What waits is shown as waiting; what was made without being paid is past due."""
+    """Record the pending update, or the past due status of an unpaid change."""
     if invoice["status"] != "open":
         return
     pending, payment = pending_of(world, subscription), invoices.default_payment(world, invoice)
@@ -320,7 +320,7 @@ def _after_the_attempt(world: World, subscription: Json, invoice: Json) -> None:
 
 
 def _postpone(world: World, subscription: Json, change: Change) -> None:
-    """Prorations that the next cycle's invoice takes."""
+    """Store the prorations as pending items of the next invoice."""
     charged: dict[str, list[Json]] = {}
     for part in change.parts:
         item = invoices.keep_item(world, billing.proration_item(world, subscription, part))
@@ -351,13 +351,13 @@ def _apply(world: World, subscription: Json, after: Json) -> None:
 
 
 def pending_of(world: World, subscription: Json) -> Json | None:
-    """The change that waits for its payment, as it was noted."""
+    """The stored pending change."""
     found: Json | None = world.store.note(subscription["id"]).get("pending")
     return found
 
 
 def on_paid(world: World, subscription: Json, invoice_id: str) -> None:
-    """The invoice that a change waited for is paid: now it is made."""
+    """Apply the pending change of a paid invoice."""
     pending = pending_of(world, subscription)
     if pending is None or pending["invoice"] != invoice_id:
         return
@@ -378,13 +378,13 @@ def on_paid(world: World, subscription: Json, invoice_id: str) -> None:
 
 
 def waits_for(world: World, subscription: Json, invoice_id: str) -> bool:
-    """Whether only a change hangs on this invoice, and not the subscription."""
+    """Whether the invoice belongs to a pending change only."""
     pending = pending_of(world, subscription)
     return pending is not None and pending["invoice"] == invoice_id
 
 
 def on_voided(world: World, subscription: Json, invoice_id: str) -> None:
-    """The invoice that a change waited for will never be paid: the change is discarded."""
+    """Discard the pending change of a voided invoice."""
     if not waits_for(world, subscription, invoice_id):
         return
     del world.store.note(subscription["id"])["pending"]
@@ -395,14 +395,14 @@ def on_voided(world: World, subscription: Json, invoice_id: str) -> None:
 
 
 def drop_pending(world: World, subscription: Json) -> None:
-    """Voids the invoice of a change that waits, which discards the change."""
+    """Void the invoice of the pending change, which discards the change."""
     pending = pending_of(world, subscription)
     if pending is not None:
         invoices.void(world, world.store.get("invoice", pending["invoice"]))
 
 
 def pending_expires_at(world: World, subscription: Json) -> int | None:
-    """When a change that waits is to be discarded; None while its payment is under way."""
+    """When the pending change expires; None while its payment is processing."""
     pending = pending_of(world, subscription)
     if pending is None:
         return None
@@ -412,7 +412,7 @@ def pending_expires_at(world: World, subscription: Json) -> int | None:
 
 
 def discounts_from(world: World, subscription: Json, wanted: list[Json]) -> list[str]:
-    """The discounts that `discounts` of an update ask for: those kept by id, and new ones from coupons."""
+    """The discounts of an update: existing ones by id, and new ones from coupons."""
     kept = [each["discount"] for each in wanted if each.get("discount")]
     coupons = [
         world.store.get("coupon", each["coupon"], f"discounts[{position}][coupon]")
@@ -423,7 +423,7 @@ def discounts_from(world: World, subscription: Json, wanted: list[Json]) -> list
 
 
 def end_items(world: World, subscription: Json, *, prorate: bool, invoice_now: bool) -> None:
-    """The last accounts of a subscription that is cancelled: unused time given back, what waits invoiced."""
+    """The final invoice of a cancelled subscription: credit for unused time, and pending items."""
     parts = given_back(world, subscription, {}) if prorate else []
     ended = {item["id"] for item in subscription["items"]["data"]}
     change = Change(subscription, parts, ended if prorate else set(), at_once=invoice_now)

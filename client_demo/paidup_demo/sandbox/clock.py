@@ -1,7 +1,4 @@
-"""The sandbox's time: the real one plus an offset that only moves forward.
-
-Decides nothing about what is due.
-"""
+"""The sandbox's time: the real time plus an offset that only moves forward."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ class Clock:
 
     @contextmanager
     def at(self, moment: int) -> Iterator[None]:
-        """Everything within happens at this moment: what was due then is dated so."""
+        """Fix the time within the block, so that what was due then gets that date."""
         former, self._moment = self._moment, moment
         try:
             yield
@@ -36,7 +33,7 @@ class Clock:
             self._moment = former
 
     def advance(self, seconds: int) -> None:
-        """Moves every later `now` by so many seconds."""
+        """Move the clock ahead by this many seconds."""
         self.offset_s += seconds
 
 
@@ -52,5 +49,5 @@ def add_interval(start: int, interval: str, count: int, anchor_day: int) -> int:
 
 
 def day_of_month(moment: int) -> int:
-    """The day that a billing anchor stands on, in UTC."""
+    """The day of the month of a billing anchor, in UTC."""
     return datetime.fromtimestamp(moment, UTC).day

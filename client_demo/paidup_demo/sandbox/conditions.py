@@ -1,7 +1,4 @@
-"""The weather of the sandbox: what may be made to go wrong while it runs.
-
-Holds and checks the values; applies none.
-"""
+"""The sandbox's fault conditions: their values and validation. Other modules apply them."""
 
 from __future__ import annotations
 
@@ -40,16 +37,16 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     refund_pending: bool = False
 
     def as_json(self) -> Json:
-        """The whole, as the control API shows it."""
+        """All conditions, as the control API returns them."""
         return dict(msgspec.to_builtins(self))
 
 
 class ConditionsError(ValueError):
-    """What was asked for is not a condition, or out of its range."""
+    """An unknown condition, or a value out of range."""
 
 
 def changed(current: Conditions, body: bytes) -> Conditions:
-    """`current` with the JSON object `body` laid over it; raises ConditionsError saying what is wrong."""
+    """`current` updated with the JSON object `body`; raises ConditionsError."""
     try:
         update = msgspec.json.decode(body)
     except msgspec.DecodeError as error:

@@ -1,7 +1,7 @@
-"""The controls of the sandbox, under /sandbox: what a test or the panel turns, and Stripe has not.
+"""The sandbox's control API under /sandbox, used by tests and the panel; not part of Stripe's API.
 
-JSON in and out; errors are {"error": {"message": ...}}. No key is asked for, so a page of another origin
-than the allowed ones is refused, and the sandbox listens on the loopback interface unless told otherwise.
+JSON in and out; errors are {"error": {"message": ...}}. It needs no key, so pages of other origins than the
+allowed ones are rejected, and the sandbox listens on the loopback interface unless configured otherwise.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from paidup_demo.sandbox.world import World
 MAX_BODY = 100_000
 MAX_ADVANCE_S = 10 * 366 * 24 * 3600
 
-Control = Callable[["Ask"], Any]
+Control = Callable[["ControlRequest"], Any]
 
 
 class ControlError(Exception):
-    """A control was used wrongly: 400, or as said."""
+    """An invalid control request: 400 unless another status is given."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
 
 
-class Ask:
-    """One use of a control."""
+class ControlRequest:
+    """One control request."""
 
     def __init__(self, world: World, request: Request, body: bytes) -> None:
         self.world = world
@@ -48,7 +48,7 @@ class Ask:
         self.id: str = request.path_params.get("id", "")
 
     def json(self, *known: str) -> Json:
-        """The body as an object with no other members than these."""
+        """The body as a JSON object with these members only."""
         try:
             found = msgspec.json.decode(self.body or b"{}")
         except msgspec.DecodeError as error:
@@ -58,46 +58,46 @@ class Ask:
         return found
 
     def stored(self, table: str) -> Json:
-        """The object that the path names."""
+        """The object in the path."""
         return self.world.store.get(table, self.id, in_path=True)
 
     def limit(self) -> int:
-        """How many rows are wanted."""
+        """The requested number of rows."""
         text = self.query.get("limit", "50")
         if not text.isdecimal() or not 1 <= int(text) <= 1000:
             raise ControlError("limit must be a number from 1 to 1000")
         return int(text)
 
 
-def health(_: Ask) -> Json:
+def health(_: ControlRequest) -> Json:
     """GET /sandbox/health"""
     return {"status": "ok", "api_version": API_VERSION}
 
 
-def get_conditions(ask: Ask) -> Json:
+def get_conditions(ask: ControlRequest) -> Json:
     """GET /sandbox/conditions"""
     return ask.world.conditions.as_json()
 
 
-def set_conditions(ask: Ask) -> Json:
+def set_conditions(ask: ControlRequest) -> Json:
     """POST /sandbox/conditions: a partial update"""
     ask.world.conditions = changed(ask.world.conditions, ask.body)
     return ask.world.conditions.as_json()
 
 
-def reset_conditions(ask: Ask) -> Json:
+def reset_conditions(ask: ControlRequest) -> Json:
     """POST /sandbox/conditions/reset"""
     ask.world.conditions = Conditions()
     return ask.world.conditions.as_json()
 
 
-def get_clock(ask: Ask) -> Json:
+def get_clock(ask: ControlRequest) -> Json:
     """GET /sandbox/clock"""
     return {"now": ask.world.now(), "offset_seconds": ask.world.clock.offset_s}
 
 
-def advance_clock(ask: Ask) -> Json:
-    """POST /sandbox/clock {"advance_seconds": n}: all that becomes due on the way happens, in order"""
+def advance_clock(ask: ControlRequest) -> Json:
+    """POST /sandbox/clock {"advance_seconds": n}: runs everything that becomes due, in order"""
     seconds = ask.json("advance_seconds").get("advance_seconds")
     if type(seconds) is not int or not 0 <= seconds <= MAX_ADVANCE_S:
         raise ControlError(f"advance_seconds must be a whole number from 0 to {MAX_ADVANCE_S}")
@@ -105,20 +105,20 @@ def advance_clock(ask: Ask) -> Json:
     return get_clock(ask)
 
 
-def get_calls(ask: Ask) -> Json:
+def get_calls(ask: ControlRequest) -> Json:
     """GET /sandbox/calls"""
     counts = {kind: dict(sorted(counter.items())) for kind, counter in ask.world.calls.items()}
     return {**counts, "total": {kind: sum(counter.values()) for kind, counter in counts.items()}}
 
 
-def reset_calls(ask: Ask) -> Json:
+def reset_calls(ask: ControlRequest) -> Json:
     """POST /sandbox/calls/reset"""
     for counter in ask.world.calls.values():
         counter.clear()
     return get_calls(ask)
 
 
-def get_events(ask: Ask) -> Json:
+def get_events(ask: ControlRequest) -> Json:
     """GET /sandbox/events?limit=50: newest first, with their deliveries and every attempt"""
     store = ask.world.store
     shown = list(islice(store.newest("event"), ask.limit()))
@@ -129,18 +129,18 @@ def get_events(ask: Ask) -> Json:
     return {"events": [present(event) | {"deliveries": wanted[event["id"]]} for event in shown]}
 
 
-def resend_event(ask: Ask) -> Json:
+def resend_event(ask: ControlRequest) -> Json:
     """POST /sandbox/events/{id}/resend"""
-    return {"deliveries": ask.world.courier.resend(ask.stored("event"))}
+    return {"deliveries": ask.world.webhook_sender.resend(ask.stored("event"))}
 
 
-def flush_deliveries(ask: Ask) -> Json:
-    """POST /sandbox/deliveries/flush: what is delayed or waits for its next try goes out now"""
-    return {"deliveries": ask.world.agenda.hasten("deliver")}
+def flush_deliveries(ask: ControlRequest) -> Json:
+    """POST /sandbox/deliveries/flush: sends delayed deliveries and retries now"""
+    return {"deliveries": ask.world.agenda.run_all("deliver")}
 
 
-def add_endpoint(ask: Ask) -> Json:
-    """POST /sandbox/webhook_endpoints {"url", "secret"}: an endpoint whose secret is chosen by the caller"""
+def add_endpoint(ask: ControlRequest) -> Json:
+    """POST /sandbox/webhook_endpoints {"url", "secret"}: an endpoint with a given secret"""
     wanted = ask.json("url", "secret", "api_version")
     url, secret, version = wanted.get("url"), wanted.get("secret"), wanted.get("api_version")
     if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https"):
@@ -152,7 +152,7 @@ def add_endpoint(ask: Ask) -> Json:
     return present(ask.world.add_endpoint(url, ["*"], api_version=version, secret=secret))
 
 
-def authenticate(ask: Ask) -> Json:
+def authenticate(ask: ControlRequest) -> Json:
     """POST /sandbox/{payment_intents|setup_intents}/{id}/authenticate {"outcome": "pass"|"fail"}"""
     outcome = ask.json("outcome").get("outcome")
     if outcome not in ("pass", "fail"):
@@ -162,12 +162,12 @@ def authenticate(ask: Ask) -> Json:
     return {"id": intent["id"], "status": intent["status"]}
 
 
-def renew_subscription(ask: Ask) -> Json:
+def renew_subscription(ask: ControlRequest) -> Json:
     """POST /sandbox/subscriptions/{id}/renew"""
     return present(subscriptions.renew(ask.world, ask.stored("subscription")))
 
 
-def open_dispute(ask: Ask) -> Json:
+def open_dispute(ask: ControlRequest) -> Json:
     """POST /sandbox/disputes {"charge" | "payment_intent", "reason", "inquiry", "amount"}"""
     wanted = ask.json("charge", "payment_intent", "reason", "inquiry", "amount")
     store, charge_id, amount = ask.world.store, wanted.get("charge"), wanted.get("amount")
@@ -180,14 +180,14 @@ def open_dispute(ask: Ask) -> Json:
     return present(reversals.open_dispute(ask.world, charge, reason, inquiry=inquiry, amount=amount))
 
 
-def escalate_dispute(ask: Ask) -> Json:
+def escalate_dispute(ask: ControlRequest) -> Json:
     """POST /sandbox/disputes/{id}/escalate: an inquiry becomes a dispute"""
     dispute = ask.stored("dispute")
     reversals.escalate_dispute(ask.world, dispute)
     return present(dispute)
 
 
-def close_dispute(ask: Ask) -> Json:
+def close_dispute(ask: ControlRequest) -> Json:
     """POST /sandbox/disputes/{id}/close {"status": "won"|"lost"|"warning_closed"}"""
     status = ask.json("status").get("status")
     if status not in reversals.CLOSED:
@@ -197,22 +197,22 @@ def close_dispute(ask: Ask) -> Json:
     return present(dispute)
 
 
-def fail_refund(ask: Ask) -> Json:
+def fail_refund(ask: ControlRequest) -> Json:
     """POST /sandbox/refunds/{id}/fail"""
     refund = ask.stored("refund")
     reversals.fail_refund(ask.world, refund)
     return present(refund)
 
 
-def succeed_refund(ask: Ask) -> Json:
-    """POST /sandbox/refunds/{id}/succeed: a pending one arrives"""
+def succeed_refund(ask: ControlRequest) -> Json:
+    """POST /sandbox/refunds/{id}/succeed: completes a pending one"""
     refund = ask.stored("refund")
     reversals.succeed_refund(ask.world, refund)
     return present(refund)
 
 
-def reset(ask: Ask) -> Json:
-    """POST /sandbox/reset: forgets everything; the endpoints of the settings are made anew"""
+def reset(ask: ControlRequest) -> Json:
+    """POST /sandbox/reset: deletes everything; creates the configured endpoints again"""
     ask.world.forget()
     return health(ask)
 
@@ -250,15 +250,15 @@ def routes(world: World) -> list[Route]:
 def _endpoint(world: World, act: Control) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
-            _refuse_foreign_pages(world, request)
-            ask = Ask(world, request, await _body(request))
+            _check_origin(world, request)
+            ask = ControlRequest(world, request, await _body(request))
             result, status = act(ask), 200
             if request.method == "POST":
                 world.store.touch()
         except (ControlError, StripeError) as error:
             result, status = {"error": {"message": str(error)}}, error.status
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody is there to read it
+            return Response(status_code=400)  # the client has disconnected
         except ConditionsError as error:
             result, status = {"error": {"message": str(error)}}, 400
         return Response(msgspec.json.encode(result), status, media_type="application/json")
@@ -275,7 +275,7 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _refuse_foreign_pages(world: World, request: Request) -> None:
-    """Only the sandbox's own pages and those of the allowed origins may turn the controls."""
+def _check_origin(world: World, request: Request) -> None:
+    """Reject requests from pages of other origins than the allowed ones."""
     if request.method == "POST" and from_another_page(request, world.settings.allowed_origins):
         raise ControlError("this origin may not use the sandbox's controls", 403)

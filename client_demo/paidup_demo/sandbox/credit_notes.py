@@ -1,7 +1,7 @@
-"""Credit notes: what is taken off an invoice after it was finalised, before it is paid or afterwards.
+"""Credit notes: reduce a finalised invoice before or after it is paid.
 
-Owns their amounts and what they do to their invoice. On a paid invoice the money goes back as a refund
-(reversals.py), into the customer's balance, or outside Stripe; the invoice stays paid.
+On a paid invoice the money is returned as a refund (reversals.py), to the customer's balance, or outside
+Stripe; the invoice stays paid.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ def _line(invoice: Json, wanted: Json) -> Json:
 
 
 def _amount(invoice: Json, params: Json, lines: list[Json]) -> int:
-    """What is credited: said, or the sum of the lines; never more than the invoice has left."""
+    """The credited amount: as given, or the sum of the lines; at most what the invoice has left."""
     amount = params.get("amount") or sum(line["amount"] for line in lines)
     before = invoice["post_payment_credit_notes_amount"] + invoice["pre_payment_credit_notes_amount"]
     left = int(invoice["total"]) - int(before) if invoice["status"] == "paid" else invoice["amount_remaining"]
     if not 0 < amount <= left:
         raise InvalidRequestError(
-            f"The credit note's amount ({amount}) must be from 1 to what the invoice has left ({left}).",
+            f"The credit note's amount ({amount}) must be from 1 to the invoice's remaining {left}.",
             param="amount",
         )
     return int(amount)
 
 
 def _give_back(world: World, invoice: Json, made: Json, params: Json) -> None:
-    """Where the money of a paid invoice goes; the ways must sum up to the amount."""
+    """Return the money of a paid invoice; the parts must sum up to the amount."""
     linked = [
         {
             "amount_refunded": each.get("amount_refunded")
@@ -113,7 +113,7 @@ def _refund(world: World, invoice: Json, made: Json, amount: int) -> Json:
 
 
 def _count(world: World, invoice: Json, made: Json, sign: int) -> None:
-    """Adds the note to the invoice's sums (`sign` -1 takes it off); one that is covered wholly is paid."""
+    """Add the note to the invoice's totals, or remove it with `sign` -1; a fully credited invoice is paid."""
     after = made["post_payment_amount"] * sign
     before = made["pre_payment_amount"] * sign
     world.events.change(
@@ -129,7 +129,7 @@ def _count(world: World, invoice: Json, made: Json, sign: int) -> None:
 
 
 def void(world: World, made: Json) -> None:
-    """Takes a note back, while its invoice is still to be paid."""
+    """Void a note while its invoice is still open."""
     invoice = world.store.get("invoice", made["invoice"])
     if made["status"] == "void" or invoice["status"] not in invoices.PAYABLE:
         raise InvalidRequestError("You can only void an issued credit note on an open invoice.")

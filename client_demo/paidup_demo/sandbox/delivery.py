@@ -1,10 +1,8 @@
-"""Webhook delivery: real HTTP POSTs, signed anew at each try, tried again until answered 2xx.
+"""Webhook delivery: real HTTP POSTs, signed at each attempt and retried until answered 2xx.
 
-Owns the deliveries, their attempts and the conditions that spoil them (delay, drop, duplicate, shuffle).
-An endpoint's address is whatever somebody has registered: requests go to this machine only, and to the
-hosts that were named when the sandbox was started.
-Every queue here is bounded: pending deliveries, requests at once, tries, seconds per try. It never looks
-into an event.
+Applies the webhook conditions (delay, drop, duplicate, shuffle). Anyone with a test key can register an
+endpoint, so requests go only to this machine and to the hosts configured at the start. Pending deliveries,
+concurrent requests, attempts and their duration are all limited.
 """
 
 from __future__ import annotations
@@ -44,11 +42,11 @@ def signature_header(body: bytes, secret: str, moment: int) -> str:
 
 
 def wants(endpoint: Json, kind: str) -> bool:
-    """Whether the endpoint listens to this type of event."""
+    """Whether the endpoint is subscribed to this type of event."""
     return endpoint["status"] == "enabled" and bool({"*", kind} & set(endpoint["enabled_events"]))
 
 
-class Courier:
+class WebhookSender:
     """Delivers events to the webhook endpoints."""
 
     def __init__(
@@ -65,7 +63,7 @@ class Courier:
         self._pending = 0
 
     async def start(self) -> None:
-        """Opens the HTTP sessions and resumes what a former run left under way."""
+        """Open the HTTP sessions and resume deliveries left by an earlier run."""
         timeout = aiohttp.ClientTimeout(total=self._settings.webhook_timeout_s)
         self._anywhere = aiohttp.ClientSession(timeout=timeout)
         connector = aiohttp.TCPConnector(socket_factory=_loopback_socket)
@@ -77,7 +75,7 @@ class Courier:
                 self.send(delivery["id"])
 
     async def stop(self) -> None:
-        """Drops what is under way (it stays pending in the store) and closes the sessions."""
+        """Stop the running deliveries, which stay pending in the store, and close the sessions."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -86,27 +84,27 @@ class Courier:
                 await session.close()
 
     def forget(self) -> None:
-        """Drops every delivery; the store forgets them with everything else."""
+        """Cancel every delivery; the store deletes them with everything else."""
         for task in self._tasks:
             task.cancel()
         self._pending = 0
 
     def dispatch(self, event: Json) -> int:
-        """Plans the deliveries of a new event; returns how many endpoints are to receive it."""
+        """Schedule the deliveries of a new event; returns the number of endpoints."""
         endpoints = [e for e in self._store.table("webhook_endpoint").values() if wants(e, event["type"])]
         for endpoint in endpoints:
             self._plan(event, endpoint)
         return len(endpoints)
 
     def resend(self, event: Json) -> int:
-        """Delivers the event again, at once and whatever the conditions; returns to how many endpoints."""
+        """Deliver the event again now, ignoring the conditions; returns the number of endpoints."""
         endpoints = [e for e in self._store.table("webhook_endpoint").values() if wants(e, event["type"])]
         for endpoint in endpoints:
             self._agenda.after(0, "deliver", self._new(event, endpoint)["id"])
         return len(endpoints)
 
     def send(self, delivery_id: str) -> None:
-        """Starts one try now."""
+        """Start one attempt now."""
         task = asyncio.get_running_loop().create_task(self._try(delivery_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -145,7 +143,7 @@ class Courier:
         event = self._store.find("event", delivery["event"])
         endpoint = self._store.find("webhook_endpoint", delivery["endpoint"])
         if event is None or endpoint is None or endpoint["status"] != "enabled":
-            self._finish(delivery, "failed", "the endpoint or the event is gone")
+            self._finish(delivery, "failed", "the endpoint or the event was deleted")
             return
         async with self._slots:
             attempt = await self._post(event, endpoint)
@@ -169,7 +167,7 @@ class Courier:
     async def _answer(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int | None, str | None]:
         named = self._settings.delivers_to((urlsplit(url).hostname or "").lower())
         session = self._anywhere if named else self._here
-        assert session is not None, "the courier was not started"
+        assert session is not None, "the webhook sender was not started"
         try:
             async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 await response.content.read(1000)
@@ -189,7 +187,7 @@ class Courier:
             self._agenda.after(delays[tries - 1] * 1000, "deliver", delivery["id"])
 
     def _receipt(self, delivery: Json, event: Json) -> None:
-        """Counts an endpoint's first success only: duplicates and resent deliveries change nothing."""
+        """Count an endpoint's first success only; duplicates and resends are ignored."""
         receipt_id = f"{delivery['event']}:{delivery['endpoint']}"
         if self._store.find("receipt", receipt_id) is None:
             self._store.add({"id": receipt_id}, "receipt")
@@ -204,11 +202,11 @@ class Courier:
 
 
 def _loopback_socket(address: AddrInfoType) -> socket.socket:
-    """A socket for an address of this machine. Names have been resolved: it is what is connected to."""
+    """Open a socket to a loopback address. Names are already resolved, so this is the real destination."""
     family, kind, protocol, _, (host, *_) = address
     if not is_loopback(str(host)):
         raise OSError(
-            errno.EACCES, f"{host} is not this machine: name the endpoint's host in SANDBOX_WEBHOOK_HOSTS"
+            errno.EACCES, f"{host} is not this machine: add the endpoint's host to SANDBOX_WEBHOOK_HOSTS"
         )
     return socket.socket(family, kind, protocol)
 

@@ -1,7 +1,7 @@
-"""What the clock alone brings about, in order of time, each thing at its own moment.
+"""Runs what becomes due as the clock moves, in order, each at its own time.
 
-Owns what is due when: first payments that never came, changes that nobody paid, ends that were asked for,
-trials, renewals, refunds under way. What happens then is subscriptions.py's, changes.py's and reversals.py's.
+This covers expired first payments, unpaid changes, cancellations, trials, renewals and pending refunds. The
+actions are in subscriptions.py, changes.py and reversals.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Act = Callable[[World, Json], object]
 
 
 class Due(NamedTuple):
-    """A thing to be done at a moment. `rank` orders what falls on one second: an end before a renewal."""
+    """Something due at a time. `rank` orders what is due in the same second: an end before a renewal."""
 
     moment: int
     rank: int
@@ -34,7 +34,7 @@ class Due(NamedTuple):
 
 
 def act_on_time(world: World, until: int | None = None) -> None:
-    """Does all that is due by then (or now): a jump over a year renews twelve times, each in its month."""
+    """Run everything due by then (default: now): a jump of a year renews twelve times, each in its month."""
     end = world.now() if until is None else until
     heap = list(_all(world))
     heapq.heapify(heap)
@@ -50,7 +50,7 @@ def act_on_time(world: World, until: int | None = None) -> None:
 
 
 def advance(world: World, seconds: int) -> None:
-    """Moves the clock, and lets all that becomes due on the way happen at its own moment."""
+    """Move the clock, and run everything that becomes due at its own time."""
     act_on_time(world, world.now() + seconds)
     world.advance(seconds)
 
@@ -64,7 +64,7 @@ def _all(world: World) -> Iterator[Due]:
 
 
 def _do(world: World, due: Due, row: Json) -> Due | None:
-    """Does it and returns what is next for the same object; None where it could not be done."""
+    """Run it and return what is due next for the same object; None if it failed."""
     try:
         _ACTS[due.rank](world, row)
     except StripeError:
@@ -75,7 +75,7 @@ def _do(world: World, due: Due, row: Json) -> Due | None:
 
 
 def _next(world: World, table: str, row: Json) -> Due | None:
-    """The next thing that is due for this object."""
+    """What is due next for this object."""
     if table == "refund":
         settles_at = world.store.note(row["id"]).get("settles_at")
         return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
@@ -87,7 +87,7 @@ _EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _RENEW, _SETTLE_REFUND = range(6)
 
 
 def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
-    """Moments and ranks of all that awaits a subscription."""
+    """The times and ranks of everything scheduled for a subscription."""
     if subscription["status"] == "incomplete" and _waits(world, subscription):
         yield subscription["created"] + FIRST_PAYMENT_WITHIN_S, _EXPIRE
     if subscription["status"] not in RUNNING:
@@ -106,7 +106,7 @@ def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
 
 
 def _waits(world: World, subscription: Json) -> bool:
-    """Whether the first payment is still to be made, and not under way."""
+    """Whether the first payment has not been started."""
     found = invoices.default_payment(world, world.store.get("invoice", subscription["latest_invoice"]))
     return found is None or found[1]["status"] in payments.CONFIRMABLE
 

@@ -1,7 +1,4 @@
-"""Events: what changed, as a snapshot, kept and handed to the courier.
-
-Owns the making of events. Who receives them, and when, is delivery.py's.
-"""
+"""Events: snapshots of what changed, stored and passed to the webhook sender (delivery.py)."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.settings import API_VERSION
 from paidup_demo.sandbox.state import Store, copied
 
-# The API request that causes the events made in this context; none for what happens by itself.
+# The API request behind the events of this context; None for what the clock causes.
 NO_REQUEST: Json = {"id": None, "idempotency_key": None}
 current_request: ContextVar[Json] = ContextVar("current_request", default=NO_REQUEST)
 
 
 class EventLog:
-    """Records events in the store and tells the courier of each."""
+    """Records events in the store and passes each to the webhook sender."""
 
     def __init__(self, store: Store, clock: Clock, dispatch: Callable[[Json], int]) -> None:
         self._store = store
@@ -29,7 +26,7 @@ class EventLog:
         self._dispatch = dispatch
 
     def record(self, kind: str, subject: Json, previous: Json | None = None) -> Json:
-        """Makes one event of `subject` as it is now. `previous` holds the former values of what changed."""
+        """Record one event of `subject` as it is now. `previous`: the old values of what changed."""
         self._store.touch()
         data: Json = {"object": present(subject)}
         if previous:
@@ -41,7 +38,7 @@ class EventLog:
         return event
 
     def change(self, kind: str, subject: Json, **new: object) -> Json:
-        """Sets these members of a stored object and records the event with what they were before."""
+        """Update a stored object and record the event with the old values."""
         previous = {key: subject.get(key) for key, value in new.items() if subject.get(key) != value}
         subject.update(new)
         return self.record(kind, subject, previous)

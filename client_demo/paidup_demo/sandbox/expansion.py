@@ -1,7 +1,4 @@
-"""What an answer shows of a stored object: its copy, and what `expand` asks for.
-
-Reads the store and changes nothing in it.
-"""
+"""Presents stored objects in answers: copies them and applies `expand`. Never changes the store."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _PLAIN = {"id", "url", "client_secret", "subscription_item", "invoice_item"}
 
 
 def present(stored: Json) -> Json:
-    """A copy of a stored object as it is served unexpanded."""
+    """A copy of a stored object without expansions."""
     shown: Json = copied(stored)
     if shown["object"] == "invoice":
         lines = shown["lines"]
@@ -72,7 +69,7 @@ def _resolved(store: Store, step: str, value: Any, path: str) -> Any:
 
 
 def _included(store: Store, holder: Json, step: str, path: str) -> Any:
-    """The properties that Stripe shows only when they are asked for."""
+    """Properties that Stripe only includes on request."""
     match holder.get("object"), step:
         case "invoice", "payments":
             payments = [present(row) for row in store.linked(holder["id"], "invoice_payment")]
@@ -89,7 +86,7 @@ def _included(store: Store, holder: Json, step: str, path: str) -> Any:
 
 
 def confirmation_secret(store: Store, invoice_id: str) -> Json | None:
-    """The client secret of the default payment that is still to be made."""
+    """The client secret of the pending default payment."""
     for payment in store.linked(invoice_id, "invoice_payment"):
         if payment["status"] != "canceled":
             intent = store.get("payment_intent", payment["payment"]["payment_intent"])

@@ -1,7 +1,7 @@
 """Stripe's bracketed forms: decoding, and checking against what a call accepts.
 
-Decodes `items[0][price]=p`, `expand[]=a`, `metadata[k]=v`, `created[gte]=1` and refuses, as Stripe does,
-what a call does not know. Looks at no state: whether `p` exists is for others.
+Decodes `items[0][price]=p`, `expand[]=a`, `metadata[k]=v`, `created[gte]=1` and, like Stripe, rejects unknown
+parameters. It does not check whether `p` exists.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BRACKET = re.compile(r"\[([^\[\]]*)\]")
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of value: `convert` raises ValueError with what is wrong."""
+    """A type of value: `convert` raises ValueError with the reason."""
 
     convert: Callable[[Any], Any]
 
@@ -58,7 +58,7 @@ def _place(tree: Json, path: list[str], value: str) -> None:
 
 
 def _listed(value: Any) -> Any:
-    """Dicts whose keys are all numbers were lists."""
+    """Convert dicts with only numeric keys to lists."""
     if not isinstance(value, dict):
         return value
     if value and all(key.isdecimal() for key in value):
@@ -67,7 +67,7 @@ def _listed(value: Any) -> Any:
 
 
 def check(params: Mapping[str, Any], shape: Shape, prefix: str = "") -> Json:
-    """The same parameters converted to their types; unknown ones are refused by name."""
+    """Convert the parameters to their types; raises for unknown ones."""
     unknown = [key for key in params if key not in shape]
     if unknown:
         raise _unknown(unknown, shape, prefix)
@@ -82,7 +82,7 @@ def _unknown(keys: Iterable[str], shape: Shape, prefix: str) -> ParameterError:
     names = ", ".join(_name(prefix, key) for key in keys)
     known = ", ".join(sorted(shape)) or "none"
     return ParameterError(
-        f"Received unknown parameter: {names}. (This sandbox imitates only a part of Stripe, and here it"
+        f"Received unknown parameter: {names}. (This sandbox implements only a part of Stripe; here it"
         f" knows: {known}.)",
         code="parameter_unknown",
         param=names,
@@ -107,7 +107,7 @@ def _convert(value: Any, spec: Spec, name: str) -> Any:
 
 
 def require(params: Mapping[str, Any], *names: str) -> None:
-    """Refuses a call that lacks one of these, or gives it empty."""
+    """Raise if one of these is missing or empty."""
     for name in names:
         if params.get(name) in (None, "", [], {}):
             raise parameter_missing(name)
@@ -163,7 +163,7 @@ def _moment_range(value: Any) -> dict[str, int]:
 
 
 def choice(*words: str) -> Kind:
-    """One of these words; empty unsets."""
+    """One of these values; empty unsets."""
 
     def convert(value: Any) -> str | None:
         if value != "" and value not in words:

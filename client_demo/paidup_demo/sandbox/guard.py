@@ -1,8 +1,8 @@
-"""Who may drive a program that listens on this machine: its own pages, under its own name.
+"""Protects a local server from other websites: only its own pages, under its own host name, are accepted.
 
-Any page can have the browser send a POST to the loopback interface (cross-site request forgery), and any
-page can give its own host name the address 127.0.0.1 (DNS rebinding). The first shows a foreign `Origin`,
-the second a foreign `Host`. The demo uses this as well; it imports nothing of ours.
+Any page can send a POST to the loopback interface (cross-site request forgery), or give its own host name
+the address 127.0.0.1 (DNS rebinding). The first has a foreign `Origin`, the second a foreign `Host`. The demo
+uses this module as well.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ LOOPBACK_NAMES = ("127.0.0.1", "[::1]", "localhost")
 
 
 def known_hosts(names: Iterable[str], origins: Iterable[str] = ()) -> Middleware:
-    """Refuse, with 400, requests to another host than this machine, one of `names`, or that of `origins`."""
+    """Middleware: 400 for any Host other than this machine, `names`, or those of `origins`."""
     more = {*names, *(urlsplit(origin).hostname or "" for origin in origins)} - {"", "*"}
     allowed = [*LOOPBACK_NAMES, *(f"[{name}]" if ":" in name else name for name in sorted(more))]
     return Middleware(TrustedHostMiddleware, allowed_hosts=allowed, www_redirect=False)
 
 
 def from_another_page(request: Request, allowed: Collection[str]) -> bool:
-    """Whether a browser sent this on behalf of a page that is neither served here nor of an `allowed` origin.
+    """Whether a browser sent this for a page of neither this server nor an `allowed` origin.
 
-    A browser says where a request comes from by `Origin`, or at least by `Sec-Fetch-Site` (Fetch standard);
-    a program that is no browser says neither. Believes `Host`: only behind `known_hosts`.
+    Browsers send `Origin`, or at least `Sec-Fetch-Site` (Fetch standard); other programs send neither. It
+    trusts `Host`, so use it behind `known_hosts`.
     """
     if "*" in allowed:
         return False
@@ -40,7 +40,7 @@ def from_another_page(request: Request, allowed: Collection[str]) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own. False for anything but an address."""
+    """Whether this is a loopback address; False for host names."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

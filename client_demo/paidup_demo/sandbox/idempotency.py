@@ -1,7 +1,4 @@
-"""Idempotency keys: the first answer to a key is every later answer to it, errors of the server included.
-
-Owns the records of keys. Executes nothing: api.py asks before and tells after.
-"""
+"""Idempotency keys: the first answer to a key is replayed for later requests, including server errors."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ MAX_KEY_LENGTH = 255
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished answer, as it will be replayed."""
+    """A recorded answer."""
 
     status: int
     body: Json
@@ -26,7 +23,7 @@ class Answer:
 
 
 class IdempotencyKeys:
-    """Remembers answers in the store, and which keys are being worked on in memory."""
+    """Records answers in the store, and running keys in memory."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -60,7 +57,7 @@ class IdempotencyKeys:
         return None
 
     def finish(self, key: str, method: str, path: str, params: Json, answer: Answer | None) -> None:
-        """Releases the key, and records the answer to it unless nothing had been executed (None)."""
+        """Release the key and record its answer; None records nothing."""
         self._running.discard(key)
         if answer is None:
             return

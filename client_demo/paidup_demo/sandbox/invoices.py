@@ -1,7 +1,7 @@
 """What invoices do: lines and totals, finalisation, payment, voiding.
 
-Owns an invoice's status and its InvoicePayments, and keeps them in step with the PaymentIntent that pays.
-What the end of an invoice means for a subscription is subscriptions.py's: it is told through the agenda.
+An invoice's status and InvoicePayments follow the PaymentIntent that pays it. subscriptions.py is notified
+of the outcome through the agenda.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def new_draft(world: World, customer: Json, currency: str, billing_reason: str, 
 
 
 def add_lines(invoice: Json, lines: list[Json]) -> None:
-    """Puts lines on a draft and sums up anew."""
+    """Add lines to a draft and update its totals."""
     if invoice["status"] != "draft":
         raise InvalidRequestError("This invoice is no longer editable.", code="invoice_not_editable")
     invoice["lines"]["data"].extend(lines)
@@ -30,7 +30,7 @@ def add_lines(invoice: Json, lines: list[Json]) -> None:
 
 
 def apply_discount(invoice: Json, discount: Json, coupon: Json) -> None:
-    """Takes a coupon off what is discountable, shared out over the lines in proportion to their amounts."""
+    """Apply a coupon to the discountable lines in proportion to their amounts."""
     lines = [line for line in invoice["lines"]["data"] if line["discountable"]]
     nets = [line["amount"] - sum(part["amount"] for part in line["discount_amounts"]) for line in lines]
     left, percent = max(0, sum(nets)), coupon["percent_off"]
@@ -60,7 +60,7 @@ def sum_up(invoice: Json) -> None:
 
 
 def finalize(world: World, invoice: Json) -> None:
-    """Numbers the draft and opens it; where nothing is due it is paid at once, without a PaymentIntent."""
+    """Number the draft and open it; with nothing due it is paid immediately, without a PaymentIntent."""
     if invoice["status"] != "draft":
         raise InvalidRequestError(
             "This invoice is already finalized, you can't re-finalize a non-draft invoice."
@@ -139,7 +139,7 @@ def subscription_of(world: World, invoice: Json) -> Json | None:
 
 
 def default_payment(world: World, invoice: Json) -> tuple[Json, Json] | None:
-    """The InvoicePayment that is to settle this invoice, and its PaymentIntent."""
+    """The default InvoicePayment of this invoice and its PaymentIntent."""
     for payment in world.store.linked(invoice["id"], "invoice_payment"):
         return payment, world.store.get("payment_intent", payment["payment"]["payment_intent"])
     return None
@@ -158,7 +158,7 @@ def settle(world: World, invoice_id: str) -> None:
 
 
 def mark_paid(world: World, invoice: Json, *, paid: int, off_stripe: bool = False) -> None:
-    """The invoice is paid, in whatever way; tells the subscription, then the world."""
+    """Mark the invoice as paid; updates the subscription, then records the events."""
     previous = {key: invoice[key] for key in ("status", "amount_paid", "amount_remaining", "attempted")}
     invoice["status_transitions"]["paid_at"] = world.now()
     invoice.update(
@@ -187,7 +187,7 @@ def note_failed_payment(world: World, invoice_id: str) -> None:
 
 
 def note_required_action(world: World, invoice_id: str) -> None:
-    """The bank asks the customer; nobody knows yet how it ends."""
+    """The bank requires authentication; the outcome is open."""
     invoice = world.store.get("invoice", invoice_id)
     world.events.change("invoice.payment_action_required", invoice, attempted=True)
     world.agenda.after(0, "invoice_unpaid", invoice_id)
@@ -214,7 +214,7 @@ def pay(world: World, invoice: Json, method: Json | None, *, off_session: bool) 
 
 
 def saved_method(world: World, invoice: Json) -> Json | None:
-    """The card that pays without being named: the subscription's, or the customer's."""
+    """The default card: the subscription's, or the customer's."""
     subscription = subscription_of(world, invoice)
     customer = world.store.get("customer", invoice["customer"])
     saved = (subscription and subscription["default_payment_method"]) or customer["invoice_settings"][
@@ -224,7 +224,7 @@ def saved_method(world: World, invoice: Json) -> Json | None:
 
 
 def pay_out_of_band(world: World, invoice: Json) -> None:
-    """Somebody was paid in cash, and says so."""
+    """Mark as paid outside Stripe."""
     if invoice["status"] == "draft":
         finalize(world, invoice)
     if invoice["status"] not in PAYABLE:
@@ -259,7 +259,7 @@ def _call_off_payment(world: World, invoice: Json, reason: str) -> None:
 
 
 def ask_for(world: World, invoice: Json, amount: int) -> None:
-    """Less (or more again) is to be paid than when the invoice was opened; nothing means that it is paid."""
+    """Change the amount due of an open invoice; at 0 it is paid."""
     found = default_payment(world, invoice)
     if amount == 0:
         _call_off_payment(world, invoice, "void_invoice")
@@ -306,7 +306,7 @@ def line_of_item(invoice: Json, item: Json) -> Json:
 
 
 def claim_items(world: World, invoice: Json, items: list[Json]) -> None:
-    """These items belong to this invoice from now on, each with the line that it became."""
+    """Assign these items to the invoice, each with its line."""
     lines = {_item_behind(line): line["id"] for line in invoice["lines"]["data"]}
     for item in items:
         item["invoice"] = invoice["id"]
@@ -322,6 +322,6 @@ def _item_behind(line: Json) -> str | None:
 
 
 def take_items(world: World, invoice: Json, items: list[Json]) -> None:
-    """Puts invoice items on a draft, to which they then belong."""
+    """Add invoice items to a draft."""
     add_lines(invoice, [line_of_item(invoice, item) for item in items])
     claim_items(world, invoice, items)

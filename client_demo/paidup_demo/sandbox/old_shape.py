@@ -1,7 +1,7 @@
 """Objects as they looked before 2025-03-31 (basil), for webhook endpoints pinned to an older version.
 
-Pure but for reading the store: an invoice then named its PaymentIntent and its subscription, a line its
-price and plan, a subscription its period. The API itself is never served in this shape.
+At that time an invoice had its PaymentIntent and subscription, a line its price and plan, a subscription its
+period. Only webhooks are converted, never API answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What PaymentIntents, SetupIntents and charges do.
 
-Owns their changes of status and the events of these. It never touches an invoice: where an intent belongs
-to one, the agenda is told, and invoices.py acts. Refunds and disputes are reversals.py's.
+Changes their status and records the events. Invoices are updated by invoices.py through the agenda; refunds
+and disputes are in reversals.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def new_intent(
 
 
 def confirm(world: World, intent: Json, method: Json | None, *, off_session: bool = False) -> None:
-    """Tries to pay with this card. Raises CardError when it is declined, after everything was recorded."""
+    """Try to pay with this card. Raises CardError if it is declined, after recording everything."""
     _refuse_unless_confirmable(intent)
     if method is None and intent["payment_method"] is None:
         raise _unexpected(
@@ -60,7 +60,7 @@ def confirm(world: World, intent: Json, method: Json | None, *, off_session: boo
 
 
 def needs_authentication(world: World, method: Json, *, off_session: bool) -> bool:
-    """Whether the bank will ask: always, or until the card was set up for payments without its owner."""
+    """Whether the bank requires authentication: always, or until the card is set up for off-session use."""
     note = world.store.note(method["id"])
     if note["authentication"] == "unless_set_up":
         return not (off_session and note["set_up"])
@@ -98,7 +98,7 @@ def authenticate(world: World, intent: Json, *, passed: bool) -> None:
 
 
 def _collect(world: World, intent: Json) -> None:
-    """The card's owner has done his part: charge, wait for the outcome, or be declined."""
+    """After authentication: charge the card, wait for the outcome, or decline."""
     decline = world.store.note(intent["payment_method"])["decline"]
     if decline is not None:
         refuse(world, intent, decline)
@@ -141,7 +141,7 @@ def _succeed(world: World, intent: Json) -> None:
 
 
 def refuse(world: World, intent: Json, decline: str) -> None:
-    """The bank says no: a failed charge, and the intent waits for another card."""
+    """Decline: record a failed charge; the intent waits for another card."""
     fields = cards.decline_fields(decline)
     method = world.store.get("payment_method", intent["payment_method"])
     made = objects.charge(world.now(), intent, method)
@@ -186,7 +186,7 @@ def cancel(world: World, intent: Json, reason: str | None) -> None:
 
 
 def attach(world: World, method: Json, customer: str) -> None:
-    """Saves a card with a customer; nothing happens where it is saved already."""
+    """Save a card for a customer, unless it already is."""
     if method["customer"] == customer:
         return
     if method["customer"] is not None:
@@ -195,7 +195,7 @@ def attach(world: World, method: Json, customer: str) -> None:
 
 
 def refuse_unattachable(world: World, method: Json) -> None:
-    """Stripe checks a card when it is saved by itself: some are declined there already."""
+    """Raise for cards that Stripe declines when they are saved without a payment."""
     note = world.store.note(method["id"])
     if not note["attaches"]:
         raise declined(cards.decline_fields(note["decline"]))

@@ -1,7 +1,7 @@
 """Previews: the invoice that a change would make, or that comes next, put together and shown, never stored.
 
-Owns which invoice is meant. It is made by the very functions that make the real one, so the lines are the
-same; nothing here writes to the store or records an event.
+They use the functions that create real invoices, so the lines are the same. Nothing is stored and no event is
+recorded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The arithmetic of prorations: what of an item's price is charged or given back for a part of its period.
 
-Pure: values in, parts out, to the second and in whole minor units. Stores nothing and makes no invoice:
-changes.py decides which parts there are, billing.py makes lines of them. As in Stripe's flexible billing
-mode, what is given back is a share of what was charged at the time, not of what the price is now.
+Pure: values in, parts out, to the second and in whole minor units. changes.py decides which parts are
+needed, and billing.py turns them into lines. As in Stripe's flexible billing mode, a credit is a share of the
+original charge, not of the current price.
 """
 
 from __future__ import annotations

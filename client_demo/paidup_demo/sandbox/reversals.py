@@ -1,7 +1,6 @@
-"""Money that goes back: refunds, at once, delayed or failing, and disputes with their inquiries.
+"""Refunds (immediate, pending or failing) and disputes with their inquiries.
 
-Owns their statuses and what they do to a charge. An invoice stays paid whatever happens here; credit notes
-are credit_notes.py's.
+They change the charge; the invoice stays paid. Credit notes are in credit_notes.py.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ CLOSED = ("won", "lost", "warning_closed")
 
 
 def refund(world: World, charge: Json, amount: int | None, reason: str | None, metadata: Json) -> Json:
-    """Gives back all that is left, or a part of it."""
+    """Refund the remaining amount, or a part of it."""
     left = charge["amount"] - charge["amount_refunded"]
     if not charge["paid"] or left == 0:
         raise InvalidRequestError(
@@ -38,7 +37,7 @@ def refund(world: World, charge: Json, amount: int | None, reason: str | None, m
 
 
 def _foresee(world: World, made: Json, charge: Json) -> None:
-    """How this refund goes: as the card or the conditions say."""
+    """The outcome of this refund, from the card or the conditions."""
     how = world.store.note(charge["payment_method"]).get("refund")
     if world.conditions.refund_pending or how == "pending":
         made.update(status="pending", pending_reason="processing")
@@ -47,7 +46,7 @@ def _foresee(world: World, made: Json, charge: Json) -> None:
 
 
 def settle_refund(world: World, made: Json) -> None:
-    """Some time later: a pending refund arrives, one that seemed to have arrived bounces."""
+    """Later: complete a pending refund, or fail one that had succeeded."""
     world.store.note(made["id"]).pop("settles_at", None)
     if made["status"] == "pending":
         succeed_refund(world, made)
@@ -64,7 +63,7 @@ def succeed_refund(world: World, made: Json) -> None:
 
 
 def fail_refund(world: World, made: Json) -> None:
-    """A refund that bounces, days later: the money is with the merchant again."""
+    """Fail a refund days later: the merchant has the money again."""
     if made["status"] not in ("pending", "succeeded"):
         raise InvalidRequestError(f"This refund has a status of {made['status']}.")
     previous = {"status": made["status"]}
@@ -84,7 +83,7 @@ def _set_refunded(world: World, charge: Json, amount: int, event: str) -> None:
 def open_dispute(
     world: World, charge: Json, reason: str, *, inquiry: bool, amount: int | None = None
 ) -> Json:
-    """The cardholder's bank calls the charge (or a part of it) in question, or only asks about it."""
+    """Open a dispute, or an inquiry, for the charge or a part of it."""
     if not charge["paid"] or charge["disputed"]:
         raise InvalidRequestError("Only a successful charge that is not disputed can be disputed.")
     if amount is not None and not 0 < amount <= charge["amount"]:
@@ -101,7 +100,7 @@ def open_dispute(
 
 
 def escalate_dispute(world: World, dispute: Json) -> None:
-    """The bank is not content with the answer to its inquiry: now the money is withdrawn."""
+    """Turn an inquiry into a dispute, which withdraws the money."""
     if not dispute["status"].startswith("warning") or dispute["status"] in CLOSED:
         raise InvalidRequestError("Only an inquiry that is open can be escalated.")
     dispute["payment_method_details"]["card"]["case_type"] = "chargeback"

@@ -17,7 +17,7 @@ DEFAULT_ORIGINS = ("http://127.0.0.1:8000", "http://localhost:8000")
 
 
 class SettingsError(ValueError):
-    """The environment asks for something that the sandbox cannot do."""
+    """An invalid setting in the environment."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class SandboxSettings:
     webhooks: tuple[WebhookTarget, ...] = ()
     allowed_origins: tuple[str, ...] = DEFAULT_ORIGINS
     allowed_hosts: tuple[str, ...] = ()
-    """Names under which it is reached, beside this machine's."""
+    """Additional host names under which the sandbox is reached."""
     webhook_hosts: tuple[str, ...] = ()
-    """Hosts outside this machine to which webhooks are delivered, beside those of `webhooks`."""
+    """Additional hosts to which webhooks may be delivered."""
     webhook_retry_delays_s: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)
     webhook_timeout_s: float = 10
     save_interval_s: float = 1
@@ -60,7 +60,7 @@ class SandboxSettings:
         )
 
     def delivers_to(self, host: str) -> bool:
-        """Whether webhooks may leave this machine for `host`: only where that was said at the start."""
+        """Whether webhooks may be delivered to this external host."""
         return host in self.webhook_hosts or host in {urlsplit(hook.url).hostname for hook in self.webhooks}
 
 
@@ -72,7 +72,9 @@ def _hosts(name: str, env: Mapping[str, str]) -> tuple[str, ...]:
     hosts = tuple(host.lower() for host in _listed(env.get(name, "")))
     for host in hosts:
         if "/" in host or "*" in host:
-            raise SettingsError(f"{name}: {host!r} is no host; name hosts such as shop.example or 192.0.2.7")
+            raise SettingsError(
+                f"{name}: {host!r} is not a host; use a host such as shop.example or 192.0.2.7"
+            )
     return hosts
 
 

@@ -1,7 +1,4 @@
-"""The sandbox's memory: Stripe's objects by type and id, and private notes about them; kept in one JSON file.
-
-Owns storage only. It decides nothing about what an object means, and sends nothing anywhere.
-"""
+"""The sandbox's storage: Stripe's objects by type and id, and private notes about them, in one JSON file."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ class Store:
         return self.tables.setdefault(name, {})
 
     def add(self, row: Json, table: str | None = None) -> Json:
-        """Keeps a new row and returns it; the oldest is let go where a table has a capacity."""
+        """Add a new row and return it; a table with a capacity drops its oldest row."""
         name = table or str(row["object"])
         rows = self.table(name)
         rows[row["id"]] = row
@@ -56,7 +53,7 @@ class Store:
         return row
 
     def find(self, table: str, row_id: object) -> Json | None:
-        """The row, or None. A row that is handed out may be changed: call `touch` after."""
+        """The row, or None. Call `touch` after changing it."""
         return self.table(table).get(str(row_id))
 
     def get(self, table: str, row_id: object, param: str = "id", *, in_path: bool = False) -> Json:
@@ -82,21 +79,21 @@ class Store:
         return [self.get(table, row_id) for row_id in reversed(ids)]
 
     def note(self, object_id: str) -> Json:
-        """Private facts about an object that Stripe does not show. May be changed: call `touch` after."""
+        """Private notes about an object. Call `touch` after changing them."""
         return self.table("note").setdefault(object_id, {})
 
     def touch(self) -> None:
-        """Says that something was changed and must be saved."""
+        """Mark the state as changed, so that it is saved."""
         self.dirty = True
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Delete everything."""
         self.tables.clear()
         self.extra.clear()
         self.dirty = True
 
     def load(self) -> None:
-        """Reads the file, if there is one. An unreadable one is an error: nothing is thrown away."""
+        """Read the file if it exists. An unreadable file is an error and is kept."""
         if self._file is None or not self._file.exists():
             return
         saved = msgspec.json.decode(self._file.read_bytes())

@@ -1,7 +1,7 @@
 """What subscriptions do: begin, wait for their first payment, become active, renew, expire, end.
 
-Owns a subscription's status and its items' periods. What a change of price or quantity does is changes.py's,
-how an invoice comes to be billing.py's, and what the clock brings about due.py's.
+Sets a subscription's status and its items' periods. Changes of price or quantity are in changes.py, invoices
+in billing.py, and what the clock causes in due.py.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def draft(world: World, params: Json) -> Json:
 
 def _seats(world: World, items: list[Json]) -> list[Seat]:
     seats = [changes.seat_of(world, item, position) for position, item in enumerate(items)]
-    changes.refuse_discord(seats)
+    changes.check_prices(seats)
     return seats
 
 
@@ -79,7 +79,7 @@ def _trial_end(world: World, params: Json) -> int | None:
 
 
 def _amount_due(world: World, subscription: Json, coupons: list[Json]) -> int:
-    """What the first invoice will ask for, with the items that wait for one and the customer's balance."""
+    """The amount due of the first invoice, including pending items and the customer's balance."""
     total = sum(price_of(item) for item in subscription["items"]["data"])
     for coupon in coupons:
         percent = coupon["percent_off"]
@@ -148,7 +148,7 @@ def update(world: World, subscription: Json, params: Json) -> None:
     if params.get("trial_end") == "now":
         end_trial(world, subscription)
     elif change is not None:
-        # Planned anew: what it is to be made from may just have changed (coupons, metadata).
+        # Plan again: coupons or metadata may have changed.
         changes.carry_out(world, subscription, changes.plan(world, subscription, params), params)
 
 
@@ -168,7 +168,7 @@ def _refuse_unchangeable(subscription: Json, params: Json) -> None:
 
 
 def _plain_changes(world: World, subscription: Json, params: Json, *, waits: bool) -> Json:
-    """The members that change by themselves; `waits` leaves those out that come with the payment."""
+    """The changes without billing; `waits` excludes those applied with the payment."""
     new: Json = {key: params[key] for key in ("cancel_at_period_end", "description") if key in params}
     if "metadata" in params and not waits:
         new["metadata"] = merged_metadata(subscription["metadata"], params["metadata"])
@@ -222,7 +222,7 @@ def cancel(world: World, subscription: Json, *, prorate: bool = False, invoice_n
 
 
 def refuse_ended(subscription: Json) -> None:
-    """One that has ended changes no more."""
+    """Raise if the subscription has ended."""
     if subscription["status"] in ("canceled", "incomplete_expired"):
         raise InvalidRequestError(
             "A canceled subscription can only update its cancellation_details and metadata."
@@ -230,20 +230,20 @@ def refuse_ended(subscription: Json) -> None:
 
 
 def expire(world: World, subscription: Json) -> None:
-    """A first payment that never came: the invoice is voided, which ends the subscription."""
+    """The first payment is overdue: void the invoice, which ends the subscription."""
     invoices.void(world, world.store.get("invoice", subscription["latest_invoice"]))
 
 
 def on_invoice_paid(world: World, invoice_id: str) -> None:
-    """Money arrived: incomplete or past due becomes active, the card is kept if that was asked for, and a
-    change that waited for this invoice is made.
+    """An invoice was paid: incomplete or past due becomes active, the card is saved if requested, and a
+    pending change of this invoice is applied.
     """
     invoice = world.store.get("invoice", invoice_id)
     subscription = invoices.subscription_of(world, invoice)
     if subscription is None or subscription["status"] in ("canceled", "incomplete_expired"):
         return
     new: Json = {}
-    if subscription["status"] in ("incomplete", "past_due", "unpaid") and _heals(
+    if subscription["status"] in ("incomplete", "past_due", "unpaid") and _settles_debt(
         world, subscription, invoice
     ):
         new["status"] = "active"
@@ -256,8 +256,8 @@ def on_invoice_paid(world: World, invoice_id: str) -> None:
     changes.on_paid(world, subscription, invoice_id)
 
 
-def _heals(world: World, subscription: Json, paid: Json) -> bool:
-    """Whether nothing newer is owed: a debt of this period is not made good by paying the last one."""
+def _settles_debt(world: World, subscription: Json, paid: Json) -> bool:
+    """Whether no newer invoice is unpaid: paying an older one does not settle this period."""
     for invoice in world.store.newest("invoice", customer=subscription["customer"]):
         if invoice is paid:
             return True
@@ -341,5 +341,5 @@ def _collect_renewal(world: World, invoice: Json) -> None:
     billing.try_to_pay(world, invoice, method, off_session=True)
     found = invoices.default_payment(world, invoice)
     if found is not None and found[1]["status"] == "requires_action":
-        # Nobody is there to answer the bank: the attempt has failed, and the customer is asked to come.
+        # Off-session, nobody can authenticate: the attempt fails and the customer is asked to authenticate.
         invoices.note_failed_payment(world, invoice["id"])

@@ -1,7 +1,4 @@
-"""The sandbox's parts, put together and passed to whatever acts.
-
-Owns no behaviour but start, stop and forget.
-"""
+"""Assembles the sandbox's parts; starts, stops and resets them."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from paidup_demo.sandbox import objects
 from paidup_demo.sandbox.agenda import Agenda
 from paidup_demo.sandbox.clock import Clock
 from paidup_demo.sandbox.conditions import Conditions
-from paidup_demo.sandbox.delivery import Courier
+from paidup_demo.sandbox.delivery import WebhookSender
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.events import EventLog
 from paidup_demo.sandbox.settings import SandboxSettings
@@ -23,7 +20,7 @@ MAX_ENDPOINTS = 16
 
 
 class World:
-    """One sandbox: its memory, time, weather, timers, events and couriers."""
+    """One sandbox: its storage, clock, conditions, timers, events and webhook sender."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         self.settings = settings
@@ -31,8 +28,8 @@ class World:
         self.conditions = Conditions()
         self.store = Store(settings.data_file)
         self.agenda = Agenda(self.store)
-        self.courier = Courier(self.store, self.agenda, settings, lambda: self.conditions)
-        self.events = EventLog(self.store, self.clock, self.courier.dispatch)
+        self.webhook_sender = WebhookSender(self.store, self.agenda, settings, lambda: self.conditions)
+        self.events = EventLog(self.store, self.clock, self.webhook_sender.dispatch)
         # API calls by kind of key, then by "METHOD route".
         self.calls: dict[str, Counter[str]] = {"secret": Counter(), "publishable": Counter()}
 
@@ -41,17 +38,17 @@ class World:
         return self.clock.now()
 
     async def start(self) -> None:
-        """Loads what was kept, registers the endpoints of the settings, resumes timers and deliveries."""
+        """Load the state, register the configured endpoints, resume timers and deliveries."""
         self.store.load()
         self.clock.offset_s = int(self.store.extra.get("clock_offset_s", 0))
         self.register_endpoints()
-        await self.courier.start()
+        await self.webhook_sender.start()
         self.agenda.start()
 
     async def stop(self) -> None:
         """Stops timers and deliveries; both stay in the store, which is saved."""
         self.agenda.stop()
-        await self.courier.stop()
+        await self.webhook_sender.stop()
         await self.save()
 
     async def save(self) -> None:
@@ -68,7 +65,7 @@ class World:
     def forget(self) -> None:
         """Back to an empty sandbox, as it first started."""
         self.agenda.stop()
-        self.courier.forget()
+        self.webhook_sender.forget()
         self.store.clear()
         self.clock.offset_s = 0
         self.conditions = Conditions()
@@ -77,13 +74,13 @@ class World:
         self.register_endpoints()
 
     def advance(self, seconds: int) -> None:
-        """Moves the clock; whoever calls this then lets billing act on what has become due."""
+        """Move the clock; the caller then runs what has become due."""
         self.clock.advance(seconds)
         self.store.extra["clock_offset_s"] = self.clock.offset_s
         self.store.touch()
 
     def register_endpoints(self) -> None:
-        """The endpoints of the settings exist, with their secrets; those of former settings are gone."""
+        """Create the configured endpoints with their secrets, and remove those of earlier settings."""
         wanted = {target.url for target in self.settings.webhooks}
         for former in list(self.store.newest("webhook_endpoint")):
             if self.store.note(former["id"]).get("from_settings") and former["url"] not in wanted:
@@ -101,7 +98,7 @@ class World:
         api_version: str | None = None,
         secret: str | None = None,
     ) -> Json:
-        """A new webhook endpoint; its secret is kept beside it. As many as Stripe allows, no more."""
+        """Create a webhook endpoint and store its secret, up to Stripe's limit."""
         if len(self.store.table("webhook_endpoint")) >= MAX_ENDPOINTS:
             raise InvalidRequestError(f"You have reached the maximum of {MAX_ENDPOINTS} webhook endpoints.")
         made = self.store.add(objects.webhook_endpoint(self.now(), url, enabled_events, api_version))
