@@ -72,7 +72,7 @@ class Metrics:
             "paidup_redis_channels_restored_total",
             "Channels resubscribed after a connection ended or a slot moved.",
         )
-        self.rescued = self._counter(
+        self.resync_deliveries = self._counter(
             "paidup_resync_deliveries_total",
             "Statuses and balances delivered by a resync, without a message.",
         )

@@ -1,4 +1,4 @@
-"""One server for all that schemathesis asks: a process, over SQLite, with the sandbox as Stripe."""
+"""One server process for all of schemathesis' requests, with SQLite and the sandbox."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKENS_LAST_S = 3600
 def server_url(
     valkey: str, sqlite_template: Path, sandbox_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A running server; its customer `ada` has paid for a plan and set credits aside as `render-4`."""
+    """A running server; its customer `ada` has paid for a plan and reserved credits as `render-4`."""
     folder = tmp_path_factory.mktemp("contracts")
     shutil.copy(sqlite_template, folder / "paidup.db")
     port = free_port()

@@ -1,4 +1,4 @@
-"""docs/openapi.yaml and docs/asyncapi.yaml, held to the code: routes, problems, frames, typed shapes."""
+"""docs/openapi.yaml and docs/asyncapi.yaml match the code: routes, problems, frames, schemas."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_sockets_document_is_asyncapi() -> None:
 
 
 @pytest.mark.parametrize("name", [OPENAPI, ASYNCAPI])
-def test_every_reference_leads_somewhere_and_every_component_is_used(name: str) -> None:
+def test_every_reference_resolves_and_every_component_is_used(name: str) -> None:
     used = {target for each in (OPENAPI, ASYNCAPI) for target in references(each)}
     for document_, _, pointer in (target.partition("#/") for target in used):
         found = document(document_)
@@ -79,7 +79,7 @@ def test_every_reference_leads_somewhere_and_every_component_is_used(name: str) 
 
 
 def references(name: str) -> Iterator[str]:
-    """All that a document refers to, each with the document that has it."""
+    """All references of a document, each with the document that it leads to."""
     for node in nodes(document(name)):
         if isinstance(node, dict) and isinstance(node.get("$ref"), str):
             target = node["$ref"]
@@ -122,8 +122,8 @@ def test_every_problem_is_in_the_http_document_and_no_other() -> None:
     assert {kind.removeprefix(problems.TYPE_PREFIX) for kind in kinds} == SLUGS
 
 
-def test_every_problem_of_a_customers_request_is_among_the_answers_of_one() -> None:
-    """But for what any request may meet, and what only a handshake does."""
+def test_every_problem_is_documented_as_a_response() -> None:
+    """Except those that any request may get, and those of handshakes."""
     answers = {**document(OPENAPI)["paths"], **document(OPENAPI)["components"]["responses"]}
     told = {
         word.removeprefix(problems.TYPE_PREFIX)
@@ -149,7 +149,7 @@ def test_the_sockets_document_names_the_subprotocol_the_close_codes_and_the_refu
 
 
 def examples_of(name: str) -> list[tuple[str, tuple[str, ...], Any]]:
-    """Of each example in a document its place, the place of its schema, and itself."""
+    """Each example of a document: its path, the path of its schema, and the example."""
     found = []
 
     def look(node: Any, place: tuple[str, ...]) -> None:
@@ -167,7 +167,7 @@ def examples_of(name: str) -> list[tuple[str, tuple[str, ...], Any]]:
 
 
 @pytest.mark.parametrize("name", [OPENAPI, ASYNCAPI])
-def test_every_example_is_as_its_schema_says(name: str) -> None:
+def test_every_example_matches_its_schema(name: str) -> None:
     examples = examples_of(name)
     assert len(examples) >= 5
     assert {
@@ -177,7 +177,7 @@ def test_every_example_is_as_its_schema_says(name: str) -> None:
     } == {}
 
 
-# Typed shapes: what msgspec says of a struct, and what the documents say
+# Schemas: msgspec's of a struct, and the documents'
 
 REQUESTS = [
     *(api.BuyBody, api.ChangeBody, api.CancelBody, api.TopUpBody, api.AdoptBody),
@@ -199,21 +199,21 @@ FRAMES = [messages.BalanceMessage, messages.Heartbeat, messages.Bye, messages.Ve
 
 
 @pytest.mark.parametrize("struct", REQUESTS)
-def test_a_request_is_described_as_it_is_read(struct: type[msgspec.Struct]) -> None:
-    """To the last bound: what the document allows is what is decoded."""
+def test_request_schemas_match_their_structs(struct: type[msgspec.Struct]) -> None:
+    """Including every bound: the document allows exactly what is decoded."""
     assert plain(described(OPENAPI, struct)) == plain(typed(struct))
 
 
 @pytest.mark.parametrize(
     ("name", "struct"), [*((OPENAPI, each) for each in ANSWERS), *((ASYNCAPI, each) for each in FRAMES)]
 )
-def test_an_answer_is_described_as_it_is_written(name: str, struct: type[msgspec.Struct]) -> None:
-    """Its members, all of them always there, and their types; the document may say more of a value."""
+def test_response_schemas_match_their_structs(name: str, struct: type[msgspec.Struct]) -> None:
+    """Its members, all required, and their types; the document may restrict values further."""
     told, made = plain(described(name, struct)), plain(typed(struct))
     assert told["additionalProperties"] is False
     assert set(told["required"]) == set(told["properties"]) == set(made["properties"])
     for member, schema in made["properties"].items():
-        schema.pop("default", None)  # what is left out is written nevertheless
+        schema.pop("default", None)  # defaults are always written
         assert {key: told["properties"][member].get(key) for key in schema} == schema, member
 
 
@@ -227,13 +227,13 @@ def typed(struct: type[msgspec.Struct]) -> Any:
 
 
 def plain(schema: Any, definitions: Any = None) -> Any:
-    """One way of writing for both: no words, no references, `type` a set that may hold null."""
+    """A common form: no descriptions, no references, `type` as a set that may include null."""
     definitions = schema.get("$defs", definitions)
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         found = definitions[name] if definitions else document(OPENAPI)["components"]["schemas"][name]
         if found.get("type") == "object":
-            return {"type": {"object"}}  # compared by itself
+            return {"type": {"object"}}  # compared separately
         return plain({**found, **{key: value for key, value in schema.items() if key != "$ref"}}, definitions)
     if "anyOf" in schema and {"type": "null"} in schema["anyOf"]:
         (other,) = [plain(each, definitions) for each in schema["anyOf"] if each != {"type": "null"}]
@@ -260,7 +260,7 @@ def default_of(schema: Any) -> dict[str, Any]:
     return {"default": schema["default"]} if "default" in schema else {}
 
 
-def test_the_kinds_of_entries_are_those_of_the_ledger() -> None:
+def test_entry_kinds_match_the_ledger() -> None:
     entry = document(OPENAPI)["components"]["schemas"]["Entry"]
     assert set(entry["properties"]["kind"]["enum"]) == set(EntryKind)
     assert (
@@ -269,7 +269,7 @@ def test_the_kinds_of_entries_are_those_of_the_ledger() -> None:
     )
 
 
-# The checks can fail
+# The checks fail where they should
 
 BYE = {"type": "bye", "reason": "restarting", "reconnect_after_ms": 1}
 
@@ -288,19 +288,19 @@ BYE = {"type": "bye", "reason": "restarting", "reconnect_after_ms": 1}
         ("/ws/account", ["bye"], "send"),
     ],
 )
-def test_a_frame_that_is_not_described_is_noticed(address: str, frame: Any, action: str) -> None:
+def test_an_undocumented_frame_fails(address: str, frame: Any, action: str) -> None:
     with pytest.raises(Undocumented):
         check_frame(address, json.dumps(frame), action)
 
 
-def test_a_moment_that_is_none_is_noticed() -> None:
+def test_an_invalid_date_time_fails() -> None:
     balance = '{"type":"balance","version":1,"balance":0,"at":"%s"}'
     check_frame("/ws/account", balance % "2026-11-23T09:00:00.123000Z")
     with pytest.raises(Undocumented, match="date-time"):
         check_frame("/ws/account", balance % "2026-11-23 09:00")
 
 
-def test_frames_that_are_described_pass() -> None:
+def test_documented_frames_pass() -> None:
     for address in ("/ws/account", "/ws/invoices/in_1"):
         check_frame(address, encode(messages.Heartbeat()))
         check_frame(address, json.dumps(BYE))
@@ -326,14 +326,14 @@ SPENT = {"balance": 1, "credits": 1, "key": "k"}
         ("DELETE", "/api/invoices/in_1", 404, "application/problem+json", NOT_FOUND),
     ],
 )
-def test_an_answer_that_is_not_described_is_noticed(
+def test_an_undocumented_response_fails(
     method: str, path: str, status: int, media_type: str, body: Any
 ) -> None:
     with pytest.raises(Undocumented):
         check_answer(method, path, status, media_type, json.dumps(body).encode())
 
 
-def test_answers_that_are_described_pass() -> None:
+def test_documented_responses_pass() -> None:
     check_answer("POST", "/api/credits/spend", 200, "application/json", json.dumps(SPENT).encode())
     check_answer("GET", "/api/invoices/in_1", 404, "application/problem+json", json.dumps(NOT_FOUND).encode())
     check_answer("GET", "/demo/config.json", 200, "application/json", b"{}")

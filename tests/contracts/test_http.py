@@ -1,4 +1,4 @@
-"""Whatever docs/openapi.yaml allows, and much that it forbids, asked of the running server.
+"""Requests generated from docs/openapi.yaml, allowed and forbidden ones, against the running server.
 
 schemathesis makes the requests: each boundary that the document draws, a method that is not there, and random
 ones of both kinds, the same in each run. It checks statuses, media types, headers and bodies.
@@ -31,7 +31,7 @@ DERANDOMIZE = EXAMPLES < 100
 
 
 def narrowed() -> dict[str, Any]:
-    """The document, with the plans that this server sells and its mode, so that another is a wrong request.
+    """The document, restricted to this server's plans and mode, so that any other is an invalid request.
 
     A webhook's signature cannot be made up: `Signed` makes it for whatever is sent.
     """
@@ -48,10 +48,10 @@ SCHEMA = schemathesis.openapi.from_dict(
     narrowed(),
     config=SchemathesisConfig.from_dict(
         {
-            # More in a query than is asked for is ignored; tokens are tried in test_bad_input.py.
+            # Unknown query parameters are ignored; tokens are tested in test_bad_input.py.
             "generation": {"allow-extra-parameters": False, "with-security-parameters": False},
             "checks": {
-                # Credits may be wanting, and a key used before.
+                # There may be too few credits, and a key may have been used.
                 "positive_data_acceptance": {"expected-statuses": ["2xx", 402, 404, 409, 422]},
             },
         }
@@ -60,7 +60,7 @@ SCHEMA = schemathesis.openapi.from_dict(
 
 
 class Signed(AuthBase):
-    """What Stripe would send: the signature of these very bytes."""
+    """Signs the request body as Stripe would."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         body = request.body or b""
@@ -80,7 +80,7 @@ def session() -> Iterator[requests.Session]:
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=DERANDOMIZE, suppress_health_check=list(HealthCheck)
 )
-def test_the_server_answers_as_the_document_says(
+def test_the_server_responds_as_documented(
     case: schemathesis.Case[Any], server_url: str, session: requests.Session
 ) -> None:
     options: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Bad input: each gets its clear error, an RFC 9457 problem document, and nothing changes."""
+"""Invalid input: each gets a clear error, an RFC 9457 problem document, and nothing changes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.stripe_sandbox import StripeSide
 
 NOW = int(time.time())
 LONG = 3 * 3600
-"""Longer than the whole suite takes: this module is read when it begins."""
+"""Longer than the whole suite takes, since this module is imported when it begins."""
 SOON = NOW + LONG
 
 
-async def test_subscriptions_that_cannot_be_are_refused(world: World, subtests: pytest.Subtests) -> None:
-    """A purchase of an unknown plan, in malformed JSON, of wrong types, with unknown members, too large."""
+async def test_invalid_subscriptions_are_refused(world: World, subtests: pytest.Subtests) -> None:
+    """An unknown plan, malformed JSON, wrong types, unknown members, too large."""
     ada = await _known(world)
     await _refuses_each(
         ada,
@@ -48,8 +48,8 @@ async def test_subscriptions_that_cannot_be_are_refused(world: World, subtests: 
     )
 
 
-async def test_spends_that_cannot_be_are_refused(world: World, subtests: pytest.Subtests) -> None:
-    """A spend of zero, negative, huge, fractional, of a wrong type, with a bad key or over the balance."""
+async def test_invalid_spends_are_refused(world: World, subtests: pytest.Subtests) -> None:
+    """Zero, negative, huge, fractional, wrong types, a bad key, or more than the balance."""
     ada = await _known(world)
     await _refuses_each(
         ada,
@@ -78,12 +78,12 @@ async def test_spends_that_cannot_be_are_refused(world: World, subtests: pytest.
     )
 
 
-async def test_adoptions_that_cannot_be_are_refused(
+async def test_invalid_adoptions_are_refused(
     world: World, stripe_side: StripeSide, subtests: pytest.Subtests
 ) -> None:
-    """An adoption of what is no invoice, one that Stripe does not know, one of another customer."""
+    """Not an invoice id, an invoice unknown to Stripe, or another customer's."""
     ada = await _known(world)
-    strangers = await stripe_side.subscribe(await stripe_side.customer(), "pro", "mallory")
+    foreign = await stripe_side.subscribe(await stripe_side.customer(), "pro", "mallory")
     nobodys = await stripe_side.subscribe(await stripe_side.customer(), "pro")
     await _refuses_each(
         ada,
@@ -93,16 +93,16 @@ async def test_adoptions_that_cannot_be_are_refused(
             "no id of an invoice": (422, "invalid-input", b'{"invoice": "pi_1"}'),
             "a path": (422, "invalid-input", b'{"invoice": "in_1/../../customers"}'),
             "an unknown one": (404, "not-found", b'{"invoice": "in_unheard_of"}'),
-            "another customer's": (404, "not-found", _naming(strangers)),
+            "another customer's": (404, "not-found", _naming(foreign)),
             "nobody's": (404, "not-found", _naming(nobodys)),
         },
     )
 
 
-async def test_an_invoice_that_names_the_caller_and_is_another_accounts_is_not_there(
+async def test_an_invoice_of_another_accounts_customer_is_not_found(
     world: World, stripe_side: StripeSide, subtests: pytest.Subtests
 ) -> None:
-    """Metadata names the caller, the Stripe customer is another account's: 404; nobody's customer changes."""
+    """Its metadata names the caller, but its Stripe customer is another account's: 404, nothing changes."""
     paidup = await world.server(webhooks=False)
     bob = paidup.customer("bob")
     bobs = (await bob.buy("basic"), (await Account.get(external_id="bob")).stripe_customer)[1]
@@ -122,8 +122,8 @@ async def test_an_invoice_that_names_the_caller_and_is_another_accounts_is_not_t
         await Account.filter(external_id="ada").update(stripe_customer="cus_of_ada")
 
 
-async def test_a_spend_is_taken_once_for_its_key(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """A spend repeated with its key has the same answer; with another amount it is a conflict."""
+async def test_a_spend_is_made_once_per_key(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """Repeated with its key it has the same response; with another amount it is a conflict."""
     ada = await _with_credits(paidup, stripe_side)
     answer = (200, {"balance": 1990, "credits": 10, "key": "report-1"})
     assert await ada.spend(10, "report-1") == answer
@@ -140,7 +140,7 @@ async def test_a_spend_is_taken_once_for_its_key(paidup: Paidup, stripe_side: St
 
 
 async def test_concurrent_spends_never_go_below_zero(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """Thirty spends of 100 at once from 2,000, each sent twice: twenty are taken, once each."""
+    """Thirty concurrent spends of 100 from 2,000, each sent twice: twenty succeed, once each."""
     ada = await _with_credits(paidup, stripe_side)
     keys = [f"job-{number}" for number in range(30)] * 2
     answers = await asyncio.gather(*(ada.spend(100, key) for key in keys))
@@ -152,15 +152,15 @@ async def test_concurrent_spends_never_go_below_zero(paidup: Paidup, stripe_side
 
 
 async def test_the_same_key_of_two_customers_is_two_spends(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """A key is the customer's own: another customer may use the same."""
+    """Keys are per customer: another customer may use the same."""
     for name in ("ada", "bob"):
         customer = await _with_credits(paidup, stripe_side, name)
         assert (await customer.spend(10, "report-1"))[1]["balance"] == 1990
     await assert_books_balance(grants=2)
 
 
-async def test_tokens_that_prove_nothing_are_refused(world: World, subtests: pytest.Subtests) -> None:
-    """A token missing, expired, of another key or algorithm, without a subject: 401, no account made."""
+async def test_invalid_tokens_are_refused(world: World, subtests: pytest.Subtests) -> None:
+    """Missing, expired, of another key or algorithm, without a subject: 401, and no account is created."""
     paidup = await world.server(webhooks=False, auth_jwt_audience="paidup", auth_jwt_issuer="saas")
     good = {"sub": "ada", "exp": SOON, "aud": "paidup", "iss": "saas"}
     other = "another-secret-of-32-characters-at-least"
@@ -201,8 +201,8 @@ async def test_tokens_that_prove_nothing_are_refused(world: World, subtests: pyt
         assert response.status == 200
 
 
-async def test_what_is_another_customers_is_not_there(world: World, subtests: pytest.Subtests) -> None:
-    """An invoice of another customer is answered as one that does not exist: status, ticket and adoption."""
+async def test_another_customers_invoice_is_not_found(world: World, subtests: pytest.Subtests) -> None:
+    """Status, ticket and adoption respond as for an invoice that does not exist."""
     paidup = await world.server(webhooks=False)
     ada, mallory = paidup.customer("ada"), paidup.customer("mallory")
     invoice = (await ada.buy("pro"))["invoice"]
@@ -225,8 +225,8 @@ async def test_what_is_another_customers_is_not_there(world: World, subtests: py
     assert (await ada.call("POST", f"/api/invoices/{invoice}/ticket"))[0] == 200
 
 
-async def test_paths_and_methods_that_are_not_there(world: World, subtests: pytest.Subtests) -> None:
-    """An unknown path is 404, a method that a path does not know is 405, each a problem document."""
+async def test_unknown_paths_and_methods_are_refused(world: World, subtests: pytest.Subtests) -> None:
+    """An unknown path is 404, an unsupported method 405, each with a problem document."""
     ada = await _known(world)
     calls = [
         ("GET", "/api/subscriptions", 405, "method-not-allowed"),
@@ -255,7 +255,7 @@ async def _known(world: World) -> Customer:
 
 
 async def _with_credits(paidup: Paidup, stripe_side: StripeSide, name: str = "ada") -> Customer:
-    """A customer who has paid for pro and has his 2,000 credits."""
+    """A customer who has paid for pro and has its 2,000 credits."""
     customer = paidup.customer(name)
     purchase = await customer.buy("pro")
     await stripe_side.confirm(purchase["client_secret"])
@@ -271,7 +271,7 @@ async def _refuses_each(
     path: str,
     bodies: dict[str, tuple[int, str, bytes]],
 ) -> None:
-    """Each body is refused with its status and problem, and leaves every table as it was."""
+    """Each body is refused with its status and problem, and no table changes."""
     before = await row_counts()
     for name, (expected, slug, body) in bodies.items():
         with subtests.test(name):

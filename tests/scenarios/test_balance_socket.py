@@ -1,4 +1,4 @@
-"""The live balance: a socket on an account tells what its balance is, and each change of it."""
+"""The balance socket: it sends an account's balance, and each change of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paidup.db.connection import write_transaction
 from paidup.db.models import Account
 from paidup.domain.messages import BalanceMessage, encode
 from paidup.realtime import hub
-from paidup.realtime import subscriber as keepers
+from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.resync import resync
 from paidup.realtime.status_queries import balance_of, read_balances
 from paidup.web.websocket import endpoint as sockets
@@ -36,8 +36,8 @@ from tests.support.waiting import wait_until
 READ_INVOICE = "GET /v1/invoices/{id}"
 
 
-async def test_the_ticket_says_when_it_ends_and_needs_a_customer(paidup: Paidup) -> None:
-    """S28: whoever is nobody gets none; a customer who was never seen before has an account, with nothing."""
+async def test_an_account_ticket_has_an_expiry_and_needs_a_customer(paidup: Paidup) -> None:
+    """S28: without authentication there is none; a new customer gets an empty account."""
     ada = paidup.customer("ada")
     status, answer = await ada.call("POST", "/api/account/ticket")
     assert (status, set(answer)) == (200, {"ticket", "expires_at"})
@@ -48,8 +48,8 @@ async def test_the_ticket_says_when_it_ends_and_needs_a_customer(paidup: Paidup)
     assert (first["version"], first["balance"]) == (0, 0)
 
 
-async def test_the_balance_as_it_is_comes_first(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """The snapshot is one frame with the row's version, to the letter of the protocol."""
+async def test_the_current_balance_is_sent_first(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """The snapshot is one frame with the row's version, exactly as the protocol says."""
     ada = await _rich(paidup, stripe_side)
     account = await _account(ada)
     async with ada.watch_balance() as line:
@@ -58,10 +58,10 @@ async def test_the_balance_as_it_is_comes_first(paidup: Paidup, stripe_side: Str
         assert (frame["version"], frame["balance"]) == (account.version, 2000)
 
 
-async def test_a_purchase_and_spends_are_told_in_order_and_once(
+async def test_a_purchase_and_spends_are_sent_once_and_in_order(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """A settled purchase, then spends, heard here, through Redis, again and late: each version once."""
+    """A settled purchase, then spends, published here, through Redis, again and late: each version once."""
     paidup = await world.server(resync_interval_s=600)
     services, ada = paidup.services, paidup.customer("ada")
     async with ada.watch_balance() as line:
@@ -75,7 +75,7 @@ async def test_a_purchase_and_spends_are_told_in_order_and_once(
             told.append(await next_balance(line))
             await services.hub.publish_balance((await _account(ada)).id, early)
             await resync(services.hub)
-        await ada.spend(10, "report-4")  # the same again: no entry, and nothing to tell
+        await ada.spend(10, "report-4")  # a repeated request: no entry, and nothing to send
         await ada.spend(1, "last")
         last = await next_balance(line)
     assert [frame["balance"] for frame in (*told, last)] == [0, 2000, 1990, 1980, 1970, 1960, 1950, 1949]
@@ -83,10 +83,10 @@ async def test_a_purchase_and_spends_are_told_in_order_and_once(
     await assert_books_balance(grants=1)
 
 
-async def test_both_sockets_of_an_account_hear_and_no_other_accounts(
+async def test_all_sockets_of_an_account_get_its_balance_and_no_other(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S08: two tabs of one customer; another customer's tab hears its own purse alone."""
+    """S08: two tabs of one customer; another customer's tab gets its own balance only."""
     ada, eve = await _rich(paidup, stripe_side), paidup.customer("eve")
     async with ada.watch_balance() as one, ada.watch_balance() as two, eve.watch_balance() as other:
         for line in (one, two, other):
@@ -99,8 +99,8 @@ async def test_both_sockets_of_an_account_hear_and_no_other_accounts(
     await wait_until(lambda: paidup.services.hub.subscribed_keys(hub.ACCOUNTS) == [])
 
 
-async def test_watching_a_balance_asks_stripe_nothing(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """Verification belongs to invoices: an account's line, whatever is said on it, costs no call."""
+async def test_watching_a_balance_does_not_call_stripe(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """Only invoices are verified: frames on an account's socket cause no calls."""
     ada = await _rich(paidup, stripe_side)
     await stripe_side.control("calls/reset")
     async with ada.watch_balance() as line:
@@ -113,10 +113,10 @@ async def test_watching_a_balance_asks_stripe_nothing(paidup: Paidup, stripe_sid
     assert await stripe_side.calls(READ_INVOICE) == 0
 
 
-async def test_a_change_between_the_reading_and_the_telling_is_not_lost(
+async def test_a_change_between_reading_and_sending_is_not_lost(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S05: Redis has acknowledged before the row is read: what changes after the read is heard."""
+    """S05: Redis acknowledges before the row is read, so that later changes arrive as messages."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada = paidup.customer("ada")
     services = paidup.services
@@ -127,7 +127,7 @@ async def test_a_change_between_the_reading_and_the_telling_is_not_lost(
         counted: Any = await services.redis.pubsub_numsub(hub.ACCOUNTS.channel(account_id))
         subscribers.append(int(counted[0][1]))
         read = await read_balances([account_id])
-        # Through Redis alone, as from another process.
+        # Only through Redis, as from another process.
         await services.redis.publish(hub.ACCOUNTS.channel(account_id), encode(BalanceMessage(1, 77, now())))
         return read
 
@@ -139,10 +139,10 @@ async def test_a_change_between_the_reading_and_the_telling_is_not_lost(
     assert (told["balance"], subscribers) == (77, [1])
 
 
-async def test_a_quiet_balance_beats_and_is_sent_away_at_last(
+async def test_an_idle_balance_socket_gets_heartbeats_and_a_bye(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S06: heartbeats while nothing happens; then a bye, 4408, and a fresh ticket opens the next one."""
+    """S06: heartbeats while idle; then a bye and 4408, and a new ticket opens the next socket."""
     monkeypatch.setattr(sockets, "TICK_S", 0.02)
     paidup = await world.server(webhooks=False, heartbeat_s=0.05, socket_max_lifetime_s=1.0)
     ada = paidup.customer("ada")
@@ -158,8 +158,8 @@ async def test_a_quiet_balance_beats_and_is_sent_away_at_last(
         assert (await next_balance(line))["version"] == 0
 
 
-async def test_a_reader_that_has_stalled_blocks_nobody(world: World, stripe_side: StripeSide) -> None:
-    """S32: one tab reads nothing any more: it is cut off, and the other hears every change meanwhile."""
+async def test_a_stalled_balance_reader_does_not_block_others(world: World, stripe_side: StripeSide) -> None:
+    """S32: one tab stops reading and is cut off; the other gets every change meanwhile."""
     paidup = await world.server(socket_send_timeout_s=0.3, resync_interval_s=600)
     services, ada = paidup.services, await _rich(paidup, stripe_side)
     account = await _account(ada)
@@ -167,7 +167,7 @@ async def test_a_reader_that_has_stalled_blocks_nobody(world: World, stripe_side
         await next_balance(quick)
         await wait_until(lambda: services.hub.subscriber_count(hub.ACCOUNTS, account.id) == 2)
         version = account.version
-        # The buffers on the way to the deaf one must be full before a send to it can stall.
+        # The buffers to the stalled client must be full before a send can block.
         while services.hub.subscriber_count(hub.ACCOUNTS, account.id) == 2:
             version += 1
             services.hub.publish_local(hub.ACCOUNTS, account.id, BalanceMessage(version, 5, now()))
@@ -176,8 +176,8 @@ async def test_a_reader_that_has_stalled_blocks_nobody(world: World, stripe_side
     await wait_until(lambda: services.hub.subscribed_keys(hub.ACCOUNTS) == [])
 
 
-async def test_the_limits_are_shared_with_the_invoices_sockets(world: World) -> None:
-    """S32: two places in all: one on an invoice, one on the account; the third is refused with 503."""
+async def test_limits_are_shared_with_invoice_sockets(world: World) -> None:
+    """S32: with a limit of two, one on an invoice and one on the account, the third gets 503."""
     paidup = await world.server(webhooks=False, max_sockets=2)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -194,7 +194,7 @@ async def test_the_limits_are_shared_with_the_invoices_sockets(world: World) -> 
 
 
 async def test_one_account_has_as_many_sockets_as_one_invoice(world: World) -> None:
-    """S32: beyond MAX_SOCKETS_PER_INVOICE on one account, 503; another account's is not concerned."""
+    """S32: beyond MAX_SOCKETS_PER_INVOICE on one account, 503; other accounts are not affected."""
     paidup = await world.server(webhooks=False, max_sockets_per_invoice=1)
     ada, eve = paidup.customer("ada"), paidup.customer("eve")
     async with ada.watch_balance() as first:
@@ -209,7 +209,7 @@ async def test_one_account_has_as_many_sockets_as_one_invoice(world: World) -> N
 async def test_sockets_without_a_good_ticket_are_refused(
     world: World, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    """S28: a ticket of another kind, expired, altered or missing, a page of another origin."""
+    """S28: a ticket of another kind, expired, altered or missing, or another origin."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase, ticket = await ada.buy("pro"), await ada.account_ticket()
@@ -241,39 +241,41 @@ async def test_sockets_without_a_good_ticket_are_refused(
     assert await _handshake(world.http, paidup.url + "/ws/account", (ticket, "paidup.v1"), None) == 101
 
 
-async def test_what_nobody_published_is_told_by_the_rereader(world: World, stripe_side: StripeSide) -> None:
-    """S14: whoever spent was killed between commit and publish: seconds later the balance is told."""
+async def test_an_unpublished_balance_is_delivered_by_the_resync(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S14: a process killed between commit and publish delays the balance by seconds."""
     paidup = await world.server(resync_interval_s=0.1)
     ada = await _rich(paidup, stripe_side)
     async with ada.watch_balance() as line:
         first = await next_balance(line)
-        await _spend_unheard(ada, 25, "silent")
+        await _spend_unpublished(ada, 25, "silent")
         told = await next_balance(line)
     assert (told["version"], told["balance"]) == (first["version"] + 1, 1975)
 
 
-async def test_with_its_connections_killed_the_balance_is_told_all_the_same(
+async def test_with_redis_connections_killed_the_balance_is_delivered(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S29: the hint is gone with the connection; that it was replaced is noticed, and the row read again."""
+    """S29: the message is lost with the connection; reconnecting causes the row to be read again."""
     with running_valkey(world.folder) as redis:
         paidup = await world.server(redis_url=redis.connection_url, resync_interval_s=600)
         services, ada = paidup.services, await _rich(paidup, stripe_side)
         async with ada.watch_balance() as line:
             await next_balance(line)
             await wait_until(lambda: services.hub.healthy)
-            await _spend_unheard(ada, 40, "meanwhile")
+            await _spend_unpublished(ada, 40, "meanwhile")
             await services.redis.client_kill_filter(_type="pubsub")
             assert (await next_balance(line))["balance"] == 1960
             await ada.spend(10, "afterwards")
             assert (await next_balance(line))["balance"] == 1950
 
 
-async def test_with_redis_frozen_the_balance_is_told_all_the_same(
+async def test_with_redis_frozen_the_balance_is_delivered(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S29: a stopped process looks like silence: the probe notices, and rows are read while it lasts."""
-    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.2)
+    """S29: the probe detects the stopped process, and rows are read meanwhile."""
+    monkeypatch.setattr(redis_subscriber, "PROBE_INTERVAL_S", 0.2)
     with running_valkey(world.folder) as redis:
         paidup = await world.server(redis_url=redis.connection_url, resync_interval_s=600)
         services, ada = paidup.services, await _rich(paidup, stripe_side)
@@ -281,7 +283,7 @@ async def test_with_redis_frozen_the_balance_is_told_all_the_same(
             await next_balance(line)
             await wait_until(lambda: services.hub.healthy)
             with frozen(redis):
-                await _spend_unheard(ada, 40, "meanwhile")
+                await _spend_unpublished(ada, 40, "meanwhile")
                 assert (await next_balance(line))["balance"] == 1960
                 assert not services.hub.healthy
                 await ada.spend(10, "here")
@@ -291,10 +293,10 @@ async def test_with_redis_frozen_the_balance_is_told_all_the_same(
             assert (await next_balance(line))["balance"] == 1940
 
 
-async def test_what_one_process_commits_the_other_processes_sockets_hear(
+async def test_commits_of_one_process_reach_sockets_of_the_others(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """A webhook comes to one process, the sockets are at two: both are told, through Redis."""
+    """A webhook arrives at one process; sockets at two processes get the change through Redis."""
     first = await world.process(resync_interval_s=600)
     second = await world.process(webhooks=False, resync_interval_s=600)
     here, there = first.customer("ada"), second.customer("ada")
@@ -306,7 +308,7 @@ async def test_what_one_process_commits_the_other_processes_sockets_hear(
     assert [(frame["version"], frame["balance"]) for frame in told] == [(1, 2000)] * 2
 
 
-# What the tests do
+# Helpers
 
 
 async def _rich(paidup: Paidup, stripe_side: StripeSide) -> Customer:
@@ -324,8 +326,8 @@ async def _account(customer: Customer) -> Account:
     return await Account.get(external_id=customer.name)
 
 
-async def _spend_unheard(customer: Customer, credits: int, key: str) -> None:
-    """A spend whose process dies between commit and publish."""
+async def _spend_unpublished(customer: Customer, credits: int, key: str) -> None:
+    """A spend whose process is killed between commit and publish."""
     async with write_transaction():
         account = await ledger.lock_account((await _account(customer)).id)
         await ledger.spend(account, credits, key, now())
@@ -334,7 +336,7 @@ async def _spend_unheard(customer: Customer, credits: int, key: str) -> None:
 async def _handshake(
     http: aiohttp.ClientSession, url: str, protocols: tuple[str, ...], origin: str | None
 ) -> int:
-    """The HTTP status of a WebSocket's handshake; 101 where it was accepted."""
+    """The HTTP status of a WebSocket handshake; 101 if it was accepted."""
     headers = {"Origin": origin} if origin else {}
     try:
         async with http.ws_connect(url, protocols=protocols, headers=headers) as line:
@@ -351,10 +353,10 @@ async def _metrics(http: aiohttp.ClientSession, paidup: Paidup) -> set[str]:
 
 @asynccontextmanager
 async def _deaf_tab(paidup: Paidup, ticket: str) -> AsyncIterator[None]:
-    """A browser that opens its socket and then reads nothing, however much it is sent."""
+    """A client that opens a socket and then stops reading."""
     where = urlsplit(paidup.url)
     with socket() as raw:
-        raw.setsockopt(SOL_SOCKET, SO_RCVBUF, 1)  # as little as the system allows
+        raw.setsockopt(SOL_SOCKET, SO_RCVBUF, 1)  # the minimum of the system
         raw.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(raw, (where.hostname, where.port))

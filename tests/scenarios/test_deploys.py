@@ -1,4 +1,4 @@
-"""Deploys: a process that is told to stop sends its sockets away, finishes what it has in hand, and goes."""
+"""Deploys: a process that gets SIGTERM closes its sockets, finishes its requests, and exits."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("protocol", ["lightweight", "uvicorn"])
-async def test_a_drain_sends_everybody_away_spread_and_with_a_reason(
+async def test_a_drain_closes_sockets_spread_out_and_with_a_reason(
     world: World, stripe_side: StripeSide, protocol: str
 ) -> None:
-    """S30: each is told to come back, not all at once; nobody is let in; a status is still told meanwhile."""
+    """S30: each gets its own delay for reconnecting; new sockets are refused; statuses are still sent."""
     paidup = await world.server(shutdown_drain_s=1.0, websocket_protocol=protocol)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
-    await stripe_side.conditions(api_down=True)  # the webhook alone settles
+    await stripe_side.conditions(api_down=True)  # only the webhook settles
     server = paidup.sockets
     async with AsyncExitStack() as stack:
         screens = [await stack.enter_async_context(ada.watch(purchase)) for _ in range(20)]
         for screen in screens:
             await next_status(screen)
-        # A moment of a long drain: half are gone, half still wait.
+        # In the middle of a long drain: half are closed, half still wait.
         draining = asyncio.create_task(server.drain())
-        closed_at = [asyncio.create_task(_farewell(screen)) for screen in screens]
+        closed_at = [asyncio.create_task(_close_of(screen)) for screen in screens]
         await wait_until(lambda: server.draining)
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await stack.enter_async_context(ada.watch(purchase))
         assert refused.value.status == 503
         assert (await paidup.get("/readyz"))[0] == 503
         assert (await paidup.get("/healthz"))[0] == 200
-        farewells = await asyncio.gather(*closed_at)
+        closes = await asyncio.gather(*closed_at)
         await draining
-    assert {code for code, _ in farewells} == {1012}
-    assert all(500 <= bye["reconnect_after_ms"] <= 1500 for _, bye in farewells)
-    assert len({bye["reconnect_after_ms"] for _, bye in farewells}) > 5, "spread"
+    assert {code for code, _ in closes} == {1012}
+    assert all(500 <= bye["reconnect_after_ms"] <= 1500 for _, bye in closes)
+    assert len({bye["reconnect_after_ms"] for _, bye in closes}) > 5, "spread"
 
 
-async def test_a_status_is_told_to_who_is_about_to_be_sent_away(
+async def test_a_draining_process_still_delivers_statuses(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S30."""
@@ -63,7 +63,7 @@ async def test_a_status_is_told_to_who_is_about_to_be_sent_away(
         for screen in (one, other):
             await next_status(screen)
         draining = asyncio.create_task(server.drain())
-        # One was sent away at once, the other has its turn a second later.
+        # One is closed at once, the other a second later.
         await wait_until(lambda: sum(session.closing is not None for session in server._sessions) == 1)
         left = next(session for session in server._sessions if session.closing is None)
         await stripe_side.confirm(purchase["client_secret"])
@@ -73,10 +73,10 @@ async def test_a_status_is_told_to_who_is_about_to_be_sent_away(
         draining.cancel()
 
 
-async def test_a_process_that_is_stopped_finishes_what_it_has_in_hand(
+async def test_a_stopping_process_finishes_requests_in_progress(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S30: SIGTERM: the socket hears "restarting", the purchase under way is answered, and all of it ends."""
+    """S30: after SIGTERM the socket gets "restarting", the request in progress is answered, and it exits."""
     env = environment(**world.given(redis_url="", stripe_timeout_s=20, port=(port := free_port())))
     child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log", forked=True)
     world.stack.callback(child.stop)
@@ -95,7 +95,7 @@ async def test_a_process_that_is_stopped_finishes_what_it_has_in_hand(
 
         await wait_until(in_hand)
         child.process.send_signal(signal.SIGTERM)
-        code, bye = await _farewell(screen)
+        code, bye = await _close_of(screen)
         assert (code, bye["reason"]) == (1012, "restarting")
         assert (await buying)["status"]["status"] == "open"
     await wait_until(lambda: child.process.poll() is not None)
@@ -104,7 +104,7 @@ async def test_a_process_that_is_stopped_finishes_what_it_has_in_hand(
 
 
 async def test_a_second_sigterm_does_not_wait(world: World) -> None:
-    """S30: whoever insists is obeyed: sockets are closed at once, still with 1012."""
+    """S30: sockets are closed at once, still with 1012."""
     env = environment(**world.given(shutdown_drain_s=600, port=(port := free_port())))
     child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log", forked=True)
     world.stack.callback(child.stop)
@@ -117,13 +117,13 @@ async def test_a_second_sigterm_does_not_wait(world: World) -> None:
             await next_status(screen)
         for _ in range(2):
             child.process.send_signal(signal.SIGTERM)
-        codes = {code for code, _ in await asyncio.gather(*map(_farewell, screens))}
+        codes = {code for code, _ in await asyncio.gather(*map(_close_of, screens))}
         assert codes == {1012}
     await wait_until(lambda: child.process.poll() is not None)
 
 
-async def _farewell(screen: aiohttp.ClientWebSocketResponse) -> tuple[int | None, Any]:
-    """The code it was closed with, and the last frame."""
+async def _close_of(screen: aiohttp.ClientWebSocketResponse) -> tuple[int | None, Any]:
+    """The close code and the last frame."""
     async with asyncio.timeout(20):
         last = [json.loads(message.data) async for message in screen][-1:]
     return screen.close_code, last[0] if last else None

@@ -1,4 +1,4 @@
-"""Redis failing (SCENARIOS, S29): whatever becomes of it, each waiting screen learns its status.
+"""Redis failing (SCENARIOS, S29): every waiting screen still gets its status.
 
 Killed connections and a frozen server are in test_balance_socket.py, a cluster in test_cluster.py,
 and what each part does about it in test_hub.py.
@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from paidup.db.models import Invoice as InvoiceRow
 from paidup.domain.messages import encode
-from paidup.realtime import subscriber as keepers
+from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.hub import INVOICES
 from paidup.realtime.status_queries import read_status
 from paidup.services import Services
@@ -29,19 +29,19 @@ from tests.support.valkeys import running_valkey, start_valkey
 from tests.support.waiting import wait_until
 
 NOT_ASKED = {"rate_limited": True}
-"""Stripe tells nothing: what the screens learn, they learn of our own row."""
+"""Stripe is down, so that statuses come from the database only."""
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.2)
-    monkeypatch.setattr(keepers, "RECONNECT_MAX_S", 0.2)
+    monkeypatch.setattr(redis_subscriber, "PROBE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(redis_subscriber, "RECONNECT_MAX_S", 0.2)
 
 
-async def test_a_redis_that_is_killed_and_started_again_costs_nobody_his_status(
+async def test_no_status_is_lost_when_redis_is_killed_and_restarted(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S29: what was committed meanwhile is read once the channels are there again; then messages flow."""
+    """S29: changes meanwhile are read once the channels are restored; then messages arrive again."""
     with running_valkey(world.folder) as redis:
         port = redis.port
         paidup = await world.server(webhooks=False, redis_url=redis.connection_url, resync_interval_s=600)
@@ -65,10 +65,10 @@ async def test_a_redis_that_is_killed_and_started_again_costs_nobody_his_status(
             await wait_until(lambda: services.hub.healthy)
 
 
-async def test_while_redis_is_away_the_rows_are_read_every_few_seconds(
+async def test_while_redis_is_down_rows_are_read_every_few_seconds(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S29: another process commits, and cannot say so; /readyz tells the truth, then and afterwards."""
+    """S29: another process commits and cannot publish; /readyz reports it, and the recovery."""
     with running_valkey(world.folder) as redis:
         port = redis.port
         paidup = await world.server(webhooks=False, redis_url=redis.connection_url, resync_interval_s=0.2)
@@ -81,7 +81,7 @@ async def test_while_redis_is_away_the_rows_are_read_every_few_seconds(
             for version in (2, 3):
                 await InvoiceRow.all().update(status="processing", version=version)
                 assert (await status_with(screen, status="processing"))["version"] == version
-            late = await _waiting_screen(stack, paidup)  # and is not kept waiting for Redis
+            late = await _waiting_screen(stack, paidup)  # does not wait for Redis
             again = start_valkey(world.folder, port)
             stack.callback(again.terminate)
             await wait_until(lambda: _ready(paidup, True))
@@ -91,17 +91,17 @@ async def test_while_redis_is_away_the_rows_are_read_every_few_seconds(
 
 
 @pytest.mark.parametrize("what", ["memory", "disk"])
-async def test_a_redis_that_refuses_writes_still_carries_messages(
+async def test_a_redis_that_cannot_write_still_carries_messages(
     world: World, stripe_side: StripeSide, what: str
 ) -> None:
-    """S29: its memory or its disk is full: messages need neither, and each process counts its own calls."""
+    """S29: its memory or disk is full: pub/sub needs neither, and processes count calls on their own."""
     with running_valkey(world.folder, save="3600 1") as redis:
         paidup = await world.server(webhooks=False, redis_url=redis.connection_url, resync_interval_s=600)
         services, ada = paidup.services, paidup.customer("ada")
         if what == "memory":
             await services.redis.config_set("maxmemory", 1)
         else:
-            shutil.rmtree(redis.data_dir)  # a snapshot has nowhere to go
+            shutil.rmtree(redis.data_dir)  # a snapshot cannot be written
             await services.redis.execute_command("BGSAVE")
             await wait_until(lambda: _refuses_writes(services))
         with pytest.raises(ResponseError, match="maxmemory" if what == "memory" else "MISCONF"):
@@ -119,11 +119,11 @@ async def test_a_redis_that_refuses_writes_still_carries_messages(
         await assert_books_balance(grants=1)
 
 
-# What the tests do
+# Helpers
 
 
 async def _waiting_screen(stack: AsyncExitStack, paidup: Paidup) -> aiohttp.ClientWebSocketResponse:
-    """Somebody who waits for an invoice, and has seen it as it is."""
+    """A socket on an invoice that has received its current status."""
     account = await an_account()
     invoice = (await an_invoice(account)).id
     ticket = paidup.services.tickets.issue(invoice, account.id)
@@ -133,7 +133,7 @@ async def _waiting_screen(stack: AsyncExitStack, paidup: Paidup) -> aiohttp.Clie
 
 
 async def _change_heard_of_through_redis(services: Services) -> None:
-    """A change of every waiting invoice, told as another process tells it."""
+    """Change every watched invoice, and publish as another process would."""
     for invoice in services.hub.subscribed_keys(INVOICES):
         row = await InvoiceRow.get(id=invoice)
         await InvoiceRow.filter(id=invoice).update(version=row.version + 1)

@@ -1,4 +1,4 @@
-"""Who calls, and from where: a page elsewhere in a customer's browser, and an address behind a proxy."""
+"""The origin of requests: pages of other origins, and addresses behind a proxy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.paidup import ORIGIN, Paidup
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_page_of_another_origin_changes_nothing(paidup: Paidup, http: aiohttp.ClientSession) -> None:
-    """S28: it is refused before anybody asks who the customer is; a page of ours and a backend are not."""
+    """S28: refused before authentication; an allowed origin and a backend are not refused."""
     ada = paidup.customer()
 
     async def call(**headers: str) -> tuple[int, Any]:
@@ -33,8 +33,8 @@ async def test_a_page_of_another_origin_changes_nothing(paidup: Paidup, http: ai
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_behind_a_proxy_the_address_is_the_customers_own(world: World) -> None:
-    """What the proxy adds counts, not what the customer wrote before it."""
+async def test_behind_a_proxy_the_customers_own_address_counts(world: World) -> None:
+    """The address that the proxy appends counts, not what the client sent."""
     paidup = await world.server(webhooks=False, max_sockets_per_address=1)
     ada = paidup.customer()
     purchase = await ada.buy()
@@ -48,4 +48,4 @@ async def test_behind_a_proxy_the_address_is_the_customers_own(world: World) -> 
     assert await opens("192.0.2.1")
     assert await opens("192.0.2.2")
     assert not await opens("192.0.2.1")
-    assert not await opens("192.0.2.99, 192.0.2.2"), "he says 99; the proxy saw 2"
+    assert not await opens("192.0.2.99, 192.0.2.2"), "the client claims 99; the proxy saw 2"

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 CUSTOMERS = 1_000
 PAID_PER_S = 30
-"""While processes are replaced. Most still wait when the last one is, and pay then."""
+"""Payments a second while processes are replaced. Most customers pay after that."""
 PROCESSES = 3
 WINDOW_S = 0.25
 AT_ONCE = 0.4
@@ -33,7 +33,7 @@ machine stood still meanwhile and they heard it all at once."""
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
-async def test_a_thousand_wait_through_a_rolling_restart(world: World, database_url: str) -> None:
+async def test_a_thousand_customers_wait_through_a_rolling_restart(world: World, database_url: str) -> None:
     """S30: each is told once that it is active, each invoice gives one grant, and they come back spread.
 
     Stripe knows none of these invoices and nothing is re-read: webhook, pub/sub and snapshot alone tell.
@@ -94,7 +94,7 @@ async def _replaced(world: World, port: int, child: Child) -> None:
 
 
 async def _pay(world: World, balancer: Balancer, numbers: Sequence[int], at_once: asyncio.Event) -> None:
-    """Deliver each one's `invoice.paid`: a few a second until `at_once` is set, then all that are left."""
+    """Deliver the `invoice.paid` events: a few a second until `at_once` is set, then the rest."""
     created = int(time.time()) - 60
     async with asyncio.TaskGroup() as deliveries:
         for number in numbers:
@@ -104,7 +104,7 @@ async def _pay(world: World, balancer: Balancer, numbers: Sequence[int], at_once
 
 
 async def _deliver(world: World, balancer: Balancer, body: bytes) -> None:
-    """As Stripe does: again, until it is answered with 200."""
+    """Like Stripe, retry until the response is 200."""
 
     async def accepted() -> bool:
         try:

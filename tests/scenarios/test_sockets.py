@@ -1,4 +1,4 @@
-"""The sockets themselves: heartbeats, limits, farewells, garbage, and that a change is told once."""
+"""WebSockets: heartbeats, limits, closing, invalid frames, and that each change is sent once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paidup.db.models import Invoice as InvoiceRow
 from paidup.domain.messages import Stage, encode
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.realtime import hub
-from paidup.realtime import subscriber as keepers
+from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.resync import resync
 from paidup.realtime.status_queries import read_status, read_statuses
 from paidup.stripe_api.schemas import PaymentIntent, decode
@@ -42,12 +42,12 @@ pytestmark = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def protocol(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What keeps an open socket: ours, or uvicorn's own. Nobody who watches can tell the difference."""
+    """The WebSocket implementation: lightweight or uvicorn's. Clients cannot tell the difference."""
     monkeypatch.setitem(support.DEFAULTS, "websocket_protocol", request.param)
 
 
-async def test_a_quiet_line_beats(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S29: a line on which nothing happens says so every heartbeat, as long as it is open."""
+async def test_an_idle_socket_gets_heartbeats(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S29: a heartbeat at every interval while the socket is open."""
     monkeypatch.setattr(sockets, "TICK_S", 0.02)
     paidup = await world.server(webhooks=False, heartbeat_s=0.05)
     ada = paidup.customer("ada")
@@ -60,10 +60,10 @@ async def test_a_quiet_line_beats(world: World, monkeypatch: pytest.MonkeyPatch)
                 beats += frame == {"type": "heartbeat"}
 
 
-async def test_who_waits_too_long_is_sent_away_with_a_reason(
+async def test_a_socket_is_closed_with_a_reason_after_its_lifetime(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S06: a socket never waits for ever: it is told why it is closed and when to come back, with 4408."""
+    """S06: a bye says why and when to reconnect, then the socket is closed with 4408."""
     monkeypatch.setattr(sockets, "TICK_S", 0.02)
     paidup = await world.server(webhooks=False, socket_max_lifetime_s=0.3)
     ada = paidup.customer("ada")
@@ -77,10 +77,10 @@ async def test_who_waits_too_long_is_sent_away_with_a_reason(
     await wait_until(lambda: paidup.services.hub.subscribed_keys(hub.INVOICES) == [])
 
 
-async def test_a_settled_invoice_is_told_once_and_the_line_closed(
+async def test_a_settled_invoice_is_sent_once_and_the_socket_closed(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S01: a socket on an invoice that is active already: one frame, then 1000, and no Stripe call."""
+    """S01: on an invoice that is already active: one frame, then 1000, and no call to Stripe."""
     ada, purchase = await _active(paidup, stripe_side)
     await stripe_side.control("calls/reset")
     async with ada.watch(purchase) as socket:
@@ -92,7 +92,7 @@ async def test_a_settled_invoice_is_told_once_and_the_line_closed(
 
 @pytest.mark.parametrize("limit", ["max_sockets", "max_sockets_per_address", "max_sockets_per_invoice"])
 async def test_one_socket_too_many_is_refused_before_it_is_accepted(world: World, limit: str) -> None:
-    """S32: sockets beyond the limit of invoice, address or process get 503; a place that is freed is free."""
+    """S32: beyond the limit of an invoice, address or process: 503. A closed socket frees its slot."""
     limits: dict[str, Any] = {limit: 2}
     paidup = await world.server(webhooks=False, **limits)
     ada = paidup.customer("ada")
@@ -113,8 +113,10 @@ async def test_one_socket_too_many_is_refused_before_it_is_accepted(world: World
         assert (await next_status(socket))["status"] == "open"
 
 
-async def test_a_crowd_has_its_rows_read_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S30: after a deploy all come back at once: who comes while a row is read shares the next query."""
+async def test_rows_of_concurrent_sockets_are_read_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S30: after a deploy all reconnect at once: those that arrive during a query share the next one."""
     reads: list[int] = []
     go_on = asyncio.Event()
 
@@ -143,7 +145,7 @@ async def test_a_crowd_has_its_rows_read_together(world: World, monkeypatch: pyt
 async def test_garbage_from_a_browser_is_ignored(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S32: whatever a browser says that is not `verify` changes nothing, asks nothing, and closes nothing."""
+    """S32: any frame but `verify` changes nothing, calls nothing, and closes nothing."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -174,8 +176,8 @@ async def test_garbage_from_a_browser_is_ignored(
     await assert_books_balance(grants=1)
 
 
-async def test_a_browser_that_shouts_verify_costs_few_calls(world: World, stripe_side: StripeSide) -> None:
-    """S34: fifty demands to verify cost a call or two, not fifty."""
+async def test_repeated_verify_frames_cause_few_calls(world: World, stripe_side: StripeSide) -> None:
+    """S34: fifty `verify` frames cause a call or two, not fifty."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -188,8 +190,8 @@ async def test_a_browser_that_shouts_verify_costs_few_calls(world: World, stripe
     assert await stripe_side.calls(READ_INVOICE) <= 4
 
 
-async def test_a_frame_that_is_too_long_closes_the_line(paidup: Paidup) -> None:
-    """S28: a browser has nothing long to say: a frame above 4 KiB closes its socket, and no other."""
+async def test_a_frame_that_is_too_long_closes_the_socket(paidup: Paidup) -> None:
+    """S28: a frame above 4 KiB closes its socket, and no other."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     async with ada.watch(purchase) as loud, ada.watch(purchase) as quiet:
@@ -201,8 +203,10 @@ async def test_a_frame_that_is_too_long_closes_the_line(paidup: Paidup) -> None:
         assert not quiet.closed
 
 
-async def test_a_change_is_told_once_however_often_it_is_heard(world: World, stripe_side: StripeSide) -> None:
-    """S11: heard here, through Redis, again, late and from the rereader: each version is told once."""
+async def test_each_version_is_sent_once_however_often_it_arrives(
+    world: World, stripe_side: StripeSide
+) -> None:
+    """S11: published here, through Redis, again, late and by the resync: each version is sent once."""
     paidup = await world.server(webhooks=False)
     services = paidup.services
     ada = paidup.customer("ada")
@@ -226,8 +230,8 @@ async def test_a_change_is_told_once_however_often_it_is_heard(world: World, str
     await assert_books_balance(grants=1)
 
 
-async def test_the_rereader_tells_what_nobody_published(world: World, stripe_side: StripeSide) -> None:
-    """S29: a change of which Redis was told nothing: the rereader tells the open socket."""
+async def test_the_resync_delivers_unpublished_changes(world: World, stripe_side: StripeSide) -> None:
+    """S29: a change that was not published is delivered by the resync."""
     paidup = await world.server(webhooks=False, resync_interval_s=0.1)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -239,10 +243,10 @@ async def test_the_rereader_tells_what_nobody_published(world: World, stripe_sid
     assert told["version"] == 2
 
 
-async def test_the_channel_is_given_up_late_and_taken_up_again(
+async def test_the_channel_is_dropped_late_and_can_be_resubscribed(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S05: the last to leave keeps the channel a moment; whoever comes back, then or later, still hears."""
+    """S05: the channel stays for a moment; a client that returns, then or later, gets messages."""
     monkeypatch.setattr(hub, "UNSUBSCRIBE_DELAY_S", 0.5)
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     services = paidup.services
@@ -272,8 +276,8 @@ async def test_the_channel_is_given_up_late_and_taken_up_again(
         await status_with(socket, status="active")
 
 
-async def test_what_is_no_message_on_a_channel_is_passed_over(world: World, stripe_side: StripeSide) -> None:
-    """S29: garbage on an invoice's channel neither reaches the browser nor deafens the process."""
+async def test_malformed_messages_on_a_channel_are_ignored(world: World, stripe_side: StripeSide) -> None:
+    """S29: invalid data on an invoice's channel is not sent on, and does not stop later messages."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     services = paidup.services
     ada = paidup.customer("ada")
@@ -290,11 +294,11 @@ async def test_what_is_no_message_on_a_channel_is_passed_over(world: World, stri
         assert (await status_with(socket, stage="processing"))["version"] == 2
 
 
-async def test_with_redis_gone_the_socket_is_told_by_verification(
+async def test_without_redis_the_socket_gets_the_verified_status(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S29: Redis is stopped: a purchase, a socket and its verification still work, and the line is told."""
-    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.2)
+    """S29: with Redis stopped, buying, the socket and its verification still work."""
+    monkeypatch.setattr(redis_subscriber, "PROBE_INTERVAL_S", 0.2)
     redis = ValkeyServer(port=free_port(), data_dir=world.folder / "valkey", persist=True)
     redis.start()
     stopped = False
@@ -321,7 +325,7 @@ async def test_with_redis_gone_the_socket_is_told_by_verification(
 
 
 async def _active(paidup: Paidup, stripe_side: StripeSide) -> tuple[Customer, Any]:
-    """Ada, whose plan is live."""
+    """Ada, whose plan is active."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"])
@@ -336,7 +340,7 @@ async def _shown(stripe_side: StripeSide, purchase: Any) -> Any:
 
 
 def _facts(shown: Any, status: str) -> PaymentFacts:
-    """What an event about this intent would say, were it in this status."""
+    """The data of an event about this intent in this status."""
     received = shown["amount"] if status == "succeeded" else 0
     told = {**shown, "status": status, "amount_received": received}
     return PaymentFacts(payments=(decode(PaymentIntent, json.dumps(told)).facts(),))

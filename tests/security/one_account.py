@@ -1,4 +1,4 @@
-"""The worst that one account can do, beside customers who pay: how long those wait.
+"""Load from one account while other customers pay: how long the others wait.
 
 `python -m tests.security.one_account` prints the figures of docs/security.md: seconds from a
 customer's click on "buy" until the socket says "active", in a server process with PostgreSQL,
@@ -28,13 +28,13 @@ from tests.support.processes import Child, free_port
 from tests.support.stripe_sandbox import StripeSide
 
 DEFAULT_LIMITS = {"purchases_per_minute": 60, "adoptions_per_minute": 60, "stripe_requests_per_second": 20}
-"""Those of settings.py, which the tests' settings raise."""
+"""The defaults of settings.py, which the tests' settings raise."""
 SOCKETS = 60
 HONEST = 5
 
 
 class Attacker:
-    """One account that asks for `size` of everything at once; `answers` counts the statuses, by kind."""
+    """One account that sends `size` concurrent requests of each kind; `answers` counts statuses by kind."""
 
     def __init__(self, customer: Customer, size: int) -> None:
         self.customer = customer
@@ -54,7 +54,7 @@ class Attacker:
         await asyncio.gather(*(counting(number) for number in range(self.size)))
 
     async def adoptions(self) -> None:
-        """Invoices with invented ids: each costs a read at Stripe."""
+        """Invoices with invented ids: each causes a read at Stripe."""
 
         async def one(number: int) -> int:
             body = {"invoice": f"in_invented{number:06d}"}
@@ -63,7 +63,7 @@ class Attacker:
         await self._each("adoptions", one)
 
     async def purchases(self) -> None:
-        """One plan and then the other: each gives the pending payment up and makes another."""
+        """Two plans in turn: each replaces the pending payment."""
 
         async def one(number: int) -> int:
             body = {"plan": ("basic", "pro")[number % 2]}
@@ -72,7 +72,7 @@ class Attacker:
         await self._each("purchases", one)
 
     async def reads(self) -> None:
-        """GET and tickets, which stay in our own tables."""
+        """Reads and tickets, which do not call Stripe."""
 
         async def one(number: int) -> int:
             method, path = (("GET", "/api/account"), ("POST", "/api/account/ticket"))[number % 2]
@@ -81,7 +81,7 @@ class Attacker:
         await self._each("reads", one)
 
     async def sockets(self) -> None:
-        """Open as many as possible, and let each say `verify` again and again: one a second is heard."""
+        """Open as many as possible and send `verify` repeatedly on each; one a second is handled."""
         counted = self.answers.setdefault("sockets", Counter())
 
         async def one(number: int) -> None:
@@ -104,7 +104,7 @@ class Attacker:
 
 
 async def activated(customer: Customer, stripe_side: StripeSide) -> float:
-    """Seconds from the click on "buy" until the socket says "active"; the card is confirmed in between."""
+    """Seconds from buying until the socket sends `active`; the card is confirmed in between."""
     began = time.monotonic()
     purchase = await customer.buy()
     await stripe_side.confirm(purchase["client_secret"])
@@ -126,7 +126,7 @@ ATTACKS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
 
 
 async def _attack(url: str, name: str, size: int) -> None:
-    """In a process of its own: what the attack costs its sender delays nobody's measured wait."""
+    """In a separate process, so that the attacker's own load does not delay the measured waits."""
     async with checked_session(connector=aiohttp.TCPConnector(limit=0)) as http:
         attacker = Attacker(Paidup(url, http).customer(f"mallory-{name}-{size}"), size)
         await attacker.prepare()
@@ -135,7 +135,7 @@ async def _attack(url: str, name: str, size: int) -> None:
 
 
 async def _measured(paidup: Paidup, stripe_side: StripeSide, name: str, size: int) -> Sequence[float]:
-    """The honest ones' waits, from a moment after the attack of this name has begun."""
+    """The other customers' waits, starting shortly after the attack of this name has begun."""
     command = [sys.executable, "-m", "tests.security.one_account", paidup.url, name, str(size)]
     attack = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert attack.stdout is not None
@@ -159,7 +159,7 @@ async def _measure(server_url: str, stripe_url: str) -> None:
                 print(
                     f"| {name} | {size} | {statistics.median(waits):.2f} s | {max(waits):.2f} s |", flush=True
                 )
-                await asyncio.sleep(2)  # the last second's places are free again
+                await asyncio.sleep(2)  # the last second's slots are free again
 
 
 async def _create_prices(stripe_url: str) -> None:

@@ -1,4 +1,4 @@
-"""Requests made by hand, byte by byte: well-formed ones with some of their parts replaced by nasty ones.
+"""Raw requests, byte by byte: well-formed ones in which some parts are replaced by malformed ones.
 
 Each is a function of its seed alone, so that a finding can be had again. `send` tells the status that
 a server answers, or that it answers nothing.
@@ -126,7 +126,7 @@ FRAMES = [
 
 
 class Maker:
-    """Makes requests to `paths`; `known` are headers with good values, `bodies` good bodies by path."""
+    """Generates requests to `paths`. `known` are valid headers, `bodies` valid bodies by path."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ def _target(random: Random, path: str) -> bytes:
 
 
 def _framing(random: Random, body: bytes) -> list[tuple[str, bytes]]:
-    """How long the body is: nearly always as it is."""
+    """The Content-Length: nearly always the correct one."""
     if random.random() < 0.85:
         return [("Content-Length", b"%d" % len(body))]
     length = random.choice(
@@ -211,7 +211,7 @@ def _framing(random: Random, body: bytes) -> list[tuple[str, bytes]]:
 
 
 def _spoilt(random: Random, value: bytes) -> bytes:
-    """`value` with something nasty in it, in its place, or cut off."""
+    """`value` with something malformed inserted, replaced by it, or truncated."""
     nasty, at = random.choice(NASTY), random.randrange(len(value) + 1)
     return random.choice([nasty, value[:at] + nasty + value[at:], value[:at] + nasty, value[:at], value * 2])
 
@@ -230,7 +230,7 @@ def _assembled(
 
 
 async def send(host: str, port: int, request: bytes, max_wait_s: float) -> int | None:
-    """The status of the answer; None where none came within `max_wait_s`, or the connection was closed."""
+    """The status of the response; None if there was none within `max_wait_s`, or the connection closed."""
     try:
         reader, writer = await asyncio.open_connection(host, port)
     except OSError:

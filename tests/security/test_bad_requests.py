@@ -1,4 +1,4 @@
-"""Odd requests: each is refused as what it is, and none counts as a fault of ours."""
+"""Malformed requests: each is refused correctly, and none counts as a server error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HANDSHAKE = (
 
 
 async def answer_to(paidup: Paidup, request: bytes) -> bytes:
-    """The beginning of what the server answers to these bytes."""
+    """The beginning of the server's response to these bytes."""
     address = urlsplit(paidup.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(request)
@@ -38,10 +38,10 @@ async def answer_to(paidup: Paidup, request: bytes) -> bytes:
 async def test_odd_subprotocols_are_refused_and_counted(
     world: World, websocket_protocol: str, subtests: pytest.Subtests
 ) -> None:
-    """S28: an offer of anything but our subprotocol and one ticket is answered 401, and counted so."""
+    """S28: anything but the subprotocol and one ticket gets 401, and is counted as such."""
     paidup = await world.server(webhooks=False, websocket_protocol=websocket_protocol)
     offers = ["paidup.v1, paidup.v1", "paidup.v1, paidup.v1, a", "paidup.v1", "a, b", "paidup.v1, a, b"]
-    if websocket_protocol == "lightweight":  # uvicorn's own class refuses these by itself
+    if websocket_protocol == "lightweight":  # uvicorn's class refuses these itself
         offers += ["paidup.v1,", ",", "paidup.v1, é"]
     for path in ("/ws/invoices/in_1", "/ws/account"):
         for offered in offers:
@@ -54,10 +54,10 @@ async def test_odd_subprotocols_are_refused_and_counted(
 
 
 @pytest.mark.parametrize("websocket_protocol", ["lightweight", "uvicorn"])
-async def test_text_that_is_no_utf_8_before_a_close_is_no_fault_of_ours(
+async def test_invalid_utf_8_before_a_close_is_not_a_server_error(
     world: World, websocket_protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S28: the connection is closed, and the event loop hears of no exception."""
+    """S28: the connection is closed, and no exception reaches the event loop."""
     paidup = await world.server(webhooks=False, websocket_protocol=websocket_protocol)
     ticket = await paidup.customer("ada").account_ticket()
     request = HANDSHAKE.format(path="/ws/account", offered=f"paidup.v1, {ticket}").encode()
@@ -72,10 +72,10 @@ async def test_text_that_is_no_utf_8_before_a_close_is_no_fault_of_ours(
     assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
 
-async def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_fault_of_ours(
+async def test_a_client_that_disconnects_during_a_body_is_not_a_server_error(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A body that ends early is no error: no 5xx is counted, no traceback is logged, nothing is stored."""
+    """No 5xx is counted, no traceback is logged, and nothing is stored."""
     paidup = await world.server(webhooks=False)
     token = paidup.customer("ada").token(scope="backend")
     event = forged_event("invoice.paid", {"id": "in_1", "object": "invoice"})

@@ -1,4 +1,4 @@
-"""Canaries: secrets of every kind, and Stripe's own words, over a whole run at DEBUG. None comes out.
+"""Canaries: secrets of every kind, and Stripe's messages, in a whole run at DEBUG. None is exposed.
 
 What customers are meant to get stays theirs: the client secret and the ticket of a purchase in its
 answer, and the message of a card error in the status of its invoice.
@@ -39,18 +39,18 @@ STRIPES_WORDS = (
         "support@stripe.com",
     ),
 )
-"""What the sandbox and the SDK say, as Stripe does, in the failures of this story."""
+"""Messages of the sandbox and the SDK in the failures of this test."""
 
 
 class Heard:
-    """All that the server answered, and the secrets that it made on the way."""
+    """All responses of the server, and the secrets that it created."""
 
     def __init__(self) -> None:
         self.answers: list[str] = []
         self.secrets: list[str] = []
 
     async def call(self, customer: Customer, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """One call of a customer, whose own purchase may show its client secret and ticket."""
+        """One call of a customer. The customer's own purchase may show its client secret and ticket."""
         self.secrets.append(customer.token())
         status, answer = await customer.call(method, path, body)
         shown = dict(answer)
@@ -67,13 +67,13 @@ class Heard:
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
-async def test_no_secret_and_no_word_of_stripes_comes_out(
+async def test_no_secret_and_no_message_of_stripe_is_exposed(
     world: World,
     stripe_side: StripeSide,
     postgres: PostgresServer,
     home: Path,
 ) -> None:
-    """A purchase and every failure on its way: no canary in a log, a terminal or a foreign answer."""
+    """A purchase and every possible failure: no canary in a log, a terminal or another response."""
     given: dict[str, Any] = {
         "log_level": "DEBUG",
         "operator_token": OPERATOR_TOKEN,
@@ -88,7 +88,7 @@ async def test_no_secret_and_no_word_of_stripes_comes_out(
     heard = Heard()
     ada = paidup.customer("ada")
     _, purchase = await heard.call(ada, "POST", "/api/subscriptions", {"plan": "pro"})
-    await _strangers(world, paidup, heard, purchase)
+    await _forged_credentials(world, paidup, heard, purchase)
     await _stripe_fails(stripe_side, paidup, heard)
     await _is_declined_and_pays(stripe_side, ada, purchase)
     async with _database_gone(postgres, world.database_url):
@@ -112,7 +112,7 @@ def _canaries(canaries: list[str], texts: list[str]) -> list[str]:
 
 
 async def _with_password(valkey: str) -> str:
-    """The address of the same Valkey for a user of its own."""
+    """The URL of the same Valkey for a separate user."""
     async with redis.asyncio.from_url(valkey) as client:
         password, anything = [f"+{PASSWORDS[1]}"], ["*"]
         await client.acl_setuser(
@@ -121,8 +121,8 @@ async def _with_password(valkey: str) -> str:
     return valkey.replace("unix://", f"unix://canary:{PASSWORDS[1]}@")
 
 
-async def _strangers(world: World, paidup: Paidup, heard: Heard, purchase: Any) -> None:
-    """A forged token, cookie, webhook, operator and ticket."""
+async def _forged_credentials(world: World, paidup: Paidup, heard: Heard, purchase: Any) -> None:
+    """A forged token, cookie, webhook, operator's token and ticket."""
     bearer = {"Authorization": f"Bearer {FORGERS_TOKEN}", "Cookie": "session=canary-cookie"}
     assert await heard.asked(world, "GET", f"{paidup.url}/api/credits", b"", **bearer) == 401
     event = forged_event("invoice.paid", {"id": purchase["invoice"], "client_secret": "pi_1_secret_canary"})
@@ -144,7 +144,7 @@ async def _strangers(world: World, paidup: Paidup, heard: Heard, purchase: Any) 
 
 
 async def _stripe_fails(stripe_side: StripeSide, paidup: Paidup, heard: Heard) -> None:
-    """Stripe answers 500, 429, 404, nothing in time, and nothing."""
+    """Stripe responds with 500, 429, 404, too late, and not at all."""
     bob = paidup.customer("bob")
     for failure in (
         {"api_error_rate": 1.0},
@@ -189,7 +189,7 @@ async def _served(world: World, paidup: Paidup) -> bool:
 
 
 async def _commands(world: World, home: Path, given: dict[str, Any], purchase: Any) -> list[str]:
-    """What the operators' commands say, well and in failure."""
+    """The output of the operators' commands, in success and failure."""
     variables = environment(**world.given(**given))
     unknown_key = {**variables, "STRIPE_SECRET_KEY": "rk_test_canary_of_a_key_that_nobody_knows"}
     words = []

@@ -1,4 +1,4 @@
-"""Files that hold secrets or data, and sockets: no other user of this machine reads or replaces them."""
+"""Files with secrets or data, and sockets: no other user can read or replace them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from paidup_demo.timeline.fault_injection import FaultInjector, control_socket
 
 @pytest.fixture(autouse=True)
 def careless() -> Iterator[None]:
-    """The worst umask: nothing is held back."""
+    """The most permissive umask."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -32,7 +32,7 @@ def careless() -> Iterator[None]:
 
 @pytest.fixture
 def folder(scratch: Path, tmp_path: Path) -> Iterator[Path]:
-    """A folder with a short name in which others may do as in /tmp."""
+    """A folder with a short name and the permissions of /tmp."""
     made = scratch / tmp_path.name[-20:]
     made.mkdir()
     made.chmod(0o1777)
@@ -41,7 +41,7 @@ def folder(scratch: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def open_to_others(path: Path) -> list[str]:
-    """What below `path` anybody but its owner may read, write or enter. Links are what they lead to."""
+    """What other users may read, write or enter below `path`. Links are followed."""
     found = [each for each in (path, *path.rglob("*")) if not each.is_symlink()]
     return [str(each) for each in found if each.stat().st_mode & 0o077]
 
@@ -59,8 +59,8 @@ async def test_the_database_and_its_journals_are_this_users_alone(folder: Path) 
         assert open_to_others(folder / "data") == []
 
 
-async def test_a_database_that_others_could_read_is_closed_to_them(folder: Path) -> None:
-    """One that an older Paidup made, and that another process has open."""
+async def test_a_database_readable_by_others_is_made_private(folder: Path) -> None:
+    """A database of an older version, which another process has open."""
     file = folder / "paidup.db"
     await migrate(f"sqlite://{file}")
     other = sqlite3.connect(file)
@@ -72,7 +72,7 @@ async def test_a_database_that_others_could_read_is_closed_to_them(folder: Path)
     other.close()
 
 
-def test_a_database_is_never_opened_just_to_be_closed(folder: Path) -> None:
+def test_an_existing_database_file_is_not_opened(folder: Path) -> None:
     """POSIX: closing any descriptor of a file ends all locks that the process has on it."""
     file = private_file(folder / "paidup.db")
     holder = sqlite3.connect(file, isolation_level=None)
@@ -95,8 +95,8 @@ def test_the_embedded_valkey_is_this_users_alone(folder: Path) -> None:
     assert umask == 0, "what the process had is what it has again"
 
 
-def test_the_sockets_of_a_long_path_are_in_a_directory_that_nobody_can_know(folder: Path) -> None:
-    """Names in /tmp that follow from a path could be taken first by another user."""
+def test_sockets_of_long_paths_are_in_an_unpredictable_directory(folder: Path) -> None:
+    """Another user could create predictable names in /tmp first."""
     long = folder / ("long" * 40)
     first = socket_path(long)
     assert first == socket_path(long), "every process of this data directory finds it"
@@ -108,17 +108,15 @@ def test_the_sockets_of_a_long_path_are_in_a_directory_that_nobody_can_know(fold
     again.parent.rmdir()
 
 
-async def test_the_supervisors_socket_is_beside_the_valkeys(folder: Path) -> None:
+async def test_the_supervisors_socket_is_next_to_the_valkeys(folder: Path) -> None:
     path = control_socket(folder / "data")
     async with FaultInjector({}).served(path):
         assert path.is_socket()
         assert open_to_others(folder / "data") == []
 
 
-def test_a_directory_that_somebody_else_made_first_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With one line that says what to do; nothing is put there."""
+def test_a_directory_of_another_user_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one line that says what to do; nothing is written there."""
     (folder / "valkey").mkdir(0o777)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     for use in (socket_path, control_socket):
@@ -138,7 +136,7 @@ def test_a_link_in_place_of_a_directory_is_refused(folder: Path, to: str) -> Non
     assert not (folder / "nowhere").exists()
 
 
-def test_the_demos_secrets_are_closed_to_others_whoever_made_the_file(folder: Path) -> None:
+def test_the_demos_secrets_are_always_private(folder: Path) -> None:
     kept = supervisor._stored_secrets(folder / "data")
     assert open_to_others(folder / "data") == []
     (folder / "data" / "secrets.json").chmod(0o644)
@@ -147,7 +145,7 @@ def test_the_demos_secrets_are_closed_to_others_whoever_made_the_file(folder: Pa
 
 
 def test_the_sandboxs_state_is_this_users_alone(folder: Path) -> None:
-    """Also the file that is written first, which somebody may have put there as a link."""
+    """Also the temporary file, which another user may have created as a link."""
     victim = folder / "victim"
     victim.write_text("precious")
     state = folder / "state.json"

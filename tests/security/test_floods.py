@@ -1,4 +1,4 @@
-"""Floods, on WebSockets and before them: the connection is closed early, and nobody else waits."""
+"""Floods on WebSockets and during handshakes: the connection is closed early, and no one else waits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
     "continuations": (masked(TEXT, fin=False), masked(CONT, fin=False)),
     "pings between fragments": (masked(TEXT, b"a", fin=False), masked(PING) + masked(CONT, b"", fin=False)),
 }
-"""How each begins, and what it repeats."""
+"""How each flood begins, and what it repeats."""
 
 
 def flood(kind: str, size: int = FLOOD_BYTES) -> bytes:
@@ -48,12 +48,12 @@ def flood(kind: str, size: int = FLOOD_BYTES) -> bytes:
 
 @pytest.fixture(params=["lightweight", "uvicorn"])
 async def paidup(world: World, request: pytest.FixtureRequest) -> Paidup:
-    """A server in a process of its own, with each of the classes that keep an open socket."""
+    """A server in its own process, with each of the WebSocket implementations."""
     return await world.process(webhooks=False, websocket_protocol=request.param)
 
 
 async def attack(paidup: Paidup, purchase: Any, sent: bytes) -> bytes:
-    """Send all of it on a socket of this purchase, as fast as the server reads. Its answer."""
+    """Send everything on a socket of this purchase, as fast as the server reads. Returns its response."""
     port = int(paidup.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(handshake(purchase["invoice"], purchase["ticket"]))
@@ -74,7 +74,7 @@ def closed_with(answer: bytes) -> int:
 
 
 async def served_meanwhile(paidup: Paidup, attacks: Sequence[asyncio.Task[Any]]) -> None:
-    """Ask /healthz until the attacks are over."""
+    """Request /healthz until the attacks are over."""
     answered = 0
     while not all(task.done() for task in attacks) or answered < 3:
         assert (await paidup.get("/healthz"))[0] == 200
@@ -83,8 +83,8 @@ async def served_meanwhile(paidup: Paidup, attacks: Sequence[asyncio.Task[Any]])
 
 @ON_SQLITE
 @pytest.mark.parametrize("kind", FLOODS)
-async def test_a_flood_is_closed_and_the_others_are_served(paidup: Paidup, kind: str) -> None:
-    """S28: 14 MB of one kind of frame on one socket: it is closed with 1008; another one is still told."""
+async def test_a_flood_is_closed_and_others_are_served(paidup: Paidup, kind: str) -> None:
+    """S28: 14 MB of one kind of frame on one socket close it with 1008; another socket is still served."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     async with ada.watch(purchase) as socket:
@@ -98,7 +98,7 @@ async def test_a_flood_is_closed_and_the_others_are_served(paidup: Paidup, kind:
 
 @ON_SQLITE
 async def test_floods_of_many_sockets_are_closed(world: World, paidup: Paidup) -> None:
-    """S28: fifty at once: each is closed, and a customer who pays meanwhile is told."""
+    """S28: fifty at once: each is closed, and a customer who pays meanwhile gets the status."""
     stripe_side = world.stripe_side
     ada = paidup.customer("ada")
     theirs = [await paidup.customer(f"mallory-{number}").buy("pro") for number in range(5)]
@@ -116,7 +116,7 @@ async def test_floods_of_many_sockets_are_closed(world: World, paidup: Paidup) -
 
 @ON_SQLITE
 async def test_garbage_after_a_close_is_not_read(paidup: Paidup) -> None:
-    """S28: a close frame followed by a flood: it is answered, or refused as a flood; then it is over."""
+    """S28: a close frame followed by a flood is answered, or refused as a flood; then the connection ends."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     answer = await attack(paidup, purchase, closing(1000) + flood("empty pongs"))
@@ -143,7 +143,7 @@ HTTP_FLOODS: dict[str, tuple[bytes, bytes, set[int]]] = {
 @ON_SQLITE
 @pytest.mark.parametrize("kind", HTTP_FLOODS)
 async def test_an_endless_request_is_refused_early(world: World, kind: str) -> None:
-    """S28: 64 MB where a request has nothing long: it is cut off early, and the others are served."""
+    """S28: 64 MB of request line, headers or the like are cut off early, and others are served."""
     paidup = await world.process(webhooks=False)
     first, repeated, statuses = HTTP_FLOODS[kind]
     block = repeated * (CHUNK // len(repeated))
@@ -151,13 +151,13 @@ async def test_an_endless_request_is_refused_early(world: World, kind: str) -> N
         client.setblocking(False)
         attacking = asyncio.create_task(_push(client, first, block))
         await served_meanwhile(paidup, [attacking])
-        assert await attacking < FLOOD_BYTES, "most of it stays with whoever sends it"
+        assert await attacking < FLOOD_BYTES, "most of it is never accepted"
         answer = await _pull(client)
     assert {int(line[9:12]) for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")} <= statuses
 
 
 async def _push(client: socket.socket, first: bytes, block: bytes) -> int:
-    """Send until the server has closed. How many bytes it, and the system between, have taken."""
+    """Send until the server closes. Returns the bytes accepted by the server and the system's buffers."""
     loop, sent = asyncio.get_running_loop(), 0
     with suppress(ConnectionError):
         await loop.sock_sendall(client, first)
@@ -169,7 +169,7 @@ async def _push(client: socket.socket, first: bytes, block: bytes) -> int:
 
 
 async def _pull(client: socket.socket) -> bytes:
-    """What the server had said before."""
+    """What the server sent before it closed."""
     answer = b""
     with suppress(ConnectionError):
         async with asyncio.timeout(60):
@@ -179,9 +179,9 @@ async def _pull(client: socket.socket) -> bytes:
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
-    """All that comes, until the connection is over."""
+    """Everything received until the connection ends."""
     answer = bytearray()
-    with suppress(ConnectionError):  # what was sent and never read resets the connection
+    with suppress(ConnectionError):  # data that is never read resets the connection
         async with asyncio.timeout(60):
             while data := await reader.read(CHUNK):
                 answer += data
@@ -218,8 +218,8 @@ def test_the_work_of_a_flood_is_bounded(kind: str, size: int) -> None:
     assert reads <= 4 * allowed + 1
 
 
-def test_a_socket_that_was_paid_for_may_send_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a browser sends over minutes never adds up: a heartbeat's pong, a verification each second."""
+def test_the_frame_limit_recovers_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser's normal traffic, a pong per heartbeat and a verification each second, never adds up."""
     at = time.monotonic()
     parser = Counted(SERVER, state=OPEN, max_size=MAX_FRAME)
     for second in range(3600):
@@ -229,8 +229,8 @@ def test_a_socket_that_was_paid_for_may_send_again(monkeypatch: pytest.MonkeyPat
     assert parser.frames == 7200
 
 
-def test_pongs_read_one_by_one_are_counted_as_well() -> None:
-    """The short way of LightweightTransport for a heartbeat's answer has the same limit."""
+def test_single_pongs_count_towards_the_limit() -> None:
+    """The fast path of LightweightTransport for pongs has the same limit."""
 
     class Handler:
         def on_text(self, text: str) -> None: ...

@@ -1,4 +1,4 @@
-"""Headers in which a client describes itself or this server, `Host` and `X-Forwarded-*`, change nothing."""
+"""Forged `Host` and `X-Forwarded-*` headers change nothing."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ FORGED = {
         ("1" * 100_000, ""),
     ],
 )
-def test_an_address_is_counted_by_what_one_party_has_little_of(host: str, counted: str) -> None:
+def test_addresses_are_counted_by_ipv4_address_or_ipv6_subnet(host: str, counted: str) -> None:
     assert address_key(host) == counted
 
 
 @SQLITE
-async def test_the_addresses_of_an_ipv6_subnet_share_their_places(world: World) -> None:
-    """S64: a /64 is one customer's line; so is an IPv4 address, however it is written."""
+async def test_an_ipv6_subnet_shares_its_connection_limit(world: World) -> None:
+    """S64: a /64 counts as one client, and so does an IPv4 address in any notation."""
     paidup = await world.server(webhooks=False, max_sockets_per_address=1)
     ada = paidup.customer()
     purchase = await ada.buy()
@@ -60,8 +60,8 @@ async def test_the_addresses_of_an_ipv6_subnet_share_their_places(world: World) 
 
 
 @SQLITE
-async def test_a_peer_that_is_no_proxy_of_ours_has_its_own_address(world: World) -> None:
-    """S64: whoever writes another address into each request gets no more places for it."""
+async def test_an_untrusted_peer_is_counted_by_its_own_address(world: World) -> None:
+    """S64: a client that sends another address with each request gets no higher limit."""
     paidup = await world.server(webhooks=False, max_sockets_per_address=1, forwarded_allow_ips="192.0.2.9")
     ada = paidup.customer()
     purchase = await ada.buy()
@@ -86,10 +86,10 @@ async def test_a_peer_that_is_no_proxy_of_ours_has_its_own_address(world: World)
         ("GET", "/ws/account/"),
     ],
 )
-async def test_no_forged_header_changes_an_answer(
+async def test_no_forged_header_changes_a_response(
     world: World, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, method: str, path: str
 ) -> None:
-    """Neither its status nor its headers nor its body, nor what is logged. Nothing redirects."""
+    """Neither status, headers, body nor logs. Nothing redirects."""
     paidup = await world.server(
         webhooks=False, forwarded_allow_ips="192.0.2.9", operator_token="operator-token-of-the-tests"
     )
@@ -111,14 +111,14 @@ async def test_no_forged_header_changes_an_answer(
 
 
 @pytest.mark.parametrize("text", ["*", "0.0.0.0/0", "::/0", "10.0.0.1,*"])
-def test_believing_everybody_is_refused(text: str) -> None:
+def test_trusting_every_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"FORWARDED_ALLOW_IPS: .* would trust any client"):
         settings(forwarded_allow_ips=text)
 
 
 @pytest.mark.parametrize("text", ["proxy.internal", "10.0.0.1/8", "10.0.0.300", "10.0.0.1 10.0.0.2"])
-def test_what_is_no_address_of_a_proxy_is_refused(text: str) -> None:
-    """uvicorn would take it for a name that no peer has."""
+def test_an_invalid_proxy_address_is_refused(text: str) -> None:
+    """uvicorn would treat it as a literal that matches no peer."""
     with pytest.raises(ConfigurationError, match=r"FORWARDED_ALLOW_IPS: .* is not an address or network"):
         settings(forwarded_allow_ips=text)
 
@@ -128,7 +128,7 @@ def test_proxies_are_addresses_and_networks() -> None:
 
 
 async def _opens(world: World, customer: Customer, purchase: Any, forwarded: str) -> bool:
-    """Whether a socket opens where a proxy says that it is for `forwarded`; it stays open."""
+    """Whether a socket opens if a proxy forwards it for `forwarded`. It stays open."""
     with suppress(aiohttp.WSServerHandshakeError):
         await world.stack.enter_async_context(customer.watch(purchase, **{"X-Forwarded-For": forwarded}))
         return True

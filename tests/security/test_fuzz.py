@@ -1,4 +1,4 @@
-"""Any bytes at all, sent to running servers: nothing ends in a 500, and nothing is logged as a fault of ours.
+"""Random bytes, sent to running servers: no 500, and no server error is logged.
 
 The short form runs with all tests; FUZZ_REQUESTS says how many requests each server gets, FUZZ_SEED
 where they begin, FUZZ_EXAMPLES how many schemathesis makes of each operation.
@@ -59,7 +59,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 class Servers:
-    """A sandbox, a server (each WebSocket protocol class has one), the demo; and where they log."""
+    """A sandbox, a server for each WebSocket implementation, the demo, and their log files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -95,7 +95,7 @@ class Servers:
             "stripe_api_base": self.url("sandbox"),
             "data_dir": self.folder,
             "operator_token": OPERATOR_TOKEN,
-            # What is limited to so many a minute would be refused before it is looked at.
+            # Otherwise rate limits would refuse requests before they are parsed.
             "purchases_per_minute": 1_000_000,
             "adoptions_per_minute": 1_000_000,
         }
@@ -132,7 +132,7 @@ def servers(
 @pytest.mark.timeout(120 + REQUESTS)
 @pytest.mark.parametrize("name", ["lightweight", "uvicorn"])
 async def test_no_bytes_end_in_a_500(servers: Servers, name: str) -> None:
-    """Raw requests and handshakes with nasty parts, a good token and a good ticket among them."""
+    """Raw requests and handshakes with malformed parts, including a valid token and ticket."""
     async with aiohttp.ClientSession() as http:
         paidup = Paidup(servers.url(name), http)
         ada = paidup.customer("ada")
@@ -169,7 +169,7 @@ def _maker(servers: Servers, name: str, ada: Customer, invoice: str, tickets: li
 
 @pytest.mark.timeout(120 + REQUESTS)
 async def test_no_bytes_to_operators_end_in_a_500(servers: Servers) -> None:
-    """The same for who knows the operators' token."""
+    """The same with the operators' token."""
     basic = {"Host": f"127.0.0.1:{servers.ports['slim']}", "Authorization": f"Bearer {OPERATOR_TOKEN}"}
     paths = ["/operators", "/operators/find", "/operators/find?reference=ada", "/operators/invoices/in_1"]
     statuses = await _sent(
@@ -180,7 +180,7 @@ async def test_no_bytes_to_operators_end_in_a_500(servers: Servers) -> None:
 
 @pytest.mark.timeout(120 + REQUESTS)
 async def test_no_bytes_to_the_demo_end_in_a_500(servers: Servers) -> None:
-    """The demo's own routes and the sandbox's: neither is for production, and neither falls over."""
+    """The routes of the demo and the sandbox."""
     with closing(requests.Session()) as session:
         session.get(servers.url("demo"))
         cookie = "; ".join(f"{name}={value}" for name, value in session.cookies.items())
@@ -234,7 +234,7 @@ async def test_no_bytes_to_the_sandbox_end_in_a_500(servers: Servers) -> None:
 
 
 async def _sent(servers: Servers, name: str, maker: Maker, count: int = REQUESTS) -> Counter[int | None]:
-    """How often each status was answered. Fails, with the requests, where one is a fault of ours."""
+    """The number of responses per status. Fails, showing the requests, if one is a server error."""
     seeds = iter(range(SEED, SEED + count))
     statuses: Counter[int | None] = Counter()
     faults: list[str] = []
@@ -266,7 +266,7 @@ NEGATIVE = schemathesis.openapi.from_dict(
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 100, suppress_health_check=list(HealthCheck)
 )
-def test_what_the_document_forbids_is_refused(case: schemathesis.Case[Any], servers: Servers) -> None:
+def test_undocumented_input_is_refused(case: schemathesis.Case[Any], servers: Servers) -> None:
     """Every parameter, header and body that docs/openapi.yaml forbids: never a 5xx."""
     options: dict[str, Any] = {}
     if case.path.startswith("/webhooks"):

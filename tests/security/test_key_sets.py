@@ -1,4 +1,4 @@
-"""The identity provider's key set, at a provider that rotates, hangs, fails and lies."""
+"""The identity provider's key set, with a provider that rotates keys, hangs, fails and sends garbage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ERRORS = [(status, "a good set") for status in (302, 404, 429, 500)]
 
 
 class Clock:
-    """Seconds, moved by hand."""
+    """Seconds, moved by the test."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -59,7 +59,7 @@ async def told() -> AsyncIterator[Provider]:
 
 
 class Shop:
-    """A server that believes the provider, and the calls of those who hold its tokens."""
+    """A server that trusts the provider, and calls with the provider's tokens."""
 
     def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
         self._url = url
@@ -83,10 +83,10 @@ async def shop_of(world: World, told: Provider, **changes: Any) -> Shop:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_removed_key_ends_and_a_hanging_provider_delays_nobody_who_is_known(
+async def test_a_removed_key_is_refused_and_a_hanging_provider_delays_no_known_key(
     world: World, told: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S63: after the next fetch the removed key is refused; then 200 tokens of unknown keys wait, alone."""
+    """S63: after the next fetch the removed key is refused; 200 tokens with unknown keys delay no others."""
     monkeypatch.setattr(key_sets, "WAIT_S", 60.0)
     monkeypatch.setattr(key_sets, "FETCH_TIMEOUT_S", 60.0)
     shop = await shop_of(world, told, auth_jwks_refresh_s=0.2)
@@ -110,10 +110,10 @@ async def test_a_removed_key_ends_and_a_hanging_provider_delays_nobody_who_is_kn
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_junk_tokens_cause_one_fetch(
+async def test_invalid_tokens_cause_one_fetch(
     world: World, told: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a provider that answers 429: it is left alone until the next retry."""
+    """A provider that responds with 429 is not called again before the next retry."""
     monkeypatch.setattr(key_sets, "FIRST_RETRY_S", 600.0)
     monkeypatch.setattr(key_sets, "LAST_RETRY_S", 600.0)
     told.status = 429
@@ -125,7 +125,7 @@ async def test_junk_tokens_cause_one_fetch(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_token_whose_algorithm_does_not_fit_its_key_is_refused(world: World) -> None:
-    """Whatever a header claims of a key: 401, and no fault of the server's."""
+    """Whatever the header claims: 401, and no server error."""
     async with provider(jwk(RSA, "rsa"), jwk(OLD, "ec"), jwk(RSA, "ps", alg="PS256")) as told:
         shop = await shop_of(world, told)
         assert await shop.call(token(RSA, "rsa")) == 200
@@ -134,11 +134,11 @@ async def test_a_token_whose_algorithm_does_not_fit_its_key_is_refused(world: Wo
             assert await shop.call(confused) == 401
 
 
-# The key set by itself
+# The key set on its own
 
 
-async def test_an_unknown_kid_fetches_at_once_and_then_waits_its_turn(told: Provider) -> None:
-    """A new key is taken up by the first token that names it; junk after that fetches nothing for 30 s."""
+async def test_an_unknown_kid_causes_one_early_fetch(told: Provider) -> None:
+    """A new key is fetched for the first token that names it; unknown ones then cause no fetch for 30 s."""
     clock = Clock()
     keys = KeySet(told.url, 300.0, clock)
     async with keys.kept_fresh(Metrics()):
@@ -155,10 +155,10 @@ async def test_an_unknown_kid_fetches_at_once_and_then_waits_its_turn(told: Prov
 
 
 @pytest.mark.parametrize(("status", "lie"), [*((200, lie) for lie in LIES), *ERRORS])
-async def test_what_is_no_key_set_replaces_none(
+async def test_an_invalid_response_does_not_replace_the_key_set(
     told: Provider, status: int, lie: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The good set stays, until its grace is over; then nobody can tell, which is 503."""
+    """The good set is used until GRACE_S has passed; then the response is 503."""
     monkeypatch.setattr(key_sets, "FIRST_RETRY_S", 600.0)
     monkeypatch.setattr(key_sets, "LAST_RETRY_S", 600.0)
     clock = Clock()
@@ -183,10 +183,10 @@ async def test_what_is_no_key_set_replaces_none(
         assert (value("paidup_key_set_age_seconds") or 0) > key_sets.GRACE_S
 
 
-async def test_a_provider_that_comes_back_is_believed_again(
+async def test_a_provider_that_recovers_is_used_again(
     told: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was away when the server began: the first answer that it gives serves all."""
+    """It was down when the server started: its first response is used for all."""
     monkeypatch.setattr(key_sets, "FIRST_RETRY_S", 0.02)
     monkeypatch.setattr(key_sets, "LAST_RETRY_S", 0.05)
     told.status = 503
@@ -200,19 +200,17 @@ async def test_a_provider_that_comes_back_is_believed_again(
         assert (await keys.key("old")).algorithms == ["ES256"]
 
 
-async def test_a_hanging_provider_is_left_after_the_deadline(
-    told: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hanging_fetch_ends_at_its_timeout(told: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(key_sets, "FETCH_TIMEOUT_S", 0.1)
     told.hangs = True
     with pytest.raises(KeySetUnavailable, match="no response within"):
         await key_sets.fetch_keys(told.url)
 
 
-async def test_a_token_of_an_unknown_key_waits_no_longer_than_it_is_told(
+async def test_a_token_with_an_unknown_key_waits_for_a_bounded_time(
     told: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fetch is still under way when it is answered."""
+    """The fetch is still in progress when the token is refused."""
     monkeypatch.setattr(key_sets, "WAIT_S", 0.05)
     monkeypatch.setattr(key_sets, "FETCH_TIMEOUT_S", 60.0)
     told.hangs = True
@@ -236,8 +234,8 @@ async def test_one_task_fetches_and_ends_with_the_server(told: Provider) -> None
         assert tasks() == []
 
 
-def test_only_public_keys_for_signatures_are_taken() -> None:
-    """No symmetric, private or weak one, none for encryption, none with the `alg` of another kind."""
+def test_only_public_signature_keys_are_used() -> None:
+    """No symmetric, private, weak or encryption key, and none with an `alg` of another type."""
     weak = rsa.generate_private_key(65537, 1024)
     private = json.loads(ECAlgorithm.to_jwk(OLD))
     refused = [

@@ -1,4 +1,4 @@
-"""One account asks for too much: it is refused, and nobody else waits."""
+"""One account exceeds its limits: it is refused, and no one else waits."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def unlimited() -> AsyncIterator[aiohttp.ClientSession]:
-    """A session of the attacker's own, which sends as much at once as it is given."""
+    """A separate HTTP session for the attacker, without a connection limit."""
     async with checked_session(connector=aiohttp.TCPConnector(limit=0)) as session:
         yield session
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis counts, however slow the machine is."""
+    """Counts in Redis, however slow the machine is."""
     monkeypatch.setattr(account_limits, "REDIS_TIMEOUT_S", 30.0)
 
 
 async def limited_server(world: World, **changes: Any) -> Paidup:
-    """A server whose limits nobody has used yet: a Valkey of its own counts them."""
+    """A server with unused limits: its own Valkey counts them."""
     return await world.server(webhooks=False, redis_url="", **{**DEFAULT_LIMITS, **changes})
 
 
 async def refusal(customer: Customer, path: str, body: Any) -> aiohttp.ClientResponse:
-    """The answer to a POST, with its headers."""
+    """The response to a POST, with its headers."""
     headers = {"Authorization": f"Bearer {customer.token()}"}
     async with customer._http.post(customer.paidup.url + path, json=body, headers=headers) as response:
         await response.read()
@@ -55,10 +55,10 @@ def count(paidup: Paidup, name: str, **labels: str) -> float:
     return paidup.services.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-async def test_five_activate_beside_the_worst_that_one_account_can_do(
+async def test_five_customers_activate_while_one_account_attacks(
     world: World, stripe_side: StripeSide, unlimited: aiohttp.ClientSession
 ) -> None:
-    """S64: 200 adoptions, purchases and reads at once, and 60 sockets that shout; webhooks are late.
+    """S64: 200 concurrent adoptions, purchases and reads, and 60 sockets that send `verify`; late webhooks.
 
     Each of the others buys, pays and is active, while the attacker's reads of Stripe stay within
     their half of each second.
@@ -83,7 +83,7 @@ async def test_five_activate_beside_the_worst_that_one_account_can_do(
     await attack
     for kind in ("adoptions", "purchases"):
         answers = attacker.answers[kind]
-        # On a slow machine a few more than the limit: the first of them were over a minute ago.
+        # On a slow machine a few more than the limit: the first ones were over a minute ago.
         assert 0 < WAVE - answers[429] <= 100, answers
     assert attacker.answers["reads"] == {200: WAVE}, "what stays here is not limited"
     assert attacker.answers["sockets"][101] <= 20, "MAX_SOCKETS_PER_INVOICE"
@@ -102,10 +102,10 @@ async def test_five_activate_beside_the_worst_that_one_account_can_do(
         ("purchases_per_minute", "/api/top-ups", {"plan": "extra"}),
     ],
 )
-async def test_beyond_the_limit_nothing_is_done_and_the_answer_says_when_to_come_back(
+async def test_beyond_the_limit_nothing_is_done_and_retry_after_is_sent(
     world: World, stripe_side: StripeSide, setting: str, path: str, body: Any
 ) -> None:
-    """S64: 429 and `Retry-After`, without a call to Stripe; another customer is not concerned."""
+    """S64: 429 and `Retry-After`, without a call to Stripe; other customers are not affected."""
     paidup = await limited_server(world, **{setting: 2})
     ada, eve = paidup.customer("ada"), paidup.customer("eve")
     for _ in range(2):
@@ -121,8 +121,8 @@ async def test_beyond_the_limit_nothing_is_done_and_the_answer_says_when_to_come
 
 
 @ON_SQLITE
-async def test_sockets_of_one_account_are_counted_whatever_they_are_on(world: World) -> None:
-    """S64: its invoices and its balance together; 429, another account has its own, a freed place is free."""
+async def test_sockets_of_one_account_are_counted_together(world: World) -> None:
+    """S64: its invoices and its balance together; beyond the limit 429; other accounts are not affected."""
     paidup = await limited_server(world, max_sockets_per_account=2)
     ada, eve = paidup.customer("ada"), paidup.customer("eve")
     purchase, other = await ada.buy(), await eve.buy()
@@ -143,15 +143,13 @@ async def test_sockets_of_one_account_are_counted_whatever_they_are_on(world: Wo
 
 
 @ON_SQLITE
-async def test_verify_beyond_the_limit_asks_stripe_nothing_more(
-    world: World, stripe_side: StripeSide
-) -> None:
-    """S64: the limit is the account's, opening a socket counts, and beyond it the ordinary pace is kept."""
+async def test_verify_beyond_the_limit_does_not_call_stripe(world: World, stripe_side: StripeSide) -> None:
+    """S64: the limit is per account, opening a socket counts, and the ordinary schedule continues."""
     paidup = await limited_server(world, verifications_per_minute=3)
     ada = paidup.customer("ada")
     purchase = await ada.buy()
     await stripe_side.control("calls/reset")
-    for _ in range(10):  # each would be asked about at once
+    for _ in range(10):  # each would be verified at once
         async with ada.watch(purchase) as socket:
             await next_status(socket)
             await socket.send_json({"type": "verify"})

@@ -1,4 +1,4 @@
-"""What a browser's token cannot do: move the credits that the backend spends."""
+"""A browser's token cannot move credits, which only the backend may do."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MOVING: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-async def test_a_pages_token_moves_no_credits(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """It can neither commit 0 of the backend's reservation nor spend under the backend's next key."""
+async def test_a_browser_token_cannot_move_credits(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """It can neither commit 0 of the backend's reservation nor spend with the backend's next key."""
     ada = await with_credits(paidup, stripe_side)
     assert (await ada.call("POST", "/api/credits/reserve", {"credits": 500, "key": "job-1"}))[0] == 201
     for claims in ({"scope": "browser"}, {"scope": None}):
@@ -41,8 +41,8 @@ async def test_a_pages_token_moves_no_credits(paidup: Paidup, stripe_side: Strip
     assert (await ada.spend(100, "job-2"))[1]["balance"] == 1400
 
 
-async def test_a_pages_token_cannot_take_the_backends_key(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """Reserved and released by the page, a key would hold nothing when the backend reserves under it."""
+async def test_a_browser_token_cannot_use_the_backends_key(paidup: Paidup, stripe_side: StripeSide) -> None:
+    """Otherwise a key reserved and released by the page would be used up for the backend."""
     ada = await with_credits(paidup, stripe_side)
     page = {"scope": "browser"}
     assert (await ada.call("POST", "/api/credits/reserve", {"credits": 9, "key": "job"}, **page))[0] == 403
@@ -51,7 +51,7 @@ async def test_a_pages_token_cannot_take_the_backends_key(paidup: Paidup, stripe
     assert (status, reserved["balance"]) == (201, 1991)
 
 
-async def test_a_pages_token_reads_buys_and_changes_its_own_plan(world: World) -> None:
+async def test_a_browser_token_can_read_buy_and_change_its_own_plan(world: World) -> None:
     ada = (await world.server()).customer()
     assert (await ada.call("POST", "/api/subscriptions", {"plan": "pro"}, scope="browser"))[0] == 201
     for path in ("/api/credits", "/api/account", "/api/account/entries"):
@@ -62,8 +62,8 @@ async def test_a_pages_token_reads_buys_and_changes_its_own_plan(world: World) -
 
 
 @pytest.mark.parametrize("scope", ["", "admin", "openid profile", "backend browser", "Backend"])
-async def test_an_identity_providers_own_scopes_make_a_browsers_token(world: World, scope: str) -> None:
-    """`backend` alone is a backend's: anything else may do the least."""
+async def test_other_scopes_count_as_a_browsers(world: World, scope: str) -> None:
+    """Only `backend` is a backend's; any other value allows the least."""
     ada = (await world.server(webhooks=False)).customer()
     assert (await ada.call("GET", "/api/credits", scope=scope))[0] == 200
     status, problem = await ada.call("POST", "/api/credits/spend", {"credits": 1, "key": "k"}, scope=scope)
@@ -71,8 +71,8 @@ async def test_an_identity_providers_own_scopes_make_a_browsers_token(world: Wor
 
 
 @pytest.mark.parametrize("scope", [["backend"], 1, True, {}])
-async def test_a_scope_that_is_no_text_is_no_token(world: World, scope: Any) -> None:
-    """Nobody is named by it: no account is made."""
+async def test_a_scope_that_is_not_text_is_refused(world: World, scope: Any) -> None:
+    """And no account is created."""
     ada = (await world.server(webhooks=False)).customer()
     for method, path in (("GET", "/api/credits"), ("POST", "/api/credits/spend")):
         status, problem = await ada.call(method, path, {"credits": 1, "key": "k"}, scope=scope)
@@ -80,15 +80,15 @@ async def test_a_scope_that_is_no_text_is_no_token(world: World, scope: Any) -> 
     assert await Account.all().count() == 0
 
 
-async def test_a_refused_page_makes_no_account(world: World) -> None:
+async def test_a_refused_request_creates_no_account(world: World) -> None:
     mallory = (await world.server(webhooks=False)).customer("mallory")
     for path, body in MOVING:
         assert (await mallory.call("POST", f"/api/credits/{path}", body, scope="browser"))[0] == 403
     assert await Account.all().count() == 0
 
 
-async def test_a_function_that_names_customers_decides_their_scope(world: World) -> None:
-    """A browser's, unless it says that the request is the backend's."""
+async def test_a_custom_authentication_decides_the_scope(world: World) -> None:
+    """It is a browser's unless the function says that the request is the backend's."""
     scopes = {"page": Customer("ada"), "backend": Customer("ada", scope=Scope.BACKEND)}
 
     async def authenticate(request: Request) -> Customer:

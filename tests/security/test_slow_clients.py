@@ -1,4 +1,4 @@
-"""Clients that never finish, or never read: each wait on them has a deadline, from the first byte."""
+"""Clients that never finish or never read: each wait for them has a deadline, from the first byte."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WEBHOOK = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v
 
 @pytest.fixture
 async def paidup(world: World, monkeypatch: pytest.MonkeyPatch) -> Paidup:
-    """A server whose deadlines are short."""
+    """A server with short deadlines."""
     for name in (
         "HEADERS_TIMEOUT_S",
         "BODY_TIMEOUT_S",
@@ -46,7 +46,7 @@ async def paidup(world: World, monkeypatch: pytest.MonkeyPatch) -> Paidup:
 
 
 async def answer_to(url: str, sent: bytes, then: bytes = b"") -> bytes:
-    """What the server says to these bytes until it closes; `then` is sent again and again meanwhile."""
+    """The server's response to these bytes until it closes; `then` is sent repeatedly meanwhile."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(sent)
@@ -84,8 +84,8 @@ SLOW = {
 
 @ON_SQLITE
 @pytest.mark.parametrize("kind", SLOW)
-async def test_a_request_that_does_not_end_is_cut_off(paidup: Paidup, kind: str) -> None:
-    """S28: however slowly it comes: 408 at the deadline, the connection is closed, no fault is counted."""
+async def test_an_unfinished_request_is_cut_off(paidup: Paidup, kind: str) -> None:
+    """S28: however slowly it arrives: 408 at the deadline, then the connection is closed."""
     assert (await answer_to(paidup.url, *SLOW[kind])).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     (failed,) = paidup.services.metrics.requests_failed.collect()
     assert [sample for sample in failed.samples if sample.labels.get("status") == "500"] == []
@@ -104,15 +104,15 @@ IDLE = {
 @ON_SQLITE
 @pytest.mark.parametrize("kind", IDLE)
 async def test_an_idle_connection_is_closed(paidup: Paidup, kind: str) -> None:
-    """S28: what asks nothing, or nothing more, is closed."""
+    """S28: without a request, or without a further one."""
     answer = await answer_to(paidup.url, *IDLE[kind])
     assert answer.count(b"HTTP/1.1 200 OK") == (1 if IDLE[kind][0] else 0)
     assert b" 500 " not in answer
 
 
 @ON_SQLITE
-async def test_a_client_may_take_its_time_between_requests(paidup: Paidup) -> None:
-    """The deadline is for a request, not for the connection: many requests one after another are answered."""
+async def test_many_requests_may_share_one_connection(paidup: Paidup) -> None:
+    """The deadline applies to a request, not to the connection."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as http:
         began = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() - began < 4 * http_limits.HEADERS_TIMEOUT_S:
@@ -122,7 +122,7 @@ async def test_a_client_may_take_its_time_between_requests(paidup: Paidup) -> No
 
 @asynccontextmanager
 async def served(body: bytes = b"", **options: Any) -> AsyncIterator[tuple[int, ServerState]]:
-    """A server of the HTTP class alone, each of whose answers is `body`."""
+    """A server with only the HTTP class, which always responds with `body`."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse(body)(scope, receive, send)
@@ -141,10 +141,10 @@ async def served(body: bytes = b"", **options: Any) -> AsyncIterator[tuple[int, 
 
 
 @pytest.mark.parametrize("ending", ["keep-alive", "close"])
-async def test_a_client_that_does_not_read_its_answer_is_cut_off(
+async def test_a_client_that_does_not_read_its_response_is_cut_off(
     monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    """S28: the server holds an answer for it until a deadline, and not for ever."""
+    """S28: the server keeps the response until a deadline only."""
     for name in ("HEADERS_TIMEOUT_S", "SEND_TIMEOUT_S", "CLOSE_TIMEOUT_S", "CHECK_INTERVAL_S"):
         monkeypatch.setattr(http_limits, name, 0.3)
     async with served(b"x" * 20_000_000) as (port, state):
@@ -155,7 +155,7 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off(
 
 
 async def _until_refused(port: int) -> int:
-    """Open connections until one is refused with 503; how many were open before."""
+    """Open connections until one gets 503. Returns how many were open."""
     clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     answer = b""
     try:
@@ -171,7 +171,7 @@ async def _until_refused(port: int) -> int:
 
 
 async def test_one_connection_too_many_of_a_process_is_refused() -> None:
-    """S28: their number has a bound, and a connection that ends gives its place back."""
+    """S28: their number is limited, and a connection that ends frees its slot."""
     async with served(limit_concurrency=7) as (port, state):
         for _ in range(2):
             assert await _until_refused(port) == 6
@@ -179,7 +179,7 @@ async def test_one_connection_too_many_of_a_process_is_refused() -> None:
 
 
 async def test_one_connection_too_many_of_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S28: an address has a bound of its own; a proxy of ours, behind which everybody is, has none."""
+    """S28: an address has its own limit; a trusted proxy, which carries all clients, has none."""
     monkeypatch.setattr(http_limits, "MAX_CONNECTIONS_PER_ADDRESS", 5)
     async with served(forwarded_allow_ips=["192.0.2.1"]) as (port, state):
         for _ in range(2):
@@ -190,8 +190,8 @@ async def test_one_connection_too_many_of_an_address_is_refused(monkeypatch: pyt
         await wait_until(lambda: not state.connections)
 
 
-async def test_a_handshake_gives_its_connection_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What becomes a WebSocket has other limits: it is no longer counted, and no deadline of HTTP ends it."""
+async def test_a_websocket_no_longer_counts_as_an_http_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WebSockets have other limits, and HTTP deadlines do not apply to them."""
     monkeypatch.setattr(http_limits, "MAX_CONNECTIONS_PER_ADDRESS", 1)
     async with served(
         forwarded_allow_ips=["192.0.2.1"], ws="paidup.web.websocket.lightweight_protocol:LightweightProtocol"

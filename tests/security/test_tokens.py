@@ -1,4 +1,4 @@
-"""Tokens made to break their reader: whatever the header `Authorization` holds is a customer or a 401."""
+"""Malformed tokens: whatever the header `Authorization` holds gives a customer or a 401."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SCALARS = (
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats()  # NaN and the infinities, as Python writes and reads them
+    | st.floats()  # NaN and infinities, in Python's notation
     | st.text(st.characters(codec=None), max_size=8)
     | st.sampled_from([10**400, -(10**30), "1e999", "\ud800", "nbf", EXP, str(EXP)])
 )
@@ -76,7 +76,7 @@ def encoded(part: bytes) -> bytes:
 
 
 def token(header: str, claims: str, key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
-    """Signed well, whatever it says: by the key, or by the shared secret."""
+    """A correctly signed token with any content, signed with the key or the shared secret."""
     said = b".".join(encoded(part.encode("utf-8", "surrogatepass")) for part in (header, claims))
     if key is None:
         proof = hmac.new(JWT_SECRET.encode(), said, hashlib.sha256).digest()
@@ -86,12 +86,12 @@ def token(header: str, claims: str, key: ec.EllipticCurvePrivateKey | None = Non
 
 
 async def _by_key_set() -> KeySet:
-    """Holds one key; nothing fetches."""
+    """A key set with one key, which is never fetched."""
     async with provider(jwk(KEY, "ec")) as told:
         keys = KeySet(told.url, 300.0)
         async with keys.kept_fresh(Metrics()):
             await keys.key("ec")
-    keys._asked_at = math.inf  # no unknown kid is a reason to fetch
+    keys._asked_at = math.inf  # unknown kids cause no fetch
     return keys
 
 
@@ -105,17 +105,17 @@ AUTHENTICATE = {
 
 
 def named(authorization: bytes, by: str) -> Customer | None:
-    """Whom it names, or None where it is answered 401. Anything else that it raises is a fault."""
+    """The customer, or None for a 401. Any other exception is a bug."""
     request = Request({"type": "http", "headers": [(b"authorization", authorization)]})
     try:
         return _answered(AUTHENTICATE[by](request))
     except NotAuthenticated as error:
-        problem_of(error)  # whatever it says, it can be written
+        problem_of(error)  # the detail can be encoded
         return None
 
 
 def _answered(asked: Awaitable[Customer]) -> Customer:
-    """At once: a known key, or none, is nothing to wait for."""
+    """Without waiting: a known or missing key needs no fetch."""
     try:
         next(asked.__await__())
     except StopIteration as done:
@@ -130,20 +130,20 @@ def by(request: pytest.FixtureRequest) -> str:
 
 
 @given(st.binary() | st.binary().map(lambda junk: b"Bearer " + junk))
-def test_any_bytes_name_nobody(junk: bytes) -> None:
+def test_any_bytes_are_refused(junk: bytes) -> None:
     for by in AUTHENTICATE:
         assert named(junk, by) is None
 
 
 @given(st.binary(), st.binary(), st.binary())
-def test_any_three_parts_name_nobody(header: bytes, claims: bytes, proof: bytes) -> None:
+def test_any_three_parts_are_refused(header: bytes, claims: bytes, proof: bytes) -> None:
     said = b"Bearer " + b".".join(map(encoded, (header, claims, proof)))
     for by in AUTHENTICATE:
         assert named(said, by) is None
 
 
 @given(HEADERS, CLAIMS)
-def test_any_header_of_a_token_that_is_signed_is_read_or_refused(odd: dict[str, Any], claims: str) -> None:
+def test_any_header_of_a_signed_token_is_read_or_refused(odd: dict[str, Any], claims: str) -> None:
     for by, key in (("secret", None), ("key set", KEY)):
         header = json.dumps({**json.loads(HS if key is None else ES), **odd})
         found = named(b"Bearer " + token(header, claims, key), by)
@@ -151,8 +151,8 @@ def test_any_header_of_a_token_that_is_signed_is_read_or_refused(odd: dict[str, 
 
 
 @given(CLAIMS)
-def test_any_claims_of_a_token_that_is_signed_are_read_or_refused(claims: str) -> None:
-    """Times are numbers and nothing else: not text that looks like one, not true."""
+def test_any_claims_of_a_signed_token_are_read_or_refused(claims: str) -> None:
+    """Times must be numbers: neither digits in a string nor true."""
     for by, header, key in (("secret", HS, None), ("key set", ES, KEY)):
         found = named(b"Bearer " + token(header, claims, key), by)
         if found is not None:
@@ -188,7 +188,7 @@ def test_any_key_set_is_read_or_refused(odd: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_odd_tokens_are_refused_over_http(world: World) -> None:
-    """As a server answers them, when they fit into a header."""
+    """Through a server, if they fit into a header."""
     server = await world.server(webhooks=False)
     async with aiohttp.ClientSession() as http:
         for raw in [

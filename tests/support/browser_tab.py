@@ -30,7 +30,7 @@ Hear = Callable[[Any], None]
 
 
 class Unanswered(Exception):
-    """No server gave an acceptable answer in time; `last` is what was heard last."""
+    """No server gave an acceptable response in time; `last` is the last one."""
 
     def __init__(self, path: str, last: str) -> None:
         super().__init__(f"{path} was not answered in time; at last: {last}")
@@ -55,7 +55,7 @@ class Tab:
     # Requests
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """One try at one server. Raises one of UNREACHABLE."""
+        """One attempt at one server. Raises one of UNREACHABLE."""
         claims = {"sub": self.name, "exp": int(time.time()) + 600, **scope_of(path)}
         headers = {"Authorization": f"Bearer {jwt.encode(claims, JWT_SECRET, 'HS256')}"}
         url = self._chance.choice(self._servers) + path
@@ -66,7 +66,7 @@ class Tab:
     async def insist(
         self, method: str, path: str, body: Any, accept: Collection[int], within: float
     ) -> tuple[int, Any]:
-        """The same request again and again until its status is one of `accept`. Raises Unanswered."""
+        """Repeat a request until its status is one of `accept`. Raises Unanswered."""
         last = "nothing"
         deadline = time.monotonic() + within
         attempt = 0
@@ -86,7 +86,7 @@ class Tab:
     # Watching
 
     async def watch(self, invoice: str, ticket: str | None, hear: Hear = lambda _: None) -> Any:
-        """The terminal status of `invoice`, however often the line is lost. `hear` hears each status."""
+        """The terminal status of `invoice`, across lost connections. `hear` is called with each status."""
         attempt = 0
         while True:
             began = time.monotonic()
@@ -105,15 +105,15 @@ class Tab:
             attempt += 1
 
     async def confirmed(self) -> None:
-        """What the page says once `confirmCardPayment` has resolved: please ask again."""
+        """Send `verify`, as the page does once `confirmCardPayment` has resolved."""
         if self._socket is not None and not self._socket.closed:
-            with suppress(*UNREACHABLE):  # a new connection is itself a question
+            with suppress(*UNREACHABLE):  # a new connection causes a verification itself
                 await self._socket.send_str('{"type":"verify"}')
 
     async def _connection(
         self, invoice: str, ticket: str | None, hear: Hear
     ) -> tuple[Any, bool, float | None]:
-        """One connection: the final status or None, whether it was opened, and the pause asked for."""
+        """One connection: the final status or None, whether it was opened, and the reconnect delay."""
         opened, after = False, None
         try:
             if ticket is None:

@@ -1,4 +1,4 @@
-"""An identity provider that publishes its keys, or misbehaves as a test wants."""
+"""An identity provider that publishes its keys, or fails as a test needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def jwk(key: PrivateKey, kid: str, **members: Any) -> dict[str, Any]:
 
 
 class Provider:
-    """Answers with `keys`; with `status` and `body` instead where they are set; while `hangs`, not at all."""
+    """Responds with `keys`, or with `status` and `body` if set, or, while `hangs`, not at all."""
 
     def __init__(self, url: str, keys: list[dict[str, Any]]) -> None:
         self.url = url
@@ -55,7 +55,7 @@ class Provider:
 
 @asynccontextmanager
 async def provider(*keys: dict[str, Any]) -> AsyncIterator[Provider]:
-    """A provider that publishes these keys, at an address of its own."""
+    """A provider that publishes these keys, at its own URL."""
     port = free_port()
     told = Provider(f"http://127.0.0.1:{port}/keys", list(keys))
     application = web.Application()

@@ -1,4 +1,4 @@
-"""The cable between a browser and everything else: it can be pulled out, and plugged in again."""
+"""Simulates a browser's network connection, which a test can cut and restore."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BY_IPV4, BY_NAME = 1, 3
 
 
 class Cable:
-    """A SOCKS 5 proxy (RFC 1928) on loopback. Pulled, it resets what it carries and refuses what is new."""
+    """A SOCKS 5 proxy (RFC 1928) on loopback. While cut, it resets connections and refuses new ones."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -65,7 +65,7 @@ class Cable:
 
     @staticmethod
     async def _wanted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, int]:
-        """The address that the browser asks for, after the greeting."""
+        """The address that the browser requests, after the greeting."""
         _, methods = await reader.readexactly(2)
         await reader.readexactly(methods)
         writer.write(NO_AUTHENTICATION)
@@ -79,7 +79,7 @@ class Cable:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One direction, until either end is closed."""
+    """Copy one direction until either end is closed."""
     with suppress(ConnectionError):
         while data := await reader.read(65_536):
             writer.write(data)

@@ -22,7 +22,7 @@ UP_WITHIN_S = 20.0
 
 
 class Node:
-    """One server. `name` is what clients call it."""
+    """One server. `name` is the name that clients use."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self.bus = free_port(), free_port()
@@ -49,7 +49,7 @@ class Node:
         return client.execute_command("CLUSTER " + str(words[0]), *words[1:])
 
     def kill(self) -> None:
-        """SIGKILL: no goodbye."""
+        """Kill it with SIGKILL."""
         self.server.terminate()
 
 
@@ -77,7 +77,7 @@ class ValkeyCluster:
         self._until(lambda: all(self.agreed(node) for node in (*self.nodes, self.spare)))
 
     def agreed(self, node: Node) -> bool:
-        """Whether `node` knows all four, and that the spare follows the first, with all slots covered."""
+        """Whether `node` knows all four, the replica follows the first, and all slots are covered."""
         roles = sorted(known["flags"].split(",")[-1] for known in node.cluster("NODES").values())
         linked = self.spare.client.info("replication").get("master_link_status") == "up"
         covered = node.cluster("INFO")["cluster_state"] == "ok"

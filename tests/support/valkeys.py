@@ -1,4 +1,4 @@
-"""A Valkey of a test's own, to be killed, frozen and starved."""
+"""Valkey servers for single tests, which may kill, freeze or starve them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.processes import free_port
 
 
 def start_valkey(folder: Path, port: int, **config: Any) -> ValkeyServer:
-    """One that runs at this port. `config`: its own settings, dashes written as underscores."""
+    """Start a Valkey at this port. `config` holds its settings, with underscores for dashes."""
     settings = {name.replace("_", "-"): value for name, value in config.items()}
     server = ValkeyServer(port=port, data_dir=folder / "valkey", persist=True, config=settings)
     server.start()
@@ -24,7 +24,7 @@ def start_valkey(folder: Path, port: int, **config: Any) -> ValkeyServer:
 
 @contextmanager
 def running_valkey(folder: Path, **config: Any) -> Iterator[ValkeyServer]:
-    """One for the length of the block, which may end it sooner."""
+    """A Valkey for the length of the block, which may stop it earlier."""
     server = start_valkey(folder, free_port(), **config)
     try:
         yield server
@@ -34,7 +34,7 @@ def running_valkey(folder: Path, **config: Any) -> Iterator[ValkeyServer]:
 
 @contextmanager
 def frozen(server: ValkeyServer) -> Iterator[None]:
-    """Its process is stopped, and its connections stay open."""
+    """Freeze a Valkey: its process is stopped, and its connections stay open."""
     pid: int = server._process.pid
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -1,4 +1,4 @@
-"""Limits per account: shared by all processes, bounded in memory, and never waiting for Redis."""
+"""Rate limits per account: shared by all processes, bounded in memory, never blocked by Redis."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _accounts = iter(range(1_000_000, 2_000_000))
 
 @pytest.fixture
 def account() -> int:
-    """An account that no other test has counted."""
+    """An account that no other test uses."""
     return next(_accounts)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The monotonic time in seconds, to be moved by hand."""
+    """The monotonic time in seconds, moved by the test."""
     at = [1000.0]
     monkeypatch.setattr(account_limits, "time", SimpleNamespace(monotonic=lambda: at[0]))
     return at
@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 async def two_clients(valkey: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[RedisClient]]:
-    """Of a Redis that is there, however slow the machine is."""
+    """A timeout that a slow machine does not reach."""
     monkeypatch.setattr(account_limits, "REDIS_TIMEOUT_S", 30.0)
     clients = [connect_redis(valkey) for _ in range(2)]
     yield clients
@@ -65,7 +65,7 @@ async def take(process: AccountLimits, account: int, what: Limited = ADOPTIONS) 
 
 
 async def test_processes_share_the_limit_of_an_account(two_clients: list[RedisClient], account: int) -> None:
-    """S64: what one process counted, another refuses; another account and another limit are free."""
+    """S64: a second process refuses what the first has counted; other accounts and limits are free."""
     first, second = (limits(client) for client in two_clients)
     for number in range(PER_MINUTE):
         await take((first, second)[number % 2], account)
@@ -77,8 +77,8 @@ async def test_processes_share_the_limit_of_an_account(two_clients: list[RedisCl
     await take(second, next(_accounts))
 
 
-async def test_what_is_counted_in_redis_expires(two_clients: list[RedisClient], account: int) -> None:
-    """A key for each account that asked, and none that stays."""
+async def test_counts_in_redis_expire(two_clients: list[RedisClient], account: int) -> None:
+    """One key per active account, which expires."""
     redis = two_clients[0]
     await take(limits(redis), account)
     keys = [key async for key in redis.scan_iter(match=f"*{account}*")]
@@ -86,10 +86,10 @@ async def test_what_is_counted_in_redis_expires(two_clients: list[RedisClient], 
     assert 0 < await redis.ttl(keys[0]) <= 61
 
 
-async def test_a_process_that_is_over_its_own_count_asks_redis_nothing(
+async def test_a_refusal_by_the_process_does_not_query_redis(
     two_clients: list[RedisClient], account: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S64: hundreds of refusals cost an account's process a look into its memory each."""
+    """S64: each refusal only costs a look-up in memory."""
     process = limits(two_clients[0])
     for _ in range(PER_MINUTE):
         await take(process, account)
@@ -103,8 +103,8 @@ async def test_a_process_that_is_over_its_own_count_asks_redis_nothing(
             await take(process, account)
 
 
-async def test_without_redis_each_process_counts_by_itself(account: int) -> None:
-    """S64, S29: the limit stays, in each process, and nobody is refused for Redis's sake."""
+async def test_without_redis_each_process_counts_on_its_own(account: int) -> None:
+    """S64, S29: the limit applies in each process, and Redis causes no refusals."""
     client = connect_redis(f"redis://127.0.0.1:{free_port()}")
     processes = [limits(client) for _ in range(2)]
     for process in processes:
@@ -115,10 +115,8 @@ async def test_without_redis_each_process_counts_by_itself(account: int) -> None
     await client.aclose()
 
 
-async def test_a_frozen_redis_is_asked_once_and_then_left_alone(
-    valkey_of_mine: ValkeyServer, account: int
-) -> None:
-    """S29: one request waits a quarter of a second for it; those after it do not wait at all."""
+async def test_a_frozen_redis_is_queried_once(valkey_of_mine: ValkeyServer, account: int) -> None:
+    """S29: one request waits a quarter of a second for it; later ones do not wait."""
     client = connect_redis(valkey_of_mine.connection_url)
     process = limits(client)
     await take(process, account)
@@ -127,15 +125,15 @@ async def test_a_frozen_redis_is_asked_once_and_then_left_alone(
         assert process._windows.away_until > asyncio.get_running_loop().time()
         for _ in range(3):
             counted = process._count(account, ADOPTIONS)
-            with pytest.raises(StopIteration):  # it ends without having waited for anything
+            with pytest.raises(StopIteration):  # it completes without waiting
                 counted.send(None)
     await client.aclose()
 
 
-async def test_few_of_an_accounts_requests_are_served_at_a_time(
+async def test_an_accounts_concurrent_requests_are_limited(
     two_clients: list[RedisClient], account: int
 ) -> None:
-    """S64: the others wait for their turn; another account's are served beside them."""
+    """S64: further ones wait; another account's are served meanwhile."""
     process, other = limits(two_clients[0]), next(_accounts)
     served, go = [0], asyncio.Event()
 
@@ -155,7 +153,7 @@ async def test_few_of_an_accounts_requests_are_served_at_a_time(
     assert len(process._turns) == 0, "nothing is kept of an account that is not being served"
 
 
-async def test_a_turn_that_does_not_come_is_a_refusal(
+async def test_a_request_that_gets_no_slot_in_time_is_refused(
     two_clients: list[RedisClient], account: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S64: every wait has a deadline."""
@@ -180,9 +178,7 @@ async def test_verifications_beyond_the_limit_are_counted_as_refused(
 
 
 @pytest.mark.parametrize("per_minute", [1, 5, 60, 7919])
-def test_a_bucket_gives_its_tokens_and_fills_again_within_a_minute(
-    per_minute: int, clock: list[float]
-) -> None:
+def test_a_bucket_is_refilled_within_a_minute(per_minute: int, clock: list[float]) -> None:
     buckets = Buckets(per_minute)
     assert [buckets.take(1) for _ in range(per_minute)] == [0.0] * per_minute
     wait_s = buckets.take(1)
@@ -194,7 +190,7 @@ def test_a_bucket_gives_its_tokens_and_fills_again_within_a_minute(
     assert [buckets.take(1) for _ in range(per_minute)] == [0.0] * per_minute
 
 
-def test_buckets_that_are_full_again_are_forgotten(clock: list[float]) -> None:
+def test_full_buckets_are_dropped(clock: list[float]) -> None:
     buckets = Buckets(10)
     for account_id in range(1000):
         buckets.take(account_id)
@@ -204,8 +200,8 @@ def test_buckets_that_are_full_again_are_forgotten(clock: list[float]) -> None:
     assert len(buckets) == 1
 
 
-def test_buckets_are_bounded_however_many_accounts_there_are(clock: list[float]) -> None:
-    """Those that asked for nothing for longest go first: one that is asking stays limited."""
+def test_the_number_of_buckets_is_bounded(clock: list[float]) -> None:
+    """The least recently active are dropped first: an active account stays limited."""
     buckets = Buckets(2, accounts=100)
     buckets.take(-1)
     buckets.take(-1)
@@ -216,8 +212,8 @@ def test_buckets_are_bounded_however_many_accounts_there_are(clock: list[float])
     assert buckets.take(999) > 0
 
 
-def test_the_time_that_is_kept_is_the_monotonic_one() -> None:
-    """A clock that is set back locks nobody out."""
+def test_buckets_use_the_monotonic_clock() -> None:
+    """Setting the clock back does not lock anyone out."""
     buckets = Buckets(1)
     assert buckets.take(1) == 0.0
     assert next(iter(buckets._full_at.values())) - time.monotonic() <= 60.0

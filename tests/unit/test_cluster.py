@@ -1,4 +1,4 @@
-"""REDIS_CLUSTER=1: the hub on a real cluster of three nodes, and what becomes of it when one is lost."""
+"""REDIS_CLUSTER=1: the hub on a real cluster of three nodes, also when one of them fails."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from paidup.db.models import Invoice
 from paidup.realtime import hub as module
-from paidup.realtime import redis_connection as listeners
-from paidup.realtime import subscriber as keepers
+from paidup.realtime import redis_connection
+from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.hub import INVOICES, Hub
 from paidup.realtime.resync import resync_forever
 from paidup.redis_client import RedisClient, connect_redis
@@ -23,7 +23,7 @@ from tests.support.processes import free_port
 from tests.support.valkey_cluster import ValkeyCluster
 from tests.support.valkeys import frozen
 from tests.support.waiting import wait_until
-from tests.unit.test_hub import Ear, a_status
+from tests.unit.test_hub import StatusRecorder, a_status
 
 pytestmark = pytest.mark.xdist_group("valkey-cluster")  # one cluster for all of them
 
@@ -32,7 +32,7 @@ INVOICES_OF_ALL_NODES = [f"in_cluster{number}" for number in range(60)]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
-    """One for all tests that leave it as it was."""
+    """Shared by the tests that do not change it."""
     started = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
     yield started
     started.stop()
@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]
 
 @pytest.fixture
 def cluster_of_mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
-    """One whose nodes may die."""
+    """A cluster whose nodes may be killed."""
     started = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
     yield started
     started.stop()
@@ -49,29 +49,31 @@ def cluster_of_mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, some ten times as fast."""
-    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.2)
-    monkeypatch.setattr(keepers, "RESTORE_MAX_DELAY_S", 0.01)
-    for owner in (module, keepers):
+    monkeypatch.setattr(redis_subscriber, "PROBE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(redis_subscriber, "RESTORE_MAX_DELAY_S", 0.01)
+    for owner in (module, redis_subscriber):
         monkeypatch.setattr(owner, "RECONNECT_MAX_S", 0.2)
-    for owner in (module, listeners):
+    for owner in (module, redis_connection):
         monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 1.0)
     monkeypatch.setattr(module, "UNSUBSCRIBE_DELAY_S", 0.05)
 
 
 class Process:
-    """What one process has: a client, a hub, and an ear on each invoice."""
+    """What one process has: a client, a hub, and a subscriber for each invoice."""
 
     def __init__(self, url: str) -> None:
         self.redis: RedisClient = connect_redis(url, cluster=True)
         self.hub = Hub(self.redis)
-        self.ears = {invoice: Ear() for invoice in INVOICES_OF_ALL_NODES}
+        self.recorders = {invoice: StatusRecorder() for invoice in INVOICES_OF_ALL_NODES}
 
     async def join_all(self) -> None:
-        joins = (self.hub.subscribe(INVOICES, invoice, ear) for invoice, ear in self.ears.items())
+        joins = (
+            self.hub.subscribe(INVOICES, invoice, recorder) for invoice, recorder in self.recorders.items()
+        )
         assert all(await asyncio.gather(*joins))
 
     def have_heard(self, version: int) -> bool:
-        return all(version in ear.versions for ear in self.ears.values())
+        return all(version in recorder.versions for recorder in self.recorders.values())
 
 
 async def processes(stack: AsyncExitStack, url: str) -> tuple[Process, Process]:
@@ -92,17 +94,19 @@ async def pair(cluster: ValkeyCluster) -> AsyncIterator[tuple[Process, Process]]
 
 
 async def publish_until_heard(there: Process, here: Process, version: int) -> None:
-    """As the processes do whose sockets wait: commits go on, and each is published once it can be."""
+    """Commits continue, and each is published once possible."""
 
     async def heard() -> bool:
-        missing = [invoice for invoice, ear in here.ears.items() if version not in ear.versions]
+        missing = [
+            invoice for invoice, recorder in here.recorders.items() if version not in recorder.versions
+        ]
         await asyncio.gather(*(there.hub.publish(a_status(invoice, version)) for invoice in missing))
         return not missing
 
     await wait_until(heard)
 
 
-async def test_statuses_cross_from_process_to_process_on_every_node(
+async def test_statuses_reach_other_processes_on_every_node(
     pair: tuple[Process, Process], cluster: ValkeyCluster
 ) -> None:
     here, there = pair
@@ -112,26 +116,26 @@ async def test_statuses_cross_from_process_to_process_on_every_node(
     told = [there.hub.publish(a_status(invoice)) for invoice in INVOICES_OF_ALL_NODES]
     assert all(await asyncio.gather(*told))
     await wait_until(lambda: here.have_heard(1))
-    assert {tuple(ear.versions) for ear in here.ears.values()} == {(1,)}, "each once"
+    assert {tuple(recorder.versions) for recorder in here.recorders.values()} == {(1,)}, "each once"
     await wait_until(lambda: here.hub.healthy)
 
 
-async def test_channels_are_given_up_on_a_cluster_too(
+async def test_channels_are_dropped_on_a_cluster_too(
     pair: tuple[Process, Process], cluster: ValkeyCluster
 ) -> None:
     here, _ = pair
     await here.join_all()
-    for invoice, ear in here.ears.items():
-        here.hub.unsubscribe(INVOICES, invoice, ear)
+    for invoice, recorder in here.recorders.items():
+        here.hub.unsubscribe(INVOICES, invoice, recorder)
     await wait_until(
         lambda: not any(node.client.pubsub_shardchannels("paidup:invoice:*") for node in cluster.nodes)
     )
 
 
-async def test_one_frozen_node_of_three_is_noticed(
+async def test_one_frozen_node_of_three_is_detected(
     pair: tuple[Process, Process], cluster: ValkeyCluster
 ) -> None:
-    """S29: the other two still bring our probes back, and the hub is not healthy all the same."""
+    """S29: probes still come back through the other two, but the hub is not healthy."""
     here, there = pair
     await here.join_all()
     await wait_until(lambda: here.hub.healthy)
@@ -145,18 +149,18 @@ async def test_one_frozen_node_of_three_is_noticed(
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.usefixtures("database")
-async def test_a_node_is_killed_and_its_slots_taken_over_and_nobody_misses_a_status(
+async def test_no_status_is_lost_when_a_node_is_killed_and_fails_over(
     cluster_of_mine: ValkeyCluster,
 ) -> None:
-    """S29: what is committed meanwhile is read from the rows; afterwards the channels live on the spare."""
+    """S29: changes meanwhile are read from the rows; afterwards the channels are on the replica."""
     account = await an_account()
     for invoice in INVOICES_OF_ALL_NODES:
         await an_invoice(account, id=invoice)
     async with AsyncExitStack() as stack:
         here, there = await processes(stack, cluster_of_mine.url)
         await here.join_all()
-        rereader = asyncio.create_task(resync_forever(here.hub, interval_s=600))
-        stack.callback(rereader.cancel)
+        resync_task = asyncio.create_task(resync_forever(here.hub, interval_s=600))
+        stack.callback(resync_task.cancel)
         cluster_of_mine.nodes[0].kill()
         for invoice in INVOICES_OF_ALL_NODES:
             await Invoice.filter(id=invoice).update(version=2)
@@ -173,10 +177,10 @@ async def test_a_node_is_killed_and_its_slots_taken_over_and_nobody_misses_a_sta
         await wait_until(lambda: here.have_heard(3))
 
 
-async def test_a_slot_that_moves_takes_its_channels_along(
+async def test_channels_follow_a_slot_that_moves(
     pair: tuple[Process, Process], cluster: ValkeyCluster
 ) -> None:
-    """The node that gives it away drops its channels without being asked; they are asked for at the new."""
+    """The old node drops its channels by itself; they are resubscribed at the new one."""
     here, there = pair
     await here.join_all()
     here.hub.gaps.clear()
@@ -189,22 +193,22 @@ async def test_a_slot_that_moves_takes_its_channels_along(
     await publish_until_heard(there, here, 2)
 
 
-async def test_with_the_whole_cluster_away_nothing_raises_and_nobody_is_kept_waiting() -> None:
-    """S29: the rereader tells the lines; what this process commits, it tells them itself."""
+async def test_with_the_whole_cluster_down_nothing_raises_or_blocks() -> None:
+    """S29: the resync delivers changes; the process's own commits are delivered at once."""
     away = Process(f"redis://127.0.0.1:{free_port()}")
-    ear = Ear()
+    recorder = StatusRecorder()
     await away.hub.open()
     try:
-        assert not await away.hub.subscribe(INVOICES, "in_away", ear)
+        assert not await away.hub.subscribe(INVOICES, "in_away", recorder)
         assert not await away.hub.publish(a_status("in_away"))
-        assert (ear.versions, away.hub.healthy) == ([1], False)
+        assert (recorder.versions, away.hub.healthy) == ([1], False)
         assert await RateLimiter(away.redis, 1)._hit("invoices.retrieve"), "counted by this process alone"
     finally:
         await away.hub.close()
         await away.redis.aclose()
 
 
-async def test_the_budget_is_shared_on_a_cluster(pair: tuple[Process, Process]) -> None:
+async def test_the_rate_limit_is_shared_on_a_cluster(pair: tuple[Process, Process]) -> None:
     budgets = [RateLimiter(process.redis, 10) for process in pair]
     taken = [await budgets[number % 2]._hit("invoices.retrieve") for number in range(12)]
     assert taken == [True] * 10 + [False] * 2
@@ -212,7 +216,7 @@ async def test_the_budget_is_shared_on_a_cluster(pair: tuple[Process, Process]) 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_server_on_a_cluster_serves_a_purchase(world: World, cluster: ValkeyCluster) -> None:
-    """REDIS_CLUSTER=1, as an operator sets it: bought, asked about within the budget, and told."""
+    """REDIS_CLUSTER=1 in the settings: buying, verification within the rate limit, and delivery work."""
     paidup = await world.server(
         webhooks=False, redis_url=cluster.url, redis_cluster=True, resync_interval_s=600
     )

@@ -1,4 +1,4 @@
-"""The embedded Valkey: real, shared by a host's processes, gone when its starter is."""
+"""The embedded Valkey: a real server, shared by a host's processes, stopped with its starter."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ async def answers(url: str) -> bool:
         await client.aclose()
 
 
-async def test_whoever_comes_second_joins(scratch: Path) -> None:
-    """Server and worker on one host hear each other without any configuration."""
+async def test_a_second_process_uses_the_same_valkey(scratch: Path) -> None:
+    """Server and worker on one host exchange messages without any configuration."""
     folder = scratch / "shared"
     folder.mkdir()
     with embedded_valkey(folder) as first:
@@ -35,7 +35,7 @@ async def test_whoever_comes_second_joins(scratch: Path) -> None:
         await answers(first)
 
 
-async def test_it_starts_again_where_it_was(scratch: Path) -> None:
+async def test_it_starts_again_at_the_same_address(scratch: Path) -> None:
     folder = scratch / "again"
     folder.mkdir()
     for _ in range(2):
@@ -43,8 +43,8 @@ async def test_it_starts_again_where_it_was(scratch: Path) -> None:
             assert await answers(url)
 
 
-async def test_ctrl_c_in_a_terminal_does_not_end_it_before_us(scratch: Path) -> None:
-    """A terminal sends SIGINT to every process of the command; those who drain still need it."""
+async def test_ctrl_c_in_a_terminal_does_not_stop_it(scratch: Path) -> None:
+    """A terminal sends SIGINT to all processes of a command; draining ones still need it."""
     folder = scratch / "terminal"
     folder.mkdir()
     before = set(descendants())
@@ -56,7 +56,7 @@ async def test_ctrl_c_in_a_terminal_does_not_end_it_before_us(scratch: Path) -> 
     assert not alive(valkey)
 
 
-async def test_two_folders_have_two(scratch: Path) -> None:
+async def test_two_data_directories_have_two_valkeys(scratch: Path) -> None:
     one, two = scratch / "one", scratch / "two"
     one.mkdir()
     two.mkdir()
@@ -66,8 +66,8 @@ async def test_two_folders_have_two(scratch: Path) -> None:
         assert await answers(second)
 
 
-async def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
-    """A Unix socket's path holds 107 bytes; a home directory may be longer."""
+async def test_a_long_path_works(tmp_path: Path) -> None:
+    """The path of a Unix socket can have 107 bytes; a home directory's may be longer."""
     folder = tmp_path / ("long" * 40)
     folder.mkdir()
     assert len(str(socket_path(folder))) <= SOCKET_PATH_LIMIT
@@ -79,8 +79,8 @@ def test_each_long_path_has_its_own_socket(tmp_path: Path) -> None:
     assert socket_path(tmp_path / ("a" * 150)) != socket_path(tmp_path / ("b" * 150))
 
 
-def test_a_folder_that_is_not_there_yet_is_made(scratch: Path) -> None:
-    """A fresh clone has no data directory."""
+def test_a_missing_directory_is_created(scratch: Path) -> None:
+    """A new checkout has no data directory."""
     folder = scratch / "fresh" / "data"
     with embedded_valkey(folder) as url:
         assert url.startswith("unix://")

@@ -1,4 +1,4 @@
-"""The hub: whoever has joined hears every change, through kills, freezes and outages of Redis."""
+"""The hub: every subscriber gets every change, through kills, freezes and outages of Redis."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import BalanceMessage, Stage, StatusMessage, encode, stage_of
 from paidup.realtime import hub as module
-from paidup.realtime import redis_connection as listeners
-from paidup.realtime import subscriber as keepers
+from paidup.realtime import redis_connection
+from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.hub import ACCOUNTS, INVOICES, Hub
 from paidup.realtime.resync import resync, resync_forever
 from paidup.redis_client import connect_redis
@@ -29,8 +29,8 @@ from tests.support.valkeys import frozen
 from tests.support.waiting import wait_until
 
 
-class Ear:
-    """A line that remembers."""
+class StatusRecorder:
+    """A subscriber that records its messages."""
 
     def __init__(self) -> None:
         self.heard: list[StatusMessage] = []
@@ -49,8 +49,8 @@ class Ear:
         return [status.version for status in self.heard]
 
 
-class Purse:
-    """A line on an account that remembers."""
+class BalanceRecorder:
+    """A subscriber of an account that records its messages."""
 
     def __init__(self) -> None:
         self.heard: list[BalanceMessage] = []
@@ -78,7 +78,7 @@ def a_status(invoice: str, version: int = 1) -> StatusMessage:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Hub]:
-    """A hub with a connection of its own, as each process has one."""
+    """A hub with its own connection, as in a process of its own."""
     redis = connect_redis(url)
     hub = Hub(redis)
     await hub.open()
@@ -111,10 +111,10 @@ async def subscribers(client: Redis, channel: bytes) -> int:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, twenty times as fast."""
-    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 0.1)
-    monkeypatch.setattr(keepers, "RECONNECT_MAX_S", 0.1)
-    monkeypatch.setattr(keepers, "RESTORE_MAX_DELAY_S", 0.01)
-    for owner in (module, listeners):
+    monkeypatch.setattr(redis_subscriber, "PROBE_INTERVAL_S", 0.1)
+    monkeypatch.setattr(redis_subscriber, "RECONNECT_MAX_S", 0.1)
+    monkeypatch.setattr(redis_subscriber, "RESTORE_MAX_DELAY_S", 0.01)
+    for owner in (module, redis_connection):
         monkeypatch.setattr(owner, "ACK_TIMEOUT_S", 0.3)
     monkeypatch.setattr(module, "UNSUBSCRIBE_DELAY_S", 0.05)
 
@@ -127,88 +127,88 @@ async def pair(valkey: str) -> AsyncIterator[tuple[Hub, Hub]]:
         yield first, second
 
 
-async def test_what_one_process_publishes_another_hears(pair: tuple[Hub, Hub]) -> None:
+async def test_messages_reach_subscribers_in_other_processes(pair: tuple[Hub, Hub]) -> None:
     here, there = pair
-    ear = Ear()
-    assert await here.subscribe(INVOICES, "in_hears", ear)
+    recorder = StatusRecorder()
+    assert await here.subscribe(INVOICES, "in_hears", recorder)
     assert await there.publish(a_status("in_hears"))
-    await wait_until(lambda: ear.heard)
-    assert ear.heard == [a_status("in_hears")]
+    await wait_until(lambda: recorder.heard)
+    assert recorder.heard == [a_status("in_hears")]
 
 
-async def test_redis_has_acknowledged_before_join_returns(pair: tuple[Hub, Hub], valkey: str) -> None:
-    """S05: only then may the row be read; what changes afterwards is heard."""
+async def test_redis_has_acknowledged_before_subscribe_returns(pair: tuple[Hub, Hub], valkey: str) -> None:
+    """S05: only then may the row be read; later changes arrive as messages."""
     here, _ = pair
     async with admin(valkey) as client:
         for number in range(20):
-            await here.subscribe(INVOICES, f"in_ack{number}", Ear())
+            await here.subscribe(INVOICES, f"in_ack{number}", StatusRecorder())
             assert await subscribers(client, INVOICES.channel(f"in_ack{number}")) == 1
 
 
-async def test_the_publishers_own_lines_do_not_wait_for_redis(pair: tuple[Hub, Hub]) -> None:
+async def test_the_publishers_own_subscribers_do_not_wait_for_redis(pair: tuple[Hub, Hub]) -> None:
     here, _ = pair
-    ear = Ear()
-    await here.subscribe(INVOICES, "in_own", ear)
+    recorder = StatusRecorder()
+    await here.subscribe(INVOICES, "in_own", recorder)
     publishing = asyncio.ensure_future(here.publish(a_status("in_own")))
     await asyncio.sleep(0)
-    assert ear.versions == [1]
+    assert recorder.versions == [1]
     assert await publishing
 
 
-async def test_five_hundred_join_at_once_and_each_hears_its_own(pair: tuple[Hub, Hub]) -> None:
-    """Concurrent first subscribes on one connection lose none."""
+async def test_five_hundred_concurrent_subscribers_each_get_their_own_messages(pair: tuple[Hub, Hub]) -> None:
+    """Concurrent first subscriptions on one connection are all confirmed."""
     here, there = pair
-    ears = {f"in_many{number}": Ear() for number in range(500)}
-    joined = await asyncio.gather(*(here.subscribe(INVOICES, invoice, ear) for invoice, ear in ears.items()))
+    recorders = {f"in_many{number}": StatusRecorder() for number in range(500)}
+    joined = await asyncio.gather(
+        *(here.subscribe(INVOICES, invoice, recorder) for invoice, recorder in recorders.items())
+    )
     assert all(joined)
-    await asyncio.gather(*(there.publish(a_status(invoice)) for invoice in ears))
-    await wait_until(lambda: all(ear.heard for ear in ears.values()))
-    assert {tuple(status.invoice for status in ear.heard) for ear in ears.values()} == {
-        (invoice,) for invoice in ears
+    await asyncio.gather(*(there.publish(a_status(invoice)) for invoice in recorders))
+    await wait_until(lambda: all(recorder.heard for recorder in recorders.values()))
+    assert {tuple(status.invoice for status in recorder.heard) for recorder in recorders.values()} == {
+        (invoice,) for invoice in recorders
     }
 
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many channels each command has asked for."""
+    """The number of channels of each command."""
     counted: list[int] = []
-    subscribe = listeners.PubSubConnection.subscribe
+    subscribe = redis_connection.PubSubConnection.subscribe
 
-    async def counting(connection: listeners.PubSubConnection, channels: Sequence[bytes]) -> None:
+    async def counting(connection: redis_connection.PubSubConnection, channels: Sequence[bytes]) -> None:
         counted.append(len(channels))
         await subscribe(connection, channels)
 
-    monkeypatch.setattr(listeners.PubSubConnection, "subscribe", counting)
+    monkeypatch.setattr(redis_connection.PubSubConnection, "subscribe", counting)
     return counted
 
 
-async def test_a_crowd_is_asked_for_in_a_few_commands(pair: tuple[Hub, Hub], batches: list[int]) -> None:
+async def test_many_subscriptions_share_a_few_commands(pair: tuple[Hub, Hub], batches: list[int]) -> None:
     here, _ = pair
     batches.clear()
-    joins = (here.subscribe(INVOICES, f"in_crowd{number}", Ear()) for number in range(1_200))
+    joins = (here.subscribe(INVOICES, f"in_crowd{number}", StatusRecorder()) for number in range(1_200))
     assert all(await asyncio.gather(*joins))
     assert batches == [500, 500, 200]
 
 
 @pytest.mark.usefixtures("quick")
-async def test_an_answer_that_comes_too_late_is_a_gap(pair: tuple[Hub, Hub]) -> None:
-    """Whoever was sent to read the row before Redis had answered must read it again afterwards."""
+async def test_a_late_acknowledgement_is_a_gap(pair: tuple[Hub, Hub]) -> None:
+    """A row that was read before Redis acknowledged must be read again afterwards."""
     here, _ = pair
     connection = here._node_subscribers["redis"].connection
     assert connection is not None
     async with connection._command_lock:
-        assert not await here.subscribe(INVOICES, "in_late", Ear())
+        assert not await here.subscribe(INVOICES, "in_late", StatusRecorder())
         assert not here.gaps.is_set()
     await wait_until(here.gaps.is_set)
-    assert await here.subscribe(INVOICES, "in_late", Ear())
+    assert await here.subscribe(INVOICES, "in_late", StatusRecorder())
 
 
-async def test_the_second_line_of_an_invoice_costs_no_second_subscription(
-    pair: tuple[Hub, Hub], valkey: str
-) -> None:
-    """S08: two tabs; one leaves, the other still hears."""
+async def test_a_second_subscriber_causes_no_second_subscription(pair: tuple[Hub, Hub], valkey: str) -> None:
+    """S08: two tabs; one closes, the other still gets messages."""
     here, there = pair
-    one, two = Ear(), Ear()
+    one, two = StatusRecorder(), StatusRecorder()
     assert await here.subscribe(INVOICES, "in_tabs", one)
     assert await here.subscribe(INVOICES, "in_tabs", two)
     assert here.subscriber_count(INVOICES, "in_tabs") == 2
@@ -219,13 +219,13 @@ async def test_the_second_line_of_an_invoice_costs_no_second_subscription(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_channel_is_given_up_a_little_after_its_last_line(
+async def test_a_channel_is_dropped_shortly_after_its_last_subscriber(
     pair: tuple[Hub, Hub], valkey: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last to leave counts, not one before whom somebody followed."""
+    """Counted from the last unsubscribe, not from an earlier one that was followed by a subscribe."""
     monkeypatch.setattr(module, "UNSUBSCRIBE_DELAY_S", 0.4)
     here, _ = pair
-    first, last = Ear(), Ear()
+    first, last = StatusRecorder(), StatusRecorder()
     async with admin(valkey) as client:
 
         async def subscribed(count: int) -> bool:
@@ -245,101 +245,103 @@ async def test_a_channel_is_given_up_a_little_after_its_last_line(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_whoever_comes_back_while_it_lingers_hears_on(pair: tuple[Hub, Hub], valkey: str) -> None:
-    """A reload: the old socket leaves, the new one joins, and the late goodbye must not make it deaf."""
+async def test_resubscribing_before_the_channel_is_dropped_keeps_it(
+    pair: tuple[Hub, Hub], valkey: str
+) -> None:
+    """A page reload: the delayed removal of the old socket must not unsubscribe the new one."""
     here, there = pair
     for _ in range(5):
-        ear = Ear()
-        assert await here.subscribe(INVOICES, "in_reload", ear)
-        here.unsubscribe(INVOICES, "in_reload", ear)
-    ear = Ear()
-    await here.subscribe(INVOICES, "in_reload", ear)
-    await here.subscribe(INVOICES, "in_other", other := Ear())
+        recorder = StatusRecorder()
+        assert await here.subscribe(INVOICES, "in_reload", recorder)
+        here.unsubscribe(INVOICES, "in_reload", recorder)
+    recorder = StatusRecorder()
+    await here.subscribe(INVOICES, "in_reload", recorder)
+    await here.subscribe(INVOICES, "in_other", other := StatusRecorder())
     here.unsubscribe(INVOICES, "in_other", other)
     await wait_until(
         lambda: INVOICES.channel("in_other") not in here._channels
     )  # its time to linger is over, and ours
     await there.publish(a_status("in_reload"))
-    await wait_until(lambda: ear.heard)
+    await wait_until(lambda: recorder.heard)
 
 
-async def test_a_joiner_who_is_cancelled_does_not_make_the_next_one_deaf(pair: tuple[Hub, Hub]) -> None:
-    """The first tab closes in the middle of its handshake; the second waits for the same channel."""
+async def test_a_cancelled_subscribe_does_not_affect_the_next_one(pair: tuple[Hub, Hub]) -> None:
+    """The first tab closes during its handshake; the second waits for the same channel."""
     here, there = pair
     connection = here._node_subscribers["redis"].connection
     assert connection is not None
     async with connection._command_lock:  # Redis is busy with somebody else's command
-        first = asyncio.ensure_future(here.subscribe(INVOICES, "in_cancel", Ear()))
-        second_ear = Ear()
+        first = asyncio.ensure_future(here.subscribe(INVOICES, "in_cancel", StatusRecorder()))
+        second_recorder = StatusRecorder()
         await asyncio.sleep(0)
-        second = asyncio.ensure_future(here.subscribe(INVOICES, "in_cancel", second_ear))
+        second = asyncio.ensure_future(here.subscribe(INVOICES, "in_cancel", second_recorder))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
     assert await second
     await there.publish(a_status("in_cancel"))
-    await wait_until(lambda: second_ear.heard)
+    await wait_until(lambda: second_recorder.heard)
 
 
-async def test_a_message_that_is_no_status_harms_nobody(pair: tuple[Hub, Hub], valkey: str) -> None:
+async def test_a_malformed_message_is_ignored(pair: tuple[Hub, Hub], valkey: str) -> None:
     here, there = pair
-    ear = Ear()
-    await here.subscribe(INVOICES, "in_noise", ear)
+    recorder = StatusRecorder()
+    await here.subscribe(INVOICES, "in_noise", recorder)
     async with admin(valkey) as client:
         for noise in (b"", b"{", b"{}", b'{"type":"heartbeat"}', b'{"type":"status","invoice":7}'):
             await client.publish(INVOICES.channel("in_noise"), noise)
     await there.publish(a_status("in_noise"))
-    await wait_until(lambda: ear.heard)
-    assert ear.heard == [a_status("in_noise")]
+    await wait_until(lambda: recorder.heard)
+    assert recorder.heard == [a_status("in_noise")]
 
 
 # Accounts: the same mechanism
 
 
-async def test_a_balance_is_told_to_its_account_alone(pair: tuple[Hub, Hub]) -> None:
+async def test_a_balance_reaches_its_own_account_only(pair: tuple[Hub, Hub]) -> None:
     here, there = pair
-    own, other, ear = Purse(), Purse(), Ear()
+    own, other, recorder = BalanceRecorder(), BalanceRecorder(), StatusRecorder()
     assert await here.subscribe(ACCOUNTS, 71, own)
     assert await here.subscribe(ACCOUNTS, 7, other)
-    assert await here.subscribe(INVOICES, "71", ear)
+    assert await here.subscribe(INVOICES, "71", recorder)
     assert await there.publish_balance(71, a_balance(1))
     assert await there.publish_balance(7, a_balance(9))
     assert await there.publish(a_status("71"))
-    await wait_until(lambda: own.heard and other.heard and ear.heard)
-    assert (own.heard, other.versions, ear.versions) == ([a_balance(1)], [9], [1])
+    await wait_until(lambda: own.heard and other.heard and recorder.heard)
+    assert (own.heard, other.versions, recorder.versions) == ([a_balance(1)], [9], [1])
 
 
 async def test_the_publishers_own_accounts_do_not_wait_for_redis(pair: tuple[Hub, Hub]) -> None:
     here, _ = pair
-    purse = Purse()
-    await here.subscribe(ACCOUNTS, 72, purse)
+    balances = BalanceRecorder()
+    await here.subscribe(ACCOUNTS, 72, balances)
     publishing = asyncio.ensure_future(here.publish_balance(72, a_balance()))
     await asyncio.sleep(0)
-    assert purse.versions == [1]
+    assert balances.versions == [1]
     assert await publishing
 
 
-async def test_who_waits_is_known_by_topic(pair: tuple[Hub, Hub], valkey: str) -> None:
-    """So that the rereader reads invoices as invoices, and accounts as accounts."""
+async def test_subscribed_keys_are_listed_by_topic(pair: tuple[Hub, Hub], valkey: str) -> None:
+    """So that the resync reads invoices as invoices, and accounts as accounts."""
     here, _ = pair
-    purse = Purse()
-    await here.subscribe(INVOICES, "in_topic", Ear())
-    await here.subscribe(ACCOUNTS, 73, purse)
-    await here.subscribe(ACCOUNTS, 73, Purse())
+    balances = BalanceRecorder()
+    await here.subscribe(INVOICES, "in_topic", StatusRecorder())
+    await here.subscribe(ACCOUNTS, 73, balances)
+    await here.subscribe(ACCOUNTS, 73, BalanceRecorder())
     assert (here.subscribed_keys(INVOICES), here.subscribed_keys(ACCOUNTS)) == (["in_topic"], [73])
     assert (here.subscriber_count(ACCOUNTS, 73), here.subscriber_count(ACCOUNTS, 74)) == (2, 0)
     async with admin(valkey) as client:
         assert await subscribers(client, ACCOUNTS.channel(73)) == 1, "acknowledged, and once for both"
-    here.unsubscribe(ACCOUNTS, 73, purse)
+    here.unsubscribe(ACCOUNTS, 73, balances)
     assert here.subscriber_count(ACCOUNTS, 73) == 1
 
 
 @pytest.mark.usefixtures("quick")
-async def test_an_accounts_channel_is_given_up_too(pair: tuple[Hub, Hub], valkey: str) -> None:
+async def test_an_accounts_channel_is_dropped_too(pair: tuple[Hub, Hub], valkey: str) -> None:
     here, _ = pair
-    purse = Purse()
-    await here.subscribe(ACCOUNTS, 75, purse)
-    here.unsubscribe(ACCOUNTS, 75, purse)
+    balances = BalanceRecorder()
+    await here.subscribe(ACCOUNTS, 75, balances)
+    here.unsubscribe(ACCOUNTS, 75, balances)
     async with admin(valkey) as client:
 
         async def given_up() -> bool:
@@ -349,86 +351,86 @@ async def test_an_accounts_channel_is_given_up_too(pair: tuple[Hub, Hub], valkey
     assert here.subscribed_keys(ACCOUNTS) == []
 
 
-async def test_a_status_on_an_accounts_channel_harms_nobody(pair: tuple[Hub, Hub], valkey: str) -> None:
+async def test_a_status_on_an_accounts_channel_is_ignored(pair: tuple[Hub, Hub], valkey: str) -> None:
     here, there = pair
-    purse = Purse()
-    await here.subscribe(ACCOUNTS, 76, purse)
+    balances = BalanceRecorder()
+    await here.subscribe(ACCOUNTS, 76, balances)
     async with admin(valkey) as client:
         for noise in (b"", b"{}", b'{"type":"balance","version":"7"}', encode(a_status("in_lost"))):
             await client.publish(ACCOUNTS.channel(76), noise)
     await there.publish_balance(76, a_balance())
-    await wait_until(lambda: purse.heard)
-    assert purse.versions == [1]
+    await wait_until(lambda: balances.heard)
+    assert balances.versions == [1]
 
 
 @pytest.mark.usefixtures("database")
-async def test_the_rereader_offers_each_watched_account_its_row(
+async def test_the_resync_offers_each_watched_account_its_row(
     pair: tuple[Hub, Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In batches: as many queries as it takes, and no account that nobody watches."""
+    """In batches, and only accounts that have subscribers."""
     here, _ = pair
     monkeypatch.setattr(rows, "KEYS_PER_QUERY", 2)
     accounts = [await an_account() for _ in range(5)]
     await an_account("unwatched")
-    purses = {account.id: Purse() for account in accounts}
-    for account_id, purse in purses.items():
-        await here.subscribe(ACCOUNTS, account_id, purse)
+    purses = {account.id: BalanceRecorder() for account in accounts}
+    for account_id, balances in purses.items():
+        await here.subscribe(ACCOUNTS, account_id, balances)
         await Account.filter(id=account_id).update(balance=account_id * 10, version=3)
-    await here.subscribe(INVOICES, "in_unheard_of", Ear())
+    await here.subscribe(INVOICES, "in_unheard_of", StatusRecorder())
     await resync(here)
-    for account_id, purse in purses.items():
-        assert [(told.version, told.balance) for told in purse.heard] == [(3, account_id * 10)]
+    for account_id, balances in purses.items():
+        assert [(told.version, told.balance) for told in balances.heard] == [(3, account_id * 10)]
 
 
-class Picky(Ear):
-    """Takes what is newer, as a socket's line does."""
+class VersionRecorder(StatusRecorder):
+    """Accepts newer versions only, as a session does."""
 
     def offer(self, status: StatusMessage, frame: bytes) -> bool:
         return status.version > max(self.versions, default=0) and super().offer(status, frame)
 
 
 @pytest.mark.usefixtures("database")
-async def test_the_rereader_counts_whom_it_rescues(pair: tuple[Hub, Hub]) -> None:
-    """S29: what no message told, a row tells; and it is counted."""
+async def test_the_resync_counts_its_deliveries(pair: tuple[Hub, Hub]) -> None:
+    """S29: changes without a message are delivered from the row, and counted."""
     here, _ = pair
     account = await an_account()
     one, two = [(await an_invoice(account)).id for _ in range(2)]
-    ears = [Picky(), Picky()]
-    for invoice, ear in zip((one, two), ears, strict=True):
-        await here.subscribe(INVOICES, invoice, ear)
+    recorders = [VersionRecorder(), VersionRecorder()]
+    for invoice, recorder in zip((one, two), recorders, strict=True):
+        await here.subscribe(INVOICES, invoice, recorder)
     await resync(here)
     await here.publish(a_status(one, 2))
     await Invoice.filter(id__in=[one, two]).update(version=2)
     for _ in range(2):
         await resync(here)
-    assert [ear.versions for ear in ears] == [[1, 2], [1, 2]]
+    assert [recorder.versions for recorder in recorders] == [[1, 2], [1, 2]]
     assert here.metrics.registry.get_sample_value("paidup_resync_deliveries_total") == 3, (
         "all but what was published"
     )
 
 
-def test_attempts_to_reconnect_are_spread_and_go_on_however_long_the_outage() -> None:
-    assert 0.025 <= keepers.reconnect_delay_s(0) <= 0.075
-    assert 1.0 <= keepers.reconnect_delay_s(100_000) <= 3.0
-    assert len({keepers.reconnect_delay_s(3) for _ in range(10)}) > 1
+def test_reconnect_delays_are_jittered_and_bounded() -> None:
+    assert 0.025 <= redis_subscriber.reconnect_delay_s(0) <= 0.075
+    assert 1.0 <= redis_subscriber.reconnect_delay_s(100_000) <= 3.0
+    assert len({redis_subscriber.reconnect_delay_s(3) for _ in range(10)}) > 1
 
 
-def test_a_stage_is_told_to_the_lines_of_this_process_alone() -> None:
+def test_a_stage_is_published_in_this_process_only() -> None:
     hub = Hub(connect_redis("redis://127.0.0.1:1"))
     hub.publish_stage("in_nobody", Stage.VERIFYING)
     assert hub.subscribed_keys(INVOICES) == []
 
 
-# Redis in trouble: a Valkey of the test's own
+# Redis failing: each test has its own Valkey
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_killed_connection_is_noticed_and_messages_flow_again(valkey_of_mine: ValkeyServer) -> None:
+async def test_a_killed_connection_is_detected_and_replaced(valkey_of_mine: ValkeyServer) -> None:
     """S29: redis-py reconnects silently, and what was published meanwhile is gone: `gaps` says so."""
     url = valkey_of_mine.connection_url
     async with opened(url) as here, opened(url) as there, admin(url) as client:
-        ear = Ear()
-        await here.subscribe(INVOICES, "in_killed", ear)
+        recorder = StatusRecorder()
+        await here.subscribe(INVOICES, "in_killed", recorder)
         await wait_until(lambda: here.healthy)
         here.gaps.clear()
         await client.client_kill_filter(_type="pubsub")
@@ -436,22 +438,22 @@ async def test_a_killed_connection_is_noticed_and_messages_flow_again(valkey_of_
 
         async def published_and_heard() -> bool:
             await there.publish(a_status("in_killed"))
-            return bool(ear.heard)
+            return bool(recorder.heard)
 
         await wait_until(published_and_heard)
         await wait_until(lambda: here.healthy)
 
 
-async def test_channels_come_back_in_batches(
+async def test_channels_are_restored_in_batches(
     valkey_of_mine: ValkeyServer, batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S29: and not all processes' channels in one moment; none is forgotten, and then rows are to be read."""
-    monkeypatch.setattr(listeners, "ACK_TIMEOUT_S", 30.0)  # nothing is to be asked twice here
-    monkeypatch.setattr(keepers, "PROBE_INTERVAL_S", 30.0)
+    """S29: all of them, spread over time; the rows are read again afterwards."""
+    monkeypatch.setattr(redis_connection, "ACK_TIMEOUT_S", 30.0)  # nothing is to be asked twice here
+    monkeypatch.setattr(redis_subscriber, "PROBE_INTERVAL_S", 30.0)
     url = valkey_of_mine.connection_url
     async with opened(url) as here, admin(url) as client:
         await asyncio.gather(
-            *(here.subscribe(INVOICES, f"in_back{number}", Ear()) for number in range(1_100))
+            *(here.subscribe(INVOICES, f"in_back{number}", StatusRecorder()) for number in range(1_100))
         )
         batches.clear()
         await client.client_kill_filter(_type="pubsub")
@@ -462,66 +464,68 @@ async def test_channels_come_back_in_batches(
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_hub_that_is_closed_while_its_connection_is_restored_ends(
+async def test_a_hub_can_be_closed_while_it_reconnects(
     valkey_of_mine: ValkeyServer,
 ) -> None:
-    """Redis and we are restarted together: redis-py may swallow the cancellation, and the hub still ends."""
+    """Redis and the process restart together: redis-py may swallow the cancellation."""
     url = valkey_of_mine.connection_url
     async with admin(url) as client:
         for _ in range(5):
             async with asyncio.timeout(10), opened(url) as hub:
-                await hub.subscribe(ACCOUNTS, 77, Purse())
+                await hub.subscribe(ACCOUNTS, 77, BalanceRecorder())
                 await wait_until(lambda: hub.healthy)
                 await client.client_kill_filter(_type="pubsub")
 
 
 @pytest.mark.usefixtures("quick", "database")
-async def test_a_balance_lost_with_the_connection_is_read_again(valkey_of_mine: ValkeyServer) -> None:
-    """S29: nobody published what changed meanwhile; the gap that was noticed has the row read at once."""
+async def test_a_balance_lost_with_the_connection_is_resynced(valkey_of_mine: ValkeyServer) -> None:
+    """S29: the change was not published; the gap causes the row to be read at once."""
     url = valkey_of_mine.connection_url
     account = await an_account()
-    purse = Purse()
+    balances = BalanceRecorder()
     async with opened(url) as hub, admin(url) as client:
-        await hub.subscribe(ACCOUNTS, account.id, purse)
+        await hub.subscribe(ACCOUNTS, account.id, balances)
         await wait_until(lambda: hub.healthy)
         hub.gaps.clear()
-        rereader = asyncio.create_task(resync_forever(hub, interval_s=600))
+        resync_task = asyncio.create_task(resync_forever(hub, interval_s=600))
         await Account.filter(id=account.id).update(balance=90, version=1)
         await client.client_kill_filter(_type="pubsub")
-        await wait_until(lambda: 1 in purse.versions)
-        rereader.cancel()
-        await asyncio.gather(rereader, return_exceptions=True)
-    assert purse.heard[-1].balance == 90
+        await wait_until(lambda: 1 in balances.versions)
+        resync_task.cancel()
+        await asyncio.gather(resync_task, return_exceptions=True)
+    assert balances.heard[-1].balance == 90
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_frozen_server_is_noticed_by_the_probe(valkey_of_mine: ValkeyServer) -> None:
-    """S29: silence is no health: the process is stopped, its sockets stay open."""
+async def test_the_probe_detects_a_frozen_redis(valkey_of_mine: ValkeyServer) -> None:
+    """S29: the process is stopped, and its sockets stay open."""
     async with opened(valkey_of_mine.connection_url) as hub:
-        ear = Ear()
-        await hub.subscribe(INVOICES, "in_frozen", ear)
+        recorder = StatusRecorder()
+        await hub.subscribe(INVOICES, "in_frozen", recorder)
         await wait_until(lambda: hub.healthy)
         hub.gaps.clear()
         with frozen(valkey_of_mine):
             await wait_until(lambda: not hub.healthy)
             await wait_until(hub.gaps.is_set)
-            assert not await hub.subscribe(INVOICES, "in_meanwhile", Ear()), "nobody has acknowledged"
+            assert not await hub.subscribe(INVOICES, "in_meanwhile", StatusRecorder()), (
+                "nobody has acknowledged"
+            )
         await wait_until(lambda: hub.healthy)
 
 
 @pytest.mark.usefixtures("quick")
-async def test_who_joined_while_redis_was_away_hears_once_it_is_back(
+async def test_subscribers_added_while_redis_is_down_get_messages_afterwards(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """S29: redis-py restores what it once had; what it never had is ours to ask for again."""
+    """S29: channels that no earlier connection had are subscribed, too."""
     port = free_port()
     url = f"redis://127.0.0.1:{port}"
     async with opened(url) as here:
-        ear = Ear()
-        assert not await here.subscribe(INVOICES, "in_early", ear)
+        recorder = StatusRecorder()
+        assert not await here.subscribe(INVOICES, "in_early", recorder)
         assert not here.healthy
         assert not await here.publish(a_status("in_early", 1)), "Redis has not taken it"
-        assert ear.versions == [1], "but the lines here have it"
+        assert recorder.versions == [1], "but the lines here have it"
         server = ValkeyServer(port=port, data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
         server.start()
         try:
@@ -530,7 +534,7 @@ async def test_who_joined_while_redis_was_away_hears_once_it_is_back(
 
                 async def published_and_heard() -> bool:
                     await there.publish(a_status("in_early", 2))
-                    return 2 in ear.versions
+                    return 2 in recorder.versions
 
                 await wait_until(published_and_heard)
         finally:

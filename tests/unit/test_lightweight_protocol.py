@@ -36,7 +36,7 @@ PING, PONG = Opcode.PING, Opcode.PONG
 
 
 class Echo:
-    """An owner that sends back each text it hears, and remembers what happened."""
+    """A handler that sends each text back and records what happened."""
 
     def __init__(self) -> None:
         self.transport: Any = None
@@ -55,7 +55,7 @@ class Echo:
 
 
 class Served:
-    """A server whose every socket is taken over by an Echo."""
+    """A server on which an Echo takes over every socket."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -84,14 +84,14 @@ class Served:
 
 
 class Peer:
-    """The other side, by hand."""
+    """A minimal client."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
 
     async def frame(self) -> tuple[Opcode, bytes]:
-        """The next frame; none of the server's is masked, fragmented or long."""
+        """The next frame. The server's are never masked, fragmented or long."""
         async with asyncio.timeout(10):
             first, second = await self.reader.readexactly(2)
             assert first & 0x80
@@ -102,7 +102,7 @@ class Peer:
             return Opcode(first & 0x0F), await self.reader.readexactly(size)
 
     async def answer(self) -> list[tuple[Opcode, Any]]:
-        """Every frame until the server closes the connection; a close by its code."""
+        """All frames until the server closes the connection; a close frame as its code."""
         frames: list[tuple[Opcode, Any]] = []
         try:
             while True:
@@ -144,7 +144,7 @@ async def peer(served: Served) -> AsyncIterator[Peer]:
 
 
 def masked(opcode: Opcode, data: bytes = b"", fin: bool = True, reserved: int = 0) -> bytes:
-    """A client's frame, right or wrong: the library refuses to make wrong ones. The mask is zero."""
+    """A client's frame, valid or not, with a zero mask. The library only makes valid ones."""
     first = (0x80 if fin else 0) | reserved << 4 | opcode
     if len(data) < 126:
         return bytes((first, 0x80 | len(data))) + bytes(4) + data
@@ -217,7 +217,7 @@ CASES: dict[str, tuple[bytes, list[tuple[Opcode, Any]]]] = {
 
 
 def told(frames: list[tuple[Opcode, Any]]) -> tuple[list[tuple[Opcode, Any]], list[tuple[Opcode, Any]]]:
-    """Pongs apart: they may come before or after what was being said."""
+    """Pongs separately: they may arrive before or after other frames."""
     return [f for f in frames if f[0] is not PONG], [f for f in frames if f[0] is PONG]
 
 
@@ -239,7 +239,7 @@ async def test_an_autobahn_case_byte_by_byte(served: Served, peer: Peer, case: s
     assert told(await peer.answer()) == told(expected)
 
 
-async def test_a_silent_socket_keeps_no_parser(served: Served, peer: Peer) -> None:
+async def test_an_idle_socket_keeps_no_parser(served: Served, peer: Peer) -> None:
     for sent in (masked(TEXT, b"one"), masked(PONG), masked(PING, b"p"), masked(TEXT, b"two") * 2):
         peer.writer.write(sent)
     frames = [await peer.frame() for _ in range(4)]
@@ -250,7 +250,7 @@ async def test_a_silent_socket_keeps_no_parser(served: Served, peer: Peer) -> No
     peer.writer.write(masked(TEXT, b"three")[4:])
 
 
-async def test_a_heartbeat_brings_its_ping(served: Served, peer: Peer) -> None:
+async def test_a_heartbeat_is_sent_with_a_ping(served: Served, peer: Peer) -> None:
     served.transport.send_heartbeat(b"beat")
     assert [await peer.frame() for _ in range(2)] == [(TEXT, b"beat"), (PING, b"")]
     last_received_at = served.transport.last_received_at
@@ -270,8 +270,8 @@ async def test_the_server_closes_and_the_peer_answers(served: Served, peer: Peer
     assert served.handlers[-1].heard == []
 
 
-async def test_a_reader_that_stalls_blocks_nothing_but_itself(served: Served, peer: Peer) -> None:
-    """S32: what the kernel does not take is noticed at once, and said again when it goes on."""
+async def test_a_stalled_reader_blocks_only_itself(served: Served, peer: Peer) -> None:
+    """S32: a full kernel buffer sets `blocked_at` at once, and sending resumes when it empties."""
     transport, sent = served.transport, 0
     while transport.blocked_at is None:
         transport.send(os.urandom(30_000).hex().encode())
@@ -301,7 +301,7 @@ async def test_a_stopping_server_closes_what_is_left(served: Served, peer: Peer)
 
 
 async def asked(served: Served, path: str = "/ws/account", **changes: str | None) -> tuple[str, Peer]:
-    """The status line that answers a handshake which is ordinary but for `changes` (None leaves one out)."""
+    """The status line for a plain handshake with `changes` to its headers (None removes one)."""
     headers: dict[str, str | None] = {
         "host": "x",
         "upgrade": "websocket",
@@ -335,7 +335,7 @@ async def asked(served: Served, path: str = "/ws/account", **changes: str | None
         ({"path": "/billing/ws/account"}, 101),
     ],
 )
-async def test_a_handshake_out_of_the_ordinary_is_uvicorns(
+async def test_unusual_handshakes_are_left_to_uvicorn(
     served: Served, changes: dict[str, Any], status: int
 ) -> None:
     line, peer = await asked(served, **changes)
@@ -350,14 +350,14 @@ async def test_a_handshake_out_of_the_ordinary_is_uvicorns(
     peer.writer.transport.abort()
 
 
-def test_our_addresses_are_those_of_the_sockets() -> None:
-    """Or a socket is served as well, but keeps five times as much."""
+def test_the_websocket_paths_match_the_routes() -> None:
+    """Otherwise a socket works, but uses five times the memory."""
     assert all(
         WEBSOCKET_PATHS.fullmatch(route.path.replace("{invoice}", "in_1").encode()) for route in ROUTES
     )
 
 
-async def test_a_refusal_is_plain_http(served: Served) -> None:
+async def test_a_refusal_is_an_http_response(served: Served) -> None:
     answer = PlainTextResponse("not now", 503, {"Retry-After": "7"})
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -371,8 +371,8 @@ async def test_a_refusal_is_plain_http(served: Served) -> None:
     peer.writer.transport.abort()
 
 
-async def test_an_address_that_the_application_does_not_know_is_forbidden(served: Served) -> None:
-    """As it is when a host's framework is asked for a socket at our address, and has mounted us elsewhere."""
+async def test_a_path_unknown_to_the_application_is_forbidden(served: Served) -> None:
+    """As with a host's framework that has mounted Paidup elsewhere."""
     served.refusal = Router()
     line, peer = await asked(served)
     assert line == "HTTP/1.1 403 Forbidden"
@@ -380,7 +380,7 @@ async def test_an_address_that_the_application_does_not_know_is_forbidden(served
     peer.writer.transport.abort()
 
 
-async def test_an_application_that_fails_is_answered_for(served: Served) -> None:
+async def test_a_failing_application_gets_a_500(served: Served) -> None:
     served.refusal = "a bug"
     line, peer = await asked(served)
     assert line == "HTTP/1.1 500 Internal Server Error"

@@ -1,4 +1,4 @@
-"""Logging: whose lines come out at which level, and what is redacted in them."""
+"""Logging: levels of own and library loggers, and redaction."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LIBRARIES = (
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """The process's logging, put back."""
+    """Restores the process's logging."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    # A server that another test ran in this process may have set a library's.
+    # A server that another test ran in this process may have set a library's level.
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -40,7 +40,7 @@ def _as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_libraries_say_warnings_only_at_any_level(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_log_warnings_only_at_any_level(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The Stripe SDK and the database drivers log payloads and values at DEBUG and INFO."""
     configure_logging("DEBUG", form)  # type: ignore[arg-type]
     for name in LIBRARIES:
@@ -54,8 +54,8 @@ def test_libraries_say_warnings_only_at_any_level(form: str, capsys: pytest.Capt
     assert [name for name in LIBRARIES if f"of {name}" not in said] == []
 
 
-def test_what_a_client_does_wrong_is_no_error_of_uvicorns(capsys: pytest.CaptureFixture[str]) -> None:
-    """A refused handshake, and a text frame that is no UTF-8, fill no log."""
+def test_faults_of_clients_are_not_logged_as_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused handshakes and invalid UTF-8 are not logged as errors."""
     configure_logging("DEBUG", "console")
     uvicorns = logging.getLogger("uvicorn.error")
     uvicorns.error("ASGI callable returned without completing handshake.")

@@ -1,4 +1,4 @@
-"""The settings: what is read from where, and each refusal."""
+"""Settings: sources, types, and every refusal."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def problems(**changes: Any) -> list[str]:
         ({"no_such_setting": 1}, "NO_SUCH_SETTING is not a setting"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_refused_by_name(changes: dict[str, Any], words: str) -> None:
     (problem,) = problems(**changes)
     assert words in problem
 
@@ -85,7 +85,7 @@ def test_a_secret_has_no_default(name: str) -> None:
     assert problem.startswith(f"{name.upper()} is missing or empty: ")
 
 
-def test_all_that_is_missing_or_malformed_is_said_at_once() -> None:
+def test_all_missing_and_malformed_settings_are_listed_at_once() -> None:
     with pytest.raises(ConfigurationError) as refused:
         make_settings({"PORT": "eighty", "LOG_LEVEL": "LOUD"})
     said = " ".join(refused.value.problems)
@@ -100,14 +100,14 @@ def test_all_that_is_missing_or_malformed_is_said_at_once() -> None:
     assert [name for name in names if name not in said] == []
 
 
-def test_all_contradictions_are_said_at_once() -> None:
+def test_all_contradictions_are_listed_at_once() -> None:
     said = problems(
         secret_key="short", redis_url="localhost", plans_file="nowhere.toml", auth_jwt_secret="short"
     )
     assert len(said) == 4
 
 
-def test_live_keys_never_meet_a_sandbox() -> None:
+def test_live_keys_are_refused_with_a_sandbox() -> None:
     live = {"stripe_secret_key": f"sk_live_{RANDOM}", "stripe_publishable_key": f"pk_live_{RANDOM}"}
     (problem,) = problems(**live, stripe_api_base="http://127.0.0.1:8001")
     assert "a sandbox must never receive live keys" in problem
@@ -119,8 +119,8 @@ def test_a_refusal_shows_no_secret() -> None:
     assert secret not in str(problems(stripe_secret_key=secret, auth_jwt_secret=secret, port="eighty"))
 
 
-def test_the_sdks_own_log_of_secrets_is_refused() -> None:
-    """STRIPE_LOG has Stripe's SDK print client secrets to standard error, past every logger."""
+def test_stripe_log_is_refused() -> None:
+    """With STRIPE_LOG, Stripe's SDK prints client secrets to standard error, bypassing loggers."""
     with pytest.raises(ConfigurationError, match="STRIPE_LOG is set"):
         load_settings({**environment(), "STRIPE_LOG": "debug"})
 
@@ -151,14 +151,14 @@ def test_the_sdks_own_log_of_secrets_is_refused() -> None:
         ("operator_token", "123456789"),
     ],
 )
-def test_a_secret_that_anybody_could_guess_is_refused(name: str, value: str) -> None:
-    """S28: with a placeholder for a webhook secret, anybody signs events. One line says what to do."""
+def test_a_secret_that_is_easy_to_guess_is_refused(name: str, value: str) -> None:
+    """S28: with a placeholder as webhook secret, anyone could sign events. One line says what to do."""
     (problem,) = problems(**{name: value})
     assert re.match(rf"{name.upper()} (is|has) .*: (`openssl|copy the whole) ", problem)
     assert value.rpartition(",")[2].strip() not in problem
 
 
-def test_secrets_as_stripe_and_openssl_make_them_are_taken() -> None:
+def test_secrets_as_stripe_and_openssl_make_them_are_accepted() -> None:
     for number in range(100):
         key = f"test_51{secrets.token_hex(46)}{number}"
         made = {"stripe_secret_key": f"sk_{key}", "stripe_publishable_key": f"pk_{key}"}
@@ -168,7 +168,7 @@ def test_secrets_as_stripe_and_openssl_make_them_are_taken() -> None:
 
 
 def test_more_than_one_worker_needs_a_shared_redis() -> None:
-    """A bare `uvicorn --workers` would give each process a Valkey of its own: nobody would hear anybody."""
+    """A bare `uvicorn --workers` would give each process its own Valkey, without shared messages."""
     alone = settings(web_concurrency=2)
     with pytest.raises(ConfigurationError, match="WEB_CONCURRENCY=2 without REDIS_URL"):
         create_app(alone)
@@ -176,7 +176,7 @@ def test_more_than_one_worker_needs_a_shared_redis() -> None:
     assert process_problems(settings()) == []
 
 
-def test_the_environment_comes_before_the_env_file(write_file: Write) -> None:
+def test_the_environment_overrides_the_env_file(write_file: Write) -> None:
     given = environment(port=8100)
     kept = write_file(".env", "PORT=8200\nLOG_LEVEL=ERROR\nUNRELATED=1\n")
     read = load_settings({**given, "LOG_LEVEL": ""} | {"PATH": "/bin"}, kept)
@@ -225,7 +225,7 @@ def test_without_an_address_the_database_is_a_file_under_the_data_directory(tmp_
     assert settings(database_url="postgresql://db/x").effective_database_url == "postgresql://db/x"
 
 
-def test_stripes_own_address_is_no_sandbox() -> None:
+def test_stripes_own_address_is_not_a_sandbox() -> None:
     assert not settings(stripe_api_base="https://api.stripe.com/").sandboxed
     assert settings(stripe_api_base="http://127.0.0.1:8001").sandboxed
 

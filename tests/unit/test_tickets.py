@@ -1,4 +1,4 @@
-"""Tickets: a signed, dated permission to watch one invoice, or one account."""
+"""Tickets: signed, expiring tokens for the WebSocket of one invoice or one account."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def test_a_ticket_opens_its_invoice_names_its_account_and_fits_a_subprotocol(
 
 
 def test_a_ticket_opens_no_other_invoice() -> None:
-    """S28: a ticket of another customer is worth nothing here."""
+    """S28: so another customer's ticket cannot be used."""
     with pytest.raises(NotAllowed):
         TICKETS.check(TICKETS.issue("in_1", 7), "in_2")
 
 
 @given(st.data())
-def test_an_altered_ticket_is_no_ticket(data: st.DataObject) -> None:
-    """S28: whichever character is changed."""
+def test_an_altered_ticket_is_not_valid(data: st.DataObject) -> None:
+    """S28: whichever character is altered."""
     ticket = TICKETS.issue("in_1", 7)
-    # The last character of a part may carry bits that decoding drops: those are no alteration.
+    # The last character of a part may carry bits that decoding ignores.
     place = data.draw(st.sampled_from([at for at in range(len(ticket) - 1) if ticket[at + 1] != "."]))
     same = {"_": "/", "-": "+"}.get(ticket[place])  # the other alphabet's letter for the same six bits
     chars = st.characters(codec="ascii").filter(lambda char: char not in (ticket[place], same))
@@ -47,12 +47,12 @@ def test_an_altered_ticket_is_no_ticket(data: st.DataObject) -> None:
 
 
 @given(st.text())
-def test_no_text_raises_anything_but_a_refusal(ticket: str) -> None:
+def test_any_text_is_refused_without_other_errors(ticket: str) -> None:
     with pytest.raises(NotAuthenticated):
         TICKETS.check(ticket, "in_1")
 
 
-def test_a_ticket_of_another_key_or_another_use_is_no_ticket() -> None:
+def test_a_ticket_of_another_key_or_salt_is_not_valid() -> None:
     others = (
         Tickets("another key of the tests", 3600).issue("in_1", 7),
         URLSafeSerializer("a secret key of the tests", salt="paidup.demo.customer").dumps("in_1"),
@@ -63,8 +63,8 @@ def test_a_ticket_of_another_key_or_another_use_is_no_ticket() -> None:
 
 
 @pytest.mark.parametrize(("age_s", "good"), [(0, True), (3600, True), (3601, False)])
-def test_a_ticket_ends(age_s: int, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """S28: and the refusal says to fetch a fresh one."""
+def test_a_ticket_expires(age_s: int, good: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S28: and the refusal says that it has expired."""
     ticket = TICKETS.issue("in_1", 7)
     issued_at = TimestampSigner("any").get_timestamp()
     monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda _: issued_at + age_s)
@@ -75,7 +75,7 @@ def test_a_ticket_ends(age_s: int, good: bool, monkeypatch: pytest.MonkeyPatch) 
         TICKETS.check(ticket, "in_1")
 
 
-def test_the_answer_says_when_the_ticket_ends() -> None:
+def test_the_expiry_of_a_ticket_is_known() -> None:
     at = datetime(2026, 11, 23, tzinfo=UTC)
     assert TICKETS.expires_at(at) - at == timedelta(hours=1)
 
@@ -89,7 +89,7 @@ def test_a_ticket_for_an_account_names_it_and_fits_a_subprotocol(account_id: int
 
 @given(invoice_ids, st.integers(1, 2**31))
 def test_a_ticket_of_one_kind_opens_nothing_of_the_other(invoice: str, account_id: int) -> None:
-    """S28: even where the invoice were called as the account is."""
+    """S28: even if the invoice's id equals the account's."""
     with pytest.raises(NotAuthenticated):
         TICKETS.account_of(TICKETS.issue(invoice, 7))
     with pytest.raises(NotAuthenticated):
@@ -99,6 +99,6 @@ def test_a_ticket_of_one_kind_opens_nothing_of_the_other(invoice: str, account_i
 
 
 @given(st.text())
-def test_no_text_names_an_account(ticket: str) -> None:
+def test_no_text_is_an_account_ticket(ticket: str) -> None:
     with pytest.raises(NotAuthenticated):
         TICKETS.account_of(ticket)

@@ -1,4 +1,4 @@
-"""Customers' tokens that are signed with a private key: the public key here, or the provider's key set."""
+"""Customers' tokens signed with a private key: verified with a public key or the provider's key set."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLAIMS: dict[str, Any] = {"sub": "ada", "exp": int(time.time()) + 3 * 3600}
 
 
 async def named(token: str, **changes: Any) -> Customer:
-    """Whom the token names, to a server with these settings."""
+    """The customer of the token, for a server with these settings."""
     request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]})
     configured = settings(**changes)
     if not configured.auth_jwks_url:
@@ -46,7 +46,7 @@ def signed(key: ec.EllipticCurvePrivateKey = KEY, kid: str = "1") -> str:
 
 
 def signed_with_what_everybody_knows(secret: str) -> str:
-    """The public key's own text as if it were a shared secret: a library that is asked kindly refuses to."""
+    """Signs with the public key's text as a shared secret, which libraries refuse to do."""
     header, claims = (
         base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
         for part in ({"alg": "HS256", "typ": "JWT", "kid": "1"}, CLAIMS)
@@ -56,8 +56,8 @@ def signed_with_what_everybody_knows(secret: str) -> str:
 
 
 @pytest.mark.parametrize("written", [PEM, PEM.replace("\n", "\\n")])
-async def test_a_public_key_verifies_and_is_no_secret(written: str) -> None:
-    """Its line breaks may be written as an environment file has them."""
+async def test_a_public_key_verifies_and_is_not_a_shared_secret(written: str) -> None:
+    """Its line breaks may be escaped, as in an environment file."""
     assert (await named(signed(), auth_jwt_secret=written)).external_id == "ada"
     for forged in (
         signed(OTHER),
@@ -72,16 +72,16 @@ def pem_of(key: Any) -> str:
     return str(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode())
 
 
-def test_a_public_key_that_cannot_verify_is_refused_at_start() -> None:
-    """In one line that names the setting: cut off, too weak, or of a curve that no algorithm here has."""
+def test_an_unusable_public_key_is_refused_at_startup() -> None:
+    """With one line that names the setting: truncated, too weak, or of an unsupported curve."""
     weak, odd = rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP256K1())
     for text in (PEM[:60], pem_of(weak), pem_of(odd)):
         with pytest.raises(ConfigurationError, match="AUTH_JWT_SECRET: use a public key of RSA"):
             bearer_authentication(settings(auth_jwt_secret=text))
 
 
-async def test_a_public_keys_algorithms_are_its_own() -> None:
-    """A token that says ES256 to an RSA key is refused, and is no fault."""
+async def test_the_algorithms_follow_from_the_public_key() -> None:
+    """A token with ES256 for an RSA key is refused without a server error."""
     with pytest.raises(NotAuthenticated):
         await named(signed(), auth_jwt_secret=pem_of(rsa.generate_private_key(65537, 2048)))
 
@@ -101,7 +101,7 @@ async def test_a_key_set_verifies_what_its_keys_signed_and_nothing_else(key_set:
             await named(forged, **given)
 
 
-async def test_a_key_set_that_is_away_is_no_reason_to_send_a_customer_out() -> None:
-    """503, and not 401: his token may be good."""
+async def test_an_unavailable_key_set_gives_503() -> None:
+    """503, not 401: the customer's token may be valid."""
     with pytest.raises(IdentityUnavailable):
         await named(signed(), auth_jwt_secret="", auth_jwks_url=f"http://127.0.0.1:{free_port()}/keys")

@@ -42,11 +42,11 @@ async def resync(hub: Hub) -> None:
         for invoices in _chunks(hub.subscribed_keys(INVOICES)):
             for status in await read_statuses(invoices):
                 if hub.publish_local(INVOICES, status.invoice, status):
-                    hub.metrics.rescued.inc()
+                    hub.metrics.resync_deliveries.inc()
         for accounts in _chunks(hub.subscribed_keys(ACCOUNTS)):
             for account_id, balance in await read_balances(accounts):
                 if hub.publish_local(ACCOUNTS, account_id, balance):
-                    hub.metrics.rescued.inc()
+                    hub.metrics.resync_deliveries.inc()
     except OUTAGES as error:
         log.warning("resync_failed", error=str(error))
 
