@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -46,32 +46,14 @@ def create_app(
             key_set = KeySet(settings.auth_jwks_url, settings.auth_jwks_refresh_s)
         authenticate = bearer_authentication(settings, key_set)
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with (
-            open_services(settings, clock) as services,
-            key_set.kept_fresh(services.metrics) if key_set else nullcontext(),
-        ):
-            app.state.services = services
-            app.state.sockets = endpoint.SocketServer(services)
-            deadlines = asyncio.create_task(
-                app.state.sockets.enforce_deadlines_forever(), name="socket-deadlines"
-            )
-            try:
-                yield
-            finally:
-                deadlines.cancel()
-                await asyncio.gather(deadlines, return_exceptions=True)
-                await app.state.sockets.close()
-
     app = Starlette(
         routes=[
             *(*endpoint.ROUTES, *webhooks.ROUTES, *api.ROUTES, *credits_api.ROUTES),
             *(*health.ROUTES, *operators.ROUTES, *extra_routes),
         ],
-        lifespan=lifespan,
+        lifespan=_lifespan(settings, key_set, clock),
+        # CORS for pages of other origins. WebSockets check the origin themselves.
         middleware=[
-            # CORS for pages of other origins. WebSockets check the origin themselves.
             Middleware(
                 CORSMiddleware,
                 allow_origins=sorted(settings.origins),
@@ -91,3 +73,25 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.authenticate = authenticate
     return app
+
+
+def _lifespan(
+    settings: Settings, key_set: KeySet | None, clock: Clock
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with (
+            open_services(settings, clock) as services,
+            key_set.kept_fresh(services.metrics) if key_set else nullcontext(),
+        ):
+            app.state.services = services
+            app.state.sockets = sockets = endpoint.SocketServer(services)
+            deadlines = asyncio.create_task(sockets.enforce_deadlines_forever(), name="socket-deadlines")
+            try:
+                yield
+            finally:
+                deadlines.cancel()
+                await asyncio.gather(deadlines, return_exceptions=True)
+                await sockets.close()
+
+    return lifespan

@@ -25,7 +25,7 @@ SOON = NOW + LONG
 async def test_invalid_subscriptions_are_refused(world: World, subtests: pytest.Subtests) -> None:
     """An unknown plan, malformed JSON, wrong types, unknown members, too large."""
     ada = await _known(world)
-    await _refuses_each(
+    await _expect_refusals(
         ada,
         subtests,
         "/api/subscriptions",
@@ -51,7 +51,7 @@ async def test_invalid_subscriptions_are_refused(world: World, subtests: pytest.
 async def test_invalid_spends_are_refused(world: World, subtests: pytest.Subtests) -> None:
     """Zero, negative, huge, fractional, wrong types, a bad key, or more than the balance."""
     ada = await _known(world)
-    await _refuses_each(
+    await _expect_refusals(
         ada,
         subtests,
         "/api/credits/spend",
@@ -85,14 +85,14 @@ async def test_invalid_adoptions_are_refused(
     ada = await _known(world)
     foreign = await stripe_side.subscribe(await stripe_side.customer(), "pro", "mallory")
     nobodys = await stripe_side.subscribe(await stripe_side.customer(), "pro")
-    await _refuses_each(
+    await _expect_refusals(
         ada,
         subtests,
         "/api/invoices",
         {
             "no id of an invoice": (422, "invalid-input", b'{"invoice": "pi_1"}'),
             "a path": (422, "invalid-input", b'{"invoice": "in_1/../../customers"}'),
-            "an unknown one": (404, "not-found", b'{"invoice": "in_unheard_of"}'),
+            "an unknown one": (404, "not-found", b'{"invoice": "in_unknown"}'),
             "another customer's": (404, "not-found", _naming(foreign)),
             "nobody's": (404, "not-found", _naming(nobodys)),
         },
@@ -218,9 +218,9 @@ async def test_another_customers_invoice_is_not_found(world: World, subtests: py
             status, problem = await mallory.call(method, path.format(invoice), body)
             _assert_problem(status, problem, 404, "not-found")
             if body is None:
-                unknown = await mallory.call(method, path.format("in_unheard_of"))
+                unknown = await mallory.call(method, path.format("in_unknown"))
                 assert unknown[0] == status
-                assert unknown[1]["detail"].replace("in_unheard_of", invoice) == problem["detail"]
+                assert unknown[1]["detail"].replace("in_unknown", invoice) == problem["detail"]
     assert await row_counts() == before
     assert (await ada.call("POST", f"/api/invoices/{invoice}/ticket"))[0] == 200
 
@@ -265,7 +265,7 @@ async def _with_credits(paidup: Paidup, stripe_side: StripeSide, name: str = "ad
     return customer
 
 
-async def _refuses_each(
+async def _expect_refusals(
     customer: Customer,
     subtests: pytest.Subtests,
     path: str,

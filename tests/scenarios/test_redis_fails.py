@@ -103,7 +103,7 @@ async def test_a_redis_that_cannot_write_still_carries_messages(
         else:
             shutil.rmtree(redis.data_dir)  # a snapshot cannot be written
             await services.redis.execute_command("BGSAVE")
-            await wait_until(lambda: _refuses_writes(services))
+            await wait_until(lambda: _writes_fail(services))
         with pytest.raises(ResponseError, match="maxmemory" if what == "memory" else "MISCONF"):
             await services.redis.set("anything", "new")
         purchase = await ada.buy("pro")
@@ -152,7 +152,7 @@ async def _ready(paidup: Paidup, wanted: bool) -> bool:
     return (status, ready["redis"]) == ((200, True) if wanted else (503, False))
 
 
-async def _refuses_writes(services: Services) -> Any:
+async def _writes_fail(services: Services) -> Any:
     try:
         await services.redis.set("anything", "new")
     except ResponseError:

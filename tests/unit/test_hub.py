@@ -187,7 +187,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_many_subscriptions_share_a_few_commands(pair: tuple[Hub, Hub], batches: list[int]) -> None:
     here, _ = pair
     batches.clear()
-    joins = (here.subscribe(INVOICES, f"in_crowd{number}", StatusRecorder()) for number in range(1_200))
+    joins = (here.subscribe(INVOICES, f"in_batch{number}", StatusRecorder()) for number in range(1_200))
     assert all(await asyncio.gather(*joins))
     assert batches == [500, 500, 200]
 
@@ -376,7 +376,7 @@ async def test_the_resync_offers_each_watched_account_its_row(
     for account_id, balances in purses.items():
         await here.subscribe(ACCOUNTS, account_id, balances)
         await Account.filter(id=account_id).update(balance=account_id * 10, version=3)
-    await here.subscribe(INVOICES, "in_unheard_of", StatusRecorder())
+    await here.subscribe(INVOICES, "in_unknown", StatusRecorder())
     await resync(here)
     for account_id, balances in purses.items():
         assert [(told.version, told.balance) for told in balances.heard] == [(3, account_id * 10)]

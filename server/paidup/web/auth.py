@@ -74,7 +74,7 @@ Authenticate = Callable[[Request], Awaitable[Customer]]
 def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> Authenticate:
     """Authentication by JWT, verified with `key_set` or else AUTH_JWT_SECRET.
 
-    Refuses every request if neither is given. Raises ConfigurationError for an unusable public key.
+    Every request is refused if neither is given. Raises ConfigurationError for an unusable public key.
     """
     fixed = _fixed_key(settings.auth_jwt_secret)
 

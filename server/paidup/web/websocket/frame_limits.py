@@ -1,8 +1,8 @@
-"""Limits what a WebSocket client may send: frames, reads and bytes a second.
+"""Limits what a WebSocket client may send: frames, reads and bytes per second.
 
-A browser answers heartbeats and now and then asks for a verification. Whatever sends much more is
-closed with 1008 (RFC 6455, 7.4.1) before its frames are handled, so that parsing them never holds up
-other connections. The limit is a leaky bucket kept as one number for each socket, without a timer.
+A browser answers heartbeats and occasionally asks for a verification. A client that sends much more is
+closed with 1008 (RFC 6455, 7.4.1) before its frames are handled, so that parsing them does not delay
+other connections. The limit is a leaky bucket, stored as one number per socket, without a timer.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from websockets.server import ServerProtocol
 from paidup.domain.messages import CloseCode
 
 LIMIT_FRAMES = "paidup.limit_frames"
-"""An extension of the ASGI scope: called by the application whose socket is to be limited."""
+"""ASGI scope extension: the application calls it to limit its socket."""
 BURST_FRAMES = 64
 FRAMES_PER_S = 10
 FRAME_S = 1 / FRAMES_PER_S
-"""What a frame costs: the seconds that pay for it."""
+"""The cost of a frame, in seconds of the allowed rate."""
 READ_S = FRAME_S / 4
-"""What one read from the network costs, however little it brings."""
+"""The cost of one read from the network, however small."""
 BYTE_S = FRAME_S / 256
 BURST_S = BURST_FRAMES * FRAME_S
 
 
 class FrameLimit(Protocol):
-    """A parser that fails the connection with 1008 where the client sends more than the limit."""
+    """A parser that fails the connection with 1008 if the client sends more than the limit."""
 
     limited = True
     charged_until = 0.0
-    """When everything that was received is paid for (monotonic)."""
+    """When the cost of everything received so far is used up (monotonic)."""
     _limit = 0.0
 
     def receive_data(self, data: bytes | bytearray) -> None:
@@ -54,7 +54,7 @@ class FrameLimit(Protocol):
     def recv_frame(self, frame: Frame) -> None:
         self.charged_until += FRAME_S
         if self.limited and self.charged_until > self._limit:
-            raise self._refused()  # parse() stops where it is; the rest of the data is discarded
+            raise self._refused()  # stops parse(); the rest of the data is discarded
         super().recv_frame(frame)
 
     def _refused(self) -> ProtocolError:
@@ -64,13 +64,13 @@ class FrameLimit(Protocol):
 
 
 class _LimitedServerProtocol(FrameLimit, ServerProtocol):
-    """The same for a connection that begins with the handshake: limited when the application says so."""
+    """A server's parser, including the handshake. Limited once the application asks for it."""
 
     limited = False
 
 
 class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket class with the limit, for the applications that ask for it."""
+    """uvicorn's WebSocket class with the limit, for applications that ask for it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,8 +94,8 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
         try:
             super().data_received(data)
         except InvalidState:
-            # Text that is no UTF-8, and a close: uvicorn closes what is closing already.
+            # Invalid UTF-8 followed by a close frame: uvicorn closes the connection twice.
             self.transport.abort()
         if self.transport.is_closing():
-            # A client that reads nothing would keep the connection open for ever.
+            # A client that does not read would keep the connection open forever.
             self.loop.call_later(self.close_timeout, self.transport.abort)
