@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.package-lock.json
 JOBS ?= 4
 
-.PHONY: help demo test check lint types structure docs-check format bench soak hammer lock migrations clean
+.PHONY: help demo test check lint types structure docs-check format bench soak chaos lock migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -49,7 +49,7 @@ bench: $(DEV) ## measure all against floors: activation, sockets, webhooks, spen
 soak: $(DEV) ## an hour's customers in minutes: is anything kept of them?
 	$(BIN)/python -m tests.soak
 
-hammer: $(DEV) ## kill everything again and again under load, on both databases; then audit (up to ten minutes)
+chaos: $(DEV) ## kill every process repeatedly under load, on both databases, then audit (up to ten minutes)
 	$(BIN)/python -m tests.chaos
 
 # For the oldest Python that is supported, wheels only.

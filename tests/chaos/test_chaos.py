@@ -1,4 +1,4 @@
-"""The hammer, shortly, in processes of its own; `make hammer` strikes longer."""
+"""The chaos test, for a few seconds, in processes of its own. `make chaos` runs longer."""
 
 from __future__ import annotations
 

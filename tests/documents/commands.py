@@ -20,7 +20,7 @@ ELSEWHERE = {
     "paidup serve --workers 2": "test_two_workers_hear_each_other_with_nothing_configured",
     "paidup work": "test_the_processes_of_the_procfile_run_together",
     "honcho start": "test_the_processes_of_the_procfile_run_together",
-    "make hammer": "test_whatever_is_killed_every_paid_invoice_is_credited_once_and_every_watcher_told",
+    "make chaos": "test_whatever_is_killed_every_paid_invoice_is_credited_once_and_every_watcher_told",
     "make soak": "test_customers_come_and_go_and_nothing_of_them_is_left",
 }
 

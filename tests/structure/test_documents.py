@@ -238,9 +238,7 @@ PATH = re.compile(r"(?:[\w@.-]+/)+[\w@.-]*\w?")
 
 
 WRAPPED = [
-    page
-    for page in pages()
-    if page.path.stem not in {"api", "protocol", "settings", "benchmarks", "client", "screens"}
+    page for page in pages() if page.path.stem not in {"api", "protocol", "settings", "client", "screens"}
 ]
 
 
