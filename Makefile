@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.package-lock.json
 JOBS ?= 4
 
-.PHONY: help demo test check lint types structure docs-check format bench soak chaos lock migrations clean
+.PHONY: help demo test system-packages check lint words types structure docs-check format bench soak chaos lock migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,8 +16,12 @@ help: ## show this list
 demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on 8001 (SANDBOX_PORT)
 	@exec $(BIN)/paidup demo
 
-test: $(DEV) $(NODE) ## run all tests
+test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKAGING_TESTS=0 leave some out
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+# Chromium and nginx, by apt-get where it may; else one line says what to install.
+system-packages: $(DEV)
+	@$(BIN)/python -m tests.support.system_packages
 
 check: lint types structure ## format, lint, imports, strict types, structure; docs-check is part of structure
 
@@ -25,6 +29,9 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache --no-logo
+
+words: $(DEV) ## words that the repository does not use (tests/structure/words.txt)
+	$(BIN)/python -m tests.structure.words
 
 types: $(DEV)
 	$(BIN)/mypy

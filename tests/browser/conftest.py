@@ -13,7 +13,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from tests.browser.story import Demo, Shopper, running_demo, shopping
-from tests.support.browsers import CHROMIUM, running_browser
+from tests.support.browsers import running_browser
 
 expect.set_options(timeout=15_000)  # two cores may be shared with a test that hammers
 
@@ -44,8 +44,6 @@ def _webhooks(demo: Demo) -> str:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
     async with running_browser() as browser:
         yield browser
 

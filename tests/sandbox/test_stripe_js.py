@@ -6,12 +6,11 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from playwright.async_api import Page, Route, expect
 
 from paidup_demo.sandbox.settings import DEFAULT_ORIGINS
-from tests.support.browsers import CHROMIUM, running_browser
+from tests.support.browsers import running_browser
 
 from .rig import Json, Sandbox, Signup
 
@@ -29,8 +28,6 @@ PAGE = """<!doctype html><title>shop</title><style>:root { color-scheme: light d
 
 # The page is made up by Playwright, so Chromium takes its origin for a public one.
 FOREIGN_PAGE = "--disable-features=LocalNetworkAccessChecks"
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
 
 @pytest_asyncio.fixture

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from playwright.async_api import Browser, async_playwright
 
+BROWSER_TESTS = os.environ.get("BROWSER_TESTS") != "0"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PROGRAM = Path(__file__).with_name("chromium.py")
 _ARGUMENTS = [
@@ -25,12 +27,19 @@ _ARGUMENTS = [
 
 @asynccontextmanager
 async def running_browser(*arguments: str) -> AsyncIterator[Browser]:
-    """The system's Chromium, without a window; `arguments` are more of its command line."""
+    """The system's Chromium, without a window; `arguments` are more of its command line.
+
+    A test fails where Chromium is missing, and is skipped where BROWSER_TESTS=0 says so.
+    """
+    if not BROWSER_TESTS:
+        pytest.skip("BROWSER_TESTS=0")
+    if CHROMIUM is None:
+        pytest.fail("Chromium is not installed: run `make test`, or set BROWSER_TESTS=0")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=PROGRAM,
             args=[*_ARGUMENTS, *arguments],
-            env={**os.environ, "CHROMIUM": CHROMIUM or "chromium"},
+            env={**os.environ, "CHROMIUM": CHROMIUM},
         )
         yield browser
         await browser.close()
