@@ -237,12 +237,7 @@ DEMO = ROOT / "client_demo" / "paidup_demo"
 PATH = re.compile(r"(?:[\w@.-]+/)+[\w@.-]*\w?")
 
 
-WRAPPED = [
-    page for page in pages() if page.path.stem not in {"api", "protocol", "settings", "client", "screens"}
-]
-
-
-@pytest.mark.parametrize("page", WRAPPED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
 def test_prose_wraps_at_100_columns(page: Page) -> None:
     wide = [
         number
