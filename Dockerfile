@@ -9,7 +9,7 @@ RUN /opt/paidup/bin/pip install --require-hashes --only-binary :all: -r requirem
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY client_demo client_demo
-# The build backend is needed here only.
+# The build backend is needed only here.
 RUN /opt/paidup/bin/pip install --no-index --no-deps --no-build-isolation ".[server]" \
     && /opt/paidup/bin/pip uninstall --yes setuptools
 
@@ -21,7 +21,7 @@ ENV PATH=/opt/paidup/bin:$PATH PYTHONUNBUFFERED=1 \
 USER 10001
 WORKDIR /var/lib/paidup
 EXPOSE 8000
-# To paidup itself, which sends the sockets away first: no shell stands between.
+# paidup receives the signal itself (no shell in between) and drains its WebSockets.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ['PORT']}/healthz\", timeout=3)"]

@@ -1,7 +1,7 @@
-"""Which test runs each command that a document shows. One that is in none of these lists fails the check.
+"""Which test runs each command in the documents. A command in none of these lists fails the check.
 
-`HERE` are run, as they stand, by tests/documents/test_commands.py against a running server.
-`ELSEWHERE` are run by the test that is named. `OUTSIDE` need what a test cannot have; each says what.
+tests/documents/test_commands.py runs the commands of `HERE` unchanged against a running server. The
+named test runs each command of `ELSEWHERE`. `OUTSIDE` says what a command needs that tests do not have.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ELSEWHERE = {
     "make demo": "test_a_whole_purchase_by_http_and_websocket",
     "paidup demo": "test_a_whole_purchase_by_http_and_websocket",
     "paidup serve": "test_the_processes_of_the_procfile_run_together",
-    "paidup serve --workers 2": "test_two_workers_hear_each_other_with_nothing_configured",
+    "paidup serve --workers 2": "test_two_workers_notify_each_other_without_configuration",
     "paidup work": "test_the_processes_of_the_procfile_run_together",
     "honcho start": "test_the_processes_of_the_procfile_run_together",
     "make chaos": "test_whatever_is_killed_every_paid_invoice_is_credited_once_and_every_watcher_told",
@@ -26,10 +26,10 @@ ELSEWHERE = {
 
 OUTSIDE = {
     re.compile(r"make (test|check|docs-check|format|lock|bench|clean|migrations)$"): (
-        "it is what runs the tests, or changes this very folder"
+        "it runs the tests, or changes this directory"
     ),
-    re.compile(r"stripe (listen|login)\b"): "Stripe's own program, and an account",
-    re.compile(r"docker (build|compose)\b"): "Docker, which is not where the tests run",
-    re.compile(r"systemctl "): "a machine that systemd runs",
-    re.compile(r"git clone |cd [\w./-]+$"): "the repository's own address, and a folder",
+    re.compile(r"stripe (listen|login)\b"): "the Stripe CLI and an account",
+    re.compile(r"docker (build|compose)\b"): "Docker",
+    re.compile(r"systemctl "): "a machine with systemd",
+    re.compile(r"git clone |cd [\w./-]+$"): "the repository's URL, and a directory",
 }

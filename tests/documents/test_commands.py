@@ -1,7 +1,7 @@
-"""Every command and every query that the documents show, run as it stands there, against a running server.
+"""Run every command and SQL query of the documents against a running server.
 
-Placeholders stand for what is there: the addresses for the server, `in_…` for an invoice, `$JWT`
-for a token. Where a page shows an answer below a command, the command's answer has that shape.
+Placeholders are replaced: URLs by the server's, `in_…` by an invoice, `$JWT` by a token. Where a
+document shows the output of a command, the real output must have the same shape.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EVERY = [command for page in pages() for command in page.commands() if HERE.matc
 COMMANDS = list(
     {command.text: command for command in sorted(EVERY, key=lambda each: bool(each.answer))}.values()
 )
-"""Each once; where one of its pages shows the answer, that one."""
+"""Each command once; preferably from a document that shows its output."""
 QUERIES = [block for page in pages() for block in page.blocks() if block.language == "sql"]
 SHELL = f"""set -eu
 paidup() {{ {sys.executable} -m paidup.cli "$@"; }}
@@ -46,7 +46,7 @@ curl() {{ command curl --silent --show-error --fail-with-body "$@"; }}
 
 @dataclass(frozen=True)
 class Running:
-    """A server, a worker's round, and Ada, who has paid for a plan."""
+    """A server, and a customer (ada) who has paid for a plan."""
 
     home: Path
     url: str
@@ -56,7 +56,7 @@ class Running:
     def token(self, name: str, **claims: str) -> str:
         return Customer(Paidup(self.url, None), None, name).token(**claims)  # type: ignore[arg-type]
 
-    def put_in(self, text: str) -> str:
+    def fill_in(self, text: str) -> str:
         for address in ADDRESSES:
             text = text.replace(address, self.url)
         return text.replace("in_…", self.invoice)
@@ -94,7 +94,7 @@ async def _prepare(sandbox: str, url: str) -> None:
 
 
 async def _paid(sandbox: str, url: str) -> str:
-    """Ada's invoice, paid and credited."""
+    """Buy a plan as ada; returns the settled invoice."""
     async with aiohttp.ClientSession() as http:
         ada = Paidup(url, http).customer()
         purchase = await ada.buy()
@@ -105,14 +105,14 @@ async def _paid(sandbox: str, url: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.where} {command.text}")
-def test_a_command_does_what_its_page_says(running: Running, command: Command) -> None:
+def test_documented_commands_work(running: Running, command: Command) -> None:
     buys = "/api/subscriptions" in command.text
     tokens = {
         "JWT": running.token("newcomer" if buys else "ada"),
         "BACKEND_JWT": running.token("ada", scope="backend"),
     }
     done = subprocess.run(
-        ["bash", "-c", SHELL + running.put_in(command.text)],
+        ["bash", "-c", SHELL + running.fill_in(command.text)],
         cwd=running.home,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **running.variables, **tokens},
         capture_output=True,
@@ -126,7 +126,7 @@ def test_a_command_does_what_its_page_says(running: Running, command: Command) -
 
 
 def shape(value: Any) -> Any:
-    """The names and kinds of a JSON value: what a page may promise of an answer."""
+    """Return the keys and types of a JSON value."""
     if isinstance(value, dict):
         return {name: shape(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -135,7 +135,7 @@ def shape(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.where)
-def test_a_query_is_one(running: Running, query: Block) -> None:
+def test_documented_queries_run(running: Running, query: Block) -> None:
     with sqlite3.connect(running.home / "documents.db", timeout=20) as connection:
-        connection.execute(running.put_in(query.text))
+        connection.execute(running.fill_in(query.text))
     connection.close()

@@ -1,1 +1,1 @@
-"""Paidup inside another application."""
+"""The Python client, and Paidup inside another application."""

@@ -1,4 +1,4 @@
-"""The examples of docs/embedding.md, as they stand there, under a real uvicorn and both kinds of sockets."""
+"""The examples of docs/embedding.md, run under uvicorn with both WebSocket implementations."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tests.support.stripe_sandbox import StripeSide
 
 EXAMPLES = ROOT / "docs" / "examples"
 OPERATOR_TOKEN = "token-of-the-operators"
-SLIM = "paidup.web.websocket.lightweight_protocol:LightweightProtocol"
+LIGHTWEIGHT = "paidup.web.websocket.lightweight_protocol:LightweightProtocol"
 pytestmark = [
     pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
     # uvicorn's default, and the class that `paidup serve` gives it.
     pytest.mark.parametrize(
-        ("example", "protocol"), [("embedded_starlette", "auto"), ("embedded_fastapi", SLIM)]
+        ("example", "protocol"), [("embedded_starlette", "auto"), ("embedded_fastapi", LIGHTWEIGHT)]
     ),
 ]
 
 
 class Host:
-    """An application of somebody else's, with Paidup under /billing."""
+    """A host application with Paidup mounted under /billing."""
 
     def __init__(self, url: str, child: Child, browser: aiohttp.ClientSession) -> None:
         self.url = url
@@ -56,17 +56,17 @@ async def host(
         await asyncio.to_thread(child.wait_for, f"http://127.0.0.1:{port}/billing/readyz")
         webhook = {"url": f"http://127.0.0.1:{port}/billing/webhooks/stripe", "secret": WEBHOOK_SECRET}
         await stripe_side.control("webhook_endpoints", webhook)
-        jar = aiohttp.CookieJar(unsafe=True)  # it is an address, not a name
+        jar = aiohttp.CookieJar(unsafe=True)  # accept cookies of an IP address
         async with aiohttp.ClientSession(cookie_jar=jar) as browser:
             yield Host(f"http://127.0.0.1:{port}", child, browser)
     finally:
         await asyncio.to_thread(child.stop)
 
 
-async def test_a_purchase_becomes_credits_that_the_hosts_own_routes_spend(
+async def test_the_hosts_routes_spend_purchased_credits(
     host: Host, stripe_side: StripeSide, example: str
 ) -> None:
-    """Refused; bought, and told live under the prefix; spent in process, and the page hears; drained."""
+    """Refuse, buy, notify under the prefix, spend in process, update the page, and drain."""
     ada = host.paidup.customer("ada")
     if example == "embedded_starlette":
         await host.browser.post(f"{host.url}/sign-in/ada")
@@ -77,7 +77,7 @@ async def test_a_purchase_becomes_credits_that_the_hosts_own_routes_spend(
             answer = await response.json()
             return response.status, answer.get("detail", answer)
 
-    await _what_is_not_paidups_is_the_hosts(host)
+    await _check_host_routes(host)
     assert await report(1) == (402, {"needed": 5, "activating": None})
     purchase = await ada.buy("pro")
     status, refused = await report(1)
@@ -101,12 +101,12 @@ async def test_a_purchase_becomes_credits_that_the_hosts_own_routes_spend(
     assert "Traceback" not in host.child.output
 
 
-async def _what_is_not_paidups_is_the_hosts(host: Host) -> None:
-    """Errors inside the prefix are problem documents, outside it the host's; so are sockets and origins."""
-    for url, ours in ((host.paidup.url, True), (host.url, False)):
+async def _check_host_routes(host: Host) -> None:
+    """Errors, WebSockets and origins below the prefix are Paidup's; all others are the host's."""
+    for url, is_paidups in ((host.paidup.url, True), (host.url, False)):
         async with host.browser.get(f"{url}/elsewhere") as response:
             assert response.status == 404
-            assert (response.content_type == "application/problem+json") is ours
+            assert (response.content_type == "application/problem+json") is is_paidups
     for path in ("/ws/account", "/elsewhere", "/billing/elsewhere"):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await host.browser.ws_connect(host.url + path, origin=ORIGIN)

@@ -1,4 +1,4 @@
-"""What a host may do with Paidup in its own process: the lifespan, and a customer's credits."""
+"""Paidup in a host's process: the lifespan and `InProcess`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def configured(valkey: str, sqlite_template: Path, tmp_path: Path) -> Any:
     )
 
 
-async def test_a_host_spends_what_its_customer_has(configured: Any) -> None:
+async def test_a_host_spends_its_customers_credits(configured: Any) -> None:
     async with running(create_app(configured)) as credits:
         assert await credits.balance("ada") == 0
         ada = await Account.get(external_id="ada")
         ada.stripe_customer = "cus_ada"
-        invoice = await granted(ada, 100)  # its own row says still that it is open
+        invoice = await granted(ada, 100)  # the invoice itself stays open
         assert (await credits.spend("ada", 30, "a")).balance == 70
         assert (await credits.spend("ada", 30, "a")).balance == 70
         with pytest.raises(KeyReused):
@@ -56,8 +56,8 @@ async def test_a_host_spends_what_its_customer_has(configured: Any) -> None:
         assert await credits.balance("ada") == 30
 
 
-async def test_what_the_api_would_refuse_is_refused(configured: Any) -> None:
-    """A negative spend would be a gift; PostgreSQL takes no NUL."""
+async def test_invalid_arguments_are_refused(configured: Any) -> None:
+    """A negative spend would grant credits, and PostgreSQL rejects NUL."""
     async with running(create_app(configured)) as mine:
         for credits in (0, -5, 2_000_000):
             with pytest.raises(InvalidInput):
@@ -67,7 +67,7 @@ async def test_what_the_api_would_refuse_is_refused(configured: Any) -> None:
                 await mine.spend(customer, 1, key)
 
 
-async def test_nothing_of_the_hosts_process_is_changed(configured: Any) -> None:
+async def test_process_settings_are_not_changed(configured: Any) -> None:
     def process() -> tuple[Any, ...]:
         root = logging.getLogger()
         return (
@@ -80,8 +80,8 @@ async def test_nothing_of_the_hosts_process_is_changed(configured: Any) -> None:
         assert process() == before
 
 
-async def test_a_second_in_the_same_process_is_refused(configured: Any) -> None:
-    """Tortoise holds one database for the tasks of a whole process, a host's own use of it included."""
+async def test_a_second_instance_in_one_process_is_refused(configured: Any) -> None:
+    """Tortoise keeps one database per process, which a host's own use of it would share."""
     async with running(create_app(configured)) as first:
         with pytest.raises(ConfigurationError, match="in this process"):
             async with running(create_app(configured)):

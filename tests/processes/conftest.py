@@ -1,4 +1,4 @@
-"""Fixtures: folders and environments for whole processes. Each test has its own ports and its own data."""
+"""Fixtures for whole processes. Each test has its own ports and data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """An empty working folder with a short name, as of a fresh clone."""
+    """An empty working directory with a short path."""
     folder = Path(tempfile.mkdtemp(prefix="pu-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The commands: what they say, what they refuse, and that they may be run again."""
+"""The commands: their output, their errors, and that they are safe to run again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.stripe_sandbox import LOOKUP_KEYS
 
 
 def run(folder: Path, *arguments: str, forked: bool = False, **variables: str) -> tuple[int, str]:
-    """The exit code and all words of `paidup` with these arguments. Of each command one run is not forked."""
+    """Run `paidup`; returns the exit code and the output. One run of each command is not forked."""
     log = folder / f"{'-'.join(arguments)}.log"
     child = Child(["-m", "paidup.cli", *arguments], variables, log, cwd=folder, forked=forked)
     code = child.process.wait(60)
@@ -33,7 +33,7 @@ def test_help_names_every_command(home: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])
-def test_missing_settings_are_named_each_with_exit_code_2(home: Path, command: str) -> None:
+def test_every_missing_setting_is_named_with_exit_code_2(home: Path, command: str) -> None:
     code, words = run(home, command, PORT="eighty", forked=command == "migrate")
     assert code == 2
     named = ("SECRET_KEY", "STRIPE_SECRET_KEY", "STRIPE_PUBLISHABLE_KEY", "STRIPE_WEBHOOK_SECRET", "PORT")
@@ -41,18 +41,18 @@ def test_missing_settings_are_named_each_with_exit_code_2(home: Path, command: s
     assert "Traceback" not in words
 
 
-def test_settings_come_from_the_env_file_of_the_working_folder(home: Path) -> None:
+def test_settings_are_read_from_the_env_file(home: Path) -> None:
     (home / ".env").write_text("".join(f"{name}={value}\n" for name, value in environment().items()))
     assert run(home, "migrate")[0] == 0
     assert (home / ".paidup" / "paidup.db").is_file()
 
 
-def test_migrate_may_be_run_again(home: Path) -> None:
+def test_migrate_is_safe_to_run_again(home: Path) -> None:
     for _ in range(2):
         assert run(home, "migrate", forked=True, **environment()) == (0, "The database is up to date.\n")
 
 
-def test_a_database_that_is_away_is_an_error_and_no_traceback(home: Path) -> None:
+def test_an_unreachable_database_is_an_error_without_a_traceback(home: Path) -> None:
     url = "postgresql://nobody@127.0.0.1:1/nothing"
     code, words = run(home, "work", "--once", forked=True, **environment(database_url=url))
     assert code == 1
@@ -61,17 +61,17 @@ def test_a_database_that_is_away_is_an_error_and_no_traceback(home: Path) -> Non
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_stripe_setup_says_what_it_made_and_what_was_there(home: Path, world: World) -> None:
+def test_stripe_setup_reports_created_and_existing_prices(home: Path, world: World) -> None:
     for forked in (False, True):
         code, words = run(home, "stripe-setup", forked=forked, **environment(**world.given()))
         assert code == 0
-        assert words.count("there") == LOOKUP_KEYS
+        assert words.count("exists") == LOOKUP_KEYS
         assert "paidup_pro_monthly" in words
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_work_once_credits_what_nobody_else_did(world: World, home: Path) -> None:
-    """S02: the webhook never came and the browser was closed right after confirming."""
+async def test_work_once_settles_a_missed_payment(world: World, home: Path) -> None:
+    """S02: no webhook arrived, and the browser was closed right after confirming."""
     paidup: Paidup = await world.server(webhooks=False)
     ada = paidup.customer()
     purchase = await ada.buy("pro")

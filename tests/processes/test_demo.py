@@ -1,4 +1,4 @@
-"""`paidup demo`: one command on an empty folder, the whole story, and nothing left behind."""
+"""`paidup demo`: one command in an empty directory, a whole purchase, and a clean stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEMO = ["-m", "paidup.cli", "demo"]
 
 
 class Demo:
-    """One run of `paidup demo` in a folder; `start` again with the same ports and the same data."""
+    """One `paidup demo` in a directory; `start` runs it again with the same ports and data."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -49,7 +49,7 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
-    """A demo that runs for the tests of this module; one of them restarts it."""
+    """The demo that this module's tests share; one of them restarts it."""
     home = Path(tempfile.mkdtemp(prefix="pu-"))
     running = Demo(home)
     running.start()
@@ -60,8 +60,8 @@ def demo() -> Iterator[Demo]:
 
 @pytest.fixture
 async def browser(demo: Demo) -> AsyncIterator[aiohttp.ClientSession]:
-    """A browser that has opened the demo's page, and holds its cookie."""
-    jar = aiohttp.CookieJar(unsafe=True)  # for an address without a name
+    """An HTTP client that has loaded the demo's page and has its cookie."""
+    jar = aiohttp.CookieJar(unsafe=True)  # accept cookies of an IP address
     async with checked_session(cookie_jar=jar, timeout=aiohttp.ClientTimeout(total=30)) as session:
         async with session.get(demo.url) as response:
             assert response.status == 200
@@ -69,7 +69,7 @@ async def browser(demo: Demo) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def bought(demo: Demo, browser: aiohttp.ClientSession) -> Any:
-    """Subscribe, watch, pay with a card that asks for 3DS, pass; what the socket says in the end."""
+    """Subscribe, watch, and pay with a 3DS card; returns the last frame of the WebSocket."""
     stripe = StripeSide(demo.sandbox, browser)
     async with browser.post(f"{demo.url}/api/subscriptions", json={"plan": "basic"}) as response:
         assert response.status == 201
@@ -90,9 +90,7 @@ async def balance(demo: Demo, browser: aiohttp.ClientSession) -> int:
         return int((await response.json())["balance"])
 
 
-async def test_the_page_is_served_and_lets_only_the_sandboxs_script_in(
-    demo: Demo, browser: aiohttp.ClientSession
-) -> None:
+async def test_the_page_allows_only_the_sandboxs_script(demo: Demo, browser: aiohttp.ClientSession) -> None:
     async with browser.get(demo.url) as response:
         policy = response.headers["Content-Security-Policy"]
         assert "<html" in await response.text()
@@ -103,9 +101,7 @@ async def test_the_page_is_served_and_lets_only_the_sandboxs_script_in(
     assert f"ws://127.0.0.1:{demo.port}" in rules["connect-src"]
 
 
-async def test_what_the_page_needs_is_served_and_nothing_else(
-    demo: Demo, browser: aiohttp.ClientSession
-) -> None:
+async def test_only_the_pages_files_are_served(demo: Demo, browser: aiohttp.ClientSession) -> None:
     async with browser.get(f"{demo.url}/demo/config.json") as response:
         config = await response.json()
     assert config["publishable_key"] == "pk_test_paidup_sandbox_no_stripe_account"
@@ -125,7 +121,7 @@ async def test_what_the_page_needs_is_served_and_nothing_else(
         assert response.status == 200
 
 
-async def test_without_the_pages_cookie_nobody_is_a_customer(demo: Demo) -> None:
+async def test_requests_without_the_cookie_are_refused(demo: Demo) -> None:
     async with aiohttp.ClientSession() as stranger:
         for cookies in ({}, {"paidup_demo": "forged"}):
             async with stranger.get(f"{demo.url}/api/credits", cookies=cookies) as response:
@@ -133,7 +129,7 @@ async def test_without_the_pages_cookie_nobody_is_a_customer(demo: Demo) -> None
 
 
 async def test_a_whole_purchase_by_http_and_websocket(demo: Demo, browser: aiohttp.ClientSession) -> None:
-    """The story: refused without credits, paid with 3DS, told on the socket, spent."""
+    """Refused without credits, paid with 3DS, notified by WebSocket, spent."""
     poster = {"poster": "first"}
     async with browser.post(f"{demo.url}/demo/posters", json=poster) as response:
         assert response.status == 402
@@ -145,7 +141,7 @@ async def test_a_whole_purchase_by_http_and_websocket(demo: Demo, browser: aioht
 
 
 async def test_the_demos_page_cannot_spend_by_itself(demo: Demo, browser: aiohttp.ClientSession) -> None:
-    """Its cookie is a browser's: only the demo's backend spends, and for pages of its own origin alone."""
+    """Its cookie has the browser scope: only the demo's backend spends, for pages of its own origin."""
     spending = {"credits": 1, "key": "mine"}
     async with browser.post(f"{demo.url}/api/credits/spend", json=spending) as response:
         assert (response.status, (await response.json())["scope"]) == (403, "backend")
@@ -154,10 +150,8 @@ async def test_the_demos_page_cannot_spend_by_itself(demo: Demo, browser: aiohtt
         assert (response.status, (await response.json())["type"].rpartition("/")[2]) == (403, "not-allowed")
 
 
-async def test_it_stops_all_it_started_and_a_second_start_goes_on(
-    demo: Demo, browser: aiohttp.ClientSession
-) -> None:
-    """Balances, sockets' tickets, cookies and Stripe's side outlive a restart; processes and ports do not."""
+async def test_a_restart_keeps_data_and_leaves_no_process(demo: Demo, browser: aiohttp.ClientSession) -> None:
+    """Balances, tickets, cookies and the sandbox survive a restart; processes and ports do not."""
     await bought(demo, browser)
     assert demo.child is not None
     started = descendants(demo.child.process.pid)
@@ -181,18 +175,18 @@ async def test_it_stops_all_it_started_and_a_second_start_goes_on(
         )
 
 
-async def test_the_demos_secrets_are_its_owners_alone(demo: Demo) -> None:
+async def test_only_the_owner_can_read_the_demos_secrets(demo: Demo) -> None:
     assert (demo.home / ".paidup" / "secrets.json").stat().st_mode & 0o777 == 0o600
 
 
 def refused(home: Path, **environment: str) -> tuple[int, str]:
-    """The exit code and the words of a demo that does not start."""
+    """Return the exit code and the output of a demo that does not start."""
     child = Child(DEMO, environment, home / "refused.log", cwd=home)
     return child.process.wait(30), child.output
 
 
 def test_live_keys_are_refused_before_anything_is_started(home: Path) -> None:
-    """Above all before products are made in that account."""
+    """In particular before products are created in that account."""
     code, words = refused(
         home,
         STRIPE_SECRET_KEY="sk_live_of_the_tests_and_of_no_account",
@@ -222,7 +216,7 @@ def test_a_taken_port_gives_a_clear_error(home: Path) -> None:
 
 @pytest.fixture
 def ports(home: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The environment of a demo in this very process, for what it refuses before it starts anything."""
+    """The environment of a demo in this process, for errors before it starts anything."""
     monkeypatch.chdir(home)
     monkeypatch.setenv("PORT", str(free_port()))
     monkeypatch.setenv("SANDBOX_PORT", str(free_port()))
@@ -238,14 +232,14 @@ async def test_each_taken_port_is_named(ports: pytest.MonkeyPatch, name: str) ->
 
 
 @pytest.mark.parametrize("name", ["PORT", "SANDBOX_PORT"])
-async def test_a_port_that_is_none_is_named(ports: pytest.MonkeyPatch, name: str) -> None:
+async def test_each_invalid_port_is_named(ports: pytest.MonkeyPatch, name: str) -> None:
     ports.setenv(name, "eighty")
     with pytest.raises(ConfigurationError, match=name):
         await run_demo()
 
 
-async def test_when_a_part_dies_all_of_it_ends_and_says_so(home: Path) -> None:
-    """A demo without its sandbox would only look alive."""
+async def test_the_demo_ends_when_one_of_its_processes_dies(home: Path) -> None:
+    """Without its sandbox, the demo would not work."""
     demo = Demo(home)
     child = demo.start()
     started = descendants(child.process.pid)

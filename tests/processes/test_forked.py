@@ -1,4 +1,4 @@
-"""A forked child is for its test what a started one is."""
+"""A forked process behaves like a started one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ both = pytest.mark.parametrize("forked", [False, True])
 
 
 @both
-def test_it_has_its_arguments_its_folder_its_output_and_its_exit_code(tmp_path: Path, forked: bool) -> None:
+def test_arguments_directory_output_and_exit_code(tmp_path: Path, forked: bool) -> None:
     (tmp_path / "good.json").write_text('{"a": 1}')
     arguments = ["-m", "json.tool", "--compact"]
     good = Child([*arguments, "good.json"], {}, tmp_path / "good.log", tmp_path, forked=forked)
@@ -35,17 +35,17 @@ def _serving(folder: Path, forked: bool) -> Child:
 
 @both
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_it_and_is_its_exit_code(tmp_path: Path, forked: bool, number: signal.Signals) -> None:
+def test_a_signal_is_the_exit_code(tmp_path: Path, forked: bool, number: signal.Signals) -> None:
     child = _serving(tmp_path, forked)
     assert alive(child.process.pid)
     assert child.process.poll() is None
     child.process.send_signal(number)
     assert child.process.wait(20) == -number
-    child.process.send_signal(number)  # it has ended: nobody is struck
+    child.process.send_signal(number)  # it has ended: no effect
     assert child.stop() == -number
 
 
-async def test_it_does_not_outlive_whoever_had_it_forked(tmp_path: Path) -> None:
+async def test_it_ends_with_the_process_that_forked_it(tmp_path: Path) -> None:
     child = _serving(tmp_path, forked=True)
     assert isinstance(child.process, ForkedProcess)
     pid = child.process.pid

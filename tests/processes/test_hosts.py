@@ -1,4 +1,4 @@
-"""Two hosts, as network namespaces: a browser on one, the webhook to the other, and the way to Redis cut."""
+"""Two hosts, as network namespaces: a browser on one, a webhook to the other, and Redis unreachable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 PORT = 8000
 RESYNC_INTERVAL_S = 2.0
 SLACK_S = 1.0
-"""For whoever is told: a busy machine."""
+"""Allowed delay of a message, on a busy machine."""
 
 
 def ip(*arguments: str) -> None:
@@ -34,7 +34,7 @@ def ip(*arguments: str) -> None:
 
 
 class Host:
-    """A namespace with a link of its own to the outside for each purpose. Ours is the `.1` of each."""
+    """A network namespace with a link for each purpose. The test's end of each link is `.1`."""
 
     def __init__(self, name: str, stack: ExitStack) -> None:
         self.name = name
@@ -43,7 +43,7 @@ class Host:
         ip("-n", name, "link", "set", "lo", "up")
 
     def link(self, end: str, network: str) -> None:
-        """A cable; `end` is the name of our end of it."""
+        """A link; `end` is the name of the test's end."""
         ip("link", "add", end, "type", "veth", "peer", "name", f"{end}p", "netns", self.name)
         ip("address", "add", f"{network}.1/24", "dev", end)
         ip("-n", self.name, "address", "add", f"{network}.2/24", "dev", f"{end}p")
@@ -53,7 +53,7 @@ class Host:
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
-    """Two, each on a network of RFC 2544's, for tests; the first has a second cable, to Redis."""
+    """Two hosts, each on a test network of RFC 2544; the first has a second link, to Redis."""
     if shutil.which("ip") is None:
         pytest.skip("there is no `ip` (iproute2) to make network namespaces with")
     names = [f"pu{os.getpid()}{letter}" for letter in "ab"]
@@ -69,11 +69,11 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
-async def test_two_hosts_hear_each_other_and_one_survives_without_redis(
+async def test_two_hosts_notify_each_other_and_survive_without_redis(
     hosts: tuple[Host, Host], database_url: str, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """S29: what the other host commits is told at once. With one host's cable to Redis cut, silently, it is
-    told by re-reading within RESYNC_INTERVAL_S, and /readyz says so; with the cable back, at once again.
+    """S29: a commit on the other host is delivered at once. While one host's link to Redis drops packets, a
+    resync delivers it within RESYNC_INTERVAL_S and /readyz reports it; with the link back, it is immediate.
     """
     created = int(time.time()) - 60
     async with open_database(database_url):
@@ -98,7 +98,7 @@ async def test_two_hosts_hear_each_other_and_one_survives_without_redis(
         )
 
         async def told_s(number: int, before: Any = None) -> float:
-            """How long after the webhook was answered by the other host."""
+            """Return the delay after the other host answered the webhook."""
             async with _screen(one, http, number) as screen:
                 await status_with(screen, status="open")
                 if before:
@@ -137,7 +137,7 @@ async def _serving(
         data_dir=folder,
         resync_interval_s=RESYNC_INTERVAL_S,
         shutdown_drain_s=0.1,
-        stripe_api_base="http://127.0.0.1:9",  # away: the webhook alone settles
+        stripe_api_base="http://127.0.0.1:9",  # unreachable: only the webhook settles
         stripe_requests_per_second=1,
     )
     through = ["ip", "netns", "exec", host.name]

@@ -1,4 +1,4 @@
-"""nginx with the very site of deploy/nginx.conf, in front of two servers: what passes, what stays inside."""
+"""nginx with deploy/nginx.conf in front of two servers: what passes, and what stays internal."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ http {{
 
 @dataclass(frozen=True)
 class Site:
-    """Two servers, and nginx before them."""
+    """Two servers behind nginx."""
 
     world: World
     url: str
     trusted: ssl.SSLContext
     servers: dict[int, Child]
-    """By their ports."""
+    """Servers by port."""
 
     @asynccontextmanager
     async def browser(self, address: str = "127.0.0.1") -> AsyncIterator[Paidup]:
-        """What somebody at this address sees of it."""
+        """The site as seen from this address."""
         connector = aiohttp.TCPConnector(ssl=self.trusted, local_addr=(address, 0))
         async with checked_session(connector=connector) as http:
             yield Paidup(self.url, http)
@@ -96,7 +96,7 @@ class _Nginx:
 
 
 def _certify(certificate: Path, key: Path) -> None:
-    """For a day, for this machine, signed by itself."""
+    """Create a self-signed certificate, valid for a day."""
     options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     names = ["-subj", "/CN=paidup", "-addext", "subjectAltName=IP:127.0.0.1"]
     files = ["-out", str(certificate), "-keyout", str(key)]
@@ -110,8 +110,8 @@ async def _answers(paidup: Paidup) -> bool:
         return False
 
 
-async def test_customers_and_stripe_pass_and_nobody_else(site: Site) -> None:
-    """A purchase over TLS, its socket, a webhook byte by byte; what is for operators is not there."""
+async def test_only_requests_of_customers_and_stripe_pass(site: Site) -> None:
+    """A purchase over TLS, its WebSocket and a webhook pass; internal pages do not."""
     stripe_side = site.world.stripe_side
     await stripe_side.conditions(webhook_drop=True)
     async with site.browser() as paidup:
@@ -132,8 +132,8 @@ async def test_customers_and_stripe_pass_and_nobody_else(site: Site) -> None:
                 assert (path, refused.status, refused.content_type) == (path, 404, "text/html")
 
 
-async def test_a_server_is_replaced_and_nobody_is_refused(site: Site) -> None:
-    """S30: every request is answered while one drains and after it has gone; addresses are told apart."""
+async def test_replacing_a_server_refuses_no_request(site: Site) -> None:
+    """S30: every request is answered while one server drains and after; addresses stay distinct."""
     async with site.browser() as paidup, site.browser("127.0.0.2") as elsewhere:
         ada = paidup.customer()
         purchase = await ada.buy()

@@ -1,4 +1,4 @@
-"""`paidup serve` and the Procfile: several processes, one service, as it is deployed."""
+"""`paidup serve` and the Procfile: several processes of one deployment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENOUGH_TRIES = 60
 
 
 class Host:
-    """One machine of a deployment: a folder, a port, an environment; nothing configured that need not be."""
+    """One host of a deployment: a directory, a port and a minimal environment."""
 
     def __init__(self, home: Path, stripe_side: StripeSide, http: aiohttp.ClientSession) -> None:
         self.home = home
@@ -74,7 +74,7 @@ async def host(home: Path, stripe_side: StripeSide, http: aiohttp.ClientSession)
 
 
 async def sockets_of_one_worker(url: str) -> int:
-    """What whichever worker answers says of its open sockets."""
+    """Return the number of open WebSockets of whichever worker answers."""
     async with aiohttp.ClientSession() as fresh, fresh.get(f"{url}/metrics") as response:
         found = re.search(r'^paidup_sockets\{kind="invoice"\} (\S+)$', await response.text(), re.MULTILINE)
     assert found is not None
@@ -82,11 +82,11 @@ async def sockets_of_one_worker(url: str) -> int:
 
 
 async def watch_from_both_workers(stack: AsyncExitStack, ada: Customer, purchase: Any) -> list[Any]:
-    """Sockets on the purchase, as many as it takes until each of the two workers holds one."""
+    """Open WebSockets on the purchase until each of the two workers has one."""
     opened = [await stack.enter_async_context(ada.watch(purchase))]
 
     async def both_answer() -> bool:
-        # Asked at once: one worker alone does not take them all, once the other has come up.
+        # Opened concurrently, so that both workers accept some once the second is up.
         answers = await asyncio.gather(*(sockets_of_one_worker(ada.paidup.url) for _ in range(8)))
         return set(answers) == {0, 1}
 
@@ -98,8 +98,8 @@ async def watch_from_both_workers(stack: AsyncExitStack, ada: Customer, purchase
     raise AssertionError("one worker answered all of it")
 
 
-async def test_two_workers_hear_each_other_with_nothing_configured(host: Host) -> None:
-    """The sockets are on both workers, the webhook comes to either: all are told, through the one Valkey."""
+async def test_two_workers_notify_each_other_without_configuration(host: Host) -> None:
+    """WebSockets are on both workers and the webhook goes to one: all are notified through one Valkey."""
     await migrate(host.database_url)
     async with (
         host.running("-m", "paidup.cli", "serve", "--workers", "2") as child,
@@ -108,7 +108,7 @@ async def test_two_workers_hear_each_other_with_nothing_configured(host: Host) -
         ada = host.paidup.customer()
         await host.receive_webhooks()
         purchase = await ada.buy("pro")
-        await host.stripe_side.conditions(api_down=True)  # no verification: the webhook alone settles
+        await host.stripe_side.conditions(api_down=True)  # no verification: only the webhook settles
         screens = await watch_from_both_workers(stack, ada, purchase)
         await host.stripe_side.confirm(purchase["client_secret"])
         told = await asyncio.gather(*(status_with(screen, status="active") for screen in screens))
@@ -129,8 +129,8 @@ def empty_postgres(databases: Databases) -> Iterator[str]:
 async def test_the_processes_of_the_procfile_run_together(
     host: Host, empty_postgres: str, valkey: str
 ) -> None:
-    """release, then web and worker, on PostgreSQL and Valkey: a payment that is watched is told at once, one
-    that nobody watches and no webhook brings is credited all the same; SIGTERM ends all of them.
+    """Release, web and worker on PostgreSQL and Valkey: a watched payment is notified at once, a payment
+    without a browser and a webhook is settled all the same, and SIGTERM stops all processes.
     """
     shutil.copy(ROOT / "Procfile", host.home)
     host.environment |= {"DATABASE_URL": empty_postgres, "REDIS_URL": valkey}
@@ -159,7 +159,7 @@ async def test_the_processes_of_the_procfile_run_together(
 
 
 def _healthy(host: Host) -> None:
-    """What the image's HEALTHCHECK runs, where a server is and where none is."""
+    """Run the image's HEALTHCHECK, with and without a server."""
     (health,) = (line for name, line in dockerfile() if name == "HEALTHCHECK")
     command = [sys.executable, *json.loads(health.partition("CMD ")[2])[1:]]
     for port, healthy in ((host.port, True), (free_port(), False)):

@@ -1,4 +1,4 @@
-"""The files of a deployment, held to the code: commands, settings, ports, versions, the time to stop."""
+"""Deployment files match the code: commands, settings, ports, versions and stop timeouts."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def default_of(name: str) -> Any:
 
 
 STOP_S = default_of("SHUTDOWN_DRAIN_S") + CLOSE_TIMEOUT_S + UVICORN["timeout_graceful_shutdown"]
-"""The drain, the last farewells, the requests in hand: the longest that an orderly stop takes."""
+"""The longest graceful shutdown: drain, closing handshakes, and requests in progress."""
 
 
 @cache
 def dockerfile() -> list[tuple[str, str]]:
-    """Instructions and what they say; continued lines joined."""
+    """Return instructions and their arguments, with continued lines joined."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines]
 
 
-def said(instruction: str) -> list[str]:
+def arguments_of(instruction: str) -> list[str]:
     return [what for name, what in dockerfile() if name == instruction]
 
 
@@ -58,31 +58,31 @@ def compose() -> Any:
     return yaml.safe_load((ROOT / "compose.yaml").read_text())
 
 
-def test_the_image_runs_paidup_as_nobody_special() -> None:
-    assert json.loads(said("ENTRYPOINT")[0]) == ["paidup"]
-    assert set(json.loads(said("CMD")[0])) <= COMMANDS
-    assert said("USER") == ["10001"]
-    assert said("STOPSIGNAL") == ["SIGTERM"]
-    health = said("HEALTHCHECK")[0].partition("CMD ")[2]
+def test_the_image_runs_paidup_as_an_unprivileged_user() -> None:
+    assert json.loads(arguments_of("ENTRYPOINT")[0]) == ["paidup"]
+    assert set(json.loads(arguments_of("CMD")[0])) <= COMMANDS
+    assert arguments_of("USER") == ["10001"]
+    assert arguments_of("STOPSIGNAL") == ["SIGTERM"]
+    health = arguments_of("HEALTHCHECK")[0].partition("CMD ")[2]
     assert json.loads(health)[0] == "python"
 
 
-def test_the_image_has_the_python_and_the_pins_of_the_package() -> None:
+def test_the_image_uses_the_packages_python_and_pins() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    versions = {re.search(r"python:(\d+\.\d+)", each)[1] for each in said("FROM")}  # type: ignore[index]
+    versions = {re.search(r"python:(\d+\.\d+)", each)[1] for each in arguments_of("FROM")}  # type: ignore[index]
     assert {f">={version}" for version in versions} == {wanted}
     wanted = "--require-hashes --only-binary :all: -r requirements/build.txt -r requirements/server.txt"
-    assert any(wanted in each for each in said("RUN"))
+    assert any(wanted in each for each in arguments_of("RUN"))
 
 
-def test_the_image_sets_what_are_settings() -> None:
-    given = dict(re.findall(r"(\w+)=(\S+)", " ".join(said("ENV")[1:])))
+def test_the_image_sets_only_known_settings() -> None:
+    given = dict(re.findall(r"(\w+)=(\S+)", " ".join(arguments_of("ENV")[1:])))
     assert set(given) - OUTSIDE <= set(NAMES)
-    assert said("EXPOSE") == [given["PORT"]] == [str(default_of("PORT"))]
+    assert arguments_of("EXPOSE") == [given["PORT"]] == [str(default_of("PORT"))]
 
 
 def ignored(path: str) -> bool:
-    """As Docker reads .dockerignore: the last pattern that matches it, or a folder above it, decides."""
+    """Whether .dockerignore excludes the path: the last pattern that matches it, or a parent, decides."""
     decided = False
     above = [path, *map(str, Path(path).parents)][:-1]
     for line in (ROOT / ".dockerignore").read_text().splitlines():
@@ -100,19 +100,19 @@ def ignored(path: str) -> bool:
 
 
 @pytest.mark.parametrize("path", [".env", ".git/config", "server/.env.local", ".paidup/p.db", "tests/x.py"])
-def test_the_image_is_not_given(path: str) -> None:
+def test_the_image_excludes(path: str) -> None:
     assert ignored(path)
 
 
-def test_the_image_is_given_what_it_copies() -> None:
-    sources = [name for each in said("COPY") if "--from" not in each for name in each.split()[:-1]]
+def test_the_image_includes_what_it_copies() -> None:
+    sources = [name for each in arguments_of("COPY") if "--from" not in each for name in each.split()[:-1]]
     assert sources
     assert [name for name in sources if ignored(name) or not (ROOT / name).exists()] == []
     assert not ignored("server/paidup/web/operators.html")
 
 
 @pytest.mark.parametrize("name", ["migrate", "server", "worker"])
-def test_each_of_our_services_is_a_command_with_settings(name: str) -> None:
+def test_each_paidup_service_is_a_command_with_settings(name: str) -> None:
     service = compose()["services"][name]
     assert set(service["command"]) <= COMMANDS
     assert set(service["environment"]) <= set(NAMES)
@@ -141,8 +141,8 @@ def test_the_services_start_and_stop_in_order() -> None:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
-def test_a_unit_is_as_systemd_wants_it(path: Path, tmp_path: Path) -> None:
-    """Its command is one of ours, and it is given the time that a stop takes."""
+def test_a_unit_is_valid(path: Path, tmp_path: Path) -> None:
+    """Its command exists, and its stop timeout is longer than a graceful shutdown."""
     text = path.read_text()
     command = re.search(r"^ExecStart=(\S+)/paidup (\w+)$", text, re.MULTILINE)
     assert command is not None
@@ -152,8 +152,8 @@ def test_a_unit_is_as_systemd_wants_it(path: Path, tmp_path: Path) -> None:
     given = " ".join(re.findall(r"^Environment=(.*)$", text, re.MULTILINE))
     assert set(re.findall(r"(\w+)=", given)) <= set(NAMES)
     if shutil.which("systemd-analyze") is None:
-        pytest.skip("there is no systemd-analyze to ask")
-    # As it is but for where paidup is installed here.
+        pytest.skip("systemd-analyze is not installed")
+    # Unchanged except for the path where paidup is installed.
     for unit in UNITS:
         placed = tmp_path / unit.name.replace("@", "@8000")
         placed.write_text(unit.read_text().replace(command[1], str(Path(sys.executable).parent)))
@@ -168,7 +168,7 @@ def test_a_unit_is_as_systemd_wants_it(path: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
 
-def test_nginx_waits_longer_than_a_heartbeat_and_takes_the_largest_webhook() -> None:
+def test_nginx_timeouts_and_body_size_fit_the_settings() -> None:
     text = (ROOT / "deploy" / "nginx.conf").read_text()
     timeouts = re.findall(r"^\s+proxy_(?:read|send)_timeout (\d+)s;$", text, re.MULTILINE)
     assert len(timeouts) == 2
@@ -178,10 +178,10 @@ def test_nginx_waits_longer_than_a_heartbeat_and_takes_the_largest_webhook() -> 
     assert int(size[1]) * 1024 * 1024 > default_of("WEBHOOK_MAX_BYTES")
 
 
-def test_nginx_understands_its_configuration(tmp_path: Path) -> None:
+def test_nginx_accepts_the_configuration(tmp_path: Path) -> None:
     nginx = shutil.which("nginx")
     if nginx is None:
-        pytest.skip("there is no nginx to ask")
+        pytest.skip("nginx is not installed")
     site = re.sub(r"\n\s+ssl_\w+ .*", "", (ROOT / "deploy" / "nginx.conf").read_text())
     (tmp_path / "site.conf").write_text(site.replace("443 ssl", "127.0.0.1:8443"))
     whole = f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ include {tmp_path}/site.conf; }}"

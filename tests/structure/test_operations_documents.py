@@ -1,4 +1,4 @@
-"""What operators read, held to the code: metrics, alarms, runbook, dashboard, the doctor's checklist."""
+"""The operators' documents match the code: metrics, alarms, runbook, dashboard and checklist."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.structure.sources import ROOT, modules
 OPERATIONS = ROOT / "docs" / "operations.md"
 CHECKLIST = ROOT / "docs" / "going-live.md"
 VARIABLES = {"$__rate_interval": "1m", "$job": "paidup"}
-"""Grafana's, and what it might put there."""
+"""Grafana's variables, with example values."""
 
 
-class Counted:
-    """One metric: its name, its kind, its labels, and the names of its series."""
+class DocumentedMetric:
+    """A metric's name, kind, labels and series names."""
 
     def __init__(self, metric: Any) -> None:
         (family,) = metric.collect()
@@ -38,12 +38,12 @@ class Counted:
         self.series = {self.name + end for end in ends}
 
 
-METRICS = [Counted(each) for name, each in vars(Metrics()).items() if name != "registry"]
+METRICS = [DocumentedMetric(each) for name, each in vars(Metrics()).items() if name != "registry"]
 SERIES = {series: metric for metric in METRICS for series in metric.series}
 
 
 def sections(text: str, level: str) -> dict[str, str]:
-    """What stands under each heading of this level."""
+    """Return the text under each heading of this level."""
     parts = re.split(rf"^{level} (.+)$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -58,13 +58,13 @@ def codes(text: str) -> list[str]:
 
 
 def table(text: str) -> dict[str, list[str]]:
-    """Rows of tables by what stands in backticks in the first cell."""
+    """Return table rows by the code in their first cell."""
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `")]
     return {codes(row[0])[0]: [cell.strip() for cell in row] for row in rows}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_every_metric_is_explained_with_its_kind_and_labels(metric: Counted) -> None:
+def test_every_metric_is_explained_with_its_kind_and_labels(metric: DocumentedMetric) -> None:
     _, kind, words = table(sections(OPERATIONS.read_text(), "##")["Metrics"])[metric.name]
     assert kind.partition(":")[0] == metric.kind
     assert set(codes(kind)) == metric.labels
@@ -72,7 +72,7 @@ def test_every_metric_is_explained_with_its_kind_and_labels(metric: Counted) -> 
     assert ("seconds" in metric.name) is ("seconds" in words), "the unit"
 
 
-def test_no_metric_is_explained_that_there_is_not() -> None:
+def test_every_documented_metric_exists() -> None:
     named = table(sections(OPERATIONS.read_text(), "##")["Metrics"])
     assert set(named) == {metric.name for metric in METRICS}
 
@@ -107,13 +107,13 @@ def test_every_alert_has_its_entry_in_the_runbook_and_every_entry_its_alert() ->
 
 
 @pytest.mark.parametrize("name", list(runbook()))
-def test_every_entry_of_the_runbook_answers_the_same_questions(name: str) -> None:
+def test_every_runbook_entry_has_the_same_parts(name: str) -> None:
     asked = re.findall(r"^- \*\*(.+?):\*\*", runbook()[name], re.MULTILINE)
     assert asked == ["Meaning", "Customer impact", "Diagnosis", "Mitigation", "Resolved when"]
 
 
-def test_what_operators_are_told_to_look_for_is_there() -> None:
-    """Columns, sweeps, words of the log: each name of the page is a name in the code."""
+def test_names_in_the_operations_guide_exist() -> None:
+    """Columns, sweeps and log events: each name in the document is in the code."""
     beyond = {"max_connections"}  # PostgreSQL's
     every = {code for _, line in Page(OPERATIONS).prose() for code in codes(line)}
     named = {code for code in every if re.fullmatch(r"[a-z]+(?:_[a-z]+)+", code)}
@@ -131,8 +131,8 @@ def queries() -> list[str]:
 
 
 @pytest.mark.parametrize("expression", [*expressions().values(), *queries()])
-def test_what_is_queried_is_counted(expression: str) -> None:
-    """It is PromQL; each series, each label that chooses or groups, each value asked for is in the code."""
+def test_queried_series_exist(expression: str) -> None:
+    """Each expression is PromQL, and its series, labels and label values are in the code."""
     for variable, value in VARIABLES.items():
         expression = expression.replace(variable, value)
     nodes: list[promql_parser.Expr] = []
@@ -164,8 +164,8 @@ def test_every_metric_is_on_the_dashboard() -> None:
     assert [metric.name for metric in METRICS if metric.name not in shown] == []
 
 
-def test_the_dashboard_is_what_grafana_imports() -> None:
-    """Each panel has its own id, its place and its data source, which is chosen on import."""
+def test_grafana_can_import_the_dashboard() -> None:
+    """Each panel has an id, a position of its own and the data source chosen on import."""
     board = dashboard()
     assert board["schemaVersion"] >= 36
     assert {"uid", "title", "panels", "templating", "time"} <= set(board)
@@ -198,7 +198,7 @@ def checklist() -> dict[str, str]:
     return sections(CHECKLIST.read_text(), "###")
 
 
-def test_what_the_doctor_looks_at_is_the_checklist_but_for_what_a_person_sees() -> None:
+def test_the_checklist_has_every_check_of_the_doctor() -> None:
     by_a_person = {name for name, words in checklist().items() if words.strip().startswith("*A person.*")}
     assert [name for name in checklist() if name not in by_a_person] == list(CHECKS)
     anchors = Page(CHECKLIST).anchors()
@@ -208,12 +208,12 @@ def test_what_the_doctor_looks_at_is_the_checklist_but_for_what_a_person_sees() 
         assert anchor in anchors
 
 
-def test_the_doctor_looks_for_a_sweep_that_there_is() -> None:
+def test_the_doctors_sweep_exists() -> None:
     assert f'("{EVERY_MINUTE_SWEEP}", PAYMENT_TYPES)' in modules()["paidup.reconciliation.reconciler"].text
 
 
-def test_every_defence_in_the_threat_model_is_shown_by_a_test() -> None:
-    """That the named tests exist is another test's business."""
+def test_every_defence_in_the_threat_model_names_a_test() -> None:
+    """Another test checks that the named tests exist."""
     text = sections((ROOT / "docs" / "security.md").read_text(), "##")["Threats and defences"]
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     claims = [row for row in rows if not row.endswith("| tests |")]
