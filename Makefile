@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.package-lock.json
 JOBS ?= 4
 
-.PHONY: help demo test system-packages check lint words types structure docs-check format bench soak chaos lock migrations clean
+.PHONY: help demo test system-packages check lint schemas words types structure docs-check format bench soak chaos lock dist migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,12 +23,19 @@ test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKA
 system-packages: $(DEV)
 	@$(BIN)/python -m tests.support.system_packages
 
-check: lint types structure ## format, lint, imports, strict types, structure; docs-check is part of structure
+check: lint schemas types structure ## format, lint, imports, schemas, strict types, structure; docs-check is part of structure
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache --no-logo
+
+schemas: $(DEV) ## .github/ and compose.yaml against the schemas that check-jsonschema brings
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 words: $(DEV) ## words that the repository does not use (tests/structure/words.txt)
 	$(BIN)/python -m tests.structure.words
@@ -69,11 +76,14 @@ lock: $(DEV) ## pin every dependency again, with hashes, the build backend inclu
 	$(COMPILE) --extra demo -c requirements/server.txt -o requirements/demo.txt pyproject.toml
 	$(COMPILE) --extra dev -c requirements/build.txt -c requirements/demo.txt -o requirements/dev.txt pyproject.toml
 
+dist: $(DEV) ## build the wheel and the source distribution into dist/
+	$(BIN)/uv build -q --no-build-isolation --python $(BIN)/python
+
 migrations: $(DEV) ## write a migration for what changed in server/paidup/db/models.py
 	$(BIN)/tortoise -c paidup.db.connection.TORTOISE makemigrations
 
 clean: ## forget the virtual environment, the demo's data and the caches
-	rm -rf $(VENV) tests/node/node_modules .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) tests/node/node_modules .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
