@@ -144,7 +144,7 @@ async def test_an_idle_balance_socket_gets_heartbeats_and_a_bye(
 ) -> None:
     """S06: heartbeats while idle; then a bye and 4408, and a new ticket opens the next socket."""
     monkeypatch.setattr(sockets, "TICK_S", 0.02)
-    paidup = await world.server(webhooks=False, heartbeat_s=0.05, socket_max_lifetime_s=1.0)
+    paidup = await world.server(webhooks=False, heartbeat_s=0.5, socket_max_lifetime_s=1.0)
     ada = paidup.customer("ada")
     async with ada.watch_balance() as line:
         async with asyncio.timeout(10):
