@@ -1,8 +1,7 @@
-"""The wall clock, in one place, so that tests can replace it.
+"""The wall clock, in one module so that tests can replace it.
 
-What is due by Stripe's calendar (an expiry, an installment, a renewal) is asked of a `Clock`
-that is handed in: the demo's follows the sandbox, whose time can be moved. Leases, retries and
-backoffs are by the wall clock always.
+Expiries, installments and renewals take their time from a `Clock` that is passed in: the demo's follows the
+sandbox's clock, which can be advanced. Leases, retries and backoffs always use the wall clock.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 Clock = Callable[[], datetime]
-"""Says what time it is, UTC."""
+"""Returns the current time, UTC."""
 
 
 def now() -> datetime:

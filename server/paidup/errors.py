@@ -1,42 +1,42 @@
-"""Every error that Paidup raises on purpose.
+"""The errors that Paidup raises.
 
     PaidupError
-    ├── ConfigurationError      the settings contradict themselves or lack something
+    ├── ConfigurationError      the settings are contradictory or incomplete
     ├── InvalidInput            a caller's value is malformed, unknown or out of range
     │   ├── UnknownPlan
-    │   └── WebhookRefused      bad signature, bad body, wrong mode
-    ├── NotAuthenticated        nobody is named, or the proof is false or expired
-    ├── NotAllowed              somebody is named, and this is not his
-    │   └── InsufficientScope   a browser's token asks for what only the backend may do
+    │   └── WebhookRefused      bad signature, malformed body, wrong mode
+    ├── NotAuthenticated        no identity, or its proof is invalid or expired
+    ├── NotAllowed              the identity is known, but may not do this
+    │   └── InsufficientScope   the request needs a scope that only the backend has
     ├── NotFound
     ├── Conflict                the request contradicts what exists
-    │   ├── KeyReused           an idempotency key came again with another amount
-    │   ├── ReservationOver     it was committed, released or expired before
+    │   ├── KeyReused           an idempotency key was used for another amount
+    │   ├── ReservationOver     it was already committed, released or expired
     │   ├── AlreadySubscribed
     │   ├── AlreadyOnPlan
     │   ├── NotSubscribed
-    │   ├── InvoiceUnpaid       a renewal has to be paid before anything is changed
+    │   ├── InvoiceUnpaid       a renewal has to be paid before a plan change
     │   └── PaymentUnderWay     another payment is being activated
     ├── InsufficientCredits
-    ├── TooManyRequests         one account asks for more than its limit: try again later
+    ├── TooManyRequests         the account exceeded a limit: try again later
     ├── StripeError
-    │   ├── StripeUnavailable   network, 5xx, 429, or our own budget: try again
-    │   └── StripeRefused       Stripe says that the request is wrong: do not try again
+    │   ├── StripeUnavailable   network, 5xx, 429, or our rate limiter: try again
+    │   └── StripeRefused       Stripe rejects the request: do not try again
     ├── IdentityUnavailable     the identity provider's keys cannot be fetched: try again
-    └── StorageUnavailable      the database did not take it: try again
+    └── StorageUnavailable      the database is unreachable or refuses: try again
 
-Errors carry data. Which HTTP status one becomes is chosen at the edge, in `web/problems.py`.
+Errors carry data. `web/problems.py` maps them to HTTP statuses.
 """
 
 from __future__ import annotations
 
 
 class PaidupError(Exception):
-    """The root: catch this to catch all that is raised on purpose."""
+    """The base class of all errors that Paidup raises."""
 
 
 class ConfigurationError(PaidupError):
-    """The settings cannot work; `problems` says each reason, ready to be printed."""
+    """The settings cannot work. `problems` lists the reasons, ready to be printed."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -44,7 +44,7 @@ class ConfigurationError(PaidupError):
 
 
 class InvalidInput(PaidupError):
-    """A value from outside is malformed, unknown or out of range."""
+    """A caller's value is malformed, unknown or out of range."""
 
 
 class UnknownPlan(InvalidInput):
@@ -54,15 +54,15 @@ class UnknownPlan(InvalidInput):
 
 
 class WebhookRefused(InvalidInput):
-    """The delivery is not Stripe's, not whole, or not for this mode."""
+    """The delivery is not from Stripe, malformed, or for another mode."""
 
 
 class NotAuthenticated(PaidupError):
-    """No identity, or one whose proof is false or expired."""
+    """No identity, or its proof is invalid or expired."""
 
 
 class NotAllowed(PaidupError):
-    """A known identity asks for what is not its own."""
+    """The identity is known, but may not do this."""
 
 
 class InsufficientScope(NotAllowed):
@@ -89,7 +89,7 @@ class KeyReused(Conflict):
 
 
 class ReservationOver(Conflict):
-    """`state` says how it ended: committed, released or expired."""
+    """The reservation has ended. `state`: committed, released or expired."""
 
     def __init__(self, key: str, state: str) -> None:
         super().__init__(f"The reservation {key!r} is over: it is {state}.")
@@ -123,10 +123,10 @@ class InvoiceUnpaid(Conflict):
 
 
 class PaymentUnderWay(Conflict):
-    """Another payment of this customer is on its way; `invoice` names it."""
+    """Another payment of this customer is being activated; `invoice` names it."""
 
     def __init__(self, invoice: str) -> None:
-        super().__init__("A payment is already being activated. Nothing need be paid again.")
+        super().__init__("A payment is already being activated. You do not need to pay again.")
         self.invoice = invoice
 
 
@@ -138,7 +138,7 @@ class InsufficientCredits(PaidupError):
 
 
 class TooManyRequests(PaidupError):
-    """One account asked for more than its limit; `retry_after_s` is when it may ask again."""
+    """The account exceeded a limit; it may try again after `retry_after_s` seconds."""
 
     def __init__(self, what: str, retry_after_s: float) -> None:
         super().__init__(f"Too many {what} for this account. Please wait a moment.")
@@ -146,13 +146,13 @@ class TooManyRequests(PaidupError):
 
 
 class StripeError(PaidupError):
-    """`final`: Stripe processed the request, and replays this answer to its idempotency key."""
+    """`final`: Stripe processed the request, and repeats this response for its idempotency key."""
 
     final = False
 
 
 class StripeUnavailable(StripeError):
-    """Stripe did not answer, or not yet: the same call may succeed later."""
+    """Stripe did not respond, or not in time. The same call may succeed later."""
 
     def __init__(self, reason: str, retry_after_s: float = 1.0, final: bool = False) -> None:
         super().__init__(reason)
@@ -161,7 +161,7 @@ class StripeUnavailable(StripeError):
 
 
 class StripeRefused(StripeError):
-    """Stripe understood and said no; asking again gives the same answer."""
+    """Stripe rejected the request. Retrying gives the same response."""
 
     final = True
 

@@ -140,7 +140,7 @@ async def test_flapping_between_plans_farms_nothing(life: Life) -> None:
     assert 1996 <= await life.balance() <= 2000
     kind, credits, reason = (await life.reasons())[-1]
     assert (kind, credits <= 1) == ("grant", True)
-    assert "had come before a downgrade" in reason, "or the customer would wonder"
+    assert "already granted before a downgrade" in reason, "or the customer would wonder"
     await assert_books_balance()
 
 

@@ -213,7 +213,7 @@ async def test_a_dispute_withholds_what_remains_until_it_is_won(life: Life) -> N
     await life.spend(1400, "after")
     assert [entry for entry in await life.reasons() if entry[0] in ("freeze", "restore")] == [
         ("freeze", -1400, "the payment is disputed"),
-        ("restore", 1400, "the dispute is over: the payment stands"),
+        ("restore", 1400, "the dispute was closed: the payment stands"),
     ]
 
 

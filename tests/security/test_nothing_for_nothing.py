@@ -135,10 +135,7 @@ async def test_a_free_plan_cancelled_and_bought_again_gives_nothing_until_its_pe
         await life.calm()
     grants = [(credits, reason) for kind, credits, reason in await life.reasons() if kind == "grant"]
     assert grants[0] == (20, "free, paid")
-    assert (
-        grants[1:]
-        == [(0, "free, paid; not 20 that cost nothing: such credits are given once in a period")] * 3
-    )
+    assert grants[1:] == [(0, "free, paid; without 20 free credits, which are granted once per period")] * 3
     assert await life.balance() == 0, "the first ended with its subscription, as this plan says"
     await life.pass_days(31)
     assert await life.balance() == 20

@@ -101,7 +101,7 @@ async def seed(count: int, created: Callable[[int], int]) -> None:
 
 async def _know_the_price() -> None:
     lookup_key = PRICE.removeprefix("price_")
-    found = parse_catalogue(PACKAGED_PLANS.read_bytes()).sold_as(lookup_key)
+    found = parse_catalogue(PACKAGED_PLANS.read_bytes()).find_by_lookup_key(lookup_key)
     assert found is not None
     plan, price = found
     await KnownPrice.create(

@@ -44,7 +44,9 @@ async def granted(
     invoice = await an_invoice(account)
     async with write_transaction():
         locked = await ledger.lock_account(account.id)
-        await ledger.grant(locked, invoice.id, credits, expires_at, rollover_cap=rollover_cap)
+        await ledger.grant(
+            locked, invoice.id, ledger.GrantTerms(credits, expires_at, rollover_cap=rollover_cap)
+        )
     return invoice
 
 

@@ -71,13 +71,13 @@ def test_what_is_not_said_has_its_default() -> None:
         pytest.param(plan(more="rollover_cap = 5"), "rollover_cap go together", id="a number without a cap"),
         pytest.param(
             plan(more='rollover = "expire"', price_more='interval = "once"'),
-            "does not expire",
+            "a top-up cannot expire",
             id="a top-up that expires",
         ),
         pytest.param(
             plan(price_more='interval = "once"')
             + f'[[plans.prices]]\n{PRICE.format(key="basic_yearly")}interval = "year"\n',
-            "cannot stand beside",
+            "cannot be mixed",
             id="a plan and a top-up in one",
         ),
         pytest.param(plan(more="max_quantity = 0"), "$.plans[0].max_quantity", id="a quantity of nothing"),
@@ -138,9 +138,9 @@ def test_plans_are_found_by_id_and_by_lookup_key() -> None:
     catalogue = parse_catalogue((plan() + plan("pro", "pro_monthly")).encode())
     assert catalogue.plan("pro") is catalogue.find("pro") is catalogue.plan("pro")
     sold = catalogue.plan("pro")
-    assert catalogue.sold_as("pro_monthly") == (sold, sold.prices[0])
+    assert catalogue.find_by_lookup_key("pro_monthly") == (sold, sold.prices[0])
     assert catalogue.find("gone") is catalogue.find(None) is None
-    assert catalogue.sold_as("gone") is None
+    assert catalogue.find_by_lookup_key("gone") is None
 
 
 def test_asking_for_an_unknown_plan_names_those_there_are() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from paidup.domain.decisions import (
     ATTEMPT_FAILED,
     CANCELED,
-    GIVEN_UP,
     TERMINAL,
+    UNCOLLECTIBLE,
     InvoiceSnapshot,
     InvoiceStatus,
     Verdict,
@@ -166,7 +166,7 @@ def test_each_status_of_the_payment_is_shown_as_what_it_means(
         (PaymentFacts(INVOICE), S.OPEN, None),
         (PaymentFacts(INVOICE, attempt=Attempt.ACTION_REQUIRED), S.REQUIRES_ACTION, None),
         (PaymentFacts(INVOICE, attempt=Attempt.FAILED), S.FAILED, ATTEMPT_FAILED),
-        (PaymentFacts(invoice(status="uncollectible")), S.FAILED, GIVEN_UP),
+        (PaymentFacts(invoice(status="uncollectible")), S.FAILED, UNCOLLECTIBLE),
         (PaymentFacts(invoice(status="void")), S.VOID, None),
         (PaymentFacts(invoice(status="void"), (PAYMENT,)), S.VOID, None),
         (PaymentFacts(invoice(status=None)), S.OPEN, None),

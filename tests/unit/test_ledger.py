@@ -50,7 +50,7 @@ async def test_the_database_refuses_a_second_grant_for_an_invoice(ada: Account) 
     invoice = await granted(ada, 2000)
     with pytest.raises(IntegrityError):
         async with write_transaction():
-            await ledger.grant(await ledger.lock_account(ada.id), invoice.id, 2000, None)
+            await ledger.grant(await ledger.lock_account(ada.id), invoice.id, ledger.GrantTerms(2000))
     assert await three_sums(ada.id) == (2000, 2000, 2000)
 
 

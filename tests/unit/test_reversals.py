@@ -228,7 +228,9 @@ class Books:
         number = 1 + await CreditGrant.filter(invoice_id=invoice.id).count()
         async with write_transaction():
             account = await ledger.lock_account(self.id)
-            await ledger.plan_installment(account, invoice.id, credits, self.at, None, number, "pro", 0)
+            await ledger.plan_installment(
+                account, invoice.id, ledger.GrantTerms(credits, None, number, "pro", 0, self.at)
+            )
         planned = await CreditGrant.get(invoice_id=invoice.id, installment=number)
         due = invoice.id in [row.id for row in await Invoice.filter(status="active")]
         assert await self._settlement.make_installment(planned.id) is due

@@ -235,7 +235,7 @@ const known = (id, plans) => plans.find((plan) => plan.id === id);
  */
 export function entry({ kind, credits: amount, reason }, plans) {
   if (kind === "grant") return granted(amount, reason, plans);
-  if (kind === "spend") return ["Poster", reason === "reserved before" ? "printed from reserved credits" : ""];
+  if (kind === "spend") return ["Poster", reason === "reserved earlier" ? "printed from reserved credits" : ""];
   if (kind === "reserve") return ["Reserved", "for work in progress"];
   if (kind === "release") return ["Reservation returned", REASONS[reason] ?? ""];
   if (kind === "expire") return ["Expired", REASONS[reason] ?? reason];
@@ -259,10 +259,10 @@ const REASONS = {
   refunded: "the payment was refunded",
   "credited back": "the payment was credited back",
   "unused at its end": "unused when its month ended",
-  "more than may roll over": "above the carryover limit",
+  "above the rollover cap": "above the carryover limit",
   "the subscription has ended": "the plan ended",
   "recalculated with a late invoice": "recalculated with a late invoice",
-  "reserved for too long": "not used in time",
+  "reservation expired": "not used in time",
   "reservation committed": "before the used credits are charged",
   "reservation released": "not used",
 };

@@ -1,8 +1,8 @@
-"""The audit: that the books are right, account by account. It finds; it never repairs.
+"""The audit: checks the ledger's invariants, account by account. It changes nothing.
 
-For each account: balance = sum of entries = what remains in live grants, less the debt. For each invoice:
-active means granted, and granted means settled. Each statement reads what it compares in one
-go, so that it may run while money moves.
+For each account: balance = sum of the entries = what remains in live grants, minus the debt. For each
+invoice: an active one has a grant, and one with a grant is settled. Each statement reads all that it
+compares, so the audit can run while credits move.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import msgspec
 
 from paidup.db.connection import connection, storage_errors
 
-ACCOUNTS_AT_ONCE = 500
+ACCOUNTS_PER_SLICE = 500
 
-# Integers of ours only: nothing from outside is put into these texts.
+# Only integers of our own are formatted into these statements.
 _BALANCES = """
 SELECT a.id AS id, a.external_id AS external_id, a.balance AS balance,
        COALESCE((SELECT SUM(e.credits) FROM ledger_entries e WHERE e.account_id = a.id), 0) AS entries,
@@ -33,35 +33,35 @@ WHERE i.account_id > {after} AND i.account_id <= {last}
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One difference: `what` in words, about an account (by external id) or an invoice."""
+    """One mismatch, described in `what`. `subject` is an account (by external id) or an invoice."""
 
     subject: str
     what: str
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """The findings among some accounts; `last` is the highest account id seen, None at the end."""
+    """The findings of one range of accounts. `last` is its highest account id, None after the last range."""
 
     findings: list[Finding]
     accounts: int
     last: int | None
 
 
-async def audit_slice(after: int, limit: int = ACCOUNTS_AT_ONCE) -> Slice:
+async def audit_slice(after: int, limit: int = ACCOUNTS_PER_SLICE) -> Slice:
     """Audit up to `limit` accounts with ids above `after`. Raises StorageUnavailable."""
     with storage_errors():
         accounts = await _rows(_BALANCES.format(after=int(after), limit=int(limit)))
         if not accounts:
             return Slice([], 0, None)
         last = int(accounts[-1]["id"])
-        strays = await _rows(_GRANTS.format(after=int(after), last=last))
+        ungranted = await _rows(_GRANTS.format(after=int(after), last=last))
     findings = [finding for account in accounts for finding in _compare(account)]
-    findings += [_stray(row) for row in strays]
+    findings += [_invoice_finding(row) for row in ungranted]
     return Slice(findings, len(accounts), last)
 
 
 async def audit_all(on_progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
-    """Audit every account. `on_progress` hears how many accounts each step has done."""
+    """Audit every account. `on_progress` is called with the number of accounts of each slice."""
     findings: list[Finding] = []
     after: int | None = 0
     while after is not None:
@@ -78,12 +78,12 @@ def _compare(account: dict[str, Any]) -> list[Finding]:
     findings = []
     if balance != entries:
         findings.append(Finding(subject, f"the balance is {balance}, the entries sum to {entries}"))
-    if max(0, balance) != live:  # a balance below zero is a debt, and whoever owes has nothing live
+    if max(0, balance) != live:  # an account in debt has no live grants
         findings.append(Finding(subject, f"the balance is {balance}, live grants hold {live}"))
     return findings
 
 
-def _stray(row: dict[str, Any]) -> Finding:
+def _invoice_finding(row: dict[str, Any]) -> Finding:
     if row["grant_id"] is None:
         return Finding(f"invoice {row['id']}", f"it is {row['status']} and has no grant")
     return Finding(f"invoice {row['id']}", f"it has a grant and was never settled ({row['status']})")

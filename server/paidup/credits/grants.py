@@ -1,9 +1,8 @@
-"""Granting: from what an account's invoices give to its grants, now and month by month.
+"""Creates the grants of paid invoices: with the payment, and month by month for yearly plans.
 
-Owns the tables' side of core/credits.py. What other invoices bear on is worked out anew for all
-of them, in Stripe's order; where we heard of them in another, what was granted is adjusted.
-Runs inside the settlement's transaction, on an invoice and an account that are locked. Refuses
-to decide whether an invoice is paid.
+Stores what `domain/credit_schedule.py` computes. Invoices that affect each other are recomputed together, in
+Stripe's order, and earlier grants are adjusted if the invoices arrived in another order. Runs inside the
+settlement's transaction, with invoice and account locked. Whether an invoice is paid is decided before.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ CHANGE = "subscription_update"
 
 
 def store_quote(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
-    """Put into `row` what its credits are computed from. Not saved here."""
+    """Set the columns of `row` that its credits are computed from. Does not save it."""
     row.quote = msgspec.to_builtins(quoted)
     row.credits_quoted = quoted.at_once
     row.total_minor = invoice.total_minor
@@ -44,16 +43,16 @@ def store_quote(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
 
 
 def is_independent(row: Invoice) -> bool:
-    """Whether nothing else bears on what a paid invoice gives: then `give` reads nothing."""
+    """Whether no other invoice or reversal affects its credits: then `create_grants` reads nothing."""
     return not (row.affects_others or row.has_reversals)
 
 
 async def create_grants(
     row: Invoice, account: Account, after: AfterRefund, at: datetime, writes: UnitOfWork
 ) -> None:
-    """The grants of a paid invoice, left in `writes` where nothing else bears on them.
+    """Create the grants of a paid invoice. Those of an independent invoice are left in `writes`, unsent.
 
-    Tortoise's IntegrityError comes, here or when they are sent, where they are there already.
+    Raises tortoise's IntegrityError, here or when `writes` is sent, if they exist already.
     """
     others: list[Invoice] = []
     if row.affects_others:
@@ -67,20 +66,20 @@ async def create_grants(
     await _write_schedule(row, account, planned[row.id], limit, at, writes)
     if is_independent(row):
         return
-    await writes.send()  # what follows reads them
-    # Money may have gone back before we heard that it came.
-    why = "its money went back before we heard that it came"
+    await writes.send()  # the grants are read below
+    # A refund may be known before its payment is.
+    why = "refunded or disputed before the payment was known"
     await reversals.apply(row, account, after, f"{row.id}:settled", why, at)
     for other in others:
         if await _adjust(other, account, planned[other.id], row.id, at):
-            await reversals.apply(other, account, after, f"{row.id}>{other.id}", "worked out again", at)
+            await reversals.apply(other, account, after, f"{row.id}>{other.id}", "recalculated", at)
             await other.save(update_fields=reversals.COUNTS)
 
 
 async def end_subscription_grants(
     account: Account, subscription: str, plans: Sequence[str], at: datetime
 ) -> None:
-    """End what a subscription's grants of these plans still hold, and what was still to come of them."""
+    """End a subscription's live grants of these plans, and cancel its planned ones."""
     own = CreditGrant.filter(account_id=account.id, invoice__subscription=subscription, plan__in=list(plans))
     live = await own.filter(state=GrantState.LIVE).order_by("id")
     await ledger.expire(account, live, "the subscription has ended", at)
@@ -95,7 +94,7 @@ def _paid_invoice(row: Invoice) -> PaidInvoice:
 def _quote_of(row: Invoice) -> Quote:
     if row.quote is not None:
         return msgspec.convert(row.quote, Quote)
-    # A row from before parts were kept.
+    # A row from before quotes were stored.
     due_at = int(row.created_at.timestamp())
     part = CreditPart(row.plan or "", row.price or "", row.credits_quoted, (due_at,), due_at)
     return Quote(row.credits_quoted, row.plan, row.price, (part,))
@@ -108,29 +107,28 @@ def _money(row: Invoice) -> Money:
 async def _write_schedule(
     row: Invoice, account: Account, items: Sequence[Installment], limit: int, at: datetime, writes: UnitOfWork
 ) -> None:
-    """`limit`: what of the quote is left where what no money pays for was given before."""
+    """Write the grants of `items`. `limit`: the quoted credits without free ones granted before."""
     free, less = _quote_of(row).credits - limit, limit - sum(item.credits for item in items)
-    why = f"; not {free} that cost nothing: such credits are given once in a period" if free > 0 else ""
-    why += f"; {less} of it had come before a downgrade" if less > 0 else ""
+    why = f"; without {free} free credits, which are granted once per period" if free > 0 else ""
+    why += f"; without {less} already granted before a downgrade" if less > 0 else ""
     for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
         expires_at = at_unix(item.expires_at) if item.expires_at else None
+        due_at = at_unix(item.due_at) if item.due_at is not None else None
         plan = item.plan or row.plan
-        if item.due_at is None:
-            terms = (expires_at, number, plan, item.rollover_cap)
-            await ledger.grant(account, row.id, item.credits, *terms, at, why, writes)
-            continue
-        due_at = at_unix(item.due_at)
-        coming = (due_at, expires_at, number, plan, item.rollover_cap)
-        await ledger.plan_installment(account, row.id, item.credits, *coming, writes)
+        terms = ledger.GrantTerms(item.credits, expires_at, number, plan, item.rollover_cap, due_at)
+        if due_at is None:
+            await ledger.grant(account, row.id, terms, at, why, writes)
+        else:
+            await ledger.plan_installment(account, row.id, terms, writes)
 
 
 async def _adjust(
     row: Invoice, account: Account, items: Sequence[Installment], cause: str, at: datetime
 ) -> bool:
-    """Bring an earlier invoice's grants in line with what is known of all of them now."""
+    """Adjust an earlier invoice's grants to its recomputed schedule. True if one has changed."""
     changed = False
     grants = await CreditGrant.filter(invoice_id=row.id).order_by("installment")
-    for grant, item in zip(grants, items, strict=False):  # a grant of nothing stands for no item
+    for grant, item in zip(grants, items, strict=False):  # an invoice without items has one grant of zero
         if grant.credits == item.credits:
             continue
         changed = True

@@ -1,13 +1,11 @@
-"""The ledger: every movement of credits, each an entry, each exactly once.
+"""The ledger: posts every movement of credits as one entry, exactly once.
 
-Owns every change of a balance. Each function runs inside the caller's write transaction and
-works on an account that is locked, so that two processes move one balance in turn. Refuses to
-decide whether something is to be granted or taken back: that is `settlement.py`'s and
-`reversals.py`'s.
+The only code that changes a balance. Each function runs inside the caller's write transaction, on a
+locked account, so two processes change one balance in turn. Whether to grant or to reverse is decided in
+`payments/settlement.py` and `reversals.py`.
 
-Always: an account's balance = the sum of its entries = what remains in its live grants, less
-his debt. Nobody has both: a debt is paid from whatever is live or comes. So a balance below
-zero is the debt.
+Invariant: balance = sum of the entries = what remains in live grants, minus the debt. An account never
+has both, because a debt is paid from live grants and from new ones first. A balance below zero is the debt.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from paidup.errors import InsufficientCredits, KeyReused
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """The answer to a spend; the same key gives the same answer."""
+    """The result of a spend; the same key gives the same result."""
 
     balance: int
     credits: int
@@ -32,103 +30,97 @@ class Spent(msgspec.Struct, frozen=True):
 
 
 GrantPortion = tuple[int, int]
-"""A grant's id, and how many credits of it."""
+"""A grant's id and a number of its credits."""
+
+
+class GrantTerms(msgspec.Struct, frozen=True):
+    """What a grant gives. `expires_at` None: never. `due_at`: when a planned installment becomes live."""
+
+    credits: int
+    expires_at: datetime | None = None
+    installment: int = 1
+    plan: str | None = None
+    rollover_cap: int = 0
+    due_at: datetime | None = None
 
 
 async def lock_account(account_id: int) -> Account:
+    """The account, locked until the transaction ends."""
     found = await read_locked("accounts.id = $1", [account_id], Account)
     assert found is not None, "an account is never deleted"
     account: Account = found[0]
     return account
 
 
-# What comes
+# Granting
 
 
 async def grant(
     account: Account,
     invoice_id: str,
-    credits: int,
-    expires_at: datetime | None,
-    installment: int = 1,
-    plan: str | None = None,
-    rollover_cap: int = 0,
+    terms: GrantTerms,
     at: datetime | None = None,
     note: str = "",
     writes: UnitOfWork | None = None,
 ) -> None:
-    """Give `credits` for a paid invoice. Raises tortoise's IntegrityError where it was given already.
+    """Grant credits for a paid invoice. Raises tortoise's IntegrityError if they were granted before.
 
-    A grant of zero is written too: one grant stands for each paid invoice. With `writes` it is put
-    there, and written, or refused, once that is sent.
+    A grant of zero is written too: every paid invoice has a grant. With `writes`, the rows are added to it,
+    and the IntegrityError comes when it is sent.
     """
-    assert credits >= 0
+    assert terms.credits >= 0
     sent_later = writes is not None
     writes = writes or UnitOfWork()
-    given = CreditGrant(
-        account_id=account.id,
-        invoice_id=invoice_id,
-        installment=installment,
-        plan=plan,
-        credits=credits,
-        remaining=credits - min(credits, debt_of(account)),
-        expires_at=expires_at,
-        rollover_cap=rollover_cap,
-    )
-    writes.insert(given)
-    reason = f"{plan or 'plan'}, paid{note}"
-    entry = _move_balance(account, EntryKind.GRANT, credits, f"{invoice_id}:{installment}", reason, None, at)
-    writes.insert(entry, grant_id=given)
+    remaining = terms.credits - min(terms.credits, debt_of(account))
+    row = _new_grant(account, invoice_id, terms, remaining, GrantState.LIVE)
+    writes.insert(row)
+    reason = f"{terms.plan or 'plan'}, paid{note}"
+    reference = f"{invoice_id}:{terms.installment}"
+    entry = _move_balance(account, EntryKind.GRANT, terms.credits, reference, reason, None, at)
+    writes.insert(entry, grant_id=row)
     writes.update(account, "balance", "version")
     if not sent_later:
         await writes.send()
 
 
 async def plan_installment(
-    account: Account,
-    invoice_id: str,
-    credits: int,
-    due_at: datetime,
-    expires_at: datetime | None,
-    installment: int,
-    plan: str | None,
-    rollover_cap: int,
-    writes: UnitOfWork | None = None,
+    account: Account, invoice_id: str, terms: GrantTerms, writes: UnitOfWork | None = None
 ) -> None:
-    """Put down an installment that is to come. It holds nothing until it is made. `writes` as in `grant`."""
-    planned = CreditGrant(
-        account_id=account.id,
-        invoice_id=invoice_id,
-        installment=installment,
-        plan=plan,
-        credits=credits,
-        remaining=0,
-        state=GrantState.PLANNED,
-        due_at=due_at,
-        expires_at=expires_at,
-        rollover_cap=rollover_cap,
-    )
+    """Store a later installment, without credits until `make_installment`. `writes` as in `grant`."""
+    planned = _new_grant(account, invoice_id, terms, 0, GrantState.PLANNED)
     if writes is None:
         await planned.save()
     else:
         writes.insert(planned)
 
 
+def _new_grant(
+    account: Account, invoice_id: str, terms: GrantTerms, remaining: int, state: GrantState
+) -> CreditGrant:
+    return CreditGrant(
+        account_id=account.id,
+        invoice_id=invoice_id,
+        remaining=remaining,
+        state=state,
+        **msgspec.structs.asdict(terms),
+    )
+
+
 async def resize_installment(planned: CreditGrant, credits: int) -> None:
-    """Change what a planned installment will give."""
+    """Change how many credits a planned installment will grant."""
     planned.credits = credits
     await planned.save(update_fields=["credits"])
 
 
 async def cancel_planned(planned: Iterable[CreditGrant]) -> None:
-    """These installments will not come."""
+    """Cancel these planned installments."""
     for grant in planned:
         grant.state = GrantState.CANCELED
         await grant.save(update_fields=["state"])
 
 
 async def make_installment(account: Account, planned: CreditGrant, at: datetime) -> None:
-    """Give a planned installment. `planned` was read after the account was locked."""
+    """Grant a planned installment. `planned` was read after the account was locked."""
     assert planned.state is GrantState.PLANNED
     planned.remaining = planned.credits - min(planned.credits, debt_of(account))
     planned.state = GrantState.LIVE
@@ -139,27 +131,27 @@ async def make_installment(account: Account, planned: CreditGrant, at: datetime)
 
 
 async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str, at: datetime) -> None:
-    """Make a grant that was given come to `credits`. What was spent beyond is paid like any debt."""
+    """Change a grant to `credits` in all. Credits spent beyond that become a debt."""
     before = grant.credits
     debt = debt_of(account)
     if credits > before:
         grant.remaining += credits - before
     else:
         taken = min(before - credits, grant.remaining)
-        gone = min(before - credits - taken, grant.expired)
-        grant.remaining, grant.expired = grant.remaining - taken, grant.expired - gone
-        debt += before - credits - taken - gone
+        unexpired = min(before - credits - taken, grant.expired)
+        grant.remaining, grant.expired = grant.remaining - taken, grant.expired - unexpired
+        debt += before - credits - taken - unexpired
     grant.credits = credits
     await grant.save(update_fields=["credits", "expired"])
     balance = await settle_debt(account, [grant], debt)
-    reason = "worked out again with an invoice that came late"
+    reason = "recalculated with a late invoice"
     await post_entry(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant.id, at)
 
 
 async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: int) -> int:
-    """Pay what is owed from whatever is live, and write the grants. Returns the balance then.
+    """Pay `debt` from the live grants, and save them. Returns the new balance.
 
-    `changed` are grants whose `remaining` or `frozen` the caller has altered and not saved.
+    `changed` are grants whose `remaining` or `frozen` the caller has changed and not saved.
     """
     known = [grant.id for grant in changed]
     others = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
@@ -171,25 +163,26 @@ async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: in
         grant.remaining -= taken
         left -= taken
         if grant.remaining and grant.state is GrantState.EXPIRED:
-            grant.state = GrantState.LIVE  # credits came back after its end: over again at the next look
+            grant.state = GrantState.LIVE  # returned after its end: the next expiry run ends it
         if taken or grant.id in known:
             await grant.save(update_fields=["remaining", "frozen", "state"])
     return held - debt
 
 
 def debt_of(account: Account) -> int:
+    """How many credits the account owes; 0 if its balance is not negative."""
     owed: int = max(0, -account.balance)
     return owed
 
 
-# What goes
+# Spending and expiry
 
 
 async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent:
-    """Take `credits` (above 0) from the grants that expire first, once for each `key`.
+    """Spend `credits` (above 0) from the grants that expire first, once per `key`.
 
-    Raises InsufficientCredits, and KeyReused where the key stands for another amount. What
-    reservations held beyond their time is not looked for: see `reservations.spend`.
+    Raises InsufficientCredits, and KeyReused if the key was used for another amount. Does not expire
+    reservations: see `reservations.spend`.
     """
     assert credits > 0
     reference = f"{account.id}:{key}"
@@ -207,50 +200,50 @@ async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent
 
 
 async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
-    """What may be spent, in the order in which it is, once what is over by `at` has ended."""
-    # What is used up stays live for good where it has no end: reading it each time would cost ever more.
+    """The grants that may be spent, in spending order, after ending those that expire by `at`."""
+    # Used-up grants without an expiry stay live forever, so they are not read.
     live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
     due = sorted((g for g in live if g.expires_at and g.expires_at <= at), key=spending_order)
     for ended in due:
         await _end(account, ended, _kept(ended, live), at)
     for rolled, over in _beyond_cap(live):
-        await _end(account, rolled, rolled.remaining - over, at, "more than may roll over")
+        await _end(account, rolled, rolled.remaining - over, at, "above the rollover cap")
     return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=spending_order)
 
 
 async def expire_due(account: Account, at: datetime) -> None:
-    """End the grants whose time is over; each end is an entry."""
+    """End the grants that expire by `at`; each end is an entry."""
     await live_grants(account, at)
 
 
 async def expire(account: Account, grants: Iterable[CreditGrant], reason: str, at: datetime) -> None:
-    """End these live grants at `at`, whatever they say themselves."""
+    """End these live grants at `at`, whatever their own expiry."""
     for ended in grants:
-        # Nor does anything stay that comes back to it later.
+        # Credits that return to it later expire as well.
         ended.rollover_cap, ended.expires_at = 0, min(ended.expires_at or at, at)
         await _end(account, ended, 0, at, reason)
 
 
 def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
-    """What expires first is spent first; what never does, last."""
+    """Sort key: grants that expire first come first; those that never expire, last."""
     return (grant.expires_at is None, grant.expires_at.timestamp() if grant.expires_at else 0.0, grant.id)
 
 
 def _kept(ended: CreditGrant, live: Sequence[CreditGrant]) -> int:
-    """How much of it stays: a plan may let unused credits roll over, up to so many in all."""
+    """How many of its credits roll over: up to the plan's cap over all grants."""
     rolled = sum(g.remaining for g in live if g.rollover_cap and g.expires_at is None)
     kept: int = min(ended.remaining, max(0, ended.rollover_cap - rolled))
     return kept
 
 
 def _beyond_cap(live: Sequence[CreditGrant]) -> list[tuple[CreditGrant, int]]:
-    """Of what rolled over, how much is too much: credits came back to a grant after its end."""
+    """Credits above the rollover cap, by grant: they returned to a grant after its end."""
     rolled = [g for g in live if g.rollover_cap and g.expires_at is None and g.remaining]
-    over = sum(g.remaining for g in rolled) - max((g.rollover_cap for g in rolled), default=0)
+    excess = sum(g.remaining for g in rolled) - max((g.rollover_cap for g in rolled), default=0)
     found = []
     for grant in sorted(rolled, key=spending_order, reverse=True):
-        taken = min(max(0, over), grant.remaining)
-        over -= taken
+        taken = min(max(0, excess), grant.remaining)
+        excess -= taken
         if taken:
             found.append((grant, taken))
     return found
@@ -261,7 +254,7 @@ async def _end(
 ) -> None:
     over = ended.remaining - kept
     if over:
-        # A grant can end again where credits came back to it after its end.
+        # A grant ends more than once if credits return to it after its end.
         reference = f"grant:{ended.id}:{ended.expired}"
         await post_entry(account, EntryKind.EXPIRE, -over, reference, reason, ended.id, at)
     ended.remaining, ended.expired = kept, ended.expired + over
@@ -272,11 +265,11 @@ async def _end(
     await ended.save(update_fields=["remaining", "expired", "expires_at", "rollover_cap", "state"])
 
 
-# What moves credits within the grants. The entry is the caller's.
+# Moving credits in and out of grants. The caller posts the entry.
 
 
 async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:
-    """Take `credits` from these in turn. The caller has seen to it that they hold enough."""
+    """Take `credits` from these grants in turn. The caller has checked that they hold enough."""
     sources = []
     for source in grants:
         taken = min(credits, source.remaining)
@@ -293,54 +286,53 @@ async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[Gran
 async def return_credits(
     account: Account, sources: Iterable[GrantPortion], at: datetime, owed: int = 0
 ) -> None:
-    """Credits return to the grants that they came from; a debt is paid first. The entry follows.
+    """Return credits to the grants that they were taken from, after paying any debt.
 
-    `owed` credits return as well, to the grants that paid for them. A grant that has ended
-    meanwhile is live until the next look at what is over by `at`. What a grant has no room for,
-    since its money went and came back meanwhile, goes to others that have.
+    `owed` credits return as well, to the grants that paid for them. A grant that has ended stays live until
+    the next expiry run. What exceeds a grant's capacity (its refund failed meanwhile) goes to other grants.
     """
     debt = debt_of(account)
     paid = min(debt, owed)
-    debt, homeless = debt - paid, owed - paid
+    debt, unplaced = debt - paid, owed - paid
     for grant_id, credits in sources:
         paid = min(debt, credits)
         debt -= paid
-        homeless += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
-    if homeless and await distribute(account, homeless, at):
-        raise AssertionError("more came back than ever went")
+        unplaced += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
+    if unplaced and await distribute(account, unplaced, at):
+        raise AssertionError("more credits returned than were taken")
 
 
 async def distribute(
     account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()
 ) -> int:
-    """Put credits that came back into whichever grants have room, those that last longest first.
+    """Return credits to any grants with capacity, those that expire last first.
 
-    Returns how many are left, where `besides` are the only ones with room.
+    Grants in `besides` are left out. Returns how many credits found no grant.
     """
     known = [grant.id for grant in besides]
-    given = await CreditGrant.filter(account_id=account.id, state__in=_GIVEN).exclude(id__in=known)
-    for grant in sorted(given, key=_lasting, reverse=True):
+    granted = await CreditGrant.filter(account_id=account.id, state__in=_GRANTED).exclude(id__in=known)
+    for grant in sorted(granted, key=_refill_order, reverse=True):
         credits = await _refill(grant, credits, at)
     return credits
 
 
-def _lasting(grant: CreditGrant) -> tuple[bool, tuple[bool, float, int]]:
+def _refill_order(grant: CreditGrant) -> tuple[bool, tuple[bool, float, int]]:
     return (grant.state is GrantState.LIVE, spending_order(grant))
 
 
-_GIVEN = [GrantState.LIVE, GrantState.EXPIRED]
+_GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
 
 
 async def _refill(grant: CreditGrant, credits: int, at: datetime) -> int:
-    """Put back as much as the grant has room for; returns the rest."""
-    room = grant.credits - grant.remaining - grant.frozen - grant.expired
-    back: int = min(credits, max(0, room))
-    if back:
-        grant.remaining += back
-        if grant.state is GrantState.EXPIRED:  # perhaps before the time that it names
+    """Return credits to the grant up to its capacity; returns the rest."""
+    capacity = grant.credits - grant.remaining - grant.frozen - grant.expired
+    returned: int = min(credits, max(0, capacity))
+    if returned:
+        grant.remaining += returned
+        if grant.state is GrantState.EXPIRED:  # it may have ended before its expires_at
             grant.state, grant.expires_at = GrantState.LIVE, min(grant.expires_at or at, at)
         await grant.save(update_fields=["remaining", "state", "expires_at"])
-    return credits - back
+    return credits - returned
 
 
 async def post_entry(
@@ -352,7 +344,7 @@ async def post_entry(
     grant_id: int | None = None,
     at: datetime | None = None,
 ) -> None:
-    """Write the entry and move the balance by it, in the caller's transaction. `at` is now unless said."""
+    """Write an entry and change the balance by it. `at` defaults to now."""
     writes = UnitOfWork()
     writes.insert(_move_balance(account, kind, credits, reference, reason, grant_id, at))
     writes.update(account, "balance", "version")
@@ -368,7 +360,7 @@ def _move_balance(
     grant_id: int | None,
     at: datetime | None,
 ) -> LedgerEntry:
-    """The entry, and the balance moved by it; neither is written yet."""
+    """Change the balance, and return the entry for it. Neither is written yet."""
     account.balance += credits
     account.version += 1
     return LedgerEntry(

@@ -1,9 +1,8 @@
-"""Reservations: credits set aside for work whose cost is known only afterwards.
+"""Reservations: hold credits for work whose cost is known only afterwards.
 
-Owns the table of them and what becomes of one: committed, released, or expired. A reservation
-takes its credits at once and remembers the grants that they came from; what is not used goes
-back there, whatever has become of them. Works on an account that is locked, inside the
-caller's transaction, as the ledger does. Refuses to move a credit but by the ledger.
+A reservation takes its credits at once and stores the grants they came from. It ends committed, released or
+expired, and unused credits return to those grants. Like the ledger, every function runs inside the caller's
+transaction on a locked account; all credits move through the ledger.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from paidup.errors import InsufficientCredits, InvalidInput, KeyReused, NotFound
 
 
 class Reserved(msgspec.Struct, frozen=True):
-    """The answer to a reservation; while it is held, the same key gives the same answer."""
+    """The result of a reservation; while it is held, the same key gives the same result."""
 
     key: str
     credits: int
@@ -31,13 +30,13 @@ class Reserved(msgspec.Struct, frozen=True):
 async def reserve(account: Account, credits: int, key: str, expires_at: datetime, at: datetime) -> Reserved:
     """Take `credits` (above 0) from the grants that expire first, and hold them until `expires_at`.
 
-    Raises InsufficientCredits, KeyReused where the key stands for another amount, and
-    ReservationOver where it stands for a reservation that holds nothing any more.
+    Raises InsufficientCredits, KeyReused if the key was used for another amount, and ReservationOver
+    if its reservation has ended.
     """
     assert credits > 0
     known = await Reservation.get_or_none(account_id=account.id, key=key)
     if known is not None:
-        return await _reserved_before(known, credits, at)
+        return await _repeat_reservation(known, credits, at)
     live = await ledger.live_grants(account, at)
     if account.balance < credits and await expire_due(account, at):
         live = await ledger.live_grants(account, at)
@@ -52,10 +51,10 @@ async def reserve(account: Account, credits: int, key: str, expires_at: datetime
 
 
 async def commit(account: Account, key: str, credits: int, at: datetime) -> Spent:
-    """Spend `credits` (0 or more) of what is reserved; the rest goes back. Once, however often it is asked.
+    """Spend `credits` (0 or more) of a reservation and return the rest. Idempotent.
 
     Raises NotFound, InvalidInput (more than is reserved), KeyReused (committed with another
-    amount) and ReservationOver (released, or past its time).
+    amount) and ReservationOver (released or expired).
     """
     row = await _find(account, key)
     if row.state is ReservationState.COMMITTED:
@@ -70,10 +69,10 @@ async def commit(account: Account, key: str, credits: int, at: datetime) -> Spen
 
 
 async def release(account: Account, key: str, at: datetime) -> Spent:
-    """All that is reserved goes back. Asked again, or past its time, it changes nothing more.
+    """Return all reserved credits. Does nothing if the reservation was released or has expired.
 
-    Answers with the balance of now and the credits that were reserved. Raises NotFound, and
-    ReservationOver where it was committed.
+    Returns the current balance and the credits that were reserved. Raises NotFound, and ReservationOver
+    if it was committed.
     """
     row = await _find(account, key)
     if row.state is ReservationState.COMMITTED:
@@ -84,7 +83,7 @@ async def release(account: Account, key: str, at: datetime) -> Spent:
 
 
 async def expire_due(account: Account, at: datetime) -> int:
-    """End the account's reservations whose time is over. How many there were."""
+    """Expire the account's reservations that are due by `at`. Returns how many there were."""
     held = Reservation.filter(account_id=account.id, state=ReservationState.HELD, expires_at__lte=at)
     rows = await held.order_by("expires_at", "id")
     for row in rows:
@@ -93,7 +92,7 @@ async def expire_due(account: Account, at: datetime) -> int:
 
 
 async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent:
-    """`ledger.spend`; where credits are wanting, what was reserved for too long comes back first."""
+    """`ledger.spend`; if credits are short, reservations that are due are expired first."""
     try:
         return await ledger.spend(account, credits, key, at)
     except InsufficientCredits:
@@ -102,8 +101,8 @@ async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent
         return await ledger.spend(account, credits, key, at)
 
 
-async def _reserved_before(row: Reservation, credits: int, at: datetime) -> Reserved:
-    """The answer that this reservation had. Raises KeyReused and ReservationOver."""
+async def _repeat_reservation(row: Reservation, credits: int, at: datetime) -> Reserved:
+    """The result that this reservation had. Raises KeyReused and ReservationOver."""
     if row.credits != credits:
         raise KeyReused(row.key, row.credits)
     _assert_held(row, at)
@@ -115,7 +114,7 @@ def _assert_held(row: Reservation, at: datetime) -> None:
     """Raises ReservationOver."""
     if row.state is not ReservationState.HELD:
         raise ReservationOver(row.key, row.state)
-    if row.expires_at <= at:  # the next sweep, or the next spend that needs its credits, ends it
+    if row.expires_at <= at:  # not expired yet: that happens in the next sweep or spend
         raise ReservationOver(row.key, ReservationState.EXPIRED)
 
 
@@ -127,26 +126,26 @@ async def _find(account: Account, key: str) -> Reservation:
 
 
 async def _end(account: Account, row: Reservation, state: ReservationState, used: int, at: datetime) -> None:
-    """Give back what is unused, and enter the release and what was spent."""
-    await ledger.expire_due(account, at)  # first what is over, whether or not anybody has looked since
+    """Return unused credits, and post the release and the spend."""
+    await ledger.expire_due(account, at)  # so that the result does not depend on the last expiry run
     reversed_invoices = await reversals.invoices_with_reversals(account)
     unused = _unused(row.sources, row.credits - used)
-    back = await reversals.claim_returned(reversed_invoices, unused, row.id)
-    await ledger.return_credits(account, back.sources, at, back.owed)
-    reason = {ReservationState.EXPIRED: "reserved for too long"}.get(state, f"reservation {state}")
+    returned = await reversals.claim_returned(reversed_invoices, unused, row.id)
+    await ledger.return_credits(account, returned.sources, at, returned.owed)
+    reason = {ReservationState.EXPIRED: "reservation expired"}.get(state, f"reservation {state}")
     await ledger.post_entry(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
-    await reversals.apply_returned(account, reversed_invoices, back.gone, row.id, at)
-    await ledger.expire_due(account, at)  # what went back to a grant that has ended, ends again
+    await reversals.apply_returned(account, reversed_invoices, returned.reversed, row.id, at)
+    await ledger.expire_due(account, at)  # credits returned to an ended grant expire again
     if used:
         await ledger.post_entry(
-            account, EntryKind.SPEND, -used, _spend_reference(row), "reserved before", at=at
+            account, EntryKind.SPEND, -used, _spend_reference(row), "reserved earlier", at=at
         )
     row.state, row.used = state, used
     await row.save(update_fields=["state", "used"])
 
 
 def _unused(sources: Sequence[GrantPortion], credits: int) -> list[GrantPortion]:
-    """The last `credits` of what was taken, the last first: the first taken are the first used."""
+    """The last `credits` of `sources`, the last first: credits are used in the order they were taken."""
     unused = []
     for grant_id, taken in reversed(sources):
         back = min(credits, taken)
@@ -157,7 +156,7 @@ def _unused(sources: Sequence[GrantPortion], credits: int) -> list[GrantPortion]
 
 
 async def _balance_after(account: Account, row: Reservation) -> int:
-    """The balance that the commit answered with; where nothing was used, that of now."""
+    """The balance after the commit; the current one if nothing was used."""
     balance: int = account.balance
     if row.used:
         spent = await LedgerEntry.get(kind=EntryKind.SPEND, reference=_spend_reference(row))
@@ -170,5 +169,5 @@ def _reference(row: Reservation) -> str:
 
 
 def _spend_reference(row: Reservation) -> str:
-    # A plain spend's begins with a number, so no key that a caller may choose is the same.
+    # A plain spend's reference begins with a number, so no caller's key can collide with it.
     return f"reservation:{row.account_id}:{row.key}"

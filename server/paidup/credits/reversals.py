@@ -1,10 +1,8 @@
-"""Reversals: refunds, disputes and credit notes, and the credits that go with their money.
+"""Reversals: stores refunds, disputes and credit notes, and takes back or freezes the credits they cover.
 
-Owns the table of them and the one transaction that brings an invoice's credits in line with
-what Stripe says of its money: how many are taken back, how many are frozen. It is recomputed
-from all of them each time, so their order does not matter and a repetition changes nothing.
-The same holds for credits that come back from a reservation: they go with the money first.
-Refuses to decide the proportion (core/reversals.py) and to ask Stripe.
+Each change recomputes an invoice's credits from all of its reversals, so their order does not matter and a
+repetition changes nothing. Credits that a reservation returns are taken for the reversed money first. The
+proportion is computed in `domain/reversals.py`; Stripe is not called here.
 """
 
 from __future__ import annotations
@@ -32,12 +30,12 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.reversals import Claim, ReversalFacts, claim, is_later, reason
 
 COUNTS = ("credits_reversed", "credits_unrecoverable", "credits_forgiven", "credits_owed", "reserved_through")
-"""The columns of an invoice that are kept here."""
-MADE = [GrantState.LIVE, GrantState.EXPIRED]
+"""The columns of an invoice that this module writes."""
+_GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
 
 
 class ReversalNews(msgspec.Struct, frozen=True):
-    """What Stripe says of one refund, dispute or credit note of a known invoice."""
+    """A refund, dispute or credit note of a known invoice, as Stripe reports it."""
 
     id: str
     kind: ReversalKind
@@ -51,7 +49,7 @@ class ReversalNews(msgspec.Struct, frozen=True):
 
 
 async def record(news: ReversalNews) -> bool:
-    """Keep what is new of a reversal. False where it was known, or something later was."""
+    """Store a reversal's latest status. False if it, or a later one, was stored before."""
     known = await Reversal.get_or_none(id=news.id)
     if known is None:
         await Reversal.create(
@@ -73,18 +71,20 @@ async def record(news: ReversalNews) -> bool:
 async def apply(
     row: Invoice, account: Account, after: AfterRefund, cause: str, reason: str, at: datetime
 ) -> bool:
-    """Bring the credits of `row` in line with its reversals. True where its status has changed.
+    """Adjust the credits of `row` to its reversals. True if the status of `row` has changed.
 
-    Invoice and account are locked. `cause` is the business fact that the entry stands for.
+    Invoice and account are locked. `cause` becomes the entry's reference.
     """
     if row.settled_at is None or not row.has_reversals:
-        return False  # what is granted later is reduced then
-    # Whether somebody has looked since a month's end makes no difference.
+        return False  # `create_grants` applies them
+    # First, so that the result does not depend on when the last expiry run was.
     await ledger.expire_due(account, at)
     grants, due = await _due(row)
     fewer = due.reversed < row.credits_reversed
-    await _move(row, account, grants, due, after, cause, reason, at)
-    if fewer:  # some of it may have come back to other grants
+    if moved := await _move(row, account, grants, due, after, at):
+        kind, net = moved
+        await ledger.post_entry(account, kind, net, cause, reason, grants[0].id if grants else None, at)
+    if fewer:  # some credits may have returned to other grants
         others = [each for each in await invoices_with_reversals(account) if each.id != row.id]
         await _freeze_disputed(account, others, cause, at)
     status = InvoiceStatus.REVERSED if due.fully_reversed else InvoiceStatus.ACTIVE
@@ -94,11 +94,11 @@ async def apply(
 
 
 async def _due(row: Invoice) -> tuple[list[CreditGrant], Claim]:
-    """The invoice's grants, and what is to be taken back and frozen of them."""
+    """The invoice's grants, and how many of their credits are to be taken back and frozen."""
     known = await Reversal.filter(invoice_id=row.id)
-    grants = await CreditGrant.filter(invoice_id=row.id, state__in=MADE).order_by("installment")
+    grants = await CreditGrant.filter(invoice_id=row.id, state__in=_GRANTED).order_by("installment")
     facts = [ReversalFacts(each.kind, each.status, each.amount_minor) for each in known]
-    total_minor = row.total_minor or row.amount_due_minor  # settled before totals were kept
+    total_minor = row.total_minor or row.amount_due_minor  # settled before totals were stored
     return grants, claim(sum(grant.credits for grant in grants), total_minor, facts)
 
 
@@ -108,35 +108,34 @@ async def _move(
     grants: Sequence[CreditGrant],
     due: Claim,
     after: AfterRefund,
-    cause: str,
-    reason: str,
     at: datetime,
-) -> None:
-    """Take back, give back and freeze, all at once; the entry says what that comes to."""
+) -> tuple[EntryKind, int] | None:
+    """Take back, restore and freeze credits. Returns the kind and amount of the entry to post, if any."""
     more = due.reversed - row.credits_reversed
     _unfreeze(grants)
     debt = ledger.debt_of(account)
     if more > 0:
         debt += await _take_back(row, grants, more, after)
     elif more < 0:
-        debt -= await _give_back(row, account, grants, -more, at)
+        debt -= await _restore(row, account, grants, -more, at)
     _freeze(grants, due.frozen)
     row.credits_reversed = due.reversed
     balance = await ledger.settle_debt(account, grants, debt)
     net = balance - account.balance
-    if net or more:
-        back_again = net > 0 or more < 0
-        kind = EntryKind.RESTORE if back_again else EntryKind.REVERSE if more else EntryKind.FREEZE
-        await ledger.post_entry(account, kind, net, cause, reason, grants[0].id if grants else None, at)
+    if not (net or more):
+        return None
+    if net > 0 or more < 0:
+        return EntryKind.RESTORE, net
+    return (EntryKind.REVERSE if more else EntryKind.FREEZE), net
 
 
 async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, after: AfterRefund) -> int:
-    """Take from what these hold; returns what is owed beyond, for credits that are spent or held."""
+    """Take credits from these grants. Returns the debt for those that are spent or reserved."""
     for grant in grants:
         taken = min(credits, grant.remaining)
         grant.remaining -= taken
         credits -= taken
-    # What expired unused is gone already: nobody owes it.
+    # Credits that expired unused are not owed.
     expired = sum(grant.expired for grant in grants)
     gone = min(credits, max(0, expired - (row.credits_unrecoverable - row.credits_forgiven)))
     row.credits_unrecoverable += gone
@@ -152,31 +151,31 @@ async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, 
     return 0
 
 
-async def _give_back(
+async def _restore(
     row: Invoice, account: Account, grants: Sequence[CreditGrant], credits: int, at: datetime
 ) -> int:
-    """The reverse, in the opposite order; returns how much of the debt it pays.
+    """Undo `_take_back`, in the opposite order. Returns how much of the debt it pays.
 
-    The debt is first, since it may stand for these very credits: only what remains then can be frozen.
+    The debt is paid first, since it may be for these credits: only the rest can be frozen.
     """
     forgiven = min(credits, row.credits_forgiven)
     owed = min(credits - forgiven, row.credits_owed)
-    untaken = min(credits - owed, row.credits_unrecoverable)  # what was never taken is not given back
+    unrecovered = min(credits - owed, row.credits_unrecoverable)  # never taken, so not restored
     row.credits_forgiven -= forgiven
-    row.credits_unrecoverable -= untaken
+    row.credits_unrecoverable -= unrecovered
     row.credits_owed -= owed
-    own = credits - owed - untaken
+    own = credits - owed - unrecovered
     paid: int = min(ledger.debt_of(account), owed + own)
-    others = max(0, owed - paid)  # other credits paid it: they are whole again
-    homeless = _refill(grants, owed + own - paid - others) + others
-    if homeless:
-        homeless = _refill(grants, await ledger.distribute(account, homeless, at, besides=grants))
-        assert homeless == 0, "more came back than ever went"
+    others = max(0, owed - paid)  # other grants paid it and get it back
+    unplaced = _refill(grants, owed + own - paid - others) + others
+    if unplaced:
+        unplaced = _refill(grants, await ledger.distribute(account, unplaced, at, besides=grants))
+        assert unplaced == 0, "more credits returned than were taken"
     return paid
 
 
 def _refill(grants: Sequence[CreditGrant], credits: int) -> int:
-    """Put back as much as these have room for; returns the rest: a reservation may have come back first."""
+    """Return credits to these grants up to their capacity; returns the rest."""
     for grant in grants:
         given = min(credits, grant.credits - grant.remaining - grant.expired)
         grant.remaining += given
@@ -196,23 +195,23 @@ def _freeze(grants: Sequence[CreditGrant], credits: int) -> None:
         credits -= grant.frozen
 
 
-# What comes back from a reservation
+# Credits returned by a reservation
 
 
 class Returned(msgspec.Struct, frozen=True):
-    """What becomes of credits that a reservation held and did not use.
+    """How unused reserved credits are divided.
 
-    `sources` go back to their grants; `owed` to those that paid for them; `gone`, by invoice,
-    are taken for what was forgiven.
+    `sources` return to their grants; `owed` to the grants that paid for them; `reversed`, by invoice, are
+    taken back in place of credits that were forgiven.
     """
 
     sources: list[GrantPortion]
     owed: int
-    gone: dict[str, int]
+    reversed: dict[str, int]
 
 
 async def invoices_with_reversals(account: Account) -> list[Invoice]:
-    """The account's invoices that bear on what a reservation gives back."""
+    """The account's settled invoices that have reversals."""
     return await Invoice.filter(
         account_id=account.id, has_reversals=True, settled_at__not_isnull=True
     ).order_by("id")
@@ -221,11 +220,11 @@ async def invoices_with_reversals(account: Account) -> list[Invoice]:
 async def claim_returned(
     rows: Sequence[Invoice], unused: Sequence[GrantPortion], reservation: int
 ) -> Returned:
-    """Of `unused` credits, what goes with the money that went back while they were held."""
+    """Divide `unused` credits, some of whose money was reversed while they were reserved."""
     claiming = {row.id: row for row in rows if row.reserved_through >= reservation}
     grants = await CreditGrant.filter(invoice_id__in=list(claiming)) if claiming else []
     invoices = {grant.id: claiming[grant.invoice_id] for grant in grants}
-    sources, all_owed, gone = [], 0, dict.fromkeys(claiming, 0)
+    sources, all_owed, taken = [], 0, dict.fromkeys(claiming, 0)
     for grant_id, credits in unused:
         if row := invoices.get(grant_id):
             forgiven = min(credits, row.credits_forgiven)
@@ -233,35 +232,35 @@ async def claim_returned(
             row.credits_forgiven -= forgiven
             row.credits_unrecoverable -= forgiven
             row.credits_owed -= owed
-            gone[row.id] += forgiven
+            taken[row.id] += forgiven
             all_owed += owed
             credits -= forgiven + owed
         if credits:
             sources.append((grant_id, credits))
     for row in claiming.values():
         await row.save(update_fields=COUNTS)
-    return Returned(sources, all_owed, {invoice: taken for invoice, taken in gone.items() if taken})
+    return Returned(sources, all_owed, {invoice: credits for invoice, credits in taken.items() if credits})
 
 
 async def apply_returned(
-    account: Account, rows: Sequence[Invoice], gone: Mapping[str, int], reservation: int, at: datetime
+    account: Account, rows: Sequence[Invoice], taken: Mapping[str, int], reservation: int, at: datetime
 ) -> None:
-    """Enter what went with the money of what was given back, and freeze what is disputed of the rest."""
+    """Post what was taken from the returned credits, and freeze the rest where a payment is disputed."""
     cause = f"reservation:{reservation}"
-    for invoice, taken in gone.items():
-        reason = "its money went back while it was reserved"
-        await ledger.post_entry(account, EntryKind.REVERSE, -taken, f"{cause}>{invoice}", reason, at=at)
+    for invoice, credits in taken.items():
+        reason = "refunded or disputed while it was reserved"
+        await ledger.post_entry(account, EntryKind.REVERSE, -credits, f"{cause}>{invoice}", reason, at=at)
     await _freeze_disputed(account, rows, cause, at)
 
 
 async def _freeze_disputed(account: Account, rows: Sequence[Invoice], cause: str, at: datetime) -> None:
-    """Freeze what came back to grants whose payment is disputed."""
+    """Freeze returned credits in grants whose payment is disputed."""
     for row in rows:
         grants, due = await _due(row)
         before = sum(grant.frozen for grant in grants)
         _unfreeze(grants)
         _freeze(grants, due.frozen)
-        for grant in grants:  # also where only another part of the same year is frozen now
+        for grant in grants:  # also if only another installment is frozen now
             await grant.save(update_fields=["remaining", "frozen"])
         more = sum(grant.frozen for grant in grants) - before
         if more:

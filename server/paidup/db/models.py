@@ -1,11 +1,11 @@
-"""The tables. Owns their columns and, above all, the unique keys that make a double credit impossible.
+"""The tables: their columns, and the unique keys that make a double credit impossible.
 
 - `credit_grants` UNIQUE(invoice, installment): one grant for one paid invoice.
 - `ledger_entries` UNIQUE(kind, reference): one entry for one business fact.
 - `stripe_events` PRIMARY KEY(evt_ id): one row for one event, however often it is delivered.
 - `reversals` PRIMARY KEY(Stripe's id), `reservations` UNIQUE(account, key).
 
-Refuses to hold rules: what is written, and when, is the ledger's and the settlement's.
+Holds no rules: what is written, and when, is decided by the ledger and the settlement.
 All times are UTC. (No backticks in a table's first line: Tortoise makes it an SQL comment.)
 """
 
@@ -24,7 +24,7 @@ from paidup.domain.payment_facts import Source
 
 
 class EntryKind(StrEnum):
-    """Why credits moved. What takes has negative credits: spend, reserve, freeze, reverse, expire."""
+    """Why the balance changed. Negative: spend, reserve, freeze, reverse, expire."""
 
     GRANT = "grant"
     SPEND = "spend"
@@ -39,15 +39,15 @@ class EntryKind(StrEnum):
 
 class GrantState(StrEnum):
     PLANNED = "planned"
-    """An installment of a yearly plan that is not due yet: it holds nothing."""
+    """An installment of a yearly plan that is not due yet. It holds no credits."""
     LIVE = "live"
     EXPIRED = "expired"
     CANCELED = "canceled"
-    """An installment that will not come, since the subscription has ended."""
+    """A planned installment whose subscription has ended."""
 
 
 class ReversalKind(StrEnum):
-    """What took money back from an invoice that was paid."""
+    """How the money of a paid invoice was returned or disputed."""
 
     REFUND = "refund"
     DISPUTE = "dispute"
@@ -62,7 +62,7 @@ class ReservationState(StrEnum):
 
 
 class EventSource(StrEnum):
-    """How an event came to us: Stripe delivered it, or the reconciler found it in Stripe's list."""
+    """How an event arrived: Stripe delivered it, or the reconciler found it in Stripe's list."""
 
     WEBHOOK = "webhook"
     LIST = "list"
@@ -71,8 +71,8 @@ class EventSource(StrEnum):
 class Account(Model):
     """A customer of the SaaS.
 
-    `balance` is the sum of his entries, kept in the same transaction; below zero it is a debt.
-    `version` grows with each entry, so that a live line can tell news from an echo.
+    `balance` is the sum of its entries, changed in the same transaction; a negative balance is a debt.
+    `version` grows with each entry, so that an account session can discard old messages.
     """
 
     id = fields.IntField(primary_key=True)
@@ -81,7 +81,7 @@ class Account(Model):
     balance = fields.BigIntField(default=0)
     version = fields.IntField(default=0, db_default=0)
     purchase_number = fields.IntField(default=1)
-    """Part of the idempotency key of the next subscription: see purchases.py."""
+    """Part of the idempotency key of the next subscription: see subscriptions/checkout.py."""
     created_at = fields.DatetimeField(auto_now_add=True)
 
     class Meta:
@@ -91,9 +91,9 @@ class Account(Model):
 class Invoice(Model):
     """One of Stripe's invoices, and what browsers are told of it.
 
-    `version` grows by one with each change that a browser should hear of; which of them Redis
-    last took stands in `published_version`. `credits_quoted` is what comes with the payment, `quote`
-    all that the lines give and when (core/credits.py).
+    `version` grows by one with each change that is published; `published_version` is the last one that Redis
+    accepted. `credits_quoted` is granted with the payment; `quote` is all that the lines give, and when
+    (domain/quotes.py).
     """
 
     id = fields.CharField(255, primary_key=True)
@@ -114,34 +114,34 @@ class Invoice(Model):
     from_balance_minor = fields.BigIntField(default=0, db_default=0)
     finalized_at = fields.DatetimeField(null=True)
     sequence = fields.IntField(default=0, db_default=0)
-    """The running number that Stripe gave it; with `finalized_at`, Stripe's order."""
+    """Stripe's sequence number. With `finalized_at` it gives Stripe's order."""
     affects_others = fields.BooleanField(default=False, db_default=False)
-    """Other invoices of the account bear on what this one gives, or it on theirs."""
+    """Its grants depend on other invoices of the account, or theirs on it."""
     has_reversals = fields.BooleanField(default=False, db_default=False)
-    """Whether there are reversals of it: spares the road to a credit a look."""
+    """Whether it has reversals. Saves each settlement a query."""
     credits_reversed = fields.BigIntField(default=0, db_default=0)
-    """Of what was granted, how much lost its money again: see reversals.py."""
+    """How many granted credits were reversed: see credits/reversals.py."""
     credits_unrecoverable = fields.BigIntField(default=0, db_default=0)
-    """How much of that could not be taken back: expired unused, or forgiven."""
+    """How many of these could not be taken back: expired unused, or forgiven."""
     credits_forgiven = fields.BigIntField(default=0, db_default=0)
-    """How much of that is forgiven: it was spent, or is held by a reservation and may come back."""
+    """How many of these are forgiven: spent, or reserved and possibly returned later."""
     credits_owed = fields.BigIntField(default=0, db_default=0)
-    """How much of what was taken back became a debt, whether or not other credits paid it since."""
+    """How many reversed credits became a debt, whether or not it has been paid since."""
     reserved_through = fields.BigIntField(default=0, db_default=0)
-    """The newest reservation when credits were last forgiven or owed: see reversals.py."""
+    """The newest reservation when credits were last forgiven or owed: see credits/reversals.py."""
     status = fields.CharEnumField(InvoiceStatus, max_length=20, default=InvoiceStatus.OPEN)
     error: Any = fields.JSONField(null=True)
     version = fields.IntField(default=1)
     published_version = fields.IntField(default=0)
     publish_due_at = fields.DatetimeField(null=True, db_index=True)
-    """When somebody else should publish this version; None once it is published."""
+    """When the reconciler publishes this version; None once it is published."""
     changed_at = fields.DatetimeField()
     settled_via = fields.CharEnumField(Source, max_length=20, null=True)
     settled_at = fields.DatetimeField(null=True, db_index=True)
     lease_expires_at = fields.DatetimeField(null=True)
-    """A lease: until then nobody else asks Stripe about this invoice."""
+    """Until then, one process verifies this invoice and the others do not."""
     next_check_at = fields.DatetimeField(null=True, db_index=True)
-    """When the reconciler asks; None once the status is terminal."""
+    """When the reconciler verifies it next; None once the status is terminal."""
     checks_made = fields.IntField(default=0)
     created_at = fields.DatetimeField()
 
@@ -155,9 +155,9 @@ class Invoice(Model):
 class CreditGrant(Model):
     """Credits that came together.
 
-    While LIVE, `remaining` is what may be spent of them. `frozen` is withheld by an open dispute.
-    `expires_at` None: never; with a `rollover_cap` the rest then stays, up to so many credits in
-    all. `due_at`: when a PLANNED installment comes.
+    While LIVE, `remaining` may be spent. `frozen` is withheld by an open dispute. `expires_at` None: never.
+    With a `rollover_cap`, unused credits stay after the expiry, up to the cap over all grants. `due_at`: when
+    a PLANNED installment is granted.
     """
 
     id = fields.IntField(primary_key=True)
@@ -194,8 +194,8 @@ class CreditGrant(Model):
 class LedgerEntry(Model):
     """A movement of credits. Append-only.
 
-    `credits` is signed; `reference` is the business fact that the entry stands for, `reason` the
-    same in words that the customer may read.
+    `credits` is signed. `reference` identifies the business fact behind the entry; `reason` describes it to
+    the customer.
     """
 
     id = fields.BigIntField(primary_key=True)
@@ -223,8 +223,8 @@ class LedgerEntry(Model):
 class Subscription(Model):
     """A subscription as Stripe last showed it, never as events arrived.
 
-    `fetched_at` is when that was asked for; `refresh_at` when it should be read again, None where
-    nothing is known to have changed since. `pending_plan` waits for its payment.
+    `fetched_at` is when it was read from Stripe; `refresh_at` when to read it again, None if no change is
+    known. `pending_plan` awaits its payment.
     """
 
     id = fields.CharField(255, primary_key=True)
@@ -273,7 +273,7 @@ class Reversal(Model):
 class Reservation(Model):
     """Credits set aside for work whose cost is known only afterwards. UNIQUE(account, key).
 
-    `sources` says which grants they were taken from, so that what is not used goes back there.
+    `sources` are the grants that they were taken from, to which unused credits return.
     """
 
     id = fields.BigIntField(primary_key=True)
@@ -299,7 +299,7 @@ class Reservation(Model):
 class StripeEvent(Model):
     """A verified delivery, kept for good.
 
-    `handled_at` is set after it was handled, never before.
+    `handled_at` is set in the transaction that handles it, or after, never before.
     """
 
     id = fields.CharField(255, primary_key=True)
@@ -319,7 +319,7 @@ class StripeEvent(Model):
 
 
 class KnownPrice(Model):
-    """A Stripe price once tied to a plan. Kept, since a lookup key may move to a newer price."""
+    """A Stripe price once linked to a plan. Kept, since a lookup key may move to a newer price."""
 
     id = fields.CharField(255, primary_key=True)
     lookup_key = fields.CharField(200)

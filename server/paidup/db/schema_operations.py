@@ -1,8 +1,8 @@
-"""Steps of migrations that Tortoise's own would take the wrong way.
+"""Migration operations for use in place of Tortoise's, which lose unique keys on SQLite.
 
-On SQLite, Tortoise 1.1.9 alters and removes a column by making the table anew, and forgets its
-unique keys and indexes: the very keys that make a double credit impossible. A test compares
-what the migrations make with what the models ask for. Refuses to be used by anything else.
+Tortoise 1.1.9 alters and removes a column on SQLite by rebuilding the table without its unique keys and
+indexes. Those keys make a double credit impossible. tests/unit/test_tortoise_patches.py shows the fault;
+tests/unit/test_database.py compares the migrated schema with the models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tortoise.migrations.operations import AlterField, RemoveField
 
 
 class Redescribe(AlterField):
-    """Only the comment has changed, or what Python makes of the column: the database is left alone."""
+    """Change the comment or the Python type of a column, without touching the database."""
 
     async def database_forward(self, *_: Any, **__: Any) -> None:
         return None
@@ -23,7 +23,7 @@ class Redescribe(AlterField):
 
 
 class DropColumn(RemoveField):
-    """Remove a column in place, which SQLite can do since 2021."""
+    """Remove a column in place, which SQLite supports since 3.35 (2021)."""
 
     async def database_forward(
         self, app_label: str, old_state: Any, new_state: Any, state_editor: Any = None

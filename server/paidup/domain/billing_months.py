@@ -1,4 +1,4 @@
-"""Months, as billing counts them: the anchor's day of the month, or the last there is. Unix seconds, UTC."""
+"""Billing months: the anchor's day of each month, or the month's last day. Unix seconds, UTC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def add_months(start: int, months: int) -> int:
-    """31 January and one month is 28 February; and two months, 31 March."""
+    """Add months: 31 January plus one month is 28 February, plus two months is 31 March."""
     begin = datetime.fromtimestamp(start, UTC)
     month = begin.month - 1 + months
     year, month = begin.year + month // 12, month % 12 + 1
@@ -16,7 +16,7 @@ def add_months(start: int, months: int) -> int:
 
 
 def months_between(start: int, end: int) -> list[int]:
-    """When each month of the period begins, the first at `start`; the last may be cut short by `end`."""
+    """The start of each month of a period, the first at `start`. The last month may be cut short by `end`."""
     begins, at = [start], add_months(start, 1)
     while at < end:
         begins.append(at)

@@ -1,7 +1,6 @@
-"""The catalogue: which plans are sold, what each gives, and which Stripe price means which plan.
+"""The catalog: the plans on sale, what each gives, and which Stripe price belongs to which plan.
 
-Owns the shape of `plans.toml` and the mapping from a Stripe price id to a plan. Refuses to
-read files and to ask Stripe: both are handed in.
+Defines the format of `plans.toml`. Reads no file and calls no API: file and prices are passed in.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ CurrencyCode = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{3}$")]
 MAX_QUANTITY = 10_000
 """The largest quantity that a request may name, whatever the plan says."""
 DEFAULT_MAX_QUANTITY = 100
-"""Seats of a team that buys for itself. A typing mistake stays payable, and whoever sells more says so."""
+"""Enough seats for a team, and low enough that a typing mistake stays payable. `max_quantity` raises it."""
 
 
 class Rollover(StrEnum):
-    """What becomes of credits that are unused when their month ends."""
+    """What happens to credits that are unused when their month ends."""
 
     KEEP = "keep"
     EXPIRE = "expire"
     CAP = "cap"
-    """They stay, up to `rollover_cap` of them; the rest expires."""
+    """Up to `rollover_cap` of them stay; the rest expires."""
 
 
 class Upgrade(StrEnum):
-    """What a change of plan in the middle of a period gives."""
+    """What a plan change in the middle of a period gives."""
 
     PRORATE = "prorate"
     FULL = "full"
     """A proration line counts as the whole plan, in both directions."""
 
 
-class Change(StrEnum):
+class BillingCycle(StrEnum):
     """What a change to this plan does to the billing cycle."""
 
     KEEP_CYCLE = "keep_cycle"
@@ -50,14 +49,14 @@ class Change(StrEnum):
 
 
 class OnCancel(StrEnum):
-    """What becomes of a subscription's credits when it has ended."""
+    """What happens to a subscription's credits when it ends."""
 
     KEEP = "keep"
     EXPIRE = "expire"
 
 
 class Interval(StrEnum):
-    """How often a price is paid. ONCE makes it a top-up, whose credits never expire."""
+    """How often a price is charged. ONCE is a top-up, whose credits never expire."""
 
     MONTH = "month"
     YEAR = "year"
@@ -87,9 +86,9 @@ class PlanPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is sold. `credits` is per month and per seat; `trial_credits` once, for a trial.
+    """A plan on sale. `credits` is per month and seat; `trial_credits` are granted once, for a trial.
 
-    A plan whose prices are paid `once` is a top-up: `credits` is what one of it gives.
+    A plan whose prices are paid `once` is a top-up: `credits` is what one unit gives.
     """
 
     id: Slug
@@ -101,7 +100,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rollover: Rollover = Rollover.KEEP
     rollover_cap: NotNegative = 0
     upgrade: Upgrade = Upgrade.PRORATE
-    change: Change = Change.KEEP_CYCLE
+    change: BillingCycle = BillingCycle.KEEP_CYCLE
     on_cancel: OnCancel = OnCancel.KEEP
     max_quantity: Annotated[int, msgspec.Meta(gt=0, le=MAX_QUANTITY)] | None = None
 
@@ -113,7 +112,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def quantity_limit(self) -> int:
         """The largest quantity that a customer may choose: `max_quantity`, or its default.
 
-        1 where credits can come without their money: a price of 0, or `upgrade = "full"`.
+        1 if it can give free credits: with a price of 0, or `upgrade = "full"`.
         """
         if self.max_quantity is not None:
             return self.max_quantity
@@ -121,7 +120,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 1 if may_be_free else DEFAULT_MAX_QUANTITY
 
     def check_quantity(self, quantity: int, price: PlanPrice) -> None:
-        """Raises InvalidInput where a customer may not choose this, or Stripe could not charge it."""
+        """Raises InvalidInput if a customer may not choose this quantity, or Stripe could not charge it."""
         if quantity > self.quantity_limit:
             raise InvalidInput(
                 f"The quantity of {self.id!r} is at most {self.quantity_limit}, not {quantity}."
@@ -133,7 +132,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
     def price(self, interval: Interval | None = None) -> PlanPrice:
-        """The first price of this interval, or the first of all. Raises InvalidInput."""
+        """The first price of this interval, or without one the first price. Raises InvalidInput."""
         for price in self.prices:
             if interval in (None, price.interval):
                 return price
@@ -141,15 +140,15 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AfterRefund(StrEnum):
-    """What becomes of credits that were spent before their money went back."""
+    """What happens to credits that were spent before their payment was refunded or disputed."""
 
     DEBT = "debt"
-    """The next credits pay for them first."""
+    """They become a debt, which the next credits pay first."""
     FORGIVE = "forgive"
 
 
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All plans, in the order in which they are shown."""
+    """All plans, in display order."""
 
     plans: Annotated[tuple[Plan, ...], msgspec.Meta(min_length=1)]
     spent_then_refunded: AfterRefund = AfterRefund.DEBT
@@ -162,14 +161,15 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise UnknownPlan(plan_id, [plan.id for plan in self.plans])
 
     def find(self, plan_id: str | None) -> Plan | None:
+        """The plan of this id, or None."""
         return next((plan for plan in self.plans if plan.id == plan_id), None)
 
     @property
     def lookup_keys(self) -> list[str]:
         return [price.lookup_key for plan in self.plans for price in plan.prices]
 
-    def sold_as(self, lookup_key: str) -> tuple[Plan, PlanPrice] | None:
-        """The plan that is sold under this lookup key, and its price."""
+    def find_by_lookup_key(self, lookup_key: str) -> tuple[Plan, PlanPrice] | None:
+        """The plan that has this lookup key, and its price."""
         for plan in self.plans:
             for price in plan.prices:
                 if price.lookup_key == lookup_key:
@@ -178,7 +178,7 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StripePrice(msgspec.Struct, frozen=True):
-    """A price as Stripe has it, tied to a plan by its lookup key.
+    """A price in Stripe, linked to a plan by its lookup key.
 
     `unit_amount_minor` is what one seat costs for one interval.
     """
@@ -192,7 +192,7 @@ class StripePrice(msgspec.Struct, frozen=True):
 
 
 def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
-    """Read a `plans.toml`. Raises ConfigurationError that names what is wrong and where."""
+    """Parse a `plans.toml`. Raises ConfigurationError that names the problem and its place."""
     try:
         catalogue = msgspec.convert(tomllib.loads(text.decode()), Catalogue)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
@@ -204,21 +204,21 @@ def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise ConfigurationError([f"{source}: {what} used twice: {', '.join(twice)}"])
-    if found := [problem for plan in catalogue.plans for problem in _contradictions(plan)]:
+    if found := [problem for plan in catalogue.plans for problem in _find_contradictions(plan)]:
         raise ConfigurationError([f"{source}: {problem}" for problem in found])
     return catalogue
 
 
-def _contradictions(plan: Plan) -> list[str]:
+def _find_contradictions(plan: Plan) -> list[str]:
     found = []
     if len({price.interval is Interval.ONCE for price in plan.prices}) > 1:
-        found.append(f"plan {plan.id}: a price paid once cannot stand beside one that recurs")
+        found.append(f"plan {plan.id}: prices paid once and recurring prices cannot be mixed")
     if (plan.rollover is Rollover.CAP) != (plan.rollover_cap > 0):
         found.append(f'plan {plan.id}: rollover = "cap" and rollover_cap go together')
     if plan.top_up and plan.rollover is not Rollover.KEEP:
-        found.append(f"plan {plan.id}: what was bought once does not expire")
+        found.append(f"plan {plan.id}: a top-up cannot expire")
     if plan.top_up and any(price.amount_minor == 0 for price in plan.prices):
-        found.append(f"plan {plan.id}: a price paid once cannot be 0, since it may be bought again at once")
+        found.append(f"plan {plan.id}: a price paid once cannot be 0: it could be bought any number of times")
     for price in plan.prices:
         if (plan.max_quantity or 1) * price.amount_minor > price.largest_amount_minor:
             largest = f"Stripe charges at most {price.largest_amount_minor} {price.currency} at once"

@@ -1,10 +1,9 @@
-"""Credits of an account: from what each of its invoices gives (quotes.py) to its grants, and when.
+"""Computes an account's grants, and when each is due, from the quotes of its invoices (`quotes.py`).
 
-Owns what invoices have to do with each other, in Stripe's order, so that it does not matter in
-which order we hear of them. What no money pays for is given once for overlapping periods: see
-`limit_free_credits`. A sum below zero (a downgrade, whose money went to the customer's Stripe balance) takes
-nothing from them; it lowers what is still to come of their yearly plan, and the rest is carried and
-set against what they buy with that money: see `grant_schedules`.
+Applies how invoices affect each other, in Stripe's order, so the order in which they arrive does not matter.
+Free credits are given once for overlapping periods: see `limit_free_credits`. A downgrade (a negative quote,
+whose money went to the customer's Stripe balance) takes back nothing. It lowers the later installments of
+a yearly plan, and the rest is carried over and offset against what that money buys: see `grant_schedules`.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from fractions import Fraction
 import msgspec
 from msgspec.structs import replace
 
-from paidup.domain.quotes import FreeCredits, Installment, Quote, installments, reduced, split
+from paidup.domain.quotes import FreeCredits, Installment, Quote, installments, reduce_quote, split
 
 
 class PaidInvoice(msgspec.Struct, frozen=True):
-    """One paid invoice of an account. `at`: when Stripe finalised it; `subscription` or None."""
+    """One paid invoice of an account. `at`: when Stripe finalized it."""
 
     invoice: str
     subscription: str | None
@@ -29,10 +28,10 @@ class PaidInvoice(msgspec.Struct, frozen=True):
 
 
 class CreditCarryover(msgspec.Struct, frozen=True):
-    """What downgrades have left: credits already had, and the money that went to the balance for them.
+    """What downgrades leave over: credits granted before, and the money that was returned for them.
 
-    `until`: when the period ends that the subscription's last invoice was for. Before that, what
-    the money bought again may be given back once more.
+    The money is on the customer's Stripe balance. `until`: the end of the period of the subscription's last
+    invoice. Until then, what the money buys may be downgraded once more.
     """
 
     credits: int = 0
@@ -41,10 +40,10 @@ class CreditCarryover(msgspec.Struct, frozen=True):
 
 
 class Money(msgspec.Struct, frozen=True):
-    """How an invoice is paid, in minor units. `change`: it is for a change of plan.
+    """How an invoice is paid, in minor units. `change`: it is for a plan change.
 
-    `total_minor` is after discounts and taxes, below zero where money goes back to the customer's
-    Stripe balance; `from_balance_minor` is what that balance pays of it.
+    `total_minor` is after discounts and taxes, negative if money goes to the customer's
+    Stripe balance; `from_balance_minor` is what the balance pays of it.
     """
 
     total_minor: int
@@ -53,21 +52,21 @@ class Money(msgspec.Struct, frozen=True):
 
 
 def affects_other_invoices(quoted: Quote, money: Money) -> bool:
-    """Whether other invoices of the account bear on what this one gives, or it on theirs."""
+    """Whether this invoice's grants depend on other invoices of the account, or theirs on it."""
     yearly = any(len(part.due_at) > 1 for part in quoted.parts)
     changes = quoted.credits < 0 or quoted.prorated_from is not None or money.change
     costs_nothing = quoted.free is not None or money.total_minor <= 0
     return changes or yearly or costs_nothing or money.from_balance_minor > 0
 
 
-def limit_free_credits(bought: Iterable[PaidInvoice]) -> list[PaidInvoice]:
-    """The same, in Stripe's order, with what no money pays for given once.
+def limit_free_credits(paid: Iterable[PaidInvoice]) -> list[PaidInvoice]:
+    """The same invoices, in Stripe's order, with free credits given once for overlapping periods.
 
-    The periods that contain a moment hold together at most the largest `ceiling` of such credits, on
-    whichever subscriptions. A downgrade or an end makes no room for more.
+    At any moment, the periods that contain it have at most the largest `ceiling` of free credits in all, over
+    all subscriptions. A downgrade or cancellation does not allow more.
     """
     given: list[FreeCredits] = []
-    return [_limit_invoice(invoice, given) for invoice in bought]
+    return [_limit_invoice(invoice, given) for invoice in paid]
 
 
 def _limit_invoice(invoice: PaidInvoice, given: list[FreeCredits]) -> PaidInvoice:
@@ -77,22 +76,22 @@ def _limit_invoice(invoice: PaidInvoice, given: list[FreeCredits]) -> PaidInvoic
     before = sum(each.credits for each in given if each.start < free.end and free.start < each.end)
     allowed = replace(free, credits=min(free.credits, max(0, free.ceiling - before)))
     given.append(allowed)
-    quoted = reduced(invoice.quote, free.credits - allowed.credits)
+    quoted = reduce_quote(invoice.quote, free.credits - allowed.credits)
     return replace(invoice, quote=replace(quoted, free=allowed))
 
 
-def grant_schedules(bought: Iterable[PaidInvoice]) -> dict[str, list[Installment]]:
-    """The grants of each invoice of one account, now and to come. `bought` in Stripe's order."""
+def grant_schedules(paid: Iterable[PaidInvoice]) -> dict[str, list[Installment]]:
+    """The grants of each invoice of one account, due now and later. `paid` is in Stripe's order."""
     plans: dict[str, list[Installment]] = {}
     before: list[PaidInvoice] = []
     carried = CreditCarryover()
-    for invoice in limit_free_credits(bought):
+    for invoice in limit_free_credits(paid):
         carried = _expire_carryover(carried, invoice)
         quoted, after = apply_carryover(invoice.quote, invoice.money, carried)
         if quoted.credits < 0:
             same = [b.invoice for b in before if b.subscription and b.subscription == invoice.subscription]
             left = _lower(plans, same, invoice, -quoted.credits)
-            # The money goes with the credits: what lowered the plan is not set off again.
+            # The same share of the money, since what lowered the installments is not offset again.
             minor = (after.minor - carried.minor) * left // -quoted.credits
             after = CreditCarryover(carried.credits + left, carried.minor + minor)
         ends = [part.period_end for part in quoted.parts if invoice.subscription]
@@ -103,15 +102,14 @@ def grant_schedules(bought: Iterable[PaidInvoice]) -> dict[str, list[Installment
 
 
 def _expire_carryover(carried: CreditCarryover, invoice: PaidInvoice) -> CreditCarryover:
-    """What is still carried when `invoice` comes.
+    """What is still carried over when `invoice` is paid.
 
-    Once the balance has paid out the money that came with the credits, and the time is over that it
-    paid for, the rest is forgiven. Not sooner: what was bought with it at a plan's low rate could be
-    given back at once for a better one, time and again.
+    The rest is dropped once the balance has spent the downgrade's money and the period that it paid for is
+    over. Not sooner: what it bought at a plan's low rate could be exchanged for a better rate, repeatedly.
     """
     money, minor = invoice.money, carried.minor
     if money.total_minor > money.from_balance_minor:
-        minor = min(minor, money.from_balance_minor)  # more was asked for than the balance held
+        minor = min(minor, money.from_balance_minor)  # the invoice was above the balance
     at = invoice.quote.prorated_from or invoice.at
     if minor == 0 and at >= carried.until:
         return CreditCarryover()
@@ -121,50 +119,49 @@ def _expire_carryover(carried: CreditCarryover, invoice: PaidInvoice) -> CreditC
 def _lower(
     plans: dict[str, list[Installment]], invoices: Sequence[str], change: PaidInvoice, credits: int
 ) -> int:
-    """Take `credits` from what these have yet to give. Returns what is left over.
+    """Take `credits` from the later installments of `invoices`. Returns how many are left over.
 
-    Evenly from the months of a year that goes on; from the last ones where no year goes on, so
-    that what remains comes soon.
+    Evenly if the plan stays yearly; otherwise from the last installments, so that the rest is granted soon.
     """
-    to_come = [
+    later = [
         (item.due_at, invoice, position)
         for invoice in invoices
         for position, item in enumerate(plans[invoice])
         if item.due_at is not None and item.due_at > change.at
     ]
-    to_come.sort(reverse=True)
-    holds = [plans[invoice][position].credits for _, invoice, position in to_come]
-    goes_on = any(len(part.due_at) > 1 for part in change.quote.parts)
-    taken = spread(credits, holds) if goes_on else _in_turn(credits, holds)
-    for (_, invoice, position), less in zip(to_come, taken, strict=True):
+    later.sort(reverse=True)
+    holds = [plans[invoice][position].credits for _, invoice, position in later]
+    stays_yearly = any(len(part.due_at) > 1 for part in change.quote.parts)
+    taken = spread(credits, holds) if stays_yearly else _in_turn(credits, holds)
+    for (_, invoice, position), less in zip(later, taken, strict=True):
         item = plans[invoice][position]
         plans[invoice][position] = replace(item, credits=item.credits - less)
     return credits - sum(taken)
 
 
 def apply_carryover(quoted: Quote, money: Money, carried: CreditCarryover) -> tuple[Quote, CreditCarryover]:
-    """What is granted in the end, and what is carried on.
+    """The quote after the carryover is offset against it, and the new carryover.
 
-    What was carried is set against a change of plan in full, since it re-buys what was given
-    back; and against anything else in the share that the balance pays.
+    The offset is in full for a plan change, which buys back what was downgraded, and otherwise in the
+    share that the balance pays.
     """
     if quoted.credits < 0:
         back = max(0, -money.total_minor)
         return quoted, CreditCarryover(carried.credits - quoted.credits, carried.minor + back)
-    against = min(carried.credits, _exposed(quoted, money))
+    against = min(carried.credits, _offsettable(quoted, money))
     minor = max(0, carried.minor + max(0, -money.total_minor) - money.from_balance_minor)
-    return reduced(quoted, against), CreditCarryover(carried.credits - against, minor)
+    return reduce_quote(quoted, against), CreditCarryover(carried.credits - against, minor)
 
 
-def _exposed(quoted: Quote, money: Money) -> int:
-    """How much of it what is carried may be set against."""
+def _offsettable(quoted: Quote, money: Money) -> int:
+    """How many of its credits the carryover may be offset against."""
     if money.change or quoted.prorated_from is not None or money.total_minor <= 0:
         return quoted.credits
     return -(-quoted.credits * money.from_balance_minor // money.total_minor)
 
 
 def spread(total: int, capacities: Sequence[int]) -> list[int]:
-    """`total` taken from what these hold, as evenly as it goes; each gives at most what it holds."""
+    """Take `total` from these capacities as evenly as possible, from each at most what it holds."""
     taken = [0] * len(capacities)
     left = min(total, sum(capacities))
     while left:
@@ -178,7 +175,7 @@ def spread(total: int, capacities: Sequence[int]) -> list[int]:
 
 
 def _in_turn(total: int, capacities: Sequence[int]) -> list[int]:
-    """`total` taken from what these hold, each emptied before the next."""
+    """Take `total` from these capacities, each emptied before the next."""
     taken = []
     for capacity in capacities:
         taken.append(min(total, capacity))

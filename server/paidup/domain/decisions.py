@@ -1,13 +1,11 @@
-"""Facts about a payment -> what to do about its invoice.
+"""Decides what payment facts mean for an invoice: grant, notify, refetch or refuse.
 
-Owns the rule of when to grant (STRIPE's "When to grant"), which statuses end the wait, and
-what a browser is told meanwhile. Pure: the row and the facts are handed in, a `Decision`
-comes out, and `settlement.py` carries it out.
+Pure: takes a snapshot of the row and the facts, and returns a `Decision`, which `settlement.py` applies.
+docs/stripe.md has the rule ("When to grant").
 
-Money is only ever believed from Stripe's own words, in one of two forms: the invoice is
-paid; or a succeeded PaymentIntent is linked to this invoice, names the same customer and
-currency, and received what is due. The second form closes the seconds in which Stripe
-shows a succeeded intent beside a still open invoice.
+There are two proofs of payment: Stripe shows the invoice as paid; or a succeeded PaymentIntent is linked to
+this invoice, names the same customer and currency, and received the amount due. The second covers the
+seconds in which Stripe shows a succeeded intent and a still open invoice.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from paidup.domain.payment_facts import Attempt, IntentFacts, InvoiceFacts, Paym
 
 
 class InvoiceStatus(StrEnum):
-    """What Paidup says of an invoice. ACTIVE, VOID and REVERSED end the wait."""
+    """An invoice's status in Paidup. ACTIVE, VOID and REVERSED are terminal."""
 
     OPEN = "open"
     REQUIRES_ACTION = "requires_action"
@@ -39,28 +37,28 @@ TERMINAL = frozenset({InvoiceStatus.ACTIVE, InvoiceStatus.VOID, InvoiceStatus.RE
 
 
 class Verdict(StrEnum):
-    """What the facts call for."""
+    """What to do with the facts."""
 
     GRANT = "grant"
     ALREADY_GRANTED = "already_granted"
     NOTIFY = "tell"
-    """Nothing to grant; the browser hears of a new status or error."""
+    """Nothing to grant; the browser is sent a new status or error."""
     NOTHING_NEW = "nothing_new"
     REFETCH = "ask"
-    """An event contradicts what is known and may be older than it: only Stripe knows what holds now."""
+    """An event contradicts the row and may be older than it: read the current state from Stripe."""
     REFUSE = "refuse"
-    """The facts do not belong to this invoice: nothing changes, and it is noted."""
+    """The facts do not belong to this invoice: nothing changes, and it is logged."""
 
 
 class InvoiceSnapshot(msgspec.Struct, frozen=True):
-    """What our row says of the invoice, before these facts."""
+    """The invoice's row before these facts."""
 
     invoice: str
     status: InvoiceStatus
     customer: str
     currency: str
     amount_due_minor: int
-    """What the invoice asks for in all, whatever part of it was paid."""
+    """The invoice's whole amount, whether or not part of it is paid."""
     intent: str | None
     error: PaymentError | None = None
 
@@ -73,7 +71,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 def decide(known: InvoiceSnapshot, facts: PaymentFacts) -> Decision:
-    """What to do about `known`, given `facts`. Never grants twice, never believes a stranger."""
+    """What to do about `known`, given `facts`. Grants at most once, and only for this invoice's payments."""
     if known.status in (InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED):
         return Decision(Verdict.ALREADY_GRANTED, known.status, "already settled")
     invoice = facts.invoice
@@ -83,26 +81,26 @@ def decide(known: InvoiceSnapshot, facts: PaymentFacts) -> Decision:
         return Decision(Verdict.GRANT, InvoiceStatus.ACTIVE, "the invoice is paid")
 
     if invoice and invoice.status == "void":
-        return _tell(known, InvoiceStatus.VOID, "the invoice is void")
+        return _notify(known, InvoiceStatus.VOID, "the invoice is void")
 
-    # In all, not what remains: a part that was received before has lowered what remains already.
+    # The whole amount: a partial payment has already lowered `amount_remaining`.
     due = invoice.amount_paid_minor + invoice.amount_remaining_minor if invoice else known.amount_due_minor
-    ours = [payment for payment in facts.payments if not _strange(known, payment)]
+    ours = [payment for payment in facts.payments if not _mismatched_payment(known, payment)]
     received = sum(p.amount_received_minor for p in ours if p.status == "succeeded")
     if received and received >= due:
         return Decision(Verdict.GRANT, InvoiceStatus.ACTIVE, "the linked payments cover what is due")
     if facts.payments and not ours:
-        return Decision(Verdict.REFUSE, known.status, _strange(known, facts.payments[0]) or "")
+        return Decision(Verdict.REFUSE, known.status, _mismatched_payment(known, facts.payments[0]) or "")
     if received:
         return Decision(Verdict.NOTHING_NEW, known.status, f"{received} of {due} received")
     decision = _from_attempts(known, facts, ours)
     if facts.dated and decision.verdict is Verdict.NOTIFY and _contradicts(known, decision):
-        return Decision(Verdict.REFETCH, known.status, f"{decision.reason}, or was", known.error)
+        return Decision(Verdict.REFETCH, known.status, f"{decision.reason}, or was earlier", known.error)
     return decision
 
 
 def _contradicts(known: InvoiceSnapshot, decision: Decision) -> bool:
-    """Whether another attempt's news is overwritten. Events come in any order."""
+    """Whether the decision would overwrite another attempt's status. Events arrive in any order."""
     return known.status not in (InvoiceStatus.OPEN, decision.status)
 
 
@@ -118,7 +116,7 @@ def _mismatch(known: InvoiceSnapshot, invoice: InvoiceFacts | None) -> str | Non
     return None
 
 
-def _strange(known: InvoiceSnapshot, payment: IntentFacts) -> str | None:
+def _mismatched_payment(known: InvoiceSnapshot, payment: IntentFacts) -> str | None:
     """Why this payment does not count for this invoice, or None."""
     linked = payment.invoice == known.invoice or (payment.invoice is None and payment.intent == known.intent)
     if not linked:
@@ -131,7 +129,7 @@ def _strange(known: InvoiceSnapshot, payment: IntentFacts) -> str | None:
 
 
 CANCELED = PaymentError("canceled", "The payment was canceled. Please start again.")
-GIVEN_UP = PaymentError("uncollectible", "The invoice was given up. Please start again.")
+UNCOLLECTIBLE = PaymentError("uncollectible", "The invoice can no longer be collected. Please start again.")
 ATTEMPT_FAILED = PaymentError("payment_failed", "The payment did not go through.")
 
 _ATTEMPT_STATUSES = {
@@ -144,23 +142,23 @@ _ATTEMPT_STATUSES = {
 
 
 def _from_attempts(known: InvoiceSnapshot, facts: PaymentFacts, payments: list[IntentFacts]) -> Decision:
-    """The status that the latest attempt shows, where nothing is to be granted."""
+    """The status of the latest attempt, if there is nothing to grant."""
     if payments:
         return _from_payment(known, payments[-1])
     if facts.invoice and facts.invoice.status == "uncollectible":
-        # Not terminal: Stripe lets an uncollectible invoice be paid after all.
-        return _tell(known, InvoiceStatus.FAILED, "the invoice is uncollectible", GIVEN_UP)
+        # Not terminal: an uncollectible invoice can still be paid.
+        return _notify(known, InvoiceStatus.FAILED, "the invoice is uncollectible", UNCOLLECTIBLE)
     if facts.attempt is Attempt.ACTION_REQUIRED:
-        return _tell(known, InvoiceStatus.REQUIRES_ACTION, "the bank asks for a check")
+        return _notify(known, InvoiceStatus.REQUIRES_ACTION, "the bank requires authentication")
     if facts.attempt is Attempt.FAILED and known.status is not InvoiceStatus.FAILED:
-        # An intent's own event says why; this one must not overwrite it.
-        return _tell(known, InvoiceStatus.FAILED, "an attempt to pay failed", ATTEMPT_FAILED)
+        # The intent's own event has the reason; this event must not overwrite it.
+        return _notify(known, InvoiceStatus.FAILED, "an attempt to pay failed", ATTEMPT_FAILED)
     return Decision(Verdict.NOTHING_NEW, known.status, "awaiting payment", known.error)
 
 
 def _from_payment(known: InvoiceSnapshot, payment: IntentFacts) -> Decision:
     status, error = _ATTEMPT_STATUSES.get(payment.status), payment.error
-    if status is None:  # requires_capture, or a status that Stripe adds one day
+    if status is None:  # requires_capture, or a status that Stripe has added since
         reason = f"unexpected intent status {payment.status}"
         return Decision(Verdict.NOTHING_NEW, known.status, reason, known.error)
     if payment.status == "requires_payment_method" and error:
@@ -168,10 +166,10 @@ def _from_payment(known: InvoiceSnapshot, payment: IntentFacts) -> Decision:
     if payment.status == "canceled":
         error = CANCELED
     reason = f"the payment is {payment.status}"
-    return _tell(known, status, reason, error if status is InvoiceStatus.FAILED else None)
+    return _notify(known, status, reason, error if status is InvoiceStatus.FAILED else None)
 
 
-def _tell(
+def _notify(
     known: InvoiceSnapshot, status: InvoiceStatus, reason: str, error: PaymentError | None = None
 ) -> Decision:
     if known.status.terminal or (status is known.status and error == known.error):

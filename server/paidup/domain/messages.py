@@ -1,7 +1,6 @@
-"""What a browser is told: the frames of the `paidup.v1` subprotocol, and its close codes.
+"""The messages of the `paidup.v1` subprotocol and its close codes, described in docs/protocol.md.
 
-Owns the words on the wire; docs/protocol.md describes them. One frame is one JSON object.
-Refuses to know how a frame is sent or to whom.
+Each frame is one JSON object. Sending frames is not done here.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from paidup.domain.payment_facts import PaymentError, Source
 
 SUBPROTOCOL = "paidup.v1"
 MAX_FRAME = 4096
-"""Bytes that a browser may send at once: it has nothing longer to say than {"type":"verify"}."""
+"""The largest frame, in bytes, that a browser may send. Its longest message is {"type":"verify"}."""
 
 
 class Stage(StrEnum):
-    """Finer than the status, for the screen."""
+    """A finer status, for display."""
 
     WAITING = "waiting"
     VERIFYING = "verifying"
@@ -47,17 +46,17 @@ _STAGES = {
 class CloseCode(IntEnum):
     """Why the server closed the socket."""
 
-    FINISHED = 1000  # said of an invoice alone: an account's line never finishes
-    TOO_MUCH = 1008  # the client sends more than it may
+    FINISHED = 1000  # invoice sessions only: an account session never finishes
+    TOO_MUCH = 1008  # the client exceeded its limits
     RESTARTING = 1012
     TRY_LATER = 1013
     WAITED_TOO_LONG = 4408
 
 
 class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status"):
-    """The state of one invoice. `version` only grows; a terminal `status` ends the wait.
+    """The state of one invoice. `version` only grows; a terminal `status` is final.
 
-    `via` is the road that settled, None before; `at` is when the status last changed, UTC.
+    `via` is the source that settled it, None before; `at` is when the status last changed, UTC.
     """
 
     invoice: str
@@ -77,7 +76,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
 
 
 class BalanceMessage(msgspec.Struct, frozen=True, tag_field="type", tag="balance"):
-    """What an account has now. `version` only grows; below zero, `balance` is a debt.
+    """An account's balance. `version` only grows; a negative `balance` is a debt.
 
     `at` is when the row was read, UTC.
     """
@@ -88,20 +87,20 @@ class BalanceMessage(msgspec.Struct, frozen=True, tag_field="type", tag="balance
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="type", tag="heartbeat"):
-    """Nothing happened, and the line is alive."""
+    """Keeps an idle connection alive."""
 
 
 class Bye(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
-    """The server is about to close; come back after this many milliseconds."""
+    """The server is about to close; reconnect after this many milliseconds."""
 
     reason: str
     reconnect_after_ms: int
 
 
 class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The one thing that a browser may say: please ask Stripe again now."""
+    """The only client message: verify the invoice with Stripe now."""
 
-    type: Literal["verify"]  # a tag may be missing where it is the only one: `{}` would pass
+    type: Literal["verify"]  # a struct tag would be optional here: `{}` would pass
 
 
 Frame = StatusMessage | BalanceMessage | Heartbeat | Bye
@@ -121,17 +120,17 @@ def encode(frame: Frame) -> bytes:
 
 
 def decode_status(data: bytes | str) -> StatusMessage:
-    """Raises msgspec.DecodeError where `data` is no status frame."""
+    """Raises msgspec.DecodeError if `data` is not a status frame."""
     return _status_decoder.decode(data)
 
 
 def decode_balance(data: bytes | str) -> BalanceMessage:
-    """Raises msgspec.DecodeError where `data` is no balance frame."""
+    """Raises msgspec.DecodeError if `data` is not a balance frame."""
     return _balance_decoder.decode(data)
 
 
 def is_verify(text: str) -> bool:
-    """Whether a browser's frame asks for a verification; anything else is ignored."""
+    """Whether a client frame is a verify message; anything else is ignored."""
     try:
         _verify_decoder.decode(text)
     except msgspec.DecodeError:

@@ -1,8 +1,7 @@
-"""What is known about a payment, whoever said it.
+"""Facts about a payment, in one shape for all sources.
 
-A webhook, a verification and the reconciler each gather `PaymentFacts`; `decisions.py` turns them
-into a decision. Amounts are integers in the currency's smallest unit, times are Unix seconds
-as Stripe gives them.
+Webhooks, verification and the reconciler each produce `PaymentFacts`; `decisions.py` decides on them.
+Amounts are integers in the currency's smallest unit, times are Unix seconds, as in Stripe's API.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import msgspec
 
 
 class Source(StrEnum):
-    """Which of the three roads brought the facts."""
+    """Where the facts came from."""
 
     VERIFICATION = "verification"
     WEBHOOK = "webhook"
@@ -21,7 +20,7 @@ class Source(StrEnum):
 
 
 class Attempt(StrEnum):
-    """How the latest attempt to pay an invoice went, where only that is known."""
+    """The outcome of the latest payment attempt, if nothing more is known."""
 
     FAILED = "failed"
     ACTION_REQUIRED = "action_required"
@@ -30,7 +29,7 @@ class Attempt(StrEnum):
 class LineFacts(msgspec.Struct, frozen=True):
     """One invoice line. `amount_minor` is before discounts and exclusive taxes, negative for a credit.
 
-    `discount_minor` is what discounts take off it, of the same sign.
+    `discount_minor` is the discount on it, with the same sign.
     """
 
     price: str | None
@@ -43,7 +42,7 @@ class LineFacts(msgspec.Struct, frozen=True):
 
 
 class InvoiceFacts(msgspec.Struct, frozen=True):
-    """An invoice as Stripe showed it. `lines_complete` is False where Stripe cut the list off."""
+    """An invoice as Stripe returned it. `lines_complete` is False if Stripe truncated the list."""
 
     id: str
     status: str | None
@@ -55,26 +54,26 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     total_minor: int
     """After discounts, taxes and credit notes before payment, before the customer's Stripe balance.
 
-    Below zero where money goes back.
+    Negative if money goes to that balance.
     """
     from_balance_minor: int
-    """What of it the customer's Stripe balance pays."""
+    """The part that the customer's Stripe balance pays."""
     finalized_at: int | None
     sequence: int
-    """The running number that Stripe gave it when it was finalised; 0 before."""
+    """Stripe's sequence number, assigned when the invoice is finalized; 0 before."""
     billing_reason: str | None
     subscription: str | None
     created: int
     lines: tuple[LineFacts, ...]
     lines_complete: bool = True
     intent: str | None = None
-    """The default payment's PaymentIntent, where the source shows it."""
+    """The default payment's PaymentIntent, if the source shows it."""
     account: str | None = None
-    """The account's external id that Paidup put into the metadata."""
+    """The account's external id, which Paidup writes to the metadata."""
 
 
 class PaymentError(msgspec.Struct, frozen=True, omit_defaults=False):
-    """Why an attempt to pay failed, in words that the customer may read."""
+    """Why an attempt to pay failed, in text for the customer."""
 
     code: str
     message: str
@@ -84,8 +83,8 @@ class PaymentError(msgspec.Struct, frozen=True, omit_defaults=False):
 class IntentFacts(msgspec.Struct, frozen=True):
     """A PaymentIntent that an InvoicePayment links to the invoice.
 
-    `invoice` is what Stripe's InvoicePayment names, None where the source of the facts (an
-    event about the intent alone) shows no link; the link is then proved by what was stored.
+    `invoice` is what Stripe's InvoicePayment names. None if the source (an event about the intent alone)
+    shows no link; then the link is checked against the stored intent.
     """
 
     intent: str
@@ -99,12 +98,12 @@ class IntentFacts(msgspec.Struct, frozen=True):
 
 
 class PaymentFacts(msgspec.Struct, frozen=True):
-    """All that one source says: an invoice with its payments, or a payment alone.
+    """What one source shows: an invoice with its payments, or a payment alone.
 
-    `attempt` is what an `invoice.payment_failed` or `invoice.payment_action_required` event
-    says by its type, since its object shows no payment. `dated` marks what an event's payload
-    shows: the state when the event was made, which may be older than what is known already.
-    `event` is the stored event that says all this: what it changes here marks it handled, too.
+    `attempt` is the outcome that the type of an `invoice.payment_failed` or `invoice.payment_action_required`
+    event implies; its object shows no payment. `dated`: the facts are from an event's payload, the state
+    when the event was created, which may be older than the row. `event` is the id of the stored event, which
+    the same transaction marks handled.
     """
 
     invoice: InvoiceFacts | None = None

@@ -1,11 +1,10 @@
-"""From an invoice's lines to what they give: credits follow the money.
+"""Computes what an invoice's lines give: credits are proportional to the money.
 
-Owns the arithmetic of docs/credits.md for one invoice. For each line that belongs to a plan: the
-plan's credits times what the line charges, over the full price of one seat; negative proration
-lines count negatively. The sum is exact (fractions) and rounded down once. Discounts and taxes
-change no credits, but for what no money pays for (a price of 0, a trial, a full discount, what
-`upgrade = "full"` adds), which a quote states by itself. What several invoices give together is
-`credits.py`'s, and whether to grant at all `decisions.py`'s.
+The arithmetic of docs/credits.md for one invoice. Each line of a plan gives the plan's credits times the
+line's amount over the full price of one seat; negative proration lines count negatively. The sum is exact
+(fractions) and rounded down once. Discounts and taxes do not change credits. Free credits (a price of 0, a
+trial, a full discount, what `upgrade = "full"` adds) are stated separately. `credit_schedule.py` combines
+several invoices; `decisions.py` decides whether to grant.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ from paidup.domain.payment_facts import LineFacts
 
 
 class CreditPart(msgspec.Struct, frozen=True):
-    """Credits of one invoice that come and go together. Times in Unix seconds.
+    """Credits of one invoice with one schedule. Times in Unix seconds.
 
-    They come in equal shares at `due_at`, the first at once. `expires` says whether each share
-    ends when the next one is due (the last: at `period_end`), or, with a `rollover_cap`,
-    whether it then stays up to the cap.
+    They are granted in equal shares at `due_at`, the first at once. If `expires`, each share ends when the
+    next one is due (the last: at `period_end`); with a `rollover_cap`, it then stays up to the cap.
     """
 
     plan: str
@@ -39,7 +37,7 @@ class CreditPart(msgspec.Struct, frozen=True):
 
 
 class Installment(msgspec.Struct, frozen=True):
-    """One grant to come. `due_at` None: at once. `expires_at` None: never."""
+    """One scheduled grant. `due_at` None: at once. `expires_at` None: never."""
 
     plan: str
     credits: int
@@ -49,10 +47,10 @@ class Installment(msgspec.Struct, frozen=True):
 
 
 class FreeCredits(msgspec.Struct, frozen=True):
-    """The credits of a quote that no money pays for.
+    """The free credits of a quote.
 
-    Together with those of other invoices, at most `ceiling` of them are given in [start, end): what
-    the plan gives for that time, with the largest quantity that a customer may choose.
+    With those of other invoices, at most `ceiling` are granted in [start, end): what the plan gives for that
+    period with the largest quantity that a customer may choose.
     """
 
     credits: int
@@ -62,9 +60,9 @@ class FreeCredits(msgspec.Struct, frozen=True):
 
 
 class Quote(msgspec.Struct, frozen=True):
-    """What an invoice gives once it is paid: `credits` in all, below zero where it takes back.
+    """What an invoice gives once it is paid: `credits` in all, negative for a downgrade.
 
-    `plan` and `price` are those of the line that gives most; `unknown_prices` belong to no plan.
+    `plan` and `price` are those of the line that gives most. `unknown_prices` belong to no plan.
     """
 
     credits: int
@@ -73,19 +71,19 @@ class Quote(msgspec.Struct, frozen=True):
     parts: tuple[CreditPart, ...] = ()
     unknown_prices: tuple[str, ...] = ()
     prorated_from: int | None = None
-    """When the change of plan was made that some of it is for: now, or before where it was left for later."""
+    """When the plan change was made that it includes. Earlier than the invoice if billed at the renewal."""
     free: FreeCredits | None = None
 
     @property
     def at_once(self) -> int:
-        """What is granted with the payment itself; the rest comes month by month."""
+        """The credits granted with the payment; the rest is granted month by month."""
         return sum(item.credits for item in installments(self.parts) if item.due_at is None)
 
 
-class _Priced(msgspec.Struct, frozen=True):
-    """A line of a plan and its `credits`, among them those that no money pays for.
+class _PricedLine(msgspec.Struct, frozen=True):
+    """A plan's line and its `credits`, some of which may be free.
 
-    `free` where the line costs nothing, `added` where `upgrade = "full"` counts more than its money.
+    `free`: of a line that costs nothing. `added`: what `upgrade = "full"` gives above the line's money.
     """
 
     line: LineFacts
@@ -97,7 +95,7 @@ class _Priced(msgspec.Struct, frozen=True):
 
 
 def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str, StripePrice]) -> Quote:
-    """What an invoice's lines give. Zero and no plan where no line belongs to one."""
+    """Quote an invoice's lines. Zero credits and no plan if no line belongs to a plan."""
     priced, unknown = [], []
     for line in lines:
         if line.price is None:
@@ -117,8 +115,8 @@ def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str,
     return Quote(net, best.plan.id, best.price.id, parts, tuple(unknown), changed_at, _free(priced))
 
 
-def _parts(priced: Sequence[_Priced], lines: Sequence[LineFacts], credits: int) -> tuple[CreditPart, ...]:
-    """`credits` shared among what the lines give, by what each gives."""
+def _parts(priced: Sequence[_PricedLine], lines: Sequence[LineFacts], credits: int) -> tuple[CreditPart, ...]:
+    """`credits` divided among the lines' parts, in proportion to what each gives."""
     whole = [line for line in lines if not line.proration]
     newest = max(whole, key=lambda line: line.period_start, default=None)
     shares: dict[CreditPart, Fraction] = {}
@@ -127,37 +125,37 @@ def _parts(priced: Sequence[_Priced], lines: Sequence[LineFacts], credits: int) 
             part = _part(each.line, each.plan, each.price, newest)
             shares[part] = shares.get(part, Fraction(0)) + each.credits
     given = split(credits, list(shares.values()))
-    return tuple(_with(part, share) for part, share in zip(shares, given, strict=True))
+    return tuple(_with_credits(part, share) for part, share in zip(shares, given, strict=True))
 
 
-def _priced(line: LineFacts, plan: Plan, price: StripePrice) -> _Priced:
+def _priced(line: LineFacts, plan: Plan, price: StripePrice) -> _PricedLine:
     whole = plan.credits * price.interval.months
     if price.unit_amount_minor == 0:
         credits = Fraction(0 if line.proration else whole * line.quantity)
-        return _Priced(line, plan, price, credits, free=credits)
-    if line.amount_minor == 0 and not line.proration:  # a charged plan at nothing: a trial
+        return _PricedLine(line, plan, price, credits, free=credits)
+    if line.amount_minor == 0 and not line.proration:  # a plan with a price, charged at 0: a trial
         credits = Fraction(plan.trial_credits * line.quantity)
-        return _Priced(line, plan, price, credits, free=credits)
+        return _PricedLine(line, plan, price, credits, free=credits)
     credits = by_money = Fraction(whole * line.amount_minor, price.unit_amount_minor)
     if line.proration and plan.upgrade is Upgrade.FULL:
         sign = (line.amount_minor > 0) - (line.amount_minor < 0)
         credits = Fraction(sign * _whole_months(line, plan, price) * line.quantity)
     if line.amount_minor == line.discount_minor:
-        return _Priced(line, plan, price, credits, free=credits)
-    return _Priced(line, plan, price, credits, added=credits - by_money)
+        return _PricedLine(line, plan, price, credits, free=credits)
+    return _PricedLine(line, plan, price, credits, added=credits - by_money)
 
 
 def _whole_months(line: LineFacts, plan: Plan, price: StripePrice) -> int:
-    """What one seat gives for the line's period, each month that has begun counted whole."""
+    """What one seat gives for the line's period; a partial month counts in full."""
     if not line.proration:
         return plan.credits * price.interval.months
     return plan.credits * len(months_between(line.period_start, line.period_end))
 
 
-def _free(priced: Sequence[_Priced]) -> FreeCredits | None:
-    """What no money pays for, rounded up: what is paid for is rounded down.
+def _free(priced: Sequence[_PricedLine]) -> FreeCredits | None:
+    """The free credits, rounded up, since paid credits are rounded down.
 
-    Beside a plan that is given back it is more than the net, and none of it hides what was given back.
+    They may exceed the net when the invoice also downgrades another plan.
     """
     free, added = sum(each.free for each in priced), sum(each.added for each in priced)
     credits = -int(-(max(0, free) + max(0, added)) // 1)
@@ -166,12 +164,12 @@ def _free(priced: Sequence[_Priced]) -> FreeCredits | None:
     given = [each for each in priced if each.free > 0 or each.added > 0]
     start = min(each.line.period_start for each in given)
     end = max(each.line.period_end for each in given)
-    if end == start:  # a top-up is for no period: one that costs nothing counts for a month
+    if end == start:  # a top-up has no period: a free one counts for a month
         end = add_months(start, 1)
     return FreeCredits(credits, max(map(_ceiling, given)), start, end)
 
 
-def _ceiling(priced: _Priced) -> int:
+def _ceiling(priced: _PricedLine) -> int:
     line, plan, price = priced.line, priced.plan, priced.price
     trial = line.amount_minor == 0 < price.unit_amount_minor and not line.proration
     seat = plan.trial_credits if trial else _whole_months(line, plan, price)
@@ -179,10 +177,10 @@ def _ceiling(priced: _Priced) -> int:
 
 
 def _part(line: LineFacts, plan: Plan, price: StripePrice, newest: LineFacts | None) -> CreditPart:
-    """Where this line's credits belong: lines of one plan for one period come together.
+    """The schedule of this line's credits. Lines of one plan and period share one.
 
-    What is paid only when its time is over (prorations left for the renewal) comes at once, and
-    lasts as long as the `newest` period that it is paid with.
+    Prorations billed at the renewal, when their period is over, are granted at once and last as long as the
+    `newest` period, which is on the same invoice.
     """
     late = newest is not None and line.period_end <= newest.period_start and line.proration
     end = newest.period_end if late and newest else line.period_end
@@ -193,7 +191,7 @@ def _part(line: LineFacts, plan: Plan, price: StripePrice, newest: LineFacts | N
 
 
 def installments(parts: Iterable[CreditPart]) -> list[Installment]:
-    """The grants of an invoice, in their order: the ones at once first, then by the month."""
+    """The grants of an invoice, by due date: those due at once come first."""
     made = [item for part in parts for item in _installments(part)]
     return sorted(made, key=lambda item: item.due_at or 0)
 
@@ -213,17 +211,17 @@ def _installments(part: CreditPart) -> list[Installment]:
     ]
 
 
-def reduced(quoted: Quote, by: int) -> Quote:
+def reduce_quote(quoted: Quote, by: int) -> Quote:
     """The quote less `by` credits, taken from its parts in proportion."""
     if not by:
         return quoted
     given = split(max(0, quoted.credits - by), [Fraction(part.credits) for part in quoted.parts])
-    parts = tuple(_with(part, credits) for part, credits in zip(quoted.parts, given, strict=True))
+    parts = tuple(_with_credits(part, credits) for part, credits in zip(quoted.parts, given, strict=True))
     return replace(quoted, credits=quoted.credits - by, parts=parts)
 
 
 def split(total: int, weights: list[Fraction]) -> list[int]:
-    """`total` in whole credits by weight; the sum is exact, and the first get what is left over."""
+    """Divide `total` into integers by weight. The sum is exact; the remainder goes to the first."""
     weight = sum(weights)
     if not weight:
         return [0] * len(weights)
@@ -233,5 +231,5 @@ def split(total: int, weights: list[Fraction]) -> list[int]:
     return shares
 
 
-def _with(part: CreditPart, credits: int) -> CreditPart:
+def _with_credits(part: CreditPart, credits: int) -> CreditPart:
     return replace(part, credits=credits)

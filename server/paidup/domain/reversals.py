@@ -1,7 +1,6 @@
-"""Money that went back -> how many of an invoice's credits go with it.
+"""Computes how many of an invoice's credits its refunds, disputes and credit notes take back or freeze.
 
-Owns what each status of a refund, a dispute and a credit note means, and the proportion.
-Pure and without memory: the same facts give the same number, in whichever order they came.
+Pure: the same facts give the same result in any order.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import msgspec
 
 
 class Effect(StrEnum):
-    """What a reversal does to the credits that its money bought."""
+    """What a reversal does to the invoice's credits."""
 
     NONE = "none"
     FREEZES = "freezes"
@@ -21,7 +20,7 @@ class Effect(StrEnum):
 
 
 _EFFECTS = {
-    # A pending refund has left the balance of whoever refunds: it may fail yet, and is undone then.
+    # A pending refund has left the merchant's balance. If it fails, the reversal is undone.
     ("refund", "pending"): Effect.REVERSES,
     ("refund", "requires_action"): Effect.REVERSES,
     ("refund", "succeeded"): Effect.REVERSES,
@@ -49,7 +48,7 @@ _RANKS = {
     "issued": 0,
     "void": 1,
 }
-"""How far along a status is: events come in any order, and none leads back."""
+"""The order of statuses. Events arrive in any order; a status never goes back."""
 
 
 _REASONS = {
@@ -63,13 +62,13 @@ _REASONS = {
     ("dispute", "warning_closed"): "the bank's question about the payment was answered",
     ("dispute", "needs_response"): "the payment is disputed",
     ("dispute", "under_review"): "the payment is disputed",
-    ("dispute", "won"): "the dispute is over: the payment stands",
-    ("dispute", "lost"): "the dispute is over: the payment went back",
-    ("dispute", "prevented"): "the dispute is over: the payment stands",
+    ("dispute", "won"): "the dispute was closed: the payment stands",
+    ("dispute", "lost"): "the dispute was lost: the payment was returned",
+    ("dispute", "prevented"): "the dispute was closed: the payment stands",
     ("credit_note", "issued"): "credited back",
-    ("credit_note", "void"): "what was credited back was withdrawn",
+    ("credit_note", "void"): "the credit note was canceled",
 }
-"""What the customer reads of it: Stripe's own words are the merchant's."""
+"""The reasons shown to the customer. Stripe's reasons are written for the merchant."""
 
 
 class ReversalFacts(msgspec.Struct, frozen=True):
@@ -85,28 +84,28 @@ class ReversalFacts(msgspec.Struct, frozen=True):
 
 
 def reason(kind: str, status: str) -> str:
-    """Why credits move, in words that the customer may read."""
+    """Why credits changed, in text for the customer."""
     return _REASONS.get((kind, status)) or f"{kind} {status}".replace("_", " ")
 
 
 def is_later(status: str, known: str) -> bool:
-    """Whether `status` comes after `known` in the life of one reversal."""
+    """Whether `status` comes after `known` for one reversal."""
     return _RANKS.get(status, -1) > _RANKS.get(known, -1)
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Of an invoice's granted credits: how many are to be taken back, how many withheld."""
+    """How many of an invoice's granted credits are to be taken back (`reversed`) and frozen."""
 
     reversed: int
     frozen: int
     fully_reversed: bool
-    """The whole of its money has gone back."""
+    """All of its money was reversed."""
 
 
 def claim(granted: int, total_minor: int, reversals: Iterable[ReversalFacts]) -> Claim:
-    """In proportion to the money, rounded down; all of it where all of the money went.
+    """In proportion to the money, rounded down; all credits if all of the money was reversed.
 
-    `total_minor` is what the invoice asked for, from whichever source it was paid.
+    `total_minor` is the invoice's total, whether paid by card or by the customer's Stripe balance.
     """
     back = disputed = 0
     for reversal in reversals:
@@ -114,8 +113,8 @@ def claim(granted: int, total_minor: int, reversals: Iterable[ReversalFacts]) ->
             back += reversal.amount_minor
         elif reversal.effect is Effect.FREEZES:
             disputed += reversal.amount_minor
-    gone = _share(granted, back, total_minor)
-    return Claim(gone, _share(granted, back + disputed, total_minor) - gone, 0 < total_minor <= back)
+    taken = _share(granted, back, total_minor)
+    return Claim(taken, _share(granted, back + disputed, total_minor) - taken, 0 < total_minor <= back)
 
 
 def _share(granted: int, amount_minor: int, total_minor: int) -> int:

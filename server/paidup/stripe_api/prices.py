@@ -67,7 +67,7 @@ class PriceCatalog(Mapping[str, StripePrice]):
                 return False
             before = len(self._prices)
             for found in await self._gateway.list_prices(self._catalogue.lookup_keys):
-                known = self._catalogue.sold_as(found.lookup_key or "")
+                known = self._catalogue.find_by_lookup_key(found.lookup_key or "")
                 if known is None or found.lookup_key is None or found.unit_amount is None:
                     continue
                 plan, listed = known

@@ -12,7 +12,7 @@ from functools import partial
 
 from paidup.clock import Clock
 from paidup.db.models import Account, Subscription
-from paidup.domain.catalog import Catalogue, Change, Interval, Plan, PlanPrice
+from paidup.domain.catalog import BillingCycle, Catalogue, Interval, Plan, PlanPrice
 from paidup.domain.payment_facts import Source
 from paidup.errors import (
     AlreadyOnPlan,
@@ -127,7 +127,7 @@ class PlanChanges:
         price, quantity = wanted
         number, asked_at = account.purchase_number, self._clock()
         key = f"paidup-change-{subscription}-{price}-{quantity}-{number}"
-        restart = plan.change is Change.RESTART_CYCLE
+        restart = plan.change is BillingCycle.RESTART_CYCLE
         try:
             changed = await self._gateway.change_subscription(
                 subscription, item, price, quantity, restart, key
