@@ -1,4 +1,4 @@
-"""Upgrades and downgrades: by our API and past it, paid at once, later or never. Credits follow the money."""
+"""Upgrades and downgrades, through the API or in Stripe, paid at once, later or never."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_an_upgrade_halfway_gives_half_the_difference(life: Life) -> None:
     await assert_books_balance(grants=2)
 
 
-async def test_an_upgrade_that_the_bank_asks_about_applies_once_it_is_paid(life: Life) -> None:
+async def test_an_upgrade_that_requires_authentication_applies_once_paid(life: Life) -> None:
     """S26: till then the plan stays, nothing is granted, and asking again is the same invoice."""
     await life.buy("basic")
     await pay_on_with(life, ASKS)
@@ -85,7 +85,7 @@ async def test_a_declined_upgrade_can_be_replaced_or_paid_with_another_card(life
     await assert_books_balance(grants=2)
 
 
-async def test_two_changes_at_once_are_one_invoice(life: Life) -> None:
+async def test_concurrent_plan_changes_create_one_invoice(life: Life) -> None:
     """S26: pressed twice, charged once."""
     await life.buy("basic")
     both = await asyncio.gather(
@@ -101,7 +101,7 @@ async def test_two_changes_at_once_are_one_invoice(life: Life) -> None:
     await assert_books_balance(grants=2)
 
 
-async def test_what_cannot_be_changed_is_refused_and_says_why(life: Life) -> None:
+async def test_invalid_plan_changes_fail_with_a_reason(life: Life) -> None:
     status, problem = await life.post("/api/subscriptions/change", plan="pro")
     assert (status, problem["type"].rpartition("/")[2]) == (409, "not-subscribed")
     await life.buy("basic")
@@ -115,7 +115,7 @@ async def test_what_cannot_be_changed_is_refused_and_says_why(life: Life) -> Non
     assert await life.entries() == [("grant", 500)]
 
 
-async def test_a_downgrade_applies_at_once_and_is_set_off_later(life: Life) -> None:
+async def test_a_downgrade_applies_at_once_and_is_offset_later(life: Life) -> None:
     """S26: it gives nothing and takes nothing; what its money buys gives nothing until it is used up."""
     await life.buy("pro")
     answer = await life.change("basic")
@@ -132,7 +132,7 @@ async def test_a_downgrade_applies_at_once_and_is_set_off_later(life: Life) -> N
     await assert_books_balance(grants=6)
 
 
-async def test_flapping_between_plans_farms_nothing(life: Life) -> None:
+async def test_switching_between_plans_repeatedly_gains_nothing(life: Life) -> None:
     """S26."""
     await life.buy("pro")
     for plan in ("basic", "pro", "basic", "pro"):
@@ -144,7 +144,7 @@ async def test_flapping_between_plans_farms_nothing(life: Life) -> None:
     await assert_books_balance()
 
 
-async def test_seats_added_and_given_up_are_credited_by_their_money(life: Life) -> None:
+async def test_added_and_removed_seats_are_credited_by_their_money(life: Life) -> None:
     """S26: three seats are three times the credits; back to one and three again gives nothing."""
     await life.buy("basic")
     await life.change("basic", quantity=3)
@@ -170,7 +170,7 @@ async def test_from_month_to_year_and_back(life: Life) -> None:
     await assert_books_balance()
 
 
-async def test_a_plan_may_begin_a_new_period_with_each_change(world: World, tmp_path: Path) -> None:
+async def test_a_plan_may_start_a_new_period_with_each_change(world: World, tmp_path: Path) -> None:
     """S26: `change = "restart_cycle"`: what was unused counts against a whole new month."""
     plans = plans_with(tmp_path, "pro", 'change = "restart_cycle"')
     life = await a_life(world, plans_file=plans)
@@ -204,7 +204,7 @@ async def test_a_change_made_in_stripe_is_credited_by_its_lines(life: Life) -> N
     await assert_books_balance(grants=2)
 
 
-async def test_prorations_that_wait_for_the_renewal_are_credited_with_it(life: Life) -> None:
+async def test_prorations_billed_at_the_renewal_are_credited_with_it(life: Life) -> None:
     """S26: Stripe's default makes no invoice now: no credits now, and several lines on the next invoice."""
     await life.buy("basic")
     await change_in_stripe(life, "pro")
@@ -222,7 +222,7 @@ async def test_prorations_that_wait_for_the_renewal_are_credited_with_it(life: L
         pytest.param({}, 740, 750, id="by default"),
     ],
 )
-async def test_a_discount_changes_no_credits_where_prorations_are_itemized(
+async def test_a_discount_changes_no_credits_if_prorations_are_itemized(
     life: Life, form: dict[str, str], least: int, most: int
 ) -> None:
     """S21, S26: else Stripe's proration lines are net of it, and give credits by what they charge."""
@@ -245,7 +245,7 @@ async def test_a_discount_changes_no_credits_where_prorations_are_itemized(
     await assert_books_balance()
 
 
-async def test_while_a_renewal_is_unpaid_no_change_is_made(life: Life) -> None:
+async def test_no_plan_change_is_possible_while_a_renewal_is_unpaid(life: Life) -> None:
     """S24: 409; what has to be paid first is what is shown as activating."""
     await life.buy("basic")
     await pay_on_with(life, DECLINES)
@@ -274,7 +274,7 @@ async def test_an_upgrade_whose_payment_fails_days_later_gives_nothing(life: Lif
     await assert_books_balance(grants=1)
 
 
-async def test_the_order_in_which_invoices_are_heard_of_changes_no_balance(world: World) -> None:
+async def test_the_order_in_which_invoices_arrive_changes_no_balance(world: World) -> None:
     """S26: no webhook comes; the invoices of seven changes are heard of one by one, the last first."""
     life = await a_life(world, webhooks=False)
     _, purchase = await life.post("/api/subscriptions", plan="pro")

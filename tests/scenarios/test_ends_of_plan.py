@@ -1,4 +1,4 @@
-"""How a subscription ends, and what its events may say in any order: Stripe is asked, never they believed."""
+"""How a subscription ends. Its events may arrive in any order, so its state is read from Stripe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.subscription_lifecycle import (
     Life,
     a_life,
     advance,
-    buy_unheard,
+    buy_without_webhooks,
     grants_of,
     plans_with,
     subscription_of,
@@ -28,7 +28,7 @@ async def life(world: World) -> Life:
     return await a_life(world)
 
 
-async def test_what_is_cancelled_runs_until_its_period_ends(life: Life) -> None:
+async def test_a_canceled_subscription_runs_until_its_period_ends(life: Life) -> None:
     """S18: it says when; resumed, it goes on; cancelled again, it ends then, and its credits stay."""
     await life.buy("pro")
     _, answer = await life.post("/api/subscriptions/cancel")
@@ -52,7 +52,7 @@ async def test_what_is_cancelled_runs_until_its_period_ends(life: Life) -> None:
     assert await life.balance() == 4500
 
 
-async def test_what_is_cancelled_at_once_keeps_its_credits_and_its_year(life: Life) -> None:
+async def test_an_immediate_cancellation_keeps_credits_and_installments(life: Life) -> None:
     """S27: paid is paid, unless the plan says otherwise."""
     await life.buy("pro", interval="year")
     _, answer = await life.post("/api/subscriptions/cancel", when="now")
@@ -76,11 +76,11 @@ async def test_a_plan_may_end_its_credits_with_the_subscription(world: World, tm
     await assert_books_balance(grants=2)
 
 
-async def test_an_end_of_which_nobody_tells_is_found(world: World, tmp_path: Path) -> None:
+async def test_a_subscription_end_without_a_webhook_is_found(world: World, tmp_path: Path) -> None:
     """S18: `deleted` never comes; the sweep asks when the period should have been renewed."""
     plans = plans_with(tmp_path, "pro", 'on_cancel = "expire"')
     life = await a_life(world, webhooks=False, plans_file=plans)
-    await buy_unheard(life, "pro")
+    await buy_without_webhooks(life, "pro")
     subscription = (await subscription_of(life))["id"]
     await advance(life, 0.1)
     await life.work()
@@ -96,7 +96,7 @@ async def test_an_end_of_which_nobody_tells_is_found(world: World, tmp_path: Pat
 # Events in any order
 
 
-async def test_subscription_events_in_any_order_ten_times_change_nothing(life: Life) -> None:
+async def test_repeated_subscription_events_in_any_order_change_nothing(life: Life) -> None:
     """S18: a late `created` (incomplete), an `updated` of last month, after the renewal: Stripe is asked."""
     await life.buy("pro")
     await life.change("advanced")
@@ -116,7 +116,7 @@ async def test_subscription_events_in_any_order_ten_times_change_nothing(life: L
     await assert_books_balance(grants=3)
 
 
-async def test_an_ended_subscription_stays_ended_whatever_comes_late(life: Life) -> None:
+async def test_an_ended_subscription_stays_ended_after_late_events(life: Life) -> None:
     """S18: `updated` (active) after `deleted`."""
     await life.buy("pro")
     active = await life.stripe.event("customer.subscription.updated")
@@ -129,7 +129,7 @@ async def test_an_ended_subscription_stays_ended_whatever_comes_late(life: Life)
     assert (await subscription_of(life))["status"] == "canceled"
 
 
-async def test_a_foreign_subscription_is_nobodys(life: Life) -> None:
+async def test_a_foreign_subscription_has_no_account(life: Life) -> None:
     """S18: of a customer whom no account names; stored, and nothing else."""
     await life.buy("pro")
     stranger = await life.stripe.customer()
@@ -140,7 +140,7 @@ async def test_a_foreign_subscription_is_nobodys(life: Life) -> None:
     assert await life.balance() == 2000
 
 
-async def test_a_subscription_made_elsewhere_is_met_and_followed(life: Life) -> None:
+async def test_a_subscription_created_in_stripe_is_imported_and_followed(life: Life) -> None:
     """S18: the SaaS made it in Stripe, naming the account: credited, shown, and ended as if made here."""
     await life.balance()
     made = await life.stripe.subscribe(await life.stripe.customer(), "basic", account=life.customer.name)

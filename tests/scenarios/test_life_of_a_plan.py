@@ -1,4 +1,4 @@
-"""The whole life of a plan: renewals, years, trials, ends. What Stripe does, and what credits do then."""
+"""The life of a plan: renewals, yearly plans, trials, ends, and their credits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.subscription_lifecycle import (
     Life,
     a_life,
     advance,
-    buy_unheard,
+    buy_without_webhooks,
     grants_of,
     pay_on_with,
     plans_with,
@@ -44,10 +44,10 @@ async def test_a_renewal_is_credited(life: Life) -> None:
     await assert_books_balance(grants=2)
 
 
-async def test_a_renewal_of_which_no_webhook_tells_is_found_by_the_subscription(world: World) -> None:
+async def test_a_renewal_without_a_webhook_is_found_by_the_subscription(world: World) -> None:
     """S20: its period is over, so the reconciler asks what came of it."""
     life = await a_life(world, webhooks=False)
-    await buy_unheard(life, "pro")
+    await buy_without_webhooks(life, "pro")
     await advance(life, 32)
     await life.paidup.services.reconciler.due_subscriptions()
     assert await life.entries() == [("grant", 2000), ("grant", 2000)]
@@ -55,10 +55,10 @@ async def test_a_renewal_of_which_no_webhook_tells_is_found_by_the_subscription(
     assert row.settled_via == "reconciliation"
 
 
-async def test_a_subscription_that_stripe_did_not_show_is_asked_about_soon_again(world: World) -> None:
-    """S20: an outage puts it off by 20 s, not by the minute for which whoever reads it claims it."""
+async def test_a_failed_subscription_read_is_retried_soon(world: World) -> None:
+    """S20: an outage delays it by 20 s, not by the minute of the reader's lease."""
     life = await a_life(world, webhooks=False)
-    await buy_unheard(life, "pro")
+    await buy_without_webhooks(life, "pro")
     await advance(life, 32)
     await life.stripe.conditions(api_down=True)
     reconciler = life.paidup.services.reconciler
@@ -70,10 +70,10 @@ async def test_a_subscription_that_stripe_did_not_show_is_asked_about_soon_again
     assert await life.entries() == [("grant", 2000), ("grant", 2000)]
 
 
-async def test_renewals_during_months_of_silence_are_found_in_stripes_list(world: World) -> None:
+async def test_renewals_without_webhooks_for_months_are_found_in_stripes_list(world: World) -> None:
     """S20: not only the newest one, which the subscription names."""
     life = await a_life(world, webhooks=False)
-    await buy_unheard(life, "pro")
+    await buy_without_webhooks(life, "pro")
     await advance(life, 93)
     assert await life.paidup.services.reconciler.paid_invoices() == 3
     assert await life.balance() == 4 * 2000
@@ -81,10 +81,8 @@ async def test_renewals_during_months_of_silence_are_found_in_stripes_list(world
 
 
 @pytest.mark.parametrize(("card", "shown"), [(ASKS, "requires_action"), (DECLINES, "failed")])
-async def test_a_renewal_that_could_not_be_collected_is_shown_and_can_be_paid(
-    life: Life, card: str, shown: str
-) -> None:
-    """S24: the customer's next visit tells him which invoice, with a ticket; paid, it is credited once."""
+async def test_an_unpaid_renewal_is_shown_and_can_be_paid(life: Life, card: str, shown: str) -> None:
+    """S24: the customer's next visit shows the invoice, with a ticket; once paid, it is credited once."""
     await life.buy("pro")
     await pay_on_with(life, card)
     await life.pass_days(32)
@@ -107,10 +105,10 @@ async def test_a_renewal_that_could_not_be_collected_is_shown_and_can_be_paid(
     await assert_books_balance(grants=2)
 
 
-async def test_the_account_shows_a_paid_plan_as_active_before_stripe_is_asked_again(world: World) -> None:
-    """S01: credits beside a plan that is not active yet would be a riddle to whoever has just paid."""
+async def test_the_account_shows_a_paid_plan_as_active_before_the_next_read(world: World) -> None:
+    """S01: credits next to an inactive plan would confuse a customer who has just paid."""
     life = await a_life(world, webhooks=False)
-    await buy_unheard(life, "pro")
+    await buy_without_webhooks(life, "pro")
     seen = await life.account()
     assert (seen["balance"], seen["subscription"]["plan"], seen["subscription"]["status"]) == (
         2000,
@@ -119,8 +117,8 @@ async def test_the_account_shows_a_paid_plan_as_active_before_stripe_is_asked_ag
     )
 
 
-async def test_the_account_shows_no_credits_whose_month_is_over(life: Life) -> None:
-    """S27: whoever looks sees what he can spend, and a page that is open hears of it."""
+async def test_the_account_shows_no_expired_credits(life: Life) -> None:
+    """S27: a request sees what can be spent, and an open page is sent the change."""
     await life.buy("basic", interval="year")
     async with life.customer.watch_balance() as socket:
         assert (await next_balance(socket))["balance"] == 500
@@ -153,7 +151,7 @@ async def test_a_refund_takes_the_credits_back(life: Life) -> None:
     await assert_books_balance()
 
 
-async def test_a_top_up_stays(life: Life) -> None:
+async def test_a_top_up_does_not_expire(life: Life) -> None:
     """S27."""
     await life.buy("basic")
     await life.top_up()
@@ -163,7 +161,7 @@ async def test_a_top_up_stays(life: Life) -> None:
     await assert_books_balance()
 
 
-async def test_a_months_part_comes_once_however_many_reconcilers_there_are(life: Life) -> None:
+async def test_an_installment_is_granted_once_by_several_reconcilers(life: Life) -> None:
     """S27: two at once, after a downtime of five months."""
     invoice = await life.buy("pro", interval="year")
     await advance(life, 5 * 31)
@@ -175,7 +173,7 @@ async def test_a_months_part_comes_once_however_many_reconcilers_there_are(life:
     await assert_books_balance(grants=1)
 
 
-async def test_after_a_downtime_the_parts_of_months_that_are_over_have_ended(life: Life) -> None:
+async def test_after_a_downtime_installments_of_past_months_have_expired(life: Life) -> None:
     """S27: a plan whose credits expire gives each month its own, late or not, and keeps the running one."""
     await life.buy("basic", interval="year")
     await life.pass_days(100)
@@ -185,7 +183,7 @@ async def test_after_a_downtime_the_parts_of_months_that_are_over_have_ended(lif
     await assert_books_balance(grants=1)
 
 
-async def test_a_change_within_the_year_moves_what_is_to_come(life: Life) -> None:
+async def test_a_plan_change_within_the_year_changes_later_installments(life: Life) -> None:
     """S26, S27: an upgrade adds to the later months; a downgrade lowers them, and takes nothing back."""
     await life.buy("basic", interval="year")
     await life.pass_days(3)
@@ -200,7 +198,7 @@ async def test_a_change_within_the_year_moves_what_is_to_come(life: Life) -> Non
     await assert_books_balance()
 
 
-async def test_a_year_from_a_31st_gives_its_parts_on_the_last_day_of_short_months(life: Life) -> None:
+async def test_a_year_from_a_31st_grants_on_the_last_day_of_short_months(life: Life) -> None:
     """S27: the calendar of the parts is that of Stripe's own months."""
     stripe_now = (await life.stripe.look("clock"))["now"]
     here = datetime.fromtimestamp(stripe_now, UTC)
@@ -215,7 +213,7 @@ async def test_a_year_from_a_31st_gives_its_parts_on_the_last_day_of_short_month
     assert [int(at.timestamp()) for at in seen[1:]] == [add_months(begin, n) for n in range(10)]
 
 
-async def test_what_is_unused_ends_stays_or_stays_up_to_a_cap(life: Life) -> None:
+async def test_unused_credits_expire_stay_or_roll_over_up_to_a_cap(life: Life) -> None:
     """S27: expire, cap and keep, month by month; every end is an entry; a top-up outlives them all."""
     await life.buy("advanced")
     await life.top_up()
@@ -275,7 +273,7 @@ async def test_a_trial_of_a_yearly_plan_gives_no_year(world: World, tmp_path: Pa
     assert len((await life.account())["installments"]) == 11
 
 
-async def test_a_plan_that_is_discounted_to_nothing_gives_its_credits(life: Life) -> None:
+async def test_a_fully_discounted_plan_gives_its_credits(life: Life) -> None:
     """S21: and again with each renewal."""
     coupon = (await life.stripe.api("POST", "coupons", percent_off="100", duration="forever"))["id"]
     await trial(life, "pro", **{"discounts[0][coupon]": coupon})

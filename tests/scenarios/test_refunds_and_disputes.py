@@ -1,4 +1,4 @@
-"""Refunds and disputes (SCENARIOS, S25): the credits go with the money, and come back with it."""
+"""Refunds and disputes (SCENARIOS, S25): credits are taken back, and restored when a reversal is undone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def life(world: World) -> AsyncIterator[Life]:
 
 
 @pytest.fixture
-async def unheard(world: World) -> AsyncIterator[Life]:
+async def no_webhooks(world: World) -> AsyncIterator[Life]:
     """The same without webhooks: what Stripe says is delivered by hand."""
     life = await a_life(world, webhooks=False)
     yield life
@@ -53,7 +53,7 @@ async def _everything_adds_up(life: Life) -> None:
 # Refunds
 
 
-async def test_a_refund_takes_the_credits_back_and_the_status_says_it(life: Life) -> None:
+async def test_a_refund_takes_the_credits_back_and_changes_the_status(life: Life) -> None:
     """S25: over HTTP and on the sockets, with a reason that the customer may read."""
     invoice = await life.buy("pro")
     async with life.customer.watch_balance() as line:
@@ -70,7 +70,7 @@ async def test_a_refund_takes_the_credits_back_and_the_status_says_it(life: Life
     assert await LedgerEntry.all().count() == 2
 
 
-async def test_refunds_in_part_take_their_part_and_together_the_whole(life: Life) -> None:
+async def test_partial_refunds_take_their_share_and_together_all(life: Life) -> None:
     """S25: in proportion, rounded down; the last cent takes the last credit."""
     invoice = await life.buy("pro")
     await life.refund(invoice, 1000)
@@ -83,7 +83,7 @@ async def test_refunds_in_part_take_their_part_and_together_the_whole(life: Life
     await life.wait_for_status(invoice, "reversed")
 
 
-async def test_a_refund_that_fails_later_gives_the_credits_back(life: Life) -> None:
+async def test_a_refund_that_fails_later_restores_the_credits(life: Life) -> None:
     """S25: the money is with the merchant again, the credits with the customer."""
     invoice = await life.buy("pro")
     await life.spend(300, "before")
@@ -101,9 +101,7 @@ async def test_a_refund_that_fails_later_gives_the_credits_back(life: Life) -> N
 
 
 @pytest.mark.parametrize(("card", "then"), [("pm_card_pendingRefund", 0), ("pm_card_refundFail", CREDITS)])
-async def test_a_refund_counts_while_it_is_pending_and_not_once_it_bounces(
-    life: Life, card: str, then: int
-) -> None:
+async def test_a_pending_refund_counts_until_it_fails(life: Life, card: str, then: int) -> None:
     """S25: Stripe's cards whose refunds arrive, or bounce, some time later."""
     invoice = await life.buy("pro", card)
     await life.refund(invoice)
@@ -113,62 +111,62 @@ async def test_a_refund_counts_while_it_is_pending_and_not_once_it_bounces(
     assert (await life.status(invoice))["status"] == ("active" if then else "reversed")
 
 
-async def test_a_refund_that_names_only_a_charge_finds_its_invoice(unheard: Life) -> None:
+async def test_a_refund_that_names_only_a_charge_finds_its_invoice(no_webhooks: Life) -> None:
     """S25: as Stripe shows it where no PaymentIntent is named: the charge is asked for."""
-    invoice = await unheard.buy_by_hand()
-    made = {**await unheard.refund(invoice), "payment_intent": None}
-    await unheard.paidup.webhook(forged_event("refund.created", made))
-    assert await unheard.balance() == 0
+    invoice = await no_webhooks.buy_by_hand()
+    made = {**await no_webhooks.refund(invoice), "payment_intent": None}
+    await no_webhooks.paidup.webhook(forged_event("refund.created", made))
+    assert await no_webhooks.balance() == 0
     foreign = {**made, "id": "re_foreign", "charge": None}
-    _, answer = await unheard.paidup.webhook(forged_event("refund.created", foreign))
+    _, answer = await no_webhooks.paidup.webhook(forged_event("refund.created", foreign))
     assert answer["outcome"] == "irrelevant"
 
 
-async def test_a_refund_that_is_heard_of_before_the_payment_leaves_nothing(unheard: Life) -> None:
+async def test_a_refund_that_arrives_before_the_payment_is_applied_to_it(no_webhooks: Life) -> None:
     """S25: refund.created overtakes invoice.paid: what is granted then goes at once."""
-    _, purchase = await unheard.post("/api/subscriptions", plan="pro")
-    await unheard.stripe.confirm(purchase["client_secret"])
-    await unheard.refund(purchase["invoice"], FULL // 2)
-    await unheard.deliver("refund.created")
-    assert await unheard.entries() == []
-    await unheard.deliver("invoice.paid")
-    assert [entry[:2] for entry in await unheard.reasons()] == [("grant", 2000), ("reverse", -1000)]
-    await unheard.deliver("refund.created")
-    assert await unheard.balance() == 1000
+    _, purchase = await no_webhooks.post("/api/subscriptions", plan="pro")
+    await no_webhooks.stripe.confirm(purchase["client_secret"])
+    await no_webhooks.refund(purchase["invoice"], FULL // 2)
+    await no_webhooks.deliver("refund.created")
+    assert await no_webhooks.entries() == []
+    await no_webhooks.deliver("invoice.paid")
+    assert [entry[:2] for entry in await no_webhooks.reasons()] == [("grant", 2000), ("reverse", -1000)]
+    await no_webhooks.deliver("refund.created")
+    assert await no_webhooks.balance() == 1000
 
 
-async def test_a_refund_of_an_invoice_that_is_not_known_here_takes_the_invoice_up(unheard: Life) -> None:
+async def test_a_refund_of_an_unknown_invoice_imports_the_invoice(no_webhooks: Life) -> None:
     """S25: bought past Paidup, refunded before we heard of it: credited and taken back, in that order."""
-    await unheard.balance()
-    made = await unheard.stripe.subscribe(await unheard.stripe.customer(), "pro", "ada")
+    await no_webhooks.balance()
+    made = await no_webhooks.stripe.subscribe(await no_webhooks.stripe.customer(), "pro", "ada")
     invoice = made["latest_invoice"]
-    await unheard.stripe.confirm(invoice["confirmation_secret"]["client_secret"])
+    await no_webhooks.stripe.confirm(invoice["confirmation_secret"]["client_secret"])
     intent = invoice["confirmation_secret"]["client_secret"].partition("_secret_")[0]
-    await unheard.stripe.api("POST", "refunds", payment_intent=intent)
-    await unheard.deliver("refund.created")
-    assert [entry[:2] for entry in await unheard.reasons()] == [("grant", 2000), ("reverse", -2000)]
-    assert (await unheard.status(invoice["id"]))["status"] == "reversed"
+    await no_webhooks.stripe.api("POST", "refunds", payment_intent=intent)
+    await no_webhooks.deliver("refund.created")
+    assert [entry[:2] for entry in await no_webhooks.reasons()] == [("grant", 2000), ("reverse", -2000)]
+    assert (await no_webhooks.status(invoice["id"]))["status"] == "reversed"
 
 
-async def test_what_is_told_out_of_order_and_many_times_counts_once(unheard: Life) -> None:
+async def test_events_out_of_order_and_repeated_count_once(no_webhooks: Life) -> None:
     """S25: failed comes before created, and each of them ten times."""
-    invoice = await unheard.buy_by_hand()
-    bounced = await unheard.refund(invoice, 1450)
-    await unheard.stripe.control(f"refunds/{bounced['id']}/fail")
-    await unheard.deliver("refund.failed", bounced["id"])
+    invoice = await no_webhooks.buy_by_hand()
+    bounced = await no_webhooks.refund(invoice, 1450)
+    await no_webhooks.stripe.control(f"refunds/{bounced['id']}/fail")
+    await no_webhooks.deliver("refund.failed", bounced["id"])
     for _ in range(10):
-        await unheard.deliver("refund.created", bounced["id"])
-    assert await unheard.balance() == CREDITS
-    arrived = await unheard.refund(invoice, 1450)
-    event = await unheard.stripe.event("refund.created", arrived["id"])
+        await no_webhooks.deliver("refund.created", bounced["id"])
+    assert await no_webhooks.balance() == CREDITS
+    arrived = await no_webhooks.refund(invoice, 1450)
+    event = await no_webhooks.stripe.event("refund.created", arrived["id"])
     for number in range(10):
         twin = {**event, "id": f"{event['id']}{number // 2}"}  # one change may make several events
-        await unheard.paidup.webhook(json.dumps(twin).encode())
-    assert await unheard.entries() == [("grant", 2000), ("reverse", -1000)]
+        await no_webhooks.paidup.webhook(json.dumps(twin).encode())
+    assert await no_webhooks.entries() == [("grant", 2000), ("reverse", -1000)]
 
 
 @pytest.mark.parametrize("sweep", ["reversals", "undelivered_events"])
-async def test_a_refund_that_no_webhook_tells_of_is_found(life: Life, sweep: str) -> None:
+async def test_a_refund_without_a_webhook_is_found(life: Life, sweep: str) -> None:
     """S25: in Stripe's list of refunds, or among the events that it could not deliver."""
     invoice = await life.buy("pro")
     await life.calm()
@@ -180,7 +178,7 @@ async def test_a_refund_that_no_webhook_tells_of_is_found(life: Life, sweep: str
     assert (await life.status(invoice))["status"] == "reversed"
 
 
-async def test_refunds_of_payments_that_are_not_ours_are_asked_about_once(life: Life) -> None:
+async def test_refunds_of_foreign_payments_are_looked_up_once(life: Life) -> None:
     """S25: another product of the same Stripe account costs no call each time the list is read."""
     intent = await life.stripe.api(
         "POST", "payment_intents", amount=500, currency="usd", payment_method="pm_card_visa", confirm="true"
@@ -199,7 +197,7 @@ async def test_refunds_of_payments_that_are_not_ours_are_asked_about_once(life: 
 # Disputes
 
 
-async def test_a_dispute_withholds_what_remains_until_it_is_won(life: Life) -> None:
+async def test_a_dispute_freezes_remaining_credits_until_it_is_won(life: Life) -> None:
     """S25: what was spent stays spent, the rest cannot be; once won, it is there again."""
     invoice = await life.buy("pro")
     await life.spend(600, "before")
@@ -217,7 +215,7 @@ async def test_a_dispute_withholds_what_remains_until_it_is_won(life: Life) -> N
     ]
 
 
-async def test_a_dispute_that_is_lost_leaves_a_debt_that_the_next_grant_pays(life: Life) -> None:
+async def test_a_lost_dispute_leaves_a_debt_that_the_next_grant_pays(life: Life) -> None:
     """S25: for what was spent; until then each spend is refused, and shows the debt."""
     invoice = await life.buy("pro")
     await life.spend(600, "before")
@@ -233,7 +231,7 @@ async def test_a_dispute_that_is_lost_leaves_a_debt_that_the_next_grant_pays(lif
     await life.spend(400, "after")
 
 
-async def test_an_inquiry_withholds_nothing_unless_it_becomes_a_dispute(life: Life) -> None:
+async def test_an_inquiry_freezes_nothing_unless_it_becomes_a_dispute(life: Life) -> None:
     """S25: the bank only asks; no money has moved."""
     invoice = await life.buy("pro")
     dispute = await life.dispute(invoice, inquiry=True)
@@ -243,7 +241,7 @@ async def test_an_inquiry_withholds_nothing_unless_it_becomes_a_dispute(life: Li
     await life.wait_for_balance(0)
 
 
-async def test_an_inquiry_that_is_closed_leaves_no_trace_in_the_ledger(life: Life) -> None:
+async def test_a_closed_inquiry_posts_no_entry(life: Life) -> None:
     """S25."""
     invoice = await life.buy("pro")
     dispute = await life.dispute(invoice, inquiry=True)
@@ -253,7 +251,7 @@ async def test_an_inquiry_that_is_closed_leaves_no_trace_in_the_ledger(life: Lif
     assert await life.entries() == [("grant", 2000)]
 
 
-async def test_a_dispute_about_a_part_withholds_that_part(life: Life) -> None:
+async def test_a_partial_dispute_freezes_its_share(life: Life) -> None:
     """S25: and takes only that, once it is lost."""
     invoice = await life.buy("pro")
     dispute = await life.dispute(invoice, amount=FULL // 2)
@@ -265,7 +263,7 @@ async def test_a_dispute_about_a_part_withholds_that_part(life: Life) -> None:
     assert (await life.status(invoice))["status"] == "active"
 
 
-async def test_a_dispute_is_won_and_then_the_money_is_given_back(life: Life) -> None:
+async def test_a_refund_after_a_won_dispute_takes_the_credits_back(life: Life) -> None:
     """S25: of good will: the credits go with it all the same."""
     invoice = await life.buy("pro")
     dispute = await life.dispute(invoice)
@@ -281,7 +279,7 @@ async def test_a_dispute_is_won_and_then_the_money_is_given_back(life: Life) -> 
 # Years
 
 
-async def test_the_parts_of_a_year_that_come_while_it_is_disputed_are_withheld(life: Life) -> None:
+async def test_installments_granted_during_a_dispute_are_frozen(life: Life) -> None:
     """S25: each as it comes; all of them are there once the dispute is won."""
     invoice = await life.buy("pro", interval="year")
     dispute = await life.dispute(invoice)
@@ -293,7 +291,7 @@ async def test_the_parts_of_a_year_that_come_while_it_is_disputed_are_withheld(l
     await life.wait_for_balance(4000)
 
 
-async def test_a_year_that_is_refunded_in_part_gives_less_each_month(life: Life) -> None:
+async def test_a_partly_refunded_year_gives_less_each_month(life: Life) -> None:
     """S25: half of the money went back, so half of each part comes."""
     invoice = await life.buy("pro", interval="year")
     await life.refund(invoice, 14500)
@@ -302,7 +300,7 @@ async def test_a_year_that_is_refunded_in_part_gives_less_each_month(life: Life)
     assert await life.balance() == 2000
 
 
-async def test_a_year_that_is_refunded_gives_nothing_more_unless_the_refund_fails(life: Life) -> None:
+async def test_a_refunded_year_gives_nothing_more_unless_the_refund_fails(life: Life) -> None:
     """S25: then all that was due meanwhile comes."""
     invoice = await life.buy("pro", interval="year")
     made = await life.refund(invoice)
@@ -321,7 +319,7 @@ async def test_a_year_that_is_refunded_gives_nothing_more_unless_the_refund_fail
 
 
 @pytest.mark.parametrize("way", ["credit_amount", "out_of_band_amount", "refund_amount"])
-async def test_a_credit_note_takes_the_credits_whichever_way_the_money_went(life: Life, way: str) -> None:
+async def test_a_credit_note_takes_the_credits_however_the_money_was_returned(life: Life, way: str) -> None:
     """S25: to the customer's balance at Stripe, past Stripe, or as a refund, which is not counted twice."""
     invoice = await life.buy("pro")
     await life.credit_note(invoice, amount=FULL // 2, **{way: FULL // 2})
@@ -347,25 +345,25 @@ async def test_a_credit_note_on_an_open_invoice_takes_no_credit(life: Life) -> N
     await life.wait_for_status(purchase["invoice"], "reversed")
 
 
-async def test_a_credit_note_in_an_old_shape_is_read_again(unheard: Life) -> None:
+async def test_a_credit_note_of_an_old_api_version_is_refetched(no_webhooks: Life) -> None:
     """S25: an endpoint of an older version does not show what went back as a refund."""
-    invoice = await unheard.buy_by_hand()
-    note = await unheard.credit_note(invoice, amount=FULL // 2, refund_amount=FULL // 2)
-    await unheard.deliver("refund.created")
+    invoice = await no_webhooks.buy_by_hand()
+    note = await no_webhooks.credit_note(invoice, amount=FULL // 2, refund_amount=FULL // 2)
+    await no_webhooks.deliver("refund.created")
     for missing in (["refunds"], ["post_payment_amount", "refunds"]):
         old = {name: value for name, value in note.items() if name not in missing}
-        await unheard.paidup.webhook(forged_event("credit_note.created", old, api_version=OLD_VERSION))
-        assert await unheard.balance() == 1000
-    other = await unheard.credit_note(invoice, amount=FULL // 2, credit_amount=FULL // 2)
+        await no_webhooks.paidup.webhook(forged_event("credit_note.created", old, api_version=OLD_VERSION))
+        assert await no_webhooks.balance() == 1000
+    other = await no_webhooks.credit_note(invoice, amount=FULL // 2, credit_amount=FULL // 2)
     old = {name: value for name, value in other.items() if name != "post_payment_amount"}
-    await unheard.paidup.webhook(forged_event("credit_note.created", old, api_version=OLD_VERSION))
-    assert await unheard.balance() == 0
+    await no_webhooks.paidup.webhook(forged_event("credit_note.created", old, api_version=OLD_VERSION))
+    assert await no_webhooks.balance() == 0
 
 
 # By policy, and for the operators
 
 
-async def test_what_was_spent_is_forgiven_where_the_policy_says_so(world: World) -> None:
+async def test_spent_credits_are_forgiven_if_the_policy_says_so(world: World) -> None:
     """S25: what is left goes, nobody owes the rest, and a refund that fails gives back what went."""
     plans = world.folder / "plans.toml"
     text = PACKAGED_PLANS.read_text()
@@ -382,8 +380,8 @@ async def test_what_was_spent_is_forgiven_where_the_policy_says_so(world: World)
     await _everything_adds_up(life)
 
 
-async def test_explain_tells_what_went_back_and_what_is_withheld(life: Life) -> None:
-    """S25, S36: in the headline and in the timeline, for a person who asks why he has no credits."""
+async def test_explain_shows_reversed_and_frozen_credits(life: Life) -> None:
+    """S25, S36: in the summary and the timeline, for support."""
     invoice = await life.buy("pro")
     await life.refund(invoice, FULL // 2)
     await life.wait_for_balance(1000)
@@ -405,8 +403,8 @@ async def test_explain_tells_what_went_back_and_what_is_withheld(life: Life) -> 
     assert "The payment and its credits were reversed" in await told()
 
 
-async def test_the_reasons_are_the_customers_to_read(life: Life) -> None:
-    """S25: no entry shows him Stripe's ids or the merchant's words."""
+async def test_entry_reasons_are_written_for_the_customer(life: Life) -> None:
+    """S25: no entry shows Stripe's ids or text for the merchant."""
     invoice = await life.buy("pro")
     note = await life.credit_note(invoice, amount=100, credit_amount=100)
     await life.dispute(invoice)

@@ -1,4 +1,4 @@
-"""Reserving through the API: credits held for work whose cost is known only afterwards."""
+"""Reservations through the API: credits held for work whose cost is known only afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_work_is_reserved_done_and_paid_for(paidup: Paidup) -> None:
     assert await ada.balance() == 50
 
 
-async def test_work_that_came_to_nothing_costs_nothing(paidup: Paidup) -> None:
+async def test_canceled_work_costs_nothing(paidup: Paidup) -> None:
     ada = await _with_credits(paidup, 100)
     await _reserve(ada, 70)
     for _ in range(2):
@@ -36,7 +36,7 @@ async def test_work_that_came_to_nothing_costs_nothing(paidup: Paidup) -> None:
     assert await ada.balance() == 100
 
 
-async def test_what_cannot_be_done_is_told_as_a_problem(paidup: Paidup) -> None:
+async def test_invalid_reservations_are_problem_responses(paidup: Paidup) -> None:
     ada = await _with_credits(paidup, 100)
     await _reserve(ada, 70)
     assert _told(await _reserve(ada, 71)) == (409, "key-reused")
@@ -53,7 +53,7 @@ async def test_what_cannot_be_done_is_told_as_a_problem(paidup: Paidup) -> None:
     assert await ada.balance() == 50
 
 
-async def test_without_credits_the_answer_tells_of_the_payment_being_activated(paidup: Paidup) -> None:
+async def test_without_credits_the_response_names_the_pending_payment(paidup: Paidup) -> None:
     """S03: as a refused spend does."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -62,7 +62,7 @@ async def test_without_credits_the_answer_tells_of_the_payment_being_activated(p
     assert refused["activating"]["invoice"] == purchase["invoice"]
 
 
-async def test_past_its_time_several_reconcilers_give_it_back_once(paidup: Paidup) -> None:
+async def test_several_reconcilers_expire_a_reservation_once(paidup: Paidup) -> None:
     ada, bob = await _with_credits(paidup, 100), await _with_credits(paidup, 100, "bob")
     for customer in (ada, bob):
         await _reserve(customer, 30, "a")
@@ -76,7 +76,7 @@ async def test_past_its_time_several_reconcilers_give_it_back_once(paidup: Paidu
     assert await _release(bob, "a") == (200, {"balance": 100, "credits": 30, "key": "a"})
 
 
-async def test_each_change_is_told_to_whoever_watches_the_balance(world: World) -> None:
+async def test_each_change_is_sent_to_the_balance_socket(world: World) -> None:
     """And what changes nothing is not: the same again is no news."""
     paidup = await world.server(resync_interval_s=600)
     ada = await _with_credits(paidup, 100)
@@ -100,7 +100,7 @@ async def test_each_change_is_told_to_whoever_watches_the_balance(world: World) 
     assert [frame["version"] for frame in told] == sorted({frame["version"] for frame in told})
 
 
-async def test_spends_and_reservations_at_once_in_two_processes_never_go_below_zero(world: World) -> None:
+async def test_concurrent_spends_and_reservations_in_two_processes_never_go_below_zero(world: World) -> None:
     """Many at once on one account, at both servers, and each of them twice: shared out, no more."""
     paidup, other = await world.server(webhooks=False), await world.process(webhooks=False)
     ada = await _with_credits(paidup, 105)

@@ -1,4 +1,4 @@
-"""Credits that are held by a reservation while their money goes back."""
+"""Credits that are reserved while their payment is refunded or disputed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def _release(life: Life) -> None:
 
 
 @pytest.mark.parametrize("how", ["refund", "dispute"])
-async def test_credits_held_over_a_refund_are_not_kept(world: World, how: str) -> None:
+async def test_credits_reserved_during_a_refund_are_taken_back(world: World, how: str) -> None:
     """S25: reserve all, have the money back, release: nothing is there, though what is spent is forgiven."""
     plans = world.folder / "plans.toml"
     text = PACKAGED_PLANS.read_text()
@@ -42,7 +42,7 @@ async def test_credits_held_over_a_refund_are_not_kept(world: World, how: str) -
     await assert_books_balance()
 
 
-async def test_credits_released_during_a_dispute_wait_for_its_end(world: World) -> None:
+async def test_credits_released_during_a_dispute_are_frozen(world: World) -> None:
     """S25: they are frozen like those that were not held."""
     life = await a_life(world)
     invoice = await life.buy()

@@ -1,4 +1,4 @@
-"""Nothing for nothing: credits that cost no money cannot be multiplied, by no quantity and no repetition."""
+"""Free credits cannot be multiplied by quantity or repetition."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def cancel_now(life: Life) -> None:
     assert status == 200, answer
 
 
-async def test_a_free_plan_cannot_be_bought_ten_thousand_times_at_once(life: Life) -> None:
+async def test_a_free_plan_is_limited_to_its_largest_quantity(life: Life) -> None:
     """Refused before Stripe is asked, with the number that may be had; `GET /api/plans` says it as well."""
     before = await life.stripe.calls()
     status, refusal = await life.post("/api/subscriptions", plan="free", quantity=10_000)
@@ -79,7 +79,7 @@ async def test_a_free_plan_cannot_be_bought_ten_thousand_times_at_once(life: Lif
     }
 
 
-async def test_a_change_and_a_top_up_keep_to_the_largest_quantity(life: Life) -> None:
+async def test_plan_changes_and_top_ups_are_limited_to_the_largest_quantity(life: Life) -> None:
     """And nothing has changed: not the plan, not what is to be paid."""
     await life.buy("basic")
     for path, body in (
@@ -94,7 +94,7 @@ async def test_a_change_and_a_top_up_keep_to_the_largest_quantity(life: Life) ->
     assert (await life.account())["subscription"]["quantity"] == 1
 
 
-async def test_a_quantity_that_was_set_in_stripe_stays_but_cannot_be_taken_to_another_plan(
+async def test_a_quantity_set_in_stripe_cannot_be_taken_to_another_plan(
     life: Life,
 ) -> None:
     """The SaaS sold more seats by itself: they are credited by their money. The customer cannot move them."""
@@ -111,7 +111,7 @@ async def test_a_quantity_that_was_set_in_stripe_stays_but_cannot_be_taken_to_an
     assert (status, "at most 100, not 200" in refusal["detail"]) == (422, True)
 
 
-async def test_an_amount_that_stripe_could_not_charge_is_refused_before_stripe_is_asked(
+async def test_an_amount_above_stripes_limit_fails_without_a_stripe_call(
     world: World, tmp_path: Path
 ) -> None:
     """99,999,999 is the most: https://docs.stripe.com/currencies."""
@@ -124,7 +124,7 @@ async def test_an_amount_that_stripe_could_not_charge_is_refused_before_stripe_i
     assert await life.stripe.calls() == before
 
 
-async def test_a_free_plan_cancelled_and_bought_again_gives_nothing_until_its_period_is_over(
+async def test_repeating_a_canceled_free_plan_gives_nothing_within_its_period(
     life: Life,
 ) -> None:
     """Each time a grant of 0, and the ledger says why; then the regular grants come again."""
@@ -144,7 +144,7 @@ async def test_a_free_plan_cancelled_and_bought_again_gives_nothing_until_its_pe
     await assert_books_balance(grants=6)
 
 
-async def test_a_free_plan_with_a_quantity_that_was_set_in_stripe_gives_one(life: Life) -> None:
+async def test_a_free_plan_with_a_quantity_set_in_stripe_gives_one(life: Life) -> None:
     """Where there is no money, it decides nothing."""
     await life.balance()
     customer = await life.stripe.customer()
@@ -154,7 +154,7 @@ async def test_a_free_plan_with_a_quantity_that_was_set_in_stripe_gives_one(life
     await assert_books_balance(grants=1)
 
 
-async def test_a_trial_and_a_full_discount_are_given_once_in_a_period(world: World) -> None:
+async def test_a_trial_and_a_full_discount_give_credits_once_per_period(world: World) -> None:
     """Made by the SaaS, cancelled by the customer, and made again: it gives nothing more."""
     plans = await with_a_free_plan(world)
     plans.write_text(plans.read_text().replace("credits = 2000", "credits = 2000\ntrial_credits = 50"))
@@ -172,9 +172,7 @@ async def test_a_trial_and_a_full_discount_are_given_once_in_a_period(world: Wor
     await assert_books_balance(grants=5)
 
 
-async def test_upgrades_in_full_in_the_last_minute_mint_nothing_by_repetition(
-    world: World, tmp_path: Path
-) -> None:
+async def test_repeating_a_late_upgrade_in_full_gives_nothing(world: World, tmp_path: Path) -> None:
     """One quantity, one difference, once in a period, whether taken back or cancelled and bought again."""
     plans = tmp_path / "plans.toml"
     plans.write_text(PACKAGED_PLANS.read_text().replace("\ncredits = ", '\nupgrade = "full"\ncredits = '))
@@ -194,7 +192,7 @@ async def test_upgrades_in_full_in_the_last_minute_mint_nothing_by_repetition(
     await assert_books_balance()
 
 
-async def test_free_invoices_that_are_heard_of_in_the_other_order_give_the_same(
+async def test_free_invoices_in_the_other_order_give_the_same_credits(
     world: World, stripe_side: StripeSide
 ) -> None:
     """The one that Stripe made first has the credits; what the other was given too early is corrected."""
@@ -213,7 +211,7 @@ async def test_free_invoices_that_are_heard_of_in_the_other_order_give_the_same(
 
 
 @pytest.mark.timeout(180)
-async def test_two_processes_that_settle_two_free_invoices_at_once_give_one_grant(
+async def test_concurrent_settlements_of_two_free_invoices_give_one_grant(
     world: World, stripe_side: StripeSide
 ) -> None:
     """The account's row is locked: one grant for each account, whichever process comes first."""

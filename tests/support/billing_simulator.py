@@ -1,7 +1,7 @@
 """What a subscription's life makes of invoices, as Stripe prorates: pure, for the arithmetic of credits.
 
 A `Bills` is one customer with one subscription at a time. It charges, gives back and keeps the customer's
-Stripe balance; `cash` is what he has really paid.
+Stripe balance; `cash` is what they have paid.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Debit:
 
 @dataclass
 class Bills:
-    """`bought` are the invoices in Stripe's order; `cash`, `balance` in minor units (balance: his credit)."""
+    """`paid`: the invoices in Stripe's order. `cash` and `balance` (the customer's) in minor units."""
 
     catalogue: Catalogue
     prices: dict[str, StripePrice]
-    bought: list[PaidInvoice] = field(default_factory=list)
+    paid: list[PaidInvoice] = field(default_factory=list)
     plain: list[str] = field(default_factory=list)
     """First purchases and renewals that were wholly paid in cash, and are for nothing but their period."""
     cash: int = 0
@@ -112,7 +112,7 @@ class Bills:
 
     @property
     def last(self) -> PaidInvoice:
-        return self.bought[-1]
+        return self.paid[-1]
 
     def _begin(self, start: int) -> None:
         assert self.item is not None
@@ -151,9 +151,7 @@ class Bills:
         self.cash += max(0, total) - paid_by_balance
         money = Money(total, paid_by_balance, change)
         subscription = f"sub_{self.subscriptions}" if in_subscription else None
-        self.bought.append(
-            PaidInvoice(f"in_{len(self.bought)}", subscription, self.at, self.quote(lines), money)
-        )
+        self.paid.append(PaidInvoice(f"in_{len(self.paid)}", subscription, self.at, self.quote(lines), money))
         self.lines.append(tuple(lines))
 
     def quote(self, lines: list[LineFacts]) -> Quote:

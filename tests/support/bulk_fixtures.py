@@ -1,7 +1,7 @@
-"""Many customers, each with one open first invoice of a monthly plan: the rows here, the bytes of Stripe's.
+"""Creates many customers, each with one open first invoice of a monthly plan, and Stripe's events for them.
 
-Customer n is the account `user-n` and Stripe's `cus_n`. Nothing is asked of a sandbox: the rows are
-written directly, and what Stripe would say of an invoice is made from its number.
+Customer n is the account `user-n` and Stripe's `cus_n`. No sandbox is used: rows are written directly, and
+Stripe's objects are generated from the number.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def paid_event(number: int, created: int) -> bytes:
 
 
 async def seed(count: int, created: Callable[[int], int]) -> None:
-    """The rows of `count` customers in the open database; invoice n was made at `created(n)`, Unix seconds.
+    """Insert `count` customers into the open database. Invoice n was created at `created(n)`, Unix seconds.
 
-    The price is known, so that a payment is settled without Stripe being asked for prices.
+    The price is stored, so that a payment is settled without reading prices from Stripe.
     """
     at = now()
     accounts = [
@@ -96,10 +96,10 @@ async def seed(count: int, created: Callable[[int], int]) -> None:
         for number in range(count)
     ]
     await Invoice.bulk_create(invoices, batch_size=ROWS_AT_ONCE)
-    await _know_the_price()
+    await _store_price()
 
 
-async def _know_the_price() -> None:
+async def _store_price() -> None:
     lookup_key = PRICE.removeprefix("price_")
     found = parse_catalogue(PACKAGED_PLANS.read_bytes()).find_by_lookup_key(lookup_key)
     assert found is not None

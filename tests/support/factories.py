@@ -1,4 +1,4 @@
-"""Rows made by hand, for tests of the parts below the API."""
+"""Creates rows directly, for tests below the API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def an_account(name: str = "ada") -> Account:
 
 
 async def an_invoice(account: Account, **values: Any) -> Invoice:
-    """An open invoice of 29.00 that would give 2000 credits."""
+    """An open invoice of 29.00 that would grant 2000 credits."""
     number, at = next(_numbers), now()
     defaults: dict[str, Any] = {
         "id": f"in_{number}",
@@ -40,7 +40,7 @@ async def an_invoice(account: Account, **values: Any) -> Invoice:
 async def granted(
     account: Account, credits: int, expires_at: datetime | None = None, rollover_cap: int = 0
 ) -> Invoice:
-    """A paid invoice that gave `credits`."""
+    """A paid invoice that granted `credits`."""
     invoice = await an_invoice(account)
     async with write_transaction():
         locked = await ledger.lock_account(account.id)
@@ -51,7 +51,7 @@ async def granted(
 
 
 async def three_sums(account_id: int) -> tuple[int, int, int]:
-    """The balance, the sum of the entries, and what remains in live grants, less the debt: one number."""
+    """The balance, the sum of the entries, and the live grants minus the debt. All three must be equal."""
     account = await Account.get(id=account_id)
     entries = await LedgerEntry.filter(account_id=account_id)
     live = await CreditGrant.filter(account_id=account_id, state=GrantState.LIVE)
@@ -60,4 +60,4 @@ async def three_sums(account_id: int) -> tuple[int, int, int]:
 
 
 async def ignore_balance(_: Account) -> None:
-    """Whom a settlement tells of a balance, where no live line is part of the test."""
+    """A settlement's `tell_balance` for tests without account sessions."""

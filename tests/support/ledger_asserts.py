@@ -1,4 +1,4 @@
-"""The books, read as an auditor reads them: does the ledger agree with the balances and the grants?"""
+"""Asserts the ledger's invariants: balances, entries and grants agree."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from paidup.domain.decisions import InvoiceStatus
 
 
 async def assert_books_balance(grants: int | None = None) -> None:
-    """For every account, balance = sum of entries = what remains in live grants, less the debt.
+    """For every account, balance = sum of the entries = what remains in live grants, minus the debt.
 
-    One first grant stands for each invoice that was settled, and no grant holds more than it gave.
-    `grants` is how many there must be in all, where the test knows. Uses this process's database
-    connection: a server must run here, or `open_database` be open.
+    Each settled invoice has one first grant, and no grant holds more than it granted. `grants` is the
+    expected number of first grants, if given. Uses this process's database connection: a server must run
+    here, or `open_database` be open.
     """
     for account in await Account.all():
         entries = await LedgerEntry.filter(account_id=account.id).order_by("id")
@@ -20,7 +20,7 @@ async def assert_books_balance(grants: int | None = None) -> None:
         remaining = sum(grant.remaining for grant in live)
         name = account.external_id
         assert account.balance == summed, (name, account.balance, summed)
-        # A balance below zero is a debt, and whoever owes has nothing live.
+        # A balance below zero is a debt, and an account in debt has no live grants.
         assert max(0, account.balance) == remaining, (name, account.balance, remaining)
         assert account.balance == (entries[-1].balance_after if entries else 0), account.external_id
     for grant in await CreditGrant.all():
@@ -34,6 +34,6 @@ async def assert_books_balance(grants: int | None = None) -> None:
 
 
 async def row_counts() -> dict[str, int]:
-    """How many rows each table of money and events holds: equal before and after means untouched."""
+    """The number of rows in each table of money and events."""
     tables = (Account, Invoice, CreditGrant, LedgerEntry, StripeEvent)
     return {table.__name__: await table.all().count() for table in tables}

@@ -1,7 +1,7 @@
 """A reference model of the ledger: docs/credits.md's rules in plain Python, without a database.
 
-Slow, small and independent of the product: it imports nothing of `server`. Times are Unix
-seconds, amounts minor units. A refusal is raised as `Refused` and leaves everything as it was.
+Slow, small and independent of the product: it imports nothing of `paidup`. Times are Unix
+seconds, amounts minor units. An error is raised as `Refused` and changes nothing.
 tests/unit/test_ledger_model.py runs product and model side by side.
 """
 
@@ -15,12 +15,12 @@ from math import ceil, floor
 
 
 class Refused(Exception):
-    """The name of the refusal, as the product's errors are called."""
+    """Carries the name of the product's error."""
 
 
 @dataclass(frozen=True)
 class PlanRules:
-    """One plan of the catalogue. `cap` None: nothing ends; 0: all that is unused ends with its month."""
+    """One plan. `cap` None: credits never expire; 0: unused credits expire with their month."""
 
     credits: int
     month_price: int
@@ -34,7 +34,7 @@ class PlanRules:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of an invoice: so much money, for so many seats of a plan, from `start` to `end`."""
+    """An invoice line: `money` for `seats` of a plan, from `start` to `end`."""
 
     plan: str
     yearly: bool
@@ -44,12 +44,12 @@ class Line:
     start: int
     end: int
     months: tuple[int, ...]
-    """When each of its months begins."""
+    """The start of each of its months."""
 
 
 @dataclass(frozen=True)
 class Bill:
-    """A paid invoice. `total` is below zero where money goes to the customer's balance."""
+    """A paid invoice. `total` is negative if money goes to the customer's Stripe balance."""
 
     id: str
     subscription: str | None
@@ -62,7 +62,7 @@ class Bill:
 
 @dataclass
 class Batch:
-    """Credits that came together. credits = left + frozen + expired + what was spent, held or taken."""
+    """A grant. credits = left + frozen + expired + what was spent, reserved or taken back."""
 
     number: int
     invoice: str
@@ -80,7 +80,7 @@ class Batch:
     cancelled: bool = False
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         return max(0, self.credits - self.left - self.frozen - self.expired)
 
     @property
@@ -89,18 +89,18 @@ class Batch:
 
     @property
     def order(self) -> tuple[bool, int, int]:
-        """What expires first is spent first."""
+        """Sort key: what expires first is spent first."""
         return (self.ends is None, self.ends or 0, self.number)
 
 
 @dataclass
 class Reversals:
-    """What is known of an invoice's money that went back: by id, (kind, status, amount)."""
+    """An invoice's reversals: by id, (kind, status, amount)."""
 
     total: int
     known: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     reversed: int = 0
-    """Of that: counted against what had expired, forgiven, or made a debt. The rest was there to take."""
+    """Of these: offset against expired credits, forgiven, or owed. The rest was taken from the grants."""
     expired: int = 0
     forgiven: int = 0
     owed: int = 0
@@ -137,7 +137,7 @@ class Model:
         self.reservations: dict[str, Reservation] = {}
         self.carried = self.carried_money = self.carried_until = 0
         self.free: list[tuple[int, int, int]] = []
-        """What was given that no money paid for: (from, to, credits)."""
+        """Free credits that were granted: (from, to, credits)."""
 
     # What is seen
 
@@ -207,7 +207,7 @@ class Model:
         return self.balance
 
     def sweep(self, at: int) -> int:
-        """End the reservations whose time is over; how many."""
+        """Expire the reservations that are due. Returns how many there were."""
         late = [r for r in self.reservations.values() if r.state == "held" and r.expires <= at]
         for each in sorted(late, key=lambda r: (r.expires, r.number)):
             self._end_reservation(each, "expired", 0, at)
@@ -223,7 +223,7 @@ class Model:
             raise Refused("ReservationOver")
 
     def _afford(self, credits: int, at: int) -> None:
-        """What was reserved for too long comes back where it is needed; and is not touched in vain."""
+        """Expire due reservations if credits are short, and only if that suffices."""
         before = deepcopy(self.__dict__)
         if self.balance < credits:
             self.sweep(at)
@@ -242,7 +242,7 @@ class Model:
         return sources
 
     def _end_reservation(self, known: Reservation, state: str, used: int, at: int) -> None:
-        """The first taken is the first used; the rest goes back, what lasts longest first."""
+        """Use the credits that were taken first; return the rest, what expires last first."""
         known.state, known.used = state, used
         unused, left = [], known.credits - used
         for number, taken in reversed(known.sources):
@@ -252,7 +252,7 @@ class Model:
         own = []
         for batch, credits in unused:
             invoice = self.invoices[batch.invoice]
-            if invoice.newest_reservation >= known.number:  # it was held when the money went back
+            if invoice.newest_reservation >= known.number:  # it was held during the reversal
                 gone = min(credits, invoice.forgiven)
                 pays = min(credits - gone, invoice.owed)
                 invoice.forgiven -= gone
@@ -274,14 +274,14 @@ class Model:
         return paid
 
     def _refill(self, batch: Batch, credits: int, at: int) -> int:
-        back = min(credits, batch.room)
+        back = min(credits, batch.capacity)
         batch.left += back
-        if back and batch.ended:  # it is over, and ends again
+        if back and batch.ended:  # it has ended, and ends again
             batch.ended, batch.ends = False, at if batch.ends is None else min(batch.ends, at)
         return back
 
     def _refill_any(self, credits: int, at: int, besides: Iterable[Batch] = ()) -> int:
-        """Into whichever has room, what lasts longest first. Returns what found none."""
+        """Return credits to any batch with capacity, what expires last first. Returns the rest."""
         apart = [batch.number for batch in besides]
         for batch in sorted(self.batches, key=lambda b: (not b.ended, b.order), reverse=True):
             if batch.given and batch.number not in apart:
@@ -291,7 +291,7 @@ class Model:
     # What comes, and what ends
 
     def pay(self, bill: Bill) -> None:
-        """An invoice is paid: its credits come, now and month by month."""
+        """An invoice is paid: grant its credits, now and month by month."""
         self.invoices[bill.id] = Reversals(bill.total)
         exact = sum((self._worth(line) for line in bill.lines), Fraction(0))
         credits = self._set_off(bill, floor(exact) - self._given_before(bill.lines))
@@ -415,7 +415,7 @@ class Model:
             batch.ended = batch.ended or (gone > 0 and batch.left == 0)
 
     def cancel(self, subscription: str, at: int) -> None:
-        """The subscription has ended; so do its credits, where the plan says so."""
+        """The subscription has ended; so do its credits, if the plan says so."""
         for batch in self.batches:
             if batch.subscription != subscription or not self.plans[batch.plan].ends_with_subscription:
                 continue
@@ -497,11 +497,11 @@ class Model:
         owed -= self._pay_debt(owed)
         credits -= self._pay_debt(credits)
         for batch in own:
-            back = min(credits, batch.room)
+            back = min(credits, batch.capacity)
             batch.left, credits = batch.left + back, credits - back
         rest = self._refill_any(owed + credits, at, besides=own)
         for batch in own:
-            back = min(rest, batch.room)
+            back = min(rest, batch.capacity)
             batch.left, rest = batch.left + back, rest - back
         assert rest == 0
         for name in self.invoices:

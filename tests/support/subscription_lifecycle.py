@@ -32,7 +32,7 @@ class MovedClock:
 
 
 class Life:
-    """One customer of one server, from his first payment on."""
+    """One customer of one server, from the first payment on."""
 
     def __init__(self, paidup: Paidup, stripe: StripeSide, clock: MovedClock, name: str = "ada") -> None:
         self.paidup = paidup
@@ -94,7 +94,7 @@ class Life:
         return [(entry["kind"], entry["credits"]) for entry in reversed(answer["entries"])]
 
     async def reasons(self) -> list[tuple[str, int, str]]:
-        """The same with the reasons that he reads."""
+        """The same with the reasons shown to the customer."""
         _, answer = await self.customer.call("GET", "/api/account/entries")
         shown = reversed(answer["entries"])
         return [(entry["kind"], entry["credits"], entry["reason"]) for entry in shown]
@@ -224,8 +224,8 @@ async def pay_on_with(life: Life, card: str) -> None:
     await life.calm()
 
 
-async def buy_unheard(life: Life, plan: str, **how: Any) -> str:
-    """Bought where no webhook comes: the customer's page takes the invoice up."""
+async def buy_without_webhooks(life: Life, plan: str, **how: Any) -> str:
+    """Buy without webhooks: the customer's page imports the invoice."""
     _, purchase = await life.post("/api/subscriptions", plan=plan, **how)
     await life.stripe.confirm(purchase["client_secret"])
     _, answer = await life.post("/api/invoices", invoice=purchase["invoice"])

@@ -1,4 +1,4 @@
-"""The schedules: how long to wait before asking again."""
+"""Backoff and retry schedules."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HOUR_S = 3600.0
 VOIDED_AFTER_S = 23 * HOUR_S
 
 
-def test_a_watched_invoice_is_asked_about_soon_and_then_more_rarely() -> None:
+def test_a_watched_invoice_is_verified_soon_and_then_less_often() -> None:
     assert [watched_delay_s(attempt, 0.5) for attempt in range(8)] == [0.5, 1, 2, 4, 8, 15, 30, 30]
 
 
 @given(st.integers(0, 1000), st.floats(0, 1, exclude_max=True))
-def test_chance_spreads_a_delay_by_a_tenth_to_either_side(attempt: int, chance: float) -> None:
+def test_chance_varies_a_delay_by_a_tenth_either_way(attempt: int, chance: float) -> None:
     middle = watched_delay_s(attempt, 0.5)
     assert 0.899 * middle <= watched_delay_s(attempt, chance) <= 1.101 * middle
 
@@ -33,7 +33,7 @@ def test_the_reconciler_waits_half_the_age_within_bounds(age_s: float, delay_s: 
     assert reconciler_delay_s(age_s) == delay_s
 
 
-def test_an_invoice_that_nobody_pays_costs_about_forty_calls_until_stripe_voids_it() -> None:
+def test_an_unpaid_invoice_costs_about_forty_calls_until_stripe_voids_it() -> None:
     age_s, calls = 0.0, 0
     while age_s < VOIDED_AFTER_S:
         age_s += reconciler_delay_s(age_s)
@@ -41,7 +41,7 @@ def test_an_invoice_that_nobody_pays_costs_about_forty_calls_until_stripe_voids_
     assert 25 <= calls <= 40
 
 
-def test_an_event_is_tried_again_for_hours_and_then_parked() -> None:
+def test_an_event_is_retried_for_hours_and_then_given_to_operators() -> None:
     """S15: parked, not lost: an operator sees it."""
     delays = [event_retry_s(attempts) for attempts in range(MAX_EVENT_ATTEMPTS + 1)]
     waits = [delay for delay in delays if delay is not None]
@@ -51,7 +51,7 @@ def test_an_event_is_tried_again_for_hours_and_then_parked() -> None:
     assert delays[-1] is None
 
 
-def test_a_pause_after_a_429_doubles_within_bounds_and_heeds_what_stripe_asks() -> None:
+def test_the_pause_after_a_429_doubles_within_bounds_and_follows_retry_after() -> None:
     """S34."""
     pauses = [0.0]
     for _ in range(7):

@@ -1,4 +1,4 @@
-"""plans.toml: what is read, and what is refused with its place."""
+"""plans.toml: parsing, defaults, and errors with their place."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refusal(text: str | bytes) -> str:
     return problem
 
 
-def test_the_packaged_catalogue_is_read() -> None:
+def test_the_packaged_catalog_is_valid() -> None:
     catalogue = parse_catalogue(PACKAGED_PLANS.read_bytes())
     assert [(sold.id, sold.credits) for sold in catalogue.plans] == [
         ("basic", 500),
@@ -37,7 +37,7 @@ def test_the_packaged_catalogue_is_read() -> None:
     assert [sold.id for sold in catalogue.plans if sold.top_up] == ["extra"]
 
 
-def test_what_is_not_said_has_its_default() -> None:
+def test_omitted_settings_have_defaults() -> None:
     (sold,) = parse_catalogue(plan().encode()).plans
     assert (sold.trial_credits, sold.rollover, sold.description) == (0, Rollover.KEEP, "")
     assert (sold.prices[0].currency, sold.prices[0].interval) == ("usd", "month")
@@ -100,7 +100,7 @@ def test_what_is_not_said_has_its_default() -> None:
         ),
     ],
 )
-def test_a_mistake_is_refused_with_the_file_and_the_place(text: str | bytes, place: str) -> None:
+def test_an_error_names_the_file_and_the_place(text: str | bytes, place: str) -> None:
     problem = refusal(text)
     assert problem.startswith("ours.toml: ")
     assert place in problem
@@ -115,7 +115,7 @@ def test_a_mistake_is_refused_with_the_file_and_the_place(text: str | bytes, pla
         pytest.param(plan(more='upgrade = "full"\nmax_quantity = 7'), 7, id="as it says"),
     ],
 )
-def test_the_largest_quantity_is_what_the_plan_says_or_a_default_by_its_risk(text: str, limit: int) -> None:
+def test_the_largest_quantity_is_the_plans_or_a_default(text: str, limit: int) -> None:
     """One where credits can come without their money."""
     (sold,) = parse_catalogue(text.encode()).plans
     assert sold.quantity_limit == limit
@@ -125,7 +125,7 @@ def test_the_largest_quantity_is_what_the_plan_says_or_a_default_by_its_risk(tex
 
 
 @pytest.mark.parametrize(("currency", "most"), [("usd", 33), ("idr", 100)])
-def test_a_quantity_that_stripe_could_not_charge_is_refused(currency: str, most: int) -> None:
+def test_a_quantity_above_stripes_largest_amount_is_invalid(currency: str, most: int) -> None:
     """Eight digits of the smallest unit, twelve of Indonesian rupiah."""
     text = plan(price_more=f'currency = "{currency}"').replace("900", "3000000")
     (sold,) = parse_catalogue(text.encode()).plans
@@ -143,7 +143,7 @@ def test_plans_are_found_by_id_and_by_lookup_key() -> None:
     assert catalogue.find_by_lookup_key("gone") is None
 
 
-def test_asking_for_an_unknown_plan_names_those_there_are() -> None:
+def test_an_unknown_plan_error_lists_the_plans() -> None:
     catalogue = parse_catalogue((plan() + plan("pro", "pro_monthly")).encode())
     with pytest.raises(UnknownPlan, match=r"'gold'.*basic, pro"):
         catalogue.plan("gold")

@@ -1,4 +1,4 @@
-"""Credits follow the money: the arithmetic of an invoice's lines."""
+"""Credits are proportional to the money: the arithmetic of an invoice's lines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_sum_is_rounded_down_once() -> None:
     assert quoted(third, third, third).credits == 1000
 
 
-def test_the_plan_is_that_of_the_line_that_gives_most() -> None:
+def test_the_quotes_plan_is_of_the_line_that_gives_most() -> None:
     upgrade = quoted(line(BASIC, -450, proration=True), line(PRO, 1450, proration=True))
     assert (upgrade.plan, upgrade.price) == ("pro", PRO)
 
@@ -102,18 +102,18 @@ def test_an_unknown_price_gives_nothing_and_is_named() -> None:
     )
 
 
-def test_a_price_whose_plan_left_the_catalogue_is_unknown() -> None:
+def test_a_price_of_a_removed_plan_is_unknown() -> None:
     gone = {"price_gone": StripePrice("price_gone", "key_gone", "gone", 100, "usd")}
     assert quote([line("price_gone", 100)], CATALOGUE, gone).unknown_prices == ("price_gone",)
 
 
-def test_credits_expire_with_their_period_where_the_plan_says_so() -> None:
+def test_credits_expire_with_their_period_if_the_plan_says_so() -> None:
     assert [item.expires_at for item in installments(quoted(line(ENDS, 1000)).parts)] == [PERIOD_END]
     assert [item.expires_at for item in installments(quoted(line(PRO, 2900)).parts)] == [None]
 
 
 @given(st.lists(st.integers(1, 2900), min_size=1, max_size=12), st.sampled_from([BASIC, PRO, ENDS]))
-def test_a_period_bought_in_parts_never_gives_more_than_bought_plainly(parts: list[int], price: str) -> None:
+def test_a_period_paid_in_parts_never_gives_more_than_paid_at_once(parts: list[int], price: str) -> None:
     """S26: whether on one invoice or on one each."""
     plainly = quoted(line(price, sum(parts))).credits
     prorated = [line(price, part, proration=True) for part in parts]
@@ -135,12 +135,12 @@ def test_no_invoice_takes_credits_away(lines: list[LineFacts]) -> None:
 
 
 @given(changes, changes)
-def test_what_is_given_back_counts_against_what_is_bought(
-    bought: list[LineFacts], more: list[LineFacts]
+def test_negative_lines_are_subtracted_from_positive_ones(
+    positive: list[LineFacts], more: list[LineFacts]
 ) -> None:
     """S26: adding a line and its reversal changes nothing."""
     back = [line(each.price, -each.amount_minor, each.quantity, proration=True) for each in more]
-    assert quoted(*bought, *more, *back).credits == quoted(*bought).credits
+    assert quoted(*positive, *more, *back).credits == quoted(*positive).credits
 
 
 # Months
@@ -166,12 +166,12 @@ def days(times: list[int]) -> list[str]:
         ("2027-12-15", 1, "2028-01-15"),
     ],
 )
-def test_a_month_later_is_the_same_day_or_the_last_there_is(start: str, months: int, then: str) -> None:
+def test_a_month_later_is_the_same_day_or_the_months_last(start: str, months: int, then: str) -> None:
     """S27."""
     assert add_months(day(start), months) == day(then)
 
 
-def test_the_months_of_a_year_from_a_31st_each_begin_on_the_last_day_at_most() -> None:
+def test_months_from_a_31st_start_on_each_months_last_day() -> None:
     """S27: a short month moves none of those after it."""
     begins = months_between(day("2027-01-31"), day("2028-01-31"))
     assert days(begins)[:4] == ["2027-01-31", "2027-02-28", "2027-03-31", "2027-04-30"]
@@ -238,15 +238,15 @@ def on(key: str, quantity: int = 1, sold: Sold = OURS) -> Item:
 
 def given_by(bills: Bills) -> list[int]:
     """The credits of each invoice, those to come included."""
-    plans = grant_schedules(bills.bought)
-    return [sum(item.credits for item in plans[each.invoice]) for each in bills.bought]
+    plans = grant_schedules(bills.paid)
+    return [sum(item.credits for item in plans[each.invoice]) for each in bills.paid]
 
 
 def year_of(bills: Bills, invoice: int = 0) -> list[int]:
-    return [item.credits for item in grant_schedules(bills.bought)[f"in_{invoice}"]]
+    return [item.credits for item in grant_schedules(bills.paid)[f"in_{invoice}"]]
 
 
-def test_a_year_gives_twelve_parts_of_a_month_each() -> None:
+def test_a_year_gives_twelve_monthly_installments() -> None:
     """S27."""
     bills = life()
     bills.subscribe(on("pro_year"))
@@ -254,27 +254,27 @@ def test_a_year_gives_twelve_parts_of_a_month_each() -> None:
 
 
 @given(st.integers(1, 10**6), st.integers(1, 24))
-def test_the_parts_of_any_amount_sum_up_exactly_and_differ_by_one_at_most(amount: int, months: int) -> None:
+def test_installments_sum_up_exactly_and_differ_by_at_most_one(amount: int, months: int) -> None:
     """S27."""
     start = day("2027-01-31")
-    bought = quote([LineFacts("pro_year", amount, 1, True, start, add_months(start, months))], *OURS)
-    parts = [item.credits for item in installments(bought.parts)]
-    assert (len(parts), sum(parts)) == (months, bought.credits)
+    quoted_year = quote([LineFacts("pro_year", amount, 1, True, start, add_months(start, months))], *OURS)
+    parts = [item.credits for item in installments(quoted_year.parts)]
+    assert (len(parts), sum(parts)) == (months, quoted_year.credits)
     assert max(parts) - min(parts) <= 1
     assert parts == sorted(parts, reverse=True)
 
 
-def test_each_part_of_a_year_ends_when_the_next_comes_where_the_plan_says_so() -> None:
+def test_each_installment_expires_when_the_next_is_due_if_the_plan_says_so() -> None:
     """S27."""
     sold = catalogue(Plan("ends", "Ends", 500, prices_of("ends", 900, 9000), rollover=Rollover.EXPIRE))
     bills = life(sold)
     bills.subscribe(on("ends_year", sold=sold))
-    parts = grant_schedules(bills.bought)["in_0"]
+    parts = grant_schedules(bills.paid)["in_0"]
     assert [part.due_at for part in parts[1:]] == [part.expires_at for part in parts[:-1]]
     assert (parts[0].due_at, parts[-1].expires_at) == (None, bills.end)
 
 
-def test_an_upgrade_within_the_year_raises_what_is_to_come() -> None:
+def test_an_upgrade_within_the_year_adds_to_later_installments() -> None:
     """S26: six months of the difference, over the six months that are left."""
     bills = life()
     bills.subscribe(on("basic_year"))
@@ -285,7 +285,7 @@ def test_an_upgrade_within_the_year_raises_what_is_to_come() -> None:
     assert sum(year_of(bills, 1)) == pytest.approx(6 * 1500, rel=0.02)
 
 
-def test_a_downgrade_within_the_year_lowers_what_is_to_come() -> None:
+def test_a_downgrade_within_the_year_lowers_later_installments() -> None:
     """S26: evenly, and never below nothing; what was given stays."""
     bills = life()
     bills.subscribe(on("pro_year"))
@@ -298,7 +298,7 @@ def test_a_downgrade_within_the_year_lowers_what_is_to_come() -> None:
     assert min(parts) >= 0
 
 
-def test_what_remains_of_a_year_that_is_given_up_comes_soon() -> None:
+def test_the_rest_of_an_abandoned_year_is_granted_soon() -> None:
     """S26: from year to month; what was paid and not yet given is not spread over a year that is over."""
     bills = life()
     bills.subscribe(on("pro_year"))
@@ -312,7 +312,7 @@ def test_what_remains_of_a_year_that_is_given_up_comes_soon() -> None:
     assert given_by(bills)[-1] == 2000
 
 
-def test_from_month_to_year_the_unused_month_is_taken_off_the_year() -> None:
+def test_from_month_to_year_the_unused_month_is_subtracted() -> None:
     """S26."""
     bills = life()
     bills.subscribe(on("pro_month"))
@@ -322,7 +322,7 @@ def test_from_month_to_year_the_unused_month_is_taken_off_the_year() -> None:
     assert max(year_of(bills, 1)) - min(year_of(bills, 1)) <= 1
 
 
-def test_a_downgrade_is_set_off_against_what_its_money_buys() -> None:
+def test_a_downgrade_is_offset_against_what_its_money_buys() -> None:
     """S26: renewals from the Stripe balance give nothing until it is used up; cash gives its share."""
     bills = life()
     bills.subscribe(on("pro_month"))
@@ -333,7 +333,7 @@ def test_a_downgrade_is_set_off_against_what_its_money_buys() -> None:
     assert bills.cash == 2900 + 700 + 900
 
 
-def test_what_a_top_up_is_paid_with_from_the_balance_is_set_off_too() -> None:
+def test_a_top_up_paid_from_the_balance_is_offset_too() -> None:
     """S26."""
     bills = life()
     bills.subscribe(on("pro_month"))
@@ -342,7 +342,7 @@ def test_what_a_top_up_is_paid_with_from_the_balance_is_set_off_too() -> None:
     assert given_by(bills) == [2000, 0, 0]
 
 
-def test_what_was_given_back_is_bought_again_even_when_its_money_is_spent() -> None:
+def test_a_plan_change_buys_back_a_downgrade_even_when_its_money_is_spent() -> None:
     """S26: within the time that the money paid for; a plan's low rate cannot be turned into a better one."""
     bills = life()
     bills.subscribe(on("pro_month"))
@@ -357,7 +357,7 @@ def test_what_was_given_back_is_bought_again_even_when_its_money_is_spent() -> N
 
 
 @pytest.mark.parametrize("renewals", [0, 2])
-def test_a_change_left_for_the_renewal_buys_again_what_was_given_back(renewals: int) -> None:
+def test_a_change_billed_at_the_renewal_buys_back_a_downgrade(renewals: int) -> None:
     """S26: so does the one that Stripe bills later, though its money is then only a part of a renewal's."""
     bills = life(NO_REBATE)
     bills.subscribe(on("pro_month", sold=NO_REBATE))
@@ -371,20 +371,20 @@ def test_a_change_left_for_the_renewal_buys_again_what_was_given_back(renewals: 
     assert sum(given_by(bills)) * 2900 <= 2000 * bills.cash
 
 
-def test_a_change_of_a_year_that_is_paid_after_it_comes_at_once() -> None:
+def test_a_change_of_a_year_paid_after_it_is_granted_at_once() -> None:
     """S26, S27: its months are over."""
     bills = life()
     bills.subscribe(on("basic_year"))
     bills.wait(50)
     bills.change(on("pro_year"), later=True)
     bills.renew()
-    late = [item for item in grant_schedules(bills.bought)["in_1"] if item.due_at is None]
+    late = [item for item in grant_schedules(bills.paid)["in_1"] if item.due_at is None]
     # 33000 in all: what is given back is taken off both in proportion.
     assert sum(item.credits for item in late) == pytest.approx(11000 + 22000 / 12, abs=20)
-    assert len(grant_schedules(bills.bought)["in_1"]) == 13
+    assert len(grant_schedules(bills.paid)["in_1"]) == 13
 
 
-def test_what_is_left_of_a_downgrade_is_forgiven_once_its_time_is_over() -> None:
+def test_the_rest_of_a_carryover_is_dropped_after_its_period() -> None:
     """S26: an upgrade a month later is credited in full."""
     bills = life()
     bills.subscribe(on("pro_month"))
@@ -395,8 +395,8 @@ def test_what_is_left_of_a_downgrade_is_forgiven_once_its_time_is_over() -> None
     assert given_by(bills)[-1] == 1500
 
 
-def test_money_that_left_the_balance_otherwise_holds_no_credits_back() -> None:
-    """S26: the SaaS emptied the customer's Stripe balance; his next upgrade is paid in cash, and credited."""
+def test_money_that_left_the_balance_elsewhere_withholds_no_credits() -> None:
+    """S26: after the balance was emptied elsewhere, the next upgrade is paid in cash and credited."""
     bills = life()
     bills.subscribe(on("pro_month"))
     bills.change(on("basic_month"))
@@ -406,7 +406,7 @@ def test_money_that_left_the_balance_otherwise_holds_no_credits_back() -> None:
     assert given_by(bills)[2:] == [500, 1500]
 
 
-def test_prorations_left_for_the_renewal_last_as_long_as_what_they_are_paid_with() -> None:
+def test_prorations_billed_at_the_renewal_last_as_long_as_its_period() -> None:
     """S26: a second seat, made in Stripe by default; none of its credits is over before it is paid."""
     sold = catalogue(Plan("ends", "Ends", 500, prices_of("ends", 900, 9000), rollover=Rollover.EXPIRE))
     bills = life(sold)
@@ -414,13 +414,13 @@ def test_prorations_left_for_the_renewal_last_as_long_as_what_they_are_paid_with
     bills.wait(50)
     bills.change(on("ends_month", 2, sold), later=True)
     bills.renew()
-    items = grant_schedules(bills.bought)[bills.last.invoice]
+    items = grant_schedules(bills.paid)[bills.last.invoice]
     assert sum(item.credits for item in items) == 1250
     assert {item.expires_at for item in items} == {bills.end}
     assert {item.due_at for item in items} == {None}
 
 
-def test_a_plan_that_gives_upgrades_in_full_counts_whole_plans_both_ways() -> None:
+def test_upgrades_in_full_count_whole_plans_in_both_directions() -> None:
     """S26: flapping gives nothing more under that policy either."""
     sold = catalogue(
         Plan("basic", "Basic", 500, prices_of("basic", 900, 9000), upgrade=Upgrade.FULL),
@@ -489,9 +489,7 @@ def test_no_path_gives_more_than_its_cash_buys_at_the_best_rate(
 @pytest.mark.parametrize("sold", [OURS, NO_REBATE, ODD], ids=["ours", "no rebate", "odd"])
 @hypothesis_settings(max_examples=100)
 @given(first=begins, steps=lives)
-def test_what_is_paid_in_cash_for_a_period_is_credited_whole(
-    sold: Sold, first: str, steps: list[Step]
-) -> None:
+def test_a_period_paid_in_cash_is_credited_in_full(sold: Sold, first: str, steps: list[Step]) -> None:
     """S26: a first purchase or a renewal gives all that its lines say, whatever was changed before."""
     for bills in lived(sold, first, steps):
         if bills.last.invoice in bills.plain:
@@ -502,7 +500,7 @@ UPWARDS = st.lists(st.tuples(st.sampled_from([0, 33, 50]), st.booleans()), max_s
 
 
 @given(steps=UPWARDS)
-def test_whoever_only_upgrades_is_credited_all_that_he_is_charged_for(steps: list[tuple[int, bool]]) -> None:
+def test_a_customer_who_only_upgrades_is_credited_in_full(steps: list[tuple[int, bool]]) -> None:
     """S26: where dearer plans give more, none is charged without credits who gave nothing back."""
     ladder = [on(f"{plan}_month", seats) for seats in (1, 2, 3) for plan in ("basic", "advanced", "pro")]
     ladder.sort(key=lambda item: item.amount)
@@ -517,9 +515,7 @@ def test_whoever_only_upgrades_is_credited_all_that_he_is_charged_for(steps: lis
 
 
 @given(first=begins, steps=lives, percent=st.sampled_from([0, 50]))
-def test_a_change_and_back_at_one_moment_is_as_if_nothing_had_been(
-    first: str, steps: list[Step], percent: int
-) -> None:
+def test_a_change_and_back_at_one_moment_changes_nothing(first: str, steps: list[Step], percent: int) -> None:
     """S26: it gives nothing; rounding may cost a credit for each invoice."""
     *_, bills = lived(OURS, first, steps)
     bills.wait(percent)

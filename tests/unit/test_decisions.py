@@ -1,4 +1,4 @@
-"""Facts -> decision: STRIPE's "When to grant" and its table of PaymentIntent statuses, row by row."""
+"""Decisions: docs/stripe.md's "When to grant" and its table of PaymentIntent statuses, row by row."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def part(paid: int) -> InvoiceFacts:
         ),
     ],
 )
-def test_money_that_reached_this_invoice_grants(facts: PaymentFacts) -> None:
+def test_a_payment_of_this_invoice_grants(facts: PaymentFacts) -> None:
     """S23: the invoice is paid, or a linked and succeeded payment proves that it will be."""
     decision = decide(KNOWN, facts)
     assert (decision.verdict, decision.status) == (V.GRANT, S.ACTIVE)
@@ -126,7 +126,7 @@ def test_money_that_reached_this_invoice_grants(facts: PaymentFacts) -> None:
         ),
     ],
 )
-def test_money_of_another_invoice_customer_amount_or_currency_opens_nothing(
+def test_a_payment_of_another_invoice_customer_amount_or_currency_grants_nothing(
     facts: PaymentFacts, verdict: Verdict
 ) -> None:
     """S22: what does not belong here, or does not suffice, grants nothing."""
@@ -150,7 +150,7 @@ def test_money_of_another_invoice_customer_amount_or_currency_opens_nothing(
         ("a_status_of_next_year", None, S.OPEN, None),
     ],
 )
-def test_each_status_of_the_payment_is_shown_as_what_it_means(
+def test_each_payment_status_maps_to_an_invoice_status(
     status: str, error: PaymentError | None, shown: InvoiceStatus, told: PaymentError | None
 ) -> None:
     """The table "PaymentIntent status and what the customer should read"."""
@@ -172,28 +172,28 @@ def test_each_status_of_the_payment_is_shown_as_what_it_means(
         (PaymentFacts(invoice(status=None)), S.OPEN, None),
     ],
 )
-def test_an_invoice_without_a_payment_is_shown_by_its_own_status(
+def test_an_invoice_without_a_payment_maps_by_its_own_status(
     facts: PaymentFacts, shown: InvoiceStatus, told: PaymentError | None
 ) -> None:
     decision = decide(KNOWN, facts)
     assert (decision.status, decision.error) == (shown, told)
 
 
-def test_the_latest_payment_speaks_for_the_invoice() -> None:
+def test_the_latest_payment_determines_the_status() -> None:
     """The customer failed with one card and is in the bank's check with the next."""
     failed = payment(status="requires_payment_method", error=DECLINED, amount_received_minor=0)
     checking = payment(intent="pi_2", status="requires_action", amount_received_minor=0)
     assert decide(KNOWN, PaymentFacts(INVOICE, (failed, checking))).status is S.REQUIRES_ACTION
 
 
-def test_the_reason_of_a_decline_is_not_overwritten_by_the_invoices_own_event() -> None:
+def test_a_decline_reason_is_not_overwritten_by_the_invoices_event() -> None:
     """`payment_intent.payment_failed` names the decline; `invoice.payment_failed` comes after it."""
     declined = known(status=S.FAILED, error=DECLINED)
     decision = decide(declined, PaymentFacts(INVOICE, attempt=Attempt.FAILED))
     assert (decision.verdict, decision.error) == (V.NOTHING_NEW, DECLINED)
 
 
-def test_another_error_of_the_same_status_is_told() -> None:
+def test_another_error_with_the_same_status_is_published() -> None:
     """The second card was declined as well, for another reason: the screen says which."""
     declined = known(status=S.FAILED, error=PaymentError("expired_card", "Your card has expired."))
     again = payment(status="requires_payment_method", error=DECLINED, amount_received_minor=0)
@@ -201,7 +201,7 @@ def test_another_error_of_the_same_status_is_told() -> None:
     assert (decision.verdict, decision.error) == (V.NOTIFY, DECLINED)
 
 
-def test_a_late_success_reaches_a_screen_that_said_failed() -> None:
+def test_a_late_success_follows_a_failure() -> None:
     """S07: failed is not the end."""
     assert (
         decide(known(status=S.FAILED, error=DECLINED), PaymentFacts(INVOICE, (PAYMENT,))).verdict is V.GRANT
@@ -278,7 +278,7 @@ def test_nothing_is_granted_without_a_paid_invoice_or_payments_that_cover_it(
 
 
 @given(some_known, some_facts)
-def test_what_is_over_stays_over(before: InvoiceSnapshot, facts: PaymentFacts) -> None:
+def test_terminal_statuses_are_final(before: InvoiceSnapshot, facts: PaymentFacts) -> None:
     """S18: no late or stale facts take back an end; only money reopens a void invoice."""
     decision = decide(before, facts)
     if before.status in (S.ACTIVE, S.REVERSED):
@@ -288,7 +288,7 @@ def test_what_is_over_stays_over(before: InvoiceSnapshot, facts: PaymentFacts) -
 
 
 @given(some_known, some_facts)
-def test_a_decision_is_carried_out_once(before: InvoiceSnapshot, facts: PaymentFacts) -> None:
+def test_repeating_the_facts_decides_nothing_new(before: InvoiceSnapshot, facts: PaymentFacts) -> None:
     """S11: the same facts again find nothing new."""
     first = decide(before, facts)
     after = msgspec.structs.replace(before, status=first.status, error=first.error)
@@ -300,7 +300,7 @@ def test_a_decision_is_carried_out_once(before: InvoiceSnapshot, facts: PaymentF
         assert again.verdict is V.NOTHING_NEW
 
 
-def test_three_statuses_end_the_wait() -> None:
+def test_three_statuses_are_terminal() -> None:
     assert {status for status in S if status.terminal} == set(TERMINAL) == {S.ACTIVE, S.VOID, S.REVERSED}
 
 
@@ -315,7 +315,7 @@ def test_three_statuses_end_the_wait() -> None:
         (InvoiceStatus.FAILED, "succeeded", Verdict.GRANT),
     ],
 )
-def test_an_events_news_that_contradicts_what_is_known_is_asked_about(
+def test_an_event_that_contradicts_the_row_is_refetched(
     known: InvoiceStatus, payment: str, verdict: Verdict
 ) -> None:
     """S18: events come in any order: a late one overwrites no later attempt; money needs no asking."""

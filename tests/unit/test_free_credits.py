@@ -1,4 +1,4 @@
-"""What no money pays for (free plans, trials, full discounts, upgrades in full), and the bound on all."""
+"""Free credits (free plans, trials, full discounts, upgrades in full), and their bound."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOP = (
 GIFTS = catalogue(FREE_PLAN, Plan("more", "More", 80, prices_of("more", 0, 0)), *SHOP)
 
 
-def test_a_free_plan_bought_again_in_its_period_gives_nothing_more() -> None:
+def test_repeating_a_free_plan_within_its_period_gives_nothing_more() -> None:
     """Whatever is cancelled in between; once the period is over, the next regular grant comes."""
     bills = life(GIFTS)
     bills.subscribe(on("free_month", sold=GIFTS))
@@ -42,7 +42,7 @@ def test_a_free_plan_bought_again_in_its_period_gives_nothing_more() -> None:
     assert given_by(bills) == [50, 0, 0, 0, 50, 50]
 
 
-def test_a_free_plan_gives_no_more_than_the_quantity_that_may_be_chosen() -> None:
+def test_a_free_plan_gives_at_most_the_largest_quantity() -> None:
     """Even where the subscription was given more in Stripe: where there is no money, it decides nothing."""
     bills = life(GIFTS)
     bills.subscribe(on("free_month", 10_000, GIFTS))
@@ -53,7 +53,7 @@ def test_a_free_plan_gives_no_more_than_the_quantity_that_may_be_chosen() -> Non
     assert given_by(bills) == [150]
 
 
-def test_a_larger_free_plan_gives_what_it_gives_more() -> None:
+def test_a_larger_free_plan_gives_only_the_difference() -> None:
     """All that costs nothing comes to as much as the largest of it; a smaller one adds nothing."""
     bills = life(GIFTS)
     for key in ("free_month", "more_month", "free_month", "more_month"):
@@ -62,7 +62,7 @@ def test_a_larger_free_plan_gives_what_it_gives_more() -> None:
     assert given_by(bills) == [50, 30, 0, 0]
 
 
-def test_a_trial_beside_a_free_plan_gives_what_it_gives_more_and_a_paid_plan_all() -> None:
+def test_a_trial_with_a_free_plan_gives_the_difference_and_a_paid_plan_all() -> None:
     bills = life(GIFTS)
     bills.subscribe(on("free_month", sold=GIFTS))
     bills.cancel()
@@ -78,7 +78,7 @@ def test_a_trial_beside_a_free_plan_gives_what_it_gives_more_and_a_paid_plan_all
     assert given_by(bills)[-1] == 50, "what was paid for stands in the way of nothing"
 
 
-def test_what_a_coupon_brings_to_nothing_is_given_once_in_a_period() -> None:
+def test_a_full_discount_gives_credits_once_per_period() -> None:
     """A plan and a top-up alike, a change included; half the money is money."""
     bills = life(GIFTS)
     bills.percent_off = 100
@@ -97,8 +97,8 @@ def test_what_a_coupon_brings_to_nothing_is_given_once_in_a_period() -> None:
     assert given_by(bills)[-1] == 500
 
 
-def test_an_upgrade_in_full_at_the_last_moment_comes_once_in_a_period() -> None:
-    """Up, down, cancelled, bought again: more than the money buys comes once, for one seat."""
+def test_a_late_upgrade_in_full_gives_credits_once_per_period() -> None:
+    """Up, down, canceled, repeated: more than the money buys is granted once, for one seat."""
     sold = catalogue(*(replace(plan, upgrade=Upgrade.FULL) for plan in SHOP[:3]))
     bills = life(sold)
     bills.subscribe(on("basic_month", sold=sold))
@@ -112,7 +112,7 @@ def test_an_upgrade_in_full_at_the_last_moment_comes_once_in_a_period() -> None:
     assert sum(given_by(bills)[2:]) == 0
 
 
-def test_an_upgrade_in_full_within_a_year_counts_the_months_that_have_begun() -> None:
+def test_an_upgrade_in_full_within_a_year_counts_started_months() -> None:
     """In a year's last minute it gives a month, not twelve."""
     sold = catalogue(*(replace(plan, upgrade=Upgrade.FULL) for plan in SHOP[:3]))
     bills = life(sold)
@@ -208,9 +208,9 @@ class AnyLife:
     @property
     def given(self) -> int:
         """What remains where refunds have taken their part, as core/reversals.py says."""
-        plans = grant_schedules(self.bills.bought)
+        plans = grant_schedules(self.bills.paid)
         total = 0
-        for each in self.bills.bought:
+        for each in self.bills.paid:
             granted = sum(item.credits for item in plans[each.invoice])
             back = ReversalFacts("refund", "succeeded", self.refunded.get(each.invoice, 0))
             total += granted - claim(granted, each.money.total_minor, [back]).reversed
@@ -273,7 +273,7 @@ def test_no_path_gives_more_than_the_documented_bound_under_any_policy(
         assert lived.given <= lived.bound
 
 
-def test_what_a_plan_in_full_gives_back_hides_no_free_plan_beside_it() -> None:
+def test_a_downgrade_in_full_does_not_hide_a_free_plan() -> None:
     """From a plan with upgrades in full to a free one: what is free counts as such, whatever goes back."""
     in_full = replace(SHOP[2], upgrade=Upgrade.FULL)
     bills = life(catalogue(in_full, FREE_PLAN))

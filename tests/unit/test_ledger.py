@@ -1,4 +1,4 @@
-"""The ledger: every movement an entry, each exactly once, on both databases."""
+"""The ledger: every movement is one entry, exactly once, on both databases."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ async def test_a_grant_is_an_entry_and_a_balance(ada: Account) -> None:
     assert await three_sums(ada.id) == (2000, 2000, 2000)
 
 
-async def test_the_database_refuses_a_second_grant_for_an_invoice(ada: Account) -> None:
-    """S10: whoever else forgets to look, the unique key does not; and nothing of it remains."""
+async def test_a_unique_key_prevents_a_second_grant_for_an_invoice(ada: Account) -> None:
+    """S10: the unique key holds without any check in code, and nothing is left of the attempt."""
     invoice = await granted(ada, 2000)
     with pytest.raises(IntegrityError):
         async with write_transaction():
@@ -54,7 +54,7 @@ async def test_the_database_refuses_a_second_grant_for_an_invoice(ada: Account) 
     assert await three_sums(ada.id) == (2000, 2000, 2000)
 
 
-async def test_a_grant_of_nothing_is_written_too(ada: Account) -> None:
+async def test_a_grant_of_zero_is_written(ada: Account) -> None:
     """S37: one grant stands for each paid invoice."""
     await granted(ada, 0)
     assert await CreditGrant.filter(account_id=ada.id).count() == 1
@@ -70,7 +70,7 @@ async def test_the_grant_that_expires_first_is_spent_first(ada: Account) -> None
     assert remaining == {sooner.id: 0, later.id: 50, for_ever.id: 100}
 
 
-async def test_what_has_expired_cannot_be_spent(ada: Account) -> None:
+async def test_expired_credits_cannot_be_spent(ada: Account) -> None:
     await granted(ada, 100, BEGIN + timedelta(days=10))
     await granted(ada, 30)
     with pytest.raises(InsufficientCredits) as refused:
@@ -78,7 +78,7 @@ async def test_what_has_expired_cannot_be_spent(ada: Account) -> None:
     assert (refused.value.balance, refused.value.needed) == (30, 100)
 
 
-async def test_an_expiry_is_an_entry_of_what_was_left(ada: Account) -> None:
+async def test_an_expiry_posts_the_unused_credits(ada: Account) -> None:
     await granted(ada, 100, BEGIN + timedelta(days=10))
     await spent(ada, 40, "a")
     for _ in range(2):
@@ -90,7 +90,7 @@ async def test_an_expiry_is_an_entry_of_what_was_left(ada: Account) -> None:
     assert await three_sums(ada.id) == (0, 0, 0)
 
 
-async def test_the_same_key_spends_once_and_answers_the_same(ada: Account) -> None:
+async def test_the_same_key_spends_once_with_the_same_result(ada: Account) -> None:
     await granted(ada, 100)
     first = await spent(ada, 30, "key")
     await spent(ada, 20, "another")
@@ -107,7 +107,7 @@ async def test_the_same_key_with_another_amount_is_refused(ada: Account) -> None
     assert await three_sums(ada.id) == (70, 70, 70)
 
 
-async def test_a_key_is_the_accounts_own(ada: Account) -> None:
+async def test_keys_are_scoped_to_the_account(ada: Account) -> None:
     bob = await an_account("bob")
     for account in (ada, bob):
         await granted(account, 100)
@@ -115,14 +115,14 @@ async def test_a_key_is_the_accounts_own(ada: Account) -> None:
     assert await three_sums(bob.id) == (70, 70, 70)
 
 
-async def test_a_refused_spend_leaves_its_key_free(ada: Account) -> None:
+async def test_a_failed_spend_does_not_use_its_key(ada: Account) -> None:
     with pytest.raises(InsufficientCredits):
         await spent(ada, 10, "key")
     await granted(ada, 10)
     assert (await spent(ada, 10, "key")).balance == 0
 
 
-async def test_spends_at_once_never_go_below_zero(ada: Account) -> None:
+async def test_concurrent_spends_never_go_below_zero(ada: Account) -> None:
     await granted(ada, 50)
     await granted(ada, 55, BEGIN + timedelta(days=1))
     answers = await asyncio.gather(*(spent(ada, 10, f"{n}") for n in range(15)), return_exceptions=True)
@@ -131,14 +131,14 @@ async def test_spends_at_once_never_go_below_zero(ada: Account) -> None:
     assert await three_sums(ada.id) == (5, 5, 5)
 
 
-async def test_one_key_at_once_spends_once(ada: Account) -> None:
+async def test_concurrent_spends_with_one_key_spend_once(ada: Account) -> None:
     """A double click: two requests, one entry, one answer."""
     await granted(ada, 100)
     answers = await asyncio.gather(*(spent(ada, 10, "key") for _ in range(8)))
     assert set(answers) == {ledger.Spent(90, 10, "key")}
 
 
-async def test_a_spend_and_a_grant_at_once_both_count(ada: Account) -> None:
+async def test_a_concurrent_spend_and_grant_both_count(ada: Account) -> None:
     await granted(ada, 100)
     await asyncio.gather(*(granted(ada, 10) for _ in range(5)), *(spent(ada, 5, f"{n}") for n in range(5)))
     assert await three_sums(ada.id) == (125, 125, 125)

@@ -329,7 +329,7 @@ class Histories(RuleBasedStateMachine):
             total_minor=total,
             from_balance_minor=from_balance,
             finalized_at=self.at,
-            sequence=len(customer.bills.bought),
+            sequence=len(customer.bills.paid),
             billing_reason="subscription_update" if change else "subscription_cycle",
             subscription=subscription,
             created=self.at,

@@ -1,4 +1,4 @@
-"""The frames of paidup.v1, to the letter: browsers in the field depend on them."""
+"""The exact frames of paidup.v1, which deployed browsers depend on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ACTIVE = StatusMessage(
 )
 
 
-def test_a_status_looks_as_the_protocol_shows_it() -> None:
+def test_a_status_message_matches_the_protocol() -> None:
     assert json.loads(encode(ACTIVE)) == {
         "type": "status",
         "invoice": "in_1",
@@ -55,7 +55,7 @@ def test_a_status_looks_as_the_protocol_shows_it() -> None:
     }
 
 
-def test_a_balance_looks_as_the_protocol_shows_it() -> None:
+def test_a_balance_message_matches_the_protocol() -> None:
     assert json.loads(encode(BalanceMessage(7, 120, ACTIVE.at))) == {
         "type": "balance",
         "version": 7,
@@ -64,7 +64,7 @@ def test_a_balance_looks_as_the_protocol_shows_it() -> None:
     }
 
 
-def test_an_error_names_its_code_its_words_and_the_decline() -> None:
+def test_an_error_has_a_code_a_message_and_a_decline_code() -> None:
     declined = PaymentError("card_declined", "Your card was declined.", "insufficient_funds")
     failed = msgspec.structs.replace(ACTIVE, status=InvoiceStatus.FAILED, error=declined)
     assert json.loads(encode(failed))["error"] == {
@@ -74,7 +74,7 @@ def test_an_error_names_its_code_its_words_and_the_decline() -> None:
     }
 
 
-def test_a_heartbeat_and_a_farewell_look_as_the_protocol_shows_them() -> None:
+def test_heartbeat_and_bye_match_the_protocol() -> None:
     assert encode(Heartbeat()) == b'{"type":"heartbeat"}'
     assert encode(Bye("restarting", 1200)) == (
         b'{"type":"bye","reason":"restarting","reconnect_after_ms":1200}'
@@ -96,13 +96,13 @@ def test_a_heartbeat_and_a_farewell_look_as_the_protocol_shows_them() -> None:
         error=st.none() | st.builds(PaymentError, st.text(), st.text(), st.none() | st.text()),
     )
 )
-def test_a_status_survives_the_way_through_redis(status: StatusMessage) -> None:
+def test_a_status_message_survives_redis(status: StatusMessage) -> None:
     frame = encode(status)
     assert decode_status(frame) == decode_status(frame.decode()) == status
 
 
 @given(st.integers(0, 2**31), st.integers(-(2**53), 2**53))
-def test_a_balance_survives_the_way_through_redis_and_is_no_status(version: int, balance: int) -> None:
+def test_a_balance_message_survives_redis_and_is_not_a_status(version: int, balance: int) -> None:
     message = BalanceMessage(version, balance, ACTIVE.at)
     frame = encode(message)
     assert decode_balance(frame) == decode_balance(frame.decode()) == message
@@ -113,7 +113,7 @@ def test_a_balance_survives_the_way_through_redis_and_is_no_status(version: int,
 
 
 @pytest.mark.parametrize("frame", ["", "{", "[]", '{"type":"heartbeat"}', '{"type":"status"}', '"status"'])
-def test_what_is_no_status_is_refused(frame: str) -> None:
+def test_other_frames_are_not_decoded_as_a_status(frame: str) -> None:
     with pytest.raises(msgspec.DecodeError):
         decode_status(frame)
 
@@ -133,7 +133,7 @@ def test_what_is_no_status_is_refused(frame: str) -> None:
         ("", False),
     ],
 )
-def test_a_browser_may_ask_for_a_verification_and_say_nothing_else(text: str, asks: bool) -> None:
+def test_verify_is_the_only_client_message(text: str, asks: bool) -> None:
     assert is_verify(text) is asks
 
 
@@ -143,11 +143,11 @@ def test_a_browser_may_ask_for_a_verification_and_say_nothing_else(text: str, as
         st.none() | st.integers() | st.text(), lambda of: st.lists(of) | st.dictionaries(st.text(), of)
     ).map(json.dumps)
 )
-def test_no_frame_of_a_browser_raises(text: str) -> None:
+def test_no_client_frame_raises(text: str) -> None:
     assert is_verify(text) is (text == '{"type":"verify"}')
 
 
-def test_every_status_has_a_stage_and_only_an_end_shows_as_one() -> None:
+def test_every_status_has_a_stage_and_only_terminal_ones_a_final_stage() -> None:
     stages = {status: stage_of(status) for status in InvoiceStatus}
     ends = {Stage.ACTIVE, Stage.VOID}
     assert {status for status, stage in stages.items() if stage in ends} == {

@@ -1,4 +1,4 @@
-"""The latest migration under a process of the release before: its rows are there, and it writes more."""
+"""The latest migration while processes of the previous release still run and write."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def now_called(name: str, columns: dict[str, str]) -> set[str]:
     return {renamed.get(column, column) for column in columns}
 
 
-async def test_a_process_of_the_release_before_goes_on_writing(empty_url: str) -> None:
+async def test_processes_of_the_previous_release_can_still_write(empty_url: str) -> None:
     previous, latest = NAMES[-2:]
     try:
         await migrate_to(config=tortoise_config(empty_url), target=f"paidup.{previous}")
@@ -118,7 +118,7 @@ async def test_a_process_of_the_release_before_goes_on_writing(empty_url: str) -
 
 
 @pytest.mark.parametrize("empty_url", ["postgres"], indirect=True)
-async def test_of_many_who_migrate_at_once_one_does_it(empty_url: str, tmp_path: Path) -> None:
+async def test_concurrent_migrations_run_once(empty_url: str, tmp_path: Path) -> None:
     """Each server of a release may run it first, as an image's or a unit's own first step."""
     once = f"import asyncio; from paidup.db.connection import migrate; asyncio.run(migrate({empty_url!r}))"
     children = [Child(["-c", once], {}, tmp_path / f"{number}.log") for number in range(3)]

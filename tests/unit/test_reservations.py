@@ -77,7 +77,7 @@ async def ada(database: None) -> Account:
     return await an_account()
 
 
-async def test_what_is_reserved_is_gone_from_the_balance_at_once(ada: Account) -> None:
+async def test_reserved_credits_leave_the_balance_at_once(ada: Account) -> None:
     await granted(ada, 100)
     assert await reserved(ada, 70) == Reserved("work", 70, BEGIN + SOON, 30)
     assert await three_sums(ada.id) == (30, 30, 30)
@@ -87,7 +87,7 @@ async def test_what_is_reserved_is_gone_from_the_balance_at_once(ada: Account) -
         await reserved(ada, 31, "more")
 
 
-async def test_a_commit_spends_what_was_used_and_gives_the_rest_back(ada: Account) -> None:
+async def test_a_commit_spends_what_was_used_and_returns_the_rest(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 70)
     assert await committed(ada, 50) == Spent(50, 50, "work")
@@ -100,7 +100,7 @@ async def test_a_commit_spends_what_was_used_and_gives_the_rest_back(ada: Accoun
     assert await three_sums(ada.id) == (50, 50, 50)
 
 
-async def test_the_first_taken_is_the_first_used(ada: Account) -> None:
+async def test_the_credits_taken_first_are_used_first(ada: Account) -> None:
     """What goes back is what would have lasted longest."""
     await granted(ada, 100)
     await granted(ada, 40, BEGIN + 10 * DAY)
@@ -111,7 +111,7 @@ async def test_the_first_taken_is_the_first_used(ada: Account) -> None:
     assert await remaining(ada) == [100, 25, 0]
 
 
-async def test_all_of_it_may_be_used_or_nothing(ada: Account) -> None:
+async def test_a_commit_may_use_all_or_nothing(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 60, "all")
     await reserved(ada, 40, "none")
@@ -121,14 +121,14 @@ async def test_all_of_it_may_be_used_or_nothing(ada: Account) -> None:
     assert await three_sums(ada.id) == (40, 40, 40)
 
 
-async def test_a_release_gives_everything_back_once(ada: Account) -> None:
+async def test_a_release_returns_everything_once(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 70)
     assert await released(ada) == await released(ada) == Spent(100, 70, "work")
     assert (await entries(ada))[2:] == [("release", 70, 100)]
 
 
-async def test_the_same_reservation_again_gives_the_same_answer(ada: Account) -> None:
+async def test_repeating_a_reservation_gives_the_same_result(ada: Account) -> None:
     """While it is held: it is a repetition, not another reservation."""
     await granted(ada, 100)
     first = await reserved(ada, 70)
@@ -140,7 +140,7 @@ async def test_the_same_reservation_again_gives_the_same_answer(ada: Account) ->
     assert refused.value.credits == 70
 
 
-async def test_the_key_of_a_reservation_that_is_over_reserves_nothing(ada: Account) -> None:
+async def test_the_key_of_an_ended_reservation_reserves_nothing(ada: Account) -> None:
     """An old success would say that credits are held, and none are."""
     await granted(ada, 100)
     for key in ("committed", "released", "expired", "not swept yet"):
@@ -164,7 +164,7 @@ async def test_the_key_of_a_reservation_that_is_over_reserves_nothing(ada: Accou
     assert await three_sums(ada.id) == (90, 90, 90)
 
 
-async def test_the_same_commit_again_gives_the_same_answer(ada: Account) -> None:
+async def test_repeating_a_commit_gives_the_same_result(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 70)
     first = await committed(ada, 50)
@@ -176,7 +176,7 @@ async def test_the_same_commit_again_gives_the_same_answer(ada: Account) -> None
     assert await three_sums(ada.id) == (40, 40, 40)
 
 
-async def test_a_reservation_that_is_over_cannot_be_committed(ada: Account) -> None:
+async def test_an_ended_reservation_cannot_be_committed(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 10, "released")
     await released(ada, "released")
@@ -196,7 +196,7 @@ async def _expire_one(account: Account, key: str) -> None:
     assert await reservations.expire_due(account, BEGIN) == 1
 
 
-async def test_a_reservation_that_was_committed_cannot_be_released(ada: Account) -> None:
+async def test_a_committed_reservation_cannot_be_released(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 70)
     await committed(ada, 50)
@@ -205,7 +205,7 @@ async def test_a_reservation_that_was_committed_cannot_be_released(ada: Account)
     assert refused.value.state == "committed"
 
 
-async def test_no_more_can_be_committed_than_is_reserved(ada: Account) -> None:
+async def test_a_commit_cannot_exceed_the_reservation(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 70)
     with pytest.raises(InvalidInput):
@@ -213,7 +213,7 @@ async def test_no_more_can_be_committed_than_is_reserved(ada: Account) -> None:
     assert await committed(ada, 70) == Spent(30, 70, "work")
 
 
-async def test_a_key_is_the_accounts_own(ada: Account) -> None:
+async def test_keys_are_scoped_to_the_account(ada: Account) -> None:
     bob = await an_account("bob")
     await granted(ada, 100)
     await reserved(ada, 70)
@@ -223,7 +223,7 @@ async def test_a_key_is_the_accounts_own(ada: Account) -> None:
         await released(bob)
 
 
-async def test_no_key_of_a_spend_is_that_of_a_commit(ada: Account) -> None:
+async def test_spend_and_commit_keys_never_collide(ada: Account) -> None:
     """Whatever keys a caller chooses, a spend and a commit are two things."""
     await granted(ada, 100)
     for key in ("work", f"reservation:{ada.id}:work", "reservation:work", f"{ada.id}:reservation:work"):
@@ -232,7 +232,7 @@ async def test_no_key_of_a_spend_is_that_of_a_commit(ada: Account) -> None:
     assert await committed(ada, 10) == Spent(50, 10, "work")
 
 
-async def test_past_its_time_a_reservation_goes_back(ada: Account) -> None:
+async def test_an_expired_reservation_returns_its_credits(ada: Account) -> None:
     await granted(ada, 100)
     await reserved(ada, 70)
     assert await lapsed(ada, BEGIN + SOON - timedelta(seconds=1)) == 0
@@ -243,7 +243,7 @@ async def test_past_its_time_a_reservation_goes_back(ada: Account) -> None:
 
 
 @pytest.mark.parametrize("move", [spent, reserved])
-async def test_where_credits_are_wanting_what_is_past_its_time_comes_back_first(
+async def test_due_reservations_expire_first_when_credits_are_short(
     ada: Account, move: Callable[..., Awaitable[object]]
 ) -> None:
     """No sweep has come by yet: nobody is refused for credits that nobody holds."""
@@ -255,7 +255,7 @@ async def test_where_credits_are_wanting_what_is_past_its_time_comes_back_first(
     assert await three_sums(ada.id) == (20, 20, 20)
 
 
-async def test_what_goes_back_to_a_grant_that_has_ended_ends_again(ada: Account) -> None:
+async def test_credits_returned_to_an_expired_grant_expire_again(ada: Account) -> None:
     """The end is an entry of its own, and the answer counts it."""
     await granted(ada, 100, BEGIN + DAY)
     await granted(ada, 100)
@@ -268,7 +268,7 @@ async def test_what_goes_back_to_a_grant_that_has_ended_ends_again(ada: Account)
     assert await three_sums(ada.id) == (100, 100, 100)
 
 
-async def test_what_goes_back_to_a_grant_that_was_ended_before_its_time_ends_too(ada: Account) -> None:
+async def test_credits_returned_to_a_grant_that_ended_early_expire_too(ada: Account) -> None:
     """A subscription that has ended took its grant with it, whatever the grant's own time."""
     await granted(ada, 100, BEGIN + 30 * DAY, rollover_cap=50)
     await reserved(ada, 70)
@@ -280,7 +280,7 @@ async def test_what_goes_back_to_a_grant_that_was_ended_before_its_time_ends_too
 
 
 @pytest.mark.parametrize("held", [40, 80, 100])
-async def test_reserving_carries_no_more_over_the_end_than_may_roll_over(ada: Account, held: int) -> None:
+async def test_reserving_cannot_exceed_the_rollover_cap(ada: Account, held: int) -> None:
     await granted(ada, 100, BEGIN + DAY, rollover_cap=30)
     await reserved(ada, held, within=2 * DAY)
     await moved(ada, lambda own: ledger.expire_due(own, BEGIN + DAY))
@@ -289,7 +289,7 @@ async def test_reserving_carries_no_more_over_the_end_than_may_roll_over(ada: Ac
 
 
 @pytest.mark.parametrize("looked", [True, False])
-async def test_whether_somebody_looked_before_the_release_changes_nothing(ada: Account, looked: bool) -> None:
+async def test_an_expiry_run_before_the_release_changes_nothing(ada: Account, looked: bool) -> None:
     """Two grants have ended, of which 40 credits stay: the same ones stay."""
     for _ in range(2):
         await granted(ada, 100, BEGIN + DAY, rollover_cap=40)
@@ -300,7 +300,7 @@ async def test_whether_somebody_looked_before_the_release_changes_nothing(ada: A
     assert await remaining(ada) == [0, 40]
 
 
-async def test_a_debt_is_paid_first_from_what_goes_back(ada: Account) -> None:
+async def test_returned_credits_pay_a_debt_first(ada: Account) -> None:
     """The money went back while the credits were reserved: what is unused pays for what is owed."""
     await granted(ada, 100)
     await reserved(ada, 70)
@@ -311,7 +311,7 @@ async def test_a_debt_is_paid_first_from_what_goes_back(ada: Account) -> None:
     assert await three_sums(ada.id) == (10, 10, 10)
 
 
-async def test_what_its_grant_has_no_room_for_goes_to_another(ada: Account) -> None:
+async def test_credits_above_a_grants_capacity_return_to_another(ada: Account) -> None:
     """The money went and came back meanwhile; what had been taken for it elsewhere is owed there."""
     await granted(ada, 100, BEGIN + DAY)
     await granted(ada, 100)
@@ -326,7 +326,7 @@ async def test_what_its_grant_has_no_room_for_goes_to_another(ada: Account) -> N
     assert await three_sums(ada.id) == (200, 200, 200)
 
 
-async def test_many_at_once_never_go_below_zero(ada: Account) -> None:
+async def test_concurrent_reservations_never_go_below_zero(ada: Account) -> None:
     """Spends and reservations together, more than there is: what there was is shared out, no more."""
     await granted(ada, 50)
     await granted(ada, 55, BEGIN + DAY)
@@ -340,13 +340,13 @@ async def test_many_at_once_never_go_below_zero(ada: Account) -> None:
     assert await three_sums(ada.id) == (5, 5, 5)
 
 
-async def test_one_key_at_once_reserves_once(ada: Account) -> None:
+async def test_concurrent_reservations_with_one_key_reserve_once(ada: Account) -> None:
     await granted(ada, 100)
     answers = await asyncio.gather(*(reserved(ada, 10) for _ in range(8)))
     assert set(answers) == {Reserved("work", 10, BEGIN + SOON, 90)}
 
 
-async def test_a_reservation_ends_once_though_all_try_at_once(ada: Account) -> None:
+async def test_a_reservation_ends_once_under_concurrent_attempts(ada: Account) -> None:
     """A commit, a release and several sweeps in the same moment: one of them ends it."""
     await granted(ada, 100)
     await reserved(ada, 70)

@@ -1,4 +1,4 @@
-"""Money that goes back: the proportion (pure), and the ledger under any history of it, on both databases."""
+"""Reversals: the proportion (pure), and the ledger under any history of them, on both databases."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ totals = st.integers(0, 3000)
 
 
 @given(granted=credits, total=totals, known=several, seed=st.randoms(use_true_random=False))
-def test_the_order_of_the_facts_changes_nothing(
+def test_the_order_of_reversals_changes_nothing(
     granted: int, total: int, known: list[ReversalFacts], seed: random.Random
 ) -> None:
     """S25: the same refunds and disputes, in whichever order, come to the same."""
@@ -101,7 +101,7 @@ def test_never_more_is_taken_than_was_granted(granted: int, total: int, known: l
 
 
 @given(granted=credits, total=totals, known=several, more=facts)
-def test_more_money_that_goes_back_never_gives_credits(
+def test_reversing_more_money_never_gives_credits(
     granted: int, total: int, known: list[ReversalFacts], more: ReversalFacts
 ) -> None:
     """S25."""
@@ -112,7 +112,7 @@ def test_more_money_that_goes_back_never_gives_credits(
 
 
 @given(granted=credits, total=totals, known=several)
-def test_an_invoice_is_reversed_as_a_whole_once_all_its_money_is_gone(
+def test_an_invoice_is_fully_reversed_once_all_its_money_is(
     granted: int, total: int, known: list[ReversalFacts]
 ) -> None:
     """S25: and not before; then every credit of it is."""
@@ -126,22 +126,22 @@ def test_an_invoice_is_reversed_as_a_whole_once_all_its_money_is_gone(
 
 
 @given(granted=credits, parts=st.lists(st.integers(1, 900), min_size=1, max_size=5))
-def test_parts_that_sum_up_to_the_whole_take_the_whole(granted: int, parts: list[int]) -> None:
+def test_partial_refunds_of_the_full_amount_take_all_credits(granted: int, parts: list[int]) -> None:
     """S25: what is rounded down on the way is not left over at the end."""
     back = [ReversalFacts("refund", "succeeded", part) for part in parts]
     assert claim(granted, sum(parts), back) == Claim(granted, 0, True)
 
 
 @pytest.mark.parametrize(
-    "unheard_of",
+    "unknown",
     [("refund", "eaten"), ("dispute", "warning_closed"), ("dispute", "prevented"), ("gift", "lost")],
 )
 @given(granted=credits, total=totals, known=several)
-def test_what_is_unheard_of_or_moves_no_money_does_nothing(
-    unheard_of: tuple[str, str], granted: int, total: int, known: list[ReversalFacts]
+def test_unknown_statuses_and_those_without_money_do_nothing(
+    unknown: tuple[str, str], granted: int, total: int, known: list[ReversalFacts]
 ) -> None:
     """S25: an inquiry, or a status that Stripe may yet think of, takes no credit."""
-    strange = ReversalFacts(*unheard_of, 500)
+    strange = ReversalFacts(*unknown, 500)
     assert strange.effect is Effect.NONE
     assert claim(granted, total, [*known, strange]) == claim(granted, total, known)
 
@@ -154,7 +154,7 @@ def test_an_open_dispute_freezes_and_an_inquiry_does_not() -> None:
 
 
 @given(seed=st.randoms(use_true_random=False), life=st.sampled_from(sum(LIVES.values(), ())))
-def test_whatever_the_order_and_however_often_the_last_status_stays(
+def test_the_latest_status_wins_in_any_order_and_repetition(
     seed: random.Random, life: tuple[str, ...]
 ) -> None:
     """S25: events come in any order and more than once; none leads back."""
@@ -165,7 +165,7 @@ def test_whatever_the_order_and_however_often_the_last_status_stays(
     assert known == life[-1]
 
 
-def test_a_status_that_is_not_known_is_never_later_than_one_that_is() -> None:
+def test_an_unknown_status_is_never_later_than_a_known_one() -> None:
     """S25: but whatever is known is later than it."""
     for _, status in STATUSES:
         assert not is_later("eaten", status)
@@ -174,8 +174,8 @@ def test_a_status_that_is_not_known_is_never_later_than_one_that_is() -> None:
 
 
 @pytest.mark.parametrize(("kind", "status"), STATUSES)
-def test_every_status_has_a_reason_that_the_customer_may_read(kind: str, status: str) -> None:
-    """S25: words about his payment, not Stripe's words to the merchant."""
+def test_every_status_has_a_reason_for_the_customer(kind: str, status: str) -> None:
+    """S25: text for the customer, not Stripe's text for the merchant."""
     assert reason(kind, status)
     assert "response" not in reason(kind, status)
     assert "_" not in reason(kind, "never_heard_of")
@@ -313,7 +313,7 @@ async def books(database: None) -> Books:
     return Books(await an_account())
 
 
-async def test_a_refund_takes_what_is_left_and_the_rest_is_owed(books: Books) -> None:
+async def test_a_refund_takes_remaining_credits_and_the_rest_is_a_debt(books: Books) -> None:
     """S25."""
     invoice = await books.bill(2000)
     await books.spend(600, "a")
@@ -324,7 +324,7 @@ async def test_a_refund_takes_what_is_left_and_the_rest_is_owed(books: Books) ->
     await books.check()
 
 
-async def test_a_forgiving_policy_takes_only_what_is_left(books: Books) -> None:
+async def test_the_forgive_policy_takes_only_remaining_credits(books: Books) -> None:
     """S25: and gives back only that, where the refund fails."""
     books.after(AfterRefund.FORGIVE)
     invoice = await books.bill(2000)
@@ -336,7 +336,7 @@ async def test_a_forgiving_policy_takes_only_what_is_left(books: Books) -> None:
     await books.check()
 
 
-async def test_an_invoice_from_before_totals_were_kept_is_reversed_by_what_it_asked_for(books: Books) -> None:
+async def test_an_invoice_without_a_stored_total_is_reversed_by_its_amount_due(books: Books) -> None:
     """S25: settled by an earlier version, refunded under this one."""
     invoice = await books.bill(2000)
     await Invoice.filter(id=invoice.id).update(total_minor=0, amount_due_minor=TOTAL)
@@ -345,7 +345,7 @@ async def test_an_invoice_from_before_totals_were_kept_is_reversed_by_what_it_as
     assert await three_sums(books.id) == (1000, 1000, 1000)
 
 
-async def test_nobody_owes_what_expired_unused(books: Books) -> None:
+async def test_credits_that_expired_unused_are_not_owed(books: Books) -> None:
     """S25: it was gone already; a refund takes it from nobody, and one that fails brings it to nobody."""
     invoice = await books.bill(2000, days=10)
     await books.spend(600, "a")
@@ -358,7 +358,7 @@ async def test_nobody_owes_what_expired_unused(books: Books) -> None:
     await books.check()
 
 
-async def test_frozen_credits_cannot_be_spent_and_do_not_expire_meanwhile(books: Books) -> None:
+async def test_frozen_credits_cannot_be_spent_and_do_not_expire(books: Books) -> None:
     """S25: they end when the dispute does, where their month is over by then."""
     invoice = await books.bill(2000, days=10)
     await books.spend(600, "a")
@@ -379,7 +379,7 @@ async def test_frozen_credits_cannot_be_spent_and_do_not_expire_meanwhile(books:
     await books.check()
 
 
-async def test_a_dispute_that_is_lost_and_says_so_first_is_lost(books: Books) -> None:
+async def test_a_lost_dispute_stays_lost_when_older_statuses_follow(books: Books) -> None:
     """S25: the news of its opening comes afterwards, and again: nothing more happens."""
     invoice = await books.bill(2000)
     assert await books.hear(invoice, Kind.DISPUTE, "lost")
@@ -403,7 +403,7 @@ async def test_a_refund_that_fails_pays_the_debt_before_a_dispute_freezes(books:
     await books.check()
 
 
-async def test_credits_that_come_back_find_room_though_a_reservation_filled_it(books: Books) -> None:
+async def test_restored_credits_find_capacity_after_a_reservation_used_it(books: Books) -> None:
     """S25: reserved, refunded, the debt paid by the next grant, released; the refund fails: all is there."""
     first = await books.bill(2000)
     await books.hold(500, "job")
@@ -422,7 +422,7 @@ GONE_BY = [(Kind.REFUND, "succeeded"), (Kind.DISPUTE, "lost"), (Kind.CREDIT_NOTE
 
 @pytest.mark.parametrize(("kind", "status"), GONE_BY)
 @pytest.mark.parametrize("end", ["release", "lapse", "commit"])
-async def test_held_credits_go_with_their_money_though_spent_ones_are_forgiven(
+async def test_reserved_credits_are_reversed_though_spent_ones_are_forgiven(
     books: Books, kind: Kind, status: str, end: str
 ) -> None:
     """S25: reserved while the money went back, and not used: however it ends, nothing comes back."""
@@ -443,7 +443,7 @@ async def test_held_credits_go_with_their_money_though_spent_ones_are_forgiven(
     await books.check()
 
 
-async def test_what_was_used_of_held_credits_is_forgiven_and_the_rest_goes_with_the_money(
+async def test_used_reserved_credits_are_forgiven_and_the_rest_is_reversed(
     books: Books,
 ) -> None:
     """S25: and where the refund fails, exactly the unused comes back."""
@@ -459,7 +459,7 @@ async def test_what_was_used_of_held_credits_is_forgiven_and_the_rest_goes_with_
 
 
 @pytest.mark.parametrize("first", ["used", "free"])
-async def test_a_partial_refund_takes_whichever_held_credits_come_back(books: Books, first: str) -> None:
+async def test_a_partial_refund_takes_any_reserved_credits_that_return(books: Books, first: str) -> None:
     """S25: two reservations, one of them used: the other one's credits pay, in whichever order they end."""
     books.after(AfterRefund.FORGIVE)
     invoice = await books.bill(1000)
@@ -473,7 +473,7 @@ async def test_a_partial_refund_takes_whichever_held_credits_come_back(books: Bo
     await books.check()
 
 
-async def test_a_refund_that_fails_before_the_release_leaves_all_of_it(books: Books) -> None:
+async def test_a_refund_that_fails_before_the_release_takes_nothing(books: Books) -> None:
     """S25."""
     books.after(AfterRefund.FORGIVE)
     invoice = await books.bill(2000)
@@ -500,9 +500,7 @@ async def test_credits_reserved_after_the_refund_are_not_taken_for_what_was_forg
 
 
 @pytest.mark.parametrize("after", AfterRefund)
-async def test_what_comes_back_while_the_payment_is_disputed_is_frozen(
-    books: Books, after: AfterRefund
-) -> None:
+async def test_credits_returned_during_a_dispute_are_frozen(books: Books, after: AfterRefund) -> None:
     """S25: released, lapsed or not used, it waits for the dispute's end."""
     books.after(after)
     invoice = await books.bill(2000)
@@ -521,7 +519,7 @@ async def test_what_comes_back_while_the_payment_is_disputed_is_frozen(
 
 
 @pytest.mark.parametrize("after", AfterRefund)
-async def test_a_dispute_in_part_freezes_its_part_of_what_comes_back(
+async def test_a_partial_dispute_freezes_its_share_of_returned_credits(
     books: Books, after: AfterRefund
 ) -> None:
     """S25."""
@@ -537,7 +535,7 @@ async def test_a_dispute_in_part_freezes_its_part_of_what_comes_back(
     await books.check()
 
 
-async def test_what_other_credits_paid_goes_back_to_them_and_not_to_a_month_that_is_over(
+async def test_credits_that_paid_a_debt_return_to_their_own_grants(
     books: Books,
 ) -> None:
     """S25: reserved, refunded, the debt paid by a top-up, the month over, released: the top-up is whole."""
@@ -552,7 +550,7 @@ async def test_what_other_credits_paid_goes_back_to_them_and_not_to_a_month_that
     await books.check()
 
 
-async def test_a_refund_that_fails_in_part_gives_back_what_other_credits_paid(books: Books) -> None:
+async def test_a_partly_failed_refund_returns_what_other_grants_paid(books: Books) -> None:
     """S25: it is what one refund alone would have come to, though half of the month had expired unused."""
     invoice = await books.bill(1000, days=10)
     await books.spend(500, "a")
@@ -568,7 +566,7 @@ async def test_a_refund_that_fails_in_part_gives_back_what_other_credits_paid(bo
 
 
 @pytest.mark.parametrize("looked", [True, False])
-async def test_whether_somebody_looked_at_the_balance_changes_no_refund(books: Books, looked: bool) -> None:
+async def test_an_expiry_run_before_the_refund_changes_nothing(books: Books, looked: bool) -> None:
     """S25: the month is over and up to 40 stay, whether or not that was entered before the refund came."""
     invoice = await books.bill(100, days=10)
     await CreditGrant.filter(invoice_id=invoice.id).update(rollover_cap=40)
@@ -580,7 +578,7 @@ async def test_whether_somebody_looked_at_the_balance_changes_no_refund(books: B
     await books.check()
 
 
-async def test_releases_and_news_of_the_refund_at_once_do_not_deadlock(books: Books) -> None:
+async def test_concurrent_releases_and_refunds_do_not_deadlock(books: Books) -> None:
     """S25: each locks the account and the invoice; none is refused because of another's order."""
     books.after(AfterRefund.FORGIVE)
     invoice = await books.bill(2000)
@@ -597,7 +595,7 @@ async def test_releases_and_news_of_the_refund_at_once_do_not_deadlock(books: Bo
     await books.check()
 
 
-async def test_a_part_of_a_year_comes_as_far_as_its_money_is_there(books: Books) -> None:
+async def test_an_installment_is_reduced_by_a_partial_refund(books: Books) -> None:
     """S25: half of it after half a refund, and none after a whole one, however late the worker looks."""
     invoice = await books.bill(200)
     await books.hear(invoice, Kind.REFUND, "succeeded", TOTAL // 2)
@@ -609,7 +607,7 @@ async def test_a_part_of_a_year_comes_as_far_as_its_money_is_there(books: Books)
     await books.check()
 
 
-async def test_what_comes_back_after_the_subscription_has_ended_ends_too(books: Books) -> None:
+async def test_credits_returned_after_the_subscription_ended_expire(books: Books) -> None:
     """S25: a plan whose credits end with it keeps none of those that a dispute withheld."""
     invoice = await books.bill(2000)
     await Invoice.filter(id=invoice.id).update(subscription="sub_1")
@@ -701,7 +699,7 @@ policies = st.sampled_from(AfterRefund)
     after=policies,
     history=st.lists(st.one_of(*lasting, *passing, taking, taking, anything), min_size=4, max_size=14),
 )
-def test_after_any_history_the_books_are_right(
+def test_the_ledger_balances_after_any_history_of_reversals(
     database_url: str, after: AfterRefund, history: list[Any]
 ) -> None:
     """S25, S37: after each step of any history, with debts or forgiving; and each entry has its reason."""
@@ -723,7 +721,7 @@ def test_after_any_history_the_books_are_right(
 
 @on_a_database
 @given(after=policies, history=st.lists(st.one_of(*lasting, *undoable), min_size=4, max_size=14))
-def test_when_all_reversals_are_undone_all_that_was_not_spent_is_there(
+def test_undoing_all_reversals_restores_all_unspent_credits(
     database_url: str, after: AfterRefund, history: list[Any]
 ) -> None:
     """S25: whatever happened between: the balance is what was granted less what was spent."""
@@ -755,7 +753,7 @@ def test_when_all_reversals_are_undone_all_that_was_not_spent_is_there(
     heard=st.lists(anything, min_size=1, max_size=6),
     seed=st.randoms(use_true_random=False),
 )
-def test_the_order_in_which_it_is_learned_changes_nothing(
+def test_the_order_in_which_reversals_arrive_changes_nothing(
     database_url: str, after: AfterRefund, spent: int, heard: list[Hear], seed: random.Random
 ) -> None:
     """S25: the same last word of each refund, dispute and note, in two orders: the same books.

@@ -319,7 +319,7 @@ class StripeEvent(Model):
 
 
 class KnownPrice(Model):
-    """A Stripe price once linked to a plan. Kept, since a lookup key may move to a newer price."""
+    """A Stripe price once tied to a plan. Kept, since a lookup key may move to a newer price."""
 
     id = fields.CharField(255, primary_key=True)
     lookup_key = fields.CharField(200)
