@@ -1,4 +1,4 @@
-"""One Chromium and one running demo for all tests of a browser; a new customer for each that wants one."""
+"""One Chromium and one running demo for all browser tests; a new customer for each test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ expect.set_options(timeout=15_000)  # two cores may be shared with a test that h
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Whoever fails in the browser says what happened behind the page."""
+    """A failing browser test reports what happened on the server."""
     report = yield
     demo = item.funcargs.get("demo")
     if report.failed and isinstance(demo, Demo):
@@ -29,7 +29,7 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
 
 
 def _webhooks(demo: Demo) -> str:
-    """A line for each of the sandbox's newest events: what, when, and how its deliveries ended."""
+    """One line per event of the sandbox, newest first, with its deliveries."""
     try:
         with urllib.request.urlopen(f"{demo.sandbox}/sandbox/events?limit=40", timeout=10) as answer:
             events = json.load(answer)["events"]
@@ -56,10 +56,10 @@ def demo() -> Iterator[Demo]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def shopper(browser: Browser, demo: Demo, request: pytest.FixtureRequest) -> AsyncIterator[Shopper]:
-    """A customer with an empty purse, in calm weather; his test fails if the page had any trouble.
+    """A new customer without credits, under normal conditions; the test fails if the page had errors.
 
-    Parametrized indirectly, it takes the options of his browser: a width, a colour scheme. He wants no motion
-    unless they say so: the press is quick then, and so is the test.
+    Parametrized indirectly, it takes options of the browser context. Motion is reduced by default, which
+    makes the test faster.
     """
     looks = {"reduced_motion": "reduce", **getattr(request, "param", {})}
     async with shopping(browser, demo, **looks) as shopper:

@@ -1,7 +1,6 @@
-"""A page with a `<paidup-activation>` on it, whose server the test holds in its hand.
+"""A page with `<paidup-activation>` under a strict policy; the test itself answers all its requests.
 
-Owns the page, its strict policy, and what the socket says. Nothing here is a Paidup server, and nothing is
-served on a port: the browser's requests are answered by the test itself.
+There is no server and no port: requests and WebSockets are intercepted in the browser.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What any page must be, whoever looks at it: wide enough for a phone, readable by a machine, at rest.
-
-Owns how that is found out in a real Chromium: axe-core for what can be judged by rule, the boxes of all that
-is visible, and the browser's own record of what moved about.
-"""
+"""Checks for any page in Chromium: axe-core, no horizontal scrolling, no layout shifts."""
 
 from __future__ import annotations
 
@@ -35,11 +31,11 @@ NOTE_SHIFTS = """
         window.shifts.push([value, sources.map(({ node }) => node?.id || node?.className)]);
   }).observe({ type: "layout-shift", buffered: true });
 """
-"""An init script. What moves within half a second of a click or a key answers it, and does not count."""
+"""An init script. Shifts within half a second of a click or key press do not count."""
 
 
 async def expect_no_violations(page: Page, within: str = "body") -> None:
-    """axe-core finds nothing: names, roles, contrast, headings, landmarks, focus."""
+    """Assert that axe-core finds no violations."""
     if not AXE.exists():
         pytest.skip("axe-core is not installed: `make test` does it")
     if not await page.evaluate("'axe' in window"):
@@ -48,19 +44,19 @@ async def expect_no_violations(page: Page, within: str = "body") -> None:
 
 
 async def expect_to_fit(page: Page, width: int) -> None:
-    """Nothing scrolls sideways."""
+    """Assert that nothing scrolls horizontally."""
     assert await page.evaluate(TOO_WIDE) == []
     assert await page.evaluate("document.documentElement.scrollWidth") == width
 
 
 async def expect_at_rest(page: Page, at_most: float = 0.02) -> None:
-    """Since the page was opened nothing has moved about by itself that a reader would notice."""
+    """Assert that there was no noticeable layout shift since the page was opened."""
     shifts: list[Any] = await page.evaluate("window.shifts")
     assert sum(value for value, _ in shifts) < at_most, shifts
 
 
 async def tab_to(page: Page, wanted: Locator) -> None:
-    """Press Tab until `wanted` has the focus, as one does without a mouse."""
+    """Press Tab until `wanted` has the focus."""
     for _ in range(25):
         if await wanted.evaluate("node => node === node.getRootNode().activeElement"):
             return

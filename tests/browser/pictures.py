@@ -1,4 +1,4 @@
-"""`python -m tests.browser.pictures [NAME ...]`: the pictures of the documents, of a demo of their own.
+"""`python -m tests.browser.pictures [NAME ...]`: takes the documents' screenshots from its own demo.
 
 Each is the page as it is, at one device pixel a pixel: every screen, and the timeline.
 """
@@ -30,7 +30,7 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 MOST_BYTES = 120_000
 DESK: dict[str, Any] = {"viewport": {"width": 1280, "height": 720}}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
-POSTER = "poster-15"  # the seed: the same poster whenever the pictures are taken anew
+POSTER = "poster-15"  # the seed: the same poster every time
 
 console = Console()
 
@@ -133,7 +133,7 @@ async def account(shopper: Shopper) -> None:
 
 
 SCREENS = [home, plans, declined, challenge, activating, delayed, processing, failed, active, account]
-"""Each is taken twice: of a desk by day, of a phone at night."""
+"""Each is taken twice: a light desktop and a dark phone."""
 
 
 async def take(path: Path, shopper: Shopper, part: str | None = None) -> None:

@@ -1,8 +1,7 @@
-"""The demo as its customer meets it: the whole of `paidup demo`, and somebody who buys there.
+"""The steps of a customer in the demo, for browser tests; also starts `paidup demo`.
 
-Owns how the demo is started for a browser and each step of the story as the page offers it. Checks nothing
-but the trouble that no visit may have: what was thrown, logged as an error, or blocked by the page's policy;
-frames, either way, that docs/asyncapi.yaml does not describe.
+Every visit is checked for errors: exceptions, logged errors, Content-Security-Policy violations, and
+WebSocket frames that docs/asyncapi.yaml does not describe.
 """
 
 from __future__ import annotations
@@ -76,13 +75,13 @@ def running_demo(folder: Path) -> Iterator[Demo]:
 
 @asynccontextmanager
 async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[Shopper]:
-    """A new customer of `demo`; `looks` are Playwright's options of a browser context. Calm weather."""
-    # A connection for each call: one kept from the test's beginning may just be closing at its end.
+    """A new customer of `demo` under normal conditions; `looks` are options of the browser context."""
+    # One connection per call: a kept-alive one may be closing by the end of the test.
     calls = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10), connector=calls) as http:
         stripe_side = StripeSide(demo.sandbox, http)
         await stripe_side.control("conditions/reset")
-        # Or a clock that is moved by a year renews the plans of all who were here before, twelve times each.
+        # Otherwise a clock moved by a year would renew the plans of all earlier customers, too.
         for left in (await stripe_side.api("GET", "subscriptions?limit=100"))["data"]:
             if left["status"] != "incomplete":
                 await stripe_side.api("DELETE", f"subscriptions/{left['id']}")
@@ -97,7 +96,7 @@ async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[
 
 @dataclass
 class Shopper:
-    """A customer in a browser of his own. Steps are taken in `page`, his newest tab."""
+    """A customer in their own browser context. Steps are taken in `page`, the newest tab."""
 
     demo: Demo
     context: BrowserContext
@@ -130,7 +129,7 @@ class Shopper:
         await expect(self.page.get_by_test_id("card-form")).to_be_visible()
 
     async def reach_card_form(self) -> None:
-        """The story up to the card: a poster is asked for, refused, and a plan chosen."""
+        """Go to the card form: ask for a poster without credits and choose a plan."""
         await self.arrive()
         await self.ask_for_poster()
         await self.choose()
@@ -148,12 +147,12 @@ class Shopper:
     # The account
 
     async def open_account(self) -> None:
-        """By the link in the header; the page is there once it has been read."""
+        """Use the link in the header, and wait until the page is loaded."""
         await self.page.get_by_test_id("to-account").click()
         await expect(self.account).to_be_visible()
 
     async def subscribe(self, plan: str = "basic", card: str = VISA, yearly: bool = False) -> None:
-        """A plan was bought before, past the page, and its customer opens his account."""
+        """Buy a plan through the API and open the account page."""
         await self.context.request.post(f"{self.demo.url}/demo/customer")
         order = {"plan": plan, "interval": "year" if yearly else "month"}
         secret = (await self.api("POST", "/api/subscriptions", order))["client_secret"]
@@ -169,12 +168,12 @@ class Shopper:
         return credits["activating"] is None and credits["balance"] > 0
 
     async def see_account(self) -> None:
-        """From the joy of something bought, back to the account."""
+        """From the success screen to the account page."""
         await self.page.get_by_role("button", name="See your account").click()
         await expect(self.account).to_be_visible()
 
     async def change_to(self, plan: str) -> None:
-        """The offer is pressed, and the question is answered with the thing itself."""
+        """Press the offer and confirm."""
         await self.page.get_by_test_id(f"offer-{plan}").click()
         await self.page.get_by_test_id("confirm").locator(".primary").click()
 
@@ -183,7 +182,7 @@ class Shopper:
         await self.page.get_by_role("button", name=f"Move the clock {step} ahead").click()
         await expect(self.page.locator("#clock-note")).to_contain_text(f"{step} later")
 
-    # What is to be seen
+    # What the page shows
 
     @property
     def account(self) -> Locator:
@@ -227,7 +226,7 @@ class Shopper:
         return seen
 
     async def keep_stripe_js_waiting(self, until: Locator) -> None:
-        """The card is charged at once, but Stripe's answer to the page comes only once `until` is seen."""
+        """Delay Stripe's answer to the page until `until` is visible; the card is charged immediately."""
 
         async def answer_late(route: Route) -> None:
             answer = await route.fetch()
@@ -236,21 +235,21 @@ class Shopper:
 
         await self.page.route("**/v1/payment_intents/*/confirm", answer_late)
 
-    # Behind the page
+    # Server side
 
     async def api(self, method: str, path: str, body: Any = None) -> Any:
-        """A call with this browser's cookie that the page knows nothing of."""
+        """An API call with this browser's cookie, not made by the page."""
         answer = await self.context.request.fetch(self.demo.url + path, method=method, data=body)
         assert answer.ok, await answer.text()
         return await answer.json()
 
     async def print_posters(self, count: int, name: str = "poster") -> None:
-        """So many posters, of 10 credits each, that the page knows nothing of."""
+        """Print this many posters through the API, 10 credits each."""
         for number in range(count):
             await self.api("POST", "/demo/posters", {"poster": f"{name}-{number}"})
 
     async def pending(self) -> Any:
-        """The payment that is on its way, as the server tells of it; None where there is none."""
+        """The pending payment as the server reports it, or None."""
         return (await self.api("GET", "/api/credits"))["activating"]
 
     async def at_stripe(self, kind: str) -> list[Any]:

@@ -1,7 +1,4 @@
-"""The demo for whoever comes: on a phone, zoomed in, by keyboard, by ear, without motion, on a bad line.
-
-Owns what must hold on each screen of the story for all of them; what the story is, is test_demo.py's.
-"""
+"""The demo's accessibility: phones, zoom, keyboard, screen readers, reduced motion, slow networks."""
 
 from __future__ import annotations
 
@@ -35,10 +32,10 @@ SLOW_TIMERS = """
   const whole = (ms) => Math.max(1, Math.ceil((ms || 0) / 1000)) * 1000;
   window.setTimeout = (run, ms, ...rest) => prompt(run, whole(ms), ...rest);
 """
-"""As browsers do to a page that is not looked at: timers end on whole seconds, never below one."""
+"""Timers as in a background tab: whole seconds, at least one."""
 
 
-# ---- Seen
+# ---- Layout
 
 
 async def expect_fine(page: Page, width: int) -> None:
@@ -101,8 +98,8 @@ async def test_nothing_moves_about_by_itself(shopper: Shopper) -> None:
     [pytest.param({"reduced_motion": motion}, motion, id=motion) for motion in ("reduce", "no-preference")],
     indirect=["shopper"],
 )
-async def test_nothing_moves_for_whom_motion_is_too_much(shopper: Shopper, motion: str) -> None:
-    """With reduced motion neither the wait nor the joy is animated; for everybody else both are."""
+async def test_reduced_motion_is_respected(shopper: Shopper, motion: str) -> None:
+    """With reduced motion neither the wait nor the success is animated; otherwise both are."""
     running = "document.getAnimations().filter(({ playState }) => playState === 'running').length"
     await shopper.page.add_init_script(
         "window.animated = 0; addEventListener('animationstart', () => window.animated++, true)"
@@ -118,7 +115,7 @@ async def test_nothing_moves_for_whom_motion_is_too_much(shopper: Shopper, motio
     assert (await shopper.page.evaluate("window.animated") > 0) == (motion == "no-preference")
 
 
-# ---- By keyboard, by ear
+# ---- Keyboard and screen readers
 
 
 async def test_the_keyboard_alone_buys_a_plan(shopper: Shopper) -> None:
@@ -152,7 +149,7 @@ async def test_escape_in_the_banks_check_gives_up_and_the_card_form_says_so(shop
     await expect(shopper.page.get_by_test_id("pay")).to_be_focused()
 
 
-# ---- On a bad line
+# ---- Slow networks
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -164,7 +161,7 @@ async def cable() -> AsyncIterator[Cable]:
 async def test_a_cut_network_and_slow_timers_end_at_active(
     browser: Browser, demo: Demo, cable: Cable
 ) -> None:
-    """S31: the network is away for ten seconds in the middle, and timers are slow: told all the same."""
+    """S31: ten seconds without network and throttled timers: the page still becomes active."""
     looks = {"reduced_motion": "reduce", "proxy": {"server": cable.url}}
     async with shopping(browser, demo, **looks) as shopper:
         await shopper.page.clock.install()

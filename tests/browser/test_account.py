@@ -1,8 +1,7 @@
-"""The account page: a plan's whole life as its customer sees it, in a real Chromium, the demo behind it.
+"""The account page in a real Chromium: choose, change, top up, cancel, resume, and pay failed invoices.
 
-Owns what can be done there (choose, change, top up, cancel, resume, pay what is owed), that the balance
-changes by itself, and that the sandbox's clock brings renewals and installments. Paying by card is
-test_demo.py's.
+The balance updates by itself, and the sandbox's clock causes renewals and installments. Card payments are
+tested in test_demo.py.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ pytestmark = [
 
 
 @pytest_asyncio.fixture(loop_scope="session", autouse=True)
-async def no_heirs(shopper: Shopper) -> AsyncIterator[None]:
-    """The clock is everybody's: what nobody looks at any more shall not go on renewing."""
+async def cancelled_afterwards(shopper: Shopper) -> AsyncIterator[None]:
+    """All tests share the clock: cancel the plans of finished tests, so that they do not renew."""
     yield
     left = (await shopper.api("GET", "/api/account"))["subscription"]
     if left and left["status"] not in ("canceled", "incomplete_expired"):
@@ -73,7 +72,7 @@ async def test_a_plan_is_chosen_on_the_account_page_and_shows_there(shopper: Sho
 
 
 async def test_an_upgrade_with_the_saved_card_is_paid_at_once_and_other_tabs_see_it(shopper: Shopper) -> None:
-    """No card form: the question, then the joy; the account in another tab changes by itself."""
+    """No card form: the confirmation, then the success screen; another tab updates by itself."""
     await shopper.subscribe("basic")
     first = shopper.page
     second = await shopper.new_tab()
@@ -151,7 +150,7 @@ async def test_a_downgrade_is_active_at_once_and_explained(shopper: Shopper) -> 
     )
 
 
-async def test_a_question_that_is_answered_with_no_changes_nothing(shopper: Shopper) -> None:
+async def test_a_rejected_confirmation_changes_nothing(shopper: Shopper) -> None:
     """Escape, or the words for it: the plan stays, and the focus is where it was."""
     await shopper.subscribe("basic")
     offer = shopper.page.get_by_test_id("offer-pro")
@@ -181,7 +180,7 @@ async def test_a_plan_is_cancelled_and_resumed(shopper: Shopper) -> None:
 
 
 async def test_a_cancelled_plan_ends_when_its_day_has_come(shopper: Shopper) -> None:
-    """A month later there is no plan, nothing was charged, and one can be chosen anew."""
+    """A month later there is no plan, nothing was charged, and one can be chosen again."""
     await shopper.subscribe("pro")
     await shopper.page.get_by_test_id("plan-do").click()
     await shopper.page.get_by_role("button", name="End it on").click()
@@ -202,7 +201,7 @@ async def test_a_plan_is_ended_now(shopper: Shopper) -> None:
     await expect(shopper.page.locator("#plan-title")).to_be_focused()
 
 
-async def test_what_was_being_read_before_an_act_is_not_shown_as_its_result(shopper: Shopper) -> None:
+async def test_a_read_from_before_an_action_is_not_shown_as_its_result(shopper: Shopper) -> None:
     """A read that began before the plan was cancelled says that it runs; the focus waits for the next."""
     await shopper.subscribe("basic")
     held, cancelled = asyncio.Event(), asyncio.Event()
@@ -248,8 +247,8 @@ async def test_credits_are_topped_up(shopper: Shopper) -> None:
     await expect(shopper.page.get_by_test_id("plan-name")).to_have_text("None yet")
 
 
-async def test_who_runs_out_with_a_plan_is_led_to_the_account(shopper: Shopper) -> None:
-    """Not to the plans, of which he has one; and after a top-up the poster is printed by itself."""
+async def test_running_out_of_credits_with_a_plan_leads_to_the_account(shopper: Shopper) -> None:
+    """Not to the plan list; after a top-up the poster is printed automatically."""
     await shopper.subscribe("basic")
     await shopper.print_posters(50)
     await expect(shopper.balance).to_have_text("0")
@@ -348,7 +347,7 @@ async def let_the_card_fail(shopper: Shopper) -> None:
 
 
 async def test_a_renewal_that_was_declined_is_paid_with_another_card(shopper: Shopper) -> None:
-    """The page says so by itself, here and in the studio; another card brings the credits."""
+    """The page says so by itself, here and on the home view; another card brings the credits."""
     await shopper.subscribe("pro")
     await let_the_card_fail(shopper)
     await shopper.move_clock("1 month")

@@ -1,4 +1,4 @@
-"""The browser that the tests drive, and what it does not hear of."""
+"""The tests' browser ignores network changes of the machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except OSError as error:
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="netlink is Linux's")
-def test_the_browser_does_not_hear_of_changes_of_the_machines_network() -> None:
+def test_the_browser_ignores_network_changes() -> None:
     """An address that came to an interface, in the middle of a run of CI, had cost a page its modules."""
     deaf = subprocess.run(
         [PROGRAM, "-c", REFETCH],

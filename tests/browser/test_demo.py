@@ -1,8 +1,7 @@
-"""The main job, end to end: a customer in a real Chromium, the whole demo behind the page.
+"""The demo end to end in a real Chromium: plan, card, the bank's check, activation, and the poster.
 
-Owns the story as people live it: refused, a plan, a card, the bank's check, the activating screen, the
-poster that was interrupted. Each test is a new customer in a browser of his own; the sandbox's conditions
-make the weather. After each, the page must have thrown nothing and logged no error but the story's own 402s.
+Each test is a new customer in their own browser context; the sandbox's conditions inject faults. After each,
+the page must have no exceptions and no logged errors except the expected 402s.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ pytestmark = [
 
 LATE_MS = 60_000
 UNREACHABLE = {"webhook_drop": True, "rate_limited": True}
-"""No road is open: the webhook is lost, and Stripe refuses to be asked."""
+"""No source works: the webhook is lost, and Stripe answers 429."""
 
 
 async def expect_active(shopper: Shopper, via: str | None = None) -> None:
@@ -41,11 +40,11 @@ async def expect_one_payment(shopper: Shopper) -> None:
     assert [found["status"] for found in await shopper.at_stripe("payment_intents")] == ["succeeded"]
 
 
-# ---- The story
+# ---- Purchase
 
 
 @pytest.mark.parametrize("shopper", [{"reduced_motion": "no-preference"}], indirect=True, ids=["moving"])
-async def test_the_whole_story_with_a_check_by_the_bank(shopper: Shopper) -> None:
+async def test_a_purchase_with_the_banks_check(shopper: Shopper) -> None:
     """S01: refused, paid, 3DS passed; active by verification although the webhook is a minute late."""
     await shopper.arrive()
     await shopper.ask_for_poster()
@@ -92,7 +91,7 @@ async def test_the_credits_can_be_used_at_once_and_there_is_no_second_plan(shopp
 
 
 async def test_the_credits_may_come_before_stripe_js_has_said_so(shopper: Shopper) -> None:
-    """A webhook at once, and a slow answer to the browser: the purse shows them, the poster is printed."""
+    """A webhook at once, and a slow answer to the browser: the balance shows them, the poster is printed."""
     await shopper.keep_stripe_js_waiting(until=shopper.page.locator("#balance[data-value='2000']"))
     await shopper.reach_card_form()
     await shopper.pay()
@@ -177,11 +176,11 @@ async def test_a_failed_payment_offers_another_card_that_stays_to_be_pressed(sho
     assert (await shopper.stages())[-2:] == ["failed", "verifying"]
 
 
-# ---- Which road wins
+# ---- Which source is first
 
 
-async def test_the_webhook_wins_where_stripe_is_slow_to_answer(shopper: Shopper) -> None:
-    """The server's question takes three seconds, the webhook comes at once: the screen says that it won."""
+async def test_the_webhook_is_first_if_stripe_is_slow(shopper: Shopper) -> None:
+    """The server's question takes three seconds, the webhook comes at once: the screen names it."""
     await shopper.reach_card_form()
     await shopper.stripe_side.conditions(api_latency_ms=3000)
     await shopper.pay()
@@ -210,7 +209,7 @@ async def test_a_payment_in_processing_is_told_as_such(shopper: Shopper) -> None
     assert (await shopper.stages())[-1] == "processing"
 
 
-# ---- Nobody watches
+# ---- Closed tabs
 
 
 async def leave_at_the_bank(shopper: Shopper) -> str:
@@ -349,7 +348,7 @@ async def test_a_long_wait_after_a_failed_attempt_says_so_too(shopper: Shopper) 
 # ---- The sandbox
 
 
-async def test_the_panel_makes_the_weather(shopper: Shopper) -> None:
+async def test_the_fault_panel_sets_conditions(shopper: Shopper) -> None:
     """A preset of the conditions panel reaches the sandbox, so does a field; "Normal" takes both back."""
     await shopper.arrive()
     panel = shopper.page.get_by_test_id("conditions")

@@ -1,8 +1,4 @@
-"""`<paidup-activation>` in a real Chromium, under the strictest policy; its server is the test's own.
-
-Owns the element's promises: what is seen and heard in each state, that nothing moves about, that every part,
-word and colour can be the page's own, and that it neither begins twice nor stays behind.
-"""
+"""`<paidup-activation>` in a real Chromium, under the strictest policy, with intercepted requests."""
 
 from __future__ import annotations
 
@@ -67,7 +63,7 @@ async def told(screen: Screen) -> Any:
 
 
 @pytest.mark.parametrize("screen", [PHONE, DESK], indirect=True, ids=["320-light", "1280-dark"])
-async def test_every_state_is_for_everybody(screen: Screen) -> None:
+async def test_every_state_is_accessible(screen: Screen) -> None:
     """axe-core finds nothing in any state, nothing is too wide, and nothing moves about."""
     width = screen.page.viewport_size["width"] if screen.page.viewport_size else 0
     await screen.page.add_init_script(NOTE_SHIFTS)
@@ -181,7 +177,7 @@ async def test_another_invoice_is_another_wait(screen: Screen) -> None:
 
 
 async def test_a_refusal_says_so_and_can_be_tried_again(screen: Screen) -> None:
-    """S28: signed out: an error that ends the wait; after a new sign-in `verify()` begins anew."""
+    """S28: signed out: an error that ends the wait; after a new sign-in `verify()` starts over."""
     screen.refusal = 401
     await screen.open('<paidup-activation invoice="in_1"></paidup-activation>')
     await expect(screen.heading).to_have_text("We cannot show this payment here")
@@ -199,14 +195,14 @@ async def test_properties_that_were_set_before_the_definition_count(screen: Scre
       document.addEventListener("readystatechange", () => {
         const it = document.querySelector("paidup-activation");
         if (!it || customElements.get("paidup-activation")) return;
-        it.words = { waiting: { heading: "Patience" } };
+        it.words = { waiting: { heading: "Please wait" } };
         it.refreshTicket = async () => "own";
         it.headers = { Authorization: "Bearer jwt" };
       });
     """)
     await screen.open('<paidup-activation invoice="in_1"></paidup-activation>')
     await screen.until_sockets(1)
-    await expect(screen.heading).to_have_text("Patience")
+    await expect(screen.heading).to_have_text("Please wait")
     assert screen.asked == []
     assert await screen.call("it.headers.Authorization") == "Bearer jwt"
 
@@ -254,7 +250,7 @@ async def test_every_colour_and_part_can_be_the_pages_own(screen: Screen) -> Non
     [({"reduced_motion": "no-preference"}, True), ({"reduced_motion": "reduce"}, False)],
     indirect=["screen"],
 )
-async def test_it_stands_still_for_those_who_want_that(screen: Screen, moves: bool) -> None:
+async def test_reduced_motion_is_respected(screen: Screen, moves: bool) -> None:
     """The turning arc and the rays are for those who did not ask for less."""
     await screen.open()
     await screen.show("verifying")

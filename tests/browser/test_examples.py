@@ -1,7 +1,4 @@
-"""The examples of the browser client, each in the running demo, from the card to the credits.
-
-Owns that what people are told to copy works: with a strict policy, a cookie and nothing beside them.
-"""
+"""The browser client's examples, each in the running demo, from the card to the credits."""
 
 from __future__ import annotations
 
@@ -84,7 +81,7 @@ async def test_the_payment_element(shopper: Shopper) -> None:
     await expect_no_violations(page)
 
 
-async def test_who_comes_back_from_a_banks_own_page_sees_his_activation(shopper: Shopper) -> None:
+async def test_returning_from_the_banks_page_shows_the_activation(shopper: Shopper) -> None:
     """A way to pay that leaves the page: the address says which invoice, the cookie whose it is."""
     page = await open_example(shopper, "payment-element")
     await expect(page.get_by_label("Card number")).to_be_visible()

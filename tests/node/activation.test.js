@@ -93,7 +93,7 @@ test("a bye that asks for a day is obeyed for a minute", async () => {
   same(world.sockets.length, 2);
 });
 
-test("each connection has its own ticket; a page may mint them by a road of its own (S28)", async () => {
+test("each connection has its own ticket; a page can fetch them itself (S28)", async () => {
   let minted = 0;
   const world = await new World().start({ refreshTicket: async () => `own-${++minted}` });
   for (let n = 0; n < 3; n++) {
@@ -206,7 +206,7 @@ for (const [http, code] of [[401, "unauthorized"], [403, "forbidden"], [404, "un
 }
 
 for (const [type, extra] of [["online", {}], ["pageshow", { persisted: true }]]) {
-  test(`${type}: a new network or a cached page connects anew at once (S31)`, async () => {
+  test(`${type}: a new network or a cached page reconnects immediately (S31)`, async () => {
     const world = await new World().start();
     await world.socket.open();
     await world.window.fire(type, extra);
@@ -343,17 +343,17 @@ test("a clean close without an answer fetches it: the last word was lost on the 
   same([world.ended, world.requests], ["active", ["GET /api/invoices/in_1"]]);
 });
 
-const MOMENTS = {
+const CLOSING_POINTS = {
   connecting: () => {},
   open: ({ socket }) => socket.open(),
   pausing: ({ socket }) => socket.end(1006),
   asking: (world) => ((world.get = "hang"), world.socket.end(1006)),
 };
-for (const [name, moment] of Object.entries(MOMENTS)) {
+for (const [name, point] of Object.entries(CLOSING_POINTS)) {
   test(`aborting while ${name} leaves nothing behind`, async () => {
     const control = new AbortController();
     const world = await new World().start({ signal: control.signal });
-    await moment(world);
+    await point(world);
     control.abort();
     await settle();
     same(world.left, NOTHING);

@@ -88,7 +88,7 @@ for (const trouble of ["down", "hang", { status: 503 }, { status: 429 }]) {
 }
 
 for (const [type, extra] of [["online", {}], ["pageshow", { persisted: true }]]) {
-  test(`${type}: the balance connects anew on another network (S31)`, async () => {
+  test(`${type}: the balance reconnects on another network (S31)`, async () => {
     const world = await new World().watch();
     await world.socket.open();
     await world.window.fire(type, extra);
@@ -108,7 +108,7 @@ test("a balance that is looked at again must hear a heartbeat within 20 s, and a
   same([first.closed, first.sent], [true, []]);
 });
 
-const MOMENTS = {
+const CLOSING_POINTS = {
   connecting: () => {},
   open: ({ socket }) => socket.open(),
   pausing: ({ socket }) => socket.end(1006),
@@ -118,12 +118,12 @@ const MOMENTS = {
     await world.clock.advance(500);
   },
 };
-for (const [name, moment] of Object.entries(MOMENTS)) {
+for (const [name, point] of Object.entries(CLOSING_POINTS)) {
   for (const how of ["close", "abort"]) {
     test(`a balance that is ended by ${how} while ${name} leaves nothing behind`, async () => {
       const control = new AbortController();
       const world = await new World().watch({ signal: control.signal });
-      await moment(world);
+      await point(world);
       how === "close" ? world.watching.close() : control.abort();
       await settle();
       same(world.left, NOTHING);

@@ -79,7 +79,7 @@ async def test_invoice_payments_need_a_type(sandbox_bare: Sandbox) -> None:
         await sandbox_bare.v1.invoice_payments.list_async({"payment": {"payment_intent": "pi_1"}})
 
 
-async def test_what_is_not_imitated_is_refused_clearly(sandbox_bare: Sandbox) -> None:
+async def test_unsupported_requests_fail_clearly(sandbox_bare: Sandbox) -> None:
     """What is not imitated says so."""
     signup = await sandbox_bare.subscribe()
     paused = {"pause_collection": {"behavior": "void"}}

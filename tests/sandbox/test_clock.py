@@ -42,8 +42,8 @@ async def test_a_year_in_one_jump(sandbox_bare: Sandbox) -> None:
         end = line.period.end
     paid = [event for event in await _events(sandbox_bare) if event["type"] == "invoice.paid"]
     assert [event["created"] for event in paid[1:]] == [one.created for one in renewals]
-    moments = [event["created"] for event in await _events(sandbox_bare)]
-    assert moments == sorted(moments)
+    times = [event["created"] for event in await _events(sandbox_bare)]
+    assert times == sorted(times)
     charges = await sandbox_bare.v1.charges.list_async({"limit": 100})
     assert [one.created for one in charges.data[:12]] == [one.created for one in reversed(renewals)]
 
@@ -55,8 +55,8 @@ async def test_many_subscriptions_in_order_of_time(sandbox_bare: Sandbox) -> Non
         await signup.confirm()
         await _advance(sandbox_bare, 5 * DAY_S)
     await _advance(sandbox_bare, 100 * DAY_S)
-    moments = [event["created"] for event in await _events(sandbox_bare)]
-    assert moments == sorted(moments)
+    times = [event["created"] for event in await _events(sandbox_bare)]
+    assert times == sorted(times)
 
 
 async def test_a_yearly_plan_with_seats(sandbox_bare: Sandbox) -> None:

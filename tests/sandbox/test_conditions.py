@@ -33,7 +33,7 @@ async def test_wrong_conditions_change_nothing(sandbox_bare: Sandbox, wrong: dic
 
 
 async def test_conditions_are_updated_in_part(sandbox_bare: Sandbox) -> None:
-    """An update answers with the whole; a reset brings the normal weather back."""
+    """An update returns all conditions; a reset restores the normal ones."""
     await sandbox_bare.conditions(webhook_delay_ms=5)
     whole = await sandbox_bare.control("/conditions", {"webhook_drop": 0.5})
     assert (whole["webhook_delay_ms"], whole["webhook_drop"]) == (5, 0.5)
@@ -49,7 +49,7 @@ async def test_conditions_are_updated_in_part(sandbox_bare: Sandbox) -> None:
         ({"rate_limited": True}, stripe.RateLimitError, 429),
     ],
 )
-async def test_bad_weather(
+async def test_conditions_affect_calls(
     sandbox_bare: Sandbox, conditions: dict[str, object], error: type[stripe.StripeError], status: int
 ) -> None:
     """The server's calls fail as the SDK knows it, while the browser's still work."""

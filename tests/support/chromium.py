@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Become the browser that `CHROMIUM` names, deaf to changes of this machine's network.
+"""Become the browser that `CHROMIUM` names, ignoring network changes of this machine.
 
 Chromium drops what it is loading, from loopback too, whenever an address comes to any interface or goes
 (ERR_NETWORK_CHANGED). On a machine of CI one did, and a page's modules were lost. Where the kernel gives it

@@ -92,7 +92,7 @@ class StripeSide:
             return await response.json()
 
     async def authenticate(self, client_secret: str, outcome: str = "pass") -> Any:
-        """The customer answers his bank's 3DS challenge: "pass" or "fail"."""
+        """Answer the bank's 3DS challenge: "pass" or "fail"."""
         intent = client_secret.partition("_secret_")[0]
         return await self.control(f"payment_intents/{intent}/authenticate", {"outcome": outcome})
 
@@ -102,13 +102,13 @@ class StripeSide:
         return next((event for event in events if about in (None, event["data"]["object"]["id"])), None)
 
     async def customer(self, **form: Any) -> str:
-        """A customer whom the SaaS made by itself; its id."""
+        """A customer created by the SaaS itself; returns its id."""
         return str((await self.api("POST", "customers", **form))["id"])
 
     async def subscribe(
         self, customer: str, plan: str = "pro", account: str | None = None, **form: Any
     ) -> Any:
-        """A subscription made past Paidup, its invoice expanded; `account` goes where Paidup puts it."""
+        """A subscription created directly in Stripe, its invoice expanded; `account` as Paidup would set it."""
         lookup = f"prices?lookup_keys[0]=paidup_{plan}_monthly"
         price = (await self.api("GET", lookup))["data"][0]["id"]
         defaults = {

@@ -170,15 +170,15 @@ class Api:
         return Answer(200, expand(self._world.store, served, paths), asked.request_id)
 
     def _fail_as_configured(self, operation: Operation) -> None:
-        weather = self._world.conditions
-        if weather.api_down:
+        conditions = self._world.conditions
+        if conditions.api_down:
             raise errors.ServerError(
                 "Stripe is down (as the sandbox's conditions ask).", status=503, recorded=False
             )
-        if weather.rate_limited:
+        if conditions.rate_limited:
             raise errors.RateLimitError("global-rate")
-        if weather.rate_limit_per_second is not None and self._too_fast(
-            operation.name, weather.rate_limit_per_second
+        if conditions.rate_limit_per_second is not None and self._too_fast(
+            operation.name, conditions.rate_limit_per_second
         ):
             raise errors.RateLimitError("endpoint-rate")
 

@@ -113,12 +113,12 @@ def _lifespan(world: World) -> Callable[[Starlette], contextlib.AbstractAsyncCon
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await world.start()
         closing = asyncio.Event()
-        keeper = asyncio.create_task(_run_in_background(world, closing))
+        background = asyncio.create_task(_run_in_background(world, closing))
         try:
             yield
         finally:
             closing.set()
-            await keeper
+            await background
             await world.stop()
 
     return lifespan

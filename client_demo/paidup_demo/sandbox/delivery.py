@@ -110,16 +110,18 @@ class WebhookSender:
         task.add_done_callback(self._tasks.discard)
 
     def _plan(self, event: Json, endpoint: Json) -> None:
-        weather = self._conditions()
+        conditions = self._conditions()
         first = self._new(event, endpoint)
         if self._pending > MAX_PENDING:
             self._finish(first, "failed", "the sandbox's delivery queue is full")
-        elif event["type"] in weather.webhook_drop_types or CHANCE.random() < float(weather.webhook_drop):
+        elif event["type"] in conditions.webhook_drop_types or CHANCE.random() < float(
+            conditions.webhook_drop
+        ):
             self._finish(first, "dropped", "dropped by the conditions")
         else:
-            self._agenda.after(_delay_ms(weather), "deliver", first["id"])
-            for _ in range(weather.webhook_duplicates):
-                self._agenda.after(_delay_ms(weather), "deliver", self._new(event, endpoint)["id"])
+            self._agenda.after(_delay_ms(conditions), "deliver", first["id"])
+            for _ in range(conditions.webhook_duplicates):
+                self._agenda.after(_delay_ms(conditions), "deliver", self._new(event, endpoint)["id"])
 
     def _new(self, event: Json, endpoint: Json) -> Json:
         self._pending += 1
@@ -211,8 +213,10 @@ def _loopback_socket(address: AddrInfoType) -> socket.socket:
     return socket.socket(family, kind, protocol)
 
 
-def _delay_ms(weather: Conditions) -> float:
-    jitter = CHANCE.uniform(0, weather.webhook_jitter_ms)
+def _delay_ms(conditions: Conditions) -> float:
+    jitter = CHANCE.uniform(0, conditions.webhook_jitter_ms)
     return (
-        weather.webhook_delay_ms + jitter + (CHANCE.uniform(0, SHUFFLE_MS) if weather.webhook_shuffle else 0)
+        conditions.webhook_delay_ms
+        + jitter
+        + (CHANCE.uniform(0, SHUFFLE_MS) if conditions.webhook_shuffle else 0)
     )

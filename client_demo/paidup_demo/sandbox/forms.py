@@ -155,7 +155,7 @@ def _metadata(value: Any) -> dict[str, str]:
     return dict(pairs)
 
 
-def _moment_range(value: Any) -> dict[str, int]:
+def _time_range(value: Any) -> dict[str, int]:
     wanted = {"gte": value, "lte": value} if isinstance(value, str) else value
     if not isinstance(wanted, dict) or not wanted or not wanted.keys() <= {"gt", "gte", "lt", "lte"}:
         raise ValueError("must be a timestamp or a hash of gt, gte, lt, lte")
@@ -178,4 +178,4 @@ INTEGER = Kind(_integer)
 NUMBER = Kind(_number)
 BOOLEAN = Kind(_boolean)
 METADATA = Kind(_metadata)
-MOMENTS = Kind(_moment_range)
+TIME_RANGE = Kind(_time_range)

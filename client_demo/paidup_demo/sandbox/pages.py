@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 
 from paidup_demo.sandbox.errors import Json, ParameterError, missing
 from paidup_demo.sandbox.expansion import present
-from paidup_demo.sandbox.forms import INTEGER, MOMENTS, TEXT, Shape
+from paidup_demo.sandbox.forms import INTEGER, TEXT, TIME_RANGE, Shape
 from paidup_demo.sandbox.objects import list_of
 
 PAGING: Shape = {"limit": INTEGER, "starting_after": TEXT, "ending_before": TEXT}
-PAGING_BY_DATE: Shape = {**PAGING, "created": MOMENTS}
+PAGING_BY_DATE: Shape = {**PAGING, "created": TIME_RANGE}
 
 
 def page(url: str, rows: Iterable[Json], params: Json, keep: Callable[[Json], bool] = lambda _: True) -> Json:
