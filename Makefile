@@ -8,7 +8,7 @@ DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.package-lock.json
 JOBS ?= 4
 
-.PHONY: help demo test system-packages check lint schemas words types structure docs-check format bench soak chaos lock dist migrations clean
+.PHONY: help demo test system-packages check lint schemas words types structure docs-check docs format bench soak chaos lock dist migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,7 +23,7 @@ test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKA
 system-packages: $(DEV)
 	@$(BIN)/python -m tests.support.system_packages
 
-check: lint schemas types structure ## format, lint, imports, schemas, strict types, structure; docs-check is part of structure
+check: lint schemas types structure docs ## format, lint, imports, schemas, strict types, structure; docs-check is part of structure
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
@@ -48,6 +48,9 @@ structure: $(DEV) $(NODE)
 
 docs-check: $(DEV) $(NODE) ## links, pictures, commands and code of the documents, and what else they must agree with
 	$(BIN)/python -m pytest -q tests/structure/test_docs_check.py tests/structure/test_documents.py tests/structure/test_operations_documents.py
+
+docs: $(DEV) ## build the documentation as a site, strictly, into build/site/site
+	@$(BIN)/python docs/site/build.py
 
 format: $(DEV) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
