@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from paidup.errors import IdentityUnavailable, NotAuthenticated
 from paidup.metrics import Metrics
+from paidup.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -81,8 +82,7 @@ class KeySet:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel_tasks(task)
 
     async def key(self, kid: str) -> VerificationKey:
         """The key with this id. Raises NotAuthenticated if the set has no such key, or

@@ -108,7 +108,7 @@ class InProcess:
             return await reservations.release(locked, body.key, self._services.clock())
 
     async def _account(self, customer: str) -> Account:
-        return await self._services.purchases.account(_checked({"sub": customer}, Claims).sub, None)
+        return await self._services.checkout.account(_checked({"sub": customer}, Claims).sub, None)
 
 
 def _checked(values: dict[str, object], kind: type[T]) -> T:

@@ -1,7 +1,6 @@
-"""The composition: every long-lived part, opened in order, closed in reverse.
+"""Builds every long-lived part, opens them in order, and closes them in reverse.
 
-Owns which part is given which other. The web application and `paidup work` open the same
-services; importing this module connects to nothing.
+The web application and `paidup work` open the same services. Importing this module connects to nothing.
 """
 
 from __future__ import annotations
@@ -17,26 +16,86 @@ from paidup.db.models import Account
 from paidup.domain.catalog import Catalogue, parse_catalogue
 from paidup.embedded_valkey import embedded_valkey
 from paidup.metrics import Metrics
+from paidup.payments.bulk_verification import BulkVerification
+from paidup.payments.refunds import ReversalHandler
 from paidup.payments.settlement import PublishBalance, Settlement
 from paidup.payments.timeline import Timeline
 from paidup.payments.verification import Verification
+from paidup.payments.verification_queue import VerificationQueue
+from paidup.payments.verification_worker import Checks, VerificationWorker
 from paidup.rate_limits.account_limits import AccountLimits
 from paidup.realtime.hub import Hub
 from paidup.realtime.resync import resync_forever
 from paidup.realtime.status_queries import balance_of
 from paidup.realtime.tickets import Tickets
 from paidup.reconciliation.alarms import Alarms
-from paidup.reconciliation.pruning import retention_of
+from paidup.reconciliation.due_rows import DueRows
+from paidup.reconciliation.list_sweeps import ListSweeps
+from paidup.reconciliation.maintenance import Maintenance
+from paidup.reconciliation.pruning import DEFAULT_RETENTION, Retention, retention_of
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import Events
 from paidup.redis_client import RedisClient, connect_redis
-from paidup.roads import build_roads
 from paidup.settings import Settings
 from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.subscriptions.checkout import Checkout
 from paidup.subscriptions.plan_changes import PlanChanges
+from paidup.subscriptions.sync import SubscriptionSync
+from paidup.tasks import cancel_tasks
+
+
+@dataclass(frozen=True)
+class PaymentServices:
+    """What gathers facts about payments, and the settlement that they lead to."""
+
+    settlement: Settlement
+    verification: Verification
+    verification_queue: VerificationQueue
+    verification_worker: VerificationWorker
+    subscriptions: SubscriptionSync
+    events: Events
+    reconciler: Reconciler
+
+
+def compose(
+    prices: PriceCatalog,
+    gateway: StripeGateway,
+    hub: Hub,
+    timeline: Timeline,
+    metrics: Metrics,
+    clock: Clock = now,
+    retention: Retention = DEFAULT_RETENTION,
+) -> PaymentServices:
+    """Build the payment services, for the server, the worker and the tests. Opens and starts nothing."""
+
+    async def publish_balance(account: Account) -> None:
+        await hub.publish_balance(account.id, balance_of(account))
+
+    settlement = Settlement(prices.catalogue, prices, hub.publish, publish_balance, timeline, metrics, clock)
+    queue = VerificationQueue()
+    verification = Verification(gateway, settlement, prices, hub, timeline, queue)
+    bulk = BulkVerification(gateway, verification, timeline)
+    checks = Checks(gateway.acquire_read_slot, verification.check, bulk.check, verification.report_delayed)
+    reversals = ReversalHandler(gateway, verification, settlement)
+    subscriptions = SubscriptionSync(gateway, prices, settlement, verification, clock)
+    events = Events(verification, reversals, subscriptions, timeline)
+    reconciler = Reconciler(
+        DueRows(settlement, verification, events, subscriptions, clock),
+        ListSweeps(gateway, verification, events, reversals),
+        Maintenance(metrics, retention),
+        metrics,
+    )
+    return PaymentServices(
+        settlement=settlement,
+        verification=verification,
+        verification_queue=queue,
+        verification_worker=VerificationWorker(queue, checks),
+        subscriptions=subscriptions,
+        events=events,
+        reconciler=reconciler,
+    )
 
 
 @dataclass(frozen=True)
@@ -53,9 +112,10 @@ class Services:
     publish_balance: PublishBalance
     settlement: Settlement
     verification: Verification
+    verification_queue: VerificationQueue
     events: Events
-    purchases: Checkout
-    changes: PlanChanges
+    checkout: Checkout
+    plan_changes: PlanChanges
     reconciler: Reconciler
     tickets: Tickets
     account_limits: AccountLimits
@@ -64,10 +124,10 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator[Services]:
-    """Open everything for the length of the block. `clock` is Stripe's calendar: see clock.py.
+    """Open all services for the length of the block. `clock` is Stripe's calendar: see clock.py.
 
-    Raises ConfigurationError (plans file), StorageUnavailable (no database). Redis and Stripe
-    being away is no error: both are waited for while serving.
+    Raises ConfigurationError (plans file), StorageUnavailable (no database). It is no error if Redis
+    or Stripe cannot be reached: both are retried while serving.
     """
     catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
     metrics = Metrics()
@@ -78,10 +138,10 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
         redis = connect_redis(url, settings.redis_cluster)
         stack.push_async_callback(redis.aclose)
-        budget = RateLimiter(redis, settings.stripe_requests_per_second, metrics)
+        rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second, metrics)
         gateway = await stack.enter_async_context(
             open_gateway(
-                settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_timeout_s, budget
+                settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_timeout_s, rate_limiter
             )
         )
         hub = Hub(redis, metrics)
@@ -92,26 +152,15 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         stack.push_async_callback(timeline.close)
         prices = PriceCatalog(catalogue, gateway)
         await prices.load()
-
-        async def publish_balance(account: Account) -> None:
-            await hub.publish_balance(account.id, balance_of(account))
-
-        roads = build_roads(
-            *(catalogue, prices, gateway, hub, timeline, metrics, hub.publish, publish_balance, clock),
-            retention=retention_of(settings),
-        )
-        stack.push_async_callback(roads.verification.close)
-        rereader = asyncio.create_task(resync_forever(hub, settings.resync_interval_s), name="rereader")
-        stack.push_async_callback(_cancel, rereader)
+        payments = compose(prices, gateway, hub, timeline, metrics, clock, retention_of(settings))
+        payments.verification_worker.start()
+        stack.push_async_callback(payments.verification_worker.close)
+        resync = asyncio.create_task(resync_forever(hub, settings.resync_interval_s), name="resync")
+        stack.push_async_callback(cancel_tasks, resync)
         if settings.reconciler_in_server:
-            sweeps = roads.reconciler.run_forever(settings.reconciler_interval_s)
-            stack.push_async_callback(_cancel, asyncio.create_task(sweeps, name="reconciler"))
-        purchases = Checkout(
-            *(catalogue, prices, gateway, roads.verification, roads.subscriptions, clock),
-        )
-        changes = PlanChanges(
-            *(catalogue, prices, gateway, roads.verification, purchases, roads.subscriptions, clock)
-        )
+            sweeps = payments.reconciler.run_forever(settings.reconciler_interval_s)
+            stack.push_async_callback(cancel_tasks, asyncio.create_task(sweeps, name="reconciler"))
+        checkout = Checkout(prices, gateway, payments.verification, payments.subscriptions, clock)
         yield Services(
             settings=settings,
             catalogue=catalogue,
@@ -122,19 +171,17 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             prices=prices,
             timeline=timeline,
             clock=clock,
-            publish_balance=publish_balance,
-            settlement=roads.settlement,
-            verification=roads.verification,
-            events=roads.events,
-            purchases=purchases,
-            changes=changes,
-            reconciler=roads.reconciler,
+            publish_balance=payments.settlement.publish_balance,
+            settlement=payments.settlement,
+            verification=payments.verification,
+            verification_queue=payments.verification_queue,
+            events=payments.events,
+            checkout=checkout,
+            plan_changes=PlanChanges(
+                prices, gateway, payments.verification, checkout, payments.subscriptions, clock
+            ),
+            reconciler=payments.reconciler,
             alarms=Alarms(),
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
             account_limits=AccountLimits(redis, settings, metrics),
         )
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -28,9 +28,9 @@ from rich.table import Table
 
 from paidup.errors import StripeUnavailable
 from paidup.payments import bulk_verification
-from paidup.payments.bulk_verification import TimeWindow
-from paidup.payments.verification import SETTLED_AT_ONCE
-from paidup.payments.verification_queue import CheckResult, VerificationQueue
+from paidup.payments.bulk_verification import MAX_CONCURRENT_SETTLEMENTS, TimeWindow
+from paidup.payments.verification_queue import VerificationQueue
+from paidup.payments.verification_worker import CheckResult, Checks, VerificationWorker
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter, admitted
 from tests.bench.burst_picture import Panel, draw
 from tests.support.virtual_time import run
@@ -119,16 +119,16 @@ class Stripe:
     def paid(self, invoice: str, at: float) -> bool:
         return at >= self._paid[invoice]
 
-    def page(self, part: TimeWindow, after: int | None, at: float) -> tuple[list[str], int | None]:
+    def page(self, window: TimeWindow, after: int | None, at: float) -> tuple[list[str], int | None]:
         """Paid invoices of the part, newest first, a hundred; and where the next page begins."""
-        begin = bisect_left(self._made, part.since)
-        end = len(self._made) if part.until is None else bisect_left(self._made, part.until)
+        begin = bisect_left(self._made, window.since)
+        end = len(self._made) if window.until is None else bisect_left(self._made, window.until)
         found: list[str] = []
         for index in range((end if after is None else after) - 1, begin - 1, -1):
             payment = self._by_creation[index]
             if payment.paid <= at:
                 found.append(payment.invoice)
-                if len(found) == bulk_verification.PAGE:
+                if len(found) == bulk_verification.PAGE_SIZE:
                     return found, index
         return found, None
 
@@ -190,7 +190,7 @@ class World:
         if self.left == 0:
             self.all_told.set()
         if process := self.watched.pop(invoice, None):
-            process.watches.remove(invoice)
+            process.queue.remove(invoice)
         self.result.told(source, at - self.payments[invoice].paid)
 
 
@@ -200,46 +200,52 @@ class Process:
     def __init__(self, world: World) -> None:
         self._world = world
         self._budget = SharedBudget(world.window)
-        self._settling = asyncio.Semaphore(SETTLED_AT_ONCE)
-        self.watches = VerificationQueue(self)
+        self._settling = asyncio.Semaphore(MAX_CONCURRENT_SETTLEMENTS)
+        self.queue = VerificationQueue()
+        self.worker = VerificationWorker(
+            self.queue, Checks(self.acquire_slot, self.check, self.check_in_bulk, self.report_delayed)
+        )
+        self.worker.start()
 
     def opened(self, invoice: str) -> None:
         if invoice not in self._world.settled:
             self._world.watched[invoice] = self
-            self.watches.add(invoice)
+            self.queue.add(invoice)
 
-    async def place(self, max_wait_s: float) -> None:
+    async def acquire_slot(self, max_wait_s: float) -> None:
         await self._budget.take("retrieve", max_wait_s)
 
-    async def ask(self, invoice: str) -> CheckResult:
+    async def check(self, invoice: str) -> CheckResult:
         if invoice in self._world.settled:
-            return CheckResult(over=True, asked=False)
+            return CheckResult(settled=True, used_slot=False)
         if not await self._request("retrieve", 0.15):
-            return CheckResult(over=False, asked=True)
+            return CheckResult(settled=False, used_slot=True)
         if self._world.stripe.paid(invoice, asyncio.get_running_loop().time()):
             await asyncio.sleep(SETTLE_S)
             self._world.settle(invoice, "verification")
-            return CheckResult(over=True, asked=True)
-        return CheckResult(over=False, asked=True)
+            return CheckResult(settled=True, used_slot=True)
+        return CheckResult(settled=False, used_slot=True)
 
-    async def list_paid(self, invoices: list[str]) -> None:
+    async def check_in_bulk(self, invoices: list[str]) -> None:
         loop, world = asyncio.get_running_loop(), self._world
         if not world.with_list or loop.time() < world.listing_until:
             return
         world.listing_until = math.inf
         made = [int(world.payments[each].made) for each in invoices if each not in world.settled]
-        settled = await bulk_verification.read_parts(bulk_verification.parts_of(made), self._read_part)
-        rest = bulk_verification.REST if settled else bulk_verification.LONG_REST
+        settled = await bulk_verification.read_windows(
+            bulk_verification.split_into_windows(made), self._read_window
+        )
+        rest = bulk_verification.PAUSE if settled else bulk_verification.LONG_PAUSE
         world.listing_until = loop.time() + rest.total_seconds()
 
-    async def _read_part(self, part: TimeWindow) -> int:
+    async def _read_window(self, window: TimeWindow) -> int:
         settled, after = 0, None
-        for _ in range(bulk_verification.PAGES_A_PART):
+        for _ in range(bulk_verification.MAX_PAGES_PER_WINDOW):
             await self._budget.take("list", 10.0)
             if not await self._request("list", 0.5):
                 raise StripeUnavailable("429")
             at = asyncio.get_running_loop().time()
-            found, after = self._world.stripe.page(part, after, at)
+            found, after = self._world.stripe.page(window, after, at)
             for invoice in found:
                 if invoice not in self._world.settled:
                     async with self._settling:
@@ -260,7 +266,7 @@ class Process:
         self._budget.answered(endpoint)
         return True
 
-    async def late(self, invoices: list[str]) -> None:
+    async def report_delayed(self, invoices: list[str]) -> None:
         """Their screens say so."""
 
 
@@ -279,7 +285,7 @@ def product(burst: list[Payment], processes: int, with_list: bool) -> Result:
                 loop.call_at(began + payment.webhook, world.settle, payment.invoice, "webhook")
         await world.all_told.wait()
         for server in servers:
-            await server.watches.close()
+            await server.worker.close()
 
     run(main())
     return result

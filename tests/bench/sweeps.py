@@ -31,15 +31,14 @@ from paidup.domain.catalog import StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
 from paidup.metrics import Metrics
 from paidup.payments.timeline import Timeline
-from paidup.realtime.hub import Hub
 from paidup.reconciliation.reconciler import Reconciler
-from paidup.roads import build_roads
+from paidup.services import compose
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.gateway import API_VERSION
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 from paidup.stripe_api.schemas import ListOf, decode
-from tests.support.factories import ignore_balance
+from tests.support.publishing_hub import PublishingHub
 
 console = Console(width=110)
 DUE = 20
@@ -151,11 +150,13 @@ async def _measure(server: PostgresServer, size: int, rounds: int) -> dict[str, 
 async def _rounds(rounds: int) -> dict[str, float]:
     reconciler, redis = _reconciler()
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {
-        name: getattr(reconciler, name)
-        for name in (
-            *("unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events"),
-            *("paid_invoices", "audit", "alarms"),
-        )
+        "unhandled_events": reconciler.due.events,
+        "due_invoices": reconciler.due.invoices,
+        "unpublished_versions": reconciler.due.versions,
+        "undelivered_events": reconciler.lists.undelivered_events,
+        "paid_invoices": reconciler.lists.paid_invoices,
+        "audit": reconciler.maintenance.audit,
+        "alarms": reconciler.maintenance.alarms,
     }
     took: dict[str, list[float]] = {name: [] for name in sweeps}
     for _ in range(rounds + 1):
@@ -175,9 +176,8 @@ def _reconciler() -> tuple[Reconciler, Redis]:
     prices = PriceCatalog(catalogue, gateway)
     prices.know(StripePrice("price_pro", "paidup_pro_monthly", "pro", 2900, "usd"))
     redis = Redis()  # connects to nothing: the hub is not opened
-    hub = Hub(redis)
-    roads = build_roads(catalogue, prices, gateway, hub, timeline, metrics, _published, ignore_balance)
-    return roads.reconciler, redis
+    hub = PublishingHub(redis, _published)
+    return compose(prices, gateway, hub, timeline, metrics).reconciler, redis
 
 
 async def _published(_: StatusMessage) -> bool:

@@ -146,7 +146,7 @@ class _Run:
             page = await services.gateway.list_paid_invoices(0, after)
             for shape in page.data:
                 if shape.id in missing:
-                    await services.reconciler.settle_paid(shape)
+                    await services.reconciler.lists.settle_paid(shape)
                     settled += 1
             more, after = page.has_more, page.data[-1].id if page.data else None
         return settled

@@ -36,17 +36,17 @@ from paidup.errors import InsufficientCredits, StripeRefused, StripeUnavailable
 from paidup.metrics import Metrics
 from paidup.payments import invoice_intake, invoice_rows, settlement, verification
 from paidup.payments.timeline import Timeline
-from paidup.realtime.hub import Hub
-from paidup.reconciliation import list_scanner, reconciler, stripe_events
+from paidup.reconciliation import due_rows, list_scanner, stripe_events
 from paidup.reconciliation.stripe_events import store
-from paidup.roads import build_roads
+from paidup.services import compose
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.gateway import API_VERSION
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import Event, ListOf, decode
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 from tests.support.cancel_at_await import cut_off
-from tests.support.factories import ignore_balance, three_sums
+from tests.support.factories import three_sums
+from tests.support.publishing_hub import PublishingHub
 
 T = TypeVar("T")
 
@@ -177,15 +177,8 @@ class Interleavings(RuleBasedStateMachine):
         shutil.copy(self.template, path)
         self._open.callback(path.unlink)
         for module in (
-            *(
-                settlement,
-                invoice_intake,
-                invoice_rows,
-                stripe_events,
-                verification,
-                reconciler,
-                list_scanner,
-            ),
+            *(settlement, invoice_intake, invoice_rows, verification),
+            *(stripe_events, due_rows, list_scanner),
         ):
             self._open.enter_context(patch.object(module, "now", self._now))
         await self._open.enter_async_context(open_database(f"sqlite://{path}"))
@@ -197,11 +190,9 @@ class Interleavings(RuleBasedStateMachine):
         self._open.push_async_callback(redis.aclose)
         book = PriceCatalog(catalogue, gateway)
         book.know(price)
-        roads = build_roads(
-            *(catalogue, book, gateway, Hub(redis), timeline, metrics, self._publish, ignore_balance)
-        )
-        self.settlement, self.verification = roads.settlement, roads.verification
-        self.events, self.reconciler = roads.events, roads.reconciler
+        services = compose(book, gateway, PublishingHub(redis, self._publish), timeline, metrics)
+        self.settlement, self.verification = services.settlement, services.verification
+        self.events, self.reconciler = services.events, services.reconciler
         for number, customer in enumerate(CUSTOMERS):
             await Account.create(external_id=f"user-{number}", stripe_customer=customer)
 

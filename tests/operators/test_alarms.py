@@ -14,7 +14,7 @@ from paidup.clock import now
 from paidup.db.models import Invoice, StripeEvent
 from paidup.errors import StripeUnavailable
 from paidup.metrics import Metrics
-from paidup.reconciliation.alarms import ALARMS, OVERDUE, Alarms, due_queues, look
+from paidup.reconciliation.alarms import ALARMS, OVERDUE, Alarms, due_queues, take_snapshot
 from paidup.redis_client import connect_redis
 from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.web import health as operations
@@ -25,7 +25,7 @@ from tests.support.processes import Child, free_port
 
 
 async def names() -> list[str]:
-    return [alarm.name for alarm in (await look()).alarms]
+    return [alarm.name for alarm in (await take_snapshot()).alarms]
 
 
 async def test_overdue_work_raises_an_alarm_until_it_is_done(database: None) -> None:
@@ -39,7 +39,7 @@ async def test_overdue_work_raises_an_alarm_until_it_is_done(database: None) -> 
     ]
     assert await names() == []
     await Invoice.filter(id=invoice.id).update(next_check_at=now() - OVERDUE * 2)
-    (alarm,) = (await look()).alarms
+    (alarm,) = (await take_snapshot()).alarms
     assert alarm.name == "reconciler_behind"
     assert "1 invoices; the oldest for 20 minutes" in alarm.text
     await Invoice.filter(id=invoice.id).update(next_check_at=None)
@@ -92,7 +92,7 @@ async def test_alarms_are_cached(database: None, monkeypatch: pytest.MonkeyPatch
     assert await alarms.current() == []
     await an_invoice(await an_account(), next_check_at=now() - OVERDUE * 2)
     assert await alarms.current() == []
-    monkeypatch.setattr("paidup.reconciliation.alarms.REMEMBERED_S", 0)
+    monkeypatch.setattr("paidup.reconciliation.alarms.CACHED_S", 0)
     assert [alarm.name for alarm in await alarms.current()] == ["reconciler_behind"]
 
 

@@ -24,7 +24,7 @@ from paidup.operations.doctor.report import Check, State, any_failed, invalid_se
 from paidup.operations.doctor.run import CHECKS, run_checks
 from paidup.operations.doctor.settings_checks import check_mode, check_origins, check_rate_limit, check_tokens
 from paidup.operations.doctor.stripe_checks import judge_endpoints
-from paidup.reconciliation.alarms import OVERDUE, SETTLED_WITHOUT
+from paidup.reconciliation.alarms import OVERDUE, SETTLED_WITHOUT_WEBHOOK
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.gateway import API_VERSION, EndpointInfo
@@ -273,7 +273,7 @@ async def test_missing_webhooks_fail(world: World) -> None:
             "settled_via": Source.VERIFICATION,
             "settled_at": at,
         }
-        for _ in range(SETTLED_WITHOUT):
+        for _ in range(SETTLED_WITHOUT_WEBHOOK):
             await an_invoice(account, **settled)
     found = (await checks_by_name(world))["webhooks"]
     assert_check(

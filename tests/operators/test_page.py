@@ -15,7 +15,7 @@ from paidup.clock import now
 from paidup.db.models import Account, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
-from paidup.reconciliation.alarms import SETTLED_WITHOUT
+from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK
 from tests.conftest import World
 from tests.operators.conftest import OPERATOR_TOKEN, paid_elsewhere, parked, timeline_written
 from tests.support.factories import an_account, an_invoice
@@ -259,7 +259,7 @@ async def test_hostile_text_is_escaped(operator: Operator) -> None:
 async def test_alarms_are_shown(operator: Operator) -> None:
     """S35: verification settles every invoice and no webhook arrives."""
     account, at = await an_account(), now() - timedelta(minutes=10)
-    for _ in range(SETTLED_WITHOUT):
+    for _ in range(SETTLED_WITHOUT_WEBHOOK):
         await an_invoice(
             account,
             status=InvoiceStatus.ACTIVE,
@@ -267,7 +267,7 @@ async def test_alarms_are_shown(operator: Operator) -> None:
             settled_at=at,
             created_at=at,
         )
-    assert await Invoice.all().count() == SETTLED_WITHOUT
+    assert await Invoice.all().count() == SETTLED_WITHOUT_WEBHOOK
     _, page, _ = await operator.get("/operators")
     assert "credited without their webhooks" in page
     _, shown = await operator.json("/operators")

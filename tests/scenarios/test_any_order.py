@@ -254,7 +254,7 @@ async def _replayed(database: str, events: list[Any], story: Story, world: dict[
     )
     plans.write_text(uncapped.replace("credits = 2000", "credits = 2000\ntrial_credits = 100"))
     async with open_services(settings(database_url=database, plans_file=plans, **world), clock) as services:
-        account = await services.purchases.account("ada")
+        account = await services.checkout.account("ada")
         for event in events:
             await _hear(services, event)
         await wait_until(lambda: _nothing_left(services), within=30)
@@ -278,7 +278,7 @@ async def _nothing_left(services: Services) -> bool:
     """Whether the worker finds nothing more to do."""
     for row in await StripeEvent.filter(handled_at=None):
         await services.events.handle(decode(Event, row.payload))
-    done = await services.reconciler.due_installments() + await services.reconciler.due_subscriptions()
+    done = await services.reconciler.due.installments() + await services.reconciler.due.subscriptions()
     return done == 0 and not await StripeEvent.exists(handled_at=None)
 
 

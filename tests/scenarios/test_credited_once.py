@@ -121,13 +121,13 @@ async def test_an_event_that_was_stored_and_never_handled_is_credited_by_the_rec
     ada, purchase = await _paid_and_unheard(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     assert await store(decode(Event, body), body.decode())
-    assert await paidup.services.reconciler.unhandled_events() == 0, "its first handler has its time"
+    assert await paidup.services.reconciler.due.events() == 0, "its first handler has its time"
     assert await ada.balance() == 0
     await StripeEvent.all().update(next_attempt_at=now() - timedelta(seconds=1))
-    sweeps = await asyncio.gather(*(paidup.services.reconciler.unhandled_events() for _ in range(5)))
+    sweeps = await asyncio.gather(*(paidup.services.reconciler.due.events() for _ in range(5)))
     assert sum(sweeps) == 1, "several reconcilers, one claim"
     assert await ada.balance() == 2000
-    assert await paidup.services.reconciler.unhandled_events() == 0
+    assert await paidup.services.reconciler.due.events() == 0
     assert (await StripeEvent.get()).handled_at is not None
     await assert_books_balance(grants=1)
 
@@ -150,7 +150,7 @@ async def test_an_event_whose_handling_fails_is_answered_200_kept_and_credited_l
     assert (kept.attempts, kept.error) == (1, "RuntimeError: the handler died")
     assert await ada.balance() == 0
     await StripeEvent.all().update(next_attempt_at=now() - timedelta(seconds=1))
-    assert await paidup.services.reconciler.unhandled_events() == 1
+    assert await paidup.services.reconciler.due.events() == 1
     assert await ada.balance() == 2000
     made_good = await StripeEvent.get()
     assert made_good.handled_at is not None
@@ -192,11 +192,11 @@ async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
         assert (await next_status(socket))["status"] == "open"
         child = _driver(world, "die", str(file), "nowhere")
         assert await asyncio.to_thread(child.process.wait, 30) == -signal.SIGKILL, child.output
-        assert await paidup.services.reconciler.unpublished_versions() == 0, "its publisher has its time"
+        assert await paidup.services.reconciler.due.versions() == 0, "its publisher has its time"
         await InvoiceRow.all().update(publish_due_at=now() - timedelta(seconds=1))
-        assert await paidup.services.reconciler.unpublished_versions() == 1
+        assert await paidup.services.reconciler.due.versions() == 1
         assert (await status_with(socket, status="active"))["version"] == 2
-    assert await paidup.services.reconciler.unpublished_versions() == 0
+    assert await paidup.services.reconciler.due.versions() == 0
     await assert_books_balance(grants=1)
 
 
@@ -369,7 +369,7 @@ async def _paid_invoices(
     """Paid invoices of several accounts, as invoice.paid events and as verification shows them."""
     gateway, customers = paidup.services.gateway, []
     for number in range(ACCOUNTS):
-        account = await paidup.services.purchases.account(f"user-{number}")
+        account = await paidup.services.checkout.account(f"user-{number}")
         customers.append(await stripe_side.customer())
         await Account.filter(id=account.id).update(stripe_customer=customers[-1])
     card = {"payment_behavior": "allow_incomplete", "default_payment_method": "pm_card_visa"}

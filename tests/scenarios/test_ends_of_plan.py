@@ -88,7 +88,7 @@ async def test_a_subscription_end_without_a_webhook_is_found(world: World, tmp_p
     await life.work()
     assert (await subscription_of(life))["status"] == "active"
     await advance(life, 32)
-    await life.paidup.services.reconciler.due_subscriptions()
+    await life.paidup.services.reconciler.due.subscriptions()
     assert (await subscription_of(life))["status"] == "canceled"
     assert await life.balance() == 0
 

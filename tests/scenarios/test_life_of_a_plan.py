@@ -49,7 +49,7 @@ async def test_a_renewal_without_a_webhook_is_found_by_the_subscription(world: W
     life = await a_life(world, webhooks=False)
     await buy_without_webhooks(life, "pro")
     await advance(life, 32)
-    await life.paidup.services.reconciler.due_subscriptions()
+    await life.paidup.services.reconciler.due.subscriptions()
     assert await life.entries() == [("grant", 2000), ("grant", 2000)]
     row = await Invoice.filter(billing_reason="subscription_cycle").get()
     assert row.settled_via == "reconciliation"
@@ -62,11 +62,11 @@ async def test_a_failed_subscription_read_is_retried_soon(world: World) -> None:
     await advance(life, 32)
     await life.stripe.conditions(api_down=True)
     reconciler = life.paidup.services.reconciler
-    assert await reconciler.due_subscriptions() == 1
+    assert await reconciler.due.subscriptions() == 1
     await life.stripe.conditions(api_down=False)
-    assert await reconciler.due_subscriptions() == 0
+    assert await reconciler.due.subscriptions() == 0
     life.clock.ahead += timedelta(seconds=20)
-    assert await reconciler.due_subscriptions() == 1
+    assert await reconciler.due.subscriptions() == 1
     assert await life.entries() == [("grant", 2000), ("grant", 2000)]
 
 
@@ -75,7 +75,7 @@ async def test_renewals_without_webhooks_for_months_are_found_in_stripes_list(wo
     life = await a_life(world, webhooks=False)
     await buy_without_webhooks(life, "pro")
     await advance(life, 93)
-    assert await life.paidup.services.reconciler.paid_invoices() == 3
+    assert await life.paidup.services.reconciler.lists.paid_invoices() == 3
     assert await life.balance() == 4 * 2000
     await assert_books_balance(grants=4)
 
@@ -165,7 +165,7 @@ async def test_an_installment_is_granted_once_by_several_reconcilers(life: Life)
     """S27: two at once, after a downtime of five months."""
     invoice = await life.buy("pro", interval="year")
     await advance(life, 5 * 31)
-    sweep = life.paidup.services.reconciler.due_installments
+    sweep = life.paidup.services.reconciler.due.installments
     while sum(await asyncio.gather(sweep(), sweep())):
         pass
     assert await life.balance() == 6 * 2000

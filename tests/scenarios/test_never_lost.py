@@ -8,7 +8,7 @@ from typing import Any
 
 from paidup.clock import now
 from paidup.db.models import Account, EventSource, Invoice, StripeEvent, Watermark
-from paidup.reconciliation.alarms import SETTLED_WITHOUT, webhook_silence
+from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK, webhook_silence
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup
@@ -35,12 +35,12 @@ async def test_a_payment_of_which_no_webhook_came_is_found_among_the_paid_invoic
     paidup = await world.server(webhooks=False)
     ada, purchase = await _paid(paidup, stripe_side)
     assert await ada.balance() == 0
-    assert await paidup.services.reconciler.paid_invoices() == 1
+    assert await paidup.services.reconciler.lists.paid_invoices() == 1
     assert await ada.balance() == 2000
     assert (await Invoice.get(id=purchase["invoice"])).settled_via == "reconciliation"
-    assert await paidup.services.reconciler.paid_invoices() == 0, "the next round is not due yet"
+    assert await paidup.services.reconciler.lists.paid_invoices() == 0, "the next round is not due yet"
     await Watermark.all().update(moved_at=now() - timedelta(hours=1))
-    assert await paidup.services.reconciler.paid_invoices() == 0, "and finds nothing that is not known"
+    assert await paidup.services.reconciler.lists.paid_invoices() == 0, "and finds nothing that is not known"
     await assert_books_balance(grants=1)
 
 
@@ -52,7 +52,7 @@ async def test_events_that_stripe_could_not_deliver_are_taken_from_its_list(
     await world.deliver_to(1)  # nobody listens there
     ada, purchase = await _paid(paidup, stripe_side)
     reconciler = paidup.services.reconciler
-    found = await wait_until(reconciler.undelivered_events)
+    found = await wait_until(reconciler.lists.undelivered_events)
     assert found >= 4
     assert await ada.balance() == 2000
     assert await StripeEvent.filter(source=EventSource.LIST, handled_at__not_isnull=True).count() == found
@@ -158,11 +158,11 @@ async def test_a_renewal_is_credited_like_the_first_payment(world: World, stripe
     """S02: a renewal that no browser watches and no webhook announces is found and credited, once."""
     paidup = await world.server(webhooks=False)
     ada, purchase = await _paid(paidup, stripe_side)
-    await paidup.services.reconciler.paid_invoices()
+    await paidup.services.reconciler.lists.paid_invoices()
     subscription = (await Invoice.get(id=purchase["invoice"])).subscription
     await stripe_side.control(f"subscriptions/{subscription}/renew")
     await Watermark.all().update(moved_at=now() - timedelta(hours=1))
-    assert await paidup.services.reconciler.paid_invoices() == 1
+    assert await paidup.services.reconciler.lists.paid_invoices() == 1
     assert await ada.balance() == 4000
     await assert_books_balance(grants=2)
 
@@ -188,14 +188,14 @@ async def test_silent_webhooks_are_an_alarm_although_everybody_is_served(
 ) -> None:
     """S35: verification keeps winning and no webhook ever comes: /readyz names the alarm, and stays ready."""
     paidup = await world.server(webhooks=False)
-    for number in range(SETTLED_WITHOUT):
+    for number in range(SETTLED_WITHOUT_WEBHOOK):
         _, purchase = await _paid(paidup, stripe_side, f"c{number}")
         await paidup.services.verification.verify(purchase["invoice"])
     assert await webhook_silence() is None, "webhooks may be some minutes late"
     await Invoice.all().update(settled_at=now() - timedelta(minutes=6))
     status, ready = await paidup.get("/readyz")
     assert (status, [alarm["name"] for alarm in ready["alarms"]]) == (200, ["webhooks_silent"])
-    await paidup.services.reconciler.alarms()
+    await paidup.services.reconciler.maintenance.alarms()
     gauge = paidup.services.metrics.registry.get_sample_value("paidup_alarm", {"name": "webhooks_silent"})
     assert gauge == 1
     status, _ = await paidup.webhook(forged_event("product.created", {"id": "prod_1", "object": "product"}))
@@ -211,10 +211,10 @@ async def test_the_audit_finds_what_does_not_add_up_and_repairs_nothing(
     ada, purchase = await _paid(paidup, stripe_side)
     await paidup.services.verification.verify(purchase["invoice"])
     reconciler, registry = paidup.services.reconciler, paidup.services.metrics.registry
-    await reconciler.audit()
+    await reconciler.maintenance.audit()
     assert registry.get_sample_value("paidup_ledger_mismatches_total") == 0
     await Account.filter(external_id=ada.name).update(balance=2001)
-    await reconciler.audit()  # the end of the round before
-    await reconciler.audit()
+    await reconciler.maintenance.audit()  # the end of the round before
+    await reconciler.maintenance.audit()
     assert (registry.get_sample_value("paidup_ledger_mismatches_total") or 0) >= 2
     assert await ada.balance() == 2001

@@ -125,10 +125,10 @@ async def test_the_webhook_never_comes_and_no_browser_is_open(
     """S02: the webhook is dropped and the browser was closed: the reconciler credits, once it is due."""
     await stripe_side.conditions(webhook_drop=True)
     ada, purchase = await _confirmed(paidup, stripe_side)
-    assert await paidup.services.reconciler.due_invoices() == 0
+    assert await paidup.services.reconciler.due.invoices() == 0
     assert await ada.balance() == 0
     await InvoiceRow.all().update(next_check_at=now() - timedelta(seconds=1))
-    sweeps = await asyncio.gather(*(paidup.services.reconciler.due_invoices() for _ in range(5)))
+    sweeps = await asyncio.gather(*(paidup.services.reconciler.due.invoices() for _ in range(5)))
     assert sum(sweeps) == 1, "several reconcilers, one claim"
     status, shown = await ada.call("GET", f"/api/invoices/{purchase['invoice']}")
     assert (status, shown["status"], shown["via"]) == (200, "active", "reconciliation")
@@ -143,7 +143,7 @@ async def test_an_unpaid_invoice_is_asked_about_again_later(paidup: Paidup, stri
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await InvoiceRow.all().update(next_check_at=now() - timedelta(seconds=1))
-    assert await paidup.services.reconciler.due_invoices() == 1
+    assert await paidup.services.reconciler.due.invoices() == 1
     assert await ada.balance() == 0
     due = (await InvoiceRow.get()).next_check_at
     assert due is not None
@@ -151,7 +151,7 @@ async def test_an_unpaid_invoice_is_asked_about_again_later(paidup: Paidup, stri
     await stripe_side.conditions(webhook_drop=True)
     await stripe_side.confirm(purchase["client_secret"])
     await InvoiceRow.all().update(next_check_at=now() - timedelta(seconds=1), lease_expires_at=None)
-    assert await paidup.services.reconciler.due_invoices() == 1
+    assert await paidup.services.reconciler.due.invoices() == 1
     assert await ada.balance() == 2000
     await assert_books_balance(grants=1)
 
@@ -198,7 +198,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_verification(
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
         await wait_until(lambda: paidup.services.hub.subscriber_count(INVOICES, made["invoice"]) == 1)
-        await wait_until(lambda: not paidup.services.verification.asking(made["invoice"]))
+        await wait_until(lambda: not paidup.services.verification_queue.is_checking(made["invoice"]))
         status, adopted = await ada.call("POST", "/api/invoices", {"invoice": made["invoice"]})
         assert (status, adopted["status"]["status"]) == (201, "open")
         await stripe_side.confirm(made["client_secret"])

@@ -189,7 +189,7 @@ async def test_refunds_of_foreign_payments_are_looked_up_once(life: Life) -> Non
     await life.calm()
     await life.stripe.control("calls/reset")
     for _ in range(3):
-        found, last, more = await reconciler._take_reversals(ReversalKind.REFUND, since, None)
+        found, last, more = await reconciler.lists._handle_reversals(ReversalKind.REFUND, since, None)
         assert (found, last, more) == (0, foreign["id"], False)
     assert await life.stripe.calls("GET /v1/invoice_payments") == 1
 

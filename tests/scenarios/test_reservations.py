@@ -67,10 +67,10 @@ async def test_several_reconcilers_expire_a_reservation_once(paidup: Paidup) -> 
     for customer in (ada, bob):
         await _reserve(customer, 30, "a")
         await _reserve(customer, 30, "b")
-    assert await paidup.services.reconciler.expired_reservations() == 0
+    assert await paidup.services.reconciler.due.reservations() == 0
     await Reservation.all().update(expires_at=now() - timedelta(seconds=1))
-    await asyncio.gather(*(paidup.services.reconciler.expired_reservations() for _ in range(5)))
-    assert await paidup.services.reconciler.expired_reservations() == 0
+    await asyncio.gather(*(paidup.services.reconciler.due.reservations() for _ in range(5)))
+    assert await paidup.services.reconciler.due.reservations() == 0
     assert [await ada.balance(), await bob.balance()] == [100, 100]
     assert _told(await _commit(ada, 10, "a")) == (409, "reservation-over")
     assert await _release(bob, "a") == (200, {"balance": 100, "credits": 30, "key": "a"})
@@ -94,7 +94,7 @@ async def test_each_change_is_sent_to_the_balance_socket(world: World) -> None:
             assert (first[0] in (200, 201), again) == (True, (200, first[1]))
             told.append(await next_balance(line))
         await Reservation.filter(key="late").update(expires_at=now() - timedelta(seconds=1))
-        await paidup.services.reconciler.expired_reservations()
+        await paidup.services.reconciler.due.reservations()
         told.append(await next_balance(line))
     assert [frame["balance"] for frame in told] == [100, 30, 50, 30, 50, 20, 50]
     assert [frame["version"] for frame in told] == sorted({frame["version"] for frame in told})

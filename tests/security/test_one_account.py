@@ -157,4 +157,4 @@ async def test_verify_beyond_the_limit_does_not_call_stripe(world: World, stripe
     assert await stripe_side.calls(READ) <= 3
     async with ada.watch(purchase) as socket:
         await next_status(socket)
-        assert not paidup.services.verification.asking(purchase["invoice"])
+        assert not paidup.services.verification_queue.is_checking(purchase["invoice"])

@@ -149,9 +149,9 @@ class Life:
     async def work(self) -> None:
         """What the worker does about all that is due by now."""
         reconciler = self.paidup.services.reconciler
-        while await reconciler.due_installments():
+        while await reconciler.due.installments():
             pass
-        await reconciler.due_subscriptions()
+        await reconciler.due.subscriptions()
         await self.expire()
 
     async def expire(self) -> None:

@@ -31,7 +31,7 @@ class Writer:
 
 async def under_way(numbers: Sequence[int], writer: Writer) -> list[asyncio.Task[int]]:
     """Calls of which the first is being written."""
-    together = BatchExecutor(writer, at_most=3)
+    together = BatchExecutor(writer, max_items=3)
     calls = [asyncio.ensure_future(together(number)) for number in numbers]
     await wait_until(lambda: writer.batches)
     return calls
@@ -40,7 +40,7 @@ async def under_way(numbers: Sequence[int], writer: Writer) -> list[asyncio.Task
 async def test_what_comes_while_a_batch_is_written_is_written_together_next() -> None:
     """At once where nothing is under way; never more than so many; each is told its own result."""
     writer = Writer()
-    together = BatchExecutor(writer, at_most=3)
+    together = BatchExecutor(writer, max_items=3)
     first = asyncio.ensure_future(together(1))
     await wait_until(lambda: writer.batches)
     others = [asyncio.ensure_future(together(number)) for number in (2, 3, 4, 5)]

@@ -1,4 +1,4 @@
-"""Crowds: the time in which their invoices were made, cut into parts; and one process at a time."""
+"""Bulk verification: the time windows it reads from Stripe's list, and one process at a time."""
 
 from __future__ import annotations
 
@@ -12,95 +12,96 @@ from hypothesis import strategies as st
 from paidup.clock import now
 from paidup.db.models import Watermark
 from paidup.errors import StripeUnavailable
-from paidup.payments import bulk_verification as crowds
-from paidup.payments.bulk_verification import TimeWindow, parts_of, read_parts
+from paidup.payments import bulk_verification as module
+from paidup.payments.bulk_verification import TimeWindow, read_windows, split_into_windows
 from tests.support.waiting import wait_until
 
 
 @given(st.lists(st.integers(1_700_000_000, 1_700_001_000), max_size=2000))
-def test_the_parts_follow_each_other_without_a_gap_and_hold_everybody(created: list[int]) -> None:
-    parts = sorted(parts_of(created))
-    assert bool(parts) == bool(created)
-    if parts:
-        assert parts[0].since <= min(created) - crowds.EARLIER_S
-        assert [part.until for part in parts] == [*(part.since for part in parts[1:]), None]
-        assert all(part.until is None or part.since < part.until for part in parts)
+def test_windows_have_no_gaps_and_cover_every_invoice(created: list[int]) -> None:
+    windows = sorted(split_into_windows(created))
+    assert bool(windows) == bool(created)
+    if windows:
+        assert windows[0].since <= min(created) - module.CLOCK_LEEWAY_S
+        assert [window.until for window in windows] == [*(window.since for window in windows[1:]), None]
+        assert all(window.until is None or window.since < window.until for window in windows)
 
 
-def test_a_crowd_is_cut_into_parts_of_a_page_or_less() -> None:
-    assert len(parts_of(range(10_000))) == 100
-    assert len(parts_of(range(10 * crowds.AT_ONCE))) == crowds.AT_ONCE
+def test_a_window_holds_at_most_one_page() -> None:
+    assert len(split_into_windows(range(10_000))) == 100
+    count = module.MAX_CONCURRENT_WINDOWS
+    assert len(split_into_windows(range(10 * count))) == count
 
 
-def test_the_most_crowded_parts_come_first() -> None:
-    """A few who wait for long make long parts; they are asked about one by one meanwhile."""
-    parts = parts_of([*range(0, 1000, 100), *range(1000, 1100)])
-    assert parts[-1].since == -crowds.EARLIER_S
-    assert all(part.since >= 800 for part in parts[:-2])
+def test_the_most_crowded_windows_come_first() -> None:
+    """A few old invoices make long windows; they are verified one by one meanwhile."""
+    windows = split_into_windows([*range(0, 1000, 100), *range(1000, 1100)])
+    assert windows[-1].since == -module.CLOCK_LEEWAY_S
+    assert all(window.since >= 800 for window in windows[:-2])
 
 
-async def test_what_goes_wrong_with_one_part_keeps_none_from_the_others() -> None:
-    read: list[TimeWindow] = []
+async def test_a_window_that_fails_does_not_stop_the_others() -> None:
+    completed: list[TimeWindow] = []
 
-    async def take(part: TimeWindow) -> int:
-        if part.since == 2:
+    async def read(window: TimeWindow) -> int:
+        if window.since == 2:
             raise StripeUnavailable("rate limited")
-        read.append(part)
+        completed.append(window)
         return 10
 
-    assert await read_parts([TimeWindow(number, number + 1) for number in range(5)], take) == 40
-    assert sorted(part.since for part in read) == [0, 1, 3, 4]
+    assert await read_windows([TimeWindow(number, number + 1) for number in range(5)], read) == 40
+    assert sorted(window.since for window in completed) == [0, 1, 3, 4]
 
 
-async def passes(settled: int = 0) -> bool:
-    """Whether a pass was made, now."""
-    made = []
+async def runs_now(settled: int = 0) -> bool:
+    """Whether a pass runs now."""
+    runs = []
 
-    async def work() -> int:
-        made.append(now())
+    async def run_pass() -> int:
+        runs.append(now())
         return settled
 
-    await crowds.run_exclusively(work)
-    return bool(made)
+    await module.run_exclusively(run_pass)
+    return bool(runs)
 
 
 @pytest.mark.usefixtures("database")
-async def test_one_process_at_a_time_goes_through_the_list() -> None:
-    async def work() -> int:
-        assert not await passes()
+async def test_one_process_at_a_time_runs_a_pass() -> None:
+    async def run_pass() -> int:
+        assert not await runs_now()
         return 1
 
-    await crowds.run_exclusively(work)
-    assert not await passes(), "it rests first"
-    await wait_until(passes, within=3)
+    await module.run_exclusively(run_pass)
+    assert not await runs_now(), "the pause comes first"
+    await wait_until(runs_now, within=3)
 
 
 @pytest.mark.usefixtures("database")
-async def test_after_a_pass_that_settled_nobody_the_rest_is_longer() -> None:
-    """They wait before they have paid: the list of those who have is no help."""
-    assert await passes(settled=0)
-    claim = await Watermark.get(name=crowds.CLAIM_NAME)
-    assert claim.moved_at > now() + crowds.LONG_REST / 2
+async def test_the_pause_is_longer_after_a_pass_that_settled_nothing() -> None:
+    """The waiting customers have not paid, so a list of paid invoices does not help."""
+    assert await runs_now(settled=0)
+    claim = await Watermark.get(name=module.CLAIM_NAME)
+    assert claim.moved_at > now() + module.LONG_PAUSE / 2
 
 
 @pytest.mark.usefixtures("database")
 async def test_a_pass_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before its claim runs out, so that there are never two."""
-    monkeypatch.setattr(crowds, "PASS_S", 0.05)
+    """Before its claim expires, so that there are never two."""
+    monkeypatch.setattr(module, "MAX_PASS_S", 0.05)
 
-    async def work() -> int:
+    async def run_pass() -> int:
         await asyncio.Event().wait()
         return 0
 
-    await crowds.run_exclusively(work)
-    await wait_until(passes, within=3)
+    await module.run_exclusively(run_pass)
+    await wait_until(runs_now, within=3)
 
 
 @pytest.mark.usefixtures("database")
-async def test_a_process_that_died_in_a_pass_keeps_the_others_from_one_for_a_while() -> None:
-    """S13: its claim runs out."""
-    claim = await Watermark.create(name=crowds.CLAIM_NAME, value="", moved_at=now() + timedelta(seconds=5))
-    assert not await passes()
+async def test_the_claim_of_a_process_that_died_expires() -> None:
+    """S13: until then no other process runs a pass."""
+    claim = await Watermark.create(name=module.CLAIM_NAME, value="", moved_at=now() + timedelta(seconds=5))
+    assert not await runs_now()
     claim.moved_at = now()
     await claim.save()
-    assert await passes()
+    assert await runs_now()

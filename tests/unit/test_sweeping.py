@@ -1,4 +1,4 @@
-"""How the reconciler keeps its pace: each sweep by itself, hurrying only where there is much to do."""
+"""The reconciler runs each sweep by itself, and again at once where there is much to do."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import Mock
 
 from paidup.metrics import Metrics
-from paidup.reconciliation.reconciler import BATCH, Reconciler
+from paidup.reconciliation.due_rows import BATCH
+from paidup.reconciliation.reconciler import Reconciler
+from paidup.tasks import cancel_tasks
 from tests.support.waiting import wait_until
 
 
 class Rounds:
-    """Sweeps that count their rounds, in a reconciler that has nothing else."""
+    """A reconciler with sweeps that only count their rounds."""
 
     def __init__(self) -> None:
         self.made: Counter[str] = Counter()
-        needs: list[Any] = [*([None] * 6), Metrics(), None]
-        self.reconciler = Reconciler(*needs)
+        self.reconciler = Reconciler(Mock(), Mock(), Mock(), Metrics())
 
     def sweep(self, name: str, found: list[int]) -> Any:
-        """Finds so many things in one round after another, and then nothing more."""
+        """A sweep that finds so many things in each round, and then none."""
 
         async def sweep() -> int:
             self.made[name] += 1
@@ -40,17 +42,16 @@ class Rounds:
         raise ValueError("a bug")
 
     @asynccontextmanager
-    async def running(self, pace_s: float, **sweeps: tuple[Any, float]) -> AsyncIterator[None]:
+    async def running(self, interval_s: float, **sweeps: tuple[Any, float]) -> AsyncIterator[None]:
         self.reconciler._sweeps = sweeps
-        task = asyncio.create_task(self.reconciler.run_forever(pace_s))
+        task = asyncio.create_task(self.reconciler.run_forever(interval_s))
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel_tasks(task)
 
 
-async def test_a_sweep_that_hangs_or_fails_keeps_no_other_waiting() -> None:
+async def test_a_sweep_that_hangs_or_fails_does_not_delay_the_others() -> None:
     """S34: Stripe's lists may take half a minute to fail; what was committed is published meanwhile."""
     rounds = Rounds()
     sweeps = {"hanging": (rounds.hang, 0.0), "failing": (rounds.fail, 0.0)}
@@ -59,8 +60,8 @@ async def test_a_sweep_that_hangs_or_fails_keeps_no_other_waiting() -> None:
     assert rounds.made["hanging"] == 1
 
 
-async def test_only_what_is_due_here_hurries() -> None:
-    """A sweep with a pace of its own (the audit takes five hundred accounts a round) keeps to it."""
+async def test_only_sweeps_of_due_rows_run_again_at_once() -> None:
+    """A sweep with its own interval (the audit takes 500 accounts a round) keeps to it."""
     rounds = Rounds()
     due = rounds.sweep("due", [BATCH] * 5)
     paced = rounds.sweep("paced", [10 * BATCH] * 5)

@@ -1,4 +1,4 @@
-"""Verification: one call to Stripe for one invoice, however many ask; and again while somebody watches."""
+"""Verification: one call to Stripe for one invoice, however many callers; repeated while a browser waits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, StatusMessage
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.payments import verification as module
-from paidup.payments import verification_queue as watches
+from paidup.payments import verification_queue, verification_worker
+from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.verification import Verification
+from paidup.payments.verification_queue import VerificationQueue
+from paidup.payments.verification_worker import Checks, VerificationWorker
 from paidup.realtime.hub import INVOICES
 from paidup.services import Services
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
@@ -29,22 +32,22 @@ from tests.support.waiting import wait_until
 
 
 class Stripe:
-    """Stands where the gateway stands: counts what is asked, and answers what the test says."""
+    """In place of the gateway: counts requests, and answers what the test says."""
 
     def __init__(self, row: Invoice) -> None:
         self.row = row
-        self.asked = 0
-        self.answer = asyncio.Event()
-        self.answer.set()
+        self.requests = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self.error: Exception | None = None
         self.paid = False
         self.unpaid = "requires_action"
-        self.place = asyncio.Event()
-        self.place.set()
+        self.slot = asyncio.Event()
+        self.slot.set()
         self.listed: list[tuple[int, int | None]] = []
 
-    async def place_to_read(self, max_wait_s: float) -> None:
-        await self.place.wait()
+    async def acquire_read_slot(self, max_wait_s: float) -> None:
+        await self.slot.wait()
 
     async def list_paid_invoices(
         self, since: int, after: str | None = None, max_wait_s: float | None = None, until: int | None = None
@@ -73,8 +76,8 @@ class Stripe:
     async def read_invoice(
         self, invoice: str, max_wait_s: float | None = None, slot_acquired: bool = False
     ) -> StripeInvoice:
-        self.asked += 1
-        await self.answer.wait()
+        self.requests += 1
+        await self.may_answer.wait()
         if self.error is not None:
             raise self.error
         status = "succeeded" if self.paid else self.unpaid
@@ -106,25 +109,50 @@ async def stripe(row: Invoice) -> Stripe:
     return Stripe(row)
 
 
-def a_process(services: Services, stripe: Any) -> Verification:
-    """The verification of one process; each test may have several."""
-    return Verification(stripe, services.settlement, services.prices, services.hub, services.timeline)
+class Process:
+    """The verification of one server process; each test may have several."""
+
+    def __init__(self, services: Services, stripe: Any) -> None:
+        self.queue = VerificationQueue()
+        self.verification = Verification(
+            *(stripe, services.settlement, services.prices, services.hub, services.timeline, self.queue)
+        )
+        self.verify = self.verification.verify
+        bulk = BulkVerification(stripe, self.verification, services.timeline)
+        self.worker = VerificationWorker(
+            self.queue,
+            Checks(
+                *(stripe.acquire_read_slot, self.verification.check),
+                *(bulk.check, self.verification.report_delayed),
+            ),
+        )
 
 
 @asynccontextmanager
-async def watching(verification: Verification, invoice: str) -> AsyncIterator[None]:
-    verification.watch(invoice)
+async def working(*processes: Process) -> AsyncIterator[None]:
+    for process in processes:
+        process.worker.start()
     try:
         yield
     finally:
-        verification.unwatch(invoice)
-        await verification.close()
+        for process in processes:
+            await process.worker.close()
+
+
+@asynccontextmanager
+async def watching(process: Process, invoice: str) -> AsyncIterator[None]:
+    async with working(process):
+        process.queue.add(invoice)
+        try:
+            yield
+        finally:
+            process.queue.remove(invoice)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same schedule, without its pauses."""
-    monkeypatch.setattr(watches, "watched_delay_s", lambda attempt, chance: 0.01)
+    monkeypatch.setattr(verification_queue, "watched_delay_s", lambda attempt, chance: 0.01)
     monkeypatch.setattr(module, "RESULT_TTL_S", 0.0)
 
 
@@ -132,126 +160,128 @@ async def balance(row: Invoice) -> int:
     return int((await Account.get(id=row.account_id)).balance)
 
 
-async def test_two_processes_that_ask_at_once_make_one_call(
+async def test_two_processes_that_verify_at_once_make_one_call(
     services: Services, stripe: Stripe, row: Invoice
 ) -> None:
     """S08: a lease in the row, so it holds across processes and without Redis."""
     stripe.paid = True
-    processes = [a_process(services, stripe) for _ in range(2)]
+    processes = [Process(services, stripe) for _ in range(2)]
     answers = await asyncio.gather(*(process.verify(row.id) for process in processes for _ in range(5)))
     settled = [answer for answer in answers if isinstance(answer, Settled)]
     assert [answer.outcome for answer in settled] == [Outcome.SETTLED]
-    assert stripe.asked == 1
+    assert stripe.requests == 1
     assert await balance(row) == 2000
 
 
-async def test_an_answer_of_not_yet_counts_as_fresh_for_a_moment(
+async def test_the_answer_not_yet_counts_as_fresh_for_a_moment(
     services: Services, stripe: Stripe, row: Invoice
 ) -> None:
-    verification = a_process(services, stripe)
-    assert await verification.verify(row.id) is not None
-    assert await verification.verify(row.id) is None
-    assert stripe.asked == 1
+    process = Process(services, stripe)
+    assert await process.verify(row.id) is not None
+    assert await process.verify(row.id) is None
+    assert stripe.requests == 1
 
-    async def asked_again() -> bool:
-        return await verification.verify(row.id) is not None
+    async def verified_again() -> bool:
+        return await process.verify(row.id) is not None
 
-    await wait_until(asked_again, within=3)
-    assert stripe.asked == 2
+    await wait_until(verified_again, within=3)
+    assert stripe.requests == 2
 
 
-async def test_an_asker_that_died_keeps_nobody_from_asking_for_long(
+async def test_the_lease_of_a_process_that_died_expires(
     services: Services, stripe: Stripe, row: Invoice
 ) -> None:
-    """S13: its lease runs out."""
-    verification = a_process(services, stripe)
+    """S13: then another process may verify."""
+    process = Process(services, stripe)
     await Invoice.filter(id=row.id).update(lease_expires_at=now() + timedelta(seconds=module.LEASE_S))
-    assert await verification.verify(row.id) is None
+    assert await process.verify(row.id) is None
     await Invoice.filter(id=row.id).update(lease_expires_at=now())
-    assert await verification.verify(row.id) is not None
-    assert stripe.asked == 1
+    assert await process.verify(row.id) is not None
+    assert stripe.requests == 1
 
 
 @pytest.mark.parametrize("status", [status for status in InvoiceStatus if status.terminal])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_what_is_over_is_not_asked_about(
+async def test_a_final_invoice_is_not_verified(
     services: Services, stripe: Stripe, row: Invoice, status: InvoiceStatus
 ) -> None:
     await Invoice.filter(id=row.id).update(status=status)
-    assert await a_process(services, stripe).verify(row.id) is None
-    assert stripe.asked == 0
+    assert await Process(services, stripe).verify(row.id) is None
+    assert stripe.requests == 0
 
 
-async def test_an_unknown_invoice_is_not_asked_about(services: Services, stripe: Stripe) -> None:
-    assert await a_process(services, stripe).verify("in_unknown") is None
-    assert stripe.asked == 0
+async def test_an_unknown_invoice_is_not_verified(services: Services, stripe: Stripe) -> None:
+    assert await Process(services, stripe).verify("in_unknown") is None
+    assert stripe.requests == 0
 
 
 @pytest.mark.usefixtures("quick")
-async def test_whoever_watches_makes_it_ask_until_it_is_over(
+async def test_a_watched_invoice_is_verified_until_it_is_settled(
     services: Services, stripe: Stripe, row: Invoice
 ) -> None:
-    """S01, S23: no webhook ever comes; the payment succeeds between two questions."""
-    verification = a_process(services, stripe)
-    async with watching(verification, row.id):
-        await wait_until(lambda: stripe.asked >= 3)
+    """S01, S23: no webhook arrives; the payment succeeds between two checks."""
+    process = Process(services, stripe)
+    async with watching(process, row.id):
+        await wait_until(lambda: stripe.requests >= 3)
         assert await balance(row) == 0
         stripe.paid = True
         await wait_until(lambda: balance(row))
-        await wait_until(lambda: not verification.asking(row.id))
-        asked = stripe.asked
+        await wait_until(lambda: not process.queue.is_checking(row.id))
+        requests = stripe.requests
     assert await balance(row) == 2000
-    assert stripe.asked == asked
+    assert stripe.requests == requests
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_ten_watchers_ask_no_more_than_one(services: Services, stripe: Stripe, row: Invoice) -> None:
+async def test_ten_watchers_cost_no_more_requests_than_one(
+    services: Services, stripe: Stripe, row: Invoice
+) -> None:
     """S08: tabs, reloads, reconnects."""
-    stripe.answer.clear()
-    verification = a_process(services, stripe)
-    for _ in range(10):
-        verification.watch(row.id)
-        verification.prioritize(row.id)
-    await wait_until(lambda: stripe.asked)
-    assert verification.asking(row.id)
-    stripe.paid = True
-    stripe.answer.set()
-    await wait_until(lambda: balance(row))
-    for _ in range(10):
-        verification.unwatch(row.id)
-    await verification.close()
-    assert stripe.asked == 1
+    stripe.may_answer.clear()
+    process = Process(services, stripe)
+    async with working(process):
+        for _ in range(10):
+            process.queue.add(row.id)
+            process.queue.prioritize(row.id)
+        await wait_until(lambda: stripe.requests)
+        assert process.queue.is_checking(row.id)
+        stripe.paid = True
+        stripe.may_answer.set()
+        await wait_until(lambda: balance(row))
+        for _ in range(10):
+            process.queue.remove(row.id)
+    assert stripe.requests == 1
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_verification_under_way_is_not_ended_with_the_tab(
+async def test_closing_the_tab_does_not_end_a_verification_under_way(
     services: Services, stripe: Stripe, row: Invoice
 ) -> None:
     """S02: the customer closes the tab, not the payment."""
     stripe.paid = True
-    stripe.answer.clear()
-    verification = a_process(services, stripe)
-    verification.watch(row.id)
-    await wait_until(lambda: stripe.asked)
-    verification.unwatch(row.id)
-    stripe.answer.set()
-    await wait_until(lambda: balance(row))
-    await verification.close()
-    assert stripe.asked == 1
+    stripe.may_answer.clear()
+    process = Process(services, stripe)
+    async with working(process):
+        process.queue.add(row.id)
+        await wait_until(lambda: stripe.requests)
+        process.queue.remove(row.id)
+        stripe.may_answer.set()
+        await wait_until(lambda: balance(row))
+    assert stripe.requests == 1
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("error", [StripeUnavailable("away"), StripeRefused("no such invoice")])
-async def test_stripes_trouble_does_not_end_the_watching(
+async def test_an_outage_of_stripe_does_not_end_verification(
     services: Services, stripe: Stripe, row: Invoice, error: Exception
 ) -> None:
-    """S34: asked again, and credited once Stripe answers."""
+    """S34: checked again, and credited once Stripe answers."""
     stripe.error = error
-    async with watching(a_process(services, stripe), row.id):
-        await wait_until(lambda: stripe.asked >= 3)
+    async with watching(Process(services, stripe), row.id):
+        await wait_until(lambda: stripe.requests >= 3)
         stripe.error, stripe.paid = None, True
         await wait_until(lambda: balance(row))
     assert await balance(row) == 2000
@@ -259,50 +289,49 @@ async def test_stripes_trouble_does_not_end_the_watching(
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_an_outage_of_the_database_does_not_end_the_watching(
+async def test_an_outage_of_the_database_does_not_end_verification(
     services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S33: neither while asking nor while reading where it stands."""
+    """S33: neither during the verification nor while the status is read."""
 
     async def away(_: str) -> None:
         raise OSError("the database is away")
 
-    async with watching(a_process(services, stripe), row.id):
+    async with watching(Process(services, stripe), row.id):
         with monkeypatch.context() as outage:
             outage.setattr(module, "read_status", away)
-            await wait_until(lambda: stripe.asked >= 3)
+            await wait_until(lambda: stripe.requests >= 3)
         stripe.paid = True
         await wait_until(lambda: balance(row))
     assert await balance(row) == 2000
 
 
-async def test_a_crowd_is_settled_by_list_without_a_place_for_each(
+async def test_many_waiting_invoices_are_settled_from_a_list_without_slots(
     services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S01, S23: no webhook, no place in the budget: a list answers; whoever is watched twice, once."""
-    monkeypatch.setattr(watches, "LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(watches, "BULK_AFTER_S", 0.1)
-    stripe.place.clear()
-    rows = [row, *[await an_invoice(await an_account()) for _ in range(watches.BULK_THRESHOLD)]]
-    over = await an_invoice(await an_account(), status=InvoiceStatus.VOID)
-    processes = [a_process(services, stripe) for _ in range(2)]
+    """S01, S23: no webhook and no slot. An invoice watched in two processes is credited once."""
+    monkeypatch.setattr(verification_worker, "INSPECT_EVERY_S", 0.05)
+    monkeypatch.setattr(verification_queue, "BULK_AFTER_S", 0.1)
+    stripe.slot.clear()
+    rows = [row, *[await an_invoice(await an_account()) for _ in range(verification_queue.BULK_THRESHOLD)]]
+    void = await an_invoice(await an_account(), status=InvoiceStatus.VOID)
+    processes = [Process(services, stripe) for _ in range(2)]
     for process in processes:
-        for each in (*rows, over):
-            process.watch(each.id)
+        for each in (*rows, void):
+            process.queue.add(each.id)
 
     async def all_active() -> bool:
         return await Invoice.filter(status=InvoiceStatus.ACTIVE).count() == len(rows)
 
-    await wait_until(all_active)
-    for process in processes:
-        await process.close()
+    async with working(*processes):
+        await wait_until(all_active)
     assert [await balance(each) for each in rows] == [2000] * len(rows)
-    assert stripe.asked == 0
+    assert stripe.requests == 0
     assert len(stripe.listed) < len(rows)
 
 
 class Screen:
-    """A line that notes its stages."""
+    """A subscriber that records its stages."""
 
     def __init__(self) -> None:
         self.stages: list[Stage] = []
@@ -317,22 +346,22 @@ class Screen:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("places", [True, False])
-async def test_a_long_wait_is_told_as_delayed_and_stays_so(
-    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch, places: bool
+@pytest.mark.parametrize("slots", [True, False])
+async def test_a_long_wait_is_shown_as_delayed_and_stays_so(
+    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch, slots: bool
 ) -> None:
-    """S06: whether Stripe says "not yet" again and again, or there is no place to ask."""
-    monkeypatch.setattr(watches, "LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(watches, "DELAYED_AFTER_S", 0.3)
-    stripe.unpaid = "requires_confirmation"  # nothing to be told
+    """S06: whether Stripe says "not yet" again and again, or there is no slot."""
+    monkeypatch.setattr(verification_worker, "INSPECT_EVERY_S", 0.05)
+    monkeypatch.setattr(verification_queue, "DELAYED_AFTER_S", 0.3)
+    stripe.unpaid = "requires_confirmation"  # no change of status
     screen = Screen()
     await services.hub.subscribe(INVOICES, row.id, screen)
-    if not places:
-        stripe.place.clear()
-    async with watching(a_process(services, stripe), row.id):
+    if not slots:
+        stripe.slot.clear()
+    async with watching(Process(services, stripe), row.id):
         await wait_until(lambda: Stage.DELAYED in screen.stages)
-        asked = stripe.asked
-        await wait_until(lambda: not places or stripe.asked >= asked + 3)
+        requests = stripe.requests
+        await wait_until(lambda: not slots or stripe.requests >= requests + 3)
     services.hub.unsubscribe(INVOICES, row.id, screen)
     late = screen.stages[screen.stages.index(Stage.DELAYED) :]
     assert set(late) == {Stage.DELAYED}

@@ -185,8 +185,8 @@ class TimelineApi:
         run = secrets.token_hex(3)
 
         async def order(method: str) -> dict[str, Any]:
-            account = await services.purchases.account(f"{prefix}{run}-{method}")
-            purchase = await services.purchases.buy(account, plan.id)
+            account = await services.checkout.account(f"{prefix}{run}-{method}")
+            purchase = await services.checkout.buy(account, plan.id)
             invoice = purchase.status.invoice
             ticket = services.tickets.issue(invoice, account.id)
             return {"invoice": invoice, "ticket": ticket, "client_secret": purchase.client_secret}

@@ -330,7 +330,7 @@ const EVENT_TEXT = {
   ],
   verification_failed: ({ source: by, error }) => [sourceName(by), `No answer: ${error}`],
   webhook_received: ({ type, outcome }) => [NAMES.webhook, `Received: ${type}${outcome ? `, ${outcome}` : ""}.`],
-  told: ({ source: by, status }) => [sourceName(by), `Status: ${String(status).replace("_", " ")}.`],
+  notified: ({ source: by, status }) => [sourceName(by), `Status: ${String(status).replace("_", " ")}.`],
   settled: ({ source: by, reason }) => [sourceName(by), `Credited: ${reason}.`],
   refused: ({ source: by, reason }) => [sourceName(by), `Refused: ${reason}.`],
   reversed: ({ reason }) => ["Stripe", `Payment reversed: ${reason}.`],

@@ -21,7 +21,8 @@ from paidup.payments.outcomes import Outcome
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import RETRYABLE_OUTCOMES, Events, store
 from paidup.stripe_api.gateway import StripeGateway
-from paidup.stripe_api.schemas import Event, decode
+from paidup.stripe_api.pagination import pages
+from paidup.stripe_api.schemas import Event, ListOf, decode
 from paidup.stripe_api.schemas import Invoice as StripeInvoice
 
 log = structlog.get_logger(__name__)
@@ -62,17 +63,16 @@ async def backfill(
     `on_progress` gets the number of invoices done and the creation time of the last one (Unix
     seconds). Raises StripeError if a page cannot be read; invoices settled before stay settled.
     """
-    after: str | None = None
-    while True:
-        page = await gateway.list_paid_invoices(int(since.timestamp()), after, MAX_WAIT_S)
+
+    async def fetch(after: str | None) -> ListOf[StripeInvoice]:
+        return await gateway.list_paid_invoices(int(since.timestamp()), after, MAX_WAIT_S)
+
+    async for page in pages(fetch):
         settled = await _settled_ids(page.data)
         for invoice in page.data:
             already = invoice.id in settled
             counts[Outcome.ALREADY_SETTLED if already else await _settle(reconciler, invoice)] += 1
             on_progress(counts.total(), invoice.created)
-        if not page.has_more or not page.data:
-            return
-        after = page.data[-1].id
 
 
 async def _settled_ids(invoices: list[StripeInvoice]) -> set[str]:
@@ -86,7 +86,7 @@ async def _settled_ids(invoices: list[StripeInvoice]) -> set[str]:
 
 async def _settle(reconciler: Reconciler, invoice: StripeInvoice) -> str:
     try:
-        return await reconciler.settle_paid(invoice)
+        return await reconciler.lists.settle_paid(invoice)
     except (StripeRefused, msgspec.DecodeError) as error:
         # Only this invoice is affected, so continue with the others.
         log.warning("backfill_failed", invoice=invoice.id, error=str(error))

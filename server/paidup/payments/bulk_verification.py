@@ -1,12 +1,11 @@
-"""Crowds: many wait at once, and a list of a hundred paid invoices answers a hundred questions.
+"""Verifies many waiting invoices at once, from Stripe's list of paid invoices: a hundred in one call.
 
-Owns the claim by which one process at a time goes through the list for all, and the cutting of
-the time in which the invoices were made into parts that are read side by side. Keeps no
-watermark: each pass looks at all that is still open, so what Stripe's list shows late is seen by
-the next one. Refuses to settle: pages are handed on.
+One process at a time does so for all. The time in which the waiting invoices were created is cut
+into windows, which are read side by side. No watermark is kept: each pass looks at everything that
+is still open, so an invoice that Stripe lists late is found by the next pass.
 
-The list is that of invoices, not that of events: events are rendered in the account's default
-API version, whichever the webhook endpoint has, and one of another version has to be read again.
+Invoices are listed, not events: events are rendered in the account's default API version, whichever
+version the webhook endpoint has, and one of another version would have to be read again.
 """
 
 from __future__ import annotations
@@ -18,41 +17,50 @@ from typing import NamedTuple
 
 import msgspec
 import structlog
-from tortoise.exceptions import IntegrityError
 
 from paidup.clock import now
 from paidup.db.bulk import select_by_keys
 from paidup.db.connection import OUTAGES, storage_errors
 from paidup.db.models import Watermark
+from paidup.db.watermarks import claim_watermark
 from paidup.domain.decisions import InvoiceStatus
-from paidup.errors import PaidupError
+from paidup.domain.payment_facts import Source
+from paidup.errors import PaidupError, StorageUnavailable
+from paidup.payments.timeline import Timeline, TimelineEventType
+from paidup.payments.verification import Verification
+from paidup.stripe_api.gateway import StripeGateway
+from paidup.stripe_api.pagination import pages
+from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import ListOf
 
 log = structlog.get_logger(__name__)
-CLAIM_NAME = "crowd"
-PASS_S = 20.0
-CLAIM = timedelta(seconds=30)
-"""How long a process that died in a pass keeps the others from one. Longer than a pass."""
-REST = timedelta(seconds=0.5)
-"""Between two passes, whoever makes them."""
-LONG_REST = timedelta(seconds=5)
-"""After a pass that settled nobody: those who wait have not paid."""
-AT_ONCE = 12
-"""Pages read side by side: one that Stripe takes half a second for would otherwise leave budget unused."""
-PAGE = 100
-PAGES_A_PART = 20
-RECENT = timedelta(hours=1)
-"""Whose invoice is older is asked about by itself: the way to it through the list is long."""
-EARLIER_S = 60
-"""How much earlier Stripe may have made an invoice than its row was made here."""
-FAILURES: tuple[type[BaseException], ...] = (PaidupError, msgspec.DecodeError, *OUTAGES)
-"""What may go wrong with one part without ending the pass."""
 
+CLAIM_NAME = "bulk_verification"
+MAX_PASS_S = 20.0
+CLAIM = timedelta(seconds=30)
+"""How long a process that died during a pass keeps the others from one. Longer than a pass."""
+PAUSE = timedelta(seconds=0.5)
+"""Between two passes, of any process."""
+LONG_PAUSE = timedelta(seconds=5)
+"""After a pass that settled nothing: the waiting customers have not paid."""
+MAX_CONCURRENT_WINDOWS = 12
+"""Fewer would leave slots of the rate limiter unused, since Stripe takes half a second for a page."""
+MAX_CONCURRENT_SETTLEMENTS = 8
+"""The webhooks need connections to the database as well."""
+PAGE_SIZE = 100
+MAX_PAGES_PER_WINDOW = 20
+RECENT = timedelta(hours=1)
+"""Older invoices are verified one by one: they are many pages away in the list."""
+CLOCK_LEEWAY_S = 60
+"""How much earlier Stripe may have created an invoice than its row was made here."""
+FAILURES: tuple[type[BaseException], ...] = (PaidupError, msgspec.DecodeError, *OUTAGES)
+"""What may go wrong in one window without ending the pass."""
 
 _ROWS = "SELECT id, status, created_at FROM invoices WHERE id"
 
 
 class _Row(msgspec.Struct, array_like=True):
-    """The columns of `_ROWS`. Past the models: all that wait are read in each pass."""
+    """The columns of `_ROWS`. Not a model, for speed: each pass reads all waiting invoices."""
 
     id: str
     status: InvoiceStatus
@@ -66,42 +74,91 @@ class TimeWindow(NamedTuple):
     until: int | None
 
 
-ReadPart = Callable[[TimeWindow], Awaitable[int]]
-"""Goes through the list of the invoices of one part, page by page; how many it settled."""
+ReadWindow = Callable[[TimeWindow], Awaitable[int]]
+"""Reads the list of the invoices of one window, page by page, and returns how many it settled."""
 
 
-def parts_of(created: Sequence[int]) -> list[TimeWindow]:
-    """The time in which the invoices of a crowd were made (Unix seconds), in parts of a page each or less.
+class BulkVerification:
+    def __init__(self, gateway: StripeGateway, verification: Verification, timeline: Timeline) -> None:
+        self._gateway = gateway
+        self._verification = verification
+        self._timeline = timeline
+        self._settling = asyncio.Semaphore(MAX_CONCURRENT_SETTLEMENTS)
 
-    As many as can be read side by side, where there are enough; the most crowded first. Without
-    a gap, so it does not matter that Stripe's time of each is a little earlier than ours.
+    async def check(self, invoices: list[str]) -> None:
+        """Settle those of the invoices, and of all others that wait, that are paid. Never raises."""
+
+        async def run_pass() -> int:
+            waiting = await pending_invoices(invoices)
+            settled = await read_windows(split_into_windows(list(waiting.values())), self._settle_window)
+            log.info("bulk_verified", waiting=len(waiting), settled=settled)
+            return settled
+
+        try:
+            await run_exclusively(run_pass)
+        except StorageUnavailable as error:
+            log.warning("bulk_verification_failed", error=str(error))
+
+    async def _settle_window(self, window: TimeWindow) -> int:
+        async def fetch(after: str | None) -> ListOf[StripeInvoice]:
+            return await self._gateway.list_paid_invoices(window.since, after, until=window.until)
+
+        settled = 0
+        async for page in pages(fetch, MAX_PAGES_PER_WINDOW):
+            waiting = await pending_invoices([invoice.id for invoice in page.data])
+            settled += sum([await self._settle(invoice) for invoice in page.data if invoice.id in waiting])
+        return settled
+
+    async def _settle(self, listed: StripeInvoice) -> bool:
+        self._timeline.note(
+            listed.id,
+            TimelineEventType.VERIFICATION_ANSWERED,
+            source=Source.VERIFICATION,
+            by="list",
+            invoice_status=listed.status,
+        )
+        try:
+            async with self._settling:
+                return (await self._verification.settle_paid(listed, Source.VERIFICATION)).outcome.done
+        except PaidupError as error:
+            # A failure of this invoice: the others on the page are still settled.
+            log.warning("verification_failed", invoice=listed.id, error=str(error))
+            return False
+
+
+def split_into_windows(created: Sequence[int]) -> list[TimeWindow]:
+    """Windows of at most a page each, that cover the given times (Unix seconds), the most crowded first.
+
+    As many as can be read side by side, where there are enough invoices. There is no gap between
+    them, so it does not matter that Stripe's times are a little earlier than ours.
     """
     if not created:
         return []
     ordered = sorted(created)
-    begins = sorted(set(ordered[:: max(1, min(PAGE, len(ordered) // AT_ONCE))]))
-    begins[0] -= EARLIER_S
-    parts = [TimeWindow(*pair) for pair in zip(begins, [*begins[1:], None], strict=True)]
-    return sorted(parts, key=lambda part: (part.until or ordered[-1]) - part.since)
+    step = max(1, min(PAGE_SIZE, len(ordered) // MAX_CONCURRENT_WINDOWS))
+    begins = sorted(set(ordered[::step]))
+    begins[0] -= CLOCK_LEEWAY_S
+    windows = [TimeWindow(*pair) for pair in zip(begins, [*begins[1:], None], strict=True)]
+    return sorted(windows, key=lambda window: (window.until or ordered[-1]) - window.since)
 
 
-async def read_parts(parts: Sequence[TimeWindow], read: ReadPart) -> int:
-    """Read all parts, a few side by side. What goes wrong with one keeps none from the others."""
-    places = asyncio.Semaphore(AT_ONCE)
+async def read_windows(windows: Sequence[TimeWindow], read: ReadWindow) -> int:
+    """Read all windows, a few side by side. The failure of one does not stop the others."""
+    slots = asyncio.Semaphore(MAX_CONCURRENT_WINDOWS)
 
-    async def one(part: TimeWindow) -> int:
-        async with places:
+    async def read_one(window: TimeWindow) -> int:
+        async with slots:
             try:
-                return await read(part)
+                return await read(window)
             except FAILURES as error:
-                log.warning("crowd_part_failed", since=part.since, error=str(error))
+                log.warning("bulk_window_failed", since=window.since, error=str(error))
                 return 0
 
-    return sum(await asyncio.gather(*(one(part) for part in parts)))
+    return sum(await asyncio.gather(*(read_one(window) for window in windows)))
 
 
 async def pending_invoices(invoices: Sequence[str]) -> dict[str, int]:
-    """Those of the invoices that are recent and not over, and when their rows were made (Unix seconds)."""
+    """Those of the invoices that are recent and not final, with the times of their rows (Unix seconds)."""
     recent = now() - RECENT
     found: dict[str, int] = {}
     with storage_errors():
@@ -112,30 +169,19 @@ async def pending_invoices(invoices: Sequence[str]) -> dict[str, int]:
     return found
 
 
-async def run_exclusively(work: Callable[[], Awaitable[int]]) -> None:
-    """Do `work` if no other process does it or just did. It says how many it settled."""
+async def run_exclusively(run_pass: Callable[[], Awaitable[int]]) -> None:
+    """Run a pass, if no other process does or just did. `run_pass` returns how many it settled."""
     at, settled = now(), 0
     with storage_errors():
-        free = Watermark.filter(name=CLAIM_NAME, moved_at__lte=at)
-        ours = bool(await free.update(moved_at=at + CLAIM)) or await _first(at + CLAIM)
-    if not ours:
+        claimed = await claim_watermark(CLAIM_NAME, moved_before=at, moved_at=at + CLAIM)
+    if not claimed:
         return
     try:
-        async with asyncio.timeout(PASS_S):
-            settled = await work()
+        async with asyncio.timeout(MAX_PASS_S):
+            settled = await run_pass()
     except TimeoutError:
         settled = 1  # there is more: the next pass goes on with what is still open
     finally:
         with storage_errors():
             claim = Watermark.filter(name=CLAIM_NAME, moved_at=at + CLAIM)
-            await claim.update(moved_at=now() + (REST if settled else LONG_REST))
-
-
-async def _first(until: datetime) -> bool:
-    if await Watermark.exists(name=CLAIM_NAME):
-        return False
-    try:
-        await Watermark.create(name=CLAIM_NAME, value="", moved_at=until)
-    except IntegrityError:
-        return False  # somebody else was first this very moment
-    return True
+            await claim.update(moved_at=now() + (PAUSE if settled else LONG_PAUSE))

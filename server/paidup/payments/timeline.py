@@ -1,8 +1,8 @@
-"""The timeline: what happened to each invoice, and when. For `explain` and for the race view.
+"""Records what happened to each invoice, and when, for `explain` and for the demo's timeline.
 
-Owns a bounded queue and one task that writes it in batches, so that noting something costs
-the road to a credit nothing. Refuses to be relied upon: a note may be lost with its process
-or dropped when the queue is full (`dropped` counts), and no decision ever reads one.
+A bounded queue, and one task that writes it in batches, so that settling waits for none of it. An
+entry may be lost with its process, or dropped when the queue is full (`dropped` counts): no
+decision may depend on one.
 """
 
 from __future__ import annotations
@@ -44,51 +44,53 @@ class TimelineEventType(StrEnum):
     DELIVERED = "delivered"
 
 
-_Note = tuple[str, datetime, TimelineEventType, dict[str, Any] | None]
-"""A row of the timeline: invoice, at, what, detail."""
+_Row = tuple[str, datetime, TimelineEventType, dict[str, Any] | None]
+"""A row of the timeline: invoice, at, event_type, detail."""
 
 
 class Timeline:
     def __init__(self) -> None:
         self.dropped = 0
-        self._waiting: deque[_Note] = deque()
-        self._noted = asyncio.Event()
+        self._waiting: deque[_Row] = deque()
+        self._added = asyncio.Event()
         self._closing = False
         self._writer: asyncio.Task[None] | None = None
 
-    def note(self, invoice: str, what: TimelineEventType, at: datetime | None = None, **detail: Any) -> None:
-        """Remember that `what` happened, now unless `at` says when. Never waits, never raises."""
+    def note(
+        self, invoice: str, event_type: TimelineEventType, at: datetime | None = None, **detail: Any
+    ) -> None:
+        """Add an entry, at the time `at` or now. Never waits, never raises."""
         if len(self._waiting) >= QUEUE_LIMIT:
             self.dropped += 1
             return
-        self._waiting.append((invoice, at or now(), what, detail or None))
-        self._noted.set()
+        self._waiting.append((invoice, at or now(), event_type, detail or None))
+        self._added.set()
 
     def open(self) -> None:
         self._writer = asyncio.create_task(self._write_forever(), name="timeline")
 
     async def close(self) -> None:
-        """Write what still waits, and stop. The writer is asked, not cut off: a batch would be lost."""
+        """Write what is queued, and stop. The writer is not cancelled: it would lose its batch."""
         self._closing = True
-        self._noted.set()
+        self._added.set()
         if self._writer is not None:
             await self._writer
         await self._write_all()
 
     async def _write_forever(self) -> None:
         while not self._closing:
-            await self._noted.wait()
+            await self._added.wait()
             await asyncio.sleep(BATCH_EVERY_S)
-            self._noted.clear()
+            self._added.clear()
             await self._write_all()
 
     async def _write_all(self) -> None:
         while self._waiting:
             await self._write([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
 
-    async def _write(self, notes: list[_Note]) -> None:
+    async def _write(self, rows: list[_Row]) -> None:
         try:
-            await insert_many(TimelineEntry, ("invoice", "at", "event_type", "detail"), notes)
+            await insert_many(TimelineEntry, ("invoice", "at", "event_type", "detail"), rows)
         except OUTAGES as error:
-            self.dropped += len(notes)
-            log.warning("timeline_lost", entries=len(notes), error=str(error))
+            self.dropped += len(rows)
+            log.warning("timeline_lost", entries=len(rows), error=str(error))

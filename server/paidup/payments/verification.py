@@ -1,13 +1,11 @@
-"""Verification: ask Stripe about one invoice, once, however many ask us.
+"""Verifies an invoice: reads it from Stripe once, however many callers ask, and settles the answer.
 
-Owns the lease that coalesces (a column of the invoice's row, so it holds across processes and
-without Redis), and what a question is, for the queue of those who wait (`watches.py`), one by
-one or by list. Refuses to credit: what Stripe says goes to `settlement.py` like everything else.
+A lease in the invoice's row makes one call of many, across processes and without Redis. Grants no
+credits: what Stripe says goes to the settlement, like any other facts.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -22,12 +20,11 @@ from paidup.domain.decisions import TERMINAL
 from paidup.domain.messages import Stage, StatusMessage
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeUnavailable
-from paidup.payments import bulk_verification as crowds
-from paidup.payments.bulk_verification import TimeWindow
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline, TimelineEventType
-from paidup.payments.verification_queue import CheckResult, VerificationQueue
+from paidup.payments.verification_queue import VerificationQueue
+from paidup.payments.verification_worker import CheckResult
 from paidup.realtime.hub import Hub
 from paidup.realtime.status_queries import read_status, read_statuses
 from paidup.stripe_api.gateway import StripeGateway
@@ -38,24 +35,23 @@ from paidup.stripe_api.schemas import Invoice as StripeInvoice
 log = structlog.get_logger(__name__)
 
 LEASE_S = 5.0
-"""How long an asker that died keeps others from asking."""
+"""How long a process that died during a verification keeps the others from verifying."""
 RESULT_TTL_S = 0.4
-"""How long an answer of "not yet" counts as fresh."""
-
-SETTLED_AT_ONCE = 8
-"""Of what a list shows: the webhooks need connections to the database, too."""
+"""How long the answer "not yet" counts as fresh."""
 
 # ruff: noqa: S608 - made of constants, never of a value
-_OVER = ", ".join(f"'{status.value}'" for status in TERMINAL)
-_OPEN = f"id = $1 AND status NOT IN ({_OVER})"
-_LEASE = (
+_TERMINAL = ", ".join(f"'{status.value}'" for status in TERMINAL)
+_OPEN = f"id = $1 AND status NOT IN ({_TERMINAL})"
+_ACQUIRE_LEASE = (
     "UPDATE invoices SET lease_expires_at = $2, checks_made = checks_made + 1"
     f" WHERE {_OPEN} AND (lease_expires_at IS NULL OR lease_expires_at <= $3)"
 )
-_REST = f"UPDATE invoices SET lease_expires_at = $2 WHERE {_OPEN}"
+_SHORTEN_LEASE = f"UPDATE invoices SET lease_expires_at = $2 WHERE {_OPEN}"
 
 
 class Verification:
+    """Settled invoices are marked in `queue`, and the stages of those that wait are shown through `hub`."""
+
     def __init__(
         self,
         gateway: StripeGateway,
@@ -63,168 +59,28 @@ class Verification:
         prices: PriceCatalog,
         hub: Hub,
         timeline: Timeline,
+        queue: VerificationQueue,
     ) -> None:
         self._gateway = gateway
         self._settlement = settlement
         self._prices = prices
         self._hub = hub
         self._timeline = timeline
-        self._watches = VerificationQueue(self)
-        self._settling = asyncio.Semaphore(SETTLED_AT_ONCE)
-
-    # For those who wait
-
-    def watch(self, invoice: str, at_once: bool = True) -> None:
-        """Somebody watches: verify as soon as there is a place, and again until it is over or nobody does.
-
-        Not `at_once`: after the longest pause, unless the invoice is watched already.
-        """
-        self._watches.add(invoice, at_once)
-
-    def unwatch(self, invoice: str) -> None:
-        self._watches.remove(invoice)
-
-    def prioritize(self, invoice: str) -> None:
-        """A watcher says that something may have happened: verify now, and pace anew."""
-        self._watches.prioritize(invoice)
-
-    def asking(self, invoice: str) -> bool:
-        """Whether this process is asking Stripe about the invoice, or will as soon as it may."""
-        return self._watches.asking(invoice)
-
-    async def close(self) -> None:
-        """Give up what is under way; the leases run out by themselves."""
-        await self._watches.close()
-
-    # What the watches call (`Verifier`)
-
-    async def place(self, max_wait_s: float) -> None:
-        await self._gateway.place_to_read(max_wait_s)
-
-    async def ask(self, invoice: str) -> CheckResult:
-        try:
-            if not await self._lease(invoice):
-                return CheckResult(await self._nothing_left(invoice, None), asked=False)
-            settled = await self._question(
-                invoice, Source.VERIFICATION, partial(self._gateway.read_invoice, invoice, slot_acquired=True)
-            )
-            return CheckResult(await self._nothing_left(invoice, settled.status), asked=True)
-        except (StripeUnavailable, StorageUnavailable) as error:
-            log.info("verification_postponed", invoice=invoice, error=str(error))
-        except PaidupError as error:
-            log.warning("verification_failed", invoice=invoice, error=str(error))
-        except Exception:
-            log.exception("verification_failed", invoice=invoice)  # a bug with one may not end the watching
-        return CheckResult(await self._nothing_left(invoice, None), asked=True)
-
-    async def list_paid(self, invoices: list[str]) -> None:
-        async def work() -> int:
-            waiting = await crowds.pending_invoices(invoices)
-            settled = await crowds.read_parts(crowds.parts_of(list(waiting.values())), self._take_part)
-            log.info("crowd_listed", waiting=len(waiting), settled=settled)
-            return settled
-
-        try:
-            await crowds.run_exclusively(work)
-        except StorageUnavailable as error:
-            log.warning("crowd_not_listed", error=str(error))
-
-    async def late(self, invoices: list[str]) -> None:
-        try:
-            with storage_errors():
-                statuses = await read_statuses(invoices)
-        except StorageUnavailable as error:
-            log.info("late_not_told", error=str(error))
-            return
-        for status in statuses:
-            self._tell_stage(status)
-
-    async def _take_part(self, part: TimeWindow) -> int:
-        settled, after = 0, None
-        for _ in range(crowds.PAGES_A_PART):
-            page = await self._gateway.list_paid_invoices(part.since, after, until=part.until)
-            waiting = await crowds.pending_invoices([shape.id for shape in page.data])
-            settled += sum([await self._take_listed(shape) for shape in page.data if shape.id in waiting])
-            if not page.has_more:
-                break
-            after = page.data[-1].id
-        return settled
-
-    async def _take_listed(self, shape: StripeInvoice) -> bool:
-        self._timeline.note(
-            shape.id,
-            TimelineEventType.VERIFICATION_ANSWERED,
-            source=Source.VERIFICATION,
-            by="list",
-            invoice_status=shape.status,
-        )
-        try:
-            async with self._settling:
-                return (await self.settle_paid(shape, Source.VERIFICATION)).outcome.done
-        except PaidupError as error:
-            # This one's own fault: the others on the page are not to wait for it.
-            log.warning("verification_failed", invoice=shape.id, error=str(error))
-            return False
-
-    async def _nothing_left(self, invoice: str, status: StatusMessage | None) -> bool:
-        """Whether there is nothing more to ask; where there is, the screens go back to their stage."""
-        if status is None:
-            try:
-                with storage_errors():
-                    status = await read_status(invoice)
-            except StorageUnavailable:
-                return False
-        if status is None:
-            return False  # its row is not committed yet (S04), and may come while somebody watches
-        self._tell_stage(status)
-        return status.terminal
-
-    def _tell_stage(self, status: StatusMessage) -> None:
-        if not status.terminal:
-            waits = status.stage is Stage.WAITING and self._watches.is_late(status.invoice)
-            self._hub.publish_stage(status.invoice, Stage.DELAYED if waits else status.stage)
-
-    # For everybody
+        self._queue = queue
 
     async def verify(
         self, invoice: str, source: Source = Source.VERIFICATION, max_wait_s: float | None = None
     ) -> Settled | None:
-        """Ask Stripe about `invoice` and settle what it says.
+        """Read `invoice` from Stripe and settle what it says.
 
-        None where it is over already, or where somebody else is asking or just did. Raises
+        None where the invoice is final, or is being verified or was a moment ago. Raises
         StripeUnavailable, StripeRefused, StorageUnavailable.
         """
-        if not await self._lease(invoice):
+        if not await self._acquire_lease(invoice):
             return None
-        return await self._question(invoice, source, partial(self._gateway.read_invoice, invoice, max_wait_s))
-
-    async def _question(
-        self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
-    ) -> Settled:
-        try:
-            if not self._watches.is_late(invoice):  # or the screen would leave its "delayed" again and again
-                self._hub.publish_stage(invoice, Stage.VERIFYING)
-            self._timeline.note(invoice, TimelineEventType.VERIFICATION_ASKED, source=source)
-            began = time.monotonic()
-            try:
-                shape = await read()
-            except StripeError as error:
-                self._timeline.note(
-                    invoice, TimelineEventType.VERIFICATION_FAILED, source=source, error=str(error)
-                )
-                raise
-            facts = shape.facts()
-            self._timeline.note(
-                invoice,
-                TimelineEventType.VERIFICATION_ANSWERED,
-                source=source,
-                took_ms=round((time.monotonic() - began) * 1000, 1),
-                invoice_status=shape.status,
-                payments=[payment.status for payment in facts.payments],
-            )
-            return await self.settle(facts, source)
-        finally:
-            await self._rest(invoice)
+        return await self._verify_leased(
+            invoice, source, partial(self._gateway.read_invoice, invoice, max_wait_s)
+        )
 
     async def read(
         self,
@@ -234,39 +90,124 @@ class Verification:
         purpose: Purpose = Purpose.CUSTOMER,
     ) -> tuple[Settled, StripeInvoice]:
         """Read an invoice that may be unknown here, without a lease, and settle it."""
-        shape = await self._gateway.read_invoice(invoice, purpose=purpose)
-        return await self.settle(shape.facts(), source, account_id), shape
+        read = await self._gateway.read_invoice(invoice, purpose=purpose)
+        return await self.settle(read.facts(), source, account_id), read
 
     async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
-        """Settle, and learn the prices anew where one is unknown."""
+        """Settle. Where a price is unknown, fetch the prices from Stripe and settle again."""
         settled = await self._settlement.settle(facts, source, account_id)
-        if settled.outcome is Outcome.UNKNOWN_PRICE and await self._learned():
+        if settled.outcome is Outcome.UNKNOWN_PRICE and await self._refresh_prices():
             settled = await self._settlement.settle(facts, source, account_id)
         if settled.status is not None and settled.status.terminal:
-            self._watches.over(settled.status.invoice)
+            self._queue.mark_settled(settled.status.invoice)
         return settled
 
-    async def settle_paid(self, shape: StripeInvoice, source: Source) -> Settled:
-        """Settle an invoice that a list showed as paid; read it whole where the list cut it off."""
-        settled = await self.settle(shape.facts(), source)
+    async def settle_paid(self, listed: StripeInvoice, source: Source) -> Settled:
+        """Settle an invoice that a list showed as paid; where the list shows only part of it, read it."""
+        settled = await self.settle(listed.facts(), source)
         if settled.outcome is Outcome.NEEDS_REFETCH:
-            settled, _ = await self.read(shape.id, source)
+            settled, _ = await self.read(listed.id, source)
         return settled
 
-    async def _learned(self) -> bool:
+    # For the worker of the queue
+
+    async def check(self, invoice: str) -> CheckResult:
+        """Verify an invoice of the queue, with a slot that was acquired. Never raises."""
+        try:
+            if not await self._acquire_lease(invoice):
+                return CheckResult(await self._is_settled(invoice, None), used_slot=False)
+            settled = await self._verify_leased(
+                invoice, Source.VERIFICATION, partial(self._gateway.read_invoice, invoice, slot_acquired=True)
+            )
+            return CheckResult(await self._is_settled(invoice, settled.status), used_slot=True)
+        except (StripeUnavailable, StorageUnavailable) as error:
+            log.info("verification_postponed", invoice=invoice, error=str(error))
+        except PaidupError as error:
+            log.warning("verification_failed", invoice=invoice, error=str(error))
+        except Exception:
+            log.exception(
+                "verification_failed", invoice=invoice
+            )  # one invoice's bug must not stop the others
+        return CheckResult(await self._is_settled(invoice, None), used_slot=True)
+
+    async def report_delayed(self, invoices: list[str]) -> None:
+        """Show the browsers that wait for these invoices that it takes long. Never raises."""
+        try:
+            with storage_errors():
+                statuses = await read_statuses(invoices)
+        except StorageUnavailable as error:
+            log.info("delays_not_reported", error=str(error))
+            return
+        for status in statuses:
+            self._publish_stage(status)
+
+    async def _is_settled(self, invoice: str, status: StatusMessage | None) -> bool:
+        """Whether nothing is left to check; otherwise the browsers show the stage of the row again."""
+        if status is None:
+            try:
+                with storage_errors():
+                    status = await read_status(invoice)
+            except StorageUnavailable:
+                return False
+        if status is None:
+            return False  # its row is not committed yet (S04), but may be while somebody watches
+        self._publish_stage(status)
+        return status.terminal
+
+    def _publish_stage(self, status: StatusMessage) -> None:
+        if not status.terminal:
+            delayed = status.stage is Stage.WAITING and self._queue.is_delayed(status.invoice)
+            self._hub.publish_stage(status.invoice, Stage.DELAYED if delayed else status.stage)
+
+    async def _verify_leased(
+        self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
+    ) -> Settled:
+        try:
+            if not self._queue.is_delayed(invoice):  # or the screen would leave "delayed" with each check
+                self._hub.publish_stage(invoice, Stage.VERIFYING)
+            facts = await self._read_facts(invoice, source, read)
+            return await self.settle(facts, source)
+        finally:
+            await self._shorten_lease(invoice)
+
+    async def _read_facts(
+        self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
+    ) -> PaymentFacts:
+        """Read the invoice, with the request and its answer noted in the timeline."""
+        self._timeline.note(invoice, TimelineEventType.VERIFICATION_ASKED, source=source)
+        began = time.monotonic()
+        try:
+            answer = await read()
+        except StripeError as error:
+            self._timeline.note(
+                invoice, TimelineEventType.VERIFICATION_FAILED, source=source, error=str(error)
+            )
+            raise
+        facts = answer.facts()
+        self._timeline.note(
+            invoice,
+            TimelineEventType.VERIFICATION_ANSWERED,
+            source=source,
+            took_ms=round((time.monotonic() - began) * 1000, 1),
+            invoice_status=answer.status,
+            payments=[payment.status for payment in facts.payments],
+        )
+        return facts
+
+    async def _refresh_prices(self) -> bool:
         try:
             return await self._prices.refresh()
         except StripeError as error:
             log.warning("prices_not_refreshed", error=str(error))
             return False
 
-    async def _lease(self, invoice: str) -> bool:
-        """Claim the right to ask. True for one claimant at a time, across all processes."""
+    async def _acquire_lease(self, invoice: str) -> bool:
+        """Claim the right to verify. True for one claimant at a time, across all processes."""
         at = now()
         with storage_errors():
-            return bool(await execute(_LEASE, invoice, at + timedelta(seconds=LEASE_S), at))
+            return bool(await execute(_ACQUIRE_LEASE, invoice, at + timedelta(seconds=LEASE_S), at))
 
-    async def _rest(self, invoice: str) -> None:
-        """Shorten the lease to the time for which an answer counts as fresh."""
+    async def _shorten_lease(self, invoice: str) -> None:
+        """Keep the lease only for as long as the answer counts as fresh."""
         with storage_errors():
-            await execute(_REST, invoice, now() + timedelta(seconds=RESULT_TTL_S))
+            await execute(_SHORTEN_LEASE, invoice, now() + timedelta(seconds=RESULT_TTL_S))

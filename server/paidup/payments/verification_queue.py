@@ -1,10 +1,9 @@
-"""The watches: which invoices somebody here waits for, and whose question to Stripe comes next.
+"""Orders the invoices that browsers wait for: which one is verified next, and when.
 
-Owns the queue: whoever just confirmed goes first, by arrival; those asked before come again
-after growing pauses, and get every fourth place where the places are short. An entry costs no
-task, no query and no request; a place in the budget is waited for by one task, and only then
-is chosen whom it is for. Whoever was told meanwhile has left the queue, so that where webhooks
-come the places go to those whose webhook is late. Refuses to know what a question is: `Verifier` does.
+Newly confirmed payments come first, by arrival. An invoice that was verified before comes again
+after growing pauses, and gets every fourth slot where slots are short. Settled invoices are removed
+from the queue, so slots go to those whose webhook is late. An entry costs no task, no query and no
+request: the queue is a data structure, and `VerificationWorker` works it off.
 """
 
 from __future__ import annotations
@@ -13,276 +12,193 @@ import asyncio
 import heapq
 import random
 from collections import OrderedDict, deque
-from collections.abc import Coroutine
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
-
-import structlog
 
 from paidup.domain.backoff import DELAYED_AFTER_S, WATCHED_DELAYS_S, watched_delay_s
-from paidup.errors import StripeUnavailable
 
-log = structlog.get_logger(__name__)
-
-AT_ONCE = 50
-"""Questions under way in one process."""
-SLOT_TIMEOUT_S = 60.0
 RETRY_SHARE = 4
-"""Of so many places one is for those asked before, while others wait for their first."""
-LOOK_EVERY_S = 1.0
+"""One of so many slots is for a retry, while other invoices wait for their first check."""
 BULK_AFTER_S = 2.0
 BULK_THRESHOLD = 20
-"""So many waiting, the first of them so long: asking one by one does not keep up."""
-
-
-class CheckResult(NamedTuple):
-    """`over`: nothing is left to ask. `asked`: the place in the budget was used."""
-
-    over: bool
-    asked: bool
-
-
-class Verifier(Protocol):
-    """Who asks. None of these may raise but `place`, StripeUnavailable."""
-
-    async def place(self, max_wait_s: float) -> None:
-        """Wait for a place in the budget."""
-
-    async def ask(self, invoice: str) -> CheckResult:
-        """Ask about one invoice, with a place that was waited for."""
-
-    async def list_paid(self, invoices: list[str]) -> None:
-        """Settle of these, and of whatever else waits, what a list shows as paid."""
-
-    async def late(self, invoices: list[str]) -> None:
-        """Tell who waits for these that it takes long."""
+"""So many invoices due, the first of them for `BULK_AFTER_S`: single checks do not keep up."""
 
 
 class _State(IntEnum):
     QUEUED = 0
-    ASKING = 1
-    RESTING = 2
-    OVER = 3
+    CHECKING = 1
+    PAUSED = 2
+    SETTLED = 3
 
 
-class _QueueEntry:
-    """`due` is when its question is, or was, to be asked; `since` when it was first watched (loop's time)."""
+class QueueEntry:
+    """`due_at` is when its check is, or was, due; `since` when it was first watched (the loop's time)."""
 
-    __slots__ = ("attempt", "due", "invoice", "since", "state", "watchers")
+    __slots__ = ("attempt", "due_at", "invoice", "since", "state", "watchers")
 
     def __init__(self, invoice: str, at: float) -> None:
         self.invoice = invoice
         self.watchers = 1
         self.attempt = 0
-        self.state = _State.RESTING
-        self.due = self.since = at
+        self.state = _State.PAUSED
+        self.due_at = self.since = at
 
-    def __lt__(self, other: _QueueEntry) -> bool:
+    def __lt__(self, other: QueueEntry) -> bool:
         return self.since < other.since
 
 
 class VerificationQueue:
-    def __init__(self, asker: Verifier) -> None:
-        self._asker = asker
-        self._watches: dict[str, _QueueEntry] = {}
-        self._first: OrderedDict[str, _QueueEntry] = OrderedDict()
-        self._again: list[tuple[float, _QueueEntry]] = []
-        """A heap by the time that is due. An entry holds while its watch rests until that very time."""
-        self._young: deque[_QueueEntry] = deque()
+    def __init__(self) -> None:
+        self._entries: dict[str, QueueEntry] = {}
+        self._first_checks: OrderedDict[str, QueueEntry] = OrderedDict()
+        self._retries: list[tuple[float, QueueEntry]] = []
+        """A heap by due time. An item is valid while its entry is paused until that very time."""
+        self._not_yet_delayed: deque[QueueEntry] = deque()
         self._turn = 0
-        self._work = asyncio.Event()
-        self._loops: list[asyncio.Task[None]] = []
-        self._asking: set[asyncio.Task[None]] = set()
-        self._listing: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    # For sessions
 
     def add(self, invoice: str, at_once: bool = True) -> None:
-        """Somebody watches: ask now, and again until it is over or nobody does.
+        """Watch an invoice: check it now, and again until it is settled or nobody watches it.
 
-        Not `at_once`: its turn comes after the longest pause, unless it has one already.
+        Not `at_once`: after the longest pause, unless it is in the queue already.
         """
-        watch = self._watches.get(invoice)
-        if watch is not None:
-            watch.watchers += 1
+        entry = self._entries.get(invoice)
+        if entry is not None:
+            entry.watchers += 1
         else:
-            watch = _QueueEntry(invoice, asyncio.get_running_loop().time())
-            self._watches[invoice] = watch
-            self._young.append(watch)
+            entry = QueueEntry(invoice, _time())
+            self._entries[invoice] = entry
+            self._not_yet_delayed.append(entry)
             if not at_once:
-                watch.attempt = len(WATCHED_DELAYS_S)
-                self._rest(watch)
+                entry.attempt = len(WATCHED_DELAYS_S)
+                self._schedule_retry(entry)
         if at_once:
-            self._hasten(watch)
-        self._start()
+            self._check_now(entry)
 
     def remove(self, invoice: str) -> None:
-        """A watcher left. A question under way is let run: the tab may be closed, not the payment."""
-        watch = self._watches[invoice]
-        watch.watchers -= 1
-        if watch.watchers == 0:
-            del self._watches[invoice]
-            self._first.pop(invoice, None)
-            watch.state = _State.OVER
-            if len(self._again) > 100 + 2 * len(self._watches):
-                self._again = [entry for entry in self._again if _holds(entry)]
-                heapq.heapify(self._again)
+        """A watcher has left. A check under way goes on: the tab may be closed, but not the payment."""
+        entry = self._entries[invoice]
+        entry.watchers -= 1
+        if entry.watchers == 0:
+            del self._entries[invoice]
+            self._first_checks.pop(invoice, None)
+            entry.state = _State.SETTLED
+            if len(self._retries) > 100 + 2 * len(self._entries):
+                self._retries = [item for item in self._retries if _is_valid(item)]
+                heapq.heapify(self._retries)
 
     def prioritize(self, invoice: str) -> None:
-        """A watcher says that something may have happened: ask now, and pace anew."""
-        watch = self._watches.get(invoice)
-        if watch is not None:
-            self._hasten(watch)
+        """A watcher says that something may have happened: check now, and start with short pauses again."""
+        entry = self._entries.get(invoice)
+        if entry is not None:
+            self._check_now(entry)
 
-    def over(self, invoice: str) -> None:
-        """Somebody settled it: nothing is left to ask."""
-        watch = self._watches.get(invoice)
-        if watch is not None:
-            watch.state = _State.OVER
-            self._first.pop(invoice, None)
+    def mark_settled(self, invoice: str) -> None:
+        """Nothing is left to check."""
+        entry = self._entries.get(invoice)
+        if entry is not None:
+            entry.state = _State.SETTLED
+            self._first_checks.pop(invoice, None)
 
-    def asking(self, invoice: str) -> bool:
-        """Whether Stripe is being asked, or will be as soon as there is a place."""
-        watch = self._watches.get(invoice)
-        return watch is not None and watch.state in (_State.QUEUED, _State.ASKING)
+    def is_checking(self, invoice: str) -> bool:
+        """Whether the invoice is being checked, or will be as soon as there is a slot."""
+        entry = self._entries.get(invoice)
+        return entry is not None and entry.state in (_State.QUEUED, _State.CHECKING)
 
-    async def close(self) -> None:
-        """Give up what is under way."""
-        tasks = [*self._loops, *self._asking, *([self._listing] if self._listing else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def is_delayed(self, invoice: str) -> bool:
+        """Whether the invoice has been watched for longer than activation should take."""
+        entry = self._entries.get(invoice)
+        return entry is not None and entry.since <= _time() - DELAYED_AFTER_S
 
-    def _start(self) -> None:
-        if not self._loops:
-            self._loops = [
-                asyncio.create_task(self._dispatch(), name="watches-dispatch"),
-                asyncio.create_task(self._look_after(), name="watches-look-after"),
-            ]
+    # For the worker
 
-    # The queue
-
-    def _hasten(self, watch: _QueueEntry) -> None:
-        watch.attempt = 0  # paced anew for whoever comes, or many tabs would put off the next question
-        if watch.state is _State.RESTING:
-            watch.state = _State.QUEUED
-            watch.due = asyncio.get_running_loop().time()
-            self._first[watch.invoice] = watch
-            self._work.set()
-
-    def _rest(self, watch: _QueueEntry) -> None:
-        delay = watched_delay_s(watch.attempt, random.random())  # noqa: S311
-        watch.attempt += 1
-        watch.state = _State.RESTING
-        watch.due = asyncio.get_running_loop().time() + delay
-        heapq.heappush(self._again, (watch.due, watch))
-        self._work.set()
-
-    def _next_retry_at(self) -> float | None:
-        """When the next of those asked before is due."""
-        while self._again and not _holds(self._again[0]):
-            heapq.heappop(self._again)
-        return self._again[0][0] if self._again else None
-
-    def _next(self) -> _QueueEntry | None:
-        """Whose turn it is; it is taken out of the queue."""
-        due = self._next_retry_at()
-        again = due is not None and due <= asyncio.get_running_loop().time()
-        self._turn += 1
-        if self._first and not (again and self._turn % RETRY_SHARE == 0):
-            watch = self._first.popitem(last=False)[1]
-        elif again:
-            watch = heapq.heappop(self._again)[1]
-        else:
-            return None
-        watch.state = _State.ASKING
-        return watch
-
-    # Asking
-
-    async def _dispatch(self) -> None:
-        while True:
-            await self._until_due()
-            try:
-                await self._asker.place(SLOT_TIMEOUT_S)
-            except StripeUnavailable as error:
-                log.info("verification_postponed", error=str(error))
-                continue
-            except Exception:
-                log.exception("place_failed")  # whatever it was, the customers still wait
-                await asyncio.sleep(LOOK_EVERY_S)
-                continue
-            self._spawn(self._use_place())
-            while len(self._asking) >= AT_ONCE:
-                await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _until_due(self) -> None:
-        while not self._first:
-            self._work.clear()
-            loop = asyncio.get_running_loop()
-            due = self._next_retry_at()
-            if due is not None and due <= loop.time():
+    async def wait_until_due(self) -> None:
+        """Wait until a check is due."""
+        while not self._first_checks:
+            self._changed.clear()
+            due_at = self._next_retry_at()
+            if due_at is not None and due_at <= _time():
                 return
             try:
-                async with asyncio.timeout_at(due):
-                    await self._work.wait()
+                async with asyncio.timeout_at(due_at):
+                    await self._changed.wait()
             except TimeoutError:
                 return
 
-    async def _use_place(self) -> None:
-        """Ask for whoever is first now; a question that was not needed leaves its place to the next."""
-        while (watch := self._next()) is not None:
-            answer = CheckResult(over=False, asked=True)
-            try:
-                answer = await self._asker.ask(watch.invoice)
-            finally:
-                if watch.state is _State.ASKING:
-                    if answer.over:
-                        watch.state = _State.OVER
-                    else:
-                        self._rest(watch)
-            if answer.asked:
-                return
+    def next(self) -> QueueEntry | None:
+        """Take the entry whose check is due next; `finish` must follow. None where none is due."""
+        due_at = self._next_retry_at()
+        retry_is_due = due_at is not None and due_at <= _time()
+        self._turn += 1
+        if self._first_checks and not (retry_is_due and self._turn % RETRY_SHARE == 0):
+            entry = self._first_checks.popitem(last=False)[1]
+        elif retry_is_due:
+            entry = heapq.heappop(self._retries)[1]
+        else:
+            return None
+        entry.state = _State.CHECKING
+        return entry
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine, name="watches-ask")
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+    def finish(self, entry: QueueEntry, settled: bool) -> None:
+        """A check has ended: it settled the invoice, or is retried after a pause."""
+        if entry.state is not _State.CHECKING:
+            return
+        if settled:
+            entry.state = _State.SETTLED
+        else:
+            self._schedule_retry(entry)
 
-    # Looking after those who wait
+    def newly_delayed(self) -> list[str]:
+        """The invoices whose wait has become long since the last call."""
+        delayed, before = [], _time() - DELAYED_AFTER_S
+        while self._not_yet_delayed and self._not_yet_delayed[0].since <= before:
+            entry = self._not_yet_delayed.popleft()
+            if self._entries.get(entry.invoice) is entry and entry.state is not _State.SETTLED:
+                delayed.append(entry.invoice)
+        return delayed
 
-    async def _look_after(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            if late := self._newly_late():
-                self._spawn(self._asker.late(late))
-            if (self._listing is None or self._listing.done()) and (waiting := self._backlog()):
-                self._listing = asyncio.create_task(self._asker.list_paid(waiting), name="watches-list")
-
-    def _newly_late(self) -> list[str]:
-        late, at = [], asyncio.get_running_loop().time()
-        while self._young and self._young[0].since <= at - DELAYED_AFTER_S:
-            watch = self._young.popleft()
-            if self._watches.get(watch.invoice) is watch and watch.state is not _State.OVER:
-                late.append(watch.invoice)
-        return late
-
-    def is_late(self, invoice: str) -> bool:
-        """Whether its wait is long."""
-        watch = self._watches.get(invoice)
-        at = asyncio.get_running_loop().time()
-        return watch is not None and watch.since <= at - DELAYED_AFTER_S
-
-    def _backlog(self) -> list[str]:
-        """All whose question is due, where they are too many to be asked one by one; else nobody."""
-        longest = asyncio.get_running_loop().time() - BULK_AFTER_S
-        first = next(iter(self._first.values()), None)
-        again = self._next_retry_at()
-        if not ((first and first.due <= longest) or (again is not None and again <= longest)):
+    def backlog(self) -> list[str]:
+        """All invoices whose check is due, where they are too many for single checks; else none."""
+        before = _time() - BULK_AFTER_S
+        first = next(iter(self._first_checks.values()), None)
+        retry_at = self._next_retry_at()
+        if not ((first and first.due_at <= before) or (retry_at is not None and retry_at <= before)):
             return []
-        due = [entry[1].invoice for entry in self._again if entry[0] <= longest and _holds(entry)]
-        waiting = [*self._first, *due]
+        due = [
+            entry.invoice
+            for due_at, entry in self._retries
+            if due_at <= before and _is_valid((due_at, entry))
+        ]
+        waiting = [*self._first_checks, *due]
         return waiting if len(waiting) >= BULK_THRESHOLD else []
 
+    def _check_now(self, entry: QueueEntry) -> None:
+        entry.attempt = 0  # short pauses again for every new watcher, or many tabs would delay the next check
+        if entry.state is _State.PAUSED:
+            entry.state = _State.QUEUED
+            entry.due_at = _time()
+            self._first_checks[entry.invoice] = entry
+            self._changed.set()
 
-def _holds(entry: tuple[float, _QueueEntry]) -> bool:
-    due, watch = entry
-    return watch.state is _State.RESTING and watch.due == due
+    def _schedule_retry(self, entry: QueueEntry) -> None:
+        delay_s = watched_delay_s(entry.attempt, random.random())  # noqa: S311
+        entry.attempt += 1
+        entry.state = _State.PAUSED
+        entry.due_at = _time() + delay_s
+        heapq.heappush(self._retries, (entry.due_at, entry))
+        self._changed.set()
+
+    def _next_retry_at(self) -> float | None:
+        while self._retries and not _is_valid(self._retries[0]):
+            heapq.heappop(self._retries)
+        return self._retries[0][0] if self._retries else None
+
+
+def _is_valid(item: tuple[float, QueueEntry]) -> bool:
+    due_at, entry = item
+    return entry.state is _State.PAUSED and entry.due_at == due_at
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,9 +1,9 @@
-"""Alarms: what is wrong although the customers are served, so that nobody would notice.
+"""Alarms: faults that customers do not notice yet, since another source still credits them.
 
-`webhooks_silent`: verification and the reconciler keep winning, and no webhook comes (S35); one of
-three roads is gone. `events_given_up`: what Stripe told could not be handled, and waits for a
-person (S15). `reconciler_behind`: what is due is not done, since no worker runs or it cannot
-follow. All are read from the tables, so any process can say them. docs/operations.md has what to do.
+`webhooks_silent`: payments are credited by verification and the reconciler, and no webhook arrives
+(S35). `events_given_up`: events could not be handled, and need an operator (S15).
+`reconciler_behind`: due work is not done, since no worker runs or it is too slow. All are computed
+from the tables, so any process can report them. What to do: docs/operations.md.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from paidup.metrics import Metrics
 
 ALARMS = ("webhooks_silent", "events_given_up", "reconciler_behind")
 
-SETTLED_WITHOUT = 3
-"""So many credited in a row with no webhook after any of them."""
+SETTLED_WITHOUT_WEBHOOK = 3
+"""So many payments credited in a row, and no webhook since."""
 GRACE = timedelta(minutes=5)
 """How late a webhook may be before its absence counts."""
-REMEMBERED_S = 15.0
-LOOK_BACK = timedelta(days=7)
+CACHED_S = 15.0
+LOOKBACK = timedelta(days=7)
 OVERDUE = timedelta(minutes=10)
-"""So long after its time anything due is taken up by a worker that runs and follows."""
+"""A worker that keeps up has handled anything due by then."""
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class Alarm(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True):
-    """Rows whose time has come, for the reconciler; `oldest` is the earliest of those times."""
+    """Rows that are due for the reconciler; `oldest` is the earliest due time."""
 
     name: str
     due: int
@@ -49,12 +49,13 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class AlarmSnapshot(msgspec.Struct, frozen=True):
-    """The alarms that are on, and what the reconciler has to do."""
+    """The alarms that are on, and the reconciler's queues."""
 
     alarms: list[Alarm]
     queues: list[Queue]
 
-    def show(self, metrics: Metrics) -> None:
+    def export(self, metrics: Metrics) -> None:
+        """Set the metrics of alarms and queues."""
         on = {alarm.name for alarm in self.alarms}
         for name in ALARMS:
             metrics.alarm.labels(name).set(name in on)
@@ -63,33 +64,33 @@ class AlarmSnapshot(msgspec.Struct, frozen=True):
 
 
 class Alarms:
-    """Looks anew every `REMEMBERED_S` at most: /readyz and /metrics ask all the time."""
+    """Takes a snapshot every `CACHED_S` at most, since /readyz and /metrics ask often."""
 
     def __init__(self) -> None:
-        self._look = AlarmSnapshot([], [])
-        self._looked_at = float("-inf")
+        self._snapshot = AlarmSnapshot([], [])
+        self._taken_at = float("-inf")
 
     async def current(self) -> list[Alarm]:
         """Raises StorageUnavailable."""
-        return (await self.look()).alarms
+        return (await self.snapshot()).alarms
 
-    async def look(self) -> AlarmSnapshot:
+    async def snapshot(self) -> AlarmSnapshot:
         """Raises StorageUnavailable."""
-        if time.monotonic() - self._looked_at > REMEMBERED_S:
-            self._look = await look()
-            self._looked_at = time.monotonic()
-        return self._look
+        if time.monotonic() - self._taken_at > CACHED_S:
+            self._snapshot = await take_snapshot()
+            self._taken_at = time.monotonic()
+        return self._snapshot
 
 
-async def look() -> AlarmSnapshot:
-    """Raises StorageUnavailable."""
+async def take_snapshot() -> AlarmSnapshot:
+    """Compute the alarms and queues from the tables. Raises StorageUnavailable."""
     queues = await due_queues()
     found = (await webhook_silence(), await events_given_up(), reconciler_behind(queues))
     return AlarmSnapshot([alarm for alarm in found if alarm], queues)
 
 
 async def due_queues() -> list[Queue]:
-    """What is due here, by queue. Costs as much as is due. Raises StorageUnavailable."""
+    """What is due, by queue. Costs as much as is due. Raises StorageUnavailable."""
     at = now()
     with storage_errors():
         return [
@@ -105,7 +106,7 @@ async def _queue(name: str, due: QuerySet[Any], column: str) -> Queue:
 
 
 def reconciler_behind(queues: list[Queue]) -> Alarm | None:
-    """The alarm that what is due is not done, or None."""
+    """The alarm that due work is not done, or None."""
     at = now()
     late = [queue for queue in queues if queue.oldest and at - queue.oldest > OVERDUE]
     if not late:
@@ -129,7 +130,7 @@ async def events_given_up() -> Alarm | None:
 
 
 async def webhook_silence() -> Alarm | None:
-    """The alarm that webhooks do not come, or None. Raises StorageUnavailable."""
+    """The alarm that webhooks do not arrive, or None. Raises StorageUnavailable."""
     at = now()
     with storage_errors():
         last = (
@@ -138,19 +139,19 @@ async def webhook_silence() -> Alarm | None:
             .only("id", "received_at")
             .first()
         )
-        since = max(last.received_at if last else at - LOOK_BACK, at - LOOK_BACK)
+        since = max(last.received_at if last else at - LOOKBACK, at - LOOKBACK)
         settled = await Invoice.filter(
             settled_at__gt=since,
             settled_at__lte=at - GRACE,
             settled_via__in=[Source.VERIFICATION, Source.RECONCILIATION],
         ).count()
-    if settled < SETTLED_WITHOUT:
+    if settled < SETTLED_WITHOUT_WEBHOOK:
         return None
     return Alarm("webhooks_silent", _text(settled, last.received_at if last else None))
 
 
 def _text(settled: int, last: datetime | None) -> str:
-    when = f"the last one came at {last:%Y-%m-%d %H:%M} UTC" if last else "none has ever come"
+    when = f"the last one arrived at {last:%Y-%m-%d %H:%M} UTC" if last else "none has ever arrived"
     return (
         f"{settled} payments were credited without their webhooks; {when}. "
         "Check the endpoint's address, secret and state in Stripe (`paidup doctor`)."

@@ -1,9 +1,8 @@
-"""Scans of Stripe's lists: newest first, page by page, a few pages a round, going on where it stopped.
+"""Scans Stripe's lists, newest first: a few pages a round, going on where the last round stopped.
 
-Owns the watermark of each scan, and the claim by which one of many reconcilers does a round.
-A scan that has come to its end begins again from where the last one began, less a lookback:
-what Stripe shows late is seen all the same, and seeing something twice costs nothing.
-Refuses to know what is scanned.
+A watermark row holds the progress of each scan, and is the claim by which one of many reconcilers
+runs a round. A scan that has reached its end starts again from where the last one began, less a
+lookback: objects that Stripe lists late are found as well, and finding one twice costs nothing.
 """
 
 from __future__ import annotations
@@ -12,31 +11,31 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import msgspec
-from tortoise.exceptions import IntegrityError
 
 from paidup.clock import now
 from paidup.db.models import Watermark
+from paidup.db.watermarks import claim_watermark
 from paidup.errors import StripeRefused, StripeUnavailable
 
 PAGES_A_ROUND = 5
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """What is scanned how. Times in seconds; `horizon_s` is how far back the first scan goes.
+    """What to scan, and how. Times in seconds; `horizon_s` is how far back the first scan goes.
 
-    `take` handles the page that begins at `since` beyond the id `after`, and returns how many
-    things it found, the last id, and whether there is more.
+    `handle_page` handles the page of objects created since `since` that begins after the id `after`.
+    It returns how many new objects it found, the last id, and whether there are more pages.
     """
 
     name: str
     every_s: float
     lookback_s: int
     horizon_s: int
-    take: Callable[[int, str | None], Awaitable[tuple[int, str | None, bool]]]
+    handle_page: Callable[[int, str | None], Awaitable[tuple[int, str | None, bool]]]
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Unix seconds: everything since `since` is being looked at, by a scan that began at `began`."""
+    """Unix seconds: a scan that began at `began` covers everything created since `since`."""
 
     since: int
     began: int
@@ -44,52 +43,44 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 async def scan(what: Scan) -> int:
-    """One round, if it is due and nobody else does it. How many things it found."""
+    """Run one round, if it is due and no other process runs it. How many new objects it found."""
     at = now()
     progress = await _claim(what, at)
     if progress is None:
         return 0
     found = 0
-    go_on_at_once = at - timedelta(seconds=what.every_s)
+    continue_at_once = at - timedelta(seconds=what.every_s)
     for _ in range(PAGES_A_ROUND):
         try:
-            taken, last, has_more = await what.take(progress.since, progress.after)
+            new, last, has_more = await what.handle_page(progress.since, progress.after)
         except StripeRefused:
             if progress.after is None:
                 raise
-            # What it stood on has left the list (delivered meanwhile, or too old): from the top again.
-            await _save(what, msgspec.structs.replace(progress, after=None), go_on_at_once)
+            # The object that the page begins after has left the list (delivered, or too old): start over.
+            await _save(what, msgspec.structs.replace(progress, after=None), continue_at_once)
             return found
         except StripeUnavailable:
-            await _save(what, progress, go_on_at_once)
+            await _save(what, progress, continue_at_once)
             raise
-        found += taken
+        found += new
         if not has_more or last is None:
-            # The end: the next scan starts where this one began, and looks back from there.
+            # The end: the next scan starts where this one began, less the lookback.
             progress = Progress(since=progress.began - what.lookback_s, began=0)
             await _save(what, progress, at)
             return found
         progress = msgspec.structs.replace(progress, after=last)
         await _save(what, progress, at)
-    await _save(what, progress, go_on_at_once)
+    await _save(what, progress, continue_at_once)
     return found
 
 
 async def _claim(what: Scan, at: datetime) -> Progress | None:
     unix = int(at.timestamp())
-    row = await Watermark.get_or_none(name=what.name)
-    if row is None:
-        first = Progress(since=unix - what.horizon_s, began=unix)
-        try:
-            await Watermark.create(name=what.name, value=_encode(first), moved_at=at)
-        except IntegrityError:
-            return None  # somebody else began it this very moment
-        return first
-    free = Watermark.filter(
-        name=what.name, moved_at=row.moved_at, moved_at__lte=at - timedelta(seconds=what.every_s)
-    )
-    if not await free.update(moved_at=at):
+    first = Progress(since=unix - what.horizon_s, began=unix)
+    due_since = at - timedelta(seconds=what.every_s)
+    if not await claim_watermark(what.name, moved_before=due_since, moved_at=at, initial=_encode(first)):
         return None
+    row = await Watermark.get(name=what.name)
     progress = msgspec.json.decode(row.value, type=Progress)
     return progress if progress.began else msgspec.structs.replace(progress, began=unix)
 

@@ -29,7 +29,15 @@ from paidup.payments.settlement import MARK_HANDLED
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import Verification
 from paidup.stripe_api.gateway import API_VERSION
-from paidup.stripe_api.schemas import Event, Invoice, InvoicePayment, PaymentIntent, Subscription, payload
+from paidup.stripe_api.schemas import (
+    Event,
+    Invoice,
+    InvoicePayment,
+    PaymentIntent,
+    Subscription,
+    decode,
+    payload,
+)
 from paidup.subscriptions.sync import SubscriptionSync
 
 log = structlog.get_logger(__name__)
@@ -180,6 +188,13 @@ class Events:
         if not handled.marked:
             await self._mark((event.id, handled.outcome, now()))
         return handled.outcome
+
+    async def retry(self, row: StripeEvent) -> None:
+        """Handle a stored event. Never raises: a failed event is scheduled again, or parked."""
+        try:
+            await self.handle(decode(Event, row.payload), row.source)
+        except Exception as error:
+            log.warning("event_failed_again", stripe_event=row.id, error=str(error), exc_info=True)
 
     async def _postpone(self, event_id: str, error: str) -> None:
         log.warning("event_postponed", stripe_event=event_id, error=error)

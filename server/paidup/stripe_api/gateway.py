@@ -249,7 +249,7 @@ class StripeGateway:
         read = await self._call("charges.retrieve", self._client.v1.charges.retrieve_async, charge)
         return str(read.payment_intent) if read.payment_intent else None
 
-    async def place_to_read(self, max_wait_s: float) -> None:
+    async def acquire_read_slot(self, max_wait_s: float) -> None:
         """Wait for a place in the budget of `read_invoice`. Raises StripeUnavailable after `max_wait_s`."""
         await self._budget.take(READ_INVOICE, max_wait_s)
 

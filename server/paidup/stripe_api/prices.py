@@ -27,7 +27,7 @@ class PriceCatalog(Mapping[str, StripePrice]):
     """Price id -> StripePrice. Read anywhere; `refresh()` when an id is not in it."""
 
     def __init__(self, catalogue: Catalogue, gateway: StripeGateway) -> None:
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._gateway = gateway
         self._prices: dict[str, StripePrice] = {}
         self._current: dict[str, str] = {}
@@ -56,7 +56,7 @@ class PriceCatalog(Mapping[str, StripePrice]):
             await self.refresh()
         except StripeError as error:
             log.warning("prices_not_refreshed", error=str(error))
-        missing = [key for key in self._catalogue.lookup_keys if key not in self._current]
+        missing = [key for key in self.catalogue.lookup_keys if key not in self._current]
         if missing:
             log.warning("prices_missing", lookup_keys=missing, hint="paidup stripe-setup makes them")
 
@@ -66,8 +66,8 @@ class PriceCatalog(Mapping[str, StripePrice]):
             if time.monotonic() - self._refreshed_at < REFRESH_AT_MOST_EVERY_S:
                 return False
             before = len(self._prices)
-            for found in await self._gateway.list_prices(self._catalogue.lookup_keys):
-                known = self._catalogue.find_by_lookup_key(found.lookup_key or "")
+            for found in await self._gateway.list_prices(self.catalogue.lookup_keys):
+                known = self.catalogue.find_by_lookup_key(found.lookup_key or "")
                 if known is None or found.lookup_key is None or found.unit_amount is None:
                     continue
                 plan, listed = known

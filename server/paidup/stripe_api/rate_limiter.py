@@ -38,6 +38,8 @@ COUNTED_EVERY_S = 10.0
 PRESENT_S = 30.0
 """How long a process that asks nothing more is still counted."""
 REDIS_TIMEOUT_S = 0.5
+BACKGROUND_MAX_WAIT_S = 1.0
+"""How long the reconciler waits for a slot: customers come first."""
 
 CROWDED_S = 1.0
 """How long after a second that was full each place is waited for, so that no process takes a whole one."""

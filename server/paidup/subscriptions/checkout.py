@@ -19,7 +19,7 @@ from tortoise.expressions import F
 from paidup.clock import Clock
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Invoice, Subscription
-from paidup.domain.catalog import Catalogue, Interval
+from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import Source
@@ -64,7 +64,6 @@ Create = Callable[[str, str], Awaitable[StripeInvoice]]
 class Checkout:
     def __init__(
         self,
-        catalogue: Catalogue,
         prices: PriceCatalog,
         gateway: StripeGateway,
         verification: Verification,
@@ -73,7 +72,7 @@ class Checkout:
     ) -> None:
         self._subscriptions = subscriptions
         self._clock = clock
-        self._catalogue = catalogue
+        self._catalogue = prices.catalogue
         self._prices = prices
         self._gateway = gateway
         self._verification = verification
@@ -109,7 +108,7 @@ class Checkout:
             )
         if pending is not None:
             same = await self._same(pending, wanted)
-            again = await self.again(pending.id, account, same, partial(self._give_up, pending))
+            again = await self.resume_pending(pending.id, account, same, partial(self._give_up, pending))
             if again is not None:
                 return again
         with storage_errors():
@@ -136,7 +135,7 @@ class Checkout:
             pending = await waiting.filter(subscription__isnull=True).order_by("-created_at").first()
         if pending is not None:
             same = pending.amount_due_minor == listed.amount_minor * quantity
-            again = await self.again(pending.id, account, same, partial(self._give_up, pending))
+            again = await self.resume_pending(pending.id, account, same, partial(self._give_up, pending))
             if again is not None:
                 return again
         return await self._invoice(account, price, quantity)
@@ -173,7 +172,7 @@ class Checkout:
             row = await Subscription.get_or_none(id=pending.subscription)
         return row is not None and (row.price, row.quantity) == wanted
 
-    async def again(
+    async def resume_pending(
         self, invoice: str, account: Account, same: bool, give_up: Callable[[], Awaitable[None]]
     ) -> Purchase | None:
         """The payment that is pending, as it is now; None where it is over, or given up for another one.
@@ -204,14 +203,14 @@ class Checkout:
 
     async def _subscribe(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:
-            asked_at = self._clock()
+            requested_at = self._clock()
             made = await self._gateway.create_subscription(
                 customer, price, quantity, account.external_id, f"paidup-subscription-{key}"
             )
             if not isinstance(made.latest_invoice, StripeInvoice):
                 raise StripeUnavailable("the new subscription shows no invoice")
             await self._subscriptions.register(made.id, account)
-            await self._subscriptions.save(made, asked_at)
+            await self._subscriptions.save(made, requested_at)
             return made.latest_invoice
 
         return await self._create_fresh(account, price, quantity, create)
@@ -241,7 +240,7 @@ class Checkout:
         try:
             shape = await create(customer, key)
         except StripeError as error:
-            await self._rotate_key_if_final(error, account.id, number)
+            await self.rotate_key_if_final(error, account.id, number)
             raise
         settled = await self._verification.settle(shape.facts(), Source.VERIFICATION, account.id)
         await self.next_purchase(account.id, number)
@@ -257,7 +256,7 @@ class Checkout:
         try:
             made = await self._gateway.create_customer(account.external_id, key)
         except StripeError as error:
-            await self._rotate_key_if_final(error, account.id, number)
+            await self.rotate_key_if_final(error, account.id, number)
             raise
         tied = await self._link_customer(account, made)
         assert tied.stripe_customer is not None
@@ -274,7 +273,7 @@ class Checkout:
                 raise Conflict(f"The Stripe customer {customer} belongs to another account.") from None
             return await Account.get(id=account.id)
 
-    async def _rotate_key_if_final(self, error: StripeError, account_id: int, number: int) -> None:
+    async def rotate_key_if_final(self, error: StripeError, account_id: int, number: int) -> None:
         """A key whose answer is final is of no more use: Stripe would replay it for a day."""
         if error.final:
             await self.next_purchase(account_id, number)

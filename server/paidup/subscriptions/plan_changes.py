@@ -12,7 +12,7 @@ from functools import partial
 
 from paidup.clock import Clock
 from paidup.db.models import Account, Subscription
-from paidup.domain.catalog import BillingCycle, Catalogue, Interval, Plan, PlanPrice
+from paidup.domain.catalog import BillingCycle, Interval, Plan, PlanPrice
 from paidup.domain.payment_facts import Source
 from paidup.errors import (
     AlreadyOnPlan,
@@ -39,19 +39,18 @@ UNPAID = ("past_due", "unpaid")
 class PlanChanges:
     def __init__(
         self,
-        catalogue: Catalogue,
         prices: PriceCatalog,
         gateway: StripeGateway,
         verification: Verification,
-        purchases: Checkout,
+        checkout: Checkout,
         subscriptions: SubscriptionSync,
         clock: Clock,
     ) -> None:
-        self._catalogue = catalogue
+        self._catalogue = prices.catalogue
         self._prices = prices
         self._gateway = gateway
         self._verification = verification
-        self._purchases = purchases
+        self._checkout = checkout
         self._subscriptions = subscriptions
         self._clock = clock
 
@@ -78,7 +77,7 @@ class PlanChanges:
             waiting = running.latest_invoice_id
             same = (pending.price.id, pending.quantity or 1) == wanted
             give_up = partial(self._gateway.void_invoice, waiting)
-            again = await self._purchases.again(waiting, account, same, give_up)
+            again = await self._checkout.resume_pending(waiting, account, same, give_up)
             if again is not None and same:
                 return again  # where the other one was paid just now, this one comes on top of it
         elif (item.price.id, item.quantity or 1) == wanted:
@@ -88,29 +87,29 @@ class PlanChanges:
     async def cancel(self, account: Account, at_once: bool) -> Subscription:
         """End the subscription with its period, or now. Raises NotSubscribed, StripeError."""
         running = await self._running(account)
-        asked_at = self._clock()
+        requested_at = self._clock()
         if at_once:
             shape = await self._gateway.cancel_subscription(running.id)
         else:
             shape = await self._gateway.cancel_at_period_end(running.id, True)
-        return await self._subscriptions.save(shape, asked_at)
+        return await self._subscriptions.save(shape, requested_at)
 
     async def resume(self, account: Account) -> Subscription:
         """Take back an end that has not come yet. Raises NotSubscribed, StripeError."""
         running = await self._running(account)
-        asked_at = self._clock()
+        requested_at = self._clock()
         shape = await self._gateway.cancel_at_period_end(running.id, False)
-        return await self._subscriptions.save(shape, asked_at)
+        return await self._subscriptions.save(shape, requested_at)
 
     async def _running(self, account: Account) -> StripeSubscription:
         if account.stripe_customer is None:
             raise NotSubscribed
-        asked_at = self._clock()
+        requested_at = self._clock()
         running = await self._gateway.running_subscription(account.stripe_customer)
         if running is None:
             raise NotSubscribed
         await self._subscriptions.register(running.id, account)
-        await self._subscriptions.save(running, asked_at)
+        await self._subscriptions.save(running, requested_at)
         return running
 
     def _listed(self, plan: Plan, interval: Interval | None, current: str) -> PlanPrice:
@@ -125,7 +124,7 @@ class PlanChanges:
         self, account: Account, subscription: str, item: str, plan: Plan, wanted: tuple[str, int]
     ) -> Purchase:
         price, quantity = wanted
-        number, asked_at = account.purchase_number, self._clock()
+        number, requested_at = account.purchase_number, self._clock()
         key = f"paidup-change-{subscription}-{price}-{quantity}-{number}"
         restart = plan.change is BillingCycle.RESTART_CYCLE
         try:
@@ -133,12 +132,12 @@ class PlanChanges:
                 subscription, item, price, quantity, restart, key
             )
         except StripeError as error:
-            await self._purchases._rotate_key_if_final(error, account.id, number)
+            await self._checkout.rotate_key_if_final(error, account.id, number)
             raise
         shape = changed.latest_invoice
         if not isinstance(shape, StripeInvoice):
             raise StripeUnavailable("the changed subscription shows no invoice")
-        await self._subscriptions.save(changed, asked_at)
+        await self._subscriptions.save(changed, requested_at)
         settled = await self._verification.settle(shape.facts(), Source.VERIFICATION, account.id)
         created = settled.created
         if settled.outcome is Outcome.NEEDS_REFETCH or shape.status == "open":
@@ -146,7 +145,7 @@ class PlanChanges:
             settled, shape = await self._verification.read(
                 shape.id, Source.VERIFICATION, account.id, Purpose.REQUEST
             )
-        await self._purchases.next_purchase(account.id, number)
+        await self._checkout.next_purchase(account.id, number)
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
         return Purchase(settled.status, secret_of(shape), created)

@@ -90,7 +90,7 @@ async def subscribe(request: Request) -> Response:
     """POST /api/subscriptions: create a subscription to pay, or return the one that is pending."""
     account = await current_account(request)
     body = await read_json(request, BuyBody)
-    purchases = get_services(request).purchases
+    purchases = get_services(request).checkout
     async with limited(request, account, Limited.PURCHASES):
         bought = await purchases.buy(account, body.plan, _interval(body.interval), body.quantity)
     return purchase_response(request, account, bought)
@@ -100,7 +100,7 @@ async def change(request: Request) -> Response:
     """POST /api/subscriptions/change: upgrade or downgrade. Takes effect once it is paid."""
     account = await current_account(request)
     body = await read_json(request, ChangeBody)
-    changes = get_services(request).changes
+    changes = get_services(request).plan_changes
     async with limited(request, account, Limited.PURCHASES):
         changed = await changes.change(account, body.plan, _interval(body.interval), body.quantity)
     return purchase_response(request, account, changed)
@@ -115,7 +115,7 @@ async def cancel(request: Request) -> Response:
     account = await current_account(request)
     body = await read_json(request, CancelBody)
     async with limited(request, account, Limited.PURCHASES):
-        row = await get_services(request).changes.cancel(account, at_once=body.when == "now")
+        row = await get_services(request).plan_changes.cancel(account, at_once=body.when == "now")
     return json_response({"subscription": _subscription(request, row)})
 
 
@@ -123,7 +123,7 @@ async def resume(request: Request) -> Response:
     """POST /api/subscriptions/resume: undo a cancellation that has not taken effect yet."""
     account = await current_account(request)
     async with limited(request, account, Limited.PURCHASES):
-        row = await get_services(request).changes.resume(account)
+        row = await get_services(request).plan_changes.resume(account)
     return json_response({"subscription": _subscription(request, row)})
 
 
@@ -131,7 +131,7 @@ async def top_up(request: Request) -> Response:
     """POST /api/top-ups: buy credits once, independently of a plan."""
     account = await current_account(request)
     body = await read_json(request, TopUpBody)
-    purchases = get_services(request).purchases
+    purchases = get_services(request).checkout
     async with limited(request, account, Limited.PURCHASES):
         bought = await purchases.top_up(account, body.plan, body.quantity)
     return purchase_response(request, account, bought)
@@ -142,7 +142,7 @@ async def adopt(request: Request) -> Response:
     account = await current_account(request)
     body = await read_json(request, AdoptBody)
     async with limited(request, account, Limited.ADOPTIONS):
-        adopted = await get_services(request).purchases.adopt(account, body.invoice)
+        adopted = await get_services(request).checkout.adopt(account, body.invoice)
     return purchase_response(request, account, adopted)
 
 

@@ -39,7 +39,7 @@ async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Acc
     customer = await request.app.state.authenticate(request)
     if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:
         raise InsufficientScope(scope)
-    return await get_services(request).purchases.account(customer.external_id, customer.stripe_customer)
+    return await get_services(request).checkout.account(customer.external_id, customer.stripe_customer)
 
 
 def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncContextManager[None]:

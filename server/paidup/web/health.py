@@ -41,7 +41,7 @@ async def metrics(request: Request) -> Response:
     shown.up.labels("redis").set(services.hub.healthy)
     try:
         if database:
-            (await services.alarms.look()).show(shown)
+            (await services.alarms.snapshot()).export(shown)
     except StorageUnavailable:
         database = False
     if not database:

@@ -149,11 +149,11 @@ class InvoiceSession(WebSocketSession):
         super().start(on_end)
         self._services.timeline.note(self.key, TimelineEventType.SOCKET_OPENED)
         # Verify before the handshake completes, unless the account has used up its verifications.
-        self._services.verification.watch(self.key, at_once=self._may_verify())
+        self._services.verification_queue.add(self.key, at_once=self._may_verify())
 
     def on_disconnect(self) -> None:
         if not self.ended:
-            self._services.verification.unwatch(self.key)
+            self._services.verification_queue.remove(self.key)
             bye, code = self.closing or (None, None)
             if code is not CloseCode.FINISHED or self.closed_at is None:  # else it is recorded as delivered
                 self._services.timeline.note(
@@ -166,7 +166,7 @@ class InvoiceSession(WebSocketSession):
         if is_verify(text) and at - self.verified_at >= MIN_VERIFY_INTERVAL_S:
             self.verified_at = at
             if self._may_verify():
-                self._services.verification.prioritize(self.key)
+                self._services.verification_queue.prioritize(self.key)
 
     def offer(self, status: StatusMessage, frame: bytes) -> bool:
         """Send `frame` unless this version or a later one was offered before."""
@@ -175,7 +175,7 @@ class InvoiceSession(WebSocketSession):
         # The first row may be from before the payment: show "verifying" while Stripe is being asked.
         unverified = status.stage is Stage.WAITING or (self.status is None and not status.terminal)
         self.status = status
-        if unverified and self._services.verification.asking(self.key):
+        if unverified and self._services.verification_queue.is_checking(self.key):
             self._stage = Stage.VERIFYING
             frame = encode(msgspec.structs.replace(status, stage=Stage.VERIFYING))
         else:

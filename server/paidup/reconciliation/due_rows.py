@@ -1,0 +1,178 @@
+"""The rows whose time has come: events, invoices, installments, subscriptions, reservations, versions.
+
+Each method is one bounded sweep. A row is claimed by moving its due time on, in a transaction that
+skips rows which another reconciler is claiming. So any number of reconcilers may run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import structlog
+
+from paidup.clock import Clock, now
+from paidup.credits import ledger
+from paidup.credits import reservations as held_credits
+from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.models import (
+    CreditGrant,
+    GrantState,
+    Invoice,
+    Reservation,
+    ReservationState,
+    StripeEvent,
+    Subscription,
+)
+from paidup.domain.backoff import reconciler_delay_s
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.payment_facts import Source
+from paidup.errors import StripeUnavailable
+from paidup.payments.settlement import Settlement
+from paidup.payments.verification import Verification
+from paidup.realtime.status_queries import read_statuses
+from paidup.reconciliation.failures import FAILURES
+from paidup.reconciliation.stripe_events import Events
+from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
+from paidup.subscriptions.sync import SubscriptionSync
+
+log = structlog.get_logger(__name__)
+
+BATCH = 50
+MAX_CONCURRENT = 5
+CLAIM = timedelta(seconds=60)
+"""How long the work on a claimed row may take before another reconciler may try."""
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+
+class DueRows:
+    def __init__(
+        self,
+        settlement: Settlement,
+        verification: Verification,
+        events: Events,
+        subscriptions: SubscriptionSync,
+        clock: Clock,
+    ) -> None:
+        self._settlement = settlement
+        self._verification = verification
+        self._events = events
+        self._subscriptions = subscriptions
+        self._clock = clock
+
+    async def events(self) -> int:
+        """Handle stored events that are due."""
+        async with write_transaction():
+            due = StripeEvent.filter(next_attempt_at__lte=now()).order_by("next_attempt_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            await StripeEvent.filter(id__in=[row.id for row in rows]).update(next_attempt_at=now() + CLAIM)
+        await _for_each(rows, self._events.retry)
+        return len(rows)
+
+    async def invoices(self) -> int:
+        """Verify open invoices that are due, as far as the rate limiter leaves slots."""
+        async with write_transaction():
+            due = Invoice.filter(next_check_at__lte=now()).order_by("next_check_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            for row in rows:
+                row.next_check_at = _next_check(row, now())
+            if rows:
+                await Invoice.bulk_update(rows, fields=["next_check_at"])
+        await _for_each(rows, self._verify)
+        return len(rows)
+
+    async def _verify(self, row: Invoice) -> None:
+        try:
+            await self._verification.verify(row.id, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
+        except StripeUnavailable as error:
+            # No failure of this invoice: it is due again soon, however old it is.
+            log.info("reconciliation_postponed", invoice=row.id, error=str(error))
+            with storage_errors():
+                await Invoice.filter(id=row.id, next_check_at__isnull=False).update(
+                    next_check_at=now() + timedelta(seconds=reconciler_delay_s(0))
+                )
+        except FAILURES as error:
+            log.warning("reconciliation_failed", invoice=row.id, error=str(error))
+
+    async def installments(self) -> int:
+        """Grant due installments of yearly plans. Each is granted once, even by several at a time."""
+        due = CreditGrant.filter(
+            state=GrantState.PLANNED, due_at__lte=self._clock(), invoice__status=InvoiceStatus.ACTIVE
+        )
+        rows = await due.order_by("due_at").limit(BATCH).only("id")
+        return sum(await _for_each(rows, self._make_installment))
+
+    async def _make_installment(self, row: CreditGrant) -> bool:
+        try:
+            return await self._settlement.make_installment(row.id)
+        except FAILURES as error:
+            log.warning("installment_failed", grant=row.id, error=str(error))
+            return False
+
+    async def subscriptions(self) -> int:
+        """Read subscriptions that an event was about, or of which an event should have arrived."""
+        async with write_transaction():
+            due = Subscription.filter(refresh_at__lte=self._clock()).order_by("refresh_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            claimed = self._clock() + CLAIM
+            await Subscription.filter(id__in=[row.id for row in rows]).update(refresh_at=claimed)
+        await _for_each(rows, self._read_subscription)
+        return len(rows)
+
+    async def _read_subscription(self, row: Subscription) -> None:
+        try:
+            await self._subscriptions.read(row.id, BACKGROUND_MAX_WAIT_S)
+        except StripeUnavailable as error:
+            log.info("subscription_postponed", subscription=row.id, error=str(error))
+            soon = self._clock() + timedelta(seconds=reconciler_delay_s(0))
+            with storage_errors():
+                await Subscription.filter(id=row.id, refresh_at__gt=soon).update(refresh_at=soon)
+        except FAILURES as error:
+            log.info("subscription_postponed", subscription=row.id, error=str(error))
+
+    async def reservations(self) -> int:
+        """Expire reservations and return their credits. Each expires once, even by several at a time."""
+        due = Reservation.filter(state=ReservationState.HELD, expires_at__lte=self._clock())
+        rows = await due.order_by("expires_at").limit(BATCH).only("account_id")
+        return sum(await _for_each(sorted({row.account_id for row in rows}), self._expire))
+
+    async def _expire(self, account_id: int) -> int:
+        try:
+            async with write_transaction():
+                account = await ledger.lock_account(account_id)
+                expired = await held_credits.expire_due(account, self._clock())
+            if expired:
+                await self._settlement.publish_balance(account)
+            return expired
+        except FAILURES as error:
+            log.warning("reservation_not_expired", account=account_id, error=str(error))
+            return 0
+
+    async def versions(self) -> int:
+        """Publish changes that were committed and not published: the process died, or Redis was down."""
+        async with write_transaction():
+            due = Invoice.filter(publish_due_at__lte=now()).order_by("publish_due_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            await Invoice.filter(id__in=[row.id for row in rows]).update(publish_due_at=now() + CLAIM)
+        for status in await read_statuses(row.id for row in rows):
+            await self._settlement.publish(status)
+        return len(rows)
+
+
+async def _for_each(rows: Sequence[Row], work: Callable[[Row], Awaitable[Result]]) -> list[Result]:
+    """Run `work` on each row, a few at a time. Its results, in order."""
+    slots = asyncio.Semaphore(MAX_CONCURRENT)
+
+    async def run_one(row: Row) -> Result:
+        async with slots:
+            return await work(row)
+
+    return await asyncio.gather(*(run_one(row) for row in rows))
+
+
+def _next_check(row: Invoice, at: datetime) -> datetime:
+    return at + timedelta(seconds=reconciler_delay_s((at - row.created_at).total_seconds()))
