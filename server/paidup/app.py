@@ -18,6 +18,7 @@ from paidup.errors import ConfigurationError, PaidupError
 from paidup.key_sets import KeySet
 from paidup.services import open_services
 from paidup.settings import Settings, process_problems
+from paidup.tasks import cancel_tasks
 from paidup.web import api, credits_api, health, operators, problems, webhooks
 from paidup.web.auth import Authenticate, bearer_authentication
 from paidup.web.websocket import endpoint
@@ -90,8 +91,7 @@ def _lifespan(
             try:
                 yield
             finally:
-                deadlines.cancel()
-                await asyncio.gather(deadlines, return_exceptions=True)
+                await cancel_tasks(deadlines)
                 await sockets.close()
 
     return lifespan

@@ -73,11 +73,14 @@ def compose(
     async def publish_balance(account: Account) -> None:
         await hub.publish_balance(account.id, balance_of(account))
 
+    async def acquire_slot(max_wait_s: float) -> None:
+        await gateway.acquire_read_slot(max_wait_s)
+
     settlement = Settlement(prices.catalogue, prices, hub.publish, publish_balance, timeline, metrics, clock)
     queue = VerificationQueue()
     verification = Verification(gateway, settlement, prices, hub, timeline, queue)
     bulk = BulkVerification(gateway, verification, timeline)
-    checks = Checks(gateway.acquire_read_slot, verification.check, bulk.check, verification.report_delayed)
+    checks = Checks(acquire_slot, verification.check, bulk.check, verification.report_delayed)
     reversals = ReversalHandler(gateway, verification, settlement)
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, clock)
     events = Events(verification, reversals, subscriptions, timeline)

@@ -15,7 +15,7 @@ import aiohttp
 from rich.table import Table
 
 from paidup.logs import configure_logging
-from paidup.realtime import subscriber
+from paidup.tasks import cancel_tasks
 from tests.bench.report import console, machine
 from tests.bench.rig import Rig, Server, a_rig, product
 from tests.soak.customers import Customers
@@ -69,7 +69,7 @@ async def _soak(rig: Rig, server: Server, count: int, options: argparse.Namespac
         begin = await meter.when_quiet(nothing)
         measuring = asyncio.create_task(meter.run())
         await customers.come(WARM, count, options.rate)
-        await subscriber.cancel_and_wait(measuring)  # redis-py may swallow a cancellation
+        await cancel_tasks(measuring, again_after_s=0.1)  # redis-py may swallow a cancellation
         end = await meter.when_quiet(begin)
         await asyncio.sleep(QUIET_S)
         afterwards = (await meter.sample()).asked - end.asked

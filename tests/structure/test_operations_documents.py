@@ -209,7 +209,7 @@ def test_the_checklist_has_every_check_of_the_doctor() -> None:
 
 
 def test_the_doctors_sweep_exists() -> None:
-    assert f'("{EVERY_MINUTE_SWEEP}", PAYMENT_TYPES)' in modules()["paidup.reconciliation.reconciler"].text
+    assert f'("{EVERY_MINUTE_SWEEP}", PAYMENT_TYPES)' in modules()["paidup.reconciliation.list_sweeps"].text
 
 
 def test_every_defence_in_the_threat_model_names_a_test() -> None:

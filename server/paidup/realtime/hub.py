@@ -22,8 +22,9 @@ import structlog
 from paidup.domain.messages import BalanceMessage, Stage, StatusMessage, decode_balance, decode_status, encode
 from paidup.metrics import Metrics
 from paidup.realtime.redis_connection import ACK_TIMEOUT_S, PubSubConnection, transport_for
-from paidup.realtime.subscriber import RECONNECT_MAX_S, RedisSubscriber, cancel_and_wait
+from paidup.realtime.subscriber import RECONNECT_MAX_S, RedisSubscriber
 from paidup.redis_client import REDIS_ERRORS, RedisClient
+from paidup.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -122,7 +123,7 @@ class Hub:
 
     async def close(self) -> None:
         if self._sync_task is not None:
-            await cancel_and_wait(self._sync_task)
+            await cancel_tasks(self._sync_task, again_after_s=0.1)
         await asyncio.gather(*(subscriber.stop() for subscriber in self._node_subscribers.values()))
         self._node_subscribers.clear()
         await self._transport.close()

@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from paidup.metrics import Metrics
 from paidup.realtime.redis_connection import PubSubConnection, PubSubHandler, PubSubTransport
 from paidup.redis_client import REDIS_ERRORS
+from paidup.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -45,13 +46,6 @@ class SubscriptionRegistry(PubSubHandler, Protocol):
 
     def request_rebalance(self) -> None:
         """Report that channels may have moved to other nodes."""
-
-
-async def cancel_and_wait(task: asyncio.Task[None]) -> None:
-    """Cancel `task` until it has ended: redis-py can swallow a cancellation while a connection fails."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
 
 
 class _Batch:
@@ -90,7 +84,7 @@ class RedisSubscriber:
         self._task = asyncio.create_task(self._run(), name=f"redis-subscriber-{node}")
 
     async def stop(self) -> None:
-        await cancel_and_wait(self._task)
+        await cancel_tasks(self._task, again_after_s=0.1)
 
     @property
     def healthy(self) -> bool:
