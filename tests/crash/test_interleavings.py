@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Awaitable, Coroutine, Iterator
 from datetime import datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
@@ -293,17 +294,17 @@ class Interleavings(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(
             [
-                "unhandled_events",
-                "due_invoices",
-                "unpublished_versions",
-                "undelivered_events",
-                "paid_invoices",
+                "due.events",
+                "due.invoices",
+                "due.versions",
+                "lists.undelivered_events",
+                "lists.paid_invoices",
             ]
         ),
         cut=SOMETIMES_CUT,
     )
     def swept(self, name: str, cut: int | None) -> None:
-        self._do(getattr(self.reconciler, name)(), cut)
+        self._do(attrgetter(name)(self.reconciler)(), cut)
 
     @rule(seconds=st.sampled_from([1, 5, 40, 400, 4000]))
     def time_passes(self, seconds: int) -> None:

@@ -173,7 +173,7 @@ async def test_a_refund_without_a_webhook_is_found(life: Life, sweep: str) -> No
     await life.stripe.conditions(webhook_drop=True)
     await life.refund(invoice)
     assert await life.balance() == CREDITS
-    await wait_until(getattr(life.paidup.services.reconciler, sweep))
+    await wait_until(getattr(life.paidup.services.reconciler.lists, sweep))
     assert await life.balance() == 0
     assert (await life.status(invoice))["status"] == "reversed"
 
