@@ -31,7 +31,7 @@ async def test_what_is_missing_is_made_and_what_is_there_is_left(
 ) -> None:
     await stripe_side.control("reset")
     first = await ensure_prices(services.gateway, services.catalogue)
-    assert {done.state for done in first} == {"made"}
+    assert {done.state for done in first} == {"created"}
     second = await ensure_prices(services.gateway, services.catalogue)
     assert [(done.state, done.price) for done in second] == [("there", done.price) for done in first]
     prices = (await stripe_side.api("GET", "prices?limit=100"))["data"]
