@@ -108,7 +108,7 @@ class StripeSide:
     async def subscribe(
         self, customer: str, plan: str = "pro", account: str | None = None, **form: Any
     ) -> Any:
-        """A subscription created directly in Stripe, its invoice expanded; `account` as Paidup would set it."""
+        """A subscription created directly in Stripe, invoice expanded; `account` as Paidup would set it."""
         lookup = f"prices?lookup_keys[0]=paidup_{plan}_monthly"
         price = (await self.api("GET", lookup))["data"][0]["id"]
         defaults = {
