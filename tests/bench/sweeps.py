@@ -174,7 +174,7 @@ def _reconciler() -> tuple[Reconciler, Redis]:
     gateway: Any = StripeInMemory()
     catalogue, metrics, timeline = parse_catalogue(PACKAGED_PLANS.read_bytes()), Metrics(), Timeline()
     prices = PriceCatalog(catalogue, gateway)
-    prices.know(StripePrice("price_pro", "paidup_pro_monthly", "pro", 2900, "usd"))
+    prices.add(StripePrice("price_pro", "paidup_pro_monthly", "pro", 2900, "usd"))
     redis = Redis()  # connects to nothing: the hub is not opened
     hub = PublishingHub(redis, _published)
     return compose(prices, gateway, hub, timeline, metrics).reconciler, redis

@@ -190,7 +190,7 @@ class Interleavings(RuleBasedStateMachine):
         redis = Redis()  # connects to nothing until it is used, and it is not
         self._open.push_async_callback(redis.aclose)
         book = PriceCatalog(catalogue, gateway)
-        book.know(price)
+        book.add(price)
         services = compose(book, gateway, PublishingHub(redis, self._publish), timeline, metrics)
         self.settlement, self.verification = services.settlement, services.verification
         self.events, self.reconciler = services.events, services.reconciler

@@ -26,14 +26,14 @@ async def a_book(services: Services, catalogue: Catalogue | None = None) -> Pric
     return book
 
 
-async def test_what_is_missing_is_made_and_what_is_there_is_left(
+async def test_missing_prices_are_created_and_existing_ones_kept(
     services: Services, stripe_side: StripeSide
 ) -> None:
     await stripe_side.control("reset")
     first = await ensure_prices(services.gateway, services.catalogue)
     assert {done.state for done in first} == {"created"}
     second = await ensure_prices(services.gateway, services.catalogue)
-    assert [(done.state, done.price) for done in second] == [("there", done.price) for done in first]
+    assert [(done.state, done.price) for done in second] == [("exists", done.price) for done in first]
     prices = (await stripe_side.api("GET", "prices?limit=100"))["data"]
     recurring = {
         price["lookup_key"]: price["recurring"] and price["recurring"]["interval"] for price in prices

@@ -81,7 +81,7 @@ async def test_whoever_waits_too_long_for_a_place_is_told_to_try_again(
 
     budget, _ = two_processes
     monkeypatch.setattr(budget, "_hit", never)
-    with pytest.raises(StripeUnavailable, match="used up"):
+    with pytest.raises(StripeUnavailable, match="no slot"):
         await budget.take(endpoint, 0.05)
 
 

@@ -1,8 +1,8 @@
-"""Prunes what grows with use and is of no further use: old events' payloads, and the timeline.
+"""Prunes tables that grow with use: the payloads of old events, and the timeline.
 
-An event's row is never deleted: its id is what makes a late redelivery of it do nothing. Only its
-payload goes, a retention after it was handled; what was not handled keeps it. Timeline entries go
-entirely. Each round is bounded, and costs as much as it prunes: it starts where the last one ended.
+An event's row is never deleted, since its id makes a late redelivery a duplicate. Only its payload is
+removed, a retention period after it was handled; unhandled events keep theirs. Timeline entries are
+deleted. Each round is bounded, costs as much as it prunes, and starts where the last one ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def retention_of(settings: Settings) -> Retention:
 
 
 async def prune(retention: Retention) -> int:
-    """One round; how many rows it pruned. Any number of processes may do it. Raises StorageUnavailable."""
+    """Prune one round. Returns the rows pruned. Safe in many processes. Raises StorageUnavailable."""
     at = now()
     with storage_errors():
         payloads = await prune_payloads(at - retention.payloads)
@@ -54,7 +54,7 @@ async def prune_payloads(before: datetime) -> int:
     if rows:
         await StripeEvent.filter(id__in=[row.id for row in rows]).update(payload="")
         last = rows[-1].handled_at
-        assert last is not None, "it was asked for by that"
+        assert last is not None, "the query selects handled events"
         await Watermark.update_or_create({"value": last.isoformat(), "moved_at": now()}, name=PAYLOADS)
     return len(rows)
 

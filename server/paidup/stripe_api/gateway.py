@@ -1,8 +1,7 @@
-"""The only import of `stripe`: every call to Stripe's API, and the check of its signatures.
+"""The only import of `stripe`: every call to Stripe's API, and the check of webhook signatures.
 
-Owns the client (a warm connection, retries, deadlines, the budget) and the mapping of
-Stripe's errors to ours. Answers are decoded from the raw body into the shapes of
-`core/stripe_shapes.py`, the same that webhooks use. Refuses to decide anything.
+Keeps a warm connection, retries, applies deadlines and the rate limiter, and maps Stripe's errors to
+ours. Answers are decoded from the raw body into the types of `schemas.py`, which webhooks use as well.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ API_VERSION: str = stripe.api_version
 
 NETWORK_RETRIES = 2
 KEEP_ALIVE_S = 300.0
-"""A customer spends minutes in 3DS: keep the connection, so that the verification pays no TLS."""
+"""3DS takes minutes: keep the connection open, so that the verification needs no new TLS handshake."""
 MAX_LINE_PAGES = 20
 READ_INVOICE = "invoices.retrieve"
 OF_ONE_OBJECT = "resource-specific"
-"""The reason of a 429 that is about the object asked for, and says nothing of the others."""
+"""The reason of a 429 that concerns one object only, and not the endpoint."""
 TOKEN = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
 
@@ -65,7 +64,7 @@ class PriceInfo(msgspec.Struct, frozen=True):
     interval: Interval | None
 
     def fits(self, listed: PlanPrice) -> bool:
-        """Whether it is what the catalogue says."""
+        """Whether it matches the catalogue."""
         wanted = (listed.amount_minor, listed.currency, listed.interval)
         return (self.unit_amount, self.currency, self.interval) == wanted
 
@@ -96,9 +95,9 @@ class EndpointInfo(msgspec.Struct, frozen=True):
 
 
 class StripeGateway:
-    """`max_wait_s` is given by who works in the background: he waits so long, and leaves customers most."""
+    """Background callers pass `max_wait_s`: their wait for a slot. Most slots are left to customers."""
 
-    def __init__(self, client: StripeClient, budget: RateLimiter, max_wait_s: float) -> None:
+    def __init__(self, client: StripeClient, rate_limiter: RateLimiter, max_wait_s: float) -> None:
         self._client = client
         self._endpoints = client.v1.webhook_endpoints
         self._reversals: dict[type, tuple[str, Any]] = {
@@ -106,8 +105,8 @@ class StripeGateway:
             Dispute: ("disputes", client.v1.disputes),
             CreditNote: ("credit_notes", client.v1.credit_notes),
         }
-        self._budget = budget
-        self._patience_s = max_wait_s
+        self._rate_limiter = rate_limiter
+        self._default_max_wait_s = max_wait_s
 
     async def create_customer(self, external_id: str, key: str) -> str:
         """A new customer's id; the same one for the same `key`."""
@@ -145,7 +144,7 @@ class StripeGateway:
     async def change_subscription(
         self, subscription: str, item: str, price: str, quantity: int, restart_cycle: bool, key: str
     ) -> Subscription:
-        """Another price or quantity, billed at once; it applies only once that is paid (23 hours)."""
+        """Change price or quantity, billed at once. It applies only once that is paid, within 23 hours."""
         params: Any = {
             "items": [{"id": item, "price": price, "quantity": quantity}],
             "proration_behavior": "always_invoice",
@@ -164,7 +163,7 @@ class StripeGateway:
         return decode(Subscription, _body(changed))
 
     async def cancel_at_period_end(self, subscription: str, cancel: bool) -> Subscription:
-        """End it with its period, or take that back."""
+        """End it with its period, or undo that."""
         params: Any = {"cancel_at_period_end": cancel}
         changed = await self._call(
             "subscriptions.update", self._client.v1.subscriptions.update_async, subscription, params
@@ -172,7 +171,7 @@ class StripeGateway:
         return decode(Subscription, _body(changed))
 
     async def cancel_subscription(self, subscription: str) -> Subscription:
-        """End it now; Stripe voids an open first invoice, and gives nothing back."""
+        """End it now. Stripe voids an open first invoice, and refunds nothing."""
         ended = await self._call(
             "subscriptions.cancel", self._client.v1.subscriptions.cancel_async, subscription
         )
@@ -198,11 +197,11 @@ class StripeGateway:
     async def create_invoice(
         self, customer: str, price: str, quantity: int, external_id: str, key: str
     ) -> Invoice:
-        """An open invoice for so many of a one-time price; the same for the same `key`. Three calls."""
+        """An open invoice for `quantity` of a one-time price; the same for the same `key`. Three calls."""
         draft: Any = {
             "customer": customer,
             "collection_method": "charge_automatically",
-            "auto_advance": False,  # the customer confirms it himself, now
+            "auto_advance": False,  # the customer confirms it now
             "pending_invoice_items_behavior": "exclude",
             "metadata": {ACCOUNT_METADATA_KEY: external_id},
         }
@@ -235,7 +234,7 @@ class StripeGateway:
         return decode(Invoice, _body(final))
 
     async def void_invoice(self, invoice: str) -> None:
-        """An invoice that shall not be paid any more."""
+        """Void an open invoice."""
         await self._call("invoices.void", self._client.v1.invoices.void_invoice_async, invoice)
 
     async def invoice_of_intent(self, intent: str) -> str | None:
@@ -250,8 +249,8 @@ class StripeGateway:
         return str(read.payment_intent) if read.payment_intent else None
 
     async def acquire_read_slot(self, max_wait_s: float) -> None:
-        """Wait for a place in the budget of `read_invoice`. Raises StripeUnavailable after `max_wait_s`."""
-        await self._budget.take(READ_INVOICE, max_wait_s)
+        """Wait for a rate limiter slot for `read_invoice`. Raises StripeUnavailable after `max_wait_s`."""
+        await self._rate_limiter.take(READ_INVOICE, max_wait_s)
 
     async def read_invoice(
         self,
@@ -262,19 +261,19 @@ class StripeGateway:
     ) -> Invoice:
         """One invoice, with its payments, their intents and all its lines: one call, more beyond ten lines.
 
-        `slot_acquired` says that the caller has waited for the place in the budget before. A customer's
-        call is a REQUEST, so that it takes no place from a payment on its way. Raises
+        `slot_acquired`: the caller has acquired the rate limiter slot already. A read for a customer's API
+        call has the purpose REQUEST, so that it takes no slot from a payment in progress. Raises
         StripeRefused with code `resource_missing` where there is none.
         """
         if purpose is Purpose.REQUEST:
-            await self._budget.take(READ_INVOICE, self._patience_s, purpose)
+            await self._rate_limiter.take(READ_INVOICE, self._default_max_wait_s, purpose)
         params: Any = {"expand": ["payments.data.payment.payment_intent", "confirmation_secret"]}
-        # Whoever waited in the queue asks again by itself; the SDK's own tries would have no place.
+        # The verification queue retries by itself; the SDK's retries would have no slot.
         retries = {"max_network_retries": 0} if slot_acquired else {}
-        has_place = slot_acquired or purpose is Purpose.REQUEST
+        has_slot = slot_acquired or purpose is Purpose.REQUEST
         path = f"/v1/invoices/{quote(invoice, safe='')}"
         shape = decode(
-            Invoice, await self._read(READ_INVOICE, path, {**params, **retries}, max_wait_s, has_place)
+            Invoice, await self._read(READ_INVOICE, path, {**params, **retries}, max_wait_s, has_slot)
         )
         if not shape.lines.has_more:
             return shape
@@ -339,7 +338,7 @@ class StripeGateway:
     async def list_undelivered_events(
         self, types: Sequence[str], since: int, after: str | None = None, max_wait_s: float | None = None
     ) -> ListOf[msgspec.Raw]:
-        """A page of events (raw) that some endpoint has not taken, newest first. Stripe takes 20 types."""
+        """A page of undelivered events (raw), newest first. Stripe takes 20 types at a time."""
         params: Any = {
             "delivery_success": False,
             "types": list(types),
@@ -412,7 +411,7 @@ class StripeGateway:
         max_wait_s: float | None = None,
         slot_acquired: bool = False,
     ) -> str:
-        """The raw body of a GET. The SDK's objects, which nobody uses, would cost 5 ms for each invoice."""
+        """The raw body of a GET. The SDK's objects, which are not used, would cost 5 ms for each invoice."""
         call = partial(self._client.raw_request_async, "get", path, **params)
         answer: Any = await self._call(endpoint, call, max_wait_s=max_wait_s, slot_acquired=slot_acquired)
         return str(answer.body)
@@ -426,38 +425,40 @@ class StripeGateway:
         slot_acquired: bool = False,
     ) -> T:
         if not slot_acquired:
-            await self._place(endpoint, max_wait_s)
-        asked_at = asyncio.get_running_loop().time()
+            await self._acquire_slot(endpoint, max_wait_s)
+        requested_at = asyncio.get_running_loop().time()
         try:
             answer = await call(*arguments)
         except stripe.RateLimitError as error:
             reason = _header(error, "stripe-rate-limited-reason")
             if reason != OF_ONE_OBJECT:
-                await self._budget.refused(endpoint, asked_at, _seconds(_header(error, "retry-after")))
-            raise StripeUnavailable(f"{endpoint}: rate limited ({_found_by(error)})", 2.0) from None
+                await self._rate_limiter.refused(
+                    endpoint, requested_at, _seconds(_header(error, "retry-after"))
+                )
+            raise StripeUnavailable(f"{endpoint}: rate limited ({_describe(error)})", 2.0) from None
         except (stripe.APIConnectionError, stripe.APIError) as error:
-            failed_there = (error.http_status or 0) >= 500
+            server_failed = (error.http_status or 0) >= 500
             raise StripeUnavailable(
-                f"{endpoint}: no good answer ({_found_by(error)})", final=failed_there
+                f"{endpoint}: no good answer ({_describe(error)})", final=server_failed
             ) from None
         except stripe.StripeError as error:
-            self._budget.answered(endpoint)
+            self._rate_limiter.answered(endpoint)
             raise StripeRefused(
-                f"{endpoint}: refused ({_found_by(error)})", error.code, error.http_status
+                f"{endpoint}: refused ({_describe(error)})", error.code, error.http_status
             ) from None
-        self._budget.answered(endpoint)
+        self._rate_limiter.answered(endpoint)
         return answer
 
-    async def _place(self, endpoint: str, max_wait_s: float | None) -> None:
+    async def _acquire_slot(self, endpoint: str, max_wait_s: float | None) -> None:
         if max_wait_s is None:
-            await self._budget.take(endpoint, self._patience_s)
+            await self._rate_limiter.take(endpoint, self._default_max_wait_s)
         else:
-            await self._budget.take(endpoint, max_wait_s, Purpose.BACKGROUND)
+            await self._rate_limiter.take(endpoint, max_wait_s, Purpose.BACKGROUND)
 
 
 @asynccontextmanager
 async def open_gateway(
-    key: str, api_base: str, timeout_s: float, budget: RateLimiter
+    key: str, api_base: str, timeout_s: float, rate_limiter: RateLimiter
 ) -> AsyncIterator[StripeGateway]:
     """A gateway whose connections stay open for the length of the block. Connects to nothing yet."""
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S, limit=50)
@@ -468,7 +469,7 @@ async def open_gateway(
             max_network_retries=NETWORK_RETRIES,
             base_addresses={"api": api_base.rstrip("/")},
         )
-        yield StripeGateway(client, budget, max_wait_s=timeout_s)
+        yield StripeGateway(client, rate_limiter, max_wait_s=timeout_s)
 
 
 def verify_signature(body: bytes, header: str | None, secrets: Sequence[str], tolerance_s: int) -> None:
@@ -509,9 +510,9 @@ def _body(answer: Any) -> str:
     return str(answer.last_response.body)
 
 
-def _found_by(error: stripe.StripeError) -> str:
-    """By what an operator finds the error in Stripe's dashboard. None of Stripe's words: these name
-    customers and parts of keys, and are for no log and no browser.
+def _describe(error: stripe.StripeError) -> str:
+    """What an operator needs to find the error in Stripe's dashboard. Not Stripe's message: it may name
+    customers and parts of keys, which belong in no log and no browser.
     """
     known = {
         "HTTP": error.http_status,

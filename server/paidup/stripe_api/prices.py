@@ -1,8 +1,7 @@
-"""Which Stripe price means which plan: the catalogue's lookup keys, resolved through Stripe.
+"""Maps Stripe's price ids to plans, by the lookup keys of the catalogue.
 
-Owns the mapping from price id to plan, kept in the table `prices` so that a server starts
-without Stripe, and so that a price whose lookup key has moved on still means its plan.
-Refuses to change anything in Stripe; that is `stripe_setup.py`'s.
+Kept in the table `prices`, so that a server starts without Stripe, and a price whose lookup key was
+moved to another price still means its plan. `stripe_setup.py` creates prices; this only reads them.
 """
 
 from __future__ import annotations
@@ -43,25 +42,25 @@ class PriceCatalog(Mapping[str, StripePrice]):
     def __len__(self) -> int:
         return len(self._prices)
 
-    def know(self, price: StripePrice) -> None:
-        """Take it as given, without asking anybody."""
+    def add(self, price: StripePrice) -> None:
+        """Add a price without reading it from Stripe."""
         self._prices[price.id] = price
 
     async def load(self) -> None:
-        """What the database knows, then what Stripe says. Stripe being away is no error."""
+        """Read the prices from the database, then from Stripe. Goes on if Stripe cannot be reached."""
         async for row in KnownPrice.all():
             amount, currency = row.unit_amount_minor, row.currency
-            self.know(StripePrice(row.id, row.lookup_key, row.plan, amount, currency, row.interval))
+            self.add(StripePrice(row.id, row.lookup_key, row.plan, amount, currency, row.interval))
         try:
             await self.refresh()
         except StripeError as error:
             log.warning("prices_not_refreshed", error=str(error))
         missing = [key for key in self.catalogue.lookup_keys if key not in self._current]
         if missing:
-            log.warning("prices_missing", lookup_keys=missing, hint="paidup stripe-setup makes them")
+            log.warning("prices_missing", lookup_keys=missing, hint="paidup stripe-setup creates them")
 
     async def refresh(self) -> bool:
-        """Ask Stripe again, at most every 30 s. True where a price came to be known. Raises StripeError."""
+        """Read from Stripe, at most every 30 s. True where a new price was found. Raises StripeError."""
         async with self._refreshing:
             if time.monotonic() - self._refreshed_at < REFRESH_AT_MOST_EVERY_S:
                 return False
@@ -72,28 +71,28 @@ class PriceCatalog(Mapping[str, StripePrice]):
                     continue
                 plan, listed = known
                 if found.interval is not listed.interval:
-                    # Credits by the month for money by the year, or the reverse: better none, and visible.
+                    # It would grant a month of credits for a year of money, or the reverse: use no such price.
                     log.error("price_interval_differs", price=found.id, lookup_key=found.lookup_key)
                     continue
                 amount, currency = found.unit_amount, found.currency
                 price = StripePrice(found.id, found.lookup_key, plan.id, amount, currency, listed.interval)
-                await self._learn(price)
+                await self._save(price)
             self._refreshed_at = time.monotonic()
             return len(self._prices) > before
 
     async def id_for(self, price: PlanPrice) -> str:
-        """Stripe's id of a catalogue price. Raises ConfigurationError where Stripe has none."""
+        """Stripe's id of a catalogue price. Raises ConfigurationError where there is none, StripeError."""
         if price.lookup_key not in self._current:
             await self.refresh()
         if price.lookup_key not in self._current:
             raise ConfigurationError([f"Stripe has no active price with lookup key {price.lookup_key!r}"])
         return self._current[price.lookup_key]
 
-    async def _learn(self, price: StripePrice) -> None:
+    async def _save(self, price: StripePrice) -> None:
         self._current[price.lookup_key] = price.id
         if self._prices.get(price.id) == price:
             return
-        self.know(price)
+        self.add(price)
         values = {
             "lookup_key": price.lookup_key,
             "plan": price.plan,

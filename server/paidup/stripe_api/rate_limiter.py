@@ -1,14 +1,12 @@
-"""The budget of requests to Stripe: so many a second for each endpoint, shared by all processes.
+"""Limits requests to Stripe: so many a second for each endpoint, shared by all processes through Redis.
 
-Stripe allows 25 requests a second for any single endpoint, in one bucket across all ids, and
-answers more with 429. Owns the waiting for a free place, with a deadline; the shares of what
-customers ask for and of the background, so that payments on their way come first; and the pause
-that follows a 429. Refuses to know what is asked.
+Stripe allows 25 requests a second for an endpoint, across all ids, and answers more with 429. A
+request waits for a slot, with a deadline. Payments in progress come first: other customer requests
+and background work have shares. A 429 pauses the endpoint.
 
-For each endpoint and purpose one task of a process at a time tries for a place; the others wait
-for it and cost Redis nothing. So each process has the same chance of the next place, however many
-wait in it. With Redis away each process counts by
-itself, its part of the whole, rather than not at all.
+For each endpoint and purpose, one task of a process at a time polls Redis; the rest wait locally. So
+each process has the same chance of the next slot, however many tasks wait in it. While Redis is down,
+each process counts by itself, and uses its part of the limit.
 """
 
 from __future__ import annotations
@@ -36,34 +34,34 @@ log = structlog.get_logger(__name__)
 PRESENCE = "paidup:budget:processes"
 COUNTED_EVERY_S = 10.0
 PRESENT_S = 30.0
-"""How long a process that asks nothing more is still counted."""
+"""How long a process that makes no more requests is still counted."""
 REDIS_TIMEOUT_S = 0.5
 BACKGROUND_MAX_WAIT_S = 1.0
 """How long the reconciler waits for a slot: customers come first."""
 
-CROWDED_S = 1.0
-"""How long after a second that was full each place is waited for, so that no process takes a whole one."""
+BUSY_S = 1.0
+"""How long after a full second each request pauses first, so that no process takes a whole second."""
 
 
 class Purpose(StrEnum):
     """What a request to Stripe is made for, the most urgent first."""
 
     CUSTOMER = "customer"
-    """A payment on its way (a socket waits for it, a webhook told of it), and all that is not below."""
+    """A payment in progress (a socket waits for it, or a webhook announced it), and everything not below."""
     REQUEST = "request"
-    """A read that a customer's call asks for: an adoption, a purchase that is looked at again."""
+    """A read for a customer's API call: an adopted invoice, or a checkout that is resumed."""
     BACKGROUND = "background"
 
 
 class _Endpoint:
-    """Who is in turn, and how Stripe took the last requests. Times are the loop's."""
+    """The locks that order requests, and how Stripe answered the last ones. Times are the loop's."""
 
-    __slots__ = ("crowded_until", "pause_s", "paused_at", "resume_at", "turns")
+    __slots__ = ("busy_until", "pause_s", "paused_at", "resume_at", "turns")
 
     def __init__(self) -> None:
-        self.turns = {purpose: asyncio.Lock() for purpose in Purpose}  # fair: first come, first served
+        self.turns = {purpose: asyncio.Lock() for purpose in Purpose}  # fair: in order of arrival
         self.pause_s = 0.0
-        self.crowded_until = self.paused_at = self.resume_at = float("-inf")
+        self.busy_until = self.paused_at = self.resume_at = float("-inf")
 
 
 class RateLimiter:
@@ -81,10 +79,10 @@ class RateLimiter:
         self._counted_at = float("-inf")
 
     async def take(self, endpoint: str, max_wait_s: float, purpose: Purpose = Purpose.CUSTOMER) -> None:
-        """Wait for a place, `max_wait_s` seconds at most. Raises StripeUnavailable after that.
+        """Wait for a slot, `max_wait_s` seconds at most. Raises StripeUnavailable after that.
 
-        A `REQUEST` may use half of a second. The `BACKGROUND` may use half of a second that the
-        others leave, and has its chance of a quarter in any: the rest is for those who wait.
+        `REQUEST` may use half of each second's slots. `BACKGROUND` may use half of them where the others
+        leave so many, and otherwise a quarter.
         """
         state = self._endpoints[endpoint]
         pause_s = state.resume_at - _time()
@@ -94,28 +92,28 @@ class RateLimiter:
         try:
             async with asyncio.timeout(max_wait_s), state.turns[purpose]:
                 await _resumed(state)
-                if purpose is Purpose.CUSTOMER and _time() < state.crowded_until:
-                    await self._pause()  # the other processes are to have their chance of the next place
+                if purpose is Purpose.CUSTOMER and _time() < state.busy_until:
+                    await self._pause()  # give the other processes a chance of the next slot
                 while not await self._hit(endpoint, purpose):
                     if purpose is Purpose.CUSTOMER:
-                        state.crowded_until = _time() + CROWDED_S
+                        state.busy_until = _time() + BUSY_S
                     await self._pause()
                 if state.pause_s:
-                    state.resume_at = _time() + state.pause_s  # one to see whether it is over, not all
+                    state.resume_at = _time() + state.pause_s  # one request tests whether the pause is over
                 self._metrics.stripe_requests.labels(endpoint, purpose).inc()
         except TimeoutError:
             self._metrics.stripe_budget_exhausted.labels(endpoint).inc()
-            raise StripeUnavailable(f"the budget for {endpoint} is used up") from None
+            raise StripeUnavailable(f"no slot for {endpoint} in time") from None
 
-    async def refused(self, endpoint: str, asked_at: float, retry_after_s: float) -> None:
-        """Stripe answered 429 to what was asked at `asked_at` (the loop's time): everybody pauses.
+    async def refused(self, endpoint: str, requested_at: float, retry_after_s: float) -> None:
+        """Stripe answered 429 to what was asked at `requested_at` (the loop's time): everybody pauses.
 
         This process until a request succeeds, with growing pauses; the others for a second.
         """
         state = self._endpoints[endpoint]
         self._metrics.stripe_rate_limited.labels(endpoint).inc()
-        if asked_at < state.paused_at:
-            return  # sent before the pause began: the same refusal, told again
+        if requested_at < state.paused_at:
+            return  # sent before the pause began: no new refusal
         state.pause_s = refused_pause_s(state.pause_s, retry_after_s, random.random())  # noqa: S311
         state.paused_at = _time()
         state.resume_at = state.paused_at + state.pause_s
@@ -125,7 +123,7 @@ class RateLimiter:
                 return
 
     def answered(self, endpoint: str) -> None:
-        """Stripe took a request: a pause is over."""
+        """Stripe accepted a request: a pause is over."""
         state = self._endpoints[endpoint]
         if state.pause_s:
             state.pause_s = 0.0
@@ -140,13 +138,13 @@ class RateLimiter:
             return await admitted(windows, self._limit, endpoint, purpose)
 
         free = await self._windows.query(shared)
-        if free is None:  # Redis is away
+        if free is None:  # Redis is down
             part = RateLimitItemPerSecond(max(1, self._limit.amount // self._processes))
             free = await admitted(self._own, part, endpoint, purpose)
         return free
 
     async def _count_processes(self) -> None:
-        """How many processes ask Stripe: among so many the budget is divided while Redis is away."""
+        """Count the processes that call Stripe: while Redis is down, they share the limit equally."""
         if _time() < self._counted_at + COUNTED_EVERY_S:
             return
         self._counted_at = _time()
@@ -159,7 +157,7 @@ class RateLimiter:
 async def admitted(
     limiter: MovingWindowRateLimiter, limit: RateLimitItem, endpoint: str, purpose: Purpose
 ) -> bool:
-    """Take a place if there is one, and one of the share that the purpose has, where it has one."""
+    """Take a slot if there is one, within the share of the purpose where it has one."""
     share = await _share(limiter, limit, endpoint, purpose)
     if share is not None:
         if not await limiter.test(limit, "stripe", endpoint):
@@ -172,7 +170,7 @@ async def admitted(
 async def _share(
     limiter: MovingWindowRateLimiter, limit: RateLimitItem, endpoint: str, purpose: Purpose
 ) -> int | None:
-    """How many places of a second the purpose may have; None where it may have any that is free."""
+    """How many slots of a second the purpose may use; None where it may use any."""
     if purpose is Purpose.REQUEST:
         return limit.amount // 2
     most = limit.amount - limit.amount // 2

@@ -1,9 +1,8 @@
-"""Stripe's wire shapes, just the fields that are used, and their translation into facts.
+"""The parts of Stripe's objects that are used, as typed structs, and their translation into facts.
 
-Owns what is read of an event, an invoice, an InvoicePayment and a PaymentIntent at the API
-version that the SDK pins. Unknown fields are skipped while decoding, so a 20 kB event costs
-what its few fields cost. Refuses to guess: a payload of another API version is not decoded
-here, its object is read again through the API.
+For the API version that the SDK pins. Unknown fields are skipped while decoding, so a 20 kB event
+costs only its few used fields. A payload of another API version is not decoded here: its object is
+read through the API.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import msgspec
 from paidup.domain.payment_facts import IntentFacts, InvoiceFacts, LineFacts, PaymentError, PaymentFacts
 
 ACCOUNT_METADATA_KEY = "paidup_account"
-"""Where the account id travels: subscription metadata, frozen into its invoices by Stripe."""
+"""Where the account id is kept: subscription metadata, which Stripe copies into its invoices."""
 
 T = TypeVar("T")
 
@@ -176,7 +175,7 @@ class Invoice(msgspec.Struct, frozen=True):
         details = self.parent.subscription_details if self.parent else None
         # An invoice that no subscription made (a top-up) names the account itself.
         metadata = (details.metadata if details else self.metadata) or {}
-        asked_for = self.total - self.pre_payment_credit_notes_amount
+        requested_minor = self.total - self.pre_payment_credit_notes_amount
         invoice = InvoiceFacts(
             id=self.id,
             status=self.status,
@@ -185,8 +184,8 @@ class Invoice(msgspec.Struct, frozen=True):
             amount_due_minor=self.amount_due,
             amount_paid_minor=self.amount_paid,
             amount_remaining_minor=self.amount_remaining,
-            total_minor=asked_for,
-            from_balance_minor=max(0, min(-self.starting_balance, asked_for)),
+            total_minor=requested_minor,
+            from_balance_minor=max(0, min(-self.starting_balance, requested_minor)),
             finalized_at=self.status_transitions.finalized_at if self.status_transitions else None,
             sequence=self.sequence,
             billing_reason=self.billing_reason,
@@ -221,7 +220,7 @@ class Invoice(msgspec.Struct, frozen=True):
 
 
 class ObjectId(msgspec.Struct, frozen=True):
-    """The least that any of Stripe's objects shows."""
+    """What every Stripe object has."""
 
     id: str = ""
 
@@ -277,7 +276,7 @@ class CreditNoteRefund(msgspec.Struct, frozen=True):
 
 
 class CreditNote(msgspec.Struct, frozen=True):
-    """What it refunds comes as refunds of its own; what it lowers before payment was never paid."""
+    """Its refunds are objects of their own; what it reduces before payment was never paid."""
 
     id: str
     invoice: str
@@ -287,7 +286,7 @@ class CreditNote(msgspec.Struct, frozen=True):
 
     @property
     def besides_refunds(self) -> int:
-        """What went to the customer's Stripe balance, or back to him outside of Stripe."""
+        """What was credited to the customer's Stripe balance, or refunded outside of Stripe."""
         return self.post_payment_amount - sum(each.amount_refunded for each in self.refunds or ())
 
 
@@ -327,7 +326,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 def payload(event: Event, kind: type[T], version: str) -> T | None:
-    """The event's object, where it came along in the shape of API version `version`; else None."""
+    """The event's object, where it came along rendered in API version `version`; else None."""
     if event.data is None or event.api_version != version:
         return None
     return decode(kind, event.data.object)
@@ -345,7 +344,7 @@ _DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS
 def decode(kind: type[T], data: bytes | str | msgspec.Raw) -> T:
     """Decode one of this module's structs. Raises msgspec.DecodeError or ValidationError."""
     try:
-        shape: T = _DECODERS[kind].decode(data)
+        decoded: T = _DECODERS[kind].decode(data)
     except RecursionError:
         raise msgspec.DecodeError("JSON is nested too deep") from None
-    return shape
+    return decoded

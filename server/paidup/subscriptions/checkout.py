@@ -1,9 +1,9 @@
-"""Purchases: an account, its Stripe customer, and the subscription that it is about to pay.
+"""Checkout: an account, its Stripe customer, and the subscription or invoice that it is about to pay.
 
-Owns the rule that one pending payment is one subscription and one PaymentIntent, however
-often the button is pressed (S08). There is no lock for it: two requests at once send Stripe
-the same idempotency key and get the same subscription; the key moves on once that payment
-is known here, or Stripe has given the key a final answer that is of no use.
+One pending payment is one subscription and one PaymentIntent, however often the button is pressed
+(S08). No lock is needed: two requests at once send Stripe the same idempotency key and get the same
+subscription. The key is rotated once that payment is known here, or once Stripe's answer to it is a
+final error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PENDING = [
 
 
 class Purchase(msgspec.Struct, frozen=True):
-    """What the browser needs for paying. `client_secret` is None where nothing is due."""
+    """What the browser needs to pay. `client_secret` is None where nothing is due."""
 
     status: StatusMessage
     client_secret: str | None
@@ -58,7 +58,7 @@ class Purchase(msgspec.Struct, frozen=True):
 
 
 Create = Callable[[str, str], Awaitable[StripeInvoice]]
-"""Makes what is to be paid, for a customer and an idempotency key."""
+"""Creates the invoice to pay, for a customer and an idempotency key."""
 
 
 class Checkout:
@@ -78,7 +78,7 @@ class Checkout:
         self._verification = verification
 
     async def account(self, external_id: str, stripe_customer: str | None = None) -> Account:
-        """The account of a SaaS user, made on first sight, tied to `stripe_customer` if it has none."""
+        """The account of a SaaS user, created on first use; linked to `stripe_customer` if it has none."""
         with storage_errors():
             account, _ = await Account.get_or_create(external_id=external_id)
             if stripe_customer and account.stripe_customer is None:
@@ -112,8 +112,8 @@ class Checkout:
             if again is not None:
                 return again
         with storage_errors():
-            bought_before = await Invoice.exists(account_id=account.id, status=InvoiceStatus.ACTIVE)
-        if bought_before and account.stripe_customer:
+            has_purchased = await Invoice.exists(account_id=account.id, status=InvoiceStatus.ACTIVE)
+        if has_purchased and account.stripe_customer:
             running = await self._gateway.running_subscription(account.stripe_customer)
             if running is not None:
                 raise AlreadySubscribed(running.id)
@@ -141,7 +141,7 @@ class Checkout:
         return await self._invoice(account, price, quantity)
 
     async def adopt(self, account: Account, invoice_id: str) -> Purchase:
-        """Take up an invoice that the SaaS made by itself. Raises NotFound where it is not this account's."""
+        """Follow an invoice that the SaaS created itself. Raises NotFound where it is not this account's."""
         with storage_errors():
             known = await Invoice.filter(id=invoice_id).exclude(account_id=account.id).exists()
         if known:
@@ -175,9 +175,9 @@ class Checkout:
     async def resume_pending(
         self, invoice: str, account: Account, same: bool, give_up: Callable[[], Awaitable[None]]
     ) -> Purchase | None:
-        """The payment that is pending, as it is now; None where it is over, or given up for another one.
+        """The pending payment as it is now; None where it is void, or was cancelled in favour of another.
 
-        Raises PaymentUnderWay where another one is wanted and this may be paid any moment.
+        Raises PaymentUnderWay where another is requested and this one may be paid at any moment.
         """
         settled, shape = await self._verification.read(
             invoice, Source.VERIFICATION, account.id, Purpose.REQUEST
@@ -189,10 +189,10 @@ class Checkout:
             return Purchase(status, secret_of(shape), created=False)
         if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
             raise PaymentUnderWay(invoice)
-        await give_up()  # another one after all, and nothing was paid
+        await give_up()  # another purchase was requested, and this one is not paid
         settled, _ = await self._verification.read(invoice, Source.VERIFICATION, account.id, Purpose.REQUEST)
         if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
-            raise PaymentUnderWay(invoice)  # paid in the very moment
+            raise PaymentUnderWay(invoice)  # paid at this moment
         return None
 
     async def _give_up(self, pending: Invoice) -> None:
@@ -227,7 +227,7 @@ class Checkout:
         customer = await self._customer(account)
         made = await self._create(account, customer, price, quantity, create)
         if made.status.status is InvoiceStatus.VOID:
-            # The key still stood for a payment that is over: it has moved on now.
+            # The key belonged to a payment that is void; it has been rotated.
             account = await Account.get(id=account.id)
             made = await self._create(account, customer, price, quantity, create)
         return made
@@ -263,7 +263,7 @@ class Checkout:
         return tied.stripe_customer
 
     async def _link_customer(self, account: Account, customer: str) -> Account:
-        """Give the account its Stripe customer, unless it got one meanwhile."""
+        """Link the account to its Stripe customer, unless it was linked meanwhile."""
         with storage_errors():
             try:
                 await Account.filter(id=account.id, stripe_customer__isnull=True).update(
@@ -274,12 +274,12 @@ class Checkout:
             return await Account.get(id=account.id)
 
     async def rotate_key_if_final(self, error: StripeError, account_id: int, number: int) -> None:
-        """A key whose answer is final is of no more use: Stripe would replay it for a day."""
+        """Rotate a key whose answer is final, since Stripe would replay that answer for a day."""
         if error.final:
             await self.next_purchase(account_id, number)
 
     async def next_purchase(self, account_id: int, number: int) -> None:
-        """Move the idempotency key on, once, whoever comes first."""
+        """Rotate the idempotency key, once, even if several requests do so at a time."""
         with storage_errors():
             await Account.filter(id=account_id, purchase_number=number).update(
                 purchase_number=F("purchase_number") + 1

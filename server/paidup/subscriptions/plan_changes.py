@@ -1,9 +1,8 @@
-"""Changes of a running subscription: another plan, an end with its period or now, a change of mind.
+"""Changes of a running subscription: another plan, an end at once or with the period, and its undo.
 
-Owns the rule that one change waits for its payment at a time: asked for again, it is the same
-one; asked for another, the first is given up. Stripe applies a change only once it is paid
-(pending_if_incomplete), so nobody is on a plan that he has not paid, nor off the one that he
-has. Refuses to move credits: the invoice that the change makes is settled like any other.
+One plan change at a time waits for its payment: the same change requested again is resumed, and
+another one replaces it. Stripe applies a change only once it is paid (`pending_if_incomplete`), so
+customers keep the plan that they have paid for. The change's invoice is settled like any other.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class PlanChanges:
         """
         plan = self._catalogue.plan(plan_id)
         if plan.top_up:
-            raise InvalidInput(f"{plan.id} is a top-up, not a plan that one can be on.")
+            raise InvalidInput(f"{plan.id} is a top-up, not a plan to subscribe to.")
         running = await self._running(account)
         if running.status in UNPAID and running.latest_invoice_id:
             raise InvoiceUnpaid(running.latest_invoice_id)
@@ -79,7 +78,7 @@ class PlanChanges:
             give_up = partial(self._gateway.void_invoice, waiting)
             again = await self._checkout.resume_pending(waiting, account, same, give_up)
             if again is not None and same:
-                return again  # where the other one was paid just now, this one comes on top of it
+                return again  # if the other change was paid meanwhile, this one follows it
         elif (item.price.id, item.quantity or 1) == wanted:
             raise AlreadyOnPlan(plan.id)
         return await self._change(account, running.id, item.id, plan, wanted)
@@ -95,7 +94,7 @@ class PlanChanges:
         return await self._subscriptions.save(shape, requested_at)
 
     async def resume(self, account: Account) -> Subscription:
-        """Take back an end that has not come yet. Raises NotSubscribed, StripeError."""
+        """Undo a scheduled end. Raises NotSubscribed, StripeError."""
         running = await self._running(account)
         requested_at = self._clock()
         shape = await self._gateway.cancel_at_period_end(running.id, False)
@@ -113,7 +112,7 @@ class PlanChanges:
         return running
 
     def _listed(self, plan: Plan, interval: Interval | None, current: str) -> PlanPrice:
-        """By the interval that is asked for, else the one he pays by now, else the plan's first."""
+        """The price for the requested interval, else for the current one, else the plan's first price."""
         known = self._prices.get(current)
         offered = [price.interval for price in plan.prices]
         if interval is None and known and known.interval in offered:
@@ -141,7 +140,7 @@ class PlanChanges:
         settled = await self._verification.settle(shape.facts(), Source.VERIFICATION, account.id)
         created = settled.created
         if settled.outcome is Outcome.NEEDS_REFETCH or shape.status == "open":
-            # How the attempt went (a check by the bank, a decline, or under way) is not in that answer.
+            # The answer does not say how the attempt went: 3DS required, declined or processing.
             settled, shape = await self._verification.read(
                 shape.id, Source.VERIFICATION, account.id, Purpose.REQUEST
             )
