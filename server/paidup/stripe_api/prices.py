@@ -71,7 +71,7 @@ class PriceCatalog(Mapping[str, StripePrice]):
                     continue
                 plan, listed = known
                 if found.interval is not listed.interval:
-                    # It would grant a month of credits for a year of money, or the reverse: use no such price.
+                    # It would grant monthly credits for yearly money, or the reverse: do not use it.
                     log.error("price_interval_differs", price=found.id, lookup_key=found.lookup_key)
                     continue
                 amount, currency = found.unit_amount, found.currency
