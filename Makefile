@@ -23,7 +23,7 @@ test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKA
 system-packages: $(DEV)
 	@$(BIN)/python -m tests.support.system_packages
 
-check: lint schemas types structure docs ## format, lint, imports, schemas, strict types, structure; docs-check is part of structure
+check: lint schemas words types structure docs ## format, lint, imports, schemas, strict types, structure; docs-check is part of structure
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

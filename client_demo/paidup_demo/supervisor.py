@@ -3,7 +3,7 @@
 The processes are the sandbox (unless .env holds Stripe test keys), the server with its page and its
 reconciler, and the embedded Valkey. Their secrets are kept under the data directory. With the sandbox, the
 page can also request faults: a restart of the server, or a frozen Valkey (`timeline/fault_injection.py`).
-Refuses live keys.
+Live keys are an error.
 """
 
 from __future__ import annotations

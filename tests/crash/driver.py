@@ -115,7 +115,7 @@ async def sweep() -> None:
 
 
 def go_ahead(lead: timedelta) -> None:
-    """Set the clock, under its `now`: whoever imported that by its name has it already."""
+    """Set the clock, under its `now`: a module that imported it by name has it already."""
     import paidup.clock
 
     clock = SimpleNamespace(now=lambda tz: datetime.now(tz) + lead, fromtimestamp=datetime.fromtimestamp)

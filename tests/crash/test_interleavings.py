@@ -275,7 +275,7 @@ class Interleavings(RuleBasedStateMachine):
         self._do(self._webhook(event), cut)
 
     @rule(id=st.sampled_from(list(INVOICES)), other=st.sampled_from(CUSTOMERS), cut=SOMETIMES_CUT)
-    def strangers_event_comes(self, id: str, other: str, cut: int | None) -> None:
+    def unknown_accounts_event_comes(self, id: str, other: str, cut: int | None) -> None:
         """S22: facts that name this invoice or its payment, and another customer."""
         if other == INVOICES[id] or not self._run(_await(Invoice.exists(id=id))):
             return
@@ -406,7 +406,7 @@ async def _await(awaitable: Awaitable[T]) -> T:
 
 
 @pytest.mark.timeout(120)
-def test_any_interleaving_of_roads_refusals_and_crashes_gives_the_same_books(
+def test_any_interleaving_of_sources_refusals_and_crashes_gives_the_same_books(
     sqlite_template: Path,
 ) -> None:
     """S04, S10, S11, S13, S16, S18, S20, S22, S23, S37: in any order, repeated, cut off at any await."""

@@ -283,7 +283,9 @@ async def test_missing_webhooks_fail(world: World) -> None:
 
 async def test_a_stopped_or_slow_reconciler_is_reported(world: World) -> None:
     async with open_database(world.database_url):
-        await Watermark.create(name="crowd", value="", moved_at=now())  # of a server, not a reconciler
+        await Watermark.create(
+            name="bulk_verification", value="", moved_at=now()
+        )  # of a server, not a reconciler
     assert_check(
         (await checks_by_name(world))["reconciler"], State.WARN, "no reconciler has run yet", "paidup work"
     )

@@ -132,7 +132,7 @@ async def test_only_requests_of_customers_and_stripe_pass(site: Site) -> None:
                 assert (path, refused.status, refused.content_type) == (path, 404, "text/html")
 
 
-async def test_replacing_a_server_refuses_no_request(site: Site) -> None:
+async def test_no_request_fails_while_a_server_is_replaced(site: Site) -> None:
     """S30: every request is answered while one server drains and after; addresses stay distinct."""
     async with site.browser() as paidup, site.browser("127.0.0.2") as elsewhere:
         ada = paidup.customer()

@@ -185,7 +185,7 @@ async def test_a_one_off_invoice(sandbox_bare: Sandbox) -> None:
     assert paid.status == "paid"
 
 
-async def test_what_an_invoice_refuses(sandbox_bare: Sandbox) -> None:
+async def test_invoice_calls_that_are_refused(sandbox_bare: Sandbox) -> None:
     """A paid invoice is not voided, paid or finalised again; its intent is not cancelled by itself."""
     signup = await sandbox_bare.subscribe()
     with pytest.raises(stripe.InvalidRequestError, match="created by an Invoice"):

@@ -306,7 +306,7 @@ async def test_flapping_between_plans_costs_nothing(sandbox_bare: Sandbox) -> No
     assert (await sandbox_bare.v1.customers.retrieve_async(signup.customer)).balance == -1500
 
 
-async def test_what_a_change_refuses(sandbox_bare: Sandbox) -> None:
+async def test_plan_changes_that_are_refused(sandbox_bare: Sandbox) -> None:
     """Mixed rhythms, a price twice, a strange item, a moment outside the period; all while incomplete."""
     signup, item, _ = await _halfway(sandbox_bare)
     year, price = await sandbox_bare.plan(9000, "year"), await sandbox_bare.plan(5000)

@@ -24,7 +24,7 @@ async def life(world: World) -> Life:
 async def change_in_stripe(life: Life, plan: str, **form: str) -> None:
     """The SaaS changes the plan past us; until every event of it is handled."""
     subscription = (await life.account())["subscription"]["id"]
-    await change_unheard(life, subscription, plan, **form)
+    await change_without_webhooks(life, subscription, plan, **form)
     await life.calm()
     await life.work()
 
@@ -282,7 +282,9 @@ async def test_the_order_in_which_invoices_arrive_changes_no_balance(world: Worl
     subscription = (await life.account())["subscription"]["id"]
     made = [purchase["invoice"]]
     for plan in ("basic", "advanced", "pro", "basic", "pro", "advanced", "basic"):
-        made.append(await change_unheard(life, subscription, plan, proration_behavior="always_invoice"))
+        made.append(
+            await change_without_webhooks(life, subscription, plan, proration_behavior="always_invoice")
+        )
     assert await life.balance() == 0
     for invoice in reversed(made):
         status, answer = await life.post("/api/invoices", invoice=invoice)
@@ -294,7 +296,7 @@ async def test_the_order_in_which_invoices_arrive_changes_no_balance(world: Worl
     await assert_books_balance(grants=8)
 
 
-async def change_unheard(life: Life, subscription: str, plan: str, **form: str) -> str:
+async def change_without_webhooks(life: Life, subscription: str, plan: str, **form: str) -> str:
     """A change made in Stripe; its newest invoice."""
     lookup = f"prices?lookup_keys[0]=paidup_{plan}_monthly"
     price = (await life.stripe.api("GET", lookup))["data"][0]["id"]

@@ -1,4 +1,4 @@
-"""Credited twice, or not at all (SCENARIOS, S10 to S18): every road, at once, again, late and killed."""
+"""Credited twice, or not at all (SCENARIOS, S10 to S18): every source: at once, repeated, late and killed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_verification_and_webhook_settle_at_the_same_instant_in_two_proces
 
 async def test_the_same_event_ten_times_at_once_credits_once(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S11: the same event ten times, concurrently: each is answered 200, one grant stands."""
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     answers = await asyncio.gather(*(paidup.webhook(body) for _ in range(10)))
     assert [status for status, _ in answers] == [200] * 10
@@ -73,7 +73,7 @@ async def test_the_same_event_ten_times_at_once_credits_once(paidup: Paidup, str
 
 async def test_two_events_for_one_change_credit_once(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S11: Stripe may make two events with different ids for one change: one grant."""
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     event = await stripe_side.event("invoice.paid", purchase["invoice"])
     bodies = [json.dumps({**event, "id": f"evt_twin_{number}"}).encode() for number in range(2)]
     answers = await asyncio.gather(*map(paidup.webhook, bodies))
@@ -88,7 +88,7 @@ async def test_every_kind_of_event_for_one_payment_credits_once(
 ) -> None:
     """S11: each kind of event for one payment credits alone, and the three others grant nothing more."""
     paidup = await world.server(webhooks=False)
-    ada, _ = await _paid_and_unheard(paidup, stripe_side)
+    ada, _ = await _paid_without_webhooks(paidup, stripe_side)
     bodies = {kind: await _body_of(stripe_side, kind) for kind in KINDS}
     status, answer = await paidup.webhook(bodies.pop(first))
     assert (status, answer["outcome"]) == (200, "settled")
@@ -103,7 +103,7 @@ async def test_two_secrets_on_one_address_credit_once(world: World, stripe_side:
     """S12: two endpoints on one address, each with its own secret, deliver the same change: one grant."""
     secrets = f"whsec_of_another_endpoint_of_the_same_address,{WEBHOOK_SECRET}"
     paidup = await world.server(webhooks=False, stripe_webhook_secret=secrets)
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     answers = [await paidup.webhook(body, sign(body, secret)) for secret in secrets.split(",")]
     assert [(status, answer["outcome"]) for status, answer in answers] == [
@@ -118,7 +118,7 @@ async def test_an_event_that_was_stored_and_never_handled_is_credited_by_the_rec
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
     """S13: the handler died between claiming the event and crediting: credited afterwards, once."""
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     assert await store(decode(Event, body), body.decode())
     assert await paidup.services.reconciler.due.events() == 0, "its first handler has its time"
@@ -136,7 +136,7 @@ async def test_an_event_whose_handling_fails_is_answered_200_kept_and_credited_l
     paidup: Paidup, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S13: a failure while handling is answered 200, kept with its error, and made good by the reconciler."""
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
 
     async def broken(*_: Any) -> None:
@@ -164,7 +164,7 @@ async def test_killed_between_commit_and_publish_the_socket_elsewhere_is_told(
 ) -> None:
     """S14: the process is killed after its commit and before it published: the socket is told within 10 s."""
     paidup = await world.server(webhooks=False, resync_interval_s=1)
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     event = await stripe_side.event("invoice.paid", purchase["invoice"])
     file = world.folder / "facts.json"
     file.write_bytes(msgspec.json.encode([_facts_of(event)]))
@@ -183,7 +183,7 @@ async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
 ) -> None:
     """S14: a version that was committed and not published is published by the reconciler, once."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     event = await stripe_side.event("invoice.paid", purchase["invoice"])
     file = world.folder / "facts.json"
     file.write_bytes(msgspec.json.encode([_facts_of(event)]))
@@ -202,7 +202,7 @@ async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
 
 async def test_an_event_comes_again_long_after_any_window(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S16: an event that comes again a year later, and even one whose row was purged, grants nothing more."""
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     assert (await paidup.webhook(body))[1]["outcome"] == "settled"
     long_ago = now() - timedelta(days=400)
@@ -219,7 +219,7 @@ async def test_an_event_comes_again_after_its_payload_was_pruned(
 ) -> None:
     """S16: the reconciler empties it as the settings say; its row still says that it was handled."""
     paidup = await world.server(event_payload_days=30, timeline_days=20)
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     assert (await paidup.webhook(body))[1]["outcome"] == "settled"
     for days, pruned in ((29, False), (31, True)):
@@ -236,7 +236,7 @@ async def test_stripe_delivers_again_what_we_answered_503(
 ) -> None:
     """S17: what we could not store is answered 503; Stripe delivers it again, and it is credited once."""
     paidup = await world.server(webhooks=True)
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side, confirm=False)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side, confirm=False)
     refused: set[str] = set()
 
     async def full(event: Event, _: str) -> bool:
@@ -272,7 +272,7 @@ async def test_a_reply_of_ours_that_is_lost_brings_the_event_again_and_no_second
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
     """S17: our 200 was lost on the way: the event is handled, comes again, and grants nothing more."""
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     address = urlsplit(paidup.url)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
@@ -290,7 +290,7 @@ async def test_a_reply_of_ours_that_is_lost_brings_the_event_again_and_no_second
 
 async def test_events_out_of_order_credit_and_stay_credited(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S18: invoice.paid before subscription.created; what an older event says later changes nothing."""
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side, card="pm_card_chargeDeclined")
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side, card="pm_card_chargeDeclined")
     await stripe_side.confirm(purchase["client_secret"])
     late = ["customer.subscription.created", "payment_intent.payment_failed", "invoice.payment_failed"]
     late_bodies = [await _body_of(stripe_side, kind) for kind in late]
@@ -310,7 +310,7 @@ async def test_the_socket_is_on_one_process_and_the_webhook_comes_to_the_other(
     """S10: two processes, one Redis, verification shut off: the webhook's process tells the socket's."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     other = await world.process(webhooks=False)
-    ada, purchase = await _paid_and_unheard(paidup, stripe_side)
+    ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     await stripe_side.conditions(rate_limited=True)
     async with ada.watch(purchase) as socket:
@@ -344,7 +344,7 @@ async def _nothing_unhandled(kind: str, expected: int) -> bool:
     return await StripeEvent.filter(type=kind, handled_at__not_isnull=True).count() == expected
 
 
-async def _paid_and_unheard(
+async def _paid_without_webhooks(
     paidup: Paidup, stripe_side: StripeSide, card: str = "pm_card_visa", confirm: bool = True
 ) -> tuple[Customer, Any]:
     """Ada has confirmed her payment for pro; webhooks are not delivered unless the test delivers them."""

@@ -23,9 +23,9 @@ from tests.support.waiting import wait_until
 READ_INVOICE = "GET /v1/invoices/{id}"
 
 
-@pytest.mark.parametrize("weather", ["api_down", "rate_limited", "slow"])
+@pytest.mark.parametrize("condition", ["api_down", "rate_limited", "slow"])
 async def test_with_stripes_api_away_the_webhook_still_credits(
-    world: World, stripe_side: StripeSide, weather: str
+    world: World, stripe_side: StripeSide, condition: str
 ) -> None:
     """S34: Stripe's API is gone, rate limited or slow: the webhook needs no call, credits, and is told."""
     paidup = await world.server(webhooks=False, stripe_timeout_s=0.5)
@@ -33,7 +33,7 @@ async def test_with_stripes_api_away_the_webhook_still_credits(
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"])
     body = json.dumps(await stripe_side.event("invoice.paid")).encode()
-    await stripe_side.conditions(**({"api_latency_ms": 30_000} if weather == "slow" else {weather: True}))
+    await stripe_side.conditions(**({"api_latency_ms": 30_000} if condition == "slow" else {condition: True}))
     async with ada.watch(purchase) as socket:
         await next_status(socket)
         assert (await paidup.webhook(body))[1]["outcome"] == "settled"

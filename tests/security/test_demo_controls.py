@@ -242,7 +242,7 @@ def test_only_loopback_addresses_are_this_machine(host: str, here: bool) -> None
 
 
 async def test_the_sandbox_has_as_many_endpoints_as_stripe_allows(sandbox: Sandbox) -> None:
-    """Each multiplies what an event costs; one that is deleted makes room."""
+    """Each multiplies what an event costs; one that is deleted frees its place."""
     form = {"url": "http://127.0.0.1:9/hook", "enabled_events[]": "customer.created"}
     made = [await sandbox.raw("POST", "/v1/webhook_endpoints", data=form) for _ in range(17)]
     assert [each.status for each in made] == [200] * 16 + [400]

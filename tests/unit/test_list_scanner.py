@@ -59,7 +59,7 @@ async def test_a_scan_that_finds_stripe_away_goes_on_as_soon_as_it_is_back() -> 
 
 
 async def test_a_first_page_that_is_refused_is_an_error() -> None:
-    """Nothing to begin again from: whoever watches the log must see it."""
+    """Nothing to begin again from: the log must show it."""
     listing = Listing()
     listing.failure = StripeRefused("Invalid types")
     with pytest.raises(StripeRefused):

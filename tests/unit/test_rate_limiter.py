@@ -73,7 +73,7 @@ async def test_endpoints_have_budgets_of_their_own(
         assert [await second._hit(name) for _ in range(PER_SECOND // 2)] == [True] * (PER_SECOND // 2)
 
 
-async def test_whoever_waits_too_long_for_a_place_is_told_to_try_again(
+async def test_a_slot_that_is_not_free_in_time_raises_unavailable(
     two_processes: tuple[Counting, Counting], endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(*_: object) -> bool:
@@ -100,14 +100,14 @@ async def test_a_process_with_many_who_wait_leaves_another_its_part(
 ) -> None:
     """A hundred wait in the one and five in the other: each process has the same chance of a place."""
     busy, quiet = two_processes
-    crowd = [asyncio.create_task(busy.take(endpoint, 60)) for _ in range(100)]
+    waiters = [asyncio.create_task(busy.take(endpoint, 60)) for _ in range(100)]
     await wait_until(lambda: len(busy.taken) == PER_SECOND)
     began = time.time()
     await asyncio.gather(*(quiet.take(endpoint, 10) for _ in range(5)))
     assert time.time() - began < 2.8
-    for waiting in crowd:
+    for waiting in waiters:
         waiting.cancel()
-    await asyncio.gather(*crowd, return_exceptions=True)
+    await asyncio.gather(*waiters, return_exceptions=True)
 
 
 async def test_the_background_leaves_half_while_nobody_waits_and_more_to_those_who_do(

@@ -148,7 +148,7 @@ def test_every_field_that_is_read_is_one_that_the_sdk_knows(
 
 
 def test_the_pinned_version_is_the_one_that_the_shapes_are_written_for() -> None:
-    """Whoever raises the SDK reads Stripe's changelog between the two first."""
+    """Read Stripe's changelog between the two before raising the SDK."""
     assert API_VERSION == stripe.api_version == "2026-10-28.endive"
     assert SANDBOX_VERSION == API_VERSION
 

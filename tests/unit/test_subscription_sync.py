@@ -203,9 +203,9 @@ async def test_a_renewal_of_which_nobody_told_is_asked_about(
 ) -> None:
     """S20."""
     known = await met(subscriptions, ada)
-    stripe.answer = shape(ada, latest_invoice="in_unheard")
+    stripe.answer = shape(ada, latest_invoice="in_unknown")
     await subscriptions.read(known.id)
-    assert stripe.read == ["in_unheard"]
+    assert stripe.read == ["in_unknown"]
 
 
 async def test_what_has_ended_is_asked_about_no_more_and_ends_its_credits(
@@ -226,7 +226,7 @@ async def test_what_fails_on_the_way_is_done_when_it_is_read_again(
 ) -> None:
     """S13: the row says nothing new before the renewal was taken up, or the credits have ended."""
     known = await met(subscriptions, ada)
-    stripe.answer = shape(ada, status="canceled", latest_invoice="in_unheard")
+    stripe.answer = shape(ada, status="canceled", latest_invoice="in_unknown")
     stripe.fails = {what}
     stripe.now = BEGIN + timedelta(days=1)
     with pytest.raises(PaidupError):
@@ -235,7 +235,7 @@ async def test_what_fails_on_the_way_is_done_when_it_is_read_again(
     stripe.fails = set()
     await subscriptions.read(known.id)
     assert ((await row_of(ada)).status, stripe.ended) == ("canceled", [known.id])
-    assert "in_unheard" in stripe.read
+    assert "in_unknown" in stripe.read
 
 
 async def test_one_that_stripe_does_not_know_is_asked_about_no_more(

@@ -1,4 +1,4 @@
-"""The timeline: written beside the road, in batches; it may lose a note, never a credit."""
+"""The timeline: written in batches, outside the settlement; it may lose an entry, never a credit."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 /**
  * Shows the balance everywhere on the page: counts up when credits arrive, and announces the final number once.
  *
- * Watches the account's balance over a WebSocket and shows the newest value.
+ * Follows the account's balance over a WebSocket and shows the newest value.
  */
 import { reducedMotion, el, set } from "../lib/dom.js";
 import { watchBalance } from "../sdk/paidup.js";

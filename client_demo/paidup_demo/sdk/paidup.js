@@ -404,7 +404,7 @@ class ServerConnection {
 }
 
 /**
- * Watches one invoice. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
+ * Follows one invoice. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
  * `connection` (Connection), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
@@ -536,7 +536,7 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
 }
 
 /**
- * Watches an account's balance until it is closed. Events, each a CustomEvent with a `detail`: `balance`
+ * Follows an account's balance until it is closed. Events, each a CustomEvent with a `detail`: `balance`
  * (Balance: at first as it is, then each change), `connection` (Connection), `error` (ActivationError: final).
  */
 export class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceEvents>} */ (EventTarget) {

@@ -145,7 +145,7 @@ export declare function activate(options: Options): Activation;
 export declare function watchBalance(options?: ConnectionOptions): BalanceWatch;
 declare const Activation_base: new () => TypedEventTarget<ActivationEvents>;
 /**
- * Watches one invoice. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
+ * Follows one invoice. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
  * `connection` (Connection), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
@@ -174,7 +174,7 @@ export declare class Activation extends /** @type {new () => TypedEventTarget<Ac
 }
 declare const BalanceWatch_base: new () => TypedEventTarget<BalanceEvents>;
 /**
- * Watches an account's balance until it is closed. Events, each a CustomEvent with a `detail`: `balance`
+ * Follows an account's balance until it is closed. Events, each a CustomEvent with a `detail`: `balance`
  * (Balance: at first as it is, then each change), `connection` (Connection), `error` (ActivationError: final).
  */
 export declare class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceEvents>} */ /** @type {new () => TypedEventTarget<BalanceEvents>} */ BalanceWatch_base {
