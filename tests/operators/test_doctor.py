@@ -277,7 +277,7 @@ async def test_missing_webhooks_fail(world: World) -> None:
             await an_invoice(account, **settled)
     found = (await checks_by_name(world))["webhooks"]
     assert_check(
-        found, State.FAIL, "credited without their webhooks", "none has ever come", "deliveries in Stripe"
+        found, State.FAIL, "credited without their webhooks", "none has ever arrived", "deliveries in Stripe"
     )
 
 

@@ -152,7 +152,7 @@ async def test_garbage_from_a_browser_is_ignored(
     async with ada.watch(purchase) as socket:
         await status_with(socket, stage="waiting")
         asked: list[str] = []
-        monkeypatch.setattr(paidup.services.verification, "prioritize", asked.append)
+        monkeypatch.setattr(paidup.services.verification_queue, "prioritize", asked.append)
         for text in (
             *(
                 "",

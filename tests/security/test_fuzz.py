@@ -170,7 +170,7 @@ def _maker(servers: Servers, name: str, ada: Customer, invoice: str, tickets: li
 @pytest.mark.timeout(120 + REQUESTS)
 async def test_no_bytes_to_operators_end_in_a_500(servers: Servers) -> None:
     """The same with the operators' token."""
-    basic = {"Host": f"127.0.0.1:{servers.ports['slim']}", "Authorization": f"Bearer {OPERATOR_TOKEN}"}
+    basic = {"Host": f"127.0.0.1:{servers.ports['lightweight']}", "Authorization": f"Bearer {OPERATOR_TOKEN}"}
     paths = ["/operators", "/operators/find", "/operators/find?reference=ada", "/operators/invoices/in_1"]
     statuses = await _sent(
         servers, "lightweight", Maker(paths, {**basic, "Accept": "text/html"}, {}), REQUESTS // 4

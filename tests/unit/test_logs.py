@@ -26,16 +26,20 @@ def _as_before() -> Iterator[None]:
     """Restores the process's logging."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    # A server that another test ran in this process may have set a library's level.
-    levels = {name: logging.getLogger(name).level for name in LIBRARIES}
-    for name in LIBRARIES:
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    # A server that another test ran in this process may have configured the libraries' loggers.
+    names = ("uvicorn", *LIBRARIES)
+    before = {name: vars(logging.getLogger(name)).copy() for name in names}
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate, logger.disabled, logger.handlers, logger.filters = True, False, [], []
     yield
     root.handlers, root.level = handlers, level
     for name in OWN:
         logging.getLogger(name).setLevel(logging.NOTSET)
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
+    for name in names:
+        logging.getLogger(name).__dict__.update(before[name])
+        logging.getLogger(name).setLevel(before[name]["level"])  # which forgets what it has cached
     structlog.reset_defaults()
 
 
