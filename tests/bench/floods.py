@@ -70,7 +70,7 @@ def _before_a_socket(kind: str) -> tuple[bytes, bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.floods", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each attack")
-    parser.add_argument("--protocol", choices=("slim", "uvicorn"), default="slim")
+    parser.add_argument("--protocol", choices=("lightweight", "uvicorn"), default="lightweight")
     options = parser.parse_args()
     titles = (
         "attack",
