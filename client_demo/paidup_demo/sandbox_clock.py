@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup.clock import now
 from paidup.errors import StripeUnavailable
+from paidup.runtime.clock import now
 from paidup.web.auth import Authenticate
 from paidup.web.http import json_response, read_json
 from paidup_demo.sandbox.clock import DAY_S, add_interval

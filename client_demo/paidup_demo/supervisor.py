@@ -27,11 +27,11 @@ from rich.console import Console
 
 from paidup.db.connection import migrate
 from paidup.domain.catalog import parse_catalogue
-from paidup.embedded_valkey import embedded_valkey
 from paidup.errors import ConfigurationError, PaidupError
 from paidup.operations.stripe_setup import ensure_prices
-from paidup.private_files import PRIVATE_DIRECTORY, private_file
-from paidup.redis_client import connect_redis
+from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
+from paidup.runtime.redis_client import connect_redis
 from paidup.settings import ENV_FILE, Settings, load_settings
 from paidup.stripe_api.gateway import open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter

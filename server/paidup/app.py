@@ -13,12 +13,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
-from paidup.clock import Clock, now
 from paidup.errors import ConfigurationError, PaidupError
 from paidup.key_sets import KeySet
+from paidup.runtime.clock import Clock, now
+from paidup.runtime.tasks import cancel_tasks
 from paidup.services import open_services
 from paidup.settings import Settings, process_problems
-from paidup.tasks import cancel_tasks
 from paidup.web import api, credits_api, health, operators, problems, webhooks
 from paidup.web.auth import Authenticate, bearer_authentication
 from paidup.web.websocket import endpoint

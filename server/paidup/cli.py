@@ -18,15 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from paidup.clock import now
 from paidup.credits.audit import Finding, audit_all
 from paidup.db.connection import migrate as run_migrations
 from paidup.db.connection import open_database, storage_errors
 from paidup.db.models import Account
 from paidup.domain.catalog import parse_catalogue
 from paidup.errors import ConfigurationError, PaidupError
-from paidup.logs import configure_logging
-from paidup.metrics import Metrics
 from paidup.operations import backfill as backfills
 from paidup.operations.doctor.report import any_failed, invalid_settings, render_table
 from paidup.operations.doctor.run import run_checks
@@ -40,9 +37,12 @@ from paidup.operations.stripe_setup import (
     ensure_prices,
     open_gateway_only,
 )
+from paidup.runtime.clock import now
+from paidup.runtime.logs import configure_logging
+from paidup.runtime.metrics import Metrics
 from paidup.services import open_services
 from paidup.settings import ENV_FILE, Settings, load_settings
-from paidup.stripe_api.gateway import API_VERSION
+from paidup.stripe_api.client import API_VERSION
 from paidup.uvicorn_server import serve as run_server
 
 T = TypeVar("T")

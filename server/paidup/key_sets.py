@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from paidup.errors import IdentityUnavailable, NotAuthenticated
-from paidup.metrics import Metrics
-from paidup.tasks import cancel_tasks
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
 

@@ -26,13 +26,13 @@ from paidup.graceful_shutdown import before_sigterm
 from paidup.services import Services
 from paidup.web.auth import Authenticate, Claims, Customer, Scope
 from paidup.web.credits_api import CommitBody, ReleaseBody, ReserveBody, SpendBody, check_credit_limit
-from paidup.web.dependencies import Activating, account_transaction, current_grants, pending_activation
+from paidup.web.dependencies import PendingActivation, account_transaction, current_grants, pending_activation
 
 __all__ = [
-    "Activating",
     "Authenticate",
     "Customer",
     "InProcess",
+    "PendingActivation",
     "Reserved",
     "Scope",
     "Spent",
@@ -72,7 +72,7 @@ class InProcess:
         account, _ = await current_grants(self._services, await self._account(customer))
         return int(account.balance)
 
-    async def activating(self, customer: str) -> Activating | None:
+    async def activating(self, customer: str) -> PendingActivation | None:
         """The newest payment in progress, with a ticket for its WebSocket. Show it with a refusal."""
         return await pending_activation(self._services, await self._account(customer))
 

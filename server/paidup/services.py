@@ -10,12 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from paidup.clock import Clock, now
 from paidup.db.connection import open_database
 from paidup.db.models import Account
 from paidup.domain.catalog import Catalogue, parse_catalogue
-from paidup.embedded_valkey import embedded_valkey
-from paidup.metrics import Metrics
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.refunds import ReversalHandler
 from paidup.payments.settlement import PublishBalance, Settlement
@@ -35,7 +32,11 @@ from paidup.reconciliation.maintenance import Maintenance
 from paidup.reconciliation.pruning import DEFAULT_RETENTION, Retention, retention_of
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import Events
-from paidup.redis_client import RedisClient, connect_redis
+from paidup.runtime.clock import Clock, now
+from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.redis_client import RedisClient, connect_redis
+from paidup.runtime.tasks import cancel_tasks
 from paidup.settings import Settings
 from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.prices import PriceCatalog
@@ -43,7 +44,6 @@ from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.subscriptions.checkout import Checkout
 from paidup.subscriptions.plan_changes import PlanChanges
 from paidup.subscriptions.sync import SubscriptionSync
-from paidup.tasks import cancel_tasks
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,19 @@ class Services:
     alarms: Alarms
 
 
+@dataclass(frozen=True)
+class Connections:
+    """The clients of Redis and of Stripe, the hub, and what uses nothing else."""
+
+    redis: RedisClient
+    gateway: StripeGateway
+    hub: Hub
+    timeline: Timeline
+
+
 @asynccontextmanager
 async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator[Services]:
-    """Open all services for the length of the block. `clock` is Stripe's calendar: see clock.py.
+    """Open all services for the length of the block. `clock` is Stripe's calendar: see runtime/clock.py.
 
     Raises ConfigurationError (plans file), StorageUnavailable (no database). It is no error if Redis
     or Stripe cannot be reached: both are retried while serving.
@@ -135,34 +145,12 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
     catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(
-            open_database(settings.effective_database_url, settings.database_pool)
-        )
-        url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
-        redis = connect_redis(url, settings.redis_cluster)
-        stack.push_async_callback(redis.aclose)
-        rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second, metrics)
-        gateway = await stack.enter_async_context(
-            open_gateway(
-                settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_timeout_s, rate_limiter
-            )
-        )
-        hub = Hub(redis, metrics)
-        await hub.open()
-        stack.push_async_callback(hub.close)
-        timeline = Timeline()
-        timeline.open()
-        stack.push_async_callback(timeline.close)
-        prices = PriceCatalog(catalogue, gateway)
+        connections = await _open_connections(stack, settings, metrics)
+        redis, gateway, hub = connections.redis, connections.gateway, connections.hub
+        prices = PriceCatalog(catalogue, gateway.account)
         await prices.load()
-        payments = compose(prices, gateway, hub, timeline, metrics, clock, retention_of(settings))
-        payments.verification_worker.start()
-        stack.push_async_callback(payments.verification_worker.close)
-        resync = asyncio.create_task(resync_forever(hub, settings.resync_interval_s), name="resync")
-        stack.push_async_callback(cancel_tasks, resync)
-        if settings.reconciler_in_server:
-            sweeps = payments.reconciler.run_forever(settings.reconciler_interval_s)
-            stack.push_async_callback(cancel_tasks, asyncio.create_task(sweeps, name="reconciler"))
+        payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, retention_of(settings))
+        _start_tasks(stack, settings, hub, payments)
         checkout = Checkout(prices, gateway, payments.verification, payments.subscriptions, clock)
         yield Services(
             settings=settings,
@@ -172,7 +160,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             hub=hub,
             gateway=gateway,
             prices=prices,
-            timeline=timeline,
+            timeline=connections.timeline,
             clock=clock,
             publish_balance=payments.settlement.publish_balance,
             settlement=payments.settlement,
@@ -188,3 +176,32 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
             account_limits=AccountLimits(redis, settings, metrics),
         )
+
+
+async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Connections:
+    await stack.enter_async_context(open_database(settings.effective_database_url, settings.database_pool))
+    url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
+    redis = connect_redis(url, settings.redis_cluster)
+    stack.push_async_callback(redis.aclose)
+    rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second, metrics)
+    key, api_base = settings.stripe_secret_key, settings.stripe_api_base
+    gateway = await stack.enter_async_context(
+        open_gateway(key, api_base, settings.stripe_timeout_s, rate_limiter)
+    )
+    hub = Hub(redis, metrics)
+    await hub.open()
+    stack.push_async_callback(hub.close)
+    timeline = Timeline()
+    timeline.open()
+    stack.push_async_callback(timeline.close)
+    return Connections(redis, gateway, hub, timeline)
+
+
+def _start_tasks(stack: AsyncExitStack, settings: Settings, hub: Hub, payments: PaymentServices) -> None:
+    payments.verification_worker.start()
+    stack.push_async_callback(payments.verification_worker.close)
+    resync = asyncio.create_task(resync_forever(hub, settings.resync_interval_s), name="resync")
+    stack.push_async_callback(cancel_tasks, resync)
+    if settings.reconciler_in_server:
+        sweeps = payments.reconciler.run_forever(settings.reconciler_interval_s)
+        stack.push_async_callback(cancel_tasks, asyncio.create_task(sweeps, name="reconciler"))

@@ -19,9 +19,9 @@ from starlette.applications import Starlette
 
 from paidup.app import create_app
 from paidup.domain.messages import MAX_FRAME
-from paidup.embedded_valkey import embedded_valkey
 from paidup.graceful_shutdown import before_sigterm
-from paidup.logs import configure_logging
+from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.logs import configure_logging
 from paidup.settings import ENV_FILE, Settings, load_settings
 
 UVICORN: dict[str, Any] = {

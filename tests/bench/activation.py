@@ -26,7 +26,7 @@ from playwright.async_api import Page
 from rich.console import Console
 from rich.table import Table
 
-from paidup.redis_client import connect_redis
+from paidup.runtime.redis_client import connect_redis
 from paidup.stripe_api.gateway import open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
 from tests.support.browsers import running_browser

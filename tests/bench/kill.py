@@ -26,7 +26,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from paidup.logs import configure_logging
+from paidup.runtime.logs import configure_logging
 from tests.chaos.stack import Stack, open_stack
 from tests.support.browser_tab import Tab
 from tests.support.stripe_sandbox import StripeSide

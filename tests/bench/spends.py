@@ -31,11 +31,11 @@ from rich.console import Console
 from rich.table import Table
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from paidup.clock import now
 from paidup.credits import ledger, reservations
 from paidup.db.connection import connection, is_sqlite, migrate, open_database, write_transaction
 from paidup.db.models import Account
-from paidup.logs import configure_logging
+from paidup.runtime.clock import now
+from paidup.runtime.logs import configure_logging
 from tests.support.factories import an_account, granted
 from tests.support.paidup import Customer, Paidup, environment, serving_process
 from tests.support.processes import free_port

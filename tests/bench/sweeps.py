@@ -29,15 +29,14 @@ from rich.table import Table
 from paidup.db.connection import connection, migrate, open_database
 from paidup.domain.catalog import StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
-from paidup.metrics import Metrics
 from paidup.payments.timeline import Timeline
 from paidup.reconciliation.reconciler import Reconciler
+from paidup.runtime.metrics import Metrics
 from paidup.services import compose
 from paidup.settings import PACKAGED_PLANS
-from paidup.stripe_api.gateway import API_VERSION
+from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.prices import PriceCatalog
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
-from paidup.stripe_api.schemas import ListOf, decode
+from paidup.stripe_api.schemas import ListOf, StripeInvoice, decode
 from tests.support.publishing_hub import PublishingHub
 
 console = Console(width=110)

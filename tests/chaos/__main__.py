@@ -15,7 +15,7 @@ from contextlib import suppress
 from rich.console import Console
 from rich.table import Table
 
-from paidup.logs import configure_logging
+from paidup.runtime.logs import configure_logging
 from tests.chaos.run import Plan, Report, run
 from tests.chaos.stack import open_stack
 

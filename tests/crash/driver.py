@@ -116,10 +116,10 @@ async def sweep() -> None:
 
 def go_ahead(lead: timedelta) -> None:
     """Set the clock, under its `now`: a module that imported it by name has it already."""
-    import paidup.clock
+    import paidup.runtime.clock
 
     clock = SimpleNamespace(now=lambda tz: datetime.now(tz) + lead, fromtimestamp=datetime.fromtimestamp)
-    setattr(paidup.clock, "datetime", clock)  # noqa: B010 - replaced on purpose
+    setattr(paidup.runtime.clock, "datetime", clock)  # noqa: B010 - replaced on purpose
 
 
 def main(mode: str, argument: str) -> None:

@@ -27,24 +27,23 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from redis.asyncio import Redis
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from paidup import clock
 from paidup.credits import ledger
 from paidup.db.connection import open_database, write_transaction
 from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
 from paidup.domain.catalog import StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
 from paidup.errors import InsufficientCredits, StripeRefused, StripeUnavailable
-from paidup.metrics import Metrics
 from paidup.payments import invoice_intake, invoice_rows, settlement, verification
 from paidup.payments.timeline import Timeline
 from paidup.reconciliation import due_rows, list_scanner, stripe_events
 from paidup.reconciliation.stripe_events import store
+from paidup.runtime import clock
+from paidup.runtime.metrics import Metrics
 from paidup.services import compose
 from paidup.settings import PACKAGED_PLANS
-from paidup.stripe_api.gateway import API_VERSION
+from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.prices import PriceCatalog
-from paidup.stripe_api.schemas import Event, ListOf, decode
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import Event, ListOf, StripeInvoice, decode
 from tests.support.cancel_at_await import cut_off
 from tests.support.factories import three_sums
 from tests.support.publishing_hub import PublishingHub
@@ -90,6 +89,7 @@ class Stripe:
             "amount": AMOUNT,
             "quantity": 1,
             "period": {"start": 0, "end": 1},
+            "id": "il_1",
             "pricing": {"price_details": {"price": PRICE}},
             "parent": None,
         }

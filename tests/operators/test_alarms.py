@@ -10,12 +10,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from paidup.clock import now
 from paidup.db.models import Invoice, StripeEvent
 from paidup.errors import StripeUnavailable
-from paidup.metrics import Metrics
 from paidup.reconciliation.alarms import ALARMS, OVERDUE, Alarms, due_queues, take_snapshot
-from paidup.redis_client import connect_redis
+from paidup.runtime.clock import now
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.redis_client import connect_redis
 from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.web import health as operations
 from tests.conftest import World

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from paidup.clock import now
 from paidup.credits.audit import audit_all
 from paidup.db.models import Account, CreditGrant, EventSource, Invoice, LedgerEntry, StripeEvent
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import InvalidInput, NotFound, StripeUnavailable
 from paidup.operations.backfill import backfill, parse_since, replay
+from paidup.runtime.clock import now
 from paidup.services import Services
 from paidup.stripe_api.schemas import ListOf
 from tests.operators.conftest import paid_elsewhere

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from paidup.clock import now
 from paidup.db.connection import open_database
 from paidup.db.models import Account, Invoice
+from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.operators.conftest import Run, document, paid_elsewhere, paidup_command
 from tests.support.factories import an_account

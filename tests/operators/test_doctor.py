@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from paidup.clock import now
 from paidup.db.connection import connection, open_database
 from paidup.db.models import Account, StripeEvent, Watermark
 from paidup.domain.decisions import InvoiceStatus
@@ -26,8 +25,10 @@ from paidup.operations.doctor.settings_checks import check_mode, check_origins, 
 from paidup.operations.doctor.stripe_checks import judge_endpoints
 from paidup.reconciliation.alarms import OVERDUE, SETTLED_WITHOUT_WEBHOOK
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
+from paidup.runtime.clock import now
 from paidup.settings import PACKAGED_PLANS
-from paidup.stripe_api.gateway import API_VERSION, EndpointInfo
+from paidup.stripe_api.account import EndpointInfo
+from paidup.stripe_api.client import API_VERSION
 from tests.conftest import World
 from tests.support.factories import an_account, an_invoice
 from tests.support.key_sets import jwk, published

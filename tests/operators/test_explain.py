@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from paidup.clock import now
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.operations.backfill import replay
@@ -18,6 +17,7 @@ from paidup.operations.explain_terminal import render_explanation
 from paidup.operations.formatting import format_duration
 from paidup.operations.invoice_report import Explanation, InvoiceReport
 from paidup.operations.recommendations import event_recommendation
+from paidup.runtime.clock import now
 from paidup.services import open_services
 from tests.conftest import World
 from tests.operators.conftest import paid_elsewhere, parked, timeline_written

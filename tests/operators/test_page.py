@@ -11,11 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from paidup.clock import now
 from paidup.db.models import Account, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK
+from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.operators.conftest import OPERATOR_TOKEN, paid_elsewhere, parked, timeline_written
 from tests.support.factories import an_account, an_invoice

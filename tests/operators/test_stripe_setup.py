@@ -11,7 +11,7 @@ from paidup.errors import InvalidInput
 from paidup.operations.stripe_setup import ensure_endpoint, ensure_prices, open_gateway_only, webhook_address
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.settings import PACKAGED_PLANS
-from paidup.stripe_api.gateway import API_VERSION
+from paidup.stripe_api.client import API_VERSION
 from tests.support.paidup import settings
 from tests.support.stripe_sandbox import StripeSide
 

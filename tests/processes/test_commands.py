@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from paidup.clock import now
 from paidup.db.models import Invoice
+from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.support.paidup import Paidup, environment
 from tests.support.processes import Child

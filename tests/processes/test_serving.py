@@ -19,9 +19,9 @@ import aiohttp
 import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from paidup.clock import now
 from paidup.db.connection import migrate, open_database
 from paidup.db.models import Invoice
+from paidup.runtime.clock import now
 from tests.structure.test_deploying import dockerfile
 from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup, environment, status_with
 from tests.support.postgres import Databases

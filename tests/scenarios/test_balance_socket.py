@@ -15,7 +15,6 @@ import aiohttp
 import pytest
 from itsdangerous import TimestampSigner
 
-from paidup.clock import now
 from paidup.credits import ledger
 from paidup.db.connection import write_transaction
 from paidup.db.models import Account
@@ -24,6 +23,7 @@ from paidup.realtime import hub
 from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.resync import resync
 from paidup.realtime.status_queries import balance_of, read_balances
+from paidup.runtime.clock import now
 from paidup.web.websocket import endpoint as sockets
 from paidup.web.websocket import snapshots
 from tests.conftest import World

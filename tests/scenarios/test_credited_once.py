@@ -13,13 +13,12 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from paidup.clock import now
-from paidup.db.models import Account, StripeEvent
-from paidup.db.models import Invoice as InvoiceRow
+from paidup.db.models import Account, Invoice, StripeEvent
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.errors import StorageUnavailable
 from paidup.reconciliation.stripe_events import store
-from paidup.stripe_api.schemas import Event, Invoice, decode
+from paidup.runtime.clock import now
+from paidup.stripe_api.schemas import Event, StripeInvoice, decode
 from tests.conftest import World
 from tests.support.driver import Finish, race
 from tests.support.ledger_asserts import assert_books_balance
@@ -193,7 +192,7 @@ async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
         child = _driver(world, "die", str(file), "nowhere")
         assert await asyncio.to_thread(child.process.wait, 30) == -signal.SIGKILL, child.output
         assert await paidup.services.reconciler.due.versions() == 0, "its publisher has its time"
-        await InvoiceRow.all().update(publish_due_at=now() - timedelta(seconds=1))
+        await Invoice.all().update(publish_due_at=now() - timedelta(seconds=1))
         assert await paidup.services.reconciler.due.versions() == 1
         assert (await status_with(socket, status="active"))["version"] == 2
     assert await paidup.services.reconciler.due.versions() == 0
@@ -388,7 +387,7 @@ async def _paid_invoices(
 
 
 def _facts_of(event: Any) -> PaymentFacts:
-    return decode(Invoice, json.dumps(event["data"]["object"])).facts()
+    return decode(StripeInvoice, json.dumps(event["data"]["object"])).facts()
 
 
 def _before_payment(facts: PaymentFacts) -> PaymentFacts:

@@ -6,9 +6,9 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from paidup.clock import now
 from paidup.db.models import Account, EventSource, Invoice, StripeEvent, Watermark
 from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK, webhook_silence
+from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import WEBHOOK_SECRET, Customer, Paidup

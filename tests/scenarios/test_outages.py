@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from paidup.db import connection as database
-from paidup.db.models import Invoice as InvoiceRow
-from paidup.db.models import StripeEvent
+from paidup.db.models import Invoice, StripeEvent
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import next_status, status_with
@@ -72,7 +71,7 @@ async def test_a_purchase_while_stripe_is_down_is_503_and_works_later(
     await stripe_side.conditions(api_down=True)
     status, problem = await ada.call("POST", "/api/subscriptions", {"plan": "pro"})
     assert (status, problem["type"].rpartition("/")[2]) == (503, "stripe-unavailable")
-    assert await InvoiceRow.all().count() == 0
+    assert await Invoice.all().count() == 0
     await stripe_side.conditions(api_down=False)
     purchase = await ada.buy("pro")
     assert len((await stripe_side.api("GET", "subscriptions?status=all"))["data"]) == 1

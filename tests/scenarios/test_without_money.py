@@ -16,13 +16,11 @@ import pytest
 from itsdangerous import TimestampSigner
 from msgspec.structs import replace
 
-from paidup.db.models import Account, CreditGrant, StripeEvent
-from paidup.db.models import Invoice as InvoiceRow
+from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent
 from paidup.payments.verification import Verification
 from paidup.realtime.hub import INVOICES
 from paidup.settings import PACKAGED_PLANS
-from paidup.stripe_api.schemas import Invoice as InvoiceShape
-from paidup.stripe_api.schemas import InvoicePayment, PaymentIntent
+from paidup.stripe_api.schemas import InvoicePayment, PaymentIntent, StripeInvoice
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance, row_counts
 from tests.support.paidup import ORIGIN, WEBHOOK_SECRET, Customer, Paidup, next_status, status_with
@@ -147,7 +145,7 @@ async def test_metadata_with_another_account_cannot_take_over_its_customer(
 
 
 def _with_intent(change: Callable[[PaymentIntent], PaymentIntent]) -> Change:
-    def changed(shape: InvoiceShape) -> InvoiceShape:
+    def changed(shape: StripeInvoice) -> StripeInvoice:
         link = _link(shape)
         assert isinstance(link.payment.payment_intent, PaymentIntent)
         payment = replace(link.payment, payment_intent=change(link.payment.payment_intent))
@@ -156,12 +154,12 @@ def _with_intent(change: Callable[[PaymentIntent], PaymentIntent]) -> Change:
     return changed
 
 
-def _link(shape: InvoiceShape) -> InvoicePayment:
+def _link(shape: StripeInvoice) -> InvoicePayment:
     assert shape.payments is not None
     return shape.payments.data[0]
 
 
-def _relinked(shape: InvoiceShape, link: InvoicePayment) -> InvoiceShape:
+def _relinked(shape: StripeInvoice, link: InvoicePayment) -> StripeInvoice:
     assert shape.payments is not None
     return replace(shape, payments=replace(shape.payments, data=[link]))
 
@@ -205,8 +203,8 @@ async def test_a_verification_with_a_mismatched_payment_grants_nothing(
     await assert_books_balance(grants=1)
 
 
-def _answering(shape: InvoiceShape) -> Callable[..., Awaitable[InvoiceShape]]:
-    async def read_invoice(*_: Any) -> InvoiceShape:
+def _answering(shape: StripeInvoice) -> Callable[..., Awaitable[StripeInvoice]]:
+    async def read_invoice(*_: Any) -> StripeInvoice:
         return shape
 
     return read_invoice
@@ -214,7 +212,7 @@ def _answering(shape: InvoiceShape) -> Callable[..., Awaitable[InvoiceShape]]:
 
 async def _outcome(verification: Verification, purchase: Any) -> str:
     """What one verification comes to; the rest after the one before is over."""
-    await InvoiceRow.all().update(lease_expires_at=None)
+    await Invoice.all().update(lease_expires_at=None)
     settled = await verification.verify(purchase["invoice"])
     assert settled is not None
     return settled.outcome

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from paidup.db.connection import connection, migrate, open_database
-from paidup.embedded_valkey import embedded_valkey, socket_path
 from paidup.errors import ConfigurationError
-from paidup.private_files import private_directory, private_file
+from paidup.runtime.embedded_valkey import embedded_valkey, socket_path
+from paidup.runtime.private_files import private_directory, private_file
 from paidup_demo import supervisor
 from paidup_demo.sandbox.state import Store
 from paidup_demo.timeline.fault_injection import FaultInjector, control_socket

@@ -16,7 +16,7 @@ from jwt.algorithms import ECAlgorithm
 from paidup import key_sets
 from paidup.errors import IdentityUnavailable, NotAuthenticated
 from paidup.key_sets import KeySet, KeySetUnavailable, parse_keys
-from paidup.metrics import Metrics
+from paidup.runtime.metrics import Metrics
 from tests.conftest import World
 from tests.support.key_sets import Provider, jwk, provider, signed
 from tests.support.waiting import wait_until

@@ -22,7 +22,7 @@ from starlette.requests import Request
 
 from paidup.errors import NotAuthenticated
 from paidup.key_sets import KeySet, KeySetUnavailable, parse_keys
-from paidup.metrics import Metrics
+from paidup.runtime.metrics import Metrics
 from paidup.web.auth import Customer, bearer_authentication
 from paidup.web.problems import problem_of
 from tests.conftest import World

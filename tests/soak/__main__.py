@@ -14,8 +14,8 @@ from random import Random
 import aiohttp
 from rich.table import Table
 
-from paidup.logs import configure_logging
-from paidup.tasks import cancel_tasks
+from paidup.runtime.logs import configure_logging
+from paidup.runtime.tasks import cancel_tasks
 from tests.bench.report import console, machine
 from tests.bench.rig import Rig, Server, a_rig, product
 from tests.soak.customers import Customers

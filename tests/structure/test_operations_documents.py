@@ -12,11 +12,11 @@ import promql_parser
 import pytest
 import yaml
 
-from paidup.metrics import Metrics
 from paidup.operations.doctor.database_checks import EVERY_MINUTE_SWEEP
 from paidup.operations.doctor.report import checklist_link
 from paidup.operations.doctor.run import CHECKS
 from paidup.reconciliation.alarms import ALARMS
+from paidup.runtime.metrics import Metrics
 from tests.structure.pages import Page
 from tests.structure.sources import ROOT, modules
 

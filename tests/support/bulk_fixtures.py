@@ -10,9 +10,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from paidup.clock import at_unix, now
 from paidup.db.models import Account, Invoice, KnownPrice
 from paidup.domain.catalog import parse_catalogue
+from paidup.runtime.clock import at_unix, now
 from paidup.settings import PACKAGED_PLANS
 from tests.support.stripe_sandbox import forged_event
 

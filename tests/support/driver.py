@@ -18,7 +18,7 @@ import msgspec
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.payments.settlement import Settlement
-from paidup.redis_client import RedisClient
+from paidup.runtime.redis_client import RedisClient
 from paidup.services import Services, open_services
 from paidup.settings import load_settings
 from tests.support.factories import ignore_balance

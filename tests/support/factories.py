@@ -6,10 +6,10 @@ from datetime import datetime
 from itertools import count
 from typing import Any
 
-from paidup.clock import now
 from paidup.credits import ledger
 from paidup.db.connection import write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry
+from paidup.runtime.clock import now
 
 _numbers = count(1)
 

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from paidup.app import create_app
-from paidup.clock import Clock, now
+from paidup.runtime.clock import Clock, now
 from paidup.services import Services
 from paidup.settings import Settings, make_settings
 from paidup.uvicorn_server import uvicorn_options

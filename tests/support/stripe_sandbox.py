@@ -12,7 +12,7 @@ from stripe import WebhookSignature
 
 from paidup.domain.catalog import parse_catalogue
 from paidup.settings import PACKAGED_PLANS
-from paidup.stripe_api.gateway import API_VERSION
+from paidup.stripe_api.client import API_VERSION
 
 PUBLISHABLE = {"Authorization": "Bearer pk_test_tests"}
 LOOKUP_KEYS = len(parse_catalogue(PACKAGED_PLANS.read_bytes()).lookup_keys)

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from paidup.clock import now
 from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
+from paidup.runtime.clock import now
 from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.paidup import Customer, Paidup

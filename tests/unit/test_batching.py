@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from paidup.batching import BackgroundBatcher, BatchExecutor
+from paidup.runtime.batching import BackgroundBatcher, BatchExecutor
 from tests.support.waiting import wait_until
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tortoise.exceptions import IntegrityError
 
-from paidup.clock import now
 from paidup.db.bulk import update_many
 from paidup.db.connection import connection, write_transaction
 from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry
 from paidup.db.unit_of_work import UnitOfWork, VersionedRows, read_locked, read_versioned
+from paidup.runtime.clock import now
 from tests.support.factories import an_account, an_invoice
 from tests.support.waiting import wait_until
 

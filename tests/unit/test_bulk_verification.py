@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paidup.clock import now
 from paidup.db.models import Watermark
 from paidup.errors import StripeUnavailable
 from paidup.payments import bulk_verification as module
 from paidup.payments.bulk_verification import TimeWindow, read_windows, split_into_windows
+from paidup.runtime.clock import now
 from tests.support.waiting import wait_until
 
 

@@ -14,7 +14,7 @@ from paidup.realtime import redis_connection
 from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.hub import INVOICES, Hub
 from paidup.realtime.resync import resync_forever
-from paidup.redis_client import RedisClient, connect_redis
+from paidup.runtime.redis_client import RedisClient, connect_redis
 from paidup.stripe_api.rate_limiter import RateLimiter
 from tests.conftest import World
 from tests.support.factories import an_account, an_invoice

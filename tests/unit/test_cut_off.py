@@ -9,10 +9,10 @@ import pytest
 from tortoise.backends.asyncpg.client import TransactionWrapper as AsyncpgTransactionWrapper
 from tortoise.backends.sqlite.client import SqliteTransactionWrapper
 
-from paidup.clock import now
 from paidup.db.connection import connection, write_transaction
 from paidup.db.models import Account, TimelineEntry
 from paidup.errors import StorageUnavailable
+from paidup.runtime.clock import now
 from tests.support.cancel_at_await import cut_off
 
 MANY = 30

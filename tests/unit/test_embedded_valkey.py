@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from paidup.embedded_valkey import SOCKET_PATH_LIMIT, embedded_valkey, socket_path
-from paidup.redis_client import connect_redis
+from paidup.runtime.embedded_valkey import SOCKET_PATH_LIMIT, embedded_valkey, socket_path
+from paidup.runtime.redis_client import connect_redis
 from tests.support.processes import alive, descendants
 
 

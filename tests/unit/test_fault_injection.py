@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paidup.embedded_valkey import embedded_valkey
-from paidup.redis_client import connect_redis
+from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.redis_client import connect_redis
 from paidup_demo import supervisor
 from paidup_demo.timeline.fault_injection import FaultInjector, FaultReport, control_socket, request_fault
 from tests.support.waiting import wait_until

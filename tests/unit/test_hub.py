@@ -22,7 +22,7 @@ from paidup.realtime import redis_connection
 from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.hub import ACCOUNTS, INVOICES, Hub
 from paidup.realtime.resync import resync, resync_forever
-from paidup.redis_client import connect_redis
+from paidup.runtime.redis_client import connect_redis
 from tests.support.factories import an_account, an_invoice
 from tests.support.processes import free_port
 from tests.support.valkeys import frozen

@@ -26,7 +26,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from paidup.clock import at_unix
 from paidup.credits import ledger, reservations
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import open_database, write_transaction
@@ -36,10 +35,11 @@ from paidup.domain.catalog import Interval, StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
-from paidup.metrics import Metrics
 from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
+from paidup.runtime.clock import at_unix
+from paidup.runtime.metrics import Metrics
 from tests.support.billing_simulator import BEGIN, Bills, Item
 from tests.support.factories import an_account, ignore_balance
 from tests.support.ledger_model import Bill, Line, Model, PlanRules, Refused
@@ -405,21 +405,19 @@ class Histories(RuleBasedStateMachine):
     @rule(
         who=who,
         percent=st.sampled_from([10, 50, 90, 100]),
-        newest=st.integers(0, 3),
-        known=taking,
-        n=st.integers(0, 1),
+        reversal=st.tuples(st.integers(0, 3), taking, st.integers(0, 1)),
         pieces=st.sampled_from([0, 0, 3]),
         hours=st.sampled_from([0, 0, 24 * 40]),
         used=st.sampled_from([0, 30, 100]),
     )
     def hold_over_a_reversal(
-        self, who: int, percent: int, newest: int, known: Any, n: int, pieces: int, hours: int, used: int
+        self, who: int, percent: int, reversal: tuple[int, Any, int], pieces: int, hours: int, used: int
     ) -> None:
         """Credits are held while their money goes back; perhaps others pay the debt meanwhile."""
         credits = max(1, self.customers[who].model.balance * percent // 100)
         self.reserve(who, "new", credits, 24 * 90, False)
         self.alike()
-        self.reverse(who, newest, known, n)
+        self.reverse(who, *reversal)
         self.alike()
         if pieces:
             self.top_up(who, pieces)

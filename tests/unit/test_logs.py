@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from paidup.logs import OWN, configure_logging
+from paidup.runtime.logs import OWN, configure_logging
 
 LIBRARIES = (
     "stripe",

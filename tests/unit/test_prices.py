@@ -21,7 +21,7 @@ def a_catalogue(amount_minor: int = 2900, *more: Plan) -> Catalogue:
 
 async def a_book(services: Services, catalogue: Catalogue | None = None) -> PriceCatalog:
     """The price book of a server that has just started."""
-    book = PriceCatalog(catalogue or services.catalogue, services.gateway)
+    book = PriceCatalog(catalogue or services.catalogue, services.gateway.account)
     await book.load()
     return book
 

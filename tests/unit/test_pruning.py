@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from paidup.clock import now
 from paidup.db.connection import open_database
 from paidup.db.models import StripeEvent, TimelineEntry, Watermark
 from paidup.reconciliation import pruning
 from paidup.reconciliation.pruning import Retention, prune
 from paidup.reconciliation.stripe_events import store
+from paidup.runtime.clock import now
 from paidup.stripe_api.schemas import Event, decode
 
 OLD = timedelta(days=91)

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from paidup.errors import StripeUnavailable
-from paidup.redis_client import RedisClient, connect_redis
+from paidup.runtime.redis_client import RedisClient, connect_redis
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until

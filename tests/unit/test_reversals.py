@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from paidup.clock import now
 from paidup.credits import grants as granting
 from paidup.credits import ledger, reservations
 from paidup.credits.reversals import ReversalNews
@@ -36,10 +35,11 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.reversals import Claim, Effect, ReversalFacts, claim, is_later, reason
 from paidup.errors import InsufficientCredits, KeyReused, ReservationOver
-from paidup.metrics import Metrics
 from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
+from paidup.runtime.clock import now
+from paidup.runtime.metrics import Metrics
 from paidup.settings import PACKAGED_PLANS
 from tests.support.factories import an_account, granted, ignore_balance, three_sums
 

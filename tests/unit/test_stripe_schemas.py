@@ -12,16 +12,16 @@ import pytest
 import stripe
 
 from paidup.domain.payment_facts import Attempt, LineFacts, PaymentError, PaymentFacts
-from paidup.stripe_api.gateway import API_VERSION
+from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.schemas import (
     Event,
-    Invoice,
     InvoicePayment,
     Line,
     ListOf,
     ObjectId,
     PaymentIntent,
-    Subscription,
+    StripeInvoice,
+    StripeSubscription,
     decode,
     payload,
 )
@@ -33,6 +33,7 @@ LINE = {
     "amount": 2900,
     "period": {"start": 1, "end": 2},
     "quantity": 1,
+    "id": "il_1",
     "pricing": {"type": "price_details", "price_details": {"price": "price_1", "product": "prod_1"}},
     "parent": {
         "type": "subscription_item_details",
@@ -70,8 +71,8 @@ INVOICE = {
 }
 
 
-def invoice(**changes: Any) -> Invoice:
-    return decode(Invoice, json.dumps({**INVOICE, **changes}))
+def invoice(**changes: Any) -> StripeInvoice:
+    return decode(StripeInvoice, json.dumps({**INVOICE, **changes}))
 
 
 def link(name: str, intent: Any, created: int = 1, **changes: Any) -> dict[str, Any]:
@@ -101,11 +102,11 @@ def sample(kind: str) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "shape"),
     [
-        ("invoice", Invoice),
+        ("invoice", StripeInvoice),
         ("invoice_payment", InvoicePayment),
         ("payment_intent", PaymentIntent),
         ("line_item", Line),
-        ("subscription", Subscription),
+        ("subscription", StripeSubscription),
         ("event", Event),
         ("refund", ObjectId),
         ("dispute", ObjectId),
@@ -120,7 +121,7 @@ def test_stripes_own_samples_are_read(kind: str, shape: type[Any]) -> None:
 
 
 def test_stripes_own_sample_of_an_invoice_becomes_facts() -> None:
-    facts = decode(Invoice, sample("invoice")).facts()
+    facts = decode(StripeInvoice, sample("invoice")).facts()
     assert facts.invoice is not None
     assert (facts.invoice.currency, facts.invoice.amount_due_minor) == ("usd", 1000)
     assert [line.amount_minor for line in facts.invoice.lines] == [1000]
@@ -129,10 +130,10 @@ def test_stripes_own_sample_of_an_invoice_becomes_facts() -> None:
 @pytest.mark.parametrize(
     ("shape", "sdk"),
     [
-        (Invoice, stripe.Invoice),
+        (StripeInvoice, stripe.Invoice),
         (InvoicePayment, stripe.InvoicePayment),
         (PaymentIntent, stripe.PaymentIntent),
-        (Subscription, stripe.Subscription),
+        (StripeSubscription, stripe.Subscription),
         (Line, stripe.InvoiceLineItem),
         (Event, stripe.Event),
     ],
@@ -183,7 +184,9 @@ def test_a_proration_is_seen_in_either_parent(parent: str) -> None:
 
 
 def test_a_line_without_price_quantity_and_parent_is_one_of_nothing_known() -> None:
-    line = {"amount": 5, "period": {"start": 1, "end": 2}, "quantity": None, "pricing": None, "parent": None}
+    line = listed(
+        {"id": "il_1", "amount": 5, "period": {"start": 1, "end": 2}, "quantity": None, "parent": None}
+    )
     assert decode(ListOf[Line], json.dumps(listed(line))).data[0].facts() == LineFacts(
         None, 5, 1, False, 1, 2
     )
@@ -260,7 +263,7 @@ def test_a_thin_event_names_its_object_and_one_that_names_none_is_refused() -> N
 @pytest.mark.parametrize("missing", ["id", "currency", "amount_due", "amount_paid", "lines", "created"])
 def test_an_invoice_without_what_is_needed_is_refused(missing: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=missing):
-        decode(Invoice, json.dumps({name: value for name, value in INVOICE.items() if name != missing}))
+        decode(StripeInvoice, json.dumps({name: value for name, value in INVOICE.items() if name != missing}))
 
 
 def test_facts_say_nothing_that_was_not_said() -> None:

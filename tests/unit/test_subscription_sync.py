@@ -12,8 +12,7 @@ from paidup.db.models import Account, Subscription
 from paidup.domain.catalog import StripePrice
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
 from paidup.payments.outcomes import EventOutcome
-from paidup.stripe_api.schemas import ListOf, ObjectId, PendingUpdate, SubscriptionItem
-from paidup.stripe_api.schemas import Subscription as Shape
+from paidup.stripe_api.schemas import ListOf, ObjectId, PendingUpdate, StripeSubscription, SubscriptionItem
 from paidup.subscriptions.sync import RENEWAL_GRACE, SubscriptionSync
 from tests.support.factories import an_account
 
@@ -36,12 +35,12 @@ class Stripe:
 
     def __init__(self) -> None:
         self.now = BEGIN
-        self.answer: Shape | None = None
+        self.answer: StripeSubscription | None = None
         self.read: list[str] = []
         self.ended: list[str] = []
         self.fails: set[str] = set()
 
-    async def read_subscription(self, subscription: str, max_wait_s: float | None) -> Shape:
+    async def read_subscription(self, subscription: str, max_wait_s: float | None) -> StripeSubscription:
         if self.answer is None:
             raise StripeRefused("No such subscription", code="resource_missing", http_status=404)
         return self.answer
@@ -80,16 +79,18 @@ async def ada(database: None) -> Account:
 
 def shape(
     account: Account, status: str = "active", plan: str = "basic", ends: datetime = PERIOD_END, **more: Any
-) -> Shape:
+) -> StripeSubscription:
     item = SubscriptionItem("si_1", ObjectId(f"price_{plan}"), 1, int(ends.timestamp()))
-    return Shape(f"sub_{account.id}", status, str(account.stripe_customer), ListOf([item]), **more)
+    return StripeSubscription(
+        f"sub_{account.id}", status, str(account.stripe_customer), ListOf([item]), **more
+    )
 
 
 async def row_of(account: Account) -> Subscription:
     return await Subscription.get(id=f"sub_{account.id}")
 
 
-async def met(subscriptions: SubscriptionSync, account: Account, **more: Any) -> Shape:
+async def met(subscriptions: SubscriptionSync, account: Account, **more: Any) -> StripeSubscription:
     """Known, and read once at BEGIN."""
     known = shape(account, **more)
     await subscriptions.register(known.id, account)
@@ -170,7 +171,7 @@ async def test_one_of_a_strange_customer_is_not_ours(
     subscriptions: SubscriptionSync, ada: Account, database: None
 ) -> None:
     """S18."""
-    stranger = Shape("sub_strange", "active", "cus_nobody", shape(ada).items)
+    stranger = StripeSubscription("sub_strange", "active", "cus_nobody", shape(ada).items)
     assert await subscriptions.on_event(stranger.id, stranger) is EventOutcome.IRRELEVANT
     assert await subscriptions.on_event("sub_unseen", None) is EventOutcome.IRRELEVANT
     assert not await Subscription.exists(id__in=["sub_strange", "sub_unseen"])
@@ -252,7 +253,7 @@ async def test_among_several_items_the_one_that_sells_a_plan_counts(
 ) -> None:
     support = SubscriptionItem("si_support", ObjectId("price_support"), 1)
     made = shape(ada)
-    both = Shape(made.id, made.status, made.customer, ListOf([support, *made.items.data]))
+    both = StripeSubscription(made.id, made.status, made.customer, ListOf([support, *made.items.data]))
     await subscriptions.register(both.id, ada)
     await subscriptions.save(both, BEGIN)
     assert (await row_of(ada)).plan == "basic"

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import Mock
 
-from paidup.metrics import Metrics
 from paidup.reconciliation.due_rows import BATCH
 from paidup.reconciliation.reconciler import Reconciler
-from paidup.tasks import cancel_tasks
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.tasks import cancel_tasks
 from tests.support.waiting import wait_until
 
 

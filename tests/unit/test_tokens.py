@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from paidup.errors import ConfigurationError, IdentityUnavailable, NotAuthenticated
 from paidup.key_sets import KeySet
-from paidup.metrics import Metrics
+from paidup.runtime.metrics import Metrics
 from paidup.web.auth import Customer, bearer_authentication
 from tests.support.key_sets import published
 from tests.support.paidup import settings

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from paidup.clock import at_unix, now
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, StatusMessage
@@ -23,10 +22,10 @@ from paidup.payments.verification import Verification
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import Checks, VerificationWorker
 from paidup.realtime.hub import INVOICES
+from paidup.runtime.clock import at_unix, now
 from paidup.services import Services
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
 from paidup.stripe_api.schemas import InvoicePayment as Link
-from paidup.stripe_api.schemas import ListOf, Payment, PaymentIntent
+from paidup.stripe_api.schemas import ListOf, Payment, PaymentIntent, StripeInvoice
 from tests.support.factories import an_account, an_invoice
 from tests.support.waiting import wait_until
 

@@ -1,6 +1,6 @@
 """Creates the invoices of subscriptions: lines, discounts and pending items; remembers each item's charges.
 
-The callers decide what is charged: subscriptions.py for whole periods, changes.py for prorations. A
+The callers decide what is charged: subscriptions.py for whole periods, change_plan.py for prorations. A
 subscription's status and items are not changed here.
 """
 
@@ -66,7 +66,7 @@ def compose(
 
 
 def _ordinary_line(invoice: Json, subscription: Json, part: Part) -> Json:
-    return objects.line_item(
+    line = objects.line_item(
         invoice,
         amount=part.amount,
         description=part.description,
@@ -74,8 +74,8 @@ def _ordinary_line(invoice: Json, subscription: Json, part: Part) -> Json:
         quantity=part.item["quantity"],
         pricing=objects.price_details(part.item["price"]),
         parent=objects.subscription_item_parent(part.item),
-        metadata=copied(subscription["metadata"]),
     )
+    return line | {"metadata": copied(subscription["metadata"])}
 
 
 def proration_item(world: World, subscription: Json, part: Part) -> Json:

@@ -296,8 +296,8 @@ def line_of_item(invoice: Json, item: Json) -> Json:
         parent=objects.proration_parent(item)
         if item["proration"]
         else objects.invoice_item_parent(item["id"]),
-        metadata=copied(item["metadata"]),
     )
+    line["metadata"] = copied(item["metadata"])
     line["discountable"] = item["discountable"]
     if item["proration"]:
         line["discount_amounts"] = copied(item["proration_details"]["discount_amounts"])

@@ -6,7 +6,7 @@ recorded.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import billing, changes, invoices, subscriptions
+from paidup_demo.sandbox import billing, change_plan, changes, invoices, subscriptions
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.prorations import Part, period_from
 from paidup_demo.sandbox.state import copied, new_id
@@ -56,14 +56,14 @@ def _of_existing(world: World, subscription: Json, details: Json) -> billing.Com
     subscriptions.refuse_ended(subscription)
     mine = billing.waiting_items(world, subscription, others=False)
     if details.get("cancel_now"):
-        back = changes.given_back(world, subscription, details)
+        back = change_plan.given_back(world, subscription, details)
         return billing.compose(world, subscription, "upcoming", back, mine)
     if details.get("trial_end") == "now" and subscription["status"] == "trialing":
         return _cycle(world, subscription, world.now(), world.now(), [])
     parts: list[Part] = []
     after, start = subscription, subscription["items"]["data"][0]["current_period_end"]
     if details.keys() & changes.CHANGING:
-        change = changes.plan(world, subscription, details)
+        change = change_plan.plan(world, subscription, details)
         if change.at_once:
             return billing.compose(world, change.after, "upcoming", change.parts, mine)
         after, parts = change.after, change.parts

@@ -1,6 +1,6 @@
 """The arithmetic of prorations: what of an item's price is charged or given back for a part of its period.
 
-Pure: values in, parts out, to the second and in whole minor units. changes.py decides which parts are
+Pure: values in, parts out, to the second and in whole minor units. change_plan.py decides which parts are
 needed, and billing.py turns them into lines. As in Stripe's flexible billing mode, a credit is a share of the
 original charge, not of the current price.
 """

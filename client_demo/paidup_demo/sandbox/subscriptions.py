@@ -1,13 +1,13 @@
 """What subscriptions do: begin, wait for their first payment, become active, renew, expire, end.
 
-Sets a subscription's status and its items' periods. Changes of price or quantity are in changes.py, invoices
-in billing.py, and what the clock causes in due.py.
+Sets a subscription's status and its items' periods. Changes of price or quantity are in change_plan.py and
+changes.py, invoices in billing.py, and what the clock causes in due.py.
 """
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import billing, changes, invoices, objects, payments
-from paidup_demo.sandbox.changes import Seat
+from paidup_demo.sandbox import billing, change_plan, changes, invoices, objects, payments
+from paidup_demo.sandbox.change_plan import Seat
 from paidup_demo.sandbox.clock import DAY_S
 from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
 from paidup_demo.sandbox.prorations import percentage, period_from, price_of
@@ -51,8 +51,8 @@ def draft(world: World, params: Json) -> Json:
 
 
 def _seats(world: World, items: list[Json]) -> list[Seat]:
-    seats = [changes.seat_of(world, item, position) for position, item in enumerate(items)]
-    changes.check_prices(seats)
+    seats = [change_plan.seat_of(world, item, position) for position, item in enumerate(items)]
+    change_plan.check_prices(seats)
     return seats
 
 
@@ -139,7 +139,7 @@ def update(world: World, subscription: Json, params: Json) -> None:
     change = None
     if params.keys() & changes.CHANGING:
         _refuse_unchangeable(subscription, params)
-        change = changes.plan(world, subscription, params)
+        change = change_plan.plan(world, subscription, params)
         changes.refuse_unpayable(world, subscription, change, params)
     waits = change is not None and params.get("payment_behavior") == "pending_if_incomplete"
     new = _plain_changes(world, subscription, params, waits=waits)
@@ -149,7 +149,7 @@ def update(world: World, subscription: Json, params: Json) -> None:
         end_trial(world, subscription)
     elif change is not None:
         # Plan again: coupons or metadata may have changed.
-        changes.carry_out(world, subscription, changes.plan(world, subscription, params), params)
+        changes.carry_out(world, subscription, change_plan.plan(world, subscription, params), params)
 
 
 def _refuse_unchangeable(subscription: Json, params: Json) -> None:

@@ -22,12 +22,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from paidup.clock import now
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Invoice, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import Conflict, NotAllowed, NotFound
 from paidup.payments.timeline import TimelineEventType
+from paidup.runtime.clock import now
 from paidup.settings import Settings
 from paidup.web.auth import Authenticate
 from paidup.web.dependencies import get_services

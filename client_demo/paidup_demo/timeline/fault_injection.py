@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from paidup.clock import now
-from paidup.embedded_valkey import socket_path
+from paidup.runtime.clock import now
+from paidup.runtime.embedded_valkey import socket_path
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,6 @@ from datetime import datetime
 
 import msgspec
 
-from paidup.clock import at_unix
 from paidup.credits import ledger, reversals
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice
 from paidup.db.unit_of_work import UnitOfWork
@@ -26,6 +25,7 @@ from paidup.domain.credit_schedule import (
 )
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import CreditPart, Installment, Quote
+from paidup.runtime.clock import at_unix
 
 CHANGE = "subscription_update"
 """The billing reason of an upgrade or downgrade (and of a trial's end)."""

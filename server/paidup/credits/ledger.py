@@ -15,10 +15,10 @@ from datetime import datetime
 
 import msgspec
 
-from paidup.clock import now
 from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
 from paidup.db.unit_of_work import UnitOfWork, read_locked
 from paidup.errors import InsufficientCredits, KeyReused
+from paidup.runtime.clock import now
 
 
 class Spent(msgspec.Struct, frozen=True):

@@ -12,7 +12,6 @@ from datetime import datetime
 
 import msgspec
 
-from paidup.clock import now
 from paidup.credits import ledger
 from paidup.credits.ledger import GrantPortion
 from paidup.db.models import (
@@ -28,6 +27,7 @@ from paidup.db.models import (
 from paidup.domain.catalog import AfterRefund
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.reversals import Claim, ReversalFacts, claim, is_later, reason
+from paidup.runtime.clock import now
 
 COUNTS = ("credits_reversed", "credits_unrecoverable", "credits_forgiven", "credits_owed", "reserved_through")
 """The columns of an invoice that this module writes."""

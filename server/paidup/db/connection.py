@@ -31,7 +31,7 @@ from tortoise.transactions import in_transaction
 
 from paidup.db import tortoise_patches
 from paidup.errors import ConfigurationError, StorageUnavailable
-from paidup.private_files import PRIVATE_DIRECTORY, private_file
+from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
 
 BUSY_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 5.0

@@ -22,8 +22,7 @@ from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import RETRYABLE_OUTCOMES, Events, store
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.pagination import pages
-from paidup.stripe_api.schemas import Event, ListOf, decode
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import Event, ListOf, StripeInvoice, decode
 
 log = structlog.get_logger(__name__)
 

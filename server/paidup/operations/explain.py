@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 import msgspec
 from tortoise.expressions import Q
 
-from paidup.clock import now
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.messages import stage_of
@@ -26,8 +25,8 @@ from paidup.operations.invoice_report import (
 )
 from paidup.operations.recommendations import pending_steps, recommendation
 from paidup.payments.outcomes import EventOutcome
-from paidup.stripe_api.schemas import Event, decode
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.runtime.clock import now
+from paidup.stripe_api.schemas import Event, StripeInvoice, decode
 
 MAX_INVOICES = 20
 MAX_OTHER_EVENTS = 20
@@ -172,7 +171,7 @@ def _parse_payload(payload: str, error: str | None) -> tuple[str | None, str | N
             return invoice, None
         facts = decode(StripeInvoice, event.data.object).facts().invoice
     except msgspec.DecodeError:
-        return None, None  # not in the expected shape; the payload stays stored
+        return None, None  # not an object that is known here; the payload stays stored
     if facts is None:
         return invoice, None
     if "unknown_price" in error:

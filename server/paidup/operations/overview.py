@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 import msgspec
 from tortoise.expressions import Q
 
-from paidup.clock import now
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
@@ -17,6 +16,7 @@ from paidup.operations.explain import UNHANDLED_SHOWN_FOR, stored_event
 from paidup.operations.invoice_report import StoredEvent
 from paidup.payments.outcomes import EventOutcome
 from paidup.reconciliation.alarms import Alarm
+from paidup.runtime.clock import now
 
 MAX_ROWS = 100
 """Rows of each list."""

@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from paidup.domain.catalog import Catalogue
-from paidup.embedded_valkey import embedded_valkey
 from paidup.errors import InvalidInput
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
-from paidup.redis_client import connect_redis
+from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.redis_client import connect_redis
 from paidup.settings import Settings
-from paidup.stripe_api.gateway import API_VERSION, EndpointInfo, StripeGateway, open_gateway
+from paidup.stripe_api.account import EndpointInfo
+from paidup.stripe_api.client import API_VERSION
+from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
 
 WEBHOOK_PATH = "/webhooks/stripe"
@@ -66,13 +68,13 @@ async def open_gateway_only(settings: Settings) -> AsyncIterator[StripeGateway]:
 
 async def ensure_prices(gateway: StripeGateway, catalogue: Catalogue) -> list[PriceSetup]:
     """Create the missing prices. Raises StripeError."""
-    existing = {found.lookup_key: found for found in await gateway.list_prices(catalogue.lookup_keys)}
+    existing = {found.lookup_key: found for found in await gateway.account.list_prices(catalogue.lookup_keys)}
     results = []
     for plan in catalogue.plans:
         for price in plan.prices:
             found = existing.get(price.lookup_key)
             if found is None:
-                price_id = await gateway.create_price(plan.id, plan.name, price)
+                price_id = await gateway.account.create_price(plan.id, plan.name, price)
                 results.append(PriceSetup(price.lookup_key, price_id, "created"))
                 continue
             results.append(
@@ -87,10 +89,10 @@ async def ensure_endpoint(gateway: StripeGateway, url: str) -> EndpointSetup:
     Raises StripeError, and InvalidInput if it is not a URL.
     """
     address = webhook_address(url)
-    for found in await gateway.list_endpoints():
+    for found in await gateway.account.list_endpoints():
         if found.url == address:
             return await _update_endpoint(gateway, found)
-    created = await gateway.create_endpoint(address, HANDLED_TYPES)
+    created = await gateway.account.create_endpoint(address, HANDLED_TYPES)
     return EndpointSetup(created.id, created.url, "created", created.api_version, created.secret)
 
 
@@ -99,7 +101,7 @@ async def _update_endpoint(gateway: StripeGateway, found: EndpointInfo) -> Endpo
     if found.enabled and not missing_types:
         return EndpointSetup(found.id, found.url, "exists", found.api_version)
     # Keep other event types that someone enabled: webhooks of any type are answered 200.
-    updated = await gateway.update_endpoint(found.id, [*found.enabled_events, *missing_types])
+    updated = await gateway.account.update_endpoint(found.id, [*found.enabled_events, *missing_types])
     return EndpointSetup(updated.id, updated.url, "updated", updated.api_version)
 
 

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from paidup.clock import now
 from paidup.db.bulk import select_by_keys
 from paidup.db.connection import OUTAGES, storage_errors
 from paidup.db.models import Watermark
@@ -28,10 +27,10 @@ from paidup.domain.payment_facts import Source
 from paidup.errors import PaidupError, StorageUnavailable
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import Verification
+from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.pagination import pages
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
-from paidup.stripe_api.schemas import ListOf
+from paidup.stripe_api.schemas import ListOf, StripeInvoice
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import structlog
 
-from paidup.clock import now
 from paidup.credits import grants
 from paidup.db.connection import locked
 from paidup.db.models import Account, Invoice, Subscription
@@ -19,6 +18,7 @@ from paidup.domain.catalog import Catalogue, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import Quote, quote
 from paidup.payments.outcomes import PUBLISH_GRACE, Outcome, Settled
+from paidup.runtime.clock import now
 
 log = structlog.get_logger(__name__)
 

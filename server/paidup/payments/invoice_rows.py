@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paidup.clock import now
 from paidup.credits import ledger, reversals
 from paidup.db.bulk import update_many
 from paidup.db.connection import locked, storage_errors
@@ -14,6 +13,7 @@ from paidup.domain.decisions import InvoiceSnapshot
 from paidup.domain.payment_facts import PaymentFacts
 from paidup.payments.outcomes import PUBLISH_GRACE
 from paidup.realtime.status_queries import error_of
+from paidup.runtime.clock import now
 
 
 async def lock_invoice(invoice: str) -> tuple[Invoice, Account]:

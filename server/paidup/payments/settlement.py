@@ -14,8 +14,6 @@ import msgspec
 import structlog
 from tortoise.exceptions import IntegrityError
 
-from paidup.batching import BackgroundBatcher
-from paidup.clock import Clock, now
 from paidup.credits import grants as granting
 from paidup.credits import ledger, reversals
 from paidup.credits.reversals import ReversalNews
@@ -27,7 +25,6 @@ from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.domain.quotes import quote
-from paidup.metrics import Metrics
 from paidup.payments.invoice_intake import create_invoice
 from paidup.payments.invoice_rows import (
     lock_invoice,
@@ -39,6 +36,9 @@ from paidup.payments.invoice_rows import (
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.realtime.status_queries import status_of
+from paidup.runtime.batching import BackgroundBatcher
+from paidup.runtime.clock import Clock, now
+from paidup.runtime.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ _TIMELINE_TYPES = {
 
 
 class Settlement:
-    """`clock` is Stripe's calendar: see clock.py."""
+    """`clock` is Stripe's calendar: see runtime/clock.py."""
 
     def __init__(
         self,

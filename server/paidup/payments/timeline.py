@@ -15,10 +15,10 @@ from typing import Any
 
 import structlog
 
-from paidup.clock import now
 from paidup.db.bulk import insert_many
 from paidup.db.connection import OUTAGES
 from paidup.db.models import TimelineEntry
+from paidup.runtime.clock import now
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,6 @@ from functools import partial
 
 import structlog
 
-from paidup.clock import now
 from paidup.db.bulk import execute
 from paidup.db.connection import storage_errors
 from paidup.domain.decisions import TERMINAL
@@ -27,10 +26,11 @@ from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult
 from paidup.realtime.hub import Hub
 from paidup.realtime.status_queries import read_status, read_statuses
+from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import StripeInvoice
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ import structlog
 
 from paidup.errors import StripeUnavailable
 from paidup.payments.verification_queue import VerificationQueue
-from paidup.tasks import cancel_tasks
+from paidup.runtime.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
 

@@ -23,9 +23,9 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.strategies import MovingWindowRateLimiter
 
 from paidup.errors import TooManyRequests
-from paidup.metrics import Metrics
 from paidup.rate_limits.shared_windows import SharedWindows
-from paidup.redis_client import RedisClient
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.redis_client import RedisClient
 from paidup.settings import Settings
 
 MINUTE_S = 60.0

@@ -16,7 +16,7 @@ from limits.aio.storage import RedisClusterStorage, RedisStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import RedisCluster
 
-from paidup.redis_client import REDIS_ERRORS, RedisClient
+from paidup.runtime.redis_client import REDIS_ERRORS, RedisClient
 
 log = structlog.get_logger(__name__)
 

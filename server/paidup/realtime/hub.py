@@ -20,11 +20,11 @@ import msgspec
 import structlog
 
 from paidup.domain.messages import BalanceMessage, Stage, StatusMessage, decode_balance, decode_status, encode
-from paidup.metrics import Metrics
 from paidup.realtime.redis_connection import ACK_TIMEOUT_S, PubSubConnection, transport_for
 from paidup.realtime.subscriber import RECONNECT_MAX_S, RedisSubscriber
-from paidup.redis_client import REDIS_ERRORS, RedisClient
-from paidup.tasks import cancel_tasks
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.redis_client import REDIS_ERRORS, RedisClient
+from paidup.runtime.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
 

@@ -27,8 +27,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import SlotNotCoveredError
 
-from paidup.batching import BatchExecutor
-from paidup.redis_client import REDIS_ERRORS, RedisClient
+from paidup.runtime.batching import BatchExecutor
+from paidup.runtime.redis_client import REDIS_ERRORS, RedisClient
 
 ACK_TIMEOUT_S = 2.0
 READ_BYTES = 1 << 20

@@ -11,12 +11,12 @@ from datetime import datetime
 
 import msgspec
 
-from paidup.clock import now
 from paidup.db.bulk import select_by_keys
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import BalanceMessage, StatusMessage, stage_of
 from paidup.domain.payment_facts import PaymentError, Source
+from paidup.runtime.clock import now
 
 _STATUSES = """
 SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, i.settled_at,

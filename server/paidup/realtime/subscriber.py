@@ -17,10 +17,10 @@ from typing import Protocol
 import structlog
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from paidup.metrics import Metrics
 from paidup.realtime.redis_connection import PubSubConnection, PubSubHandler, PubSubTransport
-from paidup.redis_client import REDIS_ERRORS
-from paidup.tasks import cancel_tasks
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.redis_client import REDIS_ERRORS
+from paidup.runtime.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
 

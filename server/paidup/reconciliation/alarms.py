@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 from tortoise.queryset import QuerySet
 
-from paidup.clock import now
 from paidup.db.connection import storage_errors
 from paidup.db.models import EventSource, Invoice, StripeEvent
 from paidup.domain.payment_facts import Source
-from paidup.metrics import Metrics
+from paidup.runtime.clock import now
+from paidup.runtime.metrics import Metrics
 
 ALARMS = ("webhooks_silent", "events_given_up", "reconciler_behind")
 

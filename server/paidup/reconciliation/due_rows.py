@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import structlog
 
-from paidup.clock import Clock, now
 from paidup.credits import ledger
 from paidup.credits import reservations as held_credits
 from paidup.db.connection import locked, storage_errors, write_transaction
@@ -35,6 +34,7 @@ from paidup.payments.verification import Verification
 from paidup.realtime.status_queries import read_statuses
 from paidup.reconciliation.failures import FAILURES
 from paidup.reconciliation.stripe_events import Events
+from paidup.runtime.clock import Clock, now
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
 from paidup.subscriptions.sync import SubscriptionSync
 

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from paidup.clock import now
 from paidup.db.models import Watermark
 from paidup.db.watermarks import claim_watermark
 from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.runtime.clock import now
 
 PAGES_A_ROUND = 5
 

@@ -20,8 +20,7 @@ from paidup.reconciliation.list_scanner import Scan, scan
 from paidup.reconciliation.stripe_events import PAYMENT_TYPES, REVERSAL_TYPES, Events, store
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
-from paidup.stripe_api.schemas import Event, decode
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import Event, StripeInvoice, decode
 
 log = structlog.get_logger(__name__)
 

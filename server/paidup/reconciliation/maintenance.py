@@ -5,9 +5,9 @@ from __future__ import annotations
 import structlog
 
 from paidup.credits.audit import audit_slice
-from paidup.metrics import Metrics
 from paidup.reconciliation.alarms import take_snapshot
 from paidup.reconciliation.pruning import Retention, prune
+from paidup.runtime.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from paidup.clock import now
 from paidup.db.connection import storage_errors
 from paidup.db.models import StripeEvent, TimelineEntry, Watermark
+from paidup.runtime.clock import now
 from paidup.settings import Settings
 
 ROUND = 500

@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from paidup.metrics import Metrics
 from paidup.reconciliation.due_rows import BATCH, DueRows
 from paidup.reconciliation.failures import FAILURES
 from paidup.reconciliation.list_sweeps import ListSweeps
 from paidup.reconciliation.maintenance import Maintenance
+from paidup.runtime.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -14,12 +14,9 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from paidup.batching import BatchExecutor
-from paidup.clock import now
 from paidup.db.bulk import insert_missing, update_many
 from paidup.db.connection import storage_errors
-from paidup.db.models import EventSource, ReversalKind, StripeEvent
-from paidup.db.models import Invoice as InvoiceRow
+from paidup.db.models import EventSource, Invoice, ReversalKind, StripeEvent
 from paidup.domain.backoff import event_retry_s
 from paidup.domain.payment_facts import Attempt, PaymentFacts, Source
 from paidup.errors import StripeRefused
@@ -28,13 +25,15 @@ from paidup.payments.refunds import ReversalHandler, decode_reversal
 from paidup.payments.settlement import MARK_HANDLED
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import Verification
-from paidup.stripe_api.gateway import API_VERSION
+from paidup.runtime.batching import BatchExecutor
+from paidup.runtime.clock import now
+from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.schemas import (
     Event,
-    Invoice,
     InvoicePayment,
     PaymentIntent,
-    Subscription,
+    StripeInvoice,
+    StripeSubscription,
     decode,
     payload,
 )
@@ -210,7 +209,7 @@ class Events:
     # One method for each kind of object
 
     async def _invoice(self, event: Event, source: Source) -> Handled:
-        invoice = payload(event, Invoice, API_VERSION)
+        invoice = payload(event, StripeInvoice, API_VERSION)
         if invoice is None:
             return await self._refetch(event, event.about(), source)
         self._note_received(invoice.id, event, source)
@@ -220,7 +219,7 @@ class Events:
 
     async def _payment_intent(self, event: Event, source: Source) -> Handled:
         with storage_errors():
-            row = await InvoiceRow.filter(payment_intent=event.about()).only("id").first()
+            row = await Invoice.filter(payment_intent=event.about()).only("id").first()
         if row is None:
             return Handled(EventOutcome.UNKNOWN_INVOICE)  # invoice.paid will create it
         intent = payload(event, PaymentIntent, API_VERSION)
@@ -237,7 +236,7 @@ class Events:
 
     async def _subscription(self, event: Event, source: Source) -> Handled:
         # Event order is not guaranteed: an event is a reason to read the subscription again, at most.
-        subscription = payload(event, Subscription, API_VERSION)
+        subscription = payload(event, StripeSubscription, API_VERSION)
         outcome = await self._subscriptions.on_event(event.about(), subscription)
         if subscription is None or subscription.status not in UNPAID_STATUSES:
             return Handled(outcome)

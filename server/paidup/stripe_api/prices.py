@@ -15,7 +15,7 @@ import structlog
 from paidup.db.models import KnownPrice
 from paidup.domain.catalog import Catalogue, PlanPrice, StripePrice
 from paidup.errors import ConfigurationError, StripeError
-from paidup.stripe_api.gateway import StripeGateway
+from paidup.stripe_api.account import StripeAccount
 
 log = structlog.get_logger(__name__)
 
@@ -25,9 +25,9 @@ REFRESH_AT_MOST_EVERY_S = 30.0
 class PriceCatalog(Mapping[str, StripePrice]):
     """Price id -> StripePrice. Read anywhere; `refresh()` when an id is not in it."""
 
-    def __init__(self, catalogue: Catalogue, gateway: StripeGateway) -> None:
+    def __init__(self, catalogue: Catalogue, account: StripeAccount) -> None:
         self.catalogue = catalogue
-        self._gateway = gateway
+        self._account = account
         self._prices: dict[str, StripePrice] = {}
         self._current: dict[str, str] = {}
         self._refreshing = asyncio.Lock()
@@ -65,7 +65,7 @@ class PriceCatalog(Mapping[str, StripePrice]):
             if time.monotonic() - self._refreshed_at < REFRESH_AT_MOST_EVERY_S:
                 return False
             before = len(self._prices)
-            for found in await self._gateway.list_prices(self.catalogue.lookup_keys):
+            for found in await self._account.list_prices(self.catalogue.lookup_keys):
                 known = self.catalogue.find_by_lookup_key(found.lookup_key or "")
                 if known is None or found.lookup_key is None or found.unit_amount is None:
                     continue

@@ -25,9 +25,9 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from paidup.domain.backoff import refused_pause_s
 from paidup.errors import StripeUnavailable
-from paidup.metrics import Metrics
 from paidup.rate_limits.shared_windows import SharedWindows
-from paidup.redis_client import RedisClient
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.redis_client import RedisClient
 
 log = structlog.get_logger(__name__)
 

@@ -51,6 +51,7 @@ class DiscountAmount(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
+    id: str
     amount: int
     period: Period
     quantity: int | None = None
@@ -149,7 +150,7 @@ class StatusTransitions(msgspec.Struct, frozen=True):
     finalized_at: int | None = None
 
 
-class Invoice(msgspec.Struct, frozen=True):
+class StripeInvoice(msgspec.Struct, frozen=True):
     id: str
     currency: str
     amount_due: int
@@ -238,12 +239,12 @@ class PendingUpdate(msgspec.Struct, frozen=True):
     subscription_items: list[SubscriptionItem] | None = None
 
 
-class Subscription(msgspec.Struct, frozen=True):
+class StripeSubscription(msgspec.Struct, frozen=True):
     id: str
     status: str
     customer: str
     items: ListOf[SubscriptionItem]
-    latest_invoice: Invoice | str | None = None
+    latest_invoice: StripeInvoice | str | None = None
     pending_update: PendingUpdate | None = None
     cancel_at: int | None = None
     ended_at: int | None = None
@@ -252,7 +253,7 @@ class Subscription(msgspec.Struct, frozen=True):
     @property
     def latest_invoice_id(self) -> str | None:
         latest = self.latest_invoice
-        return latest.id if isinstance(latest, Invoice) else latest
+        return latest.id if isinstance(latest, StripeInvoice) else latest
 
 
 class Refund(msgspec.Struct, frozen=True):
@@ -333,9 +334,9 @@ def payload(event: Event, kind: type[T], version: str) -> T | None:
 
 
 _KINDS: tuple[Any, ...] = (
-    *(Event, Invoice, InvoicePayment, PaymentIntent, Subscription, ObjectId),
+    *(Event, StripeInvoice, InvoicePayment, PaymentIntent, StripeSubscription, ObjectId),
     *(Refund, Dispute, CreditNote),
-    *(ListOf[Line], ListOf[Invoice], ListOf[Subscription], ListOf[msgspec.Raw]),
+    *(ListOf[Line], ListOf[StripeInvoice], ListOf[StripeSubscription], ListOf[msgspec.Raw]),
     *(ListOf[Refund], ListOf[Dispute], ListOf[CreditNote]),
 )
 _DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS}

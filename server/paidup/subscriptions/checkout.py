@@ -16,7 +16,6 @@ import msgspec
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import F
 
-from paidup.clock import Clock
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.catalog import Interval
@@ -35,10 +34,11 @@ from paidup.errors import (
 )
 from paidup.payments.outcomes import Outcome
 from paidup.payments.verification import Verification
+from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
+from paidup.stripe_api.schemas import StripeInvoice
 from paidup.subscriptions.sync import SubscriptionSync
 
 PENDING = [
@@ -147,15 +147,15 @@ class Checkout:
         if known:
             raise NotFound(f"There is no invoice {invoice_id} for this customer.")
         try:
-            shape = await self._gateway.read_invoice(invoice_id, purpose=Purpose.REQUEST)
+            invoice = await self._gateway.read_invoice(invoice_id, purpose=Purpose.REQUEST)
         except StripeRefused as error:
             if error.code == "resource_missing":
                 raise NotFound(f"There is no invoice {invoice_id} for this customer.") from error
             raise
-        facts = shape.facts()
+        facts = invoice.facts()
         assert facts.invoice is not None
         named = facts.invoice.account == account.external_id
-        if shape.customer is None or not (named or shape.customer == account.stripe_customer):
+        if invoice.customer is None or not (named or invoice.customer == account.stripe_customer):
             raise NotFound(f"There is no invoice {invoice_id} for this customer.")
         settled = await self._verification.settle(facts, Source.VERIFICATION, account.id)
         if (
@@ -164,7 +164,7 @@ class Checkout:
             raise NotFound(f"There is no invoice {invoice_id} for this customer.")
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
-        return Purchase(settled.status, secret_of(shape), created=settled.created)
+        return Purchase(settled.status, secret_of(invoice), created=settled.created)
 
     async def _same(self, pending: Invoice, wanted: tuple[str, int]) -> bool:
         """Whether the pending subscription is for this price and quantity."""
@@ -173,26 +173,28 @@ class Checkout:
         return row is not None and (row.price, row.quantity) == wanted
 
     async def resume_pending(
-        self, invoice: str, account: Account, same: bool, give_up: Callable[[], Awaitable[None]]
+        self, invoice_id: str, account: Account, same: bool, give_up: Callable[[], Awaitable[None]]
     ) -> Purchase | None:
         """The pending payment as it is now; None where it is void, or was cancelled in favour of another.
 
         Raises PaymentUnderWay where another is requested and this one may be paid at any moment.
         """
-        settled, shape = await self._verification.read(
-            invoice, Source.VERIFICATION, account.id, Purpose.REQUEST
+        settled, invoice = await self._verification.read(
+            invoice_id, Source.VERIFICATION, account.id, Purpose.REQUEST
         )
         status = settled.status
         if status is None or status.status is InvoiceStatus.VOID:
             return None
         if same or status.status is InvoiceStatus.ACTIVE:
-            return Purchase(status, secret_of(shape), created=False)
+            return Purchase(status, secret_of(invoice), created=False)
         if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
-            raise PaymentUnderWay(invoice)
+            raise PaymentUnderWay(invoice_id)
         await give_up()  # another purchase was requested, and this one is not paid
-        settled, _ = await self._verification.read(invoice, Source.VERIFICATION, account.id, Purpose.REQUEST)
+        settled, _ = await self._verification.read(
+            invoice_id, Source.VERIFICATION, account.id, Purpose.REQUEST
+        )
         if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
-            raise PaymentUnderWay(invoice)  # paid at this moment
+            raise PaymentUnderWay(invoice_id)  # paid at this moment
         return None
 
     async def _give_up(self, pending: Invoice) -> None:
@@ -238,15 +240,15 @@ class Checkout:
         number = account.purchase_number
         key = f"{_digest(account)}-{price}-{quantity}-{number}"
         try:
-            shape = await create(customer, key)
+            invoice = await create(customer, key)
         except StripeError as error:
             await self.rotate_key_if_final(error, account.id, number)
             raise
-        settled = await self._verification.settle(shape.facts(), Source.VERIFICATION, account.id)
+        settled = await self._verification.settle(invoice.facts(), Source.VERIFICATION, account.id)
         await self.next_purchase(account.id, number)
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
-        return Purchase(settled.status, secret_of(shape), created=settled.created)
+        return Purchase(settled.status, secret_of(invoice), created=settled.created)
 
     async def _customer(self, account: Account) -> str:
         if account.stripe_customer is not None:
@@ -291,5 +293,5 @@ def _digest(account: Account) -> str:
     return hashlib.sha256(account.external_id.encode()).hexdigest()[:32]
 
 
-def secret_of(shape: StripeInvoice) -> str | None:
-    return shape.confirmation_secret.client_secret if shape.confirmation_secret else None
+def secret_of(invoice: StripeInvoice) -> str | None:
+    return invoice.confirmation_secret.client_secret if invoice.confirmation_secret else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from paidup.clock import Clock
 from paidup.db.models import Account, Subscription
 from paidup.domain.catalog import BillingCycle, Interval, Plan, PlanPrice
 from paidup.domain.payment_facts import Source
@@ -24,11 +23,11 @@ from paidup.errors import (
 )
 from paidup.payments.outcomes import Outcome
 from paidup.payments.verification import Verification
+from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
-from paidup.stripe_api.schemas import Invoice as StripeInvoice
-from paidup.stripe_api.schemas import Subscription as StripeSubscription
+from paidup.stripe_api.schemas import StripeInvoice, StripeSubscription
 from paidup.subscriptions.checkout import Checkout, Purchase, secret_of
 from paidup.subscriptions.sync import SubscriptionSync
 
@@ -88,17 +87,17 @@ class PlanChanges:
         running = await self._running(account)
         requested_at = self._clock()
         if at_once:
-            shape = await self._gateway.cancel_subscription(running.id)
+            updated = await self._gateway.cancel_subscription(running.id)
         else:
-            shape = await self._gateway.cancel_at_period_end(running.id, True)
-        return await self._subscriptions.save(shape, requested_at)
+            updated = await self._gateway.cancel_at_period_end(running.id, True)
+        return await self._subscriptions.save(updated, requested_at)
 
     async def resume(self, account: Account) -> Subscription:
         """Undo a scheduled end. Raises NotSubscribed, StripeError."""
         running = await self._running(account)
         requested_at = self._clock()
-        shape = await self._gateway.cancel_at_period_end(running.id, False)
-        return await self._subscriptions.save(shape, requested_at)
+        updated = await self._gateway.cancel_at_period_end(running.id, False)
+        return await self._subscriptions.save(updated, requested_at)
 
     async def _running(self, account: Account) -> StripeSubscription:
         if account.stripe_customer is None:
@@ -133,18 +132,18 @@ class PlanChanges:
         except StripeError as error:
             await self._checkout.rotate_key_if_final(error, account.id, number)
             raise
-        shape = changed.latest_invoice
-        if not isinstance(shape, StripeInvoice):
+        invoice = changed.latest_invoice
+        if not isinstance(invoice, StripeInvoice):
             raise StripeUnavailable("the changed subscription shows no invoice")
         await self._subscriptions.save(changed, requested_at)
-        settled = await self._verification.settle(shape.facts(), Source.VERIFICATION, account.id)
+        settled = await self._verification.settle(invoice.facts(), Source.VERIFICATION, account.id)
         created = settled.created
-        if settled.outcome is Outcome.NEEDS_REFETCH or shape.status == "open":
+        if settled.outcome is Outcome.NEEDS_REFETCH or invoice.status == "open":
             # The answer does not say how the attempt went: 3DS required, declined or processing.
-            settled, shape = await self._verification.read(
-                shape.id, Source.VERIFICATION, account.id, Purpose.REQUEST
+            settled, invoice = await self._verification.read(
+                invoice.id, Source.VERIFICATION, account.id, Purpose.REQUEST
             )
         await self._checkout.next_purchase(account.id, number)
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
-        return Purchase(settled.status, secret_of(shape), created)
+        return Purchase(settled.status, secret_of(invoice), created)

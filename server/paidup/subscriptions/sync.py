@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 import structlog
 from tortoise.expressions import Q
 
-from paidup.clock import Clock, at_unix
 from paidup.credits import ledger
 from paidup.db.connection import locked, storage_errors, write_transaction
 from paidup.db.models import Account, Invoice, Subscription
@@ -25,9 +24,9 @@ from paidup.errors import StripeRefused
 from paidup.payments.outcomes import EventOutcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
+from paidup.runtime.clock import Clock, at_unix
 from paidup.stripe_api.gateway import StripeGateway
-from paidup.stripe_api.schemas import ACCOUNT_METADATA_KEY, SubscriptionItem
-from paidup.stripe_api.schemas import Subscription as StripeSubscription
+from paidup.stripe_api.schemas import ACCOUNT_METADATA_KEY, StripeSubscription, SubscriptionItem
 
 log = structlog.get_logger(__name__)
 

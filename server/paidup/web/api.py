@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup.clock import now
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Subscription
 from paidup.domain.catalog import MAX_QUANTITY, Interval
@@ -22,6 +21,7 @@ from paidup.domain.messages import StatusMessage
 from paidup.errors import InvalidInput, NotFound
 from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
+from paidup.runtime.clock import now
 from paidup.subscriptions.sync import current_subscription
 from paidup.web.dependencies import (
     current_account,

@@ -47,7 +47,7 @@ def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncC
     return get_services(request).account_limits.turn(account.id, what)
 
 
-class Activating(msgspec.Struct, frozen=True):
+class PendingActivation(msgspec.Struct, frozen=True):
     """A payment in progress, and a ticket for its WebSocket. `reason` is Stripe's `billing_reason`."""
 
     invoice: str
@@ -56,7 +56,7 @@ class Activating(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-async def pending_activation(services: Services, account: Account) -> Activating | None:
+async def pending_activation(services: Services, account: Account) -> PendingActivation | None:
     """The account's newest payment in progress, with a ticket for its WebSocket."""
     pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
     with storage_errors():
@@ -64,7 +64,7 @@ async def pending_activation(services: Services, account: Account) -> Activating
         status = await read_status(row.id) if row else None
     if row is None or status is None:
         return None
-    return Activating(row.id, services.tickets.issue(row.id, account.id), status, row.billing_reason)
+    return PendingActivation(row.id, services.tickets.issue(row.id, account.id), status, row.billing_reason)
 
 
 def purchase_response(request: Request, account: Account, purchase: Purchase) -> Response:

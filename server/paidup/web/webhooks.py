@@ -18,8 +18,8 @@ from starlette.routing import Route
 from paidup.errors import WebhookRefused
 from paidup.payments.outcomes import EventOutcome
 from paidup.services import Services
-from paidup.stripe_api.gateway import verify_signature
 from paidup.stripe_api.schemas import Event, decode
+from paidup.stripe_api.webhook_signatures import verify_signature
 from paidup.web.http import json_response, read_body
 
 log = structlog.get_logger(__name__)

@@ -132,9 +132,9 @@ def _invoice_customer(customer: Json) -> Json:
 
 def line_item(
     invoice: Json, *, amount: int, description: str, period: tuple[int, int], quantity: int,
-    pricing: Json | None, parent: Json, metadata: Json,
+    pricing: Json | None, parent: Json,
 ) -> Json:  # fmt: skip
-    """A line of an invoice. `amount` is before discounts."""
+    """A line of an invoice, without metadata. `amount` is before discounts."""
     return {
         "id": new_id("il"),
         "object": "line_item",
@@ -146,7 +146,7 @@ def line_item(
         "discounts": [],
         "invoice": invoice["id"],
         "livemode": False,
-        "metadata": metadata,
+        "metadata": {},
         "parent": parent,
         "period": {"start": period[0], "end": period[1]},
         "pretax_credit_amounts": [],

@@ -8,7 +8,6 @@ from datetime import timedelta
 
 from tortoise.exceptions import OperationalError
 
-from paidup.clock import now
 from paidup.credits.audit import audit_slice
 from paidup.db import migrations
 from paidup.db.connection import connection, open_database
@@ -16,6 +15,7 @@ from paidup.db.models import EventSource, StripeEvent, Watermark
 from paidup.errors import StorageUnavailable
 from paidup.operations.doctor.report import Check, State, fail, ok, warn
 from paidup.reconciliation.alarms import due_queues, reconciler_behind, webhook_silence
+from paidup.runtime.clock import now
 from paidup.settings import Settings
 
 EVERY_MINUTE_SWEEP = "undelivered_events"

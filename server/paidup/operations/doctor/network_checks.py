@@ -10,16 +10,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 
-from paidup.clock import now
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import SUBPROTOCOL, Stage, StatusMessage, stage_of
-from paidup.embedded_valkey import embedded_valkey
 from paidup.errors import ConfigurationError
 from paidup.operations.doctor.report import Check, fail, ok
 from paidup.operations.stripe_setup import WEBHOOK_PATH
 from paidup.realtime.hub import INVOICES, Hub
 from paidup.realtime.tickets import Tickets
-from paidup.redis_client import RedisClient, connect_redis
+from paidup.runtime.clock import now
+from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.redis_client import RedisClient, connect_redis
 from paidup.settings import Settings
 
 ROUND_TRIP_TIMEOUT_S = 3.0

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from paidup.clock import now
 from paidup.domain.catalog import Catalogue
 from paidup.errors import StripeError, StripeRefused
 from paidup.operations.doctor.report import Check, State, fail, ok, warn
 from paidup.operations.stripe_setup import WEBHOOK_PATH
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
-from paidup.redis_client import RedisClient
+from paidup.runtime.clock import now
+from paidup.runtime.redis_client import RedisClient
 from paidup.settings import Settings
-from paidup.stripe_api.gateway import API_VERSION, EndpointInfo, StripeGateway, open_gateway
+from paidup.stripe_api.account import EndpointInfo
+from paidup.stripe_api.client import API_VERSION
+from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
 
 CLOCK_TOLERANCE_S = 5.0
@@ -40,7 +42,7 @@ async def check_stripe_account(
 async def check_key(gateway: StripeGateway, settings: Settings) -> Check:
     """Whether Stripe answers, and which account the key belongs to."""
     try:
-        return ok("stripe", f"account {await gateway.read_account()}")
+        return ok("stripe", f"account {await gateway.account.read_id()}")
     except StripeRefused as error:
         if error.http_status == 401:
             return fail("stripe", str(error), "set STRIPE_SECRET_KEY to a key of your account")
@@ -57,7 +59,7 @@ async def check_clock(gateway: StripeGateway, tolerance_s: int) -> Check:
     """Compare this host's clock with Stripe's; the host's clock decides whether a signature is too old."""
     try:
         started_at = now()
-        stripe_time = await gateway.read_clock()
+        stripe_time = await gateway.account.read_clock()
     except StripeError as error:
         return _not_checked("clock", error)
     if stripe_time is None:
@@ -78,9 +80,10 @@ def judge_clock(host_time: datetime, stripe_time: datetime, tolerance_s: int) ->
 async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
     """Whether Stripe has every price of the plans file, with the same amount and interval."""
     try:
-        found = {price.lookup_key: price for price in await gateway.list_prices(catalogue.lookup_keys)}
+        listed = await gateway.account.list_prices(catalogue.lookup_keys)
     except StripeError as error:
         return _not_checked("prices", error)
+    found = {price.lookup_key: price for price in listed}
     wanted = {price.lookup_key: price for plan in catalogue.plans for price in plan.prices}
     missing = [key for key in wanted if key not in found]
     if missing:
@@ -101,7 +104,7 @@ async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
 async def check_endpoints(gateway: StripeGateway, webhook_url: str | None) -> list[Check]:
     """Whether the webhook endpoint exists in Stripe, is enabled, and has the right events and version."""
     try:
-        listed = await gateway.list_endpoints()
+        listed = await gateway.account.list_endpoints()
     except StripeError as error:
         return [_not_checked("endpoint", error)]
     return judge_endpoints(listed, webhook_url)

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from paidup.errors import ConfigurationError
-from paidup.private_files import private_directory
+from paidup.runtime.private_files import private_directory
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from paidup.tasks import cancel_tasks
+from paidup.runtime.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
 

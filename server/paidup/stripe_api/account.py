@@ -1,0 +1,132 @@
+"""What belongs to the Stripe account: prices, webhook endpoints, its id and its clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from paidup.domain.catalog import Interval, PlanPrice
+from paidup.stripe_api.client import API_VERSION, RateLimitedClient, body_of
+from paidup.stripe_api.schemas import ListOf
+
+
+class PriceInfo(msgspec.Struct, frozen=True):
+    """A price as Stripe's list shows it. `interval` is None for one that no plan can have."""
+
+    id: str
+    lookup_key: str | None
+    unit_amount: int | None
+    currency: str
+    interval: Interval | None
+
+    def fits(self, listed: PlanPrice) -> bool:
+        """Whether it matches the catalogue."""
+        wanted = (listed.amount_minor, listed.currency, listed.interval)
+        return (self.unit_amount, self.currency, self.interval) == wanted
+
+    def __str__(self) -> str:
+        return f"{self.unit_amount} {self.currency} {self.interval or 'at another interval'}"
+
+
+class EndpointInfo(msgspec.Struct, frozen=True):
+    """A webhook endpoint as Stripe has it. `api_version` is None for the account's default version.
+
+    `secret` comes once, in the answer that made it.
+    """
+
+    id: str
+    url: str
+    enabled_events: list[str]
+    status: str
+    api_version: str | None = None
+    secret: str | None = None
+
+    @property
+    def enabled(self) -> bool:
+        return self.status == "enabled"
+
+    def lacks(self, types: Sequence[str]) -> list[str]:
+        """Which of these event types it is not enabled for."""
+        return [] if "*" in self.enabled_events else sorted(set(types) - set(self.enabled_events))
+
+
+class StripeAccount:
+    """The prices and webhook endpoints of the account that the key belongs to."""
+
+    def __init__(self, client: RateLimitedClient) -> None:
+        self._client = client
+        self._endpoints = client.v1.webhook_endpoints
+
+    async def list_prices(self, lookup_keys: Sequence[str]) -> list[PriceInfo]:
+        """The active prices of these lookup keys. Stripe takes ten keys a call."""
+        found: list[PriceInfo] = []
+        for start in range(0, len(lookup_keys), 10):
+            params: Any = {"lookup_keys": list(lookup_keys[start : start + 10]), "active": True, "limit": 100}
+            page = await self._client.call("prices.list", self._client.v1.prices.list_async, params)
+            found.extend(
+                PriceInfo(
+                    price.id, price.lookup_key, price.unit_amount, price.currency, _interval(price.recurring)
+                )
+                for price in page.data
+            )
+        return found
+
+    async def read_id(self) -> str:
+        """The id of the account that the key belongs to; a restricted key may be refused."""
+        read = await self._client.call("accounts.retrieve", self._client.v1.accounts.retrieve_current_async)
+        return str(read.id)
+
+    async def read_clock(self) -> datetime | None:
+        """Stripe's time, to the second, from the headers of a small answer."""
+        params: Any = {"limit": 1}
+        page = await self._client.call("prices.list", self._client.v1.prices.list_async, params)
+        answered: Any = page.last_response
+        headers = {name.lower(): value for name, value in answered.headers.items()}
+        return parsedate_to_datetime(headers["date"]) if "date" in headers else None
+
+    async def list_endpoints(self) -> list[EndpointInfo]:
+        """The webhook endpoints of the account, newest first. Stripe allows sixteen."""
+        params: Any = {"limit": 100}
+        page = await self._client.call("webhook_endpoints.list", self._endpoints.list_async, params)
+        return msgspec.json.decode(body_of(page), type=ListOf[EndpointInfo]).data
+
+    async def create_endpoint(self, url: str, types: Sequence[str]) -> EndpointInfo:
+        """A webhook endpoint at our API version; its answer alone shows the signing secret."""
+        params: Any = {"url": url, "enabled_events": list(types), "api_version": API_VERSION}
+        made = await self._client.call("webhook_endpoints.create", self._endpoints.create_async, params)
+        return msgspec.json.decode(body_of(made), type=EndpointInfo)
+
+    async def update_endpoint(self, endpoint: str, types: Sequence[str]) -> EndpointInfo:
+        """Enable an endpoint, and for these types. Its API version cannot be changed."""
+        params: Any = {"enabled_events": list(types), "disabled": False}
+        made = await self._client.call(
+            "webhook_endpoints.update", self._endpoints.update_async, endpoint, params
+        )
+        return msgspec.json.decode(body_of(made), type=EndpointInfo)
+
+    async def create_price(self, plan_id: str, plan_name: str, price: PlanPrice) -> str:
+        """A product and its price with this lookup key; returns the price's id."""
+        params: Any = {
+            "currency": price.currency,
+            "unit_amount": price.amount_minor,
+            "lookup_key": price.lookup_key,
+            "product_data": {"name": plan_name, "metadata": {"paidup_plan": plan_id}},
+        }
+        if price.interval is not Interval.ONCE:
+            params["recurring"] = {"interval": price.interval}
+        key = f"paidup-price-{price.lookup_key}-{price.amount_minor}-{price.currency}"
+        made = await self._client.call(
+            "prices.create", self._client.v1.prices.create_async, params, {"idempotency_key": key}
+        )
+        return str(made.id)
+
+
+def _interval(recurring: Any) -> Interval | None:
+    if recurring is None:
+        return Interval.ONCE
+    known = recurring.interval_count == 1 and recurring.interval in ("month", "year")
+    return Interval(recurring.interval) if known else None

@@ -1,0 +1,146 @@
+"""Calls Stripe's API: warm connections, retries, deadlines, the rate limiter, Stripe's errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import aiohttp
+import stripe
+from stripe import AIOHTTPClient, StripeClient
+
+from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
+
+API_VERSION: str = stripe.api_version
+"""What the SDK pins and sends with each request; an event of another version is read again."""
+
+NETWORK_RETRIES = 2
+KEEP_ALIVE_S = 300.0
+"""3DS takes minutes: keep the connection open, so that the verification needs no new TLS handshake."""
+OF_ONE_OBJECT = "resource-specific"
+"""The reason of a 429 that concerns one object only, and not the endpoint."""
+TOKEN = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
+
+T = TypeVar("T")
+
+
+class RateLimitedClient:
+    """The SDK's client behind the rate limiter. `v1` holds the SDK's services.
+
+    Background callers pass `max_wait_s`: their wait for a slot. Most slots are left to customers.
+    """
+
+    def __init__(self, client: StripeClient, rate_limiter: RateLimiter, max_wait_s: float) -> None:
+        self.v1 = client.v1
+        self._client = client
+        self._rate_limiter = rate_limiter
+        self._default_max_wait_s = max_wait_s
+
+    async def acquire_slot(
+        self, endpoint: str, max_wait_s: float | None = None, purpose: Purpose | None = None
+    ) -> None:
+        """Wait for a slot. Raises StripeUnavailable after `max_wait_s`.
+
+        Without a purpose: a customer's, or the background's where a `max_wait_s` is given.
+        """
+        wait_s = self._default_max_wait_s if max_wait_s is None else max_wait_s
+        default = Purpose.CUSTOMER if max_wait_s is None else Purpose.BACKGROUND
+        await self._rate_limiter.take(endpoint, wait_s, purpose or default)
+
+    async def read(
+        self,
+        endpoint: str,
+        path: str,
+        params: dict[str, Any],
+        max_wait_s: float | None = None,
+        slot_acquired: bool = False,
+    ) -> str:
+        """The raw body of a GET. The SDK's objects, which are not used, would cost 5 ms for each invoice."""
+        call = partial(self._client.raw_request_async, "get", path, **params)
+        answer: Any = await self.call(endpoint, call, max_wait_s=max_wait_s, slot_acquired=slot_acquired)
+        return str(answer.body)
+
+    async def call(
+        self,
+        endpoint: str,
+        call: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        max_wait_s: float | None = None,
+        slot_acquired: bool = False,
+    ) -> T:
+        if not slot_acquired:
+            await self.acquire_slot(endpoint, max_wait_s)
+        requested_at = asyncio.get_running_loop().time()
+        try:
+            answer = await call(*arguments)
+        except stripe.RateLimitError as error:
+            reason = _header(error, "stripe-rate-limited-reason")
+            if reason != OF_ONE_OBJECT:
+                await self._rate_limiter.refused(
+                    endpoint, requested_at, _seconds(_header(error, "retry-after"))
+                )
+            raise StripeUnavailable(f"{endpoint}: rate limited ({_describe(error)})", 2.0) from None
+        except (stripe.APIConnectionError, stripe.APIError) as error:
+            server_failed = (error.http_status or 0) >= 500
+            raise StripeUnavailable(
+                f"{endpoint}: no good answer ({_describe(error)})", final=server_failed
+            ) from None
+        except stripe.StripeError as error:
+            self._rate_limiter.answered(endpoint)
+            raise StripeRefused(
+                f"{endpoint}: refused ({_describe(error)})", error.code, error.http_status
+            ) from None
+        self._rate_limiter.answered(endpoint)
+        return answer
+
+
+@asynccontextmanager
+async def open_client(
+    key: str, api_base: str, timeout_s: float, rate_limiter: RateLimiter
+) -> AsyncIterator[RateLimitedClient]:
+    """A client whose connections stay open for the length of the block. Connects to nothing yet."""
+    connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S, limit=50)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        client = StripeClient(
+            key,
+            http_client=AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=timeout_s), session=session),
+            max_network_retries=NETWORK_RETRIES,
+            base_addresses={"api": api_base.rstrip("/")},
+        )
+        yield RateLimitedClient(client, rate_limiter, max_wait_s=timeout_s)
+
+
+def body_of(answer: Any) -> str:
+    """The raw body of an answer of the SDK."""
+    return str(answer.last_response.body)
+
+
+def _describe(error: stripe.StripeError) -> str:
+    """What an operator needs to find the error in Stripe's dashboard. Not Stripe's message: it may name
+    customers and parts of keys, which belong in no log and no browser.
+    """
+    known = {
+        "HTTP": error.http_status,
+        "code": error.code,
+        "param": getattr(error, "param", None),
+        "reason": _header(error, "stripe-rate-limited-reason"),
+        "request": _header(error, "request-id"),
+        "cause": type(error.__cause__).__name__ if error.__cause__ else None,
+    }
+    shown = (f"{name} {value}" for name, value in known.items() if value and TOKEN.fullmatch(str(value)))
+    return ", ".join(shown) or type(error).__name__
+
+
+def _header(error: stripe.StripeError, name: str) -> str:
+    headers: dict[str, str] = dict(error.headers or {})
+    return next((value for header, value in headers.items() if header.lower() == name), "")
+
+
+def _seconds(text: str) -> float:
+    """What a Retry-After says; 0 for none, or for a date."""
+    return float(text) if text.isdecimal() else 0.0
