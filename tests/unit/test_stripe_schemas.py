@@ -184,9 +184,7 @@ def test_a_proration_is_seen_in_either_parent(parent: str) -> None:
 
 
 def test_a_line_without_price_quantity_and_parent_is_one_of_nothing_known() -> None:
-    line = listed(
-        {"id": "il_1", "amount": 5, "period": {"start": 1, "end": 2}, "quantity": None, "parent": None}
-    )
+    line = {"id": "il_1", "amount": 5, "period": {"start": 1, "end": 2}, "quantity": None, "parent": None}
     assert decode(ListOf[Line], json.dumps(listed(line))).data[0].facts() == LineFacts(
         None, 5, 1, False, 1, 2
     )
