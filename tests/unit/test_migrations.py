@@ -16,6 +16,7 @@ from tortoise.models import Model
 
 from paidup.db import models
 from paidup.db.connection import connection, is_sqlite, migrate, open_database, tortoise_config
+from paidup.db.models import StripeCustomer
 from tests.structure.test_migrations import NAMES, declared, migration
 from tests.support.processes import Child
 
@@ -124,3 +125,21 @@ async def test_concurrent_migrations_run_once(empty_url: str, tmp_path: Path) ->
     children = [Child(["-c", once], {}, tmp_path / f"{number}.log") for number in range(3)]
     for child in children:
         assert await asyncio.to_thread(child.process.wait, 60) == 0, child.output
+
+
+async def test_the_migration_takes_the_customers_of_the_accounts(empty_url: str) -> None:
+    try:
+        await migrate_to(config=tortoise_config(empty_url), target="paidup.0004_rename_columns")
+    finally:
+        await Tortoise.close_connections()
+    async with open_database(empty_url):
+        for name, customer in (("ada", "'cus_1'"), ("bob", "NULL")):
+            await connection().execute_query(
+                "INSERT INTO accounts (external_id, stripe_customer, balance, version, purchase_number,"
+                f" created_at) VALUES ('{name}', {customer}, 0, 0, 1, '2026-11-01 00:00:00+00:00')"
+            )
+    await migrate(empty_url)
+    async with open_database(empty_url):
+        (row,) = await StripeCustomer.all().select_related("account")
+        assert (row.id, row.account.external_id, row.deleted_at) == ("cus_1", "ada", None)
+        assert row.created_at == row.account.created_at

@@ -4,6 +4,7 @@
 - `ledger_entries` UNIQUE(kind, reference): one entry for one business fact.
 - `stripe_events` PRIMARY KEY(evt_ id): one row for one event, however often it is delivered.
 - `reversals` PRIMARY KEY(Stripe's id), `reservations` UNIQUE(account, key).
+- `stripe_customers` PRIMARY KEY(cus_ id): one account for one customer.
 
 Holds no rules: what is written, and when, is decided by the ledger and the settlement.
 All times are UTC. (No backticks in a table's first line: Tortoise makes it an SQL comment.)
@@ -78,6 +79,7 @@ class Account(Model):
     id = fields.IntField(primary_key=True)
     external_id = fields.CharField(200, unique=True)
     stripe_customer = fields.CharField(255, unique=True, null=True)
+    """The customer that new purchases use. `stripe_customers` has all that the account ever had."""
     balance = fields.BigIntField(default=0)
     version = fields.IntField(default=0, db_default=0)
     purchase_number = fields.IntField(default=1)
@@ -86,6 +88,27 @@ class Account(Model):
 
     class Meta:
         table = "accounts"
+
+
+class StripeCustomer(Model):
+    """A customer at Stripe, and the account that it belongs to for good. An account may have several.
+
+    Kept when Stripe's customer is deleted, since its invoices and refunds are still the account's.
+    """
+
+    id = fields.CharField(255, primary_key=True)
+    account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "stripe_customers", on_delete=fields.RESTRICT
+    )
+    deleted_at = fields.DatetimeField(null=True)
+    """When Paidup learned that Stripe has deleted it."""
+    created_at = fields.DatetimeField(auto_now_add=True)
+
+    account_id: int
+
+    class Meta:
+        table = "stripe_customers"
+        indexes = (Index(fields=("account_id",)),)
 
 
 class Invoice(Model):

@@ -1,4 +1,4 @@
-"""Migration operations for use in place of Tortoise's, which lose unique keys on SQLite.
+"""Migration operations of our own, most of them in place of Tortoise's, which lose unique keys on SQLite.
 
 Tortoise 1.1.9 alters and removes a column on SQLite by rebuilding the table without its unique keys and
 indexes. Those keys make a double credit impossible. tests/unit/test_tortoise_patches.py shows the fault;
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tortoise.migrations.operations import AlterField, RemoveField
+from tortoise.migrations.operations import AlterField, RemoveField, RunSQL
 
 
 class Redescribe(AlterField):
@@ -30,3 +30,11 @@ class DropColumn(RemoveField):
     ) -> None:
         table = old_state.apps.get_model(f"{app_label}.{self.model_name}")._meta.db_table
         await state_editor._run_sql(f'ALTER TABLE "{table}" DROP COLUMN "{self.name}"')
+
+
+class FillTable(RunSQL):
+    """Fill a table that the same migration creates, which no process of the release before knows."""
+
+    def __init__(self, model_name: str, sql: str) -> None:
+        super().__init__(sql, reverse_sql=RunSQL.noop)
+        self.model_name = model_name
