@@ -123,3 +123,20 @@ async def test_what_is_learned_is_kept(services: Services) -> None:
     kept = {row.id: (row.plan, row.lookup_key) for row in await KnownPrice.all()}
     assert kept == {price: (book[price].plan, book[price].lookup_key) for price in book}
     assert len(book) == len(services.catalogue.lookup_keys)
+
+
+async def test_products_and_currency_options_are_kept(services: Services, stripe_side: StripeSide) -> None:
+    """`currency_options` come only expanded: https://docs.stripe.com/api/prices/object."""
+    pro = await (await a_book(services)).id_for(services.catalogue.plan("pro").prices[0])
+    await stripe_side.api("POST", f"prices/{pro}", **{"currency_options[krw][unit_amount]": "39000"})
+    book = await a_book(services)
+    assert book[pro].currency_options == {"krw": 39000}
+    product = (await stripe_side.api("GET", f"prices/{pro}"))["product"]
+    assert book[pro].product == product
+    assert book.is_ours(pro, None)
+    assert book.is_ours("price_never_seen", product)
+    assert not book.is_ours("price_never_seen", "prod_of_another")
+    kept = await KnownPrice.get(id=pro)
+    assert (kept.product, kept.currency_options) == (product, {"krw": 39000})
+    await stripe_side.conditions(api_error_rate=1.0)
+    assert (await a_book(services))[pro] == book[pro], "from the database alone"

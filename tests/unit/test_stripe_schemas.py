@@ -31,10 +31,15 @@ SAMPLES = Path(__file__).parents[3] / "shared" / "stripe" / "fixtures.json"
 
 LINE = {
     "amount": 2900,
+    "currency": "usd",
     "period": {"start": 1, "end": 2},
     "quantity": 1,
     "id": "il_1",
-    "pricing": {"type": "price_details", "price_details": {"price": "price_1", "product": "prod_1"}},
+    "pricing": {
+        "type": "price_details",
+        "price_details": {"price": "price_1", "product": "prod_1"},
+        "unit_amount_decimal": "2900",
+    },
     "parent": {
         "type": "subscription_item_details",
         "subscription_item_details": {"proration": False, "subscription": "sub_1"},
@@ -159,7 +164,9 @@ def test_an_invoice_becomes_facts() -> None:
     assert facts.invoice is not None
     assert facts.attempt is None
     assert (facts.invoice.id, facts.invoice.subscription, facts.invoice.account) == ("in_1", "sub_1", "ada")
-    assert facts.invoice.lines == (LineFacts("price_1", 2900, 1, False, 1, 2),)
+    assert facts.invoice.lines == (
+        LineFacts("price_1", 2900, 1, False, 1, 2, currency="usd", product="prod_1", unit_amount="2900"),
+    )
     assert facts.payments == ()
 
 
@@ -179,7 +186,7 @@ def test_lines_that_stripe_cut_off_are_noticed() -> None:
 def test_a_proration_is_seen_in_either_parent(parent: str) -> None:
     line = {**LINE, "amount": -450, "parent": {"type": parent, parent: {"proration": True}}}
     assert decode(ListOf[Line], json.dumps(listed(line))).data[0].facts() == LineFacts(
-        "price_1", -450, 1, True, 1, 2
+        "price_1", -450, 1, True, 1, 2, currency="usd", product="prod_1", unit_amount="2900"
     )
 
 

@@ -9,7 +9,17 @@ from paidup_demo.sandbox import cards, objects, payments
 from paidup_demo.sandbox.api import Call, Operation
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.expansion import present
-from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, NUMBER, TEXT, Shape, choice, require
+from paidup_demo.sandbox.forms import (
+    BOOLEAN,
+    CURRENCY_OPTIONS,
+    INTEGER,
+    METADATA,
+    NUMBER,
+    TEXT,
+    Shape,
+    choice,
+    require,
+)
 from paidup_demo.sandbox.pages import PAGING, PAGING_BY_DATE, page
 from paidup_demo.sandbox.subscriptions import merged_metadata
 from paidup_demo.sandbox.world import World
@@ -34,6 +44,7 @@ CUSTOMER: Shape = {
 PRODUCT: Shape = {"active": BOOLEAN, "description": TEXT, "metadata": METADATA, "name": TEXT, "url": TEXT}
 PRICE_UPDATE: Shape = {
     "active": BOOLEAN,
+    "currency_options": CURRENCY_OPTIONS,
     "lookup_key": TEXT,
     "metadata": METADATA,
     "nickname": TEXT,
@@ -133,7 +144,9 @@ def create_price(call: Call) -> Json:
     require(params, "currency", "unit_amount")
     if "product_data" in params:
         require(params["product_data"], "name")
-        product = world.store.add(objects.product(world.now(), params["product_data"]["name"]))
+        data = params["product_data"]
+        product = world.store.add(objects.product(world.now(), data["name"]) | data)
+        world.events.record("product.created", product)
     else:
         require(params, "product")
         product = world.store.get("product", params["product"], "product")
@@ -147,6 +160,7 @@ def create_price(call: Call) -> Json:
     made |= {key: params[key] for key in ("active", "metadata", "nickname") if key in params}
     _claim_lookup_key(world, made, params)
     world.store.add(made)
+    _keep_options(world, made, params)
     world.events.record("price.created", made)
     return present(made)
 
@@ -167,11 +181,21 @@ def _claim_lookup_key(world: World, price: Json, params: Json) -> None:
         price["lookup_key"] = key
 
 
+def _keep_options(world: World, price: Json, params: Json) -> None:
+    """Keep them in a note: Stripe shows them only where they are expanded."""
+    if options := params.get("currency_options"):
+        note = world.store.note(price["id"])
+        note["currency_options"] = note.get("currency_options", {}) | options
+        world.store.touch()
+
+
 def update_price(call: Call) -> Json:
     """POST /v1/prices/{id}"""
     stored = call.named("price")
     _claim_lookup_key(call.world, stored, call.params)
-    params = {key: value for key, value in call.params.items() if "lookup_key" not in key}
+    _keep_options(call.world, stored, call.params)
+    elsewhere = ("lookup_key", "transfer_lookup_key", "currency_options")
+    params = {key: value for key, value in call.params.items() if key not in elsewhere}
     return updated(call.world, stored, params, "price.updated")
 
 

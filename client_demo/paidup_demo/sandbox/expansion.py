@@ -82,7 +82,23 @@ def _included(store: Store, holder: Json, step: str, path: str) -> Any:
         case "customer", "subscriptions":
             owned = store.newest("subscription", customer=holder["id"])
             return list_of([present(row) for row in owned], f"/v1/customers/{holder['id']}/subscriptions")
+        case "price", "currency_options":
+            return currency_options(store, holder)
     raise _unexpandable(path)
+
+
+def currency_options(store: Store, price: Json) -> Json:
+    """The price in each currency that it has, its own first: https://docs.stripe.com/api/prices/object."""
+    amounts = {price["currency"]: price["unit_amount"]} | store.note(price["id"]).get("currency_options", {})
+    return {
+        currency: {
+            "custom_unit_amount": None,
+            "tax_behavior": price["tax_behavior"],
+            "unit_amount": amount,
+            "unit_amount_decimal": str(amount),
+        }
+        for currency, amount in amounts.items()
+    }
 
 
 def confirmation_secret(store: Store, invoice_id: str) -> Json | None:

@@ -155,6 +155,20 @@ def _metadata(value: Any) -> dict[str, str]:
     return dict(pairs)
 
 
+def _currency_options(value: Any) -> dict[str, int]:
+    """Currency and unit amount: the part of Stripe's `currency_options` that is imitated."""
+    if not isinstance(value, dict):
+        raise ValueError("must be a hash of currencies")
+    options = {}
+    for currency, option in value.items():
+        if not re.fullmatch("[a-z]{3}", currency):
+            raise ValueError(f"{currency!r} is not a currency")
+        if not isinstance(option, dict) or option.keys() != {"unit_amount"}:
+            raise ValueError("this sandbox knows a currency's unit_amount only")
+        options[currency] = _integer(option["unit_amount"]) or 0
+    return options
+
+
 def _time_range(value: Any) -> dict[str, int]:
     wanted = {"gte": value, "lte": value} if isinstance(value, str) else value
     if not isinstance(wanted, dict) or not wanted or not wanted.keys() <= {"gt", "gte", "lt", "lte"}:
@@ -178,4 +192,5 @@ INTEGER = Kind(_integer)
 NUMBER = Kind(_number)
 BOOLEAN = Kind(_boolean)
 METADATA = Kind(_metadata)
+CURRENCY_OPTIONS = Kind(_currency_options)
 TIME_RANGE = Kind(_time_range)

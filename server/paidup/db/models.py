@@ -350,6 +350,10 @@ class KnownPrice(Model):
     unit_amount_minor = fields.BigIntField()
     currency = fields.CharField(3)
     interval = fields.CharEnumField(Interval, max_length=10, default=Interval.MONTH, db_default="month")
+    product = fields.CharField(255, null=True)
+    """Stripe's product; None in a row from before it was kept, until the price is read again."""
+    currency_options: Any = fields.JSONField(null=True)
+    """What one unit costs in the price's other currencies: {"eur": 2700}."""
 
     class Meta:
         table = "prices"

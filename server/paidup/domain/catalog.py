@@ -180,7 +180,8 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StripePrice(msgspec.Struct, frozen=True):
     """A price in Stripe, linked to a plan by its lookup key.
 
-    `unit_amount_minor` is what one seat costs for one interval.
+    `unit_amount_minor` is what one seat costs for one interval; `currency_options` has the same in the other
+    currencies in which the price is sold. `product` is the id of the price's product.
     """
 
     id: str
@@ -189,6 +190,8 @@ class StripePrice(msgspec.Struct, frozen=True):
     unit_amount_minor: int
     currency: str
     interval: Interval = Interval.MONTH
+    product: str | None = None
+    currency_options: dict[str, int] = {}
 
 
 def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:

@@ -22,6 +22,8 @@ class PriceInfo(msgspec.Struct, frozen=True):
     unit_amount: int | None
     currency: str
     interval: Interval | None
+    product: str
+    currency_options: dict[str, int]
 
     def fits(self, listed: PlanPrice) -> bool:
         """Whether it matches the catalogue."""
@@ -30,6 +32,32 @@ class PriceInfo(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.unit_amount} {self.currency} {self.interval or 'at another interval'}"
+
+
+class _Recurring(msgspec.Struct, frozen=True):
+    interval: str
+    interval_count: int
+
+    @property
+    def plan_interval(self) -> Interval | None:
+        known = self.interval_count == 1 and self.interval in (Interval.MONTH, Interval.YEAR)
+        return Interval(self.interval) if known else None
+
+
+class _CurrencyOption(msgspec.Struct, frozen=True):
+    unit_amount: int | None = None
+
+
+class _Price(msgspec.Struct, frozen=True):
+    """A price as Stripe shows it; `currency_options` where it was expanded."""
+
+    id: str
+    product: str
+    currency: str
+    lookup_key: str | None = None
+    unit_amount: int | None = None
+    recurring: _Recurring | None = None
+    currency_options: dict[str, _CurrencyOption] | None = None
 
 
 class EndpointInfo(msgspec.Struct, frozen=True):
@@ -66,13 +94,9 @@ class StripeAccount:
         found: list[PriceInfo] = []
         for start in range(0, len(lookup_keys), 10):
             params: Any = {"lookup_keys": list(lookup_keys[start : start + 10]), "active": True, "limit": 100}
+            params["expand"] = ["data.currency_options"]  # Stripe shows them only where they are asked for
             page = await self._client.call("prices.list", self._client.v1.prices.list_async, params)
-            found.extend(
-                PriceInfo(
-                    price.id, price.lookup_key, price.unit_amount, price.currency, _interval(price.recurring)
-                )
-                for price in page.data
-            )
+            found.extend(map(_price_info, msgspec.json.decode(body_of(page), type=ListOf[_Price]).data))
         return found
 
     async def read_id(self) -> str:
@@ -125,8 +149,14 @@ class StripeAccount:
         return str(made.id)
 
 
-def _interval(recurring: Any) -> Interval | None:
-    if recurring is None:
-        return Interval.ONCE
-    known = recurring.interval_count == 1 and recurring.interval in ("month", "year")
-    return Interval(recurring.interval) if known else None
+def _price_info(price: _Price) -> PriceInfo:
+    others = {name: each for name, each in (price.currency_options or {}).items() if name != price.currency}
+    return PriceInfo(
+        price.id,
+        price.lookup_key,
+        price.unit_amount,
+        price.currency,
+        price.recurring.plan_interval if price.recurring else Interval.ONCE,
+        price.product,
+        {name: each.unit_amount for name, each in others.items() if each.unit_amount is not None},
+    )

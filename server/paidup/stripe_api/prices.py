@@ -1,4 +1,4 @@
-"""Maps Stripe's price ids to plans, by the lookup keys of the catalogue.
+"""Maps Stripe's price ids to plans, by the lookup keys of the catalogue, and knows our products' ids.
 
 Kept in the table `prices`, so that a server starts without Stripe, and a price whose lookup key was
 moved to another price still means its plan. `stripe_setup.py` creates prices; this only reads them.
@@ -29,6 +29,7 @@ class PriceCatalog(Mapping[str, StripePrice]):
         self.catalogue = catalogue
         self._account = account
         self._prices: dict[str, StripePrice] = {}
+        self._products: set[str] = set()
         self._current: dict[str, str] = {}
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
@@ -45,12 +46,22 @@ class PriceCatalog(Mapping[str, StripePrice]):
     def add(self, price: StripePrice) -> None:
         """Add a price without reading it from Stripe."""
         self._prices[price.id] = price
+        if price.product is not None:
+            self._products.add(price.product)
+
+    def is_ours(self, price: str | None, product: str | None) -> bool:
+        """Whether this price, or its product, is known to sell a plan of ours. Reads nothing."""
+        return price in self._prices or product in self._products
+
+    @property
+    def products(self) -> frozenset[str]:
+        """The ids of the products that are known to be ours."""
+        return frozenset(self._products)
 
     async def load(self) -> None:
         """Read the prices from the database, then from Stripe. Goes on if Stripe cannot be reached."""
         async for row in KnownPrice.all():
-            amount, currency = row.unit_amount_minor, row.currency
-            self.add(StripePrice(row.id, row.lookup_key, row.plan, amount, currency, row.interval))
+            self.add(_price_of(row))
         try:
             await self.refresh()
         except StripeError as error:
@@ -74,9 +85,18 @@ class PriceCatalog(Mapping[str, StripePrice]):
                     # It would grant monthly credits for yearly money, or the reverse: do not use it.
                     log.error("price_interval_differs", price=found.id, lookup_key=found.lookup_key)
                     continue
-                amount, currency = found.unit_amount, found.currency
-                price = StripePrice(found.id, found.lookup_key, plan.id, amount, currency, listed.interval)
-                await self._save(price)
+                await self._save(
+                    StripePrice(
+                        id=found.id,
+                        lookup_key=found.lookup_key,
+                        plan=plan.id,
+                        unit_amount_minor=found.unit_amount,
+                        currency=found.currency,
+                        interval=listed.interval,
+                        product=found.product,
+                        currency_options=found.currency_options,
+                    )
+                )
             self._refreshed_at = time.monotonic()
             return len(self._prices) > before
 
@@ -93,11 +113,14 @@ class PriceCatalog(Mapping[str, StripePrice]):
         if self._prices.get(price.id) == price:
             return
         self.add(price)
-        values = {
-            "lookup_key": price.lookup_key,
-            "plan": price.plan,
-            "unit_amount_minor": price.unit_amount_minor,
-            "currency": price.currency,
-            "interval": price.interval,
-        }
+        values = {name: getattr(price, name) for name in _KEPT}
         await KnownPrice.update_or_create(values, id=price.id)
+
+
+_KEPT = [name for name in StripePrice.__struct_fields__ if name != "id"]
+"""The columns of `prices` beside the id; they have the names of StripePrice's fields."""
+
+
+def _price_of(row: KnownPrice) -> StripePrice:
+    values = {name: getattr(row, name) for name in _KEPT} | {"currency_options": row.currency_options or {}}
+    return StripePrice(id=row.id, **values)

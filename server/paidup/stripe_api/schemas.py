@@ -26,10 +26,12 @@ class ListOf(msgspec.Struct, Generic[T], frozen=True):
 
 class PriceDetails(msgspec.Struct, frozen=True):
     price: str | None = None
+    product: str | None = None
 
 
 class Pricing(msgspec.Struct, frozen=True):
     price_details: PriceDetails | None = None
+    unit_amount_decimal: str | None = None
 
 
 class LineParentDetails(msgspec.Struct, frozen=True):
@@ -54,6 +56,7 @@ class Line(msgspec.Struct, frozen=True):
     id: str
     amount: int
     period: Period
+    currency: str = ""
     quantity: int | None = None
     discount_amounts: list[DiscountAmount] | None = None
     pricing: Pricing | None = None
@@ -72,6 +75,9 @@ class Line(msgspec.Struct, frozen=True):
             period_start=self.period.start,
             period_end=self.period.end,
             discount_minor=sum(each.amount for each in self.discount_amounts or ()),
+            currency=self.currency,
+            product=details.product if details else None,
+            unit_amount=self.pricing.unit_amount_decimal if self.pricing else None,
         )
 
 
