@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import stripe
 
 from paidup_demo.sandbox.settings import API_VERSION
 
+from ..support.sdk_shapes import problems
 from .rig import CARD_3DS, Json, Receiver, Sandbox, Signup, check_shape, wait_until
 
 TABLES = (
@@ -20,6 +22,33 @@ TABLES = (
 def test_the_imitated_version_is_the_pinned_one() -> None:
     """The sandbox imitates the version that the installed SDK asks for."""
     assert stripe.api_version == API_VERSION
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"paid": True}, "invoice.paid: a field that Stripe does not have"),
+        ({"total": None}, "invoice.total: null"),
+        ({"total": "5"}, "invoice.total: '5' is no <class 'int'>"),
+        ({"status": "unpaid"}, "invoice.status: 'unpaid' is none of"),
+        ({"payments": None}, "invoice.payments: null, where Stripe leaves it out"),
+        ({"status_transitions": {"paid_on": 5}}, "invoice.status_transitions.paid_on: a field that Stripe"),
+        ({"issuer": {}}, "invoice.issuer.type: missing"),
+        ({"customer": {"object": "charge", "id": "ch_1"}}, "invoice.customer: an object where there is none"),
+        ({"lines": {"object": "list", "data": []}}, "invoice.lines: no list of Stripe's"),
+        ({"discounts": [7]}, "invoice.discounts[0]: 7 is no"),
+    ],
+)
+async def test_whatever_differs_from_the_sdks_types_is_found(
+    sandbox_bare: Sandbox, change: Json, found: str
+) -> None:
+    """The contract can fail: a field, a kind of value, an enum, a null, an object, a list."""
+    signup = await sandbox_bare.subscribe()
+    invoice = (await sandbox_bare.raw("GET", f"/v1/invoices/{signup.invoice}")).body
+    assert problems(invoice) == []
+    assert [one for one in problems(invoice | change) if one.startswith(found)]
+    del invoice["amount_due"]
+    assert problems(invoice) == ["invoice.amount_due: missing"]
 
 
 async def _live_through_everything(sandbox: Sandbox) -> None:

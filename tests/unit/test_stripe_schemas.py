@@ -27,7 +27,7 @@ from paidup.stripe_api.schemas import (
 )
 from paidup_demo.sandbox.settings import API_VERSION as SANDBOX_VERSION
 
-SAMPLES = Path(__file__).parents[3] / "shared" / "stripe" / "fixtures.json"
+SAMPLES = Path(__file__).with_name("stripe_samples.json")
 
 LINE = {
     "amount": 2900,
@@ -99,9 +99,7 @@ def listed(*data: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def sample(kind: str) -> bytes:
-    if not SAMPLES.exists():
-        pytest.skip("Stripe's own samples are not at ../shared/stripe/fixtures.json")
-    return json.dumps(json.loads(SAMPLES.read_text())[kind]).encode()
+    return json.dumps(json.loads(SAMPLES.read_text())["samples"][kind]).encode()
 
 
 @pytest.mark.parametrize(

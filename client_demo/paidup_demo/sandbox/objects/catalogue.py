@@ -42,6 +42,7 @@ def product(created: int, name: str) -> Json:
         "marketing_features": [],
         "metadata": {},
         "name": name,
+        "type": "service",
         "updated": created,
     }
 

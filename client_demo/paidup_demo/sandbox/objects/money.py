@@ -192,6 +192,7 @@ def dispute(created: int, charge: Json, reason: str, status: str, due_by: int) -
             "has_evidence": False,
             "past_due": False,
             "submission_count": 0,
+            "submission_method": "not_submitted",
         },
         "is_charge_refundable": status.startswith("warning"),
         "metadata": {},
