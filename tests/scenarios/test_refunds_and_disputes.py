@@ -83,6 +83,19 @@ async def test_partial_refunds_take_their_share_and_together_all(life: Life) -> 
     await life.wait_for_status(invoice, "reversed")
 
 
+async def test_a_refund_of_the_cash_beside_a_balance_takes_what_the_cash_bought(life: Life) -> None:
+    """S25, S26: 45.00 for 3,000 credits; 20.00 are a downgrade's money, whose credits the customer kept."""
+    await life.buy("pro")
+    await life.change("basic")
+    invoice = await life.top_up(3)
+    assert await life.balance() == 2000 + 1666
+    await life.refund(invoice, 1000)
+    await life.wait_for_balance(2000 + 1000)
+    await life.refund(invoice, 1500)
+    await life.wait_for_balance(2000)
+    assert (await life.status(invoice))["status"] == "active", "20.00 of it were paid from the balance"
+
+
 async def test_a_refund_that_fails_later_restores_the_credits(life: Life) -> None:
     """S25: the money is with the merchant again, the credits with the customer."""
     invoice = await life.buy("pro")

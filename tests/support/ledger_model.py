@@ -99,6 +99,8 @@ class Reversals:
 
     total: int
     known: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    set_off: int = 0
+    """How many credits it does not give, since a downgrade left them to the customer."""
     reversed: int = 0
     """Of these: offset against expired credits, forgiven, or owed. The rest was taken from the grants."""
     expired: int = 0
@@ -371,6 +373,7 @@ class Model:
             less = min(self.carried, exposed)
             self.carried -= less
             credits -= less
+            self.invoices[bill.id].set_off = less
             self.carried_money = max(0, self.carried_money + max(0, -bill.total) - bill.from_balance)
         if bill.subscription:
             self.carried_until = max([line.end for line in bill.lines if self._worth(line) > 0])
@@ -447,8 +450,11 @@ class Model:
         open_ = sum(a for k, s, a in known.known.values() if (k, s) in FREEZES)
         if known.total <= 0:
             return 0, 0
-        taken = granted * min(back, known.total) // known.total
-        return taken, granted * min(back + open_, known.total) // known.total - taken
+        in_all = sum(b.credits for b in self.batches if b.invoice == invoice)
+        bought = granted + (known.set_off * granted // in_all if in_all else 0)
+        taken = min(granted, bought * min(back, known.total) // known.total)
+        both = min(granted, bought * min(back + open_, known.total) // known.total)
+        return taken, both - taken
 
     def _own(self, invoice: str) -> list[Batch]:
         return [b for b in self.batches if b.invoice == invoice and b.given]

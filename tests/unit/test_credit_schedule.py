@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from paidup.domain.billing_months import add_months, months_between
 from paidup.domain.catalog import Catalogue, Interval, Plan, PlanPrice, Rollover, StripePrice, Upgrade
-from paidup.domain.credit_schedule import grant_schedules
+from paidup.domain.credit_schedule import PaidInvoice, grant_schedules
 from paidup.domain.payment_facts import LineFacts
 from paidup.domain.quotes import Quote, installments, quote
+from paidup.domain.reversals import ReversalFacts, claim
 from tests.support.billing_simulator import DAY_S, Bills, Item
 
 BASIC, PRO, FREE, ENDS = "price_basic", "price_pro", "price_free", "price_ends"
@@ -239,11 +240,11 @@ def on(key: str, quantity: int = 1, sold: Sold = OURS) -> Item:
 def given_by(bills: Bills) -> list[int]:
     """The credits of each invoice, those to come included."""
     plans = grant_schedules(bills.paid)
-    return [sum(item.credits for item in plans[each.invoice]) for each in bills.paid]
+    return [sum(item.credits for item in plans[each.invoice].installments) for each in bills.paid]
 
 
 def year_of(bills: Bills, invoice: int = 0) -> list[int]:
-    return [item.credits for item in grant_schedules(bills.paid)[f"in_{invoice}"]]
+    return [item.credits for item in grant_schedules(bills.paid)[f"in_{invoice}"].installments]
 
 
 def test_a_year_gives_twelve_monthly_installments() -> None:
@@ -269,7 +270,7 @@ def test_each_installment_expires_when_the_next_is_due_if_the_plan_says_so() -> 
     sold = catalogue(Plan("ends", "Ends", 500, prices_of("ends", 900, 9000), rollover=Rollover.EXPIRE))
     bills = life(sold)
     bills.subscribe(on("ends_year", sold=sold))
-    parts = grant_schedules(bills.paid)["in_0"]
+    parts = grant_schedules(bills.paid)["in_0"].installments
     assert [part.due_at for part in parts[1:]] == [part.expires_at for part in parts[:-1]]
     assert (parts[0].due_at, parts[-1].expires_at) == (None, bills.end)
 
@@ -342,6 +343,30 @@ def test_a_top_up_paid_from_the_balance_is_offset_too() -> None:
     assert given_by(bills) == [2000, 0, 0]
 
 
+def left_after(bills: Bills, refunded_minor: int) -> int:
+    """What remains of the last invoice's credits once so much of its money was returned."""
+    schedule = grant_schedules(bills.paid)[bills.last.invoice]
+    granted = sum(item.credits for item in schedule.installments)
+    back = [ReversalFacts("refund", "succeeded", refunded_minor)]
+    return granted - claim(granted, bills.last.money.total_minor, back, schedule.offset).reversed
+
+
+def test_the_cash_of_a_partly_offset_invoice_takes_back_all_that_it_gave() -> None:
+    """S25, S26: 18.00 for 1,800 credits; a downgrade's 9.00 pays half, so that the other 9.00 gave 900."""
+    sold = catalogue(
+        Plan("small", "Small", 100, prices_of("small", 100, 1000)),
+        Plan("large", "Large", 1000, prices_of("large", 1000, 10000)),
+        EXTRA,
+    )
+    bills = life(sold)
+    bills.subscribe(on("large_month", sold=sold))
+    bills.change(on("small_month", sold=sold))  # 9.00 to the balance, 900 credits carried over
+    bills.change(on("large_month", 2, sold))
+    assert (bills.last.money.total_minor, bills.last.money.from_balance_minor) == (1900, 900)
+    assert given_by(bills) == [1000, 0, 1000]
+    assert [left_after(bills, minor) for minor in (0, 500, 1000, 1900)] == [1000, 500, 0, 0]
+
+
 def test_a_plan_change_buys_back_a_downgrade_even_when_its_money_is_spent() -> None:
     """S26: within the time that the money paid for; a plan's low rate cannot be turned into a better one."""
     bills = life()
@@ -378,10 +403,10 @@ def test_a_change_of_a_year_paid_after_it_is_granted_at_once() -> None:
     bills.wait(50)
     bills.change(on("pro_year"), later=True)
     bills.renew()
-    late = [item for item in grant_schedules(bills.paid)["in_1"] if item.due_at is None]
+    late = [item for item in grant_schedules(bills.paid)["in_1"].installments if item.due_at is None]
     # 33000 in all: what is given back is taken off both in proportion.
     assert sum(item.credits for item in late) == pytest.approx(11000 + 22000 / 12, abs=20)
-    assert len(grant_schedules(bills.paid)["in_1"]) == 13
+    assert len(grant_schedules(bills.paid)["in_1"].installments) == 13
 
 
 def test_the_rest_of_a_carryover_is_dropped_after_its_period() -> None:
@@ -414,7 +439,7 @@ def test_prorations_billed_at_the_renewal_last_as_long_as_its_period() -> None:
     bills.wait(50)
     bills.change(on("ends_month", 2, sold), later=True)
     bills.renew()
-    items = grant_schedules(bills.paid)[bills.last.invoice]
+    items = grant_schedules(bills.paid)[bills.last.invoice].installments
     assert sum(item.credits for item in items) == 1250
     assert {item.expires_at for item in items} == {bills.end}
     assert {item.due_at for item in items} == {None}
@@ -463,6 +488,10 @@ def lived(sold: Sold, first: str, steps: list[Step]) -> Iterator[Bills]:
         yield bills
 
 
+def cash_of(paid: PaidInvoice) -> int:
+    return max(0, paid.money.total_minor - paid.money.from_balance_minor)
+
+
 lives = st.lists(CHANGE | RENEW | TOP_UP, max_size=14)
 begins = st.sampled_from(["basic_month", "pro_month", "pro_year"])
 
@@ -484,6 +513,24 @@ def test_no_path_gives_more_than_its_cash_buys_at_the_best_rate(
     )
     for bills in lived(sold, first, steps):
         assert sum(given_by(bills)) <= best * bills.cash
+
+
+@pytest.mark.parametrize("sold", [OURS, NO_REBATE, ODD], ids=["ours", "no rebate", "odd"])
+@hypothesis_settings(max_examples=100)
+@given(first=begins, steps=lives)
+def test_the_newest_payments_cash_bought_nothing_once_it_is_returned(
+    sold: Sold, first: str, steps: list[Step]
+) -> None:
+    """S25, S26: what remains is at most what the balance's share bought beyond the downgrade's credits."""
+    for bills in lived(sold, first, steps):
+        money, schedule = bills.last.money, grant_schedules(bills.paid)[bills.last.invoice]
+        if money.total_minor <= 0:
+            continue
+        bought = bills.last.quote.credits
+        by_balance = -(-bought * money.from_balance_minor // money.total_minor)
+        remaining = left_after(bills, cash_of(bills.last))
+        assert remaining == max(0, by_balance - schedule.offset)
+        assert left_after(bills, money.total_minor) == 0
 
 
 @pytest.mark.parametrize("sold", [OURS, NO_REBATE, ODD], ids=["ours", "no rebate", "odd"])

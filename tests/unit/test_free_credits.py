@@ -195,10 +195,10 @@ class AnyLife:
         self.bills.renew()
 
     def refund(self, parts: int) -> None:
-        """The newest payment, or half of it, where it was cash: for somebody who leaves, and comes again."""
+        """The newest payment's cash, or half of it: for somebody who leaves, and comes again."""
         money = self.bills.last.money
-        if money.total_minor > 0 == money.from_balance_minor:
-            self.refunded[self.bills.last.invoice] = money.total_minor // parts
+        if money.total_minor > money.from_balance_minor:
+            self.refunded[self.bills.last.invoice] = (money.total_minor - money.from_balance_minor) // parts
         self.buy_again(("basic", "month", 1), 0)
 
     def _item(self, item: tuple[str, str, int]) -> Item:
@@ -211,9 +211,10 @@ class AnyLife:
         plans = grant_schedules(self.bills.paid)
         total = 0
         for each in self.bills.paid:
-            granted = sum(item.credits for item in plans[each.invoice])
+            schedule = plans[each.invoice]
+            granted = sum(item.credits for item in schedule.installments)
             back = ReversalFacts("refund", "succeeded", self.refunded.get(each.invoice, 0))
-            total += granted - claim(granted, each.money.total_minor, [back]).reversed
+            total += granted - claim(granted, each.money.total_minor, [back], schedule.offset).reversed
         return total
 
     @property

@@ -19,6 +19,7 @@ from paidup.domain.catalog import AfterRefund
 from paidup.domain.credit_schedule import (
     Money,
     PaidInvoice,
+    Schedule,
     affects_other_invoices,
     grant_schedules,
     limit_free_credits,
@@ -61,9 +62,10 @@ async def create_grants(
     in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
     paid = limit_free_credits([_paid_invoice(each) for each in in_order])
     planned = grant_schedules(paid)
-    row.credits_quoted = sum(item.credits for item in planned[row.id] if item.due_at is None)
+    row.credits_offset = planned[row.id].offset
+    row.credits_quoted = sum(item.credits for item in planned[row.id].installments if item.due_at is None)
     limit = next(each.quote.credits for each in paid if each.invoice == row.id)
-    await _write_schedule(row, account, planned[row.id], limit, at, writes)
+    await _write_schedule(row, account, planned[row.id].installments, limit, at, writes)
     if is_independent(row):
         return
     await writes.send()  # the grants are read below
@@ -73,7 +75,7 @@ async def create_grants(
     for other in others:
         if await _adjust(other, account, planned[other.id], row.id, at):
             await reversals.apply(other, account, after, f"{row.id}>{other.id}", "recalculated", at)
-            await other.save(update_fields=reversals.COUNTS)
+            await other.save(update_fields=("credits_offset", *reversals.COUNTS))
 
 
 async def end_subscription_grants(
@@ -122,13 +124,14 @@ async def _write_schedule(
             await ledger.plan_installment(account, row.id, terms, writes)
 
 
-async def _adjust(
-    row: Invoice, account: Account, items: Sequence[Installment], cause: str, at: datetime
-) -> bool:
+async def _adjust(row: Invoice, account: Account, schedule: Schedule, cause: str, at: datetime) -> bool:
     """Adjust an earlier invoice's grants to its recomputed schedule. True if one has changed."""
-    changed = False
+    changed = bool(row.credits_offset != schedule.offset)
+    row.credits_offset = schedule.offset
     grants = await CreditGrant.filter(invoice_id=row.id).order_by("installment")
-    for grant, item in zip(grants, items, strict=False):  # an invoice without items has one grant of zero
+    for grant, item in zip(
+        grants, schedule.installments, strict=False
+    ):  # an invoice without items has one grant of zero
         if grant.credits == item.credits:
             continue
         changed = True

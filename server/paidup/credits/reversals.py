@@ -96,10 +96,17 @@ async def apply(
 async def _due(row: Invoice) -> tuple[list[CreditGrant], Claim]:
     """The invoice's grants, and how many of their credits are to be taken back and frozen."""
     known = await Reversal.filter(invoice_id=row.id)
-    grants = await CreditGrant.filter(invoice_id=row.id, state__in=_GRANTED).order_by("installment")
+    planned = await CreditGrant.filter(invoice_id=row.id).order_by("installment")
+    grants = [grant for grant in planned if grant.state in _GRANTED]
     facts = [ReversalFacts(each.kind, each.status, each.amount_minor) for each in known]
     total_minor = row.total_minor or row.amount_due_minor  # settled before totals were stored
-    return grants, claim(sum(grant.credits for grant in grants), total_minor, facts)
+    granted, in_all = _credits(grants), _credits(planned)
+    offset = row.credits_offset * granted // in_all if in_all else 0  # this far, of a yearly plan
+    return grants, claim(granted, total_minor, facts, offset)
+
+
+def _credits(grants: Sequence[CreditGrant]) -> int:
+    return sum(grant.credits for grant in grants)
 
 
 async def _move(

@@ -132,6 +132,8 @@ class Invoice(Model):
     currency = fields.CharField(3)
     amount_due_minor = fields.BigIntField()
     credits_quoted = fields.BigIntField(default=0)
+    credits_offset = fields.BigIntField(default=0, db_default=0)
+    """How many credits carried over from downgrades were offset against it: domain/credit_schedule.py."""
     quote: Any = fields.JSONField(null=True)
     total_minor = fields.BigIntField(default=0, db_default=0)
     from_balance_minor = fields.BigIntField(default=0, db_default=0)

@@ -51,6 +51,13 @@ class Money(msgspec.Struct, frozen=True):
     change: bool
 
 
+class Schedule(msgspec.Struct, frozen=True):
+    """The grants of one invoice, and how many credits a carryover was offset against (`offset`)."""
+
+    installments: list[Installment]
+    offset: int = 0
+
+
 def affects_other_invoices(quoted: Quote, money: Money) -> bool:
     """Whether this invoice's grants depend on other invoices of the account, or theirs on it."""
     yearly = any(len(part.due_at) > 1 for part in quoted.parts)
@@ -80,9 +87,9 @@ def _limit_invoice(invoice: PaidInvoice, given: list[FreeCredits]) -> PaidInvoic
     return replace(invoice, quote=replace(quoted, free=allowed))
 
 
-def grant_schedules(paid: Iterable[PaidInvoice]) -> dict[str, list[Installment]]:
+def grant_schedules(paid: Iterable[PaidInvoice]) -> dict[str, Schedule]:
     """The grants of each invoice of one account, due now and later. `paid` is in Stripe's order."""
-    plans: dict[str, list[Installment]] = {}
+    plans: dict[str, Schedule] = {}
     before: list[PaidInvoice] = []
     carried = CreditCarryover()
     for invoice in limit_free_credits(paid):
@@ -96,7 +103,8 @@ def grant_schedules(paid: Iterable[PaidInvoice]) -> dict[str, list[Installment]]
             after = CreditCarryover(carried.credits + left, carried.minor + minor)
         ends = [part.period_end for part in quoted.parts if invoice.subscription]
         carried = replace(after, until=max(ends, default=carried.until))
-        plans[invoice.invoice] = installments(quoted.parts)
+        offset = invoice.quote.credits - quoted.credits
+        plans[invoice.invoice] = Schedule(installments(quoted.parts), offset)
         before.append(invoice)
     return plans
 
@@ -116,9 +124,7 @@ def _expire_carryover(carried: CreditCarryover, invoice: PaidInvoice) -> CreditC
     return replace(carried, minor=minor)
 
 
-def _lower(
-    plans: dict[str, list[Installment]], invoices: Sequence[str], change: PaidInvoice, credits: int
-) -> int:
+def _lower(plans: dict[str, Schedule], invoices: Sequence[str], change: PaidInvoice, credits: int) -> int:
     """Take `credits` from the later installments of `invoices`. Returns how many are left over.
 
     Evenly if the plan stays yearly; otherwise from the last installments, so that the rest is granted soon.
@@ -126,16 +132,16 @@ def _lower(
     later = [
         (item.due_at, invoice, position)
         for invoice in invoices
-        for position, item in enumerate(plans[invoice])
+        for position, item in enumerate(plans[invoice].installments)
         if item.due_at is not None and item.due_at > change.at
     ]
     later.sort(reverse=True)
-    holds = [plans[invoice][position].credits for _, invoice, position in later]
+    holds = [plans[invoice].installments[position].credits for _, invoice, position in later]
     stays_yearly = any(len(part.due_at) > 1 for part in change.quote.parts)
     taken = spread(credits, holds) if stays_yearly else _in_turn(credits, holds)
     for (_, invoice, position), less in zip(later, taken, strict=True):
-        item = plans[invoice][position]
-        plans[invoice][position] = replace(item, credits=item.credits - less)
+        items = plans[invoice].installments
+        items[position] = replace(items[position], credits=items[position].credits - less)
     return credits - sum(taken)
 
 

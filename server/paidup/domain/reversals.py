@@ -102,10 +102,12 @@ class Claim(msgspec.Struct, frozen=True):
     """All of its money was reversed."""
 
 
-def claim(granted: int, total_minor: int, reversals: Iterable[ReversalFacts]) -> Claim:
+def claim(granted: int, total_minor: int, reversals: Iterable[ReversalFacts], offset: int = 0) -> Claim:
     """In proportion to the money, rounded down; all credits if all of the money was reversed.
 
-    `total_minor` is the invoice's total, whether paid by card or by the customer's Stripe balance.
+    `total_minor` is the invoice's total, whether paid by card or by the customer's Stripe balance. The
+    money bought `granted + offset` credits: `offset` were not granted, since a downgrade whose money paid
+    a part had left them to the customer. So the part paid in cash takes back what it gave.
     """
     back = disputed = 0
     for reversal in reversals:
@@ -113,11 +115,13 @@ def claim(granted: int, total_minor: int, reversals: Iterable[ReversalFacts]) ->
             back += reversal.amount_minor
         elif reversal.effect is Effect.FREEZES:
             disputed += reversal.amount_minor
-    taken = _share(granted, back, total_minor)
-    return Claim(taken, _share(granted, back + disputed, total_minor) - taken, 0 < total_minor <= back)
+    bought = granted + offset
+    taken = min(granted, _share(bought, back, total_minor))
+    withheld = min(granted, _share(bought, back + disputed, total_minor)) - taken
+    return Claim(taken, withheld, 0 < total_minor <= back)
 
 
-def _share(granted: int, amount_minor: int, total_minor: int) -> int:
+def _share(bought: int, amount_minor: int, total_minor: int) -> int:
     if total_minor <= 0:
         return 0
-    return granted * min(amount_minor, total_minor) // total_minor
+    return bought * min(amount_minor, total_minor) // total_minor

@@ -49,7 +49,15 @@ def write_change(row: Invoice, writes: UnitOfWork) -> None:
     writes.update(
         row,
         *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),
-        *("credits_quoted", "quote", "total_minor", "from_balance_minor", "settled_via", "settled_at"),
+        *(
+            "credits_quoted",
+            "credits_offset",
+            "quote",
+            "total_minor",
+            "from_balance_minor",
+            "settled_via",
+            "settled_at",
+        ),
         *("finalized_at", "sequence", "affects_others", "has_reversals", *reversals.COUNTS),
     )
 
