@@ -25,11 +25,12 @@ from paidup.realtime.hub import Hub
 from paidup.realtime.resync import resync_forever
 from paidup.realtime.status_queries import balance_of
 from paidup.realtime.tickets import Tickets
+from paidup.reconciliation.abandoned_purchases import AbandonedPurchases
 from paidup.reconciliation.alarms import Alarms
 from paidup.reconciliation.due_rows import DueRows
 from paidup.reconciliation.list_sweeps import ListSweeps
 from paidup.reconciliation.maintenance import Maintenance
-from paidup.reconciliation.pruning import DEFAULT_RETENTION, Retention, retention_of
+from paidup.reconciliation.policy import DEFAULT_POLICY, ReconcilerPolicy, policy_of
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import Events
 from paidup.runtime.clock import Clock, now
@@ -66,7 +67,7 @@ def compose(
     timeline: Timeline,
     metrics: Metrics,
     clock: Clock = now,
-    retention: Retention = DEFAULT_RETENTION,
+    policy: ReconcilerPolicy = DEFAULT_POLICY,
 ) -> PaymentServices:
     """Build the payment services, for the server, the worker and the tests. Opens and starts nothing."""
 
@@ -85,9 +86,16 @@ def compose(
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, clock)
     events = Events(verification, reversals, subscriptions, timeline)
     reconciler = Reconciler(
-        DueRows(settlement, verification, events, subscriptions, clock),
+        DueRows(
+            settlement,
+            verification,
+            events,
+            subscriptions,
+            AbandonedPurchases(gateway, verification, clock, policy.abandoned_after),
+            clock,
+        ),
         ListSweeps(gateway, verification, events, reversals),
-        Maintenance(metrics, retention),
+        Maintenance(metrics, policy.retention),
         metrics,
     )
     return PaymentServices(
@@ -149,7 +157,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         redis, gateway, hub = connections.redis, connections.gateway, connections.hub
         prices = PriceCatalog(catalogue, gateway.account)
         await prices.load()
-        payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, retention_of(settings))
+        payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)
         checkout = Checkout(prices, gateway, payments.verification, payments.subscriptions, clock)
         yield Services(

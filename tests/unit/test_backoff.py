@@ -28,17 +28,33 @@ def test_chance_varies_a_delay_by_a_tenth_either_way(attempt: int, chance: float
     assert 0.899 * middle <= watched_delay_s(attempt, chance) <= 1.101 * middle
 
 
-@pytest.mark.parametrize(("age_s", "delay_s"), [(0, 20), (40, 20), (100, 50), (7200, 3600), (80_000, 3600)])
-def test_the_reconciler_waits_half_the_age_within_bounds(age_s: float, delay_s: float) -> None:
+@pytest.mark.parametrize(
+    ("age_s", "delay_s"),
+    [
+        *[(0, 20), (40, 20), (100, 50), (7200, 3600), (80_000, 3600)],
+        *[(25 * HOUR_S, 24 * HOUR_S), (1400 * HOUR_S, 24 * HOUR_S), (1500 * HOUR_S, None)],
+    ],
+)
+def test_the_reconciler_waits_half_the_age_within_bounds(age_s: float, delay_s: float | None) -> None:
     assert reconciler_delay_s(age_s) == delay_s
 
 
 def test_an_unpaid_invoice_costs_about_forty_calls_until_stripe_voids_it() -> None:
+    assert 25 <= calls_until(VOIDED_AFTER_S) <= 40
+
+
+def test_an_invoice_that_nobody_pays_costs_about_a_hundred_calls_in_all() -> None:
+    """S55: it was hourly, for ever."""
+    assert calls_until(10 * 365 * 24 * HOUR_S) <= 105
+
+
+def calls_until(end_s: float) -> int:
+    """How often an invoice that stays open is verified until it has this age."""
     age_s, calls = 0.0, 0
-    while age_s < VOIDED_AFTER_S:
-        age_s += reconciler_delay_s(age_s)
+    while age_s < end_s and (delay_s := reconciler_delay_s(age_s)) is not None:
+        age_s += delay_s
         calls += 1
-    assert 25 <= calls <= 40
+    return calls
 
 
 def test_an_event_is_retried_for_hours_and_then_given_to_operators() -> None:

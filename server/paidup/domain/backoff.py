@@ -14,12 +14,24 @@ def watched_delay_s(attempt: int, chance: float) -> float:
     return WATCHED_DELAYS_S[min(attempt, len(WATCHED_DELAYS_S) - 1)] * (0.9 + 0.2 * chance)
 
 
-def reconciler_delay_s(age_s: float) -> float:
-    """The delay before the reconciler verifies an open invoice of this age again.
+FIRST_CHECK_S = 20.0
+"""The delay before the reconciler verifies a new invoice."""
+DAY_S = 24 * 3600.0
+MAX_CHECKED_AGE_S = 62 * DAY_S
+"""Stripe retries a renewal for two months at most; an older payment is found by its event."""
 
-    Half its age, within bounds: about thirty calls until Stripe voids the invoice after 23 h.
+
+def reconciler_delay_s(age_s: float) -> float | None:
+    """The delay before the reconciler verifies an open invoice of this age again; None for never.
+
+    Half its age, within bounds: about forty calls on the first day, one a day after that, none after
+    two months. https://docs.stripe.com/billing/revenue-recovery/smart-retries
     """
-    return min(max(20.0, age_s / 2), 3600.0)
+    if age_s >= MAX_CHECKED_AGE_S:
+        return None
+    if age_s >= DAY_S:
+        return DAY_S
+    return min(max(FIRST_CHECK_S, age_s / 2), 3600.0)
 
 
 MAX_EVENT_ATTEMPTS = 12

@@ -143,11 +143,12 @@ _ATTEMPT_STATUSES = {
 
 def _from_attempts(known: InvoiceSnapshot, facts: PaymentFacts, payments: list[IntentFacts]) -> Decision:
     """The status of the latest attempt, if there is nothing to grant."""
-    if payments:
-        return _from_payment(known, payments[-1])
-    if facts.invoice and facts.invoice.status == "uncollectible":
+    uncollectible = facts.invoice is not None and facts.invoice.status == "uncollectible"
+    if uncollectible and not (payments and payments[-1].status in ("processing", "requires_action")):
         # Not terminal: an uncollectible invoice can still be paid.
         return _notify(known, InvoiceStatus.FAILED, "the invoice is uncollectible", UNCOLLECTIBLE)
+    if payments:
+        return _from_payment(known, payments[-1])
     if facts.attempt is Attempt.ACTION_REQUIRED:
         return _notify(known, InvoiceStatus.REQUIRES_ACTION, "the bank requires authentication")
     if facts.attempt is Attempt.FAILED and known.status is not InvoiceStatus.FAILED:

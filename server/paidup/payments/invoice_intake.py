@@ -13,7 +13,7 @@ import structlog
 from paidup.credits import grants
 from paidup.db.connection import locked
 from paidup.db.models import Account, Invoice, Subscription
-from paidup.domain.backoff import reconciler_delay_s
+from paidup.domain.backoff import FIRST_CHECK_S
 from paidup.domain.catalog import Catalogue, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import Quote, quote
@@ -93,7 +93,7 @@ async def _insert_invoice(invoice: InvoiceFacts, account: Account, quoted: Quote
         changed_at=at,
         publish_due_at=at + PUBLISH_GRACE,
         created_at=at,
-        next_check_at=at + timedelta(seconds=reconciler_delay_s(0)),
+        next_check_at=at + timedelta(seconds=FIRST_CHECK_S),
     )
     grants.store_quote(row, quoted, invoice)
     await row.save()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from paidup.credits import ledger, reversals
 from paidup.db.bulk import update_many
 from paidup.db.connection import locked, storage_errors
 from paidup.db.models import Account, Invoice
 from paidup.db.unit_of_work import UnitOfWork
-from paidup.domain.decisions import InvoiceSnapshot
+from paidup.domain.backoff import FIRST_CHECK_S
+from paidup.domain.decisions import UNCOLLECTIBLE, InvoiceSnapshot, InvoiceStatus
 from paidup.domain.payment_facts import PaymentFacts
 from paidup.payments.outcomes import PUBLISH_GRACE
 from paidup.realtime.status_queries import error_of
@@ -39,13 +41,21 @@ def lookup_condition(facts: PaymentFacts) -> tuple[str, list[str]]:
     return f"invoices.payment_intent IN ({marks}) AND accounts.id = invoices.account_id", intents
 
 
+def is_uncollectible(row: Invoice) -> bool:
+    """Whether Stripe has given up collecting it. It may still be paid, which an event reports."""
+    error = error_of(row)
+    return row.status is InvoiceStatus.FAILED and error is not None and error.code == UNCOLLECTIBLE.code
+
+
 def write_change(row: Invoice, writes: UnitOfWork) -> None:
     """Write a change that browsers should be notified of."""
     row.version += 1
     row.changed_at = now()
     row.publish_due_at = row.changed_at + PUBLISH_GRACE
-    if row.status.terminal:
+    if row.status.terminal or is_uncollectible(row):
         row.next_check_at = None
+    elif row.next_check_at is None:  # a payment is tried after all
+        row.next_check_at = row.changed_at + timedelta(seconds=FIRST_CHECK_S)
     writes.update(
         row,
         *("status", "error", "version", "changed_at", "publish_due_at", "next_check_at"),

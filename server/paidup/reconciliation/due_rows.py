@@ -25,18 +25,19 @@ from paidup.db.models import (
     StripeEvent,
     Subscription,
 )
-from paidup.domain.backoff import reconciler_delay_s
+from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeUnavailable
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
 from paidup.realtime.status_queries import read_statuses
+from paidup.reconciliation.abandoned_purchases import AbandonedPurchases
 from paidup.reconciliation.failures import FAILURES
 from paidup.reconciliation.stripe_events import Events
 from paidup.runtime.clock import Clock, now
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
-from paidup.subscriptions.sync import SubscriptionSync
+from paidup.subscriptions.sync import ENDED, SubscriptionSync
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +57,14 @@ class DueRows:
         verification: Verification,
         events: Events,
         subscriptions: SubscriptionSync,
+        abandoned: AbandonedPurchases,
         clock: Clock,
     ) -> None:
         self._settlement = settlement
         self._verification = verification
         self._events = events
         self._subscriptions = subscriptions
+        self._abandoned = abandoned
         self._clock = clock
 
     async def events(self) -> int:
@@ -87,16 +90,32 @@ class DueRows:
 
     async def _verify(self, row: Invoice) -> None:
         try:
-            await self._verification.verify(row.id, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
+            if self._abandoned.may_include(row):
+                await self._abandoned.end(row)
+            else:
+                await self._verification.verify(row.id, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
+            await self._stop_if_over(row)
         except StripeUnavailable as error:
             # No failure of this invoice: it is due again soon, however old it is.
             log.info("reconciliation_postponed", invoice=row.id, error=str(error))
             with storage_errors():
                 await Invoice.filter(id=row.id, next_check_at__isnull=False).update(
-                    next_check_at=now() + timedelta(seconds=reconciler_delay_s(0))
+                    next_check_at=now() + timedelta(seconds=FIRST_CHECK_S)
                 )
         except FAILURES as error:
             log.warning("reconciliation_failed", invoice=row.id, error=str(error))
+
+    async def _stop_if_over(self, row: Invoice) -> None:
+        """Verify it no more if its subscription has ended: Stripe tries no other payment of it."""
+        if row.subscription is None or row.status is InvoiceStatus.PROCESSING:
+            return
+        with storage_errors():
+            if await Subscription.exists(id=row.subscription, status__in=ENDED):
+                await (
+                    Invoice.filter(id=row.id)
+                    .exclude(status=InvoiceStatus.PROCESSING)
+                    .update(next_check_at=None)
+                )
 
     async def installments(self) -> int:
         """Grant due installments of yearly plans. Each is granted once, even by several at a time."""
@@ -128,7 +147,7 @@ class DueRows:
             await self._subscriptions.read(row.id, BACKGROUND_MAX_WAIT_S)
         except StripeUnavailable as error:
             log.info("subscription_postponed", subscription=row.id, error=str(error))
-            soon = self._clock() + timedelta(seconds=reconciler_delay_s(0))
+            soon = self._clock() + timedelta(seconds=FIRST_CHECK_S)
             with storage_errors():
                 await Subscription.filter(id=row.id, refresh_at__gt=soon).update(refresh_at=soon)
         except FAILURES as error:
@@ -174,5 +193,6 @@ async def _for_each(rows: Sequence[Row], work: Callable[[Row], Awaitable[Result]
     return await asyncio.gather(*(run_one(row) for row in rows))
 
 
-def _next_check(row: Invoice, at: datetime) -> datetime:
-    return at + timedelta(seconds=reconciler_delay_s((at - row.created_at).total_seconds()))
+def _next_check(row: Invoice, at: datetime) -> datetime | None:
+    delay_s = reconciler_delay_s((at - row.created_at).total_seconds())
+    return None if delay_s is None else at + timedelta(seconds=delay_s)

@@ -14,7 +14,6 @@ import msgspec
 from paidup.db.connection import storage_errors
 from paidup.db.models import StripeEvent, TimelineEntry, Watermark
 from paidup.runtime.clock import now
-from paidup.settings import Settings
 
 ROUND = 500
 """Rows of each table that one round prunes at most."""
@@ -27,13 +26,6 @@ class Retention(msgspec.Struct, frozen=True):
 
     payloads: timedelta = timedelta(days=90)
     timeline: timedelta = timedelta(days=90)
-
-
-DEFAULT_RETENTION = Retention()
-
-
-def retention_of(settings: Settings) -> Retention:
-    return Retention(timedelta(days=settings.event_payload_days), timedelta(days=settings.timeline_days))
 
 
 async def prune(retention: Retention) -> int:

@@ -19,6 +19,8 @@ from paidup.stripe_api.pagination import pages
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
+    PURCHASE_METADATA_KEY,
+    TOP_UP,
     CreditNote,
     Dispute,
     Line,
@@ -145,7 +147,7 @@ class StripeGateway:
             "collection_method": "charge_automatically",
             "auto_advance": False,  # the customer confirms it now
             "pending_invoice_items_behavior": "exclude",
-            "metadata": {ACCOUNT_METADATA_KEY: external_id},
+            "metadata": {ACCOUNT_METADATA_KEY: external_id, PURCHASE_METADATA_KEY: TOP_UP},
         }
         made = await self._client.call(
             "invoices.create",
@@ -175,9 +177,15 @@ class StripeGateway:
         )
         return decode(StripeInvoice, body_of(final))
 
-    async def void_invoice(self, invoice: str) -> None:
-        """Void an open invoice."""
-        await self._client.call("invoices.void", self._client.v1.invoices.void_invoice_async, invoice)
+    async def void_invoice(self, invoice: str, max_wait_s: float | None = None) -> StripeInvoice:
+        """Void an open invoice. Raises StripeRefused where it is paid or void already."""
+        voided = await self._client.call(
+            "invoices.void",
+            self._client.v1.invoices.void_invoice_async,
+            invoice,
+            max_wait_s=max_wait_s,
+        )
+        return decode(StripeInvoice, body_of(voided))
 
     async def invoice_of_intent(self, intent: str) -> str | None:
         """The invoice that a PaymentIntent pays, or None where it pays none."""

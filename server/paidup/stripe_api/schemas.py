@@ -15,6 +15,9 @@ from paidup.domain.payment_facts import IntentFacts, InvoiceFacts, LineFacts, Pa
 
 ACCOUNT_METADATA_KEY = "paidup_account"
 """Where the account id is kept: subscription metadata, which Stripe copies into its invoices."""
+PURCHASE_METADATA_KEY = "paidup_purchase"
+"""Marks an invoice that Paidup made itself, and may void."""
+TOP_UP = "top_up"
 
 T = TypeVar("T")
 

@@ -173,7 +173,7 @@ class Checkout:
         return row is not None and (row.price, row.quantity) == wanted
 
     async def resume_pending(
-        self, invoice_id: str, account: Account, same: bool, give_up: Callable[[], Awaitable[None]]
+        self, invoice_id: str, account: Account, same: bool, give_up: Callable[[], Awaitable[object]]
     ) -> Purchase | None:
         """The pending payment as it is now; None where it is void, or was cancelled in favour of another.
 

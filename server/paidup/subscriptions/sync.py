@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 ENDED = frozenset({"canceled", "incomplete_expired"})
 RENEWAL_GRACE = timedelta(minutes=90)
 """Stripe finalises a renewal an hour after the end of the period: its events should have arrived by then."""
+MAX_LATE = timedelta(days=3)
+"""Stripe finalises a renewal within 72 hours. After that one that is late (a paused one) is read daily."""
 
 
 class SubscriptionSync:
@@ -149,10 +151,12 @@ class SubscriptionSync:
         if row.status in ENDED:
             return None
         if row.status == "incomplete" or row.current_period_end is None:
-            age_s = (self._clock() - row.created_at).total_seconds()
-            return self._clock() + timedelta(seconds=reconciler_delay_s(age_s))
+            delay_s = reconciler_delay_s((self._clock() - row.created_at).total_seconds())
+            return None if delay_s is None else self._clock() + timedelta(seconds=delay_s)
         # Never in the past: a late renewal would be read again without pause.
-        return max(row.current_period_end + RENEWAL_GRACE, self._clock() + timedelta(hours=1))
+        late = self._clock() - row.current_period_end > MAX_LATE
+        pause = timedelta(days=1) if late else timedelta(hours=1)
+        return max(row.current_period_end + RENEWAL_GRACE, self._clock() + pause)
 
     def item_of(self, subscription: StripeSubscription) -> SubscriptionItem:
         """The item that sells a plan; the first one where none does. Each subscription has one."""

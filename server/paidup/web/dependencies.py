@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 
 import msgspec
 from starlette.requests import Request
@@ -11,13 +12,15 @@ from starlette.responses import Response
 
 from paidup.credits import ledger
 from paidup.db.connection import storage_errors, write_transaction
-from paidup.db.models import Account, CreditGrant, GrantState, Invoice
+from paidup.db.models import Account, CreditGrant, GrantState
 from paidup.domain.messages import StatusMessage
 from paidup.errors import InsufficientScope, NotAllowed
 from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
+from paidup.runtime.clock import now
 from paidup.services import Services
-from paidup.subscriptions.checkout import PENDING, Purchase
+from paidup.subscriptions.checkout import Purchase
+from paidup.subscriptions.pending import newest_awaited
 from paidup.web.auth import Scope
 from paidup.web.http import json_response
 
@@ -57,10 +60,9 @@ class PendingActivation(msgspec.Struct, frozen=True):
 
 
 async def pending_activation(services: Services, account: Account) -> PendingActivation | None:
-    """The account's newest payment in progress, with a ticket for its WebSocket."""
-    pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
+    """The newest payment that the customer can be waiting for, with a ticket for its WebSocket."""
+    row = await newest_awaited(account, now() - timedelta(hours=services.settings.abandoned_after_h))
     with storage_errors():
-        row = await pending.only("id", "billing_reason").first()
         status = await read_status(row.id) if row else None
     if row is None or status is None:
         return None

@@ -1,0 +1,49 @@
+"""Which of an account's unpaid invoices its customer can be waiting for."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from paidup.db.connection import storage_errors
+from paidup.db.models import Account, Invoice, Subscription
+from paidup.domain.decisions import InvoiceStatus
+from paidup.payments.invoice_rows import is_uncollectible
+from paidup.subscriptions.checkout import PENDING
+from paidup.subscriptions.sync import ENDED
+
+RENEWAL = "subscription_cycle"
+MAX_LOOKED_AT = 20
+"""Of the newest unpaid invoices. One account has few: its purchases reuse a pending one."""
+
+
+async def newest_awaited(account: Account, touched_since: datetime) -> Invoice | None:
+    """The newest unpaid invoice that the customer can be waiting for, or None.
+
+    A payment that is processing always is. A renewal is while the customer has to act: another attempt
+    of Stripe's own is nothing to wait for. A purchase is if its status has changed since
+    `touched_since`. None is that is uncollectible, or whose subscription has ended.
+    Raises StorageUnavailable.
+    """
+    pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
+    with storage_errors():
+        for row in await pending.limit(MAX_LOOKED_AT):
+            if _may_be_awaited(row, touched_since) and not await _has_ended(row):
+                return row
+    return None
+
+
+def _may_be_awaited(row: Invoice, touched_since: datetime) -> bool:
+    if row.status is InvoiceStatus.PROCESSING:
+        return True
+    if is_uncollectible(row):
+        return False
+    if row.billing_reason == RENEWAL:
+        return row.status is not InvoiceStatus.OPEN
+    return row.changed_at >= touched_since
+
+
+async def _has_ended(row: Invoice) -> bool:
+    """Whether the invoice's subscription is over: Stripe collects no more, and nobody waits."""
+    if row.subscription is None or row.status is InvoiceStatus.PROCESSING:
+        return False
+    return await Subscription.exists(id=row.subscription, status__in=ENDED)
