@@ -83,7 +83,7 @@ async def test_partial_refunds_take_their_share_and_together_all(life: Life) -> 
     await life.wait_for_status(invoice, "reversed")
 
 
-async def test_a_refund_of_the_cash_beside_a_balance_takes_what_the_cash_bought(life: Life) -> None:
+async def test_a_refund_of_the_cash_beside_a_balance_takes_all_that_it_gave(life: Life) -> None:
     """S25, S26: 45.00 for 3,000 credits; 20.00 are a downgrade's money, whose credits the customer kept."""
     await life.buy("pro")
     await life.change("basic")

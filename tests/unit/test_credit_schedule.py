@@ -518,7 +518,7 @@ def test_no_path_gives_more_than_its_cash_buys_at_the_best_rate(
 @pytest.mark.parametrize("sold", [OURS, NO_REBATE, ODD], ids=["ours", "no rebate", "odd"])
 @hypothesis_settings(max_examples=100)
 @given(first=begins, steps=lives)
-def test_the_newest_payments_cash_bought_nothing_once_it_is_returned(
+def test_the_newest_payments_cash_gives_nothing_once_it_is_returned(
     sold: Sold, first: str, steps: list[Step]
 ) -> None:
     """S25, S26: what remains is at most what the balance's share bought beyond the downgrade's credits."""

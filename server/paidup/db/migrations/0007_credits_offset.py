@@ -3,7 +3,7 @@ from tortoise.migrations import operations as ops
 from tortoise import fields
 
 class Migration(migrations.Migration):
-    dependencies = [('paidup', '0004_rename_columns')]
+    dependencies = [('paidup', '0006_price_products')]
 
     initial = False
 
