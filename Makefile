@@ -16,7 +16,7 @@ help: ## show this list
 demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on 8001 (SANDBOX_PORT)
 	@exec $(BIN)/paidup demo
 
-test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKAGING_TESTS=0 leave some out
+test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKAGING_TESTS=0 skip some
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 # Chromium and nginx, by apt-get where it may; else one line says what to install.
@@ -30,14 +30,14 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache --no-logo
 
-schemas: $(DEV) ## .github/ and compose.yaml against the schemas that check-jsonschema brings
+schemas: $(DEV) ## validate .github/ and compose.yaml with check-jsonschema
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
-words: $(DEV) ## words that the repository does not use (tests/structure/words.txt)
+words: $(DEV) ## find words that the repository avoids (tests/structure/words.txt)
 	$(BIN)/python -m tests.structure.words
 
 types: $(DEV)
@@ -46,24 +46,24 @@ types: $(DEV)
 structure: $(DEV) $(NODE)
 	$(BIN)/python -m pytest -q tests/structure
 
-docs-check: $(DEV) $(NODE) ## links, pictures, commands and code of the documents, and what else they must agree with
+docs-check: $(DEV) $(NODE) ## check links, pictures, commands and code in the documents
 	$(BIN)/python -m pytest -q tests/structure/test_docs_check.py tests/structure/test_documents.py tests/structure/test_operations_documents.py
 
 docs: $(DEV) ## build the documentation as a site, strictly, into build/site/site
 	@$(BIN)/python docs/site/build.py
 
-format: $(DEV) ## format the code and mend what can be mended by itself
+format: $(DEV) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(DEV) ## measure all against floors: activation, sockets, webhooks, spends, a burst (half an hour)
+bench: $(DEV) ## run all benchmarks against their floors (half an hour)
 	$(BIN)/python -m tests.bench.activation
-	$(BIN)/python -m tests.bench.line
+	$(BIN)/python -m tests.bench.sockets
 	$(BIN)/python -m tests.bench.webhooks
 	$(BIN)/python -m tests.bench.spends
 	$(BIN)/python -m tests.bench.burst
 
-soak: $(DEV) ## an hour's customers in minutes: is anything kept of them?
+soak: $(DEV) ## simulate an hour of customers in minutes and check for leaks
 	$(BIN)/python -m tests.soak
 
 chaos: $(DEV) ## kill every process repeatedly under load, on both databases, then audit (up to ten minutes)
@@ -72,7 +72,7 @@ chaos: $(DEV) ## kill every process repeatedly under load, on both databases, th
 # For the oldest Python that is supported, wheels only.
 COMPILE := $(BIN)/uv pip compile -q --python-version 3.11 --only-binary :all: --generate-hashes --no-header --upgrade
 
-lock: $(DEV) ## pin every dependency again, with hashes, the build backend included
+lock: $(DEV) ## pin all dependencies again with hashes, including the build backend
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| $(COMPILE) --no-annotate -o requirements/build.txt -
 	$(COMPILE) --extra server -o requirements/server.txt pyproject.toml
@@ -85,7 +85,7 @@ dist: $(DEV) ## build the wheel and the source distribution into dist/
 migrations: $(DEV) ## write a migration for what changed in server/paidup/db/models.py
 	$(BIN)/tortoise -c paidup.db.connection.TORTOISE makemigrations
 
-clean: ## forget the virtual environment, the demo's data and the caches
+clean: ## delete the virtual environment, the demo's data and the caches
 	rm -rf $(VENV) tests/node/node_modules .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
 
 $(VENV)/bin/python:

@@ -1,4 +1,4 @@
-"""Pictures of what `tests.bench.line` measured: `python -m tests.bench.pictures FIGURES.json FOLDER`.
+"""Pictures of what `tests.bench.sockets` measured: `python -m tests.bench.pictures FIGURES.json FOLDER`.
 
 Each is a cumulative distribution: how many of all (upwards) took at most so long (to the right). Plain
 SVG on a light ground of its own, so that it reads the same on any page.
@@ -23,10 +23,10 @@ OURS = ("Paidup", "a waiting socket", "commit to socket")
 DASHES = ("", "7 4", "2 3", "10 3 2 3")
 SHARES = (*(n / 200 for n in range(200)), 0.995, 0.999, 1.0)
 PICTURES: Mapping[str, tuple[str, str, bool]] = {
-    "latency": ("line-latency.svg", "From publishing to receiving, ms", True),
-    "connects": ("line-connects.svg", "From the first connect to a socket's snapshot, s", False),
-    "cpu": ("line-polling.svg", "From a change to knowing it, ms", True),
-    "load": ("line-load.svg", "Under load, ms", True),
+    "latency": ("sockets-latency.svg", "From publishing to receiving, ms", True),
+    "connects": ("sockets-connects.svg", "From the first connect to a socket's snapshot, s", False),
+    "cpu": ("sockets-polling.svg", "From a change to knowing it, ms", True),
+    "load": ("sockets-load.svg", "Under load, ms", True),
 }
 """By figure: the file, what the axis shows, and whether it is logarithmic."""
 

@@ -1,4 +1,4 @@
-"""What the benches of the line stand on: PostgreSQL, a Valkey, a Stripe, rows, servers, bulk_verification."""
+"""The rig of the WebSocket benchmarks: PostgreSQL, Valkey, a Stripe stub, rows, servers and clients."""
 
 from __future__ import annotations
 

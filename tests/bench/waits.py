@@ -1,4 +1,4 @@
-"""Figures 6 and 7 of the line: what waiting costs and how long it takes, against polling and under load.
+"""Figures 6 and 7: the cost and duration of waiting, compared with polling and under load.
 
 Polling is favoured: each customer keeps their connection open, and asks the product's own status route
 once a second. The load is the whole product: customers pay one after another, Stripe's webhooks come
@@ -49,15 +49,15 @@ DELAY_MEAN_S, DELAY_MAX_S = 2.0, 10.0
 """Of webhooks: exponential, cut off."""
 REDELIVER_AFTER_S = 2.0
 GRACE_S = 60.0
-"""After the last payment, for those who were not told yet."""
+"""How long to wait, after the last payment, for sockets that have not received their status."""
 
 
 # 6. Against polling
 
 
 def measure_waiting(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
-    """CPU of the server for each waiting customer, and the wait from a change to knowing it."""
-    count = options.storm
+    """Server CPU for each waiting customer, and the delay from a change until the customer knows."""
+    count = options.connections
     figure = Figure(
         f"6. A waiting customer: {count:,} sockets against {options.pollers} who ask each second, "
         f"{options.idle:g} s each"

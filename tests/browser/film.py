@@ -1,7 +1,7 @@
-"""`python -m tests.browser.film`: the animation of the README, filmed of a demo that runs for it alone.
+"""Record the README's animation in a demo of its own: `python -m tests.browser.film`.
 
-It shows what happened, at its own pace but for the pauses in which a step is read: frames as Chromium
-painted them, the webhook a minute late, Stripe answering after half a second. The captions are added.
+The frames are those that Chromium painted, with their real durations, plus a pause for each caption. The
+webhook is delayed by a minute; Stripe answers after half a second. The captions are added.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.browsers import running_browser
 MOST_BYTES = 600_000
 SIZE = {"width": 1080, "height": 700}
 SHOWN = (810, 525)
-READ_MS = 1_600  # a step is looked at for this long
+READ_MS = 1_600  # how long each caption is shown before the next step
 LAST_MS = 4_000
 SHORTEST_MS = 40
 CAPTION = """
@@ -83,28 +83,28 @@ class Film:
 
 
 async def play(shopper: Shopper) -> None:
-    """Refused, a plan, a card, the bank's check, active; the poster that was interrupted is printed."""
+    ""X""
     page = shopper.page
 
     async def say(text: str) -> None:
         await page.evaluate(CAPTION, text)
         await page.wait_for_timeout(READ_MS)
 
-    await say("A customer without credits wants a poster.")
+    await say("A customer without credits asks for a poster.")
     await shopper.ask_for_poster()
     await expect(page.get_by_test_id("plan-pro")).to_be_visible()
-    await say("No credits yet: choose a plan …")
+    await say("They need credits: they choose a plan, pay by card …")
     await shopper.choose()
     await shopper.stripe_side.conditions(webhook_delay_ms=60_000)
     await shopper.pay(VISA_WITH_3DS)
     await expect(shopper.bank.locator("#test-source-authorize-3ds")).to_be_focused()
-    await say("… and completes the bank’s check (3DS).")
+    await say("… and complete the bank’s check (3DS).")
     await shopper.stripe_side.conditions(api_latency_ms=500)
-    await page.evaluate(CAPTION, "Paid. Stripe’s webhook will come a minute late; Paidup asks Stripe itself.")
+    await page.evaluate(CAPTION, "Paid. The webhook is a minute late; Paidup asks Stripe directly.")
     await shopper.answer_bank()
     await expect(shopper.posters).to_have_count(1)
     await expect(shopper.balance).to_have_text("1,990")
-    await say("Active, once and for all, and the poster is printed. The webhook will find the work done.")
+    await say("Active, and the poster is printed. The late webhook will not add credits a second time.")
 
 
 async def main() -> None:

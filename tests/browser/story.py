@@ -179,7 +179,7 @@ class Shopper:
 
     async def move_clock(self, step: str) -> None:
         """`step` is "1 day", "1 month" or "1 year"."""
-        await self.page.get_by_role("button", name=f"Move the clock {step} ahead").click()
+        await self.page.get_by_role("button", name=f"Move the clock forward by {step}").click()
         await expect(self.page.locator("#clock-note")).to_contain_text(f"{step} later")
 
     # What the page shows

@@ -65,7 +65,7 @@ async def test_a_plan_is_chosen_on_the_account_page_and_shows_there(shopper: Sho
     await shopper.see_account()
     await expect(shopper.page.get_by_test_id("plan-name")).to_have_text("Basic")
     await expect(shopper.page.locator("#plan-price")).to_have_text("$9 a month")
-    await expect(shopper.page.get_by_test_id("plan-text")).to_contain_text("You get 500 credits with it.")
+    await expect(shopper.page.get_by_test_id("plan-text")).to_contain_text("Each renewal adds 500 credits.")
     await expect(shopper.page.get_by_test_id("account-balance")).to_have_text("500")
     await expect(shopper.page.locator("#offers [aria-current]")).to_contain_text("Your plan")
     await expect_newest(shopper, "Basic plan paid+500500")

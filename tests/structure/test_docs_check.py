@@ -146,7 +146,7 @@ def test_the_tests_that_run_commands_exist() -> None:
 
 @each_page
 def test_commands_in_the_text_exist(page: Page) -> None:
-    """`paidup explain`, `make soak`, `python -m tests.bench.line`: each must exist."""
+    """`paidup explain`, `make soak`, `python -m tests.bench.sockets`: each must exist."""
     subcommands = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     strange = []

@@ -70,11 +70,11 @@ export function planSummary(subscription, plan) {
   if (cancel_at) return { name, price, text: `Ends on ${date(cancel_at)}. You keep it until then.` };
   if (status === "trialing") return { name, price, text: `On trial. The first payment is due${on}.` };
   const again = credits((plan?.credits ?? 0) * quantity);
-  const then = subscription.interval === "year" ? "Its credits are added every month." : `You get ${again} with it.`;
+  const then = subscription.interval === "year" ? "Its credits are added every month." : `Each renewal adds ${again}.`;
   return { name, price, text: `Renews${on}. ${then}` };
 }
 
-/** What the balance is enough for. @param {number} balance @param {number} each the price of a poster */
+/** How many posters the balance buys. @param {number} balance @param {number} each the price of a poster */
 export function balanceText(balance, each) {
   if (balance < 0)
     return (
@@ -160,7 +160,7 @@ export function order({ kind, interval, quantity = 1 }, plan) {
 
 /** Money that already bought credits does not buy them again. */
 const UNUSED_MONEY =
-  "What you have overpaid is credited to your next invoices; amounts paid from it add no credits a second time.";
+  "Any amount you have overpaid is deducted from your next invoices. That part adds no credits a second time.";
 
 /** @param {Offer} from @param {Offer} to @returns {"Upgrade"|"Downgrade"|"Pay yearly"|"Pay monthly"} */
 export function changeName(from, to) {
@@ -217,7 +217,7 @@ export function changeQuestion(from, to) {
 
 /** @param {string} name of the plan @param {string|null} end */
 export function cancelMeaning(name, end) {
-  const until = end ? `on ${date(end)}` : "with its period";
+  const until = end ? `on ${date(end)}` : "at the end of its period";
   return [
     `${name} can end ${until}, and you keep it until then; you can resume it at any time. ` +
       "Or it ends now, without a refund.",

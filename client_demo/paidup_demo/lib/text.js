@@ -138,7 +138,7 @@ function success({ plan, kind, credits: added }) {
     return {
       heading: `You are on ${plan} now`,
       sentence:
-        "There is nothing to pay. You keep the credits you have, and what you have overpaid is credited to your next invoices.",
+        "There is nothing to pay. You keep the credits you have, and any amount you have overpaid is deducted from your next invoices.",
     };
   return { heading: `${plan} is yours`, sentence };
 }
@@ -162,7 +162,7 @@ function unpaid(stage, { plan, kind }) {
 /** The card form's error text. @param {{code?: string, type?: string, message?: string}} error Stripe.js's */
 export function cardError(error) {
   if (error.code === "payment_intent_authentication_failure") {
-    return "Your bank could not verify it was you. Nothing was charged. Try again, or use another card.";
+    return "Your bank could not verify that it was you. Nothing was charged. Try again, or use another card.";
   }
   if (error.type === "api_connection_error") {
     return "Stripe cannot be reached. Try again: you cannot be charged twice for the same payment.";

@@ -165,7 +165,7 @@ async function cancel() {
     title: `Cancel ${name}?`,
     text: accountText.cancelMeaning(name, end),
     choices: [
-      { value: "period_end", label: end ? `End it on ${accountText.date(end)}` : "End it with its period" },
+      { value: "period_end", label: end ? `End it on ${accountText.date(end)}` : "End it at the end of its period" },
       { value: "now", label: "End it now" },
     ],
     cancelLabel: `Keep ${name}`,

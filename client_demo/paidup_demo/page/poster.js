@@ -171,7 +171,7 @@ function layersOf(seed) {
     ink: inks[i],
     angle: ANGLES[i],
     tone,
-    shift: [(random() - 0.5) * 3, (random() - 0.5) * 3], // the press is cancelLabel quite in register
+    shift: [(random() - 0.5) * 3, (random() - 0.5) * 3], // the inks are slightly out of register
   }));
 }
 
@@ -219,7 +219,7 @@ function blank(canvas, scale) {
   return pen;
 }
 
-/** Only what lies inside the plate, down to `edge`, takes ink. @param {CanvasRenderingContext2D} pen @param {number} [edge] */
+/** Clip drawing to the plate, down to `edge`. @param {CanvasRenderingContext2D} pen @param {number} [edge] */
 function plate(pen, edge = FOOT) {
   pen.save();
   pen.beginPath();

@@ -28,7 +28,7 @@ function button(name, step, moved) {
   button.type = "button";
   button.className = "quiet";
   button.textContent = `+ ${name}`;
-  button.setAttribute("aria-label", `Move the clock ${name} ahead`);
+  button.setAttribute("aria-label", `Move the clock forward by ${name}`);
   button.onclick = async () => {
     if (el("clock").ariaBusy === "true") return;
     el("clock").ariaBusy = "true";

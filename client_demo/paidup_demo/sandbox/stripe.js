@@ -2,13 +2,13 @@
  * The sandbox's stand-in for Stripe.js: the card element and confirmCardPayment, the payment element (of cards) and
  * confirmPayment, and the 3-D Secure dialog.
  *
- * It has the shape of the real thing, so that a page written for https://js.stripe.com works with both. It talks only to
- * the sandbox that served it, and refuses live keys. Never use it with real cards: nothing here is isolated from the page.
+ * It has the interface of https://js.stripe.com, so that a page works with either. It calls only the sandbox that served it
+ * and refuses live keys. Never enter real cards: unlike Stripe.js, it does not isolate card data from the page.
  */
 (() => {
   'use strict';
 
-  /** The sandbox: where this script came from. */
+  /** The sandbox's origin: this script's own. */
   const BASE = new URL(document.currentScript.src).origin;
 
   const BRANDS = [
@@ -28,7 +28,7 @@
     incomplete_cvc: 'Your card’s security code is incomplete.',
   };
 
-  // ---------------------------------------------------------------------------------------------- card data, pure
+  // ---------------------------------------------------------------------------------------------- card data, no DOM
 
   const digitsOf = (text) => text.replace(/\D/g, '');
   const brandOf = (digits) => BRANDS.find((known) => known.pattern.test(digits)) ?? UNKNOWN;
@@ -217,7 +217,7 @@
       for (const input of this._inputs) input.blur();
     }
 
-    /** The card as form fields, or the error that keeps it from being one. */
+    /** The card as form fields, or a validation error. */
     _card() {
       for (const input of this._inputs) this._touched.add(input);
       this._changed();
@@ -263,7 +263,7 @@
       }
     }
 
-    /** Formats what was typed, keeps the caret behind the same digit, and goes on to the next field when one is full. */
+    /** Formats the input, keeps the caret after the same digit, and moves to the next field when this one is full. */
     _typed(input, format) {
       const atEnd = input.selectionStart === input.value.length;
       const before = digitsOf(input.value.slice(0, input.selectionStart)).length;
@@ -282,7 +282,7 @@
       if (atEnd && next && digits && !this._errorOf(input, true) && this._root.activeElement === input) next.focus();
     }
 
-    /** Enter submits the page's own form, as it would in an ordinary field. */
+    /** Enter submits the page's form, as in any other field. */
     _submit() {
       this._container?.closest('form')?.requestSubmit();
     }
@@ -347,14 +347,14 @@
     }
   }
 
-  /** The payment element as it is where cards are the only way to pay. It shows by itself what is wrong. */
+  /** The payment element with cards as the only payment method. It shows its own validation errors. */
   class PaymentElement extends CardElement {
     constructor(options) {
       super(options);
       this._type = 'payment';
       this._root.querySelector('style').textContent += PAYMENT_CSS;
       for (const input of [this._expiry, this._cvc]) {
-        const field = document.createElement('span'); // the label above its field, the two side by side
+        const field = document.createElement('span'); // each label is above its field; the two fields are side by side
         input.before(field);
         field.append(field.previousElementSibling, input);
       }
@@ -382,7 +382,7 @@
 
   const ELEMENTS = { card: CardElement, payment: PaymentElement };
 
-  /** What `stripe.elements()` makes: at most one element of each type, and the secret that they pay with. */
+  /** The result of `stripe.elements()`: at most one element of each type, and the client secret they share. */
   class Elements {
     constructor({ clientSecret }) {
       this._secret = clientSecret;
@@ -391,10 +391,10 @@
 
     create(type, options) {
       const Kind = ELEMENTS[type];
-      if (!Kind) throw new Error(`The sandbox imitates the elements card and payment only, not "${type}".`);
+      if (!Kind) throw new Error(`The sandbox supports only the elements card and payment, not "${type}".`);
       if (this._made.has(type)) throw new Error(`Can only create one Element of type ${type} through elements.create().`);
       if (type === 'payment' && !this._secret) {
-        throw new Error('The sandbox makes a payment element only of elements({clientSecret}).');
+        throw new Error('The sandbox creates a payment element only from elements({clientSecret}).');
       }
       const element = new Kind(options);
       this._made.set(type, element);
@@ -410,7 +410,7 @@
       return this._made.get(type) ?? null;
     }
 
-    /** Shows what is wrong with the form, if anything is. */
+    /** Validates the form and shows its errors. */
     async submit() {
       const { error } = this._payment()._card();
       return error ? { error } : { selectedPaymentMethod: 'card' };
@@ -431,7 +431,7 @@
     dialog::backdrop { background: rgb(10 14 20 / .55); }
     iframe { display: block; inline-size: 100%; block-size: 100%; border: 0; }`;
 
-  /** Shows the bank's page until it has an answer; giving up (Escape) counts as a failed authentication. */
+  /** Shows the bank's page until it is answered. Closing it (Escape) counts as a failed authentication. */
   function challenge(intentId) {
     const host = document.createElement('div');
     const root = host.attachShadow({ mode: 'open' });
@@ -475,7 +475,7 @@
 
   // ------------------------------------------------------------------------------------------------------------ the API
 
-  /** Nested objects as Stripe's bracketed form. */
+  /** Encodes nested objects as Stripe's bracketed form fields. */
   function formOf(value, prefix = '', form = new URLSearchParams()) {
     for (const [key, inner] of Object.entries(value)) {
       const name = prefix ? `${prefix}[${key}]` : key;
@@ -502,7 +502,7 @@
   class StripeSandbox {
     constructor(publishableKey) {
       if (!/^pk_test_/.test(publishableKey ?? '')) {
-        throw new Error('The sandbox takes publishable test keys only (pk_test_...).');
+        throw new Error('The sandbox accepts only publishable test keys (pk_test_...).');
       }
       this._key = publishableKey;
     }
@@ -511,7 +511,7 @@
       return new Elements(options);
     }
 
-    /** Confirms what the payment element holds. A card needs no other page, so with "if_required" this one stays. */
+    /** Confirms with the payment element's card. Cards need no redirect, so with "if_required" the page stays. */
     async confirmPayment({ elements, confirmParams = {}, redirect = 'always' }) {
       const secret = elements._secret;
       const id = parseSecret(secret, 'pi', 'confirmPayment');
@@ -527,7 +527,7 @@
       there.searchParams.set('payment_intent_client_secret', secret);
       there.searchParams.set('redirect_status', result.paymentIntent.status);
       location.assign(there);
-      return new Promise(() => {}); // the page is left
+      return new Promise(() => {}); // the browser is navigating away
     }
 
     confirmCardPayment(clientSecret, data = {}, options = {}) {
@@ -575,7 +575,7 @@
       return { [kind.result]: intent };
     }
 
-    /** Runs the bank's check where one is asked for, then says how the intent stands. */
+    /** Shows the bank's check if one is required, then reads the intent again. */
     async _act(kind, id, clientSecret, known) {
       const before = known ? { [kind.result]: known } : await this._read(kind, id, clientSecret);
       if (before.error || before[kind.result].status !== 'requires_action') return before;
@@ -590,7 +590,7 @@
       return intent.error ? intent : { [kind.result]: intent };
     }
 
-    /** The answer's JSON; a failure of the network is an answer with an `error`, too. */
+    /** Returns the response's JSON; a network failure becomes an object with `error`, as in Stripe.js. */
     async _call(method, path, body) {
       try {
         const response = await fetch(BASE + path, {
@@ -611,7 +611,7 @@
     }
   }
 
-  /** What a confirmation says of the card: an id, a card element, or nothing (the one it has already). */
+  /** The request's fields for a payment method: an id, a card element, or none (keep the intent's own). */
   function paymentMethodFields(method) {
     if (method === undefined) return {};
     if (typeof method === 'string') return { payment_method: method };

@@ -263,7 +263,7 @@ function redis({ events, settled, redisOutages }) {
   }
   const spans = redisOutages.map(({ from, to }) => ({ from, to, look: /** @type {const} */ ("outage") }));
   const taken = dots.some(({ look }) => look === "plain");
-  let summary = taken ? "told all processes" : "nothing published yet";
+  let summary = taken ? "sent to all processes" : "nothing published yet";
   if (redisOutages.some(({ to }) => to === null)) summary = "stopped";
   else if (redisOutages.length) summary = "stopped for a while";
   else if (dots.length && !taken) summary = "no answer";

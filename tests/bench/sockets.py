@@ -1,9 +1,9 @@
-"""The line of sockets, measured against its floors: `python -m tests.bench.line`.
+"""Measure WebSockets against their floors: `python -m tests.bench.sockets`.
 
-Each figure takes the floors and the product in turn, in each of several rounds; what is printed are
-medians, and medians of each round's ratios. PostgreSQL, Valkey, the load and a small Stripe run on
-the same machine, each in a process of its own; all traffic is on loopback. The product runs with the
-settings that it is delivered with, but for the limit on sockets.
+Every round measures the floors and then the product. The printed figures are medians, and medians of
+each round's ratios. PostgreSQL, Valkey, the load and a Stripe stub run on the same machine, each in its
+own process; all traffic is on loopback. The product runs with its default settings, except for the limit
+on sockets.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from tests.bench.waits import measure_load, measure_waiting
 
 RAW, BARE, PRODUCT = "raw Redis subscriber", "bare uvicorn and starlette", "Paidup"
 WARM = 50
-"""Sockets that come and go before a server is measured, so that what it loads late is loaded."""
+"""Sockets opened and closed before a server is measured, so that lazy imports and caches are loaded."""
 
 Figures = dict[str, Figure]
 
 
 def main() -> None:
     measures: dict[str, Callable[[Rig, argparse.Namespace], Figures]] = {
-        "latency": _line,
-        "throughput": _line,
-        "memory": _storm,
-        "connects": _storm,
+        "latency": _measure_messages,
+        "throughput": _measure_messages,
+        "memory": _measure_connecting,
+        "connects": _measure_connecting,
         "cpu": measure_waiting,
         "load": measure_load,
     }
     options = _options(list(measures))
     figures: Figures = {}
     load = os.getloadavg()[0]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped on the way out
-    customers = max(options.sockets, options.storm, options.load if "load" in options.only else 0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # run the cleanup of every context manager
+    customers = max(options.sockets, options.connections, options.load if "load" in options.only else 0)
     with rigs.a_rig(customers + WARM, dict(options.set)) as rig:
         wanted = [measure for name, measure in measures.items() if name in options.only]
         for measure in dict.fromkeys(wanted):
@@ -69,19 +69,19 @@ def main() -> None:
 
 def _options(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.line",
+        prog="python -m tests.bench.sockets",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", type=lambda text: text.split(","), default=names, help=",".join(names))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--sockets", type=int, default=2_000, help="that hear messages")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
+    parser.add_argument("--sockets", type=int, default=2_000, help="sockets that receive messages")
     parser.add_argument("--rate", type=int, default=500, help="messages a second, for the latency")
-    parser.add_argument("--storm", type=int, default=5_000, help="sockets that connect at once")
-    parser.add_argument("--idle", type=float, default=10.0, help="seconds for which the CPU is taken")
-    parser.add_argument("--pollers", type=int, default=100, help="customers who poll")
-    parser.add_argument("--load", type=int, default=10_000, help="who wait while others pay")
+    parser.add_argument("--connections", type=int, default=5_000, help="sockets that connect at once")
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds over which CPU time is measured")
+    parser.add_argument("--pollers", type=int, default=100, help="clients that poll")
+    parser.add_argument("--load", type=int, default=10_000, help="sockets that wait during the load test")
     parser.add_argument("--activations", type=int, default=100, help="payments a second under load")
     parser.add_argument("--load-seconds", type=float, default=60.0)
     parser.add_argument(
@@ -90,10 +90,10 @@ def _options(names: list[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of the product, other than delivered",
+        help="override one of the product's settings",
     )
-    parser.add_argument("--pictures", type=Path, help="the folder where pictures of the distributions go")
-    parser.add_argument("--json", type=Path, help="where the figures go, with their samples")
+    parser.add_argument("--pictures", type=Path, help="folder for pictures of the distributions")
+    parser.add_argument("--json", type=Path, help="file for the figures and all samples")
     options = parser.parse_args()
     if unknown := set(options.only) - set(names):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
@@ -108,8 +108,8 @@ def _setting(text: str) -> tuple[str, str]:
 # Publish to socket
 
 
-def _line(rig: Rig, options: argparse.Namespace) -> Figures:
-    """Figures 1 and 2: how soon a status arrives, and how many a second do."""
+def _measure_messages(rig: Rig, options: argparse.Namespace) -> Figures:
+    """Figures 1 and 2: latency and throughput of statuses."""
     count, samples = options.sockets, int(options.rate * (options.seconds + 1))
     latency = Figure(f"1. Publish to receive, ms: {count:,} listeners, {options.rate} messages/s")
     throughput = Figure(f"2. Statuses a second, each of {count:,} listeners with one under way")
@@ -151,7 +151,7 @@ def _warm_clients(
 
 
 def _measure_latency(rig: Rig, options: argparse.Namespace, board: Board, figure: Figure, who: str) -> None:
-    """The first second warms."""
+    """The first second is warm-up and is not counted."""
     messages = rig.messages[: options.sockets]
     seconds = options.seconds + 1
     board.counters.timing = BY_STAMP
@@ -176,9 +176,9 @@ def _measure_throughput(
 # Connecting
 
 
-def _storm(rig: Rig, options: argparse.Namespace) -> Figures:
-    """Figures 3 and 4: what a waiting socket costs, and how fast many come in."""
-    count = options.storm
+def _measure_connecting(rig: Rig, options: argparse.Namespace) -> Figures:
+    """Figures 3 and 4: memory of a waiting socket, and connects per second."""
+    count = options.connections
     memory = Figure(f"3. Bytes a waiting socket: memory of the server process alone, {count:,} sockets")
     connects = Figure(f"4. {count:,} sockets that connect at once, each until its snapshot")
     serving = {BARE: rigs.bare, PRODUCT: rigs.product}
@@ -209,14 +209,14 @@ def _storm(rig: Rig, options: argparse.Namespace) -> Figures:
 
 
 def _until_all_or_enough(board: Board, count: int) -> None:
-    with suppress(TimeoutError):  # then the figure says how many came
+    with suppress(TimeoutError):  # the figure then reports how many connected
         rigs.until(lambda: rigs.opened(board, count), rigs.ARRIVED_WITHIN_S)
 
 
 def _warm(rig: Rig, server: Server) -> None:
     with load_clients(rig, server, WARM, first=len(rig.handshakes) - WARM):
         pass
-    time.sleep(2.0)  # their channels are given up
+    time.sleep(2.0)  # until their channels are unsubscribed
 
 
 if __name__ == "__main__":
