@@ -36,6 +36,7 @@ def create_app(
     lifespan: use `mounting.running`. `authenticate` identifies the customer of a request (default:
     bearer JWT). `extra_routes` come after Paidup's own; the demo adds its pages with them. `clock` is
     the time by which credits expire and installments are granted: the sandbox's test clock, or now.
+    Raises ConfigurationError where the settings need `paidup serve`.
     """
     # `paidup serve` starts one Valkey for all its workers; `uvicorn --workers` would start none.
     if found := process_problems(settings):

@@ -48,6 +48,8 @@ class InvalidInput(PaidupError):
 
 
 class UnknownPlan(InvalidInput):
+    """No plan has this id; `plan` is what was asked for."""
+
     def __init__(self, plan: str, known: list[str]) -> None:
         super().__init__(f"There is no plan {plan!r}. There are: {', '.join(known)}.")
         self.plan = plan
@@ -74,14 +76,16 @@ class InsufficientScope(NotAllowed):
 
 
 class NotFound(PaidupError):
-    pass
+    """This customer has no such invoice or reservation."""
 
 
 class Conflict(PaidupError):
-    pass
+    """The request contradicts what exists."""
 
 
 class KeyReused(Conflict):
+    """The idempotency `key` was already used for another amount: `credits`."""
+
     def __init__(self, key: str, credits: int) -> None:
         super().__init__(f"The key {key!r} was already used for {credits} credits.")
         self.key = key
@@ -98,18 +102,24 @@ class ReservationOver(Conflict):
 
 
 class AlreadySubscribed(Conflict):
+    """The customer has a running subscription: `subscription`, Stripe's id."""
+
     def __init__(self, subscription: str) -> None:
         super().__init__("This customer already has a running subscription.")
         self.subscription = subscription
 
 
 class AlreadyOnPlan(Conflict):
+    """The subscription already has this plan, price and quantity."""
+
     def __init__(self, plan: str) -> None:
         super().__init__(f"The subscription is on {plan!r} already, at this price and quantity.")
         self.plan = plan
 
 
 class NotSubscribed(Conflict):
+    """A plan change or a cancellation needs a running subscription."""
+
     def __init__(self) -> None:
         super().__init__("There is no running subscription. Subscribe to a plan first.")
 
@@ -131,6 +141,8 @@ class PaymentUnderWay(Conflict):
 
 
 class InsufficientCredits(PaidupError):
+    """The balance is too low: `needed` is more than `balance`, both in credits."""
+
     def __init__(self, balance: int, needed: int) -> None:
         super().__init__(f"{needed} credits are needed, the balance is {balance}.")
         self.balance = balance
@@ -138,7 +150,7 @@ class InsufficientCredits(PaidupError):
 
 
 class TooManyRequests(PaidupError):
-    """The account exceeded a limit; it may try again after `retry_after_s` seconds."""
+    """The account exceeded a limit. Try again after `retry_after_s` seconds."""
 
     def __init__(self, what: str, retry_after_s: float) -> None:
         super().__init__(f"Too many {what} for this account. Please wait a moment.")
@@ -146,13 +158,13 @@ class TooManyRequests(PaidupError):
 
 
 class StripeError(PaidupError):
-    """`final`: Stripe processed the request, and repeats this response for its idempotency key."""
+    """A call to Stripe failed. `final`: Stripe repeats this response for the request's idempotency key."""
 
     final = False
 
 
 class StripeUnavailable(StripeError):
-    """Stripe did not respond, or not in time. The same call may succeed later."""
+    """Stripe did not respond in time. The same call may succeed after `retry_after_s` seconds."""
 
     def __init__(self, reason: str, retry_after_s: float = 1.0, final: bool = False) -> None:
         super().__init__(reason)
@@ -161,7 +173,7 @@ class StripeUnavailable(StripeError):
 
 
 class StripeRefused(StripeError):
-    """Stripe rejected the request. Retrying gives the same response."""
+    """Stripe rejected the request. Retrying gives the same response. `code` is Stripe's error code."""
 
     final = True
 
@@ -172,8 +184,8 @@ class StripeRefused(StripeError):
 
 
 class IdentityUnavailable(PaidupError):
-    pass
+    """The identity provider's keys cannot be fetched. The same request may succeed later."""
 
 
 class StorageUnavailable(PaidupError):
-    pass
+    """The database is unreachable or refuses. Nothing was changed; the same request may succeed later."""

@@ -106,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
 
     @property
     def webhook_secrets(self) -> list[str]:
+        """The signing secrets that a webhook may be signed with; several while one is rotated."""
         return _split(self.stripe_webhook_secret)
 
     @property
@@ -122,6 +123,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
 
     @property
     def livemode(self) -> bool:
+        """Whether the secret key is a live one (`sk_live_`, `rk_live_`)."""
         return self.stripe_secret_key.startswith(("sk_live_", "rk_live_"))
 
     @property

@@ -83,7 +83,7 @@ class Film:
 
 
 async def play(shopper: Shopper) -> None:
-    ""X""
+    """Ask for a poster, choose a plan, pay and pass the bank's check. The poster is then printed."""
     page = shopper.page
 
     async def say(text: str) -> None:

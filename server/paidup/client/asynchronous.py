@@ -15,22 +15,34 @@ T = TypeVar("T")
 
 
 class AsyncPaidup(RetryingCaller):
-    """Client for one event loop. Use it as an asynchronous context manager."""
+    """Client for one event loop. Use it as an asynchronous context manager.
+
+    `base_url` is the server's address; `token_for` makes a backend token for a user id (`signed_with`).
+    A call is retried for at most `deadline_s` seconds. It then raises APIConnectionError, after which it
+    may have succeeded: retry it with the same key. Other errors are subclasses of APIStatusError.
+    """
 
     _http: aiohttp.ClientSession
 
     async def credits(self, customer: str) -> Credits:
-        """Return the balance, the grants that can be spent, and the payment in progress."""
+        """Return the balance, the grants that can be spent, and the payment in progress.
+
+        The customer's account is created on first use.
+        """
         return await self._run(calls.credits_call(customer))
 
     async def spend(self, customer: str, credits: int, key: str) -> SpendResult:
-        """Spend `credits`, once for each `key`. Raises InsufficientCreditsError, KeyReusedError."""
+        """Spend `credits` (a whole number, at least 1) at most once for each `key`.
+
+        The same `key` and amount return the first result again. Raises InsufficientCreditsError,
+        or KeyReusedError if the key was used with another amount.
+        """
         return await self._run(calls.spend_call(customer, credits, key))
 
     async def reserve(
         self, customer: str, credits: int, key: str, expires_in_s: int = 900
     ) -> ReservationResult:
-        """Reserve `credits`, once for each `key`.
+        """Reserve `credits` for `expires_in_s` seconds, at most once for each `key`.
 
         Raises InsufficientCreditsError, KeyReusedError and ReservationClosedError (the key's
         reservation was committed, released or expired).
@@ -38,25 +50,43 @@ class AsyncPaidup(RetryingCaller):
         return await self._run(calls.reserve_call(customer, credits, key, expires_in_s))
 
     async def commit(self, customer: str, credits: int, key: str) -> SpendResult:
-        """Spend `credits` of a reservation and return the rest. Raises ReservationClosedError."""
+        """Spend `credits` (0 or more) of the reservation `key` and return the rest to the balance.
+
+        Raises NotFoundError, KeyReusedError if it was committed with another amount, or
+        ReservationClosedError if it was released or has expired.
+        """
         return await self._run(calls.commit_call(customer, credits, key))
 
     async def release(self, customer: str, key: str) -> SpendResult:
-        """Return all credits of a reservation. Raises ReservationClosedError if it was committed."""
+        """Return all credits of the reservation `key` to the balance, if it has not ended.
+
+        Raises NotFoundError, or ReservationClosedError if it was committed.
+        """
         return await self._run(calls.release_call(customer, key))
 
     async def subscribe(
         self, customer: str, plan: str, interval: str | None = None, quantity: int = 1
     ) -> PendingPayment:
-        """Create a subscription to pay, or return the same one that is pending already."""
+        """Create a subscription to pay, or return the one that is already pending.
+
+        `plan` is an id from the plans file; `interval` is "month" or "year", by default the plan's
+        first. Raises APIStatusError, such as `unknown-plan`, `already-subscribed` or
+        `payment-under-way`.
+        """
         return await self._run(calls.subscribe_call(customer, plan, interval, quantity))
 
     async def adopt(self, customer: str, invoice: str) -> PendingPayment:
-        """Track an invoice that you created in Stripe yourself."""
+        """Track an invoice that you created in Stripe yourself.
+
+        Raises NotFoundError if it does not belong to this customer.
+        """
         return await self._run(calls.adopt_call(customer, invoice))
 
     async def status(self, customer: str, invoice: str) -> Status:
-        """Return the stored state of this customer's invoice. Does not ask Stripe."""
+        """Return the stored state of this customer's invoice. Does not call Stripe.
+
+        Raises NotFoundError.
+        """
         return await self._run(calls.status_call(customer, invoice))
 
     async def __aenter__(self) -> Self:

@@ -44,6 +44,8 @@ class ApiCall(NamedTuple, Generic[T]):
 
 
 class HttpRequest(NamedTuple):
+    """A request for a transport to send within `timeout_s` seconds."""
+
     method: str
     url: str
     headers: dict[str, str]
@@ -52,6 +54,8 @@ class HttpRequest(NamedTuple):
 
 
 class HttpResponse(NamedTuple):
+    """What a transport received. `retry_after` is the header's text, or empty."""
+
     status: int
     retry_after: str
     body: bytes
@@ -64,6 +68,7 @@ class RetryBudget:
         self._max_tokens = self._tokens = tokens
 
     def on_response(self) -> None:
+        """Count a call that was answered: a tenth of a retry."""
         self._tokens = min(self._max_tokens, self._tokens + 0.1)
 
     def take(self) -> bool:
@@ -140,27 +145,33 @@ def _decode(response: HttpResponse, response_type: type[T]) -> T:
 
 
 def credits_call(customer: str) -> ApiCall[Credits]:
+    """GET /api/credits."""
     return ApiCall(Credits, customer, "GET", "/api/credits")
 
 
 def spend_call(customer: str, credits: int, key: str) -> ApiCall[SpendResult]:
+    """POST /api/credits/spend."""
     return ApiCall(SpendResult, customer, "POST", "/api/credits/spend", {"credits": credits, "key": key})
 
 
 def reserve_call(customer: str, credits: int, key: str, expires_in_s: int) -> ApiCall[ReservationResult]:
+    """POST /api/credits/reserve."""
     body = {"credits": credits, "key": key, "expires_in_s": expires_in_s}
     return ApiCall(ReservationResult, customer, "POST", "/api/credits/reserve", body)
 
 
 def commit_call(customer: str, credits: int, key: str) -> ApiCall[SpendResult]:
+    """POST /api/credits/commit."""
     return ApiCall(SpendResult, customer, "POST", "/api/credits/commit", {"credits": credits, "key": key})
 
 
 def release_call(customer: str, key: str) -> ApiCall[SpendResult]:
+    """POST /api/credits/release."""
     return ApiCall(SpendResult, customer, "POST", "/api/credits/release", {"key": key})
 
 
 def subscribe_call(customer: str, plan: str, interval: str | None, quantity: int) -> ApiCall[PendingPayment]:
+    """POST /api/subscriptions."""
     body: dict[str, Any] = {"plan": plan, "quantity": quantity}
     if interval is not None:
         body["interval"] = interval
@@ -168,8 +179,10 @@ def subscribe_call(customer: str, plan: str, interval: str | None, quantity: int
 
 
 def adopt_call(customer: str, invoice: str) -> ApiCall[PendingPayment]:
+    """POST /api/invoices."""
     return ApiCall(PendingPayment, customer, "POST", "/api/invoices", {"invoice": invoice})
 
 
 def status_call(customer: str, invoice: str) -> ApiCall[Status]:
+    """GET /api/invoices/{invoice}."""
     return ApiCall(Status, customer, "GET", f"/api/invoices/{quote(invoice, safe='')}")

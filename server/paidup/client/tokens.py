@@ -12,7 +12,7 @@ TokenFactory = Callable[[str], str]
 
 
 def page_token(secret: str, customer: str, audience: str = "", issuer: str = "", ttl_s: int = 600) -> str:
-    """Return a token for the customer's page, valid for `ttl_s`.
+    """Return a token for the customer's page, valid for `ttl_s` seconds.
 
     It can read, buy, watch payments and change the customer's plan. It cannot spend, reserve,
     commit or release credits. `secret`, `audience` and `issuer` are the server's AUTH_JWT_SECRET,
@@ -22,7 +22,10 @@ def page_token(secret: str, customer: str, audience: str = "", issuer: str = "",
 
 
 def backend_token(secret: str, customer: str, audience: str = "", issuer: str = "", ttl_s: int = 60) -> str:
-    """Return a token that can also spend the customer's credits. Never send it to a browser."""
+    """Return a token that can also spend the customer's credits, valid for `ttl_s` seconds.
+
+    Never send it to a browser. The other arguments are those of `page_token`.
+    """
     return _sign(secret, customer, "backend", audience, issuer, ttl_s)
 
 

@@ -43,7 +43,11 @@ class Scope(StrEnum):
 
 
 class Customer(msgspec.Struct, frozen=True):
-    """The SaaS's user. `stripe_customer` is trusted, since the SaaS's backend signed it."""
+    """The identity of a request, as `authenticate` returns it.
+
+    `external_id` is your id of the user. `stripe_customer`, if you created one in Stripe, is trusted:
+    your backend signed it. `scope` is BROWSER, or BACKEND if the request may spend credits.
+    """
 
     external_id: str
     stripe_customer: str | None = None
