@@ -16,14 +16,14 @@ test("backoff has full jitter under a growing ceiling (S30)", () => {
   assert(Math.max(...drawn) > 3000 && Math.max(...drawn) <= 4000);
 });
 
-test("the first connection uses the ticket in hand, which is never in the URL (S01)", async () => {
+test("the first connection uses the given ticket, which is never in the URL (S01)", async () => {
   const { socket, requests } = await new World().start();
   same(socket.url, "wss://paidup.test/ws/invoices/in_1");
   same(socket.protocols, ["paidup.v1", "first"]);
   same(requests, []);
 });
 
-test("active resolves, and leaves no timer, no listener, no socket, no way back (S01)", async () => {
+test("active resolves, and leaves no timer, listener or socket, and does not reconnect (S01)", async () => {
   const world = await new World().start();
   await world.socket.open();
   await world.socket.say(status(2, "open"));
@@ -39,7 +39,7 @@ test("active resolves, and leaves no timer, no listener, no socket, no way back 
   same(world.heard("connection"), ["open", "closed"]);
 });
 
-test("an older version is not believed; the same one may bring a new stage, once (S05)", async () => {
+test("an older version is ignored; the same version may have a new stage, once (S05)", async () => {
   const world = await new World().start();
   const { socket } = world;
   await socket.open();
@@ -55,7 +55,7 @@ test("an older version is not believed; the same one may bring a new stage, once
   same(world.activation.status.status, "processing");
 });
 
-test("a late success follows a failure: a failed attempt leaves the line open (S07)", async () => {
+test("a late success follows a failure: after a failed attempt the socket stays open (S07)", async () => {
   const world = await new World().start();
   await world.socket.open();
   await world.socket.say(status(2, "failed", { error: { code: "card_declined", message: "No." } }));
@@ -65,7 +65,7 @@ test("a late success follows a failure: a failed attempt leaves the line open (S
 });
 
 for (const last of ["void", "reversed"]) {
-  test(`${last} ends the wait as well`, async () => {
+  test(`${last} is final as well`, async () => {
     const world = await new World().start();
     await world.socket.open();
     await world.socket.say(status(2, last));
@@ -73,7 +73,7 @@ for (const last of ["void", "reversed"]) {
   });
 }
 
-test("a bye says when to come back: not before, and with a fresh ticket (S30)", async () => {
+test("a bye sets the time of reconnection, which uses a fresh ticket (S30)", async () => {
   const world = await new World().start();
   await world.socket.open();
   await world.socket.say({ type: "bye", reason: "restarting", reconnect_after_ms: 1200 });
@@ -84,7 +84,7 @@ test("a bye says when to come back: not before, and with a fresh ticket (S30)", 
   same([world.tickets, world.requests], [["first", "fresh-1"], [TICKET]]);
 });
 
-test("a bye that asks for a day is obeyed for a minute", async () => {
+test("a bye's delay is limited to a minute", async () => {
   const world = await new World().start();
   await world.socket.open();
   await world.socket.say({ type: "bye", reason: "?", reconnect_after_ms: 86_400_000 });
@@ -110,7 +110,7 @@ test("without a ticket one is fetched with the page's headers", async () => {
   same([world.requests, world.authorization, world.tickets], [[TICKET], "Bearer jwt", ["fresh-1"]]);
 });
 
-test("reconnections back off while connections die young, and start afresh after one that lived (S29)", async () => {
+test("delays grow while connections are short, and reset after a longer one (S29)", async () => {
   const world = new World();
   world.jitter = 1;
   await world.start();
@@ -124,7 +124,7 @@ test("reconnections back off while connections die young, and start afresh after
   same(pauses, [500, 1000, 2000, 500, 1000]);
 });
 
-test("heartbeats keep a socket; 35 s of silence are its death (S29)", async () => {
+test("heartbeats keep a socket open; 35 s of silence close it (S29)", async () => {
   const world = await new World().start();
   const [first] = world.sockets;
   await first.open();
@@ -141,7 +141,7 @@ test("heartbeats keep a socket; 35 s of silence are its death (S29)", async () =
   same(world.sockets.length, 2);
 });
 
-test("a handshake that hangs is given up, and the status fetched instead", async () => {
+test("a handshake that hangs is aborted, and the status fetched instead", async () => {
   const world = new World();
   world.get = { status: 200, body: status(2, "processing") };
   await world.start();
@@ -150,7 +150,7 @@ test("a handshake that hangs is given up, and the status fetched instead", async
   same([world.socket.closed, stage, connection], [true, "processing", "polling"]);
 });
 
-test("polling takes over where sockets are forbidden; they are tried again each time (S29)", async () => {
+test("without WebSockets the client polls, and tries a socket again each time (S29)", async () => {
   const world = new World();
   world.get = { status: 200, body: status(1, "open") };
   await world.start();
@@ -165,7 +165,7 @@ test("polling takes over where sockets are forbidden; they are tried again each 
 });
 
 for (const trouble of ["down", "hang", { status: 503, headers: { "Retry-After": "7" } }, { status: 429 }]) {
-  test(`trouble is not an answer: ${JSON.stringify(trouble)} (S33)`, async () => {
+  test(`a failed request is retried: ${JSON.stringify(trouble)} (S33)`, async () => {
     const world = new World();
     world.get = world.ticket = trouble;
     await world.start();
@@ -181,7 +181,7 @@ for (const trouble of ["down", "hang", { status: 503, headers: { "Retry-After": 
   });
 }
 
-test("Retry-After is obeyed, and the status not asked for meanwhile (S34)", async () => {
+test("Retry-After is respected: no status request before (S34)", async () => {
   const world = new World();
   world.ticket = { status: 503, headers: { "Retry-After": "7" } };
   await world.start({ ticket: undefined });
@@ -193,7 +193,7 @@ test("Retry-After is obeyed, and the status not asked for meanwhile (S34)", asyn
 });
 
 for (const [http, code] of [[401, "unauthorized"], [403, "forbidden"], [404, "unknown_invoice"], [410, "gone"]]) {
-  test(`a refusal by ${http} is final, and says why (S28)`, async () => {
+  test(`a ${http} is final, and its reason is reported (S28)`, async () => {
     const world = new World();
     world.ticket = { status: http };
     await world.start();
@@ -214,7 +214,7 @@ for (const [type, extra] of [["online", {}], ["pageshow", { persisted: true }]])
   });
 }
 
-test("a tab that is looked at again asks at once, and gives its socket 20 s (S31)", async () => {
+test("a visible tab verifies at once, and expects a frame within 20 s (S31)", async () => {
   const world = await new World().start();
   const { socket } = world;
   await socket.open();
@@ -230,7 +230,7 @@ test("a tab that is looked at again asks at once, and gives its socket 20 s (S31
   same(socket.closed, true);
 });
 
-test("a tab that slept long does not trust its socket (S31)", async () => {
+test("a tab that was suspended for long replaces its socket (S31)", async () => {
   const world = await new World().start();
   await world.socket.open();
   world.clock.sleep(3_600_000);
@@ -241,7 +241,7 @@ test("a tab that slept long does not trust its socket (S31)", async () => {
   same([first.closed, first.sent, world.sockets.length, world.ended], [true, [], 2, "active"]);
 });
 
-test("a wake-up cuts the pause short (S31)", async () => {
+test("a wake-up ends the pause early (S31)", async () => {
   const world = new World();
   world.jitter = 1;
   await world.start();
@@ -252,7 +252,7 @@ test("a wake-up cuts the pause short (S31)", async () => {
   same([world.sockets.length, world.activation.connection], [2, "connecting"]);
 });
 
-test("after thirty seconds it says delayed, stays so, and still gives way to news (S06)", async () => {
+test("after thirty seconds the stage is delayed, until a new status arrives (S06)", async () => {
   const world = await new World().start();
   const { activation, clock, socket } = world;
   await socket.open();
@@ -272,7 +272,7 @@ test("after thirty seconds it says delayed, stays so, and still gives way to new
   same(socket.sent, ["verify"]);
 });
 
-test("delayed is said even where nobody answers (S06)", async () => {
+test("the stage becomes delayed even without any response (S06)", async () => {
   const world = new World();
   world.get = world.ticket = "down";
   await world.start();
@@ -281,7 +281,7 @@ test("delayed is said even where nobody answers (S06)", async () => {
   same(world.activation.stage, "delayed");
 });
 
-test("4408, waited too long, means slow polling, and days later it is told (S24)", async () => {
+test("after 4408 the client polls slowly, and gets the status days later (S24)", async () => {
   const world = new World();
   world.get = { status: 200, body: status(1, "open") };
   await world.start();
@@ -296,7 +296,7 @@ test("4408, waited too long, means slow polling, and days later it is told (S24)
   same(world.ended, "active");
 });
 
-test("asking again after waiting too long opens a socket (S07)", async () => {
+test("verify() after 4408 opens a socket (S07)", async () => {
   const world = new World();
   world.get = { status: 200, body: status(1, "open") };
   await world.start();
@@ -307,7 +307,7 @@ test("asking again after waiting too long opens a socket (S07)", async () => {
   same(world.tickets, ["first", "fresh-1"]);
 });
 
-test("a failure told after a success is of the attempt before (S06)", async () => {
+test("a failure after confirmed() belongs to the earlier attempt (S06)", async () => {
   const world = await new World().start();
   const { activation, socket } = world;
   activation.confirmed("succeeded");
@@ -322,7 +322,7 @@ test("a failure told after a success is of the attempt before (S06)", async () =
   same(world.ended, "active");
 });
 
-test("a payment in processing may still fail: what was told before is hidden, what comes later is not (S24)", async () => {
+test("a processing payment may still fail: earlier failures are hidden, later ones are not (S24)", async () => {
   const { activation, socket } = await new World().start();
   await socket.open();
   await socket.say(status(2, "failed"));
@@ -334,7 +334,7 @@ test("a payment in processing may still fail: what was told before is hidden, wh
   same([activation.stage, socket.sent], ["failed", ["verify"]]);
 });
 
-test("a clean close without an answer fetches it: the last word was lost on the way (S05)", async () => {
+test("a clean close without a final status fetches it (S05)", async () => {
   const world = new World();
   world.get = { status: 200, body: status(5, "active") };
   await world.start();

@@ -7,7 +7,7 @@ import { NOTHING, World, balance, settle, status } from "./world.js";
 const TICKET = "POST /api/account/ticket";
 const same = assert.deepEqual;
 
-test("the page names nobody: its ticket does; the balance as it is comes first, then each change, once", async () => {
+test("the ticket names the customer; the current balance comes first, then each change, once", async () => {
   const world = await new World().watch({ headers: { Authorization: "Bearer jwt" } });
   const { socket } = world;
   same([socket.url, socket.protocols], ["wss://paidup.test/ws/account", ["paidup.v1", "fresh-1"]]);
@@ -29,7 +29,7 @@ test("version zero is a balance too, of an account that has no entry yet", async
 });
 
 for (const code of [4408, 1012, 1006, 1000]) {
-  test(`after ${code} it comes back with a fresh ticket; nothing finishes it, nothing is polled for (S30)`, async () => {
+  test(`after ${code} it reconnects with a fresh ticket, and never polls (S30)`, async () => {
     const world = await new World().watch({ ticket: "first" });
     await world.socket.open();
     await world.socket.say(balance(4, 120));
@@ -47,7 +47,7 @@ for (const code of [4408, 1012, 1006, 1000]) {
   });
 }
 
-test("a refused handshake is tried again with a fresh ticket, after pauses that grow (S28)", async () => {
+test("a refused handshake is retried with a fresh ticket, after growing pauses (S28)", async () => {
   const world = new World();
   world.jitter = 1;
   await world.watch({ ticket: "expired" });
@@ -62,7 +62,7 @@ test("a refused handshake is tried again with a fresh ticket, after pauses that 
 });
 
 for (const [http, code] of [[401, "unauthorized"], [403, "forbidden"], [404, "unknown_account"], [410, "gone"]]) {
-  test(`a customer who is refused a ticket by ${http} is told why (S28)`, async () => {
+  test(`a ticket refused by ${http} reports the reason (S28)`, async () => {
     const world = new World();
     world.ticket = { status: http };
     await world.watch();
@@ -73,7 +73,7 @@ for (const [http, code] of [[401, "unauthorized"], [403, "forbidden"], [404, "un
 }
 
 for (const trouble of ["down", "hang", { status: 503 }, { status: 429 }]) {
-  test(`the balance is waited for while the server is away: ${JSON.stringify(trouble)} (S33)`, async () => {
+  test(`the balance is requested again while the server is down: ${JSON.stringify(trouble)} (S33)`, async () => {
     const world = new World();
     world.ticket = trouble;
     await world.watch();
@@ -96,7 +96,7 @@ for (const [type, extra] of [["online", {}], ["pageshow", { persisted: true }]])
   });
 }
 
-test("a balance that is looked at again must hear a heartbeat within 20 s, and asks nothing (S31)", async () => {
+test("a visible balance expects a heartbeat within 20 s, and requests nothing (S31)", async () => {
   const world = await new World().watch();
   const [first] = world.sockets;
   await first.open();
@@ -120,7 +120,7 @@ const CLOSING_POINTS = {
 };
 for (const [name, point] of Object.entries(CLOSING_POINTS)) {
   for (const how of ["close", "abort"]) {
-    test(`a balance that is ended by ${how} while ${name} leaves nothing behind`, async () => {
+    test(`a balance closed by ${how} while ${name} leaves nothing behind`, async () => {
       const control = new AbortController();
       const world = await new World().watch({ signal: control.signal });
       await point(world);

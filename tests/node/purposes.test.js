@@ -8,17 +8,17 @@ const PRO = { id: "pro", name: "Pro" };
 const EXTRA = { id: "extra", name: "Extra credits", top_up: true };
 
 describe("a payment", () => {
-  it("is for what Stripe says, whatever its subscription is called meanwhile", () => {
+  it("follows Stripe's billing reason", () => {
     assert.equal(purposeOf({ reason: "subscription_create" }, PRO), "plan");
     assert.equal(purposeOf({ reason: "subscription_cycle" }, PRO), "renewal");
     assert.equal(purposeOf({ reason: "subscription_update" }, PRO), "change");
   });
 
-  it("of credits beside a plan is a top-up", () => {
+  it("is a top-up if it is manual and for a top-up plan", () => {
     assert.equal(purposeOf({ reason: "manual" }, EXTRA), "top-up");
   });
 
-  it("is taken for a plan's where nobody says", () => {
+  it("is a plan's if the reason is missing or unknown", () => {
     assert.equal(purposeOf({ reason: null }, PRO), "plan");
     assert.equal(purposeOf({ reason: "subscription_threshold" }, undefined), "plan");
   });

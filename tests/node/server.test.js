@@ -59,7 +59,7 @@ async function pause(watching, ms, waiting = "waiting") {
 }
 const told = (target, type) => new Promise((resolve) => target.addEventListener(type, resolve, { once: true }));
 
-test("the ticket goes as a subprotocol, statuses come, and the client closes after the last", async () => {
+test("the ticket is sent as a subprotocol, and the client closes after the final status", async () => {
   const arriving = accepted();
   const activation = activate(options());
   const socket = await arriving;
@@ -76,7 +76,7 @@ test("the ticket goes as a subprotocol, statuses come, and the client closes aft
   await gone;
 });
 
-test("a deploy: bye, 1012, and back with a fresh ticket when it was told to", async () => {
+test("a deploy: bye, 1012, and a reconnection with a fresh ticket at the given time", async () => {
   let arriving = accepted();
   const activation = activate(options());
   const first = await arriving;
@@ -92,7 +92,7 @@ test("a deploy: bye, 1012, and back with a fresh ticket when it was told to", as
   same((await activation.finished).status, "active");
 });
 
-test("4408: no socket any more, the status is fetched", async () => {
+test("4408: no new socket, the status is fetched", async () => {
   const arriving = accepted();
   const activation = activate(options());
   answer = [200, status(7, "active")];
@@ -117,7 +117,7 @@ test("a handshake that is refused: the status is fetched, then a fresh ticket", 
   same(asked.filter((it) => !it.startsWith("WS")), ["GET /api/invoices/in_1", "POST /api/invoices/in_1/ticket"]);
 });
 
-test("a killed server: 1006 and back, again and again, until it is told", async () => {
+test("a killed server: 1006 and reconnections, until the final status", async () => {
   let arriving = accepted();
   const activation = activate(options());
   for (let n = 0; n < 3; n++) {
@@ -130,7 +130,7 @@ test("a killed server: 1006 and back, again and again, until it is told", async 
   same((await activation.finished).status, "active");
 });
 
-test("a balance, without a ticket in hand", async () => {
+test("a balance without an initial ticket", async () => {
   const arriving = accepted();
   const { invoice: _, ticket: __, ...rest } = options();
   const watch = watchBalance(rest);

@@ -10,7 +10,7 @@ from tests.support.node import ENVIRONMENT, FOLDER, MODULES, NODE
 
 
 def test_the_browser_client_passes_its_own_tests() -> None:
-    """Each `*.test.js` beside this file; what they print is shown where one fails."""
+    """Run every `*.test.js` in this folder, and print their output if one fails."""
     if not MODULES.exists():
         pytest.skip("npm's packages are not installed: `make test` does it")
     tests = sorted(FOLDER.glob("*.test.js"))

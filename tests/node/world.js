@@ -1,7 +1,7 @@
 /**
- * What a test of paidup.js plays in: a socket, a server and a clock that it holds in its hand.
+ * The test environment of paidup.js: a socket, a server and a clock that the test controls.
  *
- * Owns the doubles of the client's seams. `settle` lets every promise that can go on go on, without a real wait.
+ * Doubles for the client's seams. `settle` runs all pending promises, without a real wait.
  */
 import { activate, watchBalance } from "../../client_demo/paidup_demo/sdk/paidup.js";
 
@@ -11,14 +11,14 @@ export async function settle() {
   for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** A status as the server tells it, of `in_1`. */
+/** A status frame of `in_1`. */
 export const status = (version, status, more = {}) => ({
   type: "status", invoice: "in_1", version, status, plan: "pro", credits_granted: 0, balance: 0, via: null,
   stage: { open: "verifying", requires_action: "action_required" }[status] ?? status,
   at: "2026-11-23T09:00:00.000Z", error: null, ...more,
 });
 
-/** A balance as the server tells it. */
+/** A balance frame. */
 export const balance = (version, balance) => ({ type: "balance", version, balance, at: "2026-11-23T09:00:00.000Z" });
 
 class Clock {
@@ -40,7 +40,7 @@ class Clock {
     this.time = until;
     await settle();
   }
-  sleep(ms) { this.time += ms; } // a machine asleep: time passes, no timer runs
+  sleep(ms) { this.time += ms; } // a suspended machine: time passes, no timer runs
 }
 
 class Target extends EventTarget {
@@ -63,7 +63,7 @@ class Socket {
   end(code) { this.closed = true; this.onclose?.({ code }); return settle(); }
 }
 
-/** One test's world. `get` and `ticket` are the server's answers: {status, body, headers}, "hang" or "down". */
+/** The environment of one test. `get` and `ticket` are the server's responses: {status, body, headers}, "hang" or "down". */
 export class World {
   clock = new Clock();
   window = new Target();
@@ -88,7 +88,7 @@ export class World {
   }
   get socket() { return this.sockets.at(-1); }
   get tickets() { return this.sockets.map(({ protocols }) => protocols[1]); }
-  /** What would go on after everybody has gone. */
+  /** What is still open or scheduled. */
   get left() {
     return {
       timers: this.clock.timers.size, listeners: this.window.listeners + this.document.listeners,

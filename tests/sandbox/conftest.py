@@ -1,4 +1,4 @@
-"""Fixtures of the sandbox's tests. One sandbox serves them all; each test finds it empty."""
+"""Fixtures of the sandbox's tests. One sandbox serves all of them; each test starts with an empty one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def sandbox_bare(sandbox_server: Server) -> AsyncIterator[Sandbox]:
 
 @pytest_asyncio.fixture
 async def sandbox_receiver() -> AsyncIterator[Receiver]:
-    """A webhook endpoint that remembers what it got."""
+    """A webhook endpoint that records what it receives."""
     receiver = Receiver()
     await receiver.start()
     yield receiver

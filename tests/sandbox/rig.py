@@ -30,7 +30,7 @@ CARD_3DS = "pm_card_authenticationRequired"
 
 
 async def wait_until(predicate: Callable[[], bool], within: float = 5) -> None:
-    """Waits for a condition, and fails when it has not come true in time."""
+    """Waits for a condition; fails if it is not met in time."""
     deadline = asyncio.get_running_loop().time() + within
     while not predicate():
         if asyncio.get_running_loop().time() > deadline:
@@ -46,19 +46,19 @@ def check_shape(served: Json) -> None:
 
 @dataclass
 class Received:
-    """One delivery, as it came in."""
+    """One received delivery."""
 
     body: bytes
     signature: str
 
     @property
     def event(self) -> Json:
-        """The event in it."""
+        """Its event."""
         return dict(json.loads(self.body))
 
 
 class Receiver:
-    """A webhook endpoint that remembers what it got; `answers` are the next statuses, then 200."""
+    """A webhook endpoint that records what it receives; `answers` are the next statuses, then 200."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
@@ -105,7 +105,7 @@ class Reply:
 
 
 class Server:
-    """A sandbox served from a thread of its own, with an event loop of its own."""
+    """A sandbox that is served from its own thread and event loop."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         config = uvicorn.Config(
@@ -126,14 +126,14 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Ends it as SIGTERM would."""
+        """Stops it as SIGTERM would."""
         self._server.should_exit = True
         self._thread.join(10)
         assert not self._thread.is_alive(), "the sandbox did not stop"
 
 
 class Sandbox:
-    """A running sandbox seen from outside: by the SDK, a browser (`browser`) and its controls (`control`)."""
+    """Client of a running sandbox: the SDK, a browser's calls (`browser`) and the controls (`control`)."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -145,7 +145,7 @@ class Sandbox:
         await self.http.close()
 
     def client(self, key: str = "sk_test_sandbox", retries: int = 0) -> stripe.StripeClient:
-        """The real SDK, pointed here."""
+        """The real SDK, configured for this sandbox."""
         return stripe.StripeClient(
             key,
             http_client=stripe.AIOHTTPClient(session=self.http),
@@ -184,7 +184,7 @@ class Sandbox:
         await self.control("/conditions", wanted)
 
     async def calls(self) -> Json:
-        """What GET /sandbox/calls says."""
+        """The response of GET /sandbox/calls."""
         return (await self.call("GET", "/sandbox/calls")).body
 
     async def plan(self, amount: int = 2000, interval: str = "month", **more: Any) -> Any:
@@ -201,7 +201,7 @@ class Sandbox:
         return await self.v1.prices.create_async(params)
 
     async def subscribe(self, **more: Any) -> Signup:
-        """A customer with an incomplete subscription, as Paidup makes it."""
+        """A customer with an incomplete subscription, created as Paidup does."""
         if "customer" not in more:
             more["customer"] = (await self.v1.customers.create_async({"email": "jenny@example.com"})).id
         if "items" not in more:
@@ -223,7 +223,7 @@ class Sandbox:
 
 
 class Signup:
-    """A subscription that has just been made, and what a customer does with it."""
+    """A new subscription, and what its customer does in the browser."""
 
     def __init__(self, sandbox: Sandbox, subscription: Any) -> None:
         self._sandbox = sandbox
@@ -235,12 +235,12 @@ class Signup:
         self.intent = self.secret.split("_secret_")[0]
 
     async def confirm(self, card: str = CARD) -> Reply:
-        """What the browser does with a card."""
+        """Confirm with a card, as the browser does."""
         path = f"/v1/payment_intents/{self.intent}/confirm"
         return await self._sandbox.browser("POST", path, client_secret=self.secret, payment_method=card)
 
     async def authenticate(self, outcome: str) -> Json:
-        """The bank's answer."""
+        """Answer the bank's check."""
         return await self._sandbox.control(
             f"/payment_intents/{self.intent}/authenticate", {"outcome": outcome}
         )

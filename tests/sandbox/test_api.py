@@ -12,14 +12,14 @@ from .rig import Sandbox
 
 
 async def test_headers_of_every_answer(sandbox_bare: Sandbox) -> None:
-    """Answers name their request and the version."""
+    """Responses carry a request id and the API version."""
     reply = await sandbox_bare.raw("GET", "/v1/account")
     assert reply.headers["Request-Id"].startswith("req_")
     assert reply.headers["Stripe-Version"] == stripe.api_version
 
 
 async def test_keys(sandbox_bare: Sandbox) -> None:
-    """Any secret test key is taken, as bearer or basic; live keys and no key are refused with 401."""
+    """Any secret test key is accepted, as bearer or basic; a live key or none gets 401."""
     basic = "Basic " + base64.b64encode(b"sk_test_any:").decode()
     assert (await sandbox_bare.call("GET", "/v1/account", headers={"Authorization": basic})).status == 200
     assert (await sandbox_bare.call("GET", "/v1/account")).status == 401
@@ -67,20 +67,20 @@ async def test_unknown_things(sandbox_bare: Sandbox) -> None:
     ],
 )
 async def test_wrong_parameters(sandbox_bare: Sandbox, form: dict[str, str], param: str) -> None:
-    """A parameter of the wrong kind is refused by name, and nothing is made."""
+    """A parameter of the wrong type is rejected by name, and nothing is created."""
     reply = await sandbox_bare.raw("POST", "/v1/customers", data=form)
     assert (reply.status, reply.body["error"]["param"]) == (400, param)
     assert (await sandbox_bare.raw("GET", "/v1/customers")).body["data"] == []
 
 
 async def test_invoice_payments_need_a_type(sandbox_bare: Sandbox) -> None:
-    """`payment[type]` is mandatory beside `payment[payment_intent]`."""
+    """`payment[type]` is required with `payment[payment_intent]`."""
     with pytest.raises(stripe.InvalidRequestError, match="Missing required param"):
         await sandbox_bare.v1.invoice_payments.list_async({"payment": {"payment_intent": "pi_1"}})
 
 
 async def test_unsupported_requests_fail_clearly(sandbox_bare: Sandbox) -> None:
-    """What is not imitated says so."""
+    """Unsupported features return an error that says so."""
     signup = await sandbox_bare.subscribe()
     paused = {"pause_collection": {"behavior": "void"}}
     with pytest.raises(stripe.InvalidRequestError, match="implements only a part"):
@@ -88,7 +88,7 @@ async def test_unsupported_requests_fail_clearly(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_key_replays_its_first_answer(sandbox_bare: Sandbox) -> None:
-    """The same key and parameters make one object, and say that they were replayed."""
+    """The same key and parameters create one object; the repeated response says that it is a replay."""
     headers = {"Idempotency-Key": "k1"}
     first = await sandbox_bare.raw("POST", "/v1/customers", data={"email": "a@b.c"}, headers=headers)
     again = await sandbox_bare.raw("POST", "/v1/customers", data={"email": "a@b.c"}, headers=headers)
@@ -98,14 +98,14 @@ async def test_a_key_replays_its_first_answer(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_key_with_other_parameters(sandbox_bare: Sandbox) -> None:
-    """A key used again with other parameters is refused."""
+    """Reusing a key with other parameters is an error."""
     await sandbox_bare.v1.customers.create_async({"email": "a@b.c"}, {"idempotency_key": "k"})
     with pytest.raises(stripe.IdempotencyError):
         await sandbox_bare.v1.customers.create_async({"email": "x@b.c"}, {"idempotency_key": "k"})
 
 
 async def test_a_key_in_flight(sandbox_bare: Sandbox) -> None:
-    """While the first request of a key runs, a second is told to come back."""
+    """A second request with the same key gets 409 while the first one runs."""
     await sandbox_bare.conditions(api_latency_ms=100)
     headers = {"Idempotency-Key": "k"}
     calls = [sandbox_bare.raw("POST", "/v1/customers", headers=headers) for _ in range(2)]
@@ -115,7 +115,7 @@ async def test_a_key_in_flight(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_declined_answer_is_replayed_and_a_wrong_form_is_not(sandbox_bare: Sandbox) -> None:
-    """What was executed is recorded, a 402 too; what failed in form is not."""
+    """Responses of executed requests are recorded, including 402; validation errors are not."""
     signup = await sandbox_bare.subscribe()
     path, headers = f"/v1/payment_intents/{signup.intent}/confirm", {"Idempotency-Key": "k"}
     card = {"payment_method": "pm_card_chargeDeclined"}
@@ -139,7 +139,7 @@ async def test_what_cannot_be_expanded(sandbox_bare: Sandbox) -> None:
 
 
 async def test_pages(sandbox_bare: Sandbox) -> None:
-    """Lists are newest first; cursors go both ways; the SDK's automatic paging sees all."""
+    """Lists are newest first, cursors work in both directions, and the SDK's paging returns everything."""
     made = [(await sandbox_bare.v1.customers.create_async({})).id for _ in range(5)]
     newest = made[::-1]
 
@@ -160,7 +160,7 @@ async def test_pages(sandbox_bare: Sandbox) -> None:
 
 
 async def test_prices_by_lookup_key(sandbox_bare: Sandbox) -> None:
-    """A lookup key names one price, and moves only when told to."""
+    """A lookup key belongs to one price, and is transferred only with `transfer_lookup_key`."""
     first = await sandbox_bare.plan(lookup_key="pro")
     with pytest.raises(stripe.InvalidRequestError, match="already uses"):
         await sandbox_bare.plan(lookup_key="pro")
@@ -188,7 +188,7 @@ async def test_filters_of_invoices(sandbox_bare: Sandbox) -> None:
 
 
 async def test_lists_of_subscriptions_leave_out_the_ended(sandbox_bare: Sandbox) -> None:
-    """Without a status, subscriptions that have ended are not shown."""
+    """Without a status, the list leaves out subscriptions that have ended."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
     await sandbox_bare.v1.subscriptions.cancel_async(signup.subscription.id)
@@ -199,7 +199,7 @@ async def test_lists_of_subscriptions_leave_out_the_ended(sandbox_bare: Sandbox)
 
 
 async def test_calls_are_counted_by_route(sandbox_bare: Sandbox) -> None:
-    """The server's calls and the browser's are counted apart."""
+    """The server's and the browser's calls are counted separately."""
     signup = await sandbox_bare.subscribe()
     await sandbox_bare.control("/calls/reset")
     await signup.confirm()
@@ -211,7 +211,7 @@ async def test_calls_are_counted_by_route(sandbox_bare: Sandbox) -> None:
 
 
 async def test_other_origins(sandbox_bare: Sandbox) -> None:
-    """The demo's page may use API and controls; another page may not turn a control."""
+    """The demo's page may use the API and the controls; other origins may not use the controls."""
     demo = {"Origin": "http://127.0.0.1:8000"}
     asked = demo | {
         "Access-Control-Request-Method": "POST",

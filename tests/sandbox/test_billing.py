@@ -1,4 +1,4 @@
-"""What happens to invoices and subscriptions besides being paid at once."""
+"""Invoices and subscriptions that are not simply paid at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DAY_S = 24 * 3600
 
 
 async def test_a_trial(sandbox_bare: Sandbox) -> None:
-    """A trial makes a paid invoice of 0 without an intent, and a SetupIntent that asks for a card (S21)."""
+    """A trial creates a paid invoice of 0 without an intent, and a SetupIntent for the card (S21)."""
     signup = await sandbox_bare.subscribe(trial_period_days=14)
     invoice = signup.subscription.latest_invoice
     assert (signup.subscription.status, invoice.status, invoice.amount_paid) == ("trialing", "paid", 0)
@@ -29,7 +29,7 @@ async def test_a_trial(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_full_discount(sandbox_bare: Sandbox) -> None:
-    """A discount of 100 % makes a paid invoice of nothing whose lines keep their price (S21)."""
+    """A discount of 100 % creates a paid invoice of 0 whose lines keep their price (S21)."""
     coupon = await sandbox_bare.v1.coupons.create_async({"percent_off": 100, "duration": "once"})
     signup = await sandbox_bare.subscribe(discounts=[{"coupon": coupon.id}])
     invoice = signup.subscription.latest_invoice
@@ -43,7 +43,7 @@ async def test_a_full_discount(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_part_discount_is_shared_over_the_lines(sandbox_bare: Sandbox) -> None:
-    """An amount off is taken off the total, and the lines' shares sum up to it."""
+    """An amount-off coupon lowers the total; the lines' shares add up to it."""
     coupon = await sandbox_bare.v1.coupons.create_async({"amount_off": 1001, "currency": "usd"})
     items = [
         {"price": (await sandbox_bare.plan(2000)).id, "quantity": 3},
@@ -68,7 +68,7 @@ async def test_credit_of_the_customer_pays(sandbox_bare: Sandbox) -> None:
 
 
 async def test_unpaid_for_23_hours(sandbox_bare: Sandbox) -> None:
-    """A first payment that never comes expires the subscription and voids its invoice."""
+    """Without a first payment the subscription expires and its invoice is voided."""
     signup = await sandbox_bare.subscribe()
     await sandbox_bare.control("/clock", {"advance_seconds": 22 * 3600})
     assert await signup.read() == ("requires_payment_method", "open", "incomplete")
@@ -79,7 +79,7 @@ async def test_unpaid_for_23_hours(sandbox_bare: Sandbox) -> None:
 
 
 async def test_cancelling_what_was_never_paid(sandbox_bare: Sandbox) -> None:
-    """An incomplete subscription that is cancelled expires with its invoice, and cannot be paid any more."""
+    """Canceling an incomplete subscription expires it, and its invoice can no longer be paid."""
     signup = await sandbox_bare.subscribe()
     await sandbox_bare.v1.subscriptions.cancel_async(signup.subscription.id)
     assert await signup.read() == ("canceled", "void", "incomplete_expired")
@@ -87,7 +87,7 @@ async def test_cancelling_what_was_never_paid(sandbox_bare: Sandbox) -> None:
 
 
 async def test_cancelling_at_the_end_of_the_period(sandbox_bare: Sandbox) -> None:
-    """It stays active until then, and the clock ends it."""
+    """It stays active until that time; the clock ends it."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
     await sandbox_bare.v1.subscriptions.update_async(signup.subscription.id, {"cancel_at_period_end": True})
@@ -97,7 +97,7 @@ async def test_cancelling_at_the_end_of_the_period(sandbox_bare: Sandbox) -> Non
 
 
 async def test_an_uncollectible_invoice_can_still_be_paid(sandbox_bare: Sandbox) -> None:
-    """Written off is not the end."""
+    """An invoice marked uncollectible can still be paid."""
     signup = await sandbox_bare.subscribe()
     await sandbox_bare.v1.invoices.mark_uncollectible_async(signup.invoice)
     assert (await signup.read())[1] == "uncollectible"
@@ -128,7 +128,7 @@ async def test_a_renewal(sandbox_bare: Sandbox) -> None:
 
 @pytest.mark.parametrize("card", ["pm_card_chargeCustomerFail", CARD_3DS])
 async def test_a_renewal_that_fails(sandbox_bare: Sandbox, card: str) -> None:
-    """A renewal that cannot be collected leaves the subscription past due; paying its invoice heals it."""
+    """A renewal that cannot be collected makes the subscription past due; paying its invoice ends that."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
     await sandbox_bare.v1.subscriptions.update_async(signup.subscription.id, {"default_payment_method": card})
@@ -140,7 +140,7 @@ async def test_a_renewal_that_fails(sandbox_bare: Sandbox, card: str) -> None:
 
 
 async def test_a_card_set_up_once_pays_renewals_unasked(sandbox_bare: Sandbox) -> None:
-    """4000002500003155 asks at the first payment and not at the renewal."""
+    """4000002500003155 requires authentication for the first payment, not for the renewal."""
     signup = await sandbox_bare.subscribe()
     assert (await signup.confirm("pm_card_authenticationRequiredOnSetup")).body["status"] == "requires_action"
     await signup.authenticate("pass")
@@ -149,7 +149,7 @@ async def test_a_card_set_up_once_pays_renewals_unasked(sandbox_bare: Sandbox) -
 
 
 async def test_many_lines_come_in_pages(sandbox_bare: Sandbox) -> None:
-    """An invoice embeds ten lines; the rest is read from its lines, in order."""
+    """An invoice embeds ten lines; the others are read from its `lines` list, in order."""
     customer = await sandbox_bare.v1.customers.create_async({})
     draft = await sandbox_bare.v1.invoices.create_async({"customer": customer.id, "currency": "usd"})
     for amount in range(1, 13):
@@ -164,7 +164,7 @@ async def test_many_lines_come_in_pages(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_one_off_invoice(sandbox_bare: Sandbox) -> None:
-    """Pending items go onto an invoice that asks for them; finalised, it waits for its payment."""
+    """An invoice can include pending items; once finalized, it is open and can be paid."""
     customer = await sandbox_bare.v1.customers.create_async({})
     product = await sandbox_bare.v1.products.create_async({"name": "Top-up"})
     price = {"product": product.id, "currency": "usd", "unit_amount": 500}
@@ -186,7 +186,7 @@ async def test_a_one_off_invoice(sandbox_bare: Sandbox) -> None:
 
 
 async def test_invoice_calls_that_are_refused(sandbox_bare: Sandbox) -> None:
-    """A paid invoice is not voided, paid or finalised again; its intent is not cancelled by itself."""
+    """A paid invoice cannot be voided, paid or finalized again, and its intent cannot be canceled."""
     signup = await sandbox_bare.subscribe()
     with pytest.raises(stripe.InvalidRequestError, match="created by an Invoice"):
         await sandbox_bare.v1.payment_intents.cancel_async(signup.intent)

@@ -1,4 +1,4 @@
-"""Changes of price and quantity: their prorations and invoices, and changes that wait for a payment."""
+"""Price and quantity changes: prorations, invoices, and changes that are pending until paid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PENDING: dict[str, Any] = {**NOW, "payment_behavior": "pending_if_incomplete"}
 
 
 async def _halfway(sandbox: Sandbox, card: str | None = CARD, **more: Any) -> tuple[Signup, Any, int]:
-    """A paid monthly subscription, its item, and the middle of its period, to which the clock is moved."""
+    """A paid monthly subscription, its item, and the middle of its period; the clock is moved there."""
     signup = await sandbox.subscribe(**more)
     await signup.confirm()
     item = signup.subscription["items"].data[0]
@@ -51,7 +51,7 @@ def _amounts(invoice: Any) -> list[int]:
 
 
 async def test_an_upgrade_is_invoiced_at_once(sandbox_bare: Sandbox) -> None:
-    """Halfway: half the old price is given back, half the new one charged, and the difference is paid."""
+    """Halfway, half the old price is credited, half the new one charged, and the difference is paid."""
     signup, item, middle = await _halfway(sandbox_bare)
     price = await sandbox_bare.plan(5000)
     changed = await _change(sandbox_bare, signup, item, price, proration_date=middle, **NOW)
@@ -92,7 +92,7 @@ async def test_prorations_are_counted_to_the_second(sandbox_bare: Sandbox) -> No
 
 
 async def test_a_downgrade_becomes_credit(sandbox_bare: Sandbox) -> None:
-    """A negative total is paid with nothing and kept as the customer's credit, which later invoices use."""
+    """A negative total is paid with 0 and becomes the customer's credit balance for later invoices."""
     signup, item, middle = await _halfway(sandbox_bare)
     cheap, dear = await sandbox_bare.plan(1000), await sandbox_bare.plan(5000)
     changed = await _change(sandbox_bare, signup, item, cheap, proration_date=middle, **NOW)
@@ -106,7 +106,7 @@ async def test_a_downgrade_becomes_credit(sandbox_bare: Sandbox) -> None:
 
 
 async def test_prorations_wait_for_the_next_invoice(sandbox_bare: Sandbox) -> None:
-    """By default no invoice is made now: pending items are, and the renewal takes them."""
+    """By default no invoice is created now: prorations become pending items of the renewal."""
     signup, item, middle = await _halfway(sandbox_bare)
     changed = await _change(sandbox_bare, signup, item, await sandbox_bare.plan(5000), proration_date=middle)
     assert changed.latest_invoice == signup.invoice
@@ -120,7 +120,7 @@ async def test_prorations_wait_for_the_next_invoice(sandbox_bare: Sandbox) -> No
 
 
 async def test_a_change_without_prorations(sandbox_bare: Sandbox) -> None:
-    """`none` changes the price from the next period on, and charges nothing for this one."""
+    """`none` changes the price from the next period and charges nothing for this one."""
     signup, item, _ = await _halfway(sandbox_bare)
     changed = await _change(
         sandbox_bare, signup, item, await sandbox_bare.plan(5000), proration_behavior="none"
@@ -131,7 +131,7 @@ async def test_a_change_without_prorations(sandbox_bare: Sandbox) -> None:
 
 
 async def test_seats_and_a_second_item(sandbox_bare: Sandbox) -> None:
-    """A quantity, an item added, an item deleted: each prorates by itself; the unchanged is left alone."""
+    """A new quantity, a new item and a deleted item are each prorated; unchanged items are not."""
     signup, item, middle = await _halfway(sandbox_bare)
     extra = await sandbox_bare.plan(600)
     items = [{"id": item.id, "quantity": 3}, {"price": extra.id, "quantity": 2}]
@@ -148,7 +148,7 @@ async def test_seats_and_a_second_item(sandbox_bare: Sandbox) -> None:
 
 
 async def test_month_to_year_begins_a_new_period(sandbox_bare: Sandbox) -> None:
-    """The unused half month is given back, a year is charged as an ordinary line, and the anchor moves."""
+    """The unused half month is credited, a year is charged as an ordinary line, and the anchor moves."""
     signup, item, middle = await _halfway(sandbox_bare)
     year = await sandbox_bare.plan(20000, "year")
     changed = await _change(sandbox_bare, signup, item, year, proration_date=middle, **NOW)
@@ -166,7 +166,7 @@ async def test_month_to_year_begins_a_new_period(sandbox_bare: Sandbox) -> None:
 
 
 async def test_an_anchor_now_begins_a_new_period(sandbox_bare: Sandbox) -> None:
-    """The same price from now on: unused time against a whole new period."""
+    """The same price with a new anchor: unused time is offset against a whole new period."""
     signup, item, middle = await _halfway(sandbox_bare)
     changed = await sandbox_bare.v1.subscriptions.update_async(
         signup.subscription.id,
@@ -183,7 +183,7 @@ async def test_an_anchor_now_begins_a_new_period(sandbox_bare: Sandbox) -> None:
 async def test_a_change_that_waits_for_its_payment(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver, card: str, status: str
 ) -> None:
-    """`pending_if_incomplete`: the old price stays until the invoice is paid, by whatever card."""
+    """`pending_if_incomplete`: the old price stays until the invoice is paid, with any card."""
     signup, item, middle = await _halfway(sandbox_hooked, card)
     price = await sandbox_hooked.plan(5000)
     changed = await _change(sandbox_hooked, signup, item, price, proration_date=middle, **PENDING)
@@ -216,7 +216,7 @@ async def test_a_change_that_can_be_paid_does_not_wait(sandbox_bare: Sandbox) ->
 
 
 async def test_a_change_that_waits_without_any_card(sandbox_bare: Sandbox) -> None:
-    """With no payment method at all the invoice is open, with a secret to pay it."""
+    """Without a payment method the invoice is open, with a client secret to pay it."""
     customer = await sandbox_bare.v1.customers.create_async({})
     signup = await sandbox_bare.subscribe(
         customer=customer.id, payment_settings={"save_default_payment_method": "off"}
@@ -251,7 +251,7 @@ async def test_a_change_that_nobody_pays(sandbox_hooked: Sandbox, sandbox_receiv
 
 
 async def test_credit_that_an_unpaid_invoice_used_comes_back(sandbox_bare: Sandbox) -> None:
-    """Voiding gives the customer's balance back what the invoice had taken of it."""
+    """Voiding returns to the customer's balance what the invoice had used."""
     signup, item, middle = await _halfway(sandbox_bare, CARD_3DS)
     await sandbox_bare.v1.customers.update_async(signup.customer, {"balance": -100})
     price = await sandbox_bare.plan(5000)
@@ -295,7 +295,7 @@ async def test_a_change_that_must_be_paid(sandbox_bare: Sandbox) -> None:
 
 
 async def test_flapping_between_plans_costs_nothing(sandbox_bare: Sandbox) -> None:
-    """Up and down at the same moment: every debit is given back in full, and only credit moves."""
+    """Up and down at the same moment: every debit is credited in full, and the credit pays the next one."""
     signup, item, middle = await _halfway(sandbox_bare)
     dear = await sandbox_bare.plan(5000)
     totals = []
@@ -307,7 +307,7 @@ async def test_flapping_between_plans_costs_nothing(sandbox_bare: Sandbox) -> No
 
 
 async def test_plan_changes_that_are_refused(sandbox_bare: Sandbox) -> None:
-    """Mixed rhythms, a price twice, a strange item, a moment outside the period; all while incomplete."""
+    """Mixed intervals, a duplicate price, an unknown item, a time outside the period; or still incomplete."""
     signup, item, _ = await _halfway(sandbox_bare)
     year, price = await sandbox_bare.plan(9000, "year"), await sandbox_bare.plan(5000)
     wrong: list[dict[str, Any]] = [
@@ -343,7 +343,7 @@ async def test_prorations_in_the_old_shape(sandbox_hooked: Sandbox, sandbox_rece
 
 
 async def test_a_change_survives_a_restart_while_it_waits(tmp_path: Path) -> None:
-    """What waits for its payment is made after the restart, when it is paid."""
+    """A pending change survives a restart and is applied once paid."""
     kept = settings(data_file=tmp_path / "sandbox.json")
     server = Server(kept).start()
     sandbox = Sandbox(server.url)

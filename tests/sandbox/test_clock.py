@@ -1,4 +1,4 @@
-"""What the clock brings about when it is advanced: all that becomes due, each thing at its own moment."""
+"""Advancing the clock: everything that becomes due happens, each at its own time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def _events(sandbox: Sandbox) -> list[Json]:
 
 
 async def test_a_year_in_one_jump(sandbox_bare: Sandbox) -> None:
-    """Twelve renewals, each dated when its period begins, one after the other, in its objects and events."""
+    """Twelve renewals in order; the objects and events of each have the time at which its period begins."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
     await _advance(sandbox_bare, 366 * DAY_S)
@@ -49,7 +49,7 @@ async def test_a_year_in_one_jump(sandbox_bare: Sandbox) -> None:
 
 
 async def test_many_subscriptions_in_order_of_time(sandbox_bare: Sandbox) -> None:
-    """What is due of several subscriptions happens in order of time, not one subscription after another."""
+    """What is due for several subscriptions happens in order of time, not subscription by subscription."""
     for _ in range(3):
         signup = await sandbox_bare.subscribe()
         await signup.confirm()
@@ -74,7 +74,7 @@ async def test_a_yearly_plan_with_seats(sandbox_bare: Sandbox) -> None:
 async def test_a_renewal_that_is_not_paid(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver, card: str
 ) -> None:
-    """A bank that asks, or a card that declines, leaves it past due, and says why; paying later heals it."""
+    """If the bank requires a check or the card declines, it is past due with a reason until it is paid."""
     signup = await sandbox_hooked.subscribe()
     await signup.confirm()
     await sandbox_hooked.v1.subscriptions.update_async(
@@ -111,7 +111,7 @@ async def test_an_old_debt_paid_does_not_heal_a_newer_one(sandbox_bare: Sandbox)
 
 
 async def test_a_trial_that_ends(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Three days before, a notice; at the end an invoice of a cycle, paid with the card that was saved."""
+    """`trial_will_end` three days before; at the end a renewal invoice, paid with the saved card."""
     signup = await sandbox_hooked.subscribe(trial_period_days=14)
     setup = signup.subscription.pending_setup_intent
     await sandbox_hooked.v1.setup_intents.confirm_async(setup.id, {"payment_method": "pm_card_visa"})
@@ -130,7 +130,7 @@ async def test_a_trial_that_ends(sandbox_hooked: Sandbox, sandbox_receiver: Rece
 
 
 async def test_a_trial_without_a_card(sandbox_bare: Sandbox) -> None:
-    """At its end the invoice stays open and the subscription is past due."""
+    """At the end of the trial the invoice stays open and the subscription is past due."""
     signup = await sandbox_bare.subscribe(trial_period_days=2)
     await _advance(sandbox_bare, 3 * DAY_S)
     invoice = (await _invoices(sandbox_bare, signup))[-1]
@@ -150,7 +150,7 @@ async def test_a_trial_that_is_ended_early(sandbox_bare: Sandbox) -> None:
 
 
 async def test_ends_that_were_asked_for(sandbox_bare: Sandbox) -> None:
-    """At the end of the period or at a moment: ended then, dated then, and never renewed."""
+    """Canceled at the period's end or at a given time: it ends at that time and is not renewed."""
     for how in ("cancel_at_period_end", "cancel_at"):
         signup = await sandbox_bare.subscribe()
         await signup.confirm()
@@ -165,7 +165,7 @@ async def test_ends_that_were_asked_for(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_cancellation_taken_back(sandbox_bare: Sandbox) -> None:
-    """It renews as if nothing had been asked."""
+    """A resumed subscription renews as usual."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
     for at_end in (True, False):
@@ -178,7 +178,7 @@ async def test_a_cancellation_taken_back(sandbox_bare: Sandbox) -> None:
 
 
 async def test_first_payments_expire_at_their_moment(sandbox_bare: Sandbox) -> None:
-    """23 hours after its creation, however far the clock jumps."""
+    """It expires 23 hours after its creation, no matter how far the clock is advanced."""
     signup = await sandbox_bare.subscribe()
     await _advance(sandbox_bare, 10 * DAY_S)
     subscription = await sandbox_bare.v1.subscriptions.retrieve_async(signup.subscription.id)
@@ -189,7 +189,7 @@ async def test_first_payments_expire_at_their_moment(sandbox_bare: Sandbox) -> N
 
 
 async def test_a_coupon_that_repeats_runs_out(sandbox_bare: Sandbox) -> None:
-    """Three months at half the price, then the whole; one of once counts once, one of forever always."""
+    """Repeating: three months at half the price, then full price. `once` applies once, `forever` always."""
     make = sandbox_bare.v1.coupons.create_async
     for how, paid in (
         ({"duration": "repeating", "duration_in_months": 3}, [1000, 1000, 1000, 2000, 2000]),
@@ -206,7 +206,7 @@ async def test_a_coupon_that_repeats_runs_out(sandbox_bare: Sandbox) -> None:
 async def test_whatever_the_clock_makes_has_its_shape(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver
 ) -> None:
-    """Every event of a long jump validates, and so does the object in it."""
+    """After a long advance every event validates, and so does its object."""
     signup = await sandbox_hooked.subscribe()
     await signup.confirm()
     await sandbox_hooked.subscribe(trial_period_days=5)

@@ -1,4 +1,4 @@
-"""What the conditions do to the API and to payments, and how they are set."""
+"""Conditions: their effect on the API and on payments, and how they are set."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_conditions_are_updated_in_part(sandbox_bare: Sandbox) -> None:
 async def test_conditions_affect_calls(
     sandbox_bare: Sandbox, conditions: dict[str, object], error: type[stripe.StripeError], status: int
 ) -> None:
-    """The server's calls fail as the SDK knows it, while the browser's still work."""
+    """The server's calls fail with errors the SDK knows, while the browser's still work."""
     signup = await sandbox_bare.subscribe()
     await sandbox_bare.conditions(**conditions)
     with pytest.raises(error) as caught:
@@ -68,7 +68,7 @@ async def test_conditions_affect_calls(
 
 
 async def test_a_limit_for_each_endpoint(sandbox_bare: Sandbox) -> None:
-    """So many calls a second of one operation, whatever the ids; other operations are not concerned."""
+    """The limit is per operation, independent of ids; other operations are not affected."""
     customer = await sandbox_bare.v1.customers.create_async({})
     await sandbox_bare.conditions(rate_limit_per_second=2)
     replies = [await sandbox_bare.raw("GET", f"/v1/customers/{customer.id}") for _ in range(3)]
@@ -78,7 +78,7 @@ async def test_a_limit_for_each_endpoint(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_lost_reply_is_made_good_by_a_retry(sandbox_bare: Sandbox) -> None:
-    """The work was done: the retry with the same key gets the first answer, and nothing is made twice."""
+    """The request was executed: a retry with the same key gets the first response and creates nothing."""
     await sandbox_bare.conditions(api_lost_reply_rate=1)
     headers = {"Idempotency-Key": "k"}
     assert (await sandbox_bare.raw("POST", "/v1/customers", headers=headers)).status == 502
@@ -88,7 +88,7 @@ async def test_a_lost_reply_is_made_good_by_a_retry(sandbox_bare: Sandbox) -> No
 
 
 async def test_an_error_is_replayed(sandbox_bare: Sandbox) -> None:
-    """A 500 is the answer to its key for good, as at Stripe."""
+    """A 500 is stored for its idempotency key, as at Stripe."""
     await sandbox_bare.conditions(api_error_rate=1)
     headers = {"Idempotency-Key": "k"}
     assert (await sandbox_bare.raw("POST", "/v1/customers", headers=headers)).status == 500
@@ -98,7 +98,7 @@ async def test_an_error_is_replayed(sandbox_bare: Sandbox) -> None:
 
 
 async def test_latency(sandbox_bare: Sandbox) -> None:
-    """The server's calls take so long."""
+    """The server's calls take the configured time."""
     await sandbox_bare.conditions(api_latency_ms=80)
     begun = time.monotonic()
     await sandbox_bare.v1.customers.list_async({})
@@ -122,7 +122,7 @@ async def test_the_invoice_lags_behind_its_intent(
 
 @pytest.mark.parametrize("outcome", ["succeeded", "failed"])
 async def test_processing(sandbox_hooked: Sandbox, sandbox_receiver: Receiver, outcome: str) -> None:
-    """A payment may take its time, and then succeed or fail (S24)."""
+    """A payment can stay in processing, and then succeed or fail (S24)."""
     await sandbox_hooked.conditions(processing_ms=60, processing_outcome=outcome)
     signup = await sandbox_hooked.subscribe()
     assert (await signup.confirm(CARD)).body["status"] == "processing"
@@ -149,7 +149,7 @@ async def test_processing(sandbox_hooked: Sandbox, sandbox_receiver: Receiver, o
     ],
 )
 async def test_wrong_use_of_controls(sandbox_bare: Sandbox, path: str, body: dict[str, object]) -> None:
-    """A control says what it expects."""
+    """A malformed control request gets an error that says what is expected."""
     assert (await sandbox_bare.control(path, body, expect=400))["error"]["message"]
 
 
@@ -161,6 +161,6 @@ async def test_controls_on_what_does_not_exist(sandbox_bare: Sandbox) -> None:
 
 
 async def test_health(sandbox_bare: Sandbox) -> None:
-    """The sandbox says that it is there, and which version it imitates."""
+    """The health check names the API version."""
     health = (await sandbox_bare.call("GET", "/sandbox/health")).body
     assert health == {"status": "ok", "api_version": stripe.api_version}

@@ -1,4 +1,4 @@
-"""What survives a restart, and what the environment may say."""
+"""What survives a restart, and the settings from the environment."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_a_restart_keeps_everything(tmp_path: Path, sandbox_receiver: Rece
 
 
 def test_a_file_of_another_version_is_not_overwritten(tmp_path: Path) -> None:
-    """A state that cannot be read is refused rather than thrown away."""
+    """An unreadable state file is an error and is not overwritten."""
     file = tmp_path / "sandbox.json"
     file.write_text('{"format": 0}')
     with pytest.raises(ValueError, match="another version"):
@@ -58,7 +58,7 @@ def test_a_file_of_another_version_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_environment() -> None:
-    """Each variable is read; none needs to be set."""
+    """Every variable is read and optional."""
     assert SandboxSettings.from_env({}) == SandboxSettings()
     read = SandboxSettings.from_env(
         {
@@ -85,7 +85,7 @@ def test_settings_of_the_environment() -> None:
     ],
 )
 def test_wrong_settings(env: dict[str, str]) -> None:
-    """A wrong variable is named at the start."""
+    """An invalid variable is named at startup."""
     with pytest.raises(SettingsError, match="SANDBOX_"):
         SandboxSettings.from_env(env)
 
@@ -101,7 +101,7 @@ def test_months_keep_their_day() -> None:
 
 
 def test_cards_that_cannot_be() -> None:
-    """A typed card is checked as Stripe checks it."""
+    """Card details are validated as at Stripe."""
     card = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
     assert typed_card(card)[1]["last4"] == "4242"
     assert not passes_luhn("4242424242424241")

@@ -1,4 +1,4 @@
-"""The story: subscribe, confirm, pass the bank's check, be active."""
+"""From subscribing to active: confirm, pass the bank's check, be paid."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_a_card_that_needs_no_check(sandbox_bare: Sandbox) -> None:
 
 
 async def test_the_invoice_and_its_intent_are_known_before_payment(sandbox_bare: Sandbox) -> None:
-    """The default InvoicePayment exists from finalisation on, and becomes paid with the invoice."""
+    """The default InvoicePayment exists from finalization and becomes paid with the invoice."""
     signup = await sandbox_bare.subscribe()
     (payment,) = signup.subscription.latest_invoice.payments.data
     assert payment.status == "open"
@@ -38,7 +38,7 @@ async def test_the_invoice_and_its_intent_are_known_before_payment(sandbox_bare:
 
 
 async def test_three_d_secure_passed(sandbox_bare: Sandbox) -> None:
-    """The intent waits for the bank; once it agrees, everything is paid."""
+    """The intent requires the bank's check; once it passes, everything is paid."""
     signup = await sandbox_bare.subscribe()
     asked = (await signup.confirm(CARD_3DS)).body
     assert (asked["status"], asked["next_action"]["type"]) == ("requires_action", "use_stripe_sdk")
@@ -48,7 +48,7 @@ async def test_three_d_secure_passed(sandbox_bare: Sandbox) -> None:
 
 
 async def test_three_d_secure_failed(sandbox_bare: Sandbox) -> None:
-    """A failed check leaves the intent waiting for another card, which may then pay."""
+    """After a failed check the intent requires another payment method, which can then pay."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm(CARD_3DS)
     await signup.authenticate("fail")
@@ -70,7 +70,7 @@ async def test_three_d_secure_failed(sandbox_bare: Sandbox) -> None:
     ],
 )
 async def test_declined_cards(sandbox_bare: Sandbox, card: str, code: str, decline: str) -> None:
-    """A declined card answers 402 with the intent, makes a failed charge, and leaves the invoice open."""
+    """A declined card gets 402 with the intent, creates a failed charge, and leaves the invoice open."""
     signup = await sandbox_bare.subscribe()
     reply = await signup.confirm(card)
     error = reply.body["error"]
@@ -88,7 +88,7 @@ async def test_declined_cards(sandbox_bare: Sandbox, card: str, code: str, decli
 
 
 async def test_a_decline_after_the_check(sandbox_bare: Sandbox) -> None:
-    """Some cards pass the bank's check and are declined then: seen by reading the intent."""
+    """Some cards pass the bank's check and are then declined: reading the intent shows it."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm("pm_card_authenticationRequiredChargeDeclinedInsufficientFunds")
     await signup.authenticate("pass")
@@ -97,7 +97,7 @@ async def test_a_decline_after_the_check(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_succeeded_intent_cannot_be_confirmed_again(sandbox_bare: Sandbox) -> None:
-    """A second confirmation is refused as Stripe refuses it."""
+    """A second confirmation gets Stripe's error."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
     again = await signup.confirm()
@@ -107,7 +107,7 @@ async def test_a_succeeded_intent_cannot_be_confirmed_again(sandbox_bare: Sandbo
 
 
 async def test_two_confirmations_at_once_charge_once(sandbox_bare: Sandbox) -> None:
-    """Of concurrent confirmations one pays."""
+    """Of several concurrent confirmations, one pays."""
     signup = await sandbox_bare.subscribe()
     replies = await asyncio.gather(*[signup.confirm() for _ in range(5)])
     assert sorted(reply.status for reply in replies) == [200, 400, 400, 400, 400]
@@ -116,7 +116,7 @@ async def test_two_confirmations_at_once_charge_once(sandbox_bare: Sandbox) -> N
 
 
 async def test_a_confirmation_needs_the_secret(sandbox_bare: Sandbox) -> None:
-    """A browser without the client secret, or with a wrong one, reads and confirms nothing."""
+    """Without the client secret, or with a wrong one, a browser can neither read nor confirm."""
     signup = await sandbox_bare.subscribe()
     path = f"/v1/payment_intents/{signup.intent}"
     assert (await sandbox_bare.browser("GET", path)).body["error"]["code"] == "parameter_missing"
@@ -130,7 +130,7 @@ async def test_a_confirmation_needs_the_secret(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_typed_card(sandbox_bare: Sandbox) -> None:
-    """A card number is known by what it does; one that fails its checksum is refused."""
+    """Test numbers behave as documented; a number with a wrong checksum is rejected."""
     form = {"payment_method_data[type]": "card", "payment_method_data[card][exp_month]": "12"}
     form |= {"payment_method_data[card][exp_year]": "40", "payment_method_data[card][cvc]": "123"}
     number = "payment_method_data[card][number]"
@@ -144,7 +144,7 @@ async def test_a_typed_card(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_card_saved_beforehand_pays_at_once(sandbox_bare: Sandbox) -> None:
-    """With `allow_incomplete` and a saved card the subscription is active when its creation answers (S09)."""
+    """With `allow_incomplete` and a saved card the subscription is active as soon as it is created (S09)."""
     method = "pm_card_visa"
     customer = await sandbox_bare.v1.customers.create_async({"email": "a@example.com"})
     attached = await sandbox_bare.v1.payment_methods.attach_async(method, {"customer": customer.id})
@@ -155,7 +155,7 @@ async def test_a_card_saved_beforehand_pays_at_once(sandbox_bare: Sandbox) -> No
 
 
 async def test_error_if_incomplete_makes_nothing(sandbox_bare: Sandbox) -> None:
-    """A card that would not pay at once is an error, and no subscription exists afterwards."""
+    """A card that does not pay at once is an error, and no subscription is created."""
     for card in ("pm_card_chargeCustomerFail", CARD_3DS):
         with pytest.raises(stripe.CardError):
             await sandbox_bare.subscribe(default_payment_method=card, payment_behavior="error_if_incomplete")
@@ -163,7 +163,7 @@ async def test_error_if_incomplete_makes_nothing(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_declined_saved_card_leaves_it_incomplete(sandbox_bare: Sandbox) -> None:
-    """With `allow_incomplete` a declined first payment can be made good with another card."""
+    """With `allow_incomplete`, another card can pay after a declined first payment."""
     signup = await sandbox_bare.subscribe(
         default_payment_method="pm_card_chargeCustomerFail", payment_behavior="allow_incomplete"
     )
@@ -173,7 +173,7 @@ async def test_a_declined_saved_card_leaves_it_incomplete(sandbox_bare: Sandbox)
 
 
 async def test_an_intent_of_its_own(sandbox_bare: Sandbox) -> None:
-    """An intent made directly belongs to no invoice (S22), and another customer's card does not pay it."""
+    """An intent created directly has no invoice (S22), and another customer's card cannot pay it."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
     saved = (await sandbox_bare.v1.payment_intents.retrieve_async(signup.intent)).payment_method

@@ -1,4 +1,4 @@
-"""Plans in all their forms: top-ups, several items, coupons with prorations, ends and last accounts."""
+"""More kinds of plans: top-ups, several items, coupons with prorations, final invoices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _upgrade(sandbox: Sandbox, signup: Signup, item: Any, amount: int, mom
 
 
 async def test_a_top_up(sandbox_bare: Sandbox) -> None:
-    """A one-time price on an invoice of its own, finalised with a secret and paid by the browser."""
+    """A one-time price on its own invoice, finalized with a client secret and paid in the browser."""
     v1 = sandbox_bare.v1
     customer = (await v1.customers.create_async({"email": "a@b.example"})).id
     product = await v1.products.create_async({"name": "1,000 credits"})
@@ -56,7 +56,7 @@ async def test_a_top_up(sandbox_bare: Sandbox) -> None:
 
 
 async def test_several_items_renew_together(sandbox_bare: Sandbox) -> None:
-    """Every item has its line, its quantity and the common period; the renewal charges all."""
+    """Every item has a line, a quantity and the common period; the renewal charges all of them."""
     items = [
         {"price": (await sandbox_bare.plan(2000)).id, "quantity": 2},
         {"price": (await sandbox_bare.plan(700)).id, "metadata": {"kind": "extra"}},
@@ -71,7 +71,7 @@ async def test_several_items_renew_together(sandbox_bare: Sandbox) -> None:
 
 
 async def test_another_price_brings_the_quantity_back_to_one(sandbox_bare: Sandbox) -> None:
-    """As Stripe warns: who changes a price says how many, too."""
+    """Without a quantity, a price change sets it to 1, as Stripe warns."""
     signup, item, moment = await _signup(
         sandbox_bare, items=[{"price": (await sandbox_bare.plan()).id, "quantity": 5}]
     )
@@ -80,7 +80,7 @@ async def test_another_price_brings_the_quantity_back_to_one(sandbox_bare: Sandb
 
 
 async def test_prorations_are_net_of_discounts(sandbox_bare: Sandbox) -> None:
-    """By default a proration's line is what it is after discounts, which are named with an amount of 0."""
+    """By default proration lines are net of discounts, which are listed with an amount of 0."""
     coupon = await sandbox_bare.v1.coupons.create_async({"percent_off": 20, "duration": "forever"})
     signup, item, moment = await _signup(sandbox_bare, discounts=[{"coupon": coupon.id}])
     invoice = await _upgrade(sandbox_bare, signup, item, 5000, moment)
@@ -90,7 +90,7 @@ async def test_prorations_are_net_of_discounts(sandbox_bare: Sandbox) -> None:
 
 
 async def test_prorations_with_itemised_discounts(sandbox_bare: Sandbox) -> None:
-    """Where that was asked for, the line is gross and the discount stands beside it."""
+    """With itemized prorations the line is gross and lists its discount."""
     coupon = await sandbox_bare.v1.coupons.create_async({"percent_off": 20, "duration": "forever"})
     mode = {"type": "flexible", "flexible": {"proration_discounts": "itemized"}}
     signup, item, moment = await _signup(sandbox_bare, discounts=[{"coupon": coupon.id}], billing_mode=mode)
@@ -102,7 +102,7 @@ async def test_prorations_with_itemised_discounts(sandbox_bare: Sandbox) -> None
 
 
 async def test_what_was_charged_is_given_back(sandbox_bare: Sandbox) -> None:
-    """A coupon that counted once is in what the first period cost, so only that much of it comes back."""
+    """A `once` coupon lowered the first period's price, so only the discounted price is credited."""
     coupon = await sandbox_bare.v1.coupons.create_async({"amount_off": 500, "currency": "usd"})
     signup, item, moment = await _signup(sandbox_bare, discounts=[{"coupon": coupon.id}])
     invoice = await _upgrade(sandbox_bare, signup, item, 5000, moment)
@@ -110,7 +110,7 @@ async def test_what_was_charged_is_given_back(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_coupon_for_an_existing_subscription(sandbox_bare: Sandbox) -> None:
-    """It counts from the next invoice on; an empty list takes it away again."""
+    """A coupon applies from the next invoice; an empty list removes it."""
     signup, _, _ = await _signup(sandbox_bare)
     coupon = await sandbox_bare.v1.coupons.create_async({"percent_off": 100, "duration": "forever"})
     update = sandbox_bare.v1.subscriptions.update_async
@@ -125,7 +125,7 @@ async def test_a_coupon_for_an_existing_subscription(sandbox_bare: Sandbox) -> N
 
 
 async def test_cancelled_with_the_unused_time_given_back(sandbox_bare: Sandbox) -> None:
-    """`prorate` and `invoice_now`: a last invoice below zero, whose amount becomes the customer's credit."""
+    """`prorate` and `invoice_now`: a negative final invoice becomes the customer's credit balance."""
     signup, item, moment = await _signup(sandbox_bare)
     now = (await sandbox_bare.call("GET", "/sandbox/clock")).body["now"]
     await sandbox_bare.control("/clock", {"advance_seconds": moment - now})
@@ -142,7 +142,7 @@ async def test_cancelled_with_the_unused_time_given_back(sandbox_bare: Sandbox) 
 
 @pytest.mark.parametrize("options", [{}, {"prorate": True}])
 async def test_cancelled_without_an_invoice(sandbox_bare: Sandbox, options: dict[str, bool]) -> None:
-    """Without `invoice_now` no invoice is made; with `prorate` the credit waits for one."""
+    """Without `invoice_now` no invoice is created; with `prorate` the credit is a pending item."""
     signup, _, _ = await _signup(sandbox_bare)
     ended = await sandbox_bare.v1.subscriptions.cancel_async(signup.subscription.id, options)
     assert (ended.status, ended.latest_invoice) == ("canceled", signup.invoice)
@@ -151,7 +151,7 @@ async def test_cancelled_without_an_invoice(sandbox_bare: Sandbox, options: dict
 
 
 async def test_a_debt_in_the_balance_is_collected(sandbox_bare: Sandbox) -> None:
-    """A balance above zero is owed, and the next invoice asks for it."""
+    """A positive balance is a debt, and the next invoice charges it."""
     customer = await sandbox_bare.v1.customers.create_async({"balance": 300})
     signup = await sandbox_bare.subscribe(customer=customer.id)
     invoice = signup.subscription.latest_invoice
@@ -159,7 +159,7 @@ async def test_a_debt_in_the_balance_is_collected(sandbox_bare: Sandbox) -> None
 
 
 async def test_a_trial_with_a_card_that_asks(sandbox_bare: Sandbox) -> None:
-    """The bank asked when the card was saved; at the end of the trial a card of this sort asks again."""
+    """The bank checked the card when it was saved; this kind of card requires it again after the trial."""
     signup = await sandbox_bare.subscribe(trial_period_days=4)
     setup = signup.subscription.pending_setup_intent
     form = {"client_secret": setup.client_secret, "payment_method": CARD_3DS}
@@ -175,7 +175,7 @@ async def test_a_trial_with_a_card_that_asks(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_change_during_a_trial_costs_nothing(sandbox_bare: Sandbox) -> None:
-    """Another price in a trial makes no invoice; the trial goes on and ends with the new price."""
+    """A price change during a trial creates no invoice; the trial continues and ends at the new price."""
     signup, item, _ = await _signup(sandbox_bare, trial_period_days=10)
     items = [{"id": item.id, "price": (await sandbox_bare.plan(5000)).id}]
     changed = await sandbox_bare.v1.subscriptions.update_async(

@@ -1,4 +1,4 @@
-"""Previews of invoices: what a change would make is what it then makes."""
+"""Invoice previews equal the invoices that the change then creates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _lines(invoice: Any) -> list[tuple[int, str, int, int]]:
 
 
 async def test_a_preview_shows_what_the_change_then_makes(sandbox_bare: Sandbox) -> None:
-    """The same lines, totals and balance; and nothing is stored or told by looking."""
+    """The same lines, totals and balance; a preview stores nothing and sends no event."""
     v1 = sandbox_bare.v1
     signup, item = await _signup(sandbox_bare)
     await v1.customers.update_async(signup.customer, {"balance": -400})
@@ -55,7 +55,7 @@ async def test_a_preview_shows_what_the_change_then_makes(sandbox_bare: Sandbox)
 
 
 async def test_a_preview_has_the_shape_of_an_invoice(sandbox_bare: Sandbox) -> None:
-    """A draft with an id of its own, valid by the schema, with prorations or without."""
+    """A preview is a draft with its own id that validates, with and without prorations."""
     signup, item = await _signup(sandbox_bare)
     form = {"subscription": signup.subscription.id}
     changed = {
@@ -70,7 +70,7 @@ async def test_a_preview_has_the_shape_of_an_invoice(sandbox_bare: Sandbox) -> N
 
 
 async def test_a_preview_of_the_next_cycle(sandbox_bare: Sandbox) -> None:
-    """Without a change, or with one that waits for it, it is the invoice of the next period."""
+    """Without a change, or with pending prorations, it previews the next renewal."""
     signup, item = await _signup(sandbox_bare)
     of = {"subscription": signup.subscription.id}
     (line,) = (await sandbox_bare.v1.invoices.create_preview_async(of)).lines.data
@@ -86,7 +86,7 @@ async def test_a_preview_of_the_next_cycle(sandbox_bare: Sandbox) -> None:
 
 
 async def test_previews_of_a_beginning_and_of_an_end(sandbox_bare: Sandbox) -> None:
-    """A subscription that does not exist yet, one cancelled now, and one with no invoice to come."""
+    """Previews of a new subscription, of one canceled now, and of one without a next invoice."""
     signup, item = await _signup(sandbox_bare)
     preview = sandbox_bare.v1.invoices.create_preview_async
     details: dict[str, Any] = {"items": [{"price": item.price.id, "quantity": 3}]}

@@ -1,4 +1,4 @@
-"""Money that goes back: refunds, disputes and credit notes."""
+"""Reversals: refunds, disputes and credit notes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def _paid(sandbox: Sandbox, card: str = "pm_card_visa") -> Signup:
 
 
 async def test_refunds(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Refunds in parts and in full, and one that fails later, move the charge's `amount_refunded`."""
+    """Partial, full and later failed refunds update the charge's `amount_refunded`."""
     signup = await sandbox_hooked.subscribe()
     await signup.confirm()
     refunds = sandbox_hooked.v1.refunds
@@ -51,7 +51,7 @@ async def test_disputes(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_refund_that_is_pending(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """4000000000007726: pending at first; some time later it succeeds."""
+    """4000000000007726: pending at first, then succeeds."""
     signup = await _paid(sandbox_hooked, "pm_card_pendingRefund")
     made = await sandbox_hooked.v1.refunds.create_async({"payment_intent": signup.intent})
     assert (made.status, made.pending_reason) == ("pending", "processing")
@@ -64,7 +64,7 @@ async def test_a_refund_that_is_pending(sandbox_hooked: Sandbox, sandbox_receive
 async def test_a_refund_that_fails_some_time_later(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver
 ) -> None:
-    """4000000000005126: it seems to have succeeded, then it fails, and nothing is refunded any more."""
+    """4000000000005126: succeeds at first, then fails, and the amount is no longer refunded."""
     signup = await _paid(sandbox_hooked, "pm_card_refundFail")
     made = await sandbox_hooked.v1.refunds.create_async({"payment_intent": signup.intent, "amount": 300})
     assert made.status == "succeeded"
@@ -76,7 +76,7 @@ async def test_a_refund_that_fails_some_time_later(
 
 
 async def test_pending_refunds_by_condition(sandbox_bare: Sandbox) -> None:
-    """`refund_pending` holds every refund until a control lets it succeed or fail."""
+    """`refund_pending` keeps every refund pending until a control makes it succeed or fail."""
     signup = await _paid(sandbox_bare)
     await sandbox_bare.conditions(refund_pending=True)
     refunds = [
@@ -109,7 +109,7 @@ async def test_lists_of_refunds(sandbox_bare: Sandbox) -> None:
 
 
 async def test_an_inquiry_that_is_escalated(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """An inquiry takes no money; escalated, it is a dispute, and won, the money comes back."""
+    """An inquiry withdraws no money. Escalated, it is a dispute; if won, the money is reinstated."""
     signup = await _paid(sandbox_hooked)
     wanted = {"payment_intent": signup.intent, "inquiry": True, "amount": 700}
     made = await sandbox_hooked.control("/disputes", wanted)
@@ -129,7 +129,7 @@ async def test_an_inquiry_that_is_escalated(sandbox_hooked: Sandbox, sandbox_rec
 
 
 async def test_a_dispute_of_more_than_the_charge(sandbox_bare: Sandbox) -> None:
-    """It is refused, as is an amount that is none."""
+    """A dispute above the charge's amount is rejected, and so is an amount that is not a positive integer."""
     signup = await _paid(sandbox_bare)
     for amount in (2001, 0, "7"):
         wanted = {"payment_intent": signup.intent, "amount": amount}
@@ -137,7 +137,7 @@ async def test_a_dispute_of_more_than_the_charge(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_credit_note_for_a_paid_invoice(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """A part is refunded, a part becomes the customer's credit, a part was given outside; all sums up."""
+    """One part is refunded, one becomes the customer's credit, one is out of band; they must add up."""
     signup = await _paid(sandbox_hooked)
     params: dict[str, Any] = {"invoice": signup.invoice, "amount": 900, "reason": "order_change"}
     notes = sandbox_hooked.v1.credit_notes
@@ -161,7 +161,7 @@ async def test_a_credit_note_for_a_paid_invoice(sandbox_hooked: Sandbox, sandbox
 
 
 async def test_a_credit_note_for_a_line(sandbox_bare: Sandbox) -> None:
-    """A line of the invoice, or one of its own, may be credited; a refund that exists may be named."""
+    """A note can credit an invoice line or a custom line, and can link an existing refund."""
     signup = await _paid(sandbox_bare)
     invoice = await sandbox_bare.v1.invoices.retrieve_async(signup.invoice)
     refund = await sandbox_bare.v1.refunds.create_async({"payment_intent": signup.intent})
@@ -174,7 +174,7 @@ async def test_a_credit_note_for_a_line(sandbox_bare: Sandbox) -> None:
 
 
 async def test_a_credit_note_for_an_open_invoice(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Less is to be paid; a note that is voided asks for it again; one over the whole pays the invoice."""
+    """A note lowers the amount due, voiding it restores the amount, and a full note pays the invoice."""
     signup = await sandbox_hooked.subscribe()
     notes, v1 = sandbox_hooked.v1.credit_notes, sandbox_hooked.v1
     made = await notes.create_async({"invoice": signup.invoice, "amount": 500})

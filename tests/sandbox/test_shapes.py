@@ -1,4 +1,4 @@
-"""The contract: whatever the sandbox serves or sends has Stripe's shape at the SDK's pinned version."""
+"""Contract: everything the sandbox serves or sends has Stripe's shape at the SDK's pinned version."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_whatever_differs_from_the_sdks_types_is_found(
 
 
 async def _live_through_everything(sandbox: Sandbox) -> None:
-    """Makes every kind of object, in every state that a customer can bring about."""
+    """Creates every kind of object in every state that a customer can cause."""
     v1: Any = sandbox.v1
     paid = await sandbox.subscribe()
     await paid.confirm(CARD_3DS)
@@ -87,7 +87,7 @@ async def _live_through_everything(sandbox: Sandbox) -> None:
 
 
 async def _change_in_every_way(sandbox: Sandbox, paid: Signup) -> None:
-    """Prorations that wait, that are invoiced, and that are held until they are paid."""
+    """Prorations that are pending items, invoiced at once, or part of a pending update."""
     (item,) = paid.subscription["items"].data
     for amount, how in ((5000, "create_prorations"), (900, "always_invoice"), (9000, "always_invoice")):
         items = [{"id": item.id, "price": (await sandbox.plan(amount)).id}]
@@ -96,7 +96,7 @@ async def _change_in_every_way(sandbox: Sandbox, paid: Signup) -> None:
 
 
 async def test_every_object_served(sandbox_hooked: Sandbox) -> None:
-    """Every list, and every object of it by its id, validates and shows no unknown key."""
+    """Every list, and each of its objects read by id, validates and has no unknown key."""
     await _live_through_everything(sandbox_hooked)
     for table in TABLES:
         listed = (await sandbox_hooked.raw("GET", f"/v1/{table}")).body
@@ -108,7 +108,7 @@ async def test_every_object_served(sandbox_hooked: Sandbox) -> None:
 
 
 async def test_every_event_sent(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Every webhook, and the object in it, validates; none holds a key that is shown only when expanded."""
+    """Every webhook and its object validate, and none has a key that only expansion shows."""
     await _live_through_everything(sandbox_hooked)
     made = (await sandbox_hooked.call("GET", "/sandbox/events?limit=1000")).body["events"]
     await wait_until(lambda: len(sandbox_receiver.received) == len(made))
@@ -130,7 +130,7 @@ async def test_every_event_sent(sandbox_hooked: Sandbox, sandbox_receiver: Recei
 
 
 async def test_expanded_objects(sandbox_bare: Sandbox) -> None:
-    """One call, invoice to everything: payments, intents and the secret, each of Stripe's shape."""
+    """One call returns an invoice with payments, intents and the client secret, each in Stripe's shape."""
     signup = await sandbox_bare.subscribe()
     paths = ["payments.data.payment.payment_intent.latest_charge", "confirmation_secret", "customer"]
     await signup.confirm()
@@ -144,7 +144,7 @@ async def test_expanded_objects(sandbox_bare: Sandbox) -> None:
 
 
 async def test_the_invoice_of_a_subscription(sandbox_bare: Sandbox) -> None:
-    """An invoice names its subscription under `parent`, prices under its lines' `pricing`, and no intent."""
+    """An invoice has its subscription under `parent`, prices under its lines' `pricing`, and no intent."""
     signup = await sandbox_bare.subscribe()
     invoice = (await sandbox_bare.raw("GET", f"/v1/invoices/{signup.invoice}")).body
     assert not {"payment_intent", "subscription", "charge", "paid"} & invoice.keys()
@@ -159,7 +159,7 @@ async def test_the_invoice_of_a_subscription(sandbox_bare: Sandbox) -> None:
 
 
 async def test_metadata_is_frozen_into_the_invoice(sandbox_bare: Sandbox) -> None:
-    """What the subscription's metadata become later does not change the invoice."""
+    """Later changes of the subscription's metadata do not change the invoice."""
     signup = await sandbox_bare.subscribe()
     await sandbox_bare.v1.subscriptions.update_async(signup.subscription.id, {"metadata": {"account": "8"}})
     invoice = await sandbox_bare.v1.invoices.retrieve_async(signup.invoice)

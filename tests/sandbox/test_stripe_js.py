@@ -1,4 +1,4 @@
-"""The stand-in for Stripe.js in a real browser, on a page of another origin than the sandbox."""
+"""The sandbox's Stripe.js in a real browser, on a page of another origin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGE = """<!doctype html><title>shop</title><style>:root { color-scheme: light d
       .then((outcome) => { window.outcome = outcome; }); };
 </script>"""
 
-# The page is made up by Playwright, so Chromium takes its origin for a public one.
+# Playwright serves the page itself, so Chromium treats its origin as a public one.
 FOREIGN_PAGE = "--disable-features=LocalNetworkAccessChecks"
 
 
@@ -64,7 +64,7 @@ async def _outcome(page: Page) -> Json:
 
 
 async def test_a_card_is_typed_and_pays(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
-    """Number, date and code are typed in one go, formatted, and pay; a second confirmation is refused."""
+    """Number, date and code can be typed in one go and pay; a second confirmation is refused."""
     signup = await sandbox_bare.subscribe()
     await _type_card(sandbox_page, "4242424242424242")
     await expect(sandbox_page.get_by_label("Card number")).to_have_value("4242 4242 4242 4242")
@@ -96,7 +96,7 @@ async def test_cards_that_do_not_pay(sandbox_bare: Sandbox, sandbox_page: Page) 
 
 
 async def test_the_bank_asks(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
-    """The dialog holds the bank's page; failing, giving up with Escape and completing each resolve."""
+    """The dialog shows the bank's page; failing, closing with Escape and completing each resolve."""
     signup = await sandbox_bare.subscribe()
     bank = sandbox_page.frame_locator("iframe")
     await _type_card(sandbox_page, "4000002760003184")
@@ -116,7 +116,7 @@ async def test_the_bank_asks(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
 
 
 async def test_a_payment_method_by_its_id(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
-    """A saved or well-known card pays without the element; `retrievePaymentIntent` reads."""
+    """A saved or test card pays without the element; `retrievePaymentIntent` reads the intent."""
     signup = await sandbox_bare.subscribe()
     await _pay(sandbox_page, signup, "pm_card_visa")
     assert (await _outcome(sandbox_page))["paymentIntent"]["status"] == "succeeded"

@@ -1,4 +1,4 @@
-"""Webhook deliveries: signed, filtered, tried again, duplicated, dropped, in the old shape."""
+"""Webhook deliveries: signed, filtered, retried, duplicated, dropped, in an older API version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def _events(sandbox: Sandbox) -> list[Json]:
 
 
 async def _delivered(sandbox: Sandbox) -> None:
-    """Waits until Stripe, too, knows that every event was delivered."""
+    """Waits until the sandbox has recorded that every event was delivered."""
     for _ in range(500):
         listed = await sandbox.raw("GET", "/v1/events?delivery_success=false")
         if not listed.body["data"]:
@@ -40,7 +40,7 @@ async def test_what_is_sent_for_a_paid_subscription(
 
 
 async def test_snapshots_show_each_moment(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """An event holds the object as it was, what it was before, and the request that caused it."""
+    """An event has a snapshot of the object, its previous values, and the request that caused it."""
     signup = await sandbox_hooked.subscribe()
     await signup.confirm()
     await wait_until(lambda: "invoice.payment_succeeded" in sandbox_receiver.types())
@@ -56,7 +56,7 @@ async def test_snapshots_show_each_moment(sandbox_hooked: Sandbox, sandbox_recei
 
 
 async def test_a_failed_attempt_is_told(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """A decline sends the failure of charge, intent and invoice."""
+    """A decline sends the failure events of charge, intent and invoice."""
     signup = await sandbox_hooked.subscribe()
     await signup.confirm("pm_card_chargeDeclined")
     await wait_until(lambda: "invoice.payment_failed" in sandbox_receiver.types())
@@ -68,7 +68,7 @@ async def test_a_failed_attempt_is_told(sandbox_hooked: Sandbox, sandbox_receive
 async def test_the_signature_is_verified_by_the_sdk(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver
 ) -> None:
-    """`construct_event` takes what was sent, and refuses another secret or a changed body."""
+    """`construct_event` accepts the delivery, and rejects another secret or a changed body."""
     await sandbox_hooked.v1.customers.create_async({})
     await wait_until(lambda: bool(sandbox_receiver.received))
     body, signature = sandbox_receiver.received[0].body, sandbox_receiver.received[0].signature
@@ -80,7 +80,7 @@ async def test_the_signature_is_verified_by_the_sdk(
 
 
 async def test_an_endpoint_made_by_the_api(sandbox_bare: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Its secret is shown once; it gets the types it asked for, until it is disabled or deleted."""
+    """An endpoint's secret is shown once; it gets its `enabled_events` until it is disabled or deleted."""
     endpoints = sandbox_bare.v1.webhook_endpoints
     params = {"url": sandbox_receiver.url, "enabled_events": ["product.created"]}
     made = await endpoints.create_async(params)
@@ -118,7 +118,7 @@ async def test_two_endpoints_on_one_address(sandbox_hooked: Sandbox, sandbox_rec
 async def test_what_is_not_2xx_is_tried_again(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver, refusal: int
 ) -> None:
-    """Errors and redirects are retried with a fresh signature; the event counts as undelivered until then."""
+    """Errors and redirects are retried with a new signature; until then the event is undelivered."""
     sandbox_receiver.answers = [refusal, refusal]
     await sandbox_hooked.v1.customers.create_async({})
     await wait_until(lambda: len(sandbox_receiver.received) == 3)
@@ -132,7 +132,7 @@ async def test_what_is_not_2xx_is_tried_again(
 
 
 async def test_giving_up(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """After the last try the delivery has failed, and the event is found by `delivery_success=false`."""
+    """After the last attempt the delivery has failed, and `delivery_success=false` lists the event."""
     sandbox_receiver.answers = [500] * 4
     customer = await sandbox_hooked.v1.customers.create_async({})
     await wait_until(lambda: len(sandbox_receiver.received) == 4)
@@ -144,7 +144,7 @@ async def test_giving_up(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) ->
 
 
 async def test_dropped(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Dropped events never arrive, and are found by `delivery_success=false` (S02)."""
+    """Dropped events never arrive, and `delivery_success=false` lists them (S02)."""
     await sandbox_hooked.conditions(webhook_drop=True)
     signup = await sandbox_hooked.subscribe()
     await signup.confirm()
@@ -165,7 +165,7 @@ async def test_dropped_by_type(sandbox_hooked: Sandbox, sandbox_receiver: Receiv
 
 
 async def test_duplicates(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Each event comes as many times more as was asked for, with the same id (S11)."""
+    """Each event is sent the configured number of extra times, with the same id (S11)."""
     await sandbox_hooked.conditions(webhook_duplicates=3, webhook_shuffle=True)
     await sandbox_hooked.v1.customers.create_async({})
     await wait_until(lambda: len(sandbox_receiver.received) == 4)
@@ -173,7 +173,7 @@ async def test_duplicates(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -
 
 
 async def test_delayed(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
-    """Delayed events wait, and go out at once when they are flushed (S01)."""
+    """Delayed events are sent immediately when they are flushed (S01)."""
     await sandbox_hooked.conditions(webhook_delay_ms=60_000, webhook_jitter_ms=1000)
     await sandbox_hooked.plan()
     (_, product) = await _events(sandbox_hooked)
@@ -204,7 +204,7 @@ async def test_the_shape_before_basil(sandbox_hooked: Sandbox, sandbox_receiver:
 
 
 async def test_an_address_where_nobody_listens(sandbox_bare: Sandbox) -> None:
-    """A refused connection is an attempt like another, with its reason."""
+    """A refused connection is recorded as an attempt, with its reason."""
     nobody = {"url": "http://127.0.0.1:1/hook", "secret": SECRET}
     await sandbox_bare.control("/webhook_endpoints", nobody)
     await sandbox_bare.v1.customers.create_async({})
@@ -217,7 +217,7 @@ async def test_an_address_where_nobody_listens(sandbox_bare: Sandbox) -> None:
 
 
 async def test_wildcards_and_limits_of_event_lists(sandbox_bare: Sandbox) -> None:
-    """Types may end in an asterisk; more than 20 are refused."""
+    """Types may end in an asterisk; more than 20 are an error."""
     await sandbox_bare.plan()
     found = await sandbox_bare.v1.events.list_async({"type": "price.*"})
     assert [event.type for event in found.data] == ["price.created"]

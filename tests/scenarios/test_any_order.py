@@ -1,7 +1,7 @@
-"""A plan's whole history, heard of in any order: the books balance, and the balances are the same.
+"""A plan's history with its events in any order: the ledger balances, with the same result.
 
-Stripe's side lives through a random story first; then its events are handed to an empty
-database in one order and in others, and all by the real handlers over the real SDK.
+A random history happens at Stripe first. Its events are then delivered to an empty
+database in several orders, and handled by the real handlers over the real SDK.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STEPS = 12
 
 
 class Story:
-    """One customer's random life at Stripe's side, made by the SaaS's own calls."""
+    """One customer's random history at Stripe, made by the SaaS's own calls."""
 
     def __init__(self, stripe: StripeSide, seed: int) -> None:
         self.stripe = stripe
@@ -162,7 +162,7 @@ class Story:
             await self.stripe.api("DELETE", f"subscriptions/{subscription['id']}")
 
     async def events(self) -> list[Any]:
-        """All of them, oldest first, as Stripe would send them."""
+        """All events, oldest first, as Stripe would send them."""
         found: list[Any] = []
         more, after = True, ""
         while more:
@@ -194,7 +194,7 @@ FreshDatabase = Callable[[], str]
 
 @pytest.fixture
 def fresh_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FreshDatabase]:
-    """Makes an empty database of the kind that the test asks for, as often as it likes."""
+    """Creates empty databases of the test's kind."""
     if request.param == "sqlite":
         template = request.getfixturevalue("sqlite_template")
 
@@ -228,7 +228,7 @@ _numbers = count()
 async def test_any_order_of_a_history_gives_the_same_balance(
     seed: int, fresh_database: FreshDatabase, stripe_side: StripeSide, valkey: str, tmp_path: Path
 ) -> None:
-    """S18, S25, S26, S37: replayed into an empty database, in whichever order, the balances are the same."""
+    """S18, S25, S26, S37: replayed into an empty database in any order, the balances are the same."""
     story = Story(stripe_side, seed)
     await story.live()
     events = await story.events()
@@ -243,12 +243,12 @@ async def test_any_order_of_a_history_gives_the_same_balance(
 
 
 async def _replayed(database: str, events: list[Any], story: Story, world: dict[str, Any]) -> dict[str, Any]:
-    """What an empty database says of the account once it has heard all this."""
+    """The account's state in an empty database after these events."""
     EXECUTOR_CACHE.clear()
     clock = MovedClock()
     clock.ahead = timedelta(days=story.days)
     plans = world["data_dir"] / "plans.toml"
-    # How much may roll over is a question of what is left at that moment, so of when somebody looks.
+    # What rolls over depends on what is left at that time, and so on when it is computed.
     uncapped = PACKAGED_PLANS.read_text().replace(
         'rollover = "cap"\nrollover_cap = 1200', 'rollover = "keep"'
     )
@@ -275,7 +275,7 @@ async def _hear(services: Services, event: Any) -> None:
 
 
 async def _nothing_left(services: Services) -> bool:
-    """Whether the worker finds nothing more to do."""
+    """Whether the worker has nothing left to do."""
     for row in await StripeEvent.filter(handled_at=None):
         await services.events.handle(decode(Event, row.payload))
     done = await services.reconciler.due.installments() + await services.reconciler.due.subscriptions()

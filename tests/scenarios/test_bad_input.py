@@ -102,7 +102,7 @@ async def test_invalid_adoptions_are_refused(
 async def test_an_invoice_of_another_accounts_customer_is_not_found(
     world: World, stripe_side: StripeSide, subtests: pytest.Subtests
 ) -> None:
-    """Its metadata names the caller, but its Stripe customer is another account's: 404, nothing changes."""
+    """Its metadata names the caller, but its Stripe customer is another account's: 404, no change."""
     paidup = await world.server(webhooks=False)
     bob = paidup.customer("bob")
     bobs = (await bob.buy("basic"), (await Account.get(external_id="bob")).stripe_customer)[1]
@@ -123,7 +123,7 @@ async def test_an_invoice_of_another_accounts_customer_is_not_found(
 
 
 async def test_a_spend_is_made_once_per_key(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """Repeated with its key it has the same response; with another amount it is a conflict."""
+    """A repeated key returns the same response; with another amount it is a conflict."""
     ada = await _with_credits(paidup, stripe_side)
     answer = (200, {"balance": 1990, "credits": 10, "key": "report-1"})
     assert await ada.spend(10, "report-1") == answer

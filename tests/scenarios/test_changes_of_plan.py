@@ -22,7 +22,7 @@ async def life(world: World) -> Life:
 
 
 async def change_in_stripe(life: Life, plan: str, **form: str) -> None:
-    """The SaaS changes the plan past us; until every event of it is handled."""
+    """Change the plan directly in Stripe, and wait until all of its events are handled."""
     subscription = (await life.account())["subscription"]["id"]
     await change_without_webhooks(life, subscription, plan, **form)
     await life.calm()
@@ -44,11 +44,11 @@ async def test_an_upgrade_halfway_gives_half_the_difference(life: Life) -> None:
 
 
 async def test_an_upgrade_that_requires_authentication_applies_once_paid(life: Life) -> None:
-    """S26: till then the plan stays, nothing is granted, and asking again is the same invoice."""
+    """S26: until then the plan stays, nothing is granted, and a repeated request returns the same invoice."""
     await life.buy("basic")
     await pay_on_with(life, ASKS)
     status, purchase = await life.post("/api/subscriptions/change", plan="pro")
-    # 200 where Stripe's event has brought the invoice before the answer did.
+    # 200 if Stripe's event arrived before the API's response.
     assert (status in (200, 201), purchase["status"]["status"]) == (True, "requires_action")
     seen = await life.account()
     assert (seen["subscription"]["plan"], seen["subscription"]["pending_plan"]) == ("basic", "pro")
@@ -68,7 +68,7 @@ async def test_an_upgrade_that_requires_authentication_applies_once_paid(life: L
 
 
 async def test_a_declined_upgrade_can_be_replaced_or_paid_with_another_card(life: Life) -> None:
-    """S26: another change gives up the first; its invoice is void and can never be paid."""
+    """S26: another change replaces the first, whose invoice is voided and cannot be paid."""
     await life.buy("basic")
     await pay_on_with(life, DECLINES)
     first = await life.change("pro")
@@ -86,7 +86,7 @@ async def test_a_declined_upgrade_can_be_replaced_or_paid_with_another_card(life
 
 
 async def test_concurrent_plan_changes_create_one_invoice(life: Life) -> None:
-    """S26: pressed twice, charged once."""
+    """S26: two clicks, one charge."""
     await life.buy("basic")
     both = await asyncio.gather(
         life.post("/api/subscriptions/change", plan="pro"),
@@ -116,7 +116,7 @@ async def test_invalid_plan_changes_fail_with_a_reason(life: Life) -> None:
 
 
 async def test_a_downgrade_applies_at_once_and_is_offset_later(life: Life) -> None:
-    """S26: it gives nothing and takes nothing; what its money buys gives nothing until it is used up."""
+    """S26: it adds and removes no credits; the money it leaves adds none when later invoices use it."""
     await life.buy("pro")
     answer = await life.change("basic")
     assert (answer["status"]["status"], answer["status"]["credits_granted"]) == ("active", 0)
@@ -145,7 +145,7 @@ async def test_switching_between_plans_repeatedly_gains_nothing(life: Life) -> N
 
 
 async def test_added_and_removed_seats_are_credited_by_their_money(life: Life) -> None:
-    """S26: three seats are three times the credits; back to one and three again gives nothing."""
+    """S26: three seats are three times the credits; going back to one and to three again adds nothing."""
     await life.buy("basic")
     await life.change("basic", quantity=3)
     assert 1498 <= await life.balance() <= 1500
@@ -158,7 +158,7 @@ async def test_added_and_removed_seats_are_credited_by_their_money(life: Life) -
 
 
 async def test_from_month_to_year_and_back(life: Life) -> None:
-    """S26, S27: the unused month is taken off the year; what a year given up still owes comes next month."""
+    """S26, S27: the unused month is deducted from the year; after it, at most 200 credits are due."""
     await life.buy("pro")
     answer = await life.change("pro", interval="year")
     first = answer["status"]["credits_granted"]
@@ -171,7 +171,7 @@ async def test_from_month_to_year_and_back(life: Life) -> None:
 
 
 async def test_a_plan_may_start_a_new_period_with_each_change(world: World, tmp_path: Path) -> None:
-    """S26: `change = "restart_cycle"`: what was unused counts against a whole new month."""
+    """S26: `change = "restart_cycle"`: unused time is offset against a whole new month."""
     plans = plans_with(tmp_path, "pro", 'change = "restart_cycle"')
     life = await a_life(world, plans_file=plans)
     await life.buy("basic")
@@ -183,7 +183,7 @@ async def test_a_plan_may_start_a_new_period_with_each_change(world: World, tmp_
 
 
 async def test_a_plan_may_give_an_upgrade_in_full(world: World, tmp_path: Path) -> None:
-    """S26: `upgrade = "full"`: the whole plan for the rest of the period's money, once however often."""
+    """S26: `upgrade = "full"`: the plan's full credits for a prorated price; repeating it gains nothing."""
     life = await a_life(world, plans_file=plans_with(tmp_path, "pro", 'upgrade = "full"'))
     await life.buy("basic")
     await life.pass_days(15)
@@ -196,7 +196,7 @@ async def test_a_plan_may_give_an_upgrade_in_full(world: World, tmp_path: Path) 
 
 
 async def test_a_change_made_in_stripe_is_credited_by_its_lines(life: Life) -> None:
-    """S26: invoiced at once past us; the webhook brings it."""
+    """S26: invoiced at once in Stripe; the webhook announces it."""
     await life.buy("basic")
     await change_in_stripe(life, "pro", proration_behavior="always_invoice")
     await life.wait_for_balance(2000)
@@ -225,7 +225,7 @@ async def test_prorations_billed_at_the_renewal_are_credited_with_it(life: Life)
 async def test_a_discount_changes_no_credits_if_prorations_are_itemized(
     life: Life, form: dict[str, str], least: int, most: int
 ) -> None:
-    """S21, S26: else Stripe's proration lines are net of it, and give credits by what they charge."""
+    """S21, S26: otherwise Stripe's proration lines are net of it, and credits follow what they charge."""
     coupon = (await life.stripe.api("POST", "coupons", percent_off="50", duration="forever"))["id"]
     customer = await life.stripe.customer()
     made = await life.stripe.subscribe(
@@ -246,7 +246,7 @@ async def test_a_discount_changes_no_credits_if_prorations_are_itemized(
 
 
 async def test_no_plan_change_is_possible_while_a_renewal_is_unpaid(life: Life) -> None:
-    """S24: 409; what has to be paid first is what is shown as activating."""
+    """S24: 409; the unpaid invoice is shown as `activating`."""
     await life.buy("basic")
     await pay_on_with(life, DECLINES)
     await life.pass_days(31)
@@ -258,7 +258,7 @@ async def test_no_plan_change_is_possible_while_a_renewal_is_unpaid(life: Life) 
 
 
 async def test_an_upgrade_whose_payment_fails_days_later_gives_nothing(life: Life) -> None:
-    """S24: told as processing, then as failed; the plan stays."""
+    """S24: the status is processing, then failed; the plan stays."""
     await life.buy("basic")
     await life.stripe.conditions(processing_ms=3000, processing_outcome="failed")
     purchase = await life.change("pro")
@@ -275,7 +275,7 @@ async def test_an_upgrade_whose_payment_fails_days_later_gives_nothing(life: Lif
 
 
 async def test_the_order_in_which_invoices_arrive_changes_no_balance(world: World) -> None:
-    """S26: no webhook comes; the invoices of seven changes are heard of one by one, the last first."""
+    """S26: without webhooks, the invoices of seven changes are found one by one, the last first."""
     life = await a_life(world, webhooks=False)
     _, purchase = await life.post("/api/subscriptions", plan="pro")
     await life.stripe.confirm(purchase["client_secret"])
@@ -297,7 +297,7 @@ async def test_the_order_in_which_invoices_arrive_changes_no_balance(world: Worl
 
 
 async def change_without_webhooks(life: Life, subscription: str, plan: str, **form: str) -> str:
-    """A change made in Stripe; its newest invoice."""
+    """Change the plan in Stripe; returns the newest invoice."""
     lookup = f"prices?lookup_keys[0]=paidup_{plan}_monthly"
     price = (await life.stripe.api("GET", lookup))["data"][0]["id"]
     item = (await life.stripe.api("GET", f"subscriptions/{subscription}"))["items"]["data"][0]["id"]

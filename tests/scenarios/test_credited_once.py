@@ -1,4 +1,4 @@
-"""Credited twice, or not at all (SCENARIOS, S10 to S18): every source: at once, repeated, late and killed."""
+"""Credited exactly once (SCENARIOS, S10 to S18), by every source: concurrent, repeated, late or killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KINDS = ("invoice.paid", "invoice.payment_succeeded", "invoice_payment.paid", "p
 async def test_verification_and_webhook_settle_at_the_same_instant_in_two_processes_and_credit_once(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S10: driven into settlement at the same instant, 200 times, in two processes: one grant each time."""
+    """S10: 200 concurrent settlements in two processes: one grant each time."""
     paidup = await world.server(webhooks=False)
     shown_by_webhook, shown_by_verification = await _paid_invoices(stripe_side, paidup, RACES)
     # Half of the invoices have their row already, the other half is new to both processes.
@@ -60,7 +60,7 @@ async def test_verification_and_webhook_settle_at_the_same_instant_in_two_proces
 
 
 async def test_the_same_event_ten_times_at_once_credits_once(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """S11: the same event ten times, concurrently: each is answered 200, one grant stands."""
+    """S11: the same event ten times, concurrently: each gets 200, and there is one grant."""
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     answers = await asyncio.gather(*(paidup.webhook(body) for _ in range(10)))
@@ -85,7 +85,7 @@ async def test_two_events_for_one_change_credit_once(paidup: Paidup, stripe_side
 async def test_every_kind_of_event_for_one_payment_credits_once(
     world: World, stripe_side: StripeSide, first: str
 ) -> None:
-    """S11: each kind of event for one payment credits alone, and the three others grant nothing more."""
+    """S11: each kind of event for one payment is enough, and the three others grant nothing more."""
     paidup = await world.server(webhooks=False)
     ada, _ = await _paid_without_webhooks(paidup, stripe_side)
     bodies = {kind: await _body_of(stripe_side, kind) for kind in KINDS}
@@ -116,7 +116,7 @@ async def test_two_secrets_on_one_address_credit_once(world: World, stripe_side:
 async def test_an_event_that_was_stored_and_never_handled_is_credited_by_the_reconciler_once(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S13: the handler died between claiming the event and crediting: credited afterwards, once."""
+    """S13: the handler stopped between claiming the event and crediting: credited later, once."""
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     assert await store(decode(Event, body), body.decode())
@@ -134,7 +134,7 @@ async def test_an_event_that_was_stored_and_never_handled_is_credited_by_the_rec
 async def test_an_event_whose_handling_fails_is_answered_200_kept_and_credited_later(
     paidup: Paidup, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S13: a failure while handling is answered 200, kept with its error, and made good by the reconciler."""
+    """S13: a failure while handling gets 200, is stored with its error, and the reconciler handles it."""
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
 
@@ -161,13 +161,13 @@ async def test_an_event_whose_handling_fails_is_answered_200_kept_and_credited_l
 async def test_killed_between_commit_and_publish_the_socket_elsewhere_is_told(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S14: the process is killed after its commit and before it published: the socket is told within 10 s."""
+    """S14: killed after its commit and before publishing: the socket gets the status within 10 s."""
     paidup = await world.server(webhooks=False, resync_interval_s=1)
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     event = await stripe_side.event("invoice.paid", purchase["invoice"])
     file = world.folder / "facts.json"
     file.write_bytes(msgspec.json.encode([_facts_of(event)]))
-    await stripe_side.conditions(api_down=True)  # so that no verification finds it out instead
+    await stripe_side.conditions(api_down=True)  # so that verification does not settle it first
     async with ada.watch(purchase) as socket:
         assert (await next_status(socket))["status"] == "open"
         child = _driver(world, "die", str(file), "nowhere")
@@ -200,7 +200,7 @@ async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
 
 
 async def test_an_event_comes_again_long_after_any_window(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """S16: an event that comes again a year later, and even one whose row was purged, grants nothing more."""
+    """S16: an event repeated a year later, even one whose row was purged, grants nothing more."""
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     assert (await paidup.webhook(body))[1]["outcome"] == "settled"
@@ -216,7 +216,7 @@ async def test_an_event_comes_again_long_after_any_window(paidup: Paidup, stripe
 async def test_an_event_comes_again_after_its_payload_was_pruned(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S16: the reconciler empties it as the settings say; its row still says that it was handled."""
+    """S16: the reconciler removes old payloads; the row still says that the event was handled."""
     paidup = await world.server(event_payload_days=30, timeline_days=20)
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
@@ -233,7 +233,7 @@ async def test_an_event_comes_again_after_its_payload_was_pruned(
 async def test_stripe_delivers_again_what_we_answered_503(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S17: what we could not store is answered 503; Stripe delivers it again, and it is credited once."""
+    """S17: an event that cannot be stored gets 503; Stripe delivers it again, and it is credited once."""
     paidup = await world.server(webhooks=True)
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side, confirm=False)
     refused: set[str] = set()
@@ -270,7 +270,7 @@ async def test_stripe_delivers_again_what_we_answered_503(
 async def test_a_reply_of_ours_that_is_lost_brings_the_event_again_and_no_second_grant(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S17: our 200 was lost on the way: the event is handled, comes again, and grants nothing more."""
+    """S17: our 200 was lost: the event is handled, delivered again, and grants nothing more."""
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
     address = urlsplit(paidup.url)
@@ -279,7 +279,7 @@ async def test_a_reply_of_ours_that_is_lost_brings_the_event_again_and_no_second
     head += f"Stripe-Signature: {sign(body, WEBHOOK_SECRET)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
-    writer.close()  # nobody reads the answer
+    writer.close()  # the response is never read
     await writer.wait_closed()
     await wait_until(lambda: StripeEvent.exists(handled_at__not_isnull=True))
     assert (await paidup.webhook(body)) == (200, {"received": True, "outcome": "duplicate"})
@@ -288,7 +288,7 @@ async def test_a_reply_of_ours_that_is_lost_brings_the_event_again_and_no_second
 
 
 async def test_events_out_of_order_credit_and_stay_credited(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """S18: invoice.paid before subscription.created; what an older event says later changes nothing."""
+    """S18: invoice.paid before subscription.created; an older event that arrives later changes nothing."""
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side, card="pm_card_chargeDeclined")
     await stripe_side.confirm(purchase["client_secret"])
     late = ["customer.subscription.created", "payment_intent.payment_failed", "invoice.payment_failed"]
@@ -306,7 +306,7 @@ async def test_events_out_of_order_credit_and_stay_credited(paidup: Paidup, stri
 async def test_the_socket_is_on_one_process_and_the_webhook_comes_to_the_other(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S10: two processes, one Redis, verification shut off: the webhook's process tells the socket's."""
+    """S10: two processes, one Redis, no verification: the webhook's process notifies the socket's."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     other = await world.process(webhooks=False)
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
@@ -323,7 +323,7 @@ async def test_the_socket_is_on_one_process_and_the_webhook_comes_to_the_other(
 async def test_verification_here_and_webhooks_there_credit_once(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S10: ten customers pay at once, their sockets here, their webhooks there: each is credited once."""
+    """S10: ten customers pay at once, sockets on one process, webhooks on the other: each credited once."""
     paidup = await world.server(webhooks=False)
     await world.process(webhooks=True)
 

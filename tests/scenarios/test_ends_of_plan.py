@@ -29,7 +29,7 @@ async def life(world: World) -> Life:
 
 
 async def test_a_canceled_subscription_runs_until_its_period_ends(life: Life) -> None:
-    """S18: it says when; resumed, it goes on; cancelled again, it ends then, and its credits stay."""
+    """S18: a cancellation has a date; resumed, the plan goes on; canceled again, it ends and credits stay."""
     await life.buy("pro")
     _, answer = await life.post("/api/subscriptions/cancel")
     ends = answer["subscription"]["cancel_at"]
@@ -53,7 +53,7 @@ async def test_a_canceled_subscription_runs_until_its_period_ends(life: Life) ->
 
 
 async def test_an_immediate_cancellation_keeps_credits_and_installments(life: Life) -> None:
-    """S27: paid is paid, unless the plan says otherwise."""
+    """S27: paid credits stay, unless the plan says otherwise."""
     await life.buy("pro", interval="year")
     _, answer = await life.post("/api/subscriptions/cancel", when="now")
     assert answer["subscription"]["status"] == "canceled"
@@ -63,7 +63,7 @@ async def test_an_immediate_cancellation_keeps_credits_and_installments(life: Li
 
 
 async def test_a_plan_may_end_its_credits_with_the_subscription(world: World, tmp_path: Path) -> None:
-    """S27: `on_cancel = "expire"`: grants and parts to come end, once; a top-up stays."""
+    """S27: `on_cancel = "expire"`: grants and later installments end, once; a top-up stays."""
     life = await a_life(world, plans_file=plans_with(tmp_path, "pro", 'on_cancel = "expire"'))
     invoice = await life.buy("pro", interval="year")
     await life.top_up()
@@ -77,7 +77,7 @@ async def test_a_plan_may_end_its_credits_with_the_subscription(world: World, tm
 
 
 async def test_a_subscription_end_without_a_webhook_is_found(world: World, tmp_path: Path) -> None:
-    """S18: `deleted` never comes; the sweep asks when the period should have been renewed."""
+    """S18: `deleted` never arrives; the sweep reads the subscription when its renewal is overdue."""
     plans = plans_with(tmp_path, "pro", 'on_cancel = "expire"')
     life = await a_life(world, webhooks=False, plans_file=plans)
     await buy_without_webhooks(life, "pro")
@@ -130,7 +130,7 @@ async def test_an_ended_subscription_stays_ended_after_late_events(life: Life) -
 
 
 async def test_a_foreign_subscription_has_no_account(life: Life) -> None:
-    """S18: of a customer whom no account names; stored, and nothing else."""
+    """S18: for a customer without an account: stored, and nothing else."""
     await life.buy("pro")
     stranger = await life.stripe.customer()
     await life.stripe.subscribe(stranger, "pro")
@@ -141,7 +141,7 @@ async def test_a_foreign_subscription_has_no_account(life: Life) -> None:
 
 
 async def test_a_subscription_created_in_stripe_is_imported_and_followed(life: Life) -> None:
-    """S18: the SaaS made it in Stripe, naming the account: credited, shown, and ended as if made here."""
+    """S18: created in Stripe with the account in its metadata: credited, shown and ended like any other."""
     await life.balance()
     made = await life.stripe.subscribe(await life.stripe.customer(), "basic", account=life.customer.name)
     await life.stripe.confirm(made["latest_invoice"]["confirmation_secret"]["client_secret"])

@@ -1,4 +1,4 @@
-"""The life of a plan: renewals, yearly plans, trials, ends, and their credits."""
+"""Renewals, yearly plans, trials, cancellations, and their credits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_renewal_is_credited(life: Life) -> None:
 
 
 async def test_a_renewal_without_a_webhook_is_found_by_the_subscription(world: World) -> None:
-    """S20: its period is over, so the reconciler asks what came of it."""
+    """S20: its period is over, so the reconciler reads the subscription."""
     life = await a_life(world, webhooks=False)
     await buy_without_webhooks(life, "pro")
     await advance(life, 32)
@@ -56,7 +56,7 @@ async def test_a_renewal_without_a_webhook_is_found_by_the_subscription(world: W
 
 
 async def test_a_failed_subscription_read_is_retried_soon(world: World) -> None:
-    """S20: an outage delays it by 20 s, not by the minute of the reader's lease."""
+    """S20: an outage delays it by 20 s, not by the lease's minute."""
     life = await a_life(world, webhooks=False)
     await buy_without_webhooks(life, "pro")
     await advance(life, 32)
@@ -71,7 +71,7 @@ async def test_a_failed_subscription_read_is_retried_soon(world: World) -> None:
 
 
 async def test_renewals_without_webhooks_for_months_are_found_in_stripes_list(world: World) -> None:
-    """S20: not only the newest one, which the subscription names."""
+    """S20: including invoices older than the subscription's `latest_invoice`."""
     life = await a_life(world, webhooks=False)
     await buy_without_webhooks(life, "pro")
     await advance(life, 93)
@@ -162,7 +162,7 @@ async def test_a_top_up_does_not_expire(life: Life) -> None:
 
 
 async def test_an_installment_is_granted_once_by_several_reconcilers(life: Life) -> None:
-    """S27: two at once, after a downtime of five months."""
+    """S27: several installments at once, after a downtime of five months."""
     invoice = await life.buy("pro", interval="year")
     await advance(life, 5 * 31)
     sweep = life.paidup.services.reconciler.due.installments
@@ -174,7 +174,7 @@ async def test_an_installment_is_granted_once_by_several_reconcilers(life: Life)
 
 
 async def test_after_a_downtime_installments_of_past_months_have_expired(life: Life) -> None:
-    """S27: a plan whose credits expire gives each month its own, late or not, and keeps the running one."""
+    """S27: with expiring credits each month gets its own, even late, and the current month's stay."""
     await life.buy("basic", interval="year")
     await life.pass_days(100)
     assert await life.balance() == 500
@@ -184,7 +184,7 @@ async def test_after_a_downtime_installments_of_past_months_have_expired(life: L
 
 
 async def test_a_plan_change_within_the_year_changes_later_installments(life: Life) -> None:
-    """S26, S27: an upgrade adds to the later months; a downgrade lowers them, and takes nothing back."""
+    """S26, S27: an upgrade adds to later months; a downgrade lowers them and removes nothing."""
     await life.buy("basic", interval="year")
     await life.pass_days(3)
     await life.change("pro", interval="year")
@@ -199,7 +199,7 @@ async def test_a_plan_change_within_the_year_changes_later_installments(life: Li
 
 
 async def test_a_year_from_a_31st_grants_on_the_last_day_of_short_months(life: Life) -> None:
-    """S27: the calendar of the parts is that of Stripe's own months."""
+    """S27: installments follow Stripe's own month boundaries."""
     stripe_now = (await life.stripe.look("clock"))["now"]
     here = datetime.fromtimestamp(stripe_now, UTC)
     until = datetime(here.year + 1, 1, 31, 12, tzinfo=UTC)
@@ -214,13 +214,13 @@ async def test_a_year_from_a_31st_grants_on_the_last_day_of_short_months(life: L
 
 
 async def test_unused_credits_expire_stay_or_roll_over_up_to_a_cap(life: Life) -> None:
-    """S27: expire, cap and keep, month by month; every end is an entry; a top-up outlives them all."""
+    """S27: expire, cap and keep, month by month; each expiry is an entry; a top-up never expires."""
     await life.buy("advanced")
     await life.top_up()
     await life.spend(200, "a")
     for _ in range(3):
         await life.pass_days(31)
-    # 1000 of the first month roll over; then 1200 at most, beside the running month's own and the top-up.
+    # 1000 of the first month roll over; then 1200 at most, plus the current month's credits and the top-up.
     assert await life.balance() == 1200 + 1200 + 1000
     grants = [entry for entry in await life.entries() if entry[0] == "grant"]
     assert grants == [("grant", 1200), ("grant", 1000), *[("grant", 1200)] * 3]
@@ -232,7 +232,7 @@ async def test_unused_credits_expire_stay_or_roll_over_up_to_a_cap(life: Life) -
 
 
 async def trial(life: Life, plan: str, **form: str) -> None:
-    """A subscription that costs nothing at first, made in Stripe; a card is there for later."""
+    """A subscription created in Stripe that is free at first, with a saved card."""
     await life.balance()  # the account exists
     customer = await life.stripe.customer()
     await life.stripe.api("POST", "payment_methods/pm_card_visa/attach", customer=customer)
@@ -245,7 +245,7 @@ async def trial(life: Life, plan: str, **form: str) -> None:
 
 
 async def test_a_trial_gives_its_own_credits_and_then_the_plan(world: World, tmp_path: Path) -> None:
-    """S21: `trial_credits` at once; with the first real invoice, by the clock, the plan's."""
+    """S21: `trial_credits` at once; the plan's credits with the first paid invoice."""
     life = await a_life(world, plans_file=plans_with(tmp_path, "pro", "trial_credits = 50"))
     await trial(life, "pro", trial_period_days="14")
     assert await life.entries() == [("grant", 50)]
@@ -283,7 +283,7 @@ async def test_a_fully_discounted_plan_gives_its_credits(life: Life) -> None:
 
 
 async def test_a_free_plan_gives_its_credits_each_month(world: World, tmp_path: Path) -> None:
-    """S21: and an upgrade from it is credited whole, since nothing was paid for it."""
+    """S21: an upgrade from a free plan is credited in full, since nothing was paid for it."""
     path = tmp_path / "plans.toml"
     free = """
 [[plans]]
@@ -314,7 +314,7 @@ amount_minor = 0
 
 
 async def test_a_payment_that_fails_after_days_gives_nothing(life: Life) -> None:
-    """S24: told as processing, then as failed, and why; another card pays the same invoice."""
+    """S24: the status is processing, then failed with a reason; another card pays the same invoice."""
     await life.stripe.conditions(processing_ms=1500, processing_outcome="failed")
     _, purchase = await life.post("/api/subscriptions", plan="pro")
     await life.stripe.confirm(purchase["client_secret"])

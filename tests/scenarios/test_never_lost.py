@@ -1,4 +1,4 @@
-"""Nothing is lost: what never came, came in another shape, or was made elsewhere, is credited once."""
+"""Events that never arrive, have another shape, or concern objects created in Stripe: credited once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 
 async def _paid(paidup: Paidup, stripe_side: StripeSide, name: str = "ada") -> tuple[Customer, Any]:
-    """A purchase that is paid at Stripe's side, and of which this side has heard nothing."""
+    """A purchase that is paid at Stripe, for which no event has arrived."""
     customer = paidup.customer(name)
     purchase = await customer.buy()
     await stripe_side.confirm(purchase["client_secret"])
@@ -31,7 +31,7 @@ async def _event_of(stripe_side: StripeSide, kind: str) -> Any:
 async def test_a_payment_of_which_no_webhook_came_is_found_among_the_paid_invoices(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S20: no event was ever delivered and none is listed any more: the list of paid invoices shows it."""
+    """S20: no event was delivered and none is listed any more: the list of paid invoices has it."""
     paidup = await world.server(webhooks=False)
     ada, purchase = await _paid(paidup, stripe_side)
     assert await ada.balance() == 0
@@ -49,7 +49,7 @@ async def test_events_that_stripe_could_not_deliver_are_taken_from_its_list(
 ) -> None:
     """S20: deliveries that failed are listed by Stripe for 30 days: stored, handled, credited once."""
     paidup = await world.server(webhooks=False)
-    await world.deliver_to(1)  # nobody listens there
+    await world.deliver_to(1)  # no server listens there
     ada, purchase = await _paid(paidup, stripe_side)
     reconciler = paidup.services.reconciler
     found = await wait_until(reconciler.lists.undelivered_events)
@@ -63,7 +63,7 @@ async def test_events_that_stripe_could_not_deliver_are_taken_from_its_list(
 async def test_an_endpoint_pinned_to_an_older_version_sends_the_old_shape(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S19: an event of another API version is not trusted in its shape: read again, credited."""
+    """S19: an event of another API version is not used as it is: the invoice is read again and credited."""
     paidup = await world.server()
     await stripe_side.conditions(webhook_api_version="2024-06-20")
     ada, _ = await _paid(paidup, stripe_side)
@@ -100,7 +100,7 @@ async def test_a_thin_event_names_the_invoice_and_it_is_read(world: World, strip
 
 
 async def test_a_payload_whose_lines_are_cut_off_is_read_whole(world: World, stripe_side: StripeSide) -> None:
-    """S19: an invoice new to us whose event shows only some of its lines is read before it is credited."""
+    """S19: an unknown invoice whose event has only some of its lines is read before it is credited."""
     paidup = await world.server(webhooks=False)
     customer = await stripe_side.api("POST", "customers")
     await Account.create(external_id="eve", stripe_customer=customer["id"])
@@ -116,7 +116,7 @@ async def test_a_payload_whose_lines_are_cut_off_is_read_whole(world: World, str
 
 
 async def _subscribed_elsewhere(stripe_side: StripeSide, customer: str, **form: str) -> str:
-    """A subscription that the SaaS's own code made and a stored card paid at once; its invoice."""
+    """A subscription created by the SaaS's own code and paid with a saved card; returns its invoice."""
     prices = (await stripe_side.api("GET", "prices?lookup_keys[]=paidup_pro_monthly"))["data"]
     made = await stripe_side.api(
         "POST",
@@ -142,7 +142,7 @@ async def test_an_invoice_made_elsewhere_is_adopted_from_its_webhook(
     """S18: the SaaS's own subscription, known by its metadata alone, is credited when its webhook comes."""
     paidup = await world.server()
     eve = paidup.customer("eve")
-    assert await eve.balance() == 0  # the account is made on first sight
+    assert await eve.balance() == 0  # accounts are created on first use
     customer = await stripe_side.api("POST", "customers")
     await _subscribed_elsewhere(stripe_side, customer["id"], **{"metadata[paidup_account]": "eve"})
 
@@ -155,7 +155,7 @@ async def test_an_invoice_made_elsewhere_is_adopted_from_its_webhook(
 
 
 async def test_a_renewal_is_credited_like_the_first_payment(world: World, stripe_side: StripeSide) -> None:
-    """S02: a renewal that no browser watches and no webhook announces is found and credited, once."""
+    """S02: a renewal without a browser and without a webhook is found and credited, once."""
     paidup = await world.server(webhooks=False)
     ada, purchase = await _paid(paidup, stripe_side)
     await paidup.services.reconciler.lists.paid_invoices()
@@ -170,7 +170,7 @@ async def test_a_renewal_is_credited_like_the_first_payment(world: World, stripe
 async def test_two_endpoints_with_two_secrets_deliver_one_payment(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S12: two webhook endpoints on one address, two signing secrets: both are taken, one grant."""
+    """S12: two webhook endpoints on one address, two signing secrets: both are accepted, one grant."""
     other = "whsec_of_the_other_endpoint_of_the_same_address"
     paidup = await world.server(webhooks=False, stripe_webhook_secret=f"{WEBHOOK_SECRET}, {other}")
     ada, _ = await _paid(paidup, stripe_side)
@@ -186,7 +186,7 @@ async def test_two_endpoints_with_two_secrets_deliver_one_payment(
 async def test_silent_webhooks_are_an_alarm_although_everybody_is_served(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S35: verification keeps winning and no webhook ever comes: /readyz names the alarm, and stays ready."""
+    """S35: verification settles everything, no webhook arrives: /readyz names the alarm and stays ready."""
     paidup = await world.server(webhooks=False)
     for number in range(SETTLED_WITHOUT_WEBHOOK):
         _, purchase = await _paid(paidup, stripe_side, f"c{number}")
@@ -206,7 +206,7 @@ async def test_silent_webhooks_are_an_alarm_although_everybody_is_served(
 async def test_the_audit_finds_what_does_not_add_up_and_repairs_nothing(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S37: a balance that somebody changed by hand is reported by the sweep, counted, and left as it is."""
+    """S37: a balance changed by hand is reported by the audit, counted, and not corrected."""
     paidup = await world.server()
     ada, purchase = await _paid(paidup, stripe_side)
     await paidup.services.verification.verify(purchase["invoice"])
@@ -214,7 +214,7 @@ async def test_the_audit_finds_what_does_not_add_up_and_repairs_nothing(
     await reconciler.maintenance.audit()
     assert registry.get_sample_value("paidup_ledger_mismatches_total") == 0
     await Account.filter(external_id=ada.name).update(balance=2001)
-    await reconciler.maintenance.audit()  # the end of the round before
+    await reconciler.maintenance.audit()  # the end of the previous round
     await reconciler.maintenance.audit()
     assert (registry.get_sample_value("paidup_ledger_mismatches_total") or 0) >= 2
     assert await ada.balance() == 2001

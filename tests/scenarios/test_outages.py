@@ -1,4 +1,4 @@
-"""Told, always (SCENARIOS, S33 and S34): Stripe down, slow or rate limited; the database gone."""
+"""Outages (SCENARIOS, S33 and S34): Stripe down, slow or rate limited; the database unreachable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ READ_INVOICE = "GET /v1/invoices/{id}"
 async def test_with_stripes_api_away_the_webhook_still_credits(
     world: World, stripe_side: StripeSide, condition: str
 ) -> None:
-    """S34: Stripe's API is gone, rate limited or slow: the webhook needs no call, credits, and is told."""
+    """S34: Stripe's API is down, rate limited or slow: the webhook needs no call, credits, and notifies."""
     paidup = await world.server(webhooks=False, stripe_timeout_s=0.5)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -44,7 +44,7 @@ async def test_with_stripes_api_away_the_webhook_still_credits(
 async def test_verification_backs_off_while_rate_limited_and_succeeds_later(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S34: 429 for a while, ten tabs waiting: a few calls and no storm; once it is over, they are active."""
+    """S34: 429 for a while with ten waiting tabs: only a few calls; afterwards all become active."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -65,7 +65,7 @@ async def test_verification_backs_off_while_rate_limited_and_succeeds_later(
 async def test_a_purchase_while_stripe_is_down_is_503_and_works_later(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S34: a purchase that Stripe cannot take is answered 503, leaves nothing behind, works afterwards."""
+    """S34: a purchase while Stripe is down gets 503, leaves nothing behind, and works afterwards."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     await stripe_side.conditions(api_down=True)
@@ -84,7 +84,7 @@ async def test_a_purchase_while_stripe_is_down_is_503_and_works_later(
 async def test_a_reply_of_stripe_that_is_lost_makes_no_second_subscription(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S08: Stripe did the work and its reply was lost: the next try, with the same key, gets the same."""
+    """S08: Stripe's response was lost: the retry with the same key gets the same subscription."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     await stripe_side.conditions(api_lost_reply_rate=1.0)
@@ -99,7 +99,7 @@ async def test_a_reply_of_stripe_that_is_lost_makes_no_second_subscription(
 async def test_with_the_database_gone_webhooks_are_503_and_all_settles_afterwards(
     world: World, stripe_side: StripeSide, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """S33: the database is gone: webhooks get 503, the socket stays open; afterwards everything settles."""
+    """S33: the database is unreachable: webhooks get 503, sockets stay open; afterwards all is settled."""
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 200)
     paidup = await world.server(webhooks=False, resync_interval_s=0.2)
     ada = paidup.customer("ada")
@@ -129,11 +129,11 @@ async def test_with_the_database_gone_webhooks_are_503_and_all_settles_afterward
 
 @asynccontextmanager
 async def _outage(url: str, request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """The database refuses: PostgreSQL takes no connection, or SQLite's file is locked by another."""
+    """The database is unavailable: PostgreSQL refuses connections, or SQLite's file is locked."""
     if url.startswith("sqlite://"):
         path = url.removeprefix("sqlite://")
         other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # In a thread: a transaction of the server's must be able to end meanwhile.
+        # In a thread, so that a transaction of the server can end in the meantime.
         await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")
         try:
             yield

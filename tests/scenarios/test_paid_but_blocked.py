@@ -1,4 +1,4 @@
-"""Paid, but blocked (S01 to S09): a customer who has paid gets access at once, and is told."""
+"""Paid, but blocked (S01 to S09): a customer who has paid gets access at once, and sees it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_active_within_one_verification_though_the_webhook_is_a_minute_lat
 async def test_five_tabs_and_their_reconnects_cost_one_stripe_call(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S01: five tabs open at once, are told, and come back: still one Stripe call for the activation."""
+    """S01: five tabs open at once, get the status, and reconnect: still one Stripe call."""
     await stripe_side.conditions(webhook_delay_ms=60_000, api_latency_ms=100)
     ada, purchase = await _confirmed(paidup, stripe_side)
 
@@ -72,7 +72,7 @@ async def test_five_tabs_and_their_reconnects_cost_one_stripe_call(
 async def test_tabs_that_open_do_not_put_off_the_next_verification(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S01: twenty tabs open before the payment is through: the next question still comes in a moment."""
+    """S01: twenty tabs open before the payment succeeds: the next verification still follows soon."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -86,7 +86,7 @@ async def test_tabs_that_open_do_not_put_off_the_next_verification(
 
 
 async def test_tabs_on_two_processes_cost_one_stripe_call(world: World, stripe_side: StripeSide) -> None:
-    """S01: tabs on two server processes share one verification, and both are told of it."""
+    """S01: tabs on two server processes share one verification, and both get its result."""
     paidup, other = await world.server(webhooks=False), await world.process(webhooks=False)
     await stripe_side.conditions(api_latency_ms=300)
     _, purchase = await _confirmed(paidup, stripe_side)
@@ -102,7 +102,7 @@ async def test_tabs_on_two_processes_cost_one_stripe_call(world: World, stripe_s
 
 
 async def test_a_browser_that_says_verify_is_active_at_once(world: World, stripe_side: StripeSide) -> None:
-    """S01: a socket that was open through 3DS asks to verify when the bank is done: active at once."""
+    """S01: a socket that stays open through 3DS asks to verify when the bank is done: active at once."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -121,7 +121,7 @@ async def test_a_browser_that_says_verify_is_active_at_once(world: World, stripe
 async def test_the_webhook_never_comes_and_no_browser_is_open(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S02: the webhook is dropped and the browser was closed: the reconciler credits, once it is due."""
+    """S02: the webhook is dropped and the browser closed: the reconciler credits it when it is due."""
     await stripe_side.conditions(webhook_drop=True)
     ada, purchase = await _confirmed(paidup, stripe_side)
     assert await paidup.services.reconciler.due.invoices() == 0
@@ -138,7 +138,7 @@ async def test_the_webhook_never_comes_and_no_browser_is_open(
 
 
 async def test_an_unpaid_invoice_is_asked_about_again_later(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """S02: what is still unpaid when the reconciler asks is due again later, and credited then."""
+    """S02: an invoice that is unpaid when the reconciler reads it is read again later, and credited then."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await Invoice.all().update(next_check_at=now() - timedelta(seconds=1))
@@ -158,7 +158,7 @@ async def test_an_unpaid_invoice_is_asked_about_again_later(paidup: Paidup, stri
 async def test_spending_too_early_is_told_about_the_activation(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S03: the answer names the payment that is being activated, with a ticket that opens a socket on it."""
+    """S03: the refusal names the payment that is being activated, with a ticket for its socket."""
     await stripe_side.conditions(webhook_drop=True)
     ada, purchase = await _confirmed(paidup, stripe_side)
     status, refused = await ada.spend(10, "report-1")
@@ -177,7 +177,7 @@ async def test_spending_too_early_is_told_about_the_activation(
 async def test_the_socket_opens_before_the_row_and_is_told_by_the_webhook(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S04: the socket opens before the invoice is known here: the webhook makes the row and tells it."""
+    """S04: the socket opens before the invoice's row exists: the webhook creates it and notifies."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
@@ -192,7 +192,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_the_webhook(
 async def test_the_socket_opens_before_the_row_and_is_told_by_verification(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S04: the row comes after the socket, and no webhook ever: verification starts once there is a row."""
+    """S04: the row is created after the socket, without a webhook: verification starts once it exists."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     async with ada.watch(made) as socket:
@@ -229,7 +229,7 @@ async def test_the_webhook_comes_before_the_row_of_the_invoice(
 
 
 async def test_the_webhook_and_the_row_come_at_once(world: World, stripe_side: StripeSide) -> None:
-    """S04: the row and the webhook at the same moment, with a socket already open: one grant, told once."""
+    """S04: row and webhook at the same moment, with an open socket: one grant, sent once."""
     paidup = await world.server(webhooks=False)
     ada, made = await _subscribed_past_us(paidup, stripe_side)
     await stripe_side.confirm(made["client_secret"])
@@ -250,12 +250,12 @@ async def test_the_webhook_and_the_row_come_at_once(world: World, stripe_side: S
 async def test_the_status_changes_between_the_subscription_and_the_read(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch, moment: str, teller: str
 ) -> None:
-    """S05: settled at any moment of the opening, told by anyone or no one: the socket hears the end once."""
+    """S05: settled at any moment while a socket opens, published or not: the final status is sent once."""
     resync_interval_s = 1 if (moment, teller) == ("after the read", "nobody") else 600
     paidup = await world.server(webhooks=False, resync_interval_s=resync_interval_s)
     ada, purchase = await _confirmed(paidup, stripe_side)
     facts = _facts_of(await stripe_side.event("invoice.paid"))
-    await stripe_side.conditions(rate_limited=True)  # no verification may find it out instead
+    await stripe_side.conditions(rate_limited=True)  # verification must not settle it first
     settlement = _settlement_of(teller, paidup.services)
 
     async def settle() -> None:
@@ -272,7 +272,7 @@ async def test_the_status_changes_between_the_subscription_and_the_read(
 
 
 async def test_the_screen_goes_through_its_stages(world: World, stripe_side: StripeSide) -> None:
-    """S06: the screen is told each stage: verifying while Stripe is asked, waiting, verifying, active."""
+    """S06: the screen gets each stage: verifying during the call to Stripe, waiting, verifying, active."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -288,7 +288,7 @@ async def test_the_screen_goes_through_its_stages(world: World, stripe_side: Str
 
 
 async def test_a_payment_in_processing_is_told_so(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """S06: a payment that is not final is told as processing, which the screen can be released on."""
+    """S06: a payment that is not final has the status processing, so the customer can leave the page."""
     await stripe_side.conditions(processing_ms=600_000)
     ada, purchase = await _confirmed(paidup, stripe_side)
     async with ada.watch(purchase) as socket:
@@ -301,13 +301,13 @@ async def test_a_payment_in_processing_is_told_so(paidup: Paidup, stripe_side: S
 async def test_a_late_success_reaches_the_screen_that_said_failed(
     world: World, stripe_side: StripeSide, source: str
 ) -> None:
-    """S07: the screen said failed, the next card goes through: the same socket is told active."""
+    """S07: the status was failed, the next card succeeds: the same socket gets active."""
     paidup = await world.server(webhooks=source == "webhook")
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"], "pm_card_chargeDeclined")
     async with ada.watch(purchase) as socket:
-        # The invoice's own event may come first, and only the intent's says why.
+        # The invoice's own event may arrive first; only the intent's has the reason.
         failed = await status_with(socket, status="failed")
         while failed["error"]["code"] != "card_declined":
             failed = await status_with(socket, status="failed")
@@ -331,7 +331,7 @@ async def test_ten_clicks_are_one_subscription(paidup: Paidup, stripe_side: Stri
 
 
 async def test_clicks_on_two_processes_are_one_subscription(world: World, stripe_side: StripeSide) -> None:
-    """S08: the double click hits two server processes: still one subscription."""
+    """S08: a double click reaches two server processes: still one subscription."""
     servers = [await world.server(webhooks=False), await world.process(webhooks=False)]
     answers = await asyncio.gather(*(_click(servers[n % 2].customer("ada")) for n in range(6)))
     assert {purchase["invoice"] for _, purchase in answers} == {answers[0][1]["invoice"]}
@@ -342,7 +342,7 @@ async def test_clicks_on_two_processes_are_one_subscription(world: World, stripe
 async def test_a_reload_gets_the_same_payment_and_both_tabs_are_told(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S08: a reload gets the same pending payment with 200; the old tab and the new one are both told."""
+    """S08: a reload gets the same pending payment with 200; both tabs get the status."""
     ada = paidup.customer("ada")
     first = await _click(ada)
     second = await _click(ada)
@@ -360,7 +360,7 @@ async def test_a_reload_gets_the_same_payment_and_both_tabs_are_told(
 async def test_a_reload_after_paying_tells_active_rather_than_sell_again(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S08: the button again, after paying and before any webhook: told active, nothing new is sold."""
+    """S08: clicking again after paying, before any webhook: active, and nothing new is sold."""
     await stripe_side.conditions(webhook_drop=True)
     ada, purchase = await _confirmed(paidup, stripe_side)
     status, again = await _click(ada)
@@ -373,7 +373,7 @@ async def test_a_reload_after_paying_tells_active_rather_than_sell_again(
 
 
 async def test_another_plan_before_paying_voids_the_first(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """S08: another plan is chosen before paying: the first payment is voided and told so; one can be paid."""
+    """S08: another plan is chosen before paying: the first payment is voided, and only one can be paid."""
     ada = paidup.customer("ada")
     pro = await ada.buy("pro")
     async with ada.watch(pro) as socket:
@@ -394,7 +394,7 @@ async def test_another_plan_before_paying_voids_the_first(paidup: Paidup, stripe
 async def test_another_plan_while_a_payment_is_under_way_is_refused(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S08: another plan while the first payment is in processing: refused, so that not both are paid."""
+    """S08: another plan while the first payment is processing: refused, so that both cannot be paid."""
     await stripe_side.conditions(processing_ms=600_000)
     ada, _ = await _confirmed(paidup, stripe_side)
     status, refused = await _click(ada, "basic")
@@ -428,7 +428,7 @@ async def _confirmed(
 
 
 async def _subscribed_past_us(paidup: Paidup, stripe_side: StripeSide) -> tuple[Customer, Any]:
-    """Ada has an account and a subscription of which only Stripe knows; the SaaS gave her a ticket."""
+    """Ada has an account, a subscription that only Stripe knows, and a ticket from the SaaS."""
     ada = paidup.customer("ada")
     assert await ada.balance() == 0
     made = await stripe_side.subscribe(await stripe_side.customer(), "pro", "ada")
@@ -441,7 +441,7 @@ async def _subscribed_past_us(paidup: Paidup, stripe_side: StripeSide) -> tuple[
 
 
 async def _tired(paidup: Paidup) -> None:
-    """Until the last answer no longer counts as fresh: then "verify" is worth a call."""
+    """Wait until the last answer is no longer fresh, so that "verify" causes a call."""
     await wait_until(lambda: Invoice.filter(lease_expires_at__lte=now()).exists())
 
 
@@ -475,7 +475,7 @@ def _facts_of(event: Any) -> PaymentFacts:
 
 
 def _settlement_of(teller: str, services: Services) -> Settlement:
-    """A settlement whose news reach this process's sockets as if `teller` had settled."""
+    """A settlement that is published to this process's sockets as if `teller` had settled it."""
 
     async def through_redis_alone(status: StatusMessage) -> bool:
         return bool(await services.redis.publish(INVOICES.channel(status.invoice), encode(status)))
@@ -495,7 +495,7 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 
 
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have `act` run at this moment of a socket's opening."""
+    """Run `act` at this point of a socket's opening."""
     hub_subscribe, read_statuses = services.hub.subscribe, statuses.read_statuses
     redis_subscribe = PubSubConnection.subscribe
 

@@ -29,7 +29,7 @@ OLD_VERSION = "2024-06-20"
 
 @pytest.fixture
 async def life(world: World) -> AsyncIterator[Life]:
-    """Whatever a test does, the books are right after it, and the customer may read why."""
+    """After each test the audit finds no error, and every entry's reason is fit for the customer."""
     life = await a_life(world)
     yield life
     await _everything_adds_up(life)
@@ -37,7 +37,7 @@ async def life(world: World) -> AsyncIterator[Life]:
 
 @pytest.fixture
 async def no_webhooks(world: World) -> AsyncIterator[Life]:
-    """The same without webhooks: what Stripe says is delivered by hand."""
+    """The same without webhooks: tests deliver events themselves."""
     life = await a_life(world, webhooks=False)
     yield life
     await _everything_adds_up(life)
@@ -115,7 +115,7 @@ async def test_a_refund_that_fails_later_restores_the_credits(life: Life) -> Non
 
 @pytest.mark.parametrize(("card", "then"), [("pm_card_pendingRefund", 0), ("pm_card_refundFail", CREDITS)])
 async def test_a_pending_refund_counts_until_it_fails(life: Life, card: str, then: int) -> None:
-    """S25: Stripe's cards whose refunds arrive, or bounce, some time later."""
+    """S25: Stripe's cards whose refunds succeed or fail some time later."""
     invoice = await life.buy("pro", card)
     await life.refund(invoice)
     await life.wait_for_balance(0)
@@ -125,7 +125,7 @@ async def test_a_pending_refund_counts_until_it_fails(life: Life, card: str, the
 
 
 async def test_a_refund_that_names_only_a_charge_finds_its_invoice(no_webhooks: Life) -> None:
-    """S25: as Stripe shows it where no PaymentIntent is named: the charge is asked for."""
+    """S25: a refund or dispute without a PaymentIntent: the charge is read."""
     invoice = await no_webhooks.buy_by_hand()
     made = {**await no_webhooks.refund(invoice), "payment_intent": None}
     await no_webhooks.paidup.webhook(forged_event("refund.created", made))
@@ -136,7 +136,7 @@ async def test_a_refund_that_names_only_a_charge_finds_its_invoice(no_webhooks: 
 
 
 async def test_a_refund_that_arrives_before_the_payment_is_applied_to_it(no_webhooks: Life) -> None:
-    """S25: refund.created overtakes invoice.paid: what is granted then goes at once."""
+    """S25: refund.created arrives before invoice.paid: the grant is reversed at once."""
     _, purchase = await no_webhooks.post("/api/subscriptions", plan="pro")
     await no_webhooks.stripe.confirm(purchase["client_secret"])
     await no_webhooks.refund(purchase["invoice"], FULL // 2)
@@ -149,7 +149,7 @@ async def test_a_refund_that_arrives_before_the_payment_is_applied_to_it(no_webh
 
 
 async def test_a_refund_of_an_unknown_invoice_imports_the_invoice(no_webhooks: Life) -> None:
-    """S25: bought past Paidup, refunded before we heard of it: credited and taken back, in that order."""
+    """S25: bought in Stripe and refunded before any event arrived: credited, then reversed."""
     await no_webhooks.balance()
     made = await no_webhooks.stripe.subscribe(await no_webhooks.stripe.customer(), "pro", "ada")
     invoice = made["latest_invoice"]
@@ -162,7 +162,7 @@ async def test_a_refund_of_an_unknown_invoice_imports_the_invoice(no_webhooks: L
 
 
 async def test_events_out_of_order_and_repeated_count_once(no_webhooks: Life) -> None:
-    """S25: failed comes before created, and each of them ten times."""
+    """S25: failed arrives before created, each ten times."""
     invoice = await no_webhooks.buy_by_hand()
     bounced = await no_webhooks.refund(invoice, 1450)
     await no_webhooks.stripe.control(f"refunds/{bounced['id']}/fail")
@@ -173,7 +173,7 @@ async def test_events_out_of_order_and_repeated_count_once(no_webhooks: Life) ->
     arrived = await no_webhooks.refund(invoice, 1450)
     event = await no_webhooks.stripe.event("refund.created", arrived["id"])
     for number in range(10):
-        twin = {**event, "id": f"{event['id']}{number // 2}"}  # one change may make several events
+        twin = {**event, "id": f"{event['id']}{number // 2}"}  # one change can cause several events
         await no_webhooks.paidup.webhook(json.dumps(twin).encode())
     assert await no_webhooks.entries() == [("grant", 2000), ("reverse", -1000)]
 
@@ -211,7 +211,7 @@ async def test_refunds_of_foreign_payments_are_looked_up_once(life: Life) -> Non
 
 
 async def test_a_dispute_freezes_remaining_credits_until_it_is_won(life: Life) -> None:
-    """S25: what was spent stays spent, the rest cannot be; once won, it is there again."""
+    """S25: spent credits stay spent, the rest is frozen; once won, it is restored."""
     invoice = await life.buy("pro")
     await life.spend(600, "before")
     dispute = await life.dispute(invoice)
@@ -229,7 +229,7 @@ async def test_a_dispute_freezes_remaining_credits_until_it_is_won(life: Life) -
 
 
 async def test_a_lost_dispute_leaves_a_debt_that_the_next_grant_pays(life: Life) -> None:
-    """S25: for what was spent; until then each spend is refused, and shows the debt."""
+    """S25: credits that were spent become a debt; until it is covered, spends are refused and show it."""
     invoice = await life.buy("pro")
     await life.spend(600, "before")
     dispute = await life.dispute(invoice)
@@ -245,7 +245,7 @@ async def test_a_lost_dispute_leaves_a_debt_that_the_next_grant_pays(life: Life)
 
 
 async def test_an_inquiry_freezes_nothing_unless_it_becomes_a_dispute(life: Life) -> None:
-    """S25: the bank only asks; no money has moved."""
+    """S25: an inquiry moves no money."""
     invoice = await life.buy("pro")
     dispute = await life.dispute(invoice, inquiry=True)
     await life.calm()
@@ -265,7 +265,7 @@ async def test_a_closed_inquiry_posts_no_entry(life: Life) -> None:
 
 
 async def test_a_partial_dispute_freezes_its_share(life: Life) -> None:
-    """S25: and takes only that, once it is lost."""
+    """S25: a lost partial dispute reverses only the disputed share."""
     invoice = await life.buy("pro")
     dispute = await life.dispute(invoice, amount=FULL // 2)
     await life.wait_for_balance(1000)
@@ -277,7 +277,7 @@ async def test_a_partial_dispute_freezes_its_share(life: Life) -> None:
 
 
 async def test_a_refund_after_a_won_dispute_takes_the_credits_back(life: Life) -> None:
-    """S25: of good will: the credits go with it all the same."""
+    """S25: a goodwill refund takes its credits as well."""
     invoice = await life.buy("pro")
     dispute = await life.dispute(invoice)
     await life.wait_for_balance(0)
@@ -293,7 +293,7 @@ async def test_a_refund_after_a_won_dispute_takes_the_credits_back(life: Life) -
 
 
 async def test_installments_granted_during_a_dispute_are_frozen(life: Life) -> None:
-    """S25: each as it comes; all of them are there once the dispute is won."""
+    """S25: each installment is frozen when it is granted; all are restored once the dispute is won."""
     invoice = await life.buy("pro", interval="year")
     dispute = await life.dispute(invoice)
     await life.wait_for_balance(0)
@@ -305,7 +305,7 @@ async def test_installments_granted_during_a_dispute_are_frozen(life: Life) -> N
 
 
 async def test_a_partly_refunded_year_gives_less_each_month(life: Life) -> None:
-    """S25: half of the money went back, so half of each part comes."""
+    """S25: half of the money was refunded, so half of each installment is granted."""
     invoice = await life.buy("pro", interval="year")
     await life.refund(invoice, 14500)
     await life.wait_for_balance(1000)
@@ -314,7 +314,7 @@ async def test_a_partly_refunded_year_gives_less_each_month(life: Life) -> None:
 
 
 async def test_a_refunded_year_gives_nothing_more_unless_the_refund_fails(life: Life) -> None:
-    """S25: then all that was due meanwhile comes."""
+    """S25: then everything that was due in the meantime is granted."""
     invoice = await life.buy("pro", interval="year")
     made = await life.refund(invoice)
     await life.wait_for_balance(0)
@@ -333,7 +333,7 @@ async def test_a_refunded_year_gives_nothing_more_unless_the_refund_fails(life: 
 
 @pytest.mark.parametrize("way", ["credit_amount", "out_of_band_amount", "refund_amount"])
 async def test_a_credit_note_takes_the_credits_however_the_money_was_returned(life: Life, way: str) -> None:
-    """S25: to the customer's balance at Stripe, past Stripe, or as a refund, which is not counted twice."""
+    """S25: to the customer's balance, out of band, or as a refund, which is not counted twice."""
     invoice = await life.buy("pro")
     await life.credit_note(invoice, amount=FULL // 2, **{way: FULL // 2})
     await life.wait_for_balance(1000)
@@ -345,7 +345,7 @@ async def test_a_credit_note_takes_the_credits_however_the_money_was_returned(li
 
 
 async def test_a_credit_note_on_an_open_invoice_takes_no_credit(life: Life) -> None:
-    """S25: it lowers what is asked for, as a discount does, whether it is void later or not."""
+    """S25: it lowers the amount due, as a discount does, even if it is voided later."""
     _, purchase = await life.post("/api/subscriptions", plan="pro")
     void = await life.credit_note(purchase["invoice"], amount=500)
     await life.stripe.api("POST", f"credit_notes/{void['id']}/void")
@@ -359,7 +359,7 @@ async def test_a_credit_note_on_an_open_invoice_takes_no_credit(life: Life) -> N
 
 
 async def test_a_credit_note_of_an_old_api_version_is_refetched(no_webhooks: Life) -> None:
-    """S25: an endpoint of an older version does not show what went back as a refund."""
+    """S25: events of older API versions do not show which part was refunded."""
     invoice = await no_webhooks.buy_by_hand()
     note = await no_webhooks.credit_note(invoice, amount=FULL // 2, refund_amount=FULL // 2)
     await no_webhooks.deliver("refund.created")
@@ -377,7 +377,7 @@ async def test_a_credit_note_of_an_old_api_version_is_refetched(no_webhooks: Lif
 
 
 async def test_spent_credits_are_forgiven_if_the_policy_says_so(world: World) -> None:
-    """S25: what is left goes, nobody owes the rest, and a refund that fails gives back what went."""
+    """S25: only unspent credits are removed, without a debt; a failed refund restores them."""
     plans = world.folder / "plans.toml"
     text = PACKAGED_PLANS.read_text()
     plans.write_text(text.replace('spent_then_refunded = "debt"', 'spent_then_refunded = "forgive"'))

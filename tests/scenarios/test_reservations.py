@@ -77,7 +77,7 @@ async def test_several_reconcilers_expire_a_reservation_once(paidup: Paidup) -> 
 
 
 async def test_each_change_is_sent_to_the_balance_socket(world: World) -> None:
-    """And what changes nothing is not: the same again is no news."""
+    """A repeated request changes nothing and sends nothing."""
     paidup = await world.server(resync_interval_s=600)
     ada = await _with_credits(paidup, 100)
     async with ada.watch_balance() as line:
@@ -101,7 +101,7 @@ async def test_each_change_is_sent_to_the_balance_socket(world: World) -> None:
 
 
 async def test_concurrent_spends_and_reservations_in_two_processes_never_go_below_zero(world: World) -> None:
-    """Many at once on one account, at both servers, and each of them twice: shared out, no more."""
+    """Many concurrent reservations at both servers, each sent twice, never exceed the balance."""
     paidup, other = await world.server(webhooks=False), await world.process(webhooks=False)
     ada = await _with_credits(paidup, 105)
     both = [ada, other.customer("ada")]

@@ -28,15 +28,15 @@ PAID_PER_S = 30
 PROCESSES = 3
 WINDOW_S = 0.25
 AT_ONCE = 0.4
-"""Of those whom a process sent away, so many at most are asked back within one window, even where the
-machine stood still meanwhile and they heard it all at once."""
+"""The largest share of a process's sockets that may be told to reconnect within one window, even if the
+machine stalled and they received it all at once."""
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 async def test_a_thousand_customers_wait_through_a_rolling_restart(world: World, database_url: str) -> None:
-    """S30: each is told once that it is active, each invoice gives one grant, and they come back spread.
+    """S30: each gets active once, each invoice has one grant, and reconnections are spread out.
 
-    Stripe knows none of these invoices and nothing is re-read: webhook, pub/sub and snapshot alone tell.
+    Stripe has none of these invoices and nothing is resynced: only webhook, pub/sub and snapshot deliver.
     """
     created, chance = int(time.time()) - 60, Random(30)
     async with open_database(database_url):

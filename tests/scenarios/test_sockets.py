@@ -277,7 +277,7 @@ async def test_the_channel_is_dropped_late_and_can_be_resubscribed(
 
 
 async def test_malformed_messages_on_a_channel_are_ignored(world: World, stripe_side: StripeSide) -> None:
-    """S29: invalid data on an invoice's channel is not sent on, and does not stop later messages."""
+    """S29: invalid data on an invoice's channel is not forwarded, and does not stop later messages."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     services = paidup.services
     ada = paidup.customer("ada")

@@ -1,4 +1,4 @@
-"""Clients that stop reading or vanish: no one waits for them, and none of their memory stays in use."""
+"""Clients that stop reading or vanish: they delay nobody, and their memory is released."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ NEW_SECRET = "whsec_of_that_endpoint_from_tomorrow_morning_on"
 
 
 async def test_a_full_discount_grants_the_plan(paidup: Paidup, stripe_side: StripeSide) -> None:
-    """S21: an invoice that a 100 % discount brings to zero grants the plan, though no money came."""
+    """S21: an invoice that a 100 % discount reduces to zero grants the plan."""
     ada = paidup.customer("ada")
     assert await ada.balance() == 0
     coupon = await stripe_side.api("POST", "coupons", percent_off=100, duration="once")
@@ -50,7 +50,7 @@ async def test_a_full_discount_grants_the_plan(paidup: Paidup, stripe_side: Stri
 async def test_a_trial_grants_the_plans_trial_credits(
     world: World, stripe_side: StripeSide, trial_credits: int
 ) -> None:
-    """S21: a trial's zero invoice grants the plan's trial_credits (none unless said), never the plan."""
+    """S21: a trial's zero invoice grants the plan's trial_credits (default: none), never its credits."""
     plans = world.folder / "plans.toml"
     plans.write_text(
         PACKAGED_PLANS.read_text().replace(
@@ -81,7 +81,7 @@ FALSE_INTENTS: dict[str, tuple[dict[str, Any], str]] = {
 async def test_a_mismatched_payment_intent_event_grants_nothing(
     world: World, stripe_side: StripeSide, subtests: pytest.Subtests
 ) -> None:
-    """S22: a signed payment_intent.succeeded of another invoice, customer, amount, currency opens nothing."""
+    """S22: a payment_intent.succeeded with another invoice, customer, amount or currency grants nothing."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -96,7 +96,7 @@ async def test_a_mismatched_payment_intent_event_grants_nothing(
             status, answer = await paidup.webhook(event)
             assert (status, answer["outcome"]) == (200, outcome)
             await _assert_nothing_opened(ada, purchase)
-    # The same event, true: so it was the falsehood that kept it shut.
+    # The same event with correct values is credited: the mismatch was the reason.
     _, answer = await paidup.webhook(forged_event("payment_intent.succeeded", true))
     assert answer["outcome"] == "settled"
     await assert_books_balance(grants=1)
@@ -113,7 +113,7 @@ FALSE_INVOICES: dict[str, tuple[dict[str, Any], str]] = {
 async def test_a_mismatched_invoice_event_grants_nothing(
     world: World, stripe_side: StripeSide, subtests: pytest.Subtests
 ) -> None:
-    """S22: a signed invoice.paid that names another customer, currency or invoice opens nothing."""
+    """S22: a signed invoice.paid that names another customer, currency or invoice grants nothing."""
     paidup = await world.server(webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -184,7 +184,7 @@ FALSE_ANSWERS: dict[str, tuple[Change, str]] = {
 async def test_a_verification_with_a_mismatched_payment_grants_nothing(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    """S22: what verification reads of another invoice, customer, amount or currency opens nothing."""
+    """S22: verification that reads another invoice, customer, amount or currency grants nothing."""
     paidup = await world.server(webhooks=False)
     verification, gateway = paidup.services.verification, paidup.services.gateway
     ada = paidup.customer("ada")
@@ -211,7 +211,7 @@ def _answering(shape: StripeInvoice) -> Callable[..., Awaitable[StripeInvoice]]:
 
 
 async def _outcome(verification: Verification, purchase: Any) -> str:
-    """What one verification comes to; the rest after the one before is over."""
+    """The result of one verification, after the pause since the previous one."""
     await Invoice.all().update(lease_expires_at=None)
     settled = await verification.verify(purchase["invoice"])
     assert settled is not None
@@ -277,7 +277,7 @@ async def test_the_paid_invoice_that_follows_grants_nothing_more(
 async def test_a_processing_payment_grants_nothing_and_its_failure_is_published(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S24: processing is told so, nothing is granted; it fails later, and that is told too."""
+    """S24: the status is processing and nothing is granted; it fails later, and the status is failed."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.conditions(processing_ms=500, processing_outcome="failed")
@@ -296,7 +296,7 @@ async def test_a_processing_payment_grants_nothing_and_its_failure_is_published(
 async def test_a_processing_payment_is_credited_once_it_succeeds(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
-    """S24: processing that ends well is credited when it does, not before."""
+    """S24: a processing payment is credited when it succeeds, not before."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.conditions(processing_ms=500)
@@ -369,7 +369,7 @@ async def test_webhooks_that_are_not_from_stripe_are_rejected_and_change_nothing
 async def test_a_webhook_of_10_mb_is_rejected_before_it_is_read(
     world: World, subtests: pytest.Subtests
 ) -> None:
-    """S28: 10 MB announced, or more than the limit without announcing it: 413, and not read to its end."""
+    """S28: 10 MB, with or without a Content-Length: 413, and the body is not read to its end."""
     paidup = await world.server(webhooks=False)
     chunk = b" " * (paidup.services.settings.webhook_max_bytes + 1)
     bodies = {
@@ -384,7 +384,7 @@ async def test_a_webhook_of_10_mb_is_rejected_before_it_is_read(
 
 
 async def _answer_to(paidup: Paidup, request: bytes) -> bytes:
-    """What the server says to these bytes, without waiting for more."""
+    """The server's response to these bytes."""
     address = urlsplit(paidup.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(request)
@@ -396,7 +396,7 @@ async def _answer_to(paidup: Paidup, request: bytes) -> bytes:
 
 
 async def test_any_of_several_webhook_secrets_is_accepted(world: World, stripe_side: StripeSide) -> None:
-    """S28: while a secret is rolled, either of two opens, and no third one does."""
+    """S28: while a secret is rotated, either of the two is accepted, and no other."""
     paidup = await world.server(webhooks=False, stripe_webhook_secret=f"{OLD_SECRET}, {NEW_SECRET}")
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -413,7 +413,7 @@ async def test_any_of_several_webhook_secrets_is_accepted(world: World, stripe_s
 async def test_sockets_without_a_valid_ticket_are_rejected_before_the_upgrade(
     world: World, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    """S28: a ticket foreign, expired, altered or missing, a page of another origin: an HTTP refusal."""
+    """S28: a foreign, expired, altered or missing ticket, or another origin: an HTTP error."""
     paidup = await world.server(webhooks=False)
     ada, mallory = paidup.customer("ada"), paidup.customer("mallory")
     purchase, foreign = await ada.buy("pro"), await mallory.buy("pro")
@@ -450,7 +450,7 @@ async def test_sockets_without_a_valid_ticket_are_rejected_before_the_upgrade(
 async def _handshake(
     http: aiohttp.ClientSession, paidup: Paidup, invoice: str, protocols: tuple[str, ...], origin: str | None
 ) -> int:
-    """The HTTP status of a WebSocket's handshake; 101 where it was accepted."""
+    """The HTTP status of a WebSocket handshake; 101 if it was accepted."""
     headers = {"Origin": origin} if origin else {}
     url = f"{paidup.url}/ws/invoices/{invoice}"
     try:
@@ -475,6 +475,6 @@ async def _intent(stripe_side: StripeSide, purchase: Any) -> Any:
 
 
 def _sign(body: bytes, at: int, secret: str = WEBHOOK_SECRET) -> str:
-    """Stripe's signature of these bytes at this time; the SDK's own signs text, and only now."""
+    """Stripe's signature of these bytes at this time; the SDK's own signs only text, at the current time."""
     digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={at},v1={digest}"

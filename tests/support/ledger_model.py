@@ -62,7 +62,7 @@ class Bill:
 
 @dataclass
 class Batch:
-    """A grant. credits = left + frozen + expired + what was spent, reserved or taken back."""
+    """A grant. credits = left + frozen + expired + spent, reserved or reversed."""
 
     number: int
     invoice: str
@@ -89,7 +89,7 @@ class Batch:
 
     @property
     def order(self) -> tuple[bool, int, int]:
-        """Sort key: what expires first is spent first."""
+        """Sort key: credits that expire first are spent first."""
         return (self.ends is None, self.ends or 0, self.number)
 
 
@@ -102,7 +102,7 @@ class Reversals:
     set_off: int = 0
     """How many credits it does not give, since a downgrade left them to the customer."""
     reversed: int = 0
-    """Of these: offset against expired credits, forgiven, or owed. The rest was taken from the grants."""
+    """Of these: offset against expired credits, forgiven, or owed. The rest was removed from the grants."""
     expired: int = 0
     forgiven: int = 0
     owed: int = 0
@@ -141,7 +141,7 @@ class Model:
         self.free: list[tuple[int, int, int]] = []
         """Free credits that were granted: (from, to, credits)."""
 
-    # What is seen
+    # Reading
 
     @property
     def balance(self) -> int:
@@ -225,7 +225,7 @@ class Model:
             raise Refused("ReservationOver")
 
     def _afford(self, credits: int, at: int) -> None:
-        """Expire due reservations if credits are short, and only if that suffices."""
+        """Expire due reservations if credits are short and that is enough."""
         before = deepcopy(self.__dict__)
         if self.balance < credits:
             self.sweep(at)
@@ -244,7 +244,7 @@ class Model:
         return sources
 
     def _end_reservation(self, known: Reservation, state: str, used: int, at: int) -> None:
-        """Use the credits that were taken first; return the rest, what expires last first."""
+        """Use the credits that were reserved first; return the rest, those that expire last first."""
         known.state, known.used = state, used
         unused, left = [], known.credits - used
         for number, taken in reversed(known.sources):
@@ -283,14 +283,14 @@ class Model:
         return back
 
     def _refill_any(self, credits: int, at: int, besides: Iterable[Batch] = ()) -> int:
-        """Return credits to any batch with capacity, what expires last first. Returns the rest."""
+        """Return credits to any batch with capacity, those that expire last first. Returns the rest."""
         apart = [batch.number for batch in besides]
         for batch in sorted(self.batches, key=lambda b: (not b.ended, b.order), reverse=True):
             if batch.given and batch.number not in apart:
                 credits -= self._refill(batch, credits, at)
         return credits
 
-    # What comes, and what ends
+    # Grants and expiry
 
     def pay(self, bill: Bill) -> None:
         """An invoice is paid: grant its credits, now and month by month."""
@@ -329,7 +329,7 @@ class Model:
         return self._paid_for(line)
 
     def _given_before(self, lines: Iterable[Line]) -> int:
-        """Of what no money pays for, how much is not given: in overlapping periods it comes once."""
+        """How much of the free credits is withheld: they are granted once for overlapping periods."""
         unpaid = {line: self._worth(line) - self._paid_for(line) for line in lines}
         credits = ceil(sum(unpaid.values()))
         if credits <= 0:
@@ -352,13 +352,13 @@ class Model:
         return Fraction(whole * line.money, rules.year_price if line.yearly else rules.month_price)
 
     def _by_line(self, lines: Iterable[Line], credits: int) -> list[tuple[Line, int]]:
-        """The line that gives; invoices of these tests have one."""
+        """The line that grants credits; invoices of these tests have one."""
         giving = [line for line in lines if self._worth(line) > 0]
         assert len(giving) <= 1
         return [(line, credits) for line in giving]
 
     def _set_off(self, bill: Bill, credits: int) -> int:
-        """What a downgrade left is carried, and set against what its money buys. Returns what is granted."""
+        """Credits for carried-over money are withheld until it is used up. Returns what is granted."""
         if bill.total > bill.from_balance:  # more was asked for than the balance held: it is empty
             self.carried_money = min(self.carried_money, bill.from_balance)
         if self.carried_money == 0 and bill.at >= self.carried_until:
@@ -384,20 +384,20 @@ class Model:
         batch.left = batch.credits - self._pay_debt(batch.credits)
 
     def installments(self, at: int) -> int:
-        """Give the parts that are due, unless all their money went back; how many."""
+        """Grant the installments that are due, unless fully reversed. Returns how many."""
         due = [b for b in self.batches if not (b.given or b.cancelled) and b.due is not None and b.due <= at]
         made = 0
         for batch in sorted(due, key=lambda b: (b.due, b.number)):
             if not self.reversed_whole(batch.invoice):
                 self._give(batch)
-                self.expire(at)  # after a downtime, a month's part may be over as it comes
+                self.expire(at)  # after a downtime, an installment may have expired already
                 self._recompute(batch.invoice, at)
                 self.expire(at)
                 made += 1
         return made
 
     def expire(self, at: int) -> None:
-        """What is over by `at` ends; up to the cap of what is unused stays."""
+        """Expire what ends by `at`; unused credits up to the cap roll over."""
         over = [b for b in self.batches if b.left and b.ends is not None and b.ends <= at]
         for batch in sorted(over, key=lambda b: b.order):
             rolled = sum(b.left for b in self.batches if b.rolled)
@@ -418,7 +418,7 @@ class Model:
             batch.ended = batch.ended or (gone > 0 and batch.left == 0)
 
     def cancel(self, subscription: str, at: int) -> None:
-        """The subscription has ended; so do its credits, if the plan says so."""
+        """The subscription has ended; its credits expire if the plan says so."""
         for batch in self.batches:
             if batch.subscription != subscription or not self.plans[batch.plan].ends_with_subscription:
                 continue
@@ -428,10 +428,10 @@ class Model:
                 batch.cap, batch.ends = 0, at if batch.ends is None else min(batch.ends, at)
                 batch.expired, batch.left, batch.ended = batch.expired + batch.left, 0, True
 
-    # Money that goes back
+    # Reversals
 
     def reversal(self, invoice: str, id: str, kind: str, status: str, amount: int, at: int) -> bool:
-        """What Stripe says of a refund or dispute. False where it is no news."""
+        """Apply the state of a refund or dispute. False if it is not new."""
         known = self.invoices[invoice].known
         if id in known and PROGRESS.index(known[id][1]) >= PROGRESS.index(status):
             return False
@@ -443,7 +443,7 @@ class Model:
         return True
 
     def _due(self, invoice: str) -> tuple[int, int]:
-        """How many credits are to be taken back, and how many frozen."""
+        """How many credits to reverse, and how many to freeze."""
         known = self.invoices[invoice]
         granted = sum(b.credits for b in self._own(invoice))
         back = sum(a for k, s, a in known.known.values() if (k, s) in TAKES)
@@ -490,7 +490,7 @@ class Model:
             self.debt += credits
 
     def _give_back(self, own: list[Batch], known: Reversals, credits: int, at: int) -> None:
-        """In the opposite order: nothing for what was forgiven or had expired."""
+        """Restore in the opposite order; forgiven and expired credits are not restored."""
         forgiven = min(credits, known.forgiven)
         known.forgiven -= forgiven
         credits -= forgiven
@@ -514,7 +514,7 @@ class Model:
             self._freeze(name)
 
     def _freeze(self, invoice: str) -> None:
-        """So much of what is there as the disputed money bought."""
+        """Freeze as many available credits as the disputed money bought."""
         due = self._due(invoice)[1]
         for batch in self._own(invoice):
             here = batch.left + batch.frozen
@@ -523,6 +523,6 @@ class Model:
             due -= batch.frozen
 
     def _pay_from(self, batches: Iterable[Batch]) -> None:
-        """Nobody owes and has at once."""
+        """Cover a debt with available credits."""
         for batch in batches:
             batch.left -= self._pay_debt(batch.left)

@@ -1,6 +1,6 @@
-"""The ledger beside its reference model: any history, each step answered alike, on both databases.
+"""The ledger gives the same results as its reference model, after any history, on both databases.
 
-`LEDGER_MODEL_EXAMPLES` asks for more histories, and `LEDGER_MODEL_STEPS` for longer ones:
+`LEDGER_MODEL_EXAMPLES` sets the number of histories, `LEDGER_MODEL_STEPS` their length:
 `LEDGER_MODEL_EXAMPLES=2000 pytest tests/unit/test_ledger_model.py`.
 """
 
@@ -95,7 +95,7 @@ async def untold(_: StatusMessage) -> bool:
 
 
 class Customer:
-    """One customer on each of the two sides."""
+    """One customer in the ledger and in the model."""
 
     def __init__(self, account: Account, model: Model, bills: Bills) -> None:
         self.account = account
@@ -108,7 +108,7 @@ class Customer:
 
 
 class Histories(RuleBasedStateMachine):
-    """Whatever happens to two customers happens to the ledger and to the model."""
+    """Applies every step of two customers to the ledger and to the model."""
 
     runner: asyncio.Runner
 
@@ -163,12 +163,12 @@ class Histories(RuleBasedStateMachine):
     some = st.integers(1, 200) | st.sampled_from([50, 100, 300])
 
     def key(self, key: str) -> str:
-        """The key, or one that nobody has used."""
+        """The key, or a new one."""
         self.keys_made += 1
         return f"new-{self.keys_made}" if key == "new" else key
 
     def reserved(self, who: int, nth: int) -> str:
-        """The key of one of the newest reservations, whatever became of it; "a" where there are fewer."""
+        """The key of one of the newest reservations in any state; "a" if there are fewer."""
         return (["a"] * 3 + list(self.customers[who].model.reservations))[-1 - nth]
 
     @rule(who=who, key=keys, credits=some)
@@ -184,7 +184,7 @@ class Histories(RuleBasedStateMachine):
     @rule(who=who, key=keys, credits=some, hours=st.sampled_from([1, 24, 24 * 40]), share=st.booleans())
     def reserve(self, who: int, key: str, credits: int, hours: int, share: bool) -> None:
         if share and self.customers[who].model.balance > 0:
-            credits = self.customers[who].model.balance  # all that there is
+            credits = self.customers[who].model.balance  # the whole balance
         self._reserve(who, self.key(key), credits, hours)
 
     def _reserve(self, who: int, key: str, credits: int, hours: int) -> None:
@@ -218,14 +218,14 @@ class Histories(RuleBasedStateMachine):
 
     @rule(who=who, nth=st.integers(0, 2), percent=st.sampled_from([100, 100, 99]))
     def reserve_again(self, who: int, nth: int, percent: int) -> None:
-        """Under a key that stands for a reservation, whatever became of it."""
+        """Spend with a key that belongs to a reservation in any state."""
         key = self.reserved(who, nth)
         known = self.customers[who].model.reservations.get(key)
         self._reserve(who, key, (known.credits if known else 10) * percent // 100 or 1, 1)
 
     @rule(who=who, credits=some, hours=st.sampled_from([1, 30]), swept=st.booleans(), nth=st.integers(0, 1))
     def outlast(self, who: int, credits: int, hours: int, swept: bool, nth: int) -> None:
-        """Work that takes longer than its reservation."""
+        """A reservation expires before the work is done."""
         self._reserve(who, self.key("new"), credits, 1)
         self.wait(hours, looked=False)
         if swept:
@@ -281,7 +281,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(who=who, price=st.sampled_from(["basic_m", "pro_m"]), seats=st.integers(1, 3))
     def change(self, who: int, price: str, seats: int) -> None:
-        """To another plan or quantity, within a month that was paid for."""
+        """Change to another plan or quantity within a paid month."""
         customer = self.customers[who]
         bills, item = customer.bills, Item(PRICES[price], seats)
         if not customer.subscribed or not bills.debits or bills.item == item:
@@ -311,7 +311,7 @@ class Histories(RuleBasedStateMachine):
         customer.model.cancel(subscription, self.at)
 
     def settle(self, customer: Customer) -> None:
-        """The invoice that Stripe has made is paid, and heard of."""
+        """Stripe's invoice is paid, and its event handled."""
         lines, last = customer.bills.lines[-1], customer.bills.last
         total, from_balance, change = last.money.total_minor, last.money.from_balance_minor, last.money.change
         name = f"{last.invoice}_{customer.account.id}"
@@ -346,7 +346,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from([1, 30, 24 * 5, 24 * 16, 24 * 45]), looked=st.booleans())
     def wait(self, hours: int, looked: bool) -> None:
-        """Time passes, and renewals and installments come. Whether somebody looks at once must not matter."""
+        """Advance the time, with renewals and installments. When balances are read must not matter."""
         until = self.at + hours * HOUR_S
         while renewing := [c for c in self.customers if c.subscribed and c.bills.end <= until]:
             customer = min(renewing, key=lambda c: c.bills.end)
@@ -368,7 +368,7 @@ class Histories(RuleBasedStateMachine):
         rows = await due.filter(due_at__lte=at_unix(self.at)).order_by("due_at", "id")
         return sum([await self.settlement.make_installment(row.id) for row in rows])
 
-    # Money that goes back
+    # Reversals
 
     @precondition(lambda self: any(c.invoices for c in self.customers))
     @rule(
@@ -381,11 +381,11 @@ class Histories(RuleBasedStateMachine):
         n=st.integers(0, 1),
     )
     def reverse(self, who: int, newest: int, known: tuple[str, str], n: int) -> None:
-        """News, in any order, of a refund or dispute of one of the newest invoices, in whole or in part."""
+        """A full or partial refund or dispute of one of the newest invoices, with its events in any order."""
         self.hear(who, self.paid(who, newest), known, n)
 
     def paid(self, who: int, newest: int) -> str | None:
-        """One of the newest invoices that money paid, if there is one."""
+        """One of the newest invoices that were paid with money, if there is one."""
         customer = self.customers[who]
         paid = [name for name in customer.invoices if customer.totals[name] > 0][-4:]
         return paid[newest % len(paid)] if paid else None
@@ -413,7 +413,7 @@ class Histories(RuleBasedStateMachine):
     def hold_over_a_reversal(
         self, who: int, percent: int, reversal: tuple[int, Any, int], pieces: int, hours: int, used: int
     ) -> None:
-        """Credits are held while their money goes back; perhaps others pay the debt meanwhile."""
+        """Reserve credits while their payment is reversed; other credits may cover the debt."""
         credits = max(1, self.customers[who].model.balance * percent // 100)
         self.reserve(who, "new", credits, 24 * 90, False)
         self.alike()
@@ -436,7 +436,7 @@ class Histories(RuleBasedStateMachine):
     def spend_before_a_reversal(
         self, who: int, percent: int, newest: int, known: Any, n: int, undone: bool
     ) -> None:
-        """Spent when the money goes back; a month later, credits are reserved, and not used."""
+        """Spend, then reverse the payment; a month later reserve credits and commit none of them."""
         self.spend(who, "new", max(1, self.customers[who].model.balance * percent // 100))
         name = self.paid(who, newest)
         self.hear(who, name, known, n)
@@ -448,7 +448,7 @@ class Histories(RuleBasedStateMachine):
         if undone:
             self.hear(who, name, ("refund", "failed") if known[0] == "refund" else ("dispute", "won"), n)
 
-    # What must be the same after each step
+    # What must be equal after each step
 
     @invariant()
     def alike(self) -> None:
@@ -465,7 +465,7 @@ class Histories(RuleBasedStateMachine):
             }
 
     async def books(self, customer: Customer) -> dict[str, Any]:
-        """What the product shows; and its own rules hold."""
+        """The product's state; its own invariants are checked as well."""
         mine = {"account_id": customer.account.id}
         async with write_transaction():
             account = await ledger.lock_account(customer.account.id)
@@ -512,7 +512,7 @@ def database_url(module_database_url: str) -> str:
 
 
 def test_the_ledger_answers_as_its_model_after_any_history(database_url: str) -> None:
-    """S25, S37: spends, reservations, refunds, disputes, changes of plan and time, under each policy."""
+    """S25, S37: spends, reservations, refunds, disputes, plan changes and time, under each policy."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         runner.run(stack.enter_async_context(open_database(database_url)))

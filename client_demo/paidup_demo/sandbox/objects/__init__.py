@@ -1,7 +1,7 @@
 """Constructors of Stripe's objects at the pinned version, every key present as Stripe shows it.
 
-Pure: values in, a fresh dict out. Nothing here stores, decides or sends. Keys that Stripe shows only when
-they are expanded (an invoice's `payments` and `confirmation_secret`) are not made here: see expansion.py.
+Pure functions that return a new dict; nothing here stores, decides or sends. Keys that Stripe shows only when
+expanded (an invoice's `payments` and `confirmation_secret`) are in expansion.py.
 """
 
 from __future__ import annotations

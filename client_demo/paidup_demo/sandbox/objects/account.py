@@ -1,4 +1,4 @@
-"""The account itself: what happens in it, and whom that is told to."""
+"""The account, its events and its webhook endpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def event(created: int, kind: str, data: Json, api_version: str, request: Json, 
 
 
 def webhook_endpoint(created: int, url: str, enabled_events: list[str], api_version: str | None) -> Json:
-    """An endpoint. Its secret is shown once, at creation, and kept in a note."""
+    """A webhook endpoint. Its secret is shown once, at creation, and stored separately."""
     return base("webhook_endpoint", "we", created) | {
         "api_version": api_version,
         "application": None,

@@ -19,12 +19,12 @@ SELF = {"type": "self"}
 
 
 def nulls(names: str) -> Json:
-    """These keys, each null."""
+    """These keys with null values."""
     return dict.fromkeys(names.split())
 
 
 def base(kind: str, prefix: str, created: int, **more: Any) -> Json:
-    """What nearly every object begins with."""
+    """The first keys of nearly every object."""
     return {"id": new_id(prefix), "object": kind, "created": created, "livemode": False, **more}
 
 

@@ -1,4 +1,4 @@
-"""What is owed: subscriptions, invoices and their lines, and the notes that take some of it back."""
+"""Subscriptions, invoices and their lines, and credit notes."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def line_item(
     invoice: Json, *, amount: int, description: str, period: tuple[int, int], quantity: int,
     pricing: Json | None, parent: Json,
 ) -> Json:  # fmt: skip
-    """A line of an invoice, without metadata. `amount` is before discounts."""
+    """An invoice line, without metadata. `amount` is before discounts."""
     return {
         "id": new_id("il"),
         "object": "line_item",
@@ -159,7 +159,7 @@ def line_item(
 
 
 def subscription_parent(subscription: Json) -> Json:
-    """The parent of a subscription's invoice."""
+    """An invoice's `parent`: its subscription."""
     return {
         "quote_details": None,
         "subscription_details": {
@@ -171,7 +171,7 @@ def subscription_parent(subscription: Json) -> Json:
 
 
 def price_details(price: Json) -> Json:
-    """How a line names its price."""
+    """A line's `pricing`."""
     return {
         "price_details": {"price": price["id"], "product": price["product"]},
         "type": "price_details",
@@ -180,7 +180,7 @@ def price_details(price: Json) -> Json:
 
 
 def prorated_price_details(price: Json, amount: int, quantity: int) -> Json:
-    """The same for a part of a period, with what one unit comes to."""
+    """A line's `pricing` for a part of a period, with the prorated unit amount."""
     unit = f"{amount / (quantity or 1):.12f}".rstrip("0").rstrip(".")
     return price_details(price) | {"unit_amount_decimal": unit}
 
@@ -218,7 +218,7 @@ def proration_parent(invoice_item: Json) -> Json:
 
 
 def invoice_item_owner(item: Json) -> Json:
-    """How an invoice item names the subscription's item that it prorates."""
+    """An invoice item's `parent`: the subscription item that it prorates."""
     return {
         "subscription_details": {"subscription": item["subscription"], "subscription_item": item["id"]},
         "type": "subscription_details",
@@ -240,7 +240,7 @@ def invoice_item_parent(invoice_item: str) -> Json:
 
 
 def invoice_item(created: int, *, customer: str, currency: str, amount: int, quantity: int) -> Json:
-    """Something to be put on an invoice of the customer's."""
+    """An invoice item: an amount for one of the customer's invoices."""
     return {
         **nulls("customer_account description invoice parent pricing proration_details test_clock"),
         "id": new_id("ii"),
@@ -263,7 +263,7 @@ def invoice_item(created: int, *, customer: str, currency: str, amount: int, qua
 
 
 def invoice_payment(created: int, invoice: Json, intent: Json) -> Json:
-    """The link between an invoice and the PaymentIntent that is to pay it."""
+    """An InvoicePayment: links an invoice to the PaymentIntent that pays it."""
     return base("invoice_payment", "inpay", created) | {
         "amount_paid": None,
         "amount_requested": invoice["amount_remaining"],
@@ -277,7 +277,7 @@ def invoice_payment(created: int, invoice: Json, intent: Json) -> Json:
 
 
 def credit_note(created: int, invoice: Json, *, amount: int, number: str, lines: list[Json]) -> Json:
-    """What is taken off an invoice; before or after its payment is for the caller to say."""
+    """A credit note; the caller says whether it is before or after the payment."""
     made = base("credit_note", "cn", created) | nulls(
         "customer_account customer_balance_transaction memo out_of_band_amount reason shipping_cost voided_at"
     )
@@ -311,7 +311,7 @@ def credit_note(created: int, invoice: Json, *, amount: int, number: str, lines:
 
 
 def credit_note_line(amount: int, description: str | None, invoice_line: str | None, quantity: int) -> Json:
-    """A line of a credit note: of a line of the invoice, or of its own."""
+    """A credit note line: for an invoice line, or a custom one."""
     return {
         "id": new_id("cnli"),
         "object": "credit_note_line_item",

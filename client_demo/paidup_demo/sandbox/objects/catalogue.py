@@ -1,4 +1,4 @@
-"""Who buys, and what is sold: customers, products, prices, coupons."""
+"""Customers, products, prices and coupons."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def price(created: int, *, product: str, currency: str, unit_amount: int, recurr
 
 
 def plan_of(price: Json) -> Json:
-    """The `plan` that Stripe still shows beside a recurring price."""
+    """The legacy `plan` object of a recurring price."""
     rhythm = price["recurring"]
     return {
         **nulls("meter tiers_mode transform_usage trial_period_days"),

@@ -1,4 +1,4 @@
-"""What moves: payment methods, intents, charges, refunds, disputes."""
+"""Payment methods, intents, charges, refunds and disputes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def payment_method(created: int, card: Json, billing_details: Json) -> Json:
 
 
 def payment_intent(created: int, *, amount: int, currency: str, customer: str | None) -> Json:
-    """A PaymentIntent that waits for a card."""
+    """A PaymentIntent that requires a payment method."""
     made = base("payment_intent", "pi", created) | nulls(
         "allowed_payment_method_types application application_fee_amount automatic_payment_methods"
         " canceled_at cancellation_reason customer_account description excluded_payment_method_types"
@@ -61,7 +61,7 @@ def payment_intent(created: int, *, amount: int, currency: str, customer: str | 
 
 
 def setup_intent(created: int, customer: str) -> Json:
-    """A SetupIntent that waits for a card."""
+    """A SetupIntent that requires a payment method."""
     made = base("setup_intent", "seti", created) | nulls(
         "application automatic_payment_methods cancellation_reason customer_account description "
         "excluded_payment_method_types flow_directions last_setup_error latest_attempt mandate next_action "
@@ -147,7 +147,7 @@ def _charged_card(intent: Json, card: Json) -> Json:
 
 
 def refund(created: int, charge: Json, amount: int, reason: str | None) -> Json:
-    """Money given back, at once."""
+    """A refund that succeeded at once."""
     made = base("refund", "re", created) | nulls(
         "balance_transaction customer_account receipt_number source_transfer_reversal transfer_reversal"
     )
@@ -177,7 +177,7 @@ _EVIDENCE = (
 
 
 def dispute(created: int, charge: Json, reason: str, status: str, due_by: int) -> Json:
-    """A charge called in question by the cardholder's bank."""
+    """A dispute of a charge."""
     card = charge["payment_method_details"]["card"]
     return base("dispute", "du", created) | {
         "amount": charge["amount"],
