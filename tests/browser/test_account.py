@@ -134,14 +134,14 @@ async def test_an_upgrade_whose_check_fails_leaves_the_plan_and_can_be_paid_late
 
 
 async def test_a_downgrade_is_active_at_once_and_explained(shopper: Shopper) -> None:
-    """Nothing to pay, no credits taken or given; the page says what becomes of the difference."""
+    """Nothing to pay, no credits taken or given; the page says what happens to the difference."""
     await shopper.subscribe("pro")
     await shopper.page.get_by_test_id("offer-basic").click()
     question = shopper.page.get_by_test_id("confirm")
     await expect(question).to_contain_text("you keep the credits you have")
     await question.get_by_role("button", name="Change to Basic").click()
     await expect(shopper.heading).to_have_text("You are on Basic now.")
-    await expect(shopper.page.locator("#done-text")).to_contain_text("credited to your next invoices")
+    await expect(shopper.page.locator("#done-text")).to_contain_text("deducted from your next invoices")
     await expect(shopper.balance).to_have_text("2,000")
     await shopper.see_account()
     await expect(shopper.page.get_by_test_id("plan-name")).to_have_text("Basic")

@@ -420,6 +420,7 @@ async def test_entry_reasons_are_written_for_the_customer(life: Life) -> None:
     """S25: no entry shows Stripe's ids or text for the merchant."""
     invoice = await life.buy("pro")
     note = await life.credit_note(invoice, amount=100, credit_amount=100)
+    await life.wait_for_balance(CREDITS - CREDITS * 100 // FULL)
     await life.dispute(invoice)
     await life.wait_for_balance(0)
     shown: list[Any] = await life.reasons()

@@ -21,13 +21,13 @@ from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.resync import resync
 from paidup.realtime.status_queries import read_status, read_statuses
 from paidup.stripe_api.schemas import PaymentIntent, decode
-from paidup.web.websocket import endpoint as sockets
 from paidup.web.websocket import snapshots
 from tests.conftest import World
 from tests.support import paidup as support
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup, next_status, status_with
 from tests.support.processes import free_port
+from tests.support.session_clock import HEARTBEAT_S, LIFETIME_S, SessionClock
 from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
@@ -46,28 +46,28 @@ def protocol(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(support.DEFAULTS, "websocket_protocol", request.param)
 
 
-async def test_an_idle_socket_gets_heartbeats(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_socket_gets_heartbeats(world: World, session_clock: SessionClock) -> None:
     """S29: a heartbeat at every interval while the socket is open."""
-    monkeypatch.setattr(sockets, "TICK_S", 0.02)
-    paidup = await world.server(webhooks=False, heartbeat_s=0.05)
+    paidup = await world.server(webhooks=False, heartbeat_s=HEARTBEAT_S, socket_max_lifetime_s=LIFETIME_S)
     ada = paidup.customer("ada")
     async with ada.watch(await ada.buy("pro")) as socket:
         await next_status(socket)
-        beats = 0
-        async with asyncio.timeout(10):
-            while beats < 3:
-                frame = await socket.receive_json()
-                beats += frame == {"type": "heartbeat"}
+        for _ in range(2):
+            session_clock.offset_s += HEARTBEAT_S
+            async with asyncio.timeout(60):
+                while await socket.receive_json() != {"type": "heartbeat"}:
+                    pass
 
 
 async def test_a_socket_is_closed_with_a_reason_after_its_lifetime(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, session_clock: SessionClock
 ) -> None:
     """S06: a bye says why and when to reconnect, then the socket is closed with 4408."""
-    monkeypatch.setattr(sockets, "TICK_S", 0.02)
-    paidup = await world.server(webhooks=False, socket_max_lifetime_s=0.3)
+    paidup = await world.server(webhooks=False, heartbeat_s=LIFETIME_S, socket_max_lifetime_s=HEARTBEAT_S)
     ada = paidup.customer("ada")
     async with ada.watch(await ada.buy("pro")) as socket:
+        await next_status(socket)
+        session_clock.offset_s += HEARTBEAT_S + 1
         frames = await _frames(socket)
         assert socket.close_code == 4408
     assert frames[-1]["type"] == "bye"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -15,11 +14,11 @@ from websockets.protocol import Protocol
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import Stage, StatusMessage
 from paidup.realtime.hub import INVOICES
-from paidup.web.websocket import endpoint, lightweight_protocol, session
 from paidup.web.websocket.lightweight_protocol import LightweightTransport
 from paidup.web.websocket.session import WebSocketSession
 from tests.conftest import World
 from tests.support.paidup import Paidup
+from tests.support.session_clock import HEARTBEAT_S, LIFETIME_S, SessionClock
 from tests.support.socket_load import CLOSE, Connection, connect, handshake
 from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
@@ -27,34 +26,12 @@ from tests.support.waiting import wait_until
 READERS = 200
 ROUNDS = 15
 HEARTBEAT = b'{"type":"heartbeat"}'
-HEARTBEAT_S = 600.0
-"""Far longer than any test: deadlines only pass when the clock is moved."""
-LIFETIME_S = 1_000_000.0
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-class Clock:
-    """Stands in for the module `time` where sessions read it; a test moves it forward."""
-
-    def __init__(self) -> None:
-        self.offset_s = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.offset_s
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    for module in (endpoint, lightweight_protocol, session):
-        monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(endpoint, "TICK_S", 0.02)
-    return clock
-
-
 async def test_one_stalled_reader_does_not_delay_two_hundred(
-    world: World, stripe_side: StripeSide, clock: Clock
+    world: World, stripe_side: StripeSide, session_clock: SessionClock
 ) -> None:
     """S32: the others get every message while it stalls; it is cut off at its deadline and frees its slot."""
     limit = READERS + 1
@@ -80,14 +57,14 @@ async def test_one_stalled_reader_does_not_delay_two_hundred(
         assert stalled.transport.blocked_at is not None
         assert not stalled.ended
         assert await _handshake_status(readers.port, request) == 503
-        clock.offset_s += HEARTBEAT_S + 1
+        session_clock.offset_s += HEARTBEAT_S + 1
         await wait_until(lambda: stalled.ended)
         await wait_until(lambda: _count(paidup, purchase["invoice"]) == READERS)
         assert await _handshake_status(readers.port, request) == 101
         await readers.receive_next_version()
 
 
-async def test_a_client_that_vanished_is_disconnected(world: World, clock: Clock) -> None:
+async def test_a_client_that_vanished_is_disconnected(world: World, session_clock: SessionClock) -> None:
     """S32: after two and a half heartbeats without a pong, without a close frame; others stay connected."""
     paidup = await world.server(webhooks=False, heartbeat_s=HEARTBEAT_S, socket_max_lifetime_s=LIFETIME_S)
     purchase = await paidup.customer("ada").buy("pro")
@@ -96,10 +73,10 @@ async def test_a_client_that_vanished_is_disconnected(world: World, clock: Clock
     vanished, _ = await _connect(paidup, request, polite=False)
     polite, polite_session = await _connect(paidup, request, received.append)
     for heartbeats in (1, 2):
-        clock.offset_s += HEARTBEAT_S
-        await _answers_heartbeat(polite_session, received, heartbeats, clock.monotonic())
+        session_clock.offset_s += HEARTBEAT_S
+        await _answers_heartbeat(polite_session, received, heartbeats, session_clock.monotonic())
         assert not vanished.ended.done()
-    clock.offset_s += HEARTBEAT_S
+    session_clock.offset_s += HEARTBEAT_S
     assert await asyncio.wait_for(vanished.ended, 60) == 1006
     await wait_until(lambda: _count(paidup, purchase["invoice"]) == 1)
     assert not polite.ended.done()
@@ -116,7 +93,7 @@ async def _answers_heartbeat(
 
 @pytest.mark.parametrize("sends_close", [True, False])
 async def test_an_ended_socket_leaves_nothing_to_the_collector(
-    world: World, sends_close: bool, clock: Clock
+    world: World, sends_close: bool, session_clock: SessionClock
 ) -> None:
     """Full collections are rare (docs/decisions.md): reference cycles would add up with each customer."""
     paidup = await world.server(webhooks=False, heartbeat_s=HEARTBEAT_S, socket_max_lifetime_s=LIFETIME_S)
@@ -128,7 +105,7 @@ async def test_an_ended_socket_leaves_nothing_to_the_collector(
         received: list[bytes] = []
         request = handshake(purchase["invoice"], purchase["ticket"])
         connection = await connect(port, request, received.append)
-        clock.offset_s += HEARTBEAT_S
+        session_clock.offset_s += HEARTBEAT_S
         await wait_until(lambda: HEARTBEAT in received)  # every part of the session has been used
         assert len(_session_objects()) == 2
         if sends_close:
