@@ -34,9 +34,8 @@ def create_app(
 
     Nothing is connected before its lifespan begins. A framework that mounts it does not run that
     lifespan: use `mounting.running`. `authenticate` identifies the customer of a request (default:
-    bearer JWT). `extra_routes` come after Paidup's own; the demo adds its pages with them. `clock` is
-    the time by which credits expire and installments are granted: the sandbox's test clock, or now.
-    Raises ConfigurationError where the settings need `paidup serve`.
+    bearer JWT). `extra_routes` come after Paidup's own. `clock` is the time by which credits expire and
+    installments are granted. Raises ConfigurationError if the settings need `paidup serve`.
     """
     # `paidup serve` starts one Valkey for all its workers; `uvicorn --workers` would start none.
     if found := process_problems(settings):
