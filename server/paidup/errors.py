@@ -15,6 +15,8 @@
     │   ├── AlreadySubscribed
     │   ├── AlreadyOnPlan
     │   ├── NotSubscribed
+    │   ├── SeveralSubscriptions    the request has to say which one
+    │   ├── ChangeRefused   Stripe does not make this change of the subscription
     │   ├── InvoiceUnpaid       a renewal has to be paid before a plan change
     │   └── PaymentUnderWay     another payment is being activated
     ├── InsufficientCredits
@@ -102,11 +104,11 @@ class ReservationOver(Conflict):
 
 
 class AlreadySubscribed(Conflict):
-    """The customer has a running subscription: `subscription`, Stripe's id."""
+    """The customer has a running subscription; `subscriptions` has its id, plan and status."""
 
-    def __init__(self, subscription: str) -> None:
+    def __init__(self, subscriptions: list[dict[str, str | None]]) -> None:
         super().__init__("This customer already has a running subscription.")
-        self.subscription = subscription
+        self.subscriptions = subscriptions
 
 
 class AlreadyOnPlan(Conflict):
@@ -122,6 +124,22 @@ class NotSubscribed(Conflict):
 
     def __init__(self) -> None:
         super().__init__("There is no running subscription. Subscribe to a plan first.")
+
+
+class SeveralSubscriptions(Conflict):
+    """The request has to say which one; `subscriptions` has the id, plan and status of each."""
+
+    def __init__(self, subscriptions: list[dict[str, str | None]]) -> None:
+        super().__init__("This customer has several subscriptions. Please name one as `subscription`.")
+        self.subscriptions = subscriptions
+
+
+class ChangeRefused(Conflict):
+    """Stripe does not make this change of the subscription. `reason` is a word for programs."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class InvoiceUnpaid(Conflict):

@@ -43,6 +43,7 @@ from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.subscriptions.checkout import Checkout
+from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.plan_changes import PlanChanges
 from paidup.subscriptions.sync import SubscriptionSync
 
@@ -159,7 +160,8 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         await prices.load()
         payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)
-        checkout = Checkout(prices, gateway, payments.verification, payments.subscriptions, clock)
+        own = OwnSubscriptions(gateway, payments.subscriptions, clock)
+        checkout = Checkout(prices, gateway, payments.verification, payments.subscriptions, own, clock)
         yield Services(
             settings=settings,
             catalogue=catalogue,
@@ -177,7 +179,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             events=payments.events,
             checkout=checkout,
             plan_changes=PlanChanges(
-                prices, gateway, payments.verification, checkout, payments.subscriptions, clock
+                prices, gateway, payments.verification, checkout, payments.subscriptions, own, clock
             ),
             reconciler=payments.reconciler,
             alarms=Alarms(),

@@ -57,7 +57,7 @@ def contracts(steps: list[Any], values: Values) -> list[str]:
         else:
             safe = isinstance(step, AddIndex | AlterModelOptions)
         if not safe:
-            found.append(" ".join([type(step).__name__, ".".join(names)]))
+            found.append(" ".join([type(step).__name__, ".".join(names)]).strip())
     return found
 
 

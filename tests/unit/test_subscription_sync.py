@@ -12,7 +12,8 @@ from paidup.db.models import Account, Subscription
 from paidup.domain.catalog import StripePrice
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
 from paidup.payments.outcomes import EventOutcome
-from paidup.stripe_api.schemas import ListOf, ObjectId, PendingUpdate, StripeSubscription, SubscriptionItem
+from paidup.stripe_api.prices import PriceCatalog
+from paidup.stripe_api.schemas import ItemPrice, ListOf, PendingUpdate, StripeSubscription, SubscriptionItem
 from paidup.subscriptions.sync import RENEWAL_GRACE, SubscriptionSync
 from tests.support.factories import an_account
 
@@ -63,9 +64,12 @@ def stripe() -> Stripe:
 
 @pytest.fixture
 def subscriptions(stripe: Stripe) -> SubscriptionSync:
+    prices = PriceCatalog(cast(Any, None), cast(Any, None))
+    for price in PRICES.values():
+        prices.add(price)
     return SubscriptionSync(
         cast(Any, stripe),
-        PRICES,
+        prices,
         cast(Any, stripe),
         cast(Any, SimpleNamespace(read=stripe.verify)),
         lambda: stripe.now,
@@ -80,7 +84,7 @@ async def ada(database: None) -> Account:
 def shape(
     account: Account, status: str = "active", plan: str = "basic", ends: datetime = PERIOD_END, **more: Any
 ) -> StripeSubscription:
-    item = SubscriptionItem("si_1", ObjectId(f"price_{plan}"), 1, int(ends.timestamp()))
+    item = SubscriptionItem("si_1", ItemPrice(f"price_{plan}"), 1, int(ends.timestamp()))
     return StripeSubscription(
         f"sub_{account.id}", status, str(account.stripe_customer), ListOf([item]), **more
     )
@@ -128,7 +132,7 @@ async def test_an_event_that_says_what_is_known_causes_no_question(
         {"ended_at": 1_800_000_000},
         {"ends": PERIOD_END + timedelta(days=31)},
         {"latest_invoice": "in_other"},
-        {"pending_update": PendingUpdate([SubscriptionItem("si_1", ObjectId("price_pro"), 1)])},
+        {"pending_update": PendingUpdate([SubscriptionItem("si_1", ItemPrice("price_pro"), 1)])},
     ],
     ids=lambda news: next(iter(news)),
 )
@@ -251,7 +255,7 @@ async def test_one_that_stripe_does_not_know_is_asked_about_no_more(
 async def test_among_several_items_the_one_that_sells_a_plan_counts(
     subscriptions: SubscriptionSync, ada: Account
 ) -> None:
-    support = SubscriptionItem("si_support", ObjectId("price_support"), 1)
+    support = SubscriptionItem("si_support", ItemPrice("price_support"), 1)
     made = shape(ada)
     both = StripeSubscription(made.id, made.status, made.customer, ListOf([support, *made.items.data]))
     await subscriptions.register(both.id, ada)

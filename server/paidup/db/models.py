@@ -265,6 +265,10 @@ class Subscription(Model):
     cancel_at = fields.DatetimeField(null=True)
     ended_at = fields.DatetimeField(null=True)
     latest_invoice = fields.CharField(255, null=True)
+    paid_elsewhere = fields.CharField(255, null=True)
+    """Its latest invoice when it was taken up, paid before Paidup knew of it: its credits are not granted."""
+    collection_paused = fields.BooleanField(default=False, db_default=False)
+    """Its invoices are not collected for now (`pause_collection`); its status does not say so."""
     fetched_at = fields.DatetimeField(null=True)
     refresh_at = fields.DatetimeField(null=True, db_index=True)
     created_at = fields.DatetimeField(auto_now_add=True)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.stripe_api.account import StripeAccount
 from paidup.stripe_api.client import RateLimitedClient, body_of, open_client
 from paidup.stripe_api.pagination import pages
@@ -32,8 +33,10 @@ from paidup.stripe_api.schemas import (
 )
 
 MAX_LINE_PAGES = 20
+MAX_SUBSCRIPTION_PAGES = 20
 READ_INVOICE = "invoices.retrieve"
 RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
+"""The statuses of a subscription that has begun and not ended."""
 
 R = TypeVar("R", bound=Refund | Dispute | CreditNote)
 
@@ -112,6 +115,14 @@ class StripeGateway:
         )
         return decode(StripeSubscription, body_of(changed))
 
+    async def clear_cancel_at(self, subscription: str) -> StripeSubscription:
+        """Undo an end at a date, as the customer portal sets it."""
+        params: Any = {"cancel_at": ""}
+        changed = await self._client.call(
+            "subscriptions.update", self._client.v1.subscriptions.update_async, subscription, params
+        )
+        return decode(StripeSubscription, body_of(changed))
+
     async def cancel_subscription(self, subscription: str) -> StripeSubscription:
         """End it now. Stripe voids an open first invoice, and refunds nothing."""
         ended = await self._client.call(
@@ -131,12 +142,30 @@ class StripeGateway:
         )
         return decode(StripeSubscription, body_of(read))
 
-    async def running_subscription(self, customer: str) -> StripeSubscription | None:
-        """The newest subscription of this customer that has begun and not ended, or None."""
-        params: Any = {"customer": customer, "limit": 20}
+    async def running_subscriptions(self, customer: str) -> list[StripeSubscription]:
+        """All subscriptions of this customer that have begun and not ended, newest first.
+
+        None where Stripe has no such customer: a deleted customer's subscriptions are cancelled.
+        """
+        running: list[StripeSubscription] = []
+        try:
+            async for page in pages(partial(self._list_subscriptions, customer), MAX_SUBSCRIPTION_PAGES):
+                running.extend(each for each in page.data if each.status in RUNNING)
+        except StripeRefused as error:
+            if error.code != "resource_missing":
+                raise
+            return []
+        if page.has_more:  # what is beyond may run as well: nothing is sold, changed or cancelled by guess
+            raise StripeUnavailable(f"{customer} has more subscriptions than can be read")
+        return running
+
+    async def _list_subscriptions(self, customer: str, after: str | None) -> ListOf[StripeSubscription]:
+        # Stripe filters by one status; without one, it leaves out what was cancelled.
+        params: Any = {"customer": customer, "limit": 100}
+        if after:
+            params["starting_after"] = after
         page = await self._client.call("subscriptions.list", self._client.v1.subscriptions.list_async, params)
-        found = decode(ListOf[StripeSubscription], body_of(page)).data
-        return next((each for each in found if each.status in RUNNING), None)
+        return decode(ListOf[StripeSubscription], body_of(page))
 
     async def create_invoice(
         self, customer: str, price: str, quantity: int, external_id: str, key: str

@@ -235,9 +235,14 @@ class ObjectId(msgspec.Struct, frozen=True):
     id: str = ""
 
 
+class ItemPrice(msgspec.Struct, frozen=True):
+    id: str
+    product: str | None = None
+
+
 class SubscriptionItem(msgspec.Struct, frozen=True):
     id: str
-    price: ObjectId
+    price: ItemPrice
     quantity: int | None = None
     current_period_end: int | None = None
 
@@ -248,6 +253,12 @@ class PendingUpdate(msgspec.Struct, frozen=True):
     subscription_items: list[SubscriptionItem] | None = None
 
 
+class PauseCollection(msgspec.Struct, frozen=True):
+    """Its invoices are kept as drafts, voided or marked uncollectible; the status stays as it is."""
+
+    behavior: str
+
+
 class StripeSubscription(msgspec.Struct, frozen=True):
     id: str
     status: str
@@ -256,6 +267,10 @@ class StripeSubscription(msgspec.Struct, frozen=True):
     latest_invoice: StripeInvoice | str | None = None
     pending_update: PendingUpdate | None = None
     cancel_at: int | None = None
+    cancel_at_period_end: bool = False
+    collection_method: str = "charge_automatically"
+    pause_collection: PauseCollection | None = None
+    schedule: str | None = None
     ended_at: int | None = None
     metadata: dict[str, str] | None = None
 
@@ -263,6 +278,24 @@ class StripeSubscription(msgspec.Struct, frozen=True):
     def latest_invoice_id(self) -> str | None:
         latest = self.latest_invoice
         return latest.id if isinstance(latest, StripeInvoice) else latest
+
+    @property
+    def named_account(self) -> str | None:
+        """The account that its metadata names."""
+        return (self.metadata or {}).get(ACCOUNT_METADATA_KEY) or None
+
+    @property
+    def ends_at(self) -> int | None:
+        """When it is going to be cancelled, by whichever of the two fields says so, the earlier of both.
+
+        With flexible billing neither fills in the other, and the customer portal sets `cancel_at` alone:
+        https://docs.stripe.com/billing/subscriptions/billing-mode/compare
+        """
+        ends = [item.current_period_end for item in self.items.data if item.current_period_end]
+        dates = [self.cancel_at] if self.cancel_at else []
+        if self.cancel_at_period_end and ends:
+            dates.append(max(ends))
+        return min(dates, default=None)
 
 
 class Refund(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
+import structlog
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import F
 
@@ -39,7 +40,10 @@ from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import StripeInvoice
+from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.sync import SubscriptionSync
+
+log = structlog.get_logger(__name__)
 
 PENDING = [
     InvoiceStatus.OPEN,
@@ -68,9 +72,11 @@ class Checkout:
         gateway: StripeGateway,
         verification: Verification,
         subscriptions: SubscriptionSync,
+        own: OwnSubscriptions,
         clock: Clock,
     ) -> None:
         self._subscriptions = subscriptions
+        self._own = own
         self._clock = clock
         self._catalogue = prices.catalogue
         self._prices = prices
@@ -106,17 +112,16 @@ class Checkout:
                 .order_by("-created_at")
                 .first()
             )
+        running = await self._own.running(account)
+        if others := [each for each in running if pending is None or each.id != pending.subscription]:
+            raise AlreadySubscribed(self._own.described(others))
         if pending is not None:
             same = await self._same(pending, wanted)
             again = await self.resume_pending(pending.id, account, same, partial(self._give_up, pending))
             if again is not None:
                 return again
-        with storage_errors():
-            has_purchased = await Invoice.exists(account_id=account.id, status=InvoiceStatus.ACTIVE)
-        if has_purchased and account.stripe_customer:
-            running = await self._gateway.running_subscription(account.stripe_customer)
-            if running is not None:
-                raise AlreadySubscribed(running.id)
+        if running:  # the pending one: its invoice is void, and it runs all the same
+            raise AlreadySubscribed(self._own.described(running))
         return await self._subscribe(account, *wanted)
 
     async def top_up(self, account: Account, plan_id: str, quantity: int = 1) -> Purchase:
@@ -189,11 +194,18 @@ class Checkout:
             return Purchase(status, secret_of(invoice), created=False)
         if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
             raise PaymentUnderWay(invoice_id)
-        await give_up()  # another purchase was requested, and this one is not paid
+        refused = False
+        try:
+            await give_up()  # another purchase was requested, and this one is not paid
+        except StripeRefused as error:  # given up by another request, or paid, at this moment
+            log.info("pending_payment_not_given_up", invoice=invoice_id, error=str(error))
+            refused = True
         settled, _ = await self._verification.read(
             invoice_id, Source.VERIFICATION, account.id, Purpose.REQUEST
         )
-        if settled.status is not None and settled.status.status is InvoiceStatus.ACTIVE:
+        status = settled.status
+        is_void = status is not None and status.status is InvoiceStatus.VOID
+        if (refused and not is_void) or (status is not None and status.status is InvoiceStatus.ACTIVE):
             raise PaymentUnderWay(invoice_id)  # paid at this moment
         return None
 

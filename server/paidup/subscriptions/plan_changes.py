@@ -17,7 +17,6 @@ from paidup.errors import (
     Conflict,
     InvalidInput,
     InvoiceUnpaid,
-    NotSubscribed,
     StripeError,
     StripeUnavailable,
 )
@@ -27,8 +26,10 @@ from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
-from paidup.stripe_api.schemas import StripeInvoice, StripeSubscription
+from paidup.stripe_api.schemas import StripeInvoice
+from paidup.subscriptions.change_refusals import refusals, refuse_unchangeable
 from paidup.subscriptions.checkout import Checkout, Purchase, secret_of
+from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.sync import SubscriptionSync
 
 UNPAID = ("past_due", "unpaid")
@@ -42,8 +43,10 @@ class PlanChanges:
         verification: Verification,
         checkout: Checkout,
         subscriptions: SubscriptionSync,
+        own: OwnSubscriptions,
         clock: Clock,
     ) -> None:
+        self._own = own
         self._catalogue = prices.catalogue
         self._prices = prices
         self._gateway = gateway
@@ -53,17 +56,23 @@ class PlanChanges:
         self._clock = clock
 
     async def change(
-        self, account: Account, plan_id: str, interval: Interval | None = None, quantity: int | None = None
+        self,
+        account: Account,
+        plan_id: str,
+        interval: Interval | None = None,
+        quantity: int | None = None,
+        subscription: str | None = None,
     ) -> Purchase:
         """The invoice of an upgrade or downgrade, to be paid where something is due.
 
-        Raises UnknownPlan, InvalidInput (quantity), NotSubscribed, AlreadyOnPlan, InvoiceUnpaid,
-        PaymentUnderWay, StripeError.
+        Raises UnknownPlan, InvalidInput (quantity), NotFound, NotSubscribed, SeveralSubscriptions,
+        AlreadyOnPlan, InvoiceUnpaid, PaymentUnderWay, StripeError.
         """
         plan = self._catalogue.plan(plan_id)
         if plan.top_up:
             raise InvalidInput(f"{plan.id} is a top-up, not a plan to subscribe to.")
-        running = await self._running(account)
+        running = await self._own.choose(account, subscription)
+        refuse_unchangeable(running)
         if running.status in UNPAID and running.latest_invoice_id:
             raise InvoiceUnpaid(running.latest_invoice_id)
         item = self._subscriptions.item_of(running)
@@ -80,35 +89,35 @@ class PlanChanges:
                 return again  # if the other change was paid meanwhile, this one follows it
         elif (item.price.id, item.quantity or 1) == wanted:
             raise AlreadyOnPlan(plan.id)
-        return await self._change(account, running.id, item.id, plan, wanted)
+        with refusals(running):
+            return await self._change(account, running.id, item.id, plan, wanted)
 
-    async def cancel(self, account: Account, at_once: bool) -> Subscription:
-        """End the subscription with its period, or now. Raises NotSubscribed, StripeError."""
-        running = await self._running(account)
+    async def cancel(self, account: Account, at_once: bool, subscription: str | None = None) -> Subscription:
+        """End the subscription with its period, or now.
+
+        Raises NotFound, NotSubscribed, SeveralSubscriptions, StripeError.
+        """
+        running = await self._own.choose(account, subscription)
         requested_at = self._clock()
-        if at_once:
-            updated = await self._gateway.cancel_subscription(running.id)
-        else:
-            updated = await self._gateway.cancel_at_period_end(running.id, True)
+        with refusals(running):
+            if at_once:
+                updated = await self._gateway.cancel_subscription(running.id)
+            else:
+                updated = await self._gateway.cancel_at_period_end(running.id, True)
         return await self._subscriptions.save(updated, requested_at)
 
-    async def resume(self, account: Account) -> Subscription:
-        """Undo a scheduled end. Raises NotSubscribed, StripeError."""
-        running = await self._running(account)
-        requested_at = self._clock()
-        updated = await self._gateway.cancel_at_period_end(running.id, False)
+    async def resume(self, account: Account, subscription: str | None = None) -> Subscription:
+        """Undo a scheduled end. Raises NotFound, NotSubscribed, SeveralSubscriptions, StripeError."""
+        running = await self._own.choose(account, subscription)
+        requested_at, updated = self._clock(), running
+        with refusals(running):
+            # One after the other: Stripe refuses both parameters in one call. With classic billing
+            # the first clears both.
+            if updated.cancel_at_period_end:
+                updated = await self._gateway.cancel_at_period_end(running.id, False)
+            if updated.cancel_at is not None:
+                updated = await self._gateway.clear_cancel_at(running.id)
         return await self._subscriptions.save(updated, requested_at)
-
-    async def _running(self, account: Account) -> StripeSubscription:
-        if account.stripe_customer is None:
-            raise NotSubscribed
-        requested_at = self._clock()
-        running = await self._gateway.running_subscription(account.stripe_customer)
-        if running is None:
-            raise NotSubscribed
-        await self._subscriptions.register(running.id, account)
-        await self._subscriptions.save(running, requested_at)
-        return running
 
     def _listed(self, plan: Plan, interval: Interval | None, current: str) -> PlanPrice:
         """The price for the requested interval, else for the current one, else the plan's first price."""

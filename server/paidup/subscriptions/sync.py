@@ -7,7 +7,6 @@ same time cannot overwrite each other in the wrong order: a row holds the time o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
@@ -17,7 +16,6 @@ from paidup.credits import ledger
 from paidup.db.connection import locked, storage_errors, write_transaction
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import reconciler_delay_s
-from paidup.domain.catalog import StripePrice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
@@ -26,11 +24,15 @@ from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import Clock, at_unix
 from paidup.stripe_api.gateway import StripeGateway
-from paidup.stripe_api.schemas import ACCOUNT_METADATA_KEY, StripeSubscription, SubscriptionItem
+from paidup.stripe_api.prices import PriceCatalog
+from paidup.stripe_api.rate_limiter import Purpose
+from paidup.stripe_api.schemas import StripeSubscription, SubscriptionItem
 
 log = structlog.get_logger(__name__)
 
 ENDED = frozenset({"canceled", "incomplete_expired"})
+MAX_SHOWN = 20
+"""How many subscriptions of one account are shown."""
 RENEWAL_GRACE = timedelta(minutes=90)
 """Stripe finalises a renewal an hour after the end of the period: its events should have arrived by then."""
 MAX_LATE = timedelta(days=3)
@@ -41,7 +43,7 @@ class SubscriptionSync:
     def __init__(
         self,
         gateway: StripeGateway,
-        prices: Mapping[str, StripePrice],
+        prices: PriceCatalog,
         settlement: Settlement,
         verification: Verification,
         clock: Clock,
@@ -66,13 +68,12 @@ class SubscriptionSync:
 
     async def _register_unknown(self, shown: StripeSubscription) -> EventOutcome:
         """Register a subscription that was created directly in Stripe, where its account is known."""
-        named = (shown.metadata or {}).get(ACCOUNT_METADATA_KEY, "")
         with storage_errors():
             # In one query: a settlement may link the account to the customer between two.
-            by_name = Q(external_id=named, stripe_customer__isnull=True)
+            by_name = Q(external_id=shown.named_account or "", stripe_customer__isnull=True)
             found = await Account.filter(Q(stripe_customer=shown.customer) | by_name)
         account = next((one for one in found if one.stripe_customer), found[0] if found else None)
-        if account is None:
+        if account is None or not await self.is_own(shown, account):
             return EventOutcome.IRRELEVANT
         await self.register(shown.id, account)
         return EventOutcome.REFRESH_SCHEDULED
@@ -87,6 +88,43 @@ class SubscriptionSync:
             # Separately: its first invoice may have made the row meanwhile, with a later `refresh_at`.
             await Subscription.filter(id=subscription).update(refresh_at=self._clock())
 
+    async def take_up(self, current: StripeSubscription, account: Account, requested_at: datetime) -> None:
+        """Follow a running subscription that Stripe showed, from now on.
+
+        Where it is new here, it may have been paid for long ago: that is not credited. What is paid
+        from now on is. Raises StripeError.
+        """
+        with storage_errors():
+            known = await Subscription.exists(id=current.id)
+        if not known:
+            paid = await self._paid_invoice_of(current)
+            async with write_transaction():
+                await ledger.lock_account(account.id)
+                row = Subscription(id=current.id, account_id=account.id, paid_elsewhere=paid)
+                await Subscription.bulk_create([row], ignore_conflicts=True)
+            log.info("subscription_taken_up", subscription=current.id, account=account.id, not_credited=paid)
+        await self.save(current, requested_at)
+
+    async def _paid_invoice_of(self, current: StripeSubscription) -> str | None:
+        """Its latest invoice, where that is paid and unknown here."""
+        latest = current.latest_invoice_id
+        if latest is None or await Invoice.exists(id=latest):
+            return None
+        read = await self._gateway.read_invoice(latest, purpose=Purpose.REQUEST)
+        return latest if read.status == "paid" else None
+
+    async def is_own(self, shown: StripeSubscription, account: Account) -> bool:
+        """Whether it is this account's and Paidup's, not one to another product of the same customer."""
+        if shown.named_account == account.external_id:
+            return True
+        if shown.named_account is None and self._sells_plan(shown):
+            return True
+        with storage_errors():
+            return await Invoice.exists(subscription=shown.id, account_id=account.id)
+
+    def _sells_plan(self, shown: StripeSubscription) -> bool:
+        return any(self._prices.is_ours(item.price.id, item.price.product) for item in shown.items.data)
+
     async def read(self, subscription: str, max_wait_s: float | None = None) -> Subscription | None:
         """Read it from Stripe and save that. None where Stripe has none. Raises StripeError."""
         requested_at = self._clock()
@@ -98,6 +136,10 @@ class SubscriptionSync:
             log.warning("subscription_missing", subscription=subscription)
             with storage_errors():
                 await Subscription.filter(id=subscription).update(refresh_at=None)
+            return None
+        if not self._sells_plan(current) and not await self._is_known_as_own(current):
+            await Subscription.filter(id=subscription).delete()
+            log.info("subscription_not_own", subscription=subscription)
             return None
         # Saved last: where settling fails, it is read again.
         await self._settle_latest_invoice(current)
@@ -123,13 +165,20 @@ class SubscriptionSync:
     async def _settle_latest_invoice(self, current: StripeSubscription) -> None:
         """Settle a renewal of which no event has arrived."""
         latest = current.latest_invoice_id
-        if latest and not await Invoice.exists(id=latest):
+        if latest is None or await Invoice.exists(id=latest):
+            return
+        if not await Subscription.exists(id=current.id, paid_elsewhere=latest):
             await self._verification.read(latest, Source.RECONCILIATION)
+
+    async def _is_known_as_own(self, current: StripeSubscription) -> bool:
+        account = await Account.filter(subscriptions__id=current.id).first()
+        return account is not None and await self.is_own(current, account)
 
     def _update_row(self, row: Subscription, current: StripeSubscription) -> None:
         item, pending = self.item_of(current), self.pending_item_of(current)
         row.status = current.status
-        row.cancel_at = at_unix(current.cancel_at) if current.cancel_at else None
+        row.cancel_at = at_unix(current.ends_at) if current.ends_at else None
+        row.collection_paused = current.pause_collection is not None
         row.ended_at = at_unix(current.ended_at) if current.ended_at else None
         row.latest_invoice = current.latest_invoice_id
         row.pending_plan = self._plan(pending) if pending else None
@@ -143,7 +192,7 @@ class SubscriptionSync:
         self._update_row(seen, shown)
         names = (
             *("status", "price", "quantity", "pending_plan", "latest_invoice"),
-            *("current_period_end", "cancel_at", "ended_at"),
+            *("current_period_end", "cancel_at", "ended_at", "collection_paused"),
         )
         return row.fetched_at is not None and all(getattr(row, name) == getattr(seen, name) for name in names)
 
@@ -171,22 +220,29 @@ class SubscriptionSync:
     def _item(self, items: list[SubscriptionItem]) -> SubscriptionItem | None:
         return next((item for item in items if item.price.id in self._prices), None)
 
+    def plan_of(self, subscription: StripeSubscription) -> str | None:
+        """The plan that it sells, where its price is known."""
+        return self._plan(self.item_of(subscription))
+
     def _plan(self, item: SubscriptionItem) -> str | None:
         price = self._prices.get(item.price.id)
         return price.plan if price else None
 
 
-async def current_subscription(account: Account) -> Subscription | None:
-    """The account's subscription as last read: the running one, else the newest."""
+async def current_subscriptions(account: Account) -> list[Subscription]:
+    """The account's subscriptions as last read, newest first: all that run, else the newest one."""
     with storage_errors():
         newest = Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
-        not_running = ("canceled", "incomplete_expired", "incomplete")
-        row = await newest.exclude(status__in=not_running).first() or await newest.first()
-    if row is not None and row.status == "incomplete":
-        with storage_errors():
-            # Not an invoice of zero: whether the subscription is in a trial is read from Stripe.
-            settled = Invoice.filter(subscription=row.id, status=InvoiceStatus.ACTIVE)
-            paid = await settled.filter(total_minor__gt=0).exists()
-        if paid:
+        running = newest.exclude(status__in=[*ENDED, "incomplete"]).limit(MAX_SHOWN)
+        rows = await running or await newest.limit(1)
+    for row in rows:
+        if row.status == "incomplete" and await _is_paid(row):
             row.status = "active"  # as Stripe will say once it is read
-    return row
+    return rows
+
+
+async def _is_paid(row: Subscription) -> bool:
+    with storage_errors():
+        # Not an invoice of zero: whether the subscription is in a trial is read from Stripe.
+        settled = Invoice.filter(subscription=row.id, status=InvoiceStatus.ACTIVE)
+        return await settled.filter(total_minor__gt=0).exists()

@@ -22,7 +22,7 @@ from paidup.errors import InvalidInput, NotFound
 from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import now
-from paidup.subscriptions.sync import current_subscription
+from paidup.subscriptions.sync import current_subscriptions
 from paidup.web.dependencies import (
     current_account,
     current_grants,
@@ -38,6 +38,7 @@ Period = Literal["month", "year"]
 """A recurring interval. One-time payments are top-ups."""
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=MAX_QUANTITY)]
 InvoiceId = Annotated[str, msgspec.Meta(pattern=r"\Ain_[A-Za-z0-9_]{1,250}\Z")]
+SubscriptionId = Annotated[str, msgspec.Meta(pattern=r"\Asub_[A-Za-z0-9_]{1,250}\Z")]
 
 
 class BuyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,10 +55,16 @@ class ChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plan: str
     interval: Period | None = None
     quantity: Quantity | None = None
+    subscription: SubscriptionId | None = None
 
 
 class CancelBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when: Literal["period_end", "now"] = "period_end"
+    subscription: SubscriptionId | None = None
+
+
+class ResumeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    subscription: SubscriptionId | None = None
 
 
 class TopUpBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +109,9 @@ async def change(request: Request) -> Response:
     body = await read_json(request, ChangeBody)
     changes = get_services(request).plan_changes
     async with limited(request, account, Limited.PURCHASES):
-        changed = await changes.change(account, body.plan, _interval(body.interval), body.quantity)
+        changed = await changes.change(
+            account, body.plan, _interval(body.interval), body.quantity, body.subscription
+        )
     return purchase_response(request, account, changed)
 
 
@@ -115,15 +124,17 @@ async def cancel(request: Request) -> Response:
     account = await current_account(request)
     body = await read_json(request, CancelBody)
     async with limited(request, account, Limited.PURCHASES):
-        row = await get_services(request).plan_changes.cancel(account, at_once=body.when == "now")
+        changes = get_services(request).plan_changes
+        row = await changes.cancel(account, body.when == "now", body.subscription)
     return json_response({"subscription": _subscription(request, row)})
 
 
 async def resume(request: Request) -> Response:
     """POST /api/subscriptions/resume: undo a cancellation that has not taken effect yet."""
     account = await current_account(request)
+    body = await read_json(request, ResumeBody, default=ResumeBody())
     async with limited(request, account, Limited.PURCHASES):
-        row = await get_services(request).plan_changes.resume(account)
+        row = await get_services(request).plan_changes.resume(account, body.subscription)
     return json_response({"subscription": _subscription(request, row)})
 
 
@@ -169,13 +180,14 @@ async def account_ticket(request: Request) -> Response:
 
 
 async def account(request: Request) -> Response:
-    """GET /api/account: the balance, the subscription, and a payment that is pending or in progress."""
+    """GET /api/account: the balance, the subscriptions, and a payment that is pending or in progress."""
     own, _ = await current_grants(get_services(request), await current_account(request))
-    row = await current_subscription(own)
+    subscriptions = [_subscription(request, row) for row in await current_subscriptions(own)]
     return json_response(
         {
             "balance": own.balance,
-            "subscription": row and _subscription(request, row),
+            "subscription": subscriptions[0] if subscriptions else None,
+            "subscriptions": subscriptions,
             "installments": await _installments(own),
             "activating": await pending_activation(get_services(request), own),
         }
@@ -217,6 +229,7 @@ def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
         "pending_plan": row.pending_plan,
         "current_period_end": row.current_period_end,
         "cancel_at": row.cancel_at,
+        "collection_paused": row.collection_paused,
         "ended_at": row.ended_at,
     }
 

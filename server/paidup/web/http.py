@@ -30,11 +30,17 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def read_json(request: Request, kind: type[T]) -> T:
-    """The body as `kind`. Raises InvalidInput, which says what is wrong and where, or HTTPException 413."""
+async def read_json(request: Request, kind: type[T], default: T | None = None) -> T:
+    """The body as `kind`, or `default` where there is no body.
+
+    Raises InvalidInput, which says what is wrong and where, or HTTPException 413.
+    """
     limit = request.app.state.services.settings.request_max_bytes
+    body = await read_body(request, limit)
+    if default is not None and not body:
+        return default
     try:
-        return msgspec.json.decode(await read_body(request, limit), type=kind)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"The body is not valid: {error}") from None
 

@@ -30,6 +30,8 @@ _PROBLEMS: list[tuple[type[errors.PaidupError], int, str, str]] = [
     (errors.AlreadySubscribed, 409, "already-subscribed", "Already subscribed"),
     (errors.AlreadyOnPlan, 409, "already-on-plan", "Already on this plan"),
     (errors.NotSubscribed, 409, "not-subscribed", "No active subscription"),
+    (errors.SeveralSubscriptions, 409, "several-subscriptions", "Several subscriptions"),
+    (errors.ChangeRefused, 409, "change-refused", "Stripe does not make this change"),
     (errors.InvoiceUnpaid, 409, "invoice-unpaid", "An invoice is unpaid"),
     (errors.PaymentUnderWay, 409, "payment-under-way", "A payment is being activated"),
     (errors.Conflict, 409, "conflict", "The request conflicts with the current state"),
@@ -84,7 +86,7 @@ def _detail(error: errors.PaidupError) -> str:
 
 async def on_paidup_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.PaidupError)
-    members = {name: getattr(error, name, None) for name in ("invoice", "scope")}
+    members = {name: getattr(error, name, None) for name in ("invoice", "scope", "subscriptions", "reason")}
     response = problem_of(error, **{name: value for name, value in members.items() if value})
     request.app.state.services.metrics.requests_failed.labels(response.status_code).inc()
     if response.status_code >= 500:

@@ -1,0 +1,78 @@
+"""Finds an account's running subscriptions at Stripe, those that Paidup sells, and follows each.
+
+A Stripe customer may have subscriptions to other products. Those are never returned here, so that
+nothing shows, changes or cancels them, and no purchase is refused because of them.
+"""
+
+from __future__ import annotations
+
+from paidup.db.connection import storage_errors
+from paidup.db.customers import customers_of
+from paidup.db.models import Account, Subscription
+from paidup.errors import NotFound, NotSubscribed, SeveralSubscriptions, StripeRefused
+from paidup.runtime.clock import Clock
+from paidup.stripe_api.gateway import RUNNING, StripeGateway
+from paidup.stripe_api.schemas import StripeSubscription
+from paidup.subscriptions.sync import SubscriptionSync
+
+MAX_READ_ONE_BY_ONE = 20
+
+
+class OwnSubscriptions:
+    def __init__(self, gateway: StripeGateway, sync: SubscriptionSync, clock: Clock) -> None:
+        self._gateway = gateway
+        self._sync = sync
+        self._clock = clock
+
+    async def running(self, account: Account) -> list[StripeSubscription]:
+        """All of them, newest first. One that is new here is taken up: see `SubscriptionSync.take_up`."""
+        found: list[StripeSubscription] = []
+        for customer in await customers_of(account):
+            requested_at = self._clock()
+            for listed in await self._gateway.running_subscriptions(customer):
+                if await self._sync.is_own(listed, account):
+                    await self._sync.take_up(listed, account, requested_at)
+                    found.append(listed)
+        return found + await self._known_elsewhere(account, [each.id for each in found])
+
+    async def choose(self, account: Account, wanted: str | None) -> StripeSubscription:
+        """The running subscription `wanted`, or without an id the only one.
+
+        Raises NotFound, NotSubscribed, SeveralSubscriptions, StripeError.
+        """
+        running = await self.running(account)
+        if wanted is not None:
+            running = [each for each in running if each.id == wanted]
+            if not running:
+                raise NotFound(f"This customer has no running subscription {wanted}.")
+        if not running:
+            raise NotSubscribed
+        if len(running) > 1:
+            raise SeveralSubscriptions(self.described(running))
+        return running[0]
+
+    def described(self, subscriptions: list[StripeSubscription]) -> list[dict[str, str | None]]:
+        """What tells them apart in a problem document."""
+        return [
+            {"id": each.id, "plan": self._sync.plan_of(each), "status": each.status} for each in subscriptions
+        ]
+
+    async def _known_elsewhere(self, account: Account, listed: list[str]) -> list[StripeSubscription]:
+        """Those that are known by their id and on no list: of another customer, or over meanwhile."""
+        with storage_errors():
+            known = Subscription.filter(account_id=account.id, status__in=RUNNING).exclude(id__in=listed)
+            rows = await known.order_by("-created_at").limit(MAX_READ_ONE_BY_ONE)
+        found = []
+        for row in rows:
+            requested_at = self._clock()
+            try:
+                current = await self._gateway.read_subscription(row.id)
+            except StripeRefused as error:
+                if error.code != "resource_missing":
+                    raise
+                continue
+            if await self._sync.is_own(current, account):
+                await self._sync.save(current, requested_at)
+                if current.status in RUNNING:
+                    found.append(current)
+        return found
