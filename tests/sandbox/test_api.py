@@ -36,7 +36,7 @@ async def test_another_version_is_refused(sandbox_bare: Sandbox) -> None:
     assert reply.status == 400
 
 
-async def test_unknown_things(sandbox_bare: Sandbox) -> None:
+async def test_unknown_urls_objects_and_parameters(sandbox_bare: Sandbox) -> None:
     """Unknown URLs, objects and parameters each get Stripe's error."""
     assert (
         "Unrecognized request URL" in (await sandbox_bare.raw("GET", "/v1/topups")).body["error"]["message"]
@@ -130,7 +130,7 @@ async def test_a_declined_answer_is_replayed_and_a_wrong_form_is_not(sandbox_bar
     assert right.status == 200
 
 
-async def test_what_cannot_be_expanded(sandbox_bare: Sandbox) -> None:
+async def test_invalid_expansions_are_refused(sandbox_bare: Sandbox) -> None:
     """Only ids and included properties expand."""
     signup = await sandbox_bare.subscribe()
     for path in ("id", "nonsense", "currency", "customer.nonsense"):

@@ -55,7 +55,7 @@ async def test_a_part_discount_is_shared_over_the_lines(sandbox_bare: Sandbox) -
     assert sum(line.discount_amounts[0].amount for line in invoice.lines.data) == 1001
 
 
-async def test_credit_of_the_customer_pays(sandbox_bare: Sandbox) -> None:
+async def test_the_customer_balance_pays(sandbox_bare: Sandbox) -> None:
     """A negative balance is used up first; an invoice that it covers is paid with `amount_paid` 0."""
     customer = await sandbox_bare.v1.customers.create_async({"balance": -2500})
     first = await sandbox_bare.subscribe(customer=customer.id)
@@ -78,7 +78,7 @@ async def test_unpaid_for_23_hours(sandbox_bare: Sandbox) -> None:
     assert intent.cancellation_reason == "void_invoice"
 
 
-async def test_cancelling_what_was_never_paid(sandbox_bare: Sandbox) -> None:
+async def test_canceling_an_unpaid_subscription(sandbox_bare: Sandbox) -> None:
     """Canceling an incomplete subscription expires it, and its invoice can no longer be paid."""
     signup = await sandbox_bare.subscribe()
     await sandbox_bare.v1.subscriptions.cancel_async(signup.subscription.id)
@@ -139,7 +139,7 @@ async def test_a_renewal_that_fails(sandbox_bare: Sandbox, card: str) -> None:
     assert (await signup.read())[2] == "active"
 
 
-async def test_a_card_set_up_once_pays_renewals_unasked(sandbox_bare: Sandbox) -> None:
+async def test_a_card_set_up_once_pays_renewals_without_a_check(sandbox_bare: Sandbox) -> None:
     """4000002500003155 requires authentication for the first payment, not for the renewal."""
     signup = await sandbox_bare.subscribe()
     assert (await signup.confirm("pm_card_authenticationRequiredOnSetup")).body["status"] == "requires_action"

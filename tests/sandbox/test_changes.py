@@ -180,7 +180,7 @@ async def test_an_anchor_now_begins_a_new_period(sandbox_bare: Sandbox) -> None:
     ("card", "status"),
     [(CARD_3DS, "requires_action"), ("pm_card_chargeCustomerFail", "requires_payment_method")],
 )
-async def test_a_change_that_waits_for_its_payment(
+async def test_a_change_that_is_pending_until_paid(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver, card: str, status: str
 ) -> None:
     """`pending_if_incomplete`: the old price stays until the invoice is paid, with any card."""
@@ -206,7 +206,7 @@ async def test_a_change_that_waits_for_its_payment(
     await wait_until(lambda: bool(sandbox_receiver.of("customer.subscription.pending_update_applied")))
 
 
-async def test_a_change_that_can_be_paid_does_not_wait(sandbox_bare: Sandbox) -> None:
+async def test_a_change_that_is_paid_at_once_is_not_pending(sandbox_bare: Sandbox) -> None:
     """`pending_if_incomplete` with a card that pays is an ordinary change."""
     signup, item, middle = await _halfway(sandbox_bare)
     price = await sandbox_bare.plan(5000)
@@ -215,7 +215,7 @@ async def test_a_change_that_can_be_paid_does_not_wait(sandbox_bare: Sandbox) ->
     assert changed["items"].data[0].price.id == price.id
 
 
-async def test_a_change_that_waits_without_any_card(sandbox_bare: Sandbox) -> None:
+async def test_a_pending_change_without_a_card(sandbox_bare: Sandbox) -> None:
     """Without a payment method the invoice is open, with a client secret to pay it."""
     customer = await sandbox_bare.v1.customers.create_async({})
     signup = await sandbox_bare.subscribe(
@@ -230,7 +230,7 @@ async def test_a_change_that_waits_without_any_card(sandbox_bare: Sandbox) -> No
     assert changed.latest_invoice.confirmation_secret.client_secret.startswith("pi_")
 
 
-async def test_a_change_that_nobody_pays(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+async def test_an_unpaid_change_is_discarded(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
     """After 23 hours, or when its invoice is voided, it is discarded; a second one replaces the first."""
     signup, item, _ = await _halfway(sandbox_hooked, CARD_3DS)
     other, price = await sandbox_hooked.plan(3000), await sandbox_hooked.plan(5000)
@@ -250,7 +250,7 @@ async def test_a_change_that_nobody_pays(sandbox_hooked: Sandbox, sandbox_receiv
         check_shape(event.event["data"]["object"])
 
 
-async def test_credit_that_an_unpaid_invoice_used_comes_back(sandbox_bare: Sandbox) -> None:
+async def test_voiding_returns_the_used_balance(sandbox_bare: Sandbox) -> None:
     """Voiding returns to the customer's balance what the invoice had used."""
     signup, item, middle = await _halfway(sandbox_bare, CARD_3DS)
     await sandbox_bare.v1.customers.update_async(signup.customer, {"balance": -100})
@@ -263,7 +263,7 @@ async def test_credit_that_an_unpaid_invoice_used_comes_back(sandbox_bare: Sandb
 
 
 @pytest.mark.parametrize("behavior", ["allow_incomplete", "default_incomplete"])
-async def test_a_change_that_is_made_unpaid(sandbox_bare: Sandbox, behavior: str) -> None:
+async def test_a_change_that_is_applied_before_payment(sandbox_bare: Sandbox, behavior: str) -> None:
     """The other behaviours change at once and leave the subscription past due until the invoice is paid."""
     signup, item, _ = await _halfway(sandbox_bare, CARD_3DS)
     price = await sandbox_bare.plan(5000)
@@ -274,7 +274,7 @@ async def test_a_change_that_is_made_unpaid(sandbox_bare: Sandbox, behavior: str
     assert (await sandbox_bare.v1.subscriptions.retrieve_async(changed.id)).status == "active"
 
 
-async def test_a_change_that_must_be_paid(sandbox_bare: Sandbox) -> None:
+async def test_a_change_that_requires_payment(sandbox_bare: Sandbox) -> None:
     """`error_if_incomplete` refuses with 402 and changes nothing."""
     for card in (CARD_3DS, "pm_card_chargeCustomerFail"):
         signup, item, _ = await _halfway(sandbox_bare, card)
@@ -342,7 +342,7 @@ async def test_prorations_in_the_old_shape(sandbox_hooked: Sandbox, sandbox_rece
     assert shown == [("invoiceitem", True, 2000), ("invoiceitem", True, 5000)]
 
 
-async def test_a_change_survives_a_restart_while_it_waits(tmp_path: Path) -> None:
+async def test_a_pending_change_survives_a_restart(tmp_path: Path) -> None:
     """A pending change survives a restart and is applied once paid."""
     kept = settings(data_file=tmp_path / "sandbox.json")
     server = Server(kept).start()

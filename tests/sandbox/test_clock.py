@@ -96,7 +96,7 @@ async def test_a_renewal_that_is_not_paid(
     assert (await signup.read())[2] == "active"
 
 
-async def test_an_old_debt_paid_does_not_heal_a_newer_one(sandbox_bare: Sandbox) -> None:
+async def test_paying_an_old_renewal_leaves_a_newer_one_past_due(sandbox_bare: Sandbox) -> None:
     """Past due ends when the newest invoice is paid."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
@@ -149,7 +149,7 @@ async def test_a_trial_that_is_ended_early(sandbox_bare: Sandbox) -> None:
     assert (subscription.status, subscription.latest_invoice.amount_paid) == ("active", 2000)
 
 
-async def test_ends_that_were_asked_for(sandbox_bare: Sandbox) -> None:
+async def test_scheduled_cancellations(sandbox_bare: Sandbox) -> None:
     """Canceled at the period's end or at a given time: it ends at that time and is not renewed."""
     for how in ("cancel_at_period_end", "cancel_at"):
         signup = await sandbox_bare.subscribe()
@@ -164,7 +164,7 @@ async def test_ends_that_were_asked_for(sandbox_bare: Sandbox) -> None:
         assert len(await _invoices(sandbox_bare, signup)) == 1
 
 
-async def test_a_cancellation_taken_back(sandbox_bare: Sandbox) -> None:
+async def test_a_resumed_subscription_renews(sandbox_bare: Sandbox) -> None:
     """A resumed subscription renews as usual."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()
@@ -177,7 +177,7 @@ async def test_a_cancellation_taken_back(sandbox_bare: Sandbox) -> None:
     assert len(await _invoices(sandbox_bare, signup)) == 2
 
 
-async def test_first_payments_expire_at_their_moment(sandbox_bare: Sandbox) -> None:
+async def test_unpaid_first_payments_expire(sandbox_bare: Sandbox) -> None:
     """It expires 23 hours after its creation, no matter how far the clock is advanced."""
     signup = await sandbox_bare.subscribe()
     await _advance(sandbox_bare, 10 * DAY_S)
@@ -203,7 +203,7 @@ async def test_a_coupon_that_repeats_runs_out(sandbox_bare: Sandbox) -> None:
         assert [one.amount_paid for one in await _invoices(sandbox_bare, signup)] == paid
 
 
-async def test_whatever_the_clock_makes_has_its_shape(
+async def test_everything_after_a_long_advance_validates(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver
 ) -> None:
     """After a long advance every event validates, and so does its object."""

@@ -77,7 +77,7 @@ async def test_a_limit_for_each_endpoint(sandbox_bare: Sandbox) -> None:
     assert (await sandbox_bare.raw("GET", "/v1/customers")).status == 200
 
 
-async def test_a_lost_reply_is_made_good_by_a_retry(sandbox_bare: Sandbox) -> None:
+async def test_a_lost_reply_is_replayed_to_a_retry(sandbox_bare: Sandbox) -> None:
     """The request was executed: a retry with the same key gets the first response and creates nothing."""
     await sandbox_bare.conditions(api_lost_reply_rate=1)
     headers = {"Idempotency-Key": "k"}
@@ -153,7 +153,7 @@ async def test_wrong_use_of_controls(sandbox_bare: Sandbox, path: str, body: dic
     assert (await sandbox_bare.control(path, body, expect=400))["error"]["message"]
 
 
-async def test_controls_on_what_does_not_exist(sandbox_bare: Sandbox) -> None:
+async def test_controls_of_unknown_objects(sandbox_bare: Sandbox) -> None:
     """An unknown id is a 404."""
     await sandbox_bare.control("/events/evt_none/resend", expect=404)
     await sandbox_bare.control("/payment_intents/pi_none/authenticate", {"outcome": "pass"}, expect=404)

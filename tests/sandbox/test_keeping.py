@@ -100,7 +100,7 @@ def test_months_keep_their_day() -> None:
     assert add_interval(january, "week", 2, 31) == january + 14 * 86400
 
 
-def test_cards_that_cannot_be() -> None:
+def test_invalid_card_details() -> None:
     """Card details are validated as at Stripe."""
     card = {"number": "4242424242424242", "exp_month": 12, "exp_year": 2040, "cvc": "123"}
     assert typed_card(card)[1]["last4"] == "4242"

@@ -154,7 +154,7 @@ async def test_a_card_saved_beforehand_pays_at_once(sandbox_bare: Sandbox) -> No
     assert await signup.read() == ("succeeded", "paid", "active")
 
 
-async def test_error_if_incomplete_makes_nothing(sandbox_bare: Sandbox) -> None:
+async def test_error_if_incomplete_creates_nothing(sandbox_bare: Sandbox) -> None:
     """A card that does not pay at once is an error, and no subscription is created."""
     for card in ("pm_card_chargeCustomerFail", CARD_3DS):
         with pytest.raises(stripe.CardError):
@@ -172,7 +172,7 @@ async def test_a_declined_saved_card_leaves_it_incomplete(sandbox_bare: Sandbox)
     assert await signup.read() == ("succeeded", "paid", "active")
 
 
-async def test_an_intent_of_its_own(sandbox_bare: Sandbox) -> None:
+async def test_an_intent_without_an_invoice(sandbox_bare: Sandbox) -> None:
     """An intent created directly has no invoice (S22), and another customer's card cannot pay it."""
     signup = await sandbox_bare.subscribe()
     await signup.confirm()

@@ -70,7 +70,7 @@ async def test_several_items_renew_together(sandbox_bare: Sandbox) -> None:
     assert renewal["amount_paid"] == 4700
 
 
-async def test_another_price_brings_the_quantity_back_to_one(sandbox_bare: Sandbox) -> None:
+async def test_a_price_change_resets_the_quantity_to_one(sandbox_bare: Sandbox) -> None:
     """Without a quantity, a price change sets it to 1, as Stripe warns."""
     signup, item, moment = await _signup(
         sandbox_bare, items=[{"price": (await sandbox_bare.plan()).id, "quantity": 5}]
@@ -101,7 +101,7 @@ async def test_prorations_with_itemised_discounts(sandbox_bare: Sandbox) -> None
     check_shape((await sandbox_bare.raw("GET", f"/v1/invoices/{invoice.id}")).body)
 
 
-async def test_what_was_charged_is_given_back(sandbox_bare: Sandbox) -> None:
+async def test_prorations_credit_the_discounted_price(sandbox_bare: Sandbox) -> None:
     """A `once` coupon lowered the first period's price, so only the discounted price is credited."""
     coupon = await sandbox_bare.v1.coupons.create_async({"amount_off": 500, "currency": "usd"})
     signup, item, moment = await _signup(sandbox_bare, discounts=[{"coupon": coupon.id}])
@@ -124,7 +124,7 @@ async def test_a_coupon_for_an_existing_subscription(sandbox_bare: Sandbox) -> N
     assert full["amount_paid"] == 2000
 
 
-async def test_cancelled_with_the_unused_time_given_back(sandbox_bare: Sandbox) -> None:
+async def test_canceled_with_credit_for_unused_time(sandbox_bare: Sandbox) -> None:
     """`prorate` and `invoice_now`: a negative final invoice becomes the customer's credit balance."""
     signup, item, moment = await _signup(sandbox_bare)
     now = (await sandbox_bare.call("GET", "/sandbox/clock")).body["now"]
@@ -141,7 +141,7 @@ async def test_cancelled_with_the_unused_time_given_back(sandbox_bare: Sandbox) 
 
 
 @pytest.mark.parametrize("options", [{}, {"prorate": True}])
-async def test_cancelled_without_an_invoice(sandbox_bare: Sandbox, options: dict[str, bool]) -> None:
+async def test_canceled_without_an_invoice(sandbox_bare: Sandbox, options: dict[str, bool]) -> None:
     """Without `invoice_now` no invoice is created; with `prorate` the credit is a pending item."""
     signup, _, _ = await _signup(sandbox_bare)
     ended = await sandbox_bare.v1.subscriptions.cancel_async(signup.subscription.id, options)
@@ -158,7 +158,7 @@ async def test_a_debt_in_the_balance_is_collected(sandbox_bare: Sandbox) -> None
     assert (invoice.total, invoice.amount_due, invoice.ending_balance) == (2000, 2300, 0)
 
 
-async def test_a_trial_with_a_card_that_asks(sandbox_bare: Sandbox) -> None:
+async def test_a_trial_with_a_card_that_requires_a_check(sandbox_bare: Sandbox) -> None:
     """The bank checked the card when it was saved; this kind of card requires it again after the trial."""
     signup = await sandbox_bare.subscribe(trial_period_days=4)
     setup = signup.subscription.pending_setup_intent

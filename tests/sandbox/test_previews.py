@@ -22,7 +22,7 @@ def _lines(invoice: Any) -> list[tuple[int, str, int, int]]:
     ]
 
 
-async def test_a_preview_shows_what_the_change_then_makes(sandbox_bare: Sandbox) -> None:
+async def test_a_preview_equals_the_invoice_of_the_change(sandbox_bare: Sandbox) -> None:
     """The same lines, totals and balance; a preview stores nothing and sends no event."""
     v1 = sandbox_bare.v1
     signup, item = await _signup(sandbox_bare)
@@ -85,7 +85,7 @@ async def test_a_preview_of_the_next_cycle(sandbox_bare: Sandbox) -> None:
     assert renewal["total"] == seen.total
 
 
-async def test_previews_of_a_beginning_and_of_an_end(sandbox_bare: Sandbox) -> None:
+async def test_previews_of_new_and_canceled_subscriptions(sandbox_bare: Sandbox) -> None:
     """Previews of a new subscription, of one canceled now, and of one without a next invoice."""
     signup, item = await _signup(sandbox_bare)
     preview = sandbox_bare.v1.invoices.create_preview_async

@@ -61,7 +61,7 @@ async def test_a_refund_that_is_pending(sandbox_hooked: Sandbox, sandbox_receive
     await wait_until(lambda: bool(sandbox_receiver.of("refund.updated")))
 
 
-async def test_a_refund_that_fails_some_time_later(
+async def test_a_refund_that_fails_after_it_succeeded(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver
 ) -> None:
     """4000000000005126: succeeds at first, then fails, and the amount is no longer refunded."""

@@ -95,7 +95,7 @@ async def test_cards_that_do_not_pay(sandbox_bare: Sandbox, sandbox_page: Page) 
     assert (error["decline_code"], error["payment_intent"]["id"]) == ("insufficient_funds", signup.intent)
 
 
-async def test_the_bank_asks(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
+async def test_the_bank_requires_a_check(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
     """The dialog shows the bank's page; failing, closing with Escape and completing each resolve."""
     signup = await sandbox_bare.subscribe()
     bank = sandbox_page.frame_locator("iframe")

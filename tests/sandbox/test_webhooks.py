@@ -21,9 +21,7 @@ async def _delivered(sandbox: Sandbox) -> None:
     raise AssertionError("some event stays undelivered")
 
 
-async def test_what_is_sent_for_a_paid_subscription(
-    sandbox_hooked: Sandbox, sandbox_receiver: Receiver
-) -> None:
+async def test_events_of_a_paid_subscription(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
     """Creation, the bank's check and the payment each send Stripe's events, once."""
     signup = await sandbox_hooked.subscribe()
     await signup.confirm(CARD_3DS)
@@ -39,7 +37,7 @@ async def test_what_is_sent_for_a_paid_subscription(
     await wait_until(lambda: sorted(sandbox_receiver.types()) == sorted(made))
 
 
-async def test_snapshots_show_each_moment(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+async def test_events_hold_snapshots(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
     """An event has a snapshot of the object, its previous values, and the request that caused it."""
     signup = await sandbox_hooked.subscribe()
     await signup.confirm()
@@ -55,7 +53,7 @@ async def test_snapshots_show_each_moment(sandbox_hooked: Sandbox, sandbox_recei
     assert created["request"]["id"].startswith("req_")
 
 
-async def test_a_failed_attempt_is_told(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+async def test_a_failed_attempt_is_shown(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
     """A decline sends the failure events of charge, intent and invoice."""
     signup = await sandbox_hooked.subscribe()
     await signup.confirm("pm_card_chargeDeclined")
@@ -79,7 +77,7 @@ async def test_the_signature_is_verified_by_the_sdk(
             sandbox_hooked.stripe.construct_event(changed, signature, secret)
 
 
-async def test_an_endpoint_made_by_the_api(sandbox_bare: Sandbox, sandbox_receiver: Receiver) -> None:
+async def test_an_endpoint_created_by_the_api(sandbox_bare: Sandbox, sandbox_receiver: Receiver) -> None:
     """An endpoint's secret is shown once; it gets its `enabled_events` until it is disabled or deleted."""
     endpoints = sandbox_bare.v1.webhook_endpoints
     params = {"url": sandbox_receiver.url, "enabled_events": ["product.created"]}
@@ -115,7 +113,7 @@ async def test_two_endpoints_on_one_address(sandbox_hooked: Sandbox, sandbox_rec
 
 
 @pytest.mark.parametrize("refusal", [500, 400, 302])
-async def test_what_is_not_2xx_is_tried_again(
+async def test_deliveries_without_2xx_are_retried(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver, refusal: int
 ) -> None:
     """Errors and redirects are retried with a new signature; until then the event is undelivered."""
@@ -203,7 +201,7 @@ async def test_the_shape_before_basil(sandbox_hooked: Sandbox, sandbox_receiver:
     assert "parent" in await sandbox_hooked.v1.invoices.retrieve_async(signup.invoice)
 
 
-async def test_an_address_where_nobody_listens(sandbox_bare: Sandbox) -> None:
+async def test_a_refused_connection_is_an_attempt(sandbox_bare: Sandbox) -> None:
     """A refused connection is recorded as an attempt, with its reason."""
     nobody = {"url": "http://127.0.0.1:1/hook", "secret": SECRET}
     await sandbox_bare.control("/webhook_endpoints", nobody)

@@ -158,7 +158,7 @@ async def test_an_event_whose_handling_fails_is_answered_200_kept_and_credited_l
     await assert_books_balance(grants=1)
 
 
-async def test_killed_between_commit_and_publish_the_socket_elsewhere_is_told(
+async def test_a_kill_between_commit_and_publish_delays_the_status(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S14: killed after its commit and before publishing: the socket gets the status within 10 s."""
@@ -177,9 +177,7 @@ async def test_killed_between_commit_and_publish_the_socket_elsewhere_is_told(
     await assert_books_balance(grants=1)
 
 
-async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
-    world: World, stripe_side: StripeSide
-) -> None:
+async def test_the_reconciler_publishes_for_a_killed_process(world: World, stripe_side: StripeSide) -> None:
     """S14: a version that was committed and not published is published by the reconciler, once."""
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
@@ -199,7 +197,7 @@ async def test_what_a_killed_process_did_not_publish_the_reconciler_publishes(
     await assert_books_balance(grants=1)
 
 
-async def test_an_event_comes_again_long_after_any_window(paidup: Paidup, stripe_side: StripeSide) -> None:
+async def test_an_event_repeated_much_later_grants_nothing(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S16: an event repeated a year later, even one whose row was purged, grants nothing more."""
     ada, purchase = await _paid_without_webhooks(paidup, stripe_side)
     body = await _body_of(stripe_side, "invoice.paid", purchase["invoice"])
@@ -230,7 +228,7 @@ async def test_an_event_comes_again_after_its_payload_was_pruned(
     await assert_books_balance(grants=1)
 
 
-async def test_stripe_delivers_again_what_we_answered_503(
+async def test_an_event_refused_with_503_is_delivered_again(
     world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S17: an event that cannot be stored gets 503; Stripe delivers it again, and it is credited once."""
@@ -267,7 +265,7 @@ async def test_stripe_delivers_again_what_we_answered_503(
     await assert_books_balance(grants=1)
 
 
-async def test_a_reply_of_ours_that_is_lost_brings_the_event_again_and_no_second_grant(
+async def test_a_lost_response_repeats_the_event_and_grants_once(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
     """S17: our 200 was lost: the event is handled, delivered again, and grants nothing more."""
@@ -320,7 +318,7 @@ async def test_the_socket_is_on_one_process_and_the_webhook_comes_to_the_other(
     await assert_books_balance(grants=1)
 
 
-async def test_verification_here_and_webhooks_there_credit_once(
+async def test_verification_and_webhooks_on_two_processes_credit_once(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S10: ten customers pay at once, sockets on one process, webhooks on the other: each credited once."""

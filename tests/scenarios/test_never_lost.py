@@ -28,7 +28,7 @@ async def _event_of(stripe_side: StripeSide, kind: str) -> Any:
     return await wait_until(lambda: stripe_side.event(kind))
 
 
-async def test_a_payment_of_which_no_webhook_came_is_found_among_the_paid_invoices(
+async def test_a_payment_without_a_webhook_is_found_in_the_list_of_paid_invoices(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S20: no event was delivered and none is listed any more: the list of paid invoices has it."""
@@ -99,7 +99,7 @@ async def test_a_thin_event_names_the_invoice_and_it_is_read(world: World, strip
     assert await ada.balance() == 2000
 
 
-async def test_a_payload_whose_lines_are_cut_off_is_read_whole(world: World, stripe_side: StripeSide) -> None:
+async def test_a_truncated_invoice_is_read_in_full(world: World, stripe_side: StripeSide) -> None:
     """S19: an unknown invoice whose event has only some of its lines is read before it is credited."""
     paidup = await world.server(webhooks=False)
     customer = await stripe_side.api("POST", "customers")
@@ -136,7 +136,7 @@ async def _stored_card(stripe_side: StripeSide, customer: str) -> str:
     return str(card["id"])
 
 
-async def test_an_invoice_made_elsewhere_is_adopted_from_its_webhook(
+async def test_an_invoice_created_in_stripe_is_adopted_from_its_webhook(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S18: the SaaS's own subscription, known by its metadata alone, is credited when its webhook comes."""
@@ -183,9 +183,7 @@ async def test_two_endpoints_with_two_secrets_deliver_one_payment(
     await assert_books_balance(grants=1)
 
 
-async def test_silent_webhooks_are_an_alarm_although_everybody_is_served(
-    world: World, stripe_side: StripeSide
-) -> None:
+async def test_missing_webhooks_raise_an_alarm(world: World, stripe_side: StripeSide) -> None:
     """S35: verification settles everything, no webhook arrives: /readyz names the alarm and stays ready."""
     paidup = await world.server(webhooks=False)
     for number in range(SETTLED_WITHOUT_WEBHOOK):
@@ -203,7 +201,7 @@ async def test_silent_webhooks_are_an_alarm_although_everybody_is_served(
     assert await webhook_silence() is None, "one webhook ends it"
 
 
-async def test_the_audit_finds_what_does_not_add_up_and_repairs_nothing(
+async def test_the_audit_reports_a_wrong_balance_and_corrects_nothing(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S37: a balance changed by hand is reported by the audit, counted, and not corrected."""

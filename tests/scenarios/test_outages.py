@@ -23,7 +23,7 @@ READ_INVOICE = "GET /v1/invoices/{id}"
 
 
 @pytest.mark.parametrize("condition", ["api_down", "rate_limited", "slow"])
-async def test_with_stripes_api_away_the_webhook_still_credits(
+async def test_the_webhook_credits_while_stripes_api_is_down(
     world: World, stripe_side: StripeSide, condition: str
 ) -> None:
     """S34: Stripe's API is down, rate limited or slow: the webhook needs no call, credits, and notifies."""
@@ -81,7 +81,7 @@ async def test_a_purchase_while_stripe_is_down_is_503_and_works_later(
     await assert_books_balance(grants=1)
 
 
-async def test_a_reply_of_stripe_that_is_lost_makes_no_second_subscription(
+async def test_a_lost_stripe_response_creates_no_second_subscription(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S08: Stripe's response was lost: the retry with the same key gets the same subscription."""
@@ -96,7 +96,7 @@ async def test_a_reply_of_stripe_that_is_lost_makes_no_second_subscription(
     assert len((await stripe_side.api("GET", "customers"))["data"]) == 1
 
 
-async def test_with_the_database_gone_webhooks_are_503_and_all_settles_afterwards(
+async def test_a_database_outage_answers_503_and_all_settles_afterwards(
     world: World, stripe_side: StripeSide, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S33: the database is unreachable: webhooks get 503, sockets stay open; afterwards all is settled."""

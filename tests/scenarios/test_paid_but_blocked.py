@@ -118,7 +118,7 @@ async def test_a_browser_that_says_verify_is_active_at_once(world: World, stripe
     await assert_books_balance(grants=1)
 
 
-async def test_the_webhook_never_comes_and_no_browser_is_open(
+async def test_the_reconciler_credits_without_a_webhook_or_a_browser(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
     """S02: the webhook is dropped and the browser closed: the reconciler credits it when it is due."""
@@ -137,7 +137,7 @@ async def test_the_webhook_never_comes_and_no_browser_is_open(
     await assert_books_balance(grants=1)
 
 
-async def test_an_unpaid_invoice_is_asked_about_again_later(paidup: Paidup, stripe_side: StripeSide) -> None:
+async def test_an_unpaid_invoice_is_verified_again_later(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S02: an invoice that is unpaid when the reconciler reads it is read again later, and credited then."""
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
@@ -155,9 +155,7 @@ async def test_an_unpaid_invoice_is_asked_about_again_later(paidup: Paidup, stri
     await assert_books_balance(grants=1)
 
 
-async def test_spending_too_early_is_told_about_the_activation(
-    paidup: Paidup, stripe_side: StripeSide
-) -> None:
+async def test_a_refused_spend_names_the_activation(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S03: the refusal names the payment that is being activated, with a ticket for its socket."""
     await stripe_side.conditions(webhook_drop=True)
     ada, purchase = await _confirmed(paidup, stripe_side)
@@ -174,7 +172,7 @@ async def test_spending_too_early_is_told_about_the_activation(
     await assert_books_balance(grants=1)
 
 
-async def test_the_socket_opens_before_the_row_and_is_told_by_the_webhook(
+async def test_a_socket_opened_before_the_row_is_notified_by_the_webhook(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S04: the socket opens before the invoice's row exists: the webhook creates it and notifies."""
@@ -189,7 +187,7 @@ async def test_the_socket_opens_before_the_row_and_is_told_by_the_webhook(
     await assert_books_balance(grants=1)
 
 
-async def test_the_socket_opens_before_the_row_and_is_told_by_verification(
+async def test_a_socket_opened_before_the_row_is_notified_by_verification(
     world: World, stripe_side: StripeSide
 ) -> None:
     """S04: the row is created after the socket, without a webhook: verification starts once it exists."""
@@ -287,7 +285,7 @@ async def test_the_screen_goes_through_its_stages(world: World, stripe_side: Str
     assert stages == ["verifying", "waiting", "verifying", "active"]
 
 
-async def test_a_payment_in_processing_is_told_so(paidup: Paidup, stripe_side: StripeSide) -> None:
+async def test_a_processing_payment_is_shown(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S06: a payment that is not final has the status processing, so the customer can leave the page."""
     await stripe_side.conditions(processing_ms=600_000)
     ada, purchase = await _confirmed(paidup, stripe_side)
@@ -298,7 +296,7 @@ async def test_a_payment_in_processing_is_told_so(paidup: Paidup, stripe_side: S
 
 
 @pytest.mark.parametrize("source", ["verification", "webhook"])
-async def test_a_late_success_reaches_the_screen_that_said_failed(
+async def test_a_late_success_follows_a_failure_on_the_same_socket(
     world: World, stripe_side: StripeSide, source: str
 ) -> None:
     """S07: the status was failed, the next card succeeds: the same socket gets active."""
@@ -339,7 +337,7 @@ async def test_clicks_on_two_processes_are_one_subscription(world: World, stripe
     await _assert_one_purchase(stripe_side)
 
 
-async def test_a_reload_gets_the_same_payment_and_both_tabs_are_told(
+async def test_a_reload_gets_the_same_payment_and_both_tabs_get_the_status(
     paidup: Paidup, stripe_side: StripeSide
 ) -> None:
     """S08: a reload gets the same pending payment with 200; both tabs get the status."""
@@ -357,9 +355,7 @@ async def test_a_reload_gets_the_same_payment_and_both_tabs_are_told(
     await assert_books_balance(grants=1)
 
 
-async def test_a_reload_after_paying_tells_active_rather_than_sell_again(
-    paidup: Paidup, stripe_side: StripeSide
-) -> None:
+async def test_a_reload_after_paying_shows_active(paidup: Paidup, stripe_side: StripeSide) -> None:
     """S08: clicking again after paying, before any webhook: active, and nothing new is sold."""
     await stripe_side.conditions(webhook_drop=True)
     ada, purchase = await _confirmed(paidup, stripe_side)
