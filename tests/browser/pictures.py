@@ -125,6 +125,7 @@ async def account(shopper: Shopper) -> None:
     await shopper.change_to("pro")
     await shopper.see_account()
     plan = shopper.page.get_by_test_id("plan-text")
+    await expect(plan).to_contain_text("2,000 credits")  # the upgrade has been read
     renews = await plan.inner_text()
     await shopper.move_clock("1 month")
     await expect(shopper.rows.filter(has_text="+2,000").first).to_be_visible()
