@@ -28,7 +28,7 @@ from paidup.web.websocket import snapshots
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import ORIGIN, Customer, Paidup, next_balance, status_with
-from tests.support.session_clock import HEARTBEAT_S, SessionClock
+from tests.support.session_clock import HEARTBEAT_S, LIFETIME_S, SessionClock
 from tests.support.stripe_sandbox import StripeSide
 from tests.support.valkeys import frozen, running_valkey
 from tests.support.waiting import wait_until
@@ -160,9 +160,16 @@ async def test_an_idle_balance_socket_gets_heartbeats_and_a_bye(
         assert (await next_balance(line))["version"] == 0
 
 
-async def test_a_stalled_balance_reader_does_not_block_others(world: World, stripe_side: StripeSide) -> None:
+async def test_a_stalled_balance_reader_does_not_block_others(
+    world: World, stripe_side: StripeSide, session_clock: SessionClock
+) -> None:
     """S32: one tab stops reading and is cut off; the other gets every change meanwhile."""
-    paidup = await world.server(socket_send_timeout_s=0.3, resync_interval_s=600)
+    paidup = await world.server(
+        resync_interval_s=LIFETIME_S,
+        heartbeat_s=LIFETIME_S,
+        socket_max_lifetime_s=LIFETIME_S,
+        socket_send_timeout_s=HEARTBEAT_S,
+    )
     services, ada = paidup.services, await _rich(paidup, stripe_side)
     account = await _account(ada)
     async with _deaf_tab(paidup, await ada.account_ticket()), ada.watch_balance() as quick:
@@ -170,11 +177,14 @@ async def test_a_stalled_balance_reader_does_not_block_others(world: World, stri
         await wait_until(lambda: services.hub.subscriber_count(hub.ACCOUNTS, account.id) == 2)
         version = account.version
         # The buffers to the stalled client must be full before a send can block.
-        while services.hub.subscriber_count(hub.ACCOUNTS, account.id) == 2:
+        while all(session.transport.blocked_at is None for session in paidup.sockets._sessions):
             version += 1
             services.hub.publish_local(hub.ACCOUNTS, account.id, BalanceMessage(version, 5, now()))
             assert (await next_balance(quick))["version"] == version
-        assert not quick.closed
+        session_clock.offset_s += HEARTBEAT_S + 1
+        await wait_until(lambda: services.hub.subscriber_count(hub.ACCOUNTS, account.id) == 1)
+        services.hub.publish_local(hub.ACCOUNTS, account.id, BalanceMessage(version + 1, 5, now()))
+        assert (await next_balance(quick))["version"] == version + 1
     await wait_until(lambda: services.hub.subscribed_keys(hub.ACCOUNTS) == [])
 
 
