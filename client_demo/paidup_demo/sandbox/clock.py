@@ -1,4 +1,9 @@
-"""The sandbox's time: the real time plus an offset that only moves forward."""
+"""The sandbox's time: the real time plus an offset that only moves forward, as a test clock of Stripe's.
+
+Customers and the objects of billing have this time. Payments (intents, charges, refunds, disputes) and events
+have the real time, and so do signatures. https://docs.stripe.com/billing/testing/test-clocks, and
+https://github.com/stripe/stripe-python/issues/1183 for the payments.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,10 @@ class Clock:
     def __init__(self) -> None:
         self.offset_s = 0
         self._moment: int | None = None
+
+    def real(self) -> int:
+        """The real time: what payments and events show, wherever the clock is."""
+        return int(time.time())
 
     def now(self) -> int:
         """Seconds, as `created` shows them."""

@@ -32,7 +32,7 @@ class EventLog:
         if previous:
             data["previous_attributes"] = copied(previous)
         request = current_request.get()
-        event = objects.event(self._clock.now(), kind, data, API_VERSION, request, 0)
+        event = objects.event(self._clock.real(), kind, data, API_VERSION, request, 0)
         self._store.add(event)
         event["pending_webhooks"] = self._dispatch(event)
         return event

@@ -31,7 +31,7 @@ def new_intent(
 ) -> Json:
     """A stored PaymentIntent; `invoice` is who is told of its fate. The caller records its creation."""
     intent = world.store.add(
-        objects.payment_intent(world.now(), amount=amount, currency=currency, customer=customer)
+        objects.payment_intent(world.real_now(), amount=amount, currency=currency, customer=customer)
     )
     if invoice is not None:
         world.store.note(intent["id"])["invoice"] = invoice
@@ -123,7 +123,7 @@ def finish_processing(world: World, intent_id: str) -> None:
 
 def _succeed(world: World, intent: Json) -> None:
     method = world.store.get("payment_method", intent["payment_method"])
-    charge = world.store.add(objects.charge(world.now(), intent, method))
+    charge = world.store.add(objects.charge(world.real_now(), intent, method))
     world.events.record("charge.succeeded", charge)
     world.events.change(
         "payment_intent.succeeded",
@@ -144,7 +144,7 @@ def refuse(world: World, intent: Json, decline: str) -> None:
     """Decline: record a failed charge; the intent waits for another card."""
     fields = cards.decline_fields(decline)
     method = world.store.get("payment_method", intent["payment_method"])
-    made = objects.charge(world.now(), intent, method)
+    made = objects.charge(world.real_now(), intent, method)
     charge = world.store.add(objects.refused(made, fields["code"], fields["message"], decline))
     world.events.record("charge.failed", charge)
     intent["latest_charge"] = charge["id"]
@@ -179,7 +179,7 @@ def cancel(world: World, intent: Json, reason: str | None) -> None:
         "payment_intent.canceled",
         intent,
         status="canceled",
-        canceled_at=world.now(),
+        canceled_at=world.real_now(),
         cancellation_reason=reason,
         next_action=None,
     )

@@ -29,7 +29,7 @@ def refund(world: World, charge: Json, amount: int | None, reason: str | None, m
             f"Refund amount (${shown}) is greater than unrefunded amount on charge (${left / 100:.2f})",
             param="amount",
         )
-    made = world.store.add(objects.refund(world.now(), charge, wanted, reason) | {"metadata": metadata})
+    made = world.store.add(objects.refund(world.real_now(), charge, wanted, reason) | {"metadata": metadata})
     _foresee(world, made, charge)
     world.events.record("refund.created", made)
     _set_refunded(world, charge, charge["amount_refunded"] + wanted, "charge.refunded")
@@ -89,8 +89,8 @@ def open_dispute(
     if amount is not None and not 0 < amount <= charge["amount"]:
         raise InvalidRequestError("The amount must be from 1 to the amount of the charge.", param="amount")
     status = "warning_needs_response" if inquiry else "needs_response"
-    due_by = world.now() + 9 * DAY_S
-    made = world.store.add(objects.dispute(world.now(), charge, reason, status, due_by))
+    due_by = world.real_now() + 9 * DAY_S
+    made = world.store.add(objects.dispute(world.real_now(), charge, reason, status, due_by))
     made["amount"] = amount or charge["amount"]
     charge["disputed"] = True
     world.events.record("charge.dispute.created", made)

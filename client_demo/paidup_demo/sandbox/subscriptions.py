@@ -115,7 +115,7 @@ def _build(world: World, customer: Json, seats: list[Seat], params: Json, trial_
 
 def _ask_for_a_card(world: World, subscription: Json) -> None:
     """Nothing is due now, but something will be."""
-    intent = world.store.add(objects.setup_intent(world.now(), subscription["customer"]))
+    intent = world.store.add(objects.setup_intent(world.real_now(), subscription["customer"]))
     subscription["pending_setup_intent"] = intent["id"]
     world.events.record("setup_intent.created", intent)
 

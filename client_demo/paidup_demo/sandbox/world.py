@@ -37,6 +37,10 @@ class World:
         """The sandbox's time in whole seconds."""
         return self.clock.now()
 
+    def real_now(self) -> int:
+        """The real time in whole seconds, for payments."""
+        return self.clock.real()
+
     async def start(self) -> None:
         """Load the state, register the configured endpoints, resume timers and deliveries."""
         self.store.load()
@@ -101,6 +105,6 @@ class World:
         """Create a webhook endpoint and store its secret, up to Stripe's limit."""
         if len(self.store.table("webhook_endpoint")) >= MAX_ENDPOINTS:
             raise InvalidRequestError(f"You have reached the maximum of {MAX_ENDPOINTS} webhook endpoints.")
-        made = self.store.add(objects.webhook_endpoint(self.now(), url, enabled_events, api_version))
+        made = self.store.add(objects.webhook_endpoint(self.real_now(), url, enabled_events, api_version))
         self.store.note(made["id"])["secret"] = secret or new_id("whsec", 32)
         return made
