@@ -127,6 +127,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
         return self.stripe_secret_key.startswith(("sk_live_", "rk_live_"))
 
     @property
+    def restricted_key(self) -> bool:
+        """Whether the key has only the permissions that it was given."""
+        return self.stripe_secret_key.startswith("rk_")
+
+    @property
     def sandboxed(self) -> bool:
         """Whether STRIPE_API_BASE is a sandbox."""
         return self.stripe_api_base.rstrip("/") != STRIPE_API

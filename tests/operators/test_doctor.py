@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +29,8 @@ from paidup.runtime.clock import now
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.account import EndpointInfo
 from paidup.stripe_api.client import API_VERSION
+from paidup.stripe_api.permissions import PERMISSIONS, Permission
+from paidup_demo.sandbox.restricted_keys import RESOURCES
 from tests.conftest import World
 from tests.support.factories import an_account, an_invoice
 from tests.support.key_sets import jwk, published
@@ -147,6 +149,34 @@ async def test_other_checks_run_when_stripe_is_down(world: World) -> None:
 async def test_an_unknown_stripe_key_fails(world: World) -> None:
     found = await checks_by_name(world, stripe_secret_key="rk_test_of_the_tests_and_of_no_account")
     assert_check(found["stripe"], State.FAIL, "HTTP 401", "STRIPE_SECRET_KEY")
+
+
+async def restricted_key(world: World, wanted: Sequence[Permission]) -> str:
+    """A restricted key with these permissions."""
+    names = [f"{RESOURCES[one.path.split('/')[2]]}_{one.access}" for one in wanted]
+    return str((await world.stripe_side.control("restricted_keys", {"permissions": names}))["key"])
+
+
+@on_sqlite
+@pytest.mark.parametrize("lacking", PERMISSIONS, ids=str)
+async def test_each_permission_that_a_restricted_key_lacks_is_named(
+    world: World, lacking: Permission
+) -> None:
+    """It is tried, one call for each; the call of a write names no object, so nothing changes."""
+    key = await restricted_key(world, [one for one in PERMISSIONS if one is not lacking])
+    found = await checks_by_name(world, stripe_secret_key=key)
+    assert_check(found["permissions"], State.FAIL, f"missing: {lacking} ->", "Stripe's dashboard")
+
+
+@on_sqlite
+async def test_a_restricted_key_with_every_permission_passes(world: World) -> None:
+    key = await restricted_key(world, PERMISSIONS)
+    found = await checks_by_name(world, stripe_secret_key=key)
+    assert_check(found["stripe"], State.OK, "restricted")
+    assert_check(found["permissions"], State.OK, "all 12")
+    assert found["prices"].state is found["clock"].state is State.OK
+    whole = await checks_by_name(world)
+    assert_check(whole["permissions"], State.OK, "a secret key")
 
 
 @on_sqlite

@@ -20,7 +20,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from paidup_demo.sandbox import errors, forms
+from paidup_demo.sandbox import errors, forms, restricted_keys
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.events import current_request
 from paidup_demo.sandbox.expansion import expand
@@ -80,11 +80,15 @@ class Incoming:
     operation: Operation
     path: Mapping[str, str]
     url: str
-    publishable: bool
+    api_key: str
     raw: Json
     key: str | None
     version: str
     request_id: str
+
+    @property
+    def publishable(self) -> bool:
+        return self.api_key.startswith("pk_")
 
 
 class Api:
@@ -119,6 +123,12 @@ class Api:
             )
         if asked.version != API_VERSION:
             raise errors.ParameterError(f"This sandbox only implements version {API_VERSION}.")
+        if asked.api_key.startswith(restricted_keys.PREFIX):
+            paths = forms.check({"expand": asked.raw.get("expand", [])}, EXPAND)["expand"]
+            store = self._world.store
+            restricted_keys.refuse_unless_permitted(
+                store, asked.api_key, operation.method, operation.route, paths
+            )
         if self._affected(asked):
             self._fail_as_configured(operation)
         answer = await self._outcome(asked) if asked.key is None else await self._once(asked, asked.key)
@@ -225,15 +235,15 @@ async def _read(
         if len(body) > MAX_BODY:
             raise errors.ParameterError("Request body too large.")
     raw = forms.decode(request.url.query) | forms.decode(body.decode("utf-8", "replace"))
-    publishable = _is_publishable(request, raw)
-    if not publishable and from_another_page(request, allowed_origins):
+    api_key = _api_key(request, raw)
+    if not api_key.startswith("pk_") and from_another_page(request, allowed_origins):
         # The key can be sent in a form, and any page can send a form.
         raise errors.UnauthorizedError("Secret API keys are not accepted from pages of other origins.")
     return Incoming(
         operation=operation,
         path=request.path_params,
         url=request.url.path,
-        publishable=publishable,
+        api_key=api_key,
         raw=raw,
         key=request.headers.get("idempotency-key") if operation.method == "POST" else None,
         version=request.headers.get("stripe-version", API_VERSION),
@@ -241,16 +251,16 @@ async def _read(
     )
 
 
-def _is_publishable(request: Request, raw: Json) -> bool:
-    """Whether it is a publishable test key; raises UnauthorizedError for anything but a test key."""
+def _api_key(request: Request, raw: Json) -> str:
+    """The key of the call; raises UnauthorizedError for anything but a test key."""
     key = _bearer(request.headers.get("authorization", "")) or raw.pop("key", None)
     if not key:
         raise errors.UnauthorizedError(
             "You did not provide an API key. You need to provide your API key in the Authorization header,"
             " using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY')."
         )
-    if isinstance(key, str) and key.startswith(("sk_test_", "pk_test_")):
-        return key.startswith("pk_")
+    if isinstance(key, str) and key.startswith(("sk_test_", "pk_test_", restricted_keys.PREFIX)):
+        return key
     raise errors.UnauthorizedError(
         f"Invalid API Key provided: {str(key)[:8]}****. (This sandbox takes test keys only.)"
     )

@@ -171,6 +171,11 @@ def retrieve_setup_intent(call: Call) -> Json:
     return _seen(call, _intent(call, "setup_intent"))
 
 
+def list_setup_intents(call: Call) -> Json:
+    """GET /v1/setup_intents"""
+    return page(call.url, call.world.store.newest("setup_intent"), call.params)
+
+
 def confirm_setup_intent(call: Call) -> Json:
     """POST /v1/setup_intents/{id}/confirm"""
     intent = _intent(call, "setup_intent")
@@ -246,6 +251,7 @@ OPERATIONS = [
     Operation(
         "GET", "/v1/setup_intents/{id}", retrieve_setup_intent, {"client_secret": TEXT}, publishable=True
     ),
+    Operation("GET", "/v1/setup_intents", list_setup_intents, PAGING_BY_DATE),
     Operation("POST", "/v1/setup_intents/{id}/confirm", confirm_setup_intent, CONFIRM, publishable=True),
     retriever("charge"),
     Operation(

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup_demo.sandbox import due, payments, reversals, subscriptions
+from paidup_demo.sandbox import due, payments, restricted_keys, reversals, subscriptions
 from paidup_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.expansion import present
@@ -152,6 +152,14 @@ def add_endpoint(ask: ControlRequest) -> Json:
     return present(ask.world.add_endpoint(url, ["*"], api_version=version, secret=secret))
 
 
+def create_restricted_key(ask: ControlRequest) -> Json:
+    """POST /sandbox/restricted_keys {"permissions": ["customer_write", "event_read"]}"""
+    wanted = ask.json("permissions").get("permissions")
+    if not isinstance(wanted, list) or not set(map(str, wanted)) <= restricted_keys.KNOWN:
+        raise ControlError("permissions must be a list of: " + ", ".join(sorted(restricted_keys.KNOWN)))
+    return {"key": restricted_keys.create(ask.world.store, wanted)}
+
+
 def authenticate(ask: ControlRequest) -> Json:
     """POST /sandbox/{payment_intents|setup_intents}/{id}/authenticate {"outcome": "pass"|"fail"}"""
     outcome = ask.json("outcome").get("outcome")
@@ -230,6 +238,7 @@ CONTROLS: list[tuple[str, str, Control]] = [
     ("POST", "/events/{id}/resend", resend_event),
     ("POST", "/deliveries/flush", flush_deliveries),
     ("POST", "/webhook_endpoints", add_endpoint),
+    ("POST", "/restricted_keys", create_restricted_key),
     ("POST", "/payment_intents/{id}/authenticate", authenticate),
     ("POST", "/setup_intents/{id}/authenticate", authenticate),
     ("POST", "/subscriptions/{id}/renew", renew_subscription),

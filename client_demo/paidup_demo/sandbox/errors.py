@@ -4,6 +4,7 @@ StripeError                 anything the API answers with an `error` object
   InvalidRequestError            400: the caller's mistake (`param`, `code`)
   MissingError                   404: no such object, no such URL
   UnauthorizedError              401: no key, or a key that may not do this
+  PermissionRefusedError         403: a restricted key that may not do this
   CardError               402: the card was declined, or is no card
   IdempotencyMismatchError       400: a key used again with other parameters
   IdempotencyBusyError           409: a key whose first request is still running
@@ -65,6 +66,13 @@ class UnauthorizedError(StripeError):
     """401."""
 
     status = 401
+    recorded = False
+
+
+class PermissionRefusedError(StripeError):
+    """403."""
+
+    status = 403
     recorded = False
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from paidup.domain.catalog import Interval, PlanPrice
 from paidup.stripe_api.client import API_VERSION, RateLimitedClient, body_of
+from paidup.stripe_api.permissions import Permission, missing_permissions
 from paidup.stripe_api.schemas import ListOf
 
 
@@ -103,6 +104,10 @@ class StripeAccount:
         """The id of the account that the key belongs to; a restricted key may be refused."""
         read = await self._client.call("accounts.retrieve", self._client.v1.accounts.retrieve_current_async)
         return str(read.id)
+
+    async def missing_permissions(self, wanted: Sequence[Permission]) -> list[Permission]:
+        """Which of these a restricted key does not have."""
+        return await missing_permissions(self._client, wanted)
 
     async def read_clock(self) -> datetime | None:
         """Stripe's time, to the second, from the headers of a small answer."""

@@ -65,6 +65,10 @@ class RateLimitedClient:
         answer: Any = await self.call(endpoint, call, max_wait_s=max_wait_s, slot_acquired=slot_acquired)
         return str(answer.body)
 
+    async def send(self, endpoint: str, method: str, path: str, params: dict[str, Any]) -> None:
+        """A call of which only the success or the refusal matters."""
+        await self.call(endpoint, partial(self._client.raw_request_async, method, path, **params))
+
     async def call(
         self,
         endpoint: str,

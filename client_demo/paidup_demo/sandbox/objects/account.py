@@ -30,10 +30,13 @@ def webhook_endpoint(created: int, url: str, enabled_events: list[str], api_vers
     }
 
 
+ACCOUNT_ID = "acct_sandbox"
+
+
 def account() -> Json:
     """The account behind every key."""
     return {
-        "id": "acct_sandbox",
+        "id": ACCOUNT_ID,
         "object": "account",
         "charges_enabled": True,
         "country": "US",

@@ -16,7 +16,16 @@ from paidup.settings import Settings
 
 CHECKS = (
     *("settings", "mode", "plans", "tokens", "origins", "rate limit"),
-    *("stripe", "clock", "prices", "endpoint", "endpoint state", "endpoint events", "endpoint version"),
+    *(
+        "stripe",
+        "permissions",
+        "clock",
+        "prices",
+        "endpoint",
+        "endpoint state",
+        "endpoint events",
+        "endpoint version",
+    ),
     *("database", "migrations", "events", "webhooks", "reconciler", "ledger", "redis", "public url"),
 )
 """Names of all checks; docs/going-live.md has a section for each."""

@@ -17,6 +17,7 @@ from paidup.settings import Settings
 from paidup.stripe_api.account import EndpointInfo
 from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.gateway import StripeGateway, open_gateway
+from paidup.stripe_api.permissions import PERMISSIONS, REFUSED
 from paidup.stripe_api.rate_limiter import RateLimiter
 
 CLOCK_TOLERANCE_S = 5.0
@@ -33,7 +34,10 @@ async def check_stripe_account(
         key_check = await check_key(gateway, settings)
         if key_check.state is State.FAIL:
             return [key_check]
-        checks = [key_check, await check_clock(gateway, settings.webhook_tolerance_s)]
+        checks = [
+            *(key_check, await check_permissions(gateway, settings)),
+            await check_clock(gateway, settings.webhook_tolerance_s),
+        ]
         if catalogue:
             checks.append(await check_prices(gateway, catalogue))
         return checks + await check_endpoints(gateway, webhook_url)
@@ -46,13 +50,29 @@ async def check_key(gateway: StripeGateway, settings: Settings) -> Check:
     except StripeRefused as error:
         if error.http_status == 401:
             return fail("stripe", str(error), "set STRIPE_SECRET_KEY to a key of your account")
+        if error.http_status == REFUSED and settings.restricted_key:
+            return ok("stripe", "it answers; this restricted key may not read which account it belongs to")
         if settings.sandboxed:
             return ok("stripe", "the sandbox answers; it has no account")
-        return warn("stripe", str(error), "none for a restricted key; the other checks use what it may read")
+        return warn("stripe", str(error), "see Stripe's dashboard for this request")
     except StripeError as error:
         return fail(
             "stripe", str(error), "see status.stripe.com, STRIPE_API_BASE and this host's outbound network"
         )
+
+
+async def check_permissions(gateway: StripeGateway, settings: Settings) -> Check:
+    """Whether a restricted key has every permission that Paidup needs; a secret key has all."""
+    if not settings.restricted_key:
+        return ok("permissions", "a secret key: it may do everything")
+    try:
+        missing = await gateway.account.missing_permissions(PERMISSIONS)
+    except StripeError as error:
+        return _not_checked("permissions", error)
+    if missing:
+        names = ", ".join(map(str, missing))
+        return fail("permissions", f"missing: {names}", "add them to the key in Stripe's dashboard")
+    return ok("permissions", f"all {len(PERMISSIONS)} that a restricted key needs")
 
 
 async def check_clock(gateway: StripeGateway, tolerance_s: int) -> Check:
