@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 
+import grimp
 import pytest
 
 from tests.structure.sources import modules, within
 
 MAX_FUNCTION_LINES = 50
+MAX_TOP_LEVEL_IMPORTS = 120
 
 
 def test_no_module_uses_the_pubsub_class_of_redis_py() -> None:
@@ -77,3 +79,19 @@ def test_importing_a_module_connects_to_nothing(name: str) -> None:
 def test_no_function_is_longer_than_a_screen(name: str) -> None:
     functions = modules()[name].functions()
     assert [(function, lines) for function, lines in functions if lines > MAX_FUNCTION_LINES] == []
+
+
+def test_few_imports_join_the_packages() -> None:
+    """Counted once for each pair of packages and modules at the top level of `paidup`."""
+    graph = grimp.build_graph("paidup", cache_dir=None)
+    joined = {
+        (_top(importer), _top(imported))
+        for importer in graph.modules - {"paidup"}
+        for imported in graph.find_modules_directly_imported_by(importer)
+    }
+    between = {pair for pair in joined if pair[0] != pair[1] and pair[1] != "paidup"}
+    assert len(between) <= MAX_TOP_LEVEL_IMPORTS
+
+
+def _top(module: str) -> str:
+    return ".".join(module.split(".")[:2])
