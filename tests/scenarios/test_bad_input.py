@@ -99,27 +99,26 @@ async def test_invalid_adoptions_are_refused(
     )
 
 
-async def test_an_invoice_of_another_accounts_customer_is_not_found(
-    world: World, stripe_side: StripeSide, subtests: pytest.Subtests
-) -> None:
-    """Its metadata names the caller, but its Stripe customer is another account's: 404, no change."""
+async def test_an_adopted_invoice_is_whose_the_metadata_says(world: World, stripe_side: StripeSide) -> None:
+    """Its Stripe customer is Bob's, and its metadata names Ada: it is Ada's, and the customer stays Bob's."""
     paidup = await world.server(webhooks=False)
-    bob = paidup.customer("bob")
-    bobs = (await bob.buy("basic"), (await Account.get(external_id="bob")).stripe_customer)[1]
+    bob, ada = paidup.customer("bob"), paidup.customer("ada")
+    await bob.buy("basic")
+    await ada.balance()
+    bobs = (await Account.get(external_id="bob")).stripe_customer
     assert bobs is not None
     body = _naming(await stripe_side.subscribe(bobs, "pro", "ada"))
-    for name in ("a caller without a Stripe customer", "a caller with another one"):
-        with subtests.test(name):
-            ada = paidup.customer("ada")
-            await ada.balance()
-            before = await row_counts()
-            status, problem = await ada.send("/api/invoices", body)
-            _assert_problem(status, problem, 404, "not-found")
-            assert bobs not in str(problem)
-            assert await row_counts() == before
-            assert (await Account.get(external_id="bob")).stripe_customer == bobs
-            assert (await Account.get(external_id="ada")).stripe_customer != bobs
-        await Account.filter(external_id="ada").update(stripe_customer="cus_of_ada")
+    for refused in (bob, paidup.customer("mallory")):
+        await refused.balance()
+        before = await row_counts()
+        status, problem = await refused.send("/api/invoices", body)
+        _assert_problem(status, problem, 404, "not-found")
+        assert bobs not in str(problem)
+        assert await row_counts() == before
+    status, adopted = await ada.send("/api/invoices", body)
+    assert (status, adopted["status"]["status"]) == (201, "open")
+    assert (await Account.get(external_id="bob")).stripe_customer == bobs
+    assert (await Account.get(external_id="ada")).stripe_customer is None
 
 
 async def test_a_spend_is_made_once_per_key(paidup: Paidup, stripe_side: StripeSide) -> None:

@@ -124,6 +124,9 @@ def list_subscriptions(call: Call) -> Json:
     params = call.params
     status, price, customer = params.get("status"), params.get("price"), params.get("customer")
 
+    if customer is not None:
+        call.world.store.get("customer", customer, "customer")
+
     def keep(row: Json) -> bool:
         alive = row["status"] not in ENDED
         wanted = {None: alive, "all": True, "ended": not alive}.get(status, row["status"] == status)

@@ -269,7 +269,6 @@ def retrieve_account(_: Call) -> Json:
 
 OPERATIONS = [
     Operation("POST", "/v1/customers", create_customer, CUSTOMER),
-    retriever("customer"),
     Operation("POST", "/v1/customers/{id}", update_customer, CUSTOMER),
     Operation("GET", "/v1/customers", list_customers, {**PAGING_BY_DATE, "email": TEXT}),
     Operation("POST", "/v1/products", create_product, PRODUCT),

@@ -24,6 +24,7 @@ from paidup_demo.sandbox import (
     api_payments,
     challenge,
     controls,
+    deletion,
     due,
     invoices,
     payments,
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 OPERATIONS = [
     *api_catalogue.OPERATIONS,
+    *deletion.OPERATIONS,
     *api_billing.OPERATIONS,
     *api_credit_notes.OPERATIONS,
     *api_payments.OPERATIONS,

@@ -41,6 +41,8 @@ def new_intent(
 def confirm(world: World, intent: Json, method: Json | None, *, off_session: bool = False) -> None:
     """Try to pay with this card. Raises CardError if it is declined, after recording everything."""
     _refuse_unless_confirmable(intent)
+    if intent["customer"]:
+        world.store.get("customer", intent["customer"], "customer")  # unless it was deleted
     if method is None and intent["payment_method"] is None:
         raise _unexpected(
             intent,

@@ -8,7 +8,26 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from paidup.db.models import Account, StripeCustomer
+from tortoise.expressions import F
+
+from paidup.db.models import Account, StripeCustomer, Subscription
+
+
+async def owner_of(named: str | None, subscription: str | None, customer: str) -> int | None:
+    """The account of an invoice or a subscription: the one that its metadata names, whatever its customer.
+
+    Without metadata, it is the customer's account, unless the subscription is known to be another's.
+    Metadata is written with the SaaS's secret key, so it is trusted. None where it names an account that
+    is not known: then the credits are meant for somebody else than the customer's account.
+    """
+    if named:
+        account = await Account.filter(external_id=named).only("id").first()
+        return account.id if account else None
+    owner = await account_id_of(customer)
+    if owner is None or subscription is None:
+        return owner
+    row = await Subscription.filter(id=subscription).only("id", "account_id").first()
+    return row.account_id if row else owner
 
 
 async def account_id_of(customer: str) -> int | None:
@@ -31,6 +50,11 @@ async def customers_of(account: Account) -> list[str]:
     return [current, *others] if current else others
 
 
+async def is_deleted(customer: str) -> bool:
+    """Whether Stripe is known to have deleted this customer."""
+    return await StripeCustomer.exists(id=customer, deleted_at__isnull=False)
+
+
 async def link_customer(account_id: int, customer: str) -> bool:
     """Link a customer to an account; it becomes the one for new purchases where the account has none.
 
@@ -51,10 +75,19 @@ async def link_customer(account_id: int, customer: str) -> bool:
     return True
 
 
-async def forget_customer(customer: str, at: datetime) -> None:
+async def forget_customer(customer: str, at: datetime) -> bool:
     """Record that Stripe has deleted a customer, so that the account's next purchase makes a new one.
 
-    Its invoices stay the account's. Needs a transaction.
+    Its invoices stay the account's. False where it is not known. Needs a transaction.
     """
+    owner = await account_id_of(customer)
+    if owner is None:
+        return False
+    # The next purchase has a new idempotency key: to the old one, Stripe repeats the deleted customer.
+    await Account.filter(stripe_customer=customer).update(
+        stripe_customer=None, purchase_number=F("purchase_number") + 1
+    )
+    row = StripeCustomer(id=customer, account_id=owner)  # missing where the release before linked it
+    await StripeCustomer.bulk_create([row], ignore_conflicts=True)
     await StripeCustomer.filter(id=customer, deleted_at__isnull=True).update(deleted_at=at)
-    await Account.filter(stripe_customer=customer).update(stripe_customer=None)
+    return True

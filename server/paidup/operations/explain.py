@@ -13,6 +13,7 @@ import msgspec
 from tortoise.expressions import Q
 
 from paidup.db.connection import storage_errors
+from paidup.db.customers import account_id_of, customers_of
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.messages import stage_of
 from paidup.operations.invoice_report import (
@@ -43,7 +44,8 @@ async def explain(reference: str) -> Explanation:
     """
     at = now()
     with storage_errors():
-        account = await Account.filter(Q(stripe_customer=reference) | Q(external_id=reference)).first()
+        owner_id = await account_id_of(reference)
+        account = await Account.filter(Q(id=owner_id) if owner_id else Q(external_id=reference)).first()
         matching = Q(id=reference) | Q(payment_intent=reference) | Q(subscription=reference)
         found = Invoice.filter(matching | Q(account_id=account.id) if account else matching)
         rows = await found.order_by("-created_at").limit(MAX_INVOICES).select_related("account")
@@ -103,8 +105,8 @@ async def _other_events(
     """Return events that mention the reference and had no effect."""
     shown = {event.id for report in invoices for event in report.events}
     found: dict[str, StoredEvent] = {}
-    for text in {reference, account.stripe_customer if account else None}:
-        if text is None or not text.startswith(("in_", "pi_", "sub_", "cus_")):
+    for text in {reference, *(await customers_of(account) if account else ())}:
+        if not text.startswith(("in_", "pi_", "sub_", "cus_")):
             continue  # an external id could match any text in a payload
         events = (
             StripeEvent.filter(payload__contains=f'"{text}"').order_by("-received_at").limit(MAX_OTHER_EVENTS)
@@ -162,7 +164,7 @@ def stored_event(row: StripeEvent) -> StoredEvent:
 
 
 def _parse_payload(payload: str, error: str | None) -> tuple[str | None, str | None]:
-    """Return the invoice that an event is about, and the unknown customer or prices in it."""
+    """Return the invoice that an event is about, and the unknown account, customer or prices in it."""
     try:
         event = decode(Event, payload)
         about = event.about()
@@ -176,4 +178,4 @@ def _parse_payload(payload: str, error: str | None) -> tuple[str | None, str | N
         return invoice, None
     if "unknown_price" in error:
         return invoice, ", ".join(sorted({line.price for line in facts.lines if line.price})) or None
-    return invoice, facts.customer if "unknown_customer" in error else None
+    return invoice, (facts.account or facts.customer) if "unknown_customer" in error else None

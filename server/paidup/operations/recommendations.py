@@ -125,6 +125,8 @@ def event_recommendation(event: StoredEvent) -> str:
         return f"Add the lookup key of {price} to the plans file, restart, {replay}"
     if "unknown_customer" in error:
         customer = event.unknown_reference or "this customer"
+        if not customer.startswith(("cus_", "this ")):
+            return f"No account is named {customer!r}, as its metadata says: let that user sign in, {replay}"
         return (
             f"Link {customer} to an account (a token with `stripe_customer`, or POST /api/invoices), {replay}"
         )

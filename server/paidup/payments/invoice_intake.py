@@ -12,6 +12,7 @@ import structlog
 
 from paidup.credits import grants
 from paidup.db.connection import locked
+from paidup.db.customers import link_customer, owner_of
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import FIRST_CHECK_S
 from paidup.domain.catalog import Catalogue, StripePrice
@@ -31,8 +32,8 @@ async def create_invoice(
 ) -> tuple[Invoice, Account] | Settled:
     """The new row and its account, locked; or the outcome that says why there is none.
 
-    `account_id` names the account where the caller knows it; otherwise the invoice's customer or
-    metadata does.
+    `account_id` names the account where the caller knows it; otherwise the invoice's metadata,
+    subscription or customer does.
     """
     if invoice is None:
         return Settled(Outcome.UNKNOWN_INVOICE, "no invoice is known for this payment")
@@ -48,7 +49,8 @@ async def create_invoice(
         return Settled(Outcome.UNKNOWN_PRICE, f"unknown prices: {unknown}")
     account = await _find_account(invoice, account_id)
     if account is None:
-        return Settled(Outcome.UNKNOWN_CUSTOMER, f"no account has the customer {invoice.customer}")
+        unknown = f"is named {invoice.account}" if invoice.account else f"has the customer {invoice.customer}"
+        return Settled(Outcome.UNKNOWN_CUSTOMER, f"no account {unknown}")
     row = await _insert_invoice(invoice, account, quoted)
     if invoice.subscription:
         await _insert_subscription(row, invoice.subscription)
@@ -56,25 +58,16 @@ async def create_invoice(
 
 
 async def _find_account(invoice: InvoiceFacts, account_id: int | None) -> Account | None:
-    """The invoice's account, locked, linked to its Stripe customer on the way; None where there is none."""
+    """The invoice's account, locked, which remembers the customer; None where there is none."""
     if invoice.customer is None:
         return None
-    if account_id is not None:
-        account = await locked(Account.filter(id=account_id)).get()
-    else:
-        found = await locked(Account.filter(stripe_customer=invoice.customer)).first()
-        if found or invoice.account is None:
-            return found
-        named = await locked(Account.filter(external_id=invoice.account)).first()
-        if named is None:
-            return None
-        account = named
-    if account.stripe_customer is None:
-        if account_id is not None and await Account.exists(stripe_customer=invoice.customer):
-            return None  # the invoice names this account, but its customer is another account's
-        account.stripe_customer = invoice.customer
-        await account.save(update_fields=["stripe_customer"])
-    return account if account.stripe_customer == invoice.customer else None
+    owner = account_id or await owner_of(invoice.account, invoice.subscription, invoice.customer)
+    if owner is None:
+        return None
+    account = await locked(Account.filter(id=owner)).get()
+    if account.stripe_customer != invoice.customer and await link_customer(account.id, invoice.customer):
+        await account.refresh_from_db(fields=["stripe_customer"])
+    return account
 
 
 async def _insert_invoice(invoice: InvoiceFacts, account: Account, quoted: Quote) -> Invoice:

@@ -60,6 +60,8 @@ class EventOutcome(StrEnum):
     """The event says nothing about the subscription that is not known."""
     REFRESH_SCHEDULED = "refresh_scheduled"
     """The reconciler will read the subscription from Stripe."""
+    CUSTOMER_DELETED = "customer_deleted"
+    """Stripe has deleted a customer: the account's next purchase makes a new one."""
     SKIPPED = "skipped"
     """Nothing to do here: the invoice is final, is being verified, or has events of its own."""
     UNHANDLED_TYPE = "unhandled_type"

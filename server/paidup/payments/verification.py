@@ -15,9 +15,10 @@ import structlog
 
 from paidup.db.bulk import execute
 from paidup.db.connection import storage_errors
+from paidup.db.models import Invoice
 from paidup.domain.decisions import TERMINAL
 from paidup.domain.messages import Stage, StatusMessage
-from paidup.domain.payment_facts import PaymentFacts, Source
+from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
 from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeUnavailable
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
@@ -101,6 +102,28 @@ class Verification:
         if settled.status is not None and settled.status.terminal:
             self._queue.mark_settled(settled.status.invoice)
         return settled
+
+    async def void_missing(self, row: Invoice) -> None:
+        """Settle as void an invoice that Stripe has deleted. Should it be paid after all, it is credited."""
+        facts = InvoiceFacts(
+            id=row.id,
+            status="void",
+            customer=row.customer,
+            currency=row.currency,
+            amount_due_minor=row.amount_due_minor,
+            amount_paid_minor=0,
+            amount_remaining_minor=row.amount_due_minor,
+            total_minor=row.total_minor,
+            from_balance_minor=row.from_balance_minor,
+            finalized_at=None,
+            sequence=row.sequence,
+            billing_reason=row.billing_reason,
+            subscription=row.subscription,
+            created=int(row.created_at.timestamp()),
+            lines=(),
+            lines_complete=False,
+        )
+        await self.settle(PaymentFacts(facts), Source.VERIFICATION)
 
     async def settle_paid(self, listed: StripeInvoice, source: Source) -> Settled:
         """Settle an invoice that a list showed as paid; where the list shows only part of it, read it."""

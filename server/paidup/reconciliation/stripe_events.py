@@ -15,7 +15,8 @@ import msgspec
 import structlog
 
 from paidup.db.bulk import insert_missing, update_many
-from paidup.db.connection import storage_errors
+from paidup.db.connection import storage_errors, write_transaction
+from paidup.db.customers import forget_customer
 from paidup.db.models import EventSource, Invoice, ReversalKind, StripeEvent
 from paidup.domain.backoff import event_retry_s
 from paidup.domain.payment_facts import Attempt, PaymentFacts, Source
@@ -81,6 +82,7 @@ SUBSCRIPTION_TYPES = (
     "customer.subscription.updated",
     "customer.subscription.deleted",
 )
+CUSTOMER_TYPES = ("customer.deleted",)
 REVERSAL_TYPES = {
     "refund.created": ReversalKind.REFUND,
     "refund.updated": ReversalKind.REFUND,
@@ -91,7 +93,10 @@ REVERSAL_TYPES = {
     "credit_note.created": ReversalKind.CREDIT_NOTE,
     "credit_note.voided": ReversalKind.CREDIT_NOTE,
 }
-PAYMENT_TYPES = (*INVOICE_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES, *SUBSCRIPTION_TYPES)
+PAYMENT_TYPES = (
+    *(*INVOICE_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES),
+    *(*SUBSCRIPTION_TYPES, *CUSTOMER_TYPES),
+)
 HANDLED_TYPES = (*PAYMENT_TYPES, *REVERSAL_TYPES)
 """The types that a webhook endpoint should be enabled for. Any other is stored and answered 200."""
 
@@ -147,6 +152,7 @@ class Events:
             self._payment_intent: INTENT_TYPES,
             self._invoice_payment: INVOICE_PAYMENT_TYPES,
             self._subscription: SUBSCRIPTION_TYPES,
+            self._customer_deleted: CUSTOMER_TYPES,
             self._reversal: tuple(REVERSAL_TYPES),
         }
         self._handlers = {kind: handler for handler, kinds in by_object.items() for kind in kinds}
@@ -243,6 +249,11 @@ class Events:
         if subscription.latest_invoice_id is None:
             return Handled(outcome)
         return await self._verify(event, subscription.latest_invoice_id, source)
+
+    async def _customer_deleted(self, event: Event, source: Source) -> Handled:
+        async with write_transaction():
+            known = await forget_customer(event.about(), now())
+        return Handled(EventOutcome.CUSTOMER_DELETED if known else EventOutcome.IRRELEVANT)
 
     async def _reversal(self, event: Event, source: Source) -> Handled:
         kind = REVERSAL_TYPES[event.kind]

@@ -16,6 +16,7 @@ import msgspec
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.stripe_api.account import StripeAccount
 from paidup.stripe_api.client import RateLimitedClient, body_of, open_client
+from paidup.stripe_api.customers import CustomerReader
 from paidup.stripe_api.pagination import pages
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from paidup.stripe_api.schemas import (
@@ -47,6 +48,7 @@ class StripeGateway:
     def __init__(self, client: RateLimitedClient) -> None:
         self._client = client
         self.account = StripeAccount(client)
+        self.customers = CustomerReader(client)
         self._reversals: dict[type, tuple[str, Any]] = {
             Refund: ("refunds", client.v1.refunds),
             Dispute: ("disputes", client.v1.disputes),

@@ -183,8 +183,6 @@ class StripeInvoice(msgspec.Struct, frozen=True):
     def facts(self) -> PaymentFacts:
         """The invoice, and the payments that were expanded with it, oldest first."""
         details = self.parent.subscription_details if self.parent else None
-        # An invoice that no subscription made (a top-up) names the account itself.
-        metadata = (details.metadata if details else self.metadata) or {}
         requested_minor = self.total - self.pre_payment_credit_notes_amount
         invoice = InvoiceFacts(
             id=self.id,
@@ -204,7 +202,7 @@ class StripeInvoice(msgspec.Struct, frozen=True):
             lines=tuple(line.facts() for line in self.lines.data),
             lines_complete=not self.lines.has_more,
             intent=self.intent_id,
-            account=metadata.get(ACCOUNT_METADATA_KEY),
+            account=self.account,
         )
         links = sorted(self.payments.data, key=lambda link: link.created) if self.payments else []
         payments = tuple(
@@ -213,6 +211,13 @@ class StripeInvoice(msgspec.Struct, frozen=True):
             if isinstance(link.payment.payment_intent, PaymentIntent) and link.status != "canceled"
         )
         return PaymentFacts(invoice, payments)
+
+    @property
+    def account(self) -> str | None:
+        """The account that its own metadata names, or else its subscription's."""
+        details = self.parent.subscription_details if self.parent else None
+        own, inherited = self.metadata or {}, (details.metadata if details else None) or {}
+        return own.get(ACCOUNT_METADATA_KEY) or inherited.get(ACCOUNT_METADATA_KEY) or None
 
     @property
     def sequence(self) -> int:

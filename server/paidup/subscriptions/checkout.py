@@ -8,21 +8,21 @@ final error.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import msgspec
 import structlog
-from tortoise.exceptions import IntegrityError
 from tortoise.expressions import F
 
 from paidup.db.connection import storage_errors
+from paidup.db.customers import is_deleted, owner_of
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
-from paidup.domain.payment_facts import Source
+from paidup.domain.payment_facts import InvoiceFacts, Source
 from paidup.errors import (
     AlreadySubscribed,
     Conflict,
@@ -33,13 +33,13 @@ from paidup.errors import (
     StripeRefused,
     StripeUnavailable,
 )
-from paidup.payments.outcomes import Outcome
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import StripeInvoice
+from paidup.subscriptions.customers import StripeCustomers, digest
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.sync import SubscriptionSync
 
@@ -82,13 +82,14 @@ class Checkout:
         self._prices = prices
         self._gateway = gateway
         self._verification = verification
+        self._customers = StripeCustomers(gateway, clock)
 
     async def account(self, external_id: str, stripe_customer: str | None = None) -> Account:
-        """The account of a SaaS user, created on first use; linked to `stripe_customer` if it has none."""
+        """The account of a SaaS user, created on first use; `stripe_customer` is added to its customers."""
         with storage_errors():
             account, _ = await Account.get_or_create(external_id=external_id)
-            if stripe_customer and account.stripe_customer is None:
-                account = await self._link_customer(account, stripe_customer)
+        if stripe_customer and account.stripe_customer != stripe_customer:
+            account = await self._customers.add(account, stripe_customer)
         return account
 
     async def buy(
@@ -159,17 +160,16 @@ class Checkout:
             raise
         facts = invoice.facts()
         assert facts.invoice is not None
-        named = facts.invoice.account == account.external_id
-        if invoice.customer is None or not (named or invoice.customer == account.stripe_customer):
+        if invoice.customer is None or account.id != await self._owner(facts.invoice, invoice.customer):
             raise NotFound(f"There is no invoice {invoice_id} for this customer.")
         settled = await self._verification.settle(facts, Source.VERIFICATION, account.id)
-        if (
-            settled.outcome is Outcome.UNKNOWN_CUSTOMER
-        ):  # it names this account, its Stripe customer is another's
-            raise NotFound(f"There is no invoice {invoice_id} for this customer.")
         if settled.status is None:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
         return Purchase(settled.status, secret_of(invoice), created=settled.created)
+
+    async def _owner(self, invoice: InvoiceFacts, customer: str) -> int | None:
+        with storage_errors():
+            return await owner_of(invoice.account, invoice.subscription, customer)
 
     async def _same(self, pending: Invoice, wanted: tuple[str, int]) -> bool:
         """Whether the pending subscription is for this price and quantity."""
@@ -184,11 +184,20 @@ class Checkout:
 
         Raises PaymentUnderWay where another is requested and this one may be paid at any moment.
         """
-        settled, invoice = await self._verification.read(
-            invoice_id, Source.VERIFICATION, account.id, Purpose.REQUEST
-        )
+        try:
+            settled, invoice = await self._verification.read(
+                invoice_id, Source.VERIFICATION, account.id, Purpose.REQUEST
+            )
+        except StripeRefused as error:
+            if not await self._is_missing(invoice_id, error):
+                raise
+            return None
         status = settled.status
         if status is None or status.status is InvoiceStatus.VOID:
+            return None
+        if await self._is_unpayable(invoice, status.status):
+            with suppress(StripeRefused):  # it may be void already, with its subscription
+                await give_up()
             return None
         if same or status.status is InvoiceStatus.ACTIVE:
             return Purchase(status, secret_of(invoice), created=False)
@@ -208,6 +217,24 @@ class Checkout:
         if (refused and not is_void) or (status is not None and status.status is InvoiceStatus.ACTIVE):
             raise PaymentUnderWay(invoice_id)  # paid at this moment
         return None
+
+    async def _is_missing(self, invoice_id: str, error: StripeRefused) -> bool:
+        """Whether Stripe has deleted this invoice, with its customer, as "delete all test data" does."""
+        with storage_errors():
+            row = await Invoice.get(id=invoice_id)
+            gone = error.code == "resource_missing" and (
+                await is_deleted(row.customer) or await self._customers.forget_if_gone(row.customer, error)
+            )
+            if gone:
+                await self._verification.void_missing(row)
+        return gone
+
+    async def _is_unpayable(self, invoice: StripeInvoice, status: InvoiceStatus) -> bool:
+        """Whether nobody can pay this invoice, since its customer was deleted."""
+        if status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED) or invoice.customer is None:
+            return False
+        with storage_errors():
+            return await is_deleted(invoice.customer)
 
     async def _give_up(self, pending: Invoice) -> None:
         if pending.subscription is None:
@@ -239,7 +266,14 @@ class Checkout:
 
     async def _create_fresh(self, account: Account, price: str, quantity: int, create: Create) -> Purchase:
         customer = await self._customer(account)
-        made = await self._create(account, customer, price, quantity, create)
+        try:
+            made = await self._create(account, customer, price, quantity, create)
+        except StripeRefused as error:
+            if not await self._customers.forget_if_gone(customer, error):
+                raise
+            account = await Account.get(id=account.id)
+            customer = await self._customer(account)
+            made = await self._create(account, customer, price, quantity, create)
         if made.status.status is InvoiceStatus.VOID:
             # The key belonged to a payment that is void; it has been rotated.
             account = await Account.get(id=account.id)
@@ -250,7 +284,7 @@ class Checkout:
         self, account: Account, customer: str, price: str, quantity: int, create: Create
     ) -> Purchase:
         number = account.purchase_number
-        key = f"{_digest(account)}-{price}-{quantity}-{number}"
+        key = f"{digest(account)}-{price}-{quantity}-{number}"
         try:
             invoice = await create(customer, key)
         except StripeError as error:
@@ -263,29 +297,12 @@ class Checkout:
         return Purchase(settled.status, secret_of(invoice), created=settled.created)
 
     async def _customer(self, account: Account) -> str:
-        if account.stripe_customer is not None:
-            return account.stripe_customer
         number = account.purchase_number
-        key = f"paidup-customer-{_digest(account)}-{number}"
         try:
-            made = await self._gateway.create_customer(account.external_id, key)
+            return await self._customers.for_purchase(account)
         except StripeError as error:
             await self.rotate_key_if_final(error, account.id, number)
             raise
-        tied = await self._link_customer(account, made)
-        assert tied.stripe_customer is not None
-        return tied.stripe_customer
-
-    async def _link_customer(self, account: Account, customer: str) -> Account:
-        """Link the account to its Stripe customer, unless it was linked meanwhile."""
-        with storage_errors():
-            try:
-                await Account.filter(id=account.id, stripe_customer__isnull=True).update(
-                    stripe_customer=customer
-                )
-            except IntegrityError:
-                raise Conflict(f"The Stripe customer {customer} belongs to another account.") from None
-            return await Account.get(id=account.id)
 
     async def rotate_key_if_final(self, error: StripeError, account_id: int, number: int) -> None:
         """Rotate a key whose answer is final, since Stripe would replay that answer for a day."""
@@ -298,11 +315,6 @@ class Checkout:
             await Account.filter(id=account_id, purchase_number=number).update(
                 purchase_number=F("purchase_number") + 1
             )
-
-
-def _digest(account: Account) -> str:
-    """The account in an idempotency key, which holds 255 ASCII characters. Outlives the database."""
-    return hashlib.sha256(account.external_id.encode()).hexdigest()[:32]
 
 
 def secret_of(invoice: StripeInvoice) -> str | None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import structlog
-from tortoise.expressions import Q
 
 from paidup.credits import ledger
 from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.customers import link_customer, owner_of
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import reconciler_delay_s
 from paidup.domain.decisions import InvoiceStatus
@@ -69,20 +69,20 @@ class SubscriptionSync:
     async def _register_unknown(self, shown: StripeSubscription) -> EventOutcome:
         """Register a subscription that was created directly in Stripe, where its account is known."""
         with storage_errors():
-            # In one query: a settlement may link the account to the customer between two.
-            by_name = Q(external_id=shown.named_account or "", stripe_customer__isnull=True)
-            found = await Account.filter(Q(stripe_customer=shown.customer) | by_name)
-        account = next((one for one in found if one.stripe_customer), found[0] if found else None)
+            owner = await owner_of(shown.named_account, None, shown.customer)
+            account = await Account.get_or_none(id=owner) if owner else None
         if account is None or not await self.is_own(shown, account):
             return EventOutcome.IRRELEVANT
-        await self.register(shown.id, account)
+        await self.register(shown.id, account, shown.customer)
         return EventOutcome.REFRESH_SCHEDULED
 
-    async def register(self, subscription: str, account: Account) -> None:
-        """Make a row for a subscription of this account, to be read soon."""
+    async def register(self, subscription: str, account: Account, customer: str | None = None) -> None:
+        """Make a row for a subscription of this account, to be read soon; remember its Stripe customer."""
         async with write_transaction():
             # The account first, like the settlement, which makes the same row with an invoice.
             await ledger.lock_account(account.id)
+            if customer is not None:
+                await link_customer(account.id, customer)
             row = Subscription(id=subscription, account_id=account.id)
             await Subscription.bulk_create([row], ignore_conflicts=True)
             # Separately: its first invoice may have made the row meanwhile, with a later `refresh_at`.
