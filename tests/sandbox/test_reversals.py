@@ -128,6 +128,26 @@ async def test_an_inquiry_that_is_escalated(sandbox_hooked: Sandbox, sandbox_rec
     assert kinds == [f"charge.dispute.{one}" for one in told]
 
 
+async def test_a_lost_dispute_that_is_appealed(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """The money is away until the appeal is won; each change is told, and nothing else can be appealed."""
+    signup = await _paid(sandbox_hooked)
+    dispute = await sandbox_hooked.control("/disputes", {"payment_intent": signup.intent})
+    path = f"/disputes/{dispute['id']}"
+    await sandbox_hooked.control(f"{path}/appeal", {"status": "appeal_under_review"}, expect=400)
+    await sandbox_hooked.control(f"{path}/close", {"status": "lost"})
+    for status in ("appeal_needs_response", "appeal_under_review"):
+        appealed = await sandbox_hooked.control(f"{path}/appeal", {"status": status})
+        check_shape(appealed)
+        assert appealed["status"] == status
+        assert [moved["amount"] for moved in appealed["balance_transactions"]] == [-2000]
+    won = await sandbox_hooked.control(f"{path}/close", {"status": "won"})
+    assert [moved["amount"] for moved in won["balance_transactions"]] == [-2000, 2000]
+    told = ["created", "funds_withdrawn", "closed", "updated", "updated", "closed", "funds_reinstated"]
+    made_events = (await sandbox_hooked.call("GET", "/sandbox/events")).body["events"]
+    kinds = [event["type"] for event in reversed(made_events) if "dispute" in event["type"]]
+    assert kinds == [f"charge.dispute.{one}" for one in told]
+
+
 async def test_a_dispute_of_more_than_the_charge(sandbox_bare: Sandbox) -> None:
     """A dispute above the charge's amount is rejected, and so is an amount that is not a positive integer."""
     signup = await _paid(sandbox_bare)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from io import StringIO
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from paidup.credits.audit import audit_all
@@ -242,6 +244,64 @@ async def test_a_lost_dispute_leaves_a_debt_that_the_next_grant_pays(life: Life)
     await life.top_up()
     await life.wait_for_balance(400)
     await life.spend(400, "after")
+
+
+async def test_a_lost_dispute_that_is_appealed_and_won_returns_the_credits(life: Life) -> None:
+    """S54: 2,000 back, of which 600 had been spent; while the appeal lasts, the money is still away."""
+    invoice = await life.buy("pro")
+    await life.spend(600, "before")
+    dispute = (await life.dispute(invoice))["id"]
+    await life.wait_for_balance(0)
+    await life.stripe.control(f"disputes/{dispute}/close", {"status": "lost"})
+    await life.wait_for_balance(-600)
+    for status in ("appeal_needs_response", "appeal_under_review"):
+        await life.stripe.control(f"disputes/{dispute}/appeal", {"status": status})
+        await wait_until(partial(Reversal.exists, id=dispute, status=status))
+        await life.calm()
+        assert await life.balance() == -600
+    assert (await life.status(invoice))["status"] == "reversed"
+    await life.stripe.control(f"disputes/{dispute}/close", {"status": "won"})
+    await life.wait_for_balance(1400)
+    await life.wait_for_status(invoice, "active")
+    await wait_until(lambda: Reversal.exists(id=dispute, withdrawn=False))
+
+
+async def test_a_dispute_may_be_lost_again_after_its_appeal(no_webhooks: Life) -> None:
+    """S54: its events in the opposite order, each twice: what Stripe says now counts."""
+    invoice = await no_webhooks.buy_by_hand()
+    dispute = (await no_webhooks.dispute(invoice))["id"]
+    for how, status in (("close", "lost"), ("appeal", "appeal_under_review"), ("close", "lost")):
+        await no_webhooks.stripe.control(f"disputes/{dispute}/{how}", {"status": status})
+    for kind in ("closed", "funds_withdrawn", "updated", "created", "closed", "created"):
+        await no_webhooks.deliver(f"charge.dispute.{kind}", dispute)
+    assert await no_webhooks.balance() == 0
+    assert await no_webhooks.entries() == [("grant", 2000), ("reverse", -2000)]
+    for how, status in (("appeal", "appeal_under_review"), ("close", "won")):
+        await no_webhooks.stripe.control(f"disputes/{dispute}/{how}", {"status": status})
+    await no_webhooks.deliver("charge.dispute.funds_reinstated", dispute)
+    assert await no_webhooks.balance() == CREDITS
+
+
+@pytest.mark.parametrize(("withdrawn", "balance"), [(True, 0), (False, CREDITS)])
+async def test_an_unknown_status_withholds_what_was_withdrawn(
+    life: Life, monkeypatch: pytest.MonkeyPatch, withdrawn: bool, balance: int
+) -> None:
+    """S54: a status that Stripe adds later: the money decides, and nothing is taken back for good."""
+    invoice = await life.buy("pro")
+    dispute = await life.dispute(invoice, inquiry=not withdrawn)
+    await life.calm()
+    gateway = life.paidup.services.gateway
+    read = gateway.read_reversal
+
+    async def renamed(kind: Any, object_id: str) -> Any:
+        return structs.replace(await read(kind, object_id), status="arbitration")
+
+    monkeypatch.setattr(gateway, "read_reversal", renamed)
+    current = await life.stripe.api("GET", f"disputes/{dispute['id']}")
+    await life.paidup.webhook(forged_event("charge.dispute.updated", {**current, "status": "arbitration"}))
+    assert (await Reversal.get(id=dispute["id"])).status == "arbitration"
+    assert await life.balance() == balance
+    assert (await life.status(invoice))["status"] == "active"
 
 
 async def test_an_inquiry_freezes_nothing_unless_it_becomes_a_dispute(life: Life) -> None:

@@ -121,8 +121,9 @@ class Reservation:
     answer: int = 0
 
 
-PROGRESS = ["pending", "needs_response", "succeeded", "under_review", "failed", "won", "lost"]
-TAKES = {("refund", "pending"), ("refund", "succeeded"), ("dispute", "lost")}
+TAKES = {
+    ("refund", "pending"), ("refund", "succeeded"), ("dispute", "lost"), ("dispute", "appeal_under_review"),
+}  # fmt: skip
 FREEZES = {("dispute", "needs_response"), ("dispute", "under_review")}
 
 
@@ -433,9 +434,7 @@ class Model:
     def reversal(self, invoice: str, id: str, kind: str, status: str, amount: int, at: int) -> bool:
         """Apply the state of a refund or dispute. False if it is not new."""
         known = self.invoices[invoice].known
-        if id in known and PROGRESS.index(known[id][1]) >= PROGRESS.index(status):
-            return False
-        if id in known and known[id][1] in ("won", "lost", "failed"):
+        if known.get(id) == (kind, status, amount):
             return False
         known[id] = (kind, status, amount)
         self._recompute(invoice, at)

@@ -38,7 +38,7 @@ from paidup.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
 from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
-from paidup.runtime.clock import at_unix
+from paidup.runtime.clock import at_unix, now
 from paidup.runtime.metrics import Metrics
 from tests.support.billing_simulator import BEGIN, Bills, Item
 from tests.support.factories import an_account, ignore_balance
@@ -376,7 +376,10 @@ class Histories(RuleBasedStateMachine):
         newest=st.integers(0, 3),
         known=st.sampled_from(
             [("refund", s) for s in ("pending", "succeeded", "failed")]
-            + [("dispute", s) for s in ("needs_response", "under_review", "won", "lost")]
+            + [
+                ("dispute", s)
+                for s in ("needs_response", "under_review", "won", "lost", "appeal_under_review")
+            ]
         ),
         n=st.integers(0, 1),
     )
@@ -396,7 +399,7 @@ class Histories(RuleBasedStateMachine):
         customer, (kind, status) = self.customers[who], known
         amount = customer.totals[name] * 37 // 100 + 1 if n else customer.totals[name]
         id = f"{kind}-{n}-{name}"
-        news = ReversalNews(id, ReversalKind(kind), name, amount, status)
+        news = ReversalNews(id, ReversalKind(kind), name, amount, status, now())
         heard = self.run(self.settlement.reverse(news)) is Outcome.SETTLED
         assert heard == customer.model.reversal(name, id, kind, status, amount, self.at)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import stripe
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -33,7 +34,7 @@ from paidup.db.models import ReversalKind as Kind
 from paidup.domain.catalog import AfterRefund, parse_catalogue
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
-from paidup.domain.reversals import Claim, Effect, ReversalFacts, claim, is_later, reason
+from paidup.domain.reversals import Claim, Effect, ReversalFacts, claim, reason
 from paidup.errors import InsufficientCredits, KeyReused, ReservationOver
 from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement
@@ -42,6 +43,7 @@ from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
 from paidup.settings import PACKAGED_PLANS
 from tests.support.factories import an_account, granted, ignore_balance, three_sums
+from tests.support.sdk_shapes import fields, words
 
 TOTAL = 1000
 """What each invoice of these tests asked for, in minor units."""
@@ -59,6 +61,8 @@ LIVES = {
         ("warning_needs_response", "needs_response", "under_review", "won"),
         ("needs_response", "under_review", "lost"),
         ("needs_response", "won"),
+        ("needs_response", "lost", "appeal_needs_response", "appeal_under_review", "won"),
+        ("needs_response", "under_review", "lost", "appeal_under_review", "lost"),
     ),
     Kind.CREDIT_NOTE: (("issued",), ("issued", "void")),
 }
@@ -66,6 +70,8 @@ LIVES = {
 
 GONE = {("refund", s) for s in ("pending", "requires_action", "succeeded")} | {
     ("dispute", "lost"),
+    ("dispute", "appeal_needs_response"),
+    ("dispute", "appeal_under_review"),
     ("credit_note", "issued"),
 }
 STATUSES = sorted({(str(kind), status) for kind, lives in LIVES.items() for life in lives for status in life})
@@ -155,24 +161,34 @@ def test_an_open_dispute_freezes_and_an_inquiry_does_not() -> None:
     assert claim(2000, 2900, [ReversalFacts("dispute", "lost", 1450)]) == Claim(1000, 0, False)
 
 
-@given(seed=st.randoms(use_true_random=False), life=st.sampled_from(sum(LIVES.values(), ())))
-def test_the_latest_status_wins_in_any_order_and_repetition(
-    seed: random.Random, life: tuple[str, ...]
-) -> None:
-    """S25: events come in any order and more than once; none leads back."""
-    heard = seed.sample([*life, *life, *life], 3 * len(life))
-    known = heard[0]
-    for status in heard:
-        known = status if is_later(status, known) else known
-    assert known == life[-1]
+DISPUTES = {
+    "warning_needs_response": (Effect.NONE, Effect.NONE),
+    "warning_under_review": (Effect.NONE, Effect.NONE),
+    "warning_closed": (Effect.NONE, Effect.NONE),
+    "needs_response": (Effect.FREEZES, Effect.FREEZES),
+    "under_review": (Effect.FREEZES, Effect.FREEZES),
+    "appeal_needs_response": (Effect.REVERSES, Effect.FREEZES),
+    "appeal_under_review": (Effect.REVERSES, Effect.FREEZES),
+    "won": (Effect.NONE, Effect.NONE),
+    "lost": (Effect.REVERSES, Effect.REVERSES),
+    "prevented": (Effect.REVERSES, Effect.NONE),
+}
+"""What each status of a dispute does while its money is withdrawn, and while it is not."""
 
 
-def test_an_unknown_status_is_never_later_than_a_known_one() -> None:
-    """S25: but whatever is known is later than it."""
-    for _, status in STATUSES:
-        assert not is_later("eaten", status)
-        assert is_later(status, "eaten")
-        assert not is_later(status, status)
+def test_each_status_of_a_dispute_has_its_effect_and_none_is_missing() -> None:
+    """S54: raising the SDK shows which status is new here (stripe.Dispute.status)."""
+    assert words(fields(stripe.Dispute)["status"]) == set(DISPUTES)
+    for status, (away, there) in DISPUTES.items():
+        assert ReversalFacts("dispute", status, 1, withdrawn=True).effect is away, status
+        assert ReversalFacts("dispute", status, 1, withdrawn=False).effect is there, status
+
+
+def test_a_status_that_stripe_adds_later_withholds_what_was_withdrawn() -> None:
+    """S54: nothing is taken back for a word that is not understood, and nothing can be spent meanwhile."""
+    assert ReversalFacts("dispute", "arbitration", 1, withdrawn=True).effect is Effect.FREEZES
+    assert ReversalFacts("dispute", "arbitration", 1, withdrawn=False).effect is Effect.NONE
+    assert ReversalFacts("dispute", "arbitration", 1).effect is Effect.NONE
 
 
 @pytest.mark.parametrize(("kind", "status"), STATUSES)
@@ -208,6 +224,7 @@ class Books:
         self.after(after)
         self.at = BEGIN
         self.invoices: list[Invoice] = []
+        self.reads = 0
 
     def after(self, policy: AfterRefund) -> None:
         """What becomes of credits that were spent before their money went back."""
@@ -239,8 +256,17 @@ class Books:
 
     async def hear(self, invoice: Invoice, kind: Kind, status: str, amount: int = TOTAL, n: int = 0) -> bool:
         """Learn this of the invoice's n-th reversal of its kind; whether it was news."""
-        news = ReversalNews(f"{kind}-{n}-{invoice.id}", kind, invoice.id, amount, status)
-        return await self._settlement.reverse(news) is Outcome.SETTLED
+        self.reads += 1
+        news = self.news(invoice, kind, status, amount, n, self.reads)
+        return await self.reverse(news) is Outcome.SETTLED
+
+    async def reverse(self, news: ReversalNews) -> Outcome:
+        return await self._settlement.reverse(news)
+
+    def news(self, invoice: Invoice, kind: Kind, status: str, amount: int, n: int, read: int) -> ReversalNews:
+        """What Stripe answers to the `read`-th request."""
+        fetched_at = BEGIN + timedelta(seconds=read)
+        return ReversalNews(f"{kind}-{n}-{invoice.id}", kind, invoice.id, amount, status, fetched_at)
 
     async def undo(self) -> None:
         """Every refund fails, every dispute is won, every note is void."""
@@ -300,7 +326,7 @@ class Books:
         given = [grant for grant in await self.grants() if grant.state is not GrantState.PLANNED]
         grants = [grant for grant in given if grant.invoice_id == invoice.id]
         known = [
-            ReversalFacts(each.kind, each.status, each.amount_minor)
+            ReversalFacts(each.kind, each.status, each.amount_minor, each.withdrawn)
             for each in await Reversal.filter(invoice_id=invoice.id)
         ]
         due = claim(sum(grant.credits for grant in grants), invoice.total_minor, known)
@@ -323,6 +349,31 @@ async def test_a_refund_takes_remaining_credits_and_the_rest_is_a_debt(books: Bo
     assert await three_sums(books.id) == (-600, -600, -600)
     await books.bill(1000)
     assert await books.look() == 400
+    await books.check()
+
+
+async def test_a_dispute_may_be_lost_appealed_and_won_and_lost_again(books: Books) -> None:
+    """S54: each time the credits are what the last answer says, with an entry of its own."""
+    invoice = await books.bill(2000)
+    await books.spend(600, "a")
+    balances = []
+    for status in ("lost", "appeal_needs_response", "appeal_under_review", "won", "lost", "won"):
+        assert await books.hear(invoice, Kind.DISPUTE, status)
+        balances.append(await books.look())
+        await books.check()
+    assert balances == [-600, -600, -600, 1400, -600, 1400]
+    assert not await books.hear(invoice, Kind.DISPUTE, "won")
+
+
+async def test_an_answer_to_an_earlier_request_changes_nothing(books: Books) -> None:
+    """S54: two processes read at once, and the slower one has the older answer."""
+    invoice = await books.bill(2000)
+    await books.hear(invoice, Kind.DISPUTE, "needs_response")
+    slower = books.news(invoice, Kind.DISPUTE, "lost", TOTAL, 0, books.reads + 1)
+    books.reads += 1
+    assert await books.hear(invoice, Kind.DISPUTE, "won")
+    assert await books.reverse(slower) is Outcome.ALREADY_SETTLED
+    assert await books.look() == 2000
     await books.check()
 
 
@@ -382,11 +433,13 @@ async def test_frozen_credits_cannot_be_spent_and_do_not_expire(books: Books) ->
 
 
 async def test_a_lost_dispute_stays_lost_when_older_statuses_follow(books: Books) -> None:
-    """S25: the news of its opening comes afterwards, and again: nothing more happens."""
+    """S25: earlier answers are stored afterwards, and again: nothing more happens."""
     invoice = await books.bill(2000)
+    books.reads = 9
     assert await books.hear(invoice, Kind.DISPUTE, "lost")
-    for status in ("needs_response", "under_review", "lost", "warning_needs_response"):
-        assert not await books.hear(invoice, Kind.DISPUTE, status)
+    for read, status in enumerate(("needs_response", "under_review", "lost", "warning_needs_response")):
+        earlier = books.news(invoice, Kind.DISPUTE, status, TOTAL, 0, read)
+        assert await books.reverse(earlier) is Outcome.ALREADY_SETTLED
     assert await books.entries() == [(EntryKind.GRANT, 2000), (EntryKind.REVERSE, -2000)]
     await books.check()
 

@@ -195,6 +195,16 @@ def escalate_dispute(ask: ControlRequest) -> Json:
     return present(dispute)
 
 
+def appeal_dispute(ask: ControlRequest) -> Json:
+    """POST /sandbox/disputes/{id}/appeal {"status": "appeal_needs_response"|"appeal_under_review"}"""
+    status = ask.json("status").get("status", "appeal_under_review")
+    if status not in reversals.APPEALS:
+        raise ControlError("status must be appeal_needs_response or appeal_under_review")
+    dispute = ask.stored("dispute")
+    reversals.appeal_dispute(ask.world, dispute, status)
+    return present(dispute)
+
+
 def close_dispute(ask: ControlRequest) -> Json:
     """POST /sandbox/disputes/{id}/close {"status": "won"|"lost"|"warning_closed"}"""
     status = ask.json("status").get("status")
@@ -243,6 +253,7 @@ CONTROLS: list[tuple[str, str, Control]] = [
     ("POST", "/setup_intents/{id}/authenticate", authenticate),
     ("POST", "/subscriptions/{id}/renew", renew_subscription),
     ("POST", "/disputes", open_dispute),
+    ("POST", "/disputes/{id}/appeal", appeal_dispute),
     ("POST", "/disputes/{id}/close", close_dispute),
     ("POST", "/disputes/{id}/escalate", escalate_dispute),
     ("POST", "/refunds/{id}/fail", fail_refund),

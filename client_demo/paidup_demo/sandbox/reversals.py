@@ -13,6 +13,8 @@ from paidup_demo.sandbox.world import World
 # "Some time later", in Stripe's words: when a refund of the cards that delay or fail one is decided.
 REFUND_DECIDED_AFTER_S = 60
 CLOSED = ("won", "lost", "warning_closed")
+APPEALS = {"appeal_needs_response": ("lost",), "appeal_under_review": ("lost", "appeal_needs_response")}
+"""The statuses of an appeal, and those that each follows."""
 
 
 def refund(world: World, charge: Json, amount: int | None, reason: str | None, metadata: Json) -> Json:
@@ -95,8 +97,16 @@ def open_dispute(
     charge["disputed"] = True
     world.events.record("charge.dispute.created", made)
     if not inquiry:
-        world.events.record("charge.dispute.funds_withdrawn", made)
+        _move_funds(world, made, -made["amount"])
     return made
+
+
+def _move_funds(world: World, dispute: Json, amount: int) -> None:
+    """Withdraw the disputed money (below zero) or reinstate it. Stripe sends an event of its own."""
+    moved = objects.balance_transaction(world.now(), dispute, amount)
+    moves = [*dispute["balance_transactions"], moved]
+    event = "charge.dispute.funds_withdrawn" if amount < 0 else "charge.dispute.funds_reinstated"
+    world.events.change(event, dispute, balance_transactions=moves)
 
 
 def escalate_dispute(world: World, dispute: Json) -> None:
@@ -106,7 +116,14 @@ def escalate_dispute(world: World, dispute: Json) -> None:
     dispute["payment_method_details"]["card"]["case_type"] = "chargeback"
     new = {"status": "needs_response", "is_charge_refundable": False}
     world.events.change("charge.dispute.updated", dispute, **new)
-    world.events.record("charge.dispute.funds_withdrawn", dispute)
+    _move_funds(world, dispute, -dispute["amount"])
+
+
+def appeal_dispute(world: World, dispute: Json, status: str) -> None:
+    """Appeal a lost dispute, or have the appeal reviewed; `close_dispute` ends it again."""
+    if dispute["status"] not in APPEALS[status]:
+        raise InvalidRequestError(f"This dispute has a status of {dispute['status']}.")
+    world.events.change("charge.dispute.updated", dispute, status=status)
 
 
 def close_dispute(world: World, dispute: Json, status: str) -> None:
@@ -118,4 +135,4 @@ def close_dispute(world: World, dispute: Json, status: str) -> None:
         escalate_dispute(world, dispute)
     world.events.change("charge.dispute.closed", dispute, status=status)
     if status == "won" and had_withdrawn:
-        world.events.record("charge.dispute.funds_reinstated", dispute)
+        _move_funds(world, dispute, dispute["amount"])

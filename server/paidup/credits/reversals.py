@@ -26,7 +26,7 @@ from paidup.db.models import (
 )
 from paidup.domain.catalog import AfterRefund
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.reversals import Claim, ReversalFacts, claim, is_later, reason
+from paidup.domain.reversals import Claim, ReversalFacts, claim, reason
 from paidup.runtime.clock import now
 
 COUNTS = ("credits_reversed", "credits_unrecoverable", "credits_forgiven", "credits_owed", "reserved_through")
@@ -35,37 +35,52 @@ _GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
 
 
 class ReversalNews(msgspec.Struct, frozen=True):
-    """A refund, dispute or credit note of a known invoice, as Stripe reports it."""
+    """A refund, dispute or credit note of a known invoice, as Stripe answered at `fetched_at`."""
 
     id: str
     kind: ReversalKind
     invoice: str
     amount_minor: int
     status: str
+    fetched_at: datetime
+    withdrawn: bool | None = None
 
     @property
     def reason(self) -> str:
         return reason(self.kind, self.status)
 
 
-async def record(news: ReversalNews) -> bool:
-    """Store a reversal's latest status. False if it, or a later one, was stored before."""
+async def record(news: ReversalNews) -> str | None:
+    """Store what Stripe says of a reversal now. None if nothing has changed, or a later read is stored.
+
+    Otherwise the cause of the change, for the reference of its entries. Statuses have no order: a lost
+    dispute may be appealed, won, and lost again.
+    """
     known = await Reversal.get_or_none(id=news.id)
     if known is None:
-        await Reversal.create(
-            id=news.id,
-            kind=news.kind,
-            invoice_id=news.invoice,
-            amount_minor=news.amount_minor,
-            status=news.status,
-            changed_at=now(),
-        )
-        return True
-    if not is_later(news.status, known.status):
-        return False
-    known.status, known.amount_minor, known.changed_at = news.status, news.amount_minor, now()
-    await known.save(update_fields=["status", "amount_minor", "changed_at"])
-    return True
+        known = Reversal(id=news.id, kind=news.kind, invoice_id=news.invoice)
+        _update(known, news)
+        await known.save(force_create=True)
+        return f"{news.id}:{news.status}"
+    if known.fetched_at is not None and news.fetched_at < known.fetched_at:
+        return None
+    changed = is_changed(known, news.status, news.amount_minor, news.withdrawn)
+    if changed:
+        known.changes += 1
+        _update(known, news)
+    known.fetched_at = news.fetched_at
+    await known.save()
+    return f"{news.id}:{news.status}:{known.changes}" if changed else None
+
+
+def is_changed(known: Reversal, status: str, amount_minor: int, withdrawn: bool | None) -> bool:
+    """Whether Stripe says something else than what is stored."""
+    return (known.status, known.amount_minor, known.withdrawn) != (status, amount_minor, withdrawn)
+
+
+def _update(known: Reversal, news: ReversalNews) -> None:
+    known.status, known.amount_minor, known.withdrawn = news.status, news.amount_minor, news.withdrawn
+    known.fetched_at, known.changed_at = news.fetched_at, now()
 
 
 async def apply(
@@ -98,7 +113,7 @@ async def _due(row: Invoice) -> tuple[list[CreditGrant], Claim]:
     known = await Reversal.filter(invoice_id=row.id)
     planned = await CreditGrant.filter(invoice_id=row.id).order_by("installment")
     grants = [grant for grant in planned if grant.state in _GRANTED]
-    facts = [ReversalFacts(each.kind, each.status, each.amount_minor) for each in known]
+    facts = [ReversalFacts(each.kind, each.status, each.amount_minor, each.withdrawn) for each in known]
     total_minor = row.total_minor or row.amount_due_minor  # settled before totals were stored
     granted, in_all = _credits(grants), _credits(planned)
     offset = row.credits_offset * granted // in_all if in_all else 0  # this far, of a yearly plan

@@ -290,6 +290,12 @@ class Reversal(Model):
     )
     amount_minor = fields.BigIntField()
     status = fields.CharField(40)
+    withdrawn = fields.BooleanField(null=True)
+    """Whether a dispute's money is away from the merchant's balance; None where Stripe did not say."""
+    fetched_at = fields.DatetimeField(null=True)
+    """When it was read from Stripe. A read that began earlier changes nothing."""
+    changes = fields.IntField(default=0, db_default=0)
+    """How often it has changed: part of its entries' references, since a status may come again."""
     changed_at = fields.DatetimeField()
 
     invoice_id: str

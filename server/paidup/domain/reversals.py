@@ -27,29 +27,16 @@ _EFFECTS = {
     # An inquiry (warning_*) moves no money.
     ("dispute", "needs_response"): Effect.FREEZES,
     ("dispute", "under_review"): Effect.FREEZES,
+    # An appeal is against a loss: the money stays away until it is won.
+    ("dispute", "appeal_needs_response"): Effect.REVERSES,
+    ("dispute", "appeal_under_review"): Effect.REVERSES,
     ("dispute", "lost"): Effect.REVERSES,
     ("credit_note", "issued"): Effect.REVERSES,
 }
 
-_RANKS = {
-    "pending": 0,
-    "requires_action": 1,
-    "succeeded": 2,
-    "failed": 3,
-    "canceled": 3,
-    "warning_needs_response": 0,
-    "warning_under_review": 1,
-    "needs_response": 2,
-    "under_review": 3,
-    "warning_closed": 4,
-    "won": 4,
-    "lost": 4,
-    "prevented": 4,
-    "issued": 0,
-    "void": 1,
-}
-"""The order of statuses. Events arrive in any order; a status never goes back."""
-
+_APPEALS = ("appeal_needs_response", "appeal_under_review")
+_NO_EFFECT = ("warning_needs_response", "warning_under_review", "warning_closed", "won")
+"""Statuses of a dispute that leave the credits alone. In any other, the money that was withdrawn counts."""
 
 _REASONS = {
     ("refund", "pending"): "refunded",
@@ -62,9 +49,11 @@ _REASONS = {
     ("dispute", "warning_closed"): "the bank's question about the payment was answered",
     ("dispute", "needs_response"): "the payment is disputed",
     ("dispute", "under_review"): "the payment is disputed",
+    ("dispute", "appeal_needs_response"): "the lost dispute can be appealed",
+    ("dispute", "appeal_under_review"): "the lost dispute is being appealed",
     ("dispute", "won"): "the dispute was closed: the payment stands",
     ("dispute", "lost"): "the dispute was lost: the payment was returned",
-    ("dispute", "prevented"): "the dispute was closed: the payment stands",
+    ("dispute", "prevented"): "the dispute was settled before it was opened",
     ("credit_note", "issued"): "credited back",
     ("credit_note", "void"): "the credit note was canceled",
 }
@@ -72,25 +61,36 @@ _REASONS = {
 
 
 class ReversalFacts(msgspec.Struct, frozen=True):
-    """One refund, dispute or credit note: `kind`, Stripe's `status`, minor units."""
+    """One refund, dispute or credit note: `kind`, Stripe's `status`, minor units.
+
+    `withdrawn`: whether a dispute's money has left the merchant's balance and is not back. None: unknown.
+    """
 
     kind: str
     status: str
     amount_minor: int
+    withdrawn: bool | None = None
 
     @property
     def effect(self) -> Effect:
+        if self.kind == "dispute":
+            return self._effect_of_dispute()
         return _EFFECTS.get((self.kind, self.status), Effect.NONE)
+
+    def _effect_of_dispute(self) -> Effect:
+        if self.status in _APPEALS and self.withdrawn is False:
+            return Effect.FREEZES  # the bank's appeal, or the money is back meanwhile: undecided
+        if known := _EFFECTS.get(("dispute", self.status)):
+            return known
+        if self.status in _NO_EFFECT or not self.withdrawn:
+            return Effect.NONE
+        # A prevented dispute is final. Of a status that Stripe has added since, we know only the money.
+        return Effect.REVERSES if self.status == "prevented" else Effect.FREEZES
 
 
 def reason(kind: str, status: str) -> str:
     """Why credits changed, in text for the customer."""
     return _REASONS.get((kind, status)) or f"{kind} {status}".replace("_", " ")
-
-
-def is_later(status: str, known: str) -> bool:
-    """Whether `status` comes after `known` for one reversal."""
-    return _RANKS.get(status, -1) > _RANKS.get(known, -1)
 
 
 class Claim(msgspec.Struct, frozen=True):

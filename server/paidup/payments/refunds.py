@@ -1,19 +1,23 @@
 """Handles refunds, disputes and credit notes: finds the invoice that each is about, and reverses credits.
 
-Where the object does not name its invoice, Stripe is asked. The settlement moves the credits.
+Where the object does not name its invoice, Stripe is asked. An event's payload may be older than what is
+stored, and no status is the last one: what Stripe says now is read. The settlement moves the credits.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
-from paidup.credits.reversals import ReversalNews
+from paidup.credits.reversals import ReversalNews, is_changed
 from paidup.db.connection import storage_errors
-from paidup.db.models import Invoice, ReversalKind
+from paidup.db.models import Invoice, Reversal, ReversalKind
 from paidup.domain.payment_facts import Source
 from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
+from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.schemas import CreditNote, Dispute, Refund
 
@@ -32,14 +36,19 @@ class ReversalHandler:
         self._verification = verification
         self._settlement = settlement
 
-    async def read(self, kind: ReversalKind, object_id: str) -> StripeReversal:
-        """The object as it is now, read through the API. Raises StripeError."""
-        return await self._gateway.read_reversal(REVERSAL_STRUCTS[kind], object_id)
+    async def read_and_handle(self, kind: ReversalKind, object_id: str, source: Source) -> Outcome:
+        """Read the object as it is now, and handle that. Raises StripeError, StorageUnavailable."""
+        fetched_at = now()
+        reversal = await self._gateway.read_reversal(REVERSAL_STRUCTS[kind], object_id)
+        return await self.handle(reversal, source, fetched_at)
 
-    async def handle(self, reversal: StripeReversal, source: Source) -> Outcome:
+    async def handle(
+        self, reversal: StripeReversal, source: Source, fetched_at: datetime | None = None
+    ) -> Outcome:
         """Have the settlement apply `reversal` to its invoice. Safe to call any number of times.
 
-        Raises StripeError, StorageUnavailable.
+        `fetched_at` is when Stripe was asked for it; None for an event's payload, which is read again where
+        it differs from what is stored. Raises StripeError, StorageUnavailable.
         """
         invoice = await self._find_invoice(reversal)
         if invoice is None:
@@ -51,7 +60,12 @@ class ReversalHandler:
             settled, _ = await self._verification.read(invoice, source)
             if settled.status is None:
                 return settled.outcome
-        return await self._settlement.reverse(_news(reversal, invoice))
+        if fetched_at is None:
+            if not await _differs(reversal):
+                return Outcome.ALREADY_SETTLED
+            fetched_at = now()
+            reversal = await self._gateway.read_reversal(type(reversal), reversal.id)
+        return await self._settlement.reverse(_news(reversal, invoice, fetched_at))
 
     async def _find_invoice(self, reversal: StripeReversal) -> str | None:
         if isinstance(reversal, CreditNote):
@@ -66,10 +80,23 @@ class ReversalHandler:
         return row.id if row else await self._gateway.invoice_of_intent(intent)
 
 
-def _news(reversal: StripeReversal, invoice: str) -> ReversalNews:
+async def _differs(reversal: StripeReversal) -> bool:
+    with storage_errors():
+        known = await Reversal.get_or_none(id=reversal.id)
+    return known is None or is_changed(known, *_state(reversal))
+
+
+def _state(reversal: StripeReversal) -> tuple[str, int, bool | None]:
+    """Status, amount in minor units, and whether a dispute's money is away."""
     amount = reversal.besides_refunds if isinstance(reversal, CreditNote) else reversal.amount
     status = reversal.status or "succeeded"  # a refund paid outside of Stripe shows none
-    return ReversalNews(reversal.id, _KINDS[type(reversal)], invoice, amount, status)
+    return status, amount, reversal.withdrawn if isinstance(reversal, Dispute) else None
+
+
+def _news(reversal: StripeReversal, invoice: str, fetched_at: datetime) -> ReversalNews:
+    status, amount, withdrawn = _state(reversal)
+    kind = _KINDS[type(reversal)]
+    return ReversalNews(reversal.id, kind, invoice, amount, status, fetched_at, withdrawn)
 
 
 def decode_reversal(kind: ReversalKind, data: msgspec.Raw) -> StripeReversal:

@@ -122,11 +122,11 @@ class Settlement:
         """
         async with write_transaction():
             row, account = await lock_invoice(news.invoice)
-            if not await reversals.record(news):
+            cause = await reversals.record(news)
+            if cause is None:
                 return Outcome.ALREADY_SETTLED
             row.has_reversals = True
             before = account.version
-            cause = f"{news.id}:{news.status}"
             notify = await self._apply_reversals(row, account, cause, news.reason)
             balance_changed = account.version != before
         self._timeline.note(

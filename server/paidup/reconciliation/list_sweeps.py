@@ -6,6 +6,7 @@ Each method is one bounded sweep, and goes on where the last one stopped (see `l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 
 import structlog
@@ -18,6 +19,7 @@ from paidup.payments.refunds import REVERSAL_STRUCTS, ReversalHandler, StripeRev
 from paidup.payments.verification import Verification
 from paidup.reconciliation.list_scanner import Scan, scan
 from paidup.reconciliation.stripe_events import PAYMENT_TYPES, REVERSAL_TYPES, Events, store
+from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
 from paidup.stripe_api.schemas import Event, StripeInvoice, decode
@@ -103,6 +105,7 @@ class ListSweeps:
     async def _handle_reversals(
         self, kind: ReversalKind, since: int, after: str | None
     ) -> tuple[int, str | None, bool]:
+        fetched_at = now()
         page = await self._gateway.list_reversals(REVERSAL_STRUCTS[kind], since, after, BACKGROUND_MAX_WAIT_S)
         rows = await Reversal.filter(id__in=[listed.id for listed in page.data]).only("id", "status")
         known = {(row.id, row.status) for row in rows}
@@ -111,12 +114,12 @@ class ListSweeps:
             for listed in page.data
             if (listed.id, listed.status) not in known and listed.id not in self._ignored
         ]
-        outcomes = [await self._handle_reversal(listed) for listed in news]
+        outcomes = [await self._handle_reversal(listed, fetched_at) for listed in news]
         return outcomes.count(Outcome.SETTLED), page.data[-1].id if page.data else None, page.has_more
 
-    async def _handle_reversal(self, listed: StripeReversal) -> Outcome | None:
+    async def _handle_reversal(self, listed: StripeReversal, fetched_at: datetime) -> Outcome | None:
         try:
-            outcome = await self._reversal_handler.handle(listed, Source.RECONCILIATION)
+            outcome = await self._reversal_handler.handle(listed, Source.RECONCILIATION, fetched_at)
         except StripeRefused as error:
             # A failure of this one: the others are still handled.
             log.warning("reversal_failed", reversal=listed.id, error=str(error))

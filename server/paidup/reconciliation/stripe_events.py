@@ -90,6 +90,8 @@ REVERSAL_TYPES = {
     "charge.dispute.created": ReversalKind.DISPUTE,
     "charge.dispute.updated": ReversalKind.DISPUTE,
     "charge.dispute.closed": ReversalKind.DISPUTE,
+    "charge.dispute.funds_withdrawn": ReversalKind.DISPUTE,
+    "charge.dispute.funds_reinstated": ReversalKind.DISPUTE,
     "credit_note.created": ReversalKind.CREDIT_NOTE,
     "credit_note.voided": ReversalKind.CREDIT_NOTE,
 }
@@ -260,9 +262,8 @@ class Events:
         # Older API versions say differently where a credit note's money went.
         other_version = kind is ReversalKind.CREDIT_NOTE and event.api_version != API_VERSION
         if event.data is None or other_version:
-            reversal = await self._reversals.read(kind, event.about())
-        else:
-            reversal = decode_reversal(kind, event.data.object)
+            return _handled(await self._reversals.read_and_handle(kind, event.about(), source))
+        reversal = decode_reversal(kind, event.data.object)
         return _handled(await self._reversals.handle(reversal, source))
 
     # What they share

@@ -311,12 +311,24 @@ class Refund(msgspec.Struct, frozen=True):
     charge: str | None = None
 
 
+class BalanceTransaction(msgspec.Struct, frozen=True):
+    """Money that left the merchant's balance (below zero), or came back. In the balance's currency."""
+
+    amount: int
+
+
 class Dispute(msgspec.Struct, frozen=True):
     id: str
     amount: int
     status: str
     payment_intent: str | None = None
     charge: str | None = None
+    balance_transactions: list[BalanceTransaction] = []
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether its money was withdrawn and not reinstated."""
+        return sum(each.amount for each in self.balance_transactions) < 0
 
 
 class CreditNoteRefund(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from paidup_demo.sandbox.objects.billing import (
 )
 from paidup_demo.sandbox.objects.catalogue import coupon, customer, discount, plan_of, price, product
 from paidup_demo.sandbox.objects.money import (
+    balance_transaction,
     charge,
     dispute,
     payment_intent,
@@ -38,6 +39,7 @@ from paidup_demo.sandbox.objects.money import (
 
 __all__ = [
     "account",
+    "balance_transaction",
     "charge",
     "coupon",
     "credit_note",

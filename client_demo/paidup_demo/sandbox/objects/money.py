@@ -176,6 +176,28 @@ _EVIDENCE = (
 )
 
 
+def balance_transaction(created: int, about: Json, amount: int) -> Json:
+    """Money of a dispute that leaves the balance (below zero), or comes back. No fee is imitated."""
+    return {
+        "id": new_id("txn"),
+        "object": "balance_transaction",
+        "created": created,
+        "amount": amount,
+        "available_on": created,
+        "balance_type": "payments",
+        "currency": about["currency"],
+        "description": None,
+        "exchange_rate": None,
+        "fee": 0,
+        "fee_details": [],
+        "net": amount,
+        "reporting_category": "dispute" if amount < 0 else "dispute_reversal",
+        "source": about["id"],
+        "status": "available",
+        "type": "adjustment",
+    }
+
+
 def dispute(created: int, charge: Json, reason: str, status: str, due_by: int) -> Json:
     """A dispute of a charge."""
     card = charge["payment_method_details"]["card"]
