@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from functools import partial
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -416,6 +417,34 @@ async def test_a_credit_note_on_an_open_invoice_takes_no_credit(life: Life) -> N
     await life.refund(purchase["invoice"])
     await life.wait_for_balance(0)
     await life.wait_for_status(purchase["invoice"], "reversed")
+
+
+async def test_a_written_off_invoice_gives_nothing(life: Life) -> None:
+    """S25: a credit note for all of it makes Stripe call it paid, and nobody paid anything.
+
+    https://docs.stripe.com/invoicing/integration/programmatic-credit-notes
+    """
+    _, purchase = await life.post("/api/subscriptions", plan="pro")
+    await life.credit_note(purchase["invoice"], amount=FULL)
+    shown = await life.stripe.api("GET", f"invoices/{purchase['invoice']}")
+    assert (shown["status"], shown["amount_paid"]) == ("paid", 0)
+    await life.wait_for_status(purchase["invoice"], "void")
+    await life.calm()
+    assert await life.entries() == []
+
+
+async def test_a_written_off_invoice_gives_its_credits_if_the_policy_says_so(
+    world: World, tmp_path: Path
+) -> None:
+    """S25: for those who write invoices off as a present."""
+    plans = tmp_path / "plans.toml"
+    text = PACKAGED_PLANS.read_text()
+    plans.write_text(text.replace('written_off = "nothing"', 'written_off = "grant"'))
+    life = await a_life(world, plans_file=plans)
+    _, purchase = await life.post("/api/subscriptions", plan="pro")
+    await life.credit_note(purchase["invoice"], amount=FULL)
+    await life.wait_for_status(purchase["invoice"], "active")
+    assert await life.balance() == CREDITS
 
 
 async def test_a_credit_note_of_an_old_api_version_is_refetched(no_webhooks: Life) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from paidup_demo.sandbox import cards, invoices, objects, previews, subscriptions
+from paidup_demo.sandbox import cards, currencies, invoices, objects, previews, subscriptions
 from paidup_demo.sandbox.api import Call, Operation
 from paidup_demo.sandbox.api_catalogue import retriever, updated
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
@@ -21,6 +21,7 @@ PAYMENT_SETTINGS: Shape = {
     "save_default_payment_method": choice("off", "on_subscription"),
 }
 SUBSCRIPTION: Shape = {
+    "currency": TEXT,
     "customer": TEXT,
     "items": [{"price": TEXT, "quantity": INTEGER, "metadata": METADATA}],
     "payment_behavior": choice("default_incomplete", "allow_incomplete", "error_if_incomplete"),
@@ -141,7 +142,7 @@ def create_invoice(call: Call) -> Json:
     require(call.params, "customer")
     world, params = call.world, call.params
     customer = world.store.get("customer", params["customer"], "customer")
-    currency = (params.get("currency") or customer["currency"] or "usd").lower()
+    currency = currencies.default_for(world, customer, params.get("currency"))
     draft = invoices.new_draft(world, customer, currency, "manual", params.get("metadata", {}))
     draft.update(auto_advance=params.get("auto_advance", False), description=params.get("description"))
     if params.get("pending_invoice_items_behavior") == "include":
@@ -205,6 +206,32 @@ def pay_invoice(call: Call) -> Json:
     return present(stored)
 
 
+def delete_invoice(call: Call) -> Json:
+    """DELETE /v1/invoices/{id}: a draft that no subscription made; its items are pending again"""
+    world, stored = call.world, call.named("invoice")
+    if stored["status"] != "draft" or stored["parent"] is not None:
+        raise InvalidRequestError("You can only delete draft invoices that no subscription made.")
+    for item in world.store.linked(stored["customer"], "invoiceitem"):
+        if item["invoice"] == stored["id"]:
+            item["invoice"] = None
+    world.store.remove(stored)
+    world.events.record("invoice.deleted", stored)
+    return {"id": stored["id"], "object": "invoice", "deleted": True}
+
+
+def delete_invoice_item(call: Call) -> Json:
+    """DELETE /v1/invoiceitems/{id}: pending, or on a draft"""
+    world, stored = call.world, call.named("invoiceitem")
+    draft = world.store.find("invoice", stored["invoice"]) if stored["invoice"] else None
+    if draft is not None:
+        if draft["status"] != "draft":
+            raise InvalidRequestError("This invoice is no longer editable.", code="invoice_not_editable")
+        invoices.drop_item(draft, stored)
+    world.store.remove(stored, owner=stored["customer"])
+    world.events.record("invoiceitem.deleted", stored)
+    return {"id": stored["id"], "object": "invoiceitem", "deleted": True}
+
+
 def void_invoice(call: Call) -> Json:
     """POST /v1/invoices/{id}/void"""
     stored = call.named("invoice")
@@ -225,7 +252,7 @@ def create_invoice_item(call: Call) -> Json:
     world, params = call.world, call.params
     customer = world.store.get("customer", params["customer"], "customer")
     draft = world.store.get("invoice", params["invoice"], "invoice") if params.get("invoice") else None
-    made = _invoice_item(world, customer, params)
+    made = _invoice_item(world, customer, params, draft)
     invoices.keep_item(world, made)
     if draft is not None:
         if draft["customer"] != customer["id"]:
@@ -235,19 +262,26 @@ def create_invoice_item(call: Call) -> Json:
     return present(made)
 
 
-def _invoice_item(world: World, customer: Json, params: Json) -> Json:
+def _invoice_item(world: World, customer: Json, params: Json, draft: Json | None) -> Json:
+    currency = draft["currency"] if draft else currencies.default_for(world, customer, params.get("currency"))
     quantity = params.get("quantity") or 1
     more: dict[str, Any] = {
         key: params[key] for key in ("description", "metadata", "period") if key in params
     }
     if params.get("pricing", {}).get("price"):
-        price = world.store.get("price", params["pricing"]["price"], "pricing[price]")
-        amount, currency = price["unit_amount"] * quantity, price["currency"]
+        found = world.store.get("price", params["pricing"]["price"], "pricing[price]")
+        if not found["active"]:
+            raise InvalidRequestError(
+                "The price specified is inactive. This field only accepts active prices.",
+                param="pricing[price]",
+            )
+        price = currencies.price_in(world, found, currency, "pricing[price]")
+        amount = price["unit_amount"] * quantity
         more["pricing"] = objects.price_details(price)
         more.setdefault("description", world.store.get("product", price["product"])["name"])
     else:
         require(params, "amount", "currency")
-        amount, currency = params["amount"], params["currency"].lower()
+        amount = params["amount"]
     made = objects.invoice_item(
         world.now(), customer=customer["id"], currency=currency, amount=amount, quantity=quantity
     )
@@ -329,9 +363,11 @@ OPERATIONS = [
         {"off_session": BOOLEAN, "paid_out_of_band": BOOLEAN, "payment_method": TEXT},
     ),
     Operation("POST", "/v1/invoices/{id}/void", void_invoice),
+    Operation("DELETE", "/v1/invoices/{id}", delete_invoice),
     Operation("POST", "/v1/invoices/{id}/mark_uncollectible", mark_invoice_uncollectible),
     Operation("POST", "/v1/invoiceitems", create_invoice_item, INVOICE_ITEM),
     retriever("invoiceitem"),
+    Operation("DELETE", "/v1/invoiceitems/{id}", delete_invoice_item),
     Operation(
         "GET",
         "/v1/invoiceitems",

@@ -262,9 +262,9 @@ def retriever(table: str) -> Operation:
     return Operation("GET", f"/v1/{table}s/{{id}}", lambda call: present(call.named(table)))
 
 
-def retrieve_account(_: Call) -> Json:
+def retrieve_account(call: Call) -> Json:
     """GET /v1/account"""
-    return objects.account()
+    return objects.account(call.world.conditions.default_currency)
 
 
 OPERATIONS = [

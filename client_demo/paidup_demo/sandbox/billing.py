@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from paidup_demo.sandbox import cards, invoices, objects, payments
+from paidup_demo.sandbox import cards, currencies, invoices, objects, payments
 from paidup_demo.sandbox.clock import add_interval, day_of_month
 from paidup_demo.sandbox.errors import CardError, InvalidRequestError, Json
 from paidup_demo.sandbox.prorations import Part, price_of, whole
@@ -37,7 +37,10 @@ def name_of(world: World, item: Json) -> str:
 def whole_periods(world: World, subscription: Json) -> list[Part]:
     """The current period of every item."""
     on_trial = subscription["status"] == "trialing"
-    return [whole(item, name_of(world, item), on_trial=on_trial) for item in subscription["items"]["data"]]
+    return [
+        whole(currencies.charged(world, subscription, item), name_of(world, item), on_trial=on_trial)
+        for item in subscription["items"]["data"]
+    ]
 
 
 def compose(
@@ -149,7 +152,8 @@ def coupons_for(
     world: World, subscription: Json, items: list[Json], item: Json, moment: int
 ) -> list[tuple[str, Json, Fraction]]:
     """The coupons for `prorations.remaining`, with the item's share of a fixed amount off the whole."""
-    total = sum(price_of(each) for each in items) or 1
+    total = sum(price_of(currencies.charged(world, subscription, each)) for each in items) or 1
+    item = currencies.charged(world, subscription, item)
     portion = Fraction(price_of(item), total)
     return [
         (discount["id"], coupon, portion) for discount, coupon in discounts_at(world, subscription, moment)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from paidup_demo.sandbox import billing, objects
+from paidup_demo.sandbox import billing, currencies, objects
 from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
 from paidup_demo.sandbox.prorations import Part, period_from, price_of, remaining, rhythm, unused
 from paidup_demo.sandbox.state import copied
@@ -54,9 +54,11 @@ def seat_of(world: World, wanted: Json, position: int) -> Seat:
     return Seat(price, 1 if quantity is None else quantity, metadata=wanted.get("metadata", {}))
 
 
-def check_prices(seats: list[Seat]) -> None:
-    """Raise if the prices differ in currency or interval, or if one occurs twice."""
-    if len({(seat.price["currency"], *rhythm(seat.price)) for seat in seats}) > 1:
+def check_prices(world: World, seats: list[Seat], currency: str) -> None:
+    """Raise if a price is not sold in this currency, if intervals differ, or if one occurs twice."""
+    for position, seat in enumerate(seats):
+        currencies.price_in(world, seat.price, currency, f"items[{position}][price]")
+    if len({rhythm(seat.price) for seat in seats}) > 1:
         raise InvalidRequestError(
             "All prices on a subscription must have the same currency and billing interval."
         )
@@ -71,7 +73,7 @@ def check_prices(seats: list[Seat]) -> None:
 def plan(world: World, subscription: Json, params: Json) -> Change:
     """Plan the change from `proration_date` or from now. Changes nothing."""
     former = subscription["items"]["data"]
-    seats = _seats(world, former, params.get("items", []))
+    seats = _seats(world, subscription, params.get("items", []))
     now, moment = world.now(), _moment(world, former, params)
     behavior = params.get("proration_behavior") or "create_prorations"
     restarts = _restarts(subscription, seats, params)
@@ -93,8 +95,9 @@ def plan(world: World, subscription: Json, params: Json) -> Change:
     return Change(after, parts, changed if prorates else set(), at_once=behavior == "always_invoice")
 
 
-def _seats(world: World, former: list[Json], wanted: list[Json]) -> list[Seat]:
+def _seats(world: World, subscription: Json, wanted: list[Json]) -> list[Seat]:
     """All future seats: the existing ones, changed or not, then the new ones."""
+    former = subscription["items"]["data"]
     by_id = {item["id"]: Seat(item["price"], item["quantity"], item, item["metadata"]) for item in former}
     added = []
     for position, entry in enumerate(wanted):
@@ -114,9 +117,7 @@ def _seats(world: World, former: list[Json], wanted: list[Json]) -> list[Seat]:
     seats = [*by_id.values(), *added]
     if not seats:
         raise InvalidRequestError("A subscription must have at least one active plan.", param="items")
-    check_prices(seats)
-    if seats[0].price["currency"] != former[0]["price"]["currency"]:
-        raise InvalidRequestError("You cannot change the currency of a subscription.", param="items")
+    check_prices(world, seats, subscription["currency"])
     return seats
 
 
@@ -198,7 +199,7 @@ def _prorations(
         if item_id in former:
             parts += unused_parts(world, [former[item_id]], moment)
         if item_id in after and price_of(after[item_id]) and moment < after[item_id]["current_period_end"]:
-            item = after[item_id]
+            item = currencies.charged(world, subscription, after[item_id])
             coupons = billing.coupons_for(world, subscription, items, item, moment)
             parts.append(remaining(item, billing.name_of(world, item), moment, coupons))
     return parts

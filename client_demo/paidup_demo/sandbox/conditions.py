@@ -35,6 +35,7 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     processing_ms: Milliseconds = 0
     processing_outcome: Literal["succeeded", "failed"] = "succeeded"
     refund_pending: bool = False
+    default_currency: Annotated[str, Meta(pattern=r"^[a-z]{3}$")] = "usd"
 
     def as_json(self) -> Json:
         """All conditions, as the control API returns them."""

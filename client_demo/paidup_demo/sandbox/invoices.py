@@ -263,7 +263,7 @@ def ask_for(world: World, invoice: Json, amount: int) -> None:
     found = default_payment(world, invoice)
     if amount == 0:
         _call_off_payment(world, invoice, "void_invoice")
-        mark_paid(world, invoice, paid=0)
+        mark_paid(world, invoice, paid=0, off_stripe=True)  # no payment succeeded
     elif found is not None:
         payment, intent = found
         payment["amount_requested"] = intent["amount"] = amount
@@ -303,6 +303,13 @@ def line_of_item(invoice: Json, item: Json) -> Json:
         line["discount_amounts"] = copied(item["proration_details"]["discount_amounts"])
         line["discounts"] = list(item["discounts"])
     return line
+
+
+def drop_item(invoice: Json, item: Json) -> None:
+    """Remove an invoice item's line from a draft, and update its totals."""
+    lines = invoice["lines"]
+    lines["data"] = [line for line in lines["data"] if _item_behind(line) != item["id"]]
+    sum_up(invoice)
 
 
 def claim_items(world: World, invoice: Json, items: list[Json]) -> None:

@@ -63,6 +63,13 @@ class Store:
             raise missing(table, str(row_id), param, in_path=in_path)
         return row
 
+    def remove(self, row: Json, owner: str | None = None) -> None:
+        """Delete a row, and the link by which `owner` remembers it."""
+        del self.table(row["object"])[row["id"]]
+        if owner is not None:
+            self.note(owner)[row["object"]].remove(row["id"])
+        self.dirty = True
+
     def newest(self, table: str, **equals: object) -> Iterator[Json]:
         """Rows newest first, those that have these values only."""
         for row in reversed(self.table(table).values()):

@@ -6,7 +6,7 @@ changes.py, invoices in billing.py, and what the clock causes in due.py.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import billing, change_plan, changes, invoices, objects, payments
+from paidup_demo.sandbox import billing, change_plan, changes, currencies, invoices, objects, payments
 from paidup_demo.sandbox.change_plan import Seat
 from paidup_demo.sandbox.clock import DAY_S
 from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
@@ -46,14 +46,11 @@ def create(world: World, params: Json) -> Json:
 def draft(world: World, params: Json) -> Json:
     """The subscription that these parameters ask for; not stored."""
     customer = world.store.get("customer", params["customer"], "customer")
-    seats = _seats(world, params["items"])
-    return _build(world, customer, seats, params, _trial_end(world, params))
-
-
-def _seats(world: World, items: list[Json]) -> list[Seat]:
-    seats = [change_plan.seat_of(world, item, position) for position, item in enumerate(items)]
-    change_plan.check_prices(seats)
-    return seats
+    seats = [change_plan.seat_of(world, item, position) for position, item in enumerate(params["items"])]
+    currency = (params.get("currency") or seats[0].price["currency"]).lower()
+    change_plan.check_prices(world, seats, currency)
+    currencies.refuse_another(customer, currency)
+    return _build(world, customer, seats, {**params, "currency": currency}, _trial_end(world, params))
 
 
 def _coupons(world: World, discounts: list[Json]) -> list[Json]:
@@ -80,7 +77,8 @@ def _trial_end(world: World, params: Json) -> int | None:
 
 def _amount_due(world: World, subscription: Json, coupons: list[Json]) -> int:
     """The amount due of the first invoice, including pending items and the customer's balance."""
-    total = sum(price_of(item) for item in subscription["items"]["data"])
+    items = subscription["items"]["data"]
+    total = sum(price_of(currencies.charged(world, subscription, item)) for item in items)
     for coupon in coupons:
         percent = coupon["percent_off"]
         total -= min(total, coupon["amount_off"]) if percent is None else percentage(total, percent)
@@ -91,7 +89,7 @@ def _amount_due(world: World, subscription: Json, coupons: list[Json]) -> int:
 
 def _build(world: World, customer: Json, seats: list[Seat], params: Json, trial_end: int | None) -> Json:
     now, first = world.now(), seats[0].price
-    subscription = objects.subscription(now, customer["id"], first["currency"])
+    subscription = objects.subscription(now, customer["id"], params["currency"])
     period = (now, trial_end) if trial_end else period_from(now, first, now)
     subscription["items"]["data"] = [
         objects.subscription_item(now, subscription["id"], seat.price, seat.quantity, period)

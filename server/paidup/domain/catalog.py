@@ -6,6 +6,8 @@ Defines the format of `plans.toml`. Reads no file and calls no API: file and pri
 from __future__ import annotations
 
 import tomllib
+from abc import abstractmethod
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -103,6 +105,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     change: BillingCycle = BillingCycle.KEEP_CYCLE
     on_cancel: OnCancel = OnCancel.KEEP
     max_quantity: Annotated[int, msgspec.Meta(gt=0, le=MAX_QUANTITY)] | None = None
+    previous_lookup_keys: tuple[LookupKey, ...] = ()
+    """Of prices that are no longer sold and still renew, with this plan's credits."""
 
     @property
     def top_up(self) -> bool:
@@ -147,11 +151,20 @@ class AfterRefund(StrEnum):
     FORGIVE = "forgive"
 
 
+class WrittenOff(StrEnum):
+    """What an invoice gives that a credit note has reduced to nothing before it was paid."""
+
+    NOTHING = "nothing"
+    GRANT = "grant"
+    """The credits of its lines, as if it had been paid."""
+
+
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All plans, in display order."""
 
     plans: Annotated[tuple[Plan, ...], msgspec.Meta(min_length=1)]
     spent_then_refunded: AfterRefund = AfterRefund.DEBT
+    written_off: WrittenOff = WrittenOff.NOTHING
 
     def plan(self, plan_id: str) -> Plan:
         """The plan of this id. Raises UnknownPlan."""
@@ -168,6 +181,10 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def lookup_keys(self) -> list[str]:
         return [price.lookup_key for plan in self.plans for price in plan.prices]
 
+    @property
+    def previous_lookup_keys(self) -> list[str]:
+        return [key for plan in self.plans for key in plan.previous_lookup_keys]
+
     def find_by_lookup_key(self, lookup_key: str) -> tuple[Plan, PlanPrice] | None:
         """The plan that has this lookup key, and its price."""
         for plan in self.plans:
@@ -175,6 +192,10 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 if price.lookup_key == lookup_key:
                     return plan, price
         return None
+
+    def find_by_previous_lookup_key(self, lookup_key: str) -> Plan | None:
+        """The plan that names this lookup key among its previous ones."""
+        return next((plan for plan in self.plans if lookup_key in plan.previous_lookup_keys), None)
 
 
 class StripePrice(msgspec.Struct, frozen=True):
@@ -193,6 +214,20 @@ class StripePrice(msgspec.Struct, frozen=True):
     product: str | None = None
     currency_options: dict[str, int] = {}
 
+    def unit_amount_in(self, currency: str) -> int | None:
+        """What one seat costs in this currency, in its smallest unit; None where it is not sold in it."""
+        if currency in ("", self.currency):
+            return self.unit_amount_minor
+        return self.currency_options.get(currency)
+
+
+class PriceBook(Mapping[str, StripePrice]):
+    """Prices by Stripe's id, and which other ids are known to sell no plan."""
+
+    @abstractmethod
+    def sells_nothing(self, price: str) -> bool:
+        """Whether this price was read from Stripe and belongs to no plan. False where it was not read."""
+
 
 def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
     """Parse a `plans.toml`. Raises ConfigurationError that names the problem and its place."""
@@ -202,7 +237,7 @@ def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
         raise ConfigurationError([f"{source}: {error}"]) from error
     for what, values in (
         ("plan id", [plan.id for plan in catalogue.plans]),
-        ("lookup key", catalogue.lookup_keys),
+        ("lookup key", catalogue.lookup_keys + catalogue.previous_lookup_keys),
     ):
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:

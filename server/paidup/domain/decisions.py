@@ -46,6 +46,10 @@ class Verdict(StrEnum):
     NOTHING_NEW = "nothing_new"
     REFETCH = "ask"
     """An event contradicts the row and may be older than it: read the current state from Stripe."""
+    UNREAD = "unread"
+    """It is paid, and one of its prices has not been read from Stripe: nothing is granted until it is."""
+    UNPRICED = "unpriced"
+    """It is paid, and one of its prices has no amount in its currency: nothing is granted until it has."""
     REFUSE = "refuse"
     """The facts do not belong to this invoice: nothing changes, and it is logged."""
 
@@ -70,14 +74,19 @@ class Decision(msgspec.Struct, frozen=True):
     error: PaymentError | None = None
 
 
-def decide(known: InvoiceSnapshot, facts: PaymentFacts) -> Decision:
-    """What to do about `known`, given `facts`. Grants at most once, and only for this invoice's payments."""
+def decide(known: InvoiceSnapshot, facts: PaymentFacts, grant_written_off: bool = False) -> Decision:
+    """What to do about `known`, given `facts`. Grants at most once, and only for this invoice's payments.
+
+    `grant_written_off`: an invoice that a credit note reduced to nothing counts as paid.
+    """
     if known.status in (InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED):
         return Decision(Verdict.ALREADY_GRANTED, known.status, "already settled")
     invoice = facts.invoice
     if mismatch := _mismatch(known, invoice):
         return Decision(Verdict.REFUSE, known.status, mismatch)
     if invoice and invoice.status == "paid":
+        if invoice.written_off and not grant_written_off:
+            return _notify(known, InvoiceStatus.VOID, "a credit note has written the invoice off")
         return Decision(Verdict.GRANT, InvoiceStatus.ACTIVE, "the invoice is paid")
 
     if invoice and invoice.status == "void":

@@ -74,6 +74,8 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     lines_complete: bool = True
     intent: str | None = None
     """The default payment's PaymentIntent, if the source shows it."""
+    written_off: bool = False
+    """Credit notes before payment left nothing to pay, so Stripe calls it paid; nobody paid anything."""
     account: str | None = None
     """The account's external id, which Paidup writes to the metadata."""
 

@@ -1,10 +1,10 @@
 """Computes what an invoice's lines give: credits are proportional to the money.
 
 The arithmetic of docs/credits.md for one invoice. Each line of a plan gives the plan's credits times the
-line's amount over the full price of one seat; negative proration lines count negatively. The sum is exact
-(fractions) and rounded down once. Discounts and taxes do not change credits. Free credits (a price of 0, a
-trial, a full discount, what `upgrade = "full"` adds) are stated separately. `credit_schedule.py` combines
-several invoices; `decisions.py` decides whether to grant.
+line's amount over the full price of one seat, both in the line's currency; negative proration lines count
+negatively. The sum is exact (fractions) and rounded down once. Discounts and taxes do not change credits.
+Free credits (a price of 0, a trial, a full discount, what `upgrade = "full"` adds) are stated separately.
+`credit_schedule.py` combines several invoices; `decisions.py` decides whether to grant.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from paidup.domain.billing_months import add_months, months_between
-from paidup.domain.catalog import Catalogue, Plan, Rollover, StripePrice, Upgrade
+from paidup.domain.catalog import Catalogue, Plan, PriceBook, Rollover, StripePrice, Upgrade
 from paidup.domain.payment_facts import LineFacts
 
 
@@ -62,7 +62,10 @@ class FreeCredits(msgspec.Struct, frozen=True):
 class Quote(msgspec.Struct, frozen=True):
     """What an invoice gives once it is paid: `credits` in all, negative for a downgrade.
 
-    `plan` and `price` are those of the line that gives most. `unknown_prices` belong to no plan.
+    `plan` and `price` are those of the line that gives most. `unknown_prices` belong to no plan that is
+    known; those of `unread_prices` may turn out to. `unpriced` names prices in currencies in which their
+    amount is not known. With one of these two, the rest of the invoice says too little, or too much, to be
+    granted: without its credit lines, a plan change would give too much.
     """
 
     credits: int
@@ -73,6 +76,13 @@ class Quote(msgspec.Struct, frozen=True):
     prorated_from: int | None = None
     """When the plan change was made that it includes. Earlier than the invoice if billed at the renewal."""
     free: FreeCredits | None = None
+    unread_prices: tuple[str, ...] = ()
+    unpriced: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all prices are known that it depends on, in the currency of its lines."""
+        return not (self.unread_prices or self.unpriced)
 
     @property
     def at_once(self) -> int:
@@ -89,6 +99,7 @@ class _PricedLine(msgspec.Struct, frozen=True):
     line: LineFacts
     plan: Plan
     price: StripePrice
+    unit_minor: int
     credits: Fraction
     free: Fraction = Fraction(0)
     added: Fraction = Fraction(0)
@@ -96,7 +107,7 @@ class _PricedLine(msgspec.Struct, frozen=True):
 
 def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str, StripePrice]) -> Quote:
     """Quote an invoice's lines. Zero credits and no plan if no line belongs to a plan."""
-    priced, unknown = [], []
+    priced, unknown, unpriced = [], [], []
     for line in lines:
         if line.price is None:
             continue
@@ -104,15 +115,32 @@ def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str,
         plan = catalogue.find(price.plan) if price else None
         if price is None or plan is None:
             unknown.append(line.price)
+        elif (unit_minor := price.unit_amount_in(line.currency)) is None:
+            unpriced.append(f"{price.id} in {line.currency}")
         else:
-            priced.append(_priced(line, plan, price))
-    if not priced:
-        return Quote(0, None, None, unknown_prices=tuple(unknown))
+            priced.append(_priced(line, plan, price, unit_minor))
+    unread = [each for each in unknown if isinstance(prices, PriceBook) and not prices.sells_nothing(each)]
+    if unpriced or not priced:
+        return Quote(
+            *(0, None, None),
+            unknown_prices=tuple(unknown),
+            unread_prices=tuple(unread),
+            unpriced=tuple(unpriced),
+        )
+    priced = _whole_changes(priced)
     net = int(sum(each.credits for each in priced) // 1)
     best = max(priced, key=lambda each: each.credits)
     changed_at = min((each.line.period_start for each in priced if each.line.proration), default=None)
-    parts = _parts(priced, lines, max(0, net))
-    return Quote(net, best.plan.id, best.price.id, parts, tuple(unknown), changed_at, _free(priced))
+    return Quote(
+        credits=net,
+        plan=best.plan.id,
+        price=best.price.id,
+        parts=_parts(priced, lines, max(0, net)),
+        unknown_prices=tuple(unknown),
+        prorated_from=changed_at,
+        free=_free(priced),
+        unread_prices=tuple(unread),
+    )
 
 
 def _parts(priced: Sequence[_PricedLine], lines: Sequence[LineFacts], credits: int) -> tuple[CreditPart, ...]:
@@ -122,27 +150,74 @@ def _parts(priced: Sequence[_PricedLine], lines: Sequence[LineFacts], credits: i
     shares: dict[CreditPart, Fraction] = {}
     for each in priced:
         if each.credits > 0:
-            part = _part(each.line, each.plan, each.price, newest)
+            part = _part(each, newest)
             shares[part] = shares.get(part, Fraction(0)) + each.credits
     given = split(credits, list(shares.values()))
     return tuple(_with_credits(part, share) for part, share in zip(shares, given, strict=True))
 
 
-def _priced(line: LineFacts, plan: Plan, price: StripePrice) -> _PricedLine:
+def _priced(line: LineFacts, plan: Plan, price: StripePrice, unit_minor: int) -> _PricedLine:
     whole = plan.credits * price.interval.months
-    if price.unit_amount_minor == 0:
+    if unit_minor == 0:
         credits = Fraction(0 if line.proration else whole * line.quantity)
-        return _PricedLine(line, plan, price, credits, free=credits)
+        return _PricedLine(line, plan, price, unit_minor, credits, free=credits)
     if line.amount_minor == 0 and not line.proration:  # a plan with a price, charged at 0: a trial
         credits = Fraction(plan.trial_credits * line.quantity)
-        return _PricedLine(line, plan, price, credits, free=credits)
-    credits = by_money = Fraction(whole * line.amount_minor, price.unit_amount_minor)
-    if line.proration and plan.upgrade is Upgrade.FULL:
-        sign = (line.amount_minor > 0) - (line.amount_minor < 0)
-        credits = Fraction(sign * _whole_months(line, plan, price) * line.quantity)
-    if line.amount_minor == line.discount_minor:
-        return _PricedLine(line, plan, price, credits, free=credits)
-    return _PricedLine(line, plan, price, credits, added=credits - by_money)
+        return _PricedLine(line, plan, price, unit_minor, credits, free=credits)
+    by_money = Fraction(whole * line.amount_minor, unit_minor)
+    free = by_money if line.amount_minor == line.discount_minor else Fraction(0)
+    return _PricedLine(line, plan, price, unit_minor, by_money, free=free)
+
+
+def _whole_changes(priced: Sequence[_PricedLine]) -> list[_PricedLine]:
+    """The same lines, with the prorations of `upgrade = "full"` counted as whole plans.
+
+    A change has one line for what is charged, and one for each earlier charge that is credited
+    (https://docs.stripe.com/billing/subscriptions/billing-mode): all lines of one price from one moment on
+    count as one line here, and share what it gives by their amounts.
+    """
+    changes: dict[tuple[str, int, bool], list[_PricedLine]] = {}
+    for each in priced:
+        if _counts_whole(each):
+            key = (each.price.id, each.line.period_start, each.line.amount_minor > 0)
+            changes.setdefault(key, []).append(each)
+    whole = {key: _whole_per_minor(lines) for key, lines in changes.items()}
+    return [
+        _in_full(each, whole[each.price.id, each.line.period_start, each.line.amount_minor > 0])
+        if _counts_whole(each)
+        else each
+        for each in priced
+    ]
+
+
+def _counts_whole(each: _PricedLine) -> bool:
+    in_full = each.plan.upgrade is Upgrade.FULL and each.line.proration
+    return in_full and each.line.amount_minor != 0 != each.unit_minor
+
+
+def _whole_per_minor(lines: Sequence[_PricedLine]) -> Fraction:
+    """What the whole plan gives for these lines of one change, for each minor unit of their amounts."""
+    longest = max(lines, key=lambda each: each.line.period_end)
+    credits = _whole_months(longest.line, longest.plan, longest.price) * _seats(lines, longest)
+    return Fraction(credits, sum(abs(each.line.amount_minor) for each in lines))
+
+
+def _seats(lines: Sequence[_PricedLine], longest: _PricedLine) -> int:
+    """How many seats these lines are for: one line's quantity; of several, as many as their money pays."""
+    quantities = [each.line.quantity for each in lines]
+    line, months = longest.line, longest.price.interval.months
+    whole_s = line.period_end - add_months(line.period_end, -months)
+    length_s = max(1, line.period_end - line.period_start)
+    minor = sum(abs(each.line.amount_minor) for each in lines)
+    paid = Fraction(minor * whole_s, longest.unit_minor * length_s)
+    return min(max(*quantities, round(paid)), sum(quantities))
+
+
+def _in_full(each: _PricedLine, per_minor: Fraction) -> _PricedLine:
+    credits = per_minor * each.line.amount_minor
+    if each.free:
+        return replace(each, credits=credits, free=credits)
+    return replace(each, credits=credits, added=credits - each.credits)
 
 
 def _whole_months(line: LineFacts, plan: Plan, price: StripePrice) -> int:
@@ -171,20 +246,21 @@ def _free(priced: Sequence[_PricedLine]) -> FreeCredits | None:
 
 def _ceiling(priced: _PricedLine) -> int:
     line, plan, price = priced.line, priced.plan, priced.price
-    trial = line.amount_minor == 0 < price.unit_amount_minor and not line.proration
+    trial = line.amount_minor == 0 < priced.unit_minor and not line.proration
     seat = plan.trial_credits if trial else _whole_months(line, plan, price)
     return seat * min(line.quantity, plan.quantity_limit)
 
 
-def _part(line: LineFacts, plan: Plan, price: StripePrice, newest: LineFacts | None) -> CreditPart:
+def _part(each: _PricedLine, newest: LineFacts | None) -> CreditPart:
     """The schedule of this line's credits. Lines of one plan and period share one.
 
     Prorations billed at the renewal, when their period is over, are granted at once and last as long as the
     `newest` period, which is on the same invoice.
     """
+    line, plan, price = each.line, each.plan, each.price
     late = newest is not None and line.period_end <= newest.period_start and line.proration
     end = newest.period_end if late and newest else line.period_end
-    monthly = price.interval.months > 1 and (line.amount_minor != 0 or price.unit_amount_minor == 0)
+    monthly = price.interval.months > 1 and (line.amount_minor != 0 or each.unit_minor == 0)
     starts = months_between(line.period_start, end) if monthly and not late else [line.period_start]
     expires = plan.rollover is not Rollover.KEEP and not plan.top_up
     return CreditPart(plan.id, price.id, 0, tuple(starts), end, expires, plan.rollover_cap if expires else 0)

@@ -176,6 +176,6 @@ def _parse_payload(payload: str, error: str | None) -> tuple[str | None, str | N
         return None, None  # not an object that is known here; the payload stays stored
     if facts is None:
         return invoice, None
-    if "unknown_price" in error:
+    if "unknown_price" in error or "unknown_currency" in error:
         return invoice, ", ".join(sorted({line.price for line in facts.lines if line.price})) or None
     return invoice, (facts.account or facts.customer) if "unknown_customer" in error else None

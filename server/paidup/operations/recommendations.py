@@ -122,7 +122,13 @@ def event_recommendation(event: StoredEvent) -> str:
     error = event.error or ""
     if "unknown_price" in error:
         price = event.unknown_reference or "its price"
-        return f"Add the lookup key of {price} to the plans file, restart, {replay}"
+        return (
+            f"Add the lookup key of {price} to the plans file (for a price that is no longer sold: to"
+            f" previous_lookup_keys), restart, {replay}"
+        )
+    if "unknown_currency" in error:
+        price = event.unknown_reference or "its price"
+        return f"Give {price} an amount in this payment's currency in Stripe (currency_options), {replay}"
     if "unknown_customer" in error:
         customer = event.unknown_reference or "this customer"
         if not customer.startswith(("cus_", "this ")):

@@ -42,6 +42,8 @@ async def create_invoice(
     if not invoice.lines_complete:
         return Settled(Outcome.NEEDS_REFETCH, "the invoice has more lines than shown")
     quoted = quote(invoice.lines, catalogue, prices)
+    if not quoted.complete:
+        return missing_price(quoted)
     if quoted.plan is None:
         if invoice.subscription is None:
             return Settled(Outcome.IRRELEVANT, "no line of the invoice sells a plan")
@@ -55,6 +57,14 @@ async def create_invoice(
     if invoice.subscription:
         await _insert_subscription(row, invoice.subscription)
     return row, account
+
+
+def missing_price(quoted: Quote) -> Settled:
+    """The outcome of an invoice whose credits cannot be computed yet."""
+    if quoted.unpriced:
+        text = ", ".join(quoted.unpriced)
+        return Settled(Outcome.UNKNOWN_CURRENCY, f"prices without an amount in this currency: {text}")
+    return Settled(Outcome.UNKNOWN_PRICE, f"prices that are not read yet: {', '.join(quoted.unread_prices)}")
 
 
 async def _find_account(invoice: InvoiceFacts, account_id: int | None) -> Account | None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 from tortoise.exceptions import IntegrityError
 
 from paidup.credits import grants as granting
@@ -20,7 +21,7 @@ from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
 from paidup.db.unit_of_work import UnitOfWork, read_locked, read_versioned
-from paidup.domain.catalog import Catalogue, OnCancel, StripePrice
+from paidup.domain.catalog import Catalogue, OnCancel, StripePrice, WrittenOff
 from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import PaymentFacts, Source
@@ -60,6 +61,8 @@ _OUTCOMES = {
     Verdict.NOTIFY: Outcome.NOTIFIED,
     Verdict.NOTHING_NEW: Outcome.NOT_YET,
     Verdict.REFETCH: Outcome.NEEDS_REFETCH,
+    Verdict.UNREAD: Outcome.UNKNOWN_PRICE,
+    Verdict.UNPRICED: Outcome.UNKNOWN_CURRENCY,
 }
 _PUBLISHED = frozenset({Outcome.SETTLED, Outcome.NOTIFIED})
 _TIMELINE_TYPES = {
@@ -243,10 +246,14 @@ class Settlement:
 
     def _decide(self, row: Invoice, facts: PaymentFacts, source: Source) -> Decision:
         """What to do. Where that is a grant, `row` is updated with what to grant and the source."""
-        decision = decide(snapshot(row), facts)
+        written_off = self._catalogue.written_off is WrittenOff.GRANT
+        decision = decide(snapshot(row), facts, written_off)
         if decision.verdict is Verdict.GRANT:
             if facts.invoice and facts.invoice.lines_complete:
                 quoted = quote(facts.invoice.lines, self._catalogue, self._prices)
+                if not quoted.complete:
+                    verdict = Verdict.UNPRICED if quoted.unpriced else Verdict.UNREAD
+                    return replace(decision, verdict=verdict, status=row.status)
                 if quoted.plan is not None:  # else the catalogue no longer has the price: keep the quote
                     granting.store_quote(row, quoted, facts.invoice)
             row.settled_via, row.settled_at, row.status = source, now(), InvoiceStatus.ACTIVE

@@ -95,7 +95,9 @@ class Verification:
         return await self.settle(read.facts(), source, account_id), read
 
     async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
-        """Settle. Where a price is unknown, fetch the prices from Stripe and settle again."""
+        """Settle, once the prices of its lines are known. Where one is not, read the plans' prices again."""
+        if facts.invoice is not None:
+            await self._prices.learn(facts.invoice.lines)
         settled = await self._settlement.settle(facts, source, account_id)
         if settled.outcome is Outcome.UNKNOWN_PRICE and await self._refresh_prices():
             settled = await self._settlement.settle(facts, source, account_id)

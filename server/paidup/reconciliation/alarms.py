@@ -1,7 +1,8 @@
 """Alarms: faults that customers do not notice yet, since another source still credits them.
 
 `webhooks_silent`: payments are credited by verification and the reconciler, and no webhook arrives
-(S35). `events_given_up`: events could not be handled, and need an operator (S15).
+(S35). `events_given_up`: events could not be handled, and need an operator (S15). `unknown_currency`:
+payments wait for an amount of their price in their currency.
 `reconciler_behind`: due work is not done, since no worker runs or it is too slow. All are computed
 from the tables, so any process can report them. What to do: docs/operations.md.
 """
@@ -18,11 +19,13 @@ from tortoise.queryset import QuerySet
 from paidup.db.connection import storage_errors
 from paidup.db.models import EventSource, Invoice, StripeEvent
 from paidup.domain.payment_facts import Source
+from paidup.payments.outcomes import EventOutcome
 from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
 
-ALARMS = ("webhooks_silent", "events_given_up", "reconciler_behind")
+ALARMS = ("webhooks_silent", "events_given_up", "unknown_currency", "reconciler_behind")
 
+PARKED_FOR_CURRENCY = f"parked: {EventOutcome.UNKNOWN_CURRENCY}"
 SETTLED_WITHOUT_WEBHOOK = 3
 """So many payments credited in a row, and no webhook since."""
 GRACE = timedelta(minutes=5)
@@ -85,7 +88,12 @@ class Alarms:
 async def take_snapshot() -> AlarmSnapshot:
     """Compute the alarms and queues from the tables. Raises StorageUnavailable."""
     queues = await due_queues()
-    found = (await webhook_silence(), await events_given_up(), reconciler_behind(queues))
+    found = (
+        await webhook_silence(),
+        await events_given_up(),
+        await unknown_currency(),
+        reconciler_behind(queues),
+    )
     return AlarmSnapshot([alarm for alarm in found if alarm], queues)
 
 
@@ -115,6 +123,21 @@ def reconciler_behind(queues: list[Queue]) -> Alarm | None:
     what = ", ".join(f"{queue.due} {queue.name}" for queue in late)
     text = f"Due and not done: {what}; the oldest for {(at - oldest) // timedelta(minutes=1)} minutes. "
     return Alarm("reconciler_behind", text + "Does `paidup work` run (or RECONCILER_IN_SERVER=true)?")
+
+
+async def unknown_currency() -> Alarm | None:
+    """The alarm that payments wait for a price's amount in their currency, or None."""
+    with storage_errors():
+        waiting = await StripeEvent.filter(
+            handled_at__isnull=True, attempts__gt=0, error=PARKED_FOR_CURRENCY
+        ).count()
+    if not waiting:
+        return None
+    text = (
+        f"{waiting} events of payments in a currency for which their price has no amount, so nothing is"
+        " granted: give the price that currency in Stripe (currency_options), then `paidup replay` them."
+    )
+    return Alarm("unknown_currency", text)
 
 
 async def events_given_up() -> Alarm | None:

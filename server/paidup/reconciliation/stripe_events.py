@@ -57,7 +57,12 @@ GRACE = timedelta(seconds=30)
 """How long the process that stored an event has to handle it, before the reconciler does."""
 UNPAID_STATUSES = ("incomplete_expired", "canceled", "unpaid")
 RETRYABLE_OUTCOMES = frozenset(
-    {EventOutcome.UNKNOWN_CUSTOMER, EventOutcome.UNKNOWN_PRICE, EventOutcome.NEEDS_REFETCH}
+    {
+        EventOutcome.UNKNOWN_CUSTOMER,
+        EventOutcome.UNKNOWN_PRICE,
+        EventOutcome.UNKNOWN_CURRENCY,
+        EventOutcome.NEEDS_REFETCH,
+    }
 )
 """Payments that cannot be assigned yet: the event stays unhandled, is retried, and is shown to operators."""
 

@@ -12,53 +12,8 @@ import msgspec
 from paidup.domain.catalog import Interval, PlanPrice
 from paidup.stripe_api.client import API_VERSION, RateLimitedClient, body_of
 from paidup.stripe_api.permissions import Permission, missing_permissions
+from paidup.stripe_api.price_shapes import PriceInfo, decode_price, decode_prices
 from paidup.stripe_api.schemas import ListOf
-
-
-class PriceInfo(msgspec.Struct, frozen=True):
-    """A price as Stripe's list shows it. `interval` is None for one that no plan can have."""
-
-    id: str
-    lookup_key: str | None
-    unit_amount: int | None
-    currency: str
-    interval: Interval | None
-    product: str
-    currency_options: dict[str, int]
-
-    def fits(self, listed: PlanPrice) -> bool:
-        """Whether it matches the catalogue."""
-        wanted = (listed.amount_minor, listed.currency, listed.interval)
-        return (self.unit_amount, self.currency, self.interval) == wanted
-
-    def __str__(self) -> str:
-        return f"{self.unit_amount} {self.currency} {self.interval or 'at another interval'}"
-
-
-class _Recurring(msgspec.Struct, frozen=True):
-    interval: str
-    interval_count: int
-
-    @property
-    def plan_interval(self) -> Interval | None:
-        known = self.interval_count == 1 and self.interval in (Interval.MONTH, Interval.YEAR)
-        return Interval(self.interval) if known else None
-
-
-class _CurrencyOption(msgspec.Struct, frozen=True):
-    unit_amount: int | None = None
-
-
-class _Price(msgspec.Struct, frozen=True):
-    """A price as Stripe shows it; `currency_options` where it was expanded."""
-
-    id: str
-    product: str
-    currency: str
-    lookup_key: str | None = None
-    unit_amount: int | None = None
-    recurring: _Recurring | None = None
-    currency_options: dict[str, _CurrencyOption] | None = None
 
 
 class EndpointInfo(msgspec.Struct, frozen=True):
@@ -90,15 +45,27 @@ class StripeAccount:
         self._client = client
         self._endpoints = client.v1.webhook_endpoints
 
-    async def list_prices(self, lookup_keys: Sequence[str]) -> list[PriceInfo]:
-        """The active prices of these lookup keys. Stripe takes ten keys a call."""
+    async def list_prices(self, lookup_keys: Sequence[str], active: bool = True) -> list[PriceInfo]:
+        """The prices of these lookup keys, or those that were archived. Stripe takes ten keys a call."""
         found: list[PriceInfo] = []
         for start in range(0, len(lookup_keys), 10):
-            params: Any = {"lookup_keys": list(lookup_keys[start : start + 10]), "active": True, "limit": 100}
-            params["expand"] = ["data.currency_options"]  # Stripe shows them only where they are asked for
+            params: Any = {
+                "lookup_keys": list(lookup_keys[start : start + 10]),
+                "active": active,
+                "limit": 100,
+                "expand": ["data.currency_options", "data.product"],  # shown only where asked for
+            }
             page = await self._client.call("prices.list", self._client.v1.prices.list_async, params)
-            found.extend(map(_price_info, msgspec.json.decode(body_of(page), type=ListOf[_Price]).data))
+            found.extend(decode_prices(body_of(page)).data)
         return found
+
+    async def read_price(self, price: str) -> PriceInfo:
+        """One price, active or archived, with its product and currencies. Raises StripeError."""
+        params: Any = {"expand": ["currency_options", "product"]}
+        read = await self._client.call(
+            "prices.retrieve", self._client.v1.prices.retrieve_async, price, params
+        )
+        return decode_price(body_of(read))
 
     async def read_id(self) -> str:
         """The id of the account that the key belongs to; a restricted key may be refused."""
@@ -152,16 +119,3 @@ class StripeAccount:
             "prices.create", self._client.v1.prices.create_async, params, {"idempotency_key": key}
         )
         return str(made.id)
-
-
-def _price_info(price: _Price) -> PriceInfo:
-    others = {name: each for name, each in (price.currency_options or {}).items() if name != price.currency}
-    return PriceInfo(
-        price.id,
-        price.lookup_key,
-        price.unit_amount,
-        price.currency,
-        price.recurring.plan_interval if price.recurring else Interval.ONCE,
-        price.product,
-        {name: each.unit_amount for name, each in others.items() if each.unit_amount is not None},
-    )

@@ -1,36 +1,51 @@
-"""Maps Stripe's price ids to plans, by the lookup keys of the catalogue, and knows our products' ids.
+"""Maps Stripe's price ids to plans, and knows the ids of our products.
 
-Kept in the table `prices`, so that a server starts without Stripe, and a price whose lookup key was
-moved to another price still means its plan. `stripe_setup.py` creates prices; this only reads them.
+Kept in the table `prices`, so that a server starts without Stripe, and a price that is no longer
+sold still means its plan. An id that is not in it is read from Stripe once, with its product and
+its other currencies; `price_ties.py` decides which plan it belongs to. `stripe_setup.py` creates
+prices; this only reads them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import structlog
+from msgspec.structs import replace
 
 from paidup.db.models import KnownPrice
-from paidup.domain.catalog import Catalogue, PlanPrice, StripePrice
-from paidup.errors import ConfigurationError, StripeError
+from paidup.domain.catalog import Catalogue, PlanPrice, PriceBook, StripePrice
+from paidup.domain.payment_facts import LineFacts
+from paidup.errors import ConfigurationError, StripeError, StripeRefused
 from paidup.stripe_api.account import StripeAccount
+from paidup.stripe_api.price_shapes import PriceInfo
+from paidup.stripe_api.price_ties import Refusal, Refused, tie
 
 log = structlog.get_logger(__name__)
 
 REFRESH_AT_MOST_EVERY_S = 30.0
+FOREIGN_FOR_S = 3600.0
+"""How long a price of another product is not read again."""
+READ_AGAIN_AFTER_S = 5.0
+"""How long a price is not read again that could not be read, or that lacks a currency."""
+MAX_READS = 10
+"""The most prices that one invoice causes to be read; the next delivery of its event reads more."""
+MAX_REFUSED = 10_000
 
 
-class PriceCatalog(Mapping[str, StripePrice]):
-    """Price id -> StripePrice. Read anywhere; `refresh()` when an id is not in it."""
+class PriceCatalog(PriceBook):
+    """Price id -> StripePrice. Read anywhere; `learn()` where an id, or a currency, is not in it."""
 
     def __init__(self, catalogue: Catalogue, account: StripeAccount) -> None:
         self.catalogue = catalogue
         self._account = account
         self._prices: dict[str, StripePrice] = {}
-        self._products: set[str] = set()
+        self._product_plans: dict[str, set[str]] = {}
         self._current: dict[str, str] = {}
+        self._refused: dict[str, Refused] = {}
+        self._read_again_at: dict[str, float] = {}
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
 
@@ -46,17 +61,30 @@ class PriceCatalog(Mapping[str, StripePrice]):
     def add(self, price: StripePrice) -> None:
         """Add a price without reading it from Stripe."""
         self._prices[price.id] = price
+        self._refused.pop(price.id, None)
         if price.product is not None:
-            self._products.add(price.product)
+            self._product_plans.setdefault(price.product, set()).add(price.plan)
 
     def is_ours(self, price: str | None, product: str | None) -> bool:
         """Whether this price, or its product, is known to sell a plan of ours. Reads nothing."""
-        return price in self._prices or product in self._products
+        refused = self._refused.get(price or "")
+        named = refused is not None and refused.refusal is not Refusal.FOREIGN
+        return named or price in self._prices or product in self._product_plans
 
     @property
     def products(self) -> frozenset[str]:
         """The ids of the products that are known to be ours."""
-        return frozenset(self._products)
+        return frozenset(self._product_plans)
+
+    def sells_nothing(self, price: str) -> bool:
+        """Whether this price was read from Stripe and belongs to no plan."""
+        return price in self._refused
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The prices that are ours and give no credits, and why."""
+        ours = {id: each for id, each in self._refused.items() if each.refusal is not Refusal.FOREIGN}
+        return {id: each.text for id, each in ours.items()}
 
     async def load(self) -> None:
         """Read the prices from the database, then from Stripe. Goes on if Stripe cannot be reached."""
@@ -76,29 +104,24 @@ class PriceCatalog(Mapping[str, StripePrice]):
             if time.monotonic() - self._refreshed_at < REFRESH_AT_MOST_EVERY_S:
                 return False
             before = len(self._prices)
-            for found in await self._account.list_prices(self.catalogue.lookup_keys):
-                known = self.catalogue.find_by_lookup_key(found.lookup_key or "")
-                if known is None or found.lookup_key is None or found.unit_amount is None:
-                    continue
-                plan, listed = known
-                if found.interval is not listed.interval:
-                    # It would grant monthly credits for yearly money, or the reverse: do not use it.
-                    log.error("price_interval_differs", price=found.id, lookup_key=found.lookup_key)
-                    continue
-                await self._save(
-                    StripePrice(
-                        id=found.id,
-                        lookup_key=found.lookup_key,
-                        plan=plan.id,
-                        unit_amount_minor=found.unit_amount,
-                        currency=found.currency,
-                        interval=listed.interval,
-                        product=found.product,
-                        currency_options=found.currency_options,
-                    )
-                )
+            keys = [*self.catalogue.lookup_keys, *self.catalogue.previous_lookup_keys]
+            for active in (True, False):
+                for found in await self._account.list_prices(keys, active):
+                    await self._take(found)
             self._refreshed_at = time.monotonic()
             return len(self._prices) > before
+
+    async def learn(self, lines: Iterable[LineFacts]) -> None:
+        """Read the prices of these lines that are not known, or not in the line's currency.
+
+        Does nothing where all are known. Where Stripe does not answer, they stay unknown.
+        """
+        unread = {line.price: line for line in lines if line.price and self._is_unread(line)}
+        for price_id in list(unread)[:MAX_READS]:
+            async with self._refreshing:
+                if not self._is_unread(unread[price_id]):
+                    continue  # another payment's lines had it read meanwhile
+                await self._read(price_id)
 
     async def id_for(self, price: PlanPrice) -> str:
         """Stripe's id of a catalogue price. Raises ConfigurationError where there is none, StripeError."""
@@ -108,8 +131,52 @@ class PriceCatalog(Mapping[str, StripePrice]):
             raise ConfigurationError([f"Stripe has no active price with lookup key {price.lookup_key!r}"])
         return self._current[price.lookup_key]
 
+    def _is_unread(self, line: LineFacts) -> bool:
+        assert line.price is not None
+        known = self._prices.get(line.price)
+        if known is not None and known.unit_amount_in(line.currency) is not None:
+            return False
+        return time.monotonic() >= self._read_again_at.get(line.price, float("-inf"))
+
+    async def _read(self, price_id: str) -> None:
+        self._read_again_at[price_id] = time.monotonic() + READ_AGAIN_AFTER_S
+        try:
+            await self._take(await self._account.read_price(price_id))
+        except StripeRefused as error:
+            if error.code != "resource_missing":
+                log.warning("price_not_read", price=price_id, error=str(error))
+                return
+            self._refuse(price_id, Refused(Refusal.FOREIGN, "Stripe has no such price"))
+        except StripeError as error:
+            log.warning("price_not_read", price=price_id, error=str(error))
+
+    async def _take(self, found: PriceInfo) -> None:
+        """Keep a price of a plan, or remember why it is none."""
+        tied = tie(found, self.catalogue, self._product_plans.get(found.product, ()))
+        if isinstance(tied, Refused) and (known := self._prices.get(found.id)):
+            # It was this plan's: what its lookup key or product says now does not change that.
+            tied = replace(known, product=found.product, currency_options=found.currency_options)
+        if isinstance(tied, StripePrice):
+            if found.active and found.lookup_key in self.catalogue.lookup_keys:
+                self._current[tied.lookup_key] = tied.id
+            await self._save(tied)
+            return
+        if found.plan is not None:
+            self._product_plans.setdefault(found.product, set()).add(found.plan)
+        if tied.refusal is not Refusal.FOREIGN:
+            log.error("price_gives_no_credits", price=found.id, lookup_key=found.lookup_key, why=tied.text)
+        self._refuse(found.id, tied)
+
+    def _refuse(self, price_id: str, refused: Refused) -> None:
+        if refused.refusal is Refusal.FOREIGN:
+            self._read_again_at[price_id] = time.monotonic() + FOREIGN_FOR_S
+        self._refused[price_id] = refused
+        while len(self._refused) > MAX_REFUSED:
+            oldest = next(iter(self._refused))
+            del self._refused[oldest]
+            self._read_again_at.pop(oldest, None)
+
     async def _save(self, price: StripePrice) -> None:
-        self._current[price.lookup_key] = price.id
         if self._prices.get(price.id) == price:
             return
         self.add(price)

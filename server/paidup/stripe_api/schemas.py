@@ -184,6 +184,7 @@ class StripeInvoice(msgspec.Struct, frozen=True):
         """The invoice, and the payments that were expanded with it, oldest first."""
         details = self.parent.subscription_details if self.parent else None
         requested_minor = self.total - self.pre_payment_credit_notes_amount
+        from_balance_minor = max(0, min(-self.starting_balance, requested_minor))
         invoice = InvoiceFacts(
             id=self.id,
             status=self.status,
@@ -193,7 +194,7 @@ class StripeInvoice(msgspec.Struct, frozen=True):
             amount_paid_minor=self.amount_paid,
             amount_remaining_minor=self.amount_remaining,
             total_minor=requested_minor,
-            from_balance_minor=max(0, min(-self.starting_balance, requested_minor)),
+            from_balance_minor=from_balance_minor,
             finalized_at=self.status_transitions.finalized_at if self.status_transitions else None,
             sequence=self.sequence,
             billing_reason=self.billing_reason,
@@ -202,6 +203,9 @@ class StripeInvoice(msgspec.Struct, frozen=True):
             lines=tuple(line.facts() for line in self.lines.data),
             lines_complete=not self.lines.has_more,
             intent=self.intent_id,
+            # https://docs.stripe.com/invoicing/integration/programmatic-credit-notes
+            written_off=self.pre_payment_credit_notes_amount > 0
+            and self.amount_paid == from_balance_minor == 0 == self.amount_remaining,
             account=self.account,
         )
         links = sorted(self.payments.data, key=lambda link: link.created) if self.payments else []

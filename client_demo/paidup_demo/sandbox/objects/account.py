@@ -33,14 +33,14 @@ def webhook_endpoint(created: int, url: str, enabled_events: list[str], api_vers
 ACCOUNT_ID = "acct_sandbox"
 
 
-def account() -> Json:
+def account(default_currency: str) -> Json:
     """The account behind every key."""
     return {
         "id": ACCOUNT_ID,
         "object": "account",
         "charges_enabled": True,
         "country": "US",
-        "default_currency": "usd",
+        "default_currency": default_currency,
         "details_submitted": True,
         "email": "sandbox@example.com",
         "metadata": {},
