@@ -67,6 +67,21 @@ async def test_conditions_affect_calls(
     assert (await sandbox_bare.browser("GET", path)).status in (status, 200)
 
 
+async def test_a_locked_object_answers_429_for_itself(sandbox_bare: Sandbox) -> None:
+    """As https://docs.stripe.com/rate-limits says of lock timeouts: no reason, and the SDK may retry."""
+    signup = await sandbox_bare.subscribe()
+    await sandbox_bare.conditions(locked_ids=[signup.invoice])
+    with pytest.raises(stripe.RateLimitError) as caught:
+        await sandbox_bare.v1.invoices.retrieve_async(signup.invoice)
+    error, headers = caught.value, caught.value.headers or {}
+    assert (error.http_status, error.code) == (429, None), "the SDK leaves the code out"
+    assert error.error is not None
+    assert error.error.code == "lock_timeout"
+    assert headers["stripe-should-retry"] == "true"
+    assert "stripe-rate-limited-reason" not in headers
+    assert (await sandbox_bare.v1.customers.list_async()).data, "other objects are not locked"
+
+
 async def test_a_limit_for_each_endpoint(sandbox_bare: Sandbox) -> None:
     """The limit is per operation, independent of ids; other operations are not affected."""
     customer = await sandbox_bare.v1.customers.create_async({})

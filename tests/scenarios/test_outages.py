@@ -62,6 +62,24 @@ async def test_verification_backs_off_while_rate_limited_and_succeeds_later(
     await assert_books_balance(grants=1)
 
 
+async def test_a_locked_invoice_delays_nobody_else(world: World, stripe_side: StripeSide) -> None:
+    """S34: Stripe answers 429 for one invoice, which is no rate limit: another customer is active at once."""
+    paidup = await world.server(webhooks=False)
+    ada, bob = paidup.customer("ada"), paidup.customer("bob")
+    locked, free = await ada.buy("pro"), await bob.buy("pro")
+    await stripe_side.conditions(locked_ids=[locked["invoice"]])
+    for purchase in (locked, free):
+        await stripe_side.confirm(purchase["client_secret"])
+    async with ada.watch(locked) as waiting, bob.watch(free) as active:
+        assert (await status_with(active, status="active"))["via"] == "verification"
+        assert await ada.balance() == 0
+        await stripe_side.conditions(locked_ids=[])
+        assert (await status_with(waiting, status="active"))["via"] == "verification"
+    limited = paidup.services.metrics.stripe_rate_limited.labels("invoices.retrieve")
+    assert limited._value.get() == 0
+    await assert_books_balance(grants=2)
+
+
 async def test_a_purchase_while_stripe_is_down_is_503_and_works_later(
     world: World, stripe_side: StripeSide
 ) -> None:

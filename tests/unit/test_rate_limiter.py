@@ -181,6 +181,21 @@ async def test_after_a_429_one_request_shows_whether_it_is_over(
     assert first.taken[-1] - first.taken[0] < 1
 
 
+async def test_refusals_of_requests_under_way_together_are_one_pause(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """S34: six that were admitted before the first answer, and sent a moment after it: one second, not 20."""
+    budget, _ = two_processes
+    loop = asyncio.get_running_loop()
+    for _ in range(6):
+        await budget.refused(endpoint, loop.time(), 0)
+    state = budget._endpoints[endpoint]
+    assert state.resume_at - loop.time() <= 1.2
+    assert state.pause_s <= 1.2
+    await budget.refused(endpoint, state.resume_at, 0)
+    assert state.pause_s >= 2, "the one that tested the pause was refused again"
+
+
 async def test_who_cannot_wait_out_a_pause_is_told_at_once(
     two_processes: tuple[Counting, Counting], endpoint: str
 ) -> None:

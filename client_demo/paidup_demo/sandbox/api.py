@@ -130,7 +130,7 @@ class Api:
                 store, asked.api_key, operation.method, operation.route, paths
             )
         if self._affected(asked):
-            self._fail_as_configured(operation)
+            self._fail_as_configured(operation, asked.path)
         answer = await self._outcome(asked) if asked.key is None else await self._once(asked, asked.key)
         if answer.request_id != asked.request_id:
             headers = {"Idempotent-Replayed": "true", "Original-Request": answer.request_id}
@@ -179,12 +179,14 @@ class Api:
             self._world.store.touch()
         return Answer(200, expand(self._world.store, served, paths), asked.request_id)
 
-    def _fail_as_configured(self, operation: Operation) -> None:
+    def _fail_as_configured(self, operation: Operation, path: Mapping[str, str]) -> None:
         conditions = self._world.conditions
         if conditions.api_down:
             raise errors.ServerError(
                 "Stripe is down (as the sandbox's conditions ask).", status=503, recorded=False
             )
+        if not set(conditions.locked_ids).isdisjoint(path.values()):
+            raise errors.LockTimeoutError
         if conditions.rate_limited:
             raise errors.RateLimitError("global-rate")
         if conditions.rate_limit_per_second is not None and self._too_fast(
@@ -279,4 +281,6 @@ def _bearer(header: str) -> str | None:
 
 
 def _error_headers(error: StripeError) -> Mapping[str, str]:
+    if isinstance(error, errors.LockTimeoutError):
+        return {"Stripe-Should-Retry": "true"}
     return {"Stripe-Rate-Limited-Reason": error.reason} if isinstance(error, errors.RateLimitError) else {}

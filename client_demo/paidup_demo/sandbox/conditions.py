@@ -29,6 +29,7 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     api_lost_reply_rate: Probability = 0.0
     api_down: bool = False
     rate_limited: bool = False
+    locked_ids: Annotated[list[str], Meta(max_length=100)] = []
     rate_limit_per_second: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     affect_browser: bool = False
     invoice_lag_ms: Milliseconds = 0

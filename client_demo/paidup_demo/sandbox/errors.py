@@ -9,6 +9,7 @@ StripeError                 anything the API answers with an `error` object
   IdempotencyMismatchError       400: a key used again with other parameters
   IdempotencyBusyError           409: a key whose first request is still running
   RateLimitError               429
+  LockTimeoutError             429: the object is being changed
   ServerError             500, 502, 503: Stripe's own fault
 """
 
@@ -107,6 +108,23 @@ class RateLimitError(StripeError):
     def __init__(self, reason: str) -> None:
         super().__init__("Request rate limit exceeded. Learn more about rate limits.", code="rate_limit")
         self.reason = reason
+
+
+class LockTimeoutError(StripeError):
+    """429 that concerns one object: no rate-limit reason, and Stripe says that retrying helps.
+
+    https://docs.stripe.com/rate-limits#object-lock-timeouts
+    """
+
+    status = 429
+    recorded = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This object cannot be accessed right now because another API request or Stripe process is"
+            " currently accessing it. If you see this error intermittently, retry the request.",
+            code="lock_timeout",
+        )
 
 
 class ServerError(StripeError):

@@ -24,6 +24,11 @@ KEEP_ALIVE_S = 300.0
 """3DS takes minutes: keep the connection open, so that the verification needs no new TLS handshake."""
 OF_ONE_OBJECT = "resource-specific"
 """The reason of a 429 that concerns one object only, and not the endpoint."""
+LOCKED = "lock_timeout"
+"""The code of a 429 without a reason: another request is changing the object. Not a rate limit."""
+LOCK_RETRIES = 2
+LOCK_RETRY_S = 0.3
+"""Before the first retry of a locked object; twice that before the second."""
 TOKEN = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 
 T = TypeVar("T")
@@ -77,13 +82,38 @@ class RateLimitedClient:
         max_wait_s: float | None = None,
         slot_acquired: bool = False,
     ) -> T:
-        if not slot_acquired:
+        """Make one call. Raises StripeUnavailable, StripeRefused.
+
+        A call whose object is locked is made again, alone and limited; where the caller has acquired the
+        slot, it retries by itself.
+        """
+        if slot_acquired:
+            return await self._call_once(endpoint, call, arguments)
+        for retry in range(LOCK_RETRIES):
             await self.acquire_slot(endpoint, max_wait_s)
+            try:
+                return await self._call_once(endpoint, call, arguments)
+            except _ObjectLocked as locked:
+                if locked.retried:  # by the SDK, as Stripe asked
+                    raise
+                await asyncio.sleep(LOCK_RETRY_S * 2**retry)
+        await self.acquire_slot(endpoint, max_wait_s)
+        return await self._call_once(endpoint, call, arguments)
+
+    async def _call_once(
+        self, endpoint: str, call: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]
+    ) -> T:
         requested_at = asyncio.get_running_loop().time()
         try:
             answer = await call(*arguments)
         except stripe.RateLimitError as error:
             reason = _header(error, "stripe-rate-limited-reason")
+            if not reason and _code(error) == LOCKED:
+                self._rate_limiter.answered(endpoint)
+                retried = _header(error, "stripe-should-retry") == "true"
+                raise _ObjectLocked(
+                    f"{endpoint}: the object is locked ({_describe(error)})", retried
+                ) from None
             if reason != OF_ONE_OBJECT:
                 await self._rate_limiter.refused(
                     endpoint, requested_at, _seconds(_header(error, "retry-after"))
@@ -101,6 +131,14 @@ class RateLimitedClient:
             ) from None
         self._rate_limiter.answered(endpoint)
         return answer
+
+
+class _ObjectLocked(StripeUnavailable):
+    """`retried`: the SDK has retried already."""
+
+    def __init__(self, message: str, retried: bool) -> None:
+        super().__init__(message, 1.0)
+        self.retried = retried
 
 
 @asynccontextmanager
@@ -130,7 +168,7 @@ def _describe(error: stripe.StripeError) -> str:
     """
     known = {
         "HTTP": error.http_status,
-        "code": error.code,
+        "code": _code(error),
         "param": getattr(error, "param", None),
         "reason": _header(error, "stripe-rate-limited-reason"),
         "request": _header(error, "request-id"),
@@ -138,6 +176,11 @@ def _describe(error: stripe.StripeError) -> str:
     }
     shown = (f"{name} {value}" for name, value in known.items() if value and TOKEN.fullmatch(str(value)))
     return ", ".join(shown) or type(error).__name__
+
+
+def _code(error: stripe.StripeError) -> str | None:
+    """The error's code; of a 429 the SDK shows it only in the body."""
+    return error.code or getattr(error.error, "code", None)
 
 
 def _header(error: stripe.StripeError, name: str) -> str:

@@ -56,12 +56,12 @@ class Purpose(StrEnum):
 class _Endpoint:
     """The locks that order requests, and how Stripe answered the last ones. Times are the loop's."""
 
-    __slots__ = ("busy_until", "pause_s", "paused_at", "resume_at", "turns")
+    __slots__ = ("busy_until", "pause_s", "paused_until", "resume_at", "turns")
 
     def __init__(self) -> None:
         self.turns = {purpose: asyncio.Lock() for purpose in Purpose}  # fair: in order of arrival
         self.pause_s = 0.0
-        self.busy_until = self.paused_at = self.resume_at = float("-inf")
+        self.busy_until = self.paused_until = self.resume_at = float("-inf")
 
 
 class RateLimiter:
@@ -112,11 +112,10 @@ class RateLimiter:
         """
         state = self._endpoints[endpoint]
         self._metrics.stripe_rate_limited.labels(endpoint).inc()
-        if requested_at < state.paused_at:
-            return  # sent before the pause began: no new refusal
+        if requested_at < state.paused_until:
+            return  # under way with one that was refused: only what is sent after the pause tests it
         state.pause_s = refused_pause_s(state.pause_s, retry_after_s, random.random())  # noqa: S311
-        state.paused_at = _time()
-        state.resume_at = state.paused_at + state.pause_s
+        state.paused_until = state.resume_at = _time() + state.pause_s
         log.warning("stripe_refused_more", endpoint=endpoint, pause_s=round(state.pause_s, 1))
         for _ in range(self._limit.amount):
             if not await self._hit(endpoint):

@@ -1,0 +1,71 @@
+"""Calls to Stripe: a locked object is not a rate limit, and is asked for again, alone and limited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import stripe
+
+from paidup.errors import StripeUnavailable
+from paidup.runtime.metrics import Metrics
+from paidup.runtime.redis_client import connect_redis
+from paidup.stripe_api import client as module
+from paidup.stripe_api.client import LOCK_RETRIES, RateLimitedClient
+from paidup.stripe_api.rate_limiter import RateLimiter
+
+LOCKED = {"error": {"code": "lock_timeout", "type": "invalid_request_error", "message": "locked"}}
+
+
+class Calls:
+    """Answers 429 `locked` times, as the SDK raises it, and then "done"."""
+
+    def __init__(self, locked: int, headers: dict[str, str]) -> None:
+        self.locked, self.headers, self.made = locked, headers, 0
+
+    async def __call__(self) -> str:
+        self.made += 1
+        if self.made > self.locked:
+            return "done"
+        raise stripe.RateLimitError("locked", "{}", 429, LOCKED, self.headers)
+
+
+@pytest.fixture
+async def client(valkey: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RateLimitedClient]:
+    monkeypatch.setattr(module, "LOCK_RETRY_S", 0.0)
+    redis = connect_redis(valkey)
+    limiter = RateLimiter(redis, 1000, Metrics())
+    yield RateLimitedClient(stripe.StripeClient("sk_test_none"), limiter, max_wait_s=5)
+    await redis.aclose()
+
+
+@pytest.mark.parametrize("locked", [0, 1, LOCK_RETRIES])
+async def test_a_call_whose_object_is_locked_is_made_again(client: RateLimitedClient, locked: int) -> None:
+    """Stripe refuses what concerns one object: https://docs.stripe.com/rate-limits#object-lock-timeouts"""
+    call = Calls(locked, {})
+    assert await client.call("locked.again", call) == "done"
+    assert call.made == locked + 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "slot_acquired", "made"),
+    [({}, False, LOCK_RETRIES + 1), ({"stripe-should-retry": "true"}, False, 1), ({}, True, 1)],
+    ids=["limited", "the SDK has retried", "the caller retries"],
+)
+async def test_a_lock_ends_in_an_error_and_pauses_nobody(
+    client: RateLimitedClient, headers: dict[str, str], slot_acquired: bool, made: int
+) -> None:
+    call = Calls(99, headers)
+    with pytest.raises(StripeUnavailable, match="code lock_timeout"):
+        await client.call("locked.limited", call, slot_acquired=slot_acquired)
+    assert call.made == made
+    assert client._rate_limiter._endpoints["locked.limited"].pause_s == 0
+
+
+async def test_a_rate_limit_pauses_the_endpoint(client: RateLimitedClient) -> None:
+    """With Stripe's reason, whatever the code."""
+    call = Calls(1, {"Stripe-Rate-Limited-Reason": "endpoint-rate"})
+    with pytest.raises(StripeUnavailable, match="rate limited"):
+        await client.call("limited", call)
+    assert call.made == 1
+    assert client._rate_limiter._endpoints["limited"].pause_s >= 1
