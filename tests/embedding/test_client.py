@@ -83,6 +83,10 @@ async def test_a_refused_spend_succeeds_after_the_purchase(world: World, stripe_
             await paidup.spend("ada", 6, "report-1")
         with pytest.raises(NotFoundError):
             await paidup.status("bob", purchase.invoice)
+        with pytest.raises(APIStatusError) as subscribed:
+            await paidup.subscribe("ada", "basic")
+        running = [(each.plan, each.status) for each in subscribed.value.subscriptions]
+        assert (subscribed.value.problem, running) == ("already-subscribed", [("pro", "active")])
         with pytest.raises(APIStatusError) as unknown:
             await paidup.subscribe("bob", "gold")
         assert (unknown.value.status, unknown.value.problem) == (422, "unknown-plan")

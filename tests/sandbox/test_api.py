@@ -82,9 +82,9 @@ async def test_invoice_payments_need_a_type(sandbox_bare: Sandbox) -> None:
 async def test_unsupported_requests_fail_clearly(sandbox_bare: Sandbox) -> None:
     """Unsupported features return an error that says so."""
     signup = await sandbox_bare.subscribe()
-    paused = {"pause_collection": {"behavior": "void"}}
+    with_a_fee = {"application_fee_percent": 10}
     with pytest.raises(stripe.InvalidRequestError, match="implements only a part"):
-        await sandbox_bare.v1.subscriptions.update_async(signup.subscription.id, paused)
+        await sandbox_bare.v1.subscriptions.update_async(signup.subscription.id, with_a_fee)
 
 
 async def test_a_key_replays_its_first_answer(sandbox_bare: Sandbox) -> None:

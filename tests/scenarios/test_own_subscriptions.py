@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -182,3 +183,17 @@ async def test_of_several_subscriptions_the_request_says_which(life: Life) -> No
     assert (await at_stripe(life, second))["status"] == "active"
     _, answer = await life.post("/api/subscriptions/cancel")
     assert answer["subscription"]["id"] == second
+
+
+async def test_different_plans_bought_at_once_conflict_and_never_fail(life: Life) -> None:
+    """S08: each request gives up the other's payment, and finds it given up: 409 at most."""
+    await life.customer.buy("pro")
+    wanted = ["basic", "pro", "advanced"] * 4
+    answers = await asyncio.gather(*(life.post("/api/subscriptions", plan=plan) for plan in wanted))
+    assert {status for status, _ in answers} <= {200, 201, 409}, answers
+    await life.calm()
+    status, purchase = await life.post("/api/subscriptions", plan="pro")
+    assert status in (200, 201), purchase
+    await life.pay(purchase)
+    assert await life.balance() == 2000
+    await assert_books_balance(grants=1)

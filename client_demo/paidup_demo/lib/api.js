@@ -12,11 +12,11 @@
  * A subscription as Stripe last showed it; dates are ISO 8601 in UTC.
  * @typedef {{id: string, status: string, plan: string|null, interval: "month"|"year"|null, quantity: number,
  *   pending_plan: string|null, current_period_end: string|null, cancel_at: string|null,
- *   ended_at: string|null}} Subscription
+ *   collection_paused: boolean, ended_at: string|null}} Subscription
  */
 /** @typedef {{credits: number, plan: string|null, due_at: string}} Installment a yearly plan's grant that is still due */
 /**
- * @typedef {{balance: number, subscription: Subscription|null, installments: Installment[],
+ * @typedef {{balance: number, subscription: Subscription|null, subscriptions: Subscription[], installments: Installment[],
  *   activating: Activating|null}} Account
  */
 /** @typedef {"grant"|"spend"|"reserve"|"release"|"freeze"|"reverse"|"restore"|"expire"|"adjust"} EntryKind */

@@ -1,81 +1,28 @@
-"""The calls about subscriptions, invoices, invoice items and invoice payments.
+"""The calls about invoices, invoice items and invoice payments.
 
-Validates the parameters and calls invoices.py and subscriptions.py.
+Validates the parameters and calls invoices.py.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from paidup_demo.sandbox import cards, currencies, invoices, objects, previews, subscriptions
+from paidup_demo.sandbox import cards, currencies, invoices, objects, previews
 from paidup_demo.sandbox.api import Call, Operation
 from paidup_demo.sandbox.api_catalogue import retriever, updated
+from paidup_demo.sandbox.api_subscriptions import CHANGE
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice, require
 from paidup_demo.sandbox.pages import PAGING, PAGING_BY_DATE, page
 from paidup_demo.sandbox.world import World
 
-PAYMENT_SETTINGS: Shape = {
-    "payment_method_types": [choice("card")],
-    "save_default_payment_method": choice("off", "on_subscription"),
-}
-SUBSCRIPTION: Shape = {
-    "currency": TEXT,
-    "customer": TEXT,
-    "items": [{"price": TEXT, "quantity": INTEGER, "metadata": METADATA}],
-    "payment_behavior": choice("default_incomplete", "allow_incomplete", "error_if_incomplete"),
-    "payment_settings": PAYMENT_SETTINGS,
-    "metadata": METADATA,
-    "description": TEXT,
-    "default_payment_method": TEXT,
-    "off_session": BOOLEAN,
-    "trial_period_days": INTEGER,
-    "trial_end": TEXT,
-    "discounts": [{"coupon": TEXT}],
-    "cancel_at": INTEGER,
-    "cancel_at_period_end": BOOLEAN,
-    "collection_method": choice("charge_automatically"),
-    "billing_mode": {
-        "type": choice("flexible"),
-        "flexible": {"proration_discounts": choice("included", "itemized")},
-    },
-}
-ITEM_UPDATE: Shape = {
-    "id": TEXT,
-    "price": TEXT,
-    "quantity": INTEGER,
-    "deleted": BOOLEAN,
-    "metadata": METADATA,
-}
-CHANGE: Shape = {
-    "billing_cycle_anchor": {"type": choice("now", "unchanged")},
-    "items": [ITEM_UPDATE],
-    "proration_behavior": choice("always_invoice", "create_prorations", "none"),
-    "proration_date": INTEGER,
-    "trial_end": choice("now"),
-}
-SUBSCRIPTION_UPDATE: Shape = {
-    **CHANGE,
-    "cancel_at": INTEGER,
-    "cancel_at_period_end": BOOLEAN,
-    "default_payment_method": TEXT,
-    "description": TEXT,
-    "discounts": [{"coupon": TEXT, "discount": TEXT}],
-    "metadata": METADATA,
-    "off_session": BOOLEAN,
-    "payment_behavior": choice(
-        "allow_incomplete", "default_incomplete", "error_if_incomplete", "pending_if_incomplete"
-    ),
-    "payment_settings": PAYMENT_SETTINGS,
-}
 PREVIEW: Shape = {
     "customer": TEXT,
     "preview_mode": choice("next"),
     "subscription": TEXT,
     "subscription_details": {**CHANGE, "cancel_at_period_end": BOOLEAN, "cancel_now": BOOLEAN},
 }
-CANCELLATION: Shape = {"invoice_now": BOOLEAN, "prorate": BOOLEAN}
 INVOICE: Shape = {
     "auto_advance": BOOLEAN,
     "collection_method": choice("charge_automatically"),
@@ -96,45 +43,6 @@ INVOICE_ITEM: Shape = {
     "pricing": {"price": TEXT},
     "quantity": INTEGER,
 }
-ENDED = ("canceled", "incomplete_expired")
-
-
-def create_subscription(call: Call) -> Json:
-    """POST /v1/subscriptions"""
-    require(call.params, "customer", "items")
-    return present(subscriptions.create(call.world, call.params))
-
-
-def update_subscription(call: Call) -> Json:
-    """POST /v1/subscriptions/{id}"""
-    stored = call.named("subscription")
-    subscriptions.update(call.world, stored, call.params)
-    return present(stored)
-
-
-def cancel_subscription(call: Call) -> Json:
-    """DELETE /v1/subscriptions/{id}"""
-    stored, params = call.named("subscription"), call.params
-    prorate, invoice_now = bool(params.get("prorate")), bool(params.get("invoice_now"))
-    subscriptions.cancel(call.world, stored, prorate=prorate, invoice_now=invoice_now)
-    return present(stored)
-
-
-def list_subscriptions(call: Call) -> Json:
-    """GET /v1/subscriptions: without `status`, ended ones are left out"""
-    params = call.params
-    status, price, customer = params.get("status"), params.get("price"), params.get("customer")
-
-    if customer is not None:
-        call.world.store.get("customer", customer, "customer")
-
-    def keep(row: Json) -> bool:
-        alive = row["status"] not in ENDED
-        wanted = {None: alive, "all": True, "ended": not alive}.get(status, row["status"] == status)
-        has_price = price is None or any(item["price"]["id"] == price for item in row["items"]["data"])
-        return bool(wanted and has_price and (customer is None or row["customer"] == customer))
-
-    return page(call.url, call.world.store.newest("subscription"), params, keep)
 
 
 def create_invoice(call: Call) -> Json:
@@ -323,16 +231,6 @@ def list_invoice_payments(call: Call) -> Json:
 
 
 OPERATIONS = [
-    Operation("POST", "/v1/subscriptions", create_subscription, SUBSCRIPTION),
-    retriever("subscription"),
-    Operation("POST", "/v1/subscriptions/{id}", update_subscription, SUBSCRIPTION_UPDATE),
-    Operation("DELETE", "/v1/subscriptions/{id}", cancel_subscription, CANCELLATION),
-    Operation(
-        "GET",
-        "/v1/subscriptions",
-        list_subscriptions,
-        {**PAGING_BY_DATE, "customer": TEXT, "price": TEXT, "status": TEXT},
-    ),
     Operation("POST", "/v1/invoices", create_invoice, INVOICE),
     retriever("invoice"),
     Operation("POST", "/v1/invoices/create_preview", preview_invoice, PREVIEW),

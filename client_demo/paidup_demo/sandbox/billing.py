@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from paidup_demo.sandbox import cards, currencies, invoices, objects, payments
-from paidup_demo.sandbox.clock import add_interval, day_of_month
+from paidup_demo.sandbox.clock import DAY_S, add_interval, day_of_month
 from paidup_demo.sandbox.errors import CardError, InvalidRequestError, Json
 from paidup_demo.sandbox.prorations import Part, price_of, whole
 from paidup_demo.sandbox.state import copied
@@ -178,6 +178,9 @@ def issue(
 ) -> Json:
     """Store the draft and finalise it. `announce` records the subscription's event in between."""
     invoice = world.store.add(composed.invoice)
+    if subscription["collection_method"] == "send_invoice":
+        due = world.now() + (subscription["days_until_due"] or 0) * DAY_S
+        invoice.update(collection_method="send_invoice", due_date=due)
     for item in composed.made:
         invoices.keep_item(world, item)
         world.events.record("invoiceitem.created", item)

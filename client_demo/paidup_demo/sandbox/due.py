@@ -1,7 +1,7 @@
 """Runs what becomes due as the clock moves, in order, each at its own time.
 
-This covers expired first payments, unpaid changes, cancellations, trials, renewals, pending refunds and
-retries of webhooks. The actions are in subscriptions.py, changes.py and reversals.py.
+This covers expired first payments, unpaid changes, cancellations, trials, renewals and pending refunds. The
+actions are in subscriptions.py, changes.py and reversals.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from paidup_demo.sandbox import changes, invoices, payments, reversals, subscriptions
+from paidup_demo.sandbox import changes, ends, invoices, payments, reversals, subscriptions
 from paidup_demo.sandbox.clock import DAY_S, HOUR_S
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.world import World
@@ -56,7 +56,7 @@ def advance(world: World, seconds: int) -> None:
 
 
 def _all(world: World) -> Iterator[Due]:
-    for table in ("subscription", "refund", "retry"):
+    for table in ("subscription", "refund"):
         for row in world.store.table(table).values():
             found = _next(world, table, row)
             if found is not None:
@@ -76,8 +76,6 @@ def _do(world: World, due: Due, row: Json) -> Due | None:
 
 def _next(world: World, table: str, row: Json) -> Due | None:
     """What is due next for this object."""
-    if table == "retry":
-        return Due(row["at"], _RETRY, table, row["id"])
     if table == "refund":
         settles_at = world.store.note(row["id"]).get("settles_at")
         return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
@@ -85,7 +83,7 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     return min(found, default=None)
 
 
-_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _RENEW, _SETTLE_REFUND, _RETRY = range(7)
+_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _RENEW, _SETTLE_REFUND = range(6)
 
 
 def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
@@ -99,6 +97,8 @@ def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
         yield change_ends, _EXPIRE_CHANGE
     if subscription["cancel_at"] is not None:
         yield subscription["cancel_at"], _CANCEL
+    if subscription["cancel_at_period_end"]:
+        yield ends.period_end(subscription), _CANCEL
     if subscription["status"] == "trialing":
         told = world.store.note(subscription["id"]).get("trial_end_told")
         if told != subscription["trial_end"]:
@@ -113,10 +113,6 @@ def _waits(world: World, subscription: Json) -> bool:
     return found is None or found[1]["status"] in payments.CONFIRMABLE
 
 
-def _retry(world: World, row: Json) -> None:
-    world.webhook_sender.retry(row["id"])
-
-
 def _notify(world: World, subscription: Json) -> None:
     world.store.note(subscription["id"])["trial_end_told"] = subscription["trial_end"]
     world.events.record("customer.subscription.trial_will_end", subscription)
@@ -129,5 +125,4 @@ _ACTS: dict[int, Act] = {
     _CANCEL: subscriptions.cancel,
     _RENEW: subscriptions.renew,
     _SETTLE_REFUND: reversals.settle_refund,
-    _RETRY: _retry,
 }

@@ -67,8 +67,10 @@ def _of_existing(world: World, subscription: Json, details: Json) -> billing.Com
         if change.at_once:
             return billing.compose(world, change.after, "upcoming", change.parts, mine)
         after, parts = change.after, change.parts
-    ends = details.get("cancel_at_period_end") or (
-        subscription["cancel_at"] is not None and subscription["cancel_at"] <= start
+    ends = (
+        details.get("cancel_at_period_end")
+        or subscription["cancel_at_period_end"]
+        or (subscription["cancel_at"] is not None and subscription["cancel_at"] <= start)
     )
     if ends:
         raise InvalidRequestError("No upcoming invoices for customer", code="invoice_upcoming_none")

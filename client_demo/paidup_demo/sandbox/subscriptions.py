@@ -6,10 +6,21 @@ changes.py, invoices in billing.py, and what the clock causes in due.py.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import billing, change_plan, changes, currencies, invoices, objects, payments
+from paidup_demo.sandbox import (
+    billing,
+    change_plan,
+    changes,
+    currencies,
+    ends,
+    invoices,
+    objects,
+    pausing,
+    payments,
+)
 from paidup_demo.sandbox.change_plan import Seat
 from paidup_demo.sandbox.clock import DAY_S
 from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
+from paidup_demo.sandbox.forms import require
 from paidup_demo.sandbox.prorations import percentage, period_from, price_of
 from paidup_demo.sandbox.state import copied
 from paidup_demo.sandbox.world import World
@@ -24,6 +35,10 @@ def create(world: World, params: Json) -> Json:
     named = params.get("default_payment_method")
     method = billing.named_method(world, customer, named)
     behavior = params.get("payment_behavior") or "allow_incomplete"
+    by_email = subscription["collection_method"] == "send_invoice"
+    if by_email:
+        require(params, "days_until_due")
+        behavior = "default_incomplete"
     if due > 0 and behavior != "default_incomplete":
         billing.refuse_unpayable(world, method, behavior)
     world.store.add(subscription)
@@ -33,7 +48,7 @@ def create(world: World, params: Json) -> Json:
         subscription["default_payment_method"] = method["id"]
     subscription["discounts"] = billing.start_discounts(world, subscription, coupons)
     subscription["status"] = (
-        "incomplete" if due > 0 else "trialing" if subscription["trial_end"] else "active"
+        "incomplete" if due > 0 and not by_email else "trialing" if subscription["trial_end"] else "active"
     )
     if due == 0 and method is None:
         _ask_for_a_card(world, subscription)
@@ -98,11 +113,11 @@ def _build(world: World, customer: Json, seats: list[Seat], params: Json, trial_
     ]
     subscription["payment_settings"].update(params.get("payment_settings", {}))
     subscription["billing_mode"]["flexible"].update(params.get("billing_mode", {}).get("flexible", {}))
-    at_end = params.get("cancel_at_period_end", False)
     subscription.update(
         billing_cycle_anchor=trial_end or now,
-        cancel_at=period[1] if at_end else params.get("cancel_at"),
-        cancel_at_period_end=at_end,
+        collection_method=params.get("collection_method") or "charge_automatically",
+        days_until_due=params.get("days_until_due"),
+        **ends.new_end(world, subscription, params),
         description=params.get("description"),
         metadata=params.get("metadata", {}),
         trial_end=trial_end,
@@ -156,8 +171,16 @@ def _refuse_unchangeable(subscription: Json, params: Json) -> None:
             "You cannot update a subscription in `incomplete` status in a way that results in creating a new"
             " invoice. Please pay the subscription's first invoice before making this change.",
         )
+    waits = params.get("payment_behavior") == "pending_if_incomplete"
+    if waits and subscription["collection_method"] == "send_invoice":
+        # https://docs.stripe.com/billing/subscriptions/pending-updates: "if [it] is charge_automatically"
+        raise InvalidRequestError(
+            "You cannot set `payment_behavior` to `pending_if_incomplete` when `collection_method` is"
+            " `send_invoice`.",
+            param="payment_behavior",
+        )
     strange = sorted(params.keys() - changes.MAY_WAIT)
-    if params.get("payment_behavior") == "pending_if_incomplete" and strange:
+    if waits and strange:
         raise InvalidRequestError(
             "You cannot set `payment_behavior` to `pending_if_incomplete` when updating"
             f" {', '.join(strange)}.",
@@ -167,7 +190,9 @@ def _refuse_unchangeable(subscription: Json, params: Json) -> None:
 
 def _plain_changes(world: World, subscription: Json, params: Json, *, waits: bool) -> Json:
     """The changes without billing; `waits` excludes those applied with the payment."""
-    new: Json = {key: params[key] for key in ("cancel_at_period_end", "description") if key in params}
+    new: Json = {"description": params["description"]} if "description" in params else {}
+    if "pause_collection" in params:
+        new["pause_collection"] = pausing.collection_pause(params["pause_collection"])
     if "metadata" in params and not waits:
         new["metadata"] = merged_metadata(subscription["metadata"], params["metadata"])
     if "discounts" in params and not waits:
@@ -180,20 +205,7 @@ def _plain_changes(world: World, subscription: Json, params: Json, *, waits: boo
         new["default_payment_method"] = method and method["id"]
     if "payment_settings" in params:
         new["payment_settings"] = subscription["payment_settings"] | params["payment_settings"]
-    return new | _new_end(world, subscription, params)
-
-
-def _new_end(world: World, subscription: Json, params: Json) -> Json:
-    """When it is to be cancelled: at the period's end, at a moment, or not at all."""
-    if not params.keys() & {"cancel_at_period_end", "cancel_at"}:
-        return {}
-    end = params.get("cancel_at")
-    if params.get("cancel_at_period_end"):
-        end = subscription["items"]["data"][0]["current_period_end"]
-    elif end is not None and end <= world.now():
-        raise InvalidRequestError("Invalid timestamp: must be in the future.", param="cancel_at")
-    at_end = bool(params.get("cancel_at_period_end"))
-    return {"cancel_at": end, "cancel_at_period_end": at_end, "canceled_at": world.now() if end else None}
+    return new | ends.new_end(world, subscription, params)
 
 
 def merged_metadata(current: Json, update: Json) -> Json:
@@ -215,7 +227,8 @@ def cancel(world: World, subscription: Json, *, prorate: bool = False, invoice_n
     now = world.now()
     asked_at = subscription["canceled_at"] or now
     subscription["cancellation_details"]["reason"] = "cancellation_requested"
-    new = {"status": "canceled", "canceled_at": asked_at, "ended_at": now, "cancel_at_period_end": False}
+    at_end = subscription["cancel_at_period_end"] and now >= ends.period_end(subscription)
+    new = {"status": "canceled", "canceled_at": asked_at, "ended_at": now, "cancel_at_period_end": at_end}
     world.events.change("customer.subscription.deleted", subscription, **new)
 
 
@@ -241,16 +254,17 @@ def on_invoice_paid(world: World, invoice_id: str) -> None:
     if subscription is None or subscription["status"] in ("canceled", "incomplete_expired"):
         return
     new: Json = {}
-    if subscription["status"] in ("incomplete", "past_due", "unpaid") and _settles_debt(
-        world, subscription, invoice
-    ):
+    was_paused = subscription["status"] == "paused"
+    owes = was_paused or subscription["status"] in ("incomplete", "past_due", "unpaid")
+    if owes and _settles_debt(world, subscription, invoice):
         new["status"] = "active"
     if subscription["payment_settings"]["save_default_payment_method"] == "on_subscription":
         found = invoices.default_payment(world, invoice)
         if found and found[1]["payment_method"]:
             new["default_payment_method"] = found[1]["payment_method"]
     if any(subscription[key] != value for key, value in new.items()):
-        world.events.change("customer.subscription.updated", subscription, **new)
+        happened = "resumed" if was_paused and "status" in new else "updated"
+        world.events.change(f"customer.subscription.{happened}", subscription, **new)
     changes.on_paid(world, subscription, invoice_id)
 
 
@@ -310,6 +324,14 @@ def end_trial(world: World, subscription: Json) -> Json:
     return _begin_period(world, subscription, world.now())
 
 
+def resume(world: World, subscription: Json) -> None:
+    """A new period begins now; active again once its invoice is paid, until then still paused."""
+    if subscription["status"] != "paused":
+        raise InvalidRequestError("This subscription is not paused.")
+    subscription["billing_cycle_anchor"] = world.now()
+    _begin_period(world, subscription, world.now())
+
+
 def _begin_period(world: World, subscription: Json, start: int) -> Json:
     previous = {"items": copied(subscription["items"]), "status": subscription["status"]}
     _let_discounts_end(world, subscription, start)
@@ -320,7 +342,9 @@ def _begin_period(world: World, subscription: Json, start: int) -> Json:
         subscription["status"] = "active"
     world.events.record("customer.subscription.updated", subscription, previous)
     invoice = _bill(world, subscription, "subscription_cycle")
-    if invoice["status"] == "open":
+    if subscription["pause_collection"]:
+        pausing.leave_uncollected(world, subscription, invoice)
+    elif invoice["status"] == "open" and subscription["collection_method"] == "charge_automatically":
         _collect_renewal(world, invoice)
     return invoice
 

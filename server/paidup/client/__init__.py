@@ -39,6 +39,7 @@ from paidup.client.responses import (
     PaymentFailure,
     PendingPayment,
     ReservationResult,
+    RunningSubscription,
     SpendResult,
     Status,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "PendingPayment",
     "ReservationClosedError",
     "ReservationResult",
+    "RunningSubscription",
     "SpendResult",
     "Status",
     "TokenFactory",

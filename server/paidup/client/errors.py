@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from paidup.client.responses import ActivatingPayment
+from paidup.client.responses import ActivatingPayment, RunningSubscription
 
 
 class APIError(Exception):
@@ -18,11 +18,15 @@ class APIConnectionError(APIError):
 class APIStatusError(APIError):
     """The API answered with an error. `problem` is its type in docs/api.md, such as `unknown-plan`."""
 
+    subscriptions: list[RunningSubscription]
+    """The customer's running subscriptions, for `already-subscribed`; else empty."""
+
     def __init__(self, status: int, problem: str, detail: str, invoice: str | None = None) -> None:
         super().__init__(f"{status} {problem}: {detail}")
         self.status = status
         self.problem = problem
         self.detail = detail
+        self.subscriptions = []
         self.invoice = invoice
         """The invoice that prevents the call, for `payment-under-way` and `invoice-unpaid`."""
 
@@ -54,6 +58,7 @@ class _ProblemDocument(msgspec.Struct, frozen=True):
     balance: int = 0
     needed: int = 0
     activating: ActivatingPayment | None = None
+    subscriptions: list[RunningSubscription] = []
 
 
 _ERRORS: dict[str, type[APIStatusError]] = {
@@ -72,6 +77,7 @@ def status_error(status: int, body: bytes) -> APIStatusError:
         document = _ProblemDocument(detail=body[:200].decode(errors="replace"))  # a proxy's error page
     problem = document.type.rpartition("/")[2]
     error = _ERRORS.get(problem, APIStatusError)(status, problem, document.detail, document.invoice)
+    error.subscriptions = document.subscriptions
     if isinstance(error, InsufficientCreditsError):
         error.balance, error.needed = document.balance, document.needed
         error.activating = document.activating

@@ -91,6 +91,14 @@ class ReservationResult(msgspec.Struct, frozen=True):
     balance: int
 
 
+class RunningSubscription(msgspec.Struct, frozen=True):
+    """A subscription of the customer's; `status` is Stripe's."""
+
+    id: str
+    plan: str | None
+    status: str
+
+
 class PendingPayment(msgspec.Struct, frozen=True):
     """A payment to make. `client_secret` is for Stripe.js; None if nothing is due."""
 

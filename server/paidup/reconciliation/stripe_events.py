@@ -86,6 +86,8 @@ SUBSCRIPTION_TYPES = (
     "customer.subscription.created",
     "customer.subscription.updated",
     "customer.subscription.deleted",
+    "customer.subscription.paused",
+    "customer.subscription.resumed",
 )
 CUSTOMER_TYPES = ("customer.deleted",)
 REVERSAL_TYPES = {
