@@ -7,6 +7,8 @@ import time
 import pytest
 import stripe
 
+from paidup_demo.sandbox import limits
+
 from .rig import CARD, Receiver, Sandbox, wait_until
 
 
@@ -92,6 +94,31 @@ async def test_a_limit_for_each_endpoint(sandbox_bare: Sandbox) -> None:
     assert (await sandbox_bare.raw("GET", "/v1/customers")).status == 200
 
 
+async def test_a_limit_for_all_endpoints_together(sandbox_bare: Sandbox) -> None:
+    """25 a second in all with test keys, whatever is called: https://docs.stripe.com/rate-limits."""
+    await sandbox_bare.conditions(rate_limit_in_all=2)
+    paths = ("/v1/customers", "/v1/prices", "/v1/products")
+    replies = [await sandbox_bare.raw("GET", path) for path in paths]
+    assert [reply.status for reply in replies] == [200, 200, 429]
+    assert replies[2].headers["Stripe-Rate-Limited-Reason"] == "global-rate"
+
+
+async def test_reads_are_counted_against_the_transactions(
+    sandbox_bare: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 for each transaction of 30 days, and at least so many; beyond them reads alone are refused."""
+    monkeypatch.setattr(limits, "LEAST_READS", 3)
+    monkeypatch.setattr(limits, "READS_FOR_EACH_TRANSACTION", 6)
+    await sandbox_bare.control("/calls/reset")
+    await sandbox_bare.conditions(read_allocation=True)
+    statuses = [(await sandbox_bare.raw("GET", "/v1/prices")).status for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    signup = await sandbox_bare.subscribe()
+    await signup.confirm()
+    assert (await sandbox_bare.raw("GET", "/v1/prices")).status == 200
+    assert (await sandbox_bare.calls())["reads"] == {"made": 5, "transactions": 1, "allowed": 6}
+
+
 async def test_a_lost_reply_is_replayed_to_a_retry(sandbox_bare: Sandbox) -> None:
     """The request was executed: a retry with the same key gets the first response and creates nothing."""
     await sandbox_bare.conditions(api_lost_reply_rate=1)
@@ -124,7 +151,7 @@ async def test_the_invoice_lags_behind_its_intent(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver
 ) -> None:
     """The intent has succeeded while invoice and InvoicePayment are open, until the lag is over (S23)."""
-    await sandbox_hooked.conditions(invoice_lag_ms=150)
+    await sandbox_hooked.conditions(invoice_lag_ms=2000)
     signup = await sandbox_hooked.subscribe()
     await signup.confirm()
     assert await signup.read() == ("succeeded", "open", "incomplete")

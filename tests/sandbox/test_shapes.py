@@ -51,7 +51,7 @@ async def test_whatever_differs_from_the_sdks_types_is_found(
     assert problems(invoice) == ["invoice.amount_due: missing"]
 
 
-async def _live_through_everything(sandbox: Sandbox) -> None:
+async def live_through_everything(sandbox: Sandbox) -> None:
     """Creates every kind of object in every state that a customer can cause."""
     v1: Any = sandbox.v1
     paid = await sandbox.subscribe()
@@ -97,7 +97,7 @@ async def _change_in_every_way(sandbox: Sandbox, paid: Signup) -> None:
 
 async def test_every_object_served(sandbox_hooked: Sandbox) -> None:
     """Every list, and each of its objects read by id, validates and has no unknown key."""
-    await _live_through_everything(sandbox_hooked)
+    await live_through_everything(sandbox_hooked)
     for table in TABLES:
         listed = (await sandbox_hooked.raw("GET", f"/v1/{table}")).body
         assert listed["data"], table
@@ -109,7 +109,7 @@ async def test_every_object_served(sandbox_hooked: Sandbox) -> None:
 
 async def test_every_event_sent(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
     """Every webhook and its object validate, and none has a key that only expansion shows."""
-    await _live_through_everything(sandbox_hooked)
+    await live_through_everything(sandbox_hooked)
     made = (await sandbox_hooked.call("GET", "/sandbox/events?limit=1000")).body["events"]
     await wait_until(lambda: len(sandbox_receiver.received) == len(made))
     kinds = set()

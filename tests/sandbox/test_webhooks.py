@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import stripe
 
@@ -199,6 +201,65 @@ async def test_the_shape_before_basil(sandbox_hooked: Sandbox, sandbox_receiver:
     (subscribed,) = sandbox_receiver.of("customer.subscription.created")
     assert subscribed["data"]["object"]["current_period_end"]
     assert "parent" in await sandbox_hooked.v1.invoices.retrieve_async(signup.invoice)
+
+
+async def test_events_have_the_accounts_default_version(
+    sandbox_hooked: Sandbox, sandbox_receiver: Receiver
+) -> None:
+    """In lists, by id, and at an endpoint without a version of its own; one with a version keeps it.
+
+    https://docs.stripe.com/webhooks/versioning
+    """
+    await sandbox_hooked.conditions(account_api_version="2024-06-20")
+    pinned = {"url": sandbox_receiver.url, "secret": "whsec_pinned", "api_version": stripe.api_version}
+    await sandbox_hooked.control("/webhook_endpoints", pinned)
+    signup = await sandbox_hooked.subscribe()
+    await signup.confirm()
+    await wait_until(lambda: len(sandbox_receiver.of("invoice.paid")) == 2)
+    versions = {event["api_version"] for event in sandbox_receiver.of("invoice.paid")}
+    assert versions == {"2024-06-20", stripe.api_version}
+    (listed,) = (await sandbox_hooked.v1.events.list_async({"type": "invoice.paid"})).data
+    read = await sandbox_hooked.v1.events.retrieve_async(listed.id)
+    for event in (listed, read):
+        assert event.api_version == "2024-06-20"
+        assert event.data.object["payment_intent"] == signup.intent
+
+
+async def test_retries_over_hours(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Three retries over hours of the sandbox's clock, each signed with the real time; then it gives up."""
+    await sandbox_hooked.conditions(webhook_retries="hours")
+    sandbox_receiver.answers = [500] * 4
+    begun = int(time.time())
+    await sandbox_hooked.v1.customers.create_async({})
+    for number, hours in enumerate((1, 2, 4, 100), 1):
+        (delivery,) = await _attempted(sandbox_hooked, number)
+        assert delivery["status"] == ("pending" if number < 4 else "failed")
+        await sandbox_hooked.control("/clock", {"advance_seconds": hours * 3600})
+    assert len(sandbox_receiver.received) == 4
+    signed = [int(one.signature.split(",")[0].removeprefix("t=")) for one in sandbox_receiver.received]
+    assert begun <= min(signed)
+    assert max(signed) <= time.time()
+
+
+async def test_a_retry_need_not_be_waited_for(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
+    """Flushing the deliveries sends at once what waits for its hour."""
+    await sandbox_hooked.conditions(webhook_retries="hours")
+    sandbox_receiver.answers = [500]
+    await sandbox_hooked.v1.customers.create_async({})
+    await _attempted(sandbox_hooked, 1)
+    assert (await sandbox_hooked.control("/deliveries/flush"))["deliveries"] == 1
+    await wait_until(lambda: len(sandbox_receiver.received) == 2)
+
+
+async def _attempted(sandbox: Sandbox, times: int) -> list[Json]:
+    """The deliveries of the only event, once it was tried so often."""
+    for _ in range(500):
+        (event,) = await _events(sandbox)
+        if len(event["deliveries"][0]["attempts"]) == times:
+            break
+    deliveries: list[Json] = event["deliveries"]
+    assert len(deliveries[0]["attempts"]) == times
+    return deliveries
 
 
 async def test_a_refused_connection_is_an_attempt(sandbox_bare: Sandbox) -> None:

@@ -6,6 +6,8 @@ import json
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from paidup.db.models import Account, EventSource, Invoice, StripeEvent, Watermark
 from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK, webhook_silence
 from paidup.runtime.clock import now
@@ -44,10 +46,15 @@ async def test_a_payment_without_a_webhook_is_found_in_the_list_of_paid_invoices
     await assert_books_balance(grants=1)
 
 
+@pytest.mark.parametrize("version", [None, "2024-06-20"], ids=["the SDK's version", "an old default version"])
 async def test_events_that_stripe_could_not_deliver_are_taken_from_its_list(
-    world: World, stripe_side: StripeSide
+    world: World, stripe_side: StripeSide, version: str | None
 ) -> None:
-    """S20: deliveries that failed are listed by Stripe for 30 days: stored, handled, credited once."""
+    """S20: deliveries that failed are listed by Stripe for 30 days: stored, handled, credited once.
+
+    The list has the account's default version, whatever the endpoint's is.
+    """
+    await stripe_side.conditions(account_api_version=version)
     paidup = await world.server(webhooks=False)
     await world.deliver_to(1)  # no server listens there
     ada, purchase = await _paid(paidup, stripe_side)

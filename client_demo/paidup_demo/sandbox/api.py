@@ -10,8 +10,6 @@ import base64
 import binascii
 import logging
 import secrets
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +24,7 @@ from paidup_demo.sandbox.events import current_request
 from paidup_demo.sandbox.expansion import expand
 from paidup_demo.sandbox.guard import from_another_page
 from paidup_demo.sandbox.idempotency import Answer, IdempotencyKeys
+from paidup_demo.sandbox.limits import Limits, count_read
 from paidup_demo.sandbox.settings import API_VERSION
 from paidup_demo.sandbox.state import new_id
 from paidup_demo.sandbox.world import World
@@ -97,7 +96,7 @@ class Api:
     def __init__(self, world: World) -> None:
         self._world = world
         self._keys = IdempotencyKeys(world.store)
-        self._recent: dict[str, deque[float]] = {}
+        self._limits = Limits(world)
 
     async def answer(self, operation: Operation, request: Request) -> Response:
         """The HTTP answer to one call of this operation."""
@@ -116,6 +115,8 @@ class Api:
     async def _answer(self, asked: Incoming) -> Response:
         operation = asked.operation
         self._world.calls["publishable" if asked.publishable else "secret"][operation.name] += 1
+        if operation.method == "GET" and not asked.publishable:
+            count_read(self._world.reads, self._world.real_now())
         if asked.publishable and not operation.publishable:
             raise errors.UnauthorizedError(
                 "This API call cannot be made with a publishable API key. Please use a secret API key.",
@@ -187,22 +188,7 @@ class Api:
             )
         if not set(conditions.locked_ids).isdisjoint(path.values()):
             raise errors.LockTimeoutError
-        if conditions.rate_limited:
-            raise errors.RateLimitError("global-rate")
-        if conditions.rate_limit_per_second is not None and self._too_fast(
-            operation.name, conditions.rate_limit_per_second
-        ):
-            raise errors.RateLimitError("endpoint-rate")
-
-    def _too_fast(self, name: str, limit: int) -> bool:
-        """A sliding window of one second for each operation, all ids together."""
-        recent, now = self._recent.setdefault(name, deque(maxlen=10_000)), time.monotonic()
-        while recent and recent[0] <= now - 1:
-            recent.popleft()
-        if len(recent) >= limit:
-            return True
-        recent.append(now)
-        return False
+        self._limits.refuse_if_beyond(operation.method, operation.name)
 
 
 def respond(status: int, body: Any, request_id: str, headers: Mapping[str, str] | None = None) -> Response:

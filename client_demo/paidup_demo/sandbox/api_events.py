@@ -10,7 +10,9 @@ from paidup_demo.sandbox.api_catalogue import retriever
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.forms import BOOLEAN, METADATA, TEXT, Shape, require
+from paidup_demo.sandbox.old_shape import event_at
 from paidup_demo.sandbox.pages import PAGING, PAGING_BY_DATE, page
+from paidup_demo.sandbox.settings import API_VERSION
 from paidup_demo.sandbox.subscriptions import merged_metadata
 
 ENDPOINT_UPDATE: Shape = {
@@ -43,7 +45,19 @@ def list_events(call: Call) -> Json:
             success is None or (row["pending_webhooks"] == 0) == success
         )
 
-    return page(call.url, call.world.store.newest("event"), params, keep)
+    found = page(call.url, call.world.store.newest("event"), params, keep)
+    return found | {"data": [_at_the_accounts_version(call, event) for event in found["data"]]}
+
+
+def retrieve_event(call: Call) -> Json:
+    """GET /v1/events/{id}"""
+    return _at_the_accounts_version(call, call.named("event"))
+
+
+def _at_the_accounts_version(call: Call, event: Json) -> Json:
+    """As Stripe renders events here, whatever the version of the request: https://docs.stripe.com/api/events"""
+    version = call.world.conditions.account_api_version or API_VERSION
+    return event_at(call.world.store, event, version)
 
 
 def create_endpoint(call: Call) -> Json:
@@ -90,7 +104,7 @@ def _check_url(url: str | None) -> None:
 
 
 OPERATIONS = [
-    retriever("event"),
+    Operation("GET", "/v1/events/{id}", retrieve_event),
     Operation(
         "GET",
         "/v1/events",

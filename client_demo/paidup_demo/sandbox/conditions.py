@@ -24,6 +24,8 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     webhook_duplicates: Annotated[int, Meta(ge=0, le=10)] = 0
     webhook_shuffle: bool = False
     webhook_api_version: Version | None = None
+    webhook_retries: Literal["seconds", "hours"] = "seconds"
+    account_api_version: Version | None = None
     api_latency_ms: Milliseconds = 0
     api_error_rate: Probability = 0.0
     api_lost_reply_rate: Probability = 0.0
@@ -31,6 +33,8 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     rate_limited: bool = False
     locked_ids: Annotated[list[str], Meta(max_length=100)] = []
     rate_limit_per_second: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    rate_limit_in_all: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    read_allocation: bool = False
     affect_browser: bool = False
     invoice_lag_ms: Milliseconds = 0
     processing_ms: Milliseconds = 0

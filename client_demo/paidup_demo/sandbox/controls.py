@@ -21,6 +21,7 @@ from paidup_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.guard import from_another_page
+from paidup_demo.sandbox.limits import reads_in_window
 from paidup_demo.sandbox.settings import API_VERSION
 from paidup_demo.sandbox.world import World
 
@@ -108,13 +109,13 @@ def advance_clock(ask: ControlRequest) -> Json:
 def get_calls(ask: ControlRequest) -> Json:
     """GET /sandbox/calls"""
     counts = {kind: dict(sorted(counter.items())) for kind, counter in ask.world.calls.items()}
-    return {**counts, "total": {kind: sum(counter.values()) for kind, counter in counts.items()}}
+    total = {kind: sum(counter.values()) for kind, counter in counts.items()}
+    return {**counts, "total": total, "reads": reads_in_window(ask.world)}
 
 
 def reset_calls(ask: ControlRequest) -> Json:
     """POST /sandbox/calls/reset"""
-    for counter in ask.world.calls.values():
-        counter.clear()
+    ask.world.forget_calls()
     return get_calls(ask)
 
 
@@ -136,7 +137,7 @@ def resend_event(ask: ControlRequest) -> Json:
 
 def flush_deliveries(ask: ControlRequest) -> Json:
     """POST /sandbox/deliveries/flush: sends delayed deliveries and retries now"""
-    return {"deliveries": ask.world.agenda.run_all("deliver")}
+    return {"deliveries": ask.world.agenda.run_all("deliver") + ask.world.webhook_sender.retry_now()}
 
 
 def add_endpoint(ask: ControlRequest) -> Json:

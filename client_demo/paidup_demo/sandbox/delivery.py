@@ -30,6 +30,9 @@ from paidup_demo.sandbox.settings import API_VERSION, SandboxSettings
 from paidup_demo.sandbox.state import Store, new_id
 
 MAX_PENDING = 10_000
+HOURS = (600, 3600, 3 * 3600)
+"""When a delivery is retried, by the sandbox's clock: three times over a few hours, as with test keys.
+https://docs.stripe.com/webhooks#retries"""
 CHANCE = secrets.SystemRandom()
 MAX_CONCURRENT = 16
 SHUFFLE_MS = 400
@@ -50,12 +53,18 @@ class WebhookSender:
     """Delivers events to the webhook endpoints."""
 
     def __init__(
-        self, store: Store, agenda: Agenda, settings: SandboxSettings, conditions: Callable[[], Conditions]
+        self,
+        store: Store,
+        agenda: Agenda,
+        settings: SandboxSettings,
+        conditions: Callable[[], Conditions],
+        clock: Callable[[], int],
     ) -> None:
         self._store = store
         self._agenda = agenda
         self._settings = settings
         self._conditions = conditions
+        self._clock = clock
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._tasks: set[asyncio.Task[None]] = set()
         self._anywhere: aiohttp.ClientSession | None = None
@@ -68,7 +77,7 @@ class WebhookSender:
         self._anywhere = aiohttp.ClientSession(timeout=timeout)
         connector = aiohttp.TCPConnector(socket_factory=_loopback_socket)
         self._here = aiohttp.ClientSession(timeout=timeout, connector=connector)
-        scheduled = self._agenda.waiting("deliver")
+        scheduled = self._agenda.waiting("deliver") | self._store.table("retry").keys()
         for delivery in list(self._store.newest("delivery", status="pending")):
             self._pending += 1
             if delivery["id"] not in scheduled:
@@ -154,8 +163,9 @@ class WebhookSender:
         self._judge(delivery, event, attempt)
 
     async def _post(self, event: Json, endpoint: Json) -> Json:
-        version = self._conditions().webhook_api_version or endpoint["api_version"] or API_VERSION
-        body = msgspec.json.encode(event_at(self._store, event, version))
+        conditions = self._conditions()
+        version = conditions.webhook_api_version or endpoint["api_version"] or conditions.account_api_version
+        body = msgspec.json.encode(event_at(self._store, event, version or API_VERSION))
         secret = self._store.note(endpoint["id"])["secret"]
         begun = time.time()
         headers = {
@@ -178,15 +188,30 @@ class WebhookSender:
             return None, f"{type(error).__name__}: {error}"[:300]
 
     def _judge(self, delivery: Json, event: Json, attempt: Json) -> None:
-        delays = self._settings.webhook_retry_delays_s
+        in_hours = self._conditions().webhook_retries == "hours"
+        delays = HOURS if in_hours else self._settings.webhook_retry_delays_s
         tries = len(delivery["attempts"])
         if attempt["status"] is not None and 200 <= attempt["status"] < 300:
             self._finish(delivery, "delivered")
             self._receipt(delivery, event)
         elif tries > len(delays):
             self._finish(delivery, "failed")
+        elif in_hours:
+            self._store.add({"id": delivery["id"], "at": self._clock() + delays[tries - 1]}, "retry")
         else:
             self._agenda.after(delays[tries - 1] * 1000, "deliver", delivery["id"])
+
+    def retry(self, delivery_id: str) -> None:
+        """A retry whose hour has come."""
+        self._store.table("retry").pop(delivery_id, None)
+        self.send(delivery_id)
+
+    def retry_now(self) -> int:
+        """Retry all that waits for its hour; returns how many."""
+        waiting = list(self._store.table("retry"))
+        for delivery_id in waiting:
+            self.retry(delivery_id)
+        return len(waiting)
 
     def _receipt(self, delivery: Json, event: Json) -> None:
         """Count an endpoint's first success only; duplicates and resends are ignored."""

@@ -1,7 +1,7 @@
 """Runs what becomes due as the clock moves, in order, each at its own time.
 
-This covers expired first payments, unpaid changes, cancellations, trials, renewals and pending refunds. The
-actions are in subscriptions.py, changes.py and reversals.py.
+This covers expired first payments, unpaid changes, cancellations, trials, renewals, pending refunds and
+retries of webhooks. The actions are in subscriptions.py, changes.py and reversals.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def advance(world: World, seconds: int) -> None:
 
 
 def _all(world: World) -> Iterator[Due]:
-    for table in ("subscription", "refund"):
+    for table in ("subscription", "refund", "retry"):
         for row in world.store.table(table).values():
             found = _next(world, table, row)
             if found is not None:
@@ -76,6 +76,8 @@ def _do(world: World, due: Due, row: Json) -> Due | None:
 
 def _next(world: World, table: str, row: Json) -> Due | None:
     """What is due next for this object."""
+    if table == "retry":
+        return Due(row["at"], _RETRY, table, row["id"])
     if table == "refund":
         settles_at = world.store.note(row["id"]).get("settles_at")
         return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
@@ -83,7 +85,7 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     return min(found, default=None)
 
 
-_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _RENEW, _SETTLE_REFUND = range(6)
+_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _RENEW, _SETTLE_REFUND, _RETRY = range(7)
 
 
 def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
@@ -113,6 +115,10 @@ def _waits(world: World, subscription: Json) -> bool:
     return found is None or found[1]["status"] in payments.CONFIRMABLE
 
 
+def _retry(world: World, row: Json) -> None:
+    world.webhook_sender.retry(row["id"])
+
+
 def _notify(world: World, subscription: Json) -> None:
     world.store.note(subscription["id"])["trial_end_told"] = subscription["trial_end"]
     world.events.record("customer.subscription.trial_will_end", subscription)
@@ -125,4 +131,5 @@ _ACTS: dict[int, Act] = {
     _CANCEL: subscriptions.cancel,
     _RENEW: subscriptions.renew,
     _SETTLE_REFUND: reversals.settle_refund,
+    _RETRY: _retry,
 }

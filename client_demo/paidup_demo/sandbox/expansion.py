@@ -111,4 +111,7 @@ def confirmation_secret(store: Store, invoice_id: str) -> Json | None:
 
 
 def _unexpandable(path: str) -> ParameterError:
-    return ParameterError(f"This property cannot be expanded ({path}).", param="expand")
+    return ParameterError(
+        f"This property cannot be expanded ({path}). (This sandbox implements only a part of Stripe.)",
+        param="expand",
+    )

@@ -28,10 +28,14 @@ class World:
         self.conditions = Conditions()
         self.store = Store(settings.data_file)
         self.agenda = Agenda(self.store)
-        self.webhook_sender = WebhookSender(self.store, self.agenda, settings, lambda: self.conditions)
+        self.webhook_sender = WebhookSender(
+            self.store, self.agenda, settings, lambda: self.conditions, self.clock.now
+        )
         self.events = EventLog(self.store, self.clock, self.webhook_sender.dispatch)
         # API calls by kind of key, then by "METHOD route".
         self.calls: dict[str, Counter[str]] = {"secret": Counter(), "publishable": Counter()}
+        self.reads: Counter[int] = Counter()
+        """Reads with secret keys, by day."""
 
     def now(self) -> int:
         """The sandbox's time in whole seconds."""
@@ -73,9 +77,14 @@ class World:
         self.store.clear()
         self.clock.offset_s = 0
         self.conditions = Conditions()
+        self.forget_calls()
+        self.register_endpoints()
+
+    def forget_calls(self) -> None:
+        """Count calls and reads from zero."""
+        self.reads.clear()
         for counter in self.calls.values():
             counter.clear()
-        self.register_endpoints()
 
     def advance(self, seconds: int) -> None:
         """Move the clock; the caller then runs what has become due."""

@@ -17,12 +17,11 @@ from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.stripe_api.account import StripeAccount
 from paidup.stripe_api.client import RateLimitedClient, body_of, open_client
 from paidup.stripe_api.customers import CustomerReader
+from paidup.stripe_api.one_time_invoices import OneTimeInvoices
 from paidup.stripe_api.pagination import pages
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
-    PURCHASE_METADATA_KEY,
-    TOP_UP,
     CreditNote,
     Dispute,
     Line,
@@ -49,6 +48,7 @@ class StripeGateway:
         self._client = client
         self.account = StripeAccount(client)
         self.customers = CustomerReader(client)
+        self.one_time_invoices = OneTimeInvoices(client)
         self._reversals: dict[type, tuple[str, Any]] = {
             Refund: ("refunds", client.v1.refunds),
             Dispute: ("disputes", client.v1.disputes),
@@ -64,11 +64,12 @@ class StripeGateway:
         return str(made.id)
 
     async def create_subscription(
-        self, customer: str, price: str, quantity: int, external_id: str, key: str
+        self, customer: str, price: str, quantity: int, currency: str, external_id: str, key: str
     ) -> StripeSubscription:
         """A `default_incomplete` subscription, its first invoice expanded; the same for the same `key`."""
         params: Any = {
             "customer": customer,
+            "currency": currency,
             "items": [{"price": price, "quantity": quantity}],
             "payment_behavior": "default_incomplete",
             # Prorations before discounts, like every other line: a discount changes no credits.
@@ -168,45 +169,6 @@ class StripeGateway:
             params["starting_after"] = after
         page = await self._client.call("subscriptions.list", self._client.v1.subscriptions.list_async, params)
         return decode(ListOf[StripeSubscription], body_of(page))
-
-    async def create_invoice(
-        self, customer: str, price: str, quantity: int, external_id: str, key: str
-    ) -> StripeInvoice:
-        """An open invoice for `quantity` of a one-time price; the same for the same `key`. Three calls."""
-        draft: Any = {
-            "customer": customer,
-            "collection_method": "charge_automatically",
-            "auto_advance": False,  # the customer confirms it now
-            "pending_invoice_items_behavior": "exclude",
-            "metadata": {ACCOUNT_METADATA_KEY: external_id, PURCHASE_METADATA_KEY: TOP_UP},
-        }
-        made = await self._client.call(
-            "invoices.create",
-            self._client.v1.invoices.create_async,
-            draft,
-            {"idempotency_key": f"{key}-invoice"},
-        )
-        item: Any = {
-            "customer": customer,
-            "invoice": made.id,
-            "pricing": {"price": price},
-            "quantity": quantity,
-        }
-        await self._client.call(
-            "invoice_items.create",
-            self._client.v1.invoice_items.create_async,
-            item,
-            {"idempotency_key": f"{key}-item"},
-        )
-        params: Any = {"auto_advance": False, "expand": ["confirmation_secret", "payments"]}
-        final = await self._client.call(
-            "invoices.finalize",
-            self._client.v1.invoices.finalize_invoice_async,
-            made.id,
-            params,
-            {"idempotency_key": f"{key}-finalize"},
-        )
-        return decode(StripeInvoice, body_of(final))
 
     async def void_invoice(self, invoice: str, max_wait_s: float | None = None) -> StripeInvoice:
         """Void an open invoice. Raises StripeRefused where it is paid or void already."""

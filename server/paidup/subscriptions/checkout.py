@@ -140,7 +140,8 @@ class Checkout:
             waiting = Invoice.filter(account_id=account.id, status__in=PENDING, price=price)
             pending = await waiting.filter(subscription__isnull=True).order_by("-created_at").first()
         if pending is not None:
-            same = pending.amount_due_minor == listed.amount_minor * quantity
+            unit_minor = self._prices[price].unit_amount_in(pending.currency)
+            same = unit_minor is not None and pending.amount_due_minor == unit_minor * quantity
             again = await self.resume_pending(pending.id, account, same, partial(self._give_up, pending))
             if again is not None:
                 return again
@@ -245,8 +246,10 @@ class Checkout:
     async def _subscribe(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:
             requested_at = self._clock()
+            currency = await self._currency(customer, price)
+            key = f"paidup-subscription-{key}-{currency}"
             made = await self._gateway.create_subscription(
-                customer, price, quantity, account.external_id, f"paidup-subscription-{key}"
+                customer, price, quantity, currency, account.external_id, key
             )
             if not isinstance(made.latest_invoice, StripeInvoice):
                 raise StripeUnavailable("the new subscription shows no invoice")
@@ -258,11 +261,22 @@ class Checkout:
 
     async def _invoice(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:
-            return await self._gateway.create_invoice(
-                customer, price, quantity, account.external_id, f"paidup-top-up-{key}"
+            currency = await self._currency(customer, price)
+            key = f"paidup-top-up-{key}-{currency}"
+            return await self._gateway.one_time_invoices.create(
+                customer, price, quantity, currency, account.external_id, key
             )
 
         return await self._create_fresh(account, price, quantity, create)
+
+    async def _currency(self, customer: str, price: str) -> str:
+        """The currency that the customer pays in, if the price is sold in it; else the price's own."""
+        known = self._prices[price]
+        with storage_errors():
+            newest = Invoice.filter(customer=customer).order_by("-created_at").only("id", "currency")
+            last = await newest.first()
+        sold = last is not None and known.unit_amount_in(last.currency) is not None
+        return last.currency if last is not None and sold else known.currency
 
     async def _create_fresh(self, account: Account, price: str, quantity: int, create: Create) -> Purchase:
         customer = await self._customer(account)
