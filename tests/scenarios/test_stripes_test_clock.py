@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
-from tests.support.subscription_lifecycle import Life, a_life, subscription_of
+from tests.support.subscription_lifecycle import Life, a_life, buy_without_webhooks, subscription_of
 
 DAY_S = 24 * 3600
 
@@ -35,6 +35,16 @@ async def test_renewals_of_a_test_clock_are_credited(life: Life, plan: str) -> N
     entries = await life.entries()
     assert entries == [("grant", credits)] * 4
     assert (await subscription_of(life))["status"] == "active"
+    await assert_books_balance(grants=4)
+
+
+async def test_renewals_of_a_test_clock_are_found_without_webhooks(world: World) -> None:
+    """Stripe's list names them, although they were created in our future."""
+    life = await a_life(world, webhooks=False)
+    await buy_without_webhooks(life, "pro")
+    await life.stripe.control("clock", {"advance_seconds": 93 * DAY_S})
+    assert await life.paidup.services.reconciler.lists.paid_invoices() == 3
+    assert await life.entries() == [("grant", 2000)] * 4
     await assert_books_balance(grants=4)
 
 
