@@ -9,7 +9,8 @@ import pytest
 
 from .rig import CARD_3DS, Json, Receiver, Sandbox, Signup, check_shape, wait_until
 
-DAY_S = 24 * 3600
+HOUR_S = 3600
+DAY_S = 24 * HOUR_S
 
 
 async def _advance(sandbox: Sandbox, seconds: int) -> None:
@@ -29,7 +30,7 @@ async def _events(sandbox: Sandbox) -> list[Json]:
 
 
 async def test_a_year_in_one_jump(sandbox_bare: Sandbox) -> None:
-    """Twelve renewals in order, with the time at which each period begins; payments have the real time.
+    """Twelve renewals in order, from when each period begins, paid an hour later; payments have the real time.
 
     A test clock moves no PaymentIntent and no charge: https://github.com/stripe/stripe-python/issues/1183.
     """
@@ -43,11 +44,11 @@ async def test_a_year_in_one_jump(sandbox_bare: Sandbox) -> None:
     for invoice in renewals:
         (line,) = invoice.lines.data
         assert (invoice.status, invoice.amount_paid, line.period.start) == ("paid", 2000, end)
-        assert (invoice.created, invoice.status_transitions.paid_at) == (end, end)
+        assert (invoice.created, invoice.status_transitions.paid_at) == (end, end + HOUR_S)
         end = line.period.end
     paid = [event for event in await _events(sandbox_bare) if event["type"] == "invoice.paid"]
     dated = [event["data"]["object"]["status_transitions"]["paid_at"] for event in paid[1:]]
-    assert dated == [one.created for one in renewals]
+    assert dated == [one.created + HOUR_S for one in renewals]
     charges = await sandbox_bare.v1.charges.list_async({"limit": 100})
     intents = await sandbox_bare.v1.payment_intents.list_async({"limit": 100})
     made_today = [*charges.data, *intents.data]
@@ -113,6 +114,7 @@ async def test_paying_an_old_renewal_leaves_a_newer_one_past_due(sandbox_bare: S
     await sandbox_bare.v1.subscriptions.update_async(
         signup.subscription.id, {"default_payment_method": "pm_card_chargeCustomerFail"}
     )
+    await sandbox_bare.control("/conditions", {"retries_end_subscription": "past_due"})
     await _advance(sandbox_bare, 63 * DAY_S)
     _, older, newer = await _invoices(sandbox_bare, signup)
     for invoice, status in ((older, "past_due"), (newer, "active")):

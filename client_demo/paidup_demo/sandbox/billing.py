@@ -177,6 +177,14 @@ def issue(
     world: World, subscription: Json, composed: Composed, announce: Callable[[], object] = lambda: None
 ) -> Json:
     """Store the draft and finalise it. `announce` records the subscription's event in between."""
+    invoice = store(world, subscription, composed)
+    announce()
+    invoices.finalize(world, invoice)
+    return invoice
+
+
+def store(world: World, subscription: Json, composed: Composed) -> Json:
+    """Store the draft, with the items that it takes up."""
     invoice = world.store.add(composed.invoice)
     if subscription["collection_method"] == "send_invoice":
         due = world.now() + (subscription["days_until_due"] or 0) * DAY_S
@@ -188,8 +196,6 @@ def issue(
     subscription["discounts"] = [d for d in subscription["discounts"] if d not in composed.used_up]
     subscription["latest_invoice"] = invoice["id"]
     world.events.record("invoice.created", invoice)
-    announce()
-    invoices.finalize(world, invoice)
     return invoice
 
 

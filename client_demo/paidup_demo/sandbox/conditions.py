@@ -41,6 +41,9 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     processing_outcome: Literal["succeeded", "failed"] = "succeeded"
     refund_pending: bool = False
     default_currency: Annotated[str, Meta(pattern=r"^[a-z]{3}$")] = "usd"
+    retries_end_subscription: Literal["canceled", "unpaid", "past_due"] = "canceled"
+    """What becomes of a subscription once all retries of a renewal have failed."""
+    retries_end_invoice: Literal["open", "uncollectible"] = "open"
 
     def as_json(self) -> Json:
         """All conditions, as the control API returns them."""

@@ -172,8 +172,8 @@ def authenticate(ask: ControlRequest) -> Json:
 
 
 def renew_subscription(ask: ControlRequest) -> Json:
-    """POST /sandbox/subscriptions/{id}/renew"""
-    return present(subscriptions.renew(ask.world, ask.stored("subscription")))
+    """POST /sandbox/subscriptions/{id}/renew: now, and collected at once"""
+    return present(subscriptions.renew_now(ask.world, ask.stored("subscription")))
 
 
 def open_dispute(ask: ControlRequest) -> Json:

@@ -1,7 +1,8 @@
 """Runs what becomes due as the clock moves, in order, each at its own time.
 
-This covers expired first payments, unpaid changes, cancellations, trials, renewals, pending refunds and
-retries of webhooks. The actions are in subscriptions.py, changes.py and reversals.py.
+This covers expired first payments, unpaid changes, cancellations, trials, renewals with their drafts and
+retries, pending refunds and retries of webhooks. The actions are in subscriptions.py, changes.py, renewals.py
+and reversals.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from paidup_demo.sandbox import changes, ends, invoices, payments, reversals, subscriptions
+from paidup_demo.sandbox import changes, ends, invoices, payments, renewals, reversals, subscriptions
 from paidup_demo.sandbox.clock import DAY_S, HOUR_S
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.world import World
@@ -44,9 +45,8 @@ def act_on_time(world: World, until: int | None = None) -> None:
         if row is None or _next(world, due.table, row) != due:
             continue
         with world.clock.at(due.moment):
-            following = _do(world, due, row)
-        if following is not None:
-            heapq.heappush(heap, following)
+            for following in _do(world, due, row):
+                heapq.heappush(heap, following)
 
 
 def advance(world: World, seconds: int) -> None:
@@ -56,22 +56,27 @@ def advance(world: World, seconds: int) -> None:
 
 
 def _all(world: World) -> Iterator[Due]:
-    for table in ("subscription", "refund", "retry"):
+    for table in ("subscription", "invoice", "refund", "retry"):
         for row in world.store.table(table).values():
             found = _next(world, table, row)
             if found is not None:
                 yield found
 
 
-def _do(world: World, due: Due, row: Json) -> Due | None:
-    """Run it and return what is due next for the same object; None if it failed."""
+def _do(world: World, due: Due, row: Json) -> Iterator[Due]:
+    """Run it. What is due next for the object, and for a subscription's invoice; nothing if it failed."""
     try:
         _ACTS[due.rank](world, row)
     except StripeError:
         logger.exception("the sandbox could not do what was due for %s", due.id)
-        return None
-    following = _next(world, due.table, row)
-    return None if following == due else following
+        return
+    touched = [(due.table, row)]
+    if due.table == "subscription":
+        touched.append(("invoice", world.store.get("invoice", row["latest_invoice"])))
+    for table, each in touched:
+        following = _next(world, table, each)
+        if following is not None and following != due:
+            yield following
 
 
 def _next(world: World, table: str, row: Json) -> Due | None:
@@ -81,11 +86,14 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     if table == "refund":
         settles_at = world.store.note(row["id"]).get("settles_at")
         return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
+    if table == "invoice":
+        step_at = renewals.next_step_at(row)
+        return None if step_at is None else Due(step_at, _COLLECT, table, row["id"])
     found = [Due(moment, rank, table, row["id"]) for moment, rank in _dates(world, row)]
     return min(found, default=None)
 
 
-_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _RENEW, _SETTLE_REFUND, _RETRY = range(7)
+_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _COLLECT, _RENEW, _SETTLE_REFUND, _RETRY = range(8)
 
 
 def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
@@ -129,6 +137,7 @@ _ACTS: dict[int, Act] = {
     _EXPIRE_CHANGE: changes.drop_pending,
     _NOTIFY: _notify,
     _CANCEL: subscriptions.cancel,
+    _COLLECT: renewals.advance,
     _RENEW: subscriptions.renew,
     _SETTLE_REFUND: reversals.settle_refund,
     _RETRY: _retry,

@@ -6,13 +6,14 @@ of the outcome through the agenda.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import cards, objects, payments
+from paidup_demo.sandbox import cards, dunning, objects, payments
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.prorations import percentage
 from paidup_demo.sandbox.state import copied
 from paidup_demo.sandbox.world import World
 
 PAYABLE = ("open", "uncollectible")
+_NO_MORE_ATTEMPTS = {"auto_advance": False, "next_payment_attempt": None}
 
 
 def new_draft(world: World, customer: Json, currency: str, billing_reason: str, metadata: Json) -> Json:
@@ -73,6 +74,7 @@ def finalize(world: World, invoice: Json) -> None:
     customer["next_invoice_sequence"] += 1
     invoice.update(
         status="open",
+        automatically_finalizes_at=None,
         number=f"{customer['invoice_prefix']}-{number:04d}",
         effective_at=now,
         hosted_invoice_url=f"https://invoice.stripe.com/i/acct_sandbox/{invoice['id']}",
@@ -168,6 +170,8 @@ def mark_paid(world: World, invoice: Json, *, paid: int, off_stripe: bool = Fals
         amount_remaining=invoice["amount_due"] - paid,
         attempted=True,
         attempt_count=invoice["attempt_count"] + (1 if paid else 0),
+        auto_advance=False,
+        next_payment_attempt=None,
     )
     world.agenda.after(0, "invoice_paid", invoice["id"])
     world.events.record("invoice.updated", invoice, previous)
@@ -181,8 +185,12 @@ def note_failed_payment(world: World, invoice_id: str) -> None:
     invoice = world.store.find("invoice", invoice_id)
     if invoice is None or invoice["status"] not in PAYABLE:
         return
-    count = invoice["attempt_count"] + 1
-    world.events.change("invoice.payment_failed", invoice, attempted=True, attempt_count=count)
+    attempt = {
+        "attempted": True,
+        "attempt_count": invoice["attempt_count"] + 1,
+        "next_payment_attempt": dunning.next_attempt_at(world, invoice),
+    }
+    world.events.change("invoice.payment_failed", invoice, **attempt)
     world.agenda.after(0, "invoice_unpaid", invoice_id)
 
 
@@ -243,7 +251,7 @@ def void(world: World, invoice: Json) -> None:
     customer = world.store.get("customer", invoice["customer"])
     customer["balance"] -= (invoice["ending_balance"] or 0) - invoice["starting_balance"]
     invoice["status_transitions"]["voided_at"] = world.now()
-    world.events.change("invoice.voided", invoice, status="void")
+    world.events.change("invoice.voided", invoice, status="void", **_NO_MORE_ATTEMPTS)
     world.agenda.after(0, "invoice_voided", invoice["id"])
 
 
@@ -275,7 +283,7 @@ def mark_uncollectible(world: World, invoice: Json) -> None:
     if invoice["status"] != "open":
         raise InvalidRequestError("You can only mark open invoices as uncollectible.")
     invoice["status_transitions"]["marked_uncollectible_at"] = world.now()
-    world.events.change("invoice.marked_uncollectible", invoice, status="uncollectible")
+    world.events.change("invoice.marked_uncollectible", invoice, status="uncollectible", **_NO_MORE_ATTEMPTS)
 
 
 def keep_item(world: World, item: Json) -> Json:

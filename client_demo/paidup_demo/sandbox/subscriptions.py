@@ -11,11 +11,12 @@ from paidup_demo.sandbox import (
     change_plan,
     changes,
     currencies,
+    dunning,
     ends,
     invoices,
     objects,
-    pausing,
     payments,
+    renewals,
 )
 from paidup_demo.sandbox.change_plan import Seat
 from paidup_demo.sandbox.clock import DAY_S
@@ -52,7 +53,7 @@ def create(world: World, params: Json) -> Json:
     )
     if due == 0 and method is None:
         _ask_for_a_card(world, subscription)
-    invoice = _bill(world, subscription, "subscription_create", announce=True)
+    invoice = _bill_first(world, subscription)
     if invoice["status"] == "open" and behavior != "default_incomplete":
         billing.try_to_pay(world, invoice, method, off_session=bool(params.get("off_session")))
     return subscription
@@ -133,17 +134,22 @@ def _ask_for_a_card(world: World, subscription: Json) -> None:
     world.events.record("setup_intent.created", intent)
 
 
-def _bill(world: World, subscription: Json, reason: str, *, announce: bool = False) -> Json:
-    """The invoice of the current period, finalised. `announce` also tells of the subscription's creation."""
+def _bill_first(world: World, subscription: Json) -> Json:
+    """The invoice of the first period, finalised."""
+    composed = _composed(world, subscription, "subscription_create")
+    # The event shows the invoice that is about to be made.
+    subscription["latest_invoice"] = composed.invoice["id"]
+    world.events.record("customer.subscription.created", subscription)
+    return billing.issue(world, subscription, composed)
+
+
+def _composed(world: World, subscription: Json, reason: str) -> billing.Composed:
+    """The invoice of the current period, not stored yet."""
     waiting = billing.waiting_items(world, subscription, others=True)
     parts = billing.whole_periods(world, subscription)
     composed = billing.compose(world, subscription, reason, parts, waiting)
     billing.remember(world, billing.debits_of(composed))
-    if announce:
-        # The event shows the invoice that is about to be made.
-        subscription["latest_invoice"] = composed.invoice["id"]
-        world.events.record("customer.subscription.created", subscription)
-    return billing.issue(world, subscription, composed)
+    return composed
 
 
 def update(world: World, subscription: Json, params: Json) -> None:
@@ -224,9 +230,14 @@ def cancel(world: World, subscription: Json, *, prorate: bool = False, invoice_n
     changes.drop_pending(world, subscription)
     if subscription["status"] != "trialing" and (prorate or invoice_now):
         changes.end_items(world, subscription, prorate=prorate, invoice_now=invoice_now)
+    subscription["cancellation_details"]["reason"] = "cancellation_requested"
+    _end(world, subscription)
+
+
+def _end(world: World, subscription: Json) -> None:
+    renewals.stop_collecting(world, subscription)
     now = world.now()
     asked_at = subscription["canceled_at"] or now
-    subscription["cancellation_details"]["reason"] = "cancellation_requested"
     at_end = subscription["cancel_at_period_end"] and now >= ends.period_end(subscription)
     new = {"status": "canceled", "canceled_at": asked_at, "ended_at": now, "cancel_at_period_end": at_end}
     world.events.change("customer.subscription.deleted", subscription, **new)
@@ -287,6 +298,20 @@ def on_invoice_unpaid(world: World, invoice_id: str) -> None:
         return
     if subscription["status"] == "active":
         world.events.change("customer.subscription.updated", subscription, status="past_due")
+    if dunning.is_given_up(world, invoice):
+        _give_up(world, subscription, invoice)
+
+
+def _give_up(world: World, subscription: Json, invoice: Json) -> None:
+    """All retries have failed: do what the conditions say, as the account's settings do at Stripe."""
+    renewals.stop_collecting(world, subscription)
+    if world.conditions.retries_end_invoice == "uncollectible":
+        invoices.mark_uncollectible(world, invoice)
+    if world.conditions.retries_end_subscription == "canceled":
+        subscription["cancellation_details"]["reason"] = "payment_failed"
+        _end(world, subscription)
+    elif world.conditions.retries_end_subscription == "unpaid":
+        world.events.change("customer.subscription.updated", subscription, status="unpaid")
 
 
 def on_invoice_voided(world: World, invoice_id: str) -> None:
@@ -308,8 +333,15 @@ def on_setup_finished(world: World, setup_intent_id: str) -> None:
         world.events.change("customer.subscription.updated", subscription, **changes)
 
 
+def renew_now(world: World, subscription: Json) -> Json:
+    """Begin the next period whatever the clock says, and collect its invoice without the hour as a draft."""
+    invoice = renew(world, subscription)
+    renewals.collect(world, invoice)
+    return invoice
+
+
 def renew(world: World, subscription: Json) -> Json:
-    """Begins the next period now, whatever the clock says: an invoice, collected off-session."""
+    """Begin the next period: its invoice stays a draft for an hour. https://docs.stripe.com/billing/invoices/subscription"""
     if subscription["status"] not in ("active", "trialing", "past_due"):
         raise InvalidRequestError(f"A subscription that is {subscription['status']} does not renew.")
     changes.drop_pending(world, subscription)
@@ -321,7 +353,9 @@ def end_trial(world: World, subscription: Json) -> Json:
     if subscription["status"] != "trialing":
         raise InvalidRequestError("This subscription is not in a trial.", param="trial_end")
     subscription.update(trial_end=world.now(), billing_cycle_anchor=world.now())
-    return _begin_period(world, subscription, world.now())
+    invoice = _begin_period(world, subscription, world.now())
+    renewals.collect(world, invoice)  # made by a call, so it is no draft that waits
+    return invoice
 
 
 def resume(world: World, subscription: Json) -> None:
@@ -329,7 +363,7 @@ def resume(world: World, subscription: Json) -> None:
     if subscription["status"] != "paused":
         raise InvalidRequestError("This subscription is not paused.")
     subscription["billing_cycle_anchor"] = world.now()
-    _begin_period(world, subscription, world.now())
+    renewals.collect(world, _begin_period(world, subscription, world.now()))
 
 
 def _begin_period(world: World, subscription: Json, start: int) -> Json:
@@ -341,27 +375,12 @@ def _begin_period(world: World, subscription: Json, start: int) -> Json:
     if subscription["status"] == "trialing":
         subscription["status"] = "active"
     world.events.record("customer.subscription.updated", subscription, previous)
-    invoice = _bill(world, subscription, "subscription_cycle")
-    if subscription["pause_collection"]:
-        pausing.leave_uncollected(world, subscription, invoice)
-    elif invoice["status"] == "open" and subscription["collection_method"] == "charge_automatically":
-        _collect_renewal(world, invoice)
-    return invoice
+    composed = _composed(world, subscription, "subscription_cycle")
+    renewals.schedule(world, composed.invoice)
+    return billing.store(world, subscription, composed)
 
 
 def _let_discounts_end(world: World, subscription: Json, moment: int) -> None:
     subscription["discounts"] = [
         discount["id"] for discount, _ in billing.discounts_at(world, subscription, moment)
     ]
-
-
-def _collect_renewal(world: World, invoice: Json) -> None:
-    method = invoices.saved_method(world, invoice)
-    if method is None:
-        invoices.note_failed_payment(world, invoice["id"])
-        return
-    billing.try_to_pay(world, invoice, method, off_session=True)
-    found = invoices.default_payment(world, invoice)
-    if found is not None and found[1]["status"] == "requires_action":
-        # Off-session, nobody can authenticate: the attempt fails and the customer is asked to authenticate.
-        invoices.note_failed_payment(world, invoice["id"])
