@@ -39,8 +39,11 @@ def routes(authenticate: Authenticate) -> list[Route]:
         try:
             spent = await credits.spend(customer, PRICE, key=f"poster-{body.poster}")
         except InsufficientCredits as error:
-            activating = await credits.activating(customer)
-            return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
+            shown = {
+                "activating": await credits.activating(customer),
+                "renewing": await credits.renewing(customer),
+            }
+            return problem_of(error, balance=error.balance, needed=error.needed, **shown)
         return json_response({"balance": spent.balance, "seed": body.poster})
 
     return [Route("/demo/posters", print_poster, methods=["POST"])]

@@ -63,10 +63,13 @@ class SandboxClock:
                 self._http = None
 
     async def advance(self, days: int, months: int) -> None:
-        """Move the sandbox's clock, and this one with it. Raises StripeUnavailable."""
+        """Move the sandbox's clock, and this one with it. Raises StripeUnavailable.
+
+        Where it ends in the hour in which a renewal's invoice is a draft, it goes on to the end of that hour.
+        """
         begin = int(self().timestamp())
         end = add_interval(begin, "month", months, self().day) + days * DAY_S
-        await self._request("POST", {"advance_seconds": end - begin})
+        await self._request("POST", {"advance_seconds": end - begin, "past_drafts": True})
 
     async def _follow(self) -> None:
         while True:

@@ -24,15 +24,23 @@ from paidup.db.models import Account
 from paidup.errors import InvalidInput
 from paidup.graceful_shutdown import before_sigterm
 from paidup.services import Services
+from paidup.subscriptions.renewals import Renewal
 from paidup.web.auth import Authenticate, Claims, Customer, Scope
 from paidup.web.credits_api import CommitBody, ReleaseBody, ReserveBody, SpendBody, check_credit_limit
-from paidup.web.dependencies import PendingActivation, account_transaction, current_grants, pending_activation
+from paidup.web.dependencies import (
+    PendingActivation,
+    account_transaction,
+    current_grants,
+    pending_activation,
+    renewing,
+)
 
 __all__ = [
     "Authenticate",
     "Customer",
     "InProcess",
     "PendingActivation",
+    "Renewal",
     "Reserved",
     "Scope",
     "Spent",
@@ -75,6 +83,10 @@ class InProcess:
     async def activating(self, customer: str) -> PendingActivation | None:
         """The newest payment in progress, with a ticket for its WebSocket. Show it with a refusal."""
         return await pending_activation(self._services, await self._account(customer))
+
+    async def renewing(self, customer: str) -> Renewal | None:
+        """The renewal that Stripe is collecting. The customer has nothing to pay or to wait for."""
+        return await renewing(self._services, await self._account(customer))
 
     async def spend(self, customer: str, credits: int, key: str) -> Spent:
         """Spend `credits`, once per `key`. Raises InsufficientCredits or KeyReused."""

@@ -45,6 +45,7 @@ from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.subscriptions.checkout import Checkout
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.plan_changes import PlanChanges
+from paidup.subscriptions.renewals import Renewals
 from paidup.subscriptions.sync import SubscriptionSync
 
 
@@ -84,8 +85,9 @@ def compose(
     bulk = BulkVerification(gateway, verification, timeline)
     checks = Checks(acquire_slot, verification.check, bulk.check, verification.report_delayed)
     reversals = ReversalHandler(gateway, verification, settlement)
-    subscriptions = SubscriptionSync(gateway, prices, settlement, verification, clock)
-    events = Events(verification, reversals, subscriptions, timeline)
+    renewals = Renewals(gateway, prices.catalogue, prices, verification)
+    subscriptions = SubscriptionSync(gateway, prices, settlement, verification, renewals, clock)
+    events = Events(verification, reversals, subscriptions, renewals, timeline)
     reconciler = Reconciler(
         DueRows(
             settlement,

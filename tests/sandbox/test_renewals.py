@@ -58,7 +58,7 @@ async def test_a_renewal_is_a_draft_for_an_hour(sandbox_hooked: Sandbox, sandbox
 async def test_a_refused_event_delays_a_renewal_up_to_three_days(
     sandbox_hooked: Sandbox, sandbox_receiver: Receiver
 ) -> None:
-    """S50: Where `invoice.created` is not acknowledged, the draft is finalised 72 hours later at the latest."""
+    """S50: Where `invoice.created` is not acknowledged, the draft is finalised 72 hours later at most."""
     await sandbox_hooked.control("/conditions", {"webhook_drop_types": ["invoice.created"]})
     signup = await _renewing(sandbox_hooked)
     await _advance(sandbox_hooked, 71 * HOUR_S)

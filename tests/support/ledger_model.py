@@ -20,7 +20,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class PlanRules:
-    """One plan. `cap` None: credits never expire; 0: unused credits expire with their month."""
+    """One plan. `cap` None: credits never expire; 0: unused credits expire with their month.
+
+    `grace_s`: for how long unused credits can be used after their month while its renewal is awaited.
+    """
 
     credits: int
     month_price: int
@@ -30,6 +33,7 @@ class PlanRules:
     max_quantity: int = 100
     full_upgrades: bool = False
     ends_with_subscription: bool = False
+    grace_s: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Batch:
     due: int | None
     ends: int | None
     cap: int
+    grace: int = 0
+    """How much longer than `ends` it can be used: until its renewal, or the year's next part, has come."""
     left: int = 0
     frozen: int = 0
     expired: int = 0
@@ -82,6 +88,9 @@ class Batch:
     @property
     def capacity(self) -> int:
         return max(0, self.credits - self.left - self.frozen - self.expired)
+
+    def over(self, at: int) -> bool:
+        return self.ends is not None and self.ends + self.grace <= at
 
     @property
     def rolled(self) -> bool:
@@ -281,6 +290,7 @@ class Model:
         batch.left += back
         if back and batch.ended:  # it has ended, and ends again
             batch.ended, batch.ends = False, at if batch.ends is None else min(batch.ends, at)
+            batch.grace = 0
         return back
 
     def _refill_any(self, credits: int, at: int, besides: Iterable[Batch] = ()) -> int:
@@ -314,10 +324,26 @@ class Model:
                         due=start if i else None,
                         ends=end if rules.cap is not None else None,
                         cap=rules.cap or 0,
+                        grace=rules.grace_s if bill.subscription and rules.cap is not None else 0,
                     )
                 )
                 if not i:
                     self._give(self.batches[-1])
+        self._renew(bill)
+
+    def _renew(self, bill: Bill) -> None:
+        """A later period of the subscription is paid: what is left of those before has no more grace."""
+        until = max((line.end for line in bill.lines), default=0)
+        for batch in self.batches:
+            own = batch.subscription == bill.subscription and not self._awaits_part(batch)
+            if own and (batch.ends or until) < until:
+                batch.grace = 0
+        self.expire(bill.at)
+
+    def _awaits_part(self, batch: Batch) -> bool:
+        """Whether the next month's part of its year is still to come."""
+        to_come = [b for b in self.batches if b.invoice == batch.invoice and not (b.given or b.cancelled)]
+        return any(b.due == batch.ends for b in to_come)
 
     def _worth(self, line: Line) -> Fraction:
         """The plan's credits times the line's money over the price of one seat."""
@@ -391,6 +417,9 @@ class Model:
         for batch in sorted(due, key=lambda b: (b.due, b.number)):
             if not self.reversed_whole(batch.invoice):
                 self._give(batch)
+                for former in self.batches:
+                    if former.invoice == batch.invoice and former.number < batch.number:
+                        former.grace = 0
                 self.expire(at)  # after a downtime, an installment may have expired already
                 self._recompute(batch.invoice, at)
                 self.expire(at)
@@ -399,12 +428,13 @@ class Model:
 
     def expire(self, at: int) -> None:
         """Expire what ends by `at`; unused credits up to the cap roll over."""
-        over = [b for b in self.batches if b.left and b.ends is not None and b.ends <= at]
+        over = [b for b in self.batches if b.left and b.over(at)]
         for batch in sorted(over, key=lambda b: b.order):
             rolled = sum(b.left for b in self.batches if b.rolled)
             kept = min(batch.left, max(0, batch.cap - rolled))
             batch.expired += batch.left - kept
             batch.left = kept
+            batch.grace = 0
             if kept:
                 batch.ends = None
             else:
@@ -428,6 +458,11 @@ class Model:
             elif not batch.ended:
                 batch.cap, batch.ends = 0, at if batch.ends is None else min(batch.ends, at)
                 batch.expired, batch.left, batch.ended = batch.expired + batch.left, 0, True
+                batch.grace = 0
+        for batch in self.batches:
+            if batch.subscription == subscription and not self._awaits_part(batch):
+                batch.grace = 0
+        self.expire(at)
 
     # Reversals
 

@@ -49,6 +49,7 @@ T = TypeVar("T")
 EXAMPLES = int(os.environ.get("LEDGER_MODEL_EXAMPLES", "10"))
 STEPS = int(os.environ.get("LEDGER_MODEL_STEPS", "20"))
 HOUR_S = 3600
+GRACE_H = 72
 CAP = 40
 
 ROLLOVERS = {"keep": None, "expire": 0, "cap": CAP}
@@ -139,6 +140,7 @@ class Histories(RuleBasedStateMachine):
                 max_quantity=1 if upgrade == "full" else 100,
                 full_upgrades=upgrade == "full",
                 ends_with_subscription=on_cancel == "expire",
+                grace_s=GRACE_H * HOUR_S,
             )
             for plan in MONTHLY
         }
@@ -286,7 +288,7 @@ class Histories(RuleBasedStateMachine):
         bills, item = customer.bills, Item(PRICES[price], seats)
         if not customer.subscribed or not bills.debits or bills.item == item:
             return
-        if bills.item is None or bills.item.price.interval is not Interval.MONTH:
+        if bills.item is None or bills.item.price.interval is not Interval.MONTH or bills.end <= self.at:
             return
         bills.at = self.at
         bills.change(item)
@@ -344,13 +346,20 @@ class Histories(RuleBasedStateMachine):
 
     # Time
 
-    @rule(hours=st.sampled_from([1, 30, 24 * 5, 24 * 16, 24 * 45]), looked=st.booleans())
-    def wait(self, hours: int, looked: bool) -> None:
-        """Advance the time, with renewals and installments. When balances are read must not matter."""
-        until = self.at + hours * HOUR_S
-        while renewing := [c for c in self.customers if c.subscribed and c.bills.end <= until]:
+    @rule(
+        hours=st.sampled_from([1, 30, 24 * 5, 24 * 16, 24 * 45]),
+        looked=st.booleans(),
+        collected_h=st.sampled_from([0, 1, 30, 24 * 5]),
+    )
+    def wait(self, hours: int, looked: bool, collected_h: int = 0) -> None:
+        """Advance the time, with renewals and installments. When balances are read must not matter.
+
+        Renewals are paid some hours after their period began: they were drafts, or were retried.
+        """
+        until, later = self.at + hours * HOUR_S, collected_h * HOUR_S
+        while renewing := [c for c in self.customers if c.subscribed and c.bills.end + later <= until]:
             customer = min(renewing, key=lambda c: c.bills.end)
-            self.pass_to(customer.bills.end)
+            self.pass_to(max(self.at, customer.bills.end + later))
             customer.bills.renew()
             self.settle(customer)
         self.pass_to(until)

@@ -46,10 +46,17 @@ class Stripe:
             raise StripeRefused("No such subscription", code="resource_missing", http_status=404)
         return self.answer
 
-    async def verify(self, invoice: str, *_: Any) -> None:
+    async def verify(self, invoice: str, *_: Any) -> tuple[None, None]:
         if "read" in self.fails:
             raise StripeUnavailable("away")
         self.read.append(invoice)
+        return None, None
+
+    async def draft(self, *_: Any) -> None:
+        pass
+
+    async def update_grace(self, subscription: Subscription) -> None:
+        pass
 
     async def end_subscription(self, subscription: str) -> None:
         if "end" in self.fails:
@@ -72,6 +79,7 @@ def subscriptions(stripe: Stripe) -> SubscriptionSync:
         prices,
         cast(Any, stripe),
         cast(Any, SimpleNamespace(read=stripe.verify)),
+        cast(Any, SimpleNamespace(on_draft=stripe.draft)),
         lambda: stripe.now,
     )
 

@@ -51,9 +51,10 @@ export function saving(plans) {
 
 /**
  * @param {Subscription|null} subscription @param {Plan|undefined} plan
+ * @param {import("./api.js").Renewing|null} [renewing]
  * @returns {{name: string, price: string, text: string}}
  */
-export function planSummary(subscription, plan) {
+export function planSummary(subscription, plan, renewing = null) {
   if (!subscription || ["incomplete", "incomplete_expired"].includes(subscription.status))
     return { name: "None yet", price: "", text: "Choose one below: you get its credits immediately, and again each month." };
   const { status, quantity, cancel_at, ended_at, current_period_end: end } = subscription;
@@ -68,6 +69,7 @@ export function planSummary(subscription, plan) {
     };
   if (status === "past_due" || status === "unpaid") return { name, price, text: "" };
   if (cancel_at) return { name, price, text: `Ends on ${date(cancel_at)}. You keep it until then.` };
+  if (renewing) return { name, price, text: "Being renewed. You keep your credits meanwhile." };
   if (status === "trialing") return { name, price, text: `On trial. The first payment is due${on}.` };
   const again = credits((plan?.credits ?? 0) * quantity);
   const then = subscription.interval === "year" ? "Its credits are added every month." : `Each renewal adds ${again}.`;
@@ -238,7 +240,7 @@ export function entry({ kind, credits: amount, reason }, plans) {
   if (kind === "spend") return ["Poster", reason === "reserved earlier" ? "printed from reserved credits" : ""];
   if (kind === "reserve") return ["Reserved", "for work in progress"];
   if (kind === "release") return ["Reservation returned", REASONS[reason] ?? ""];
-  if (kind === "expire") return ["Expired", REASONS[reason] ?? reason];
+  if (kind === "expire") return ["Expired", REASONS[reason.split(",")[0] ?? ""] ?? reason]; // it ends with a date
   if (kind === "adjust") return ["Corrected", REASONS[reason] ?? reason];
   const name = kind === "freeze" ? "Frozen" : kind === "reverse" ? "Reversed" : "Restored";
   return [name, REASONS[reason] ?? reason];

@@ -5,9 +5,14 @@
 
 /** @typedef {import("../sdk/paidup.js").Status} Status */
 /** @typedef {{invoice: string, ticket: string, status: Status, reason: string|null}} Activating */
+/**
+ * A renewal that Stripe is collecting.
+ * @typedef {{subscription: string, plan: string|null, invoice: string|null, since: string,
+ *   expected_at: string|null, reason: string}} Renewing
+ */
 /** @typedef {{lookup_key: string, amount_minor: number, currency: string, interval: "month"|"year"|"once"}} Price */
 /** @typedef {{id: string, name: string, description: string, credits: number, top_up: boolean, max_quantity: number, prices: Price[]}} Plan */
-/** @typedef {{balance: number, grants: {plan: string, remaining: number}[], activating: Activating|null}} Credits */
+/** @typedef {{balance: number, grants: {plan: string, remaining: number}[], activating: Activating|null, renewing: Renewing|null}} Credits */
 /**
  * A subscription as Stripe last showed it; dates are ISO 8601 in UTC.
  * @typedef {{id: string, status: string, plan: string|null, interval: "month"|"year"|null, quantity: number,
@@ -17,7 +22,7 @@
 /** @typedef {{credits: number, plan: string|null, due_at: string}} Installment a yearly plan's grant that is still due */
 /**
  * @typedef {{balance: number, subscription: Subscription|null, subscriptions: Subscription[], installments: Installment[],
- *   activating: Activating|null}} Account
+ *   activating: Activating|null, renewing: Renewing|null}} Account
  */
 /** @typedef {"grant"|"spend"|"reserve"|"release"|"freeze"|"reverse"|"restore"|"expire"|"adjust"} EntryKind */
 /** @typedef {{id: number, kind: EntryKind, credits: number, balance: number, reason: string, at: string}} Entry */

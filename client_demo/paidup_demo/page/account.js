@@ -100,13 +100,13 @@ const planOf = (id) => plans.find((plan) => plan.id === id);
 
 /** @param {api.Account} known */
 function draw(known) {
-  const { activating, balance, installments, subscription } = known;
+  const { activating, balance, installments, renewing, subscription } = known;
   const paying = planOf(activating?.status.plan ?? "");
   if (activating) page.follow(activating);
   notice =
     activating && accountText.notice(activating.status, accountText.purposeOf(activating, paying), paying);
   const plan = planOf(subscription?.plan ?? "");
-  const { name, price, text } = accountText.planSummary(subscription, plan);
+  const { name, price, text } = accountText.planSummary(subscription, plan, renewing);
   set("plan-name", name);
   set("plan-price", price);
   set("plan-text", text);

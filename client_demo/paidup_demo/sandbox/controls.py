@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup_demo.sandbox import due, payments, restricted_keys, reversals, subscriptions
+from paidup_demo.sandbox import due, payments, renewals, restricted_keys, reversals, subscriptions
 from paidup_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.expansion import present
@@ -98,11 +98,17 @@ def get_clock(ask: ControlRequest) -> Json:
 
 
 def advance_clock(ask: ControlRequest) -> Json:
-    """POST /sandbox/clock {"advance_seconds": n}: runs everything that becomes due, in order"""
-    seconds = ask.json("advance_seconds").get("advance_seconds")
+    """POST /sandbox/clock {"advance_seconds": n}: runs everything that becomes due, in order
+
+    With `"past_drafts": true`, it goes on until the drafts of renewals that have begun are collected.
+    """
+    wanted = ask.json("advance_seconds", "past_drafts")
+    seconds = wanted.get("advance_seconds")
     if type(seconds) is not int or not 0 <= seconds <= MAX_ADVANCE_S:
         raise ControlError(f"advance_seconds must be a whole number from 0 to {MAX_ADVANCE_S}")
     due.advance(ask.world, seconds)
+    if wanted.get("past_drafts") is True:
+        due.advance(ask.world, renewals.longest_draft_s(ask.world))
     return get_clock(ask)
 
 

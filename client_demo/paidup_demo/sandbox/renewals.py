@@ -31,6 +31,13 @@ def next_step_at(invoice: Json) -> int | None:
     return moment
 
 
+def longest_draft_s(world: World) -> int:
+    """How long it takes until the drafts of now are collected, up to an hour; 0 without drafts."""
+    until = [next_step_at(draft) or 0 for draft in world.store.newest("invoice", status="draft")]
+    left = [moment - world.now() for moment in until]
+    return max((s for s in left if s <= DRAFT_FOR_S), default=0) if left else 0
+
+
 def advance(world: World, invoice: Json) -> None:
     """Take the step that is due: finalise the draft and charge it, or charge it once more."""
     if invoice["status"] == "draft" and _is_held_back(world, invoice):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from paidup.client.responses import ActivatingPayment, RunningSubscription
+from paidup.client.responses import ActivatingPayment, Renewing, RunningSubscription
 
 
 class APIError(Exception):
@@ -44,11 +44,16 @@ class ReservationClosedError(APIStatusError):
 
 
 class InsufficientCreditsError(APIStatusError):
-    """The balance is too low. `activating` is the customer's payment in progress, if there is one."""
+    """The balance is too low.
+
+    `activating` is the customer's payment in progress, `renewing` the renewal that Stripe is collecting, if
+    there is one.
+    """
 
     balance: int
     needed: int
     activating: ActivatingPayment | None
+    renewing: Renewing | None
 
 
 class _ProblemDocument(msgspec.Struct, frozen=True):
@@ -58,6 +63,7 @@ class _ProblemDocument(msgspec.Struct, frozen=True):
     balance: int = 0
     needed: int = 0
     activating: ActivatingPayment | None = None
+    renewing: Renewing | None = None
     subscriptions: list[RunningSubscription] = []
 
 
@@ -80,5 +86,5 @@ def status_error(status: int, body: bytes) -> APIStatusError:
     error.subscriptions = document.subscriptions
     if isinstance(error, InsufficientCreditsError):
         error.balance, error.needed = document.balance, document.needed
-        error.activating = document.activating
+        error.activating, error.renewing = document.activating, document.renewing
     return error

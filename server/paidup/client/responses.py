@@ -48,14 +48,33 @@ class ActivatingPayment(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
+class Renewing(msgspec.Struct, frozen=True):
+    """A renewal that Stripe is collecting. The customer has nothing to pay or to wait for.
+
+    `since`: when its period began. `expected_at`: when Stripe charges the customer next, if that is known.
+    `reason` is Stripe's `billing_reason`.
+    """
+
+    subscription: str
+    plan: str | None
+    invoice: str | None
+    since: datetime
+    expected_at: datetime | None
+    reason: str = "subscription_cycle"
+
+
 class AvailableGrant(msgspec.Struct, frozen=True):
-    """Credits of one invoice that can still be spent."""
+    """Credits of one invoice that can still be spent: until `usable_until`, if that is set.
+
+    `expires_at` is when their period ends; they outlast it while a renewal is awaited.
+    """
 
     invoice: str
     plan: str | None
     credits: int
     remaining: int
     expires_at: datetime | None
+    usable_until: datetime | None = None
 
 
 class Expiry(msgspec.Struct, frozen=True):
@@ -72,6 +91,7 @@ class Credits(msgspec.Struct, frozen=True):
     grants: list[AvailableGrant]
     next_expiry: Expiry | None
     activating: ActivatingPayment | None
+    renewing: Renewing | None = None
 
 
 class SpendResult(msgspec.Struct, frozen=True):

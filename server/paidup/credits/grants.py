@@ -12,10 +12,10 @@ from datetime import datetime
 
 import msgspec
 
-from paidup.credits import ledger, reversals
+from paidup.credits import ledger, renewal_grace, reversals
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice
 from paidup.db.unit_of_work import UnitOfWork
-from paidup.domain.catalog import AfterRefund
+from paidup.domain.catalog import Catalogue
 from paidup.domain.credit_schedule import (
     Money,
     PaidInvoice,
@@ -26,6 +26,7 @@ from paidup.domain.credit_schedule import (
 )
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import CreditPart, Installment, Quote
+from paidup.domain.renewals import grace_of
 from paidup.runtime.clock import at_unix
 
 CHANGE = "subscription_update"
@@ -48,8 +49,23 @@ def is_independent(row: Invoice) -> bool:
     return not (row.affects_others or row.has_reversals)
 
 
+async def ends_other_grants(row: Invoice, account: Account, at: datetime) -> bool:
+    """Whether its grants end others of its subscription, or are ended by them: see `renewal_grace`."""
+    if row.subscription is None:
+        return False
+    if row.billing_reason == renewal_grace.RENEWAL:
+        return await renewal_grace.awaits_renewal(account) or _is_late(row, at)
+    return _is_late(row, at)
+
+
+def _is_late(row: Invoice, at: datetime) -> bool:
+    """Whether a period of it is over: a later invoice of its subscription may have been settled first."""
+    parts = _quote_of(row).parts
+    return any(part.expires and at_unix(part.period_end) <= at for part in parts)
+
+
 async def create_grants(
-    row: Invoice, account: Account, after: AfterRefund, at: datetime, writes: UnitOfWork
+    row: Invoice, account: Account, catalogue: Catalogue, at: datetime, writes: UnitOfWork
 ) -> None:
     """Create the grants of a paid invoice. Those of an independent invoice are left in `writes`, unsent.
 
@@ -65,10 +81,12 @@ async def create_grants(
     row.credits_offset = planned[row.id].offset
     row.credits_quoted = sum(item.credits for item in planned[row.id].installments if item.due_at is None)
     limit = next(each.quote.credits for each in paid if each.invoice == row.id)
-    await _write_schedule(row, account, planned[row.id].installments, limit, at, writes)
+    items = planned[row.id].installments
+    await _write_schedule(row, account, items, limit, catalogue, at, writes)
     if is_independent(row):
         return
     await writes.send()  # the grants are read below
+    after = catalogue.spent_then_refunded
     # A refund may be known before its payment is.
     why = "refunded or disputed before the payment was known"
     await reversals.apply(row, account, after, f"{row.id}:settled", why, at)
@@ -107,7 +125,13 @@ def _money(row: Invoice) -> Money:
 
 
 async def _write_schedule(
-    row: Invoice, account: Account, items: Sequence[Installment], limit: int, at: datetime, writes: UnitOfWork
+    row: Invoice,
+    account: Account,
+    items: Sequence[Installment],
+    limit: int,
+    catalogue: Catalogue,
+    at: datetime,
+    writes: UnitOfWork,
 ) -> None:
     """Write the grants of `items`. `limit`: the quoted credits without free ones granted before."""
     free, less = _quote_of(row).credits - limit, limit - sum(item.credits for item in items)
@@ -117,7 +141,9 @@ async def _write_schedule(
         expires_at = at_unix(item.expires_at) if item.expires_at else None
         due_at = at_unix(item.due_at) if item.due_at is not None else None
         plan = item.plan or row.plan
-        terms = ledger.GrantTerms(item.credits, expires_at, number, plan, item.rollover_cap, due_at)
+        grace = grace_of(catalogue.find(plan))
+        until = expires_at + grace if expires_at and grace and row.subscription else None
+        terms = ledger.GrantTerms(item.credits, expires_at, number, plan, item.rollover_cap, due_at, until)
         if due_at is None:
             await ledger.grant(account, row.id, terms, at, why, writes)
         else:

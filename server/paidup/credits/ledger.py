@@ -34,7 +34,10 @@ GrantPortion = tuple[int, int]
 
 
 class GrantTerms(msgspec.Struct, frozen=True):
-    """What a grant gives. `expires_at` None: never. `due_at`: when a planned installment becomes live."""
+    """What a grant gives. `expires_at` None: never. `due_at`: when a planned installment becomes live.
+
+    `usable_until`: until when its credits can be used after `expires_at`, while a renewal is awaited.
+    """
 
     credits: int
     expires_at: datetime | None = None
@@ -42,6 +45,7 @@ class GrantTerms(msgspec.Struct, frozen=True):
     plan: str | None = None
     rollover_cap: int = 0
     due_at: datetime | None = None
+    usable_until: datetime | None = None
 
 
 async def lock_account(account_id: int) -> Account:
@@ -203,7 +207,7 @@ async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
     """The grants that may be spent, in spending order, after ending those that expire by `at`."""
     # Used-up grants without an expiry stay live forever, so they are not read.
     live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    due = sorted((g for g in live if g.expires_at and g.expires_at <= at), key=spending_order)
+    due = sorted((g for g in live if is_over(g, at)), key=spending_order)
     for ended in due:
         await _end(account, ended, _kept(ended, live), at)
     for rolled, over in _beyond_cap(live):
@@ -220,8 +224,20 @@ async def expire(account: Account, grants: Iterable[CreditGrant], reason: str, a
     """End these live grants at `at`, whatever their own expiry."""
     for ended in grants:
         # Credits that return to it later expire as well.
-        ended.rollover_cap, ended.expires_at = 0, min(ended.expires_at or at, at)
+        ended.rollover_cap, ended.expires_at, ended.usable_until = 0, min(ended.expires_at or at, at), None
         await _end(account, ended, 0, at, reason)
+
+
+def ends_at(grant: CreditGrant) -> datetime | None:
+    """When its unused credits expire; None: never. Later than `expires_at` while a renewal is awaited."""
+    end: datetime | None = grant.expires_at
+    return max(end, grant.usable_until or end) if end else None
+
+
+def is_over(grant: CreditGrant, at: datetime) -> bool:
+    """Whether its credits can no longer be used at `at`."""
+    end = ends_at(grant)
+    return end is not None and end <= at
 
 
 def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
@@ -250,9 +266,12 @@ def _beyond_cap(live: Sequence[CreditGrant]) -> list[tuple[CreditGrant, int]]:
 
 
 async def _end(
-    account: Account, ended: CreditGrant, kept: int, at: datetime, reason: str = "unused at its end"
+    account: Account, ended: CreditGrant, kept: int, at: datetime, reason: str | None = None
 ) -> None:
     over = ended.remaining - kept
+    if reason is None:
+        # Dated at the period's end. The entry's own date is later after a grace, or if nobody looked sooner.
+        reason = f"unused at its end, {ended.expires_at or at:%Y-%m-%d %H:%M} UTC"
     if over:
         # A grant ends more than once if credits return to it after its end.
         reference = f"grant:{ended.id}:{ended.expired}"
@@ -262,7 +281,9 @@ async def _end(
         ended.expires_at = None
     else:
         ended.state = GrantState.EXPIRED
-    await ended.save(update_fields=["remaining", "expired", "expires_at", "rollover_cap", "state"])
+    ended.usable_until = None
+    columns = ["remaining", "expired", "expires_at", "usable_until", "rollover_cap", "state"]
+    await ended.save(update_fields=columns)
 
 
 # Moving credits in and out of grants. The caller posts the entry.
@@ -331,7 +352,8 @@ async def _refill(grant: CreditGrant, credits: int, at: datetime) -> int:
         grant.remaining += returned
         if grant.state is GrantState.EXPIRED:  # it may have ended before its expires_at
             grant.state, grant.expires_at = GrantState.LIVE, min(grant.expires_at or at, at)
-        await grant.save(update_fields=["remaining", "state", "expires_at"])
+            grant.usable_until = None
+        await grant.save(update_fields=["remaining", "state", "expires_at", "usable_until"])
     return credits - returned
 
 

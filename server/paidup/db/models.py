@@ -181,6 +181,7 @@ class CreditGrant(Model):
     """Credits that came together.
 
     While LIVE, `remaining` may be spent. `frozen` is withheld by an open dispute. `expires_at` None: never.
+    `usable_until`: until when its credits can be used after `expires_at`, while a renewal is awaited.
     With a `rollover_cap`, unused credits stay after the expiry, up to the cap over all grants. `due_at`: when
     a PLANNED installment is granted.
     """
@@ -201,6 +202,7 @@ class CreditGrant(Model):
     rollover_cap = fields.BigIntField(default=0, db_default=0)
     due_at = fields.DatetimeField(null=True)
     expires_at = fields.DatetimeField(null=True)
+    usable_until = fields.DatetimeField(null=True)
     state = fields.CharEnumField(GrantState, max_length=10, default=GrantState.LIVE)
     created_at = fields.DatetimeField(auto_now_add=True)
 
@@ -271,6 +273,8 @@ class Subscription(Model):
     """Its invoices are not collected for now (`pause_collection`); its status does not say so."""
     fetched_at = fields.DatetimeField(null=True)
     refresh_at = fields.DatetimeField(null=True, db_index=True)
+    collection_at = fields.DatetimeField(null=True)
+    """When Stripe has said that it will next collect the renewal."""
     created_at = fields.DatetimeField(auto_now_add=True)
 
     account_id: int

@@ -22,6 +22,8 @@ LookupKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
 CurrencyCode = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{3}$")]
 MAX_QUANTITY = 10_000
 """The largest quantity that a request may name, whatever the plan says."""
+MAX_GRACE_HOURS = 28 * 24
+"""Less than a month: unused credits do not outlast the period after theirs."""
 DEFAULT_MAX_QUANTITY = 100
 """Enough seats for a team, and low enough that a typing mistake stays payable. `max_quantity` raises it."""
 
@@ -55,6 +57,15 @@ class OnCancel(StrEnum):
 
     KEEP = "keep"
     EXPIRE = "expire"
+
+
+class CollectRenewals(StrEnum):
+    """When a renewal's invoice is collected."""
+
+    BY_STRIPE = "by_stripe"
+    """An hour after the period begins, when Stripe finalises the draft."""
+    AT_ONCE = "at_once"
+    """As soon as the draft is known here."""
 
 
 class Interval(StrEnum):
@@ -104,6 +115,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upgrade: Upgrade = Upgrade.PRORATE
     change: BillingCycle = BillingCycle.KEEP_CYCLE
     on_cancel: OnCancel = OnCancel.KEEP
+    renewal_grace_hours: Annotated[int, msgspec.Meta(ge=0, le=MAX_GRACE_HOURS)] = 72
+    """How long unused credits outlast their period while its renewal is awaited."""
+    grace_while_retrying: bool = False
+    """Whether they last as long as Stripe retries a failed renewal."""
+    collect_renewals: CollectRenewals = CollectRenewals.BY_STRIPE
     max_quantity: Annotated[int, msgspec.Meta(gt=0, le=MAX_QUANTITY)] | None = None
     previous_lookup_keys: tuple[LookupKey, ...] = ()
     """Of prices that are no longer sold and still renew, with this plan's credits."""

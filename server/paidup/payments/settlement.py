@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from tortoise.exceptions import IntegrityError
 
 from paidup.credits import grants as granting
-from paidup.credits import ledger, reversals
+from paidup.credits import ledger, renewal_grace, reversals
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
@@ -64,6 +64,8 @@ _OUTCOMES = {
     Verdict.UNREAD: Outcome.UNKNOWN_PRICE,
     Verdict.UNPRICED: Outcome.UNKNOWN_CURRENCY,
 }
+_GIVEN_UP = frozenset({InvoiceStatus.VOID, InvoiceStatus.FAILED})
+"""Statuses with which a renewal may be over without a payment."""
 _PUBLISHED = frozenset({Outcome.SETTLED, Outcome.NOTIFIED})
 _TIMELINE_TYPES = {
     Outcome.SETTLED: TimelineEventType.SETTLED,
@@ -150,6 +152,7 @@ class Settlement:
             if planned.state is not GrantState.PLANNED or row.status is InvoiceStatus.REVERSED:
                 return False
             await ledger.make_installment(account, planned, self._clock())
+            await renewal_grace.end_former_installments(account, planned, self._clock())
             cause = f"{row.id}:{planned.installment}:reversed"
             await self._apply_reversals(
                 row, account, cause, "of a payment that is disputed, or went back in part"
@@ -158,15 +161,32 @@ class Settlement:
         return True
 
     async def end_subscription(self, subscription: str) -> None:
-        """Expire the credits of a subscription that has ended, where their plan says so. Safe to repeat."""
+        """Expire the credits of a subscription that has ended, where their plan says so. Safe to repeat.
+
+        Those of a period that is over expire whatever it says, since no renewal is awaited any more.
+        """
         ending = [plan.id for plan in self._catalogue.plans if plan.on_cancel is OnCancel.EXPIRE]
-        if not ending:
-            return
         async with write_transaction():
             row = await Subscription.get(id=subscription)
             account = await ledger.lock_account(row.account_id)
             before = account.version
-            await granting.end_subscription_grants(account, subscription, ending, self._clock())
+            if ending:
+                await granting.end_subscription_grants(account, subscription, ending, self._clock())
+            await renewal_grace.update(account, subscription, self._catalogue, self._clock(), ended=True)
+            balance_changed = account.version != before
+        if balance_changed:
+            await self.publish_balance(account)
+
+    async def update_grace(self, subscription: Subscription) -> None:
+        """A subscription was read: credits that its renewal will not follow can no longer be used."""
+        live = CreditGrant.filter(state=GrantState.LIVE, expires_at__not_isnull=True, remaining__gt=0)
+        with storage_errors():
+            if not await live.filter(invoice__subscription=subscription.id).exists():
+                return
+        async with write_transaction():
+            account = await ledger.lock_account(subscription.account_id)
+            before = account.version
+            await renewal_grace.update(account, subscription.id, self._catalogue, self._clock())
             balance_changed = account.version != before
         if balance_changed:
             await self.publish_balance(account)
@@ -219,7 +239,7 @@ class Settlement:
             row, account = seen.rows
             writes = UnitOfWork()
             decision = self._decide(row, facts, source)
-            if decision.verdict is Verdict.GRANT and not granting.is_independent(row):
+            if await self._affects_others(decision, row, account):
                 return None
             settled = await self._apply_decision(decision, row, account, facts.event, writes)
             return settled if writes.empty or await writes.send_if_unchanged(seen) else None
@@ -227,6 +247,14 @@ class Settlement:
     async def _settle_locked(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         async with write_transaction():
             return await self._settle(facts, source, account_id)
+
+    async def _affects_others(self, decision: Decision, row: Invoice, account: Account) -> bool:
+        """Whether applying the decision reads or changes grants of other invoices."""
+        if decision.verdict is Verdict.GRANT:
+            independent = granting.is_independent(row)
+            return not independent or await granting.ends_other_grants(row, account, self._clock())
+        renewal = row.subscription is not None and row.billing_reason == renewal_grace.RENEWAL
+        return renewal and decision.verdict is Verdict.NOTIFY and decision.status in _GIVEN_UP
 
     # Inside the transaction
 
@@ -238,10 +266,16 @@ class Settlement:
         row, account = rows
         writes = UnitOfWork()
         decision = self._decide(row, facts, source)
+        others = await self._affects_others(decision, row, account)
         settled = await self._apply_decision(
             decision, row, account, facts.event, writes, created=found is None
         )
         await writes.send()
+        if others and row.subscription:
+            before = account.version
+            await renewal_grace.update(account, row.subscription, self._catalogue, self._clock())
+            if account.version != before:
+                settled = replace(settled, changed_account=account, status=status_of(row, account.balance))
         return settled
 
     def _decide(self, row: Invoice, facts: PaymentFacts, source: Source) -> Decision:
@@ -272,8 +306,7 @@ class Settlement:
         if outcome is None:
             return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
         if decision.verdict is Verdict.GRANT:
-            after = self._catalogue.spent_then_refunded
-            await granting.create_grants(row, account, after, self._clock(), writes)
+            await granting.create_grants(row, account, self._catalogue, self._clock(), writes)
         if decision.verdict is Verdict.NOTIFY:
             row.status = decision.status
         if decision.verdict in (Verdict.GRANT, Verdict.NOTIFY):

@@ -38,6 +38,7 @@ from paidup.stripe_api.schemas import (
     decode,
     payload,
 )
+from paidup.subscriptions.renewals import Renewals
 from paidup.subscriptions.sync import SubscriptionSync
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ INVOICE_TYPES = (
     "invoice.voided",
     "invoice.marked_uncollectible",
 )
+DRAFT_TYPES = ("invoice.created",)
 INTENT_TYPES = (
     "payment_intent.succeeded",
     "payment_intent.processing",
@@ -103,7 +105,7 @@ REVERSAL_TYPES = {
     "credit_note.voided": ReversalKind.CREDIT_NOTE,
 }
 PAYMENT_TYPES = (
-    *(*INVOICE_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES),
+    *(*INVOICE_TYPES, *DRAFT_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES),
     *(*SUBSCRIPTION_TYPES, *CUSTOMER_TYPES),
 )
 HANDLED_TYPES = (*PAYMENT_TYPES, *REVERSAL_TYPES)
@@ -148,16 +150,19 @@ class Events:
         verification: Verification,
         reversals: ReversalHandler,
         subscriptions: SubscriptionSync,
+        renewals: Renewals,
         timeline: Timeline,
     ) -> None:
         self._verification = verification
         self._reversals = reversals
         self._subscriptions = subscriptions
+        self._renewals = renewals
         self._timeline = timeline
         self._store = BatchExecutor(_store)
         self._mark = BatchExecutor(_mark)
         by_object: dict[Handler, tuple[str, ...]] = {
             self._invoice: INVOICE_TYPES,
+            self._draft: DRAFT_TYPES,
             self._payment_intent: INTENT_TYPES,
             self._invoice_payment: INVOICE_PAYMENT_TYPES,
             self._subscription: SUBSCRIPTION_TYPES,
@@ -229,8 +234,16 @@ class Events:
             return await self._refetch(event, event.about(), source)
         self._note_received(invoice.id, event, source)
         attempt = _ATTEMPTS.get(event.kind)
+        if attempt is Attempt.FAILED:
+            await self._renewals.on_failed_attempt(invoice)
         facts = msgspec.structs.replace(invoice.facts(), attempt=attempt, dated=True, event=event.id)
         return await self._settle(invoice.id, facts, source)
+
+    async def _draft(self, event: Event, source: Source) -> Handled:
+        # It grants nothing. Of another API version: the subscription's event leads to a read.
+        draft = payload(event, StripeInvoice, API_VERSION)
+        outcome = await self._renewals.on_draft(draft, source) if draft else EventOutcome.SKIPPED
+        return Handled(outcome)
 
     async def _payment_intent(self, event: Event, source: Source) -> Handled:
         with storage_errors():

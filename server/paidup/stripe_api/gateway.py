@@ -19,7 +19,7 @@ from paidup.stripe_api.client import RateLimitedClient, body_of, open_client
 from paidup.stripe_api.customers import CustomerReader
 from paidup.stripe_api.one_time_invoices import OneTimeInvoices
 from paidup.stripe_api.pagination import pages
-from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
+from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S, Purpose, RateLimiter
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
     CreditNote,
@@ -169,6 +169,31 @@ class StripeGateway:
             params["starting_after"] = after
         page = await self._client.call("subscriptions.list", self._client.v1.subscriptions.list_async, params)
         return decode(ListOf[StripeSubscription], body_of(page))
+
+    async def collect_invoice(self, invoice: str) -> StripeInvoice:
+        """Finalise a draft and charge the saved card now, once, however often it is called. Two calls.
+
+        Raises StripeRefused where the charge is declined, or the invoice is no draft any more.
+        """
+        opened = await self._client.call(
+            "invoices.finalize",
+            self._client.v1.invoices.finalize_invoice_async,
+            invoice,
+            {"auto_advance": True},
+            {"idempotency_key": f"collect-{invoice}-finalize"},
+            max_wait_s=BACKGROUND_MAX_WAIT_S,
+        )
+        if opened.status != "open":  # nothing was due
+            return decode(StripeInvoice, body_of(opened))
+        paid = await self._client.call(
+            "invoices.pay",
+            self._client.v1.invoices.pay_async,
+            invoice,
+            {},
+            {"idempotency_key": f"collect-{invoice}-pay"},
+            max_wait_s=BACKGROUND_MAX_WAIT_S,
+        )
+        return decode(StripeInvoice, body_of(paid))
 
     async def void_invoice(self, invoice: str, max_wait_s: float | None = None) -> StripeInvoice:
         """Void an open invoice. Raises StripeRefused where it is paid or void already."""

@@ -175,10 +175,19 @@ class StripeInvoice(msgspec.Struct, frozen=True):
     status: str | None = None
     customer: str | None = None
     billing_reason: str | None = None
+    collection_method: str | None = None
+    auto_advance: bool | None = None
+    automatically_finalizes_at: int | None = None
+    next_payment_attempt: int | None = None
     parent: InvoiceParent | None = None
     payments: ListOf[InvoicePayment] | None = None
     confirmation_secret: ConfirmationSecret | None = None
     metadata: dict[str, str] | None = None
+
+    @property
+    def subscription_id(self) -> str | None:
+        details = self.parent.subscription_details if self.parent else None
+        return details.subscription if details else None
 
     def facts(self) -> PaymentFacts:
         """The invoice, and the payments that were expanded with it, oldest first."""
@@ -198,7 +207,7 @@ class StripeInvoice(msgspec.Struct, frozen=True):
             finalized_at=self.status_transitions.finalized_at if self.status_transitions else None,
             sequence=self.sequence,
             billing_reason=self.billing_reason,
-            subscription=details.subscription if details else None,
+            subscription=self.subscription_id,
             created=self.created,
             lines=tuple(line.facts() for line in self.lines.data),
             lines_complete=not self.lines.has_more,

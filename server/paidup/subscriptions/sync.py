@@ -27,6 +27,7 @@ from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import StripeSubscription, SubscriptionItem
+from paidup.subscriptions.renewals import Renewals
 
 log = structlog.get_logger(__name__)
 
@@ -46,12 +47,14 @@ class SubscriptionSync:
         prices: PriceCatalog,
         settlement: Settlement,
         verification: Verification,
+        renewals: Renewals,
         clock: Clock,
     ) -> None:
         self._gateway = gateway
         self._prices = prices
         self._settlement = settlement
         self._verification = verification
+        self._renewals = renewals
         self._clock = clock
 
     async def on_event(self, subscription: str, shown: StripeSubscription | None) -> EventOutcome:
@@ -160,6 +163,8 @@ class SubscriptionSync:
             if not scheduled_since:
                 row.refresh_at = self._next_refresh_at(row)
             await row.save()
+        if current.status not in ENDED:
+            await self._settlement.update_grace(row)
         return row
 
     async def _settle_latest_invoice(self, current: StripeSubscription) -> None:
@@ -168,7 +173,8 @@ class SubscriptionSync:
         if latest is None or await Invoice.exists(id=latest):
             return
         if not await Subscription.exists(id=current.id, paid_elsewhere=latest):
-            await self._verification.read(latest, Source.RECONCILIATION)
+            _, invoice = await self._verification.read(latest, Source.RECONCILIATION)
+            await self._renewals.on_draft(invoice, Source.RECONCILIATION)
 
     async def _is_known_as_own(self, current: StripeSubscription) -> bool:
         account = await Account.filter(subscriptions__id=current.id).first()

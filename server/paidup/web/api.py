@@ -22,6 +22,7 @@ from paidup.errors import InvalidInput, NotFound
 from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import now
+from paidup.subscriptions.renewals import renewal_under_way
 from paidup.subscriptions.sync import current_subscriptions
 from paidup.web.dependencies import (
     current_account,
@@ -182,7 +183,8 @@ async def account_ticket(request: Request) -> Response:
 async def account(request: Request) -> Response:
     """GET /api/account: the balance, the subscriptions, and a payment that is pending or in progress."""
     own, _ = await current_grants(get_services(request), await current_account(request))
-    subscriptions = [_subscription(request, row) for row in await current_subscriptions(own)]
+    rows = await current_subscriptions(own)
+    subscriptions = [_subscription(request, row) for row in rows]
     return json_response(
         {
             "balance": own.balance,
@@ -190,6 +192,7 @@ async def account(request: Request) -> Response:
             "subscriptions": subscriptions,
             "installments": await _installments(own),
             "activating": await pending_activation(get_services(request), own),
+            "renewing": await renewal_under_way(rows, get_services(request).clock()),
         }
     )
 

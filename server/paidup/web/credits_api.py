@@ -8,6 +8,7 @@ handler grants credits.
 from __future__ import annotations
 
 from datetime import timedelta
+from operator import itemgetter
 from typing import Annotated
 
 import msgspec
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from paidup.credits import reservations
+from paidup.credits.ledger import ends_at
 from paidup.db.models import Account
 from paidup.errors import InsufficientCredits, InvalidInput
 from paidup.services import Services
@@ -26,6 +28,7 @@ from paidup.web.dependencies import (
     current_grants,
     get_services,
     pending_activation,
+    renewing,
 )
 from paidup.web.http import PRINTABLE, json_response, read_json
 from paidup.web.problems import problem_of
@@ -59,10 +62,11 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def credits(request: Request) -> Response:
-    """GET /api/credits: the balance, the live grants, the next expiry, and the payment in progress."""
+    """GET /api/credits: the balance, the live grants, the next expiry, payment in progress and renewal."""
     account = await current_account(request)
     account, grants = await current_grants(get_services(request), account)
-    expiring = next((grant for grant in grants if grant.expires_at), None)
+    ends = [(end, grant) for grant in grants if (end := ends_at(grant))]
+    end, expiring = min(ends, key=itemgetter(0), default=(None, None))
     return json_response(
         {
             "balance": account.balance,
@@ -73,11 +77,13 @@ async def credits(request: Request) -> Response:
                     "credits": grant.credits,
                     "remaining": grant.remaining,
                     "expires_at": grant.expires_at,
+                    "usable_until": ends_at(grant),
                 }
                 for grant in grants
             ],
-            "next_expiry": expiring and {"at": expiring.expires_at, "credits": expiring.remaining},
+            "next_expiry": expiring and {"at": end, "credits": expiring.remaining},
             "activating": await pending_activation(get_services(request), account),
+            "renewing": await renewing(get_services(request), account),
         }
     )
 
@@ -139,7 +145,15 @@ def check_credit_limit(services: Services, credits: int) -> None:
 async def _insufficient(request: Request, account: Account, error: InsufficientCredits) -> Response:
     # A customer who has just paid needs to see that the payment is being activated.
     activating = await pending_activation(get_services(request), account)
-    return problem_of(error, balance=error.balance, needed=error.needed, activating=activating)
+    renewal = await renewing(get_services(request), account)
+    return problem_of(
+        error,
+        balance=error.balance,
+        needed=error.needed,
+        activating=activating,
+        renewing=renewal,
+        reason=renewal and renewal.reason,
+    )
 
 
 ROUTES = [

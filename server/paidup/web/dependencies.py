@@ -21,6 +21,8 @@ from paidup.runtime.clock import now
 from paidup.services import Services
 from paidup.subscriptions.checkout import Purchase
 from paidup.subscriptions.pending import newest_awaited
+from paidup.subscriptions.renewals import Renewal, renewal_under_way
+from paidup.subscriptions.sync import current_subscriptions
 from paidup.web.auth import Scope
 from paidup.web.http import json_response
 
@@ -69,6 +71,11 @@ async def pending_activation(services: Services, account: Account) -> PendingAct
     return PendingActivation(row.id, services.tickets.issue(row.id, account.id), status, row.billing_reason)
 
 
+async def renewing(services: Services, account: Account) -> Renewal | None:
+    """The account's renewal that Stripe is collecting. Nobody has to wait for it, or pay."""
+    return await renewal_under_way(await current_subscriptions(account), services.clock())
+
+
 def purchase_response(request: Request, account: Account, purchase: Purchase) -> Response:
     body = {
         "invoice": purchase.status.invoice,
@@ -95,7 +102,7 @@ async def current_grants(services: Services, account: Account) -> tuple[Account,
     at = services.clock()
     with storage_errors():
         grants = await _live_grants(account)
-    if any(grant.expires_at and grant.expires_at <= at for grant in grants):
+    if any(ledger.is_over(grant, at) for grant in grants):
         async with account_transaction(services, account) as account:
             await ledger.expire_due(account, at)
             grants = await _live_grants(account)

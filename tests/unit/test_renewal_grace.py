@@ -1,0 +1,212 @@
+"""Until when unused credits can be used while a renewal is under way: the rule, and random renewals."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from paidup.credits import ledger
+from paidup.db.connection import open_database, write_transaction
+from paidup.db.models import Account, LedgerEntry, Subscription
+from paidup.domain.billing_months import add_months
+from paidup.domain.catalog import Catalogue, Plan, PlanPrice, Rollover, StripePrice
+from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
+from paidup.domain.renewals import RETRIES_LAST_AT_MOST, RenewalFacts, usable_until
+from paidup.payments.settlement import Settlement
+from paidup.payments.timeline import Timeline
+from paidup.runtime.clock import at_unix
+from paidup.runtime.metrics import Metrics
+from tests.support.billing_simulator import BEGIN
+from tests.support.factories import an_account, ignore_balance, three_sums
+
+END = datetime(2026, 12, 26, 9, tzinfo=UTC)
+DAY = timedelta(days=1)
+LATER = END + 31 * DAY
+CAP = 400
+EXPIRING = Plan("basic", "Basic", 500, (PlanPrice("basic", 900),), rollover=Rollover.EXPIRE)
+CAPPED = replace(EXPIRING, rollover=Rollover.CAP, rollover_cap=CAP)
+RETRYING = replace(EXPIRING, grace_while_retrying=True)
+PRICES = {"basic": StripePrice("basic", "basic", "basic", 900, "usd")}
+HOUR_S = 3600
+
+
+@pytest.mark.parametrize(
+    ("plan", "known", "grace"),
+    [
+        (EXPIRING, RenewalFacts("active"), 3 * DAY),
+        (CAPPED, RenewalFacts("past_due"), 3 * DAY),
+        (replace(EXPIRING, renewal_grace_hours=5), RenewalFacts("active"), timedelta(hours=5)),
+        (EXPIRING, RenewalFacts("active", cancel_at=LATER, paid_until=END), 3 * DAY),
+        (RETRYING, RenewalFacts("past_due"), RETRIES_LAST_AT_MOST),
+        (RETRYING, RenewalFacts("active"), 3 * DAY),
+        (None, RenewalFacts("active"), None),
+        (replace(EXPIRING, rollover=Rollover.KEEP), RenewalFacts("active"), None),
+        (replace(EXPIRING, renewal_grace_hours=0), RenewalFacts("active"), None),
+        (EXPIRING, RenewalFacts("active", paid_until=LATER), None),
+        (RETRYING, RenewalFacts("past_due", failed_until=LATER), None),
+        (EXPIRING, RenewalFacts("active", cancel_at=END), None),
+        *((RETRYING, RenewalFacts(over), None) for over in ("canceled", "unpaid", "paused")),
+    ],
+)
+def test_the_grace_of_a_period(plan: Plan | None, known: RenewalFacts, grace: timedelta | None) -> None:
+    """S50: as long as the plan says, where a renewal may still come."""
+    assert usable_until(END, plan, known) == (None if grace is None else END + grace)
+
+
+@dataclass(frozen=True)
+class Month:
+    """Percents of what there is are spent before its end and in the grace; it is renewed `collected_h` later.
+
+    `synced_h` after its end, Stripe shows the subscription as `status`.
+    """
+
+    spent: int
+    spent_in_grace: int
+    collected_h: int
+    synced_h: int
+    status: str
+
+
+MONTHS = st.lists(
+    st.builds(
+        Month,
+        spent=st.sampled_from([0, 30, 99]),
+        spent_in_grace=st.sampled_from([0, 0, 50, 100]),
+        collected_h=st.integers(0, 71),
+        synced_h=st.integers(0, 71),
+        status=st.sampled_from(["active", "past_due"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+class Renewing:
+    """A customer whose plan is in good standing: each renewal is a draft, or is retried, and is paid."""
+
+    def __init__(self, account: Account, plan: Plan) -> None:
+        self.account, self.plan = account, plan
+        self.at, self.start, self.spends = BEGIN, BEGIN, 0
+        self.given = self.spent = 0
+        self.subscription = f"sub_grace_{account.id}"
+        self.settlement = Settlement(
+            Catalogue((plan,)),
+            PRICES,
+            _untold,
+            ignore_balance,
+            Timeline(),
+            Metrics(),
+            lambda: at_unix(self.at),
+        )
+
+    async def pay(self, reason: str) -> None:
+        end = add_months(self.start, 1)
+        line = LineFacts("basic", 900, 1, False, self.start, end)
+        invoice = InvoiceFacts(
+            id=f"in_grace_{self.account.id}_{self.start}",
+            status="paid",
+            customer=self.account.stripe_customer,
+            currency="usd",
+            amount_due_minor=900,
+            amount_paid_minor=900,
+            amount_remaining_minor=0,
+            total_minor=900,
+            from_balance_minor=0,
+            finalized_at=self.at,
+            sequence=1,
+            billing_reason=reason,
+            subscription=self.subscription,
+            created=self.start,
+            lines=(line,),
+        )
+        await self.settlement.settle(PaymentFacts(invoice), Source.WEBHOOK)
+        self.given += self.plan.credits
+        self.start = end
+
+    async def balance(self) -> int:
+        async with write_transaction():
+            account = await ledger.lock_account(self.account.id)
+            await ledger.expire_due(account, at_unix(self.at))
+        balance, entries, live = await three_sums(self.account.id)
+        assert balance == entries == live
+        return balance
+
+    async def spend(self, percent: int) -> None:
+        credits = await self.balance() * percent // 100
+        if credits:
+            self.spends += 1
+            async with write_transaction():
+                account = await ledger.lock_account(self.account.id)
+                await ledger.spend(account, credits, f"spend-{self.spends}", at_unix(self.at))
+            self.spent += credits
+
+    async def sync(self, status: str) -> None:
+        row = await Subscription.get(id=self.subscription)
+        row.status = status
+        await row.save()
+        await self.settlement.update_grace(row)
+
+    async def live_through(self, month: Month) -> None:
+        """To the end of the period, through the draft's hours, and past the renewal."""
+        await self.spend(month.spent)
+        unspent = await self.balance()
+        end = self.start
+        for hour in sorted({0, month.synced_h, month.collected_h // 2, month.collected_h}):
+            if hour > month.collected_h:
+                break
+            self.at = end + hour * HOUR_S
+            assert await self.balance() == unspent > 0, f"locked out {hour} hours after the period's end"
+            if hour == month.synced_h:
+                await self.sync(month.status)
+        await self.spend(month.spent_in_grace)
+        left = await self.balance()
+        await self.pay("subscription_cycle")
+        kept = min(left, self.plan.rollover_cap)
+        assert await self.balance() == kept + self.plan.credits
+        await self.sync("active")
+        assert await self.balance() == kept + self.plan.credits
+
+
+async def _untold(_: object) -> bool:
+    return False
+
+
+async def _renewals(plan: Plan, months: list[Month]) -> None:
+    customer = Renewing(await an_account("renewing"), plan)
+    await customer.pay("subscription_create")
+    for month in months:
+        await customer.live_through(month)
+    entries = await LedgerEntry.filter(account_id=customer.account.id)
+    given = sum(entry.credits for entry in entries if entry.kind == "grant")
+    assert given == customer.given, "a grace gives nothing"
+    assert customer.spent <= given
+
+
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.mark.parametrize("plan", [EXPIRING, CAPPED, RETRYING], ids=["expire", "cap", "while retrying"])
+def test_nobody_in_good_standing_is_locked_out(database_url: str, plan: Plan) -> None:
+    """S50: the calendar alone takes no credits while a renewal is awaited, and the grace gives none."""
+    with asyncio.Runner() as runner:
+        opened = open_database(database_url)
+        runner.run(opened.__aenter__())
+
+        @hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(months=MONTHS)
+        def check(months: list[Month]) -> None:
+            runner.run(_renewals(plan, months))
+
+        try:
+            check()
+        finally:
+            runner.run(opened.__aexit__(None, None, None))
