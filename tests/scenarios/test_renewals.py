@@ -253,10 +253,11 @@ async def test_only_renewals_that_are_ours_are_collected_at_once(world: World, t
     )
     items = {"items[0][price]": price["id"], "default_payment_method": "pm_card_visa"}
     other = await life.stripe.api("POST", "subscriptions", customer=customer, **items)
-    await life.pass_days(31.5)
-    renewals = await life.stripe.api("GET", f"invoices?subscription={other['id']}")
+    await to_the_periods_end(life)
+    await life.wait_for_balance(500)
     assert await life.stripe.calls("POST /v1/invoices/{id}/pay") == 1
-    assert renewals["data"][0]["billing_reason"] == "subscription_cycle"
+    renewal, _ = (await life.stripe.api("GET", f"invoices?subscription={other['id']}"))["data"]
+    assert (renewal["billing_reason"], renewal["status"]) == ("subscription_cycle", "draft")
 
 
 async def subscription_of_stripe(life: Life) -> Any:
