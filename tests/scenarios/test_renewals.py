@@ -189,7 +189,7 @@ async def test_a_years_months_last_until_the_next_ones_credits_have_come(world: 
 
 
 async def test_renewals_may_be_collected_at_once(world: World, tmp_path: Path) -> None:
-    """S50: the draft is finalised and paid as soon as it is known, once, whoever hears of it."""
+    """S50: the draft is finalised and paid as soon as it is known, and once."""
     plans = plans_with(tmp_path, "basic", 'collect_renewals = "at_once"')
     life = await a_life(world, plans_file=plans)
     await life.buy("basic")

@@ -3,7 +3,7 @@ from tortoise.migrations import operations as ops
 from tortoise import fields
 
 class Migration(migrations.Migration):
-    dependencies = [('paidup', '0008_own_subscriptions')]
+    dependencies = [('paidup', '0009_reversals_as_read')]
 
     initial = False
 
