@@ -30,7 +30,7 @@ async def _events(sandbox: Sandbox) -> list[Json]:
 
 
 async def test_a_year_in_one_jump(sandbox_bare: Sandbox) -> None:
-    """Twelve renewals in order, from when each period begins, paid an hour later; payments have the real time.
+    """Twelve renewals in order, from when each period begins, paid an hour later.
 
     A test clock moves no PaymentIntent and no charge: https://github.com/stripe/stripe-python/issues/1183.
     """

@@ -15,6 +15,7 @@ from paidup_demo.sandbox import (
     ends,
     invoices,
     objects,
+    pausing,
     payments,
     renewals,
 )

@@ -191,7 +191,6 @@ class StripeInvoice(msgspec.Struct, frozen=True):
 
     def facts(self) -> PaymentFacts:
         """The invoice, and the payments that were expanded with it, oldest first."""
-        details = self.parent.subscription_details if self.parent else None
         requested_minor = self.total - self.pre_payment_credit_notes_amount
         from_balance_minor = max(0, min(-self.starting_balance, requested_minor))
         invoice = InvoiceFacts(
