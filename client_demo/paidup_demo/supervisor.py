@@ -28,7 +28,7 @@ from rich.console import Console
 from paidup.db.connection import migrate
 from paidup.domain.catalog import parse_catalogue
 from paidup.errors import ConfigurationError, PaidupError
-from paidup.operations.stripe_setup import ensure_prices
+from paidup.operations.price_setup import ensure_prices
 from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
 from paidup.runtime.redis_client import connect_redis

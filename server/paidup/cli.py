@@ -30,11 +30,10 @@ from paidup.operations.doctor.run import run_checks
 from paidup.operations.explain import REFERENCE_KINDS
 from paidup.operations.explain import explain as explain_reference
 from paidup.operations.explain_terminal import render_explanation
+from paidup.operations.price_setup import PriceSetup, ensure_prices
 from paidup.operations.stripe_setup import (
     EndpointSetup,
-    PriceSetup,
     ensure_endpoint,
-    ensure_prices,
     open_gateway_only,
 )
 from paidup.runtime.clock import now
@@ -93,18 +92,22 @@ def stripe_setup(
         str | None,
         typer.Option(help="Also create the webhook endpoint: https://your.host, or its full URL."),
     ] = None,
+    transfer_lookup_keys: Annotated[
+        bool,
+        typer.Option(help="Also create prices for those that differ from the file, with their lookup keys."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Create the products and prices of plans.toml, and the webhook endpoint, in your Stripe account."""
     # Stripe returns the secret when the endpoint is created, so it cannot be required before that.
     placeholder = {"STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(32)}"}
     settings = _quiet_settings(defaults=placeholder if webhook_url else None)
-    prices, endpoint = _run(_stripe_setup(settings, webhook_url))
+    prices, endpoint = _run(_stripe_setup(settings, webhook_url, transfer_lookup_keys))
     if as_json:
         _print_json({"prices": prices, "endpoint": endpoint})
         return
     for price in prices:
-        console.print(f"{price.state:8} {price.lookup_key} ({price.price})")
+        console.print(f"{price.state:11} {price.lookup_key} ({price.price})")
     if endpoint:
         _print_endpoint(endpoint)
 
@@ -299,11 +302,11 @@ def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
 
 
 async def _stripe_setup(
-    settings: Settings, webhook_url: str | None
+    settings: Settings, webhook_url: str | None, transfer: bool
 ) -> tuple[list[PriceSetup], EndpointSetup | None]:
     catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
     async with open_gateway_only(settings) as gateway:
-        prices = await ensure_prices(gateway, catalogue)
+        prices = await ensure_prices(gateway, catalogue, transfer)
         return prices, await ensure_endpoint(gateway, webhook_url) if webhook_url else None
 
 

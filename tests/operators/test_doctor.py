@@ -36,6 +36,7 @@ from tests.support.factories import an_account, an_invoice
 from tests.support.key_sets import jwk, published
 from tests.support.paidup import settings
 from tests.support.processes import free_port
+from tests.support.stripe_sandbox import StripeSide
 
 URL = "https://paidup.example/webhooks/stripe"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -378,3 +379,16 @@ async def test_other_checks_run_when_redis_is_down(world: World) -> None:
     found = await checks_by_name(world, redis_url=f"redis://127.0.0.1:{free_port()}")
     assert_check(found["redis"], State.FAIL, "did not arrive", "REDIS_URL")
     assert found["stripe"].state is found["database"].state is State.OK
+
+
+@on_sqlite
+async def test_archived_and_metered_prices_are_named(world: World, stripe_side: StripeSide) -> None:
+    listed = (await stripe_side.api("GET", "prices?lookup_keys[0]=paidup_pro_monthly"))["data"]
+    form = {"currency": "usd", "unit_amount": 2900, "product": listed[0]["product"]}
+    form |= {"recurring[interval]": "month", "recurring[usage_type]": "metered", "recurring[meter]": "mtr_1"}
+    form |= {"lookup_key": "paidup_pro_monthly", "transfer_lookup_key": "true"}
+    metered = await stripe_side.api("POST", "prices", **form)
+    assert_check((await checks_by_name(world))["prices"], State.FAIL, "paidup_pro_monthly: it is metered")
+    await stripe_side.api("POST", f"prices/{metered['id']}", active="false")
+    found = await checks_by_name(world)
+    assert_check(found["prices"], State.FAIL, "paidup_pro_monthly (archived)", "stripe-setup")

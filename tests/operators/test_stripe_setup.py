@@ -8,7 +8,9 @@ import pytest
 
 from paidup.domain.catalog import parse_catalogue
 from paidup.errors import InvalidInput
-from paidup.operations.stripe_setup import ensure_endpoint, ensure_prices, open_gateway_only, webhook_address
+from paidup.operations import price_setup
+from paidup.operations.price_setup import ensure_prices
+from paidup.operations.stripe_setup import ensure_endpoint, open_gateway_only, webhook_address
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.client import API_VERSION
@@ -95,3 +97,82 @@ async def test_prices_are_created_once_and_a_different_one_is_reported(given: An
         by_the_year = dearer.replace(b'interval = "once"', b'interval = "year"')
         done = await ensure_prices(gateway, parse_catalogue(by_the_year))
         assert {each.lookup_key for each in done if each.state == "differs"} == {"pro_2027", "paidup_extra"}
+
+
+async def prices_at(stripe_side: StripeSide, key: str) -> list[Any]:
+    return list((await stripe_side.api("GET", f"prices?lookup_keys[0]={key}"))["data"])
+
+
+async def test_a_plan_has_one_product_that_names_it(given: Any, stripe_side: StripeSide) -> None:
+    """Its prices share it, however often the set-up runs."""
+    await stripe_side.control("reset")
+    async with open_gateway_only(given) as gateway:
+        for state in ("created", "exists"):
+            done = await ensure_prices(gateway, parse_catalogue(PACKAGED_PLANS.read_bytes()))
+            assert {each.state for each in done} == {state}
+    products = (await stripe_side.api("GET", "products?limit=100"))["data"]
+    assert {product["metadata"]["paidup_plan"] for product in products} == {
+        "basic",
+        "advanced",
+        "pro",
+        "extra",
+    }
+    assert len(products) == 4
+    keys = ("paidup_pro_monthly", "paidup_pro_yearly")
+    assert len({(await prices_at(stripe_side, key))[0]["product"] for key in keys}) == 1
+
+
+async def test_a_product_from_before_gets_its_plans_name(given: Any, stripe_side: StripeSide) -> None:
+    """So that its old prices can be told from those of other products."""
+    (price,) = await prices_at(stripe_side, "paidup_pro_monthly")
+    async with open_gateway_only(given) as gateway:
+        await ensure_prices(gateway, parse_catalogue(PACKAGED_PLANS.read_bytes()))
+    product = await stripe_side.api("GET", f"products/{price['product']}")
+    assert product["metadata"] == {"paidup_plan": "pro"}
+
+
+async def test_the_lookup_key_of_an_archived_price_moves_to_a_new_one(
+    given: Any, stripe_side: StripeSide
+) -> None:
+    """S51: also within the day in which Stripe would repeat its answer to the first call."""
+    catalogue = parse_catalogue(PACKAGED_PLANS.read_bytes())
+    await stripe_side.control("reset")
+    async with open_gateway_only(given) as gateway:
+        await ensure_prices(gateway, catalogue)
+        (old,) = await prices_at(stripe_side, "paidup_pro_monthly")
+        await stripe_side.api("POST", f"prices/{old['id']}", active="false")
+        done = {each.lookup_key: each for each in await ensure_prices(gateway, catalogue)}
+        assert done["paidup_pro_monthly"].state == "transferred"
+        (new,) = await prices_at(stripe_side, "paidup_pro_monthly")
+        assert (new["id"], new["active"]) == (done["paidup_pro_monthly"].price, True)
+        assert (new["id"] != old["id"], new["product"]) == (True, old["product"])
+        await stripe_side.api("POST", f"prices/{new['id']}", active="false", lookup_key="")
+        done = {each.lookup_key: each for each in await ensure_prices(gateway, catalogue)}
+        (newest,) = await prices_at(stripe_side, "paidup_pro_monthly")
+        assert (done["paidup_pro_monthly"].state, newest["active"]) == ("created", True)
+        assert newest["id"] == done["paidup_pro_monthly"].price
+
+
+async def test_a_replay_is_reported_as_one(given: Any, stripe_side: StripeSide) -> None:
+    """Two set-ups at once: both list no price, and Stripe makes one."""
+    catalogue = parse_catalogue(PACKAGED_PLANS.read_bytes())
+    plan = catalogue.plans[0]
+    await stripe_side.control("reset")
+    async with open_gateway_only(given) as gateway:
+        product = await gateway.price_writer.create_product(plan)
+        made = await gateway.price_writer.create_price(product, plan.prices[0], None)
+        assert not made.replayed
+        done = await price_setup._create(gateway, product, plan.prices[0], None)
+    assert (done.state, done.price) == ("replayed", made.id)
+
+
+async def test_a_different_price_is_replaced_on_request(given: Any, stripe_side: StripeSide) -> None:
+    """`--transfer-lookup-keys`: new customers pay the new amount, and the old price keeps renewing."""
+    dearer = PACKAGED_PLANS.read_text().replace("amount_minor = 2900\n", "amount_minor = 3900\n")
+    (old,) = await prices_at(stripe_side, "paidup_pro_monthly")
+    async with open_gateway_only(given) as gateway:
+        done = await ensure_prices(gateway, parse_catalogue(dearer.encode()), transfer=True)
+    assert [each.lookup_key for each in done if each.state == "transferred"] == ["paidup_pro_monthly"]
+    (new,) = await prices_at(stripe_side, "paidup_pro_monthly")
+    assert (new["unit_amount"], new["product"]) == (3900, old["product"])
+    assert (await stripe_side.api("GET", f"prices/{old['id']}"))["active"]

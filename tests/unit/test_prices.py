@@ -7,7 +7,7 @@ import pytest
 from paidup.db.models import KnownPrice
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice
 from paidup.errors import ConfigurationError
-from paidup.operations.stripe_setup import ensure_prices
+from paidup.operations.price_setup import ensure_prices
 from paidup.services import Services
 from paidup.stripe_api.prices import PriceCatalog
 from tests.support.stripe_sandbox import StripeSide

@@ -41,7 +41,14 @@ CUSTOMER: Shape = {
     "name": TEXT,
     "phone": TEXT,
 }
-PRODUCT: Shape = {"active": BOOLEAN, "description": TEXT, "metadata": METADATA, "name": TEXT, "url": TEXT}
+PRODUCT_UPDATE: Shape = {
+    "active": BOOLEAN,
+    "description": TEXT,
+    "metadata": METADATA,
+    "name": TEXT,
+    "url": TEXT,
+}
+PRODUCT: Shape = {**PRODUCT_UPDATE, "id": TEXT}
 PRICE_UPDATE: Shape = {
     "active": BOOLEAN,
     "currency_options": CURRENCY_OPTIONS,
@@ -55,7 +62,12 @@ PRICE: Shape = {
     "currency": TEXT,
     "product": TEXT,
     "product_data": {"name": TEXT, "metadata": METADATA},
-    "recurring": {"interval": choice("day", "week", "month", "year"), "interval_count": INTEGER},
+    "recurring": {
+        "interval": choice("day", "week", "month", "year"),
+        "interval_count": INTEGER,
+        "meter": TEXT,
+        "usage_type": choice("licensed", "metered"),
+    },
     "unit_amount": INTEGER,
 }
 COUPON: Shape = {
@@ -116,6 +128,8 @@ def create_product(call: Call) -> Json:
     """POST /v1/products"""
     require(call.params, "name")
     world = call.world
+    if world.store.find("product", call.params.get("id")) is not None:
+        raise InvalidRequestError("Product already exists.", code="resource_already_exists", param="id")
     made = world.store.add(objects.product(world.now(), call.params["name"]) | call.params)
     world.events.record("product.created", made)
     return present(made)
@@ -273,7 +287,7 @@ OPERATIONS = [
     Operation("GET", "/v1/customers", list_customers, {**PAGING_BY_DATE, "email": TEXT}),
     Operation("POST", "/v1/products", create_product, PRODUCT),
     retriever("product"),
-    Operation("POST", "/v1/products/{id}", update_product, PRODUCT),
+    Operation("POST", "/v1/products/{id}", update_product, PRODUCT_UPDATE),
     Operation("GET", "/v1/products", list_products, {**PAGING_BY_DATE, "active": BOOLEAN, "ids": [TEXT]}),
     Operation("POST", "/v1/prices", create_price, PRICE),
     retriever("price"),

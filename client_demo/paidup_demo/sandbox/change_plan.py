@@ -50,6 +50,10 @@ def seat_of(world: World, wanted: Json, position: int) -> Seat:
             " `type=recurring`.",
             param=param,
         )
+    if price["recurring"]["usage_type"] != "licensed":
+        raise InvalidRequestError(
+            "This sandbox does not imitate metered prices on subscriptions.", param=param
+        )
     quantity = wanted.get("quantity")
     return Seat(price, 1 if quantity is None else quantity, metadata=wanted.get("metadata", {}))
 

@@ -61,7 +61,8 @@ def _resolved(store: Store, step: str, value: Any, path: str) -> Any:
         return [_resolved(store, step, item, path) for item in value]
     if not isinstance(value, str):
         return value
-    table = "coupon" if step == "coupon" else _TABLE_OF_PREFIX.get(value.split("_", 1)[0])
+    # These ids may be chosen when the object is created.
+    table = step if step in ("coupon", "product") else _TABLE_OF_PREFIX.get(value.split("_", 1)[0])
     if table is None or step in _PLAIN:
         raise _unexpandable(path)
     row = store.find(table, value)

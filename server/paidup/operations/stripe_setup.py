@@ -1,7 +1,6 @@
-"""Create the products and prices of `plans.toml`, and the webhook endpoint, in Stripe.
+"""Creates the webhook endpoint in Stripe, for `paidup stripe-setup`; `price_setup.py` creates the prices.
 
-Safe to run again: existing objects are kept or updated, and never deleted. A price whose amount
-differs from the file is only reported, since Stripe's prices cannot be changed.
+Safe to run again: an existing endpoint is kept or updated, and never deleted.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from paidup.domain.catalog import Catalogue
 from paidup.errors import InvalidInput
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.runtime.embedded_valkey import embedded_valkey
@@ -24,14 +22,6 @@ from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
 
 WEBHOOK_PATH = "/webhooks/stripe"
-
-
-class PriceSetup(msgspec.Struct, frozen=True):
-    """The result for one lookup key: `created`, `exists`, or `differs` (amount, currency or interval)."""
-
-    lookup_key: str
-    price: str
-    state: str
 
 
 class EndpointSetup(msgspec.Struct, frozen=True):
@@ -64,23 +54,6 @@ async def open_gateway_only(settings: Settings) -> AsyncIterator[StripeGateway]:
         yield await stack.enter_async_context(
             open_gateway(key, base, settings.stripe_timeout_s, rate_limiter)
         )
-
-
-async def ensure_prices(gateway: StripeGateway, catalogue: Catalogue) -> list[PriceSetup]:
-    """Create the missing prices. Raises StripeError."""
-    existing = {found.lookup_key: found for found in await gateway.account.list_prices(catalogue.lookup_keys)}
-    results = []
-    for plan in catalogue.plans:
-        for price in plan.prices:
-            found = existing.get(price.lookup_key)
-            if found is None:
-                price_id = await gateway.account.create_price(plan.id, plan.name, price)
-                results.append(PriceSetup(price.lookup_key, price_id, "created"))
-                continue
-            results.append(
-                PriceSetup(price.lookup_key, found.id, "exists" if found.fits(price) else "differs")
-            )
-    return results
 
 
 async def ensure_endpoint(gateway: StripeGateway, url: str) -> EndpointSetup:

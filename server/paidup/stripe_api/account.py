@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from paidup.domain.catalog import Interval, PlanPrice
 from paidup.stripe_api.client import API_VERSION, RateLimitedClient, body_of
 from paidup.stripe_api.permissions import Permission, missing_permissions
 from paidup.stripe_api.price_shapes import PriceInfo, decode_price, decode_prices
@@ -103,19 +102,3 @@ class StripeAccount:
             "webhook_endpoints.update", self._endpoints.update_async, endpoint, params
         )
         return msgspec.json.decode(body_of(made), type=EndpointInfo)
-
-    async def create_price(self, plan_id: str, plan_name: str, price: PlanPrice) -> str:
-        """A product and its price with this lookup key; returns the price's id."""
-        params: Any = {
-            "currency": price.currency,
-            "unit_amount": price.amount_minor,
-            "lookup_key": price.lookup_key,
-            "product_data": {"name": plan_name, "metadata": {"paidup_plan": plan_id}},
-        }
-        if price.interval is not Interval.ONCE:
-            params["recurring"] = {"interval": price.interval}
-        key = f"paidup-price-{price.lookup_key}-{price.amount_minor}-{price.currency}"
-        made = await self._client.call(
-            "prices.create", self._client.v1.prices.create_async, params, {"idempotency_key": key}
-        )
-        return str(made.id)

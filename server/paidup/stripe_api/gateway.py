@@ -19,6 +19,7 @@ from paidup.stripe_api.client import RateLimitedClient, body_of, open_client
 from paidup.stripe_api.customers import CustomerReader
 from paidup.stripe_api.one_time_invoices import OneTimeInvoices
 from paidup.stripe_api.pagination import pages
+from paidup.stripe_api.price_writer import PriceWriter
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S, Purpose, RateLimiter
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
@@ -49,6 +50,7 @@ class StripeGateway:
         self.account = StripeAccount(client)
         self.customers = CustomerReader(client)
         self.one_time_invoices = OneTimeInvoices(client)
+        self.price_writer = PriceWriter(client)
         self._reversals: dict[type, tuple[str, Any]] = {
             Refund: ("refunds", client.v1.refunds),
             Dispute: ("disputes", client.v1.disputes),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from paidup.domain.catalog import Interval, PlanPrice
@@ -70,8 +72,8 @@ class _Price(msgspec.Struct, frozen=True):
     unit_amount: int | None = None
     recurring: _Recurring | None = None
     currency_options: dict[str, _CurrencyOption] | None = None
-    custom_unit_amount: msgspec.Raw | None = None
-    transform_quantity: msgspec.Raw | None = None
+    custom_unit_amount: dict[str, Any] | None = None
+    transform_quantity: dict[str, Any] | None = None
 
     def info(self) -> PriceInfo:
         product = self.product if isinstance(self.product, _Product) else _Product(self.product)
@@ -99,19 +101,15 @@ class _Price(msgspec.Struct, frozen=True):
             return "its amount is tiered"
         if self.recurring and self.recurring.usage_type != "licensed":
             return "it is metered"
-        if _is_set(self.custom_unit_amount):
+        if self.custom_unit_amount is not None:
             return "the customer chooses its amount"
-        if _is_set(self.transform_quantity):
+        if self.transform_quantity is not None:
             return "it transforms the quantity"
         if self.unit_amount is None:
             return "its amount is not a whole number of the currency's smallest unit"
         if self.recurring and self.recurring.plan_interval is None:
             return f"it is charged every {self.recurring.interval_count} {self.recurring.interval}"
         return None
-
-
-def _is_set(value: msgspec.Raw | None) -> bool:
-    return value is not None and bytes(value) != b"null"
 
 
 _ONE = msgspec.json.Decoder(_Price)

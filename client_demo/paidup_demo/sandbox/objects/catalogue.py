@@ -54,9 +54,9 @@ def price(created: int, *, product: str, currency: str, unit_amount: int, recurr
         rhythm = {
             "interval": recurring["interval"],
             "interval_count": recurring.get("interval_count") or 1,
-            "meter": None,
+            "meter": recurring.get("meter"),
             "trial_period_days": None,
-            "usage_type": "licensed",
+            "usage_type": recurring.get("usage_type") or "licensed",
         }
     return base("price", "price", created) | {
         **nulls("custom_unit_amount lookup_key nickname tiers_mode transform_quantity"),

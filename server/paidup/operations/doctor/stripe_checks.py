@@ -101,13 +101,20 @@ async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
     """Whether Stripe has every price of the plans file, with the same amount and interval."""
     try:
         listed = await gateway.account.list_prices(catalogue.lookup_keys)
+        listed_before = await gateway.account.list_prices(catalogue.lookup_keys, active=False)
     except StripeError as error:
         return _not_checked("prices", error)
     found = {price.lookup_key: price for price in listed}
     wanted = {price.lookup_key: price for plan in catalogue.plans for price in plan.prices}
     missing = [key for key in wanted if key not in found]
     if missing:
-        return fail("prices", f"Stripe has no price {', '.join(missing)}", "run `paidup stripe-setup`")
+        archived = {price.lookup_key for price in listed_before}
+        names = [f"{key} (archived)" if key in archived else key for key in missing]
+        return fail("prices", f"Stripe has no price {', '.join(names)}", "run `paidup stripe-setup`")
+    unsupported = [f"{price.lookup_key}: {price.unsupported}" for price in listed if price.unsupported]
+    if unsupported:
+        recommendation = "move the lookup key to a price with one amount for each unit, by month or year"
+        return fail("prices", f"not supported: {'; '.join(unsupported)}", recommendation)
     differing = [
         f"{key}: {price} in the file, {found[key]} in Stripe"
         for key, price in wanted.items()
@@ -115,7 +122,7 @@ async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
     ]
     if differing:
         recommendation = (
-            "correct the file, or move the lookup key to a new price in Stripe: prices cannot be changed"
+            "correct the file, or run `paidup stripe-setup --transfer-lookup-keys`: prices cannot be changed"
         )
         return fail("prices", "; ".join(differing), recommendation)
     return ok("prices", f"{len(wanted)} lookup keys, with the amounts and intervals of the file")
