@@ -185,7 +185,7 @@ async def test_of_several_subscriptions_the_request_says_which(life: Life) -> No
     assert answer["subscription"]["id"] == second
 
 
-async def test_different_plans_bought_at_once_conflict_and_never_fail(life: Life) -> None:
+async def test_different_plans_requested_at_once_conflict_and_never_fail(life: Life) -> None:
     """S08: each request gives up the other's payment, and finds it given up: 409 at most."""
     await life.customer.buy("pro")
     wanted = ["basic", "pro", "advanced"] * 4

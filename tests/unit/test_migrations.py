@@ -16,7 +16,7 @@ from tortoise.models import Model
 
 from paidup.db import models
 from paidup.db.connection import connection, is_sqlite, migrate, open_database, tortoise_config
-from paidup.db.models import StripeCustomer
+from paidup.db.models import StripeCustomer, Subscription
 from tests.structure.test_migrations import NAMES, declared, migration
 from tests.support.processes import Child
 
@@ -143,3 +143,26 @@ async def test_the_migration_takes_the_customers_of_the_accounts(empty_url: str)
         (row,) = await StripeCustomer.all().select_related("account")
         assert (row.id, row.account.external_id, row.deleted_at) == ("cus_1", "ada", None)
         assert row.created_at == row.account.created_at
+
+
+async def test_rows_of_other_products_subscriptions_are_read_again(empty_url: str) -> None:
+    """Migration 0008: a row without a plan may be of another product's; the next read removes it."""
+    try:
+        await migrate_to(config=tortoise_config(empty_url), target="paidup.0007_credits_offset")
+    finally:
+        await Tortoise.close_connections()
+    at = "'2026-11-01 00:00:00+00:00'"
+    async with open_database(empty_url):
+        await connection().execute_query(
+            "INSERT INTO accounts (external_id, balance, version, purchase_number, created_at)"
+            f" VALUES ('ada', 0, 0, 1, {at})"
+        )
+        for name, plan in (("sub_pro", "'pro'"), ("sub_other", "NULL")):
+            await connection().execute_query(
+                "INSERT INTO subscriptions (id, account_id, status, plan, quantity, created_at)"
+                f" SELECT '{name}', id, 'active', {plan}, 1, {at} FROM accounts"
+            )
+    await migrate(empty_url)
+    async with open_database(empty_url):
+        due = {row.id: row.refresh_at is not None for row in await Subscription.all()}
+    assert due == {"sub_pro": False, "sub_other": True}

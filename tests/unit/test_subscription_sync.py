@@ -13,7 +13,14 @@ from paidup.domain.catalog import StripePrice
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
 from paidup.payments.outcomes import EventOutcome
 from paidup.stripe_api.prices import PriceCatalog
-from paidup.stripe_api.schemas import ItemPrice, ListOf, PendingUpdate, StripeSubscription, SubscriptionItem
+from paidup.stripe_api.schemas import (
+    ACCOUNT_METADATA_KEY,
+    ItemPrice,
+    ListOf,
+    PendingUpdate,
+    StripeSubscription,
+    SubscriptionItem,
+)
 from paidup.subscriptions.sync import RENEWAL_GRACE, SubscriptionSync
 from tests.support.factories import an_account
 
@@ -269,3 +276,32 @@ async def test_among_several_items_the_one_that_sells_a_plan_counts(
     await subscriptions.register(both.id, ada)
     await subscriptions.save(both, BEGIN)
     assert (await row_of(ada)).plan == "basic"
+
+
+async def test_a_row_of_another_products_subscription_goes_when_it_is_read(
+    subscriptions: SubscriptionSync, stripe: Stripe, ada: Account
+) -> None:
+    """S52: rows of the release before; one that names the account is ours, whatever its price."""
+    stripe.answer = shape(ada, plan="support", latest_invoice="in_support")
+    await subscriptions.register(f"sub_{ada.id}", ada)
+    assert await subscriptions.read(f"sub_{ada.id}") is None
+    assert not await Subscription.exists(id=f"sub_{ada.id}")
+    assert stripe.read == []
+    named = {ACCOUNT_METADATA_KEY: ada.external_id}
+    stripe.answer = shape(ada, plan="support", metadata=named)
+    await subscriptions.register(f"sub_{ada.id}", ada)
+    row = await subscriptions.read(f"sub_{ada.id}")
+    assert row is not None
+    assert (row.status, row.plan) == ("active", None)
+
+
+async def test_a_subscription_that_is_another_accounts_is_not_own(
+    subscriptions: SubscriptionSync, ada: Account
+) -> None:
+    bob = await an_account()
+    known = await met(subscriptions, ada)
+    assert await subscriptions.is_own(known, ada)
+    assert not await subscriptions.is_own(known, bob)
+    names_bob = shape(bob, metadata={ACCOUNT_METADATA_KEY: bob.external_id})
+    assert await subscriptions.is_own(names_bob, bob)
+    assert not await subscriptions.is_own(names_bob, ada)

@@ -26,7 +26,7 @@ from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
-from paidup.stripe_api.schemas import StripeInvoice
+from paidup.stripe_api.schemas import StripeInvoice, StripeSubscription
 from paidup.subscriptions.change_refusals import refusals, refuse_unchangeable
 from paidup.subscriptions.checkout import Checkout, Purchase, secret_of
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
@@ -89,8 +89,7 @@ class PlanChanges:
                 return again  # if the other change was paid meanwhile, this one follows it
         elif (item.price.id, item.quantity or 1) == wanted:
             raise AlreadyOnPlan(plan.id)
-        with refusals(running):
-            return await self._change(account, running.id, item.id, plan, wanted)
+        return await self._change(account, running, item.id, plan, wanted)
 
     async def cancel(self, account: Account, at_once: bool, subscription: str | None = None) -> Subscription:
         """End the subscription with its period, or now.
@@ -128,19 +127,20 @@ class PlanChanges:
         return plan.price(interval)
 
     async def _change(
-        self, account: Account, subscription: str, item: str, plan: Plan, wanted: tuple[str, int]
+        self, account: Account, running: StripeSubscription, item: str, plan: Plan, wanted: tuple[str, int]
     ) -> Purchase:
         price, quantity = wanted
         number, requested_at = account.purchase_number, self._clock()
-        key = f"paidup-change-{subscription}-{price}-{quantity}-{number}"
+        key = f"paidup-change-{running.id}-{price}-{quantity}-{number}"
         restart = plan.change is BillingCycle.RESTART_CYCLE
-        try:
-            changed = await self._gateway.change_subscription(
-                subscription, item, price, quantity, restart, key
-            )
-        except StripeError as error:
-            await self._checkout.rotate_key_if_final(error, account.id, number)
-            raise
+        with refusals(running):
+            try:
+                changed = await self._gateway.change_subscription(
+                    running.id, item, price, quantity, restart, key
+                )
+            except StripeError as error:
+                await self._checkout.rotate_key_if_final(error, account.id, number)
+                raise
         invoice = changed.latest_invoice
         if not isinstance(invoice, StripeInvoice):
             raise StripeUnavailable("the changed subscription shows no invoice")

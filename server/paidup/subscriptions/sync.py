@@ -118,6 +118,9 @@ class SubscriptionSync:
 
     async def is_own(self, shown: StripeSubscription, account: Account) -> bool:
         """Whether it is this account's and Paidup's, not one to another product of the same customer."""
+        with storage_errors():
+            if await Subscription.filter(id=shown.id).exclude(account_id=account.id).exists():
+                return False
         if shown.named_account == account.external_id:
             return True
         if shown.named_account is None and self._sells_plan(shown):
