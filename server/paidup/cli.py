@@ -25,6 +25,7 @@ from paidup.db.models import Account
 from paidup.domain.catalog import parse_catalogue
 from paidup.errors import ConfigurationError, PaidupError
 from paidup.operations import backfill as backfills
+from paidup.operations.dismissal import current_user, dismiss_events
 from paidup.operations.doctor.report import any_failed, invalid_settings, render_table
 from paidup.operations.doctor.run import run_checks
 from paidup.operations.explain import REFERENCE_KINDS
@@ -188,6 +189,23 @@ def replay(
         console.print(f"{done.event} ({done.type}): {done.outcome}", markup=False, highlight=False)
     if not done.done:
         raise typer.Exit(1)
+
+
+@app.command()
+def dismiss(
+    events: Annotated[list[str], typer.Argument(help="evt_...: events that were not handled.")],
+    reason: Annotated[str, typer.Option(help="Why nothing is to be done about them. It is stored.")],
+    by: Annotated[str, typer.Option(help="Who decided it. Default: your user name here.")] = "",
+    as_json: Json = False,
+) -> None:
+    """End the alarm about events that need no handling. Nothing is credited."""
+    work = dismiss_events(events, by or current_user(), reason)
+    dismissed = _run(_with_database(_quiet_settings(), work))
+    if as_json:
+        _print_json({"dismissed": dismissed})
+        return
+    for each in dismissed:
+        console.print(f"{each.event} ({each.type}): dismissed by {each.by}", markup=False, highlight=False)
 
 
 @app.command()

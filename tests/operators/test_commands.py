@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from paidup.db.connection import open_database
-from paidup.db.models import Account, Invoice
+from paidup.db.models import Account, Invoice, StripeEvent
 from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.operators.conftest import Run, document, paid_elsewhere, paidup_command
@@ -49,6 +49,26 @@ async def test_a_missing_payment_is_backfilled_explained_and_replayed(
     assert code == 1
     result = document(output)
     assert (result["accounts"], result["differences"][0]["subject"]) == (1, "account ada")
+
+
+async def test_an_event_is_dismissed_with_a_reason(world: World, run: Run) -> None:
+    """S15: as a document or a line; exit code 1 and one line where there is no such event."""
+    async with open_database(world.database_url):
+        await StripeEvent.create(
+            id="evt_odd", type="invoice.paid", payload="", received_at=now(), attempts=12, error="parked: odd"
+        )
+    why = ("--reason", "sold by hand")
+    code, output = await run("dismiss", "evt_odd", "evt_none", *why, forked=True)
+    assert (code, "No event evt_none is stored." in output) == (1, True), output
+    code, output = await run("dismiss", "evt_odd", *why, "--by", "mia", "--json", forked=True)
+    assert code == 0, output
+    (dismissed,) = document(output)["dismissed"]
+    assert dismissed == {
+        "event": "evt_odd", "type": "invoice.paid", "by": "mia", "reason": "sold by hand",
+        "error": "parked: odd",
+    }  # fmt: skip
+    code, output = await run("dismiss", "evt_odd", *why, forked=True)
+    assert (code, output.strip()) == (0, "evt_odd (invoice.paid): dismissed by mia")
 
 
 async def test_the_doctor_reports_problems_with_exit_code_1(home: Path, world: World, run: Run) -> None:

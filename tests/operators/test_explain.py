@@ -207,6 +207,7 @@ async def test_an_unknown_prices_event_is_explained_and_settles_after_configurin
             "recurring[interval]": "month",
             "lookup_key": "gold_monthly",
             "product_data[name]": "Gold",
+            "product_data[metadata][paidup_plan]": "gold",
         },
     )
     customer = await stripe_side.customer()

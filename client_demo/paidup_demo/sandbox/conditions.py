@@ -26,6 +26,7 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     webhook_api_version: Version | None = None
     webhook_retries: Literal["seconds", "hours"] = "seconds"
     account_api_version: Version | None = None
+    webhook_account: Annotated[str, Meta(pattern=r"^acct_\w+$", max_length=40)] | None = None
     api_latency_ms: Milliseconds = 0
     api_error_rate: Probability = 0.0
     api_lost_reply_rate: Probability = 0.0

@@ -165,7 +165,10 @@ class WebhookSender:
     async def _post(self, event: Json, endpoint: Json) -> Json:
         conditions = self._conditions()
         version = conditions.webhook_api_version or endpoint["api_version"] or conditions.account_api_version
-        body = msgspec.json.encode(event_at(self._store, event, version or API_VERSION))
+        rendered = event_at(self._store, event, version or API_VERSION)
+        if conditions.webhook_account:  # as Connect shows a connected account's events
+            rendered = rendered | {"account": conditions.webhook_account}
+        body = msgspec.json.encode(rendered)
         secret = self._store.note(endpoint["id"])["secret"]
         begun = time.time()
         headers = {

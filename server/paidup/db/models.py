@@ -352,6 +352,8 @@ class StripeEvent(Model):
     next_attempt_at = fields.DatetimeField(null=True, db_index=True)
     outcome = fields.CharField(200, null=True)
     error = fields.TextField(null=True)
+    dismissed_by = fields.CharField(200, null=True)
+    dismissed_because = fields.TextField(null=True)
 
     class Meta:
         table = "stripe_events"

@@ -244,6 +244,10 @@ class PriceBook(Mapping[str, StripePrice]):
     def sells_nothing(self, price: str) -> bool:
         """Whether this price was read from Stripe and belongs to no plan. False where it was not read."""
 
+    @abstractmethod
+    def is_ours(self, price: str | None, product: str | None) -> bool:
+        """Whether this price, or its product, is known to sell a plan of ours. Reads nothing."""
+
 
 def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
     """Parse a `plans.toml`. Raises ConfigurationError that names the problem and its place."""

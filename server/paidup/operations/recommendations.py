@@ -118,7 +118,7 @@ def event_recommendation(event: StoredEvent) -> str:
     """Return one sentence: what an operator should do about an event that had no effect."""
     if event.handled_at is not None:
         return "Nothing: no event of this type changes a payment."
-    replay = f"then run `paidup replay {event.id}`."
+    replay = f"then run `paidup replay {event.id}`. Or end the alarm with `paidup dismiss {event.id}`."
     error = event.error or ""
     if "unknown_price" in error:
         price = event.unknown_reference or "its price"

@@ -15,7 +15,7 @@ from paidup.db.connection import locked
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import FIRST_CHECK_S
-from paidup.domain.catalog import Catalogue, StripePrice
+from paidup.domain.catalog import Catalogue, PriceBook, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import Quote, quote
 from paidup.payments.outcomes import PUBLISH_GRACE, Outcome, Settled
@@ -45,10 +45,7 @@ async def create_invoice(
     if not quoted.complete:
         return missing_price(quoted)
     if quoted.plan is None:
-        if invoice.subscription is None:
-            return Settled(Outcome.IRRELEVANT, "no line of the invoice sells a plan")
-        unknown = ", ".join(quoted.unknown_prices) or "none"
-        return Settled(Outcome.UNKNOWN_PRICE, f"unknown prices: {unknown}")
+        return await _without_plan(invoice, quoted, prices)
     account = await _find_account(invoice, account_id)
     if account is None:
         unknown = f"is named {invoice.account}" if invoice.account else f"has the customer {invoice.customer}"
@@ -57,6 +54,31 @@ async def create_invoice(
     if invoice.subscription:
         await _insert_subscription(row, invoice.subscription)
     return row, account
+
+
+async def _without_plan(invoice: InvoiceFacts, quoted: Quote, prices: Mapping[str, StripePrice]) -> Settled:
+    """The outcome of an invoice none of whose lines sells a plan: a fault of ours, or another product's."""
+    if not quoted.unknown_prices:
+        return Settled(Outcome.IRRELEVANT, "no line of the invoice sells a plan")
+    unknown = ", ".join(quoted.unknown_prices)
+    if await _is_ours(invoice, prices):
+        return Settled(Outcome.UNKNOWN_PRICE, f"unknown prices: {unknown}")
+    return Settled(Outcome.NOT_OURS, f"prices of other products: {unknown}")
+
+
+async def _is_ours(invoice: InvoiceFacts, prices: Mapping[str, StripePrice]) -> bool:
+    """Whether the invoice is Paidup's: by a price or product, our metadata, or its subscription.
+
+    Not by its customer, who may have other products on the same Stripe account.
+    """
+    if isinstance(prices, PriceBook) and any(
+        prices.is_ours(each.price, each.product) for each in invoice.lines
+    ):
+        return True
+    if invoice.account is not None and await Account.exists(external_id=invoice.account):
+        return True
+    followed = Subscription.filter(id=invoice.subscription, plan__isnull=False)
+    return invoice.subscription is not None and await followed.exists()
 
 
 def missing_price(quoted: Quote) -> Settled:

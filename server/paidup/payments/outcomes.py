@@ -32,6 +32,8 @@ class Outcome(StrEnum):
     """The source shows only part, or may be out of date: read the invoice through the API and settle that."""
     IRRELEVANT = "irrelevant"
     """The invoice sells no plan, so Paidup does not follow it."""
+    NOT_OURS = "not_ours"
+    """The invoice is for another product on the same Stripe account."""
 
     @property
     def done(self) -> bool:
@@ -55,6 +57,7 @@ class EventOutcome(StrEnum):
     UNKNOWN_CURRENCY = "unknown_currency"
     NEEDS_REFETCH = "needs_refetch"
     IRRELEVANT = "irrelevant"
+    NOT_OURS = "not_ours"
     DUPLICATE = "duplicate"
     """The event was handled before. Never stored: the first delivery's outcome stays."""
     POSTPONED = "postponed"
@@ -69,6 +72,10 @@ class EventOutcome(StrEnum):
     """Nothing to do here: the invoice is final, is being verified, or has events of its own."""
     UNHANDLED_TYPE = "unhandled_type"
     """Paidup does nothing with events of this type."""
+    CONNECTED_ACCOUNT = "connected_account"
+    """The event is a connected account's: stored, and set apart."""
+    DISMISSED = "dismissed"
+    """An operator has dismissed the event. Stored with their name and reason."""
 
 
 class Settled(msgspec.Struct, frozen=True):

@@ -148,7 +148,10 @@ async def events_given_up() -> Alarm | None:
         ).count()
     if not given_up:
         return None
-    text = f"{given_up} events could not be handled and were given up: see /operators, or `paidup doctor`."
+    text = (
+        f"{given_up} events could not be handled and were given up: see /operators. Fix the cause"
+        " and `paidup replay` them, or `paidup dismiss` them."
+    )
     return Alarm("events_given_up", text)
 
 

@@ -193,6 +193,10 @@ class Events:
         the source is `reconciliation`. A failure is noted on the stored event, which is retried, and
         raised.
         """
+        if event.account or event.context:
+            # Our key reads no object of another account, and the same price id may be one of theirs.
+            await self._mark((event.id, EventOutcome.CONNECTED_ACCOUNT, now()))
+            return EventOutcome.CONNECTED_ACCOUNT
         handler = self._handlers.get(event.kind)
         try:
             handled = (

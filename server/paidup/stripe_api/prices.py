@@ -46,6 +46,7 @@ class PriceCatalog(PriceBook):
         self._current: dict[str, str] = {}
         self._refused: dict[str, Refused] = {}
         self._read_again_at: dict[str, float] = {}
+        self._reading: str | None = None
         self._refreshing = asyncio.Lock()
         self._refreshed_at = float("-inf")
 
@@ -133,6 +134,8 @@ class PriceCatalog(PriceBook):
 
     def _is_unread(self, line: LineFacts) -> bool:
         assert line.price is not None
+        if line.price == self._reading:
+            return True  # for another payment: wait for the answer
         known = self._prices.get(line.price)
         if known is not None and known.unit_amount_in(line.currency) is not None:
             return False
@@ -140,6 +143,7 @@ class PriceCatalog(PriceBook):
 
     async def _read(self, price_id: str) -> None:
         self._read_again_at[price_id] = time.monotonic() + READ_AGAIN_AFTER_S
+        self._reading = price_id
         try:
             await self._take(await self._account.read_price(price_id))
         except StripeRefused as error:
@@ -149,6 +153,8 @@ class PriceCatalog(PriceBook):
             self._refuse(price_id, Refused(Refusal.FOREIGN, "Stripe has no such price"))
         except StripeError as error:
             log.warning("price_not_read", price=price_id, error=str(error))
+        finally:
+            self._reading = None
 
     async def _take(self, found: PriceInfo) -> None:
         """Keep a price of a plan, or remember why it is none."""

@@ -380,6 +380,10 @@ class Event(msgspec.Struct, frozen=True):
     id: Word
     type: Word
     livemode: bool
+    account: Word | None = None
+    """The connected account that it happened in; None for the account of our key."""
+    context: Word | None = None
+    """The same in a thin event."""
     data: EventData | None = None
     related_object: ObjectId | None = None
     api_version: Word | None = None
