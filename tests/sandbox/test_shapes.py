@@ -15,7 +15,7 @@ from .rig import CARD_3DS, Json, Receiver, Sandbox, Signup, check_shape, wait_un
 TABLES = (
     "customers", "products", "prices", "subscriptions?status=all", "invoices", "payment_intents", "charges",
     "refunds", "disputes", "webhook_endpoints", "credit_notes", "invoiceitems",
-    "events?limit=100", "invoice_payments",
+    "events?limit=100", "invoice_payments", "setup_intents",
 )  # fmt: skip
 
 
@@ -105,6 +105,24 @@ async def test_every_object_served(sandbox_hooked: Sandbox) -> None:
             check_shape(served)
             path = f"/v1/{table.partition('?')[0]}/{served['id']}"
             assert (await sandbox_hooked.raw("GET", path)).body["id"] == served["id"]
+
+
+async def test_objects_that_no_list_shows(sandbox_bare: Sandbox) -> None:
+    """The account, a coupon, cards, and what creations return: each is as the SDK says."""
+    signup = await sandbox_bare.subscribe()
+    await signup.confirm()
+    coupon = await sandbox_bare.v1.coupons.create_async({"percent_off": 10, "duration": "once"})
+    cards = await sandbox_bare.raw("GET", f"/v1/payment_methods?customer={signup.customer}&type=card")
+    assert cards.body["data"]
+    for card in cards.body["data"]:
+        check_shape(card)
+    for path in ("account", f"coupons/{coupon.id}"):
+        check_shape((await sandbox_bare.raw("GET", f"/v1/{path}")).body)
+    check_shape(signup.subscription.to_dict(for_json=True))
+    endpoint = {"url": "https://paidup.example/hook", "enabled_events[0]": "*"}
+    check_shape(
+        (await sandbox_bare.raw("POST", "/v1/webhook_endpoints", key="sk_test_1", data=endpoint)).body
+    )
 
 
 async def test_every_event_sent(sandbox_hooked: Sandbox, sandbox_receiver: Receiver) -> None:
