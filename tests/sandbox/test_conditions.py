@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 import stripe
 
-from paidup_demo.sandbox import limits
+from paidup_demo.sandbox import conditions, limits
 
 from .rig import CARD, Receiver, Sandbox, wait_until
 
@@ -32,6 +34,13 @@ async def test_wrong_conditions_change_nothing(sandbox_bare: Sandbox, wrong: dic
     refused = await sandbox_bare.control("/conditions", {"api_down": True, **wrong}, expect=400)
     assert refused["error"]["message"]
     assert (await sandbox_bare.call("GET", "/sandbox/conditions")).body == before
+
+
+def test_the_panel_shows_every_condition() -> None:
+    """Each has a control there, in the group that it belongs to."""
+    panel = (Path(conditions.__file__).parent / "panel.html").read_text()
+    shown = re.findall(r"\['([a-z_]+)', '[^']+', '[a-z]+'\]", panel)
+    assert sorted(shown) == sorted(conditions.Conditions.__struct_fields__)
 
 
 async def test_conditions_are_updated_in_part(sandbox_bare: Sandbox) -> None:
