@@ -196,3 +196,24 @@ def in_rupees(event: Any) -> bytes:
     """The same event, as if the invoice had been paid in rupees."""
     text = json.dumps(event).replace('"usd"', '"inr"').replace(": 2900", ": 240000")
     return text.encode()
+
+
+@pytest.mark.parametrize(("inclusive", "paid"), [("false", 3480), ("true", 2900)])
+async def test_a_tax_changes_no_credits(world: World, inclusive: str, paid: int) -> None:
+    """The line's amount includes an inclusive tax, as the price does, and never an exclusive one.
+
+    A refund takes back its share of all that was paid.
+    """
+    life = await a_life(world)
+    await Account.create(external_id="ada")
+    stripe = world.stripe_side
+    rate = await stripe.api("POST", "tax_rates", display_name="VAT", percentage="20", inclusive=inclusive)
+    made = await subscriber(stripe, (await price_of(stripe))["id"], **{"default_tax_rates[0]": rate["id"]})
+    await life.wait_for_balance(2000)
+    invoice = await stripe.api("GET", f"invoices/{made['latest_invoice']}")
+    assert (invoice["amount_paid"], invoice["lines"]["data"][0]["amount"]) == (paid, 2900)
+    assert invoice["total_taxes"][0]["amount"] == paid - invoice["total_excluding_tax"]
+    link = (await stripe.api("GET", f"invoice_payments?invoice={invoice['id']}"))["data"][0]
+    intent = link["payment"]["payment_intent"]
+    await stripe.api("POST", "refunds", payment_intent=intent, amount=paid // 2)
+    await life.wait_for_balance(1000)

@@ -134,6 +134,18 @@ def test_a_quantity_above_stripes_largest_amount_is_invalid(currency: str, most:
         sold.check_quantity(most + 1, sold.prices[0])
 
 
+@pytest.mark.parametrize(("currency", "amount", "step"), [("kwd", 8905, 10), ("isk", 450, 100)])
+def test_an_amount_that_stripe_cannot_charge_is_refused(currency: str, amount: int, step: int) -> None:
+    """Of three decimals the last is 0; and two decimals are kept for some currencies that have none.
+
+    https://docs.stripe.com/currencies#special-cases
+    """
+    text = plan(price_more=f'currency = "{currency}"')
+    with pytest.raises(ConfigurationError, match=f"{currency} in multiples of {step}"):
+        parse_catalogue(text.replace("900", str(amount)).encode())
+    parse_catalogue(text.replace("900", str(amount * 100)).encode())
+
+
 def test_plans_are_found_by_id_and_by_lookup_key() -> None:
     catalogue = parse_catalogue((plan() + plan("pro", "pro_monthly")).encode())
     assert catalogue.plan("pro") is catalogue.find("pro") is catalogue.plan("pro")

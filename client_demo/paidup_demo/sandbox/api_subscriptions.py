@@ -29,6 +29,7 @@ SUBSCRIPTION: Shape = {
     "off_session": BOOLEAN,
     "trial_period_days": INTEGER,
     "trial_end": TEXT,
+    "default_tax_rates": [TEXT],
     "discounts": [{"coupon": TEXT}],
     "cancel_at": INTEGER,
     "cancel_at_period_end": BOOLEAN,

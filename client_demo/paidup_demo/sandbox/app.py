@@ -30,6 +30,7 @@ from paidup_demo.sandbox import (
     invoices,
     payments,
     subscriptions,
+    taxes,
 )
 from paidup_demo.sandbox.api import Api, Operation, unknown_url
 from paidup_demo.sandbox.guard import known_hosts
@@ -46,6 +47,7 @@ OPERATIONS = [
     *api_credit_notes.OPERATIONS,
     *api_payments.OPERATIONS,
     *api_events.OPERATIONS,
+    *taxes.OPERATIONS,
 ]
 TICK_EVERY_S = 30.0
 PANEL_HEADERS = {"Content-Security-Policy": "frame-ancestors 'none'"}

@@ -50,6 +50,7 @@ def compose(
     customer = world.store.get("customer", subscription["customer"])
     invoice = objects.invoice(world.now(), customer, subscription["currency"], reason)
     invoice["parent"] = objects.subscription_parent(subscription)
+    invoice["default_tax_rates"] = copied(subscription["default_tax_rates"])
     settings = subscription["payment_settings"]
     invoice["payment_settings"]["payment_method_types"] = settings["payment_method_types"]
     made, pairs = [], []

@@ -6,7 +6,7 @@ of the outcome through the agenda.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import cards, dunning, objects, payments
+from paidup_demo.sandbox import cards, dunning, objects, payments, taxes
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.prorations import percentage
 from paidup_demo.sandbox.state import copied
@@ -47,16 +47,22 @@ def apply_discount(invoice: Json, discount: Json, coupon: Json) -> None:
 
 
 def sum_up(invoice: Json) -> None:
-    """Totals from lines and their discounts."""
+    """Totals from lines, their discounts and taxes."""
     lines = invoice["lines"]["data"]
     subtotal = sum(line["amount"] for line in lines)
     off = dict.fromkeys(invoice["discounts"], 0)
     for part in (part for line in lines for part in line["discount_amounts"]):
         off[part["discount"]] = off.get(part["discount"], 0) + part["amount"]
-    total = subtotal - sum(off.values())
+    for line in lines:
+        taxes.put_on(line, invoice["default_tax_rates"])
+    taxed = taxes.totals(lines)
+    added = sum(tax["amount"] for tax in taxed if tax["tax_behavior"] == "exclusive")
+    total = subtotal - sum(off.values()) + added
+    without = total - sum(tax["amount"] for tax in taxed)
     due = max(0, total)
     invoice["total_discount_amounts"] = [{"amount": amount, "discount": who} for who, amount in off.items()]
-    invoice.update(subtotal=subtotal, subtotal_excluding_tax=subtotal, total=total, total_excluding_tax=total)
+    invoice.update(subtotal=subtotal, total=total, total_excluding_tax=without, total_taxes=taxed)
+    invoice["subtotal_excluding_tax"] = without + sum(off.values())
     invoice.update(amount_due=due, amount_remaining=due)
 
 

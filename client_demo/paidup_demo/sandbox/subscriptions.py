@@ -119,6 +119,10 @@ def _build(world: World, customer: Json, seats: list[Seat], params: Json, trial_
         billing_cycle_anchor=trial_end or now,
         collection_method=params.get("collection_method") or "charge_automatically",
         days_until_due=params.get("days_until_due"),
+        default_tax_rates=[
+            copied(world.store.get("tax_rate", rate, "default_tax_rates"))
+            for rate in params.get("default_tax_rates", [])
+        ],
         **ends.new_end(world, subscription, params),
         description=params.get("description"),
         metadata=params.get("metadata", {}),

@@ -94,6 +94,16 @@ class PlanPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The largest amount that Stripe charges at once: https://docs.stripe.com/currencies."""
         return 10**12 - 1 if self.currency == "idr" else 10**8 - 1
 
+    @property
+    def smallest_step_minor(self) -> int:
+        """What the amount has to be a multiple of: https://docs.stripe.com/currencies#special-cases.
+
+        Stripe keeps three decimals, of which the last is 0; and two for these currencies without any.
+        """
+        if self.currency in ("bhd", "jod", "kwd", "omr", "tnd"):
+            return 10
+        return 100 if self.currency in ("isk", "ugx") else 1
+
     def __str__(self) -> str:
         return f"{self.amount_minor} {self.currency} {self.interval}"
 
@@ -278,6 +288,9 @@ def _find_contradictions(plan: Plan) -> list[str]:
     if plan.top_up and any(price.amount_minor == 0 for price in plan.prices):
         found.append(f"plan {plan.id}: a price paid once cannot be 0: it could be bought any number of times")
     for price in plan.prices:
+        if price.amount_minor % price.smallest_step_minor:
+            step = f"Stripe charges {price.currency} in multiples of {price.smallest_step_minor}"
+            found.append(f"plan {plan.id}: {price.amount_minor}: {step}")
         if (plan.max_quantity or 1) * price.amount_minor > price.largest_amount_minor:
             largest = f"Stripe charges at most {price.largest_amount_minor} {price.currency} at once"
             found.append(f"plan {plan.id}: {plan.max_quantity or 1} x {price.amount_minor}: {largest}")
