@@ -42,6 +42,7 @@ from paidup.settings import Settings
 from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import RateLimiter
+from paidup.stripe_api.read_count import ReadCounter
 from paidup.subscriptions.checkout import Checkout
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.plan_changes import PlanChanges
@@ -97,8 +98,8 @@ def compose(
             AbandonedPurchases(gateway, verification, clock, policy.abandoned_after),
             clock,
         ),
-        ListSweeps(gateway, verification, events, reversals),
-        Maintenance(metrics, policy.retention),
+        ListSweeps(gateway, verification, events, reversals, policy.reads_per_month),
+        Maintenance(metrics, policy),
         metrics,
     )
     return PaymentServices(
@@ -184,7 +185,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
                 prices, gateway, payments.verification, checkout, payments.subscriptions, own, clock
             ),
             reconciler=payments.reconciler,
-            alarms=Alarms(),
+            alarms=Alarms(settings.stripe_reads_per_month),
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
             account_limits=AccountLimits(redis, settings, metrics),
         )
@@ -196,9 +197,13 @@ async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: 
     redis = connect_redis(url, settings.redis_cluster)
     stack.push_async_callback(redis.aclose)
     rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second, metrics)
+    reads = ReadCounter()
+    stack.push_async_callback(reads.flush)
+    counting = asyncio.create_task(reads.flush_forever(), name="read-counter")
+    stack.push_async_callback(cancel_tasks, counting)
     key, api_base = settings.stripe_secret_key, settings.stripe_api_base
     gateway = await stack.enter_async_context(
-        open_gateway(key, api_base, settings.stripe_timeout_s, rate_limiter)
+        open_gateway(key, api_base, settings.stripe_timeout_s, rate_limiter, reads)
     )
     hub = Hub(redis, metrics)
     await hub.open()

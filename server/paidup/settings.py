@@ -90,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     heartbeat_s: Seconds = 15.0
     shutdown_drain_s: Seconds = 10.0
     resync_interval_s: Seconds = 5.0
+    stripe_reads_per_month: Count = 10_000
     abandoned_after_h: Annotated[int, msgspec.Meta(ge=1, le=8760)] = 23
     event_payload_days: Days = 90
     timeline_days: Days = 90

@@ -17,13 +17,14 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import ConfigurationError
 from paidup.operations.doctor import database_checks, stripe_checks
-from paidup.operations.doctor.database_checks import EVERY_MINUTE_SWEEP, MAX_SWEEP_AGE
+from paidup.operations.doctor.database_checks import MAX_SWEEP_AGE
 from paidup.operations.doctor.network_checks import check_public_url
 from paidup.operations.doctor.report import Check, State, any_failed, invalid_settings
 from paidup.operations.doctor.run import CHECKS, run_checks
 from paidup.operations.doctor.settings_checks import check_mode, check_origins, check_rate_limit, check_tokens
 from paidup.operations.doctor.stripe_checks import judge_endpoints
 from paidup.reconciliation.alarms import OVERDUE, SETTLED_WITHOUT_WEBHOOK
+from paidup.reconciliation.maintenance import RUNS
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.runtime.clock import now
 from paidup.settings import PACKAGED_PLANS
@@ -58,7 +59,7 @@ async def test_every_check_passes_on_a_healthy_system(world: World) -> None:
     """With the endpoint that stripe-setup creates, a running server and a running reconciler."""
     paidup = await world.process(webhooks=False)
     async with open_database(world.database_url):
-        await Watermark.create(name=EVERY_MINUTE_SWEEP, value="{}", moved_at=now())
+        await Watermark.create(name=RUNS, value="{}", moved_at=now())
     await world.stripe_side.api(
         "POST", "webhook_endpoints", url=URL, api_version=API_VERSION, **{"enabled_events[0]": "*"}
     )
@@ -322,7 +323,7 @@ async def test_a_stopped_or_slow_reconciler_is_reported(world: World) -> None:
         (await checks_by_name(world))["reconciler"], State.WARN, "no reconciler has run yet", "paidup work"
     )
     async with open_database(world.database_url):
-        await Watermark.create(name=EVERY_MINUTE_SWEEP, value="{}", moved_at=now() - MAX_SWEEP_AGE * 2)
+        await Watermark.create(name=RUNS, value="{}", moved_at=now() - MAX_SWEEP_AGE * 2)
     assert_check((await checks_by_name(world))["reconciler"], State.FAIL, "last ran at", "paidup work")
     async with open_database(world.database_url):
         await an_invoice(await an_account(), next_check_at=now() - OVERDUE * 2)

@@ -41,7 +41,7 @@ async def test_a_payment_without_a_webhook_is_found_in_the_list_of_paid_invoices
     assert await ada.balance() == 2000
     assert (await Invoice.get(id=purchase["invoice"])).settled_via == "reconciliation"
     assert await paidup.services.reconciler.lists.paid_invoices() == 0, "the next round is not due yet"
-    await Watermark.all().update(moved_at=now() - timedelta(hours=1))
+    await Watermark.all().update(moved_at=now() - timedelta(days=1))
     assert await paidup.services.reconciler.lists.paid_invoices() == 0, "and finds nothing that is not known"
     await assert_books_balance(grants=1)
 
@@ -168,7 +168,7 @@ async def test_a_renewal_is_credited_like_the_first_payment(world: World, stripe
     await paidup.services.reconciler.lists.paid_invoices()
     subscription = (await Invoice.get(id=purchase["invoice"])).subscription
     await stripe_side.control(f"subscriptions/{subscription}/renew")
-    await Watermark.all().update(moved_at=now() - timedelta(hours=1))
+    await Watermark.all().update(moved_at=now() - timedelta(days=1))
     assert await paidup.services.reconciler.lists.paid_invoices() == 1
     assert await ada.balance() == 4000
     await assert_books_balance(grants=2)

@@ -12,7 +12,6 @@ import promql_parser
 import pytest
 import yaml
 
-from paidup.operations.doctor.database_checks import EVERY_MINUTE_SWEEP
 from paidup.operations.doctor.report import checklist_link
 from paidup.operations.doctor.run import CHECKS
 from paidup.reconciliation.alarms import ALARMS
@@ -206,10 +205,6 @@ def test_the_checklist_has_every_check_of_the_doctor() -> None:
         path, _, anchor = checklist_link(name).partition("#")
         assert ROOT / path == CHECKLIST
         assert anchor in anchors
-
-
-def test_the_doctors_sweep_exists() -> None:
-    assert f'("{EVERY_MINUTE_SWEEP}", PAYMENT_TYPES)' in modules()["paidup.reconciliation.list_sweeps"].text
 
 
 def test_every_defence_in_the_threat_model_names_a_test() -> None:

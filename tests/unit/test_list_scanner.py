@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from paidup.db.models import Watermark
 from paidup.errors import StripeError, StripeRefused, StripeUnavailable
-from paidup.reconciliation.list_scanner import PAGES_A_ROUND, Scan, scan
+from paidup.reconciliation.list_scanner import PAGES_A_ROUND, Pace, Scan, scan
+from paidup.runtime.clock import now
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -21,7 +25,7 @@ class Listing:
 
     @property
     def what(self) -> Scan:
-        return Scan("some_list", 60, 3600, 86400, self.take)
+        return Scan("some_list", 60, 5400, 3600, 86400, self.take)
 
     async def take(self, _: int, after: str | None) -> tuple[int, str | None, bool]:
         self.asked.append(after)
@@ -64,3 +68,18 @@ async def test_a_first_page_that_is_refused_is_an_error() -> None:
     listing.failure = StripeRefused("Invalid types")
     with pytest.raises(StripeRefused):
         await scan(listing.what)
+
+
+async def test_a_scan_has_two_paces_and_may_be_stopped() -> None:
+    """At rest it waits an hour and a half instead of a minute; a stopped one asks nothing."""
+    listing = Listing()
+    while await scan(listing.what):
+        pass
+    await Watermark.all().update(moved_at=now() - timedelta(minutes=5))
+    assert await scan(listing.what, Pace.AT_REST) == 0
+    assert await scan(listing.what, Pace.STOPPED) == 0
+    assert await scan(listing.what, Pace.OFTEN) == PAGES_A_ROUND
+    assert await scan(listing.what, Pace.AT_REST) == 2, "more pages: at once, at either pace"
+    await Watermark.all().update(moved_at=now() - timedelta(minutes=91))
+    assert await scan(listing.what, Pace.STOPPED) == 0
+    assert await scan(listing.what, Pace.AT_REST) == PAGES_A_ROUND

@@ -388,6 +388,16 @@ class Watermark(Model):
         table = "watermarks"
 
 
+class StripeReads(Model):
+    """How often all processes have read from Stripe in a month (UTC): see stripe_api/read_count.py."""
+
+    month = fields.CharField(7, primary_key=True)
+    reads = fields.BigIntField()
+
+    class Meta:
+        table = "stripe_reads"
+
+
 class TimelineEntry(Model):
     """Append-only: what happened to one invoice, and when."""
 

@@ -6,17 +6,19 @@ credits: what Stripe says goes to the settlement, like any other facts.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
+from weakref import WeakValueDictionary
 
 import structlog
 
 from paidup.db.bulk import execute
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice
-from paidup.domain.decisions import TERMINAL
+from paidup.domain.decisions import TERMINAL, InvoiceStatus
 from paidup.domain.messages import Stage, StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
 from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeUnavailable
@@ -39,6 +41,8 @@ LEASE_S = 5.0
 """How long a process that died during a verification keeps the others from verifying."""
 RESULT_TTL_S = 0.4
 """How long the answer "not yet" counts as fresh."""
+REFRESH_TRIES = 10
+"""So often, at intervals of half that, another process's read is waited for."""
 
 # ruff: noqa: S608 - made of constants, never of a value
 _TERMINAL = ", ".join(f"'{status.value}'" for status in TERMINAL)
@@ -68,6 +72,7 @@ class Verification:
         self._hub = hub
         self._timeline = timeline
         self._queue = queue
+        self._refreshing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def verify(
         self, invoice: str, source: Source = Source.VERIFICATION, max_wait_s: float | None = None
@@ -93,6 +98,27 @@ class Verification:
         """Read an invoice that may be unknown here, without a lease, and settle it."""
         read = await self._gateway.read_invoice(invoice, purpose=purpose)
         return await self.settle(read.facts(), source, account_id), read
+
+    async def refresh(self, invoice: str, source: Source) -> Settled | None:
+        """Read an invoice that an event is about, unless it is settled: None, since no read could add to it.
+
+        The events of one payment arrive together: they are taken one by one in this process, and by
+        the lease in others, so that one read serves them all.
+        """
+        async with self._refreshing.setdefault(invoice, asyncio.Lock()):
+            for _ in range(REFRESH_TRIES):
+                with storage_errors():
+                    status = await read_status(invoice)
+                if status is None or status.status is InvoiceStatus.VOID:
+                    break
+                if status.terminal:
+                    return None
+                if settled := await self.verify(invoice, source):
+                    return settled
+                # Another process reads it, perhaps since before this event: its answer may not suffice.
+                await asyncio.sleep(RESULT_TTL_S / 2)
+            settled, _ = await self.read(invoice, source)
+            return settled
 
     async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
         """Settle, once the prices of its lines are known. Where one is not, read the plans' prices again."""

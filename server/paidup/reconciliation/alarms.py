@@ -3,8 +3,9 @@
 `webhooks_silent`: payments are credited by verification and the reconciler, and no webhook arrives
 (S35). `events_given_up`: events could not be handled, and need an operator (S15). `unknown_currency`:
 payments wait for an amount of their price in their currency.
-`reconciler_behind`: due work is not done, since no worker runs or it is too slow. All are computed
-from the tables, so any process can report them. What to do: docs/operations.md.
+`reconciler_behind`: due work is not done, since no worker runs or it is too slow.
+`stripe_reads_high`: most of the month's reads from Stripe are used up. All are computed from the
+tables, so any process can report them. What to do: docs/operations.md.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import EventSource, Invoice, StripeEvent
 from paidup.domain.payment_facts import Source
 from paidup.payments.outcomes import EventOutcome
+from paidup.reconciliation.read_budget import DEFAULT_READS_PER_MONTH, ReadUse, read_use
 from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
 
-ALARMS = ("webhooks_silent", "events_given_up", "unknown_currency", "reconciler_behind")
+ALARMS = (
+    *("webhooks_silent", "events_given_up", "unknown_currency", "reconciler_behind"),
+    "stripe_reads_high",
+)
 
 PARKED_FOR_CURRENCY = f"parked: {EventOutcome.UNKNOWN_CURRENCY}"
 SETTLED_WITHOUT_WEBHOOK = 3
@@ -52,16 +57,18 @@ class Queue(msgspec.Struct, frozen=True):
 
 
 class AlarmSnapshot(msgspec.Struct, frozen=True):
-    """The alarms that are on, and the reconciler's queues."""
+    """The alarms that are on, the reconciler's queues, and the reads from Stripe this month."""
 
     alarms: list[Alarm]
     queues: list[Queue]
+    reads: int = 0
 
     def export(self, metrics: Metrics) -> None:
         """Set the metrics of alarms and queues."""
         on = {alarm.name for alarm in self.alarms}
         for name in ALARMS:
             metrics.alarm.labels(name).set(name in on)
+        metrics.stripe_reads.set(self.reads)
         for queue in self.queues:
             metrics.due.labels(queue.name).set(queue.due)
 
@@ -69,7 +76,8 @@ class AlarmSnapshot(msgspec.Struct, frozen=True):
 class Alarms:
     """Takes a snapshot every `CACHED_S` at most, since /readyz and /metrics ask often."""
 
-    def __init__(self) -> None:
+    def __init__(self, reads_per_month: int = DEFAULT_READS_PER_MONTH) -> None:
+        self._reads_per_month = reads_per_month
         self._snapshot = AlarmSnapshot([], [])
         self._taken_at = float("-inf")
 
@@ -80,21 +88,22 @@ class Alarms:
     async def snapshot(self) -> AlarmSnapshot:
         """Raises StorageUnavailable."""
         if time.monotonic() - self._taken_at > CACHED_S:
-            self._snapshot = await take_snapshot()
+            self._snapshot = await take_snapshot(self._reads_per_month)
             self._taken_at = time.monotonic()
         return self._snapshot
 
 
-async def take_snapshot() -> AlarmSnapshot:
+async def take_snapshot(reads_per_month: int = DEFAULT_READS_PER_MONTH) -> AlarmSnapshot:
     """Compute the alarms and queues from the tables. Raises StorageUnavailable."""
-    queues = await due_queues()
+    queues, use = await due_queues(), await read_use(reads_per_month, now())
     found = (
         await webhook_silence(),
         await events_given_up(),
         await unknown_currency(),
         reconciler_behind(queues),
+        stripe_reads_high(use),
     )
-    return AlarmSnapshot([alarm for alarm in found if alarm], queues)
+    return AlarmSnapshot([alarm for alarm in found if alarm], queues, use.reads)
 
 
 async def due_queues() -> list[Queue]:
@@ -138,6 +147,15 @@ async def unknown_currency() -> Alarm | None:
         " granted: give the price that currency in Stripe (currency_options), then `paidup replay` them."
     )
     return Alarm("unknown_currency", text)
+
+
+def stripe_reads_high(use: ReadUse) -> Alarm | None:
+    """The alarm that the month's reads are nearly used up, or None."""
+    if not use.alarming:
+        return None
+    stopped = "Scans of Stripe's lists have stopped" if use.used_up else "Scans of Stripe's lists stop then"
+    text = f"{use.reads} of {use.allowed} reads of {use.month} are used up. {stopped}; customers go on."
+    return Alarm("stripe_reads_high", text + " See PaidupStripeReadsHigh in docs/operations.md.")
 
 
 async def events_given_up() -> Alarm | None:

@@ -1,5 +1,8 @@
 """Scans Stripe's lists, newest first: a few pages a round, going on where the last round stopped.
 
+Where webhooks are known to arrive, a scan only confirms that, at its pace `at_rest_s`. Otherwise, and
+after each start of a process, it runs every `every_s`. Where the month's reads are used up, it stops.
+
 A watermark row holds the progress of each scan, and is the claim by which one of many reconcilers
 runs a round. A scan that has reached its end starts again from where the last one began, less a
 lookback: objects that Stripe lists late are found as well, and finding one twice costs nothing.
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from enum import Enum
 
 import msgspec
 
@@ -20,6 +24,14 @@ from paidup.runtime.clock import now
 PAGES_A_ROUND = 5
 
 
+class Pace(Enum):
+    """How often the scans run now."""
+
+    OFTEN = "often"
+    AT_REST = "at rest"
+    STOPPED = "stopped"
+
+
 class Scan(msgspec.Struct, frozen=True):
     """What to scan, and how. Times in seconds; `horizon_s` is how far back the first scan goes.
 
@@ -29,6 +41,7 @@ class Scan(msgspec.Struct, frozen=True):
 
     name: str
     every_s: float
+    at_rest_s: float
     lookback_s: int
     horizon_s: int
     handle_page: Callable[[int, str | None], Awaitable[tuple[int, str | None, bool]]]
@@ -42,14 +55,16 @@ class Progress(msgspec.Struct, frozen=True):
     after: str | None = None
 
 
-async def scan(what: Scan) -> int:
+async def scan(what: Scan, pace: Pace = Pace.OFTEN) -> int:
     """Run one round, if it is due and no other process runs it. How many new objects it found."""
+    if pace is Pace.STOPPED:
+        return 0
     at = now()
-    progress = await _claim(what, at)
+    progress = await _claim(what, at, what.every_s if pace is Pace.OFTEN else what.at_rest_s)
     if progress is None:
         return 0
     found = 0
-    continue_at_once = at - timedelta(seconds=what.every_s)
+    continue_at_once = at - timedelta(seconds=what.at_rest_s)
     for _ in range(PAGES_A_ROUND):
         try:
             new, last, has_more = await what.handle_page(progress.since, progress.after)
@@ -74,10 +89,10 @@ async def scan(what: Scan) -> int:
     return found
 
 
-async def _claim(what: Scan, at: datetime) -> Progress | None:
+async def _claim(what: Scan, at: datetime, every_s: float) -> Progress | None:
     unix = int(at.timestamp())
     first = Progress(since=unix - what.horizon_s, began=unix)
-    due_since = at - timedelta(seconds=what.every_s)
+    due_since = at - timedelta(seconds=every_s)
     if not await claim_watermark(what.name, moved_before=due_since, moved_at=at, initial=_encode(first)):
         return None
     row = await Watermark.get(name=what.name)

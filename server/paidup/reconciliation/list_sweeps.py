@@ -17,8 +17,10 @@ from paidup.errors import StripeRefused
 from paidup.payments.outcomes import Outcome
 from paidup.payments.refunds import REVERSAL_STRUCTS, ReversalHandler, StripeReversal
 from paidup.payments.verification import Verification
-from paidup.reconciliation.list_scanner import Scan, scan
+from paidup.reconciliation.list_scanner import Pace, Scan, scan
+from paidup.reconciliation.read_budget import read_use
 from paidup.reconciliation.stripe_events import PAYMENT_TYPES, REVERSAL_TYPES, Events, store
+from paidup.reconciliation.webhook_health import webhooks_are_doubted
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
@@ -26,7 +28,8 @@ from paidup.stripe_api.schemas import Event, StripeInvoice, decode
 
 log = structlog.get_logger(__name__)
 
-DAY_S = 24 * 3600
+HOUR_S = 3600
+DAY_S = 24 * HOUR_S
 MAX_IGNORED_REVERSALS = 10_000
 """How many refunds and disputes of unrelated payments are remembered."""
 
@@ -38,7 +41,10 @@ class ListSweeps:
         verification: Verification,
         events: Events,
         reversals: ReversalHandler,
+        reads_per_month: int,
     ) -> None:
+        self._reads_per_month = reads_per_month
+        self._begun: set[str] = set()
         self._gateway = gateway
         self._verification = verification
         self._events = events
@@ -46,21 +52,39 @@ class ListSweeps:
         self._ignored: set[str] = set()
         # Stripe takes at most twenty event types in one request.
         self._event_scans = [
-            Scan(name, 60, 3 * DAY_S, 30 * DAY_S, partial(self._handle_events, types))
+            Scan(name, 60, 1.5 * HOUR_S, 3 * DAY_S, 30 * DAY_S, partial(self._handle_events, types))
             for name, types in (
                 ("undelivered_events", PAYMENT_TYPES),
                 ("undelivered_reversals", tuple(REVERSAL_TYPES)),
             )
         ]
         self._reversal_scans = [
-            Scan(f"{kind}s", 300, DAY_S, 30 * DAY_S, partial(self._handle_reversals, kind))
+            Scan(f"{kind}s", 300, 3 * HOUR_S, DAY_S, 30 * DAY_S, partial(self._handle_reversals, kind))
             for kind in ReversalKind
         ]
-        self._invoice_scan = Scan("paid_invoices", 300, DAY_S + 3600, 30 * DAY_S, self._settle_invoices)
+        self._invoice_scan = Scan(
+            "paid_invoices", 300, 2 * HOUR_S, DAY_S + HOUR_S, 30 * DAY_S, self._settle_invoices
+        )
 
     async def undelivered_events(self) -> int:
         """Store and handle events that Stripe could not deliver, up to 30 days back."""
-        return sum([await scan(each) for each in self._event_scans])
+        return await self._scan(*self._event_scans)
+
+    async def _scan(self, *scans: Scan) -> int:
+        pace = await self._pace()
+        found = 0
+        for each in scans:
+            begun = each.name in self._begun
+            found += await scan(each, pace if begun or pace is Pace.STOPPED else Pace.OFTEN)
+            self._begun.add(each.name)
+        return found
+
+    async def _pace(self) -> Pace:
+        """How often the scans run now: see `webhook_health.py` and `read_budget.py`."""
+        at = now()
+        if (await read_use(self._reads_per_month, at)).used_up:
+            return Pace.STOPPED
+        return Pace.OFTEN if await webhooks_are_doubted(at) else Pace.AT_REST
 
     async def _handle_events(
         self, types: Sequence[str], since: int, after: str | None
@@ -80,7 +104,7 @@ class ListSweeps:
 
     async def paid_invoices(self) -> int:
         """Settle paid invoices whose events were answered 200 and lost, or never sent."""
-        return await scan(self._invoice_scan)
+        return await self._scan(self._invoice_scan)
 
     async def _settle_invoices(self, since: int, after: str | None) -> tuple[int, str | None, bool]:
         page = await self._gateway.list_paid_invoices(since, after, BACKGROUND_MAX_WAIT_S)
@@ -100,7 +124,7 @@ class ListSweeps:
 
     async def reversals(self) -> int:
         """Handle refunds, disputes and credit notes whose events were lost or never sent."""
-        return sum([await scan(each) for each in self._reversal_scans])
+        return await self._scan(*self._reversal_scans)
 
     async def _handle_reversals(
         self, kind: ReversalKind, since: int, after: str | None

@@ -1,4 +1,4 @@
-"""How the reconciler treats what is old: from the settings."""
+"""How the reconciler treats what is old, and how much it may ask of Stripe: from the settings."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from datetime import timedelta
 import msgspec
 
 from paidup.reconciliation.pruning import Retention
+from paidup.reconciliation.read_budget import DEFAULT_READS_PER_MONTH
 from paidup.settings import Settings
 
 
 class ReconcilerPolicy(msgspec.Struct, frozen=True):
-    """`abandoned_after`: when an unpaid top-up is voided."""
+    """`abandoned_after`: when an unpaid top-up is voided. `reads_per_month`: see read_budget.py."""
 
     retention: Retention = Retention()
     abandoned_after: timedelta = timedelta(hours=23)
+    reads_per_month: int = DEFAULT_READS_PER_MONTH
 
 
 DEFAULT_POLICY = ReconcilerPolicy()
@@ -24,4 +26,5 @@ def policy_of(settings: Settings) -> ReconcilerPolicy:
     return ReconcilerPolicy(
         Retention(timedelta(days=settings.event_payload_days), timedelta(days=settings.timeline_days)),
         timedelta(hours=settings.abandoned_after_h),
+        settings.stripe_reads_per_month,
     )

@@ -84,8 +84,9 @@ INTENT_TYPES = (
     "payment_intent.canceled",
 )
 INVOICE_PAYMENT_TYPES = ("invoice_payment.paid",)
+SUBSCRIPTION_CREATED = "customer.subscription.created"
 SUBSCRIPTION_TYPES = (
-    "customer.subscription.created",
+    SUBSCRIPTION_CREATED,
     "customer.subscription.updated",
     "customer.subscription.deleted",
     "customer.subscription.paused",
@@ -269,7 +270,9 @@ class Events:
     async def _subscription(self, event: Event, source: Source) -> Handled:
         # Event order is not guaranteed: an event is a reason to read the subscription again, at most.
         subscription = payload(event, StripeSubscription, API_VERSION)
-        outcome = await self._subscriptions.on_event(event.about(), subscription)
+        outcome = await self._subscriptions.on_event(
+            event.about(), subscription, created=event.kind == SUBSCRIPTION_CREATED
+        )
         if subscription is None or subscription.status not in UNPAID_STATUSES:
             return Handled(outcome)
         if subscription.latest_invoice_id is None:
@@ -306,12 +309,12 @@ class Events:
     async def _refetch(self, event: Event, invoice: str, source: Source) -> Handled:
         self._note_received(invoice, event, source)
         try:
-            settled, _ = await self._verification.read(invoice, source)
+            settled = await self._verification.refresh(invoice, source)
         except StripeRefused as error:
             if error.code == "resource_missing":
                 return Handled(EventOutcome.UNKNOWN_INVOICE)
             raise
-        return _handled(settled.outcome)
+        return _handled(settled.outcome if settled else Outcome.ALREADY_SETTLED)
 
     def _note_received(self, invoice: str, event: Event, source: Source) -> None:
         if source is Source.WEBHOOK:

@@ -82,6 +82,9 @@ class Metrics:
             "endpoint",
             "purpose",
         )
+        self.stripe_reads = self._gauge(
+            "paidup_stripe_reads", "Reads from Stripe this month (UTC), by all processes."
+        )
         self.stripe_budget_exhausted = self._counter(
             "paidup_stripe_rate_limit_timeouts_total",
             "Requests to Stripe not made because the rate limiter timed out.",

