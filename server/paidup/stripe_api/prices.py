@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 import structlog
 from msgspec.structs import replace
 
+from paidup.db.connection import storage_errors
 from paidup.db.models import KnownPrice
 from paidup.domain.catalog import Catalogue, PlanPrice, PriceBook, StripePrice
 from paidup.domain.payment_facts import LineFacts
@@ -115,7 +116,8 @@ class PriceCatalog(PriceBook):
     async def learn(self, lines: Iterable[LineFacts]) -> None:
         """Read the prices of these lines that are not known, or not in the line's currency.
 
-        Does nothing where all are known. Where Stripe does not answer, they stay unknown.
+        Does nothing where all are known. Where Stripe does not answer, they stay unknown. Raises
+        StorageUnavailable.
         """
         unread = {line.price: line for line in lines if line.price and self._is_unread(line)}
         for price_id in list(unread)[:MAX_READS]:
@@ -185,9 +187,10 @@ class PriceCatalog(PriceBook):
     async def _save(self, price: StripePrice) -> None:
         if self._prices.get(price.id) == price:
             return
-        self.add(price)
         values = {name: getattr(price, name) for name in _KEPT}
-        await KnownPrice.update_or_create(values, id=price.id)
+        with storage_errors():
+            await KnownPrice.update_or_create(values, id=price.id)
+        self.add(price)
 
 
 _KEPT = [name for name in StripePrice.__struct_fields__ if name != "id"]
