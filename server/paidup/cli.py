@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -16,7 +16,6 @@ import typer
 from prometheus_client import start_http_server
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from paidup.credits.audit import Finding, audit_all
 from paidup.db.connection import migrate as run_migrations
@@ -31,7 +30,9 @@ from paidup.operations.doctor.run import run_checks
 from paidup.operations.explain import REFERENCE_KINDS
 from paidup.operations.explain import explain as explain_reference
 from paidup.operations.explain_terminal import render_explanation
+from paidup.operations.import_subscriptions import ImportOptions, ImportReport, SubscriptionImport
 from paidup.operations.price_setup import PriceSetup, ensure_prices
+from paidup.operations.progress import progress_bar
 from paidup.operations.stripe_setup import (
     EndpointSetup,
     ensure_endpoint,
@@ -176,6 +177,34 @@ def backfill(
                 console.print(f"{invoices:8} {outcome}")
 
 
+@app.command("import")
+def import_subscriptions(
+    account_metadata: Annotated[
+        str | None,
+        typer.Option(help="Your own metadata key, on subscriptions or customers, that holds your user ids."),
+    ] = None,
+    credit_current_period: Annotated[
+        bool, typer.Option("--credit-current-period", help="Also credit what was paid for this period.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; say what would happen.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Take up the subscriptions that exist in Stripe already. Safe to interrupt and to run again."""
+    options = ImportOptions(account_metadata, credit_current_period, dry_run)
+    report = ImportReport()
+    try:
+        _run(_import(_quiet_settings(), options, report))
+    finally:  # also after Ctrl-C: what was taken up so far stays so
+        if as_json:
+            _print_json(report)
+        else:
+            console.print("\n".join(report.lines()), markup=False, highlight=False)
+    if not report.complete:
+        raise typer.Exit(1)
+
+
 @app.command()
 def replay(
     event: Annotated[str, typer.Argument(help="evt_...; fetched from Stripe if it is not stored.")],
@@ -274,21 +303,6 @@ def _print_endpoint(endpoint: EndpointSetup) -> None:
         )
 
 
-@contextmanager
-def _progress(description: str, total: int) -> Iterator[Progress]:
-    """Show a progress bar on standard error; standard output is for the result."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[done]}"),
-        TimeElapsedColumn(),
-    )
-    hidden = not error_console.is_terminal
-    with Progress(*columns, console=error_console, transient=True, disable=hidden) as progress:
-        progress.add_task(description, total=total, done="")
-        yield progress
-
-
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     with suppress(KeyboardInterrupt):
         return asyncio.run(coroutine)
@@ -341,13 +355,24 @@ async def _backfill(settings: Settings, since: datetime, counts: Counter[str]) -
     async with open_services(settings) as services:
         newest, oldest = now().timestamp(), since.timestamp()
         # The number of invoices is unknown, so the bar shows how far back in time the backfill has come.
-        with _progress("Paid invoices", round(newest - oldest)) as progress:
+        with progress_bar("Paid invoices", round(newest - oldest)) as progress:
 
             def on_progress(done: int, created: int) -> None:
                 bar = progress.task_ids[0]
                 progress.update(bar, completed=newest - created, done=f"{done} invoices")
 
             await backfills.backfill(services.gateway, services.reconciler, since, counts, on_progress)
+
+
+async def _import(settings: Settings, options: ImportOptions, report: ImportReport) -> None:
+    async with open_services(settings) as services:
+        with progress_bar("Subscriptions", None) as progress:  # their number is unknown
+
+            def on_progress(done: int) -> None:
+                progress.update(progress.task_ids[0], completed=done, done=f"{done} subscriptions")
+
+            parts = (services.gateway, services.prices, services.subscriptions, services.verification)
+            await SubscriptionImport(*parts, services.clock, options, report).run(on_progress)
 
 
 async def _replay(settings: Settings, event: str) -> backfills.Replayed:
@@ -359,7 +384,7 @@ async def _audit() -> tuple[int, list[Finding]]:
     with storage_errors():
         total = await Account.all().count()
     audited = 0
-    with _progress("Accounts", total) as progress:
+    with progress_bar("Accounts", total) as progress:
 
         def on_progress(accounts: int) -> None:
             nonlocal audited

@@ -128,6 +128,7 @@ class Services:
     settlement: Settlement
     verification: Verification
     verification_queue: VerificationQueue
+    subscriptions: SubscriptionSync
     events: Events
     checkout: Checkout
     plan_changes: PlanChanges
@@ -179,6 +180,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             settlement=payments.settlement,
             verification=payments.verification,
             verification_queue=payments.verification_queue,
+            subscriptions=payments.subscriptions,
             events=payments.events,
             checkout=checkout,
             plan_changes=PlanChanges(

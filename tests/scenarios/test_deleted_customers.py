@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from paidup.db.customers import account_id_of, customers_of
@@ -161,8 +162,11 @@ async def test_a_refusal_for_another_reason_forgets_no_customer(
     async with open_services(settings(**world.given())) as services:
         account = await services.checkout.account("ada", await stripe_side.customer())
         customer = account.stripe_customer
+        price_of_pro = await services.prices.id_for(services.catalogue.plan("pro").price())
 
         async def another_price(price: PlanPrice) -> str:
+            real = services.prices[price_of_pro]
+            services.prices.add(msgspec.structs.replace(real, id="price_gone"))
             return "price_gone"
 
         services.prices.id_for = another_price  # type: ignore[method-assign]

@@ -268,7 +268,7 @@ class Subscription(Model):
     ended_at = fields.DatetimeField(null=True)
     latest_invoice = fields.CharField(255, null=True)
     paid_elsewhere = fields.CharField(255, null=True)
-    """Its latest invoice when it was taken up, paid before Paidup knew of it: its credits are not granted."""
+    """Its latest paid invoice when it was taken up, "" if that is not paid: none until then is credited."""
     collection_paused = fields.BooleanField(default=False, db_default=False)
     """Its invoices are not collected for now (`pause_collection`); its status does not say so."""
     fetched_at = fields.DatetimeField(null=True)

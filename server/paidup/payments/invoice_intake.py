@@ -19,9 +19,12 @@ from paidup.domain.catalog import Catalogue, PriceBook, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import Quote, quote
 from paidup.payments.outcomes import PUBLISH_GRACE, Outcome, Settled
-from paidup.runtime.clock import now
+from paidup.runtime.clock import at_unix, now
 
 log = structlog.get_logger(__name__)
+
+CLOCK_DIFFERENCE = timedelta(minutes=5)
+"""By how much Stripe's clock may be behind ours: a renewal just after the take-up is not one of the past."""
 
 
 async def create_invoice(
@@ -46,6 +49,8 @@ async def create_invoice(
         return missing_price(quoted)
     if quoted.plan is None:
         return await _without_plan(invoice, quoted, prices)
+    if account_id is None and await _was_paid_elsewhere(invoice):
+        return Settled(Outcome.PAID_ELSEWHERE, "it was paid before its subscription was taken up")
     account = await _find_account(invoice, account_id)
     if account is None:
         unknown = f"is named {invoice.account}" if invoice.account else f"has the customer {invoice.customer}"
@@ -87,6 +92,16 @@ def missing_price(quoted: Quote) -> Settled:
         text = ", ".join(quoted.unpriced)
         return Settled(Outcome.UNKNOWN_CURRENCY, f"prices without an amount in this currency: {text}")
     return Settled(Outcome.UNKNOWN_PRICE, f"prices that are not read yet: {', '.join(quoted.unread_prices)}")
+
+
+async def _was_paid_elsewhere(invoice: InvoiceFacts) -> bool:
+    """Whether its subscription was taken up after it: see `SubscriptionSync.take_up`."""
+    taken_up = Subscription.filter(id=invoice.subscription, paid_elsewhere__not_isnull=True)
+    row = await taken_up.only("id", "created_at", "paid_elsewhere").first() if invoice.subscription else None
+    if row is None:
+        return False
+    finalized_at = invoice.finalized_at or invoice.created
+    return invoice.id == row.paid_elsewhere or at_unix(finalized_at) < row.created_at - CLOCK_DIFFERENCE
 
 
 async def _find_account(invoice: InvoiceFacts, account_id: int | None) -> Account | None:

@@ -34,6 +34,8 @@ class Outcome(StrEnum):
     """The invoice sells no plan, so Paidup does not follow it."""
     NOT_OURS = "not_ours"
     """The invoice is for another product on the same Stripe account."""
+    PAID_ELSEWHERE = "paid_elsewhere"
+    """It was paid before Paidup took up its subscription: its credits were given elsewhere."""
 
     @property
     def done(self) -> bool:
@@ -58,6 +60,7 @@ class EventOutcome(StrEnum):
     NEEDS_REFETCH = "needs_refetch"
     IRRELEVANT = "irrelevant"
     NOT_OURS = "not_ours"
+    PAID_ELSEWHERE = "paid_elsewhere"
     DUPLICATE = "duplicate"
     """The event was handled before. Never stored: the first delivery's outcome stays."""
     POSTPONED = "postponed"

@@ -148,6 +148,9 @@ class ListSweeps:
             # A failure of this one: the others are still handled.
             log.warning("reversal_failed", reversal=listed.id, error=str(error))
             return None
-        if outcome is Outcome.IRRELEVANT and len(self._ignored) < MAX_IGNORED_REVERSALS:
+        if (
+            outcome in (Outcome.IRRELEVANT, Outcome.PAID_ELSEWHERE)
+            and len(self._ignored) < MAX_IGNORED_REVERSALS
+        ):
             self._ignored.add(listed.id)  # or each listing of it would cost a call to Stripe
         return outcome

@@ -27,7 +27,7 @@ from paidup.runtime.clock import Clock, at_unix
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
-from paidup.stripe_api.schemas import StripeSubscription, SubscriptionItem
+from paidup.stripe_api.schemas import StripeInvoice, StripeSubscription, SubscriptionItem
 from paidup.subscriptions.renewals import Renewals
 
 log = structlog.get_logger(__name__)
@@ -158,8 +158,10 @@ class SubscriptionSync:
         latest = current.latest_invoice_id
         if latest is None or await Invoice.exists(id=latest):
             return None
-        read = await self._gateway.read_invoice(latest, purpose=Purpose.REQUEST)
-        return latest if read.status == "paid" else None
+        shown = current.latest_invoice
+        if not isinstance(shown, StripeInvoice):
+            shown = await self._gateway.read_invoice(latest, purpose=Purpose.REQUEST)
+        return latest if shown.status == "paid" else None
 
     async def is_own(self, shown: StripeSubscription, account: Account) -> bool:
         """Whether it is this account's and Paidup's, not one to another product of the same customer."""
@@ -168,12 +170,12 @@ class SubscriptionSync:
                 return False
         if shown.named_account == account.external_id:
             return True
-        if shown.named_account is None and self._sells_plan(shown):
+        if shown.named_account is None and self.sells_plan(shown):
             return True
         with storage_errors():
             return await Invoice.exists(subscription=shown.id, account_id=account.id)
 
-    def _sells_plan(self, shown: StripeSubscription) -> bool:
+    def sells_plan(self, shown: StripeSubscription) -> bool:
         return any(self._prices.is_ours(item.price.id, item.price.product) for item in shown.items.data)
 
     async def read(self, subscription: str, max_wait_s: float | None = None) -> Subscription | None:
@@ -188,7 +190,7 @@ class SubscriptionSync:
             with storage_errors():
                 await Subscription.filter(id=subscription).update(refresh_at=None)
             return None
-        if not self._sells_plan(current) and not await self._is_known_as_own(current):
+        if not self.sells_plan(current) and not await self._is_known_as_own(current):
             await Subscription.filter(id=subscription).delete()
             log.info("subscription_not_own", subscription=subscription)
             return None
