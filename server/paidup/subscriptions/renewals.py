@@ -117,7 +117,8 @@ class Renewals:
             return False
         quoted = quote(facts.lines, self._catalogue, self._prices)
         plan = self._catalogue.find(quoted.plan)
-        if plan is None or quoted.unknown_prices or not facts.lines_complete:
+        known = quoted.complete and not quoted.unknown_prices
+        if plan is None or not (known and facts.lines_complete):
             return False
         return plan.collect_renewals is CollectRenewals.AT_ONCE
 
