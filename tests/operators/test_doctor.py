@@ -314,6 +314,16 @@ async def test_missing_webhooks_fail(world: World) -> None:
     )
 
 
+async def test_webhooks_of_another_version_are_reported(world: World) -> None:
+    """S19: `stripe listen` without --latest."""
+    assert (await checks_by_name(world))["event version"].state is State.OK
+    async with open_database(world.database_url):
+        event: dict[str, Any] = {"id": "evt_1", "type": "invoice.paid", "payload": "{}"}
+        await StripeEvent.create(**event, received_at=now(), api_version="2024-06-20", handled_at=now())
+    found = (await checks_by_name(world))["event version"]
+    assert_check(found, State.WARN, "1 events", "2024-06-20", "stripe listen", "--latest")
+
+
 async def test_a_stopped_or_slow_reconciler_is_reported(world: World) -> None:
     async with open_database(world.database_url):
         await Watermark.create(
