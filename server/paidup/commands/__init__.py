@@ -1,0 +1,1 @@
+"""The commands of `paidup`: a module for each group; `paidup.cli` lists them."""

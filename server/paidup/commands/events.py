@@ -1,0 +1,48 @@
+"""The commands for stored Stripe events: replay and dismiss."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paidup.commands.shared import Json, console, print_json, quiet_settings, run, with_database
+from paidup.operations import backfill as backfills
+from paidup.operations.dismissal import current_user, dismiss_events
+from paidup.services import open_services
+from paidup.settings import Settings
+
+
+def replay(
+    event: Annotated[str, typer.Argument(help="evt_...; fetched from Stripe if it is not stored.")],
+    as_json: Json = False,
+) -> None:
+    """Handle a Stripe event again. Exit code 1 if it still cannot be handled."""
+    done = run(_replay(quiet_settings(), event))
+    if as_json:
+        print_json(done)
+    else:
+        console.print(f"{done.event} ({done.type}): {done.outcome}", markup=False, highlight=False)
+    if not done.done:
+        raise typer.Exit(1)
+
+
+def dismiss(
+    events: Annotated[list[str], typer.Argument(help="evt_...: events that were not handled.")],
+    reason: Annotated[str, typer.Option(help="Why nothing is to be done about them. It is stored.")],
+    by: Annotated[str, typer.Option(help="Who decided it. Default: your user name here.")] = "",
+    as_json: Json = False,
+) -> None:
+    """End the alarm about events that need no handling. Nothing is credited."""
+    work = dismiss_events(events, by or current_user(), reason)
+    dismissed = run(with_database(quiet_settings(), work))
+    if as_json:
+        print_json({"dismissed": dismissed})
+        return
+    for each in dismissed:
+        console.print(f"{each.event} ({each.type}): dismissed by {each.by}", markup=False, highlight=False)
+
+
+async def _replay(settings: Settings, event: str) -> backfills.Replayed:
+    async with open_services(settings) as services:
+        return await backfills.replay(services.gateway, services.events, event)

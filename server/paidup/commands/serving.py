@@ -1,0 +1,69 @@
+"""The commands that run Paidup: serve, work and migrate."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+from prometheus_client import start_http_server
+
+from paidup.commands.shared import console, run, settings_of_process
+from paidup.db.connection import migrate as run_migrations
+from paidup.errors import ConfigurationError
+from paidup.runtime.logs import configure_logging
+from paidup.runtime.metrics import Metrics
+from paidup.services import open_services
+from paidup.settings import Settings
+from paidup.uvicorn_server import serve as run_server
+
+
+def serve(
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Number of processes (default: WEB_CONCURRENCY). They share one Redis.", min=1),
+    ] = None,
+) -> None:
+    """Serve the API, webhooks and WebSockets."""
+    settings = settings_of_process()
+    run_server(settings, workers or settings.web_concurrency)
+
+
+def work(once: Annotated[bool, typer.Option(help="Run every sweep once, then exit.")] = False) -> None:
+    """Run the reconciler: settle payments that no browser and no webhook reported."""
+    settings = settings_of_process()
+    configure_logging(settings.log_level, settings.log_format)
+    run(_work(settings, once))
+
+
+def migrate() -> None:
+    """Apply database migrations. Safe to run again."""
+    settings = settings_of_process()
+    run(run_migrations(settings.effective_database_url))
+    console.print("The database is up to date.")
+
+
+async def _work(settings: Settings, once: bool) -> None:
+    async with open_services(settings) as services:
+        if once:
+            for sweep, rows in (await services.reconciler.sweep()).items():
+                console.print(f"{sweep}: {rows}")
+            return
+        _serve_metrics(settings, services.metrics)
+        reconciling = asyncio.create_task(services.reconciler.run_forever(settings.reconciler_interval_s))
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signum, reconciling.cancel)
+        with suppress(asyncio.CancelledError):
+            await reconciling
+
+
+def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
+    """Serve the worker's metrics over HTTP until the process ends."""
+    if not settings.worker_metrics_port:
+        return
+    try:
+        start_http_server(settings.worker_metrics_port, settings.host, registry=metrics.registry)
+    except OSError as error:
+        raise ConfigurationError([f"WORKER_METRICS_PORT: {error}"]) from None
