@@ -12,16 +12,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from paidup.credits import ledger
+from paidup.credits import ledger, reservations
+from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import open_database, write_transaction
-from paidup.db.models import Account, LedgerEntry, Subscription
+from paidup.db.models import Account, LedgerEntry, ReversalKind, Subscription
 from paidup.domain.billing_months import add_months
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice, Rollover, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.domain.renewals import RETRIES_LAST_AT_MOST, RenewalFacts, usable_until
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
-from paidup.runtime.clock import at_unix
+from paidup.runtime.clock import at_unix, now
 from paidup.runtime.metrics import Metrics
 from tests.support.billing_simulator import BEGIN
 from tests.support.factories import an_account, ignore_balance, three_sums
@@ -210,3 +211,57 @@ def test_nobody_in_good_standing_is_locked_out(database_url: str, plan: Plan) ->
             check()
         finally:
             runner.run(opened.__aexit__(None, None, None))
+
+
+async def _credits_return(plan: Plan, how: str) -> None:
+    """All credits are gone as the renewal settles within the grace; then those of the old period return."""
+    customer = Renewing(await an_account("returning"), plan)
+    first, key = f"in_grace_{customer.account.id}_{BEGIN}", f"held-{customer.account.id}"
+    await customer.pay("subscription_create")
+
+    async def refund(status: str) -> None:
+        id = f"re_{customer.account.id}"
+        await customer.settlement.reverse(ReversalNews(id, ReversalKind.REFUND, first, 900, status, now()))
+
+    if how == "failed refund":
+        await refund("pending")
+    else:
+        async with write_transaction():
+            account = await ledger.lock_account(customer.account.id)
+            await reservations.reserve(account, plan.credits, key, LATER + DAY, at_unix(customer.at))
+    customer.at = customer.start + HOUR_S
+    await customer.pay("subscription_cycle")
+    if how == "failed refund":
+        await refund("failed")
+    else:
+        async with write_transaction():
+            account = await ledger.lock_account(customer.account.id)
+            await reservations.release(account, key, at_unix(customer.at))
+    assert await customer.balance() == plan.rollover_cap + plan.credits
+
+
+@pytest.mark.parametrize("plan", [EXPIRING, CAPPED], ids=["expire", "cap"])
+@pytest.mark.parametrize("how", ["failed refund", "released"])
+async def test_credits_that_return_after_the_renewal_have_no_grace(
+    database_url: str, plan: Plan, how: str
+) -> None:
+    """S50: what a reservation or a failed refund returns belongs to a period that is over."""
+    async with open_database(database_url):
+        await _credits_return(plan, how)
+
+
+async def test_credits_that_return_to_an_unpaid_subscription_have_no_grace(database_url: str) -> None:
+    """S50: all were reserved when the subscription was read as unpaid; released, they have expired."""
+    async with open_database(database_url):
+        customer = Renewing(await an_account("unpaid"), EXPIRING)
+        key = f"held-{customer.account.id}"
+        await customer.pay("subscription_create")
+        async with write_transaction():
+            account = await ledger.lock_account(customer.account.id)
+            await reservations.reserve(account, EXPIRING.credits, key, LATER + DAY, at_unix(customer.at))
+        customer.at = customer.start + HOUR_S
+        await customer.sync("unpaid")
+        async with write_transaction():
+            account = await ledger.lock_account(customer.account.id)
+            await reservations.release(account, key, at_unix(customer.at))
+        assert await customer.balance() == 0

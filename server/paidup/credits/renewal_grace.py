@@ -60,8 +60,11 @@ async def end_former_installments(account: Account, made: CreditGrant, at: datet
 
 
 async def awaits_renewal(account: Account) -> bool:
-    """Whether the account has credits that a renewal would end. Reads without a lock."""
-    live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+    """Whether the account has grants whose grace a renewal would end. Reads without a lock.
+
+    Used-up ones as well: a reservation or a failed refund may return credits to them.
+    """
+    live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
     return await live.filter(usable_until__not_isnull=True).exists()
 
 

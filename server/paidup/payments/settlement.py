@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 from tortoise.exceptions import IntegrityError
+from tortoise.expressions import Q
 
 from paidup.credits import grants as granting
 from paidup.credits import ledger, renewal_grace, reversals
@@ -179,9 +180,10 @@ class Settlement:
 
     async def update_grace(self, subscription: Subscription) -> None:
         """A subscription was read: credits that its renewal will not follow can no longer be used."""
-        live = CreditGrant.filter(state=GrantState.LIVE, expires_at__not_isnull=True, remaining__gt=0)
+        live = CreditGrant.filter(state=GrantState.LIVE, expires_at__not_isnull=True)
+        usable = live.filter(Q(remaining__gt=0) | Q(usable_until__gt=self._clock()))
         with storage_errors():
-            if not await live.filter(invoice__subscription=subscription.id).exists():
+            if not await usable.filter(invoice__subscription=subscription.id).exists():
                 return
         async with write_transaction():
             account = await ledger.lock_account(subscription.account_id)
