@@ -92,6 +92,7 @@ def _prices() -> dict[str, Any]:
         {
             "id": f"price_{price.lookup_key}",
             "object": "price",
+            "product": f"prod_{plan.id}",
             "lookup_key": price.lookup_key,
             "unit_amount": price.amount_minor,
             "currency": price.currency,

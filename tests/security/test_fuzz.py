@@ -135,7 +135,7 @@ async def test_no_bytes_end_in_a_500(servers: Servers, name: str) -> None:
     """Raw requests and handshakes with malformed parts, including a valid token and ticket."""
     async with aiohttp.ClientSession() as http:
         paidup = Paidup(servers.url(name), http)
-        ada = paidup.customer("ada")
+        ada = paidup.customer(f"ada-{name}")  # the others of this file buy as "ada"
         paid = await ada.buy()
         await StripeSide(servers.url("sandbox"), http).confirm(paid["client_secret"])
         await ada.call("POST", "/api/invoices", {"invoice": paid["invoice"]})

@@ -11,8 +11,9 @@ from paidup.errors import StripeUnavailable
 from paidup.runtime.metrics import Metrics
 from paidup.runtime.redis_client import connect_redis
 from paidup.stripe_api import client as module
-from paidup.stripe_api.client import LOCK_RETRIES, RateLimitedClient
+from paidup.stripe_api.client import LOCK_RETRIES, RateLimitedClient, decode_answer
 from paidup.stripe_api.rate_limiter import RateLimiter
+from paidup.stripe_api.schemas import StripeInvoice
 
 LOCKED = {"error": {"code": "lock_timeout", "type": "invalid_request_error", "message": "locked"}}
 
@@ -69,3 +70,10 @@ async def test_a_rate_limit_pauses_the_endpoint(client: RateLimitedClient) -> No
         await client.call("limited", call)
     assert call.made == 1
     assert client._rate_limiter._endpoints["limited"].pause_s >= 1
+
+
+@pytest.mark.parametrize("body", ["<html>", "{}", '{"id": 1}', "[" * 10_000])
+def test_an_answer_of_another_shape_is_no_refusal(body: str) -> None:
+    """A proxy's page, or a later version of the API: what was asked may have been done."""
+    with pytest.raises(StripeUnavailable, match="an answer is not understood"):
+        decode_answer(StripeInvoice, body)

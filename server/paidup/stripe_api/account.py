@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from paidup.stripe_api.client import API_VERSION, RateLimitedClient, body_of
+from paidup.stripe_api.client import API_VERSION, RateLimitedClient, body_of, understood
 from paidup.stripe_api.permissions import Permission, missing_permissions
 from paidup.stripe_api.price_shapes import PriceInfo, decode_price, decode_prices
 from paidup.stripe_api.schemas import ListOf
@@ -37,6 +37,10 @@ class EndpointInfo(msgspec.Struct, frozen=True):
         return [] if "*" in self.enabled_events else sorted(set(types) - set(self.enabled_events))
 
 
+_ENDPOINT = msgspec.json.Decoder(EndpointInfo)
+_ENDPOINTS = msgspec.json.Decoder(ListOf[EndpointInfo])
+
+
 class StripeAccount:
     """The prices and webhook endpoints of the account that the key belongs to."""
 
@@ -55,7 +59,7 @@ class StripeAccount:
                 "expand": ["data.currency_options", "data.product"],  # shown only where asked for
             }
             page = await self._client.call("prices.list", self._client.v1.prices.list_async, params)
-            found.extend(decode_prices(body_of(page)).data)
+            found.extend(understood(decode_prices, body_of(page)).data)
         return found
 
     async def read_price(self, price: str) -> PriceInfo:
@@ -64,7 +68,7 @@ class StripeAccount:
         read = await self._client.call(
             "prices.retrieve", self._client.v1.prices.retrieve_async, price, params
         )
-        return decode_price(body_of(read))
+        return understood(decode_price, body_of(read))
 
     async def read_id(self) -> str:
         """The id of the account that the key belongs to; a restricted key may be refused."""
@@ -87,13 +91,13 @@ class StripeAccount:
         """The webhook endpoints of the account, newest first. Stripe allows sixteen."""
         params: Any = {"limit": 100}
         page = await self._client.call("webhook_endpoints.list", self._endpoints.list_async, params)
-        return msgspec.json.decode(body_of(page), type=ListOf[EndpointInfo]).data
+        return understood(_ENDPOINTS.decode, body_of(page)).data
 
     async def create_endpoint(self, url: str, types: Sequence[str]) -> EndpointInfo:
         """A webhook endpoint at our API version; its answer alone shows the signing secret."""
         params: Any = {"url": url, "enabled_events": list(types), "api_version": API_VERSION}
         made = await self._client.call("webhook_endpoints.create", self._endpoints.create_async, params)
-        return msgspec.json.decode(body_of(made), type=EndpointInfo)
+        return understood(_ENDPOINT.decode, body_of(made))
 
     async def update_endpoint(self, endpoint: str, types: Sequence[str]) -> EndpointInfo:
         """Enable an endpoint, and for these types. Its API version cannot be changed."""
@@ -101,4 +105,4 @@ class StripeAccount:
         made = await self._client.call(
             "webhook_endpoints.update", self._endpoints.update_async, endpoint, params
         )
-        return msgspec.json.decode(body_of(made), type=EndpointInfo)
+        return understood(_ENDPOINT.decode, body_of(made))

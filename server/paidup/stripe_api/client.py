@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 import aiohttp
+import msgspec
 import stripe
 from stripe import AIOHTTPClient, StripeClient
 
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
+from paidup.stripe_api.schemas import decode
 
 API_VERSION: str = stripe.api_version
 """What the SDK pins and sends with each request; an event of another version is read again."""
@@ -201,3 +203,19 @@ def _header(error: stripe.StripeError, name: str) -> str:
 def _seconds(text: str) -> float:
     """What a Retry-After says; 0 for none, or for a date."""
     return float(text) if text.isdecimal() else 0.0
+
+
+def decode_answer(kind: type[T], body: str) -> T:
+    """An answer as one of the structs of `schemas.py`. Raises StripeUnavailable where it is none."""
+    return understood(partial(decode, kind), body)
+
+
+def understood(decoder: Callable[[str], T], body: str) -> T:
+    """An answer decoded by `decoder`. Raises StripeUnavailable where it is of another shape.
+
+    Stripe has not refused anything then, and a later answer may be understood: after an update, say.
+    """
+    try:
+        return decoder(body)
+    except msgspec.DecodeError as error:
+        raise StripeUnavailable(f"an answer is not understood: {error}") from None

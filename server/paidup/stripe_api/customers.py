@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from paidup.errors import StripeRefused
-from paidup.stripe_api.client import RateLimitedClient, body_of
+from paidup.stripe_api.client import RateLimitedClient, body_of, understood
 from paidup.stripe_api.schemas import ListOf, StripeSubscription
 
 
@@ -30,6 +30,9 @@ class SubscribedCustomer(msgspec.Struct, frozen=True):
         return self.subscription.id
 
 
+_SHOWN = msgspec.json.Decoder(ShownCustomer)
+
+
 class CustomerReader:
     def __init__(self, client: RateLimitedClient) -> None:
         self._client = client
@@ -43,7 +46,7 @@ class CustomerReader:
             if error.code == "resource_missing":
                 return None
             raise
-        shown = msgspec.json.decode(body_of(read), type=ShownCustomer)
+        shown = understood(_SHOWN.decode, body_of(read))
         return None if shown.deleted else shown
 
     async def list_subscribed(self, after: str | None, max_wait_s: float) -> ListOf[SubscribedCustomer]:
@@ -52,8 +55,12 @@ class CustomerReader:
         if after:
             params["starting_after"] = after
         body = await self._client.read("subscriptions.list", "/v1/subscriptions", params, max_wait_s)
-        page = msgspec.json.decode(body, type=ListOf[dict[str, Any]])
-        return ListOf([_subscribed(each) for each in page.data], page.has_more)
+        return understood(_decode_page, body)
+
+
+def _decode_page(body: str) -> ListOf[SubscribedCustomer]:
+    page = msgspec.json.decode(body, type=ListOf[dict[str, Any]])
+    return ListOf([_subscribed(each) for each in page.data], page.has_more)
 
 
 def _subscribed(listed: dict[str, Any]) -> SubscribedCustomer:

@@ -15,7 +15,7 @@ import msgspec
 
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.stripe_api.account import StripeAccount
-from paidup.stripe_api.client import RateLimitedClient, body_of, open_client
+from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer, open_client
 from paidup.stripe_api.customers import CustomerReader
 from paidup.stripe_api.one_time_invoices import OneTimeInvoices
 from paidup.stripe_api.pagination import pages
@@ -31,7 +31,6 @@ from paidup.stripe_api.schemas import (
     Refund,
     StripeInvoice,
     StripeSubscription,
-    decode,
 )
 
 MAX_LINE_PAGES = 20
@@ -90,7 +89,7 @@ class StripeGateway:
             params,
             {"idempotency_key": key},
         )
-        return decode(StripeSubscription, body_of(made))
+        return decode_answer(StripeSubscription, body_of(made))
 
     async def change_subscription(
         self, subscription: str, item: str, price: str, quantity: int, restart_cycle: bool, key: str
@@ -111,7 +110,7 @@ class StripeGateway:
             params,
             {"idempotency_key": key},
         )
-        return decode(StripeSubscription, body_of(changed))
+        return decode_answer(StripeSubscription, body_of(changed))
 
     async def cancel_at_period_end(self, subscription: str, cancel: bool) -> StripeSubscription:
         """End it with its period, or undo that."""
@@ -119,7 +118,7 @@ class StripeGateway:
         changed = await self._client.call(
             "subscriptions.update", self._client.v1.subscriptions.update_async, subscription, params
         )
-        return decode(StripeSubscription, body_of(changed))
+        return decode_answer(StripeSubscription, body_of(changed))
 
     async def clear_cancel_at(self, subscription: str) -> StripeSubscription:
         """Undo an end at a date, as the customer portal sets it."""
@@ -127,14 +126,14 @@ class StripeGateway:
         changed = await self._client.call(
             "subscriptions.update", self._client.v1.subscriptions.update_async, subscription, params
         )
-        return decode(StripeSubscription, body_of(changed))
+        return decode_answer(StripeSubscription, body_of(changed))
 
     async def cancel_subscription(self, subscription: str) -> StripeSubscription:
         """End it now. Stripe voids an open first invoice, and refunds nothing."""
         ended = await self._client.call(
             "subscriptions.cancel", self._client.v1.subscriptions.cancel_async, subscription
         )
-        return decode(StripeSubscription, body_of(ended))
+        return decode_answer(StripeSubscription, body_of(ended))
 
     async def read_subscription(
         self, subscription: str, max_wait_s: float | None = None
@@ -146,7 +145,7 @@ class StripeGateway:
             subscription,
             max_wait_s=max_wait_s,
         )
-        return decode(StripeSubscription, body_of(read))
+        return decode_answer(StripeSubscription, body_of(read))
 
     async def running_subscriptions(self, customer: str) -> list[StripeSubscription]:
         """All subscriptions of this customer that have begun and not ended, newest first.
@@ -171,7 +170,7 @@ class StripeGateway:
         if after:
             params["starting_after"] = after
         page = await self._client.call("subscriptions.list", self._client.v1.subscriptions.list_async, params)
-        return decode(ListOf[StripeSubscription], body_of(page))
+        return decode_answer(ListOf[StripeSubscription], body_of(page))
 
     async def collect_invoice(self, invoice: str) -> StripeInvoice:
         """Finalise a draft and charge the saved card now, once, however often it is called. Two calls.
@@ -187,7 +186,7 @@ class StripeGateway:
             max_wait_s=BACKGROUND_MAX_WAIT_S,
         )
         if opened.status != "open":  # nothing was due
-            return decode(StripeInvoice, body_of(opened))
+            return decode_answer(StripeInvoice, body_of(opened))
         paid = await self._client.call(
             "invoices.pay",
             self._client.v1.invoices.pay_async,
@@ -196,7 +195,7 @@ class StripeGateway:
             {"idempotency_key": f"collect-{invoice}-pay"},
             max_wait_s=BACKGROUND_MAX_WAIT_S,
         )
-        return decode(StripeInvoice, body_of(paid))
+        return decode_answer(StripeInvoice, body_of(paid))
 
     async def void_invoice(self, invoice: str, max_wait_s: float | None = None) -> StripeInvoice:
         """Void an open invoice. Raises StripeRefused where it is paid or void already."""
@@ -206,7 +205,7 @@ class StripeGateway:
             invoice,
             max_wait_s=max_wait_s,
         )
-        return decode(StripeInvoice, body_of(voided))
+        return decode_answer(StripeInvoice, body_of(voided))
 
     async def invoice_of_intent(self, intent: str) -> str | None:
         """The invoice that a PaymentIntent pays, or None where it pays none."""
@@ -245,7 +244,7 @@ class StripeGateway:
         retries = {"max_network_retries": 0} if slot_acquired else {}
         has_slot = slot_acquired or purpose is Purpose.REQUEST
         path = f"/v1/invoices/{quote(invoice, safe='')}"
-        read = decode(
+        read = decode_answer(
             StripeInvoice,
             await self._client.read(READ_INVOICE, path, {**params, **retries}, max_wait_s, has_slot),
         )
@@ -267,7 +266,7 @@ class StripeGateway:
             params["starting_after"] = after
         lines = self._client.v1.invoices.line_items
         page = await self._client.call("invoices.lines", lines.list_async, invoice, params)
-        return decode(ListOf[Line], body_of(page))
+        return decode_answer(ListOf[Line], body_of(page))
 
     async def list_paid_invoices(
         self, since: int, after: str | None = None, max_wait_s: float | None = None, until: int | None = None
@@ -278,7 +277,7 @@ class StripeGateway:
             params["created"]["lt"] = until
         if after:
             params["starting_after"] = after
-        return decode(
+        return decode_answer(
             ListOf[StripeInvoice],
             await self._client.read("invoices.list", "/v1/invoices", params, max_wait_s),
         )
@@ -286,7 +285,7 @@ class StripeGateway:
     async def read_reversal(self, kind: type[R], object_id: str) -> R:
         """A refund, a dispute or a credit note as it is now. Raises StripeRefused without it."""
         name, service = self._reversals[kind]
-        return decode(
+        return decode_answer(
             kind, body_of(await self._client.call(f"{name}.retrieve", service.retrieve_async, object_id))
         )
 
@@ -299,7 +298,7 @@ class StripeGateway:
         if after:
             params["starting_after"] = after
         page = await self._client.call(f"{name}.list", service.list_async, params, max_wait_s=max_wait_s)
-        reversals: ListOf[R] = decode(ListOf[kind], body_of(page))  # type: ignore[valid-type]
+        reversals: ListOf[R] = decode_answer(ListOf[kind], body_of(page))  # type: ignore[valid-type]
         return reversals
 
     async def list_undelivered_events(
@@ -317,7 +316,7 @@ class StripeGateway:
         page = await self._client.call(
             "events.list", self._client.v1.events.list_async, params, max_wait_s=max_wait_s
         )
-        return decode(ListOf[msgspec.Raw], body_of(page))
+        return decode_answer(ListOf[msgspec.Raw], body_of(page))
 
     async def read_event(self, event: str) -> str:
         """The raw body of one event, which Stripe keeps for 30 days. Raises StripeRefused without it."""

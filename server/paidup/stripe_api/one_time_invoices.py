@@ -12,13 +12,12 @@ from typing import Any
 import structlog
 
 from paidup.errors import StripeError, StripeRefused, StripeUnavailable
-from paidup.stripe_api.client import RateLimitedClient, body_of
+from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
     PURCHASE_METADATA_KEY,
     TOP_UP,
     StripeInvoice,
-    decode,
 )
 
 log = structlog.get_logger(__name__)
@@ -74,14 +73,14 @@ class OneTimeInvoices:
             params,
             {"idempotency_key": f"{key}-finalize"},
         )
-        return decode(StripeInvoice, body_of(final))
+        return decode_answer(StripeInvoice, body_of(final))
 
     async def _discard(self, draft: str, error: StripeError) -> StripeInvoice:
         """Delete the draft and raise `error`; or return the invoice, where it is open after all."""
         try:
             params: Any = {"expand": EXPANDED}
             read = await self._client.call("invoices.retrieve", self._invoices.retrieve_async, draft, params)
-            invoice = decode(StripeInvoice, body_of(read))
+            invoice = decode_answer(StripeInvoice, body_of(read))
             if invoice.status != "draft":
                 return invoice  # only the answer was lost
             await self._delete_items(draft)
