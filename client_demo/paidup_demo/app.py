@@ -25,7 +25,7 @@ from paidup.app import create_app
 from paidup.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from paidup.runtime.clock import now
 from paidup.runtime.logs import configure_logging
-from paidup.settings import ENV_FILE, Settings, load_settings
+from paidup.settings import Settings, load_settings
 from paidup.uvicorn_server import drain_on_sigterm, uvicorn_options
 from paidup.web.auth import Customer
 from paidup.web.http import json_response
@@ -188,7 +188,7 @@ def _follow(app: Starlette, clock: SandboxClock) -> None:
 
 def main() -> None:
     """Serve the demo with the environment's settings until SIGINT or SIGTERM."""
-    settings = load_settings(env_file=ENV_FILE)
+    settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     app = drain_on_sigterm(create_demo(settings))
     uvicorn.run(app, host=settings.host, port=settings.port, **uvicorn_options(settings))

@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -22,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import aiohttp
-from dotenv import dotenv_values
 from rich.console import Console
 
 from paidup.db.connection import migrate
@@ -30,6 +28,8 @@ from paidup.domain.catalog import parse_catalogue
 from paidup.errors import ConfigurationError, PaidupError
 from paidup.operations.price_setup import ensure_prices
 from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.env_file import read_env_file
+from paidup.runtime.listening import listening_problem
 from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
 from paidup.runtime.redis_client import connect_redis
 from paidup.settings import ENV_FILE, Settings, load_settings
@@ -57,7 +57,7 @@ async def run_demo() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     environment = demo_environment({**_from_file(), **os.environ})
-    settings = load_settings(environment)
+    settings = load_settings(environment, env_file=None)
     if settings.livemode:
         # Before anything is started, and before prices are created in that account.
         raise ConfigurationError(["the demo runs with test keys only"])
@@ -123,7 +123,7 @@ def _sandbox_port(environment: dict[str, str]) -> int:
 
 
 def _from_file() -> dict[str, str]:
-    return {name: value for name, value in dotenv_values(ENV_FILE).items() if value}
+    return {name: value for name, value in read_env_file(ENV_FILE).items() if value}
 
 
 def _stored_secrets(data_dir: Path) -> dict[str, str]:
@@ -145,23 +145,9 @@ def _check_ports(settings: Settings, environment: dict[str, str]) -> None:
     wanted = {"PORT": settings.port}
     if _runs_sandbox(environment):
         wanted["SANDBOX_PORT"] = _sandbox_port(environment)
-    problems = [
-        f"port {port} is in use: set {name} to another port"
-        for name, port in wanted.items()
-        if _in_use(settings.host, port)
-    ]
-    if problems:
-        raise ConfigurationError(problems)
-
-
-def _in_use(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return True
-    return False
+    found = (listening_problem(settings.host, port, port_name=name) for name, port in wanted.items())
+    if problems := [problem for problem in found if problem]:
+        raise ConfigurationError(sorted(set(problems)))
 
 
 Children = dict[str, asyncio.subprocess.Process]

@@ -85,6 +85,7 @@ def _lifespan(
             open_services(settings, clock) as services,
             key_set.kept_fresh(services.metrics) if key_set else nullcontext(),
         ):
+            services.prices.require_same()  # before any page is shown a price
             app.state.services = services
             app.state.sockets = sockets = endpoint.SocketServer(services)
             deadlines = asyncio.create_task(sockets.enforce_deadlines_forever(), name="socket-deadlines")

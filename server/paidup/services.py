@@ -160,7 +160,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
     async with AsyncExitStack() as stack:
         connections = await _open_connections(stack, settings, metrics)
         redis, gateway, hub = connections.redis, connections.gateway, connections.hub
-        prices = PriceCatalog(catalogue, gateway.account)
+        prices = PriceCatalog(catalogue, gateway.account, settings.sells_at_stripes_prices)
         await prices.load()
         payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)

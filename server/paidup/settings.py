@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
-from dotenv import dotenv_values
 
 from paidup.errors import ConfigurationError
+from paidup.runtime.connection_urls import names_a_host
+from paidup.runtime.env_file import misspelt, read_env_file
 
 STRIPE_API = "https://api.stripe.com"
 ENV_FILE = Path(".env")
@@ -28,6 +29,8 @@ DISTINCT_CHARACTERS = 6
 RANDOM = "`openssl rand -base64 32` makes one"
 FROM_DASHBOARD = "copy the whole key from the Stripe dashboard"
 FROM_ENDPOINT = "copy the whole secret of the webhook endpoint, or what `stripe listen` prints"
+SANDBOX_PREFIX = "SANDBOX_"
+"""Of names that the demo's sandbox reads itself."""
 PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -59,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     web_concurrency: Count = 1
     stripe_api_base: str = STRIPE_API
     plans_file: Path = PACKAGED_PLANS
+    price_source: Literal["plans_file", "stripe"] = "plans_file"
     allowed_origins: str = ""
     forwarded_allow_ips: str = "127.0.0.1,::1"
     auth_jwt_audience: str = ""
@@ -133,6 +137,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
         return self.stripe_secret_key.startswith("rk_")
 
     @property
+    def sells_at_stripes_prices(self) -> bool:
+        """Whether Stripe's amounts are shown and charged where the plans file has others."""
+        return self.price_source == "stripe"
+
+    @property
     def sandboxed(self) -> bool:
         """Whether STRIPE_API_BASE is a sandbox."""
         return self.stripe_api_base.rstrip("/") != STRIPE_API
@@ -140,25 +149,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
 
 def load_settings(
     environ: Mapping[str, str] | None = None,
-    env_file: Path | None = None,
+    env_file: Path | None = ENV_FILE,
     defaults: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Settings from `environ` (default: the process's), which overrides `env_file` (default: none).
+    """Settings from `environ` (default: the process's), which overrides the file `.env`.
 
-    `defaults` are used for settings in neither. Raises ConfigurationError, which lists every problem.
+    `env_file` names another file, or none. `defaults` are used for settings in neither. Raises
+    ConfigurationError, which lists every problem.
     """
-    merged: dict[str, str] = {}
-    if env_file is not None and env_file.is_file():
-        merged.update({key: value for key, value in dotenv_values(env_file).items() if value is not None})
-    merged.update(os.environ if environ is None else environ)
+    merged = _merged(environ, env_file)
     if merged.get("STRIPE_LOG"):
         raise ConfigurationError(["STRIPE_LOG is set: Stripe's SDK would log client secrets. Unset it"])
     given = {key: merged[key] for key in NAMES if merged.get(key, "").strip()}
-    return make_settings({**(defaults or {}), **given})
+    try:
+        return make_settings({**(defaults or {}), **given})
+    except ConfigurationError as error:
+        raise ConfigurationError([*error.problems, *misspelt_names(environ, env_file)]) from None
+
+
+def misspelt_names(environ: Mapping[str, str] | None = None, env_file: Path | None = ENV_FILE) -> list[str]:
+    """A line for each name, in the environment or the file, that looks like a misspelt setting."""
+    given = [name for name in _merged(environ, env_file) if not name.startswith(SANDBOX_PREFIX)]
+    found = misspelt(given, NAMES)
+    return [f"{name} is not a setting: did you mean {nearest}?" for name, nearest in found.items()]
+
+
+def _merged(environ: Mapping[str, str] | None, env_file: Path | None) -> dict[str, str]:
+    read = read_env_file(env_file) if env_file is not None else {}
+    return {**read, **(os.environ if environ is None else environ)}
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
     """Validate `values`, keyed by environment variable. Raises ConfigurationError."""
+    values = {name: _spelt(name, value) for name, value in values.items()}
     problems = [
         *(f"{name} is missing or empty: {why}" for name, why in _REQUIRED.items() if not values.get(name)),
         *(f"{name} is not a setting" for name in values if name not in NAMES),
@@ -170,6 +193,12 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
     if problems := _combination_problems(settings):
         raise ConfigurationError(problems)
     return settings
+
+
+def _spelt(name: str, value: Any) -> Any:
+    """A word in any case as it is defined: `info` is INFO."""
+    words = {word.lower(): word for word in get_args(_TYPES.get(name)) if isinstance(word, str)}
+    return words.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def _type_problem(name: str, value: Any) -> str | None:
@@ -270,7 +299,7 @@ def _url_problems(settings: Settings) -> list[str]:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
             problems.append(f"ALLOWED_ORIGINS: {origin!r} is not an origin such as https://app.example.com")
     if not settings.plans_file.is_file():
-        problems.append(f"PLANS_FILE: there is no file {settings.plans_file}")
+        problems.append(f"PLANS_FILE: there is no file {settings.plans_file}: correct it, or leave it empty")
     return problems
 
 
@@ -286,7 +315,7 @@ def _unparsable_urls(settings: Settings) -> list[str]:
     return [
         f"{name} is not a valid URL; in a password, write special characters as %XX"
         for name, listed in addresses.items()
-        if not all(map(_parsable, listed))
+        if not all(map(names_a_host if name == "REDIS_URL" else _parsable, listed))
     ]
 
 

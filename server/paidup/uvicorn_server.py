@@ -22,7 +22,7 @@ from paidup.domain.messages import MAX_FRAME
 from paidup.graceful_shutdown import before_sigterm
 from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.logs import configure_logging
-from paidup.settings import ENV_FILE, Settings, load_settings
+from paidup.settings import Settings, load_settings
 
 UVICORN: dict[str, Any] = {
     "loop": "uvloop",
@@ -64,7 +64,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 def application() -> Starlette:
     """The application of one worker, configured from the environment. Called by uvicorn."""
-    settings = load_settings(env_file=ENV_FILE)
+    settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     return drain_on_sigterm(create_app(settings))
 

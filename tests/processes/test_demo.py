@@ -210,7 +210,7 @@ def test_a_taken_port_gives_a_clear_error(home: Path) -> None:
     with taken_port() as port:
         code, words = refused(home, PORT=str(port), SANDBOX_PORT=str(free_port()))
     assert code == 2
-    assert f"port {port} is in use: set PORT to another port" in " ".join(words.split())
+    assert f"PORT: 127.0.0.1:{port} is in use by another program" in " ".join(words.split())
     assert "Traceback" not in words
 
 
@@ -227,7 +227,7 @@ def ports(home: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 async def test_each_taken_port_is_named(ports: pytest.MonkeyPatch, name: str) -> None:
     with taken_port() as port:
         ports.setenv(name, str(port))
-        with pytest.raises(ConfigurationError, match=f"port {port} is in use: set {name} to another port"):
+        with pytest.raises(ConfigurationError, match=f"{name}: 127.0.0.1:{port} is in use"):
             await run_demo()
 
 

@@ -71,7 +71,7 @@ async def test_an_old_price_whose_lookup_key_moved_renews_by_its_product(world: 
     await subscriber(world.stripe_side, price["id"])
     dearer = {**OLD, "unit_amount": 3900, "product": price["product"]}
     await world.stripe_side.api("POST", "prices", lookup_key=PRO, transfer_lookup_key="true", **dearer)
-    life = await renewed(world)
+    life = await renewed(world, price_source="stripe")
     await life.wait_for_balance(2000)
     kept = await KnownPrice.get(id=price["id"])
     assert (kept.plan, kept.unit_amount_minor, kept.lookup_key) == ("pro", 2900, "")

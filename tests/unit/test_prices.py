@@ -77,7 +77,7 @@ async def test_a_lookup_key_that_moved_on_still_means_its_plan(
     form = {"currency": "usd", "unit_amount": 3900, "lookup_key": PRO, "transfer_lookup_key": "true"}
     form |= {"recurring[interval]": "month", "product_data[name]": "Pro"}
     new = (await stripe_side.api("POST", "prices", **form))["id"]
-    after = await a_book(services)
+    after = await a_book(services, a_catalogue(3900))
     assert await after.id_for(services.catalogue.plan("pro").prices[0]) == new
     assert {price: (after[price].plan, after[price].unit_amount_minor) for price in (old, new)} == {
         old: ("pro", 2900),

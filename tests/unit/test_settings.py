@@ -12,7 +12,7 @@ import pytest
 
 from paidup.app import create_app
 from paidup.errors import ConfigurationError
-from paidup.settings import PACKAGED_PLANS, load_settings, make_settings, process_problems
+from paidup.settings import PACKAGED_PLANS, load_settings, make_settings, misspelt_names, process_problems
 from tests.support.paidup import environment, settings
 
 Write = Callable[[str, str], Path]
@@ -184,11 +184,93 @@ def test_the_environment_overrides_the_env_file(write_file: Write) -> None:
     assert load_settings({name: given[name] for name in given if name != "PORT"}, kept).port == 8200
 
 
-def test_no_env_file_is_read_unless_it_is_named(write_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_file(".env", "PORT=8200\n")
+def test_the_env_file_of_the_working_directory_is_read(
+    write_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As documented: by every caller that names no other file, such as a host application."""
+    given = environment()
     monkeypatch.chdir(write_file(".env", "PORT=8200\n").parent)
-    assert load_settings(environment()).port == 8000
-    assert load_settings(environment(), Path("absent.env")).port == 8000
+    assert load_settings(given).port == 8200
+    assert load_settings(given, None).port == 8000
+    assert load_settings(given, Path("absent.env")).port == 8000
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().port == 8200
+
+
+def test_an_env_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """As editors on Windows save UTF-8."""
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfPORT=8200\r\nLOG_LEVEL=ERROR\r\n")
+    given = {name: value for name, value in environment().items() if name != "LOG_LEVEL"}
+    read = load_settings(given, tmp_path / ".env")
+    assert (read.port, read.log_level) == (8200, "ERROR")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("PORT=8200\n".encode("utf-16"), id="UTF-16 with its mark"),
+        pytest.param("PORT=8200\n".encode("utf-16-le"), id="UTF-16 without it"),
+        pytest.param(b"PORT=8200\nNAME=\xfc\n", id="Latin-1"),
+    ],
+)
+def test_an_env_file_that_is_not_utf8_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"is not UTF-8 text .*: save it as UTF-8"):
+        load_settings(environment(), tmp_path / ".env")
+
+
+@pytest.mark.parametrize("value", ["info", "Info", "INFO", " info "])
+def test_words_are_accepted_in_any_case(value: str) -> None:
+    assert settings(log_level=value, log_format="JSON").log_level == "INFO"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("STRIPE_SECERT_KEY", "STRIPE_SECRET_KEY"),
+        ("REDIS_URI", "REDIS_URL"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("PAIDUP_DATABASE_URL", "DATABASE_URL"),
+        ("port", "PORT"),
+    ],
+)
+def test_a_name_that_looks_misspelt_is_named_with_the_nearest_setting(
+    write_file: Write, name: str, nearest: str
+) -> None:
+    kept = write_file(".env", f"{name}=1\nVITE_API=1\nSANDBOX_PORT=8001\nHOSTNAME=web\n")
+    given = {each: value for each, value in environment().items() if each != nearest}
+    assert misspelt_names(given, kept) == [f"{name} is not a setting: did you mean {nearest}?"]
+
+
+def test_a_missing_setting_comes_with_the_name_that_is_misspelt(write_file: Write) -> None:
+    kept = write_file(".env", f"STRIPE_SECERT_KEY=sk_test_{RANDOM}\n")
+    given = {each: value for each, value in environment().items() if each != "STRIPE_SECRET_KEY"}
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(given, kept)
+    missing, hint = refused.value.problems
+    assert missing.startswith("STRIPE_SECRET_KEY is missing")
+    assert hint == "STRIPE_SECERT_KEY is not a setting: did you mean STRIPE_SECRET_KEY?"
+
+
+@pytest.mark.parametrize(
+    ("url", "valid"),
+    [
+        ("redis://:a#b/c@h:6379/0", False),
+        ("redis://:12/c@h:6379/0", False),
+        ("redis://:a?b@h:6379/0", False),
+        ("redis://:a%23b%2Fc@h:6379/0", True),
+        ("redis://user:secret@[::1]:6379/0?protocol=3", True),
+        ("rediss://cache.example.com", True),
+        ("unix:///run/valkey.sock?db=1", True),
+    ],
+)
+def test_a_password_that_ends_the_host_of_redis_early_is_refused(url: str, valid: bool) -> None:
+    if valid:
+        assert settings(redis_url=url).redis_url == url
+        return
+    (problem,) = problems(redis_url=url)
+    assert problem == "REDIS_URL is not a valid URL; in a password, write special characters as %XX"
 
 
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

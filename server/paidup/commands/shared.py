@@ -9,27 +9,31 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.markup import escape
 
 from paidup.db.connection import open_database
 from paidup.runtime.logs import configure_logging
-from paidup.settings import ENV_FILE, Settings, load_settings
+from paidup.runtime.terminal import WholeLines
+from paidup.settings import Settings, load_settings, misspelt_names
 
 T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 
-console = Console()
-error_console = Console(stderr=True)
+console = WholeLines()
+error_console = WholeLines(stderr=True)
 
 
-def settings_of_process() -> Settings:
-    """The settings of the environment and the .env file."""
-    return load_settings(env_file=ENV_FILE)
+def settings_of_process(defaults: dict[str, str] | None = None) -> Settings:
+    """The settings of the environment and the .env file; a warning for each name that looks misspelt."""
+    settings = load_settings(defaults=defaults)
+    for warning in misspelt_names():
+        error_console.print(f"[yellow]settings:[/yellow] {escape(warning)}", highlight=False)
+    return settings
 
 
 def quiet_settings(defaults: dict[str, str] | None = None) -> Settings:
     """Load the settings of a command that prints its result: logs at INFO are suppressed."""
-    settings = load_settings(env_file=ENV_FILE, defaults=defaults)
+    settings = settings_of_process(defaults)
     level = "WARNING" if settings.log_level == "INFO" else settings.log_level
     configure_logging(level, settings.log_format)
     return settings

@@ -46,7 +46,9 @@ def stripe_setup(
         print_json({"prices": prices, "endpoint": endpoint})
         return
     for price in prices:
-        console.print(f"{price.state:11} {price.lookup_key} ({price.price})")
+        console.print(f"{price.state:11} {price.lookup_key} ({price.price})", highlight=False)
+        if price.advice:
+            console.print(f"{'':11} {price.advice}", markup=False, highlight=False)
     if endpoint:
         _print_endpoint(endpoint)
 

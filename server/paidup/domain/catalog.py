@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import tomllib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
+from paidup.domain.toml_faults import Fault, Place, describe, find_faults
 from paidup.errors import ConfigurationError, InvalidInput, UnknownPlan
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -260,38 +261,53 @@ class PriceBook(Mapping[str, StripePrice]):
 
 
 def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
-    """Parse a `plans.toml`. Raises ConfigurationError that names the problem and its place."""
+    """Parse a `plans.toml`. Raises ConfigurationError that names every fault, with its line and key."""
     try:
-        catalogue = msgspec.convert(tomllib.loads(text.decode()), Catalogue)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        decoded = text.decode("utf-8-sig")
+        document = tomllib.loads(decoded)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError([f"{source}: {error}"]) from error
-    for what, values in (
-        ("plan id", [plan.id for plan in catalogue.plans]),
-        ("lookup key", catalogue.lookup_keys + catalogue.previous_lookup_keys),
-    ):
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
-            raise ConfigurationError([f"{source}: {what} used twice: {', '.join(twice)}"])
-    if found := [problem for plan in catalogue.plans for problem in _find_contradictions(plan)]:
-        raise ConfigurationError([f"{source}: {problem}" for problem in found])
-    return catalogue
+    if found := [*find_faults(document, Catalogue), *_faults_between(document)]:
+        raise ConfigurationError(describe(found, decoded, source))
+    return msgspec.convert(document, Catalogue)
 
 
-def _find_contradictions(plan: Plan) -> list[str]:
-    found = []
+def _faults_between(document: dict[str, Any]) -> Iterator[Fault]:
+    """What is wrong only beside something else: used twice, or a contradiction within a plan."""
+    plans = document.get("plans")
+    ids: set[str] = set()
+    keys: set[str] = set()
+    for index, given in enumerate(plans if isinstance(plans, list) else ()):
+        try:
+            plan = msgspec.convert(given, Plan)
+        except msgspec.ValidationError:
+            continue  # its own faults come first
+        place: Place = ("plans", index)
+        if plan.id in ids:
+            yield Fault((*place, "id"), f"plan id used twice: {plan.id}")
+        ids.add(plan.id)
+        for key in [*(price.lookup_key for price in plan.prices), *plan.previous_lookup_keys]:
+            if key in keys:
+                yield Fault(place, f"lookup key used twice: {key}")
+            keys.add(key)
+        yield from (Fault((*place, *fault.place), fault.text) for fault in _find_contradictions(plan))
+
+
+def _find_contradictions(plan: Plan) -> Iterator[Fault]:
     if len({price.interval is Interval.ONCE for price in plan.prices}) > 1:
-        found.append(f"plan {plan.id}: prices paid once and recurring prices cannot be mixed")
+        yield Fault(("prices",), "prices paid once and recurring prices cannot be mixed")
     if (plan.rollover is Rollover.CAP) != (plan.rollover_cap > 0):
-        found.append(f'plan {plan.id}: rollover = "cap" and rollover_cap go together')
+        key = "rollover_cap" if plan.rollover_cap else "rollover"
+        yield Fault((key,), 'rollover = "cap" and rollover_cap go together')
     if plan.top_up and plan.rollover is not Rollover.KEEP:
-        found.append(f"plan {plan.id}: a top-up cannot expire")
-    if plan.top_up and any(price.amount_minor == 0 for price in plan.prices):
-        found.append(f"plan {plan.id}: a price paid once cannot be 0: it could be bought any number of times")
-    for price in plan.prices:
+        yield Fault(("rollover",), "a top-up cannot expire")
+    for index, price in enumerate(plan.prices):
+        place: Place = ("prices", index, "amount_minor")
+        if plan.top_up and price.amount_minor == 0:
+            yield Fault(place, "a price paid once cannot be 0: it could be bought any number of times")
         if price.amount_minor % price.smallest_step_minor:
             step = f"Stripe charges {price.currency} in multiples of {price.smallest_step_minor}"
-            found.append(f"plan {plan.id}: {price.amount_minor}: {step}")
+            yield Fault(place, f"{price.amount_minor}: {step}")
         if (plan.max_quantity or 1) * price.amount_minor > price.largest_amount_minor:
             largest = f"Stripe charges at most {price.largest_amount_minor} {price.currency} at once"
-            found.append(f"plan {plan.id}: {plan.max_quantity or 1} x {price.amount_minor}: {largest}")
-    return found
+            yield Fault(place, f"{plan.max_quantity or 1} x {price.amount_minor}: {largest}")

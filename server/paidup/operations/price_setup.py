@@ -13,6 +13,7 @@ import msgspec
 
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice
 from paidup.stripe_api.gateway import StripeGateway
+from paidup.stripe_api.price_differences import difference
 from paidup.stripe_api.price_shapes import PriceInfo
 
 
@@ -20,12 +21,14 @@ class PriceSetup(msgspec.Struct, frozen=True):
     """The result for one lookup key.
 
     `created`, `exists`, `transferred` (created, with the key of another price), `replayed` (Stripe repeated
-    its answer to an earlier call, which had created it), or `differs` (amount, currency or interval).
+    its answer to an earlier call, which had created it), or `differs` (amount, currency or interval):
+    `advice` then says from what, and what to do.
     """
 
     lookup_key: str
     price: str
     state: str
+    advice: str | None = None
 
 
 async def ensure_prices(
@@ -42,14 +45,18 @@ async def ensure_prices(
         product = await _named_product(gateway, catalogue, plan, archived | active)
         for price in plan.prices:
             found = active.get(price.lookup_key)
-            if found is not None and (found.fits(price) or not transfer):
-                state = "exists" if found.fits(price) else "differs"
-                results.append(PriceSetup(price.lookup_key, found.id, state))
+            advice = difference(price, found) if found else None
+            if found is not None and not (advice and transfer):
+                results.append(PriceSetup(price.lookup_key, found.id, _state(advice), advice))
                 continue
             product = product or await gateway.price_writer.create_product(plan)
             holder = found or archived.get(price.lookup_key)
             results.append(await _create(gateway, product, price, holder))
     return results
+
+
+def _state(advice: str | None) -> str:
+    return "differs" if advice else "exists"
 
 
 async def _named_product(

@@ -17,10 +17,11 @@ from msgspec.structs import replace
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import KnownPrice
-from paidup.domain.catalog import Catalogue, PlanPrice, PriceBook, StripePrice
+from paidup.domain.catalog import Catalogue, Plan, PlanPrice, PriceBook, StripePrice
 from paidup.domain.payment_facts import LineFacts
 from paidup.errors import ConfigurationError, StripeError, StripeRefused
 from paidup.stripe_api.account import StripeAccount
+from paidup.stripe_api.price_differences import differences
 from paidup.stripe_api.price_shapes import PriceInfo
 from paidup.stripe_api.price_ties import Refusal, Refused, tie
 
@@ -37,11 +38,17 @@ MAX_REFUSED = 10_000
 
 
 class PriceCatalog(PriceBook):
-    """Price id -> StripePrice. Read anywhere; `learn()` where an id, or a currency, is not in it."""
+    """Price id -> StripePrice. Read anywhere; `learn()` where an id, or a currency, is not in it.
 
-    def __init__(self, catalogue: Catalogue, account: StripeAccount) -> None:
+    With `as_in_stripe`, plans are sold at Stripe's amounts where the plans file has others; without it,
+    such a price is not sold.
+    """
+
+    def __init__(self, catalogue: Catalogue, account: StripeAccount, as_in_stripe: bool = False) -> None:
         self.catalogue = catalogue
         self._account = account
+        self._as_in_stripe = as_in_stripe
+        self._differences: dict[str, str] = {}
         self._prices: dict[str, StripePrice] = {}
         self._product_plans: dict[str, set[str]] = {}
         self._current: dict[str, str] = {}
@@ -108,7 +115,10 @@ class PriceCatalog(PriceBook):
             before = len(self._prices)
             keys = [*self.catalogue.lookup_keys, *self.catalogue.previous_lookup_keys]
             for active in (True, False):
-                for found in await self._account.list_prices(keys, active):
+                listed = await self._account.list_prices(keys, active)
+                if active and not self._as_in_stripe:
+                    self._differences = differences(self.catalogue, listed)
+                for found in listed:
                     await self._take(found)
             self._refreshed_at = time.monotonic()
             return len(self._prices) > before
@@ -131,8 +141,35 @@ class PriceCatalog(PriceBook):
         if price.lookup_key not in self._current:
             await self.refresh()
         if price.lookup_key not in self._current:
+            self.require_same([price.lookup_key])
             raise ConfigurationError([f"Stripe has no active price with lookup key {price.lookup_key!r}"])
         return self._current[price.lookup_key]
+
+    def require_same(self, lookup_keys: Iterable[str] | None = None) -> None:
+        """Raises ConfigurationError where the plans file and Stripe, as it was read last, differ."""
+        keys = self.catalogue.lookup_keys if lookup_keys is None else lookup_keys
+        if found := [self._differences[key] for key in keys if key in self._differences]:
+            raise ConfigurationError(found)
+
+    async def on_sale(self, plan: Plan) -> list[PlanPrice]:
+        """The plan's prices to be shown: what is charged is one of these.
+
+        The plans file's, or Stripe's with `as_in_stripe`; then without those that Stripe does not have.
+        Raises StripeError where Stripe's prices are wanted, and none was ever read.
+        """
+        if not self._as_in_stripe:
+            return list(plan.prices)
+        if any(price.lookup_key not in self._current for price in plan.prices):
+            try:
+                await self.refresh()
+            except StripeError:
+                if not self._current:
+                    raise
+        return [
+            replace(price, amount_minor=sold.unit_amount_minor, currency=sold.currency)
+            for price in plan.prices
+            if (sold := self._prices.get(self._current.get(price.lookup_key, "")))
+        ]
 
     def _is_unread(self, line: LineFacts) -> bool:
         assert line.price is not None
@@ -165,7 +202,8 @@ class PriceCatalog(PriceBook):
             # It was this plan's: what its lookup key or product says now does not change that.
             tied = replace(known, product=found.product, currency_options=found.currency_options)
         if isinstance(tied, StripePrice):
-            if found.active and found.lookup_key in self.catalogue.lookup_keys:
+            on_sale = found.active and found.lookup_key in self.catalogue.lookup_keys
+            if on_sale and tied.lookup_key not in self._differences:
                 self._current[tied.lookup_key] = tied.id
             await self._save(tied)
             return

@@ -79,6 +79,7 @@ class AdoptBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 async def plans(request: Request) -> Response:
     """GET /api/plans: the plans on sale, with their prices."""
+    services = get_services(request)
     shown = [
         {
             "id": plan.id,
@@ -87,9 +88,10 @@ async def plans(request: Request) -> Response:
             "credits": plan.credits,
             "top_up": plan.top_up,
             "max_quantity": plan.quantity_limit,
-            "prices": plan.prices,
+            "prices": prices,
         }
-        for plan in get_services(request).catalogue.plans
+        for plan in services.catalogue.plans
+        if (prices := await services.prices.on_sale(plan))
     ]
     return json_response({"plans": shown})
 

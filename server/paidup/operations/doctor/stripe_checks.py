@@ -18,6 +18,7 @@ from paidup.stripe_api.account import EndpointInfo
 from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.permissions import PERMISSIONS, REFUSED
+from paidup.stripe_api.price_differences import differences
 from paidup.stripe_api.rate_limiter import RateLimiter
 
 CLOCK_TOLERANCE_S = 5.0
@@ -39,7 +40,7 @@ async def check_stripe_account(
             await check_clock(gateway, settings.webhook_tolerance_s),
         ]
         if catalogue:
-            checks.append(await check_prices(gateway, catalogue))
+            checks.append(await check_prices(gateway, catalogue, settings.sells_at_stripes_prices))
         return checks + await check_endpoints(gateway, webhook_url)
 
 
@@ -97,7 +98,7 @@ def judge_clock(host_time: datetime, stripe_time: datetime, tolerance_s: int) ->
     return ok("clock", f"within {CLOCK_TOLERANCE_S:.0f} s of Stripe's")
 
 
-async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
+async def check_prices(gateway: StripeGateway, catalogue: Catalogue, as_in_stripe: bool = False) -> Check:
     """Whether Stripe has every price of the plans file, with the same amount and interval."""
     try:
         listed = await gateway.account.list_prices(catalogue.lookup_keys)
@@ -115,17 +116,21 @@ async def check_prices(gateway: StripeGateway, catalogue: Catalogue) -> Check:
     if unsupported:
         recommendation = "move the lookup key to a price with one amount for each unit, by month or year"
         return fail("prices", f"not supported: {'; '.join(unsupported)}", recommendation)
-    differing = [
-        f"{key}: {price} in the file, {found[key]} in Stripe"
-        for key, price in wanted.items()
-        if not found[key].fits(price)
-    ]
-    if differing:
-        recommendation = (
-            "correct the file, or run `paidup stripe-setup --transfer-lookup-keys`: prices cannot be changed"
-        )
-        return fail("prices", "; ".join(differing), recommendation)
+    if differing := differences(catalogue, listed):
+        text = "; ".join(f"{key}: {wanted[key]} in the file, {found[key]} in Stripe" for key in differing)
+        sold = as_in_stripe and all(found[key].interval is wanted[key].interval for key in differing)
+        return _judge_differing(text, sold)
     return ok("prices", f"{len(wanted)} lookup keys, with the amounts and intervals of the file")
+
+
+def _judge_differing(text: str, sold: bool) -> Check:
+    if sold:
+        return warn("prices", text, "correct the file: PRICE_SOURCE shows and charges Stripe's")
+    recommendation = (
+        "correct the file, or run `paidup stripe-setup --transfer-lookup-keys`: prices cannot be changed, "
+        "and the server does not start"
+    )
+    return fail("prices", text, recommendation)
 
 
 async def check_endpoints(gateway: StripeGateway, webhook_url: str | None) -> list[Check]:

@@ -1,0 +1,19 @@
+"""Consoles that never break a line, or an id in it, where their output is piped or kept in a file."""
+
+from __future__ import annotations
+
+from rich.console import Console, ConsoleOptions
+
+UNBROKEN = 10_000
+"""Columns of a table that is not shown on a terminal."""
+
+
+class WholeLines(Console):
+    """On a terminal, tables fit its width, and the terminal wraps long lines itself."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=True)
+
+    @property
+    def options(self) -> ConsoleOptions:
+        return super().options if self.is_terminal else super().options.update(width=UNBROKEN)
