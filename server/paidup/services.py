@@ -88,7 +88,7 @@ def compose(
     reversals = ReversalHandler(gateway, verification, settlement)
     renewals = Renewals(gateway, prices.catalogue, prices, verification)
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, renewals, clock)
-    events = Events(verification, reversals, subscriptions, renewals, timeline)
+    events = Events(verification, reversals, subscriptions, renewals, timeline, gateway.connected_account)
     reconciler = Reconciler(
         DueRows(
             settlement,
@@ -203,9 +203,9 @@ async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: 
     stack.push_async_callback(reads.flush)
     counting = asyncio.create_task(reads.flush_forever(), name="read-counter")
     stack.push_async_callback(cancel_tasks, counting)
-    key, api_base = settings.stripe_secret_key, settings.stripe_api_base
+    key, api_base, account = settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_account
     gateway = await stack.enter_async_context(
-        open_gateway(key, api_base, settings.stripe_timeout_s, rate_limiter, reads)
+        open_gateway(key, api_base, settings.stripe_timeout_s, rate_limiter, reads, account)
     )
     hub = Hub(redis, metrics)
     await hub.open()

@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     redis_cluster: bool = False
     web_concurrency: Count = 1
     stripe_api_base: str = STRIPE_API
+    stripe_account: str = ""
     plans_file: Path = PACKAGED_PLANS
     price_source: Literal["plans_file", "stripe"] = "plans_file"
     allowed_origins: str = ""
@@ -237,6 +238,8 @@ def _key_problems(settings: Settings) -> list[str]:
         problems.append("STRIPE_SECRET_KEY and STRIPE_PUBLISHABLE_KEY are not of the same mode (test, live)")
     if not settings.webhook_secrets or any(not s.startswith("whsec_") for s in settings.webhook_secrets):
         problems.append("STRIPE_WEBHOOK_SECRET: each of its comma-separated values starts with whsec_")
+    if settings.stripe_account and not re.fullmatch(r"acct_\w+", settings.stripe_account):
+        problems.append("STRIPE_ACCOUNT is not the id of a connected account (acct_...); it may be empty")
     if settings.livemode and settings.sandboxed:
         problems.append(
             "live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox must never receive live keys"

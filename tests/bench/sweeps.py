@@ -86,6 +86,8 @@ DUE_AGAIN = (
 class StripeInMemory:
     """The gateway's part that the sweeps ask. The invoices that are due are open still."""
 
+    connected_account = ""
+
     def __init__(self) -> None:
         self._open = [_shape(f"in_due{n + 1}", "open") for n in range(DUE)]
         self._paid = ListOf([_shape(f"in_{n + 1}", "paid") for n in range(PAGE)])

@@ -62,6 +62,8 @@ SOMETIMES_CUT = st.one_of(st.none(), st.none(), ANYWHERE)
 class Stripe:
     """What is true at Stripe's side, and what it says of it."""
 
+    connected_account = ""
+
     def __init__(self) -> None:
         self.status = dict.fromkeys(INVOICES, "open")
         self.intent = dict.fromkeys(INVOICES, "requires_payment_method")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paidup.db.models import EventSource, Invoice, StripeEvent
-from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.errors import Conflict, InvalidInput, NotFound, StripeRefused
 from paidup.operations.backfill import backfill, replay
 from paidup.operations.dismissal import dismiss_events
 from paidup.reconciliation.alarms import take_snapshot
@@ -122,15 +122,35 @@ async def test_events_of_a_connected_account_are_set_apart(life: Life) -> None:
     customer = str((await life.row()).stripe_customer)
     await life.stripe.conditions(webhook_account="acct_connected")
     await paid(life, customer, await a_price(life, **{"product_data[metadata][paidup_plan]": "pro"}))
-    assert "connected_account" in await outcomes()
+    assert "other_account" in await outcomes()
     assert not await StripeEvent.exists(handled_at=None)
     assert await life.balance() == 2000
     dispute = {"id": "du_theirs", "object": "dispute", "amount": 1, "status": "lost", "charge": "ch_theirs"}
     body = forged_event("charge.dispute.closed", dispute, account="acct_connected")
     status, answer = await life.paidup.webhook(body)
-    assert (status, answer["outcome"]) == (200, "connected_account")
+    assert (status, answer["outcome"]) == (200, "other_account")
     assert await alarms() == []
     assert await life.entries() == [("grant", 2000)]
+
+
+async def test_a_platform_sells_for_one_connected_account(world: World) -> None:
+    """S52: with STRIPE_ACCOUNT each call names the account, and only its events count."""
+    await world.stripe_side.conditions(webhook_account="acct_connected")
+    life = await a_life(world, stripe_account="acct_connected")
+    await life.buy("pro")
+    await life.calm()
+    assert await outcomes() <= {"settled", "already_settled"}
+    invoice = (await Invoice.get()).id
+    for account in (None, "acct_other"):
+        named = {"account": account} if account else {}
+        body = forged_event("invoice.voided", {"id": invoice, "object": "invoice"}, **named)
+        status, answer = await life.paidup.webhook(body)
+        assert (status, answer["outcome"]) == (200, "other_account")
+    assert await life.entries() == [("grant", 2000)]
+    gateway = life.paidup.services.gateway
+    await world.stripe_side.conditions(webhook_account="acct_revoked")
+    with pytest.raises(StripeRefused, match="code account_invalid"):
+        await gateway.read_invoice(invoice)
 
 
 async def test_a_dismissed_event_ends_the_alarm_and_keeps_who_and_why(life: Life) -> None:

@@ -84,6 +84,7 @@ class Incoming:
     key: str | None
     version: str
     request_id: str
+    account: str | None = None
 
     @property
     def publishable(self) -> bool:
@@ -121,6 +122,12 @@ class Api:
             raise errors.UnauthorizedError(
                 "This API call cannot be made with a publishable API key. Please use a secret API key.",
                 code="secret_key_required",
+            )
+        if asked.account and asked.account != self._world.conditions.webhook_account:
+            raise errors.PermissionRefusedError(
+                f"The provided key '{asked.api_key[:8]}****' does not have access to account"
+                f" '{asked.account}' (or that account does not exist). Application access may have been revoked.",
+                code="account_invalid",
             )
         if asked.version != API_VERSION:
             raise errors.ParameterError(f"This sandbox only implements version {API_VERSION}.")
@@ -236,6 +243,7 @@ async def _read(
         key=request.headers.get("idempotency-key") if operation.method == "POST" else None,
         version=request.headers.get("stripe-version", API_VERSION),
         request_id=request_id,
+        account=request.headers.get("stripe-account"),
     )
 
 

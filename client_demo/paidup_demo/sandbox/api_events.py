@@ -24,6 +24,7 @@ ENDPOINT_UPDATE: Shape = {
 }
 ENDPOINT: Shape = {
     "api_version": TEXT,
+    "connect": BOOLEAN,
     "description": TEXT,
     "enabled_events": [TEXT],
     "metadata": METADATA,

@@ -51,8 +51,9 @@ async def open_gateway_only(settings: Settings) -> AsyncIterator[StripeGateway]:
         stack.push_async_callback(redis.aclose)
         rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second)
         key, base = settings.stripe_secret_key, settings.stripe_api_base
+        account = settings.stripe_account
         yield await stack.enter_async_context(
-            open_gateway(key, base, settings.stripe_timeout_s, rate_limiter)
+            open_gateway(key, base, settings.stripe_timeout_s, rate_limiter, connected_account=account)
         )
 
 

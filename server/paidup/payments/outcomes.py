@@ -75,8 +75,8 @@ class EventOutcome(StrEnum):
     """Nothing to do here: the invoice is final, is being verified, or has events of its own."""
     UNHANDLED_TYPE = "unhandled_type"
     """Paidup does nothing with events of this type."""
-    CONNECTED_ACCOUNT = "connected_account"
-    """The event is a connected account's: stored, and set apart."""
+    OTHER_ACCOUNT = "other_account"
+    """The event is not of the account that `STRIPE_ACCOUNT` names: stored, and set apart."""
     DISMISSED = "dismissed"
     """An operator has dismissed the event. Stored with their name and reason."""
 

@@ -144,7 +144,10 @@ async def _mark(handled: Sequence[tuple[str, EventOutcome, datetime]]) -> list[N
 
 
 class Events:
-    """Handles stored events. `handle` may be called any number of times for one event."""
+    """Handles stored events. `handle` may be called any number of times for one event.
+
+    `connected_account`: the one that Paidup sells for, if not for the account of its key.
+    """
 
     def __init__(
         self,
@@ -153,7 +156,9 @@ class Events:
         subscriptions: SubscriptionSync,
         renewals: Renewals,
         timeline: Timeline,
+        connected_account: str = "",
     ) -> None:
+        self._connected_account = connected_account
         self._verification = verification
         self._reversals = reversals
         self._subscriptions = subscriptions
@@ -187,6 +192,11 @@ class Events:
                 outcome=EventOutcome.DUPLICATE,
             )
 
+    def _is_of_our_account(self, event: Event, source: EventSource) -> bool:
+        """A delivery names its connected account; a list shows only the account that it is read for."""
+        named = event.account or event.context or ""
+        return named == self._connected_account or (not named and source is EventSource.LIST)
+
     async def handle(self, event: Event, source: EventSource = EventSource.WEBHOOK) -> EventOutcome:
         """Do what the event calls for, then mark it as handled.
 
@@ -194,10 +204,10 @@ class Events:
         the source is `reconciliation`. A failure is noted on the stored event, which is retried, and
         raised.
         """
-        if event.account or event.context:
-            # Our key reads no object of another account, and the same price id may be one of theirs.
-            await self._mark((event.id, EventOutcome.CONNECTED_ACCOUNT, now()))
-            return EventOutcome.CONNECTED_ACCOUNT
+        if not self._is_of_our_account(event, source):
+            # Its objects cannot be read with our calls, and the same price id may be one of theirs.
+            await self._mark((event.id, EventOutcome.OTHER_ACCOUNT, now()))
+            return EventOutcome.OTHER_ACCOUNT
         handler = self._handlers.get(event.kind)
         try:
             handled = (

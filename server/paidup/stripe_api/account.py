@@ -42,11 +42,12 @@ _ENDPOINTS = msgspec.json.Decoder(ListOf[EndpointInfo])
 
 
 class StripeAccount:
-    """The prices and webhook endpoints of the account that the key belongs to."""
+    """The prices and webhook endpoints of the account that Paidup sells for."""
 
     def __init__(self, client: RateLimitedClient) -> None:
         self._client = client
-        self._endpoints = client.v1.webhook_endpoints
+        # A connected account's events go to an endpoint of the platform: https://docs.stripe.com/connect/webhooks
+        self._endpoints = client.platform_v1.webhook_endpoints
 
     async def list_prices(self, lookup_keys: Sequence[str], active: bool = True) -> list[PriceInfo]:
         """The prices of these lookup keys, or those that were archived. Stripe takes ten keys a call."""
@@ -96,6 +97,8 @@ class StripeAccount:
     async def create_endpoint(self, url: str, types: Sequence[str]) -> EndpointInfo:
         """A webhook endpoint at our API version; its answer alone shows the signing secret."""
         params: Any = {"url": url, "enabled_events": list(types), "api_version": API_VERSION}
+        if self._client.connected_account:
+            params["connect"] = True
         made = await self._client.call("webhook_endpoints.create", self._endpoints.create_async, params)
         return understood(_ENDPOINT.decode, body_of(made))
 

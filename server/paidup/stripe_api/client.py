@@ -40,6 +40,7 @@ T = TypeVar("T")
 class RateLimitedClient:
     """The SDK's client behind the rate limiter. `v1` holds the SDK's services.
 
+    `platform` makes the calls of the key's own account, where `client` acts for `connected_account`.
     Background callers pass `max_wait_s`: their wait for a slot. Most slots are left to customers.
     """
 
@@ -49,9 +50,13 @@ class RateLimitedClient:
         rate_limiter: RateLimiter,
         max_wait_s: float,
         reads: ReadCounter | None = None,
+        platform: StripeClient | None = None,
+        connected_account: str = "",
     ) -> None:
         self._reads = reads
         self.v1 = client.v1
+        self.platform_v1 = (platform or client).v1
+        self.connected_account = connected_account
         self._client = client
         self._rate_limiter = rate_limiter
         self._default_max_wait_s = max_wait_s
@@ -155,18 +160,31 @@ class _ObjectLocked(StripeUnavailable):
 
 @asynccontextmanager
 async def open_client(
-    key: str, api_base: str, timeout_s: float, rate_limiter: RateLimiter, reads: ReadCounter | None = None
+    key: str,
+    api_base: str,
+    timeout_s: float,
+    rate_limiter: RateLimiter,
+    reads: ReadCounter | None = None,
+    connected_account: str = "",
 ) -> AsyncIterator[RateLimitedClient]:
-    """A client whose connections stay open for the length of the block. Connects to nothing yet."""
+    """A client whose connections stay open for the length of the block. Connects to nothing yet.
+
+    With a `connected_account`, each call is made for it: https://docs.stripe.com/connect/authentication
+    """
     connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S, limit=50)
     async with aiohttp.ClientSession(connector=connector) as session:
-        client = StripeClient(
-            key,
-            http_client=AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=timeout_s), session=session),
-            max_network_retries=NETWORK_RETRIES,
-            base_addresses={"api": api_base.rstrip("/")},
+        transport = AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=timeout_s), session=session)
+        platform, client = (
+            StripeClient(
+                key,
+                stripe_account=account,
+                http_client=transport,
+                max_network_retries=NETWORK_RETRIES,
+                base_addresses={"api": api_base.rstrip("/")},
+            )
+            for account in (None, connected_account or None)
         )
-        yield RateLimitedClient(client, rate_limiter, timeout_s, reads)
+        yield RateLimitedClient(client, rate_limiter, timeout_s, reads, platform, connected_account)
 
 
 def body_of(answer: Any) -> str:

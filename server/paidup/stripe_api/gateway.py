@@ -47,6 +47,7 @@ class StripeGateway:
 
     def __init__(self, client: RateLimitedClient) -> None:
         self._client = client
+        self.connected_account = client.connected_account
         self.account = StripeAccount(client)
         self.customers = CustomerReader(client)
         self.one_time_invoices = OneTimeInvoices(client)
@@ -327,8 +328,13 @@ class StripeGateway:
 
 @asynccontextmanager
 async def open_gateway(
-    key: str, api_base: str, timeout_s: float, rate_limiter: RateLimiter, reads: ReadCounter | None = None
+    key: str,
+    api_base: str,
+    timeout_s: float,
+    rate_limiter: RateLimiter,
+    reads: ReadCounter | None = None,
+    connected_account: str = "",
 ) -> AsyncIterator[StripeGateway]:
     """A gateway whose connections stay open for the length of the block. Connects to nothing yet."""
-    async with open_client(key, api_base, timeout_s, rate_limiter, reads) as client:
+    async with open_client(key, api_base, timeout_s, rate_limiter, reads, connected_account) as client:
         yield StripeGateway(client)

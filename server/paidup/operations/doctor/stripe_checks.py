@@ -30,8 +30,9 @@ async def check_stripe_account(
 ) -> list[Check]:
     """Run all checks of the Stripe account, or only the first if Stripe cannot be reached."""
     rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second)
-    key, base = settings.stripe_secret_key, settings.stripe_api_base
-    async with open_gateway(key, base, settings.stripe_timeout_s, rate_limiter) as gateway:
+    key, base, account = settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_account
+    opened = open_gateway(key, base, settings.stripe_timeout_s, rate_limiter, connected_account=account)
+    async with opened as gateway:
         key_check = await check_key(gateway, settings)
         if key_check.state is State.FAIL:
             return [key_check]
