@@ -126,7 +126,8 @@ class Api:
         if asked.account and asked.account != self._world.conditions.webhook_account:
             raise errors.PermissionRefusedError(
                 f"The provided key '{asked.api_key[:8]}****' does not have access to account"
-                f" '{asked.account}' (or that account does not exist). Application access may have been revoked.",
+                f" '{asked.account}' (or that account does not exist). Application access may have been"
+                " revoked.",
                 code="account_invalid",
             )
         if asked.version != API_VERSION:
