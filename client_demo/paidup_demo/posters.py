@@ -13,11 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup.errors import InsufficientCredits
+from paidup.client.errors import InsufficientCreditsError
 from paidup.mounting import Authenticate, InProcess
-from paidup.web.dependencies import get_services
 from paidup.web.http import json_response, read_json
-from paidup.web.problems import problem_of
+from paidup.web.problems import problem
 
 PRICE = 10
 """The price of a poster in credits; page/session_state.js shows the same."""
@@ -35,15 +34,15 @@ def routes(authenticate: Authenticate) -> list[Route]:
     async def print_poster(request: Request) -> Response:
         customer = (await authenticate(request)).external_id
         body = await read_json(request, PosterBody)
-        credits = InProcess(get_services(request))
+        credits = InProcess(request.app)
         try:
             spent = await credits.spend(customer, PRICE, key=f"poster-{body.poster}")
-        except InsufficientCredits as error:
+        except InsufficientCreditsError as error:
             shown = {
-                "activating": await credits.activating(customer),
-                "renewing": await credits.renewing(customer),
+                name: getattr(error, name)
+                for name in ("balance", "needed", "activating", "renewing", "reason")
             }
-            return problem_of(error, balance=error.balance, needed=error.needed, **shown)
+            return problem(402, error.problem, "Not enough credits", error.detail, **shown)
         return json_response({"balance": spent.balance, "seed": body.poster})
 
     return [Route("/demo/posters", print_poster, methods=["POST"])]

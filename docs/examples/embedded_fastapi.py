@@ -11,7 +11,7 @@ import jwt
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from paidup.errors import InsufficientCredits
+from paidup.client import InsufficientCreditsError
 from paidup.mounting import InProcess, create_app, running
 from paidup.settings import load_settings
 
@@ -50,8 +50,8 @@ Credits = Annotated[InProcess, Depends(in_process)]
 async def make_report(number: int, user: User, credits: Credits) -> dict[str, object]:
     try:
         spent = await credits.spend(user, 5, key=f"report-{number}")
-    except InsufficientCredits as error:
-        activating = await credits.activating(user)  # a payment may be in progress
+    except InsufficientCreditsError as error:
+        activating = error.activating  # a payment may be in progress
         waiting_for = {"invoice": activating.invoice, "ticket": activating.ticket} if activating else None
         raise HTTPException(402, {"needed": error.needed, "activating": waiting_for}) from None
     return {"report": "...", "balance": spent.balance}

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from paidup.errors import InsufficientCredits, NotAuthenticated
+from paidup.client import InsufficientCreditsError
+from paidup.errors import NotAuthenticated
 from paidup.mounting import Customer, InProcess, create_app, running
 from paidup.settings import load_settings
 
@@ -45,8 +46,8 @@ async def make_report(request: Request) -> JSONResponse:
     credits: InProcess = request.app.state.credits
     try:
         spent = await credits.spend(user, 5, key=f"report-{request.path_params['number']}")
-    except InsufficientCredits as error:
-        activating = await credits.activating(user)  # a payment may be in progress
+    except InsufficientCreditsError as error:
+        activating = error.activating  # a payment may be in progress
         waiting_for = {"invoice": activating.invoice, "ticket": activating.ticket} if activating else None
         return JSONResponse({"needed": error.needed, "activating": waiting_for}, 402)
     return JSONResponse({"report": "...", "balance": spent.balance})

@@ -5,7 +5,7 @@
 - For your backend (`pip install paidup`): `Paidup`, `AsyncPaidup`, the tokens that they send, and
   the errors that they raise. `paidup.client` has the types of their results as well.
 - To mount the server in your own application (`pip install 'paidup[server]'`): `create_app`,
-  `Settings`, `Customer`, `running` and `InProcess`, with the errors of `paidup.errors`.
+  `Settings`, `Customer`, `running` and `InProcess`, which has the client's methods and errors.
 
 Names are imported on first use (PEP 562), so the client needs none of the server's dependencies.
 """

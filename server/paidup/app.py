@@ -19,7 +19,7 @@ from paidup.runtime.clock import Clock, now
 from paidup.runtime.tasks import cancel_tasks
 from paidup.services import open_services
 from paidup.settings import Settings, process_problems
-from paidup.web import api, credits_api, health, operators, problems, webhooks
+from paidup.web import api, credits_api, health, operators, problems, request_ids, webhooks
 from paidup.web.auth import Authenticate, bearer_authentication
 from paidup.web.websocket import endpoint
 
@@ -40,7 +40,6 @@ def create_app(
     # `paidup serve` starts one Valkey for all its workers; `uvicorn --workers` would start none.
     if found := process_problems(settings):
         raise ConfigurationError(found)
-
     key_set = None
     if authenticate is None:
         if settings.auth_jwks_url:
@@ -55,13 +54,14 @@ def create_app(
         lifespan=_lifespan(settings, key_set, clock),
         # CORS for pages of other origins. WebSockets check the origin themselves.
         middleware=[
+            request_ids.middleware(settings),
             Middleware(
                 CORSMiddleware,
                 allow_origins=sorted(settings.origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type"],
                 max_age=3600,
-            )
+            ),
         ],
         exception_handlers={
             PaidupError: problems.on_paidup_error,

@@ -4,6 +4,7 @@
     ├── ConfigurationError      the settings are contradictory or incomplete
     ├── InvalidInput            a caller's value is malformed, unknown or out of range
     │   ├── UnknownPlan
+    │   ├── KeyMismatch         the body and the header name different idempotency keys
     │   └── WebhookRefused      bad signature, malformed body, wrong mode
     ├── NotAuthenticated        no identity, or its proof is invalid or expired
     ├── NotAllowed              the identity is known, but may not do this
@@ -55,6 +56,13 @@ class UnknownPlan(InvalidInput):
     def __init__(self, plan: str, known: list[str]) -> None:
         super().__init__(f"There is no plan {plan!r}. There are: {', '.join(known)}.")
         self.plan = plan
+
+
+class KeyMismatch(InvalidInput):
+    """The body and the header `Idempotency-Key` name different keys."""
+
+    def __init__(self) -> None:
+        super().__init__("The body's `key` and the header Idempotency-Key differ. Please send one of them.")
 
 
 class WebhookRefused(InvalidInput):

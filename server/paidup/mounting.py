@@ -1,54 +1,40 @@
-"""Mounts Paidup in another ASGI application, and gives its routes access to credits without HTTP.
+"""Mounts Paidup in another ASGI application, and gives its routes the whole API without HTTP.
 
 The host imports everything from here. It mounts `create_app(...)`, opens it with `running(...)` in its
-own lifespan, and gets an `InProcess`, with which its routes read and spend credits: in the same
-transactions as the HTTP API, so that open pages receive the new balance. Nothing process-wide is
-changed: no logging, no event loop, no garbage collector.
+own lifespan, and gets an `InProcess`, with which its routes call Paidup: the same methods, results and
+errors as `AsyncPaidup`, in the same transactions as the HTTP API, so that open pages receive the new
+balance. Nothing process-wide is changed: no logging, no event loop, no garbage collector.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from datetime import timedelta
-from typing import TypeVar
+from typing import Any
+from urllib.parse import unquote
 
-import msgspec
+import structlog
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 
 from paidup.app import create_app
-from paidup.credits import reservations
-from paidup.credits.ledger import Spent
-from paidup.credits.reservations import Reserved
-from paidup.db.models import Account
-from paidup.errors import InvalidInput
+from paidup.client.async_methods import AsyncMethods
+from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse
 from paidup.graceful_shutdown import before_sigterm
-from paidup.services import Services
-from paidup.subscriptions.renewals import Renewal
-from paidup.web.auth import Authenticate, Claims, Customer, Scope
-from paidup.web.credits_api import CommitBody, ReleaseBody, ReserveBody, SpendBody, check_credit_limit
-from paidup.web.dependencies import (
-    PendingActivation,
-    account_transaction,
-    current_grants,
-    pending_activation,
-    renewing,
-)
+from paidup.runtime.tasks import cancel_tasks
+from paidup.web.auth import IN_PROCESS_CUSTOMER, Authenticate, Customer, Scope
 
 __all__ = [
     "Authenticate",
     "Customer",
     "InProcess",
-    "PendingActivation",
-    "Renewal",
-    "Reserved",
     "Scope",
-    "Spent",
     "create_app",
     "running",
 ]
 
-T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -61,71 +47,82 @@ async def running(paidup: Starlette, drain_at_sigterm: bool = True) -> AsyncIter
     """
     async with paidup.router.lifespan_context(paidup):
         with before_sigterm(paidup.state.sockets.drain) if drain_at_sigterm else nullcontext():
-            yield InProcess(paidup.state.services)
+            async with InProcess(paidup) as in_process:
+                yield in_process
 
 
-class InProcess:
-    """A customer's credits, for the host's own routes. `customer` is the host's user id.
+class InProcess(AsyncMethods):
+    """The API for the host's own routes, with the rights of a backend. `customer` is the host's user id.
 
-    Accounts are created on first use. Every method may raise InvalidInput, or StorageUnavailable, in
-    which case nothing was changed. Do not call one inside a transaction of your own that holds a lock:
-    it uses its own transaction, in Paidup's database.
+    Methods and errors are those of `AsyncPaidup`. A call that is given up, at its deadline or because its
+    caller was cancelled, goes on like a request over HTTP. Do not call one inside a transaction of your
+    own that holds a lock: it uses its own transaction, in Paidup's database.
     """
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, paidup: Starlette, deadline_s: float = DEADLINE_S) -> None:
+        super().__init__("", _no_token, deadline_s)
+        self._app = paidup
+        self._requests: set[asyncio.Task[HttpResponse]] = set()
 
-    async def balance(self, customer: str) -> int:
-        """The credits that can be spent now. A negative balance is a debt."""
-        account, _ = await current_grants(self._services, await self._account(customer))
-        return int(account.balance)
+    async def close(self) -> None:
+        """Cancel the requests that are still being handled."""
+        await cancel_tasks(*self._requests)
 
-    async def activating(self, customer: str) -> PendingActivation | None:
-        """The newest payment in progress, with a ticket for its WebSocket. Show it with a refusal."""
-        return await pending_activation(self._services, await self._account(customer))
-
-    async def renewing(self, customer: str) -> Renewal | None:
-        """The renewal that Stripe is collecting. The customer has nothing to pay or to wait for."""
-        return await renewing(self._services, await self._account(customer))
-
-    async def spend(self, customer: str, credits: int, key: str) -> Spent:
-        """Spend `credits`, once per `key`. Raises InsufficientCredits or KeyReused."""
-        body = _checked({"credits": credits, "key": key}, SpendBody)
-        check_credit_limit(self._services, body.credits)
-        async with account_transaction(self._services, await self._account(customer)) as locked:
-            return await reservations.spend(locked, body.credits, body.key, self._services.clock())
-
-    async def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> Reserved:
-        """Reserve `credits`, once per `key`. Raises InsufficientCredits, KeyReused or ReservationOver."""
-        body = _checked({"credits": credits, "key": key, "expires_in_s": expires_in_s}, ReserveBody)
-        check_credit_limit(self._services, body.credits)
-        at = self._services.clock()
-        expires_at = at + timedelta(seconds=body.expires_in_s)
-        async with account_transaction(self._services, await self._account(customer)) as locked:
-            return await reservations.reserve(locked, body.credits, body.key, expires_at, at)
-
-    async def commit(self, customer: str, credits: int, key: str) -> Spent:
-        """Spend `credits` of the reservation `key` and return the rest to the balance.
-
-        Raises NotFound, KeyReused or ReservationOver.
-        """
-        body = _checked({"credits": credits, "key": key}, CommitBody)
-        async with account_transaction(self._services, await self._account(customer)) as locked:
-            return await reservations.commit(locked, body.key, body.credits, self._services.clock())
-
-    async def release(self, customer: str, key: str) -> Spent:
-        """Return the whole reservation `key` to the balance. Raises NotFound or ReservationOver."""
-        body = _checked({"key": key}, ReleaseBody)
-        async with account_transaction(self._services, await self._account(customer)) as locked:
-            return await reservations.release(locked, body.key, self._services.clock())
-
-    async def _account(self, customer: str) -> Account:
-        return await self._services.checkout.account(_checked({"sub": customer}, Claims).sub, None)
+    async def _send(self, request: HttpRequest) -> HttpResponse | None:
+        task = asyncio.create_task(_respond(self._app, request), name="in-process-request")
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        await asyncio.wait({task}, timeout=request.timeout_s)
+        return task.result() if task.done() else None
 
 
-def _checked(values: dict[str, object], kind: type[T]) -> T:
-    """Validate `values` as the HTTP API does."""
+def _no_token(_: str) -> str:
+    """The customer is in the request's scope, which no client can set."""
+    return ""
+
+
+async def _respond(app: Starlette, request: HttpRequest) -> HttpResponse:
+    """Send the request through the application's own middleware and routes."""
+    messages: list[dict[str, Any]] = [
+        {"type": "http.disconnect"},
+        {"type": "http.request", "body": request.body or b""},
+    ]
+    status, headers, body = 0, Headers(), b""
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop() if len(messages) > 1 else messages[0]
+
+    async def send(message: Any) -> None:
+        nonlocal status, headers, body
+        if message["type"] == "http.response.start":
+            status, headers = message["status"], Headers(raw=message["headers"])
+        else:
+            body += message.get("body", b"")
+
     try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"The arguments are not valid: {error}") from None
+        await app(_scope(request), receive, send)
+    except Exception:
+        if not status:
+            raise
+        log.exception("request_failed", path=request.url)  # answered with 500, and raised again for the log
+    return HttpResponse(status, headers.get("retry-after", ""), body, headers.get("x-request-id", ""))
+
+
+def _scope(request: HttpRequest) -> dict[str, Any]:
+    path, _, query = request.url.partition("?")
+    headers = [(b"content-type", b"application/json")] if request.body else []
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": headers,
+        "client": None,
+        "server": None,
+        IN_PROCESS_CUSTOMER: request.customer,
+    }

@@ -74,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     # Logging
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
+    access_log: bool = False
 
     # Limits
     ticket_ttl_s: Count = 3600

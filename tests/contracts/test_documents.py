@@ -22,6 +22,7 @@ from paidup.domain import payment_facts as facts
 from paidup.domain.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
 from paidup.operations import invoice_report, overview
 from paidup.reconciliation import alarms
+from paidup.subscriptions import change_previews
 from paidup.web import api, credits_api, operators, problems, webhooks
 from paidup.web import health as operations
 from paidup.web.websocket import endpoint as sockets
@@ -185,7 +186,14 @@ REQUESTS = [
 ]
 ANSWERS = [
     *(messages.StatusMessage, facts.PaymentError, plans.PlanPrice, ledger.Spent, reservations.Reserved),
-    *(alarms.Alarm, overview.Overview, overview.PendingInvoice, overview.SettledInvoice),
+    *(
+        change_previews.ChangeCost,
+        change_previews.CostLine,
+        alarms.Alarm,
+        overview.Overview,
+        overview.PendingInvoice,
+        overview.SettledInvoice,
+    ),
     *(
         invoice_report.Explanation,
         invoice_report.InvoiceReport,
@@ -265,7 +273,7 @@ def test_entry_kinds_match_the_ledger() -> None:
     assert set(entry["properties"]["kind"]["enum"]) == set(EntryKind)
     assert (
         document(OPENAPI)["components"]["schemas"]["Entries"]["properties"]["entries"]["maxItems"]
-        == api.ENTRIES_PER_PAGE
+        == api.MAX_ENTRIES_PER_PAGE
     )
 
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from ast import literal_eval
+from contextlib import suppress
 from typing import Any
 
 import jwt
 import pytest
+from fastapi import HTTPException
 
 from paidup.client import (
     APIConnectionError,
@@ -27,9 +29,11 @@ from paidup.client import (
     page_token,
     signed_with,
 )
-from paidup.client.calls import HttpResponse, subscribe_call
+from paidup.client.calls import subscribe_call
+from paidup.client.retries import HttpResponse
 from tests.conftest import World
 from tests.support.paidup import JWT_SECRET, status_with
+from tests.support.paidup import Paidup as Server
 from tests.support.processes import ROOT, free_port
 from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
@@ -167,6 +171,58 @@ async def test_a_call_ends_at_its_deadline() -> None:
         listener.close()
 
 
+async def test_the_asynchronous_client_is_used_plainly(paidup: Server) -> None:
+    """As the module's document shows it for the blocking one: made, called, closed, and called again."""
+    client = AsyncPaidup(paidup.url, TOKENS)
+    assert (await client.credits("ada")).balance == 0
+    await client.close()
+    async with client as again:
+        assert (await again.credits("ada")).balance == 0
+    await client.close()
+
+
+async def test_one_client_serves_one_event_loop_after_another(paidup: Server) -> None:
+    client = AsyncPaidup(paidup.url, TOKENS)
+
+    async def balance() -> int:
+        found = await client.credits("ada")
+        await client.close()
+        return found.balance
+
+    for _ in range(2):
+        assert await asyncio.to_thread(asyncio.run, balance()) == 0
+
+
+@pytest.mark.parametrize(
+    "begun", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n"]
+)
+async def test_a_response_that_drips_ends_at_the_deadline(begun: bytes) -> None:
+    """A byte now and then keeps no caller waiting, in the headers and in the body."""
+    ended = asyncio.Event()
+
+    async def dripping(__: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n" + begun)
+        with suppress(OSError):
+            for _ in range(60):
+                writer.write(b" ")
+                await writer.drain()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 0.1)
+        writer.close()
+
+    listener = await asyncio.start_server(dripping, "127.0.0.1", port := free_port())
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with Paidup(url, TOKENS, deadline_s=0.6) as blocking, pytest.raises(APIConnectionError):
+            await asyncio.to_thread(blocking.credits, "ada")
+        async with AsyncPaidup(url, TOKENS, deadline_s=0.6) as client:
+            with pytest.raises(APIConnectionError):
+                await client.credits("ada")
+    finally:
+        ended.set()
+        listener.close()
+
+
 def test_tokens_carry_audience_issuer_and_scope() -> None:
     """The client itself uses backend tokens."""
     options: dict[str, Any] = {"audience": "paidup", "issuer": "shop", "ttl_s": 30}
@@ -234,3 +290,26 @@ async def test_the_documented_backend_sells_and_spends(
     claims = jwt.decode(token, JWT_SECRET, ["HS256"])
     assert (claims["sub"], claims["scope"]) == ("ada", "browser")
     backend["paidup"].close()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_the_documented_asynchronous_backend_sells_and_spends(
+    world: World, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await world.server()
+    monkeypatch.setenv("PAIDUP_URL", server.url)
+    monkeypatch.setenv("AUTH_JWT_SECRET", JWT_SECRET)
+    backend = runpy.run_path(str(ROOT / "docs" / "examples" / "async_backend.py"))
+    async with backend["lifespan"](backend["app"]):
+        with pytest.raises(HTTPException) as refused:
+            await backend["make_report"]("ada", 1)
+        assert refused.value.status_code == 402
+        assert str(refused.value.detail) == "{'needed': 5, 'activating': None}"
+        purchase = await backend["paidup"].subscribe("ada", "pro")
+        async with server.customer("ada").watch({"invoice": purchase.invoice}, purchase.ticket) as screen:
+            await stripe_side.confirm(purchase.client_secret)
+            await status_with(screen, status="active")
+        assert await backend["make_report"]("ada", 1) == {"report": "...", "balance": 1995}
+        history = await backend["history"]("ada")
+        shown = [(entry["credits"], entry["reason"], entry["key"]) for entry in history]
+        assert shown == [(-5, "Report 1", "report-1"), (2000, "pro, paid", None)]

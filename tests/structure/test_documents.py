@@ -206,7 +206,7 @@ def test_the_concepts_show_every_status_with_its_stage() -> None:
     assert {stage for stages in described.values() for stage in stages} == {str(stage) for stage in Stage}
 
 
-@pytest.mark.parametrize("name", ["backend.py", "embedded_starlette.py"])
+@pytest.mark.parametrize("name", ["backend.py", "async_backend.py", "embedded_starlette.py"])
 def test_the_document_prints_the_example_that_the_tests_run(name: str) -> None:
     _, _, code = document(f"docs/examples/{name}").partition('"""\n')
     assert f"```python\n{code.strip()}\n```" in document("docs/embedding.md")

@@ -62,6 +62,11 @@ class Paidup:
         self._app = app
 
     @property
+    def app(self) -> Starlette:
+        assert self._app is not None, "this server runs in another process"
+        return self._app
+
+    @property
     def services(self) -> Services:
         assert self._app is not None, "this server runs in another process"
         return cast(Services, self._app.state.services)
@@ -97,6 +102,10 @@ class Customer:
         self.paidup = paidup
         self.name = name
         self._http = http
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        return self._http
 
     def token(self, **claims: Any) -> str:
         """A page's token, unless `scope` says that it is the backend's. A claim that is None is left out."""

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Self, TypeVar
 
 import urllib3
 
 from paidup.client import calls
-from paidup.client.calls import ApiCall, HttpRequest, HttpResponse, RetryingCaller
-from paidup.client.responses import Credits, PendingPayment, ReservationResult, SpendResult, Status
+from paidup.client.calls import ApiCall
+from paidup.client.deadline_pools import POOL_CLASSES
+from paidup.client.responses import (
+    AccountState,
+    ChangePreview,
+    Credits,
+    Entry,
+    EntryPage,
+    FreshTicket,
+    PendingPayment,
+    PlanOnSale,
+    ReservationResult,
+    SpendResult,
+    Status,
+    SubscriptionState,
+)
+from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse, RetryingCaller
 from paidup.client.tokens import TokenFactory
 
 T = TypeVar("T")
@@ -23,24 +39,54 @@ class Paidup(RetryingCaller):
     may have succeeded: retry it with the same key. Other errors are subclasses of APIStatusError.
     """
 
-    def __init__(self, base_url: str, token_for: TokenFactory, deadline_s: float = calls.DEADLINE_S) -> None:
+    def __init__(self, base_url: str, token_for: TokenFactory, deadline_s: float = DEADLINE_S) -> None:
         super().__init__(base_url, token_for, deadline_s)
         self._pool = urllib3.PoolManager(maxsize=20, retries=False)
+        self._pool.pool_classes_by_scheme = POOL_CLASSES
+
+    def plans(self) -> list[PlanOnSale]:
+        """Return the plans and top-ups on sale, with their prices. Needs no token."""
+        return self._run(calls.plans_call()).plans
+
+    def account(self, customer: str) -> AccountState:
+        """Return the balance, the subscriptions, and the payment in progress.
+
+        The customer's account is created on first use, here and in every other method.
+        """
+        return self._run(calls.account_call(customer))
+
+    def entries_page(self, customer: str, limit: int = 50, starting_after: int | None = None) -> EntryPage:
+        """Return up to `limit` (at most 100) entries of the ledger, newest first.
+
+        `starting_after` is the last `id` of the page before.
+        """
+        return self._run(calls.entries_call(customer, limit, starting_after))
+
+    def entries(self, customer: str, limit: int = calls.PAGE) -> Iterator[Entry]:
+        """Iterate over the whole ledger, newest first. `limit` is the number of entries in a request."""
+        after: int | None = None
+        while True:
+            page = self.entries_page(customer, limit, after)
+            yield from page.entries
+            if not page.has_more:
+                return
+            after = page.entries[-1].id
+
+    def account_ticket(self, customer: str) -> FreshTicket:
+        """Return a ticket for the WebSocket of the customer's balance."""
+        return self._run(calls.account_ticket_call(customer))
 
     def credits(self, customer: str) -> Credits:
-        """Return the balance, the grants that can be spent, and the payment in progress.
-
-        The customer's account is created on first use.
-        """
+        """Return the balance, the grants that can be spent, and the payment in progress."""
         return self._run(calls.credits_call(customer))
 
-    def spend(self, customer: str, credits: int, key: str) -> SpendResult:
+    def spend(self, customer: str, credits: int, key: str, reason: str | None = None) -> SpendResult:
         """Spend `credits` (a whole number, at least 1) at most once for each `key`.
 
-        The same `key` and amount return the first result again. Raises InsufficientCreditsError,
-        or KeyReusedError if the key was used with another amount.
+        `reason` is shown in the customer's ledger. The same `key` and amount return the first result
+        again. Raises InsufficientCreditsError, or KeyReusedError if the key was used with another amount.
         """
-        return self._run(calls.spend_call(customer, credits, key))
+        return self._run(calls.spend_call(customer, credits, key, reason))
 
     def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> ReservationResult:
         """Reserve `credits` for `expires_in_s` seconds, at most once for each `key`.
@@ -50,13 +96,13 @@ class Paidup(RetryingCaller):
         """
         return self._run(calls.reserve_call(customer, credits, key, expires_in_s))
 
-    def commit(self, customer: str, credits: int, key: str) -> SpendResult:
+    def commit(self, customer: str, credits: int, key: str, reason: str | None = None) -> SpendResult:
         """Spend `credits` (0 or more) of the reservation `key` and return the rest to the balance.
 
-        Raises NotFoundError, KeyReusedError if it was committed with another amount, or
-        ReservationClosedError if it was released or has expired.
+        `reason` is shown in the customer's ledger. Raises NotFoundError, KeyReusedError if it was
+        committed with another amount, or ReservationClosedError if it was released or has expired.
         """
-        return self._run(calls.commit_call(customer, credits, key))
+        return self._run(calls.commit_call(customer, credits, key, reason))
 
     def release(self, customer: str, key: str) -> SpendResult:
         """Return all credits of the reservation `key` to the balance, if it has not ended.
@@ -71,10 +117,58 @@ class Paidup(RetryingCaller):
         """Create a subscription to pay, or return the one that is already pending.
 
         `plan` is an id from the plans file; `interval` is "month" or "year", by default the plan's
-        first. Raises APIStatusError, such as `unknown-plan`, `already-subscribed` or
-        `payment-under-way`.
+        first. Raises UnknownPlanError, AlreadySubscribedError, PaymentUnderWayError, InvalidInputError.
         """
         return self._run(calls.subscribe_call(customer, plan, interval, quantity))
+
+    def change(
+        self,
+        customer: str,
+        plan: str,
+        interval: str | None = None,
+        quantity: int | None = None,
+        subscription: str | None = None,
+    ) -> PendingPayment:
+        """Upgrade or downgrade. Billed at once, and in effect once it is paid. None leaves a value unchanged.
+
+        Raises NotSubscribedError, AlreadyOnPlanError, SeveralSubscriptionsError (name a
+        `subscription`), InvoiceUnpaidError, PaymentUnderWayError, ChangeRefusedError, UnknownPlanError.
+        """
+        return self._run(calls.change_call(customer, plan, interval, quantity, subscription))
+
+    def preview(
+        self,
+        customer: str,
+        plan: str,
+        interval: str | None = None,
+        quantity: int | None = None,
+        subscription: str | None = None,
+    ) -> ChangePreview:
+        """Return what `change` with the same arguments would charge now. Changes nothing.
+
+        Raises what `change` raises.
+        """
+        return self._run(calls.preview_call(customer, plan, interval, quantity, subscription))
+
+    def cancel(
+        self, customer: str, when: str = "period_end", subscription: str | None = None
+    ) -> SubscriptionState:
+        """Cancel the subscription at the end of its period, or with `when` "now" at once.
+
+        Raises NotSubscribedError, SeveralSubscriptionsError (name a `subscription`), ChangeRefusedError.
+        """
+        return self._run(calls.cancel_call(customer, when, subscription)).subscription
+
+    def resume(self, customer: str, subscription: str | None = None) -> SubscriptionState:
+        """Undo a cancellation that has not taken effect yet. Raises what `cancel` raises."""
+        return self._run(calls.resume_call(customer, subscription)).subscription
+
+    def top_up(self, customer: str, plan: str, quantity: int = 1) -> PendingPayment:
+        """Buy credits once, or return the top-up that is already pending.
+
+        Raises UnknownPlanError, PaymentUnderWayError, or InvalidInputError if `plan` is no top-up.
+        """
+        return self._run(calls.top_up_call(customer, plan, quantity))
 
     def adopt(self, customer: str, invoice: str) -> PendingPayment:
         """Track an invoice that you created in Stripe yourself.
@@ -89,6 +183,10 @@ class Paidup(RetryingCaller):
         Raises NotFoundError.
         """
         return self._run(calls.status_call(customer, invoice))
+
+    def ticket(self, customer: str, invoice: str) -> FreshTicket:
+        """Return a new ticket for the WebSocket of this customer's invoice. Raises NotFoundError."""
+        return self._run(calls.ticket_call(customer, invoice))
 
     def close(self) -> None:
         """Close all connections."""
@@ -119,8 +217,16 @@ class Paidup(RetryingCaller):
         timeout = urllib3.Timeout(total=request.timeout_s)
         try:
             response = self._pool.request(
-                request.method, request.url, body=request.body, headers=request.headers, timeout=timeout
+                request.method,
+                request.url,
+                body=request.body,
+                headers=request.headers,
+                timeout=timeout,
+                redirect=False,
             )
         except urllib3.exceptions.HTTPError:
             return None
-        return HttpResponse(response.status, response.headers.get("Retry-After", ""), response.data)
+        headers = response.headers
+        return HttpResponse(
+            response.status, headers.get("Retry-After", ""), response.data, headers.get("X-Request-Id", "")
+        )

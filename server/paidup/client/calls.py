@@ -1,147 +1,64 @@
-"""The API's calls and their retries, without I/O: `steps` yields requests to send and pauses to make."""
+"""The API's calls, without I/O: what each one sends, and the type of its response."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Generator
-from http import HTTPStatus
 from typing import Any, Generic, NamedTuple, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-import msgspec
-
-from paidup.client.errors import APIConnectionError, APIError, status_error
 from paidup.client.responses import (
+    AccountState,
+    ChangePreview,
     Credits,
+    EntryPage,
+    FreshTicket,
     PendingPayment,
+    PlanList,
     ReservationResult,
     SpendResult,
     Status,
+    SubscriptionResult,
 )
-from paidup.client.tokens import TokenFactory
 
 T = TypeVar("T")
 
-DEADLINE_S = 10.0
-FIRST_PAUSE_S = 0.1
-RETRYABLE_STATUSES = {
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.GATEWAY_TIMEOUT,
-}
+PAGE = 100
+"""Ledger entries of one page while iterating over all of them."""
 
 
 class ApiCall(NamedTuple, Generic[T]):
-    """One call of the API and the type of its response."""
+    """One call of the API and the type of its response. `customer` None: it needs no token."""
 
     response_type: type[T]
-    customer: str
+    customer: str | None
     method: str
     path: str
     body: dict[str, Any] | None = None
 
 
-class HttpRequest(NamedTuple):
-    """A request for a transport to send within `timeout_s` seconds."""
-
-    method: str
-    url: str
-    headers: dict[str, str]
-    body: bytes | None
-    timeout_s: float
+def _given(**values: Any) -> dict[str, Any]:
+    """The values that are not None; the API fills in the others."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
-class HttpResponse(NamedTuple):
-    """What a transport received. `retry_after` is the header's text, or empty."""
-
-    status: int
-    retry_after: str
-    body: bytes
+def plans_call() -> ApiCall[PlanList]:
+    """GET /api/plans."""
+    return ApiCall(PlanList, None, "GET", "/api/plans")
 
 
-class RetryBudget:
-    """Limits retries to ten in a row, then to one for every ten calls that were answered."""
-
-    def __init__(self, tokens: float = 10.0) -> None:
-        self._max_tokens = self._tokens = tokens
-
-    def on_response(self) -> None:
-        """Count a call that was answered: a tenth of a retry."""
-        self._tokens = min(self._max_tokens, self._tokens + 0.1)
-
-    def take(self) -> bool:
-        """Take a token for a retry; False if there is none."""
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
+def account_call(customer: str) -> ApiCall[AccountState]:
+    """GET /api/account."""
+    return ApiCall(AccountState, customer, "GET", "/api/account")
 
 
-class RetryingCaller:
-    """Turns a call into requests and pauses, up to the deadline."""
-
-    def __init__(self, base_url: str, token_for: TokenFactory, deadline_s: float = DEADLINE_S) -> None:
-        self._base_url = base_url.rstrip("/")
-        self._token_for = token_for
-        self._deadline_s = deadline_s
-        self._retry_budget = RetryBudget()
-
-    def _steps(self, call: ApiCall[T]) -> Generator[HttpRequest | float, HttpResponse | None, T]:
-        """Yield a request to send or a pause in seconds, and receive the response, or None if none came.
-
-        Returns the decoded response. Raises APIError.
-        """
-        deadline, pause_s = time.monotonic() + self._deadline_s, FIRST_PAUSE_S
-        request = self._request(call)
-        while True:
-            # Half the deadline at most, so that a connection that hangs leaves time for a second attempt.
-            timeout_s = min(deadline - time.monotonic(), self._deadline_s / 2)
-            response = yield request._replace(timeout_s=timeout_s)
-            if response is not None and 200 <= response.status < 300:
-                self._retry_budget.on_response()
-                return _decode(response, call.response_type)
-            error = self._retryable_error(call, response)
-            pause = _retry_after_s(response) + pause_s * (0.5 + random.random())  # noqa: S311
-            if time.monotonic() + pause >= deadline or not self._retry_budget.take():
-                raise error
-            yield pause
-            pause_s *= 2
-
-    def _request(self, call: ApiCall[T]) -> HttpRequest:
-        headers = {"Authorization": f"Bearer {self._token_for(call.customer)}"}
-        if call.body is None:
-            return HttpRequest(call.method, self._base_url + call.path, headers, None, 0.0)
-        headers["Content-Type"] = "application/json"
-        body = msgspec.json.encode(call.body)
-        return HttpRequest(call.method, self._base_url + call.path, headers, body, 0.0)
-
-    def _retryable_error(self, call: ApiCall[T], response: HttpResponse | None) -> APIError:
-        """Return what to raise if no retry follows. Raises APIStatusError where a retry cannot help."""
-        if response is None:
-            return APIConnectionError(f"{call.method} {call.path}: no response")
-        error = status_error(response.status, response.body)
-        if response.status not in RETRYABLE_STATUSES or error.problem == "stripe-refused":
-            self._retry_budget.on_response()
-            raise error
-        # After a 429 it is certain that nothing was done; after the others it is not.
-        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-            return error
-        return APIConnectionError(f"{call.method} {call.path}: {error}")
+def entries_call(customer: str, limit: int, starting_after: int | None) -> ApiCall[EntryPage]:
+    """GET /api/account/entries."""
+    query = urlencode(_given(limit=limit, starting_after=starting_after))
+    return ApiCall(EntryPage, customer, "GET", f"/api/account/entries?{query}")
 
 
-def _retry_after_s(response: HttpResponse | None) -> float:
-    if response is None or not response.retry_after.isdecimal():
-        return 0.0
-    return float(response.retry_after)
-
-
-def _decode(response: HttpResponse, response_type: type[T]) -> T:
-    try:
-        return msgspec.json.decode(response.body, type=response_type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise APIError(f"Not a response of Paidup's API: {error}") from None
+def account_ticket_call(customer: str) -> ApiCall[FreshTicket]:
+    """POST /api/account/ticket."""
+    return ApiCall(FreshTicket, customer, "POST", "/api/account/ticket")
 
 
 def credits_call(customer: str) -> ApiCall[Credits]:
@@ -149,9 +66,10 @@ def credits_call(customer: str) -> ApiCall[Credits]:
     return ApiCall(Credits, customer, "GET", "/api/credits")
 
 
-def spend_call(customer: str, credits: int, key: str) -> ApiCall[SpendResult]:
+def spend_call(customer: str, credits: int, key: str, reason: str | None) -> ApiCall[SpendResult]:
     """POST /api/credits/spend."""
-    return ApiCall(SpendResult, customer, "POST", "/api/credits/spend", {"credits": credits, "key": key})
+    body = _given(credits=credits, key=key, reason=reason)
+    return ApiCall(SpendResult, customer, "POST", "/api/credits/spend", body)
 
 
 def reserve_call(customer: str, credits: int, key: str, expires_in_s: int) -> ApiCall[ReservationResult]:
@@ -160,9 +78,10 @@ def reserve_call(customer: str, credits: int, key: str, expires_in_s: int) -> Ap
     return ApiCall(ReservationResult, customer, "POST", "/api/credits/reserve", body)
 
 
-def commit_call(customer: str, credits: int, key: str) -> ApiCall[SpendResult]:
+def commit_call(customer: str, credits: int, key: str, reason: str | None) -> ApiCall[SpendResult]:
     """POST /api/credits/commit."""
-    return ApiCall(SpendResult, customer, "POST", "/api/credits/commit", {"credits": credits, "key": key})
+    body = _given(credits=credits, key=key, reason=reason)
+    return ApiCall(SpendResult, customer, "POST", "/api/credits/commit", body)
 
 
 def release_call(customer: str, key: str) -> ApiCall[SpendResult]:
@@ -172,10 +91,42 @@ def release_call(customer: str, key: str) -> ApiCall[SpendResult]:
 
 def subscribe_call(customer: str, plan: str, interval: str | None, quantity: int) -> ApiCall[PendingPayment]:
     """POST /api/subscriptions."""
-    body: dict[str, Any] = {"plan": plan, "quantity": quantity}
-    if interval is not None:
-        body["interval"] = interval
+    body = _given(plan=plan, quantity=quantity, interval=interval)
     return ApiCall(PendingPayment, customer, "POST", "/api/subscriptions", body)
+
+
+def change_call(
+    customer: str, plan: str, interval: str | None, quantity: int | None, subscription: str | None
+) -> ApiCall[PendingPayment]:
+    """POST /api/subscriptions/change."""
+    body = _given(plan=plan, interval=interval, quantity=quantity, subscription=subscription)
+    return ApiCall(PendingPayment, customer, "POST", "/api/subscriptions/change", body)
+
+
+def preview_call(
+    customer: str, plan: str, interval: str | None, quantity: int | None, subscription: str | None
+) -> ApiCall[ChangePreview]:
+    """POST /api/subscriptions/preview."""
+    body = _given(plan=plan, interval=interval, quantity=quantity, subscription=subscription)
+    return ApiCall(ChangePreview, customer, "POST", "/api/subscriptions/preview", body)
+
+
+def cancel_call(customer: str, when: str, subscription: str | None) -> ApiCall[SubscriptionResult]:
+    """POST /api/subscriptions/cancel."""
+    body = _given(when=when, subscription=subscription)
+    return ApiCall(SubscriptionResult, customer, "POST", "/api/subscriptions/cancel", body)
+
+
+def resume_call(customer: str, subscription: str | None) -> ApiCall[SubscriptionResult]:
+    """POST /api/subscriptions/resume."""
+    body = _given(subscription=subscription)
+    return ApiCall(SubscriptionResult, customer, "POST", "/api/subscriptions/resume", body)
+
+
+def top_up_call(customer: str, plan: str, quantity: int) -> ApiCall[PendingPayment]:
+    """POST /api/top-ups."""
+    body = {"plan": plan, "quantity": quantity}
+    return ApiCall(PendingPayment, customer, "POST", "/api/top-ups", body)
 
 
 def adopt_call(customer: str, invoice: str) -> ApiCall[PendingPayment]:
@@ -186,3 +137,8 @@ def adopt_call(customer: str, invoice: str) -> ApiCall[PendingPayment]:
 def status_call(customer: str, invoice: str) -> ApiCall[Status]:
     """GET /api/invoices/{invoice}."""
     return ApiCall(Status, customer, "GET", f"/api/invoices/{quote(invoice, safe='')}")
+
+
+def ticket_call(customer: str, invoice: str) -> ApiCall[FreshTicket]:
+    """POST /api/invoices/{invoice}/ticket."""
+    return ApiCall(FreshTicket, customer, "POST", f"/api/invoices/{quote(invoice, safe='')}/ticket")

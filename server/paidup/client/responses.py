@@ -126,3 +126,124 @@ class PendingPayment(msgspec.Struct, frozen=True):
     client_secret: str | None
     ticket: str
     status: Status
+
+
+class FreshTicket(msgspec.Struct, frozen=True):
+    """A ticket for one WebSocket address, until `expires_at`."""
+
+    ticket: str
+    expires_at: datetime
+
+
+class PriceOnSale(msgspec.Struct, frozen=True):
+    """A price, in the currency's smallest unit. `interval`: "month", "year", or "once" for a top-up."""
+
+    lookup_key: str
+    amount_minor: int
+    currency: str
+    interval: str
+
+
+class PlanOnSale(msgspec.Struct, frozen=True):
+    """A plan or a top-up. `credits` are per month and seat, or per unit of a top-up."""
+
+    id: str
+    name: str
+    description: str
+    credits: int
+    top_up: bool
+    max_quantity: int
+    prices: list[PriceOnSale]
+
+
+class PlanList(msgspec.Struct, frozen=True):
+    """All plans, in display order."""
+
+    plans: list[PlanOnSale]
+
+
+class SubscriptionState(msgspec.Struct, frozen=True):
+    """A subscription as last fetched from Stripe; `status` is Stripe's.
+
+    `pending_plan` is the plan after a change whose payment is pending; `cancel_at` is when it will end.
+    """
+
+    id: str
+    status: str
+    plan: str | None
+    interval: str | None
+    quantity: int
+    pending_plan: str | None
+    current_period_end: datetime | None
+    cancel_at: datetime | None
+    collection_paused: bool
+    ended_at: datetime | None
+
+
+class SubscriptionResult(msgspec.Struct, frozen=True):
+    """The subscription after a cancellation, or after it was undone."""
+
+    subscription: SubscriptionState
+
+
+class PlannedCredits(msgspec.Struct, frozen=True):
+    """Credits of a yearly plan that will be granted later."""
+
+    credits: int
+    plan: str | None
+    due_at: datetime | None
+
+
+class AccountState(msgspec.Struct, frozen=True):
+    """A customer's balance and subscriptions. `subscription` is the newest one that runs, or the last one."""
+
+    balance: int
+    subscription: SubscriptionState | None
+    subscriptions: list[SubscriptionState]
+    installments: list[PlannedCredits]
+    activating: ActivatingPayment | None
+    renewing: Renewing | None
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A movement of credits: `credits` is signed, `balance` is the one after it.
+
+    `key` is your key of the spend or the reservation that it belongs to, if it belongs to one.
+    """
+
+    id: int
+    kind: str
+    credits: int
+    balance: int
+    reason: str
+    at: datetime
+    key: str | None = None
+
+
+class EntryPage(msgspec.Struct, frozen=True):
+    """One page of the ledger, newest first. The next one starts after the last entry's `id`."""
+
+    entries: list[Entry]
+    has_more: bool
+
+
+class PreviewLine(msgspec.Struct, frozen=True):
+    """A line of an invoice, as Stripe describes it. Below zero, it reduces the amount."""
+
+    description: str
+    amount_minor: int
+
+
+class ChangePreview(msgspec.Struct, frozen=True):
+    """What a change of plan would cost now, in the currency's smallest unit.
+
+    `amount_due_minor` would be charged. A `total_minor` below zero would be kept for later invoices.
+    """
+
+    plan: str
+    interval: str
+    quantity: int
+    currency: str
+    amount_due_minor: int
+    total_minor: int
+    lines: list[PreviewLine]

@@ -182,7 +182,7 @@ def debt_of(account: Account) -> int:
 # Spending and expiry
 
 
-async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent:
+async def spend(account: Account, credits: int, key: str, at: datetime, reason: str = "") -> Spent:
     """Spend `credits` (above 0) from the grants that expire first, once per `key`.
 
     Raises InsufficientCredits, and KeyReused if the key was used for another amount. Does not expire
@@ -199,7 +199,7 @@ async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent
     if account.balance < credits:
         raise InsufficientCredits(account.balance, credits)
     await debit_grants(live, credits)
-    await post_entry(account, EntryKind.SPEND, -credits, reference, at=at)
+    await post_entry(account, EntryKind.SPEND, -credits, reference, reason, at=at)
     return Spent(account.balance, credits, key)
 
 

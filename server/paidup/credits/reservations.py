@@ -50,7 +50,7 @@ async def reserve(account: Account, credits: int, key: str, expires_at: datetime
     return Reserved(key, credits, expires_at, account.balance)
 
 
-async def commit(account: Account, key: str, credits: int, at: datetime) -> Spent:
+async def commit(account: Account, key: str, credits: int, at: datetime, reason: str = "") -> Spent:
     """Spend `credits` (0 or more) of a reservation and return the rest. Idempotent.
 
     Raises NotFound, InvalidInput (more than is reserved), KeyReused (committed with another
@@ -64,7 +64,7 @@ async def commit(account: Account, key: str, credits: int, at: datetime) -> Spen
     _assert_held(row, at)
     if not 0 <= credits <= row.credits:
         raise InvalidInput(f"{row.credits} credits are reserved by {key!r}; {credits} cannot be committed.")
-    await _end(account, row, ReservationState.COMMITTED, credits, at)
+    await _end(account, row, ReservationState.COMMITTED, credits, at, reason)
     return Spent(account.balance, credits, key)
 
 
@@ -91,14 +91,22 @@ async def expire_due(account: Account, at: datetime) -> int:
     return len(rows)
 
 
-async def spend(account: Account, credits: int, key: str, at: datetime) -> Spent:
+async def spend(account: Account, credits: int, key: str, at: datetime, reason: str = "") -> Spent:
     """`ledger.spend`; if credits are short, reservations that are due are expired first."""
     try:
-        return await ledger.spend(account, credits, key, at)
+        return await ledger.spend(account, credits, key, at, reason)
     except InsufficientCredits:
         if not await expire_due(account, at):
             raise
-        return await ledger.spend(account, credits, key, at)
+        return await ledger.spend(account, credits, key, at, reason)
+
+
+def key_of(entry: LedgerEntry) -> str | None:
+    """The caller's key of the spend or the reservation that this entry belongs to."""
+    if entry.kind not in (EntryKind.SPEND, EntryKind.RESERVE, EntryKind.RELEASE):
+        return None
+    _, _, key = entry.reference.removeprefix("reservation:").partition(":")
+    return str(key)
 
 
 async def _repeat_reservation(row: Reservation, credits: int, at: datetime) -> Reserved:
@@ -125,8 +133,15 @@ async def _find(account: Account, key: str) -> Reservation:
     return row
 
 
-async def _end(account: Account, row: Reservation, state: ReservationState, used: int, at: datetime) -> None:
-    """Return unused credits, and post the release and the spend."""
+async def _end(
+    account: Account,
+    row: Reservation,
+    state: ReservationState,
+    used: int,
+    at: datetime,
+    spent_for: str = "",
+) -> None:
+    """Return unused credits, and post the release and the spend, with `spent_for` as its reason."""
     await ledger.expire_due(account, at)  # so that the result does not depend on the last expiry run
     reversed_invoices = await reversals.invoices_with_reversals(account)
     unused = _unused(row.sources, row.credits - used)
@@ -137,9 +152,8 @@ async def _end(account: Account, row: Reservation, state: ReservationState, used
     await reversals.apply_returned(account, reversed_invoices, returned.reversed, row.id, at)
     await ledger.expire_due(account, at)  # credits returned to an ended grant expire again
     if used:
-        await ledger.post_entry(
-            account, EntryKind.SPEND, -used, _spend_reference(row), "reserved earlier", at=at
-        )
+        spent_for = spent_for or "reserved earlier"
+        await ledger.post_entry(account, EntryKind.SPEND, -used, _spend_reference(row), spent_for, at=at)
     row.state, row.used = state, used
     await row.save(update_fields=["state", "used"])
 

@@ -28,6 +28,7 @@ from paidup.stripe_api.schemas import (
     Dispute,
     Line,
     ListOf,
+    PreviewedInvoice,
     Refund,
     StripeInvoice,
     StripeSubscription,
@@ -112,6 +113,22 @@ class StripeGateway:
             {"idempotency_key": key},
         )
         return decode_answer(StripeSubscription, body_of(changed))
+
+    async def preview_change(
+        self, subscription: str, item: str, price: str, quantity: int, restart_cycle: bool
+    ) -> PreviewedInvoice:
+        """The invoice that `change_subscription` would make now. Nothing is stored."""
+        details: Any = {
+            "items": [{"id": item, "price": price, "quantity": quantity}],
+            "proration_behavior": "always_invoice",
+        }
+        if restart_cycle:
+            details["billing_cycle_anchor"] = {"type": "now"}
+        params: Any = {"subscription": subscription, "subscription_details": details}
+        previewed = await self._client.call(
+            "invoices.create_preview", self._client.v1.invoices.create_preview_async, params
+        )
+        return decode_answer(PreviewedInvoice, body_of(previewed))
 
     async def cancel_at_period_end(self, subscription: str, cancel: bool) -> StripeSubscription:
         """End it with its period, or undo that."""

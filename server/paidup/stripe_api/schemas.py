@@ -246,6 +246,20 @@ class StripeInvoice(msgspec.Struct, frozen=True):
         return next((link.intent_id for link in reversed(links) if link.intent_id), None)
 
 
+class PreviewedLine(msgspec.Struct, frozen=True):
+    amount: int
+    description: str | None = None
+
+
+class PreviewedInvoice(msgspec.Struct, frozen=True):
+    """An invoice that a change would make. It is not stored; `lines` are its first ones."""
+
+    currency: str
+    amount_due: int
+    total: int
+    lines: ListOf[PreviewedLine]
+
+
 class ObjectId(msgspec.Struct, frozen=True):
     """What every Stripe object has."""
 
@@ -409,7 +423,7 @@ def payload(event: Event, kind: type[T], version: str) -> T | None:
 
 
 _KINDS: tuple[Any, ...] = (
-    *(Event, StripeInvoice, InvoicePayment, PaymentIntent, StripeSubscription, ObjectId),
+    *(Event, StripeInvoice, PreviewedInvoice, InvoicePayment, PaymentIntent, StripeSubscription, ObjectId),
     *(Refund, Dispute, CreditNote),
     *(ListOf[Line], ListOf[StripeInvoice], ListOf[StripeSubscription], ListOf[msgspec.Raw]),
     *(ListOf[Refund], ListOf[Dispute], ListOf[CreditNote]),

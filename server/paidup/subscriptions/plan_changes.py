@@ -8,6 +8,7 @@ customers keep the plan that they have paid for. The change's invoice is settled
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 from paidup.db.models import Account, Subscription
 from paidup.domain.catalog import BillingCycle, Interval, Plan, PlanPrice
@@ -26,13 +27,34 @@ from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
-from paidup.stripe_api.schemas import StripeInvoice, StripeSubscription
+from paidup.stripe_api.schemas import StripeInvoice, StripeSubscription, SubscriptionItem
 from paidup.subscriptions.change_refusals import refusals, refuse_unchangeable
 from paidup.subscriptions.checkout import Checkout, Purchase, secret_of
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.sync import SubscriptionSync
 
 UNPAID = ("past_due", "unpaid")
+
+
+class WantedChange(NamedTuple):
+    """A change to `price` and `quantity`, from what `item` has. `pending` awaits its payment."""
+
+    running: StripeSubscription
+    item: SubscriptionItem
+    pending: SubscriptionItem | None
+    plan: Plan
+    listed: PlanPrice
+    price: str
+    quantity: int
+
+    def is_of(self, item: SubscriptionItem) -> bool:
+        """Whether this item has the price and the quantity already."""
+        return (item.price.id, item.quantity or 1) == (self.price, self.quantity)
+
+    def refuse_unchanged(self) -> None:
+        """Raises AlreadyOnPlan."""
+        if self.is_of(self.item):
+            raise AlreadyOnPlan(self.plan.id)
 
 
 class PlanChanges:
@@ -68,6 +90,27 @@ class PlanChanges:
         Raises UnknownPlan, InvalidInput (quantity), NotFound, NotSubscribed, SeveralSubscriptions,
         AlreadyOnPlan, InvoiceUnpaid, PaymentUnderWay, StripeError.
         """
+        wanted = await self.wanted(account, plan_id, interval, quantity, subscription)
+        if wanted.pending and wanted.running.latest_invoice_id:
+            waiting = wanted.running.latest_invoice_id
+            same = wanted.is_of(wanted.pending)
+            give_up = partial(self._gateway.void_invoice, waiting)
+            again = await self._checkout.resume_pending(waiting, account, same, give_up)
+            if again is not None and same:
+                return again  # if the other change was paid meanwhile, this one follows it
+        else:
+            wanted.refuse_unchanged()
+        return await self._change(account, wanted)
+
+    async def wanted(
+        self,
+        account: Account,
+        plan_id: str,
+        interval: Interval | None,
+        quantity: int | None,
+        subscription: str | None,
+    ) -> WantedChange:
+        """The change that is requested, and the subscription as it is now. Raises as `change` does."""
         plan = self._catalogue.plan(plan_id)
         if plan.top_up:
             raise InvalidInput(f"{plan.id} is a top-up, not a plan to subscribe to.")
@@ -77,19 +120,10 @@ class PlanChanges:
             raise InvoiceUnpaid(running.latest_invoice_id)
         item = self._subscriptions.item_of(running)
         listed = self._listed(plan, interval, item.price.id)
-        wanted = (await self._prices.id_for(listed), quantity or item.quantity or 1)
-        plan.check_quantity(wanted[1], listed)
+        price, quantity = await self._prices.id_for(listed), quantity or item.quantity or 1
+        plan.check_quantity(quantity, listed)
         pending = self._subscriptions.pending_item_of(running)
-        if pending and running.latest_invoice_id:
-            waiting = running.latest_invoice_id
-            same = (pending.price.id, pending.quantity or 1) == wanted
-            give_up = partial(self._gateway.void_invoice, waiting)
-            again = await self._checkout.resume_pending(waiting, account, same, give_up)
-            if again is not None and same:
-                return again  # if the other change was paid meanwhile, this one follows it
-        elif (item.price.id, item.quantity or 1) == wanted:
-            raise AlreadyOnPlan(plan.id)
-        return await self._change(account, running, item.id, plan, wanted)
+        return WantedChange(running, item, pending, plan, listed, price, quantity)
 
     async def cancel(self, account: Account, at_once: bool, subscription: str | None = None) -> Subscription:
         """End the subscription with its period, or now.
@@ -126,17 +160,15 @@ class PlanChanges:
             interval = known.interval
         return plan.price(interval)
 
-    async def _change(
-        self, account: Account, running: StripeSubscription, item: str, plan: Plan, wanted: tuple[str, int]
-    ) -> Purchase:
-        price, quantity = wanted
+    async def _change(self, account: Account, wanted: WantedChange) -> Purchase:
+        running, price, quantity = wanted.running, wanted.price, wanted.quantity
         number, requested_at = account.purchase_number, self._clock()
         key = f"paidup-change-{running.id}-{price}-{quantity}-{number}"
-        restart = plan.change is BillingCycle.RESTART_CYCLE
+        restart = wanted.plan.change is BillingCycle.RESTART_CYCLE
         with refusals(running):
             try:
                 changed = await self._gateway.change_subscription(
-                    running.id, item, price, quantity, restart, key
+                    running.id, wanted.item.id, price, quantity, restart, key
                 )
             except StripeError as error:
                 await self._checkout.rotate_key_if_final(error, account.id, number)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from paidup.credits.reservations import key_of
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Subscription
 from paidup.domain.catalog import MAX_QUANTITY, Interval
@@ -22,6 +23,7 @@ from paidup.errors import InvalidInput, NotFound
 from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import now
+from paidup.subscriptions.change_previews import preview_change
 from paidup.subscriptions.renewals import renewal_under_way
 from paidup.subscriptions.sync import current_subscriptions
 from paidup.web.dependencies import (
@@ -35,6 +37,7 @@ from paidup.web.dependencies import (
 from paidup.web.http import json_response, read_json
 
 ENTRIES_PER_PAGE = 50
+MAX_ENTRIES_PER_PAGE = 100
 Period = Literal["month", "year"]
 """A recurring interval. One-time payments are top-ups."""
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=MAX_QUANTITY)]
@@ -116,6 +119,17 @@ async def change(request: Request) -> Response:
             account, body.plan, _interval(body.interval), body.quantity, body.subscription
         )
     return purchase_response(request, account, changed)
+
+
+async def preview(request: Request) -> Response:
+    """POST /api/subscriptions/preview: what a change would charge now. Changes nothing."""
+    account = await current_account(request)
+    body = await read_json(request, ChangeBody)
+    changes, gateway = get_services(request).plan_changes, get_services(request).gateway
+    wanted = (body.plan, _interval(body.interval), body.quantity, body.subscription)
+    async with limited(request, account, Limited.PURCHASES):
+        cost = await preview_change(changes, gateway, account, *wanted)
+    return json_response(cost)
 
 
 def _interval(period: Period | None) -> Interval | None:
@@ -200,15 +214,22 @@ async def account(request: Request) -> Response:
 
 
 async def entries(request: Request) -> Response:
-    """GET /api/account/entries: the customer's ledger entries, newest first, older than id `before`."""
+    """GET /api/account/entries: a page of the customer's ledger, newest first."""
     own = await current_account(request)
+    limit = _whole_number(request, "limit")
+    if limit is None:
+        limit = ENTRIES_PER_PAGE
+    if not 1 <= limit <= MAX_ENTRIES_PER_PAGE:
+        raise InvalidInput(f"`limit` is a number from 1 to {MAX_ENTRIES_PER_PAGE}.")
+    # `before` is the older name.
+    after, before = _whole_number(request, "starting_after"), _whole_number(request, "before")
+    if after is not None and before is not None:
+        raise InvalidInput("Please send `starting_after` without `before`.")
     query = LedgerEntry.filter(account_id=own.id)
-    if before := request.query_params.get("before"):
-        if not before.isascii() or not before.isdecimal() or len(before) > 18:
-            raise InvalidInput("`before` is the id of an entry.")
-        query = query.filter(id__lt=int(before))
+    if (last := before if after is None else after) is not None:
+        query = query.filter(id__lt=last)
     with storage_errors():
-        rows = await query.order_by("-id").limit(ENTRIES_PER_PAGE + 1)
+        rows = await query.order_by("-id").limit(limit + 1)
     shown = [
         {
             "id": row.id,
@@ -216,11 +237,22 @@ async def entries(request: Request) -> Response:
             "credits": row.credits,
             "balance": row.balance_after,
             "reason": row.reason,
+            "key": key_of(row),
             "at": row.created_at,
         }
-        for row in rows[:ENTRIES_PER_PAGE]
+        for row in rows[:limit]
     ]
-    return json_response({"entries": shown, "has_more": len(rows) > ENTRIES_PER_PAGE})
+    return json_response({"entries": shown, "has_more": len(rows) > limit})
+
+
+def _whole_number(request: Request, name: str) -> int | None:
+    """A query parameter, or None if it is omitted or empty. Raises InvalidInput."""
+    text = request.query_params.get(name)
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise InvalidInput(f"`{name}` is a whole number.")
+    return int(text)
 
 
 def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
@@ -271,6 +303,7 @@ ROUTES = [
     Route("/api/plans", plans, methods=["GET"]),
     Route("/api/subscriptions", subscribe, methods=["POST"]),
     Route("/api/subscriptions/change", change, methods=["POST"]),
+    Route("/api/subscriptions/preview", preview, methods=["POST"]),
     Route("/api/subscriptions/cancel", cancel, methods=["POST"]),
     Route("/api/subscriptions/resume", resume, methods=["POST"]),
     Route("/api/top-ups", top_up, methods=["POST"]),

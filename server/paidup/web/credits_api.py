@@ -7,6 +7,7 @@ handler grants credits.
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from operator import itemgetter
 from typing import Annotated
@@ -19,7 +20,7 @@ from starlette.routing import Route
 from paidup.credits import reservations
 from paidup.credits.ledger import ends_at
 from paidup.db.models import Account
-from paidup.errors import InsufficientCredits, InvalidInput
+from paidup.errors import InsufficientCredits, InvalidInput, KeyMismatch
 from paidup.services import Services
 from paidup.web.auth import Scope
 from paidup.web.dependencies import (
@@ -34,31 +35,38 @@ from paidup.web.http import PRINTABLE, json_response, read_json
 from paidup.web.problems import problem_of
 
 Key = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
+HEADER_KEY = r"[ -~]{1,200}"
+Reason = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
 Credits = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
 
 class SpendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` is the caller's idempotency key: repeated requests with it spend once."""
+    """`key` is the caller's idempotency key: repeated requests with it spend once.
+
+    It may be in the header `Idempotency-Key` instead. `reason` is shown in the customer's ledger.
+    """
 
     credits: Credits
-    key: Key
+    key: Key | None = None
+    reason: Reason | None = None
 
 
 class ReserveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`key` is the idempotency key and identifies the reservation afterwards."""
 
     credits: Credits
-    key: Key
+    key: Key | None = None
     expires_in_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 900
 
 
 class CommitBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    key: Key
     credits: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    key: Key | None = None
+    reason: Reason | None = None
 
 
 class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    key: Key
+    key: Key | None = None
 
 
 async def credits(request: Request) -> Response:
@@ -92,10 +100,11 @@ async def spend(request: Request) -> Response:
     """POST /api/credits/spend: spend credits, once per key. A 402 includes the payment in progress."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, SpendBody)
+    key, at = _key(request, body.key), get_services(request).clock()
     check_credit_limit(get_services(request), body.credits)
     try:
         async with account_transaction(get_services(request), account) as locked:
-            spent = await reservations.spend(locked, body.credits, body.key, get_services(request).clock())
+            spent = await reservations.spend(locked, body.credits, key, at, body.reason or "")
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
     return json_response(spent)
@@ -105,13 +114,14 @@ async def reserve(request: Request) -> Response:
     """POST /api/credits/reserve: reserve credits, once per key. Refused like a spend."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, ReserveBody)
+    key = _key(request, body.key)
     check_credit_limit(get_services(request), body.credits)
     at = get_services(request).clock()
     expires_at = at + timedelta(seconds=body.expires_in_s)
     try:
         async with account_transaction(get_services(request), account) as locked:
             before = locked.version
-            reserved = await reservations.reserve(locked, body.credits, body.key, expires_at, at)
+            reserved = await reservations.reserve(locked, body.credits, key, expires_at, at)
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
     return json_response(reserved, 201 if locked.version != before else 200)
@@ -121,18 +131,34 @@ async def commit(request: Request) -> Response:
     """POST /api/credits/commit: spend part of a reservation and return the rest to the balance."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, CommitBody)
+    key, at = _key(request, body.key), get_services(request).clock()
     async with account_transaction(get_services(request), account) as locked:
-        spent = await reservations.commit(locked, body.key, body.credits, get_services(request).clock())
+        spent = await reservations.commit(locked, key, body.credits, at, body.reason or "")
     return json_response(spent)
 
 
 async def release(request: Request) -> Response:
     """POST /api/credits/release: return the whole reservation to the balance."""
     account = await current_account(request, Scope.BACKEND)
-    body = await read_json(request, ReleaseBody)
+    body = await read_json(request, ReleaseBody, default=ReleaseBody())
+    key = _key(request, body.key)
     async with account_transaction(get_services(request), account) as locked:
-        released = await reservations.release(locked, body.key, get_services(request).clock())
+        released = await reservations.release(locked, key, get_services(request).clock())
     return json_response(released)
+
+
+def _key(request: Request, in_body: str | None) -> str:
+    """The idempotency key: the body's, or the header's. Raises InvalidInput, or KeyMismatch for two."""
+    given = {key for key in (in_body, *request.headers.getlist("idempotency-key")) if key is not None}
+    if len(given) > 1:
+        raise KeyMismatch
+    if not given:
+        raise InvalidInput("A `key` is required, in the body or in the header Idempotency-Key.")
+    key = given.pop()
+    if in_body is None and not re.fullmatch(HEADER_KEY, key):
+        # Other bytes have no agreed meaning in a header, and would be another key than in a body.
+        raise InvalidInput("Idempotency-Key: 1 to 200 printable ASCII characters; or send `key` in the body.")
+    return key
 
 
 def check_credit_limit(services: Services, credits: int) -> None:

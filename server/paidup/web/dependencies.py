@@ -23,7 +23,7 @@ from paidup.subscriptions.checkout import Purchase
 from paidup.subscriptions.pending import newest_awaited
 from paidup.subscriptions.renewals import Renewal, renewal_under_way
 from paidup.subscriptions.sync import current_subscriptions
-from paidup.web.auth import Scope
+from paidup.web.auth import Scope, authenticated
 from paidup.web.http import json_response
 
 
@@ -41,7 +41,7 @@ async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Acc
     origin = request.headers.get("origin")
     if request.method == "POST" and origin and origin not in get_services(request).settings.origins:
         raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
-    customer = await request.app.state.authenticate(request)
+    customer = await authenticated(request)
     if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:
         raise InsufficientScope(scope)
     return await get_services(request).checkout.account(customer.external_id, customer.stripe_customer)

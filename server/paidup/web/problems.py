@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from paidup import errors
+from paidup.web.request_ids import REQUEST_ID, current_request_id, headers_of
 
 log = structlog.get_logger(__name__)
 
@@ -19,6 +20,7 @@ TYPE_PREFIX = "https://paidup.dev/problems/"
 
 _PROBLEMS: list[tuple[type[errors.PaidupError], int, str, str]] = [
     (errors.UnknownPlan, 422, "unknown-plan", "Unknown plan"),
+    (errors.KeyMismatch, 400, "key-mismatch", "Two different idempotency keys"),
     (errors.WebhookRefused, 400, "webhook-refused", "The delivery was refused"),
     (errors.InvalidInput, 422, "invalid-input", "The request is not valid"),
     (errors.NotAuthenticated, 401, "not-authenticated", "Authentication required"),
@@ -54,6 +56,8 @@ _HTTP_PROBLEMS = {
 def problem(status: int, slug: str, title: str, detail: str, **more: Any) -> Response:
     """A problem document. `more` holds its extension members."""
     body = {"type": TYPE_PREFIX + slug, "title": title, "status": status, "detail": detail, **more}
+    if request_id := current_request_id():
+        body["request_id"] = request_id
     headers = {"Cache-Control": "no-store"}
     if status == 503:
         headers["Retry-After"] = "1"
@@ -108,7 +112,12 @@ async def on_client_left(request: Request, _: Exception) -> Response:
     return Response(status_code=400)
 
 
-async def on_exception(request: Request, _: Exception) -> Response:
+async def on_exception(request: Request, error: Exception) -> Response:
     request.app.state.services.metrics.requests_failed.labels(500).inc()
-    # Starlette re-raises the error, and its traceback is logged.
-    return problem(500, "internal", "Internal server error", "The error has been logged.")
+    # Starlette re-raises the error, and its traceback is logged. This runs outside of all middleware.
+    request_id = request.scope[REQUEST_ID]
+    detail = "The error has been logged."
+    response = problem(500, "internal", "Internal server error", detail, request_id=request_id)
+    response.headers.update(headers_of(request_id))
+    log.error("request_failed", path=request.url.path, kind=type(error).__name__, request_id=request_id)
+    return response

@@ -1,0 +1,102 @@
+"""Gives every HTTP request an id, which its response, its problem document and its log lines have.
+
+A caller's `X-Request-Id` is kept if it is one word of 1 to 128 safe characters. Every response also says
+which version of the API it follows. With ACCESS_LOG, each request is one line at INFO.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from contextvars import ContextVar
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from paidup.settings import Settings
+from paidup.web.auth import IN_PROCESS_CUSTOMER
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = "X-Request-Id"
+API_VERSION_HEADER = "Paidup-Api-Version"
+API_VERSION = "1"
+"""Raised by an incompatible change only: docs/api.md says what may change without notice."""
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+MAX_LOGGED_PATH = 300
+
+_current: ContextVar[str | None] = ContextVar("paidup_request_id", default=None)
+
+
+def current_request_id() -> str | None:
+    """The id of the request that this task handles."""
+    return _current.get()
+
+
+def headers_of(request_id: str) -> dict[str, str]:
+    """What every response to this request has."""
+    return {REQUEST_ID: request_id, API_VERSION_HEADER: API_VERSION}
+
+
+class RequestIds:
+    """ASGI middleware; WebSockets pass unchanged."""
+
+    def __init__(self, app: ASGIApp, access_log: bool) -> None:
+        self._app = app
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _id_of(scope)
+        status, began = 500, time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(headers_of(request_id))
+            await send(message)
+
+        # Reset even after an error: the context may be that of a host's own request. The handler of
+        # unexpected errors runs outside of this middleware, and finds the id in the scope.
+        token = _current.set(request_id)
+        try:
+            with structlog.contextvars.bound_contextvars(request_id=request_id):
+                try:
+                    await self._app(scope, receive, send_with_id)
+                finally:
+                    if self._access_log:
+                        _log_request(scope, status, time.perf_counter() - began)
+        finally:
+            _current.reset(token)
+
+
+def middleware(settings: Settings) -> Middleware:
+    """Belongs before all other middleware."""
+    return Middleware(RequestIds, access_log=settings.access_log)
+
+
+def _id_of(scope: Scope) -> str:
+    # A call by the host's own code, in this process, belongs to the request that makes it.
+    given = current_request_id() if IN_PROCESS_CUSTOMER in scope else Headers(scope=scope).get(REQUEST_ID)
+    request_id = given if given and SAFE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    scope[REQUEST_ID] = request_id
+    return request_id
+
+
+def _log_request(scope: Scope, status: int, duration_s: float) -> None:
+    path = scope.get("raw_path") or scope["path"].encode("ascii", "backslashreplace")
+    client = scope.get("client")
+    log.info(
+        "request",
+        method=scope["method"],
+        path=path.decode("ascii", "backslashreplace")[:MAX_LOGGED_PATH],  # without the query
+        status=status,
+        duration_ms=round(duration_s * 1000, 1),
+        client=client[0] if client else None,
+    )
