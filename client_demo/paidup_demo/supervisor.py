@@ -257,7 +257,8 @@ async def _create_prices(settings: Settings, redis_url: str) -> None:
     rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second)
     key, base = settings.stripe_secret_key, settings.stripe_api_base
     try:
-        async with open_gateway(key, base, settings.stripe_timeout_s, rate_limiter) as gateway:
+        timeout_s, outgoing = settings.stripe_timeout_s, settings.outgoing
+        async with open_gateway(key, base, timeout_s, rate_limiter, outgoing=outgoing) as gateway:
             await ensure_prices(gateway, catalogue)
     finally:
         await redis.aclose()

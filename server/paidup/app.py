@@ -8,8 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
@@ -19,7 +17,7 @@ from paidup.runtime.clock import Clock, now
 from paidup.runtime.tasks import cancel_tasks
 from paidup.services import open_services
 from paidup.settings import Settings, process_problems
-from paidup.web import api, credits_api, health, operators, problems, request_ids, webhooks
+from paidup.web import api, cors, credits_api, health, operators, problems, request_ids, webhooks
 from paidup.web.auth import Authenticate, bearer_authentication
 from paidup.web.websocket import endpoint
 
@@ -43,7 +41,7 @@ def create_app(
     key_set = None
     if authenticate is None:
         if settings.auth_jwks_url:
-            key_set = KeySet(settings.auth_jwks_url, settings.auth_jwks_refresh_s)
+            key_set = KeySet(settings.auth_jwks_url, settings.auth_jwks_refresh_s, outgoing=settings.outgoing)
         authenticate = bearer_authentication(settings, key_set)
 
     app = Starlette(
@@ -52,17 +50,7 @@ def create_app(
             *(*health.ROUTES, *operators.ROUTES, *extra_routes),
         ],
         lifespan=_lifespan(settings, key_set, clock),
-        # CORS for pages of other origins. WebSockets check the origin themselves.
-        middleware=[
-            request_ids.middleware(settings),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=sorted(settings.origins),
-                allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type"],
-                max_age=3600,
-            ),
-        ],
+        middleware=[request_ids.middleware(settings), cors.middleware(settings)],
         exception_handlers={
             PaidupError: problems.on_paidup_error,
             HTTPException: problems.on_http_exception,

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from paidup.errors import IdentityUnavailable, NotAuthenticated
 from paidup.runtime.metrics import Metrics
+from paidup.runtime.outgoing import DIRECT, Outgoing, without_password
 from paidup.runtime.tasks import cancel_tasks
 
 log = structlog.get_logger(__name__)
@@ -61,8 +62,15 @@ class _Document(msgspec.Struct):
 class KeySet:
     """The keys at one URL. `kept_fresh` fetches them for the length of its block."""
 
-    def __init__(self, url: str, refresh_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        refresh_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        outgoing: Outgoing = DIRECT,
+    ) -> None:
         self._url = url
+        self._outgoing = outgoing
         self._refresh_s = refresh_s
         self._clock = clock
         self._keys: dict[str, VerificationKey] = {}
@@ -129,7 +137,7 @@ class KeySet:
     async def _refresh(self) -> bool:
         began = self._clock()
         try:
-            self._keys = await fetch_keys(self._url)
+            self._keys = await fetch_keys(self._url, self._outgoing)
         except KeySetUnavailable as error:
             self._failures += 1
             log.warning("key_set_unavailable", reason=str(error), failures=self._failures)
@@ -150,14 +158,14 @@ class KeySet:
         return pause_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-async def fetch_keys(url: str) -> dict[str, VerificationKey]:
+async def fetch_keys(url: str, outgoing: Outgoing = DIRECT) -> dict[str, VerificationKey]:
     """The usable keys at `url` by `kid`; at least one. Raises KeySetUnavailable."""
     timeout = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_S)
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:
         # Redirects are not followed: they could lead from TLS to plain HTTP.
         async with (
-            aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False) as http,
+            outgoing.session(url, timeout=timeout, auto_decompress=False) as http,
             http.get(url, headers=headers, allow_redirects=False) as response,
         ):
             if response.status != 200:
@@ -166,7 +174,7 @@ async def fetch_keys(url: str) -> dict[str, VerificationKey]:
     except TimeoutError:
         raise KeySetUnavailable(f"no response within {FETCH_TIMEOUT_S:.0f} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise KeySetUnavailable(f"{type(error).__name__}: {error}") from None
+        raise KeySetUnavailable(f"{type(error).__name__}: {without_password(str(error))}") from None
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

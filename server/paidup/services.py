@@ -205,7 +205,9 @@ async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: 
     stack.push_async_callback(cancel_tasks, counting)
     key, api_base, account = settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_account
     gateway = await stack.enter_async_context(
-        open_gateway(key, api_base, settings.stripe_timeout_s, rate_limiter, reads, account)
+        open_gateway(
+            key, api_base, settings.stripe_timeout_s, rate_limiter, reads, account, settings.outgoing
+        )
     )
     hub = Hub(redis, metrics)
     await hub.open()

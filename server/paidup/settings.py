@@ -9,28 +9,32 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
 
+from paidup.domain.origins import Origins, origin_problems, parse_origins
+from paidup.domain.token_algorithms import algorithm_problems
+from paidup.domain.trusted_proxies import proxy_problems
+from paidup.domain.weak_secrets import weakness
 from paidup.errors import ConfigurationError
 from paidup.runtime.connection_urls import names_a_host
 from paidup.runtime.env_file import misspelt, read_env_file
+from paidup.runtime.outgoing import READ_BY_OTHERS, Outgoing
+from paidup.runtime.secret_files import FROM_FILES, read_secret_files
 
 STRIPE_API = "https://api.stripe.com"
 ENV_FILE = Path(".env")
 PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----"
-PLACEHOLDER = re.compile(r"\.\.\.|…|<|change.?me|replace.?me|placeholder|example|your[-_ ]", re.IGNORECASE)
-DISTINCT_CHARACTERS = 6
-"""Secrets with fewer are refused; 16 random hex digits have fewer once in 30,000."""
 RANDOM = "`openssl rand -base64 32` makes one"
 FROM_DASHBOARD = "copy the whole key from the Stripe dashboard"
 FROM_ENDPOINT = "copy the whole secret of the webhook endpoint, or what `stripe listen` prints"
 SANDBOX_PREFIX = "SANDBOX_"
 """Of names that the demo's sandbox reads itself."""
+CORS_NONE = "none"
+HEADER_NAME = re.compile(r"[0-9A-Za-z-]+")
 PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -66,8 +70,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     price_source: Literal["plans_file", "stripe"] = "plans_file"
     allowed_origins: str = ""
     forwarded_allow_ips: str = "127.0.0.1,::1"
+    cors_origins: str = ""
+    cors_credentials: bool = False
+    cors_allowed_headers: str = ""
+    cors_exposed_headers: str = "Retry-After"
     auth_jwt_audience: str = ""
+    auth_jwt_audience_claim: str = "aud"
     auth_jwt_issuer: str = ""
+    auth_jwt_algorithms: str = ""
+    auth_jwt_customer_claim: str = "sub"
+    auth_jwt_leeway_s: Annotated[float, msgspec.Meta(ge=0, le=300)] = 30.0
+    https_proxy: str = ""
+    no_proxy: str = ""
+    ssl_cert_file: str = ""
 
     websocket_protocol: Literal["lightweight", "uvicorn"] = "lightweight"
 
@@ -114,19 +129,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     @property
     def webhook_secrets(self) -> list[str]:
         """The signing secrets that a webhook may be signed with; several while one is rotated."""
-        return _split(self.stripe_webhook_secret)
+        return split_list(self.stripe_webhook_secret)
 
     @property
-    def origins(self) -> frozenset[str]:
+    def origins(self) -> Origins:
         """Origins whose pages may open WebSockets; this server's own addresses by default."""
-        listed = _split(self.allowed_origins)
-        own = [f"http://{name}:{self.port}" for name in ("127.0.0.1", "localhost")]
-        return frozenset(origin.rstrip("/") for origin in (listed or own))
+        own = ",".join(f"http://{name}:{self.port}" for name in ("127.0.0.1", "localhost"))
+        return parse_origins(self.allowed_origins if self.allowed_origins.strip(" ,") else own)
+
+    @property
+    def api_origins(self) -> Origins:
+        """Origins whose pages may call the API from another origin (CORS): `origins` by default."""
+        if self.cors_origins.strip().lower() == CORS_NONE:
+            return Origins(())
+        return parse_origins(self.cors_origins) if self.cors_origins.strip(" ,") else self.origins
+
+    def may_post(self, origin: str) -> bool:
+        """Whether pages of this origin may change anything, of Paidup's own or of another."""
+        return origin in self.origins or origin in self.api_origins
+
+    @property
+    def outgoing(self) -> Outgoing:
+        """How Stripe and the identity provider are reached."""
+        return Outgoing(self.https_proxy, self.no_proxy, self.ssl_cert_file)
 
     @property
     def proxies(self) -> list[str]:
         """Addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted."""
-        return _split(self.forwarded_allow_ips)
+        return split_list(self.forwarded_allow_ips)
 
     @property
     def livemode(self) -> bool:
@@ -162,9 +192,14 @@ def load_settings(
     merged = _merged(environ, env_file)
     if merged.get("STRIPE_LOG"):
         raise ConfigurationError(["STRIPE_LOG is set: Stripe's SDK would log client secrets. Unset it"])
+    from_files, unreadable = read_secret_files(merged)
+    if unreadable:
+        raise ConfigurationError(unreadable)
+    for name in LOWER_CASE_TOO:
+        merged[name] = merged.get(name) or merged.get(name.lower(), "")
     given = {key: merged[key] for key in NAMES if merged.get(key, "").strip()}
     try:
-        return make_settings({**(defaults or {}), **given})
+        return make_settings({**(defaults or {}), **given, **from_files})
     except ConfigurationError as error:
         raise ConfigurationError([*error.problems, *misspelt_names(environ, env_file)]) from None
 
@@ -172,7 +207,8 @@ def load_settings(
 def misspelt_names(environ: Mapping[str, str] | None = None, env_file: Path | None = ENV_FILE) -> list[str]:
     """A line for each name, in the environment or the file, that looks like a misspelt setting."""
     given = [name for name in _merged(environ, env_file) if not name.startswith(SANDBOX_PREFIX)]
-    found = misspelt(given, NAMES)
+    files = [f"{name}_FILE" for name in FROM_FILES]
+    found = misspelt(set(given) - READ_BY_OTHERS, [*NAMES, *files])
     return [f"{name} is not a setting: did you mean {nearest}?" for name, nearest in found.items()]
 
 
@@ -216,6 +252,8 @@ def _type_problem(name: str, value: Any) -> str | None:
 
 _TYPES = {field.encode_name: field.type for field in msgspec.structs.fields(Settings)}
 NAMES = tuple(_TYPES)
+LOWER_CASE_TOO = ("HTTPS_PROXY", "NO_PROXY")
+"""Other programs read these in lower case as well."""
 
 _REQUIRED = {
     "SECRET_KEY": "it signs tickets; `openssl rand -base64 32` makes one",
@@ -245,8 +283,9 @@ def _key_problems(settings: Settings) -> list[str]:
         problems.append(
             "live keys with a STRIPE_API_BASE that is not Stripe's: a sandbox must never receive live keys"
         )
-    if settings.auth_jwt_secret and settings.auth_jwks_url:
-        problems.append("AUTH_JWT_SECRET and AUTH_JWKS_URL are both set: choose one")
+    shared = bool(settings.auth_jwt_secret) and "-----BEGIN" not in settings.auth_jwt_secret
+    alone = shared and not settings.auth_jwks_url
+    problems += algorithm_problems(split_list(settings.auth_jwt_algorithms), alone)
     if "-----BEGIN" in settings.auth_jwt_secret and not settings.auth_jwt_secret.startswith(PUBLIC_KEY):
         # It would be used as a shared secret, although it is public.
         problems.append(f"AUTH_JWT_SECRET: a public key begins with {PUBLIC_KEY}")
@@ -266,21 +305,8 @@ def _weak_secrets(settings: Settings) -> list[str]:
     return [
         f"{name} {fault}: {remedy}"
         for name, secret, shortest, remedy in given
-        if secret and (fault := _weakness(name, secret, shortest))
+        if secret and (fault := weakness(name, secret, shortest))
     ]
-
-
-def _weakness(name: str, secret: str, shortest: int) -> str | None:
-    random_part = re.sub(r"\A(?:[srp]k_(?:test|live)|whsec)_", "", secret)
-    if PLACEHOLDER.search(secret):
-        return "is a placeholder"
-    if len(secret) < shortest:
-        return f"is shorter than {shortest} characters"
-    if len(set(random_part)) < DISTINCT_CHARACTERS:
-        return f"has fewer than {DISTINCT_CHARACTERS} different characters"
-    if name.startswith("STRIPE_") and not re.fullmatch(r"[!-~]+", secret):
-        return "has a character that Stripe's keys never contain"
-    return None
 
 
 def _url_problems(settings: Settings) -> list[str]:
@@ -297,11 +323,7 @@ def _url_problems(settings: Settings) -> list[str]:
     if settings.auth_jwks_url and (keys.scheme not in ("http", "https") or not keys.hostname):
         problems.append("AUTH_JWKS_URL is not a URL such as https://id.example.com/keys")
     problems += _redis_problems(settings)
-    problems += _proxy_problems(settings)
-    for origin in settings.origins:
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path:
-            problems.append(f"ALLOWED_ORIGINS: {origin!r} is not an origin such as https://app.example.com")
+    problems += [*proxy_problems(settings.proxies), *settings.outgoing.problems(), *_page_problems(settings)]
     if not settings.plans_file.is_file():
         problems.append(f"PLANS_FILE: there is no file {settings.plans_file}: correct it, or leave it empty")
     return problems
@@ -312,9 +334,8 @@ def _unparsable_urls(settings: Settings) -> list[str]:
     addresses = {
         "STRIPE_API_BASE": [settings.stripe_api_base],
         "DATABASE_URL": [settings.database_url],
-        "REDIS_URL": _split(settings.redis_url),
+        "REDIS_URL": split_list(settings.redis_url),
         "AUTH_JWKS_URL": [settings.auth_jwks_url],
-        "ALLOWED_ORIGINS": settings.origins,
     }
     return [
         f"{name} is not a valid URL; in a password, write special characters as %XX"
@@ -333,31 +354,28 @@ def _parsable(address: str) -> bool:
 def _redis_problems(settings: Settings) -> list[str]:
     schemes = ("redis://", "rediss://")
     if settings.redis_cluster:
-        if not all(url.startswith(schemes) for url in _split(settings.redis_url) or [""]):
+        if not all(url.startswith(schemes) for url in split_list(settings.redis_url) or [""]):
             return ["REDIS_CLUSTER: REDIS_URL lists one or more of its nodes, redis://... or rediss://..."]
     elif settings.redis_url and not settings.redis_url.startswith((*schemes, "unix://")):
         return ["REDIS_URL starts with redis://, rediss:// or unix://"]
     return []
 
 
-def _proxy_problems(settings: Settings) -> list[str]:
-    """uvicorn treats what it cannot parse as a literal that matches no peer, without an error."""
-    problems = []
-    for text in settings.proxies:
-        try:
-            everybody = ip_network(text).prefixlen == 0
-        except ValueError:
-            everybody = text == "*"
-            if not everybody:
-                problems.append(
-                    f"FORWARDED_ALLOW_IPS: {text!r} is not an address or network such as 10.0.0.0/8"
-                )
-        if everybody:
-            problems.append(
-                f"FORWARDED_ALLOW_IPS: {text!r} would trust any client's X-Forwarded-For; list the "
-                "addresses or networks of your proxies, such as 10.0.0.0/8"
-            )
-    return problems
+def _page_problems(settings: Settings) -> list[str]:
+    """Origins that no browser would send, and names that no header can have."""
+    api = "" if settings.cors_origins.strip().lower() == CORS_NONE else settings.cors_origins
+    headers = {"CORS_ALLOWED_HEADERS": settings.cors_allowed_headers}
+    headers["CORS_EXPOSED_HEADERS"] = settings.cors_exposed_headers
+    return [
+        *origin_problems("ALLOWED_ORIGINS", settings.allowed_origins),
+        *origin_problems("CORS_ORIGINS", api),
+        *(
+            f"{name}: {each!r} is not the name of a header"
+            for name, listed in headers.items()
+            for each in split_list(listed)
+            if not HEADER_NAME.fullmatch(each)
+        ),
+    ]
 
 
 def process_problems(settings: Settings) -> list[str]:
@@ -376,5 +394,6 @@ def _to_path(kind: type, value: Any) -> Any:
     raise NotImplementedError
 
 
-def _split(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
+    """The parts of a comma-separated setting."""
     return [part.strip() for part in text.split(",") if part.strip()]

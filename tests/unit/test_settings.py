@@ -54,11 +54,20 @@ def problems(**changes: Any) -> list[str]:
             {"auth_jwt_secret": "-----BEGIN RSA PUBLIC KEY-----\\nMIIBCgKCAQEA"},
             "AUTH_JWT_SECRET: a public key begins",
         ),
-        ({"auth_jwks_url": "https://id.example/jwks"}, "AUTH_JWT_SECRET and AUTH_JWKS_URL are both set"),
         (
             {"auth_jwt_secret": "", "auth_jwks_url": "id.example/keys"},
             "AUTH_JWKS_URL is not a URL such as https://",
         ),
+        ({"auth_jwt_algorithms": "HS256, none"}, "AUTH_JWT_ALGORITHMS: 'none' is not one of RS256, "),
+        ({"auth_jwt_algorithms": "RS256"}, "AUTH_JWT_ALGORITHMS: add HS256"),
+        ({"auth_jwt_leeway_s": 301}, "AUTH_JWT_LEEWAY_S: "),
+        ({"https_proxy": "socks5://proxy:1080"}, "HTTPS_PROXY is not the URL of an HTTP proxy"),
+        ({"https_proxy": "http://user:pa/ss@proxy"}, "HTTPS_PROXY is not the URL of an HTTP proxy"),
+        ({"ssl_cert_file": "nowhere.pem"}, "SSL_CERT_FILE: nowhere.pem cannot be used: No such file"),
+        ({"ssl_cert_file": __file__}, "cannot be used: it holds no PEM certificate"),
+        ({"cors_origins": "none, https://a.example"}, "CORS_ORIGINS: 'none' is not an origin"),
+        ({"cors_allowed_headers": "a b"}, "CORS_ALLOWED_HEADERS: 'a b' is not the name of a header"),
+        ({"cors_exposed_headers": "*"}, "CORS_EXPOSED_HEADERS: '*' is not the name of a header"),
         ({"auth_jwks_refresh_s": 3601}, "AUTH_JWKS_REFRESH_S: "),
         ({"port": 0}, "PORT: "),
         ({"port": "eighty"}, "PORT: "),
@@ -294,12 +303,10 @@ def test_several_webhook_secrets_are_separated_by_commas() -> None:
 
 
 def test_origins_are_listed_or_this_servers_own() -> None:
-    assert settings(allowed_origins="", port=8100).origins == {
-        "http://127.0.0.1:8100",
-        "http://localhost:8100",
-    }
+    own = settings(allowed_origins=" , ", port=8100).origins
+    assert set(own) == {"http://127.0.0.1:8100", "http://localhost:8100"}
     listed = settings(allowed_origins="https://a.example/, https://b.example")
-    assert listed.origins == {"https://a.example", "https://b.example"}
+    assert set(listed.origins) == {"https://a.example", "https://b.example"}
 
 
 def test_without_an_address_the_database_is_a_file_under_the_data_directory(tmp_path: Path) -> None:
@@ -314,3 +321,55 @@ def test_stripes_own_address_is_not_a_sandbox() -> None:
 
 def test_the_plans_that_are_packaged_are_the_default() -> None:
     assert settings().plans_file == PACKAGED_PLANS
+
+
+SECRET_FILES = ("SECRET_KEY", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "AUTH_JWT_SECRET", "DATABASE_URL")
+
+
+def test_secrets_are_read_from_files(write_file: Write) -> None:
+    """As Docker, Kubernetes and systemd hand them over; the line break at the end is not part of them."""
+    given = environment(database_url="postgresql://paidup:secret@db/paidup")
+    files = {f"{name}_FILE": str(write_file(name.lower(), given.pop(name) + "\n")) for name in SECRET_FILES}
+    read = load_settings({**given, **files})
+    assert read == settings(database_url="postgresql://paidup:secret@db/paidup")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "secret_key cannot be read: No such file or directory"),
+        ("", "secret_key is empty"),
+        ("a" * 70_000, "secret_key is larger than 65536 bytes"),
+        ("\udcff\udcfe", "secret_key is not text in UTF-8"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_is_one_line(content: str | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret_key"
+    if content is not None:
+        path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    given = {name: value for name, value in environment().items() if name != "SECRET_KEY"}
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings({**given, "SECRET_KEY_FILE": str(path)})
+    (problem,) = refused.value.problems
+    assert problem.startswith("SECRET_KEY_FILE: ")
+    assert words in problem
+
+
+def test_a_secret_and_its_file_are_refused_together(write_file: Write) -> None:
+    with pytest.raises(ConfigurationError, match="SECRET_KEY and SECRET_KEY_FILE are both set"):
+        load_settings({**environment(), "SECRET_KEY_FILE": str(write_file("secret_key", RANDOM))})
+
+
+def test_the_proxy_may_be_named_in_lower_case() -> None:
+    """As curl and others read it; the capitals take precedence."""
+    lower = {"https_proxy": "http://lower:1", "no_proxy": "example.test"}
+    read = load_settings({**environment(), **lower})
+    assert read.outgoing.proxy_for("https://api.stripe.com") == "http://lower:1"
+    assert read.outgoing.proxy_for("https://a.example.test:8443/keys") is None
+    assert read.outgoing.proxy_for("http://127.0.0.1:8001") is None
+    assert (
+        load_settings({**environment(), **lower, "HTTPS_PROXY": "upper:2"}).outgoing.proxy_for(
+            "https://api.stripe.com"
+        )
+        == "http://upper:2"
+    )

@@ -53,7 +53,14 @@ async def open_gateway_only(settings: Settings) -> AsyncIterator[StripeGateway]:
         key, base = settings.stripe_secret_key, settings.stripe_api_base
         account = settings.stripe_account
         yield await stack.enter_async_context(
-            open_gateway(key, base, settings.stripe_timeout_s, rate_limiter, connected_account=account)
+            open_gateway(
+                key,
+                base,
+                settings.stripe_timeout_s,
+                rate_limiter,
+                connected_account=account,
+                outgoing=settings.outgoing,
+            )
         )
 
 

@@ -15,6 +15,7 @@ import stripe
 from stripe import AIOHTTPClient, StripeClient
 
 from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.stripe_api.schemas import decode
@@ -166,13 +167,13 @@ async def open_client(
     rate_limiter: RateLimiter,
     reads: ReadCounter | None = None,
     connected_account: str = "",
+    outgoing: Outgoing = DIRECT,
 ) -> AsyncIterator[RateLimitedClient]:
     """A client whose connections stay open for the length of the block. Connects to nothing yet.
 
     With a `connected_account`, each call is made for it: https://docs.stripe.com/connect/authentication
     """
-    connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S, limit=50)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    async with outgoing.session(api_base, KEEP_ALIVE_S) as session:
         transport = AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=timeout_s), session=session)
         platform, client = (
             StripeClient(

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.stripe_api.account import StripeAccount
 from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer, open_client
 from paidup.stripe_api.customers import CustomerReader
@@ -351,7 +352,9 @@ async def open_gateway(
     rate_limiter: RateLimiter,
     reads: ReadCounter | None = None,
     connected_account: str = "",
+    outgoing: Outgoing = DIRECT,
 ) -> AsyncIterator[StripeGateway]:
     """A gateway whose connections stay open for the length of the block. Connects to nothing yet."""
-    async with open_client(key, api_base, timeout_s, rate_limiter, reads, connected_account) as client:
+    opened = open_client(key, api_base, timeout_s, rate_limiter, reads, connected_account, outgoing)
+    async with opened as client:
         yield StripeGateway(client)

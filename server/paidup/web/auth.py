@@ -1,9 +1,9 @@
 """Authentication: bearer tokens that identify the customer.
 
-The token is a JWT that the SaaS's backend issues: `sub` is the SaaS's own user id, `scope` says
-whether a browser or the backend holds it, and `stripe_customer` may link the user to an existing
-Stripe customer. Any other authentication (the demo's cookie) is a function of the same type, passed
-to `create_app`.
+The token is a JWT that the SaaS's backend or its identity provider issues: `sub` is the SaaS's own user
+id, `scope` says whether a browser or the backend holds it, and `stripe_customer` may link the user to an
+existing Stripe customer. Any other authentication (the demo's cookie) is a function of the same type,
+passed to `create_app`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import jwt
 import msgspec
@@ -21,12 +21,11 @@ from starlette.requests import Request
 
 from paidup.errors import ConfigurationError, NotAuthenticated
 from paidup.key_sets import KeySet, VerificationKey, algorithms_for
-from paidup.settings import PUBLIC_KEY, Settings
+from paidup.settings import PUBLIC_KEY, Settings, split_list
 
 TEXT = r"\A[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
 NAME = TEXT.replace("*", "+")
 """As http.PRINTABLE, and without lone surrogates, which Python's JSON parser accepts unlike msgspec's."""
-LEEWAY_S = 30
 MALFORMED = (
     *(jwt.PyJWTError, msgspec.ValidationError),
     *(ValueError, TypeError, OverflowError, RecursionError),  # from PyJWT's JSON and number parsing
@@ -91,25 +90,64 @@ async def authenticated(request: Request) -> Customer:
         return Customer(msgspec.convert({"sub": caller}, Claims).sub, scope=Scope.BACKEND)
 
 
-def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> Authenticate:
-    """Authentication by JWT, verified with `key_set` or else AUTH_JWT_SECRET.
+class _Rules(msgspec.Struct, frozen=True):
+    """What a token must say, beside its signature, `exp` and who the customer is."""
 
-    Every request is refused if neither is given. Raises ConfigurationError for an unusable public key.
+    algorithms: list[str]
+    leeway_s: float
+    audience_claim: str = "aud"
+    audiences: list[str] = []
+    issuers: list[str] = []
+    customer_claim: str = "sub"
+
+
+def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> Authenticate:
+    """Authentication by JWT, verified with `key_set`, or AUTH_JWT_SECRET, or either.
+
+    With both, AUTH_JWT_SECRET is the backend's: only its tokens, which name no key, may spend credits.
+    Which key verifies a token never follows from the token's algorithm. Every request is refused if
+    neither is given. Raises ConfigurationError for an unusable public key.
     """
     fixed = _fixed_key(settings.auth_jwt_secret)
+    backend = _Rules([], settings.auth_jwt_leeway_s)
+    rules = _Rules(
+        split_list(settings.auth_jwt_algorithms),
+        settings.auth_jwt_leeway_s,
+        settings.auth_jwt_audience_claim,
+        split_list(settings.auth_jwt_audience),
+        split_list(settings.auth_jwt_issuer),
+        settings.auth_jwt_customer_claim,
+    )
+
+    async def identify(token: str) -> Customer:
+        if key_set is None:
+            if fixed is None:
+                raise NotAuthenticated("No authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL).")
+            return _customer(token, fixed, rules)
+        kid = _key_id(token)
+        if fixed is None:
+            return _customer(token, await key_set.key(_named(kid)), rules)
+        if kid is None:
+            return _backends(_customer(token, fixed, backend))
+        found = _customer(token, await key_set.key(_named(kid)), rules)
+        # A browser may be able to ask its identity provider for any scope.
+        return msgspec.structs.replace(found, scope=Scope.BROWSER)
 
     async def authenticate(request: Request) -> Customer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise NotAuthenticated("A bearer token is required.")
-        key = await key_set.key(_key_id(token)) if key_set else fixed
-        if key is None:
-            raise NotAuthenticated("No authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL).")
-        found = _claims(token, key, settings)
-        scope = Scope.BACKEND if found.scope == Scope.BACKEND else Scope.BROWSER
-        return Customer(found.sub, found.stripe_customer, scope)
+        return await identify(token)
 
     return authenticate
+
+
+def _backends(found: Customer) -> Customer:
+    if found.scope is not Scope.BACKEND:
+        raise NotAuthenticated(
+            "The token is not valid: beside AUTH_JWKS_URL, one of AUTH_JWT_SECRET needs the scope backend."
+        )
+    return found
 
 
 def _fixed_key(secret: str) -> VerificationKey | None:
@@ -137,23 +175,40 @@ def _malformed_is_refused() -> Iterator[None]:
         raise NotAuthenticated(f"The token is not valid: {words[:200]}") from None
 
 
-def _key_id(token: str) -> str:
+def _key_id(token: str) -> object:
     with _malformed_is_refused():
-        kid = jwt.get_unverified_header(token).get("kid")
+        return jwt.get_unverified_header(token).get("kid")
+
+
+def _named(kid: object) -> str:
     if not isinstance(kid, str):
         raise NotAuthenticated("The token is not valid: its header names no key (kid).")
     return kid
 
 
-def _claims(token: str, key: VerificationKey, settings: Settings) -> TokenClaims:
+def _customer(token: str, key: VerificationKey, rules: _Rules) -> Customer:
+    # The key's kind allows them; AUTH_JWT_ALGORITHMS can only take some away.
+    algorithms = [name for name in key.algorithms if not rules.algorithms or name in rules.algorithms]
+    if not algorithms:
+        raise NotAuthenticated("The token is not valid: its key fits none of AUTH_JWT_ALGORITHMS.")
     with _malformed_is_refused():
         claims = jwt.decode(
             token,
             key.key,
-            algorithms=key.algorithms,
-            audience=settings.auth_jwt_audience or None,
-            issuer=settings.auth_jwt_issuer or None,
-            leeway=LEEWAY_S,
-            options={"require": ["exp", "sub"]},
+            algorithms=algorithms,
+            issuer=rules.issuers or None,
+            leeway=rules.leeway_s,
+            # The audience is checked below, where it may be another claim.
+            options={"require": ["exp", rules.customer_claim], "verify_aud": False},
         )
-        return msgspec.convert(claims, TokenClaims)
+        if rules.audiences:
+            _check_audience(claims.get(rules.audience_claim), rules)
+        found = msgspec.convert({**claims, "sub": claims[rules.customer_claim]}, TokenClaims)
+    scope = Scope.BACKEND if found.scope == Scope.BACKEND else Scope.BROWSER
+    return Customer(found.sub, found.stripe_customer, scope)
+
+
+def _check_audience(named: Any, rules: _Rules) -> None:
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list) or not any(each in rules.audiences for each in named):
+        raise jwt.InvalidAudienceError(f"its claim {rules.audience_claim!r} names none of AUTH_JWT_AUDIENCE")

@@ -39,7 +39,8 @@ async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Acc
     """
     # CSRF: with cookie authentication, a page of another origin could send this request.
     origin = request.headers.get("origin")
-    if request.method == "POST" and origin and origin not in get_services(request).settings.origins:
+    settings = get_services(request).settings
+    if request.method == "POST" and origin and not settings.may_post(origin):
         raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
     customer = await authenticated(request)
     if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:

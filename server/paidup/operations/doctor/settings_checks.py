@@ -39,14 +39,14 @@ def check_plans(settings: Settings) -> tuple[Catalogue | None, Check]:
 
 async def check_tokens(settings: Settings) -> Check:
     """How customers are authenticated."""
-    if settings.auth_jwt_secret:
+    if settings.auth_jwt_secret and not settings.auth_jwks_url:
         return ok("tokens", "verified by AUTH_JWT_SECRET")
     if not settings.auth_jwks_url:
         text = "neither AUTH_JWT_SECRET nor AUTH_JWKS_URL is set: every request of a customer gets a 401"
         recommendation = "set one (ignore this if your application passes `authenticate` to create_app)"
         return warn("tokens", text, recommendation)
     try:
-        keys = await fetch_keys(settings.auth_jwks_url)
+        keys = await fetch_keys(settings.auth_jwks_url, settings.outgoing)
     except KeySetUnavailable as error:
         return fail("tokens", f"the key set cannot be read: {error}", "see AUTH_JWKS_URL")
     if settings.livemode and urlsplit(settings.auth_jwks_url).scheme != "https":
@@ -55,17 +55,18 @@ async def check_tokens(settings: Settings) -> Check:
     if not settings.auth_jwt_audience:
         text = "tokens that the identity provider issued for other applications are accepted"
         return warn("tokens", text, "set AUTH_JWT_AUDIENCE")
-    return ok("tokens", f"{len(keys)} keys at {settings.auth_jwks_url}")
+    backend = "; AUTH_JWT_SECRET verifies your backend's" if settings.auth_jwt_secret else ""
+    return ok("tokens", f"{len(keys)} keys at {settings.auth_jwks_url}{backend}")
 
 
 def check_origins(settings: Settings) -> Check:
     """Which pages may open WebSockets and call the API."""
-    listed = ", ".join(sorted(settings.origins))
+    listed = ", ".join(settings.origins)
     if not settings.livemode:
         return ok("origins", listed)
     if not settings.allowed_origins:
         return fail("origins", f"only {listed}", "set ALLOWED_ORIGINS to your application's origins")
-    if without_tls := [origin for origin in sorted(settings.origins) if not origin.startswith("https://")]:
+    if without_tls := [origin for origin in settings.origins if origin.startswith("http://")]:
         return warn("origins", f"without TLS: {', '.join(without_tls)}", "remove them from ALLOWED_ORIGINS")
     return ok("origins", listed)
 

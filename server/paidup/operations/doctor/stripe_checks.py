@@ -31,7 +31,8 @@ async def check_stripe_account(
     """Run all checks of the Stripe account, or only the first if Stripe cannot be reached."""
     rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second)
     key, base, account = settings.stripe_secret_key, settings.stripe_api_base, settings.stripe_account
-    opened = open_gateway(key, base, settings.stripe_timeout_s, rate_limiter, connected_account=account)
+    timeout_s, outgoing = settings.stripe_timeout_s, settings.outgoing
+    opened = open_gateway(key, base, timeout_s, rate_limiter, connected_account=account, outgoing=outgoing)
     async with opened as gateway:
         key_check = await check_key(gateway, settings)
         if key_check.state is State.FAIL:
