@@ -5,7 +5,15 @@ from __future__ import annotations
 import typer
 from rich.markup import escape
 
-from paidup.commands import demonstration, events, inspection, serving, stripe_account
+from paidup.commands import (
+    demonstration,
+    events,
+    initialization,
+    inspection,
+    sandbox,
+    serving,
+    stripe_account,
+)
 from paidup.commands.shared import error_console
 from paidup.errors import ConfigurationError, PaidupError
 
@@ -16,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(initialization.init)
 app.command()(serving.serve)
 app.command()(serving.work)
 app.command()(serving.migrate)
@@ -28,6 +37,7 @@ app.command()(events.replay)
 app.command()(events.dismiss)
 app.command()(inspection.audit)
 app.command()(demonstration.demo)
+app.command()(sandbox.sandbox)
 
 
 def main() -> None:

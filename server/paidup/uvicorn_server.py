@@ -14,15 +14,19 @@ from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 
+from paidup import __version__
 from paidup.app import create_app
 from paidup.domain.messages import MAX_FRAME
 from paidup.graceful_shutdown import before_sigterm
 from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.logs import configure_logging
 from paidup.settings import Settings, load_settings
+
+log = structlog.get_logger(__name__)
 
 UVICORN: dict[str, Any] = {
     "loop": "uvloop",
@@ -95,6 +99,7 @@ def serve(settings: Settings, workers: int, factory: str = "paidup.uvicorn_serve
     """Serve until SIGINT or SIGTERM. Blocks."""
     # uvicorn raises the signal again after shutdown; the default handler would not stop the Valkey.
     signal.signal(signal.SIGTERM, _exit)
+    log.info("starting", version=__version__, address=_address(settings), workers=workers)
     with _one_redis(settings) as redis_url:
         os.environ["REDIS_URL"] = redis_url
         os.environ["WEB_CONCURRENCY"] = str(workers)
@@ -106,6 +111,11 @@ def serve(settings: Settings, workers: int, factory: str = "paidup.uvicorn_serve
             workers=workers,
             **uvicorn_options(settings),
         )
+
+
+def _address(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
 
 
 def _exit(_: int, __: FrameType | None) -> None:

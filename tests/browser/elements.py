@@ -128,7 +128,7 @@ class Screen:
         self.closed += 1
 
     async def answer(self, route: Route) -> None:
-        path = route.request.url.removeprefix(ORIGIN)
+        path = route.request.url.removeprefix(ORIGIN).partition("?")[0]
         if path == "/":
             headers = {"Content-Security-Policy": POLICY}
             await route.fulfill(body=PAGE % self.body, content_type="text/html", headers=headers)

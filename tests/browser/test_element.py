@@ -258,3 +258,11 @@ async def test_reduced_motion_is_respected(screen: Screen, moves: bool) -> None:
     assert await screen.call(running) is moves
     await screen.show("active")
     assert await screen.call(running) is moves
+
+
+async def test_loading_it_twice_is_harmless(screen: Screen) -> None:
+    """As two bundles of one page do: the first definition counts, and the element works."""
+    await screen.open()
+    await screen.page.evaluate("import('/element/activation.js?second').then(() => {})")
+    await screen.say("active", credits_granted=2000, balance=2000, via="webhook")
+    await expect(screen.heading).to_have_text("Your plan is active")

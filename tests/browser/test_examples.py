@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -11,15 +10,14 @@ from playwright.async_api import Page, Route, expect
 
 from tests.browser.looks import expect_no_violations
 from tests.browser.story import DECLINED, VISA, VISA_WITH_3DS, Shopper
-from tests.support.node import MODULES, NODE
+from tests.support.node import ENVIRONMENT, FOLDER, MODULES, NODE
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.xdist_group("everybody"),  # one demo for all of them
 ]
 
-EXAMPLES = Path(__file__).parents[2] / "client_demo" / "paidup_demo" / "examples"
-ESBUILD = MODULES / "esbuild" / "bin" / "esbuild"
+BUILD = FOLDER / "build_examples.mjs"
 
 LEAVING = """(secret) => {
   const stripe = Stripe("pk_test_leaving"), elements = stripe.elements({ clientSecret: secret });
@@ -95,33 +93,41 @@ async def test_returning_from_the_banks_page_shows_the_activation(shopper: Shopp
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The React example, as the command on its page makes it."""
-    if not ESBUILD.exists():
-        pytest.skip("esbuild is not installed: `make test` does it")
-    file = tmp_path_factory.mktemp("react") / "react.built.js"
-    command = [
-        str(NODE),
-        str(ESBUILD),
-        "react.jsx",
-        "--bundle",
-        "--format=esm",
-        "--jsx=automatic",
-        f"--outfile={file}",
-    ]
-    environment = {**os.environ, "NODE_PATH": str(MODULES)}
-    subprocess.run(command, cwd=EXAMPLES, env=environment, check=True, capture_output=True)
-    return file.read_text()
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built examples: the packed package, installed in a Vite project, and `vite build`."""
+    if not (MODULES / "vite").exists():
+        pytest.skip("npm's packages are not installed: `make test` does it")
+    folder = tmp_path_factory.mktemp("examples")
+    command = [str(NODE), str(BUILD), str(folder)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "project" / "built"
 
 
-async def test_react(shopper: Shopper, built: str) -> None:
-    """The hook, under StrictMode, which mounts everything twice: one purchase, one payment, the credits."""
-
+async def open_built(shopper: Shopper, name: str, built: Path) -> Page:
     async def serve(route: Route) -> None:
-        await route.fulfill(body=built, content_type="text/javascript")
+        await route.fulfill(path=built / route.request.url.rpartition("/")[2], content_type="text/javascript")
 
-    await shopper.page.route("**/react.built.js", serve)
-    page = await open_example(shopper, "react")
+    await shopper.page.route("**/demo/examples/built/*.js", serve)
+    return await open_example(shopper, name)
+
+
+async def test_react(shopper: Shopper, built: Path) -> None:
+    """The hook, under StrictMode, which mounts everything twice: one purchase, one payment, the credits."""
+    page = await open_built(shopper, "react", built)
     await pay(page, VISA)
     await expect(page.get_by_role("status")).to_have_text("Pro is yours: 2000 credits.")
     assert len(await shopper.at_stripe("payment_intents")) == 1
+
+
+@pytest.mark.parametrize("name", ["react-element", "vue", "svelte"])
+async def test_the_element_in_a_framework(shopper: Shopper, built: Path, name: str) -> None:
+    """A decline, then another card: the framework sets attributes and properties, and hears events."""
+    page = await open_built(shopper, name, built)
+    await pay(page, DECLINED)
+    await expect(page.get_by_role("alert").first).to_have_text("Your card was declined.")
+    await pay(page, VISA)
+    await expect(page.get_by_role("heading", name="Pro is yours")).to_be_visible()
+    await expect(page.get_by_text("Continue with 2000 credits.")).to_be_visible()
+    assert len(await shopper.at_stripe("payment_intents")) == 1
+    await expect_no_violations(page)

@@ -23,7 +23,7 @@ from paidup.domain.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
 from paidup.operations import invoice_report, overview
 from paidup.reconciliation import alarms
 from paidup.subscriptions import change_previews
-from paidup.web import api, credits_api, operators, problems, webhooks
+from paidup.web import api, credits_api, operators, problems, sdk, webhooks
 from paidup.web import health as operations
 from paidup.web.websocket import endpoint as sockets
 from tests.support.contracts import (
@@ -39,7 +39,8 @@ from tests.support.contracts import (
 from tests.support.node import MODULES
 
 HTTP_ROUTES: list[Any] = [
-    *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES, *operations.ROUTES, *operators.ROUTES)
+    *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES),
+    *(*operations.ROUTES, *operators.ROUTES, *sdk.ROUTES),
 ]
 SLUGS = {
     *(slug for *_, slug, _ in problems._PROBLEMS),

@@ -17,6 +17,12 @@ ELSEWHERE = {
     "make demo": "test_a_whole_purchase_by_http_and_websocket",
     "paidup demo": "test_a_whole_purchase_by_http_and_websocket",
     "paidup serve": "test_the_processes_of_the_procfile_run_together",
+    "paidup init --sandbox": "test_init_sandbox_migrate_and_serve_sell_a_plan",
+    "paidup sandbox": "test_init_sandbox_migrate_and_serve_sell_a_plan",
+    (
+        "paidup sandbox --plans plans.toml --webhook-url http://127.0.0.1:3000/webhooks "
+        "--webhook-secret whsec_of_your_tests &"
+    ): "test_events_go_to_the_url_signed_with_the_secret",
     "paidup serve --workers 2": "test_two_workers_notify_each_other_without_configuration",
     "paidup work": "test_the_processes_of_the_procfile_run_together",
     "honcho start": "test_the_processes_of_the_procfile_run_together",

@@ -13,6 +13,7 @@ import { build as buildWithVite } from "vite";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const CLIENT = here("../../client_demo/paidup_demo/sdk");
+const EXAMPLES = here("../../client_demo/paidup_demo/examples");
 const TSC = here("node_modules/typescript/bin/tsc");
 const NPM = join(dirname(process.execPath), "../lib/node_modules/npm/bin/npm-cli.js");
 const read = (...path) => readFileSync(join(...path), "utf8");
@@ -20,6 +21,12 @@ const manifest = JSON.parse(read(CLIENT, "package.json"));
 
 let shop; // a Vite project in which the packed package is installed
 let installed;
+
+/** Installs another package of ours in the project. */
+function link(name) {
+  mkdirSync(dirname(join(shop, "node_modules", name)), { recursive: true });
+  symlinkSync(here(`node_modules/${name}`), join(shop, "node_modules", name));
+}
 
 /** @param {string} cwd */
 const npm = (cwd, ...args) =>
@@ -34,6 +41,7 @@ before(() => {
   const { filename } = Object.values(JSON.parse(packed)).at(0);
   npm(shop, "install", "--no-audit", "--no-fund", join(shop, filename.replace("@", "").replace("/", "-")));
   installed = join(shop, "node_modules/@paidup/client");
+  for (const name of ["react", "csstype", "@types/react"]) link(name);
 });
 after(() => rmSync(shop, { recursive: true }));
 
@@ -79,7 +87,6 @@ test("it has no dependencies; React is optional", () => {
 });
 
 test("it can be imported without a page, as in server-side rendering", async () => {
-  symlinkSync(here("node_modules/react"), join(shop, "node_modules/react"));
   const script = join(shop, "import.mjs");
   writeFileSync(script, `
     export const client = Object.keys(await import("@paidup/client")).sort();
@@ -111,10 +118,50 @@ test("the types match the JSDoc: `tsc -p tests/node/tsconfig.types.json` writes 
     assert.equal(read(CLIENT, "types", path), read(made, path), path);
 });
 
-test("a strict TypeScript page compiles against the package", () => {
-  cpSync(here("consumer.ts"), join(shop, "consumer.ts"));
-  const flags = ["--strict", "--noEmit", "--module", "nodenext", "--lib", "es2024,dom,dom.asynciterable", "--types", ""];
-  assert.equal(compile(...flags, "consumer.ts"), "");
+const STRICT = ["--strict", "--noEmit", "--module", "nodenext", "--lib", "es2024,dom,dom.asynciterable", "--types", ""];
+
+test("strict TypeScript and TSX pages compile against the package", () => {
+  for (const name of ["consumer.ts", "consumer.tsx"]) cpSync(here(name), join(shop, name));
+  assert.equal(compile(...STRICT, "--jsx", "react-jsx", "consumer.ts", "consumer.tsx"), "");
+});
+
+test("the element's types need no React", () => {
+  const page = mkdtempSync(join(tmpdir(), "paidup-page-"));
+  try {
+    cpSync(installed, join(page, "node_modules/@paidup/client"), { recursive: true });
+    writeFileSync(join(page, "package.json"), '{"type": "module"}');
+    const code = 'import "@paidup/client/element"; document.querySelector("paidup-activation")?.confirmed("succeeded");';
+    writeFileSync(join(page, "page.ts"), code);
+    assert.equal(compile(...STRICT, join(page, "page.ts")), "");
+  } finally {
+    rmSync(page, { recursive: true });
+  }
+});
+
+test("the TypeScript example compiles against the package", () => {
+  cpSync(EXAMPLES, join(shop, "examples"), { recursive: true });
+  cpSync(here("frameworks.d.ts"), join(shop, "frameworks.d.ts"));
+  const flags = ["--jsx", "react-jsx", "--allowJs", "frameworks.d.ts", "examples/react-element.tsx"];
+  assert.equal(compile(...STRICT, ...flags), "");
+});
+
+test("without a WebSocket, as in Node.js 20, it polls", async () => {
+  const { WebSocket } = globalThis;
+  delete globalThis.WebSocket;
+  try {
+    const { activate } = await import(pathToFileURL(join(installed, "paidup.js")).href);
+    const seen = { type: "status", invoice: "in_1", version: 2, status: "active", stage: "active" };
+    const asked = [];
+    const fetch = async (url) => {
+      asked.push(new URL(url).pathname);
+      return Response.json(seen);
+    };
+    const activation = activate({ invoice: "in_1", ticket: "t", baseUrl: "http://paidup.test", seams: { fetch } });
+    assert.equal((await activation.finished).status, "active");
+    assert.deepEqual(asked, ["/api/invoices/in_1"]);
+  } finally {
+    globalThis.WebSocket = WebSocket;
+  }
 });
 
 test("the demo's JavaScript passes the strict type check", () => {

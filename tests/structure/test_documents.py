@@ -25,7 +25,7 @@ from paidup.domain.messages import (
 from paidup.domain.payment_facts import Source
 from paidup.errors import PaidupError
 from paidup.settings import NAMES, PACKAGED_PLANS, Settings
-from paidup.web import api, credits_api, operators, problems, webhooks
+from paidup.web import api, credits_api, operators, problems, sdk, webhooks
 from paidup.web import health as operations
 from paidup.web.websocket import endpoint as sockets
 from tests.structure.pages import Page, pages
@@ -117,7 +117,7 @@ def test_every_setting_is_in_the_settings_document_with_its_default(name: str) -
 
 ROUTES: list[Any] = [
     *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
-    *(*operations.ROUTES, *operators.ROUTES),
+    *(*operations.ROUTES, *operators.ROUTES, *sdk.ROUTES),
 ]
 CALLS = [
     f"{method} {route.path}"

@@ -115,6 +115,8 @@ def _place(template: str, method: str, status: int, media_type: str) -> tuple[st
     if found is not None and "$ref" in found:
         place = tuple(found["$ref"].removeprefix("#/").split("/"))
         found = document(OPENAPI)["components"]["responses"][place[-1]]
+    if found is not None and "content" not in found:
+        return place  # an answer without a body
     if found is None or media_type not in found["content"]:
         return None
     return (*place, "content", media_type, "schema")

@@ -1,10 +1,11 @@
 // @ts-check
 /** Paidup in React: a hook, and a screen of your own. */
-import { StrictMode, useEffect, useRef, useState } from "react";
+import { StrictMode, useEffect, useState } from "react";
 import { createRoot } from "react-dom/client";
 
-import { useActivation } from "../sdk/react.js";
-import { order, stripe } from "./shop.js";
+import { useActivation } from "@paidup/client/react";
+import { CardForm } from "./card-form.jsx";
+import { order } from "./shop.js";
 
 /** @typedef {import("./shop.js").Purchase} Purchase */
 
@@ -41,42 +42,6 @@ function Shop() {
       )}
       <p role="alert">{problem || status?.error?.message}</p>
     </>
-  );
-}
-
-/** @param {{secret: string, onPaid: (intent: string) => void}} props `onPaid` is told the PaymentIntent's status */
-function CardForm({ secret, onPaid }) {
-  const field = useRef(/** @type {HTMLDivElement|null} */ (null));
-  const [form, setForm] = useState(/** @type {{library: any, card: any}|null} */ (null));
-  const [problem, setProblem] = useState("");
-
-  useEffect(() => {
-    let left = false;
-    stripe().then((library) => {
-      if (left || !field.current) return;
-      const card = library.elements().create("card", { hidePostalCode: true });
-      card.mount(field.current);
-      setForm({ library, card });
-    });
-    return () => void (left = true);
-  }, []);
-
-  /** @param {import("react").FormEvent} event */
-  async function pay(event) {
-    event.preventDefault();
-    if (!form) return;
-    const method = { payment_method: { card: form.card } };
-    const { error, paymentIntent } = await form.library.confirmCardPayment(secret, method);
-    if (error) setProblem(error.message);
-    else onPaid(paymentIntent.status);
-  }
-
-  return (
-    <form onSubmit={pay}>
-      <div ref={field} className="field" />
-      <p role="alert">{problem}</p>
-      <button>Pay</button>
-    </form>
   );
 }
 

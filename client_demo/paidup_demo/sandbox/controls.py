@@ -237,7 +237,7 @@ def succeed_refund(ask: ControlRequest) -> Json:
 
 
 def reset(ask: ControlRequest) -> Json:
-    """POST /sandbox/reset: deletes everything; creates the configured endpoints again"""
+    """POST /sandbox/reset: deletes everything; creates the configured prices and endpoints again"""
     ask.world.forget()
     return health(ask)
 

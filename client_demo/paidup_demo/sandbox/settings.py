@@ -29,6 +29,26 @@ class WebhookTarget:
 
 
 @dataclass(frozen=True)
+class InitialPrice:
+    """A price that exists from the start; `interval` is None for one that is paid once."""
+
+    lookup_key: str
+    currency: str
+    unit_amount: int
+    interval: str | None
+
+
+@dataclass(frozen=True)
+class InitialProduct:
+    """A product that exists from the start, with its prices."""
+
+    id: str
+    name: str
+    metadata: tuple[tuple[str, str], ...]
+    prices: tuple[InitialPrice, ...]
+
+
+@dataclass(frozen=True)
 class SandboxSettings:
     """Everything that can be chosen. `data_file` None keeps the state in memory only."""
 
@@ -36,6 +56,7 @@ class SandboxSettings:
     port: int = 8001
     data_file: Path | None = None
     webhooks: tuple[WebhookTarget, ...] = ()
+    products: tuple[InitialProduct, ...] = ()
     allowed_origins: tuple[str, ...] = DEFAULT_ORIGINS
     allowed_hosts: tuple[str, ...] = ()
     """Additional host names under which the sandbox is reached."""

@@ -12,6 +12,7 @@ from paidup_demo.sandbox.conditions import Conditions
 from paidup_demo.sandbox.delivery import WebhookSender
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.events import EventLog
+from paidup_demo.sandbox.initial_catalogue import register_products
 from paidup_demo.sandbox.settings import SandboxSettings
 from paidup_demo.sandbox.state import Store, new_id
 
@@ -46,10 +47,10 @@ class World:
         return self.clock.real()
 
     async def start(self) -> None:
-        """Load the state, register the configured endpoints, resume timers and deliveries."""
+        """Load the state, add what the settings name, resume timers and deliveries."""
         self.store.load()
         self.clock.offset_s = int(self.store.extra.get("clock_offset_s", 0))
-        self.register_endpoints()
+        self.register_configured()
         await self.webhook_sender.start()
         self.agenda.start()
 
@@ -78,7 +79,7 @@ class World:
         self.clock.offset_s = 0
         self.conditions = Conditions()
         self.forget_calls()
-        self.register_endpoints()
+        self.register_configured()
 
     def forget_calls(self) -> None:
         """Count calls and reads from zero."""
@@ -91,6 +92,11 @@ class World:
         self.clock.advance(seconds)
         self.store.extra["clock_offset_s"] = self.clock.offset_s
         self.store.touch()
+
+    def register_configured(self) -> None:
+        """Create what the settings name: products with their prices, and webhook endpoints."""
+        register_products(self.store, self.now(), self.settings.products)
+        self.register_endpoints()
 
     def register_endpoints(self) -> None:
         """Create the configured endpoints with their secrets, and remove those of earlier settings."""

@@ -1,4 +1,4 @@
-"""The commands of the demo's package, which only they import."""
+"""`paidup demo`."""
 
 from __future__ import annotations
 

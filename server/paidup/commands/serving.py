@@ -28,6 +28,7 @@ def serve(
 ) -> None:
     """Serve the API, webhooks and WebSockets."""
     settings = settings_of_process()
+    configure_logging(settings.log_level, settings.log_format)
     run_server(settings, workers or settings.web_concurrency)
 
 

@@ -270,4 +270,6 @@ function write(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
 
-globalThis.customElements?.define("paidup-activation", PaidupActivation);
+// Two bundles of one page may both have it: the first one counts.
+if (globalThis.customElements && !customElements.get("paidup-activation"))
+  customElements.define("paidup-activation", PaidupActivation);
