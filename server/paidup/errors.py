@@ -27,6 +27,7 @@
     │   └── StripeRefused       Stripe rejects the request: do not try again
     ├── IdentityUnavailable     the identity provider's keys cannot be fetched: try again
     └── StorageUnavailable      the database is unreachable or refuses: try again
+        └── TransactionAborted  in favour of another transaction
 
 Errors carry data. `web/problems.py` maps them to HTTP statuses.
 """
@@ -215,3 +216,7 @@ class IdentityUnavailable(PaidupError):
 
 class StorageUnavailable(PaidupError):
     """The database is unreachable or refuses. Nothing was changed; the same request may succeed later."""
+
+
+class TransactionAborted(StorageUnavailable):
+    """The database aborted this transaction in favour of another one (a deadlock). Nothing was changed."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from paidup.db.connection import open_database
 from paidup.db.models import Account
+from paidup.db.postgres import Timeouts
 from paidup.domain.catalog import Catalogue, parse_catalogue
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.refunds import ReversalHandler
@@ -194,7 +195,9 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
 
 
 async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Connections:
-    await stack.enter_async_context(open_database(settings.effective_database_url, settings.database_pool))
+    timeouts = Timeouts(settings.database_lock_timeout_s, settings.database_statement_timeout_s)
+    url, pool = settings.effective_database_url, settings.database_pool
+    await stack.enter_async_context(open_database(url, pool, timeouts))
     url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
     redis = connect_redis(url, settings.redis_cluster)
     stack.push_async_callback(redis.aclose)

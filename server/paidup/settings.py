@@ -23,6 +23,7 @@ from paidup.errors import ConfigurationError
 from paidup.runtime.connection_urls import names_a_host
 from paidup.runtime.env_file import misspelt, read_env_file
 from paidup.runtime.outgoing import READ_BY_OTHERS, Outgoing
+from paidup.runtime.postgres_address import parse_address
 from paidup.runtime.secret_files import FROM_FILES, read_secret_files
 
 STRIPE_API = "https://api.stripe.com"
@@ -61,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     data_dir: Path = Path(".paidup")
     database_url: str = ""
     database_pool: Count = 20
+    database_lock_timeout_s: Seconds = 5.0
+    database_statement_timeout_s: Seconds = 10.0
     redis_url: str = ""
     redis_cluster: bool = False
     web_concurrency: Count = 1
@@ -315,10 +318,7 @@ def _url_problems(settings: Settings) -> list[str]:
     base = urlsplit(settings.stripe_api_base)
     if base.scheme not in ("http", "https") or not base.hostname:
         problems.append("STRIPE_API_BASE is not a URL such as https://api.stripe.com")
-    if settings.database_url and not settings.database_url.startswith(
-        ("sqlite://", "postgres://", "postgresql://")
-    ):
-        problems.append("DATABASE_URL starts with sqlite:// or postgresql://")
+    problems += _database_problems(settings)
     keys = urlsplit(settings.auth_jwks_url)
     if settings.auth_jwks_url and (keys.scheme not in ("http", "https") or not keys.hostname):
         problems.append("AUTH_JWKS_URL is not a URL such as https://id.example.com/keys")
@@ -333,7 +333,6 @@ def _unparsable_urls(settings: Settings) -> list[str]:
     """URLs that libraries cannot parse: their error would show a part of the password."""
     addresses = {
         "STRIPE_API_BASE": [settings.stripe_api_base],
-        "DATABASE_URL": [settings.database_url],
         "REDIS_URL": split_list(settings.redis_url),
         "AUTH_JWKS_URL": [settings.auth_jwks_url],
     }
@@ -349,6 +348,18 @@ def _parsable(address: str) -> bool:
         return (urlsplit(address).port or 0) >= 0
     except ValueError:
         return False
+
+
+def _database_problems(settings: Settings) -> list[str]:
+    if not settings.database_url or settings.database_url.startswith("sqlite://"):
+        return []
+    if not settings.database_url.startswith(("postgres://", "postgresql://")):
+        return ["DATABASE_URL starts with sqlite:// or postgresql://"]
+    try:
+        parse_address(settings.database_url)
+    except ConfigurationError as error:
+        return error.problems
+    return []
 
 
 def _redis_problems(settings: Settings) -> list[str]:

@@ -12,7 +12,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-PACKAGES = {"chromium": "chromium", "nginx": "nginx-light", "openssl": "openssl", "ip": "iproute2"}
+PACKAGES = {
+    "chromium": "chromium",
+    "nginx": "nginx-light",
+    "pgbouncer": "pgbouncer",
+    "openssl": "openssl",
+    "ip": "iproute2",
+}
 """Each program's package in Debian and Ubuntu."""
 ALSO = {"chromium": ("chromium-browser", "google-chrome")}
 ONLY_LINUX = {"ip"}

@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from tortoise.backends.asyncpg.client import TransactionWrapper as AsyncpgTransactionWrapper
 from tortoise.backends.sqlite.client import SqliteTransactionWrapper
 
 from paidup.db.connection import connection, write_transaction
 from paidup.db.models import Account, TimelineEntry
+from paidup.db.postgres import PostgresTransaction
 from paidup.errors import StorageUnavailable
 from paidup.runtime.clock import now
 from tests.support.cancel_at_await import cut_off
@@ -55,7 +55,7 @@ async def test_a_transaction_that_cannot_begin_is_not_the_current_connection(
 
     before = connection()
     with monkeypatch.context() as patched:
-        for kind in (SqliteTransactionWrapper, AsyncpgTransactionWrapper):
+        for kind in (SqliteTransactionWrapper, PostgresTransaction):
             patched.setattr(kind, "begin", begin)
         for _ in range(MANY):
             with pytest.raises(StorageUnavailable):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from tortoise import Tortoise
-from tortoise.backends.asyncpg.client import TransactionWrapper as AsyncpgTransactionWrapper
 from tortoise.backends.base.client import TransactionContextPooled
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.backends.sqlite.client import SqliteClient, SqliteTransactionContext, SqliteTransactionWrapper
@@ -21,6 +20,7 @@ from tortoise.migrations.api import migrate as run_migrations
 from paidup.db import tortoise_patches
 from paidup.db.connection import connection, is_sqlite, open_database, write_transaction
 from paidup.db.models import KnownPrice
+from paidup.db.postgres import PostgresTransaction
 from paidup.errors import StorageUnavailable
 from tests.support.cancel_at_await import cut_off
 
@@ -60,7 +60,7 @@ async def test_a_transaction_that_cannot_begin_stays_the_current_connection(
     unpatch(SqliteTransactionContext, "__aenter__")
     unpatch(TransactionContextPooled, "__aenter__")
     with monkeypatch.context() as failing:
-        for kind in (SqliteTransactionWrapper, AsyncpgTransactionWrapper):
+        for kind in (SqliteTransactionWrapper, PostgresTransaction):
             failing.setattr(kind, "begin", begin)
         client: Any = connection()
         await asyncio.create_task(fail_to_begin(), context=Context())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from tortoise import Tortoise
@@ -30,12 +31,13 @@ from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
 from paidup.db import tortoise_patches
-from paidup.errors import ConfigurationError, StorageUnavailable
+from paidup.db.postgres import ABORTED, TRIES, Timeouts
+from paidup.errors import ConfigurationError, StorageUnavailable, TransactionAborted
+from paidup.runtime.postgres_address import parse_address
 from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
 
 BUSY_TIMEOUT_MS = 5_000
-CONNECT_TIMEOUT_S = 5.0
-STATEMENT_TIMEOUT_S = 10.0
+DEFAULT_TIMEOUTS = Timeouts()
 
 tortoise_patches.apply()
 
@@ -53,35 +55,38 @@ OUTAGES: tuple[type[BaseException], ...] = (
 """What an unreachable, full or restarting database raises through Tortoise."""
 
 M = TypeVar("M", bound=Model)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """Skip asyncpg's reset query on release: it costs a round trip, and Paidup sets no session state."""
-
-    def get_reset_query(self) -> str:
-        return ""
-
-
-def tortoise_config(url: str, pool: int = 20) -> dict[str, Any]:
-    """Tortoise's configuration for `url` (sqlite:// or postgres://)."""
-    connection = expand_db_url(url.replace("postgresql://", "postgres://", 1))
-    credentials = connection["credentials"]
-    if connection["engine"] == "tortoise.backends.sqlite":
-        credentials.setdefault("busy_timeout", BUSY_TIMEOUT_MS)
-        if credentials["file_path"] != ":memory:":
-            _restrict_permissions(Path(credentials["file_path"]))
-    else:
-        credentials.setdefault("minsize", 1)
-        credentials.setdefault("maxsize", pool)
-        credentials.setdefault("timeout", CONNECT_TIMEOUT_S)
-        credentials.setdefault("command_timeout", STATEMENT_TIMEOUT_S)
-        credentials.setdefault("connection_class", _Connection)
+def tortoise_config(url: str, pool: int = 20, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> dict[str, Any]:
+    """Tortoise's configuration for `url` (sqlite:// or postgresql://). Raises ConfigurationError."""
     return {
-        "connections": {"default": connection},
+        "connections": {
+            "default": _sqlite(url) if _names_sqlite(url) else _postgres(url, pool, timeouts),
+        },
         "apps": {"paidup": {"models": ["paidup.db.models"], "migrations": "paidup.db.migrations"}},
         "use_tz": True,
         "timezone": "UTC",
     }
+
+
+def _names_sqlite(url: str) -> bool:
+    return url.startswith("sqlite://")
+
+
+def _sqlite(url: str) -> dict[str, Any]:
+    connection = expand_db_url(url)
+    credentials = connection["credentials"]
+    credentials.setdefault("busy_timeout", BUSY_TIMEOUT_MS)
+    if credentials["file_path"] != ":memory:":
+        _restrict_permissions(Path(credentials["file_path"]))
+    return connection
+
+
+def _postgres(url: str, pool: int, timeouts: Timeouts) -> dict[str, Any]:
+    credentials = {"address": parse_address(url), "timeouts": timeouts, "minsize": 0, "maxsize": pool}
+    return {"engine": "paidup.db.postgres", "credentials": credentials}
 
 
 def _restrict_permissions(file: Path) -> None:
@@ -94,23 +99,26 @@ def _restrict_permissions(file: Path) -> None:
 
 
 @asynccontextmanager
-async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
+async def open_database(
+    url: str, pool: int = 20, timeouts: Timeouts = DEFAULT_TIMEOUTS
+) -> AsyncIterator[None]:
     """Connect for the length of the block.
 
-    Raises StorageUnavailable if it cannot connect, and ConfigurationError if this process already has
-    a Tortoise connection: Paidup's, or that of a host application that uses Tortoise itself.
+    Raises StorageUnavailable if it cannot connect, and ConfigurationError if the address is wrong, or this
+    process already has a Tortoise connection: Paidup's, or that of a host application that uses Tortoise.
     """
+    config = tortoise_config(url, pool, timeouts)
     # A context of its own: Tortoise.init would close and replace the one that the host has in this task.
     context = TortoiseContext()
     context.__enter__()
     try:
         try:
             # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
-            await context.init(config=tortoise_config(url, pool), _enable_global_fallback=True)
+            await context.init(config=config, _enable_global_fallback=True)
         except TortoiseMisconfigured as error:
             raise ConfigurationError([f"The database cannot be opened in this process. {error}"]) from error
         with storage_errors():
-            await connection().execute_query("SELECT 1")
+            await _connect()
         yield
     finally:
         if context.inited:
@@ -121,13 +129,20 @@ async def open_database(url: str, pool: int = 20) -> AsyncIterator[None]:
             context.__exit__(None, None, None)
 
 
+async def _connect() -> None:
+    try:
+        await connection().execute_query("SELECT 1")
+    except asyncpg.exceptions.ClientConfigurationError as error:
+        raise ConfigurationError([f"DATABASE_URL: {error}"]) from error
+
+
 async def migrate(url: str) -> None:
     """Bring the schema up to date. Safe to run again; Tortoise records what it applied.
 
     On PostgreSQL an advisory lock lets one process migrate at a time: every server of a release may run
     this at its start.
     """
-    if expand_db_url(url.replace("postgresql://", "postgres://", 1))["engine"].endswith("sqlite"):
+    if _names_sqlite(url):
         await _migrate(url)
         return
     async with open_database(url, pool=1), write_transaction() as db:
@@ -156,22 +171,45 @@ def is_sqlite() -> bool:
 
 
 class storage_errors:  # noqa: N801 - reads as a statement at its use
-    """Raise StorageUnavailable in place of what an unreachable database raises."""
+    """Raise StorageUnavailable in place of what an unreachable database raises.
+
+    Where the database aborted the transaction for another one, it is TransactionAborted.
+    """
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, OUTAGES) and not isinstance(error, (IntegrityError, NotExistOrMultiple)):
-            raise StorageUnavailable(f"{type(error).__name__}: {error}") from error
+            kind_raised = TransactionAborted if isinstance(error, ABORTED) else StorageUnavailable
+            raise kind_raised(f"{type(error).__name__}: {error}") from error
 
 
 @asynccontextmanager
 async def write_transaction() -> AsyncIterator[BaseDBAsyncClient]:
-    """A transaction that will write. Raises StorageUnavailable on an outage."""
+    """A transaction that will write. Raises StorageUnavailable on an outage.
+
+    A function that can be run again from its start is `repeatable`: deadlocks happen.
+    """
     with storage_errors():
         async with in_transaction() as db:
             yield db
+
+
+def repeatable(work: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Run `work` again where the database aborted its transaction for another one, a few times at most.
+
+    For functions that do all they do in one transaction: then nothing of it has happened.
+    """
+
+    @wraps(work)
+    async def run(*arguments: P.args, **named: P.kwargs) -> R:
+        for _ in range(TRIES - 1):
+            with suppress(TransactionAborted):
+                return await work(*arguments, **named)
+        return await work(*arguments, **named)
+
+    return run
 
 
 def locked(query: QuerySet[M], skip: bool = False) -> QuerySet[M]:
@@ -184,14 +222,24 @@ def locked(query: QuerySet[M], skip: bool = False) -> QuerySet[M]:
 
 
 async def probe(within_s: float = 2.0) -> bool:
-    """Whether the database answers in time."""
+    """Whether the database answers in time, and can be written.
+
+    Where it is read-only, it was a primary before a failover: new connections reach the new one.
+    """
     try:
         async with asyncio.timeout(within_s):
-            await connection().execute_query("SELECT 1")
+            if is_sqlite():
+                await connection().execute_query("SELECT 1")
+                return True
+            (row,) = await connection().execute_query_dict(_READ_ONLY)
+            if row["read_only"] == "on":
+                await connection()._expire_connections()  # type: ignore[attr-defined]
     except OUTAGES:
         return False
-    return True
+    return bool(row["read_only"] == "off")
 
+
+_READ_ONLY = "SELECT current_setting('transaction_read_only') AS read_only"
 
 TORTOISE = tortoise_config("sqlite://:memory:")
 """For `tortoise -c paidup.db.connection.TORTOISE makemigrations`, which connects to nothing."""

@@ -19,7 +19,7 @@ from tortoise.expressions import Q
 from paidup.credits import grants as granting
 from paidup.credits import ledger, renewal_grace, reversals
 from paidup.credits.reversals import ReversalNews
-from paidup.db.connection import storage_errors, write_transaction
+from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
 from paidup.db.unit_of_work import UnitOfWork, read_locked, read_versioned
 from paidup.domain.catalog import Catalogue, OnCancel, StripePrice, WrittenOff
@@ -121,6 +121,7 @@ class Settlement:
             await self.publish_balance(settled.changed_account)
         return settled
 
+    @repeatable
     async def reverse(self, news: ReversalNews) -> Outcome:
         """Apply what Stripe says of a refund, a dispute or a credit note to an invoice that is known here.
 
@@ -144,6 +145,7 @@ class Settlement:
             await self.publish_balance(account)
         return Outcome.SETTLED
 
+    @repeatable
     async def make_installment(self, grant_id: int) -> bool:
         """Grant a planned installment of a yearly plan, once. False where it is granted or void already."""
         async with write_transaction():
@@ -161,6 +163,7 @@ class Settlement:
         await self.publish_balance(account)
         return True
 
+    @repeatable
     async def end_subscription(self, subscription: str) -> None:
         """Expire the credits of a subscription that has ended, where their plan says so. Safe to repeat.
 
@@ -178,6 +181,7 @@ class Settlement:
         if balance_changed:
             await self.publish_balance(account)
 
+    @repeatable
     async def update_grace(self, subscription: Subscription) -> None:
         """A subscription was read: credits that its renewal will not follow can no longer be used."""
         live = CreditGrant.filter(state=GrantState.LIVE, expires_at__not_isnull=True)
@@ -246,6 +250,7 @@ class Settlement:
             settled = await self._apply_decision(decision, row, account, facts.event, writes)
             return settled if writes.empty or await writes.send_if_unchanged(seen) else None
 
+    @repeatable
     async def _settle_locked(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         async with write_transaction():
             return await self._settle(facts, source, account_id)

@@ -9,7 +9,7 @@ import hashlib
 
 import structlog
 
-from paidup.db.connection import storage_errors, write_transaction
+from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.customers import account_id_of, forget_customer, link_customer
 from paidup.db.models import Account
 from paidup.errors import Conflict, StripeRefused, StripeUnavailable
@@ -73,6 +73,7 @@ class StripeCustomers:
             await forget_customer(customer, self._clock())
         return True
 
+    @repeatable
     async def _link(self, account: Account, customer: str) -> bool:
         async with write_transaction():
             return await link_customer(account.id, customer)

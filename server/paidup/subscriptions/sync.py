@@ -13,7 +13,7 @@ import structlog
 from tortoise.expressions import Q
 
 from paidup.credits import ledger
-from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
@@ -111,6 +111,7 @@ class SubscriptionSync:
         await self.register(shown.id, account, shown.customer, self._clock() + timedelta(seconds=pause_s))
         return EventOutcome.REFRESH_SCHEDULED
 
+    @repeatable
     async def register(
         self,
         subscription: str,
@@ -198,6 +199,7 @@ class SubscriptionSync:
         await self._settle_latest_invoice(current)
         return await self.save(current, requested_at)
 
+    @repeatable
     async def save(self, current: StripeSubscription, requested_at: datetime) -> Subscription:
         """Save Stripe's answer to a request made at `requested_at`, unless a later one is saved already."""
         if current.status in ENDED:  # final, however old the answer; and first, in case the process dies here

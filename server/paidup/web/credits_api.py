@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from paidup.credits import reservations
 from paidup.credits.ledger import ends_at
+from paidup.db.connection import repeatable
 from paidup.db.models import Account
 from paidup.errors import InsufficientCredits, InvalidInput, KeyMismatch
 from paidup.services import Services
@@ -96,6 +97,7 @@ async def credits(request: Request) -> Response:
     )
 
 
+@repeatable
 async def spend(request: Request) -> Response:
     """POST /api/credits/spend: spend credits, once per key. A 402 includes the payment in progress."""
     account = await current_account(request, Scope.BACKEND)
@@ -110,6 +112,7 @@ async def spend(request: Request) -> Response:
     return json_response(spent)
 
 
+@repeatable
 async def reserve(request: Request) -> Response:
     """POST /api/credits/reserve: reserve credits, once per key. Refused like a spend."""
     account = await current_account(request, Scope.BACKEND)
@@ -127,6 +130,7 @@ async def reserve(request: Request) -> Response:
     return json_response(reserved, 201 if locked.version != before else 200)
 
 
+@repeatable
 async def commit(request: Request) -> Response:
     """POST /api/credits/commit: spend part of a reservation and return the rest to the balance."""
     account = await current_account(request, Scope.BACKEND)
@@ -137,6 +141,7 @@ async def commit(request: Request) -> Response:
     return json_response(spent)
 
 
+@repeatable
 async def release(request: Request) -> Response:
     """POST /api/credits/release: return the whole reservation to the balance."""
     account = await current_account(request, Scope.BACKEND)

@@ -18,7 +18,12 @@ PRINTABLE = r"\A[^\x00-\x1f\x7f]+\Z"
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The raw body. Raises HTTPException 413 above `limit` bytes, without reading the rest."""
+    """The raw body. Raises HTTPException 413 above `limit` bytes, without reading the rest.
+
+    It is kept, so that a handler can run again where the database aborted its transaction.
+    """
+    if hasattr(request.state, "body"):
+        return bytes(request.state.body)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise HTTPException(413, f"The body is larger than {limit} bytes.")
@@ -27,6 +32,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         body += chunk
         if len(body) > limit:
             raise HTTPException(413, f"The body is larger than {limit} bytes.")
+    request.state.body = bytes(body)
     return bytes(body)
 
 

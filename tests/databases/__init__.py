@@ -1,0 +1,1 @@
+"""PostgreSQL as people have it: TLS, several hosts, failovers, poolers, and other defaults."""
