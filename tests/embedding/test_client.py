@@ -25,6 +25,7 @@ from paidup.client import (
     NotFoundError,
     Paidup,
     ReservationClosedError,
+    StorageUnavailableError,
     backend_token,
     page_token,
     signed_with,
@@ -141,6 +142,21 @@ def test_a_rate_limit_beyond_the_deadline_raises_a_status_error() -> None:
 def _response(status: int, retry_after: str) -> HttpResponse:
     body = b'{"type": "https://paidup.dev/problems/too-many-requests", "detail": "Too many."}'
     return HttpResponse(status, retry_after, body)
+
+
+def test_an_outage_is_a_typed_error_and_an_unknown_result() -> None:
+    """A proxy's 503 has no type: of it, only the unknown result is told."""
+    for body, kind in (
+        (b'{"type": "https://paidup.dev/problems/storage-unavailable"}', StorageUnavailableError),
+        (b"<html>Bad gateway</html>", APIConnectionError),
+    ):
+        caller = Paidup("http://127.0.0.1", TOKENS, deadline_s=1)
+        steps = caller._steps(subscribe_call("ada", "pro", None, 1))
+        next(steps)
+        with pytest.raises(APIConnectionError) as refused:
+            steps.send(HttpResponse(503, "60", body, "req_1"))
+        assert type(refused.value) is kind
+    assert issubclass(StorageUnavailableError, APIStatusError)
 
 
 async def test_a_call_ends_at_its_deadline() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import signal
@@ -13,17 +14,20 @@ import structlog
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
 from paidup.client import (
+    APIConnectionError,
     InsufficientCreditsError,
     InvalidInputError,
     KeyReusedError,
     NotAuthenticatedError,
     ReservationClosedError,
 )
+from paidup.credits import reservations
 from paidup.db.models import Account
 from paidup.errors import ConfigurationError
-from paidup.mounting import create_app, running
+from paidup.mounting import InProcess, create_app, running
 from tests.support.factories import granted
 from tests.support.paidup import settings
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -97,3 +101,33 @@ async def test_a_second_instance_in_one_process_is_refused(configured: Any) -> N
             async with running(create_app(configured)):
                 pass
         assert (await first.credits("ada")).balance == 0
+
+
+async def test_a_call_that_is_given_up_goes_on(configured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its deadline, or because its caller left: as over HTTP, the same key then gives its result."""
+    wait, spend = asyncio.Event(), reservations.spend
+
+    async def slow(*arguments: Any) -> Any:
+        await wait.wait()
+        return await spend(*arguments)
+
+    async with running(app := create_app(configured)) as patient:
+        assert (await patient.credits("ada")).balance == 0
+        ada = await Account.get(external_id="ada")
+        ada.stripe_customer = "cus_ada"
+        await granted(ada, 100)
+        monkeypatch.setattr(reservations, "spend", slow)
+        async with InProcess(app, deadline_s=0.1) as hasty:
+            with pytest.raises(APIConnectionError):
+                await hasty.spend("ada", 30, "a")
+            left = asyncio.create_task(patient.spend("ada", 5, "b"))
+            await asyncio.sleep(0)
+            left.cancel()
+            wait.set()
+
+            async def spent() -> bool:
+                return (await patient.credits("ada")).balance == 65
+
+            await wait_until(spent)
+        assert (await patient.spend("ada", 30, "a")).credits == 30
+        assert (await patient.credits("ada")).balance == 65
