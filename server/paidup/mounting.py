@@ -17,6 +17,9 @@ from urllib.parse import unquote
 import structlog
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp
 
 from paidup.app import create_app
 from paidup.client.async_methods import AsyncMethods
@@ -24,6 +27,7 @@ from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse
 from paidup.graceful_shutdown import before_sigterm
 from paidup.runtime.tasks import cancel_tasks
 from paidup.web.auth import IN_PROCESS_CUSTOMER, Authenticate, Customer, Scope
+from paidup.web.request_ids import RequestIds
 
 __all__ = [
     "Authenticate",
@@ -61,7 +65,8 @@ class InProcess(AsyncMethods):
 
     def __init__(self, paidup: Starlette, deadline_s: float = DEADLINE_S) -> None:
         super().__init__("", _no_token, deadline_s)
-        self._app = paidup
+        self._paidup = paidup
+        self._routes = _routes_of(paidup)
         self._requests: set[asyncio.Task[HttpResponse]] = set()
 
     async def close(self) -> None:
@@ -69,7 +74,9 @@ class InProcess(AsyncMethods):
         await cancel_tasks(*self._requests)
 
     async def _send(self, request: HttpRequest) -> HttpResponse | None:
-        task = asyncio.create_task(_respond(self._app, request), name="in-process-request")
+        scope = {**_scope(request), "app": self._paidup}
+        answer = _respond(self._routes, scope, request.body or b"")
+        task = asyncio.create_task(answer, name="in-process-request")
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
         await asyncio.wait({task}, timeout=request.timeout_s)
@@ -81,12 +88,17 @@ def _no_token(_: str) -> str:
     return ""
 
 
-async def _respond(app: Starlette, request: HttpRequest) -> HttpResponse:
-    """Send the request through the application's own middleware and routes."""
-    messages: list[dict[str, Any]] = [
-        {"type": "http.disconnect"},
-        {"type": "http.request", "body": request.body or b""},
-    ]
+def _routes_of(paidup: Starlette) -> ASGIApp:
+    """Its routes and error handlers, without middleware for clients, such as a check of the host name."""
+    handlers = dict(paidup.exception_handlers)
+    on_fault = handlers.pop(Exception)
+    access_log = paidup.state.services.settings.access_log
+    with_ids = RequestIds(ExceptionMiddleware(paidup.router, handlers), access_log)
+    return ServerErrorMiddleware(with_ids, on_fault)
+
+
+async def _respond(routes: ASGIApp, scope: dict[str, Any], sent: bytes) -> HttpResponse:
+    messages: list[dict[str, Any]] = [{"type": "http.disconnect"}, {"type": "http.request", "body": sent}]
     status, headers, body = 0, Headers(), b""
 
     async def receive() -> dict[str, Any]:
@@ -100,11 +112,11 @@ async def _respond(app: Starlette, request: HttpRequest) -> HttpResponse:
             body += message.get("body", b"")
 
     try:
-        await app(_scope(request), receive, send)
+        await routes(scope, receive, send)
     except Exception:
         if not status:
             raise
-        log.exception("request_failed", path=request.url)  # answered with 500, and raised again for the log
+        log.exception("request_failed", path=scope["path"])  # answered with 500, and raised again for the log
     return HttpResponse(status, headers.get("retry-after", ""), body, headers.get("x-request-id", ""))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
 from paidup.client import (
@@ -101,6 +102,13 @@ async def test_a_second_instance_in_one_process_is_refused(configured: Any) -> N
             async with running(create_app(configured)):
                 pass
         assert (await first.credits("ada")).balance == 0
+
+
+async def test_middleware_for_clients_does_not_see_the_hosts_own_calls(configured: Any) -> None:
+    app = create_app(configured)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["shop.example"])
+    async with running(app) as credits:
+        assert (await credits.credits("ada")).balance == 0
 
 
 async def test_a_call_that_is_given_up_goes_on(configured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
