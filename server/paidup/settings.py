@@ -76,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     cors_origins: str = ""
     cors_credentials: bool = False
     cors_allowed_headers: str = ""
-    cors_exposed_headers: str = "Retry-After"
+    cors_exposed_headers: str = "Retry-After,X-Request-Id,Paidup-Api-Version"
     auth_jwt_audience: str = ""
     auth_jwt_audience_claim: str = "aud"
     auth_jwt_issuer: str = ""
