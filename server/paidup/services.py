@@ -85,7 +85,7 @@ def compose(
     queue = VerificationQueue()
     verification = Verification(gateway, settlement, prices, hub, timeline, queue)
     bulk = BulkVerification(gateway, verification, timeline)
-    checks = Checks(acquire_slot, verification.check, bulk.check, verification.report_delayed)
+    checks = Checks(acquire_slot, verification.check, bulk.check)
     reversals = ReversalHandler(gateway, verification, settlement)
     renewals = Renewals(gateway, prices.catalogue, prices, verification)
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, renewals, clock)

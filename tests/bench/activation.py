@@ -1,7 +1,7 @@
 """`make bench`: from `confirmCardPayment` resolving to "active" in the page, and the same by polling.
 
 A real Chromium, the whole demo, the sandbox answering in 0 ms. Each round buys three times: once the
-page waits on the socket through paidup.js; once it asks `GET /api/invoices/{invoice}` each second, as
+page waits on the socket through paidup.js; once it asks `GET /api/credits` each second, as
 pages do that know nothing better; once it tells nothing, and the customer reloads it: taken is the moment
 from which a reload would have shown the credits, so the best that they can do. Webhooks come at once, which
 is the best that both can hope for, and a second series delays them by five seconds. The floor is one
@@ -66,9 +66,11 @@ async ([mode, config]) => {
   }
   for (;;) {
     await new Promise((later) => setTimeout(later, mode === "polling" ? 1000 : 20));
-    const status = await (await fetch(`/api/invoices/${invoice}`)).json();
-    if (status.status === "active") {
-      return [performance.now() - confirmed, status.status, status.via, paymentIntent.status];
+    const { grants } = await (await fetch("/api/credits")).json(); // which does not ask Stripe
+    if (grants.some((grant) => grant.invoice === invoice)) {
+      const waited = performance.now() - confirmed;
+      const status = await (await fetch(`/api/invoices/${invoice}`)).json();
+      return [waited, status.status, status.via, paymentIntent.status];
     }
   }
 }

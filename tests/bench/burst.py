@@ -203,7 +203,7 @@ class Process:
         self._settling = asyncio.Semaphore(MAX_CONCURRENT_SETTLEMENTS)
         self.queue = VerificationQueue()
         self.worker = VerificationWorker(
-            self.queue, Checks(self.acquire_slot, self.check, self.check_in_bulk, self.report_delayed)
+            self.queue, Checks(self.acquire_slot, self.check, self.check_in_bulk)
         )
         self.worker.start()
 
@@ -265,9 +265,6 @@ class Process:
         await asyncio.sleep(median_s * math.exp(random.gauss(0, 0.4)))
         self._budget.answered(endpoint)
         return True
-
-    async def report_delayed(self, invoices: list[str]) -> None:
-        """Their screens say so."""
 
 
 def product(burst: list[Payment], processes: int, with_list: bool) -> Result:

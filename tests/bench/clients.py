@@ -21,8 +21,9 @@ from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import Stage, StatusMessage, encode
+from paidup.domain.messages import StatusMessage, encode
 from paidup.domain.payment_facts import Source
+from paidup.domain.stages import Stage
 from tests.bench.floors import CHANNEL
 
 FORK = multiprocessing.get_context("fork")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHANNEL = "paidup:invoice:"
 SNAPSHOT = (
-    '{"type":"status","invoice":"in_1","version":1,"status":"open","stage":"waiting","plan":"pro",'
+    '{"type":"status","invoice":"in_1","version":1,"status":"open","stage":"awaiting_payment","plan":"pro",'
     '"credits_granted":0,"balance":0,"via":null,"at":"2026-11-23T09:00:00.123456Z","error":null}'
 )
 

@@ -67,6 +67,7 @@ def measure_waiting(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
             with load_clients(rig, server, count, samples=CHANGES) as board:
                 time.sleep(rigs.SETTLED_S)
                 _measure_customers(rig, options, server, board, figure, SOCKET)
+            asyncio.run(_see_payments(rig))
             with _pollers(rig, server, options.pollers) as board:
                 _measure_customers(rig, options, server, board, figure, POLLING)
     pair = POLLING, SOCKET
@@ -120,10 +121,17 @@ def _change_all(rig: Rig, count: int) -> None:
     asyncio.run(change())
 
 
+async def _see_payments(rig: Rig) -> None:
+    """Measure the poll alone: of an invoice that nobody has paid, the server would ask Stripe."""
+    async with _database(rig) as database:
+        await database.execute("UPDATE invoices SET payment_seen_at = now()")
+
+
 async def _restore(rig: Rig) -> None:
     async with _database(rig) as database:
         await database.execute(
-            "UPDATE invoices SET status = 'open', version = 1, plan = 'pro' WHERE version > 1"
+            "UPDATE invoices SET status = 'open', version = 1, plan = 'pro', payment_seen_at = NULL"
+            " WHERE version > 1 OR payment_seen_at IS NOT NULL"
         )
     rig.stripe.states[:] = [OPEN] * len(rig.stripe.states)
 

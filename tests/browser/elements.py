@@ -100,10 +100,8 @@ class Screen:
             await self.say("open", "waiting")
         elif state == "verifying":
             await self.say("open", "verifying")
-        elif state in ("delayed", "unconfirmed"):
-            if state == "delayed":
-                await self.call("it.confirmed('succeeded')")
-            await self.say("open", "delayed")
+        elif state in ("awaiting_payment", "delayed"):
+            await self.say("open", state)
         elif state == "action_required":
             await self.say("requires_action", "action_required")
         elif state == "failed":

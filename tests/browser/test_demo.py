@@ -330,6 +330,33 @@ async def test_a_long_wait_says_that_the_payment_is_safe(shopper: Shopper) -> No
     await expect(shopper.page.get_by_test_id("activated")).to_be_visible()
 
 
+async def test_a_reload_during_a_long_wait_does_not_begin_again(shopper: Shopper) -> None:
+    """S06: the wait counts from the bank's confirmation, in any page that knows of it."""
+    await shopper.page.clock.install()
+    await shopper.reach_card_form()
+    await shopper.stripe_side.conditions(**UNREACHABLE)
+    await shopper.pay()
+    await expect(shopper.heading).to_have_text("Activating your Pro plan")
+    await shopper.page.clock.fast_forward(50_000)
+    await expect(shopper.heading).to_have_text("This is taking longer than usual")
+    await shopper.page.reload()
+    await expect(shopper.heading).to_have_text("This is taking longer than usual")
+    assert "verifying" not in await shopper.stages()
+
+
+async def test_who_chose_a_plan_and_came_back_is_told_to_pay(shopper: Shopper) -> None:
+    """S06: not paid, as Stripe says: never that the payment is safe, however long it takes."""
+    await shopper.page.clock.install()
+    await shopper.reach_card_form()
+    await shopper.page.reload()
+    await shopper.page.locator("#banner-open").click()
+    await expect(shopper.heading).to_have_text("Your Pro plan is waiting for payment")
+    await expect(shopper.stage).to_have_attribute("data-stage", "awaiting_payment")
+    await shopper.page.clock.fast_forward(50_000)
+    await expect(shopper.stage).to_contain_text("Enter your card details to complete it.")
+    assert "delayed" not in await shopper.stages()
+
+
 async def test_a_long_wait_after_a_failed_attempt_says_so_too(shopper: Shopper) -> None:
     """S06: declined, then paid, and Stripe cannot be asked: neither "failed" nor a spinner for ever."""
     await shopper.page.clock.install()

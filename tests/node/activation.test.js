@@ -252,16 +252,18 @@ test("a wake-up ends the pause early (S31)", async () => {
   same([world.sockets.length, world.activation.connection], [2, "connecting"]);
 });
 
-test("after thirty seconds the stage is delayed, until a new status arrives (S06)", async () => {
+test("thirty seconds after the confirmation the stage is delayed, until a new status arrives (S06)", async () => {
   const world = await new World().start();
   const { activation, clock, socket } = world;
   await socket.open();
   await socket.say(status(2, "open"));
+  await clock.advance(2_000);
+  activation.confirmed("succeeded");
   await clock.advance(29_999);
   same(activation.stage, "verifying");
   await clock.advance(1);
   same(activation.stage, "delayed");
-  await socket.say(status(2, "open", { stage: "waiting" }));
+  await socket.say(status(2, "open", { stage: "awaiting_payment" }));
   await socket.say(status(3, "open", { stage: "verifying" }));
   same(activation.stage, "delayed");
   activation.verify();
@@ -269,7 +271,73 @@ test("after thirty seconds the stage is delayed, until a new status arrives (S06
   await clock.advance(30_000);
   await socket.say(status(4, "active"));
   same(world.heard("stage"), ["verifying", "delayed", "verifying", "delayed", "active"]);
-  same(socket.sent, ["verify"]);
+  same(socket.sent, ["verify", "verify"]);
+});
+
+for (const intent of [null, "requires_payment_method", "canceled"]) {
+  test(`nobody who has not paid is told that their payment is safe: ${intent} (S06)`, async () => {
+    const world = await new World().start();
+    const { activation, clock, socket } = world;
+    await socket.open();
+    await socket.say(status(1, "open", { stage: "verifying" }));
+    if (intent) activation.confirmed(intent);
+    await clock.advance(30_000);
+    same(activation.stage, "verifying");
+    await socket.say(status(1, "open", { stage: "awaiting_payment" }));
+    for (let check = 0; check < 6; check++) {
+      await clock.advance(20_000);
+      await socket.say({ type: "heartbeat" });
+      await socket.say(status(1, "open", { stage: "awaiting_payment" }));
+    }
+    await socket.end(4408);
+    same(world.heard("stage"), ["verifying", "awaiting_payment"]);
+  });
+}
+
+test("after confirmed() what the server has not seen yet is verifying, from the card to the credits", async () => {
+  const world = await new World().start();
+  const { activation, socket } = world;
+  await socket.open();
+  await socket.say(status(1, "open", { stage: "verifying" }));
+  await socket.say(status(1, "open", { stage: "awaiting_payment" }));
+  activation.confirmed("succeeded");
+  await socket.say(status(1, "open", { stage: "verifying" }));
+  await socket.say(status(1, "open", { stage: "awaiting_payment" }));
+  await socket.say(status(2, "active"));
+  same(world.heard("stage"), ["verifying", "awaiting_payment", "verifying", "active"]);
+});
+
+test("a confirmation fifty seconds ago, before a reload, is delayed at once", async () => {
+  const world = await new World().start();
+  world.activation.confirmed("succeeded", world.clock.time - 50_000);
+  await settle();
+  same(world.heard("stage"), ["delayed"]);
+});
+
+test("an attempt that failed after confirmed() ends its claim", async () => {
+  const world = await new World().start();
+  const { activation, clock, socket } = world;
+  await socket.open();
+  await socket.say(status(1, "open", { stage: "awaiting_payment" }));
+  activation.confirmed("processing");
+  await socket.say(status(2, "failed"));
+  await socket.say(status(3, "open", { stage: "awaiting_payment" }));
+  await clock.advance(30_000);
+  same(activation.stage, "awaiting_payment");
+});
+
+test("a stage of a later server is shown by its status", async () => {
+  const { activation, socket } = await new World().start();
+  await socket.open();
+  for (const [name, stage] of [
+    ["open", "verifying"],
+    ["requires_action", "action_required"],
+    ["processing", "processing"],
+    ["reversed", "void"],
+  ]) {
+    await socket.say(status((activation.status?.version ?? 0) + 1, name, { stage: "something_new" }));
+    same(activation.stage, stage);
+  }
 });
 
 test("the stage becomes delayed even without any response (S06)", async () => {
@@ -277,6 +345,7 @@ test("the stage becomes delayed even without any response (S06)", async () => {
   world.get = world.ticket = "down";
   await world.start();
   await world.socket.end(1006);
+  world.activation.confirmed("succeeded");
   await world.clock.advance(30_000);
   same(world.activation.stage, "delayed");
 });
@@ -286,6 +355,7 @@ test("after 4408 the client polls slowly, and gets the status days later (S24)",
   world.get = { status: 200, body: status(1, "open") };
   await world.start();
   await world.socket.open();
+  world.activation.confirmed("succeeded");
   await world.socket.end(4408);
   same(world.activation.stage, "delayed");
   await world.clock.advance(600_000);

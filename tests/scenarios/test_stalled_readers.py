@@ -12,7 +12,8 @@ import pytest
 from websockets.protocol import Protocol
 
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import Stage, StatusMessage
+from paidup.domain.messages import StatusMessage
+from paidup.domain.stages import Stage
 from paidup.realtime.hub import INVOICES
 from paidup.web.websocket.lightweight_protocol import LightweightTransport
 from paidup.web.websocket.session import WebSocketSession

@@ -36,7 +36,7 @@ def words(path: str, pattern: str) -> list[str]:
     return re.findall(r'"([\w-]+)"', body)
 
 
-STATES = [*words("paidup.js", r"\{(.*)\} Stage \*/"), "unconfirmed", "reversed", "refused"]
+STATES = [*words("paidup.js", r"\{(.*)\} Stage \*/"), "reversed", "refused"]
 OPTIONS = r"(?s)@typedef \{object\} ConnectionOptions(.*?)\*/"
 NAMES = {
     "export": found("paidup.js", r"(?m)^export (?:function|class) (\w+)")

@@ -12,17 +12,9 @@ from starlette.routing import Route, WebSocketRoute
 
 from paidup.domain.catalog import Plan
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import (
-    SUBPROTOCOL,
-    BalanceMessage,
-    Bye,
-    CloseCode,
-    Heartbeat,
-    Stage,
-    StatusMessage,
-    stage_of,
-)
+from paidup.domain.messages import SUBPROTOCOL, BalanceMessage, Bye, CloseCode, Heartbeat, StatusMessage
 from paidup.domain.payment_facts import Source
+from paidup.domain.stages import Stage, stage_of
 from paidup.errors import PaidupError
 from paidup.settings import NAMES, PACKAGED_PLANS, Settings
 from paidup.web import api, credits_api, operators, problems, sdk, webhooks
@@ -272,3 +264,33 @@ def test_contributing_answers_ten_questions_with_a_path() -> None:
     answers = re.split(r"(?m)^\d+\. ", questions)[1:]
     assert len(answers) == 10
     assert [answer for answer in answers if "? " not in answer or not re.search(r"`\w+/[^`]+`", answer)] == []
+
+
+WAITING_DOCUMENTS = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/client.md",
+    "client_demo/paidup_demo/sdk/README.md",
+)
+
+
+def test_every_document_waits_in_the_same_way() -> None:
+    """The code between the purchase and the credits is the same, to the letter."""
+    blocks = {}
+    for path in WAITING_DOCUMENTS:
+        code = re.findall(r"(?s)```js\n(.*?)```", document(path))
+        (blocks[path],) = [block for block in code if "activate({" in block or ".finished" in block]
+    assert len(set(blocks.values())) == 1, blocks
+    for line in ("= activate({ invoice, ticket", "activation.confirmed(", "= await activation.finished;"):
+        assert line in blocks["README.md"]
+
+
+def test_what_ends_the_wait_is_listed_once_and_whole() -> None:
+    """In the client's document, with the stage that is then shown; the others link to it."""
+    ends = {row[1]: row[2] for row in rows("docs/client.md") if row[0] == "resolves"}
+    assert ends == {f"`{status}`": f"`{stage_of(status)}`" for status in InvoiceStatus if status.terminal}
+    for path in WAITING_DOCUMENTS:
+        described = [row[0] for row in rows(path) if codes(row[0]) and codes(row[0])[0] in set(Stage)]
+        assert sorted(described) == (sorted(f"`{stage}`" for stage in Stage) if "client.md" in path else [])
+    for path in ("README.md", "docs/quickstart.md"):
+        assert "client.md#what-ends-the-wait" in document(path)

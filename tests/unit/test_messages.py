@@ -16,15 +16,14 @@ from paidup.domain.messages import (
     Bye,
     CloseCode,
     Heartbeat,
-    Stage,
     StatusMessage,
     decode_balance,
     decode_status,
     encode,
     is_verify,
-    stage_of,
 )
 from paidup.domain.payment_facts import PaymentError, Source
+from paidup.domain.stages import Stage, stage_of
 
 ACTIVE = StatusMessage(
     invoice="in_1",

@@ -12,20 +12,25 @@ import pytest
 
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import Stage, StatusMessage
+from paidup.domain.messages import StatusMessage
+from paidup.domain.payment_facts import Source
+from paidup.domain.quotes import Quote
+from paidup.domain.stages import DELAYED_AFTER, Stage
 from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.payments import settlement, verification_queue, verification_worker
 from paidup.payments import verification as module
-from paidup.payments import verification_queue, verification_worker
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.verification import Verification
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import Checks, VerificationWorker
 from paidup.realtime.hub import INVOICES
+from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import at_unix, now
 from paidup.services import Services
 from paidup.stripe_api.schemas import InvoicePayment as Link
 from paidup.stripe_api.schemas import ListOf, Payment, PaymentIntent, StripeInvoice
+from paidup.subscriptions.pending import newest_awaited
 from tests.support.factories import an_account, an_invoice
 from tests.support.waiting import wait_until
 
@@ -120,10 +125,7 @@ class Process:
         bulk = BulkVerification(stripe, self.verification, services.timeline)
         self.worker = VerificationWorker(
             self.queue,
-            Checks(
-                *(stripe.acquire_read_slot, self.verification.check),
-                *(bulk.check, self.verification.report_delayed),
-            ),
+            Checks(stripe.acquire_read_slot, self.verification.check, bulk.check),
         )
 
 
@@ -345,22 +347,44 @@ class Screen:
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("slots", [True, False])
-async def test_a_long_wait_is_shown_as_delayed_and_stays_so(
-    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch, slots: bool
+async def test_only_an_answer_of_stripe_says_that_a_payment_is_awaited(
+    services: Services, stripe: Stripe, row: Invoice
 ) -> None:
-    """S06: whether Stripe says "not yet" again and again, or there is no slot."""
-    monkeypatch.setattr(verification_worker, "INSPECT_EVERY_S", 0.05)
-    monkeypatch.setattr(verification_queue, "DELAYED_AFTER_S", 0.3)
-    stripe.unpaid = "requires_confirmation"  # no change of status
+    """A check that failed says nothing: the row may be older than the payment. Answers repeat one stage."""
+    stripe.unpaid, stripe.error = "requires_payment_method", StripeUnavailable("down")
     screen = Screen()
     await services.hub.subscribe(INVOICES, row.id, screen)
-    if not slots:
-        stripe.slot.clear()
     async with watching(Process(services, stripe), row.id):
-        await wait_until(lambda: Stage.DELAYED in screen.stages)
+        await wait_until(lambda: stripe.requests >= 3)
+        assert screen.stages == []
+        stripe.error = None
         requests = stripe.requests
-        await wait_until(lambda: not slots or stripe.requests >= requests + 3)
+        await wait_until(lambda: stripe.requests >= requests + 3)
     services.hub.unsubscribe(INVOICES, row.id, screen)
-    late = screen.stages[screen.stages.index(Stage.DELAYED) :]
-    assert set(late) == {Stage.DELAYED}
+    assert set(screen.stages) == {Stage.AWAITING_PAYMENT}
+
+
+async def test_a_payment_that_cannot_be_credited_yet_is_seen(
+    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is paid, and one of its prices is unknown: `verifying`, then `delayed`, never "not paid"."""
+    unpriced = Quote(0, None, None, unpriced=("pro in inr",))
+    monkeypatch.setattr(settlement, "quote", lambda *_: unpriced)
+    facts = stripe.paid_invoice(row).facts()
+    first = await services.verification.settle(facts, Source.WEBHOOK)
+    again = await services.verification.settle(facts, Source.WEBHOOK)
+    assert first.status
+    assert again.status
+    assert [first.status.stage, again.status.stage] == [Stage.VERIFYING] * 2
+    assert [first.status.version, again.status.version] == [2, 2]
+    await Invoice.filter(id=row.id).update(payment_seen_at=now() - DELAYED_AFTER)
+    delayed = await read_status(row.id)
+    assert delayed
+    assert (delayed.stage, delayed.status) == (Stage.DELAYED, InvoiceStatus.OPEN)
+    awaited = await newest_awaited(await Account.get(), now() + timedelta(days=2))
+    assert awaited
+    assert awaited.id == row.id
+    monkeypatch.undo()
+    granted = await services.verification.settle(facts, Source.WEBHOOK)
+    assert granted.status
+    assert granted.status.stage is Stage.ACTIVE

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from paidup.domain.backoff import DELAYED_AFTER_S
 from paidup.errors import StripeUnavailable
 from paidup.payments import verification_queue as module
 from paidup.payments.verification_queue import VerificationQueue
@@ -22,13 +21,12 @@ class Stripe:
     def __init__(self, every_s: float = 0.0) -> None:
         self.every_s = every_s
         self.checked: list[tuple[float, str]] = []
-        self.delayed: list[tuple[float, str]] = []
         self.bulk: list[list[str]] = []
         self.result = CheckResult(settled=False, used_slot=True)
         self.errors: list[Exception] = []
         self.queue = VerificationQueue()
         self.worker = VerificationWorker(
-            self.queue, Checks(self.acquire_slot, self.check, self.check_in_bulk, self.report_delayed)
+            self.queue, Checks(self.acquire_slot, self.check, self.check_in_bulk)
         )
         self.worker.start()
 
@@ -43,9 +41,6 @@ class Stripe:
 
     async def check_in_bulk(self, invoices: list[str]) -> None:
         self.bulk.append(invoices)
-
-    async def report_delayed(self, invoices: list[str]) -> None:
-        self.delayed += [(_now(), invoice) for invoice in invoices]
 
 
 def _now() -> float:
@@ -172,25 +167,6 @@ def test_the_worker_goes_on_after_a_failure_to_get_a_slot() -> None:
         await asyncio.sleep(3)
 
     assert played(Stripe, play).checked
-
-
-def test_a_long_wait_is_reported_once() -> None:
-    """S06: after half a minute, with or without a slot."""
-
-    async def play(stripe: Stripe) -> None:
-        stripe.queue.add("in_left")
-        stripe.queue.add("in_settled")
-        stripe.queue.add("in_1")
-        await asyncio.sleep(DELAYED_AFTER_S / 2)
-        assert not stripe.queue.is_delayed("in_1")
-        stripe.queue.mark_settled("in_settled")
-        stripe.queue.remove("in_left")
-        await asyncio.sleep(DELAYED_AFTER_S)
-        assert stripe.queue.is_delayed("in_1")
-
-    delayed = played(lambda: Stripe(every_s=1000.0), play).delayed
-    assert [invoice for _, invoice in delayed] == ["in_1"]
-    assert delayed[0][0] == pytest.approx(DELAYED_AFTER_S, abs=1.1)
 
 
 def test_bulk_verification_starts_at_its_threshold() -> None:

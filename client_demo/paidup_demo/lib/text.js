@@ -62,7 +62,8 @@ const toHome = button("home", "Back to posters");
  */
 export function screen(stage, known) {
   const { plan, confirmed, error } = known;
-  if (!confirmed && ["waiting", "verifying", "delayed"].includes(stage)) return unpaid(stage, known);
+  if (stage === "awaiting_payment" || (!confirmed && (stage === "waiting" || stage === "verifying")))
+    return unpaid(stage, known);
   switch (stage) {
     case "waiting":
     case "verifying":
@@ -143,7 +144,7 @@ function success({ plan, kind, credits: added }) {
   return { heading: `${plan} is yours`, sentence };
 }
 
-/** No confirmation seen yet: the payment may have been made on another device, or not at all. @param {Stage|"reversed"} stage @param {{plan: string, kind?: string}} known @returns {Screen} */
+/** Not paid, as Stripe says; or not known yet, and not confirmed in this browser. @param {Stage|"reversed"} stage @param {{plan: string, kind?: string}} known @returns {Screen} */
 function unpaid(stage, { plan, kind }) {
   return {
     heading:
@@ -151,10 +152,10 @@ function unpaid(stage, { plan, kind }) {
         ? `Your ${plan.toLowerCase()} are waiting for payment`
         : `Your ${plan} plan is waiting for payment`,
     sentence:
-      stage === "verifying"
-        ? "We are asking Stripe whether it has been paid."
-        : "We have not seen a payment yet. If you have just paid, stay here: this page updates by itself.",
-    steps: [stage === "verifying" ? "now" : "paused", "next", "next"],
+      stage === "awaiting_payment"
+        ? "Stripe has no payment for it yet. Enter your card details to complete it. If you are paying on another device, this page updates by itself."
+        : "We are asking Stripe whether it has been paid.",
+    steps: [stage === "awaiting_payment" ? "paused" : "now", "next", "next"],
     actions: [button("pay", "Enter card details"), toHome],
   };
 }

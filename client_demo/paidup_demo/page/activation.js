@@ -36,6 +36,8 @@ export function watch(order, status) {
   const activation = (state.activation = activate({ invoice: order.invoice, ticket: order.ticket }));
   state.watchedInvoice = order.invoice;
   delete order.ticket; // used up
+  const paidAt = storage.confirmedAt(order.invoice);
+  if (paidAt) activation.confirmed("processing", paidAt); // before a reload: what follows may still be a failure
   activation.addEventListener("stage", draw);
   activation.addEventListener("status", draw);
   activation.addEventListener("connection", () => {

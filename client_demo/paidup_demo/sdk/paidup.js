@@ -14,7 +14,7 @@
  */
 
 /** @typedef {"open"|"requires_action"|"processing"|"active"|"failed"|"void"|"reversed"} InvoiceStatus */
-/** @typedef {"waiting"|"verifying"|"action_required"|"processing"|"delayed"|"active"|"failed"|"void"} Stage */
+/** @typedef {"waiting"|"verifying"|"awaiting_payment"|"action_required"|"processing"|"delayed"|"active"|"failed"|"void"} Stage */
 /** @typedef {"connecting"|"open"|"waiting"|"polling"|"closed"} Connection */
 /** @typedef {{code: string, decline_code?: string|null, message: string}} PaymentError */
 /**
@@ -80,7 +80,7 @@ const SILENCE_MS = 35_000; // the server sends a heartbeat every 15 s
 const AFTER_WAKE_MS = 20_000; // a WebSocket that was asleep must receive something within this
 const HANDSHAKE_MS = 8_000;
 const REQUEST_MS = 10_000;
-const DELAYED_MS = 30_000;
+const DELAYED_MS = 30_000; // after a confirmed payment
 const FALLBACK_POLL_MS = 30_000; // polling interval after the server has ended the WebSocket for waiting too long
 const LONGEST_WAIT_MS = 60_000;
 const STABLE_MS = 5_000; // a connection that lasted this long resets the backoff
@@ -91,6 +91,10 @@ const WOKE = -1;
 const UNOPENED = { opened: false, code: 0, after: null, lived: 0 };
 /** @type {Record<number, string>} */
 const FINAL = { 401: "unauthorized", 403: "forbidden", 410: "gone" };
+/** A PaymentIntent's statuses with which the customer has paid, or need do nothing more. */
+const PAID = ["succeeded", "processing"];
+/** @type {Stage[]} */
+const STAGES = ["waiting", "verifying", "awaiting_payment", "action_required", "processing", "delayed", "active", "failed", "void"];
 
 /** Whether the wait is over. @param {Status|null} status */
 const isTerminal = (status) => !!status && ["active", "void", "reversed"].includes(status.status);
@@ -197,6 +201,10 @@ class ServerConnection {
 
   get closed() {
     return this.#closed;
+  }
+
+  now() {
+    return this.#seams.now();
   }
 
   /** @param {string} text @returns {boolean} whether a WebSocket was open */
@@ -418,8 +426,9 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
 
   #invoice;
   /** @type {ServerConnection} */ #server;
-  #isDelayed = false;
-  #confirmedVersion = -1; // a failure or a bank check up to this version is older than the confirmation
+  #isDelayed = false; // the confirmed payment has been waited for too long
+  #isPaid = false; // Stripe.js said so in this page
+  #confirmedVersion = -1; // up to this version, what the server says of the payment is older than the confirmation
   /** @type {(status: Status) => void} */ #resolve = () => {};
   /** @type {(error: ActivationError) => void} */ #reject = () => {};
 
@@ -447,7 +456,6 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
       onWaitLimit: () => this.#markDelayed(),
     });
     this.#server.open();
-    if (!this.#server.closed) this.#startDelayTimer();
   }
 
   get connection() {
@@ -456,19 +464,19 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
 
   /** Ask the server to verify the payment again now, e.g. when the customer presses a button. */
   verify() {
-    if (this.#server.closed) return;
-    this.#startDelayTimer();
-    if (!this.#requestVerification()) this.#server.retryNow(); // a new connection triggers a verification itself
+    this.#verify(DELAYED_MS);
   }
 
   /**
-   * Call after Stripe.js has confirmed the payment: a failure or a bank check that the server still reports is older.
+   * Call after Stripe.js has confirmed the payment: what the server still reports of an earlier attempt is older.
    * Also verifies. `intent` is the PaymentIntent's status; `succeeded` cannot fail any more.
    * @param {string} intent
+   * @param {number} [at] when, in ms since 1970, if that was before now, e.g. before the page was reloaded
    */
-  confirmed(intent) {
+  confirmed(intent, at = this.#server.now()) {
+    this.#isPaid = PAID.includes(intent);
     this.#confirmedVersion = intent === "succeeded" ? Infinity : (this.status?.version ?? -1);
-    this.verify();
+    this.#verify(at + DELAYED_MS - this.#server.now());
   }
 
   /** Stop watching. `finished` rejects with the code "aborted" unless it is settled. */
@@ -501,27 +509,35 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
     const restaged = !!last && status.version === last.version && status.stage !== last.stage;
     if (!restaged && !isNews(status, last)) return;
     this.status = status;
-    if (status.stage === "delayed") this.#isDelayed = true;
     dispatch(this, "status", status);
     this.#updateStage();
     if (isTerminal(status)) this.#finish(() => this.#resolve(status));
   }
 
-  /** Waiting for too long is `delayed`; every other stage is the server's. */
+  /**
+   * The server's stage, except after `confirmed()`: then a status from before it is `verifying`, and `delayed` after a
+   * while. Without it, only the server says `delayed`: nobody who has not paid is told that their payment is safe.
+   */
   #updateStage() {
-    let stage = this.status?.stage ?? "waiting";
-    const past = !!this.status && this.status.version <= this.#confirmedVersion;
-    if (past && (stage === "failed" || stage === "action_required")) stage = "verifying";
-    if (this.#isDelayed && (stage === "waiting" || stage === "verifying")) stage = "delayed";
+    let stage = stageOf(this.status);
+    if (stage === "failed" || stage === "action_required") {
+      if (this.status && this.status.version <= this.#confirmedVersion) stage = "verifying";
+      else this.#isPaid = false;
+    }
+    if (this.#isPaid && (stage === "waiting" || stage === "awaiting_payment")) stage = "verifying";
+    if (this.#isPaid && this.#isDelayed && stage === "verifying") stage = "delayed";
     if (stage === this.stage) return;
     this.stage = stage;
     dispatch(this, "stage", stage);
   }
 
-  #startDelayTimer() {
-    this.#isDelayed = false;
+  /** @param {number} ms until a paid invoice is delayed */
+  #verify(ms) {
+    if (this.#server.closed) return;
+    this.#isDelayed = ms <= 0;
     this.#updateStage();
-    this.#server.setTimer("delayed", DELAYED_MS, () => this.#markDelayed());
+    this.#server.setTimer("delayed", ms, () => this.#markDelayed());
+    if (!this.#requestVerification()) this.#server.retryNow(); // a new connection triggers a verification itself
   }
 
   #markDelayed() {
@@ -576,6 +592,14 @@ export class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceE
     this.latest = balance;
     dispatch(this, "balance", balance);
   }
+}
+
+/** The stage of a status; of a stage that only a later server knows, what its status says. @param {Status|null} status @returns {Stage} */
+function stageOf(status) {
+  if (!status || STAGES.includes(status.stage)) return status?.stage ?? "waiting";
+  if (status.status === "requires_action") return "action_required";
+  if (status.status === "reversed") return "void";
+  return status.status === "open" ? "verifying" : status.status;
 }
 
 /** @param {{version: unknown}} message @param {{version: number}|null} last */

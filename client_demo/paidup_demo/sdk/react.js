@@ -17,7 +17,7 @@ import { activate } from "./paidup.js";
 /**
  * `error` is final. `confirmed` and `verify` keep their identity while the component is mounted.
  * @typedef {{stage: Stage, status: Status|null, connection: Connection, error: ActivationError|null,
- *   confirmed: (intent: string) => void, verify: () => void}} Watched
+ *   confirmed: (intent: string, at?: number) => void, verify: () => void}} Watched
  */
 
 /** @type {Pick<Watched, "stage"|"status"|"connection"|"error">} */
@@ -55,7 +55,10 @@ export function useActivation(options) {
     };
   }, [invoice]);
 
-  const confirmed = useCallback((/** @type {string} */ intent) => watched.current?.confirmed(intent), []);
+  const confirmed = useCallback(
+    (/** @type {string} */ intent, /** @type {number|undefined} */ at) => watched.current?.confirmed(intent, at),
+    [],
+  );
   const verify = useCallback(() => watched.current?.verify(), []);
   return { ...seen, confirmed, verify };
 }

@@ -161,6 +161,8 @@ class Invoice(Model):
     publish_due_at = fields.DatetimeField(null=True, db_index=True)
     """When the reconciler publishes this version; None once it is published."""
     changed_at = fields.DatetimeField()
+    payment_seen_at = fields.DatetimeField(null=True)
+    """When Stripe first showed it as paid, while its credits cannot be computed yet; else None."""
     settled_via = fields.CharEnumField(Source, max_length=20, null=True)
     settled_at = fields.DatetimeField(null=True, db_index=True)
     lease_expires_at = fields.DatetimeField(null=True)

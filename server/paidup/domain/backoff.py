@@ -5,9 +5,6 @@ from __future__ import annotations
 WATCHED_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Delays between verifications of an invoice with an open WebSocket; the last one repeats."""
 
-DELAYED_AFTER_S = 30.0
-"""After this wait the stage becomes `delayed`. The same value is in `paidup.js`."""
-
 
 def watched_delay_s(attempt: int, chance: float) -> float:
     """The delay after verification `attempt` (from 0). `chance` in [0, 1) varies it by 10 % either way."""

@@ -6,41 +6,18 @@ Each frame is one JSON object. Sending frames is not done here.
 from __future__ import annotations
 
 from datetime import datetime
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from typing import Literal
 
 import msgspec
 
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import PaymentError, Source
+from paidup.domain.stages import Stage
 
 SUBPROTOCOL = "paidup.v1"
 MAX_FRAME = 4096
 """The largest frame, in bytes, that a browser may send. Its longest message is {"type":"verify"}."""
-
-
-class Stage(StrEnum):
-    """A finer status, for display."""
-
-    WAITING = "waiting"
-    VERIFYING = "verifying"
-    ACTION_REQUIRED = "action_required"
-    PROCESSING = "processing"
-    DELAYED = "delayed"
-    ACTIVE = "active"
-    FAILED = "failed"
-    VOID = "void"
-
-
-_STAGES = {
-    InvoiceStatus.OPEN: Stage.WAITING,
-    InvoiceStatus.REQUIRES_ACTION: Stage.ACTION_REQUIRED,
-    InvoiceStatus.PROCESSING: Stage.PROCESSING,
-    InvoiceStatus.ACTIVE: Stage.ACTIVE,
-    InvoiceStatus.FAILED: Stage.FAILED,
-    InvoiceStatus.VOID: Stage.VOID,
-    InvoiceStatus.REVERSED: Stage.VOID,
-}
 
 
 class CloseCode(IntEnum):
@@ -109,10 +86,6 @@ _encoder = msgspec.json.Encoder()
 _status_decoder = msgspec.json.Decoder(StatusMessage)
 _balance_decoder = msgspec.json.Decoder(BalanceMessage)
 _verify_decoder = msgspec.json.Decoder(Verify)
-
-
-def stage_of(status: InvoiceStatus) -> Stage:
-    return _STAGES[status]
 
 
 def encode(frame: Frame) -> bytes:

@@ -15,7 +15,7 @@ from tortoise.expressions import Q
 from paidup.db.connection import storage_errors
 from paidup.db.customers import account_id_of, customers_of
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
-from paidup.domain.messages import stage_of
+from paidup.domain.stages import stage_of
 from paidup.operations.invoice_report import (
     Explanation,
     GrantDetails,
@@ -132,7 +132,7 @@ def _details(row: Invoice) -> InvoiceDetails:
         amount_due_minor=row.amount_due_minor,
         currency=row.currency,
         status=row.status,
-        stage=stage_of(row.status),
+        stage=stage_of(row.status, row.payment_seen_at, now()),
         error=row.error,
         version=row.version,
         published_version=row.published_version,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import Stage
+from paidup.domain.stages import Stage
 
 
 class StoredEvent(msgspec.Struct, frozen=True):

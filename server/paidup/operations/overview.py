@@ -11,7 +11,7 @@ from tortoise.expressions import Q
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import Stage, stage_of
+from paidup.domain.stages import Stage, stage_of
 from paidup.operations.explain import UNHANDLED_SHOWN_FOR, stored_event
 from paidup.operations.invoice_report import StoredEvent
 from paidup.payments.outcomes import EventOutcome
@@ -108,7 +108,7 @@ def _pending_invoice(row: Invoice, last: TimelineEntry | None) -> PendingInvoice
         account=row.account.external_id,
         plan=row.plan,
         status=row.status,
-        stage=stage_of(row.status),
+        stage=stage_of(row.status, row.payment_seen_at, now()),
         created_at=row.created_at,
         next_check_at=row.next_check_at,
         last_event=last.event_type if last else None,

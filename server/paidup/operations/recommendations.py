@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.stages import Stage
 from paidup.operations.formatting import format_duration
 from paidup.operations.invoice_report import GrantDetails, InvoiceDetails, StoredEvent, TimelineEvent
 from paidup.payments.timeline import TimelineEventType
@@ -94,6 +95,11 @@ def recommendation(
             return event_recommendation(unhandled)
         if details.next_check_at and at - details.next_check_at > OVERDUE:
             return "Start the reconciler (`paidup work`): its check of this invoice is overdue."
+    if details.stage in (Stage.VERIFYING, Stage.DELAYED):
+        return (
+            "It is paid, and one of its prices is unknown: add the price's lookup key to the plans file and"
+            " restart. The next check grants the credits."
+        )
     if details.status is InvoiceStatus.OPEN and _payment_succeeded(timeline):
         return "Nothing: the payment succeeded; credits are granted once Stripe marks the invoice as paid."
     return _RECOMMENDATIONS[details.status]

@@ -67,6 +67,7 @@ def write_change(row: Invoice, writes: UnitOfWork) -> None:
             "from_balance_minor",
             "settled_via",
             "settled_at",
+            "payment_seen_at",
         ),
         *("finalized_at", "sequence", "affects_others", "has_reversals", *reversals.COUNTS),
     )

@@ -94,5 +94,7 @@ class Settled(msgspec.Struct, frozen=True):
     created: bool = False
     changed_account: Account | None = None
     """The account, where its balance has changed."""
+    payment_seen: bool = False
+    """Whether this is the first sight of a payment whose credits cannot be computed yet."""
     event_marked: bool = False
     """Whether the same transaction has marked the Stripe event as handled."""

@@ -68,6 +68,7 @@ _OUTCOMES = {
 _GIVEN_UP = frozenset({InvoiceStatus.VOID, InvoiceStatus.FAILED})
 """Statuses with which a renewal may be over without a payment."""
 _PUBLISHED = frozenset({Outcome.SETTLED, Outcome.NOTIFIED})
+_PAID_UNCREDITED = frozenset({Verdict.UNREAD, Verdict.UNPRICED})
 _TIMELINE_TYPES = {
     Outcome.SETTLED: TimelineEventType.SETTLED,
     Outcome.NOTIFIED: TimelineEventType.NOTIFIED,
@@ -115,7 +116,7 @@ class Settlement:
         else:
             raise AssertionError("a repeated integrity error is a bug, not a race")
         self._record_metrics(settled, source)
-        if settled.status and (settled.created or settled.outcome in _PUBLISHED):
+        if settled.status and (settled.created or settled.payment_seen or settled.outcome in _PUBLISHED):
             await self.publish(settled.status)
         if settled.changed_account:
             await self.publish_balance(settled.changed_account)
@@ -315,7 +316,11 @@ class Settlement:
         if decision.verdict is Verdict.GRANT:
             await granting.create_grants(row, account, self._catalogue, self._clock(), writes)
         if decision.verdict is Verdict.NOTIFY:
-            row.status = decision.status
+            row.status, row.payment_seen_at = decision.status, None
+        payment_seen = decision.verdict in _PAID_UNCREDITED and row.payment_seen_at is None
+        if payment_seen:
+            row.payment_seen_at = now()
+            write_change(row, writes)
         if decision.verdict in (Verdict.GRANT, Verdict.NOTIFY):
             row.error = msgspec.to_builtins(decision.error) if decision.error else None
             write_change(row, writes)
@@ -330,5 +335,6 @@ class Settlement:
             status=status_of(row, account.balance),
             created=created,
             changed_account=account if account.version != before else None,
+            payment_seen=payment_seen,
             event_marked=event is not None and outcome in _PUBLISHED,
         )

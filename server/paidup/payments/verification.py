@@ -19,8 +19,9 @@ from paidup.db.bulk import execute
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice
 from paidup.domain.decisions import TERMINAL, InvoiceStatus
-from paidup.domain.messages import Stage, StatusMessage
+from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
+from paidup.domain.stages import Stage
 from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeUnavailable
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
@@ -28,7 +29,7 @@ from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult
 from paidup.realtime.hub import Hub
-from paidup.realtime.status_queries import read_status, read_statuses
+from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
@@ -170,7 +171,7 @@ class Verification:
             settled = await self._verify_leased(
                 invoice, Source.VERIFICATION, partial(self._gateway.read_invoice, invoice, slot_acquired=True)
             )
-            return CheckResult(await self._is_settled(invoice, settled.status), used_slot=True)
+            return CheckResult(await self._is_settled(invoice, settled.status, True), used_slot=True)
         except (StripeUnavailable, StorageUnavailable) as error:
             log.info("verification_postponed", invoice=invoice, error=str(error))
         except PaidupError as error:
@@ -181,19 +182,11 @@ class Verification:
             )  # one invoice's bug must not stop the others
         return CheckResult(await self._is_settled(invoice, None), used_slot=True)
 
-    async def report_delayed(self, invoices: list[str]) -> None:
-        """Show the browsers that wait for these invoices that it takes long. Never raises."""
-        try:
-            with storage_errors():
-                statuses = await read_statuses(invoices)
-        except StorageUnavailable as error:
-            log.info("delays_not_reported", error=str(error))
-            return
-        for status in statuses:
-            self._publish_stage(status)
+    async def _is_settled(self, invoice: str, status: StatusMessage | None, answered: bool = False) -> bool:
+        """Whether nothing is left to check. Otherwise the browsers show the row's stage.
 
-    async def _is_settled(self, invoice: str, status: StatusMessage | None) -> bool:
-        """Whether nothing is left to check; otherwise the browsers show the stage of the row again."""
+        Unless Stripe has not `answered`: the row may be older than the payment.
+        """
         if status is None:
             try:
                 with storage_errors():
@@ -202,20 +195,14 @@ class Verification:
                 return False
         if status is None:
             return False  # its row is not committed yet (S04), but may be while somebody watches
-        self._publish_stage(status)
+        if not status.terminal and (answered or status.stage is not Stage.AWAITING_PAYMENT):
+            self._hub.publish_stage(invoice, status.stage)
         return status.terminal
-
-    def _publish_stage(self, status: StatusMessage) -> None:
-        if not status.terminal:
-            delayed = status.stage is Stage.WAITING and self._queue.is_delayed(status.invoice)
-            self._hub.publish_stage(status.invoice, Stage.DELAYED if delayed else status.stage)
 
     async def _verify_leased(
         self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
     ) -> Settled:
         try:
-            if not self._queue.is_delayed(invoice):  # or the screen would leave "delayed" with each check
-                self._hub.publish_stage(invoice, Stage.VERIFYING)
             facts = await self._read_facts(invoice, source, read)
             return await self.settle(facts, source)
         finally:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from enum import IntEnum
 
-from paidup.domain.backoff import DELAYED_AFTER_S, WATCHED_DELAYS_S, watched_delay_s
+from paidup.domain.backoff import WATCHED_DELAYS_S, watched_delay_s
 
 RETRY_SHARE = 4
 """One of so many slots is for a retry, while other invoices wait for their first check."""
@@ -52,7 +52,6 @@ class VerificationQueue:
         self._first_checks: OrderedDict[str, QueueEntry] = OrderedDict()
         self._retries: list[tuple[float, QueueEntry]] = []
         """A heap by due time. An item is valid while its entry is paused until that very time."""
-        self._not_yet_delayed: deque[QueueEntry] = deque()
         self._turn = 0
         self._changed = asyncio.Event()
 
@@ -69,7 +68,6 @@ class VerificationQueue:
         else:
             entry = QueueEntry(invoice, _time())
             self._entries[invoice] = entry
-            self._not_yet_delayed.append(entry)
             if not at_once:
                 entry.attempt = len(WATCHED_DELAYS_S)
                 self._schedule_retry(entry)
@@ -105,11 +103,6 @@ class VerificationQueue:
         """Whether the invoice is being checked, or will be as soon as there is a slot."""
         entry = self._entries.get(invoice)
         return entry is not None and entry.state in (_State.QUEUED, _State.CHECKING)
-
-    def is_delayed(self, invoice: str) -> bool:
-        """Whether the invoice has been watched for longer than activation should take."""
-        entry = self._entries.get(invoice)
-        return entry is not None and entry.since <= _time() - DELAYED_AFTER_S
 
     # For the worker
 
@@ -148,15 +141,6 @@ class VerificationQueue:
             entry.state = _State.SETTLED
         else:
             self._schedule_retry(entry)
-
-    def newly_delayed(self) -> list[str]:
-        """The invoices whose wait has become long since the last call."""
-        delayed, before = [], _time() - DELAYED_AFTER_S
-        while self._not_yet_delayed and self._not_yet_delayed[0].since <= before:
-            entry = self._not_yet_delayed.popleft()
-            if self._entries.get(entry.invoice) is entry and entry.state is not _State.SETTLED:
-                delayed.append(entry.invoice)
-        return delayed
 
     def backlog(self) -> list[str]:
         """All invoices whose check is due, where they are too many for single checks; else none."""

@@ -41,8 +41,6 @@ class Checks:
     """Verifies one invoice, with the slot that was acquired."""
     check_in_bulk: Callable[[list[str]], Awaitable[None]]
     """Settles those of the invoices, and of all others that wait, that Stripe lists as paid."""
-    report_delayed: Callable[[list[str]], Coroutine[Any, Any, None]]
-    """Tells the browsers that wait for these invoices that it takes long."""
 
 
 class VerificationWorker:
@@ -93,8 +91,6 @@ class VerificationWorker:
     async def _inspect_forever(self) -> None:
         while True:
             await asyncio.sleep(INSPECT_EVERY_S)
-            if delayed := self._queue.newly_delayed():
-                self._spawn(self._checks.report_delayed(delayed))
             if (self._bulk is None or self._bulk.done()) and (backlog := self._queue.backlog()):
                 self._bulk = asyncio.create_task(self._check_in_bulk(backlog), name="verification-bulk")
 

@@ -34,6 +34,8 @@ REDIS_TIMEOUT_S = 0.25
 AT_ONCE = 4
 """Concurrent requests of one account that call Stripe, per process. Further ones wait."""
 TURN_TIMEOUT_S = 10.0
+STATUS_READS_PER_MINUTE = 12
+"""Reads of a status that may ask Stripe first: of a page that polls each second, one in five."""
 ACCOUNTS = 100_000
 """Accounts counted in memory. Beyond that, the least recently active one is evicted."""
 
@@ -55,6 +57,7 @@ class AccountLimits:
         }
         self._limits = {what: RateLimitItemPerMinute(most) for what, most in per_minute.items()}
         self._buckets = {what: Buckets(most) for what, most in per_minute.items()}
+        self._status_reads = Buckets(STATUS_READS_PER_MINUTE)
         self._windows = SharedWindows(redis, REDIS_TIMEOUT_S)
         self._turns: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
         self._refusals = {what: metrics.limited.labels(what) for what in Limited}
@@ -80,6 +83,10 @@ class AccountLimits:
             return True
         self._refusals[Limited.VERIFICATIONS].inc()
         return False
+
+    def may_read_status(self, account_id: int) -> bool:
+        """Count a read of a status from Stripe. Beyond the limit, the row is what is known."""
+        return not self._status_reads.take(account_id)
 
     def refusal(self, what: Limited, retry_after_s: float) -> TooManyRequests:
         """Count a refusal and return its error."""

@@ -19,7 +19,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 import structlog
 
-from paidup.domain.messages import BalanceMessage, Stage, StatusMessage, decode_balance, decode_status, encode
+from paidup.domain.messages import BalanceMessage, StatusMessage, decode_balance, decode_status, encode
+from paidup.domain.stages import Stage
 from paidup.realtime.redis_connection import ACK_TIMEOUT_S, PubSubConnection, transport_for
 from paidup.realtime.subscriber import RECONNECT_MAX_S, RedisSubscriber
 from paidup.runtime.metrics import Metrics
@@ -60,7 +61,7 @@ class Subscriber(Protocol[Message_contra]):
 
 
 class StageSubscriber(Subscriber[StatusMessage], Protocol):
-    """A subscriber of an invoice, which also shows that Stripe is being asked."""
+    """A subscriber of an invoice, which is also told the stage that Stripe's answer leads to."""
 
     def offer_stage(self, stage: Stage) -> None:
         """Change the stage shown within the current status."""

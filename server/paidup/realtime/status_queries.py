@@ -14,13 +14,14 @@ import msgspec
 from paidup.db.bulk import select_by_keys
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import BalanceMessage, StatusMessage, stage_of
+from paidup.domain.messages import BalanceMessage, StatusMessage
 from paidup.domain.payment_facts import PaymentError, Source
+from paidup.domain.stages import stage_of
 from paidup.runtime.clock import now
 
 _STATUSES = """
 SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, i.settled_at,
-       i.settled_via, i.changed_at, i.error, a.balance
+       i.settled_via, i.changed_at, i.payment_seen_at, i.error, a.balance
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 _BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id"
 
@@ -37,6 +38,7 @@ class _StatusRow(msgspec.Struct, array_like=True):
     settled_at: datetime | None
     settled_via: Source | None
     changed_at: datetime
+    payment_seen_at: datetime | None
     error: str | None
     balance: int
 
@@ -84,7 +86,7 @@ def _to_message(row: Invoice | _StatusRow, error: PaymentError | None, balance: 
         invoice=row.id,
         version=row.version,
         status=row.status,
-        stage=stage_of(row.status),
+        stage=stage_of(row.status, row.payment_seen_at, now()),
         plan=row.plan,
         credits_granted=max(0, row.credits_quoted - row.credits_reversed) if row.settled_at else 0,
         balance=balance,

@@ -23,6 +23,7 @@ from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, Source
+from paidup.domain.stages import Stage
 from paidup.errors import (
     AlreadySubscribed,
     Conflict,
@@ -202,7 +203,7 @@ class Checkout:
             return None
         if same or status.status is InvoiceStatus.ACTIVE:
             return Purchase(status, secret_of(invoice), created=False)
-        if status.status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED):
+        if status.stage not in (Stage.AWAITING_PAYMENT, Stage.FAILED):
             raise PaymentUnderWay(invoice_id)
         refused = False
         try:

@@ -19,9 +19,9 @@ MAX_LOOKED_AT = 20
 async def newest_awaited(account: Account, touched_since: datetime) -> Invoice | None:
     """The newest unpaid invoice that the customer can be waiting for, or None.
 
-    A payment that is processing always is. A renewal is while the customer has to act: another attempt
-    of Stripe's own is nothing to wait for. A purchase is if its status has changed since
-    `touched_since`. None is that is uncollectible, or whose subscription has ended.
+    A payment that Stripe shows as made or processing always is. A renewal is while the customer has to
+    act: another attempt of Stripe's own is nothing to wait for. A purchase is if its status has changed
+    since `touched_since`. None is that is uncollectible, or whose subscription has ended.
     Raises StorageUnavailable.
     """
     pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
@@ -33,7 +33,7 @@ async def newest_awaited(account: Account, touched_since: datetime) -> Invoice |
 
 
 def _may_be_awaited(row: Invoice, touched_since: datetime) -> bool:
-    if row.status is InvoiceStatus.PROCESSING:
+    if row.status is InvoiceStatus.PROCESSING or row.payment_seen_at is not None:
         return True
     if is_uncollectible(row):
         return False
@@ -44,6 +44,6 @@ def _may_be_awaited(row: Invoice, touched_since: datetime) -> bool:
 
 async def _has_ended(row: Invoice) -> bool:
     """Whether the invoice's subscription is over: Stripe collects no more, and nobody waits."""
-    if row.subscription is None or row.status is InvoiceStatus.PROCESSING:
+    if row.subscription is None or row.status is InvoiceStatus.PROCESSING or row.payment_seen_at:
         return False
     return await Subscription.exists(id=row.subscription, status__in=ENDED)

@@ -26,13 +26,14 @@ from paidup.runtime.clock import now
 from paidup.subscriptions.change_previews import preview_change
 from paidup.subscriptions.renewals import renewal_under_way
 from paidup.subscriptions.sync import current_subscriptions
+from paidup.web.current_status import current_status
 from paidup.web.dependencies import (
     current_account,
     current_grants,
     get_services,
     limited,
-    pending_activation,
     purchase_response,
+    verified_activation,
 )
 from paidup.web.http import json_response, read_json
 
@@ -176,7 +177,9 @@ async def adopt(request: Request) -> Response:
 
 async def invoice_status(request: Request) -> Response:
     """GET /api/invoices/{invoice}: the status message. Polling fallback for the WebSocket."""
-    return json_response(await _own_status(request, await current_account(request)))
+    account = await current_account(request)
+    status = await _own_status(request, account)
+    return json_response(await current_status(get_services(request), account.id, status))
 
 
 async def fresh_ticket(request: Request) -> Response:
@@ -198,7 +201,11 @@ async def account_ticket(request: Request) -> Response:
 
 async def account(request: Request) -> Response:
     """GET /api/account: the balance, the subscriptions, and a payment that is pending or in progress."""
-    own, _ = await current_grants(get_services(request), await current_account(request))
+    own = await current_account(request)
+    activating = await verified_activation(get_services(request), own)
+    with storage_errors():
+        await own.refresh_from_db()  # Stripe may just have said that it is paid
+    own, _ = await current_grants(get_services(request), own)
     rows = await current_subscriptions(own)
     subscriptions = [_subscription(request, row) for row in rows]
     return json_response(
@@ -207,7 +214,7 @@ async def account(request: Request) -> Response:
             "subscription": subscriptions[0] if subscriptions else None,
             "subscriptions": subscriptions,
             "installments": await _installments(own),
-            "activating": await pending_activation(get_services(request), own),
+            "activating": activating,
             "renewing": await renewal_under_way(rows, get_services(request).clock()),
         }
     )

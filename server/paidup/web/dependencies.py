@@ -24,6 +24,7 @@ from paidup.subscriptions.pending import newest_awaited
 from paidup.subscriptions.renewals import Renewal, renewal_under_way
 from paidup.subscriptions.sync import current_subscriptions
 from paidup.web.auth import Scope, authenticated
+from paidup.web.current_status import current_status
 from paidup.web.http import json_response
 
 
@@ -60,6 +61,19 @@ class PendingActivation(msgspec.Struct, frozen=True):
     ticket: str
     status: StatusMessage
     reason: str | None
+
+
+async def verified_activation(services: Services, account: Account) -> PendingActivation | None:
+    """The same as `pending_activation`, after asking Stripe where its row says that nothing was paid."""
+    pending = await pending_activation(services, account)
+    if pending is None:
+        return None
+    status = await current_status(services, account.id, pending.status)
+    return (
+        await pending_activation(services, account)
+        if status.terminal
+        else msgspec.structs.replace(pending, status=status)
+    )
 
 
 async def pending_activation(services: Services, account: Account) -> PendingActivation | None:

@@ -41,7 +41,7 @@ export class PaidupActivation extends Base {
   /** @type {Activation|null} */ #activation = null;
   /** @type {ActivationError|null} */ #error = null;
   /** @type {State|""} */ #state = "";
-  /** The PaymentIntent's status, if this page has confirmed the payment. @type {string|null} */ #confirmed = null;
+  /** The PaymentIntent's status, and when, if this page has confirmed it. @type {[string, number]|null} */ #confirmed = null;
   #waiting = false; // for the end of this task: the page may still be setting attributes and properties
 
   #root;
@@ -96,10 +96,13 @@ export class PaidupActivation extends Base {
     this.#update();
   }
 
-  /** Call after Stripe.js has confirmed the payment. @param {string} intent its PaymentIntent's status */
-  confirmed(intent) {
-    this.#confirmed = intent;
-    this.#activation?.confirmed(intent);
+  /**
+   * Call after Stripe.js has confirmed the payment.
+   * @param {string} intent its PaymentIntent's status @param {number} [at] when, in ms since 1970; default: now
+   */
+  confirmed(intent, at = Date.now()) {
+    this.#confirmed = [intent, at];
+    this.#activation?.confirmed(intent, at);
     this.#draw();
   }
 
@@ -160,7 +163,7 @@ export class PaidupActivation extends Base {
       (status) => status.status === "active" && this.#activation === activation && this.#dispatch("active", status),
       () => {},
     );
-    if (this.#confirmed) activation.confirmed(this.#confirmed);
+    if (this.#confirmed) activation.confirmed(...this.#confirmed);
     this.#draw();
   }
 
@@ -181,7 +184,7 @@ export class PaidupActivation extends Base {
   #current() {
     if (this.#error) return "refused";
     if (this.status?.status === "reversed") return "reversed";
-    return this.stage === "delayed" && !this.#confirmed ? "unconfirmed" : this.stage;
+    return this.stage;
   }
 
   #draw() {
@@ -209,7 +212,7 @@ export class PaidupActivation extends Base {
   /** All states are laid out in the same grid cell, so that the layout does not shift between them. @param {State} state */
   #block(state) {
     const actions = element("div", { part: "actions", class: "actions" }, [
-      element("slot", { name: `${state}-actions` }, state === "delayed" || state === "unconfirmed" ? [this.#again()] : []),
+      element("slot", { name: `${state}-actions` }, state === "delayed" || state === "awaiting_payment" ? [this.#again()] : []),
     ]);
     return element("div", { part: `words words-${state}`, class: `block ${state}` }, [
       element("div", { part: "heading", class: "heading", role: "heading", tabindex: "-1" }, [

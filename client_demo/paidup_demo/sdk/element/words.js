@@ -7,9 +7,9 @@
 
 /** @typedef {import("../paidup.js").Status} Status */
 /**
- * The screen's state: one of paidup.js's stages, or `unconfirmed` (delayed, and this page has not confirmed the
- * payment), `reversed` (credited, then refunded or disputed), `refused` (the server does not authorize this page).
- * @typedef {import("../paidup.js").Stage|"unconfirmed"|"reversed"|"refused"} State
+ * The screen's state: one of paidup.js's stages, or `reversed` (credited, then refunded or disputed), `refused` (the
+ * server does not authorize this page).
+ * @typedef {import("../paidup.js").Stage|"reversed"|"refused"} State
  */
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
@@ -35,6 +35,11 @@ export const WORDS = {
   },
   waiting: { heading: "Activating your plan", text: "We are about to check your payment." },
   verifying: { heading: "Activating your plan", text: "We are checking your payment with Stripe." },
+  awaiting_payment: {
+    heading: "Not paid yet",
+    text: "Complete the payment to get your credits. If you are paying on another device, stay here: this page updates by itself.",
+    again: "Check again",
+  },
   action_required: {
     heading: "Your bank needs to verify it’s you",
     text: "The payment is on hold until you complete the check. Nothing has been charged yet.",
@@ -46,11 +51,6 @@ export const WORDS = {
   delayed: {
     heading: "This is taking longer than usual",
     text: "Your payment is safe. You don’t need to pay again. You can close this page: your credits will be there.",
-    again: "Check again",
-  },
-  unconfirmed: {
-    heading: "No payment seen yet",
-    text: "If you have paid, your payment is safe and you don’t need to pay again. You can close this page, or stay: it updates by itself.",
     again: "Check again",
   },
   active: { heading: "Your plan is active", text: "{credits} credits are in your account, ready to use." },
@@ -75,10 +75,10 @@ export const STATES = /** @type {State[]} */ (Object.keys(WORDS).filter((name) =
 const MARKS = {
   waiting: ["done", "now", "next"],
   verifying: ["done", "now", "next"],
+  awaiting_payment: ["now", "next", "next"],
   action_required: ["paused", "next", "next"],
   processing: ["done", "paused", "next"],
   delayed: ["done", "paused", "next"],
-  unconfirmed: ["paused", "next", "next"],
   active: ["done", "done", "done"],
   failed: ["failed", "next", "next"],
   void: ["failed", "next", "next"],

@@ -12,7 +12,7 @@
  *     watch.addEventListener("balance", (event) => show(event.detail.balance));
  */
 export type InvoiceStatus = "open" | "requires_action" | "processing" | "active" | "failed" | "void" | "reversed";
-export type Stage = "waiting" | "verifying" | "action_required" | "processing" | "delayed" | "active" | "failed" | "void";
+export type Stage = "waiting" | "verifying" | "awaiting_payment" | "action_required" | "processing" | "delayed" | "active" | "failed" | "void";
 export type Connection = "connecting" | "open" | "waiting" | "polling" | "closed";
 export type PaymentError = {
     code: string;
@@ -163,11 +163,12 @@ export declare class Activation extends /** @type {new () => TypedEventTarget<Ac
     /** Ask the server to verify the payment again now, e.g. when the customer presses a button. */
     verify(): void;
     /**
-     * Call after Stripe.js has confirmed the payment: a failure or a bank check that the server still reports is older.
+     * Call after Stripe.js has confirmed the payment: what the server still reports of an earlier attempt is older.
      * Also verifies. `intent` is the PaymentIntent's status; `succeeded` cannot fail any more.
      * @param {string} intent
+     * @param {number} [at] when, in ms since 1970, if that was before now, e.g. before the page was reloaded
      */
-    confirmed(intent: string): void;
+    confirmed(intent: string, at?: number): void;
     /** Stop watching. `finished` rejects with the code "aborted" unless it is settled. */
     close(): void;
     [Symbol.asyncIterator](): AsyncGenerator<Status, undefined, unknown>;

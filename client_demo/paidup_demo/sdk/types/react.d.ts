@@ -9,7 +9,7 @@ export type Watched = {
     status: Status | null;
     connection: Connection;
     error: ActivationError | null;
-    confirmed: (intent: string) => void;
+    confirmed: (intent: string, at?: number) => void;
     verify: () => void;
 };
 /**

@@ -11,7 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import SUBPROTOCOL, Stage, StatusMessage, stage_of
+from paidup.domain.messages import SUBPROTOCOL, StatusMessage
+from paidup.domain.stages import Stage, stage_of
 from paidup.errors import ConfigurationError
 from paidup.operations.doctor.report import Check, fail, ok
 from paidup.operations.stripe_setup import WEBHOOK_PATH

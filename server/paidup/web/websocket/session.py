@@ -20,11 +20,11 @@ from paidup.domain.messages import (
     Bye,
     CloseCode,
     Heartbeat,
-    Stage,
     StatusMessage,
     encode,
     is_verify,
 )
+from paidup.domain.stages import Stage, opening_stage
 from paidup.payments.timeline import TimelineEventType
 from paidup.realtime.hub import ACCOUNTS, INVOICES, Topic
 from paidup.services import Services
@@ -132,11 +132,13 @@ class InvoiceSession(WebSocketSession):
 
     topic = INVOICES
     kind = "invoice"
-    __slots__ = ("_stage", "status", "verified_at")
+    __slots__ = ("_answered", "_stage", "status", "verified_at")
 
     def __init__(self, key: str, account_id: int, services: Services) -> None:
         super().__init__(key, account_id, services)
         self._stage: Stage | None = None
+        self._answered = False
+        """Whether Stripe has been asked since the session was opened."""
         self.status: StatusMessage | None = None
         self.verified_at = float("-inf")
 
@@ -172,14 +174,13 @@ class InvoiceSession(WebSocketSession):
         """Send `frame` unless this version or a later one was offered before."""
         if self.status is not None and status.version <= self.status.version:
             return False
-        # The first row may be from before the payment: show "verifying" while Stripe is being asked.
-        unverified = status.stage is Stage.WAITING or (self.status is None and not status.terminal)
+        self._stage = status.stage
+        if self.status is None:
+            checking = self._services.verification_queue.is_checking(self.key)
+            self._stage = opening_stage(status.stage, self._answered, checking)
         self.status = status
-        if unverified and self._services.verification_queue.is_checking(self.key):
-            self._stage = Stage.VERIFYING
-            frame = encode(msgspec.structs.replace(status, stage=Stage.VERIFYING))
-        else:
-            self._stage = status.stage
+        if self._stage is not status.stage:
+            frame = encode(msgspec.structs.replace(status, stage=self._stage))
         if status.terminal and self.closing is None:
             self.closing = (None, CloseCode.FINISHED)
         self._enqueue(frame)
@@ -189,10 +190,9 @@ class InvoiceSession(WebSocketSession):
         return self._services.account_limits.may_verify(self.account_id)
 
     def offer_stage(self, stage: Stage) -> None:
+        self._answered = True
         if self.status is None or self.status.terminal or stage is self._stage:
             return
-        if stage is Stage.VERIFYING and self.status.stage is not Stage.WAITING:
-            return  # verifying again must not replace a screen that waits for the customer's action
         self._stage = stage
         self._enqueue(encode(msgspec.structs.replace(self.status, stage=stage)))
 

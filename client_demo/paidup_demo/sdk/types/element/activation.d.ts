@@ -46,8 +46,11 @@ export declare class PaidupActivation extends Base {
     set words(words: Words);
     /** Verify again now; after a final error, start over. */
     verify(): void;
-    /** Call after Stripe.js has confirmed the payment. @param {string} intent its PaymentIntent's status */
-    confirmed(intent: string): void;
+    /**
+     * Call after Stripe.js has confirmed the payment.
+     * @param {string} intent its PaymentIntent's status @param {number} [at] when, in ms since 1970; default: now
+     */
+    confirmed(intent: string, at?: number): void;
     /** Focus the current heading, so that a screen reader starts there. @param {FocusOptions} [options] */
     focus(options?: FocusOptions): void;
     connectedCallback(): void;

@@ -4,7 +4,7 @@
  * Pure: a state and a status in, texts and marks out.
  */
 export type Status = import("../paidup.js").Status;
-export type State = import("../paidup.js").Stage | "unconfirmed" | "reversed" | "refused";
+export type State = import("../paidup.js").Stage | "reversed" | "refused";
 export type Step = "payment" | "check" | "credits";
 export type Mark = "done" | "now" | "next" | "paused" | "failed";
 export type Phrase = string | ((status: Status | null) => string);
@@ -21,9 +21,9 @@ export type Words = {
 };
 /** @typedef {import("../paidup.js").Status} Status */
 /**
- * The screen's state: one of paidup.js's stages, or `unconfirmed` (delayed, and this page has not confirmed the
- * payment), `reversed` (credited, then refunded or disputed), `refused` (the server does not authorize this page).
- * @typedef {import("../paidup.js").Stage|"unconfirmed"|"reversed"|"refused"} State
+ * The screen's state: one of paidup.js's stages, or `reversed` (credited, then refunded or disputed), `refused` (the
+ * server does not authorize this page).
+ * @typedef {import("../paidup.js").Stage|"reversed"|"refused"} State
  */
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
