@@ -48,6 +48,13 @@ def main() -> None:
         for problem in error.problems:
             error_console.print(f"[red]settings:[/red] {escape(problem)}", highlight=False)
         raise SystemExit(2) from None
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("paidup_demo"):
+            raise
+        error_console.print(
+            "[red]error:[/red] this installation has no demo and no sandbox.", highlight=False
+        )
+        raise SystemExit(1) from None
     except PaidupError as error:
         error_console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None

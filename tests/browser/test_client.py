@@ -9,11 +9,13 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
 from tests.browser.elements import Screen, showing
+from tests.browser.story import Demo
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("element")]
@@ -65,3 +67,28 @@ async def test_a_page_back_online_does_not_trust_its_socket(screen: Screen) -> N
     await screen.page.context.set_offline(False)
     await screen.until_sockets(2)
     assert screen.asked == ["POST /api/account/ticket"] * 2
+
+
+LOAD = """([src, integrity]) => new Promise((resolve) => {
+  const script = document.createElement("script");
+  Object.assign(script, { type: "module", crossOrigin: "", src, integrity });
+  script.onload = () => resolve("loaded");
+  script.onerror = () => resolve("refused");
+  document.head.append(script);
+})"""
+
+
+@pytest.mark.xdist_group("everybody")  # the demo's server
+@pytest.mark.parametrize("intact", [True, False])
+async def test_a_page_of_another_origin_loads_it_if_the_hash_is_right(
+    browser: Browser, demo: Demo, intact: bool
+) -> None:
+    """From the server itself, as /sdk.json says. https://www.w3.org/TR/sri-2/: any other hash is refused."""
+    async with aiohttp.ClientSession() as http, http.get(f"{demo.url}/sdk.json") as answer:
+        file = (await answer.json())["files"]["paidup.js"]
+    integrity = file["integrity"] if intact else f"sha384-{'A' * 64}"
+    async with await browser.new_context() as context:
+        page = await context.new_page()
+        await page.goto(demo.url.replace("127.0.0.1", "localhost") + "/healthz")  # another origin
+        came = await page.evaluate(LOAD, [demo.url + file["path"], integrity])
+    assert came == ("loaded" if intact else "refused")

@@ -34,6 +34,7 @@ pytestmark = [
 
 UV = Path(sys.executable).with_name("uv")
 CONSTRAINTS = ROOT / "requirements/demo.txt"
+DEVELOPMENT = ROOT / "requirements/dev.txt"
 PLACES = ("VIRTUAL_ENV", "PYTHONPATH")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in PLACES}
 LIGHT = {"msgspec", "paidup", "pyjwt", "urllib3"}
@@ -103,6 +104,9 @@ def test_the_wheel_contains_two_packages_and_the_demos_files(wheel: Path) -> Non
         "paidup_demo/sdk/paidup.js",
         "paidup_demo/sdk/package.json",
         "paidup_demo/examples/plain.html",
+        "paidup_demo/examples/react-element.tsx",
+        "paidup_demo/examples/VueShop.vue",
+        "paidup_demo/examples/SvelteShop.svelte",
     } <= set(names)
 
 
@@ -169,6 +173,35 @@ def test_the_demo_runs_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> N
     binaries = install(wheel, "[demo]", tmp_path)
     with demo([binaries / "paidup", "demo"], tmp_path) as url:
         assert_demo_serves(url)
+
+
+PRODUCT_TEST = """
+def test_a_customer_buys_a_plan(paidup_server):
+    assert paidup_server.buy("ada", "pro") == 2000
+"""
+
+
+def test_a_products_tests_use_the_fixtures_of_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+    binaries = install(wheel, "[demo]", tmp_path)
+    uv("pip", "install", "--python", binaries / "python", "-c", DEVELOPMENT, "pytest", cwd=tmp_path)
+    product = tmp_path / "product"
+    product.mkdir()
+    (product / "test_product.py").write_text(PRODUCT_TEST)
+    done = run(binaries / "python", "-m", "pytest", "-W", "error", cwd=product)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_pytest_is_not_disturbed_where_only_the_client_is_installed(wheel: Path, tmp_path: Path) -> None:
+    """Its plugin is loaded there as well, and needs none of the server's packages."""
+    binaries = install(wheel, "", tmp_path)
+    uv("pip", "install", "--python", binaries / "python", "-c", DEVELOPMENT, "pytest", cwd=tmp_path)
+    product = tmp_path / "product"
+    product.mkdir()
+    (product / "test_product.py").write_text("def test_it():\n    pass\n")
+    done = run(binaries / "python", "-m", "pytest", "-W", "error", cwd=product)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "plugins: paidup" in done.stdout
 
 
 def test_the_demo_runs_with_uvx(wheel: Path, tmp_path: Path) -> None:

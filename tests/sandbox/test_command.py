@@ -150,6 +150,26 @@ def test_a_wrong_option_is_one_line_that_says_what_to_do(
     assert refused(tmp_path, *options) == (2, [f"settings: {line}"])
 
 
+@pytest.mark.parametrize("command", ["sandbox", "demo"])
+def test_an_installation_without_the_demo_says_so_in_one_line(tmp_path: Path, command: str) -> None:
+    """As in the image, which has the server and the browser client only."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('paidup_demo.sandbox', 'paidup_demo.supervisor')));"
+        f"sys.argv = ['paidup', '{command}']; from paidup.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: this installation has no demo and no sandbox.\n"
+
+
 async def test_init_sandbox_migrate_and_serve_sell_a_plan(
     tmp_path: Path, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
