@@ -29,6 +29,7 @@ from paidup.realtime.tickets import Tickets
 from paidup.reconciliation.abandoned_purchases import AbandonedPurchases
 from paidup.reconciliation.alarms import Alarms
 from paidup.reconciliation.due_rows import DueRows
+from paidup.reconciliation.leftover_drafts import LeftoverDrafts
 from paidup.reconciliation.list_sweeps import ListSweeps
 from paidup.reconciliation.maintenance import Maintenance
 from paidup.reconciliation.policy import DEFAULT_POLICY, ReconcilerPolicy, policy_of
@@ -90,6 +91,7 @@ def compose(
     renewals = Renewals(gateway, prices.catalogue, prices, verification)
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, renewals, clock)
     events = Events(verification, reversals, subscriptions, renewals, timeline, gateway.connected_account)
+    drafts = LeftoverDrafts(gateway, clock, policy.abandoned_after)
     reconciler = Reconciler(
         DueRows(
             settlement,
@@ -99,7 +101,7 @@ def compose(
             AbandonedPurchases(gateway, verification, clock, policy.abandoned_after),
             clock,
         ),
-        ListSweeps(gateway, verification, events, reversals, policy.reads_per_month),
+        ListSweeps(gateway, verification, events, reversals, drafts, policy.reads_per_month),
         Maintenance(metrics, policy),
         metrics,
     )

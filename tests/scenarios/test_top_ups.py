@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from paidup.db.models import Account
+from paidup.db.models import Account, Watermark
 from paidup.errors import StripeUnavailable
+from paidup.runtime.clock import now
 from paidup.stripe_api.client import RateLimitedClient
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup
+from tests.support.read_counts import count_reads
 from tests.support.stripe_sandbox import StripeSide
-from tests.support.subscription_lifecycle import a_life
+from tests.support.subscription_lifecycle import a_life, advance
 
 
 async def drafts(stripe: StripeSide) -> list[Any]:
@@ -121,3 +124,31 @@ async def test_a_top_up_is_resumed_where_its_draft_could_not_be_deleted(
     status, purchase = await top_up(paidup.customer())
     assert (status, purchase["invoice"]) == (201, draft["id"])
     assert await drafts(stripe_side) == []
+
+
+async def test_the_draft_of_a_process_that_died_is_deleted_after_a_day(world: World) -> None:
+    """Between two of Stripe's calls. Drafts of other products, and those of today, stay."""
+    life, stripe = await a_life(world), world.stripe_side
+    customer = await stripe.customer()
+    lists = life.paidup.services.reconciler.lists
+    price = (await stripe.api("GET", "prices?lookup_keys[0]=paidup_extra"))["data"][0]["id"]
+
+    async def a_draft(**metadata: str) -> str:
+        made = await stripe.api("POST", "invoices", customer=customer, **metadata)
+        item = {"customer": customer, "invoice": made["id"], "pricing[price]": price}
+        await stripe.api("POST", "invoiceitems", **item)
+        return str(made["id"])
+
+    ours = {"metadata[paidup_account]": "ada", "metadata[paidup_purchase]": "top_up"}
+    foreign, left = await a_draft(), await a_draft(**ours)
+    assert await lists.leftover_drafts() == 0
+    await advance(life, 2)
+    young = await a_draft(**ours)
+    assert await lists.leftover_drafts() == 0, "looked today already"
+    await Watermark.filter(name="leftover_drafts").update(moved_at=now() - timedelta(days=1, minutes=1))
+    before = await count_reads(stripe)
+    assert await lists.leftover_drafts() == 1
+    assert await count_reads(stripe) - before == 2
+    kept = {each.get("invoice") or each["id"] for each in await drafts(stripe)}
+    assert (kept, left in kept) == ({foreign, young}, False)
+    assert await lists.leftover_drafts() == 0

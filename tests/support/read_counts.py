@@ -76,6 +76,7 @@ async def a_day_at_rest(lists: ListSweeps, step: timedelta = STEP) -> None:
             await lists.undelivered_events()
             await lists.paid_invoices()
             await lists.reversals()
+            await lists.leftover_drafts()
             clock.at += step
 
 

@@ -17,6 +17,7 @@ from paidup.errors import StripeRefused
 from paidup.payments.outcomes import Outcome
 from paidup.payments.refunds import REVERSAL_STRUCTS, ReversalHandler, StripeReversal
 from paidup.payments.verification import Verification
+from paidup.reconciliation.leftover_drafts import LeftoverDrafts
 from paidup.reconciliation.list_scanner import Pace, Scan, scan
 from paidup.reconciliation.read_budget import read_use
 from paidup.reconciliation.stripe_events import PAYMENT_TYPES, REVERSAL_TYPES, Events, store
@@ -41,6 +42,7 @@ class ListSweeps:
         verification: Verification,
         events: Events,
         reversals: ReversalHandler,
+        drafts: LeftoverDrafts,
         reads_per_month: int,
     ) -> None:
         self._reads_per_month = reads_per_month
@@ -49,6 +51,7 @@ class ListSweeps:
         self._verification = verification
         self._events = events
         self._reversal_handler = reversals
+        self._drafts = drafts
         self._ignored: set[str] = set()
         # Stripe takes at most twenty event types in one request.
         self._event_scans = [
@@ -121,6 +124,10 @@ class ListSweeps:
     async def settle_paid(self, listed: StripeInvoice) -> Outcome:
         """Settle an invoice that a list showed as paid; where the list shows only part of it, read it."""
         return (await self._verification.settle_paid(listed, Source.RECONCILIATION)).outcome
+
+    async def leftover_drafts(self) -> int:
+        """Delete drafts of top-ups that were never finished: once a day."""
+        return await self._scan(self._drafts.scan)
 
     async def reversals(self) -> int:
         """Handle refunds, disputes and credit notes whose events were lost or never sent."""

@@ -40,6 +40,7 @@ class Reconciler:
             "undelivered_events": (lists.undelivered_events, 10),
             "paid_invoices": (lists.paid_invoices, 10),
             "reversals": (lists.reversals, 10),
+            "leftover_drafts": (lists.leftover_drafts, 60),
             "audit": (maintenance.audit, 10),
             "alarms": (maintenance.alarms, 30),
         }

@@ -291,9 +291,19 @@ class StripeGateway:
         self, since: int, after: str | None = None, max_wait_s: float | None = None, until: int | None = None
     ) -> ListOf[StripeInvoice]:
         """A page of paid invoices created from `since` on, before `until` (Unix seconds), newest first."""
-        params: Any = {"status": "paid", "created": {"gte": since}, "limit": 100}
-        if until is not None:
-            params["created"]["lt"] = until
+        created = {"gte": since} if until is None else {"gte": since, "lt": until}
+        return await self._list_invoices("paid", created, after, max_wait_s)
+
+    async def list_drafts(
+        self, since: int, after: str | None = None, max_wait_s: float | None = None
+    ) -> ListOf[StripeInvoice]:
+        """A page of drafts created from `since` on (Unix seconds), newest first."""
+        return await self._list_invoices("draft", {"gte": since}, after, max_wait_s)
+
+    async def _list_invoices(
+        self, status: str, created: dict[str, int], after: str | None, max_wait_s: float | None
+    ) -> ListOf[StripeInvoice]:
+        params: Any = {"status": status, "created": created, "limit": 100}
         if after:
             params["starting_after"] = after
         return decode_answer(

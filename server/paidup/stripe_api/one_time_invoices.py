@@ -83,8 +83,7 @@ class OneTimeInvoices:
             invoice = decode_answer(StripeInvoice, body_of(read))
             if invoice.status != "draft":
                 return invoice  # only the answer was lost
-            await self._delete_items(draft)
-            await self._client.call("invoices.delete", self._invoices.delete_async, draft)
+            await self.delete_draft(draft)
         except StripeRefused as refused:
             if refused.code != "resource_missing":  # else it was deleted before, and Stripe repeats an answer
                 log.warning("draft_not_deleted", invoice=draft, error=str(refused))
@@ -96,9 +95,17 @@ class OneTimeInvoices:
             raise error
         raise StripeUnavailable(str(error), final=True) from error
 
-    async def _delete_items(self, draft: str) -> None:
-        """Delete the draft's items first: they might wait for the customer's next invoice otherwise."""
+    async def delete_draft(self, draft: str, max_wait_s: float | None = None) -> None:
+        """Delete a draft, and its items first: they might wait for the customer's next invoice otherwise.
+
+        Raises StripeRefused where it is no draft any more, or gone.
+        """
         params: Any = {"invoice": draft, "limit": 100}
-        listed = await self._client.call("invoice_items.list", self._items.list_async, params)
+        listed = await self._client.call(
+            "invoice_items.list", self._items.list_async, params, max_wait_s=max_wait_s
+        )
         for item in listed.data:
-            await self._client.call("invoice_items.delete", self._items.delete_async, item.id)
+            await self._client.call(
+                "invoice_items.delete", self._items.delete_async, item.id, max_wait_s=max_wait_s
+            )
+        await self._client.call("invoices.delete", self._invoices.delete_async, draft, max_wait_s=max_wait_s)
