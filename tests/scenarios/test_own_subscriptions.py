@@ -10,6 +10,7 @@ import pytest
 
 from paidup.db.models import CreditGrant, Subscription
 from tests.conftest import World
+from tests.support.installation import began
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.subscription_lifecycle import Life, a_life, subscription_of
 
@@ -106,6 +107,7 @@ async def test_an_existing_subscriber_is_taken_up_and_sold_nothing(world: World)
     await world.stripe_side.control("clock", {"advance_seconds": 10 * 24 * 3600})
     life = await a_life(world, webhooks=False)
     life.clock.ahead += TEN_DAYS
+    await began(world, life.clock())
     tied = {"stripe_customer": customer}
     status, problem = await life.customer.call("POST", "/api/subscriptions", {"plan": "basic"}, **tied)
     assert (status, kind_of(problem)) == (409, "already-subscribed")
@@ -128,6 +130,7 @@ async def test_a_taken_up_subscription_is_credited_when_it_renews(world: World) 
     made = await world.stripe_side.subscribe(customer, "pro", **saved)
     await world.stripe_side.confirm(made["latest_invoice"]["confirmation_secret"]["client_secret"])
     life = await a_life(world, webhooks=False)
+    await began(world, life.clock() + timedelta(minutes=1))
     status, _ = await life.customer.call(
         "POST", "/api/subscriptions", {"plan": "pro"}, stripe_customer=customer
     )
@@ -135,6 +138,45 @@ async def test_a_taken_up_subscription_is_credited_when_it_renews(world: World) 
     await life.pass_days(32)
     assert await life.balance() == 2000
     await assert_books_balance(grants=1)
+
+
+@pytest.mark.parametrize("call", ["buy", "cancel"])
+async def test_a_payment_whose_webhook_is_late_is_credited_with_the_take_up(world: World, call: str) -> None:
+    """S51: bought by a Payment Link a moment ago; the customer's next call meets the subscription first."""
+    life = await a_life(world, webhooks=False)
+    customer = await world.stripe_side.customer()
+    made = await world.stripe_side.subscribe(customer, "pro", life.customer.name)
+    await world.stripe_side.confirm(made["latest_invoice"]["confirmation_secret"]["client_secret"])
+    path, body = ("", {"plan": "basic"}) if call == "buy" else ("/cancel", {})
+    tied = {"stripe_customer": customer}
+    await life.customer.call("POST", f"/api/subscriptions{path}", body, **tied)
+    assert await life.balance() == 2000
+    await life.deliver("invoice.paid", made["latest_invoice"]["id"])
+    assert await life.balance() == 2000
+    await assert_books_balance(grants=1)
+
+
+@pytest.mark.parametrize(("paid", "credits"), [("before", 0), ("since", 2000)])
+async def test_a_subscription_that_an_event_registers_is_credited_what_was_paid_here(
+    world: World, paid: str, credits: int
+) -> None:
+    """S51: of a lost webhook or of the past: it is of the past if it was paid before the installation."""
+    life = await a_life(world, webhooks=False)
+    await life.balance()
+    saved = {"payment_settings[save_default_payment_method]": "on_subscription"}
+    made = await world.stripe_side.subscribe(
+        await world.stripe_side.customer(), "pro", life.customer.name, **saved
+    )
+    await world.stripe_side.confirm(made["latest_invoice"]["confirmation_secret"]["client_secret"])
+    if paid == "before":
+        await began(world, life.clock() + timedelta(minutes=1))
+    for _ in range(2):
+        await life.deliver("customer.subscription.updated", made["id"])
+        await Subscription.all().update(refresh_at=life.clock())
+        await life.work()
+        assert await life.balance() == credits
+    await life.pass_days(32)
+    assert await life.balance() == credits + 2000
 
 
 async def test_a_pending_payment_is_not_resumed_once_another_subscription_runs(life: Life) -> None:

@@ -18,6 +18,7 @@ from paidup.stripe_api.schemas import (
     ItemPrice,
     ListOf,
     PendingUpdate,
+    StripeInvoice,
     StripeSubscription,
     SubscriptionItem,
 )
@@ -53,11 +54,14 @@ class Stripe:
             raise StripeRefused("No such subscription", code="resource_missing", http_status=404)
         return self.answer
 
-    async def verify(self, invoice: str, *_: Any) -> tuple[None, None]:
+    async def read_invoice(self, invoice: str, **_: Any) -> StripeInvoice:
         if "read" in self.fails:
             raise StripeUnavailable("away")
         self.read.append(invoice)
-        return None, None
+        return StripeInvoice(invoice, "usd", 900, 900, 0, 0, ListOf([]), 900)
+
+    async def settle(self, *_: Any) -> None:
+        pass
 
     async def draft(self, *_: Any) -> None:
         pass
@@ -85,7 +89,7 @@ def subscriptions(stripe: Stripe) -> SubscriptionSync:
         cast(Any, stripe),
         prices,
         cast(Any, stripe),
-        cast(Any, SimpleNamespace(read=stripe.verify)),
+        cast(Any, stripe),
         cast(Any, SimpleNamespace(on_draft=stripe.draft)),
         lambda: stripe.now,
     )

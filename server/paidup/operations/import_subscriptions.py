@@ -178,7 +178,7 @@ class SubscriptionImport:
         async with write_transaction():
             await ledger.lock_account(account.id)
             await link_customer(account.id, found.customer.id)
-        await self._subscriptions.take_up(found.subscription, account, requested_at)
+        await self._subscriptions.take_up(found.subscription, account, requested_at, imported=True)
 
     async def _credit(self, found: SubscribedCustomer, account: Account) -> None:
         """Settle the latest invoice: one that is not paid yet, and on request the one of this period."""

@@ -189,6 +189,11 @@ class StripeInvoice(msgspec.Struct, frozen=True):
         details = self.parent.subscription_details if self.parent else None
         return details.subscription if details else None
 
+    @property
+    def finalized_at(self) -> int:
+        """When it was finalized; when it was created, where that is not shown."""
+        return (self.status_transitions and self.status_transitions.finalized_at) or self.created
+
     def facts(self) -> PaymentFacts:
         """The invoice, and the payments that were expanded with it, oldest first."""
         requested_minor = self.total - self.pre_payment_credit_notes_amount

@@ -15,6 +15,7 @@ from tortoise.expressions import Q
 from paidup.credits import ledger
 from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.customers import link_customer, owner_of
+from paidup.db.installation import installed_at
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
 from paidup.domain.decisions import InvoiceStatus
@@ -137,32 +138,45 @@ class SubscriptionSync:
             later = Q(refresh_at__isnull=True) | Q(refresh_at__gt=at)
             await Subscription.filter(later, id=subscription).update(refresh_at=refresh_at or at)
 
-    async def take_up(self, current: StripeSubscription, account: Account, requested_at: datetime) -> None:
+    async def take_up(
+        self, current: StripeSubscription, account: Account, requested_at: datetime, imported: bool = False
+    ) -> None:
         """Follow a running subscription that Stripe showed, from now on.
 
-        Where it is new here, it may have been paid for long ago: that is not credited. What is paid
-        from now on is. Raises StripeError.
+        Where it is new here, its latest invoice is credited, unless it was paid before this installation
+        began, or it is `imported`: then nothing that was paid before the take-up is. Raises StripeError.
         """
         with storage_errors():
             known = await Subscription.exists(id=current.id)
         if not known:
-            paid = await self._paid_invoice_of(current)
+            past = await self._settle_unless_past(current, account.id, imported)
             async with write_transaction():
                 await ledger.lock_account(account.id)
-                row = Subscription(id=current.id, account_id=account.id, paid_elsewhere=paid)
+                row = Subscription(id=current.id, account_id=account.id, paid_elsewhere=past)
                 await Subscription.bulk_create([row], ignore_conflicts=True)
-            log.info("subscription_taken_up", subscription=current.id, account=account.id, not_credited=paid)
+            log.info("subscription_taken_up", subscription=current.id, account=account.id, not_credited=past)
         await self.save(current, requested_at)
 
-    async def _paid_invoice_of(self, current: StripeSubscription) -> str | None:
-        """Its latest invoice, where that is paid and unknown here."""
+    async def _settle_unless_past(
+        self, current: StripeSubscription, account_id: int | None = None, imported: bool = False
+    ) -> str | None:
+        """Settle its latest invoice, if that is new here. Its id, if it was paid before this installation.
+
+        A payment whose webhook was lost, or is late, looks like one from before a take-up: only the time
+        tells them apart.
+        """
         latest = current.latest_invoice_id
-        if latest is None or await Invoice.exists(id=latest):
-            return None
+        with storage_errors():
+            if latest is None or await Invoice.exists(id=latest):
+                return None
         shown = current.latest_invoice
-        if not isinstance(shown, StripeInvoice):
+        if not isinstance(shown, StripeInvoice) or shown.lines.has_more:
             shown = await self._gateway.read_invoice(latest, purpose=Purpose.REQUEST)
-        return latest if shown.status == "paid" else None
+        if shown.status == "paid" and (imported or at_unix(shown.finalized_at) < await installed_at()):
+            return latest
+        await self._verification.settle(shown.facts(), Source.RECONCILIATION, account_id)
+        await self._renewals.on_draft(shown, Source.RECONCILIATION)
+        return None
 
     async def is_own(self, shown: StripeSubscription, account: Account) -> bool:
         """Whether it is this account's and Paidup's, not one to another product of the same customer."""
@@ -221,12 +235,12 @@ class SubscriptionSync:
 
     async def _settle_latest_invoice(self, current: StripeSubscription) -> None:
         """Settle a renewal of which no event has arrived."""
-        latest = current.latest_invoice_id
-        if latest is None or await Invoice.exists(id=latest):
-            return
-        if not await Subscription.exists(id=current.id, paid_elsewhere=latest):
-            _, invoice = await self._verification.read(latest, Source.RECONCILIATION)
-            await self._renewals.on_draft(invoice, Source.RECONCILIATION)
+        with storage_errors():
+            if await Subscription.exists(id=current.id, paid_elsewhere=current.latest_invoice_id):
+                return
+        if past := await self._settle_unless_past(current):
+            with storage_errors():
+                await Subscription.filter(id=current.id).update(paid_elsewhere=past)
 
     async def _is_known_as_own(self, current: StripeSubscription) -> bool:
         account = await Account.filter(subscriptions__id=current.id).first()
