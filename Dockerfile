@@ -1,4 +1,5 @@
-# One image for all three processes: `serve` (the default), `work` and `migrate`.
+# One image for all three processes: `serve` (the default), `work` and `migrate`. It holds the server and
+# the browser client, and neither the demo nor the sandbox.
 
 FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -8,15 +9,17 @@ COPY requirements/build.txt requirements/server.txt requirements/
 RUN /opt/paidup/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/server.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
-COPY client_demo client_demo
+COPY client_demo/paidup_demo/sdk client_demo/paidup_demo/sdk
 # The build backend is needed only here.
 RUN /opt/paidup/bin/pip install --no-index --no-deps --no-build-isolation ".[server]" \
     && /opt/paidup/bin/pip uninstall --yes setuptools
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/paidup paidup
+RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin paidup \
+    && install -d -o 10001 -m 700 /var/lib/paidup
 COPY --from=build /opt/paidup /opt/paidup
-ENV PATH=/opt/paidup/bin:$PATH PYTHONUNBUFFERED=1 \
+# The root file system may be read-only: nothing is written but DATA_DIR, and that only without DATABASE_URL.
+ENV PATH=/opt/paidup/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 PORT=8000 DATA_DIR=/var/lib/paidup LOG_FORMAT=json
 USER 10001
 WORKDIR /var/lib/paidup

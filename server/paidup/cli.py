@@ -58,6 +58,12 @@ def main() -> None:
     except PaidupError as error:
         error_console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("paidup_demo"):
+            raise
+        missing = "the demo and the sandbox are not in this image: pip install 'paidup[demo]'"
+        error_console.print(f"[red]error:[/red] {escape(missing)}", highlight=False)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ OUTSIDE = {
     ),
     re.compile(r"stripe (listen|login)\b"): "the Stripe CLI and an account",
     re.compile(r"docker (build|compose)\b"): "Docker",
+    re.compile(r"kubectl "): "a Kubernetes cluster",
+    re.compile(r"mkdir -m 700 secrets$|cp server/paidup/plans\.toml plans\.toml$|for name in |echo "): (
+        "it changes this directory"
+    ),
     re.compile(r"systemctl "): "a machine with systemd",
     re.compile(r"git clone |cd [\w./-]+$"): "the repository's URL, and a directory",
 }
