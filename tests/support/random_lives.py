@@ -94,6 +94,11 @@ class Town:
         if secret and secret.startswith("pi_"):
             await self.stripe.confirm(secret, card)
 
+    async def pay_first(self, subscription: Any) -> None:
+        """Pay its first invoice, unless the customer's balance at Stripe has."""
+        if found := subscription["latest_invoice"]["confirmation_secret"]:
+            await self.pay(found["client_secret"])
+
     async def buy(self, person: Person, n: int) -> None:
         interval = "year" if n % 5 == 4 else "month"
         wanted = {"plan": PLANS[n % 3], "interval": interval, "quantity": 1 + (n % 7 == 6)}
@@ -110,7 +115,7 @@ class Town:
             "payment_settings[save_default_payment_method]": "on_subscription",
         }
         made = await self.stripe.subscribe(customer, PLANS[n % 3], person.name, **form)
-        await self.pay(made["latest_invoice"]["confirmation_secret"]["client_secret"])
+        await self.pay_first(made)
 
     async def top_up(self, person: Person, n: int) -> None:
         if made := await self.post(person, "/api/top-ups", plan="extra", quantity=1 + n % 3):
@@ -200,7 +205,7 @@ class Town:
         form = {"items[0][price]": self.other_price, "currency": person.currency}
         saved = {"payment_settings[save_default_payment_method]": "on_subscription"}
         made = await self.stripe.subscribe(person.stripe_customer, **form, **saved)
-        await self.pay(made["latest_invoice"]["confirmation_secret"]["client_secret"])
+        await self.pay_first(made)
         person.foreign[made["id"]] = await self.as_it_is(made["id"])
 
     # What is there at Stripe
