@@ -33,10 +33,11 @@ def create_app(
     Nothing is connected before its lifespan begins. A framework that mounts it does not run that
     lifespan: use `mounting.running`. `authenticate` identifies the customer of a request (default:
     bearer JWT). `extra_routes` come after Paidup's own. `clock` is the time by which credits expire and
-    installments are granted. Raises ConfigurationError if the settings need `paidup serve`.
+    installments are granted. Raises ConfigurationError if the settings need `paidup serve`, or if
+    nothing identifies customers.
     """
     # `paidup serve` starts one Valkey for all its workers; `uvicorn --workers` would start none.
-    if found := process_problems(settings):
+    if found := process_problems(settings, verifies_tokens=authenticate is None):
         raise ConfigurationError(found)
     key_set = None
     if authenticate is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.markup import escape
 
+from paidup import __version__
 from paidup.commands import (
     demonstration,
     events,
@@ -14,8 +17,15 @@ from paidup.commands import (
     serving,
     stripe_account,
 )
-from paidup.commands.shared import error_console
-from paidup.errors import ConfigurationError, PaidupError
+from paidup.commands.shared import console, error_console
+from paidup.errors import ConfigurationError, DatabaseUnreachable, PaidupError
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"paidup {__version__}", highlight=False)
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="paidup",
@@ -40,8 +50,17 @@ app.command()(demonstration.demo)
 app.command()(sandbox.sandbox)
 
 
+@app.callback()
+def paidup(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn confirmed Stripe payments into plan credits, exactly once."""
+
+
 def main() -> None:
-    """Run the command line. Errors are one message and exit code 1, or 2 for invalid settings."""
+    """Run the command line. Errors are one line each and exit code 1, or 2 for a mistake in the settings."""
     try:
         app()
     except ConfigurationError as error:
@@ -55,6 +74,9 @@ def main() -> None:
             "[red]error:[/red] this installation has no demo and no sandbox.", highlight=False
         )
         raise SystemExit(1) from None
+    except DatabaseUnreachable as error:
+        error_console.print(f"[red]settings:[/red] {escape(str(error))}", highlight=False)
+        raise SystemExit(2) from None
     except PaidupError as error:
         error_console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None

@@ -27,7 +27,8 @@
     │   └── StripeRefused       Stripe rejects the request: do not try again
     ├── IdentityUnavailable     the identity provider's keys cannot be fetched: try again
     └── StorageUnavailable      the database is unreachable or refuses: try again
-        └── TransactionAborted  in favour of another transaction
+        ├── TransactionAborted  in favour of another transaction
+        └── DatabaseUnreachable     at the start: it does not answer at its address
 
 Errors carry data. `web/problems.py` maps them to HTTP statuses.
 """
@@ -220,3 +221,7 @@ class StorageUnavailable(PaidupError):
 
 class TransactionAborted(StorageUnavailable):
     """The database aborted this transaction in favour of another one (a deadlock). Nothing was changed."""
+
+
+class DatabaseUnreachable(StorageUnavailable):
+    """The database does not answer at its address. The text is one line that says what to do."""

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from paidup.db.applied_migrations import require_migrated
 from paidup.db.connection import open_database
 from paidup.db.models import Account
 from paidup.db.postgres import Timeouts
-from paidup.domain.catalog import Catalogue, parse_catalogue
+from paidup.domain.catalog import Catalogue
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.refunds import ReversalHandler
 from paidup.payments.settlement import PublishBalance, Settlement
@@ -38,6 +39,7 @@ from paidup.reconciliation.stripe_events import Events
 from paidup.runtime.clock import Clock, now
 from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.metrics import Metrics
+from paidup.runtime.plans_file import read_catalogue
 from paidup.runtime.redis_client import RedisClient, connect_redis
 from paidup.runtime.tasks import cancel_tasks
 from paidup.settings import Settings
@@ -155,10 +157,10 @@ class Connections:
 async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator[Services]:
     """Open all services for the length of the block. `clock` is Stripe's calendar: see runtime/clock.py.
 
-    Raises ConfigurationError (plans file), StorageUnavailable (no database). It is no error if Redis
-    or Stripe cannot be reached: both are retried while serving.
+    Raises ConfigurationError (plans file, a database that is not migrated), StorageUnavailable (no
+    database). It is no error if Redis or Stripe cannot be reached: both are retried while serving.
     """
-    catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
+    catalogue = read_catalogue(settings.plans_file)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         connections = await _open_connections(stack, settings, metrics)
@@ -200,6 +202,7 @@ async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: 
     timeouts = Timeouts(settings.database_lock_timeout_s, settings.database_statement_timeout_s)
     url, pool = settings.effective_database_url, settings.database_pool
     await stack.enter_async_context(open_database(url, pool, timeouts))
+    await require_migrated()
     url = settings.redis_url or stack.enter_context(embedded_valkey(settings.data_dir))
     redis = connect_redis(url, settings.redis_cluster)
     stack.push_async_callback(redis.aclose)

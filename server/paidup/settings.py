@@ -20,10 +20,9 @@ from paidup.domain.token_algorithms import algorithm_problems
 from paidup.domain.trusted_proxies import proxy_problems
 from paidup.domain.weak_secrets import weakness
 from paidup.errors import ConfigurationError
-from paidup.runtime.connection_urls import names_a_host
+from paidup.runtime.connection_urls import can_be_parsed, database_problems, names_a_host, redis_problems
 from paidup.runtime.env_file import misspelt, read_env_file
 from paidup.runtime.outgoing import READ_BY_OTHERS, Outgoing
-from paidup.runtime.postgres_address import parse_address
 from paidup.runtime.secret_files import FROM_FILES, read_secret_files
 
 STRIPE_API = "https://api.stripe.com"
@@ -318,11 +317,11 @@ def _url_problems(settings: Settings) -> list[str]:
     base = urlsplit(settings.stripe_api_base)
     if base.scheme not in ("http", "https") or not base.hostname:
         problems.append("STRIPE_API_BASE is not a URL such as https://api.stripe.com")
-    problems += _database_problems(settings)
+    problems += database_problems(settings.database_url)
     keys = urlsplit(settings.auth_jwks_url)
     if settings.auth_jwks_url and (keys.scheme not in ("http", "https") or not keys.hostname):
         problems.append("AUTH_JWKS_URL is not a URL such as https://id.example.com/keys")
-    problems += _redis_problems(settings)
+    problems += redis_problems(settings.redis_url, settings.redis_cluster)
     problems += [*proxy_problems(settings.proxies), *settings.outgoing.problems(), *_page_problems(settings)]
     if not settings.plans_file.is_file():
         problems.append(f"PLANS_FILE: there is no file {settings.plans_file}: correct it, or leave it empty")
@@ -339,37 +338,8 @@ def _unparsable_urls(settings: Settings) -> list[str]:
     return [
         f"{name} is not a valid URL; in a password, write special characters as %XX"
         for name, listed in addresses.items()
-        if not all(map(names_a_host if name == "REDIS_URL" else _parsable, listed))
+        if not all(map(names_a_host if name == "REDIS_URL" else can_be_parsed, listed))
     ]
-
-
-def _parsable(address: str) -> bool:
-    try:
-        return (urlsplit(address).port or 0) >= 0
-    except ValueError:
-        return False
-
-
-def _database_problems(settings: Settings) -> list[str]:
-    if not settings.database_url or settings.database_url.startswith("sqlite://"):
-        return []
-    if not settings.database_url.startswith(("postgres://", "postgresql://")):
-        return ["DATABASE_URL starts with sqlite:// or postgresql://"]
-    try:
-        parse_address(settings.database_url)
-    except ConfigurationError as error:
-        return error.problems
-    return []
-
-
-def _redis_problems(settings: Settings) -> list[str]:
-    schemes = ("redis://", "rediss://")
-    if settings.redis_cluster:
-        if not all(url.startswith(schemes) for url in split_list(settings.redis_url) or [""]):
-            return ["REDIS_CLUSTER: REDIS_URL lists one or more of its nodes, redis://... or rediss://..."]
-    elif settings.redis_url and not settings.redis_url.startswith((*schemes, "unix://")):
-        return ["REDIS_URL starts with redis://, rediss:// or unix://"]
-    return []
 
 
 def _page_problems(settings: Settings) -> list[str]:
@@ -389,14 +359,25 @@ def _page_problems(settings: Settings) -> list[str]:
     ]
 
 
-def process_problems(settings: Settings) -> list[str]:
-    """Problems with several processes that do not share a Redis."""
+def authentication_problems(settings: Settings) -> list[str]:
+    """Whether nothing verifies the customers' tokens: every call of a customer would be answered 401."""
+    if settings.auth_jwt_secret or settings.auth_jwks_url:
+        return []
+    return [
+        "AUTH_JWT_SECRET and AUTH_JWKS_URL are both missing: set AUTH_JWT_SECRET to a secret that your "
+        f"backend shares ({RANDOM}), or AUTH_JWKS_URL to the key set of your identity provider"
+    ]
+
+
+def process_problems(settings: Settings, verifies_tokens: bool = False) -> list[str]:
+    """Problems with several processes that do not share a Redis, and with tokens that nothing verifies."""
+    problems = authentication_problems(settings) if verifies_tokens else []
     if settings.web_concurrency > 1 and not settings.redis_url:
-        return [
+        problems.append(
             f"WEB_CONCURRENCY={settings.web_concurrency} without REDIS_URL: the processes could not exchange "
             "messages. Set REDIS_URL, or use `paidup serve`, which starts one Valkey for all its workers"
-        ]
-    return []
+        )
+    return problems
 
 
 def _to_path(kind: type, value: Any) -> Any:

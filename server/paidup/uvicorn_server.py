@@ -6,6 +6,7 @@ collector, and starts the embedded Valkey that all workers of `paidup serve` sha
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -16,12 +17,14 @@ from typing import Any
 
 import structlog
 import uvicorn
+from msgspec.structs import replace
 from starlette.applications import Starlette
 
 from paidup import __version__
 from paidup.app import create_app
 from paidup.domain.messages import MAX_FRAME
 from paidup.graceful_shutdown import before_sigterm
+from paidup.operations.preflight import check_before_serving
 from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.logs import configure_logging
 from paidup.settings import Settings, load_settings
@@ -95,12 +98,20 @@ def tune_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def serve(settings: Settings, workers: int, factory: str = "paidup.uvicorn_server:application") -> None:
-    """Serve until SIGINT or SIGTERM. Blocks."""
+def serve(
+    settings: Settings,
+    workers: int,
+    factory: str = "paidup.uvicorn_server:application",
+    migrate_first: bool = False,
+) -> None:
+    """Serve until SIGINT or SIGTERM. Blocks. Raises ConfigurationError that lists every mistake."""
     # uvicorn raises the signal again after shutdown; the default handler would not stop the Valkey.
     signal.signal(signal.SIGTERM, _exit)
     log.info("starting", version=__version__, address=_address(settings), workers=workers)
     with _one_redis(settings) as redis_url:
+        checked = check_before_serving(replace(settings, redis_url=redis_url), migrate_first)
+        for warning in asyncio.run(checked):
+            log.warning("settings_warning", problem=warning)
         os.environ["REDIS_URL"] = redis_url
         os.environ["WEB_CONCURRENCY"] = str(workers)
         uvicorn.run(

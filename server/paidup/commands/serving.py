@@ -13,6 +13,7 @@ from prometheus_client import start_http_server
 from paidup.commands.shared import console, run, settings_of_process
 from paidup.db.connection import migrate as run_migrations
 from paidup.errors import ConfigurationError
+from paidup.runtime.listening import listening_problem
 from paidup.runtime.logs import configure_logging
 from paidup.runtime.metrics import Metrics
 from paidup.services import open_services
@@ -25,11 +26,15 @@ def serve(
         int | None,
         typer.Option(help="Number of processes (default: WEB_CONCURRENCY). They share one Redis.", min=1),
     ] = None,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="First apply database migrations. For small installations.")
+    ] = False,
 ) -> None:
     """Serve the API, webhooks and WebSockets."""
     settings = settings_of_process()
     configure_logging(settings.log_level, settings.log_format)
-    run_server(settings, workers or settings.web_concurrency)
+    with suppress(KeyboardInterrupt):
+        run_server(settings, workers or settings.web_concurrency, migrate_first=migrate)
 
 
 def work(once: Annotated[bool, typer.Option(help="Run every sweep once, then exit.")] = False) -> None:
@@ -47,6 +52,9 @@ def migrate() -> None:
 
 
 async def _work(settings: Settings, once: bool) -> None:
+    host, port = settings.host, settings.worker_metrics_port
+    if port and (problem := listening_problem(host, port, port_name="WORKER_METRICS_PORT")):
+        raise ConfigurationError([problem])
     async with open_services(settings) as services:
         if once:
             for sweep, rows in (await services.reconciler.sweep()).items():
@@ -62,9 +70,5 @@ async def _work(settings: Settings, once: bool) -> None:
 
 def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
     """Serve the worker's metrics over HTTP until the process ends."""
-    if not settings.worker_metrics_port:
-        return
-    try:
+    if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port, settings.host, registry=metrics.registry)
-    except OSError as error:
-        raise ConfigurationError([f"WORKER_METRICS_PORT: {error}"]) from None

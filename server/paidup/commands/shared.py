@@ -11,6 +11,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from paidup.db.applied_migrations import require_migrated
 from paidup.db.connection import open_database
 from paidup.runtime.logs import configure_logging
 from paidup.runtime.terminal import WholeLines
@@ -55,6 +56,7 @@ async def with_database(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
     """Run `work` with the database only; Stripe and Redis are not needed."""
     try:
         async with open_database(settings.effective_database_url):
+            await require_migrated()
             return await work
     finally:
         work.close()

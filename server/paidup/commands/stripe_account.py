@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from paidup.commands.shared import Json, console, print_json, quiet_settings, run
-from paidup.domain.catalog import parse_catalogue
 from paidup.operations import backfill as backfills
 from paidup.operations.import_subscriptions import ImportOptions, ImportReport, SubscriptionImport
 from paidup.operations.price_setup import PriceSetup, ensure_prices
@@ -21,6 +20,7 @@ from paidup.operations.stripe_setup import (
     open_gateway_only,
 )
 from paidup.runtime.clock import now
+from paidup.runtime.plans_file import read_catalogue
 from paidup.services import open_services
 from paidup.settings import Settings
 from paidup.stripe_api.client import API_VERSION
@@ -115,7 +115,7 @@ def _print_endpoint(endpoint: EndpointSetup) -> None:
 async def _stripe_setup(
     settings: Settings, webhook_url: str | None, transfer: bool
 ) -> tuple[list[PriceSetup], EndpointSetup | None]:
-    catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
+    catalogue = read_catalogue(settings.plans_file)
     async with open_gateway_only(settings) as gateway:
         prices = await ensure_prices(gateway, catalogue, transfer)
         return prices, await ensure_endpoint(gateway, webhook_url) if webhook_url else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 import asyncpg
 from tortoise import Tortoise
@@ -31,6 +32,7 @@ from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
 from paidup.db import tortoise_patches
+from paidup.db.connect_errors import connecting
 from paidup.db.postgres import ABORTED, TRIES, Timeouts
 from paidup.errors import ConfigurationError, StorageUnavailable, TransactionAborted
 from paidup.runtime.postgres_address import parse_address
@@ -38,6 +40,8 @@ from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
 
 BUSY_TIMEOUT_MS = 5_000
 DEFAULT_TIMEOUTS = Timeouts()
+MIGRATED_WITHIN_S = 300.0
+"""How long one process waits for another that is migrating."""
 
 tortoise_patches.apply()
 
@@ -104,20 +108,24 @@ async def open_database(
 ) -> AsyncIterator[None]:
     """Connect for the length of the block.
 
-    Raises StorageUnavailable if it cannot connect, and ConfigurationError if the address is wrong, or this
-    process already has a Tortoise connection: Paidup's, or that of a host application that uses Tortoise.
+    Raises StorageUnavailable if it cannot connect, and ConfigurationError if the address, the database, the
+    user or the password is wrong, or this process already has a Tortoise connection: Paidup's, or that of a
+    host application that uses Tortoise.
     """
-    config = tortoise_config(url, pool, timeouts)
+    with connecting(url):
+        config = tortoise_config(url, pool, timeouts)
     # A context of its own: Tortoise.init would close and replace the one that the host has in this task.
     context = TortoiseContext()
     context.__enter__()
     try:
-        try:
-            # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
-            await context.init(config=config, _enable_global_fallback=True)
-        except TortoiseMisconfigured as error:
-            raise ConfigurationError([f"The database cannot be opened in this process. {error}"]) from error
-        with storage_errors():
+        with connecting(url):
+            try:
+                # The global fallback lets tasks that uvicorn started before the lifespan see the connection.
+                await context.init(config=config, _enable_global_fallback=True)
+            except TortoiseMisconfigured as error:
+                raise ConfigurationError(
+                    [f"The database cannot be opened in this process. {error}"]
+                ) from error
             await _connect()
         yield
     finally:
@@ -139,17 +147,43 @@ async def _connect() -> None:
 async def migrate(url: str) -> None:
     """Bring the schema up to date. Safe to run again; Tortoise records what it applied.
 
-    On PostgreSQL an advisory lock lets one process migrate at a time: every server of a release may run
-    this at its start.
+    One process migrates at a time, by an advisory lock of PostgreSQL, or a lock on a file beside SQLite's:
+    every server of a release may run this at its start.
     """
     if _names_sqlite(url):
-        await _migrate(url)
+        async with open_database(url):
+            pass  # it can be opened; else one line says why not
+        async with _locked_file(Path(f"{expand_db_url(url)['credentials']['file_path']}.migrating")):
+            await asyncio.create_task(_migrate(url), context=Context())
         return
     async with open_database(url, pool=1), write_transaction() as db:
         while not (await db.execute_query_dict(_TRY_LOCK))[0]["mine"]:
             await asyncio.sleep(0.2)  # a wait inside the statement would hit its timeout
         # A context of its own: Tortoise initializes itself for the migration.
         await asyncio.create_task(_migrate(url), context=Context())
+
+
+@asynccontextmanager
+async def _locked_file(path: Path) -> AsyncIterator[None]:
+    """Hold an exclusive lock on this file, which the system releases with the process."""
+    with private_file(path).open("wb") as file:
+        try:
+            async with asyncio.timeout(MIGRATED_WITHIN_S):
+                while not _try_lock(file):
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise StorageUnavailable(
+                f"another process holds {path}: it has been migrating for long"
+            ) from None
+        yield
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 _TRY_LOCK = "SELECT pg_try_advisory_xact_lock(7061696475) AS mine"

@@ -19,9 +19,14 @@ def private_directory(path: Path) -> Path:
 
     Raises ConfigurationError if it belongs to another user or is a link.
     """
-    path.parent.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        path.mkdir(PRIVATE_DIRECTORY)
+    try:
+        path.parent.mkdir(PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(PRIVATE_DIRECTORY)
+    except OSError as error:
+        raise ConfigurationError(
+            [f"DATA_DIR: {path} cannot be created ({error.strerror}): set DATA_DIR to another path"]
+        ) from error
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise ConfigurationError(

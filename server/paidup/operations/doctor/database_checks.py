@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import pkgutil
 import time
 from datetime import timedelta
 
-from tortoise.exceptions import OperationalError
-
 from paidup.credits.audit import audit_slice
-from paidup.db import migrations
-from paidup.db.connection import connection, open_database
+from paidup.db.applied_migrations import applied_migrations, migrations_of_this_release
+from paidup.db.connection import open_database
 from paidup.db.models import EventSource, StripeEvent, Watermark
-from paidup.errors import StorageUnavailable
+from paidup.errors import ConfigurationError, StorageUnavailable
 from paidup.operations.doctor.report import Check, State, fail, ok, warn
 from paidup.reconciliation.alarms import due_queues, reconciler_behind, webhook_silence
 from paidup.reconciliation.maintenance import RUNS
@@ -37,20 +34,13 @@ async def check_database(settings: Settings) -> list[Check]:
                 *(await check_events(), await check_webhooks(), await check_event_version()),
                 *(await check_reconciler(), await check_ledger()),
             ]
-    except (StorageUnavailable, OSError) as error:
+    except (ConfigurationError, StorageUnavailable) as error:
         return [fail("database", str(error), "check DATABASE_URL and that the database is running")]
 
 
 async def check_migrations() -> Check:
     """Compare the applied migrations with those of this release."""
-    files = {module.name for module in pkgutil.iter_modules(migrations.__path__)}
-    try:
-        rows = await connection().execute_query_dict(
-            "SELECT name FROM tortoise_migrations WHERE app = 'paidup'"
-        )
-    except OperationalError:
-        rows = []  # no migration has been applied yet
-    applied = {row["name"] for row in rows}
+    files, applied = migrations_of_this_release(), await applied_migrations()
     if missing := sorted(files - applied):
         return fail("migrations", f"not applied: {', '.join(missing)}", "run `paidup migrate`")
     if unknown := sorted(applied - files):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from paidup.domain.catalog import Catalogue, parse_catalogue
+from paidup.domain.catalog import Catalogue
 from paidup.errors import ConfigurationError
 from paidup.key_sets import KeySetUnavailable, fetch_keys
 from paidup.operations.doctor.report import Check, fail, ok, warn
+from paidup.runtime.plans_file import read_catalogue
 from paidup.settings import Settings
 
 STRIPE_REQUESTS_PER_S = 25
@@ -31,8 +32,8 @@ def check_mode(settings: Settings) -> Check:
 
 def check_plans(settings: Settings) -> tuple[Catalogue | None, Check]:
     try:
-        catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
-    except (ConfigurationError, OSError) as error:
+        catalogue = read_catalogue(settings.plans_file)
+    except ConfigurationError as error:
         return None, fail("plans", str(error), "correct the plans file (PLANS_FILE)")
     return catalogue, ok("plans", ", ".join(f"{plan.id} {plan.credits}" for plan in catalogue.plans))
 

@@ -1,0 +1,39 @@
+"""Which migrations of this release the database has, and which it lacks."""
+
+from __future__ import annotations
+
+import pkgutil
+
+from tortoise.exceptions import OperationalError
+
+from paidup.db import migrations
+from paidup.db.connection import connection, storage_errors
+from paidup.errors import ConfigurationError, StorageUnavailable
+
+
+async def applied_migrations() -> set[str]:
+    """The names of the migrations that were applied; none where the database has never been migrated."""
+    query = "SELECT name FROM tortoise_migrations WHERE app = 'paidup'"
+    try:
+        with storage_errors():
+            return {row["name"] for row in await connection().execute_query_dict(query)}
+    except StorageUnavailable as error:
+        if isinstance(error.__cause__, OperationalError) and "tortoise_migrations" in str(error):
+            return set()
+        raise
+
+
+def migrations_of_this_release() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(migrations.__path__)}
+
+
+async def require_migrated() -> None:
+    """Raises ConfigurationError if the database lacks a migration. One of a later release is no fault."""
+    missing = migrations_of_this_release() - await applied_migrations()
+    if missing:
+        raise ConfigurationError(
+            [
+                f"DATABASE_URL: the database has not been migrated ({len(missing)} migrations to apply): "
+                "run `paidup migrate`, or start with `paidup serve --migrate`"
+            ]
+        )
