@@ -67,13 +67,6 @@ def main() -> None:
         for problem in error.problems:
             error_console.print(f"[red]settings:[/red] {escape(problem)}", highlight=False)
         raise SystemExit(2) from None
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("paidup_demo"):
-            raise
-        error_console.print(
-            "[red]error:[/red] this installation has no demo and no sandbox.", highlight=False
-        )
-        raise SystemExit(1) from None
     except DatabaseUnreachable as error:
         error_console.print(f"[red]settings:[/red] {escape(str(error))}", highlight=False)
         raise SystemExit(2) from None

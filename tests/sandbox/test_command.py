@@ -167,7 +167,9 @@ def test_an_installation_without_the_demo_says_so_in_one_line(tmp_path: Path, co
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == "error: this installation has no demo and no sandbox.\n"
+    assert done.stderr == (
+        "error: the demo and the sandbox are not in this image: pip install 'paidup[demo]'\n"
+    )
 
 
 async def test_init_sandbox_migrate_and_serve_sell_a_plan(
