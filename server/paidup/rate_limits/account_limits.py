@@ -42,7 +42,7 @@ ACCOUNTS = 100_000
 
 class Limited(StrEnum):
     PURCHASES = "purchases"
-    """Subscribe, change, cancel, resume and top-up."""
+    """Subscribe, change and its preview, cancel, resume and top-up."""
     ADOPTIONS = "adoptions"
     VERIFICATIONS = "verifications"
     SOCKETS = "sockets"

@@ -22,8 +22,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     It is kept, so that a handler can run again where the database aborted its transaction.
     """
-    if hasattr(request.state, "body"):
-        return bytes(request.state.body)
+    if hasattr(request.state, "paidup_body"):
+        return bytes(request.state.paidup_body)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise HTTPException(413, f"The body is larger than {limit} bytes.")
@@ -32,7 +32,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         body += chunk
         if len(body) > limit:
             raise HTTPException(413, f"The body is larger than {limit} bytes.")
-    request.state.body = bytes(body)
+    request.state.paidup_body = bytes(body)  # a host has its own names there
     return bytes(body)
 
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from paidup import errors
-from paidup.web.request_ids import REQUEST_ID, current_request_id, headers_of
+from paidup.web.request_ids import current_request_id, headers_of, id_of
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +115,7 @@ async def on_client_left(request: Request, _: Exception) -> Response:
 async def on_exception(request: Request, error: Exception) -> Response:
     request.app.state.services.metrics.requests_failed.labels(500).inc()
     # Starlette re-raises the error, and its traceback is logged. This runs outside of all middleware.
-    request_id = request.scope[REQUEST_ID]
+    request_id = id_of(request.scope)
     detail = "The error has been logged."
     response = problem(500, "internal", "Internal server error", detail, request_id=request_id)
     response.headers.update(headers_of(request_id))

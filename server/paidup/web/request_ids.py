@@ -52,7 +52,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _id_of(scope)
+        request_id = id_of(scope)
         status, began = 500, time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
@@ -81,7 +81,10 @@ def middleware(settings: Settings) -> Middleware:
     return Middleware(RequestIds, access_log=settings.access_log)
 
 
-def _id_of(scope: Scope) -> str:
+def id_of(scope: Scope) -> str:
+    """The id of this request: the one that it has already, the caller's, or a new one."""
+    if REQUEST_ID in scope:
+        return str(scope[REQUEST_ID])
     # A call by the host's own code, in this process, belongs to the request that makes it.
     given = current_request_id() if IN_PROCESS_CUSTOMER in scope else Headers(scope=scope).get(REQUEST_ID)
     request_id = given if given and SAFE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
