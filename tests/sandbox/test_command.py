@@ -150,6 +150,14 @@ def test_a_wrong_option_is_one_line_that_says_what_to_do(
     assert refused(tmp_path, *options) == (2, [f"settings: {line}"])
 
 
+async def test_settings_that_are_not_complete_are_not_followed_silently(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("STRIPE_API_BASE=http://127.0.0.1:1\n")
+    with running(tmp_path, free_port()) as child:
+        await wait_until(lambda: "Ctrl-C" in child.output, within=20)
+    assert ".env is not followed: " in child.output
+    assert "Webhooks: none; see --webhook-url" in child.output
+
+
 @pytest.mark.parametrize("command", ["sandbox", "demo"])
 def test_an_installation_without_the_demo_says_so_in_one_line(tmp_path: Path, command: str) -> None:
     """As in the image, which has the server and the browser client only."""

@@ -15,7 +15,7 @@ import typer
 import uvicorn
 
 from paidup import __version__
-from paidup.commands.shared import console
+from paidup.commands.shared import console, error_console
 from paidup.domain.catalog import Catalogue, Interval, parse_catalogue
 from paidup.errors import ConfigurationError
 from paidup.settings import ENV_FILE, Settings, load_settings
@@ -77,10 +77,15 @@ def _environment() -> SandboxSettings:
 
 def _own_settings(port: int) -> Settings | None:
     """The settings here, if they are complete and this sandbox is their Stripe."""
-    with suppress(ConfigurationError):
+    try:
         settings = load_settings(env_file=ENV_FILE)
-        if settings.sandboxed and urlsplit(settings.stripe_api_base).port == port:
-            return settings
+    except ConfigurationError as error:
+        if ENV_FILE.is_file():
+            problem = f"{ENV_FILE} is not followed: {error.problems[0]}"
+            error_console.print(problem, markup=False, highlight=False, soft_wrap=True)
+        return None
+    if settings.sandboxed and urlsplit(settings.stripe_api_base).port == port:
+        return settings
     return None
 
 
