@@ -323,6 +323,7 @@ async def test_a_long_wait_says_that_the_payment_is_safe(shopper: Shopper) -> No
     await expect(shopper.heading).to_have_text("This is taking longer than usual")
     await expect(shopper.stage).to_contain_text("Your payment is safe. You don’t need to pay again.")
     await expect(shopper.stage).to_contain_text("You can close this page")
+    await expect(shopper.stage).to_contain_text("name the payment in_")
     await expect(shopper.page.locator("[data-step=now]")).to_have_count(0)  # nothing spins any more
     await shopper.page.get_by_role("button", name="Check again").click()
     await expect(shopper.heading).to_have_text("Activating your Pro plan")

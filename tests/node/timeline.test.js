@@ -47,9 +47,9 @@ describe("the headline", () => {
     assert.deepEqual(lane(late, "webhook").dots.map(({ at, look }) => [at, look]), [[4941, "late"]]);
   });
 
-  it("says that the webhook is on its way, and later that none came", () => {
+  it("says that no webhook has come yet, since it may have been dropped, and later that none came", () => {
     const waiting = timelineOf(VERIFIED, {}, 2000);
-    assert.equal(waiting.headline, "Confirmed by verification. The webhook is still on its way.");
+    assert.equal(waiting.headline, "Confirmed by verification. No webhook has come yet.");
     assert.equal(waiting.open, true);
     const never = timelineOf(VERIFIED, {}, 200_000);
     assert.equal(never.headline, "Confirmed by verification. No webhook came.");
@@ -177,4 +177,10 @@ it("formats durations for reading", () => {
 it("keeps a number and its unit on one line", () => {
   const said = unbroken("Confirmed by verification, 4.9 s before the webhook; on the screen after 41 ms, 2 times.");
   assert.equal(said, "Confirmed by verification, 4.9\u00a0s before the webhook; on the screen after 41\u00a0ms, 2 times.");
+});
+
+it("a timeline without events begins now, and not in 1970", () => {
+  const empty = timelineOf([], { marks: [] });
+  assert.equal(empty.origin, BEGIN + 100);
+  assert.ok(timeWindows(empty, 0).whole.to < 1000);
 });

@@ -35,6 +35,8 @@ export function duration(ms) {
   return ms < 1000 ? `${Math.max(1, Math.round(ms))} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
+const CONTACT = "help@halftone.example";
+
 const SOURCES = {
   verification: ["verification", "We asked Stripe directly instead of waiting for the webhook."],
   webhook: ["webhook", "Stripe’s webhook arrived first."],
@@ -55,7 +57,8 @@ const toHome = button("home", "Back to posters");
 /**
  * The activating screen.
  * @param {Stage|"reversed"} stage
- * @param {{plan: string, kind?: string, credits: number, confirmed: boolean, online: boolean, error: string|null}} known
+ * @param {{plan: string, kind?: string, credits: number, confirmed: boolean, online: boolean, error: string|null,
+ *   reference?: string}} known `reference`: the invoice, to name to the shop
  *   `kind`: what the payment is for: plan, change, renewal, top-up; `confirmed`: whether this browser saw the bank's
  *   confirmation
  * @returns {Screen}
@@ -80,7 +83,8 @@ export function screen(stage, known) {
         heading: "This is taking longer than usual",
         sentence:
           "Your payment is safe. You don’t need to pay again. " +
-          "You can close this page; the credits will be there when you come back.",
+          "You can close this page; the credits will be there when you come back. " +
+          `Questions? Write to ${CONTACT} and name the payment ${known.reference}.`,
         steps: ["done", "paused", "next"],
         actions: [toHome, button("check", "Check again")],
       };

@@ -77,6 +77,7 @@ function draw(_event) {
     confirmed: isConfirmed(order),
     online: activation.connection === "open" || activation.connection === "connecting",
     error: activation.status?.error?.message ?? null,
+    reference: order.invoice,
   });
   drawScreen(stage, screen);
 }

@@ -1,5 +1,6 @@
 // @ts-check
 /** Draws the list of plans and the list of test cards. */
+import { saving } from "../lib/account_text.js";
 import { el } from "../lib/dom.js";
 import * as texts from "../lib/text.js";
 
@@ -23,6 +24,7 @@ export function drawPlans(plans, choose) {
   const wanted = /** @type {HTMLInputElement|null} */ (checked)?.value;
   plans = plans.filter((plan) => !plan.top_up);
   el("interval").hidden = !plans.some((plan) => plan.prices.some((price) => price.interval === "year"));
+  for (const label of el("interval").querySelectorAll("[data-saving]")) label.textContent = saving(plans);
   const rows = plans.map((plan, index) => {
     const price = plan.prices.find((price) => price.interval === wanted) ?? plan.prices[0];
     const item = row({

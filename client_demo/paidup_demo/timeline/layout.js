@@ -32,7 +32,7 @@ const PAID = new Set([
   "payment_intent.succeeded",
 ]);
 export const BEFORE_MS = 1000; // 3DS pages and webhooks can be this much ahead of the browser
-const WEBHOOK_GIVE_UP_MS = 180_000; // after this, a missing webhook is no longer shown as on its way
+const WEBHOOK_GIVE_UP_MS = 180_000; // after this, a missing webhook is no longer waited for
 export const DELIVERED = "sent to the page";
 
 /** @type {Record<LaneId, string>} */
@@ -76,7 +76,7 @@ const SOURCE_NAMES = { verification: "verification", webhook: "the webhook", rec
  * @param {Purchase} record @param {number} now @returns {Timeline}
  */
 export function buildTimeline(record, now) {
-  const origin = originOf(record);
+  const origin = originOf(record) ?? now;
   const clock = now - origin;
   const events = record.events.map((event) => ({ ...event, at: event.at - origin }));
   const marks = record.marks.map((mark) => ({ ...mark, at: mark.at - origin }));
@@ -111,12 +111,12 @@ export function buildTimeline(record, now) {
  *   settled: number|null, via: string|null, confirmed: boolean}} Known
  */
 
-/** @param {Purchase} record */
+/** When it began; undefined before its first event. @param {Purchase} record */
 function originOf({ marks, events }) {
   const confirmed = marks.find(({ type }) => type === "confirmed");
   if (confirmed) return confirmed.at;
   const news = events.find((event) => isPaidWebhook(event) || event.type === "settled") ?? events[0];
-  return news?.at ?? 0;
+  return news?.at;
 }
 
 /** @param {TimelineEvent} event */
@@ -237,7 +237,7 @@ function webhook(known) {
   }
   if (!first && clock < WEBHOOK_GIVE_UP_MS) spans.push({ from: 0, to: null, look: "wait" });
   else if (first && first.at > 0) spans.push({ from: 0, to: first.at, look: "wait" });
-  let summary = clock < WEBHOOK_GIVE_UP_MS ? "on its way…" : "missing";
+  let summary = clock < WEBHOOK_GIVE_UP_MS ? "not yet" : "missing";
   if (first && via === "webhook") summary = `after ${formatDuration(Math.max(0, first.at))}, first`;
   else if (first && settled !== null && first.at >= settled) summary = `${formatDuration(first.at - settled)} later, already credited`;
   else if (first) summary = settled === null ? "received" : "received at the same time";
@@ -281,7 +281,7 @@ function sentences({ record, events, marks, settled, via, confirmed, clock }) {
   if (via === "verification") {
     if (webhook && webhook.at > settled) headline = `${lead}, ${formatDuration(webhook.at - settled)} before the webhook.`;
     else if (webhook) headline = `${lead}; the webhook was already being processed.`;
-    else headline = clock < WEBHOOK_GIVE_UP_MS ? `${lead}. The webhook is still on its way.` : `${lead}. No webhook came.`;
+    else headline = clock < WEBHOOK_GIVE_UP_MS ? `${lead}. No webhook has come yet.` : `${lead}. No webhook came.`;
   } else if (via === "webhook") {
     const answer = events.find(
       ({ type, at, detail }) => type === "verification_answered" && detail.source === "verification" && at >= settled,

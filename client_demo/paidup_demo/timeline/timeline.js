@@ -32,6 +32,7 @@ const state = {
   /** @type {{type: string, local: number}[]} */ fresh: [],
   /** @type {{offset: number, within: number}|null} */ clock: null,
   /** @type {number|undefined} */ timer: undefined,
+  followedAt: 0, // by this page's clock
   pollId: 0, // the newest poll; older ones drop their answer
   polls: 0,
   rows: "",
@@ -84,7 +85,7 @@ export function follow(invoice) {
 
 /** @param {string} invoice @param {Mark[]} stored @param {number} [wait] ms before the first poll */
 function begin(invoice, stored, wait = 0) {
-  Object.assign(state, { invoice, stored, snapshot: null, fresh: [], polls: 0, rows: "" });
+  Object.assign(state, { invoice, stored, snapshot: null, fresh: [], polls: 0, rows: "", followedAt: local() });
   state.pollId += 1;
   clearTimeout(state.timer);
   state.timer = setTimeout(poll, wait);
@@ -165,7 +166,7 @@ function forget() {
 function pause() {
   const shown = current();
   const age = serverNow() - shown.origin;
-  if (age > POLL_UNTIL_MS) return 0;
+  if (Math.max(age, local() - state.followedAt) > POLL_UNTIL_MS) return 0;
   if (shown.settled !== null) void restoreConditions();
   if (!shown.open && state.polls++ > LAST_POLLS) return 0;
   if (shown.settled === null && age < 10_000) return 250;

@@ -16,7 +16,11 @@ class PaymentFailure(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The state of one invoice; docs/protocol.md lists the values."""
+    """The state of one invoice; docs/protocol.md lists the values.
+
+    `stage` is "awaiting_payment" while Stripe says that nothing was paid, and "delayed" only for a payment
+    that was made.
+    """
 
     invoice: str
     version: int
