@@ -149,7 +149,8 @@ class Town:
         """Cancel in the customer portal, or undo that there."""
         if own := await self.own(person, n):
             end = own["items"]["data"][0]["current_period_end"]
-            await self.in_stripe(own, cancel_at=str(end) if n % 3 else "")
+            if end > self.at:  # not that of a paused one
+                await self.in_stripe(own, cancel_at=str(end) if n % 3 else "")
 
     async def pause(self, person: Person, n: int) -> None:
         """Pause or resume the subscription, or the collection of its invoices."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tortoise.models import Model
 
 from paidup.db import models
 from paidup.db.connection import connection, is_sqlite, migrate, open_database, tortoise_config
-from paidup.db.models import StripeCustomer, Subscription
+from paidup.db.models import Account, CreditGrant, Invoice, StripeCustomer, Subscription
+from paidup.runtime.clock import now
 from tests.structure.test_migrations import NAMES, declared, migration
 from tests.support.processes import Child
 
@@ -166,3 +168,35 @@ async def test_rows_of_other_products_subscriptions_are_read_again(empty_url: st
     async with open_database(empty_url):
         due = {row.id: row.refresh_at is not None for row in await Subscription.all()}
     assert due == {"sub_pro": False, "sub_other": True}
+
+
+async def test_grants_from_before_the_grace_get_it(empty_url: str) -> None:
+    """Migration 0014: those of a running subscription's period that has not ended; no others."""
+    try:
+        await migrate_to(config=tortoise_config(empty_url), target="paidup.0013_payment_seen")
+    finally:
+        await Tortoise.close_connections()
+    end = now().replace(microsecond=0) + timedelta(days=5)
+    rows = {
+        "running": ("active", None, end),
+        "ending": ("active", end, end),
+        "over": ("canceled", None, end),
+        "past": ("active", None, end - timedelta(days=6)),
+        "forever": ("active", None, None),
+    }
+    async with open_database(empty_url):
+        account = await Account.create(external_id="ada")
+        for name, (status, cancel_at, expires_at) in rows.items():
+            await Subscription.create(id=name, account=account, status=status, cancel_at=cancel_at)
+            dates = {"changed_at": now(), "created_at": now()}
+            amounts = {"amount_due_minor": 900, "credits_quoted": 500, "currency": "usd"}
+            row = await Invoice.create(
+                id=name, account=account, subscription=name, customer="cus_1", **dates, **amounts
+            )
+            await CreditGrant.create(
+                account=account, invoice=row, credits=500, remaining=500, expires_at=expires_at
+            )
+    await migrate(empty_url)
+    async with open_database(empty_url):
+        found = {row.invoice_id: row.usable_until for row in await CreditGrant.all()}
+    assert found == dict.fromkeys(rows, None) | {"running": end + timedelta(hours=72)}
