@@ -114,7 +114,7 @@ async def test_two_workers_notify_each_other_without_configuration(host: Host) -
         told = await asyncio.gather(*(status_with(screen, status="active") for screen in screens))
         assert {(status["via"], status["balance"]) for status in told} == {("webhook", 2000)}
         started = descendants(child.process.pid)
-        assert sum("valkey" in command for command in started.values()) == 1
+        assert sum("valkey-server" in command for command in started.values()) == 1
     assert child.process.returncode == 0
     await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])
 

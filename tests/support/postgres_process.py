@@ -72,6 +72,9 @@ class PostgresProcess:
     def promote(self) -> None:
         self._run("pg_ctl", "-w", "-D", str(self.folder), "promote")
 
+    def reload(self) -> None:
+        self._run("pg_ctl", "-D", str(self.folder), "reload")
+
     def stop(self) -> None:
         """At once, as when the host dies. A server that is stopped already stays so."""
         with suppress(subprocess.CalledProcessError):

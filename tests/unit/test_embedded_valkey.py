@@ -1,17 +1,22 @@
-"""The embedded Valkey: a real server, shared by a host's processes, stopped with its starter."""
+"""The embedded Valkey: a real server, shared by a host's processes, ended with its last user."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from paidup.runtime.embedded_valkey import SOCKET_PATH_LIMIT, embedded_valkey, socket_path
 from paidup.runtime.redis_client import connect_redis
 from tests.support.processes import alive, descendants
+from tests.support.waiting import wait_until
 
 
 async def answers(url: str) -> bool:
@@ -49,11 +54,104 @@ async def test_ctrl_c_in_a_terminal_does_not_stop_it(scratch: Path) -> None:
     folder.mkdir()
     before = set(descendants())
     with embedded_valkey(folder) as url:
-        (valkey,) = set(descendants()) - before
+        (valkey,) = (pid for pid, command in descendants().items() if _is_new_valkey(pid, command, before))
         os.kill(valkey, signal.SIGINT)
         assert await answers(url)
         assert alive(valkey)
     assert not alive(valkey)
+
+
+def _is_new_valkey(pid: int, command: str, before: set[int]) -> bool:
+    return pid not in before and "valkey-server" in command
+
+
+USER = """
+import sys
+from pathlib import Path
+from paidup.runtime.embedded_valkey import embedded_valkey
+with embedded_valkey(Path(sys.argv[1])):
+    print("uses it", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def use(scratch: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts processes that use the Valkey of one directory until their input ends."""
+    folder = scratch / tmp_path.name
+    folder.mkdir()
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", USER, str(folder)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        while "uses it" not in (line := process.stdout.readline()):
+            assert line, f"ended with {process.wait()}"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def _valkeys(folder: Path) -> list[int]:
+    """The Valkeys and watchdogs of this directory that run, of any process."""
+    listed = psutil.process_iter(["pid", "cmdline", "status"])
+    return [
+        each.info["pid"]
+        for each in listed
+        if str(folder) in " ".join(each.info["cmdline"] or []) and each.info["status"] != "zombie"
+        if "valkey-server" in each.info["cmdline"][0] or "valkey_watchdog" in " ".join(each.info["cmdline"])
+    ]
+
+
+async def test_it_ends_with_its_last_user_after_sigkill(
+    use: Callable[[], subprocess.Popen[str]], scratch: Path, tmp_path: Path
+) -> None:
+    """Killed processes leave no Valkey behind, and no watchdog; as long as one lives, it answers."""
+    folder = scratch / tmp_path.name
+    url = f"unix://{socket_path(folder)}"
+    starter, joiner = use(), use()
+    assert len(_valkeys(folder)) == 2, "one Valkey and one watchdog for both"
+    starter.kill()
+    starter.wait()
+    assert await answers(url)
+    joiner.kill()
+    joiner.wait()
+    await wait_until(lambda: not _valkeys(folder))
+    with embedded_valkey(folder) as again:
+        assert await answers(again)
+    assert not _valkeys(folder)
+
+
+async def test_its_starter_may_end_first(
+    use: Callable[[], subprocess.Popen[str]], scratch: Path, tmp_path: Path
+) -> None:
+    """A server that is restarted leaves the Valkey to the worker that uses it; the last one ends it."""
+    folder = scratch / tmp_path.name
+    starter, joiner = use(), use()
+    starter.communicate("")
+    assert starter.returncode == 0
+    assert await answers(f"unix://{socket_path(folder)}")
+    joiner.communicate("")
+    assert joiner.returncode == 0
+    await wait_until(lambda: not _valkeys(folder))
+
+
+async def test_one_that_is_frozen_ends_too(
+    use: Callable[[], subprocess.Popen[str]], scratch: Path, tmp_path: Path
+) -> None:
+    """The demo freezes it to show an outage of Redis, and may be killed meanwhile."""
+    folder = scratch / tmp_path.name
+    starter = use()
+    (valkey,) = (pid for pid, command in descendants(starter.pid).items() if "valkey-server" in command)
+    os.kill(valkey, signal.SIGSTOP)
+    starter.kill()
+    starter.wait()
+    await wait_until(lambda: not _valkeys(folder))
 
 
 async def test_two_data_directories_have_two_valkeys(scratch: Path) -> None:

