@@ -199,6 +199,22 @@ def test_nginx_timeouts_and_body_size_fit_the_settings() -> None:
     assert int(size[1]) * 1024 * 1024 > default_of("WEBHOOK_MAX_BYTES")
 
 
+def test_haproxy_timeouts_and_body_size_fit_the_settings() -> None:
+    text = (ROOT / "deploy" / "haproxy.cfg").read_text()
+    timeouts = dict(re.findall(r"^    timeout (\S+) (\d+)s$", text, re.MULTILINE))
+    for name in ("client", "server", "tunnel"):
+        assert int(timeouts[name]) > 2 * default_of("HEARTBEAT_S")
+    size = re.search(r"req\.body_size gt (\d+)", text)
+    assert size is not None
+    assert int(size[1]) > default_of("WEBHOOK_MAX_BYTES")
+
+
+def test_caddys_body_size_fits_the_settings() -> None:
+    size = re.search(r"max_size (\d+)MB", (ROOT / "deploy" / "Caddyfile").read_text())
+    assert size is not None
+    assert int(size[1]) * 1000 * 1000 > default_of("WEBHOOK_MAX_BYTES")
+
+
 def test_nginx_accepts_the_configuration(tmp_path: Path) -> None:
     nginx = shutil.which("nginx")
     if nginx is None:

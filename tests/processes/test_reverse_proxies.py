@@ -1,14 +1,15 @@
-"""nginx with deploy/nginx.conf in front of two servers: what passes, and what stays internal."""
+"""nginx, Caddy and HAProxy with their files in deploy/, in front of two servers: what passes through."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +18,51 @@ import pytest
 
 from tests.conftest import World
 from tests.support.contracts import checked_session
+from tests.support.outgoing import certify
 from tests.support.paidup import Paidup, environment, serving_process, status_with
 from tests.support.processes import ROOT, Child, free_port
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 
-SITE = ROOT / "deploy" / "nginx.conf"
-AROUND = """
+NGINX = """
 daemon off; master_process off; pid pid; error_log stderr warn;
 events {{}}
 http {{
-    access_log off; include {site};
+    access_log off; include {folder}/site.conf;
     client_body_temp_path body; proxy_temp_path proxy;
     fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 }}
 """
+
+
+def nginx(text: str, port: int, folder: Path) -> tuple[str, ...]:
+    """Its file is included in a whole configuration."""
+    site = text.replace("/etc/paidup/tls", str(folder)).replace("listen 443", f"listen {port}")
+    (folder / "site.conf").write_text(site)
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder))
+    return "nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")
+
+
+def caddy(text: str, port: int, folder: Path) -> tuple[str, ...]:
+    """With the test's certificate, instead of one that Caddy would ask for."""
+    tls = f"tls {folder}/fullchain.pem {folder}/privkey.pem"
+    site = text.replace("{\n\tservers {", "{\n\tadmin off\n\tauto_https off\n\tservers {", 1)
+    site = site.replace("billing.example.com {", f"https://127.0.0.1:{port} {{\n\t{tls}", 1)
+    (folder / "Caddyfile").write_text(site)
+    return "caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")
+
+
+def haproxy(text: str, port: int, folder: Path) -> tuple[str, ...]:
+    pem = (folder / "fullchain.pem").read_text() + (folder / "privkey.pem").read_text()
+    (folder / "site.pem").write_text(pem)
+    site = text.replace("/etc/paidup/tls", str(folder)).replace("bind :443", f"bind 127.0.0.1:{port}")
+    # As many as the limit on open files allows here.
+    (folder / "haproxy.cfg").write_text(site.replace("maxconn 20000", "maxconn 500"))
+    return "haproxy", "-db", "-f", str(folder / "haproxy.cfg")
+
+
+PROXIES = {"nginx.conf": nginx, "Caddyfile": caddy, "haproxy.cfg": haproxy}
 
 
 @dataclass(frozen=True)
@@ -53,54 +83,40 @@ class Site:
             yield Paidup(self.url, http)
 
 
-@pytest.fixture
-def nginx() -> str:
-    found = shutil.which("nginx")
-    if found is None or shutil.which("openssl") is None:
-        pytest.skip("there is no nginx to ask")
-    return found
-
-
-@pytest.fixture
-async def site(world: World, nginx: str, tmp_path: Path) -> Site:
+@pytest.fixture(params=PROXIES)
+async def site(world: World, request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    if shutil.which(PROXIES[request.param].__name__, path=path) is None:
+        pytest.skip(f"{PROXIES[request.param].__name__} is not installed")
     servers = {}
     for port in (free_port(), free_port()):
         env = environment(**world.given(port=port, max_sockets_per_address=1, shutdown_drain_s=1))
         servers[port] = serving_process(env, port, tmp_path / f"server-{port}.log", forked=True)
         world.stack.callback(servers[port].stop)
-    certificate = tmp_path / "fullchain.pem"
-    _certify(certificate, tmp_path / "privkey.pem")
+    certificate, _ = certify(tmp_path, ["127.0.0.1"])
     port = free_port()
-    text = SITE.read_text().replace("/etc/paidup/tls", str(tmp_path)).replace("listen 443", f"listen {port}")
+    text = (ROOT / "deploy" / request.param).read_text()
     for written, real in zip(("8000", "8001"), servers, strict=True):
+        assert text.count(f"127.0.0.1:{written}") == 1
         text = text.replace(f"127.0.0.1:{written}", f"127.0.0.1:{real}")
-    (tmp_path / "site.conf").write_text(text)
-    (tmp_path / "nginx.conf").write_text(AROUND.format(site=tmp_path / "site.conf"))
-    front = _Nginx(nginx, tmp_path)
-    world.stack.callback(front.stop)
+    command = PROXIES[request.param](text, port, tmp_path)
+    world.stack.enter_context(_running(command, path, tmp_path))
     found = Site(world, f"https://127.0.0.1:{port}", ssl.create_default_context(cafile=certificate), servers)
     async with found.browser() as browser:
         await wait_until(lambda: _answers(browser))
     return found
 
 
-class _Nginx:
-    def __init__(self, program: str, folder: Path) -> None:
-        command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
-        with (folder / "nginx.log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(10)
-
-
-def _certify(certificate: Path, key: Path) -> None:
-    """Create a self-signed certificate, valid for a day."""
-    options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
-    names = ["-subj", "/CN=paidup", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-out", str(certificate), "-keyout", str(key)]
-    subprocess.run(["openssl", "req", "-x509", *options, *names, *files], check=True, capture_output=True)
+@contextmanager
+def _running(command: tuple[str, ...], path: str, folder: Path) -> Iterator[None]:
+    with (folder / "proxy.log").open("wb") as log:
+        env = {"PATH": path, "HOME": str(folder)}  # Caddy keeps its state there
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 async def _answers(paidup: Paidup) -> bool:
@@ -129,7 +145,8 @@ async def test_only_requests_of_customers_and_stripe_pass(site: Site) -> None:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=site.trusted)) as http:
         for path in ("/metrics", "/readyz", "/healthz", "/operators", "/", "/apis", "/webhooks/stripe/more"):
             async with http.get(site.url + path) as refused:
-                assert (path, refused.status, refused.content_type) == (path, 404, "text/html")
+                assert (path, refused.status) == (path, 404)
+                assert refused.content_type != "application/problem+json", "not by Paidup"
 
 
 async def test_no_request_fails_while_a_server_is_replaced(site: Site) -> None:
