@@ -188,11 +188,9 @@ async def test_grants_from_before_the_grace_get_it(empty_url: str) -> None:
         account = await Account.create(external_id="ada")
         for name, (status, cancel_at, expires_at) in rows.items():
             await Subscription.create(id=name, account=account, status=status, cancel_at=cancel_at)
-            dates = {"changed_at": now(), "created_at": now()}
-            amounts = {"amount_due_minor": 900, "credits_quoted": 500, "currency": "usd"}
-            row = await Invoice.create(
-                id=name, account=account, subscription=name, customer="cus_1", **dates, **amounts
-            )
+            common: dict[str, Any] = {"changed_at": now(), "created_at": now(), "customer": "cus_1"}
+            common |= {"amount_due_minor": 900, "credits_quoted": 500, "currency": "usd"}
+            row = await Invoice.create(id=name, account=account, subscription=name, **common)
             await CreditGrant.create(
                 account=account, invoice=row, credits=500, remaining=500, expires_at=expires_at
             )
