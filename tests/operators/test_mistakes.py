@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
+from paidup import __version__
 from paidup.settings import PACKAGED_PLANS
+from tests.conftest import World
 from tests.support.paidup import environment
 from tests.support.postgres import Databases
 from tests.support.processes import Child, free_port
@@ -230,6 +232,20 @@ def paidup(home: Path, command: tuple[str, ...], variables: Mapping[str, str]) -
         return child.process.wait(60), child.output
     finally:
         child.stop()
+
+
+async def test_a_redis_that_is_away_is_named_without_its_password(world: World) -> None:
+    """The server starts all the same, since Redis may come back; `/readyz` names the address."""
+    paidup = await world.server(redis_url=f"redis://:{HIDDEN}@127.0.0.1:1/0")
+    status, answer = await paidup.get("/readyz")
+    (problem,) = answer["problems"]
+    assert (status, answer["redis"]) == (503, False)
+    assert problem.startswith("REDIS_URL: redis://127.0.0.1:1/0 does not answer: ")
+    assert HIDDEN not in problem
+
+
+def test_the_version_is_printed(home: Path) -> None:
+    assert paidup(home, ("--version",), {}) == (0, f"paidup {__version__}\n")
 
 
 class Surroundings:

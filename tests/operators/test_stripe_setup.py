@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
+from paidup.db.models import StripeEvent
 from paidup.domain.catalog import parse_catalogue
 from paidup.errors import InvalidInput
 from paidup.operations import price_setup
 from paidup.operations.price_setup import ensure_prices
 from paidup.operations.stripe_setup import ensure_endpoint, open_gateway_only, webhook_address
+from paidup.operations.webhook_probe import endpoint_notes
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.client import API_VERSION
-from tests.support.paidup import settings
+from tests.conftest import World
+from tests.support.paidup import WEBHOOK_SECRET, settings
 from tests.support.stripe_sandbox import StripeSide
 
 URL = "https://paidup.example/webhooks/stripe"
@@ -85,6 +88,23 @@ def test_an_invalid_url_is_refused(url: str) -> None:
 )
 def test_a_bare_host_gets_the_webhook_path(url: str, address: str) -> None:
     assert webhook_address(url) == address
+
+
+async def test_the_webhook_address_is_checked_by_a_signed_probe(world: World) -> None:
+    """It is taken as typed. Whatever keeps webhooks from arriving is one line with the remedy."""
+    paidup = await world.server()
+    address = f"{paidup.url}/webhooks/stripe"
+    assert await endpoint_notes(address, WEBHOOK_SECRET, False) == []
+    assert await StripeEvent.all().count() == 0, "the probe is not stored"
+    (other,) = await endpoint_notes(address, "whsec_of_another_endpoint_0123456789abcdef", False)
+    assert "another STRIPE_WEBHOOK_SECRET" in other
+    (mode,) = await endpoint_notes(address, WEBHOOK_SECRET, True)
+    assert "the other mode" in mode
+    path, answer = await endpoint_notes(f"{address}/", WEBHOOK_SECRET, False)
+    assert path.startswith("the path is not Paidup's, which is /webhooks/stripe")
+    assert answer.startswith("it answers 404, and Paidup would answer 200")
+    (away,) = await endpoint_notes("http://127.0.0.1:1/webhooks/stripe", WEBHOOK_SECRET, False)
+    assert away.startswith("it does not answer (")
 
 
 async def test_prices_are_created_once_and_a_different_one_is_reported(given: Any) -> None:

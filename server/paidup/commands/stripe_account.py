@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
 from paidup.commands.shared import Json, console, print_json, quiet_settings, run
 from paidup.operations import backfill as backfills
@@ -19,6 +20,7 @@ from paidup.operations.stripe_setup import (
     ensure_endpoint,
     open_gateway_only,
 )
+from paidup.operations.webhook_probe import endpoint_notes
 from paidup.runtime.clock import now
 from paidup.runtime.plans_file import read_catalogue
 from paidup.services import open_services
@@ -104,6 +106,8 @@ def _print_endpoint(endpoint: EndpointSetup) -> None:
     if endpoint.secret:
         console.print("Shown once. Add it to the environment or .env:")
         console.print(f"STRIPE_WEBHOOK_SECRET={endpoint.secret}", highlight=False, soft_wrap=True)
+    for note in endpoint.notes:
+        console.print(f"{'':8} {note}", markup=False, highlight=False)
     if not endpoint.same_version:
         version = endpoint.api_version or "the account's default"
         console.print(
@@ -118,7 +122,12 @@ async def _stripe_setup(
     catalogue = read_catalogue(settings.plans_file)
     async with open_gateway_only(settings) as gateway:
         prices = await ensure_prices(gateway, catalogue, transfer)
-        return prices, await ensure_endpoint(gateway, webhook_url) if webhook_url else None
+        if not webhook_url:
+            return prices, None
+        endpoint = await ensure_endpoint(gateway, webhook_url)
+    secret = endpoint.secret or settings.webhook_secrets[0]
+    notes = await endpoint_notes(endpoint.url, secret, settings.livemode)
+    return prices, replace(endpoint, notes=notes)
 
 
 async def _backfill(settings: Settings, since: datetime, counts: Counter[str]) -> None:

@@ -36,6 +36,8 @@ class EndpointSetup(msgspec.Struct, frozen=True):
     state: str
     api_version: str | None
     secret: str | None = None
+    notes: list[str] = []
+    """What is to be done before webhooks arrive there."""
 
     @property
     def same_version(self) -> bool:

@@ -135,6 +135,11 @@ class Hub:
         node_subscribers = self._node_subscribers.values()
         return bool(node_subscribers) and all(subscriber.healthy for subscriber in node_subscribers)
 
+    @property
+    def error(self) -> str | None:
+        """Why a node of Redis cannot be reached."""
+        return next((each.error for each in self._node_subscribers.values() if each.error), None)
+
     def subscribed_keys(self, topic: Topic[Key, Any]) -> list[Key]:
         """The keys of the invoices or accounts that have subscribers in this process."""
         return [

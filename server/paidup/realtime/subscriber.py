@@ -69,6 +69,8 @@ class RedisSubscriber:
         self.node = node
         self.connection: PubSubConnection | None = None
         """The open connection; None while Redis is down."""
+        self.error: str | None = None
+        """Why the last attempt to connect failed."""
         self.first_attempt_done = asyncio.Event()
         """Set when the first attempt to connect has succeeded or failed."""
         self._transport = transport
@@ -130,6 +132,7 @@ class RedisSubscriber:
                 finally:
                     await self._on_disconnected(connection)
             except* REDIS_ERRORS as error:
+                self.error = str(error.exceptions[0])
                 log.warning("redis_lost", node=self.node, error=repr(error.exceptions[0]), failures=failures)
             except* Exception:
                 log.exception("redis_subscriber_failed", node=self.node)
@@ -142,6 +145,7 @@ class RedisSubscriber:
         self.probe = self._transport.probe_channel(self.node, self._token)
         await connection.subscribe([self.probe])
         self.connection = connection
+        self.error = None
         self.first_attempt_done.set()
         self._restore_requested.set()
 

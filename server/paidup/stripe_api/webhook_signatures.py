@@ -1,4 +1,4 @@
-"""Checks the signature of a webhook."""
+"""Checks the signature of a webhook, and signs the probe of one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import stripe
 from stripe import WebhookSignature
 
 from paidup.errors import WebhookRefused
+
+PROBE_TYPE = "paidup.probe"
+"""The type of the event that `paidup stripe-setup` sends to see whether webhooks arrive."""
+
+
+def sign(body: bytes, secret: str) -> str:
+    """The `Stripe-Signature` header of `body`, signed now."""
+    return str(WebhookSignature.generate_signature_header(body.decode(), secret))
 
 
 def verify_signature(body: bytes, header: str | None, secrets: Sequence[str], tolerance_s: int) -> None:

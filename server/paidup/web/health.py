@@ -10,6 +10,7 @@ from starlette.routing import Route
 from paidup import __version__
 from paidup.db.connection import probe
 from paidup.errors import StorageUnavailable
+from paidup.runtime.connection_urls import without_password
 from paidup.services import Services
 from paidup.web.http import json_response
 
@@ -29,7 +30,16 @@ async def readyz(request: Request) -> Response:
     checks = {"database": await probe(), "redis": services.hub.healthy, "accepting": accepting}
     alarms = await services.alarms.current() if checks["database"] else []
     ready = all(checks.values())
-    return json_response({"ready": ready, **checks, "alarms": alarms}, 200 if ready else 503)
+    body = {"ready": ready, **checks, "alarms": alarms, "problems": _problems(services, checks["redis"])}
+    return json_response(body, 200 if ready else 503)
+
+
+def _problems(services: Services, redis: bool) -> list[str]:
+    """Which address does not answer, without its password."""
+    if redis:
+        return []
+    place = without_password(services.settings.redis_url) or "the embedded Valkey"
+    return [f"REDIS_URL: {place} does not answer: {services.hub.error or 'its messages do not come back'}"]
 
 
 async def metrics(request: Request) -> Response:

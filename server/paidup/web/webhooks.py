@@ -19,7 +19,7 @@ from paidup.errors import WebhookRefused
 from paidup.payments.outcomes import EventOutcome
 from paidup.services import Services
 from paidup.stripe_api.schemas import Event, decode
-from paidup.stripe_api.webhook_signatures import verify_signature
+from paidup.stripe_api.webhook_signatures import PROBE_TYPE, verify_signature
 from paidup.web.http import json_response, read_body
 
 log = structlog.get_logger(__name__)
@@ -33,6 +33,8 @@ async def stripe_webhook(request: Request) -> Response:
     except WebhookRefused:
         services.metrics.webhooks.labels("refused").inc()
         raise
+    if event.type == PROBE_TYPE:
+        return json_response({"received": True, "outcome": EventOutcome.UNHANDLED_TYPE})
     if not await services.events.store(event, body.decode()):
         services.metrics.webhooks.labels("repeated").inc()
         services.events.note_duplicate(event)
