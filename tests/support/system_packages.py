@@ -15,6 +15,8 @@ from collections.abc import Mapping
 PACKAGES = {
     "chromium": "chromium",
     "nginx": "nginx-light",
+    "caddy": "caddy",
+    "haproxy": "haproxy",
     "pgbouncer": "pgbouncer",
     "openssl": "openssl",
     "ip": "iproute2",
