@@ -19,7 +19,7 @@ demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on
 test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKAGING_TESTS=0 skip some
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-# Chromium, the proxies and pgbouncer, by apt-get where it may; else one line says what to install.
+# Chromium, the proxies, pgbouncer and PostgreSQL, by apt-get where it may; else one line says what to install.
 system-packages: $(DEV)
 	@$(BIN)/python -m tests.support.system_packages
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 PACKAGES = {
     "chromium": "chromium",
@@ -18,6 +19,7 @@ PACKAGES = {
     "caddy": "caddy",
     "haproxy": "haproxy",
     "pgbouncer": "pgbouncer",
+    "initdb": "postgresql",
     "openssl": "openssl",
     "ip": "iproute2",
 }
@@ -33,7 +35,9 @@ def missing_packages(environment: Mapping[str, str]) -> list[str]:
         wanted -= {"chromium"}
     if sys.platform != "linux":
         wanted -= ONLY_LINUX
-    path = environment.get("PATH", "") + ":/usr/sbin"
+    # Debian keeps PostgreSQL's programs off PATH. The one in the wheel has no TLS.
+    off_path = map(str, Path("/usr/lib/postgresql").glob("*/bin"))
+    path = ":".join([environment.get("PATH", ""), "/usr/sbin", *off_path])
     return sorted(
         PACKAGES[name]
         for name in wanted
