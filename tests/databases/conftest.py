@@ -37,6 +37,8 @@ def pgbouncer(databases: Databases, tmp_path_factory: pytest.TempPathFactory) ->
         pytest.skip("there is no pgbouncer")
     (socket_folder,) = parse_qs(urlsplit(databases.server.get_uri()).query)["host"]
     pooler = Pgbouncer(program, tmp_path_factory.mktemp("pgbouncer"), f"host={socket_folder} port=5432")
-    asyncio.run(wait_until(lambda: pooler.answers("postgres")))
-    yield pooler
-    pooler.stop()
+    try:
+        asyncio.run(wait_until(lambda: pooler.answers("postgres")))
+        yield pooler
+    finally:
+        pooler.stop()
