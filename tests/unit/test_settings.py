@@ -252,6 +252,11 @@ def test_a_name_that_looks_misspelt_is_named_with_the_nearest_setting(
     assert misspelt_names(given, kept) == [f"{name} is not a setting: did you mean {nearest}?"]
 
 
+def test_names_that_resemble_no_setting_are_not_named() -> None:
+    """What else an environment has, in lower case as well, is none of our business."""
+    assert misspelt_names({"no_colour": "1", "pip_index": "x", "EDITOR": "vi"}, None) == []
+
+
 def test_a_missing_setting_comes_with_the_name_that_is_misspelt(write_file: Write) -> None:
     kept = write_file(".env", f"STRIPE_SECERT_KEY=sk_test_{RANDOM}\n")
     given = {each: value for each, value in environment().items() if each != "STRIPE_SECRET_KEY"}

@@ -45,7 +45,7 @@ def misspelt(given: Iterable[str], known: Collection[str]) -> dict[str, str]:
     found = {}
     for name in sorted(set(given) - set(known)):
         bare = PREFIX.sub("", name.upper())
-        near = get_close_matches(bare, known, 1, SIMILAR if bare == name else 0.0)
+        near = get_close_matches(bare, known, 1, SIMILAR if bare == name.upper() else 0.0)
         if near:
             found[name] = near[0]
     return found
