@@ -107,11 +107,11 @@ def serve(
     """Serve until SIGINT or SIGTERM. Blocks. Raises ConfigurationError that lists every mistake."""
     # uvicorn raises the signal again after shutdown; the default handler would not stop the Valkey.
     signal.signal(signal.SIGTERM, _exit)
-    log.info("starting", version=__version__, address=_address(settings), workers=workers)
     with _one_redis(settings) as redis_url:
         checked = check_before_serving(replace(settings, redis_url=redis_url), migrate_first)
         for warning in asyncio.run(checked):
             log.warning("settings_warning", problem=warning)
+        log.info("starting", version=__version__, address=_address(settings), workers=workers)
         os.environ["REDIS_URL"] = redis_url
         os.environ["WEB_CONCURRENCY"] = str(workers)
         uvicorn.run(

@@ -98,6 +98,9 @@ class StripeInMemory:
     async def list_paid_invoices(self, *_: Any) -> ListOf[StripeInvoice]:
         return self._paid
 
+    async def list_drafts(self, *_: Any) -> ListOf[Any]:
+        return ListOf([])
+
     async def list_reversals(self, *_: Any) -> ListOf[Any]:
         return ListOf([])
 

@@ -42,8 +42,9 @@ from paidup.runtime.metrics import Metrics
 from paidup.services import compose
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.client import API_VERSION
+from paidup.stripe_api.events import Event
 from paidup.stripe_api.prices import PriceCatalog
-from paidup.stripe_api.schemas import Event, ListOf, StripeInvoice, decode
+from paidup.stripe_api.schemas import ListOf, StripeInvoice, decode
 from tests.support.cancel_at_await import cut_off
 from tests.support.factories import three_sums
 from tests.support.publishing_hub import PublishingHub
@@ -139,6 +140,10 @@ class Stripe:
     async def list_undelivered_events(self, *_: Any) -> ListOf[msgspec.Raw]:
         await self._answer()
         return ListOf([msgspec.Raw(msgspec.json.encode(event)) for event in reversed(self.events)])
+
+    async def list_drafts(self, *_: Any) -> ListOf[Any]:
+        await self._answer()
+        return ListOf([])
 
     async def list_reversals(self, *_: Any) -> ListOf[Any]:
         await self._answer()
@@ -373,7 +378,7 @@ class Interleavings(RuleBasedStateMachine):
         assert set(done) == {
             *("unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events"),
             *("paid_invoices", "reversals", "due_installments", "due_subscriptions"),
-            *("expired_reservations", "audit", "alarms", "prune"),
+            *("expired_reservations", "audit", "alarms", "prune", "leftover_drafts"),
         }
         await self._check_books()
         granted = {grant.invoice_id: grant.credits for grant in await CreditGrant.all()}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from tortoise.backends.base.executor import EXECUTOR_CACHE
 
 from tests.support.postgres import Databases
 from tests.support.postgres_process import Pgbouncer
@@ -26,6 +27,7 @@ def database(databases: Databases) -> Iterator[str]:
 @pytest.fixture
 def database_url(databases: Databases, database: str) -> str:
     """The tests of this folder run on PostgreSQL only."""
+    EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name; only tests change dialects
     return str(databases.server.get_uri(database=database))
 
 

@@ -24,7 +24,8 @@ from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeE
 from paidup.reconciliation.stripe_events import store
 from paidup.services import Services, open_services
 from paidup.settings import PACKAGED_PLANS
-from paidup.stripe_api.schemas import Event, decode
+from paidup.stripe_api.events import Event
+from paidup.stripe_api.schemas import decode
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import settings
 from tests.support.postgres import Databases

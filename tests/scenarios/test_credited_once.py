@@ -18,7 +18,8 @@ from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.errors import StorageUnavailable
 from paidup.reconciliation.stripe_events import store
 from paidup.runtime.clock import now
-from paidup.stripe_api.schemas import Event, StripeInvoice, decode
+from paidup.stripe_api.events import Event
+from paidup.stripe_api.schemas import StripeInvoice, decode
 from tests.conftest import World
 from tests.support.driver import Finish, race
 from tests.support.ledger_asserts import assert_books_balance

@@ -96,7 +96,7 @@ async def test_no_forged_header_changes_a_response(
     authorization = {"Authorization": f"Bearer {paidup.customer().token()}"}
 
     async def answer(headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
-        sent = {**authorization, **headers}
+        sent = {**authorization, "X-Request-Id": "the-same-each-time", **headers}
         async with aiohttp.request(
             method, paidup.url + path, headers=sent, allow_redirects=False
         ) as response:

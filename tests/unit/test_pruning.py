@@ -14,7 +14,8 @@ from paidup.reconciliation import pruning
 from paidup.reconciliation.pruning import Retention, prune
 from paidup.reconciliation.stripe_events import store
 from paidup.runtime.clock import now
-from paidup.stripe_api.schemas import Event, decode
+from paidup.stripe_api.events import Event
+from paidup.stripe_api.schemas import decode
 
 OLD = timedelta(days=91)
 BODY = '{"id": "%s", "type": "invoice.paid", "livemode": false, "data": {"object": {"id": "in_1"}}}'

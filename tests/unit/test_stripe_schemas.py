@@ -13,8 +13,8 @@ import stripe
 
 from paidup.domain.payment_facts import Attempt, LineFacts, PaymentError, PaymentFacts
 from paidup.stripe_api.client import API_VERSION
+from paidup.stripe_api.events import Event, payload
 from paidup.stripe_api.schemas import (
-    Event,
     InvoicePayment,
     Line,
     ListOf,
@@ -23,7 +23,6 @@ from paidup.stripe_api.schemas import (
     StripeInvoice,
     StripeSubscription,
     decode,
-    payload,
 )
 from paidup_demo.sandbox.settings import API_VERSION as SANDBOX_VERSION
 

@@ -20,9 +20,10 @@ from paidup.errors import InvalidInput, NotFound, StripeRefused
 from paidup.payments.outcomes import Outcome
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import RETRYABLE_OUTCOMES, Events, store
+from paidup.stripe_api.events import Event
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.pagination import pages
-from paidup.stripe_api.schemas import Event, ListOf, StripeInvoice, decode
+from paidup.stripe_api.schemas import ListOf, StripeInvoice, decode
 
 log = structlog.get_logger(__name__)
 

@@ -27,7 +27,8 @@ from paidup.operations.invoice_report import (
 from paidup.operations.recommendations import pending_steps, recommendation
 from paidup.payments.outcomes import EventOutcome
 from paidup.runtime.clock import now
-from paidup.stripe_api.schemas import Event, StripeInvoice, decode
+from paidup.stripe_api.events import Event
+from paidup.stripe_api.schemas import StripeInvoice, decode
 
 MAX_INVOICES = 20
 MAX_OTHER_EVENTS = 20

@@ -23,9 +23,10 @@ from paidup.reconciliation.read_budget import read_use
 from paidup.reconciliation.stripe_events import PAYMENT_TYPES, REVERSAL_TYPES, Events, store
 from paidup.reconciliation.webhook_health import webhooks_are_doubted
 from paidup.runtime.clock import now
+from paidup.stripe_api.events import Event
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
-from paidup.stripe_api.schemas import Event, StripeInvoice, decode
+from paidup.stripe_api.schemas import StripeInvoice, decode
 
 log = structlog.get_logger(__name__)
 

@@ -29,15 +29,8 @@ from paidup.payments.verification import Verification
 from paidup.runtime.batching import BatchExecutor
 from paidup.runtime.clock import now
 from paidup.stripe_api.client import API_VERSION
-from paidup.stripe_api.schemas import (
-    Event,
-    InvoicePayment,
-    PaymentIntent,
-    StripeInvoice,
-    StripeSubscription,
-    decode,
-    payload,
-)
+from paidup.stripe_api.events import Event, payload
+from paidup.stripe_api.schemas import InvoicePayment, PaymentIntent, StripeInvoice, StripeSubscription, decode
 from paidup.subscriptions.renewals import Renewals
 from paidup.subscriptions.sync import SubscriptionSync
 

@@ -7,7 +7,8 @@ read through the API.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, TypeVar
+from functools import cache
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -381,65 +382,16 @@ class CreditNote(msgspec.Struct, frozen=True):
         return self.post_payment_amount - sum(each.amount_refunded for each in self.refunds or ())
 
 
-class EventData(msgspec.Struct, frozen=True):
-    object: msgspec.Raw
-
-
-THIN_PREFIX = "v1."
-Word = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f]{1,255}\Z")]
-"""A name that a row can hold."""
-
-
-class Event(msgspec.Struct, frozen=True):
-    """An event's envelope; `data.object` stays raw bytes until its type is known.
-
-    A thin event (`v1.invoice.paid`) has no `data`: it only names the object that it is about.
-    """
-
-    id: Word
-    type: Word
-    livemode: bool
-    account: Word | None = None
-    """The connected account that it happened in; None for the account of our key."""
-    context: Word | None = None
-    """The same in a thin event."""
-    data: EventData | None = None
-    related_object: ObjectId | None = None
-    api_version: Word | None = None
-
-    @property
-    def kind(self) -> str:
-        """The type, the same for a thin event and its twin with a payload."""
-        return self.type.removeprefix(THIN_PREFIX)
-
-    def about(self) -> str:
-        """The id of the object. Raises msgspec.ValidationError where the event names none."""
-        found = decode(ObjectId, self.data.object) if self.data else self.related_object
-        if found is None:
-            raise msgspec.ValidationError("the event names no object")
-        return found.id
-
-
-def payload(event: Event, kind: type[T], version: str) -> T | None:
-    """The event's object, where it came along rendered in API version `version`; else None."""
-    if event.data is None or event.api_version != version:
-        return None
-    return decode(kind, event.data.object)
-
-
-_KINDS: tuple[Any, ...] = (
-    *(Event, StripeInvoice, PreviewedInvoice, InvoicePayment, PaymentIntent, StripeSubscription, ObjectId),
-    *(Refund, Dispute, CreditNote),
-    *(ListOf[Line], ListOf[StripeInvoice], ListOf[StripeSubscription], ListOf[msgspec.Raw]),
-    *(ListOf[Refund], ListOf[Dispute], ListOf[CreditNote]),
-)
-_DECODERS: dict[Any, Any] = {kind: msgspec.json.Decoder(kind) for kind in _KINDS}
+@cache
+def _decoder(kind: Any) -> Any:
+    return msgspec.json.Decoder(kind)
 
 
 def decode(kind: type[T], data: bytes | str | msgspec.Raw) -> T:
-    """Decode one of this module's structs. Raises msgspec.DecodeError or ValidationError."""
+    """Decode a struct of Stripe's. Raises msgspec.DecodeError or ValidationError."""
+    key: Any = kind
     try:
-        decoded: T = _DECODERS[kind].decode(data)
+        decoded: T = _decoder(key).decode(data)
     except RecursionError:
         raise msgspec.DecodeError("JSON is nested too deep") from None
     return decoded

@@ -18,7 +18,8 @@ from starlette.routing import Route
 from paidup.errors import WebhookRefused
 from paidup.payments.outcomes import EventOutcome
 from paidup.services import Services
-from paidup.stripe_api.schemas import Event, decode
+from paidup.stripe_api.events import Event
+from paidup.stripe_api.schemas import decode
 from paidup.stripe_api.webhook_signatures import PROBE_TYPE, verify_signature
 from paidup.web.http import json_response, read_body
 
