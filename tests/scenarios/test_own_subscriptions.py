@@ -13,6 +13,7 @@ from tests.conftest import World
 from tests.support.installation import began
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.subscription_lifecycle import Life, a_life, subscription_of
+from tests.support.waiting import wait_until
 
 TEN_DAYS = timedelta(days=10)
 
@@ -210,9 +211,14 @@ async def test_of_several_subscriptions_the_request_says_which(life: Life) -> No
     second = (await subscribe_in_stripe(life, customer, "basic"))["id"]
     await life.wait_for_balance(2500)
     await life.calm()
-    await life.work()
-    seen = await life.account()
-    assert {each["id"]: each["plan"] for each in seen["subscriptions"]} == {first: "pro", second: "basic"}
+
+    async def followed() -> bool:
+        await life.work()
+        seen = await life.account()
+        plans = {each["id"]: each["plan"] for each in seen["subscriptions"]}
+        return plans == {first: "pro", second: "basic"}
+
+    await wait_until(followed)
     for path, body in (("cancel", {"when": "now"}), ("resume", {}), ("change", {"plan": "advanced"})):
         status, problem = await life.post(f"/api/subscriptions/{path}", **body)
         assert (status, kind_of(problem)) == (409, "several-subscriptions")

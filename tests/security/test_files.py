@@ -55,7 +55,10 @@ async def test_the_database_and_its_journals_are_this_users_alone(folder: Path) 
     await migrate(f"sqlite://{file}")
     async with open_database(f"sqlite://{file}"):
         await connection().execute_query("SELECT count(*) FROM accounts")
-        assert names_in(folder / "data") == {"paidup.db", "paidup.db-wal", "paidup.db-shm"}
+        assert names_in(folder / "data") == {
+            *("paidup.db", "paidup.db-wal", "paidup.db-shm"),
+            "paidup.db.migrating",
+        }
         assert open_to_others(folder / "data") == []
 
 

@@ -117,6 +117,10 @@ async def test_an_amount_above_stripes_limit_fails_without_a_stripe_call(
     """99,999,999 is the most: https://docs.stripe.com/currencies."""
     plans = plans_with(tmp_path, "pro", "max_quantity = 3400")
     plans.write_text(plans.read_text().replace("amount_minor = 1500", "amount_minor = 1500000"))
+    dear = {"currency": "usd", "unit_amount": 1_500_000, "product_data[name]": "Extra credits"}
+    await world.stripe_side.api(
+        "POST", "prices", lookup_key="paidup_extra", transfer_lookup_key="true", **dear
+    )
     life = await a_life(world, plans_file=plans)
     before = await life.stripe.calls()
     status, refusal = await life.post("/api/top-ups", plan="extra", quantity=67)

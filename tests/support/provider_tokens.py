@@ -78,7 +78,7 @@ CLERK = ProviderToken(
     "user_2WZpH4rYQ8mX9kTn3cVb7LsDfGa",
     {
         "azp": "https://app.example.com",
-        "exp": NOW + 60,
+        "exp": NOW + 3600,  # a minute in life, which a long test run outlasts
         "fva": [7, -1],
         "iat": NOW,
         "iss": "https://clerk.example.com",
