@@ -381,6 +381,7 @@ async def test_the_fault_panel_sets_conditions(shopper: Shopper) -> None:
     await shopper.arrive()
     panel = shopper.page.get_by_test_id("conditions")
     await panel.locator("summary").click()
+    await expect(panel.locator("[data-summary]")).to_have_text("Normal")
     await panel.get_by_role("button", name="Webhook is lost").click()
     await expect(panel.locator("[data-note]")).to_have_text("Webhook is lost: set.")
     await panel.get_by_role("button", name="Set each condition").click()

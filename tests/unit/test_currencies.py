@@ -27,9 +27,7 @@ START, END = 1_700_000_000, 1_702_592_000
 def line(
     price: str, amount_minor: int, currency: str, proration: bool = False, quantity: int = 1
 ) -> LineFacts:
-    # A proration line's own unit amount is prorated, like its amount.
-    unit = str(amount_minor / quantity)
-    return LineFacts(price, amount_minor, quantity, proration, START, END, 0, currency, unit_amount=unit)
+    return LineFacts(price, amount_minor, quantity, proration, START, END, 0, currency)
 
 
 @pytest.mark.parametrize(("currency", "amount_minor"), [("usd", 2900), *OPTIONS.items()])
@@ -41,7 +39,7 @@ def test_a_month_gives_the_plans_credits_in_every_currency_of_its_price(
     assert quote([line(PRO, 3 * amount_minor, currency, quantity=3)], PLANS, PRICES).credits == 6000
 
 
-def test_a_proration_is_compared_with_the_price_and_not_with_its_own_unit_amount() -> None:
+def test_a_proration_is_compared_with_the_price_in_its_currency() -> None:
     """Half a month of each: (2000 - 500) / 2, also in rupees."""
     lines = [line(BASIC, -37500, "inr", proration=True), line(PRO, 120000, "inr", proration=True)]
     assert quote(lines, PLANS, PRICES).credits == 750

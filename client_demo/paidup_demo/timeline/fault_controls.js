@@ -199,8 +199,8 @@ export async function conditions(panel, sandbox, available, inject) {
   panel.hidden = false;
 }
 
-/** @param {Conditions} now */
-const isNormal = (now) => Object.values(now).every((value) => !value || value === "succeeded" || `${value}` === "");
+/** Whether no fault that this panel offers is set. @param {Conditions} now */
+const isNormal = (now) => Object.values(GROUPS).flatMap(Object.keys).every((name) => !now[name]);
 
 /** @param {Preset} preset @param {() => void} set */
 function presetButton({ name, why }, set) {

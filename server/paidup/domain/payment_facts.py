@@ -31,8 +31,6 @@ class LineFacts(msgspec.Struct, frozen=True):
 
     `discount_minor` is the discount on it, with the same sign. A price with tax included has the tax in its
     lines, too. `currency` is the line's; empty where the source does not say: then it is the price's own.
-    `unit_amount` is the price's for one unit, as a decimal; a proration line's is prorated, so it is never
-    taken for the price.
     """
 
     price: str | None
@@ -44,7 +42,6 @@ class LineFacts(msgspec.Struct, frozen=True):
     discount_minor: int = 0
     currency: str = ""
     product: str | None = None
-    unit_amount: str | None = None
 
 
 class InvoiceFacts(msgspec.Struct, frozen=True):

@@ -35,7 +35,6 @@ class PriceDetails(msgspec.Struct, frozen=True):
 
 class Pricing(msgspec.Struct, frozen=True):
     price_details: PriceDetails | None = None
-    unit_amount_decimal: str | None = None
 
 
 class LineParentDetails(msgspec.Struct, frozen=True):
@@ -81,7 +80,6 @@ class Line(msgspec.Struct, frozen=True):
             discount_minor=sum(each.amount for each in self.discount_amounts or ()),
             currency=self.currency,
             product=details.product if details else None,
-            unit_amount=self.pricing.unit_amount_decimal if self.pricing else None,
         )
 
 
