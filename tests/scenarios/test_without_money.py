@@ -21,6 +21,7 @@ from paidup.payments.verification import Verification
 from paidup.realtime.hub import INVOICES
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.schemas import InvoicePayment, PaymentIntent, StripeInvoice
+from paidup.web.http import DISCARDED_BYTES
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance, row_counts
 from tests.support.paidup import ORIGIN, WEBHOOK_SECRET, Customer, Paidup, next_status, status_with
@@ -357,7 +358,7 @@ async def test_a_webhook_of_10_mb_is_rejected_before_it_is_read(
 ) -> None:
     """S28: 10 MB, with or without a Content-Length: 413, and the body is not read to its end."""
     paidup = await world.server(webhooks=False)
-    chunk = b" " * (paidup.services.settings.webhook_max_bytes + 1)
+    chunk = b" " * (DISCARDED_BYTES + 1)
     bodies = {
         "announced": b"Content-Length: 10000000\r\n\r\n",
         "in chunks": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(chunk), chunk),
@@ -367,6 +368,31 @@ async def test_a_webhook_of_10_mb_is_rejected_before_it_is_read(
             head = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nStripe-Signature: t=1,v1=0\r\n"
             assert (await _answer_to(paidup, head + rest)).startswith(b"HTTP/1.1 413 ")
     assert await StripeEvent.all().count() == 0
+
+
+async def test_a_body_over_its_limit_is_answered_once_it_was_sent(
+    world: World, subtests: pytest.Subtests
+) -> None:
+    """S28: up to 1 MiB is read before the 413: a sender that is still writing would lose the answer."""
+    paidup = await world.server(webhooks=False)
+    body = b" " * 600_000
+    framed = {
+        "announced": (b"Content-Length: %d\r\n\r\n" % len(body), body),
+        "in chunks": (b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)),
+    }
+    for name, (framing, sent) in framed.items():
+        with subtests.test(name):
+            address = urlsplit(paidup.url)
+            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            # As HAProxy sends it: an answer would be the end of the connection.
+            writer.write(b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + framing)
+            for at in range(0, len(sent), 100_000):
+                writer.write(sent[at : at + 100_000])
+                await writer.drain()
+                assert (await paidup.get("/healthz"))[0] == 200, "the server has seen what was sent"
+            assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+            writer.close()
+            await writer.wait_closed()
 
 
 async def _answer_to(paidup: Paidup, request: bytes) -> bytes:

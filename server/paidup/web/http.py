@@ -17,21 +17,34 @@ PRINTABLE = r"\A[^\x00-\x1f\x7f]+\Z"
 """Text without control characters: it can be logged, and PostgreSQL can store it (no NUL)."""
 
 
+DISCARDED_BYTES = 1024 * 1024
+"""A body over its limit is read to its end up to this size, as much as the proxies in deploy/ let pass.
+
+A sender that is still writing when the answer comes may lose it: HAProxy closes the connection then.
+"""
+
+
 async def read_body(request: Request, limit: int) -> bytes:
-    """The raw body. Raises HTTPException 413 above `limit` bytes, without reading the rest.
+    """The raw body. Raises HTTPException 413 above `limit` bytes, and keeps none of it.
 
     It is kept, so that a handler can run again where the database aborted its transaction.
     """
     if hasattr(request.state, "paidup_body"):
         return bytes(request.state.paidup_body)
+    too_large = HTTPException(413, f"The body is larger than {limit} bytes.")
+    bound = max(limit, DISCARDED_BYTES)
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise HTTPException(413, f"The body is larger than {limit} bytes.")
-    body = bytearray()
+    if announced.isdecimal() and int(announced) > bound:
+        raise too_large
+    body, received = bytearray(), 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise HTTPException(413, f"The body is larger than {limit} bytes.")
+        received += len(chunk)
+        if received > bound:
+            raise too_large
+        if received <= limit:
+            body += chunk
+    if received > limit:
+        raise too_large
     request.state.paidup_body = bytes(body)  # a host has its own names there
     return bytes(body)
 
