@@ -15,23 +15,24 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import aiohttp
-from rich.console import Console
 
 from paidup.db.connection import migrate
 from paidup.domain.catalog import parse_catalogue
 from paidup.errors import ConfigurationError, PaidupError
 from paidup.operations.price_setup import ensure_prices
+from paidup.operations.progress import progress_steps
 from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.env_file import read_env_file
 from paidup.runtime.listening import listening_problem
 from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
 from paidup.runtime.redis_client import connect_redis
+from paidup.runtime.terminal import WholeLines
 from paidup.settings import ENV_FILE, Settings, load_settings
 from paidup.stripe_api.gateway import open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
@@ -43,7 +44,10 @@ POLL_INTERVAL_S = 0.2
 REDIS_OUTAGE_S = 8.0
 SANDBOX_KEY = "sk_test_paidup_sandbox_no_stripe_account"
 
-console = Console()
+STEPS = 4
+"""Of the start, as `on_step` names them."""
+
+console = WholeLines()
 
 
 class ChildFailed(PaidupError):
@@ -62,27 +66,29 @@ async def run_demo() -> None:
         # Before anything is started, and before prices are created in that account.
         raise ConfigurationError(["the demo runs with test keys only"])
     _check_ports(settings, environment)
-    with embedded_valkey(settings.data_dir) as redis_url:
+    with ExitStack() as starting, embedded_valkey(settings.data_dir) as redis_url:
+        on_step = starting.enter_context(progress_steps("Starting", STEPS))
         environment["REDIS_URL"] = settings.redis_url or redis_url
+        on_step("database")
         await migrate(settings.effective_database_url)
         frozen = None if settings.redis_url else await _valkey_process(redis_url)
         async with (
-            _children(settings, environment) as children,
+            _children(settings, environment, on_step) as children,
             _fault_injection(settings, environment, children, frozen),
         ):
-            seconds = time.monotonic() - began
-            console.print(
-                f"Paidup demo: [bold]http://{settings.host}:{settings.port}[/bold] ({seconds:.1f} s)"
-            )
-            if _runs_sandbox(environment):
-                console.print(
-                    f"Sandbox:     {settings.stripe_api_base} (an imitation of Stripe; no real payments)"
-                )
-            else:
-                console.print("Stripe:      your test keys from .env; run `stripe listen` for the webhooks")
-            console.print("Press Ctrl-C to stop.")
+            starting.close()
+            _introduce(settings, environment, time.monotonic() - began)
             await _until_stopped(stop, children)
     console.print("Stopped.")
+
+
+def _introduce(settings: Settings, environment: dict[str, str], seconds: float) -> None:
+    console.print(f"Paidup demo: [bold]http://{settings.host}:{settings.port}[/bold] ({seconds:.1f} s)")
+    if _runs_sandbox(environment):
+        console.print(f"Sandbox:     {settings.stripe_api_base} (an imitation of Stripe; no real payments)")
+    else:
+        console.print("Stripe:      your test keys from .env; run `stripe listen` for the webhooks")
+    console.print("Press Ctrl-C to stop.")
 
 
 def demo_environment(given: dict[str, str]) -> dict[str, str]:
@@ -154,13 +160,18 @@ Children = dict[str, asyncio.subprocess.Process]
 
 
 @asynccontextmanager
-async def _children(settings: Settings, environment: dict[str, str]) -> AsyncIterator[Children]:
+async def _children(
+    settings: Settings, environment: dict[str, str], on_step: Callable[[str], None]
+) -> AsyncIterator[Children]:
     children: Children = {}
     try:
         if _runs_sandbox(environment):
+            on_step("sandbox")
             children["sandbox"] = await _start("paidup_demo.sandbox", environment)
             await _wait_until_ready(f"{settings.stripe_api_base}/sandbox/health", children)
+        on_step("prices")
         await _create_prices(settings, environment["REDIS_URL"])
+        on_step("server")
         await _start_server(settings, environment, children)
         yield children
     finally:

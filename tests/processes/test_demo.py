@@ -36,9 +36,9 @@ class Demo:
         self.sandbox = f"http://127.0.0.1:{self.sandbox_port}"
         self.child: Child | None = None
 
-    def start(self) -> Child:
+    def start(self, on_terminal: bool = False) -> Child:
         ports = {"PORT": str(self.port), "SANDBOX_PORT": str(self.sandbox_port)}
-        self.child = Child(DEMO, ports, self.home / "demo.log", cwd=self.home)
+        self.child = Child(DEMO, ports, self.home / "demo.log", cwd=self.home, on_terminal=on_terminal)
         self.child.wait_for(f"{self.url}/readyz")
         return self.child
 
@@ -159,6 +159,7 @@ async def test_a_restart_keeps_data_and_leaves_no_process(demo: Demo, browser: a
     assert [role for role in roles if not any(role in command for command in started.values())] == []
     assert demo.stop() == 0
     assert "Stopped." in demo.child.output
+    assert "━" not in demo.child.output
     await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])
     for port in (demo.port, demo.sandbox_port):
         with socket.socket() as probe:
@@ -239,13 +240,15 @@ async def test_each_invalid_port_is_named(ports: pytest.MonkeyPatch, name: str) 
 
 
 async def test_the_demo_ends_when_one_of_its_processes_dies(home: Path) -> None:
-    """Without its sandbox, the demo would not work."""
+    """Without its sandbox, the demo would not work. On a terminal, its start shows progress."""
     demo = Demo(home)
-    child = demo.start()
+    child = demo.start(on_terminal=True)
+    await wait_until(lambda: "Press Ctrl-C" in child.output)
+    assert "━━━" in child.output.partition("Paidup demo:")[0]
     started = descendants(child.process.pid)
     (sandbox,) = [pid for pid, command in started.items() if "paidup_demo.sandbox" in command]
     os.kill(sandbox, signal.SIGKILL)
     await wait_until(lambda: child.process.poll() is not None, within=20)
     assert child.process.returncode == 1
-    assert "the sandbox exited" in " ".join(child.output.split())
+    await wait_until(lambda: "the sandbox exited" in " ".join(child.output.split()))
     await wait_until(lambda: not [started[pid] for pid in started if alive(pid)])

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from tests.support.forkserver import ForkedProcess
+from tests.support.terminals import terminal
 
 ROOT = Path(__file__).parents[2]
 COME_UP_WITHIN_S = 30.0
@@ -53,7 +54,8 @@ class Child:
 
     `through` is a command that runs another in its own place, as `ip netns exec NAME` does. With `forked`
     it is not started, but forked from a process that has imported its modules already: much cheaper, and
-    the same but for its name in a list of processes and for what its memory is said to be.
+    the same but for its name in a list of processes and for what its memory is said to be. `on_terminal`:
+    its output goes to a terminal, and from there to the file.
     """
 
     process: subprocess.Popen[bytes] | ForkedProcess
@@ -66,13 +68,14 @@ class Child:
         cwd: Path = ROOT,
         through: Sequence[str] = (),
         forked: bool = False,
+        on_terminal: bool = False,
     ) -> None:
         self.log = log
         inherited = {
             name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ
         }
         environment = {**inherited, "PYTHONPATH": str(ROOT), **environment}
-        with log.open("ab") as output:
+        with terminal(log) if on_terminal else log.open("ab") as output:
             if forked and hasattr(os, "pidfd_open"):
                 assert arguments[0] == "-m", "only a module can be forked"
                 self.process = ForkedProcess(arguments[1], arguments[2:], environment, cwd, output)

@@ -9,6 +9,7 @@ import typer
 from paidup.commands.shared import Json, console, print_json, quiet_settings, run, with_database
 from paidup.operations import backfill as backfills
 from paidup.operations.dismissal import current_user, dismiss_events
+from paidup.operations.progress import progress_steps
 from paidup.services import open_services
 from paidup.settings import Settings
 
@@ -18,7 +19,10 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Handle a Stripe event again. Exit code 1 if it still cannot be handled."""
-    done = run(_replay(quiet_settings(), event))
+    settings = quiet_settings()
+    with progress_steps("Event") as on_step:
+        on_step(event)
+        done = run(_replay(settings, event))
     if as_json:
         print_json(done)
     else:

@@ -21,11 +21,11 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import Account
 from paidup.errors import ConfigurationError
 from paidup.operations.doctor.report import any_failed, invalid_settings, render_table
-from paidup.operations.doctor.run import run_checks
+from paidup.operations.doctor.run import STEPS, run_checks
 from paidup.operations.explain import REFERENCE_KINDS
 from paidup.operations.explain import explain as explain_reference
 from paidup.operations.explain_terminal import render_explanation
-from paidup.operations.progress import progress_bar
+from paidup.operations.progress import progress_bar, progress_steps
 
 
 def explain(
@@ -60,7 +60,8 @@ def doctor(
     except ConfigurationError as error:
         checks = invalid_settings(error)
     else:
-        checks = run(run_checks(settings, webhook_url, url))
+        with progress_steps("Checks", STEPS) as on_step:
+            checks = run(run_checks(settings, webhook_url, url, on_step))
     if as_json:
         print_json({"ok": not any_failed(checks), "checks": checks})
     else:

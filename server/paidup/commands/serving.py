@@ -13,6 +13,7 @@ from prometheus_client import start_http_server
 from paidup.commands.shared import console, run, settings_of_process
 from paidup.db.connection import migrate as run_migrations
 from paidup.errors import ConfigurationError
+from paidup.operations.progress import progress_steps
 from paidup.runtime.listening import listening_problem
 from paidup.runtime.logs import configure_logging
 from paidup.runtime.metrics import Metrics
@@ -47,7 +48,8 @@ def work(once: Annotated[bool, typer.Option(help="Run every sweep once, then exi
 def migrate() -> None:
     """Apply database migrations. Safe to run again."""
     settings = settings_of_process()
-    run(run_migrations(settings.effective_database_url))
+    with progress_steps("Migrations") as on_step:
+        run(run_migrations(settings.effective_database_url, on_step))
     console.print("The database is up to date.")
 
 

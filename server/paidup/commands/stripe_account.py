@@ -14,7 +14,7 @@ from paidup.commands.shared import Json, console, print_json, quiet_settings, ru
 from paidup.operations import backfill as backfills
 from paidup.operations.import_subscriptions import ImportOptions, ImportReport, SubscriptionImport
 from paidup.operations.price_setup import PriceSetup, ensure_prices
-from paidup.operations.progress import progress_bar
+from paidup.operations.progress import progress_bar, progress_steps
 from paidup.operations.stripe_setup import (
     EndpointSetup,
     ensure_endpoint,
@@ -120,13 +120,17 @@ async def _stripe_setup(
     settings: Settings, webhook_url: str | None, transfer: bool
 ) -> tuple[list[PriceSetup], EndpointSetup | None]:
     catalogue = read_catalogue(settings.plans_file)
-    async with open_gateway_only(settings) as gateway:
-        prices = await ensure_prices(gateway, catalogue, transfer)
-        if not webhook_url:
-            return prices, None
-        endpoint = await ensure_endpoint(gateway, webhook_url)
-    secret = endpoint.secret or settings.webhook_secrets[0]
-    notes = await endpoint_notes(endpoint.url, secret, settings.livemode)
+    steps = len(catalogue.lookup_keys) + (2 if webhook_url else 0)
+    with progress_steps("Stripe", steps) as on_step:
+        async with open_gateway_only(settings) as gateway:
+            prices = await ensure_prices(gateway, catalogue, transfer, on_step)
+            if not webhook_url:
+                return prices, None
+            on_step("webhook endpoint")
+            endpoint = await ensure_endpoint(gateway, webhook_url)
+        on_step(endpoint.url)
+        secret = endpoint.secret or settings.webhook_secrets[0]
+        notes = await endpoint_notes(endpoint.url, secret, settings.livemode)
     return prices, replace(endpoint, notes=notes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from functools import wraps
@@ -41,7 +41,7 @@ from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
 BUSY_TIMEOUT_MS = 5_000
 DEFAULT_TIMEOUTS = Timeouts()
 MIGRATED_WITHIN_S = 300.0
-"""How long one process waits for another that is migrating."""
+"""How long one statement of a migration may take, and how long one process waits for another's."""
 
 tortoise_patches.apply()
 
@@ -144,38 +144,46 @@ async def _connect() -> None:
         raise ConfigurationError([f"DATABASE_URL: {error}"]) from error
 
 
-async def migrate(url: str) -> None:
+async def migrate(url: str, on_step: Callable[[str], None] = lambda step: None) -> None:
     """Bring the schema up to date. Safe to run again; Tortoise records what it applied.
 
     One process migrates at a time, by an advisory lock of PostgreSQL, or a lock on a file beside SQLite's:
-    every server of a release may run this at its start.
+    every server of a release may run this at its start. `on_step` gets the name of each migration as it
+    begins. Raises StorageUnavailable also where another process does not come to its end.
     """
     if _names_sqlite(url):
         async with open_database(url):
             pass  # it can be opened; else one line says why not
-        async with _locked_file(Path(f"{expand_db_url(url)['credentials']['file_path']}.migrating")):
-            await asyncio.create_task(_migrate(url), context=Context())
+        path = Path(f"{expand_db_url(url)['credentials']['file_path']}.migrating")
+        with private_file(path).open("wb") as file:
+
+            async def is_locked() -> bool:
+                return _try_lock(file)
+
+            await _locked_by_this_process(is_locked)
+            await asyncio.create_task(_migrate(url, on_step), context=Context())
         return
     async with open_database(url, pool=1), write_transaction() as db:
-        while not (await db.execute_query_dict(_TRY_LOCK))[0]["mine"]:
-            await asyncio.sleep(0.2)  # a wait inside the statement would hit its timeout
+
+        async def is_mine() -> bool:
+            return bool((await db.execute_query_dict(_TRY_LOCK))[0]["mine"])
+
+        await _locked_by_this_process(is_mine)  # a wait inside the statement would hit its timeout
         # A context of its own: Tortoise initializes itself for the migration.
-        await asyncio.create_task(_migrate(url), context=Context())
+        await asyncio.create_task(_migrate(url, on_step), context=Context())
 
 
-@asynccontextmanager
-async def _locked_file(path: Path) -> AsyncIterator[None]:
-    """Hold an exclusive lock on this file, which the system releases with the process."""
-    with private_file(path).open("wb") as file:
-        try:
-            async with asyncio.timeout(MIGRATED_WITHIN_S):
-                while not _try_lock(file):
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            raise StorageUnavailable(
-                f"another process holds {path}: it has been migrating for long"
-            ) from None
-        yield
+async def _locked_by_this_process(try_lock: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until no other process migrates. Raises StorageUnavailable where that takes too long."""
+    try:
+        async with asyncio.timeout(MIGRATED_WITHIN_S):
+            while not await try_lock():
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise StorageUnavailable(
+            f"another process has been migrating this database for {MIGRATED_WITHIN_S:.0f} s: "
+            "end it, or wait for it, and run `paidup migrate` again"
+        ) from None
 
 
 def _try_lock(file: IO[bytes]) -> bool:
@@ -189,9 +197,15 @@ def _try_lock(file: IO[bytes]) -> bool:
 _TRY_LOCK = "SELECT pg_try_advisory_xact_lock(7061696475) AS mine"
 
 
-async def _migrate(url: str) -> None:
+async def _migrate(url: str, on_step: Callable[[str], None]) -> None:
+    def on_progress(event: str, app: str, name: str) -> None:
+        if event == "apply_start":
+            on_step(name)
+
+    # A statement that changes a large table takes longer than a customer's call may.
+    timeouts = Timeouts(statement_s=MIGRATED_WITHIN_S)
     try:
-        await run_migrations(config=tortoise_config(url))
+        await run_migrations(config=tortoise_config(url, timeouts=timeouts), progress=on_progress)
     finally:
         await Tortoise.close_connections()
 

@@ -7,7 +7,7 @@ price with other amounts holds stays, unless that is asked for: somebody may mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -32,9 +32,15 @@ class PriceSetup(msgspec.Struct, frozen=True):
 
 
 async def ensure_prices(
-    gateway: StripeGateway, catalogue: Catalogue, transfer: bool = False
+    gateway: StripeGateway,
+    catalogue: Catalogue,
+    transfer: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> list[PriceSetup]:
-    """Create what is missing; with `transfer`, also replace what differs. Raises StripeError."""
+    """Create what is missing; with `transfer`, also replace what differs. Raises StripeError.
+
+    `on_step` gets the lookup key of each price before it is looked at.
+    """
     keys = catalogue.lookup_keys
     active = {found.lookup_key or "": found for found in await gateway.account.list_prices(keys)}
     archived = {
@@ -44,6 +50,7 @@ async def ensure_prices(
     for plan in catalogue.plans:
         product = await _named_product(gateway, catalogue, plan, archived | active)
         for price in plan.prices:
+            on_step(price.lookup_key)
             found = active.get(price.lookup_key)
             advice = difference(price, found) if found else None
             if found is not None and not (advice and transfer):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -19,6 +20,22 @@ def progress_bar(description: str, total: int | None) -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    # isatty: FORCE_COLOR makes a terminal of whatever it is for rich.
+    shown = console.is_terminal and sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         progress.add_task(description, total=total, done="")
         yield progress
+
+
+@contextmanager
+def progress_steps(description: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
+    """Yields what is to be called with the name of each step as it begins; `total` steps, None: not known."""
+    with progress_bar(description, total) as progress:
+        begun = 0
+
+        def begin(step: str) -> None:
+            nonlocal begun
+            progress.update(progress.task_ids[0], completed=begun, done=step)
+            begun += 1
+
+        yield begin

@@ -16,4 +16,6 @@ class WholeLines(Console):
 
     @property
     def options(self) -> ConsoleOptions:
-        return super().options if self.is_terminal else super().options.update(width=UNBROKEN)
+        options = super().options
+        # Not is_terminal: FORCE_COLOR and TTY_COMPATIBLE make one of a pipe.
+        return options if self.file.isatty() else options.update(width=UNBROKEN)
