@@ -5,6 +5,7 @@
 - `stripe_events` PRIMARY KEY(evt_ id): one row for one event, however often it is delivered.
 - `reversals` PRIMARY KEY(Stripe's id), `reservations` UNIQUE(account, key).
 - `stripe_customers` PRIMARY KEY(cus_ id): one account for one customer.
+- `checkout_sessions` PRIMARY KEY(cs_ id). A session without an invoice is a row of `invoices` of its own id.
 
 Holds no rules: what is written, and when, is decided by the ledger and the settlement.
 All times are UTC. (No backticks in a table's first line: Tortoise makes it an SQL comment.)
@@ -114,6 +115,8 @@ class StripeCustomer(Model):
 class Invoice(Model):
     """One of Stripe's invoices, and what browsers are told of it.
 
+    A Checkout Session that was paid without an invoice is one, too: its `id` is the session's, `cs_...`, and
+    its `customer` is empty where Stripe made none.
     `version` grows by one with each change that is published; `published_version` is the last one that Redis
     accepted. `credits_quoted` is granted with the payment; `quote` is all that the lines give, and when
     (domain/quotes.py).
@@ -126,6 +129,8 @@ class Invoice(Model):
     customer = fields.CharField(255)
     subscription = fields.CharField(255, null=True, db_index=True)
     payment_intent = fields.CharField(255, null=True, db_index=True)
+    checkout = fields.CharField(255, null=True)
+    """The Checkout Session that it came from."""
     plan = fields.CharField(40, null=True)
     price = fields.CharField(255, null=True)
     billing_reason = fields.CharField(60, null=True)
@@ -176,6 +181,59 @@ class Invoice(Model):
 
     class Meta:
         table = "invoices"
+        indexes = (Index(fields=("account_id", "status")),)
+
+
+class CheckoutSession(Model):
+    """One of Stripe's Checkout Sessions as it was last read. It grants nothing: its invoice's row does.
+
+    `account` None: made elsewhere, and of nobody yet. `purchase`: "subscription", or the top-up's plan; None
+    where it was made elsewhere. An account has one open session for each purchase: an older one is
+    `superseded_by` a newer session or invoice, in the transaction that inserts it.
+    """
+
+    id = fields.CharField(255, primary_key=True)
+    account: fields.ForeignKeyNullableRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "checkout_sessions", on_delete=fields.RESTRICT, null=True
+    )
+    mode = fields.CharField(20)
+    purchase = fields.CharField(60, null=True)
+    status = fields.CharField(20)
+    payment_status = fields.CharField(30)
+    plan = fields.CharField(40, null=True)
+    price = fields.CharField(255, null=True)
+    quantity = fields.IntField(default=1)
+    currency = fields.CharField(3, null=True)
+    amount_minor = fields.BigIntField(null=True)
+    customer = fields.CharField(255, null=True)
+    client_reference = fields.CharField(255, null=True)
+    payment_intent = fields.CharField(255, null=True, db_index=True)
+    subscription = fields.CharField(255, null=True, db_index=True)
+    invoice = fields.CharField(255, null=True, db_index=True)
+    """The row of `invoices` that it became."""
+    return_to = fields.CharField(2000, null=True)
+    superseded_by = fields.CharField(255, null=True)
+    """The session or invoice that replaced it. While it is still open at Stripe, it is to be expired."""
+    duplicate_of = fields.CharField(255, null=True)
+    """A second payment for one purchase: the subscription, session or invoice that was paid as well."""
+    resolution = fields.CharField(20, null=True)
+    """What was done about a second payment: "refunded" or "credited"."""
+    resolved_at = fields.DatetimeField(null=True)
+    claimed_at = fields.DatetimeField(null=True)
+    expires_at = fields.DatetimeField()
+    completed_at = fields.DatetimeField(null=True, db_index=True)
+    """When it was first read as complete."""
+    fetched_at = fields.DatetimeField(null=True)
+    """When it was read from Stripe. A read that began earlier changes nothing."""
+    lease_expires_at = fields.DatetimeField(null=True)
+    next_check_at = fields.DatetimeField(null=True, db_index=True)
+    checks_made = fields.IntField(default=0)
+    created_at = fields.DatetimeField()
+
+    account_id: int | None
+
+    class Meta:
+        table = "checkout_sessions"
         indexes = (Index(fields=("account_id", "status")),)
 
 

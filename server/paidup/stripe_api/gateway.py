@@ -16,6 +16,7 @@ import msgspec
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.stripe_api.account import StripeAccount
+from paidup.stripe_api.checkout_sessions import CheckoutSessions
 from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer, open_client
 from paidup.stripe_api.customers import CustomerReader
 from paidup.stripe_api.one_time_invoices import OneTimeInvoices
@@ -51,6 +52,7 @@ class StripeGateway:
         self._client = client
         self.connected_account = client.connected_account
         self.account = StripeAccount(client)
+        self.checkout_sessions = CheckoutSessions(client)
         self.customers = CustomerReader(client)
         self.one_time_invoices = OneTimeInvoices(client)
         self.price_writer = PriceWriter(client)

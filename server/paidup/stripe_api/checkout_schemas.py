@@ -1,0 +1,169 @@
+"""Checkout Sessions as Stripe shows them, and the facts of those that were paid without an invoice.
+
+Stripe expands four levels at most, so a session that is read shows its invoice with the invoice's
+payments, but not their intents. Amounts are in the currency of the price, whichever currency the
+customer was shown (`presentment_details`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts
+from paidup.stripe_api.schemas import (
+    ACCOUNT_METADATA_KEY,
+    ItemPrice,
+    ListOf,
+    ObjectId,
+    PaymentIntent,
+    StripeInvoice,
+)
+
+SESSION_PREFIX = "cs_"
+OPEN = "open"
+COMPLETE = "complete"
+EXPIRED = "expired"
+PAID = frozenset({"paid", "no_payment_required"})
+"""The payment statuses with which nothing is left to pay:
+https://docs.stripe.com/api/checkout/sessions/object#checkout_session_object-payment_status"""
+ONE_TIME = "manual"
+"""The billing reason of an invoice for a one-time price, and of a session that stands for one."""
+
+
+class SessionLine(msgspec.Struct, frozen=True):
+    """A line item. `amount_subtotal` is before discounts and exclusive taxes."""
+
+    id: str
+    amount_subtotal: int
+    currency: str
+    amount_discount: int = 0
+    quantity: int | None = None
+    price: ItemPrice | None = None
+
+    def facts(self, at: int) -> LineFacts:
+        """A one-time price has no period: it begins and ends when it is bought."""
+        return LineFacts(
+            price=self.price.id if self.price else None,
+            amount_minor=self.amount_subtotal,
+            quantity=1 if self.quantity is None else self.quantity,
+            proration=False,
+            period_start=at,
+            period_end=at,
+            discount_minor=self.amount_discount,
+            currency=self.currency,
+            product=self.price.product if self.price else None,
+        )
+
+
+class CustomerDetails(msgspec.Struct, frozen=True):
+    """What the customer entered. Shown to nobody, and not kept."""
+
+    email: str | None = None
+
+
+class StripeCheckoutSession(msgspec.Struct, frozen=True):
+    id: str
+    mode: str
+    payment_status: str
+    created: int
+    expires_at: int
+    livemode: bool = False
+    status: str | None = None
+    currency: str | None = None
+    amount_total: int | None = None
+    customer: str | ObjectId | None = None
+    client_reference_id: str | None = None
+    metadata: dict[str, str] | None = None
+    ui_mode: str | None = None
+    url: str | None = None
+    client_secret: str | None = None
+    return_url: str | None = None
+    success_url: str | None = None
+    payment_link: str | ObjectId | None = None
+    customer_details: CustomerDetails | None = None
+    customer_email: str | None = None
+    invoice: str | StripeInvoice | None = None
+    payment_intent: str | PaymentIntent | None = None
+    subscription: str | ObjectId | None = None
+    line_items: ListOf[SessionLine] | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.status == COMPLETE
+
+    @property
+    def paid(self) -> bool:
+        """Whether it was completed and nothing is left to pay."""
+        return self.complete and self.payment_status in PAID
+
+    @property
+    def email(self) -> str | None:
+        """The address that the customer entered, or that the page was made for."""
+        return (self.customer_details and self.customer_details.email) or self.customer_email
+
+    @property
+    def customer_id(self) -> str | None:
+        return id_of(self.customer)
+
+    @property
+    def invoice_id(self) -> str | None:
+        return id_of(self.invoice)
+
+    @property
+    def subscription_id(self) -> str | None:
+        return id_of(self.subscription)
+
+    @property
+    def intent_id(self) -> str | None:
+        """Its PaymentIntent, in payment mode. A subscription's is its invoice's."""
+        own = id_of(self.payment_intent)
+        return own or (self.invoice.intent_id if isinstance(self.invoice, StripeInvoice) else None)
+
+    @property
+    def account(self) -> str | None:
+        """The account that its metadata names."""
+        return (self.metadata or {}).get(ACCOUNT_METADATA_KEY) or None
+
+    @property
+    def needs_no_invoice(self) -> bool:
+        """Whether it is itself what was paid: in payment mode, without `invoice_creation`."""
+        return self.mode == "payment" and self.invoice is None
+
+    def facts(self) -> PaymentFacts:
+        """As an invoice of the session's id, for a session that has no invoice."""
+        total = self.amount_total or 0
+        lines = self.line_items or ListOf(data=[], has_more=True)
+        invoice = InvoiceFacts(
+            id=self.id,
+            status="paid" if self.paid else "void" if self.status == EXPIRED else "open",
+            customer=self.customer_id,
+            currency=self.currency or "",
+            amount_due_minor=total,
+            amount_paid_minor=total if self.paid else 0,
+            amount_remaining_minor=0 if self.paid else total,
+            total_minor=total,
+            from_balance_minor=0,
+            finalized_at=self.created,
+            sequence=0,
+            billing_reason=ONE_TIME,
+            subscription=None,
+            created=self.created,
+            lines=tuple(line.facts(self.created) for line in lines.data),
+            lines_complete=not lines.has_more,
+            intent=self.intent_id,
+            account=self.account,
+        )
+        intent = self.payment_intent
+        payments = (intent.facts(self.id),) if isinstance(intent, PaymentIntent) else ()
+        return PaymentFacts(invoice, payments)
+
+
+def id_of(expandable: Any) -> str | None:
+    """The id of something that Stripe shows as its id, or in full where it was expanded."""
+    return expandable if isinstance(expandable, str) or expandable is None else str(expandable.id)
+
+
+def is_session(object_id: str) -> bool:
+    return object_id.startswith(SESSION_PREFIX)
