@@ -15,7 +15,9 @@ from paidup_demo.sandbox.state import Store, new_id
 
 JobName = Literal[
     "deliver",
+    "begin_debit",
     "finish_processing",
+    "note_processing",
     "settle_invoice",
     "note_failed_payment",
     "note_required_action",

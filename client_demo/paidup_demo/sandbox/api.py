@@ -38,13 +38,17 @@ EXPAND: forms.Shape = {"expand": [forms.TEXT]}
 
 @dataclass(frozen=True)
 class Call:
-    """One validated call. `publishable`: made by a browser with a publishable key."""
+    """One validated call. `publishable`: made by a browser with a publishable key.
+
+    `origin`: the sandbox's own, as the caller knows it.
+    """
 
     world: World
     params: Json
     path: Mapping[str, str]
     url: str
     publishable: bool
+    origin: str
 
     @property
     def id(self) -> str:
@@ -84,6 +88,7 @@ class Incoming:
     key: str | None
     version: str
     request_id: str
+    origin: str
     account: str | None = None
 
     @property
@@ -178,7 +183,7 @@ class Api:
             if CHANCE.random() < self._world.conditions.api_error_rate:
                 raise errors.ServerError("An unknown error occurred (as the sandbox's conditions ask).")
         paths = params.pop("expand", [])
-        call = Call(self._world, params, asked.path, asked.url, asked.publishable)
+        call = Call(self._world, params, asked.path, asked.url, asked.publishable, asked.origin)
         token = current_request.set({"id": asked.request_id, "idempotency_key": asked.key})
         try:
             served = asked.operation.handle(call)
@@ -244,6 +249,7 @@ async def _read(
         key=request.headers.get("idempotency-key") if operation.method == "POST" else None,
         version=request.headers.get("stripe-version", API_VERSION),
         request_id=request_id,
+        origin=f"{request.url.scheme}://{request.url.netloc}",
         account=request.headers.get("stripe-account"),
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from paidup_demo.sandbox import cards, currencies, invoices, objects, previews
+from paidup_demo.sandbox import currencies, invoices, objects, payment_methods, previews
 from paidup_demo.sandbox.api import Call, Operation
 from paidup_demo.sandbox.api_catalogue import retriever, updated
 from paidup_demo.sandbox.api_subscriptions import CHANGE
@@ -109,7 +109,7 @@ def pay_invoice(call: Call) -> Json:
         invoices.pay_out_of_band(world, stored)
     else:
         named = params.get("payment_method")
-        method = cards.resolve(world.store, world.now(), named) if named else None
+        method = payment_methods.resolve(world.store, world.now(), named) if named else None
         invoices.pay(world, stored, method, off_session=params.get("off_session", True))
     return present(stored)
 

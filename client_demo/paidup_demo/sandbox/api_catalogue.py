@@ -5,7 +5,7 @@ Validates and stores; nothing is charged.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import cards, objects, payments
+from paidup_demo.sandbox import objects, payment_methods, payments
 from paidup_demo.sandbox.api import Call, Operation
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.expansion import present
@@ -28,7 +28,16 @@ ADDRESS: Shape = dict.fromkeys(("city", "country", "line1", "line2", "postal_cod
 BILLING_DETAILS: Shape = {"address": ADDRESS, "email": TEXT, "name": TEXT, "phone": TEXT}
 METHOD: Shape = {
     "type": TEXT,
+    "bancontact": {},
     "card": {"number": TEXT, "exp_month": INTEGER, "exp_year": INTEGER, "cvc": TEXT},
+    "ideal": {},
+    "sepa_debit": {"iban": TEXT},
+    "us_bank_account": {
+        "account_holder_type": choice("company", "individual"),
+        "account_number": TEXT,
+        "account_type": choice("checking", "savings"),
+        "routing_number": TEXT,
+    },
     "billing_details": BILLING_DETAILS,
 }
 CUSTOMER: Shape = {
@@ -112,7 +121,7 @@ def update_customer(call: Call) -> Json:
 def _set_default_method(world: World, customer: Json, settings: Json) -> None:
     if not settings.get("default_payment_method"):
         return
-    method = cards.resolve(world.store, world.now(), settings["default_payment_method"])
+    method = payment_methods.resolve(world.store, world.now(), settings["default_payment_method"])
     payments.attach(world, method, customer["id"])
     customer["invoice_settings"]["default_payment_method"] = method["id"]
 
@@ -244,13 +253,15 @@ def create_coupon(call: Call) -> Json:
 
 def create_payment_method(call: Call) -> Json:
     """POST /v1/payment_methods"""
-    require(call.params, "type", "card")
-    return present(cards.method_from(call.world.store, call.world.now(), call.params))
+    require(call.params, "type")
+    if call.params["type"] == "card":
+        require(call.params, "card")
+    return present(payment_methods.method_from(call.world.store, call.world.now(), call.params))
 
 
 def retrieve_payment_method(call: Call) -> Json:
     """GET /v1/payment_methods/{id}"""
-    return present(cards.resolve(call.world.store, call.world.now(), call.id, in_path=True))
+    return present(payment_methods.resolve(call.world.store, call.world.now(), call.id, in_path=True))
 
 
 def attach_payment_method(call: Call) -> Json:
@@ -258,7 +269,7 @@ def attach_payment_method(call: Call) -> Json:
     require(call.params, "customer")
     world = call.world
     customer = world.store.get("customer", call.params["customer"], "customer")
-    method = cards.resolve(world.store, world.now(), call.id, in_path=True)
+    method = payment_methods.resolve(world.store, world.now(), call.id, in_path=True)
     payments.refuse_unattachable(world, method)
     payments.attach(world, method, customer["id"])
     return present(method)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hmac
 
-from paidup_demo.sandbox import cards, payments, reversals
+from paidup_demo.sandbox import objects, payment_methods, payments, reversals
 from paidup_demo.sandbox.api import Call, Operation
 from paidup_demo.sandbox.api_catalogue import METHOD, retriever, updated
+from paidup_demo.sandbox.bank_methods import METHOD_TYPES
 from paidup_demo.sandbox.errors import InvalidRequestError, Json, StripeError
 from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice, require
@@ -27,6 +28,7 @@ PUBLIC = frozenset(
 )
 CONFIRM: Shape = {
     "client_secret": TEXT,
+    "mandate_data": {"customer_acceptance": {"type": choice("online", "offline"), "online": {}}},
     "off_session": BOOLEAN,
     "payment_method": TEXT,
     "payment_method_data": METHOD,
@@ -46,7 +48,8 @@ INTENT: Shape = {
     "confirm": BOOLEAN,
     "off_session": BOOLEAN,
     "payment_method": TEXT,
-    "payment_method_types": [choice("card")],
+    "return_url": TEXT,
+    "payment_method_types": [choice(*METHOD_TYPES)],
     "automatic_payment_methods": {"enabled": BOOLEAN, "allow_redirects": TEXT},
 }
 CANCELLATION: Shape = {
@@ -75,23 +78,34 @@ def create_intent(call: Call) -> Json:
         world, amount=params["amount"], currency=params["currency"].lower(), customer=params.get("customer")
     )
     intent.update({key: params[key] for key in INTENT_UPDATE if key in params})
+    if kinds := params.get("payment_method_types"):
+        intent.update(payment_method_types=kinds, payment_method_options=objects.options_of(kinds))
     world.events.record("payment_intent.created", intent)
     method = _method(call, intent)
     if method is not None:
         intent.update(payment_method=method["id"], status="requires_confirmation")
     if params.get("confirm"):
-        payments.confirm(world, intent, method, off_session=params.get("off_session", False))
+        _confirm(call, intent, method)
     return present(intent)
 
 
+def _confirm(call: Call, intent: Json, method: Json | None) -> None:
+    page = f"{call.origin}/bank/{intent['id']}"
+    redirect = payments.Redirect(page, call.params.get("return_url"))
+    off_session = call.params.get("off_session", False)
+    payments.confirm(call.world, intent, method, off_session=off_session, redirect=redirect)
+
+
 def _method(call: Call, intent: Json) -> Json | None:
-    """The card of a confirmation; a saved card cannot pay for another customer."""
+    """What a confirmation pays with; a saved card cannot pay for another customer."""
     world = call.world
     if call.params.get("payment_method_data"):
-        return cards.method_from(world.store, world.now(), call.params["payment_method_data"])
-    if not call.params.get("payment_method"):
+        method = payment_methods.method_from(world.store, world.now(), call.params["payment_method_data"])
+    elif not call.params.get("payment_method"):
         return None
-    method = cards.resolve(world.store, world.now(), call.params["payment_method"])
+    else:
+        method = payment_methods.resolve(world.store, world.now(), call.params["payment_method"])
+    payment_methods.refuse_other_type(intent, method)
     if method["customer"] not in (None, intent["customer"]):
         raise InvalidRequestError(
             "The provided PaymentMethod cannot be attached to this PaymentIntent: it belongs to another"
@@ -134,7 +148,7 @@ def confirm_intent(call: Call) -> Json:
     intent = _intent(call, "payment_intent")
     try:
         method = _method(call, intent)
-        payments.confirm(call.world, intent, method, off_session=call.params.get("off_session", False))
+        _confirm(call, intent, method)
     except StripeError as error:
         if "payment_intent" in error.fields:
             error.fields["payment_intent"] = _seen(call, intent)

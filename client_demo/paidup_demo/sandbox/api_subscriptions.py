@@ -8,13 +8,14 @@ from __future__ import annotations
 from paidup_demo.sandbox import pausing, subscriptions
 from paidup_demo.sandbox.api import Call, Operation
 from paidup_demo.sandbox.api_catalogue import retriever
+from paidup_demo.sandbox.bank_methods import METHOD_TYPES
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice, require
 from paidup_demo.sandbox.pages import PAGING_BY_DATE, page
 
 PAYMENT_SETTINGS: Shape = {
-    "payment_method_types": [choice("card")],
+    "payment_method_types": [choice(*METHOD_TYPES)],
     "save_default_payment_method": choice("off", "on_subscription"),
 }
 SUBSCRIPTION: Shape = {

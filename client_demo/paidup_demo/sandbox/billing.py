@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from paidup_demo.sandbox import cards, currencies, invoices, objects, payments
+from paidup_demo.sandbox import cards, currencies, invoices, objects, payment_methods, payments
 from paidup_demo.sandbox.clock import DAY_S, add_interval, day_of_month
 from paidup_demo.sandbox.errors import CardError, InvalidRequestError, Json
 from paidup_demo.sandbox.prorations import Part, price_of, whole
@@ -257,7 +257,11 @@ def start_discounts(world: World, subscription: Json, coupons: list[Json]) -> li
 def named_method(world: World, customer: Json, named: str | None) -> Json | None:
     """The given card, or the customer's default."""
     method_id = named or customer["invoice_settings"]["default_payment_method"]
-    return cards.resolve(world.store, world.now(), method_id, "default_payment_method") if method_id else None
+    return (
+        payment_methods.resolve(world.store, world.now(), method_id, "default_payment_method")
+        if method_id
+        else None
+    )
 
 
 def refuse_unpayable(world: World, method: Json | None, behavior: str, *, off_session: bool = False) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from paidup_demo.sandbox import objects
-from paidup_demo.sandbox.errors import CardError, Json, ParameterError
+from paidup_demo.sandbox.errors import CardError, Json
 from paidup_demo.sandbox.state import Store
 
 Authentication = Literal["never", "unless_set_up", "always"]
@@ -153,7 +153,7 @@ def face(number: str, month: int = 12, year: int = 2034) -> Json:
 
 def make_method(store: Store, now: int, behaviour: Behaviour, card: Json, billing_details: Json) -> Json:
     """Store a PaymentMethod with this behaviour."""
-    method = store.add(objects.payment_method(now, card, billing_details))
+    method = store.add(objects.payment_method(now, "card", objects.card(card), billing_details))
     store.note(method["id"]).update(
         authentication=behaviour.authentication,
         decline=behaviour.decline,
@@ -165,18 +165,12 @@ def make_method(store: Store, now: int, behaviour: Behaviour, card: Json, billin
 
 
 def method_from(store: Store, now: int, data: Json) -> Json:
-    """A PaymentMethod from `payment_method_data` or from the parameters of its creation."""
-    if data.get("type") != "card":
-        raise ParameterError("This sandbox only supports cards.", code="parameter_invalid", param="type")
+    """A PaymentMethod from the number of a card."""
     behaviour, card = typed_card(data.get("card") or {})
     return make_method(store, now, behaviour, card, data.get("billing_details") or {})
 
 
-def resolve(
-    store: Store, now: int, method_id: str, param: str = "payment_method", *, in_path: bool = False
-) -> Json:
-    """The PaymentMethod of this id; a well-known id (`pm_card_visa`) creates a new one, as at Stripe."""
-    behaviour = well_known(method_id) if method_id.startswith("pm_card_") else None
-    if behaviour is not None:
-        return make_method(store, now, behaviour, face(behaviour.number), {})
-    return store.get("payment_method", method_id, param, in_path=in_path)
+def well_known_method(store: Store, now: int, name: str) -> Json | None:
+    """A new PaymentMethod like Stripe's test one of that name."""
+    behaviour = well_known(name) if name.startswith("pm_card_") else None
+    return make_method(store, now, behaviour, face(behaviour.number), {}) if behaviour else None

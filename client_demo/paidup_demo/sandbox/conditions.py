@@ -40,6 +40,12 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     invoice_lag_ms: Milliseconds = 0
     processing_ms: Milliseconds = 0
     processing_outcome: Literal["succeeded", "failed"] = "succeeded"
+    payment_methods: tuple[Literal["card", "sepa_debit", "us_bank_account", "ideal", "bancontact"], ...] = (
+        "card", "sepa_debit", "us_bank_account", "ideal", "bancontact",
+    )  # fmt: skip
+    """What the account has enabled in the dashboard: Stripe's dynamic payment methods."""
+    debit_days: Annotated[int, Meta(ge=0, le=30)] | None = None
+    """How long a bank debit is processing. None: as long as the method usually takes."""
     refund_pending: bool = False
     default_currency: Annotated[str, Meta(pattern=r"^[a-z]{3}$")] = "usd"
     retries_end_subscription: Literal["canceled", "unpaid", "past_due"] = "canceled"

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup_demo.sandbox import due, payments, renewals, restricted_keys, reversals, subscriptions
+from paidup_demo.sandbox import debits, due, payments, renewals, restricted_keys, reversals, subscriptions
 from paidup_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.expansion import present
@@ -177,6 +177,19 @@ def authenticate(ask: ControlRequest) -> Json:
     return {"id": intent["id"], "status": intent["status"]}
 
 
+def decide_debit(ask: ControlRequest) -> Json:
+    """POST /sandbox/payment_intents/{id}/decide {"outcome": "succeeded"|"failed"}: the bank's answer, now
+
+    Without an outcome, it is what the test account's number says.
+    """
+    outcome = ask.json("outcome").get("outcome")
+    if outcome not in (None, "succeeded", "failed"):
+        raise ControlError('outcome must be "succeeded" or "failed"')
+    intent = ask.stored("payment_intent")
+    debits.decide(ask.world, intent, outcome)
+    return {"id": intent["id"], "status": intent["status"]}
+
+
 def renew_subscription(ask: ControlRequest) -> Json:
     """POST /sandbox/subscriptions/{id}/renew: now, and collected at once"""
     return present(subscriptions.renew_now(ask.world, ask.stored("subscription")))
@@ -258,6 +271,7 @@ CONTROLS: list[tuple[str, str, Control]] = [
     ("POST", "/restricted_keys", create_restricted_key),
     ("POST", "/payment_intents/{id}/authenticate", authenticate),
     ("POST", "/setup_intents/{id}/authenticate", authenticate),
+    ("POST", "/payment_intents/{id}/decide", decide_debit),
     ("POST", "/subscriptions/{id}/renew", renew_subscription),
     ("POST", "/disputes", open_dispute),
     ("POST", "/disputes/{id}/appeal", appeal_dispute),

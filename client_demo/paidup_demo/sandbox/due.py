@@ -1,8 +1,8 @@
 """Runs what becomes due as the clock moves, in order, each at its own time.
 
 This covers expired first payments, unpaid changes, cancellations, trials, renewals with their drafts and
-retries, pending refunds and retries of webhooks. The actions are in subscriptions.py, changes.py, renewals.py
-and reversals.py.
+retries, bank debits, pending refunds and retries of webhooks. The actions are in subscriptions.py,
+changes.py, renewals.py, debits.py and reversals.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from paidup_demo.sandbox import changes, ends, invoices, payments, renewals, reversals, subscriptions
+from paidup_demo.sandbox import changes, debits, ends, invoices, payments, renewals, reversals, subscriptions
 from paidup_demo.sandbox.clock import DAY_S, HOUR_S
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.world import World
@@ -56,7 +56,7 @@ def advance(world: World, seconds: int) -> None:
 
 
 def _all(world: World) -> Iterator[Due]:
-    for table in ("subscription", "invoice", "refund", "retry"):
+    for table in ("subscription", "invoice", "payment_intent", "refund", "retry"):
         for row in world.store.table(table).values():
             found = _next(world, table, row)
             if found is not None:
@@ -83,6 +83,9 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     """What is due next for this object."""
     if table == "retry":
         return Due(row["at"], _RETRY, table, row["id"])
+    if table == "payment_intent":
+        decided_at = debits.decided_at(world, row)
+        return None if decided_at is None else Due(decided_at, _DECIDE_DEBIT, table, row["id"])
     if table == "refund":
         settles_at = world.store.note(row["id"]).get("settles_at")
         return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
@@ -93,7 +96,7 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     return min(found, default=None)
 
 
-_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _COLLECT, _RENEW, _SETTLE_REFUND, _RETRY = range(8)
+_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _COLLECT, _RENEW, _SETTLE_REFUND, _RETRY, _DECIDE_DEBIT = range(9)
 
 
 def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
@@ -141,4 +144,5 @@ _ACTS: dict[int, Act] = {
     _RENEW: subscriptions.renew,
     _SETTLE_REFUND: reversals.settle_refund,
     _RETRY: _retry,
+    _DECIDE_DEBIT: debits.decide,
 }

@@ -6,7 +6,7 @@ of the outcome through the agenda.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import cards, dunning, objects, payments, taxes
+from paidup_demo.sandbox import dunning, objects, payment_methods, payments, taxes
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.prorations import percentage
 from paidup_demo.sandbox.state import copied
@@ -131,8 +131,8 @@ def _carry_subscription_settings(world: World, invoice: Json, intent: Json) -> N
     if subscription is None:
         return
     settings = subscription["payment_settings"]
-    if settings["payment_method_types"]:
-        intent["payment_method_types"] = list(settings["payment_method_types"])
+    if kinds := settings["payment_method_types"]:
+        intent.update(payment_method_types=list(kinds), payment_method_options=objects.options_of(kinds))
     if settings["save_default_payment_method"] == "on_subscription":
         intent["setup_future_usage"] = "off_session"
     if subscription["default_payment_method"]:
@@ -234,7 +234,7 @@ def saved_method(world: World, invoice: Json) -> Json | None:
     saved = (subscription and subscription["default_payment_method"]) or customer["invoice_settings"][
         "default_payment_method"
     ]
-    return cards.resolve(world.store, world.now(), saved) if saved else None
+    return payment_methods.resolve(world.store, world.now(), saved) if saved else None
 
 
 def pay_out_of_band(world: World, invoice: Json) -> None:

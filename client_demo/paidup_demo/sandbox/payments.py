@@ -6,9 +6,9 @@ and disputes are in reversals.py.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from paidup_demo.sandbox import cards, objects
+from paidup_demo.sandbox import bank_methods, cards, objects
 from paidup_demo.sandbox.agenda import JobName
 from paidup_demo.sandbox.errors import CardError, InvalidRequestError, Json
 from paidup_demo.sandbox.state import copied, new_id
@@ -26,20 +26,37 @@ AUTHENTICATION_FAILED: Json = {
 SETUP_AUTHENTICATION_FAILED: Json = AUTHENTICATION_FAILED | {"code": "setup_intent_authentication_failure"}
 
 
+class Redirect(NamedTuple):
+    """For methods that leave the page: the bank's page, and where it sends the customer back to."""
+
+    page: str
+    return_url: str | None
+
+
 def new_intent(
     world: World, *, amount: int, currency: str, customer: str | None, invoice: str | None = None
 ) -> Json:
     """A stored PaymentIntent; `invoice` is who is told of its fate. The caller records its creation."""
+    kinds = bank_methods.usable_types(list(world.conditions.payment_methods), currency)
     intent = world.store.add(
-        objects.payment_intent(world.real_now(), amount=amount, currency=currency, customer=customer)
+        objects.payment_intent(
+            world.real_now(), amount=amount, currency=currency, customer=customer, kinds=kinds
+        )
     )
     if invoice is not None:
         world.store.note(intent["id"])["invoice"] = invoice
     return intent
 
 
-def confirm(world: World, intent: Json, method: Json | None, *, off_session: bool = False) -> None:
-    """Try to pay with this card. Raises CardError if it is declined, after recording everything."""
+def confirm(
+    world: World,
+    intent: Json,
+    method: Json | None,
+    *,
+    off_session: bool = False,
+    redirect: Redirect | None = None,
+) -> None:
+    """Try to pay with this method. Raises CardError if it is declined, after recording everything."""
     _refuse_unless_confirmable(intent)
     if intent["customer"]:
         world.store.get("customer", intent["customer"], "customer")  # unless it was deleted
@@ -50,13 +67,14 @@ def confirm(world: World, intent: Json, method: Json | None, *, off_session: boo
             " update the PaymentIntent with a payment method and then confirm it again, or confirm it again"
             " directly with a payment method.",
         )
-    card = method or world.store.get("payment_method", intent["payment_method"])
-    intent.update(payment_method=card["id"], last_payment_error=None, next_action=None)
+    chosen = method or world.store.get("payment_method", intent["payment_method"])
+    action = _next_action(world, intent, chosen, redirect)
+    intent.update(payment_method=chosen["id"], last_payment_error=None, next_action=None)
     world.store.touch()
-    if not needs_authentication(world, card, off_session=off_session):
+    if not needs_authentication(world, chosen, off_session=off_session):
         _collect(world, intent)
     else:
-        _require_action(world, intent)
+        _require_action(world, intent, action)
     if intent["last_payment_error"] is not None:
         raise declined(intent["last_payment_error"], payment_intent=copied(intent))
 
@@ -66,23 +84,33 @@ def needs_authentication(world: World, method: Json, *, off_session: bool) -> bo
     note = world.store.note(method["id"])
     if note["authentication"] == "unless_set_up":
         return not (off_session and note["set_up"])
-    return bool(note["authentication"] == "always")
+    return note["authentication"] in ("always", "redirect")
 
 
-def _require_action(world: World, intent: Json) -> None:
-    attempt = new_id("payatt")
-    action = {
-        "type": "use_stripe_sdk",
-        "use_stripe_sdk": {
+def _next_action(world: World, intent: Json, method: Json, redirect: Redirect | None) -> Json:
+    """What the customer has to do, if anything: on the bank's page, or in the dialog of 3-D Secure."""
+    if world.store.note(method["id"])["authentication"] != "redirect":
+        sdk = {
             "type": "three_d_secure_redirect",
-            "source": attempt,
+            "source": new_id("payatt"),
             "stripe_js": f"/challenge/{intent['id']}",
-        },
-    }
+        }
+        return {"type": "use_stripe_sdk", "use_stripe_sdk": sdk}
+    if redirect is None or not redirect.return_url:
+        raise InvalidRequestError(
+            f"You must provide a `return_url` when confirming a PaymentIntent with {method['type']}.",
+            code="parameter_missing",
+            param="return_url",
+        )
+    there = {"return_url": redirect.return_url, "url": redirect.page}
+    return {"type": "redirect_to_url", "redirect_to_url": there}
+
+
+def _require_action(world: World, intent: Json, action: Json) -> None:
     world.events.change(
         "payment_intent.requires_action", intent, status="requires_action", next_action=action
     )
-    _tell_invoice(world, intent, "note_required_action")
+    tell_invoice(world, intent, "note_required_action")
 
 
 def authenticate(world: World, intent: Json, *, passed: bool) -> None:
@@ -96,13 +124,16 @@ def authenticate(world: World, intent: Json, *, passed: bool) -> None:
     if passed:
         _collect(world, intent)
     else:
-        _fail(world, intent, AUTHENTICATION_FAILED, charge=None)
+        fail(world, intent, AUTHENTICATION_FAILED, charge=None)
 
 
 def _collect(world: World, intent: Json) -> None:
     """After authentication: charge the card, wait for the outcome, or decline."""
     decline = world.store.note(intent["payment_method"])["decline"]
-    if decline is not None:
+    method = world.store.get("payment_method", intent["payment_method"])
+    if method["type"] in bank_methods.DEBITS:
+        world.agenda.after(0, "begin_debit", intent["id"])
+    elif decline is not None:
         refuse(world, intent, decline)
     elif world.conditions.processing_ms > 0:
         intent["next_action"] = None
@@ -117,6 +148,8 @@ def finish_processing(world: World, intent_id: str) -> None:
     intent = world.store.find("payment_intent", intent_id)
     if intent is None or intent["status"] != "processing":
         return
+    if intent["latest_charge"] and world.store.get("charge", intent["latest_charge"])["status"] == "pending":
+        return  # a debit, which the bank decides
     if world.conditions.processing_outcome == "succeeded":
         _succeed(world, intent)
     else:
@@ -126,6 +159,21 @@ def finish_processing(world: World, intent_id: str) -> None:
 def _succeed(world: World, intent: Json) -> None:
     method = world.store.get("payment_method", intent["payment_method"])
     charge = world.store.add(objects.charge(world.real_now(), intent, method))
+    if method["type"] in bank_methods.REDIRECTS and intent["setup_future_usage"] and intent["customer"]:
+        saved = bank_methods.saved_from_redirect(world.store, world.now(), method)
+        charge["payment_method_details"][method["type"]]["generated_sepa_debit"] = saved["id"]
+        world.store.note(intent["id"])["reusable"] = saved["id"]
+    succeed_with(world, intent, charge)
+
+
+def reusable_method(world: World, intent: Json) -> str | None:
+    """The method of this payment that later ones can use: the account's debit after a redirect."""
+    found: str | None = world.store.note(intent["id"]).get("reusable", intent["payment_method"])
+    return found
+
+
+def succeed_with(world: World, intent: Json, charge: Json) -> None:
+    """This charge has paid the intent."""
     world.events.record("charge.succeeded", charge)
     world.events.change(
         "payment_intent.succeeded",
@@ -137,9 +185,10 @@ def _succeed(world: World, intent: Json) -> None:
         processing=None,
     )
     if intent["setup_future_usage"] and intent["customer"]:
+        method = world.store.get("payment_method", reusable_method(world, intent))
         attach(world, method, intent["customer"])
         world.store.note(method["id"])["set_up"] = True
-    _tell_invoice(world, intent, "settle_invoice", delay_ms=world.conditions.invoice_lag_ms)
+    tell_invoice(world, intent, "settle_invoice", delay_ms=world.conditions.invoice_lag_ms)
 
 
 def refuse(world: World, intent: Json, decline: str) -> None:
@@ -150,10 +199,11 @@ def refuse(world: World, intent: Json, decline: str) -> None:
     charge = world.store.add(objects.refused(made, fields["code"], fields["message"], decline))
     world.events.record("charge.failed", charge)
     intent["latest_charge"] = charge["id"]
-    _fail(world, intent, fields, charge=charge["id"])
+    fail(world, intent, fields, charge=charge["id"])
 
 
-def _fail(world: World, intent: Json, error: Json, charge: str | None) -> None:
+def fail(world: World, intent: Json, error: Json, charge: str | None) -> None:
+    """The attempt has failed: the intent waits for another payment method."""
     method = world.store.get("payment_method", intent["payment_method"])
     shown = error | {"doc_url": f"https://docs.stripe.com/error-codes/{error['code'].replace('_', '-')}"}
     shown |= {"payment_method": copied(method)} | ({"charge": charge} if charge else {})
@@ -165,7 +215,7 @@ def _fail(world: World, intent: Json, error: Json, charge: str | None) -> None:
         next_action=None,
         payment_method=None,
     )
-    _tell_invoice(world, intent, "note_failed_payment")
+    tell_invoice(world, intent, "note_failed_payment")
 
 
 def cancel(world: World, intent: Json, reason: str | None) -> None:
@@ -231,7 +281,8 @@ def declined(error: Json, **more: Any) -> CardError:
     return CardError(**fields, **more)
 
 
-def _tell_invoice(world: World, intent: Json, job: JobName, delay_ms: float = 0) -> None:
+def tell_invoice(world: World, intent: Json, job: JobName, delay_ms: float = 0) -> None:
+    """Run this job for the invoice that the intent pays, if it pays one."""
     invoice = world.store.note(intent["id"]).get("invoice")
     if invoice is not None:
         world.agenda.after(delay_ms, job, invoice)

@@ -113,7 +113,8 @@ def escalate_dispute(world: World, dispute: Json) -> None:
     """Turn an inquiry into a dispute, which withdraws the money."""
     if not dispute["status"].startswith("warning") or dispute["status"] in CLOSED:
         raise InvalidRequestError("Only an inquiry that is open can be escalated.")
-    dispute["payment_method_details"]["card"]["case_type"] = "chargeback"
+    if "payment_method_details" in dispute:
+        dispute["payment_method_details"]["card"]["case_type"] = "chargeback"
     new = {"status": "needs_response", "is_charge_refundable": False}
     world.events.change("charge.dispute.updated", dispute, **new)
     _move_funds(world, dispute, -dispute["amount"])

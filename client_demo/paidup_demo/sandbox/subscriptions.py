@@ -277,11 +277,23 @@ def on_invoice_paid(world: World, invoice_id: str) -> None:
     if subscription["payment_settings"]["save_default_payment_method"] == "on_subscription":
         found = invoices.default_payment(world, invoice)
         if found and found[1]["payment_method"]:
-            new["default_payment_method"] = found[1]["payment_method"]
+            new["default_payment_method"] = payments.reusable_method(world, found[1])
     if any(subscription[key] != value for key, value in new.items()):
         happened = "resumed" if was_paused and "status" in new else "updated"
         world.events.change(f"customer.subscription.{happened}", subscription, **new)
     changes.on_paid(world, subscription, invoice_id)
+
+
+def on_invoice_processing(world: World, invoice_id: str) -> None:
+    """A bank debit is under way: it counts as confirmed, so an incomplete subscription becomes active.
+
+    The SDK's `Subscription.create` says of `default_incomplete`: "Subscriptions transition to
+    `status=active` when successfully confirming the PaymentIntent on the first invoice".
+    https://github.com/laravel/cashier-stripe/issues/1689 has seen it: active while the debit is pending.
+    """
+    subscription = invoices.subscription_of(world, world.store.get("invoice", invoice_id))
+    if subscription is not None and subscription["status"] == "incomplete":
+        world.events.change("customer.subscription.updated", subscription, status="active")
 
 
 def _settles_debt(world: World, subscription: Json, paid: Json) -> bool:

@@ -28,10 +28,13 @@ from paidup_demo.sandbox.objects.billing import (
 from paidup_demo.sandbox.objects.catalogue import coupon, customer, discount, plan_of, price, product
 from paidup_demo.sandbox.objects.money import (
     balance_transaction,
+    card,
     charge,
     dispute,
+    options_of,
     payment_intent,
     payment_method,
+    pending,
     refund,
     refused,
     setup_intent,
@@ -40,6 +43,7 @@ from paidup_demo.sandbox.objects.money import (
 __all__ = [
     "account",
     "balance_transaction",
+    "card",
     "charge",
     "coupon",
     "credit_note",
@@ -56,8 +60,10 @@ __all__ = [
     "line_item",
     "list_of",
     "nulls",
+    "options_of",
     "payment_intent",
     "payment_method",
+    "pending",
     "plan_of",
     "price",
     "price_details",

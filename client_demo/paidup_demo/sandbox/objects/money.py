@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.objects.base import NO_ADDRESS, NO_BILLING_DETAILS, base, nulls
 from paidup_demo.sandbox.state import copied, new_id
 
 
-def payment_method(created: int, card: Json, billing_details: Json) -> Json:
-    """A card; `card` has brand, last4, exp_month, exp_year, funding, country."""
+def payment_method(created: int, kind: str, shown: Json, billing_details: Json) -> Json:
+    """A payment method of this type; `shown` is what Stripe shows of it under the type's name."""
     details = {key: value for key, value in billing_details.items() if value is not None}
     address = NO_ADDRESS | (details.get("address") or {})
     return base("payment_method", "pm", created) | {
         "allow_redisplay": "unspecified",
         "billing_details": NO_BILLING_DETAILS | details | {"address": address},
-        "card": {
-            "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
-            "display_brand": card["brand"],
-            "fingerprint": new_id("", 16)[1:],
-            "generated_from": None,
-            "networks": {"available": [card["brand"]], "preferred": None},
-            "regulated_status": "unregulated",
-            "three_d_secure_usage": {"supported": True},
-            "wallet": None,
-            **card,
-        },
         "customer": None,
         "customer_account": None,
         "metadata": {},
-        "type": "card",
+        "type": kind,
+        kind: shown,
     }
 
 
-def payment_intent(created: int, *, amount: int, currency: str, customer: str | None) -> Json:
-    """A PaymentIntent that requires a payment method."""
+def card(face: Json) -> Json:
+    """A card as a PaymentMethod shows it; `face` has brand, last4, exp_month, exp_year, funding, country."""
+    return {
+        "checks": {"address_line1_check": None, "address_postal_code_check": None, "cvc_check": "pass"},
+        "display_brand": face["brand"],
+        "fingerprint": new_id("", 16)[1:],
+        "generated_from": None,
+        "networks": {"available": [face["brand"]], "preferred": None},
+        "regulated_status": "unregulated",
+        "three_d_secure_usage": {"supported": True},
+        "wallet": None,
+        **face,
+    }
+
+
+_METHOD_OPTIONS: Json = {
+    "bancontact": {"preferred_language": "en"},
+    "card": nulls("installments mandate_options network request_three_d_secure"),
+    "ideal": {},
+    "sepa_debit": {},
+    "us_bank_account": {"verification_method": "automatic"},
+}
+
+
+def options_of(kinds: Iterable[str]) -> Json:
+    """A PaymentIntent's `payment_method_options` for these types."""
+    return {kind: copied(_METHOD_OPTIONS[kind]) for kind in kinds}
+
+
+def payment_intent(
+    created: int, *, amount: int, currency: str, customer: str | None, kinds: list[str]
+) -> Json:
+    """A PaymentIntent that requires a payment method, of one of these types."""
     made = base("payment_intent", "pi", created) | nulls(
         "allowed_payment_method_types application application_fee_amount automatic_payment_methods"
         " canceled_at cancellation_reason customer_account description excluded_payment_method_types"
@@ -52,10 +75,8 @@ def payment_intent(created: int, *, amount: int, currency: str, customer: str | 
         "currency": currency,
         "customer": customer,
         "metadata": {},
-        "payment_method_options": {
-            "card": nulls("installments mandate_options network request_three_d_secure")
-        },
-        "payment_method_types": ["card"],
+        "payment_method_options": options_of(kinds),
+        "payment_method_types": kinds,
         "status": "requires_payment_method",
     }
 
@@ -102,7 +123,7 @@ def charge(created: int, intent: Json, method: Json) -> Json:
         "paid": True,
         "payment_intent": intent["id"],
         "payment_method": method["id"],
-        "payment_method_details": {"card": _charged_card(intent, method["card"]), "type": "card"},
+        "payment_method_details": {"type": method["type"], method["type"]: _charged(intent, method)},
         "radar_options": {},
         "receipt_url": None,
         "refunded": False,
@@ -123,6 +144,17 @@ def refused(charge: Json, code: str, message: str, reason: str) -> Json:
     }
 
 
+def pending(charge: Json, expected_on: str) -> Json:
+    """The same charge, whose outcome the bank tells later: a debit. It is expected on that day."""
+    kind = charge["payment_method_details"]["type"]
+    charge["payment_method_details"][kind]["expected_debit_date"] = expected_on
+    return charge | {
+        "outcome": _outcome("authorized", "approved_by_network", "Payment complete."),
+        "paid": False,
+        "status": "pending",
+    }
+
+
 def _outcome(kind: str, network: str, message: str) -> Json:
     return {
         **nulls("advice_code network_advice_code network_decline_code reason"),
@@ -131,6 +163,27 @@ def _outcome(kind: str, network: str, message: str) -> Json:
         "seller_message": message,
         "type": kind,
     }
+
+
+def _charged(intent: Json, method: Json) -> Json:
+    """What a charge shows of its payment method."""
+    kind = method["type"]
+    shown = method[kind]
+    if kind == "card":
+        return _charged_card(intent, shown)
+    if kind in ("ideal", "bancontact"):
+        more = nulls(
+            "bank_code bank_name preferred_language" if kind == "bancontact" else "bank transaction_id"
+        )
+        generated = nulls("bic generated_sepa_debit generated_sepa_debit_mandate iban_last4 verified_name")
+        return {**more, **generated, **shown}
+    if kind == "sepa_debit":
+        kept = nulls("bank_code branch_code country fingerprint last4")
+    else:
+        kept = nulls("account_holder_type account_type bank_name fingerprint last4 routing_number")
+    details = {key: shown[key] for key in kept}
+    details |= {"expected_debit_date": None, "mandate": new_id("mandate")}
+    return details | ({"payment_reference": new_id("", 15)[1:]} if kind == "us_bank_account" else {})
 
 
 _CARD_KEYS = "brand checks country exp_month exp_year fingerprint funding last4 regulated_status"
@@ -157,13 +210,17 @@ def refund(created: int, charge: Json, amount: int, reason: str | None) -> Json:
         "charge": charge["id"],
         "currency": charge["currency"],
         "customer": charge["customer"],
-        "destination_details": {"card": {"type": "refund"}, "type": "card"},
+        **_destination(charge["payment_method_details"]["type"]),
         "metadata": {},
         "payment_intent": charge["payment_intent"],
         "payment_method": charge["payment_method"],
         "reason": reason,
         "status": "succeeded",
     }
+
+
+def _destination(kind: str) -> Json:
+    return {"destination_details": {"card": {"type": "refund"}, "type": "card"}} if kind == "card" else {}
 
 
 _EVIDENCE = (
@@ -200,7 +257,6 @@ def balance_transaction(created: int, about: Json, amount: int) -> Json:
 
 def dispute(created: int, charge: Json, reason: str, status: str, due_by: int) -> Json:
     """A dispute of a charge."""
-    card = charge["payment_method_details"]["card"]
     return base("dispute", "du", created) | {
         "amount": charge["amount"],
         "balance_transactions": [],
@@ -219,15 +275,21 @@ def dispute(created: int, charge: Json, reason: str, status: str, due_by: int) -
         "is_charge_refundable": status.startswith("warning"),
         "metadata": {},
         "payment_intent": charge["payment_intent"],
-        "payment_method_details": {
-            "card": {
-                "brand": card["brand"],
-                "case_type": "inquiry" if status.startswith("warning") else "chargeback",
-                "network": card["brand"],
-                "network_reason_code": "10.4",
-            },
-            "type": "card",
-        },
+        **_disputed(charge["payment_method_details"], status),
         "reason": reason,
         "status": status,
     }
+
+
+def _disputed(charged: Json, status: str) -> Json:
+    """What a dispute shows of the payment method: Stripe shows cards and some wallets, and no bank debits."""
+    if charged["type"] != "card":
+        return {}
+    card = charged["card"]
+    details = {
+        "brand": card["brand"],
+        "case_type": "inquiry" if status.startswith("warning") else "chargeback",
+        "network": card["brand"],
+        "network_reason_code": "10.4",
+    }
+    return {"payment_method_details": {"card": details, "type": "card"}}

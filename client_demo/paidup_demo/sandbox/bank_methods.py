@@ -1,0 +1,172 @@
+"""Payment methods other than cards: debits whose outcome comes days later, and redirects to a bank's page.
+
+Test account numbers decide what becomes of a payment, as at Stripe. https://docs.stripe.com/testing has them,
+and https://docs.stripe.com/payments/payment-methods/payment-method-support which currency each takes. An
+account number is never stored, only what it does and its last four digits. Charging is in payments.py and
+debits.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from paidup_demo.sandbox import objects
+from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
+from paidup_demo.sandbox.forms import require
+from paidup_demo.sandbox.state import Store, new_id
+
+CURRENCIES = {"bancontact": "eur", "ideal": "eur", "sepa_debit": "eur", "us_bank_account": "usd"}
+"""The one currency of each; cards take all."""
+REDIRECTS = ("bancontact", "ideal")
+"""The customer pays on their bank's page. Later payments are SEPA debits from the same account."""
+DEBITS = ("sepa_debit", "us_bank_account")
+"""The outcome is known only days after the payment is confirmed."""
+METHOD_TYPES = ("card", *CURRENCIES)
+
+
+@dataclass(frozen=True)
+class TestAccount:
+    """What a debit of it leads to: `failure` is a failure code; `disputes`: it succeeds, and is disputed.
+
+    `stays`: it stays in processing.
+    """
+
+    failure: str | None = None
+    disputes: bool = False
+    stays: bool = False
+
+
+_SUCCEEDS = TestAccount()
+_IBANS = {
+    "AT611904300234573201": _SUCCEEDS,
+    "AT321904300235473204": _SUCCEEDS,
+    "AT861904300235473202": TestAccount(failure="generic_decline"),
+    "AT051904300235473205": TestAccount(failure="generic_decline"),
+    "AT591904300235473203": TestAccount(disputes=True),
+    "AT981904300002222227": TestAccount(failure="insufficient_funds"),
+    "DE89370400440532013000": _SUCCEEDS,
+    "DE08370400440532013003": _SUCCEEDS,
+    "DE62370400440532013001": TestAccount(failure="generic_decline"),
+    "DE78370400440532013004": TestAccount(failure="generic_decline"),
+    "DE35370400440532013002": TestAccount(disputes=True),
+}
+_US_ACCOUNTS = {
+    "000123456789": _SUCCEEDS,
+    "000111111113": TestAccount(failure="account_closed"),
+    "000111111116": TestAccount(failure="no_account"),
+    "000222222227": TestAccount(failure="insufficient_funds"),
+    "000333333335": TestAccount(failure="debit_not_authorized"),
+    "000555555559": TestAccount(disputes=True),
+    "000000000009": TestAccount(stays=True),
+}
+_NAMED_US_ACCOUNTS = {
+    "pm_usBankAccount_success": "000123456789",
+    "pm_usBankAccount_accountClosed": "000111111113",
+    "pm_usBankAccount_noAccount": "000111111116",
+    "pm_usBankAccount_insufficientFunds": "000222222227",
+    "pm_usBankAccount_debitNotAuthorized": "000333333335",
+    "pm_usBankAccount_dispute": "000555555559",
+    "pm_usBankAccount_processing": "000000000009",
+}
+TEST_ROUTING_NUMBER = "110000000"
+
+
+def usable_types(enabled: list[str], currency: str) -> list[str]:
+    """Which of the methods that the account has enabled take this currency: Stripe's dynamic methods."""
+    return [kind for kind in enabled if CURRENCIES.get(kind, currency) == currency]
+
+
+def method_from(store: Store, now: int, data: Json) -> Json:
+    """A PaymentMethod from `payment_method_data`, or from the parameters of its creation."""
+    kind = data["type"]
+    if kind == "sepa_debit":
+        return _sepa_debit(store, now, data)
+    if kind == "us_bank_account":
+        return _us_bank_account(store, now, data)
+    bank = {"bank": "ing", "bic": "INGBNL2A"} if kind == "ideal" else {}
+    return _keep(store, now, kind, bank, data, _SUCCEEDS)
+
+
+def well_known(store: Store, now: int, name: str) -> Json | None:
+    """A new PaymentMethod like Stripe's test one of that name (`pm_usBankAccount_success`)."""
+    number = _NAMED_US_ACCOUNTS.get(name)
+    if number is None:
+        return None
+    account = {"account_number": number, "routing_number": TEST_ROUTING_NUMBER}
+    data = {"us_bank_account": account, "billing_details": {"name": "Jenny Rosen"}}
+    return _us_bank_account(store, now, data)
+
+
+def saved_from_redirect(store: Store, now: int, redirect: Json) -> Json:
+    """The SEPA debit of the account that paid by iDEAL or Bancontact, for later payments.
+
+    https://docs.stripe.com/payments/ideal/set-up-payment
+    """
+    details = _sepa_details("NL39RABO0300065264")
+    return _keep(
+        store, now, "sepa_debit", details, {"billing_details": redirect["billing_details"]}, _SUCCEEDS
+    )
+
+
+def _sepa_debit(store: Store, now: int, data: Json) -> Json:
+    iban = str((data.get("sepa_debit") or {}).get("iban") or "").replace(" ", "").upper()
+    billing = data.get("billing_details") or {}
+    require(billing, "name", "email")
+    if not is_iban(iban):
+        raise InvalidRequestError(
+            "The IBAN you entered is invalid.", code="invalid_bank_account_iban", param="sepa_debit[iban]"
+        )
+    account = _IBANS.get(iban, _SUCCEEDS)
+    return _keep(store, now, "sepa_debit", _sepa_details(iban), data, account)
+
+
+def is_iban(iban: str) -> bool:
+    """Whether the checksum of ISO 13616 is right."""
+    if not 15 <= len(iban) <= 34 or not iban.isalnum() or not iban.isascii():
+        return False
+    return int("".join(str(int(digit, 36)) for digit in iban[4:] + iban[:4])) % 97 == 1
+
+
+def _sepa_details(iban: str) -> Json:
+    return {
+        "bank_code": iban[4:12],
+        "branch_code": "",
+        "country": iban[:2],
+        "fingerprint": new_id("", 16)[1:],
+        "generated_from": {"charge": None, "setup_attempt": None},
+        "last4": iban[-4:],
+    }
+
+
+def _us_bank_account(store: Store, now: int, data: Json) -> Json:
+    given = data.get("us_bank_account") or {}
+    number, routing = str(given.get("account_number") or ""), str(given.get("routing_number") or "")
+    require(data.get("billing_details") or {}, "name")
+    if not number.isdecimal() or len(routing) != 9:
+        raise ParameterError("The bank account's numbers are invalid.", param="us_bank_account")
+    details = {
+        "account_holder_type": given.get("account_holder_type") or "individual",
+        "account_type": given.get("account_type") or "checking",
+        "bank_name": "STRIPE TEST BANK",
+        "financial_connections_account": None,
+        "fingerprint": new_id("", 16)[1:],
+        "last4": number[-4:],
+        "networks": {"preferred": "ach", "supported": ["ach"]},
+        "routing_number": routing,
+        "status_details": {},
+    }
+    return _keep(store, now, "us_bank_account", details, data, _US_ACCOUNTS.get(number, _SUCCEEDS))
+
+
+def _keep(store: Store, now: int, kind: str, details: Json, data: Json, account: TestAccount) -> Json:
+    billing = data.get("billing_details") or {}
+    method = store.add(objects.payment_method(now, kind, details, billing))
+    store.note(method["id"]).update(
+        authentication="redirect" if kind in REDIRECTS else "never",
+        attaches=kind not in REDIRECTS,
+        decline=None,
+        debit={"failure": account.failure, "disputes": account.disputes, "stays": account.stays},
+        refund=None,
+        set_up=False,
+    )
+    return method
