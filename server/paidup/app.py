@@ -17,7 +17,18 @@ from paidup.runtime.clock import Clock, now
 from paidup.runtime.tasks import cancel_tasks
 from paidup.services import open_services
 from paidup.settings import Settings, process_problems
-from paidup.web import api, cors, credits_api, health, operators, problems, request_ids, sdk, webhooks
+from paidup.web import (
+    api,
+    checkout_status,
+    cors,
+    credits_api,
+    health,
+    operators,
+    problems,
+    request_ids,
+    sdk,
+    webhooks,
+)
 from paidup.web.auth import Authenticate, bearer_authentication
 from paidup.web.websocket import endpoint
 
@@ -47,7 +58,7 @@ def create_app(
 
     app = Starlette(
         routes=[
-            *(*endpoint.ROUTES, *webhooks.ROUTES, *api.ROUTES, *credits_api.ROUTES),
+            *(*endpoint.ROUTES, *webhooks.ROUTES, *api.ROUTES, *credits_api.ROUTES, *checkout_status.ROUTES),
             *(*health.ROUTES, *operators.ROUTES, *sdk.ROUTES, *extra_routes),
         ],
         lifespan=_lifespan(settings, key_set, clock),

@@ -21,7 +21,7 @@
     │   ├── InvoiceUnpaid       a renewal has to be paid before a plan change
     │   └── PaymentUnderWay     another payment is being activated
     ├── InsufficientCredits
-    ├── TooManyRequests         the account exceeded a limit: try again later
+    ├── TooManyRequests         the account or the address exceeded a limit: try again later
     ├── StripeError
     │   ├── StripeUnavailable   network, 5xx, 429, or our rate limiter: try again
     │   └── StripeRefused       Stripe rejects the request: do not try again
@@ -178,10 +178,10 @@ class InsufficientCredits(PaidupError):
 
 
 class TooManyRequests(PaidupError):
-    """The account exceeded a limit. Try again after `retry_after_s` seconds."""
+    """The account or the address exceeded a limit. Try again after `retry_after_s` seconds."""
 
-    def __init__(self, what: str, retry_after_s: float) -> None:
-        super().__init__(f"Too many {what} for this account. Please wait a moment.")
+    def __init__(self, what: str, retry_after_s: float, whose: str = "this account") -> None:
+        super().__init__(f"Too many {what} for {whose}. Please wait a moment.")
         self.retry_after_s = retry_after_s
 
 

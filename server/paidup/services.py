@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from paidup.db.applied_migrations import require_migrated
 from paidup.db.connection import open_database
@@ -23,7 +24,9 @@ from paidup.payments.verification import Verification
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import Checks, VerificationWorker
 from paidup.rate_limits.account_limits import AccountLimits
+from paidup.rate_limits.address_limits import AddressLimits
 from paidup.realtime.hub import Hub
+from paidup.realtime.publishing import publish_status
 from paidup.realtime.resync import resync_forever
 from paidup.realtime.status_queries import balance_of
 from paidup.realtime.tickets import Tickets
@@ -84,7 +87,8 @@ def compose(
     async def acquire_slot(max_wait_s: float) -> None:
         await gateway.acquire_read_slot(max_wait_s)
 
-    settlement = Settlement(prices.catalogue, prices, hub.publish, publish_balance, timeline, metrics, clock)
+    publish = partial(publish_status, hub)
+    settlement = Settlement(prices.catalogue, prices, publish, publish_balance, timeline, metrics, clock)
     queue = VerificationQueue()
     verification = Verification(gateway, settlement, prices, hub, timeline, queue)
     bulk = BulkVerification(gateway, verification, timeline)
@@ -140,6 +144,7 @@ class Services:
     reconciler: Reconciler
     tickets: Tickets
     account_limits: AccountLimits
+    address_limits: AddressLimits
     alarms: Alarms
 
 
@@ -195,6 +200,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             alarms=Alarms(settings.stripe_reads_per_month),
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
             account_limits=AccountLimits(redis, settings, metrics),
+            address_limits=AddressLimits(redis, settings, metrics),
         )
 
 

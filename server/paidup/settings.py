@@ -108,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     purchases_per_minute: Count = 60
     adoptions_per_minute: Count = 60
     verifications_per_minute: Count = 120
+    checkout_reads_per_minute: Count = 120
     socket_max_lifetime_s: Seconds = 900.0
     socket_send_timeout_s: Seconds = 5.0
     heartbeat_s: Seconds = 15.0

@@ -23,7 +23,7 @@ from paidup.domain.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
 from paidup.operations import invoice_report, overview
 from paidup.reconciliation import alarms
 from paidup.subscriptions import change_previews
-from paidup.web import api, credits_api, operators, problems, sdk, webhooks
+from paidup.web import api, checkout_status, credits_api, operators, problems, sdk, webhooks
 from paidup.web import health as operations
 from paidup.web.websocket import endpoint as sockets
 from tests.support.contracts import (
@@ -39,7 +39,7 @@ from tests.support.contracts import (
 from tests.support.node import MODULES
 
 HTTP_ROUTES: list[Any] = [
-    *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES),
+    *(*api.ROUTES, *credits_api.ROUTES, *checkout_status.ROUTES, *webhooks.ROUTES),
     *(*operations.ROUTES, *operators.ROUTES, *sdk.ROUTES),
 ]
 SLUGS = {
@@ -186,7 +186,14 @@ REQUESTS = [
     *(credits_api.SpendBody, credits_api.ReserveBody, credits_api.CommitBody, credits_api.ReleaseBody),
 ]
 ANSWERS = [
-    *(messages.StatusMessage, facts.PaymentError, plans.PlanPrice, ledger.Spent, reservations.Reserved),
+    *(
+        messages.StatusMessage,
+        messages.CheckoutMessage,
+        facts.PaymentError,
+        plans.PlanPrice,
+        ledger.Spent,
+        reservations.Reserved,
+    ),
     *(
         change_previews.ChangeCost,
         change_previews.CostLine,

@@ -17,7 +17,7 @@ from paidup.domain.payment_facts import Source
 from paidup.domain.stages import Stage, stage_of
 from paidup.errors import PaidupError
 from paidup.settings import NAMES, PACKAGED_PLANS, Settings
-from paidup.web import api, credits_api, operators, problems, sdk, webhooks
+from paidup.web import api, checkout_status, credits_api, operators, problems, sdk, webhooks
 from paidup.web import health as operations
 from paidup.web.websocket import endpoint as sockets
 from tests.structure.pages import Page, pages
@@ -108,7 +108,7 @@ def test_every_setting_is_in_the_settings_document_with_its_default(name: str) -
 
 
 ROUTES: list[Any] = [
-    *(*api.ROUTES, *credits_api.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
+    *(*api.ROUTES, *credits_api.ROUTES, *checkout_status.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
     *(*operations.ROUTES, *operators.ROUTES, *sdk.ROUTES),
 ]
 CALLS = [
@@ -130,6 +130,7 @@ def test_the_api_document_names_only_existing_routes() -> None:
     assert described == set(CALLS)
     assert [route.path for route in ROUTES if isinstance(route, WebSocketRoute)] == [
         "/ws/invoices/{invoice}",
+        "/ws/checkout/{checkout}",
         "/ws/account",
     ]
 

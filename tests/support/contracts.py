@@ -64,8 +64,9 @@ def _messages(address: str, action: str) -> dict[str, jsonschema_rs.Draft202012V
         channel = operation["channel"]["$ref"].rpartition("/")[2]
         if operation["action"] == action and _matches(described["channels"][channel]["address"], address):
             for message in operation["messages"]:
-                name = message["$ref"].rpartition("/")[2]
-                found[name] = validator(ASYNCAPI, "components", "messages", name, "payload")
+                place = message["$ref"].rpartition("/")[2]
+                name = described["components"]["messages"][place].get("name", place)
+                found[name] = validator(ASYNCAPI, "components", "messages", place, "payload")
     return found
 
 

@@ -40,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     # Each test's first customer has the same account id, and all count in one Redis.
     "purchases_per_minute": 100_000,
     "adoptions_per_minute": 100_000,
+    # All tests come from one address.
+    "checkout_reads_per_minute": 100_000,
     "log_level": "WARNING",
 }
 

@@ -51,6 +51,7 @@ def test_a_status_message_matches_the_protocol() -> None:
         "via": "verification",
         "at": "2026-11-23T09:00:00.123000Z",
         "error": None,
+        "checkout": None,
     }
 
 

@@ -33,7 +33,8 @@ class CloseCode(IntEnum):
 class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status"):
     """The state of one invoice. `version` only grows; a terminal `status` is final.
 
-    `via` is the source that settled it, None before; `at` is when the status last changed, UTC.
+    `via` is the source that settled it, None before; `at` is when the status last changed, UTC. `checkout`
+    is the Checkout Session that it came from.
     """
 
     invoice: str
@@ -46,6 +47,30 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     via: Source | None
     at: datetime
     error: PaymentError | None = None
+    checkout: str | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.status.terminal
+
+
+class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status"):
+    """The state of one Checkout Session, for those who know its id: nothing of its account but its credits.
+
+    `version`, `via` and `at` as in a StatusMessage. `return_to`: where the customer goes on once it is
+    active.
+    """
+
+    checkout: str
+    version: int
+    status: InvoiceStatus
+    stage: Stage
+    plan: str | None
+    credits_granted: int
+    via: Source | None
+    at: datetime
+    error: PaymentError | None = None
+    return_to: str | None = None
 
     @property
     def terminal(self) -> bool:
@@ -80,10 +105,11 @@ class Verify(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["verify"]  # a struct tag would be optional here: `{}` would pass
 
 
-Frame = StatusMessage | BalanceMessage | Heartbeat | Bye
+Frame = StatusMessage | CheckoutMessage | BalanceMessage | Heartbeat | Bye
 
 _encoder = msgspec.json.Encoder()
 _status_decoder = msgspec.json.Decoder(StatusMessage)
+_checkout_decoder = msgspec.json.Decoder(CheckoutMessage)
 _balance_decoder = msgspec.json.Decoder(BalanceMessage)
 _verify_decoder = msgspec.json.Decoder(Verify)
 
@@ -95,6 +121,11 @@ def encode(frame: Frame) -> bytes:
 def decode_status(data: bytes | str) -> StatusMessage:
     """Raises msgspec.DecodeError if `data` is not a status frame."""
     return _status_decoder.decode(data)
+
+
+def decode_checkout(data: bytes | str) -> CheckoutMessage:
+    """Raises msgspec.DecodeError if `data` is not a status frame of a Checkout Session."""
+    return _checkout_decoder.decode(data)
 
 
 def decode_balance(data: bytes | str) -> BalanceMessage:

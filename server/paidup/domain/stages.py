@@ -5,7 +5,7 @@ session adds only `verifying`, at its start, until Stripe has answered once: the
 the payment.
 
     verifying -> awaiting_payment -> (verifying -> delayed ->) active
-                 action_required, processing, failed, void
+                 action_required, processing, failed, void, unclaimed
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Stage(StrEnum):
     ACTIVE = "active"
     FAILED = "failed"
     VOID = "void"
+    UNCLAIMED = "unclaimed"
+    """Of Checkout Sessions only: paid, and not assigned to an account yet."""
 
 
 _STAGES = {

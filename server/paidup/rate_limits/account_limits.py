@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from functools import partial
@@ -96,16 +96,14 @@ class AccountLimits:
     async def _count(self, account_id: int, what: Limited) -> None:
         wait_s: float | None = self._buckets[what].take(account_id)
         if not wait_s:  # a request that this process refuses is not sent to Redis
-            wait_s = await self._windows.query(partial(_hit, self._limits[what], what, account_id))
+            names = ("paidup-account", what, str(account_id))
+            wait_s = await self._windows.query(partial(hit, self._limits[what], names))
         if wait_s:
             raise self.refusal(what, wait_s)
 
 
-async def _hit(
-    limit: RateLimitItem, what: Limited, account_id: int, limiter: MovingWindowRateLimiter
-) -> float:
+async def hit(limit: RateLimitItem, names: tuple[str, ...], limiter: MovingWindowRateLimiter) -> float:
     """Count one in the shared window. Returns 0 if within the limit, else the seconds to wait."""
-    names = ("paidup-account", what, str(account_id))
     if await limiter.hit(limit, *names):
         return 0.0
     stats = await limiter.get_window_stats(limit, *names)
@@ -113,32 +111,32 @@ async def _hit(
 
 
 class Buckets:
-    """A token bucket for each account: `per_minute` at once, refilled within a minute."""
+    """A token bucket for each account or address: `per_minute` at once, refilled within a minute."""
 
     def __init__(self, per_minute: int, accounts: int = ACCOUNTS) -> None:
         self._token_s = MINUTE_S / per_minute
         self._accounts = accounts
-        self._full_at: OrderedDict[int, float] = OrderedDict()
+        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
         """When each bucket is full again and can be dropped. Ordered by last use."""
 
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, account_id: int) -> float:
+    def take(self, key: Hashable) -> float:
         """Take a token. Returns 0 if there was one, else the seconds until there is."""
         at = time.monotonic()
         self._forget(at)
-        full_at = max(self._full_at.get(account_id, at), at) + self._token_s
+        full_at = max(self._full_at.get(key, at), at) + self._token_s
         wait_s = full_at - at - MINUTE_S
         if wait_s > 1e-6:  # rounding: many tokens do not add up to exactly a minute
             return wait_s
-        self._full_at[account_id] = full_at
-        self._full_at.move_to_end(account_id)
+        self._full_at[key] = full_at
+        self._full_at.move_to_end(key)
         return 0.0
 
     def _forget(self, at: float) -> None:
         while self._full_at:
-            account_id, full_at = next(iter(self._full_at.items()))
+            key, full_at = next(iter(self._full_at.items()))
             if full_at > at and len(self._full_at) < self._accounts:
                 return
-            del self._full_at[account_id]
+            del self._full_at[key]

@@ -19,7 +19,15 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 import structlog
 
-from paidup.domain.messages import BalanceMessage, StatusMessage, decode_balance, decode_status, encode
+from paidup.domain.messages import (
+    BalanceMessage,
+    CheckoutMessage,
+    StatusMessage,
+    decode_balance,
+    decode_checkout,
+    decode_status,
+    encode,
+)
 from paidup.domain.stages import Stage
 from paidup.realtime.redis_connection import ACK_TIMEOUT_S, PubSubConnection, transport_for
 from paidup.realtime.subscriber import RECONNECT_MAX_S, RedisSubscriber
@@ -34,7 +42,7 @@ UNSUBSCRIBE_DELAY_S = 1.0
 
 
 Key = TypeVar("Key", str, int)
-Message = TypeVar("Message", StatusMessage, BalanceMessage)
+Message = TypeVar("Message", StatusMessage, CheckoutMessage, BalanceMessage)
 Message_contra = TypeVar("Message_contra", contravariant=True)
 
 
@@ -50,18 +58,20 @@ class Topic(Generic[Key, Message]):
 
 
 INVOICES: Topic[str, StatusMessage] = Topic("paidup:invoice:", decode_status)
+CHECKOUTS: Topic[str, CheckoutMessage] = Topic("paidup:checkout:", decode_checkout)
 ACCOUNTS: Topic[int, BalanceMessage] = Topic("paidup:account:", decode_balance)
+AnyMessage = StatusMessage | CheckoutMessage | BalanceMessage
 
 
 class Subscriber(Protocol[Message_contra]):
-    """Receives the messages of one invoice or account. No method may block or raise."""
+    """Receives the messages of one invoice, Checkout Session or account. No method may block or raise."""
 
     def offer(self, message: Message_contra, frame: bytes, /) -> bool:
         """Send `frame`, the encoded message, if its version is new. Returns whether it was new."""
 
 
-class StageSubscriber(Subscriber[StatusMessage], Protocol):
-    """A subscriber of an invoice, which is also told the stage that Stripe's answer leads to."""
+class StageSubscriber(Protocol):
+    """A subscriber that is also told the stage that Stripe's answer leads to."""
 
     def offer_stage(self, stage: Stage) -> None:
         """Change the stage shown within the current status."""
@@ -87,7 +97,7 @@ class _Channel:
     def confirmed(self) -> bool:
         return self.connection is not None and self.connection.alive
 
-    def offer(self, message: StatusMessage | BalanceMessage, frame: bytes) -> bool:
+    def offer(self, message: AnyMessage, frame: bytes) -> bool:
         """Offer to every subscriber. Returns whether the message was new to any of them."""
         delivered = False
         for subscriber in self.subscribers:
@@ -141,7 +151,7 @@ class Hub:
         return next((each.error for each in self._node_subscribers.values() if each.error), None)
 
     def subscribed_keys(self, topic: Topic[Key, Any]) -> list[Key]:
-        """The keys of the invoices or accounts that have subscribers in this process."""
+        """The keys of this topic that have subscribers in this process."""
         return [
             channel.key
             for channel in self._channels.values()
@@ -206,11 +216,15 @@ class Hub:
         """Publish to the invoice's subscribers: see `_publish`."""
         return self._publish(INVOICES.channel(status.invoice), status)
 
+    def publish_checkout(self, message: CheckoutMessage) -> Coroutine[Any, Any, bool]:
+        """Publish to the Checkout Session's subscribers: see `_publish`."""
+        return self._publish(CHECKOUTS.channel(message.checkout), message)
+
     def publish_balance(self, account_id: int, balance: BalanceMessage) -> Coroutine[Any, Any, bool]:
         """Publish to the account's subscribers: see `_publish`."""
         return self._publish(ACCOUNTS.channel(account_id), balance)
 
-    async def _publish(self, name: bytes, message: StatusMessage | BalanceMessage) -> bool:
+    async def _publish(self, name: bytes, message: AnyMessage) -> bool:
         """Deliver to this process's subscribers at once, and to other processes through Redis.
 
         Returns whether Redis accepted it. Never raises: the row is committed, and a subscriber
@@ -232,9 +246,9 @@ class Hub:
         channel = self._channels.get(topic.channel(key))
         return channel is not None and channel.offer(message, encode(message))
 
-    def publish_stage(self, invoice: str, stage: Stage) -> None:
+    def publish_stage(self, key: str, stage: Stage, topic: Topic[str, Any] = INVOICES) -> None:
         """Change the stage that this process's subscribers show within their current status."""
-        channel = self._channels.get(INVOICES.channel(invoice))
+        channel = self._channels.get(topic.channel(key))
         subscribers: tuple[StageSubscriber, ...] = channel.subscribers if channel else ()
         for subscriber in subscribers:
             subscriber.offer_stage(stage)

@@ -1,6 +1,6 @@
 """Resync: reads the rows that subscribers wait for again, in case a message was lost.
 
-Runs every few seconds, and at once after a gap: one query per two hundred invoices or accounts.
+Runs every few seconds, and at once after a gap: one query per two hundred rows.
 A lost message (the process was killed between commit and publish, or Redis was down) is delivered
 seconds late instead of never. Stripe is never asked.
 """
@@ -14,8 +14,8 @@ from typing import TypeVar
 import structlog
 
 from paidup.db.connection import OUTAGES
-from paidup.realtime.hub import ACCOUNTS, INVOICES, Hub
-from paidup.realtime.status_queries import read_balances, read_statuses
+from paidup.realtime.current_rows import TOPICS, read_current
+from paidup.realtime.hub import Hub
 
 log = structlog.get_logger(__name__)
 
@@ -39,14 +39,11 @@ async def resync_forever(hub: Hub, interval_s: float) -> None:
 async def resync(hub: Hub) -> None:
     """Offer the current row to every subscriber of this process."""
     try:
-        for invoices in _chunks(hub.subscribed_keys(INVOICES)):
-            for status in await read_statuses(invoices):
-                if hub.publish_local(INVOICES, status.invoice, status):
-                    hub.metrics.resync_deliveries.inc()
-        for accounts in _chunks(hub.subscribed_keys(ACCOUNTS)):
-            for account_id, balance in await read_balances(accounts):
-                if hub.publish_local(ACCOUNTS, account_id, balance):
-                    hub.metrics.resync_deliveries.inc()
+        for topic in TOPICS:
+            for keys in _chunks(hub.subscribed_keys(topic)):
+                for key, message in await read_current(topic, keys):
+                    if hub.publish_local(topic, key, message):
+                        hub.metrics.resync_deliveries.inc()
     except OUTAGES as error:
         log.warning("resync_failed", error=str(error))
 

@@ -21,7 +21,7 @@ from paidup.runtime.clock import now
 
 _STATUSES = """
 SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, i.settled_at,
-       i.settled_via, i.changed_at, i.payment_seen_at, i.error, a.balance
+       i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.checkout, a.balance
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 _BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id"
 
@@ -40,6 +40,7 @@ class _StatusRow(msgspec.Struct, array_like=True):
     changed_at: datetime
     payment_seen_at: datetime | None
     error: str | None
+    checkout: str | None
     balance: int
 
 
@@ -93,4 +94,5 @@ def _to_message(row: Invoice | _StatusRow, error: PaymentError | None, balance: 
         via=row.settled_via,
         at=row.changed_at,
         error=error,
+        checkout=row.checkout,
     )

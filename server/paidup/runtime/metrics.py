@@ -8,6 +8,8 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+SOCKET_KINDS = ("invoice", "checkout", "account")
+"""What a WebSocket is on."""
 
 
 class Metrics:
@@ -45,7 +47,7 @@ class Metrics:
     def _add_request_metrics(self) -> None:
         self.webhooks = self._counter("paidup_webhooks_total", "Webhooks received, by result.", "result")
         self.sockets = self._gauge("paidup_sockets", "Open WebSockets, by kind.", "kind")
-        for kind in ("invoice", "account"):
+        for kind in SOCKET_KINDS:
             self.sockets.labels(kind)  # shows 0 before the first one is opened
         self.sockets_refused = self._counter(
             "paidup_sockets_refused_total", "WebSocket handshakes refused, by HTTP status.", "status"
@@ -55,7 +57,7 @@ class Metrics:
         )
 
         self.limited = self._counter(
-            "paidup_limited_total", "Requests refused by an account's rate limit.", "limit"
+            "paidup_limited_total", "Requests refused by the rate limit of an account or an address.", "limit"
         )
 
     def _add_dependency_metrics(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -62,6 +63,12 @@ async def read_json(request: Request, kind: type[T], default: T | None = None) -
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"The body is not valid: {error}") from None
+
+
+def is_own_origin(origin: str | None, headers: Headers) -> bool:
+    """Whether a page of this very server sent the request: its origin has the request's own host."""
+    scheme, _, host = (origin or "").partition("://")
+    return scheme in ("http", "https") and bool(host) and host == headers.get("host", "").lower()
 
 
 def json_response(value: object, status: int = 200) -> Response:

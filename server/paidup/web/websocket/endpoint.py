@@ -1,4 +1,4 @@
-"""GET /ws/invoices/{invoice} and GET /ws/account: WebSockets that push an invoice's status or a balance.
+"""GET /ws/invoices/{invoice}, /ws/checkout/{checkout} and /ws/account: WebSockets that push what changes.
 
 Handles the handshake (origin, ticket and limits are checked before it is accepted; a refusal is an
 HTTP response), heartbeats, deadlines (clients that do not read, do not respond, or stay too long),
@@ -23,12 +23,19 @@ from starlette.websockets import WebSocket
 from paidup.domain.messages import SUBPROTOCOL, Bye, CloseCode
 from paidup.errors import NotAllowed, NotAuthenticated, PaidupError
 from paidup.rate_limits.account_limits import Limited
+from paidup.runtime.metrics import SOCKET_KINDS
 from paidup.services import Services
 from paidup.web.addresses import address_key
+from paidup.web.http import is_own_origin
 from paidup.web.problems import problem, problem_of
 from paidup.web.websocket.frame_limits import LIMIT_FRAMES
 from paidup.web.websocket.lightweight_protocol import RAW_TRANSPORT_EXTENSION, TakeOverTransport
-from paidup.web.websocket.session import AccountSession, InvoiceSession, WebSocketSession
+from paidup.web.websocket.session import (
+    AccountSession,
+    CheckoutSocketSession,
+    InvoiceSession,
+    WebSocketSession,
+)
 from paidup.web.websocket.snapshots import Snapshots
 from paidup.web.websocket.transport import AsgiTransport
 
@@ -53,7 +60,7 @@ class SocketServer:
         self._addresses: Counter[str] = Counter()
         self._accounts: Counter[int] = Counter()
         self._snapshots = Snapshots()
-        self._open = {kind: services.metrics.sockets.labels(kind) for kind in ("invoice", "account")}
+        self._open = {kind: services.metrics.sockets.labels(kind) for kind in SOCKET_KINDS}
         self.draining = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, kind: type[WebSocketSession]) -> None:
@@ -135,7 +142,8 @@ class SocketServer:
     def _register(self, session: WebSocketSession) -> None:
         self._sessions.add(session)
         self._addresses[session.address] += 1
-        self._accounts[session.account_id] += 1
+        if session.account_id is not None:
+            self._accounts[session.account_id] += 1
         self._open[session.kind].inc()
         # The first heartbeat is randomized, so that clients that connect together are spread out.
         session.next_heartbeat_at += self._services.settings.heartbeat_s * (1 + random.random()) / 2  # noqa: S311
@@ -145,8 +153,9 @@ class SocketServer:
         self._services.hub.unsubscribe(session.topic, session.key, session)
         self._sessions.discard(session)
         self._open[session.kind].dec()
-        for counter, key in ((self._addresses, session.address), (self._accounts, session.account_id)):
-            _decrement(counter, key)
+        _decrement(self._addresses, session.address)
+        if session.account_id is not None:
+            _decrement(self._accounts, session.account_id)
 
     async def _start_session(self, session: WebSocketSession) -> None:
         if not session.ended:
@@ -174,8 +183,10 @@ class SocketServer:
 
     def _authorize(self, scope: Scope, kind: type[WebSocketSession]) -> WebSocketSession:
         """The session that this handshake may open. Raises NotAllowed or NotAuthenticated."""
-        origin = Headers(scope=scope).get("origin")
-        if origin is not None and origin not in self._services.settings.origins:
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        own_page = kind.opens_from_own_page and is_own_origin(origin, headers)
+        if origin is not None and not own_page and origin not in self._services.settings.origins:
             raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
         offered = scope["subprotocols"]
         tickets = [offer for offer in offered if offer != SUBPROTOCOL]
@@ -190,7 +201,8 @@ class SocketServer:
         settings = self._services.settings
         if self.draining:
             return _retry_later("restarting", "Restarting", "This process is shutting down. Try again.")
-        if self._accounts[session.account_id] >= settings.max_sockets_per_account:
+        account = session.account_id
+        if account is not None and self._accounts[account] >= settings.max_sockets_per_account:
             retry_after_s = _jittered(RETRY_AFTER_MS) / 1000
             raise self._services.account_limits.refusal(Limited.SOCKETS, retry_after_s)
         for count, limit, scope in (
@@ -238,5 +250,6 @@ class _SocketEndpoint:
 
 ROUTES = [
     WebSocketRoute("/ws/invoices/{invoice}", _SocketEndpoint(InvoiceSession)),
+    WebSocketRoute("/ws/checkout/{checkout}", _SocketEndpoint(CheckoutSocketSession)),
     WebSocketRoute("/ws/account", _SocketEndpoint(AccountSession)),
 ]

@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 RAW_TRANSPORT_EXTENSION = "paidup.raw_transport"
 """ASGI scope extension: called with a TransportHandler, right after the handshake was accepted."""
 TakeOverTransport = Callable[[TransportHandler], "LightweightTransport"]
-WEBSOCKET_PATHS = re.compile(rb"/ws/(?:account|invoices/[-_.0-9a-zA-Z]+)")
+WEBSOCKET_PATHS = re.compile(rb"/ws/(?:account|(?:invoices|checkout)/[-_.0-9a-zA-Z]+)")
 """Paths whose application takes over the connection or refuses the handshake, without other ASGI
 messages. If Paidup is mounted under a prefix, its sockets are left to uvicorn's class, like the host's."""
 PING = Frame(Opcode.PING, b"").serialize(mask=False)

@@ -1,9 +1,9 @@
-"""WebSocket sessions: what one open socket on an invoice or an account sends.
+"""WebSocket sessions: what one open socket on an invoice, a Checkout Session or an account sends.
 
 A session holds at most one unsent frame: while the client does not read, a newer message replaces
 it. `endpoint.py` decides who may open a session and when it closes; `transport.py` sends the frames.
-While an invoice's session is open, the invoice is verified at Stripe; an account's session only
-sends its balance.
+While a session on an invoice or a Checkout Session is open, it is verified at Stripe; an account's
+session only sends its balance.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from starlette.types import Scope
 from paidup.domain.messages import (
     BalanceMessage,
     Bye,
+    CheckoutMessage,
     CloseCode,
     Heartbeat,
     StatusMessage,
@@ -26,7 +27,7 @@ from paidup.domain.messages import (
 )
 from paidup.domain.stages import Stage, opening_stage
 from paidup.payments.timeline import TimelineEventType
-from paidup.realtime.hub import ACCOUNTS, INVOICES, Topic
+from paidup.realtime.hub import ACCOUNTS, CHECKOUTS, INVOICES, Topic
 from paidup.services import Services
 from paidup.web.websocket.transport import UNOPENED, Transport
 
@@ -40,15 +41,18 @@ class WebSocketSession:
     topic: ClassVar[Topic[Any, Any]]
     kind: ClassVar[str]
     """What the socket is on: for metrics and for the detail of a refusal."""
+    opens_from_own_page: ClassVar[bool] = False
+    """Whether a page that this server itself serves may open one, whatever ALLOWED_ORIGINS lists."""
 
     __slots__ = (
         *("_frame", "_on_end", "_services", "transport"),
         *("account_id", "address", "next_heartbeat_at", "closed_at", "closing", "key", "opened_at"),
     )
 
-    def __init__(self, key: Any, account_id: int, services: Services) -> None:
+    def __init__(self, key: Any, account_id: int | None, services: Services) -> None:
         self._services = services
         self.account_id = account_id
+        """Whose sockets it counts among, if its ticket names an account."""
         self.transport: Transport = UNOPENED
         self._frame: bytes | None = None
         self._on_end: Callable[[WebSocketSession], None] | None = None
@@ -127,30 +131,27 @@ class WebSocketSession:
             self.flush()
 
 
-class InvoiceSession(WebSocketSession):
-    """Sends the status of one invoice, and has it verified meanwhile. A terminal status ends it."""
+class VerifiedSession(WebSocketSession):
+    """Sends the status of what a payment is for, and has it verified meanwhile. A terminal status ends it."""
 
-    topic = INVOICES
-    kind = "invoice"
     __slots__ = ("_answered", "_stage", "status", "verified_at")
 
-    def __init__(self, key: str, account_id: int, services: Services) -> None:
+    def __init__(self, key: str, account_id: int | None, services: Services) -> None:
         super().__init__(key, account_id, services)
         self._stage: Stage | None = None
         self._answered = False
         """Whether Stripe has been asked since the session was opened."""
-        self.status: StatusMessage | None = None
+        self.status: StatusMessage | CheckoutMessage | None = None
         self.verified_at = float("-inf")
 
-    @classmethod
-    def from_ticket(cls, scope: Scope, ticket: str, services: Services) -> InvoiceSession:
-        invoice = scope["path_params"]["invoice"]
-        return cls(invoice, services.tickets.check(ticket, invoice), services)
+    def _may_verify(self) -> bool:
+        """Count a verification that the session causes. Returns whether it is within its limit."""
+        raise NotImplementedError
 
     def start(self, on_end: Callable[[WebSocketSession], None]) -> None:
         super().start(on_end)
         self._services.timeline.note(self.key, TimelineEventType.SOCKET_OPENED)
-        # Verify before the handshake completes, unless the account has used up its verifications.
+        # Verify before the handshake completes, unless too many were caused already.
         self._services.verification_queue.add(self.key, at_once=self._may_verify())
 
     def on_disconnect(self) -> None:
@@ -170,7 +171,7 @@ class InvoiceSession(WebSocketSession):
             if self._may_verify():
                 self._services.verification_queue.prioritize(self.key)
 
-    def offer(self, status: StatusMessage, frame: bytes) -> bool:
+    def offer(self, status: StatusMessage | CheckoutMessage, frame: bytes) -> bool:
         """Send `frame` unless this version or a later one was offered before."""
         if self.status is not None and status.version <= self.status.version:
             return False
@@ -185,9 +186,6 @@ class InvoiceSession(WebSocketSession):
             self.closing = (None, CloseCode.FINISHED)
         self._enqueue(frame)
         return True
-
-    def _may_verify(self) -> bool:
-        return self._services.account_limits.may_verify(self.account_id)
 
     def offer_stage(self, stage: Stage) -> None:
         self._answered = True
@@ -205,6 +203,41 @@ class InvoiceSession(WebSocketSession):
         )
         if self.status.via is not None:
             self._services.metrics.activation_seconds.labels(self.status.via).observe(waited_s)
+
+
+class InvoiceSession(VerifiedSession):
+    """On one invoice."""
+
+    topic = INVOICES
+    kind = "invoice"
+    __slots__ = ()
+
+    @classmethod
+    def from_ticket(cls, scope: Scope, ticket: str, services: Services) -> InvoiceSession:
+        invoice = scope["path_params"]["invoice"]
+        return cls(invoice, services.tickets.check(ticket, invoice), services)
+
+    def _may_verify(self) -> bool:
+        assert self.account_id is not None
+        return self._services.account_limits.may_verify(self.account_id)
+
+
+class CheckoutSocketSession(VerifiedSession):
+    """On one Checkout Session, for those who know its id: limits count by address, since nobody is named."""
+
+    topic = CHECKOUTS
+    kind = "checkout"
+    opens_from_own_page = True
+    __slots__ = ()
+
+    @classmethod
+    def from_ticket(cls, scope: Scope, ticket: str, services: Services) -> CheckoutSocketSession:
+        checkout = scope["path_params"]["checkout"]
+        services.tickets.check_checkout(ticket, checkout)
+        return cls(checkout, None, services)
+
+    def _may_verify(self) -> bool:
+        return self._services.address_limits.may_verify(self.address)
 
 
 class AccountSession(WebSocketSession):

@@ -8,7 +8,6 @@ down, the resync delivers the row once it is back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -16,8 +15,8 @@ import structlog
 from paidup.db.bulk import KEYS_PER_QUERY
 from paidup.db.connection import OUTAGES
 from paidup.domain.messages import encode
-from paidup.realtime.hub import ACCOUNTS, INVOICES, Topic
-from paidup.realtime.status_queries import read_balances, read_statuses
+from paidup.realtime.current_rows import TOPICS, read_current
+from paidup.realtime.hub import Topic
 from paidup.web.websocket.session import WebSocketSession
 
 log = structlog.get_logger(__name__)
@@ -30,7 +29,7 @@ class Snapshots:
     """Batches the reads of first rows."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Topic[Any, Any], list[WebSocketSession]] = {INVOICES: [], ACCOUNTS: []}
+        self._waiting: dict[Topic[Any, Any], list[WebSocketSession]] = {topic: [] for topic in TOPICS}
         self._reader: asyncio.Task[None] | None = None
 
     def offer_to(self, session: WebSocketSession) -> None:
@@ -63,15 +62,9 @@ class Snapshots:
         for session in sessions:
             by_key.setdefault(session.key, []).append(session)
         try:
-            for key, message in await _read_rows(topic, by_key):
+            for key, message in await read_current(topic, by_key):
                 frame = encode(message)
                 for session in by_key[key]:
                     session.offer(message, frame)
         except OUTAGES as error:
             log.warning("snapshots_failed", sockets=len(sessions), error=str(error))
-
-
-async def _read_rows(topic: Topic[Any, Any], keys: Iterable[Any]) -> list[tuple[Any, Any]]:
-    if topic is INVOICES:
-        return [(status.invoice, status) for status in await read_statuses(keys)]
-    return await read_balances(keys)

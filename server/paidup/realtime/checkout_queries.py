@@ -1,0 +1,84 @@
+"""Read-only queries that turn Checkout Sessions into the messages that browsers receive.
+
+They show nothing of the account: no name, no balance, no id of an invoice. Like those of invoices
+(`status_queries.py`), they bypass the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from paidup.db.bulk import select_by_keys
+from paidup.domain.checkout_stages import LinkedInvoice, SessionFacts, checkout_state
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import CheckoutMessage
+from paidup.domain.payment_facts import PaymentError, Source
+from paidup.runtime.clock import now
+
+_CHECKOUTS = """
+SELECT c.id, c.status, c.payment_status, c.account_id, c.completed_at, c.created_at, c.return_to,
+       COALESCE(i.plan, c.plan), i.version, i.status, i.credits_quoted, i.credits_reversed, i.settled_at,
+       i.settled_via, i.changed_at, i.payment_seen_at, i.error
+FROM checkout_sessions c LEFT JOIN invoices i ON i.id = c.invoice WHERE c.id"""
+
+
+class _CheckoutRow(msgspec.Struct, array_like=True):
+    """The columns of `_CHECKOUTS`, in their order. From `version` on: its invoice's, if any."""
+
+    id: str
+    session_status: str
+    payment_status: str
+    account_id: int | None
+    completed_at: datetime | None
+    created_at: datetime
+    return_to: str | None
+    plan: str | None
+    version: int | None
+    status: InvoiceStatus | None
+    credits_quoted: int | None
+    credits_reversed: int | None
+    settled_at: datetime | None
+    settled_via: Source | None
+    changed_at: datetime | None
+    payment_seen_at: datetime | None
+    error: str | None
+
+
+async def read_checkout(checkout: str) -> CheckoutMessage | None:
+    """The message for one session, or None if there is no such row."""
+    found = await read_checkouts([checkout])
+    return found[0] if found else None
+
+
+async def read_checkouts(checkouts: Iterable[str]) -> list[CheckoutMessage]:
+    """The messages for several sessions: one query per 500."""
+    return [
+        _to_message(msgspec.convert(record, _CheckoutRow, strict=False))
+        async for record in select_by_keys(_CHECKOUTS, checkouts)
+    ]
+
+
+def _to_message(row: _CheckoutRow) -> CheckoutMessage:
+    invoice = None
+    if row.status is not None and row.version is not None:
+        invoice = LinkedInvoice(row.status, row.version, row.payment_seen_at)
+    facts = SessionFacts(
+        row.session_status, row.payment_status, row.account_id is not None, row.completed_at, invoice
+    )
+    state = checkout_state(facts, now())
+    credits = max(0, (row.credits_quoted or 0) - (row.credits_reversed or 0)) if row.settled_at else 0
+    return CheckoutMessage(
+        checkout=row.id,
+        version=state.version,
+        status=state.status,
+        stage=state.stage,
+        plan=row.plan,
+        credits_granted=credits,
+        via=row.settled_via,
+        at=row.changed_at or row.completed_at or row.created_at,
+        error=msgspec.json.decode(row.error, type=PaymentError) if row.error else None,
+        return_to=row.return_to if state.status is InvoiceStatus.ACTIVE else None,
+    )
