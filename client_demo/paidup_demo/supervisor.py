@@ -42,6 +42,8 @@ START_WITHIN_S = 30.0
 STOP_WITHIN_S = 12.0
 POLL_INTERVAL_S = 0.2
 REDIS_OUTAGE_S = 8.0
+WEBHOOK_DELAY_MS = 5000
+"""Stripe's webhooks take some seconds, too. The preset "Normal" of the demo's page has the same."""
 SANDBOX_KEY = "sk_test_paidup_sandbox_no_stripe_account"
 
 STEPS = 4
@@ -102,6 +104,7 @@ def demo_environment(given: dict[str, str]) -> dict[str, str]:
         return environment
     port = environment.setdefault("PORT", "8000")
     environment.setdefault("SANDBOX_PORT", "8001")
+    environment.setdefault("SANDBOX_WEBHOOK_DELAY_MS", str(WEBHOOK_DELAY_MS))
     sandbox_port = _sandbox_port(environment)
     stored = _stored_secrets(data_dir)
     return environment | {

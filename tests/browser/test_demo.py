@@ -6,9 +6,12 @@ the page must have no exceptions and no logged errors except the expected 402s.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import expect
 
+from paidup_demo.supervisor import WEBHOOK_DELAY_MS
 from tests.browser.story import DECLINED, VISA, VISA_WITH_3DS, Shopper
 from tests.support.waiting import wait_until
 
@@ -18,6 +21,7 @@ pytestmark = [
 ]
 
 LATE_MS = 60_000
+READY = re.compile(r"^Your credits were ready \S+\sm?s after your bank’s confirmation\.$")
 UNREACHABLE = {"webhook_drop": True, "rate_limited": True}
 """No source works: the webhook is lost, and Stripe answers 429."""
 
@@ -28,7 +32,8 @@ async def expect_active(shopper: Shopper, via: str | None = None) -> None:
     await expect(shopper.heading).to_have_text("Pro is yours.")
     await expect(shopper.page.locator("#done-text")).to_contain_text("2,000 credits added.")
     if via:
-        await expect(shopper.source_name).to_contain_text(f"Confirmed by {via} in ")
+        await expect(shopper.page.locator("#source")).to_have_attribute("data-via", via)
+        await expect(shopper.source_name).to_have_text(READY)
     await expect(shopper.posters).to_have_count(1)
     await expect(shopper.balance).to_have_text("1,990")
 
@@ -176,16 +181,34 @@ async def test_a_failed_payment_offers_another_card_that_stays_to_be_pressed(sho
     assert (await shopper.stages())[-2:] == ["failed", "verifying"]
 
 
+async def test_a_test_card_fills_the_form_when_it_is_pressed(shopper: Shopper) -> None:
+    """Number, date and security code, without typing; another one replaces it, and the last one pays."""
+    await shopper.reach_card_form()
+    cards = shopper.page.locator("#test-list")
+    await cards.get_by_role("button", name=DECLINED).click()
+    await shopper.page.get_by_test_id("pay").click()
+    await expect(shopper.page.get_by_test_id("card-error")).to_have_text("Your card was declined.")
+    await cards.get_by_role("button", name=VISA).click()
+    await expect(shopper.page.get_by_test_id("card-error")).to_be_empty()
+    await expect(shopper.page.get_by_label("Card number")).to_have_value(VISA)
+    await expect(shopper.page.locator("#tests-status")).to_have_text(f"{VISA}: filled in")
+    await shopper.page.get_by_test_id("pay").click()
+    await expect_active(shopper)
+    await expect_one_payment(shopper)
+
+
 # ---- Which source is first
 
 
 async def test_the_webhook_is_first_if_stripe_is_slow(shopper: Shopper) -> None:
-    """The server's question takes three seconds, the webhook comes at once: the screen names it."""
+    """The server's question takes three seconds, the webhook comes at once: the screen says so."""
     await shopper.reach_card_form()
     await shopper.stripe_side.conditions(api_latency_ms=3000)
     await shopper.pay()
     await expect_active(shopper, via="webhook")
-    await expect(shopper.page.locator("#source-reason")).to_have_text("Stripe’s webhook arrived first.")
+    await expect(shopper.page.locator("#source-reason")).to_contain_text(
+        "Stripe’s webhook was first this time."
+    )
 
 
 async def test_a_succeeded_payment_counts_though_its_invoice_lags_behind(shopper: Shopper) -> None:
@@ -230,8 +253,12 @@ async def test_a_closed_tab_is_credited_once_the_page_is_opened_again(shopper: S
     """S02: closed right after confirming, no webhook ever; opening the page is enough to be credited."""
     invoice = await leave_at_the_bank(shopper)
     await shopper.new_tab()
-    # The page's first read of the account asks Stripe: there is nothing to wait for, and nothing to announce.
+    # The page's first read of the account asks Stripe: there is nothing to wait for.
     await shopper.arrive("2,000")
+    await expect(shopper.page.locator("#banner-text")).to_have_text("Pro is yours: 2,000 credits added.")
+    await shopper.page.reload()  # once is enough
+    await expect(shopper.balance).to_have_text("2,000")
+    await expect(shopper.page.locator("#banner")).to_be_hidden()
     await shopper.ask_for_poster()
     await expect(shopper.balance).to_have_text("1,990")
     assert (await shopper.api("GET", f"/api/invoices/{invoice}"))["via"] == "verification"
@@ -378,6 +405,7 @@ async def test_a_long_wait_after_a_failed_attempt_says_so_too(shopper: Shopper) 
 
 async def test_the_fault_panel_sets_conditions(shopper: Shopper) -> None:
     """A preset of the conditions panel reaches the sandbox, so does a field; "Normal" takes both back."""
+    await shopper.stripe_side.conditions(webhook_delay_ms=WEBHOOK_DELAY_MS)  # as the demo starts
     await shopper.arrive()
     panel = shopper.page.get_by_test_id("conditions")
     await panel.locator("summary").click()
@@ -392,4 +420,5 @@ async def test_the_fault_panel_sets_conditions(shopper: Shopper) -> None:
     assert (set_now["webhook_drop"], set_now["api_latency_ms"]) == (True, 250)
     await panel.get_by_role("button", name="Normal").click()
     await expect(panel.locator("[data-summary]")).to_have_text("Normal")
-    assert (await shopper.stripe_side.look("conditions"))["webhook_drop"] is False
+    set_now = await shopper.stripe_side.look("conditions")
+    assert (set_now["webhook_drop"], set_now["webhook_delay_ms"]) == (False, WEBHOOK_DELAY_MS)

@@ -24,6 +24,18 @@ SERVER_RESTARTING = re.compile(
     r"ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|response code: 503"
 )
 FIRST_POLL_MS = 200
+NOTE_COVERED = """
+  window.covered = [];
+  new MutationObserver(() => {
+    const labels = document.querySelectorAll("#timeline-picture :is(.timeline-tick, .timeline-now text)");
+    const boxes = [...labels].map((label) => [label.textContent, label.getBoundingClientRect()]);
+    for (const [index, [text, box]] of boxes.entries())
+      for (const [other, { left, right, top, bottom }] of boxes.slice(index + 1))
+        if (box.left < right && left < box.right && box.top < bottom && top < box.bottom)
+          covered.push([text, other]);
+  }).observe(document, { subtree: true, childList: true });
+"""
+"""Labels of the axis that were ever drawn over each other."""
 COUNT_FRAMES = """
   window.framesAsked = 0;
   const ask = window.requestAnimationFrame;
@@ -85,8 +97,10 @@ def timeline_view(shopper: Shopper) -> TimelineView:
 async def test_the_headline_says_by_how_much_verification_was_first(timeline_view: TimelineView) -> None:
     """The difference in the headline is that of the recorded events; the view fits a small phone."""
     page = timeline_view.shopper.page
+    await page.add_init_script(NOTE_COVERED)
     invoice = await timeline_view.buy("Webhook is a minute late", webhook_delay_ms=2500)
     await expect(timeline_view.headline).to_have_text("Confirmed by verification. No webhook has come yet.")
+    await expect(page.locator(".timeline-now text")).to_be_visible()
     await expect(timeline_view.marks("verification", "first")).not_to_have_count(0)
     await expect(timeline_view.marks("webhook", "late")).to_have_count(0)
     await expect(timeline_view.headline).to_contain_text(" s before the webhook.")
@@ -98,11 +112,74 @@ async def test_the_headline_says_by_how_much_verification_was_first(timeline_vie
     assert float(said[1]) == pytest.approx((came - settled) / 1000, abs=0.051)
     await expect(timeline_view.marks("webhook", "late")).not_to_have_count(0)
     await expect(timeline_view.rows.filter(has_text="The bank confirmed.")).to_contain_text("0 ms")
+    assert await page.evaluate("window.covered") == []
+    await page.locator(".timeline-steps summary").click()
     await expect_to_fit(page, 320)
     await expect_no_violations(page)
     await page.reload()  # the latest purchase, with the marks that only this browser knows
     await expect(timeline_view.headline).to_have_text(headline)
     await expect(timeline_view.rows.filter(has_text="The screen says active.")).to_have_count(1)
+
+
+SHOWN = {
+    "sentence": ("#source-name", r"ready (.+) after your bank"),
+    "detail": ("#timeline-detail", r"on the screen after (.+)\.$"),
+    "lane": ("[data-lane=browser] .timeline-summary", r"active after (.+)$"),
+    "row": ("#timeline-rows tr:has-text('The screen says active.') td:first-child", r"(.+)"),
+    "dot": ("[data-lane=browser] [data-look=first] title >> nth=0", r"(.+): the screen says active"),
+    "description": ("#timeline-picture > desc", r"Browser: active after ([^.]+(?:\.\d)?\sm?s)\."),
+}
+"""Where the time until the credits were on the screen is shown."""
+TIMELINE = {name: place for name, place in SHOWN.items() if name != "sentence"}
+LATER = {
+    "sentence": ("#source-reason", r"arrived (.+) later; without Paidup you would have waited for it\.$"),
+    "headline": ("[data-testid=timeline-headline]", r"verification, (.+) before the webhook\."),
+    "lane": ("[data-lane=webhook] .timeline-summary", r"(.+) later, already credited"),
+}
+"""Where it is shown by how much the webhook was later."""
+MEASURED = """async () => {
+  const { formatDuration } = await import("/demo/lib/text.js");
+  const [confirmed] = performance.getEntriesByName("paidup:confirmed");
+  const [active] = performance.getEntriesByName("paidup:active");
+  return formatDuration(active.startTime - confirmed.startTime);
+}"""
+
+
+async def figures(timeline_view: TimelineView, places: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """The one figure that each place shows."""
+    found = {}
+    for name, (where, pattern) in places.items():
+        text = await timeline_view.shopper.page.locator(where).first.text_content()
+        said = re.search(pattern, text or "")
+        assert said, f"{name}: {text}"
+        found[name] = said[1].replace("\u00a0", " ")
+    return found
+
+
+async def test_one_measurement_is_one_figure_wherever_it_is_shown(timeline_view: TimelineView) -> None:
+    """The wait for the credits, and the webhook's: the same in sentence, headline, picture and table."""
+    page = timeline_view.shopper.page
+    await timeline_view.buy(webhook_delay_ms=1200)
+    await expect(page.locator("#source-reason")).to_contain_text("without Paidup you would have waited")
+    await expect(timeline_view.rows.filter(has_text="The screen says active.")).to_have_count(1)
+    shown = await figures(timeline_view, SHOWN)
+    assert set(shown.values()) == {await page.evaluate(MEASURED)}, shown
+    later = await figures(timeline_view, LATER)
+    assert len(set(later.values())) == 1, later
+    await page.reload()  # the clocks are compared again, and what this browser measured is kept
+    await expect(timeline_view.rows.filter(has_text="The screen says active.")).to_have_count(1)
+    assert shown == {**shown, **await figures(timeline_view, TIMELINE)}
+
+
+async def test_a_lost_webhook_is_said_to_be_missing(timeline_view: TimelineView) -> None:
+    """It is never on its way, and the sentence says what waiting for it would have meant."""
+    page = timeline_view.shopper.page
+    await timeline_view.buy(webhook_drop=True)
+    reason = page.locator("#source-reason")
+    await expect(reason).to_have_text(
+        "Stripe’s webhook has not arrived yet; without Paidup you would still be waiting for it."
+    )
+    await expect(timeline_view.headline).to_have_text("Confirmed by verification. No webhook has come yet.")
 
 
 async def test_the_timeline_does_not_delay_the_activation(timeline_view: TimelineView) -> None:

@@ -3,7 +3,8 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 
 import { place, scale, ticks, timeWindows } from "../../client_demo/paidup_demo/timeline/axis.js";
-import { buildTimeline, formatDuration, unbroken } from "../../client_demo/paidup_demo/timeline/layout.js";
+import { formatDuration, story, unbroken } from "../../client_demo/paidup_demo/lib/text.js";
+import { buildTimeline } from "../../client_demo/paidup_demo/timeline/layout.js";
 
 const BEGIN = 1_000_000;
 
@@ -29,7 +30,7 @@ function purchase(rows, { marks = [["confirmed", 0]], faults = [] } = {}) {
       started: BEGIN + started,
       ended: ended === null ? null : BEGIN + ended,
     })),
-    marks: marks.map(([type, at]) => ({ type, at: BEGIN + at, within: 2 })),
+    marks: marks.map(([type, at]) => ({ type, at: BEGIN + at })),
   };
 }
 
@@ -88,6 +89,43 @@ describe("the headline", () => {
   it("ignores webhooks that do not report the payment", () => {
     const found = timelineOf([...VERIFIED, webhook(10, "invoice.finalized"), webhook(941)], {}, 2000);
     assert.equal(found.headline, "Confirmed by verification, 900 ms before the webhook.");
+  });
+});
+
+describe("the sentence about what was just seen", () => {
+  const told = (via, rows, now, after = 84) => {
+    const { webhook, missed } = timelineOf(rows, {}, now);
+    const { line, why } = story({ via, after, webhook, missed });
+    return `${line} ${why}`.replaceAll("\u00a0", " ");
+  };
+  const READY = "Your credits were ready 84 ms after your bank’s confirmation.";
+
+  it("says how long the webhook took, and what it would have meant", () => {
+    assert.equal(
+      told("verification", [...VERIFIED, webhook(6241)], 7000),
+      `${READY} Stripe’s webhook arrived 6.2 s later; without Paidup you would have waited for it.`,
+    );
+  });
+
+  it("says that the webhook has not arrived yet, and in the end that it never did", () => {
+    const waiting = told("verification", VERIFIED, 2000);
+    assert.equal(waiting, `${READY} Stripe’s webhook has not arrived yet; without Paidup you would still be waiting for it.`);
+    assert.match(told("verification", VERIFIED, 200_000), /webhook never arrived; without Paidup you would still be waiting/);
+  });
+
+  it("says that the webhook was first, or at the same time", () => {
+    assert.match(told("webhook", [webhook(30), settled(35, "webhook")], 100), /Stripe’s webhook was first this time\./);
+    assert.match(told("verification", [webhook(39), ...VERIFIED], 100), /Stripe’s webhook arrived at the same time\./);
+  });
+
+  it("says that the regular check found the payment", () => {
+    const rows = [settled(20_040, "reconciliation")];
+    assert.match(told("reconciliation", rows, 21_000), /regular check found it\. Stripe’s webhook had not arrived\./);
+  });
+
+  it("names no time that this browser did not measure, and nothing where nothing was paid", () => {
+    assert.match(told("verification", VERIFIED, 100, null), /^Your credits are ready\. /);
+    assert.equal(story({ via: null, after: null, webhook: null, missed: false }), null);
   });
 });
 

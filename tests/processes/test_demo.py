@@ -16,7 +16,8 @@ import aiohttp
 import pytest
 
 from paidup.errors import ConfigurationError
-from paidup_demo.supervisor import run_demo
+from paidup_demo.sandbox.conditions import Conditions
+from paidup_demo.supervisor import WEBHOOK_DELAY_MS, run_demo
 from tests.support.contracts import checked_session
 from tests.support.paidup import WEBHOOK_SECRET, status_with
 from tests.support.processes import Child, alive, descendants, free_port
@@ -99,6 +100,13 @@ async def test_the_page_allows_only_the_sandboxs_script(demo: Demo, browser: aio
     assert rules["default-src"] == "'self'"
     assert rules["object-src"] == rules["base-uri"] == rules["frame-ancestors"] == "'none'"
     assert f"ws://127.0.0.1:{demo.port}" in rules["connect-src"]
+
+
+async def test_the_webhook_takes_some_seconds_at_first(demo: Demo, browser: aiohttp.ClientSession) -> None:
+    """As in life, so that the first purchase is confirmed by verification, which does not wait for it."""
+    found = await StripeSide(demo.sandbox, browser).look("conditions")
+    changed = {name: value for name, value in found.items() if value != getattr(Conditions(), name)}
+    assert changed == {"webhook_delay_ms": WEBHOOK_DELAY_MS}
 
 
 async def test_only_the_pages_files_are_served(demo: Demo, browser: aiohttp.ClientSession) -> None:

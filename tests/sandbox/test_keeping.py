@@ -11,6 +11,7 @@ from paidup_demo.sandbox.clock import add_interval
 from paidup_demo.sandbox.errors import CardError
 from paidup_demo.sandbox.settings import SandboxSettings, SettingsError, WebhookTarget
 from paidup_demo.sandbox.state import Store
+from paidup_demo.sandbox.world import World
 
 from .rig import CARD_3DS, SECRET, Receiver, Sandbox, Server, settings, wait_until
 
@@ -68,8 +69,10 @@ def test_settings_of_the_environment() -> None:
             "SANDBOX_WEBHOOK_URL": "http://127.0.0.1:8000/webhooks/stripe",
             "SANDBOX_WEBHOOK_SECRET": "whsec_1",
             "SANDBOX_ALLOWED_ORIGINS": "http://a.example, http://b.example",
+            "SANDBOX_WEBHOOK_DELAY_MS": "5000",
         }
     )
+    assert World(read).conditions.webhook_delay_ms == read.webhook_delay_ms == 5000
     assert (read.host, read.port, read.data_file) == ("localhost", 9001, Path("state.json"))
     assert read.webhooks == (WebhookTarget("http://127.0.0.1:8000/webhooks/stripe", "whsec_1"),)
     assert read.allowed_origins == ("http://a.example", "http://b.example")
@@ -78,6 +81,7 @@ def test_settings_of_the_environment() -> None:
 @pytest.mark.parametrize(
     "env",
     [
+        {"SANDBOX_WEBHOOK_DELAY_MS": "5 s"},
         {"SANDBOX_PORT": "eight"},
         {"SANDBOX_PORT": "70000"},
         {"SANDBOX_WEBHOOK_URL": "http://127.0.0.1/"},

@@ -24,7 +24,7 @@ def assert_says_so(reply: Reply, status: int) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/checkout/sessions"),
+        ("POST", "/v1/quotes"),
         ("GET", "/v1/subscription_schedules"),
         ("POST", "/v1/billing_portal/sessions"),
         ("POST", "/v1/test_helpers/test_clocks"),

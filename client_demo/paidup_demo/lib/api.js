@@ -72,6 +72,8 @@ export const subscribe = (plan, interval) =>
 export const change = (plan, interval) => call("POST", "/api/subscriptions/change", { plan, interval });
 /** @param {string} plan @param {number} quantity @returns {Promise<Purchase>} */
 export const topUp = (plan, quantity) => call("POST", "/api/top-ups", { plan, quantity });
+/** How its payment stands. @param {string} invoice @returns {Promise<Status>} */
+export const invoice = (invoice) => call("GET", `/api/invoices/${invoice}`);
 /** An existing invoice with its client secret. @param {string} invoice @returns {Promise<Purchase>} */
 export const resumeInvoice = (invoice) => call("POST", "/api/invoices", { invoice });
 /** @param {"period_end"|"now"} when @returns {Promise<{subscription: Subscription}>} */

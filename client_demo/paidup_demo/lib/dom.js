@@ -9,6 +9,13 @@ export function set(id, text) {
   if (el(id).textContent !== text) el(id).textContent = text;
 }
 
+/** Set a performance mark now. @param {string} name @returns {number} its time in ms since 1970, to fractions of one */
+export function mark(name) {
+  const startTime = performance.now();
+  performance.mark(name, { startTime });
+  return performance.timeOrigin + startTime;
+}
+
 /** Whether the customer prefers reduced motion. */
 export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 

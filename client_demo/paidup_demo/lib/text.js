@@ -30,25 +30,50 @@ export function money(minor, currency) {
   return format.format(amount).replace(/[.]0+$/, "");
 }
 
-/** @param {number} ms */
-export function duration(ms) {
-  return ms < 1000 ? `${Math.max(1, Math.round(ms))} ms` : `${(ms / 1000).toFixed(1)} s`;
+/** A duration for reading: 41 ms, 4.9 s, 38 s, 2 min 5 s. @param {number} ms */
+export function formatDuration(ms) {
+  if (ms < 999.5) return `${Math.round(ms)} ms`;
+  if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 100) return `${seconds} s`;
+  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
 }
+
+/** Joins each number and its unit with a no-break space. @param {string} text */
+export const unbroken = (text) => text.replace(/(\d) (ms|s|min)\b/g, "$1\u00a0$2");
 
 const CONTACT = "help@halftone.example";
 
-const SOURCES = {
-  verification: ["verification", "We asked Stripe directly instead of waiting for the webhook."],
-  webhook: ["webhook", "Stripe’s webhook arrived first."],
-  reconciliation: ["reconciliation", "Our regular check found the payment."],
-};
-
-/** Which source confirmed the payment, and how fast. @param {Status["via"]} via @param {number|null} ms since the bank confirmed */
-export function confirmedBy(via, ms) {
+/**
+ * What was just seen, and what it would have been without Paidup.
+ * @param {{via: Status["via"], after: number|null, webhook: number|null, missed: boolean}} seen `after`: ms from the bank's
+ *   confirmation to the credits on the screen, null if this browser did not see the confirmation; `webhook`: ms from the
+ *   credits to Stripe's webhook, null while there is none; `missed`: it is no longer expected
+ * @returns {{line: string, why: string}|null} null if nothing was paid
+ */
+export function story({ via, after, webhook, missed }) {
   if (!via) return null;
-  const [name, why] = SOURCES[via];
-  return { line: `Confirmed by ${name}${ms === null ? "" : ` in ${duration(ms)}`}`, why };
+  const line =
+    after === null
+      ? "Your credits are ready."
+      : `Your credits were ready ${formatDuration(after)} after your bank’s confirmation.`;
+  return { line: unbroken(line), why: unbroken(STORIES[via](webhook, missed)) };
 }
+
+/** @type {Record<NonNullable<Status["via"]>, (webhook: number|null, missed: boolean) => string>} */
+const STORIES = {
+  verification(webhook, missed) {
+    if (webhook === null)
+      return `Stripe’s webhook ${missed ? "never arrived" : "has not arrived yet"}; without Paidup you would still be waiting for it.`;
+    if (webhook <= 0) return "Stripe’s webhook arrived at the same time. Had it been late, Paidup would not have waited for it.";
+    return `Stripe’s webhook arrived ${formatDuration(webhook)} later; without Paidup you would have waited for it.`;
+  },
+  webhook: () => "Stripe’s webhook was first this time. Had it been late, Paidup would not have waited for it.",
+  reconciliation(webhook) {
+    const then = webhook !== null && webhook > 0 ? `arrived ${formatDuration(webhook)} later` : "had not arrived";
+    return `Paidup’s regular check found it. Stripe’s webhook ${then}.`;
+  },
+};
 
 /** @param {Action} action @param {string} label */
 const button = (action, label) => ({ action, label });

@@ -6,8 +6,9 @@
  */
 import { refreshSoon } from "./account.js";
 import * as accountText from "../lib/account_text.js";
+import * as api from "../lib/api.js";
 import { showBalance } from "./balance.js";
-import { reducedMotion, el, set } from "../lib/dom.js";
+import { reducedMotion, el, mark, set } from "../lib/dom.js";
 import { storage } from "./storage.js";
 import { activate } from "../sdk/paidup.js";
 import * as timeline from "../timeline/timeline.js";
@@ -21,6 +22,8 @@ import * as texts from "../lib/text.js";
 /** @typedef {import("./session_state.js").Activation} Activation */
 /** @typedef {import("./session_state.js").Order} Order */
 
+/** The last activation on the screen. @type {{invoice: string, via: Status["via"], after: number|null}} */
+let seen = { invoice: "", via: null, after: null };
 /** @type {(view: string) => unknown} */
 let onCredits = () => {};
 
@@ -105,11 +108,7 @@ function showCredits(status) {
     error: null,
   };
   const screen = texts.screen("active", known);
-  const at = state.order?.at;
-  const source = texts.confirmedBy(status.via, at ? Date.now() - at : null);
-  el("source").hidden = !source || status.credits_granted === 0;
-  set("source-name", source?.line ?? "");
-  set("source-reason", source?.why ?? "");
+  el("source").hidden = !status.via || status.credits_granted === 0;
   set("done-title", `${screen.heading}.`);
   set("done-text", screen.sentence + (mayPrint(status) ? " Your poster is being printed now." : ""));
   set("account-lead", "");
@@ -117,8 +116,24 @@ function showCredits(status) {
     state.announcement = `${screen.heading}: ${screen.sentence}`;
   } else go("done");
   refreshSoon();
-  performance.mark("paidup:active");
+  const at = state.order?.at;
+  const active = mark("paidup:active");
+  seen = { invoice: status.invoice, via: status.via, after: at ? active - at : null };
+  tell({ webhook: null, missed: false });
   if (!reducedMotion.matches && status.credits_granted > 0) burst();
+}
+
+/** What was just seen, as far as it is known. @param {{webhook: number|null, missed: boolean}} known */
+function tell({ webhook, missed }) {
+  const told = texts.story({ ...seen, webhook, missed });
+  el("source").dataset.via = seen.via ?? "";
+  set("source-name", told?.line ?? "");
+  set("source-reason", told?.why ?? "");
+}
+
+/** The timeline was drawn: it knows what became of Stripe's webhook. @param {import("../timeline/layout.js").Timeline} shown @param {string} invoice */
+export function onTimeline(shown, invoice) {
+  if (invoice === seen.invoice && shown.settled !== null) tell(shown);
 }
 
 /** Whether a poster is waiting and can be paid for now. @param {Status} status */
@@ -128,6 +143,7 @@ const mayPrint = ({ balance }) => !!storage.poster && balance >= PRICE;
 function settled(status) {
   state.activation?.close();
   storage.forget(status.invoice);
+  if (storage.begun?.invoice === status.invoice) storage.begun = null;
   if (status.status !== "active") {
     if (state.view === "card") showActivating();
     return draw();
@@ -153,6 +169,14 @@ export function resume(activating) {
     storage.confirmedAt(activating.invoice) || status === "processing" || status === "requires_action";
   if (state.order && onItsWay && state.order.kind === "plan") showActivating();
   else showBanner();
+}
+
+/** Announce a payment of this browser that was settled while no page was open, e.g. by this page's first request. */
+export async function announceSettled() {
+  const { begun } = storage;
+  if (!begun) return;
+  const status = await api.invoice(begun.invoice).catch(() => null);
+  if (status?.status === "active") watch({ ...begun, plan: status.plan ?? "" }, status);
 }
 
 /** Follow a payment that the server reported, and ask it to verify again. @param {Activating} activating */

@@ -8,7 +8,7 @@ import { refreshIfShown } from "./account.js";
 import * as accountText from "../lib/account_text.js";
 import { followAndVerify, showActivating, watch } from "./activation.js";
 import * as api from "../lib/api.js";
-import { el } from "../lib/dom.js";
+import { el, mark } from "../lib/dom.js";
 import { storage } from "./storage.js";
 import { drawPlans } from "./plan_list.js";
 import { cardField, confirm, stripe, waitsForBank } from "../lib/stripe_payment.js";
@@ -65,6 +65,7 @@ export async function buy(request, about, errorId) {
 async function begin({ invoice, client_secret, ticket, status }, about) {
   if (["home", "plans", "account"].includes(state.view)) state.origin = state.view;
   const order = { ...about, invoice, plan: status.plan ?? about.plan, ticket, secret: client_secret };
+  storage.begun = { invoice, kind: about.kind };
   const checked = await bankCheckPending(order, status);
   if (client_secret && !checked && status.status !== "active" && status.status !== "processing") {
     if (state.watchedInvoice !== invoice) state.activation?.close();
@@ -165,11 +166,11 @@ export async function pay() {
 
 /** The bank has confirmed: from now on only the server's status counts. @param {Order} order @param {string} intent its status */
 function confirmed(order, intent) {
-  performance.mark("paidup:confirmed");
+  const at = mark("paidup:confirmed");
   if (el("source").dataset.invoice === order.invoice) return; // the WebSocket was faster than Stripe.js
-  storage.confirm(order.invoice);
-  if (timeline.confirmed(order.invoice)) return; // this tab is being closed
-  order.at = Date.now();
+  storage.confirm(order.invoice, at);
+  if (timeline.confirmed(order.invoice, at)) return; // this tab is being closed
+  order.at = at;
   order.intent = intent;
   if (!watching(order.invoice)) watch(order, null);
   state.activation?.confirmed(intent);

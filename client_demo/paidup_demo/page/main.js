@@ -6,7 +6,7 @@
  */
 import { refreshSoon, refreshIfShown, setUpAccount } from "./account.js";
 import * as accountText from "../lib/account_text.js";
-import { followAndVerify, follow, resume, showActivating, whenActive } from "./activation.js";
+import { announceSettled, followAndVerify, follow, onTimeline, resume, showActivating, whenActive } from "./activation.js";
 import * as api from "../lib/api.js";
 import { followBalance, showBalance } from "./balance.js";
 import { clock } from "./test_clock.js";
@@ -153,11 +153,12 @@ async function start() {
     showBalance(account.balance);
     followBalance(refreshIfShown);
     setUpAccount({ buy, follow, pay: continuePayment, showBalance, price: PRICE }, plans);
-    if (config.publishable_key.startsWith("pk_test_")) drawTestCards();
+    if (config.publishable_key.startsWith("pk_test_")) drawTestCards(!!config.sandbox);
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no real payments are made." : "";
-    void timeline.start(config);
+    void timeline.start(config, onTimeline);
     if (config.sandbox) void clock(refreshSoon);
     if (account.activating) resume(account.activating);
+    else void announceSettled();
   } catch (problem) {
     el(state.view === "account" ? "account-error" : "home-error").textContent = /** @type {Error} */ (problem).message;
   }

@@ -2,16 +2,17 @@
 /** Draws the list of plans and the list of test cards. */
 import { saving } from "../lib/account_text.js";
 import { el } from "../lib/dom.js";
+import { state } from "./session_state.js";
 import * as texts from "../lib/text.js";
 
 /** @typedef {import("../lib/api.js").Plan} Plan */
 
 const TEST_CARDS = [
   ["4242 4242 4242 4242", "Succeeds"],
-  ["4000 0000 0000 3220", "Bank’s check (3DS), then succeeds"],
+  ["4000 0000 0000 3220", "Your bank asks first (3DS), then it succeeds"],
   ["4000 0000 0000 0002", "Declined"],
   ["4000 0000 0000 9995", "Declined: insufficient funds"],
-  ["4000 0084 0000 1629", "Bank’s check, then declined"],
+  ["4000 0084 0000 1629", "Your bank asks first (3DS), then it is declined"],
 ];
 
 const ROW =
@@ -53,29 +54,46 @@ function row(texts) {
   return item;
 }
 
-export function drawTestCards() {
+/** @param {boolean} sandboxed whether a test card can be filled in; Stripe's own form cannot be */
+export function drawTestCards(sandboxed) {
   el("test-cards").hidden = false;
+  el("tests-how").textContent = sandboxed
+    ? "No real payments are made. Press a card to fill in the form."
+    : "No real payments are made. Press a number to copy it. Any future date and any three digits will do.";
   const rows = TEST_CARDS.map(([digits, what]) => {
     const item = document.createElement("li");
     const button = document.createElement("button");
+    const [number, outcome] = [document.createElement("b"), document.createElement("span")];
     button.type = "button";
-    button.textContent = digits;
-    button.setAttribute("aria-label", `Copy ${digits}`);
-    button.onclick = () => copy(button, digits);
-    item.append(button, what);
+    [number.textContent, outcome.textContent] = [digits, what];
+    button.append(number, " ", outcome);
+    button.onclick = () => use(button, digits);
+    item.append(button);
     return item;
   });
   el("test-list").replaceChildren(...rows);
 }
 
 /** @param {HTMLElement} button @param {string} digits */
-async function copy(button, digits) {
-  const copied = await navigator.clipboard.writeText(digits.replaceAll(" ", "")).then(
-    () => true,
-    () => false, // not allowed here; the number can still be typed
-  );
-  if (!copied) return;
-  el("copied").textContent = `Copied ${digits}`;
-  button.dataset.copied = "";
-  setTimeout(() => delete button.dataset.copied, 1500);
+async function use(button, digits) {
+  const done = state.card?.sandboxFill ? fill(digits) : await copy(digits);
+  if (!done) return;
+  el("card-error").textContent = "";
+  el("tests-status").textContent = `${digits}: ${done}`;
+  for (const other of document.querySelectorAll("[data-done]")) delete (/** @type {HTMLElement} */ (other).dataset.done);
+  button.dataset.done = done;
+  setTimeout(() => delete button.dataset.done, 1500);
 }
+
+/** @param {string} digits */
+function fill(digits) {
+  state.card.sandboxFill(digits);
+  return "filled in";
+}
+
+/** @param {string} digits */
+const copy = (digits) =>
+  navigator.clipboard.writeText(digits.replaceAll(" ", "")).then(
+    () => "copied",
+    () => "", // not allowed here; the number can still be typed
+  );

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * What survives a reload: the interrupted poster (per tab), and confirmations and the gallery (per browser).
+ * What survives a reload: the interrupted poster (per tab), and payments, confirmations and the gallery (per browser).
  *
  * Tickets and client secrets are never stored.
  */
@@ -17,10 +17,18 @@ export const storage = {
   },
   /** When this browser saw the bank confirm, in ms since 1970. @param {string} invoice @returns {number|null} */
   confirmedAt: (invoice) => Number(localStorage.getItem(`halftone:confirmed:${invoice}`)) || null,
-  /** @param {string} invoice */
-  confirm: (invoice) => localStorage.setItem(`halftone:confirmed:${invoice}`, String(Date.now())), // for other tabs
+  /** @param {string} invoice @param {number} at */
+  confirm: (invoice, at) => localStorage.setItem(`halftone:confirmed:${invoice}`, String(at)), // for other tabs
   /** @param {string} invoice */
   forget: (invoice) => localStorage.removeItem(`halftone:confirmed:${invoice}`),
+  /** The payment that this browser began last, until it is settled. @returns {{invoice: string, kind?: string}|null} */
+  get begun() {
+    return JSON.parse(localStorage.getItem("halftone:begun") ?? "null");
+  },
+  set begun(payment) {
+    if (payment) localStorage.setItem("halftone:begun", JSON.stringify(payment));
+    else localStorage.removeItem("halftone:begun");
+  },
   /** @returns {string[]} seeds, newest first */
   get gallery() {
     return JSON.parse(localStorage.getItem("halftone:gallery") ?? "[]");

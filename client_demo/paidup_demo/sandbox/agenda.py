@@ -25,6 +25,9 @@ JobName = Literal[
     "invoice_paid",
     "invoice_unpaid",
     "invoice_voided",
+    "checkout_paid",
+    "checkout_processing",
+    "checkout_refused",
 ]
 
 

@@ -19,12 +19,14 @@ from starlette.routing import Route
 from paidup_demo.sandbox import (
     api_billing,
     api_catalogue,
+    api_checkout,
     api_credit_notes,
     api_events,
     api_payments,
     api_subscriptions,
     bank_page,
     challenge,
+    checkout_payment,
     controls,
     debits,
     deletion,
@@ -48,6 +50,7 @@ OPERATIONS = [
     *api_subscriptions.OPERATIONS,
     *api_credit_notes.OPERATIONS,
     *api_payments.OPERATIONS,
+    *api_checkout.OPERATIONS,
     *api_events.OPERATIONS,
     *taxes.OPERATIONS,
 ]
@@ -89,6 +92,9 @@ def _register_jobs(world: World) -> None:
         "invoice_unpaid": partial(subscriptions.on_invoice_unpaid, world),
         "invoice_voided": partial(subscriptions.on_invoice_voided, world),
         "finish_setup": partial(subscriptions.on_setup_finished, world),
+        "checkout_paid": partial(checkout_payment.on_paid, world),
+        "checkout_processing": partial(checkout_payment.on_processing, world),
+        "checkout_refused": partial(checkout_payment.on_refused, world),
     }
 
 

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from paidup_demo.sandbox.errors import Json
+from paidup_demo.sandbox.settings import MAX_DELAY_MS
 
-Milliseconds = Annotated[int, Meta(ge=0, le=600_000)]
+Milliseconds = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Version = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}(\.[a-z]+)?$", max_length=40)]
 

@@ -16,7 +16,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup_demo.sandbox import debits, due, payments, renewals, restricted_keys, reversals, subscriptions
+from paidup_demo.sandbox import (
+    checkout_controls,
+    debits,
+    due,
+    payments,
+    renewals,
+    restricted_keys,
+    reversals,
+    subscriptions,
+)
 from paidup_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.expansion import present
@@ -47,6 +56,7 @@ class ControlRequest:
         self.body = body
         self.query = request.query_params
         self.id: str = request.path_params.get("id", "")
+        self.origin = f"{request.url.scheme}://{request.url.netloc}"
 
     def json(self, *known: str) -> Json:
         """The body as a JSON object with these members only."""
@@ -195,6 +205,12 @@ def renew_subscription(ask: ControlRequest) -> Json:
     return present(subscriptions.renew_now(ask.world, ask.stored("subscription")))
 
 
+def complete_checkout(ask: ControlRequest) -> Json:
+    """POST /sandbox/checkout/{id}/complete {"card", "email", ...}: pays as on its page"""
+    wanted = ask.json("card", "email", "name", "address", "payment_method_data")
+    return checkout_controls.complete(ask.world, ask.id, wanted, ask.origin)
+
+
 def open_dispute(ask: ControlRequest) -> Json:
     """POST /sandbox/disputes {"charge" | "payment_intent", "reason", "inquiry", "amount"}"""
     wanted = ask.json("charge", "payment_intent", "reason", "inquiry", "amount")
@@ -273,6 +289,7 @@ CONTROLS: list[tuple[str, str, Control]] = [
     ("POST", "/setup_intents/{id}/authenticate", authenticate),
     ("POST", "/payment_intents/{id}/decide", decide_debit),
     ("POST", "/subscriptions/{id}/renew", renew_subscription),
+    ("POST", "/checkout/{id}/complete", complete_checkout),
     ("POST", "/disputes", open_dispute),
     ("POST", "/disputes/{id}/appeal", appeal_dispute),
     ("POST", "/disputes/{id}/close", close_dispute),

@@ -1,8 +1,8 @@
 """Runs what becomes due as the clock moves, in order, each at its own time.
 
-This covers expired first payments, unpaid changes, cancellations, trials, renewals with their drafts and
-retries, bank debits, pending refunds and retries of webhooks. The actions are in subscriptions.py,
-changes.py, renewals.py, debits.py and reversals.py.
+This covers expired first payments and Checkout Sessions, unpaid changes, cancellations, trials, renewals with
+their drafts and retries, bank debits, pending refunds and retries of webhooks. The actions are in
+subscriptions.py, checkout_sessions.py, changes.py, renewals.py, debits.py and reversals.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from paidup_demo.sandbox import changes, debits, ends, invoices, payments, renewals, reversals, subscriptions
+from paidup_demo.sandbox import (
+    changes,
+    checkout_sessions,
+    debits,
+    ends,
+    invoices,
+    payments,
+    renewals,
+    reversals,
+    subscriptions,
+)
 from paidup_demo.sandbox.clock import DAY_S, HOUR_S
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.world import World
@@ -56,7 +66,7 @@ def advance(world: World, seconds: int) -> None:
 
 
 def _all(world: World) -> Iterator[Due]:
-    for table in ("subscription", "invoice", "payment_intent", "refund", "retry"):
+    for table in ("subscription", "invoice", "payment_intent", "refund", "retry", checkout_sessions.TABLE):
         for row in world.store.table(table).values():
             found = _next(world, table, row)
             if found is not None:
@@ -89,6 +99,9 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     if table == "refund":
         settles_at = world.store.note(row["id"]).get("settles_at")
         return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
+    if table == checkout_sessions.TABLE:
+        is_open = row["status"] == "open"
+        return Due(row["expires_at"], _EXPIRE_SESSION, table, row["id"]) if is_open else None
     if table == "invoice":
         step_at = renewals.next_step_at(row)
         return None if step_at is None else Due(step_at, _COLLECT, table, row["id"])
@@ -96,7 +109,18 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     return min(found, default=None)
 
 
-_EXPIRE, _EXPIRE_CHANGE, _NOTIFY, _CANCEL, _COLLECT, _RENEW, _SETTLE_REFUND, _RETRY, _DECIDE_DEBIT = range(9)
+(
+    _EXPIRE,
+    _EXPIRE_CHANGE,
+    _EXPIRE_SESSION,
+    _NOTIFY,
+    _CANCEL,
+    _COLLECT,
+    _RENEW,
+    _SETTLE_REFUND,
+    _RETRY,
+    _DECIDE_DEBIT,
+) = range(10)
 
 
 def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
@@ -138,6 +162,7 @@ def _notify(world: World, subscription: Json) -> None:
 _ACTS: dict[int, Act] = {
     _EXPIRE: subscriptions.expire,
     _EXPIRE_CHANGE: changes.drop_pending,
+    _EXPIRE_SESSION: checkout_sessions.expire,
     _NOTIFY: _notify,
     _CANCEL: subscriptions.cancel,
     _COLLECT: renewals.advance,

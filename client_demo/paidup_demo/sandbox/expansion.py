@@ -15,7 +15,7 @@ _TABLE_OF_PREFIX = {
     "cus": "customer", "prod": "product", "price": "price", "pm": "payment_method", "sub": "subscription",
     "in": "invoice", "inpay": "invoice_payment", "pi": "payment_intent", "seti": "setup_intent",
     "ch": "charge", "re": "refund", "du": "dispute", "di": "discount",
-    "cn": "credit_note", "ii": "invoiceitem",
+    "cn": "credit_note", "ii": "invoiceitem", "cs": "checkout.session",
 }  # fmt: skip
 # Names of ids that Stripe does not expand.
 _PLAIN = {"id", "url", "client_secret", "subscription_item", "invoice_item"}
@@ -35,7 +35,7 @@ def expand(store: Store, shown: Json, paths: Sequence[str]) -> Json:
     """`shown` with each dotted path filled in; raises Stripe's error for one that cannot be expanded."""
     for path in paths:
         steps = path.split(".")
-        if len(steps) > MAX_DEPTH + steps.count("data"):
+        if len(steps) > MAX_DEPTH:  # `data` counts, too: https://github.com/stripe/stripe-java/issues/2011
             raise ParameterError("You cannot expand more than 4 levels of a property.", param="expand")
         _fill(store, shown, steps, path)
     return shown
@@ -83,6 +83,11 @@ def _included(store: Store, holder: Json, step: str, path: str) -> Any:
         case "customer", "subscriptions":
             owned = store.newest("subscription", customer=holder["id"])
             return list_of([present(row) for row in owned], f"/v1/customers/{holder['id']}/subscriptions")
+        case "checkout.session", "line_items":
+            lines = copied(store.note(holder["id"])["lines"])
+            shown = lines[:EMBEDDED_LINES]
+            url = f"/v1/checkout/sessions/{holder['id']}/line_items"
+            return list_of(shown, url, len(lines) > EMBEDDED_LINES)
         case "price", "currency_options":
             return currency_options(store, holder)
     raise _unexpandable(path)

@@ -111,6 +111,16 @@ def _freeze_metadata(world: World, invoice: Json) -> None:
 
 
 def _expect_payment(world: World, invoice: Json) -> None:
+    found = world.store.note(invoice["id"]).get("intent")
+    intent = world.store.get("payment_intent", found) if found else _new_intent(world, invoice)
+    payment = world.store.add(objects.invoice_payment(world.now(), invoice, intent))
+    for owner in (invoice, intent):
+        world.store.link(owner["id"], payment)
+    if not found:
+        world.events.record("payment_intent.created", intent)
+
+
+def _new_intent(world: World, invoice: Json) -> Json:
     intent = payments.new_intent(
         world,
         amount=invoice["amount_due"],
@@ -120,10 +130,7 @@ def _expect_payment(world: World, invoice: Json) -> None:
     )
     intent["description"] = "Subscription creation" if invoice["parent"] else "Payment for Invoice"
     _carry_subscription_settings(world, invoice, intent)
-    payment = world.store.add(objects.invoice_payment(world.now(), invoice, intent))
-    for owner in (invoice, intent):
-        world.store.link(owner["id"], payment)
-    world.events.record("payment_intent.created", intent)
+    return intent
 
 
 def _carry_subscription_settings(world: World, invoice: Json, intent: Json) -> None:

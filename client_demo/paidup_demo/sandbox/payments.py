@@ -25,6 +25,13 @@ AUTHENTICATION_FAILED: Json = {
 }
 SETUP_AUTHENTICATION_FAILED: Json = AUTHENTICATION_FAILED | {"code": "setup_intent_authentication_failure"}
 
+_CHECKOUT_JOBS: dict[str, JobName] = {
+    "note_failed_payment": "checkout_refused",
+    "note_processing": "checkout_processing",
+    "settle_invoice": "checkout_paid",
+}
+"""What a Checkout Session is told, by what an invoice is told."""
+
 
 class Redirect(NamedTuple):
     """For methods that leave the page: the bank's page, and where it sends the customer back to."""
@@ -282,10 +289,12 @@ def declined(error: Json, **more: Any) -> CardError:
 
 
 def tell_invoice(world: World, intent: Json, job: JobName, delay_ms: float = 0) -> None:
-    """Run this job for the invoice that the intent pays, if it pays one."""
-    invoice = world.store.note(intent["id"]).get("invoice")
-    if invoice is not None:
-        world.agenda.after(delay_ms, job, invoice)
+    """Run this job for the invoice that the intent pays, if it pays one; then tell its Checkout Session."""
+    note = world.store.note(intent["id"])
+    if note.get("invoice") is not None:
+        world.agenda.after(delay_ms, job, note["invoice"])
+    if note.get("checkout_session") is not None and job in _CHECKOUT_JOBS:
+        world.agenda.after(0, _CHECKOUT_JOBS[job], note["checkout_session"])
 
 
 def confirm_setup(world: World, intent: Json, method: Json | None) -> None:

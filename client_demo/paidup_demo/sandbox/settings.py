@@ -13,6 +13,7 @@ API_VERSION = "2026-10-28.endive"
 # Before this version an invoice named its PaymentIntent and its subscription at top level.
 BASIL_VERSION = "2025-03-31.basil"
 
+MAX_DELAY_MS = 600_000
 DEFAULT_ORIGINS = ("http://127.0.0.1:8000", "http://localhost:8000")
 
 
@@ -64,6 +65,8 @@ class SandboxSettings:
     """Additional hosts to which webhooks may be delivered."""
     webhook_retry_delays_s: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)
     webhook_timeout_s: float = 10
+    webhook_delay_ms: int = 0
+    """The condition of that name at the start."""
     save_interval_s: float = 1
 
     @classmethod
@@ -78,6 +81,7 @@ class SandboxSettings:
             allowed_origins=_listed(env.get("SANDBOX_ALLOWED_ORIGINS", "")) or DEFAULT_ORIGINS,
             allowed_hosts=_hosts("SANDBOX_ALLOWED_HOSTS", env),
             webhook_hosts=_hosts("SANDBOX_WEBHOOK_HOSTS", env),
+            webhook_delay_ms=_delay_ms(env.get("SANDBOX_WEBHOOK_DELAY_MS") or "0"),
         )
 
     def delivers_to(self, host: str) -> bool:
@@ -102,6 +106,14 @@ def _hosts(name: str, env: Mapping[str, str]) -> tuple[str, ...]:
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise SettingsError(f"SANDBOX_PORT must be a port number, not {text!r}")
+    return int(text)
+
+
+def _delay_ms(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_DELAY_MS:
+        raise SettingsError(
+            f"SANDBOX_WEBHOOK_DELAY_MS must be milliseconds up to {MAX_DELAY_MS}, not {text!r}"
+        )
     return int(text)
 
 

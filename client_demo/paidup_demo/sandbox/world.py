@@ -26,7 +26,7 @@ class World:
     def __init__(self, settings: SandboxSettings) -> None:
         self.settings = settings
         self.clock = Clock()
-        self.conditions = Conditions()
+        self.conditions = Conditions(webhook_delay_ms=settings.webhook_delay_ms)
         self.store = Store(settings.data_file)
         self.agenda = Agenda(self.store)
         self.webhook_sender = WebhookSender(
@@ -77,7 +77,7 @@ class World:
         self.webhook_sender.forget()
         self.store.clear()
         self.clock.offset_s = 0
-        self.conditions = Conditions()
+        self.conditions = Conditions(webhook_delay_ms=self.settings.webhook_delay_ms)
         self.forget_calls()
         self.register_configured()
 

@@ -12,7 +12,7 @@ import { activate } from "../sdk/paidup.js";
 import { stripe } from "../lib/stripe_payment.js";
 import { draw } from "./draw.js";
 import { timeWindows } from "./axis.js";
-import { formatDuration, unbroken } from "./layout.js";
+import { formatDuration, unbroken } from "../lib/text.js";
 
 /** @typedef {"paidup"|"polling"|"webhook"} Way */
 /** @typedef {{invoice: string, ticket: string, client_secret: string}} Order */

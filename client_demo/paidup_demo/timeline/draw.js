@@ -1,7 +1,7 @@
 // @ts-check
 /** Draws the lanes, the axis and, where needed, an enlarged part as one SVG. The data comes from layout.js. */
 import { place, scale, ticks } from "./axis.js";
-import { formatDuration } from "./layout.js";
+import { formatDuration } from "../lib/text.js";
 
 /** @typedef {import("./layout.js").Lane} Lane */
 /** @typedef {import("./axis.js").Window} Window */
@@ -16,6 +16,8 @@ const SMALL_LANE = 36;
 const AXIS = 26;
 const BEAM = 46; // between the whole and the enlarged part
 const CAPTION = 20; // a lane's text, above its line
+const LABEL = 18; // from the lanes to the labels of the axis
+const CHARACTER = 7.5; // at most, of a label of the axis
 const TRACK = 30; // from a lane's top to its line
 
 /** @param {string} name @param {Record<string, string|number>} [attributes] @param {(Node|string)[]} [inside] */
@@ -52,7 +54,8 @@ function chart(timeline, lanes, window, clock, width, tall, full) {
   const x = scale(window, width);
   const bottom = lanes.length * tall;
   const group = make("g");
-  group.append(...axis(window, width, bottom));
+  const current = full && timeline.open ? nowLabel(x(Math.min(clock, window.to)), clock, width) : null;
+  group.append(...axis(window, width, bottom, current?.extent));
   for (const { from, to } of timeline.restarts ?? []) {
     const [left, right] = [x(Math.max(from, window.from)), x(Math.min(to ?? clock, window.to))];
     if (right > left) group.append(outage(left, Math.max(2, right - left), tall, bottom));
@@ -60,10 +63,7 @@ function chart(timeline, lanes, window, clock, width, tall, full) {
   const { settled } = timeline;
   if (settled != null && settled >= window.from && settled <= window.to)
     group.append(make("path", { class: "timeline-settled", d: besideCaptions(x(settled), lanes.length, tall) }));
-  if (full && timeline.open) {
-    const at = x(Math.min(clock, window.to));
-    group.append(now(at, besideCaptions(at, lanes.length, tall), clock, bottom, width));
-  }
+  if (current) group.append(now(current, besideCaptions(current.x, lanes.length, tall), bottom));
   lanes.forEach((lane, index) => {
     const drawn = row(lane, window, clock, width, full);
     drawn.setAttribute("transform", `translate(0 ${index * tall})`);
@@ -72,17 +72,41 @@ function chart(timeline, lanes, window, clock, width, tall, full) {
   return group;
 }
 
-/** @param {Window} window @param {number} width @param {number} bottom */
-function axis(window, width, bottom) {
+/**
+ * The labels of the axis share their line with that of the current time: those that would be drawn over
+ * it, or over each other, are left out.
+ * @param {Window} window @param {number} width @param {number} bottom @param {Extent} [taken]
+ */
+function axis(window, width, bottom, taken) {
   const x = scale(window, width);
+  const extents = taken ? [taken] : [];
   return ticks(window, width).flatMap(({ at, text }) => {
     const left = x(at);
     const anchor = left < 16 ? "start" : left > width - 24 ? "end" : "middle";
-    return [
-      upright("timeline-grid", left, bottom),
-      make("text", { class: "timeline-tick", x: Math.min(width, Math.max(0, left)), y: bottom + 18, "text-anchor": anchor }, [text]),
-    ];
+    const from = Math.min(width, Math.max(0, left));
+    const extent = extentOf(text, from, anchor);
+    const line = upright("timeline-grid", left, bottom);
+    if (extents.some((other) => extent.from < other.to && other.from < extent.to)) return [line];
+    extents.push(extent);
+    return [line, make("text", { class: "timeline-tick", x: from, y: bottom + LABEL, "text-anchor": anchor }, [text])];
   });
+}
+
+/** @typedef {{from: number, to: number}} Extent the pixels that a label takes */
+
+/** @param {string} text @param {number} x @param {"start"|"middle"|"end"} anchor @returns {Extent} */
+function extentOf(text, x, anchor) {
+  const width = text.length * CHARACTER;
+  const from = anchor === "start" ? x : anchor === "end" ? x - width : x - width / 2;
+  return { from: from - 4, to: from + width + 4 };
+}
+
+/** @param {number} x @param {number} clock @param {number} width */
+function nowLabel(x, clock, width) {
+  const text = `now, ${formatDuration(clock)}`;
+  const anchor = x > width - text.length * CHARACTER - 5 ? /** @type {const} */ ("end") : /** @type {const} */ ("start");
+  const from = anchor === "end" ? x - 5 : x + 5;
+  return { x, text, anchor, from, extent: extentOf(text, from, anchor) };
 }
 
 /** @param {string} look @param {number} x @param {number} bottom */
@@ -92,12 +116,11 @@ const upright = (look, x, bottom) => make("line", { class: look, x1: x, x2: x, y
 const besideCaptions = (x, count, tall) =>
   Array.from({ length: count }, (_, lane) => `M${x} ${lane * tall + CAPTION}V${(lane + 1) * tall}`).join("");
 
-/** @param {number} x @param {string} d @param {number} clock @param {number} bottom @param {number} width */
-function now(x, d, clock, bottom, width) {
-  const end = x > width - 60;
+/** @param {{text: string, anchor: string, from: number}} label @param {string} d @param {number} bottom */
+function now({ text, anchor, from }, d, bottom) {
   return make("g", { class: "timeline-now" }, [
-    make("path", { d: `${d}V${bottom + 6}` }),
-    make("text", { x: end ? x - 5 : x + 5, y: bottom + 6, "text-anchor": end ? "end" : "start" }, [`now, ${formatDuration(clock)}`]),
+    make("path", { d: `${d}V${bottom + LABEL}` }),
+    make("text", { x: from, y: bottom + LABEL, "text-anchor": anchor }, [text]),
   ]);
 }
 

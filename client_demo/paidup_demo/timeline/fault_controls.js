@@ -45,7 +45,12 @@ const GROUPS = {
 
 /** @type {Preset[]} */
 const PRESETS = [
-  { name: "Normal", why: "Nothing goes wrong: verification and webhook arrive within milliseconds of each other." },
+  {
+    name: "Normal",
+    why: "Stripe’s webhook takes some seconds, as in life. Verification does not wait for it.",
+    now: { webhook_delay_ms: 5000 }, // as the demo starts: supervisor.py
+  },
+  { name: "Webhook at once", why: "Verification and webhook arrive within milliseconds of each other; either may be first." },
   {
     name: "Webhook is a minute late",
     why: "Waiting for it would lock out a customer who has paid. Verification does not wait.",
@@ -194,13 +199,21 @@ export async function conditions(panel, sandbox, available, inject) {
   await attempt(async () => {
     const now = await call("GET", url);
     state.show(now);
-    name(isNormal(now) ? "Normal" : "custom");
+    name(presetOf(now)?.name ?? "custom");
   });
   panel.hidden = false;
 }
 
-/** Whether no fault that this panel offers is set. @param {Conditions} now */
-const isNormal = (now) => Object.values(GROUPS).flatMap(Object.keys).every((name) => !now[name]);
+/** The preset that is set, of those that are complete before a payment. @param {Conditions} now */
+const presetOf = (now) =>
+  PRESETS.find(
+    (preset) =>
+      !preset.fault &&
+      !preset.paying &&
+      Object.values(GROUPS)
+        .flatMap(Object.keys)
+        .every((name) => Number(now[name] ?? 0) === Number(preset.now?.[name] ?? 0)),
+  );
 
 /** @param {Preset} preset @param {() => void} set */
 function presetButton({ name, why }, set) {

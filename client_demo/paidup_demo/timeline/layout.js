@@ -6,9 +6,11 @@
  * or from the first event about the payment if this browser did not see the confirmation.
  */
 
+import { formatDuration } from "../lib/text.js";
+
 /** @typedef {{at: number, type: string, detail: Record<string, any>}} TimelineEvent one entry of the invoice's timeline */
 /** @typedef {{type: string, started: number, ended: number|null}} Fault a fault injected into the demo */
-/** @typedef {{type: string, at: number, within: number}} Mark what the browser saw, in the server's time, ± `within` */
+/** @typedef {{type: string, at: number}} Mark what the browser saw, in the server's time */
 /**
  * @typedef {{invoice: string, status: string, events: TimelineEvent[], faults: Fault[], marks: Mark[]}} Purchase
  */
@@ -17,11 +19,12 @@
 /** @typedef {{at: number, look: Look, text: string}} Dot */
 /** @typedef {{from: number, to: number|null, look: "work"|"open"|"wait"|"outage"}} Span `to` null: still going on */
 /** @typedef {{id: LaneId, name: string, summary: string, dots: Dot[], spans: Span[]}} Lane */
-/** @typedef {{at: number, who: string, text: string, within: number}} Row of the table */
+/** @typedef {{at: number, who: string, text: string}} Row of the table */
 /**
  * @typedef {{origin: number, confirmed: boolean, settled: number|null, shownAt: number|null,
  *   lanes: Lane[], restarts: {from: number, to: number|null}[], rows: Row[], last: number, open: boolean,
- *   headline: string, detail: string}} Timeline
+ *   webhook: number|null, missed: boolean, headline: string, detail: string}} Timeline
+ *   `webhook`: when it came, in ms since the credits were granted; `missed`: it is no longer expected
  */
 
 /** Stripe's events that report a payment. Other events of this invoice are listed in the table only. */
@@ -47,18 +50,6 @@ const NAMES = {
 const LANES = /** @type {LaneId[]} */ (Object.keys(NAMES));
 
 // ---- Text
-
-/** A duration for reading: 41 ms, 4.9 s, 38 s, 2 min 5 s. @param {number} ms */
-export function formatDuration(ms) {
-  if (ms < 999.5) return `${Math.round(ms)} ms`;
-  if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
-  const seconds = Math.round(ms / 1000);
-  if (seconds < 100) return `${seconds} s`;
-  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
-}
-
-/** Joins each number and its unit with a no-break space. @param {string} text */
-export const unbroken = (text) => text.replace(/(\d) (ms|s|min)\b/g, "$1\u00a0$2");
 
 /** @param {number} count */
 export const times = (count) => (count === 1 ? "once" : count === 2 ? "twice" : `${count} times`);
@@ -94,13 +85,16 @@ export function buildTimeline(record, now) {
   const lanes = LANES.map((id) => lane(id, known));
   const rows = rowsOf(known);
   const shown = rows.filter(({ at }) => at >= -BEFORE_MS);
-  const webhookReceived = events.some(isPaidWebhook);
+  const received = events.find(isPaidWebhook);
   const lasting = faults.some(({ to }) => to === null);
-  const over = settled !== null && (webhookReceived || clock - settled > WEBHOOK_GIVE_UP_MS) && !lasting;
+  const missed = settled !== null && !received && clock - settled > WEBHOOK_GIVE_UP_MS;
+  const over = settled !== null && (received || missed) && !lasting;
   return {
     ...{ origin, confirmed, settled, shownAt, lanes, restarts, rows },
     last: Math.max(0, ...shown.map(({ at }) => at)),
     open: !over && !["void", "reversed"].includes(record.status),
+    webhook: settled === null || !received ? null : received.at - settled,
+    missed,
     ...sentences(known),
   };
 }
@@ -351,15 +345,15 @@ const sourceName = (of) => NAMES[/** @type {LaneId} */ (of)] ?? of;
 function rowsOf({ events, marks, restarts, redisOutages }) {
   const rows = events.map(({ at, type, detail }) => {
     const [who, text] = EVENT_TEXT[type]?.(detail) ?? ["Server", type];
-    return { at, who, text, within: 0 };
+    return { at, who, text };
   });
-  for (const { type, at, within } of marks) {
-    if (BROWSER_EVENTS[type]) rows.push({ at, who: NAMES.browser, text: `${capital(BROWSER_EVENTS[type][0])}.`, within });
+  for (const { type, at } of marks) {
+    if (BROWSER_EVENTS[type]) rows.push({ at, who: NAMES.browser, text: `${capital(BROWSER_EVENTS[type][0])}.` });
   }
   for (const { type, from, to } of [...restarts, ...redisOutages]) {
     const [who, start, end] = FAULT_TEXT[type];
-    rows.push({ at: from, who, text: start, within: 0 });
-    if (to !== null) rows.push({ at: to, who, text: end, within: 0 });
+    rows.push({ at: from, who, text: start });
+    if (to !== null) rows.push({ at: to, who, text: end });
   }
   return rows.sort((one, other) => one.at - other.at);
 }

@@ -11,14 +11,20 @@ import { el, whileMoving } from "../lib/dom.js";
 import { draw } from "./draw.js";
 import { timeWindows } from "./axis.js";
 import { setUpComparison } from "./comparison.js";
-import { buildTimeline, formatDuration, unbroken } from "./layout.js";
+import { buildTimeline } from "./layout.js";
+import { formatDuration, unbroken } from "../lib/text.js";
 
 /** @typedef {import("./layout.js").Mark} Mark */
 /** @typedef {import("./layout.js").Purchase} Purchase */
 /** @typedef {Omit<Purchase, "marks">} Snapshot the server's part */
 /** @typedef {import("./layout.js").Timeline} Timeline */
+/**
+ * What the browser saw, and when by its own clock. Converted only to be drawn, all by the same offset: so the time between
+ * two of them is the same wherever it is shown.
+ * @typedef {{type: string, local: number}} Seen
+ */
 
-const STORAGE_KEY = "halftone:timeline";
+const STORAGE_KEY = "halftone:seen";
 const POLL_UNTIL_MS = 15 * 60_000;
 const IDLE_MS = 1000; // the page is hidden, or the server does not answer
 const FIRST_POLL_MS = 200; // after the bank's confirmation: drawing must not delay the activation
@@ -28,8 +34,9 @@ const LAST_POLLS = 4; // polls after the last expected event: a duplicate webhoo
 const state = {
   /** @type {string|null} */ invoice: null,
   /** @type {Snapshot|null} */ snapshot: null,
-  /** @type {Mark[]} in the server's time, from earlier page loads */ stored: [],
-  /** @type {{type: string, local: number}[]} */ fresh: [],
+  /** @type {Seen[]} by the browser, from earlier page loads */ stored: [],
+  /** @type {Seen[]} */ fresh: [],
+  /** @type {(shown: Timeline, invoice: string) => void} */ told: () => {},
   /** @type {{offset: number, within: number}|null} */ clock: null,
   /** @type {number|undefined} */ timer: undefined,
   followedAt: 0, // by this page's clock
@@ -44,8 +51,12 @@ const serverNow = () => local() + (state.clock?.offset ?? 0);
 
 // ---- What the page calls
 
-/** @param {{sandbox: string|null, stripe_js: string, publishable_key: string}} config */
-export async function start(config) {
+/**
+ * @param {{sandbox: string|null, stripe_js: string, publishable_key: string}} config
+ * @param {(shown: Timeline, invoice: string) => void} [told] called with each timeline that is drawn
+ */
+export async function start(config, told) {
+  if (told) state.told = told;
   build();
   const unknown = { invoice: null, available_faults: [] };
   const { invoice, available_faults: available } = await get("/demo/timeline").catch(() => unknown);
@@ -66,10 +77,10 @@ export async function start(config) {
 /** The card form is submitted: apply the conditions that start with the payment. */
 export const paying = applyPaymentConditions;
 
-/** The bank has confirmed. @param {string} invoice @returns {boolean} whether this tab is being closed now */
-export function confirmed(invoice) {
+/** The bank has confirmed. @param {string} invoice @param {number} at in ms since 1970 @returns {boolean} whether this tab is being closed now */
+export function confirmed(invoice, at) {
   begin(invoice, [], FIRST_POLL_MS); // start again: a first card may have failed
-  note("confirmed");
+  note("confirmed", at);
   if (!triggerFault()) return false;
   note("closed");
   location.assign("/demo/closed-tab");
@@ -83,7 +94,7 @@ export function follow(invoice) {
   begin(invoice, stored?.invoice === invoice ? stored.marks : []);
 }
 
-/** @param {string} invoice @param {Mark[]} stored @param {number} [wait] ms before the first poll */
+/** @param {string} invoice @param {Seen[]} stored @param {number} [wait] ms before the first poll */
 function begin(invoice, stored, wait = 0) {
   Object.assign(state, { invoice, stored, snapshot: null, fresh: [], polls: 0, rows: "", followedAt: local() });
   state.pollId += 1;
@@ -103,16 +114,14 @@ function note(type, at = local()) {
 /** @param {string} type */
 const seen = (type) => [...state.stored, ...state.fresh].some((mark) => mark.type === type);
 
-function marks() {
-  const { offset, within } = state.clock ?? { offset: 0, within: 0 };
-  return [...state.stored, ...state.fresh.map(({ type, local: at }) => ({ type, at: at + offset, within }))];
-}
+/** @returns {Mark[]} */
+const marks = () => [...state.stored, ...state.fresh].map(({ type, local }) => ({ type, at: local + (state.clock?.offset ?? 0) }));
 
 function save() {
-  localStorage.setItem(STORAGE_KEY, JSON.stringify({ invoice: state.invoice, marks: marks() }));
+  localStorage.setItem(STORAGE_KEY, JSON.stringify({ invoice: state.invoice, marks: [...state.stored, ...state.fresh] }));
 }
 
-/** @returns {{invoice: string, marks: Mark[]}|null} */
+/** @returns {{invoice: string, marks: Seen[]}|null} */
 const read = () => JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "null");
 
 /** Record when the screen showed the credits: the page sets a performance mark. */
@@ -185,13 +194,11 @@ const PARTS = `
     <svg class="timeline-picture" id="timeline-picture" role="img" data-testid="timeline-picture"></svg>
     <details class="timeline-steps">
       <summary>All events as a table</summary>
-      <div class="timeline-scroll" tabindex="0" role="region" aria-labelledby="timeline-caption">
-        <table>
-          <caption class="unseen" id="timeline-caption">Events of this purchase, in order</caption>
-          <thead><tr><th scope="col">When</th><th scope="col">Where</th><th scope="col">Event</th></tr></thead>
-          <tbody id="timeline-rows"></tbody>
-        </table>
-      </div>
+      <table>
+        <caption class="unseen">Events of this purchase, in order</caption>
+        <thead><tr><th scope="col">When</th><th scope="col">Where</th><th scope="col">Event</th></tr></thead>
+        <tbody id="timeline-rows"></tbody>
+      </table>
       <p id="timeline-clock"></p>
     </details>
     <section class="comparison" id="comparison" data-testid="comparison" aria-labelledby="comparison-title" hidden></section>
@@ -207,6 +214,7 @@ const render = whileMoving(() => {
   if (!state.snapshot) return false;
   el("timeline").hidden = false;
   const shown = current();
+  state.told(shown, state.snapshot.invoice);
   const clock = serverNow() - shown.origin;
   text("timeline-headline", unbroken(shown.headline));
   text("timeline-detail", unbroken(shown.detail));
@@ -229,22 +237,18 @@ function text(id, words) {
 
 /** @param {Timeline} timeline */
 function rows(timeline) {
-  const shown = timeline.rows.map(({ at, who, text, within }) => [when(at, within), who, text]);
+  const shown = timeline.rows.map(({ at, who, text }) => [when(at), who, text]);
   const known = JSON.stringify(shown);
   if (known === state.rows) return;
   state.rows = known;
   el("timeline-rows").replaceChildren(...shown.map(tableRow));
   const zero = timeline.confirmed ? "this browser saw the bank’s confirmation" : "the first event about the payment arrived";
-  const within = state.clock ? `, accurate to ± ${formatDuration(Math.max(1, state.clock.within))}` : "";
-  const browser = `Browser times are converted to the server’s clock${within}.`;
-  text("timeline-clock", `Times count from when ${zero}. ${timeline.confirmed ? browser : ""}`);
+  const clocks = state.clock ? `The clocks of browser and server are compared to ± ${formatDuration(Math.max(1, state.clock.within))}.` : "";
+  text("timeline-clock", `Times count from when ${zero}. ${clocks}`);
 }
 
-/** @param {number} at @param {number} within */
-function when(at, within) {
-  const exact = within >= 1 ? ` ± ${formatDuration(within)}` : "";
-  return (at < 0 ? `−${formatDuration(-at)}` : formatDuration(at)) + exact;
-}
+/** @param {number} at */
+const when = (at) => (at < 0 ? `−${formatDuration(-at)}` : formatDuration(at));
 
 /** @param {string[]} cells */
 function tableRow(cells) {
@@ -252,7 +256,8 @@ function tableRow(cells) {
   row.append(
     ...cells.map((words) => {
       const cell = document.createElement("td");
-      cell.textContent = words;
+      const parts = words.split(/(?<=[._])(?=[a-z])/); // a long name such as invoice.payment_succeeded breaks there
+      cell.append(...parts.flatMap((part, index) => (index ? [document.createElement("wbr"), part] : [part])));
       return cell;
     }),
   );

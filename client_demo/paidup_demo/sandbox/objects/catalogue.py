@@ -114,8 +114,8 @@ def coupon(created: int, params: Json) -> Json:
     }
 
 
-def discount(created: int, coupon_id: str, customer: str, subscription: str) -> Json:
-    """A coupon applied to a subscription."""
+def discount(created: int, coupon_id: str, customer: str, subscription: str | None) -> Json:
+    """A coupon applied to a subscription, or to one invoice."""
     return {
         **nulls(
             "checkout_session customer_account end invoice invoice_item promotion_code subscription_item"

@@ -1,0 +1,260 @@
+"""Checkout Sessions until they are paid: creation with its totals, discounts, and expiry.
+
+What the customer does there is in checkout_payment.py. A session's lines, and the parameters for what is made
+at its completion, are notes of it: Stripe shows them nowhere, or only where they are asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paidup_demo.sandbox import bank_methods, currencies, payments
+from paidup_demo.sandbox.checkout_params import EXPIRES_UNTIL_S, refuse_impossible
+from paidup_demo.sandbox.errors import InvalidRequestError, Json
+from paidup_demo.sandbox.objects import checkout as objects
+from paidup_demo.sandbox.objects import nulls
+from paidup_demo.sandbox.prorations import percentage, rhythm
+from paidup_demo.sandbox.state import new_id
+from paidup_demo.sandbox.world import World
+
+TABLE = "checkout.session"
+MAX_LINES = {"payment": 100, "subscription": 20}
+LEAST = {"usd": 50, "eur": 50, "gbp": 30}
+"""The smallest amounts that Stripe charges: https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts"""
+SHOWN = nulls(
+    "allow_promotion_codes billing_address_collection cancel_url client_reference_id customer_email"
+    " integration_identifier locale metadata origin_context payment_method_collection submit_type success_url"
+)
+KEPT = ("customer_update", "payment_intent_data", "subscription_data")
+
+
+def create(world: World, params: Json, origin: str) -> Json:
+    """An open session; `origin` is where its page is served."""
+    refuse_impossible(world, params)
+    customer = _customer(world, params)
+    currency, lines = _lines(world, params, customer)
+    mode, ui_mode = params["mode"], params.get("ui_mode") or "hosted_page"
+    session = objects.checkout_session(world.now(), mode, ui_mode)
+    session |= {name: params[name] for name in SHOWN if params.get(name) is not None}
+    session.update(
+        currency=currency,
+        customer=customer and customer["id"],
+        customer_creation=_creation(mode, params, customer),
+        expires_at=params.get("expires_at") or world.now() + EXPIRES_UNTIL_S,
+        invoice_creation=_invoice_creation(mode, params),
+        payment_method_types=_method_types(world, params, currency),
+    )
+    _show_ui(session, params, origin)
+    _show_customer(session, customer, params)
+    if params.get("automatic_tax", {}).get("enabled"):
+        _refuse_unknown_place(params, customer)
+        session["automatic_tax"] = objects.automatic_tax()
+    note = world.store.note(session["id"])
+    note.update({name: params.get(name) or {} for name in KEPT}, lines=lines)
+    apply_discounts(world, session, params.get("discounts", []))
+    _refuse_too_small(session)
+    return world.store.add(session)
+
+
+def _customer(world: World, params: Json) -> Json | None:
+    return world.store.get("customer", params["customer"], "customer") if params.get("customer") else None
+
+
+def _creation(mode: str, params: Json, customer: Json | None) -> str | None:
+    if customer is not None:
+        return None
+    return "always" if mode == "subscription" else params.get("customer_creation") or "if_required"
+
+
+def _invoice_creation(mode: str, params: Json) -> Json | None:
+    return objects.invoice_creation(params.get("invoice_creation", {})) if mode == "payment" else None
+
+
+def _method_types(world: World, params: Json, currency: str) -> list[str]:
+    """Those asked for; without any, the account's dynamic ones that take this currency."""
+    wanted = params.get("payment_method_types")
+    usable = bank_methods.usable_types(list(wanted or world.conditions.payment_methods), currency)
+    if wanted and usable != wanted:
+        raise InvalidRequestError(
+            f"The payment method types provided do not all support the currency {currency}.",
+            param="payment_method_types",
+        )
+    return usable
+
+
+def _show_ui(session: Json, params: Json, origin: str) -> None:
+    """A hosted page has an address; the others a secret for Stripe.js, and where to return to."""
+    if session["ui_mode"] == "hosted_page":
+        session["url"] = f"{origin}/c/pay/{session['id']}"
+        return
+    session["client_secret"] = f"{session['id']}_secret_{new_id('', 40)[1:]}"
+    session["return_url"] = params.get("return_url")
+    if session["ui_mode"] == "embedded_page":
+        session["redirect_on_completion"] = params.get("redirect_on_completion") or "always"
+
+
+def _show_customer(session: Json, customer: Json | None, params: Json) -> None:
+    email = customer["email"] if customer else params.get("customer_email")
+    if email:
+        session["customer_details"] = objects.customer_details(email, None, None)
+    if customer is not None:
+        wanted = params.get("saved_payment_method_options") or {}
+        session["saved_payment_method_options"] = objects.SAVED_METHODS | wanted
+
+
+def _lines(world: World, params: Json, customer: Json | None) -> tuple[str, list[Json]]:
+    """The session's currency, and its line items before discounts."""
+    mode, wanted = params["mode"], params["line_items"]
+    prices = [_price(world, mode, item, position) for position, item in enumerate(wanted)]
+    recurring = [price for price in prices if price["recurring"]]
+    if mode == "subscription":
+        _refuse_mixture(recurring)
+    for counted in (recurring, [price for price in prices if not price["recurring"]]):
+        if len(counted) > MAX_LINES[mode]:
+            raise InvalidRequestError(
+                f"You can only have up to {MAX_LINES[mode]} of these line items.", param="line_items"
+            )
+    currency = (params.get("currency") or prices[0]["currency"]).lower()
+    if customer is not None and mode == "subscription":
+        currencies.refuse_another(customer, currency)
+    made = []
+    for position, (item, price) in enumerate(zip(wanted, prices, strict=True)):
+        priced = currencies.price_in(world, price, currency, f"line_items[{position}][price]")
+        name = str(world.store.get("product", price["product"])["name"])
+        subtotal = priced["unit_amount"] * item["quantity"]
+        line = objects.checkout_line(priced, name, item["quantity"], subtotal=subtotal, discount=0)
+        made.append(line | {"metadata": item.get("metadata", {})})
+    return currency, made
+
+
+def _price(world: World, mode: str, item: Json, position: int) -> Json:
+    """The price of one line item, if it can be bought in this mode."""
+    param = f"line_items[{position}]"
+    if not item.get("price"):
+        raise InvalidRequestError(
+            f"Missing required param: {param}[price].", code="parameter_missing", param=f"{param}[price]"
+        )
+    price = world.store.get("price", item["price"], f"{param}[price]")
+    if not price["active"]:
+        raise InvalidRequestError(
+            "The price specified is inactive. This field only accepts active prices.", param=f"{param}[price]"
+        )
+    if mode == "payment" and price["recurring"]:
+        raise InvalidRequestError(
+            "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode"
+            " or use only one-time prices."
+        )
+    if not item.get("quantity"):
+        raise InvalidRequestError(f"Quantity is required. Add `quantity` to `{param}`")
+    return price
+
+
+def _refuse_mixture(recurring: list[Json]) -> None:
+    if not recurring:
+        raise InvalidRequestError(
+            "You must provide at least one recurring price in `subscription` mode when using prices."
+        )
+    if len({rhythm(price) for price in recurring}) > 1:
+        raise InvalidRequestError(
+            "Checkout does not support multiple prices with different billing intervals."
+        )
+    if any(price["recurring"]["usage_type"] != "licensed" for price in recurring):
+        raise InvalidRequestError("This sandbox does not imitate metered prices on subscriptions.")
+
+
+def _refuse_unknown_place(params: Json, customer: Json | None) -> None:
+    """https://docs.stripe.com/error-codes#customer-tax-location-invalid"""
+    saves = "auto" in params.get("customer_update", {}).values()
+    if customer is not None and customer["address"] is None and not saves:
+        raise InvalidRequestError(
+            "Automatic tax calculation in Checkout requires a valid address on the Customer. Add a valid"
+            " address to the Customer or set either `customer_update[address]` to 'auto' to save the billing"
+            " address entered in Checkout to the Customer.",
+            code="customer_tax_location_invalid",
+        )
+
+
+def lines_of(world: World, session: Json) -> list[Json]:
+    """The session's line items."""
+    return list(world.store.note(session["id"])["lines"])
+
+
+def apply_discounts(world: World, session: Json, wanted: list[Json]) -> None:
+    """Set the session's discount (at most one), and its totals."""
+    if len(wanted) > 1:
+        raise InvalidRequestError("You can only apply one discount.", param="discounts")
+    session["discounts"] = [{"coupon": one.get("coupon"), "promotion_code": None} for one in wanted]
+    coupons = [world.store.get("coupon", one.get("coupon"), "discounts[0][coupon]") for one in wanted]
+    for coupon in coupons:
+        if coupon["amount_off"] and coupon["currency"] != session["currency"]:
+            raise InvalidRequestError("This coupon is of another currency.", param="discounts[0][coupon]")
+    lines = world.store.note(session["id"])["lines"]
+    total, given = sum(line["amount_subtotal"] for line in lines), 0
+    off = sum(_taken_off(coupon, total) for coupon in coupons)
+    for position, line in enumerate(lines):
+        last = position == len(lines) - 1
+        part = off - given if last else off * line["amount_subtotal"] // (total or 1)
+        line.update(amount_discount=part, amount_total=line["amount_subtotal"] - part)
+        given += part
+    session.update(amount_subtotal=total, amount_total=total - off)
+    session["total_details"]["amount_discount"] = off
+
+
+def _taken_off(coupon: Json, total: int) -> int:
+    percent = coupon["percent_off"]
+    return min(total, coupon["amount_off"] or 0) if percent is None else percentage(total, percent)
+
+
+def _refuse_too_small(session: Json) -> None:
+    least = LEAST.get(session["currency"], 1)
+    if 0 < session["amount_total"] < least:
+        raise InvalidRequestError(
+            f"The Checkout Session's total amount due must add up to at least {least / 100:.2f}"
+            f" {session['currency']}",
+            code="amount_too_small",
+        )
+
+
+def find(world: World, session_id: str) -> Json | None:
+    """The session, expired if its time is over."""
+    session = world.store.find(TABLE, session_id)
+    if session is not None and session["status"] == "open" and session["expires_at"] <= world.now():
+        expire(world, session)
+    return session
+
+
+def expire_due(world: World) -> None:
+    """Expire every session whose time is over."""
+    for session in list(world.store.newest(TABLE, status="open")):
+        find(world, session["id"])
+
+
+def named(world: World, session_id: str) -> Json:
+    """The session that a path names."""
+    find(world, session_id)
+    return world.store.get(TABLE, session_id, in_path=True)
+
+
+def expire(world: World, session: Json) -> None:
+    """End an open session, and cancel its PaymentIntent: nobody can pay it any more."""
+    if session["status"] != "open":
+        raise InvalidRequestError(
+            'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a'
+            f" status of `{session['status']}`."
+        )
+    intent = intent_of(world, session)
+    if intent is not None and intent["status"] in payments.CONFIRMABLE:
+        payments.cancel(world, intent, "expired")
+    close(session, "expired")
+    world.events.record("checkout.session.expired", session)
+
+
+def intent_of(world: World, session: Json) -> Json | None:
+    """The PaymentIntent of the attempts to pay it, in either mode."""
+    found = world.store.note(session["id"]).get("intent")
+    return world.store.find("payment_intent", found) if found else None
+
+
+def close(session: Json, status: str, **more: Any) -> None:
+    """A session that is not open has no page and no secret any more."""
+    session.update(status=status, url=None, client_secret=None, **more)
