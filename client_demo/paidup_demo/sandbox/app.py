@@ -26,6 +26,7 @@ from paidup_demo.sandbox import (
     api_subscriptions,
     bank_page,
     challenge,
+    checkout_page,
     checkout_payment,
     controls,
     debits,
@@ -33,6 +34,7 @@ from paidup_demo.sandbox import (
     due,
     invoices,
     payments,
+    promotion_codes,
     subscriptions,
     taxes,
 )
@@ -51,6 +53,7 @@ OPERATIONS = [
     *api_credit_notes.OPERATIONS,
     *api_payments.OPERATIONS,
     *api_checkout.OPERATIONS,
+    *promotion_codes.OPERATIONS,
     *api_events.OPERATIONS,
     *taxes.OPERATIONS,
 ]
@@ -67,8 +70,9 @@ def create_sandbox(settings: SandboxSettings) -> Starlette:
     routes = [
         *[_route(api, operation) for operation in OPERATIONS],
         *controls.routes(world),
-        Route("/stripe.js", _file("stripe.js", "text/javascript")),
+        Route("/stripe.js", _stripe_js),
         Route("/challenge/{id}", challenge.page(world)),
+        *checkout_page.routes(world),
         Route("/bank/{id}", bank_page.page(world), methods=["GET", "POST"]),
         Route("/panel", _file("panel.html", "text/html", PANEL_HEADERS)),
         Route("/", _file("panel.html", "text/html", PANEL_HEADERS)),
@@ -103,6 +107,12 @@ def _route(api: Api, operation: Operation) -> Route:
         return await api.answer(operation, request)
 
     return Route(operation.route, endpoint, methods=[operation.method], name=operation.name)
+
+
+async def _stripe_js(_: Request) -> Response:
+    """One script, as Stripe's, in two files here."""
+    script = "\n".join((HERE / name).read_text("utf-8") for name in ("stripe.js", "stripe_checkout.js"))
+    return Response(script, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
 
 
 def _file(

@@ -7,6 +7,7 @@ https://docs.stripe.com/changelog/basil/2025-03-31/checkout-legacy-subscription-
 from __future__ import annotations
 
 from paidup_demo.sandbox import billing, invoices, objects, subscriptions
+from paidup_demo.sandbox.checkout_discounts import coupons_of
 from paidup_demo.sandbox.checkout_sessions import lines_of
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.world import World
@@ -33,7 +34,9 @@ def subscribe(world: World, session: Json, customer: Json, method: str | None, i
     customer["currency"] = subscription["currency"]
     subscription["automatic_tax"]["enabled"] = session["automatic_tax"]["enabled"]
     subscription["default_payment_method"] = method
-    subscription["discounts"] = billing.start_discounts(world, subscription, _coupons(world, session))
+    subscription["discounts"] = billing.start_discounts(world, subscription, coupons_of(world, session))
+    for discount_id, shown in zip(subscription["discounts"], session["discounts"], strict=True):
+        world.store.get("discount", discount_id)["promotion_code"] = shown["promotion_code"]
     subscription["status"] = "incomplete" if intent else "active"
     once = _items(world, customer, session, [line for line in lines if not line["price"]["recurring"]])
     parts = billing.whole_periods(world, subscription)
@@ -52,18 +55,15 @@ def bill_once(world: World, session: Json, customer: Json, intent: Json | None) 
     invoice = invoices.new_draft(world, customer, session["currency"], "manual", data["metadata"])
     invoice.update(description=data["description"], footer=data["footer"])
     invoices.take_items(world, invoice, _items(world, customer, session, lines_of(world, session)))
-    for coupon in _coupons(world, session):
+    for coupon in coupons_of(world, session):
         discount = objects.discount(world.now(), coupon["id"], customer["id"], None)
+        discount["checkout_session"] = session["id"]
         coupon["times_redeemed"] += 1
         invoices.apply_discount(invoice, world.store.add(discount), coupon)
     world.events.record("invoice.created", invoice)
     _pay_with(world, invoice, intent)
     invoices.finalize(world, invoice)
     return invoice
-
-
-def _coupons(world: World, session: Json) -> list[Json]:
-    return [world.store.get("coupon", one["coupon"]) for one in session["discounts"]]
 
 
 def _items(world: World, customer: Json, session: Json, lines: list[Json]) -> list[Json]:

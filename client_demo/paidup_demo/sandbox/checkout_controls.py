@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paidup_demo.sandbox import checkout_payment, checkout_sessions, payment_methods
+from paidup_demo.sandbox.checkout_return import redirect_of
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.world import World
 
@@ -43,11 +44,3 @@ def outcome(world: World, session: Json) -> Json:
         "invoice": session["invoice"],
         "redirect_to": redirect_of(session),
     }
-
-
-def redirect_of(session: Json) -> str | None:
-    """Where the customer goes from a completed session, with the template replaced."""
-    if session["status"] != "complete" or session.get("redirect_on_completion") in ("never", "if_required"):
-        return None
-    address: str | None = session["success_url"] or session.get("return_url")
-    return address and address.replace("{CHECKOUT_SESSION_ID}", session["id"])

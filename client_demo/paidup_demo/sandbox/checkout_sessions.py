@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from paidup_demo.sandbox import bank_methods, currencies, payments
+from paidup_demo.sandbox.checkout_discounts import apply_discounts
 from paidup_demo.sandbox.checkout_params import EXPIRES_UNTIL_S, refuse_impossible
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.objects import checkout as objects
 from paidup_demo.sandbox.objects import nulls
-from paidup_demo.sandbox.prorations import percentage, rhythm
+from paidup_demo.sandbox.prorations import rhythm
 from paidup_demo.sandbox.state import new_id
 from paidup_demo.sandbox.world import World
 
@@ -74,6 +75,8 @@ def _method_types(world: World, params: Json, currency: str) -> list[str]:
     """Those asked for; without any, the account's dynamic ones that take this currency."""
     wanted = params.get("payment_method_types")
     usable = bank_methods.usable_types(list(wanted or world.conditions.payment_methods), currency)
+    if params.get("redirect_on_completion") == "never" and not wanted:
+        usable = [kind for kind in usable if kind not in bank_methods.REDIRECTS]
     if wanted and usable != wanted:
         raise InvalidRequestError(
             f"The payment method types provided do not all support the currency {currency}.",
@@ -177,32 +180,6 @@ def _refuse_unknown_place(params: Json, customer: Json | None) -> None:
 def lines_of(world: World, session: Json) -> list[Json]:
     """The session's line items."""
     return list(world.store.note(session["id"])["lines"])
-
-
-def apply_discounts(world: World, session: Json, wanted: list[Json]) -> None:
-    """Set the session's discount (at most one), and its totals."""
-    if len(wanted) > 1:
-        raise InvalidRequestError("You can only apply one discount.", param="discounts")
-    session["discounts"] = [{"coupon": one.get("coupon"), "promotion_code": None} for one in wanted]
-    coupons = [world.store.get("coupon", one.get("coupon"), "discounts[0][coupon]") for one in wanted]
-    for coupon in coupons:
-        if coupon["amount_off"] and coupon["currency"] != session["currency"]:
-            raise InvalidRequestError("This coupon is of another currency.", param="discounts[0][coupon]")
-    lines = world.store.note(session["id"])["lines"]
-    total, given = sum(line["amount_subtotal"] for line in lines), 0
-    off = sum(_taken_off(coupon, total) for coupon in coupons)
-    for position, line in enumerate(lines):
-        last = position == len(lines) - 1
-        part = off - given if last else off * line["amount_subtotal"] // (total or 1)
-        line.update(amount_discount=part, amount_total=line["amount_subtotal"] - part)
-        given += part
-    session.update(amount_subtotal=total, amount_total=total - off)
-    session["total_details"]["amount_discount"] = off
-
-
-def _taken_off(coupon: Json, total: int) -> int:
-    percent = coupon["percent_off"]
-    return min(total, coupon["amount_off"] or 0) if percent is None else percentage(total, percent)
 
 
 def _refuse_too_small(session: Json) -> None:

@@ -47,6 +47,8 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What the account has enabled in the dashboard: Stripe's dynamic payment methods."""
     debit_days: Annotated[int, Meta(ge=0, le=30)] | None = None
     """How long a bank debit is processing. None: as long as the method usually takes."""
+    checkout_redirect_wait_ms: Milliseconds = 10_000
+    """How long the page of a Checkout Session waits for the answer to the webhook."""
     refund_pending: bool = False
     default_currency: Annotated[str, Meta(pattern=r"^[a-z]{3}$")] = "usd"
     retries_end_subscription: Literal["canceled", "unpaid", "past_due"] = "canceled"

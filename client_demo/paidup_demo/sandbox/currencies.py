@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.expansion import currency_options
+from paidup_demo.sandbox.objects import nulls
 from paidup_demo.sandbox.world import World
+
+_WHOLE = frozenset(nulls("bif clp djf gnf jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf"))
+"""https://docs.stripe.com/currencies#zero-decimal"""
+
+
+def shown_amount(minor: int, currency: str) -> str:
+    """An amount for people: 20.00 USD."""
+    amount = f"{minor:,}" if currency in _WHOLE else f"{minor / 100:,.2f}"
+    return f"{amount} {currency.upper()}"
 
 
 def default_for(world: World, customer: Json, asked: str | None) -> str:

@@ -15,7 +15,7 @@ _TABLE_OF_PREFIX = {
     "cus": "customer", "prod": "product", "price": "price", "pm": "payment_method", "sub": "subscription",
     "in": "invoice", "inpay": "invoice_payment", "pi": "payment_intent", "seti": "setup_intent",
     "ch": "charge", "re": "refund", "du": "dispute", "di": "discount",
-    "cn": "credit_note", "ii": "invoiceitem", "cs": "checkout.session",
+    "cn": "credit_note", "ii": "invoiceitem", "cs": "checkout.session", "promo": "promotion_code",
 }  # fmt: skip
 # Names of ids that Stripe does not expand.
 _PLAIN = {"id", "url", "client_secret", "subscription_item", "invoice_item"}

@@ -18,8 +18,8 @@ RESOURCES = {
     "coupons": "coupon", "credit_notes": "credit_note", "customers": "customer", "disputes": "dispute",
     "events": "event", "invoice_payments": "invoice", "invoiceitems": "invoice", "invoices": "invoice",
     "payment_intents": "payment_intent", "payment_methods": "payment_method", "prices": "plan",
-    "products": "product", "refunds": "charge", "setup_intents": "setup_intent",
-    "subscriptions": "subscription", "webhook_endpoints": "webhook",
+    "products": "product", "promotion_codes": "promotion_code", "refunds": "charge",
+    "setup_intents": "setup_intent", "subscriptions": "subscription", "webhook_endpoints": "webhook",
 }  # fmt: skip
 """The first part of a path, and the name of its permission; prices still have that of plans."""
 EXPANDED = {

@@ -1,0 +1,228 @@
+"""The page of a Checkout Session, hosted or in a frame, and what it sends: /c/pay/{session}.
+
+After a payment it waits for the answer to the webhook, for up to 10 s, before it goes back to the shop:
+https://docs.stripe.com/checkout/fulfillment
+"""
+
+from __future__ import annotations
+
+import hmac
+import html
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from string import Template
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from paidup_demo.sandbox import checkout_payment, checkout_sessions, payment_methods, payments
+from paidup_demo.sandbox.checkout_discounts import redeem
+from paidup_demo.sandbox.checkout_return import redirect_of, told
+from paidup_demo.sandbox.currencies import shown_amount
+from paidup_demo.sandbox.errors import Json, StripeError
+from paidup_demo.sandbox.guard import from_another_page
+from paidup_demo.sandbox.world import World
+
+HERE = Path(__file__).parent
+_PAGE = Template((HERE / "checkout.html").read_text("utf-8"))
+_OVER = Template((HERE / "checkout_over.html").read_text("utf-8"))
+MAX_BODY = 20_000
+_WAYS = {
+    "card": "Card",
+    "sepa_debit": "SEPA debit",
+    "us_bank_account": "US bank account",
+    "ideal": "iDEAL",
+    "bancontact": "Bancontact",
+}
+_ENDS = {
+    "complete": ("You have paid", "This page is no longer needed. You can close it."),
+    "expired": ("This page has expired", "Nothing was paid. Go back to the shop to begin again."),
+}
+_NOTHING = ("There is nothing to pay here", "Please check the address.")
+
+Act = Callable[[World, Json, Json, str], Json]
+
+
+def routes(world: World) -> list[Route]:
+    """The page, and what it sends."""
+    acts: Mapping[str, Act] = {"pay": _pay, "outcome": _outcome, "give-up": _give_up, "promotion": _promote}
+    return [
+        Route("/c/pay/{id}", _page(world)),
+        *[Route(f"/c/pay/{{id}}/{name}", _act(world, act), methods=["POST"]) for name, act in acts.items()],
+    ]
+
+
+def _page(world: World) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        session = checkout_sessions.find(world, request.path_params["id"])
+        headers = _headers(world, session)
+        if session is None or not _may_see(session, request):
+            return _over(*_NOTHING, None, 404, headers)
+        came_back = request.query_params.get("redirect_status")
+        if came_back and (session["status"] == "complete" or session["ui_mode"] != "hosted_page"):
+            await told(world, session)
+            there = redirect_of(session, by_redirect=True)
+            return RedirectResponse(there, 303) if there else _over(*_ENDS["complete"], None, 200, headers)
+        if session["status"] != "open":
+            return _over(*_ENDS[session["status"]], session["cancel_url"], 200, headers)
+        return HTMLResponse(_PAGE.substitute(_shown(world, session, came_back)), headers=headers)
+
+    return endpoint
+
+
+def _may_see(session: Json, request: Request) -> bool:
+    """A page in a frame needs the session's secret, unless the customer comes back from their bank."""
+    if session["ui_mode"] == "hosted_page" or "redirect_status" in request.query_params:
+        return True
+    known, given = session["client_secret"], request.query_params.get("secret", "")
+    return known is not None and hmac.compare_digest(given.encode(), known.encode())
+
+
+def _headers(world: World, session: Json | None) -> dict[str, str]:
+    """Only a session that is to be embedded may be, and by the allowed origins."""
+    embedded = session is not None and session["ui_mode"] != "hosted_page"
+    ancestors = " ".join(("'self'", *world.settings.allowed_origins)) if embedded else "'none'"
+    return {"Cache-Control": "no-store", "Content-Security-Policy": f"frame-ancestors {ancestors}"}
+
+
+def _over(title: str, words: str, back: str | None, status: int, headers: dict[str, str]) -> Response:
+    link = f'<p><a href="{html.escape(back)}">Back to the shop</a>' if back else ""
+    return HTMLResponse(_OVER.substitute(title=title, words=words, back=link), status, headers)
+
+
+def _act(world: World, act: Act) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        if from_another_page(request, ()):
+            return JSONResponse({"error": "This page may not do that."}, 403)
+        session = checkout_sessions.find(world, request.path_params["id"])
+        body = await request.body()
+        if session is None or len(body) > MAX_BODY:
+            return JSONResponse({"error": "There is nothing to pay here."}, 404)
+        try:
+            wanted = msgspec.json.decode(body, type=dict)
+            answer = act(world, session, wanted, f"{request.url.scheme}://{request.url.netloc}")
+        except msgspec.DecodeError:
+            return JSONResponse({"error": "This request cannot be read."}, 400)
+        except StripeError as error:
+            return JSONResponse({"error": str(error)}, error.status)
+        finally:
+            world.store.touch()
+        if answer.get("status") == "complete":
+            await told(world, session)
+        return JSONResponse(answer)
+
+    return endpoint
+
+
+def _pay(world: World, session: Json, wanted: Json, origin: str) -> Json:
+    """Try to pay with what was typed."""
+    payer = {name: wanted.get(name) for name in ("email", "name", "address")}
+    billing = {name: payer[name] for name in ("email", "name") if payer[name]}
+    free = session["amount_total"] == 0 and session["payment_method_collection"] == "if_required"
+    data = (wanted.get("payment_method_data") or {}) | {"billing_details": billing}
+    method = None if free else payment_methods.method_from(world.store, world.now(), data)
+    checkout_payment.pay(world, session, payer, method, origin)
+    return _outcome(world, session, wanted, origin)
+
+
+def _outcome(world: World, session: Json, _: Json, __: str) -> Json:
+    """Where the page goes from here: to the shop, to the bank, or it shows why the payment failed."""
+    if session["status"] == "complete":
+        return {"status": "complete", "to": redirect_of(session)}
+    intent = checkout_sessions.intent_of(world, session)
+    action = (intent and intent["next_action"]) or {}
+    if intent is not None and intent["status"] == "processing":
+        return {"status": "processing"}
+    if intent is None or not action:
+        failed = (intent or {}).get("last_payment_error") or {}
+        return {"status": "open", "error": failed.get("message", "This payment has not been made.")}
+    if action["type"] == "redirect_to_url":
+        return {"status": "open", "to": action["redirect_to_url"]["url"]}
+    return {"status": "open", "challenge": f"/challenge/{intent['id']}"}
+
+
+def _give_up(world: World, session: Json, wanted: Json, origin: str) -> Json:
+    """The bank's check was closed: it counts as failed."""
+    intent = checkout_sessions.intent_of(world, session)
+    if intent is not None and intent["status"] == "requires_action":
+        payments.authenticate(world, intent, passed=False)
+    return _outcome(world, session, wanted, origin)
+
+
+def _promote(world: World, session: Json, wanted: Json, _: str) -> Json:
+    """Redeem a code that the customer has typed."""
+    redeem(world, session, str(wanted.get("code") or ""))
+    return {"status": "open"}
+
+
+def _shown(world: World, session: Json, came_back: str | None) -> dict[str, str]:
+    currency, total = session["currency"], session["amount_total"]
+    lines = [
+        (f"{line['description']} × {line['quantity']}", line["amount_subtotal"])
+        for line in checkout_sessions.lines_of(world, session)
+    ]
+    off = session["total_details"]["amount_discount"]
+    lines += [("Discount", -off)] if off else []
+    button = "Subscribe" if session["mode"] == "subscription" else f"Pay {shown_amount(total, currency)}"
+    failed = "The payment was not made at your bank. Please try again." if came_back else ""
+    back = session["cancel_url"]
+    return {
+        "back": f'<a href="{html.escape(back)}" id="back">← Back</a>' if back else "<span></span>",
+        "button": html.escape(button),
+        "email": _email(session),
+        "embedded": "false" if session["ui_mode"] == "hosted_page" else "true",
+        "id": session["id"],
+        "lines": "".join(
+            f"<dt>{html.escape(name)}</dt><dd>{shown_amount(amount, currency)}</dd>" for name, amount in lines
+        ),
+        "place": _place(session),
+        "promotion": _promotion(session),
+        "title": "Subscribe" if session["mode"] == "subscription" else "Pay",
+        "total": html.escape(shown_amount(total, currency)),
+        "ways": _ways(session),
+        "wrong": failed,
+    }
+
+
+def _email(session: Json) -> str:
+    """An address that is known already cannot be changed."""
+    known = (session["customer_details"] or {}).get("email")
+    fixed = f' value="{html.escape(known)}" readonly' if known else ""
+    return (
+        '<div class="field"><label for="email">Email</label>'
+        f'<input id="email" type="email" autocomplete="email"{fixed}></div>'
+    )
+
+
+def _ways(session: Json) -> str:
+    kinds = session["payment_method_types"]
+    if len(kinds) == 1:
+        return f'<input type="hidden" name="way" value="{kinds[0]}">'
+    choices = "".join(
+        f'<div class="way"><input type="radio" name="way" id="way-{kind}" value="{kind}"'
+        f'{" checked" if place == 0 else ""}><label for="way-{kind}">{_WAYS[kind]}</label></div>'
+        for place, kind in enumerate(kinds)
+    )
+    return f"<fieldset><legend>Pay with</legend>{choices}</fieldset>"
+
+
+def _place(session: Json) -> str:
+    if session["billing_address_collection"] != "required" and not session["automatic_tax"]["enabled"]:
+        return ""
+    return (
+        '<div class="two"><div class="field"><label for="country">Country</label>'
+        '<input id="country" autocomplete="country" value="US" maxlength="2"></div>'
+        '<div class="field"><label for="postal">Postal code</label>'
+        '<input id="postal" autocomplete="postal-code" value="94107"></div></div>'
+    )
+
+
+def _promotion(session: Json) -> str:
+    if not session["allow_promotion_codes"]:
+        return ""
+    return (
+        '<div class="field"><label for="code">Promotion code</label><div class="two">'
+        '<input id="code" autocomplete="off"><button type="button" id="promote">Apply</button></div></div>'
+    )

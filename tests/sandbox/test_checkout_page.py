@@ -1,0 +1,217 @@
+"""The page of a Checkout Session: what it sends, how long it waits, and what a browser shows."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from playwright.async_api import Browser, Page, Route, expect
+
+from paidup_demo.sandbox.settings import DEFAULT_ORIGINS
+from tests.support.browsers import running_browser
+
+from .rig import SECRET, Json, Reply, Sandbox
+from .shop import Shop
+
+VISA = "4242424242424242"
+REST = {"exp_month": 12, "exp_year": 2040, "cvc": "123"}
+SAAS = DEFAULT_ORIGINS[0]
+EMBEDDING = """<!doctype html><title>shop</title><div id="checkout"></div>
+<script src="%s/stripe.js"></script><script>
+  const stripe = Stripe('pk_test_browser');
+  stripe.createEmbeddedCheckoutPage({
+    fetchClientSecret: async () => '%s', onComplete: () => { window.completed = true; },
+  }).then((checkout) => checkout.mount('#checkout'));
+</script>"""
+
+
+@pytest.fixture
+def shop(sandbox_bare: Sandbox) -> Shop:
+    return Shop(sandbox_bare)
+
+
+async def _pay(shop: Shop, session: Any, number: str = VISA, **more: Any) -> Reply:
+    """What the page sends when the customer pays."""
+    body = {
+        "email": "typed@example.com",
+        "name": "Jenny",
+        "payment_method_data": {"type": "card", "card": {**REST, "number": number}},
+        **more,
+    }
+    return await shop.sandbox.call("POST", f"/c/pay/{session.id}/pay", json=body)
+
+
+async def test_the_page_pays_and_says_where_to_go(shop: Shop) -> None:
+    session = await shop.open(cancel_url="https://saas.example/plans")
+    async with shop.sandbox.http.get(session.url) as response:
+        text = await response.text()
+        assert response.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert 'href="https://saas.example/plans"' in text
+    assert "20.00 USD" in text
+    declined = await _pay(shop, session, "4000000000000002")
+    assert (declined.status, declined.body) == (402, {"error": "Your card was declined."})
+    asked = await _pay(shop, session, "4000002760003184")
+    assert asked.body["challenge"].startswith("/challenge/pi_")
+    failed = (await shop.sandbox.call("POST", f"/c/pay/{session.id}/give-up", json={})).body
+    assert "authentication" in failed["error"]
+    paid = await _pay(shop, session)
+    assert paid.body == {"status": "complete", "to": f"https://saas.example/done?s={session.id}"}
+    async with shop.sandbox.http.get(session.url) as response:
+        assert "You have paid" in await response.text()
+    assert (await _pay(shop, session)).status == 400
+
+
+async def test_another_site_cannot_pay(shop: Shop) -> None:
+    session = await shop.open()
+    path = f"/c/pay/{session.id}/pay"
+    foreign = {"Origin": "https://evil.example"}
+    assert (await shop.sandbox.call("POST", path, json={}, headers=foreign)).status == 403
+    assert (await shop.sandbox.call("POST", "/c/pay/cs_test_none/pay", json={})).status == 404
+    assert (await shop.sandbox.call("POST", path, data="x")).status == 400
+
+
+async def test_the_page_waits_for_the_answer_to_the_webhook(shop: Shop) -> None:
+    """https://docs.stripe.com/checkout/fulfillment: up to 10 s, whatever the answer is."""
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def hook(request: web.Request) -> web.Response:
+        if (await request.json())["type"] == "checkout.session.completed":
+            asked.set()
+            await release.wait()
+        return web.Response(status=500 if release.is_set() else 200)
+
+    app = web.Application()
+    app.router.add_post("/hook", hook)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    await shop.sandbox.control("/webhook_endpoints", {"url": url, "secret": SECRET})
+    paying = asyncio.create_task(_pay(shop, await shop.open("payment")))
+    await asked.wait()
+    assert not paying.done()
+    release.set()
+    assert (await paying).body["status"] == "complete"
+    await shop.sandbox.conditions(webhook_drop=True, checkout_redirect_wait_ms=50)
+    assert (await _pay(shop, await shop.open("payment"))).body["status"] == "complete"
+    await runner.cleanup()
+
+
+async def test_a_promotion_code_is_redeemed_on_the_page(shop: Shop) -> None:
+    """https://docs.stripe.com/payments/checkout/discounts"""
+    coupon = await shop.sandbox.v1.coupons.create_async({"percent_off": 25, "duration": "once"})
+    code = await shop.sandbox.v1.promotion_codes.create_async(
+        {"code": "SPRING", "promotion": {"type": "coupon", "coupon": coupon.id}, "max_redemptions": 1}
+    )
+    session = await shop.open(allow_promotion_codes=True)
+    path = f"/c/pay/{session.id}/promotion"
+    assert (await shop.sandbox.call("POST", path, json={"code": "none"})).status == 400
+    assert (await shop.sandbox.call("POST", path, json={"code": "spring"})).status == 200
+    assert (await shop.read(session))["amount_total"] == 1500
+    await _pay(shop, session)
+    shown = await shop.read(session, "invoice", "discounts.promotion_code")
+    assert (shown["invoice"]["amount_paid"], shown["total_details"]["amount_discount"]) == (1500, 500)
+    assert shown["discounts"][0]["promotion_code"]["id"] == code.id
+    known = await shop.sandbox.v1.promotion_codes.retrieve_async(code.id)
+    assert (known.times_redeemed, known.active) == (1, False)
+
+
+@pytest.mark.parametrize("outcome", ["pass", "fail"])
+async def test_a_redirect_method_comes_back_to_the_page(shop: Shop, outcome: str) -> None:
+    """From the bank to the shop, or to the page again with a reason."""
+    price = (await shop.sandbox.plan(currency="eur")).id
+    session = await shop.open(line_items=[{"price": price, "quantity": 1}])
+    left = (await _pay(shop, session, payment_method_data={"type": "ideal"})).body
+    there = left["to"].removeprefix(shop.sandbox.url)
+    assert there.startswith("/bank/pi_")
+    async with shop.sandbox.http.post(
+        f"{shop.sandbox.url}{there}?outcome={outcome}", allow_redirects=False
+    ) as response:
+        back = response.headers["Location"]
+    assert back.startswith(f"{shop.sandbox.url}/c/pay/{session.id}?")
+    async with shop.sandbox.http.get(back, allow_redirects=False) as response:
+        if outcome == "pass":
+            assert response.headers["Location"] == f"https://saas.example/done?s={session.id}"
+        else:
+            assert "not made at your bank" in await response.text()
+
+
+async def test_an_embedded_page_needs_its_secret(shop: Shop) -> None:
+    """Only the allowed origins may embed it, and nobody without the secret sees it."""
+    session = await shop.open(ui_mode="embedded_page", return_url="https://saas.example/")
+    path = f"{shop.sandbox.url}/c/pay/{session.id}"
+    for secret, status in ((session.client_secret, 200), ("wrong", 404), ("", 404)):
+        async with shop.sandbox.http.get(f"{path}?secret={secret}") as response:
+            assert response.status == status
+            assert SAAS in response.headers["Content-Security-Policy"]
+
+
+# Playwright serves the shop itself, so Chromium treats its origin as a public one.
+@pytest_asyncio.fixture
+async def sandbox_browser() -> AsyncIterator[Browser]:
+    async with running_browser("--disable-features=LocalNetworkAccessChecks") as browser:
+        yield browser
+
+
+async def _page(browser: Browser, shop_page: str = "<h1>Shop</h1>") -> Page:
+    page = await browser.new_page(viewport={"width": 320, "height": 700})
+    page.set_default_timeout(8000)
+
+    async def serve(route: Route) -> None:
+        await route.fulfill(body=shop_page, content_type="text/html")
+
+    await page.route(re.compile(f"^{SAAS}"), serve)
+    return page
+
+
+async def test_a_customer_pays_on_the_hosted_page(shop: Shop, sandbox_browser: Browser) -> None:
+    """Declined, then the bank asks and agrees, and they are back in the shop."""
+    page = await _page(sandbox_browser)
+    session = await shop.open(success_url=SAAS + "/done?s={CHECKOUT_SESSION_ID}", cancel_url=SAAS + "/plans")
+    await page.goto(session.url)
+    assert await page.evaluate("document.documentElement.scrollWidth") == 320
+    await page.get_by_label("Email").fill("jenny@example.com")
+    await page.get_by_role("button", name="Test card: declined").click()
+    await page.get_by_role("button", name="Subscribe").click()
+    await expect(page.get_by_role("alert")).to_have_text("Your card was declined.")
+    await page.get_by_role("button", name="Test card: bank asks").click()
+    await page.get_by_role("button", name="Subscribe").click()
+    bank = page.frame_locator("#bank iframe")
+    await bank.get_by_role("button", name="Complete authentication").click()
+    await page.wait_for_url(f"{SAAS}/done?s={session.id}")
+    await page.go_back()
+    await expect(page.get_by_role("heading")).to_have_text("You have paid")
+
+
+@pytest.mark.parametrize("redirects", ["always", "if_required"])
+async def test_a_customer_pays_on_the_embedded_page(
+    shop: Shop, sandbox_browser: Browser, redirects: str
+) -> None:
+    """In a frame of the shop's page, which leaves for the return_url or is told.
+
+    https://docs.stripe.com/payments/checkout/custom-success-page?payment-ui=embedded-page
+    """
+    session = await shop.open(
+        ui_mode="embedded_page",
+        return_url=SAAS + "/back?s={CHECKOUT_SESSION_ID}",
+        redirect_on_completion=redirects,
+        customer_email="jenny@example.com",
+    )
+    page = await _page(sandbox_browser, EMBEDDING % (shop.sandbox.url, session.client_secret))
+    await page.goto(SAAS + "/")
+    checkout = page.frame_locator("iframe[name=embedded-checkout]")
+    await expect(checkout.get_by_label("Email")).to_have_value("jenny@example.com")
+    await checkout.get_by_role("button", name="Test card: succeeds").click()
+    await checkout.get_by_role("button", name="Subscribe").click()
+    if redirects == "always":
+        await page.wait_for_url(f"{SAAS}/back?s={session.id}")
+    else:
+        await page.wait_for_function("window.completed")
+        assert page.url == SAAS + "/"
+    shown: Json = await shop.read(session)
+    assert shown["status"] == "complete"
