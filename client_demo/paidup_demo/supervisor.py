@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ async def run_demo() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    environment = demo_environment({**_from_file(), **os.environ})
+    environment = demo_environment({**_from_file(), **_not_empty(os.environ)})
     settings = load_settings(environment, env_file=None)
     if settings.livemode:
         # Before anything is started, and before prices are created in that account.
@@ -132,7 +132,12 @@ def _sandbox_port(environment: dict[str, str]) -> int:
 
 
 def _from_file() -> dict[str, str]:
-    return {name: value for name, value in read_env_file(ENV_FILE).items() if value}
+    return _not_empty(read_env_file(ENV_FILE))
+
+
+def _not_empty(given: Mapping[str, str]) -> dict[str, str]:
+    """As in `load_settings`, an empty variable counts as unset."""
+    return {name: value for name, value in given.items() if value.strip()}
 
 
 def _stored_secrets(data_dir: Path) -> dict[str, str]:

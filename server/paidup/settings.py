@@ -189,8 +189,8 @@ def load_settings(
 ) -> Settings:
     """Settings from `environ` (default: the process's), which overrides the file `.env`.
 
-    `env_file` names another file, or none. `defaults` are used for settings in neither. Raises
-    ConfigurationError, which lists every problem.
+    A variable that is empty counts as unset in both. `env_file` names another file, or none. `defaults`
+    are used for settings in neither. Raises ConfigurationError, which lists every problem.
     """
     merged = _merged(environ, env_file)
     if merged.get("STRIPE_LOG"):
@@ -217,7 +217,9 @@ def misspelt_names(environ: Mapping[str, str] | None = None, env_file: Path | No
 
 def _merged(environ: Mapping[str, str] | None, env_file: Path | None) -> dict[str, str]:
     read = read_env_file(env_file) if env_file is not None else {}
-    return {**read, **(os.environ if environ is None else environ)}
+    given = os.environ if environ is None else environ
+    # Docker Compose and CI systems pass an empty text for what is not set on their side.
+    return {**read, **{name: value for name, value in given.items() if value.strip() or name not in read}}
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:

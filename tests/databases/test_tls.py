@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from paidup.db.connection import connection, open_database, probe
-from paidup.errors import ConfigurationError, StorageUnavailable
+from paidup.errors import ConfigurationError, DatabaseUnreachable, StorageUnavailable
 from tests.support.postgres_process import PostgresProcess, give_to_user, system_programs
+from tests.support.waiting import wait_until
 
 SESSION = (
     "SELECT ssl, client_dn, application_name FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
@@ -108,6 +109,7 @@ def tls(scratch: Path) -> Iterator[TlsServer]:
     try:
         asyncio.run(_create_user(server))
         rules = "hostssl all certified all cert\nhostssl all postgres all trust\nhost all plain all trust\n"
+        rules += "host all guarded all scram-sha-256\nhost all missing all trust\n"
         (server.folder / "pg_hba.conf").write_text(rules)
         server.reload()
         yield TlsServer(server, authority, other)
@@ -115,15 +117,26 @@ def tls(scratch: Path) -> Iterator[TlsServer]:
         server.stop()
 
 
+def _nothing_open() -> bool:
+    """asyncio closes the transport of a refused connection some turns later, as both sides have to."""
+    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+    return all(transport._sock is None for transport in transports.values())
+
+
 async def _create_user(server: PostgresProcess) -> None:
     async with open_database(server.url()):
-        await connection().execute_script("CREATE USER certified; CREATE USER plain")
+        await connection().execute_script(
+            "CREATE USER certified; CREATE USER plain; CREATE USER guarded PASSWORD 'right'"
+        )
 
 
 async def _session(url: str) -> tuple[bool, str | None, str]:
-    async with open_database(url):
-        assert await probe()
-        (row,) = await connection().execute_query_dict(SESSION)
+    try:
+        async with open_database(url):
+            assert await probe()
+            (row,) = await connection().execute_query_dict(SESSION)
+    finally:
+        await wait_until(_nothing_open)
     return row["ssl"], row["client_dn"], row["application_name"]
 
 
@@ -146,7 +159,7 @@ async def test_the_authority_is_verified(tls: TlsServer, mode: str) -> None:
     """With a root certificate, `require` verifies it too, as in libpq."""
     named = f"sslmode={mode}&sslrootcert="
     assert (await _session(tls.url(f"{named}{tls.authority.certificate}")))[0]
-    with pytest.raises(StorageUnavailable, match="certificate verify failed"):
+    with pytest.raises(StorageUnavailable, match="has a certificate that is not trusted"):
         await _session(tls.url(f"{named}{tls.other.certificate}"))
 
 
@@ -162,13 +175,13 @@ async def test_channel_binding_verifies_the_server(tls: TlsServer) -> None:
     """The driver has no channel binding: what it is for is not given up silently."""
     asked = "sslmode=require&channel_binding=require"
     assert (await _session(tls.url(f"{asked}&sslrootcert={tls.authority.certificate}")))[0]
-    with pytest.raises(StorageUnavailable, match="certificate verify failed"):
+    with pytest.raises(StorageUnavailable, match="has a certificate that is not trusted"):
         await _session(tls.url(asked))
 
 
 async def test_the_systems_authorities_do_not_know_ours(tls: TlsServer) -> None:
     for parameters in ("sslmode=verify-full&sslrootcert=system", "ssl=true"):
-        with pytest.raises(StorageUnavailable, match="certificate verify failed"):
+        with pytest.raises(StorageUnavailable, match="has a certificate that is not trusted"):
             await _session(tls.url(parameters))
 
 
@@ -180,6 +193,50 @@ async def test_a_clients_certificate(tls: TlsServer) -> None:
     assert shown == (True, "/CN=certified", "paidup")
     with pytest.raises(ConfigurationError, match="DATABASE_URL"):
         await _session(tls.url(named, "certified"))
+
+
+NO_TLS = r"no pg_hba.conf entry for host .*, no encryption\): add \?sslmode=require"
+CERTIFICATE = r"demands a client certificate \(connection requires a valid client certificate\): name its"
+REFUSALS = {
+    "TLS is demanded": ("postgres", "sslmode=disable", NO_TLS),
+    "a certificate is demanded": ("certified", "sslmode=require", CERTIFICATE),
+    "a certificate is demanded, and no TLS is tried next": ("certified", "sslmode=prefer", CERTIFICATE),
+    "another user's certificate": ("certified", "{other}", "use one whose common name is this user"),
+    "no rule": ("nobody", "sslmode=require", r"SSL encryption\): add a line for it to the server's pg_hba"),
+    "no such user": ("missing", "sslmode=disable", r'\(role "missing" does not exist\): correct it in'),
+    "a wrong password": ("guarded:wrong", "sslmode=require", "refuses this user or this password: correct"),
+    "no password": ("guarded", "sslmode=disable", "refuses this user or this password: correct"),
+}
+
+
+@pytest.mark.parametrize(("user", "parameters", "line"), REFUSALS.values(), ids=REFUSALS)
+async def test_a_refusal_says_what_the_server_demands(
+    tls: TlsServer, user: str, parameters: str, line: str
+) -> None:
+    """One line with the remedy; that the password is wrong is said only where it is."""
+    if parameters == "{other}":
+        certificate, key = tls.authority.sign("somebody")
+        parameters = f"sslmode=require&sslcert={certificate}&sslkey={key}"
+    with pytest.raises(ConfigurationError, match=line) as refused:
+        await _session(tls.url(parameters, user))
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"DATABASE_URL: postgresql://127.0.0.1:{tls.server.port}/postgres ")
+    assert "\n" not in problem
+
+
+async def test_what_is_wrong_with_tls_is_not_blamed_on_the_address(tls: TlsServer) -> None:
+    """It was: the database does not answer, start it."""
+    wrong = f"sslmode=verify-full&sslrootcert={tls.other.certificate}"
+    with pytest.raises(DatabaseUnreachable, match=r"not trusted \(.*\): name its authority's file"):
+        await _session(tls.url(wrong))
+    stranger = "&".join(
+        f"{name}={file}" for name, file in zip(_PAIR, tls.other.sign("certified"), strict=True)
+    )
+    with pytest.raises(DatabaseUnreachable, match=r"TLS handshake \(.*\): check that its authority"):
+        await _session(tls.url(f"sslmode=require&{stranger}", "certified"))
+
+
+_PAIR = ("sslcert", "sslkey")
 
 
 async def test_verification_without_an_authority_is_a_setting_to_correct(
@@ -196,12 +253,15 @@ async def test_tls_that_the_server_does_not_have_is_refused(database_url: str, s
     server = PostgresProcess.create(scratch / "open")
     try:
         assert await _is_open(server.url(parameters="?sslmode=prefer"))
-        with pytest.raises(StorageUnavailable, match="rejected SSL upgrade"):
+        with pytest.raises(DatabaseUnreachable, match=r"has no TLS: switch it on there"):
             await _is_open(server.url(parameters="?sslmode=require"))
     finally:
         server.stop()
 
 
 async def _is_open(url: str) -> bool:
-    async with open_database(url):
-        return await probe()
+    try:
+        async with open_database(url):
+            return await probe()
+    finally:
+        await wait_until(_nothing_open)

@@ -207,6 +207,16 @@ def test_the_env_file_of_the_working_directory_is_read(
     assert load_settings().port == 8200
 
 
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_variable_counts_as_unset(write_file: Write, empty: str) -> None:
+    """Docker Compose passes `${STRIPE_SECRET_KEY}` as an empty text where it is not set."""
+    kept = write_file(".env", f"STRIPE_SECRET_KEY=sk_test_{RANDOM}\nPORT=8200\nREDIS_URL=\nHTTPS_PROXY=p:1\n")
+    names = ("STRIPE_SECRET_KEY", "PORT", "LOG_LEVEL", "REDIS_URL", "HTTPS_PROXY", "https_proxy")
+    read = load_settings(environment() | dict.fromkeys(names, empty), kept)
+    assert (read.stripe_secret_key, read.port) == (f"sk_test_{RANDOM}", 8200)
+    assert (read.log_level, read.redis_url, read.https_proxy) == ("INFO", "", "p:1")
+
+
 def test_an_env_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     """As editors on Windows save UTF-8."""
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfPORT=8200\r\nLOG_LEVEL=ERROR\r\n")
