@@ -17,12 +17,13 @@ from paidup.db.models import Account
 from paidup.db.postgres import Timeouts
 from paidup.domain.catalog import Catalogue
 from paidup.payments.bulk_verification import BulkVerification
+from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.refunds import ReversalHandler
 from paidup.payments.settlement import PublishBalance, Settlement
 from paidup.payments.timeline import Timeline
 from paidup.payments.verification import Verification
 from paidup.payments.verification_queue import VerificationQueue
-from paidup.payments.verification_worker import Checks, VerificationWorker
+from paidup.payments.verification_worker import CheckResult, Checks, VerificationWorker
 from paidup.rate_limits.account_limits import AccountLimits
 from paidup.rate_limits.address_limits import AddressLimits
 from paidup.realtime.hub import Hub
@@ -32,7 +33,9 @@ from paidup.realtime.status_queries import balance_of
 from paidup.realtime.tickets import Tickets
 from paidup.reconciliation.abandoned_purchases import AbandonedPurchases
 from paidup.reconciliation.alarms import Alarms
+from paidup.reconciliation.checkout_events import CheckoutEvents
 from paidup.reconciliation.due_rows import DueRows
+from paidup.reconciliation.due_sessions import DueSessions
 from paidup.reconciliation.leftover_drafts import LeftoverDrafts
 from paidup.reconciliation.list_sweeps import ListSweeps
 from paidup.reconciliation.maintenance import Maintenance
@@ -46,6 +49,7 @@ from paidup.runtime.plans_file import read_catalogue
 from paidup.runtime.redis_client import RedisClient, connect_redis
 from paidup.runtime.tasks import cancel_tasks
 from paidup.settings import Settings
+from paidup.stripe_api.checkout_schemas import is_session
 from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import RateLimiter
@@ -63,6 +67,7 @@ class PaymentServices:
 
     settlement: Settlement
     verification: Verification
+    checkouts: CheckoutVerification
     verification_queue: VerificationQueue
     verification_worker: VerificationWorker
     subscriptions: SubscriptionSync
@@ -91,22 +96,22 @@ def compose(
     settlement = Settlement(prices.catalogue, prices, publish, publish_balance, timeline, metrics, clock)
     queue = VerificationQueue()
     verification = Verification(gateway, settlement, prices, hub, timeline, queue)
+    checkouts = CheckoutVerification(gateway, verification, settlement, prices, timeline, queue)
     bulk = BulkVerification(gateway, verification, timeline)
-    checks = Checks(acquire_slot, verification.check, bulk.check)
+
+    async def check(key: str) -> CheckResult:
+        return await (checkouts.check(key) if is_session(key) else verification.check(key))
+
     reversals = ReversalHandler(gateway, verification, settlement)
     renewals = Renewals(gateway, prices.catalogue, prices, verification)
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, renewals, clock)
-    events = Events(verification, reversals, subscriptions, renewals, timeline, gateway.connected_account)
+    kept = (reversals, subscriptions, renewals, CheckoutEvents(checkouts))
+    events = Events(verification, *kept, timeline, gateway.connected_account)
+    abandoned = AbandonedPurchases(gateway, verification, clock, policy.abandoned_after)
     drafts = LeftoverDrafts(gateway, clock, policy.abandoned_after)
     reconciler = Reconciler(
-        DueRows(
-            settlement,
-            verification,
-            events,
-            subscriptions,
-            AbandonedPurchases(gateway, verification, clock, policy.abandoned_after),
-            clock,
-        ),
+        DueRows(settlement, verification, events, subscriptions, abandoned, clock),
+        DueSessions(gateway, checkouts),
         ListSweeps(gateway, verification, events, reversals, drafts, policy.reads_per_month),
         Maintenance(metrics, policy),
         metrics,
@@ -114,8 +119,9 @@ def compose(
     return PaymentServices(
         settlement=settlement,
         verification=verification,
+        checkouts=checkouts,
         verification_queue=queue,
-        verification_worker=VerificationWorker(queue, checks),
+        verification_worker=VerificationWorker(queue, Checks(acquire_slot, check, bulk.check)),
         subscriptions=subscriptions,
         events=events,
         reconciler=reconciler,
@@ -136,6 +142,7 @@ class Services:
     publish_balance: PublishBalance
     settlement: Settlement
     verification: Verification
+    checkouts: CheckoutVerification
     verification_queue: VerificationQueue
     subscriptions: SubscriptionSync
     events: Events
@@ -189,6 +196,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             publish_balance=payments.settlement.publish_balance,
             settlement=payments.settlement,
             verification=payments.verification,
+            checkouts=payments.checkouts,
             verification_queue=payments.verification_queue,
             subscriptions=payments.subscriptions,
             events=payments.events,

@@ -21,7 +21,7 @@ class Rounds:
 
     def __init__(self) -> None:
         self.made: Counter[str] = Counter()
-        self.reconciler = Reconciler(Mock(), Mock(), Mock(), Metrics())
+        self.reconciler = Reconciler(Mock(), Mock(), Mock(), Mock(), Metrics())
 
     def sweep(self, name: str, found: list[int]) -> Any:
         """A sweep that finds so many things in each round, and then none."""

@@ -13,7 +13,7 @@ from tortoise.expressions import F
 from paidup.db.models import Account, StripeCustomer, Subscription
 
 
-async def owner_of(named: str | None, subscription: str | None, customer: str) -> int | None:
+async def owner_of(named: str | None, subscription: str | None, customer: str | None) -> int | None:
     """The account of an invoice or a subscription: the one that its metadata names, whatever its customer.
 
     Without metadata, it is the customer's account, unless the subscription is known to be another's.
@@ -23,7 +23,7 @@ async def owner_of(named: str | None, subscription: str | None, customer: str) -
     if named:
         account = await Account.filter(external_id=named).only("id").first()
         return account.id if account else None
-    owner = await account_id_of(customer)
+    owner = await account_id_of(customer) if customer else None
     if owner is None or subscription is None:
         return owner
     row = await Subscription.filter(id=subscription).only("id", "account_id").first()

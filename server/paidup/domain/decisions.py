@@ -60,6 +60,7 @@ class InvoiceSnapshot(msgspec.Struct, frozen=True):
     invoice: str
     status: InvoiceStatus
     customer: str
+    """Empty for a Checkout Session of a guest, for whom Stripe has made no customer."""
     currency: str
     amount_due_minor: int
     """The invoice's whole amount, whether or not part of it is paid."""
@@ -118,7 +119,7 @@ def _mismatch(known: InvoiceSnapshot, invoice: InvoiceFacts | None) -> str | Non
         return None
     if invoice.id != known.invoice:
         return f"the facts name another invoice, {invoice.id}"
-    if invoice.customer != known.customer:
+    if (invoice.customer or "") != known.customer:
         return f"the invoice names another customer, {invoice.customer}"
     if invoice.currency != known.currency:
         return f"the invoice is in another currency, {invoice.currency}"
@@ -130,7 +131,7 @@ def _mismatched_payment(known: InvoiceSnapshot, payment: IntentFacts) -> str | N
     linked = payment.invoice == known.invoice or (payment.invoice is None and payment.intent == known.intent)
     if not linked:
         return f"the payment {payment.intent} is not linked to this invoice"
-    if payment.customer != known.customer:
+    if (payment.customer or "") != known.customer:
         return f"the payment {payment.intent} names another customer"
     if payment.currency != known.currency:
         return f"the payment {payment.intent} is in another currency"

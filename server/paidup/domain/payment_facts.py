@@ -75,6 +75,8 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     """Credit notes before payment left nothing to pay, so Stripe calls it paid; nobody paid anything."""
     account: str | None = None
     """The account's external id, which Paidup writes to the metadata."""
+    checkout: str | None = None
+    """The Checkout Session that it came from, if the source shows it."""
 
 
 class PaymentError(msgspec.Struct, frozen=True, omit_defaults=False):

@@ -23,6 +23,7 @@ from paidup.runtime.clock import at_unix, now
 
 log = structlog.get_logger(__name__)
 
+SESSION_PREFIX = "cs_"
 CLOCK_DIFFERENCE = timedelta(minutes=5)
 """By how much Stripe's clock may be behind ours: a renewal just after the take-up is not one of the past."""
 
@@ -55,6 +56,8 @@ async def create_invoice(
     if account is None:
         unknown = f"is named {invoice.account}" if invoice.account else f"has the customer {invoice.customer}"
         return Settled(Outcome.UNKNOWN_CUSTOMER, f"no account {unknown}")
+    if await _is_paid_as_another(invoice):
+        return Settled(Outcome.PAID_ELSEWHERE, f"{invoice.intent} has paid for a Checkout Session")
     row = await _insert_invoice(invoice, account, quoted)
     if invoice.subscription:
         await _insert_subscription(row, invoice.subscription)
@@ -104,15 +107,29 @@ async def _was_paid_elsewhere(invoice: InvoiceFacts) -> bool:
     return invoice.id == row.paid_elsewhere or at_unix(finalized_at) < row.created_at - CLOCK_DIFFERENCE
 
 
+async def _is_paid_as_another(invoice: InvoiceFacts) -> bool:
+    """Whether a session and an invoice stand for one payment, and the other of the two has its row."""
+    if invoice.intent is None:
+        return False
+    others = Invoice.filter(payment_intent=invoice.intent).exclude(id=invoice.id)
+    if not _is_session(invoice):
+        others = others.filter(id__startswith=SESSION_PREFIX)
+    return await others.exists()
+
+
+def _is_session(invoice: InvoiceFacts) -> bool:
+    """Whether it stands for a Checkout Session that was paid without an invoice."""
+    return invoice.id.startswith(SESSION_PREFIX)
+
+
 async def _find_account(invoice: InvoiceFacts, account_id: int | None) -> Account | None:
-    """The invoice's account, locked, which remembers the customer; None where there is none."""
-    if invoice.customer is None:
-        return None
+    """The invoice's account, locked, which remembers the customer; None where it has none."""
     owner = account_id or await owner_of(invoice.account, invoice.subscription, invoice.customer)
     if owner is None:
         return None
     account = await locked(Account.filter(id=owner)).get()
-    if account.stripe_customer != invoice.customer and await link_customer(account.id, invoice.customer):
+    customer = invoice.customer
+    if customer and account.stripe_customer != customer and await link_customer(account.id, customer):
         await account.refresh_from_db(fields=["stripe_customer"])
     return account
 
@@ -122,9 +139,10 @@ async def _insert_invoice(invoice: InvoiceFacts, account: Account, quoted: Quote
     row = Invoice(
         id=invoice.id,
         account_id=account.id,
-        customer=invoice.customer,
+        customer=invoice.customer or "",
         subscription=invoice.subscription,
         payment_intent=invoice.intent,
+        checkout=invoice.id if _is_session(invoice) else invoice.checkout,
         plan=quoted.plan,
         price=quoted.price,
         billing_reason=invoice.billing_reason,

@@ -77,7 +77,14 @@ class ReversalHandler:
             return None
         with storage_errors():
             row = await Invoice.filter(payment_intent=intent).only("id").first()
-        return row.id if row else await self._gateway.invoice_of_intent(intent)
+        if row is not None:
+            return row.id
+        return await self._gateway.invoice_of_intent(intent) or await self._session_of(intent)
+
+    async def _session_of(self, intent: str) -> str | None:
+        """The Checkout Session that a PaymentIntent has paid without an invoice, or None."""
+        session = await self._gateway.checkout_sessions.of_intent(intent)
+        return session.id if session and session.has_no_invoice else None
 
 
 async def _differs(reversal: StripeReversal) -> bool:

@@ -73,7 +73,7 @@ class DueRows:
             due = StripeEvent.filter(next_attempt_at__lte=now()).order_by("next_attempt_at")
             rows = await locked(due.limit(BATCH), skip=True)
             await StripeEvent.filter(id__in=[row.id for row in rows]).update(next_attempt_at=now() + CLAIM)
-        await _for_each(rows, self._events.retry)
+        await for_each(rows, self._events.retry)
         return len(rows)
 
     async def invoices(self) -> int:
@@ -85,7 +85,7 @@ class DueRows:
                 row.next_check_at = _next_check(row, now())
             if rows:
                 await Invoice.bulk_update(rows, fields=["next_check_at"])
-        await _for_each(rows, self._verify)
+        await for_each(rows, self._verify)
         return len(rows)
 
     async def _verify(self, row: Invoice) -> None:
@@ -123,7 +123,7 @@ class DueRows:
             state=GrantState.PLANNED, due_at__lte=self._clock(), invoice__status=InvoiceStatus.ACTIVE
         )
         rows = await due.order_by("due_at").limit(BATCH).only("id")
-        return sum(await _for_each(rows, self._make_installment))
+        return sum(await for_each(rows, self._make_installment))
 
     async def _make_installment(self, row: CreditGrant) -> bool:
         try:
@@ -139,7 +139,7 @@ class DueRows:
             rows = await locked(due.limit(BATCH), skip=True)
             claimed = self._clock() + CLAIM
             await Subscription.filter(id__in=[row.id for row in rows]).update(refresh_at=claimed)
-        await _for_each(rows, self._read_subscription)
+        await for_each(rows, self._read_subscription)
         return len(rows)
 
     async def _read_subscription(self, row: Subscription) -> None:
@@ -157,7 +157,7 @@ class DueRows:
         """Expire reservations and return their credits. Each expires once, even by several at a time."""
         due = Reservation.filter(state=ReservationState.HELD, expires_at__lte=self._clock())
         rows = await due.order_by("expires_at").limit(BATCH).only("account_id")
-        return sum(await _for_each(sorted({row.account_id for row in rows}), self._expire))
+        return sum(await for_each(sorted({row.account_id for row in rows}), self._expire))
 
     async def _expire(self, account_id: int) -> int:
         try:
@@ -182,7 +182,7 @@ class DueRows:
         return len(rows)
 
 
-async def _for_each(rows: Sequence[Row], work: Callable[[Row], Awaitable[Result]]) -> list[Result]:
+async def for_each(rows: Sequence[Row], work: Callable[[Row], Awaitable[Result]]) -> list[Result]:
     """Run `work` on each row, a few at a time. Its results, in order."""
     slots = asyncio.Semaphore(MAX_CONCURRENT)
 

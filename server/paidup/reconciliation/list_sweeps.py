@@ -17,6 +17,7 @@ from paidup.errors import StripeRefused
 from paidup.payments.outcomes import Outcome
 from paidup.payments.refunds import REVERSAL_STRUCTS, ReversalHandler, StripeReversal
 from paidup.payments.verification import Verification
+from paidup.reconciliation.checkout_events import CHECKOUT_TYPES
 from paidup.reconciliation.leftover_drafts import LeftoverDrafts
 from paidup.reconciliation.list_scanner import Pace, Scan, scan
 from paidup.reconciliation.read_budget import read_use
@@ -59,7 +60,7 @@ class ListSweeps:
             Scan(name, 60, 1.5 * HOUR_S, 3 * DAY_S, 30 * DAY_S, partial(self._handle_events, types))
             for name, types in (
                 ("undelivered_events", PAYMENT_TYPES),
-                ("undelivered_reversals", tuple(REVERSAL_TYPES)),
+                ("undelivered_reversals", (*REVERSAL_TYPES, *CHECKOUT_TYPES)),
             )
         ]
         self._reversal_scans = [

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from paidup.reconciliation.due_rows import BATCH, DueRows
+from paidup.reconciliation.due_sessions import DueSessions
 from paidup.reconciliation.failures import FAILURES
 from paidup.reconciliation.list_sweeps import ListSweeps
 from paidup.reconciliation.maintenance import Maintenance
@@ -24,14 +25,23 @@ log = structlog.get_logger(__name__)
 
 
 class Reconciler:
-    def __init__(self, due: DueRows, lists: ListSweeps, maintenance: Maintenance, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        due: DueRows,
+        sessions: DueSessions,
+        lists: ListSweeps,
+        maintenance: Maintenance,
+        metrics: Metrics,
+    ) -> None:
         self.due = due
+        self.sessions = sessions
         self.lists = lists
         self.maintenance = maintenance
         self._metrics = metrics
         self._sweeps: dict[str, tuple[Callable[[], Awaitable[int]], float]] = {
             "unhandled_events": (due.events, 0),
             "due_invoices": (due.invoices, 0),
+            "due_sessions": (sessions.sweep, 0),
             "unpublished_versions": (due.versions, 0),
             "due_installments": (due.installments, 0),
             "due_subscriptions": (due.subscriptions, 0),

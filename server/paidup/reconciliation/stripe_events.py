@@ -26,6 +26,7 @@ from paidup.payments.refunds import ReversalHandler, decode_reversal
 from paidup.payments.settlement import MARK_HANDLED
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import Verification
+from paidup.reconciliation.checkout_events import CHECKOUT_TYPES, CheckoutEvents
 from paidup.runtime.batching import BatchExecutor
 from paidup.runtime.clock import now
 from paidup.stripe_api.client import API_VERSION
@@ -102,7 +103,7 @@ PAYMENT_TYPES = (
     *(*INVOICE_TYPES, *DRAFT_TYPES, *INTENT_TYPES, *INVOICE_PAYMENT_TYPES),
     *(*SUBSCRIPTION_TYPES, *CUSTOMER_TYPES),
 )
-HANDLED_TYPES = (*PAYMENT_TYPES, *REVERSAL_TYPES)
+HANDLED_TYPES = (*PAYMENT_TYPES, *REVERSAL_TYPES, *CHECKOUT_TYPES)
 """The types that a webhook endpoint should be enabled for. Any other is stored and answered 200."""
 
 
@@ -148,6 +149,7 @@ class Events:
         reversals: ReversalHandler,
         subscriptions: SubscriptionSync,
         renewals: Renewals,
+        checkouts: CheckoutEvents,
         timeline: Timeline,
         connected_account: str = "",
     ) -> None:
@@ -156,6 +158,7 @@ class Events:
         self._reversals = reversals
         self._subscriptions = subscriptions
         self._renewals = renewals
+        self._checkouts = checkouts
         self._timeline = timeline
         self._store = BatchExecutor(_store)
         self._mark = BatchExecutor(_mark)
@@ -166,6 +169,7 @@ class Events:
             self._invoice_payment: INVOICE_PAYMENT_TYPES,
             self._subscription: SUBSCRIPTION_TYPES,
             self._customer_deleted: CUSTOMER_TYPES,
+            self._checkout_session: CHECKOUT_TYPES,
             self._reversal: tuple(REVERSAL_TYPES),
         }
         self._handlers = {kind: handler for handler, kinds in by_object.items() for kind in kinds}
@@ -176,7 +180,7 @@ class Events:
 
     def note_duplicate(self, event: Event) -> None:
         """Note in the timeline that an event which was handled before has been delivered."""
-        if (about := event.about()).startswith("in_"):
+        if (about := event.about()).startswith(("in_", "cs_")):
             self._timeline.note(
                 about,
                 TimelineEventType.WEBHOOK_RECEIVED,
@@ -286,6 +290,10 @@ class Events:
         async with write_transaction():
             known = await forget_customer(event.about(), now())
         return Handled(EventOutcome.CUSTOMER_DELETED if known else EventOutcome.IRRELEVANT)
+
+    async def _checkout_session(self, event: Event, source: Source) -> Handled:
+        self._note_received(event.about(), event, source)
+        return _handled(await self._checkouts.handle(event, source))
 
     async def _reversal(self, event: Event, source: Source) -> Handled:
         kind = REVERSAL_TYPES[event.kind]

@@ -10,14 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts
+from paidup.domain.payment_facts import PaymentFacts
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
+    DiscountAmount,
+    InvoicePayment,
     ItemPrice,
+    Line,
     ListOf,
     ObjectId,
+    Payment,
     PaymentIntent,
+    Period,
+    PriceDetails,
+    Pricing,
+    StatusTransitions,
     StripeInvoice,
 )
 
@@ -42,19 +51,26 @@ class SessionLine(msgspec.Struct, frozen=True):
     quantity: int | None = None
     price: ItemPrice | None = None
 
-    def facts(self, at: int) -> LineFacts:
+    def as_invoice_line(self, at: int) -> Line:
         """A one-time price has no period: it begins and ends when it is bought."""
-        return LineFacts(
-            price=self.price.id if self.price else None,
-            amount_minor=self.amount_subtotal,
-            quantity=1 if self.quantity is None else self.quantity,
-            proration=False,
-            period_start=at,
-            period_end=at,
-            discount_minor=self.amount_discount,
+        price = self.price
+        return Line(
+            id=self.id,
+            amount=self.amount_subtotal,
+            period=Period(at, at),
             currency=self.currency,
-            product=self.price.product if self.price else None,
+            quantity=self.quantity,
+            discount_amounts=[DiscountAmount(self.amount_discount)],
+            pricing=Pricing(PriceDetails(price.id, price.product)) if price else None,
         )
+
+
+class InvoiceCreation(msgspec.Struct, frozen=True):
+    """Whether Stripe makes an invoice once a one-time payment has succeeded, and not before:
+    https://docs.stripe.com/payments/checkout/post-payment-invoices
+    """
+
+    enabled: bool
 
 
 class CustomerDetails(msgspec.Struct, frozen=True):
@@ -82,6 +98,7 @@ class StripeCheckoutSession(msgspec.Struct, frozen=True):
     return_url: str | None = None
     success_url: str | None = None
     payment_link: str | ObjectId | None = None
+    invoice_creation: InvoiceCreation | None = None
     customer_details: CustomerDetails | None = None
     customer_email: str | None = None
     invoice: str | StripeInvoice | None = None
@@ -127,37 +144,44 @@ class StripeCheckoutSession(msgspec.Struct, frozen=True):
         return (self.metadata or {}).get(ACCOUNT_METADATA_KEY) or None
 
     @property
-    def needs_no_invoice(self) -> bool:
-        """Whether it is itself what was paid: in payment mode, without `invoice_creation`."""
-        return self.mode == "payment" and self.invoice is None
+    def has_no_invoice(self) -> bool:
+        """Whether it is itself what is paid: a one-time payment of which Stripe makes no invoice."""
+        expected = self.invoice_creation is not None and self.invoice_creation.enabled
+        return self.mode == "payment" and self.invoice is None and not expected
 
-    def facts(self) -> PaymentFacts:
+    def as_invoice(self) -> StripeInvoice:
         """As an invoice of the session's id, for a session that has no invoice."""
         total = self.amount_total or 0
         lines = self.line_items or ListOf(data=[], has_more=True)
-        invoice = InvoiceFacts(
+        return StripeInvoice(
             id=self.id,
             status="paid" if self.paid else "void" if self.status == EXPIRED else "open",
             customer=self.customer_id,
             currency=self.currency or "",
-            amount_due_minor=total,
-            amount_paid_minor=total if self.paid else 0,
-            amount_remaining_minor=0 if self.paid else total,
-            total_minor=total,
-            from_balance_minor=0,
-            finalized_at=self.created,
-            sequence=0,
-            billing_reason=ONE_TIME,
-            subscription=None,
+            amount_due=total,
+            amount_paid=total if self.paid else 0,
+            amount_remaining=0 if self.paid else total,
+            total=total,
             created=self.created,
-            lines=tuple(line.facts(self.created) for line in lines.data),
-            lines_complete=not lines.has_more,
-            intent=self.intent_id,
-            account=self.account,
+            status_transitions=StatusTransitions(self.created),
+            billing_reason=ONE_TIME,
+            lines=ListOf([line.as_invoice_line(self.created) for line in lines.data], lines.has_more),
+            payments=ListOf(self._payments()),
+            metadata=self.metadata,
         )
-        intent = self.payment_intent
-        payments = (intent.facts(self.id),) if isinstance(intent, PaymentIntent) else ()
-        return PaymentFacts(invoice, payments)
+
+    def _payments(self) -> list[InvoicePayment]:
+        if self.payment_intent is None:
+            return []
+        paid = Payment("payment_intent", self.payment_intent)
+        return [InvoicePayment(self.id, self.id, self.payment_status, paid, self.created)]
+
+    def facts(self) -> PaymentFacts:
+        """The facts of `as_invoice`, or of the invoice where it was expanded."""
+        shown = self.invoice if isinstance(self.invoice, StripeInvoice) else self.as_invoice()
+        facts = shown.facts()
+        assert facts.invoice is not None
+        return replace(facts, invoice=replace(facts.invoice, checkout=self.id))
 
 
 def id_of(expandable: Any) -> str | None:

@@ -121,7 +121,7 @@ class CheckoutSessions:
         path = f"{PATH}/{quote(session, safe='')}"
         body = await self._client.read(READ_SESSION, path, {**params, **retries}, max_wait_s, has_slot)
         read = decode_answer(StripeCheckoutSession, body)
-        if read.line_items is None or not read.line_items.has_more or not read.needs_no_invoice:
+        if read.line_items is None or not read.line_items.has_more or not read.has_no_invoice:
             return read
         return msgspec.structs.replace(read, line_items=await self._all_lines(session))
 

@@ -16,6 +16,7 @@ import msgspec
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.stripe_api.account import StripeAccount
+from paidup.stripe_api.checkout_schemas import is_session
 from paidup.stripe_api.checkout_sessions import CheckoutSessions
 from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer, open_client
 from paidup.stripe_api.customers import CustomerReader
@@ -255,9 +256,13 @@ class StripeGateway:
         """One invoice, with its payments, their intents and all its lines: one call, more beyond ten lines.
 
         `slot_acquired`: the caller has acquired the rate limiter slot already. A read for a customer's API
-        call has the purpose REQUEST, so that it takes no slot from a payment in progress. Raises
-        StripeRefused with code `resource_missing` where there is none.
+        call has the purpose REQUEST, so that it takes no slot from a payment in progress. A Checkout Session
+        that was paid without an invoice is read as one. Raises StripeRefused with code `resource_missing`
+        where there is none.
         """
+        if is_session(invoice):
+            session = await self.checkout_sessions.read(invoice, max_wait_s, slot_acquired, purpose)
+            return session.as_invoice()
         if purpose is Purpose.REQUEST:
             await self._client.acquire_slot(READ_INVOICE, purpose=purpose)
         params: Any = {"expand": ["payments.data.payment.payment_intent", "confirmation_secret"]}

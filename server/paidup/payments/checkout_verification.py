@@ -1,0 +1,370 @@
+"""Verifies a Checkout Session: reads it from Stripe once, with its invoice, and settles what it says.
+
+A session never grants credits. It leads to the row of an invoice: Stripe's, or, where a one-time
+payment has none, a row of the session's own id. The settlement grants for that row. A lease in the
+session's row makes one call of many, as `Verification` does for invoices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from datetime import datetime, timedelta
+
+import structlog
+from tortoise.expressions import F, Q
+
+from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
+from paidup.db.customers import owner_of
+from paidup.db.models import Account, CheckoutSession, Invoice
+from paidup.domain.backoff import reconciler_delay_s
+from paidup.domain.payment_facts import LineFacts, Source
+from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
+from paidup.payments.outcomes import Outcome, Settled
+from paidup.payments.settlement import Settlement
+from paidup.payments.timeline import Timeline, TimelineEventType
+from paidup.payments.verification import LEASE_S, REFRESH_TRIES, RESULT_TTL_S, Verification
+from paidup.payments.verification_queue import VerificationQueue
+from paidup.payments.verification_worker import CheckResult
+from paidup.realtime.status_queries import read_status
+from paidup.runtime.clock import at_unix, now
+from paidup.stripe_api.checkout_schemas import (
+    COMPLETE,
+    EXPIRED,
+    OPEN,
+    PAID,
+    StripeCheckoutSession,
+)
+from paidup.stripe_api.gateway import StripeGateway
+from paidup.stripe_api.prices import PriceCatalog
+from paidup.stripe_api.schemas import StripeInvoice
+
+log = structlog.get_logger(__name__)
+
+SETUP = "setup"
+"""The mode of a session that only saves a card."""
+MISSED_FOR_S = 60.0
+"""How long an id that Stripe does not have, or that is not ours, is not read again."""
+MAX_MISSED = 10_000
+NO_SESSION = Settled(Outcome.IRRELEVANT, "Stripe has no such Checkout Session, or it sells no plan")
+
+
+class CheckoutVerification:
+    def __init__(
+        self,
+        gateway: StripeGateway,
+        verification: Verification,
+        settlement: Settlement,
+        prices: PriceCatalog,
+        timeline: Timeline,
+        queue: VerificationQueue,
+    ) -> None:
+        self._sessions = gateway.checkout_sessions
+        self._verification = verification
+        self._settlement = settlement
+        self._prices = prices
+        self._timeline = timeline
+        self._queue = queue
+        self._missed: OrderedDict[str, float] = OrderedDict()
+
+    async def verify(
+        self,
+        session: str,
+        source: Source = Source.VERIFICATION,
+        max_wait_s: float | None = None,
+        slot_acquired: bool = False,
+    ) -> Settled | None:
+        """Read the session from Stripe, or the invoice that it led to, and settle what that says.
+
+        None where nothing is left to read, or it is being read or was a moment ago. A session that is new
+        here is read once, and kept if it sells a plan. Raises StripeError, StorageUnavailable.
+        """
+        with storage_errors():
+            row = await CheckoutSession.get_or_none(id=session)
+        if row is None:
+            return None if self._is_missed(session) else await self._read_new(session, source, max_wait_s)
+        if row.invoice:
+            return await self._verification.verify(row.invoice, source, max_wait_s)
+        if not await self._acquire_lease(row):
+            return None
+        try:
+            return await self._read(session, source, max_wait_s, slot_acquired)
+        finally:
+            await self._shorten_lease(session)
+
+    async def refresh(self, session: str, source: Source) -> Settled:
+        """Read a session that an event is about, even if it was read a moment ago, unless it is over."""
+        for _ in range(REFRESH_TRIES):
+            if await self._is_over(session):
+                return Settled(Outcome.ALREADY_SETTLED, "nothing is left to read")
+            if settled := await self.verify(session, source):
+                return settled
+            # It is being read, perhaps since before this event: the answer may not suffice.
+            await asyncio.sleep(RESULT_TTL_S / 2)
+        return await self._read_new(session, source, None)
+
+    async def take(
+        self,
+        shown: StripeCheckoutSession,
+        source: Source,
+        account_id: int | None = None,
+    ) -> Settled:
+        """Keep what Stripe says of a session, and settle the invoice that it has led to.
+
+        `account_id`: whose it is, where the caller knows. `shown` may be older than the row: a session
+        never opens again. Raises StripeError, StorageUnavailable.
+        """
+        if shown.mode == SETUP:
+            return NO_SESSION
+        if not await self._is_known(shown):
+            lines = lines_of(shown)
+            await self._prices.learn(lines)
+            if not any(self._prices.is_ours(line.price, line.product) for line in lines):
+                unread = [
+                    line.price for line in lines if line.price and not self._prices.sells_nothing(line.price)
+                ]
+                text = f"prices that are not read yet: {', '.join(unread)}"
+                return Settled(Outcome.UNKNOWN_PRICE, text) if unread else NO_SESSION
+        owner = account_id or await self.owner(shown)
+        row = await self._keep(shown, owner)
+        if row.status != COMPLETE:
+            return Settled(Outcome.NOT_YET, f"the session is {row.status}")
+        if shown.invoice is None and not shown.has_no_invoice:
+            return Settled(Outcome.NOT_YET, "the session is complete, and has no invoice yet")
+        if isinstance(shown.invoice, str):
+            settled = await self._known(shown.invoice)
+            if settled is None:
+                return Settled(Outcome.NEEDS_REFETCH, f"the invoice {shown.invoice} is not known here")
+        else:
+            settled = await self._settle(shown, source, row.account_id)
+        if settled.status is not None:
+            await self._link(row.id, settled)
+        return settled
+
+    async def owner(self, shown: StripeCheckoutSession) -> int | None:
+        """The account that a session is for: its row's, the one it names, or its customer's. Else None."""
+        with storage_errors():
+            row = await CheckoutSession.filter(id=shown.id, account_id__not_isnull=True).first()
+            if row is not None:
+                return row.account_id
+            for named in (shown.account, shown.client_reference_id):
+                account = await Account.filter(external_id=named).only("id").first() if named else None
+                if account is not None:
+                    return account.id
+            if shown.account:
+                return None  # written with our key: it is meant for nobody else
+            return await owner_of(None, shown.subscription_id, shown.customer_id)
+
+    # For the worker of the queue
+
+    async def check(self, session: str) -> CheckResult:
+        """Verify a session of the queue, with a slot that was acquired. Never raises."""
+        try:
+            if invoice := await self._invoice_of(session):
+                return await self._verification.check(invoice)
+            settled = await self.verify(session, slot_acquired=True)
+            return CheckResult(await self._is_over(session), used_slot=settled is not None)
+        except (StripeUnavailable, StorageUnavailable) as error:
+            log.info("verification_postponed", checkout=session, error=str(error))
+        except PaidupError as error:
+            log.warning("verification_failed", checkout=session, error=str(error))
+        except Exception:
+            log.exception("verification_failed", checkout=session)  # a bug must not stop the others
+        return CheckResult(settled=False, used_slot=True)
+
+    async def _invoice_of(self, session: str) -> str | None:
+        with storage_errors():
+            row = await CheckoutSession.filter(id=session).only("id", "invoice").first()
+        return row.invoice if row else None
+
+    async def _read_new(self, session: str, source: Source, max_wait_s: float | None) -> Settled:
+        """Read without a lease, which a session that is unknown here has not."""
+        try:
+            return await self._read(session, source, max_wait_s, slot_acquired=False)
+        except StripeRefused as error:
+            if error.code != "resource_missing":
+                raise
+            self._remember_missed(session)
+            return NO_SESSION
+
+    async def _is_over(self, session: str) -> bool:
+        """Whether nothing is left to check."""
+        with storage_errors():
+            row = await CheckoutSession.get_or_none(id=session)
+            status = await read_status(row.invoice) if row and row.invoice else None
+        if row is None:
+            return self._is_missed(session)
+        return status.terminal if status else row.status == EXPIRED
+
+    async def _read(
+        self, session: str, source: Source, max_wait_s: float | None, slot_acquired: bool
+    ) -> Settled:
+        self._timeline.note(session, TimelineEventType.VERIFICATION_ASKED, source=source)
+        began = time.monotonic()
+        try:
+            read = await self._sessions.read(session, max_wait_s, slot_acquired)
+        except (StripeRefused, StripeUnavailable) as error:
+            failed = TimelineEventType.VERIFICATION_FAILED
+            self._timeline.note(session, failed, source=source, error=str(error))
+            raise
+        self._timeline.note(
+            session,
+            TimelineEventType.VERIFICATION_ANSWERED,
+            source=source,
+            took_ms=round((time.monotonic() - began) * 1000, 1),
+            session_status=read.status,
+            payment_status=read.payment_status,
+        )
+        settled = await self.take(read, source)
+        if settled is NO_SESSION:
+            self._remember_missed(session)
+        return settled
+
+    async def _is_known(self, shown: StripeCheckoutSession) -> bool:
+        """Whether it is followed already, names an account of ours, or led to an invoice of ours."""
+        with storage_errors():
+            if await CheckoutSession.exists(id=shown.id):
+                return True
+            if shown.account and await Account.exists(external_id=shown.account):
+                return True
+            return shown.invoice_id is not None and await Invoice.exists(id=shown.invoice_id)
+
+    async def _foreign(self, shown: StripeCheckoutSession) -> Settled | None:
+        """The outcome of a session that sells no plan, as far as its prices can be read; else None."""
+        lines = lines_of(shown)
+        await self._prices.learn(lines)
+        if any(self._prices.is_ours(line.price, line.product) for line in lines):
+            return None
+        prices = [line.price for line in lines if line.price]
+        unread = [price for price in prices if not self._prices.sells_nothing(price)]
+        text = f"prices that are not read yet: {', '.join(unread)}"
+        return Settled(Outcome.UNKNOWN_PRICE, text) if unread else NO_SESSION
+
+    async def _known(self, invoice: str) -> Settled | None:
+        """What is known of an invoice that Stripe shows by its id alone; None where it must be read."""
+        with storage_errors():
+            status = await read_status(invoice)
+        if status is None or not status.terminal:
+            return None
+        return Settled(Outcome.ALREADY_SETTLED, "already settled", invoice, status)
+
+    async def _settle(self, shown: StripeCheckoutSession, source: Source, account_id: int | None) -> Settled:
+        settled = await self._verification.settle(shown.facts(), source, account_id)
+        invoice = shown.invoice
+        if isinstance(invoice, StripeInvoice) and (
+            settled.outcome is Outcome.NEEDS_REFETCH or (invoice.status == OPEN and settled.status)
+        ):
+            # The invoice's payments came without their intents, which say more while it is open.
+            settled, _ = await self._verification.read(invoice.id, source, account_id)
+        return settled
+
+    @repeatable
+    async def _keep(self, shown: StripeCheckoutSession, account_id: int | None) -> CheckoutSession:
+        """Write what Stripe shows into the session's row, which is made where there is none."""
+        at = now()
+        async with write_transaction():
+            await CheckoutSession.bulk_create([new_row(shown, at)], ignore_conflicts=True)
+            row = await locked(CheckoutSession.filter(id=shown.id)).get()
+            update_row(row, shown, at, self._prices)
+            row.account_id = row.account_id or account_id
+            row.next_check_at = next_check(row, at)
+            await row.save()
+        if row.status == EXPIRED:
+            self._queue.mark_settled(row.id)
+        return row
+
+    @repeatable
+    async def _link(self, session: str, settled: Settled) -> None:
+        """Tie the session and its invoice to each other, and tell the browsers that wait for the session."""
+        status = settled.status
+        assert status is not None
+        async with write_transaction():
+            linked = await Invoice.filter(id=status.invoice, checkout__isnull=True).update(checkout=session)
+            new = CheckoutSession.filter(
+                Q(invoice__isnull=True) | Q(next_check_at__not_isnull=True), id=session
+            )
+            linked += await new.update(invoice=status.invoice, next_check_at=None)
+        if status.terminal:
+            self._queue.mark_settled(session)
+        if linked:
+            await self._settlement.publish(status)
+
+    async def _acquire_lease(self, row: CheckoutSession) -> bool:
+        """Claim the right to verify. True for one claimant at a time, across all processes."""
+        if row.status == EXPIRED:
+            return False
+        at = now()
+        free = Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lte=at)
+        with storage_errors():
+            claimed = CheckoutSession.filter(free, id=row.id)
+            leased = at + timedelta(seconds=LEASE_S)
+            return bool(await claimed.update(lease_expires_at=leased, checks_made=F("checks_made") + 1))
+
+    async def _shorten_lease(self, session: str) -> None:
+        """Keep the lease only for as long as the answer counts as fresh."""
+        until = now() + timedelta(seconds=RESULT_TTL_S)
+        with storage_errors():
+            await CheckoutSession.filter(id=session).update(lease_expires_at=until)
+
+    def _is_missed(self, session: str) -> bool:
+        return time.monotonic() < self._missed.get(session, float("-inf"))
+
+    def _remember_missed(self, session: str) -> None:
+        self._missed.pop(session, None)
+        self._missed[session] = time.monotonic() + MISSED_FOR_S
+        while len(self._missed) > MAX_MISSED:
+            self._missed.popitem(last=False)
+
+
+def lines_of(shown: StripeCheckoutSession) -> tuple[LineFacts, ...]:
+    """What it sells, as far as it is shown: the lines of its invoice, or its own."""
+    if shown.line_items is not None:
+        return tuple(line.as_invoice_line(shown.created).facts() for line in shown.line_items.data)
+    invoice = shown.invoice
+    return tuple(line.facts() for line in invoice.lines.data) if isinstance(invoice, StripeInvoice) else ()
+
+
+def new_row(shown: StripeCheckoutSession, at: datetime) -> CheckoutSession:
+    return CheckoutSession(
+        id=shown.id,
+        mode=shown.mode,
+        status=shown.status or OPEN,
+        payment_status=shown.payment_status,
+        expires_at=at_unix(shown.expires_at),
+        created_at=at,
+    )
+
+
+def update_row(
+    row: CheckoutSession, shown: StripeCheckoutSession, at: datetime, prices: PriceCatalog
+) -> None:
+    """Bring a row up to what is shown. An open session that was shown late opens no session that is over."""
+    row.fetched_at = at
+    if shown.status != OPEN or row.status == OPEN:
+        row.status = shown.status or row.status
+    if row.payment_status not in PAID:
+        row.payment_status = shown.payment_status
+    if row.status == COMPLETE and row.completed_at is None:
+        row.completed_at = at
+    row.customer = shown.customer_id or row.customer
+    row.client_reference = (shown.client_reference_id or row.client_reference or "")[:255] or None
+    row.payment_intent = shown.intent_id or row.payment_intent
+    row.subscription = shown.subscription_id or row.subscription
+    row.currency = shown.currency or row.currency
+    row.amount_minor = row.amount_minor if shown.amount_total is None else shown.amount_total
+    for line in lines_of(shown):
+        if row.plan is None and line.price is not None and line.price in prices:
+            row.plan, row.price, row.quantity = prices[line.price].plan, line.price, line.quantity
+
+
+def next_check(row: CheckoutSession, at: datetime) -> datetime | None:
+    """When the reconciler reads it next: while it is open, or an invoice of its account is to come.
+
+    No later read says whose a paid session is that is nobody's yet.
+    """
+    unclaimed = row.status == COMPLETE and row.payment_status in PAID and row.account_id is None
+    if row.status == EXPIRED or row.invoice is not None or unclaimed:
+        return None
+    delay_s = reconciler_delay_s((at - row.created_at).total_seconds())
+    return None if delay_s is None else at + timedelta(seconds=delay_s)

@@ -1,0 +1,70 @@
+"""Checkout Sessions whose time has come: those to be read again, and those that another has replaced.
+
+One that was superseded while its page was open is expired at Stripe, so that it cannot be paid. Where
+it was paid at that moment, it is credited, and flagged by `duplicate_payments.py`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import structlog
+
+from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.models import CheckoutSession
+from paidup.domain.backoff import FIRST_CHECK_S
+from paidup.domain.payment_facts import Source
+from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.payments.checkout_verification import CheckoutVerification, next_check
+from paidup.reconciliation.due_rows import BATCH, for_each
+from paidup.reconciliation.failures import FAILURES
+from paidup.runtime.clock import now
+from paidup.stripe_api.checkout_schemas import OPEN
+from paidup.stripe_api.gateway import StripeGateway
+from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
+
+log = structlog.get_logger(__name__)
+
+
+class DueSessions:
+    def __init__(self, gateway: StripeGateway, checkouts: CheckoutVerification) -> None:
+        self._gateway = gateway
+        self._checkouts = checkouts
+
+    async def sweep(self) -> int:
+        """Read or expire the sessions that are due, as far as the rate limiter leaves slots."""
+        at = now()
+        async with write_transaction():
+            due = CheckoutSession.filter(next_check_at__lte=at).order_by("next_check_at")
+            rows = await locked(due.limit(BATCH), skip=True)
+            for row in rows:
+                row.next_check_at = next_check(row, at)
+            if rows:
+                await CheckoutSession.bulk_update(rows, fields=["next_check_at"])
+        await for_each(rows, self._look_at)
+        return len(rows)
+
+    async def _look_at(self, row: CheckoutSession) -> None:
+        try:
+            if row.superseded_by and row.status == OPEN:
+                await self._expire(row.id)
+            else:
+                await self._checkouts.verify(row.id, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
+        except StripeUnavailable as error:
+            log.info("reconciliation_postponed", checkout=row.id, error=str(error))
+            soon = now() + timedelta(seconds=FIRST_CHECK_S)
+            with storage_errors():
+                await CheckoutSession.filter(id=row.id, next_check_at__not_isnull=True).update(
+                    next_check_at=soon
+                )
+        except FAILURES as error:
+            log.warning("reconciliation_failed", checkout=row.id, error=str(error))
+
+    async def _expire(self, session: str) -> None:
+        try:
+            expired = await self._gateway.checkout_sessions.expire(session, BACKGROUND_MAX_WAIT_S)
+        except StripeRefused as error:  # paid or expired meanwhile
+            log.info("session_not_expired", checkout=session, error=str(error))
+            await self._checkouts.verify(session, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
+            return
+        await self._checkouts.take(expired, Source.RECONCILIATION)
