@@ -132,12 +132,12 @@ class CheckoutVerification:
             return Settled(Outcome.NOT_YET, f"the session is {row.status}")
         if shown.invoice is None and not shown.has_no_invoice:
             return Settled(Outcome.NOT_YET, "the session is complete, and has no invoice yet")
-        if isinstance(shown.invoice, str):
+        if isinstance(shown.invoice, str) and row.invoice != row.id:
             settled = await self._known(shown.invoice)
             if settled is None:
                 return Settled(Outcome.NEEDS_REFETCH, f"the invoice {shown.invoice} is not known here")
         else:
-            settled = await self._settle(shown, source, row.account_id)
+            settled = await self._settle(shown, source, row)
         if settled.status is not None:
             await self._link(row.id, settled)
         return settled
@@ -249,14 +249,16 @@ class CheckoutVerification:
             return None
         return Settled(Outcome.ALREADY_SETTLED, "already settled", invoice, status)
 
-    async def _settle(self, shown: StripeCheckoutSession, source: Source, account_id: int | None) -> Settled:
-        settled = await self._verification.settle(shown.facts(), source, account_id)
+    async def _settle(self, shown: StripeCheckoutSession, source: Source, row: CheckoutSession) -> Settled:
+        by_itself = row.invoice == row.id or shown.has_no_invoice
+        facts = shown.as_invoice().facts() if by_itself else shown.facts()
+        settled = await self._verification.settle(facts, source, row.account_id)
         invoice = shown.invoice
-        if isinstance(invoice, StripeInvoice) and (
-            settled.outcome is Outcome.NEEDS_REFETCH or (invoice.status == OPEN and settled.status)
-        ):
+        if by_itself or not isinstance(invoice, StripeInvoice):
+            return settled
+        if settled.outcome is Outcome.NEEDS_REFETCH or (invoice.status == OPEN and settled.status):
             # The invoice's payments came without their intents, which say more while it is open.
-            settled, _ = await self._verification.read(invoice.id, source, account_id)
+            settled, _ = await self._verification.read(invoice.id, source, row.account_id)
         return settled
 
     @repeatable

@@ -37,6 +37,8 @@ EXPIRED = "expired"
 PAID = frozenset({"paid", "no_payment_required"})
 """The payment statuses with which nothing is left to pay:
 https://docs.stripe.com/api/checkout/sessions/object#checkout_session_object-payment_status"""
+PAYABLE = frozenset({"requires_payment_method", "requires_confirmation", "canceled"})
+"""The statuses of an intent with which no payment is under way."""
 ONE_TIME = "manual"
 """The billing reason of an invoice for a one-time price, and of a session that stands for one."""
 
@@ -145,9 +147,14 @@ class StripeCheckoutSession(msgspec.Struct, frozen=True):
 
     @property
     def has_no_invoice(self) -> bool:
-        """Whether it is itself what is paid: a one-time payment of which Stripe makes no invoice."""
+        """Whether it is itself what is paid: a one-time payment of which Stripe has made no invoice.
+
+        Where it will make one, it does so at the payment. Until then a bank debit that is under way has none.
+        """
+        if self.mode != "payment" or self.invoice is not None:
+            return False
         expected = self.invoice_creation is not None and self.invoice_creation.enabled
-        return self.mode == "payment" and self.invoice is None and not expected
+        return not expected or (self.complete and not self.paid)
 
     def as_invoice(self) -> StripeInvoice:
         """As an invoice of the session's id, for a session that has no invoice."""
@@ -155,7 +162,7 @@ class StripeCheckoutSession(msgspec.Struct, frozen=True):
         lines = self.line_items or ListOf(data=[], has_more=True)
         return StripeInvoice(
             id=self.id,
-            status="paid" if self.paid else "void" if self.status == EXPIRED else "open",
+            status=self._invoice_status(),
             customer=self.customer_id,
             currency=self.currency or "",
             amount_due=total,
@@ -169,6 +176,15 @@ class StripeCheckoutSession(msgspec.Struct, frozen=True):
             payments=ListOf(self._payments()),
             metadata=self.metadata,
         )
+
+    def _invoice_status(self) -> str:
+        if self.paid:
+            return "paid"
+        if self.status == EXPIRED:
+            return "void"
+        intent = self.payment_intent
+        over = self.complete and isinstance(intent, PaymentIntent) and intent.status in PAYABLE
+        return "uncollectible" if over else "open"  # its page is closed: nobody can pay it any more
 
     def _payments(self) -> list[InvoicePayment]:
         if self.payment_intent is None:
