@@ -89,14 +89,11 @@ def compose(
     async def publish_balance(account: Account) -> None:
         await hub.publish_balance(account.id, balance_of(account))
 
-    async def acquire_slot(max_wait_s: float) -> None:
-        await gateway.acquire_read_slot(max_wait_s)
-
     publish = partial(publish_status, hub)
     settlement = Settlement(prices.catalogue, prices, publish, publish_balance, timeline, metrics, clock)
     queue = VerificationQueue()
     verification = Verification(gateway, settlement, prices, hub, timeline, queue)
-    checkouts = CheckoutVerification(gateway, verification, settlement, prices, timeline, queue)
+    checkouts = CheckoutVerification(gateway, verification, settlement.publish, prices, hub, queue, timeline)
     bulk = BulkVerification(gateway, verification, timeline)
 
     async def check(key: str) -> CheckResult:
@@ -121,7 +118,7 @@ def compose(
         verification=verification,
         checkouts=checkouts,
         verification_queue=queue,
-        verification_worker=VerificationWorker(queue, Checks(acquire_slot, check, bulk.check)),
+        verification_worker=VerificationWorker(queue, Checks(gateway.acquire_read_slot, check, bulk.check)),
         subscriptions=subscriptions,
         events=events,
         reconciler=reconciler,

@@ -71,6 +71,8 @@ class InvoiceFacts(msgspec.Struct, frozen=True):
     lines_complete: bool = True
     intent: str | None = None
     """The default payment's PaymentIntent, if the source shows it."""
+    shows_payments: bool = True
+    """False where the source shows no payments: then an invoice without an intent may have one."""
     written_off: bool = False
     """Credit notes before payment left nothing to pay, so Stripe calls it paid; nobody paid anything."""
     account: str | None = None

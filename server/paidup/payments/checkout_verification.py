@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 import structlog
@@ -19,14 +20,16 @@ from paidup.db.connection import locked, repeatable, storage_errors, write_trans
 from paidup.db.customers import owner_of
 from paidup.db.models import Account, CheckoutSession, Invoice
 from paidup.domain.backoff import reconciler_delay_s
+from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import LineFacts, Source
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
 from paidup.payments.outcomes import Outcome, Settled
-from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import LEASE_S, REFRESH_TRIES, RESULT_TTL_S, Verification
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult
+from paidup.realtime.hub import Hub
+from paidup.realtime.publishing import publish_checkout
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import at_unix, now
 from paidup.stripe_api.checkout_schemas import (
@@ -50,19 +53,25 @@ MAX_MISSED = 10_000
 NO_SESSION = Settled(Outcome.IRRELEVANT, "Stripe has no such Checkout Session, or it sells no plan")
 
 
+PublishStatus = Callable[[StatusMessage], Awaitable[None]]
+"""Publishes the status of an invoice, and records that: `Settlement.publish`."""
+
+
 class CheckoutVerification:
     def __init__(
         self,
         gateway: StripeGateway,
         verification: Verification,
-        settlement: Settlement,
+        publish: PublishStatus,
         prices: PriceCatalog,
-        timeline: Timeline,
+        hub: Hub,
         queue: VerificationQueue,
+        timeline: Timeline,
     ) -> None:
+        self._hub = hub
         self._sessions = gateway.checkout_sessions
         self._verification = verification
-        self._settlement = settlement
+        self._publish = publish
         self._prices = prices
         self._timeline = timeline
         self._queue = queue
@@ -261,20 +270,30 @@ class CheckoutVerification:
             settled, _ = await self._verification.read(invoice.id, source, row.account_id)
         return settled
 
-    @repeatable
     async def _keep(self, shown: StripeCheckoutSession, account_id: int | None) -> CheckoutSession:
         """Write what Stripe shows into the session's row, which is made where there is none."""
+        row, changed = await self._write(shown, account_id)
+        if row.status == EXPIRED:
+            self._queue.mark_settled(row.id)
+        if changed:
+            await publish_checkout(self._hub, row.id)
+        return row
+
+    @repeatable
+    async def _write(
+        self, shown: StripeCheckoutSession, account_id: int | None
+    ) -> tuple[CheckoutSession, bool]:
+        """The row, and whether browsers should be told of a change that no invoice tells them."""
         at = now()
         async with write_transaction():
             await CheckoutSession.bulk_create([new_row(shown, at)], ignore_conflicts=True)
             row = await locked(CheckoutSession.filter(id=shown.id)).get()
+            before = _told(row)
             update_row(row, shown, at, self._prices)
             row.account_id = row.account_id or account_id
             row.next_check_at = next_check(row, at)
             await row.save()
-        if row.status == EXPIRED:
-            self._queue.mark_settled(row.id)
-        return row
+        return row, _told(row) != before
 
     @repeatable
     async def _link(self, session: str, settled: Settled) -> None:
@@ -283,14 +302,14 @@ class CheckoutVerification:
         assert status is not None
         async with write_transaction():
             linked = await Invoice.filter(id=status.invoice, checkout__isnull=True).update(checkout=session)
-            new = CheckoutSession.filter(
-                Q(invoice__isnull=True) | Q(next_check_at__not_isnull=True), id=session
-            )
-            linked += await new.update(invoice=status.invoice, next_check_at=None)
+            invoice = await Invoice.get(id=status.invoice).only("id", "plan", "price")
+            known = {"invoice": invoice.id, "plan": invoice.plan, "price": invoice.price}
+            new = CheckoutSession.filter(id=session, invoice__isnull=True)
+            linked += await new.update(**known, next_check_at=None)
         if status.terminal:
             self._queue.mark_settled(session)
         if linked:
-            await self._settlement.publish(status)
+            await self._publish(status)
 
     async def _acquire_lease(self, row: CheckoutSession) -> bool:
         """Claim the right to verify. True for one claimant at a time, across all processes."""
@@ -370,3 +389,8 @@ def next_check(row: CheckoutSession, at: datetime) -> datetime | None:
         return None
     delay_s = reconciler_delay_s((at - row.created_at).total_seconds())
     return None if delay_s is None else at + timedelta(seconds=delay_s)
+
+
+def _told(row: CheckoutSession) -> tuple[str, str, bool]:
+    """What browsers are told of a session that has no invoice yet."""
+    return row.status, row.payment_status, row.account_id is not None

@@ -56,8 +56,8 @@ async def create_invoice(
     if account is None:
         unknown = f"is named {invoice.account}" if invoice.account else f"has the customer {invoice.customer}"
         return Settled(Outcome.UNKNOWN_CUSTOMER, f"no account {unknown}")
-    if await _is_paid_as_another(invoice):
-        return Settled(Outcome.PAID_ELSEWHERE, f"{invoice.intent} has paid for a Checkout Session")
+    if twin := await _with_another_row(invoice, account):
+        return twin
     row = await _insert_invoice(invoice, account, quoted)
     if invoice.subscription:
         await _insert_subscription(row, invoice.subscription)
@@ -107,14 +107,20 @@ async def _was_paid_elsewhere(invoice: InvoiceFacts) -> bool:
     return invoice.id == row.paid_elsewhere or at_unix(finalized_at) < row.created_at - CLOCK_DIFFERENCE
 
 
-async def _is_paid_as_another(invoice: InvoiceFacts) -> bool:
-    """Whether a session and an invoice stand for one payment, and the other of the two has its row."""
-    if invoice.intent is None:
-        return False
-    others = Invoice.filter(payment_intent=invoice.intent).exclude(id=invoice.id)
-    if not _is_session(invoice):
-        others = others.filter(id__startswith=SESSION_PREFIX)
-    return await others.exists()
+async def _with_another_row(invoice: InvoiceFacts, account: Account) -> Settled | None:
+    """The outcome where a session and an invoice stand for one payment, and the other has its row; else None.
+
+    A bank debit's session has it from the start, and Stripe makes its invoice when it has succeeded. The
+    account is locked, so that the two cannot be made at once.
+    """
+    sessions = Invoice.filter(account_id=account.id, id__startswith=SESSION_PREFIX)
+    if invoice.intent is not None:
+        known = Invoice.filter(payment_intent=invoice.intent) if _is_session(invoice) else sessions
+        if await known.filter(payment_intent=invoice.intent).exclude(id=invoice.id).exists():
+            return Settled(Outcome.PAID_ELSEWHERE, f"{invoice.intent} has its row already")
+    elif not invoice.shows_payments and invoice.subscription is None and await sessions.exists():
+        return Settled(Outcome.NEEDS_REFETCH, "it may be the invoice of a Checkout Session")
+    return None
 
 
 def _is_session(invoice: InvoiceFacts) -> bool:

@@ -215,6 +215,7 @@ class StripeInvoice(msgspec.Struct, frozen=True):
             lines=tuple(line.facts() for line in self.lines.data),
             lines_complete=not self.lines.has_more,
             intent=self.intent_id,
+            shows_payments=self.payments is not None,
             # https://docs.stripe.com/invoicing/integration/programmatic-credit-notes
             written_off=self.pre_payment_credit_notes_amount > 0
             and self.amount_paid == from_balance_minor == 0 == self.amount_remaining,
