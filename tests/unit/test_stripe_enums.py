@@ -48,6 +48,10 @@ ENUMS: dict[tuple[Any, str], str] = {
         "appeal_needs_response appeal_under_review lost needs_response prevented under_review"
         " warning_closed warning_needs_response warning_under_review won"
     ),
+    (stripe.checkout.Session, "mode"): "payment setup subscription",
+    (stripe.checkout.Session, "status"): "complete expired open",
+    (stripe.checkout.Session, "payment_status"): "no_payment_required paid unpaid",
+    (stripe.checkout.Session, "ui_mode"): "elements embedded_page form hosted_page",
     (stripe.CreditNote, "status"): "issued void",
     (stripe.CreditNote, "type"): "mixed post_payment pre_payment",
     (stripe.Price, "type"): "one_time recurring",
