@@ -7,6 +7,8 @@ PRODUCT := $(VENV)/.product
 DEV := $(VENV)/.dev
 NODE := tests/node/node_modules/.package-lock.json
 JOBS ?= 4
+# Where this is set, as in images of Python, each of some hundred processes would compile its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test system-packages check lint schemas words types structure docs-check docs format bench soak chaos lock dist migrations clean
 
@@ -17,13 +19,14 @@ demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on
 	@exec $(BIN)/paidup demo
 
 test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKAGING_TESTS=0 skip some
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=20
 
 # Chromium, the proxies, pgbouncer and PostgreSQL, by apt-get where it may; else one line says what to install.
 system-packages: $(DEV)
 	@$(BIN)/python -m tests.support.system_packages
 
-check: lint schemas words types structure docs ## format, lint, imports, schemas, strict types, structure; docs-check is part of structure
+# With `make check test`, the tests of the structure run once, among all others.
+check: lint schemas words types $(if $(filter test,$(MAKECMDGOALS)),,structure) docs ## format, lint, imports, schemas, strict types, structure; docs-check is part of structure
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .
