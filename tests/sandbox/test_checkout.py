@@ -374,3 +374,12 @@ async def test_a_redirect_method_pays_at_the_bank(shop: Shop) -> None:
     shown = await shop.read(session, "subscription.default_payment_method")
     assert shown["status"] == "complete"
     assert shown["subscription"]["default_payment_method"]["type"] == "sepa_debit"
+
+
+@pytest.mark.parametrize("verb", ["confirm", "cancel"])
+async def test_its_payment_intent_is_left_alone(shop: Shop, verb: str) -> None:
+    """The SDK's `checkout.Session.payment_intent` says so."""
+    asked = await shop.pay(await shop.open("payment"), CARD_3DS)
+    path = f"/v1/payment_intents/{asked['payment_intent']}/{verb}"
+    reply = await shop.sandbox.raw("POST", path)
+    assert (reply.status, "created by a Checkout Session" in reply.body["error"]["message"]) == (400, True)

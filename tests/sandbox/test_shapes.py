@@ -11,11 +11,13 @@ from paidup_demo.sandbox.settings import API_VERSION
 
 from ..support.sdk_shapes import problems
 from .rig import CARD_3DS, Json, Receiver, Sandbox, Signup, check_shape, wait_until
+from .shop import Shop
 
 TABLES = (
     "customers", "products", "prices", "subscriptions?status=all", "invoices", "payment_intents", "charges",
     "refunds", "disputes", "webhook_endpoints", "credit_notes", "invoiceitems",
-    "events?limit=100", "invoice_payments", "setup_intents",
+    "events?limit=100", "invoice_payments", "setup_intents", "checkout/sessions", "payment_links",
+    "promotion_codes",
 )  # fmt: skip
 
 
@@ -79,6 +81,7 @@ async def live_through_everything(sandbox: Sandbox) -> None:
     await _change_in_every_way(sandbox, paid)
     await v1.credit_notes.create_async({"invoice": paid.invoice, "amount": 200, "credit_amount": 200})
     await v1.subscriptions.cancel_async(paid.subscription.id)
+    await _go_to_checkout(sandbox, coupon.id)
     draft = await v1.invoices.create_async({"customer": paid.customer})
     await v1.invoice_items.create_async(
         {"customer": paid.customer, "invoice": draft.id, "amount": 900, "currency": "usd", "description": "x"}
@@ -93,6 +96,18 @@ async def _change_in_every_way(sandbox: Sandbox, paid: Signup) -> None:
         items = [{"id": item.id, "price": (await sandbox.plan(amount)).id}]
         change = {"items": items, "payment_behavior": "pending_if_incomplete", "proration_behavior": how}
         await sandbox.v1.subscriptions.update_async(paid.subscription.id, change)
+
+
+async def _go_to_checkout(sandbox: Sandbox, coupon: str) -> None:
+    """A session in each state, a link and a code."""
+    shop = Shop(sandbox)
+    await shop.pay(await shop.open("payment", invoice_creation={"enabled": True}))
+    await shop.sessions.expire_async((await shop.open(ui_mode="elements")).id)
+    await shop.open("payment", automatic_tax={"enabled": True})
+    line = {"price": await shop.once(), "quantity": 1}
+    await sandbox.v1.payment_links.create_async({"line_items": [line]})
+    promotion = {"type": "coupon", "coupon": coupon}
+    await sandbox.v1.promotion_codes.create_async({"code": "FREE", "promotion": promotion})
 
 
 async def test_every_object_served(sandbox_hooked: Sandbox) -> None:

@@ -143,9 +143,19 @@ def retrieve_intent(call: Call) -> Json:
     return _seen(call, _intent(call, "payment_intent"))
 
 
+def _refuse_of_session(call: Call, intent: Json, verb: str) -> None:
+    """The SDK's `checkout.Session.payment_intent`: "You can't confirm or cancel the PaymentIntent"."""
+    if call.world.store.note(intent["id"]).get("checkout_session"):
+        raise InvalidRequestError(
+            f"You cannot {verb} this PaymentIntent because it was created by a Checkout Session. To cancel"
+            " it, expire the Checkout Session instead."
+        )
+
+
 def confirm_intent(call: Call) -> Json:
     """POST /v1/payment_intents/{id}/confirm"""
     intent = _intent(call, "payment_intent")
+    _refuse_of_session(call, intent, "confirm")
     try:
         method = _method(call, intent)
         _confirm(call, intent, method)
@@ -169,6 +179,7 @@ def cancel_intent(call: Call) -> Json:
             "You cannot cancel this PaymentIntent because it was created by an Invoice. To cancel it, void"
             " the Invoice."
         )
+    _refuse_of_session(call, intent, "cancel")
     payments.cancel(call.world, intent, call.params.get("cancellation_reason"))
     return present(intent)
 

@@ -42,5 +42,5 @@ def outcome(world: World, session: Json) -> Json:
         "customer": session["customer"],
         "subscription": session["subscription"],
         "invoice": session["invoice"],
-        "redirect_to": redirect_of(session),
+        "redirect_to": redirect_of(world, session),
     }

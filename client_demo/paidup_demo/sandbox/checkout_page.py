@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 _PAGE = Template((HERE / "checkout.html").read_text("utf-8"))
 _OVER = Template((HERE / "checkout_over.html").read_text("utf-8"))
 MAX_BODY = 20_000
+NO_FRAMES = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
 _WAYS = {
     "card": "Card",
     "sepa_debit": "SEPA debit",
@@ -59,14 +60,14 @@ def _page(world: World) -> Callable[[Request], Awaitable[Response]]:
         session = checkout_sessions.find(world, request.path_params["id"])
         headers = _headers(world, session)
         if session is None or not _may_see(session, request):
-            return _over(*_NOTHING, None, 404, headers)
+            return over(*_NOTHING, None, 404, headers)
         came_back = request.query_params.get("redirect_status")
         if came_back and (session["status"] == "complete" or session["ui_mode"] != "hosted_page"):
             await told(world, session)
-            there = redirect_of(session, by_redirect=True)
-            return RedirectResponse(there, 303) if there else _over(*_ENDS["complete"], None, 200, headers)
+            there = redirect_of(world, session, by_redirect=True)
+            return RedirectResponse(there, 303) if there else over(*_ENDS["complete"], None, 200, headers)
         if session["status"] != "open":
-            return _over(*_ENDS[session["status"]], session["cancel_url"], 200, headers)
+            return over(*_ENDS[session["status"]], session["cancel_url"], 200, headers)
         return HTMLResponse(_PAGE.substitute(_shown(world, session, came_back)), headers=headers)
 
     return endpoint
@@ -87,9 +88,12 @@ def _headers(world: World, session: Json | None) -> dict[str, str]:
     return {"Cache-Control": "no-store", "Content-Security-Policy": f"frame-ancestors {ancestors}"}
 
 
-def _over(title: str, words: str, back: str | None, status: int, headers: dict[str, str]) -> Response:
+def over(
+    title: str, words: str, back: str | None, status: int, headers: dict[str, str] | None = None
+) -> Response:
+    """A page without a form: nothing can be paid here, or not any more."""
     link = f'<p><a href="{html.escape(back)}">Back to the shop</a>' if back else ""
-    return HTMLResponse(_OVER.substitute(title=title, words=words, back=link), status, headers)
+    return HTMLResponse(_OVER.substitute(title=title, words=words, back=link), status, headers or NO_FRAMES)
 
 
 def _act(world: World, act: Act) -> Callable[[Request], Awaitable[Response]]:
@@ -130,7 +134,7 @@ def _pay(world: World, session: Json, wanted: Json, origin: str) -> Json:
 def _outcome(world: World, session: Json, _: Json, __: str) -> Json:
     """Where the page goes from here: to the shop, to the bank, or it shows why the payment failed."""
     if session["status"] == "complete":
-        return {"status": "complete", "to": redirect_of(session)}
+        return {"status": "complete", "to": redirect_of(world, session)}
     intent = checkout_sessions.intent_of(world, session)
     action = (intent and intent["next_action"]) or {}
     if intent is not None and intent["status"] == "processing":
@@ -171,7 +175,7 @@ def _shown(world: World, session: Json, came_back: str | None) -> dict[str, str]
     return {
         "back": f'<a href="{html.escape(back)}" id="back">← Back</a>' if back else "<span></span>",
         "button": html.escape(button),
-        "email": _email(session),
+        "email": _email(world, session),
         "embedded": "false" if session["ui_mode"] == "hosted_page" else "true",
         "id": session["id"],
         "lines": "".join(
@@ -186,13 +190,14 @@ def _shown(world: World, session: Json, came_back: str | None) -> dict[str, str]
     }
 
 
-def _email(session: Json) -> str:
+def _email(world: World, session: Json) -> str:
     """An address that is known already cannot be changed."""
     known = (session["customer_details"] or {}).get("email")
-    fixed = f' value="{html.escape(known)}" readonly' if known else ""
+    proposed = html.escape(known or world.store.note(session["id"]).get("prefilled") or "")
+    fixed = " readonly" if known else ""
     return (
         '<div class="field"><label for="email">Email</label>'
-        f'<input id="email" type="email" autocomplete="email"{fixed}></div>'
+        f'<input id="email" type="email" autocomplete="email" value="{proposed}"{fixed}></div>'
     )
 
 

@@ -156,11 +156,12 @@ def _refuse_by_ui(params: Json) -> None:
         if not stays and not params.get("return_url"):
             raise parameter_missing("return_url")
     for name in ("success_url", "cancel_url", "return_url"):
-        if params.get(name) and not _is_web_address(params[name]):
+        if params.get(name) and not is_web_address(params[name]):
             raise InvalidRequestError("Not a valid URL", code="url_invalid", param=name)
 
 
-def _is_web_address(text: str) -> bool:
+def is_web_address(text: str) -> bool:
+    """Whether it is an absolute address of the web."""
     try:
         parts = urlsplit(text)
     except ValueError:

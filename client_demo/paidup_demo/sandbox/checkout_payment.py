@@ -6,7 +6,7 @@ session is fulfilled: subscription or invoice, their events, and last `checkout.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import checkout_billing, objects, payment_methods, payments
+from paidup_demo.sandbox import checkout_billing, objects, payment_links, payment_methods, payments
 from paidup_demo.sandbox.checkout_discounts import count_redemption
 from paidup_demo.sandbox.checkout_params import is_email, refused_email
 from paidup_demo.sandbox.checkout_sessions import TABLE, close, expire, intent_of
@@ -170,6 +170,7 @@ def fulfil(world: World, session: Json, payment_status: str) -> None:
     if session["automatic_tax"]["enabled"]:
         session["automatic_tax"]["status"] = "complete"
     count_redemption(world, session)
+    payment_links.count_completion(world, session)
     close(session, "complete")
     world.events.record("checkout.session.completed", session)
 

@@ -11,13 +11,15 @@ from paidup_demo.sandbox.world import World
 LOOK_AGAIN_S = 0.02
 
 
-def redirect_of(session: Json, *, by_redirect: bool = False) -> str | None:
+def redirect_of(world: World, session: Json, *, by_redirect: bool = False) -> str | None:
     """Where the customer goes from a completed session, with the template replaced; None: they stay.
 
     Embedded pages with `redirect_on_completion: if_required` leave only where the method did (`by_redirect`):
     https://docs.stripe.com/payments/checkout/custom-success-page?payment-ui=embedded-page
     """
     stays = session.get("redirect_on_completion") in ("never", "if_required") and not by_redirect
+    if world.store.note(session["id"]).get("stays"):
+        return None  # its Payment Link confirms on the page itself
     address: str | None = None if stays else session["success_url"] or session.get("return_url")
     return address and address.replace("{CHECKOUT_SESSION_ID}", session["id"])
 

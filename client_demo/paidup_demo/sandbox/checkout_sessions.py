@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from paidup_demo.sandbox import bank_methods, currencies, payments
+from paidup_demo.sandbox import bank_methods, payments
 from paidup_demo.sandbox.checkout_discounts import apply_discounts
+from paidup_demo.sandbox.checkout_lines import priced_lines
 from paidup_demo.sandbox.checkout_params import EXPIRES_UNTIL_S, refuse_impossible
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.objects import checkout as objects
 from paidup_demo.sandbox.objects import nulls
-from paidup_demo.sandbox.prorations import rhythm
 from paidup_demo.sandbox.state import new_id
 from paidup_demo.sandbox.world import World
 
 TABLE = "checkout.session"
-MAX_LINES = {"payment": 100, "subscription": 20}
 LEAST = {"usd": 50, "eur": 50, "gbp": 30}
 """The smallest amounts that Stripe charges: https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts"""
 SHOWN = nulls(
@@ -33,7 +32,7 @@ def create(world: World, params: Json, origin: str) -> Json:
     """An open session; `origin` is where its page is served."""
     refuse_impossible(world, params)
     customer = _customer(world, params)
-    currency, lines = _lines(world, params, customer)
+    currency, lines = priced_lines(world, params, customer)
     mode, ui_mode = params["mode"], params.get("ui_mode") or "hosted_page"
     session = objects.checkout_session(world.now(), mode, ui_mode)
     session |= {name: params[name] for name in SHOWN if params.get(name) is not None}
@@ -103,66 +102,6 @@ def _show_customer(session: Json, customer: Json | None, params: Json) -> None:
     if customer is not None:
         wanted = params.get("saved_payment_method_options") or {}
         session["saved_payment_method_options"] = objects.SAVED_METHODS | wanted
-
-
-def _lines(world: World, params: Json, customer: Json | None) -> tuple[str, list[Json]]:
-    """The session's currency, and its line items before discounts."""
-    mode, wanted = params["mode"], params["line_items"]
-    prices = [_price(world, mode, item, position) for position, item in enumerate(wanted)]
-    recurring = [price for price in prices if price["recurring"]]
-    if mode == "subscription":
-        _refuse_mixture(recurring)
-    for counted in (recurring, [price for price in prices if not price["recurring"]]):
-        if len(counted) > MAX_LINES[mode]:
-            raise InvalidRequestError(
-                f"You can only have up to {MAX_LINES[mode]} of these line items.", param="line_items"
-            )
-    currency = (params.get("currency") or prices[0]["currency"]).lower()
-    if customer is not None and mode == "subscription":
-        currencies.refuse_another(customer, currency)
-    made = []
-    for position, (item, price) in enumerate(zip(wanted, prices, strict=True)):
-        priced = currencies.price_in(world, price, currency, f"line_items[{position}][price]")
-        name = str(world.store.get("product", price["product"])["name"])
-        subtotal = priced["unit_amount"] * item["quantity"]
-        line = objects.checkout_line(priced, name, item["quantity"], subtotal=subtotal, discount=0)
-        made.append(line | {"metadata": item.get("metadata", {})})
-    return currency, made
-
-
-def _price(world: World, mode: str, item: Json, position: int) -> Json:
-    """The price of one line item, if it can be bought in this mode."""
-    param = f"line_items[{position}]"
-    if not item.get("price"):
-        raise InvalidRequestError(
-            f"Missing required param: {param}[price].", code="parameter_missing", param=f"{param}[price]"
-        )
-    price = world.store.get("price", item["price"], f"{param}[price]")
-    if not price["active"]:
-        raise InvalidRequestError(
-            "The price specified is inactive. This field only accepts active prices.", param=f"{param}[price]"
-        )
-    if mode == "payment" and price["recurring"]:
-        raise InvalidRequestError(
-            "You specified `payment` mode but passed a recurring price. Either switch to `subscription` mode"
-            " or use only one-time prices."
-        )
-    if not item.get("quantity"):
-        raise InvalidRequestError(f"Quantity is required. Add `quantity` to `{param}`")
-    return price
-
-
-def _refuse_mixture(recurring: list[Json]) -> None:
-    if not recurring:
-        raise InvalidRequestError(
-            "You must provide at least one recurring price in `subscription` mode when using prices."
-        )
-    if len({rhythm(price) for price in recurring}) > 1:
-        raise InvalidRequestError(
-            "Checkout does not support multiple prices with different billing intervals."
-        )
-    if any(price["recurring"]["usage_type"] != "licensed" for price in recurring):
-        raise InvalidRequestError("This sandbox does not imitate metered prices on subscriptions.")
 
 
 def _refuse_unknown_place(params: Json, customer: Json | None) -> None:

@@ -15,7 +15,8 @@ _TABLE_OF_PREFIX = {
     "cus": "customer", "prod": "product", "price": "price", "pm": "payment_method", "sub": "subscription",
     "in": "invoice", "inpay": "invoice_payment", "pi": "payment_intent", "seti": "setup_intent",
     "ch": "charge", "re": "refund", "du": "dispute", "di": "discount",
-    "cn": "credit_note", "ii": "invoiceitem", "cs": "checkout.session", "promo": "promotion_code",
+    "cn": "credit_note", "ii": "invoiceitem",
+    "cs": "checkout.session", "promo": "promotion_code", "plink": "payment_link",
 }  # fmt: skip
 # Names of ids that Stripe does not expand.
 _PLAIN = {"id", "url", "client_secret", "subscription_item", "invoice_item"}
@@ -83,10 +84,11 @@ def _included(store: Store, holder: Json, step: str, path: str) -> Any:
         case "customer", "subscriptions":
             owned = store.newest("subscription", customer=holder["id"])
             return list_of([present(row) for row in owned], f"/v1/customers/{holder['id']}/subscriptions")
-        case "checkout.session", "line_items":
+        case "checkout.session" | "payment_link" as kind, "line_items":
             lines = copied(store.note(holder["id"])["lines"])
             shown = lines[:EMBEDDED_LINES]
-            url = f"/v1/checkout/sessions/{holder['id']}/line_items"
+            owner = "checkout/sessions" if kind == "checkout.session" else "payment_links"
+            url = f"/v1/{owner}/{holder['id']}/line_items"
             return list_of(shown, url, len(lines) > EMBEDDED_LINES)
         case "price", "currency_options":
             return currency_options(store, holder)

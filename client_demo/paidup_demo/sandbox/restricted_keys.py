@@ -17,7 +17,8 @@ RESOURCES = {
     "account": "accounts_kyc_basic", "charges": "charge", "checkout": "checkout_session",
     "coupons": "coupon", "credit_notes": "credit_note", "customers": "customer", "disputes": "dispute",
     "events": "event", "invoice_payments": "invoice", "invoiceitems": "invoice", "invoices": "invoice",
-    "payment_intents": "payment_intent", "payment_methods": "payment_method", "prices": "plan",
+    "payment_intents": "payment_intent", "payment_links": "payment_link",
+    "payment_methods": "payment_method", "prices": "plan",
     "products": "product", "promotion_codes": "promotion_code", "refunds": "charge",
     "setup_intents": "setup_intent", "subscriptions": "subscription", "webhook_endpoints": "webhook",
 }  # fmt: skip

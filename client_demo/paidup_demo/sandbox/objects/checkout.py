@@ -104,3 +104,54 @@ def invoice_creation(wanted: Json) -> Json:
 def automatic_tax() -> Json:
     """Automatic tax before the customer has given an address."""
     return {"enabled": True, "liability": SELF, "provider": "stripe", "status": "requires_location_inputs"}
+
+
+def payment_link(url: str, currency: str, params: Json) -> Json:
+    """A Payment Link; `params` are those of its creation."""
+    made = base("payment_link", "plink", 0) | nulls(
+        "application application_fee_amount application_fee_percent consent_collection inactive_message"
+        " managed_payments on_behalf_of optional_items payment_intent_data payment_method_types restrictions"
+        " shipping_address_collection subscription_data transfer_data"
+    )
+    del made["created"]  # it has none
+    return made | {
+        "active": True,
+        "after_completion": _after_completion(params.get("after_completion") or {}),
+        "allow_promotion_codes": bool(params.get("allow_promotion_codes")),
+        "automatic_tax": {"enabled": False, "liability": None},
+        "billing_address_collection": params.get("billing_address_collection") or "auto",
+        "currency": currency,
+        "custom_fields": [],
+        "custom_text": nulls("after_submit shipping_address submit terms_of_service_acceptance"),
+        "customer_creation": params.get("customer_creation") or "if_required",
+        "invoice_creation": invoice_creation(params.get("invoice_creation") or {}),
+        "metadata": params.get("metadata", {}),
+        "payment_method_collection": "always",
+        "phone_number_collection": {"enabled": False},
+        "shipping_options": [],
+        "submit_type": params.get("submit_type") or "auto",
+        "tax_id_collection": {"enabled": False, "required": "never"},
+        "url": url,
+    }
+
+
+def _after_completion(wanted: Json) -> Json:
+    if wanted.get("type") == "redirect":
+        return {"redirect": {"url": wanted["redirect"]["url"]}, "type": "redirect"}
+    message = wanted.get("hosted_confirmation", {}).get("custom_message")
+    return {"hosted_confirmation": {"custom_message": message}, "type": "hosted_confirmation"}
+
+
+def link_payment_data(wanted: Json) -> Json:
+    """A Payment Link's `payment_intent_data`."""
+    empty = nulls(
+        "capture_method description setup_future_usage statement_descriptor statement_descriptor_suffix"
+        " transfer_group"
+    )
+    return empty | {"metadata": {}} | wanted
+
+
+def link_subscription_data(wanted: Json) -> Json:
+    """A Payment Link's `subscription_data`."""
+    empty = nulls("description trial_period_days trial_settings")
+    return empty | {"invoice_settings": {"issuer": SELF}, "metadata": {}} | wanted
