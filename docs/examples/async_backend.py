@@ -39,3 +39,10 @@ async def history(user: str) -> list[dict[str, object]]:
         {"at": entry.at, "credits": entry.credits, "reason": entry.reason, "key": entry.key}
         async for entry in paidup.entries(user)
     ]
+
+
+@app.get("/users/{user}/export")
+async def export(user: str) -> dict[str, str]:
+    if "pro" not in (await paidup.account(user)).running_plans:
+        raise HTTPException(403, "The export is part of Pro.")
+    return {"export": "..."}

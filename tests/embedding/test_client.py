@@ -321,6 +321,8 @@ async def test_the_documented_asynchronous_backend_sells_and_spends(
             await backend["make_report"]("ada", 1)
         assert refused.value.status_code == 402
         assert str(refused.value.detail) == "{'needed': 5, 'activating': None}"
+        with pytest.raises(HTTPException, match="part of Pro"):
+            await backend["export"]("ada")
         purchase = await backend["paidup"].subscribe("ada", "pro")
         async with server.customer("ada").watch({"invoice": purchase.invoice}, purchase.ticket) as screen:
             await stripe_side.confirm(purchase.client_secret)
@@ -329,3 +331,4 @@ async def test_the_documented_asynchronous_backend_sells_and_spends(
         history = await backend["history"]("ada")
         shown = [(entry["credits"], entry["reason"], entry["key"]) for entry in history]
         assert shown == [(-5, "Report 1", "report-1"), (2000, "pro, paid", None)]
+        assert await backend["export"]("ada") == {"export": "..."}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from paidup import client
 from paidup.client import (
     AlreadyOnPlanError,
     AlreadySubscribedError,
@@ -87,6 +88,9 @@ async def test_a_customer_is_sold_to_and_spends(api: Any, stripe_side: StripeSid
     assert (on_sale["pro"].credits, on_sale["pro"].top_up, on_sale["extra"].top_up) == (2000, False, True)
     assert on_sale["pro"].prices[0].interval == "month"
     assert ((await api.account("ada")).balance, (await api.account("ada")).subscription) == (0, None)
+    await api.subscribe("ada", "pro", interval="month")
+    unpaid = await api.account("ada")
+    assert (unpaid.subscription.plan, unpaid.running_plans) == ("pro", frozenset())
     purchase = await buy(api, stripe_side, "pro")
     assert (await api.adopt("ada", purchase.invoice)).invoice == purchase.invoice
     assert (await api.ticket("ada", purchase.invoice)).ticket
@@ -101,6 +105,7 @@ async def test_a_customer_is_sold_to_and_spends(api: Any, stripe_side: StripeSid
     assert (found.balance, found.grants[0].remaining, found.activating) == (1950, 1950, None)
     account = await api.account("ada")
     assert (account.subscription.plan, account.subscription.interval) == ("pro", "month")
+    assert account.running_plans == {"pro"}
 
 
 async def test_the_ledger_names_keys_and_reasons_page_by_page(api: Any, stripe_side: StripeSide) -> None:
@@ -147,7 +152,10 @@ async def test_a_plan_is_changed_cancelled_and_resumed(api: Any, stripe_side: St
     top_up = await api.top_up("ada", "extra", quantity=2)
     assert top_up.client_secret
     assert (await api.account("ada")).activating.reason == "manual"
+    assert (await api.account("ada")).running_plans == {"pro"}
     assert (await api.cancel("ada", when="now", subscription=resumed.id)).status == "canceled"
+    ended = await api.account("ada")
+    assert (ended.subscription.plan, ended.running_plans) == ("pro", frozenset())
 
 
 async def refusal(kind: type[APIStatusError], call: Awaitable[Any]) -> Any:
@@ -191,6 +199,11 @@ async def test_a_fault_of_the_server_is_typed(api: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(reservations, "spend", broken)
     await refusal(InternalServerError, api.spend("ada", 5, "k"))
+
+
+def test_the_packages_names_are_listed() -> None:
+    """For completion in a Python shell: `AsyncPaidup` is imported on its first use."""
+    assert set(client.__all__) <= set(dir(client))
 
 
 def test_every_problem_has_an_error() -> None:

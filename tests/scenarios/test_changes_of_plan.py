@@ -67,6 +67,27 @@ async def test_an_upgrade_that_requires_authentication_applies_once_paid(life: L
     await assert_books_balance(grants=2)
 
 
+async def test_an_upgrade_is_shown_once_it_is_credited_although_no_webhook_arrives(life: Life) -> None:
+    """The plan changes with the credits. The worker then reads the subscription, and finds the same."""
+    await life.buy("basic")
+    await pay_on_with(life, ASKS)
+    await life.stripe.control("conditions", {"webhook_drop": True})
+    _, purchase = await life.post("/api/subscriptions/change", plan="pro", interval="year")
+    await life.stripe.authenticate(purchase["client_secret"])
+    _, answer = await life.post("/api/invoices", invoice=purchase["invoice"])  # as a verification does
+    assert answer["status"]["status"] == "active"
+    seen = (await life.account())["subscription"]
+    assert (seen["plan"], seen["pending_plan"]) == ("pro", None)
+    read = "GET /v1/subscriptions/{id}"
+    before = await life.stripe.calls(read)
+    await life.work()
+    assert await life.stripe.calls(read) == before + 1
+    seen = (await life.account())["subscription"]
+    assert (seen["plan"], seen["interval"], seen["pending_plan"]) == ("pro", "year", None)
+    await life.work()
+    assert await life.stripe.calls(read) == before + 1
+
+
 async def test_a_declined_upgrade_can_be_replaced_or_paid_with_another_card(life: Life) -> None:
     """S26: another change replaces the first, whose invoice is voided and cannot be paid."""
     await life.buy("basic")

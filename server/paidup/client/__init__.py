@@ -153,6 +153,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # aiohttp is optional, and most of the import time: it is imported on the first use of AsyncPaidup.
     if name != "AsyncPaidup":

@@ -198,8 +198,16 @@ class PlannedCredits(msgspec.Struct, frozen=True):
     due_at: datetime | None
 
 
+PLAN_RUNS = frozenset({"active", "trialing", "past_due"})
+"""Stripe's statuses of a subscription whose customer has its plan: also while a renewal is retried."""
+
+
 class AccountState(msgspec.Struct, frozen=True):
-    """A customer's balance and subscriptions. `subscription` is the newest one that runs, or the last one."""
+    """A customer's balance and subscriptions.
+
+    `subscriptions` are all that run; where none does, the last one, which has ended or was never paid.
+    `subscription` is the first of them. Whether a customer has a plan is in `running_plans`.
+    """
 
     balance: int
     subscription: SubscriptionState | None
@@ -207,6 +215,11 @@ class AccountState(msgspec.Struct, frozen=True):
     installments: list[PlannedCredits]
     activating: ActivatingPayment | None
     renewing: Renewing | None
+
+    @property
+    def running_plans(self) -> frozenset[str]:
+        """The plans that the customer has now: paid, in their trial, or while a renewal is retried."""
+        return frozenset(one.plan for one in self.subscriptions if one.plan and one.status in PLAN_RUNS)
 
 
 class Entry(msgspec.Struct, frozen=True):

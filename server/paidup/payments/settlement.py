@@ -56,6 +56,9 @@ MARK_HANDLED = (
 )
 """The columns that mark a stored event as handled."""
 
+READ_PENDING_CHANGE = "refresh_at = CASE WHEN pending_plan IS NULL THEN refresh_at ELSE {refresh_at} END"
+"""The column that makes a subscription due, whose plan change is now paid."""
+
 _OUTCOMES = {
     Verdict.GRANT: Outcome.SETTLED,
     Verdict.ALREADY_GRANTED: Outcome.ALREADY_SETTLED,
@@ -315,6 +318,10 @@ class Settlement:
             return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
         if decision.verdict is Verdict.GRANT:
             await granting.create_grants(row, account, self._catalogue, self._clock(), writes)
+            if row.subscription and row.billing_reason == granting.CHANGE:
+                writes.update_unread(
+                    Subscription, READ_PENDING_CHANGE, id=row.subscription, refresh_at=self._clock()
+                )
         if decision.verdict is Verdict.NOTIFY:
             row.status, row.payment_seen_at = decision.status, None
         payment_seen = decision.verdict in _PAID_UNCREDITED and row.payment_seen_at is None

@@ -13,6 +13,7 @@ import structlog
 from tortoise.expressions import Q
 
 from paidup.credits import ledger
+from paidup.credits.grants import CHANGE
 from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.installation import installed_at
@@ -38,6 +39,8 @@ MAX_SHOWN = 20
 """How many subscriptions of one account are shown."""
 RENEWAL_GRACE = timedelta(minutes=90)
 """Stripe finalises a renewal an hour after the end of the period: its events should have arrived by then."""
+PENDING_CHANGE_PAUSE = timedelta(hours=3)
+"""How often a plan change that waits for its payment is read, in case its events are lost."""
 MAX_LATE = timedelta(days=3)
 """Stripe finalises a renewal within 72 hours. After that one that is late (a paused one) is read daily."""
 SHOWN = (
@@ -270,6 +273,8 @@ class SubscriptionSync:
         if row.status == "incomplete" or row.current_period_end is None:
             delay_s = reconciler_delay_s((self._clock() - row.created_at).total_seconds())
             return None if delay_s is None else self._clock() + timedelta(seconds=delay_s)
+        if row.pending_plan:  # it is paid, replaced, or over within a day
+            return self._clock() + PENDING_CHANGE_PAUSE
         # Never in the past: a late renewal would be read again without pause.
         late = self._clock() - row.current_period_end > MAX_LATE
         pause = timedelta(days=1) if late else timedelta(hours=1)
@@ -304,8 +309,11 @@ async def current_subscriptions(account: Account) -> list[Subscription]:
         running = newest.exclude(status__in=[*ENDED, "incomplete"]).limit(MAX_SHOWN)
         rows = await running or await newest.limit(1)
     for row in rows:
+        # As Stripe will say once it is read.
         if row.status == "incomplete" and await _is_paid(row):
-            row.status = "active"  # as Stripe will say once it is read
+            row.status = "active"
+        if row.pending_plan and await _is_change_paid(row):
+            row.plan, row.pending_plan = row.pending_plan, None
     return rows
 
 
@@ -314,3 +322,9 @@ async def _is_paid(row: Subscription) -> bool:
         # Not an invoice of zero: whether the subscription is in a trial is read from Stripe.
         settled = Invoice.filter(subscription=row.id, status=InvoiceStatus.ACTIVE)
         return await settled.filter(total_minor__gt=0).exists()
+
+
+async def _is_change_paid(row: Subscription) -> bool:
+    """Whether the invoice of its pending change is credited. A change that waits has the latest invoice."""
+    with storage_errors():
+        return await Invoice.exists(id=row.latest_invoice, status=InvoiceStatus.ACTIVE, billing_reason=CHANGE)
