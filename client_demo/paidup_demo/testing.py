@@ -26,6 +26,7 @@ from paidup.client import Paidup, page_token, signed_with
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 20.0
 POLL_S = 0.05
+ASK_AGAIN_S = 1.0
 ATTEMPTS = 3
 INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 SECRET_KEY = "sk_test_paidup_sandbox_no_stripe_account"  # noqa: S105 (the sandbox takes any test key)
@@ -138,26 +139,38 @@ class PaidupServer:
         return page_token(self.auth_jwt_secret, user)
 
     def buy(self, user: str, plan: str, payment_method: str = "pm_card_visa", within_s: float = 30.0) -> int:
-        """Subscribe, pay, and wait for the credits; returns the balance. Raises AssertionError."""
-        purchase = self.client.subscribe(user, plan)
+        """Subscribe or top up, pay, and wait for the credits; returns the balance. Raises AssertionError."""
+        top_ups = {each.id for each in self.client.plans() if each.top_up}
+        sell = self.client.top_up if plan in top_ups else self.client.subscribe
+        purchase = sell(user, plan)
         assert purchase.client_secret is not None, f"{plan} has nothing to pay"
         paid = self.sandbox.confirm(purchase.client_secret, payment_method)
         assert "error" not in paid, paid["error"]["message"]
+        return self.wait_until_active(user, purchase.invoice, within_s)
+
+    def wait_until_active(self, user: str, invoice: str, within_s: float = 30.0) -> int:
+        """Wait for the credits of a paid invoice; returns the balance. Raises AssertionError.
+
+        Like the customer's page, it has Paidup ask Stripe: the webhook may be late or lost.
+        """
         deadline = time.monotonic() + within_s
-        while (status := self.client.status(user, purchase.invoice)).status != "active":
-            assert time.monotonic() < deadline, (
-                f"{purchase.invoice} is {status.status} after {within_s:.0f} s"
-            )
-            time.sleep(POLL_S)
+        while (status := self.client.adopt(user, invoice).status).status != "active":
+            assert time.monotonic() < deadline, f"{invoice} is {status.status} after {within_s:.0f} s"
+            time.sleep(ASK_AGAIN_S)
         return self.client.credits(user).balance
 
 
 @contextmanager
-def running_sandbox(plans: Path) -> Iterator[Sandbox]:
-    """`paidup sandbox` with the prices of this file, until the block ends. Raises DidNotStart."""
+def running_sandbox(plans: Path, origins: str = "") -> Iterator[Sandbox]:
+    """`paidup sandbox` with the prices of this file, until the block ends. Raises DidNotStart.
+
+    `origins`: of the pages that use its Stripe.js, comma-separated.
+    """
     with _home() as home:
         command = ("sandbox", "--plans", str(plans.resolve()))
-        with _serving(command, {}, home, "SANDBOX_PORT", "/sandbox/health") as url:
+        with _serving(
+            command, {"SANDBOX_ALLOWED_ORIGINS": origins}, home, "SANDBOX_PORT", "/sandbox/health"
+        ) as url:
             yield Sandbox(url)
 
 

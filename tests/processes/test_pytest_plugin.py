@@ -27,6 +27,13 @@ def test_the_settings_are_those_of_the_conftest(paidup_server):
     assert paidup_server.environment["ALLOWED_ORIGINS"] == "http://localhost:5173"
     assert Path(paidup_server.environment["PLANS_FILE"]).samefile("plans.toml")
 """
+CONDITIONS_ARE_NORMAL = """
+
+
+def test_the_conditions_are_normal_again_and_a_top_up_is_paid(paidup_server, paidup_sandbox):
+    assert paidup_sandbox.read("conditions")["webhook_drop"] is False
+    assert paidup_server.buy("fay", "extra") == 1000
+"""
 UNUSED = """
 import sys
 
@@ -54,13 +61,14 @@ def pytest_in(folder: Path, **variables: str) -> str:
 
 def test_the_tests_of_the_document_pass(tmp_path: Path) -> None:
     """Whatever database the environment names: it is not the tests' one."""
-    tests, conftest = BLOCKS
-    (tmp_path / "test_product.py").write_text(tests + SETTINGS_SHOWN)
+    _, tests, conftest, own = BLOCKS
+    (tmp_path / "test_product.py").write_text(tests + own + CONDITIONS_ARE_NORMAL + SETTINGS_SHOWN)
     (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "backend.py").write_text((ROOT / "docs" / "examples" / "backend.py").read_text())
     used = pytest_in(
         tmp_path, DATABASE_URL="postgresql://nobody@127.0.0.1:1/production", REDIS_URL="redis://x"
     )
-    assert "4 passed" in used
+    assert "7 passed" in used
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix in (".db", ".json")) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from paidup_demo.sandbox.conditions import Conditions
 from paidup_demo.sandbox.controls import CONTROLS
-from paidup_demo.testing import Sandbox
+from paidup_demo.testing import PaidupServer, Sandbox
 from tests.structure.sources import ROOT
 
 CODES = set(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "testing.md").read_text()))
@@ -24,9 +24,8 @@ def test_the_calls_are_those_of_the_sandbox() -> None:
     assert documented == {f"{method} /sandbox{path}" for method, path, _ in CONTROLS}
 
 
-def test_every_method_of_the_sandbox_is_documented() -> None:
+@pytest.mark.parametrize("kind", [Sandbox, PaidupServer])
+def test_every_method_is_documented(kind: type) -> None:
     documented = {name for code in CODES for name in re.findall(r"(\w+)\(", code)}
-    methods = {
-        name for name in vars(Sandbox) if not name.startswith("_") and callable(getattr(Sandbox, name))
-    }
+    methods = {name for name in vars(kind) if not name.startswith("_") and callable(getattr(kind, name))}
     assert methods - documented == set()

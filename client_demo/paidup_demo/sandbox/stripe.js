@@ -417,8 +417,9 @@
       return element;
     }
 
+    /** By its type, or by its component of @stripe/react-stripe-js: https://docs.stripe.com/sdks/stripejs-react */
     getElement(type) {
-      return this._made.get(type) ?? null;
+      return this._made.get(type?.__elementType ?? type) ?? null;
     }
 
     /** Validates the form and shows its errors. */
@@ -569,6 +570,11 @@
       return this._act(kind, parseSecret(clientSecret, kind === KINDS.pi ? 'pi' : 'seti', 'handleNextAction'), clientSecret);
     }
 
+    /** Only there: `@stripe/react-stripe-js` takes an object without it for something else than Stripe.js. */
+    async createToken() {
+      throw new Error('The sandbox does not imitate createToken(). Use confirmCardPayment() or confirmPayment().');
+    }
+
     async createPaymentMethod({ type, card, billing_details: billing }) {
       const typed = card instanceof CardElement ? card._card() : { card };
       if (typed.error) return { error: typed.error };
@@ -638,5 +644,6 @@
   window.Stripe = function Stripe(publishableKey) {
     return new StripeSandbox(publishableKey);
   };
+  window.Stripe.version = 'endive'; // what `loadStripe()` of @stripe/stripe-js compares with its own
   window.Stripe.sandbox = BASE;
 })();
