@@ -34,6 +34,9 @@ OUTSIDE = {
     re.compile(r"make (test|check|docs-check|format|lock|bench|clean|migrations)$"): (
         "it runs the tests, or changes this directory"
     ),
+    re.compile(r"(\.venv/bin/pip|npm|python3 -m venv) |PAIDUP_URL=\S+ .* uvicorn "): (
+        "a package registry; tests/packaging, tests/node and tests/browser do the same"
+    ),
     re.compile(r"stripe (listen|login)\b"): "the Stripe CLI and an account",
     re.compile(r"docker (build|compose)\b"): "Docker",
     re.compile(r"kubectl "): "a Kubernetes cluster",

@@ -205,6 +205,18 @@ def test_the_document_prints_the_example_that_the_tests_run(name: str) -> None:
     assert f"```python\n{code.strip()}\n```" in document("docs/embedding.md")
 
 
+@pytest.mark.parametrize("name", ["backend.py", "index.html", "vite.config.ts", "billing.ts", "main.tsx"])
+def test_the_integration_is_printed_whole(name: str) -> None:
+    """tests/browser/test_fastapi_and_react.py runs these files."""
+    (path,) = (ROOT / "docs" / "examples" / "fastapi_react").rglob(name)
+    code = (
+        path.read_text().removeprefix('"""').partition('"""\n')[2]
+        if name.endswith(".py")
+        else path.read_text()
+    )
+    assert code.strip() in re.findall(r"(?s)```\w+\n(.*?)\n```", document("docs/fastapi-react.md"))
+
+
 def test_every_test_that_a_document_names_exists() -> None:
     written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"def (test_\w+)", written))
