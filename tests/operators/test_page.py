@@ -146,9 +146,11 @@ async def test_pending_failed_and_settled_are_listed(operator: Operator, with_pa
         rf"{waiting.id}\|+{account.external_id}\|+pro\|+processing\|+10 min\|+verification_answered 5 min ago"
     )
     assert re.search(row + r"\|+in (99|100) s\|", text)
-    assert re.search(
-        r"evt_stuck\|+invoice.paid\|+\d* ?\w* ago\|+12\|+given up\|+StripeUnavailable: down\|", text
+    remedy = r"[^|]*`paidup replay evt_stuck`[^|]*\|+Reason: StripeUnavailable: down\|"
+    facts = (
+        r"+event\|+evt_stuck\|+type\|+invoice.paid\|+received\|+\d* ?\w* ago\|+tries\|+12\|+next\|+given up\|"
     )
+    assert re.search(remedy + facts, text)
     assert re.search(
         rf"{settled.id}\|+{account.external_id}\|+pro\|+2000\|+webhook\|+[^|]+ ago\|+7 s\|", text
     )

@@ -41,7 +41,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Vary": "Accept",
 }
-_EVENT_COLUMNS = ("event", "type", "invoice", "received", "#tries", "next", "reason", "recommendation")
+_EVENT_FACTS = ("event", "type", "invoice", "received", "tries", "next")
 
 
 class Html(str):
@@ -89,7 +89,7 @@ def explanation_body(explanation: Explanation) -> Html:
         parts.append(_tag("p", f"{explanation.older_invoices} older invoices are not shown.", "note"))
     if events := explanation.other_events:
         parts.append(_heading("Events that had no effect", len(events), len(events)))
-        parts.append(_table(_EVENT_COLUMNS, [_event_row(event, explanation.at) for event in events], ""))
+        parts += [_event_card(event, explanation.at) for event in events]
     return _join(parts)
 
 
@@ -97,7 +97,8 @@ def _failed_events(overview: Overview) -> list[Html]:
     events = overview.failed_events
     return [
         _heading("Events that could not be handled", overview.failed_events_total, len(events)),
-        _table(_EVENT_COLUMNS, [_event_row(event, overview.at) for event in events], "None."),
+        *(_event_card(event, overview.at) for event in events),
+        *([] if events else [_tag("p", "None.", "note")]),
     ]
 
 
@@ -150,20 +151,27 @@ def _invoice_body(report: InvoiceReport) -> Html:
     )
 
 
-def _event_row(event: StoredEvent, at: datetime) -> list[object]:
+def _event_card(event: StoredEvent, at: datetime) -> Html:
+    """What to do about an event, then why, then its facts."""
     reason = event.error or event.outcome or "not tried yet"
     if event.unknown_reference:
         reason += f" ({event.unknown_reference})"
-    return [
+    facts = (
         event.id,
         event.type,
         _invoice_link(event.invoice) if event.invoice else "",
         _ago(at, event.received_at),
         event.attempts,
         "" if event.handled_at else _due(at, event.next_attempt_at),
-        reason,
-        event_recommendation(event),
+    )
+    pairs = [
+        _tag("div", _join([_tag("dt", name), _tag("dd", fact)]))
+        for name, fact in zip(_EVENT_FACTS, facts, strict=True)
+        if fact != ""
     ]
+    remedy = _tag("p", _tag("strong", event_recommendation(event)))
+    card = _join([remedy, _tag("p", f"Reason: {reason}"), _tag("dl", _join(pairs))])
+    return _tag("section", card, "card bad-edge" if event.given_up else "card")
 
 
 def _pending_row(row: PendingInvoice, at: datetime) -> list[object]:
@@ -209,12 +217,15 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty: str)
         return _tag("p", empty, "note")
     classes = ["n" if name.startswith("#") else "" for name in columns]
     head = _join(_tag("th", name.removeprefix("#"), css) for name, css in zip(columns, classes, strict=True))
-    body = _join(
-        _tag("tr", _join(_tag("td", cell, css) for cell, css in zip(row, classes, strict=True)))
-        for row in rows
-    )
-    table = _tag("table", _join([_tag("thead", _tag("tr", head)), _tag("tbody", body)]))
-    return Html(f'<div class="scroll" tabindex="0">{table}</div>')
+    names = [escape(name.removeprefix("#")) for name in columns]
+    body = _join(_tag("tr", _join(map(_cell, names, row, classes))) for row in rows)
+    return _tag("table", _join([_tag("thead", _tag("tr", head)), _tag("tbody", body)]))
+
+
+def _cell(name: str, content: object, css_class: str) -> Html:
+    """A cell that also has its column's name, which a narrow screen shows beside it."""
+    attribute = f' class="{css_class}"' if css_class else ""
+    return Html(f'<td data-name="{name}"{attribute}><span>{_to_html(content)}</span></td>')
 
 
 def _invoice_link(invoice: str) -> Html:
