@@ -7,6 +7,7 @@ tested in test_demo.py.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -81,12 +82,16 @@ async def test_an_upgrade_with_the_saved_card_is_paid_at_once_and_other_tabs_see
     shopper.page = first
     await first.get_by_test_id("offer-pro").click()
     question = first.get_by_test_id("confirm")
-    await expect(question).to_contain_text("You pay the difference for the rest of this month now")
     await expect(question).to_contain_text("it is $29 a month.")
+    text = await question.inner_text()
+    said = re.search(r"You pay \$([\d.]+) today with your Visa ending in 4242\.", text)
+    assert said, text
     await question.get_by_role("button", name="Change to Pro").click()
     await expect(shopper.heading).to_have_text("Pro is yours.")
     await expect(first.locator("#done-text")).to_contain_text(" credits added.")
     assert 1_999 <= await shown(shopper) <= 2_000
+    charged = max(await shopper.at_stripe("payment_intents"), key=lambda intent: intent["amount"])["amount"]
+    assert abs(round(float(said[1]) * 100) - charged) <= 1, "to the second, of which one may have passed"
     shopper.page = second
     await wait_until(lambda: at_least(shopper, 1_999))
     await expect(second.get_by_test_id("plan-name")).to_have_text("Pro")
@@ -138,7 +143,8 @@ async def test_a_downgrade_is_active_at_once_and_explained(shopper: Shopper) -> 
     await shopper.subscribe("pro")
     await shopper.page.get_by_test_id("offer-basic").click()
     question = shopper.page.get_by_test_id("confirm")
-    await expect(question).to_contain_text("you keep the credits you have")
+    await expect(question).to_contain_text("You pay nothing today.")
+    await expect(question).to_contain_text("You keep the credits you have.")
     await question.get_by_role("button", name="Change to Basic").click()
     await expect(shopper.heading).to_have_text("You are on Basic now.")
     await expect(shopper.page.locator("#done-text")).to_contain_text("deducted from your next invoices")
@@ -155,6 +161,7 @@ async def test_a_rejected_confirmation_changes_nothing(shopper: Shopper) -> None
     await shopper.subscribe("basic")
     offer = shopper.page.get_by_test_id("offer-pro")
     await offer.click()
+    await expect(shopper.page.get_by_test_id("confirm")).to_be_visible()
     await shopper.page.keyboard.press("Escape")
     await expect(shopper.page.get_by_test_id("confirm")).to_be_hidden()
     await expect(offer).to_be_focused()

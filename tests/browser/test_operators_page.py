@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from playwright.async_api import Browser, Page
 from starlette.requests import Request
+from starlette.responses import Response
 
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.stages import Stage
@@ -27,6 +28,10 @@ ACCOUNT = "x" * 120
 ERROR = f"StripeUnavailable: https://api.stripe.com/v1/invoices/{INVOICE}?expand[]=payments: timed out"
 
 
+def shown(response: Response) -> str:
+    return bytes(response.body).decode()
+
+
 def pages() -> Iterator[str]:
     """The overview, and what is known of a reference."""
     at = now()
@@ -42,11 +47,11 @@ def pages() -> Iterator[str]:
     settled = SettledInvoice(INVOICE, ACCOUNT, "pro", 2000, "reconciliation", at, ago)
     alarms = [Alarm("events_given_up", "1 event was given up: fix the cause and run `paidup replay`.")]
     overview = Overview(at, alarms, [pending], 1, failed, 2, unhandled, [settled])
-    yield html_response(request, "Overview", overview_body(overview), at).body.decode()
+    yield shown(html_response(request, "Overview", overview_body(overview), at))
     timeline = [TimelineEvent(ago, 61_234, "verification_failed", {"error": ERROR})]
     report = InvoiceReport(INVOICE, None, [], timeline, failed, [ERROR], f"Run `paidup replay {EVENT}`.")
     explanation = Explanation(ACCOUNT, at, ACCOUNT, -120, [report], 2, failed)
-    yield html_response(request, ACCOUNT, explanation_body(explanation), at).body.decode()
+    yield shown(html_response(request, ACCOUNT, explanation_body(explanation), at))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])

@@ -22,6 +22,7 @@ from paidup.domain import payment_facts as facts
 from paidup.domain.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
 from paidup.operations import invoice_report, overview
 from paidup.reconciliation import alarms
+from paidup.stripe_api.charged_cards import ChargedCard
 from paidup.subscriptions import change_previews
 from paidup.web import api, checkout_status, credits_api, operators, problems, sdk, webhooks
 from paidup.web import health as operations
@@ -197,6 +198,7 @@ ANSWERS = [
     *(
         change_previews.ChangeCost,
         change_previews.CostLine,
+        ChargedCard,
         alarms.Alarm,
         overview.Overview,
         overview.PendingInvoice,

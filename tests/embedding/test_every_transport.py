@@ -139,6 +139,7 @@ async def test_a_plan_is_changed_cancelled_and_resumed(api: Any, stripe_side: St
     preview = await api.preview("ada", "pro")
     assert (preview.plan, preview.interval, preview.quantity) == ("pro", "month", 1)
     assert preview.total_minor == sum(line.amount_minor for line in preview.lines) > 0
+    assert (preview.card.brand, preview.card.last4) == ("visa", "4242")
     assert (await api.account("ada")).subscription.plan == "basic"
     changed = await api.change("ada", "pro")
     invoiced = await stripe_side.api("GET", f"invoices/{changed.invoice}")
@@ -146,6 +147,8 @@ async def test_a_plan_is_changed_cancelled_and_resumed(api: Any, stripe_side: St
     assert abs(invoiced["amount_due"] - preview.amount_due_minor) <= 1
     assert invoiced["currency"] == preview.currency
     assert changed.status.active, "the saved card has paid"
+    back = await api.preview("ada", "basic")
+    assert (back.amount_due_minor, back.card) == (0, None)
     assert (await api.cancel("ada")).cancel_at
     resumed = await api.resume("ada")
     assert (resumed.plan, resumed.cancel_at) == ("pro", None)

@@ -8,6 +8,7 @@ import { credits, money, number } from "./text.js";
 
 /** @typedef {import("./api.js").Plan} Plan */
 /** @typedef {import("./api.js").Price} Price */
+/** @typedef {import("./api.js").Cost} Cost */
 /** @typedef {import("./api.js").Entry} Entry */
 /** @typedef {import("./api.js").Account} Account */
 /** @typedef {import("./api.js").Activating} Activating */
@@ -162,7 +163,7 @@ export function order({ kind, interval, quantity = 1 }, plan) {
 
 /** Money that already bought credits does not buy them again. */
 const UNUSED_MONEY =
-  "Any amount you have overpaid is deducted from your next invoices. That part adds no credits a second time.";
+  "What you have paid too much is deducted from your next invoices, and adds no credits a second time.";
 
 /** @param {Offer} from @param {Offer} to @returns {"Upgrade"|"Downgrade"|"Pay yearly"|"Pay monthly"} */
 export function changeName(from, to) {
@@ -170,33 +171,29 @@ export function changeName(from, to) {
   return to.plan.credits > from.plan.credits ? "Upgrade" : "Downgrade";
 }
 
+/** @type {Record<string, string>} */
+const BRANDS = { visa: "Visa", mastercard: "Mastercard", amex: "American Express", discover: "Discover" };
+
+/** What is charged today, and from which card. @param {Cost} cost */
+function today({ amount_due_minor: due, currency, card }) {
+  if (due === 0) return "You pay nothing today.";
+  const from = card ? `${BRANDS[card.brand] ?? "card"} ending in ${card.last4}` : "saved card";
+  return `You pay ${money(due, currency)} today with your ${from}.`;
+}
+
 /**
- * What the change means, as sentences.
- * @param {Offer} from @param {Offer} to @param {Subscription} subscription @returns {string[]}
+ * What the change means, as sentences: today, from then on, and the credits.
+ * @param {Offer} from @param {Offer} to @param {Subscription} subscription @param {Cost} due @returns {string[]}
  */
-export function changeMeaning(from, to, { current_period_end: end, quantity, cancel_at }) {
+export function changeMeaning(from, to, { current_period_end: end, quantity, cancel_at }, due) {
   const amount = cost(to.price, quantity);
-  const rest = from.price.interval === "year" ? "year" : "month";
-  const lines = [];
-  if (to.price.interval === "year" && rest === "month")
-    lines.push(
-      `You pay ${amount} now with your saved card, minus the unused part of this month. ` +
-        `${credits(to.plan.credits * quantity)} are added every month.`,
-    );
-  else if (to.price.interval === "month" && rest === "year")
-    lines.push(
-      `From today you pay by the month: ${amount}. You keep the credits you have. ${UNUSED_MONEY}`,
-    );
-  else if (to.price.amount_minor > from.price.amount_minor)
-    lines.push(
-      `You pay the difference for the rest of this ${rest} now with your saved card, and get the same share of the ` +
-        `additional credits immediately. ${end ? `From ${date(end)} it` : "Then it"} is ${amount}.`,
-    );
-  else
-    lines.push(
-      `It applies immediately, and you keep the credits you have. ${UNUSED_MONEY} ` +
-        `${end ? `From ${date(end)} it` : "Then it"} is ${amount}.`,
-    );
+  const restarts = to.price.interval !== from.price.interval;
+  const then = restarts || !end ? `Then it is ${amount}.` : `From ${date(end)} it is ${amount}.`;
+  const lines = [`${today(due)} ${then}`];
+  const kept = `You keep the credits you have. ${UNUSED_MONEY}`;
+  if (restarts && to.price.interval === "year") lines.push(`${credits(to.plan.credits * quantity)} are added every month.`);
+  else if (restarts || to.price.amount_minor <= from.price.amount_minor) lines.push(kept);
+  else lines.push(`That is the difference for the rest of this ${from.price.interval}. It adds the same share of the credits immediately.`);
   if (cancel_at) lines.push("Your plan still ends on the date you chose, unless you resume it.");
   return lines;
 }

@@ -28,6 +28,7 @@
 /** @typedef {{id: number, kind: EntryKind, credits: number, balance: number, reason: string, at: string}} Entry */
 /** @typedef {{balance: number, seed: string}} Poster what the demo's backend printed, and the balance after it */
 /** @typedef {{invoice: string, client_secret: string|null, ticket: string, status: Status}} Purchase */
+/** @typedef {{currency: string, amount_due_minor: number, card: {brand: string, last4: string}|null}} Cost of a change, and what pays it */
 /** @typedef {{publishable_key: string, stripe_js: string, sandbox: string|null, customer: string}} Config */
 
 /** An error response (RFC 9457). `status` is the HTTP status, 0 if there was no response; `body` has the problem's members. */
@@ -70,6 +71,8 @@ export const subscribe = (plan, interval) =>
   call("POST", "/api/subscriptions", { plan, interval: interval === "month" ? undefined : interval });
 /** @param {string} plan @param {string} interval @returns {Promise<Purchase>} */
 export const change = (plan, interval) => call("POST", "/api/subscriptions/change", { plan, interval });
+/** What a change would cost now. @param {string} plan @param {string} interval @returns {Promise<Cost>} */
+export const previewChange = (plan, interval) => call("POST", "/api/subscriptions/preview", { plan, interval });
 /** @param {string} plan @param {number} quantity @returns {Promise<Purchase>} */
 export const topUp = (plan, quantity) => call("POST", "/api/top-ups", { plan, quantity });
 /** How its payment stands. @param {string} invoice @returns {Promise<Status>} */

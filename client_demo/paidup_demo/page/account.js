@@ -16,7 +16,7 @@ import { chooseInterval, drawOffers, drawTopUp } from "./plan_offers.js";
 /**
  * What the account page needs from the other modules.
  * @typedef {object} Page
- * @property {(request: () => Promise<api.Purchase>, about: About, errorId: string) => Promise<void>} buy
+ * @property {(request: () => Promise<api.Purchase|null>, about: About, errorId: string) => Promise<void>} buy
  * @property {(activating: api.Activating) => void} follow a pending payment
  * @property {(way: accountText.Way) => void} pay it
  * @property {(balance: number) => void} showBalance
@@ -150,10 +150,13 @@ async function change(offer, subscription) {
   const price = accountText.priceOf(own, subscription.interval) ?? offer.price;
   const from = { plan: own, price };
   const { title, yes, no } = accountText.changeQuestion(from, offer);
-  const text = accountText.changeMeaning(from, offer, subscription);
-  if (!(await confirmChoice({ title, text, choices: [{ value: "yes", label: yes }], cancelLabel: no }))) return;
   const [plan, interval] = [offer.plan.id, offer.price.interval];
-  await page.buy(() => api.change(plan, interval), { kind: "change", plan, interval }, "offers-error");
+  const ask = async () => {
+    const text = accountText.changeMeaning(from, offer, subscription, await api.previewChange(plan, interval));
+    const choices = [{ value: "yes", label: yes }];
+    return (await confirmChoice({ title, text, choices, cancelLabel: no })) ? api.change(plan, interval) : null;
+  };
+  await page.buy(ask, { kind: "change", plan, interval }, "offers-error");
 }
 
 async function cancel() {

@@ -40,7 +40,8 @@ const choose = (plan, interval, errorId) =>
 
 /**
  * Request an invoice and take the customer through its payment.
- * @param {() => Promise<api.Purchase>} request @param {Partial<Order> & {plan: string}} about @param {string} errorId
+ * @param {() => Promise<api.Purchase|null>} request null if the customer decides not to
+ * @param {Partial<Order> & {plan: string}} about @param {string} errorId
  */
 export async function buy(request, about, errorId) {
   if (state.busy) return;
@@ -48,7 +49,8 @@ export async function buy(request, about, errorId) {
   el(errorId).textContent = "";
   let check = false;
   try {
-    check = await begin(await request(), about);
+    const purchase = await request();
+    if (purchase) check = await begin(purchase, about);
   } catch (problem) {
     await onBuyError(/** @type {Error} */ (problem), errorId);
   } finally {

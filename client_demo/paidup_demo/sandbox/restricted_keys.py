@@ -26,7 +26,7 @@ RESOURCES = {
 EXPANDED = {
     "charge": "charge", "customer": "customer", "invoice": "invoice", "latest_charge": "charge",
     "latest_invoice": "invoice", "payment_intent": "payment_intent", "pending_setup_intent": "setup_intent",
-    "product": "product", "subscription": "subscription",
+    "product": "product", "subscription": "subscription", "default_payment_method": "payment_method",
 }  # fmt: skip
 KNOWN = {f"{name}_{access}" for name in RESOURCES.values() for access in ("read", "write")}
 

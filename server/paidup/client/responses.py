@@ -251,10 +251,18 @@ class PreviewLine(msgspec.Struct, frozen=True):
     amount_minor: int
 
 
+class PreviewCard(msgspec.Struct, frozen=True):
+    """The saved card that would be charged. `brand` is Stripe's name of the network, such as `visa`."""
+
+    brand: str
+    last4: str
+
+
 class ChangePreview(msgspec.Struct, frozen=True):
     """What a change of plan would cost now, in the currency's smallest unit.
 
     `amount_due_minor` would be charged. A `total_minor` below zero would be kept for later invoices.
+    `card` is None where nothing would be charged, or no card that may be shown.
     """
 
     plan: str
@@ -264,3 +272,4 @@ class ChangePreview(msgspec.Struct, frozen=True):
     amount_due_minor: int
     total_minor: int
     lines: list[PreviewLine]
+    card: PreviewCard | None = None

@@ -16,6 +16,7 @@ import msgspec
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.stripe_api.account import StripeAccount
+from paidup.stripe_api.charged_cards import ChargedCard, charged_card
 from paidup.stripe_api.checkout_schemas import is_session
 from paidup.stripe_api.checkout_sessions import CheckoutSessions
 from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer, open_client
@@ -133,6 +134,10 @@ class StripeGateway:
             "invoices.create_preview", self._client.v1.invoices.create_preview_async, params
         )
         return decode_answer(PreviewedInvoice, body_of(previewed))
+
+    async def charged_card(self, subscription: str) -> ChargedCard | None:
+        """The saved card that Stripe would charge, as far as this key may read it."""
+        return await charged_card(self._client, subscription)
 
     async def cancel_at_period_end(self, subscription: str, cancel: bool) -> StripeSubscription:
         """End it with its period, or undo that."""

@@ -10,6 +10,7 @@ import msgspec
 
 from paidup.db.models import Account
 from paidup.domain.catalog import BillingCycle, Interval
+from paidup.stripe_api.charged_cards import ChargedCard
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.subscriptions.change_refusals import refusals
 from paidup.subscriptions.plan_changes import PlanChanges
@@ -23,7 +24,10 @@ class CostLine(msgspec.Struct, frozen=True):
 
 
 class ChangeCost(msgspec.Struct, frozen=True):
-    """`amount_due_minor` would be charged. A `total_minor` below zero is kept for later invoices."""
+    """`amount_due_minor` would be charged. A `total_minor` below zero is kept for later invoices.
+
+    `card` is None where nothing is charged, or no card that may be shown.
+    """
 
     plan: str
     interval: Interval
@@ -32,6 +36,7 @@ class ChangeCost(msgspec.Struct, frozen=True):
     amount_due_minor: int
     total_minor: int
     lines: list[CostLine]
+    card: ChargedCard | None
 
 
 async def preview_change(
@@ -52,8 +57,9 @@ async def preview_change(
         cost = await gateway.preview_change(
             wanted.running.id, wanted.item.id, wanted.price, wanted.quantity, restart
         )
+    card = await gateway.charged_card(wanted.running.id) if cost.amount_due > 0 else None
     lines = [CostLine(line.description or wanted.plan.name, line.amount) for line in cost.lines.data]
     return ChangeCost(
         *(wanted.plan.id, wanted.listed.interval, wanted.quantity, cost.currency),
-        *(cost.amount_due, cost.total, lines),
+        *(cost.amount_due, cost.total, lines, card),
     )
