@@ -258,10 +258,10 @@ const REASONS = {
   refunded: "the payment was refunded",
   "credited back": "the payment was credited back",
   "unused at its end": "unused when its month ended",
-  "above the rollover cap": "above the carryover limit",
+  "above the rollover cap": "more than is kept",
   "the subscription has ended": "the plan ended",
-  "recalculated with a late invoice": "recalculated with a late invoice",
+  "recalculated with a late invoice": "corrected after a late payment",
   "reservation expired": "not used in time",
-  "reservation committed": "before the used credits are charged",
+  "reservation committed": "then charged by use",
   "reservation released": "not used",
 };

@@ -117,7 +117,7 @@ export function screen(stage, known) {
       return {
         heading: "Payment received, not yet final",
         sentence:
-          "Your bank needs more time to complete it. You can leave this page: the credits are added as soon as it is done.",
+          "Your bank needs more time. You can leave this page: your credits are added as soon as it is done.",
         steps: ["done", "paused", "next"],
         actions: [toHome],
       };
@@ -168,7 +168,7 @@ function success({ plan, kind, credits: added }) {
     return {
       heading: `You are on ${plan} now`,
       sentence:
-        "There is nothing to pay. You keep the credits you have, and any amount you have overpaid is deducted from your next invoices.",
+        "There is nothing to pay. You keep the credits you have, and what you have paid too much is deducted from your next invoices.",
     };
   return { heading: `${plan} is yours`, sentence };
 }
@@ -182,8 +182,8 @@ function unpaid(stage, { plan, kind }) {
         : `Your ${plan} plan is waiting for payment`,
     sentence:
       stage === "awaiting_payment"
-        ? "Stripe has no payment for it yet. Enter your card details to complete it. If you are paying on another device, this page updates by itself."
-        : "We are asking Stripe whether it has been paid.",
+        ? "It is not paid yet. Enter your card details to complete it. If you are paying on another device, this page updates by itself."
+        : "We are checking whether it has been paid.",
     steps: [stage === "awaiting_payment" ? "paused" : "now", "next", "next"],
     actions: [button("pay", "Enter card details"), toHome],
   };

@@ -47,16 +47,15 @@ export function watch(order, status) {
     performance.mark(`paidup:connection:${activation.connection}`);
     draw();
   });
-  activation.addEventListener("error", (event) => onWatchError(/** @type {CustomEvent} */ (event).detail));
+  activation.addEventListener("error", onWatchError);
   activation.finished.then(settled, () => {});
 }
 
-/** @param {Error} error final: no more updates follow for this invoice */
-function onWatchError(error) {
+/** No more updates follow for this invoice. */
+function onWatchError() {
   if (state.order) storage.forget(state.order.invoice);
   go("home");
-  el("home-error").textContent =
-    `The status of this payment can no longer be shown here (${error.message.toLowerCase()}) Reload the page to see it.`;
+  el("home-error").textContent = "Reload the page to see your payment.";
 }
 
 export function showActivating() {

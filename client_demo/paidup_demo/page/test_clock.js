@@ -33,7 +33,7 @@ function button(name, step, moved) {
     if (el("clock").ariaBusy === "true") return;
     el("clock").ariaBusy = "true";
     if (await attempt(() => api.moveClock(step))) {
-      el("clock-note").textContent = `${name} later. Everything that became due is being processed.`;
+      el("clock-note").textContent = `${name} later. What is due by now is being charged.`;
       moved();
     }
     el("clock").ariaBusy = "false";
