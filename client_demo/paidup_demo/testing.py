@@ -95,6 +95,15 @@ class Sandbox:
         outcome = "pass" if passed else "fail"
         self.control(f"{_intent(client_secret)}/authenticate", {"outcome": outcome})
 
+    def complete_checkout(self, session: str, card: str = "pm_card_visa", **typed: Any) -> Any:
+        """What a customer does on the page of a Checkout Session; `typed` is their email, name or address.
+
+        Its status then, and `redirect_to`: where the page goes. A declined card is {"error": ...}.
+        """
+        typed = {"email": "customer@example.com", **typed}
+        path = f"/sandbox/checkout/{session}/complete"
+        return self._call("POST", path, json={"card": card, **typed}).json()
+
     def reset(self) -> None:
         """Delete everything but the prices and endpoints that it was started with."""
         self.control("reset")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import stripe
+
+from paidup_demo.testing import Sandbox as SandboxOfTests
 
 from .rig import CARD_3DS, Json, Receiver, Sandbox, check_shape, wait_until
 from .shop import Shop
@@ -383,3 +387,13 @@ async def test_its_payment_intent_is_left_alone(shop: Shop, verb: str) -> None:
     path = f"/v1/payment_intents/{asked['payment_intent']}/{verb}"
     reply = await shop.sandbox.raw("POST", path)
     assert (reply.status, "created by a Checkout Session" in reply.body["error"]["message"]) == (400, True)
+
+
+async def test_a_users_own_test_pays_a_session(shop: Shop) -> None:
+    """`complete_checkout` of the fixture `paidup_sandbox`."""
+    session = await shop.open("payment")
+    theirs = SandboxOfTests(shop.sandbox.url)
+    declined = await asyncio.to_thread(theirs.complete_checkout, session.id, DECLINED)
+    assert declined["error"]["message"] == "Your card was declined."
+    paid = await asyncio.to_thread(theirs.complete_checkout, session.id, email="a@b.example")
+    assert (paid["status"], paid["redirect_to"]) == ("complete", f"https://saas.example/done?s={session.id}")

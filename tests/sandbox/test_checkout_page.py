@@ -215,3 +215,63 @@ async def test_a_customer_pays_on_the_embedded_page(
         assert page.url == SAAS + "/"
     shown: Json = await shop.read(session)
     assert shown["status"] == "complete"
+
+
+OWN_PAGE = """<!doctype html><title>shop</title><form id="form"><div id="payment"></div></form>
+<script src="%s/stripe.js"></script><script>
+  const checkout = Stripe('pk_test_browser').initCheckoutElementsSdk({ clientSecret: '%s' });
+  const element = checkout.createPaymentElement();
+  element.mount('#payment');
+  window.loading = checkout.loadActions();
+  window.total = async () => (await loading).actions.getSession().total.total.amount;
+  window.confirm = async (args) => {
+    try {
+      return await (await loading).actions.confirm(args);
+    } catch (error) {
+      return { thrown: error.message };
+    }
+  };
+</script>"""
+
+
+async def test_a_customer_pays_with_elements_on_the_shops_page(shop: Shop, sandbox_browser: Browser) -> None:
+    """https://docs.stripe.com/js/custom_checkout/confirm: what is confirmed must have been shown."""
+    session = await shop.open(ui_mode="elements", return_url=SAAS + "/back?s={CHECKOUT_SESSION_ID}")
+    page = await _page(sandbox_browser, OWN_PAGE % (shop.sandbox.url, session.client_secret))
+    await page.goto(SAAS + "/")
+    in_place = {"redirect": "if_required", "email": "jenny@example.com"}
+    await page.evaluate("loading")
+    unseen = await page.evaluate("(args) => confirm(args)", in_place)
+    assert "total.total.amount" in unseen["thrown"]
+    assert await page.evaluate("total()") == "$20.00"
+    await page.evaluate("element.sandboxFill('4000000000000002')")
+    declined = await page.evaluate("(args) => confirm(args)", in_place)
+    assert declined["error"]["code"] == "paymentFailed"
+    await page.evaluate("element.sandboxFill('4000002760003184')")
+    asked = asyncio.create_task(page.evaluate("(args) => confirm(args)", in_place))
+    bank = page.frame_locator("iframe[title^='3-D Secure']")
+    await bank.get_by_role("button", name="Complete authentication").click()
+    paid = await asked
+    assert paid["session"]["status"] == {"type": "complete", "paymentStatus": "paid"}
+    assert (await shop.read(session))["status"] == "complete"
+
+
+async def test_elements_leave_for_the_return_url(shop: Shop, sandbox_browser: Browser) -> None:
+    """Unless it is said otherwise; the promotion code has lowered what is paid."""
+    coupon = await shop.sandbox.v1.coupons.create_async({"percent_off": 25, "duration": "once"})
+    await shop.sandbox.v1.promotion_codes.create_async(
+        {"code": "SPRING", "promotion": {"type": "coupon", "coupon": coupon.id}}
+    )
+    session = await shop.open(
+        ui_mode="elements", customer_email="jenny@example.com", allow_promotion_codes=True
+    )
+    page = await _page(sandbox_browser, OWN_PAGE % (shop.sandbox.url, session.client_secret))
+    await page.goto(SAAS + "/")
+    apply = "async (code) => (await loading).actions.applyPromotionCode(code)"
+    assert (await page.evaluate(apply, "none"))["error"]["code"] == "invalidCode"
+    assert (await page.evaluate(apply, "SPRING"))["type"] == "success"
+    assert await page.evaluate("total()") == "$15.00"
+    await page.evaluate("element.sandboxFill('4242424242424242')")
+    back = SAAS + "/back?s={CHECKOUT_SESSION_ID}"
+    await page.evaluate("(returnUrl) => { confirm({ returnUrl }); }", back)
+    await page.wait_for_url(f"{SAAS}/back?s={session.id}")

@@ -19,7 +19,6 @@ from tests.support.paidup import Paidup
 from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
-
 IN_METADATA: dict[str, Any] = {"metadata[paidup_account]": "ada"}
 NAMED: dict[str, Any] = {"subscription_data[metadata][paidup_account]": "ada"}
 

@@ -207,7 +207,7 @@ def _ways(session: Json) -> str:
         return f'<input type="hidden" name="way" value="{kinds[0]}">'
     choices = "".join(
         f'<div class="way"><input type="radio" name="way" id="way-{kind}" value="{kind}"'
-        f'{" checked" if place == 0 else ""}><label for="way-{kind}">{_WAYS[kind]}</label></div>'
+        f'{" checked" if place == 0 else ""}><label for="way-{kind}">{_WAYS.get(kind, kind)}</label></div>'
         for place, kind in enumerate(kinds)
     )
     return f"<fieldset><legend>Pay with</legend>{choices}</fieldset>"

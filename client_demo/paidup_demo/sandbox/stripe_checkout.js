@@ -1,7 +1,9 @@
 /**
- * The Checkout part of the sandbox's Stripe.js, appended to stripe.js: createEmbeddedCheckoutPage.
+ * The Checkout part of the sandbox's Stripe.js, appended to stripe.js: createEmbeddedCheckoutPage, and
+ * initCheckoutElementsSdk for sessions with `ui_mode: elements`.
  *
- * https://docs.stripe.com/js/embedded_checkout/create. Since 2026-03-25.dahlia the former name throws.
+ * https://docs.stripe.com/js/embedded_checkout/create and https://docs.stripe.com/js/custom_checkout/init. Since
+ * 2026-03-25.dahlia the former names throw.
  */
 (() => {
   'use strict';
@@ -67,10 +69,156 @@
     return mounted;
   }
 
+  // -------------------------------------------------------------------------------- elements of the shop's own page
+
+  /** An object that notes that its `amount` was read: what is confirmed must have been shown. */
+  function amountOf(minor, currency, read = () => {}) {
+    const amount = new Intl.NumberFormat('en', { style: 'currency', currency }).format(minor / 100);
+    return { minorUnitsAmount: minor, get amount() { read(); return amount; } };
+  }
+
+  class CheckoutElements {
+    constructor(stripe, { clientSecret }) {
+      this._stripe = stripe;
+      this._secret = Promise.resolve(clientSecret);
+      this._handlers = [];
+      this._shown = false;
+      this._email = null;
+    }
+
+    on(event, handler) {
+      if (event === 'change') this._handlers.push(handler);
+    }
+
+    createPaymentElement(options) {
+      if (this._element) throw new IntegrationError('Can only create one Payment Element.');
+      this._elements = this._stripe.elements({ clientSecret: 'of a session' });
+      this._element = this._elements.create('payment', options);
+      return this._element;
+    }
+
+    getPaymentElement() {
+      return this._element ?? null;
+    }
+
+    async loadActions() {
+      const secret = await this._secret;
+      if (!SECRET.test(secret ?? '')) throw new IntegrationError('Invalid client secret: that of a Checkout Session is expected.');
+      this._id = SECRET.exec(secret)[1];
+      const loaded = await this._call('GET', '', {});
+      if (loaded.type === 'error') return loaded;
+      const actions = {
+        getSession: () => this._session,
+        updateEmail: async (email) => this._updateEmail(email),
+        applyPromotionCode: (code) => this._call('POST', '', { promotion_code: code }, 'invalidCode'),
+        confirm: (args) => this._confirm(args),
+      };
+      return { type: 'success', actions };
+    }
+
+    _updateEmail(email) {
+      if (email && !/^[^@\s]+@[^@\s.]+(\.[^@\s.]+)+$/.test(email)) {
+        return { type: 'error', error: { code: 'invalidEmail', message: 'Your email is invalid.' } };
+      }
+      this._email = email;
+      return this._took(this._data);
+    }
+
+    async _confirm({ returnUrl, redirect = 'always', email } = {}) {
+      if (!this._shown) {
+        throw new IntegrationError('You must read total.total.amount from the session and show it before you call confirm.');
+      }
+      if (!returnUrl && !this._data.return_url) throw new IntegrationError('You must provide a returnUrl to confirm.');
+      const chosen = this._data.amount_total ? this._typed() : {};
+      if (chosen.error) return { type: 'error', error: { code: null, message: chosen.error.message } };
+      const body = { email: email ?? this._email, payment_method_data: chosen.data, return_url: returnUrl };
+      const result = await this._act(await this._call('POST', '/confirm', body, 'paymentFailed'));
+      if (result.type === 'error' || redirect !== 'always') return result;
+      location.assign(this._data.return_to);
+      return new Promise(() => {}); // the browser is navigating away
+    }
+
+    _typed() {
+      if (!this._element?._container) throw new IntegrationError('A mounted Payment Element is expected.');
+      if (this._element._data) return this._element._data();
+      const { card, error } = this._element._card();
+      return error ? { error } : { data: { type: 'card', card } };
+    }
+
+    /** The bank's check, or its page, where there is one. */
+    async _act(result) {
+      if (result.type === 'error') return result;
+      if (this._data.redirect_to_url) {
+        location.assign(this._data.redirect_to_url);
+        return new Promise(() => {});
+      }
+      const secret = this._data.payment_intent_client_secret;
+      if (!secret) return result;
+      const { error } = await this._stripe.handleCardAction(secret);
+      if (error) return failure(error, 'paymentFailed');
+      return this._took({ ...this._data, ...this._after(), payment_intent_client_secret: null });
+    }
+
+    /** The session that the bank has let pass is complete; its secret is no longer valid, so it cannot be read. */
+    _after() {
+      const to = this._data.return_url.replace('{CHECKOUT_SESSION_ID}', this._id);
+      return { status: 'complete', payment_status: 'paid', return_to: to };
+    }
+
+    async _call(method, path, more, code = null) {
+      const fields = { client_secret: await this._secret, ...more };
+      const answer = await this._stripe._call(method, `/v1/payment_pages/${this._id}${path}${method === 'GET'
+        ? `?${new URLSearchParams(fields)}` : ''}`, method === 'GET' ? undefined : fields);
+      return answer.error ? failure(answer.error, code) : this._took(answer);
+    }
+
+    _took(data) {
+      this._data = data;
+      this._element?._offer?.(data.payment_method_types);
+      this._session = sessionOf(data, this._email, () => { this._shown = true; });
+      for (const handler of this._handlers) handler(this._session);
+      return { type: 'success', session: this._session };
+    }
+  }
+
+  function failure({ message, decline_code: declined }, code) {
+    const more = code === 'paymentFailed' ? { paymentFailed: { declineCode: declined ?? null } } : {};
+    return { type: 'error', error: { code, message, ...more } };
+  }
+
+  /** The session as Stripe.js shows it: a part of its fields. */
+  function sessionOf(data, email, read) {
+    const { currency } = data;
+    const complete = { type: 'complete', paymentStatus: data.payment_status };
+    return {
+      id: data.id,
+      canConfirm: data.status === 'open',
+      currency,
+      email: data.email ?? email,
+      lineItems: data.line_items.map((line) => ({
+        id: line.id, name: line.description, priceId: line.price.id, quantity: line.quantity,
+        subtotal: amountOf(line.amount_subtotal, currency), total: amountOf(line.amount_total, currency),
+      })),
+      livemode: false,
+      minorUnitsAmountDivisor: 100,
+      status: data.status === 'complete' ? complete : { type: data.status },
+      total: {
+        discount: amountOf(data.total_details.amount_discount, currency),
+        subtotal: amountOf(data.amount_subtotal, currency),
+        total: amountOf(data.amount_total, currency, read),
+      },
+    };
+  }
+
   const stripe = window.Stripe;
   window.Stripe = function Stripe(publishableKey) {
-    return Object.assign(stripe(publishableKey), {
+    const made = stripe(publishableKey);
+    return Object.assign(made, {
       createEmbeddedCheckoutPage: create,
+      initCheckoutElementsSdk: (options) => new CheckoutElements(made, options),
+      initCheckout() {
+        throw new IntegrationError('stripe.initCheckout() has been renamed to initCheckoutElementsSdk().');
+      },
       initEmbeddedCheckout() {
         throw new IntegrationError('stripe.initEmbeddedCheckout() has been renamed to createEmbeddedCheckoutPage().');
       },
