@@ -30,6 +30,7 @@ from paidup.web import (
     webhooks,
 )
 from paidup.web.auth import Authenticate, bearer_authentication
+from paidup.web.startup_faults import STARTUP_FAULTS
 from paidup.web.websocket import endpoint
 
 
@@ -62,7 +63,7 @@ def create_app(
             *(*health.ROUTES, *operators.ROUTES, *sdk.ROUTES, *extra_routes),
         ],
         lifespan=_lifespan(settings, key_set, clock),
-        middleware=[request_ids.middleware(settings), cors.middleware(settings)],
+        middleware=[STARTUP_FAULTS, request_ids.middleware(settings), cors.middleware(settings)],
         exception_handlers={
             PaidupError: problems.on_paidup_error,
             HTTPException: problems.on_http_exception,

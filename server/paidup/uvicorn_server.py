@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
@@ -23,6 +24,7 @@ from starlette.applications import Starlette
 from paidup import __version__
 from paidup.app import create_app
 from paidup.domain.messages import MAX_FRAME
+from paidup.errors import ConfigurationError
 from paidup.graceful_shutdown import before_sigterm
 from paidup.operations.preflight import check_before_serving
 from paidup.runtime.embedded_valkey import embedded_valkey
@@ -62,7 +64,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """The options for uvicorn, except the application and its address."""
     return {
         **UVICORN,
-        "http": "paidup.web.http_limits:LimitedHttpProtocol",
+        "http": f"paidup.web.http_limits:{'Logging' if settings.access_log else 'Limited'}HttpProtocol",
         "limit_concurrency": settings.max_sockets + MAX_HTTP_CONNECTIONS,
         "ws": _WEBSOCKETS[settings.websocket_protocol],
         "forwarded_allow_ips": settings.proxies,
@@ -70,10 +72,18 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 def application() -> Starlette:
-    """The application of one worker, configured from the environment. Called by uvicorn."""
-    settings = load_settings()
-    configure_logging(settings.log_level, settings.log_format)
-    return drain_on_sigterm(create_app(settings))
+    """The application of one worker, configured from the environment. Called by uvicorn.
+
+    Also for `uvicorn --factory paidup.uvicorn_server:application`. A mistake in the settings is one line,
+    and exit code 2.
+    """
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level, settings.log_format)
+        return drain_on_sigterm(create_app(settings))
+    except ConfigurationError as error:
+        sys.stderr.writelines(f"settings: {problem}\n" for problem in error.problems)
+        raise SystemExit(2) from None
 
 
 def drain_on_sigterm(app: Starlette) -> Starlette:

@@ -234,6 +234,37 @@ def paidup(home: Path, command: tuple[str, ...], variables: Mapping[str, str]) -
         child.stop()
 
 
+@pytest.mark.parametrize(
+    ("changes", "told", "code"),
+    [
+        ({"PORT": "eighty", "SECRET_KEY": ""}, ["settings: SECRET_KEY is missing", "settings: PORT: "], 2),
+        ({"AUTH_JWT_SECRET": ""}, ["settings: AUTH_JWT_SECRET and AUTH_JWKS_URL are both missing"], 2),
+        ({"DATABASE_URL": "sqlite://new.db"}, ["settings: DATABASE_URL: the database has not been"], 3),
+        ({"PLANS_FILE": "broken.toml"}, ["settings: broken.toml"], 3),
+        (
+            {"DATABASE_URL": "postgresql://127.0.0.1:1/p"},
+            ["DATABASE_URL: postgresql://127.0.0.1:1/p does"],
+            3,
+        ),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_uvicorn_alone_says_it_in_lines_too(
+    home: Path, given: dict[str, str], changes: dict[str, str], told: list[str], code: int
+) -> None:
+    """Without `paidup serve`; uvicorn's own code is 3 where the application does not start."""
+    (home / "broken.toml").write_text("plans = 1")
+    variables = {name: value for name, value in {**given, **changes}.items() if value}
+    arguments = ["-m", "uvicorn", "--factory", "paidup.uvicorn_server:application", "--port", given["PORT"]]
+    child = Child(arguments, variables, home / "output.log", home, forked=True)
+    try:
+        assert child.process.wait(60) == code, child.output
+    finally:
+        child.stop()
+    assert "Traceback" not in child.output
+    assert [line for line in told if line not in child.output] == [], child.output
+
+
 async def test_a_redis_that_is_away_is_named_without_its_password(world: World) -> None:
     """The server starts all the same, since Redis may come back; `/readyz` names the address."""
     paidup = await world.server(redis_url=f"redis://:{HIDDEN}@127.0.0.1:1/0")

@@ -150,6 +150,8 @@ def test_the_ingress_publishes_what_customers_and_stripe_need() -> None:
         "/api/": "Prefix",
         "/ws/": "Prefix",
         "/webhooks/stripe": "Exact",
+        "/sdk/": "Prefix",
+        "/sdk.json": "Exact",
     }
     settings = {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
     for name in ("proxy-read-timeout", "proxy-send-timeout"):

@@ -142,7 +142,12 @@ async def test_only_requests_of_customers_and_stripe_pass(site: Site) -> None:
         assert (status, answer["outcome"]) == (200, "already_settled")
         status, answer = await paidup.webhook(b" " * 600_000)
         assert (status, answer["type"].rpartition("/")[2]) == (413, "too-large")
+        status, index = await paidup.get("/sdk.json")
+        assert (status, "paidup.js" in index["files"]) == (200, True)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=site.trusted)) as http:
+        for module in index["files"].values():
+            async with http.get(site.url + module["path"]) as response:
+                assert (response.status, response.content_type) == (200, "text/javascript")
         for path in ("/metrics", "/readyz", "/healthz", "/operators", "/", "/apis", "/webhooks/stripe/more"):
             async with http.get(site.url + path) as refused:
                 assert (path, refused.status) == (path, 404)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -103,6 +106,65 @@ async def test_every_answer_has_a_request_id_and_the_apis_version(paidup: Paidup
                 made.append(response.headers["X-Request-Id"])
         assert len(set(made)) == 3
         assert all(request_id.startswith("req_") for request_id in made)
+
+
+async def refused_handshakes(server: Paidup) -> list[tuple[int, str, str]]:
+    """Status, id and body of handshakes: a wrong ticket, the same with an id, no such path, and no offer."""
+    told = []
+    for path, key in (
+        ("/ws/account", ""),
+        ("/ws/account", "trace-9"),
+        ("/ws/none", ""),
+        ("/ws/account?a=b", ""),
+    ):
+        asked = f"GET {path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        asked += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        asked += f"Sec-WebSocket-Protocol: paidup.v1, no-ticket\r\nX-Request-Id: {key}\r\n\r\n"
+        told.append(await raw_answer(server, asked.encode()))
+    return told
+
+
+async def raw_answer(server: Paidup, asked: bytes) -> tuple[int, str, str]:
+    """The status, the id and the body that these bytes are answered with."""
+    address = urlsplit(server.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(asked)
+    async with asyncio.timeout(20):
+        answer = (await reader.read(100_000)).decode()
+    writer.close()
+    await writer.wait_closed()
+    head, _, body = answer.partition("\r\n\r\n")
+    assert head.lower().count("\r\nx-request-id: ") == 1, head
+    assert "paidup-api-version: 1" in head.lower()
+    request_id = re.search(r"(?i)x-request-id: (\S+)", head)
+    assert request_id is not None
+    return int(head.split()[1]), request_id[1], body
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("protocol", ["lightweight", "uvicorn"])
+async def test_what_is_refused_early_has_an_id_too(world: World, protocol: str) -> None:
+    """A handshake, and a request that is too large to be read: both are in the access log."""
+    server = await world.process(
+        access_log=True, log_level="INFO", log_format="json", websocket_protocol=protocol
+    )
+    handshakes = await refused_handshakes(server)
+    assert [status for status, _, _ in handshakes] == [401, 401, 403, 401]
+    assert handshakes[1][1] == "trace-9"
+    for _, request_id, body in (handshakes[0], handshakes[1], handshakes[3]):
+        assert json.loads(body)["request_id"] == request_id
+    large = await raw_answer(server, b"GET / HTTP/1.1\r\na: " + b"a" * 40_000)
+    wrong = await raw_answer(server, b"GE T / HTTP/9\r\n\r\n")
+    assert (large[0], wrong[0]) == (431, 400)
+    (log,) = world.folder.glob("server-*.log")
+    expected = {(request_id, status) for status, request_id, _ in [*handshakes, large, wrong]}
+    assert len(expected) == 6
+
+    def logged() -> set[tuple[str, int]]:
+        written = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        return {(line["request_id"], line["status"]) for line in written if line["event"] == "request"}
+
+    await wait_until(lambda: expected <= logged())
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -13,10 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from paidup.key_sets import KeySetUnavailable, fetch_keys
+from paidup.operations.doctor.network_checks import check_public_url
+from paidup.operations.doctor.report import State
+from paidup.operations.webhook_probe import endpoint_notes
 from paidup.runtime.outgoing import Outgoing
 from tests.conftest import World
 from tests.support.key_sets import jwk, provider
 from tests.support.outgoing import ConnectProxy, certify, proxy, tls_in_front_of
+from tests.support.paidup import WEBHOOK_SECRET, settings
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -92,6 +96,24 @@ async def test_a_ca_that_is_not_trusted_is_refused(world: World, network: Networ
     server = await world.server(webhooks=False, **network.given(ssl_cert_file=""))
     status, _ = await server.customer().call("POST", "/api/subscriptions", {"plan": "pro"})
     assert status == 503
+
+
+async def test_the_public_url_is_checked_through_the_proxy(world: World, network: Network) -> None:
+    """The doctor's requests and its WebSocket, and the probe of stripe-setup."""
+    server = await world.server(webhooks=False)
+    port = urlsplit(server.url).port
+    assert port is not None
+    certificate, key = Path(network.ca_file), Path(network.ca_file).with_name("privkey.pem")
+    async with tls_in_front_of(port, certificate, key) as url:
+        given = settings(**world.given(**network.given()))
+        check = await check_public_url(given, url)
+        assert (check.state, check.text) == (State.OK, f"{url} responds, and WebSockets open")
+        notes = await endpoint_notes(f"{url}/webhooks/stripe", WEBHOOK_SECRET, False, given.outgoing)
+        assert notes == []
+        assert set(network.proxy.tunnels) == {url.removeprefix("https://")}
+        wrong = network.given(https_proxy=network.proxy_url.replace("paidup:", "mallory:"))
+        check = await check_public_url(settings(**world.given(**wrong)), url)
+        assert (check.state, "407" in check.text, "ss%20w" in check.text) == (State.FAIL, True, False)
 
 
 async def test_the_key_set_is_fetched_through_the_proxy(network: Network, tmp_path: Path) -> None:

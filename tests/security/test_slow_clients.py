@@ -86,7 +86,9 @@ SLOW = {
 @pytest.mark.parametrize("kind", SLOW)
 async def test_an_unfinished_request_is_cut_off(paidup: Paidup, kind: str) -> None:
     """S28: however slowly it arrives: 408 at the deadline, then the connection is closed."""
-    assert (await answer_to(paidup.url, *SLOW[kind])).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    answer = await answer_to(paidup.url, *SLOW[kind])
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"\r\nx-request-id: req_" in answer
     (failed,) = paidup.services.metrics.requests_failed.collect()
     assert [sample for sample in failed.samples if sample.labels.get("status") == "500"] == []
     assert (await paidup.get("/healthz"))[0] == 200

@@ -22,7 +22,7 @@ from paidup.cli import app
 from paidup.runtime.secret_files import FROM_FILES
 from paidup.settings import NAMES, Settings
 from paidup.uvicorn_server import UVICORN
-from paidup.web.websocket.endpoint import CLOSE_TIMEOUT_S
+from paidup.web.websocket.endpoint import CLOSE_TIMEOUT_S, MAX_MISSED_HEARTBEATS, TICK_S
 from tests.structure.sources import ROOT
 
 COMMANDS = set(typer.main.get_group(app).commands)
@@ -34,6 +34,8 @@ def default_of(name: str) -> Any:
     return next(field.default for field in msgspec.structs.fields(Settings) if field.encode_name == name)
 
 
+SILENT_S = MAX_MISSED_HEARTBEATS * default_of("HEARTBEAT_S") + TICK_S
+"""How long a WebSocket may be silent before Paidup itself closes it: no proxy may be faster."""
 STOP_S = default_of("SHUTDOWN_DRAIN_S") + CLOSE_TIMEOUT_S + UVICORN["timeout_graceful_shutdown"]
 """The longest graceful shutdown: drain, closing handshakes, and requests in progress."""
 
@@ -193,7 +195,7 @@ def test_nginx_timeouts_and_body_size_fit_the_settings() -> None:
     text = (ROOT / "deploy" / "nginx.conf").read_text()
     timeouts = re.findall(r"^\s+proxy_(?:read|send)_timeout (\d+)s;$", text, re.MULTILINE)
     assert len(timeouts) == 2
-    assert min(map(int, timeouts)) > 2 * default_of("HEARTBEAT_S")
+    assert min(map(int, timeouts)) > SILENT_S
     size = re.search(r"client_max_body_size (\d+)m;", text)
     assert size is not None
     assert int(size[1]) * 1024 * 1024 > default_of("WEBHOOK_MAX_BYTES")
@@ -203,14 +205,17 @@ def test_haproxy_timeouts_and_body_size_fit_the_settings() -> None:
     text = (ROOT / "deploy" / "haproxy.cfg").read_text()
     timeouts = dict(re.findall(r"^    timeout (\S+) (\d+)s$", text, re.MULTILINE))
     for name in ("client", "server", "tunnel"):
-        assert int(timeouts[name]) > 2 * default_of("HEARTBEAT_S")
+        assert int(timeouts[name]) > SILENT_S
     size = re.search(r"req\.body_size gt (\d+)", text)
     assert size is not None
     assert int(size[1]) > default_of("WEBHOOK_MAX_BYTES")
 
 
-def test_caddys_body_size_fits_the_settings() -> None:
-    size = re.search(r"max_size (\d+)MB", (ROOT / "deploy" / "Caddyfile").read_text())
+def test_caddys_timeouts_and_body_size_fit_the_settings() -> None:
+    """It has no idle timeout for a WebSocket, unless one is set: `idle` is that of keep-alive."""
+    text = (ROOT / "deploy" / "Caddyfile").read_text()
+    assert not re.search(r"^\s*(stream_timeout|read_timeout|write_timeout)\b", text, re.MULTILINE)
+    size = re.search(r"max_size (\d+)MB", text)
     assert size is not None
     assert int(size[1]) * 1000 * 1000 > default_of("WEBHOOK_MAX_BYTES")
 

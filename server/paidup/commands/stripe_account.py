@@ -130,7 +130,7 @@ async def _stripe_setup(
             endpoint = await ensure_endpoint(gateway, webhook_url)
         on_step(endpoint.url)
         secret = endpoint.secret or settings.webhook_secrets[0]
-        notes = await endpoint_notes(endpoint.url, secret, settings.livemode)
+        notes = await endpoint_notes(endpoint.url, secret, settings.livemode, settings.outgoing)
     return prices, replace(endpoint, notes=notes)
 
 

@@ -77,8 +77,8 @@ def _refusal(refused: list[asyncpg.PostgresError]) -> str:
         )
     if told.endswith("no encryption"):
         return (
-            f"takes no connection like this one ({told}): add ?sslmode=require, or ask whoever runs the "
-            "server for a line in pg_hba.conf"
+            f"takes no connection like this one ({told}): add ?sslmode=require, or a line for it to "
+            "the server's pg_hba.conf"
         )
     if _ENTRY in told:
         return f"takes no connection like this one ({told}): add a line for it to the server's pg_hba.conf"

@@ -20,6 +20,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from paidup.web.addresses import address_key
+from paidup.web.request_ids import headers_of, log_refusal, new_id
 
 MAX_OVERHEAD_BYTES = 32 * 1024
 """Per request, not counting its body."""
@@ -173,9 +174,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._may_respond(status):
-            phrase = HTTPStatus(status).phrase.encode()
+            phrase, request_id = HTTPStatus(status).phrase.encode(), new_id()
+            if self.logs_requests:
+                log_refusal(status, request_id, self.client)
             fields = [
                 *self.server_state.default_headers,
+                *((name.lower().encode(), value.encode()) for name, value in headers_of(request_id).items()),
                 (b"content-type", b"text/plain; charset=utf-8"),
                 (b"content-length", b"%d" % len(phrase)),
                 (b"connection", b"close"),
@@ -184,11 +188,20 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", phrase]))
         self.transport.close()
 
+    logs_requests = False
+
     def _may_respond(self, status: int) -> bool:
         cycle = self.cycle
         if cycle is None or (cycle.response_complete and not cycle.more_body):
             return bool(self._overhead) or status != 408  # an idle connection is closed without a response
         return cycle.more_body and not cycle.response_started and not self.pipeline
+
+
+class LoggingHttpProtocol(LimitedHttpProtocol):
+    """With ACCESS_LOG: what is refused here is logged as what the application answers is."""
+
+    __slots__ = ()
+    logs_requests = True
 
 
 def _track(loop: asyncio.AbstractEventLoop, connection: LimitedHttpProtocol) -> None:

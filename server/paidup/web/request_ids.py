@@ -27,6 +27,8 @@ API_VERSION = "1"
 """Raised by an incompatible change only: docs/api.md says what may change without notice."""
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 MAX_LOGGED_PATH = 300
+DENIAL = "websocket.http.response"
+"""ASGI's extension, and the prefix of its messages, that refuse a handshake with a response."""
 
 _current: ContextVar[str | None] = ContextVar("paidup_request_id", default=None)
 
@@ -42,13 +44,16 @@ def headers_of(request_id: str) -> dict[str, str]:
 
 
 class RequestIds:
-    """ASGI middleware; WebSockets pass unchanged."""
+    """ASGI middleware. Of WebSockets, what refuses a handshake is a response like any other."""
 
     def __init__(self, app: ASGIApp, access_log: bool) -> None:
         self._app = app
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._handshake(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -75,6 +80,30 @@ class RequestIds:
         finally:
             _current.reset(token)
 
+    async def _handshake(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, undecided = time.perf_counter(), True
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal undecided
+            if undecided and message["type"] == "websocket.close" and DENIAL in scope.get("extensions", {}):
+                await send_with_id({"type": f"{DENIAL}.start", "status": 403, "headers": []})
+                message = {"type": f"{DENIAL}.body", "body": b""}
+            elif undecided and message["type"] == f"{DENIAL}.start":
+                headers = MutableHeaders(raw=list(message["headers"]))
+                headers.update(headers_of(id_of(scope)))
+                message = {**message, "headers": headers.raw}
+                if self._access_log:
+                    with structlog.contextvars.bound_contextvars(request_id=id_of(scope)):
+                        _log_request(scope, message["status"], time.perf_counter() - began)
+            undecided = False
+            await send(message)
+
+        token = _current.set(id_of(scope))
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            _current.reset(token)
+
 
 def middleware(settings: Settings) -> Middleware:
     """Belongs before all other middleware."""
@@ -87,9 +116,19 @@ def id_of(scope: Scope) -> str:
         return str(scope[REQUEST_ID])
     # A call by the host's own code, in this process, belongs to the request that makes it.
     given = current_request_id() if IN_PROCESS_CUSTOMER in scope else Headers(scope=scope).get(REQUEST_ID)
-    request_id = given if given and SAFE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    request_id = given if given and SAFE_ID.fullmatch(given) else new_id()
     scope[REQUEST_ID] = request_id
     return request_id
+
+
+def new_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
+
+
+def log_refusal(status: int, request_id: str, client: tuple[str, int] | None) -> None:
+    """The line of a request that was refused before it was read."""
+    address = client[0] if client else None
+    log.info("request", method="", path="", status=status, client=address, request_id=request_id)
 
 
 def _log_request(scope: Scope, status: int, duration_s: float) -> None:
@@ -97,7 +136,7 @@ def _log_request(scope: Scope, status: int, duration_s: float) -> None:
     client = scope.get("client")
     log.info(
         "request",
-        method=scope["method"],
+        method=scope.get("method", "GET"),  # a handshake has none
         path=path.decode("ascii", "backslashreplace")[:MAX_LOGGED_PATH],  # without the query
         status=status,
         duration_ms=round(duration_s * 1000, 1),

@@ -20,6 +20,7 @@ from paidup.realtime.hub import INVOICES, Hub
 from paidup.realtime.tickets import Tickets
 from paidup.runtime.clock import now
 from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.outgoing import without_password
 from paidup.runtime.redis_client import RedisClient, connect_redis
 from paidup.settings import Settings
 
@@ -98,7 +99,8 @@ async def check_public_url(settings: Settings, url: str) -> Check:
     base = url.rstrip("/")
     tickets = Tickets(settings.secret_key, settings.ticket_ttl_s)
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PUBLIC_URL_TIMEOUT_S)) as http:
+        timeout = aiohttp.ClientTimeout(total=PUBLIC_URL_TIMEOUT_S)
+        async with settings.outgoing.session(base, timeout=timeout) as http:
             async with http.post(base + WEBHOOK_PATH, data=b"{}") as response:
                 if response.status != 400 or response.content_type != PROBLEM_MEDIA_TYPE:
                     text = (
@@ -117,7 +119,7 @@ async def check_public_url(settings: Settings, url: str) -> Check:
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         return fail(
             "public url",
-            f"{base} does not respond: {error or type(error).__name__}",
-            "check DNS, TLS and --url",
+            f"{base} does not respond: {without_password(str(error)) or type(error).__name__}",
+            "check DNS, TLS and --url, or HTTPS_PROXY and NO_PROXY",
         )
     return ok("public url", f"{base} responds, and WebSockets open")
