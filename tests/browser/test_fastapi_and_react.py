@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Page, expect
 
 from paidup.settings import PACKAGED_PLANS
 from paidup_demo.testing import PUBLISHABLE_KEY, PaidupServer, Sandbox, running_paidup, running_sandbox
-from tests.browser.story import VISA
+from tests.browser.story import VISA, VISA_WITH_3DS
 from tests.browser.test_examples import BUILD, pay
 from tests.support.node import ENVIRONMENT, MODULES, NODE
 from tests.support.processes import ROOT, Child, free_port
@@ -100,21 +100,35 @@ async def expect_credits(page: Page, credits: int, plan: str) -> None:
     await expect(page.get_by_text(f"{credits} credits, plan {plan}")).to_be_visible()
 
 
+async def answer_bank(page: Page) -> None:
+    bank = page.frame_locator("iframe[title^='3-D Secure']")
+    await bank.locator("#test-source-authorize-3ds").click()
+
+
 @pytest.mark.parametrize(
-    "conditions", [{"webhook_delay_ms": 60_000}, {"webhook_drop": True}], ids=["late", "lost"]
+    ("conditions", "card"),
+    [({"webhook_delay_ms": 60_000}, VISA), ({"webhook_drop": True}, VISA_WITH_3DS)],
+    ids=["late", "lost, and the bank asks each time"],
 )
-async def test_the_whole_life_of_a_customer(page: Page, product: Product, conditions: dict[str, Any]) -> None:
+async def test_the_whole_life_of_a_customer(
+    page: Page, product: Product, conditions: dict[str, Any], card: str
+) -> None:
     """Refused, paid, active without a webhook; then an upgrade, the end and its undoing, and a top-up."""
+    asked = card == VISA_WITH_3DS
     product.sandbox.conditions(**conditions)
     await press(page, "Make a poster")
     await expect(page.locator("p[role=status]")).to_have_text("You need more credits.")
     await press(page, "Basic")
-    await pay(page, VISA)
+    await pay(page, card)
+    if asked:
+        await answer_bank(page)
     await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
     await expect_credits(page, 500, "basic")
     await press(page, "Make a poster")
     await expect_credits(page, 495, "basic")
-    await press(page, "Pro")
+    await press(page, "Pro")  # with the saved card
+    if asked:
+        await answer_bank(page)
     await expect_credits(page, 1995, "pro")
     await press(page, "Cancel")
     await expect(page.get_by_text("which ends with its period")).to_be_visible()

@@ -12,6 +12,10 @@ activation.addEventListener("stage", ({ detail }) => {
   return stage;
 });
 activation.addEventListener("error", ({ detail }) => detail.code.toUpperCase(), { once: true });
+activation.addEventListener("error", ({ detail }) => {
+  // @ts-expect-error: there is no such code
+  return detail.code === "late";
+});
 // @ts-expect-error: there is no such event
 activation.addEventListener("stages", () => {});
 // @ts-expect-error: a balance has no ticket to give up
@@ -22,8 +26,9 @@ activate({ ticket: "t" });
 export async function story(): Promise<number> {
   for await (const { status, error } of activation) if (status === "failed") console.log(error?.message);
   try {
-    const { credits_granted }: Status = await activation.finished;
-    return credits_granted + backoff(1);
+    const final: Status = await activation.finished;
+    const ending: "active" | "void" | "reversed" = (await activation.finished).status;
+    return ending === "active" ? final.credits_granted + backoff(1) : 0;
   } catch (error) {
     if (error instanceof ActivationError && error.status === 401) return 0;
     throw error;

@@ -97,6 +97,12 @@ test("it can be imported without a page, as in server-side rendering", async () 
   assert.deepEqual([element, react], [["PaidupActivation"], ["useActivation"]]);
 });
 
+test("its hook is a client module of React's server components, as Next.js reads it", () => {
+  // https://react.dev/reference/rsc/use-client: at the very beginning, comments apart
+  const code = read(installed, "react.js").replace(/\/\*[^]*?\*\/|\/\/.*/g, "");
+  assert.match(code, /^\s*"use client";/);
+});
+
 test("a Vite project builds with it, and the build runs", async () => {
   writeFileSync(join(shop, "index.html"), '<!doctype html><script type="module" src="/main.js"></script>');
   writeFileSync(join(shop, "main.js"), `

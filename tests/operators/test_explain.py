@@ -98,6 +98,8 @@ async def test_a_pending_payment_shows_stripes_status_and_the_next_check(
     assert "invoice open, payment requires_payment_method." in report.pending_steps[0]
     assert "next check is in " in report.pending_steps[1]
     assert report.recommendation.startswith("Nothing yet: the customer has not confirmed")
+    await Invoice.all().update(next_check_at=now() - timedelta(seconds=1))
+    assert "next check is due now" in (await explain_one("ada")).pending_steps[1]
     await Invoice.all().update(next_check_at=now() - timedelta(minutes=5))
     report = await explain_one("ada")
     assert "overdue by 5 min" in report.pending_steps[1]
@@ -160,6 +162,11 @@ async def test_the_newest_invoice_comes_first_and_older_ones_are_counted(databas
     assert [report.invoice for report in found.invoices[:2]] == ["in_of_0", "in_of_1"]
     assert (len(found.invoices), found.older_invoices) == (20, 2)
     assert "2 older invoices" in terminal_text(found)
+
+
+async def test_a_customer_without_a_payment_is_shown(database: None) -> None:
+    await Account.create(external_id="ada")
+    assert "has not chosen a plan yet" in terminal_text(await explain("ada"))
 
 
 async def test_an_unknown_reference_is_not_found(database: None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -38,10 +39,11 @@ def running(folder: Path, port: int, *options: str) -> Iterator[Child]:
         child.stop()
 
 
-def run(*arguments: str) -> None:
-    """One command in this directory, which must succeed."""
+def run(*arguments: str) -> str:
+    """What one command in this directory prints. It must succeed."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "paidup", *arguments], env=env, check=True, timeout=60)
+    command = [sys.executable, "-m", "paidup", *arguments]
+    return subprocess.run(command, env=env, check=True, timeout=60, stdout=subprocess.PIPE, text=True).stdout
 
 
 def refused(folder: Path, *options: str) -> tuple[int, list[str]]:
@@ -208,6 +210,9 @@ async def test_init_sandbox_migrate_and_serve_sell_a_plan(
 
             await wait_until(delivered, within=30)
             assert (await asyncio.to_thread(backend.credits, "ada")).balance == 2000
+            doctor = await asyncio.to_thread(run, "doctor", "--json")
+            endpoint = [check for check in json.loads(doctor)["checks"] if "endpoint" in check["name"]]
+            assert {check["state"] for check in endpoint} == {"ok"}, endpoint
             assert "starting" in server.output
             assert f"http://127.0.0.1:{port}" in server.output
         finally:

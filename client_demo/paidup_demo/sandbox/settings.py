@@ -27,6 +27,7 @@ class WebhookTarget:
 
     url: str
     secret: str
+    api_version: str | None = None
 
 
 @dataclass(frozen=True)

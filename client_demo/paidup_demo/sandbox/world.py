@@ -106,7 +106,7 @@ class World:
                 del self.store.table("webhook_endpoint")[former["id"]]
         for target in self.settings.webhooks:
             known = next(self.store.newest("webhook_endpoint", url=target.url), None)
-            made = known or self.add_endpoint(target.url, ["*"])
+            made = known or self.add_endpoint(target.url, ["*"], api_version=target.api_version)
             self.store.note(made["id"]).update(secret=target.secret, from_settings=True)
 
     def add_endpoint(

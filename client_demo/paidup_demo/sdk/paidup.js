@@ -27,6 +27,8 @@
  * An account's balance from the server. `version` only grows; a `balance` below zero is a debt; `at` as above.
  * @typedef {{type: "balance", version: number, balance: number, at: string}} Balance
  */
+/** @typedef {Status & {status: "active"|"void"|"reversed"}} FinalStatus what ends the wait */
+/** @typedef {"aborted"|"unauthorized"|"forbidden"|"unknown_invoice"|"unknown_account"|"gone"} ErrorCode */
 /**
  * What is used of the browser, so that tests can replace it.
  * @typedef {{WebSocket: new (url: string, protocols: string[]) => WebSocket,
@@ -51,7 +53,7 @@
  * `poll` is called while no WebSocket can be opened; without it, the connection only keeps trying.
  * @typedef {object} Handlers
  * @property {string} path
- * @property {string} unknown the error code for a 404
+ * @property {ErrorCode} unknown the error code for a 404
  * @property {(message: any) => void} onMessage a message from the server, except `bye`
  * @property {(connection: Connection) => void} onConnection
  * @property {(error: ActivationError) => void} onRefused final error
@@ -89,7 +91,7 @@ const WAITED_TOO_LONG = 4408;
 const WOKE = -1;
 /** @type {Ending} */
 const UNOPENED = { opened: false, code: 0, after: null, lived: 0 };
-/** @type {Record<number, string>} */
+/** @type {Record<number, ErrorCode>} */
 const FINAL = { 401: "unauthorized", 403: "forbidden", 410: "gone" };
 /** A PaymentIntent's statuses with which the customer has paid, or need do nothing more. */
 const PAID = ["succeeded", "processing"];
@@ -107,9 +109,9 @@ export function backoff(attempt, random = Math.random) {
   return Math.round(random() * Math.min(20_000, 500 * 2 ** Math.max(0, attempt)));
 }
 
-/** Why watching has ended. `code`: aborted, unauthorized, forbidden, unknown_invoice, unknown_account, gone. */
+/** Why watching has ended: its `code` says it. */
 export class ActivationError extends Error {
-  /** @param {string} code @param {string} message @param {number} [status] the HTTP status, if one said so */
+  /** @param {ErrorCode} code @param {string} message @param {number} [status] the HTTP status, if one said so */
   constructor(code, message, status) {
     super(message);
     this.name = "ActivationError";
@@ -421,7 +423,7 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
   status = null;
   /** What the screen should show. @type {Stage} */
   stage = "waiting";
-  /** The terminal status; rejects with an ActivationError. @type {Promise<Status>} */
+  /** The terminal status; rejects with an ActivationError. @type {Promise<FinalStatus>} */
   finished;
 
   #invoice;
@@ -429,7 +431,7 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
   #isDelayed = false; // the confirmed payment has been waited for too long
   #isPaid = false; // Stripe.js said so in this page
   #confirmedVersion = -1; // up to this version, what the server says of the payment is older than the confirmation
-  /** @type {(status: Status) => void} */ #resolve = () => {};
+  /** @type {(status: FinalStatus) => void} */ #resolve = () => {};
   /** @type {(error: ActivationError) => void} */ #reject = () => {};
 
   /** @param {Options} options */
@@ -511,7 +513,7 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
     this.status = status;
     dispatch(this, "status", status);
     this.#updateStage();
-    if (isTerminal(status)) this.#finish(() => this.#resolve(status));
+    if (isTerminal(status)) this.#finish(() => this.#resolve(/** @type {FinalStatus} */ (status)));
   }
 
   /**

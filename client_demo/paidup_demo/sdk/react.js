@@ -4,6 +4,8 @@
  *
  * Opens one connection per invoice and closes it with the component. Renders nothing.
  */
+"use client";
+
 import { useCallback, useEffect, useRef, useState } from "react";
 
 import { activate } from "./paidup.js";

@@ -39,7 +39,7 @@ def explain(
     elif explanation.found:
         console.print(render_explanation(explanation))
     else:
-        error_console.print(f"Not found: no {REFERENCE_KINDS} matches {escape(reference)}.")
+        error_console.print(f"Not found: no {REFERENCE_KINDS} is {escape(repr(reference))}.")
     if not explanation.found:
         raise typer.Exit(1)
 

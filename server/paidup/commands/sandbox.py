@@ -91,13 +91,14 @@ def _own_settings(port: int) -> Settings | None:
 
 def _following(settings: Settings, chosen: SandboxSettings) -> SandboxSettings:
     """The sandbox of these settings: its events go to their server, and its state is kept beside theirs."""
-    from paidup_demo.sandbox.settings import WebhookTarget  # noqa: PLC0415
+    from paidup_demo.sandbox.settings import API_VERSION, WebhookTarget  # noqa: PLC0415
 
     url = f"http://127.0.0.1:{settings.port}/webhooks/stripe"
+    target = WebhookTarget(url, settings.webhook_secrets[0], API_VERSION)  # as `paidup stripe-setup` makes it
     return dataclasses.replace(
         chosen,
         data_file=chosen.data_file or settings.data_dir / "sandbox.json",
-        webhooks=chosen.webhooks or (WebhookTarget(url, settings.webhook_secrets[0]),),
+        webhooks=chosen.webhooks or (target,),
         allowed_origins=tuple(sorted({*chosen.allowed_origins, *settings.origins})),
     )
 

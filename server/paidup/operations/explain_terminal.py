@@ -19,6 +19,8 @@ def render_explanation(explanation: Explanation) -> RenderableType:
     parts: list[RenderableType] = []
     if explanation.account is not None:
         parts.append(Text(f"Account {explanation.account}: balance {explanation.balance}", style="bold"))
+        if not (explanation.invoices or explanation.other_events):
+            parts.append(Text("No payment: this customer has not chosen a plan yet."))
     for report in explanation.invoices:
         parts += [Text(), *_render_invoice(report)]
     if explanation.older_invoices:

@@ -40,7 +40,9 @@ def pending_steps(
         pending.insert(0, stripe_status)
     if details.next_check_at:
         late = at - details.next_check_at
-        due = f"overdue by {format_duration(late)}" if late > timedelta() else f"in {format_duration(-late)}"
+        due = f"in {format_duration(-late)}" if late <= timedelta() else "due now"
+        if late > OVERDUE:
+            due = f"overdue by {format_duration(late)}"
         pending.append(f"The reconciler's next check is {due} ({details.checks_made} made).")
     return pending
 

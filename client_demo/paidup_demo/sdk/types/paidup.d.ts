@@ -38,6 +38,10 @@ export type Balance = {
     balance: number;
     at: string;
 };
+export type FinalStatus = Status & {
+    status: "active" | "void" | "reversed";
+};
+export type ErrorCode = "aborted" | "unauthorized" | "forbidden" | "unknown_invoice" | "unknown_account" | "gone";
 export type Seams = {
     WebSocket: new (url: string, protocols: string[]) => WebSocket;
     fetch: (url: string, init: RequestInit) => Promise<Response>;
@@ -82,7 +86,7 @@ export type Handlers = {
     /**
      * the error code for a 404
      */
-    unknown: string;
+    unknown: ErrorCode;
     /**
      * a message from the server, except `bye`
      */
@@ -132,12 +136,12 @@ export type Ending = {
  * @param {number} attempt @param {() => number} [random] from 0 up to 1
  */
 export declare function backoff(attempt: number, random?: () => number): number;
-/** Why watching has ended. `code`: aborted, unauthorized, forbidden, unknown_invoice, unknown_account, gone. */
+/** Why watching has ended: its `code` says it. */
 export declare class ActivationError extends Error {
-    code: string;
+    code: ErrorCode;
     status: number | undefined;
-    /** @param {string} code @param {string} message @param {number} [status] the HTTP status, if one said so */
-    constructor(code: string, message: string, status?: number);
+    /** @param {ErrorCode} code @param {string} message @param {number} [status] the HTTP status, if one said so */
+    constructor(code: ErrorCode, message: string, status?: number);
 }
 /** Watch one invoice. @param {Options} options */
 export declare function activate(options: Options): Activation;
@@ -155,8 +159,8 @@ export declare class Activation extends /** @type {new () => TypedEventTarget<Ac
     status: Status | null;
     /** What the screen should show. @type {Stage} */
     stage: Stage;
-    /** The terminal status; rejects with an ActivationError. @type {Promise<Status>} */
-    finished: Promise<Status>;
+    /** The terminal status; rejects with an ActivationError. @type {Promise<FinalStatus>} */
+    finished: Promise<FinalStatus>;
     /** @param {Options} options */
     constructor(options: Options);
     get connection(): Connection;

@@ -99,7 +99,15 @@ function Shop({ url }: { url: string }) {
 
   async function buy(plan: Plan) {
     const path = plan.top_up ? "/api/top-ups" : running ? "/api/subscriptions/change" : "/api/subscriptions";
-    show(await paidup<Purchase>(path, { plan: plan.id }));
+    const next = await paidup<Purchase>(path, { plan: plan.id });
+    show(next);
+    if (next.status?.status === "requires_action" && next.client_secret) await checkSavedCard(next.client_secret);
+  }
+
+  /** The bank asks for a check of the saved card. If it fails, the card form is there for another one. */
+  async function checkSavedCard(clientSecret: string) {
+    const answer = await (await stripeJs)?.handleNextAction({ clientSecret });
+    if (answer?.paymentIntent) setIntent(answer.paymentIntent.status);
   }
 
   const poster = () => backend("/app/posters", { id: crypto.randomUUID() });
