@@ -224,5 +224,5 @@
       },
     });
   };
-  window.Stripe.sandbox = BASE;
+  Object.assign(window.Stripe, stripe); // its version, and this sandbox's address
 })();
