@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.browser.looks import (
     expect_at_rest,
@@ -83,13 +83,23 @@ async def test_every_screen_fits_and_can_be_read(shopper: Shopper, width: int, s
 
 @pytest.mark.parametrize("shopper", [{"viewport": {"width": 1280, "height": 800}}], indirect=True)
 async def test_nothing_moves_about_by_itself(shopper: Shopper) -> None:
-    """From the first paint to the poster no layout shift but in answer to the customer's own hand."""
+    """From the first paint to the poster no layout shift but in answer to the customer's own hand.
+
+    The timeline's events come late, as on a busy machine: not within half a second of a click.
+    """
+
+    async def late(route: Route) -> None:
+        await expect(shopper.page.get_by_test_id("activated")).to_be_visible()
+        await route.continue_()
+
+    await shopper.page.route("**/demo/timeline/invoices/in_*", late)
     await shopper.reach_card_form()
     await shopper.stripe_side.conditions(webhook_drop=True, api_latency_ms=1_500)
     await shopper.pay(VISA_WITH_3DS)
     await shopper.answer_bank()
     await expect(shopper.stage).to_have_attribute("data-stage", "verifying")
     await expect_active(shopper)
+    await expect(shopper.page.get_by_test_id("timeline-headline")).to_contain_text("Confirmed by")
     await expect_at_rest(shopper.page)
 
 

@@ -256,7 +256,8 @@ async def test_a_tab_closed_after_paying_is_credited_by_another_source(timeline_
     assert await timeline_view.events(invoice, "socket_opened") == []
     await expect_no_violations(shopper.page)
     await shopper.page.get_by_role("link", name="Open the tab again").click()
-    await expect(shopper.balance).to_have_text("2,000")
+    await expect(shopper.page.locator("#banner-text")).to_have_text("Pro is yours: 2,000 credits added.")
+    await expect(shopper.balance).to_have_text("1,990")  # the poster that was interrupted is printed
 
 
 async def test_a_closed_socket_reconnects_and_the_timeline_shows_it(timeline_view: TimelineView) -> None:

@@ -155,8 +155,8 @@ export async function pay() {
   el("pay").textContent = "Asking your bank…";
   el("card-error").textContent = "";
   try {
-    const library = await stripe(config.stripe_js, config.publishable_key);
     await timeline.paying();
+    const library = await stripe(config.stripe_js, config.publishable_key);
     const outcome = await confirm(library, order.secret, card);
     if (outcome.kind === "confirmed") confirmed(order, outcome.status);
     else if (state.view === "card") el("card-error").textContent = outcome.message;

@@ -74,8 +74,18 @@ export async function start(config, told) {
   if (panel && seen("closed") && !seen("active")) note("opened");
 }
 
-/** The card form is submitted: apply the conditions that start with the payment. */
-export const paying = applyPaymentConditions;
+/**
+ * The card form is submitted: show the timeline, still empty, so that nothing moves when its events arrive; then apply the
+ * conditions that start with the payment.
+ */
+export function paying() {
+  if (el("timeline").hidden) {
+    el("timeline").hidden = false;
+    const empty = { invoice: "", status: "open", events: [], faults: [], marks: [] };
+    show(buildTimeline(empty, serverNow()), 0);
+  }
+  return applyPaymentConditions();
+}
 
 /** The bank has confirmed. @param {string} invoice @param {number} at in ms since 1970 @returns {boolean} whether this tab is being closed now */
 export function confirmed(invoice, at) {
@@ -215,7 +225,11 @@ const render = whileMoving(() => {
   el("timeline").hidden = false;
   const shown = current();
   state.told(shown, state.snapshot.invoice);
-  const clock = serverNow() - shown.origin;
+  return show(shown, serverNow() - shown.origin);
+});
+
+/** @param {Timeline} shown @param {number} clock ms since its origin @returns {boolean} whether more events are expected */
+function show(shown, clock) {
   text("timeline-headline", unbroken(shown.headline));
   text("timeline-detail", unbroken(shown.detail));
   rows(shown);
@@ -227,8 +241,8 @@ const render = whileMoving(() => {
     title: "Timeline of this purchase",
     desc: `${shown.headline} ${shown.detail} ${desc}`,
   });
-  return shown.open; // more events are expected
-});
+  return shown.open;
+}
 
 /** @param {string} id @param {string} words */
 function text(id, words) {
