@@ -72,6 +72,18 @@ async def test_the_session_is_told_last(sandbox_hooked: Sandbox, sandbox_receive
     check_shape(event["data"]["object"])
 
 
+async def test_an_older_endpoint_has_the_older_words(
+    sandbox_hooked: Sandbox, sandbox_receiver: Receiver
+) -> None:
+    """https://docs.stripe.com/changelog/dahlia/2026-03-25/updates-available-checkout-session-ui-modes"""
+    await sandbox_hooked.conditions(webhook_api_version="2026-02-25.clover")
+    shop = Shop(sandbox_hooked)
+    await shop.pay(await shop.open())
+    await wait_until(lambda: bool(sandbox_receiver.of("checkout.session.completed")))
+    (event,) = sandbox_receiver.of("checkout.session.completed")
+    assert event["data"]["object"]["ui_mode"] == "hosted"
+
+
 async def test_without_a_customer_each_subscription_makes_one(shop: Shop) -> None:
     price = (await shop.sandbox.plan()).id
     lines = [{"price": price, "quantity": 2}]

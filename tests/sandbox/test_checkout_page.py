@@ -66,6 +66,19 @@ async def test_the_page_pays_and_says_where_to_go(shop: Shop) -> None:
     assert (await _pay(shop, session)).status == 400
 
 
+async def test_the_page_says_how_often_and_asks_for_no_card_where_nothing_is_due(shop: Shop) -> None:
+    """https://docs.stripe.com/payments/checkout/no-cost-orders"""
+    plan = await shop.open()
+    coupon = await shop.sandbox.v1.coupons.create_async({"percent_off": 100, "duration": "once"})
+    free = await shop.open("payment", discounts=[{"coupon": coupon.id}])
+    async with shop.sandbox.http.get(plan.url) as response:
+        assert "Pro × 1, every month" in await response.text()
+    async with shop.sandbox.http.get(free.url) as response:
+        assert 'type="hidden" name="way" value="none"' in await response.text()
+    assert (await _pay(shop, free)).body["status"] == "complete"
+    assert (await shop.read(free))["payment_status"] == "no_payment_required"
+
+
 async def test_another_site_cannot_pay(shop: Shop) -> None:
     session = await shop.open()
     path = f"/c/pay/{session.id}/pay"

@@ -124,9 +124,8 @@ def _pay(world: World, session: Json, wanted: Json, origin: str) -> Json:
     """Try to pay with what was typed."""
     payer = {name: wanted.get(name) for name in ("email", "name", "address")}
     billing = {name: payer[name] for name in ("email", "name") if payer[name]}
-    free = session["amount_total"] == 0 and session["payment_method_collection"] == "if_required"
     data = (wanted.get("payment_method_data") or {}) | {"billing_details": billing}
-    method = None if free else payment_methods.method_from(world.store, world.now(), data)
+    method = None if _is_free(session) else payment_methods.method_from(world.store, world.now(), data)
     checkout_payment.pay(world, session, payer, method, origin)
     return _outcome(world, session, wanted, origin)
 
@@ -164,7 +163,7 @@ def _promote(world: World, session: Json, wanted: Json, _: str) -> Json:
 def _shown(world: World, session: Json, came_back: str | None) -> dict[str, str]:
     currency, total = session["currency"], session["amount_total"]
     lines = [
-        (f"{line['description']} × {line['quantity']}", line["amount_subtotal"])
+        (f"{line['description']} × {line['quantity']}{_rhythm(line)}", line["amount_subtotal"])
         for line in checkout_sessions.lines_of(world, session)
     ]
     off = session["total_details"]["amount_discount"]
@@ -190,6 +189,20 @@ def _shown(world: World, session: Json, came_back: str | None) -> dict[str, str]
     }
 
 
+def _rhythm(line: Json) -> str:
+    """How often it is paid; nothing for what is paid once."""
+    recurring = line["price"]["recurring"]
+    if recurring is None:
+        return ""
+    count, unit = recurring["interval_count"], recurring["interval"]
+    return f", every {unit}" if count == 1 else f", every {count} {unit}s"
+
+
+def _is_free(session: Json) -> bool:
+    """Nothing to pay, and no card to be collected: https://docs.stripe.com/payments/checkout/no-cost-orders"""
+    return bool(session["amount_total"] == 0 and session["payment_method_collection"] == "if_required")
+
+
 def _email(world: World, session: Json) -> str:
     """An address that is known already cannot be changed."""
     known = (session["customer_details"] or {}).get("email")
@@ -202,7 +215,7 @@ def _email(world: World, session: Json) -> str:
 
 
 def _ways(session: Json) -> str:
-    kinds = session["payment_method_types"]
+    kinds = ["none"] if _is_free(session) else session["payment_method_types"]
     if len(kinds) == 1:
         return f'<input type="hidden" name="way" value="{kinds[0]}">'
     choices = "".join(

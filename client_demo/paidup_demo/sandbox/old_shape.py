@@ -1,7 +1,8 @@
-"""Objects as they looked before 2025-03-31 (basil), for webhook endpoints pinned to an older version.
+"""Objects as they looked in older versions, for webhook endpoints pinned to one of these.
 
-At that time an invoice had its PaymentIntent and subscription, a line its price and plan, a subscription its
-period. Only webhooks are converted, never API answers.
+Before 2026-03-25 (dahlia) a Checkout Session's `ui_mode` had other words. Before 2025-03-31 (basil) an
+invoice had its PaymentIntent and subscription, a line its price and plan, a subscription its period. Only
+webhooks are converted, never API answers.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ from paidup_demo.sandbox.objects import plan_of
 from paidup_demo.sandbox.settings import BASIL_VERSION
 from paidup_demo.sandbox.state import Store, copied
 
+DAHLIA_VERSION = "2026-03-25.dahlia"
+UI_MODES = {"elements": "custom", "embedded_page": "embedded", "hosted_page": "hosted"}
+"""https://docs.stripe.com/changelog/dahlia/2026-03-25/updates-available-checkout-session-ui-modes"""
+
 
 def event_at(store: Store, event: Json, version: str) -> Json:
     """A copy of the event as an endpoint of this version receives it."""
     sent: Json = copied(event)
     sent["api_version"] = version
+    data = sent["data"]["object"]
+    if version < DAHLIA_VERSION and data["object"] == "checkout.session":
+        data["ui_mode"] = UI_MODES[data["ui_mode"]]
     if version >= BASIL_VERSION:
         return sent
-    data = sent["data"]["object"]
     converter = {
         "invoice": _invoice,
         "subscription": _subscription,

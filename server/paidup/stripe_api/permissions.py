@@ -30,6 +30,7 @@ PERMISSIONS = (
     Permission("Customers", "write", "/v1/customers/cus_paidup_doctor"),
     Permission("Subscriptions", "write", "/v1/subscriptions/sub_paidup_doctor"),
     Permission("Invoices", "write", "/v1/invoices/in_paidup_doctor"),
+    Permission("Checkout Sessions", "write", "/v1/checkout/sessions/cs_test_paidup_doctor"),
     Permission("Payment Intents", "read", "/v1/payment_intents"),
     Permission("Setup Intents", "read", "/v1/setup_intents"),
     Permission("Charges and Refunds", "read", "/v1/charges"),
