@@ -17,19 +17,9 @@ from paidup.runtime.clock import Clock, now
 from paidup.runtime.tasks import cancel_tasks
 from paidup.services import open_services
 from paidup.settings import Settings, process_problems
-from paidup.web import (
-    api,
-    checkout_status,
-    cors,
-    credits_api,
-    health,
-    operators,
-    problems,
-    request_ids,
-    sdk,
-    webhooks,
-)
+from paidup.web import cors, problems, request_ids
 from paidup.web.auth import Authenticate, bearer_authentication
+from paidup.web.routes import ROUTES
 from paidup.web.startup_faults import STARTUP_FAULTS
 from paidup.web.websocket import endpoint
 
@@ -58,10 +48,7 @@ def create_app(
         authenticate = bearer_authentication(settings, key_set)
 
     app = Starlette(
-        routes=[
-            *(*endpoint.ROUTES, *webhooks.ROUTES, *api.ROUTES, *credits_api.ROUTES, *checkout_status.ROUTES),
-            *(*health.ROUTES, *operators.ROUTES, *sdk.ROUTES, *extra_routes),
-        ],
+        routes=[*ROUTES, *extra_routes],
         lifespan=_lifespan(settings, key_set, clock),
         middleware=[STARTUP_FAULTS, request_ids.middleware(settings), cors.middleware(settings)],
         exception_handlers={

@@ -16,6 +16,7 @@ from paidup.db.connection import open_database
 from paidup.db.models import Account
 from paidup.db.postgres import Timeouts
 from paidup.domain.catalog import Catalogue
+from paidup.domain.return_page import ReturnPage
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.refunds import ReversalHandler
@@ -47,6 +48,7 @@ from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.metrics import Metrics
 from paidup.runtime.plans_file import read_catalogue
 from paidup.runtime.redis_client import RedisClient, connect_redis
+from paidup.runtime.return_page_file import read_return_page
 from paidup.runtime.tasks import cancel_tasks
 from paidup.settings import Settings
 from paidup.stripe_api.checkout_schemas import is_session
@@ -129,6 +131,7 @@ def compose(
 class Services:
     settings: Settings
     catalogue: Catalogue
+    return_page: ReturnPage
     metrics: Metrics
     redis: RedisClient
     hub: Hub
@@ -169,7 +172,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
     Raises ConfigurationError (plans file, a database that is not migrated), StorageUnavailable (no
     database). It is no error if Redis or Stripe cannot be reached: both are retried while serving.
     """
-    catalogue = read_catalogue(settings.plans_file)
+    catalogue, return_page = read_catalogue(settings.plans_file), read_return_page(settings.return_page_file)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         connections = await _open_connections(stack, settings, metrics)
@@ -183,6 +186,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         yield Services(
             settings=settings,
             catalogue=catalogue,
+            return_page=return_page,
             metrics=metrics,
             redis=redis,
             hub=hub,

@@ -70,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forb
     stripe_account: str = ""
     plans_file: Path = PACKAGED_PLANS
     price_source: Literal["plans_file", "stripe"] = "plans_file"
+    return_page_file: str = ""
     allowed_origins: str = ""
     forwarded_allow_ips: str = "127.0.0.1,::1"
     cors_origins: str = ""

@@ -39,6 +39,27 @@ test("active resolves, and leaves no timer, listener or socket, and does not rec
   same(world.heard("connection"), ["open", "closed"]);
 });
 
+test("a Checkout Session is watched by its id, and without a ticket of its own at first (S38)", async () => {
+  const world = await new World().start({ invoice: undefined, checkout: "cs_test_1", ticket: undefined });
+  same(world.requests, ["POST /api/checkout/cs_test_1/ticket"]);
+  same(world.socket.url, "wss://paidup.test/ws/checkout/cs_test_1");
+  await world.socket.open();
+  const told = (version, state, more) => ({ ...status(version, state, more), invoice: undefined, checkout: "cs_test_1" });
+  await world.socket.say(told(0, "open", { stage: "awaiting_payment" }));
+  await world.socket.say({ ...told(1, "active"), checkout: "cs_test_2" });
+  await world.socket.say(told(2, "open", { stage: "unclaimed" }));
+  await world.socket.say(told(3, "active", { return_to: "https://shop.test/start" }));
+  same(world.heard("stage"), ["awaiting_payment", "unclaimed", "active"]);
+  same([world.ended, world.left], ["active", NOTHING]);
+});
+
+test("an id that Stripe does not know ends the wait (S49)", async () => {
+  const world = new World();
+  world.ticket = { status: 404 };
+  await world.start({ invoice: undefined, checkout: "cs_test_1", ticket: undefined });
+  same([world.ended, world.left], ["unknown_checkout", NOTHING]);
+});
+
 test("an older version is ignored; the same version may have a new stage, once (S05)", async () => {
   const world = await new World().start();
   const { socket } = world;

@@ -1,6 +1,6 @@
 /** A strict TypeScript page of somebody else, compiled against the package as it would be installed. Never run. */
 import { ActivationError, activate, backoff, watchBalance } from "@paidup/client";
-import type { Activation, Balance, Options, Stage, Status } from "@paidup/client";
+import type { Activation, Balance, CheckoutActivation, Options, Stage, Status } from "@paidup/client";
 import "@paidup/client/element";
 import type { PaidupActivation, Words } from "@paidup/client/element";
 import { useActivation } from "@paidup/client/react";
@@ -35,6 +35,16 @@ export async function story(): Promise<number> {
   }
 }
 
+export async function comesBack(): Promise<string | null> {
+  const returned: CheckoutActivation = activate({ checkout: "cs_test_1" });
+  returned.addEventListener("status", ({ detail }) => detail.checkout.toUpperCase());
+  // @ts-expect-error: a Checkout Session shows no balance
+  returned.addEventListener("status", ({ detail }) => detail.balance);
+  const final = await returned.finished;
+  const ending: "active" | "void" | "reversed" = final.status;
+  return ending === "active" ? final.return_to : null;
+}
+
 watchBalance({ signal: AbortSignal.timeout(1000) }).addEventListener("balance", ({ detail }) => {
   const { balance }: Balance = detail;
   return balance;
@@ -51,6 +61,10 @@ if (screen) {
 }
 // @ts-expect-error: no such state
 export const wrong: Words = { late: { heading: "Moment" } };
+
+export function Returned() {
+  return useActivation({ checkout: "cs_test_1" }).status?.return_to;
+}
 
 export function Component() {
   const { stage, status, confirmed } = useActivation(status_of_a_shop);

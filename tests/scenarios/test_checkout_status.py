@@ -20,6 +20,7 @@ from paidup.realtime.resync import resync
 from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
 from tests.conftest import World
+from tests.support.checkout_shop import CheckoutShop
 from tests.support.paidup import ORIGIN, Paidup, next_status, settings, status_with
 from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
@@ -48,6 +49,13 @@ async def given_linked(paidup: Paidup, name: str = "ada") -> Any:
     )
     await Invoice.filter(id=row.id).update(checkout=SESSION)
     return purchase
+
+
+async def forget_reads(paidup: Paidup) -> None:
+    """All tests of a minute come from one address, and count in one Redis."""
+    redis: Any = paidup.services.redis
+    async for key in redis.scan_iter("*paidup-address*"):
+        await redis.delete(key)
 
 
 @asynccontextmanager
@@ -151,6 +159,23 @@ async def test_an_end_without_an_invoice_is_told_on_the_socket(
     await wait_until(lambda: paidup.services.hub.subscribed_keys(CHECKOUTS) == [])
 
 
+async def test_an_open_session_is_said_to_be_unpaid_once_stripe_has_answered(
+    world: World, stripe_side: StripeSide, http: aiohttp.ClientSession
+) -> None:
+    """S38: `verifying` at first, since the row may be old; then what Stripe says, and at last the credits."""
+    paidup = await world.server(webhooks=False)
+    await Account.create(external_id="ada")
+    shop = CheckoutShop(stripe_side)
+    session = await shop.open(client_reference_id="ada")
+    async with watching(paidup, http, session) as socket:
+        assert (await next_status(socket))["stage"] == "verifying"
+        await status_with(socket, stage="awaiting_payment")
+        await shop.pay(session)
+        await socket.send_json({"type": "verify"})
+        active = await status_with(socket, status="active")
+    assert (active["credits_granted"], active["via"]) == (2000, "verification")
+
+
 async def test_only_listed_pages_and_the_servers_own_open_a_socket(
     paidup: Paidup, http: aiohttp.ClientSession
 ) -> None:
@@ -173,6 +198,7 @@ async def test_only_listed_pages_and_the_servers_own_open_a_socket(
 async def test_one_address_reads_so_often_and_no_more(world: World) -> None:
     """S64: 429 with Retry-After, a problem document, and no query; a malformed id costs nothing."""
     paidup = await world.server(webhooks=False, checkout_reads_per_minute=3)
+    await forget_reads(paidup)
     await given_session()
     answers = [(await paidup.get(f"/api/checkout/{SESSION}"))[0] for _ in range(5)]
     async with world.http.post(f"{paidup.url}/api/checkout/{SESSION}/ticket") as refused:

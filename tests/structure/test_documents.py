@@ -17,7 +17,7 @@ from paidup.domain.payment_facts import Source
 from paidup.domain.stages import Stage, stage_of
 from paidup.errors import PaidupError
 from paidup.settings import NAMES, PACKAGED_PLANS, Settings
-from paidup.web import api, checkout_status, credits_api, operators, problems, sdk, webhooks
+from paidup.web import api, checkout_status, credits_api, operators, problems, return_page, sdk, webhooks
 from paidup.web import health as operations
 from paidup.web.websocket import endpoint as sockets
 from tests.structure.pages import Page, pages
@@ -109,7 +109,7 @@ def test_every_setting_is_in_the_settings_document_with_its_default(name: str) -
 
 ROUTES: list[Any] = [
     *(*api.ROUTES, *credits_api.ROUTES, *checkout_status.ROUTES, *webhooks.ROUTES, *sockets.ROUTES),
-    *(*operations.ROUTES, *operators.ROUTES, *sdk.ROUTES),
+    *(*operations.ROUTES, *operators.ROUTES, *return_page.ROUTES, *sdk.ROUTES),
 ]
 CALLS = [
     f"{method} {route.path}"

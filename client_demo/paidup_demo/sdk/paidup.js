@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Paidup's browser client: watches one invoice until its payment is settled, or the customer's balance.
+ * Paidup's browser client: watches one invoice or Checkout Session until its payment is settled, or the customer's balance.
  *
  * Handles the WebSocket, reconnection, the fallback to GET, and the stage that a screen should show.
  * It makes no decisions about money: every status comes from the server.
@@ -14,21 +14,26 @@
  */
 
 /** @typedef {"open"|"requires_action"|"processing"|"active"|"failed"|"void"|"reversed"} InvoiceStatus */
-/** @typedef {"waiting"|"verifying"|"awaiting_payment"|"action_required"|"processing"|"delayed"|"active"|"failed"|"void"} Stage */
+/** @typedef {"waiting"|"verifying"|"awaiting_payment"|"action_required"|"processing"|"delayed"|"active"|"failed"|"void"|"unclaimed"} Stage */
 /** @typedef {"connecting"|"open"|"waiting"|"polling"|"closed"} Connection */
 /** @typedef {{code: string, decline_code?: string|null, message: string}} PaymentError */
 /**
  * An invoice's status from the server. `version` only grows; `at` is ISO 8601 in UTC.
  * @typedef {{type: "status", invoice: string, version: number, status: InvoiceStatus, stage: Stage,
  *   plan: string|null, credits_granted: number, balance: number,
- *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null}} Status
+ *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null, checkout: string|null}} Status
+ */
+/**
+ * A Checkout Session's status: nothing of the account but the credits that the session gave. `return_to`: where the
+ * customer goes on, once it is active.
+ * @typedef {Omit<Status, "invoice"|"balance"|"checkout"> & {checkout: string, return_to: string|null}} CheckoutStatus
  */
 /**
  * An account's balance from the server. `version` only grows; a `balance` below zero is a debt; `at` as above.
  * @typedef {{type: "balance", version: number, balance: number, at: string}} Balance
  */
 /** @typedef {Status & {status: "active"|"void"|"reversed"}} FinalStatus what ends the wait */
-/** @typedef {"aborted"|"unauthorized"|"forbidden"|"unknown_invoice"|"unknown_account"|"gone"} ErrorCode */
+/** @typedef {"aborted"|"unauthorized"|"forbidden"|"unknown_invoice"|"unknown_checkout"|"unknown_account"|"gone"} ErrorCode */
 /**
  * What is used of the browser, so that tests can replace it.
  * @typedef {{WebSocket: new (url: string, protocols: string[]) => WebSocket,
@@ -48,6 +53,7 @@
  * @property {Partial<Seams>} [seams]
  */
 /** @typedef {ConnectionOptions & {invoice: string}} Options `invoice` is Stripe's `in_` id */
+/** @typedef {ConnectionOptions & {checkout: string}} CheckoutOptions `checkout` is Stripe's `cs_` id; needs no login */
 /**
  * What a connection is for: its path under /ws and /api, and the callbacks for its events.
  * `poll` is called while no WebSocket can be opened; without it, the connection only keeps trying.
@@ -72,6 +78,13 @@
  *     options?: EventListenerOptions|boolean): void}} TypedEventTarget
  */
 /** @typedef {{status: Status, stage: Stage, connection: Connection, error: ActivationError}} ActivationEvents */
+/** @typedef {Omit<ActivationEvents, "status"> & {status: CheckoutStatus}} CheckoutEvents */
+/**
+ * An Activation of a Checkout Session.
+ * @typedef {Pick<Activation, "stage"|"connection"|"verify"|"confirmed"|"close"|"dispatchEvent"> & TypedEventTarget<CheckoutEvents> & {
+ *   status: CheckoutStatus|null, finished: Promise<CheckoutStatus & {status: FinalStatus["status"]}>,
+ *   [Symbol.asyncIterator](): AsyncGenerator<CheckoutStatus, undefined, unknown>}} CheckoutActivation
+ */
 /** @typedef {{balance: Balance, connection: Connection, error: ActivationError}} BalanceEvents */
 /**
  * How one connection ended. `after`: ms that the server asked for; `lived`: ms.
@@ -96,7 +109,7 @@ const FINAL = { 401: "unauthorized", 403: "forbidden", 410: "gone" };
 /** A PaymentIntent's statuses with which the customer has paid, or need do nothing more. */
 const PAID = ["succeeded", "processing"];
 /** @type {Stage[]} */
-const STAGES = ["waiting", "verifying", "awaiting_payment", "action_required", "processing", "delayed", "active", "failed", "void"];
+const STAGES = ["waiting", "verifying", "awaiting_payment", "action_required", "processing", "delayed", "active", "failed", "void", "unclaimed"];
 
 /** Whether the wait is over. @param {Status|null} status */
 const isTerminal = (status) => !!status && ["active", "void", "reversed"].includes(status.status);
@@ -131,7 +144,14 @@ class HttpError extends Error {
   }
 }
 
-/** Watch one invoice. @param {Options} options */
+/**
+ * Watch one invoice, or one Checkout Session.
+ * @overload @param {Options} options @returns {Activation}
+ */
+/**
+ * @overload @param {CheckoutOptions} options @returns {CheckoutActivation}
+ */
+/** @param {Options|CheckoutOptions} options @returns {any} */
 export function activate(options) {
   return new Activation(options);
 }
@@ -414,7 +434,7 @@ class ServerConnection {
 }
 
 /**
- * Follows one invoice. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
+ * Follows one invoice or Checkout Session. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
  * `connection` (Connection), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
@@ -426,7 +446,7 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
   /** The terminal status; rejects with an ActivationError. @type {Promise<FinalStatus>} */
   finished;
 
-  #invoice;
+  /** What is followed, as its statuses name it. @type {["invoice"|"checkout", string]} */ #subject;
   /** @type {ServerConnection} */ #server;
   #isDelayed = false; // the confirmed payment has been waited for too long
   #isPaid = false; // Stripe.js said so in this page
@@ -434,18 +454,19 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
   /** @type {(status: FinalStatus) => void} */ #resolve = () => {};
   /** @type {(error: ActivationError) => void} */ #reject = () => {};
 
-  /** @param {Options} options */
+  /** @param {Options|CheckoutOptions} options */
   constructor(options) {
     super();
-    this.#invoice = options.invoice;
+    this.#subject = "checkout" in options ? ["checkout", options.checkout] : ["invoice", options.invoice];
+    const [kind, id] = this.#subject;
     this.finished = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
     this.finished.catch(() => {}); // a page may use events only
     this.#server = new ServerConnection(options, {
-      path: `invoices/${encodeURIComponent(options.invoice)}`,
-      unknown: "unknown_invoice",
+      path: `${kind === "invoice" ? "invoices" : kind}/${encodeURIComponent(id)}`,
+      unknown: `unknown_${kind}`,
       onMessage: (message) => this.#onMessage(message),
       onConnection: (connection) => dispatch(this, "connection", connection),
       onRefused: (error) => {
@@ -507,7 +528,8 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
   /** @param {Status} status */
   #onMessage(status) {
     const last = this.status;
-    if (this.#server.closed || status.type !== "status" || status.invoice !== this.#invoice) return;
+    const [kind, id] = this.#subject;
+    if (this.#server.closed || status.type !== "status" || status[kind] !== id) return;
     const restaged = !!last && status.version === last.version && status.stage !== last.stage;
     if (!restaged && !isNews(status, last)) return;
     this.status = status;

@@ -2,7 +2,7 @@
 /**
  * Paidup in React: `const { stage, status, error, confirmed, verify } = useActivation({ invoice, ticket })`.
  *
- * Opens one connection per invoice and closes it with the component. Renders nothing.
+ * With `{ checkout }` in place of both, it watches a Checkout Session. Opens one connection for each and closes it with the component. Renders nothing.
  */
 "use client";
 
@@ -12,6 +12,8 @@ import { activate } from "./paidup.js";
 
 /** @typedef {import("./paidup.js").Activation} Activation */
 /** @typedef {import("./paidup.js").ActivationError} ActivationError */
+/** @typedef {import("./paidup.js").CheckoutOptions} CheckoutOptions */
+/** @typedef {import("./paidup.js").CheckoutStatus} CheckoutStatus */
 /** @typedef {import("./paidup.js").Connection} Connection */
 /** @typedef {import("./paidup.js").Options} Options */
 /** @typedef {import("./paidup.js").Stage} Stage */
@@ -22,23 +24,30 @@ import { activate } from "./paidup.js";
  *   confirmed: (intent: string, at?: number) => void, verify: () => void}} Watched
  */
 
+/** @typedef {Omit<Watched, "status"> & {status: CheckoutStatus|null}} CheckoutWatched */
+
 /** @type {Pick<Watched, "stage"|"status"|"connection"|"error">} */
 const NOTHING = { stage: "waiting", status: null, connection: "closed", error: null };
 
 /**
- * Watch one invoice while the component is mounted; nothing without options. Only a different `invoice` opens a new
- * connection; the other options are read when it is opened.
- * @param {Options|null|undefined} options @returns {Watched}
+ * Watch one invoice or Checkout Session while the component is mounted; nothing without options. Only a different
+ * `invoice` or `checkout` opens a new connection; the other options are read when it is opened.
+ * @overload @param {Options|null|undefined} options @returns {Watched}
  */
+/**
+ * @overload @param {CheckoutOptions|null|undefined} options @returns {CheckoutWatched}
+ */
+/** @param {any} options @returns {any} */
 export function useActivation(options) {
   const [seen, setSeen] = useState(NOTHING);
   const latest = useRef(options);
   const watched = useRef(/** @type {Activation|null} */ (null));
   latest.current = options;
-  const invoice = options?.invoice;
+  const subject = options?.invoice ?? options?.checkout;
 
   useEffect(() => {
-    if (!invoice || !latest.current) return;
+    if (!subject || !latest.current) return;
+    /** @type {Activation} */
     const activation = activate(latest.current);
     const look = () => {
       if (watched.current !== activation) return;
@@ -55,7 +64,7 @@ export function useActivation(options) {
       watched.current = null;
       activation.close();
     };
-  }, [invoice]);
+  }, [subject]);
 
   const confirmed = useCallback(
     (/** @type {string} */ intent, /** @type {number|undefined} */ at) => watched.current?.confirmed(intent, at),

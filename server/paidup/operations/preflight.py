@@ -20,6 +20,7 @@ from paidup.runtime.connection_urls import without_password
 from paidup.runtime.listening import listening_problem
 from paidup.runtime.plans_file import read_catalogue
 from paidup.runtime.redis_client import REDIS_ERRORS, connect_redis
+from paidup.runtime.return_page_file import read_return_page
 from paidup.settings import Settings, authentication_problems
 from paidup.stripe_api.price_differences import differences
 
@@ -39,6 +40,10 @@ async def check_before_serving(settings: Settings, migrate_first: bool = False) 
     catalogue = None
     try:
         catalogue = read_catalogue(settings.plans_file)
+    except ConfigurationError as error:
+        problems += error.problems
+    try:
+        read_return_page(settings.return_page_file)
     except ConfigurationError as error:
         problems += error.problems
     problems += await _problems_of(_check_database(settings, migrate_first))

@@ -29,7 +29,7 @@ from paidup.payments.verification import LEASE_S, REFRESH_TRIES, RESULT_TTL_S, V
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult
 from paidup.realtime.hub import Hub
-from paidup.realtime.publishing import publish_checkout
+from paidup.realtime.publishing import publish_checkout, show_checkout_stage
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import at_unix, now
 from paidup.stripe_api.checkout_schemas import (
@@ -171,8 +171,11 @@ class CheckoutVerification:
         """Verify a session of the queue, with a slot that was acquired. Never raises."""
         try:
             if invoice := await self._invoice_of(session):
-                return await self._verification.check(invoice)
+                checked = await self._verification.check(invoice)
+                await show_checkout_stage(self._hub, session, checked.used_slot)
+                return checked
             settled = await self.verify(session, slot_acquired=True)
+            await show_checkout_stage(self._hub, session, settled is not None)
             return CheckResult(await self._is_over(session), used_slot=settled is not None)
         except (StripeUnavailable, StorageUnavailable) as error:
             log.info("verification_postponed", checkout=session, error=str(error))

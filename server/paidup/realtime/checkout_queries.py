@@ -24,6 +24,8 @@ SELECT c.id, c.status, c.payment_status, c.account_id, c.completed_at, c.created
        i.settled_via, i.changed_at, i.payment_seen_at, i.error
 FROM checkout_sessions c LEFT JOIN invoices i ON i.id = c.invoice WHERE c.id"""
 
+_RETURN_ADDRESSES = "SELECT c.return_to FROM checkout_sessions c WHERE c.id"
+
 
 class _CheckoutRow(msgspec.Struct, array_like=True):
     """The columns of `_CHECKOUTS`, in their order. From `version` on: its invoice's, if any."""
@@ -51,6 +53,13 @@ async def read_checkout(checkout: str) -> CheckoutMessage | None:
     """The message for one session, or None if there is no such row."""
     found = await read_checkouts([checkout])
     return found[0] if found else None
+
+
+async def read_return_address(checkout: str) -> str | None:
+    """Where the session's customer goes on, if it names a place: not for browsers before it is active."""
+    async for (address,) in select_by_keys(_RETURN_ADDRESSES, [checkout]):
+        return None if address is None else str(address)
+    return None
 
 
 async def read_checkouts(checkouts: Iterable[str]) -> list[CheckoutMessage]:

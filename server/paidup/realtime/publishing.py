@@ -6,8 +6,9 @@ import structlog
 
 from paidup.db.connection import OUTAGES
 from paidup.domain.messages import StatusMessage
+from paidup.domain.stages import Stage
 from paidup.realtime.checkout_queries import read_checkout
-from paidup.realtime.hub import Hub
+from paidup.realtime.hub import CHECKOUTS, Hub
 
 log = structlog.get_logger(__name__)
 
@@ -31,3 +32,17 @@ async def publish_checkout(hub: Hub, checkout: str) -> bool:
         log.warning("checkout_not_published", checkout=checkout, error=str(error))
         return False
     return message is None or await hub.publish_checkout(message)
+
+
+async def show_checkout_stage(hub: Hub, checkout: str, answered: bool) -> None:
+    """After a check: have this process's browsers that wait for the session show its row's stage.
+
+    Unless Stripe has not `answered`: the row may be older than the payment. Never raises.
+    """
+    try:
+        shown = await read_checkout(checkout)
+    except OUTAGES as error:
+        log.warning("checkout_stage_not_shown", checkout=checkout, error=str(error))
+        return
+    if shown is not None and not shown.terminal and (answered or shown.stage is not Stage.AWAITING_PAYMENT):
+        hub.publish_stage(checkout, shown.stage, CHECKOUTS)

@@ -1,6 +1,7 @@
 // @ts-check
 /**
- * `<paidup-activation invoice="in_…" ticket="…">`: the whole activating screen, in any page and any framework.
+ * `<paidup-activation invoice="in_…" ticket="…">`, or with `checkout="cs_…"`: the whole activating screen, in any page
+ * and any framework.
  *
  * Shows the customer the status of paidup.js between the payment and the credits. The styles are in look.js and the
  * texts in words.js; both can be replaced.
@@ -30,7 +31,7 @@ const STEPS = ["payment", "check", "credits"];
  * (Status: the credits are there), `error` (ActivationError: final).
  */
 export class PaidupActivation extends Base {
-  static observedAttributes = ["invoice", "base-url", "heading-level"];
+  static observedAttributes = ["invoice", "checkout", "base-url", "heading-level"];
 
   /** For each request to the server, e.g. Authorization. @type {Options["headers"]} */
   headers = this.#takeProperty("headers");
@@ -126,7 +127,7 @@ export class PaidupActivation extends Base {
     if (before === now) return;
     if (name === "heading-level") return this.#draw();
     this.#stop();
-    if (before !== null && name === "invoice") this.#confirmed = null;
+    if (before !== null && (name === "invoice" || name === "checkout")) this.#confirmed = null;
     this.#update();
   }
 
@@ -144,9 +145,10 @@ export class PaidupActivation extends Base {
   #start() {
     this.#error = null;
     const invoice = this.getAttribute("invoice");
-    if (!invoice) return this.#draw();
+    const checkout = this.getAttribute("checkout");
+    if (!invoice && !checkout) return this.#draw();
     const activation = activate({
-      invoice,
+      .../** @type {{invoice: string}} */ (invoice ? { invoice } : { checkout }),
       ticket: this.getAttribute("ticket") ?? undefined,
       baseUrl: this.getAttribute("base-url") ?? undefined,
       headers: this.headers,
@@ -198,7 +200,9 @@ export class PaidupActivation extends Base {
       block.toggleAttribute("data-current", name === state);
       this.#headingOf(name).ariaLevel = this.getAttribute("heading-level") ?? "2";
     }
-    const marks = marksOf(state, this.#confirmed !== null);
+    // A Checkout Session that has changed at all was completed.
+    const paid = this.#confirmed !== null || (this.hasAttribute("checkout") && (this.status?.version ?? 0) > 0);
+    const marks = marksOf(state, paid);
     const labels = { ...WORDS.steps, ...this.#words.steps };
     this.#steps.forEach((step, index) => drawStep(step, STEPS[index], marks[index], labels));
     this.#screen.dataset.state = state;

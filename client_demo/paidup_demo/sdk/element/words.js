@@ -59,6 +59,10 @@ export const WORDS = {
     text: "{error} If it succeeds after all, this page will show it.",
   },
   void: { heading: "This payment was canceled", text: "It expired or was canceled. To continue, choose a plan again." },
+  unclaimed: {
+    heading: "Your payment has arrived",
+    text: "It is paid, but it could not be assigned to an account yet. You don’t need to pay again. Sign in, or write to us.",
+  },
   reversed: {
     heading: "This payment was reversed",
     text: "It was refunded or disputed, so its credits were removed.",
@@ -82,6 +86,7 @@ const MARKS = {
   active: ["done", "done", "done"],
   failed: ["failed", "next", "next"],
   void: ["failed", "next", "next"],
+  unclaimed: ["done", "done", "paused"],
   reversed: ["done", "done", "failed"],
   refused: ["paused", "next", "next"],
 };

@@ -1,5 +1,5 @@
 /**
- * Paidup's browser client: watches one invoice until its payment is settled, or the customer's balance.
+ * Paidup's browser client: watches one invoice or Checkout Session until its payment is settled, or the customer's balance.
  *
  * Handles the WebSocket, reconnection, the fallback to GET, and the stage that a screen should show.
  * It makes no decisions about money: every status comes from the server.
@@ -12,7 +12,7 @@
  *     watch.addEventListener("balance", (event) => show(event.detail.balance));
  */
 export type InvoiceStatus = "open" | "requires_action" | "processing" | "active" | "failed" | "void" | "reversed";
-export type Stage = "waiting" | "verifying" | "awaiting_payment" | "action_required" | "processing" | "delayed" | "active" | "failed" | "void";
+export type Stage = "waiting" | "verifying" | "awaiting_payment" | "action_required" | "processing" | "delayed" | "active" | "failed" | "void" | "unclaimed";
 export type Connection = "connecting" | "open" | "waiting" | "polling" | "closed";
 export type PaymentError = {
     code: string;
@@ -31,6 +31,11 @@ export type Status = {
     via: "verification" | "webhook" | "reconciliation" | null;
     at: string;
     error: PaymentError | null;
+    checkout: string | null;
+};
+export type CheckoutStatus = Omit<Status, "invoice" | "balance" | "checkout"> & {
+    checkout: string;
+    return_to: string | null;
 };
 export type Balance = {
     type: "balance";
@@ -41,7 +46,7 @@ export type Balance = {
 export type FinalStatus = Status & {
     status: "active" | "void" | "reversed";
 };
-export type ErrorCode = "aborted" | "unauthorized" | "forbidden" | "unknown_invoice" | "unknown_account" | "gone";
+export type ErrorCode = "aborted" | "unauthorized" | "forbidden" | "unknown_invoice" | "unknown_checkout" | "unknown_account" | "gone";
 export type Seams = {
     WebSocket: new (url: string, protocols: string[]) => WebSocket;
     fetch: (url: string, init: RequestInit) => Promise<Response>;
@@ -80,6 +85,9 @@ export type ConnectionOptions = {
 };
 export type Options = ConnectionOptions & {
     invoice: string;
+};
+export type CheckoutOptions = ConnectionOptions & {
+    checkout: string;
 };
 export type Handlers = {
     path: string;
@@ -120,6 +128,16 @@ export type ActivationEvents = {
     connection: Connection;
     error: ActivationError;
 };
+export type CheckoutEvents = Omit<ActivationEvents, "status"> & {
+    status: CheckoutStatus;
+};
+export type CheckoutActivation = Pick<Activation, "stage" | "connection" | "verify" | "confirmed" | "close" | "dispatchEvent"> & TypedEventTarget<CheckoutEvents> & {
+    status: CheckoutStatus | null;
+    finished: Promise<CheckoutStatus & {
+        status: FinalStatus["status"];
+    }>;
+    [Symbol.asyncIterator](): AsyncGenerator<CheckoutStatus, undefined, unknown>;
+};
 export type BalanceEvents = {
     balance: Balance;
     connection: Connection;
@@ -143,13 +161,13 @@ export declare class ActivationError extends Error {
     /** @param {ErrorCode} code @param {string} message @param {number} [status] the HTTP status, if one said so */
     constructor(code: ErrorCode, message: string, status?: number);
 }
-/** Watch one invoice. @param {Options} options */
 export declare function activate(options: Options): Activation;
+export declare function activate(options: CheckoutOptions): CheckoutActivation;
 /** Watch the balance of the customer identified by the page's cookie, headers or ticket. @param {ConnectionOptions} [options] */
 export declare function watchBalance(options?: ConnectionOptions): BalanceWatch;
 declare const Activation_base: new () => TypedEventTarget<ActivationEvents>;
 /**
- * Follows one invoice. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
+ * Follows one invoice or Checkout Session. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
  * `connection` (Connection), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
@@ -161,8 +179,8 @@ export declare class Activation extends /** @type {new () => TypedEventTarget<Ac
     stage: Stage;
     /** The terminal status; rejects with an ActivationError. @type {Promise<FinalStatus>} */
     finished: Promise<FinalStatus>;
-    /** @param {Options} options */
-    constructor(options: Options);
+    /** @param {Options|CheckoutOptions} options */
+    constructor(options: Options | CheckoutOptions);
     get connection(): Connection;
     /** Ask the server to verify the payment again now, e.g. when the customer presses a button. */
     verify(): void;

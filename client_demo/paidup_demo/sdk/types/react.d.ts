@@ -1,5 +1,7 @@
 export type Activation = import("./paidup.js").Activation;
 export type ActivationError = import("./paidup.js").ActivationError;
+export type CheckoutOptions = import("./paidup.js").CheckoutOptions;
+export type CheckoutStatus = import("./paidup.js").CheckoutStatus;
 export type Connection = import("./paidup.js").Connection;
 export type Options = import("./paidup.js").Options;
 export type Stage = import("./paidup.js").Stage;
@@ -12,9 +14,8 @@ export type Watched = {
     confirmed: (intent: string, at?: number) => void;
     verify: () => void;
 };
-/**
- * Watch one invoice while the component is mounted; nothing without options. Only a different `invoice` opens a new
- * connection; the other options are read when it is opened.
- * @param {Options|null|undefined} options @returns {Watched}
- */
+export type CheckoutWatched = Omit<Watched, "status"> & {
+    status: CheckoutStatus | null;
+};
 export declare function useActivation(options: Options | null | undefined): Watched;
+export declare function useActivation(options: CheckoutOptions | null | undefined): CheckoutWatched;

@@ -17,6 +17,7 @@ export interface PaidupActivationEvents {
 /** Its attributes, properties and events in TSX. React 19 sets all of them; React 18 the attributes only. */
 export interface PaidupActivationProps {
   invoice?: string;
+  checkout?: string;
   ticket?: string;
   "base-url"?: string;
   "heading-level"?: number | string;

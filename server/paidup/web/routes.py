@@ -1,0 +1,29 @@
+"""Every route of the application, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from starlette.routing import BaseRoute
+
+from paidup.web import (
+    api,
+    checkout_status,
+    credits_api,
+    health,
+    operators,
+    return_page,
+    sdk,
+    webhooks,
+)
+from paidup.web.websocket import endpoint
+
+ROUTES: list[BaseRoute] = [
+    *endpoint.ROUTES,
+    *webhooks.ROUTES,
+    *api.ROUTES,
+    *checkout_status.ROUTES,
+    *credits_api.ROUTES,
+    *return_page.ROUTES,
+    *health.ROUTES,
+    *operators.ROUTES,
+    *sdk.ROUTES,
+]

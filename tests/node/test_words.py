@@ -1,0 +1,46 @@
+"""The return page is written by the server: it has the texts and marks of the element, to the letter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from paidup.runtime.return_page_file import ENGLISH
+from paidup.web.return_markup import MARKS, SIGNS
+from tests.support.node import ENVIRONMENT, NODE
+from tests.support.processes import ROOT
+
+PAGES_OWN = {"unknown", "unavailable", "page"}
+"""What only a page says."""
+PRINT = """
+import { STATES, WORDS, marksOf } from "./words.js";
+import { drawMark } from "./look.js";
+const signs = {};
+const mark = { querySelector: () => ({ setAttribute: (_, sign) => (signs[mark.as] = sign) }) };
+for (mark.as of ["done", "now", "next", "paused", "failed"]) drawMark(mark, mark.as);
+const marks = Object.fromEntries(STATES.map((state) => [state, marksOf(state, true)]));
+console.log(JSON.stringify({ words: WORDS, signs, marks }));
+"""
+
+
+@pytest.fixture(scope="module")
+def element() -> Any:
+    """The element's texts, signs and marks."""
+    command = [str(NODE), "--input-type=module", "-e", PRINT]
+    folder = ROOT / "client_demo" / "paidup_demo" / "sdk" / "element"
+    run = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout)
+
+
+def test_the_texts_are_the_elements(element: Any) -> None:
+    assert {state: said for state, said in ENGLISH.items() if state not in PAGES_OWN} == element["words"]
+
+
+def test_the_marks_are_the_elements(element: Any) -> None:
+    """Before anything is known, the page shows those of a customer who has not paid yet."""
+    wanted = {state: tuple(marks) for state, marks in element["marks"].items() if state != "refused"}
+    assert wanted | {"waiting": ("now", "next", "next")} == MARKS
+    assert {mark: sign for mark, sign in element["signs"].items() if sign} == SIGNS
