@@ -27,8 +27,9 @@ from paidup.domain.messages import MAX_FRAME
 from paidup.errors import ConfigurationError
 from paidup.graceful_shutdown import before_sigterm
 from paidup.operations.preflight import check_before_serving
-from paidup.runtime.embedded_valkey import embedded_valkey
+from paidup.runtime.embedded_valkey import embedded_valkey, use_until_exit
 from paidup.runtime.logs import configure_logging
+from paidup.runtime.parent_process import watched
 from paidup.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
@@ -80,6 +81,7 @@ def application() -> Starlette:
     try:
         settings = load_settings()
         configure_logging(settings.log_level, settings.log_format)
+        use_until_exit(settings.data_dir, settings.redis_url)
         return drain_on_sigterm(create_app(settings))
     except ConfigurationError as error:
         sys.stderr.writelines(f"settings: {problem}\n" for problem in error.problems)
@@ -87,18 +89,26 @@ def application() -> Starlette:
 
 
 def drain_on_sigterm(app: Starlette) -> Starlette:
-    """Configure `app` to own its process: drain sockets before uvicorn handles SIGTERM, tune the GC."""
+    """Configure `app` to own its process: drain sockets before uvicorn handles SIGTERM, tune the GC.
+
+    A worker whose `paidup serve` was killed ends as at SIGTERM: it would keep the port for ever.
+    """
     inner = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(starting: Starlette) -> AsyncIterator[Any]:
         async with inner(starting) as state:
-            with before_sigterm(starting.state.sockets.drain):
+            with before_sigterm(starting.state.sockets.drain), watched(_end_as_orphan):
                 tune_collector()
                 yield state
 
     app.router.lifespan_context = lifespan
     return app
+
+
+def _end_as_orphan() -> None:
+    log.warning("parent_process_ended")
+    signal.raise_signal(signal.SIGTERM)
 
 
 def tune_collector() -> None:

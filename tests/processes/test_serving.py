@@ -19,7 +19,8 @@ import aiohttp
 import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from paidup.db.connection import migrate, open_database
+from paidup.db.applied_migrations import migrations_of_this_release
+from paidup.db.connection import connection, migrate, open_database
 from paidup.db.models import Invoice
 from paidup.runtime.clock import now
 from tests.structure.test_deploying import dockerfile
@@ -165,6 +166,56 @@ def _healthy(host: Host) -> None:
     for port, healthy in ((host.port, True), (free_port(), False)):
         done = subprocess.run(command, check=False, capture_output=True, env={"PORT": str(port)}, timeout=20)
         assert (done.returncode == 0) is healthy, done.stderr
+
+
+async def test_workers_of_a_killed_server_end_with_their_valkey(host: Host) -> None:
+    """They would keep the port, so that no new server could start, and had no Redis any more."""
+    await migrate(host.database_url)
+    async with host.running("-m", "paidup.cli", "serve", "--workers", "2") as child:
+        started = descendants(child.process.pid)
+        workers = {pid for pid, command in started.items() if "spawn_main" in command}
+        lock = host.home / ".paidup" / "valkey" / "users.lock"
+        await wait_until(lambda: workers <= holders(lock), within=30)
+        ada = host.paidup.customer()
+        async with ada.watch(await ada.buy("pro")) as screen:
+            child.kill()
+            while (message := await screen.receive(timeout=30)).type is aiohttp.WSMsgType.TEXT:
+                last = json.loads(message.data)
+            assert (last["type"], screen.close_code) == ("bye", 1012)
+        await wait_until(lambda: not [started[pid] for pid in started if alive(pid)], within=40)
+    async with host.running("-m", "paidup.cli", "serve"):
+        assert await ada.balance() == 0
+
+
+def holders(lock: Path) -> set[int]:
+    """The processes that hold a lock on this file, as the kernel lists them."""
+    inode = lock.stat().st_ino
+    listed = (line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line)
+    return {int(fields[4]) for fields in listed if fields[5].endswith(f":{inode}")}
+
+
+async def test_two_servers_that_migrate_start_both(host: Host, empty_postgres: str) -> None:
+    """`serve --migrate` at the same time: one does it, the other waits, on either database."""
+    for address in (host.database_url, empty_postgres):
+        EXECUTOR_CACHE.clear()
+        host.environment["DATABASE_URL"] = address
+        ports = [free_port(), free_port()]
+        servers = []
+        for port in ports:
+            variables = {**host.environment, "PORT": str(port)}
+            arguments = ["-m", "paidup.cli", "serve", "--migrate"]
+            servers.append(Child(arguments, variables, host.home / f"{port}.log", host.home, forked=True))
+        try:
+            for port, server in zip(ports, servers, strict=True):
+                await asyncio.to_thread(server.wait_for, f"http://127.0.0.1:{port}/readyz")
+        finally:
+            for server in servers:
+                await asyncio.to_thread(server.stop)
+        assert [server.process.returncode for server in servers] == [0, 0]
+        async with open_database(address, pool=1):
+            query = "SELECT name FROM tortoise_migrations WHERE app = 'paidup'"
+            names = [row["name"] for row in await connection().execute_query_dict(query)]
+        assert sorted(names) == sorted(migrations_of_this_release()), "each exactly once"
 
 
 async def test_a_worker_process_that_is_killed_is_replaced(host: Host) -> None:

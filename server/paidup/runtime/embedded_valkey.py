@@ -93,6 +93,19 @@ def _used(home: Path, socket: Path) -> Iterator[None]:
         _collect_children(home, end_within_s)
 
 
+def use_until_exit(data_dir: Path, url: str) -> None:
+    """This process, a worker, uses the Valkey at `url` until it ends, if that is the one of `data_dir`.
+
+    So the Valkey outlives a parent that is killed: the worker still has requests to finish.
+    """
+    home = data_dir.resolve() / "valkey"
+    if not (url.startswith("unix://") and home.is_dir() and url == f"unix://{socket_path(data_dir)}"):
+        return
+    users = os.open(home / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)  # never closed
+    with suppress(BlockingIOError):  # it is being ended: the parent is gone, and this process is about to
+        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
 def _ensure_watchdog(home: Path, socket: Path) -> None:
     """Start the watchdog unless there is one. In a session of its own, no signal to a group reaches it."""
     presence = os.open(home / "watchdog.lock", os.O_RDWR | os.O_CREAT, 0o600)
