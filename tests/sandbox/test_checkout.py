@@ -409,3 +409,52 @@ async def test_a_users_own_test_pays_a_session(shop: Shop) -> None:
     assert declined["error"]["message"] == "Your card was declined."
     paid = await asyncio.to_thread(theirs.complete_checkout, session.id, email="a@b.example")
     assert (paid["status"], paid["redirect_to"]) == ("complete", f"https://saas.example/done?s={session.id}")
+
+
+@pytest.mark.parametrize("mode", ["payment", "subscription"])
+async def test_automatic_tax_is_added_once_the_place_is_known(shop: Shop, mode: str) -> None:
+    """https://docs.stripe.com/tax/checkout: the session's total is above its prices then."""
+    await shop.sandbox.conditions(automatic_tax_percent=19)
+    creation = {"invoice_creation": {"enabled": True}} if mode == "payment" else {}
+    coupon = await shop.sandbox.v1.coupons.create_async({"percent_off": 10, "duration": "once"})
+    discounts = [{"coupon": coupon.id}]
+    session = await shop.open(mode, automatic_tax={"enabled": True}, discounts=discounts, **creation)
+    price = session.amount_subtotal
+    assert session.amount_total == price * 9 // 10
+    await shop.pay(session)
+    shown = await shop.read(session, "invoice", "line_items")
+    tax = shown["total_details"]["amount_tax"]
+    assert (tax, shown["amount_total"]) == (round(price * 0.9 * 0.19), price * 9 // 10 + tax)
+    assert shown["line_items"]["data"][0]["amount_tax"] == tax
+    invoice = shown["invoice"]
+    assert (invoice["status"], invoice["amount_paid"]) == ("paid", shown["amount_total"])
+    assert (invoice["amount_remaining"], invoice["automatic_tax"]["status"]) == (0, "complete")
+
+
+@pytest.mark.parametrize("percent", [25, 100])
+async def test_a_code_after_a_declined_card_changes_what_is_paid(shop: Shop, percent: int) -> None:
+    """The PaymentIntent of the first attempt follows, or is given up."""
+    coupon = await shop.sandbox.v1.coupons.create_async({"percent_off": percent, "duration": "once"})
+    promotion = {"type": "coupon", "coupon": coupon.id}
+    await shop.sandbox.v1.promotion_codes.create_async({"code": "SPRING", "promotion": promotion})
+    session = await shop.open(allow_promotion_codes=True, customer_email="a@b.example")
+    await shop.sandbox.control(f"/checkout/{session.id}/complete", {"card": DECLINED}, expect=402)
+    await shop.sandbox.call("POST", f"/c/pay/{session.id}/promotion", json={"code": "SPRING"})
+    await shop.pay(session)
+    shown = await shop.read(session, "invoice", "subscription")
+    due = 2000 * (100 - percent) // 100
+    assert (shown["invoice"]["status"], shown["invoice"]["amount_paid"]) == ("paid", due)
+    assert shown["subscription"]["status"] == "active"
+    (intent,) = (await shop.sandbox.raw("GET", "/v1/payment_intents")).body["data"]
+    assert intent["status"] == ("succeeded" if due else "canceled")
+
+
+async def test_a_payment_that_is_processing_is_not_expired(shop: Shop) -> None:
+    """Neither by call nor by the clock: it could succeed afterwards."""
+    await shop.sandbox.conditions(processing_ms=600_000)
+    session = await shop.open()
+    await shop.pay(session)
+    with pytest.raises(stripe.InvalidRequestError, match="processing"):
+        await shop.sessions.expire_async(session.id)
+    await shop.sandbox.control("/clock", {"advance_seconds": 25 * 3600})
+    assert (await shop.read(session))["status"] == "open"

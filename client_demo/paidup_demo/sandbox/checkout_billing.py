@@ -9,6 +9,7 @@ from __future__ import annotations
 from paidup_demo.sandbox import billing, invoices, objects, subscriptions
 from paidup_demo.sandbox.checkout_discounts import coupons_of
 from paidup_demo.sandbox.checkout_sessions import lines_of
+from paidup_demo.sandbox.checkout_tax import mark, rates_of
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.world import World
 
@@ -33,6 +34,7 @@ def subscribe(world: World, session: Json, customer: Json, method: str | None, i
     world.store.add(subscription)
     customer["currency"] = subscription["currency"]
     subscription["automatic_tax"]["enabled"] = session["automatic_tax"]["enabled"]
+    subscription["default_tax_rates"] = rates_of(world, session)
     subscription["default_payment_method"] = method
     subscription["discounts"] = billing.start_discounts(world, subscription, coupons_of(world, session))
     for discount_id, shown in zip(subscription["discounts"], session["discounts"], strict=True):
@@ -42,6 +44,7 @@ def subscribe(world: World, session: Json, customer: Json, method: str | None, i
     parts = billing.whole_periods(world, subscription)
     composed = billing.compose(world, subscription, "subscription_create", parts, once)
     billing.remember(world, billing.debits_of(composed))
+    mark(composed.invoice, session)
     subscription["latest_invoice"] = composed.invoice["id"]
     _pay_with(world, composed.invoice, intent)
     world.events.record("customer.subscription.created", subscription)
@@ -54,6 +57,8 @@ def bill_once(world: World, session: Json, customer: Json, intent: Json | None) 
     data = session["invoice_creation"]["invoice_data"]
     invoice = invoices.new_draft(world, customer, session["currency"], "manual", data["metadata"])
     invoice.update(description=data["description"], footer=data["footer"])
+    invoice["default_tax_rates"] = rates_of(world, session)
+    mark(invoice, session)
     invoices.take_items(world, invoice, _items(world, customer, session, lines_of(world, session)))
     for coupon in coupons_of(world, session):
         discount = objects.discount(world.now(), coupon["id"], customer["id"], None)

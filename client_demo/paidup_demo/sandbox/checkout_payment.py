@@ -9,7 +9,8 @@ from __future__ import annotations
 from paidup_demo.sandbox import checkout_billing, objects, payment_links, payment_methods, payments
 from paidup_demo.sandbox.checkout_discounts import count_redemption
 from paidup_demo.sandbox.checkout_params import is_email, refused_email
-from paidup_demo.sandbox.checkout_sessions import TABLE, close, expire, intent_of
+from paidup_demo.sandbox.checkout_sessions import TABLE, close, expire, intent_of, may_expire
+from paidup_demo.sandbox.checkout_tax import add_tax
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.objects.checkout import customer_details
 from paidup_demo.sandbox.world import World
@@ -26,9 +27,11 @@ def pay(world: World, session: Json, payer: Json, method: Json | None, origin: s
     """
     _refuse_unless_payable(world, session)
     customer = _customer(world, session, payer)
+    add_tax(world, session)
     due = _due(session, customer)
     if due == 0:
         _save_without_payment(world, session, customer, method)
+        _forget_attempts(world, session)
         fulfil(world, session, "no_payment_required")
         return None
     if method is None:
@@ -42,7 +45,7 @@ def pay(world: World, session: Json, payer: Json, method: Json | None, origin: s
 
 def _refuse_unless_payable(world: World, session: Json) -> None:
     """The page says so, too: https://docs.stripe.com/api/checkout/sessions/expire"""
-    if session["status"] == "open" and session["expires_at"] <= world.now():
+    if may_expire(world, session) and session["expires_at"] <= world.now():
         expire(world, session)
     if session["status"] != "open":
         raise InvalidRequestError(
@@ -99,6 +102,7 @@ def _intent(world: World, session: Json, customer: Json | None, due: int) -> Jso
     """
     found = intent_of(world, session)
     if found is not None:
+        found["amount"] = due  # a promotion code may have changed it
         return found
     intent = payments.new_intent(
         world,
@@ -129,6 +133,14 @@ def _save_without_payment(world: World, session: Json, customer: Json | None, me
     payments.refuse_unattachable(world, method)
     payments.attach(world, method, customer["id"])
     world.store.note(session["id"])["method"] = method["id"]
+
+
+def _forget_attempts(world: World, session: Json) -> None:
+    """Nothing is due any more: the PaymentIntent of a declined attempt is not needed."""
+    intent = intent_of(world, session)
+    if intent is not None:
+        payments.cancel(world, intent, "abandoned")
+        world.store.note(session["id"])["intent"] = session["payment_intent"] = None
 
 
 def on_paid(world: World, session_id: str) -> None:
@@ -167,8 +179,6 @@ def fulfil(world: World, session: Json, payment_status: str) -> None:
     _bill(world, session, customer, intent_of(world, session))
     session["customer_details"] = customer_details(payer["email"], payer["name"], payer["address"])
     session["customer"] = customer and customer["id"]
-    if session["automatic_tax"]["enabled"]:
-        session["automatic_tax"]["status"] = "complete"
     count_redemption(world, session)
     payment_links.count_completion(world, session)
     close(session, "complete")

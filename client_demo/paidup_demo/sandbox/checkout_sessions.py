@@ -134,7 +134,7 @@ def _refuse_too_small(session: Json) -> None:
 def find(world: World, session_id: str) -> Json | None:
     """The session, expired if its time is over."""
     session = world.store.find(TABLE, session_id)
-    if session is not None and session["status"] == "open" and session["expires_at"] <= world.now():
+    if session is not None and may_expire(world, session) and session["expires_at"] <= world.now():
         expire(world, session)
     return session
 
@@ -158,11 +158,19 @@ def expire(world: World, session: Json) -> None:
             'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a'
             f" status of `{session['status']}`."
         )
+    if not may_expire(world, session):
+        raise InvalidRequestError("This Checkout Session cannot be expired while its payment is processing.")
     intent = intent_of(world, session)
-    if intent is not None and intent["status"] in payments.CONFIRMABLE:
+    if intent is not None:
         payments.cancel(world, intent, "expired")
     close(session, "expired")
     world.events.record("checkout.session.expired", session)
+
+
+def may_expire(world: World, session: Json) -> bool:
+    """Whether it is open, and no payment of it is processing."""
+    intent = intent_of(world, session)
+    return session["status"] == "open" and (intent is None or intent["status"] in payments.CONFIRMABLE)
 
 
 def intent_of(world: World, session: Json) -> Json | None:

@@ -49,6 +49,8 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """How long a bank debit is processing. None: as long as the method usually takes."""
     checkout_redirect_wait_ms: Milliseconds = 10_000
     """How long the page of a Checkout Session waits for the answer to the webhook."""
+    automatic_tax_percent: Annotated[int, Meta(ge=0, le=50)] = 0
+    """What automatic tax adds to the prices of a Checkout Session."""
     refund_pending: bool = False
     default_currency: Annotated[str, Meta(pattern=r"^[a-z]{3}$")] = "usd"
     retries_end_subscription: Literal["canceled", "unpaid", "past_due"] = "canceled"

@@ -100,8 +100,8 @@ def _next(world: World, table: str, row: Json) -> Due | None:
         settles_at = world.store.note(row["id"]).get("settles_at")
         return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
     if table == checkout_sessions.TABLE:
-        is_open = row["status"] == "open"
-        return Due(row["expires_at"], _EXPIRE_SESSION, table, row["id"]) if is_open else None
+        may = checkout_sessions.may_expire(world, row)
+        return Due(row["expires_at"], _EXPIRE_SESSION, table, row["id"]) if may else None
     if table == "invoice":
         step_at = renewals.next_step_at(row)
         return None if step_at is None else Due(step_at, _COLLECT, table, row["id"])

@@ -19,7 +19,12 @@ def create_tax_rate(call: Call) -> Json:
     """POST /v1/tax_rates"""
     params = call.params
     require(params, "display_name", "percentage")
-    made = base("tax_rate", "txr", call.world.now()) | {
+    return present(call.world.store.add(tax_rate(call.world.now(), params)))
+
+
+def tax_rate(created: int, params: Json) -> Json:
+    """A percentage."""
+    return base("tax_rate", "txr", created) | {
         **nulls("country description effective_percentage flat_amount jurisdiction jurisdiction_level"),
         **nulls("state tax_type"),
         "active": True,
@@ -29,7 +34,6 @@ def create_tax_rate(call: Call) -> Json:
         "percentage": params["percentage"],
         "rate_type": "percentage",
     }
-    return present(call.world.store.add(made))
 
 
 def put_on(line: Json, rates: list[Json]) -> None:
