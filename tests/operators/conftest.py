@@ -39,14 +39,14 @@ def home() -> Iterator[Path]:
 def run(world: World, home: Path) -> Run:
     """Run `paidup` with these arguments; returns the exit code and the output."""
 
-    async def run(*arguments: str, forked: bool = False, **changes: Any) -> tuple[int, str]:
+    async def run(*arguments: str, forked: bool = True, **changes: Any) -> tuple[int, str]:
         return await paidup_command(home, arguments, environment(**world.given(**changes)), forked)
 
     return run
 
 
 async def paidup_command(
-    home: Path, arguments: tuple[str, ...], variables: dict[str, str], forked: bool = False
+    home: Path, arguments: tuple[str, ...], variables: dict[str, str], forked: bool = True
 ) -> tuple[int, str]:
     log = home / "output.log"
     log.unlink(missing_ok=True)

@@ -31,9 +31,9 @@ async def test_a_missing_payment_is_backfilled_explained_and_replayed(
     async with open_database(world.database_url):
         await Account.create(external_id="ada", stripe_customer=customer)
     invoice = await paid_elsewhere(stripe_side, customer)
-    code, output = await run("explain", invoice, forked=True)
+    code, output = await run("explain", invoice)
     assert (code, "no invoice, PaymentIntent" in output) == (1, True)
-    code, output = await run("backfill", "--since", f"{now():%Y-%m-%d}", "--json")
+    code, output = await run("backfill", "--since", f"{now():%Y-%m-%d}", "--json", forked=False)
     assert code == 0
     assert document(output)["outcomes"] == {"settled": 1}
     code, output = await run("explain", "ada", "--json")
@@ -58,16 +58,16 @@ async def test_an_event_is_dismissed_with_a_reason(world: World, run: Run) -> No
             id="evt_odd", type="invoice.paid", payload="", received_at=now(), attempts=12, error="parked: odd"
         )
     why = ("--reason", "sold by hand")
-    code, output = await run("dismiss", "evt_odd", "evt_none", *why, forked=True)
+    code, output = await run("dismiss", "evt_odd", "evt_none", *why)
     assert (code, "No event evt_none is stored." in output) == (1, True), output
-    code, output = await run("dismiss", "evt_odd", *why, "--by", "mia", "--json", forked=True)
+    code, output = await run("dismiss", "evt_odd", *why, "--by", "mia", "--json")
     assert code == 0, output
     (dismissed,) = document(output)["dismissed"]
     assert dismissed == {
         "event": "evt_odd", "type": "invoice.paid", "by": "mia", "reason": "sold by hand",
         "error": "parked: odd",
     }  # fmt: skip
-    code, output = await run("dismiss", "evt_odd", *why, forked=True)
+    code, output = await run("dismiss", "evt_odd", *why)
     assert (code, output.strip()) == (0, "evt_odd (invoice.paid): dismissed by mia")
 
 
@@ -80,7 +80,7 @@ async def test_the_doctor_reports_problems_with_exit_code_1(home: Path, world: W
     assert {check["name"] for check in result["checks"]} == {"settings"}
     assert any(check["text"].startswith("PORT: ") for check in result["checks"])
     await world.deliver_to(1)
-    code, output = await run("doctor", forked=True)
+    code, output = await run("doctor")
     assert code == 0, output
     assert "ok    settings" in output
     assert "warn  endpoint version" in output
@@ -96,7 +96,7 @@ async def test_stripe_setup_works_without_a_webhook_secret(
     code, output = await paidup_command(home, arguments, variables)
     assert code == 0, output
     assert "STRIPE_WEBHOOK_SECRET=whsec_" in output
-    code, output = await paidup_command(home, (*arguments, "--json"), variables, forked=True)
+    code, output = await paidup_command(home, (*arguments, "--json"), variables)
     assert code == 0
     result = document(output)
     assert (result["endpoint"]["state"], result["endpoint"]["secret"]) == ("exists", None)

@@ -30,8 +30,8 @@ SECRET = "whsec_of_this_test_and_of_no_endpoint_of_stripe"
 
 @contextmanager
 def running(folder: Path, port: int, *options: str) -> Iterator[Child]:
-    command = ["-m", "paidup", "sandbox", "--port", str(port), *options]
-    child = Child(command, {}, folder / "sandbox.log", cwd=folder)
+    command = ["-m", "paidup.cli", "sandbox", "--port", str(port), *options]
+    child = Child(command, {}, folder / "sandbox.log", cwd=folder, forked=True)
     try:
         child.wait_for(f"http://127.0.0.1:{port}/sandbox/health")
         yield child
@@ -47,17 +47,13 @@ def run(*arguments: str) -> str:
 
 
 def refused(folder: Path, *options: str) -> tuple[int, list[str]]:
-    """The exit code, and the lines on standard error, of a sandbox that must not start."""
-    done = subprocess.run(
-        [sys.executable, "-m", "paidup", "sandbox", *options],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stderr.splitlines()
+    """The exit code, and the lines that it wrote, of a sandbox that must not start."""
+    command = ["-m", "paidup.cli", "sandbox", *options]
+    child = Child(command, {"COLUMNS": "200"}, folder / "refused.log", cwd=folder, forked=True)
+    try:
+        return child.process.wait(60), child.output.splitlines()
+    finally:
+        child.stop()
 
 
 async def test_the_prices_of_a_plans_file_exist_from_the_start_and_after_a_reset(
@@ -194,7 +190,7 @@ async def test_init_sandbox_migrate_and_serve_sell_a_plan(
     secret = load_settings({}, ENV_FILE).auth_jwt_secret
     with running(tmp_path, sandbox_port):
         await asyncio.to_thread(run, "migrate")
-        server = Child(["-m", "paidup", "serve"], {}, tmp_path / "server.log", cwd=tmp_path)
+        server = Child(["-m", "paidup.cli", "serve"], {}, tmp_path / "server.log", tmp_path, forked=True)
         try:
             server.wait_for(f"http://127.0.0.1:{port}/readyz")
             side = StripeSide(f"http://127.0.0.1:{sandbox_port}", http)

@@ -6,7 +6,7 @@ import ast
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,11 +22,11 @@ class Module:
     path: Path
     is_package: bool
 
-    @property
+    @cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.text, str(self.path))
 
-    @property
+    @cached_property
     def text(self) -> str:
         return self.path.read_text()
 
@@ -41,11 +41,10 @@ class Module:
                 assert node.end_lineno is not None
                 yield node.name, node.end_lineno - node.lineno + 1
 
-    def attributes(self) -> Iterator[str]:
+    @cached_property
+    def attributes(self) -> frozenset[str]:
         """Every dotted expression, such as `os.environ` or `datetime.now`."""
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Attribute):
-                yield ast.unparse(node)
+        return frozenset(ast.unparse(node) for node in ast.walk(self.tree) if isinstance(node, ast.Attribute))
 
 
 @cache

@@ -16,7 +16,7 @@ MAX_TOP_LEVEL_IMPORTS = 120
 def test_no_module_uses_the_pubsub_class_of_redis_py() -> None:
     """realtime/redis_connection.py subscribes over plain connections; it says why."""
     users = {
-        name for name in modules() if any(used.endswith(".pubsub") for used in modules()[name].attributes())
+        name for name in modules() if any(used.endswith(".pubsub") for used in modules()[name].attributes)
     }
     assert users == set()
 
@@ -34,7 +34,7 @@ def test_only_the_ledger_writes_grants_entries_and_balances() -> None:
         for table in ("LedgerEntry", "CreditGrant")
         for how in ("create", "bulk_create", "update_or_create", "get_or_create", "save")
     }
-    writers = {name for name in modules() if writing & set(modules()[name].attributes())}
+    writers = {name for name in modules() if writing & set(modules()[name].attributes)}
     assert writers == set()
     makers = {
         name

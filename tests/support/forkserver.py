@@ -40,11 +40,12 @@ LOADED_LATE = (
     "uvicorn.loops.uvloop",
     "uvicorn.protocols.http.httptools_impl",
     "paidup.web.websocket.lightweight_protocol",
+    "paidup_demo.sandbox.app",
     "tortoise.backends.asyncpg",
     "tortoise.backends.sqlite",
     "typer._adapters",
 )
-"""What the server imports only when it runs."""
+"""What the server and the sandbox import only when they run."""
 MAX_MESSAGE = 2**16
 
 

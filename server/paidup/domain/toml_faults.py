@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -45,12 +46,18 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
+@cache
+def _described(kind: type[msgspec.Struct]) -> tuple[dict[str, msgspec.structs.FieldInfo], dict[str, Any]]:
+    """The fields of a table by their keys, and their types by name. Every start asks for them many times."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    return fields, get_type_hints(kind, include_extras=True)
+
+
 def _faults_of_table(value: Any, kind: type[msgspec.Struct], place: Place) -> Iterator[Fault]:
     if not isinstance(value, dict):
         yield Fault(place, f"Expected a table, got `{value!r}`")
         return
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    types = get_type_hints(kind, include_extras=True)
+    fields, types = _described(kind)
     for name, field in fields.items():
         if field.required and name not in value:
             yield Fault(place, f"`{name}` is missing")
