@@ -31,7 +31,9 @@ def element() -> Any:
     """The element's texts, signs and marks."""
     command = [str(NODE), "--input-type=module", "-e", PRINT]
     folder = ROOT / "client_demo" / "paidup_demo" / "sdk" / "element"
-    run = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=100
+    )
     return json.loads(run.stdout)
 
 

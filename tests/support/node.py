@@ -27,11 +27,15 @@ HASHES = FOLDER / "hashes.txt"
 ENVIRONMENT = {**os.environ, "PATH": f"{NODE.parent}{os.pathsep}{os.environ['PATH']}"}
 """This Node.js comes first in PATH, for the processes that npm starts."""
 
+WITHIN_S = 300
+"""How long npm may take: a registry that does not answer would hold up everything."""
 QUIETLY = ("--ignore-scripts", "--no-audit", "--no-fund", "--silent")
 
 
 def _npm(*arguments: str) -> None:
-    subprocess.run([NODE, NPM, *arguments, *QUIETLY], cwd=FOLDER, env=ENVIRONMENT, check=True)
+    subprocess.run(
+        [NODE, NPM, *arguments, *QUIETLY], cwd=FOLDER, env=ENVIRONMENT, check=True, timeout=WITHIN_S
+    )
 
 
 def hashes(lock: Path) -> set[str]:
