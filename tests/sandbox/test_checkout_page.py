@@ -186,7 +186,11 @@ async def test_a_customer_pays_on_the_hosted_page(shop: Shop, sandbox_browser: B
     """Declined, then the bank asks and agrees, and they are back in the shop."""
     page = await _page(sandbox_browser)
     session = await shop.open(success_url=SAAS + "/done?s={CHECKOUT_SESSION_ID}", cancel_url=SAAS + "/plans")
+    await page.goto(session.url.partition("#")[0])
+    await expect(page.get_by_text("this address is not complete")).to_be_visible()
+    await expect(page.get_by_role("button", name="Subscribe")).to_be_hidden()
     await page.goto(session.url)
+    await page.reload()
     assert await page.evaluate("document.documentElement.scrollWidth") == 320
     await page.get_by_label("Email").fill("jenny@example.com")
     await page.get_by_role("button", name="Test card: declined").click()

@@ -77,6 +77,8 @@ def _may_see(session: Json, request: Request) -> bool:
     """A page in a frame needs the session's secret, unless the customer comes back from their bank."""
     if session["ui_mode"] == "hosted_page" or "redirect_status" in request.query_params:
         return True
+    if session["ui_mode"] == "elements":
+        return False  # the shop's own page shows it
     known, given = session["client_secret"], request.query_params.get("secret", "")
     return known is not None and hmac.compare_digest(given.encode(), known.encode())
 
@@ -174,6 +176,7 @@ def _shown(world: World, session: Json, came_back: str | None) -> dict[str, str]
     return {
         "back": f'<a href="{html.escape(back)}" id="back">← Back</a>' if back else "<span></span>",
         "button": html.escape(button),
+        "came_back": "true" if came_back else "false",
         "email": _email(world, session),
         "embedded": "false" if session["ui_mode"] == "hosted_page" else "true",
         "id": session["id"],

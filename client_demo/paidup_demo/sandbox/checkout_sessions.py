@@ -87,7 +87,8 @@ def _method_types(world: World, params: Json, currency: str) -> list[str]:
 def _show_ui(session: Json, params: Json, origin: str) -> None:
     """A hosted page has an address; the others a secret for Stripe.js, and where to return to."""
     if session["ui_mode"] == "hosted_page":
-        session["url"] = f"{origin}/c/pay/{session['id']}"
+        # Stripe's has a long fragment, too, without which its page does not work.
+        session["url"] = f"{origin}/c/pay/{session['id']}#fid{new_id('', 300)[1:]}%2F"
         return
     session["client_secret"] = f"{session['id']}_secret_{new_id('', 40)[1:]}"
     session["return_url"] = params.get("return_url")
