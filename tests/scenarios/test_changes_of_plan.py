@@ -88,6 +88,17 @@ async def test_an_upgrade_is_shown_once_it_is_credited_although_no_webhook_arriv
     assert await life.stripe.calls(read) == before + 1
 
 
+async def test_an_upgrade_that_nobody_pays_is_over_although_no_webhook_arrives(life: Life) -> None:
+    await life.buy("basic")
+    await pay_on_with(life, ASKS)
+    await life.stripe.control("conditions", {"webhook_drop": True})
+    await life.post("/api/subscriptions/change", plan="pro")
+    assert (await life.account())["subscription"]["pending_plan"] == "pro"
+    await life.pass_days(1)
+    seen = (await life.account())["subscription"]
+    assert (seen["plan"], seen["pending_plan"]) == ("basic", None)
+
+
 async def test_a_declined_upgrade_can_be_replaced_or_paid_with_another_card(life: Life) -> None:
     """S26: another change replaces the first, whose invoice is voided and cannot be paid."""
     await life.buy("basic")
