@@ -27,8 +27,8 @@ LEAVING = """(secret) => {
 """Stripe.js with the default `redirect`: it leaves the page after any payment."""
 
 
-async def open_example(shopper: Shopper, name: str) -> Page:
-    await shopper.page.goto(f"{shopper.demo.url}/demo/examples/{name}.html")
+async def open_example(shopper: Shopper, name: str, query: str = "") -> Page:
+    await shopper.page.goto(f"{shopper.demo.url}/demo/examples/{name}.html{query}")
     return shopper.page
 
 
@@ -89,6 +89,75 @@ async def test_returning_from_the_banks_page_shows_the_activation(shopper: Shopp
     await fill_in(page, VISA)
     await page.evaluate("invoice => void leave(`${location.href}?invoice=${invoice}`)", invoice)
     await page.wait_for_url("**redirect_status=succeeded")
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+
+
+async def test_a_redirect_comes_back_to_the_activation(shopper: Shopper) -> None:
+    """S47: back from another page, and in a second tab: the address names the invoice."""
+    page = await open_example(shopper, "payment-element")
+    await page.get_by_role("tab", name="Amazon Pay").click()
+    await page.get_by_role("button", name="Pay").click()
+    await page.get_by_role("button", name="Authorize test payment").click()
+    await page.wait_for_url("**redirect_status=succeeded")
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+    address = page.url.partition("&payment_intent")[0]  # and without what Stripe adds
+    await (await shopper.new_tab()).goto(address)
+    await expect(shopper.page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+
+
+async def test_a_redirect_that_failed_offers_the_payment_again(shopper: Shopper) -> None:
+    """Back without a payment: the screen says what Stripe says, and the same order is paid by card."""
+    page = await open_example(shopper, "payment-element")
+    await page.get_by_role("tab", name="Amazon Pay").click()
+    await page.get_by_role("button", name="Pay").click()
+    await page.get_by_role("button", name="Fail test payment").click()
+    await page.wait_for_url("**redirect_status=failed")
+    await expect(page.get_by_role("heading", name="The payment did not go through")).to_be_visible()
+    await pay(page, VISA)
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+
+
+async def test_what_the_address_says_of_a_payment_is_not_believed(shopper: Shopper) -> None:
+    """A link that lies: "succeeded" for a payment nobody made, "failed" for one that was made."""
+    page = await open_example(shopper, "payment-element")
+    await expect(page.get_by_label("Card number")).to_be_visible()
+    invoice = (await shopper.pending())["invoice"]
+    lie = (
+        f"?invoice={invoice}&payment_intent=pi_1&payment_intent_client_secret=pi_1_secret_2&redirect_status="
+    )
+    await page.goto(page.url + lie + "succeeded")
+    await expect(page.get_by_role("heading", name="Not paid yet")).to_be_visible()
+    shown = page.locator("paidup-activation [data-current]")
+    await expect(shown).not_to_contain_text("Your payment is safe")
+    await pay(page, VISA)
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+    await page.goto(page.url.replace("succeeded", "failed"))
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+    await expect(page.locator("form")).to_be_hidden()
+
+
+async def test_a_deferred_payment_element(shopper: Shopper) -> None:
+    """Nothing is ordered before the customer presses the button; a bank debit is then shown for days."""
+    page = await open_example(shopper, "payment-element", "?deferred")
+    await page.get_by_role("tab", name="US bank account").click()
+    await page.get_by_role("button", name="Pay").click()
+    await expect(page.get_by_text("Your full name is incomplete.")).to_be_visible()
+    assert await shopper.pending() is None
+    await page.get_by_label("Full name").fill("Jenny Rosen")
+    await page.get_by_label("Email").fill("jenny@example.com")
+    await page.get_by_label("Routing number").fill("110000000")
+    await page.get_by_label("Account number").fill("000123456789")
+    await page.get_by_role("button", name="Pay").click()
+    screen = page.locator("paidup-activation")
+    await expect(screen).to_contain_text("Your ACH Direct Debit is under way. The bank usually answers by")
+    await expect(page.get_by_role("heading", name="Your bank is processing the payment")).to_be_visible()
+    await expect_no_violations(page)
+    await page.reload()  # the order is known: no second one
+    invoice = (await shopper.pending())["invoice"]
+    intent = (await shopper.stripe_side.api("GET", "payment_intents?limit=1"))["data"][0]["id"]
+    await page.goto(f"{page.url.partition('?')[0]}?invoice={invoice}")
+    await expect(screen).to_contain_text("You do not need to pay again")
+    await shopper.stripe_side.control(f"payment_intents/{intent}/decide")
     await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
 
 

@@ -53,8 +53,8 @@ def test_only_the_ledger_writes_grants_entries_and_balances() -> None:
             for what in {of.attr for of in moved} & movers.keys():
                 movers[what].add(name)
     assert movers["balance"] == {"paidup.credits.ledger"}
-    # A reversal reduces the grants of its own invoice first; reversals.py works out by how much.
-    assert movers["remaining"] == {"paidup.credits.ledger", "paidup.credits.reversals"}
+    # A reversal, and a failed debit, reduce the grants of their own invoice first, and work out by how much.
+    assert movers["remaining"] == {f"paidup.credits.{name}" for name in ("ledger", "reversals", "trust")}
 
 
 def test_the_application_is_a_table_of_contents() -> None:

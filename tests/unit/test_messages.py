@@ -52,6 +52,7 @@ def test_a_status_message_matches_the_protocol() -> None:
         "at": "2026-11-23T09:00:00.123000Z",
         "error": None,
         "checkout": None,
+        "processing": None,
     }
 
 

@@ -1,15 +1,22 @@
 // @ts-check
-/** Stripe's Payment Element, and `<paidup-activation>` once it is paid: by card here, or on a bank's own page. */
+/**
+ * Stripe's Payment Element, and `<paidup-activation>` once it is paid: by card here, by bank debit, or on another page.
+ *
+ * `?deferred` in the address shows the form before anything is ordered. What Stripe adds to the address of a customer who
+ * comes back (`redirect_status`) is a hint that anybody can write: the screen shows what the server says.
+ */
 import { PaidupActivation } from "../sdk/element/activation.js";
-import { order, stripe } from "./shop.js";
+import { order, priceOf, stripe } from "./shop.js";
 
 const form = /** @type {HTMLFormElement} */ (document.getElementById("form"));
 const problem = /** @type {HTMLElement} */ (document.getElementById("problem"));
 const button = /** @type {HTMLButtonElement} */ (form.querySelector("button"));
 const screen = /** @type {PaidupActivation} */ (document.querySelector("paidup-activation"));
+const address = new URLSearchParams(location.search);
+const deferred = address.has("deferred");
 
 /**
- * @param {string} invoice @param {string|null} intent the PaymentIntent's status, if Stripe.js returned one
+ * @param {string} invoice @param {string} [intent] the PaymentIntent's status, which Stripe.js returned to this page
  * @param {string} [ticket] without, one is fetched with the page's cookie
  */
 function showActivation(invoice, intent, ticket) {
@@ -22,32 +29,44 @@ function showActivation(invoice, intent, ticket) {
 }
 
 async function showForm() {
-  const [library, { invoice, client_secret, ticket }] = await Promise.all([stripe(), order("pro")]);
-  const elements = library.elements({ clientSecret: client_secret });
+  form.hidden = false;
+  const library = await stripe();
+  const purchase = deferred ? null : await order("pro");
+  const elements = library.elements(purchase ? { clientSecret: purchase.client_secret } : { mode: "subscription", ...(await priceOf("pro")) });
   elements.create("payment").mount("#payment");
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     button.disabled = true;
     problem.textContent = "";
-    const { error, paymentIntent } = await pay(library, elements, invoice);
+    const { error } = await pay(library, elements, purchase).catch((error) => ({ error }));
     button.disabled = false;
-    if (!error) showActivation(invoice, paymentIntent.status, ticket);
-    else if (error.type !== "validation_error") problem.textContent = error.message; // the element shows those itself
+    if (error && error.type !== "validation_error") problem.textContent = error.message; // the element shows those itself
   });
 }
 
-/** @param {any} library @param {any} elements @param {string} invoice @returns {Promise<any>} */
-async function pay(library, elements, invoice) {
+/** @param {any} library @param {any} elements @param {import("./shop.js").Purchase|null} purchase @returns {Promise<any>} */
+async function pay(library, elements, purchase) {
   const { error } = await elements.submit();
   if (error) return { error };
+  const { invoice, client_secret, ticket } = purchase ?? (await order("pro")); // deferred: only now something is ordered
   const back = new URL(location.pathname, location.href);
-  back.searchParams.set("invoice", invoice); // for the return from a payment on another page
-  return library.confirmPayment({ elements, confirmParams: { return_url: back.href }, redirect: "if_required" });
+  back.searchParams.set("invoice", invoice); // for the return from another page, in whichever tab
+  const confirmParams = { return_url: back.href };
+  const secret = purchase ? {} : { clientSecret: client_secret };
+  const confirmed = await library.confirmPayment({ elements, ...secret, confirmParams, redirect: "if_required" });
+  if (!confirmed.error) showActivation(invoice, confirmed.paymentIntent.status, ticket);
+  return confirmed;
 }
 
-const came = new URLSearchParams(location.search);
-const invoice = came.get("invoice");
-const outcome = came.get("redirect_status"); // Stripe adds it
-if (invoice && outcome !== "failed") showActivation(invoice, outcome);
-else await showForm();
+const invoice = address.get("invoice");
+if (invoice) {
+  showActivation(invoice);
+  /** @param {any} event */
+  const offerAgain = ({ detail: stage }) => {
+    if (stage !== "failed" && stage !== "awaiting_payment") return;
+    screen.removeEventListener("stage", offerAgain);
+    void showForm(); // the same order: it can still be paid
+  };
+  screen.addEventListener("stage", offerAgain);
+} else await showForm();

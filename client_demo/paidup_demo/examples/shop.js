@@ -31,3 +31,10 @@ export async function stripe() {
 
 /** Order a plan; repeated calls return the same pending order. @param {string} plan @returns {Promise<Purchase>} */
 export const order = (plan) => call("POST", "/api/subscriptions", { plan });
+
+/** What a month of a plan costs, as Stripe's elements want it. @param {string} plan @returns {Promise<{amount: number, currency: string}>} */
+export async function priceOf(plan) {
+  const { plans } = await call("GET", "/api/plans");
+  const [{ amount_minor, currency }] = plans.find((/** @type {{id: string}} */ each) => each.id === plan).prices;
+  return { amount: amount_minor, currency };
+}

@@ -109,15 +109,15 @@ export function purposeOf({ reason }, plan) {
 /** @type {Record<string, (name: string) => string>} */
 const SUBJECTS = { change: (name) => `Your change to ${name}`, renewal: (name) => `Your ${name} renewal` };
 
-/** @param {Pick<Status, "status"|"error">} payment @param {string} kind what it is for @param {Plan|undefined} plan of it @returns {Notice} */
-export function notice({ status, error }, kind, plan) {
+/** @param {Pick<Status, "status"|"error"|"processing">} payment @param {string} kind what it is for @param {Plan|undefined} plan of it @returns {Notice} */
+export function notice({ status, error, processing }, kind, plan) {
   const name = plan?.name ?? "new";
   const plural = kind === "top-up";
   const what = plural ? `Your ${name.toLowerCase()}` : (SUBJECTS[kind]?.(name) ?? `Your ${name} plan`);
   if (status === "processing")
     return {
       title: `${what} ${plural ? "are" : "is"} being paid`,
-      text: "Your bank needs more time. The credits are added as soon as it is done.",
+      text: processing?.message ?? "Your bank needs more time. The credits are added as soon as it is done.",
       label: "Show",
       way: "show",
     };

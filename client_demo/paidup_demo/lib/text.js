@@ -83,7 +83,8 @@ const toHome = button("home", "Back to posters");
  * The activating screen.
  * @param {Stage|"reversed"} stage
  * @param {{plan: string, kind?: string, credits: number, confirmed: boolean, online: boolean, error: string|null,
- *   reference?: string}} known `reference`: the invoice, to name to the shop
+ *   reference?: string, processing?: string}} known `reference`: the invoice, to name to the shop; `processing`: what the
+ *   server says of a bank debit
  *   `kind`: what the payment is for: plan, change, renewal, top-up; `confirmed`: whether this browser saw the bank's
  *   confirmation
  * @returns {Screen}
@@ -115,8 +116,9 @@ export function screen(stage, known) {
       };
     case "processing":
       return {
-        heading: "Payment received, not yet final",
+        heading: known.processing ? "Your bank is processing the payment" : "Payment received, not yet final",
         sentence:
+          known.processing ? `${known.processing} You can leave this page.` :
           "Your bank needs more time. You can leave this page: your credits are added as soon as it is done.",
         steps: ["done", "paused", "next"],
         actions: [toHome],

@@ -80,6 +80,7 @@ function draw(_event) {
     online: activation.connection === "open" || activation.connection === "connecting",
     error: activation.status?.error?.message ?? null,
     reference: order.invoice,
+    processing: activation.status?.processing?.message,
   });
   drawScreen(stage, screen);
 }

@@ -28,6 +28,7 @@ ADDRESS: Shape = dict.fromkeys(("city", "country", "line1", "line2", "postal_cod
 BILLING_DETAILS: Shape = {"address": ADDRESS, "email": TEXT, "name": TEXT, "phone": TEXT}
 METHOD: Shape = {
     "type": TEXT,
+    "amazon_pay": {},
     "bancontact": {},
     "card": {"number": TEXT, "exp_month": INTEGER, "exp_year": INTEGER, "cvc": TEXT},
     "ideal": {},

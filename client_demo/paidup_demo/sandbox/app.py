@@ -21,6 +21,7 @@ from paidup_demo.sandbox import (
     api_catalogue,
     api_checkout,
     api_credit_notes,
+    api_elements,
     api_events,
     api_payment_links,
     api_payment_pages,
@@ -58,6 +59,7 @@ OPERATIONS = [
     *api_payment_links.OPERATIONS,
     *api_payment_pages.OPERATIONS,
     *promotion_codes.OPERATIONS,
+    *api_elements.OPERATIONS,
     *api_events.OPERATIONS,
     *taxes.OPERATIONS,
 ]

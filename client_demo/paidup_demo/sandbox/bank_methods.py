@@ -15,10 +15,18 @@ from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
 from paidup_demo.sandbox.forms import require
 from paidup_demo.sandbox.state import Store, new_id
 
-CURRENCIES = {"bancontact": "eur", "ideal": "eur", "sepa_debit": "eur", "us_bank_account": "usd"}
-"""The one currency of each; cards take all."""
-REDIRECTS = ("bancontact", "ideal")
-"""The customer pays on their bank's page. Later payments are SEPA debits from the same account."""
+CURRENCIES = {
+    "amazon_pay": "usd",
+    "bancontact": "eur",
+    "ideal": "eur",
+    "sepa_debit": "eur",
+    "us_bank_account": "usd",
+}
+"""The one currency of each here; cards take all."""
+REDIRECTS = ("amazon_pay", "bancontact", "ideal")
+"""The customer pays on another page."""
+SAVED_AS_DEBIT = ("bancontact", "ideal")
+"""Later payments are SEPA debits from the same account."""
 DEBITS = ("sepa_debit", "us_bank_account")
 """The outcome is known only days after the payment is confirmed."""
 METHOD_TYPES = ("card", *CURRENCIES)
@@ -163,7 +171,7 @@ def _keep(store: Store, now: int, kind: str, details: Json, data: Json, account:
     method = store.add(objects.payment_method(now, kind, details, billing))
     store.note(method["id"]).update(
         authentication="redirect" if kind in REDIRECTS else "never",
-        attaches=kind not in REDIRECTS,
+        attaches=kind not in SAVED_AS_DEBIT,
         decline=None,
         debit={"failure": account.failure, "disputes": account.disputes, "stays": account.stays},
         refund=None,

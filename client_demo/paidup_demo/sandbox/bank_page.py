@@ -23,7 +23,7 @@ from paidup_demo.sandbox.world import World
 _PAGE = Template((Path(__file__).parent / "bank_page.html").read_text("utf-8"))
 _HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
 _NOTHING = "<!doctype html><title>Bank of Sandbox</title><p>There is nothing to pay here."
-_NAMES = {"bancontact": "Bancontact", "ideal": "iDEAL"}
+_NAMES = {"amazon_pay": "Amazon Pay", "bancontact": "Bancontact", "ideal": "iDEAL"}
 
 
 def page(world: World) -> Callable[[Request], Awaitable[Response]]:

@@ -41,9 +41,9 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     invoice_lag_ms: Milliseconds = 0
     processing_ms: Milliseconds = 0
     processing_outcome: Literal["succeeded", "failed"] = "succeeded"
-    payment_methods: tuple[Literal["card", "sepa_debit", "us_bank_account", "ideal", "bancontact"], ...] = (
-        "card", "sepa_debit", "us_bank_account", "ideal", "bancontact",
-    )  # fmt: skip
+    payment_methods: tuple[
+        Literal["card", "sepa_debit", "us_bank_account", "ideal", "bancontact", "amazon_pay"], ...
+    ] = ("card", "sepa_debit", "us_bank_account", "ideal", "bancontact", "amazon_pay")
     """What the account has enabled in the dashboard: Stripe's dynamic payment methods."""
     debit_days: Annotated[int, Meta(ge=0, le=30)] | None = None
     """How long a bank debit is processing. None: as long as the method usually takes."""
@@ -51,6 +51,8 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """How long the page of a Checkout Session waits for the answer to the webhook."""
     automatic_tax_percent: Annotated[int, Meta(ge=0, le=50)] = 0
     """What automatic tax adds to the prices of a Checkout Session."""
+    presentment_currency: Annotated[str, Meta(pattern=r"^[a-z]{3}$")] | None = None
+    """The currency that customers pay in, where Stripe's Adaptive Pricing converts the price's."""
     refund_pending: bool = False
     default_currency: Annotated[str, Meta(pattern=r"^[a-z]{3}$")] = "usd"
     retries_end_subscription: Literal["canceled", "unpaid", "past_due"] = "canceled"

@@ -64,3 +64,18 @@ def refuse_another(customer: Json, currency: str) -> None:
             "You cannot combine currencies on a single customer. This customer has had a subscription,"
             f" coupon, or invoice item with currency {customer['currency']}"
         )
+
+
+PRESENTMENT_RATE = 0.9
+"""What the imitated Adaptive Pricing multiplies amounts with."""
+
+
+def present_in(world: World, *paid: Json) -> None:
+    """Adaptive Pricing: show what the customer pays in their own currency; all other amounts stay.
+
+    https://docs.stripe.com/payments/currencies/localize-prices/adaptive-pricing
+    """
+    currency = world.conditions.presentment_currency
+    for each in paid if currency else ():
+        amount = round(each["amount"] * PRESENTMENT_RATE)
+        each["presentment_details"] = {"presentment_amount": amount, "presentment_currency": currency}

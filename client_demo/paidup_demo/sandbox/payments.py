@@ -6,9 +6,10 @@ and disputes are in reversals.py.
 
 from __future__ import annotations
 
+import hmac
 from typing import Any, NamedTuple
 
-from paidup_demo.sandbox import bank_methods, cards, objects
+from paidup_demo.sandbox import bank_methods, cards, currencies, objects
 from paidup_demo.sandbox.agenda import JobName
 from paidup_demo.sandbox.errors import CardError, InvalidRequestError, Json
 from paidup_demo.sandbox.state import copied, new_id
@@ -52,6 +53,16 @@ def new_intent(
     )
     if invoice is not None:
         world.store.note(intent["id"])["invoice"] = invoice
+    return intent
+
+
+def of_secret(world: World, client_secret: str) -> Json:
+    """The intent that this client secret is of. Raises Stripe's error where it is of none."""
+    intent_id = client_secret.partition("_secret_")[0]
+    table = "setup_intent" if intent_id.startswith("seti_") else "payment_intent"
+    intent = world.store.get(table, intent_id, "client_secret")
+    if not hmac.compare_digest(client_secret.encode(), intent["client_secret"].encode()):
+        raise InvalidRequestError("The client_secret provided is invalid.", param="client_secret")
     return intent
 
 
@@ -166,7 +177,7 @@ def finish_processing(world: World, intent_id: str) -> None:
 def _succeed(world: World, intent: Json) -> None:
     method = world.store.get("payment_method", intent["payment_method"])
     charge = world.store.add(objects.charge(world.real_now(), intent, method))
-    if method["type"] in bank_methods.REDIRECTS and intent["setup_future_usage"] and intent["customer"]:
+    if method["type"] in bank_methods.SAVED_AS_DEBIT and intent["setup_future_usage"] and intent["customer"]:
         saved = bank_methods.saved_from_redirect(world.store, world.now(), method)
         charge["payment_method_details"][method["type"]]["generated_sepa_debit"] = saved["id"]
         world.store.note(intent["id"])["reusable"] = saved["id"]
@@ -181,6 +192,7 @@ def reusable_method(world: World, intent: Json) -> str | None:
 
 def succeed_with(world: World, intent: Json, charge: Json) -> None:
     """This charge has paid the intent."""
+    currencies.present_in(world, intent, charge)
     world.events.record("charge.succeeded", charge)
     world.events.change(
         "payment_intent.succeeded",

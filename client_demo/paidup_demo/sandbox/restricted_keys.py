@@ -25,8 +25,9 @@ RESOURCES = {
 """The first part of a path, and the name of its permission; prices still have that of plans."""
 EXPANDED = {
     "charge": "charge", "customer": "customer", "invoice": "invoice", "latest_charge": "charge",
-    "latest_invoice": "invoice", "payment_intent": "payment_intent", "pending_setup_intent": "setup_intent",
-    "product": "product", "subscription": "subscription", "default_payment_method": "payment_method",
+    "latest_invoice": "invoice", "payment_intent": "payment_intent", "payment_method": "payment_method",
+    "pending_setup_intent": "setup_intent", "product": "product", "subscription": "subscription",
+    "default_payment_method": "payment_method",
 }  # fmt: skip
 KNOWN = {f"{name}_{access}" for name in RESOURCES.values() for access in ("read", "write")}
 

@@ -5,7 +5,7 @@ They change the charge; the invoice stays paid. Credit notes are in credit_notes
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import objects
+from paidup_demo.sandbox import currencies, objects
 from paidup_demo.sandbox.clock import DAY_S
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.world import World
@@ -32,6 +32,7 @@ def refund(world: World, charge: Json, amount: int | None, reason: str | None, m
             param="amount",
         )
     made = world.store.add(objects.refund(world.real_now(), charge, wanted, reason) | {"metadata": metadata})
+    currencies.present_in(world, made)
     _foresee(world, made, charge)
     world.events.record("refund.created", made)
     _set_refunded(world, charge, charge["amount_refunded"] + wanted, "charge.refunded")

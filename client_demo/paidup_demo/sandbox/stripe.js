@@ -1,6 +1,6 @@
 /**
- * The sandbox's stand-in for Stripe.js: the card element and confirmCardPayment, the payment element (of cards) and
- * confirmPayment, and the 3-D Secure dialog.
+ * The sandbox's stand-in for Stripe.js: the card element and confirmCardPayment, the payment element (cards, bank debits,
+ * redirects) and confirmPayment, and the 3-D Secure dialog.
  *
  * It has the interface of https://js.stripe.com, so that a page works with either. It calls only the sandbox that served it
  * and refuses live keys. Never enter real cards: unlike Stripe.js, it does not isolate card data from the page.
@@ -358,12 +358,42 @@
     }
   }
 
-  /** The payment element with cards as the only payment method. It shows its own validation errors. */
+  const BANK_CSS = `
+    .tabs { display: flex; flex-wrap: wrap; gap: .5rem; margin-block-end: .75rem; }
+    .tabs[hidden], .card[hidden], .bank[hidden] { display: none; }
+    .tabs button { font: inherit; color: inherit; background: transparent; padding: .5rem .75rem; cursor: pointer;
+      border: 1px solid color-mix(in srgb, currentColor 55%, transparent); border-radius: .35rem; }
+    .tabs button[aria-selected=true] { border-color: currentColor; font-weight: 600; box-shadow: 0 0 0 1px currentColor; }
+    .tabs button:focus-visible { outline: 3px solid color-mix(in srgb, currentColor 40%, transparent); outline-offset: 2px; }
+    .bank { display: grid; gap: .75rem; }
+    .bank label { display: grid; gap: .25rem; font-size: .875em; }
+    .bank p { margin: 0; font-size: .875em; }`;
+
+  /** The other payment methods of the payment element: a tab's name, its fields, and the sentence below them. */
+  const BANKS = {
+    sepa_debit: {
+      label: 'SEPA Direct Debit',
+      fields: { name: 'Full name', email: 'Email', iban: 'IBAN' },
+      text: 'You authorize the debit of your bank account. It takes several business days.',
+    },
+    us_bank_account: {
+      label: 'US bank account',
+      fields: { name: 'Full name', email: 'Email', routing_number: 'Routing number', account_number: 'Account number' },
+      text: 'You authorize the debit of your bank account. It takes several business days.',
+    },
+    ideal: { label: 'iDEAL', fields: {}, text: 'After submission, you are redirected to your bank.' },
+    amazon_pay: { label: 'Amazon Pay', fields: {}, text: 'After submission, you are redirected to Amazon.' },
+    bancontact: { label: 'Bancontact', fields: {}, text: 'After submission, you are redirected to your bank.' },
+  };
+  const BILLING = ['name', 'email'];
+
+  /** The payment element: a tab for each payment method that Stripe offers. It shows its own validation errors. */
   class PaymentElement extends CardElement {
     constructor(options) {
       super(options);
       this._type = 'payment';
-      this._root.querySelector('style').textContent += PAYMENT_CSS;
+      this._method = 'card';
+      this._root.querySelector('style').textContent += PAYMENT_CSS + BANK_CSS;
       for (const input of [this._expiry, this._cvc]) {
         const field = document.createElement('span'); // each label is above its field; the two fields are side by side
         input.before(field);
@@ -375,9 +405,90 @@
       this._wrong.className = 'wrong';
       this._wrong.setAttribute('role', 'alert');
       this._root.querySelector('.card').append(this._wrong);
+      this._tabs = document.createElement('div');
+      this._tabs.className = 'tabs';
+      this._tabs.setAttribute('role', 'tablist');
+      this._tabs.hidden = true;
+      this._root.querySelector('.card').before(this._tabs);
+      this._forms = { card: this._root.querySelector('.card') };
+    }
+
+    /** Show these types, each behind a tab; a single one has none. */
+    _offer(types) {
+      for (const type of types) {
+        if (type !== 'card') this._forms[type] ??= this._bankForm(type, BANKS[type]);
+      }
+      this._tabs.replaceChildren(...types.map((type) => this._tab(type)));
+      this._tabs.hidden = types.length < 2;
+      this._choose(types.includes(this._method) ? this._method : types[0]);
+    }
+
+    _tab(type) {
+      const tab = document.createElement('button');
+      tab.type = 'button';
+      tab.id = `${type}-tab`;
+      tab.setAttribute('role', 'tab');
+      tab.textContent = type === 'card' ? 'Card' : BANKS[type].label;
+      tab.addEventListener('click', () => this._choose(type));
+      return tab;
+    }
+
+    _bankForm(type, { fields, text }) {
+      const form = document.createElement('div');
+      form.className = 'bank';
+      for (const [name, label] of Object.entries(fields)) {
+        const field = document.createElement('label');
+        const input = document.createElement('input');
+        input.name = name;
+        input.addEventListener('input', () => this._changed());
+        field.append(label, input);
+        form.append(field);
+      }
+      const sentence = document.createElement('p');
+      sentence.textContent = text;
+      const wrong = document.createElement('p');
+      wrong.className = 'wrong';
+      wrong.setAttribute('role', 'alert');
+      form.append(sentence, wrong);
+      this._root.append(form);
+      return form;
+    }
+
+    _choose(type) {
+      this._method = type;
+      for (const tab of this._tabs.children) tab.setAttribute('aria-selected', String(tab.id === `${type}-tab`));
+      for (const [name, form] of Object.entries(this._forms)) form.hidden = name !== type;
+      this._changed();
+    }
+
+    _entered() {
+      const inputs = this._forms[this._method].querySelectorAll('input');
+      return Object.fromEntries([...inputs].map((input) => [input.name, input.value.trim()]));
+    }
+
+    /** `payment_method_data` of the chosen method, or a validation error, which is shown. */
+    _data(billing = {}) {
+      if (this._method === 'card') {
+        const { card, error } = this._card();
+        return error ? { error } : { data: { type: 'card', card, billing_details: billing } };
+      }
+      const entered = this._entered();
+      const missing = Object.keys(entered).find((name) => !entered[name]);
+      const message = missing ? `Your ${BANKS[this._method].fields[missing].toLowerCase()} is incomplete.` : '';
+      this._forms[this._method].querySelector('.wrong').textContent = message;
+      if (missing) return { error: { type: 'validation_error', code: `incomplete_${missing}`, message } };
+      const account = Object.fromEntries(Object.entries(entered).filter(([name]) => !BILLING.includes(name)));
+      const details = { name: entered.name, email: entered.email, ...billing };
+      return { data: { type: this._method, [this._method]: account, billing_details: details } };
     }
 
     _state() {
+      if (this._method !== 'card' && this._forms) {
+        const values = Object.values(this._entered());
+        const complete = values.every(Boolean);
+        const empty = values.length > 0 && !values.some(Boolean);
+        return { elementType: 'payment', empty, complete, collapsed: false, value: { type: this._method } };
+      }
       const { empty, complete } = super._state();
       return { elementType: 'payment', empty, complete, collapsed: false, value: { type: 'card' } };
     }
@@ -393,19 +504,32 @@
 
   const ELEMENTS = { card: CardElement, payment: PaymentElement };
 
-  /** The result of `stripe.elements()`: at most one element of each type, and the client secret they share. */
+  /**
+   * The result of `stripe.elements()`: at most one element of each type, and what they are for: an intent by its
+   * `clientSecret`, or (deferred) `mode`, `amount` and `currency` before there is one.
+   */
   class Elements {
-    constructor({ clientSecret }) {
-      this._secret = clientSecret;
+    constructor(stripe, options) {
+      this._stripe = stripe;
+      this._options = options;
+      this._secret = options.clientSecret;
+      this._deferred = Boolean(options.mode);
+      this._submitted = false;
       this._made = new Map();
+      if (!this._deferred) return;
+      if (this._secret) throw new Error('Invalid value for elements(): clientSecret and mode cannot be combined.');
+      if (!options.currency) throw new Error('Invalid value for elements(): currency is required with mode.');
+      if (options.mode !== 'setup' && !(options.amount > 0)) {
+        throw new Error(`Invalid value for elements(): amount must be greater than 0 when mode is "${options.mode}".`);
+      }
     }
 
     create(type, options) {
       const Kind = ELEMENTS[type];
       if (!Kind) throw new Error(`The sandbox supports only the elements card and payment, not "${type}".`);
       if (this._made.has(type)) throw new Error(`Can only create one Element of type ${type} through elements.create().`);
-      if (type === 'payment' && !this._secret) {
-        throw new Error('The sandbox creates a payment element only from elements({clientSecret}).');
+      if (type === 'payment' && !this._secret && !this._deferred) {
+        throw new Error('In order to create a payment element, you must pass a clientSecret or mode when creating the Elements group.');
       }
       const element = new Kind(options);
       this._made.set(type, element);
@@ -414,6 +538,7 @@
         this._made.delete(type);
         destroy();
       };
+      if (type === 'payment') this._load(element);
       return element;
     }
 
@@ -422,10 +547,30 @@
       return this._made.get(type?.__elementType ?? type) ?? null;
     }
 
+    /** Change the amount or currency of a deferred group. */
+    update(options) {
+      this._options = { ...this._options, ...options };
+      this._submitted = false;
+      const element = this.getElement('payment');
+      if (element && this._deferred) this._load(element);
+    }
+
     /** Validates the form and shows its errors. */
     async submit() {
-      const { error } = this._payment()._card();
-      return error ? { error } : { selectedPaymentMethod: 'card' };
+      const element = this._payment();
+      const { error } = element._data();
+      this._submitted = !error;
+      return error ? { error } : { selectedPaymentMethod: element._method };
+    }
+
+    async _load(element) {
+      const { mode, amount, currency, paymentMethodTypes, setupFutureUsage } = this._options;
+      const deferred = { mode, amount, currency, payment_method_types: paymentMethodTypes, setup_future_usage: setupFutureUsage };
+      const wanted = this._deferred ? { deferred_intent: deferred } : { client_secret: this._secret };
+      const answer = await this._stripe._call('GET', `/v1/elements/sessions?${formOf(wanted)}`);
+      const types = answer.payment_method_preference?.ordered_payment_method_types;
+      if (types) element._offer(types);
+      else element._emit('loaderror', { elementType: 'payment', error: answer.error });
     }
 
     _payment() {
@@ -520,26 +665,51 @@
     }
 
     elements(options = {}) {
-      return new Elements(options);
+      return new Elements(this, options);
     }
 
-    /** Confirms with the payment element's card. Cards need no redirect, so with "if_required" the page stays. */
-    async confirmPayment({ elements, confirmParams = {}, redirect = 'always' }) {
-      const secret = elements._secret;
+    /**
+     * Confirms with what the payment element has. Cards and bank debits need no redirect, so with "if_required" the page
+     * stays; iDEAL and Bancontact always leave for the bank's page, which comes back to `return_url`.
+     */
+    async confirmPayment({ elements, clientSecret, confirmParams = {}, redirect = 'always' }) {
+      const secret = elements?._secret ?? clientSecret;
       const id = parseSecret(secret, 'pi', 'confirmPayment');
       const { return_url: returnTo, payment_method_data: more } = confirmParams;
       if (redirect === 'always' && !returnTo) {
         throw new Error('You must provide a return_url in confirmParams, or redirect: "if_required".');
       }
-      const method = { card: elements._payment(), billing_details: more?.billing_details };
-      const result = await this._confirm(KINDS.pi, id, secret, { payment_method: method });
+      const wrong = await this._refuseDeferred(elements, id, secret);
+      if (wrong) return wrong;
+      const chosen = elements ? elements._payment()._data(more?.billing_details) : {};
+      if (chosen.error) return { error: chosen.error };
+      const body = { client_secret: secret, use_stripe_sdk: true, payment_method_data: chosen.data, return_url: returnTo };
+      const intent = await this._call('POST', `/v1/payment_intents/${id}/confirm`, body);
+      if (intent.error) return intent;
+      const result = intent.status === 'requires_action' ? await this._act(KINDS.pi, id, secret, intent) : { paymentIntent: intent };
       if (result.error || redirect !== 'always') return result;
       const there = new URL(returnTo);
       there.searchParams.set('payment_intent', id);
       there.searchParams.set('payment_intent_client_secret', secret);
-      there.searchParams.set('redirect_status', result.paymentIntent.status);
+      there.searchParams.set('redirect_status', result.paymentIntent.status === 'processing' ? 'pending' : result.paymentIntent.status);
       location.assign(there);
       return new Promise(() => {}); // the browser is navigating away
+    }
+
+    /** In deferred mode: submit() comes first, and the intent has the amount and currency that the form was made for. */
+    async _refuseDeferred(elements, id, secret) {
+      if (!elements?._deferred) return null;
+      if (!elements._submitted) {
+        throw new Error('elements.submit() must be called before stripe.confirmPayment(): call it as soon as your customer presses pay.');
+      }
+      const { error, paymentIntent } = await this._read(KINDS.pi, id, secret);
+      if (error) return { error };
+      for (const name of ['amount', 'currency']) {
+        if (elements._options[name] === paymentIntent[name]) continue;
+        const message = `The ${name} of the PaymentIntent (${paymentIntent[name]}) does not match the one of Elements (${elements._options[name]}).`;
+        return { error: { type: 'invalid_request_error', message } };
+      }
+      return null;
     }
 
     confirmCardPayment(clientSecret, data = {}, options = {}) {
@@ -596,6 +766,11 @@
     async _act(kind, id, clientSecret, known) {
       const before = known ? { [kind.result]: known } : await this._read(kind, id, clientSecret);
       if (before.error || before[kind.result].status !== 'requires_action') return before;
+      const action = before[kind.result].next_action;
+      if (action?.type === 'redirect_to_url') {
+        location.assign(action.redirect_to_url.url);
+        return new Promise(() => {}); // the browser is navigating away
+      }
       await challenge(id);
       const after = await this._read(kind, id, clientSecret);
       const failure = after[kind.result]?.[kind.failure];

@@ -278,7 +278,9 @@ def on_invoice_paid(world: World, invoice_id: str) -> None:
         found = invoices.default_payment(world, invoice)
         if found and found[1]["payment_method"]:
             new["default_payment_method"] = payments.reusable_method(world, found[1])
-    if any(subscription[key] != value for key, value in new.items()):
+    if world.conditions.presentment_currency:
+        new["presentment_details"] = {"presentment_currency": world.conditions.presentment_currency}
+    if any(subscription.get(key) != value for key, value in new.items()):
         happened = "resumed" if was_paused and "status" in new else "updated"
         world.events.change(f"customer.subscription.{happened}", subscription, **new)
     changes.on_paid(world, subscription, invoice_id)

@@ -18,10 +18,15 @@
 /** @typedef {"connecting"|"open"|"waiting"|"polling"|"closed"} Connection */
 /** @typedef {{code: string, decline_code?: string|null, message: string}} PaymentError */
 /**
+ * A bank debit that is under way for days. `message` is for the customer; `expected_at` is by when the bank usually answers.
+ * @typedef {{method: string, name: string, since: string, expected_at: string, credits_on_trust: number, message: string}} ProcessingPayment
+ */
+/**
  * An invoice's status from the server. `version` only grows; `at` is ISO 8601 in UTC.
  * @typedef {{type: "status", invoice: string, version: number, status: InvoiceStatus, stage: Stage,
  *   plan: string|null, credits_granted: number, balance: number,
- *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null, checkout: string|null}} Status
+ *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null, checkout: string|null,
+ *   processing?: ProcessingPayment|null}} Status
  */
 /**
  * A Checkout Session's status: nothing of the account but the credits that the session gave. `return_to`: where the

@@ -15,6 +15,20 @@ class PaymentFailure(msgspec.Struct, frozen=True):
     decline_code: str | None = None
 
 
+class DebitUnderWay(msgspec.Struct, frozen=True):
+    """A bank debit that takes days. `message` is for the customer, and suits a page and a mail.
+
+    `method` is Stripe's (`sepa_debit`), `name` for people. `expected_at`: by when the bank usually answers.
+    """
+
+    method: str
+    name: str
+    since: datetime
+    expected_at: datetime
+    credits_on_trust: int
+    message: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """The state of one invoice; docs/protocol.md lists the values.
 
@@ -32,6 +46,7 @@ class Status(msgspec.Struct, frozen=True):
     via: str | None
     at: datetime
     error: PaymentFailure | None = None
+    processing: DebitUnderWay | None = None
 
     @property
     def active(self) -> bool:

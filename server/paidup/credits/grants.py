@@ -12,7 +12,7 @@ from datetime import datetime
 
 import msgspec
 
-from paidup.credits import ledger, renewal_grace, reversals
+from paidup.credits import ledger, renewal_grace, reversals, trust
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice
 from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.catalog import Catalogue
@@ -83,6 +83,9 @@ async def create_grants(
     limit = next(each.quote.credits for each in paid if each.invoice == row.id)
     items = planned[row.id].installments
     await _write_schedule(row, account, items, limit, catalogue, at, writes)
+    if row.credits_on_trust:
+        await writes.send()
+        await trust.replace_by_payment(row, account, at)
     if is_independent(row):
         return
     await writes.send()  # the grants are read below
@@ -94,6 +97,16 @@ async def create_grants(
         if await _adjust(other, account, planned[other.id], row.id, at):
             await reversals.apply(other, account, after, f"{row.id}>{other.id}", "recalculated", at)
             await other.save(update_fields=("credits_offset", *reversals.COUNTS))
+
+
+async def give_on_trust(row: Invoice, account: Account, catalogue: Catalogue, at: datetime) -> None:
+    """Grant what the policy allows of the credits that the payment will grant at once."""
+    if not (catalogue.trust.cap(row.payment_method) and is_independent(row)):
+        return
+    for item in grant_schedules([_paid_invoice(row)])[row.id].installments[:1]:
+        if item.due_at is None:
+            terms = _terms(row, item, catalogue, ledger.ON_TRUST)
+            await trust.give(row, account, terms, catalogue.trust, at)
 
 
 async def end_subscription_grants(
@@ -138,23 +151,28 @@ async def _write_schedule(
     why = f"; without {free} free credits, which are granted once per period" if free > 0 else ""
     why += f"; without {less} already granted before a downgrade" if less > 0 else ""
     for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
-        expires_at = at_unix(item.expires_at) if item.expires_at else None
-        due_at = at_unix(item.due_at) if item.due_at is not None else None
-        plan = item.plan or row.plan
-        grace = grace_of(catalogue.find(plan))
-        until = expires_at + grace if expires_at and grace and row.subscription else None
-        terms = ledger.GrantTerms(item.credits, expires_at, number, plan, item.rollover_cap, due_at, until)
-        if due_at is None:
+        terms = _terms(row, item, catalogue, number)
+        if terms.due_at is None:
             await ledger.grant(account, row.id, terms, at, why, writes)
         else:
             await ledger.plan_installment(account, row.id, terms, writes)
+
+
+def _terms(row: Invoice, item: Installment, catalogue: Catalogue, number: int) -> ledger.GrantTerms:
+    expires_at = at_unix(item.expires_at) if item.expires_at else None
+    due_at = at_unix(item.due_at) if item.due_at is not None else None
+    plan = item.plan or row.plan
+    grace = grace_of(catalogue.find(plan))
+    until = expires_at + grace if expires_at and grace and row.subscription else None
+    return ledger.GrantTerms(item.credits, expires_at, number, plan, item.rollover_cap, due_at, until)
 
 
 async def _adjust(row: Invoice, account: Account, schedule: Schedule, cause: str, at: datetime) -> bool:
     """Adjust an earlier invoice's grants to its recomputed schedule. True if one has changed."""
     changed = bool(row.credits_offset != schedule.offset)
     row.credits_offset = schedule.offset
-    grants = await CreditGrant.filter(invoice_id=row.id).order_by("installment")
+    of_payment = CreditGrant.filter(invoice_id=row.id).exclude(installment=ledger.ON_TRUST)
+    grants = await of_payment.order_by("installment")
     for grant, item in zip(
         grants, schedule.installments, strict=False
     ):  # an invoice without items has one grant of zero

@@ -29,6 +29,8 @@ class Spent(msgspec.Struct, frozen=True):
     key: str
 
 
+ON_TRUST = 0
+"""The installment of credits that are granted before their payment: see trust.py. Paid ones begin with 1."""
 GrantPortion = tuple[int, int]
 """A grant's id and a number of its credits."""
 
@@ -78,7 +80,7 @@ async def grant(
     remaining = terms.credits - min(terms.credits, debt_of(account))
     row = _new_grant(account, invoice_id, terms, remaining, GrantState.LIVE)
     writes.insert(row)
-    reason = f"{terms.plan or 'plan'}, paid{note}"
+    reason = f"{terms.plan or 'plan'}, {'on trust' if terms.installment == ON_TRUST else 'paid'}{note}"
     reference = f"{invoice_id}:{terms.installment}"
     entry = _move_balance(account, EntryKind.GRANT, terms.credits, reference, reason, None, at)
     writes.insert(entry, grant_id=row)

@@ -80,6 +80,9 @@ async def read_facts(subscription: str) -> RenewalFacts:
         failed_until=_latest_end(
             each for each in rows if each.billing_reason == RENEWAL and has_failed(each)
         ),
+        processing=any(
+            each.billing_reason == RENEWAL and each.status is InvoiceStatus.PROCESSING for each in rows
+        ),
     )
 
 

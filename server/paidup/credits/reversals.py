@@ -111,7 +111,8 @@ async def apply(
 async def _due(row: Invoice) -> tuple[list[CreditGrant], Claim]:
     """The invoice's grants, and how many of their credits are to be taken back and frozen."""
     known = await Reversal.filter(invoice_id=row.id)
-    planned = await CreditGrant.filter(invoice_id=row.id).order_by("installment")
+    of_payment = CreditGrant.filter(invoice_id=row.id).exclude(installment=ledger.ON_TRUST)
+    planned = await of_payment.order_by("installment")
     grants = [grant for grant in planned if grant.state in _GRANTED]
     facts = [ReversalFacts(each.kind, each.status, each.amount_minor, each.withdrawn) for each in known]
     total_minor = row.total_minor or row.amount_due_minor  # settled before totals were stored

@@ -168,6 +168,14 @@ class Invoice(Model):
     changed_at = fields.DatetimeField()
     payment_seen_at = fields.DatetimeField(null=True)
     """When Stripe first showed it as paid, while its credits cannot be computed yet; else None."""
+    payment_method = fields.CharField(40, null=True)
+    """The type of the payment method of the latest attempt, where it is known: `sepa_debit`."""
+    processing_since = fields.DatetimeField(null=True)
+    """When a payment of it was first seen in processing; None while none is."""
+    debit_failed = fields.BooleanField(default=False, db_default=False)
+    """Whether a bank debit of it has failed. The account is given no credits on trust any more."""
+    credits_on_trust = fields.BigIntField(default=0, db_default=0)
+    """How many credits were granted while its payment is processing: see credits/trust.py."""
     settled_via = fields.CharEnumField(Source, max_length=20, null=True)
     settled_at = fields.DatetimeField(null=True, db_index=True)
     lease_expires_at = fields.DatetimeField(null=True)

@@ -6,6 +6,10 @@ WATCHED_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Delays between verifications of an invoice with an open WebSocket; the last one repeats."""
 
 
+WATCHED_DEBIT_S = 600.0
+"""The least delay while a bank debit is under way: the webhook tells its outcome, days later."""
+
+
 def watched_delay_s(attempt: int, chance: float) -> float:
     """The delay after verification `attempt` (from 0). `chance` in [0, 1) varies it by 10 % either way."""
     return WATCHED_DELAYS_S[min(attempt, len(WATCHED_DELAYS_S) - 1)] * (0.9 + 0.2 * chance)
@@ -18,13 +22,21 @@ MAX_CHECKED_AGE_S = 62 * DAY_S
 """Stripe retries a renewal for two months at most; an older payment is found by its event."""
 
 
-def reconciler_delay_s(age_s: float) -> float | None:
+PROCESSING_CHECK_S = DAY_S / 2
+"""How often a bank debit is verified that is under way, in case its events are lost."""
+
+
+def reconciler_delay_s(age_s: float, processing: bool = False, takes_days: bool = False) -> float | None:
     """The delay before the reconciler verifies an open invoice of this age again; None for never.
 
     Half its age, within bounds: about forty calls on the first day, one a day after that, none after
     two months. https://docs.stripe.com/billing/revenue-recovery/smart-retries
+
+    `processing`: a payment is under way, which is never given up. `takes_days`: it is a bank debit.
     """
-    if age_s >= MAX_CHECKED_AGE_S:
+    if takes_days:
+        return PROCESSING_CHECK_S
+    if age_s >= MAX_CHECKED_AGE_S and not processing:
         return None
     if age_s >= DAY_S:
         return DAY_S

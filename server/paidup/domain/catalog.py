@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from paidup.domain.delayed_methods import DELAYED_METHODS
 from paidup.domain.toml_faults import Fault, Place, describe, find_faults
 from paidup.errors import ConfigurationError, InvalidInput, UnknownPlan
 
@@ -186,12 +187,32 @@ class WrittenOff(StrEnum):
     """The credits of its lines, as if it had been paid."""
 
 
+class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many credits an account may have while a bank debit is processing, by method. 0: none.
+
+    `spent_then_failed`: what becomes of those that were spent when the debit fails.
+    """
+
+    sepa_debit: NotNegative = 0
+    us_bank_account: NotNegative = 0
+    bacs_debit: NotNegative = 0
+    acss_debit: NotNegative = 0
+    au_becs_debit: NotNegative = 0
+    spent_then_failed: AfterRefund = AfterRefund.DEBT
+
+    def cap(self, method: str | None) -> int:
+        """The most credits on trust for payments by this method."""
+        cap: int = getattr(self, method) if method in DELAYED_METHODS else 0
+        return cap
+
+
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All plans, in display order."""
 
     plans: Annotated[tuple[Plan, ...], msgspec.Meta(min_length=1)]
     spent_then_refunded: AfterRefund = AfterRefund.DEBT
     written_off: WrittenOff = WrittenOff.NOTHING
+    trust: Trust = Trust()
 
     def plan(self, plan_id: str) -> Plan:
         """The plan of this id. Raises UnknownPlan."""

@@ -66,6 +66,8 @@ class InvoiceSnapshot(msgspec.Struct, frozen=True):
     """The invoice's whole amount, whether or not part of it is paid."""
     intent: str | None
     error: PaymentError | None = None
+    method: str | None = None
+    """The type of the payment method of the latest attempt, where it is known."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -73,6 +75,8 @@ class Decision(msgspec.Struct, frozen=True):
     status: InvoiceStatus
     reason: str
     error: PaymentError | None = None
+    method: str | None = None
+    """The type of the payment method that this is about, where the facts show it."""
 
 
 def decide(known: InvoiceSnapshot, facts: PaymentFacts, grant_written_off: bool = False) -> Decision:
@@ -177,12 +181,18 @@ def _from_payment(known: InvoiceSnapshot, payment: IntentFacts) -> Decision:
     if payment.status == "canceled":
         error = CANCELED
     reason = f"the payment is {payment.status}"
-    return _notify(known, status, reason, error if status is InvoiceStatus.FAILED else None)
+    error = error if status is InvoiceStatus.FAILED else None
+    return _notify(known, status, reason, error, payment.method)
 
 
 def _notify(
-    known: InvoiceSnapshot, status: InvoiceStatus, reason: str, error: PaymentError | None = None
+    known: InvoiceSnapshot,
+    status: InvoiceStatus,
+    reason: str,
+    error: PaymentError | None = None,
+    method: str | None = None,
 ) -> Decision:
-    if known.status.terminal or (status is known.status and error == known.error):
+    learned = status is InvoiceStatus.PROCESSING and method is not None and method != known.method
+    if known.status.terminal or (status is known.status and error == known.error and not learned):
         return Decision(Verdict.NOTHING_NEW, known.status, reason, known.error)
-    return Decision(Verdict.NOTIFY, status, reason, error)
+    return Decision(Verdict.NOTIFY, status, reason, error, method)

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.delayed_methods import ProcessingPayment
 from paidup.domain.payment_facts import PaymentError, Source
 from paidup.domain.stages import Stage
 
@@ -34,7 +35,8 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     """The state of one invoice. `version` only grows; a terminal `status` is final.
 
     `via` is the source that settled it, None before; `at` is when the status last changed, UTC. `checkout`
-    is the Checkout Session that it came from.
+    is the Checkout Session that it came from. `processing` is of a bank debit that takes days, while its
+    status is `processing`.
     """
 
     invoice: str
@@ -48,6 +50,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     at: datetime
     error: PaymentError | None = None
     checkout: str | None = None
+    processing: ProcessingPayment | None = None
 
     @property
     def terminal(self) -> bool:

@@ -93,7 +93,8 @@ class IntentFacts(msgspec.Struct, frozen=True):
     """A PaymentIntent that an InvoicePayment links to the invoice.
 
     `invoice` is what Stripe's InvoicePayment names. None if the source (an event about the intent alone)
-    shows no link; then the link is checked against the stored intent.
+    shows no link; then the link is checked against the stored intent. `method` is the type of the payment
+    method (`sepa_debit`), where the source shows it.
     """
 
     intent: str
@@ -104,6 +105,7 @@ class IntentFacts(msgspec.Struct, frozen=True):
     amount_received_minor: int
     invoice: str | None = None
     error: PaymentError | None = None
+    method: str | None = None
 
 
 class PaymentFacts(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ from paidup.domain.catalog import Plan, Rollover
 RETRIES_LAST_AT_MOST = timedelta(days=60)
 """Stripe's longest retry policy is two months:
 https://docs.stripe.com/billing/revenue-recovery/smart-retries."""
+DEBITS_LAST_AT_MOST = timedelta(days=21)
+"""Fourteen business days, for a SEPA Direct Debit: https://docs.stripe.com/payments/sepa-debit."""
 DRAFT_FOR = timedelta(hours=1)
 """How long a renewal's invoice is a draft, where Stripe has not said otherwise."""
 NOT_RENEWING = frozenset({"canceled", "incomplete_expired", "unpaid", "paused"})
@@ -27,13 +29,14 @@ class RenewalFacts(msgspec.Struct, frozen=True):
     """What is known of a subscription's renewals.
 
     `paid_until`: the end of the latest period that was paid. `failed_until`: the end of the latest period
-    whose invoice is void or uncollectible.
+    whose invoice is void or uncollectible. `processing`: a bank debit for it is under way.
     """
 
     status: str
     cancel_at: datetime | None = None
     paid_until: datetime | None = None
     failed_until: datetime | None = None
+    processing: bool = False
 
 
 def grace_of(plan: Plan | None) -> timedelta:
@@ -48,6 +51,8 @@ def usable_until(period_end: datetime, plan: Plan | None, known: RenewalFacts) -
     grace = grace_of(plan)
     if plan is not None and plan.grace_while_retrying and known.status == "past_due":
         grace = max(grace, RETRIES_LAST_AT_MOST)
+    if grace and known.processing:
+        grace = max(grace, DEBITS_LAST_AT_MOST)
     decided = (known.paid_until, known.failed_until)
     if not grace or known.status in NOT_RENEWING or any(end and end > period_end for end in decided):
         return None

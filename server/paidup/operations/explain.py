@@ -26,6 +26,7 @@ from paidup.operations.invoice_report import (
 )
 from paidup.operations.recommendations import pending_steps, recommendation
 from paidup.payments.outcomes import EventOutcome
+from paidup.realtime.status_queries import processing_of
 from paidup.runtime.clock import now
 from paidup.stripe_api.events import Event
 from paidup.stripe_api.schemas import StripeInvoice, decode
@@ -135,6 +136,7 @@ def _details(row: Invoice) -> InvoiceDetails:
         status=row.status,
         stage=stage_of(row.status, row.payment_seen_at, now()),
         error=row.error,
+        processing=processing_of(row),
         version=row.version,
         published_version=row.published_version,
         credits=row.credits_quoted,

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.delayed_methods import ProcessingPayment
 from paidup.domain.stages import Stage
 
 
@@ -63,6 +64,7 @@ class InvoiceDetails(msgspec.Struct, frozen=True):
     status: InvoiceStatus
     stage: Stage
     error: dict[str, Any] | None
+    processing: ProcessingPayment | None
     version: int
     published_version: int
     credits: int

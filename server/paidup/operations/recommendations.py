@@ -104,6 +104,11 @@ def recommendation(
         )
     if details.status is InvoiceStatus.OPEN and _payment_succeeded(timeline):
         return "Nothing: the payment succeeded; credits are granted once Stripe marks the invoice as paid."
+    if details.processing is not None:
+        return (
+            f"Wait: the {details.processing.name} began on {details.processing.since:%d %B}, and the bank"
+            f" usually answers by {details.processing.expected_at:%d %B %Y}. Nothing has to be paid again."
+        )
     return _RECOMMENDATIONS[details.status]
 
 

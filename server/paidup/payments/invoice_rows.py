@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from paidup.credits import ledger, reversals
 from paidup.db.bulk import update_many
@@ -12,6 +12,7 @@ from paidup.db.models import Account, Invoice
 from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.backoff import FIRST_CHECK_S
 from paidup.domain.decisions import UNCOLLECTIBLE, InvoiceSnapshot, InvoiceStatus
+from paidup.domain.delayed_methods import DELAYED_METHODS
 from paidup.domain.payment_facts import PaymentFacts
 from paidup.payments.outcomes import PUBLISH_GRACE
 from paidup.realtime.status_queries import error_of
@@ -70,7 +71,23 @@ def write_change(row: Invoice, writes: UnitOfWork) -> None:
             "payment_seen_at",
         ),
         *("finalized_at", "sequence", "affects_others", "has_reversals", *reversals.COUNTS),
+        *("payment_method", "processing_since", "debit_failed", "credits_on_trust"),
     )
+
+
+def note_attempt(row: Invoice, status: InvoiceStatus, method: str | None, at: datetime) -> None:
+    """Set `status`, and what it says of the payment under way: its method, since when, and a failed debit."""
+    was_processing = row.status is InvoiceStatus.PROCESSING
+    if status is InvoiceStatus.PROCESSING:
+        row.payment_method = method if method or not was_processing else row.payment_method
+        row.processing_since = row.processing_since or at
+    elif status is InvoiceStatus.FAILED:
+        row.payment_method = method or (row.payment_method if was_processing else None)
+        row.debit_failed = row.debit_failed or row.payment_method in DELAYED_METHODS
+        row.processing_since = None
+    else:
+        row.payment_method = row.processing_since = None
+    row.status = status
 
 
 async def record_published(published: Sequence[tuple[str, int]]) -> None:
@@ -92,4 +109,5 @@ def snapshot(row: Invoice) -> InvoiceSnapshot:
         amount_due_minor=row.amount_due_minor,
         intent=row.payment_intent,
         error=error_of(row),
+        method=row.payment_method if row.status is InvoiceStatus.PROCESSING else None,
     )

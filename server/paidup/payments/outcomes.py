@@ -96,5 +96,7 @@ class Settled(msgspec.Struct, frozen=True):
     """The account, where its balance has changed."""
     payment_seen: bool = False
     """Whether this is the first sight of a payment whose credits cannot be computed yet."""
+    method_unknown: bool = False
+    """Whether a payment is processing whose method has not been read from Stripe."""
     event_marked: bool = False
     """Whether the same transaction has marked the Stripe event as handled."""

@@ -17,7 +17,7 @@ from tortoise.exceptions import IntegrityError
 from tortoise.expressions import Q
 
 from paidup.credits import grants as granting
-from paidup.credits import ledger, renewal_grace, reversals
+from paidup.credits import ledger, renewal_grace, reversals, trust
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
@@ -31,6 +31,7 @@ from paidup.payments.invoice_intake import create_invoice
 from paidup.payments.invoice_rows import (
     lock_invoice,
     lookup_condition,
+    note_attempt,
     record_published,
     snapshot,
     write_change,
@@ -68,8 +69,8 @@ _OUTCOMES = {
     Verdict.UNREAD: Outcome.UNKNOWN_PRICE,
     Verdict.UNPRICED: Outcome.UNKNOWN_CURRENCY,
 }
-_GIVEN_UP = frozenset({InvoiceStatus.VOID, InvoiceStatus.FAILED})
-"""Statuses with which a renewal may be over without a payment."""
+_MOVES_GRACE = frozenset({InvoiceStatus.VOID, InvoiceStatus.FAILED, InvoiceStatus.PROCESSING})
+"""Statuses of a renewal that change until when unused credits wait for it."""
 _PUBLISHED = frozenset({Outcome.SETTLED, Outcome.NOTIFIED})
 _PAID_UNCREDITED = frozenset({Verdict.UNREAD, Verdict.UNPRICED})
 _TIMELINE_TYPES = {
@@ -259,13 +260,23 @@ class Settlement:
         async with write_transaction():
             return await self._settle(facts, source, account_id)
 
+    async def _update_trust(self, row: Invoice, account: Account) -> None:
+        """Grant on trust while a bank debit is processing, or take back what was granted when it fails."""
+        policy = self._catalogue.trust
+        if row.status is InvoiceStatus.PROCESSING:
+            await granting.give_on_trust(row, account, self._catalogue, self._clock())
+        elif row.credits_on_trust:
+            await trust.take_back(row, account, policy.spent_then_failed, self._clock())
+
     async def _affects_others(self, decision: Decision, row: Invoice, account: Account) -> bool:
-        """Whether applying the decision reads or changes grants of other invoices."""
+        """Whether applying the decision reads or changes grants that its own rows do not show."""
+        if row.credits_on_trust or self._catalogue.trust.cap(decision.method):
+            return True
         if decision.verdict is Verdict.GRANT:
             independent = granting.is_independent(row)
             return not independent or await granting.ends_other_grants(row, account, self._clock())
         renewal = row.subscription is not None and row.billing_reason == renewal_grace.RENEWAL
-        return renewal and decision.verdict is Verdict.NOTIFY and decision.status in _GIVEN_UP
+        return renewal and decision.verdict is Verdict.NOTIFY and decision.status in _MOVES_GRACE
 
     # Inside the transaction
 
@@ -323,7 +334,9 @@ class Settlement:
                     Subscription, READ_PENDING_CHANGE, id=row.subscription, refresh_at=self._clock()
                 )
         if decision.verdict is Verdict.NOTIFY:
-            row.status, row.payment_seen_at = decision.status, None
+            note_attempt(row, decision.status, decision.method, self._clock())
+            row.payment_seen_at = None
+            await self._update_trust(row, account)
         payment_seen = decision.verdict in _PAID_UNCREDITED and row.payment_seen_at is None
         if payment_seen:
             row.payment_seen_at = now()
@@ -343,5 +356,6 @@ class Settlement:
             created=created,
             changed_account=account if account.version != before else None,
             payment_seen=payment_seen,
+            method_unknown=row.status is InvoiceStatus.PROCESSING and row.payment_method is None,
             event_marked=event is not None and outcome in _PUBLISHED,
         )

@@ -14,6 +14,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 import structlog
+from msgspec.structs import replace
 
 from paidup.db.bulk import execute
 from paidup.db.connection import storage_errors
@@ -100,6 +101,14 @@ class Verification:
         read = await self._gateway.read_invoice(invoice, purpose=purpose)
         return await self.settle(read.facts(), source, account_id), read
 
+    async def follow_intent(self, intent: str, source: Source) -> Settled | None:
+        """Take up the invoice that this PaymentIntent pays, which is new here. None where it pays none."""
+        invoice = await self._gateway.invoice_of_intent(intent)
+        if invoice is None:
+            return None
+        settled, _ = await self.read(invoice, source)
+        return settled
+
     async def refresh(self, invoice: str, source: Source) -> Settled | None:
         """Read an invoice that an event is about, unless it is settled: None, since no read could add to it.
 
@@ -128,9 +137,28 @@ class Verification:
         settled = await self._settlement.settle(facts, source, account_id)
         if settled.outcome is Outcome.UNKNOWN_PRICE and await self._refresh_prices():
             settled = await self._settlement.settle(facts, source, account_id)
+        if settled.method_unknown:
+            settled = await self._settle_with_method(settled, facts, source)
         if settled.status is not None and settled.status.terminal:
             self._queue.mark_settled(settled.status.invoice)
         return settled
+
+    async def _settle_with_method(self, settled: Settled, facts: PaymentFacts, source: Source) -> Settled:
+        """A payment is processing: read its method, since a bank debit takes days. Once for each payment.
+
+        Where Stripe does not say, the next verification asks again.
+        """
+        processing = [payment.intent for payment in facts.payments if payment.status == "processing"]
+        if not processing:
+            return settled
+        try:
+            intent = await self._gateway.read_intent(processing[-1])
+        except StripeError as error:
+            log.info("payment_method_not_read", invoice=settled.invoice, error=str(error))
+            return settled
+        link = next(each.invoice for each in facts.payments if each.intent == intent.id)
+        again = await self._settlement.settle(PaymentFacts(payments=(intent.facts(link),)), source)
+        return replace(again, event_marked=settled.event_marked, created=settled.created)
 
     async def void_missing(self, row: Invoice) -> None:
         """Settle as void an invoice that Stripe has deleted. Should it be paid after all, it is credited."""
@@ -167,11 +195,11 @@ class Verification:
         """Verify an invoice of the queue, with a slot that was acquired. Never raises."""
         try:
             if not await self._acquire_lease(invoice):
-                return CheckResult(await self._is_settled(invoice, None), used_slot=False)
+                return await self._result(invoice, None, used_slot=False)
             settled = await self._verify_leased(
                 invoice, Source.VERIFICATION, partial(self._gateway.read_invoice, invoice, slot_acquired=True)
             )
-            return CheckResult(await self._is_settled(invoice, settled.status, True), used_slot=True)
+            return await self._result(invoice, settled.status, answered=True)
         except (StripeUnavailable, StorageUnavailable) as error:
             log.info("verification_postponed", invoice=invoice, error=str(error))
         except PaidupError as error:
@@ -180,10 +208,12 @@ class Verification:
             log.exception(
                 "verification_failed", invoice=invoice
             )  # one invoice's bug must not stop the others
-        return CheckResult(await self._is_settled(invoice, None), used_slot=True)
+        return await self._result(invoice, None)
 
-    async def _is_settled(self, invoice: str, status: StatusMessage | None, answered: bool = False) -> bool:
-        """Whether nothing is left to check. Otherwise the browsers show the row's stage.
+    async def _result(
+        self, invoice: str, status: StatusMessage | None, answered: bool = False, used_slot: bool = True
+    ) -> CheckResult:
+        """Whether something is left to check, and how soon. Then the browsers show the row's stage.
 
         Unless Stripe has not `answered`: the row may be older than the payment.
         """
@@ -192,12 +222,12 @@ class Verification:
                 with storage_errors():
                     status = await read_status(invoice)
             except StorageUnavailable:
-                return False
-        if status is None:
-            return False  # its row is not committed yet (S04), but may be while somebody watches
+                return CheckResult(False, used_slot)
+        if status is None:  # its row is not committed yet (S04), but may be while somebody watches
+            return CheckResult(False, used_slot)
         if not status.terminal and (answered or status.stage is not Stage.AWAITING_PAYMENT):
             self._hub.publish_stage(invoice, status.stage)
-        return status.terminal
+        return CheckResult(status.terminal, used_slot, takes_days=answered and status.processing is not None)
 
     async def _verify_leased(
         self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]

@@ -14,7 +14,7 @@ import random
 from collections import OrderedDict
 from enum import IntEnum
 
-from paidup.domain.backoff import WATCHED_DELAYS_S, watched_delay_s
+from paidup.domain.backoff import WATCHED_DEBIT_S, WATCHED_DELAYS_S, watched_delay_s
 
 RETRY_SHARE = 4
 """One of so many slots is for a retry, while other invoices wait for their first check."""
@@ -133,14 +133,14 @@ class VerificationQueue:
         entry.state = _State.CHECKING
         return entry
 
-    def finish(self, entry: QueueEntry, settled: bool) -> None:
+    def finish(self, entry: QueueEntry, settled: bool, takes_days: bool = False) -> None:
         """A check has ended: it settled the invoice, or is retried after a pause."""
         if entry.state is not _State.CHECKING:
             return
         if settled:
             entry.state = _State.SETTLED
         else:
-            self._schedule_retry(entry)
+            self._schedule_retry(entry, takes_days)
 
     def backlog(self) -> list[str]:
         """All invoices whose check is due, where they are too many for single checks; else none."""
@@ -165,8 +165,9 @@ class VerificationQueue:
             self._first_checks[entry.invoice] = entry
             self._changed.set()
 
-    def _schedule_retry(self, entry: QueueEntry) -> None:
-        delay_s = watched_delay_s(entry.attempt, random.random())  # noqa: S311
+    def _schedule_retry(self, entry: QueueEntry, takes_days: bool = False) -> None:
+        chance = random.random()  # noqa: S311
+        delay_s = WATCHED_DEBIT_S * (1 + chance) if takes_days else watched_delay_s(entry.attempt, chance)
         entry.attempt += 1
         entry.state = _State.PAUSED
         entry.due_at = _time() + delay_s

@@ -25,10 +25,14 @@ INSPECT_EVERY_S = 1.0
 
 
 class CheckResult(NamedTuple):
-    """`settled`: nothing is left to check. `used_slot`: a request was made to Stripe."""
+    """`settled`: nothing is left to check. `used_slot`: a request was made to Stripe.
+
+    `takes_days`: a bank debit is under way.
+    """
 
     settled: bool
     used_slot: bool
+    takes_days: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class VerificationWorker:
             try:
                 result = await self._checks.check(entry.invoice)
             finally:
-                self._queue.finish(entry, result.settled)
+                self._queue.finish(entry, result.settled, result.takes_days)
             if result.used_slot:
                 return
 

@@ -14,6 +14,7 @@ import msgspec
 from paidup.db.bulk import select_by_keys
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.delayed_methods import ProcessingPayment, processing_payment
 from paidup.domain.messages import BalanceMessage, StatusMessage
 from paidup.domain.payment_facts import PaymentError, Source
 from paidup.domain.stages import stage_of
@@ -21,7 +22,8 @@ from paidup.runtime.clock import now
 
 _STATUSES = """
 SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, i.settled_at,
-       i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.checkout, a.balance
+       i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.checkout, a.balance, i.payment_method,
+       i.processing_since, i.credits_on_trust
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 _BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id"
 
@@ -42,6 +44,9 @@ class _StatusRow(msgspec.Struct, array_like=True):
     error: str | None
     checkout: str | None
     balance: int
+    payment_method: str | None
+    processing_since: datetime | None
+    credits_on_trust: int
 
 
 def status_of(row: Invoice, balance: int) -> StatusMessage:
@@ -82,6 +87,13 @@ async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMe
     ]
 
 
+def processing_of(row: Invoice | _StatusRow) -> ProcessingPayment | None:
+    """What to tell of a bank debit of `row` that is under way."""
+    if row.status is not InvoiceStatus.PROCESSING:
+        return None
+    return processing_payment(row.payment_method, row.processing_since, row.credits_on_trust, now())
+
+
 def _to_message(row: Invoice | _StatusRow, error: PaymentError | None, balance: int) -> StatusMessage:
     return StatusMessage(
         invoice=row.id,
@@ -95,4 +107,5 @@ def _to_message(row: Invoice | _StatusRow, error: PaymentError | None, balance: 
         at=row.changed_at,
         error=error,
         checkout=row.checkout,
+        processing=processing_of(row),
     )

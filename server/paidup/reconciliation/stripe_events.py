@@ -16,7 +16,7 @@ import structlog
 
 from paidup.db.bulk import insert_missing, update_many
 from paidup.db.connection import storage_errors, write_transaction
-from paidup.db.customers import forget_customer
+from paidup.db.customers import account_id_of, forget_customer
 from paidup.db.models import EventSource, Invoice, ReversalKind, StripeEvent
 from paidup.domain.backoff import event_retry_s
 from paidup.domain.payment_facts import Attempt, PaymentFacts, Source
@@ -71,9 +71,10 @@ INVOICE_TYPES = (
     "invoice.marked_uncollectible",
 )
 DRAFT_TYPES = ("invoice.created",)
+INTENT_PROCESSING = "payment_intent.processing"
 INTENT_TYPES = (
     "payment_intent.succeeded",
-    "payment_intent.processing",
+    INTENT_PROCESSING,
     "payment_intent.payment_failed",
     "payment_intent.canceled",
 )
@@ -258,16 +259,25 @@ class Events:
         return Handled(outcome)
 
     async def _payment_intent(self, event: Event, source: Source) -> Handled:
+        intent = payload(event, PaymentIntent, API_VERSION)
         with storage_errors():
             row = await Invoice.filter(payment_intent=event.about()).only("id").first()
         if row is None:
-            return Handled(EventOutcome.UNKNOWN_INVOICE)  # invoice.paid will create it
-        intent = payload(event, PaymentIntent, API_VERSION)
+            return await self._unknown_intent(event, intent, source)
         if intent is None:
             return await self._refetch(event, row.id, source)
         self._note_received(row.id, event, source)
         facts = PaymentFacts(payments=(intent.facts(),), dated=True, event=event.id)
         return await self._settle(row.id, facts, source)
+
+    async def _unknown_intent(self, event: Event, intent: PaymentIntent | None, source: Source) -> Handled:
+        """Its invoice is not known here. `invoice.paid` creates it; a bank debit takes days until then."""
+        if event.kind == INTENT_PROCESSING and intent and intent.customer:
+            with storage_errors():
+                ours = await account_id_of(intent.customer)
+            if ours and (settled := await self._verification.follow_intent(intent.id, source)):
+                return _handled(settled.outcome)
+        return Handled(EventOutcome.UNKNOWN_INVOICE)
 
     async def _invoice_payment(self, event: Event, source: Source) -> Handled:
         # It links an intent to an invoice but names no customer: verify, unless another event settled it.

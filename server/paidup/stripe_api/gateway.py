@@ -32,6 +32,7 @@ from paidup.stripe_api.schemas import (
     Dispute,
     Line,
     ListOf,
+    PaymentIntent,
     PreviewedInvoice,
     Refund,
     StripeInvoice,
@@ -83,10 +84,8 @@ class StripeGateway:
             "payment_behavior": "default_incomplete",
             # Prorations before discounts, like every other line: a discount changes no credits.
             "billing_mode": {"type": "flexible", "flexible": {"proration_discounts": "itemized"}},
-            "payment_settings": {
-                "payment_method_types": ["card"],
-                "save_default_payment_method": "on_subscription",
-            },
+            # No list of types: the methods that the account has enabled (Stripe's dynamic ones).
+            "payment_settings": {"save_default_payment_method": "on_subscription"},
             "metadata": {ACCOUNT_METADATA_KEY: external_id},
             "expand": ["latest_invoice.confirmation_secret", "latest_invoice.payments"],
         }
@@ -241,6 +240,14 @@ class StripeGateway:
             "invoice_payments.list", self._client.v1.invoice_payments.list_async, params
         )
         return str(page.data[0].invoice) if page.data else None
+
+    async def read_intent(self, intent: str) -> PaymentIntent:
+        """A PaymentIntent with its method. No read of an invoice shows that: Stripe expands four levels."""
+        params: Any = {"expand": ["payment_method"]}
+        read = await self._client.call(
+            "payment_intents.retrieve", self._client.v1.payment_intents.retrieve_async, intent, params
+        )
+        return decode_answer(PaymentIntent, body_of(read))
 
     async def intent_of_charge(self, charge: str) -> str | None:
         """The PaymentIntent that made a charge, or None."""

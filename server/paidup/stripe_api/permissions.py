@@ -32,6 +32,7 @@ PERMISSIONS = (
     Permission("Invoices", "write", "/v1/invoices/in_paidup_doctor"),
     Permission("Checkout Sessions", "write", "/v1/checkout/sessions/cs_test_paidup_doctor"),
     Permission("Payment Intents", "read", "/v1/payment_intents"),
+    Permission("Payment Methods", "read", "/v1/payment_methods"),
     Permission("Setup Intents", "read", "/v1/setup_intents"),
     Permission("Charges and Refunds", "read", "/v1/charges"),
     Permission("Disputes", "read", "/v1/disputes"),

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from paidup.domain.delayed_methods import DELAYED_METHODS
 from paidup.domain.payment_facts import IntentFacts, InvoiceFacts, LineFacts, PaymentError, PaymentFacts
 
 ACCOUNT_METADATA_KEY = "paidup_account"
@@ -83,18 +84,24 @@ class Line(msgspec.Struct, frozen=True):
         )
 
 
+class PaymentMethod(msgspec.Struct, frozen=True):
+    type: str
+
+
 class StripeErrorBody(msgspec.Struct, frozen=True):
     code: str | None = None
     decline_code: str | None = None
     message: str | None = None
     type: str | None = None
+    payment_method: PaymentMethod | None = None
 
     def facts(self) -> PaymentError:
         # https://docs.stripe.com/api/errors: only the messages of card errors are for customers.
         message = self.message if self.type == "card_error" else None
+        debit = DELAYED_METHODS.get(self.payment_method.type) if self.payment_method else None
         return PaymentError(
             code=self.code or "payment_failed",
-            message=message or "The payment did not go through.",
+            message=message or f"The {debit.name if debit else 'payment'} did not go through.",
             decline_code=self.decline_code,
         )
 
@@ -107,6 +114,15 @@ class PaymentIntent(msgspec.Struct, frozen=True):
     amount_received: int = 0
     customer: str | None = None
     last_payment_error: StripeErrorBody | None = None
+    payment_method: PaymentMethod | str | None = None
+
+    @property
+    def method(self) -> str | None:
+        """The type of its payment method, where it is shown: expanded, or of an attempt that failed."""
+        if isinstance(self.payment_method, PaymentMethod):
+            return self.payment_method.type
+        failed = self.last_payment_error and self.last_payment_error.payment_method
+        return failed.type if failed and self.status == "requires_payment_method" else None
 
     def facts(self, invoice: str | None = None) -> IntentFacts:
         """`invoice` is what an InvoicePayment says, where one came along."""
@@ -120,6 +136,7 @@ class PaymentIntent(msgspec.Struct, frozen=True):
             amount_received_minor=self.amount_received,
             invoice=invoice,
             error=error.facts() if error else None,
+            method=self.method,
         )
 
 

@@ -122,7 +122,8 @@ class Checkout:
             again = await self.resume_pending(pending.id, account, same, partial(self._give_up, pending))
             if again is not None:
                 return again
-        if running:  # the pending one: its invoice is void, and it runs all the same
+        # The pending one runs after a bank debit. If its invoice is void and it still does, nothing is sold.
+        if running and (running := await self._own.running(account)):
             raise AlreadySubscribed(self._own.described(running))
         return await self._subscribe(account, *wanted)
 
@@ -239,10 +240,12 @@ class Checkout:
             return await is_deleted(invoice.customer)
 
     async def _give_up(self, pending: Invoice) -> None:
-        if pending.subscription is None:
-            await self._gateway.void_invoice(pending.id)
-        else:  # Stripe voids a first invoice with its subscription
-            await self._gateway.cancel_subscription(pending.subscription)
+        if pending.subscription is not None:
+            ended = await self._gateway.cancel_subscription(pending.subscription)
+            if ended.status != "canceled":
+                return  # it was incomplete: Stripe voids its first invoice with it
+        # After a bank debit that failed, the subscription was past due, and its invoice can still be paid.
+        await self._gateway.void_invoice(pending.id)
 
     async def _subscribe(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:

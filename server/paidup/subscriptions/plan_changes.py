@@ -10,14 +10,17 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-from paidup.db.models import Account, Subscription
+from paidup.db.connection import storage_errors
+from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.catalog import BillingCycle, Interval, Plan, PlanPrice
+from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import (
     AlreadyOnPlan,
     Conflict,
     InvalidInput,
     InvoiceUnpaid,
+    PaymentUnderWay,
     StripeError,
     StripeUnavailable,
 )
@@ -118,12 +121,21 @@ class PlanChanges:
         refuse_unchangeable(running)
         if running.status in UNPAID and running.latest_invoice_id:
             raise InvoiceUnpaid(running.latest_invoice_id)
+        await self._refuse_while_processing(running.id)
         item = self._subscriptions.item_of(running)
         listed = self._listed(plan, interval, item.price.id)
         price, quantity = await self._prices.id_for(listed), quantity or item.quantity or 1
         plan.check_quantity(quantity, listed)
         pending = self._subscriptions.pending_item_of(running)
         return WantedChange(running, item, pending, plan, listed, price, quantity)
+
+    async def _refuse_while_processing(self, subscription: str) -> None:
+        """A change would credit a period that a bank debit has not paid yet. Raises PaymentUnderWay."""
+        with storage_errors():
+            processing = Invoice.filter(subscription=subscription, status=InvoiceStatus.PROCESSING)
+            unpaid = await processing.only("id").first()
+        if unpaid is not None:
+            raise PaymentUnderWay(unpaid.id)
 
     async def cancel(self, account: Account, at_once: bool, subscription: str | None = None) -> Subscription:
         """End the subscription with its period, or now.

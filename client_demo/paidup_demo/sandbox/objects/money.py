@@ -40,6 +40,7 @@ def card(face: Json) -> Json:
 
 
 _METHOD_OPTIONS: Json = {
+    "amazon_pay": {},
     "bancontact": {"preferred_language": "en"},
     "card": nulls("installments mandate_options network request_three_d_secure"),
     "ideal": {},
@@ -171,6 +172,8 @@ def _charged(intent: Json, method: Json) -> Json:
     shown = method[kind]
     if kind == "card":
         return _charged_card(intent, shown)
+    if kind == "amazon_pay":
+        return {"funding": None, "transaction_id": None}
     if kind in ("ideal", "bancontact"):
         more = nulls(
             "bank_code bank_name preferred_language" if kind == "bancontact" else "bank transaction_id"

@@ -14,7 +14,8 @@
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
 /**
- * `{credits}`, `{balance}`, `{plan}` and `{error}` (the bank's message) are filled in; a function gets the status.
+ * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message), and of a bank debit `{method}` and `{expected}` (the
+ * day by which the bank usually answers) are filled in; a function gets the status.
  * @typedef {string|((status: Status|null) => string)} Phrase
  */
 /** @typedef {{heading: Phrase, text: Phrase, again?: Phrase}} Saying `again` is the button's text after a long wait */
@@ -45,8 +46,11 @@ export const WORDS = {
     text: "The payment is on hold until you complete the check. Nothing has been charged yet.",
   },
   processing: {
-    heading: "Payment received, not yet final",
-    text: "Your bank needs more time. You can close this page: your credits are added as soon as it is done.",
+    heading: (status) => (status?.processing ? "Your bank is processing the payment" : "Payment received, not yet final"),
+    text: (status) =>
+      status?.processing
+        ? `${status.processing.message} You can close this page.`
+        : "Your bank needs more time. You can close this page: your credits are added as soon as it is done.",
   },
   delayed: {
     heading: "This is taking longer than usual",
@@ -101,6 +105,9 @@ export function marksOf(state, confirmed) {
     : MARKS[state];
 }
 
+/** @param {string|undefined} at @param {string|undefined} language */
+const day = (at, language) => (at ? new Date(at).toLocaleDateString(language, { day: "numeric", month: "long", timeZone: "UTC" }) : "");
+
 /** @param {Phrase} phrase @param {Status|null} status @param {string|undefined} language BCP 47 */
 export function phrase(phrase, status, language) {
   if (typeof phrase === "function") return phrase(status);
@@ -110,6 +117,8 @@ export function phrase(phrase, status, language) {
     balance: (status?.balance ?? 0).toLocaleString(language),
     plan: status?.plan ?? "",
     error: status?.error?.message ?? "",
+    method: status?.processing?.name ?? "",
+    expected: day(status?.processing?.expected_at, language),
   };
   return phrase.replace(/\{(\w+)\}/g, (whole, name) => known[name] ?? whole).trim();
 }

@@ -19,6 +19,14 @@ export type PaymentError = {
     decline_code?: string | null;
     message: string;
 };
+export type ProcessingPayment = {
+    method: string;
+    name: string;
+    since: string;
+    expected_at: string;
+    credits_on_trust: number;
+    message: string;
+};
 export type Status = {
     type: "status";
     invoice: string;
@@ -32,6 +40,7 @@ export type Status = {
     at: string;
     error: PaymentError | null;
     checkout: string | null;
+    processing?: ProcessingPayment | null;
 };
 export type CheckoutStatus = Omit<Status, "invoice" | "balance" | "checkout"> & {
     checkout: string;
