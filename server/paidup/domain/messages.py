@@ -60,8 +60,8 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
 class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status"):
     """The state of one Checkout Session, for those who know its id: nothing of its account but its credits.
 
-    `version`, `via` and `at` as in a StatusMessage. `return_to`: where the customer goes on once it is
-    active.
+    `version`, `via`, `at` and `processing` as in a StatusMessage. `return_to`: where the customer goes on
+    once it is active.
     """
 
     checkout: str
@@ -73,6 +73,7 @@ class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status
     via: Source | None
     at: datetime
     error: PaymentError | None = None
+    processing: ProcessingPayment | None = None
     return_to: str | None = None
 
     @property

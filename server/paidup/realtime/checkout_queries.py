@@ -14,6 +14,7 @@ import msgspec
 from paidup.db.bulk import select_by_keys
 from paidup.domain.checkout_stages import LinkedInvoice, SessionFacts, checkout_state
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.delayed_methods import ProcessingPayment, processing_payment
 from paidup.domain.messages import CheckoutMessage
 from paidup.domain.payment_facts import PaymentError, Source
 from paidup.runtime.clock import now
@@ -21,7 +22,8 @@ from paidup.runtime.clock import now
 _CHECKOUTS = """
 SELECT c.id, c.status, c.payment_status, c.account_id, c.completed_at, c.created_at, c.return_to,
        COALESCE(i.plan, c.plan), i.version, i.status, i.credits_quoted, i.credits_reversed, i.settled_at,
-       i.settled_via, i.changed_at, i.payment_seen_at, i.error
+       i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.payment_method,
+       i.processing_since, i.credits_on_trust
 FROM checkout_sessions c LEFT JOIN invoices i ON i.id = c.invoice WHERE c.id"""
 
 _RETURN_ADDRESSES = "SELECT c.return_to FROM checkout_sessions c WHERE c.id"
@@ -47,6 +49,9 @@ class _CheckoutRow(msgspec.Struct, array_like=True):
     changed_at: datetime | None
     payment_seen_at: datetime | None
     error: str | None
+    payment_method: str | None
+    processing_since: datetime | None
+    credits_on_trust: int | None
 
 
 async def read_checkout(checkout: str) -> CheckoutMessage | None:
@@ -89,5 +94,12 @@ def _to_message(row: _CheckoutRow) -> CheckoutMessage:
         via=row.settled_via,
         at=row.changed_at or row.completed_at or row.created_at,
         error=msgspec.json.decode(row.error, type=PaymentError) if row.error else None,
+        processing=_processing(row),
         return_to=row.return_to if state.status is InvoiceStatus.ACTIVE else None,
     )
+
+
+def _processing(row: _CheckoutRow) -> ProcessingPayment | None:
+    if row.status is not InvoiceStatus.PROCESSING:
+        return None
+    return processing_payment(row.payment_method, row.processing_since, row.credits_on_trust or 0, now())
