@@ -226,7 +226,7 @@ async def test_a_payment_in_processing_is_told_as_such(shopper: Shopper) -> None
     await shopper.reach_card_form()
     await shopper.stripe_side.conditions(processing_ms=1500)
     await shopper.pay()
-    await expect(shopper.heading).to_have_text("Payment received, not yet final")
+    await expect(shopper.heading).to_have_text("Your bank is processing the payment")
     await expect(shopper.stage).to_contain_text("You can leave this page")
     await expect_active(shopper)
     assert (await shopper.stages())[-1] == "processing"

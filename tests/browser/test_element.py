@@ -201,7 +201,7 @@ async def test_a_refusal_says_so_and_can_be_tried_again(screen: Screen) -> None:
     await listen(screen)
     await screen.call("it.verify()")
     await screen.show("processing")
-    await expect(screen.heading).to_have_text("Payment received, not yet final")
+    await expect(screen.heading).to_have_text("Your bank is processing the payment")
     assert await told(screen) == [["status", "processing"], ["stage", "processing"]]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paidup.runtime.return_page_file import ENGLISH
-from paidup.web.return_markup import MARKS, SIGNS
+from paidup.web.return_markup import MARKS, PROCESSING, SIGNS
 from tests.support.node import ENVIRONMENT, NODE
 from tests.support.processes import ROOT
 
@@ -18,11 +18,13 @@ PAGES_OWN = {"unknown", "unavailable", "page"}
 PRINT = """
 import { STATES, WORDS, marksOf } from "./words.js";
 import { drawMark } from "./look.js";
+import { phrase } from "./words.js";
 const signs = {};
 const mark = { querySelector: () => ({ setAttribute: (_, sign) => (signs[mark.as] = sign) }) };
 for (mark.as of ["done", "now", "next", "paused", "failed"]) drawMark(mark, mark.as);
 const marks = Object.fromEntries(STATES.map((state) => [state, marksOf(state, true)]));
-console.log(JSON.stringify({ words: WORDS, signs, marks }));
+const processing = phrase("{processing}", null, "en");
+console.log(JSON.stringify({ words: WORDS, signs, marks, processing }));
 """
 
 
@@ -39,6 +41,10 @@ def element() -> Any:
 
 def test_the_texts_are_the_elements(element: Any) -> None:
     assert {state: said for state, said in ENGLISH.items() if state not in PAGES_OWN} == element["words"]
+
+
+def test_the_text_of_a_payment_in_processing_is_the_elements(element: Any) -> None:
+    assert element["processing"] == PROCESSING
 
 
 def test_the_marks_are_the_elements(element: Any) -> None:

@@ -33,7 +33,7 @@ CAP, QUOTED = 1500, 2000
 REFUSED = PaymentError("insufficient_funds", "The SEPA Direct Debit did not go through.")
 
 
-async def unheard(_: StatusMessage) -> bool:
+async def not_published(_: StatusMessage) -> bool:
     return False
 
 
@@ -44,7 +44,7 @@ class Debits:
         self.id = account.id
         catalogue = msgspec.structs.replace(CATALOGUE, trust=Trust(**({"sepa_debit": CAP} | policy)))
         self.settlement = Settlement(
-            catalogue, {}, unheard, ignore_balance, Timeline(), Metrics(), lambda: AT
+            catalogue, {}, not_published, ignore_balance, Timeline(), Metrics(), lambda: AT
         )
         self.spent = 0
         self.keys = 0

@@ -116,7 +116,7 @@ export function screen(stage, known) {
       };
     case "processing":
       return {
-        heading: known.processing ? "Your bank is processing the payment" : "Payment received, not yet final",
+        heading: "Your bank is processing the payment",
         sentence:
           known.processing ? `${known.processing} You can leave this page.` :
           "Your bank needs more time. You can leave this page: your credits are added as soon as it is done.",

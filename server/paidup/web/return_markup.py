@@ -50,6 +50,8 @@ _SEPARATORS = {
     **dict.fromkeys(("da", "de", "el", "es", "hr", "id", "it", "nl", "pt", "ro", "sl", "tr", "vi"), "."),
     "fr": "\u202f",
 }
+PROCESSING = "Your bank needs more time: your credits are added as soon as it is done."
+"""The text for a payment in processing that is no bank debit."""
 READ_S = 3
 """How long the customer can read that the plan is active before they are taken on."""
 
@@ -133,7 +135,15 @@ def _fill(text: str, status: CheckoutMessage | None, language: str) -> str:
     """The text with its placeholders filled in, as the element's `phrase` does."""
     credits = status.credits_granted if status else 0
     error = status.error.message if status and status.error else ""
-    values = {"credits": _number(credits, language), "plan": (status and status.plan) or "", "error": error}
+    debit = status.processing if status else None
+    values = {
+        "credits": _number(credits, language),
+        "plan": (status and status.plan) or "",
+        "error": error,
+        "processing": debit.message if debit else PROCESSING,
+        "method": debit.name if debit else "",
+        "expected": f"{debit.expected_at:%Y-%m-%d}" if debit else "",
+    }
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     return text.strip()

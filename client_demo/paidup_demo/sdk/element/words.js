@@ -14,8 +14,9 @@
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
 /**
- * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message), and of a bank debit `{method}` and `{expected}` (the
- * day by which the bank usually answers) are filled in; a function gets the status.
+ * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message) and `{processing}` (the server's text for a bank debit,
+ * in English) are filled in, and of a bank debit `{method}` and `{expected}` (the day by which the bank usually answers); a
+ * function gets the status.
  * @typedef {string|((status: Status|null) => string)} Phrase
  */
 /** @typedef {{heading: Phrase, text: Phrase, again?: Phrase}} Saying `again` is the button's text after a long wait */
@@ -46,11 +47,8 @@ export const WORDS = {
     text: "The payment is on hold until you complete the check. Nothing has been charged yet.",
   },
   processing: {
-    heading: (status) => (status?.processing ? "Your bank is processing the payment" : "Payment received, not yet final"),
-    text: (status) =>
-      status?.processing
-        ? `${status.processing.message} You can close this page.`
-        : "Your bank needs more time. You can close this page: your credits are added as soon as it is done.",
+    heading: "Your bank is processing the payment",
+    text: "{processing} You can close this page.",
   },
   delayed: {
     heading: "This is taking longer than usual",
@@ -105,6 +103,8 @@ export function marksOf(state, confirmed) {
     : MARKS[state];
 }
 
+const PROCESSING = "Your bank needs more time: your credits are added as soon as it is done.";
+
 /** @param {string|undefined} at @param {string|undefined} language */
 const day = (at, language) => (at ? new Date(at).toLocaleDateString(language, { day: "numeric", month: "long", timeZone: "UTC" }) : "");
 
@@ -117,6 +117,7 @@ export function phrase(phrase, status, language) {
     balance: (status?.balance ?? 0).toLocaleString(language),
     plan: status?.plan ?? "",
     error: status?.error?.message ?? "",
+    processing: status?.processing?.message ?? PROCESSING,
     method: status?.processing?.name ?? "",
     expected: day(status?.processing?.expected_at, language),
   };

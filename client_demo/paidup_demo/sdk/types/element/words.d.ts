@@ -28,8 +28,9 @@ export type Words = {
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
 /**
- * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message), and of a bank debit `{method}` and `{expected}` (the
- * day by which the bank usually answers) are filled in; a function gets the status.
+ * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message) and `{processing}` (the server's text for a bank debit,
+ * in English) are filled in, and of a bank debit `{method}` and `{expected}` (the day by which the bank usually answers); a
+ * function gets the status.
  * @typedef {string|((status: Status|null) => string)} Phrase
  */
 /** @typedef {{heading: Phrase, text: Phrase, again?: Phrase}} Saying `again` is the button's text after a long wait */
