@@ -7,6 +7,7 @@ as much as a short test does.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from paidup.db.connection import migrate
 T = TypeVar("T")
 
 CONFIGURATION = "fsync = off\nmax_connections = 300\n"
+VERSION = int(os.environ.get("TESTS_POSTGRES", "18"))
+"""The wheel has 16 and 18."""
 TEMPLATE = "template_paidup"
 MANY_ROWS = 1_000
 """Rows that are deleted stay in the files for a while: after so many of them a new database is quicker."""
@@ -46,7 +49,9 @@ class Databases:
     """Migrated databases without rows, each lent to one borrower at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.server: PostgresServer = get_server(folder, cleanup_mode="delete", start=False)
+        self.server: PostgresServer = get_server(
+            folder, cleanup_mode="delete", start=False, postgres_version=VERSION
+        )
         self.server.ensure_pgdata_inited()
         with (folder / "postgresql.auto.conf").open("a") as configuration:
             configuration.write(CONFIGURATION)
