@@ -123,7 +123,8 @@ _numbers = iter(range(1, 1_000_000))
 def sandbox_url(scratch: Path) -> Iterator[str]:
     """The address of a running sandbox."""
     port = free_port()
-    child = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, scratch / "sandbox.log")
+    log = scratch / "sandbox.log"
+    child = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, log, forked=True)
     child.wait_for(f"http://127.0.0.1:{port}/sandbox/health")
     yield f"http://127.0.0.1:{port}"
     child.stop()

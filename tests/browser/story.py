@@ -65,7 +65,7 @@ def running_demo(folder: Path) -> Iterator[Demo]:
     """`paidup demo` in a folder of its own, on free ports."""
     port, sandbox_port = free_port(), free_port()
     environment = {"PORT": str(port), "SANDBOX_PORT": str(sandbox_port)}
-    child = Child(["-m", "paidup.cli", "demo"], environment, folder / "demo.log", cwd=folder)
+    child = Child(["-m", "paidup.cli", "demo"], environment, folder / "demo.log", folder, forked=True)
     try:
         child.wait_for(f"http://127.0.0.1:{port}/readyz")
         yield Demo(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}", child.log)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -419,32 +419,41 @@ histories: st.SearchStrategy[list[Step]] = st.lists(
 )
 
 
-@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=histories)
-def test_after_any_history_the_three_sums_are_one(database_url: str, history: list[Step]) -> None:
+def test_after_any_history_the_three_sums_are_one(database_url: str) -> None:
     """S37: balance = sum of entries = what remains in live grants, never below zero, after each step."""
-    asyncio.run(_play(database_url, history))
+    with asyncio.Runner() as runner:
+        opened = open_database(database_url)
+        runner.run(opened.__aenter__())
+
+        @hypothesis_settings(max_examples=25)
+        @given(history=histories)
+        def check(history: list[Step]) -> None:
+            runner.run(_play(history))
+
+        try:
+            check()
+        finally:
+            runner.run(opened.__aexit__(None, None, None))
 
 
-async def _play(url: str, history: list[Step]) -> None:
+async def _play(history: list[Step]) -> None:
     at = BEGIN
-    async with open_database(url):
-        account = await an_account()
-        for step in history:
-            if isinstance(step, Wait):
-                at += timedelta(hours=step.hours)
-            before = await three_sums(account.id)
-            first = await _answer(account, step, at)
-            await _assert_sound(account)
-            if isinstance(step, Grant | Wait):
-                continue
-            after = await three_sums(account.id)
-            assert await _answer(account, step, at) == first, "the same again gives the same answer"
-            assert await three_sums(account.id) == after, "and moves nothing"
-            assert not isinstance(first, type) or after == before, "what is refused moves nothing"
-        await lapsed(account, at + timedelta(days=5))
-        assert not await Reservation.filter(account_id=account.id, state="held").exists()
+    account = await an_account()
+    for step in history:
+        if isinstance(step, Wait):
+            at += timedelta(hours=step.hours)
+        before = await three_sums(account.id)
+        first = await _answer(account, step, at)
         await _assert_sound(account)
+        if isinstance(step, Grant | Wait):
+            continue
+        after = await three_sums(account.id)
+        assert await _answer(account, step, at) == first, "the same again gives the same answer"
+        assert await three_sums(account.id) == after, "and moves nothing"
+        assert not isinstance(first, type) or after == before, "what is refused moves nothing"
+    await lapsed(account, at + timedelta(days=5))
+    assert not await Reservation.filter(account_id=account.id, state="held").exists()
+    await _assert_sound(account)
 
 
 async def _answer(account: Account, step: Step, at: datetime) -> object:
