@@ -43,6 +43,8 @@ def plans(*changes: tuple[str, str]) -> str:
 
 
 OWN_PLANS = {"PLANS_FILE": "plans.toml"}
+CREDITS = PACKAGED_PLANS.read_text().splitlines().index("credits = 500") + 1
+"""The line of the first plan's credits; its rollover is in the next."""
 MISTAKES = [
     Mistake("no secret", ("SECRET_KEY is missing or empty: it signs tickets; `openssl",), {"SECRET_KEY": ""}),
     Mistake(
@@ -179,7 +181,7 @@ MISTAKES = [
     ),
     Mistake(
         "an unknown key",
-        ("plans.toml, line 41: plans[0].credit: unknown key; did you mean `credits`?",),
+        (f"plans.toml, line {CREDITS + 2}: plans[0].credit: unknown key; did you mean `credits`?",),
         OWN_PLANS,
         {"plans.toml": plans(('rollover = "expire"', 'rollover = "expire"\ncredit = 1'))},
         ("work", "--once"),
@@ -187,8 +189,8 @@ MISTAKES = [
     Mistake(
         "every fault of the plans",
         (
-            "line 39: plans[0].credits: Expected",
-            "line 40: plans[0].rollover: Invalid",
+            f"line {CREDITS}: plans[0].credits: Expected",
+            f"line {CREDITS + 1}: plans[0].rollover: Invalid",
             "id used twice: basic",
         ),
         OWN_PLANS,
