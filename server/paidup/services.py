@@ -57,9 +57,11 @@ from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.subscriptions.checkout import Checkout
+from paidup.subscriptions.open_sessions import OpenSessions
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.plan_changes import PlanChanges
 from paidup.subscriptions.renewals import Renewals
+from paidup.subscriptions.session_purchases import SessionPurchases
 from paidup.subscriptions.sync import SubscriptionSync
 
 
@@ -147,6 +149,7 @@ class Services:
     subscriptions: SubscriptionSync
     events: Events
     checkout: Checkout
+    session_purchases: SessionPurchases
     plan_changes: PlanChanges
     reconciler: Reconciler
     tickets: Tickets
@@ -182,7 +185,10 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)
         own = OwnSubscriptions(gateway, payments.subscriptions, clock)
-        checkout = Checkout(prices, gateway, payments.verification, payments.subscriptions, own, clock)
+        open_sessions = OpenSessions(gateway, payments.checkouts, prices)
+        checkout = Checkout(
+            prices, gateway, payments.verification, payments.subscriptions, own, open_sessions, clock
+        )
         yield Services(
             settings=settings,
             catalogue=catalogue,
@@ -202,6 +208,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             subscriptions=payments.subscriptions,
             events=payments.events,
             checkout=checkout,
+            session_purchases=SessionPurchases(gateway, prices, checkout, own, open_sessions),
             plan_changes=PlanChanges(
                 prices, gateway, payments.verification, checkout, payments.subscriptions, own, clock
             ),

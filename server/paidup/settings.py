@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from paidup.checkout_settings import CheckoutSettings, checkout_problems
 from paidup.domain.origins import Origins, origin_problems, parse_origins
 from paidup.domain.token_algorithms import algorithm_problems
 from paidup.domain.trusted_proxies import proxy_problems
@@ -43,7 +44,7 @@ Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper, forbid_unknown_fields=True):
+class Settings(CheckoutSettings, frozen=True, kw_only=True, rename=str.upper, forbid_unknown_fields=True):
     """All settings, validated. The environment variables are these names in capitals."""
 
     # Secrets
@@ -270,7 +271,8 @@ _REQUIRED = {
 
 
 def _combination_problems(settings: Settings) -> list[str]:
-    return [*_key_problems(settings), *_url_problems(settings)]
+    problems = [*_key_problems(settings), *_url_problems(settings)]
+    return [*problems, *checkout_problems(settings, settings.livemode)]
 
 
 def _key_problems(settings: Settings) -> list[str]:

@@ -6,21 +6,18 @@ from typing import Any
 
 import msgspec
 
-LOCALES = (
-    *("auto", "bg", "cs", "da", "de", "el", "en", "en-GB", "es", "es-419", "et", "fi", "fil", "fr", "fr-CA"),
-    *("hi-IN", "hr", "hu", "id", "it", "ja", "ko", "lt", "lv", "ms", "mt", "nb", "nl", "pl", "pt", "pt-BR"),
-    *("ro", "ru", "sk", "sl", "sv", "th", "tr", "vi", "zh", "zh-HK", "zh-TW"),
-)
-"""Of stripe.checkout.Session.locale."""
-
 
 class CheckoutOptions(msgspec.Struct, frozen=True):
-    """`locale` "auto": the browser's language. `collects_address`: always, not only where it is needed."""
+    """`locale` "auto": the browser's language. `collects_address`: always, not only where it is needed.
+
+    `invoices_top_ups`: Stripe makes an invoice of a one-time payment, for a fee.
+    """
 
     promotion_codes: bool = False
     automatic_tax: bool = False
     collects_address: bool = False
     locale: str = "auto"
+    invoices_top_ups: bool = True
 
     def params(self) -> dict[str, Any]:
         params: dict[str, Any] = {}

@@ -79,12 +79,11 @@ class NewSession(msgspec.Struct, frozen=True):
                 "mode": "subscription",
                 "subscription_data": {"metadata": metadata, "billing_mode": billing},
             }
-        invoice = {"metadata": {**metadata, PURCHASE_METADATA_KEY: TOP_UP}}
-        return {
-            "mode": "payment",
-            "invoice_creation": {"enabled": True, "invoice_data": invoice},
-            "payment_intent_data": {"metadata": metadata},
-        }
+        params: dict[str, Any] = {"mode": "payment", "payment_intent_data": {"metadata": metadata}}
+        if self.options.invoices_top_ups:
+            invoice = {"metadata": {**metadata, PURCHASE_METADATA_KEY: TOP_UP}}
+            params["invoice_creation"] = {"enabled": True, "invoice_data": invoice}
+        return params
 
 
 class CheckoutSessions:

@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 import structlog
-from tortoise.expressions import F
+from tortoise.expressions import F, Q
 
 from paidup.db.connection import storage_errors
 from paidup.db.customers import is_deleted, owner_of
@@ -34,6 +34,7 @@ from paidup.errors import (
     StripeRefused,
     StripeUnavailable,
 )
+from paidup.payments.invoice_intake import SESSION_PREFIX
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import StripeGateway
@@ -41,6 +42,7 @@ from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import StripeInvoice
 from paidup.subscriptions.customers import StripeCustomers, digest
+from paidup.subscriptions.open_sessions import SUBSCRIPTION, OpenSessions
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.sync import SubscriptionSync
 
@@ -74,8 +76,10 @@ class Checkout:
         verification: Verification,
         subscriptions: SubscriptionSync,
         own: OwnSubscriptions,
+        sessions: OpenSessions,
         clock: Clock,
     ) -> None:
+        self._sessions = sessions
         self._subscriptions = subscriptions
         self._own = own
         self._clock = clock
@@ -106,14 +110,7 @@ class Checkout:
         listed = plan.price(interval)
         plan.check_quantity(quantity, listed)
         wanted = (await self._prices.id_for(listed), quantity)
-        with storage_errors():
-            pending = (
-                await Invoice.filter(
-                    account_id=account.id, status__in=PENDING, billing_reason="subscription_create"
-                )
-                .order_by("-created_at")
-                .first()
-            )
+        pending = await self.pending_subscription(account)
         running = await self._own.running(account)
         if others := [each for each in running if pending is None or each.id != pending.subscription]:
             raise AlreadySubscribed(self._own.described(others))
@@ -125,7 +122,10 @@ class Checkout:
         # The pending one runs after a bank debit. If its invoice is void and it still does, nothing is sold.
         if running and (running := await self._own.running(account)):
             raise AlreadySubscribed(self._own.described(running))
-        return await self._subscribe(account, *wanted)
+        await self._sessions.close_all(account, SUBSCRIPTION)
+        made = await self._subscribe(account, *wanted)
+        await self._sessions.close_all(account, SUBSCRIPTION)  # of a request at the same time
+        return made
 
     async def top_up(self, account: Account, plan_id: str, quantity: int = 1) -> Purchase:
         """An invoice for credits bought once, or the same pending one again.
@@ -138,16 +138,49 @@ class Checkout:
         listed = plan.price()
         plan.check_quantity(quantity, listed)
         price = await self._prices.id_for(listed)
-        with storage_errors():
-            waiting = Invoice.filter(account_id=account.id, status__in=PENDING, price=price)
-            pending = await waiting.filter(subscription__isnull=True).order_by("-created_at").first()
+        pending = await self.pending_top_up(account, price)
         if pending is not None:
             unit_minor = self._prices[price].unit_amount_in(pending.currency)
             same = unit_minor is not None and pending.amount_due_minor == unit_minor * quantity
             again = await self.resume_pending(pending.id, account, same, partial(self._give_up, pending))
             if again is not None:
                 return again
-        return await self._invoice(account, price, quantity)
+        await self._sessions.close_all(account, plan.id)
+        made = await self._invoice(account, price, quantity)
+        await self._sessions.close_all(account, plan.id)  # of a request at the same time
+        return made
+
+    async def pending_subscription(self, account: Account) -> Invoice | None:
+        """The newest first invoice of a subscription that may still be paid, or None."""
+        first = Invoice.filter(
+            account_id=account.id, status__in=PENDING, billing_reason="subscription_create"
+        )
+        with storage_errors():
+            return await first.order_by("-created_at").first()
+
+    async def pending_top_up(self, account: Account, price: str) -> Invoice | None:
+        """The newest invoice for this one-time price that may still be paid, or None.
+
+        A Checkout Session that stands for one is over once its payment has failed: its page is closed.
+        """
+        payable = ~Q(id__startswith=SESSION_PREFIX) | Q(status=InvoiceStatus.PROCESSING)
+        waiting = Invoice.filter(payable, account_id=account.id, status__in=PENDING, price=price)
+        with storage_errors():
+            return await waiting.filter(subscription__isnull=True).order_by("-created_at").first()
+
+    async def give_up_pending(self, account: Account, price: str | None) -> None:
+        """Give up the pending subscription, or top-up at this price, in favour of a Checkout Session.
+
+        Raises PaymentUnderWay where it is paid, or may be at any moment.
+        """
+        if price is None:
+            pending = await self.pending_subscription(account)
+        else:
+            pending = await self.pending_top_up(account, price)
+        if pending is None:
+            return
+        if await self.resume_pending(pending.id, account, False, partial(self._give_up, pending)) is not None:
+            raise PaymentUnderWay(pending.id)  # paid at this moment
 
     async def adopt(self, account: Account, invoice_id: str) -> Purchase:
         """Follow an invoice that the SaaS created itself. Raises NotFound where it is not this account's."""
@@ -250,7 +283,7 @@ class Checkout:
     async def _subscribe(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:
             requested_at = self._clock()
-            currency = await self._currency(customer, price)
+            currency = await self.currency(customer, price)
             key = f"paidup-subscription-{key}-{currency}"
             made = await self._gateway.create_subscription(
                 customer, price, quantity, currency, account.external_id, key
@@ -265,7 +298,7 @@ class Checkout:
 
     async def _invoice(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:
-            currency = await self._currency(customer, price)
+            currency = await self.currency(customer, price)
             key = f"paidup-top-up-{key}-{currency}"
             return await self._gateway.one_time_invoices.create(
                 customer, price, quantity, currency, account.external_id, key
@@ -273,7 +306,7 @@ class Checkout:
 
         return await self._create_fresh(account, price, quantity, create)
 
-    async def _currency(self, customer: str, price: str) -> str:
+    async def currency(self, customer: str, price: str) -> str:
         """The currency that the customer pays in, if the price is sold in it; else the price's own."""
         known = self._prices[price]
         with storage_errors():
@@ -283,14 +316,14 @@ class Checkout:
         return last.currency if last is not None and sold else known.currency
 
     async def _create_fresh(self, account: Account, price: str, quantity: int, create: Create) -> Purchase:
-        customer = await self._customer(account)
+        customer = await self.customer(account)
         try:
             made = await self._create(account, customer, price, quantity, create)
         except StripeRefused as error:
             if not await self._customers.forget_if_gone(customer, error):
                 raise
             account = await Account.get(id=account.id)
-            customer = await self._customer(account)
+            customer = await self.customer(account)
             made = await self._create(account, customer, price, quantity, create)
         if made.status.status is InvoiceStatus.VOID:
             # The key belonged to a payment that is void; it has been rotated.
@@ -314,7 +347,12 @@ class Checkout:
             raise Conflict(f"The invoice cannot be taken up: {settled.reason}.")
         return Purchase(settled.status, secret_of(invoice), created=settled.created)
 
-    async def _customer(self, account: Account) -> str:
+    async def forget_if_gone(self, customer: str, error: StripeRefused) -> bool:
+        """See `StripeCustomers.forget_if_gone`."""
+        return await self._customers.forget_if_gone(customer, error)
+
+    async def customer(self, account: Account) -> str:
+        """The customer that the account's purchases use, made at Stripe where it has none."""
         number = account.purchase_number
         try:
             return await self._customers.for_purchase(account)

@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute
 
 from paidup.web import (
     api,
+    checkout_api,
     checkout_status,
     credits_api,
     health,
@@ -20,6 +21,7 @@ ROUTES: list[BaseRoute] = [
     *endpoint.ROUTES,
     *webhooks.ROUTES,
     *api.ROUTES,
+    *checkout_api.ROUTES,
     *checkout_status.ROUTES,
     *credits_api.ROUTES,
     *return_page.ROUTES,

@@ -1,0 +1,118 @@
+"""An account's open Checkout Sessions: one for each purchase. An older one is expired, never paid as well.
+
+Two requests at once may make two. The rows are inserted under the account's lock, so one of the two
+sees the other, and marks it as superseded; it is then expired at Stripe, by this process or by the
+reconciler, before its page can have been opened.
+"""
+
+from __future__ import annotations
+
+import structlog
+from tortoise.expressions import F
+from tortoise.queryset import QuerySet
+
+from paidup.credits import ledger
+from paidup.db.connection import repeatable, storage_errors, write_transaction
+from paidup.db.models import Account, CheckoutSession
+from paidup.domain.payment_facts import Source
+from paidup.errors import PaymentUnderWay, StripeRefused
+from paidup.payments.checkout_verification import CheckoutVerification, new_row, next_check, update_row
+from paidup.runtime.clock import now
+from paidup.stripe_api.checkout_schemas import EXPIRED, OPEN, StripeCheckoutSession
+from paidup.stripe_api.gateway import StripeGateway
+from paidup.stripe_api.prices import PriceCatalog
+from paidup.stripe_api.rate_limiter import Purpose
+
+log = structlog.get_logger(__name__)
+
+SUBSCRIPTION = "subscription"
+"""The `purchase` of a session for a subscription, whatever its plan: an account has one of them."""
+MISSING = "resource_missing"
+
+
+class OpenSessions:
+    def __init__(self, gateway: StripeGateway, checkouts: CheckoutVerification, prices: PriceCatalog) -> None:
+        self._sessions = gateway.checkout_sessions
+        self._checkouts = checkouts
+        self._prices = prices
+
+    async def newest(self, account: Account, purchase: str) -> CheckoutSession | None:
+        with storage_errors():
+            return await _open(account, purchase).order_by("-created_at").first()
+
+    async def read(self, row: CheckoutSession) -> StripeCheckoutSession | None:
+        """An open session as it is now, which is kept and settled. None where Stripe has deleted it."""
+        try:
+            shown = await self._sessions.read(row.id, purpose=Purpose.REQUEST)
+        except StripeRefused as error:
+            if error.code != MISSING:
+                raise
+            await self._forget(row.id)
+            return None
+        await self._checkouts.take(shown, Source.VERIFICATION)
+        return shown
+
+    async def close_all(self, account: Account, purchase: str) -> None:
+        """Expire the account's open sessions for this purchase, so that another one may be paid.
+
+        Raises PaymentUnderWay where one of them was paid, or is being paid.
+        """
+        with storage_errors():
+            rows = await _open(account, purchase)
+        for row in rows:
+            await self.close(row.id)
+
+    async def close(self, session: str) -> None:
+        """Expire a session. Raises PaymentUnderWay where it was paid, or is being paid."""
+        try:
+            shown = await self._sessions.expire(session)
+        except StripeRefused as error:
+            log.info("session_not_expired", checkout=session, error=str(error))
+            if error.code == MISSING:
+                await self._forget(session)
+                return
+            shown = await self._sessions.read(session, purpose=Purpose.REQUEST)
+        settled = await self._checkouts.take(shown, Source.VERIFICATION)
+        if shown.status != EXPIRED:
+            raise PaymentUnderWay(settled.invoice or session)
+
+    @repeatable
+    async def insert(
+        self,
+        made: StripeCheckoutSession,
+        account: Account,
+        purchase: str,
+        price: str,
+        quantity: int,
+        return_to: str | None,
+    ) -> tuple[CheckoutSession, list[str]]:
+        """The row of a new session, and the ids of open ones that it supersedes: they have to be closed.
+
+        Its idempotency key is rotated with it, since the next request finds the row. The row may be over
+        already, where Stripe has repeated the answer to a key that was used before.
+        """
+        at, number = now(), account.purchase_number
+        async with write_transaction():
+            await ledger.lock_account(account.id)
+            ids = [each.id for each in await _open(account, purchase).exclude(id=made.id)]
+            row = new_row(made, at)
+            update_row(row, made, at, self._prices)
+            row.plan, row.price, row.quantity = self._prices[price].plan, price, quantity
+            row.account_id, row.purchase, row.return_to = account.id, purchase, return_to
+            row.next_check_at = next_check(row, at)
+            await CheckoutSession.bulk_create([row], ignore_conflicts=True)  # of a request at the same time
+            superseded = CheckoutSession.filter(id__in=ids, superseded_by__isnull=True)
+            await superseded.update(superseded_by=made.id, next_check_at=at)
+            rotated = Account.filter(id=account.id, purchase_number=number)
+            await rotated.update(purchase_number=F("purchase_number") + 1)
+            row = await CheckoutSession.get(id=made.id)
+        return row, ids
+
+    async def _forget(self, session: str) -> None:
+        """Stripe has deleted it, as "delete all test data" does."""
+        with storage_errors():
+            await CheckoutSession.filter(id=session, status=OPEN).update(status=EXPIRED, next_check_at=None)
+
+
+def _open(account: Account, purchase: str) -> QuerySet[CheckoutSession]:
+    return CheckoutSession.filter(account_id=account.id, status=OPEN, purchase=purchase)
