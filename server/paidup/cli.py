@@ -14,6 +14,7 @@ from paidup.commands import (
     initialization,
     inspection,
     sandbox,
+    second_payments,
     serving,
     stripe_account,
 )
@@ -45,6 +46,7 @@ app.command()(stripe_account.backfill)
 app.command("import")(stripe_account.import_subscriptions)
 app.command()(events.replay)
 app.command()(events.dismiss)
+app.command()(second_payments.resolve)
 app.command()(inspection.audit)
 app.command()(demonstration.demo)
 app.command()(sandbox.sandbox)

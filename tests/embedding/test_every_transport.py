@@ -108,6 +108,17 @@ async def test_a_customer_is_sold_to_and_spends(api: Any, stripe_side: StripeSid
     assert account.running_plans == {"pro"}
 
 
+async def test_a_customer_pays_on_a_page_of_stripes(api: Any) -> None:
+    page = await api.checkout("ada", plan="pro", interval="month", return_to="/welcome")
+    assert (page.status, page.client_secret) == ("open", None)
+    assert page.url
+    assert (await api.checkout("ada", plan="pro", return_to="/welcome")).url == page.url
+    assert (await api.account("ada")).checkout.checkout == page.checkout
+    assert (await api.checkout("ada", top_up="extra", quantity=2, ui="embedded")).client_secret
+    with pytest.raises(InvalidInputError):
+        await api.checkout("ada")
+
+
 async def test_the_ledger_names_keys_and_reasons_page_by_page(api: Any, stripe_side: StripeSide) -> None:
     await buy(api, stripe_side, "pro")
     for number in range(4):

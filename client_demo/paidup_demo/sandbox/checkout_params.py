@@ -25,7 +25,14 @@ PAYMENT_INTENT_DATA: Shape = {
     "metadata": METADATA,
     "setup_future_usage": choice("off_session", "on_session"),
 }
-SUBSCRIPTION_DATA: Shape = {"description": TEXT, "metadata": METADATA}
+SUBSCRIPTION_DATA: Shape = {
+    "billing_mode": {
+        "type": choice("flexible"),
+        "flexible": {"proration_discounts": choice("included", "itemized")},
+    },
+    "description": TEXT,
+    "metadata": METADATA,
+}
 INVOICE_CREATION: Shape = {
     "enabled": BOOLEAN,
     "invoice_data": {"description": TEXT, "footer": TEXT, "metadata": METADATA},

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import urllib3
 
 from paidup.client import calls
-from paidup.client.calls import ApiCall
+from paidup.client.calls import ApiCall, CheckoutChoices
 from paidup.client.deadline_pools import POOL_CLASSES
 from paidup.client.responses import (
     AccountState,
     ChangePreview,
+    CheckoutPage,
     Credits,
     Entry,
     EntryPage,
@@ -169,6 +170,15 @@ class Paidup(RetryingCaller):
         Raises UnknownPlanError, PaymentUnderWayError, or InvalidInputError if `plan` is no top-up.
         """
         return self._run(calls.top_up_call(customer, plan, quantity))
+
+    def checkout(self, customer: str, **choices: Unpack[CheckoutChoices]) -> CheckoutPage:
+        """Return a Checkout Session for the customer to pay on a page of Stripe's, or the open one again.
+
+        Give `plan` (with an `interval`) or `top_up`; `ui` is "hosted" (the default), "embedded" or
+        "elements", and `return_to` is where they go on to once it is active. Raises
+        AlreadySubscribedError, PaymentUnderWayError, UnknownPlanError, InvalidInputError.
+        """
+        return self._run(calls.checkout_call(customer, choices))
 
     def adopt(self, customer: str, invoice: str) -> PendingPayment:
         """Track an invoice that you created in Stripe yourself.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
 from paidup.client.responses import (
     AccountState,
     ChangePreview,
+    CheckoutPage,
     Credits,
     EntryPage,
     FreshTicket,
@@ -127,6 +128,22 @@ def top_up_call(customer: str, plan: str, quantity: int) -> ApiCall[PendingPayme
     """POST /api/top-ups."""
     body = {"plan": plan, "quantity": quantity}
     return ApiCall(PendingPayment, customer, "POST", "/api/top-ups", body)
+
+
+class CheckoutChoices(TypedDict, total=False):
+    """`plan` or `top_up`, and how it is paid."""
+
+    plan: str
+    top_up: str
+    interval: str
+    quantity: int
+    ui: Literal["hosted", "embedded", "elements"]
+    return_to: str
+
+
+def checkout_call(customer: str, choices: CheckoutChoices) -> ApiCall[CheckoutPage]:
+    """POST /api/checkout."""
+    return ApiCall(CheckoutPage, customer, "POST", "/api/checkout", dict(choices))
 
 
 def adopt_call(customer: str, invoice: str) -> ApiCall[PendingPayment]:

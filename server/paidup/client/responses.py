@@ -58,13 +58,15 @@ class ActivatingPayment(msgspec.Struct, frozen=True):
     """A payment in progress. Pass `invoice` and `ticket` to the browser's `activate()`.
 
     `reason` is Stripe's `billing_reason`: "subscription_create", "subscription_cycle" for a renewal,
-    "subscription_update" for a plan change, "manual" for a top-up.
+    "subscription_update" for a plan change, "manual" for a top-up. `checkout` is the Checkout Session that
+    it came from, if any.
     """
 
     invoice: str
     ticket: str
     status: Status
     reason: str | None = None
+    checkout: str | None = None
 
 
 class Renewing(msgspec.Struct, frozen=True):
@@ -213,6 +215,39 @@ class PlannedCredits(msgspec.Struct, frozen=True):
     due_at: datetime | None
 
 
+class CheckoutPage(msgspec.Struct, frozen=True):
+    """A Checkout Session to pay: redirect the browser to `url`, or give it `client_secret`.
+
+    `status` is Stripe's. Where it is "complete", it was paid a moment ago, and both are None: show the
+    activating screen with its id.
+    """
+
+    checkout: str
+    status: str
+    expires_at: datetime
+    url: str | None = None
+    client_secret: str | None = None
+
+
+class CheckoutInProgress(msgspec.Struct, frozen=True):
+    """A Checkout Session that the customer may be paying, or has paid a moment ago."""
+
+    checkout: str
+    status: str
+    payment_status: str
+    plan: str | None
+    expires_at: datetime
+
+
+class SecondPayment(msgspec.Struct, frozen=True):
+    """A second payment for one purchase. Both are credited, until an operator does something about it."""
+
+    checkout: str
+    duplicate_of: str | None
+    plan: str | None
+    at: datetime | None
+
+
 PLAN_RUNS = frozenset({"active", "trialing", "past_due"})
 """Stripe's statuses of a subscription whose customer has its plan: also while a renewal is retried."""
 
@@ -230,6 +265,8 @@ class AccountState(msgspec.Struct, frozen=True):
     installments: list[PlannedCredits]
     activating: ActivatingPayment | None
     renewing: Renewing | None
+    checkout: CheckoutInProgress | None = None
+    paid_twice: list[SecondPayment] = []
 
     @property
     def running_plans(self) -> frozenset[str]:

@@ -29,7 +29,9 @@ from paidup.operations.progress import progress_bar, progress_steps
 
 
 def explain(
-    reference: Annotated[str, typer.Argument(help="in_..., pi_..., sub_..., cus_... or your own user id.")],
+    reference: Annotated[
+        str, typer.Argument(help="in_..., cs_..., pi_..., sub_..., cus_... or your user id.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Explain an invoice's status: its timeline, what it is waiting for, and what to do."""

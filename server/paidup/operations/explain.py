@@ -16,6 +16,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.customers import account_id_of, customers_of
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.stages import stage_of
+from paidup.operations.checkout_report import sessions_of
 from paidup.operations.invoice_report import (
     Explanation,
     GrantDetails,
@@ -36,11 +37,11 @@ MAX_OTHER_EVENTS = 20
 MAX_TIMELINE_EVENTS = 500
 UNHANDLED_SHOWN_FOR = timedelta(days=7)
 """How long events of a type that is not handled are shown."""
-REFERENCE_KINDS = "invoice, PaymentIntent, subscription, Stripe customer or external id"
+REFERENCE_KINDS = "invoice, Checkout Session, PaymentIntent, subscription, Stripe customer or external id"
 
 
 async def explain(reference: str) -> Explanation:
-    """Return what is known of an invoice, PaymentIntent, subscription, Stripe customer or external id.
+    """Return what is known of a reference: see `REFERENCE_KINDS`.
 
     Raises StorageUnavailable.
     """
@@ -49,11 +50,14 @@ async def explain(reference: str) -> Explanation:
         owner_id = await account_id_of(reference)
         account = await Account.filter(Q(id=owner_id) if owner_id else Q(external_id=reference)).first()
         matching = Q(id=reference) | Q(payment_intent=reference) | Q(subscription=reference)
+        sessions = await sessions_of(reference, account.id if account else None)
+        linked = [each.invoice for each in sessions if each.checkout == reference and each.invoice]
+        matching |= Q(id__in=linked)
         found = Invoice.filter(matching | Q(account_id=account.id) if account else matching)
         rows = await found.order_by("-created_at").limit(MAX_INVOICES).select_related("account")
         older_invoices = await found.count() - len(rows)
         invoices = [await _report(row.id, row, at) for row in rows]
-        if not rows and await TimelineEntry.exists(invoice=reference):
+        if not rows and not sessions and await TimelineEntry.exists(invoice=reference):
             invoices = [await _report(reference, None, at)]
         other_events = await _other_events(reference, account, invoices, at)
     owner = account or (rows[0].account if rows else None)
@@ -64,12 +68,14 @@ async def explain(reference: str) -> Explanation:
         balance=owner.balance if owner else None,
         invoices=invoices,
         older_invoices=older_invoices,
+        sessions=sessions,
         other_events=other_events,
     )
 
 
 async def _report(invoice: str, row: Invoice | None, at: datetime) -> InvoiceReport:
-    entries = await TimelineEntry.filter(invoice=invoice).order_by("-id").limit(MAX_TIMELINE_EVENTS)
+    about = [invoice, row.checkout] if row and row.checkout else [invoice]
+    entries = await TimelineEntry.filter(invoice__in=about).order_by("-id").limit(MAX_TIMELINE_EVENTS)
     entries.sort(key=lambda entry: (entry.at, entry.id))
     event_ids = {entry.detail["event"] for entry in entries if entry.detail and "event" in entry.detail}
     events = await StripeEvent.filter(id__in=list(event_ids)).order_by("received_at")
@@ -108,7 +114,7 @@ async def _other_events(
     shown = {event.id for report in invoices for event in report.events}
     found: dict[str, StoredEvent] = {}
     for text in {reference, *(await customers_of(account) if account else ())}:
-        if not text.startswith(("in_", "pi_", "sub_", "cus_")):
+        if not text.startswith(("in_", "cs_", "pi_", "sub_", "cus_")):
             continue  # an external id could match any text in a payload
         events = (
             StripeEvent.filter(payload__contains=f'"{text}"').order_by("-received_at").limit(MAX_OTHER_EVENTS)

@@ -9,8 +9,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from paidup.operations.checkout_report import session_summary
 from paidup.operations.formatting import format_detail, format_time, summary
-from paidup.operations.invoice_report import Explanation, InvoiceReport, StoredEvent, TimelineEvent
+from paidup.operations.invoice_report import (
+    Explanation,
+    InvoiceReport,
+    SessionDetails,
+    StoredEvent,
+    TimelineEvent,
+)
 from paidup.operations.recommendations import describe_event, event_recommendation
 
 
@@ -19,8 +26,10 @@ def render_explanation(explanation: Explanation) -> RenderableType:
     parts: list[RenderableType] = []
     if explanation.account is not None:
         parts.append(Text(f"Account {explanation.account}: balance {explanation.balance}", style="bold"))
-        if not (explanation.invoices or explanation.other_events):
+        if not (explanation.invoices or explanation.sessions or explanation.other_events):
             parts.append(Text("No payment: this customer has not chosen a plan yet."))
+    for session in explanation.sessions:
+        parts += [Text(), *_render_session(session)]
     for report in explanation.invoices:
         parts += [Text(), *_render_invoice(report)]
     if explanation.older_invoices:
@@ -30,6 +39,14 @@ def render_explanation(explanation: Explanation) -> RenderableType:
     for event in explanation.other_events:
         parts += [Text(), Text(describe_event(event, explanation.at)), _advice(event_recommendation(event))]
     return Group(*parts)
+
+
+def _render_session(details: SessionDetails) -> Iterable[RenderableType]:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in session_summary(details):
+        grid.add_row(Text(name, style="dim"), Text(value))
+    yield Text(details.checkout, style="bold underline")
+    yield grid
 
 
 def _render_invoice(report: InvoiceReport) -> Iterable[RenderableType]:

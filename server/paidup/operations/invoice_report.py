@@ -88,8 +88,30 @@ class InvoiceReport(msgspec.Struct, frozen=True):
     recommendation: str
 
 
+class SessionDetails(msgspec.Struct, frozen=True):
+    """The row of a session. `account` is None where it belongs to nobody yet."""
+
+    checkout: str
+    status: str
+    payment_status: str
+    account: str | None
+    purchase: str | None
+    plan: str | None
+    amount_minor: int | None
+    currency: str | None
+    invoice: str | None
+    subscription: str | None
+    superseded_by: str | None
+    duplicate_of: str | None
+    resolution: str | None
+    created_at: datetime
+    completed_at: datetime | None
+    expires_at: datetime
+    next_check_at: datetime | None
+
+
 class Explanation(msgspec.Struct, frozen=True):
-    """All that is known of `reference`, newest invoice first.
+    """All that is known of `reference`, newest invoice and Checkout Session first.
 
     `older_invoices` counts the invoices that are left out. `other_events` mention the reference and
     had no effect: handling them failed, or their type is not handled.
@@ -102,7 +124,8 @@ class Explanation(msgspec.Struct, frozen=True):
     invoices: list[InvoiceReport]
     older_invoices: int
     other_events: list[StoredEvent]
+    sessions: list[SessionDetails] = []
 
     @property
     def found(self) -> bool:
-        return bool(self.account or self.invoices or self.other_events)
+        return bool(self.account or self.invoices or self.other_events or self.sessions)

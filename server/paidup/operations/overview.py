@@ -12,10 +12,11 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.stages import Stage, stage_of
+from paidup.operations.checkout_report import session_details
 from paidup.operations.explain import UNHANDLED_SHOWN_FOR, stored_event
-from paidup.operations.invoice_report import StoredEvent
+from paidup.operations.invoice_report import SessionDetails, StoredEvent
 from paidup.payments.outcomes import EventOutcome
-from paidup.reconciliation.alarms import Alarm
+from paidup.reconciliation.alarms import Alarm, unresolved
 from paidup.runtime.clock import now
 
 MAX_ROWS = 100
@@ -64,6 +65,8 @@ class Overview(msgspec.Struct, frozen=True):
     failed_events_total: int
     unhandled_events: list[StoredEvent]
     settled: list[SettledInvoice]
+    second_payments: list[SessionDetails]
+    """Of purchases that were paid twice, about which nothing was done yet."""
 
 
 async def load_overview(alarms: Sequence[Alarm]) -> Overview:
@@ -92,6 +95,9 @@ async def load_overview(alarms: Sequence[Alarm]) -> Overview:
                 stored_event(row) for row in await unhandled.order_by("-received_at").limit(MAX_ROWS)
             ],
             settled=[_settled_invoice(row) for row in await settled.select_related("account")],
+            second_payments=[
+                session_details(row) for row in await unresolved().limit(MAX_ROWS).select_related("account")
+            ],
         )
 
 

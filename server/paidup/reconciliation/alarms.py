@@ -3,6 +3,7 @@
 `webhooks_silent`: payments are credited by verification and the reconciler, and no webhook arrives
 (S35). `events_given_up`: events could not be handled, and need an operator (S15). `unknown_currency`:
 payments wait for an amount of their price in their currency.
+`paid_twice`: Stripe has taken a second payment for one purchase (S39).
 `reconciler_behind`: due work is not done, since no worker runs or it is too slow.
 `stripe_reads_high`: most of the month's reads from Stripe are used up. All are computed from the
 tables, so any process can report them. What to do: docs/operations.md.
@@ -18,7 +19,7 @@ import msgspec
 from tortoise.queryset import QuerySet
 
 from paidup.db.connection import storage_errors
-from paidup.db.models import EventSource, Invoice, StripeEvent
+from paidup.db.models import CheckoutSession, EventSource, Invoice, StripeEvent
 from paidup.domain.payment_facts import Source
 from paidup.payments.outcomes import EventOutcome
 from paidup.reconciliation.read_budget import DEFAULT_READS_PER_MONTH, ReadUse, read_use
@@ -27,7 +28,7 @@ from paidup.runtime.metrics import Metrics
 
 ALARMS = (
     *("webhooks_silent", "events_given_up", "unknown_currency", "reconciler_behind"),
-    "stripe_reads_high",
+    *("stripe_reads_high", "paid_twice"),
 )
 
 PARKED_FOR_CURRENCY = f"parked: {EventOutcome.UNKNOWN_CURRENCY}"
@@ -36,6 +37,7 @@ SETTLED_WITHOUT_WEBHOOK = 3
 GRACE = timedelta(minutes=5)
 """How late a webhook may be before its absence counts."""
 CACHED_S = 15.0
+MAX_NAMED = 5
 LOOKBACK = timedelta(days=7)
 OVERDUE = timedelta(minutes=10)
 """A worker that keeps up has handled anything due by then."""
@@ -102,6 +104,7 @@ async def take_snapshot(reads_per_month: int = DEFAULT_READS_PER_MONTH) -> Alarm
         await unknown_currency(),
         reconciler_behind(queues),
         stripe_reads_high(use),
+        await paid_twice(),
     )
     return AlarmSnapshot([alarm for alarm in found if alarm], queues, use.reads)
 
@@ -113,6 +116,7 @@ async def due_queues() -> list[Queue]:
         return [
             await _queue("events", StripeEvent.filter(next_attempt_at__lte=at), "next_attempt_at"),
             await _queue("invoices", Invoice.filter(next_check_at__lte=at), "next_check_at"),
+            await _queue("sessions", CheckoutSession.filter(next_check_at__lte=at), "next_check_at"),
             await _queue("versions", Invoice.filter(publish_due_at__lte=at), "publish_due_at"),
         ]
 
@@ -147,6 +151,24 @@ async def unknown_currency() -> Alarm | None:
         " granted: give the price that currency in Stripe (currency_options), then `paidup replay` them."
     )
     return Alarm("unknown_currency", text)
+
+
+async def paid_twice() -> Alarm | None:
+    """The alarm that customers have paid twice for one purchase, or None. Raises StorageUnavailable."""
+    with storage_errors():
+        waiting = await unresolved().limit(MAX_NAMED)
+        count = await unresolved().count() if waiting else 0
+    if not waiting:
+        return None
+    named = ", ".join(f"{row.id} (beside {row.duplicate_of})" for row in waiting)
+    text = f"{count} purchases were paid twice: {named}. Both are credited. "
+    return Alarm("paid_twice", text + "`paidup resolve` refunds the second payment, or keeps its credits.")
+
+
+def unresolved() -> QuerySet[CheckoutSession]:
+    """Second payments about which nothing was done yet, newest first."""
+    flagged = CheckoutSession.filter(duplicate_of__not_isnull=True, resolution__isnull=True)
+    return flagged.order_by("-completed_at")
 
 
 def stripe_reads_high(use: ReadUse) -> Alarm | None:

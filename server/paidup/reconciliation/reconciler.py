@@ -19,6 +19,7 @@ from paidup.reconciliation.due_sessions import DueSessions
 from paidup.reconciliation.failures import FAILURES
 from paidup.reconciliation.list_sweeps import ListSweeps
 from paidup.reconciliation.maintenance import Maintenance
+from paidup.reconciliation.second_payments import SecondPayments
 from paidup.runtime.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ class Reconciler:
             "unhandled_events": (due.events, 0),
             "due_invoices": (due.invoices, 0),
             "due_sessions": (sessions.sweep, 0),
+            "second_payments": (SecondPayments().sweep, 10),
             "unpublished_versions": (due.versions, 0),
             "due_installments": (due.installments, 0),
             "due_subscriptions": (due.subscriptions, 0),

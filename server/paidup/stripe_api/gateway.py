@@ -26,6 +26,7 @@ from paidup.stripe_api.pagination import pages
 from paidup.stripe_api.price_writer import PriceWriter
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S, Purpose, RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
+from paidup.stripe_api.refunds import Refunds
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
     CreditNote,
@@ -59,6 +60,7 @@ class StripeGateway:
         self.customers = CustomerReader(client)
         self.one_time_invoices = OneTimeInvoices(client)
         self.price_writer = PriceWriter(client)
+        self.refunds = Refunds(client)
         self._reversals: dict[type, tuple[str, Any]] = {
             Refund: ("refunds", client.v1.refunds),
             Dispute: ("disputes", client.v1.disputes),

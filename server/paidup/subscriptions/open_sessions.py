@@ -94,19 +94,33 @@ class OpenSessions:
         at, number = now(), account.purchase_number
         async with write_transaction():
             await ledger.lock_account(account.id)
-            ids = [each.id for each in await _open(account, purchase).exclude(id=made.id)]
-            row = new_row(made, at)
-            update_row(row, made, at, self._prices)
-            row.plan, row.price, row.quantity = self._prices[price].plan, price, quantity
-            row.account_id, row.purchase, row.return_to = account.id, purchase, return_to
-            row.next_check_at = next_check(row, at)
-            await CheckoutSession.bulk_create([row], ignore_conflicts=True)  # of a request at the same time
-            superseded = CheckoutSession.filter(id__in=ids, superseded_by__isnull=True)
-            await superseded.update(superseded_by=made.id, next_check_at=at)
+            ids: list[str] = []
+            if not await CheckoutSession.exists(id=made.id):  # else of the same request at the same time
+                ids = [each.id for each in await _open(account, purchase)]
+                await self._row(made, account, purchase, price, quantity, return_to).save(force_create=True)
+                superseded = CheckoutSession.filter(id__in=ids, superseded_by__isnull=True)
+                await superseded.update(superseded_by=made.id, next_check_at=at)
             rotated = Account.filter(id=account.id, purchase_number=number)
             await rotated.update(purchase_number=F("purchase_number") + 1)
             row = await CheckoutSession.get(id=made.id)
         return row, ids
+
+    def _row(
+        self,
+        made: StripeCheckoutSession,
+        account: Account,
+        purchase: str,
+        price: str,
+        quantity: int,
+        return_to: str | None,
+    ) -> CheckoutSession:
+        at = now()
+        row = new_row(made, at)
+        update_row(row, made, at, self._prices)
+        row.plan, row.price, row.quantity = self._prices[price].plan, price, quantity
+        row.account_id, row.purchase, row.return_to = account.id, purchase, return_to
+        row.next_check_at = next_check(row, at)
+        return row
 
     async def _forget(self, session: str) -> None:
         """Stripe has deleted it, as "delete all test data" does."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from tortoise.expressions import Q
+
 from paidup.db.connection import storage_errors
-from paidup.db.models import Account, Invoice, Subscription
+from paidup.db.models import Account, CheckoutSession, Invoice, Subscription
 from paidup.domain.decisions import InvoiceStatus
 from paidup.payments.invoice_rows import is_uncollectible
+from paidup.runtime.clock import now
+from paidup.stripe_api.checkout_schemas import COMPLETE, OPEN
 from paidup.subscriptions.checkout import PENDING
 from paidup.subscriptions.sync import ENDED
 
@@ -30,6 +34,14 @@ async def newest_awaited(account: Account, touched_since: datetime) -> Invoice |
             if _may_be_awaited(row, touched_since) and not await _has_ended(row):
                 return row
     return None
+
+
+async def newest_session(account: Account) -> CheckoutSession | None:
+    """The newest Checkout Session that the customer may be paying, or has paid without an invoice so far."""
+    open_ = Q(status=OPEN, expires_at__gt=now(), superseded_by__isnull=True)
+    own = CheckoutSession.filter(open_ | Q(status=COMPLETE), account_id=account.id, invoice__isnull=True)
+    with storage_errors():
+        return await own.order_by("-created_at").first()
 
 
 def _may_be_awaited(row: Invoice, touched_since: datetime) -> bool:

@@ -18,12 +18,13 @@ from paidup.domain.catalog import Interval
 from paidup.domain.checkout_options import CheckoutOptions
 from paidup.errors import (
     AlreadySubscribed,
+    Conflict,
     InvalidInput,
     PaymentUnderWay,
     StripeError,
     StripeRefused,
 )
-from paidup.stripe_api.checkout_schemas import COMPLETE, EXPIRED, OPEN, StripeCheckoutSession
+from paidup.stripe_api.checkout_schemas import COMPLETE, OPEN, StripeCheckoutSession
 from paidup.stripe_api.checkout_sessions import NewSession, Ui
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
@@ -32,7 +33,7 @@ from paidup.subscriptions.customers import digest
 from paidup.subscriptions.open_sessions import SUBSCRIPTION, OpenSessions
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 
-MAX_TRIES = 2
+MAX_TRIES = 3
 
 
 class WantedSession(msgspec.Struct, frozen=True):
@@ -128,11 +129,13 @@ class SessionPurchases:
             row, older = await self._sessions.insert(
                 made, account, purchase, price, wanted.quantity, wanted.return_to
             )
-            if row.status != EXPIRED:
+            if row.status == COMPLETE:
+                raise PaymentUnderWay(row.invoice or row.id)
+            if row.status == OPEN and row.superseded_by is None:
                 break
-            account = await Account.get(id=account.id)  # the key had made one before; it has been rotated
-        if row.status != OPEN:
-            raise PaymentUnderWay(row.invoice or row.id)
+            account = await Account.get(id=account.id)  # the key had made one that is over; it was rotated
+        else:
+            raise Conflict("Another purchase was begun at the same moment. Please try again.")
         try:
             for each in older:
                 await self._sessions.close(each)

@@ -23,9 +23,11 @@ from paidup.errors import InvalidInput, NotFound
 from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import now
+from paidup.stripe_api.checkout_schemas import SESSION_PREFIX, is_session
 from paidup.subscriptions.change_previews import preview_change
 from paidup.subscriptions.renewals import renewal_under_way
 from paidup.subscriptions.sync import current_subscriptions
+from paidup.web.account_checkouts import awaited_checkout, paid_twice
 from paidup.web.current_status import current_status
 from paidup.web.dependencies import (
     current_account,
@@ -216,6 +218,8 @@ async def account(request: Request) -> Response:
             "installments": await _installments(own),
             "activating": activating,
             "renewing": await renewal_under_way(rows, get_services(request).clock()),
+            "checkout": await awaited_checkout(own),
+            "paid_twice": await paid_twice(own),
         }
     )
 
@@ -299,8 +303,9 @@ async def _own_status(request: Request, account: Account) -> StatusMessage:
 
 
 def _is_invoice_id(text: str) -> bool:
+    """Whether it may name an invoice's row; a Checkout Session without an invoice has one of its own id."""
     try:
-        msgspec.convert(text, InvoiceId)
+        msgspec.convert(text.replace(SESSION_PREFIX, "in_", 1) if is_session(text) else text, InvoiceId)
     except msgspec.ValidationError:
         return False
     return True

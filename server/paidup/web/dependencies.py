@@ -55,12 +55,16 @@ def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncC
 
 
 class PendingActivation(msgspec.Struct, frozen=True):
-    """A payment in progress, and a ticket for its WebSocket. `reason` is Stripe's `billing_reason`."""
+    """A payment in progress, and a ticket for its WebSocket. `reason` is Stripe's `billing_reason`.
+
+    `checkout`: the Checkout Session that it came from, if any.
+    """
 
     invoice: str
     ticket: str
     status: StatusMessage
     reason: str | None
+    checkout: str | None = None
 
 
 async def verified_activation(services: Services, account: Account) -> PendingActivation | None:
@@ -83,7 +87,8 @@ async def pending_activation(services: Services, account: Account) -> PendingAct
         status = await read_status(row.id) if row else None
     if row is None or status is None:
         return None
-    return PendingActivation(row.id, services.tickets.issue(row.id, account.id), status, row.billing_reason)
+    ticket = services.tickets.issue(row.id, account.id)
+    return PendingActivation(row.id, ticket, status, row.billing_reason, row.checkout)
 
 
 async def renewing(services: Services, account: Account) -> Renewal | None:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from paidup import __version__
 from paidup.domain.decisions import InvoiceStatus
+from paidup.operations.checkout_report import session_summary
 from paidup.operations.explain import REFERENCE_KINDS, UNHANDLED_SHOWN_FOR
 from paidup.operations.formatting import (
     format_datetime,
@@ -24,7 +25,7 @@ from paidup.operations.formatting import (
     format_time,
     summary,
 )
-from paidup.operations.invoice_report import Explanation, InvoiceReport, StoredEvent
+from paidup.operations.invoice_report import Explanation, InvoiceReport, SessionDetails, StoredEvent
 from paidup.operations.overview import UNTRIED_AFTER, Overview, PendingInvoice, SettledInvoice
 from paidup.operations.recommendations import event_recommendation
 
@@ -69,6 +70,7 @@ def overview_body(overview: Overview) -> Html:
         [
             *(_tag("p", alarm.text, "alarm") for alarm in overview.alarms),
             "" if overview.alarms else _tag("p", "No alarms.", "good"),
+            *_second_payments(overview),
             *_failed_events(overview),
             *_pending_invoices(overview),
             *_settled_invoices(overview),
@@ -84,6 +86,7 @@ def explanation_body(explanation: Explanation) -> Html:
     parts: list[object] = []
     if explanation.account is not None:
         parts.append(_tag("p", f"Account {explanation.account}: balance {explanation.balance}"))
+    parts += [_session_body(details) for details in explanation.sessions]
     parts += [_invoice_body(report) for report in explanation.invoices]
     if explanation.older_invoices:
         parts.append(_tag("p", f"{explanation.older_invoices} older invoices are not shown.", "note"))
@@ -149,6 +152,30 @@ def _invoice_body(report: InvoiceReport) -> Html:
             _table(("event", "type", "#tries", "outcome"), events, "None stored."),
         ]
     )
+
+
+def _session_body(details: SessionDetails) -> Html:
+    facts = _join(_join([_tag("dt", name), _tag("dd", value)]) for name, value in session_summary(details))
+    return _join([_tag("h2", details.checkout), _tag("dl", facts)])
+
+
+def _second_payments(overview: Overview) -> list[Html]:
+    """Purchases that were paid twice, where there are any."""
+    if not overview.second_payments:
+        return []
+    columns = ("Checkout Session", "account", "plan", "paid beside", "completed", "remedy")
+    rows = [
+        (
+            _invoice_link(each.checkout),
+            each.account,
+            each.plan,
+            each.duplicate_of,
+            _ago(overview.at, each.completed_at),
+            f"paidup resolve {each.checkout} --refund (or --credit, --keep)",
+        )
+        for each in overview.second_payments
+    ]
+    return [_heading("Purchases paid twice", len(rows), len(rows)), _table(columns, rows, "")]
 
 
 def _event_card(event: StoredEvent, at: datetime) -> Html:

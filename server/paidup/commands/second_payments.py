@@ -1,0 +1,45 @@
+"""The command for second payments: resolve."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from paidup.commands.shared import Json, console, print_json, quiet_settings, run
+from paidup.errors import InvalidInput
+from paidup.operations.second_payments import Remedy, Resolved, SecondPaymentRemedies
+from paidup.payments.refunds import ReversalHandler
+from paidup.services import open_services
+from paidup.settings import Settings
+
+
+def resolve(
+    checkout: Annotated[str, typer.Argument(help="cs_...: a second payment, as the alarm names it.")],
+    refund: Annotated[
+        bool, typer.Option("--refund", help="End its subscription, and refund it with its credits.")
+    ] = False,
+    credit: Annotated[
+        bool, typer.Option("--credit", help="Leave its credits; its subscription ends with its period.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Both are wanted: change nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """End the alarm about a purchase that was paid twice: refund the second payment, or leave it."""
+    wanted = [remedy for remedy, given in zip(Remedy, (refund, credit, keep), strict=True) if given]
+    if len(wanted) != 1:
+        raise InvalidInput("Say what to do: --refund, --credit or --keep.")
+    done = run(_resolve(quiet_settings(), checkout, wanted[0]))
+    if as_json:
+        print_json(done)
+        return
+    more = f" ({done.refund})" if done.refund else ""
+    text = f"{done.checkout}, paid beside {done.duplicate_of}: {done.resolution}{more}"
+    console.print(text, markup=False, highlight=False)
+
+
+async def _resolve(settings: Settings, checkout: str, remedy: Remedy) -> Resolved:
+    async with open_services(settings) as services:
+        gateway = services.gateway
+        reversals = ReversalHandler(gateway, services.verification, services.settlement)
+        return await SecondPaymentRemedies(gateway, reversals).resolve(checkout, remedy)
