@@ -35,6 +35,7 @@ async def test_overdue_work_raises_an_alarm_until_it_is_done(database: None) -> 
     assert [(queue.name, queue.due) for queue in await due_queues()] == [
         ("events", 0),
         ("invoices", 1),
+        ("sessions", 0),
         ("versions", 0),
     ]
     assert await names() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -49,10 +50,10 @@ async def two_subscriptions(paidup: Paidup, shop: CheckoutShop) -> list[str]:
     """Two pages that the SaaS has made with its own key, both paid: Stripe lets it happen."""
     await paidup.customer().balance()
     sessions = [await shop.open(**NAMED) for _ in range(2)]
-    for session in sessions:
+    for session, balance in zip(sessions, (2000, 4000), strict=True):
         await shop.pay(session)
         await linked(session)
-    await wait_until(lambda: Account.exists(external_id="ada", balance=4000))
+        await wait_until(partial(Account.exists, external_id="ada", balance=balance))
     return sessions
 
 

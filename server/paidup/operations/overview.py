@@ -65,7 +65,7 @@ class Overview(msgspec.Struct, frozen=True):
     failed_events_total: int
     unhandled_events: list[StoredEvent]
     settled: list[SettledInvoice]
-    second_payments: list[SessionDetails]
+    second_payments: list[SessionDetails] = []
     """Of purchases that were paid twice, about which nothing was done yet."""
 
 
