@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from paidup.checkout_settings import CheckoutSettings, checkout_problems
+from paidup.domain.checkout_settings import CheckoutSettings, checkout_problems
 from paidup.domain.origins import Origins, origin_problems, parse_origins
 from paidup.domain.token_algorithms import algorithm_problems
 from paidup.domain.trusted_proxies import proxy_problems

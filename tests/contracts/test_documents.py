@@ -24,7 +24,17 @@ from paidup.operations import invoice_report, overview
 from paidup.reconciliation import alarms
 from paidup.stripe_api.charged_cards import ChargedCard
 from paidup.subscriptions import change_previews
-from paidup.web import api, checkout_status, credits_api, operators, problems, return_page, sdk, webhooks
+from paidup.web import (
+    api,
+    checkout_api,
+    checkout_status,
+    credits_api,
+    operators,
+    problems,
+    return_page,
+    sdk,
+    webhooks,
+)
 from paidup.web import health as operations
 from paidup.web.websocket import endpoint as sockets
 from tests.support.contracts import (
@@ -40,7 +50,7 @@ from tests.support.contracts import (
 from tests.support.node import MODULES
 
 HTTP_ROUTES: list[Any] = [
-    *(*api.ROUTES, *credits_api.ROUTES, *checkout_status.ROUTES, *webhooks.ROUTES),
+    *(*api.ROUTES, *credits_api.ROUTES, *checkout_api.ROUTES, *checkout_status.ROUTES, *webhooks.ROUTES),
     *(*operations.ROUTES, *operators.ROUTES, *return_page.ROUTES, *sdk.ROUTES),
 ]
 SLUGS = {

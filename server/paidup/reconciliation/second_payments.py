@@ -58,8 +58,7 @@ class SecondPayments:
 
 async def _flag_subscriptions(account_id: int) -> int:
     """Flag the sessions of this account that began a subscription beside another one that runs."""
-    own = Subscription.filter(account_id=account_id, plan__not_isnull=True)
-    rows = await own.exclude(status__in=list(ENDED))
+    rows = await Subscription.filter(account_id=account_id).exclude(status__in=list(ENDED))
     if len(rows) < 2:
         return 0
     begun = [(at, row.id) for row in rows if (at := await _began(row)) is not None]
@@ -78,7 +77,7 @@ async def _began(row: Subscription) -> datetime | None:
     first = await settled.order_by("settled_at").only("id", "settled_at").first()
     if first is not None:
         return first.settled_at
-    return row.created_at if row.status in RUNNING else None
+    return row.created_at if row.status in RUNNING and row.plan is not None else None
 
 
 async def _flag_one(later: str, first: str) -> bool:

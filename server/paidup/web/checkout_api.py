@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup.checkout_settings import return_url
 from paidup.domain.catalog import Interval
+from paidup.domain.checkout_settings import return_url
 from paidup.domain.return_addresses import resolved
 from paidup.errors import ConfigurationError, InvalidInput
 from paidup.rate_limits.account_limits import Limited
