@@ -458,3 +458,18 @@ async def test_a_payment_that_is_processing_is_not_expired(shop: Shop) -> None:
         await shop.sessions.expire_async(session.id)
     await shop.sandbox.control("/clock", {"advance_seconds": 25 * 3600})
     assert (await shop.read(session))["status"] == "open"
+
+
+async def test_a_trial_costs_nothing_and_collects_a_card(shop: Shop) -> None:
+    """https://docs.stripe.com/payments/checkout/free-trials"""
+    session = await shop.open(subscription_data={"trial_period_days": 7})
+    assert (session.amount_subtotal, session.amount_total) == (0, 0)
+    await shop.sandbox.control(
+        f"/checkout/{session.id}/complete", {"card": None, "email": "a@b.example"}, expect=400
+    )
+    paid = await shop.pay(session)
+    assert (paid["payment_status"], paid["payment_intent"]) == ("no_payment_required", None)
+    shown = await shop.read(session, "subscription.default_payment_method", "invoice")
+    assert shown["subscription"]["status"] == "trialing"
+    assert shown["subscription"]["default_payment_method"]["customer"] == paid["customer"]
+    assert (shown["invoice"]["status"], shown["invoice"]["amount_due"]) == ("paid", 0)

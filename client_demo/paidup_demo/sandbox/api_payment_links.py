@@ -14,7 +14,11 @@ from paidup_demo.sandbox.api import Call, Operation
 from paidup_demo.sandbox.api_catalogue import retriever, updated
 from paidup_demo.sandbox.bank_methods import METHOD_TYPES
 from paidup_demo.sandbox.checkout_page import over
-from paidup_demo.sandbox.checkout_params import INVOICE_CREATION, PAYMENT_INTENT_DATA, SUBSCRIPTION_DATA
+from paidup_demo.sandbox.checkout_params import (
+    INVOICE_CREATION,
+    LINK_SUBSCRIPTION_DATA,
+    PAYMENT_INTENT_DATA,
+)
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice
@@ -40,7 +44,7 @@ LINK: Shape = {
     "payment_method_types": [choice(*METHOD_TYPES)],
     "restrictions": {"completed_sessions": {"limit": INTEGER}},
     "submit_type": choice("auto", "book", "donate", "pay", "subscribe"),
-    "subscription_data": SUBSCRIPTION_DATA,
+    "subscription_data": LINK_SUBSCRIPTION_DATA,
 }
 CLOSED = "This link has been deactivated"
 

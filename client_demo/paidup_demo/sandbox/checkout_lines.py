@@ -26,11 +26,13 @@ def priced_lines(world: World, params: Json, customer: Json | None) -> tuple[str
     currency = (params.get("currency") or prices[0]["currency"]).lower()
     if customer is not None and mode == "subscription":
         currencies.refuse_another(customer, currency)
+    on_trial = bool(params.get("subscription_data", {}).get("trial_period_days"))
     made = []
     for position, (item, price) in enumerate(zip(wanted, prices, strict=True)):
         priced = currencies.price_in(world, price, currency, f"line_items[{position}][price]")
         name = str(world.store.get("product", price["product"])["name"])
-        subtotal = priced["unit_amount"] * item["quantity"]
+        waits = on_trial and price["recurring"]
+        subtotal = 0 if waits else priced["unit_amount"] * item["quantity"]
         line = objects.checkout_line(priced, name, item["quantity"], subtotal=subtotal, discount=0)
         made.append(line | {"metadata": item.get("metadata", {})})
     return currency, made

@@ -25,13 +25,13 @@ PAYMENT_INTENT_DATA: Shape = {
     "metadata": METADATA,
     "setup_future_usage": choice("off_session", "on_session"),
 }
+LINK_SUBSCRIPTION_DATA: Shape = {"description": TEXT, "metadata": METADATA, "trial_period_days": INTEGER}
 SUBSCRIPTION_DATA: Shape = {
+    **LINK_SUBSCRIPTION_DATA,
     "billing_mode": {
         "type": choice("flexible"),
         "flexible": {"proration_discounts": choice("included", "itemized")},
     },
-    "description": TEXT,
-    "metadata": METADATA,
 }
 INVOICE_CREATION: Shape = {
     "enabled": BOOLEAN,
@@ -131,7 +131,8 @@ def _refuse_by_mode(params: Json) -> None:
         if params.get("invoice_creation", {}).get("enabled"):
             raise InvalidRequestError(
                 "You can only enable invoice creation when `mode` is set to `payment`. Invoices are created"
-                " automatically when `mode` is set to `subscription`",
+                " automatically when `mode` is set to `subscription`, and are unsupported when set to"
+                " `setup`.",
                 param="invoice_creation",
             )
     elsewhere = {
