@@ -12,6 +12,8 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, Page, Route, expect
 
+from paidup_demo.sandbox import checkout_page
+from paidup_demo.sandbox.bank_methods import METHOD_TYPES
 from paidup_demo.sandbox.settings import DEFAULT_ORIGINS
 from tests.support.browsers import running_browser
 
@@ -113,6 +115,10 @@ async def test_the_page_waits_for_the_answer_to_the_webhook(shop: Shop) -> None:
     await shop.sandbox.conditions(webhook_drop=True, checkout_redirect_wait_ms=50)
     assert (await _pay(shop, await shop.open("payment"))).body["status"] == "complete"
     await runner.cleanup()
+
+
+def test_every_payment_method_has_a_name_on_the_page() -> None:
+    assert checkout_page.NAMES.keys() == set(METHOD_TYPES)
 
 
 async def test_a_promotion_code_is_redeemed_on_the_page(shop: Shop) -> None:
@@ -258,6 +264,7 @@ async def test_a_customer_pays_with_elements_on_the_shops_page(shop: Shop, sandb
     await page.goto(SAAS + "/")
     in_place = {"redirect": "if_required", "email": "jenny@example.com"}
     await page.evaluate("loading")
+    await expect(page.get_by_role("tab", name="US bank account")).to_be_visible()
     unseen = await page.evaluate("(args) => confirm(args)", in_place)
     assert "total.total.amount" in unseen["thrown"]
     assert await page.evaluate("total()") == "$20.00"

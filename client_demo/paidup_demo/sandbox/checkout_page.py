@@ -30,7 +30,8 @@ _PAGE = Template((HERE / "checkout.html").read_text("utf-8"))
 _OVER = Template((HERE / "checkout_over.html").read_text("utf-8"))
 MAX_BODY = 20_000
 NO_FRAMES = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
-_WAYS = {
+NAMES = {
+    "amazon_pay": "Amazon Pay",
     "card": "Card",
     "sepa_debit": "SEPA debit",
     "us_bank_account": "US bank account",
@@ -223,7 +224,7 @@ def _ways(session: Json) -> str:
         return f'<input type="hidden" name="way" value="{kinds[0]}">'
     choices = "".join(
         f'<div class="way"><input type="radio" name="way" id="way-{kind}" value="{kind}"'
-        f'{" checked" if place == 0 else ""}><label for="way-{kind}">{_WAYS.get(kind, kind)}</label></div>'
+        f'{" checked" if place == 0 else ""}><label for="way-{kind}">{NAMES[kind]}</label></div>'
         for place, kind in enumerate(kinds)
     )
     return f"<fieldset><legend>Pay with</legend>{choices}</fieldset>"

@@ -92,8 +92,10 @@
 
     createPaymentElement(options) {
       if (this._element) throw new IntegrationError('Can only create one Payment Element.');
-      this._elements = this._stripe.elements({ clientSecret: 'of a session' });
-      this._element = this._elements.create('payment', options);
+      const elements = this._stripe.elements({ clientSecret: 'of a session' });
+      elements._load = async () => {}; // the session says which payment methods there are
+      this._element = elements.create('payment', options);
+      if (this._data) this._element._offer(this._data.payment_method_types);
       return this._element;
     }
 
@@ -140,9 +142,7 @@
 
     _typed() {
       if (!this._element?._container) throw new IntegrationError('A mounted Payment Element is expected.');
-      if (this._element._data) return this._element._data();
-      const { card, error } = this._element._card();
-      return error ? { error } : { data: { type: 'card', card } };
+      return this._element._data();
     }
 
     /** The bank's check, or its page, where there is one. */
@@ -174,7 +174,7 @@
 
     _took(data) {
       this._data = data;
-      this._element?._offer?.(data.payment_method_types);
+      this._element?._offer(data.payment_method_types);
       this._session = sessionOf(data, this._email, () => { this._shown = true; });
       for (const handler of this._handlers) handler(this._session);
       return { type: 'success', session: this._session };
