@@ -473,3 +473,18 @@ async def test_a_trial_costs_nothing_and_collects_a_card(shop: Shop) -> None:
     assert shown["subscription"]["status"] == "trialing"
     assert shown["subscription"]["default_payment_method"]["customer"] == paid["customer"]
     assert (shown["invoice"]["status"], shown["invoice"]["amount_due"]) == ("paid", 0)
+
+
+async def test_the_outcome_of_a_debit_is_told_once(shop: Shop) -> None:
+    """Whatever becomes of the invoice after that is not the session's."""
+    session = await shop.open()
+    paid = await shop.pay(session, "pm_usBankAccount_success")
+    await shop.sandbox.control(f"/payment_intents/{paid['payment_intent']}/decide", {"outcome": "failed"})
+    for card in (DECLINED, "pm_card_visa"):
+        data = {"payment_method": card}
+        await shop.sandbox.raw("POST", f"/v1/invoices/{paid['invoice']}/pay", data=data)
+    shown = await shop.read(session, "invoice")
+    assert (shown["invoice"]["status"], shown["payment_status"]) == ("paid", "unpaid")
+    made = (await shop.sandbox.call("GET", "/sandbox/events?limit=200")).body["events"]
+    told = [event["type"] for event in made if event["type"].startswith("checkout.session.async")]
+    assert told == ["checkout.session.async_payment_failed"]

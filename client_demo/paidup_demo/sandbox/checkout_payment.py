@@ -148,25 +148,31 @@ def on_paid(world: World, session_id: str) -> None:
     session = world.store.get(TABLE, session_id)
     if session["status"] == "open":
         fulfil(world, session, "paid")
-        return
-    session["payment_status"] = "paid"
-    if session["invoice"] is None:
-        _bill(world, session, _customer_of(world, session), intent_of(world, session))
-    world.events.record("checkout.session.async_payment_succeeded", session)
+    elif _awaited(world, session):
+        session["payment_status"] = "paid"
+        if session["invoice"] is None:
+            _bill(world, session, _customer_of(world, session), intent_of(world, session))
+        world.events.record("checkout.session.async_payment_succeeded", session)
 
 
 def on_processing(world: World, session_id: str) -> None:
     """A delayed method has been accepted: the session is complete, and not paid."""
     session = world.store.get(TABLE, session_id)
     if session["status"] == "open":
+        world.store.note(session_id)["awaits"] = True
         fulfil(world, session, "unpaid")
 
 
 def on_refused(world: World, session_id: str) -> None:
     """Declined: the session stays open; a delayed method that failed later is told by an event."""
     session = world.store.get(TABLE, session_id)
-    if session["status"] == "complete":
+    if _awaited(world, session):
         world.events.record("checkout.session.async_payment_failed", session)
+
+
+def _awaited(world: World, session: Json) -> bool:
+    """Whether the outcome of a delayed method is still open; it is told once, later attempts are not."""
+    return bool(world.store.note(session["id"]).pop("awaits", False))
 
 
 def fulfil(world: World, session: Json, payment_status: str) -> None:
