@@ -31,6 +31,7 @@ from paidup.client.async_methods import AsyncMethods
 from paidup.client.errors import ERRORS
 from paidup.credits import reservations
 from paidup.mounting import InProcess
+from tests.support.checkout_shop import CheckoutShop
 from tests.support.contracts import OPENAPI, document
 from tests.support.paidup import JWT_SECRET
 from tests.support.paidup import Paidup as Server
@@ -117,6 +118,25 @@ async def test_a_customer_pays_on_a_page_of_stripes(api: Any) -> None:
     assert (await api.checkout("ada", top_up="extra", quantity=2, ui="embedded")).client_secret
     with pytest.raises(InvalidInputError):
         await api.checkout("ada")
+
+
+async def test_a_checkout_session_is_followed(api: Any, stripe_side: StripeSide) -> None:
+    """S38: by its id, and without a customer."""
+    await api.account("ada")
+    shop = CheckoutShop(stripe_side)
+    session = await shop.open(client_reference_id="ada")
+    unpaid = await api.checkout_status(session)
+    assert (unpaid.stage, unpaid.active, unpaid.return_to) == ("awaiting_payment", False, None)
+    await shop.pay(session)
+
+    async def active() -> bool:
+        return bool((await api.checkout_status(session)).active)
+
+    await wait_until(active)
+    paid = await api.checkout_status(session)
+    assert (paid.checkout, paid.plan, paid.credits_granted) == (session, "pro", 2000)
+    await refusal(NotFoundError, api.checkout_status("cs_test_elsewhere"))
+    await refusal(NotFoundError, api.checkout_status("in_elsewhere/?"))
 
 
 async def test_the_ledger_names_keys_and_reasons_page_by_page(api: Any, stripe_side: StripeSide) -> None:

@@ -13,6 +13,7 @@ from paidup.client.responses import (
     AccountState,
     ChangePreview,
     CheckoutPage,
+    CheckoutStatus,
     Credits,
     Entry,
     EntryPage,
@@ -193,6 +194,13 @@ class AsyncMethods(RetryingCaller):
     async def ticket(self, customer: str, invoice: str) -> FreshTicket:
         """Return a new ticket for the WebSocket of this customer's invoice. Raises NotFoundError."""
         return await self._run(calls.ticket_call(customer, invoice))
+
+    async def checkout_status(self, checkout: str) -> CheckoutStatus:
+        """Return the state of a Checkout Session, which is verified at Stripe first. Needs no token.
+
+        Limited by your address, except in the same process: TooManyRequestsError. Raises NotFoundError.
+        """
+        return await self._run(calls.checkout_status_call(checkout))
 
     @abstractmethod
     async def close(self) -> None:

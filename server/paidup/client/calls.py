@@ -9,6 +9,7 @@ from paidup.client.responses import (
     AccountState,
     ChangePreview,
     CheckoutPage,
+    CheckoutStatus,
     Credits,
     EntryPage,
     FreshTicket,
@@ -159,3 +160,8 @@ def status_call(customer: str, invoice: str) -> ApiCall[Status]:
 def ticket_call(customer: str, invoice: str) -> ApiCall[FreshTicket]:
     """POST /api/invoices/{invoice}/ticket."""
     return ApiCall(FreshTicket, customer, "POST", f"/api/invoices/{quote(invoice, safe='')}/ticket")
+
+
+def checkout_status_call(checkout: str) -> ApiCall[CheckoutStatus]:
+    """GET /api/checkout/{checkout}."""
+    return ApiCall(CheckoutStatus, None, "GET", f"/api/checkout/{quote(checkout, safe='')}")

@@ -33,7 +33,7 @@ class Status(msgspec.Struct, frozen=True):
     """The state of one invoice; docs/protocol.md lists the values.
 
     `stage` is "awaiting_payment" while Stripe says that nothing was paid, and "delayed" only for a payment
-    that was made.
+    that was made. `checkout` is the Checkout Session that it came from.
     """
 
     invoice: str
@@ -47,10 +47,35 @@ class Status(msgspec.Struct, frozen=True):
     at: datetime
     error: PaymentFailure | None = None
     processing: DebitUnderWay | None = None
+    checkout: str | None = None
 
     @property
     def active(self) -> bool:
         """Whether the invoice's credits are granted."""
+        return self.status == "active"
+
+
+class CheckoutStatus(msgspec.Struct, frozen=True):
+    """The state of one Checkout Session; docs/protocol.md lists the values.
+
+    `stage` is "unclaimed" for a payment that is not assigned to an account yet. `return_to` is where the
+    customer goes on, once it is active.
+    """
+
+    checkout: str
+    version: int
+    status: str
+    stage: str
+    plan: str | None
+    credits_granted: int
+    via: str | None
+    at: datetime
+    error: PaymentFailure | None = None
+    return_to: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the session's credits are granted."""
         return self.status == "active"
 
 
