@@ -62,9 +62,9 @@ async function weight(entry, external = []) {
   return gzipSync(outputFiles[0].contents, { level: 9 }).length;
 }
 
-test("the client is below 4,000 bytes, minified and gzipped; the element below 8,000 with it", async () => {
+test("the client is below 4,000 bytes, minified and gzipped; the element below 8,500 with it", async () => {
   assert.ok((await weight("paidup.js")) < 4_000);
-  assert.ok((await weight("element/activation.js")) < 8_000);
+  assert.ok((await weight("element/activation.js")) < 8_500);
   assert.ok((await weight("react.js", ["react"])) < 4_500);
 });
 

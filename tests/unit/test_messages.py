@@ -53,6 +53,7 @@ def test_a_status_message_matches_the_protocol() -> None:
         "error": None,
         "checkout": None,
         "processing": None,
+        "replaced_by": None,
     }
 
 

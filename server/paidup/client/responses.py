@@ -33,7 +33,8 @@ class Status(msgspec.Struct, frozen=True):
     """The state of one invoice; docs/protocol.md lists the values.
 
     `stage` is "awaiting_payment" while Stripe says that nothing was paid, and "delayed" only for a payment
-    that was made. `checkout` is the Checkout Session that it came from.
+    that was made. `checkout` is the Checkout Session that it came from; `replaced_by`, of a void invoice, the
+    one that the customer has paid since instead.
     """
 
     invoice: str
@@ -48,6 +49,7 @@ class Status(msgspec.Struct, frozen=True):
     error: PaymentFailure | None = None
     processing: DebitUnderWay | None = None
     checkout: str | None = None
+    replaced_by: str | None = None
 
     @property
     def active(self) -> bool:

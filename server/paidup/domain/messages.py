@@ -37,6 +37,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     `via` is the source that settled it, None before; `at` is when the status last changed, UTC. `checkout`
     is the Checkout Session that it came from. `processing` is of a bank debit that takes days, while its
     status is `processing`.
+    `replaced_by`, of a void one: the invoice that the customer has paid since instead, in another tab.
     """
 
     invoice: str
@@ -51,6 +52,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     error: PaymentError | None = None
     checkout: str | None = None
     processing: ProcessingPayment | None = None
+    replaced_by: str | None = None
 
     @property
     def terminal(self) -> bool:

@@ -20,9 +20,15 @@ from paidup.domain.payment_facts import PaymentError, Source
 from paidup.domain.stages import stage_of
 from paidup.runtime.clock import now
 
+# A void purchase may have been given up for another: the same kind, plan or top-up, that was credited.
 _STATUSES = """
 SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, i.settled_at,
-       i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.checkout, a.balance, i.payment_method,
+       i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.checkout,
+       (SELECT n.id FROM invoices n
+        WHERE i.status = 'void' AND n.account_id = i.account_id AND n.status = 'active'
+        AND n.created_at >= i.created_at AND COALESCE(n.billing_reason, '') <> 'subscription_cycle'
+        AND (n.subscription IS NULL) = (i.subscription IS NULL)
+        ORDER BY n.created_at DESC LIMIT 1), a.balance, i.payment_method,
        i.processing_since, i.credits_on_trust
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 _BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id"
@@ -43,6 +49,7 @@ class _StatusRow(msgspec.Struct, array_like=True):
     payment_seen_at: datetime | None
     error: str | None
     checkout: str | None
+    replaced_by: str | None
     balance: int
     payment_method: str | None
     processing_since: datetime | None
@@ -51,7 +58,7 @@ class _StatusRow(msgspec.Struct, array_like=True):
 
 def status_of(row: Invoice, balance: int) -> StatusMessage:
     """The message for `row`. `balance` is its account's, read at the same time or later."""
-    return _to_message(row, error_of(row), balance)
+    return _to_message(row, error_of(row), balance, None)
 
 
 def balance_of(account: Account) -> BalanceMessage:
@@ -74,7 +81,7 @@ async def read_statuses(invoice_ids: Iterable[str]) -> list[StatusMessage]:
     async for record in select_by_keys(_STATUSES, invoice_ids):
         row = msgspec.convert(record, _StatusRow, strict=False)
         error = msgspec.json.decode(row.error, type=PaymentError) if row.error else None
-        messages.append(_to_message(row, error, row.balance))
+        messages.append(_to_message(row, error, row.balance, row.replaced_by))
     return messages
 
 
@@ -94,7 +101,9 @@ def processing_of(row: Invoice | _StatusRow) -> ProcessingPayment | None:
     return processing_payment(row.payment_method, row.processing_since, row.credits_on_trust, now())
 
 
-def _to_message(row: Invoice | _StatusRow, error: PaymentError | None, balance: int) -> StatusMessage:
+def _to_message(
+    row: Invoice | _StatusRow, error: PaymentError | None, balance: int, replaced_by: str | None
+) -> StatusMessage:
     return StatusMessage(
         invoice=row.id,
         version=row.version,
@@ -108,4 +117,5 @@ def _to_message(row: Invoice | _StatusRow, error: PaymentError | None, balance: 
         error=error,
         checkout=row.checkout,
         processing=processing_of(row),
+        replaced_by=replaced_by,
     )

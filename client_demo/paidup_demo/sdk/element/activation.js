@@ -8,7 +8,7 @@
  */
 import { drawMark, element, markElement, styleSheet } from "./look.js";
 import { STATES, WORDS, marksOf, phrase } from "./words.js";
-import { activate } from "../paidup.js";
+import { activate, watchBalance } from "../paidup.js";
 
 /** @typedef {import("./words.js").State} State */
 /** @typedef {import("./words.js").Words} Words */
@@ -25,6 +25,8 @@ import { activate } from "../paidup.js";
 const Base = globalThis.HTMLElement ?? class {};
 /** @type {Step[]} */
 const STEPS = ["payment", "check", "credits"];
+/** How long a page whose purchase was given up is told that another one, in another tab, was paid instead. */
+const REPLACED_WITHIN_MS = 3_600_000;
 
 /**
  * Events, each a CustomEvent with a `detail`, composed, not bubbling: `status` (Status), `stage` (Stage), `active`
@@ -43,6 +45,7 @@ export class PaidupActivation extends Base {
   /** @type {ActivationError|null} */ #error = null;
   /** @type {State|""} */ #state = "";
   /** The PaymentIntent's status, and when, if this page has confirmed it. @type {[string, number]|null} */ #confirmed = null;
+  /** Watches the account after the purchase was given up. @type {import("../paidup.js").BalanceWatch|null} */ #account = null;
   #waiting = false; // for the end of this task: the page may still be setting attributes and properties
 
   #root;
@@ -147,13 +150,13 @@ export class PaidupActivation extends Base {
     const invoice = this.getAttribute("invoice");
     const checkout = this.getAttribute("checkout");
     if (!invoice && !checkout) return this.#draw();
-    const activation = activate({
+    const given = {
       .../** @type {{invoice: string}} */ (invoice ? { invoice } : { checkout }),
-      ticket: this.getAttribute("ticket") ?? undefined,
       baseUrl: this.getAttribute("base-url") ?? undefined,
       headers: this.headers,
       refreshTicket: this.refreshTicket,
-    });
+    };
+    const activation = activate({ ...given, ticket: this.getAttribute("ticket") ?? undefined });
     this.#activation = activation;
     activation.addEventListener("status", ({ detail }) => this.#dispatch("status", detail));
     activation.addEventListener("stage", ({ detail }) => this.#dispatch("stage", detail));
@@ -162,16 +165,36 @@ export class PaidupActivation extends Base {
       this.#dispatch("error", detail);
     });
     activation.finished.then(
-      (status) => status.status === "active" && this.#activation === activation && this.#dispatch("active", status),
+      (status) => {
+        if (this.#activation !== activation) return;
+        if (status.status === "active") this.#dispatch("active", status);
+        if (status.status === "void" && invoice) this.#followReplacement(given);
+      },
       () => {},
     );
     if (this.#confirmed) activation.confirmed(...this.#confirmed);
     this.#draw();
   }
 
+  /**
+   * The purchase was given up, perhaps for another one in another tab: once that is paid, show it here, too.
+   * @param {Options} given
+   */
+  #followReplacement(given) {
+    const { headers, baseUrl } = given;
+    const account = (this.#account = watchBalance({ headers, baseUrl, signal: AbortSignal.timeout(REPLACED_WITHIN_MS) }));
+    account.addEventListener("balance", async () => {
+      const { replaced_by: instead } = await activate(given).finished.catch(() => /** @type {any} */ ({}));
+      if (!instead || this.#account !== account) return;
+      this.removeAttribute("ticket"); // it was the other invoice's
+      this.setAttribute("invoice", instead);
+    });
+  }
+
   #stop() {
+    this.#account?.close();
     this.#activation?.close();
-    this.#activation = null;
+    this.#account = this.#activation = null;
   }
 
   /** Draw first: a listener may read the screen. @param {string} type @param {unknown} detail */

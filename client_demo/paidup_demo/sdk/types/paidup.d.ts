@@ -41,8 +41,9 @@ export type Status = {
     error: PaymentError | null;
     checkout: string | null;
     processing?: ProcessingPayment | null;
+    replaced_by: string | null;
 };
-export type CheckoutStatus = Omit<Status, "invoice" | "balance" | "checkout"> & {
+export type CheckoutStatus = Omit<Status, "invoice" | "balance" | "checkout" | "replaced_by"> & {
     checkout: string;
     return_to: string | null;
 };
