@@ -15,6 +15,7 @@ from playwright.async_api import Browser, Page, Route, expect
 from paidup_demo.sandbox import checkout_page
 from paidup_demo.sandbox.bank_methods import METHOD_TYPES
 from paidup_demo.sandbox.settings import DEFAULT_ORIGINS
+from tests.browser.looks import expect_no_violations, expect_to_fit, luminance
 from tests.support.browsers import running_browser
 
 from .rig import SECRET, Json, Reply, Sandbox
@@ -209,6 +210,29 @@ async def test_a_customer_pays_on_the_hosted_page(shop: Shop, sandbox_browser: B
     await page.wait_for_url(f"{SAAS}/done?s={session.id}")
     await page.go_back()
     await expect(page.get_by_role("heading")).to_have_text("You have paid")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_how_the_hosted_page_looks(shop: Shop, sandbox_browser: Browser, scheme: Any) -> None:
+    """On a phone nothing scrolls sideways, dark is dark, and axe-core finds nothing."""
+    session = await shop.open(
+        allow_promotion_codes=True,
+        billing_address_collection="required",
+        cancel_url=SAAS + "/plans",
+        line_items=[{"price": (await shop.sandbox.plan(currency="eur")).id, "quantity": 1}],
+    )
+    page = await _page(sandbox_browser)
+    await page.emulate_media(color_scheme=scheme)
+    await page.goto(session.url)
+    background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (luminance(background) < 380) == (scheme == "dark")
+    await expect_to_fit(page, 320)
+    await expect_no_violations(page)
+    await page.get_by_role("radio", name="SEPA debit").check()
+    await expect(page.get_by_label("IBAN")).to_be_visible()
+    await expect(page.get_by_label("Card number")).to_be_hidden()
+    await expect_to_fit(page, 320)
+    await expect_no_violations(page)
 
 
 @pytest.mark.parametrize("redirects", ["always", "if_required"])
