@@ -137,7 +137,7 @@ async def test_what_the_address_says_of_a_payment_is_not_believed(shopper: Shopp
 
 
 async def test_a_deferred_payment_element(shopper: Shopper) -> None:
-    """Nothing is ordered before the customer presses the button; a bank debit is then shown for days."""
+    """S44: nothing is ordered before the customer presses the button; a bank debit is then shown for days."""
     page = await open_example(shopper, "payment-element", "?deferred")
     await page.get_by_role("tab", name="US bank account").click()
     await page.get_by_role("button", name="Pay").click()

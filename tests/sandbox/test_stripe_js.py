@@ -6,8 +6,9 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import pytest_asyncio
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Error, Page, Route, expect
 
 from paidup_demo.sandbox.settings import DEFAULT_ORIGINS
 from tests.support.browsers import running_browser
@@ -122,6 +123,41 @@ async def test_a_payment_method_by_its_id(sandbox_bare: Sandbox, sandbox_page: P
     assert (await _outcome(sandbox_page))["paymentIntent"]["status"] == "succeeded"
     read = await sandbox_page.evaluate("(secret) => stripe.retrievePaymentIntent(secret)", signup.secret)
     assert read["paymentIntent"]["id"] == signup.intent
+
+
+DEFERRED = """(amount) => {
+  window.elements = stripe.elements({mode: 'subscription', amount, currency: 'eur'});
+  elements.create('payment').mount('#card');
+  window.confirm = async (secret) => { window.outcome = null;
+    window.outcome = await stripe.confirmPayment({elements, clientSecret: secret, redirect: 'if_required'})
+      .catch((error) => ({error: {message: error.message}})); };
+}"""
+
+
+async def test_a_deferred_payment_element(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
+    """It shows the currency's methods, wants `submit()` first, and refuses an intent of another amount."""
+    plan = await sandbox_bare.plan(currency="eur")
+    signup = await sandbox_bare.subscribe(items=[{"price": plan.id}])
+    with pytest.raises(Error, match="amount must be greater than 0"):
+        await sandbox_page.evaluate(DEFERRED, 0)
+    await sandbox_page.evaluate(DEFERRED, 1900)
+    await expect(sandbox_page.get_by_role("tab")).to_have_text(
+        ["Card", "SEPA Direct Debit", "iDEAL", "Bancontact"]
+    )
+    await sandbox_page.get_by_role("tab", name="SEPA Direct Debit").click()
+    incomplete = await sandbox_page.evaluate("elements.submit()")
+    assert incomplete["error"]["code"] == "incomplete_name"
+    for label, text in (("Full name", "Jenny"), ("Email", "j@a.eu"), ("IBAN", "AT61 1904 3002 3457 3201")):
+        await sandbox_page.get_by_label(label).fill(text)
+    await sandbox_page.evaluate("(secret) => confirm(secret)", signup.secret)
+    assert "elements.submit() must be called" in (await _outcome(sandbox_page))["error"]["message"]
+    assert await sandbox_page.evaluate("elements.submit()") == {"selectedPaymentMethod": "sepa_debit"}
+    await sandbox_page.evaluate("(secret) => confirm(secret)", signup.secret)
+    assert "does not match" in (await _outcome(sandbox_page))["error"]["message"]
+    await sandbox_page.evaluate("elements.update({amount: 2000})")
+    await sandbox_page.evaluate("elements.submit()")
+    await sandbox_page.evaluate("(secret) => confirm(secret)", signup.secret)
+    assert (await _outcome(sandbox_page))["paymentIntent"]["status"] == "processing"
 
 
 async def test_the_panel(sandbox_bare: Sandbox, sandbox_page: Page) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from paidup.db.models import Invoice
 from paidup.domain.delayed_methods import add_business_days
+from paidup.operations.explain import explain
 from paidup.runtime.clock import now
 from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
@@ -68,6 +69,8 @@ async def test_a_debit_is_shown_as_such_for_days_and_then_credited(
     assert "this page" not in told["message"]
     status, refused = await ada.spend(1, "too-early")
     assert (status, refused["activating"]["status"]["processing"]["message"]) == (402, told["message"])
+    (report,) = (await explain(purchase["invoice"])).invoices
+    assert report.recommendation.startswith("Wait: the ACH Direct Debit began on ")
     await decide(stripe_side, purchase)
     if not webhooks:
         await Invoice.all().update(next_check_at=now() - timedelta(seconds=1))

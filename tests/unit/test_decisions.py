@@ -179,6 +179,19 @@ def test_an_invoice_without_a_payment_maps_by_its_own_status(
     assert (decision.status, decision.error) == (shown, told)
 
 
+def test_the_method_of_a_payment_in_processing_is_news_once() -> None:
+    """S44: an event shows that it is processing, and a read later by which method."""
+    processing = payment(status="processing", amount_received_minor=0)
+    with_method = msgspec.structs.replace(processing, method="sepa_debit")
+    now_known = known(status=S.PROCESSING)
+    assert decide(now_known, PaymentFacts(INVOICE, (processing,))).verdict is V.NOTHING_NEW
+    learned = decide(now_known, PaymentFacts(INVOICE, (with_method,)))
+    assert (learned.verdict, learned.status, learned.method) == (V.NOTIFY, S.PROCESSING, "sepa_debit")
+    told = known(status=S.PROCESSING, method="sepa_debit")
+    for facts in (processing, with_method):
+        assert decide(told, PaymentFacts(INVOICE, (facts,))).verdict is V.NOTHING_NEW
+
+
 def test_the_latest_payment_determines_the_status() -> None:
     """The customer failed with one card and is in the bank's check with the next."""
     failed = payment(status="requires_payment_method", error=DECLINED, amount_received_minor=0)

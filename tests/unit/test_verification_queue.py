@@ -77,6 +77,25 @@ def test_a_single_invoice_is_checked_at_once_and_then_after_growing_pauses() -> 
     assert times[1:] == pytest.approx([0.5, 1.5, 3.5, 7.5], rel=0.11)
 
 
+def test_a_bank_debit_is_checked_every_ten_to_twenty_minutes_while_a_page_is_open() -> None:
+    """S44: its outcome comes days later, by webhook; a customer who asks is answered at once all the same."""
+
+    def debit() -> Stripe:
+        stripe = Stripe()
+        stripe.result = CheckResult(settled=False, used_slot=True, takes_days=True)
+        return stripe
+
+    async def play(stripe: Stripe) -> None:
+        stripe.queue.add("in_1")
+        await asyncio.sleep(3600)
+        assert 4 <= len(stripe.checked) <= 7
+        stripe.checked.clear()
+        stripe.queue.prioritize("in_1")
+        await asyncio.sleep(0.1)
+
+    assert len(played(debit, play).checked) == 1
+
+
 def test_thousands_of_sessions_cost_no_task_and_no_check_each() -> None:
     async def play(stripe: Stripe) -> None:
         for number in range(5000):
