@@ -92,7 +92,11 @@ async def test_nobody_pays_twice_while_a_debit_is_processing(paidup: Paidup, str
     for path in ("/api/subscriptions/change", "/api/subscriptions/preview"):
         status, refused = await ada.call("POST", path, {"plan": "basic"})
         assert (status, refused["type"].rpartition("/")[2]) == (409, "payment-under-way"), refused
+    for plan in ("pro", "basic"):  # on Stripe's page neither
+        status, refused = await ada.call("POST", "/api/checkout", {"plan": plan})
+        assert (status, refused["type"].rpartition("/")[2]) == (409, "payment-under-way"), refused
     assert await stripe_side.calls("POST /v1/subscriptions") == 1
+    assert await stripe_side.calls("POST /v1/checkout/sessions") == 0
     await decide(stripe_side, purchase)
     await wait_until(lambda: _is_credited(ada))
     await assert_books_balance(grants=1)

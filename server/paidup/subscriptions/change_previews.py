@@ -48,7 +48,7 @@ async def preview_change(
     quantity: int | None = None,
     subscription: str | None = None,
 ) -> ChangeCost:
-    """What `PlanChanges.change` would bill now. Raises what that raises, but for PaymentUnderWay."""
+    """What `PlanChanges.change` would bill now. Raises what that raises."""
     wanted = await changes.wanted(account, plan_id, interval, quantity, subscription)
     if not wanted.pending:
         wanted.refuse_unchanged()
