@@ -32,7 +32,7 @@ async def test_a_missing_payment_is_backfilled_explained_and_replayed(
         await Account.create(external_id="ada", stripe_customer=customer)
     invoice = await paid_elsewhere(stripe_side, customer)
     code, output = await run("explain", invoice)
-    assert (code, "no invoice, PaymentIntent" in output) == (1, True)
+    assert (code, "no invoice, Checkout Session" in output) == (1, True)
     code, output = await run("backfill", "--since", f"{now():%Y-%m-%d}", "--json", forked=False)
     assert code == 0
     assert document(output)["outcomes"] == {"settled": 1}
