@@ -1,25 +1,108 @@
-"""The `paidup` command line: the list of its commands, and what becomes of their errors."""
+"""The `paidup` command line: the list of its commands, and what becomes of their errors.
+
+A command's module is imported when the command is run: the server and its libraries take a second.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from paidup import __version__
-from paidup.commands import (
-    demonstration,
-    events,
-    initialization,
-    inspection,
-    sandbox,
-    second_payments,
-    serving,
-    stripe_account,
-)
-from paidup.commands.shared import console, error_console
+from paidup.commands.output import console, error_console
 from paidup.errors import ConfigurationError, DatabaseUnreachable, PaidupError
+
+
+class Command(NamedTuple):
+    """Where a command is, and the first line of its docstring, which `paidup --help` shows."""
+
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS = {
+    "init": Command(
+        "initialization",
+        "init",
+        "Write a commented plans.toml and a .env with fresh secrets into this directory.",
+    ),
+    "serve": Command("serving", "serve", "Serve the API, webhooks and WebSockets."),
+    "work": Command(
+        "serving", "work", "Run the reconciler: settle payments that no browser and no webhook reported."
+    ),
+    "migrate": Command("serving", "migrate", "Apply database migrations. Safe to run again."),
+    "stripe-setup": Command(
+        "stripe_account",
+        "stripe_setup",
+        "Create the products and prices of plans.toml, and the webhook endpoint, in your Stripe account.",
+    ),
+    "explain": Command(
+        "inspection",
+        "explain",
+        "Explain an invoice's status: its timeline, what it is waiting for, and what to do.",
+    ),
+    "doctor": Command(
+        "inspection", "doctor", "Check settings, Stripe, database and Redis. Exit code 1 if a check fails."
+    ),
+    "backfill": Command(
+        "stripe_account",
+        "backfill",
+        "Settle every paid invoice created since a date. Safe to interrupt and to run again.",
+    ),
+    "import": Command(
+        "stripe_account",
+        "import_subscriptions",
+        "Take up the subscriptions that exist in Stripe already. Safe to interrupt and to run again.",
+    ),
+    "replay": Command(
+        "events", "replay", "Handle a Stripe event again. Exit code 1 if it still cannot be handled."
+    ),
+    "dismiss": Command(
+        "events", "dismiss", "End the alarm about events that need no handling. Nothing is credited."
+    ),
+    "resolve": Command(
+        "second_payments",
+        "resolve",
+        "End the alarm about a purchase that was paid twice: refund the second payment, or leave it.",
+    ),
+    "audit": Command(
+        "inspection",
+        "audit",
+        "Compare balances, ledger entries and grants. Changes nothing; exit code 1 if they differ.",
+    ),
+    "demo": Command(
+        "demonstration",
+        "demo",
+        "Run the demo: Stripe sandbox (or your test keys from .env), server, reconciler and page.",
+    ),
+    "sandbox": Command(
+        "sandbox",
+        "sandbox",
+        "Run an imitation of the part of Stripe that Paidup uses, for development and tests.",
+    ),
+}
+
+
+class LateCommands(TyperGroup):
+    """Knows what `--help` lists, and imports the one command that is run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As in TyperGroup, with the command itself in place of what is listed."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, imported(name) if name in COMMANDS else listed, rest
+
+
+def imported(name: str) -> Any:
+    """The command with this name, with its options."""
+    command = COMMANDS[name]
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command(name)(getattr(import_module(f"paidup.commands.{command.module}"), command.function))
+    return typer.main.get_command(alone)
 
 
 def _print_version(wanted: bool) -> None:
@@ -28,28 +111,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _listed() -> None:
+    """Stands for each command in `--help`."""
+
+
 app = typer.Typer(
     name="paidup",
+    cls=LateCommands,
     help="Turn confirmed Stripe payments into plan credits, exactly once.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(initialization.init)
-app.command()(serving.serve)
-app.command()(serving.work)
-app.command()(serving.migrate)
-app.command("stripe-setup")(stripe_account.stripe_setup)
-app.command()(inspection.explain)
-app.command()(inspection.doctor)
-app.command()(stripe_account.backfill)
-app.command("import")(stripe_account.import_subscriptions)
-app.command()(events.replay)
-app.command()(events.dismiss)
-app.command()(second_payments.resolve)
-app.command()(inspection.audit)
-app.command()(demonstration.demo)
-app.command()(sandbox.sandbox)
+for each, command in COMMANDS.items():
+    app.command(each, help=command.help)(_listed)
 
 
 @app.callback()

@@ -28,10 +28,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from pkgutil import iter_modules
 from select import POLLIN, poll
 from typing import BinaryIO
 
 import msgspec
+
+import paidup.commands
 
 VARIABLE = "TESTS_FORKSERVER"
 """Names the fork server's socket to the children, which may have children of their own."""
@@ -41,11 +44,13 @@ LOADED_LATE = (
     "uvicorn.protocols.http.httptools_impl",
     "paidup.web.websocket.lightweight_protocol",
     "paidup_demo.sandbox.app",
+    "paidup_demo.supervisor",
     "tortoise.backends.asyncpg",
     "tortoise.backends.sqlite",
     "typer._adapters",
+    *(f"paidup.commands.{name}" for _, name, _ in iter_modules(paidup.commands.__path__)),
 )
-"""What the server and the sandbox import only when they run."""
+"""What the command line, the server and the sandbox import only when they run."""
 MAX_MESSAGE = 2**16
 
 

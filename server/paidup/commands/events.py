@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from paidup.commands.shared import Json, console, print_json, quiet_settings, run, with_database
+from paidup.commands.output import console
+from paidup.commands.shared import Json, print_json, quiet_settings, run, with_database
 from paidup.operations import backfill as backfills
 from paidup.operations.dismissal import current_user, dismiss_events
 from paidup.operations.progress import progress_steps

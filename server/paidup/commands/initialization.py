@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from paidup.commands.shared import console
+from paidup.commands.output import console
 from paidup.errors import PaidupError
 from paidup.runtime.private_files import PRIVATE_FILE
 from paidup.settings import ENV_FILE, PACKAGED_PLANS

@@ -15,7 +15,7 @@ import typer
 import uvicorn
 
 from paidup import __version__
-from paidup.commands.shared import console, error_console
+from paidup.commands.output import console, error_console
 from paidup.domain.catalog import Catalogue, Interval, parse_catalogue
 from paidup.errors import ConfigurationError
 from paidup.settings import ENV_FILE, Settings, load_settings

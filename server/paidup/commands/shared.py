@@ -1,4 +1,4 @@
-"""What the commands share: output, settings, and how their coroutines run."""
+"""What the commands share: settings, JSON, and how their coroutines run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from paidup.commands.output import error_console
 from paidup.db.applied_migrations import require_migrated
 from paidup.db.connection import open_database
 from paidup.runtime.logs import configure_logging
-from paidup.runtime.terminal import WholeLines
 from paidup.settings import Settings, load_settings, misspelt_names
 
 T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
-
-console = WholeLines()
-error_console = WholeLines(stderr=True)
 
 
 def settings_of_process(defaults: dict[str, str] | None = None) -> Settings:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
 
-import aiohttp
+if TYPE_CHECKING:
+    import aiohttp
 
 READ_BY_OTHERS = frozenset(
     {"ALL_PROXY", "HTTP_PROXY", "NIX_SSL_CERT_FILE", "SSL_CERT_DIR", "all_proxy", "http_proxy", "https_proxy"}
@@ -41,6 +42,8 @@ class Outgoing:
 
     def session(self, url: str, keepalive_s: float = 15.0, **options: Any) -> aiohttp.ClientSession:
         """A session for the requests to the host of `url`. Raises OSError if the CA file cannot be read."""
+        import aiohttp  # noqa: PLC0415 (it takes long, and each command reads the settings)
+
         tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else True
         connector = aiohttp.TCPConnector(keepalive_timeout=keepalive_s, limit=50, ssl=tls)
         return aiohttp.ClientSession(connector=connector, proxy=self.proxy_for(url), **options)
