@@ -162,10 +162,10 @@ async def test_a_debit_is_verified_twice_a_day_and_never_given_up(
     assert await stripe_side.calls(READ_INTENT) == 1
 
 
-async def test_the_method_is_read_again_where_stripe_did_not_say(
+async def test_a_key_that_may_not_read_the_method_is_not_used_for_it_again(
     world: World, stripe_side: StripeSide
 ) -> None:
-    """S44: a key that may not read payment methods: shown as processing, with no date and no failure."""
+    """S44: a restricted key without that permission: shown as processing, with no date and no failure."""
     permissions = [
         "customer_write",
         "subscription_write",
@@ -182,6 +182,11 @@ async def test_the_method_is_read_again_where_stripe_did_not_say(
     async with ada.watch(purchase) as socket:
         told = await status_with(socket, status="processing")
     assert (told["stage"], told["processing"], told["error"]) == ("processing", None, None)
+    await wait_until(lambda: _was_read(stripe_side))
+    for _ in range(2):
+        await Invoice.all().update(next_check_at=now(), lease_expires_at=None)
+        await paidup.services.reconciler.due.invoices()
+    assert await stripe_side.calls(READ_INTENT) == 1
     await decide(stripe_side, purchase)
     await wait_until(lambda: _is_credited(ada))
 
@@ -215,6 +220,10 @@ async def test_a_card_that_is_processing_promises_no_date(paidup: Paidup, stripe
     async with ada.watch(purchase) as socket:
         told = await status_with(socket, status="processing")
     assert told["processing"] is None
+
+
+async def _was_read(stripe_side: StripeSide) -> bool:
+    return await stripe_side.calls(READ_INTENT) > 0
 
 
 async def test_a_renewal_by_debit(paidup: Paidup, stripe_side: StripeSide) -> None:

@@ -23,7 +23,7 @@ from paidup.domain.decisions import TERMINAL, InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
 from paidup.domain.stages import Stage
-from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeUnavailable
+from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeRefused, StripeUnavailable
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline, TimelineEventType
@@ -74,6 +74,7 @@ class Verification:
         self._hub = hub
         self._timeline = timeline
         self._queue = queue
+        self._may_read_methods = True
         self._refreshing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def verify(
@@ -146,15 +147,17 @@ class Verification:
     async def _settle_with_method(self, settled: Settled, facts: PaymentFacts, source: Source) -> Settled:
         """A payment is processing: read its method, since a bank debit takes days. Once for each payment.
 
-        Where Stripe does not say, the next verification asks again.
+        Where Stripe does not answer, the next verification asks again; where the key may not, none does.
         """
         processing = [payment.intent for payment in facts.payments if payment.status == "processing"]
-        if not processing:
+        if not (processing and self._may_read_methods):
             return settled
         try:
             intent = await self._gateway.read_intent(processing[-1])
         except StripeError as error:
-            log.info("payment_method_not_read", invoice=settled.invoice, error=str(error))
+            if isinstance(error, StripeRefused) and error.http_status == 403:
+                self._may_read_methods = False  # until a restart: the key is a setting
+            log.warning("payment_method_not_read", invoice=settled.invoice, error=str(error))
             return settled
         link = next(each.invoice for each in facts.payments if each.intent == intent.id)
         again = await self._settlement.settle(PaymentFacts(payments=(intent.facts(link),)), source)
