@@ -170,6 +170,20 @@ async def test_an_open_page_is_told_by_its_socket(place: Place) -> None:
     assert await grants(session) == 1
 
 
+async def test_the_page_opens_its_socket_although_its_own_origin_is_not_listed(place: Place) -> None:
+    """S38: Paidup's address is not among ALLOWED_ORIGINS, and the page need not poll."""
+    session = await place.open_session()
+    async with place.profile() as context:
+        page = await context.new_page()
+        async with page.expect_websocket() as opened:
+            await page.goto(place.address(session))
+        socket = await opened.value
+        assert socket.url.endswith(f"/ws/checkout/{session}")
+        if not socket.is_closed():
+            await socket.wait_for_event("framereceived", lambda frame: "awaiting_payment" in frame)
+        await expect(heading(page)).to_have_text(UNPAID)
+
+
 async def test_without_javascript_the_page_refreshes_itself_to_the_end(place: Place) -> None:
     """S38: each state by the server's HTML alone, and the redirect by a refresh."""
     session = await place.open_session()

@@ -150,6 +150,8 @@ def test_the_ingress_publishes_what_customers_and_stripe_need() -> None:
         "/api/": "Prefix",
         "/ws/": "Prefix",
         "/webhooks/stripe": "Exact",
+        "/activate": "Exact",
+        "/activate.js": "Exact",
         "/sdk/": "Prefix",
         "/sdk.json": "Exact",
     }

@@ -148,7 +148,20 @@ async def test_only_requests_of_customers_and_stripe_pass(site: Site) -> None:
         for module in index["files"].values():
             async with http.get(site.url + module["path"]) as response:
                 assert (response.status, response.content_type) == (200, "text/javascript")
-        for path in ("/metrics", "/readyz", "/healthz", "/operators", "/", "/apis", "/webhooks/stripe/more"):
+        async with http.get(f"{site.url}/activate?session_id=cs_test_unknown") as page:
+            assert (page.status, page.content_type) == (404, "text/html"), "the return page is Paidup's"
+        async with http.get(f"{site.url}/activate.js") as script:
+            assert (script.status, script.content_type) == (200, "text/javascript")
+        for path in (
+            "/activate/more",
+            "/metrics",
+            "/readyz",
+            "/healthz",
+            "/operators",
+            "/",
+            "/apis",
+            "/webhooks/stripe/more",
+        ):
             async with http.get(site.url + path) as refused:
                 assert (path, refused.status) == (path, 404)
                 assert refused.content_type != "application/problem+json", "not by Paidup"

@@ -45,7 +45,7 @@ export class PaidupActivation extends Base {
   /** @type {ActivationError|null} */ #error = null;
   /** @type {State|""} */ #state = "";
   /** The PaymentIntent's status, and when, if this page has confirmed it. @type {[string, number]|null} */ #confirmed = null;
-  /** Watches the account after the purchase was given up. @type {import("../paidup.js").BalanceWatch|null} */ #account = null;
+  /** Follows the balance after the purchase was given up. @type {import("../paidup.js").BalanceWatch|null} */ #account = null;
   #waiting = false; // for the end of this task: the page may still be setting attributes and properties
 
   #root;
