@@ -10,7 +10,7 @@ MAX_LENGTH = 2000
 
 
 def resolved(return_to: str, origins: Origins, page: str | None) -> str | None:
-    """`return_to` as an absolute address, where its origin is in `origins`; else None.
+    """`return_to` as an absolute address, with its origin as browsers write it, if it is in `origins`.
 
     A path (`/welcome`) is one of the page that asks, whose origin is `page`. What browsers would read as
     another address is refused: `//host`, backslashes, control characters, a user's name.
@@ -19,13 +19,15 @@ def resolved(return_to: str, origins: Origins, page: str | None) -> str | None:
         return None
     if return_to.startswith("/"):
         usable = not return_to.startswith("//") and page is not None and page in origins
-        return f"{page}{return_to}" if usable else None
+        address = f"{page}{return_to}"
+        return address if usable and len(address) <= MAX_LENGTH else None
     try:
         parts = urlsplit(return_to)
         origin = normalized(f"{parts.scheme}://{parts.netloc}")
     except ValueError:
         return None
-    return return_to if origin in origins else None
+    rest = return_to[len(parts.scheme) + len("://") + len(parts.netloc) :]
+    return f"{origin}{rest}" if origin in origins else None
 
 
 def _is_plain(text: str) -> bool:

@@ -1,0 +1,44 @@
+"""Addresses that customers go on to: what a session takes, and what the return page follows."""
+
+from __future__ import annotations
+
+import pytest
+
+from paidup.domain.onward_addresses import allowed_origin
+from paidup.domain.origins import parse_origins
+from paidup.domain.return_addresses import MAX_LENGTH, resolved
+
+PAGE = "https://app.example.com"
+ORIGINS = parse_origins(f"{PAGE},https://*.shops.example,http://localhost:3000,capacitor://localhost")
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "origin"),
+    [
+        ("/welcome?a=1#b", f"{PAGE}/welcome?a=1#b", PAGE),
+        (PAGE, PAGE, PAGE),
+        (f"{PAGE}?a=1", f"{PAGE}?a=1", PAGE),
+        ("HTTPS://App.Example.com:443/Start", f"{PAGE}/Start", PAGE),
+        ("https://one.shops.example/x", "https://one.shops.example/x", "https://one.shops.example"),
+        ("http://localhost:3000/", "http://localhost:3000/", "http://localhost:3000"),
+        ("capacitor://localhost/done", "capacitor://localhost/done", "capacitor://localhost"),
+    ],
+)
+def test_what_a_session_takes_is_what_the_page_goes_on_to(given: str, address: str, origin: str) -> None:
+    """As browsers write it: the page compares an origin as text."""
+    assert resolved(given, ORIGINS, PAGE) == address
+    assert allowed_origin(address, ORIGINS) == origin
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("//elsewhere.example", "https://elsewhere.example", f"{PAGE}.elsewhere.example/", f"{PAGE}:8443/"),
+        *(f"{PAGE}@elsewhere.example/", f"https://user@{PAGE[8:]}/", f"{PAGE}\\@elsewhere.example/"),
+        *("javascript:alert(1)", "https://a.b.shops.example/", f"{PAGE}/\n", f"{PAGE}/ö", ""),
+        *(f"{PAGE}/{'a' * MAX_LENGTH}", f"/{'a' * (MAX_LENGTH - 1)}"),
+    ],
+)
+def test_any_other_address_is_refused(given: str) -> None:
+    """Including one that would not fit into its column together with the page's origin."""
+    assert resolved(given, ORIGINS, PAGE) is None
