@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from paidup.db.models import Account, CheckoutSession, Invoice
+from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.stages import Stage
 from paidup.errors import ConfigurationError, StripeUnavailable
 from paidup.realtime.checkout_queries import read_checkout
@@ -389,7 +390,9 @@ async def test_a_status_that_changed_meanwhile_is_shown(
     await visit(deaf, session)
     known = await read_checkout(session)
     assert known is not None
-    answers = iter([known, replace(known, version=9, stage=Stage.VERIFYING)])
+    paid = replace(known, version=1, stage=Stage.VERIFYING)
+    active = replace(known, version=4, status=InvoiceStatus.ACTIVE, stage=Stage.ACTIVE)
+    answers = iter([known, known, paid, active])
 
     async def leased(*_: Any) -> None:
         return None
@@ -399,7 +402,7 @@ async def test_a_status_that_changed_meanwhile_is_shown(
 
     monkeypatch.setattr(deaf.services.checkouts, "verify", leased)
     monkeypatch.setattr(checkout_status, "read_checkout", changing)
-    assert (await visit(deaf, session)).state == "verifying"
+    assert (await visit(deaf, session)).state == "active"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 SESSION_ID = re.compile(r"cs_(?:test|live)_[A-Za-z0-9]{1,240}")
 LIVE = "cs_live_"
+UNDECIDED = frozenset({Stage.AWAITING_PAYMENT, Stage.VERIFYING, Stage.DELAYED})
+"""Stages that the answer to a question under way may change at once."""
 AGAIN_S = 0.2
 """How often the row is read while another request, or a webhook, has Stripe asked already."""
 
@@ -53,7 +55,7 @@ async def checkout_ticket(request: Request) -> Response:
 async def _requested(request: Request, ask: bool) -> CheckoutMessage:
     """The session that the path names. Raises NotFound, TooManyRequests."""
     checkout = request.path_params["checkout"]
-    status = await find_checkout(request, checkout, ask, unknown=True)
+    status = await find_checkout(request, checkout, ask, unknown=request.method != "HEAD")
     if status is None:
         raise NotFound(f"There is no Checkout Session {checkout}.")
     return status
@@ -96,16 +98,15 @@ async def _verified(
             while await services.checkouts.verify(checkout, Source.VERIFICATION) is None:
                 # It is being read: by a socket, another tab, or the webhook while Stripe holds the redirect.
                 with storage_errors():
-                    known = await read_checkout(checkout)
-                if known is None or known != status:
-                    return known
+                    status = await read_checkout(checkout)
+                if status is None or status.stage not in UNDECIDED:
+                    return status
                 await asyncio.sleep(AGAIN_S)
     except (StripeError, TimeoutError) as error:
         log.info("checkout_not_verified", checkout=checkout, error=repr(error))
         if status is None:
-            raise (
-                error if isinstance(error, StripeError) else StripeUnavailable("no answer in time")
-            ) from error
+            late = StripeUnavailable("no answer in time")
+            raise (error if isinstance(error, StripeError) else late) from error
         asking = status.stage is Stage.AWAITING_PAYMENT
         return replace(status, stage=Stage.VERIFYING) if asking else status
     with storage_errors():
