@@ -21,8 +21,9 @@ from paidup.db.models import Account
 from paidup.domain.messages import BalanceMessage, encode
 from paidup.realtime import hub
 from paidup.realtime import subscriber as redis_subscriber
+from paidup.realtime.current_rows import read_current
 from paidup.realtime.resync import resync
-from paidup.realtime.status_queries import balance_of, read_balances
+from paidup.realtime.status_queries import balance_of
 from paidup.runtime.clock import now
 from paidup.web.websocket import snapshots
 from tests.conftest import World
@@ -122,16 +123,16 @@ async def test_a_change_between_reading_and_sending_is_not_lost(
     services = paidup.services
     subscribers: list[int] = []
 
-    async def read_then_change(account_ids: Any) -> Any:
+    async def read_then_change(topic: Any, account_ids: Any) -> Any:
         (account_id,) = account_ids
         counted: Any = await services.redis.pubsub_numsub(hub.ACCOUNTS.channel(account_id))
         subscribers.append(int(counted[0][1]))
-        read = await read_balances([account_id])
+        read = await read_current(topic, account_ids)
         # Only through Redis, as from another process.
         await services.redis.publish(hub.ACCOUNTS.channel(account_id), encode(BalanceMessage(1, 77, now())))
         return read
 
-    monkeypatch.setattr(snapshots, "read_balances", read_then_change)
+    monkeypatch.setattr(snapshots, "read_current", read_then_change)
     async with ada.watch_balance() as line:
         told = await next_balance(line)
         while told["version"] == 0:

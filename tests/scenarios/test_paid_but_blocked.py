@@ -16,7 +16,7 @@ from paidup.db.models import Account, Invoice
 from paidup.domain.messages import StatusMessage, encode
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.payments.settlement import Settlement
-from paidup.realtime import status_queries as statuses
+from paidup.realtime.current_rows import read_current
 from paidup.realtime.hub import INVOICES
 from paidup.realtime.redis_connection import PubSubConnection
 from paidup.runtime.clock import now
@@ -476,7 +476,7 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run `act` at this point of a socket's opening."""
-    hub_subscribe, read_statuses = services.hub.subscribe, statuses.read_statuses
+    hub_subscribe = services.hub.subscribe
     redis_subscribe = PubSubConnection.subscribe
 
     async def before_the_ack(listener: PubSubConnection, channels: Sequence[bytes]) -> None:
@@ -488,8 +488,8 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
         await act()
         return acknowledged
 
-    async def after_the_read(invoices: Any) -> list[StatusMessage]:
-        found = await read_statuses(invoices)
+    async def after_the_read(topic: Any, invoices: Any) -> Any:
+        found = await read_current(topic, invoices)
         await act()
         return found
 
@@ -498,4 +498,4 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
     elif moment == "after the ack":
         monkeypatch.setattr(services.hub, "subscribe", after_the_ack)
     else:
-        monkeypatch.setattr(snapshots, "read_statuses", after_the_read)
+        monkeypatch.setattr(snapshots, "read_current", after_the_read)

@@ -19,8 +19,9 @@ from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.domain.stages import Stage
 from paidup.realtime import hub
 from paidup.realtime import subscriber as redis_subscriber
+from paidup.realtime.current_rows import read_current
 from paidup.realtime.resync import resync
-from paidup.realtime.status_queries import read_status, read_statuses
+from paidup.realtime.status_queries import read_status
 from paidup.stripe_api.schemas import PaymentIntent, decode
 from paidup.web.websocket import snapshots
 from tests.conftest import World
@@ -121,15 +122,15 @@ async def test_rows_of_concurrent_sockets_are_read_together(
     reads: list[int] = []
     go_on = asyncio.Event()
 
-    async def slowly(invoices: Any) -> Any:
+    async def slowly(topic: Any, invoices: Any) -> Any:
         reads.append(len(invoices))
         await go_on.wait()
-        return await read_statuses(invoices)
+        return await read_current(topic, invoices)
 
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     customers = [paidup.customer(f"ada-{number}") for number in range(6)]
     purchases = [await customer.buy("basic") for customer in customers]
-    monkeypatch.setattr(snapshots, "read_statuses", slowly)
+    monkeypatch.setattr(snapshots, "read_current", slowly)
     async with AsyncExitStack() as stack:
         opened = []
         for customer, purchase in zip(customers, purchases, strict=True):
