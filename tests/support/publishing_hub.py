@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 
 from redis.asyncio import Redis
 
-from paidup.domain.messages import BalanceMessage, StatusMessage
+from paidup.domain.messages import BalanceMessage, CheckoutMessage, StatusMessage
 from paidup.realtime.hub import Hub
 
 
 class PublishingHub(Hub):
-    """`on_publish` gets each status; True says that Redis has taken it. Balances are dropped."""
+    """`on_publish` gets each status; True says that Redis has taken it. Anything else is dropped."""
 
     def __init__(self, redis: Redis, on_publish: Callable[[StatusMessage], Awaitable[bool]]) -> None:
         super().__init__(redis)
@@ -21,4 +21,7 @@ class PublishingHub(Hub):
         return await self._on_publish(status)
 
     async def publish_balance(self, account_id: int, balance: BalanceMessage) -> bool:
+        return True
+
+    async def publish_checkout(self, message: CheckoutMessage) -> bool:
         return True
