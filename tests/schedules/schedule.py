@@ -62,7 +62,7 @@ class Schedule:
             step = self.chance.choices(names, weights)[0]
             self.told.append(step.__name__)
             await step()
-        self.shop.wire.loses_next = False
+        self.shop.transport.loses_next = False
         await self.settle_down()
 
     # What the customer does
@@ -134,9 +134,9 @@ class Schedule:
         await self.shop.payments.reconciler.sessions.sweep()
 
     async def lose_an_answer(self) -> None:
-        self.shop.wire.loses_next = True
+        self.shop.transport.loses_next = True
         await self.open_page()
-        self.shop.wire.loses_next = False
+        self.shop.transport.loses_next = False
 
     async def be_killed(self) -> None:
         """The process ends in the middle of a request."""

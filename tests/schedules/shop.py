@@ -66,7 +66,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class Wire(HTTPClient):
+class Transport(HTTPClient):
     """Calls the sandbox without a network. While `loses_next`, the next answer to a POST is lost."""
 
     name = "in-process"
@@ -119,7 +119,7 @@ class Wire(HTTPClient):
 
 @dataclass
 class Shop:
-    wire: Wire
+    transport: Transport
     prices: PriceCatalog
     payments: PaymentServices
     checkout: Checkout
@@ -132,7 +132,7 @@ class Shop:
         text = urlencode(form)
         url = f"{ADDRESS}/v1/{path}" + (f"?{text}" if method == "GET" else "")
         typed = {**headers, "content-type": "application/x-www-form-urlencoded"}
-        answer = await self.wire.call(method, url, typed, b"" if method == "GET" else text.encode())
+        answer = await self.transport.call(method, url, typed, b"" if method == "GET" else text.encode())
         return json.loads(answer.body)
 
     async def pay(self, session: str, card: str) -> Any:
@@ -140,7 +140,7 @@ class Shop:
         body = {"card": card, "email": "ada@example.com"}
         url = f"{ADDRESS}/sandbox/checkout/{session}/complete"
         typed = {"content-type": "application/json"}
-        return json.loads((await self.wire.call("POST", url, typed, json.dumps(body).encode())).body)
+        return json.loads((await self.transport.call("POST", url, typed, json.dumps(body).encode())).body)
 
     async def events(self, about: set[str], seen: set[str]) -> list[Any]:
         """Events of these objects or customers that are not in `seen`, oldest first."""
@@ -167,10 +167,10 @@ async def a_shop(database_url: str) -> AsyncIterator[Shop]:
             stack.enter_context(patch.object(module, "RESULT_TTL_S", 0.001))  # nobody waits for real seconds
         sandbox = create_sandbox(SandboxSettings())
         await stack.enter_async_context(sandbox.router.lifespan_context(sandbox))
-        wire = Wire(sandbox)
+        transport = Transport(sandbox)
         stripe = StripeClient(
             "sk_test_schedules",
-            http_client=wire,
+            http_client=transport,
             max_network_retries=0,
             base_addresses={"api": ADDRESS},
         )
@@ -189,7 +189,7 @@ async def a_shop(database_url: str) -> AsyncIterator[Shop]:
             prices, gateway, payments.verification, payments.subscriptions, own, sessions, now
         )
         shop = Shop(
-            wire,
+            transport,
             prices,
             payments,
             checkout,
