@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paidup.domain.onward_addresses import allowed_origin
 from paidup.domain.origins import parse_origins
@@ -13,7 +15,7 @@ ORIGINS = parse_origins(f"{PAGE},https://*.shops.example,http://localhost:3000,c
 
 
 @pytest.mark.parametrize(
-    ("given", "address", "origin"),
+    ("wanted", "address", "origin"),
     [
         ("/welcome?a=1#b", f"{PAGE}/welcome?a=1#b", PAGE),
         (PAGE, PAGE, PAGE),
@@ -24,14 +26,14 @@ ORIGINS = parse_origins(f"{PAGE},https://*.shops.example,http://localhost:3000,c
         ("capacitor://localhost/done", "capacitor://localhost/done", "capacitor://localhost"),
     ],
 )
-def test_what_a_session_takes_is_what_the_page_goes_on_to(given: str, address: str, origin: str) -> None:
+def test_what_a_session_takes_is_what_the_page_goes_on_to(wanted: str, address: str, origin: str) -> None:
     """As browsers write it: the page compares an origin as text."""
-    assert resolved(given, ORIGINS, PAGE) == address
+    assert resolved(wanted, ORIGINS, PAGE) == address
     assert allowed_origin(address, ORIGINS) == origin
 
 
 @pytest.mark.parametrize(
-    "given",
+    "wanted",
     [
         *("//elsewhere.example", "https://elsewhere.example", f"{PAGE}.elsewhere.example/", f"{PAGE}:8443/"),
         *(f"{PAGE}@elsewhere.example/", f"https://user@{PAGE[8:]}/", f"{PAGE}\\@elsewhere.example/"),
@@ -39,6 +41,15 @@ def test_what_a_session_takes_is_what_the_page_goes_on_to(given: str, address: s
         *(f"{PAGE}/{'a' * MAX_LENGTH}", f"/{'a' * (MAX_LENGTH - 1)}"),
     ],
 )
-def test_any_other_address_is_refused(given: str) -> None:
+def test_any_other_address_is_refused(wanted: str) -> None:
     """Including one that would not fit into its column together with the page's origin."""
-    assert resolved(given, ORIGINS, PAGE) is None
+    assert resolved(wanted, ORIGINS, PAGE) is None
+
+
+PARTS = [*"/\\:@?#. \t\n%*", "//", "https:", "HTTPS://", PAGE, "app.example.com", "elsewhere.example", ":443"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=8).map("".join))
+def test_whatever_a_session_takes_the_page_goes_on_to(written: str) -> None:
+    address = resolved(written, ORIGINS, PAGE)
+    assert address is None or allowed_origin(address, ORIGINS)

@@ -58,7 +58,6 @@ def return_url(settings: CheckoutSettings, own: str) -> str:
 
 def checkout_problems(settings: CheckoutSettings, livemode: bool) -> list[str]:
     """Addresses that Stripe would refuse. With live keys it takes https alone."""
-    schemes = ("https",) if livemode else ("https", "http")
     given = {
         "PUBLIC_URL": settings.public_url,
         "CHECKOUT_RETURN_URL": settings.checkout_return_url,
@@ -67,14 +66,16 @@ def checkout_problems(settings: CheckoutSettings, livemode: bool) -> list[str]:
     problems = [
         f"{name} is not an address such as https://app.example.com{'' if livemode else ' (or http://...)'}"
         for name, url in given.items()
-        if url and not _is_address(url, schemes)
+        if url and not is_web_address(url, livemode)
     ]
     if "?" in settings.public_url or "#" in settings.public_url:
         problems.append("PUBLIC_URL has no query and no fragment: paths are appended to it")
     return problems
 
 
-def _is_address(url: str, schemes: tuple[str, ...]) -> bool:
+def is_web_address(url: str, livemode: bool) -> bool:
+    """Whether Stripe's page takes it: in live mode https alone, never an app's own scheme."""
+    schemes = ("https",) if livemode else ("https", "http")
     try:
         parts = urlsplit(url)
     except ValueError:

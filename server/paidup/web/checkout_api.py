@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from paidup.domain.catalog import Interval
-from paidup.domain.checkout_settings import return_url
+from paidup.domain.checkout_settings import is_web_address, return_url
 from paidup.domain.return_addresses import resolved
 from paidup.errors import ConfigurationError, InvalidInput
 from paidup.rate_limits.account_limits import Limited
@@ -65,6 +65,7 @@ def _wanted(body: CheckoutBody, settings: Settings, page: str | None) -> WantedS
             )
     if settings.livemode and not (settings.public_url or settings.checkout_return_url):
         raise ConfigurationError(["PUBLIC_URL is missing: Stripe's page sends customers back to it"])
+    back = return_to if return_to and is_web_address(return_to, settings.livemode) else None
     return WantedSession(
         plan=plan,
         top_up=body.top_up is not None,
@@ -73,7 +74,7 @@ def _wanted(body: CheckoutBody, settings: Settings, page: str | None) -> WantedS
         interval=None if body.interval is None else Interval(body.interval),
         quantity=body.quantity,
         return_to=return_to,
-        cancel_url=settings.checkout_cancel_url or return_to,
+        cancel_url=settings.checkout_cancel_url or back,
         options=settings.checkout_options,
     )
 
