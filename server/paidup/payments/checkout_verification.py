@@ -103,15 +103,24 @@ class CheckoutVerification:
             await self._shorten_lease(session)
 
     async def refresh(self, session: str, source: Source) -> Settled:
-        """Read a session that an event is about, even if it was read a moment ago, unless it is over."""
+        """Read a session that an event is about, even if it was read a moment ago, unless it is settled.
+
+        What is remembered of it may be older than the event: that Stripe has none, or that it expired.
+        Raises StripeRefused where Stripe has none: it shows some events before their objects.
+        """
         for _ in range(REFRESH_TRIES):
-            if await self._is_over(session):
+            with storage_errors():
+                row = await CheckoutSession.get_or_none(id=session)
+                status = await read_status(row.invoice) if row and row.invoice else None
+            if status is not None and status.terminal:
                 return Settled(Outcome.ALREADY_SETTLED, "nothing is left to read")
+            if row is None or (row.status == EXPIRED and row.invoice is None):
+                break  # it has no lease
             if settled := await self.verify(session, source):
                 return settled
             # It is being read, perhaps since before this event: the answer may not suffice.
             await asyncio.sleep(RESULT_TTL_S / 2)
-        return await self._read_new(session, source, None)
+        return await self._read(session, source, None, slot_acquired=False)
 
     async def take(
         self,
@@ -126,15 +135,8 @@ class CheckoutVerification:
         """
         if shown.mode == SETUP:
             return NO_SESSION
-        if not await self._is_known(shown):
-            lines = lines_of(shown)
-            await self._prices.learn(lines)
-            if not any(self._prices.is_ours(line.price, line.product) for line in lines):
-                unread = [
-                    line.price for line in lines if line.price and not self._prices.sells_nothing(line.price)
-                ]
-                text = f"prices that are not read yet: {', '.join(unread)}"
-                return Settled(Outcome.UNKNOWN_PRICE, text) if unread else NO_SESSION
+        if not await self._is_known(shown) and (foreign := await self._foreign(shown)):
+            return foreign
         owner = account_id or await self.owner(shown)
         row = await self._keep(shown, owner)
         if row.status != COMPLETE:

@@ -111,15 +111,17 @@ async def _with_another_row(invoice: InvoiceFacts, account: Account) -> Settled 
     """The outcome where a session and an invoice stand for one payment, and the other has its row; else None.
 
     A bank debit's session has it from the start, and Stripe makes its invoice when it has succeeded. The
-    account is locked, so that the two cannot be made at once.
+    account is locked, so that the two cannot be made at once. The other may be another account's, since a
+    session may name one that is not its customer's.
     """
-    sessions = Invoice.filter(account_id=account.id, id__startswith=SESSION_PREFIX)
+    sessions = Invoice.filter(id__startswith=SESSION_PREFIX)
     if invoice.intent is not None:
         known = Invoice.filter(payment_intent=invoice.intent) if _is_session(invoice) else sessions
         if await known.filter(payment_intent=invoice.intent).exclude(id=invoice.id).exists():
             return Settled(Outcome.PAID_ELSEWHERE, f"{invoice.intent} has its row already")
-    elif not invoice.shows_payments and invoice.subscription is None and await sessions.exists():
-        return Settled(Outcome.NEEDS_REFETCH, "it may be the invoice of a Checkout Session")
+    elif not invoice.shows_payments and invoice.subscription is None:
+        may_be = invoice.account is None or await sessions.filter(account_id=account.id).exists()
+        return Settled(Outcome.NEEDS_REFETCH, "it may be the invoice of a session") if may_be else None
     return None
 
 

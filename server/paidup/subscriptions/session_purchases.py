@@ -13,6 +13,8 @@ from contextlib import suppress
 
 import msgspec
 
+from paidup.db.connection import storage_errors
+from paidup.db.customers import is_deleted
 from paidup.db.models import Account, CheckoutSession
 from paidup.domain.catalog import Interval
 from paidup.domain.checkout_options import CheckoutOptions
@@ -111,7 +113,7 @@ class SessionPurchases:
         if row is None:
             return None
         shown = await self._sessions.read(row)
-        same = _is_same(row, shown, price, wanted)
+        same = _is_same(row, shown, price, wanted) and not await self._is_unpayable(shown)
         if shown is not None and shown.status == COMPLETE:
             if same and wanted.top_up:
                 return shown  # the customer pressed the button before they were told
@@ -120,6 +122,13 @@ class SessionPurchases:
             return shown
         await self._sessions.close_all(account, purchase)
         return None
+
+    async def _is_unpayable(self, shown: StripeCheckoutSession | None) -> bool:
+        """Whether nobody can pay it, since its customer was deleted."""
+        if shown is None or shown.status != OPEN or shown.customer_id is None:
+            return False
+        with storage_errors():
+            return await is_deleted(shown.customer_id)
 
     async def _create(
         self, account: Account, purchase: str, price: str, wanted: WantedSession

@@ -1,0 +1,136 @@
+"""Checkout Sessions on a bad day: events before their objects, customers that are gone, addresses of apps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from paidup.db.models import Account, CheckoutSession, Invoice, StripeEvent
+from paidup.domain.decisions import InvoiceStatus
+from paidup.errors import StripeRefused
+from tests.conftest import World
+from tests.support.checkout_shop import EXTRA, SEPA, CheckoutShop, linked
+from tests.support.ledger_asserts import assert_books_balance
+from tests.support.paidup import ORIGIN, Customer, Paidup
+from tests.support.stripe_sandbox import StripeSide
+from tests.support.waiting import wait_until
+
+EXAMPLE = "https://app.example.test"
+
+
+@pytest.fixture
+def shop(stripe_side: StripeSide) -> CheckoutShop:
+    return CheckoutShop(stripe_side)
+
+
+@pytest.fixture
+async def deaf(world: World) -> Paidup:
+    """A server that hears of nothing but what a test delivers."""
+    return await world.server(webhooks=False)
+
+
+async def opened(customer: Customer, **body: Any) -> Any:
+    status, answer = await customer.call("POST", "/api/checkout", body)
+    assert status in (200, 201), answer
+    return answer
+
+
+class NotShownYet:
+    """Stripe's API, which does not show a session until `shown` is set."""
+
+    def __init__(self, sessions: Any) -> None:
+        self._sessions = sessions
+        self.shown = False
+
+    async def read(self, session: str, *more: Any, **options: Any) -> Any:
+        if not self.shown:
+            raise StripeRefused(f"No such checkout.session: {session}", "resource_missing", 404)
+        return await self._sessions.read(session, *more, **options)
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+async def test_an_event_is_not_lost_where_stripe_shows_the_session_later(
+    deaf: Paidup, shop: CheckoutShop, asked_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S20: objects may be shown after their events; a browser's read that found none decides nothing."""
+    own = await Account.create(external_id="ada")
+    session = await shop.open(EXTRA, client_reference_id="ada")
+    stripe = NotShownYet(deaf.services.checkouts._sessions)
+    monkeypatch.setattr(deaf.services.checkouts, "_sessions", stripe)
+    await shop.pay(session)
+    if asked_before:
+        await deaf.services.checkouts.verify(session)
+        stripe.shown = True
+    completed = await shop.event("checkout.session.completed", session)
+    _, answer = await deaf.webhook(completed)
+    if not asked_before:
+        assert answer["outcome"] == "postponed"
+        stripe.shown = True
+        await deaf.services.events.retry(await StripeEvent.get(type="checkout.session.completed"))
+    await own.refresh_from_db()
+    assert own.balance == 1000
+    await assert_books_balance()
+
+
+async def test_a_session_that_was_thought_to_be_over_is_credited_when_it_is_paid(
+    deaf: Paidup, shop: CheckoutShop
+) -> None:
+    """S40: Stripe once answered that it has no such session, so that it counted as expired."""
+    own = await Account.create(external_id="ada")
+    session = await shop.open(EXTRA, client_reference_id="ada")
+    await deaf.services.checkouts.verify(session)
+    await CheckoutSession.filter(id=session).update(status="expired", next_check_at=None)
+    await shop.pay(session)
+    await deaf.webhook(await shop.event("checkout.session.completed", session))
+    await own.refresh_from_db()
+    assert own.balance == 1000
+
+
+async def test_a_page_whose_customer_was_deleted_is_replaced(paidup: Paidup, shop: CheckoutShop) -> None:
+    """S53: nobody can pay it, although Stripe still shows it as open."""
+    ada = paidup.customer()
+    first = await opened(ada, plan="pro")
+    own = await Account.get(external_id="ada")
+    await shop.stripe.api("DELETE", f"customers/{own.stripe_customer}")
+    await wait_until(lambda: StripeEvent.exists(type="customer.deleted", handled_at__not_isnull=True))
+    again = await opened(ada, plan="pro")
+    assert again["checkout"] != first["checkout"]
+    assert (await CheckoutSession.get(id=first["checkout"])).status == "expired"
+    await shop.pay(again["checkout"])
+    assert (await linked(again["checkout"])).status is InvoiceStatus.ACTIVE
+
+
+async def test_one_payment_is_credited_once_where_session_and_customer_name_two_accounts(
+    paidup: Paidup, shop: CheckoutShop
+) -> None:
+    """S11: a bank debit's session stands for it first, for the account it names; then comes the invoice."""
+    ada = await Account.create(external_id="ada")
+    await opened(paidup.customer("bob"), plan="pro")
+    bob = await Account.get(external_id="bob")
+    price = await shop.price(EXTRA)
+    await shop.stripe.api("POST", f"prices/{price}", **{"currency_options[eur][unit_amount]": "1400"})
+    form = {"invoice_creation[enabled]": "true", "currency": "eur", "customer": bob.stripe_customer}
+    session = await shop.open(EXTRA, client_reference_id="ada", **form)
+    paid = await shop.pay(session, payment_method_data=SEPA)
+    await linked(session)
+    await shop.stripe.control(f"payment_intents/{paid['payment_intent']}/decide", {"outcome": "succeeded"})
+    await wait_until(lambda: Invoice.exists(id=session, status=InvoiceStatus.ACTIVE))
+    await wait_until(lambda: StripeEvent.exists(type="invoice.paid", handled_at__not_isnull=True))
+    assert (await StripeEvent.get(type="invoice.paid")).outcome == "paid_elsewhere"
+    await ada.refresh_from_db()
+    await bob.refresh_from_db()
+    assert (ada.balance, bob.balance) == (1000, 0)
+    await assert_books_balance()
+
+
+async def test_an_app_is_returned_to_by_its_own_scheme_which_stripe_is_not_given(
+    world: World, shop: CheckoutShop
+) -> None:
+    """S38: Stripe's `cancel_url` is an address of the web."""
+    app = "capacitor://localhost"
+    server = await world.server(allowed_origins=f"{ORIGIN},{app}")
+    made = await opened(server.customer(), plan="pro", return_to=f"{app}/done")
+    assert (await CheckoutSession.get(id=made["checkout"])).return_to == f"{app}/done"
+    shown = await shop.stripe.api("GET", f"checkout/sessions/{made['checkout']}")
+    assert shown["cancel_url"] is None
