@@ -68,7 +68,12 @@ COMMANDS = {
     "resolve": Command(
         "second_payments",
         "resolve",
-        "End the alarm about a purchase that was paid twice: refund the second payment, or leave it.",
+        "End the alarm about a payment that was a second one, or is nobody's: refund it, or leave it.",
+    ),
+    "claim-link": Command(
+        "claims",
+        "claim_link",
+        "Make a link with which its customer, once logged in, claims a payment that belongs to nobody yet.",
     ),
     "audit": Command(
         "inspection",

@@ -19,6 +19,8 @@ from paidup.domain.catalog import Catalogue
 from paidup.domain.return_page import ReturnPage
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.checkout_verification import CheckoutVerification
+from paidup.payments.claim_links import ClaimLinks
+from paidup.payments.claims import Claims
 from paidup.payments.refunds import ReversalHandler
 from paidup.payments.settlement import PublishBalance, Settlement
 from paidup.payments.timeline import Timeline
@@ -35,6 +37,7 @@ from paidup.realtime.tickets import Tickets
 from paidup.reconciliation.abandoned_purchases import AbandonedPurchases
 from paidup.reconciliation.alarms import Alarms
 from paidup.reconciliation.checkout_events import CheckoutEvents
+from paidup.reconciliation.completed_sessions import CompletedSessions
 from paidup.reconciliation.due_rows import DueRows
 from paidup.reconciliation.due_sessions import DueSessions
 from paidup.reconciliation.leftover_drafts import LeftoverDrafts
@@ -56,7 +59,9 @@ from paidup.stripe_api.gateway import StripeGateway, open_gateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
+from paidup.subscriptions.accounts import Accounts
 from paidup.subscriptions.checkout import Checkout
+from paidup.subscriptions.customers import StripeCustomers
 from paidup.subscriptions.open_sessions import OpenSessions
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.plan_changes import PlanChanges
@@ -72,6 +77,7 @@ class PaymentServices:
     settlement: Settlement
     verification: Verification
     checkouts: CheckoutVerification
+    claims: Claims
     verification_queue: VerificationQueue
     verification_worker: VerificationWorker
     subscriptions: SubscriptionSync
@@ -98,6 +104,7 @@ def compose(
     queue = VerificationQueue()
     verification = Verification(gateway, settlement, prices, hub, timeline, queue)
     checkouts = CheckoutVerification(gateway, verification, settlement.publish, prices, hub, queue, timeline)
+    claims = Claims(checkouts, hub)
     bulk = BulkVerification(gateway, verification, timeline)
 
     async def check(key: str) -> CheckResult:
@@ -109,11 +116,11 @@ def compose(
     kept = (reversals, subscriptions, renewals, CheckoutEvents(checkouts))
     events = Events(verification, *kept, timeline, gateway.connected_account)
     abandoned = AbandonedPurchases(gateway, verification, clock, policy.abandoned_after)
-    drafts = LeftoverDrafts(gateway, clock, policy.abandoned_after)
+    listed = (LeftoverDrafts(gateway, clock, policy.abandoned_after), CompletedSessions(gateway, checkouts))
     reconciler = Reconciler(
         DueRows(settlement, verification, events, subscriptions, abandoned, clock),
-        DueSessions(gateway, checkouts),
-        ListSweeps(gateway, verification, events, reversals, drafts, policy.reads_per_month),
+        DueSessions(gateway, checkouts, claims),
+        ListSweeps(gateway, verification, events, reversals, *listed, policy.reads_per_month),
         Maintenance(metrics, policy),
         metrics,
     )
@@ -121,6 +128,7 @@ def compose(
         settlement=settlement,
         verification=verification,
         checkouts=checkouts,
+        claims=claims,
         verification_queue=queue,
         verification_worker=VerificationWorker(queue, Checks(gateway.acquire_read_slot, check, bulk.check)),
         subscriptions=subscriptions,
@@ -145,9 +153,12 @@ class Services:
     settlement: Settlement
     verification: Verification
     checkouts: CheckoutVerification
+    claims: Claims
+    claim_links: ClaimLinks
     verification_queue: VerificationQueue
     subscriptions: SubscriptionSync
     events: Events
+    accounts: Accounts
     checkout: Checkout
     session_purchases: SessionPurchases
     plan_changes: PlanChanges
@@ -172,16 +183,14 @@ class Connections:
 async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator[Services]:
     """Open all services for the length of the block. `clock` is Stripe's calendar: see runtime/clock.py.
 
-    Raises ConfigurationError (plans file, a database that is not migrated), StorageUnavailable (no
-    database). It is no error if Redis or Stripe cannot be reached: both are retried while serving.
+    Raises ConfigurationError, StorageUnavailable (no database). Redis and Stripe are retried while serving.
     """
     catalogue, return_page = read_catalogue(settings.plans_file), read_return_page(settings.return_page_file)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         connections = await _open_connections(stack, settings, metrics)
         redis, gateway, hub = connections.redis, connections.gateway, connections.hub
-        prices = PriceCatalog(catalogue, gateway.account, settings.sells_at_stripes_prices)
-        await prices.load()
+        prices = await _load_prices(settings, catalogue, gateway)
         payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)
         own = OwnSubscriptions(gateway, payments.subscriptions, clock)
@@ -204,20 +213,33 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             settlement=payments.settlement,
             verification=payments.verification,
             checkouts=payments.checkouts,
+            claims=payments.claims,
+            claim_links=_claim_links(settings, payments.checkouts),
             verification_queue=payments.verification_queue,
             subscriptions=payments.subscriptions,
             events=payments.events,
+            accounts=Accounts(StripeCustomers(gateway, clock), payments.claims),
             checkout=checkout,
             session_purchases=SessionPurchases(gateway, prices, checkout, own, open_sessions),
             plan_changes=PlanChanges(
                 prices, gateway, payments.verification, checkout, payments.subscriptions, own, clock
             ),
             reconciler=payments.reconciler,
-            alarms=Alarms(settings.stripe_reads_per_month),
+            alarms=Alarms(settings.stripe_reads_per_month, settings.unclaimed_alarm_after_h),
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
             account_limits=AccountLimits(redis, settings, metrics),
             address_limits=AddressLimits(redis, settings, metrics),
         )
+
+
+async def _load_prices(settings: Settings, catalogue: Catalogue, gateway: StripeGateway) -> PriceCatalog:
+    prices = PriceCatalog(catalogue, gateway.account, settings.sells_at_stripes_prices)
+    await prices.load()
+    return prices
+
+
+def _claim_links(settings: Settings, checkouts: CheckoutVerification) -> ClaimLinks:
+    return ClaimLinks(settings.secret_key, settings.claim_link_days, settings.claim_url, checkouts)
 
 
 async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Connections:

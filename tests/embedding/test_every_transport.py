@@ -15,6 +15,7 @@ from paidup.client import (
     AlreadySubscribedError,
     APIStatusError,
     AsyncPaidup,
+    ConflictError,
     InsufficientCreditsError,
     InternalServerError,
     InvalidInputError,
@@ -31,7 +32,7 @@ from paidup.client.async_methods import AsyncMethods
 from paidup.client.errors import ERRORS
 from paidup.credits import reservations
 from paidup.mounting import InProcess
-from tests.support.checkout_shop import CheckoutShop
+from tests.support.checkout_shop import EXTRA, CheckoutShop
 from tests.support.contracts import OPENAPI, document
 from tests.support.paidup import JWT_SECRET
 from tests.support.paidup import Paidup as Server
@@ -137,6 +138,23 @@ async def test_a_checkout_session_is_followed(api: Any, stripe_side: StripeSide)
     assert (paid.checkout, paid.plan, paid.credits_granted) == (session, "pro", 2000)
     await refusal(NotFoundError, api.checkout_status("cs_test_elsewhere"))
     await refusal(NotFoundError, api.checkout_status("in_elsewhere/?"))
+
+
+async def test_a_payment_that_belongs_to_nobody_is_claimed(api: Any, stripe_side: StripeSide) -> None:
+    shop = CheckoutShop(stripe_side)
+    session = await shop.open(EXTRA)
+    with pytest.raises(ConflictError):
+        await api.claim_link(session)
+    await shop.pay(session)
+    link = await api.claim_link(session)
+    assert (link.checkout, link.url) == (session, None)
+    with pytest.raises(InvalidInputError):
+        await api.claim("ada", link.claim[1:])
+    claimed = await api.claim("ada", link.claim)
+    assert (claimed.active, claimed.credits_granted) == (True, 1000)
+    with pytest.raises(ConflictError):
+        await api.claim("bob", link.claim)
+    assert (await api.account("ada")).balance == 1000
 
 
 async def test_the_ledger_names_keys_and_reasons_page_by_page(api: Any, stripe_side: StripeSide) -> None:

@@ -255,7 +255,7 @@ async def _replayed(database: str, events: list[Any], story: Story, world: dict[
     )
     plans.write_text(uncapped.replace("credits = 2000", "credits = 2000\ntrial_credits = 100"))
     async with open_services(settings(database_url=database, plans_file=plans, **world), clock) as services:
-        account = await services.checkout.account("ada")
+        account = await services.accounts.get("ada")
         for event in events:
             await _hear(services, event)
         await wait_until(lambda: _nothing_left(services), within=30)

@@ -367,7 +367,7 @@ async def _paid_invoices(
     """Paid invoices of several accounts, as invoice.paid events and as verification shows them."""
     gateway, customers = paidup.services.gateway, []
     for number in range(ACCOUNTS):
-        account = await paidup.services.checkout.account(f"user-{number}")
+        account = await paidup.services.accounts.get(f"user-{number}")
         customers.append(await stripe_side.customer())
         await Account.filter(id=account.id).update(stripe_customer=customers[-1])
     card = {"payment_behavior": "allow_incomplete", "default_payment_method": "pm_card_visa"}

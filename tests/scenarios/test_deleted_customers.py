@@ -130,16 +130,16 @@ async def test_all_test_data_was_deleted_with_a_payment_pending(
 ) -> None:
     """S53: the pending invoice is gone, too: it is void here, and another is bought."""
     async with open_services(settings(**world.given())) as services:
-        account = await services.checkout.account("ada")
+        account = await services.accounts.get("ada")
         pending = await services.checkout.buy(account, "pro", Interval.MONTH)
     await stripe_side.control("reset")
     await stripe_side.create_prices()
     async with open_services(settings(**world.given())) as services:
-        account = await services.checkout.account("ada")
+        account = await services.accounts.get("ada")
         bought = await services.checkout.buy(account, "pro", Interval.MONTH)
         assert bought.created
         assert (await Invoice.get(id=pending.status.invoice)).status is InvoiceStatus.VOID
-        again = await services.checkout.buy(await services.checkout.account("ada"), "pro", Interval.MONTH)
+        again = await services.checkout.buy(await services.accounts.get("ada"), "pro", Interval.MONTH)
         assert (again.status.invoice, again.created) == (bought.status.invoice, False)
 
 
@@ -160,7 +160,7 @@ async def test_a_refusal_for_another_reason_forgets_no_customer(
 ) -> None:
     """A missing price is `resource_missing` as well: the customer is read, and is there."""
     async with open_services(settings(**world.given())) as services:
-        account = await services.checkout.account("ada", await stripe_side.customer())
+        account = await services.accounts.get("ada", await stripe_side.customer())
         customer = account.stripe_customer
         price_of_pro = await services.prices.id_for(services.catalogue.plan("pro").price())
 

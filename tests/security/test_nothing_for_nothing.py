@@ -243,7 +243,7 @@ async def _free_invoices(
     """Two paid invoices of a free plan for each account, of two subscriptions."""
     found: tuple[list[PaymentFacts], list[PaymentFacts]] = ([], [])
     for number in range(accounts):
-        account = await paidup.services.checkout.account(f"user-{number}")
+        account = await paidup.services.accounts.get(f"user-{number}")
         customer = await stripe_side.customer()
         await Account.filter(id=account.id).update(stripe_customer=customer)
         for of_one in found:

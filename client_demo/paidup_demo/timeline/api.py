@@ -185,7 +185,7 @@ class TimelineApi:
         run = secrets.token_hex(3)
 
         async def order(method: str) -> dict[str, Any]:
-            account = await services.checkout.account(f"{prefix}{run}-{method}")
+            account = await services.accounts.get(f"{prefix}{run}-{method}")
             purchase = await services.checkout.buy(account, plan.id)
             invoice = purchase.status.invoice
             ticket = services.tickets.issue(invoice, account.id)

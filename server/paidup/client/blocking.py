@@ -16,6 +16,7 @@ from paidup.client.responses import (
     ChangePreview,
     CheckoutPage,
     CheckoutStatus,
+    ClaimLink,
     Credits,
     Entry,
     EntryPage,
@@ -180,6 +181,20 @@ class Paidup(RetryingCaller):
         AlreadySubscribedError, PaymentUnderWayError, UnknownPlanError, InvalidInputError.
         """
         return self._run(calls.checkout_call(customer, choices))
+
+    def claim_link(self, checkout: str) -> ClaimLink:
+        """Return a link with which its customer, once logged in, claims a payment that belongs to nobody.
+
+        Raises NotFoundError, or ConflictError if it has an account already or nobody has paid.
+        """
+        return self._run(calls.claim_link_call(checkout))
+
+    def claim(self, customer: str, claim: str) -> CheckoutStatus:
+        """Make a payment the customer's, by the token of a claim link: once, and again for the same customer.
+
+        Raises ConflictError if it is another customer's, or InvalidInputError if the link has expired.
+        """
+        return self._run(calls.claim_call(customer, claim))
 
     def adopt(self, customer: str, invoice: str) -> PendingPayment:
         """Track an invoice that you created in Stripe yourself.

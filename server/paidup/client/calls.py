@@ -10,6 +10,7 @@ from paidup.client.responses import (
     ChangePreview,
     CheckoutPage,
     CheckoutStatus,
+    ClaimLink,
     Credits,
     EntryPage,
     FreshTicket,
@@ -23,6 +24,8 @@ from paidup.client.responses import (
 
 T = TypeVar("T")
 
+BACKEND = "backend"
+"""The subject of a token with which no customer is meant. No account is made for it."""
 PAGE = 100
 """Ledger entries of one page while iterating over all of them."""
 
@@ -145,6 +148,17 @@ class CheckoutChoices(TypedDict, total=False):
 def checkout_call(customer: str, choices: CheckoutChoices) -> ApiCall[CheckoutPage]:
     """POST /api/checkout."""
     return ApiCall(CheckoutPage, customer, "POST", "/api/checkout", dict(choices))
+
+
+def claim_call(customer: str, claim: str) -> ApiCall[CheckoutStatus]:
+    """POST /api/claims."""
+    return ApiCall(CheckoutStatus, customer, "POST", "/api/claims", {"claim": claim})
+
+
+def claim_link_call(checkout: str) -> ApiCall[ClaimLink]:
+    """POST /api/checkout/{checkout}/claim-link. It concerns no customer yet: the token names the backend."""
+    path = f"/api/checkout/{quote(checkout, safe='')}/claim-link"
+    return ApiCall(ClaimLink, BACKEND, "POST", path, {})
 
 
 def adopt_call(customer: str, invoice: str) -> ApiCall[PendingPayment]:

@@ -256,6 +256,18 @@ class CheckoutPage(msgspec.Struct, frozen=True):
     client_secret: str | None = None
 
 
+class ClaimLink(msgspec.Struct, frozen=True):
+    """A link for the customer of a payment that belongs to nobody yet. Send it to them alone.
+
+    `url` is CLAIM_URL with the token in `claim`, or None where that is not set.
+    """
+
+    checkout: str
+    claim: str
+    url: str | None
+    expires_at: datetime
+
+
 class CheckoutInProgress(msgspec.Struct, frozen=True):
     """A Checkout Session that the customer may be paying, or has paid a moment ago."""
 

@@ -1,4 +1,4 @@
-"""The command for second payments: resolve."""
+"""The command for second payments, and for those that belong to nobody: resolve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paidup.settings import Settings
 
 
 def resolve(
-    checkout: Annotated[str, typer.Argument(help="cs_...: a second payment, as the alarm names it.")],
+    checkout: Annotated[str, typer.Argument(help="cs_...: a payment that an alarm names.")],
     refund: Annotated[
         bool, typer.Option("--refund", help="End its subscription, and refund it with its credits.")
     ] = False,
@@ -26,7 +26,7 @@ def resolve(
     keep: Annotated[bool, typer.Option("--keep", help="Both are wanted: change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """End the alarm about a purchase that was paid twice: refund the second payment, or leave it."""
+    """End the alarm about a payment that was a second one, or is nobody's: refund it, or leave it."""
     wanted = [remedy for remedy, given in zip(Remedy, (refund, credit, keep), strict=True) if given]
     if len(wanted) != 1:
         raise InvalidInput("Say what to do: --refund, --credit or --keep.")
@@ -35,7 +35,8 @@ def resolve(
         print_json(done)
         return
     more = f" ({done.refund})" if done.refund else ""
-    text = f"{done.checkout}, paid beside {done.duplicate_of}: {done.resolution}{more}"
+    why = f"paid beside {done.duplicate_of}" if done.duplicate_of else "of nobody"
+    text = f"{done.checkout}, {why}: {done.resolution}{more}"
     console.print(text, markup=False, highlight=False)
 
 

@@ -225,7 +225,7 @@ class CheckoutSession(Model):
     duplicate_of = fields.CharField(255, null=True)
     """A second payment for one purchase: the subscription, session or invoice that was paid as well."""
     resolution = fields.CharField(20, null=True)
-    """What was done about a second payment: "refunded" or "credited"."""
+    """What was done about a second payment, or one of nobody's: "refunded", "credited" or "kept"."""
     resolved_at = fields.DatetimeField(null=True)
     claimed_at = fields.DatetimeField(null=True)
     expires_at = fields.DatetimeField()

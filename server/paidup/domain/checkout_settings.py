@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -34,6 +34,10 @@ class CheckoutSettings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upp
     checkout_billing_address: bool = False
     checkout_locale: Locale = "auto"
     checkout_top_up_invoices: bool = True
+    claim_url: str = ""
+    claim_link_days: Annotated[int, msgspec.Meta(ge=1, le=365)] = 30
+    claim_by_email: bool = False
+    unclaimed_alarm_after_h: Annotated[int, msgspec.Meta(ge=1, le=8760)] = 24
 
     @property
     def checkout_options(self) -> CheckoutOptions:
@@ -62,6 +66,7 @@ def checkout_problems(settings: CheckoutSettings, livemode: bool) -> list[str]:
         "PUBLIC_URL": settings.public_url,
         "CHECKOUT_RETURN_URL": settings.checkout_return_url,
         "CHECKOUT_CANCEL_URL": settings.checkout_cancel_url,
+        "CLAIM_URL": settings.claim_url,
     }
     problems = [
         f"{name} is not an address such as https://app.example.com{'' if livemode else ' (or http://...)'}"

@@ -33,6 +33,8 @@ def session_details(row: CheckoutSession) -> SessionDetails:
         currency=row.currency,
         invoice=row.invoice,
         subscription=row.subscription,
+        customer=row.customer,
+        client_reference=row.client_reference,
         superseded_by=row.superseded_by,
         duplicate_of=row.duplicate_of,
         resolution=row.resolution,
@@ -54,6 +56,8 @@ def session_summary(details: SessionDetails) -> list[tuple[str, str]]:
     ]
     if details.amount_minor is not None and details.currency:
         lines.append(("amount", format_amount(details.amount_minor, details.currency)))
+    if details.account is None and details.client_reference:
+        lines.append(("names", f"{details.client_reference}, who has no account"))
     if details.superseded_by:
         lines.append(("superseded", f"by {details.superseded_by}"))
     if details.duplicate_of:
@@ -73,5 +77,8 @@ def _advice(details: SessionDetails) -> str:
     if details.payment_status == "unpaid":
         return "Nothing: a payment that takes days is under way."
     if details.account is None:
-        return "It is paid, and belongs to no account that is known here."
+        return (
+            "It is paid, and belongs to nobody yet: send its customer what"
+            f" `paidup claim-link {details.checkout}` prints, or `paidup resolve` it."
+        )
     return "It is read again by the reconciler; `paidup work` has to run."

@@ -108,6 +108,9 @@ class SessionDetails(msgspec.Struct, frozen=True):
     completed_at: datetime | None
     expires_at: datetime
     next_check_at: datetime | None
+    customer: str | None = None
+    client_reference: str | None = None
+    """The account that it names, whether there is one or not."""
 
 
 class Explanation(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from paidup.operations.checkout_report import session_details
 from paidup.operations.explain import UNHANDLED_SHOWN_FOR, stored_event
 from paidup.operations.invoice_report import SessionDetails, StoredEvent
 from paidup.payments.outcomes import EventOutcome
+from paidup.payments.unclaimed import PARKED_UNCLAIMED, unclaimed_payments
 from paidup.reconciliation.alarms import Alarm, unresolved
 from paidup.runtime.clock import now
 
@@ -67,6 +68,9 @@ class Overview(msgspec.Struct, frozen=True):
     settled: list[SettledInvoice]
     second_payments: list[SessionDetails] = []
     """Of purchases that were paid twice, about which nothing was done yet."""
+    unclaimed: list[SessionDetails] = []
+    """Paid, and of nobody yet."""
+    unclaimed_total: int = 0
 
 
 async def load_overview(alarms: Sequence[Alarm]) -> Overview:
@@ -74,8 +78,10 @@ async def load_overview(alarms: Sequence[Alarm]) -> Overview:
     at = now()
     with storage_errors():
         pending = Invoice.filter(next_check_at__isnull=False)
+        unclaimed = unclaimed_payments()
+        claimable = Q(error__isnull=True) | Q(error__not=PARKED_UNCLAIMED)
         tried = Q(attempts__gt=0) | Q(received_at__lt=at - UNTRIED_AFTER)
-        failed = StripeEvent.filter(tried, handled_at__isnull=True)
+        failed = StripeEvent.filter(tried, claimable, handled_at__isnull=True)
         unhandled = StripeEvent.filter(
             outcome=EventOutcome.UNHANDLED_TYPE, received_at__gte=at - UNHANDLED_SHOWN_FOR
         )
@@ -98,6 +104,11 @@ async def load_overview(alarms: Sequence[Alarm]) -> Overview:
             second_payments=[
                 session_details(row) for row in await unresolved().limit(MAX_ROWS).select_related("account")
             ],
+            unclaimed=[
+                session_details(row)
+                for row in await unclaimed.order_by("-completed_at").limit(MAX_ROWS).select_related("account")
+            ],
+            unclaimed_total=await unclaimed.count(),
         )
 
 

@@ -10,6 +10,7 @@ from paidup.domain.stages import Stage
 from paidup.operations.formatting import format_duration
 from paidup.operations.invoice_report import GrantDetails, InvoiceDetails, StoredEvent, TimelineEvent
 from paidup.payments.timeline import TimelineEventType
+from paidup.payments.unclaimed import PARKED_UNCLAIMED
 
 OVERDUE = timedelta(seconds=60)
 """A check that is later than this means that no reconciler runs."""
@@ -133,6 +134,8 @@ def event_recommendation(event: StoredEvent) -> str:
         return "Nothing: no event of this type changes a payment."
     replay = f"then run `paidup replay {event.id}`. Or end the alarm with `paidup dismiss {event.id}`."
     error = event.error or ""
+    if error == PARKED_UNCLAIMED:
+        return "Nothing: it is handled once its Checkout Session is claimed (`paidup claim-link`)."
     if "unknown_price" in error:
         price = event.unknown_reference or "its price"
         return (

@@ -1,4 +1,4 @@
-"""What an operator does about a second payment for one purchase (`paidup resolve`).
+"""What an operator does about a second payment for one purchase, or one of nobody's (`paidup resolve`).
 
 Refund it: its subscription ends now, the money goes back, and its credits with it. Or leave its credits
 to the customer: its subscription ends with its period, so that it is not charged again. Or keep both.
@@ -14,6 +14,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import CheckoutSession
 from paidup.domain.payment_facts import Source
 from paidup.errors import Conflict, NotFound, StripeRefused
+from paidup.payments.checkout_verification import awaits_claim
 from paidup.payments.refunds import ReversalHandler
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
@@ -30,10 +31,12 @@ _RESOLUTIONS = {Remedy.REFUND: "refunded", Remedy.CREDIT: "credited", Remedy.KEE
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """`refund` is Stripe's, where one was made; None where the money had gone back before."""
+    """`duplicate_of` None: it belonged to nobody. `refund` is Stripe's, where one was made; None where the
+    money had gone back before.
+    """
 
     checkout: str
-    duplicate_of: str
+    duplicate_of: str | None
     resolution: str
     refund: str | None = None
 
@@ -50,8 +53,10 @@ class SecondPaymentRemedies:
         """
         with storage_errors():
             row = await CheckoutSession.get_or_none(id=session)
-        if row is None or row.duplicate_of is None:
-            raise NotFound(f"{session} is no second payment.")
+        if row is None or (row.duplicate_of is None and not awaits_claim(row)):
+            raise NotFound(f"{session} is no second payment, nor one that belongs to nobody.")
+        if row.duplicate_of is None and remedy is Remedy.CREDIT:
+            raise Conflict(f"{session} belongs to nobody: `paidup claim-link` makes a link to claim it.")
         resolution, refund = _RESOLUTIONS[remedy], None
         if row.resolution not in (None, resolution):
             raise Conflict(f"{session} was {row.resolution} already. Nothing was done.")

@@ -18,6 +18,7 @@ from tortoise.expressions import F, Q
 
 from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.customers import owner_of
+from paidup.db.installation import installed_at
 from paidup.db.models import Account, CheckoutSession, Invoice
 from paidup.domain.backoff import reconciler_delay_s
 from paidup.domain.messages import StatusMessage
@@ -50,6 +51,9 @@ SETUP = "setup"
 MISSED_FOR_S = 60.0
 """How long an id that Stripe does not have, or that is not ours, is not read again."""
 MAX_MISSED = 10_000
+MAX_OPEN = timedelta(days=1)
+"""Stripe expires a session that was not completed: https://docs.stripe.com/api/checkout/sessions/object"""
+PAST = Settled(Outcome.PAID_ELSEWHERE, "it was paid before this installation began")
 NO_SESSION = Settled(Outcome.IRRELEVANT, "Stripe has no such Checkout Session, or it sells no plan")
 
 
@@ -159,10 +163,10 @@ class CheckoutVerification:
             row = await CheckoutSession.filter(id=shown.id, account_id__not_isnull=True).first()
             if row is not None:
                 return row.account_id
-            for named in (shown.account, shown.client_reference_id):
-                account = await Account.filter(external_id=named).only("id").first() if named else None
-                if account is not None:
-                    return account.id
+            named = shown.reference
+            account = await Account.filter(external_id=named).only("id").first() if named else None
+            if account is not None:
+                return account.id
             if shown.account:
                 return None  # written with our key: it is meant for nobody else
             return await owner_of(None, shown.subscription_id, shown.customer_id)
@@ -172,8 +176,12 @@ class CheckoutVerification:
     async def check(self, session: str) -> CheckResult:
         """Verify a session of the queue, with a slot that was acquired. Never raises."""
         try:
-            if invoice := await self._invoice_of(session):
-                checked = await self._verification.check(invoice)
+            with storage_errors():
+                row = await CheckoutSession.get_or_none(id=session)
+            if row is not None and awaits_claim(row):
+                return CheckResult(settled=False, used_slot=False)
+            if row is not None and row.invoice:
+                checked = await self._verification.check(row.invoice)
                 await show_checkout_stage(self._hub, session, checked.used_slot)
                 return checked
             settled = await self.verify(session, slot_acquired=True)
@@ -186,11 +194,6 @@ class CheckoutVerification:
         except Exception:
             log.exception("verification_failed", checkout=session)  # a bug must not stop the others
         return CheckResult(settled=False, used_slot=True)
-
-    async def _invoice_of(self, session: str) -> str | None:
-        with storage_errors():
-            row = await CheckoutSession.filter(id=session).only("id", "invoice").first()
-        return row.invoice if row else None
 
     async def _read_new(self, session: str, source: Source, max_wait_s: float | None) -> Settled:
         """Read without a lease, which a session that is unknown here has not."""
@@ -231,7 +234,7 @@ class CheckoutVerification:
             payment_status=read.payment_status,
         )
         settled = await self.take(read, source)
-        if settled is NO_SESSION:
+        if settled in (NO_SESSION, PAST):
             self._remember_missed(session)
         return settled
 
@@ -245,11 +248,12 @@ class CheckoutVerification:
             return shown.invoice_id is not None and await Invoice.exists(id=shown.invoice_id)
 
     async def _foreign(self, shown: StripeCheckoutSession) -> Settled | None:
-        """The outcome of a session that sells no plan, as far as its prices can be read; else None."""
+        """The outcome of a session that sells no plan, or was paid before our time; None for one of ours."""
         lines = lines_of(shown)
         await self._prices.learn(lines)
         if any(self._prices.is_ours(line.price, line.product) for line in lines):
-            return None
+            past = shown.complete and at_unix(shown.created) < await installed_at() - MAX_OPEN
+            return PAST if past else None
         prices = [line.price for line in lines if line.price]
         unread = [price for price in prices if not self._prices.sells_nothing(price)]
         text = f"prices that are not read yet: {', '.join(unread)}"
@@ -307,10 +311,11 @@ class CheckoutVerification:
         assert status is not None
         async with write_transaction():
             linked = await Invoice.filter(id=status.invoice, checkout__isnull=True).update(checkout=session)
-            invoice = await Invoice.get(id=status.invoice).only("id", "plan", "price")
+            invoice = await Invoice.get(id=status.invoice).only("id", "plan", "price", "account_id")
             known = {"invoice": invoice.id, "plan": invoice.plan, "price": invoice.price}
             new = CheckoutSession.filter(id=session, invoice__isnull=True)
-            linked += await new.update(**known, next_check_at=None)
+            # What was credited: the metadata of the invoice may name another account.
+            linked += await new.update(**known, account_id=invoice.account_id, next_check_at=None)
         if status.terminal:
             self._queue.mark_settled(session)
         if linked:
@@ -374,7 +379,7 @@ def update_row(
     if row.status == COMPLETE and row.completed_at is None:
         row.completed_at = at
     row.customer = shown.customer_id or row.customer
-    row.client_reference = (shown.client_reference_id or row.client_reference or "")[:255] or None
+    row.client_reference = (shown.reference or row.client_reference or "")[:255] or None
     row.payment_intent = shown.intent_id or row.payment_intent
     row.subscription = shown.subscription_id or row.subscription
     row.currency = shown.currency or row.currency
@@ -384,13 +389,17 @@ def update_row(
             row.plan, row.price, row.quantity = prices[line.price].plan, line.price, line.quantity
 
 
+def awaits_claim(row: CheckoutSession) -> bool:
+    """Whether it is paid and belongs to nobody yet."""
+    return row.status == COMPLETE and row.payment_status in PAID and row.account_id is None
+
+
 def next_check(row: CheckoutSession, at: datetime) -> datetime | None:
     """When the reconciler reads it next: while it is open, or an invoice of its account is to come.
 
     No later read says whose a paid session is that is nobody's yet.
     """
-    unclaimed = row.status == COMPLETE and row.payment_status in PAID and row.account_id is None
-    if row.status == EXPIRED or row.invoice is not None or unclaimed:
+    if row.status == EXPIRED or row.invoice is not None or awaits_claim(row):
         return None
     delay_s = reconciler_delay_s((at - row.created_at).total_seconds())
     return None if delay_s is None else at + timedelta(seconds=delay_s)

@@ -19,6 +19,7 @@ from paidup.domain.catalog import Catalogue, PriceBook, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import Quote, quote
 from paidup.payments.outcomes import PUBLISH_GRACE, Outcome, Settled
+from paidup.payments.unclaimed import is_unclaimed
 from paidup.runtime.clock import at_unix, now
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,8 @@ async def create_invoice(
         return Settled(Outcome.PAID_ELSEWHERE, "it was paid before its subscription was taken up")
     account = await _find_account(invoice, account_id)
     if account is None:
+        if await is_unclaimed(invoice):
+            return Settled(Outcome.UNCLAIMED, "its Checkout Session belongs to nobody yet")
         unknown = f"is named {invoice.account}" if invoice.account else f"has the customer {invoice.customer}"
         return Settled(Outcome.UNKNOWN_CUSTOMER, f"no account {unknown}")
     if twin := await _with_another_row(invoice, account):

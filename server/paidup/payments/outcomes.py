@@ -36,6 +36,8 @@ class Outcome(StrEnum):
     """The invoice is for another product on the same Stripe account."""
     PAID_ELSEWHERE = "paid_elsewhere"
     """It was paid before Paidup took up its subscription: its credits were given elsewhere."""
+    UNCLAIMED = "unclaimed"
+    """Its Checkout Session belongs to nobody yet: it is credited once somebody claims that."""
 
     @property
     def done(self) -> bool:
@@ -61,6 +63,7 @@ class EventOutcome(StrEnum):
     IRRELEVANT = "irrelevant"
     NOT_OURS = "not_ours"
     PAID_ELSEWHERE = "paid_elsewhere"
+    UNCLAIMED = "unclaimed"
     DUPLICATE = "duplicate"
     """The event was handled before. Never stored: the first delivery's outcome stays."""
     POSTPONED = "postponed"

@@ -16,6 +16,7 @@ from paidup.db.models import Invoice, Reversal, ReversalKind
 from paidup.domain.payment_facts import Source
 from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement
+from paidup.payments.unclaimed import unclaimed_payments
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
@@ -59,6 +60,8 @@ class ReversalHandler:
             # The refund arrived before the payment: settle the invoice first.
             settled, _ = await self._verification.read(invoice, source)
             if settled.status is None:
+                if settled.outcome is Outcome.UNCLAIMED and isinstance(reversal, Refund):
+                    await _end_unclaimed(reversal)
                 return settled.outcome
         if fetched_at is None:
             if not await _differs(reversal):
@@ -85,6 +88,15 @@ class ReversalHandler:
         """The Checkout Session that a PaymentIntent has paid without an invoice, or None."""
         session = await self._gateway.checkout_sessions.of_intent(intent)
         return session.id if session and session.has_no_invoice else None
+
+
+async def _end_unclaimed(refund: Refund) -> None:
+    """Nobody has to be found for a payment that went back as a whole. A claim gives nothing then."""
+    if refund.status == "succeeded" and refund.payment_intent:
+        paid = unclaimed_payments().filter(payment_intent=refund.payment_intent)
+        whole = paid.filter(amount_minor__lte=refund.amount)
+        with storage_errors():
+            await whole.update(resolution="refunded", resolved_at=now())
 
 
 async def _differs(reversal: StripeReversal) -> bool:

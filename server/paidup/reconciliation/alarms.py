@@ -3,7 +3,8 @@
 `webhooks_silent`: payments are credited by verification and the reconciler, and no webhook arrives
 (S35). `events_given_up`: events could not be handled, and need an operator (S15). `unknown_currency`:
 payments wait for an amount of their price in their currency.
-`paid_twice`: Stripe has taken a second payment for one purchase (S39).
+`paid_twice`: Stripe has taken a second payment for one purchase (S39). `unclaimed_payments`: money was
+taken by Checkout Sessions that belong to nobody (S41).
 `reconciler_behind`: due work is not done, since no worker runs or it is too slow.
 `stripe_reads_high`: most of the month's reads from Stripe are used up. All are computed from the
 tables, so any process can report them. What to do: docs/operations.md.
@@ -22,13 +23,14 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import CheckoutSession, EventSource, Invoice, StripeEvent
 from paidup.domain.payment_facts import Source
 from paidup.payments.outcomes import EventOutcome
+from paidup.payments.unclaimed import unclaimed_payments
 from paidup.reconciliation.read_budget import DEFAULT_READS_PER_MONTH, ReadUse, read_use
 from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
 
 ALARMS = (
     *("webhooks_silent", "events_given_up", "unknown_currency", "reconciler_behind"),
-    *("stripe_reads_high", "paid_twice"),
+    *("stripe_reads_high", "paid_twice", "unclaimed_payments"),
 )
 
 PARKED_FOR_CURRENCY = f"parked: {EventOutcome.UNKNOWN_CURRENCY}"
@@ -38,6 +40,8 @@ GRACE = timedelta(minutes=5)
 """How late a webhook may be before its absence counts."""
 CACHED_S = 15.0
 MAX_NAMED = 5
+UNCLAIMED_AFTER_H = 24
+"""Who pays before signing up may take a while."""
 LOOKBACK = timedelta(days=7)
 OVERDUE = timedelta(minutes=10)
 """A worker that keeps up has handled anything due by then."""
@@ -64,6 +68,8 @@ class AlarmSnapshot(msgspec.Struct, frozen=True):
     alarms: list[Alarm]
     queues: list[Queue]
     reads: int = 0
+    unclaimed: int = 0
+    """Paid Checkout Sessions that belong to nobody yet."""
 
     def export(self, metrics: Metrics) -> None:
         """Set the metrics of alarms and queues."""
@@ -71,6 +77,7 @@ class AlarmSnapshot(msgspec.Struct, frozen=True):
         for name in ALARMS:
             metrics.alarm.labels(name).set(name in on)
         metrics.stripe_reads.set(self.reads)
+        metrics.unclaimed.set(self.unclaimed)
         for queue in self.queues:
             metrics.due.labels(queue.name).set(queue.due)
 
@@ -78,8 +85,11 @@ class AlarmSnapshot(msgspec.Struct, frozen=True):
 class Alarms:
     """Takes a snapshot every `CACHED_S` at most, since /readyz and /metrics ask often."""
 
-    def __init__(self, reads_per_month: int = DEFAULT_READS_PER_MONTH) -> None:
+    def __init__(
+        self, reads_per_month: int = DEFAULT_READS_PER_MONTH, unclaimed_after_h: int = UNCLAIMED_AFTER_H
+    ) -> None:
         self._reads_per_month = reads_per_month
+        self._unclaimed_after_h = unclaimed_after_h
         self._snapshot = AlarmSnapshot([], [])
         self._taken_at = float("-inf")
 
@@ -90,12 +100,14 @@ class Alarms:
     async def snapshot(self) -> AlarmSnapshot:
         """Raises StorageUnavailable."""
         if time.monotonic() - self._taken_at > CACHED_S:
-            self._snapshot = await take_snapshot(self._reads_per_month)
+            self._snapshot = await take_snapshot(self._reads_per_month, self._unclaimed_after_h)
             self._taken_at = time.monotonic()
         return self._snapshot
 
 
-async def take_snapshot(reads_per_month: int = DEFAULT_READS_PER_MONTH) -> AlarmSnapshot:
+async def take_snapshot(
+    reads_per_month: int = DEFAULT_READS_PER_MONTH, unclaimed_after_h: int = UNCLAIMED_AFTER_H
+) -> AlarmSnapshot:
     """Compute the alarms and queues from the tables. Raises StorageUnavailable."""
     queues, use = await due_queues(), await read_use(reads_per_month, now())
     found = (
@@ -105,8 +117,11 @@ async def take_snapshot(reads_per_month: int = DEFAULT_READS_PER_MONTH) -> Alarm
         reconciler_behind(queues),
         stripe_reads_high(use),
         await paid_twice(),
+        await unclaimed_too_long(timedelta(hours=unclaimed_after_h)),
     )
-    return AlarmSnapshot([alarm for alarm in found if alarm], queues, use.reads)
+    with storage_errors():
+        unclaimed = await unclaimed_payments().count()
+    return AlarmSnapshot([alarm for alarm in found if alarm], queues, use.reads, unclaimed)
 
 
 async def due_queues() -> list[Queue]:
@@ -169,6 +184,21 @@ def unresolved() -> QuerySet[CheckoutSession]:
     """Second payments about which nothing was done yet, newest first."""
     flagged = CheckoutSession.filter(duplicate_of__not_isnull=True, resolution__isnull=True)
     return flagged.order_by("-completed_at")
+
+
+async def unclaimed_too_long(after: timedelta) -> Alarm | None:
+    """The alarm that payments have belonged to nobody for too long, or None. Raises StorageUnavailable."""
+    with storage_errors():
+        waiting = unclaimed_payments().filter(completed_at__lte=now() - after)
+        rows = await waiting.order_by("completed_at").limit(MAX_NAMED).only("id")
+        count = await waiting.count() if rows else 0
+    if not rows:
+        return None
+    named = ", ".join(row.id for row in rows)
+    text = f"{count} payments have belonged to nobody for {after // timedelta(hours=1)} hours: {named}. "
+    return Alarm(
+        "unclaimed_payments", text + "`paidup explain` shows each, `paidup claim-link` makes a link to it."
+    )
 
 
 def stripe_reads_high(use: ReadUse) -> Alarm | None:

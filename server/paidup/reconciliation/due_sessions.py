@@ -16,6 +16,7 @@ from paidup.domain.backoff import FIRST_CHECK_S
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.payments.checkout_verification import CheckoutVerification, next_check
+from paidup.payments.claims import Claims
 from paidup.reconciliation.due_rows import BATCH, for_each
 from paidup.reconciliation.failures import FAILURES
 from paidup.runtime.clock import now
@@ -27,9 +28,14 @@ log = structlog.get_logger(__name__)
 
 
 class DueSessions:
-    def __init__(self, gateway: StripeGateway, checkouts: CheckoutVerification) -> None:
+    def __init__(self, gateway: StripeGateway, checkouts: CheckoutVerification, claims: Claims) -> None:
         self._gateway = gateway
         self._checkouts = checkouts
+        self._claims = claims
+
+    async def adopt_named(self) -> int:
+        """Give sessions to the accounts that they name, where those were made at the same moment."""
+        return await self._claims.sweep()
 
     async def sweep(self) -> int:
         """Read or expire the sessions that are due, as far as the rate limiter leaves slots."""

@@ -18,6 +18,7 @@ from paidup.payments.outcomes import Outcome
 from paidup.payments.refunds import REVERSAL_STRUCTS, ReversalHandler, StripeReversal
 from paidup.payments.verification import Verification
 from paidup.reconciliation.checkout_events import CHECKOUT_TYPES
+from paidup.reconciliation.completed_sessions import CompletedSessions
 from paidup.reconciliation.leftover_drafts import LeftoverDrafts
 from paidup.reconciliation.list_scanner import Pace, Scan, scan
 from paidup.reconciliation.read_budget import read_use
@@ -45,6 +46,7 @@ class ListSweeps:
         events: Events,
         reversals: ReversalHandler,
         drafts: LeftoverDrafts,
+        sessions: CompletedSessions,
         reads_per_month: int,
     ) -> None:
         self._reads_per_month = reads_per_month
@@ -54,6 +56,7 @@ class ListSweeps:
         self._events = events
         self._reversal_handler = reversals
         self._drafts = drafts
+        self._sessions = sessions
         self._ignored: set[str] = set()
         # Stripe takes at most twenty event types in one request.
         self._event_scans = [
@@ -126,6 +129,10 @@ class ListSweeps:
     async def settle_paid(self, listed: StripeInvoice) -> Outcome:
         """Settle an invoice that a list showed as paid; where the list shows only part of it, read it."""
         return (await self._verification.settle_paid(listed, Source.RECONCILIATION)).outcome
+
+    async def completed_sessions(self) -> int:
+        """Settle Checkout Sessions, made here or elsewhere, of which nothing was heard."""
+        return await self._scan(self._sessions.scan)
 
     async def leftover_drafts(self) -> int:
         """Delete drafts of top-ups that were never finished: once a day."""

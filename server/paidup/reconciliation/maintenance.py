@@ -46,7 +46,7 @@ class Maintenance:
         with storage_errors():
             at = now()
             await claim_watermark(RUNS, moved_before=at - EVERY, moved_at=at)
-        snapshot = await take_snapshot(self._policy.reads_per_month)
+        snapshot = await take_snapshot(self._policy.reads_per_month, self._policy.unclaimed_after_h)
         snapshot.export(self._metrics)
         for alarm in snapshot.alarms:
             log.error("alarm", name=alarm.name, text=alarm.text)

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import msgspec
 
+from paidup.reconciliation.alarms import UNCLAIMED_AFTER_H
 from paidup.reconciliation.pruning import Retention
 from paidup.reconciliation.read_budget import DEFAULT_READS_PER_MONTH
 from paidup.settings import Settings
@@ -17,6 +18,7 @@ class ReconcilerPolicy(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
     abandoned_after: timedelta = timedelta(hours=23)
     reads_per_month: int = DEFAULT_READS_PER_MONTH
+    unclaimed_after_h: int = UNCLAIMED_AFTER_H
 
 
 DEFAULT_POLICY = ReconcilerPolicy()
@@ -27,4 +29,5 @@ def policy_of(settings: Settings) -> ReconcilerPolicy:
         Retention(timedelta(days=settings.event_payload_days), timedelta(days=settings.timeline_days)),
         timedelta(hours=settings.abandoned_after_h),
         settings.stripe_reads_per_month,
+        settings.unclaimed_alarm_after_h,
     )

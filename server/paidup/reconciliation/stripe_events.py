@@ -25,6 +25,7 @@ from paidup.payments.outcomes import EventOutcome, Outcome
 from paidup.payments.refunds import ReversalHandler, decode_reversal
 from paidup.payments.settlement import MARK_HANDLED
 from paidup.payments.timeline import Timeline, TimelineEventType
+from paidup.payments.unclaimed import PARKED_UNCLAIMED
 from paidup.payments.verification import Verification
 from paidup.reconciliation.checkout_events import CHECKOUT_TYPES, CheckoutEvents
 from paidup.runtime.batching import BatchExecutor
@@ -60,6 +61,10 @@ RETRYABLE_OUTCOMES = frozenset(
     }
 )
 """Payments that cannot be assigned yet: the event stays unhandled, is retried, and is shown to operators."""
+UNCLAIMED_RETRY_S = 24 * 3600.0
+"""How often an event is tried whose payment belongs to nobody yet. A claim makes it due at once."""
+MAX_UNCLAIMED_ATTEMPTS = 400
+"""For more than a year."""
 
 
 INVOICE_TYPES = (
@@ -214,6 +219,9 @@ class Events:
             if handled.outcome in RETRYABLE_OUTCOMES:
                 await self._postpone(event.id, f"parked: {handled.outcome}")
                 return handled.outcome
+            if handled.outcome is EventOutcome.UNCLAIMED and event.kind not in CHECKOUT_TYPES:
+                await self._postpone(event.id, PARKED_UNCLAIMED, UNCLAIMED_RETRY_S)
+                return handled.outcome
         except Exception as error:
             await self._postpone(event.id, f"{type(error).__name__}: {error}")
             raise
@@ -228,11 +236,14 @@ class Events:
         except Exception as error:
             log.warning("event_failed_again", stripe_event=row.id, error=str(error), exc_info=True)
 
-    async def _postpone(self, event_id: str, error: str) -> None:
+    async def _postpone(self, event_id: str, error: str, at_last_every_s: float | None = None) -> None:
+        """Have it tried again: at growing intervals, then not any more, or `at_last_every_s`."""
         log.warning("event_postponed", stripe_event=event_id, error=error)
         with storage_errors():
             row = await StripeEvent.get(id=event_id)
             delay = event_retry_s(row.attempts)
+            if delay is None and row.attempts < MAX_UNCLAIMED_ATTEMPTS:
+                delay = at_last_every_s
             await StripeEvent.filter(id=event_id).update(
                 attempts=row.attempts + 1,
                 error=error[:2000],

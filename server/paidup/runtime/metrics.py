@@ -42,6 +42,9 @@ class Metrics:
             "Mismatches found by the audit. Alert if above 0.",
         )
         self.alarm = self._gauge("paidup_alarm", "1 while the alarm is active.", "name")
+        self.unclaimed = self._gauge(
+            "paidup_unclaimed_payments", "Paid Checkout Sessions that belong to no account yet."
+        )
         self.due = self._gauge("paidup_reconciler_backlog", "Rows that are due for the reconciler.", "queue")
 
     def _add_request_metrics(self) -> None:

@@ -142,8 +142,14 @@ class StripeCheckoutSession(msgspec.Struct, frozen=True):
 
     @property
     def account(self) -> str | None:
-        """The account that its metadata names."""
-        return (self.metadata or {}).get(ACCOUNT_METADATA_KEY) or None
+        """The account that its metadata names, or its invoice's where that was expanded."""
+        own = (self.metadata or {}).get(ACCOUNT_METADATA_KEY)
+        return own or (self.invoice.account if isinstance(self.invoice, StripeInvoice) else None)
+
+    @property
+    def reference(self) -> str | None:
+        """Whom it names: in metadata, or else in `client_reference_id`."""
+        return self.account or self.client_reference_id or None
 
     @property
     def has_no_invoice(self) -> bool:

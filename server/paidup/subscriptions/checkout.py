@@ -89,14 +89,6 @@ class Checkout:
         self._verification = verification
         self._customers = StripeCustomers(gateway, clock)
 
-    async def account(self, external_id: str, stripe_customer: str | None = None) -> Account:
-        """The account of a SaaS user, created on first use; `stripe_customer` is added to its customers."""
-        with storage_errors():
-            account, _ = await Account.get_or_create(external_id=external_id)
-        if stripe_customer and account.stripe_customer != stripe_customer:
-            account = await self._customers.add(account, stripe_customer)
-        return account
-
     async def buy(
         self, account: Account, plan_id: str, interval: Interval | None = None, quantity: int = 1
     ) -> Purchase:

@@ -46,11 +46,13 @@ class Customer(msgspec.Struct, frozen=True):
 
     `external_id` is your id of the user. `stripe_customer`, if you created one in Stripe, is trusted:
     your backend signed it. `scope` is BROWSER, or BACKEND if the request may spend credits.
+    `verified_email` is an address that your identity provider has verified, if any.
     """
 
     external_id: str
     stripe_customer: str | None = None
     scope: Scope = Scope.BROWSER
+    verified_email: str | None = None
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -205,7 +207,13 @@ def _customer(token: str, key: VerificationKey, rules: _Rules) -> Customer:
             _check_audience(claims.get(rules.audience_claim), rules)
         found = msgspec.convert({**claims, "sub": claims[rules.customer_claim]}, TokenClaims)
     scope = Scope.BACKEND if found.scope == Scope.BACKEND else Scope.BROWSER
-    return Customer(found.sub, found.stripe_customer, scope)
+    return Customer(found.sub, found.stripe_customer, scope, _verified_email(claims))
+
+
+def _verified_email(claims: dict[str, Any]) -> str | None:
+    """https://openid.net/specs/openid-connect-core-1_0.html#StandardClaims"""
+    email = claims.get("email")
+    return email if isinstance(email, str) and email and claims.get("email_verified") is True else None
 
 
 def _check_audience(named: Any, rules: _Rules) -> None:

@@ -23,7 +23,7 @@ from paidup.subscriptions.checkout import Purchase
 from paidup.subscriptions.pending import newest_awaited
 from paidup.subscriptions.renewals import Renewal, renewal_under_way
 from paidup.subscriptions.sync import current_subscriptions
-from paidup.web.auth import Scope, authenticated
+from paidup.web.auth import Customer, Scope, authenticated
 from paidup.web.current_status import current_status
 from paidup.web.http import json_response
 
@@ -33,8 +33,8 @@ def get_services(request: Request) -> Services:
     return services
 
 
-async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Account:
-    """The account of the authenticated customer, created on first use.
+async def identified(request: Request, scope: Scope = Scope.BROWSER) -> Customer:
+    """Whose request it is. No account is made.
 
     Raises NotAuthenticated or NotAllowed; with the scope BACKEND, InsufficientScope for a browser's token.
     """
@@ -46,7 +46,17 @@ async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Acc
     customer = await authenticated(request)
     if scope is Scope.BACKEND and customer.scope is not Scope.BACKEND:
         raise InsufficientScope(scope)
-    return await get_services(request).checkout.account(customer.external_id, customer.stripe_customer)
+    return customer
+
+
+async def account_of(request: Request, customer: Customer) -> Account:
+    """The customer's account, created on first use."""
+    return await get_services(request).accounts.get(customer.external_id, customer.stripe_customer)
+
+
+async def current_account(request: Request, scope: Scope = Scope.BROWSER) -> Account:
+    """The account of the authenticated customer, created on first use. Raises what `identified` raises."""
+    return await account_of(request, await identified(request, scope))
 
 
 def limited(request: Request, account: Account, what: Limited) -> AbstractAsyncContextManager[None]:

@@ -71,6 +71,7 @@ def overview_body(overview: Overview) -> Html:
             *(_tag("p", alarm.text, "alarm") for alarm in overview.alarms),
             "" if overview.alarms else _tag("p", "No alarms.", "good"),
             *_second_payments(overview),
+            *_unclaimed(overview),
             *_failed_events(overview),
             *_pending_invoices(overview),
             *_settled_invoices(overview),
@@ -176,6 +177,28 @@ def _second_payments(overview: Overview) -> list[Html]:
         for each in overview.second_payments
     ]
     return [_heading("Purchases paid twice", len(rows), len(rows)), _table(columns, rows, "")]
+
+
+def _unclaimed(overview: Overview) -> list[Html]:
+    """Payments that belong to nobody yet, where there are any."""
+    if not overview.unclaimed:
+        return []
+    columns = ("Checkout Session", "names", "plan", "customer", "completed", "remedy")
+    rows = [
+        (
+            _invoice_link(each.checkout),
+            each.client_reference,
+            each.plan,
+            each.customer,
+            _ago(overview.at, each.completed_at),
+            f"paidup claim-link {each.checkout}",
+        )
+        for each in overview.unclaimed
+    ]
+    return [
+        _heading("Paid, and of no account yet", overview.unclaimed_total, len(rows)),
+        _table(columns, rows, ""),
+    ]
 
 
 def _event_card(event: StoredEvent, at: datetime) -> Html:

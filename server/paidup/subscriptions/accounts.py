@@ -1,0 +1,30 @@
+"""The accounts of the SaaS's users, made on first use."""
+
+from __future__ import annotations
+
+from paidup.db.connection import storage_errors
+from paidup.db.models import Account
+from paidup.payments.claims import Claims
+from paidup.subscriptions.customers import StripeCustomers
+
+
+class Accounts:
+    def __init__(self, customers: StripeCustomers, claims: Claims) -> None:
+        self._customers = customers
+        self._claims = claims
+
+    async def get(self, external_id: str, stripe_customer: str | None = None) -> Account:
+        """A user's account; `stripe_customer` is added to its customers.
+
+        A new one gets what was paid for it before it was there. Raises Conflict (another account's
+        customer), StorageUnavailable.
+        """
+        with storage_errors():
+            account, created = await Account.get_or_create(external_id=external_id)
+        if stripe_customer and account.stripe_customer != stripe_customer:
+            account = await self._customers.add(account, stripe_customer)
+        if created:
+            await self._claims.adopt_named(account)
+            with storage_errors():
+                await account.refresh_from_db()
+        return account
