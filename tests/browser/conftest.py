@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
+from tests.browser.clean_contexts import USUAL_LOOKS
 from tests.browser.story import Demo, Shopper, running_demo, shopping
 from tests.support.browsers import running_browser
 
@@ -61,7 +62,7 @@ async def shopper(browser: Browser, demo: Demo, request: pytest.FixtureRequest) 
     Parametrized indirectly, it takes options of the browser context. Motion is reduced by default, which
     makes the test faster.
     """
-    looks = {"reduced_motion": "reduce", **getattr(request, "param", {})}
+    looks = {**USUAL_LOOKS, **getattr(request, "param", {})}
     async with shopping(browser, demo, **looks) as shopper:
         yield shopper
     assert shopper.troubles == []

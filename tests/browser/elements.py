@@ -14,6 +14,7 @@ from typing import Any
 
 from playwright.async_api import Browser, ConsoleMessage, Error, Locator, Page, Route, WebSocketRoute, expect
 
+from tests.browser.clean_contexts import USUAL_LOOKS, clean_context
 from tests.support.waiting import wait_until
 
 CLIENT = Path(__file__).parents[2] / "client_demo" / "paidup_demo" / "sdk"
@@ -148,12 +149,11 @@ class Screen:
 @asynccontextmanager
 async def showing(browser: Browser, **looks: Any) -> AsyncIterator[Screen]:
     """A page for elements; `looks` are options of a browser context. No motion unless they say so."""
-    context = await browser.new_context(**{"reduced_motion": "reduce", **looks})
-    page = await context.new_page()
-    screen = Screen(page)
-    page.on("pageerror", screen.note_thrown)
-    page.on("console", screen.note_logged)
-    await page.route(f"{ORIGIN}/**", screen.answer)
-    await page.route_web_socket("ws://paidup.test/**", screen.accept)
-    yield screen
-    await context.close()
+    async with clean_context(browser, [ORIGIN], {**USUAL_LOOKS, **looks}) as context:
+        page = await context.new_page()
+        screen = Screen(page)
+        page.on("pageerror", screen.note_thrown)
+        page.on("console", screen.note_logged)
+        await page.route(f"{ORIGIN}/**", screen.answer)
+        await page.route_web_socket("ws://paidup.test/**", screen.accept)
+        yield screen

@@ -26,6 +26,7 @@ from playwright.async_api import (
     expect,
 )
 
+from tests.browser.clean_contexts import clean_context
 from tests.browser.looks import NOTE_SHIFTS
 from tests.support.contracts import Undocumented, check_frame
 from tests.support.processes import Child, free_port
@@ -85,12 +86,11 @@ async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[
         for left in (await stripe_side.api("GET", "subscriptions?limit=100"))["data"]:
             if left["status"] != "incomplete":
                 await stripe_side.api("DELETE", f"subscriptions/{left['id']}")
-        context = await browser.new_context(**looks)
-        await context.add_init_script(NOTE_STAGES + NOTE_SHIFTS)
-        shopper = Shopper(demo, context, stripe_side)
-        await shopper.new_tab()
-        yield shopper
-        await context.close()
+        origins = (demo.url, demo.sandbox)
+        async with clean_context(browser, origins, looks, NOTE_STAGES + NOTE_SHIFTS) as context:
+            shopper = Shopper(demo, context, stripe_side)
+            await shopper.new_tab()
+            yield shopper
         await stripe_side.control("conditions/reset")
 
 
