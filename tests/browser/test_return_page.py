@@ -306,3 +306,18 @@ async def test_a_first_tab_is_told_that_the_second_has_paid(place: Place) -> Non
         text = page.locator("paidup-activation .block[data-current] .text")
         await expect(text).to_have_text("2,000 credits are in your account, ready to use.")
     force_setattr(configured, "allowed_origins", ORIGIN)
+
+
+async def test_a_payment_that_names_nobody_is_claimed_while_its_page_is_open(place: Place) -> None:
+    """S41, S42: it says "paid, not assigned"; they sign up in another tab, and the page is active."""
+    session = await place.shop.open()
+    await place.shop.pay(session)
+    async with place.returning(session) as page:
+        await expect(page.locator("main")).to_contain_text("could not be assigned to an account yet")
+        link = f"/api/checkout/{session}/claim-link"
+        _, made = await place.paidup.customer("backend").call("POST", link, scope="backend")
+        zoe = place.paidup.customer("zoe")
+        status, claimed = await zoe.call("POST", "/api/claims", {"claim": made["claim"]})
+        assert (status, claimed["status"]) == (200, "active")
+        await expect(heading(page)).to_have_text(ACTIVE)
+    assert await zoe.balance() == 2000

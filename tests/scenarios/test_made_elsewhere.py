@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from paidup.db.models import Account, CheckoutSession, CreditGrant, Invoice, StripeEvent, Subscription
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import Conflict, NotFound
+from paidup.payments import checkout_verification
 from paidup.payments.claims import Claims
+from paidup.reconciliation import completed_sessions
 from paidup.reconciliation.alarms import take_snapshot
 from paidup.runtime.clock import now
 from tests.conftest import World
@@ -241,3 +244,41 @@ async def test_a_list_reads_what_another_product_sold_once(deaf: Paidup, shop: C
         assert await scan._handle_page(0, None) == (0, session, False)
     assert await shop.reads() == 1
     assert await CheckoutSession.all().count() == 0
+
+
+async def test_what_names_a_user_who_never_came_is_the_claimants_with_its_renewals(
+    paidup: Paidup, shop: CheckoutShop
+) -> None:
+    """S41: the subscription's metadata has a mistake, and an operator has made a link."""
+    session = await shop.open(**{"subscription_data[metadata][paidup_account]": "adaa"})
+    paid = await shop.pay(session)
+    row = await unclaimed(session)
+    assert row.client_reference == "adaa"
+    ada = await paidup.services.accounts.get("ada")
+    await paidup.services.claims.claim(session, ada)
+    await shop.stripe.control(f"subscriptions/{paid['subscription']}/renew")
+    await wait_until(two_invoices_paid)
+    await handle_due_events(paidup)
+    await wait_until(lambda: are_active(ada, 2))
+    await wait_until(no_events_wait)
+    assert await paidup.customer("adaa").balance() == 0
+    await assert_books_balance()
+
+
+async def test_what_was_paid_before_this_installation_is_credited_to_nobody(
+    deaf: Paidup, shop: CheckoutShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S51: an old return address is opened again: the product has given those credits out itself."""
+    await Account.create(external_id="ada")
+    session = await shop.open(client_reference_id="ada")
+    await shop.pay(session)
+
+    async def tomorrow() -> datetime:
+        return now() + timedelta(days=1, minutes=1)
+
+    monkeypatch.setattr(checkout_verification, "installed_at", tomorrow)
+    monkeypatch.setattr(completed_sessions, "installed_at", tomorrow)
+    status, _ = await deaf.get(f"/api/checkout/{session}")
+    assert status == 404
+    assert await deaf.services.reconciler.lists.completed_sessions() == 0
+    assert (await CheckoutSession.all().count(), await granted()) == (0, 0)

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from tortoise.expressions import F
 
-from paidup.db.models import Account, StripeCustomer, Subscription
+from paidup.db.models import Account, CheckoutSession, StripeCustomer, Subscription
 
 
 async def owner_of(named: str | None, subscription: str | None, customer: str | None) -> int | None:
@@ -18,16 +18,26 @@ async def owner_of(named: str | None, subscription: str | None, customer: str | 
 
     Without metadata, it is the customer's account, unless the subscription is known to be another's.
     Metadata is written with the SaaS's secret key, so it is trusted. None where it names an account that
-    is not known: then the credits are meant for somebody else than the customer's account.
+    is not known: then the credits are meant for somebody else than the customer's account; unless that of
+    its subscription has claimed them.
     """
     if named:
         account = await Account.filter(external_id=named).only("id").first()
-        return account.id if account else None
+        return account.id if account else await _claimant(subscription)
     owner = await account_id_of(customer) if customer else None
     if owner is None or subscription is None:
         return owner
     row = await Subscription.filter(id=subscription).only("id", "account_id").first()
     return row.account_id if row else owner
+
+
+async def _claimant(subscription: str | None) -> int | None:
+    """The account that has claimed the Checkout Session of a subscription."""
+    if subscription is None:
+        return None
+    claimed = CheckoutSession.filter(subscription=subscription, claimed_at__not_isnull=True)
+    row = await claimed.only("id", "account_id").first()
+    return row.account_id if row else None
 
 
 async def account_id_of(customer: str) -> int | None:
