@@ -19,6 +19,8 @@ from paidup.errors import ConfigurationError, DatabaseUnreachable, StorageUnavai
 from tests.support.postgres_process import PostgresProcess, give_to_user, system_programs
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.xdist_group("tls")  # one PostgreSQL with TLS for all of them
+
 SESSION = (
     "SELECT ssl, client_dn, application_name FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
     " WHERE pid = pg_backend_pid()"

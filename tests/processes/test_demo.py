@@ -25,6 +25,8 @@ from tests.support.processes import Child, alive, descendants, free_port
 from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.xdist_group("demo-process")  # one demo for all of them
+
 DEMO = ["-m", "paidup.cli", "demo"]
 
 

@@ -23,6 +23,8 @@ from tests.support.paidup import ORIGIN, Paidup, serving, settings
 from tests.support.processes import free_port
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.xdist_group("demo-controls")  # one sandbox for all of them
+
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 PAGES = [
     {"Origin": "http://evil.example"},
