@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from paidup.db.models import Account, CheckoutSession, Invoice, StripeEvent
+from paidup.db.models import Account, CheckoutSession, Invoice, StripeCustomer, StripeEvent, Subscription
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import StripeRefused
 from tests.conftest import World
-from tests.support.checkout_shop import EXTRA, SEPA, CheckoutShop, linked
+from tests.support.checkout_shop import EXTRA, PRO, SEPA, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import ORIGIN, Customer, Paidup
 from tests.support.stripe_sandbox import StripeSide
@@ -134,3 +134,24 @@ async def test_an_app_is_returned_to_by_its_own_scheme_which_stripe_is_not_given
     assert (await CheckoutSession.get(id=made["checkout"])).return_to == f"{app}/done"
     shown = await shop.stripe.api("GET", f"checkout/sessions/{made['checkout']}")
     assert shown["cancel_url"] is None
+
+
+@pytest.mark.parametrize("lookup_key", [PRO, EXTRA])
+async def test_a_stranger_who_pays_for_an_account_does_not_become_its_customer(
+    paidup: Paidup, shop: CheckoutShop, lookup_key: str
+) -> None:
+    """S49: anybody may write any `client_reference_id`. Whoever has the customer's email address can log
+    in to Stripe's portal as them: the account's own cards must not be saved there.
+    """
+    own = await Account.create(external_id="ada")
+    creation: dict[str, Any] = {} if lookup_key == PRO else {"invoice_creation[enabled]": "true"}
+    session = await shop.open(lookup_key, client_reference_id="ada", **creation)
+    paid = await shop.pay(session, email="mallory@example.com")
+    await linked(session)
+    await wait_until(lambda: Account.exists(id=own.id, balance__gt=0))
+    assert await StripeCustomer.exists(id=paid["customer"], account_id=own.id)
+    later = await shop.stripe.subscribe(paid["customer"])
+    await wait_until(lambda: Subscription.exists(id=later["id"]))
+    made = await opened(paidup.customer(), top_up="extra")
+    shown = await shop.stripe.api("GET", f"checkout/sessions/{made['checkout']}")
+    assert shown["customer"] not in (None, paid["customer"])

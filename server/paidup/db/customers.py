@@ -65,11 +65,12 @@ async def is_deleted(customer: str) -> bool:
     return await StripeCustomer.exists(id=customer, deleted_at__isnull=False)
 
 
-async def link_customer(account_id: int, customer: str) -> bool:
+async def link_customer(account_id: int, customer: str, for_purchases: bool = True) -> bool:
     """Link a customer to an account; it becomes the one for new purchases where the account has none.
 
-    False, with nothing changed, where it belongs to another account. Needs a transaction that has
-    locked the account.
+    `for_purchases` False: it does not, since whoever paid may have named the account (a Payment Link
+    takes any `client_reference_id`), and the email address of that customer is theirs. False, with nothing
+    changed, where it belongs to another account. Needs a transaction that has locked the account.
     """
     owner = await account_id_of(customer)
     if owner not in (None, account_id):
@@ -80,7 +81,7 @@ async def link_customer(account_id: int, customer: str) -> bool:
     row = await StripeCustomer.get(id=customer)
     if row.account_id != account_id:
         return False  # linked at the same moment
-    if row.deleted_at is None:
+    if row.deleted_at is None and for_purchases:
         await Account.filter(id=account_id, stripe_customer__isnull=True).update(stripe_customer=customer)
     return True
 

@@ -139,8 +139,8 @@ async def _find_account(invoice: InvoiceFacts, account_id: int | None) -> Accoun
     if owner is None:
         return None
     account = await locked(Account.filter(id=owner)).get()
-    customer = invoice.customer
-    if customer and account.stripe_customer != customer and await link_customer(account.id, customer):
+    customer, ours = invoice.customer, invoice.account is not None
+    if customer and account.stripe_customer != customer and await link_customer(account.id, customer, ours):
         await account.refresh_from_db(fields=["stripe_customer"])
     return account
 

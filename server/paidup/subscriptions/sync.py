@@ -112,7 +112,8 @@ class SubscriptionSync:
             return EventOutcome.IRRELEVANT
         # Our own checkout is about to save an incomplete one. Where it was made elsewhere, it can wait.
         pause_s = FIRST_CHECK_S if shown.status == "incomplete" else 0
-        await self.register(shown.id, account, shown.customer, self._clock() + timedelta(seconds=pause_s))
+        customer = shown.customer if shown.named_account else None  # else it is the account's already
+        await self.register(shown.id, account, customer, self._clock() + timedelta(seconds=pause_s))
         return EventOutcome.REFRESH_SCHEDULED
 
     @repeatable
