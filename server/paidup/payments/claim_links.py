@@ -46,7 +46,8 @@ class ClaimLinks:
         """
         row = await _row(session)
         if row is None or row.status == OPEN:  # its webhook may be late, or lost
-            await self._checkouts.refresh(session, Source.VERIFICATION)
+            read = self._checkouts.verify if row is None else self._checkouts.refresh
+            await read(session, Source.VERIFICATION)
             row = await _row(session)
         if row is None:
             raise NotFound(f"There is no Checkout Session {session} that sells a plan.")
