@@ -155,3 +155,14 @@ async def test_a_stranger_who_pays_for_an_account_does_not_become_its_customer(
     made = await opened(paidup.customer(), top_up="extra")
     shown = await shop.stripe.api("GET", f"checkout/sessions/{made['checkout']}")
     assert shown["customer"] not in (None, paid["customer"])
+
+
+async def test_nor_where_the_account_is_made_later(paidup: Paidup, shop: CheckoutShop) -> None:
+    """S41: it gets what was paid for it, and no customer of a stranger's."""
+    session = await shop.open(client_reference_id="ada")
+    paid = await shop.pay(session, email="mallory@example.com")
+    await wait_until(lambda: CheckoutSession.exists(id=session, status="complete"))
+    made = await opened(paidup.customer(), top_up="extra")
+    assert await StripeCustomer.exists(id=paid["customer"], account__external_id="ada")
+    shown = await shop.stripe.api("GET", f"checkout/sessions/{made['checkout']}")
+    assert shown["customer"] not in (None, paid["customer"])

@@ -107,7 +107,7 @@ async def assign(session: str, account_id: int) -> bool:
         row.next_check_at, row.lease_expires_at = at, None
         await row.save(update_fields=["account_id", "claimed_at", "next_check_at", "lease_expires_at"])
         if row.customer:
-            await link_customer(account_id, row.customer)
+            await link_customer(account_id, row.customer, for_purchases=False)
         if row.subscription:
             new = Subscription(
                 id=row.subscription, account_id=account_id, plan=row.plan, price=row.price, refresh_at=at
