@@ -26,7 +26,7 @@ UNREACHABLE = {"webhook_drop": True, "rate_limited": True}
 """No source works: the webhook is lost, and Stripe answers 429."""
 
 
-async def expect_active(shopper: Shopper, via: str | None = None) -> None:
+async def expect_active(shopper: Shopper, via: str | re.Pattern[str] | None = None) -> None:
     """The finished screen; the poster that was interrupted is printed by itself."""
     await expect(shopper.page.get_by_test_id("activated")).to_be_visible()
     await expect(shopper.heading).to_have_text("Pro is yours.")

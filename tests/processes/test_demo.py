@@ -56,10 +56,12 @@ def demo() -> Iterator[Demo]:
     """The demo that this module's tests share; one of them restarts it."""
     home = Path(tempfile.mkdtemp(prefix="pu-"))
     running = Demo(home)
-    running.start()
-    yield running
-    running.stop()
-    shutil.rmtree(home, ignore_errors=True)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
