@@ -47,6 +47,8 @@ EXAMPLES = {path.name: path for path in (HERE / "examples").glob("*.html")}
 COOKIE = "paidup_demo"
 COOKIE_AGE_S = 365 * 24 * 3600
 STRIPE_JS = "https://js.stripe.com/endive/stripe.js"
+CHECKOUT = "https://checkout.stripe.com"
+"""The embedded page of Checkout."""
 
 
 class Demo:
@@ -122,16 +124,18 @@ class Demo:
 
     def _headers(self) -> dict[str, str]:
         scripts = _origin(self._stripe_js)
-        frames = [scripts] if self._settings.sandboxed else [scripts, "https://hooks.stripe.com"]
-        talks_to = [scripts] if self._settings.sandboxed else ["https://api.stripe.com"]
+        sandboxed = self._settings.sandboxed
+        # https://docs.stripe.com/security/guide#content-security-policy
+        frames = [scripts] if sandboxed else [scripts, "https://hooks.stripe.com", CHECKOUT]
+        talks_to = [scripts] if sandboxed else ["https://api.stripe.com", CHECKOUT]
         sockets = [origin.replace("http", "ws", 1) for origin in sorted(self._settings.origins)]
         policy = {
             "default-src": ["'self'"],
-            "script-src": ["'self'", scripts],
+            "script-src": ["'self'", scripts, *([] if sandboxed else [CHECKOUT])],
             "style-src": ["'self'", "'unsafe-inline'"],  # Stripe.js styles its elements inline
             "connect-src": ["'self'", *talks_to, *sockets],
             "frame-src": frames,
-            "img-src": ["'self'", "data:", "blob:"],
+            "img-src": ["'self'", "data:", "blob:", *([] if sandboxed else ["https://*.stripe.com"])],
             "object-src": ["'none'"],
             "base-uri": ["'none'"],
             "form-action": ["'self'"],

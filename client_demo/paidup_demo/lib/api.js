@@ -22,12 +22,14 @@
 /** @typedef {{credits: number, plan: string|null, due_at: string}} Installment a yearly plan's grant that is still due */
 /**
  * @typedef {{balance: number, subscription: Subscription|null, subscriptions: Subscription[], installments: Installment[],
- *   activating: Activating|null, renewing: Renewing|null}} Account
+ *   activating: Activating|null, renewing: Renewing|null, checkout: {checkout: string, status: string, plan: string|null}|null}} Account
  */
 /** @typedef {"grant"|"spend"|"reserve"|"release"|"freeze"|"reverse"|"restore"|"expire"|"adjust"} EntryKind */
 /** @typedef {{id: number, kind: EntryKind, credits: number, balance: number, reason: string, at: string}} Entry */
 /** @typedef {{balance: number, seed: string}} Poster what the demo's backend printed, and the balance after it */
 /** @typedef {{invoice: string, client_secret: string|null, ticket: string, status: Status}} Purchase */
+/** @typedef {{checkout: string, status: string, expires_at: string, url?: string, client_secret?: string}} CheckoutPage */
+/** @typedef {import("../sdk/paidup.js").CheckoutStatus} CheckoutStatus */
 /** @typedef {{currency: string, amount_due_minor: number, card: {brand: string, last4: string}|null}} Cost of a change, and what pays it */
 /** @typedef {{publishable_key: string, stripe_js: string, sandbox: string|null, customer: string}} Config */
 
@@ -75,6 +77,10 @@ export const change = (plan, interval) => call("POST", "/api/subscriptions/chang
 export const previewChange = (plan, interval) => call("POST", "/api/subscriptions/preview", { plan, interval });
 /** @param {string} plan @param {number} quantity @returns {Promise<Purchase>} */
 export const topUp = (plan, quantity) => call("POST", "/api/top-ups", { plan, quantity });
+/** A page of Stripe's to pay on. @param {{plan?: string, top_up?: string, interval?: string, quantity?: number, ui: string, return_to: string}} wanted @returns {Promise<CheckoutPage>} */
+export const checkout = (wanted) => call("POST", "/api/checkout", wanted);
+/** How its payment stands. @param {string} checkout @returns {Promise<CheckoutStatus>} */
+export const checkoutStatus = (checkout) => call("GET", `/api/checkout/${checkout}`);
 /** How its payment stands. @param {string} invoice @returns {Promise<Status>} */
 export const invoice = (invoice) => call("GET", `/api/invoices/${invoice}`);
 /** An existing invoice with its client secret. @param {string} invoice @returns {Promise<Purchase>} */

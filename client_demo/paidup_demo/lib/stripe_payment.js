@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * The card form: Stripe.js's element, and the outcome of confirming it.
+ * The forms: Stripe.js's card field or its Payment Element, and the outcome of confirming it.
  *
  * Card numbers never reach this page, and client secrets are not stored.
  */
@@ -56,13 +56,43 @@ export function cardField(stripe, mount, changed) {
 }
 
 /**
+ * Stripe's Payment Element for one payment. @param {any} stripe @param {string} secret @param {HTMLElement} mount
+ * @param {() => void} changed
+ */
+export function paymentElement(stripe, secret, mount, changed) {
+  const elements = stripe.elements({ clientSecret: secret });
+  const element = elements.create("payment");
+  element.mount(mount);
+  element.on("change", changed);
+  return { elements, element };
+}
+
+/**
+ * As `confirm`, with the Payment Element. Some ways to pay leave this page, and come back to `return_url`.
+ * @param {any} stripe @param {string} secret @param {any} elements @param {string} return_url @returns {Promise<Outcome>}
+ */
+export async function confirmElement(stripe, secret, elements, return_url) {
+  const invalid = await elements.submit();
+  if (invalid.error) return { kind: "refused", message: "" }; // the element shows it
+  return outcomeOf(
+    stripe,
+    secret,
+    await stripe.confirmPayment({ elements, confirmParams: { return_url }, redirect: "if_required" }).catch(unreachable),
+  );
+}
+
+/**
  * Confirm the payment, including the bank's check. With `card` null, an interrupted check is run again.
  * @param {any} stripe @param {string} secret @param {any} card @returns {Promise<Outcome>}
  */
 export async function confirm(stripe, secret, card) {
-  const { paymentIntent, error } = await (
-    card ? stripe.confirmCardPayment(secret, { payment_method: { card } }) : stripe.confirmCardPayment(secret)
-  ).catch(unreachable);
+  const given = card && { payment_method: { card } };
+  const confirming = given ? stripe.confirmCardPayment(secret, given) : stripe.confirmCardPayment(secret);
+  return outcomeOf(stripe, secret, await confirming.catch(unreachable));
+}
+
+/** @param {any} stripe @param {string} secret @param {any} result @returns {Promise<Outcome>} */
+async function outcomeOf(stripe, secret, { paymentIntent, error }) {
   const intent = paymentIntent ?? error?.payment_intent ?? (await retrieveIntent(stripe, secret, error));
   if (intent && isUnderWay(intent)) return { kind: "confirmed", status: intent.status };
   return { kind: "refused", message: cardError(error ?? {}) };

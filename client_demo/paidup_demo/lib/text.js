@@ -83,7 +83,7 @@ const toHome = button("home", "Back to posters");
  * The activating screen.
  * @param {Stage|"reversed"} stage
  * @param {{plan: string, kind?: string, credits: number, confirmed: boolean, online: boolean, error: string|null,
- *   reference?: string, processing?: string}} known `reference`: the invoice, to name to the shop; `processing`: what the
+ *   elsewhere?: boolean, reference?: string, processing?: string}} known `elsewhere`: paid on a page of Stripe's; `reference`: the invoice, to name to the shop; `processing`: what the
  *   server says of a bank debit
  *   `kind`: what the payment is for: plan, change, renewal, top-up; `confirmed`: whether this browser saw the bank's
  *   confirmation
@@ -98,7 +98,9 @@ export function screen(stage, known) {
     case "verifying":
       return {
         heading: known.kind === "top-up" ? `Adding your ${plan.toLowerCase()}` : `Activating your ${plan} plan`,
-        sentence: known.online
+        sentence: known.online && known.elsewhere
+          ? "We are checking your payment with Stripe."
+          : known.online
           ? "Your bank has confirmed the payment. We are checking it with Stripe."
           : "The connection was lost. We are reconnecting and still checking your payment.",
         steps: ["done", "now", "next"],
@@ -175,8 +177,9 @@ function success({ plan, kind, credits: added }) {
   return { heading: `${plan} is yours`, sentence };
 }
 
-/** Not paid, as Stripe says; or not known yet, and not confirmed in this browser. @param {Stage|"reversed"} stage @param {{plan: string, kind?: string}} known @returns {Screen} */
-function unpaid(stage, { plan, kind }) {
+/** Not paid, as Stripe says; or not known yet, and not confirmed in this browser. @param {Stage|"reversed"} stage @param {{plan: string, kind?: string, elsewhere?: boolean}} known @returns {Screen} */
+function unpaid(stage, { plan, kind, elsewhere }) {
+  const how = elsewhere ? "Go to the payment page" : "Enter your card details";
   return {
     heading:
       kind === "top-up"
@@ -184,10 +187,10 @@ function unpaid(stage, { plan, kind }) {
         : `Your ${plan} plan is waiting for payment`,
     sentence:
       stage === "awaiting_payment"
-        ? "It is not paid yet. Enter your card details to complete it. If you are paying on another device, this page updates by itself."
+        ? `It is not paid yet. ${how} to complete it. If you are paying on another device, this page updates by itself.`
         : "We are checking whether it has been paid.",
     steps: [stage === "awaiting_payment" ? "paused" : "now", "next", "next"],
-    actions: [button("pay", "Enter card details"), toHome],
+    actions: [button("pay", elsewhere ? "Go to the payment page" : "Enter card details"), toHome],
   };
 }
 

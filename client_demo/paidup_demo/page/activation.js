@@ -14,7 +14,7 @@ import { activate } from "../sdk/paidup.js";
 import * as timeline from "../timeline/timeline.js";
 import { drawScreen } from "./activation_view.js";
 import { go, showBanner } from "./views.js";
-import { isConfirmed, planName, planOf, PRICE, state, watching } from "./session_state.js";
+import { isConfirmed, isOnStripesPage, planName, planOf, PRICE, state, watching } from "./session_state.js";
 import * as texts from "../lib/text.js";
 
 /** @typedef {import("../lib/api.js").Activating} Activating */
@@ -30,13 +30,19 @@ let onCredits = () => {};
 /** @param {(view: string) => unknown} run when credits for a waiting poster have arrived; gets the current view */
 export const whenActive = (run) => void (onCredits = run);
 
+/** What a status is about. Those of Checkout Sessions name no invoice, and no balance. @param {Status} status */
+const idOf = ({ invoice, checkout }) => invoice ?? /** @type {string} */ (checkout);
+
 /** @param {Order} order @param {Status|null} status what is already known */
 export function watch(order, status) {
   state.order = order;
   if (status?.status === "active") return settled(status);
   if (watching(order.invoice)) return state.activation?.verify();
   state.activation?.close();
-  const activation = (state.activation = activate({ invoice: order.invoice, ticket: order.ticket }));
+  const { invoice, ticket } = order;
+  const activation = (state.activation = isOnStripesPage(order)
+    ? /** @type {Activation} */ (/** @type {unknown} */ (activate({ checkout: invoice })))
+    : activate({ invoice, ticket }));
   state.watchedInvoice = order.invoice;
   delete order.ticket; // used up
   const paidAt = storage.confirmedAt(order.invoice);
@@ -76,7 +82,8 @@ function draw(_event) {
     plan: planName(plan),
     kind: order.kind,
     credits: planOf(plan)?.credits ?? 0,
-    confirmed: isConfirmed(order),
+    confirmed: isConfirmed(order) || (isOnStripesPage(order) && stage === "verifying"),
+    elsewhere: isOnStripesPage(order),
     online: activation.connection === "open" || activation.connection === "connecting",
     error: activation.status?.error?.message ?? null,
     reference: order.invoice,
@@ -95,10 +102,11 @@ function stageOf({ status, stage }, order) {
 
 /** The credits are there. Drawn in the same task that received the status. @param {Status} status */
 function showCredits(status) {
-  if (el("source").dataset.invoice === status.invoice) return;
-  el("source").dataset.invoice = status.invoice;
-  timeline.follow(status.invoice);
-  showBalance(status.balance);
+  const id = idOf(status);
+  if (el("source").dataset.invoice === id) return;
+  el("source").dataset.invoice = id;
+  timeline.follow(id);
+  if (status.balance !== undefined) showBalance(status.balance); // else the account's own connection tells it
   const known = {
     plan: planName(status.plan),
     kind: planOf(status.plan)?.top_up ? "top-up" : state.order?.kind,
@@ -118,7 +126,7 @@ function showCredits(status) {
   refreshSoon();
   const at = state.order?.at;
   const active = mark("paidup:active");
-  seen = { invoice: status.invoice, via: status.via, after: at ? active - at : null };
+  seen = { invoice: id, via: status.via, after: at ? active - at : null };
   tell({ webhook: null, missed: false });
   if (!reducedMotion.matches && status.credits_granted > 0) burst();
 }
@@ -137,13 +145,13 @@ export function onTimeline(shown, invoice) {
 }
 
 /** Whether a poster is waiting and can be paid for now. @param {Status} status */
-const mayPrint = ({ balance }) => !!storage.poster && balance >= PRICE;
+const mayPrint = ({ balance, credits_granted }) => !!storage.poster && (balance ?? credits_granted) >= PRICE;
 
 /** @param {Status} status terminal */
 function settled(status) {
   state.activation?.close();
-  storage.forget(status.invoice);
-  if (storage.begun?.invoice === status.invoice) storage.begun = null;
+  storage.forget(idOf(status));
+  if (storage.begun?.invoice === idOf(status)) storage.begun = null;
   if (status.status !== "active") {
     if (state.view === "card") showActivating();
     return draw();
@@ -161,22 +169,33 @@ function burst() {
   el("burst").classList.add("go");
 }
 
-/** Continue after a reload, or in a second tab, while a payment is pending. @param {Activating} activating */
-export function resume(activating) {
+/**
+ * Continue after a reload, in a second tab, or on the way back from another page, while a payment is pending.
+ * @param {Activating} activating @param {boolean} back
+ */
+export function resume(activating, back) {
   followAndVerify(activating);
   const { status } = activating.status;
   const onItsWay =
     storage.confirmedAt(activating.invoice) || status === "processing" || status === "requires_action";
-  if (state.order && onItsWay && state.order.kind === "plan") showActivating();
+  if (state.order && (back || (onItsWay && state.order.kind === "plan"))) showActivating();
   else showBanner();
 }
 
-/** Announce a payment of this browser that was settled while no page was open, e.g. by this page's first request. */
-export async function announceSettled() {
-  const { begun } = storage;
+/**
+ * Announce a payment of this browser that was settled while no page was open, e.g. by this page's first request; or
+ * follow one that is made on a page of Stripe's. @param {import("../lib/api.js").Account} account @param {boolean} back
+ */
+export async function announceSettled({ checkout: open }, back) {
+  const begun = storage.begun ?? (open && { invoice: open.checkout, kind: planOf(open.plan)?.top_up ? "top-up" : "plan" });
   if (!begun) return;
-  const status = await api.invoice(begun.invoice).catch(() => null);
-  if (status?.status === "active") watch({ ...begun, plan: status.plan ?? "" }, status);
+  const known = isOnStripesPage(begun) ? api.checkoutStatus(begun.invoice) : api.invoice(begun.invoice);
+  const status = /** @type {Status|null} */ (await known.catch(() => null));
+  if (back && status) go("activating"); // it is what they came for
+  if (status?.status === "active" || (status && isOnStripesPage(begun) && status.status !== "void"))
+    watch({ ...begun, plan: status.plan ?? begun.plan ?? "" }, status);
+  else if (back && status) go("home");
+  if (state.order) back ? showActivating() : showBanner();
 }
 
 /** Follow a payment that the server reported, and ask it to verify again. @param {Activating} activating */

@@ -1,6 +1,6 @@
 // @ts-check
 /**
- * Checkout: the plan, the card and the bank's check, until the bank has confirmed; also retries of a failed payment.
+ * Checkout: the plan, the form and the bank's check, until the bank has confirmed; also retries of a failed payment.
  *
  * After the confirmation, activation.js takes over.
  */
@@ -11,10 +11,12 @@ import * as api from "../lib/api.js";
 import { el, mark } from "../lib/dom.js";
 import { storage } from "./storage.js";
 import { drawPlans } from "./plan_list.js";
-import { cardField, confirm, stripe, waitsForBank } from "../lib/stripe_payment.js";
+import { cardField, confirm, confirmElement, paymentElement, stripe, waitsForBank } from "../lib/stripe_payment.js";
+import { beginsOnStripesPage, openStripesPage } from "./stripe_page.js";
 import * as timeline from "../timeline/timeline.js";
 import { go } from "./views.js";
-import { planName, planOf, state, watching } from "./session_state.js";
+import { RETURN_TO } from "./router.js";
+import { isOnStripesPage, planName, planOf, state, watching } from "./session_state.js";
 
 /** @typedef {import("../sdk/paidup.js").Status} Status */
 /** @typedef {import("./session_state.js").Order} Order */
@@ -45,10 +47,13 @@ const choose = (plan, interval, errorId) =>
  */
 export async function buy(request, about, errorId) {
   if (state.busy) return;
+  state.beginAgain = () => buy(request, about, errorId);
   busy(true);
   el(errorId).textContent = "";
   let check = false;
   try {
+    if (["home", "plans", "account"].includes(state.view)) state.origin = state.view;
+    if (beginsOnStripesPage(about)) return await openStripesPage(about, describe);
     const purchase = await request();
     if (purchase) check = await begin(purchase, about);
   } catch (problem) {
@@ -65,7 +70,6 @@ export async function buy(request, about, errorId) {
  * @returns {Promise<boolean>} whether the bank asks for a check of a saved card
  */
 async function begin({ invoice, client_secret, ticket, status }, about) {
-  if (["home", "plans", "account"].includes(state.view)) state.origin = state.view;
   const order = { ...about, invoice, plan: status.plan ?? about.plan, ticket, secret: client_secret };
   storage.begun = { invoice, kind: about.kind };
   const checked = await bankCheckPending(order, status);
@@ -121,29 +125,67 @@ function busy(yes) {
 
 // ---- Card
 
-/** @param {Order} order */
-export async function showCard(order) {
-  const { config } = state;
-  if (!config) return;
+/** Write what is paid for, above the form or Stripe's page. @param {Order} order */
+function describe(order) {
   const { name, price, cost } = accountText.order(order, planOf(order.plan));
   el("order-name").textContent = name || planName(order.plan);
   el("order-price").textContent = price;
   el("pay").textContent = `Pay ${cost}`.trim();
   const toAccount = state.origin === "account";
-  el("card-back").dataset.action = toAccount ? "account" : "plans";
-  el("card-back").textContent = toAccount ? "Back to your account" : "Choose another plan";
+  for (const id of ["card-back", "page-back"]) {
+    el(id).dataset.action = toAccount ? "account" : "plans";
+    el(id).textContent = toAccount ? "Back to your account" : "Choose another plan";
+  }
+  el("card-title").textContent = isOnStripesPage(order) ? "Pay on Stripe’s page" : byElement() ? "Pay" : "Pay by card";
+}
+
+const byElement = () => storage.way === "element";
+
+/** @param {Order} order */
+export async function showCard(order) {
+  const { config } = state;
+  if (!config) return;
+  describe(order);
+  el("stripe-page").hidden = true;
+  el("card-form").hidden = false;
+  el("test-cards").hidden = !config.publishable_key.startsWith("pk_test_");
   go("card");
   try {
     const library = await stripe(config.stripe_js, config.publishable_key);
-    state.card ??= cardField(
-      library,
-      el("card"),
-      (_complete, error) => (el("card-error").textContent = error),
-    );
+    mountForm(library, order.secret ?? "");
     state.card.focus();
   } catch (problem) {
     el("card-error").textContent = /** @type {Error} */ (problem).message;
   }
+}
+
+/** Show the card field, or the Payment Element for this payment. @param {any} library @param {string} secret */
+function mountForm(library, secret) {
+  for (const id of ["card", "card-label"]) el(id).hidden = byElement();
+  el("payment-element").hidden = !byElement();
+  if (!byElement()) {
+    state.card = state.cardField ??= cardField(library, el("card"), (_, error) => (el("card-error").textContent = error));
+    return;
+  }
+  if (state.paymentElement?.secret !== secret) {
+    state.paymentElement?.element.destroy();
+    const made = paymentElement(library, secret, el("payment-element"), () => (el("card-error").textContent = ""));
+    state.paymentElement = { secret, ...made };
+  }
+  state.card = state.paymentElement.element;
+}
+
+/** The switch "How they pay" was moved: show the payment that is being made in the other way. */
+export async function changeWay() {
+  const { order, view, beginAgain, origin } = state;
+  if (view !== "card" || state.busy) return;
+  if (order && order.kind !== "plan" && order.kind !== "top-up") return void showCard(order);
+  await beginAgain?.();
+  if (state.view !== "card") return;
+  const errors = [...document.querySelectorAll(".view[hidden] .error")].map(({ id, textContent }) => ({ id, textContent }));
+  if (!errors.some(({ textContent }) => textContent)) return;
+  go(origin); // which shows the error
+  for (const { id, textContent } of errors) el(id).textContent = textContent;
 }
 
 export async function pay() {
@@ -157,7 +199,10 @@ export async function pay() {
   try {
     await timeline.paying();
     const library = await stripe(config.stripe_js, config.publishable_key);
-    const outcome = await confirm(library, order.secret, card);
+    const { elements } = state.paymentElement ?? {};
+    const outcome = byElement()
+      ? await confirmElement(library, order.secret, elements, location.origin + RETURN_TO)
+      : await confirm(library, order.secret, card);
     if (outcome.kind === "confirmed") confirmed(order, outcome.status);
     else if (state.view === "card") el("card-error").textContent = outcome.message;
   } finally {
@@ -197,7 +242,7 @@ export async function bankCheck() {
   }
 }
 
-/** Show the card form for the same payment; a second card cannot pay it twice. */
+/** Show the form, or Stripe's page, for the same payment; a second card cannot pay it twice. */
 export function retryPayment() {
   const { order } = state;
   if (!order) return;
@@ -205,7 +250,14 @@ export function retryPayment() {
   order.at = null;
   if (order.secret) return showCard(order);
   const errorId = state.view === "account" ? "plan-error" : "activating-error";
+  if (isOnStripesPage(order)) return buyAgain(order, errorId);
   return buy(() => api.resumeInvoice(order.invoice), { ...order, kind: order.kind ?? "plan" }, errorId);
+}
+
+/** What Stripe's page was for: on the same page, or as the switch says now. @param {Order} order @param {string} errorId */
+function buyAgain({ kind, plan, interval, quantity = 1 }, errorId) {
+  const request = () => (kind === "top-up" ? api.topUp(plan, quantity) : api.subscribe(plan, interval));
+  return buy(request, { kind: kind ?? "plan", plan, interval, quantity }, errorId);
 }
 
 /** Continue a waiting payment from the account page's notice. @param {accountText.Way} way */

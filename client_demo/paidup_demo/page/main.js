@@ -13,11 +13,12 @@ import { clock } from "./test_clock.js";
 import { el } from "../lib/dom.js";
 import { storage } from "./storage.js";
 import { drawTestCards } from "./plan_list.js";
-import { bankCheck, buy, continuePayment, listPlans, pay, retryPayment, showCard, showPlans } from "./checkout.js";
+import { bankCheck, buy, changeWay, continuePayment, listPlans, pay, retryPayment, showCard, showPlans } from "./checkout.js";
 import * as timeline from "../timeline/timeline.js";
-import { here, onNavigate } from "./router.js";
+import { cameBack, here, onNavigate } from "./router.js";
 import { printToGallery, drawGallery, showSheet } from "./gallery.js";
 import { go, showGallery } from "./views.js";
+import { setUpWays } from "./ways.js";
 import { PRICE, state } from "./session_state.js";
 import * as texts from "../lib/text.js";
 
@@ -120,6 +121,7 @@ function addListeners() {
     el("work").focus();
   });
   whenActive((view) => makePoster(`${view}-error`)); // continue the interrupted poster
+  setUpWays(() => void changeWay());
   el("make").onclick = () => makePoster("home-error");
   el("another").onclick = () => makePoster("done-error");
   el("banner-open").onclick = showActivating;
@@ -144,6 +146,7 @@ async function start() {
   addListeners();
   drawGallery();
   showSheet(storage.poster);
+  const back = cameBack();
   const wanted = here();
   go(wanted === "account" ? wanted : "home");
   try {
@@ -157,8 +160,8 @@ async function start() {
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no real payments are made." : "";
     void timeline.start(config, onTimeline);
     if (config.sandbox) void clock(refreshSoon);
-    if (account.activating) resume(account.activating);
-    else void announceSettled();
+    if (account.activating) resume(account.activating, back);
+    else void announceSettled(account, back);
   } catch (problem) {
     el(state.view === "account" ? "account-error" : "home-error").textContent = /** @type {Error} */ (problem).message;
   }

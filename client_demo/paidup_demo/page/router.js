@@ -12,6 +12,17 @@ const VIEWS = ["home", "plans", "account", "card", "activating", "done"];
 /** @type {View[]} */
 const PURCHASE_VIEWS = ["card", "activating", "done"];
 
+/** Where customers come back to from another page: this one, with a mark. It says nothing of the payment. */
+const BACK = "back";
+export const RETURN_TO = `/?${BACK}=1`;
+
+/** Whether the customer comes back from another page; removes the mark, and what Stripe has added to it. */
+export function cameBack() {
+  const back = new URLSearchParams(location.search).has(BACK);
+  if (back) history.replaceState(null, "", location.pathname + location.hash);
+  return back;
+}
+
 /** The view in the address, or null. @returns {View|null} */
 export function here() {
   const name = /** @type {View} */ (location.hash.slice(1) || "home");

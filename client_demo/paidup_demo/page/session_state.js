@@ -11,7 +11,7 @@ import { storage } from "./storage.js";
 /** @typedef {import("../sdk/paidup.js").Activation} Activation */
 /** @typedef {import("./router.js").View} View */
 /**
- * What is being paid for. `kind`: plan, change, renewal or top-up; `at`: when the bank confirmed, in ms since 1970;
+ * What is being paid for. `invoice`: Stripe's id of it, or of the Checkout Session that has none yet; `kind`: plan, change, renewal or top-up; `at`: when the bank confirmed, in ms since 1970;
  * `intent`: what Stripe.js said last.
  * @typedef {{invoice: string, plan: string, kind?: string, ticket?: string, secret?: string|null, interval?: string,
  *   quantity?: number, at?: number|null, intent?: string}} Order
@@ -28,7 +28,11 @@ export const state = {
   /** @type {Order|null} */ order: null,
   /** @type {Activation|null} */ activation: null,
   /** @type {string|null} the invoice that the activation watches */ watchedInvoice: null,
-  /** @type {any} */ card: null,
+  /** @type {any} the form's element: the card field or the Payment Element */ card: null,
+  /** @type {any} the card field, once it was shown */ cardField: null,
+  /** @type {{secret: string, elements: any, element: any}|null} */ paymentElement: null,
+  /** @type {any} Stripe's embedded page, while it is shown */ page: null,
+  /** @type {(() => Promise<void>)|null} begins the purchase that was begun last once more */ beginAgain: null,
   busy: false, // with a payment
   printing: false,
   announcement: "", // shown on the home view when a payment is settled in the background
@@ -36,6 +40,9 @@ export const state = {
 
 /** Whether any tab of this browser has seen the bank's confirmation. @param {Order} order */
 export const isConfirmed = (order) => !!(order.at ?? storage.confirmedAt(order.invoice));
+
+/** Whether it is paid on a page of Stripe's. @param {{invoice: string}} order */
+export const isOnStripesPage = ({ invoice }) => invoice.startsWith("cs_");
 
 /** @param {string} invoice */
 export const watching = (invoice) =>

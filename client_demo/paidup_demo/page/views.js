@@ -17,6 +17,10 @@ export function go(view) {
   state.view = view;
   enter(view);
   if (changed) state.announcement = "";
+  if (changed && view !== "card") {
+    state.page?.destroy();
+    state.page = null;
+  }
   document.title = view === "account" ? "Your account – Halftone" : "Halftone";
   el("work").dataset.view = view;
   el("to-account").ariaCurrent = view === "account" ? "page" : null;

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from paidup.db.connection import storage_errors
-from paidup.db.models import Account, Invoice, TimelineEntry
+from paidup.db.models import Account, CheckoutSession, Invoice, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import Conflict, NotAllowed, NotFound
 from paidup.payments.timeline import TimelineEventType
@@ -39,12 +39,13 @@ from paidup_demo.timeline.fault_injection import Fault, FaultReport, control_soc
 
 MAX_EVENTS = 300
 INVOICE = re.compile(r"in_\w{1,250}", re.ASCII)
+SESSION = re.compile(r"cs_\w{1,250}", re.ASCII)
 COMPARISON_MARK = "~"
 """Separates a customer's id from the suffix of the extra customers of their comparison."""
 METHODS = ("paidup", "polling", "webhook")
 MAX_COMPARISON_ACCOUNTS = 20 * len(METHODS)
 PAYING_EVENTS = frozenset({"invoice.paid", "invoice.payment_succeeded", "invoice_payment.paid"})
-SOCKET_PATH = "/ws/invoices/"
+SOCKET_PATHS = ("/ws/invoices/", "/ws/checkout/")
 MAX_TRANSPORTS = 64
 
 
@@ -72,7 +73,10 @@ class InjectedFault(msgspec.Struct, frozen=True):
 
 
 class TimelineSnapshot(msgspec.Struct, frozen=True):
-    """Everything the timeline is drawn from. `now` is the server's clock when it answered."""
+    """Everything the timeline is drawn from. `invoice` is the id that was asked for, perhaps a session's.
+
+    `now` is the server's clock when it answered.
+    """
 
     invoice: str
     status: str
@@ -114,18 +118,22 @@ class TimelineApi:
         )
 
     async def snapshot(self, request: Request) -> Response:
-        row = await self._own_invoice(request)
+        session = await self._own_session(request)
+        row = await self._own_invoice(request) if session is None else await _invoice_of(session)
+        if row is not None and row.checkout and session is None:
+            session = await CheckoutSession.get_or_none(id=row.checkout)
         report = await request_fault(self._supervisor) if self._local_sandbox else FaultReport()
+        of = [each.id for each in (row, session) if each is not None]
+        began = min(each.created_at for each in (row, session) if each is not None)
         with storage_errors():
-            entries = await TimelineEntry.filter(invoice=row.id).order_by("at", "id").limit(MAX_EVENTS)
+            entries = await TimelineEntry.filter(invoice__in=of).order_by("at", "id").limit(MAX_EVENTS)
+        events = [TimelineEvent(_ms(entry.at), entry.event_type, entry.detail or {}) for entry in entries]
         return json_response(
             TimelineSnapshot(
-                invoice=row.id,
-                status=row.status,
-                events=[
-                    TimelineEvent(_ms(entry.at), entry.event_type, entry.detail or {}) for entry in entries
-                ],
-                faults=[_injected(fault) for fault in report.faults if _lasted_after(fault, row.created_at)],
+                invoice=request.path_params["invoice"],
+                status=row.status if row else InvoiceStatus.OPEN,
+                events=sorted([*events, *_session_events(session)], key=lambda event: event.at),
+                faults=[_injected(fault) for fault in report.faults if _lasted_after(fault, began)],
                 now=_ms(now()),
             )
         )
@@ -138,20 +146,20 @@ class TimelineApi:
         body = await read_json(request, FaultBody)
         if body.type == "socket":
             request.path_params["invoice"] = body.invoice
-            row = await self._own_invoice(request)
-            for invoice, transport in self._transports:
-                if invoice == row.id:
+            row = await self._own_session(request) or await self._own_invoice(request)
+            for followed, transport in self._transports:
+                if followed == row.id:
                     transport.abort()
         else:
             await request_fault(self._supervisor, body.type)
         return Response(status_code=204)
 
     def record_transports(self, app: ASGIApp) -> ASGIApp:
-        """Middleware that remembers the transports of the newest WebSockets on invoices."""
+        """Middleware that remembers the transports of the newest WebSockets on payments."""
 
         async def recording(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "websocket" and scope["path"].startswith(SOCKET_PATH):
-                self._record(scope, scope["path"].removeprefix(SOCKET_PATH))
+            if scope["type"] == "websocket" and scope["path"].startswith(SOCKET_PATHS):
+                self._record(scope, scope["path"].rpartition("/")[2])
             await app(scope, receive, send)
 
         return recording
@@ -226,11 +234,37 @@ class TimelineApi:
                 return row
         raise NotFound("This customer has no such invoice.")
 
+    async def _own_session(self, request: Request) -> CheckoutSession | None:
+        """The customer's own Checkout Session in the path; None if the path names no session."""
+        customer = await self._authenticate(request)
+        session = request.path_params["invoice"]
+        if not SESSION.fullmatch(session):
+            return None
+        with storage_errors():
+            own = CheckoutSession.filter(id=session, account__external_id=customer.external_id)
+            row = await own.first()
+        if row is None:
+            raise NotFound("This customer has no such Checkout Session.")
+        return row
+
     def _require_own_page(self, request: Request) -> None:
         """Any website can send a POST to the loopback interface: accept only the demo's own page."""
         near = request.client is not None and is_loopback(request.client.host)
         if not (self._local_sandbox and near and request.headers.get("origin") in self._origins):
             raise NotAllowed("Only the demo's own page, with the sandbox on this machine, may do that.")
+
+
+async def _invoice_of(session: CheckoutSession) -> Invoice | None:
+    with storage_errors():
+        return await Invoice.get_or_none(id=session.invoice) if session.invoice else None
+
+
+def _session_events(session: CheckoutSession | None) -> list[TimelineEvent]:
+    """What the row of a session knows: when it was opened here, and first known to be complete."""
+    if session is None:
+        return []
+    times = {"checkout_opened": session.created_at, "checkout_completed": session.completed_at}
+    return [TimelineEvent(_ms(at), name, {}) for name, at in times.items() if at is not None]
 
 
 def _is_local(host: str) -> bool:

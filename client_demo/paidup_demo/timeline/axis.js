@@ -21,6 +21,7 @@ const ENDS = [0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300,
  */
 export function timeWindows(timeline, clock) {
   const first = Math.min(0, ...dotsOf(timeline), ...spansOf(timeline));
+  const near = Math.max(first, -BEFORE_MS);
   const reach = Math.max(timeline.last, timeline.open ? clock : 0, 20);
   const to = timeline.open
     ? (ENDS.find((end) => end * 0.94 >= reach) ?? reach * 1.1)
@@ -28,16 +29,16 @@ export function timeWindows(timeline, clock) {
   const pad = Math.max(-first * 1.15, to * 0.015);
   const whole = { from: -pad, to };
   const done = Math.max(timeline.settled ?? 0, timeline.shownAt ?? 0, deliveredAt(timeline));
-  if (timeline.settled === null || done <= 0 || done / to > LENS_BELOW_SHARE) return { whole, lens: null };
-  const lens = { from: Math.min(first * 1.15, -done * 0.04), to: done * 1.12 };
+  if (timeline.settled === null || done <= 0 || done / (to + pad) > LENS_BELOW_SHARE) return { whole, lens: null };
+  const lens = { from: Math.min(near * 1.15, -done * 0.04), to: done * 1.12 };
   return { whole, lens };
 }
 
 /** @param {Timeline} timeline */
 const dotsOf = ({ lanes }) => lanes.flatMap(({ dots }) => dots.map(({ at }) => at));
 /** @param {Timeline} timeline */
-const spansOf = ({ lanes }) =>
-  lanes.flatMap(({ spans }) => spans.map(({ from }) => from).filter((from) => from >= -BEFORE_MS));
+const spansOf = ({ lanes, before }) =>
+  lanes.flatMap(({ spans }) => spans.map(({ from }) => from).filter((from) => from >= -(before ?? BEFORE_MS)));
 
 /** @param {Timeline} timeline when the page was updated, if that was soon after the credits were granted */
 function deliveredAt({ lanes, settled }) {

@@ -178,7 +178,7 @@ export async function conditions(panel, sandbox, available, inject) {
       state.show(await call("GET", url));
       state.armed = preset.fault || preset.paying ? preset : null;
       name(preset.name);
-      note.textContent = state.armed ? `${preset.name}: starts when you pay.` : `${preset.name}: set.`;
+      note.textContent = state.armed ? `${preset.name}: starts when you pay with a form on this page.` : `${preset.name}: set.`;
     });
   const offered = PRESETS.filter(({ fault }) => !fault || !REQUIRED_FAULT[fault] || available.includes(REQUIRED_FAULT[fault]));
   part("[data-presets]").replaceChildren(...offered.map((preset) => presetButton(preset, () => set(preset))));

@@ -23,7 +23,7 @@ import { formatDuration } from "../lib/text.js";
 /**
  * @typedef {{origin: number, confirmed: boolean, settled: number|null, shownAt: number|null,
  *   lanes: Lane[], restarts: {from: number, to: number|null}[], rows: Row[], last: number, open: boolean,
- *   webhook: number|null, missed: boolean, headline: string, detail: string}} Timeline
+ *   before: number, webhook: number|null, missed: boolean, headline: string, detail: string}} Timeline
  *   `webhook`: when it came, in ms since the credits were granted; `missed`: it is no longer expected
  */
 
@@ -33,8 +33,13 @@ const PAID = new Set([
   "invoice.payment_succeeded",
   "invoice_payment.paid",
   "payment_intent.succeeded",
+  "checkout.session.completed",
+  "checkout.session.async_payment_succeeded",
 ]);
+/** Of a Checkout Session's `payment_status`. */
+const SETTLED_PAGES = new Set(["paid", "no_payment_required"]);
 export const BEFORE_MS = 1000; // 3DS pages and webhooks can be this much ahead of the browser
+export const PAGE_BEFORE_MS = 60_000; // Stripe's page can be open this much longer, of what is drawn
 const WEBHOOK_GIVE_UP_MS = 180_000; // after this, a missing webhook is no longer waited for
 export const DELIVERED = "sent to the page";
 
@@ -76,21 +81,22 @@ export function buildTimeline(record, now) {
   const via = credited?.detail.source ?? null;
   const shownAt = marks.find(({ type }) => type === "active")?.at ?? null;
   const confirmed = marks.some(({ type }) => type === "confirmed");
+  const before = events.some(({ type }) => type === "checkout_opened") ? PAGE_BEFORE_MS : BEFORE_MS;
   const faults = record.faults
     .map(({ type, started, ended }) => ({ type, from: started - origin, to: ended === null ? null : ended - origin }))
-    .filter(({ to }) => to === null || to > -BEFORE_MS);
+    .filter(({ to }) => to === null || to > -before);
   const restarts = faults.filter(({ type }) => type === "restart");
   const redisOutages = faults.filter(({ type }) => type === "redis");
-  const known = { record, clock, events, marks, restarts, redisOutages, settled, via, confirmed };
+  const known = { record, clock, events, marks, restarts, redisOutages, settled, via, confirmed, before };
   const lanes = LANES.map((id) => lane(id, known));
   const rows = rowsOf(known);
-  const shown = rows.filter(({ at }) => at >= -BEFORE_MS);
+  const shown = rows.filter(({ at }) => at >= -before);
   const received = events.find(isPaidWebhook);
   const lasting = faults.some(({ to }) => to === null);
   const missed = settled !== null && !received && clock - settled > WEBHOOK_GIVE_UP_MS;
   const over = settled !== null && (received || missed) && !lasting;
   return {
-    ...{ origin, confirmed, settled, shownAt, lanes, restarts, rows },
+    ...{ origin, confirmed, settled, shownAt, lanes, restarts, rows, before },
     last: Math.max(0, ...shown.map(({ at }) => at)),
     open: !over && !["void", "reversed"].includes(record.status),
     webhook: settled === null || !received ? null : received.at - settled,
@@ -102,7 +108,8 @@ export function buildTimeline(record, now) {
 /** @typedef {{type: string, from: number, to: number|null}} Outage a fault while it lasted; `to` null: still going on */
 /**
  * @typedef {{record: Purchase, clock: number, events: TimelineEvent[], marks: Mark[], restarts: Outage[], redisOutages: Outage[],
- *   settled: number|null, via: string|null, confirmed: boolean}} Known
+ *   settled: number|null, via: string|null, confirmed: boolean, before: number}} Known `before`: what is drawn of the time
+ *   before the confirmation, in ms
  */
 
 /** When it began; undefined before its first event. @param {Purchase} record */
@@ -122,8 +129,8 @@ function lane(id, known) {
   if (known.settled !== null && known.via === id) {
     made.dots.push({ at: known.settled, look: "first", text: "credited" });
   }
-  made.dots = made.dots.filter(({ at }) => at >= -BEFORE_MS);
-  made.spans = made.spans.filter(({ to }) => to === null || to >= -BEFORE_MS);
+  made.dots = made.dots.filter(({ at }) => at >= -known.before);
+  made.spans = made.spans.filter(({ to }) => to === null || to >= -known.before);
   return { id, name: NAMES[id], ...made };
 }
 
@@ -131,15 +138,21 @@ function lane(id, known) {
 const BROWSER_EVENTS = {
   confirmed: ["the bank confirmed", "plain"],
   active: ["the screen says active", "first"],
+  left: ["Stripe’s page opened", "plain"],
+  returned: ["back on this page", "plain"],
   closed: ["the tab is closed", "bad"],
   opened: ["the tab is open again", "plain"],
 };
 
 /** @param {Known} known */
-function browser({ marks, confirmed }) {
+function browser({ events, marks, confirmed }) {
+  /** @type {Dot[]} */
   const dots = marks.flatMap(({ type, at }) => (BROWSER_EVENTS[type] ? [{ at, text: BROWSER_EVENTS[type][0], look: BROWSER_EVENTS[type][1] }] : []));
+  const opened = events.find(({ type }) => type === "checkout_opened");
+  if (opened && !marks.some(({ type }) => type === "left")) dots.push({ at: opened.at, look: "plain", text: BROWSER_EVENTS.left[0] });
   const active = marks.find(({ type }) => type === "active");
   const closed = marks.some(({ type }) => type === "closed");
+  const away = marks.some(({ type }) => type === "left") && !marks.some(({ type }) => type === "returned");
   const summary = active
     ? confirmed
       ? `active after ${formatDuration(active.at)}`
@@ -148,7 +161,9 @@ function browser({ marks, confirmed }) {
       ? "the tab is closed"
       : confirmed
         ? "waiting"
-        : "not seen";
+        : away
+          ? "on Stripe’s page"
+          : "not seen";
   return { dots, summary, spans: /** @type {Span[]} */ ([]) };
 }
 
@@ -190,7 +205,7 @@ function stripeCalls({ events, restarts }, of) {
       const open = spans.find(({ to }) => to === null);
       if (open) open.to = at;
       const failed = type === "verification_failed";
-      const succeeded = detail.invoice_status === "paid" || detail.payments?.includes("succeeded");
+      const succeeded = detail.invoice_status === "paid" || detail.payments?.includes("succeeded") || SETTLED_PAGES.has(detail.payment_status);
       const text = failed ? "Stripe did not answer" : succeeded ? "Stripe says paid" : "not paid yet";
       dots.push({ at, look: failed ? "bad" : "plain", text });
     }
@@ -317,10 +332,11 @@ const EVENT_TEXT = {
   socket_opened: () => [NAMES.socket, "Opened for this invoice."],
   socket_lost: ({ reason }) => [NAMES.socket, reason ? `Closed by the server: ${reason}.` : "Connection lost."],
   verification_asked: ({ source: by }) => [sourceName(by), "Request to Stripe."],
-  verification_answered: ({ source: by, took_ms, invoice_status, payments }) => [
+  checkout_opened: () => ["Server", "Checkout Session opened."],
+  checkout_completed: () => ["Server", "Checkout Session known to be complete."],
+  verification_answered: ({ source: by, took_ms, ...said }) => [
     sourceName(by),
-    `Stripe answered${took_ms ? ` after ${formatDuration(took_ms)}` : ""}: the invoice is ${invoice_status}` +
-      `${payments ? `, the payment ${payments.join(" and ") || "not made"}` : ""}.`,
+    `Stripe answered${took_ms ? ` after ${formatDuration(took_ms)}` : ""}: ${answerOf(said)}.`,
   ],
   verification_failed: ({ source: by, error }) => [sourceName(by), `No answer: ${error}`],
   webhook_received: ({ type, outcome }) => [NAMES.webhook, `Received: ${type}${outcome ? `, ${outcome}` : ""}.`],
@@ -332,6 +348,12 @@ const EVENT_TEXT = {
   not_published: ({ version }) => [NAMES.redis, `Could not publish version ${version}.`],
   delivered: ({ status }) => [NAMES.socket, `Sent to the page: ${status}.`],
 };
+/** What Stripe said of a Checkout Session, or of an invoice. @param {Record<string, any>} detail */
+const answerOf = ({ session_status: session, payment_status: paid, invoice_status: invoice, payments }) =>
+  session
+    ? `the session is ${session}, ${String(paid).replaceAll("_", " ")}`
+    : `the invoice is ${invoice}${payments ? `, the payment ${payments.join(" and ") || "not made"}` : ""}`;
+
 /** @type {Record<string, [who: string, start: string, end: string]>} */
 const FAULT_TEXT = {
   restart: ["Server", "Stopping.", "A new process is ready."],

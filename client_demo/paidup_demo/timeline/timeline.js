@@ -72,6 +72,7 @@ export async function start(config, told) {
   const stored = read();
   if (stored || invoice) follow(stored?.invoice ?? invoice);
   if (panel && seen("closed") && !seen("active")) note("opened");
+  if (panel && seen("left")) note("returned", performance.timeOrigin);
 }
 
 /**
@@ -97,7 +98,13 @@ export function confirmed(invoice, at) {
   return true;
 }
 
-/** Show the timeline of this invoice. @param {string} invoice */
+/** The payment page of a Checkout Session was opened: for this tab to leave to it, or to show it. @param {string} checkout */
+export function opened(checkout) {
+  begin(checkout, [], FIRST_POLL_MS);
+  note("left");
+}
+
+/** Show the timeline of this invoice, or Checkout Session. @param {string} invoice */
 export function follow(invoice) {
   if (state.invoice === invoice) return;
   const stored = read();
@@ -224,7 +231,7 @@ const render = whileMoving(() => {
   if (!state.snapshot) return false;
   el("timeline").hidden = false;
   const shown = current();
-  state.told(shown, state.snapshot.invoice);
+  state.told(shown, state.invoice ?? "");
   return show(shown, serverNow() - shown.origin);
 });
 
