@@ -84,7 +84,7 @@ async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[
         await stripe_side.control("conditions/reset")
         # Otherwise a clock moved by a year would renew the plans of all earlier customers, too.
         for left in (await stripe_side.api("GET", "subscriptions?limit=100"))["data"]:
-            if left["status"] != "incomplete":
+            if not left["status"].startswith("incomplete"):
                 await stripe_side.api("DELETE", f"subscriptions/{left['id']}")
         origins = (demo.url, demo.sandbox)
         async with clean_context(browser, origins, looks, NOTE_STAGES + NOTE_SHIFTS) as context:
@@ -266,7 +266,7 @@ class Shopper:
 
     def _note_logged(self, message: ConsoleMessage) -> None:
         if message.type == "error" and EXPECTED_ERROR not in message.text:
-            self.troubles.append(f"logged: {message.text}")
+            self.troubles.append(f"logged: {message.text} {message.location.get('url')}")
 
     def _listen(self, socket: WebSocket) -> None:
         address = urlsplit(socket.url).path

@@ -164,9 +164,11 @@ function mountForm(library, secret) {
   for (const id of ["card", "card-label"]) el(id).hidden = byElement();
   el("payment-element").hidden = !byElement();
   if (!byElement()) {
+    if (state.cardField) state.cardField.mount(el("card"));
     state.card = state.cardField ??= cardField(library, el("card"), (_, error) => (el("card-error").textContent = error));
     return;
   }
+  state.cardField?.unmount();
   if (state.paymentElement?.secret !== secret) {
     state.paymentElement?.element.destroy();
     const made = paymentElement(library, secret, el("payment-element"), () => (el("card-error").textContent = ""));

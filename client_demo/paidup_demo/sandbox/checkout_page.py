@@ -37,7 +37,6 @@ NAMES = {
     "us_bank_account": "US bank account",
     "ideal": "iDEAL",
     "bancontact": "Bancontact",
-    "amazon_pay": "Amazon Pay",
 }
 _ENDS = {
     "complete": ("You have paid", "This page is no longer needed. You can close it."),

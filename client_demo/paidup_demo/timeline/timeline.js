@@ -68,11 +68,12 @@ export async function start(config, told) {
   const panel = el("conditions");
   if (config.sandbox && panel) void conditions(panel, config.sandbox, available, inject);
   if (config.sandbox && available.length) setUpComparison(el("comparison"), config);
-  if (state.invoice) return; // a purchase was followed before this answer arrived
+  const back = () => panel && seen("left") && note("returned", performance.timeOrigin);
+  if (state.invoice) return void back(); // a purchase was followed before this answer arrived
   const stored = read();
   if (stored || invoice) follow(stored?.invoice ?? invoice);
   if (panel && seen("closed") && !seen("active")) note("opened");
-  if (panel && seen("left")) note("returned", performance.timeOrigin);
+  back();
 }
 
 /**
