@@ -161,6 +161,43 @@ async def test_a_deferred_payment_element(shopper: Shopper) -> None:
     await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
 
 
+async def test_checkout_hosted(shopper: Shopper) -> None:
+    """S38: Stripe's page, Paidup's page, and back on the example's own."""
+    page = await open_example(shopper, "checkout")
+    await page.get_by_role("button", name="Buy Pro").click()
+    await page.get_by_role("button", name="Test card: succeeds").click()
+    await page.get_by_label("Email").fill("ada@example.com")
+    await page.locator("#pay").click()
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+    await page.get_by_role("link", name="Continue").click()
+    await expect(page.get_by_role("status")).to_have_text("Welcome back: you have 2000 credits.")
+
+
+async def test_checkout_embedded(shopper: Shopper) -> None:
+    """The page within the page; the webhook is late, and the element is active while Stripe's page waits."""
+    await shopper.stripe_side.conditions(webhook_delay_ms=60_000)
+    page = await open_example(shopper, "checkout", "?ui=embedded")
+    frame = page.frame_locator("iframe[title='Checkout']")
+    await frame.get_by_role("button", name="Test card: succeeds").click()
+    await frame.get_by_label("Email").fill("ada@example.com")
+    await frame.locator("#pay").click()
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+    await expect(page.locator("iframe[title='Checkout']")).to_have_count(0)
+    await expect_no_violations(page)
+
+
+async def test_checkout_with_elements(shopper: Shopper) -> None:
+    """The page's own form: a decline is said, another card pays, and nobody leaves the page."""
+    page = await open_example(shopper, "checkout", "?ui=elements")
+    await page.get_by_label("Email").first.fill("ada@example.com")
+    await pay(page, DECLINED)
+    await expect(page.locator("#problem")).to_have_text("Your card was declined.")
+    await pay(page, VISA)
+    await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
+    await expect(page.locator("form")).to_be_hidden()
+    await expect_no_violations(page)
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built examples: the packed package, installed in a Vite project, and `vite build`."""

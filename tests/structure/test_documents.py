@@ -212,6 +212,15 @@ def test_the_integration_is_printed_whole(name: str) -> None:
     assert code.strip() in re.findall(r"(?s)```\w+\n(.*?)\n```", document("docs/fastapi-react.md"))
 
 
+def test_the_ways_to_pay_are_printed_as_the_browser_tests_run_them() -> None:
+    """tests/browser/test_examples.py runs both files."""
+    examples = ROOT / "client_demo" / "paidup_demo" / "examples"
+    run = "\n".join((examples / name).read_text() for name in ("checkout.js", "plain.js"))
+    printed = re.findall(r"(?s)```js\n(.*?)\n```", document("docs/which-way-to-pay.md"))
+    assert len(printed) == 4
+    assert [code for code in printed if code not in run] == []
+
+
 def test_every_test_that_a_document_names_exists() -> None:
     written = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"def (test_\w+)", written))

@@ -32,6 +32,12 @@ export async function stripe() {
 /** Order a plan; repeated calls return the same pending order. @param {string} plan @returns {Promise<Purchase>} */
 export const order = (plan) => call("POST", "/api/subscriptions", { plan });
 
+/** Open a Checkout Session; repeated calls return the one that is open. @param {Record<string, string>} wanted @returns {Promise<any>} */
+export const openCheckout = (wanted) => call("POST", "/api/checkout", wanted);
+
+/** The customer's credits. @returns {Promise<number>} */
+export const balance = async () => (await call("GET", "/api/credits")).balance;
+
 /** What a month of a plan costs, as Stripe's elements want it. @param {string} plan @returns {Promise<{amount: number, currency: string}>} */
 export async function priceOf(plan) {
   const { plans } = await call("GET", "/api/plans");
