@@ -140,7 +140,7 @@ async def test_an_app_is_returned_to_by_its_own_scheme_which_stripe_is_not_given
 async def test_a_stranger_who_pays_for_an_account_does_not_become_its_customer(
     paidup: Paidup, shop: CheckoutShop, lookup_key: str
 ) -> None:
-    """S49: anybody may write any `client_reference_id`. Whoever has the customer's email address can log
+    """S49: anybody may write any `client_reference_id`. Those who have the customer's email address can log
     in to Stripe's portal as them: the account's own cards must not be saved there.
     """
     own = await Account.create(external_id="ada")

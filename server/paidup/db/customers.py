@@ -68,7 +68,7 @@ async def is_deleted(customer: str) -> bool:
 async def link_customer(account_id: int, customer: str, for_purchases: bool = True) -> bool:
     """Link a customer to an account; it becomes the one for new purchases where the account has none.
 
-    `for_purchases` False: it does not, since whoever paid may have named the account (a Payment Link
+    `for_purchases` False: it does not, since anybody who paid may have named the account (a Payment Link
     takes any `client_reference_id`), and the email address of that customer is theirs. False, with nothing
     changed, where it belongs to another account. Needs a transaction that has locked the account.
     """
