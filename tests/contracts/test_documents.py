@@ -11,7 +11,7 @@ import jsonschema_rs
 import msgspec
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from paidup import __version__
 from paidup.credits import ledger, reservations
@@ -24,18 +24,8 @@ from paidup.operations import invoice_report, overview
 from paidup.reconciliation import alarms
 from paidup.stripe_api.charged_cards import ChargedCard
 from paidup.subscriptions import change_previews
-from paidup.web import (
-    api,
-    checkout_api,
-    checkout_status,
-    credits_api,
-    operators,
-    problems,
-    return_page,
-    sdk,
-    webhooks,
-)
-from paidup.web import health as operations
+from paidup.web import api, credits_api, problems
+from paidup.web.routes import ROUTES
 from paidup.web.websocket import endpoint as sockets
 from tests.support.contracts import (
     ASYNCAPI,
@@ -49,10 +39,7 @@ from tests.support.contracts import (
 )
 from tests.support.node import MODULES
 
-HTTP_ROUTES: list[Any] = [
-    *(*api.ROUTES, *credits_api.ROUTES, *checkout_api.ROUTES, *checkout_status.ROUTES, *webhooks.ROUTES),
-    *(*operations.ROUTES, *operators.ROUTES, *return_page.ROUTES, *sdk.ROUTES),
-]
+HTTP_ROUTES = [route for route in ROUTES if isinstance(route, Route)]
 SLUGS = {
     *(slug for *_, slug, _ in problems._PROBLEMS),
     *(slug for slug, _ in problems._HTTP_PROBLEMS.values()),
@@ -122,7 +109,7 @@ def test_the_http_document_has_the_routes_and_methods_of_the_server_and_no_other
     assert described == {
         (method, route.path) for route in HTTP_ROUTES for method in (route.methods or set()) - {"HEAD"}
     }
-    assert all(isinstance(route, Route) for route in HTTP_ROUTES)
+    assert {type(route) for route in ROUTES} == {Route, WebSocketRoute}
 
 
 def test_the_sockets_document_has_the_channels_of_the_server_and_no_others() -> None:

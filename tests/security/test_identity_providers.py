@@ -62,6 +62,12 @@ def issued(token: ProviderToken, **claims: Any) -> str:
     return signed(KEYS[token.algorithm], token.algorithm, {**token.claims, **claims})
 
 
+def owner_of(token: ProviderToken) -> Customer:
+    """Whose it is. Only an address that the provider says it has verified is theirs."""
+    email = token.claims["email"] if token.claims.get("email_verified") is True else None
+    return Customer(token.customer, verified_email=email)
+
+
 async def named(authenticate: Authenticate, token: str) -> Customer | str:
     """The customer, or why the token is refused."""
     request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]})
@@ -75,7 +81,7 @@ async def named(authenticate: Authenticate, token: str) -> Customer | str:
 async def test_a_providers_token_names_its_user(token: ProviderToken, keys: KeySet) -> None:
     """It is a page's token; one for another project or application of the provider is refused."""
     authenticate = checked_by(keys, **token.settings)
-    assert await named(authenticate, issued(token)) == Customer(token.customer)
+    assert await named(authenticate, issued(token)) == owner_of(token)
     assert "The token is not valid" in str(await named(authenticate, issued(token, **token.foreign)))
     for name, value in (("exp", int(time.time()) - 60), ("iss", "https://id.attacker.test"), ("sub", None)):
         assert isinstance(await named(authenticate, issued(token, **{name: value})), str), name
@@ -86,7 +92,7 @@ async def test_a_providers_token_is_accepted_without_any_further_setting(
     token: ProviderToken, keys: KeySet
 ) -> None:
     """`aud` and `iss` are not checked where no audience and no issuer are set."""
-    assert await named(checked_by(keys), issued(token)) == Customer(token.customer)
+    assert await named(checked_by(keys), issued(token)) == owner_of(token)
 
 
 @each_provider

@@ -86,10 +86,11 @@ def recommendation(
 ) -> str:
     """Return one sentence: what an operator should do about this invoice."""
     if details is None:
-        unhandled = next((event for event in events if event.handled_at is None), None)
-        return (
-            event_recommendation(unhandled) if unhandled else "Nothing: Paidup does not track this invoice."
-        )
+        waiting = [event for event in events if event.handled_at is None]
+        if not waiting:
+            return "Nothing: Paidup does not track this invoice."
+        # One that has arrived this moment says less than one that has failed.
+        return event_recommendation(next((event for event in waiting if event.error), waiting[0]))
     if details.status is InvoiceStatus.ACTIVE:
         return _recommendation_for_active(details, grants)
     if not details.status.terminal:

@@ -175,9 +175,8 @@ class SocketServer:
             transport.abort()
         elif at - session.opened_at > settings.socket_max_lifetime_s:
             session.close(Bye("waited too long", _jittered(RETRY_AFTER_MS)), CloseCode.WAITED_TOO_LONG)
-        elif at >= session.next_heartbeat_at:
+        elif at >= session.next_heartbeat_at and session.send_heartbeat():
             session.next_heartbeat_at = at + settings.heartbeat_s
-            session.send_heartbeat()
 
     # The handshake
 

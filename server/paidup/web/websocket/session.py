@@ -87,9 +87,12 @@ class WebSocketSession:
 
     # Called by the endpoint
 
-    def send_heartbeat(self) -> None:
-        if self.transport.blocked_at is None and self.closing is None:
-            self.transport.send_heartbeat(HEARTBEAT)
+    def send_heartbeat(self) -> bool:
+        """Send a heartbeat, unless the transport is blocked or closing. Returns whether it was sent."""
+        if self.transport.blocked_at is not None or self.closing is not None:
+            return False
+        self.transport.send_heartbeat(HEARTBEAT)
+        return True
 
     def close(self, bye: Bye | None, code: CloseCode) -> None:
         """Send `bye`, which says why, and close. An unsent frame is sent first."""
