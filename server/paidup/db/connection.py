@@ -132,9 +132,12 @@ async def open_database(
         if context.inited:
             for client in context.connections.all():
                 tortoise_patches.refuse_new_connections(client)
-        await context.close_connections()
-        with suppress(ValueError):  # closed by another task than the one that opened it
-            context.__exit__(None, None, None)
+        try:
+            await context.close_connections()
+        finally:
+            tortoise_patches.forget(context)
+            with suppress(ValueError):  # closed by another task than the one that opened it
+                context.__exit__(None, None, None)
 
 
 async def _connect() -> None:

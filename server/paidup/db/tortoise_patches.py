@@ -13,12 +13,14 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from tortoise import context as tortoise_context
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContext, TransactionContextPooled
 from tortoise.backends.sqlite.client import (
     SqliteClient,
     SqliteTransactionContext,
     SqliteTransactionWrapper,
 )
+from tortoise.context import TortoiseContext
 from tortoise.exceptions import DBConnectionError, TransactionManagementError
 
 
@@ -85,6 +87,16 @@ def refuse_new_connections(client: BaseDBAsyncClient) -> None:
         raise DBConnectionError("The database is closed.")
 
     client.create_connection = refuse  # type: ignore[method-assign]
+
+
+def forget(context: TortoiseContext) -> None:
+    """Let another context be the global one, whether or not this one's connections could be closed.
+
+    Fault: where a connection's close fails or is cancelled, `close_connections` leaves its context the
+    global one for good, and no database can be opened in this process again.
+    """
+    if tortoise_context._global_context is context:
+        tortoise_context._global_context = None
 
 
 def _patch(owner: type, name: str, replacement: Any) -> Patch:
