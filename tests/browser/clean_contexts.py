@@ -52,6 +52,7 @@ async def clean_context(
 async def _clean(context: BrowserContext, origins: Sequence[str]) -> None:
     first, *tabs = context.pages
     for tab in tabs:
+        await tab.unroute_all(behavior="ignoreErrors")  # a handler may still be at work
         await tab.close()
     await context.set_offline(False)
     await context.clear_cookies()
