@@ -53,12 +53,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Fails a test that leaves a database open, and closes it: else every later test of the process fails."""
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Fails a test that leaves a database open, and closes it: else every later test of the process fails.
+
+    A fixture of a whole module may hold one until the module's last test is over.
+    """
+    left = None
     try:
         yield
     finally:
-        left = tortoise_context._global_context
+        if nextitem is None or nextitem.path != item.path:
+            left = tortoise_context._global_context
         if left is not None:
             with suppress(Exception):  # its event loop is over
                 asyncio.run(asyncio.wait_for(left.close_connections(), 5))

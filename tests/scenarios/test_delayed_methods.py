@@ -175,7 +175,7 @@ async def test_a_key_that_may_not_read_the_method_is_not_used_for_it_again(
     ]
     permissions += ["product_read", "event_read", "charge_read"]
     key = (await stripe_side.control("restricted_keys", {"permissions": permissions}))["key"]
-    paidup = await world.server(stripe_secret_key=key)
+    paidup = await world.server(stripe_secret_key=key, webhooks=False)
     ada = paidup.customer("ada")
     purchase = await ada.buy("pro")
     await stripe_side.confirm(purchase["client_secret"], SUCCEEDS)
@@ -183,12 +183,19 @@ async def test_a_key_that_may_not_read_the_method_is_not_used_for_it_again(
         told = await status_with(socket, status="processing")
     assert (told["stage"], told["processing"], told["error"]) == ("processing", None, None)
     await wait_until(lambda: _was_read(stripe_side))
-    for _ in range(2):
+
+    async def verify_again() -> None:
         await Invoice.all().update(next_check_at=now(), lease_expires_at=None)
         await paidup.services.reconciler.due.invoices()
-    assert await stripe_side.calls(READ_INTENT) == 1
+
+    await verify_again()  # the refusal of the first read may not have been answered yet
+    asked = await stripe_side.calls(READ_INTENT)
+    for _ in range(2):
+        await verify_again()
+    assert await stripe_side.calls(READ_INTENT) == asked <= 2
     await decide(stripe_side, purchase)
-    await wait_until(lambda: _is_credited(ada))
+    await verify_again()
+    assert await _is_credited(ada)
 
 
 @pytest.mark.parametrize(("outcome", "left"), [("succeeded", 1700), ("failed", -300)])
