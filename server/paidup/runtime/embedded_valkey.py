@@ -31,6 +31,7 @@ NOT_INSTALLED = (
 )
 SOCKET_PATH_LIMIT = 100
 """The path of a Unix socket can have at most 107 bytes."""
+STARTING = "starting.lock"
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
     )
     with _used(_home(data_dir), path):
         try:
-            with _locked(_home(data_dir) / "starting.lock"), _without_ctrl_c(), _closed_to_others():
+            with _starting(_home(data_dir)), _without_ctrl_c(), _closed_to_others():
                 server.start()
         except ValkeyServerError as error:
             if "already in use" not in str(error):
@@ -116,7 +117,7 @@ def _ensure_watchdog(home: Path, socket: Path) -> None:
         return
     program = [sys.executable, "-I", "-S", valkey_watchdog.__file__]
     watchdog = subprocess.Popen(  # noqa: S603 - this interpreter, and a file of ours
-        [*program, str(home / "users.lock"), str(socket), str(presence)],
+        [*program, str(home / "users.lock"), str(home / STARTING), str(socket), str(presence)],
         pass_fds=[presence],  # with its lock
         start_new_session=True,
         stdin=subprocess.DEVNULL,
@@ -140,12 +141,15 @@ def _collect_children(home: Path, within_s: float) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def _starting(home: Path) -> Iterator[None]:
+    """One process at a time starts the Valkey. If it is killed meanwhile, the file tells the watchdog."""
+    file = os.open(home / STARTING, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
+        os.write(file, b"starting")
         yield
     finally:
+        os.ftruncate(file, 0)
         os.close(file)
 
 
