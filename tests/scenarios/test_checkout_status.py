@@ -225,6 +225,19 @@ async def test_processes_share_the_limit_of_an_address(world: World) -> None:
     assert passed == 6
 
 
+async def test_a_refusal_says_whose_limit_it_is(world: World) -> None:
+    """S64: an address that has asked for nothing unknown yet is not blamed for what others asked for."""
+    paidup = await world.server(webhooks=False)
+    await forget_reads(paidup)
+    limited = settings(**world.given(checkout_reads_per_minute=2))
+    limits = AddressLimits(paidup.services.redis, limited, Metrics())
+    await limits.count_unknown("192.0.2.1")
+    with pytest.raises(TooManyRequests, match="for this address"):
+        await limits.count_unknown("192.0.2.1")
+    with pytest.raises(TooManyRequests, match="for all addresses together"):
+        await limits.count_unknown("192.0.2.2")
+
+
 async def test_a_publish_of_an_invoice_reaches_the_session_in_other_processes(
     world: World, stripe_side: StripeSide
 ) -> None:

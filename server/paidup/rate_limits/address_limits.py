@@ -46,10 +46,13 @@ class AddressLimits:
 
     async def count_unknown(self, address: str) -> None:
         """Count one read at Stripe of an id that is not known here. Raises TooManyRequests."""
-        for window, key in ((self._unknown, address), (self._unknown_in_all, "")):
+        for window, key, whose in (
+            (self._unknown, address, "this address"),
+            (self._unknown_in_all, "", "all addresses together"),
+        ):
             if wait_s := await window.take(key, self._windows):
                 self._refused.inc()
-                raise TooManyRequests("unknown Checkout Sessions", wait_s, "this address")
+                raise TooManyRequests("unknown Checkout Sessions", wait_s, whose)
 
     def may_verify(self, address: str) -> bool:
         """Count a verification that this address requests. Returns whether it is within the limit."""
