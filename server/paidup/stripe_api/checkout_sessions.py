@@ -12,7 +12,7 @@ import msgspec
 from paidup.domain.checkout_options import CheckoutOptions
 from paidup.stripe_api.checkout_schemas import SessionLine, StripeCheckoutSession
 from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer
-from paidup.stripe_api.pagination import pages
+from paidup.stripe_api.pagination import joined
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import ACCOUNT_METADATA_KEY, PURCHASE_METADATA_KEY, TOP_UP, ListOf
 
@@ -122,7 +122,8 @@ class CheckoutSessions:
         read = decode_answer(StripeCheckoutSession, body)
         if read.line_items is None or not read.line_items.has_more or not read.has_no_invoice:
             return read
-        return msgspec.structs.replace(read, line_items=await self._all_lines(session))
+        lines = await joined(partial(self._list_lines, session), MAX_LINE_PAGES)
+        return msgspec.structs.replace(read, line_items=lines)
 
     async def expire(self, session: str, max_wait_s: float | None = None) -> StripeCheckoutSession:
         """End an open session, so that nobody can pay it. Raises StripeRefused where it is not open."""
@@ -151,14 +152,6 @@ class CheckoutSessions:
         body = await self._client.read("checkout.sessions.list", PATH, params, max_wait_s)
         found = decode_answer(ListOf[StripeCheckoutSession], body).data
         return found[0] if found else None
-
-    async def _all_lines(self, session: str) -> ListOf[SessionLine]:
-        lines: list[SessionLine] = []
-        has_more = False
-        async for page in pages(partial(self._list_lines, session), MAX_LINE_PAGES):
-            lines.extend(page.data)
-            has_more = page.has_more
-        return ListOf(lines, has_more)
 
     async def _list_lines(self, session: str, after: str | None) -> ListOf[SessionLine]:
         params: Any = {"limit": 100}

@@ -22,7 +22,7 @@ from paidup.stripe_api.checkout_sessions import CheckoutSessions
 from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer, open_client
 from paidup.stripe_api.customers import CustomerReader
 from paidup.stripe_api.one_time_invoices import OneTimeInvoices
-from paidup.stripe_api.pagination import pages
+from paidup.stripe_api.pagination import joined
 from paidup.stripe_api.price_writer import PriceWriter
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S, Purpose, RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
@@ -180,17 +180,15 @@ class StripeGateway:
 
         None where Stripe has no such customer: a deleted customer's subscriptions are cancelled.
         """
-        running: list[StripeSubscription] = []
         try:
-            async for page in pages(partial(self._list_subscriptions, customer), MAX_SUBSCRIPTION_PAGES):
-                running.extend(each for each in page.data if each.status in RUNNING)
+            found = await joined(partial(self._list_subscriptions, customer), MAX_SUBSCRIPTION_PAGES)
         except StripeRefused as error:
             if error.code != "resource_missing":
                 raise
             return []
-        if page.has_more:  # what is beyond may run as well: nothing is sold, changed or cancelled by guess
+        if found.has_more:  # what is beyond may run as well: nothing is sold, changed or cancelled by guess
             raise StripeUnavailable(f"{customer} has more subscriptions than can be read")
-        return running
+        return [each for each in found.data if each.status in RUNNING]
 
     async def _list_subscriptions(self, customer: str, after: str | None) -> ListOf[StripeSubscription]:
         # Stripe filters by one status; without one, it leaves out what was cancelled.
@@ -290,15 +288,8 @@ class StripeGateway:
         )
         if not read.lines.has_more:
             return read
-        return msgspec.structs.replace(read, lines=await self._all_lines(invoice))
-
-    async def _all_lines(self, invoice: str) -> ListOf[Line]:
-        lines: list[Line] = []
-        has_more = False
-        async for page in pages(partial(self._list_lines, invoice), MAX_LINE_PAGES):
-            lines.extend(page.data)
-            has_more = page.has_more
-        return ListOf(lines, has_more)
+        lines = await joined(partial(self._list_lines, invoice), MAX_LINE_PAGES)
+        return msgspec.structs.replace(read, lines=lines)
 
     async def _list_lines(self, invoice: str, after: str | None) -> ListOf[Line]:
         params: Any = {"limit": 100}

@@ -28,3 +28,11 @@ async def pages(
         if not page.has_more or not page.data:
             return
         after = page.data[-1].id
+
+
+async def joined(fetch: Callable[[str | None], Awaitable[ListOf[T]]], max_pages: int) -> ListOf[T]:
+    """What up to `max_pages` pages list, as one. `has_more`: whether there is more than that."""
+    found: list[T] = []
+    async for page in pages(fetch, max_pages):
+        found.extend(page.data)
+    return ListOf(found, page.has_more)
