@@ -20,7 +20,7 @@ from paidup.payments.unclaimed import unclaimed_payments
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
-from paidup.stripe_api.schemas import CreditNote, Dispute, Refund
+from paidup.stripe_api.reversal_schemas import CreditNote, Dispute, Refund
 
 StripeReversal = Refund | Dispute | CreditNote
 REVERSAL_STRUCTS: dict[ReversalKind, type[Refund] | type[Dispute] | type[CreditNote]] = {

@@ -27,15 +27,13 @@ from paidup.stripe_api.price_writer import PriceWriter
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S, Purpose, RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.stripe_api.refunds import Refunds
+from paidup.stripe_api.reversal_schemas import CreditNote, Dispute, Refund
 from paidup.stripe_api.schemas import (
     ACCOUNT_METADATA_KEY,
-    CreditNote,
-    Dispute,
     Line,
     ListOf,
     PaymentIntent,
     PreviewedInvoice,
-    Refund,
     StripeInvoice,
     StripeSubscription,
 )

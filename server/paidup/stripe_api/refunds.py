@@ -6,7 +6,7 @@ from typing import Any
 
 from paidup.errors import StripeRefused
 from paidup.stripe_api.client import RateLimitedClient, body_of, decode_answer
-from paidup.stripe_api.schemas import Refund
+from paidup.stripe_api.reversal_schemas import Refund
 
 ALREADY_REFUNDED = "charge_already_refunded"
 
