@@ -46,16 +46,16 @@ async def checkout_status(request: Request) -> Response:
 
 async def checkout_ticket(request: Request) -> Response:
     """POST /api/checkout/{checkout}/ticket: a ticket for the session's WebSocket."""
-    status = await _requested(request, ask=False)
+    status = await _requested(request, ask=False, unknown=True)
     tickets = get_services(request).tickets
     ticket = tickets.issue_for_checkout(status.checkout)
     return json_response({"ticket": ticket, "expires_at": tickets.expires_at(now())})
 
 
-async def _requested(request: Request, ask: bool) -> CheckoutMessage:
+async def _requested(request: Request, ask: bool, unknown: bool = False) -> CheckoutMessage:
     """The session that the path names. Raises NotFound, TooManyRequests."""
     checkout = request.path_params["checkout"]
-    status = await find_checkout(request, checkout, ask, unknown=request.method != "HEAD")
+    status = await find_checkout(request, checkout, ask, unknown)
     if status is None:
         raise NotFound(f"There is no Checkout Session {checkout}.")
     return status
