@@ -13,7 +13,6 @@ from functools import partial
 
 from paidup.db.applied_migrations import require_migrated
 from paidup.db.connection import open_database
-from paidup.db.models import Account
 from paidup.db.postgres import Timeouts
 from paidup.domain.catalog import Catalogue
 from paidup.domain.return_page import ReturnPage
@@ -30,9 +29,8 @@ from paidup.payments.verification_worker import CheckResult, Checks, Verificatio
 from paidup.rate_limits.account_limits import AccountLimits
 from paidup.rate_limits.address_limits import AddressLimits
 from paidup.realtime.hub import Hub
-from paidup.realtime.publishing import publish_status
+from paidup.realtime.publishing import publish_balance, publish_status
 from paidup.realtime.resync import resync_forever
-from paidup.realtime.status_queries import balance_of
 from paidup.realtime.tickets import Tickets
 from paidup.reconciliation.abandoned_purchases import AbandonedPurchases
 from paidup.reconciliation.alarms import Alarms
@@ -95,12 +93,8 @@ def compose(
     policy: ReconcilerPolicy = DEFAULT_POLICY,
 ) -> PaymentServices:
     """Build the payment services, for the server, the worker and the tests. Opens and starts nothing."""
-
-    async def publish_balance(account: Account) -> None:
-        await hub.publish_balance(account.id, balance_of(account))
-
-    publish = partial(publish_status, hub)
-    settlement = Settlement(prices.catalogue, prices, publish, publish_balance, timeline, metrics, clock)
+    publish, publish_account = partial(publish_status, hub), partial(publish_balance, hub)
+    settlement = Settlement(prices.catalogue, prices, publish, publish_account, timeline, metrics, clock)
     queue = VerificationQueue()
     verification = Verification(gateway, settlement, prices, hub, timeline, queue)
     checkouts = CheckoutVerification(gateway, verification, settlement.publish, prices, hub, queue, timeline)
@@ -113,14 +107,17 @@ def compose(
     reversals = ReversalHandler(gateway, verification, settlement)
     renewals = Renewals(gateway, prices.catalogue, prices, verification)
     subscriptions = SubscriptionSync(gateway, prices, settlement, verification, renewals, clock)
-    kept = (reversals, subscriptions, renewals, CheckoutEvents(checkouts))
-    events = Events(verification, *kept, timeline, gateway.connected_account)
+    checkout_events = CheckoutEvents(checkouts)
+    events = Events(
+        verification, reversals, subscriptions, renewals, checkout_events, timeline, gateway.connected_account
+    )
     abandoned = AbandonedPurchases(gateway, verification, clock, policy.abandoned_after)
-    listed = (LeftoverDrafts(gateway, clock, policy.abandoned_after), CompletedSessions(gateway, checkouts))
+    drafts = LeftoverDrafts(gateway, clock, policy.abandoned_after)
+    completed = CompletedSessions(gateway, checkouts)
     reconciler = Reconciler(
         DueRows(settlement, verification, events, subscriptions, abandoned, clock),
         DueSessions(gateway, checkouts, claims),
-        ListSweeps(gateway, verification, events, reversals, *listed, policy.reads_per_month),
+        ListSweeps(gateway, verification, events, reversals, drafts, completed, policy.reads_per_month),
         Maintenance(metrics, policy),
         metrics,
     )

@@ -1,14 +1,16 @@
-"""Publishes a change to every channel that it concerns: an invoice's, and its Checkout Session's."""
+"""Publishes a change to every channel that it concerns: an invoice's, its session's, an account's."""
 
 from __future__ import annotations
 
 import structlog
 
 from paidup.db.connection import OUTAGES
+from paidup.db.models import Account
 from paidup.domain.messages import StatusMessage
 from paidup.domain.stages import Stage
 from paidup.realtime.checkout_queries import read_checkout
 from paidup.realtime.hub import CHECKOUTS, Hub
+from paidup.realtime.status_queries import balance_of
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +24,11 @@ async def publish_status(hub: Hub, status: StatusMessage) -> bool:
     if status.checkout is not None:
         published = await publish_checkout(hub, status.checkout) and published
     return published
+
+
+async def publish_balance(hub: Hub, account: Account) -> None:
+    """Publish an account's balance. Call it after the commit. Never raises."""
+    await hub.publish_balance(account.id, balance_of(account))
 
 
 async def publish_checkout(hub: Hub, checkout: str) -> bool:
