@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from paidup.db.models import Account, Invoice, StripeEvent, TimelineEntry
+from paidup.db.models import Account, CheckoutSession, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK
@@ -163,6 +163,26 @@ async def test_pending_failed_and_settled_are_listed(operator: Operator, with_pa
     assert [(event["id"], event["attempts"]) for event in shown["failed_events"]] == [("evt_stuck", 12)]
     assert [(invoice["invoice"], invoice["via"]) for invoice in shown["settled"]] == [(settled.id, "webhook")]
     assert [alarm["name"] for alarm in shown["alarms"]] == ["events_given_up"]
+
+
+async def test_what_was_paid_twice_and_what_is_nobodys_is_listed_with_its_remedy(operator: Operator) -> None:
+    """S39, S41: beside what, whom it names, since when, and the command; nothing if there is none."""
+    _, page, _ = await operator.get("/operators")
+    assert "Checkout Session" not in page
+    at, account = now(), await an_account()
+    paid: dict[str, Any] = {
+        "mode": "subscription", "status": "complete", "payment_status": "paid", "plan": "pro",
+        "created_at": at, "expires_at": at, "completed_at": at - timedelta(minutes=10),
+    }  # fmt: skip
+    await CheckoutSession.create(id="cs_test_2", account=account, duplicate_of="cs_test_1", **paid)
+    await CheckoutSession.create(id="cs_test_3", client_reference="<bob>", customer="cus_3", **paid)
+    _, page, _ = await operator.get("/operators")
+    text = re.sub(r"<[^>]+>", "|", page)
+    resolve = r"paidup resolve cs_test_2 --refund \(or --credit, --keep\)"
+    twice = rf"cs_test_2\|+{account.external_id}\|+pro\|+cs_test_1\|+10 min ago\|+{resolve}\|"
+    nobodys = r"cs_test_3\|+&lt;bob&gt;\|+pro\|+cus_3\|+10 min ago\|+paidup claim-link cs_test_3\|"
+    assert re.search(twice, text), text
+    assert re.search(nobodys, text), text
 
 
 async def test_a_parked_event_is_listed_with_a_recommendation(

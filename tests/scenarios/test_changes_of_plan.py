@@ -10,7 +10,14 @@ import pytest
 from paidup.db.models import Invoice, LedgerEntry, Subscription
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
-from tests.support.subscription_lifecycle import Life, a_life, grants_of, pay_on_with, plans_with
+from tests.support.subscription_lifecycle import (
+    Life,
+    a_life,
+    grants_of,
+    pay_on_with,
+    plans_with,
+    subscription_of,
+)
 from tests.support.waiting import wait_until
 
 ASKS, DECLINES = "pm_card_authenticationRequired", "pm_card_chargeCustomerFail"
@@ -65,6 +72,23 @@ async def test_an_upgrade_that_requires_authentication_applies_once_paid(life: L
     assert (seen["subscription"]["plan"], seen["subscription"]["pending_plan"]) == ("pro", None)
     assert seen["activating"] is None
     await assert_books_balance(grants=2)
+
+
+async def test_the_preview_shows_the_card_that_will_be_charged(life: Life) -> None:
+    """The subscription's own before the customer's default, as Stripe charges them."""
+    await life.buy("basic")
+    account = await life.row()
+    default = {"invoice_settings[default_payment_method]": "pm_card_mastercard"}
+    await life.stripe.api(
+        "POST", "payment_methods/pm_card_mastercard/attach", customer=account.stripe_customer
+    )
+    await life.stripe.api("POST", f"customers/{account.stripe_customer}", **default)
+    _, preview = await life.post("/api/subscriptions/preview", plan="pro")
+    assert preview["card"] == {"brand": "visa", "last4": "4242"}
+    subscription = (await subscription_of(life))["id"]
+    await life.stripe.api("POST", f"subscriptions/{subscription}", default_payment_method="")
+    _, preview = await life.post("/api/subscriptions/preview", plan="pro")
+    assert preview["card"] == {"brand": "mastercard", "last4": "4444"}
 
 
 async def test_an_upgrade_is_shown_once_it_is_credited_although_no_webhook_arrives(life: Life) -> None:

@@ -34,6 +34,20 @@ async def test_a_whole_life_with_a_restricted_key(world: World) -> None:
     await assert_books_balance()
 
 
+async def test_a_key_that_may_not_read_payment_methods_shows_no_card(world: World) -> None:
+    """The preview of a change comes without it."""
+    names = [
+        f"{RESOURCES[one.path.split('/')[2]]}_{one.access}"
+        for one in PERMISSIONS
+        if one.name != "Payment Methods"
+    ]
+    made = await world.stripe_side.control("restricted_keys", {"permissions": names})
+    life = await a_life(world, stripe_secret_key=made["key"])
+    await life.buy("basic")
+    status, preview = await life.post("/api/subscriptions/preview", plan="pro")
+    assert (status, preview["card"], preview["amount_due_minor"] > 0) == (200, None, True)
+
+
 async def test_what_a_restricted_key_may_not_do_changes_nothing(world: World) -> None:
     """Without the permission to write subscriptions a purchase is refused, and nothing is sold."""
     names = [f"{RESOURCES[one.path.split('/')[2]]}_read" for one in PERMISSIONS]

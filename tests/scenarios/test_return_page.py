@@ -371,15 +371,18 @@ async def test_the_script_is_served_and_revalidated(deaf: Paidup) -> None:
 async def test_no_credentials_are_needed_and_other_sites_read_nothing(
     deaf: Paidup, shop: CheckoutShop
 ) -> None:
-    """Listed pages may read the status by CORS; the page's own HTML is for no other site."""
+    """Listed pages may read the status by CORS; any other site reads neither it nor the page."""
     session = await shop.open(**OWN)
     await visit(deaf, session)
-    for origin, allowed in ((ORIGIN, True), ("https://elsewhere.example", False)):
-        async with (
-            aiohttp.ClientSession() as browser,
-            browser.get(f"{deaf.url}/api/checkout/{session}", headers={"Origin": origin}) as response,
+    async with aiohttp.ClientSession() as browser:
+        for path, origin, allowed in (
+            (f"/api/checkout/{session}", ORIGIN, True),
+            (f"/api/checkout/{session}", "https://elsewhere.example", False),
+            (f"/activate?session_id={session}", "https://elsewhere.example", False),
         ):
-            assert ("Access-Control-Allow-Origin" in response.headers) is allowed
+            async with browser.get(deaf.url + path, headers={"Origin": origin}) as response:
+                assert response.status == 200
+                assert ("Access-Control-Allow-Origin" in response.headers) is allowed
 
 
 async def test_a_status_that_changed_meanwhile_is_shown(

@@ -65,6 +65,24 @@ async def test_one_stalled_reader_does_not_delay_two_hundred(
         await readers.receive_next_version()
 
 
+async def test_a_heartbeat_is_late_for_a_client_that_stalls_and_not_left_out(
+    world: World, session_clock: SessionClock
+) -> None:
+    """It stays due while a frame waits to be sent; else a proxy would close the connection as idle."""
+    paidup = await world.server(
+        webhooks=False,
+        heartbeat_s=HEARTBEAT_S,
+        socket_max_lifetime_s=LIFETIME_S,
+        socket_send_timeout_s=LIFETIME_S,
+    )
+    purchase = await paidup.customer("ada").buy("pro")
+    async with _stalled(paidup, handshake(purchase["invoice"], purchase["ticket"])) as stalled:
+        session_clock.offset_s += HEARTBEAT_S
+        paidup.sockets._enforce_deadlines(stalled, session_clock.monotonic())
+        assert stalled.next_heartbeat_at <= session_clock.monotonic()
+        assert not stalled.ended
+
+
 async def test_a_client_that_vanished_is_disconnected(world: World, session_clock: SessionClock) -> None:
     """S32: after two and a half heartbeats without a pong, without a close frame; others stay connected."""
     paidup = await world.server(webhooks=False, heartbeat_s=HEARTBEAT_S, socket_max_lifetime_s=LIFETIME_S)
