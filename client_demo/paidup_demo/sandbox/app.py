@@ -77,6 +77,7 @@ def create_sandbox(settings: SandboxSettings) -> Starlette:
         *[_route(api, operation) for operation in OPERATIONS],
         *controls.routes(world),
         Route("/stripe.js", _stripe_js),
+        Route("/bank.css", _file("bank.css", "text/css")),
         Route("/challenge/{id}", challenge.page(world)),
         *checkout_page.routes(world),
         api_payment_links.route(world),
