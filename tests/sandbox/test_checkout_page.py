@@ -12,8 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, Page, Route, expect
 
-from paidup_demo.sandbox import checkout_page
-from paidup_demo.sandbox.bank_methods import METHOD_TYPES
+from paidup_demo.sandbox.bank_methods import METHOD_TYPES, NAMES
 from paidup_demo.sandbox.settings import DEFAULT_ORIGINS
 from tests.browser.looks import expect_no_violations, expect_to_fit, luminance
 from tests.support.browsers import running_browser
@@ -119,7 +118,7 @@ async def test_the_page_waits_for_the_answer_to_the_webhook(shop: Shop) -> None:
 
 
 def test_every_payment_method_has_a_name_on_the_page() -> None:
-    assert checkout_page.NAMES.keys() == set(METHOD_TYPES)
+    assert NAMES.keys() == set(METHOD_TYPES)
 
 
 async def test_a_promotion_code_is_redeemed_on_the_page(shop: Shop) -> None:

@@ -9,12 +9,23 @@ debits.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from paidup_demo.sandbox import objects
 from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
 from paidup_demo.sandbox.forms import require
 from paidup_demo.sandbox.state import Store, new_id
 
+MethodType = Literal["card", "sepa_debit", "us_bank_account", "ideal", "bancontact", "amazon_pay"]
+METHOD_TYPES: tuple[MethodType, ...] = get_args(MethodType)
+NAMES: dict[MethodType, str] = {
+    "card": "Card",
+    "sepa_debit": "SEPA debit",
+    "us_bank_account": "US bank account",
+    "ideal": "iDEAL",
+    "bancontact": "Bancontact",
+    "amazon_pay": "Amazon Pay",
+}
 CURRENCIES = {
     "amazon_pay": "usd",
     "bancontact": "eur",
@@ -29,7 +40,6 @@ SAVED_AS_DEBIT = ("bancontact", "ideal")
 """Later payments are SEPA debits from the same account."""
 DEBITS = ("sepa_debit", "us_bank_account")
 """The outcome is known only days after the payment is confirmed."""
-METHOD_TYPES = ("card", *CURRENCIES)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from paidup_demo.sandbox import payments
+from paidup_demo.sandbox.bank_methods import NAMES
+from paidup_demo.sandbox.currencies import shown_amount
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.guard import from_another_page
 from paidup_demo.sandbox.world import World
@@ -23,7 +25,6 @@ from paidup_demo.sandbox.world import World
 _PAGE = Template((Path(__file__).parent / "bank_page.html").read_text("utf-8"))
 _HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
 _NOTHING = "<!doctype html><title>Bank of Sandbox</title><p>There is nothing to pay here."
-_NAMES = {"amazon_pay": "Amazon Pay", "bancontact": "Bancontact", "ideal": "iDEAL"}
 
 
 def page(world: World) -> Callable[[Request], Awaitable[Response]]:
@@ -63,6 +64,6 @@ def back_to(return_url: str, intent: Json) -> str:
 
 
 def _shown(intent: Json, method: Json) -> dict[str, str]:
-    amount = f"{intent['amount'] / 100:,.2f} {intent['currency'].upper()}"
-    values = {"name": _NAMES[method["type"]], "amount": amount, "intent": intent["id"]}
+    amount = shown_amount(intent["amount"], intent["currency"])
+    values = {"name": NAMES[method["type"]], "amount": amount, "intent": intent["id"]}
     return {key: html.escape(value) for key, value in values.items()}

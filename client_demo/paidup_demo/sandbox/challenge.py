@@ -10,6 +10,7 @@ from string import Template
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from paidup_demo.sandbox.currencies import shown_amount
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.world import World
 
@@ -37,10 +38,7 @@ def page(world: World) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _shown(table: str, intent: Json, method: Json) -> dict[str, str]:
-    amount = (
-        f"{intent['amount'] / 100:,.2f} {intent['currency'].upper()}"
-        if table == "payment_intent"
-        else "no charge now"
-    )
+    charged = table == "payment_intent"
+    amount = shown_amount(intent["amount"], intent["currency"]) if charged else "no charge now"
     values = {"intent": intent["id"], "kind": f"{table}s", "amount": amount, "last4": method["card"]["last4"]}
     return {key: html.escape(value) for key, value in values.items()}

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from paidup_demo.sandbox import checkout_payment, checkout_sessions, payment_methods, payments
+from paidup_demo.sandbox.bank_methods import NAMES
 from paidup_demo.sandbox.checkout_discounts import redeem
 from paidup_demo.sandbox.checkout_return import redirect_of, told
 from paidup_demo.sandbox.currencies import shown_amount
@@ -30,14 +31,6 @@ _PAGE = Template((HERE / "checkout.html").read_text("utf-8"))
 _OVER = Template((HERE / "checkout_over.html").read_text("utf-8"))
 MAX_BODY = 20_000
 NO_FRAMES = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
-NAMES = {
-    "amazon_pay": "Amazon Pay",
-    "card": "Card",
-    "sepa_debit": "SEPA debit",
-    "us_bank_account": "US bank account",
-    "ideal": "iDEAL",
-    "bancontact": "Bancontact",
-}
 _ENDS = {
     "complete": ("You have paid", "This page is no longer needed. You can close it."),
     "expired": ("This page has expired", "Nothing was paid. Go back to the shop to begin again."),

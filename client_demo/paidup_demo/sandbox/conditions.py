@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from paidup_demo.sandbox.bank_methods import METHOD_TYPES, MethodType
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.settings import MAX_DELAY_MS
 
@@ -41,9 +42,7 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     invoice_lag_ms: Milliseconds = 0
     processing_ms: Milliseconds = 0
     processing_outcome: Literal["succeeded", "failed"] = "succeeded"
-    payment_methods: tuple[
-        Literal["card", "sepa_debit", "us_bank_account", "ideal", "bancontact", "amazon_pay"], ...
-    ] = ("card", "sepa_debit", "us_bank_account", "ideal", "bancontact", "amazon_pay")
+    payment_methods: tuple[MethodType, ...] = METHOD_TYPES
     """What the account has enabled in the dashboard: Stripe's dynamic payment methods."""
     debit_days: Annotated[int, Meta(ge=0, le=30)] | None = None
     """How long a bank debit is processing. None: as long as the method usually takes."""
