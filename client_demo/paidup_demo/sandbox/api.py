@@ -22,7 +22,7 @@ from paidup_demo.sandbox import errors, forms, restricted_keys
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.events import current_request
 from paidup_demo.sandbox.expansion import expand
-from paidup_demo.sandbox.guard import from_another_page
+from paidup_demo.sandbox.guard import from_another_page, own_origin
 from paidup_demo.sandbox.idempotency import Answer, IdempotencyKeys
 from paidup_demo.sandbox.limits import Limits, count_read
 from paidup_demo.sandbox.settings import API_VERSION
@@ -249,7 +249,7 @@ async def _read(
         key=request.headers.get("idempotency-key") if operation.method == "POST" else None,
         version=request.headers.get("stripe-version", API_VERSION),
         request_id=request_id,
-        origin=f"{request.url.scheme}://{request.url.netloc}",
+        origin=own_origin(request),
         account=request.headers.get("stripe-account"),
     )
 

@@ -22,6 +22,7 @@ from paidup_demo.sandbox.checkout_params import (
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice
+from paidup_demo.sandbox.guard import own_origin
 from paidup_demo.sandbox.pages import PAGING, page
 from paidup_demo.sandbox.world import World
 
@@ -88,14 +89,13 @@ def route(world: World) -> Route:
 
 def _visit(world: World) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        origin = f"{request.url.scheme}://{request.url.netloc}"
         ending = f"/test_{request.path_params['code']}"
         links = world.store.newest("payment_link")
         link = next((row for row in links if row["url"].endswith(ending)), None)
         if link is None or not payment_links.is_open(link):
             words = (link or {}).get("inactive_message") or "Please ask the shop for another one."
             return over(CLOSED, html.escape(words), None, 404 if link is None else 200)
-        session = payment_links.open_session(world, link, request.query_params, origin)
+        session = payment_links.open_session(world, link, request.query_params, own_origin(request))
         return RedirectResponse(session["url"], 303, headers={"Cache-Control": "no-store"})
 
     return endpoint

@@ -19,11 +19,11 @@ from paidup_demo.sandbox import payments
 from paidup_demo.sandbox.bank_methods import NAMES
 from paidup_demo.sandbox.currencies import shown_amount
 from paidup_demo.sandbox.errors import Json
-from paidup_demo.sandbox.guard import from_another_page
+from paidup_demo.sandbox.guard import from_another_page, page_headers
 from paidup_demo.sandbox.world import World
 
 _PAGE = Template((Path(__file__).parent / "bank_page.html").read_text("utf-8"))
-_HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
+_HEADERS = page_headers()
 _NOTHING = "<!doctype html><title>Bank of Sandbox</title><p>There is nothing to pay here."
 
 

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, Response
 
 from paidup_demo.sandbox.currencies import shown_amount
 from paidup_demo.sandbox.errors import Json
+from paidup_demo.sandbox.guard import page_headers
 from paidup_demo.sandbox.world import World
 
 _PAGE = Template((Path(__file__).parent / "challenge.html").read_text("utf-8"))
@@ -30,8 +31,7 @@ def page(world: World) -> Callable[[Request], Awaitable[Response]]:
             )
         method = world.store.get("payment_method", intent["payment_method"])
         # Only the allowed origins may embed this page.
-        framing = " ".join(("'self'", *world.settings.allowed_origins))
-        headers = {"Cache-Control": "no-store", "Content-Security-Policy": f"frame-ancestors {framing}"}
+        headers = page_headers("'self'", *world.settings.allowed_origins)
         return HTMLResponse(_PAGE.substitute(_shown(table, intent, method)), headers=headers)
 
     return endpoint

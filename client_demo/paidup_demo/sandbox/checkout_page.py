@@ -23,14 +23,13 @@ from paidup_demo.sandbox.checkout_discounts import redeem
 from paidup_demo.sandbox.checkout_return import redirect_of, told
 from paidup_demo.sandbox.currencies import shown_amount
 from paidup_demo.sandbox.errors import Json, StripeError
-from paidup_demo.sandbox.guard import from_another_page
+from paidup_demo.sandbox.guard import from_another_page, own_origin, page_headers
 from paidup_demo.sandbox.world import World
 
 HERE = Path(__file__).parent
 _PAGE = Template((HERE / "checkout.html").read_text("utf-8"))
 _OVER = Template((HERE / "checkout_over.html").read_text("utf-8"))
 MAX_BODY = 20_000
-NO_FRAMES = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
 _ENDS = {
     "complete": ("You have paid", "This page is no longer needed. You can close it."),
     "expired": ("This page has expired", "Nothing was paid. Go back to the shop to begin again."),
@@ -80,8 +79,7 @@ def _may_see(session: Json, request: Request) -> bool:
 def _headers(world: World, session: Json | None) -> dict[str, str]:
     """Only a session that is to be embedded may be, and by the allowed origins."""
     embedded = session is not None and session["ui_mode"] != "hosted_page"
-    ancestors = " ".join(("'self'", *world.settings.allowed_origins)) if embedded else "'none'"
-    return {"Cache-Control": "no-store", "Content-Security-Policy": f"frame-ancestors {ancestors}"}
+    return page_headers("'self'", *world.settings.allowed_origins) if embedded else page_headers()
 
 
 def over(
@@ -89,7 +87,9 @@ def over(
 ) -> Response:
     """A page without a form: nothing can be paid here, or not any more."""
     link = f'<p><a href="{html.escape(back)}">Back to the shop</a>' if back else ""
-    return HTMLResponse(_OVER.substitute(title=title, words=words, back=link), status, headers or NO_FRAMES)
+    return HTMLResponse(
+        _OVER.substitute(title=title, words=words, back=link), status, headers or page_headers()
+    )
 
 
 def _act(world: World, act: Act) -> Callable[[Request], Awaitable[Response]]:
@@ -102,7 +102,7 @@ def _act(world: World, act: Act) -> Callable[[Request], Awaitable[Response]]:
             return JSONResponse({"error": "There is nothing to pay here."}, 404)
         try:
             wanted = msgspec.json.decode(body, type=dict)
-            answer = act(world, session, wanted, f"{request.url.scheme}://{request.url.netloc}")
+            answer = act(world, session, wanted, own_origin(request))
         except msgspec.DecodeError:
             return JSONResponse({"error": "This request cannot be read."}, 400)
         except StripeError as error:

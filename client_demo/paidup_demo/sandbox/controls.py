@@ -29,7 +29,7 @@ from paidup_demo.sandbox import (
 from paidup_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from paidup_demo.sandbox.errors import Json, StripeError
 from paidup_demo.sandbox.expansion import present
-from paidup_demo.sandbox.guard import from_another_page
+from paidup_demo.sandbox.guard import from_another_page, own_origin
 from paidup_demo.sandbox.limits import reads_in_window
 from paidup_demo.sandbox.settings import API_VERSION
 from paidup_demo.sandbox.world import World
@@ -56,7 +56,7 @@ class ControlRequest:
         self.body = body
         self.query = request.query_params
         self.id: str = request.path_params.get("id", "")
-        self.origin = f"{request.url.scheme}://{request.url.netloc}"
+        self.origin = own_origin(request)
 
     def json(self, *known: str) -> Json:
         """The body as a JSON object with these members only."""

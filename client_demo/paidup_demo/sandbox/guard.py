@@ -39,6 +39,17 @@ def from_another_page(request: Request, allowed: Collection[str]) -> bool:
     return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
 
 
+def own_origin(request: Request) -> str:
+    """This server's origin, as the caller knows it."""
+    return f"{request.url.scheme}://{request.url.netloc}"
+
+
+def page_headers(*framed_by: str) -> dict[str, str]:
+    """Of a page that is never cached. Only `framed_by` may show it in a frame: origins, or "'self'"."""
+    framing = " ".join(framed_by) or "'none'"
+    return {"Cache-Control": "no-store", "Content-Security-Policy": f"frame-ancestors {framing}"}
+
+
 def is_loopback(host: str) -> bool:
     """Whether this is a loopback address; False for host names."""
     try:
