@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
-from paidup_demo.sandbox.prorations import percentage
+from paidup_demo.sandbox.prorations import spread, taken_off
 from paidup_demo.sandbox.world import World
 
 
@@ -17,13 +17,11 @@ def apply_discounts(world: World, session: Json, wanted: list[Json]) -> None:
         if coupon["amount_off"] and coupon["currency"] != session["currency"]:
             raise InvalidRequestError("This coupon is of another currency.", param="discounts[0][coupon]")
     lines = world.store.note(session["id"])["lines"]
-    total, given = sum(line["amount_subtotal"] for line in lines), 0
-    off = sum(_taken_off(coupon, total) for coupon in coupons)
-    for position, line in enumerate(lines):
-        last = position == len(lines) - 1
-        part = off - given if last else off * line["amount_subtotal"] // (total or 1)
+    subtotals = [line["amount_subtotal"] for line in lines]
+    total = sum(subtotals)
+    off = sum(taken_off(total, coupon) for coupon in coupons)
+    for line, part in zip(lines, spread(off, subtotals), strict=True):
         line.update(amount_discount=part, amount_total=line["amount_subtotal"] - part)
-        given += part
     session.update(amount_subtotal=total, amount_total=total - off)
     session["total_details"]["amount_discount"] = off
 
@@ -43,11 +41,6 @@ def coupons_of(world: World, session: Json) -> list[Json]:
         code = shown["promotion_code"] and world.store.get("promotion_code", shown["promotion_code"])
         found.append(world.store.get("coupon", code["promotion"]["coupon"] if code else shown["coupon"]))
     return found
-
-
-def _taken_off(coupon: Json, total: int) -> int:
-    percent = coupon["percent_off"]
-    return min(total, coupon["amount_off"] or 0) if percent is None else percentage(total, percent)
 
 
 def redeem(world: World, session: Json, code: str) -> None:

@@ -33,7 +33,7 @@ def priced_lines(world: World, params: Json, customer: Json | None) -> tuple[str
         name = str(world.store.get("product", price["product"])["name"])
         waits = on_trial and price["recurring"]
         subtotal = 0 if waits else priced["unit_amount"] * item["quantity"]
-        line = objects.checkout_line(priced, name, item["quantity"], subtotal=subtotal, discount=0)
+        line = objects.checkout_line(priced, name, item["quantity"], subtotal)
         made.append(line | {"metadata": item.get("metadata", {})})
     return currency, made
 

@@ -6,8 +6,6 @@ at its completion, are notes of it: Stripe shows them nowhere, or only where the
 
 from __future__ import annotations
 
-from typing import Any
-
 from paidup_demo.sandbox import bank_methods, payments
 from paidup_demo.sandbox.checkout_discounts import apply_discounts
 from paidup_demo.sandbox.checkout_lines import priced_lines
@@ -180,6 +178,6 @@ def intent_of(world: World, session: Json) -> Json | None:
     return world.store.find("payment_intent", found) if found else None
 
 
-def close(session: Json, status: str, **more: Any) -> None:
+def close(session: Json, status: str) -> None:
     """A session that is not open has no page and no secret any more."""
-    session.update(status=status, url=None, client_secret=None, **more)
+    session.update(status=status, url=None, client_secret=None)

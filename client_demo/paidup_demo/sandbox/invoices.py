@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from paidup_demo.sandbox import dunning, objects, payment_methods, payments, taxes
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
-from paidup_demo.sandbox.prorations import percentage
+from paidup_demo.sandbox.prorations import spread, taken_off
 from paidup_demo.sandbox.state import copied
 from paidup_demo.sandbox.world import World
 
@@ -34,15 +34,10 @@ def apply_discount(invoice: Json, discount: Json, coupon: Json) -> None:
     """Apply a coupon to the discountable lines in proportion to their amounts."""
     lines = [line for line in invoice["lines"]["data"] if line["discountable"]]
     nets = [line["amount"] - sum(part["amount"] for part in line["discount_amounts"]) for line in lines]
-    left, percent = max(0, sum(nets)), coupon["percent_off"]
-    off = min(left, coupon["amount_off"] or 0) if percent is None else percentage(left, percent)
+    off = taken_off(max(0, sum(nets)), coupon)
     invoice["discounts"].append(discount["id"])
-    given = 0
-    for position, line in enumerate(lines):
-        last = position == len(lines) - 1
-        portion = off - given if last else off * nets[position] // (left or 1)
-        line["discount_amounts"].append({"amount": portion, "discount": discount["id"]})
-        given += portion
+    for line, part in zip(lines, spread(off, nets), strict=True):
+        line["discount_amounts"].append({"amount": part, "discount": discount["id"]})
     sum_up(invoice)
 
 

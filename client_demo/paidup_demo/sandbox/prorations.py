@@ -81,6 +81,17 @@ def remaining(item: Json, name: str, moment: int, coupons: Iterable[tuple[str, J
     return Part(item, amount, text, (moment, end), proration=True, discounts=tuple(discounts))
 
 
+def spread(amount: int, over: list[int]) -> list[int]:
+    """The amount in parts, in proportion to these amounts; the last part has what rounding leaves."""
+    parts = [amount * each // (sum(over) or 1) for each in over[:-1]]
+    return [*parts, amount - sum(parts)] if over else []
+
+
+def taken_off(amount: int, coupon: Json) -> int:
+    """What a coupon takes off this amount."""
+    return _off(amount, coupon, Fraction(1))
+
+
 def _off(left: int, coupon: Json, portion: Fraction) -> int:
     if coupon["percent_off"] is not None:
         return percentage(left, coupon["percent_off"])

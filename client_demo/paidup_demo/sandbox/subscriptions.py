@@ -23,7 +23,7 @@ from paidup_demo.sandbox.change_plan import Seat
 from paidup_demo.sandbox.clock import DAY_S
 from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
 from paidup_demo.sandbox.forms import require
-from paidup_demo.sandbox.prorations import percentage, period_from, price_of
+from paidup_demo.sandbox.prorations import period_from, price_of, taken_off
 from paidup_demo.sandbox.state import copied
 from paidup_demo.sandbox.world import World
 
@@ -97,8 +97,7 @@ def _amount_due(world: World, subscription: Json, coupons: list[Json]) -> int:
     items = subscription["items"]["data"]
     total = sum(price_of(currencies.charged(world, subscription, item)) for item in items)
     for coupon in coupons:
-        percent = coupon["percent_off"]
-        total -= min(total, coupon["amount_off"]) if percent is None else percentage(total, percent)
+        total -= taken_off(total, coupon)
     waiting = billing.waiting_items(world, subscription, others=True)
     balance = world.store.get("customer", subscription["customer"])["balance"]
     return int(max(0, total + sum(item["amount"] for item in waiting) + balance))

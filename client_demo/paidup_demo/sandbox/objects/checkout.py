@@ -63,16 +63,16 @@ def checkout_session(created: int, mode: str, ui_mode: str) -> Json:
     }
 
 
-def checkout_line(price: Json, name: str, quantity: int, *, subtotal: int, discount: int) -> Json:
-    """A line item of a session or a Payment Link; `price` has the amount in the session's currency."""
+def checkout_line(price: Json, name: str, quantity: int, subtotal: int) -> Json:
+    """A line item of a session or a Payment Link without discounts; `price` is in the session's currency."""
     return {
         "id": new_id("li"),
         "object": "item",
         "adjustable_quantity": None,
-        "amount_discount": discount,
+        "amount_discount": 0,
         "amount_subtotal": subtotal,
         "amount_tax": 0,
-        "amount_total": subtotal - discount,
+        "amount_total": subtotal,
         "currency": price["currency"],
         "description": name,
         "metadata": {},
