@@ -1,7 +1,7 @@
 """What invoices do: lines and totals, finalisation, payment, voiding.
 
-An invoice's status and InvoicePayments follow the PaymentIntent that pays it. subscriptions.py is notified
-of the outcome through the agenda.
+An invoice's status and InvoicePayments follow the PaymentIntent that pays it. subscription_outcomes.py
+is notified of the outcome through the agenda.
 """
 
 from __future__ import annotations
