@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from starlette.routing import Route, WebSocketRoute
 
+from paidup.client import Paidup
 from paidup.domain.catalog import Plan
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import SUBPROTOCOL, BalanceMessage, Bye, CloseCode, Heartbeat, StatusMessage
@@ -219,6 +220,18 @@ def test_the_ways_to_pay_are_printed_as_the_browser_tests_run_them() -> None:
     printed = re.findall(r"(?s)```js\n(.*?)\n```", document("docs/which-way-to-pay.md"))
     assert len(printed) == 4
     assert [code for code in printed if code not in run] == []
+
+
+def test_every_method_of_the_python_client_is_in_the_embedding_document() -> None:
+    documented = set(re.findall(r"`(\w+)\(", document("docs/embedding.md")))
+    methods = {name for name in dir(Paidup) if not name.startswith("_") and callable(getattr(Paidup, name))}
+    assert methods - documented == set()
+
+
+def test_the_architecture_document_names_the_last_scenario() -> None:
+    written = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    numbers = {number for text in written for number in re.findall(r'"""(S\d\d)\b', text)}
+    assert f"(S01 to {max(numbers)})" in document("ARCHITECTURE.md")
 
 
 def test_every_test_that_a_document_names_exists() -> None:

@@ -1,1 +1,1 @@
-"""From what Stripe says of a payment to its credits: verification, settlement, refunds, the timeline."""
+"""From what Stripe says of a payment to its credits: verification, claims, settlement, refunds, timeline."""

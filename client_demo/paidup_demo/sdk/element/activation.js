@@ -84,7 +84,7 @@ export class PaidupActivation extends Base {
     return this.#activation;
   }
 
-  /** The page's own texts, merged closed the English ones. @returns {Words} */
+  /** The page's own texts, which replace the English ones. @returns {Words} */
   get words() {
     return this.#words;
   }

@@ -41,7 +41,7 @@ export declare class PaidupActivation extends Base {
     get stage(): Stage;
     /** The Activation of paidup.js, once it is started. @returns {Activation|null} */
     get activation(): Activation | null;
-    /** The page's own texts, merged closed the English ones. @returns {Words} */
+    /** The page's own texts, which replace the English ones. @returns {Words} */
     get words(): Words;
     set words(words: Words);
     /** Verify again now; after a final error, start over. */
