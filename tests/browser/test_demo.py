@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import expect
 
 from paidup_demo.supervisor import WEBHOOK_DELAY_MS
-from tests.browser.story import DECLINED, VISA, VISA_WITH_3DS, Shopper
+from tests.browser.story import DECLINED, SAVED, VISA, VISA_WITH_3DS, Shopper
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -301,6 +301,20 @@ async def test_a_second_tab_and_a_double_click_pay_once_and_both_tabs_are_told(s
     await expect(second.get_by_test_id("activated")).to_be_visible()
     await expect(second.get_by_test_id("balance")).to_have_text("1,990")  # live: the first tab printed
     await expect_one_payment(shopper)
+
+
+async def test_a_payment_that_was_given_up_for_another_one_shows_that_one(shopper: Shopper) -> None:
+    """S43: Basic waits for payment here; in another tab Pro is chosen instead, and paid: this one says so."""
+    await shopper.arrive()
+    await shopper.ask_for_poster()
+    await shopper.choose("basic")
+    await shopper.page.reload()
+    await shopper.page.locator("#banner-open").click()
+    await expect(shopper.heading).to_have_text("Your Basic plan is waiting for payment")
+    secret = (await shopper.api("POST", "/api/subscriptions", {"plan": "pro"}))["client_secret"]
+    await expect(shopper.heading).to_have_text("This payment was canceled")
+    await shopper.stripe_side.confirm(secret, SAVED[VISA])
+    await expect_active(shopper)
 
 
 async def test_a_reload_while_activating_goes_on_where_it_was(shopper: Shopper) -> None:

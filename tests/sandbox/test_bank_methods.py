@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import stripe
 
-from .rig import Json, Receiver, Reply, Sandbox, Signup, check_shape, wait_until
+from .rig import CARD_3DS, Json, Receiver, Reply, Sandbox, Signup, check_shape, wait_until
 
 DAY = 24 * 3600
 IBAN_SUCCEEDS = "AT611904300234573201"
@@ -190,6 +190,20 @@ async def test_a_redirect_comes_back_with_its_hints(sandbox_bare: Sandbox, butto
     assert (await signup.read())[1:] == (("paid", "active") if paid else ("open", "incomplete"))
     async with sandbox_bare.http.get(there["url"]) as gone:
         assert gone.status == 404
+
+
+async def test_the_banks_pages_show_the_amount_in_its_currency(sandbox_bare: Sandbox) -> None:
+    """A redirect's page and the check of 3-D Secure; some currencies have no cents."""
+    euros, yen = await subscribe(sandbox_bare, "eur"), await subscribe(sandbox_bare, "jpy")
+    await confirm(sandbox_bare, euros, "ideal", BACK)
+    await yen.confirm(CARD_3DS)
+    for path, amount in ((f"/bank/{euros.intent}", "20.00 EUR"), (f"/challenge/{yen.intent}", "2,000 JPY")):
+        async with sandbox_bare.http.get(sandbox_bare.url + path) as shown:
+            text = await shown.text()
+        assert f"<dd>{amount}</dd>" in text
+        assert 'href="/bank.css"' in text
+    async with sandbox_bare.http.get(f"{sandbox_bare.url}/bank.css") as style:
+        assert (style.status, style.content_type) == (200, "text/css")
 
 
 async def test_a_bank_page_takes_no_answer_from_another_page(sandbox_bare: Sandbox) -> None:

@@ -51,6 +51,8 @@ async def test_a_wrong_reference_is_left_out(shop: Shop, reference: str) -> None
     """Without a word: https://docs.stripe.com/payment-links/url-parameters"""
     session = await _visit(shop, await _link(shop), f"client_reference_id={reference}&prefilled_email=nobody")
     assert session.client_reference_id is None
+    async with shop.sandbox.http.get(session.url) as response:
+        assert "nobody" not in await response.text()
 
 
 async def test_it_goes_on_to_the_shop(shop: Shop) -> None:

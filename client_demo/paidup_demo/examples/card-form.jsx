@@ -25,6 +25,7 @@ export function CardForm({ secret, onPaid }) {
   async function pay(event) {
     event.preventDefault();
     if (!form) return;
+    setProblem("");
     const method = { payment_method: { card: form.card } };
     const { error, paymentIntent } = await form.library.confirmCardPayment(secret, method);
     if (error) setProblem(error.message);

@@ -163,6 +163,14 @@ function settled(status) {
   if (mayPrint(status)) onCredits(view);
 }
 
+/** The credits have changed: where the payment that is shown was given up for another one, show that. */
+export async function followReplacement() {
+  const { order, activation } = state;
+  if (!order || isOnStripesPage(order) || activation?.status?.status !== "void") return;
+  const { replaced_by: instead } = await api.invoice(order.invoice).catch(() => ({ replaced_by: null }));
+  if (instead && state.order === order) watch({ ...order, invoice: instead, secret: null }, null);
+}
+
 function burst() {
   el("burst").classList.remove("go");
   void el("burst").offsetWidth; // restart the animation

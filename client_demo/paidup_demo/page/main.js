@@ -6,7 +6,7 @@
  */
 import { refreshSoon, refreshIfShown, setUpAccount } from "./account.js";
 import * as accountText from "../lib/account_text.js";
-import { announceSettled, followAndVerify, follow, onTimeline, resume, showActivating, whenActive } from "./activation.js";
+import { announceSettled, followAndVerify, follow, followReplacement, onTimeline, resume, showActivating, whenActive } from "./activation.js";
 import * as api from "../lib/api.js";
 import { followBalance, showBalance } from "./balance.js";
 import { clock } from "./test_clock.js";
@@ -154,7 +154,10 @@ async function start() {
     state.config = config;
     state.plans = plans;
     showBalance(account.balance);
-    followBalance(refreshIfShown);
+    followBalance(() => {
+      refreshIfShown();
+      void followReplacement();
+    });
     setUpAccount({ buy, follow, pay: continuePayment, showBalance, price: PRICE }, plans);
     if (config.publishable_key.startsWith("pk_test_")) drawTestCards(!!config.sandbox);
     el("mode").textContent = config.sandbox ? "It runs against an imitation of Stripe; no real payments are made." : "";
