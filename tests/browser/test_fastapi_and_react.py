@@ -168,5 +168,4 @@ async def test_a_job_of_unknown_cost_and_a_feature_of_pro(page: Page, product: P
 
 
 def _subject(token: str) -> str:
-
     return str(jwt.decode(token, options={"verify_signature": False})["sub"])

@@ -83,10 +83,9 @@ const toHome = button("home", "Back to posters");
  * The activating screen.
  * @param {Stage|"reversed"} stage
  * @param {{plan: string, kind?: string, credits: number, confirmed: boolean, online: boolean, error: string|null,
- *   elsewhere?: boolean, reference?: string, processing?: string}} known `elsewhere`: paid on a page of Stripe's; `reference`: the invoice, to name to the shop; `processing`: what the
- *   server says of a bank debit
- *   `kind`: what the payment is for: plan, change, renewal, top-up; `confirmed`: whether this browser saw the bank's
- *   confirmation
+ *   elsewhere?: boolean, reference?: string, processing?: string}} known `kind`: what the payment is for: plan, change,
+ *   renewal, top-up; `confirmed`: whether this browser saw the bank's confirmation; `elsewhere`: paid on a page of
+ *   Stripe's; `reference`: the invoice, to name to the shop; `processing`: what the server says of a bank debit
  * @returns {Screen}
  */
 export function screen(stage, known) {

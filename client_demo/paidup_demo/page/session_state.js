@@ -11,8 +11,8 @@ import { storage } from "./storage.js";
 /** @typedef {import("../sdk/paidup.js").Activation} Activation */
 /** @typedef {import("./router.js").View} View */
 /**
- * What is being paid for. `invoice`: Stripe's id of it, or of the Checkout Session that has none yet; `kind`: plan, change, renewal or top-up; `at`: when the bank confirmed, in ms since 1970;
- * `intent`: what Stripe.js said last.
+ * What is being paid for. `invoice`: Stripe's id of it, or of the Checkout Session that has none yet; `kind`: plan,
+ * change, renewal or top-up; `at`: when the bank confirmed, in ms since 1970; `intent`: what Stripe.js said last.
  * @typedef {{invoice: string, plan: string, kind?: string, ticket?: string, secret?: string|null, interval?: string,
  *   quantity?: number, at?: number|null, intent?: string}} Order
  */

@@ -1,6 +1,7 @@
 // @ts-check
 /**
- * What survives a reload: the interrupted poster and the way to pay (per tab), and payments, confirmations and the gallery (per browser).
+ * What survives a reload: the interrupted poster and the way to pay (per tab), and payments, confirmations and the
+ * gallery (per browser).
  *
  * Tickets and client secrets are never stored.
  */

@@ -12,7 +12,7 @@ import { stripe } from "../lib/stripe_payment.js";
 import * as timeline from "../timeline/timeline.js";
 import { RETURN_TO } from "./router.js";
 import { isOnStripesPage, state } from "./session_state.js";
-import { go } from "./views.js";
+import { closePage, go } from "./views.js";
 
 /** @typedef {import("./session_state.js").Order} Order */
 
@@ -45,16 +45,11 @@ export async function openStripesPage({ kind, plan, interval, quantity }, descri
   el("stripe-page").hidden = false;
   for (const id of ["card-form", "test-cards"]) el(id).hidden = true;
   go("card");
-  state.page?.destroy(); // Stripe.js has one at a time
+  closePage(); // Stripe.js has one at a time
   state.page = await library.createEmbeddedCheckoutPage({ fetchClientSecret: async () => client_secret });
-  if (state.view !== "card") return close(); // they went elsewhere meanwhile
+  if (state.view !== "card") return closePage(); // they went elsewhere meanwhile
   state.page.mount(el("stripe-page-frame"));
   watch(order, null); // connected before it is paid
-}
-
-function close() {
-  state.page?.destroy();
-  state.page = null;
 }
 
 /** @param {string} url @returns {Promise<never>} */

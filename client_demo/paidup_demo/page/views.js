@@ -17,10 +17,7 @@ export function go(view) {
   state.view = view;
   enter(view);
   if (changed) state.announcement = "";
-  if (changed && view !== "card") {
-    state.page?.destroy();
-    state.page = null;
-  }
+  if (changed && view !== "card") closePage();
   document.title = view === "account" ? "Your account – Halftone" : "Halftone";
   el("work").dataset.view = view;
   el("to-account").ariaCurrent = view === "account" ? "page" : null;
@@ -33,6 +30,12 @@ export function go(view) {
   scrollTo({ top: 0 });
   el(`${view}-title`).focus({ preventScroll: true });
   if (view === "account") refreshIfShown();
+}
+
+/** Take Stripe's embedded page away, if there is one. */
+export function closePage() {
+  state.page?.destroy();
+  state.page = null;
 }
 
 /** The gallery is hidden during checkout. */

@@ -2,7 +2,8 @@
 /**
  * Paidup in React: `const { stage, status, error, confirmed, verify } = useActivation({ invoice, ticket })`.
  *
- * With `{ checkout }` in place of both, it watches a Checkout Session. Opens one connection for each and closes it with the component. Renders nothing.
+ * With `{ checkout }` in place of both, it watches a Checkout Session. Opens one connection for each and closes it with
+ * the component. Renders nothing.
  */
 "use client";
 

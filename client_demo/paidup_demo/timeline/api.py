@@ -119,9 +119,12 @@ class TimelineApi:
 
     async def snapshot(self, request: Request) -> Response:
         session = await self._own_session(request)
-        row = await self._own_invoice(request) if session is None else await _invoice_of(session)
-        if row is not None and row.checkout and session is None:
-            session = await CheckoutSession.get_or_none(id=row.checkout)
+        row = await self._own_invoice(request) if session is None else None
+        with storage_errors():
+            if session is not None and session.invoice:
+                row = await Invoice.get_or_none(id=session.invoice)
+            elif row is not None and row.checkout:
+                session = await CheckoutSession.get_or_none(id=row.checkout)
         report = await request_fault(self._supervisor) if self._local_sandbox else FaultReport()
         of = [each.id for each in (row, session) if each is not None]
         began = min(each.created_at for each in (row, session) if each is not None)
@@ -252,11 +255,6 @@ class TimelineApi:
         near = request.client is not None and is_loopback(request.client.host)
         if not (self._local_sandbox and near and request.headers.get("origin") in self._origins):
             raise NotAllowed("Only the demo's own page, with the sandbox on this machine, may do that.")
-
-
-async def _invoice_of(session: CheckoutSession) -> Invoice | None:
-    with storage_errors():
-        return await Invoice.get_or_none(id=session.invoice) if session.invoice else None
 
 
 def _session_events(session: CheckoutSession | None) -> list[TimelineEvent]:
