@@ -94,6 +94,14 @@ async def shopping(browser: Browser, demo: Demo, **looks: Any) -> AsyncIterator[
         await stripe_side.control("conditions/reset")
 
 
+async def pay_on_stripes_page(page: Page, card: str = "succeeds", embedded: bool = False) -> None:
+    """On the sandbox's page of a Checkout Session, or in its frame: press a test card, and pay."""
+    shown = page.frame_locator("iframe[title='Checkout']") if embedded else page.main_frame
+    await shown.get_by_role("button", name=f"Test card: {card}").click()
+    await shown.get_by_label("Email").fill("ada@example.com")
+    await shown.locator("#pay").click()
+
+
 @dataclass
 class Shopper:
     """A customer in their own browser context. Steps are taken in `page`, the newest tab."""

@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from tests.browser.looks import expect_no_violations
-from tests.browser.story import DECLINED, VISA, VISA_WITH_3DS, Shopper
+from tests.browser.story import DECLINED, VISA, VISA_WITH_3DS, Shopper, pay_on_stripes_page
 from tests.support.node import ENVIRONMENT, FOLDER, MODULES, NODE
 
 pytestmark = [
@@ -92,12 +92,18 @@ async def test_returning_from_the_banks_page_shows_the_activation(shopper: Shopp
     await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
 
 
-async def test_a_redirect_comes_back_to_the_activation(shopper: Shopper) -> None:
-    """S47: back from another page, and in a second tab: the address names the invoice."""
+async def leave_and_come_back(shopper: Shopper, answer: str) -> Page:
+    """Pay with a method that has a page of its own, and press this button there."""
     page = await open_example(shopper, "payment-element")
     await page.get_by_role("tab", name="Amazon Pay").click()
     await page.get_by_role("button", name="Pay").click()
-    await page.get_by_role("button", name="Authorize test payment").click()
+    await page.get_by_role("button", name=answer).click()
+    return page
+
+
+async def test_a_redirect_comes_back_to_the_activation(shopper: Shopper) -> None:
+    """S47: back from another page, and in a second tab: the address names the invoice."""
+    page = await leave_and_come_back(shopper, "Authorize test payment")
     await page.wait_for_url("**redirect_status=succeeded")
     await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
     address = page.url.partition("&payment_intent")[0]  # and without what Stripe adds
@@ -107,10 +113,7 @@ async def test_a_redirect_comes_back_to_the_activation(shopper: Shopper) -> None
 
 async def test_a_redirect_that_failed_offers_the_payment_again(shopper: Shopper) -> None:
     """Back without a payment: the screen says what Stripe says, and the same order is paid by card."""
-    page = await open_example(shopper, "payment-element")
-    await page.get_by_role("tab", name="Amazon Pay").click()
-    await page.get_by_role("button", name="Pay").click()
-    await page.get_by_role("button", name="Fail test payment").click()
+    page = await leave_and_come_back(shopper, "Fail test payment")
     await page.wait_for_url("**redirect_status=failed")
     await expect(page.get_by_role("heading", name="The payment did not go through")).to_be_visible()
     await pay(page, VISA)
@@ -165,9 +168,7 @@ async def test_checkout_hosted(shopper: Shopper) -> None:
     """S38: Stripe's page, Paidup's page, and back on the example's own."""
     page = await open_example(shopper, "checkout")
     await page.get_by_role("button", name="Buy Pro").click()
-    await page.get_by_role("button", name="Test card: succeeds").click()
-    await page.get_by_label("Email").fill("ada@example.com")
-    await page.locator("#pay").click()
+    await pay_on_stripes_page(page)
     await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
     await page.get_by_role("link", name="Continue").click()
     await expect(page.get_by_role("status")).to_have_text("Welcome back: you have 2000 credits.")
@@ -177,10 +178,7 @@ async def test_checkout_embedded(shopper: Shopper) -> None:
     """The page within the page; the webhook is late, and the element is active while Stripe's page waits."""
     await shopper.stripe_side.conditions(webhook_delay_ms=60_000)
     page = await open_example(shopper, "checkout", "?ui=embedded")
-    frame = page.frame_locator("iframe[title='Checkout']")
-    await frame.get_by_role("button", name="Test card: succeeds").click()
-    await frame.get_by_label("Email").fill("ada@example.com")
-    await frame.locator("#pay").click()
+    await pay_on_stripes_page(page, embedded=True)
     await expect(page.get_by_role("heading", name="Your plan is active")).to_be_visible()
     await expect(page.locator("iframe[title='Checkout']")).to_have_count(0)
     await expect_no_violations(page)

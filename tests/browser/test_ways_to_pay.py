@@ -12,7 +12,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.looks import expect_no_violations
-from tests.browser.story import Shopper
+from tests.browser.story import Shopper, pay_on_stripes_page
 from tests.browser.test_demo import expect_one_payment
 from tests.support.waiting import wait_until
 
@@ -38,13 +38,6 @@ async def begin(shopper: Shopper, way: str) -> Page:
     if way == "hosted":
         await shopper.page.wait_for_url("**/c/pay/**")
     return shopper.page
-
-
-async def pay_on_stripes_page(page: Page, card: str = "succeeds", embedded: bool = False) -> None:
-    shown = page.frame_locator("iframe[title='Checkout']") if embedded else page.main_frame
-    await shown.get_by_role("button", name=f"Test card: {card}").click()
-    await shown.get_by_label("Email").fill("ada@example.com")
-    await shown.locator("#pay").click()
 
 
 async def expect_printed(shopper: Shopper) -> None:
