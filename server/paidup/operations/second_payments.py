@@ -14,7 +14,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import CheckoutSession
 from paidup.domain.payment_facts import Source
 from paidup.errors import Conflict, NotFound, StripeRefused
-from paidup.payments.checkout_verification import awaits_claim
+from paidup.payments.checkout_rows import awaits_claim
 from paidup.payments.refunds import ReversalHandler
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway

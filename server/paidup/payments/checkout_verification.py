@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from tortoise.expressions import F, Q
@@ -20,10 +20,10 @@ from paidup.db.connection import locked, repeatable, storage_errors, write_trans
 from paidup.db.customers import owner_of
 from paidup.db.installation import installed_at
 from paidup.db.models import Account, CheckoutSession, Invoice
-from paidup.domain.backoff import reconciler_delay_s
 from paidup.domain.messages import StatusMessage
-from paidup.domain.payment_facts import LineFacts, Source
+from paidup.domain.payment_facts import Source
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
+from paidup.payments.checkout_rows import awaits_claim, lines_of, new_row, next_check, told, update_row
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import LEASE_S, REFRESH_TRIES, RESULT_TTL_S, Verification
@@ -33,13 +33,7 @@ from paidup.realtime.hub import Hub
 from paidup.realtime.publishing import publish_checkout, show_checkout_stage
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import at_unix, now
-from paidup.stripe_api.checkout_schemas import (
-    COMPLETE,
-    EXPIRED,
-    OPEN,
-    PAID,
-    StripeCheckoutSession,
-)
+from paidup.stripe_api.checkout_schemas import COMPLETE, EXPIRED, OPEN, StripeCheckoutSession
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import StripeInvoice
@@ -297,12 +291,12 @@ class CheckoutVerification:
         async with write_transaction():
             await CheckoutSession.bulk_create([new_row(shown, at)], ignore_conflicts=True)
             row = await locked(CheckoutSession.filter(id=shown.id)).get()
-            before = _told(row)
+            before = told(row)
             update_row(row, shown, at, self._prices)
             row.account_id = row.account_id or account_id
             row.next_check_at = next_check(row, at)
             await row.save()
-        return row, _told(row) != before
+        return row, told(row) != before
 
     @repeatable
     async def _link(self, session: str, settled: Settled) -> None:
@@ -346,65 +340,3 @@ class CheckoutVerification:
         self._missed[session] = time.monotonic() + MISSED_FOR_S
         while len(self._missed) > MAX_MISSED:
             self._missed.popitem(last=False)
-
-
-def lines_of(shown: StripeCheckoutSession) -> tuple[LineFacts, ...]:
-    """What it sells, as far as it is shown: the lines of its invoice, or its own."""
-    if shown.line_items is not None:
-        return tuple(line.as_invoice_line(shown.created).facts() for line in shown.line_items.data)
-    invoice = shown.invoice
-    return tuple(line.facts() for line in invoice.lines.data) if isinstance(invoice, StripeInvoice) else ()
-
-
-def new_row(shown: StripeCheckoutSession, at: datetime) -> CheckoutSession:
-    return CheckoutSession(
-        id=shown.id,
-        mode=shown.mode,
-        status=shown.status or OPEN,
-        payment_status=shown.payment_status,
-        expires_at=at_unix(shown.expires_at),
-        created_at=at,
-    )
-
-
-def update_row(
-    row: CheckoutSession, shown: StripeCheckoutSession, at: datetime, prices: PriceCatalog
-) -> None:
-    """Bring a row up to what is shown. An open session that was shown late opens no session that is over."""
-    row.fetched_at = at
-    if shown.status != OPEN or row.status == OPEN:
-        row.status = shown.status or row.status
-    if row.payment_status not in PAID:
-        row.payment_status = shown.payment_status
-    if row.status == COMPLETE and row.completed_at is None:
-        row.completed_at = at
-    row.customer = shown.customer_id or row.customer
-    row.client_reference = (shown.reference or row.client_reference or "")[:255] or None
-    row.payment_intent = shown.intent_id or row.payment_intent
-    row.subscription = shown.subscription_id or row.subscription
-    row.currency = shown.currency or row.currency
-    row.amount_minor = row.amount_minor if shown.amount_total is None else shown.amount_total
-    for line in lines_of(shown):
-        if row.plan is None and line.price is not None and line.price in prices:
-            row.plan, row.price, row.quantity = prices[line.price].plan, line.price, line.quantity
-
-
-def awaits_claim(row: CheckoutSession) -> bool:
-    """Whether it is paid and belongs to nobody yet."""
-    return row.status == COMPLETE and row.payment_status in PAID and row.account_id is None
-
-
-def next_check(row: CheckoutSession, at: datetime) -> datetime | None:
-    """When the reconciler reads it next: while it is open, or an invoice of its account is to come.
-
-    No later read says whose a paid session is that is nobody's yet.
-    """
-    if row.status == EXPIRED or row.invoice is not None or awaits_claim(row):
-        return None
-    delay_s = reconciler_delay_s((at - row.created_at).total_seconds())
-    return None if delay_s is None else at + timedelta(seconds=delay_s)
-
-
-def _told(row: CheckoutSession) -> tuple[str, str, bool]:
-    """What browsers are told of a session that has no invoice yet."""
-    return row.status, row.payment_status, row.account_id is not None

@@ -14,7 +14,8 @@ from paidup.db.installation import installed_at
 from paidup.db.models import CheckoutSession
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
-from paidup.payments.checkout_verification import CheckoutVerification, awaits_claim
+from paidup.payments.checkout_rows import awaits_claim
+from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.outcomes import Outcome
 from paidup.reconciliation.list_scanner import Scan
 from paidup.stripe_api.gateway import StripeGateway

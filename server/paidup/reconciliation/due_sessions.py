@@ -15,7 +15,8 @@ from paidup.db.models import CheckoutSession
 from paidup.domain.backoff import FIRST_CHECK_S
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused, StripeUnavailable
-from paidup.payments.checkout_verification import CheckoutVerification, next_check
+from paidup.payments.checkout_rows import next_check
+from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.claims import Claims
 from paidup.reconciliation.due_rows import BATCH, for_each
 from paidup.reconciliation.failures import FAILURES

@@ -16,7 +16,8 @@ from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CheckoutSession
 from paidup.domain.payment_facts import Source
 from paidup.errors import PaymentUnderWay, StripeRefused
-from paidup.payments.checkout_verification import CheckoutVerification, new_row, next_check, update_row
+from paidup.payments.checkout_rows import new_row, next_check, update_row
+from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.runtime.clock import now
 from paidup.stripe_api.checkout_schemas import EXPIRED, OPEN, StripeCheckoutSession
 from paidup.stripe_api.gateway import StripeGateway
