@@ -93,35 +93,23 @@ class OpenSessions:
         already, where Stripe has repeated the answer to a key that was used before.
         """
         at, number = now(), account.purchase_number
+        new = new_row(made, at)
+        update_row(new, made, at, self._prices)
+        new.plan, new.price, new.quantity = self._prices[price].plan, price, quantity
+        new.account_id, new.purchase, new.return_to = account.id, purchase, return_to
+        new.next_check_at = next_check(new, at)
         async with write_transaction():
             await ledger.lock_account(account.id)
             ids: list[str] = []
             if not await CheckoutSession.exists(id=made.id):  # else of the same request at the same time
                 ids = [each.id for each in await _open(account, purchase)]
-                await self._row(made, account, purchase, price, quantity, return_to).save(force_create=True)
+                await new.save(force_create=True)
                 superseded = CheckoutSession.filter(id__in=ids, superseded_by__isnull=True)
                 await superseded.update(superseded_by=made.id, next_check_at=at)
             rotated = Account.filter(id=account.id, purchase_number=number)
             await rotated.update(purchase_number=F("purchase_number") + 1)
             row = await CheckoutSession.get(id=made.id)
         return row, ids
-
-    def _row(
-        self,
-        made: StripeCheckoutSession,
-        account: Account,
-        purchase: str,
-        price: str,
-        quantity: int,
-        return_to: str | None,
-    ) -> CheckoutSession:
-        at = now()
-        row = new_row(made, at)
-        update_row(row, made, at, self._prices)
-        row.plan, row.price, row.quantity = self._prices[price].plan, price, quantity
-        row.account_id, row.purchase, row.return_to = account.id, purchase, return_to
-        row.next_check_at = next_check(row, at)
-        return row
 
     async def _forget(self, session: str) -> None:
         """Stripe has deleted it, as "delete all test data" does."""
