@@ -116,7 +116,7 @@ def compose(
     completed = CompletedSessions(gateway, checkouts)
     reconciler = Reconciler(
         DueRows(settlement, verification, events, subscriptions, abandoned, clock),
-        DueSessions(gateway, checkouts, claims),
+        DueSessions(checkouts, OpenSessions(gateway, checkouts, prices), claims),
         ListSweeps(gateway, verification, events, reversals, drafts, completed, policy.reads_per_month),
         Maintenance(metrics, policy),
         metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from paidup.db.models import Account, CheckoutSession, Invoice, StripeCustomer, StripeEvent, Subscription
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import StripeRefused
+from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, PRO, SEPA, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
@@ -85,6 +87,30 @@ async def test_a_session_that_was_thought_to_be_over_is_credited_when_it_is_paid
     await deaf.webhook(await shop.event("checkout.session.completed", session))
     await own.refresh_from_db()
     assert own.balance == 1000
+
+
+async def test_a_session_that_stripe_has_deleted_is_read_no_more(deaf: Paidup) -> None:
+    """S53: "delete all test data"; while it could still be paid, Stripe may only not show it yet (S20)."""
+    hour = timedelta(hours=1)
+    for name, expires_at, replaced in (
+        ("old", -hour, None),
+        ("replaced", hour, "cs_1"),
+        ("young", hour, None),
+    ):
+        await CheckoutSession.create(
+            id=f"cs_test_{name}",
+            mode="payment",
+            status="open",
+            payment_status="unpaid",
+            superseded_by=replaced,
+            expires_at=now() + expires_at,
+            next_check_at=now() - hour,
+            created_at=now() - 2 * hour,
+        )
+    assert await deaf.services.reconciler.sessions.sweep() == 3
+    rows = {row.id: (row.status, row.next_check_at is None) for row in await CheckoutSession.all()}
+    gone = ("expired", True)
+    assert rows == {"cs_test_old": gone, "cs_test_replaced": gone, "cs_test_young": ("open", False)}
 
 
 async def test_a_page_whose_customer_was_deleted_is_replaced(paidup: Paidup, shop: CheckoutShop) -> None:

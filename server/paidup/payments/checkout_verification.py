@@ -165,6 +165,15 @@ class CheckoutVerification:
                 return None  # written with our key: it is meant for nobody else
             return await owner_of(None, shown.subscription_id, shown.customer_id)
 
+    async def forget(self, session: str) -> None:
+        """Stripe has deleted an open session, as "delete all test data" does: nobody can pay it."""
+        with storage_errors():
+            is_open = CheckoutSession.filter(id=session, status=OPEN)
+            forgotten = await is_open.update(status=EXPIRED, next_check_at=None)
+        self._queue.mark_settled(session)
+        if forgotten:
+            await publish_checkout(self._hub, session)
+
     # For the worker of the queue
 
     async def check(self, session: str) -> CheckResult:

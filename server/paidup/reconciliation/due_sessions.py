@@ -1,7 +1,7 @@
 """Checkout Sessions whose time has come: those to be read again, and those that another has replaced.
 
 One that was superseded while its page was open is expired at Stripe, so that it cannot be paid. Where
-it was paid at that moment, it is credited, and flagged by `duplicate_payments.py`.
+it was paid at that moment, it is credited, and flagged by `second_payments.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from paidup.db.connection import locked, storage_errors, write_transaction
 from paidup.db.models import CheckoutSession
 from paidup.domain.backoff import FIRST_CHECK_S
 from paidup.domain.payment_facts import Source
-from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.errors import PaymentUnderWay, StripeRefused, StripeUnavailable
 from paidup.payments.checkout_rows import next_check
 from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.claims import Claims
@@ -22,16 +22,16 @@ from paidup.reconciliation.due_rows import BATCH, for_each
 from paidup.reconciliation.failures import FAILURES
 from paidup.runtime.clock import now
 from paidup.stripe_api.checkout_schemas import OPEN
-from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
+from paidup.subscriptions.open_sessions import MISSING, OpenSessions
 
 log = structlog.get_logger(__name__)
 
 
 class DueSessions:
-    def __init__(self, gateway: StripeGateway, checkouts: CheckoutVerification, claims: Claims) -> None:
-        self._gateway = gateway
+    def __init__(self, checkouts: CheckoutVerification, open_: OpenSessions, claims: Claims) -> None:
         self._checkouts = checkouts
+        self._open = open_
         self._claims = claims
 
     async def adopt_named(self) -> int:
@@ -54,9 +54,11 @@ class DueSessions:
     async def _look_at(self, row: CheckoutSession) -> None:
         try:
             if row.superseded_by and row.status == OPEN:
-                await self._expire(row.id)
+                await self._open.close(row.id, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
             else:
-                await self._checkouts.verify(row.id, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
+                await self._read(row)
+        except PaymentUnderWay:
+            return  # it was paid at that moment, and is credited
         except StripeUnavailable as error:
             log.info("reconciliation_postponed", checkout=row.id, error=str(error))
             soon = now() + timedelta(seconds=FIRST_CHECK_S)
@@ -67,11 +69,11 @@ class DueSessions:
         except FAILURES as error:
             log.warning("reconciliation_failed", checkout=row.id, error=str(error))
 
-    async def _expire(self, session: str) -> None:
+    async def _read(self, row: CheckoutSession) -> None:
         try:
-            expired = await self._gateway.checkout_sessions.expire(session, BACKGROUND_MAX_WAIT_S)
-        except StripeRefused as error:  # paid or expired meanwhile
-            log.info("session_not_expired", checkout=session, error=str(error))
-            await self._checkouts.verify(session, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
-            return
-        await self._checkouts.take(expired, Source.RECONCILIATION)
+            await self._checkouts.verify(row.id, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
+        except StripeRefused as error:
+            # One that Stripe has not yet shown is younger.
+            if error.code != MISSING or row.expires_at > now():
+                raise
+            await self._checkouts.forget(row.id)

@@ -48,7 +48,7 @@ class OpenSessions:
         except StripeRefused as error:
             if error.code != MISSING:
                 raise
-            await self._forget(row.id)
+            await self._checkouts.forget(row.id)
             return None
         await self._checkouts.take(shown, Source.VERIFICATION)
         return shown
@@ -63,17 +63,23 @@ class OpenSessions:
         for row in rows:
             await self.close(row.id)
 
-    async def close(self, session: str) -> None:
-        """Expire a session. Raises PaymentUnderWay where it was paid, or is being paid."""
+    async def close(
+        self, session: str, source: Source = Source.VERIFICATION, max_wait_s: float | None = None
+    ) -> None:
+        """Expire a session. Raises PaymentUnderWay where it was paid, or is being paid.
+
+        Background callers pass `max_wait_s`.
+        """
+        purpose = Purpose.REQUEST if max_wait_s is None else Purpose.CUSTOMER
         try:
-            shown = await self._sessions.expire(session)
+            shown = await self._sessions.expire(session, max_wait_s)
         except StripeRefused as error:
             log.info("session_not_expired", checkout=session, error=str(error))
             if error.code == MISSING:
-                await self._forget(session)
+                await self._checkouts.forget(session)
                 return
-            shown = await self._sessions.read(session, purpose=Purpose.REQUEST)
-        settled = await self._checkouts.take(shown, Source.VERIFICATION)
+            shown = await self._sessions.read(session, max_wait_s, purpose=purpose)
+        settled = await self._checkouts.take(shown, source)
         if shown.status != EXPIRED:
             raise PaymentUnderWay(settled.invoice or session)
 
@@ -110,11 +116,6 @@ class OpenSessions:
             await rotated.update(purchase_number=F("purchase_number") + 1)
             row = await CheckoutSession.get(id=made.id)
         return row, ids
-
-    async def _forget(self, session: str) -> None:
-        """Stripe has deleted it, as "delete all test data" does."""
-        with storage_errors():
-            await CheckoutSession.filter(id=session, status=OPEN).update(status=EXPIRED, next_check_at=None)
 
 
 def _open(account: Account, purchase: str) -> QuerySet[CheckoutSession]:
