@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,7 @@ from paidup.operations.overview import load_overview
 from paidup.operations.second_payments import Remedy, Resolved, SecondPaymentRemedies
 from paidup.payments.refunds import ReversalHandler
 from paidup.reconciliation.alarms import take_snapshot
+from paidup.runtime.clock import now
 from tests.support.checkout_shop import EXTRA, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup
@@ -125,10 +127,32 @@ async def test_a_card_payment_beside_a_page_is_flagged_whichever_was_first(
     assert (await CheckoutSession.get(id=session)).duplicate_of == bought.subscription
 
 
+async def test_a_subscription_that_is_claimed_beside_another_is_flagged(
+    paidup: Paidup, shop: CheckoutShop
+) -> None:
+    """S39, S42: it was paid days ago, and belonged to nobody until now."""
+    session = await shop.open()
+    await shop.pay(session)
+    await wait_until(lambda: CheckoutSession.exists(id=session, status="complete"))
+    await CheckoutSession.filter(id=session).update(completed_at=now() - timedelta(days=9))
+    ada = paidup.customer()
+    purchase = await ada.buy()
+    await shop.stripe.confirm(purchase["client_secret"])
+    await wait_until(lambda: Account.exists(external_id="ada", balance=2000))
+    await paidup.services.claims.claim(session, await Account.get(external_id="ada"))
+    await linked(session)
+    await sweep(paidup)
+    bought = await Invoice.get(id=purchase["invoice"])
+    assert (await CheckoutSession.get(id=session)).duplicate_of == bought.subscription
+
+
 async def test_a_top_up_that_replaced_another_is_flagged_if_both_are_paid(
     paidup: Paidup, shop: CheckoutShop
 ) -> None:
-    """S39, S40: two requests at once; the older page was paid before it could be expired."""
+    """S39, S40: two requests at once; the older page was paid before it could be expired.
+
+    The other by a debit, which took days.
+    """
     await paidup.customer().balance()
     sessions = [await shop.open(EXTRA, client_reference_id="ada") for _ in range(3)]
     for session in sessions:
@@ -141,6 +165,7 @@ async def test_a_top_up_that_replaced_another_is_flagged_if_both_are_paid(
     assert await CheckoutSession.filter(duplicate_of__not_isnull=True).count() == 0
     await shop.pay(sessions[2])
     await linked(sessions[2])
+    await CheckoutSession.filter(completed_at__not_isnull=True).update(completed_at=now() - timedelta(days=5))
     await sweep(paidup)
     flagged = await CheckoutSession.get(duplicate_of__not_isnull=True)
     assert (flagged.id, flagged.duplicate_of) == (sessions[0], sessions[2])

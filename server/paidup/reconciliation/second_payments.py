@@ -1,16 +1,20 @@
 """Flags a second payment for one purchase: Stripe has taken both, and both are credited (S39, S40).
 
 Which payments there are is known from the tables alone, whichever event came first, so a sweep looks at
-the sessions that were completed lately. It also supersedes open pages of those who are subscribed by
-now, so that none of them is paid as well. What an operator does about a flagged payment:
+the accounts whose sessions were completed, or whose payments were credited lately: a debit takes days, and
+a payment of nobody's may be claimed later still. It also supersedes open pages of those who are subscribed
+by now, so that none of them is paid as well. What an operator does about a flagged payment:
 operations/second_payments.py.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
+from tortoise.expressions import Subquery
+from tortoise.functions import Count
 from tortoise.queryset import QuerySet
 
 from paidup.db.bulk import execute
@@ -42,18 +46,34 @@ WHERE next_check_at IS NOT NULL AND status = 'open' AND purchase = 'subscription
 class SecondPayments:
     async def sweep(self) -> int:
         """Flag what is new. How many payments it flagged."""
+        since, flagged = now() - RECENT, 0
         with storage_errors():
             await execute(_SUPERSEDE, now())
-            recent = CheckoutSession.filter(completed_at__gte=now() - RECENT, account_id__not_isnull=True)
-            rows = await recent.order_by("-completed_at").limit(MAX_CANDIDATES)
-            flagged = 0
-            accounts = {row.account_id for row in rows if row.subscription and row.account_id}
+            settled = Invoice.filter(settled_at__gte=since)
+            begun = settled.filter(billing_reason="subscription_create")
+            completed = CheckoutSession.filter(completed_at__gte=since, subscription__not_isnull=True)
+            accounts = {*await _with_two_subscriptions(begun), *await _with_two_subscriptions(completed)}
             for account in accounts:
                 flagged += await _flag_subscriptions(account)
-            for row in rows:
-                if row.superseded_by and row.subscription is None and row.duplicate_of is None:
-                    flagged += await _flag_replaced(row)
+            for row in await _replaced(settled.filter(subscription__isnull=True)):
+                flagged += await _flag_replaced(row)
         return flagged
+
+
+async def _with_two_subscriptions(rows: QuerySet[Any]) -> list[Any]:
+    """Those of the accounts of these rows that have several subscriptions, which have not ended."""
+    owners = Subquery(rows.filter(account_id__not_isnull=True).values("account_id"))
+    running = Subscription.filter(account_id__in=owners).exclude(status__in=list(ENDED))
+    counted = running.annotate(count=Count("id")).filter(count__gt=1).group_by("account_id")
+    return await counted.limit(MAX_CANDIDATES).values_list("account_id", flat=True)
+
+
+async def _replaced(settled: QuerySet[Invoice]) -> list[CheckoutSession]:
+    """Sessions of the accounts of these payments that were completed although another had replaced them."""
+    owners = Subquery(settled.values("account_id"))
+    replaced = CheckoutSession.filter(account_id__in=owners, status=COMPLETE, superseded_by__not_isnull=True)
+    new = replaced.filter(subscription__isnull=True, duplicate_of__isnull=True)
+    return await new.order_by("-completed_at").limit(MAX_CANDIDATES)
 
 
 async def _flag_subscriptions(account_id: int) -> int:
