@@ -7,6 +7,7 @@ is compared as text, so that nothing which a browser reads in another way than t
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from paidup.domain.origins import Origins, normalized
 
@@ -31,3 +32,28 @@ def allowed_origin(address: str, origins: Origins) -> str | None:
     """The origin of the address, if it is one of `origins`; else None."""
     origin = origin_of(address)
     return origin if origin in origins else None
+
+
+def resolved(return_to: str, origins: Origins, page: str | None) -> str | None:
+    """`return_to` as an absolute address, with its origin as browsers write it, if it is in `origins`.
+
+    A path (`/welcome`) is one of the page that asks, whose origin is `page`. What browsers would read as
+    another address is refused: `//host`, backslashes, control characters, a user's name.
+    """
+    if len(return_to) > MAX_LENGTH or not _is_plain(return_to):
+        return None
+    if return_to.startswith("/"):
+        usable = not return_to.startswith("//") and page is not None and page in origins
+        address = f"{page}{return_to}"
+        return address if usable and len(address) <= MAX_LENGTH else None
+    try:
+        parts = urlsplit(return_to)
+        origin = normalized(f"{parts.scheme}://{parts.netloc}")
+    except ValueError:
+        return None
+    rest = return_to[len(parts.scheme) + len("://") + len(parts.netloc) :]
+    return f"{origin}{rest}" if origin in origins else None
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and not set(text) & set(' \\"<>')

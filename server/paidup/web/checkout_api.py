@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from paidup.domain.catalog import Interval
 from paidup.domain.checkout_settings import is_web_address, return_url
-from paidup.domain.return_addresses import resolved
+from paidup.domain.onward_addresses import resolved
 from paidup.errors import ConfigurationError, InvalidInput
 from paidup.rate_limits.account_limits import Limited
 from paidup.runtime.clock import at_unix

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paidup.domain.onward_addresses import allowed_origin
+from paidup.domain.onward_addresses import MAX_LENGTH, allowed_origin, resolved
 from paidup.domain.origins import parse_origins
-from paidup.domain.return_addresses import MAX_LENGTH, resolved
 
 PAGE = "https://app.example.com"
 ORIGINS = parse_origins(f"{PAGE},https://*.shops.example,http://localhost:3000,capacitor://localhost")
