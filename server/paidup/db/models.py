@@ -242,7 +242,7 @@ class CheckoutSession(Model):
 
     class Meta:
         table = "checkout_sessions"
-        indexes = (Index(fields=("account_id", "status")),)
+        indexes = (Index(fields=("account_id", "status")), Index(fields=("duplicate_of",)))
 
 
 class CreditGrant(Model):
