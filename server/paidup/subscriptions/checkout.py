@@ -160,15 +160,18 @@ class Checkout:
         with storage_errors():
             return await waiting.filter(subscription__isnull=True).order_by("-created_at").first()
 
+    async def pending(self, account: Account, price: str | None) -> Invoice | None:
+        """The pending top-up at this price, or subscription where it is None."""
+        if price is None:
+            return await self.pending_subscription(account)
+        return await self.pending_top_up(account, price)
+
     async def give_up_pending(self, account: Account, price: str | None) -> None:
         """Give up the pending subscription, or top-up at this price, in favour of a Checkout Session.
 
         Raises PaymentUnderWay where it is paid, or may be at any moment.
         """
-        if price is None:
-            pending = await self.pending_subscription(account)
-        else:
-            pending = await self.pending_top_up(account, price)
+        pending = await self.pending(account, price)
         if pending is None:
             return
         if await self.resume_pending(pending.id, account, False, partial(self._give_up, pending)) is not None:

@@ -148,7 +148,9 @@ class SessionPurchases:
         try:
             for each in older:
                 await self._sessions.close(each)
-            await self._refuse_pending(account, price if wanted.top_up else None)
+            # Give way to a payment that another request has begun meanwhile.
+            if pending := await self._checkout.pending(account, price if wanted.top_up else None):
+                raise PaymentUnderWay(pending.id)
         except PaymentUnderWay:
             await self._sessions.close(made.id)
             raise
@@ -166,15 +168,6 @@ class SessionPurchases:
                 raise
         account = await Account.get(id=account.id)
         return await self._make(account, await self._checkout.customer(account), price, wanted)
-
-    async def _refuse_pending(self, account: Account, price: str | None) -> None:
-        """Give way to a payment that another request has begun meanwhile."""
-        if price is None:
-            pending = await self._checkout.pending_subscription(account)
-        else:
-            pending = await self._checkout.pending_top_up(account, price)
-        if pending is not None:
-            raise PaymentUnderWay(pending.id)
 
     async def _make(
         self, account: Account, customer: str, price: str, wanted: WantedSession
