@@ -16,8 +16,9 @@ from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
 from paidup.payments.checkout_rows import awaits_claim
 from paidup.payments.checkout_verification import CheckoutVerification
-from paidup.payments.outcomes import Outcome
+from paidup.payments.outcomes import Outcome, Settled
 from paidup.reconciliation.list_scanner import Scan
+from paidup.stripe_api.checkout_schemas import EXPIRED
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
 
@@ -45,13 +46,19 @@ class CompletedSessions:
         with storage_errors():
             rows = await CheckoutSession.filter(id__in=[listed.id for listed in page.data])
         known = {row.id for row in rows if row.invoice is not None or awaits_claim(row)} | self._ignored
-        outcomes = [await self._verify(listed.id) for listed in page.data if listed.id not in known]
+        over = {row.id for row in rows if row.status == EXPIRED}
+        new = [listed.id for listed in page.data if listed.id not in known]
+        outcomes = [await self._verify(session, session in over) for session in new]
         found = sum(outcome in _FOUND for outcome in outcomes)
         return found, page.data[-1].id if page.data else None, page.has_more
 
-    async def _verify(self, session: str) -> Outcome | None:
+    async def _verify(self, session: str, thought_over: bool) -> Outcome | None:
+        settled: Settled | None
         try:
-            settled = await self._checkouts.verify(session, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
+            if thought_over:
+                settled = await self._checkouts.refresh(session, Source.RECONCILIATION)
+            else:
+                settled = await self._checkouts.verify(session, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
         except StripeRefused as error:
             # A failure of this one: the others are still handled.
             log.warning("session_not_read", checkout=session, error=str(error))
