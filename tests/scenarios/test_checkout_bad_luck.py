@@ -6,10 +6,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from paidup.db.models import Account, CheckoutSession, Invoice, StripeCustomer, StripeEvent, Subscription
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import StripeRefused
+from paidup.operations.explain import explain
+from paidup.operations.recommendations import event_recommendation
+from paidup.reconciliation.alarms import take_snapshot
 from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, PRO, SEPA, CheckoutShop, linked
@@ -73,6 +77,35 @@ async def test_an_event_is_not_lost_where_stripe_shows_the_session_later(
     await own.refresh_from_db()
     assert own.balance == 1000
     await assert_books_balance()
+
+
+async def test_a_payment_whose_invoice_never_comes_alarms_an_operator(
+    deaf: Paidup, shop: CheckoutShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S15: the money was taken, and what it is for is said by an invoice that Stripe has not made."""
+    own = await Account.create(external_id="ada")
+    form: dict[str, Any] = {"client_reference_id": "ada", "invoice_creation[enabled]": "true"}
+    session = await shop.open(EXTRA, **form)
+    await shop.pay(session)
+    read = deaf.services.gateway.checkout_sessions.read
+
+    async def without_invoice(*arguments: Any, **options: Any) -> Any:
+        return replace(await read(*arguments, **options), invoice=None)
+
+    with monkeypatch.context() as late:
+        late.setattr(deaf.services.gateway.checkout_sessions, "read", without_invoice)
+        await deaf.webhook(await shop.event("checkout.session.completed", session))
+        assert (await take_snapshot()).alarms == []
+        await StripeEvent.all().update(attempts=12)
+        event = await StripeEvent.get()
+        await deaf.services.events.retry(event)
+        assert [alarm.name for alarm in (await take_snapshot()).alarms] == ["events_given_up"]
+        (waiting,) = (await explain(session)).other_events
+        assert event_recommendation(waiting).startswith("Stripe has made no invoice for this payment")
+    await deaf.services.events.retry(event)
+    assert (await take_snapshot()).alarms == []
+    await own.refresh_from_db()
+    assert own.balance == 1000
 
 
 @pytest.mark.parametrize("event_arrives", [True, False])

@@ -153,6 +153,8 @@ def event_recommendation(event: StoredEvent) -> str:
         return (
             f"Link {customer} to an account (a token with `stripe_customer`, or POST /api/invoices), {replay}"
         )
+    if "needs_refetch" in error and event.type.startswith("checkout."):
+        return f"Stripe has made no invoice for this payment so far. If it makes none, ask it why, {replay}"
     if event.given_up:
         return f"Fix the cause of its error, {replay}"
     return "Wait for the next retry, or fix the cause of its error."

@@ -140,7 +140,8 @@ class CheckoutVerification:
         if row.status != COMPLETE:
             return Settled(Outcome.NOT_YET, f"the session is {row.status}")
         if shown.invoice is None and not shown.has_no_invoice:
-            return Settled(Outcome.NOT_YET, "the session is complete, and has no invoice yet")
+            # Its event is tried again, and alarms an operator should none ever come.
+            return Settled(Outcome.NEEDS_REFETCH, "the session is complete, and has no invoice yet")
         if isinstance(shown.invoice, str) and row.invoice != row.id:
             settled = await self._known(shown.invoice)
             if settled is None:
