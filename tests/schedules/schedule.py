@@ -181,24 +181,19 @@ class Schedule:
 
     async def _live(self, account: Account) -> list[str]:
         """The account's subscriptions that run, as Stripe has them."""
-        found = [
+        return sorted(
             each["id"]
             for customer in await self._customers(account)
-            for each in (
-                await self.shop.api("GET", "subscriptions", {"customer": customer, "status": "all"})
-            )["data"]
+            for each in await self._list("subscriptions", customer=customer, status="all")
             if each["status"] in RUNNING
-        ]
-        return sorted(found)
+        )
 
     async def _paid(self, account: Account) -> set[str]:
         """The account's invoices that are paid, as Stripe has them."""
         return {
             each["id"]
             for customer in await self._customers(account)
-            for each in (await self.shop.api("GET", "invoices", {"customer": customer, "limit": "100"}))[
-                "data"
-            ]
+            for each in await self._list("invoices", customer=customer, limit="100")
             if each["status"] == "paid"
         }
 
