@@ -210,6 +210,11 @@ class StripeRefused(StripeError):
         self.code = code
         self.http_status = http_status
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether Stripe has no such object."""
+        return self.code == "resource_missing"
+
 
 class IdentityUnavailable(PaidupError):
     """The identity provider's keys cannot be fetched. The same request may succeed later."""

@@ -121,7 +121,7 @@ async def _fetch(gateway: StripeGateway, event_id: str) -> str:
     try:
         return await gateway.read_event(event_id)
     except StripeRefused as error:
-        if error.code == "resource_missing" or error.http_status == 404:
+        if error.is_missing or error.http_status == 404:
             raise NotFound(
                 f"The payload of {event_id} is neither stored nor at Stripe, which keeps events for 30 days."
             ) from error

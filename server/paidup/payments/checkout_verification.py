@@ -204,7 +204,7 @@ class CheckoutVerification:
         try:
             return await self._read(session, source, max_wait_s, slot_acquired=False)
         except StripeRefused as error:
-            if error.code != "resource_missing":
+            if not error.is_missing:
                 raise
             self._remember_missed(session)
             return NO_SESSION

@@ -23,7 +23,7 @@ from paidup.reconciliation.failures import FAILURES
 from paidup.runtime.clock import now
 from paidup.stripe_api.checkout_schemas import OPEN
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
-from paidup.subscriptions.open_sessions import MISSING, OpenSessions
+from paidup.subscriptions.open_sessions import OpenSessions
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +74,6 @@ class DueSessions:
             await self._checkouts.verify(row.id, Source.RECONCILIATION, BACKGROUND_MAX_WAIT_S)
         except StripeRefused as error:
             # One that Stripe has not yet shown is younger.
-            if error.code != MISSING or row.expires_at > now():
+            if not error.is_missing or row.expires_at > now():
                 raise
             await self._checkouts.forget(row.id)

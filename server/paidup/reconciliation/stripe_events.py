@@ -343,7 +343,7 @@ class Events:
         try:
             settled = await self._verification.refresh(invoice, source)
         except StripeRefused as error:
-            if error.code == "resource_missing":
+            if error.is_missing:
                 return Handled(EventOutcome.UNKNOWN_INVOICE)
             raise
         return _handled(settled.outcome if settled else Outcome.ALREADY_SETTLED)

@@ -43,7 +43,7 @@ class CustomerReader:
         try:
             read = await self._client.call("customers.retrieve", retrieve, customer, max_wait_s=max_wait_s)
         except StripeRefused as error:
-            if error.code == "resource_missing":
+            if error.is_missing:
                 return None
             raise
         shown = understood(_SHOWN.decode, body_of(read))

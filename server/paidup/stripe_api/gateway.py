@@ -181,7 +181,7 @@ class StripeGateway:
         try:
             found = await joined(partial(self._list_subscriptions, customer), MAX_SUBSCRIPTION_PAGES)
         except StripeRefused as error:
-            if error.code != "resource_missing":
+            if not error.is_missing:
                 raise
             return []
         if found.has_more:  # what is beyond may run as well: nothing is sold, changed or cancelled by guess

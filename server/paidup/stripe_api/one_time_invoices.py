@@ -85,7 +85,7 @@ class OneTimeInvoices:
                 return invoice  # only the answer was lost
             await self.delete_draft(draft)
         except StripeRefused as refused:
-            if refused.code != "resource_missing":  # else it was deleted before, and Stripe repeats an answer
+            if not refused.is_missing:  # else it was deleted before, and Stripe repeats an answer
                 log.warning("draft_not_deleted", invoice=draft, error=str(refused))
                 raise StripeUnavailable(str(error)) from refused
         except StripeUnavailable as unavailable:

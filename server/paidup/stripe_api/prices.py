@@ -186,7 +186,7 @@ class PriceCatalog(PriceBook):
         try:
             await self._take(await self._account.read_price(price_id))
         except StripeRefused as error:
-            if error.code != "resource_missing":
+            if not error.is_missing:
                 log.warning("price_not_read", price=price_id, error=str(error))
                 return
             self._refuse(price_id, Refused(Refusal.FOREIGN, "Stripe has no such price"))

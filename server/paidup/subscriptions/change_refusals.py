@@ -41,7 +41,7 @@ def refusals(running: StripeSubscription) -> Iterator[None]:
     try:
         yield
     except StripeRefused as error:
-        if error.code == "resource_missing" and error.http_status == 404:
+        if error.is_missing and error.http_status == 404:
             raise NotSubscribed from error  # it has ended at this moment
         if error.http_status not in (400, 402):
             raise

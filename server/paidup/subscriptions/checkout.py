@@ -186,7 +186,7 @@ class Checkout:
         try:
             invoice = await self._gateway.read_invoice(invoice_id, purpose=Purpose.REQUEST)
         except StripeRefused as error:
-            if error.code == "resource_missing":
+            if error.is_missing:
                 raise NotFound(f"There is no invoice {invoice_id} for this customer.") from error
             raise
         facts = invoice.facts()
@@ -253,7 +253,7 @@ class Checkout:
         """Whether Stripe has deleted this invoice, with its customer, as "delete all test data" does."""
         with storage_errors():
             row = await Invoice.get(id=invoice_id)
-            gone = error.code == "resource_missing" and (
+            gone = error.is_missing and (
                 await is_deleted(row.customer) or await self._customers.forget_if_gone(row.customer, error)
             )
             if gone:

@@ -28,7 +28,6 @@ log = structlog.get_logger(__name__)
 
 SUBSCRIPTION = "subscription"
 """The `purchase` of a session for a subscription, whatever its plan: an account has one of them."""
-MISSING = "resource_missing"
 
 
 class OpenSessions:
@@ -46,7 +45,7 @@ class OpenSessions:
         try:
             shown = await self._sessions.read(row.id, purpose=Purpose.REQUEST)
         except StripeRefused as error:
-            if error.code != MISSING:
+            if not error.is_missing:
                 raise
             await self._checkouts.forget(row.id)
             return None
@@ -75,7 +74,7 @@ class OpenSessions:
             shown = await self._sessions.expire(session, max_wait_s)
         except StripeRefused as error:
             log.info("session_not_expired", checkout=session, error=str(error))
-            if error.code == MISSING:
+            if error.is_missing:
                 await self._checkouts.forget(session)
                 return
             shown = await self._sessions.read(session, max_wait_s, purpose=purpose)

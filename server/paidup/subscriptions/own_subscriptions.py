@@ -68,7 +68,7 @@ class OwnSubscriptions:
             try:
                 current = await self._gateway.read_subscription(row.id)
             except StripeRefused as error:
-                if error.code != "resource_missing":
+                if not error.is_missing:
                     raise
                 continue
             if await self._sync.is_own(current, account):

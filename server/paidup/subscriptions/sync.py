@@ -203,7 +203,7 @@ class SubscriptionSync:
         try:
             current = await self._gateway.read_subscription(subscription, max_wait_s)
         except StripeRefused as error:
-            if error.code != "resource_missing":
+            if not error.is_missing:
                 raise
             log.warning("subscription_missing", subscription=subscription)
             with storage_errors():

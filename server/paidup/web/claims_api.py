@@ -73,7 +73,7 @@ async def _by_email(services: Services, session: str, verified_email: str | None
     try:
         shown = await services.gateway.checkout_sessions.read(session)
     except StripeRefused as error:
-        if error.code != "resource_missing":
+        if not error.is_missing:
             raise
         raise NotFound(f"There is no Checkout Session {session}.") from None
     if shown.email is None or _normal(shown.email) != _normal(verified_email):
