@@ -39,7 +39,7 @@ async def test_a_key_that_may_not_read_payment_methods_shows_no_card(world: Worl
     names = [
         f"{RESOURCES[one.path.split('/')[2]]}_{one.access}"
         for one in PERMISSIONS
-        if one.name != "Payment Methods"
+        if one.resource != "Payment Methods"
     ]
     made = await world.stripe_side.control("restricted_keys", {"permissions": names})
     life = await a_life(world, stripe_secret_key=made["key"])

@@ -181,12 +181,13 @@ class Schedule:
 
     async def _live(self, account: Account) -> list[str]:
         """The account's subscriptions that run, as Stripe has them."""
-        return sorted(
+        running = [
             each["id"]
             for customer in await self._customers(account)
             for each in await self._list("subscriptions", customer=customer, status="all")
             if each["status"] in RUNNING
-        )
+        ]
+        return sorted(running)
 
     async def _paid(self, account: Account) -> set[str]:
         """The account's invoices that are paid, as Stripe has them."""

@@ -161,6 +161,7 @@ async def test_one_whose_start_was_cut_off_ends_too(scratch: Path, tmp_path: Pat
     os.mkfifo(gate)
     user = _start_behind(gate, ended, folder)
     opened = await wait_until(lambda: _writable(gate))
+    assert opened
     user.kill()
     user.wait()
     with (folder / "valkey" / "watchdog.lock").open() as presence:
