@@ -39,6 +39,7 @@ from paidup.runtime.postgres_address import parse_address
 from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
 
 BUSY_TIMEOUT_MS = 5_000
+MODELS = ["paidup.db.models", "paidup.db.outbound_models"]
 DEFAULT_TIMEOUTS = Timeouts()
 MIGRATED_WITHIN_S = 300.0
 """How long one statement of a migration may take, and how long one process waits for another's."""
@@ -69,7 +70,7 @@ def tortoise_config(url: str, pool: int = 20, timeouts: Timeouts = DEFAULT_TIMEO
         "connections": {
             "default": _sqlite(url) if _names_sqlite(url) else _postgres(url, pool, timeouts),
         },
-        "apps": {"paidup": {"models": ["paidup.db.models"], "migrations": "paidup.db.migrations"}},
+        "apps": {"paidup": {"models": MODELS, "migrations": "paidup.db.migrations"}},
         "use_tz": True,
         "timezone": "UTC",
     }

@@ -85,6 +85,8 @@ class Account(Model):
     version = fields.IntField(default=0, db_default=0)
     purchase_number = fields.IntField(default=1)
     """Part of the idempotency key of the next subscription: see subscriptions/checkout.py."""
+    low_balance = fields.BigIntField(null=True)
+    """A balance at or below it is low, which its plan says: an outbound event tells of the crossing."""
     created_at = fields.DatetimeField(auto_now_add=True)
 
     class Meta:
