@@ -13,7 +13,7 @@ from paidup.db.connection import connection, migrate, write_transaction
 from paidup.db.models import Account
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
-from tests.support.paidup import Paidup
+from tests.support.paidup import Customer, Paidup
 from tests.support.postgres_process import Pgbouncer
 from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
@@ -119,17 +119,23 @@ async def test_two_servers_share_a_pooler_in_transaction_mode(
     for customer in ("ada", "bob"):
         await _pays(first, stripe_side, customer)
     spends = [
-        server.customer(customer).spend(1, f"{customer}-{number}")
+        _spent(server.customer(customer), f"{customer}-{number}")
         for number in range(SPENDS)
         for server in (first, second)
         for customer in ("ada", "bob")
     ]
-    answers = await asyncio.gather(*spends)
-    assert {status for status, _ in answers} == {200}
+    assert set(await asyncio.gather(*spends)) == {200}
     for customer in ("ada", "bob"):
         assert await second.customer(customer).balance() == 2000 - SPENDS
     assert await Account.all().count() == 2
     await assert_books_balance(grants=2)
+
+
+async def _spent(customer: Customer, key: str) -> int:
+    """Spend one credit. Where the database is too slow, ask again with the same key, as a client does."""
+    while (answer := await customer.spend(1, key))[0] == 503:
+        pass
+    return answer[0]
 
 
 async def test_no_session_behind_a_pooler_is_changed(

@@ -141,7 +141,7 @@ async def test_a_backfill_can_be_interrupted(
     try:
         await asyncio.wait_for(asked.wait(), 30)
         child.process.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(child.process.wait, 20) == 130
+        assert await asyncio.to_thread(child.process.wait, 100) == 130
     finally:
         child.stop()
     assert document(child.output)["invoices"] == 0

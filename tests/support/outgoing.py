@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tests.support.tcp import serving_tcp
+
 CHUNK = 64 * 1024
 
 
@@ -99,7 +101,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def proxy(user: str = "", password: str = "") -> AsyncIterator[ConnectProxy]:
     """A running proxy."""
     found = ConnectProxy(user, password)
-    async with _serving(found.serve) as port:
+    async with serving_tcp(found.serve) as port:
         found.url = f"http://127.0.0.1:{port}"
         yield found
 
@@ -113,29 +115,5 @@ async def tls_in_front_of(port: int, certificate: Path, key: Path) -> AsyncItera
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _join((reader, writer), await asyncio.open_connection("127.0.0.1", port))
 
-    async with _serving(forward, context) as own:
+    async with serving_tcp(forward, context) as own:
         yield f"https://localhost:{own}"
-
-
-@asynccontextmanager
-async def _serving(handler: object, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await handler(reader, writer)  # type: ignore[operator]
-        finally:
-            tasks.discard(task)
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tuple(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
