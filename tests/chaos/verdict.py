@@ -42,7 +42,7 @@ async def _credited_once(paid: Sequence[Any]) -> list[str]:
     owed = {invoice["id"]: PRICES[invoice["amount_paid"]] for invoice in paid}
     grants: dict[str, list[int]] = defaultdict(list)
     for grant in await CreditGrant.all():
-        grants[grant.invoice_id].append(grant.credits)
+        grants[str(grant.invoice_id)].append(grant.credits)
     found += [f"{id} is paid and was granted {grants[id]}" for id in owed if grants[id] != [owed[id]]]
     found += [
         f"{id} was granted {got} and is not paid" for id, got in grants.items() if id not in owed and got

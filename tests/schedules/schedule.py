@@ -171,7 +171,7 @@ class Schedule:
             wrong.append(f"two live subscriptions: {live}")
         if flagged < len(live) - 1:
             wrong.append(f"{len(live)} live subscriptions, and {flagged} flagged")
-        granted = {grant.invoice_id for grant in await CreditGrant.filter(account_id=account.id)}
+        granted = {str(grant.invoice_id) for grant in await CreditGrant.filter(account_id=account.id)}
         if granted != paid:
             wrong.append(f"paid {sorted(paid)}, credited {sorted(granted)}")
         entries = sum(entry.credits for entry in await LedgerEntry.filter(account_id=account.id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, StripeEvent
+from paidup.db.models import Account, Correction, CreditGrant, GrantState, Invoice, LedgerEntry, StripeEvent
 from paidup.domain.decisions import InvoiceStatus
 
 
@@ -27,7 +27,10 @@ async def assert_books_balance(grants: int | None = None) -> None:
         held = grant.remaining + grant.frozen + grant.expired
         assert min(grant.remaining, grant.frozen, grant.expired) >= 0
         assert held <= grant.credits, (grant.id, held, grant.credits)
-    granted = sorted([grant.invoice_id for grant in await CreditGrant.filter(installment=1)])
+    given = await CreditGrant.filter(invoice_id__isnull=True)
+    assert {each.correction for each in given} <= {row.id for row in await Correction.all()}
+    paid = CreditGrant.filter(installment=1, invoice_id__not_isnull=True)
+    granted = sorted([str(grant.invoice_id) for grant in await paid])
     settled = Invoice.filter(status__in=[InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED])
     assert granted == sorted([invoice.id for invoice in await settled])
     assert grants is None or len(granted) == grants, granted

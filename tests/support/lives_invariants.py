@@ -170,7 +170,7 @@ async def check_credits(truth: Truth) -> None:
     """All that is paid is credited to whom it belongs, nothing else is, and returned money is taken back."""
     grants: dict[str, int] = defaultdict(int)
     for grant in await CreditGrant.all():
-        grants[grant.invoice_id] += grant.credits
+        grants[str(grant.invoice_id)] += grant.credits
     paid = {each.id: each for each in truth.payments}
     assert set(grants) == set(paid), "exactly the paid invoices are credited"
     changed = {each.subscription for each in truth.payments if not each.exact}

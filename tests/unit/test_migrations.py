@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,10 @@ async def test_rows_of_other_products_subscriptions_are_read_again(empty_url: st
     assert due == {"sub_pro": False, "sub_other": True}
 
 
+def _time(at: datetime | None) -> str:
+    return f"'{at.isoformat(' ')}'" if at else "NULL"
+
+
 async def test_grants_from_before_the_grace_get_it(empty_url: str) -> None:
     """Migration 0014: those of a running subscription's period that has not ended; no others."""
     try:
@@ -198,8 +202,10 @@ async def test_grants_from_before_the_grace_get_it(empty_url: str) -> None:
                 f" VALUES ('{name}', 1, 'cus_1', '{name}', 'usd', 900, 500, 'open', 1, 0, 0,"
                 " CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"
             )
-            await CreditGrant.create(
-                account_id=1, invoice_id=name, credits=500, remaining=500, expires_at=expires_at
+            await connection().execute_query(
+                "INSERT INTO credit_grants (account_id, invoice_id, installment, credits, remaining,"
+                " expires_at, state, created_at)"
+                f" VALUES (1, '{name}', 1, 500, 500, {_time(expires_at)}, 'live', CURRENT_TIMESTAMP)"
             )
     await migrate(empty_url)
     async with open_database(empty_url):

@@ -112,12 +112,12 @@ class Renewing(msgspec.Struct, frozen=True):
 
 
 class AvailableGrant(msgspec.Struct, frozen=True):
-    """Credits of one invoice that can still be spent: until `usable_until`, if that is set.
+    """Credits that came together and can still be spent: until `usable_until`, if that is set.
 
     `expires_at` is when their period ends; they outlast it while a renewal is awaited.
     """
 
-    invoice: str
+    invoice: str | None
     plan: str | None
     credits: int
     remaining: int

@@ -1,7 +1,8 @@
 """The audit: checks the ledger's invariants, account by account. It changes nothing.
 
 For each account: balance = sum of the entries = what remains in live grants, minus the debt. For each
-invoice: an active one has a grant, and one with a grant is settled. Each statement reads all that it
+invoice: an active one has a grant, and one with a grant is settled. For each grant without an invoice: an
+operator's correction gave it, with an entry. Each statement reads all that it
 compares, so the audit can run while credits move.
 """
 
@@ -30,6 +31,14 @@ FROM invoices i LEFT JOIN credit_grants g ON g.invoice_id = i.id AND g.installme
 WHERE i.account_id > {after} AND i.account_id <= {last}
   AND ((i.status IN ('active', 'reversed') AND g.id IS NULL) OR (i.settled_at IS NULL AND g.id IS NOT NULL))
 """
+_CORRECTIONS = """
+SELECT g.id AS id, c.id AS correction, e.id AS entry
+FROM credit_grants g LEFT JOIN audit_log c ON c.id = g.correction
+LEFT JOIN ledger_entries e ON e.grant_id = g.id AND e.reference = 'correction:' || g.correction
+  AND e.kind IN ('grant', 'adjust')
+WHERE g.invoice_id IS NULL AND g.account_id > {after} AND g.account_id <= {last}
+  AND (c.id IS NULL OR e.id IS NULL)
+"""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -55,8 +64,10 @@ async def audit_slice(after: int, limit: int = ACCOUNTS_PER_SLICE) -> Slice:
             return Slice([], 0, None)
         last = int(accounts[-1]["id"])
         ungranted = await _rows(_GRANTS.format(after=int(after), last=last))
+        unexplained = await _rows(_CORRECTIONS.format(after=int(after), last=last))
     findings = [finding for account in accounts for finding in _compare(account)]
     findings += [_invoice_finding(row) for row in ungranted]
+    findings += [_correction_finding(row) for row in unexplained]
     return Slice(findings, len(accounts), last)
 
 
@@ -87,6 +98,11 @@ def _invoice_finding(row: dict[str, Any]) -> Finding:
     if row["grant_id"] is None:
         return Finding(f"invoice {row['id']}", f"it is {row['status']} and has no grant")
     return Finding(f"invoice {row['id']}", f"it has a grant and was never settled ({row['status']})")
+
+
+def _correction_finding(row: dict[str, Any]) -> Finding:
+    missing = "entry in audit_log" if row["correction"] is None else "entry in ledger_entries"
+    return Finding(f"grant {row['id']}", f"it is of no invoice, and of no correction with an {missing}")
 
 
 async def _rows(statement: str) -> list[dict[str, Any]]:

@@ -38,7 +38,8 @@ GrantPortion = tuple[int, int]
 class GrantTerms(msgspec.Struct, frozen=True):
     """What a grant gives. `expires_at` None: never. `due_at`: when a planned installment becomes live.
 
-    `usable_until`: until when its credits can be used after `expires_at`, while a renewal is awaited.
+    `usable_until`: until when its credits can be used after that, while a renewal is awaited. `correction`:
+    the operator's, where no invoice gives it.
     """
 
     credits: int
@@ -48,14 +49,15 @@ class GrantTerms(msgspec.Struct, frozen=True):
     rollover_cap: int = 0
     due_at: datetime | None = None
     usable_until: datetime | None = None
+    correction: str | None = None
 
 
 async def lock_account(account_id: int) -> Account:
-    """The account, locked until the transaction ends."""
+    """The account, or the one that it was merged into, locked until the transaction ends."""
     found = await read_locked("accounts.id = $1", [account_id], Account)
     assert found is not None, "an account is never deleted"
     account: Account = found[0]
-    return account
+    return await lock_account(account.merged_into) if account.merged_into else account
 
 
 # Granting
@@ -78,7 +80,7 @@ async def grant(
     sent_later = writes is not None
     writes = writes or UnitOfWork()
     remaining = terms.credits - min(terms.credits, debt_of(account))
-    row = _new_grant(account, invoice_id, terms, remaining, GrantState.LIVE)
+    row = new_grant(account, invoice_id, terms, remaining, GrantState.LIVE)
     writes.insert(row)
     reason = f"{terms.plan or 'plan'}, {'on trust' if terms.installment == ON_TRUST else 'paid'}{note}"
     reference = f"{invoice_id}:{terms.installment}"
@@ -93,15 +95,15 @@ async def plan_installment(
     account: Account, invoice_id: str, terms: GrantTerms, writes: UnitOfWork | None = None
 ) -> None:
     """Store a later installment, without credits until `make_installment`. `writes` as in `grant`."""
-    planned = _new_grant(account, invoice_id, terms, 0, GrantState.PLANNED)
+    planned = new_grant(account, invoice_id, terms, 0, GrantState.PLANNED)
     if writes is None:
         await planned.save()
     else:
         writes.insert(planned)
 
 
-def _new_grant(
-    account: Account, invoice_id: str, terms: GrantTerms, remaining: int, state: GrantState
+def new_grant(
+    account: Account, invoice_id: str | None, terms: GrantTerms, remaining: int, state: GrantState
 ) -> CreditGrant:
     return CreditGrant(
         account_id=account.id,
@@ -209,8 +211,7 @@ async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
     """The grants that may be spent, in spending order, after ending those that expire by `at`."""
     # Used-up grants without an expiry stay live forever, so they are not read.
     live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    due = sorted((g for g in live if is_over(g, at)), key=spending_order)
-    for ended in due:
+    for ended in sorted((g for g in live if is_over(g, at)), key=spending_order):
         await _end(account, ended, _kept(ended, live), at)
     for rolled, over in _beyond_cap(live):
         await _end(account, rolled, rolled.remaining - over, at, "above the rollover cap")

@@ -246,7 +246,7 @@ async def claim_returned(
     """Divide `unused` credits, some of whose money was reversed while they were reserved."""
     claiming = {row.id: row for row in rows if row.reserved_through >= reservation}
     grants = await CreditGrant.filter(invoice_id__in=list(claiming)) if claiming else []
-    invoices = {grant.id: claiming[grant.invoice_id] for grant in grants}
+    invoices = {grant.id: claiming[grant.invoice_id or ""] for grant in grants}
     sources, all_owed, taken = [], 0, dict.fromkeys(claiming, 0)
     for grant_id, credits in unused:
         if row := invoices.get(grant_id):

@@ -5,6 +5,7 @@
 - `stripe_events` PRIMARY KEY(evt_ id): one row for one event, however often it is delivered.
 - `reversals` PRIMARY KEY(Stripe's id), `reservations` UNIQUE(account, key).
 - `stripe_customers` PRIMARY KEY(cus_ id): one account for one customer.
+- `credit_grants` UNIQUE(correction), `audit_log` UNIQUE(key): one grant for one operator's correction.
 - `checkout_sessions` PRIMARY KEY(cs_ id). A session without an invoice is a row of `invoices` of its own id.
 
 Holds no rules: what is written, and when, is decided by the ledger and the settlement.
@@ -37,6 +38,20 @@ class EntryKind(StrEnum):
     RESTORE = "restore"
     EXPIRE = "expire"
     ADJUST = "adjust"
+
+
+class Action(StrEnum):
+    """What an operator did. The second of each pair undoes the first."""
+
+    GRANT = "grant"
+    REVOKE = "revoke"
+    ADJUST = "adjust"
+    LINK = "link"
+    UNLINK = "unlink"
+    DISMISS = "dismiss"
+    REOPEN = "reopen"
+    MERGE = "merge"
+    ERASE = "erase"
 
 
 class GrantState(StrEnum):
@@ -87,6 +102,8 @@ class Account(Model):
     """Part of the idempotency key of the next subscription: see subscriptions/checkout.py."""
     low_balance = fields.BigIntField(null=True)
     """A balance at or below it is low, which its plan says: an outbound event tells of the crossing."""
+    merged_into = fields.IntField(null=True)
+    """The account that has all that was its own: see operations/merging.py. It answers for this one."""
     created_at = fields.DatetimeField(auto_now_add=True)
 
     class Meta:
@@ -248,7 +265,7 @@ class CheckoutSession(Model):
 
 
 class CreditGrant(Model):
-    """Credits that came together.
+    """Credits that came together: of an invoice, or of an operator's `correction`.
 
     While LIVE, `remaining` may be spent. `frozen` is withheld by an open dispute. `expires_at` None: never.
     `usable_until`: until when its credits can be used after `expires_at`, while a renewal is awaited.
@@ -260,9 +277,11 @@ class CreditGrant(Model):
     account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
         "paidup.Account", "grants", on_delete=fields.RESTRICT
     )
-    invoice: fields.ForeignKeyRelation[Invoice] = fields.ForeignKeyField(
-        "paidup.Invoice", "grants", on_delete=fields.RESTRICT
+    invoice: fields.ForeignKeyNullableRelation[Invoice] = fields.ForeignKeyField(
+        "paidup.Invoice", "grants", on_delete=fields.RESTRICT, null=True
     )
+    correction = fields.CharField(40, null=True)
+    """The row of `audit_log` that gave it, where no invoice did."""
     installment = fields.IntField(default=1)
     plan = fields.CharField(40, null=True)
     credits = fields.BigIntField()
@@ -277,11 +296,11 @@ class CreditGrant(Model):
     created_at = fields.DatetimeField(auto_now_add=True)
 
     account_id: int
-    invoice_id: str
+    invoice_id: str | None
 
     class Meta:
         table = "credit_grants"
-        unique_together = (("invoice", "installment"),)
+        unique_together = (("invoice", "installment"), ("correction",))
         indexes = (
             Index(fields=("account_id", "state", "expires_at")),
             Index(fields=("state", "due_at")),
@@ -466,6 +485,34 @@ class StripeReads(Model):
 
     class Meta:
         table = "stripe_reads"
+
+
+class Correction(Model):
+    """What an operator did, and why. Append-only, but for what an erasure takes out.
+
+    `key` is the operator's idempotency key; `digest` is of what was asked for under it. `details` says what
+    was asked, `before` and `after` what it changed.
+    """
+
+    id = fields.CharField(40, primary_key=True)
+    at = fields.DatetimeField(db_index=True)
+    actor = fields.CharField(200)
+    action = fields.CharField(20)
+    account: fields.ForeignKeyNullableRelation[Account] = fields.ForeignKeyField(
+        "paidup.Account", "corrections", on_delete=fields.RESTRICT, null=True
+    )
+    key = fields.CharField(200, unique=True)
+    digest = fields.CharField(64)
+    reason = fields.TextField()
+    details: Any = fields.JSONField()
+    before: Any = fields.JSONField()
+    after: Any = fields.JSONField()
+
+    account_id: int | None
+
+    class Meta:
+        table = "audit_log"
+        indexes = (Index(fields=("account_id",)),)
 
 
 class TimelineEntry(Model):

@@ -7,9 +7,11 @@ tests/unit/test_database.py compares the migrated schema with the models.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from tortoise.migrations.operations import AlterField, RemoveField, RunSQL
+from tortoise.migrations.constraints import UniqueConstraint
+from tortoise.migrations.operations import AddConstraint, AlterField, RemoveField, RunSQL
 
 
 class Redescribe(AlterField):
@@ -30,6 +32,48 @@ class DropColumn(RemoveField):
     ) -> None:
         table = old_state.apps.get_model(f"{app_label}.{self.model_name}")._meta.db_table
         await state_editor._run_sql(f'ALTER TABLE "{table}" DROP COLUMN "{self.name}"')
+
+
+class MakeNullable(AlterField):
+    """Let a column be NULL, in place.
+
+    SQLite has no ALTER for it: the table's stored definition is edited, as https://sqlite.org/lang_altertable.html
+    allows for a constraint that does not change how rows are stored ("Making Other Kinds Of Table Schema
+    Changes").
+    """
+
+    async def database_forward(
+        self, app_label: str, old_state: Any, new_state: Any, state_editor: Any = None
+    ) -> None:
+        model = new_state.apps.get_model(f"{app_label}.{self.model_name}")
+        table, column = model._meta.db_table, str(getattr(self.field, "source_field", None) or self.name)
+        if state_editor.client.capabilities.dialect != "sqlite":
+            await state_editor._run_sql(f'ALTER TABLE "{table}" ALTER COLUMN "{column}" DROP NOT NULL')
+            return
+        (row,) = await state_editor.client.execute_query_dict(_DEFINITION, [table])
+        relaxed, found = re.subn(rf'("{column}" [^,]*?) NOT NULL', r"\1", row["sql"], count=1)
+        assert found == 1, row["sql"]
+        await state_editor._run_sql("PRAGMA writable_schema = ON")
+        await state_editor.client.execute_query(_REDEFINE, [relaxed, table])
+        await state_editor._run_sql("PRAGMA writable_schema = RESET")
+
+
+_DEFINITION = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?"
+_REDEFINE = "UPDATE sqlite_master SET sql = ? WHERE type = 'table' AND name = ?"
+
+
+class AddUnique(AddConstraint):
+    """Add a unique key of some columns, as an index: Tortoise's own would rebuild the table on SQLite."""
+
+    async def database_forward(
+        self, app_label: str, old_state: Any, new_state: Any, state_editor: Any = None
+    ) -> None:
+        table = new_state.apps.get_model(f"{app_label}.{self.model_name}")._meta.db_table
+        assert isinstance(self.constraint, UniqueConstraint)
+        columns = self.constraint.fields
+        named = ", ".join(f'"{column}"' for column in columns)
+        index = f"uid_{table}_{'_'.join(columns)}"
+        await state_editor._run_sql(f'CREATE UNIQUE INDEX "{index}" ON "{table}" ({named})')
 
 
 class FillTable(RunSQL):

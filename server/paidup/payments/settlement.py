@@ -155,6 +155,7 @@ class Settlement:
         """Grant a planned installment of a yearly plan, once. False where it is granted or void already."""
         async with write_transaction():
             planned = await CreditGrant.get(id=grant_id)
+            assert planned.invoice_id is not None, "only invoices plan installments"
             row, account = await lock_invoice(planned.invoice_id)
             planned = await CreditGrant.get(id=grant_id)  # as it is under the lock
             if planned.state is not GrantState.PLANNED or row.status is InvoiceStatus.REVERSED:

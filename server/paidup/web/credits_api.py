@@ -82,7 +82,7 @@ async def credits(request: Request) -> Response:
             "grants": [
                 {
                     "invoice": grant.invoice_id,
-                    "plan": grant.plan or grant.invoice.plan,
+                    "plan": grant.plan or (grant.invoice and grant.invoice.plan),
                     "credits": grant.credits,
                     "remaining": grant.remaining,
                     "expires_at": grant.expires_at,

@@ -1,0 +1,25 @@
+"""Finds accounts by the SaaS's id. One that was merged into another is answered for by that one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from paidup.db.models import Account
+
+
+async def find_account(external_id: str) -> Account | None:
+    """The account of a user, or the one that it was merged into; None where there is none."""
+    account = await Account.get_or_none(external_id=external_id)
+    return await surviving(account) if account else None
+
+
+async def surviving(account: Account) -> Account:
+    """The account that answers for this one: itself, unless it was merged into another."""
+    # A merge moves earlier pointers along, so one step leads to the end.
+    return await Account.get(id=account.merged_into) if account.merged_into else account
+
+
+async def current_ids(account_ids: Iterable[int]) -> dict[int, int]:
+    """Which account answers for each of these ids."""
+    rows = await Account.filter(id__in=list(account_ids)).only("id", "merged_into")
+    return {row.id: row.merged_into or row.id for row in rows}

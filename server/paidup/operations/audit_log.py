@@ -1,0 +1,169 @@
+"""The audit log: what operators did, who decided it and why. One row for each key of theirs.
+
+A row is written in the transaction that makes its change. The same key returns what it did; another request
+under it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+from tortoise.exceptions import IntegrityError
+
+from paidup.credits import ledger
+from paidup.db.accounts import find_account
+from paidup.db.connection import repeatable, storage_errors
+from paidup.db.models import Account, Action, Correction
+from paidup.errors import Conflict, InvalidInput, NotFound
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_REASON = 2000
+MAX_NAME = MAX_KEY = 200
+MAX_LISTED = 100
+
+
+class Instruction(msgspec.Struct, frozen=True):
+    """Who decided it, why, and their idempotency key: the number of a ticket, for example."""
+
+    by: str
+    reason: str
+    key: str
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is asked for under an instruction's key. `asked` is compared with a later request of that key."""
+
+    action: Action
+    instruction: Instruction
+    asked: dict[str, Any]
+    id: str = msgspec.field(default_factory=lambda: f"cor_{secrets.token_hex(12)}")
+    """Of the row to be written."""
+
+    @property
+    def digest(self) -> str:
+        text = msgspec.json.encode([self.action, self.asked], order="sorted")
+        return hashlib.sha256(text).hexdigest()
+
+
+class Corrected(msgspec.Struct, frozen=True):
+    """A row of the audit log. `account` is the user's id; None where it is about no account."""
+
+    id: str
+    at: datetime
+    action: Action
+    account: str | None
+    by: str
+    reason: str
+    key: str
+    details: dict[str, Any]
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+def request(action: Action, instruction: Instruction, **asked: Any) -> Request:
+    """A request with its instruction checked. Raises InvalidInput."""
+    by, reason, key = (each.strip() for each in (instruction.by, instruction.reason, instruction.key))
+    for name, text, limit in (("by", by, MAX_NAME), ("reason", reason, MAX_REASON), ("key", key, MAX_KEY)):
+        if not 0 < len(text) <= limit or "\0" in text:
+            raise InvalidInput(f"`{name}` is required: {_MEANINGS[name]}, in at most {limit} characters.")
+    return Request(action, Instruction(by, reason, key), asked)
+
+
+_MEANINGS = {
+    "by": "who decided it",
+    "reason": "why",
+    "key": "a key of yours, such as the number of a ticket, under which it is done once",
+}
+
+
+def once(work: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Run `work` again where another process used its key at the same moment: then it finds that row."""
+    repeated = repeatable(work)
+
+    @wraps(work)
+    async def run(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return await repeated(*arguments, **named)
+        except IntegrityError:
+            return await repeated(*arguments, **named)
+
+    return run
+
+
+async def done_before(wanted: Request) -> Corrected | None:
+    """What was done under this key, or None. Raises Conflict where that was something else."""
+    row = await Correction.get_or_none(key=wanted.instruction.key).select_related("account")
+    if row is None:
+        return None
+    if (row.action, row.digest) != (wanted.action, wanted.digest):
+        raise Conflict(f"The key {wanted.instruction.key!r} was used for something else: {row.id}.")
+    return corrected(row)
+
+
+async def record(
+    wanted: Request,
+    account: Account | None,
+    at: datetime,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    details: dict[str, Any],
+) -> Corrected:
+    """Write the row. Needs the transaction that makes the change."""
+    row = await Correction.create(
+        id=wanted.id,
+        at=at,
+        actor=wanted.instruction.by,
+        action=wanted.action,
+        account_id=account.id if account else None,
+        key=wanted.instruction.key,
+        digest=wanted.digest,
+        reason=wanted.instruction.reason,
+        details=msgspec.to_builtins(details),
+        before=msgspec.to_builtins(before),
+        after=msgspec.to_builtins(after),
+    )
+    return _corrected(row, account)
+
+
+async def locked_account(external_id: str) -> Account:
+    """The account of a user, locked. Raises NotFound."""
+    account = await find_account(external_id)
+    if account is None:
+        raise NotFound(f"There is no account {external_id!r}. One is made with its user's first request.")
+    return await ledger.lock_account(account.id)
+
+
+async def list_corrections(account: Account | None = None, limit: int = MAX_LISTED) -> list[Corrected]:
+    """The newest rows first: all, or those of an account. Raises StorageUnavailable."""
+    rows = Correction.filter(account_id=account.id) if account else Correction.all()
+    with storage_errors():
+        found = await rows.order_by("-at", "-id").limit(limit).select_related("account")
+    return [corrected(row) for row in found]
+
+
+def corrected(row: Correction) -> Corrected:
+    """A row that was read with its account."""
+    return _corrected(row, row.account)
+
+
+def _corrected(row: Correction, account: Account | None) -> Corrected:
+    return Corrected(
+        id=row.id,
+        at=row.at,
+        action=Action(row.action),
+        account=account.external_id if account else None,
+        by=row.actor,
+        reason=row.reason,
+        key=row.key,
+        details=row.details,
+        before=row.before,
+        after=row.after,
+    )
