@@ -69,6 +69,9 @@ class Stripe:
     async def update_grace(self, subscription: Subscription) -> None:
         pass
 
+    async def publish_balance(self, account: Account) -> None:
+        pass
+
     async def end_subscription(self, subscription: str) -> None:
         if "end" in self.fails:
             raise StorageUnavailable("away")

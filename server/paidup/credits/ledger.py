@@ -2,7 +2,7 @@
 
 The only code that changes a balance. Each function runs inside the caller's write transaction, on a
 locked account, so two processes change one balance in turn. Whether to grant or to reverse is decided in
-`payments/settlement.py` and `reversals.py`.
+`payments/settlement.py` and `reversals.py`. An entry's outbound events are written with it.
 
 Invariant: balance = sum of the entries = what remains in live grants, minus the debt. An account never
 has both, because a debt is paid from live grants and from new ones first. A balance below zero is the debt.
@@ -15,7 +15,8 @@ from datetime import datetime
 
 import msgspec
 
-from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
+from paidup.credits.entry_events import add_events
+from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, Invoice, LedgerEntry
 from paidup.db.unit_of_work import UnitOfWork, read_locked
 from paidup.errors import InsufficientCredits, KeyReused
 from paidup.runtime.clock import now
@@ -84,9 +85,7 @@ async def grant(
     writes.insert(row)
     reason = f"{terms.plan or 'plan'}, {'on trust' if terms.installment == ON_TRUST else 'paid'}{note}"
     reference = f"{invoice_id}:{terms.installment}"
-    entry = _move_balance(account, EntryKind.GRANT, terms.credits, reference, reason, None, at)
-    writes.insert(entry, grant_id=row)
-    writes.update(account, "balance", "version")
+    _post(writes, account, _entry(EntryKind.GRANT, terms.credits, reference, reason, at), row)
     if not sent_later:
         await writes.send()
 
@@ -135,7 +134,7 @@ async def make_installment(account: Account, planned: CreditGrant, at: datetime)
     await planned.save(update_fields=["remaining", "state"])
     reason = f"{planned.plan or 'plan'}, part {planned.installment}"
     reference = f"{planned.invoice_id}:{planned.installment}"
-    await post_entry(account, EntryKind.GRANT, planned.credits, reference, reason, planned.id, at)
+    await post_entry(account, EntryKind.GRANT, planned.credits, reference, reason, planned, at)
 
 
 async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str, at: datetime) -> None:
@@ -153,7 +152,7 @@ async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str,
     await grant.save(update_fields=["credits", "expired"])
     balance = await settle_debt(account, [grant], debt)
     reason = "recalculated with a late invoice"
-    await post_entry(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant.id, at)
+    await post_entry(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant, at)
 
 
 async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: int) -> int:
@@ -278,7 +277,7 @@ async def _end(
     if over:
         # A grant ends more than once if credits return to it after its end.
         reference = f"grant:{ended.id}:{ended.expired}"
-        await post_entry(account, EntryKind.EXPIRE, -over, reference, reason, ended.id, at)
+        await post_entry(account, EntryKind.EXPIRE, -over, reference, reason, ended, at)
     ended.remaining, ended.expired = kept, ended.expired + over
     if kept:
         ended.expires_at = None
@@ -366,35 +365,34 @@ async def post_entry(
     credits: int,
     reference: str,
     reason: str = "",
-    grant_id: int | None = None,
+    about: CreditGrant | Invoice | None = None,
     at: datetime | None = None,
 ) -> None:
-    """Write an entry and change the balance by it. `at` defaults to now."""
+    """Write an entry, change the balance by it, and write its outbound events. `at` defaults to now."""
     writes = UnitOfWork()
-    writes.insert(_move_balance(account, kind, credits, reference, reason, grant_id, at))
-    writes.update(account, "balance", "version")
+    _post(writes, account, _entry(kind, credits, reference, reason, at), about)
     await writes.send()
 
 
-def _move_balance(
-    account: Account,
-    kind: EntryKind,
-    credits: int,
-    reference: str,
-    reason: str,
-    grant_id: int | None,
-    at: datetime | None,
-) -> LedgerEntry:
-    """Change the balance, and return the entry for it. Neither is written yet."""
-    account.balance += credits
+def _entry(kind: EntryKind, credits: int, reference: str, reason: str, at: datetime | None) -> LedgerEntry:
+    return LedgerEntry(kind=kind, credits=credits, reference=reference, reason=reason, created_at=at or now())
+
+
+def _post(
+    writes: UnitOfWork, account: Account, entry: LedgerEntry, about: CreditGrant | Invoice | None
+) -> None:
+    """Change the balance by the entry, and add to `writes` the entry and its outbound events.
+
+    `about` may be a grant that is inserted by the same `writes`.
+    """
+    before: int = account.balance
+    account.balance += entry.credits
     account.version += 1
-    return LedgerEntry(
-        account_id=account.id,
-        kind=kind,
-        credits=credits,
-        reference=reference,
-        reason=reason,
-        grant_id=grant_id,
-        balance_after=account.balance,
-        created_at=at or now(),
-    )
+    entry.account_id, entry.balance_after = account.id, account.balance
+    if isinstance(about, CreditGrant) and about.pk is None:
+        writes.insert(entry, grant_id=about)
+    else:
+        entry.grant_id = about.id if isinstance(about, CreditGrant) else None
+        writes.insert(entry)
+    writes.update(account, "balance", "version")
+    add_events(writes, account, entry, before, about)

@@ -13,6 +13,7 @@ from datetime import datetime
 import msgspec
 
 from paidup.credits import ledger, reversals
+from paidup.credits.entry_events import write_expired_reservation
 from paidup.credits.ledger import GrantPortion, Spent
 from paidup.db.models import Account, EntryKind, LedgerEntry, Reservation, ReservationState
 from paidup.errors import InsufficientCredits, InvalidInput, KeyReused, NotFound, ReservationOver
@@ -149,6 +150,8 @@ async def _end(
     await ledger.return_credits(account, returned.sources, at, returned.owed)
     reason = {ReservationState.EXPIRED: "reservation expired"}.get(state, f"reservation {state}")
     await ledger.post_entry(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
+    if state is ReservationState.EXPIRED:  # the others are the backend's own calls
+        await write_expired_reservation(account, row.credits, row.key)
     await reversals.apply_returned(account, reversed_invoices, returned.reversed, row.id, at)
     await ledger.expire_due(account, at)  # credits returned to an ended grant expire again
     if used:

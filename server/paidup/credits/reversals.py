@@ -98,7 +98,7 @@ async def apply(
     fewer = due.reversed < row.credits_reversed
     if moved := await _move(row, account, grants, due, after, at):
         kind, net = moved
-        await ledger.post_entry(account, kind, net, cause, reason, grants[0].id if grants else None, at)
+        await ledger.post_entry(account, kind, net, cause, reason, grants[0] if grants else row, at)
     if fewer:  # some credits may have returned to other grants
         others = [each for each in await invoices_with_reversals(account) if each.id != row.id]
         await _freeze_disputed(account, others, cause, at)
@@ -269,10 +269,10 @@ async def apply_returned(
     account: Account, rows: Sequence[Invoice], taken: Mapping[str, int], reservation: int, at: datetime
 ) -> None:
     """Post what was taken from the returned credits, and freeze the rest where a payment is disputed."""
-    cause = f"reservation:{reservation}"
+    cause, by_id = f"reservation:{reservation}", {row.id: row for row in rows}
     for invoice, credits in taken.items():
-        reason = "refunded or disputed while it was reserved"
-        await ledger.post_entry(account, EntryKind.REVERSE, -credits, f"{cause}>{invoice}", reason, at=at)
+        reference, reason = f"{cause}>{invoice}", "refunded or disputed while it was reserved"
+        await ledger.post_entry(account, EntryKind.REVERSE, -credits, reference, reason, by_id[invoice], at)
     await _freeze_disputed(account, rows, cause, at)
 
 
@@ -288,4 +288,4 @@ async def _freeze_disputed(account: Account, rows: Sequence[Invoice], cause: str
         more = sum(grant.frozen for grant in grants) - before
         if more:
             reason = "the payment is disputed"
-            await ledger.post_entry(account, EntryKind.FREEZE, -more, f"{cause}>{row.id}", reason, at=at)
+            await ledger.post_entry(account, EntryKind.FREEZE, -more, f"{cause}>{row.id}", reason, row, at)

@@ -97,6 +97,6 @@ async def _post(
     balance = await ledger.settle_debt(account, changed, ledger.debt_of(account) + owed)
     reference = f"{row.id}:{ledger.ON_TRUST}:ended"
     await ledger.post_entry(
-        account, EntryKind.REVERSE, balance - account.balance, reference, reason, lent.id, at
+        account, EntryKind.REVERSE, balance - account.balance, reference, reason, lent, at
     )
     row.credits_on_trust = 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from paidup.db import outbox
 from paidup.db.models import CheckoutSession
 from paidup.domain.backoff import reconciler_delay_s
+from paidup.domain.outbound_events import OutboundEventType
 from paidup.domain.payment_facts import LineFacts
 from paidup.runtime.clock import at_unix
 from paidup.stripe_api.checkout_schemas import COMPLETE, EXPIRED, OPEN, PAID, StripeCheckoutSession
@@ -57,6 +59,20 @@ def update_row(
 def awaits_claim(row: CheckoutSession) -> bool:
     """Whether it is paid and belongs to nobody yet."""
     return row.status == COMPLETE and row.payment_status in PAID and row.account_id is None
+
+
+async def announce_unclaimed(row: CheckoutSession) -> None:
+    """Write the outbound event of a payment that belongs to nobody, in the transaction that saves its row."""
+    await outbox.save_without_account(
+        OutboundEventType.CHECKOUT_UNCLAIMED,
+        checkout=row.id,
+        plan=row.plan,
+        mode=row.mode,
+        amount_minor=row.amount_minor,
+        currency=row.currency,
+        customer=row.customer,
+        client_reference=row.client_reference,
+    )
 
 
 def next_check(row: CheckoutSession, at: datetime) -> datetime | None:

@@ -23,7 +23,15 @@ from paidup.db.models import Account, CheckoutSession, Invoice
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import Source
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
-from paidup.payments.checkout_rows import awaits_claim, lines_of, new_row, next_check, told, update_row
+from paidup.payments.checkout_rows import (
+    announce_unclaimed,
+    awaits_claim,
+    lines_of,
+    new_row,
+    next_check,
+    told,
+    update_row,
+)
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import LEASE_S, REFRESH_TRIES, RESULT_TTL_S, Verification
@@ -301,11 +309,13 @@ class CheckoutVerification:
         async with write_transaction():
             await CheckoutSession.bulk_create([new_row(shown, at)], ignore_conflicts=True)
             row = await locked(CheckoutSession.filter(id=shown.id)).get()
-            before = told(row)
+            before, waited = told(row), row.fetched_at is not None and awaits_claim(row)
             update_row(row, shown, at, self._prices)
             row.account_id = row.account_id or account_id
             row.next_check_at = next_check(row, at)
             await row.save()
+            if awaits_claim(row) and not waited:
+                await announce_unclaimed(row)
         return row, told(row) != before
 
     @repeatable

@@ -96,7 +96,7 @@ class Settled(msgspec.Struct, frozen=True):
     status: StatusMessage | None = None
     created: bool = False
     changed_account: Account | None = None
-    """The account, where its balance has changed."""
+    """The account, where its version has grown."""
     payment_seen: bool = False
     """Whether this is the first sight of a payment whose credits cannot be computed yet."""
     method_unknown: bool = False

@@ -27,6 +27,7 @@ from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.domain.quotes import quote
+from paidup.payments import payment_events
 from paidup.payments.invoice_intake import create_invoice
 from paidup.payments.invoice_rows import (
     lock_invoice,
@@ -334,7 +335,9 @@ class Settlement:
                 writes.update_unread(
                     Subscription, READ_PENDING_CHANGE, id=row.subscription, refresh_at=self._clock()
                 )
+        event_type = None
         if decision.verdict is Verdict.NOTIFY:
+            event_type = payment_events.event_of(row, decision)
             note_attempt(row, decision.status, decision.method, self._clock())
             row.payment_seen_at = None
             await self._update_trust(row, account)
@@ -349,6 +352,8 @@ class Settlement:
                 writes.update_unread(
                     StripeEvent, MARK_HANDLED, id=event, outcome=outcome.value, handled_at=now()
                 )
+        if event_type is not None:
+            payment_events.announce(event_type, row, account, writes)
         return Settled(
             outcome=outcome,
             reason=decision.reason,

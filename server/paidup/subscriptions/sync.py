@@ -30,6 +30,7 @@ from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import StripeInvoice, StripeSubscription, SubscriptionItem
+from paidup.subscriptions.announcements import announce_changes, state_of
 from paidup.subscriptions.renewals import Renewals
 
 log = structlog.get_logger(__name__)
@@ -95,13 +96,22 @@ class SubscriptionSync:
         due = row.refresh_at is None or row.refresh_at <= at
         if row.status != "incomplete" or shown.status != "active" or row.fetched_at is None or due:
             return False
-        begun = Subscription(id=row.id)
+        return await self._save_begun(row, shown)
+
+    @repeatable
+    async def _save_begun(self, row: Subscription, shown: StripeSubscription) -> bool:
+        begun = Subscription(id=row.id, account_id=row.account_id)
         self._update_row(begun, shown)
         begun.refresh_at = self._next_refresh_at(begun)
         values = {name: getattr(begun, name) for name in (*SHOWN, "plan", "refresh_at")}
-        with storage_errors():
+        async with write_transaction():
+            account = await ledger.lock_account(row.account_id)
             same = Subscription.filter(id=row.id, status="incomplete", refresh_at=row.refresh_at)
-            return bool(await same.update(**values))
+            saved = bool(await same.update(**values))
+            announced = saved and await announce_changes(account, state_of(row), begun)
+        if announced:
+            await self._settlement.publish_balance(account)
+        return saved
 
     async def _register_unknown(self, shown: StripeSubscription) -> EventOutcome:
         """Register a subscription that was created directly in Stripe, where its account is known."""
@@ -223,9 +233,13 @@ class SubscriptionSync:
         if current.status in ENDED:  # final, however old the answer; and first, in case the process dies here
             await self._settlement.end_subscription(current.id)
         async with write_transaction():
+            known = await Subscription.get(id=current.id).only("id", "account_id")
+            # The account first, like the settlement.
+            account = await ledger.lock_account(known.account_id)
             row = await locked(Subscription.filter(id=current.id)).get()
             if row.fetched_at is not None and row.fetched_at > requested_at:
                 return row
+            before = state_of(row)
             # A later event may have scheduled another read while Stripe was answering this one.
             scheduled_since = row.refresh_at is not None and requested_at < row.refresh_at <= self._clock()
             self._update_row(row, current)
@@ -233,6 +247,9 @@ class SubscriptionSync:
             if not scheduled_since:
                 row.refresh_at = self._next_refresh_at(row)
             await row.save()
+            announced = await announce_changes(account, before, row)
+        if announced:
+            await self._settlement.publish_balance(account)
         if current.status not in ENDED:
             await self._settlement.update_grace(row)
         return row
