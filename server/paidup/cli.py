@@ -65,6 +65,37 @@ COMMANDS = {
     "dismiss": Command(
         "events", "dismiss", "End the alarm about events that need no handling. Nothing is credited."
     ),
+    "reopen": Command(
+        "events",
+        "reopen",
+        "Undo dismiss: the events are in the alarm again, and `paidup replay` handles them.",
+    ),
+    "grant": Command(
+        "corrections",
+        "grant",
+        "Give credits, or credit an invoice that was paid outside of Stripe. Undo: revoke.",
+    ),
+    "revoke": Command("corrections", "revoke", "Take back what `paidup grant` gave."),
+    "adjust": Command(
+        "corrections",
+        "adjust",
+        "Raise or lower a balance that is wrong. Undo: adjust by the opposite.",
+    ),
+    "link-customer": Command(
+        "corrections",
+        "link_customer",
+        "Say whose a Stripe customer is: its payments that wait are credited. Undo: unlink-customer.",
+    ),
+    "unlink-customer": Command(
+        "corrections",
+        "unlink_customer",
+        "Undo link-customer. What the account has been credited stays its own.",
+    ),
+    "audit-log": Command(
+        "corrections",
+        "audit_log",
+        "List what operators have done: when, who, what and why. The newest first.",
+    ),
     "resolve": Command(
         "second_payments",
         "resolve",

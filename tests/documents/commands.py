@@ -26,6 +26,22 @@ ELSEWHERE = {
     "paidup serve --workers 2": "test_two_workers_notify_each_other_without_configuration",
     "paidup work": "test_the_processes_of_the_procfile_run_together",
     "honcho start": "test_the_processes_of_the_procfile_run_together",
+    (
+        'paidup grant user_17 --credits 500 --reason "A day of outage" --key T-17'
+    ): "test_the_commands_do_the_same",
+    ('paidup revoke T-17 --reason "The wrong customer" --key T-17-undone'): "test_the_commands_do_the_same",
+    (
+        'paidup adjust user_17 --credits=-50 --reason "Counted twice" --key T-18'
+    ): "test_the_commands_do_the_same",
+    (
+        'paidup grant user_17 --invoice in_… --paid-by wire --reason "Statement of 3 March" --key T-19'
+    ): "test_an_invoice_paid_outside_of_stripe_is_credited_once",
+    (
+        'paidup grant user_17 --credits 2000 --plan pro --paid-by wire --reason "Invoice 2027-31" --key T-20'
+    ): "test_the_commands_do_the_same",
+    (
+        'paidup link-customer cus_… user_17 --reason "They wrote from that address" --key T-21'
+    ): "test_the_commands_do_the_same",
     "make chaos": "test_whatever_is_killed_every_paid_invoice_is_credited_once_and_every_watcher_told",
     "make soak": "test_customers_come_and_go_and_nothing_of_them_is_left",
 }

@@ -214,3 +214,17 @@ def test_every_defence_in_the_threat_model_names_a_test() -> None:
     claims = [row for row in rows if not row.endswith("| tests |")]
     assert len(rows) - len(claims) == len(re.findall(r"^\|---", text, re.MULTILINE))
     assert [row for row in claims if not re.search(r"\| `test_\w+`(, `test_\w+`)* \|$", row)] == []
+
+
+def test_no_operator_needs_sql() -> None:
+    """Whatever a document for operators tells them to do, a command does it."""
+    statement = re.compile(
+        r"\b(SELECT .+ FROM|UPDATE \w+ SET|INSERT INTO|DELETE FROM|ALTER TABLE|psql)\b", re.I
+    )
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        for language, text in re.findall(r"^ *```(\w*)\n(.*?)^ *```", path.read_text(), re.M | re.S):
+            assert language != "sql", path.name
+            if language in ("", "sh", "text", "console"):
+                assert not statement.search(text), (path.name, text)
+    for name, entry in runbook().items():
+        assert not statement.search(entry.replace("`SELECT 1`", "")), name

@@ -230,7 +230,7 @@ async def test_an_adjustment_is_undone_by_its_opposite(
     assert kinds == [EntryKind.GRANT, *[EntryKind.ADJUST] * 4]
 
 
-async def test_a_wire_that_stripe_never_saw_is_an_honest_entry(  # words: allow
+async def test_a_payment_that_stripe_never_saw_is_an_honest_entry(  # words: allow
     support: Corrections, ada: Account, audited: None
 ) -> None:
     """S58: the entry and the audit log say that it was paid by wire."""

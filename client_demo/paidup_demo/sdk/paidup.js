@@ -25,7 +25,7 @@
  * An invoice's status from the server. `version` only grows; `at` is ISO 8601 in UTC.
  * @typedef {{type: "status", invoice: string, version: number, status: InvoiceStatus, stage: Stage,
  *   plan: string|null, credits_granted: number, balance: number,
- *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null, checkout: string|null,
+ *   via: "verification"|"webhook"|"reconciliation"|"operator"|null, at: string, error: PaymentError|null, checkout: string|null,
  *   processing?: ProcessingPayment|null, replaced_by: string|null}} Status
  */
 /**

@@ -28,7 +28,7 @@ async def give(
     remaining = terms.credits - min(terms.credits, ledger.debt_of(account))
     row = ledger.new_grant(account, None, replace(terms, correction=correction), remaining, GrantState.LIVE)
     await row.save()
-    await ledger.post_entry(account, kind, terms.credits, _reference(correction), reason, row.id, at)
+    await ledger.post_entry(account, kind, terms.credits, _reference(correction), reason, row, at)
 
 
 async def take(
@@ -64,7 +64,7 @@ async def revoke(account: Account, given: CreditGrant, after: AfterRefund, reaso
     await given.save(update_fields=["credits", "expires_at"])
     balance = await ledger.settle_debt(account, [given], ledger.debt_of(account) + used - forgiven)
     net = balance - account.balance
-    await ledger.post_entry(account, EntryKind.REVERSE, net, reference, reason, given.id, at)
+    await ledger.post_entry(account, EntryKind.REVERSE, net, reference, reason, given, at)
 
 
 def _reference(correction: str) -> str:

@@ -24,7 +24,7 @@ from paidup.domain.credit_schedule import (
     grant_schedules,
     limit_free_credits,
 )
-from paidup.domain.payment_facts import InvoiceFacts
+from paidup.domain.payment_facts import InvoiceFacts, Source
 from paidup.domain.quotes import CreditPart, Installment, Quote
 from paidup.domain.renewals import grace_of
 from paidup.runtime.clock import at_unix
@@ -148,7 +148,8 @@ async def _write_schedule(
 ) -> None:
     """Write the grants of `items`. `limit`: the quoted credits without free ones granted before."""
     free, less = _quote_of(row).credits - limit, limit - sum(item.credits for item in items)
-    why = f"; without {free} free credits, which are granted once per period" if free > 0 else ""
+    why = " outside of Stripe" if row.settled_via is Source.OPERATOR else ""
+    why += f"; without {free} free credits, which are granted once per period" if free > 0 else ""
     why += f"; without {less} already granted before a downgrade" if less > 0 else ""
     for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
         terms = _terms(row, item, catalogue, number)

@@ -50,6 +50,13 @@ class ReversalNews(msgspec.Struct, frozen=True):
         return reason(self.kind, self.status)
 
 
+def operators_reversal(invoice: str, amount_minor: int, revoked: bool) -> ReversalNews:
+    """What an operator's revocation of an invoice's credits is stored as, or its end."""
+    status = "issued" if revoked else "void"
+    kind, id = ReversalKind.CREDIT_NOTE, f"operator:{invoice}"
+    return ReversalNews(id, kind, invoice, amount_minor, status, fetched_at=now())
+
+
 async def record(news: ReversalNews) -> str | None:
     """Store what Stripe says of a reversal now. None if nothing has changed, or a later read is stored.
 

@@ -1,7 +1,8 @@
 """Which account a Stripe customer belongs to. An account may have several, a customer has one account.
 
 Stripe makes a new customer for each Checkout session without one, and for each use of a Payment Link.
-A customer never moves to another account: the primary key of `stripe_customers` forbids it.
+A customer moves to another account only where an operator says so: the primary key of `stripe_customers`
+forbids that it has two.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from datetime import datetime
 
 from tortoise.expressions import F
 
+from paidup.db.accounts import find_account
 from paidup.db.models import Account, CheckoutSession, StripeCustomer, Subscription
 
 
@@ -22,7 +24,7 @@ async def owner_of(named: str | None, subscription: str | None, customer: str | 
     its subscription has claimed them.
     """
     if named:
-        account = await Account.filter(external_id=named).only("id").first()
+        account = await find_account(named)
         return account.id if account else await _claimant(subscription)
     owner = await account_id_of(customer) if customer else None
     if owner is None or subscription is None:
@@ -102,3 +104,12 @@ async def forget_customer(customer: str, at: datetime) -> bool:
     await StripeCustomer.bulk_create([row], ignore_conflicts=True)
     await StripeCustomer.filter(id=customer, deleted_at__isnull=True).update(deleted_at=at)
     return True
+
+
+async def unlink_customer(account_id: int, customer: str) -> None:
+    """Undo `link_customer`. Needs a transaction that has locked the account."""
+    await StripeCustomer.filter(id=customer, account_id=account_id).delete()
+    # A new idempotency key, as in `forget_customer`.
+    await Account.filter(id=account_id, stripe_customer=customer).update(
+        stripe_customer=None, purchase_number=F("purchase_number") + 1
+    )

@@ -17,6 +17,8 @@ class Source(StrEnum):
     VERIFICATION = "verification"
     WEBHOOK = "webhook"
     RECONCILIATION = "reconciliation"
+    OPERATOR = "operator"
+    """An operator's word: it was paid outside of Stripe."""
 
 
 class Attempt(StrEnum):

@@ -15,6 +15,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 from tortoise.exceptions import IntegrityError
+from tortoise.expressions import Q
+from tortoise.queryset import QuerySet
 
 from paidup.credits import ledger
 from paidup.db.accounts import find_account
@@ -28,6 +30,7 @@ R = TypeVar("R")
 MAX_REASON = 2000
 MAX_NAME = MAX_KEY = 200
 MAX_LISTED = 100
+MAX_ID = 40
 
 
 class Instruction(msgspec.Struct, frozen=True):
@@ -66,6 +69,16 @@ class Corrected(msgspec.Struct, frozen=True):
     details: dict[str, Any]
     before: dict[str, Any]
     after: dict[str, Any]
+
+    @property
+    def summary(self) -> str:
+        """What was done, by whom and why, in one line."""
+        changes = ", ".join(
+            f"{name} {self.before.get(name)} -> {value}" for name, value in self.after.items()
+        )
+        return (
+            f"{self.at:%Y-%m-%d %H:%M} UTC, {self.by}: {self.action}, {changes} ({self.key}): {self.reason}"
+        )
 
 
 def request(action: Action, instruction: Instruction, **asked: Any) -> Request:
@@ -139,6 +152,12 @@ async def locked_account(external_id: str) -> Account:
     if account is None:
         raise NotFound(f"There is no account {external_id!r}. One is made with its user's first request.")
     return await ledger.lock_account(account.id)
+
+
+def find_done(reference: str, action: Action) -> QuerySet[Correction]:
+    """What was done under this key, or has this id, where it is of this action."""
+    named = Q(key=reference) | Q(id=reference) if len(reference) <= MAX_ID else Q(key=reference)
+    return Correction.filter(named, action=action)
 
 
 async def list_corrections(account: Account | None = None, limit: int = MAX_LISTED) -> list[Corrected]:

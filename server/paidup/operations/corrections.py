@@ -13,12 +13,11 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from tortoise.expressions import Q
 
 from paidup.credits import corrections as credits_of_operators
 from paidup.credits.ledger import GrantTerms, lock_account
 from paidup.db.connection import write_transaction
-from paidup.db.models import Account, Action, Correction, CreditGrant, EntryKind
+from paidup.db.models import Account, Action, CreditGrant, EntryKind
 from paidup.domain.catalog import AfterRefund, Catalogue
 from paidup.errors import InvalidInput, NotFound
 from paidup.operations.audit_log import (
@@ -26,6 +25,7 @@ from paidup.operations.audit_log import (
     Instruction,
     Request,
     done_before,
+    find_done,
     locked_account,
     once,
     record,
@@ -168,8 +168,7 @@ async def _once(
 
 async def _find_grant(granted: str) -> CreditGrant:
     """What an operator's grant has given. Raises NotFound."""
-    named = Correction.filter(Q(id=granted) | Q(key=granted), action=Action.GRANT)
-    correction = await named.only("id").first()
+    correction = await find_done(granted, Action.GRANT).only("id").first()
     given = await CreditGrant.get_or_none(correction=correction.id) if correction else None
     if given is None:
         raise NotFound(f"No grant has the key or the id {granted!r}.")

@@ -12,10 +12,12 @@ from datetime import datetime, timedelta
 import msgspec
 from tortoise.expressions import Q
 
+from paidup.db.accounts import surviving
 from paidup.db.connection import storage_errors
 from paidup.db.customers import account_id_of, customers_of
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
 from paidup.domain.stages import stage_of
+from paidup.operations.audit_log import list_corrections
 from paidup.operations.checkout_report import sessions_of
 from paidup.operations.invoice_report import (
     Explanation,
@@ -34,6 +36,7 @@ from paidup.stripe_api.schemas import StripeInvoice, decode
 
 MAX_INVOICES = 20
 MAX_OTHER_EVENTS = 20
+MAX_CORRECTIONS = 20
 MAX_TIMELINE_EVENTS = 500
 UNHANDLED_SHOWN_FOR = timedelta(days=7)
 """How long events of a type that is not handled are shown."""
@@ -49,6 +52,7 @@ async def explain(reference: str) -> Explanation:
     with storage_errors():
         owner_id = await account_id_of(reference)
         account = await Account.filter(Q(id=owner_id) if owner_id else Q(external_id=reference)).first()
+        account = await surviving(account) if account else None
         matching = Q(id=reference) | Q(payment_intent=reference) | Q(subscription=reference)
         sessions = await sessions_of(reference, account.id if account else None)
         linked = [each.invoice for each in sessions if each.checkout == reference and each.invoice]
@@ -60,6 +64,7 @@ async def explain(reference: str) -> Explanation:
         if not rows and not sessions and await TimelineEntry.exists(invoice=reference):
             invoices = [await _report(reference, None, at)]
         other_events = await _other_events(reference, account, invoices, at)
+        corrections = await list_corrections(account, MAX_CORRECTIONS) if account else []
     owner = account or (rows[0].account if rows else None)
     return Explanation(
         reference=reference,
@@ -70,6 +75,7 @@ async def explain(reference: str) -> Explanation:
         older_invoices=older_invoices,
         sessions=sessions,
         other_events=other_events,
+        corrections=corrections,
     )
 
 

@@ -28,6 +28,7 @@ def render_explanation(explanation: Explanation) -> RenderableType:
         parts.append(Text(f"Account {explanation.account}: balance {explanation.balance}", style="bold"))
         if not (explanation.invoices or explanation.sessions or explanation.other_events):
             parts.append(Text("No payment: this customer has not chosen a plan yet."))
+    parts += [Text(f"By an operator: {each.summary}") for each in explanation.corrections]
     for session in explanation.sessions:
         parts += [Text(), *_render_session(session)]
     for report in explanation.invoices:

@@ -10,6 +10,7 @@ import msgspec
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import ProcessingPayment
 from paidup.domain.stages import Stage
+from paidup.operations.audit_log import Corrected
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
@@ -128,6 +129,8 @@ class Explanation(msgspec.Struct, frozen=True):
     older_invoices: int
     other_events: list[StoredEvent]
     sessions: list[SessionDetails] = []
+    corrections: list[Corrected] = []
+    """What operators have done to the account, newest first."""
 
     @property
     def found(self) -> bool:

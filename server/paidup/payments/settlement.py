@@ -18,7 +18,7 @@ from tortoise.expressions import Q
 
 from paidup.credits import grants as granting
 from paidup.credits import ledger, renewal_grace, reversals, trust
-from paidup.credits.reversals import ReversalNews
+from paidup.credits.reversals import ReversalNews, operators_reversal
 from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
 from paidup.db.unit_of_work import UnitOfWork, read_locked, read_versioned
@@ -81,6 +81,17 @@ _TIMELINE_TYPES = {
 }
 
 
+async def record_nothing(_: Account) -> None:
+    """For a reversal that Stripe has made."""
+
+
+def _is_paid_after_all(settled: Settled, facts: PaymentFacts) -> bool:
+    """Whether Stripe shows an invoice as paid that an operator had credited, and revoked."""
+    status, invoice = settled.status, facts.invoice
+    revoked = status is not None and (status.status, status.via) == (InvoiceStatus.REVERSED, Source.OPERATOR)
+    return revoked and invoice is not None and invoice.status == "paid"
+
+
 class Settlement:
     """`clock` is Stripe's calendar: see runtime/clock.py."""
 
@@ -120,18 +131,40 @@ class Settlement:
                 continue
         else:
             raise AssertionError("a repeated integrity error is a bug, not a race")
+        await self._report(settled, source)
+        if _is_paid_after_all(settled, facts):
+            await self.reverse(operators_reversal(str(settled.invoice), 0, revoked=False))
+        return settled
+
+    async def settle_by_operator(
+        self, facts: PaymentFacts, record: Callable[[Settled], Awaitable[None]]
+    ) -> Settled:
+        """Settle an invoice that an operator says is paid, in one transaction with what `record` writes.
+
+        Raises what `record` raises, and tortoise's IntegrityError; then nothing has changed.
+        """
+        async with write_transaction():
+            settled = await self._settle(facts, Source.OPERATOR, None)
+            await record(settled)
+        await self._report(settled, Source.OPERATOR)
+        return settled
+
+    async def _report(self, settled: Settled, source: Source) -> None:
+        """After the commit: count it, and tell browsers."""
         self._record_metrics(settled, source)
         if settled.status and (settled.created or settled.payment_seen or settled.outcome in _PUBLISHED):
             await self.publish(settled.status)
         if settled.changed_account:
             await self.publish_balance(settled.changed_account)
-        return settled
 
     @repeatable
-    async def reverse(self, news: ReversalNews) -> Outcome:
+    async def reverse(
+        self, news: ReversalNews, record: Callable[[Account], Awaitable[None]] = record_nothing
+    ) -> Outcome:
         """Apply what Stripe says of a refund, a dispute or a credit note to an invoice that is known here.
 
-        Safe to call any number of times, in any order. Raises StorageUnavailable.
+        `record` writes more in the same transaction, where something has changed. Safe to call any number of
+        times, in any order. Raises StorageUnavailable.
         """
         async with write_transaction():
             row, account = await lock_invoice(news.invoice)
@@ -142,6 +175,7 @@ class Settlement:
             before = account.version
             notify = await self._apply_reversals(row, account, cause, news.reason)
             balance_changed = account.version != before
+            await record(account)
         self._timeline.note(
             row.id, TimelineEventType.REVERSED, reversal=news.id, status=news.status, reason=news.reason
         )

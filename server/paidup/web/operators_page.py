@@ -87,6 +87,7 @@ def explanation_body(explanation: Explanation) -> Html:
     parts: list[object] = []
     if explanation.account is not None:
         parts.append(_tag("p", f"Account {explanation.account}: balance {explanation.balance}"))
+    parts += [_tag("p", f"By an operator: {each.summary}") for each in explanation.corrections]
     parts += [_session_body(details) for details in explanation.sessions]
     parts += [_invoice_body(report) for report in explanation.invoices]
     if explanation.older_invoices:

@@ -9,6 +9,7 @@ from paidup.web import (
     checkout_api,
     checkout_status,
     claims_api,
+    corrections_api,
     credits_api,
     health,
     operators,
@@ -29,5 +30,6 @@ ROUTES: list[BaseRoute] = [
     *return_page.ROUTES,
     *health.ROUTES,
     *operators.ROUTES,
+    *corrections_api.ROUTES,
     *sdk.ROUTES,
 ]

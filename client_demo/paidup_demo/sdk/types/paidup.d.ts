@@ -36,7 +36,7 @@ export type Status = {
     plan: string | null;
     credits_granted: number;
     balance: number;
-    via: "verification" | "webhook" | "reconciliation" | null;
+    via: "verification" | "webhook" | "reconciliation" | "operator" | null;
     at: string;
     error: PaymentError | null;
     checkout: string | null;
