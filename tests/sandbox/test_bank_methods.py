@@ -155,8 +155,9 @@ async def test_the_dynamic_methods_are_those_of_the_dashboard(sandbox_bare: Sand
         check_shape(intent)
         return intent["payment_method_types"]
 
-    assert await kinds(await subscribe(sandbox_bare)) == ["card", "sepa_debit", "ideal", "bancontact"]
-    assert await kinds(await subscribe(sandbox_bare, "usd")) == ["card", "us_bank_account", "amazon_pay"]
+    everywhere = ["card", "link"]
+    assert await kinds(await subscribe(sandbox_bare)) == [*everywhere, "sepa_debit", "ideal", "bancontact"]
+    assert await kinds(await subscribe(sandbox_bare, "usd")) == [*everywhere, "us_bank_account", "amazon_pay"]
     await sandbox_bare.conditions(payment_methods=["card", "ideal"])
     assert await kinds(await subscribe(sandbox_bare)) == ["card", "ideal"]
     listed = {"payment_method_types": ["sepa_debit"]}

@@ -382,7 +382,7 @@ async def test_a_redirect_method_pays_at_the_bank(shop: Shop) -> None:
     """Later invoices are debits of the same account: https://docs.stripe.com/payments/ideal/set-up-payment"""
     price = (await shop.sandbox.plan(currency="eur")).id
     session = await shop.open(line_items=[{"price": price, "quantity": 1}])
-    assert set(session.payment_method_types) == {"card", "sepa_debit", "ideal", "bancontact"}
+    assert set(session.payment_method_types) == {"card", "link", "sepa_debit", "ideal", "bancontact"}
     asked = await shop.pay(session, payment_method_data={"type": "ideal"})
     assert (asked["status"], asked["payment_intent_status"]) == ("open", "requires_action")
     path = f"/payment_intents/{asked['payment_intent']}/authenticate"

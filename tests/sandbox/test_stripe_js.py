@@ -13,7 +13,7 @@ from playwright.async_api import Error, Page, Route, expect
 from paidup_demo.sandbox.settings import DEFAULT_ORIGINS
 from tests.support.browsers import running_browser
 
-from .rig import Json, Sandbox, Signup
+from .rig import Json, Sandbox, Signup, check_shape
 
 PAGE = """<!doctype html><title>shop</title><style>:root { color-scheme: light dark }</style>
 <form id="form"><div id="card"></div></form><script src="%s/stripe.js"></script><script>
@@ -142,7 +142,7 @@ async def test_a_deferred_payment_element(sandbox_bare: Sandbox, sandbox_page: P
         await sandbox_page.evaluate(DEFERRED, 0)
     await sandbox_page.evaluate(DEFERRED, 1900)
     await expect(sandbox_page.get_by_role("tab")).to_have_text(
-        ["Card", "SEPA Direct Debit", "iDEAL", "Bancontact"]
+        ["Card", "Link", "SEPA Direct Debit", "iDEAL", "Bancontact", "Apple Pay", "Google Pay"]
     )
     await sandbox_page.get_by_role("tab", name="SEPA Direct Debit").click()
     incomplete = await sandbox_page.evaluate("elements.submit()")
@@ -176,3 +176,56 @@ async def test_the_panel(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
         "[...document.querySelectorAll('input, select')].filter((input) => !input.labels.length).length"
     )
     assert await sandbox_page.evaluate(unlabelled) == 0
+
+
+BY_INTENT = """({secret, kind}) => {
+  window.elements = stripe.elements({clientSecret: secret});
+  const element = elements.create(kind);
+  element.on('ready', ({availablePaymentMethods}) => { window.available = availablePaymentMethods; });
+  const pay = async () => { window.outcome = null;
+    window.outcome = await stripe.confirmPayment({elements, redirect: 'if_required'}); };
+  element.on('confirm', pay);
+  element.mount('#card');
+  window.confirm = pay;
+}"""
+
+
+async def test_a_voucher_in_the_payment_element(sandbox_bare: Sandbox, sandbox_page: Page) -> None:
+    """It is shown, with a link to it; once that is closed, the intent still requires action."""
+    plan = await sandbox_bare.plan(currency="brl")
+    signup = await sandbox_bare.subscribe(items=[{"price": plan.id}])
+    await sandbox_page.evaluate(BY_INTENT, {"secret": signup.secret, "kind": "payment"})
+    await sandbox_page.get_by_role("tab", name="Boleto").click()
+    typed = {"Full name": "João", "Email": "a@example.com", "CPF or CNPJ": "000.000.000-00"}
+    typed |= {"Address": "1234 Av. Paulista", "City": "São Paulo", "State": "SP", "Postal code": "01310-000"}
+    for label, text in typed.items():
+        await sandbox_page.get_by_label(label).fill(text)
+    await sandbox_page.evaluate("() => void confirm()")
+    link = sandbox_page.get_by_role("link", name="Open the voucher")
+    await expect(link).to_have_attribute("href", f"{sandbox_bare.url}/voucher/{signup.intent}")
+    await sandbox_page.get_by_role("button", name="Close").click()
+    intent = (await _outcome(sandbox_page))["paymentIntent"]
+    assert (intent["status"], intent["next_action"]["type"]) == ("requires_action", "boleto_display_details")
+
+
+@pytest.mark.parametrize("button", ["Apple Pay", "Google Pay", "Link"])
+async def test_the_express_checkout_element(sandbox_bare: Sandbox, sandbox_page: Page, button: str) -> None:
+    """Wallets pay with a card that names its wallet; Link is a type of its own."""
+    signup = await sandbox_bare.subscribe()
+    await sandbox_page.evaluate(BY_INTENT, {"secret": signup.secret, "kind": "expressCheckout"})
+    await sandbox_page.get_by_role("button", name=button).click()
+    intent = (await _outcome(sandbox_page))["paymentIntent"]
+    assert intent["status"] == "succeeded"
+    assert await sandbox_page.evaluate("available.applePay && available.googlePay && available.link")
+    intent = (await sandbox_bare.raw("GET", f"/v1/payment_intents/{signup.intent}")).body
+    charge = (await sandbox_bare.raw("GET", f"/v1/charges/{intent['latest_charge']}")).body
+    check_shape(charge)
+    details = charge["payment_method_details"]
+    wallet = (details.get("card") or {}).get("wallet")
+    assert (details["type"], wallet and wallet["type"]) == {
+        "Apple Pay": ("card", "apple_pay"),
+        "Google Pay": ("card", "google_pay"),
+        "Link": ("link", None),
+    }[button]
+    method = (await sandbox_bare.raw("GET", f"/v1/payment_methods/{intent['payment_method']}")).body
+    check_shape(method)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiohttp
 from stripe import WebhookSignature
 
-from paidup.domain.catalog import parse_catalogue
+from paidup.domain.catalog import Catalogue, parse_catalogue
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.client import API_VERSION
 
@@ -53,9 +53,9 @@ class StripeSide:
             assert response.status == 200, answer
             return answer
 
-    async def create_prices(self) -> None:
+    async def create_prices(self, catalogue: Catalogue | None = None) -> None:
         """The prices of the catalogue, as `paidup stripe-setup` makes them."""
-        for plan in parse_catalogue(PACKAGED_PLANS.read_bytes()).plans:
+        for plan in (catalogue or parse_catalogue(PACKAGED_PLANS.read_bytes())).plans:
             for price in plan.prices:
                 form = {
                     "currency": price.currency,
@@ -84,8 +84,15 @@ class StripeSide:
 
     async def confirm(self, client_secret: str, payment_method: str = "pm_card_visa") -> Any:
         """What `stripe.confirmCardPayment` sends: the intent, or {"error": ...}."""
+        return await self._confirm(client_secret, {"payment_method": payment_method})
+
+    async def confirm_with(self, client_secret: str, data: Mapping[str, Any]) -> Any:
+        """What `stripe.confirmPayment` sends: `payment_method_data`, as typed into the Payment Element."""
+        return await self._confirm(client_secret, bracketed(data, "payment_method_data"))
+
+    async def _confirm(self, client_secret: str, method: Mapping[str, str]) -> Any:
         intent = client_secret.partition("_secret_")[0]
-        form = {"client_secret": client_secret, "payment_method": payment_method}
+        form = {"client_secret": client_secret, **method}
         async with self._http.post(
             f"{self.url}/v1/payment_intents/{intent}/confirm", data=form, headers=PUBLISHABLE
         ) as response:
@@ -120,6 +127,13 @@ class StripeSide:
         if account is not None:
             defaults["metadata[paidup_account]"] = account
         return await self.api("POST", "subscriptions", **{**defaults, **form})
+
+
+def bracketed(value: Any, prefix: str) -> dict[str, str]:
+    """Nested values as Stripe's form fields: `prefix[name][name]`."""
+    if not isinstance(value, Mapping):
+        return {prefix: str(value)}
+    return {name: text for key in value for name, text in bracketed(value[key], f"{prefix}[{key}]").items()}
 
 
 def forged_event(kind: str, obj: dict[str, Any], **envelope: Any) -> bytes:

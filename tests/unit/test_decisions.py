@@ -19,6 +19,7 @@ from paidup.domain.decisions import (
     Verdict,
     decide,
 )
+from paidup.domain.delayed_methods import Voucher
 from paidup.domain.payment_facts import Attempt, IntentFacts, InvoiceFacts, PaymentError, PaymentFacts
 
 S, V = InvoiceStatus, Verdict
@@ -339,3 +340,29 @@ def test_an_event_that_contradicts_the_row_is_refetched(
         assert decide(row, PaymentFacts(payments=(facts,))).verdict is Verdict.NOTIFY, (
             "what Stripe says now holds"
         )
+
+
+VOUCHER = Voucher("boleto", 1_796_007_599, "https://payments.stripe.com/boleto/voucher/1")
+WITH_VOUCHER = {"status": "requires_action", "voucher": VOUCHER, "amount_received_minor": 0}
+
+
+def test_a_voucher_is_processing_and_no_check_by_the_bank() -> None:
+    """S44: `PaymentIntent.NextAction` of the SDK. The same one again is no news; another one is."""
+    decision = decide(KNOWN, PaymentFacts(INVOICE, (payment(**WITH_VOUCHER),)))
+    assert (decision.verdict, decision.status) == (V.NOTIFY, S.PROCESSING)
+    assert (decision.method, decision.voucher, decision.error) == ("boleto", VOUCHER, None)
+    waits = known(status=S.PROCESSING, method="boleto", voucher=VOUCHER)
+    again = decide(waits, PaymentFacts(INVOICE, (payment(**WITH_VOUCHER),)))
+    assert again.verdict is V.NOTHING_NEW
+    other = msgspec.structs.replace(VOUCHER, expires_at=1_796_093_999)
+    newer = decide(waits, PaymentFacts(INVOICE, (payment(**(WITH_VOUCHER | {"voucher": other})),)))
+    assert (newer.verdict, newer.voucher) == (V.NOTIFY, other)
+    checked = decide(waits, PaymentFacts(INVOICE, (payment(**(WITH_VOUCHER | {"voucher": None})),)))
+    assert (checked.status, checked.voucher) == (S.REQUIRES_ACTION, None)
+
+
+def test_a_late_word_of_an_action_does_not_turn_a_voucher_into_a_check() -> None:
+    """`invoice.payment_action_required` shows no payment: Stripe is read again."""
+    waits = known(status=S.PROCESSING, method="boleto", voucher=VOUCHER)
+    facts = PaymentFacts(INVOICE, attempt=Attempt.ACTION_REQUIRED, dated=True)
+    assert decide(waits, facts).verdict is V.REFETCH

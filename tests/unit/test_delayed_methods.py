@@ -1,13 +1,13 @@
-"""Bank debits: by when the bank answers, and what the customer reads meanwhile."""
+"""Bank debits and vouchers: by when the payment arrives, and what the customer reads meanwhile."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from paidup.domain.backoff import DAY_S, MAX_CHECKED_AGE_S, reconciler_delay_s
-from paidup.domain.delayed_methods import DELAYED_METHODS, add_business_days, processing_payment
+from paidup.domain.delayed_methods import DELAYED_METHODS, Voucher, add_business_days, processing_payment
 
 THURSDAY = datetime(2026, 11, 26, 20, 0, tzinfo=UTC)
 
@@ -41,6 +41,36 @@ def test_a_debit_says_when_the_bank_usually_answers_then_at_most() -> None:
 @pytest.mark.parametrize("method", [None, "card", "boleto", "a_method_of_next_year"])
 def test_a_method_that_is_not_known_to_take_days_promises_nothing(method: str | None) -> None:
     assert processing_payment(method, THURSDAY, 0, THURSDAY) is None
+
+
+def test_a_voucher_says_the_last_day_where_it_is_paid() -> None:
+    """Stripe ends a Boleto at 23:59 in São Paulo, which is the next day in UTC."""
+    ends = datetime(2026, 11, 30, 2, 59, 59, tzinfo=UTC)
+    voucher = Voucher("boleto", int(ends.timestamp()), "https://payments.stripe.com/boleto/voucher/1")
+    shown = processing_payment("boleto", THURSDAY, 0, THURSDAY, voucher)
+    assert shown is not None
+    assert (shown.kind, shown.pay_by, shown.voucher_url) == ("voucher", date(2026, 11, 29), voucher.url)
+    assert shown.message == (
+        "Pay your Boleto voucher by 29 November 2026. Your credits are added as soon as the payment has"
+        " arrived, usually one business day later. If you have paid it already, you do not need to pay again."
+    )
+    over = processing_payment("boleto", THURSDAY, 0, ends + timedelta(hours=1), voucher)
+    assert over is not None
+    assert over.message == (
+        "Your Boleto voucher could be paid until 29 November 2026. If you have paid it, you do not need to"
+        " pay again: your credits are added as soon as the payment has arrived."
+    )
+    assert THURSDAY < shown.expected_at <= over.expected_at
+
+
+@pytest.mark.parametrize(("method", "by"), [("oxxo", " by "), ("konbini", " by "), ("multibanco", "")])
+def test_other_vouchers(method: str, by: str) -> None:
+    """One without an end, and one of a type that is not known, which promises nothing."""
+    expires_at = int(THURSDAY.timestamp()) + 3 * 86_400 if by else None
+    shown = processing_payment(method, THURSDAY, 0, THURSDAY, Voucher(method, expires_at, None))
+    assert shown is not None
+    assert (f"voucher{by}" in shown.message, shown.pay_by is None) == (True, not by)
+    assert processing_payment("x", THURSDAY, 0, THURSDAY, Voucher("x", expires_at, None)) is None
 
 
 def test_every_method_takes_days() -> None:

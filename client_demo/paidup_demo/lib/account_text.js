@@ -116,7 +116,7 @@ export function notice({ status, error, processing }, kind, plan) {
   const what = plural ? `Your ${name.toLowerCase()}` : (SUBJECTS[kind]?.(name) ?? `Your ${name} plan`);
   if (status === "processing")
     return {
-      title: `${what} ${plural ? "are" : "is"} being paid`,
+      title: processing?.kind === "voucher" ? `${what} ${plural ? "wait" : "waits"} for your voucher` : `${what} ${plural ? "are" : "is"} being paid`,
       text: processing?.message ?? "Your bank needs more time. The credits are added as soon as it is done.",
       label: "Show",
       way: "show",

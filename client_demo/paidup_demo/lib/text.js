@@ -83,9 +83,10 @@ const toHome = button("home", "Back to posters");
  * The activating screen.
  * @param {Stage|"reversed"} stage
  * @param {{plan: string, kind?: string, credits: number, confirmed: boolean, online: boolean, error: string|null,
- *   elsewhere?: boolean, reference?: string, processing?: string}} known `kind`: what the payment is for: plan, change,
+ *   elsewhere?: boolean, reference?: string, processing?: string, voucher?: boolean}} known `kind`: what the payment is for: plan, change,
  *   renewal, top-up; `confirmed`: whether this browser saw the bank's confirmation; `elsewhere`: paid on a page of
- *   Stripe's; `reference`: the invoice, to name to the shop; `processing`: what the server says of a bank debit
+ *   Stripe's; `reference`: the invoice, to name to the shop; `processing`: what the server says of a payment that takes
+ *   days; `voucher`: whether that is a voucher, which is still to be paid
  * @returns {Screen}
  */
 export function screen(stage, known) {
@@ -117,11 +118,11 @@ export function screen(stage, known) {
       };
     case "processing":
       return {
-        heading: "Your bank is processing the payment",
+        heading: known.voucher ? "Pay your voucher" : "Your bank is processing the payment",
         sentence:
           known.processing ? `${known.processing} You can leave this page.` :
           "Your bank needs more time. You can leave this page: your credits are added as soon as it is done.",
-        steps: ["done", "paused", "next"],
+        steps: known.voucher ? ["paused", "next", "next"] : ["done", "paused", "next"],
         actions: [toHome],
       };
     case "action_required":

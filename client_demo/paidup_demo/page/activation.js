@@ -88,6 +88,7 @@ function draw(_event) {
     error: activation.status?.error?.message ?? null,
     reference: order.invoice,
     processing: activation.status?.processing?.message,
+    voucher: activation.status?.processing?.kind === "voucher",
   });
   drawScreen(stage, screen);
 }

@@ -16,6 +16,7 @@ from paidup_demo.sandbox.state import Store, new_id
 JobName = Literal[
     "deliver",
     "begin_debit",
+    "decide_voucher",
     "finish_processing",
     "note_processing",
     "settle_invoice",

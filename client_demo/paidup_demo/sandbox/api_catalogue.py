@@ -30,8 +30,12 @@ METHOD: Shape = {
     "type": TEXT,
     "amazon_pay": {},
     "bancontact": {},
-    "card": {"number": TEXT, "exp_month": INTEGER, "exp_year": INTEGER, "cvc": TEXT},
+    "boleto": {"tax_id": TEXT},
+    "card": {"number": TEXT, "exp_month": INTEGER, "exp_year": INTEGER, "cvc": TEXT, "token": TEXT},
     "ideal": {},
+    "konbini": {},
+    "link": {},
+    "oxxo": {},
     "sepa_debit": {"iban": TEXT},
     "us_bank_account": {
         "account_holder_type": choice("company", "individual"),

@@ -26,7 +26,8 @@ def elements_session(call: Call) -> Json:
     if deferred:
         require(deferred, "currency", "mode")
         enabled = deferred.get("payment_method_types") or list(world.conditions.payment_methods)
-        kinds = bank_methods.usable_types(enabled, deferred["currency"])
+        recurring = deferred["mode"] == "subscription"
+        kinds = bank_methods.usable_types(enabled, deferred["currency"], recurring)
     else:
         require(call.params, "client_secret")
         kinds = payments.of_secret(world, call.params["client_secret"])["payment_method_types"]

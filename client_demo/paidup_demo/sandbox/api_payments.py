@@ -90,8 +90,7 @@ def create_intent(call: Call) -> Json:
 
 
 def _confirm(call: Call, intent: Json, method: Json | None) -> None:
-    page = f"{call.origin}/bank/{intent['id']}"
-    redirect = payments.Redirect(page, call.params.get("return_url"))
+    redirect = payments.Redirect(call.origin, call.params.get("return_url"))
     off_session = call.params.get("off_session", False)
     payments.confirm(call.world, intent, method, off_session=off_session, redirect=redirect)
 

@@ -40,6 +40,8 @@ from paidup_demo.sandbox import (
     promotion_codes,
     subscription_outcomes,
     taxes,
+    voucher_outcomes,
+    voucher_page,
 )
 from paidup_demo.sandbox.api import Api, Operation, unknown_url
 from paidup_demo.sandbox.guard import known_hosts
@@ -82,6 +84,8 @@ def create_sandbox(settings: SandboxSettings) -> Starlette:
         *checkout_page.routes(world),
         api_payment_links.route(world),
         Route("/bank/{id}", bank_page.page(world), methods=["GET", "POST"]),
+        Route("/voucher/{id}", voucher_page.page(world), methods=["GET", "POST"]),
+        Route("/voucher/{id}/pdf", voucher_page.page(world)),
         Route("/panel", _file("panel.html", "text/html", PANEL_HEADERS)),
         Route("/", _file("panel.html", "text/html", PANEL_HEADERS)),
         Route("/{path:path}", unknown_url, methods=["GET", "POST", "DELETE", "PUT", "PATCH"]),
@@ -95,6 +99,7 @@ def _register_jobs(world: World) -> None:
     world.agenda.jobs = {
         "deliver": world.webhook_sender.send,
         "begin_debit": partial(debits.begin, world),
+        "decide_voucher": partial(voucher_outcomes.decide_by_id, world),
         "finish_processing": partial(payments.finish_processing, world),
         "settle_invoice": partial(invoices.settle, world),
         "note_failed_payment": partial(invoices.note_failed_payment, world),

@@ -1,9 +1,9 @@
-"""Payment methods other than cards: debits whose outcome comes days later, and redirects to a bank's page.
+"""Payment methods other than cards: debits, redirects to a bank's page, vouchers, and Link.
 
 Test account numbers decide what becomes of a payment, as at Stripe. https://docs.stripe.com/testing has them,
 and https://docs.stripe.com/payments/payment-methods/payment-method-support which currency each takes. An
-account number is never stored, only what it does and its last four digits. Charging is in payments.py and
-debits.py.
+account number is never stored, only what it does and its last four digits. Charging is in payments.py,
+debits.py and vouchers.py.
 """
 
 from __future__ import annotations
@@ -16,30 +16,52 @@ from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError
 from paidup_demo.sandbox.forms import require
 from paidup_demo.sandbox.state import Store, new_id
 
-MethodType = Literal["card", "sepa_debit", "us_bank_account", "ideal", "bancontact", "amazon_pay"]
+MethodType = Literal[
+    "card",
+    "link",
+    "sepa_debit",
+    "us_bank_account",
+    "ideal",
+    "bancontact",
+    "amazon_pay",
+    "boleto",
+    "oxxo",
+    "konbini",
+]
 METHOD_TYPES: tuple[MethodType, ...] = get_args(MethodType)
 NAMES: dict[MethodType, str] = {
     "card": "Card",
+    "link": "Link",
     "sepa_debit": "SEPA debit",
     "us_bank_account": "US bank account",
     "ideal": "iDEAL",
     "bancontact": "Bancontact",
     "amazon_pay": "Amazon Pay",
+    "boleto": "Boleto",
+    "oxxo": "OXXO",
+    "konbini": "Konbini",
 }
 CURRENCIES = {
     "amazon_pay": "usd",
     "bancontact": "eur",
+    "boleto": "brl",
     "ideal": "eur",
+    "konbini": "jpy",
+    "oxxo": "mxn",
     "sepa_debit": "eur",
     "us_bank_account": "usd",
 }
-"""The one currency of each here; cards take all."""
+"""The one currency of each here; cards and Link take all."""
 REDIRECTS = ("amazon_pay", "bancontact", "ideal")
 """The customer pays on another page."""
 SAVED_AS_DEBIT = ("bancontact", "ideal")
 """Later payments are SEPA debits from the same account."""
 DEBITS = ("sepa_debit", "us_bank_account")
 """The outcome is known only days after the payment is confirmed."""
+VOUCHERS = ("boleto", "konbini", "oxxo")
+"""The customer gets a voucher, and pays it later."""
+ONCE_ONLY = ("konbini", "oxxo")
+"""Not for subscriptions: https://docs.stripe.com/payments/oxxo and https://docs.stripe.com/payments/konbini"""
 
 
 @dataclass(frozen=True)
@@ -89,9 +111,10 @@ _NAMED_US_ACCOUNTS = {
 TEST_ROUTING_NUMBER = "110000000"
 
 
-def usable_types(enabled: list[str], currency: str) -> list[str]:
+def usable_types(enabled: list[str], currency: str, recurring: bool = False) -> list[str]:
     """Which of the methods that the account has enabled take this currency: Stripe's dynamic methods."""
-    return [kind for kind in enabled if CURRENCIES.get(kind, currency) == currency]
+    without = ONCE_ONLY if recurring else ()
+    return [kind for kind in enabled if CURRENCIES.get(kind, currency) == currency and kind not in without]
 
 
 def method_from(store: Store, now: int, data: Json) -> Json:
@@ -101,8 +124,26 @@ def method_from(store: Store, now: int, data: Json) -> Json:
         return _sepa_debit(store, now, data)
     if kind == "us_bank_account":
         return _us_bank_account(store, now, data)
-    bank = {"bank": "ing", "bic": "INGBNL2A"} if kind == "ideal" else {}
-    return _keep(store, now, kind, bank, data, _SUCCEEDS)
+    if kind in VOUCHERS:
+        return _voucher(store, now, kind, data)
+    shown: Json = {"bank": "ing", "bic": "INGBNL2A"} if kind == "ideal" else {}
+    if kind == "link":
+        require(data.get("billing_details") or {}, "email")
+        shown = {"email": data["billing_details"]["email"], "persistent_token": None}
+    return _keep(store, now, kind, shown, data, _SUCCEEDS)
+
+
+def _voucher(store: Store, now: int, kind: str, data: Json) -> Json:
+    """A Boleto names its payer, with their tax id: https://docs.stripe.com/payments/boleto/accept-a-payment"""
+    billing, shown = data.get("billing_details") or {}, {}
+    require(billing, "name", "email")
+    if kind == "boleto":
+        require(billing.get("address") or {}, "line1", "city", "state", "postal_code", "country")
+        tax_id = str((data.get("boleto") or {}).get("tax_id") or "")
+        if sum(letter.isdecimal() for letter in tax_id) not in (11, 14):
+            raise ParameterError("The tax ID is invalid.", code="tax_id_invalid", param="boleto[tax_id]")
+        shown = {"tax_id": tax_id}
+    return _keep(store, now, kind, shown, data, _SUCCEEDS)
 
 
 def well_known(store: Store, now: int, name: str) -> Json | None:
@@ -180,7 +221,7 @@ def _keep(store: Store, now: int, kind: str, details: Json, data: Json, account:
     billing = data.get("billing_details") or {}
     method = store.add(objects.payment_method(now, kind, details, billing))
     store.note(method["id"]).update(
-        authentication="redirect" if kind in REDIRECTS else "never",
+        authentication=_step_of(kind),
         attaches=kind not in SAVED_AS_DEBIT,
         decline=None,
         debit={"failure": account.failure, "disputes": account.disputes, "stays": account.stays},
@@ -188,3 +229,8 @@ def _keep(store: Store, now: int, kind: str, details: Json, data: Json, account:
         set_up=False,
     )
     return method
+
+
+def _step_of(kind: str) -> str:
+    """What the customer has to do after the confirmation."""
+    return "voucher" if kind in VOUCHERS else "redirect" if kind in REDIRECTS else "never"

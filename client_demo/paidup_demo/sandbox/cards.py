@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from paidup_demo.sandbox import objects
-from paidup_demo.sandbox.errors import CardError, Json
+from paidup_demo.sandbox.errors import CardError, InvalidRequestError, Json
 from paidup_demo.sandbox.state import Store
 
 Authentication = Literal["never", "unless_set_up", "always"]
@@ -79,6 +79,8 @@ _BEHAVIOURS: dict[str, Behaviour] = {
 }
 _BY_NUMBER = {card.number: card for card in _BEHAVIOURS.values()}
 
+WALLETS = {"apple_pay": "Apple Pay", "google_pay": "Google Pay"}
+"""Their cards come as tokens, whose names here are the sandbox's own: `tok_apple_pay`."""
 CARD_ERRORS = {
     "incorrect_number": "Your card number is incorrect.",
     "invalid_expiry_month": "Your card's expiration month is invalid.",
@@ -165,9 +167,22 @@ def make_method(store: Store, now: int, behaviour: Behaviour, card: Json, billin
 
 
 def method_from(store: Store, now: int, data: Json) -> Json:
-    """A PaymentMethod from the number of a card."""
-    behaviour, card = typed_card(data.get("card") or {})
-    return make_method(store, now, behaviour, card, data.get("billing_details") or {})
+    """A PaymentMethod from the number of a card, or from the token of a wallet."""
+    given, billing = data.get("card") or {}, data.get("billing_details") or {}
+    if given.get("token"):
+        return _from_wallet(store, now, str(given["token"]), billing)
+    behaviour, card = typed_card(given)
+    return make_method(store, now, behaviour, card, billing)
+
+
+def _from_wallet(store: Store, now: int, token: str, billing: Json) -> Json:
+    """Apple Pay and Google Pay give the token of a card: `PaymentMethod.Card.Wallet` in the SDK."""
+    wallet = token.removeprefix("tok_")
+    if wallet not in WALLETS:
+        raise InvalidRequestError(f"No such token: '{token}'", code="resource_missing", param="card[token]")
+    behaviour = _BEHAVIOURS["visa"]
+    shown = {"dynamic_last4": behaviour.number[-4:], "type": wallet, wallet: {}}
+    return make_method(store, now, behaviour, face(behaviour.number) | {"wallet": shown}, billing)
 
 
 def well_known_method(store: Store, now: int, name: str) -> Json | None:

@@ -25,7 +25,7 @@ def page(world: World) -> Callable[[Request], Awaitable[Response]]:
         intent_id = request.path_params["id"]
         table = "setup_intent" if intent_id.startswith("seti_") else "payment_intent"
         intent = world.store.find(table, intent_id)
-        if intent is None or intent["status"] != "requires_action":
+        if intent is None or (intent["next_action"] or {}).get("type") != "use_stripe_sdk":
             return HTMLResponse(
                 "<!doctype html><title>3-D Secure</title><p>There is nothing to confirm here.", 404
             )

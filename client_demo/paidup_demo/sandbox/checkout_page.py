@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from paidup_demo.sandbox import checkout_payment, checkout_sessions, payment_methods, payments
-from paidup_demo.sandbox.bank_methods import NAMES
+from paidup_demo.sandbox import checkout_payment, checkout_sessions, payment_methods, payments, vouchers
+from paidup_demo.sandbox.bank_methods import NAMES, MethodType
+from paidup_demo.sandbox.cards import WALLETS
 from paidup_demo.sandbox.checkout_discounts import redeem
 from paidup_demo.sandbox.checkout_return import redirect_of, told
 from paidup_demo.sandbox.currencies import shown_amount
@@ -119,18 +120,25 @@ def _act(world: World, act: Act) -> Callable[[Request], Awaitable[Response]]:
 def _pay(world: World, session: Json, wanted: Json, origin: str) -> Json:
     """Try to pay with what was typed."""
     payer = {name: wanted.get(name) for name in ("email", "name", "address")}
-    billing = {name: payer[name] for name in ("email", "name") if payer[name]}
-    data = (wanted.get("payment_method_data") or {}) | {"billing_details": billing}
+    data = wanted.get("payment_method_data") or {}
+    typed = {name: payer[name] for name in ("email", "name") if payer[name]}
+    data |= {"billing_details": (data.get("billing_details") or {}) | typed}
     method = None if _is_free(session) else payment_methods.method_from(world.store, world.now(), data)
     checkout_payment.pay(world, session, payer, method, origin)
     return _outcome(world, session, wanted, origin)
 
 
 def _outcome(world: World, session: Json, _: Json, __: str) -> Json:
-    """Where the page goes from here: to the shop, to the bank, or it shows why the payment failed."""
-    if session["status"] == "complete":
-        return {"status": "complete", "to": redirect_of(world, session)}
+    """Where the page goes from here: to the shop, to the bank, or it shows why the payment failed.
+
+    With a voucher the customer is not sent to the shop, but to the voucher:
+    https://docs.stripe.com/payments/boleto/accept-a-payment#redirect-to-stripe-hosted-voucher-page
+    """
     intent = checkout_sessions.intent_of(world, session)
+    if session["status"] == "complete":
+        voucher = vouchers.shown_in(intent) if intent is not None else None
+        there = voucher["hosted_voucher_url"] if voucher else redirect_of(world, session)
+        return {"status": "complete", "to": there}
     action = (intent and intent["next_action"]) or {}
     if intent is not None and intent["status"] == "processing":
         return {"status": "processing"}
@@ -145,7 +153,7 @@ def _outcome(world: World, session: Json, _: Json, __: str) -> Json:
 def _give_up(world: World, session: Json, wanted: Json, origin: str) -> Json:
     """The bank's check was closed: it counts as failed."""
     intent = checkout_sessions.intent_of(world, session)
-    if intent is not None and intent["status"] == "requires_action":
+    if intent is not None and intent["status"] == "requires_action" and not vouchers.shown_in(intent):
         payments.authenticate(world, intent, passed=False)
     return _outcome(world, session, wanted, origin)
 
@@ -212,13 +220,16 @@ def _email(world: World, session: Json) -> str:
 
 
 def _ways(session: Json) -> str:
-    kinds = ["none"] if _is_free(session) else session["payment_method_types"]
-    if len(kinds) == 1:
-        return f'<input type="hidden" name="way" value="{kinds[0]}">'
+    kinds: list[MethodType] = [] if _is_free(session) else session["payment_method_types"]
+    if len(kinds) < 2:
+        return f'<input type="hidden" name="way" value="{kinds[0] if kinds else "none"}">'
+    names: dict[str, str] = {kind: NAMES[kind] for kind in kinds}
+    if "card" in kinds:
+        names |= WALLETS  # they are cards, and no types of their own
     choices = "".join(
         f'<div class="way"><input type="radio" name="way" id="way-{kind}" value="{kind}"'
-        f'{" checked" if place == 0 else ""}><label for="way-{kind}">{NAMES[kind]}</label></div>'
-        for place, kind in enumerate(kinds)
+        f'{" checked" if place == 0 else ""}><label for="way-{kind}">{name}</label></div>'
+        for place, (kind, name) in enumerate(names.items())
     )
     return f"<fieldset><legend>Pay with</legend>{choices}</fieldset>"
 

@@ -39,7 +39,7 @@ def pay(world: World, session: Json, payer: Json, method: Json | None, origin: s
     intent = _intent(world, session, customer, due)
     payment_methods.refuse_other_type(intent, method)
     back = f"{origin}/c/pay/{session['id']}"
-    payments.confirm(world, intent, method, redirect=payments.Redirect(f"{origin}/bank/{intent['id']}", back))
+    payments.confirm(world, intent, method, redirect=payments.Redirect(origin, back))
     return intent
 
 

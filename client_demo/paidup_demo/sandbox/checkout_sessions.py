@@ -71,12 +71,13 @@ def _invoice_creation(mode: str, params: Json) -> Json | None:
 def _method_types(world: World, params: Json, currency: str) -> list[str]:
     """Those asked for; without any, the account's dynamic ones that take this currency."""
     wanted = params.get("payment_method_types")
-    usable = bank_methods.usable_types(list(wanted or world.conditions.payment_methods), currency)
+    enabled = list(wanted or world.conditions.payment_methods)
+    usable = bank_methods.usable_types(enabled, currency, recurring=params["mode"] == "subscription")
     if params.get("redirect_on_completion") == "never" and not wanted:
         usable = [kind for kind in usable if kind not in bank_methods.REDIRECTS]
     if wanted and usable != wanted:
         raise InvalidRequestError(
-            f"The payment method types provided do not all support the currency {currency}.",
+            f"The payment method types provided do not all support the currency {currency} and this mode.",
             param="payment_method_types",
         )
     return usable

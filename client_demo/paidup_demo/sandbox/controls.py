@@ -25,6 +25,8 @@ from paidup_demo.sandbox import (
     restricted_keys,
     reversals,
     subscriptions,
+    voucher_outcomes,
+    vouchers,
 )
 from paidup_demo.sandbox.conditions import Conditions, ConditionsError, changed
 from paidup_demo.sandbox.errors import Json, StripeError
@@ -190,13 +192,14 @@ def authenticate(ask: ControlRequest) -> Json:
 def decide_debit(ask: ControlRequest) -> Json:
     """POST /sandbox/payment_intents/{id}/decide {"outcome": "succeeded"|"failed"}: the bank's answer, now
 
-    Without an outcome, it is what the test account's number says.
+    Or the end of a voucher. Without an outcome, it is what the test account's number or the e-mail says.
     """
     outcome = ask.json("outcome").get("outcome")
     if outcome not in (None, "succeeded", "failed"):
         raise ControlError('outcome must be "succeeded" or "failed"')
     intent = ask.stored("payment_intent")
-    debits.decide(ask.world, intent, outcome)
+    decide = voucher_outcomes.decide if vouchers.shown_in(intent) else debits.decide
+    decide(ask.world, intent, outcome)
     return {"id": intent["id"], "status": intent["status"]}
 
 

@@ -1,8 +1,9 @@
 """Runs what becomes due as the clock moves, in order, each at its own time.
 
 This covers expired first payments and Checkout Sessions, unpaid changes, cancellations, trials, renewals with
-their drafts and retries, bank debits, pending refunds and retries of webhooks. The actions are in
-subscriptions.py, checkout_sessions.py, changes.py, renewals.py, debits.py and reversals.py.
+their drafts and retries, bank debits, vouchers, pending refunds and retries of webhooks. The actions are in
+subscriptions.py, checkout_sessions.py, changes.py, renewals.py, debits.py, voucher_outcomes.py
+and reversals.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from paidup_demo.sandbox import (
     renewals,
     reversals,
     subscriptions,
+    voucher_outcomes,
+    vouchers,
 )
 from paidup_demo.sandbox.clock import DAY_S, HOUR_S
 from paidup_demo.sandbox.errors import Json, StripeError
@@ -94,8 +97,7 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     if table == "retry":
         return Due(row["at"], _RETRY, table, row["id"])
     if table == "payment_intent":
-        decided_at = debits.decided_at(world, row)
-        return None if decided_at is None else Due(decided_at, _DECIDE_DEBIT, table, row["id"])
+        return _decision(world, row)
     if table == "refund":
         settles_at = world.store.note(row["id"]).get("settles_at")
         return None if settles_at is None else Due(settles_at, _SETTLE_REFUND, table, row["id"])
@@ -120,7 +122,19 @@ def _next(world: World, table: str, row: Json) -> Due | None:
     _SETTLE_REFUND,
     _RETRY,
     _DECIDE_DEBIT,
-) = range(10)
+    _DECIDE_VOUCHER,
+) = range(11)
+
+
+def _decision(world: World, intent: Json) -> Due | None:
+    """When a bank debit is decided, or a voucher paid or expired."""
+    for rank, decided_at in (
+        (_DECIDE_DEBIT, debits.decided_at(world, intent)),
+        (_DECIDE_VOUCHER, vouchers.decided_at(world, intent)),
+    ):
+        if decided_at is not None:
+            return Due(decided_at, rank, "payment_intent", intent["id"])
+    return None
 
 
 def _dates(world: World, subscription: Json) -> Iterator[tuple[int, int]]:
@@ -170,4 +184,5 @@ _ACTS: dict[int, Act] = {
     _SETTLE_REFUND: reversals.settle_refund,
     _RETRY: _retry,
     _DECIDE_DEBIT: debits.decide,
+    _DECIDE_VOUCHER: voucher_outcomes.decide,
 }

@@ -6,7 +6,7 @@ is notified of the outcome through the agenda.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import dunning, objects, payment_methods, payments, taxes
+from paidup_demo.sandbox import bank_methods, dunning, objects, payment_methods, payments, taxes
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.prorations import spread, taken_off
 from paidup_demo.sandbox.state import copied
@@ -133,6 +133,8 @@ def _carry_subscription_settings(world: World, invoice: Json, intent: Json) -> N
     if subscription is None:
         return
     settings = subscription["payment_settings"]
+    kinds = [kind for kind in intent["payment_method_types"] if kind not in bank_methods.ONCE_ONLY]
+    intent.update(payment_method_types=kinds, payment_method_options=objects.options_of(kinds))
     if kinds := settings["payment_method_types"]:
         intent.update(payment_method_types=list(kinds), payment_method_options=objects.options_of(kinds))
     if settings["save_default_payment_method"] == "on_subscription":

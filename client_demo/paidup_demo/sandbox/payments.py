@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from typing import Any, NamedTuple
 
-from paidup_demo.sandbox import bank_methods, cards, currencies, objects
+from paidup_demo.sandbox import bank_methods, cards, currencies, objects, vouchers
 from paidup_demo.sandbox.agenda import JobName
 from paidup_demo.sandbox.errors import CardError, InvalidRequestError, Json
 from paidup_demo.sandbox.state import copied, new_id
@@ -35,9 +35,9 @@ _CHECKOUT_JOBS: dict[str, JobName] = {
 
 
 class Redirect(NamedTuple):
-    """For methods that leave the page: the bank's page, and where it sends the customer back to."""
+    """For methods with a page of their own: where it is served, and where it sends customers back to."""
 
-    page: str
+    origin: str
     return_url: str | None
 
 
@@ -102,12 +102,16 @@ def needs_authentication(world: World, method: Json, *, off_session: bool) -> bo
     note = world.store.note(method["id"])
     if note["authentication"] == "unless_set_up":
         return not (off_session and note["set_up"])
-    return note["authentication"] in ("always", "redirect")
+    return note["authentication"] in ("always", "redirect", "voucher")
 
 
 def _next_action(world: World, intent: Json, method: Json, redirect: Redirect | None) -> Json:
     """What the customer has to do, if anything: on the bank's page, or in the dialog of 3-D Secure."""
-    if world.store.note(method["id"])["authentication"] != "redirect":
+    step = world.store.note(method["id"])["authentication"]
+    if step == "voucher":
+        origin = redirect.origin if redirect else world.settings.origin
+        return vouchers.next_action(world, intent, method, origin)
+    if step != "redirect":
         sdk = {
             "type": "three_d_secure_redirect",
             "source": new_id("payatt"),
@@ -120,7 +124,7 @@ def _next_action(world: World, intent: Json, method: Json, redirect: Redirect | 
             code="parameter_missing",
             param="return_url",
         )
-    there = {"return_url": redirect.return_url, "url": redirect.page}
+    there = {"return_url": redirect.return_url, "url": f"{redirect.origin}/bank/{intent['id']}"}
     return {"type": "redirect_to_url", "redirect_to_url": there}
 
 
@@ -129,11 +133,14 @@ def _require_action(world: World, intent: Json, action: Json) -> None:
         "payment_intent.requires_action", intent, status="requires_action", next_action=action
     )
     tell_invoice(world, intent, "note_required_action")
+    session = world.store.note(intent["id"]).get("checkout_session")
+    if session is not None and vouchers.is_voucher(action):
+        world.agenda.after(0, "checkout_processing", session)  # complete, and unpaid
 
 
 def authenticate(world: World, intent: Json, *, passed: bool) -> None:
     """The answer of the bank's check. A decline after it shows in `last_payment_error`; none is raised."""
-    if intent["status"] != "requires_action":
+    if intent["status"] != "requires_action" or vouchers.shown_in(intent):
         raise _unexpected(intent, f"This intent is not waiting for authentication: it is {intent['status']}.")
     if intent["object"] == "setup_intent":
         _finish_setup(world, intent, passed=passed)
@@ -158,7 +165,7 @@ def _collect(world: World, intent: Json) -> None:
         world.events.change("payment_intent.processing", intent, status="processing")
         world.agenda.after(world.conditions.processing_ms, "finish_processing", intent["id"])
     else:
-        _succeed(world, intent)
+        succeed(world, intent)
 
 
 def finish_processing(world: World, intent_id: str) -> None:
@@ -169,12 +176,13 @@ def finish_processing(world: World, intent_id: str) -> None:
     if intent["latest_charge"] and world.store.get("charge", intent["latest_charge"])["status"] == "pending":
         return  # a debit, which the bank decides
     if world.conditions.processing_outcome == "succeeded":
-        _succeed(world, intent)
+        succeed(world, intent)
     else:
         refuse(world, intent, "generic_decline")
 
 
-def _succeed(world: World, intent: Json) -> None:
+def succeed(world: World, intent: Json) -> None:
+    """The customer's method is charged, and pays the intent."""
     method = world.store.get("payment_method", intent["payment_method"])
     charge = world.store.add(objects.charge(world.real_now(), intent, method))
     if method["type"] in bank_methods.SAVED_AS_DEBIT and intent["setup_future_usage"] and intent["customer"]:

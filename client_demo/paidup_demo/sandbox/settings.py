@@ -70,6 +70,11 @@ class SandboxSettings:
     """The condition of that name at the start."""
     save_interval_s: float = 1
 
+    @property
+    def origin(self) -> str:
+        """Where its pages are, for what no request asks for."""
+        return f"http://{self.host}:{self.port}"
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> SandboxSettings:
         """Settings from `SANDBOX_*`; raises SettingsError naming the variable that is wrong."""

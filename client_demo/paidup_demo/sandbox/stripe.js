@@ -1,6 +1,6 @@
 /**
- * The sandbox's stand-in for Stripe.js: the card element and confirmCardPayment, the payment element (cards, bank debits,
- * redirects) and confirmPayment, and the 3-D Secure dialog.
+ * The sandbox's stand-in for Stripe.js: the card element and confirmCardPayment, the payment element (cards, wallets, Link,
+ * bank debits, redirects, vouchers), the express checkout element and confirmPayment, and the 3-D Secure dialog.
  *
  * It has the interface of https://js.stripe.com, so that a page works with either. It calls only the sandbox that served it
  * and refuses live keys. Never enter real cards: unlike Stripe.js, it does not isolate card data from the page.
@@ -384,8 +384,35 @@
     ideal: { label: 'iDEAL', fields: {}, text: 'After submission, you are redirected to your bank.' },
     amazon_pay: { label: 'Amazon Pay', fields: {}, text: 'After submission, you are redirected to Amazon.' },
     bancontact: { label: 'Bancontact', fields: {}, text: 'After submission, you are redirected to your bank.' },
+    link: { label: 'Link', fields: { email: 'Email' }, text: 'You pay with what you have saved with Link.' },
+    apple_pay: { label: 'Apple Pay', fields: {}, text: 'Apple Pay opens when you pay.' },
+    google_pay: { label: 'Google Pay', fields: {}, text: 'Google Pay opens when you pay.' },
+    boleto: {
+      label: 'Boleto',
+      fields: {
+        name: 'Full name', email: 'Email', tax_id: 'CPF or CNPJ', line1: 'Address', city: 'City', state: 'State', postal_code: 'Postal code',
+      },
+      text: 'You get a voucher, and pay it within three days.',
+    },
+    oxxo: { label: 'OXXO', fields: { name: 'Full name', email: 'Email' }, text: 'You get a voucher, and pay it within three days.' },
+    konbini: { label: 'Konbini', fields: { name: 'Full name', email: 'Email' }, text: 'You get a voucher, and pay it within three days.' },
   };
   const BILLING = ['name', 'email'];
+  const PLACE = ['line1', 'city', 'state', 'postal_code'];
+  /** Cards of a wallet, as tokens: the sandbox's own names. */
+  const WALLETS = { apple_pay: 'tok_apple_pay', google_pay: 'tok_google_pay' };
+
+  const walletData = (wallet, billing) => ({ type: 'card', card: { token: WALLETS[wallet] }, billing_details: billing });
+
+  /** What was typed for this type, as `payment_method_data`. */
+  function enteredData(type, entered, billing) {
+    const own = ([name]) => !BILLING.includes(name) && !PLACE.includes(name);
+    const details = { name: entered.name, email: entered.email, ...billing };
+    if (entered.line1) {
+      details.address = { country: 'BR', ...Object.fromEntries(PLACE.map((name) => [name, entered[name]])) };
+    }
+    return { type, [type]: Object.fromEntries(Object.entries(entered).filter(own)), billing_details: details };
+  }
 
   /** The payment element: a tab for each payment method that Stripe offers. It shows its own validation errors. */
   class PaymentElement extends CardElement {
@@ -413,11 +440,10 @@
       this._forms = { card: this._root.querySelector('.card') };
     }
 
-    /** Show these types, each behind a tab; a single one has none. */
-    _offer(types) {
-      for (const type of types) {
-        if (type !== 'card') this._forms[type] ??= this._bankForm(type, BANKS[type]);
-      }
+    /** Show these types, each behind a tab; a single one has none. Wallets are cards: the type is the same. */
+    _offer(offered) {
+      const wallets = offered.includes('card') && offered.length > 1 ? Object.keys(WALLETS) : [];
+      const types = [...offered, ...wallets];
       this._tabs.replaceChildren(...types.map((type) => this._tab(type)));
       this._tabs.hidden = types.length < 2;
       this._choose(types.includes(this._method) ? this._method : types[0]);
@@ -456,6 +482,7 @@
 
     _choose(type) {
       this._method = type;
+      this._forms[type] ??= this._bankForm(type, BANKS[type]);
       for (const tab of this._tabs.children) tab.setAttribute('aria-selected', String(tab.id === `${type}-tab`));
       for (const [name, form] of Object.entries(this._forms)) form.hidden = name !== type;
       this._changed();
@@ -477,9 +504,8 @@
       const message = missing ? `Your ${BANKS[this._method].fields[missing].toLowerCase()} is incomplete.` : '';
       this._forms[this._method].querySelector('.wrong').textContent = message;
       if (missing) return { error: { type: 'validation_error', code: `incomplete_${missing}`, message } };
-      const account = Object.fromEntries(Object.entries(entered).filter(([name]) => !BILLING.includes(name)));
-      const details = { name: entered.name, email: entered.email, ...billing };
-      return { data: { type: this._method, [this._method]: account, billing_details: details } };
+      if (WALLETS[this._method]) return { data: walletData(this._method, billing) };
+      return { data: enteredData(this._method, entered, billing) };
     }
 
     _state() {
@@ -502,7 +528,76 @@
     }
   }
 
-  const ELEMENTS = { card: CardElement, payment: PaymentElement };
+  const EXPRESS_CSS = `
+    .express { display: flex; flex-wrap: wrap; gap: .5rem; }
+    .express button { flex: 1 1 8rem; font: 600 1em/1 system-ui, sans-serif; padding: .9rem .75rem; border: 0; border-radius: .35rem;
+      color: Canvas; background: CanvasText; cursor: pointer; }
+    .express button:focus-visible { outline: 3px solid color-mix(in srgb, currentColor 40%, transparent); outline-offset: 2px; }`;
+  const EXPRESS = { apple_pay: 'Apple Pay', google_pay: 'Google Pay', link: 'Link', amazon_pay: 'Amazon Pay' };
+  /** Whom the wallet says that pays. */
+  const WALLET_OWNER = { name: 'Jenny Rosen', email: 'jenny@example.com' };
+
+  /** The express checkout element: one button for each wallet. https://docs.stripe.com/js/elements_object/express_checkout_element_confirm_event */
+  class ExpressCheckoutElement extends CardElement {
+    constructor(options) {
+      super(options);
+      this._type = 'expressCheckout';
+      this._root.innerHTML = `<style>${EXPRESS_CSS}</style><div class="express"></div>`;
+      this._chosen = null;
+    }
+
+    mount(target) {
+      const ready = this._emit;
+      this._emit = () => {}; // "ready" says which wallets there are, which is known later
+      super.mount(target);
+      queueMicrotask(() => { this._emit = ready; });
+    }
+
+    _offer(types) {
+      const wallets = types.includes('card') ? ['apple_pay', 'google_pay'] : [];
+      const offered = Object.keys(EXPRESS).filter((name) => wallets.includes(name) || types.includes(name));
+      this._root.querySelector('.express').replaceChildren(...offered.map((name) => this._express(name)));
+      const known = { applePay: 'apple_pay', googlePay: 'google_pay', link: 'link', amazonPay: 'amazon_pay' };
+      const available = Object.fromEntries(Object.entries(known).map(([key, name]) => [key, offered.includes(name)]));
+      queueMicrotask(() => this._emit('ready', { elementType: this._type, availablePaymentMethods: offered.length ? available : undefined }));
+    }
+
+    _express(name) {
+      const pressed = document.createElement('button');
+      pressed.type = 'button';
+      pressed.textContent = EXPRESS[name];
+      pressed.addEventListener('click', () => {
+        const open = () => this._confirm(name);
+        if (this._listeners.get('click')?.size) this._emit('click', { elementType: this._type, expressPaymentType: name, resolve: open });
+        else open();
+      });
+      return pressed;
+    }
+
+    _confirm(name) {
+      this._chosen = name;
+      const billing = { ...WALLET_OWNER };
+      this._emit('confirm', { elementType: this._type, expressPaymentType: name, billingDetails: billing, paymentFailed: () => {} });
+    }
+
+    _data(billing = {}) {
+      const details = { ...WALLET_OWNER, ...billing };
+      if (WALLETS[this._chosen]) return { data: walletData(this._chosen, details) };
+      return { data: { type: this._chosen, billing_details: details } };
+    }
+
+    get _method() {
+      return this._chosen;
+    }
+
+    _changed() {}
+    _applyOptions() {}
+    _listen() {}
+    _render() {}
+    _mark() {}
+  }
+
+  const ELEMENTS = { card: CardElement, payment: PaymentElement, expressCheckout: ExpressCheckoutElement };
 
   /**
    * The result of `stripe.elements()`: at most one element of each type, and what they are for: an intent by its
@@ -526,9 +621,9 @@
 
     create(type, options) {
       const Kind = ELEMENTS[type];
-      if (!Kind) throw new Error(`The sandbox supports only the elements card and payment, not "${type}".`);
+      if (!Kind) throw new Error(`The sandbox supports only the elements card, payment and expressCheckout, not "${type}".`);
       if (this._made.has(type)) throw new Error(`Can only create one Element of type ${type} through elements.create().`);
-      if (type === 'payment' && !this._secret && !this._deferred) {
+      if (type !== 'card' && !this._secret && !this._deferred) {
         throw new Error('In order to create a payment element, you must pass a clientSecret or mode when creating the Elements group.');
       }
       const element = new Kind(options);
@@ -538,7 +633,7 @@
         this._made.delete(type);
         destroy();
       };
-      if (type === 'payment') this._load(element);
+      if (type !== 'card') this._load(element);
       return element;
     }
 
@@ -551,8 +646,9 @@
     update(options) {
       this._options = { ...this._options, ...options };
       this._submitted = false;
-      const element = this.getElement('payment');
-      if (element && this._deferred) this._load(element);
+      for (const element of [this.getElement('payment'), this.getElement('expressCheckout')]) {
+        if (element && this._deferred) this._load(element);
+      }
     }
 
     /** Validates the form and shows its errors. */
@@ -573,7 +669,10 @@
       else element._emit('loaderror', { elementType: 'payment', error: answer.error });
     }
 
+    /** What the customer pays with: the wallet whose button they pressed, else the payment element. */
     _payment() {
+      const express = this.getElement('expressCheckout');
+      if (express?._chosen) return express;
       const element = this.getElement('payment');
       if (!element?._container) throw new Error('elements should have a mounted Payment Element.');
       return element;
@@ -628,6 +727,25 @@
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({ outcome: 'fail' }),
     }).catch(() => undefined);
+  }
+
+  /** Shows that there is a voucher, with a link to it, until it is closed: it is paid later. */
+  function showVoucher(address) {
+    const host = document.createElement('div');
+    const root = host.attachShadow({ mode: 'open' });
+    root.innerHTML = `<style>${DIALOG_CSS} dialog { block-size: auto; padding: 1.5rem; } p { margin: 0 0 1rem; }</style>
+      <dialog aria-label="Your voucher"><p>Your voucher is ready. Pay it at a bank or in a shop.</p>
+      <p><a target="_blank" rel="noopener">Open the voucher</a></p><form method="dialog"><button>Close</button></form></dialog>`;
+    const dialog = root.querySelector('dialog');
+    root.querySelector('a').href = address;
+    document.body.append(host);
+    dialog.showModal();
+    return new Promise((resolve) => {
+      dialog.addEventListener('close', () => {
+        host.remove();
+        resolve();
+      });
+    });
   }
 
   // ------------------------------------------------------------------------------------------------------------ the API
@@ -691,7 +809,8 @@
       const there = new URL(returnTo);
       there.searchParams.set('payment_intent', id);
       there.searchParams.set('payment_intent_client_secret', secret);
-      there.searchParams.set('redirect_status', result.paymentIntent.status === 'processing' ? 'pending' : result.paymentIntent.status);
+      const { status } = result.paymentIntent; // of a voucher, it still requires action
+      there.searchParams.set('redirect_status', status === 'processing' || status === 'requires_action' ? 'pending' : status);
       location.assign(there);
       return new Promise(() => {}); // the browser is navigating away
     }
@@ -770,6 +889,11 @@
       if (action?.type === 'redirect_to_url') {
         location.assign(action.redirect_to_url.url);
         return new Promise(() => {}); // the browser is navigating away
+      }
+      const voucher = action?.[action.type]?.hosted_voucher_url;
+      if (voucher) {
+        await showVoucher(voucher);
+        return before;
       }
       await challenge(id);
       const after = await this._read(kind, id, clientSecret);

@@ -18,8 +18,10 @@
 /** @typedef {"connecting"|"open"|"waiting"|"polling"|"closed"} Connection */
 /** @typedef {{code: string, decline_code?: string|null, message: string}} PaymentError */
 /**
- * A bank debit that is under way for days. `message` is for the customer; `expected_at` is by when the bank usually answers.
- * @typedef {{method: string, name: string, since: string, expected_at: string, credits_on_trust: number, message: string}} ProcessingPayment
+ * A payment that takes days. `message` is for the customer; `expected_at` is by when the bank usually answers. Of a voucher,
+ * which is still to be paid: until which day, and where its customer sees it. Servers of 0.1 send neither.
+ * @typedef {{method: string, name: string, since: string, expected_at: string, credits_on_trust: number, message: string,
+ *   kind?: "debit"|"voucher", pay_by?: string|null, voucher_url?: string|null}} ProcessingPayment
  */
 /**
  * An invoice's status from the server. `version` only grows; `at` is ISO 8601 in UTC.

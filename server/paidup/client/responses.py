@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 
 import msgspec
 
@@ -16,9 +16,11 @@ class PaymentFailure(msgspec.Struct, frozen=True):
 
 
 class DebitUnderWay(msgspec.Struct, frozen=True):
-    """A bank debit that takes days. `message` is for the customer, and suits a page and a mail.
+    """A payment that takes days. `message` is for the customer, and suits a page and a mail.
 
     `method` is Stripe's (`sepa_debit`), `name` for people. `expected_at`: by when the bank usually answers.
+    `kind` is "debit" or "voucher". Of a voucher: `pay_by` is the last day on which it can be paid, and
+    `voucher_url` where its customer sees it.
     """
 
     method: str
@@ -27,6 +29,9 @@ class DebitUnderWay(msgspec.Struct, frozen=True):
     expected_at: datetime
     credits_on_trust: int
     message: str
+    kind: str = "debit"
+    pay_by: date | None = None
+    voucher_url: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -81,7 +81,8 @@ async def read_facts(subscription: str) -> RenewalFacts:
             each for each in rows if each.billing_reason == RENEWAL and has_failed(each)
         ),
         processing=any(
-            each.billing_reason == RENEWAL and each.status is InvoiceStatus.PROCESSING for each in rows
+            each.billing_reason == RENEWAL and each.status is InvoiceStatus.PROCESSING and not each.voucher
+            for each in rows
         ),
     )
 

@@ -191,6 +191,8 @@ class Invoice(Model):
     """The type of the payment method of the latest attempt, where it is known: `sepa_debit`."""
     processing_since = fields.DatetimeField(null=True)
     """When a payment of it was first seen in processing; None while none is."""
+    voucher: Any = fields.JSONField(null=True)
+    """The voucher that this payment waits for: `delayed_methods.Voucher`."""
     debit_failed = fields.BooleanField(default=False, db_default=False)
     """Whether a bank debit of it has failed. The account is given no credits on trust any more."""
     credits_on_trust = fields.BigIntField(default=0, db_default=0)

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
+from paidup.domain.delayed_methods import Voucher
 from paidup.domain.payment_facts import Attempt, IntentFacts, InvoiceFacts, PaymentError, PaymentFacts
 
 
@@ -68,6 +69,8 @@ class InvoiceSnapshot(msgspec.Struct, frozen=True):
     error: PaymentError | None = None
     method: str | None = None
     """The type of the payment method of the latest attempt, where it is known."""
+    voucher: Voucher | None = None
+    """The voucher that the latest attempt waits for."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -77,6 +80,8 @@ class Decision(msgspec.Struct, frozen=True):
     error: PaymentError | None = None
     method: str | None = None
     """The type of the payment method that this is about, where the facts show it."""
+    voucher: Voucher | None = None
+    """The voucher that is to be paid."""
 
 
 def decide(known: InvoiceSnapshot, facts: PaymentFacts, grant_written_off: bool = False) -> Decision:
@@ -176,6 +181,10 @@ def _from_payment(known: InvoiceSnapshot, payment: IntentFacts) -> Decision:
     if status is None:  # requires_capture, or a status that Stripe has added since
         reason = f"unexpected intent status {payment.status}"
         return Decision(Verdict.NOTHING_NEW, known.status, reason, known.error)
+    if payment.status == "requires_action" and payment.voucher:
+        # The customer has done their part on the page. It fails only when the voucher has expired.
+        status = InvoiceStatus.PROCESSING
+        return _notify(known, status, "a voucher is to be paid", voucher=payment.voucher)
     if payment.status == "requires_payment_method" and error:
         status = InvoiceStatus.FAILED
     if payment.status == "canceled":
@@ -191,8 +200,11 @@ def _notify(
     reason: str,
     error: PaymentError | None = None,
     method: str | None = None,
+    voucher: Voucher | None = None,
 ) -> Decision:
-    learned = status is InvoiceStatus.PROCESSING and method is not None and method != known.method
+    method = voucher.method if voucher else method
+    other = (method is not None and method != known.method) or voucher != known.voucher
+    learned = status is InvoiceStatus.PROCESSING and other
     if known.status.terminal or (status is known.status and error == known.error and not learned):
         return Decision(Verdict.NOTHING_NEW, known.status, reason, known.error)
-    return Decision(Verdict.NOTIFY, status, reason, error, method)
+    return Decision(Verdict.NOTIFY, status, reason, error, method, voucher)

@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from paidup.domain.delayed_methods import Voucher
+
 
 class Source(StrEnum):
     """Where the facts came from."""
@@ -96,7 +98,7 @@ class IntentFacts(msgspec.Struct, frozen=True):
 
     `invoice` is what Stripe's InvoicePayment names. None if the source (an event about the intent alone)
     shows no link; then the link is checked against the stored intent. `method` is the type of the payment
-    method (`sepa_debit`), where the source shows it.
+    method (`sepa_debit`), where the source shows it. `voucher`: it waits for this one to be paid.
     """
 
     intent: str
@@ -108,6 +110,7 @@ class IntentFacts(msgspec.Struct, frozen=True):
     invoice: str | None = None
     error: PaymentError | None = None
     method: str | None = None
+    voucher: Voucher | None = None
 
 
 class PaymentFacts(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.delayed_methods import ProcessingPayment
 from paidup.domain.stages import Stage
 from paidup.operations.formatting import format_duration
 from paidup.operations.invoice_report import GrantDetails, InvoiceDetails, StoredEvent, TimelineEvent
@@ -107,11 +108,21 @@ def recommendation(
     if details.status is InvoiceStatus.OPEN and _payment_succeeded(timeline):
         return "Nothing: the payment succeeded; credits are granted once Stripe marks the invoice as paid."
     if details.processing is not None:
-        return (
-            f"Wait: the {details.processing.name} began on {details.processing.since:%d %B}, and the bank"
-            f" usually answers by {details.processing.expected_at:%d %B %Y}. Nothing has to be paid again."
-        )
+        return _recommendation_for_days(details.processing)
     return _RECOMMENDATIONS[details.status]
+
+
+def _recommendation_for_days(processing: ProcessingPayment) -> str:
+    if processing.kind == "voucher":
+        until = f" It can be paid until {processing.pay_by:%d %B %Y}." if processing.pay_by else ""
+        return (
+            f"Wait: the customer got a {processing.name} voucher on {processing.since:%d %B}, and Stripe"
+            f" shows no payment of it yet.{until} To let them pay otherwise, cancel its PaymentIntent."
+        )
+    return (
+        f"Wait: the {processing.name} began on {processing.since:%d %B}, and the bank"
+        f" usually answers by {processing.expected_at:%d %B %Y}. Nothing has to be paid again."
+    )
 
 
 def _recommendation_for_active(details: InvoiceDetails, grants: Sequence[GrantDetails]) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import msgspec
+
 from paidup.credits import ledger, reversals
 from paidup.db.bulk import update_many
 from paidup.db.connection import locked, storage_errors
 from paidup.db.models import Account, Invoice
 from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.backoff import FIRST_CHECK_S
-from paidup.domain.decisions import UNCOLLECTIBLE, InvoiceSnapshot, InvoiceStatus
+from paidup.domain.decisions import UNCOLLECTIBLE, Decision, InvoiceSnapshot, InvoiceStatus
 from paidup.domain.delayed_methods import DELAYED_METHODS
 from paidup.domain.payment_facts import PaymentFacts
 from paidup.payments.outcomes import PUBLISH_GRACE
-from paidup.realtime.status_queries import error_of
+from paidup.realtime.status_queries import error_of, voucher_of
 from paidup.runtime.clock import now
 
 
@@ -71,13 +73,15 @@ def write_change(row: Invoice, writes: UnitOfWork) -> None:
             "payment_seen_at",
         ),
         *("finalized_at", "sequence", "affects_others", "has_reversals", *reversals.COUNTS),
-        *("payment_method", "processing_since", "debit_failed", "credits_on_trust"),
+        *("payment_method", "processing_since", "voucher", "debit_failed", "credits_on_trust"),
     )
 
 
-def note_attempt(row: Invoice, status: InvoiceStatus, method: str | None, at: datetime) -> None:
-    """Set `status`, and what it says of the payment under way: its method, since when, and a failed debit."""
+def note_attempt(row: Invoice, decision: Decision, at: datetime) -> None:
+    """Set the status, and what is known of the payment under way: its method, since when, its voucher."""
+    status, method = decision.status, decision.method
     was_processing = row.status is InvoiceStatus.PROCESSING
+    row.voucher = msgspec.to_builtins(decision.voucher) if decision.voucher else None
     if status is InvoiceStatus.PROCESSING:
         row.payment_method = method if method or not was_processing else row.payment_method
         row.processing_since = row.processing_since or at
@@ -110,4 +114,5 @@ def snapshot(row: Invoice) -> InvoiceSnapshot:
         intent=row.payment_intent,
         error=error_of(row),
         method=row.payment_method if row.status is InvoiceStatus.PROCESSING else None,
+        voucher=voucher_of(row),
     )

@@ -349,6 +349,7 @@ class Settlement:
                 if quoted.plan is not None:  # else the catalogue no longer has the price: keep the quote
                     granting.store_quote(row, quoted, facts.invoice)
             row.settled_via, row.settled_at, row.status = source, now(), InvoiceStatus.ACTIVE
+            row.voucher = None
         return decision
 
     async def _apply_decision(
@@ -372,7 +373,7 @@ class Settlement:
         event_type = None
         if decision.verdict is Verdict.NOTIFY:
             event_type = payment_events.event_of(row, decision)
-            note_attempt(row, decision.status, decision.method, self._clock())
+            note_attempt(row, decision, self._clock())
             row.payment_seen_at = None
             await self._update_trust(row, account)
         payment_seen = decision.verdict in _PAID_UNCREDITED and row.payment_seen_at is None

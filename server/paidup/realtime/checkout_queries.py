@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from paidup.db.bulk import select_by_keys
 from paidup.domain.checkout_stages import LinkedInvoice, SessionFacts, checkout_state
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.delayed_methods import ProcessingPayment, processing_payment
+from paidup.domain.delayed_methods import ProcessingPayment, Voucher, processing_payment
 from paidup.domain.messages import CheckoutMessage
 from paidup.domain.payment_facts import PaymentError, Source
 from paidup.runtime.clock import now
@@ -23,7 +24,7 @@ _CHECKOUTS = """
 SELECT c.id, c.status, c.payment_status, c.account_id, c.completed_at, c.created_at, c.return_to,
        COALESCE(i.plan, c.plan), i.version, i.status, i.credits_quoted, i.credits_reversed, i.settled_at,
        i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.payment_method,
-       i.processing_since, i.credits_on_trust
+       i.processing_since, i.credits_on_trust, i.voucher
 FROM checkout_sessions c LEFT JOIN invoices i ON i.id = c.invoice WHERE c.id"""
 
 _RETURN_ADDRESSES = "SELECT c.return_to FROM checkout_sessions c WHERE c.id"
@@ -52,6 +53,7 @@ class _CheckoutRow(msgspec.Struct, array_like=True):
     payment_method: str | None
     processing_since: datetime | None
     credits_on_trust: int | None
+    voucher: str | None
 
 
 async def read_checkout(checkout: str) -> CheckoutMessage | None:
@@ -102,4 +104,8 @@ def _to_message(row: _CheckoutRow) -> CheckoutMessage:
 def _processing(row: _CheckoutRow) -> ProcessingPayment | None:
     if row.status is not InvoiceStatus.PROCESSING:
         return None
-    return processing_payment(row.payment_method, row.processing_since, row.credits_on_trust or 0, now())
+    voucher = msgspec.json.decode(row.voucher, type=Voucher) if row.voucher else None
+    if voucher is not None:
+        voucher = replace(voucher, url=None)  # its page shows the customer's name
+    on_trust = row.credits_on_trust or 0
+    return processing_payment(row.payment_method, row.processing_since, on_trust, now(), voucher)

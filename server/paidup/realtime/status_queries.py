@@ -14,7 +14,7 @@ import msgspec
 from paidup.db.bulk import select_by_keys
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.delayed_methods import ProcessingPayment, processing_payment
+from paidup.domain.delayed_methods import ProcessingPayment, Voucher, processing_payment
 from paidup.domain.messages import BalanceMessage, StatusMessage
 from paidup.domain.payment_facts import PaymentError, Source
 from paidup.domain.stages import stage_of
@@ -29,7 +29,7 @@ SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, 
         AND n.created_at >= i.created_at AND COALESCE(n.billing_reason, '') <> 'subscription_cycle'
         AND (n.subscription IS NULL) = (i.subscription IS NULL)
         ORDER BY n.created_at DESC LIMIT 1), a.balance, i.payment_method,
-       i.processing_since, i.credits_on_trust
+       i.processing_since, i.credits_on_trust, i.voucher
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 _BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id"
 
@@ -54,6 +54,7 @@ class _StatusRow(msgspec.Struct, array_like=True):
     payment_method: str | None
     processing_since: datetime | None
     credits_on_trust: int
+    voucher: str | None
 
 
 def status_of(row: Invoice, balance: int) -> StatusMessage:
@@ -67,6 +68,12 @@ def balance_of(account: Account) -> BalanceMessage:
 
 def error_of(row: Invoice) -> PaymentError | None:
     return msgspec.convert(row.error, PaymentError) if row.error else None
+
+
+def voucher_of(row: Invoice | _StatusRow) -> Voucher | None:
+    if isinstance(row.voucher, str):  # as the database returns it
+        return msgspec.json.decode(row.voucher, type=Voucher)
+    return msgspec.convert(row.voucher, Voucher) if row.voucher else None
 
 
 async def read_status(invoice_id: str) -> StatusMessage | None:
@@ -95,10 +102,12 @@ async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMe
 
 
 def processing_of(row: Invoice | _StatusRow) -> ProcessingPayment | None:
-    """What to tell of a bank debit of `row` that is under way."""
+    """What to tell of a payment of `row` that takes days."""
     if row.status is not InvoiceStatus.PROCESSING:
         return None
-    return processing_payment(row.payment_method, row.processing_since, row.credits_on_trust, now())
+    return processing_payment(
+        row.payment_method, row.processing_since, row.credits_on_trust, now(), voucher_of(row)
+    )
 
 
 def _to_message(

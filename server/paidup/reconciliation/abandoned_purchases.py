@@ -2,8 +2,9 @@
 
 Stripe itself ends an unpaid first subscription, and an unpaid plan change, after 23 hours; an
 invoice that is made by itself stays open for ever. Only invoices that Paidup made are voided (their
-metadata says so), and none whose payment is processing or has succeeded, even in part. An invoice
-that is already void, or paid at the same moment, is read again and settled.
+metadata says so), and none whose payment is processing, waits for a voucher to be paid, or has
+succeeded, even in part. An invoice that is already void, or paid at the same moment, is read again
+and settled.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ class AbandonedPurchases:
 
 def is_voidable(invoice: StripeInvoice) -> bool:
     """Whether it is a top-up of Paidup's own that is open, and that no money has reached."""
-    intents = [payment.status for payment in invoice.facts().payments]
+    payments = invoice.facts().payments
     return (
         invoice.status == "open"
         and invoice.amount_paid == 0
         and (invoice.metadata or {}).get(PURCHASE_METADATA_KEY) == TOP_UP
-        and all(status in VOIDABLE_INTENTS for status in intents)
+        and all(each.status in VOIDABLE_INTENTS and each.voucher is None for each in payments)
     )

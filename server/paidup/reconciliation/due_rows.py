@@ -27,7 +27,7 @@ from paidup.db.models import (
 )
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.delayed_methods import DELAYED_METHODS
+from paidup.domain.delayed_methods import DELAYED_METHODS, VOUCHER_METHODS
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeUnavailable
 from paidup.payments.settlement import Settlement
@@ -196,6 +196,6 @@ async def for_each(rows: Sequence[Row], work: Callable[[Row], Awaitable[Result]]
 
 def _next_check(row: Invoice, at: datetime) -> datetime | None:
     processing = row.status is InvoiceStatus.PROCESSING
-    takes_days = processing and row.payment_method in DELAYED_METHODS
+    takes_days = processing and row.payment_method in {*DELAYED_METHODS, *VOUCHER_METHODS}
     delay_s = reconciler_delay_s((at - row.created_at).total_seconds(), processing, takes_days)
     return None if delay_s is None else at + timedelta(seconds=delay_s)

@@ -80,6 +80,7 @@ INTENT_PROCESSING = "payment_intent.processing"
 INTENT_TYPES = (
     "payment_intent.succeeded",
     INTENT_PROCESSING,
+    "payment_intent.requires_action",
     "payment_intent.payment_failed",
     "payment_intent.canceled",
 )
@@ -282,8 +283,9 @@ class Events:
         return await self._settle(row.id, facts, source)
 
     async def _unknown_intent(self, event: Event, intent: PaymentIntent | None, source: Source) -> Handled:
-        """Its invoice is not known here. `invoice.paid` creates it; a bank debit takes days until then."""
-        if event.kind == INTENT_PROCESSING and intent and intent.customer:
+        """Its invoice is not known here. `invoice.paid` creates it; some methods take days until then."""
+        takes_days = intent and (event.kind == INTENT_PROCESSING or intent.voucher)
+        if intent and takes_days and intent.customer:
             with storage_errors():
                 ours = await account_id_of(intent.customer)
             if ours and (settled := await self._verification.follow_intent(intent.id, source)):

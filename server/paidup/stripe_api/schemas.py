@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from paidup.domain.delayed_methods import DELAYED_METHODS
+from paidup.domain.delayed_methods import DELAYED_METHODS, VOUCHER_METHODS, Voucher
 from paidup.domain.payment_facts import IntentFacts, InvoiceFacts, LineFacts, PaymentError, PaymentFacts
 
 ACCOUNT_METADATA_KEY = "paidup_account"
@@ -98,12 +98,44 @@ class StripeErrorBody(msgspec.Struct, frozen=True):
     def facts(self) -> PaymentError:
         # https://docs.stripe.com/api/errors: only the messages of card errors are for customers.
         message = self.message if self.type == "card_error" else None
-        debit = DELAYED_METHODS.get(self.payment_method.type) if self.payment_method else None
         return PaymentError(
             code=self.code or "payment_failed",
-            message=message or f"The {debit.name if debit else 'payment'} did not go through.",
+            message=message or _failed_text(self.payment_method.type if self.payment_method else ""),
             decline_code=self.decline_code,
         )
+
+
+def _failed_text(method: str) -> str:
+    if voucher := VOUCHER_METHODS.get(method):
+        return f"The {voucher.name} voucher was not paid in time."
+    debit = DELAYED_METHODS.get(method)
+    return f"The {debit.name if debit else 'payment'} did not go through."
+
+
+class VoucherDetails(msgspec.Struct, frozen=True):
+    """What Stripe shows of a voucher: `PaymentIntent.NextAction` in the SDK. OXXO says `expires_after`."""
+
+    hosted_voucher_url: str | None = None
+    expires_at: int | None = None
+    expires_after: int | None = None
+
+
+class NextAction(msgspec.Struct, frozen=True):
+    """What the customer has to do. Only vouchers are read; `type` is the name of the member."""
+
+    boleto_display_details: VoucherDetails | None = None
+    konbini_display_details: VoucherDetails | None = None
+    multibanco_display_details: VoucherDetails | None = None
+    oxxo_display_details: VoucherDetails | None = None
+
+    @property
+    def voucher(self) -> Voucher | None:
+        for method in VOUCHER_METHODS:
+            details: VoucherDetails | None = getattr(self, f"{method}_display_details")
+            if details is not None:
+                expires_at = details.expires_at or details.expires_after
+                return Voucher(method, expires_at, details.hosted_voucher_url)
+        return None
 
 
 class PaymentIntent(msgspec.Struct, frozen=True):
@@ -115,6 +147,12 @@ class PaymentIntent(msgspec.Struct, frozen=True):
     customer: str | None = None
     last_payment_error: StripeErrorBody | None = None
     payment_method: PaymentMethod | str | None = None
+    next_action: NextAction | None = None
+
+    @property
+    def voucher(self) -> Voucher | None:
+        """The voucher that its customer has to pay, if any."""
+        return self.next_action.voucher if self.next_action else None
 
     @property
     def method(self) -> str | None:
@@ -137,6 +175,7 @@ class PaymentIntent(msgspec.Struct, frozen=True):
             invoice=invoice,
             error=error.facts() if error else None,
             method=self.method,
+            voucher=self.voucher,
         )
 
 

@@ -38,6 +38,7 @@ MARKS = {
     "awaiting_payment": ("now", "next", "next"),
     "action_required": ("paused", "next", "next"),
     "processing": ("done", "paused", "next"),
+    "voucher": ("paused", "next", "next"),
     "delayed": ("done", "paused", "next"),
     "active": ("done", "done", "done"),
     "failed": ("failed", "next", "next"),
@@ -135,7 +136,7 @@ def _fill(text: str, status: CheckoutMessage | None, language: str) -> str:
     """The text with its placeholders filled in, as the element's `phrase` does."""
     credits = status.credits_granted if status else 0
     error = status.error.message if status and status.error else ""
-    debit = status.processing if status else None
+    debit = status.processing if status else None  # or a voucher
     values = {
         "credits": _number(credits, language),
         "plan": (status and status.plan) or "",
@@ -143,6 +144,7 @@ def _fill(text: str, status: CheckoutMessage | None, language: str) -> str:
         "processing": debit.message if debit else PROCESSING,
         "method": debit.name if debit else "",
         "expected": f"{debit.expected_at:%Y-%m-%d}" if debit else "",
+        "pay_by": f"{debit.pay_by:%Y-%m-%d}" if debit and debit.pay_by else "",
     }
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)

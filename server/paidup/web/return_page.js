@@ -13,7 +13,7 @@ import * as texts from "./sdk/latest/element/words.js";
 
 /** @type {typeof import("../../../client_demo/paidup_demo/sdk/paidup.js")} */ const { activate } = client;
 /** @type {typeof import("../../../client_demo/paidup_demo/sdk/element/look.js")} */ const { drawMark } = look;
-/** @type {typeof import("../../../client_demo/paidup_demo/sdk/element/words.js")} */ const { marksOf, phrase } = texts;
+/** @type {typeof import("../../../client_demo/paidup_demo/sdk/element/words.js")} */ const { marksOf, phrase, stateOf } = texts;
 
 /** How long the customer can read that the plan is active. The page without a script waits as long. */
 const READ_MS = 3_000;
@@ -82,7 +82,7 @@ function start() {
     const { stage, status } = activation;
     // The server asked Stripe before it wrote this page: while it asks again, nothing else is known yet.
     const asking = stage === "verifying" && status?.version === first.version && first.stage !== "verifying";
-    if (stage !== "waiting" && !asking) draw(status?.status === "reversed" ? "reversed" : stage, status);
+    if (stage !== "waiting" && !asking) draw(stateOf(status, stage), status);
   };
   activation.addEventListener("stage", show);
   activation.addEventListener("status", show);

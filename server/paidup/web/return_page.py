@@ -78,6 +78,8 @@ async def _shown(request: Request, status: CheckoutMessage) -> Shown:
     if home is None:  # it names none, or one that is not allowed any more
         address, home = page.home, origin_of(page.home)
     state = "reversed" if status.status is InvoiceStatus.REVERSED else str(status.stage)
+    if status.processing is not None and status.processing.kind == "voucher":
+        state = "voucher"
     return Shown(
         state,
         status,

@@ -42,8 +42,12 @@ def card(face: Json) -> Json:
 _METHOD_OPTIONS: Json = {
     "amazon_pay": {},
     "bancontact": {"preferred_language": "en"},
+    "boleto": {"expires_after_days": 3},
     "card": nulls("installments mandate_options network request_three_d_secure"),
     "ideal": {},
+    "konbini": nulls("confirmation_number expires_after_days expires_at product_description"),
+    "link": {"persistent_token": None},
+    "oxxo": {"expires_after_days": 3},
     "sepa_debit": {},
     "us_bank_account": {"verification_method": "automatic"},
 }
@@ -172,8 +176,9 @@ def _charged(intent: Json, method: Json) -> Json:
     shown = method[kind]
     if kind == "card":
         return _charged_card(intent, shown)
-    if kind == "amazon_pay":
-        return {"funding": None, "transaction_id": None}
+    if kind in _CHARGED:
+        charged: Json = copied(_CHARGED[kind])
+        return charged | ({"tax_id": shown["tax_id"]} if kind == "boleto" else {})
     if kind in ("ideal", "bancontact"):
         more = nulls(
             "bank_code bank_name preferred_language" if kind == "bancontact" else "bank transaction_id"
@@ -189,12 +194,20 @@ def _charged(intent: Json, method: Json) -> Json:
     return details | ({"payment_reference": new_id("", 15)[1:]} if kind == "us_bank_account" else {})
 
 
+_CHARGED: Json = {
+    "amazon_pay": {"funding": None, "transaction_id": None},
+    "boleto": {},
+    "konbini": {"store": {"chain": "lawson"}},
+    "link": {"country": "US"},
+    "oxxo": {"number": "12345678901234657890123456789012"},
+}
 _CARD_KEYS = "brand checks country exp_month exp_year fingerprint funding last4 regulated_status"
 
 
 def _charged_card(intent: Json, card: Json) -> Json:
     return {
-        **nulls("authorization_code installments mandate network_transaction_id three_d_secure wallet"),
+        **nulls("authorization_code installments mandate network_transaction_id three_d_secure"),
+        "wallet": copied(card["wallet"]),
         "amount_authorized": intent["amount"],
         "network": card["brand"],
         "network_token": {"used": False},

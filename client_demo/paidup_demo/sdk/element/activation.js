@@ -7,7 +7,7 @@
  * texts in words.js; both can be replaced.
  */
 import { drawMark, element, markElement, styleSheet } from "./look.js";
-import { STATES, WORDS, marksOf, phrase } from "./words.js";
+import { STATES, WORDS, marksOf, phrase, stateOf } from "./words.js";
 import { activate, watchBalance } from "../paidup.js";
 
 /** @typedef {import("./words.js").State} State */
@@ -53,6 +53,8 @@ export class PaidupActivation extends Base {
   /** @type {HTMLElement} */ #screen;
   /** @type {HTMLElement[]} */ #steps;
   /** @type {Map<State, HTMLElement>} */ #blocks = new Map();
+  /** The link to a voucher. */
+  #voucher = element("a", { part: "button", class: "button", target: "_blank", rel: "noopener", "data-says": "show" });
 
   constructor() {
     super();
@@ -207,9 +209,7 @@ export class PaidupActivation extends Base {
 
   /** @returns {State} */
   #current() {
-    if (this.#error) return "refused";
-    if (this.status?.status === "reversed") return "reversed";
-    return this.stage;
+    return this.#error ? "refused" : stateOf(this.status, this.stage);
   }
 
   #draw() {
@@ -223,6 +223,7 @@ export class PaidupActivation extends Base {
       block.toggleAttribute("data-current", name === state);
       this.#headingOf(name).ariaLevel = this.getAttribute("heading-level") ?? "2";
     }
+    this.#voucher.hidden = !showVoucher(this.#voucher, this.status?.processing?.voucher_url);
     // A Checkout Session that has changed at all was completed.
     const paid = this.#confirmed !== null || (this.hasAttribute("checkout") && (this.status?.version ?? 0) > 0);
     const marks = marksOf(state, paid);
@@ -238,9 +239,8 @@ export class PaidupActivation extends Base {
 
   /** All states are laid out in the same grid cell, so that the layout does not shift between them. @param {State} state */
   #block(state) {
-    const actions = element("div", { part: "actions", class: "actions" }, [
-      element("slot", { name: `${state}-actions` }, state === "delayed" || state === "awaiting_payment" ? [this.#again()] : []),
-    ]);
+    const own = state === "delayed" || state === "awaiting_payment" ? [this.#again()] : state === "voucher" ? [this.#voucher] : [];
+    const actions = element("div", { part: "actions", class: "actions" }, [element("slot", { name: `${state}-actions` }, own)]);
     return element("div", { part: `words words-${state}`, class: `block ${state}` }, [
       element("div", { part: "heading", class: "heading", role: "heading", tabindex: "-1" }, [
         element("slot", { name: `${state}-heading`, "data-says": "heading" }),
@@ -292,8 +292,15 @@ function drawStep(step, name, mark, labels) {
   write(unseen, `(${labels[mark]})`);
 }
 
+/** Link to it, if it is an address of the web. @param {HTMLAnchorElement} link @param {string|null|undefined} address */
+function showVoucher(link, address) {
+  const known = /^https?:\/\//.test(address ?? "");
+  if (known) link.href = /** @type {string} */ (address);
+  return known;
+}
+
 /** @param {Element} place */
-const saysOf = (place) => /** @type {"heading"|"text"|"again"} */ (/** @type {HTMLElement} */ (place).dataset.says);
+const saysOf = (place) => /** @type {"heading"|"text"|"again"|"show"} */ (/** @type {HTMLElement} */ (place).dataset.says);
 
 /** Write only changes: a live region announces every assignment. @param {Element} place @param {string} text */
 function write(place, text) {

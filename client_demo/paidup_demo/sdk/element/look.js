@@ -129,6 +129,8 @@ const STYLE = `
 .active .text { color: var(--ink); font-size: 1.0625rem; }
 [data-state=active] .label { color: var(--ink); }
 .actions { display: flex; flex-wrap: wrap; justify-content: center; gap: .75rem; padding-block-start: .75rem; }
+.button[hidden] { display: none; }
+.button:any-link { display: inline-flex; align-items: center; text-decoration: none; }
 .button { font: inherit; font-weight: 600; color: var(--on-accent); background: var(--accent); border: 0; cursor: pointer;
   border-radius: calc(var(--paidup-radius, 1rem) * .6); min-block-size: 2.75rem; padding: .5rem 1.25rem; }
 .button:hover { background: color-mix(in oklab, var(--accent) 88%, var(--ink)); }

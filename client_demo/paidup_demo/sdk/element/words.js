@@ -7,19 +7,22 @@
 
 /** @typedef {import("../paidup.js").Status} Status */
 /**
- * The screen's state: one of paidup.js's stages, or `reversed` (credited, then refunded or disputed), `refused` (the
- * server does not authorize this page).
- * @typedef {import("../paidup.js").Stage|"reversed"|"refused"} State
+ * The screen's state: one of paidup.js's stages, or `voucher` (in processing: a voucher is to be paid), `reversed`
+ * (credited, then refunded or disputed), `refused` (the server does not authorize this page).
+ * @typedef {import("../paidup.js").Stage|"voucher"|"reversed"|"refused"} State
  */
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
 /**
- * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message) and `{processing}` (the server's text for a bank debit,
- * in English) are filled in, and of a bank debit `{method}` and `{expected}` (the day by which the bank usually answers); a
- * function gets the status.
+ * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message) and `{processing}` (the server's text for a payment that
+ * takes days, in English) are filled in, and of such a payment `{method}`, `{expected}` (the day by which the bank usually
+ * answers) and `{pay_by}` (the last day on which a voucher can be paid); a function gets the status.
  * @typedef {string|((status: Status|null) => string)} Phrase
  */
-/** @typedef {{heading: Phrase, text: Phrase, again?: Phrase}} Saying `again` is the button's text after a long wait */
+/**
+ * `again` is the button's text after a long wait, `show` that of the link to a voucher.
+ * @typedef {{heading: Phrase, text: Phrase, again?: Phrase, show?: Phrase}} Saying
+ */
 /** @typedef {Record<State, Saying> & {steps: Record<Step|Mark, string>}} AllWords */
 /** @typedef {{[Key in keyof AllWords]?: Partial<AllWords[Key]>}} Words any part of them */
 
@@ -49,6 +52,11 @@ export const WORDS = {
   processing: {
     heading: "Your bank is processing the payment",
     text: "{processing} You can close this page.",
+  },
+  voucher: {
+    heading: "Pay your voucher",
+    text: "{processing} You can close this page.",
+    show: "Show the voucher",
   },
   delayed: {
     heading: "This is taking longer than usual",
@@ -84,6 +92,7 @@ const MARKS = {
   awaiting_payment: ["now", "next", "next"],
   action_required: ["paused", "next", "next"],
   processing: ["done", "paused", "next"],
+  voucher: ["paused", "next", "next"],
   delayed: ["done", "paused", "next"],
   active: ["done", "done", "done"],
   failed: ["failed", "next", "next"],
@@ -92,6 +101,12 @@ const MARKS = {
   reversed: ["done", "done", "failed"],
   refused: ["paused", "next", "next"],
 };
+
+/** The state of what the server says. @param {Pick<Status, "status"|"processing">|null} status @param {import("../paidup.js").Stage} stage @returns {State} */
+export function stateOf(status, stage) {
+  if (status?.status === "reversed") return "reversed";
+  return stage === "processing" && status?.processing?.kind === "voucher" ? "voucher" : stage;
+}
 
 /**
  * The marks of the three steps. Until this page has confirmed the payment, the first step is the current one.
@@ -120,6 +135,7 @@ export function phrase(phrase, status, language) {
     processing: status?.processing?.message ?? PROCESSING,
     method: status?.processing?.name ?? "",
     expected: day(status?.processing?.expected_at, language),
+    pay_by: day(status?.processing?.pay_by ?? undefined, language),
   };
   return phrase.replace(/\{(\w+)\}/g, (whole, name) => known[name] ?? whole).trim();
 }

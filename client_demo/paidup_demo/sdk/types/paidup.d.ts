@@ -26,6 +26,9 @@ export type ProcessingPayment = {
     expected_at: string;
     credits_on_trust: number;
     message: string;
+    kind?: "debit" | "voucher";
+    pay_by?: string | null;
+    voucher_url?: string | null;
 };
 export type Status = {
     type: "status";
