@@ -5,7 +5,7 @@ from json import dumps, loads
 from tortoise import fields
 
 class Migration(migrations.Migration):
-    dependencies = [('paidup', '0019_corrections')]
+    dependencies = [('paidup', '0020_operators_word')]
 
     initial = False
 
