@@ -18,7 +18,7 @@ from paidup.errors import ConfigurationError, DatabaseUnreachable, PaidupError
 
 
 class Command(NamedTuple):
-    """Where a command is, and the first line of its docstring, which `paidup --help` shows."""
+    """Where a command, or a group of them, is, and its help's first line, which `paidup --help` shows."""
 
     module: str
     function: str
@@ -60,7 +60,7 @@ COMMANDS = {
         "Take up the subscriptions that exist in Stripe already. Safe to interrupt and to run again.",
     ),
     "replay": Command(
-        "events", "replay", "Handle a Stripe event again. Exit code 1 if it still cannot be handled."
+        "events", "replay", "Handle a Stripe event (evt_...) again, or send events to your endpoints again."
     ),
     "dismiss": Command(
         "events", "dismiss", "End the alarm about events that need no handling. Nothing is credited."
@@ -106,6 +106,20 @@ COMMANDS = {
         "claim_link",
         "Make a link with which its customer, once logged in, claims a payment that belongs to nobody yet.",
     ),
+    "endpoints": Command(
+        "event_endpoints", "endpoints", "List, make and change the endpoints that events are sent to."
+    ),
+    "deliveries": Command("event_endpoints", "deliveries", "List the deliveries of events, and show one."),
+    "listen": Command(
+        "event_development",
+        "listen",
+        "Forward each event to an address of this machine, for development, until Ctrl-C.",
+    ),
+    "trigger": Command(
+        "event_development",
+        "trigger",
+        "Send an example of an event to endpoints and listeners, marked as a test. It changes no balance.",
+    ),
     "audit": Command(
         "inspection",
         "audit",
@@ -136,8 +150,11 @@ class LateCommands(TyperGroup):
 def imported(name: str) -> Any:
     """The command with this name, with its options."""
     command = COMMANDS[name]
+    found = getattr(import_module(f"paidup.commands.{command.module}"), command.function)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_group(found)
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name)(getattr(import_module(f"paidup.commands.{command.module}"), command.function))
+    alone.command(name)(found)
     return typer.main.get_command(alone)
 
 

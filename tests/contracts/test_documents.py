@@ -21,10 +21,14 @@ from paidup.domain import messages
 from paidup.domain import payment_facts as facts
 from paidup.domain.messages import MAX_FRAME, SUBPROTOCOL, CloseCode, encode
 from paidup.operations import invoice_report, overview
+from paidup.operations.event_deliveries import DeliveryDetails, DeliveryPage, DeliveryReport
+from paidup.operations.event_endpoints import EndpointDetails
+from paidup.operations.event_replay import Replayed
+from paidup.operations.event_stream import StreamedEvent, StreamPage, Triggered
 from paidup.reconciliation import alarms
 from paidup.stripe_api.charged_cards import ChargedCard
 from paidup.subscriptions import change_previews
-from paidup.web import api, credits_api, problems
+from paidup.web import api, credits_api, events_api, problems
 from paidup.web.routes import ROUTES
 from paidup.web.websocket import endpoint as sockets
 from tests.support.contracts import (
@@ -182,6 +186,8 @@ def test_every_example_matches_its_schema(name: str) -> None:
 REQUESTS = [
     *(api.BuyBody, api.ChangeBody, api.CancelBody, api.TopUpBody, api.AdoptBody),
     *(credits_api.SpendBody, credits_api.ReserveBody, credits_api.CommitBody, credits_api.ReleaseBody),
+    *(events_api.EndpointBody, events_api.EndpointChangeBody, events_api.RotationBody),
+    *(events_api.ReplayBody, events_api.TriggerBody),
 ]
 ANSWERS = [
     *(
@@ -209,6 +215,8 @@ ANSWERS = [
         invoice_report.TimelineEvent,
         invoice_report.StoredEvent,
     ),
+    *(EndpointDetails, DeliveryPage, DeliveryDetails, DeliveryReport, Replayed),
+    *(StreamPage, StreamedEvent, Triggered),
 ]
 FRAMES = [messages.BalanceMessage, messages.Heartbeat, messages.Bye, messages.Verify]
 

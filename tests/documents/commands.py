@@ -42,6 +42,12 @@ ELSEWHERE = {
     (
         'paidup link-customer cus_… user_17 --reason "They wrote from that address" --key T-21'
     ): "test_the_commands_do_the_same",
+    (
+        "paidup endpoints create https://app.example.com/hooks/paidup --type credits.granted"
+    ): "test_endpoints_and_deliveries_are_managed_by_commands",
+    "paidup deliveries list --state dead": "test_endpoints_and_deliveries_are_managed_by_commands",
+    "paidup listen --forward-to localhost:3000/hooks/paidup": "test_listen_forwards_what_trigger_sends",
+    "paidup trigger credits.granted": "test_listen_forwards_what_trigger_sends",
     "make chaos": "test_whatever_is_killed_every_paid_invoice_is_credited_once_and_every_watcher_told",
     "make soak": "test_customers_come_and_go_and_nothing_of_them_is_left",
 }

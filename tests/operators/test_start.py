@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 
 from paidup.cli import COMMANDS
 
@@ -60,5 +61,6 @@ def test_the_demo_imports_no_web_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_lists_each_command_by_the_first_line_of_its_docstring(name: str) -> None:
     command = COMMANDS[name]
-    function = getattr(import_module(f"paidup.commands.{command.module}"), command.function)
-    assert command.help == (inspect.getdoc(function) or "").splitlines()[0]
+    found = getattr(import_module(f"paidup.commands.{command.module}"), command.function)
+    text = found.info.help if isinstance(found, typer.Typer) else inspect.getdoc(found)
+    assert command.help == (text or "").splitlines()[0]

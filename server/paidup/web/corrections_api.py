@@ -6,13 +6,11 @@ which a browser would add to a request that another site's page makes.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, TypeVar
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -26,7 +24,7 @@ from paidup.operations.audit_log import Corrected, Instruction, list_corrections
 from paidup.operations.corrections import Gift, PaidBy
 from paidup.web.dependencies import get_services
 from paidup.web.http import PRINTABLE, json_response, read_json
-from paidup.web.problems import problem
+from paidup.web.operator_token import Handler, for_operators
 
 Text = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
 Reason = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=2000)]
@@ -128,7 +126,6 @@ async def corrections(request: Request) -> Response:
 
 
 B = TypeVar("B", bound=Instructed)
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def _action(body_type: type[B], act: Callable[[OperatorActions, B], Awaitable[Corrected]]) -> Handler:
@@ -141,21 +138,7 @@ def _action(body_type: type[B], act: Callable[[OperatorActions, B], Awaitable[Co
         )
         return json_response(await act(actions, await read_json(request, body_type)))
 
-    return _require_token(handle)
-
-
-def _require_token(handler: Handler) -> Handler:
-    async def guarded(request: Request) -> Response:
-        token = get_services(request).settings.operator_token
-        if not token:
-            raise HTTPException(404, "Not Found")
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-            detail = "The operators' token is needed, as a bearer token."
-            return problem(401, "not-authenticated", "Authentication required", detail)
-        return await handler(request)
-
-    return guarded
+    return for_operators(handle)
 
 
 _ACTIONS = {
@@ -169,5 +152,5 @@ _ACTIONS = {
 }
 ROUTES = [
     *(Route(f"/operators/api/{name}", handler, methods=["POST"]) for name, handler in _ACTIONS.items()),
-    Route("/operators/api/corrections", _require_token(corrections), methods=["GET"]),
+    Route("/operators/api/corrections", for_operators(corrections), methods=["GET"]),
 ]

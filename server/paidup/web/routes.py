@@ -11,6 +11,7 @@ from paidup.web import (
     claims_api,
     corrections_api,
     credits_api,
+    events_api,
     health,
     operators,
     return_page,
@@ -31,5 +32,6 @@ ROUTES: list[BaseRoute] = [
     *health.ROUTES,
     *operators.ROUTES,
     *corrections_api.ROUTES,
+    *events_api.ROUTES,
     *sdk.ROUTES,
 ]

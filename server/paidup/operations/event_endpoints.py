@@ -1,0 +1,245 @@
+"""Endpoints for events: list, make, change and delete them, and rotate their secrets.
+
+A secret is shown once, when it is made. Endpoints that the settings name are changed there.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import replace
+from tortoise.exceptions import IntegrityError
+from tortoise.functions import Count
+
+from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.outbound_models import DeliveryState, EndpointState, EventDelivery, EventEndpoint
+from paidup.domain.endpoint_urls import url_problem
+from paidup.domain.outbound_events import OutboundEventType
+from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.runtime.clock import now
+
+MAX_ENDPOINTS = 50
+MAX_NAME = 200
+MAX_OVERLAP = timedelta(days=7)
+DEFAULT_OVERLAP_H = 24
+DISABLED_BY_OPERATOR = "disabled by an operator"
+ENDPOINT_GONE = "the endpoint was disabled or deleted"
+
+
+class EndpointDetails(msgspec.Struct, frozen=True):
+    """An endpoint as it is now. `types` []: all. `dead`: deliveries that were given up.
+
+    `secret` is set only where it was just made. `old_secret_until`: until then, deliveries are signed with
+    both secrets.
+    """
+
+    id: int
+    name: str
+    url: str
+    types: list[str]
+    state: EndpointState
+    created_at: datetime
+    from_settings: bool = False
+    disabled_at: datetime | None = None
+    disabled_because: str | None = None
+    failing_since: datetime | None = None
+    failures: int = 0
+    old_secret_until: datetime | None = None
+    pending: int = 0
+    dead: int = 0
+    secret: str | None = None
+
+
+class EndpointChanges(msgspec.Struct, frozen=True):
+    """What to change of an endpoint; None: nothing."""
+
+    url: str | None = None
+    types: Sequence[str] | None = None
+    enabled: bool | None = None
+
+
+async def list_endpoints() -> list[EndpointDetails]:
+    """All endpoints but the deleted ones. Raises StorageUnavailable."""
+    with storage_errors():
+        rows = await EventEndpoint.exclude(state=EndpointState.DELETED).order_by("id")
+        counts = await _counts([row.id for row in rows])
+    return [_details(row, counts) for row in rows]
+
+
+async def read_endpoint(reference: str) -> EndpointDetails:
+    """The endpoint with this id or name. Raises NotFound, StorageUnavailable."""
+    with storage_errors():
+        row = await find_endpoint(reference)
+        return _details(row, await _counts([row.id]))
+
+
+async def create_endpoint(
+    url: str, types: Sequence[str], name: str, private_allowed: bool
+) -> EndpointDetails:
+    """Make an endpoint, with its secret. `name` "": made of the URL. Raises InvalidInput, Conflict."""
+    _check_url(url, private_allowed)
+    types, name = checked_types(types), _checked_name(name or _name_of(url))
+    secret = new_secret()
+    try:
+        async with write_transaction():
+            if await EventEndpoint.exclude(state=EndpointState.DELETED).count() >= MAX_ENDPOINTS:
+                raise Conflict(f"There are {MAX_ENDPOINTS} endpoints: delete one first.")
+            row = await EventEndpoint.create(name=name, url=url, types=types, secret=secret)
+    except IntegrityError:
+        raise Conflict(f"There is an endpoint named {name!r}: give this one another name.") from None
+    return replace(_details(row, {}), secret=secret)
+
+
+async def change_endpoint(reference: str, changes: EndpointChanges, private_allowed: bool) -> EndpointDetails:
+    """Change an endpoint. One that is disabled loses what it awaits, which can be replayed.
+
+    Raises NotFound, InvalidInput, Conflict (the settings name it), StorageUnavailable.
+    """
+    async with write_transaction():
+        row = await _changeable(reference)
+        if changes.url is not None:
+            _check_url(changes.url, private_allowed)
+            row.url = changes.url
+        if changes.types is not None:
+            row.types = checked_types(changes.types)
+        if changes.enabled is True:
+            row.state, row.disabled_at, row.disabled_because = EndpointState.ENABLED, None, None
+            row.failures, row.failing_since, row.retry_at = 0, None, None
+        elif changes.enabled is False and row.state is EndpointState.ENABLED:
+            row.state, row.disabled_at = EndpointState.DISABLED, now()
+            row.disabled_because = DISABLED_BY_OPERATOR
+            await _give_up_pending(row)
+        await row.save()
+    return await read_endpoint(str(row.id))
+
+
+async def delete_endpoint(reference: str) -> EndpointDetails:
+    """Delete an endpoint; its deliveries stay listed. Raises what `change_endpoint` raises."""
+    async with write_transaction():
+        row = await _changeable(reference)
+        details = _details(row, {})
+        row.state, row.disabled_at = EndpointState.DELETED, now()
+        row.name, row.secret, row.old_secret = f"{row.name[:MAX_NAME]} (deleted {row.id})", "", None
+        await _give_up_pending(row)
+        await row.save()
+    return replace(details, state=EndpointState.DELETED)
+
+
+async def rotate_secret(reference: str, overlap: timedelta) -> EndpointDetails:
+    """Make a new secret. The old one is valid for `overlap`, and deliveries are signed with both.
+
+    Raises what `change_endpoint` raises, and Conflict while an older secret is still valid.
+    """
+    if not timedelta() <= overlap <= MAX_OVERLAP:
+        raise InvalidInput(f"The old secret is valid for 0 to {MAX_OVERLAP.days * 24} hours.")
+    at = now()
+    async with write_transaction():
+        row = await _changeable(reference)
+        if overlap and row.old_secret_until is not None and row.old_secret_until > at:
+            raise Conflict(
+                "The secret was rotated, and the old one is valid until "
+                f"{row.old_secret_until:%Y-%m-%d %H:%M} UTC. Rotate it then; or with an overlap of 0 hours, "
+                "which ends both at once."
+            )
+        secret = new_secret()
+        row.old_secret, row.secret = (row.secret if overlap else None), secret
+        row.old_secret_until = at + overlap if overlap else None
+        await row.save()
+    return replace(_details(row, {}), secret=secret)
+
+
+async def find_endpoint(reference: str) -> EventEndpoint:
+    """The row with this id or name, unless it is deleted. Raises NotFound."""
+    known = EventEndpoint.exclude(state=EndpointState.DELETED)
+    row = None
+    if "\0" not in reference and len(reference) <= MAX_NAME:
+        row = await known.get_or_none(name=reference)
+        if row is None and reference.isascii() and reference.isdecimal() and len(reference) < 10:
+            row = await known.get_or_none(id=int(reference))
+    if row is None:
+        raise NotFound(f"There is no endpoint {reference[:MAX_NAME]!r}: `paidup endpoints` lists them.")
+    return row
+
+
+def checked_types(types: Sequence[str]) -> list[str]:
+    """The types, each once. Raises InvalidInput, which names those that there are."""
+    known = [each.value for each in OutboundEventType]
+    for each in types:
+        if each not in known:
+            raise InvalidInput(f"There is no event type {each[:60]!r}. There are: {', '.join(known)}.")
+    return list(dict.fromkeys(types))
+
+
+def new_secret() -> str:
+    """A secret of 32 random bytes, as Standard Webhooks has them."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+
+
+def _check_url(url: str, private_allowed: bool) -> None:
+    if problem := url_problem(url, private_allowed):
+        raise InvalidInput(problem)
+
+
+def _name_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname}{parts.path}".rstrip("/")[:MAX_NAME]
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name.isdecimal():
+        raise InvalidInput(f"A name has 1 to {MAX_NAME} printable characters, and not only digits.")
+    return name
+
+
+async def _changeable(reference: str) -> EventEndpoint:
+    """The row, locked. Raises NotFound, and Conflict where the settings name it."""
+    found = await find_endpoint(reference)
+    row = await locked(EventEndpoint.filter(id=found.id)).get()
+    if row.from_settings:
+        raise Conflict(f"The endpoint {row.name!r} is in the settings: change it there.")
+    return row
+
+
+async def _give_up_pending(row: EventEndpoint) -> None:
+    await EventDelivery.filter(endpoint_id=row.id, state=DeliveryState.PENDING).update(
+        state=DeliveryState.DEAD, next_attempt_at=None, error=ENDPOINT_GONE
+    )
+
+
+async def _counts(ids: Sequence[int]) -> dict[tuple[int, DeliveryState], int]:
+    """How many deliveries of each endpoint are pending, and dead."""
+    if not ids:
+        return {}
+    kept = EventDelivery.filter(endpoint_id__in=ids, state__in=[DeliveryState.PENDING, DeliveryState.DEAD])
+    rows = (
+        await kept.annotate(number=Count("id"))
+        .group_by("endpoint_id", "state")
+        .values_list("endpoint_id", "state", "number")
+    )
+    return {(endpoint, DeliveryState(state)): number for endpoint, state, number in rows}
+
+
+def _details(row: EventEndpoint, counts: dict[tuple[int, DeliveryState], int]) -> EndpointDetails:
+    rotating = row.old_secret_until is not None and row.old_secret_until > now()
+    return EndpointDetails(
+        id=row.id,
+        name=row.name,
+        url=row.url,
+        types=list(row.types),
+        state=row.state,
+        created_at=row.created_at,
+        from_settings=row.from_settings,
+        disabled_at=row.disabled_at,
+        disabled_because=row.disabled_because,
+        failing_since=row.failing_since,
+        failures=row.failures,
+        old_secret_until=row.old_secret_until if rotating else None,
+        pending=counts.get((row.id, DeliveryState.PENDING), 0),
+        dead=counts.get((row.id, DeliveryState.DEAD), 0),
+    )

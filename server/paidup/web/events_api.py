@@ -1,0 +1,183 @@
+"""The operators' API for events: endpoints, deliveries and replays. It needs OPERATOR_TOKEN."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from paidup.errors import InvalidInput, NotFound, TooManyRequests
+from paidup.operations import event_deliveries, event_endpoints
+from paidup.operations.event_deliveries import MAX_PAGE, DeliveryFilter
+from paidup.operations.event_endpoints import DEFAULT_OVERLAP_H, EndpointChanges
+from paidup.operations.event_replay import Replay, replay
+from paidup.operations.event_stream import read_stream, trigger
+from paidup.web.dependencies import get_services
+from paidup.web.http import PRINTABLE, json_response, read_json
+from paidup.web.operator_token import for_operators
+
+PAGE = 50
+MAX_WAIT_S = 10
+"""How long a listener's request is held. Shorter than what proxies take for a dead connection."""
+AGAIN_S = 0.25
+MAX_LISTENERS = 10
+"""Requests that a process holds at a time: they are for development."""
+LARGEST_ID = 2**63 - 1
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
+Types = Annotated[list[Annotated[str, msgspec.Meta(max_length=60)]], msgspec.Meta(max_length=50)]
+DeliveryId = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
+
+
+class EndpointBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`types` []: all. Without a name, it is made of the URL."""
+
+    url: Text
+    types: Types = []
+    name: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class EndpointChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be another; all may be left out."""
+
+    url: Text | None = None
+    types: Types | None = None
+    enabled: bool | None = None
+
+
+class RotationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For how long the old secret stays valid."""
+
+    overlap_hours: Annotated[int, msgspec.Meta(ge=0, le=168)] = DEFAULT_OVERLAP_H
+
+
+class ReplayBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """See `operations.event_replay.Replay`."""
+
+    delivery: DeliveryId | None = None
+    event: Text | None = None
+    endpoint: Text | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    dead: bool = False
+
+
+class TriggerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`endpoint`: only there; else wherever the type is wanted. `account`: the user id that it names."""
+
+    type: Text
+    endpoint: Text | None = None
+    account: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)] | None = None
+
+
+async def endpoints(request: Request) -> Response:
+    """GET and POST /operators/api/endpoints: all; or a new one, with its secret, which is shown this once."""
+    if request.method != "POST":
+        return json_response({"endpoints": await event_endpoints.list_endpoints()})
+    body = await read_json(request, EndpointBody)
+    made = await event_endpoints.create_endpoint(body.url, body.types, body.name, _private_allowed(request))
+    return json_response(made, 201)
+
+
+async def endpoint(request: Request) -> Response:
+    """GET, PATCH and DELETE /operators/api/endpoints/{endpoint}: by its id or its name."""
+    reference = request.path_params["endpoint"]
+    if request.method == "DELETE":
+        return json_response(await event_endpoints.delete_endpoint(reference))
+    if request.method == "PATCH":
+        body = await read_json(request, EndpointChangeBody)
+        changes = EndpointChanges(body.url, body.types, body.enabled)
+        return json_response(
+            await event_endpoints.change_endpoint(reference, changes, _private_allowed(request))
+        )
+    return json_response(await event_endpoints.read_endpoint(reference))
+
+
+async def rotate_secret(request: Request) -> Response:
+    """POST /operators/api/endpoints/{endpoint}/secret: a new one, which is shown this once."""
+    body = await read_json(request, RotationBody, RotationBody())
+    overlap = timedelta(hours=body.overlap_hours)
+    return json_response(await event_endpoints.rotate_secret(request.path_params["endpoint"], overlap))
+
+
+async def list_deliveries(request: Request) -> Response:
+    """GET /operators/api/deliveries: the newest first, by pages."""
+    given = request.query_params
+    wanted = DeliveryFilter(**{name: given.get(name, "") for name in DeliveryFilter.__struct_fields__})
+    before, limit = _number(request, "before", LARGEST_ID), _number(request, "limit", MAX_PAGE)
+    return json_response(await event_deliveries.list_deliveries(wanted, before, limit or PAGE))
+
+
+async def show_delivery(request: Request) -> Response:
+    """GET /operators/api/deliveries/{delivery}: with its request and its last answer."""
+    text = request.path_params["delivery"]
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:30]) <= LARGEST_ID):
+        raise NotFound("There is no such delivery.")
+    return json_response(await event_deliveries.read_delivery(int(text)))
+
+
+async def replay_events(request: Request) -> Response:
+    """POST /operators/api/replay: send one delivery, one event, or an endpoint's events again."""
+    body = await read_json(request, ReplayBody)
+    return json_response(await replay(Replay(**msgspec.structs.asdict(body))))
+
+
+async def stream_events(request: Request) -> Response:
+    """GET /operators/api/events: those after an id; with `wait_s`, as soon as there are any."""
+    given = request.query_params
+    types = [each for each in given.get("types", "").split(",") if each]
+    after, have = _number(request, "after", LARGEST_ID, 0), _number(request, "have", LARGEST_ID, 0) or 0
+    wait_s = _number(request, "wait_s", MAX_WAIT_S, 0) or 0
+    if not wait_s:
+        return json_response(await read_stream(after, types))
+    state = request.app.state
+    state.event_listeners = getattr(state, "event_listeners", 0) + 1
+    try:
+        if state.event_listeners > MAX_LISTENERS:
+            raise TooManyRequests("listeners", wait_s, "this process")
+        ends = asyncio.get_running_loop().time() + wait_s
+        while True:
+            page = await read_stream(after, types)
+            if after is None or len(page.events) > have or asyncio.get_running_loop().time() >= ends:
+                return json_response(page)
+            if state.sockets.draining or await request.is_disconnected():
+                return json_response(page)
+            await asyncio.sleep(AGAIN_S)
+    finally:
+        state.event_listeners -= 1
+
+
+async def trigger_event(request: Request) -> Response:
+    """POST /operators/api/events/test: an example of an event, marked as a test."""
+    body = await read_json(request, TriggerBody)
+    return json_response(await trigger(body.type, body.endpoint, body.account), 201)
+
+
+def _private_allowed(request: Request) -> bool:
+    return get_services(request).settings.event_private_addresses == "allow"
+
+
+def _number(request: Request, name: str, largest: int, least: int = 1) -> int | None:
+    """A number of the query; None where it is not there. Raises InvalidInput."""
+    text = request.query_params.get(name, "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and least <= int(text[:30]) <= largest):
+        raise InvalidInput(f"`{name}` is a number from {least} to {largest}.")
+    return int(text)
+
+
+ROUTES = [
+    Route("/operators/api/endpoints", for_operators(endpoints), methods=["GET", "POST"]),
+    Route("/operators/api/endpoints/{endpoint}", for_operators(endpoint), methods=["GET", "PATCH", "DELETE"]),
+    Route("/operators/api/endpoints/{endpoint}/secret", for_operators(rotate_secret), methods=["POST"]),
+    Route("/operators/api/deliveries", for_operators(list_deliveries), methods=["GET"]),
+    Route("/operators/api/deliveries/{delivery}", for_operators(show_delivery), methods=["GET"]),
+    Route("/operators/api/events", for_operators(stream_events), methods=["GET"]),
+    Route("/operators/api/events/test", for_operators(trigger_event), methods=["POST"]),
+    Route("/operators/api/replay", for_operators(replay_events), methods=["POST"]),
+]
