@@ -172,10 +172,18 @@ async def test_what_is_refused_early_has_an_id_too(world: World, protocol: str) 
 async def test_the_access_log_has_one_line_for_each_request(
     world: World, stripe_side: StripeSide, access_log: bool
 ) -> None:
-    """If it is on. A failure is logged with the id that its answer has, in any case."""
+    """If it is on. A failure is logged with the id that its answer has, in any case.
+
+    S48: not the whole id of a Checkout Session, which opens its status to those who read logs.
+    """
     server = await world.process(access_log=access_log, log_level="INFO", log_format="json")
     await stripe_side.conditions(api_down=True)
     await server.get("/api/plans?token=secret")
+    session = f"cs_test_{'a1B2c3' * 10}"
+    encoded = session.replace("_", "%5F")
+    for written in (session, encoded):
+        line = f"GET /api/checkout/{written} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert (await raw_answer(server, line.encode()))[0] == 503
     status, problem, headers = await post(
         server, "/api/subscriptions", {"plan": "pro"}, X_Request_Id="trace-7"
     )
@@ -187,6 +195,7 @@ async def test_the_access_log_has_one_line_for_each_request(
         return [line for line in written if line["event"] == event]
 
     await wait_until(lambda: any(line["request_id"] == "trace-7" for line in lines("request_failed")))
+    assert session[20:] not in log.read_text()
     if not access_log:
         assert lines("request") == []
         return
@@ -194,7 +203,9 @@ async def test_the_access_log_has_one_line_for_each_request(
     ours = [line for line in lines("request") if not line["path"].endswith("z")]  # readyz of the start
     assert [(line["method"], line["path"], line["status"]) for line in ours] == [
         ("GET", "/api/plans", 200),
+        ("GET", f"/api/checkout/{session[:20]}...", 503),
+        ("GET", f"/api/checkout/{encoded[:24]}...", 503),
         ("POST", "/api/subscriptions", 503),
     ]
-    assert ours[1]["request_id"] == "trace-7"
+    assert ours[-1]["request_id"] == "trace-7"
     assert all(line["level"] == "info" and line["duration_ms"] >= 0 for line in ours)

@@ -2,7 +2,8 @@
 
 No secret is logged at any level. LOG_LEVEL applies to Paidup's own loggers. Libraries log warnings and
 errors only: below that, the Stripe SDK logs whole responses with client secrets, and database drivers
-log values. In addition, anything that looks like a secret is redacted in every line.
+log values. In addition, anything that looks like a secret is redacted in every line, and the id of a
+Checkout Session, which is the permission to see its status, is shortened to what is needed to find it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ SECRET = re.compile(
     r"|(?<=://)[^/\s@]*:[^\s@]*@"  # the user and the password in an address
     r"|(?<=Bearer )[\w.~+/=-]{8,}|(?<=Basic )[\w+/=]{8,}"  # Authorization
 )
+SESSION = re.compile(r"\b(cs(?:_|%5F)(?:test|live)(?:_|%5F)[a-z0-9]{12})[a-z0-9]+", re.IGNORECASE)
+"""The id of a Checkout Session, also as a path may have it."""
 CLIENTS_FAULTS = frozenset(
     {
         "ASGI callable returned without completing handshake.",  # after every handshake refused by HTTP
@@ -76,4 +79,4 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 class _Redacting(structlog.stdlib.ProcessorFormatter):
     def format(self, record: logging.LogRecord) -> str:
-        return SECRET.sub("[redacted]", super().format(record))
+        return SESSION.sub(r"\1...", SECRET.sub("[redacted]", super().format(record)))
