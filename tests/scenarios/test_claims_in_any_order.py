@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from itertools import permutations
 
 import pytest
 
-from paidup.db.models import Account, CheckoutSession, CreditGrant, Invoice, StripeEvent
+from paidup.db.models import Account, CheckoutSession, CreditGrant, Invoice, ReversalKind, StripeEvent
 from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import Conflict, NotFound
 from paidup.reconciliation.alarms import take_snapshot
@@ -123,3 +124,40 @@ async def one_life(paidup: Paidup, shop: CheckoutShop, number: int, chance: rand
     assert not await StripeEvent.filter(handled_at__isnull=True).count(), number
     assert (await take_snapshot()).alarms == []
     await assert_books_balance()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_renewal_that_was_refunded_before_the_claim_gives_nothing(
+    deaf: Paidup, stripe_side: StripeSide
+) -> None:
+    """S25, S42: whether its events came, in which order, or only Stripe's lists have shown it."""
+    shop = CheckoutShop(stripe_side)
+    heard = [[], ["list"], *permutations(("invoice.paid", "refund.created")), ["invoice.paid", "list"]]
+    for number, steps in enumerate(heard):
+        ada = await deaf.services.accounts.get(f"renewing-{number}")
+        session = await shop.open(PRO)
+        paid = await shop.pay(session)
+        await deaf.webhook(await shop.event("checkout.session.completed", session))
+        await stripe_side.control(f"subscriptions/{paid['subscription']}/renew")
+        listed = await stripe_side.api("GET", f"invoices?subscription={paid['subscription']}")
+        (renewal,) = [each["id"] for each in listed["data"] if each["id"] != paid["invoice"]]
+        link = (await stripe_side.api("GET", f"invoice_payments?invoice={renewal}"))["data"][0]
+        refund = await stripe_side.api("POST", "refunds", payment_intent=link["payment"]["payment_intent"])
+        bodies = {
+            "invoice.paid": await shop.event("invoice.paid", renewal),
+            "refund.created": await shop.event("refund.created", refund["id"]),
+        }
+        for step in steps:
+            if step == "list":
+                await deaf.services.reconciler.lists._handle_reversals(ReversalKind.REFUND, 0, None)
+            else:
+                await deaf.webhook(bodies[step])
+        await deaf.services.claims.claim(session, ada)
+        await StripeEvent.filter(handled_at__isnull=True).update(next_attempt_at=now())
+        await deaf.services.reconciler.due.events()
+        await deaf.services.subscriptions.read(paid["subscription"])
+        if not steps:  # what had not been looked for by then
+            await deaf.services.reconciler.lists._handle_reversals(ReversalKind.REFUND, 0, None)
+        await ada.refresh_from_db()
+        assert ada.balance == 2000, steps
+        await assert_books_balance()

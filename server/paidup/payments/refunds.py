@@ -19,8 +19,10 @@ from paidup.payments.settlement import Settlement
 from paidup.payments.unclaimed import unclaimed_payments
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import now
+from paidup.stripe_api.checkout_schemas import SESSION_PREFIX
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.reversal_schemas import CreditNote, Dispute, Refund
+from paidup.stripe_api.schemas import StripeInvoice
 
 StripeReversal = Refund | Dispute | CreditNote
 REVERSAL_STRUCTS: dict[ReversalKind, type[Refund] | type[Dispute] | type[CreditNote]] = {
@@ -58,11 +60,14 @@ class ReversalHandler:
             known = await Invoice.exists(id=invoice)
         if not known:
             # The refund arrived before the payment: settle the invoice first.
-            settled, _ = await self._verification.read(invoice, source)
+            settled, read = await self._verification.read(invoice, source)
             if settled.status is None:
                 if settled.outcome is Outcome.UNCLAIMED and isinstance(reversal, Refund):
                     await _end_unclaimed(reversal)
-                return settled.outcome
+                stands_for_it = await _session_instead(read)
+                if stands_for_it is None:
+                    return settled.outcome
+                invoice = stands_for_it
         if fetched_at is None:
             if not await _differs(reversal):
                 return Outcome.ALREADY_SETTLED
@@ -90,6 +95,16 @@ class ReversalHandler:
         return session.id if session and session.has_no_invoice else None
 
 
+async def _session_instead(invoice: StripeInvoice) -> str | None:
+    """The session whose row stands for this invoice, which Stripe made when its bank debit had succeeded."""
+    if invoice.intent_id is None:
+        return None
+    with storage_errors():
+        sessions = Invoice.filter(id__startswith=SESSION_PREFIX, payment_intent=invoice.intent_id)
+        row = await sessions.only("id").first()
+    return row.id if row else None
+
+
 async def _end_unclaimed(refund: Refund) -> None:
     """Nobody has to be found for a payment that went back as a whole. A claim gives nothing then."""
     if refund.status == "succeeded" and refund.payment_intent:
@@ -114,8 +129,11 @@ def _state(reversal: StripeReversal) -> tuple[str, int, bool | None]:
 
 def _news(reversal: StripeReversal, invoice: str, fetched_at: datetime) -> ReversalNews:
     status, amount, withdrawn = _state(reversal)
-    kind = _KINDS[type(reversal)]
-    return ReversalNews(reversal.id, kind, invoice, amount, status, fetched_at, withdrawn)
+    return ReversalNews(reversal.id, kind_of(reversal), invoice, amount, status, fetched_at, withdrawn)
+
+
+def kind_of(reversal: StripeReversal) -> ReversalKind:
+    return _KINDS[type(reversal)]
 
 
 def decode_reversal(kind: ReversalKind, data: msgspec.Raw) -> StripeReversal:

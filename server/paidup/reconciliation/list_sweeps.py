@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
+import msgspec
 import structlog
 
 from paidup.db.models import EventSource, Invoice, Reversal, ReversalKind, StripeEvent
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
 from paidup.payments.outcomes import Outcome
-from paidup.payments.refunds import REVERSAL_STRUCTS, ReversalHandler, StripeReversal
+from paidup.payments.refunds import REVERSAL_STRUCTS, ReversalHandler, StripeReversal, kind_of
 from paidup.payments.verification import Verification
 from paidup.reconciliation.checkout_events import CHECKOUT_TYPES
 from paidup.reconciliation.completed_sessions import CompletedSessions
@@ -25,7 +26,8 @@ from paidup.reconciliation.read_budget import read_use
 from paidup.reconciliation.stripe_events import PAYMENT_TYPES, REVERSAL_TYPES, Events, store
 from paidup.reconciliation.webhook_health import webhooks_are_doubted
 from paidup.runtime.clock import now
-from paidup.stripe_api.events import Event
+from paidup.stripe_api.client import API_VERSION
+from paidup.stripe_api.events import Event, EventData
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
 from paidup.stripe_api.schemas import StripeInvoice, decode
@@ -169,4 +171,31 @@ class ListSweeps:
             and len(self._ignored) < MAX_IGNORED_REVERSALS
         ):
             self._ignored.add(listed.id)  # or each listing of it would cost a call to Stripe
+        if outcome is Outcome.UNCLAIMED:
+            await self._keep_until_claimed(listed)
         return outcome
+
+    async def _keep_until_claimed(self, listed: StripeReversal) -> None:
+        """Store what its event would have said: a claim may come when no list goes back so far."""
+        event, body = listed_event(listed)
+        if not await StripeEvent.exists(id=event.id) and await store(event, body, EventSource.LIST):
+            await self._events.retry(await StripeEvent.get(id=event.id))
+
+
+def listed_event(listed: StripeReversal) -> tuple[Event, str]:
+    """An event that says what a list has shown, and its payload. Its id is the object's."""
+    event = Event(
+        id=f"{listed.id}_listed",
+        type=_LISTED[kind_of(listed)],
+        livemode=False,  # nothing asks: what a list shows is of the key's mode
+        data=EventData(msgspec.Raw(msgspec.json.encode(listed))),
+        api_version=API_VERSION,
+    )
+    return event, msgspec.json.encode(event).decode()
+
+
+_LISTED = {
+    ReversalKind.REFUND: "refund.updated",
+    ReversalKind.DISPUTE: "charge.dispute.updated",
+    ReversalKind.CREDIT_NOTE: "credit_note.created",
+}
