@@ -236,6 +236,8 @@ class CheckoutSession(Model):
     amount_minor = fields.BigIntField(null=True)
     customer = fields.CharField(255, null=True)
     client_reference = fields.CharField(255, null=True)
+    named_by_payer = fields.BooleanField(default=False, db_default=False)
+    """Only its `client_reference_id` says whose it is, which anybody may write into a Payment Link."""
     payment_intent = fields.CharField(255, null=True, db_index=True)
     subscription = fields.CharField(255, null=True, db_index=True)
     invoice = fields.CharField(255, null=True, db_index=True)

@@ -17,7 +17,6 @@ import structlog
 from tortoise.expressions import F, Q
 
 from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
-from paidup.db.customers import owner_of
 from paidup.db.installation import installed_at
 from paidup.db.models import Account, CheckoutSession, Invoice
 from paidup.domain.messages import StatusMessage
@@ -33,6 +32,7 @@ from paidup.payments.checkout_rows import (
     update_row,
 )
 from paidup.payments.outcomes import Outcome, Settled
+from paidup.payments.session_owners import Owner, is_decided, owner_of_session
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification import LEASE_S, REFRESH_TRIES, RESULT_TTL_S, Verification
 from paidup.payments.verification_queue import VerificationQueue
@@ -128,23 +128,17 @@ class CheckoutVerification:
             await asyncio.sleep(RESULT_TTL_S / 2)
         return await self._read(session, source, None, slot_acquired=False)
 
-    async def take(
-        self,
-        shown: StripeCheckoutSession,
-        source: Source,
-        account_id: int | None = None,
-    ) -> Settled:
+    async def take(self, shown: StripeCheckoutSession, source: Source) -> Settled:
         """Keep what Stripe says of a session, and settle the invoice that it has led to.
 
-        `account_id`: whose it is, where the caller knows. `shown` may be older than the row: a session
-        never opens again. Raises StripeError, StorageUnavailable.
+        `shown` may be older than the row: a session never opens again. Raises StripeError,
+        StorageUnavailable.
         """
         if shown.mode == SETUP:
             return NO_SESSION
         if not await self._is_known(shown) and (foreign := await self._foreign(shown)):
             return foreign
-        owner = account_id or await self.owner(shown)
-        row = await self._keep(shown, owner)
+        row = await self._keep(shown, await owner_of_session(shown))
         if row.status != COMPLETE:
             return Settled(Outcome.NOT_YET, f"the session is {row.status}")
         if shown.invoice is None and not shown.has_no_invoice:
@@ -159,20 +153,6 @@ class CheckoutVerification:
         if settled.status is not None:
             await self._link(row.id, settled)
         return settled
-
-    async def owner(self, shown: StripeCheckoutSession) -> int | None:
-        """The account that a session is for: its row's, the one it names, or its customer's. Else None."""
-        with storage_errors():
-            row = await CheckoutSession.filter(id=shown.id, account_id__not_isnull=True).first()
-            if row is not None:
-                return row.account_id
-            named = shown.reference
-            account = await Account.filter(external_id=named).only("id").first() if named else None
-            if account is not None:
-                return account.id
-            if shown.account:
-                return None  # written with our key: it is meant for nobody else
-            return await owner_of(None, shown.subscription_id, shown.customer_id)
 
     async def forget(self, session: str) -> None:
         """Stripe has deleted an open session, as "delete all test data" does: nobody can pay it."""
@@ -291,9 +271,9 @@ class CheckoutVerification:
             settled, _ = await self._verification.read(invoice.id, source, row.account_id)
         return settled
 
-    async def _keep(self, shown: StripeCheckoutSession, account_id: int | None) -> CheckoutSession:
+    async def _keep(self, shown: StripeCheckoutSession, owner: Owner) -> CheckoutSession:
         """Write what Stripe shows into the session's row, which is made where there is none."""
-        row, changed = await self._write(shown, account_id)
+        row, changed = await self._write(shown, owner)
         if row.status == EXPIRED:
             self._queue.mark_settled(row.id)
         if changed:
@@ -301,9 +281,7 @@ class CheckoutVerification:
         return row
 
     @repeatable
-    async def _write(
-        self, shown: StripeCheckoutSession, account_id: int | None
-    ) -> tuple[CheckoutSession, bool]:
+    async def _write(self, shown: StripeCheckoutSession, owner: Owner) -> tuple[CheckoutSession, bool]:
         """The row, and whether browsers should be told of a change that no invoice tells them."""
         at = now()
         async with write_transaction():
@@ -311,7 +289,8 @@ class CheckoutVerification:
             row = await locked(CheckoutSession.filter(id=shown.id)).get()
             before, waited = told(row), row.fetched_at is not None and awaits_claim(row)
             update_row(row, shown, at, self._prices)
-            row.account_id = row.account_id or account_id
+            if not is_decided(row) and owner.account_id is not None:
+                row.account_id, row.named_by_payer = owner
             row.next_check_at = next_check(row, at)
             await row.save()
             if awaits_claim(row) and not waited:

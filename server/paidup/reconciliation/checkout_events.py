@@ -8,7 +8,7 @@ already, as after `invoice.paid`; else one, which reads the session with its inv
 from __future__ import annotations
 
 from paidup.db.connection import storage_errors
-from paidup.db.models import CheckoutSession
+from paidup.db.models import CheckoutSession, Invoice
 from paidup.domain.payment_facts import Source
 from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.outcomes import Outcome
@@ -36,7 +36,7 @@ class CheckoutEvents:
         shown = payload(event, StripeCheckoutSession, API_VERSION)
         if event.kind == "checkout.session.expired":
             return await self._expired(session, shown, known is not None, source)
-        if shown is not None and isinstance(shown.invoice, str):
+        if shown is not None and isinstance(shown.invoice, str) and await _is_known(shown.invoice):
             settled = await self._checkouts.take(shown, source)
             if settled.outcome is Outcome.ALREADY_SETTLED:
                 return settled.outcome
@@ -52,3 +52,9 @@ class CheckoutEvents:
             return (await self._checkouts.refresh(session, source)).outcome
         await self._checkouts.take(shown, source)
         return Outcome.NOTIFIED
+
+
+async def _is_known(invoice: str) -> bool:
+    """Else it has to be read: its metadata may say whose the session is."""
+    with storage_errors():
+        return await Invoice.exists(id=invoice)

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 from tortoise.expressions import Subquery
-from tortoise.functions import Count
+from tortoise.functions import Count, Min
 from tortoise.queryset import QuerySet
 
 from paidup.db.bulk import execute
@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 RECENT = timedelta(days=1)
 MAX_CANDIDATES = 500
+PAID_INVOICE = [InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED]
 MAX_REPLACED = 20
 """How many sessions that have replaced each other are followed."""
 
@@ -40,24 +41,23 @@ _SUPERSEDE = f"""
 UPDATE checkout_sessions SET superseded_by = 'subscribed', next_check_at = $1
 WHERE next_check_at IS NOT NULL AND status = 'open' AND purchase = 'subscription' AND superseded_by IS NULL
   AND EXISTS (SELECT 1 FROM subscriptions s
-              WHERE s.account_id = checkout_sessions.account_id AND s.status IN ({_RUNNING}))"""
+              WHERE s.account_id = checkout_sessions.account_id AND s.status IN ({_RUNNING})
+                AND NOT EXISTS (SELECT 1 FROM checkout_sessions c
+                                WHERE c.subscription = s.id AND c.named_by_payer AND c.claimed_at IS NULL))"""
 
 
 class SecondPayments:
     async def sweep(self) -> int:
-        """Flag what is new. How many payments it flagged."""
-        since, flagged = now() - RECENT, 0
+        """Flag what is new. How many payments it flagged. A few queries, however many accounts there are."""
+        since = now() - RECENT
         with storage_errors():
             await execute(_SUPERSEDE, now())
             settled = Invoice.filter(settled_at__gte=since)
             begun = settled.filter(billing_reason="subscription_create")
             completed = CheckoutSession.filter(completed_at__gte=since, subscription__not_isnull=True)
             accounts = {*await _with_two_subscriptions(begun), *await _with_two_subscriptions(completed)}
-            for account in accounts:
-                flagged += await _flag_subscriptions(account)
-            for row in await _replaced(settled.filter(subscription__isnull=True)):
-                flagged += await _flag_replaced(row)
-        return flagged
+            flagged = await _flag_subscriptions(accounts)
+            return flagged + await _flag_replaced(await _replaced(settled.filter(subscription__isnull=True)))
 
 
 async def _with_two_subscriptions(rows: QuerySet[Any]) -> list[Any]:
@@ -76,61 +76,90 @@ async def _replaced(settled: QuerySet[Invoice]) -> list[CheckoutSession]:
     return await new.order_by("-completed_at").limit(MAX_CANDIDATES)
 
 
-async def _flag_subscriptions(account_id: int) -> int:
-    """Flag the sessions of this account that began a subscription beside another one that runs."""
-    rows = await Subscription.filter(account_id=account_id).exclude(status__in=list(ENDED))
-    if len(rows) < 2:
+async def _flag_subscriptions(accounts: set[Any]) -> int:
+    """Flag the sessions of these accounts that began a subscription beside another one that runs."""
+    if not accounts:
         return 0
-    begun = [(at, row.id) for row in rows if (at := await _began(row)) is not None]
-    if len(begun) < 2:
-        return 0
-    (_, first), *others = sorted(begun)
+    rows = await Subscription.filter(account_id__in=list(accounts)).exclude(status__in=list(ENDED))
+    ids = [row.id for row in rows]
+    first = Invoice.filter(subscription__in=ids, settled_at__not_isnull=True).group_by("subscription")
+    paid = await first.annotate(at=Min("settled_at")).values_list("subscription", "at")
+    sessions = await CheckoutSession.filter(subscription__in=ids, status=COMPLETE)
+    by_subscription = {session.subscription or "": session for session in sessions}
+    begun = dict(paid)
+    of_account: dict[int, list[tuple[bool, datetime, str]]] = {}
+    for row in rows:
+        if at := begun.get(row.id) or _began_unpaid(row):
+            place = (_is_of_payer(by_subscription.get(row.id)), at, row.id)
+            of_account.setdefault(row.account_id, []).append(place)
     flagged = 0
-    for _, other in others:
-        flagged += await _flag_one(other, first)
+    for places in of_account.values():
+        (_, _, kept), *others = sorted(places)
+        for _, _, other in others:
+            flagged += await _flag_one(by_subscription, other, kept)
     return flagged
 
 
-async def _began(row: Subscription) -> datetime | None:
-    """When it was first paid; None where it was not, as far as is known, and grants nothing (S46)."""
-    settled = Invoice.filter(subscription=row.id, settled_at__not_isnull=True)
-    first = await settled.order_by("settled_at").only("id", "settled_at").first()
-    if first is not None:
-        return first.settled_at
+def _began_unpaid(row: Subscription) -> datetime | None:
+    """When one began whose payment is not known; None where it grants nothing, as far as is known (S46)."""
     return row.created_at if row.status in RUNNING and row.plan is not None else None
 
 
-async def _flag_one(later: str, first: str) -> bool:
+def _is_of_payer(session: CheckoutSession | None) -> bool:
+    """Whether a stranger has named the account: of two payments, theirs is the second one."""
+    return session is not None and session.named_by_payer and session.claimed_at is None
+
+
+async def _flag_one(sessions: dict[str, CheckoutSession], later: str, first: str) -> bool:
     """Flag the session that made the `later` subscription; where none did, the one that made the first."""
     for subscription, beside in ((later, first), (first, later)):
-        session = CheckoutSession.filter(subscription=subscription, status=COMPLETE)
-        if await session.exists():
-            return await _mark(session.filter(duplicate_of__isnull=True), beside)
+        if session := sessions.get(subscription):
+            return session.duplicate_of is None and await _mark(session.id, beside)
     return False
 
 
-async def _flag_replaced(row: CheckoutSession) -> bool:
-    """Flag a session for a top-up that was paid although another had replaced it, which was paid as well."""
-    if not await _is_paid(row.invoice):
-        return False
+async def _flag_replaced(rows: list[CheckoutSession]) -> int:
+    """Flag sessions for a top-up that were paid although others had replaced them that were paid, too."""
+    followed = await _followed({row.superseded_by for row in rows if row.superseded_by})
+    ids = {row.invoice for row in (*rows, *followed.values())} | {row.superseded_by for row in rows}
+    ids |= {row.superseded_by for row in followed.values()}
+    paid_rows = Invoice.filter(id__in=[each for each in ids if each], status__in=PAID_INVOICE)
+    paid = {row.id for row in await paid_rows.only("id")}
+    flagged = 0
+    for row in rows:
+        if row.invoice in paid and (beside := _paid_successor(row, followed, paid)):
+            flagged += await _mark(row.id, beside)
+    return flagged
+
+
+async def _followed(ids: set[str]) -> dict[str, CheckoutSession]:
+    """These sessions, and those that have replaced them in turn."""
+    found: dict[str, CheckoutSession] = {}
+    for _ in range(MAX_REPLACED):
+        rows = await CheckoutSession.filter(id__in=list(ids)) if ids else []
+        found |= {row.id: row for row in rows}
+        ids = {row.superseded_by for row in rows if row.superseded_by} - found.keys()
+        if not ids:
+            break
+    return found
+
+
+def _paid_successor(row: CheckoutSession, followed: dict[str, CheckoutSession], paid: set[str]) -> str | None:
+    """What has replaced this session, at once or in turn, and was paid."""
     following = row.superseded_by
     for _ in range(MAX_REPLACED):
-        later = await CheckoutSession.get_or_none(id=following) if following else None
-        if await _is_paid(later.invoice if later else following):
-            return await _mark(CheckoutSession.filter(id=row.id, duplicate_of__isnull=True), following or "")
-        following = later.superseded_by if later else None
         if following is None:
             break
-    return False
+        later = followed.get(following)
+        if (later.invoice if later else following) in paid:
+            return following
+        following = later.superseded_by if later else None
+    return None
 
 
-async def _is_paid(invoice: str | None) -> bool:
-    paid = [InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED]
-    return invoice is not None and await Invoice.exists(id=invoice, status__in=paid)
-
-
-async def _mark(session: QuerySet[CheckoutSession], other: str) -> bool:
-    marked = bool(await session.update(duplicate_of=other))
+async def _mark(session: str, other: str) -> bool:
+    unmarked = CheckoutSession.filter(id=session, duplicate_of__isnull=True)
+    marked = bool(await unmarked.update(duplicate_of=other))
     if marked:
         log.error("paid_twice", duplicate_of=other)
     return marked

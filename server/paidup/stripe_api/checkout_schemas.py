@@ -143,13 +143,24 @@ class StripeCheckoutSession(msgspec.Struct, frozen=True):
     @property
     def account(self) -> str | None:
         """The account that its metadata names, or its invoice's where that was expanded."""
-        own = (self.metadata or {}).get(ACCOUNT_METADATA_KEY)
-        return own or (self.invoice.account if isinstance(self.invoice, StripeInvoice) else None)
+        return self.invoice_account or (self.metadata or {}).get(ACCOUNT_METADATA_KEY)
+
+    @property
+    def invoice_account(self) -> str | None:
+        """The account that the metadata of its invoice names; its own, where it will have no invoice."""
+        if isinstance(self.invoice, StripeInvoice):
+            return self.invoice.account
+        stands_for_itself = self.has_no_invoice and not self._makes_invoice
+        return (self.metadata or {}).get(ACCOUNT_METADATA_KEY) if stands_for_itself else None
 
     @property
     def reference(self) -> str | None:
         """Whom it names: in metadata, or else in `client_reference_id`."""
         return self.account or self.client_reference_id or None
+
+    @property
+    def _makes_invoice(self) -> bool:
+        return self.invoice_creation is not None and self.invoice_creation.enabled
 
     @property
     def has_no_invoice(self) -> bool:
@@ -159,8 +170,7 @@ class StripeCheckoutSession(msgspec.Struct, frozen=True):
         """
         if self.mode != "payment" or self.invoice is not None:
             return False
-        expected = self.invoice_creation is not None and self.invoice_creation.enabled
-        return not expected or (self.complete and not self.paid)
+        return not self._makes_invoice or (self.complete and not self.paid)
 
     def as_invoice(self) -> StripeInvoice:
         """As an invoice of the session's id, for a session that has no invoice."""

@@ -10,6 +10,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.customers import customers_of
 from paidup.db.models import Account, Subscription
 from paidup.errors import NotFound, NotSubscribed, SeveralSubscriptions, StripeRefused
+from paidup.payments.session_owners import named_by_payers
 from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import RUNNING, StripeGateway
 from paidup.stripe_api.schemas import StripeSubscription
@@ -24,8 +25,12 @@ class OwnSubscriptions:
         self._sync = sync
         self._clock = clock
 
-    async def running(self, account: Account) -> list[StripeSubscription]:
-        """All of them, newest first. One that is new here is taken up: see `SubscriptionSync.take_up`."""
+    async def running(self, account: Account, of_own_purchases: bool = False) -> list[StripeSubscription]:
+        """All of them, newest first. One that is new here is taken up: see `SubscriptionSync.take_up`.
+
+        `of_own_purchases`: without those that somebody who paid has named the account for, by a Payment
+        Link: they refuse no purchase.
+        """
         found: list[StripeSubscription] = []
         for customer in await customers_of(account):
             requested_at = self._clock()
@@ -33,10 +38,11 @@ class OwnSubscriptions:
                 if await self._sync.is_own(listed, account):
                     await self._sync.take_up(listed, account, requested_at)
                     found.append(listed)
-        return found + await self._known_elsewhere(account, [each.id for each in found])
+        found += await self._known_elsewhere(account, [each.id for each in found])
+        return await _of_own_purchases(account, found) if of_own_purchases else found
 
     async def choose(self, account: Account, wanted: str | None) -> StripeSubscription:
-        """The running subscription `wanted`, or without an id the only one.
+        """The running subscription `wanted`, or without an id the only one, or the only one of their own.
 
         Raises NotFound, NotSubscribed, SeveralSubscriptions, StripeError.
         """
@@ -47,6 +53,8 @@ class OwnSubscriptions:
                 raise NotFound(f"This customer has no running subscription {wanted}.")
         if not running:
             raise NotSubscribed
+        if len(running) > 1:
+            running = await _of_own_purchases(account, running) or running
         if len(running) > 1:
             raise SeveralSubscriptions(self.described(running))
         return running[0]
@@ -76,3 +84,11 @@ class OwnSubscriptions:
                 if current.status in RUNNING:
                     found.append(current)
         return found
+
+
+async def _of_own_purchases(account: Account, running: list[StripeSubscription]) -> list[StripeSubscription]:
+    """Those of `running` that no stranger has bought for this account."""
+    with storage_errors():
+        bought = named_by_payers(account.id).filter(subscription__in=[each.id for each in running])
+        others = {row.subscription for row in await bought.only("id", "subscription")}
+    return [each for each in running if each.id not in others]
