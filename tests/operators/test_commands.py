@@ -15,6 +15,7 @@ from paidup.db.models import Account, Invoice, StripeEvent
 from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.operators.conftest import Run, document, paid_elsewhere, paidup_command
+from tests.support.checkout_shop import EXTRA, CheckoutShop
 from tests.support.factories import an_account
 from tests.support.paidup import environment
 from tests.support.processes import Child, free_port
@@ -69,6 +70,34 @@ async def test_an_event_is_dismissed_with_a_reason(world: World, run: Run) -> No
     }  # fmt: skip
     code, output = await run("dismiss", "evt_odd", *why)
     assert (code, output.strip()) == (0, "evt_odd (invoice.paid): dismissed by mia")
+
+
+async def test_a_payment_of_nobody_is_given_a_link_or_refunded(
+    world: World, run: Run, stripe_side: StripeSide
+) -> None:
+    """S41: nothing was heard of it. As a document or lines; exit code 1 and one line where it cannot be."""
+    shop = CheckoutShop(stripe_side)
+    session = await shop.open(EXTRA)
+    code, output = await run("claim-link", session)
+    assert (code, f"{session} is open: nothing has been paid with it." in output) == (1, True), output
+    paid = await shop.pay(session)
+    page = "https://app.example.test/welcome"
+    code, output = await run("claim-link", session, claim_url=page)
+    assert (code, output.startswith(f"{page}?claim="), "Valid until" in output) == (0, True, True), output
+    code, output = await run("claim-link", session, "--json")
+    assert (code, document(output)["checkout"], document(output)["url"]) == (0, session, None)
+    code, output = await run("resolve", session)
+    assert (code, "--refund, --credit or --keep" in output) == (1, True), output
+    code, output = await run("resolve", session, "--refund", "--json")
+    assert code == 0, output
+    done = document(output)
+    assert (done["resolution"], done["duplicate_of"]) == ("refunded", None)
+    refund = await stripe_side.api("GET", f"refunds/{done['refund']}")
+    assert (refund["payment_intent"], refund["status"]) == (paid["payment_intent"], "succeeded")
+    code, output = await run("resolve", session, "--refund")
+    assert (code, output.strip()) == (0, f"{session}, of nobody: refunded")
+    code, output = await run("resolve", session, "--keep")
+    assert (code, "was refunded already. Nothing was done." in output) == (1, True), output
 
 
 async def test_the_doctor_reports_problems_with_exit_code_1(home: Path, world: World, run: Run) -> None:

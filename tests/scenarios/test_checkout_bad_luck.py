@@ -150,24 +150,27 @@ async def test_a_session_that_stripe_has_deleted_is_read_no_more(deaf: Paidup) -
     assert rows == {"cs_test_old": gone, "cs_test_replaced": gone, "cs_test_young": ("open", False)}
 
 
-async def test_a_page_whose_customer_was_deleted_is_replaced(paidup: Paidup, shop: CheckoutShop) -> None:
-    """S53: nobody can pay it, although Stripe still shows it as open."""
-    ada = paidup.customer()
-    first = await opened(ada, plan="pro")
+@pytest.mark.parametrize("purchase", [{"plan": "pro"}, {"top_up": "extra"}])
+async def test_a_page_whose_customer_was_deleted_is_replaced(
+    deaf: Paidup, shop: CheckoutShop, purchase: dict[str, str]
+) -> None:
+    """S53: nobody can pay it, although Stripe still shows it as open; the event of the deletion was lost."""
+    ada = deaf.customer()
+    first = await opened(ada, **purchase)
     own = await Account.get(external_id="ada")
     await shop.stripe.api("DELETE", f"customers/{own.stripe_customer}")
-    await wait_until(lambda: StripeEvent.exists(type="customer.deleted", handled_at__not_isnull=True))
-    again = await opened(ada, plan="pro")
+    again = await opened(ada, **purchase)
     assert again["checkout"] != first["checkout"]
     assert (await CheckoutSession.get(id=first["checkout"])).status == "expired"
     await shop.pay(again["checkout"])
+    await deaf.webhook(await shop.event("checkout.session.completed", again["checkout"]))
     assert (await linked(again["checkout"])).status is InvoiceStatus.ACTIVE
 
 
 async def test_one_payment_is_credited_once_where_session_and_customer_name_two_accounts(
     paidup: Paidup, shop: CheckoutShop
 ) -> None:
-    """S11: a bank debit's session stands for it first, for the account it names; then comes the invoice."""
+    """S11: a bank debit's session stands for it first; then comes the invoice. The customer decides."""
     ada = await Account.create(external_id="ada")
     await opened(paidup.customer("bob"), plan="pro")
     bob = await Account.get(external_id="bob")
@@ -183,7 +186,36 @@ async def test_one_payment_is_credited_once_where_session_and_customer_name_two_
     assert (await StripeEvent.get(type="invoice.paid")).outcome == "paid_elsewhere"
     await ada.refresh_from_db()
     await bob.refresh_from_db()
-    assert (ada.balance, bob.balance) == (1000, 0)
+    assert (ada.balance, bob.balance) == (0, 1000)
+    await assert_books_balance()
+
+
+@pytest.mark.parametrize("found_by_list", [False, True])
+async def test_a_credit_note_on_the_invoice_that_a_bank_debit_has_made(
+    deaf: Paidup, shop: CheckoutShop, found_by_list: bool
+) -> None:
+    """S25: the session stands for the payment since it was processing; the credit note names the invoice."""
+    own = await Account.create(external_id="ada")
+    price = await shop.price(EXTRA)
+    await shop.stripe.api("POST", f"prices/{price}", **{"currency_options[eur][unit_amount]": "1400"})
+    form: dict[str, Any] = {"invoice_creation[enabled]": "true", "currency": "eur"}
+    session = await shop.open(EXTRA, client_reference_id="ada", **form)
+    paid = await shop.pay(session, payment_method_data=SEPA)
+    await deaf.webhook(await shop.event("checkout.session.completed", session))
+    assert (await Invoice.get(id=session)).status is InvoiceStatus.PROCESSING
+    await shop.stripe.control(f"payment_intents/{paid['payment_intent']}/decide", {"outcome": "succeeded"})
+    await deaf.webhook(await shop.event("checkout.session.async_payment_succeeded", session))
+    await deaf.webhook(await shop.event("invoice.paid"))
+    shown = await shop.stripe.api("GET", f"checkout/sessions/{session}")
+    note = {"invoice": shown["invoice"], "amount": "700", "out_of_band_amount": "700"}
+    made = await shop.stripe.api("POST", "credit_notes", **note)
+    if found_by_list:
+        await deaf.services.reconciler.lists.reversals()
+    else:
+        await deaf.webhook(await shop.event("credit_note.created", made["id"]))
+    await own.refresh_from_db()
+    assert own.balance == 500
+    assert [row.id for row in await Invoice.all()] == [session]
     await assert_books_balance()
 
 

@@ -23,6 +23,11 @@ MAX_LINE_PAGES = 20
 EXPANDED = ["invoice.payments", "payment_intent", "line_items"]
 
 
+CHECKOUT_METADATA_KEY = "paidup_checkout"
+"""What a session of ours sells: `SUBSCRIPTION`, or the top-up's plan."""
+SUBSCRIPTION = "subscription"
+
+
 class Ui(StrEnum):
     """Where the customer pays; the value is Stripe's `ui_mode`."""
 
@@ -34,7 +39,8 @@ class Ui(StrEnum):
 class NewSession(msgspec.Struct, frozen=True):
     """A session to make. `top_up`: the plan that is bought once; None for a subscription.
 
-    Stripe replaces `{CHECKOUT_SESSION_ID}` in `return_url`.
+    Its metadata says what it sells, so that a session whose answer was lost is known again. Stripe
+    replaces `{CHECKOUT_SESSION_ID}` in `return_url`.
     """
 
     customer: str
@@ -57,7 +63,7 @@ class NewSession(msgspec.Struct, frozen=True):
             "client_reference_id": self.external_id,
             "currency": self.currency,
             "line_items": [{"price": self.price, "quantity": self.quantity}],
-            "metadata": metadata,
+            "metadata": {**metadata, CHECKOUT_METADATA_KEY: self.top_up or SUBSCRIPTION},
             **self._addresses(),
             **self._purchase(metadata),
             **self.options.params(),
@@ -145,6 +151,13 @@ class CheckoutSessions:
             params["starting_after"] = after
         body = await self._client.read("checkout.sessions.list", PATH, params, max_wait_s)
         return decode_answer(ListOf[StripeCheckoutSession], body)
+
+    async def list_open(self, customer: str, purchase: str) -> list[StripeCheckoutSession]:
+        """The customer's open sessions that Paidup has made for this purchase: those of a page at most."""
+        params: Any = {"customer": customer, "status": "open", "limit": 100}
+        body = await self._client.read("checkout.sessions.list", PATH, params)
+        found = decode_answer(ListOf[StripeCheckoutSession], body).data
+        return [each for each in found if (each.metadata or {}).get(CHECKOUT_METADATA_KEY) == purchase]
 
     async def of_intent(self, intent: str, max_wait_s: float | None = None) -> StripeCheckoutSession | None:
         """The session that a PaymentIntent pays, or None where it pays none."""

@@ -17,7 +17,7 @@ import structlog
 from tortoise.expressions import F, Q
 
 from paidup.db.connection import storage_errors
-from paidup.db.customers import is_deleted, owner_of
+from paidup.db.customers import owner_of
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
@@ -35,14 +35,16 @@ from paidup.errors import (
     StripeUnavailable,
 )
 from paidup.payments.invoice_intake import SESSION_PREFIX
+from paidup.payments.session_owners import of_own_purchases
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import Clock
+from paidup.stripe_api.checkout_sessions import SUBSCRIPTION
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.rate_limiter import Purpose
 from paidup.stripe_api.schemas import StripeInvoice
 from paidup.subscriptions.customers import StripeCustomers, digest
-from paidup.subscriptions.open_sessions import SUBSCRIPTION, OpenSessions
+from paidup.subscriptions.open_sessions import OpenSessions
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from paidup.subscriptions.sync import SubscriptionSync
 
@@ -103,7 +105,7 @@ class Checkout:
         plan.check_quantity(quantity, listed)
         wanted = (await self._prices.id_for(listed), quantity)
         pending = await self.pending_subscription(account)
-        running = await self._own.running(account)
+        running = await self._own.running(account, of_own_purchases=True)
         if others := [each for each in running if pending is None or each.id != pending.subscription]:
             raise AlreadySubscribed(self._own.described(others))
         if pending is not None:
@@ -112,7 +114,7 @@ class Checkout:
             if again is not None:
                 return again
         # The pending one runs after a bank debit. If its invoice is void and it still does, nothing is sold.
-        if running and (running := await self._own.running(account)):
+        if running and (running := await self._own.running(account, of_own_purchases=True)):
             raise AlreadySubscribed(self._own.described(running))
         await self._sessions.close_all(account, SUBSCRIPTION)
         made = await self._subscribe(account, *wanted)
@@ -145,7 +147,10 @@ class Checkout:
     async def pending_subscription(self, account: Account) -> Invoice | None:
         """The newest first invoice of a subscription that may still be paid, or None."""
         first = Invoice.filter(
-            account_id=account.id, status__in=PENDING, billing_reason="subscription_create"
+            of_own_purchases(account.id),
+            account_id=account.id,
+            status__in=PENDING,
+            billing_reason="subscription_create",
         )
         with storage_errors():
             return await first.order_by("-created_at").first()
@@ -156,7 +161,8 @@ class Checkout:
         A Checkout Session that stands for one is over once its payment has failed: its page is closed.
         """
         payable = ~Q(id__startswith=SESSION_PREFIX) | Q(status=InvoiceStatus.PROCESSING)
-        waiting = Invoice.filter(payable, account_id=account.id, status__in=PENDING, price=price)
+        own = of_own_purchases(account.id)
+        waiting = Invoice.filter(payable, own, account_id=account.id, status__in=PENDING, price=price)
         with storage_errors():
             return await waiting.filter(subscription__isnull=True).order_by("-created_at").first()
 
@@ -253,9 +259,7 @@ class Checkout:
         """Whether Stripe has deleted this invoice, with its customer, as "delete all test data" does."""
         with storage_errors():
             row = await Invoice.get(id=invoice_id)
-            gone = error.is_missing and (
-                await is_deleted(row.customer) or await self._customers.forget_if_gone(row.customer, error)
-            )
+            gone = error.is_missing and await self._customers.is_gone(row.customer)
             if gone:
                 await self._verification.void_missing(row)
         return gone
@@ -264,8 +268,7 @@ class Checkout:
         """Whether nobody can pay this invoice, since its customer was deleted."""
         if status not in (InvoiceStatus.OPEN, InvoiceStatus.FAILED) or invoice.customer is None:
             return False
-        with storage_errors():
-            return await is_deleted(invoice.customer)
+        return await self._customers.is_gone(invoice.customer)
 
     async def _give_up(self, pending: Invoice) -> None:
         if pending.subscription is not None:
@@ -345,6 +348,10 @@ class Checkout:
     async def forget_if_gone(self, customer: str, error: StripeRefused) -> bool:
         """See `StripeCustomers.forget_if_gone`."""
         return await self._customers.forget_if_gone(customer, error)
+
+    async def is_gone(self, customer: str) -> bool:
+        """See `StripeCustomers.is_gone`."""
+        return await self._customers.is_gone(customer)
 
     async def customer(self, account: Account) -> str:
         """The customer that the account's purchases use, made at Stripe where it has none."""

@@ -10,7 +10,7 @@ import hashlib
 import structlog
 
 from paidup.db.connection import repeatable, storage_errors, write_transaction
-from paidup.db.customers import account_id_of, forget_customer, link_customer
+from paidup.db.customers import account_id_of, forget_customer, is_deleted, link_customer
 from paidup.db.models import Account
 from paidup.errors import Conflict, StripeRefused, StripeUnavailable
 from paidup.runtime.clock import Clock
@@ -60,8 +60,15 @@ class StripeCustomers:
 
         Then the account forgets it, so that its next purchase makes a new one. Ledger and balance stay.
         """
-        if error.http_status not in MISSING:
-            return False
+        return error.http_status in MISSING and await self._forget_unless_there(customer)
+
+    async def is_gone(self, customer: str) -> bool:
+        """Whether Stripe has deleted this customer: `customer.deleted` may have been lost. As above."""
+        with storage_errors():
+            known = await is_deleted(customer)
+        return known or await self._forget_unless_there(customer)
+
+    async def _forget_unless_there(self, customer: str) -> bool:
         try:
             if await self._gateway.customers.read(customer):
                 return False

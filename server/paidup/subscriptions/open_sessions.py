@@ -2,10 +2,14 @@
 
 Two requests at once may make two. The rows are inserted under the account's lock, so one of the two
 sees the other, and marks it as superseded; it is then expired at Stripe, by this process or by the
-reconciler, before its page can have been opened.
+reconciler, before its page can have been opened. A session that has no row, since the process ended before
+it could write one, is found in Stripe's list once another is made, and superseded in the same way.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 from tortoise.expressions import F
@@ -15,7 +19,7 @@ from paidup.credits import ledger
 from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CheckoutSession
 from paidup.domain.payment_facts import Source
-from paidup.errors import PaymentUnderWay, StripeRefused
+from paidup.errors import PaymentUnderWay, StripeError, StripeRefused
 from paidup.payments.checkout_rows import new_row, next_check, update_row
 from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.runtime.clock import now
@@ -26,8 +30,14 @@ from paidup.stripe_api.rate_limiter import Purpose
 
 log = structlog.get_logger(__name__)
 
-SUBSCRIPTION = "subscription"
-"""The `purchase` of a session for a subscription, whatever its plan: an account has one of them."""
+
+class Sold(NamedTuple):
+    """What a new session sells, and where its customer goes on to."""
+
+    purchase: str
+    price: str
+    quantity: int
+    return_to: str | None
 
 
 class OpenSessions:
@@ -82,17 +92,33 @@ class OpenSessions:
         if shown.status != EXPIRED:
             raise PaymentUnderWay(settled.invoice or session)
 
+    async def without_row(self, customer: str, purchase: str, made: str) -> list[StripeCheckoutSession]:
+        """Open sessions for this purchase that are not known here: but for the one just `made`.
+
+        Where Stripe does not answer, there are none: nobody has the address of such a page.
+        """
+        try:
+            listed = await self._sessions.list_open(customer, purchase)
+        except StripeError as error:
+            log.warning("sessions_not_listed", customer=customer, error=str(error))
+            return []
+        ids = [each.id for each in listed if each.id != made]
+        with storage_errors():
+            rows = await CheckoutSession.filter(id__in=ids).only("id") if ids else []
+        known = {row.id for row in rows}
+        return [each for each in listed if each.id in ids and each.id not in known]
+
     @repeatable
     async def insert(
         self,
         made: StripeCheckoutSession,
         account: Account,
-        purchase: str,
-        price: str,
-        quantity: int,
-        return_to: str | None,
+        sold: Sold,
+        without_row: Sequence[StripeCheckoutSession] = (),
     ) -> tuple[CheckoutSession, list[str]]:
         """The row of a new session, and the ids of open ones that it supersedes: they have to be closed.
+
+        Those `without_row` get theirs: should another request be about to insert it, that one gives way.
 
         Its idempotency key is rotated with it, since the next request finds the row. The row may be over
         already, where Stripe has repeated the answer to a key that was used before.
@@ -100,14 +126,22 @@ class OpenSessions:
         at, number = now(), account.purchase_number
         new = new_row(made, at)
         update_row(new, made, at, self._prices)
-        new.plan, new.price, new.quantity = self._prices[price].plan, price, quantity
-        new.account_id, new.purchase, new.return_to = account.id, purchase, return_to
+        new.plan, new.price, new.quantity = self._prices[sold.price].plan, sold.price, sold.quantity
+        new.account_id, new.purchase, new.return_to = account.id, sold.purchase, sold.return_to
         new.next_check_at = next_check(new, at)
         async with write_transaction():
             await ledger.lock_account(account.id)
             ids: list[str] = []
             if not await CheckoutSession.exists(id=made.id):  # else of the same request at the same time
-                ids = [each.id for each in await _open(account, purchase)]
+                for each in without_row:
+                    lost = new_row(each, at)
+                    lost.account_id, lost.purchase, lost.customer = (
+                        account.id,
+                        sold.purchase,
+                        each.customer_id,
+                    )
+                    await CheckoutSession.bulk_create([lost], ignore_conflicts=True)
+                ids = [each.id for each in await _open(account, sold.purchase)]
                 await new.save(force_create=True)
                 superseded = CheckoutSession.filter(id__in=ids, superseded_by__isnull=True)
                 await superseded.update(superseded_by=made.id, next_check_at=at)

@@ -14,7 +14,6 @@ from contextlib import suppress
 import msgspec
 
 from paidup.db.connection import storage_errors
-from paidup.db.customers import is_deleted
 from paidup.db.models import Account, CheckoutSession
 from paidup.domain.catalog import Interval
 from paidup.domain.checkout_options import CheckoutOptions
@@ -27,12 +26,12 @@ from paidup.errors import (
     StripeRefused,
 )
 from paidup.stripe_api.checkout_schemas import COMPLETE, OPEN, StripeCheckoutSession
-from paidup.stripe_api.checkout_sessions import NewSession, Ui
+from paidup.stripe_api.checkout_sessions import SUBSCRIPTION, NewSession, Ui
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.subscriptions.checkout import Checkout
 from paidup.subscriptions.customers import digest
-from paidup.subscriptions.open_sessions import SUBSCRIPTION, OpenSessions
+from paidup.subscriptions.open_sessions import OpenSessions, Sold
 from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 
 MAX_TRIES = 3
@@ -91,13 +90,14 @@ class SessionPurchases:
         again = await self._resume(account, purchase, price, wanted)
         if again is not None:
             return SessionPurchase(again, created=False)
+        account = await _as_it_is_now(account)  # its customer may be gone
         await self._checkout.give_up_pending(account, price if wanted.top_up else None)
         return SessionPurchase(await self._create(account, purchase, price, wanted), created=True)
 
     async def _refuse_running(self, account: Account) -> None:
         """Where the account is subscribed, a page that is still open is closed, and none is made."""
         pending = await self._checkout.pending_subscription(account)
-        running = await self._own.running(account)
+        running = await self._own.running(account, of_own_purchases=True)
         others = [each for each in running if pending is None or each.id != pending.subscription]
         if not others:
             return
@@ -127,17 +127,16 @@ class SessionPurchases:
         """Whether nobody can pay it, since its customer was deleted."""
         if shown is None or shown.status != OPEN or shown.customer_id is None:
             return False
-        with storage_errors():
-            return await is_deleted(shown.customer_id)
+        return await self._checkout.is_gone(shown.customer_id)
 
     async def _create(
         self, account: Account, purchase: str, price: str, wanted: WantedSession
     ) -> StripeCheckoutSession:
         for _ in range(MAX_TRIES):
             made = await self._make_for_customer(account, price, wanted)
-            row, older = await self._sessions.insert(
-                made, account, purchase, price, wanted.quantity, wanted.return_to
-            )
+            lost = await self._sessions.without_row(made.customer_id or "", purchase, made.id)
+            sold = Sold(purchase, price, wanted.quantity, wanted.return_to)
+            row, older = await self._sessions.insert(made, account, sold, lost)
             if row.status == COMPLETE:
                 raise PaymentUnderWay(row.invoice or row.id)
             if row.status == OPEN and row.superseded_by is None:
@@ -193,6 +192,11 @@ class SessionPurchases:
         except StripeError as error:
             await self._checkout.rotate_key_if_final(error, account.id, number)
             raise
+
+
+async def _as_it_is_now(account: Account) -> Account:
+    with storage_errors():
+        return await Account.get(id=account.id)
 
 
 def _is_same(
