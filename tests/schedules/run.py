@@ -1,38 +1,42 @@
-"""Runs schedules, a fresh shop for each batch of them, and collects what is wrong."""
+"""Runs schedules one after the other in one shop, which is emptied in between, and collects what is wrong."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
+import asyncio
+import gc
+from collections.abc import Iterable
 from pathlib import Path
 
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from paidup.db.connection import migrate
+from paidup.runtime.logs import configure_logging
 from tests.schedules.schedule import Schedule
 from tests.schedules.shop import a_shop
 
-BATCH = 25
-"""The sandbox's lists grow, and every schedule reads them."""
 
+async def run_schedules(seeds: Iterable[int], template: Path) -> list[str]:
+    """What is wrong with which seed, in words; empty where all schedules end well.
 
-async def run_schedules(
-    count: int, first_seed: int, folder: Path, on_done: Callable[[int], object] = lambda _: None
-) -> list[str]:
-    """What is wrong with which seed, in words; empty where all schedules end well."""
-    template = folder / "template.db"
-    await migrate(f"sqlite://{template}")
+    `template`: an empty, migrated SQLite database, which is copied.
+    """
     wrong: list[str] = []
-    for start in range(0, count, BATCH):
-        EXECUTOR_CACHE.clear()
-        path = folder / "shop.db"
-        shutil.copy(template, path)
-        async with a_shop(f"sqlite://{path}") as shop:
-            for seed in range(first_seed + start, first_seed + min(count, start + BATCH)):
-                schedule = Schedule(shop, f"user-{seed}", seed)
+    EXECUTOR_CACHE.clear()
+    async with a_shop(template) as shop:
+        gc.freeze()
+        for seed in seeds:
+            shop.reset(seed)
+            schedule = Schedule(shop, "user")
+            try:
                 await schedule.run()
                 found = await schedule.verdict()
-                wrong += [f"seed {seed}: {each} after {schedule.told}" for each in found]
-                on_done(seed)
-        path.unlink()
+            except Exception as error:
+                found = [f"{type(error).__name__}: {error}"]
+            again = f"python -m tests.schedules --seed {seed} --schedules 1"
+            wrong += [f"seed {seed}: {each} after {schedule.told} ({again})" for each in found]
     return wrong
+
+
+def run_part(seeds: range, template: Path) -> tuple[range, list[str]]:
+    """The seeds, and what is wrong. Runs in a process of its own."""
+    configure_logging("CRITICAL", "console")
+    return seeds, asyncio.run(run_schedules(seeds, template))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
-from random import Random
 from typing import Any
 
 from paidup.db.models import Account, CheckoutSession, CreditGrant, Invoice, LedgerEntry
@@ -17,7 +16,7 @@ from paidup.domain.payment_facts import Source
 from paidup.errors import Conflict, PaidupError
 from paidup.reconciliation.second_payments import SecondPayments
 from paidup.runtime.clock import now
-from paidup.stripe_api.checkout_sessions import Ui
+from paidup.stripe_api.checkout_sessions import CHECKOUT_METADATA_KEY, SUBSCRIPTION, Ui
 from paidup.subscriptions.session_purchases import WantedSession
 from tests.schedules.shop import PUBLISHABLE, Shop
 from tests.support.cancel_at_await import cut_off
@@ -32,15 +31,16 @@ STEPS = 14
 class Schedule:
     """`told` is what happened, for the message of a failure."""
 
-    def __init__(self, shop: Shop, name: str, seed: int) -> None:
+    def __init__(self, shop: Shop, name: str) -> None:
         self.shop = shop
         self.name = name
-        self.chance = Random(seed)
+        self.chance = shop.chance.draw
         self.told: list[str] = []
         self.pages: list[str] = []
         self.secrets: list[str] = []
         self.seen: set[str] = set()
         self.elsewhere = False
+        self.single: set[str] = set()
         self._steps: list[tuple[Callable[[], Coroutine[Any, Any, Any]], int]] = [
             (self.open_page, 6),
             (self.open_two_at_once, 2),
@@ -151,15 +151,23 @@ class Schedule:
             await self._keep(self.shop.deliver(event))
         account = await self.account()
         own = CheckoutSession.filter(account_id=account.id)
+        for top_up in (False, True):
+            await self._keep(self._last_page(top_up))
         for page in set(self.pages):
             await self._keep(self.shop.payments.checkouts.verify(page, Source.RECONCILIATION))
         for row in await Invoice.filter(account_id=account.id):
             await self._keep(self.shop.payments.verification.read(row.id, Source.RECONCILIATION))
-        for _ in range(3):
+        for _ in range(2):
             await own.filter(next_check_at__not_isnull=True).update(
                 next_check_at=now() - timedelta(seconds=1), lease_expires_at=None
             )
             await self.sweep()
+
+    async def _last_page(self, top_up: bool) -> None:
+        """After this request, at most one page of ours may be open at Stripe for this purchase."""
+        wanted = WantedSession("extra" if top_up else "pro", top_up, Ui.HOSTED, RETURN_URL)
+        await self._page(wanted)
+        self.single.add("extra" if top_up else SUBSCRIPTION)
 
     async def verdict(self) -> list[str]:
         """What is wrong; nothing, if all is well."""
@@ -174,6 +182,9 @@ class Schedule:
         granted = {str(grant.invoice_id) for grant in await CreditGrant.filter(account_id=account.id)}
         if granted != paid:
             wrong.append(f"paid {sorted(paid)}, credited {sorted(granted)}")
+        for purchase in sorted(self.single):
+            if len(pages := await self._open_pages(account, purchase)) > 1:
+                wrong.append(f"several open pages for {purchase}: {pages}")
         entries = sum(entry.credits for entry in await LedgerEntry.filter(account_id=account.id))
         if account.balance != entries:
             wrong.append(f"balance {account.balance}, entries {entries}")
@@ -188,6 +199,15 @@ class Schedule:
             if each["status"] in RUNNING
         ]
         return sorted(running)
+
+    async def _open_pages(self, account: Account, purchase: str) -> list[str]:
+        """The pages of ours that can be paid, as Stripe has them."""
+        return [
+            each["id"]
+            for customer in await self._customers(account)
+            for each in await self._list("checkout/sessions", customer=customer, status="open")
+            if each["metadata"].get(CHECKOUT_METADATA_KEY) == purchase
+        ]
 
     async def _paid(self, account: Account) -> set[str]:
         """The account's invoices that are paid, as Stripe has them."""
