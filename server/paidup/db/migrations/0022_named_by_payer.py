@@ -3,7 +3,7 @@ from tortoise.migrations import operations as ops
 from tortoise import fields
 
 class Migration(migrations.Migration):
-    dependencies = [('paidup', '0019_corrections')]
+    dependencies = [('paidup', '0021_vouchers')]
 
     initial = False
 
