@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 from paidup.db.applied_migrations import require_migrated
@@ -16,6 +17,9 @@ from paidup.db.connection import open_database
 from paidup.db.postgres import Timeouts
 from paidup.domain.catalog import Catalogue
 from paidup.domain.return_page import ReturnPage
+from paidup.outbound.dispatcher import Dispatcher
+from paidup.outbound.endpoints import take_settings
+from paidup.outbound.sender import Sender
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.claim_links import ClaimLinks
@@ -164,6 +168,7 @@ class Services:
     account_limits: AccountLimits
     address_limits: AddressLimits
     alarms: Alarms
+    dispatcher: Dispatcher
 
 
 @dataclass(frozen=True)
@@ -190,11 +195,11 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         prices = await _load_prices(settings, catalogue, gateway)
         payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)
+        dispatcher = await _open_dispatcher(stack, settings, hub)
         own = OwnSubscriptions(gateway, payments.subscriptions, clock)
         open_sessions = OpenSessions(gateway, payments.checkouts, prices)
-        checkout = Checkout(
-            prices, gateway, payments.verification, payments.subscriptions, own, open_sessions, clock
-        )
+        verification, subscriptions = payments.verification, payments.subscriptions
+        checkout = Checkout(prices, gateway, verification, subscriptions, own, open_sessions, clock)
         yield Services(
             settings=settings,
             catalogue=catalogue,
@@ -218,11 +223,10 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             accounts=Accounts(StripeCustomers(gateway, clock), payments.claims),
             checkout=checkout,
             session_purchases=SessionPurchases(gateway, prices, checkout, own, open_sessions),
-            plan_changes=PlanChanges(
-                prices, gateway, payments.verification, checkout, payments.subscriptions, own, clock
-            ),
+            plan_changes=PlanChanges(prices, gateway, verification, checkout, subscriptions, own, clock),
             reconciler=payments.reconciler,
             alarms=Alarms(settings.stripe_reads_per_month, settings.unclaimed_alarm_after_h),
+            dispatcher=dispatcher,
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
             account_limits=AccountLimits(redis, settings, metrics),
             address_limits=AddressLimits(redis, settings, metrics),
@@ -265,6 +269,17 @@ async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: 
     timeline.open()
     stack.push_async_callback(timeline.close)
     return Connections(redis, gateway, hub, timeline)
+
+
+async def _open_dispatcher(stack: AsyncExitStack, settings: Settings, hub: Hub) -> Dispatcher:
+    await take_settings(settings)
+    sender = Sender(settings.outgoing, settings.allows_private_addresses)
+    after = timedelta(hours=settings.event_endpoint_disable_after_h)
+    dispatcher = Dispatcher(sender, hub.metrics, after)
+    await dispatcher.open()
+    stack.push_async_callback(dispatcher.close)
+    hub.on_publish = dispatcher.wake
+    return dispatcher
 
 
 def _start_tasks(stack: AsyncExitStack, settings: Settings, hub: Hub, payments: PaymentServices) -> None:

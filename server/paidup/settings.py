@@ -17,6 +17,7 @@ import msgspec
 
 from paidup.domain.checkout_settings import CheckoutSettings, checkout_problems
 from paidup.domain.origins import Origins, origin_problems, parse_origins
+from paidup.domain.outbound_settings import outbound_problems
 from paidup.domain.token_algorithms import algorithm_problems
 from paidup.domain.trusted_proxies import proxy_problems
 from paidup.domain.weak_secrets import weakness
@@ -273,7 +274,7 @@ _REQUIRED = {
 
 def _combination_problems(settings: Settings) -> list[str]:
     problems = [*_key_problems(settings), *_url_problems(settings)]
-    return [*problems, *checkout_problems(settings, settings.livemode)]
+    return [*problems, *checkout_problems(settings, settings.livemode), *outbound_problems(settings)]
 
 
 def _key_problems(settings: Settings) -> list[str]:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from paidup.domain.checkout_options import CheckoutOptions
+from paidup.domain.outbound_settings import OutboundSettings
 
 SESSION_PLACEHOLDER = "{CHECKOUT_SESSION_ID}"
 """What Stripe replaces with the session's id, in the addresses that customers return to."""
@@ -23,7 +24,7 @@ Locale = Literal[
 """Those of stripe.checkout.Session.locale."""
 
 
-class CheckoutSettings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
+class CheckoutSettings(OutboundSettings, frozen=True, kw_only=True, rename=str.upper):
     """`public_url` is where browsers reach this server."""
 
     public_url: str = ""

@@ -116,6 +116,8 @@ class Hub:
         self._node_subscribers: dict[str, RedisSubscriber] = {}
         self._rebalance_requested = asyncio.Event()
         self._sync_task: asyncio.Task[None] | None = None
+        self.on_publish: Callable[[], None] = lambda: None
+        """Called with each message that is published, so after a commit. Never waits, never raises."""
         self.gaps = asyncio.Event()
         """Set when messages may have been missed; the resync clears it."""
 
@@ -230,6 +232,7 @@ class Hub:
         Returns whether Redis accepted it. Never raises: the row is committed, and a subscriber
         that missed the message gets it from the resync.
         """
+        self.on_publish()
         frame = encode(message)
         if channel := self._channels.get(name):
             channel.offer(message, frame)

@@ -18,6 +18,7 @@ class Metrics:
         self._add_payment_metrics()
         self._add_request_metrics()
         self._add_dependency_metrics()
+        self._add_outbound_metrics()
 
     def _add_payment_metrics(self) -> None:
         self.activation_seconds = Histogram(
@@ -104,6 +105,26 @@ class Metrics:
         )
         self.key_set_age = self._gauge(
             "paidup_key_set_age_seconds", "Seconds since the identity provider's key set was last fetched."
+        )
+
+    def _add_outbound_metrics(self) -> None:
+        self.outbound_events = self._counter(
+            "paidup_outbound_events_total", "Outbound events that were given to their endpoints."
+        )
+        self.outbound_attempts = self._counter(
+            "paidup_outbound_attempts_total",
+            "Attempts to deliver an outbound event, by endpoint and result.",
+            "endpoint",
+            "result",
+        )
+        self.outbound_seconds = Histogram(
+            "paidup_outbound_delivery_seconds",
+            "Time from an outbound event's commit to its endpoint's answer.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.outbound_deliveries = self._gauge(
+            "paidup_outbound_deliveries", "Deliveries of outbound events, by state: pending or dead.", "state"
         )
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:

@@ -44,9 +44,12 @@ class Outgoing:
         """A session for the requests to the host of `url`. Raises OSError if the CA file cannot be read."""
         import aiohttp  # noqa: PLC0415 (it takes long, and each command reads the settings)
 
-        tls: ssl.SSLContext | bool = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else True
-        connector = aiohttp.TCPConnector(keepalive_timeout=keepalive_s, limit=50, ssl=tls)
+        connector = aiohttp.TCPConnector(keepalive_timeout=keepalive_s, limit=50, ssl=self.tls())
         return aiohttp.ClientSession(connector=connector, proxy=self.proxy_for(url), **options)
+
+    def tls(self) -> ssl.SSLContext | bool:
+        """What aiohttp verifies certificates by. Raises OSError if the CA file cannot be read."""
+        return ssl.create_default_context(cafile=self.ca_file) if self.ca_file else True
 
     def problems(self) -> list[str]:
         """What is wrong with the settings. Never shows the proxy's address: it may hold a password."""

@@ -1,0 +1,1 @@
+"""Delivers outbound events to the SaaS's own systems: dispatcher, sender, endpoints and replays."""

@@ -1,0 +1,175 @@
+"""The statements of the dispatcher: fan out events, claim what is due in order, record what became of it.
+
+In order for each account and endpoint: a delivery is due once no earlier event of its account awaits its
+deliveries, and no earlier one of these to this endpoint is pending. Replayed deliveries have an order of
+their own, since an old event must not hold up the new ones.
+"""
+
+# ruff: noqa: S608 - statements are made of constants
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from paidup.db.bulk import select_by_keys, update_many
+from paidup.db.connection import connection, is_sqlite, storage_errors, write_transaction
+from paidup.db.outbound_models import DeliveryState, EventDelivery
+from paidup.domain.outbound_events import OutboundFacts
+
+FAN_OUT_AT_ONCE = 500
+LEASE = timedelta(seconds=40)
+"""How long a process has for one attempt, before another process makes it again."""
+
+_WANTED = {
+    "sqlite": "(p.types = '[]' OR EXISTS (SELECT 1 FROM json_each(p.types) j WHERE j.value = e.type))",
+    "postgres": "(p.types = '[]'::jsonb OR p.types @> to_jsonb(e.type))",
+}
+_NEW = (
+    "SELECT e.id, e.account_id, e.type FROM outbound_events e"
+    f" WHERE e.fanned_out = false ORDER BY e.id LIMIT {FAN_OUT_AT_ONCE}"
+)
+_DELIVERIES = """
+INSERT INTO event_deliveries (event_id, endpoint_id, account_id, state, attempts, next_attempt_at, created_at)
+SELECT e.id, p.id, e.account_id, 'pending', 0, $1, $1
+FROM {events} e JOIN event_endpoints p ON p.state = 'enabled' AND {wanted} ORDER BY e.id
+ON CONFLICT DO NOTHING"""
+_FAN_OUT = f"""
+WITH new AS ({_NEW} FOR NO KEY UPDATE SKIP LOCKED),
+made AS ({_DELIVERIES.format(events="new", wanted=_WANTED["postgres"])} RETURNING id),
+marked AS (UPDATE outbound_events SET fanned_out = true FROM new WHERE outbound_events.id = new.id)
+SELECT (SELECT count(*) FROM new) AS events, (SELECT count(*) FROM made) AS deliveries"""
+_DUE = """
+SELECT d.id FROM event_deliveries d
+WHERE d.state = 'pending' AND d.endpoint_id = $1 AND d.next_attempt_at <= $2
+AND NOT EXISTS (SELECT 1 FROM event_deliveries p WHERE p.state = 'pending' AND p.endpoint_id = d.endpoint_id
+    AND p.account_id = d.account_id AND p.event_id < d.event_id
+    AND (p.replayed_at IS NULL) = (d.replayed_at IS NULL))
+AND NOT EXISTS (SELECT 1 FROM outbound_events w WHERE w.fanned_out = false
+    AND w.account_id = d.account_id AND w.id < d.event_id)
+ORDER BY d.next_attempt_at, d.id LIMIT $3"""
+_CLAIM = f"""
+WITH due AS ({_DUE} FOR NO KEY UPDATE OF d SKIP LOCKED), claimed AS (
+UPDATE event_deliveries SET next_attempt_at = $4, last_attempt_at = $2, attempts = attempts + 1
+FROM due WHERE event_deliveries.id = due.id RETURNING event_deliveries.id)
+SELECT id FROM claimed"""
+_DETAILS = """
+SELECT d.id, d.attempts, e.message, e.id, e.type, e.created_at, a.external_id, e.version, e.balance,
+       e.invoice, COALESCE(e.subscription, i.subscription), e.data
+FROM event_deliveries d JOIN outbound_events e ON e.id = d.event_id
+LEFT JOIN accounts a ON a.id = e.account_id LEFT JOIN invoices i ON i.id = e.invoice WHERE d.id"""
+_RESULT = (
+    "state",
+    "attempts",
+    "next_attempt_at",
+    "delivered_at",
+    "status_code",
+    "answer",
+    "error",
+    "duration_ms",
+)
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A delivery that this process has claimed, with its event."""
+
+    id: int
+    attempts: int
+    message: str
+    event_id: int
+    facts: OutboundFacts
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What became of an attempt. `next_attempt_at` None: there is no other."""
+
+    delivery: int
+    attempts: int
+    state: DeliveryState
+    next_attempt_at: datetime | None
+    delivered_at: datetime | None
+    status_code: int | None
+    answer: str | None
+    error: str | None
+    duration_ms: int
+
+
+async def fan_out(at: datetime) -> int:
+    """Make the deliveries of the next events; how many events there were. Raises StorageUnavailable."""
+    if not is_sqlite():
+        with storage_errors():
+            _, found = await connection().execute_query(_FAN_OUT, [at])
+            return int(found[0][0])
+    with storage_errors():
+        _, waiting = await connection().execute_query(_NEW, [])
+    if not waiting:
+        return 0
+    async with write_transaction() as db:
+        _, waiting = await db.execute_query(_NEW, [])
+        deliveries = _DELIVERIES.format(events=f"({_NEW})", wanted=_WANTED["sqlite"]).replace("$1", "?1")
+        await db.execute_query(deliveries, [at])
+        last = waiting[-1][0] if waiting else 0
+        await db.execute_query(
+            "UPDATE outbound_events SET fanned_out = true WHERE fanned_out = false AND id <= ?1", [last]
+        )
+    return len(waiting)
+
+
+async def claim(endpoint: int, at: datetime, limit: int) -> list[Due]:
+    """Claim the deliveries to this endpoint that are due. Raises StorageUnavailable."""
+    with storage_errors():
+        ids = await (_claim_on_sqlite if is_sqlite() else _claim)(endpoint, at, limit)
+        if not ids:
+            return []
+        return [_to_due(cells) async for cells in select_by_keys(_DETAILS, ids)]
+
+
+async def _claim(endpoint: int, at: datetime, limit: int) -> list[int]:
+    _, found = await connection().execute_query(_CLAIM, [endpoint, at, limit, at + LEASE])
+    return [row[0] for row in found]
+
+
+async def _claim_on_sqlite(endpoint: int, at: datetime, limit: int) -> list[int]:
+    query = _DUE.replace("$", "?")
+    _, found = await connection().execute_query(query, [endpoint, at, limit])
+    if not found:
+        return []
+    async with write_transaction() as db:
+        _, found = await db.execute_query(query, [endpoint, at, limit])
+        ids = [row[0] for row in found]
+        await db.execute_query(
+            "UPDATE event_deliveries SET next_attempt_at = ?1, last_attempt_at = ?2, attempts = attempts + 1"
+            " WHERE id IN (SELECT value FROM json_each(?3))",
+            [at + LEASE, at, msgspec.json.encode(ids).decode()],
+        )
+    return ids
+
+
+async def record(results: Sequence[Result]) -> None:
+    """Record these, unless another process has made a later attempt meanwhile. Raises StorageUnavailable."""
+    changes = ", ".join(f"{name} = {{{name}}}" for name in _RESULT if name != "attempts")
+    where = "event_deliveries.state = 'pending'"
+    where += " AND (event_deliveries.attempts = {attempts} OR {state} = 'delivered')"
+    rows = [(each.delivery, *(getattr(each, name) for name in _RESULT)) for each in results]
+    with storage_errors():
+        await update_many(EventDelivery, changes, where, ("id", *_RESULT), rows)
+
+
+def _to_due(cells: tuple[Any, ...]) -> Due:
+    delivery, attempts, message, event, kind, at, account, version, balance, invoice, subscription, data = (
+        cells
+    )
+    facts = OutboundFacts(
+        kind,
+        msgspec.convert(at, datetime),
+        account,
+        version,
+        balance,
+        invoice,
+        subscription,
+        msgspec.json.decode(data) if isinstance(data, str) else data,
+    )
+    return Due(delivery, attempts, message, event, facts)

@@ -1,0 +1,74 @@
+"""A SaaS's own backend: a receiver of outbound events over real HTTP, which may fail, hang or lie."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from standardwebhooks.webhooks import Webhook
+
+SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1ldmVudHMhISE="
+Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+"""An answer in place of 204, or None. It may raise, or never return."""
+
+
+class Receiver:
+    """Keeps each verified event that it has answered 2xx to, in order of arrival."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.requests = 0
+        self.events: list[dict[str, Any]] = []
+        self.ids: list[str] = []
+        self.behaviours: list[Behaviour] = []
+        self.arrived = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests += 1
+        body = await request.read()
+        event = Webhook(SECRET).verify(body, dict(request.headers))
+        if self.behaviours:
+            answer = await self.behaviours.pop(0)(request)
+            if answer is not None:
+                return answer
+        self.ids.append(request.headers["webhook-id"])
+        self.events.append(event)
+        self.arrived.set()
+        return web.Response(status=204)
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.events]
+
+    def balances(self) -> dict[str, int]:
+        """The copy of every balance, by `version`, as docs/events.md tells a receiver to keep it."""
+        newest: dict[str, tuple[int, int]] = {}
+        for data in (event["data"] for event in self.events if event["data"]["account"]):
+            if data["version"] >= newest.get(data["account"], (-1, 0))[0]:
+                newest[data["account"]] = (data["version"], data["balance"])
+        return {account: balance for account, (_, balance) in newest.items()}
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook", receiver.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    receiver.url = f"http://127.0.0.1:{port}/hook"
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+def json_of(value: Any) -> bytes:
+    return msgspec.json.encode(value)
