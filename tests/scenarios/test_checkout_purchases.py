@@ -55,7 +55,7 @@ async def test_a_page_is_made_for_the_accounts_customer_and_credits_when_paid(
     shown = await shop.stripe.api("GET", f"checkout/sessions/{made['checkout']}")
     own = await Account.get(external_id="ada")
     assert (shown["customer"], shown["client_reference_id"]) == (own.stripe_customer, "ada")
-    assert shown["metadata"] == {"paidup_account": "ada"}
+    assert shown["metadata"] == {"paidup_account": "ada", "paidup_checkout": "subscription"}
     assert shown["success_url"].endswith("/activate?session_id={CHECKOUT_SESSION_ID}")
     await shop.pay(made["checkout"])
     invoice = await linked(made["checkout"])
