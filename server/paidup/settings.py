@@ -120,7 +120,6 @@ class Settings(CheckoutSettings, frozen=True, kw_only=True, rename=str.upper, fo
     stripe_reads_per_month: Count = 10_000
     abandoned_after_h: Annotated[int, msgspec.Meta(ge=1, le=8760)] = 23
     event_payload_days: Days = 90
-    event_private_addresses: Literal["refuse", "allow"] = "refuse"
     timeline_days: Days = 90
     reconciler_in_server: bool = False
     reconciler_interval_s: Seconds = 2.0

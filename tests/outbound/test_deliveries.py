@@ -7,12 +7,11 @@ from aiohttp import web
 from paidup.credits import ledger
 from paidup.db.connection import write_transaction
 from paidup.db.models import Account, EntryKind
-from paidup.db.outbound_models import DeliveryState, EventDelivery, EventEndpoint
-from paidup.outbound import endpoints
+from paidup.db.outbound_models import DeliveryState, EventDelivery
 from paidup.outbound.dispatcher import Dispatcher
 from paidup.runtime.clock import now
 from tests.support.factories import an_account, granted
-from tests.support.receivers import SECRET, Receiver
+from tests.support.receivers import Receiver
 from tests.support.waiting import wait_until
 
 
@@ -25,7 +24,7 @@ async def adjust(account: Account, credits: int, reference: str) -> None:
 async def test_an_event_arrives_signed_with_what_is_needed(
     dispatcher: Dispatcher, receiver: Receiver
 ) -> None:
-    await endpoints.create("backend", receiver.url, secret=SECRET, private=True)
+    await receiver.become_endpoint()
     dispatcher.refresh()
     ada = await an_account()
     invoice = await granted(ada, 2000)
@@ -54,7 +53,7 @@ async def test_an_accounts_events_wait_for_one_that_fails(dispatcher: Dispatcher
     async def fail(_: web.Request) -> web.Response:
         return web.Response(status=500, text="<b>no</b>")
 
-    await endpoints.create("backend", receiver.url, secret=SECRET, private=True)
+    await receiver.become_endpoint()
     dispatcher.refresh()
     ada, eve = await an_account(), await an_account("eve")
     receiver.behaviours = [fail]
@@ -72,7 +71,7 @@ async def test_an_accounts_events_wait_for_one_that_fails(dispatcher: Dispatcher
 
 
 async def test_an_endpoint_gets_the_types_that_it_wants(dispatcher: Dispatcher, receiver: Receiver) -> None:
-    await endpoints.create("backend", receiver.url, ["balance.depleted"], SECRET, private=True)
+    await receiver.become_endpoint("balance.depleted")
     dispatcher.refresh()
     ada = await an_account()
     await adjust(ada, 10, "a")
@@ -80,4 +79,3 @@ async def test_an_endpoint_gets_the_types_that_it_wants(dispatcher: Dispatcher, 
     await wait_until(lambda: receiver.events)
     assert receiver.types == ["balance.depleted"]
     assert await EventDelivery.all().count() == 1
-    assert await EventEndpoint.all().count() == 1

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook
+
+from paidup.db.outbound_models import EventEndpoint
 
 SECRET = "whsec_" + "c2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1ldmVudHMhISE="
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
@@ -40,6 +41,10 @@ class Receiver:
         self.arrived.set()
         return web.Response(status=204)
 
+    async def become_endpoint(self, *types: str, name: str = "backend") -> EventEndpoint:
+        """The row of an endpoint here, in the open database."""
+        return await EventEndpoint.create(name=name, url=self.url, types=list(types), secret=SECRET)
+
     @property
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
@@ -68,7 +73,3 @@ async def receiving() -> AsyncIterator[Receiver]:
         yield receiver
     finally:
         await runner.cleanup()
-
-
-def json_of(value: Any) -> bytes:
-    return msgspec.json.encode(value)

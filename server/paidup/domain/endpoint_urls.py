@@ -9,6 +9,7 @@ import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
 MAX_LENGTH = 2000
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _INSIDE = (".localhost", ".local", ".internal", ".localdomain")
 
 
@@ -51,14 +52,27 @@ def _refused(parts: SplitResult, host: str, private_allowed: bool) -> str | None
 def is_inside(host: str) -> bool:
     """Whether the host is an address, or a name, that only the server's own network knows."""
     try:
-        address = ipaddress.ip_address(host)
+        return is_inside_address(host)
     except ValueError:
         name = host.rstrip(".").lower()
         # `127.1`, `0x7f000001` and `2130706433` are addresses to a resolver.
         return "." not in name or name.endswith(_INSIDE) or _is_number(name.rpartition(".")[2])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
+
+
+def is_inside_address(host: str) -> bool:
+    """The same for an IP address, as a resolver gives it. Raises ValueError where it is none."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    inner = _embedded(address) if isinstance(address, ipaddress.IPv6Address) else None
+    if inner is not None:
+        return is_inside_address(str(inner))
     return not address.is_global or address.is_multicast
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to this one reach, where IPv6 is only how it is written."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _is_number(label: str) -> bool:

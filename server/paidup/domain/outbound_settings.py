@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from paidup.domain.outbound_addresses import url_problem
+from paidup.domain.endpoint_urls import url_problem
 
 SECRET_PREFIX = "whsec_"  # noqa: S105
 MIN_BYTES, MAX_BYTES = 24, 64

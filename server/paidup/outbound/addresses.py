@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from paidup.domain.outbound_addresses import is_public
+from paidup.domain.endpoint_urls import is_inside_address
 
 
 class PrivateAddress(OSError):
@@ -15,6 +15,6 @@ class PrivateAddress(OSError):
 def public_socket(address: Any) -> socket.socket:
     """A socket for aiohttp's connector to connect to `address`. Raises PrivateAddress."""
     family, kind, protocol, _, target = address
-    if not is_public(target[0]):
+    if is_inside_address(target[0]):
         raise PrivateAddress(f"{target[0]} is a private address (EVENT_PRIVATE_ADDRESSES)")
     return socket.socket(family=family, type=kind, proto=protocol)

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 import msgspec
 
-from paidup.domain.outbound_addresses import url_problem
+from paidup.domain.endpoint_urls import url_problem
 from paidup.outbound.addresses import PrivateAddress, public_socket
 from paidup.runtime.clock import now
 from paidup.runtime.outgoing import DIRECT, Outgoing, without_password

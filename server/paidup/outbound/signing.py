@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 
 from standardwebhooks.webhooks import Webhook
-
-from paidup.domain.outbound_settings import SECRET_PREFIX
-
-
-def new_secret() -> str:
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def signed_headers(message: str, at: datetime, body: bytes, with_secrets: Sequence[str]) -> dict[str, str]:
