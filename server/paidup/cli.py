@@ -91,6 +91,14 @@ COMMANDS = {
         "unlink_customer",
         "Undo link-customer. What the account has been credited stays its own.",
     ),
+    "merge-accounts": Command(
+        "corrections",
+        "merge_accounts",
+        "Make all that one account has another's, which answers for it from then on. No undo.",
+    ),
+    "erase": Command(
+        "corrections", "erase", "Erase what names the person behind an account, and keep the books. No undo."
+    ),
     "audit-log": Command(
         "corrections",
         "audit_log",

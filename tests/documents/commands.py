@@ -48,6 +48,12 @@ ELSEWHERE = {
     "paidup deliveries list --state dead": "test_endpoints_and_deliveries_are_managed_by_commands",
     "paidup listen --forward-to localhost:3000/hooks/paidup": "test_listen_forwards_what_trigger_sends",
     "paidup trigger credits.granted": "test_listen_forwards_what_trigger_sends",
+    (
+        'paidup merge-accounts user_17 user_18 --reason "They signed up twice" --key T-22'
+    ): "test_the_commands_do_the_same",
+    (
+        'paidup erase user_17 --reason "Their request of 3 March" --key T-23 --also jane@example.com'
+    ): "test_the_commands_do_the_same",
     "make chaos": "test_whatever_is_killed_every_paid_invoice_is_credited_once_and_every_watcher_told",
     "make soak": "test_customers_come_and_go_and_nothing_of_them_is_left",
 }

@@ -141,7 +141,8 @@ async def test_a_dismissed_event_is_reopened(support: Support) -> None:
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_the_commands_do_the_same(world: World, run: Run) -> None:
     async with open_database(world.database_url):
-        await Account.create(external_id="ada")
+        for name in ("ada", "bob"):
+            await Account.create(external_id=name)
     why = ("--reason", "they asked", "--by", "grace")
     code, output = await run("grant", "ada", "--credits", "500", *why, "--key", "T-1", "--json")
     assert (code, document(output)["after"]) == (0, {"balance": 500}), output
@@ -157,5 +158,12 @@ async def test_the_commands_do_the_same(world: World, run: Run) -> None:
     assert (code, output.count("grace")) == (0, 5), output
     code, output = await run("grant", "ada", *why, "--key", "T-6")
     assert (code, "either" in output) == (1, True), output
+    merge = ("merge-accounts", "bob", "ada", *why, "--key", "T-7")
+    code, output = await run(*merge)  # asks, and nobody answers
+    assert (code, "cannot be undone" in output) == (1, True), output
+    code, output = await run(*merge, "--yes")
+    assert (code, "balance 0 -> -40" in output) == (0, True), output
+    code, output = await run("erase", "bob", *why, "--key", "T-8", "--also", "Bob B", "--yes")
+    assert (code, "erase erased-" in output) == (0, True), output
     code, output = await run("audit")
-    assert (code, output.strip()) == (0, "1 accounts, 0 differences")
+    assert (code, output.strip()) == (0, "2 accounts, 0 differences")

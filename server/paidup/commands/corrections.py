@@ -29,11 +29,18 @@ Key = Annotated[
 ]
 By = Annotated[str, typer.Option(help="Who decided it. Default: your user name here.")]
 AccountId = Annotated[str, typer.Argument(help="Your user id.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Work = Callable[[OperatorActions], Awaitable[Corrected]]
 
 
 def instruction(by: str, reason: str, key: str) -> Instruction:
     return Instruction(by or current_user(), reason, key)
+
+
+def confirm(yes: bool, question: str) -> None:
+    """Ask, unless it was answered by --yes. Exit code 1 for a no."""
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
 
 
 def show(settings: Settings, as_json: bool, work: Work) -> None:
@@ -169,5 +176,43 @@ def unlink_customer(
 
     async def work(actions: OperatorActions) -> Corrected:
         return await actions.unlink_customer(customer, account, instruction(by, reason, key))
+
+    show(quiet_settings(), as_json, work)
+
+
+def merge_accounts(
+    into: Annotated[str, typer.Argument(help="Your user id: the account that stays.")],
+    merged: Annotated[str, typer.Argument(help="Your user id: the account that becomes a part of it.")],
+    reason: Reason,
+    key: Key,
+    yes: Yes = False,
+    by: By = "",
+    as_json: Json = False,
+) -> None:
+    """Make all that one account has another's, which answers for it from then on. No undo."""
+    confirm(yes, f"Merge {merged!r} into {into!r}? This cannot be undone.")
+
+    async def work(actions: OperatorActions) -> Corrected:
+        return await actions.merge_accounts(into, merged, instruction(by, reason, key))
+
+    show(quiet_settings(), as_json, work)
+
+
+def erase(
+    account: AccountId,
+    reason: Reason,
+    key: Key,
+    also: Annotated[
+        list[str] | None, typer.Option(help="A name or an address that operators may have written.")
+    ] = None,
+    yes: Yes = False,
+    by: By = "",
+    as_json: Json = False,
+) -> None:
+    """Erase what names the person behind an account, and keep the books. No undo."""
+    confirm(yes, f"Erase the person behind {account!r}? This cannot be undone.")
+
+    async def work(actions: OperatorActions) -> Corrected:
+        return await actions.erase(account, instruction(by, reason, key), also or ())
 
     show(quiet_settings(), as_json, work)

@@ -176,6 +176,20 @@ async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: in
     return held - debt
 
 
+async def take_over(target: Account, source: Account) -> None:
+    """Give `target` the balance of `source`, whose entries and grants it has. A debt is paid from both's.
+
+    Both are locked. Pages of either one take the next version of `target`.
+    """
+    debt = debt_of(target) + debt_of(source)
+    target.balance, source.balance = target.balance + source.balance, 0
+    source.version += 1
+    target.version = max(target.version, source.version)
+    for account in (target, source):
+        await account.save(update_fields=["balance", "version"])
+    assert await settle_debt(target, [], debt) == target.balance
+
+
 def debt_of(account: Account) -> int:
     """How many credits the account owes; 0 if its balance is not negative."""
     owed: int = max(0, -account.balance)

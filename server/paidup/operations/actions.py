@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from paidup.db.connection import storage_errors
 from paidup.domain.catalog import AfterRefund, Catalogue
-from paidup.operations import customer_links, dismissal
+from paidup.operations import customer_links, dismissal, erasure
 from paidup.operations.audit_log import Corrected, Instruction
 from paidup.operations.corrections import Corrections, Gift, PaidBy
+from paidup.operations.merging import Merging
 from paidup.operations.paid_outside import PaidOutside, find_grant
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
@@ -27,6 +28,7 @@ class OperatorActions:
     ) -> None:
         self._corrections = Corrections(catalogue, settlement.publish_balance, clock)
         self._outside = PaidOutside(verification, settlement, clock)
+        self._merging = Merging(settlement.publish_balance, clock)
 
     async def grant(self, account: str, gift: Gift, instruction: Instruction) -> Corrected:
         """Give credits that no invoice gives."""
@@ -64,6 +66,14 @@ class OperatorActions:
     async def unlink_customer(self, customer: str, account: str, instruction: Instruction) -> Corrected:
         """Undo `link_customer`."""
         return await customer_links.unlink(customer, account, instruction)
+
+    async def merge_accounts(self, into: str, merged: str, instruction: Instruction) -> Corrected:
+        """Make all that `merged` has the account `into`'s. It cannot be undone."""
+        return await self._merging.merge(into, merged, instruction)
+
+    async def erase(self, account: str, instruction: Instruction, also: Sequence[str] = ()) -> Corrected:
+        """Erase what names the person behind an account. It cannot be undone."""
+        return await erasure.erase(account, instruction, also)
 
     async def dismiss(self, events: Sequence[str], instruction: Instruction) -> Corrected:
         """End the alarm about events that need no handling."""

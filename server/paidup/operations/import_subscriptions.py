@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from paidup.credits import ledger
+from paidup.db.accounts import find_account, surviving
 from paidup.db.connection import storage_errors, write_transaction
 from paidup.db.customers import account_id_of, link_customer
 from paidup.db.models import Account, Invoice, Subscription
@@ -165,9 +166,9 @@ class SubscriptionImport:
         if name is None:
             return None
         if self._options.dry_run:
-            return await Account.get_or_none(external_id=name) or Account(external_id=name)
+            return await find_account(name) or Account(external_id=name)
         account, _ = await Account.get_or_create(external_id=name)
-        return account
+        return await surviving(account)
 
     def _named(self, metadata: dict[str, str] | None) -> str | None:
         keys = (ACCOUNT_METADATA_KEY, self._options.account_metadata)

@@ -13,6 +13,7 @@ import structlog
 from tortoise.expressions import Subquery
 
 from paidup.credits import ledger
+from paidup.db.accounts import surviving
 from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.customers import link_customer
 from paidup.db.models import Account, CheckoutSession, Subscription
@@ -67,7 +68,7 @@ class Claims:
             named = unclaimed_sessions().filter(client_reference__in=Subquery(accounts))
             rows = await named.order_by("created_at").limit(MAX_NAMED)
             owners = await Account.filter(external_id__in=[row.client_reference for row in rows])
-        by_name = {account.external_id: account for account in owners}
+            by_name = {account.external_id: await surviving(account) for account in owners}
         for row in rows:
             await self._adopt(row.id, by_name[row.client_reference or ""])
         return len(rows)
@@ -92,7 +93,7 @@ async def assign(session: str, account_id: int) -> bool:
     at = now()
     async with write_transaction():
         # The account first, like the settlement.
-        await ledger.lock_account(account_id)
+        account_id = (await ledger.lock_account(account_id)).id
         row = await locked(CheckoutSession.filter(id=session)).get_or_none()
         if row is None:
             raise NotFound(f"There is no Checkout Session {session}.")

@@ -10,8 +10,7 @@ from datetime import timedelta
 
 import structlog
 
-from paidup.credits import grants
-from paidup.db.connection import locked
+from paidup.credits import grants, ledger
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import FIRST_CHECK_S
@@ -138,7 +137,7 @@ async def _find_account(invoice: InvoiceFacts, account_id: int | None) -> Accoun
     owner = account_id or await owner_of(invoice.account, invoice.subscription, invoice.customer)
     if owner is None:
         return None
-    account = await locked(Account.filter(id=owner)).get()
+    account = await ledger.lock_account(owner)
     customer, ours = invoice.customer, invoice.account is not None
     if customer and account.stripe_customer != customer and await link_customer(account.id, customer, ours):
         await account.refresh_from_db(fields=["stripe_customer"])

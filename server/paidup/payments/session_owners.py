@@ -12,9 +12,10 @@ from typing import NamedTuple
 from tortoise.expressions import Q, Subquery
 from tortoise.queryset import QuerySet
 
+from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
 from paidup.db.customers import owner_of
-from paidup.db.models import Account, CheckoutSession, Invoice
+from paidup.db.models import CheckoutSession, Invoice
 from paidup.stripe_api.checkout_schemas import StripeCheckoutSession
 
 
@@ -38,7 +39,7 @@ async def owner_of_session(shown: StripeCheckoutSession) -> Owner:
         if owner is not None or shown.invoice_account:
             return Owner(owner)  # what the invoice's metadata names is meant for nobody else
         named = shown.reference
-        account = await Account.filter(external_id=named).only("id").first() if named else None
+        account = await find_account(named) if named else None
     if account is None:
         return Owner(None)
     return Owner(account.id, named_by_payer=shown.account is None)

@@ -318,6 +318,8 @@ class Settlement:
 
     async def _settle(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         found = await read_locked(*lookup_condition(facts), Invoice, Account)
+        if found is None:  # PostgreSQL finds no pair where the invoice's account was merged at this moment
+            found = await read_locked(*lookup_condition(facts), Invoice, Account)
         rows = found or await create_invoice(facts.invoice, account_id, self._catalogue, self._prices)
         if isinstance(rows, Settled):
             return rows

@@ -31,7 +31,11 @@ SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, 
         ORDER BY n.created_at DESC LIMIT 1), a.balance, i.payment_method,
        i.processing_since, i.credits_on_trust, i.voucher
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
-_BALANCES = "SELECT a.id, a.version, a.balance FROM accounts a WHERE a.id"
+# Of an account that was merged into another, the other one's.
+_BALANCES = (
+    "SELECT a.id, m.version, m.balance FROM accounts a"
+    " JOIN accounts m ON m.id = COALESCE(a.merged_into, a.id) WHERE a.id"
+)
 
 
 class _StatusRow(msgspec.Struct, array_like=True):

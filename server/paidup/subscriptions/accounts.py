@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paidup.db.accounts import surviving
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account
 from paidup.payments.claims import Claims
@@ -21,6 +22,7 @@ class Accounts:
         """
         with storage_errors():
             account, created = await Account.get_or_create(external_id=external_id)
+            account = await surviving(account)
         if stripe_customer and account.stripe_customer != stripe_customer:
             account = await self._customers.add(account, stripe_customer)
         if created:

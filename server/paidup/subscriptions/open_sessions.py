@@ -127,10 +127,11 @@ class OpenSessions:
         new = new_row(made, at)
         update_row(new, made, at, self._prices)
         new.plan, new.price, new.quantity = self._prices[sold.price].plan, sold.price, sold.quantity
-        new.account_id, new.purchase, new.return_to = account.id, sold.purchase, sold.return_to
+        new.purchase, new.return_to = sold.purchase, sold.return_to
         new.next_check_at = next_check(new, at)
         async with write_transaction():
-            await ledger.lock_account(account.id)
+            account = await ledger.lock_account(account.id)
+            new.account_id = account.id
             ids: list[str] = []
             if not await CheckoutSession.exists(id=made.id):  # else of the same request at the same time
                 for each in without_row:

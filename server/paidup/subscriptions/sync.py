@@ -142,7 +142,7 @@ class SubscriptionSync:
         at = self._clock()
         async with write_transaction():
             # The account first, like the settlement, which makes the same row with an invoice.
-            await ledger.lock_account(account.id)
+            account = await ledger.lock_account(account.id)
             if customer is not None:
                 await link_customer(account.id, customer)
             row = Subscription(id=subscription, account_id=account.id, refresh_at=refresh_at or at)
@@ -165,8 +165,8 @@ class SubscriptionSync:
         if not known:
             past = await self._settle_unless_past(current, account.id, imported)
             async with write_transaction():
-                await ledger.lock_account(account.id)
-                row = Subscription(id=current.id, account_id=account.id, paid_elsewhere=past)
+                owner = await ledger.lock_account(account.id)
+                row = Subscription(id=current.id, account_id=owner.id, paid_elsewhere=past)
                 await Subscription.bulk_create([row], ignore_conflicts=True)
             log.info("subscription_taken_up", subscription=current.id, account=account.id, not_credited=past)
         await self.save(current, requested_at)

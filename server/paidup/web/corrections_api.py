@@ -74,6 +74,16 @@ class LinkBody(Instructed, frozen=True, kw_only=True):
     account: Text
 
 
+class MergeBody(Instructed, frozen=True, kw_only=True):
+    into: Text
+    merged: Text
+
+
+class EraseBody(Instructed, frozen=True, kw_only=True):
+    account: Text
+    also: Annotated[list[Id], msgspec.Meta(max_length=20)] = []
+
+
 class EventsBody(Instructed, frozen=True, kw_only=True):
     events: Events
 
@@ -103,6 +113,14 @@ async def _link(actions: OperatorActions, body: LinkBody) -> Corrected:
 
 async def _unlink(actions: OperatorActions, body: LinkBody) -> Corrected:
     return await actions.unlink_customer(body.customer, body.account, body.instruction)
+
+
+async def _merge(actions: OperatorActions, body: MergeBody) -> Corrected:
+    return await actions.merge_accounts(body.into, body.merged, body.instruction)
+
+
+async def _erase(actions: OperatorActions, body: EraseBody) -> Corrected:
+    return await actions.erase(body.account, body.instruction, body.also)
 
 
 async def _dismiss(actions: OperatorActions, body: EventsBody) -> Corrected:
@@ -147,6 +165,8 @@ _ACTIONS = {
     "adjust": _action(AdjustBody, _adjust),
     "link-customer": _action(LinkBody, _link),
     "unlink-customer": _action(LinkBody, _unlink),
+    "merge-accounts": _action(MergeBody, _merge),
+    "erase": _action(EraseBody, _erase),
     "dismiss": _action(EventsBody, _dismiss),
     "reopen": _action(EventsBody, _reopen),
 }

@@ -1,0 +1,228 @@
+"""Erases what names a person, and keeps the books: the amounts, the dates, and Stripe's ids.
+
+The user id becomes a random one. References, reasons and keys of the SaaS, payloads of events, timelines and
+texts of the audit log go. Again for the same person, it does nothing more. It cannot be undone.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+from tortoise.expressions import Q, Subquery
+
+from paidup.db.connection import connection, locked, storage_errors, write_transaction
+from paidup.db.models import (
+    Account,
+    Action,
+    CheckoutSession,
+    Correction,
+    Invoice,
+    StripeCustomer,
+    StripeEvent,
+    Subscription,
+    TimelineEntry,
+)
+from paidup.db.outbound_models import EventDelivery, OutboundEvent
+from paidup.domain.outbound_events import OutboundEventType
+from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.operations.audit_log import (
+    Corrected,
+    Instruction,
+    Request,
+    done_before,
+    once,
+    record,
+    request,
+)
+from paidup.runtime.clock import now
+from paidup.subscriptions.sync import ENDED
+
+ERASED = "erased"
+IDS_AT_ONCE, WINDOW = 40, timedelta(days=1)
+"""How many ids are looked for at once, and in the events of what time."""
+ROWS_AT_ONCE = 500
+T = TypeVar("T")
+# The references and keys of spends and reservations are the SaaS's words, and so are the reasons of spends.
+_FORGET_ENTRIES = """
+UPDATE ledger_entries SET reference = account_id || ':erased-' || id,
+  reason = CASE WHEN kind = 'spend' THEN '' ELSE reason END
+WHERE account_id IN ({ids}) AND kind IN ('spend', 'reserve', 'release')
+"""
+_FORGET_RESERVATIONS = "UPDATE reservations SET key = 'erased-' || id WHERE account_id IN ({ids})"
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Whose data it is: an account with those that were merged into it, and what names them in texts."""
+
+    accounts: list[int]
+    stripe_ids: list[str]
+    marks: list[str]
+
+    def named_in(self, text: str | None) -> bool:
+        """Whether a text has one of the marks, as a word of its own."""
+        words = (rf"(?<![\w-]){re.escape(mark)}(?![\w-])" for mark in self.marks)
+        return any(re.search(word, text or "", re.IGNORECASE) for word in words)
+
+
+async def erase(account: str, instruction: Instruction, also: Sequence[str] = ()) -> Corrected:
+    """Erase the person behind an account. `also`: names or addresses that operators' texts may have.
+
+    Raises NotFound, InvalidInput (the reason names them), Conflict (a subscription runs, or an event about
+    them waits to be handled), StorageUnavailable.
+    """
+    # Nothing of the person may be kept, not even as a digest: so the key alone says what was asked for.
+    wanted = request(Action.ERASE, instruction)
+    with storage_errors():
+        done, found = await done_before(wanted), await Account.get_or_none(external_id=account)
+        if done is not None:
+            if found is not None:
+                raise Conflict(f"The key {wanted.instruction.key!r} was used for another account: {done.id}.")
+            return done
+        if found is None:
+            raise NotFound(f"There is no account {account!r}.")
+        person = await _person(found.merged_into or found.id, also)
+        if any(person.named_in(text) for text in msgspec.structs.astuple(wanted.instruction)):
+            raise InvalidInput("The reason and the key stay, so they must not name the person.")
+        await _refuse_if_running(person)
+        events = [event async for event in _events_about(person)]
+    return await _erase(wanted, person, events, now())
+
+
+async def _person(account: int, also: Sequence[str]) -> Person:
+    rows = await Account.filter(Q(id=account) | Q(merged_into=account))
+    ids = [row.id for row in rows]
+    named = [set(also), {row.external_id for row in rows}]
+    found: set[str] = set()
+    for model in (StripeCustomer, Subscription, Invoice, CheckoutSession):
+        found |= {str(id) for id in await model.filter(account_id__in=ids).values_list("id", flat=True)}
+    paid = Invoice.filter(account_id__in=ids).values_list("payment_intent", "customer")
+    found |= {str(each) for row in await paid for each in row if each}
+    marks = sorted(text for texts in named for text in texts if text.strip())
+    return Person(ids, sorted(found), marks)
+
+
+async def _refuse_if_running(person: Person) -> None:
+    runs = Subscription.filter(account_id__in=person.accounts).exclude(status__in=[*ENDED, "incomplete"])
+    running = await runs.values_list("id", flat=True)
+    if running:
+        raise Conflict(f"Cancel their subscription first: {', '.join(str(id) for id in running)}.")
+
+
+async def _events_about(person: Person) -> AsyncIterator[str]:
+    """The stored events whose payload has one of their ids. Raises Conflict where one waits."""
+    first = await StripeEvent.exclude(payload="").order_by("received_at").first()
+    begin = first.received_at if first else now()
+    texts = [*person.stripe_ids, *(msgspec.json.encode(mark).decode()[1:-1] for mark in person.marks)]
+    while begin <= now():
+        window = StripeEvent.filter(received_at__gte=begin, received_at__lt=begin + WINDOW)
+        for some in _portions(texts, IDS_AT_ONCE):
+            about = Q(*(Q(payload__contains=f'"{text}"') for text in some), join_type=Q.OR)
+            rows = await window.filter(about).values_list("id", "handled_at")
+            if waiting := [str(id) for id, handled_at in rows if handled_at is None]:
+                named = ", ".join(waiting[:3])
+                raise Conflict(f"Events about them wait. Replay or dismiss them first: {named}.")
+            for id, _ in rows:
+                yield str(id)
+        begin += WINDOW
+
+
+@once
+async def _erase(wanted: Request, person: Person, events: Sequence[str], at: datetime) -> Corrected:
+    async with write_transaction():
+        if done := await done_before(wanted):
+            return done
+        rows = await locked(Account.filter(id__in=person.accounts).order_by("id"))
+        for row in rows:
+            row.external_id = f"erased-{secrets.token_hex(12)}"
+            await row.save(update_fields=["external_id"])
+        ids = ", ".join(str(row.id) for row in rows)
+        await connection().execute_query(_FORGET_ENTRIES.format(ids=ids))
+        await connection().execute_query(_FORGET_RESERVATIONS.format(ids=ids))
+        timeline = await _forget_payments(person)
+        payloads = await _forget_events(person, events)
+        await _forget_outbound(person)
+        await _forget_corrections(person, set(events))
+        survivor = next(row for row in rows if row.merged_into is None)
+        counts = {"accounts": len(rows), "events": payloads, "timeline": timeline}
+        return await record(wanted, survivor, at, {}, {"account": ERASED}, counts)
+
+
+async def _forget_payments(person: Person) -> int:
+    """Their references on Checkout Sessions, and the timelines. Returns how many entries these had."""
+    sessions = CheckoutSession.filter(account_id__in=person.accounts)
+    await sessions.update(client_reference=None, return_to=None)
+    await CheckoutSession.filter(client_reference__in=person.marks).update(client_reference=None)
+    deleted = 0
+    for model in (Invoice, CheckoutSession):
+        own = Subquery(model.filter(account_id__in=person.accounts).values("id"))
+        deleted += await TimelineEntry.filter(invoice__in=own).delete()
+    return deleted
+
+
+async def _forget_events(person: Person, events: Sequence[str]) -> int:
+    changed = 0
+    for some in _portions(list(dict.fromkeys(events)), ROWS_AT_ONCE):
+        rows = StripeEvent.filter(id__in=some)
+        changed += await rows.update(payload="", error=None)
+        await rows.filter(dismissed_because__not_isnull=True).update(dismissed_because=ERASED)
+    for mark in person.marks:
+        for column in ("error", "dismissed_because"):
+            rows = StripeEvent.filter(**{f"{column}__contains": mark}, handled_at__not_isnull=True)
+            named = [id for id, text in await rows.values_list("id", column) if person.named_in(text)]
+            for some in _portions(named, ROWS_AT_ONCE):
+                await StripeEvent.filter(id__in=some).update(**{column: ERASED})
+    return changed
+
+
+def _portions(values: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    return (values[first : first + size] for first in range(0, len(values), size))
+
+
+async def _forget_outbound(person: Person) -> None:
+    """The facts of events for the SaaS's own systems: what is still to be delivered has the balance alone."""
+    await OutboundEvent.filter(account_id__in=person.accounts).update(data={})
+    await EventDelivery.filter(account_id__in=person.accounts).update(answer=None)
+    unclaimed = OutboundEvent.filter(type=OutboundEventType.CHECKOUT_UNCLAIMED.value, account_id__isnull=True)
+    names = {*person.stripe_ids, *person.marks}
+    for event in await unclaimed:
+        if names & set(_texts(event.data)):
+            await OutboundEvent.filter(id=event.id).update(data={})
+
+
+async def _forget_corrections(person: Person, events: set[str]) -> None:
+    """What operators wrote about them, and the keys that they chose."""
+    own = await Correction.filter(account_id__in=person.accounts).exclude(action=Action.ERASE)
+    of_events = await Correction.filter(account_id__isnull=True)
+    about = [row for row in of_events if events & set(_texts(row.details)) or person.named_in(row.reason)]
+    for row in [*own, *about]:
+        row.reason, row.key, row.digest = ERASED, f"erased-{row.id}", ""
+        row.details, row.before, row.after = (
+            _without(person, each) for each in (row.details, row.before, row.after)
+        )
+        await row.save()
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+def _without(person: Person, value: Any) -> Any:
+    """A JSON value with each text that names the person replaced."""
+    if isinstance(value, str):
+        return ERASED if person.named_in(value) else value
+    if isinstance(value, dict):
+        return {name: _without(person, each) for name, each in value.items()}
+    return [_without(person, each) for each in value] if isinstance(value, list) else value

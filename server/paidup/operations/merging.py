@@ -1,0 +1,162 @@
+"""Merges one account into another: two accounts of one person. All that the first has becomes the other's.
+
+In one transaction, with all locks taken in a fixed order. The merged account stays as a pointer, and the
+other one answers for its user id, for good. It cannot be undone: what is spent afterwards comes from both.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from tortoise.expressions import Subquery
+
+from paidup.credits import ledger
+from paidup.db import outbox
+from paidup.db.accounts import find_account
+from paidup.db.connection import connection, locked, write_transaction
+from paidup.db.models import (
+    Account,
+    Action,
+    CheckoutSession,
+    CreditGrant,
+    EntryKind,
+    Invoice,
+    LedgerEntry,
+    Reservation,
+    ReservationState,
+    StripeCustomer,
+    Subscription,
+)
+from paidup.db.unit_of_work import UnitOfWork
+from paidup.domain.outbound_events import OutboundEventType
+from paidup.errors import Conflict, NotFound
+from paidup.operations.audit_log import (
+    Corrected,
+    Instruction,
+    Request,
+    done_before,
+    once,
+    record,
+    request,
+)
+from paidup.payments.settlement import PublishBalance
+from paidup.runtime.clock import Clock, now
+
+MERGED = "merged with another account"
+_OWNED = (Invoice, CreditGrant, Subscription, StripeCustomer, CheckoutSession, Reservation)
+_MAX_LISTED = 100
+"""How many ids of each kind the audit log lists."""
+# A spend's or a reservation's reference has its account: then its key is the other account's, too, unless
+# that has used the same key.
+_MOVE_ENTRIES = """
+UPDATE ledger_entries SET account_id = {into}, reference = CASE
+  WHEN reference LIKE '{source}:%' AND kind IN ('spend', 'reserve', 'release') AND NOT EXISTS (
+    SELECT 1 FROM ledger_entries o WHERE o.kind = ledger_entries.kind
+    AND o.reference = '{into}:' || substr(ledger_entries.reference, {after}))
+  THEN '{into}:' || substr(reference, {after})
+  WHEN reference LIKE 'reservation:{source}:%' AND NOT EXISTS (
+    SELECT 1 FROM ledger_entries o WHERE o.kind = ledger_entries.kind
+    AND o.reference = 'reservation:{into}:' || substr(ledger_entries.reference, {after} + 12))
+  THEN 'reservation:{into}:' || substr(reference, {after} + 12)
+  ELSE reference END
+WHERE account_id = {source}
+"""
+
+
+class Merging:
+    def __init__(self, publish: PublishBalance, clock: Clock = now) -> None:
+        self._publish = publish
+        self._clock = clock
+
+    async def merge(self, into: str, merged: str, instruction: Instruction) -> Corrected:
+        """Merge the account `merged` into the account `into`.
+
+        Raises NotFound, InvalidInput, Conflict where both are one, one was merged before, or a reservation
+        of the one is held under a key that the other has used, and StorageUnavailable.
+        """
+        wanted = request(Action.MERGE, instruction, into=into, merged=merged)
+        done, account = await _once(wanted, into, merged, self._clock())
+        if account is not None:
+            await self._publish(account)
+        return done
+
+
+@once
+async def _once(wanted: Request, into: str, merged: str, at: datetime) -> tuple[Corrected, Account | None]:
+    async with write_transaction():
+        if done := await done_before(wanted):
+            return done, None
+        target, source = await _lock_both(into, merged)
+        await _free_keys(target, source)
+        details = {"merged": merged, "merged_account": source.id, **await _what_it_has(source)}
+        before = {"balance": target.balance, "merged_balance": source.balance}
+        await _move(target, source)
+        await _add_up(target, source, wanted.id, at)
+        return await record(wanted, target, at, before, {"balance": target.balance}, details), target
+
+
+async def _lock_both(into: str, merged: str) -> tuple[Account, Account]:
+    target, source = await find_account(into), await Account.get_or_none(external_id=merged)
+    for account, name in ((target, into), (source, merged)):
+        if account is None:
+            raise NotFound(f"There is no account {name!r}.")
+    assert target is not None
+    assert source is not None
+    ids = sorted({target.id, source.id})
+    # Like a settlement: the invoices that are not settled first, then the accounts.
+    await locked(Invoice.filter(account_id__in=ids, settled_at__isnull=True).order_by("id")).only("id")
+    rows = {row.id: row for row in await locked(Account.filter(id__in=ids).order_by("id"))}
+    if len(rows) < 2 or any(row.merged_into for row in rows.values()):
+        raise Conflict("Both are one account already.")
+    return rows[target.id], rows[source.id]
+
+
+async def _free_keys(target: Account, source: Account) -> None:
+    """Rename the ended reservations of `source` whose key is in use in `target`; their unique key is both."""
+    used = Subquery(Reservation.filter(account_id=target.id).values("key"))
+    for row in await Reservation.filter(account_id=source.id, key__in=used):
+        held = ReservationState.HELD in (
+            row.state,
+            (await Reservation.get(account_id=target.id, key=row.key)).state,
+        )
+        if held:
+            raise Conflict(f"Both have a reservation {row.key!r}, and one is held. Commit or release it.")
+        row.key = f"merged:{row.id}"
+        await row.save(update_fields=["key"])
+
+
+async def _what_it_has(source: Account) -> dict[str, Any]:
+    """What explains the merge later: what was whose."""
+    found: dict[str, Any] = {"entries": await LedgerEntry.filter(account_id=source.id).count()}
+    for model in _OWNED:
+        rows = model.filter(account_id=source.id)
+        ids = await rows.order_by("-created_at").limit(_MAX_LISTED).values_list("id", flat=True)
+        found[model._meta.db_table] = {"count": await rows.count(), "newest": list(ids)}
+    return found
+
+
+async def _move(target: Account, source: Account) -> None:
+    for model in _OWNED:
+        await model.filter(account_id=source.id).update(account_id=target.id)
+    after = len(str(source.id)) + 2
+    statement = _MOVE_ENTRIES.format(into=target.id, source=source.id, after=after)
+    await connection().execute_query(statement)
+    await Account.filter(merged_into=source.id).update(merged_into=target.id)
+
+
+async def _add_up(target: Account, source: Account, correction: str, at: datetime) -> None:
+    """One balance: the sum. A debt of the one is paid from the live grants of the other."""
+    moved, customer = source.balance, source.stripe_customer
+    source.stripe_customer, source.merged_into = None, target.id
+    await source.save(update_fields=["stripe_customer", "merged_into"])
+    target.stripe_customer = target.stripe_customer or customer
+    await target.save(update_fields=["stripe_customer"])
+    await ledger.take_over(target, source)
+    # It moves nothing, and says from when on the balances are one.
+    await ledger.post_entry(target, EntryKind.ADJUST, 0, f"correction:{correction}", MERGED, at=at)
+    writes = UnitOfWork()
+    for account, credits in ((target, moved), (source, -moved)):
+        adjusted = OutboundEventType.CREDITS_ADJUSTED
+        outbox.add_event(writes, adjusted, account, credits=credits, reason=MERGED)
+    await writes.send()

@@ -1,0 +1,156 @@
+"""Erasing a person: nothing in any column of any table names them afterwards, and the books are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from paidup.credits.audit import audit_all
+from paidup.db.connection import connection, is_sqlite
+from paidup.db.models import (
+    Account,
+    CheckoutSession,
+    Correction,
+    CreditGrant,
+    LedgerEntry,
+    StripeEvent,
+    TimelineEntry,
+)
+from paidup.db.outbound_models import OutboundEvent
+from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.operations.actions import OperatorActions
+from paidup.operations.audit_log import Instruction
+from paidup.operations.corrections import Gift
+from paidup.payments.timeline import TimelineEventType
+from paidup.runtime.clock import now
+from tests.conftest import World
+from tests.support.ledger_asserts import assert_books_balance
+from tests.support.subscription_lifecycle import Life, a_life, subscription_of
+
+PERSON = "jane.doe-4711"
+MARKS = (PERSON, "jane@example.com", "Jane Doe")
+
+
+@pytest.fixture
+async def life(world: World) -> Life:
+    return await a_life(world, name=PERSON)
+
+
+def actions_of(life: Life) -> OperatorActions:
+    services = life.paidup.services
+    return OperatorActions(services.catalogue, services.verification, services.settlement, services.clock)
+
+
+def why(key: str, reason: str = "a request of 3 March") -> Instruction:
+    return Instruction("grace", reason, key)
+
+
+async def columns_that_name(marks: tuple[str, ...]) -> set[str]:
+    """Each column of each table in which a text has one of these marks."""
+    query = (
+        "SELECT name AS tab FROM sqlite_master WHERE type = 'table'"
+        if is_sqlite()
+        else "SELECT table_name AS tab FROM information_schema.tables WHERE table_schema = 'public'"
+    )
+    found = set()
+    for table in [row["tab"] for row in await connection().execute_query_dict(query)]:
+        for row in await connection().execute_query_dict(f'SELECT * FROM "{table}"'):
+            for column, value in dict(row).items():
+                if any(mark.casefold() in str(value).casefold() for mark in marks):
+                    found.add(f"{table}.{column}")
+    return found
+
+
+async def a_life_with_marks(life: Life, actions: OperatorActions) -> None:
+    """Leaves what names the person wherever the product, the SaaS or an operator may put it."""
+    customer = await life.stripe.customer(email="jane@example.com", name="Jane Doe")
+    await life.balance()
+    await actions.link_customer(customer, PERSON, why("T-jane@example.com", "Jane Doe wrote to us"))
+    invoice = await life.buy("pro")
+    backend: dict[str, Any] = {"credits": 10, "key": "jane@example.com/report", "reason": "Jane Doe's report"}
+    for path, body in (
+        ("spend", backend),
+        ("reserve", {"credits": 5, "key": "Jane Doe's job"}),
+    ):
+        status, _ = await life.customer.call("POST", f"/api/credits/{path}", body)
+        assert status in (200, 201)
+    await actions.grant(PERSON, Gift(50), why("T-gift Jane Doe"))
+    await actions.adjust(PERSON, -5, why("T-adjust", "jane@example.com complained"))
+    account = await Account.get(external_id=PERSON)
+    await CheckoutSession.create(
+        id="cs_jane", account_id=account.id, mode="payment", status="expired", payment_status="unpaid",
+        client_reference=PERSON, return_to="https://shop.example/?u=Jane Doe", expires_at=now(),
+        created_at=now(),
+    )  # fmt: skip
+    life.paidup.services.timeline.note(invoice, TimelineEventType.REFUSED, reason="Jane Doe")
+    await StripeEvent.create(
+        id="evt_jane", type="invoice.paid", payload=f'{{"customer":"{customer}"}}', received_at=now(),
+        error="parked: odd",
+    )  # fmt: skip
+    await actions.dismiss(["evt_jane"], why("T-dismiss", "Jane Doe paid by hand"))
+    await life.calm()
+
+
+async def test_nothing_names_an_erased_person_and_the_books_are_the_same(life: Life) -> None:
+    """In any column of any table, of all that the product, the SaaS and operators have written."""
+    actions = actions_of(life)
+    await a_life_with_marks(life, actions)
+    with pytest.raises(Conflict, match="Cancel their subscription"):
+        await actions.erase(PERSON, why("T-erase"))
+    await life.post("/api/subscriptions/cancel", when="now")
+    await life.calm()
+    await life.work()
+    before = await columns_that_name(MARKS)
+    assert {
+        "accounts.external_id", "checkout_sessions.client_reference", "checkout_sessions.return_to",
+        "ledger_entries.reference", "ledger_entries.reason", "reservations.key", "stripe_events.payload",
+        "stripe_events.dismissed_because", "audit_log.reason", "audit_log.key",
+    } <= before  # fmt: skip
+    books = await the_books()
+    with pytest.raises(InvalidInput, match="must not name"):
+        await actions.erase(PERSON, why("T-erase", f"{PERSON} asked for it"))
+    done = await actions.erase(PERSON, why("T-erase"), also=MARKS[1:])
+    assert await columns_that_name(MARKS) == set()
+    assert await the_books() == books
+    assert await audit_all() == []
+    await assert_books_balance(grants=1)
+    assert done.details["events"] > 0
+    assert done.account is not None
+    assert done.account.startswith("erased-")
+    assert await actions.erase(PERSON, why("T-erase")) == done
+    with pytest.raises(NotFound):
+        await actions.erase(PERSON, why("T-again"))
+    again = await actions.erase(done.account, why("T-once more"))
+    assert again.details["events"] == 0
+    assert not await TimelineEntry.filter(event_type="refused").exists()
+    assert await OutboundEvent.exists()
+
+
+async def the_books() -> list[Any]:
+    """What has to stay: each account's balance, each grant, and each entry's kind, credits and time."""
+    return [
+        await Account.all().order_by("id").values_list("balance", "version"),
+        await CreditGrant.all()
+        .order_by("id")
+        .values_list("invoice_id", "correction", "credits", "remaining"),
+        await LedgerEntry.all().order_by("id").values_list("kind", "credits", "balance_after", "created_at"),
+    ]
+
+
+async def test_an_event_that_waits_is_not_lost_with_its_payload(life: Life) -> None:
+    """Money may depend on it: it is handled or dismissed first."""
+    await life.buy("pro")
+    await life.post("/api/subscriptions/cancel", when="now")
+    await life.calm()
+    await life.work()
+    assert (await subscription_of(life))["status"] == "canceled"
+    account = await Account.get(external_id=PERSON)
+    await StripeEvent.create(
+        id="evt_waits", type="refund.created", payload=f'{{"customer":"{account.stripe_customer}"}}',
+        received_at=now(), error="parked: odd",
+    )  # fmt: skip
+    with pytest.raises(Conflict, match="evt_waits"):
+        await actions_of(life).erase(PERSON, why("T-erase"))
+    assert await Account.exists(external_id=PERSON)
+    assert not await Correction.exists()
