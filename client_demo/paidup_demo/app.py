@@ -48,7 +48,9 @@ COOKIE = "paidup_demo"
 COOKIE_AGE_S = 365 * 24 * 3600
 STRIPE_JS = "https://js.stripe.com/endive/stripe.js"
 CHECKOUT = "https://checkout.stripe.com"
-"""The embedded page of Checkout."""
+PARTS_OF_STRIPE_JS = "https://*.js.stripe.com"
+LINK = ("https://link.com", "https://*.link.com")
+"""What Checkout, Stripe.js and Link load: https://docs.stripe.com/security/guide#content-security-policy"""
 
 
 class Demo:
@@ -125,17 +127,25 @@ class Demo:
     def _headers(self) -> dict[str, str]:
         scripts = _origin(self._stripe_js)
         sandboxed = self._settings.sandboxed
-        # https://docs.stripe.com/security/guide#content-security-policy
-        frames = [scripts] if sandboxed else [scripts, "https://hooks.stripe.com", CHECKOUT]
-        talks_to = [scripts] if sandboxed else ["https://api.stripe.com", CHECKOUT]
+        frames = (
+            [scripts]
+            if sandboxed
+            else [scripts, PARTS_OF_STRIPE_JS, "https://hooks.stripe.com", CHECKOUT, *LINK]
+        )
+        talks_to = [scripts] if sandboxed else ["https://api.stripe.com", CHECKOUT, *LINK]
         sockets = [origin.replace("http", "ws", 1) for origin in sorted(self._settings.origins)]
         policy = {
             "default-src": ["'self'"],
-            "script-src": ["'self'", scripts, *([] if sandboxed else [CHECKOUT])],
+            "script-src": ["'self'", scripts, *([] if sandboxed else [PARTS_OF_STRIPE_JS, CHECKOUT])],
             "style-src": ["'self'", "'unsafe-inline'"],  # Stripe.js styles its elements inline
             "connect-src": ["'self'", *talks_to, *sockets],
             "frame-src": frames,
-            "img-src": ["'self'", "data:", "blob:", *([] if sandboxed else ["https://*.stripe.com"])],
+            "img-src": [
+                "'self'",
+                "data:",
+                "blob:",
+                *([] if sandboxed else ["https://*.stripe.com", LINK[1]]),
+            ],
             "object-src": ["'none'"],
             "base-uri": ["'none'"],
             "form-action": ["'self'"],

@@ -91,14 +91,20 @@ async def test_a_debit_that_fails_days_later(
     assert intent["last_payment_error"]["code"] == code
     charge = await charge_of(sandbox_hooked, signup)
     check_shape(charge)
-    assert charge["status"] == "failed"
+    assert (charge["status"], charge["failure_code"]) == (
+        "failed",
+        "incorrect_account_holder_name" if iban == IBAN_FAILS else code,
+    )
     await wait_until(lambda: "invoice.payment_failed" in sandbox_receiver.types())
     assert (await signup.confirm()).status == 200
     assert await signup.read() == ("succeeded", "paid", "active")
 
 
 async def test_a_debit_that_is_disputed(sandbox_hooked: Sandbox) -> None:
-    """A dispute of a debit is final: it is lost as it is opened."""
+    """It is final, and lost as it is opened, of ACH: https://docs.stripe.com/payments/ach-direct-debit
+
+    And of SEPA: https://support.stripe.com/questions/sepa-direct-debit-payment-disputes
+    """
     signup = await debit(sandbox_hooked, IBAN_DISPUTED)
     await sandbox_hooked.control(f"/payment_intents/{signup.intent}/decide")
     assert (await signup.read())[0] == "succeeded"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from paidup.db.models import Account, CheckoutSession, Invoice
+from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.operations.explain import explain
 from paidup.runtime.clock import now
@@ -178,7 +178,8 @@ async def test_checkout_shows_the_voucher_without_its_address(
     await stripe_side.control(f"payment_intents/{paid['payment_intent']}/decide", {"outcome": "succeeded"})
     credits = 2000 if sold == "plan" else 1000
     await wait_until(lambda: _balance_is(ada, credits))
-    await wait_until(lambda: CheckoutSession.exists(id=session, payment_status="paid"))
+    _, shown = await brasil.get(f"/api/checkout/{session}")
+    assert (shown["status"], shown["credits_granted"], shown["processing"]) == ("active", credits, None)
     await assert_books_balance(grants=1)
 
 

@@ -80,14 +80,14 @@ _SUCCEEDS = TestAccount()
 _IBANS = {
     "AT611904300234573201": _SUCCEEDS,
     "AT321904300235473204": _SUCCEEDS,
-    "AT861904300235473202": TestAccount(failure="generic_decline"),
-    "AT051904300235473205": TestAccount(failure="generic_decline"),
+    "AT861904300235473202": TestAccount(failure="incorrect_account_holder_name"),
+    "AT051904300235473205": TestAccount(failure="incorrect_account_holder_name"),
     "AT591904300235473203": TestAccount(disputes=True),
     "AT981904300002222227": TestAccount(failure="insufficient_funds"),
     "DE89370400440532013000": _SUCCEEDS,
     "DE08370400440532013003": _SUCCEEDS,
-    "DE62370400440532013001": TestAccount(failure="generic_decline"),
-    "DE78370400440532013004": TestAccount(failure="generic_decline"),
+    "DE62370400440532013001": TestAccount(failure="incorrect_account_holder_name"),
+    "DE78370400440532013004": TestAccount(failure="incorrect_account_holder_name"),
     "DE35370400440532013002": TestAccount(disputes=True),
 }
 _US_ACCOUNTS = {

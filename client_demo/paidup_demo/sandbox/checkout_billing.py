@@ -39,6 +39,7 @@ def subscribe(world: World, session: Json, customer: Json, method: str | None, i
     subscription["discounts"] = billing.start_discounts(world, subscription, coupons_of(world, session))
     for discount_id, shown in zip(subscription["discounts"], session["discounts"], strict=True):
         world.store.get("discount", discount_id)["promotion_code"] = shown["promotion_code"]
+    # It is created incomplete, and active once it is paid: https://github.com/laravel/cashier-stripe/pull/1466
     unpaid = "incomplete" if intent else "active"
     subscription["status"] = "trialing" if subscription["trial_end"] else unpaid
     once = _items(world, customer, session, [line for line in lines if not line["price"]["recurring"]])

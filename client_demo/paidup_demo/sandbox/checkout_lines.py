@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from paidup_demo.sandbox import currencies
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
+from paidup_demo.sandbox.forms import require
+from paidup_demo.sandbox.objects import catalogue
 from paidup_demo.sandbox.objects import checkout as objects
 from paidup_demo.sandbox.prorations import rhythm
 from paidup_demo.sandbox.world import World
@@ -41,12 +43,14 @@ def priced_lines(world: World, params: Json, customer: Json | None) -> tuple[str
 def _price(world: World, mode: str, item: Json, position: int) -> Json:
     """The price of one line item, if it can be bought in this mode."""
     param = f"line_items[{position}]"
-    if not item.get("price"):
+    if item.get("price_data"):
+        item["price"] = _inline(world, item["price_data"])["id"]
+    elif not item.get("price"):
         raise InvalidRequestError(
             f"Missing required param: {param}[price].", code="parameter_missing", param=f"{param}[price]"
         )
     price = world.store.get("price", item["price"], f"{param}[price]")
-    if not price["active"]:
+    if not price["active"] and not item.get("price_data"):
         raise InvalidRequestError(
             "The price specified is inactive. This field only accepts active prices.", param=f"{param}[price]"
         )
@@ -57,6 +61,29 @@ def _price(world: World, mode: str, item: Json, position: int) -> Json:
         )
     if not item.get("quantity"):
         raise InvalidRequestError(f"Quantity is required. Add `quantity` to `{param}`")
+    return price
+
+
+def _inline(world: World, data: Json) -> Json:
+    """A price for this session alone, which is never active: its `price_data` in the SDK's parameters."""
+    require(data, "currency", "unit_amount")
+    if data.get("product_data"):
+        require(data["product_data"], "name")
+        made = catalogue.product(world.now(), data["product_data"]["name"]) | data["product_data"]
+        product = world.store.add(made)
+        world.events.record("product.created", product)
+    else:
+        require(data, "product")
+        product = world.store.get("product", data["product"], "product")
+    price = catalogue.price(
+        world.now(),
+        product=product["id"],
+        currency=data["currency"].lower(),
+        unit_amount=data["unit_amount"],
+        recurring=data.get("recurring"),
+    )
+    price["active"] = False
+    world.events.record("price.created", world.store.add(price))
     return price
 
 

@@ -37,6 +37,13 @@ INVOICE_CREATION: Shape = {
     "enabled": BOOLEAN,
     "invoice_data": {"description": TEXT, "footer": TEXT, "metadata": METADATA},
 }
+PRICE_DATA: Shape = {
+    "currency": TEXT,
+    "product": TEXT,
+    "product_data": {"name": TEXT, "description": TEXT, "metadata": METADATA},
+    "recurring": {"interval": choice("day", "week", "month", "year"), "interval_count": INTEGER},
+    "unit_amount": INTEGER,
+}
 SESSION: Shape = {
     "allow_promotion_codes": BOOLEAN,
     "automatic_tax": {"enabled": BOOLEAN},
@@ -52,7 +59,7 @@ SESSION: Shape = {
     "expires_at": INTEGER,
     "integration_identifier": TEXT,
     "invoice_creation": INVOICE_CREATION,
-    "line_items": [{"price": TEXT, "quantity": INTEGER, "metadata": METADATA}],
+    "line_items": [{"price": TEXT, "price_data": PRICE_DATA, "quantity": INTEGER, "metadata": METADATA}],
     "locale": choice(*LOCALES),
     "metadata": METADATA,
     "mode": choice("payment", "subscription"),

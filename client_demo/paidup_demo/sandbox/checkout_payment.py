@@ -6,7 +6,14 @@ session is fulfilled: subscription or invoice, their events, and last `checkout.
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import checkout_billing, objects, payment_links, payment_methods, payments
+from paidup_demo.sandbox import (
+    checkout_billing,
+    currencies,
+    objects,
+    payment_links,
+    payment_methods,
+    payments,
+)
 from paidup_demo.sandbox.checkout_discounts import count_redemption
 from paidup_demo.sandbox.checkout_params import is_email, refused_email
 from paidup_demo.sandbox.checkout_sessions import TABLE, close, expire, intent_of, may_expire
@@ -182,6 +189,8 @@ def fulfil(world: World, session: Json, payment_status: str) -> None:
     if customer is not None:
         _save_typed(world, session, customer)
     session["payment_status"] = payment_status
+    if payment_status == "paid":
+        currencies.present_in(world, session)
     _bill(world, session, customer, intent_of(world, session))
     session["customer_details"] = customer_details(payer["email"], payer["name"], payer["address"])
     session["customer"] = customer and customer["id"]

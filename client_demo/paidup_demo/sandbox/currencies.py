@@ -77,5 +77,6 @@ def present_in(world: World, *paid: Json) -> None:
     """
     currency = world.conditions.presentment_currency
     for each in paid if currency else ():
-        amount = round(each["amount"] * PRESENTMENT_RATE)
+        charged = each["amount_total"] if each["object"] == "checkout.session" else each["amount"]
+        amount = round(charged * PRESENTMENT_RATE)
         each["presentment_details"] = {"presentment_amount": amount, "presentment_currency": currency}

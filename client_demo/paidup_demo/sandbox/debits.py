@@ -20,9 +20,15 @@ FAILURES = {
     "account_closed": "The customer's bank account has been closed.",
     "debit_not_authorized": "The customer has notified their bank that this payment was unauthorized.",
     "generic_decline": "The payment was declined by the customer's bank.",
+    "incorrect_account_holder_name": "The payment was declined by the customer's bank.",
     "insufficient_funds": "The customer's account has insufficient funds to cover this payment.",
     "no_account": "The customer's bank account could not be located.",
 }
+
+
+_UNNAMED = ("generic_decline", "incorrect_account_holder_name")
+"""The PaymentIntent's error does not name these, the charge does: https://github.com/gburgyan/aat has seen it
+of Stripe's failing test IBAN, and of ACH `insufficient_funds` and `account_closed` in both places."""
 
 
 def begin(world: World, intent_id: str) -> None:
@@ -67,7 +73,9 @@ def decide(world: World, intent: Json, outcome: str | None = None) -> None:
     charge.update(status="succeeded", paid=True)
     payments.succeed_with(world, intent, charge)
     if account["disputes"]:
-        # Of bank debits, a dispute is final: https://docs.stripe.com/payments/sepa-debit#disputed-payments
+        # Disputes of bank debits are final, and both events are sent when one is created:
+        # https://docs.stripe.com/payments/ach-direct-debit ("Disputed payments") and
+        # https://support.stripe.com/questions/sepa-direct-debit-payment-disputes
         dispute = reversals.open_dispute(world, charge, "debit_not_authorized", inquiry=False)
         reversals.close_dispute(world, dispute, "lost")
 
@@ -76,6 +84,6 @@ def _fail(world: World, intent: Json, charge: Json, failure: str) -> None:
     message = FAILURES[failure]
     charge.update(objects.refused(copied(charge), failure, message, failure))
     world.events.record("charge.failed", charge)
-    code = "payment_intent_payment_attempt_failed" if failure == "generic_decline" else failure
+    code = "payment_intent_payment_attempt_failed" if failure in _UNNAMED else failure
     error = {"type": "invalid_request_error", "code": code, "message": message}
     payments.fail(world, intent, error, charge=charge["id"])
