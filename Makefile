@@ -66,6 +66,7 @@ bench: $(DEV) ## run all benchmarks against their floors (half an hour)
 	$(BIN)/python -m tests.bench.spends
 	$(BIN)/python -m tests.bench.burst
 	$(BIN)/python -m tests.bench.reads
+	$(BIN)/python -m tests.bench.entitlements
 	$(BIN)/python -m tests.bench.returns
 
 soak: $(DEV) ## simulate an hour of customers in minutes and check for leaks

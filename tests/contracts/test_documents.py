@@ -28,7 +28,7 @@ from paidup.operations.event_stream import StreamedEvent, StreamPage, Triggered
 from paidup.reconciliation import alarms
 from paidup.stripe_api.charged_cards import ChargedCard
 from paidup.subscriptions import change_previews
-from paidup.web import api, credits_api, events_api, problems
+from paidup.web import api, credits_api, entitlements_api, events_api, ledger_api, problems
 from paidup.web.routes import ROUTES
 from paidup.web.websocket import endpoint as sockets
 from tests.support.contracts import (
@@ -197,6 +197,8 @@ ANSWERS = [
         plans.PlanPrice,
         ledger.Spent,
         reservations.Reserved,
+        entitlements_api.BalanceParts,
+        entitlements_api.CurrentEntitlements,
     ),
     *(
         change_previews.ChangeCost,
@@ -288,7 +290,7 @@ def test_entry_kinds_match_the_ledger() -> None:
     assert set(entry["properties"]["kind"]["enum"]) == set(EntryKind)
     assert (
         document(OPENAPI)["components"]["schemas"]["Entries"]["properties"]["entries"]["maxItems"]
-        == api.MAX_ENTRIES_PER_PAGE
+        == ledger_api.MAX_ENTRIES_PER_PAGE
     )
 
 
@@ -317,7 +319,7 @@ def test_an_undocumented_frame_fails(address: str, frame: Any, action: str) -> N
 
 
 def test_an_invalid_date_time_fails() -> None:
-    balance = '{"type":"balance","version":1,"balance":0,"at":"%s"}'
+    balance = '{"type":"balance","version":1,"balance":0,"at":"%s","held":0}'
     check_frame("/ws/account", balance % "2026-11-23T09:00:00.123000Z")
     with pytest.raises(Undocumented, match="date-time"):
         check_frame("/ws/account", balance % "2026-11-23 09:00")

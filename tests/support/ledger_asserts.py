@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from paidup.db.models import Account, Correction, CreditGrant, GrantState, Invoice, LedgerEntry, StripeEvent
+from datetime import datetime
+from typing import Any
+
+from paidup.db.models import (
+    Account,
+    Correction,
+    CreditGrant,
+    GrantState,
+    Invoice,
+    LedgerEntry,
+    Reservation,
+    ReservationState,
+    StripeEvent,
+    Subscription,
+)
 from paidup.domain.decisions import InvoiceStatus
 
 
 async def assert_books_balance(grants: int | None = None) -> None:
     """For every account, balance = sum of the entries = what remains in live grants, minus the debt.
 
-    Each settled invoice has one first grant, and no grant holds more than it granted. `grants` is the
-    expected number of first grants, if given. Uses this process's database connection: a server must run
+    Each settled invoice has one first grant, and no grant holds more than it granted. What each account's row
+    has of its subscriptions and reservations is what these say. `grants` is the expected number of first
+    grants, if given. Uses this process's database connection: a server must run
     here, or `open_database` be open.
     """
     for account in await Account.all():
@@ -23,6 +38,7 @@ async def assert_books_balance(grants: int | None = None) -> None:
         # A balance below zero is a debt, and an account in debt has no live grants.
         assert max(0, account.balance) == remaining, (name, account.balance, remaining)
         assert account.balance == (entries[-1].balance_after if entries else 0), account.external_id
+    await assert_rows_know_all()
     for grant in await CreditGrant.all():
         held = grant.remaining + grant.frozen + grant.expired
         assert min(grant.remaining, grant.frozen, grant.expired) >= 0
@@ -34,6 +50,43 @@ async def assert_books_balance(grants: int | None = None) -> None:
     settled = Invoice.filter(status__in=[InvoiceStatus.ACTIVE, InvoiceStatus.REVERSED])
     assert granted == sorted([invoice.id for invoice in await settled])
     assert grants is None or len(granted) == grants, granted
+
+
+async def assert_rows_know_all() -> None:
+    """Each account's row says what its subscriptions, their paid invoices and its reservations say now."""
+    subscriptions = await Subscription.all().order_by("-created_at", "-id")
+    active = await Invoice.filter(status=InvoiceStatus.ACTIVE)
+    held = await Reservation.filter(state=ReservationState.HELD)
+    for account in await Account.all():
+        name = account.external_id
+        assert account.held == sum(row.credits for row in held if row.account_id == account.id), name
+        own = [row for row in subscriptions if row.account_id == account.id]
+        open_ones = [row for row in own if row.status not in ("canceled", "incomplete_expired")]
+        expected = [_as_paid(row, active) for row in open_ones[:20] or own[:1]]
+        if account.known_subscriptions is None:  # it is written when it is first needed
+            assert not any(status != "incomplete" for _, status, *_ in expected), (name, expected)
+        else:
+            kept = [_as_kept(each) for each in account.known_subscriptions]
+            assert kept == expected, (name, kept, expected)
+
+
+def _as_paid(row: Subscription, active: list[Invoice]) -> tuple[Any, ...]:
+    """The subscription as Stripe will show it after what is credited."""
+    status, plan, pending = row.status, row.plan, row.pending_plan
+    paid = [invoice for invoice in active if invoice.subscription == row.id and invoice.total_minor > 0]
+    changes = [each for each in active if each.id == row.latest_invoice]
+    if status == "incomplete" and paid:
+        status, plan = "active", plan or paid[-1].plan
+    if pending and any(each.billing_reason == "subscription_update" for each in changes):
+        plan, pending = pending, None
+    ends = [each and each.timestamp() for each in (row.current_period_end, row.cancel_at)]
+    return (row.id, status, plan, pending, row.quantity, *ends)
+
+
+def _as_kept(kept: dict[str, Any]) -> tuple[Any, ...]:
+    dates = [kept["current_period_end"], kept["cancel_at"]]
+    ends = [each and datetime.fromisoformat(each).timestamp() for each in dates]
+    return (*(kept[name] for name in ("id", "status", "plan", "pending_plan", "quantity")), *ends)
 
 
 async def row_counts() -> dict[str, int]:

@@ -17,10 +17,10 @@ import stripe
 from paidup.domain.decisions import InvoiceSnapshot, InvoiceStatus, decide
 from paidup.domain.payment_facts import IntentFacts, PaymentFacts
 from paidup.domain.reversals import reason
+from paidup.payments.current_subscriptions import ENDED
 from paidup.reconciliation.stripe_events import HANDLED_TYPES
 from paidup.stripe_api.client import OF_ONE_OBJECT
 from paidup.stripe_api.gateway import RUNNING
-from paidup.subscriptions.sync import ENDED
 from tests.structure.sources import ROOT
 from tests.support.sdk_shapes import fields, words
 

@@ -83,6 +83,7 @@ async def create_grants(
     limit = next(each.quote.credits for each in paid if each.invoice == row.id)
     items = planned[row.id].installments
     await _write_schedule(row, account, items, limit, catalogue, at, writes)
+    note_low_balance(account, row.plan, catalogue, writes)
     if row.credits_on_trust:
         await writes.send()
         await trust.replace_by_payment(row, account, at)
@@ -97,6 +98,16 @@ async def create_grants(
         if await _adjust(other, account, planned[other.id], row.id, at):
             await reversals.apply(other, account, after, f"{row.id}>{other.id}", "recalculated", at)
             await other.save(update_fields=("credits_offset", *reversals.COUNTS))
+
+
+def note_low_balance(account: Account, plan: str | None, catalogue: Catalogue, writes: UnitOfWork) -> None:
+    """Which balance is low is said by the plan of the newest grant; by a top-up, where it says so at all."""
+    found = catalogue.find(plan)
+    if found is None or (found.top_up and found.low_balance is None):
+        return
+    if account.low_balance != found.low_balance:
+        account.low_balance = found.low_balance
+        writes.update(account, "low_balance")
 
 
 async def give_on_trust(row: Invoice, account: Account, catalogue: Catalogue, at: datetime) -> None:

@@ -408,5 +408,5 @@ def _post(
     else:
         entry.grant_id = about.id if isinstance(about, CreditGrant) else None
         writes.insert(entry)
-    writes.update(account, "balance", "version")
+    writes.update(account, "balance", "held", "version")
     add_events(writes, account, entry, before, about)

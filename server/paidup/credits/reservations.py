@@ -47,6 +47,7 @@ async def reserve(account: Account, credits: int, key: str, expires_at: datetime
     row = await Reservation.create(
         account_id=account.id, key=key, credits=credits, sources=sources, expires_at=expires_at
     )
+    account.held = await _sum_held(account)
     await ledger.post_entry(account, EntryKind.RESERVE, -credits, _reference(row), "reserved", at=at)
     return Reserved(key, credits, expires_at, account.balance)
 
@@ -149,6 +150,7 @@ async def _end(
     returned = await reversals.claim_returned(reversed_invoices, unused, row.id)
     await ledger.return_credits(account, returned.sources, at, returned.owed)
     reason = {ReservationState.EXPIRED: "reservation expired"}.get(state, f"reservation {state}")
+    account.held = await _sum_held(account, besides=row)
     await ledger.post_entry(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
     if state is ReservationState.EXPIRED:  # the others are the backend's own calls
         await write_expired_reservation(account, row.credits, row.key)
@@ -159,6 +161,16 @@ async def _end(
         await ledger.post_entry(account, EntryKind.SPEND, -used, _spend_reference(row), spent_for, at=at)
     row.state, row.used = state, used
     await row.save(update_fields=["state", "used"])
+
+
+async def _sum_held(account: Account, besides: Reservation | None = None) -> int:
+    """How many credits the account's reservations hold.
+
+    Summed up each time: a process of the release before does not add to `held`.
+    """
+    held = Reservation.filter(account_id=account.id, state=ReservationState.HELD)
+    rows = await held.exclude(id=besides.id if besides else 0).only("id", "credits")
+    return sum(row.credits for row in rows)
 
 
 def _unused(sources: Sequence[GrantPortion], credits: int) -> list[GrantPortion]:

@@ -21,6 +21,7 @@ from tortoise import fields
 from tortoise.indexes import Index
 from tortoise.models import Model
 
+from paidup.db.indexes import ConditionalIndex
 from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
@@ -78,6 +79,10 @@ class ReservationState(StrEnum):
     EXPIRED = "expired"
 
 
+SPENDABLE = "state = 'live' AND remaining > 0"
+"""The grants that have credits to spend."""
+
+
 class EventSource(StrEnum):
     """How an event arrived: Stripe delivered it, or the reconciler found it in Stripe's list."""
 
@@ -89,7 +94,8 @@ class Account(Model):
     """A customer of the SaaS.
 
     `balance` is the sum of its entries, changed in the same transaction; a negative balance is a debt.
-    `version` grows with each entry, so that an account session can discard old messages.
+    `version` grows with each entry, and where what its subscriptions give changes, so that an account session
+    can discard old messages.
     """
 
     id = fields.IntField(primary_key=True)
@@ -98,6 +104,10 @@ class Account(Model):
     """The customer that new purchases use. `stripe_customers` has all that the account ever had."""
     balance = fields.BigIntField(default=0)
     version = fields.IntField(default=0, db_default=0)
+    held = fields.BigIntField(default=0, db_default=0)
+    """How many credits its reservations hold now. They are not in `balance`."""
+    known_subscriptions: Any = fields.JSONField(null=True)
+    """Those that have not ended, else the newest: see payments/entitlements.py. None: not written yet."""
     purchase_number = fields.IntField(default=1)
     """Part of the idempotency key of the next subscription: see subscriptions/checkout.py."""
     low_balance = fields.BigIntField(null=True)
@@ -308,6 +318,7 @@ class CreditGrant(Model):
         indexes = (
             Index(fields=("account_id", "state", "expires_at")),
             Index(fields=("state", "due_at")),
+            ConditionalIndex(fields=("expires_at",), condition=SPENDABLE),
         )
 
 
@@ -425,7 +436,10 @@ class Reservation(Model):
     class Meta:
         table = "reservations"
         unique_together = (("account", "key"),)
-        indexes = (Index(fields=("state", "expires_at")),)
+        indexes = (
+            Index(fields=("state", "expires_at")),
+            ConditionalIndex(fields=("account_id",), condition="state = 'held'"),
+        )
 
 
 class StripeEvent(Model):

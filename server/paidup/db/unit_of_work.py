@@ -38,6 +38,13 @@ async def read_locked(condition: str, values: Sequence[Any], *models: type[Model
     return _to_rows(models, tuple(found[0])) if found else None
 
 
+async def read_rows(condition: str, values: Sequence[Any], *models: type[Model]) -> tuple[Row, ...] | None:
+    """Like `read_locked`, without locks or a transaction, and in less time than Tortoise's `get` takes."""
+    query = _select_sql(condition, is_sqlite(), models)
+    _, found = await connection().execute_query(query, list(values))
+    return _to_rows(models, tuple(found[0])) if found else None
+
+
 class VersionedRows(msgspec.Struct, frozen=True):
     """Rows read without a lock, and the version of each: PostgreSQL's xmin, which each update changes."""
 

@@ -9,7 +9,7 @@ import tomllib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,10 +22,25 @@ NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Slug = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 LookupKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
 CurrencyCode = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{3}$")]
+RightName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,59}$",
+        description="a name of at most 60 lower-case letters, digits, `_`, `.` and `-`",
+    ),
+]
+"""Of a feature or a limit, by which your own code asks for it."""
+Limit = int | Literal["unlimited"]
+LimitOfPlan = Annotated[
+    Annotated[int, msgspec.Meta(ge=0, le=2**53)] | Literal["unlimited"],
+    msgspec.Meta(description='a whole number from 0 on, or "unlimited"'),
+]
 MAX_QUANTITY = 10_000
 """The largest quantity that a request may name, whatever the plan says."""
 MAX_GRACE_HOURS = 28 * 24
 """Less than a month: unused credits do not outlast the period after theirs."""
+MAX_RIGHTS = 200
+"""How many features, and how many limits, a plan may have."""
 DEFAULT_MAX_QUANTITY = 100
 """Enough seats for a team, and low enough that a typing mistake stays payable. `max_quantity` raises it."""
 
@@ -135,6 +150,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_quantity: Annotated[int, msgspec.Meta(gt=0, le=MAX_QUANTITY)] | None = None
     previous_lookup_keys: tuple[LookupKey, ...] = ()
     """Of prices that are no longer sold and still renew, with this plan's credits."""
+    features: Annotated[tuple[RightName, ...], msgspec.Meta(max_length=MAX_RIGHTS)] = ()
+    limits: dict[RightName, LimitOfPlan] = {}
+    """Both are what a customer with this plan may use: `domain/entitlements.py`."""
+    low_balance: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
+    """A balance at or below it is low. Written to the account with each grant of this plan."""
 
     @property
     def top_up(self) -> bool:
@@ -322,6 +342,7 @@ def _find_contradictions(plan: Plan) -> Iterator[Fault]:
         yield Fault((key,), 'rollover = "cap" and rollover_cap go together')
     if plan.top_up and plan.rollover is not Rollover.KEEP:
         yield Fault(("rollover",), "a top-up cannot expire")
+    yield from _faults_of_rights(plan)
     for index, price in enumerate(plan.prices):
         place: Place = ("prices", index, "amount_minor")
         if plan.top_up and price.amount_minor == 0:
@@ -332,3 +353,15 @@ def _find_contradictions(plan: Plan) -> Iterator[Fault]:
         if (plan.max_quantity or 1) * price.amount_minor > price.largest_amount_minor:
             largest = f"Stripe charges at most {price.largest_amount_minor} {price.currency} at once"
             yield Fault(place, f"{plan.max_quantity or 1} x {price.amount_minor}: {largest}")
+
+
+def _faults_of_rights(plan: Plan) -> Iterator[Fault]:
+    if len(plan.limits) > MAX_RIGHTS:
+        yield Fault(("limits",), f"at most {MAX_RIGHTS} limits")
+    if plan.top_up:
+        for key in ("features", "limits"):
+            if getattr(plan, key):
+                yield Fault((key,), "only a plan with a recurring price has them, no top-up")
+    for index, name in enumerate(plan.features):
+        if name in plan.features[:index]:
+            yield Fault(("features",), f"named twice: {name}")

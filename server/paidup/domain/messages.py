@@ -86,12 +86,13 @@ class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status
 class BalanceMessage(msgspec.Struct, frozen=True, tag_field="type", tag="balance"):
     """An account's balance. `version` only grows; a negative `balance` is a debt.
 
-    `at` is when the row was read, UTC.
+    `at` is when the row was read, UTC. `held` credits are reserved: they are not in `balance`, and not spent.
     """
 
     version: int
     balance: int
     at: datetime
+    held: int = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="type", tag="heartbeat"):

@@ -35,11 +35,27 @@ def find_faults(value: Any, kind: Any, place: Place = ()) -> Iterator[Fault]:
     elif get_origin(plain) is tuple and _is_struct(get_args(plain)[0]) and isinstance(value, list) and value:
         for index, item in enumerate(value):
             yield from find_faults(item, get_args(plain)[0], (*place, index))
-    else:
-        try:
-            msgspec.convert(value, kind)
-        except msgspec.ValidationError as error:
-            yield Fault(place, str(error))
+    elif get_origin(plain) is dict and isinstance(value, dict):
+        names, values = get_args(plain)
+        for name, item in value.items():
+            if text := _fault_of(name, names):
+                yield Fault((*place, name), text)
+            else:
+                yield from find_faults(item, values, (*place, name))
+    elif text := _fault_of(value, kind):
+        yield Fault(place, text)
+
+
+def _fault_of(value: Any, kind: Any) -> str | None:
+    """What is wrong in one value, in the words of its type where that has a description."""
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        described = next(
+            (meta.description for meta in get_args(kind)[1:] if getattr(meta, "description", None)), None
+        )
+        return f"Expected {described}, got {value!r}" if described else str(error)
+    return None
 
 
 def _is_struct(kind: Any) -> bool:

@@ -39,8 +39,8 @@ from paidup.operations.audit_log import (
     record,
     request,
 )
+from paidup.payments.current_subscriptions import ENDED
 from paidup.runtime.clock import now
-from paidup.subscriptions.sync import ENDED
 
 ERASED = "erased"
 IDS_AT_ONCE, WINDOW = 40, timedelta(days=1)

@@ -40,6 +40,7 @@ from paidup.operations.audit_log import (
     record,
     request,
 )
+from paidup.payments import entitlements
 from paidup.payments.settlement import PublishBalance
 from paidup.runtime.clock import Clock, now
 
@@ -147,14 +148,17 @@ async def _move(target: Account, source: Account) -> None:
 
 async def _add_up(target: Account, source: Account, correction: str, at: datetime) -> None:
     """One balance: the sum. A debt of the one is paid from the live grants of the other."""
-    moved, customer = source.balance, source.stripe_customer
+    moved, customer, since = source.balance, source.stripe_customer, target.version
     source.stripe_customer, source.merged_into = None, target.id
-    await source.save(update_fields=["stripe_customer", "merged_into"])
+    target.held, source.held = target.held + source.held, 0
+    await source.save(update_fields=["stripe_customer", "merged_into", "held"])
     target.stripe_customer = target.stripe_customer or customer
     await target.save(update_fields=["stripe_customer"])
     await ledger.take_over(target, source)
     # It moves nothing, and says from when on the balances are one.
     await ledger.post_entry(target, EntryKind.ADJUST, 0, f"correction:{correction}", MERGED, at=at)
+    await entitlements.refresh(target, since)
+    await entitlements.refresh(source)
     writes = UnitOfWork()
     for account, credits in ((target, moved), (source, -moved)):
         adjusted = OutboundEventType.CREDITS_ADJUSTED

@@ -19,6 +19,7 @@ from paidup.db.customers import link_customer
 from paidup.db.models import Account, CheckoutSession, Subscription
 from paidup.domain.payment_facts import Source
 from paidup.errors import Conflict, NotFound, StripeError
+from paidup.payments import entitlements
 from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.unclaimed import unclaimed_sessions, wake_events
 from paidup.realtime.hub import Hub
@@ -93,7 +94,8 @@ async def assign(session: str, account_id: int) -> bool:
     at = now()
     async with write_transaction():
         # The account first, like the settlement.
-        account_id = (await ledger.lock_account(account_id)).id
+        account = await ledger.lock_account(account_id)
+        account_id = account.id
         row = await locked(CheckoutSession.filter(id=session)).get_or_none()
         if row is None:
             raise NotFound(f"There is no Checkout Session {session}.")
@@ -114,5 +116,6 @@ async def assign(session: str, account_id: int) -> bool:
                 id=row.subscription, account_id=account_id, plan=row.plan, price=row.price, refresh_at=at
             )
             await Subscription.bulk_create([new], ignore_conflicts=True)
+            await entitlements.refresh(account)
         await wake_events(row, at)
     return True

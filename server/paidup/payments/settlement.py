@@ -27,7 +27,7 @@ from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.domain.quotes import quote
-from paidup.payments import payment_events
+from paidup.payments import entitlements, payment_events
 from paidup.payments.invoice_intake import create_invoice
 from paidup.payments.invoice_rows import (
     lock_invoice,
@@ -174,6 +174,8 @@ class Settlement:
             row.has_reversals = True
             before = account.version
             notify = await self._apply_reversals(row, account, cause, news.reason)
+            if row.subscription:
+                await entitlements.refresh(account, before)
             balance_changed = account.version != before
             await record(account)
         self._timeline.note(
@@ -196,6 +198,9 @@ class Settlement:
             if planned.state is not GrantState.PLANNED or row.status is InvoiceStatus.REVERSED:
                 return False
             await ledger.make_installment(account, planned, self._clock())
+            writes = UnitOfWork()
+            granting.note_low_balance(account, planned.plan, self._catalogue, writes)
+            await writes.send()
             await renewal_grace.end_former_installments(account, planned, self._clock())
             cause = f"{row.id}:{planned.installment}:reversed"
             await self._apply_reversals(
@@ -309,6 +314,8 @@ class Settlement:
         if row.credits_on_trust or self._catalogue.trust.cap(decision.method):
             return True
         if decision.verdict is Verdict.GRANT:
+            if not entitlements.follows_from_row(account, row):
+                return True
             independent = granting.is_independent(row)
             return not independent or await granting.ends_other_grants(row, account, self._clock())
         renewal = row.subscription is not None and row.billing_reason == renewal_grace.RENEWAL
@@ -324,15 +331,18 @@ class Settlement:
         if isinstance(rows, Settled):
             return rows
         row, account = rows
-        writes = UnitOfWork()
+        writes, since = UnitOfWork(), account.version
+        if row.subscription and found is None:
+            await entitlements.refresh(account, since)
         decision = self._decide(row, facts, source)
         others = await self._affects_others(decision, row, account)
         settled = await self._apply_decision(
             decision, row, account, facts.event, writes, created=found is None
         )
         await writes.send()
-        if others and row.subscription:
+        if row.subscription and others:
             before = account.version
+            await entitlements.refresh(account, since)
             await renewal_grace.update(account, row.subscription, self._catalogue, self._clock())
             if account.version != before:
                 settled = replace(settled, changed_account=account, status=status_of(row, account.balance))
@@ -368,6 +378,7 @@ class Settlement:
             return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
         if decision.verdict is Verdict.GRANT:
             await granting.create_grants(row, account, self._catalogue, self._clock(), writes)
+            entitlements.add_payment(account, row, writes)
             if row.subscription and row.billing_reason == granting.CHANGE:
                 writes.update_unread(
                     Subscription, READ_PENDING_CHANGE, id=row.subscription, refresh_at=self._clock()

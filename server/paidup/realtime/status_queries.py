@@ -33,7 +33,7 @@ SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, 
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 # Of an account that was merged into another, the other one's.
 _BALANCES = (
-    "SELECT a.id, m.version, m.balance FROM accounts a"
+    "SELECT a.id, m.version, m.balance, m.held FROM accounts a"
     " JOIN accounts m ON m.id = COALESCE(a.merged_into, a.id) WHERE a.id"
 )
 
@@ -67,7 +67,7 @@ def status_of(row: Invoice, balance: int) -> StatusMessage:
 
 
 def balance_of(account: Account) -> BalanceMessage:
-    return BalanceMessage(account.version, account.balance, now())
+    return BalanceMessage(account.version, account.balance, now(), account.held)
 
 
 def error_of(row: Invoice) -> PaymentError | None:
@@ -100,8 +100,8 @@ async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMe
     """Pairs of account id and message for several accounts: one query per 500."""
     at = now()
     return [
-        (account_id, BalanceMessage(version, balance, at))
-        async for account_id, version, balance in select_by_keys(_BALANCES, account_ids)
+        (account_id, BalanceMessage(version, balance, at, held))
+        async for account_id, version, balance, held in select_by_keys(_BALANCES, account_ids)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The rows whose time has come: events, invoices, installments, subscriptions, reservations, versions.
+"""The rows whose time has come: events, invoices, installments, subscriptions, reservations and so on.
 
 Each method is one bounded sweep. A row is claimed by moving its due time on, in a transaction that
 skips rows which another reconciler is claiming. So any number of reconcilers may run.
@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
+from tortoise.expressions import Q
 
 from paidup.credits import ledger
 from paidup.credits import reservations as held_credits
@@ -30,6 +31,7 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import DELAYED_METHODS, VOUCHER_METHODS
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeUnavailable
+from paidup.payments.current_subscriptions import ENDED
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
 from paidup.realtime.status_queries import read_statuses
@@ -38,7 +40,7 @@ from paidup.reconciliation.failures import FAILURES
 from paidup.reconciliation.stripe_events import Events
 from paidup.runtime.clock import Clock, now
 from paidup.stripe_api.rate_limiter import BACKGROUND_MAX_WAIT_S
-from paidup.subscriptions.sync import ENDED, SubscriptionSync
+from paidup.subscriptions.sync import SubscriptionSync
 
 log = structlog.get_logger(__name__)
 
@@ -170,6 +172,27 @@ class DueRows:
             return expired
         except FAILURES as error:
             log.warning("reservation_not_expired", account=account_id, error=str(error))
+            return 0
+
+    async def grants(self) -> int:
+        """End grants whose time is over: then the balance is right, although nobody has asked for it."""
+        at = self._clock()
+        over = Q(usable_until__isnull=True) | Q(usable_until__lte=at)
+        due = CreditGrant.filter(over, state=GrantState.LIVE, remaining__gt=0, expires_at__lte=at)
+        rows = await due.order_by("expires_at").limit(BATCH).only("account_id")
+        return sum(await for_each(sorted({row.account_id for row in rows}), self._end_grants))
+
+    async def _end_grants(self, account_id: int) -> int:
+        try:
+            async with write_transaction():
+                account = await ledger.lock_account(account_id)
+                before = account.version
+                await ledger.expire_due(account, self._clock())
+            if account.version != before:
+                await self._settlement.publish_balance(account)
+            return 1
+        except FAILURES as error:
+            log.warning("grants_not_ended", account=account_id, error=str(error))
             return 0
 
     async def versions(self) -> int:

@@ -49,6 +49,7 @@ class Reconciler:
             "due_installments": (due.installments, 0),
             "due_subscriptions": (due.subscriptions, 0),
             "expired_reservations": (due.reservations, 0),
+            "ended_grants": (due.grants, 0),
             "prune": (maintenance.prune, 0),
             "undelivered_events": (lists.undelivered_events, 10),
             "paid_invoices": (lists.paid_invoices, 10),

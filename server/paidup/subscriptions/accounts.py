@@ -5,6 +5,7 @@ from __future__ import annotations
 from paidup.db.accounts import surviving
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account
+from paidup.db.unit_of_work import read_rows
 from paidup.payments.claims import Claims
 from paidup.subscriptions.customers import StripeCustomers
 
@@ -21,8 +22,10 @@ class Accounts:
         customer), StorageUnavailable.
         """
         with storage_errors():
-            account, created = await Account.get_or_create(external_id=external_id)
-            account = await surviving(account)
+            found, created = await _find(external_id), False
+            if found is None:
+                found, created = await Account.get_or_create(external_id=external_id)
+            account = await surviving(found)
         if stripe_customer and account.stripe_customer != stripe_customer:
             account = await self._customers.add(account, stripe_customer)
         if created:
@@ -30,3 +33,8 @@ class Accounts:
             with storage_errors():
                 await account.refresh_from_db()
         return account
+
+
+async def _find(external_id: str) -> Account | None:
+    found = await read_rows("accounts.external_id = $1", [external_id], Account)
+    return found[0] if found else None

@@ -9,11 +9,11 @@ from tortoise.expressions import Q
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CheckoutSession, Invoice, Subscription
 from paidup.domain.decisions import InvoiceStatus
+from paidup.payments.current_subscriptions import ENDED
 from paidup.payments.invoice_rows import is_uncollectible
 from paidup.runtime.clock import now
 from paidup.stripe_api.checkout_schemas import COMPLETE, OPEN
 from paidup.subscriptions.checkout import PENDING
-from paidup.subscriptions.sync import ENDED
 
 RENEWAL = "subscription_cycle"
 MAX_LOOKED_AT = 20

@@ -17,6 +17,7 @@ from paidup.credits.renewal_grace import RENEWAL, read_facts
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice, Subscription
 from paidup.domain.catalog import Catalogue, CollectRenewals, StripePrice
+from paidup.domain.entitlements import IN_GOOD_STANDING
 from paidup.domain.payment_facts import Source
 from paidup.domain.quotes import quote
 from paidup.domain.renewals import DRAFT_FOR
@@ -28,9 +29,6 @@ from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.schemas import StripeInvoice
 
 log = structlog.get_logger(__name__)
-
-IN_GOOD_STANDING = frozenset({"trialing", "active", "past_due"})
-"""Statuses of a subscription whose renewal Stripe collects, or tries to."""
 
 
 class Renewal(msgspec.Struct, frozen=True):

@@ -13,15 +13,15 @@ import structlog
 from tortoise.expressions import Q
 
 from paidup.credits import ledger
-from paidup.credits.grants import CHANGE
 from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.installation import installed_at
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
-from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
+from paidup.payments import entitlements
+from paidup.payments.current_subscriptions import ENDED
 from paidup.payments.outcomes import EventOutcome
 from paidup.payments.settlement import Settlement
 from paidup.payments.verification import Verification
@@ -35,9 +35,6 @@ from paidup.subscriptions.renewals import Renewals
 
 log = structlog.get_logger(__name__)
 
-ENDED = frozenset({"canceled", "incomplete_expired"})
-MAX_SHOWN = 20
-"""How many subscriptions of one account are shown."""
 RENEWAL_GRACE = timedelta(minutes=90)
 """Stripe finalises a renewal an hour after the end of the period: its events should have arrived by then."""
 PENDING_CHANGE_PAUSE = timedelta(hours=3)
@@ -106,10 +103,12 @@ class SubscriptionSync:
         values = {name: getattr(begun, name) for name in (*SHOWN, "plan", "refresh_at")}
         async with write_transaction():
             account = await ledger.lock_account(row.account_id)
+            since = account.version
             same = Subscription.filter(id=row.id, status="incomplete", refresh_at=row.refresh_at)
             saved = bool(await same.update(**values))
             announced = saved and await announce_changes(account, state_of(row), begun)
-        if announced:
+            changed = saved and await entitlements.refresh(account, since)
+        if announced or changed:
             await self._settlement.publish_balance(account)
         return saved
 
@@ -147,6 +146,7 @@ class SubscriptionSync:
                 await link_customer(account.id, customer)
             row = Subscription(id=subscription, account_id=account.id, refresh_at=refresh_at or at)
             await Subscription.bulk_create([row], ignore_conflicts=True)
+            await entitlements.refresh(account)
             # Separately: its first invoice may have made the row meanwhile, with a later `refresh_at`.
             # One that an event has made due is kept.
             later = Q(refresh_at__isnull=True) | Q(refresh_at__gt=at)
@@ -168,6 +168,7 @@ class SubscriptionSync:
                 owner = await ledger.lock_account(account.id)
                 row = Subscription(id=current.id, account_id=owner.id, paid_elsewhere=past)
                 await Subscription.bulk_create([row], ignore_conflicts=True)
+                await entitlements.refresh(owner)
             log.info("subscription_taken_up", subscription=current.id, account=account.id, not_credited=past)
         await self.save(current, requested_at)
 
@@ -220,7 +221,7 @@ class SubscriptionSync:
                 await Subscription.filter(id=subscription).update(refresh_at=None)
             return None
         if not self.sells_plan(current) and not await self._is_known_as_own(current):
-            await Subscription.filter(id=subscription).delete()
+            await self._forget(subscription)
             log.info("subscription_not_own", subscription=subscription)
             return None
         # Saved last: where settling fails, it is read again.
@@ -236,6 +237,7 @@ class SubscriptionSync:
             known = await Subscription.get(id=current.id).only("id", "account_id")
             # The account first, like the settlement.
             account = await ledger.lock_account(known.account_id)
+            since = account.version
             row = await locked(Subscription.filter(id=current.id)).get()
             if row.fetched_at is not None and row.fetched_at > requested_at:
                 return row
@@ -248,11 +250,25 @@ class SubscriptionSync:
                 row.refresh_at = self._next_refresh_at(row)
             await row.save()
             announced = await announce_changes(account, before, row)
-        if announced:
+            changed = await entitlements.refresh(account, since)
+        if announced or changed:
             await self._settlement.publish_balance(account)
         if current.status not in ENDED:
             await self._settlement.update_grace(row)
         return row
+
+    @repeatable
+    async def _forget(self, subscription: str) -> None:
+        """Delete the row of a subscription to another product."""
+        async with write_transaction():
+            row = await Subscription.get_or_none(id=subscription)
+            if row is None:
+                return
+            account = await ledger.lock_account(row.account_id)
+            await row.delete()
+            changed = await entitlements.refresh(account)
+        if changed:
+            await self._settlement.publish_balance(account)
 
     async def _settle_latest_invoice(self, current: StripeSubscription) -> None:
         """Settle a renewal of which no event has arrived."""
@@ -318,31 +334,3 @@ class SubscriptionSync:
     def _plan(self, item: SubscriptionItem) -> str | None:
         price = self._prices.get(item.price.id)
         return price.plan if price else None
-
-
-async def current_subscriptions(account: Account) -> list[Subscription]:
-    """The account's subscriptions as last read, newest first: all that run, else the newest one."""
-    with storage_errors():
-        newest = Subscription.filter(account_id=account.id).order_by("-created_at", "-id")
-        running = newest.exclude(status__in=[*ENDED, "incomplete"]).limit(MAX_SHOWN)
-        rows = await running or await newest.limit(1)
-    for row in rows:
-        # As Stripe will say once it is read.
-        if row.status == "incomplete" and await _is_paid(row):
-            row.status = "active"
-        if row.pending_plan and await _is_change_paid(row):
-            row.plan, row.pending_plan = row.pending_plan, None
-    return rows
-
-
-async def _is_paid(row: Subscription) -> bool:
-    with storage_errors():
-        # Not an invoice of zero: whether the subscription is in a trial is read from Stripe.
-        settled = Invoice.filter(subscription=row.id, status=InvoiceStatus.ACTIVE)
-        return await settled.filter(total_minor__gt=0).exists()
-
-
-async def _is_change_paid(row: Subscription) -> bool:
-    """Whether the invoice of its pending change is credited. A change that waits has the latest invoice."""
-    with storage_errors():
-        return await Invoice.exists(id=row.latest_invoice, status=InvoiceStatus.ACTIVE, billing_reason=CHANGE)

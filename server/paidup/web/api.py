@@ -14,19 +14,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup.credits.reservations import key_of
 from paidup.db.connection import storage_errors
-from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Subscription
+from paidup.db.models import Account, CreditGrant, GrantState, Invoice, Subscription
 from paidup.domain.catalog import MAX_QUANTITY, Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
-from paidup.errors import InvalidInput, NotFound
+from paidup.errors import NotFound
+from paidup.payments.current_subscriptions import current_subscriptions
 from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import now
 from paidup.subscriptions.change_previews import preview_change
 from paidup.subscriptions.renewals import renewal_under_way
-from paidup.subscriptions.sync import current_subscriptions
 from paidup.web.account_checkouts import awaited_checkout, paid_twice
 from paidup.web.current_status import current_status
 from paidup.web.dependencies import (
@@ -39,8 +38,6 @@ from paidup.web.dependencies import (
 )
 from paidup.web.http import json_response, read_json
 
-ENTRIES_PER_PAGE = 50
-MAX_ENTRIES_PER_PAGE = 100
 Period = Literal["month", "year"]
 """A recurring interval. One-time payments are top-ups."""
 Quantity = Annotated[int, msgspec.Meta(ge=1, le=MAX_QUANTITY)]
@@ -226,48 +223,6 @@ async def account(request: Request) -> Response:
     )
 
 
-async def entries(request: Request) -> Response:
-    """GET /api/account/entries: a page of the customer's ledger, newest first."""
-    own = await current_account(request)
-    limit = _whole_number(request, "limit")
-    if limit is None:
-        limit = ENTRIES_PER_PAGE
-    if not 1 <= limit <= MAX_ENTRIES_PER_PAGE:
-        raise InvalidInput(f"`limit` is a number from 1 to {MAX_ENTRIES_PER_PAGE}.")
-    # `before` is the older name.
-    after, before = _whole_number(request, "starting_after"), _whole_number(request, "before")
-    if after is not None and before is not None:
-        raise InvalidInput("Please send `starting_after` without `before`.")
-    query = LedgerEntry.filter(account_id=own.id)
-    if (last := before if after is None else after) is not None:
-        query = query.filter(id__lt=last)
-    with storage_errors():
-        rows = await query.order_by("-id").limit(limit + 1)
-    shown = [
-        {
-            "id": row.id,
-            "kind": row.kind,
-            "credits": row.credits,
-            "balance": row.balance_after,
-            "reason": row.reason,
-            "key": key_of(row),
-            "at": row.created_at,
-        }
-        for row in rows[:limit]
-    ]
-    return json_response({"entries": shown, "has_more": len(rows) > limit})
-
-
-def _whole_number(request: Request, name: str) -> int | None:
-    """A query parameter, or None if it is omitted or empty. Raises InvalidInput."""
-    text = request.query_params.get(name)
-    if not text:
-        return None
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise InvalidInput(f"`{name}` is a whole number.")
-    return int(text)
-
-
 def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
     price = get_services(request).prices.get(row.price or "")
     return {
@@ -317,5 +272,4 @@ ROUTES = [
     Route("/api/invoices/{invoice}/ticket", fresh_ticket, methods=["POST"]),
     Route("/api/account", account, methods=["GET"]),
     Route("/api/account/ticket", account_ticket, methods=["POST"]),
-    Route("/api/account/entries", entries, methods=["GET"]),
 ]

@@ -8,9 +8,11 @@ handler grants credits.
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -20,7 +22,7 @@ from starlette.routing import Route
 from paidup.credits import reservations
 from paidup.credits.ledger import ends_at
 from paidup.db.connection import repeatable
-from paidup.db.models import Account
+from paidup.db.models import Account, CreditGrant
 from paidup.errors import InsufficientCredits, InvalidInput, KeyMismatch
 from paidup.services import Services
 from paidup.web.auth import Scope
@@ -32,10 +34,13 @@ from paidup.web.dependencies import (
     pending_activation,
     renewing,
 )
+from paidup.web.entitlements_api import balance_parts
 from paidup.web.http import PRINTABLE, json_response, read_json
 from paidup.web.problems import problem_of
 
 Key = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
+MAX_EXPIRING = 24
+"""How many dates `expiring` has."""
 HEADER_KEY = r"[ -~]{1,200}"
 Reason = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
 Credits = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
@@ -71,14 +76,16 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def credits(request: Request) -> Response:
-    """GET /api/credits: the balance, the live grants, the next expiry, payment in progress and renewal."""
+    """GET /api/credits: the balance and its parts, the live grants, what expires, what is under way."""
     account = await current_account(request)
     account, grants = await current_grants(get_services(request), account)
     ends = [(end, grant) for grant in grants if (end := ends_at(grant))]
-    end, expiring = min(ends, key=itemgetter(0), default=(None, None))
+    end, first = min(ends, key=itemgetter(0), default=(None, None))
     return json_response(
         {
             "balance": account.balance,
+            **msgspec.structs.asdict(balance_parts(account)),
+            "expiring": _expiring(ends),
             "grants": [
                 {
                     "invoice": grant.invoice_id,
@@ -90,11 +97,19 @@ async def credits(request: Request) -> Response:
                 }
                 for grant in grants
             ],
-            "next_expiry": expiring and {"at": end, "credits": expiring.remaining},
+            "next_expiry": first and {"at": end, "credits": first.remaining},
             "activating": await pending_activation(get_services(request), account),
             "renewing": await renewing(get_services(request), account),
         }
     )
+
+
+def _expiring(ends: Iterable[tuple[datetime, CreditGrant]]) -> list[dict[str, Any]]:
+    """What expires if it is not spent, and when, soonest first."""
+    credits: Counter[datetime] = Counter()
+    for end, grant in ends:
+        credits[end] += grant.remaining
+    return [{"at": at, "credits": credits[at]} for at in sorted(credits)[:MAX_EXPIRING]]
 
 
 @repeatable

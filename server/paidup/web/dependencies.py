@@ -15,6 +15,7 @@ from paidup.db.connection import storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState
 from paidup.domain.messages import StatusMessage
 from paidup.errors import InsufficientScope, NotAllowed
+from paidup.payments.current_subscriptions import current_subscriptions
 from paidup.rate_limits.account_limits import Limited
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import now
@@ -22,7 +23,6 @@ from paidup.services import Services
 from paidup.subscriptions.checkout import Purchase
 from paidup.subscriptions.pending import newest_awaited
 from paidup.subscriptions.renewals import Renewal, renewal_under_way
-from paidup.subscriptions.sync import current_subscriptions
 from paidup.web.auth import Customer, Scope, authenticated
 from paidup.web.current_status import current_status
 from paidup.web.http import json_response

