@@ -5,13 +5,13 @@ FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python -m venv /opt/paidup
-COPY requirements/build.txt requirements/server.txt requirements/
-RUN /opt/paidup/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/server.txt
+COPY requirements/build.txt requirements/otel.txt requirements/
+RUN /opt/paidup/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/otel.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY client_demo/paidup_demo/sdk client_demo/paidup_demo/sdk
 # The build backend is needed only here.
-RUN /opt/paidup/bin/pip install --no-index --no-deps --no-build-isolation ".[server]" \
+RUN /opt/paidup/bin/pip install --no-index --no-deps --no-build-isolation ".[otel]" \
     && /opt/paidup/bin/pip uninstall --yes setuptools
 
 FROM python:3.11-slim

@@ -82,8 +82,9 @@ lock: $(DEV) ## pin all dependencies again with hashes, including the build back
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 		| $(COMPILE) --no-annotate -o requirements/build.txt -
 	$(COMPILE) --extra server -o requirements/server.txt pyproject.toml
+	$(COMPILE) --extra otel -c requirements/server.txt -o requirements/otel.txt pyproject.toml
 	$(COMPILE) --extra demo -c requirements/server.txt -o requirements/demo.txt pyproject.toml
-	$(COMPILE) --extra dev -c requirements/build.txt -c requirements/demo.txt -o requirements/dev.txt pyproject.toml
+	$(COMPILE) --extra dev -c requirements/build.txt -c requirements/otel.txt -c requirements/demo.txt -o requirements/dev.txt pyproject.toml
 
 dist: $(DEV) ## build the wheel and the source distribution into dist/
 	$(BIN)/uv build -q --no-build-isolation --python $(BIN)/python

@@ -21,6 +21,7 @@ from paidup.web import cors, problems, request_ids
 from paidup.web.auth import Authenticate, bearer_authentication
 from paidup.web.routes import ROUTES
 from paidup.web.startup_faults import STARTUP_FAULTS
+from paidup.web.traces import TRACES
 from paidup.web.websocket import endpoint
 
 
@@ -50,7 +51,7 @@ def create_app(
     app = Starlette(
         routes=[*ROUTES, *extra_routes],
         lifespan=_lifespan(settings, key_set, clock),
-        middleware=[STARTUP_FAULTS, request_ids.middleware(settings), cors.middleware(settings)],
+        middleware=[STARTUP_FAULTS, request_ids.middleware(settings), TRACES, cors.middleware(settings)],
         exception_handlers={
             PaidupError: problems.on_paidup_error,
             HTTPException: problems.on_http_exception,

@@ -55,6 +55,7 @@ from paidup.runtime.plans_file import read_catalogue
 from paidup.runtime.redis_client import RedisClient, connect_redis
 from paidup.runtime.return_page_file import read_return_page
 from paidup.runtime.tasks import cancel_tasks
+from paidup.runtime.telemetry import tracing
 from paidup.settings import Settings
 from paidup.stripe_api.checkout_schemas import is_session
 from paidup.stripe_api.gateway import StripeGateway, open_gateway
@@ -244,6 +245,7 @@ def _claim_links(settings: Settings, checkouts: CheckoutVerification) -> ClaimLi
 
 
 async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Connections:
+    await stack.enter_async_context(tracing(settings.traces))
     timeouts = Timeouts(settings.database_lock_timeout_s, settings.database_statement_timeout_s)
     url, pool = settings.effective_database_url, settings.database_pool
     await stack.enter_async_context(open_database(url, pool, timeouts))

@@ -26,6 +26,7 @@ from paidup.runtime.connection_urls import can_be_parsed, database_problems, nam
 from paidup.runtime.env_file import misspelt, read_env_file
 from paidup.runtime.outgoing import READ_BY_OTHERS, Outgoing
 from paidup.runtime.secret_files import FROM_FILES, read_secret_files
+from paidup.runtime.tracing import Destination
 
 STRIPE_API = "https://api.stripe.com"
 ENV_FILE = Path(".env")
@@ -33,8 +34,8 @@ PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----"
 RANDOM = "`openssl rand -base64 32` makes one"
 FROM_DASHBOARD = "copy the whole key from the Stripe dashboard"
 FROM_ENDPOINT = "copy the whole secret of the webhook endpoint, or what `stripe listen` prints"
-SANDBOX_PREFIX = "SANDBOX_"
-"""Of names that the demo's sandbox reads itself."""
+OTHERS_PREFIXES = ("SANDBOX_", "OTEL_")
+"""Of names that the demo's sandbox and OpenTelemetry's SDK read themselves."""
 CORS_NONE = "none"
 HEADER_NAME = re.compile(r"[0-9A-Za-z-]+")
 PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
@@ -95,6 +96,10 @@ class Settings(CheckoutSettings, frozen=True, kw_only=True, rename=str.upper, fo
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
     access_log: bool = False
+    otel_exporter_otlp_endpoint: str = ""
+    otel_exporter_otlp_headers: str = ""
+    otel_service_name: str = "paidup"
+    otel_traces_sampler_arg: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
 
     # Limits
     ticket_ttl_s: Count = 3600
@@ -160,6 +165,15 @@ class Settings(CheckoutSettings, frozen=True, kw_only=True, rename=str.upper, fo
         return Outgoing(self.https_proxy, self.no_proxy, self.ssl_cert_file)
 
     @property
+    def traces(self) -> Destination:
+        """Where OpenTelemetry's spans go."""
+        pairs = (part.partition("=") for part in split_list(self.otel_exporter_otlp_headers))
+        headers = {name.strip(): value.strip() for name, _, value in pairs}
+        return Destination(
+            self.otel_exporter_otlp_endpoint, headers, self.otel_service_name, self.otel_traces_sampler_arg
+        )
+
+    @property
     def proxies(self) -> list[str]:
         """Addresses and networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted."""
         return split_list(self.forwarded_allow_ips)
@@ -212,7 +226,7 @@ def load_settings(
 
 def misspelt_names(environ: Mapping[str, str] | None = None, env_file: Path | None = ENV_FILE) -> list[str]:
     """A line for each name, in the environment or the file, that looks like a misspelt setting."""
-    given = [name for name in _merged(environ, env_file) if not name.startswith(SANDBOX_PREFIX)]
+    given = [name for name in _merged(environ, env_file) if not name.startswith(OTHERS_PREFIXES)]
     files = [f"{name}_FILE" for name in FROM_FILES]
     found = misspelt(set(given) - READ_BY_OTHERS, [*NAMES, *files])
     return [f"{name} is not a setting: did you mean {nearest}?" for name, nearest in found.items()]

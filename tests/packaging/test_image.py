@@ -49,7 +49,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 shutil.copy(ROOT / name, place)
     _uv("venv", "--python", sys.executable, folder / "venv")
     python = folder / "venv/bin/python"
-    _uv("pip", "install", "--python", python, "--require-hashes", "-r", source / "requirements/server.txt")
+    _uv("pip", "install", "--python", python, "--require-hashes", "-r", source / "requirements/otel.txt")
     _uv("build", "--wheel", "--no-build-isolation", "--python", sys.executable, "-o", folder, source)
     (wheel,) = folder.glob("*.whl")
     _uv("pip", "install", "--python", python, "--no-deps", wheel)

@@ -74,7 +74,7 @@ def test_the_image_uses_the_packages_python_and_pins() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     versions = {re.search(r"python:(\d+\.\d+)", each)[1] for each in arguments_of("FROM")}  # type: ignore[index]
     assert {f">={version}" for version in versions} == {wanted}
-    wanted = "--require-hashes --only-binary :all: -r requirements/build.txt -r requirements/server.txt"
+    wanted = "--require-hashes --only-binary :all: -r requirements/build.txt -r requirements/otel.txt"
     assert any(wanted in each for each in arguments_of("RUN"))
 
 

@@ -64,7 +64,8 @@ def test_no_key_of_a_real_account_is_in_the_repository() -> None:
 
 
 def test_there_are_requirements_for_use_and_for_development() -> None:
-    assert {path.name for path in REQUIREMENTS} == {"build.txt", "server.txt", "demo.txt", "dev.txt"}
+    names = {"build.txt", "server.txt", "otel.txt", "demo.txt", "dev.txt"}
+    assert {path.name for path in REQUIREMENTS} == names
 
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 
@@ -9,6 +10,8 @@ import pytest
 import structlog
 
 from paidup.runtime.logs import OWN, configure_logging
+from paidup.runtime.tracing import adopt, operation
+from tests.support.traces import CLICK, TRACE, collected_spans, trace_of
 
 LIBRARIES = (
     "stripe",
@@ -95,3 +98,24 @@ def test_what_looks_like_a_secret_is_redacted(secret: str, capsys: pytest.Captur
     assert "[redacted]" in said
     assert secret.rpartition(" ")[2] not in said
     assert "hunter2" not in said
+
+
+async def test_log_lines_name_the_trace_as_soon_as_it_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not before: a line must not begin a trace that the operation then could not join."""
+    configure_logging("INFO", "json")
+    log = structlog.get_logger("paidup.tests")
+    async with collected_spans() as spans:
+        with operation("verify"):
+            log.info("early")
+            adopt(CLICK)
+            log.info("late")
+        log.info("outside")
+    lines = {line["event"]: line for line in map(json.loads, capsys.readouterr().err.splitlines())}
+    assert {event: line.get("trace_id") for event, line in lines.items()} == {
+        "early": None,
+        "late": TRACE,
+        "outside": None,
+    }
+    assert [trace_of(span) for span in spans()] == [TRACE]

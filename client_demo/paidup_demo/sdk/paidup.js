@@ -29,11 +29,15 @@
  *   plan: string|null, credits_granted: number, balance: number,
  *   via: "verification"|"webhook"|"reconciliation"|"operator"|null, at: string, error: PaymentError|null, checkout: string|null,
  *   processing?: ProcessingPayment|null, replaced_by: string|null}} Status
+=======
+ *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null, checkout: string|null,
+ *   processing?: ProcessingPayment|null, replaced_by: string|null, traceparent?: string}} Status
+ *   processing?: ProcessingPayment|null, replaced_by: string|null, traceparent?: string}} Status
  */
 /**
  * A Checkout Session's status: nothing of the account but the credits that the session gave. `return_to`: where the
  * customer goes on, once it is active.
- * @typedef {Omit<Status, "invoice"|"balance"|"checkout"|"replaced_by"> & {checkout: string, return_to: string|null}} CheckoutStatus
+ * @typedef {Omit<Status, "invoice"|"balance"|"checkout"|"replaced_by"|"traceparent"> & {checkout: string, return_to: string|null}} CheckoutStatus
  */
 /**
  * An account's balance from the server. `version` only grows; a `balance` below zero is a debt; `at` as above.

@@ -214,6 +214,8 @@ class Invoice(Model):
     next_check_at = fields.DatetimeField(null=True, db_index=True)
     """When the reconciler verifies it next; None once the status is terminal."""
     checks_made = fields.IntField(default=0)
+    traceparent = fields.CharField(55, null=True)
+    """Where its trace began: see runtime/tracing.py."""
     created_at = fields.DatetimeField()
 
     account_id: int

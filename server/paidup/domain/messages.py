@@ -38,6 +38,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     is the Checkout Session that it came from. `processing` is of a bank debit that takes days, while its
     status is `processing`.
     `replaced_by`, of a void one: the invoice that the customer has paid since instead, in another tab.
+    `traceparent`: where the trace of its purchase began, if it is traced (W3C Trace Context).
     """
 
     invoice: str
@@ -53,6 +54,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     checkout: str | None = None
     processing: ProcessingPayment | None = None
     replaced_by: str | None = None
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def terminal(self) -> bool:

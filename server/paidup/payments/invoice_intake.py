@@ -19,6 +19,7 @@ from paidup.domain.payment_facts import InvoiceFacts
 from paidup.domain.quotes import Quote, quote
 from paidup.payments.outcomes import PUBLISH_GRACE, Outcome, Settled
 from paidup.payments.unclaimed import is_unclaimed
+from paidup.runtime import tracing
 from paidup.runtime.clock import at_unix, now
 
 log = structlog.get_logger(__name__)
@@ -162,6 +163,7 @@ async def _insert_invoice(invoice: InvoiceFacts, account: Account, quoted: Quote
         publish_due_at=at + PUBLISH_GRACE,
         created_at=at,
         next_check_at=at + timedelta(seconds=FIRST_CHECK_S),
+        traceparent=tracing.current_traceparent(),
     )
     grants.store_quote(row, quoted, invoice)
     await row.save()

@@ -9,6 +9,7 @@ Stripe: it receives facts, and imports neither the gateway nor the hub (`publish
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
 import structlog
@@ -40,9 +41,11 @@ from paidup.payments.invoice_rows import (
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.realtime.status_queries import status_of
+from paidup.runtime import tracing
 from paidup.runtime.batching import BackgroundBatcher
 from paidup.runtime.clock import Clock, now
 from paidup.runtime.metrics import Metrics
+from paidup.runtime.tracing import Kind
 
 log = structlog.get_logger(__name__)
 
@@ -120,17 +123,10 @@ class Settlement:
         `account_id` is the account of an invoice that is new here, where the caller knows it.
         Raises StorageUnavailable; then nothing has changed.
         """
-        for _ in range(MAX_TRIES):
-            try:
-                settled = await self._settle_optimistically(facts, source) or await self._settle_locked(
-                    facts, source, account_id
-                )
-                break
-            except IntegrityError:
-                # Another process inserted the same invoice or grant: read it and try again.
-                continue
-        else:
-            raise AssertionError("a repeated integrity error is a bug, not a race")
+        with tracing.step("settle") as step:
+            settled = await self._settle_once(facts, source, account_id)
+            if step is not None:
+                _describe(step, settled, source)
         await self._report(settled, source)
         if _is_paid_after_all(settled, facts):
             await self.reverse(operators_reversal(str(settled.invoice), 0, revoked=False))
@@ -156,6 +152,17 @@ class Settlement:
             await self.publish(settled.status)
         if settled.changed_account:
             await self.publish_balance(settled.changed_account)
+
+    async def _settle_once(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
+        for _ in range(MAX_TRIES):
+            try:
+                return await self._settle_optimistically(facts, source) or await self._settle_locked(
+                    facts, source, account_id
+                )
+            except IntegrityError:
+                # Another process inserted the same invoice or grant: read it and try again.
+                continue
+        raise AssertionError("a repeated integrity error is a bug, not a race")
 
     @repeatable
     async def reverse(
@@ -258,7 +265,9 @@ class Settlement:
 
     async def publish(self, status: StatusMessage) -> None:
         """Publish the status and record its version; what is not recorded, the reconciler publishes again."""
-        if await self._publish(status):
+        with tracing.step("publish", Kind.PRODUCER):
+            published = await self._publish(status)
+        if published:
             self._timeline.note(status.invoice, TimelineEventType.PUBLISHED, version=status.version)
             self._published.add((status.invoice, status.version))
         else:
@@ -413,3 +422,12 @@ class Settlement:
             method_unknown=row.status is InvoiceStatus.PROCESSING and row.payment_method is None,
             event_marked=event is not None and outcome in _PUBLISHED,
         )
+
+
+def _describe(step: dict[str, Any], settled: Settled, source: Source) -> None:
+    """What a trace shows of a settlement; from now on the operation belongs to the purchase's trace."""
+    step |= {"paidup.source": source.value, "paidup.outcome": settled.outcome.value}
+    if settled.invoice is not None and settled.invoice.startswith("in_"):  # a session's id opens its status
+        step["paidup.invoice"] = settled.invoice
+    if settled.status is not None and settled.status.traceparent:
+        tracing.adopt(settled.status.traceparent)

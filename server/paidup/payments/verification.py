@@ -31,6 +31,7 @@ from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult
 from paidup.realtime.hub import Hub
 from paidup.realtime.status_queries import read_status
+from paidup.runtime import tracing
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
@@ -196,6 +197,10 @@ class Verification:
 
     async def check(self, invoice: str) -> CheckResult:
         """Verify an invoice of the queue, with a slot that was acquired. Never raises."""
+        with tracing.operation("verify"):
+            return await self._check(invoice)
+
+    async def _check(self, invoice: str) -> CheckResult:
         try:
             if not await self._acquire_lease(invoice):
                 return await self._result(invoice, None, used_slot=False)

@@ -29,7 +29,7 @@ SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, 
         AND n.created_at >= i.created_at AND COALESCE(n.billing_reason, '') <> 'subscription_cycle'
         AND (n.subscription IS NULL) = (i.subscription IS NULL)
         ORDER BY n.created_at DESC LIMIT 1), a.balance, i.payment_method,
-       i.processing_since, i.credits_on_trust, i.voucher
+       i.processing_since, i.credits_on_trust, i.voucher, i.traceparent
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 # Of an account that was merged into another, the other one's.
 _BALANCES = (
@@ -59,6 +59,7 @@ class _StatusRow(msgspec.Struct, array_like=True):
     processing_since: datetime | None
     credits_on_trust: int
     voucher: str | None
+    traceparent: str | None
 
 
 def status_of(row: Invoice, balance: int) -> StatusMessage:
@@ -131,4 +132,5 @@ def _to_message(
         checkout=row.checkout,
         processing=processing_of(row),
         replaced_by=replaced_by,
+        traceparent=row.traceparent or msgspec.UNSET,
     )

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import structlog
 
+from paidup.runtime import tracing
+
 OWN = ("paidup", "paidup_demo")
 SECRET = re.compile(
     r"whsec_\S+|\b[rs]k_(?:test|live)_\w+"  # Stripe's keys
@@ -38,6 +40,7 @@ def configure_logging(level: str, form: Literal["console", "json"]) -> None:
     """Log to standard error at `level`, for people (console) or machines (json)."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _add_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -71,6 +74,13 @@ def configure_logging(level: str, form: Literal["console", "json"]) -> None:
     for name in OWN:
         logging.getLogger(name).setLevel(level)
     logging.getLogger("uvicorn.error").addFilter(_is_ours)
+
+
+def _add_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """The trace that the line belongs to, if that is known."""
+    if trace := tracing.current_trace():
+        event["trace_id"] = trace
+    return event
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

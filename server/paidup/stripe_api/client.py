@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import msgspec
@@ -15,7 +15,9 @@ import stripe
 from stripe import AIOHTTPClient, StripeClient
 
 from paidup.errors import StripeRefused, StripeUnavailable
+from paidup.runtime import tracing
 from paidup.runtime.outgoing import DIRECT, Outgoing
+from paidup.runtime.tracing import Kind
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.stripe_api.schemas import decode
@@ -123,7 +125,8 @@ class RateLimitedClient:
             self._reads.note(endpoint)
         requested_at = asyncio.get_running_loop().time()
         try:
-            answer = await call(*arguments)
+            with tracing.step(f"Stripe {endpoint}", Kind.CLIENT) as step:
+                answer = await _noted(call(*arguments), step)
         except stripe.RateLimitError as error:
             reason = _header(error, "stripe-rate-limited-reason")
             if not reason and _code(error) == LOCKED:
@@ -149,6 +152,22 @@ class RateLimitedClient:
             ) from None
         self._rate_limiter.answered(endpoint)
         return answer
+
+
+async def _noted(call: Awaitable[T], step: dict[str, Any] | None) -> T:
+    """The answer, with the id by which Stripe's dashboard finds the request noted in its step."""
+    if step is None:
+        return await call
+    try:
+        answer: Any = await call
+    except stripe.StripeError as error:
+        step["stripe.request_id"] = _header(error, "request-id") or None
+        step["http.response.status_code"] = error.http_status
+        raise
+    last = getattr(answer, "last_response", answer)
+    step["stripe.request_id"] = getattr(last, "request_id", None)
+    step["http.response.status_code"] = getattr(last, "code", None)
+    return cast(T, answer)
 
 
 class _ObjectLocked(StripeUnavailable):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -58,7 +58,8 @@ async def metrics(request: Request) -> Response:
         # Unknown: remove the gauges rather than showing stale values.
         shown.alarm.clear()
         shown.due.clear()
-    return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))  # OpenMetrics has exemplars
+    return Response(encode(services.metrics.registry), media_type=media_type)
 
 
 ROUTES = [

@@ -45,8 +45,9 @@ export type Status = {
     checkout: string | null;
     processing?: ProcessingPayment | null;
     replaced_by: string | null;
+    traceparent?: string;
 };
-export type CheckoutStatus = Omit<Status, "invoice" | "balance" | "checkout" | "replaced_by"> & {
+export type CheckoutStatus = Omit<Status, "invoice" | "balance" | "checkout" | "replaced_by" | "traceparent"> & {
     checkout: string;
     return_to: string | null;
 };

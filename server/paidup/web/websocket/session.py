@@ -28,6 +28,7 @@ from paidup.domain.messages import (
 from paidup.domain.stages import Stage, opening_stage
 from paidup.payments.timeline import TimelineEventType
 from paidup.realtime.hub import ACCOUNTS, CHECKOUTS, INVOICES, Topic
+from paidup.runtime import tracing
 from paidup.services import Services
 from paidup.web.websocket.transport import UNOPENED, Transport
 
@@ -204,8 +205,16 @@ class VerifiedSession(WebSocketSession):
         self._services.timeline.note(
             self.key, TimelineEventType.DELIVERED, status=self.status.status, waited_ms=waited_ms
         )
+        traceparent = getattr(self.status, "traceparent", None) or None
+        if traceparent:
+            told: dict[str, Any] = {
+                "paidup.status": self.status.status.value,
+                "paidup.source": self.status.via,
+            }
+            tracing.record(f"wait {self.kind}", traceparent, waited_s, told)
         if self.status.via is not None:
-            self._services.metrics.activation_seconds.labels(self.status.via).observe(waited_s)
+            seconds = self._services.metrics.activation_seconds.labels(self.status.via)
+            seconds.observe(waited_s, {"trace_id": traceparent[3:35]} if traceparent else None)
 
 
 class InvoiceSession(VerifiedSession):
