@@ -3,7 +3,7 @@ from tortoise.migrations import operations as ops
 from tortoise import fields
 
 class Migration(migrations.Migration):
-    dependencies = [('paidup', '0022_named_by_payer')]
+    dependencies = [('paidup', '0023_entitlements')]
 
     initial = False
 
