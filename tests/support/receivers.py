@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,19 +25,19 @@ class Receiver:
         self.events: list[dict[str, Any]] = []
         self.ids: list[str] = []
         self.behaviours: list[Behaviour] = []
-        self.arrived = asyncio.Event()
+        self.behave: Behaviour | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
         body = await request.read()
         event = Webhook(SECRET).verify(body, dict(request.headers))
-        if self.behaviours:
-            answer = await self.behaviours.pop(0)(request)
+        behave = self.behaviours.pop(0) if self.behaviours else self.behave
+        if behave is not None:
+            answer = await behave(request)
             if answer is not None:
                 return answer
         self.ids.append(request.headers["webhook-id"])
         self.events.append(event)
-        self.arrived.set()
         return web.Response(status=204)
 
     async def become_endpoint(self, *types: str, name: str = "backend") -> EventEndpoint:
@@ -48,6 +47,11 @@ class Receiver:
     @property
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
+
+    def first_arrivals(self, account: str) -> list[str]:
+        """The ids of an account's events, as a receiver that ignores repetitions has seen them."""
+        arrived = zip(self.ids, self.events, strict=True)
+        return list(dict.fromkeys(name for name, event in arrived if event["data"]["account"] == account))
 
     def balances(self) -> dict[str, int]:
         """The copy of every balance, by `version`, as docs/events.md tells a receiver to keep it."""

@@ -21,13 +21,13 @@ from paidup.db.outbound_models import DeliveryState, EndpointState, EventDeliver
 from paidup.domain.endpoint_urls import url_problem
 from paidup.domain.outbound_events import OutboundEventType
 from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.outbound.endpoints import DISABLED_BY_OPERATOR
 from paidup.runtime.clock import now
 
 MAX_ENDPOINTS = 50
 MAX_NAME = 200
 MAX_OVERLAP = timedelta(days=7)
 DEFAULT_OVERLAP_H = 24
-DISABLED_BY_OPERATOR = "disabled by an operator"
 ENDPOINT_GONE = "the endpoint was disabled or deleted"
 
 
@@ -101,7 +101,8 @@ async def change_endpoint(reference: str, changes: EndpointChanges, private_allo
     Raises NotFound, InvalidInput, Conflict (the settings name it), StorageUnavailable.
     """
     async with write_transaction():
-        row = await _changeable(reference)
+        only_switched = changes.enabled is not None and changes.url is None and changes.types is None
+        row = await _changeable(reference, settings_too=only_switched)
         if changes.url is not None:
             _check_url(changes.url, private_allowed)
             row.url = changes.url
@@ -197,11 +198,11 @@ def _checked_name(name: str) -> str:
     return name
 
 
-async def _changeable(reference: str) -> EventEndpoint:
-    """The row, locked. Raises NotFound, and Conflict where the settings name it."""
+async def _changeable(reference: str, settings_too: bool = False) -> EventEndpoint:
+    """The row, locked. Raises NotFound, and Conflict where the settings name it, unless `settings_too`."""
     found = await find_endpoint(reference)
     row = await locked(EventEndpoint.filter(id=found.id)).get()
-    if row.from_settings:
+    if row.from_settings and not settings_too:
         raise Conflict(f"The endpoint {row.name!r} is in the settings: change it there.")
     return row
 

@@ -19,6 +19,7 @@ from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, Timelin
 from paidup.domain.stages import stage_of
 from paidup.operations.audit_log import list_corrections
 from paidup.operations.checkout_report import sessions_of
+from paidup.operations.event_deliveries import DeliveryFilter, list_deliveries
 from paidup.operations.invoice_report import (
     Explanation,
     GrantDetails,
@@ -38,6 +39,7 @@ MAX_INVOICES = 20
 MAX_OTHER_EVENTS = 20
 MAX_CORRECTIONS = 20
 MAX_TIMELINE_EVENTS = 500
+MAX_DELIVERIES = 50
 UNHANDLED_SHOWN_FOR = timedelta(days=7)
 """How long events of a type that is not handled are shown."""
 REFERENCE_KINDS = "invoice, Checkout Session, PaymentIntent, subscription, Stripe customer or external id"
@@ -108,6 +110,7 @@ async def _report(invoice: str, row: Invoice | None, at: datetime) -> InvoiceRep
         grants=granted,
         timeline=timeline,
         events=stored,
+        deliveries=(await list_deliveries(DeliveryFilter(invoice=invoice), None, MAX_DELIVERIES)).deliveries,
         pending_steps=pending_steps(details, timeline, stored, at),
         recommendation=recommendation(details, granted, timeline, stored, at),
     )

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from paidup.operations.checkout_report import session_summary
+from paidup.operations.event_deliveries import DeliveryDetails
 from paidup.operations.formatting import format_detail, format_time, summary
 from paidup.operations.invoice_report import (
     Explanation,
@@ -60,6 +61,8 @@ def _render_invoice(report: InvoiceReport) -> Iterable[RenderableType]:
         yield _render_timeline(report.timeline)
     if report.events:
         yield _render_events(report.events)
+    if report.deliveries:
+        yield _render_deliveries(report.deliveries)
     for step in report.pending_steps:
         yield Text(f"Pending: {step}")
     yield _advice(report.recommendation)
@@ -79,6 +82,16 @@ def _render_events(events: Sequence[StoredEvent]) -> Table:
     for event in events:
         outcome = event.outcome or event.error or "not handled yet"
         table.add_row(escape(event.id), escape(event.type), str(event.attempts), escape(outcome))
+    return table
+
+
+def _render_deliveries(deliveries: Sequence[DeliveryDetails]) -> Table:
+    table = _table("Told to your backend", "at (UTC)", "event", "type", "endpoint", "tries", "outcome")
+    for each in reversed(deliveries):
+        at = each.delivered_at or each.last_attempt_at or each.created_at
+        outcome = f"{each.state}, {each.error}" if each.error else str(each.state)
+        row = (each.event, each.type, each.endpoint, str(each.attempts), outcome)
+        table.add_row(format_time(at), *map(escape, row))
     return table
 
 

@@ -11,6 +11,7 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import ProcessingPayment
 from paidup.domain.stages import Stage
 from paidup.operations.audit_log import Corrected
+from paidup.operations.event_deliveries import DeliveryDetails
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
@@ -87,6 +88,8 @@ class InvoiceReport(msgspec.Struct, frozen=True):
     events: list[StoredEvent]
     pending_steps: list[str]
     recommendation: str
+    deliveries: list[DeliveryDetails] = []
+    """Deliveries of the invoice's outbound events, newest first."""
 
 
 class SessionDetails(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ log = structlog.get_logger(__name__)
 ALWAYS = timedelta(days=3650)
 """How long a second secret of the settings is used: until they no longer have it."""
 MAX_NAME = 200
+DISABLED_BY_OPERATOR = "disabled by an operator"
 
 
 async def disable(endpoint: int, because: str, state: EndpointState = EndpointState.DISABLED) -> None:

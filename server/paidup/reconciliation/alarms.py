@@ -6,8 +6,9 @@ payments wait for an amount of their price in their currency.
 `paid_twice`: Stripe has taken a second payment for one purchase (S39). `unclaimed_payments`: money was
 taken by Checkout Sessions that belong to nobody (S41).
 `reconciler_behind`: due work is not done, since no worker runs or it is too slow.
-`stripe_reads_high`: most of the month's reads from Stripe are used up. All are computed from the
-tables, so any process can report them. What to do: docs/operations.md.
+`stripe_reads_high`: most of the month's reads from Stripe are used up.
+`event_endpoint_disabled`: no outbound events are sent to one of the SaaS's own endpoints. All are
+computed from the tables, so any process can report them. What to do: docs/operations.md.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from tortoise.queryset import QuerySet
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import CheckoutSession, EventSource, Invoice, StripeEvent
+from paidup.db.outbound_models import DeliveryState, EndpointState, EventDelivery, EventEndpoint
 from paidup.domain.payment_facts import Source
+from paidup.outbound.endpoints import DISABLED_BY_OPERATOR
 from paidup.payments.outcomes import EventOutcome
 from paidup.payments.unclaimed import unclaimed_payments
 from paidup.reconciliation.read_budget import DEFAULT_READS_PER_MONTH, ReadUse, read_use
@@ -30,7 +33,7 @@ from paidup.runtime.metrics import Metrics
 
 ALARMS = (
     *("webhooks_silent", "events_given_up", "unknown_currency", "reconciler_behind"),
-    *("stripe_reads_high", "paid_twice", "unclaimed_payments"),
+    *("stripe_reads_high", "paid_twice", "unclaimed_payments", "event_endpoint_disabled"),
 )
 
 PARKED_FOR_CURRENCY = f"parked: {EventOutcome.UNKNOWN_CURRENCY}"
@@ -70,6 +73,8 @@ class AlarmSnapshot(msgspec.Struct, frozen=True):
     reads: int = 0
     unclaimed: int = 0
     """Paid Checkout Sessions that belong to nobody yet."""
+    deliveries: dict[str, int] = {}
+    """How many deliveries of outbound events are pending, and dead."""
 
     def export(self, metrics: Metrics) -> None:
         """Set the metrics of alarms and queues."""
@@ -78,6 +83,8 @@ class AlarmSnapshot(msgspec.Struct, frozen=True):
             metrics.alarm.labels(name).set(name in on)
         metrics.stripe_reads.set(self.reads)
         metrics.unclaimed.set(self.unclaimed)
+        for state, number in self.deliveries.items():
+            metrics.outbound_deliveries.labels(state).set(number)
         for queue in self.queues:
             metrics.due.labels(queue.name).set(queue.due)
 
@@ -118,10 +125,16 @@ async def take_snapshot(
         stripe_reads_high(use),
         await paid_twice(),
         await unclaimed_too_long(timedelta(hours=unclaimed_after_h)),
+        await endpoint_disabled(),
     )
     with storage_errors():
         unclaimed = await unclaimed_payments().count()
-    return AlarmSnapshot([alarm for alarm in found if alarm], queues, use.reads, unclaimed)
+        open_deliveries = {
+            state.value: await EventDelivery.filter(state=state).count()
+            for state in (DeliveryState.PENDING, DeliveryState.DEAD)
+        }
+    alarms = [alarm for alarm in found if alarm]
+    return AlarmSnapshot(alarms, queues, use.reads, unclaimed, open_deliveries)
 
 
 async def due_queues() -> list[Queue]:
@@ -199,6 +212,18 @@ async def unclaimed_too_long(after: timedelta) -> Alarm | None:
     return Alarm(
         "unclaimed_payments", text + "`paidup explain` shows each, `paidup claim-link` makes a link to it."
     )
+
+
+async def endpoint_disabled() -> Alarm | None:
+    """The alarm that an endpoint was disabled since it fails, or None. An operator's own doing is none."""
+    with storage_errors():
+        rows = await EventEndpoint.filter(state=EndpointState.DISABLED).order_by("id")
+    failing = [row for row in rows if row.disabled_because != DISABLED_BY_OPERATOR]
+    if not failing:
+        return None
+    named = "; ".join(f"{row.name}: {row.disabled_because}" for row in failing[:MAX_NAMED])
+    text = f"No events are sent to {len(failing)} endpoints ({named}). Correct it, then `paidup endpoints"
+    return Alarm("event_endpoint_disabled", text + " enable` and `paidup replay --endpoint` what it missed.")
 
 
 def stripe_reads_high(use: ReadUse) -> Alarm | None:

@@ -26,7 +26,11 @@ DEFAULT_POLICY = ReconcilerPolicy()
 
 def policy_of(settings: Settings) -> ReconcilerPolicy:
     return ReconcilerPolicy(
-        Retention(timedelta(days=settings.event_payload_days), timedelta(days=settings.timeline_days)),
+        Retention(
+            timedelta(days=settings.event_payload_days),
+            timedelta(days=settings.timeline_days),
+            timedelta(days=settings.outbound_events_days),
+        ),
         timedelta(hours=settings.abandoned_after_h),
         settings.stripe_reads_per_month,
         settings.unclaimed_alarm_after_h,

@@ -1,8 +1,9 @@
-"""Prunes tables that grow with use: the payloads of old events, and the timeline.
+"""Prunes tables that grow with use: the payloads of old events, the timeline, and outbound events.
 
 An event's row is never deleted, since its id makes a late redelivery a duplicate. Only its payload is
-removed, a retention period after it was handled; unhandled events keep theirs. Timeline entries are
-deleted. Each round is bounded, costs as much as it prunes, and starts where the last one ended.
+removed, a retention period after it was handled; unhandled events keep theirs. Timeline entries, and
+outbound events with their deliveries, are deleted. Each round is bounded, costs as much as it prunes, and
+starts where the last one ended.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import msgspec
+from tortoise.expressions import Subquery
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import StripeEvent, TimelineEntry, Watermark
+from paidup.db.outbound_models import DeliveryState, EventDelivery, OutboundEvent
 from paidup.runtime.clock import now
 
 ROUND = 500
@@ -26,6 +29,7 @@ class Retention(msgspec.Struct, frozen=True):
 
     payloads: timedelta = timedelta(days=90)
     timeline: timedelta = timedelta(days=90)
+    outbound_events: timedelta = timedelta(days=30)
 
 
 async def prune(retention: Retention) -> int:
@@ -33,7 +37,8 @@ async def prune(retention: Retention) -> int:
     at = now()
     with storage_errors():
         payloads = await prune_payloads(at - retention.payloads)
-        return payloads + await prune_timeline(at - retention.timeline)
+        timeline = await prune_timeline(at - retention.timeline)
+        return payloads + timeline + await prune_outbound_events(at - retention.outbound_events)
 
 
 async def prune_payloads(before: datetime) -> int:
@@ -57,4 +62,17 @@ async def prune_timeline(before: datetime) -> int:
     over = [entry.id for entry in oldest if entry.at <= before]
     if over:
         await TimelineEntry.filter(id__in=over).delete()
+    return len(over)
+
+
+async def prune_outbound_events(before: datetime) -> int:
+    """Delete the oldest events, those made until `before`, with their deliveries. Their ids grow with time.
+
+    One that awaits its deliveries, or has a pending one, is kept. Then the next rounds begin after it.
+    """
+    pending = EventDelivery.filter(state=DeliveryState.PENDING).values("event_id")
+    oldest = OutboundEvent.filter(created_at__lte=before, fanned_out=True).exclude(id__in=Subquery(pending))
+    over = [event.id for event in await oldest.order_by("id").limit(ROUND).only("id")]
+    if over:
+        await OutboundEvent.filter(id__in=over).delete()
     return len(over)

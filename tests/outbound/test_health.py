@@ -1,0 +1,131 @@
+"""An endpoint that fails for long is disabled, with an alarm; the settings' endpoints follow the settings."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from aiohttp import web
+
+from paidup.db.connection import open_database
+from paidup.db.outbound_models import (
+    DeliveryState,
+    EndpointState,
+    EventDelivery,
+    EventEndpoint,
+    OutboundEvent,
+)
+from paidup.domain.outbound_settings import OutboundSettings
+from paidup.operations.event_endpoints import EndpointChanges, change_endpoint
+from paidup.operations.event_replay import Replay, replay
+from paidup.outbound.dispatcher import Dispatcher
+from paidup.outbound.endpoints import take_settings
+from paidup.outbound.retries import DELAYS_S, MAX_ATTEMPTS, MAX_PAUSE_S, endpoint_pause_s, retry_delay_s
+from paidup.outbound.sender import Sender
+from paidup.reconciliation.alarms import take_snapshot
+from paidup.reconciliation.pruning import Retention, prune
+from paidup.runtime.clock import now
+from paidup.runtime.metrics import Metrics
+from tests.support.factories import an_account, granted
+from tests.support.receivers import SECRET, Receiver
+from tests.support.waiting import wait_until
+
+NEXT_SECRET = "whsec_" + "b3RoZXItc2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1ldmVudHM="
+
+
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[None]:
+    async with open_database(database_url):
+        for model in (EventDelivery, OutboundEvent, EventEndpoint):
+            await model.all().delete()
+        yield
+
+
+@pytest.mark.parametrize("status", [410, 500])
+async def test_an_endpoint_that_is_gone_or_only_fails_is_disabled(
+    database: None, receiver: Receiver, status: int
+) -> None:
+    """Its deliveries can be replayed once it is enabled; until then there is an alarm."""
+    dispatcher = Dispatcher(Sender(private_addresses=True), Metrics(), disable_after=timedelta(0))
+    await dispatcher.open()
+
+    async def fail(_: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    receiver.behave = fail
+    await receiver.become_endpoint()
+    dispatcher.refresh()
+    await granted(await an_account(), 100)
+    await wait_until(lambda: EventEndpoint.exists(state=EndpointState.DISABLED))
+    (row,) = await EventDelivery.all()
+    assert (row.state, row.next_attempt_at, row.status_code) == (DeliveryState.DEAD, None, status)
+    snapshot = await take_snapshot()
+    assert [alarm.name for alarm in snapshot.alarms] == ["event_endpoint_disabled"]
+    assert "backend" in snapshot.alarms[0].text
+    assert snapshot.deliveries == {"pending": 0, "dead": 1}
+    receiver.behave = None
+    await change_endpoint("backend", EndpointChanges(enabled=True), private_allowed=True)
+    assert (await replay(Replay(endpoint="backend", dead=True))).deliveries == 1
+    dispatcher.refresh()
+    await wait_until(lambda: receiver.types == ["credits.granted"])
+    assert [alarm.name for alarm in (await take_snapshot()).alarms] == []
+    await dispatcher.close()
+
+
+async def test_endpoints_of_the_settings_follow_them(database: None) -> None:
+    """Two addresses; a second secret for a while; one address less; and back again."""
+    one, two = "https://one.example.com/hook", "https://two.example.com/hook"
+    for _ in range(2):
+        await take_settings(OutboundSettings(event_endpoints=f"{one},{two}", event_secret=SECRET))
+    assert await EventEndpoint.filter(state=EndpointState.ENABLED, secret=SECRET).count() == 2
+    both = OutboundSettings(event_endpoints=one, event_secret=f"{NEXT_SECRET},{SECRET}")
+    await take_settings(both)
+    kept, left = await EventEndpoint.get(url=one), await EventEndpoint.get(url=two)
+    assert (kept.secret, kept.old_secret, kept.state) == (NEXT_SECRET, SECRET, EndpointState.ENABLED)
+    assert kept.old_secret_until is not None
+    assert left.state is EndpointState.DELETED
+    await change_endpoint(one, EndpointChanges(enabled=False), private_allowed=False)
+    await take_settings(OutboundSettings(event_endpoints=f"{one},{two}", event_secret=NEXT_SECRET))
+    kept, left = await EventEndpoint.get(url=one), await EventEndpoint.get(url=two)
+    assert (kept.old_secret, kept.state) == (None, EndpointState.DISABLED), "until somebody enables it"
+    assert left.state is EndpointState.ENABLED
+
+
+async def test_old_events_are_deleted_unless_one_is_pending(database: None) -> None:
+    endpoint = await EventEndpoint.create(name="e", url="https://e.example.com", types=[], secret=SECRET)
+    old = now() - timedelta(days=31)
+    for number, (at, fanned_out, state) in enumerate(
+        [
+            (old, True, DeliveryState.DELIVERED),
+            (old, True, DeliveryState.PENDING),
+            (old, True, DeliveryState.DEAD),
+            (old, False, None),
+            (now(), True, DeliveryState.DELIVERED),
+        ]
+    ):
+        event = await OutboundEvent.create(
+            message=f"msg_{number}", type="balance.low", data={}, fanned_out=fanned_out, created_at=at
+        )
+        if state:
+            await EventDelivery.create(event=event, endpoint=endpoint, state=state, created_at=at)
+    assert await prune(Retention()) == 2
+    assert {row.message for row in await OutboundEvent.all()} == {"msg_1", "msg_3", "msg_4"}
+    assert await EventDelivery.all().count() == 2
+
+
+def test_retries_last_three_days_and_then_end() -> None:
+    assert sum(DELAYS_S) / 86_400 == pytest.approx(3.15, abs=0.02)
+    assert retry_delay_s(1, 0.5) == 5.0
+    assert retry_delay_s(1, 0.5, retry_after_s=60.0) == 60.0
+    assert retry_delay_s(1, 0.5, retry_after_s=1e9) == 86_400.0
+    assert retry_delay_s(MAX_ATTEMPTS - 1, 0.5) == DELAYS_S[-1]
+    assert retry_delay_s(MAX_ATTEMPTS, 0.5) is None
+    assert endpoint_pause_s(4, 0.5) is None
+    assert endpoint_pause_s(5, 0.5) == 2.0
+    assert endpoint_pause_s(500, 0.5) == MAX_PAUSE_S
