@@ -185,6 +185,28 @@ class TooManyRequests(PaidupError):
         self.retry_after_s = retry_after_s
 
 
+class ServerBusy(PaidupError):
+    """This process takes no more connections that wait. Try again after `retry_after_s` seconds."""
+
+    def __init__(self, detail: str, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class TooManySockets(ServerBusy):
+    """A limit on open connections is reached: of the process, the address, or what is watched."""
+
+    def __init__(self, scope: str, retry_after_s: float) -> None:
+        super().__init__(f"Too many sockets for {scope}. Try again later.", retry_after_s)
+
+
+class Restarting(ServerBusy):
+    """The process is draining its connections."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__("This process is shutting down. Try again.", retry_after_s)
+
+
 class StripeError(PaidupError):
     """A call to Stripe failed. `final`: Stripe repeats this response for the request's idempotency key."""
 

@@ -28,7 +28,7 @@ from paidup.operations.event_stream import StreamedEvent, StreamPage, Triggered
 from paidup.reconciliation import alarms
 from paidup.stripe_api.charged_cards import ChargedCard
 from paidup.subscriptions import change_previews
-from paidup.web import api, credits_api, entitlements_api, events_api, ledger_api, problems
+from paidup.web import api, credits_api, entitlements_api, event_streams, events_api, ledger_api, problems
 from paidup.web.routes import ROUTES
 from paidup.web.websocket import endpoint as sockets
 from tests.support.contracts import (
@@ -47,7 +47,7 @@ HTTP_ROUTES = [route for route in ROUTES if isinstance(route, Route)]
 SLUGS = {
     *(slug for *_, slug, _ in problems._PROBLEMS),
     *(slug for slug, _ in problems._HTTP_PROBLEMS.values()),
-    *("http", "internal", "too-many-sockets", "restarting"),
+    *("http", "internal"),
 }
 ASYNCAPI_SCHEMA = MODULES / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
 
@@ -118,7 +118,8 @@ def test_the_http_document_has_the_routes_and_methods_of_the_server_and_no_other
 
 def test_the_sockets_document_has_the_channels_of_the_server_and_no_others() -> None:
     channels = document(ASYNCAPI)["channels"].values()
-    assert {channel["address"] for channel in channels} == {route.path for route in sockets.ROUTES}
+    routes = [*sockets.ROUTES, *event_streams.ROUTES]
+    assert {channel["address"] for channel in channels} == {route.path for route in routes}
 
 
 def test_every_problem_is_in_the_http_document_and_no_other() -> None:
@@ -127,16 +128,15 @@ def test_every_problem_is_in_the_http_document_and_no_other() -> None:
 
 
 def test_every_problem_is_documented_as_a_response() -> None:
-    """Except those that any request may get, and those of handshakes."""
+    """Except those that any request may get."""
     answers = {**document(OPENAPI)["paths"], **document(OPENAPI)["components"]["responses"]}
     told = {
         word.removeprefix(problems.TYPE_PREFIX)
         for word in nodes(answers)
         if isinstance(word, str) and word.startswith(problems.TYPE_PREFIX)
     }
-    of_handshakes = {"too-many-sockets", "restarting"}
     of_any = {"internal", "method-not-allowed", "http"}
-    assert SLUGS - told == of_handshakes | of_any
+    assert SLUGS - told == of_any
 
 
 def test_the_sockets_document_names_the_subprotocol_the_close_codes_and_the_refusals() -> None:
@@ -310,6 +310,7 @@ BYE = {"type": "bye", "reason": "restarting", "reconnect_after_ms": 1}
         ("/ws/invoices/in_1", {"type": "balance"}, "send"),
         ("/ws/invoices/in_1", {"type": "verify"}, "send"),
         ("/ws/elsewhere", {"type": "heartbeat"}, "send"),
+        ("/api/account/events", {"type": "heartbeat"}, "send"),
         ("/ws/account", ["bye"], "send"),
     ],
 )

@@ -18,16 +18,21 @@ const same = assert.deepEqual;
 const sockets = new WebSocketServer({ noServer: true, handleProtocols: (offered) => [...offered][0] });
 const http = createServer();
 /** What the server was asked; how it answers a GET; whether it refuses sockets. */
-let asked, answer, refusing, baseUrl, world, visit;
+let asked, answer, refusing, blocked, streaming, baseUrl, world, visit;
 
 http.on("request", (request, response) => {
   asked.push(`${request.method} ${request.url}`);
+  if (request.url.includes("/events")) {
+    streaming = [request.headers["paidup-ticket"], response];
+    if (!refusing) return void response.writeHead(200, { "Content-Type": "text/event-stream" }).flushHeaders();
+    return void response.writeHead(401, { "Content-Type": "application/problem+json" }).end("{}");
+  }
   const [code, body] = request.method === "POST" ? [200, { ticket: `fresh-${asked.length}` }] : answer;
   response.writeHead(code, { "Content-Type": "application/json" }).end(JSON.stringify(body));
 });
 http.on("upgrade", (request, socket, head) => {
   asked.push(`WS ${request.url} ${request.headers["sec-websocket-protocol"]}`);
-  if (refusing) return void socket.end("HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+  if (refusing || blocked) return void socket.end("HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
   sockets.handleUpgrade(request, socket, head, (accepted) => sockets.emit("connection", accepted));
 });
 
@@ -36,7 +41,9 @@ before(async () => {
   baseUrl = `http://127.0.0.1:${http.address().port}`;
 });
 beforeEach(() => {
-  [asked, answer, refusing, world, visit] = [[], [503, {}], false, new World(), new AbortController()];
+  [asked, answer, world, visit] = [[], [503, {}], new World(), new AbortController()];
+  refusing = blocked = false;
+  streaming = undefined;
 });
 afterEach(() => visit.abort());
 after(() => {
@@ -114,13 +121,15 @@ test("a handshake that is refused: the status is fetched, then a fresh ticket", 
   }
   say(await arriving, status(2, "active"));
   await activation.finished;
-  same(asked.filter((it) => !it.startsWith("WS")), ["GET /api/invoices/in_1", "POST /api/invoices/in_1/ticket"]);
+  same(asked.filter((it) => !it.startsWith("WS")), [
+    "GET /api/invoices/in_1/events?padding=1", "GET /api/invoices/in_1", "POST /api/invoices/in_1/ticket",
+  ]);
 });
 
 test("a killed server: 1006 and reconnections, until the final status", async () => {
   let arriving = accepted();
   const activation = activate(options());
-  for (let n = 0; n < 3; n++) {
+  for (let n = 0; n < 2; n++) {
     const socket = await arriving;
     arriving = accepted();
     socket.terminate();
@@ -128,6 +137,17 @@ test("a killed server: 1006 and reconnections, until the final status", async ()
   }
   say(await arriving, status(2, "active"));
   same((await activation.finished).status, "active");
+});
+
+test("a stream of events, with the ticket that the handshake was refused with (S60)", async () => {
+  blocked = true;
+  const activation = activate(options());
+  while (!streaming) await once(http, "request");
+  const [ticket, response] = streaming;
+  const event = (message) => `id: ${message.version}\ndata: ${JSON.stringify(message)}\n\n`;
+  const all = `retry: 1\n: paidup.v1\n\n${event(status(2, "open"))}: heartbeat\n\n${event(status(3, "active"))}`;
+  for (const cut of [40, 60, 200, all.length]) response.write(all.slice(0, cut).slice(response.sent ?? 0)) && (response.sent = cut);
+  same([(await activation.finished).status, activation.transport, ticket], ["active", "sse", "first"]);
 });
 
 test("a balance without an initial ticket", async () => {

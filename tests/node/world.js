@@ -63,7 +63,31 @@ class Socket {
   end(code) { this.closed = true; this.onclose?.({ code }); return settle(); }
 }
 
-/** The environment of one test. `get` and `ticket` are the server's responses: {status, body, headers}, "hang" or "down". */
+/** A stream of server-sent events. It is cut with an error, or ended. */
+class Stream {
+  closed = false;
+  constructor(url, { headers, signal }) {
+    const { pathname, search } = new URL(url);
+    Object.assign(this, { path: pathname, query: search, ticket: headers["Paidup-Ticket"] });
+    this.body = new ReadableStream({ start: (controller) => (this.controller = controller) });
+    signal.addEventListener("abort", () => this.cut(signal.reason));
+  }
+  get response() { return new Response(this.body, { headers: { "Content-Type": "text/event-stream" } }); }
+  open() { return this.text("retry: 1000\n: paidup.v1\n\n"); }
+  say(message) { return this.text(`id: ${message.version}\ndata: ${JSON.stringify(message)}\n\n: ${" ".repeat(4096)}\n\n`); }
+  text(text) { this.controller.enqueue(new TextEncoder().encode(text)); return settle(); }
+  cut(reason = new TypeError("network error")) {
+    if (!this.closed) this.controller.error(reason);
+    this.closed = true;
+    return settle();
+  }
+  end() { this.closed = true; this.controller.close(); return settle(); }
+}
+
+/**
+ * The environment of one test. `get`, `ticket` and `events` are the server's responses: {status, body, headers}, "hang"
+ * or "down"; `events` may be "stream". With `events` as it is, the server is one without streams.
+ */
 export class World {
   clock = new Clock();
   window = new Target();
@@ -74,6 +98,10 @@ export class World {
   jitter = 0.5;
   get = { status: 503 };
   ticket = null;
+  events = { status: 404 };
+  streams = [];
+  waits = [];
+  stored = new Map();
 
   get seams() {
     const { clock, sockets } = this;
@@ -83,16 +111,21 @@ export class World {
       },
       fetch: (url, init) => this.#fetch(url, init), window: this.window, document: this.document,
       random: () => this.jitter,
+      storage: {
+        getItem: (key) => this.stored.get(key) ?? null, setItem: (key, value) => void this.stored.set(key, value),
+        removeItem: (key) => void this.stored.delete(key),
+      },
       setTimeout: clock.setTimeout, clearTimeout: clock.clearTimeout, now: () => clock.time,
     };
   }
   get socket() { return this.sockets.at(-1); }
+  get stream() { return this.streams.at(-1); }
   get tickets() { return this.sockets.map(({ protocols }) => protocols[1]); }
   /** What is still open or scheduled. */
   get left() {
     return {
       timers: this.clock.timers.size, listeners: this.window.listeners + this.document.listeners,
-      open: this.sockets.filter((socket) => !socket.closed).length,
+      open: [...this.sockets, ...this.streams].filter(({ closed }) => !closed).length,
     };
   }
   heard(type) { return this.told.filter(([kind]) => kind === type).map(([, detail]) => detail); }
@@ -115,20 +148,34 @@ export class World {
     while (this.sockets.length === before) await this.clock.advance(100);
     return this.clock.time - began;
   }
+  /** Time passes until then. */
+  async until(condition) {
+    for (const began = this.clock.time; !condition(); await this.clock.advance(100)) {
+      if (this.clock.time - began > 600_000) throw new Error(`never: ${condition}`);
+    }
+  }
 
   #listen(target) {
-    for (const type of ["status", "stage", "balance", "connection", "error"]) {
+    for (const type of ["status", "stage", "balance", "connection", "transport", "error"]) {
       target.addEventListener(type, ({ detail }) =>
         this.told.push([type, detail?.version ?? detail?.code ?? detail]));
     }
     return target;
   }
-  async #fetch(url, { method, headers, signal }) {
+  async #fetch(url, { method = "GET", headers, signal }) {
+    if (new URL(url).pathname.endsWith("/events")) {
+      const stream = new Stream(url, { headers, signal });
+      if (this.events === "stream") return this.streams.push(stream), stream.response;
+      return this.#answer(this.events, signal);
+    }
+    if (method === "GET") this.waits.push(new URL(url).search);
     this.requests.push(`${method} ${new URL(url).pathname}`);
     this.authorization = headers.get("Authorization");
     const count = this.requests.filter((request) => request.startsWith("POST")).length;
     const ticket = { status: 200, body: { ticket: `fresh-${count}` } };
-    const answer = method === "GET" ? this.get : this.ticket ?? ticket;
+    return this.#answer(method === "GET" ? this.get : this.ticket ?? ticket, signal);
+  }
+  async #answer(answer, signal) {
     if (answer === "hang")
       return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
     if (answer === "down") throw new TypeError("Failed to fetch");

@@ -77,7 +77,11 @@ async def host(home: Path, stripe_side: StripeSide, http: aiohttp.ClientSession)
 async def sockets_of_one_worker(url: str) -> int:
     """Return the number of open WebSockets of whichever worker answers."""
     async with aiohttp.ClientSession() as fresh, fresh.get(f"{url}/metrics") as response:
-        found = re.search(r'^paidup_sockets\{kind="invoice"\} (\S+)$', await response.text(), re.MULTILINE)
+        found = re.search(
+            r'^paidup_sockets\{kind="invoice",transport="websocket"\} (\S+)$',
+            await response.text(),
+            re.MULTILINE,
+        )
     assert found is not None
     return int(float(found[1]))
 

@@ -200,12 +200,14 @@ async def test_limits_are_shared_with_invoice_sockets(world: World) -> None:
         await stack.enter_async_context(ada.watch(purchase))
         await stack.enter_async_context(ada.watch_balance())
         counted = await _metrics(world.http, paidup)
-        assert {'paidup_sockets{kind="invoice"} 1.0', 'paidup_sockets{kind="account"} 1.0'} <= counted
+        assert {_open_sockets("invoice"), _open_sockets("account")} <= counted
         for third in (ada.watch(purchase), ada.watch_balance()):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await stack.enter_async_context(third)
             assert refused.value.status == 503
-    assert 'paidup_sockets_refused_total{status="503"} 2.0' in await _metrics(world.http, paidup)
+    assert 'paidup_sockets_refused_total{status="503",transport="websocket"} 2.0' in await _metrics(
+        world.http, paidup
+    )
 
 
 async def test_one_account_has_as_many_sockets_as_one_invoice(world: World) -> None:
@@ -392,3 +394,7 @@ async def _deaf_tab(paidup: Paidup, ticket: str) -> AsyncIterator[None]:
         await loop.sock_sendall(raw, ("\r\n".join(handshake) + "\r\n\r\n").encode())
         assert b" 101 " in await loop.sock_recv(raw, 64)
         yield
+
+
+def _open_sockets(kind: str) -> str:
+    return f'paidup_sockets{{kind="{kind}",transport="websocket"}} 1.0'

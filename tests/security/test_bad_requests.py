@@ -105,7 +105,7 @@ async def _leave_after(paidup: Paidup, request: bytes) -> None:
 
 
 def _refused(paidup: Paidup) -> float:
-    return float(paidup.services.metrics.sockets_refused.labels(401)._value.get())
+    return float(paidup.services.metrics.sockets_refused.labels(401, "websocket")._value.get())
 
 
 def _failed(paidup: Paidup) -> dict[str, float]:

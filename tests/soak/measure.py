@@ -21,7 +21,7 @@ as many as ever published at the same moment."""
 GONE_WITHIN_S = 20.0
 QUIET_S = 3.0
 """After everybody has gone: so long nobody may ask Stripe anything any more."""
-SOCKETS = re.compile(rb'^paidup_sockets\{kind="\w+"\} ([0-9.]+)$', re.MULTILINE)
+SOCKETS = re.compile(rb'^paidup_sockets\{kind="\w+",transport="\w+"\} ([0-9.]+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 /**
  * Paidup's browser client: watches one invoice or Checkout Session until its payment is settled, or the customer's balance.
  *
- * Handles the WebSocket, reconnection, the fallback to GET, and the stage that a screen should show.
+ * Handles the connection, reconnection, other transports where no WebSocket gets through (server-sent events, long polls,
+ * GET), and the stage that a screen should show.
  * It makes no decisions about money: every status comes from the server.
  *
  *     const activation = activate({ invoice, ticket });
@@ -16,6 +17,7 @@
 /** @typedef {"open"|"requires_action"|"processing"|"active"|"failed"|"void"|"reversed"} InvoiceStatus */
 /** @typedef {"waiting"|"verifying"|"awaiting_payment"|"action_required"|"processing"|"delayed"|"active"|"failed"|"void"|"unclaimed"} Stage */
 /** @typedef {"connecting"|"open"|"waiting"|"polling"|"closed"} Connection */
+/** @typedef {"websocket"|"sse"|"long_poll"|"poll"} Transport how the server's messages come, best first */
 /** @typedef {{code: string, decline_code?: string|null, message: string}} PaymentError */
 /**
  * A payment that takes days. `message` is for the customer; `expected_at` is by when the bank usually answers. Of a voucher,
@@ -51,7 +53,7 @@
  *   fetch: (url: string, init: RequestInit) => Promise<Response>,
  *   setTimeout: (run: () => void, ms: number) => number, clearTimeout: (id: number) => void,
  *   now: () => number, random: () => number, window: EventTarget,
- *   document: EventTarget & {visibilityState: string}}} Seams
+ *   document: EventTarget & {visibilityState: string}, storage?: Pick<Storage, "getItem"|"setItem"|"removeItem">}} Seams
  */
 /**
  * @typedef {object} ConnectionOptions
@@ -67,16 +69,18 @@
 /** @typedef {ConnectionOptions & {checkout: string}} CheckoutOptions `checkout` is Stripe's `cs_` id; needs no login */
 /**
  * What a connection is for: its path under /ws and /api, and the callbacks for its events.
- * `poll` is called while no WebSocket can be opened; without it, the connection only keeps trying.
+ * Without `poll`, there are neither long polls nor polls: the connection only keeps trying.
  * @typedef {object} Handlers
  * @property {string} path
  * @property {ErrorCode} unknown the error code for a 404
  * @property {(message: any) => void} onMessage a message from the server, except `bye`
+ * @property {() => {version: number}|null} latest the newest message
  * @property {(connection: Connection) => void} onConnection
+ * @property {(transport: Transport) => void} onTransport
  * @property {(error: ActivationError) => void} onRefused final error
  * @property {() => void} onAborted the signal was aborted
  * @property {() => void} [onWake] the page became visible while a WebSocket is open
- * @property {() => Promise<void>} [poll]
+ * @property {boolean} [poll] whether GET has the message
  * @property {() => void} [onWaitLimit] from now on only polling is used
  */
 /**
@@ -88,30 +92,40 @@
  *   removeEventListener<T extends keyof Events>(type: T, listener: (event: CustomEvent<Events[T]>) => void,
  *     options?: EventListenerOptions|boolean): void}} TypedEventTarget
  */
-/** @typedef {{status: Status, stage: Stage, connection: Connection, error: ActivationError}} ActivationEvents */
+/** @typedef {{status: Status, stage: Stage, connection: Connection, transport: Transport, error: ActivationError}} ActivationEvents */
 /** @typedef {Omit<ActivationEvents, "status"> & {status: CheckoutStatus}} CheckoutEvents */
 /**
  * An Activation of a Checkout Session.
- * @typedef {Pick<Activation, "stage"|"connection"|"verify"|"confirmed"|"close"|"dispatchEvent"> & TypedEventTarget<CheckoutEvents> & {
+ * @typedef {Pick<Activation, "stage"|"connection"|"transport"|"verify"|"confirmed"|"close"|"dispatchEvent"> & TypedEventTarget<CheckoutEvents> & {
  *   status: CheckoutStatus|null, finished: Promise<CheckoutStatus & {status: FinalStatus["status"]}>,
  *   [Symbol.asyncIterator](): AsyncGenerator<CheckoutStatus, undefined, unknown>}} CheckoutActivation
  */
-/** @typedef {{balance: Balance, connection: Connection, error: ActivationError}} BalanceEvents */
+/** @typedef {{balance: Balance, connection: Connection, transport: Transport, error: ActivationError}} BalanceEvents */
 /**
- * How one connection ended. `after`: ms that the server asked for; `lived`: ms.
- * @typedef {{opened: boolean, code: number, after: number|null, lived: number}} Ending
+ * How one connection ended. `after`: ms that the server asked for; `lived`: ms; `blocked`: this transport does not get
+ * through; `answered`: a long poll was, so that the next one follows at once.
+ * @typedef {{opened: boolean, code: number, after: number|null, lived: number, blocked?: boolean, answered?: boolean}} Ending
  */
 
 const SILENCE_MS = 35_000; // the server sends a heartbeat every 15 s
 const AFTER_WAKE_MS = 20_000; // a WebSocket that was asleep must receive something within this
 const HANDSHAKE_MS = 8_000;
+const FIRST_MESSAGE_MS = 10_000; // after a handshake: the server sends one at once
 const REQUEST_MS = 10_000;
 const DELAYED_MS = 30_000; // after a confirmed payment
 const FALLBACK_POLL_MS = 30_000; // polling interval after the server has ended the WebSocket for waiting too long
 const LONGEST_WAIT_MS = 60_000;
 const STABLE_MS = 5_000; // a connection that lasted this long resets the backoff
+const MAX_CUTS = 3; // connections in a row that were cut before that: the next transport is tried
+const WAIT_S = 25; // of a long poll
+const REMEMBER_MS = 15 * 60_000; // how long a better transport is not tried again
+const VERIFY_AGAIN_MS = 1_000; // between reconnections that have the payment verified
+/** @type {Transport[]} */
+const TRANSPORTS = ["websocket", "sse", "long_poll", "poll"];
+const [WEBSOCKET, SSE, LONG_POLL, POLL] = [0, 1, 2, 3];
 
 const WAITED_TOO_LONG = 4408;
+const CLOSED_BY_SERVER = [1000, 1008, 1012, 1013, WAITED_TOO_LONG];
 const WOKE = -1;
 /** @type {Ending} */
 const UNOPENED = { opened: false, code: 0, after: null, lived: 0 };
@@ -152,6 +166,8 @@ class HttpError extends Error {
     this.status = status;
     /** Retry-After in milliseconds. */
     this.after = 1000 * Number(headers.get("Retry-After")) || null;
+    /** Whether Paidup said it, and no proxy. */
+    this.problem = !!headers.get("Content-Type")?.startsWith("application/problem+json");
   }
 }
 
@@ -172,10 +188,16 @@ export function watchBalance(options = {}) {
   return new BalanceWatch(options);
 }
 
-/** A reconnecting WebSocket with tickets, heartbeats and backoff. The handlers process its messages. */
+/**
+ * One connection at a time, with tickets, heartbeats and backoff; the handlers process its messages. What happens to a
+ * connection decides which transport is next: one that does not get through is followed by the next one, and what worked
+ * is remembered for a while.
+ */
 class ServerConnection {
-  /** The server ended the WebSocket for waiting too long: only polling is left. */
+  /** The server ended the connection for waiting too long: only polling is left. */
   slow = false;
+  /** What the last message came by. @type {Transport|null} */
+  transport = null;
   /** @type {Connection} */
   connection = "closed";
 
@@ -186,6 +208,10 @@ class ServerConnection {
   /** @type {WebSocket|null} */ #socket = null;
   /** @type {AbortController|null} */ #request = null;
   /** @type {Map<string, number>} */ #timers = new Map();
+  /** The transport to begin with, and until when. */
+  #first = { level: WEBSOCKET, until: 0 };
+  #cuts = 0; // in a row
+  /** Has the payment verified where nothing can be sent: by another connection. @type {(() => void)|null} */ #reopen = null;
   #lastMessageAt = 0;
   #maxSilenceMs = SILENCE_MS;
   #closed = false;
@@ -198,6 +224,7 @@ class ServerConnection {
     this.#handlers = handlers;
     this.#ticket = options.ticket;
     this.#seams = { ...browser(), ...options.seams };
+    this.#recall();
   }
 
   open() {
@@ -240,16 +267,12 @@ class ServerConnection {
     return this.#seams.now();
   }
 
-  /** @param {string} text @returns {boolean} whether a WebSocket was open */
-  send(text) {
-    this.#socket?.send(text);
-    return !!this.#socket;
-  }
-
-  /** End the current pause and try a WebSocket again. */
-  retryNow() {
+  /** Have the payment verified: on the WebSocket, or by another connection, since opening one does it. */
+  verify() {
+    if (this.#socket) return this.#socket.send('{"type":"verify"}');
     this.slow = false;
     this.#endPause();
+    this.#reopen?.();
   }
 
   /** Start a timer; replaces the one of the same name. @param {string} name @param {number} ms @param {() => void} run */
@@ -262,88 +285,259 @@ class ServerConnection {
     );
   }
 
-  /** @param {string} method @param {string} path */
-  async fetch(method, path) {
+  /** @param {string} method @param {string} path @param {number} [ms] */
+  async #fetch(method, path, ms = REQUEST_MS) {
     const request = (this.#request = new AbortController());
-    this.setTimer("request", REQUEST_MS, () => request.abort());
+    this.setTimer("request", ms, () => request.abort());
     try {
       const { headers: given } = this.#options;
       const headers = new Headers(typeof given === "function" ? await given() : given);
-      const init = {
-        method,
-        headers,
-        signal: request.signal,
-        credentials: /** @type {const} */ ("same-origin"),
-      };
-      const { fetch } = this.#seams; // a browser's fetch must not be called as a method
-      const response = await fetch(this.#url("api", "http").href + path, init);
-      if (!response.ok) throw new HttpError(response);
+      const response = await this.#send(path, { method, headers, signal: request.signal });
       return await response.json();
     } finally {
       this.#clearTimer("request");
     }
   }
 
-  /** Connect, receive, fall back to polling, pause, and repeat. */
+  /** @param {string} path @param {RequestInit} init */
+  async #send(path, init) {
+    const { fetch } = this.#seams; // a browser's fetch must not be called as a method
+    const response = await fetch(this.#url("api", "http").href + path, { credentials: "same-origin", ...init });
+    if (!response.ok) throw new HttpError(response);
+    return response;
+  }
+
+  /** Connect, receive, pause, and repeat. */
   async #run() {
     for (let attempt = 0; !this.#closed;) {
-      const ending = this.slow ? UNOPENED : await this.#connect();
+      const ending = this.slow ? await this.#poll() : await this.#round();
       if (this.#closed) return;
       if (ending.code === WAITED_TOO_LONG) this.#onWaitLimit();
       if (ending.lived >= STABLE_MS || ending.code === WOKE) attempt = 0;
-      if (ending.code === WOKE) continue;
-      const polling = await this.#poll(ending);
-      if (this.#closed) return;
+      if (ending.code === WOKE || ending.answered) continue;
       const jitter = backoff(attempt++, this.#seams.random);
-      this.#setConnection(polling ? "polling" : "waiting");
+      this.#setConnection(this.slow || (this.#handlers.poll && !ending.opened) ? "polling" : "waiting");
       if (await this.#pause(this.slow ? FALLBACK_POLL_MS + jitter : (ending.after ?? jitter))) attempt = 0;
     }
   }
 
-  /** Fetch a ticket and connect; a failure is returned as an ending too. @returns {Promise<Ending>} */
-  async #connect() {
-    this.#setConnection("connecting");
+  /** One connection by the first transport that gets through. A failure is returned as an ending too. @returns {Promise<Ending>} */
+  async #round() {
+    const last = this.#handlers.poll ? POLL : SSE;
+    let level = Math.min(this.#level, last);
     try {
-      return await this.#openSocket(await this.#nextTicket());
+      if (level < LONG_POLL) this.#setConnection("connecting");
+      const ticket = level < LONG_POLL ? await this.#nextTicket() : "";
+      let ending = UNOPENED;
+      for (; ; level++) {
+        if (level === WEBSOCKET) ending = await this.#openSocket(ticket);
+        else ending = await (level === SSE ? this.#openStream(ticket) : this.#poll(level, true));
+        if (this.#closed || !ending.blocked) break;
+        if (level === last || level === LONG_POLL) {
+          this.#begin(WEBSOCKET); // the network or the server is away, which says nothing of any transport
+          return ending;
+        }
+      }
+      if (this.#closed) return ending;
+      this.#count(level, ending, last);
+      // Finished, or a ticket that is not valid any more: GET tells the status without one.
+      if (ending.code === 1000 || (level === SSE && !ending.opened && !ending.after && ending.code !== WOKE)) await this.#poll();
+      return ending;
     } catch (error) {
       this.#endIfFinal(error);
       const after = error instanceof HttpError && error.after; // many clients got the same Retry-After: spread them
+      if (!after && !this.#closed) await this.#poll();
       return { ...UNOPENED, after: after ? after + backoff(1, this.#seams.random) : null };
     }
   }
 
-  /** One connection, from the handshake to its end. @param {string} ticket @returns {Promise<Ending>} */
+  /** After connections that were cut at once, the next transport is tried. @param {number} level @param {Ending} ending @param {number} last */
+  #count(level, { opened, code, after, lived }, last) {
+    if (lived >= STABLE_MS || after || CLOSED_BY_SERVER.includes(code)) this.#cuts = 0;
+    else if (code !== WOKE && (opened || level === LONG_POLL) && ++this.#cuts >= MAX_CUTS)
+      this.#begin(level < last ? level + 1 : WEBSOCKET);
+  }
+
+  /** One WebSocket, from the handshake to its end. @param {string} ticket @returns {Promise<Ending>} */
   #openSocket(ticket) {
     return new Promise((resolve) => {
-      const socket = new this.#seams.WebSocket(this.#url("ws", "ws").href, ["paidup.v1", ticket]);
-      const { now } = this.#seams;
+      const { WebSocket, now } = this.#seams;
+      /** @type {WebSocket} */ let socket;
+      try {
+        socket = new WebSocket(this.#url("ws", "ws").href, ["paidup.v1", ticket]);
+      } catch {
+        return resolve({ ...UNOPENED, blocked: true }); // there is none, or the page's policy forbids it
+      }
       /** @type {number|null} */ let after = null;
       let since = 0;
+      let heard = false;
       const end = (/** @type {number} */ code) => {
         this.#disconnect = () => {};
         this.#socket = socket.onopen = socket.onmessage = socket.onclose = null;
         this.#clearTimer("silence");
         socket.close();
-        resolve({ opened: since > 0, code, after, lived: since && now() - since });
+        const blocked = code !== WOKE && (!since || (!heard && code === 0));
+        resolve({ opened: since > 0, code, after, lived: since && now() - since, blocked });
       };
       this.#disconnect = end;
       this.setTimer("silence", HANDSHAKE_MS, () => end(0));
       socket.onclose = (event) => end(event.code);
       socket.onopen = () => {
         this.#socket = socket;
-        this.#lastMessageAt = since = now();
-        this.#maxSilenceMs = SILENCE_MS;
-        this.#watchSilence();
+        since = now();
+        this.#expect(FIRST_MESSAGE_MS);
         this.#setConnection("open");
       };
       socket.onmessage = (event) => {
-        this.#lastMessageAt = now();
-        this.#maxSilenceMs = SILENCE_MS;
-        const message = parse(event.data);
-        if (message?.type === "bye") after = Math.max(1, Number(message.reconnect_after_ms) || 0);
-        else if (message && !this.#closed) this.#handlers.onMessage(message);
+        if (!heard) this.#works(WEBSOCKET);
+        heard = true;
+        this.#expect(SILENCE_MS);
+        after = this.#take(event.data)?.after ?? after;
       };
     });
+  }
+
+  /** One stream of server-sent events, to its end. @param {string} ticket @returns {Promise<Ending>} */
+  async #openStream(ticket) {
+    const { now } = this.#seams;
+    const request = new AbortController();
+    /** @type {Ending} */ const ending = { ...UNOPENED };
+    let since = 0;
+    let refused = false;
+    this.#disconnect = (code) => {
+      ending.code = code;
+      request.abort();
+    };
+    this.setTimer("silence", HANDSHAKE_MS, () => request.abort());
+    try {
+      const known = this.#handlers.latest();
+      const path = `/events?padding=1${known ? `&version=${known.version}` : ""}`; // with padding, for proxies that buffer
+      const response = await this.#send(path, { headers: { "Paidup-Ticket": ticket }, signal: request.signal });
+      if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new TypeError("no stream");
+      const decoder = new TextDecoder();
+      const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
+      let text = "";
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done || this.#closed) break;
+        if (!since) {
+          since = now();
+          this.#works(SSE);
+          this.#reopen = () => now() - since < VERIFY_AGAIN_MS || this.#disconnect(WOKE);
+          this.#setConnection("open");
+        }
+        this.#expect(SILENCE_MS);
+        const lines = (text + decoder.decode(value, { stream: true })).split("\n");
+        text = lines.pop() ?? "";
+        for (const line of lines) {
+          const bye = line.startsWith("data:") && this.#take(line.slice(5));
+          if (bye) Object.assign(ending, bye);
+        }
+      }
+    } catch (error) {
+      if (error instanceof HttpError) {
+        ending.after = error.after;
+        refused = !!error.after || (error.problem && error.status < 404); // about the ticket: says nothing of the network
+      }
+    }
+    request.abort();
+    this.#disconnect = () => {};
+    this.#reopen = null;
+    this.#clearTimer("silence");
+    const blocked = !since && !refused && ending.code !== WOKE;
+    return Object.assign(ending, { opened: since > 0, lived: since && now() - since, blocked });
+  }
+
+  /**
+   * One GET of the message: a long poll, once its version is known. `chosen`: by what was tried.
+   * @param {number} [level] @param {boolean} [chosen] @returns {Promise<Ending>}
+   */
+  async #poll(level = POLL, chosen = false) {
+    const { poll, latest, onMessage } = this.#handlers;
+    if (!poll) return UNOPENED;
+    const { now } = this.#seams;
+    const known = latest();
+    const wait = level === LONG_POLL && known;
+    const began = now();
+    let code = 0;
+    this.#setConnection("polling");
+    this.#disconnect = (reason) => {
+      code = reason;
+      this.#request?.abort();
+    };
+    if (wait) this.#reopen = () => now() - began < VERIFY_AGAIN_MS || this.#disconnect(WOKE);
+    try {
+      const query = wait ? `?wait=${WAIT_S}&version=${known.version}` : "";
+      const message = await this.#fetch("GET", query, wait ? WAIT_S * 1000 + REQUEST_MS : REQUEST_MS);
+      this.#works(level, chosen);
+      const lived = now() - began;
+      if (!this.#closed) onMessage(message);
+      // An answer without news that came at once is no long poll's.
+      return { ...UNOPENED, lived, answered: level === LONG_POLL && (lived >= VERIFY_AGAIN_MS || latest()?.version !== known?.version) };
+    } catch (error) {
+      // With `refreshTicket`, this GET may not be authorized: while tickets are fetched, only their errors count.
+      if (this.slow || (chosen && this.#level === level && !this.#options.refreshTicket)) this.#endIfFinal(error);
+      const after = error instanceof HttpError ? error.after : null;
+      return { ...UNOPENED, code, after, lived: now() - began, blocked: !wait && !after && code !== WOKE };
+    } finally {
+      this.#disconnect = () => {};
+      this.#reopen = null;
+    }
+  }
+
+  /** Handle a message. @param {unknown} text @returns {{after: number, code: number}|null} what a `bye` says */
+  #take(text) {
+    const message = parse(text);
+    if (message?.type === "bye") {
+      const code = message.reason === "waited too long" ? WAITED_TOO_LONG : 1012;
+      return { after: Math.max(1, Number(message.reconnect_after_ms) || 0), code };
+    }
+    if (message && !this.#closed) this.#handlers.onMessage(message);
+    return null;
+  }
+
+  /** A message came by this transport. @param {number} level @param {boolean} [chosen] whether to begin with it from now on */
+  #works(level, chosen = true) {
+    if (this.#closed) return;
+    if (chosen && level !== this.#level) this.#begin(level);
+    const transport = TRANSPORTS[level];
+    if (transport === this.transport) return;
+    this.transport = transport;
+    this.#handlers.onTransport(transport);
+  }
+
+  get #level() {
+    return this.#seams.now() < this.#first.until ? this.#first.level : WEBSOCKET;
+  }
+
+  /** Begin with this transport for a while, also in other pages of this origin. @param {number} level */
+  #begin(level) {
+    this.#cuts = 0;
+    const until = this.#seams.now() + REMEMBER_MS;
+    this.#first = { level, until };
+    try {
+      if (level) this.#seams.storage?.setItem(this.#key, `${TRANSPORTS[level]} ${until}`);
+      else this.#seams.storage?.removeItem(this.#key);
+    } catch {} // storage may be full, or forbidden
+  }
+
+  #recall() {
+    try {
+      const [transport, until] = this.#seams.storage?.getItem(this.#key)?.split(" ") ?? [];
+      const level = TRANSPORTS.indexOf(/** @type {Transport} */ (transport));
+      if (level > 0 && Number(until) <= this.#seams.now() + REMEMBER_MS) this.#first = { level, until: Number(until) };
+    } catch {}
+  }
+
+  get #key() {
+    return `paidup:transport:${this.#url("", "http").origin}`;
+  }
+
+  /** A message is due within so many ms. @param {number} ms */
+  #expect(ms) {
+    this.#lastMessageAt = this.#seams.now();
+    this.#maxSilenceMs = ms;
+    this.#watchSilence();
   }
 
   /** Timers are throttled in the background, so the clock decides, not the timer. */
@@ -357,16 +551,15 @@ class ServerConnection {
     const { document, now } = this.#seams;
     if (event.type === "pageshow" && !(/** @type {PageTransitionEvent} */ (event).persisted)) return;
     if (event.type === "visibilitychange" && document.visibilityState !== "visible") return;
+    if (event.type === "online") this.#begin(WEBSOCKET); // perhaps another network
     this.#endPause();
-    // New network, or restored from the page cache: the old WebSocket may never report that it is closed (iOS).
+    // New network, or restored from the page cache: the old connection may never report that it is closed (iOS).
     if (event.type !== "visibilitychange" || (this.#socket && now() - this.#lastMessageAt > SILENCE_MS))
       this.#disconnect(WOKE);
     else if (this.#socket) {
       this.#handlers.onWake?.();
-      this.#lastMessageAt = now();
-      this.#maxSilenceMs = AFTER_WAKE_MS;
-      this.#watchSilence();
-    }
+      this.#expect(AFTER_WAKE_MS);
+    } else this.#reopen?.();
   };
 
   #onWaitLimit() {
@@ -380,23 +573,7 @@ class ServerConnection {
     this.#ticket = undefined;
     if (ticket) return ticket;
     const { refreshTicket } = this.#options;
-    return refreshTicket ? refreshTicket() : (await this.fetch("POST", "/ticket")).ticket;
-  }
-
-  /** Fetch the status by GET if no WebSocket delivers it. @param {Ending} ending @returns {Promise<boolean>} whether to keep polling */
-  async #poll({ opened, code, after }) {
-    const { poll } = this.#handlers;
-    if (!poll) return false;
-    if (code === 1000 || !(opened || after)) {
-      this.#setConnection("polling");
-      try {
-        await poll();
-      } catch (error) {
-        // With `refreshTicket`, this GET may not be authorized: while tickets are fetched, only their errors count.
-        if (this.slow) this.#endIfFinal(error);
-      }
-    }
-    return this.slow || !opened;
+    return refreshTicket ? refreshTicket() : (await this.#fetch("POST", "/ticket")).ticket;
   }
 
   /** @param {any} error from this module, fetch, or refreshTicket */
@@ -446,7 +623,7 @@ class ServerConnection {
 
 /**
  * Follows one invoice or Checkout Session. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
- * `connection` (Connection), `error` (ActivationError: final, nothing follows).
+ * `connection` (Connection), `transport` (Transport), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
 export class Activation extends /** @type {new () => TypedEventTarget<ActivationEvents>} */ (EventTarget) {
@@ -479,14 +656,16 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
       path: `${kind === "invoice" ? "invoices" : kind}/${encodeURIComponent(id)}`,
       unknown: `unknown_${kind}`,
       onMessage: (message) => this.#onMessage(message),
+      latest: () => this.status,
       onConnection: (connection) => dispatch(this, "connection", connection),
+      onTransport: (transport) => dispatch(this, "transport", transport),
       onRefused: (error) => {
         dispatch(this, "error", error);
         this.#finish(() => this.#reject(error));
       },
       onAborted: () => this.close(),
-      onWake: () => this.#requestVerification(),
-      poll: async () => this.#onMessage(await this.#server.fetch("GET", "")),
+      onWake: () => this.#server.verify(),
+      poll: true,
       onWaitLimit: () => this.#markDelayed(),
     });
     this.#server.open();
@@ -494,6 +673,11 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
 
   get connection() {
     return this.#server.connection;
+  }
+
+  /** How the last message came. @returns {Transport|null} */
+  get transport() {
+    return this.#server.transport;
   }
 
   /** Ask the server to verify the payment again now, e.g. when the customer presses a button. */
@@ -529,11 +713,6 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
       }
       if (this.status && this.status !== last) yield (last = this.status);
     }
-  }
-
-  /** @returns {boolean} whether a WebSocket was open */
-  #requestVerification() {
-    return this.#server.send('{"type":"verify"}');
   }
 
   /** @param {Status} status */
@@ -572,7 +751,7 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
     this.#isDelayed = ms <= 0;
     this.#updateStage();
     this.#server.setTimer("delayed", ms, () => this.#markDelayed());
-    if (!this.#requestVerification()) this.#server.retryNow(); // a new connection triggers a verification itself
+    this.#server.verify();
   }
 
   #markDelayed() {
@@ -588,7 +767,7 @@ export class Activation extends /** @type {new () => TypedEventTarget<Activation
 
 /**
  * Follows an account's balance until it is closed. Events, each a CustomEvent with a `detail`: `balance`
- * (Balance: at first as it is, then each change), `connection` (Connection), `error` (ActivationError: final).
+ * (Balance: at first as it is, then each change), `connection` (Connection), `transport` (Transport), `error` (ActivationError: final).
  */
 export class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceEvents>} */ (EventTarget) {
   /** The newest balance. @type {Balance|null} */
@@ -602,7 +781,9 @@ export class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceE
       path: "account",
       unknown: "unknown_account",
       onMessage: (message) => this.#onMessage(message),
+      latest: () => this.latest,
       onConnection: (connection) => dispatch(this, "connection", connection),
+      onTransport: (transport) => dispatch(this, "transport", transport),
       onRefused: (error) => {
         dispatch(this, "error", error);
         this.close();
@@ -614,6 +795,11 @@ export class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceE
 
   get connection() {
     return this.#server.connection;
+  }
+
+  /** How the last message came. @returns {Transport|null} */
+  get transport() {
+    return this.#server.transport;
   }
 
   /** Stop watching; nothing follows. */
@@ -650,8 +836,13 @@ function dispatch(target, type, detail) {
 /** A worker or Node.js has neither window nor document; wake-up events are not available there. @returns {Seams} */
 function browser() {
   const { WebSocket, window = new EventTarget(), document = new EventTarget() } = globalThis;
+  let storage;
+  try {
+    storage = globalThis.window?.localStorage;
+  } catch {} // a page may not have any
   return {
     WebSocket,
+    storage,
     fetch: (url, init) => fetch(url, init),
     setTimeout: (run, ms) => setTimeout(run, ms),
     clearTimeout: (id) => clearTimeout(id),

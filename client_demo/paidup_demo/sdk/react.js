@@ -19,16 +19,18 @@ import { activate } from "./paidup.js";
 /** @typedef {import("./paidup.js").Options} Options */
 /** @typedef {import("./paidup.js").Stage} Stage */
 /** @typedef {import("./paidup.js").Status} Status */
+/** @typedef {import("./paidup.js").Transport} Transport */
 /**
  * `error` is final. `confirmed` and `verify` keep their identity while the component is mounted.
- * @typedef {{stage: Stage, status: Status|null, connection: Connection, error: ActivationError|null,
+ * @typedef {{stage: Stage, status: Status|null, connection: Connection, transport: Transport|null,
+ *   error: ActivationError|null,
  *   confirmed: (intent: string, at?: number) => void, verify: () => void}} Watched
  */
 
 /** @typedef {Omit<Watched, "status"> & {status: CheckoutStatus|null}} CheckoutWatched */
 
-/** @type {Pick<Watched, "stage"|"status"|"connection"|"error">} */
-const NOTHING = { stage: "waiting", status: null, connection: "closed", error: null };
+/** @type {Pick<Watched, "stage"|"status"|"connection"|"transport"|"error">} */
+const NOTHING = { stage: "waiting", status: null, connection: "closed", transport: null, error: null };
 
 /**
  * Watch one invoice or Checkout Session while the component is mounted; nothing without options. Only a different
@@ -52,12 +54,13 @@ export function useActivation(options) {
     const activation = activate(latest.current);
     const look = () => {
       if (watched.current !== activation) return;
-      const { stage, status, connection } = activation;
-      setSeen((before) => ({ ...before, stage, status, connection }));
+      const { stage, status, connection, transport } = activation;
+      setSeen((before) => ({ ...before, stage, status, connection, transport }));
     };
     activation.addEventListener("status", look);
     activation.addEventListener("stage", look);
     activation.addEventListener("connection", look);
+    activation.addEventListener("transport", look);
     activation.addEventListener("error", ({ detail }) => setSeen((before) => ({ ...before, error: detail })));
     watched.current = activation;
     setSeen({ ...NOTHING, connection: activation.connection });

@@ -5,11 +5,21 @@ docs/operations.md explains each metric, and docs/alerts.yaml uses them.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 SOCKET_KINDS = ("invoice", "checkout", "account")
-"""What a WebSocket is on."""
+"""What a WebSocket, or another connection that waits, is on."""
+
+
+class Via(StrEnum):
+    """How a browser is told."""
+
+    WEBSOCKET = "websocket"
+    SSE = "sse"
+    LONG_POLL = "long_poll"
 
 
 class Metrics:
@@ -50,11 +60,17 @@ class Metrics:
 
     def _add_request_metrics(self) -> None:
         self.webhooks = self._counter("paidup_webhooks_total", "Webhooks received, by result.", "result")
-        self.sockets = self._gauge("paidup_sockets", "Open WebSockets, by kind.", "kind")
+        self.sockets = self._gauge(
+            "paidup_sockets", "Browsers that wait, by kind and transport.", "kind", "transport"
+        )
         for kind in SOCKET_KINDS:
-            self.sockets.labels(kind)  # shows 0 before the first one is opened
+            for via in Via:
+                self.sockets.labels(kind, via)  # shows 0 before the first one is opened
         self.sockets_refused = self._counter(
-            "paidup_sockets_refused_total", "WebSocket handshakes refused, by HTTP status.", "status"
+            "paidup_sockets_refused_total",
+            "WebSockets, event streams and long polls refused, by HTTP status and transport.",
+            "status",
+            "transport",
         )
         self.requests_failed = self._counter(
             "paidup_requests_failed_total", "Requests answered with an error, by HTTP status.", "status"

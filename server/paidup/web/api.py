@@ -37,6 +37,8 @@ from paidup.web.dependencies import (
     verified_activation,
 )
 from paidup.web.http import json_response, read_json
+from paidup.web.long_poll import waited_for_news
+from paidup.web.websocket.session import InvoiceSession
 
 Period = Literal["month", "year"]
 """A recurring interval. One-time payments are top-ups."""
@@ -177,9 +179,11 @@ async def adopt(request: Request) -> Response:
 
 
 async def invoice_status(request: Request) -> Response:
-    """GET /api/invoices/{invoice}: the status message. Polling fallback for the WebSocket."""
+    """GET /api/invoices/{invoice}: the status message. With `wait` and `version`, a long poll."""
     account = await current_account(request)
     status = await _own_status(request, account)
+    if await waited_for_news(request, status, lambda it: InvoiceSession(status.invoice, account.id, it)):
+        status = await _own_status(request, account)
     return json_response(await current_status(get_services(request), account.id, status))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 
 import structlog
 from msgspec.structs import replace
@@ -28,6 +29,8 @@ from paidup.web.auth import IN_PROCESS_CUSTOMER
 from paidup.web.current_status import ASK_TIMEOUT_S
 from paidup.web.dependencies import get_services
 from paidup.web.http import json_response
+from paidup.web.long_poll import waited_for_news
+from paidup.web.websocket.session import CheckoutSocketSession
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +43,12 @@ AGAIN_S = 0.2
 
 
 async def checkout_status(request: Request) -> Response:
-    """GET /api/checkout/{checkout}: the status message. Polling fallback for the WebSocket."""
-    return json_response(await _requested(request, ask=request.method == "GET"))
+    """GET /api/checkout/{checkout}: the status message. With `wait` and `version`, a long poll."""
+    ask = request.method == "GET"
+    status = await _requested(request, ask)
+    if ask and await waited_for_news(request, status, partial(CheckoutSocketSession, status.checkout, None)):
+        status = await _requested(request, ask=False)
+    return json_response(status)
 
 
 async def checkout_ticket(request: Request) -> Response:

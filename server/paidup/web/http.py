@@ -71,6 +71,16 @@ def is_own_origin(origin: str | None, headers: Headers) -> bool:
     return scheme in ("http", "https") and bool(host) and host == headers.get("host", "").lower()
 
 
+def whole_number(request: Request, name: str) -> int | None:
+    """A query parameter, or None if it is omitted or empty. Raises InvalidInput."""
+    text = request.query_params.get(name)
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise InvalidInput(f"`{name}` is a whole number.")
+    return int(text)
+
+
 def json_response(value: object, status: int = 200) -> Response:
     """A JSON response that must not be cached."""
     return Response(

@@ -16,7 +16,7 @@ from paidup.db.connection import storage_errors
 from paidup.db.models import LedgerEntry
 from paidup.errors import InvalidInput
 from paidup.web.dependencies import current_account
-from paidup.web.http import json_response
+from paidup.web.http import json_response, whole_number
 
 ENTRIES_PER_PAGE = 50
 MAX_ENTRIES_PER_PAGE = 100
@@ -31,13 +31,13 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 async def entries(request: Request) -> Response:
     """GET /api/account/entries: a page of the customer's ledger, newest first."""
     own = await current_account(request)
-    limit = _whole_number(request, "limit")
+    limit = whole_number(request, "limit")
     if limit is None:
         limit = ENTRIES_PER_PAGE
     if not 1 <= limit <= MAX_ENTRIES_PER_PAGE:
         raise InvalidInput(f"`limit` is a number from 1 to {MAX_ENTRIES_PER_PAGE}.")
     # `before` is the older name.
-    after, before = _whole_number(request, "starting_after"), _whole_number(request, "before")
+    after, before = whole_number(request, "starting_after"), whole_number(request, "before")
     if after is not None and before is not None:
         raise InvalidInput("Please send `starting_after` without `before`.")
     rows = await _read(own.id, before if after is None else after, limit + 1)
@@ -48,7 +48,7 @@ async def entries(request: Request) -> Response:
 async def entries_csv(request: Request) -> Response:
     """GET /api/account/entries.csv: the ledger as a file, newest first, with a `Link` to the next one."""
     own = await current_account(request)
-    after = _whole_number(request, "starting_after")
+    after = whole_number(request, "starting_after")
     first = await _read(own.id, after, READ_AT_ONCE)  # a refusal is an answer of its own, not half a file
     headers = {
         "Cache-Control": "no-store",
@@ -114,16 +114,6 @@ def _cell(value: Any) -> Any:
         return value
     text = value.isoformat() if hasattr(value, "isoformat") else str(value)
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
-
-
-def _whole_number(request: Request, name: str) -> int | None:
-    """A query parameter, or None if it is omitted or empty. Raises InvalidInput."""
-    text = request.query_params.get(name)
-    if not text:
-        return None
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise InvalidInput(f"`{name}` is a whole number.")
-    return int(text)
 
 
 ROUTES = [

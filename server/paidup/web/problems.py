@@ -39,6 +39,8 @@ _PROBLEMS: list[tuple[type[errors.PaidupError], int, str, str]] = [
     (errors.Conflict, 409, "conflict", "The request conflicts with the current state"),
     (errors.InsufficientCredits, 402, "insufficient-credits", "Not enough credits"),
     (errors.TooManyRequests, 429, "too-many-requests", "Too many requests"),
+    (errors.TooManySockets, 503, "too-many-sockets", "Too many sockets"),
+    (errors.Restarting, 503, "restarting", "Restarting"),
     (errors.StripeUnavailable, 503, "stripe-unavailable", "Stripe is not responding"),
     (errors.StripeRefused, 502, "stripe-refused", "Stripe refused the request"),
     (errors.IdentityUnavailable, 503, "identity-unavailable", "The identity provider is not responding"),
@@ -71,7 +73,7 @@ def problem_of(error: errors.PaidupError, **more: Any) -> Response:
     for kind, status, slug, title in _PROBLEMS:
         if isinstance(error, kind):
             response = problem(status, slug, title, _detail(error), **more)
-            if isinstance(error, errors.TooManyRequests):
+            if isinstance(error, errors.TooManyRequests | errors.ServerBusy):
                 response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
             return response
     raise error
@@ -92,6 +94,8 @@ async def on_paidup_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.PaidupError)
     members = {name: getattr(error, name, None) for name in ("invoice", "scope", "subscriptions", "reason")}
     response = problem_of(error, **{name: value for name, value in members.items() if value})
+    if isinstance(error, errors.ServerBusy):
+        return response  # counted with the refused sockets
     request.app.state.services.metrics.requests_failed.labels(response.status_code).inc()
     if response.status_code >= 500:
         log.error("request_failed", path=request.url.path, error=str(error), kind=type(error).__name__)

@@ -1,7 +1,8 @@
 /**
  * Paidup's browser client: watches one invoice or Checkout Session until its payment is settled, or the customer's balance.
  *
- * Handles the WebSocket, reconnection, the fallback to GET, and the stage that a screen should show.
+ * Handles the connection, reconnection, other transports where no WebSocket gets through (server-sent events, long polls,
+ * GET), and the stage that a screen should show.
  * It makes no decisions about money: every status comes from the server.
  *
  *     const activation = activate({ invoice, ticket });
@@ -14,6 +15,7 @@
 export type InvoiceStatus = "open" | "requires_action" | "processing" | "active" | "failed" | "void" | "reversed";
 export type Stage = "waiting" | "verifying" | "awaiting_payment" | "action_required" | "processing" | "delayed" | "active" | "failed" | "void" | "unclaimed";
 export type Connection = "connecting" | "open" | "waiting" | "polling" | "closed";
+export type Transport = "websocket" | "sse" | "long_poll" | "poll";
 export type PaymentError = {
     code: string;
     decline_code?: string | null;
@@ -72,6 +74,7 @@ export type Seams = {
     document: EventTarget & {
         visibilityState: string;
     };
+    storage?: Pick<Storage, "getItem" | "setItem" | "removeItem">;
 };
 export type ConnectionOptions = {
     /**
@@ -113,7 +116,14 @@ export type Handlers = {
      * a message from the server, except `bye`
      */
     onMessage: (message: any) => void;
+    /**
+     * the newest message
+     */
+    latest: () => {
+        version: number;
+    } | null;
     onConnection: (connection: Connection) => void;
+    onTransport: (transport: Transport) => void;
     /**
      * final error
      */
@@ -126,7 +136,10 @@ export type Handlers = {
      * the page became visible while a WebSocket is open
      */
     onWake?: () => void;
-    poll?: () => Promise<void>;
+    /**
+     * whether GET has the message
+     */
+    poll?: boolean;
     /**
      * from now on only polling is used
      */
@@ -140,12 +153,13 @@ export type ActivationEvents = {
     status: Status;
     stage: Stage;
     connection: Connection;
+    transport: Transport;
     error: ActivationError;
 };
 export type CheckoutEvents = Omit<ActivationEvents, "status"> & {
     status: CheckoutStatus;
 };
-export type CheckoutActivation = Pick<Activation, "stage" | "connection" | "verify" | "confirmed" | "close" | "dispatchEvent"> & TypedEventTarget<CheckoutEvents> & {
+export type CheckoutActivation = Pick<Activation, "stage" | "connection" | "transport" | "verify" | "confirmed" | "close" | "dispatchEvent"> & TypedEventTarget<CheckoutEvents> & {
     status: CheckoutStatus | null;
     finished: Promise<CheckoutStatus & {
         status: FinalStatus["status"];
@@ -155,6 +169,7 @@ export type CheckoutActivation = Pick<Activation, "stage" | "connection" | "veri
 export type BalanceEvents = {
     balance: Balance;
     connection: Connection;
+    transport: Transport;
     error: ActivationError;
 };
 export type Ending = {
@@ -162,6 +177,8 @@ export type Ending = {
     code: number;
     after: number | null;
     lived: number;
+    blocked?: boolean;
+    answered?: boolean;
 };
 /**
  * Milliseconds before reconnection number `attempt` (from 0): full jitter under a ceiling of 0.5 s that doubles to 20 s.
@@ -182,7 +199,7 @@ export declare function watchBalance(options?: ConnectionOptions): BalanceWatch;
 declare const Activation_base: new () => TypedEventTarget<ActivationEvents>;
 /**
  * Follows one invoice or Checkout Session. Events, each a CustomEvent with a `detail`: `status` (Status), `stage` (Stage),
- * `connection` (Connection), `error` (ActivationError: final, nothing follows).
+ * `connection` (Connection), `transport` (Transport), `error` (ActivationError: final, nothing follows).
  * Also an async iterator of statuses: a reader slower than the server skips to the newest.
  */
 export declare class Activation extends /** @type {new () => TypedEventTarget<ActivationEvents>} */ /** @type {new () => TypedEventTarget<ActivationEvents>} */ Activation_base {
@@ -196,6 +213,8 @@ export declare class Activation extends /** @type {new () => TypedEventTarget<Ac
     /** @param {Options|CheckoutOptions} options */
     constructor(options: Options | CheckoutOptions);
     get connection(): Connection;
+    /** How the last message came. @returns {Transport|null} */
+    get transport(): Transport | null;
     /** Ask the server to verify the payment again now, e.g. when the customer presses a button. */
     verify(): void;
     /**
@@ -212,7 +231,7 @@ export declare class Activation extends /** @type {new () => TypedEventTarget<Ac
 declare const BalanceWatch_base: new () => TypedEventTarget<BalanceEvents>;
 /**
  * Follows an account's balance until it is closed. Events, each a CustomEvent with a `detail`: `balance`
- * (Balance: at first as it is, then each change), `connection` (Connection), `error` (ActivationError: final).
+ * (Balance: at first as it is, then each change), `connection` (Connection), `transport` (Transport), `error` (ActivationError: final).
  */
 export declare class BalanceWatch extends /** @type {new () => TypedEventTarget<BalanceEvents>} */ /** @type {new () => TypedEventTarget<BalanceEvents>} */ BalanceWatch_base {
     #private;
@@ -221,6 +240,8 @@ export declare class BalanceWatch extends /** @type {new () => TypedEventTarget<
     /** @param {ConnectionOptions} options */
     constructor(options: ConnectionOptions);
     get connection(): Connection;
+    /** How the last message came. @returns {Transport|null} */
+    get transport(): Transport | null;
     /** Stop watching; nothing follows. */
     close(): void;
 }

@@ -6,10 +6,12 @@ export type Connection = import("./paidup.js").Connection;
 export type Options = import("./paidup.js").Options;
 export type Stage = import("./paidup.js").Stage;
 export type Status = import("./paidup.js").Status;
+export type Transport = import("./paidup.js").Transport;
 export type Watched = {
     stage: Stage;
     status: Status | null;
     connection: Connection;
+    transport: Transport | null;
     error: ActivationError | null;
     confirmed: (intent: string, at?: number) => void;
     verify: () => void;

@@ -12,22 +12,23 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from paidup.domain.messages import SUBPROTOCOL, Bye, CloseCode
-from paidup.errors import NotAllowed, NotAuthenticated, PaidupError
+from paidup.errors import NotAllowed, NotAuthenticated, PaidupError, Restarting, TooManySockets
 from paidup.rate_limits.account_limits import Limited
-from paidup.runtime.metrics import SOCKET_KINDS
+from paidup.runtime.metrics import SOCKET_KINDS, Via
 from paidup.services import Services
 from paidup.web.addresses import address_key
 from paidup.web.http import is_own_origin
-from paidup.web.problems import problem, problem_of
+from paidup.web.problems import problem_of
 from paidup.web.websocket.frame_limits import LIMIT_FRAMES
 from paidup.web.websocket.lightweight_protocol import RAW_TRANSPORT_EXTENSION, TakeOverTransport
 from paidup.web.websocket.session import (
@@ -37,7 +38,7 @@ from paidup.web.websocket.session import (
     WebSocketSession,
 )
 from paidup.web.websocket.snapshots import Snapshots
-from paidup.web.websocket.transport import AsgiTransport
+from paidup.web.websocket.transport import AsgiTransport, WebSocketTransport
 
 TICK_S = 1.0
 RETRY_AFTER_MS = 5_000
@@ -55,12 +56,14 @@ class SocketServer:
     """The open WebSocket sessions of this process: limits, heartbeats, deadlines and draining."""
 
     def __init__(self, services: Services) -> None:
-        self._services = services
+        self.services = services
         self._sessions: set[WebSocketSession] = set()
         self._addresses: Counter[str] = Counter()
         self._accounts: Counter[int] = Counter()
         self._snapshots = Snapshots()
-        self._open = {kind: services.metrics.sockets.labels(kind) for kind in SOCKET_KINDS}
+        self._open = {
+            (kind, via): services.metrics.sockets.labels(kind, via) for kind in SOCKET_KINDS for via in Via
+        }
         self.draining = False
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, kind: type[WebSocketSession]) -> None:
@@ -70,16 +73,13 @@ class SocketServer:
         server it runs for as long as the socket is open.
         """
         try:
-            session = self._authorize(scope, kind)
-            refusal = self._check_limits(session)
+            with self.counted_refusals(Via.WEBSOCKET):
+                session = self.authorize(scope, kind, _offered_ticket)
+                self.admit(session)
         except PaidupError as error:
-            refusal = problem_of(error)
-        if refusal is not None:
-            self._services.metrics.sockets_refused.labels(refusal.status_code).inc()
             # Starlette's helper uses the ASGI extension for refusing a handshake with a response.
-            await WebSocket(scope, receive, send).send_denial_response(refusal)
+            await WebSocket(scope, receive, send).send_denial_response(problem_of(error))
             return
-        self._register(session)
         extensions: dict[str, Any] = scope.get("extensions", {})
         if LIMIT_FRAMES in extensions:
             extensions[LIMIT_FRAMES]()
@@ -89,14 +89,55 @@ class SocketServer:
             take_over: TakeOverTransport | None = extensions.get(RAW_TRANSPORT_EXTENSION)
             if take_over is not None:
                 session.transport = take_over(session)
-                await self._start_session(session)
+                await self.start(session)
             else:
-                session.transport = transport = AsgiTransport(receive, send, session)
-                starting = asyncio.create_task(self._start_session(session), name="start-session")
-                await transport.read()
-                starting.cancel()
+                await self.hold(session, WebSocketTransport(receive, send, session))
         except BaseException:
             session.on_disconnect()
+            raise
+
+    # Each connection: authorize, admit, then hold. After `admit`, on_disconnect has to be called.
+
+    def authorize(
+        self, scope: Scope, kind: type[WebSocketSession], ticket_of: Callable[[Scope], str]
+    ) -> WebSocketSession:
+        """The session that this request may open. Raises NotAllowed or NotAuthenticated."""
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        own_page = kind.opens_from_own_page and is_own_origin(origin, headers)
+        if origin is not None and not own_page and origin not in self.services.settings.origins:
+            raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
+        session = kind.from_ticket(scope, ticket_of(scope), self.services)
+        session.address = address_key(scope["client"][0] if scope.get("client") else "")
+        return session
+
+    def admit(self, session: WebSocketSession) -> None:
+        """Count the session and have it verified. Raises TooManyRequests, TooManySockets or Restarting."""
+        self._check_limits(session)
+        self._register(session)
+
+    async def hold(self, session: WebSocketSession, transport: AsgiTransport) -> None:
+        """Run an admitted session until its connection ends."""
+        session.transport = transport
+        starting = asyncio.create_task(self.start(session), name="start-session")
+        await transport.read()
+        starting.cancel()
+
+    async def start(self, session: WebSocketSession) -> None:
+        """Subscribe, await the acknowledgement, then have the row read."""
+        if not session.ended:
+            session.flush()
+            await self.services.hub.subscribe(session.topic, session.key, session)
+        if not session.ended:
+            self._snapshots.offer_to(session)
+
+    @contextmanager
+    def counted_refusals(self, via: Via) -> Iterator[None]:
+        """Count the error that refuses a connection of this transport."""
+        try:
+            yield
+        except PaidupError as error:
+            self.services.metrics.sockets_refused.labels(problem_of(error).status_code, via).inc()
             raise
 
     async def enforce_deadlines_forever(self) -> None:
@@ -120,7 +161,7 @@ class SocketServer:
         self.draining = True
         sessions = list(self._sessions)
         random.shuffle(sessions)
-        window_s = min(self._services.settings.shutdown_drain_s, len(sessions) / DRAIN_PER_S)
+        window_s = min(self.services.settings.shutdown_drain_s, len(sessions) / DRAIN_PER_S)
         began = time.monotonic()
         for number, session in enumerate(sessions):
             session.close(Bye("restarting", _jittered(RECONNECT_AFTER_MS)), CloseCode.RESTARTING)
@@ -144,28 +185,21 @@ class SocketServer:
         self._addresses[session.address] += 1
         if session.account_id is not None:
             self._accounts[session.account_id] += 1
-        self._open[session.kind].inc()
+        self._open[session.kind, session.via].inc()
         # The first heartbeat is randomized, so that clients that connect together are spread out.
-        session.next_heartbeat_at += self._services.settings.heartbeat_s * (1 + random.random()) / 2  # noqa: S311
+        session.next_heartbeat_at += self.services.settings.heartbeat_s * (1 + random.random()) / 2  # noqa: S311
         session.start(self._unregister)
 
     def _unregister(self, session: WebSocketSession) -> None:
-        self._services.hub.unsubscribe(session.topic, session.key, session)
+        self.services.hub.unsubscribe(session.topic, session.key, session)
         self._sessions.discard(session)
-        self._open[session.kind].dec()
+        self._open[session.kind, session.via].dec()
         _decrement(self._addresses, session.address)
         if session.account_id is not None:
             _decrement(self._accounts, session.account_id)
 
-    async def _start_session(self, session: WebSocketSession) -> None:
-        if not session.ended:
-            session.flush()
-            await self._services.hub.subscribe(session.topic, session.key, session)
-        if not session.ended:
-            self._snapshots.offer_to(session)
-
     def _enforce_deadlines(self, session: WebSocketSession, at: float) -> None:
-        settings, transport = self._services.settings, session.transport
+        settings, transport = self.services.settings, session.transport
         stalled = (
             transport.blocked_at is not None and at - transport.blocked_at > settings.socket_send_timeout_s
         )
@@ -178,45 +212,32 @@ class SocketServer:
         elif at >= session.next_heartbeat_at and session.send_heartbeat():
             session.next_heartbeat_at = at + settings.heartbeat_s
 
-    # The handshake
-
-    def _authorize(self, scope: Scope, kind: type[WebSocketSession]) -> WebSocketSession:
-        """The session that this handshake may open. Raises NotAllowed or NotAuthenticated."""
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        own_page = kind.opens_from_own_page and is_own_origin(origin, headers)
-        if origin is not None and not own_page and origin not in self._services.settings.origins:
-            raise NotAllowed(f"The origin {origin!r} is not in ALLOWED_ORIGINS.")
-        offered = scope["subprotocols"]
-        tickets = [offer for offer in offered if offer != SUBPROTOCOL]
-        if len(offered) != 2 or len(tickets) != 1:
-            raise NotAuthenticated(f"Offer two subprotocols: {SUBPROTOCOL} and the ticket.")
-        session = kind.from_ticket(scope, tickets[0], self._services)
-        session.address = address_key(scope["client"][0] if scope.get("client") else "")
-        return session
-
-    def _check_limits(self, session: WebSocketSession) -> Response | None:
-        """A 503 response if a limit is reached, else None. Raises TooManyRequests for the account's limit."""
-        settings = self._services.settings
+    def _check_limits(self, session: WebSocketSession) -> None:
+        settings = self.services.settings
         if self.draining:
-            return _retry_later("restarting", "Restarting", "This process is shutting down. Try again.")
+            raise Restarting(retry_after_s())
         account = session.account_id
         if account is not None and self._accounts[account] >= settings.max_sockets_per_account:
-            retry_after_s = _jittered(RETRY_AFTER_MS) / 1000
-            raise self._services.account_limits.refusal(Limited.SOCKETS, retry_after_s)
+            raise self.services.account_limits.refusal(Limited.SOCKETS, retry_after_s())
         for count, limit, scope in (
             (len(self._sessions), settings.max_sockets, "this server"),
             (self._addresses[session.address], settings.max_sockets_per_address, "this address"),
             (
-                self._services.hub.subscriber_count(session.topic, session.key),
+                self.services.hub.subscriber_count(session.topic, session.key),
                 settings.max_sockets_per_invoice,
                 f"this {session.kind}",
             ),
         ):
             if count >= limit:
-                detail = f"Too many sockets for {scope}. Try again later."
-                return _retry_later("too-many-sockets", "Too many sockets", detail)
-        return None
+                raise TooManySockets(scope, retry_after_s())
+
+
+def _offered_ticket(scope: Scope) -> str:
+    offered = scope["subprotocols"]
+    tickets = [str(offer) for offer in offered if offer != SUBPROTOCOL]
+    if len(offered) != 2 or len(tickets) != 1:
+        raise NotAuthenticated(f"Offer two subprotocols: {SUBPROTOCOL} and the ticket.")
+    return tickets[0]
 
 
 def _decrement(counter: Counter[Any], key: object) -> None:
@@ -225,10 +246,9 @@ def _decrement(counter: Counter[Any], key: object) -> None:
         del counter[key]
 
 
-def _retry_later(slug: str, title: str, detail: str) -> Response:
-    response = problem(503, slug, title, detail)
-    response.headers["Retry-After"] = str(max(1, round(_jittered(RETRY_AFTER_MS) / 1000)))
-    return response
+def retry_after_s() -> float:
+    """When a client that was refused may come back: a few seconds, spread."""
+    return _jittered(RETRY_AFTER_MS) / 1000
 
 
 def _jittered(milliseconds: int) -> int:

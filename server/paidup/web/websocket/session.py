@@ -1,4 +1,6 @@
-"""WebSocket sessions: what one open socket on an invoice, a Checkout Session or an account sends.
+"""Sessions: what one open connection on an invoice, a Checkout Session or an account sends.
+
+The connection is a WebSocket, a stream of server-sent events, or a long poll that waits for one frame.
 
 A session holds at most one unsent frame: while the client does not read, a newer message replaces
 it. `endpoint.py` decides who may open a session and when it closes; `transport.py` sends the frames.
@@ -29,6 +31,7 @@ from paidup.domain.stages import Stage, opening_stage
 from paidup.payments.timeline import TimelineEventType
 from paidup.realtime.hub import ACCOUNTS, CHECKOUTS, INVOICES, Topic
 from paidup.runtime import tracing
+from paidup.runtime.metrics import Via
 from paidup.services import Services
 from paidup.web.websocket.transport import UNOPENED, Transport
 
@@ -37,7 +40,7 @@ MIN_VERIFY_INTERVAL_S = 1.0
 
 
 class WebSocketSession:
-    """One open socket. Nothing here blocks."""
+    """One open connection. Nothing here blocks."""
 
     topic: ClassVar[Topic[Any, Any]]
     kind: ClassVar[str]
@@ -48,6 +51,7 @@ class WebSocketSession:
     __slots__ = (
         *("_frame", "_on_end", "_services", "transport"),
         *("account_id", "address", "next_heartbeat_at", "closed_at", "closing", "key", "opened_at"),
+        *("since", "via"),
     )
 
     def __init__(self, key: Any, account_id: int | None, services: Services) -> None:
@@ -59,6 +63,9 @@ class WebSocketSession:
         self._on_end: Callable[[WebSocketSession], None] | None = None
         self.key = key
         self.address = ""
+        self.via = Via.WEBSOCKET
+        self.since = -1
+        """The lowest version that the client is told: it knows what came before."""
         self.opened_at = time.monotonic()
         self.next_heartbeat_at = self.opened_at
         self.closing: tuple[Bye | None, CloseCode] | None = None
@@ -154,7 +161,8 @@ class VerifiedSession(WebSocketSession):
 
     def start(self, on_end: Callable[[WebSocketSession], None]) -> None:
         super().start(on_end)
-        self._services.timeline.note(self.key, TimelineEventType.SOCKET_OPENED)
+        if self.via is not Via.LONG_POLL:
+            self._services.timeline.note(self.key, TimelineEventType.SOCKET_OPENED, **self._transport_detail)
         # Verify before the handshake completes, unless too many were caused already.
         self._services.verification_queue.add(self.key, at_once=self._may_verify())
 
@@ -162,11 +170,16 @@ class VerifiedSession(WebSocketSession):
         if not self.ended:
             self._services.verification_queue.remove(self.key)
             bye, code = self.closing or (None, None)
-            if code is not CloseCode.FINISHED or self.closed_at is None:  # else it is recorded as delivered
+            delivered = code is CloseCode.FINISHED and self.closed_at is not None  # recorded as such
+            if not delivered and self.via is not Via.LONG_POLL:
                 self._services.timeline.note(
                     self.key, TimelineEventType.SOCKET_LOST, reason=bye.reason if bye else None
                 )
         super().on_disconnect()
+
+    @property
+    def _transport_detail(self) -> dict[str, Any]:
+        return {} if self.via is Via.WEBSOCKET else {"transport": self.via.value}
 
     def on_text(self, text: str) -> None:
         at = time.monotonic()
@@ -177,7 +190,8 @@ class VerifiedSession(WebSocketSession):
 
     def offer(self, status: StatusMessage | CheckoutMessage, frame: bytes) -> bool:
         """Send `frame` unless this version or a later one was offered before."""
-        if self.status is not None and status.version <= self.status.version:
+        known = self.since - 1 if self.status is None else self.status.version
+        if status.version <= known:
             return False
         self._stage = status.stage
         if self.status is None:
@@ -203,7 +217,11 @@ class VerifiedSession(WebSocketSession):
         waited_s = time.monotonic() - self.opened_at
         waited_ms = round(waited_s * 1000, 1)
         self._services.timeline.note(
-            self.key, TimelineEventType.DELIVERED, status=self.status.status, waited_ms=waited_ms
+            self.key,
+            TimelineEventType.DELIVERED,
+            status=self.status.status,
+            waited_ms=waited_ms,
+            **self._transport_detail,
         )
         traceparent = getattr(self.status, "traceparent", None) or None
         if traceparent:
@@ -212,7 +230,7 @@ class VerifiedSession(WebSocketSession):
                 "paidup.source": self.status.via,
             }
             tracing.record(f"wait {self.kind}", traceparent, waited_s, told)
-        if self.status.via is not None:
+        if self.status.via is not None and self.via is not Via.LONG_POLL:  # its wait began long before
             seconds = self._services.metrics.activation_seconds.labels(self.status.via)
             seconds.observe(waited_s, {"trace_id": traceparent[3:35]} if traceparent else None)
 
@@ -269,7 +287,7 @@ class AccountSession(WebSocketSession):
 
     def offer(self, balance: BalanceMessage, frame: bytes) -> bool:
         """Send `frame` unless this version or a later one was offered before."""
-        if balance.version <= self._version:
+        if balance.version <= max(self._version, self.since - 1):
             return False
         self._version = balance.version
         self._enqueue(frame)

@@ -1,8 +1,8 @@
-"""Transports: send and receive the frames of one open socket.
+"""Transports: send and receive the frames of one open session.
 
-`AsgiTransport` works under any ASGI server. `LightweightTransport` (`lightweight_protocol.py`)
-writes to the connection itself, under `paidup serve`. Transports do not interpret frames, and they
-never block the caller: while `blocked_at` is set, nothing may be sent.
+`WebSocketTransport` works under any ASGI server. `LightweightTransport` (`lightweight_protocol.py`)
+writes to the connection itself, under `paidup serve`. `EventStreamTransport` (`event_streams.py`) sends
+server-sent events. Transports never block the caller: while `blocked_at` is set, nothing may be sent.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ UNOPENED: Transport = _Unopened()
 
 
 class AsgiTransport:
-    """Sends through ASGI, under any server. One task sends while there are unsent messages."""
+    """Sends through ASGI, under any server. One task sends while there are unsent messages.
+
+    A subclass knows what the messages look like.
+    """
 
     def __init__(self, receive: Receive, send: Send, handler: TransportHandler) -> None:
         self._receive = receive
@@ -80,18 +83,21 @@ class AsgiTransport:
         self._closed = False
         self.blocked_at: float | None = None
 
+    def send(self, frame: bytes) -> None:
+        """Enqueue the message that carries one frame."""
+        raise NotImplementedError
+
+    def send_heartbeat(self, frame: bytes) -> None:
+        """Enqueue the message that carries a heartbeat."""
+        raise NotImplementedError
+
+    def close(self, code: int) -> None:
+        """Enqueue the message that ends the connection."""
+        raise NotImplementedError
+
     @property
     def last_received_at(self) -> float:
         return time.monotonic()  # the server's own pings detect a dead client
-
-    def send(self, frame: bytes) -> None:
-        self._enqueue({"type": "websocket.send", "text": frame.decode()})
-
-    def send_heartbeat(self, frame: bytes) -> None:
-        self.send(frame)
-
-    def close(self, code: int) -> None:
-        self._enqueue({"type": "websocket.close", "code": code})
 
     def abort(self) -> None:
         if self._reader is not None and not self._closed:
@@ -103,7 +109,7 @@ class AsgiTransport:
         try:
             while True:
                 message = await self._receive()
-                if message["type"] == "websocket.disconnect":
+                if message["type"].endswith(".disconnect"):
                     return
                 if text := message.get("text"):
                     self._handler.on_text(text)
@@ -134,3 +140,16 @@ class AsgiTransport:
             self._sender = self.blocked_at = None
         if not self._closed:
             self._handler.flush()
+
+
+class WebSocketTransport(AsgiTransport):
+    """A WebSocket."""
+
+    def send(self, frame: bytes) -> None:
+        self._enqueue({"type": "websocket.send", "text": frame.decode()})
+
+    def send_heartbeat(self, frame: bytes) -> None:
+        self.send(frame)
+
+    def close(self, code: int) -> None:
+        self._enqueue({"type": "websocket.close", "code": code})
