@@ -118,8 +118,8 @@ def test_the_http_document_has_the_routes_and_methods_of_the_server_and_no_other
 
 def test_the_sockets_document_has_the_channels_of_the_server_and_no_others() -> None:
     channels = document(ASYNCAPI)["channels"].values()
-    routes = [*sockets.ROUTES, *event_streams.ROUTES]
-    assert {channel["address"] for channel in channels} == {route.path for route in routes}
+    routes = {route.path for route in sockets.ROUTES} | {route.path for route in event_streams.ROUTES}
+    assert {channel["address"] for channel in channels} == routes
 
 
 def test_every_problem_is_in_the_http_document_and_no_other() -> None:
