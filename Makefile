@@ -68,6 +68,7 @@ bench: $(DEV) ## run all benchmarks against their floors (half an hour)
 	$(BIN)/python -m tests.bench.reads
 	$(BIN)/python -m tests.bench.entitlements
 	$(BIN)/python -m tests.bench.returns
+	$(BIN)/python -m tests.bench.networks
 
 soak: $(DEV) ## simulate an hour of customers in minutes and check for leaks
 	$(BIN)/python -m tests.soak

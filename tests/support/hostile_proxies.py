@@ -7,12 +7,13 @@ WebSocket. `Seen` counts what passed, so that a test can tell how often a browse
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from paidup.runtime.tasks import cancel_tasks
+from tests.support.tcp import serving_tcp
 
 BLOCK = 4096
 CAP_S = 20.0
@@ -40,22 +41,15 @@ class HostileProxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._upstream = (host, port)
-        self._ends: set[asyncio.StreamWriter] = set()
         self.url = ""
         self.seen = Seen()
 
     @asynccontextmanager
     async def laid(self) -> AsyncIterator[Self]:
-        """The running proxy; at the end it closes all its connections."""
-        server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
+        """The running proxy."""
+        async with serving_tcp(self._carry) as port:
+            self.url = f"http://127.0.0.1:{port}"
             yield self
-        finally:
-            server.close()
-            for end in self._ends:
-                end.transport.abort()
-            await server.wait_closed()
 
     # What subclasses change
 
@@ -78,27 +72,18 @@ class HostileProxy:
     # One connection
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ends = [writer]
-        self._ends.add(writer)
+        far: asyncio.StreamWriter | None = None
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 head = await self._head(reader, writer)
                 if head is None:
                     return
                 far_reader, far = await asyncio.open_connection(*self._upstream)
-                ends.append(far)
-                self._ends.add(far)
                 far.write(head)
-                ways = [
-                    asyncio.create_task(self.up(reader, far)),
-                    asyncio.create_task(self.down(far_reader, writer)),
-                ]
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)  # either end has closed
-                await cancel_tasks(*ways)
+                await _first_of(self.up(reader, far), self.down(far_reader, writer))  # either end has closed
         finally:
-            for end in ends:
-                end.close()
-            self._ends.difference_update(ends)
+            if far is not None:
+                far.close()
 
     async def _head(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
         """The request's head for the server; None if it has been answered here."""
@@ -205,6 +190,14 @@ class CutsIdle(HostileProxy):
             writer.transport.abort()
         finally:
             await cancel_tasks(reading)
+
+
+async def _first_of(*ways: Coroutine[Any, Any, None]) -> None:
+    tasks = [asyncio.create_task(way) for way in ways]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel_tasks(*tasks)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from playwright.async_api import Browser, BrowserContext, Page
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -111,7 +112,9 @@ async def running_networks(
 ) -> AsyncIterator[Networks]:
     """One server behind all kinds of proxies. The sandbox is emptied first."""
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(checked_session())
+        # One connection for each call: a kept-alive one may be closing.
+        calls = aiohttp.TCPConnector(force_close=True)
+        http = await stack.enter_async_context(checked_session(connector=calls))
         stripe_side = StripeSide(sandbox, http)
         await stripe_side.control("reset")
         await stripe_side.create_prices()
