@@ -109,7 +109,7 @@ class HostileProxy:
         return b"\r\n".join([first, *lines, b"", b""])
 
 
-class RefusesUpgrades(HostileProxy):
+class NoUpgrades(HostileProxy):
     """Answers each WebSocket itself: with a status, a page, or a reset."""
 
     def __init__(self, host: str, port: int, how: Refusal) -> None:

@@ -20,7 +20,7 @@ from tests.support.hostile_proxies import (
     Buffers,
     CutsIdle,
     HostileProxy,
-    RefusesUpgrades,
+    NoUpgrades,
     Seen,
     StripsSubprotocol,
 )
@@ -122,10 +122,10 @@ async def running_networks(
         target = ("127.0.0.1", port)
         proxies: dict[str, HostileProxy] = {
             "direct": HostileProxy(*target),
-            "403": RefusesUpgrades(*target, "403"),
-            "426": RefusesUpgrades(*target, "426"),
-            "reset": RefusesUpgrades(*target, "reset"),
-            "200": RefusesUpgrades(*target, "200"),
+            "403": NoUpgrades(*target, "403"),
+            "426": NoUpgrades(*target, "426"),
+            "reset": NoUpgrades(*target, "reset"),
+            "200": NoUpgrades(*target, "200"),
             "strips the subprotocol": StripsSubprotocol(*target),
             "buffers 4 KiB": Buffers(*target),
             "buffers to the end": Buffers(*target, blocks=False),
