@@ -30,10 +30,6 @@
  * @typedef {{type: "status", invoice: string, version: number, status: InvoiceStatus, stage: Stage,
  *   plan: string|null, credits_granted: number, balance: number,
  *   via: "verification"|"webhook"|"reconciliation"|"operator"|null, at: string, error: PaymentError|null, checkout: string|null,
- *   processing?: ProcessingPayment|null, replaced_by: string|null}} Status
-=======
- *   via: "verification"|"webhook"|"reconciliation"|null, at: string, error: PaymentError|null, checkout: string|null,
- *   processing?: ProcessingPayment|null, replaced_by: string|null, traceparent?: string}} Status
  *   processing?: ProcessingPayment|null, replaced_by: string|null, traceparent?: string}} Status
  */
 /**
