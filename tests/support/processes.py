@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,15 +40,41 @@ def _ports() -> Iterator[int]:
 
 
 _numbers = _ports()
+_reserved: deque[socket.socket] = deque()
 
 
 def free_port() -> int:
-    """A loopback port on which nobody listens now, and which nobody else here is given."""
+    """A loopback port on which nobody listens now, and which no other test of this machine is given soon."""
     for port in itertools.islice(_numbers, 3_000):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _reserve(port)
             return port
     raise AssertionError("no port is free")
+
+
+def _reserve(port: int) -> None:
+    """Until the hundredth port after this one. Raises OSError where another run of tests has reserved it.
+
+    A name without a file, as only Linux has them: it is free again when this process ends, however it does.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0paidup-test-port-{port}")
+    except OSError:
+        name.close()
+        raise
+    _reserved.append(name)
+    if len(_reserved) > 100:
+        _reserved.popleft().close()
+
+
+@atexit.register
+def _release_ports() -> None:
+    while _reserved:
+        _reserved.pop().close()
 
 
 class Child:
