@@ -153,4 +153,6 @@ class CheckedSocket(aiohttp.ClientWebSocketResponse):
 
 def checked_session(**options: Any) -> aiohttp.ClientSession:
     """A session that believes the documents and nothing else; `options` are aiohttp's."""
+    # uvicorn closes a connection that was idle for 5 s: on a busy machine, while a request is on its way.
+    options.setdefault("connector", aiohttp.TCPConnector(keepalive_timeout=1))
     return aiohttp.ClientSession(response_class=CheckedAnswer, ws_response_class=CheckedSocket, **options)
