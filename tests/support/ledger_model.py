@@ -147,6 +147,8 @@ class Model:
         self.invoices: dict[str, Reversals] = {}
         self.spends: dict[str, tuple[int, int]] = {}
         self.reservations: dict[str, Reservation] = {}
+        self.gifts: dict[str, int] = {}
+        """An operator's grants that are not revoked, and their batches."""
         self.carried = self.carried_money = self.carried_until = 0
         self.free: list[tuple[int, int, int]] = []
         """Free credits that were granted: (from, to, credits)."""
@@ -300,6 +302,44 @@ class Model:
             if batch.given and batch.number not in apart:
                 credits -= self._refill(batch, credits, at)
         return credits
+
+    # An operator's corrections
+
+    def give(self, name: str, credits: int, ends: int | None, at: int) -> int:
+        """The balance. No invoice gives these credits."""
+        self.expire(at)
+        self.invoices[name] = Reversals(0)
+        number = len(self.batches)
+        self.batches.append(Batch(number, name, None, "", credits, due=None, ends=ends, cap=0))
+        self._give(self.batches[-1])
+        self.gifts[name] = number
+        return self.balance
+
+    def take(self, credits: int, allow_debt: bool, at: int) -> int:
+        before = deepcopy(self.__dict__)
+        self.expire(at)
+        if self.balance < credits and not allow_debt:
+            self.__dict__.update(before)
+            raise Refused("InsufficientCredits")
+        self._owe(credits)
+        return self.balance
+
+    def revoke(self, name: str, forgives: bool, at: int) -> int:
+        """Take back what is left of a gift. What was used of it is owed, or forgiven."""
+        if name not in self.gifts:
+            raise Refused("Conflict")
+        self.expire(at)
+        batch = self.batches[self.gifts.pop(name)]
+        used = batch.credits - batch.left - batch.expired
+        forgiven = used if forgives else 0
+        batch.credits, batch.left, batch.grace = batch.expired + forgiven, 0, 0
+        batch.ended, batch.ends = True, at if batch.ends is None else min(batch.ends, at)
+        self._owe(used - forgiven)
+        return self.balance
+
+    def _owe(self, credits: int) -> None:
+        self.debt += credits
+        self._pay_from(sorted(self.batches, key=lambda b: b.order))
 
     # Grants and expiry
 

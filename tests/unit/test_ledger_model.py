@@ -26,12 +26,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from paidup.credits import ledger, reservations
+from paidup.credits import corrections, ledger, reservations
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import open_database, write_transaction
-from paidup.db.models import Account, CreditGrant, GrantState, Invoice, LedgerEntry, Reservation, ReversalKind
+from paidup.db.models import (
+    Account,
+    CreditGrant,
+    EntryKind,
+    GrantState,
+    Invoice,
+    LedgerEntry,
+    Reservation,
+    ReversalKind,
+)
 from paidup.domain.billing_months import months_between
-from paidup.domain.catalog import Interval, StripePrice, parse_catalogue
+from paidup.domain.catalog import AfterRefund, Interval, StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
@@ -103,6 +112,7 @@ class Customer:
         self.model = model
         self.bills = bills
         self.invoices: list[str] = []
+        self.given: list[str] = []
         self.totals: dict[str, int] = {}
         self.subscribed = False
         self.had_trial = False
@@ -242,6 +252,48 @@ class Histories(RuleBasedStateMachine):
             lambda account: reservations.expire_due(account, at_unix(self.at)),
             lambda model: model.sweep(self.at),
         )
+
+    # What an operator does
+
+    @rule(who=who, credits=some, hours=st.sampled_from([None, 30, 24 * 40]))
+    def give(self, who: int, credits: int, hours: int | None) -> None:
+        name, ends = self.key("new"), self.at + hours * HOUR_S if hours else None
+        terms = ledger.GrantTerms(credits, at_unix(ends) if ends else None)
+
+        async def move(account: Account) -> Any:
+            at = at_unix(self.at)
+            await corrections.give(account, f"cor-{account.id}-{name}", EntryKind.GRANT, terms, "", at)
+            return account.balance
+
+        self.both(who, move, lambda model: model.give(name, credits, ends, self.at))
+        self.customers[who].given.append(name)
+
+    @rule(who=who, credits=some, allow_debt=st.booleans())
+    def take(self, who: int, credits: int, allow_debt: bool) -> None:
+        name = self.key("new")
+
+        async def move(account: Account) -> Any:
+            correction, at = f"cor-{account.id}-{name}", at_unix(self.at)
+            await corrections.take(account, correction, credits, allow_debt, "", at)
+            return account.balance
+
+        self.both(who, move, lambda model: model.take(credits, allow_debt, self.at))
+
+    @rule(who=who, nth=st.integers(0, 1), after=st.sampled_from(AfterRefund))
+    def revoke(self, who: int, nth: int, after: AfterRefund) -> None:
+        """One of the newest gifts, that is spent, reserved, expired or revoked by now."""
+        given = list(self.customers[who].given)
+        if not given:
+            return
+        name = given[-1 - nth % len(given)]
+
+        async def move(account: Account) -> Any:
+            row = await CreditGrant.get(correction=f"cor-{account.id}-{name}")
+            await corrections.revoke(account, row, after, "", at_unix(self.at))
+            return account.balance
+
+        forgives = after is AfterRefund.FORGIVE
+        self.both(who, move, lambda model: model.revoke(name, forgives, self.at))
 
     def both(
         self, who: int, move: Callable[[Account], Awaitable[Any]], expect: Callable[[Model], Any]

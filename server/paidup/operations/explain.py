@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 import msgspec
 from tortoise.expressions import Q
@@ -37,6 +38,7 @@ from paidup.stripe_api.schemas import StripeInvoice, decode
 
 MAX_INVOICES = 20
 MAX_OTHER_EVENTS = 20
+MAX_WAITING_EVENTS = 500
 MAX_CORRECTIONS = 20
 MAX_TIMELINE_EVENTS = 500
 MAX_DELIVERIES = 50
@@ -125,15 +127,16 @@ async def _other_events(
     for text in {reference, *(await customers_of(account) if account else ())}:
         if not text.startswith(("in_", "cs_", "pi_", "sub_", "cus_")):
             continue  # an external id could match any text in a payload
-        events = (
-            StripeEvent.filter(payload__contains=f'"{text}"').order_by("-received_at").limit(MAX_OTHER_EVENTS)
-        )
-        rows = await events.filter(handled_at__isnull=True)
+        events = StripeEvent.filter(payload__contains=f'"{text}"')
+        # In no order: PostgreSQL would follow that, and read every payload. Those that wait are few.
+        waiting = await events.filter(handled_at__isnull=True).limit(MAX_WAITING_EVENTS)
+        rows = sorted(waiting, key=attrgetter("received_at"), reverse=True)[:MAX_OTHER_EVENTS]
         if not invoices and account is None:
             # Most events of a known reference have no effect, so they are shown for unknown ones only.
-            rows += await events.filter(
+            unhandled = events.filter(
                 outcome=EventOutcome.UNHANDLED_TYPE, received_at__gte=at - UNHANDLED_SHOWN_FOR
             )
+            rows += await unhandled.order_by("-received_at").limit(MAX_OTHER_EVENTS)
         found.update({row.id: stored_event(row) for row in rows})
     return [event for event in found.values() if event.id not in shown]
 

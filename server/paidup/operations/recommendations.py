@@ -161,9 +161,8 @@ def event_recommendation(event: StoredEvent) -> str:
         customer = event.unknown_reference or "this customer"
         if not customer.startswith(("cus_", "this ")):
             return f"No account is named {customer!r}, as its metadata says: let that user sign in, {replay}"
-        return (
-            f"Link {customer} to an account (a token with `stripe_customer`, or POST /api/invoices), {replay}"
-        )
+        how = "paidup link-customer, or a token with `stripe_customer`"
+        return f"Link {customer} to an account ({how}), {replay}"
     if "needs_refetch" in error and event.type.startswith("checkout."):
         return f"Stripe has made no invoice for this payment so far. If it makes none, ask it why, {replay}"
     if event.given_up:
