@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import World
 from tests.support.contracts import checked_session
+from tests.support.event_streams import streaming
 from tests.support.outgoing import certify
 from tests.support.paidup import Paidup, environment, serving_process, status_with
 from tests.support.processes import ROOT, Child, free_port
@@ -127,7 +128,7 @@ async def _answers(paidup: Paidup) -> bool:
 
 
 async def test_only_requests_of_customers_and_stripe_pass(site: Site) -> None:
-    """A purchase over TLS, its WebSocket and a webhook pass; internal pages do not."""
+    """A purchase over TLS, its WebSocket, a stream and a webhook pass; internal pages do not."""
     stripe_side = site.world.stripe_side
     await stripe_side.conditions(webhook_drop=True)
     async with site.browser() as paidup:
@@ -137,6 +138,8 @@ async def test_only_requests_of_customers_and_stripe_pass(site: Site) -> None:
         async with ada.watch(purchase) as socket:
             told = await status_with(socket, status="active")
         assert told["via"] == "verification"
+        async with streaming(ada, "account/events", await ada.account_ticket()) as stream:
+            assert (await stream.until(type="balance"))["balance"] == 2000, "no buffer holds an event back"
         event = json.dumps(await stripe_side.event("invoice.paid")).encode()
         status, answer = await paidup.webhook(event)
         assert (status, answer["outcome"]) == (200, "already_settled")
