@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from paidup.db.models import Account, CheckoutSession, Invoice, Subscription
 from paidup.reconciliation.second_payments import SecondPayments
+from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, PRO, SEPA, CheckoutShop
 from tests.support.ledger_asserts import assert_books_balance
@@ -115,9 +117,12 @@ async def test_a_stranger_who_subscribes_an_account_does_not_stand_in_its_way(
 
 
 async def test_a_bank_debit_of_somebody_elses_does_not_stand_in_the_way_either(
-    paidup: Paidup, shop: CheckoutShop
+    world: World, shop: CheckoutShop, tmp_path: Path
 ) -> None:
-    """S39, S49: it is processing for days, and is no payment of the account's own."""
+    """S39, S49: it is processing for days, and is no payment of the account's own: nor is it trusted."""
+    plans = tmp_path / "plans.toml"
+    plans.write_bytes(PACKAGED_PLANS.read_bytes() + b"\n[trust]\nsepa_debit = 500\n")
+    paidup = await world.server(plans_file=plans)
     for lookup_key in (PRO, EXTRA):
         price = await shop.price(lookup_key)
         option = {"currency_options[eur][unit_amount]": "1400"}
@@ -129,3 +134,4 @@ async def test_a_bank_debit_of_somebody_elses_does_not_stand_in_the_way_either(
         await shop.pay(session, email="mallory@example.com", payment_method_data=SEPA)
         await wait_until(lambda: Invoice.exists(checkout=session, status="processing"))  # noqa: B023
         await bought(ada, **wanted)
+    assert await ada.balance() == 0

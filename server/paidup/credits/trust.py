@@ -14,14 +14,23 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from paidup.credits import ledger
-from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, Invoice, Reversal, ReversalKind
+from paidup.db.models import (
+    Account,
+    CheckoutSession,
+    CreditGrant,
+    EntryKind,
+    GrantState,
+    Invoice,
+    Reversal,
+    ReversalKind,
+)
 from paidup.domain.catalog import AfterRefund, Trust
 
 
 async def give(row: Invoice, account: Account, terms: ledger.GrantTerms, policy: Trust, at: datetime) -> None:
     """Grant credits for a debit that is under way, as far as the policy allows: up to `terms.credits`."""
     credits = min(terms.credits, policy.cap(row.payment_method) - await _outstanding(row))
-    if credits <= 0 or await _was_given(row) or await has_failed(account):
+    if credits <= 0 or await _was_given(row) or await has_failed(account) or await _is_somebody_elses(row):
         return
     lent = replace(terms, credits=credits, installment=ledger.ON_TRUST, rollover_cap=0, usable_until=None)
     await ledger.grant(account, row.id, lent, at)
@@ -57,6 +66,12 @@ async def has_failed(account: Account) -> bool:
     return await Invoice.exists(account_id=account.id, debit_failed=True) or await Reversal.exists(
         kind=ReversalKind.DISPUTE, invoice__account_id=account.id
     )
+
+
+async def _is_somebody_elses(row: Invoice) -> bool:
+    """Whether only its payer has named the account: what was spent would be owed for a debit of theirs."""
+    sessions = CheckoutSession.filter(id=row.checkout, named_by_payer=True, claimed_at__isnull=True)
+    return row.checkout is not None and await sessions.exists()
 
 
 async def _outstanding(row: Invoice) -> int:
