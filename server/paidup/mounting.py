@@ -117,12 +117,15 @@ async def _respond(routes: ASGIApp, scope: dict[str, Any], sent: bytes) -> HttpR
         if not status:
             raise
         log.exception("request_failed", path=scope["path"])  # answered with 500, and raised again for the log
-    return HttpResponse(status, headers.get("retry-after", ""), body, headers.get("x-request-id", ""))
+    named = [headers.get(name, "") for name in ("x-request-id", "etag")]
+    return HttpResponse(status, headers.get("retry-after", ""), body, *named)
 
 
 def _scope(request: HttpRequest) -> dict[str, Any]:
     path, _, query = request.url.partition("?")
     headers = [(b"content-type", b"application/json")] if request.body else []
+    if etag := request.headers.get("If-None-Match"):
+        headers.append((b"if-none-match", etag.encode()))
     return {
         "type": "http",
         "asgi": {"version": "3.0"},

@@ -66,6 +66,7 @@ test("the client is below 5,000 bytes, minified and gzipped; the element below 1
   assert.ok((await weight("paidup.js")) < 5_000);
   assert.ok((await weight("element/activation.js")) < 10_000);
   assert.ok((await weight("react.js", ["react"])) < 5_200);
+  assert.ok((await weight("entitlements.js")) < 1_000);
 });
 
 test("the package contains the client, its licence and its types, and nothing of the demo", () => {
@@ -73,9 +74,9 @@ test("the package contains the client, its licence and its types, and nothing of
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name).slice(installed.length + 1));
   assert.deepEqual(files.sort(), [
-    "LICENSE", "README.md", "element/activation.js", "element/look.js", "element/words.js", "package.json", "paidup.js",
+    "LICENSE", "README.md", "element/activation.js", "element/look.js", "element/words.js", "entitlements.js", "package.json", "paidup.js",
     "react.js", "types/element/activation.d.ts", "types/element/index.d.ts", "types/element/look.d.ts",
-    "types/element/words.d.ts", "types/paidup.d.ts", "types/react.d.ts",
+    "types/element/words.d.ts", "types/entitlements.d.ts", "types/paidup.d.ts", "types/react.d.ts",
   ]);
   assert.equal(read(installed, "LICENSE"), read(CLIENT, "../../../LICENSE"));
   assert.equal(manifest.name, "@paidup/client");
@@ -120,7 +121,7 @@ test("a Vite project builds with it, and the build runs", async () => {
 test("the types match the JSDoc: `tsc -p tests/node/tsconfig.types.json` writes them", () => {
   const made = join(shop, "types");
   assert.equal(compile("-p", here("tsconfig.types.json"), "--outDir", made), "");
-  for (const path of ["paidup.d.ts", "react.d.ts", ...["activation", "look", "words"].map((name) => `element/${name}.d.ts`)])
+  for (const path of ["paidup.d.ts", "entitlements.d.ts", "react.d.ts", ...["activation", "look", "words"].map((name) => `element/${name}.d.ts`)])
     assert.equal(read(CLIENT, "types", path), read(made, path), path);
 });
 

@@ -89,6 +89,13 @@ export function balanceText(balance, each) {
   return `Enough for ${number(posters)} ${posters === 1 ? "poster" : "posters"}.`;
 }
 
+/** What is reserved, and what expires next if it is not used. @param {import("./api.js").Credits} credits */
+export function balanceParts({ held, expiring: [next] }) {
+  const reserved = held ? `${credits(held)} held for work that still runs: not spent.` : "";
+  const ends = next ? `${credits(next.credits)} to use by ${date(next.at)}.` : "";
+  return [reserved, ends].filter(Boolean).join(" ");
+}
+
 /** @param {Account["installments"]} parts of a yearly plan still to be granted */
 export function upcomingCredits([next, ...rest]) {
   if (!next) return "";

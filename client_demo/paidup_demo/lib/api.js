@@ -12,7 +12,7 @@
  */
 /** @typedef {{lookup_key: string, amount_minor: number, currency: string, interval: "month"|"year"|"once"}} Price */
 /** @typedef {{id: string, name: string, description: string, credits: number, top_up: boolean, max_quantity: number, prices: Price[]}} Plan */
-/** @typedef {{balance: number, grants: {plan: string, remaining: number}[], activating: Activating|null, renewing: Renewing|null}} Credits */
+/** @typedef {{held: number, expiring: {at: string, credits: number}[], balance: number, grants: {plan: string, remaining: number}[], activating: Activating|null, renewing: Renewing|null}} Credits */
 /**
  * A subscription as Stripe last showed it; dates are ISO 8601 in UTC.
  * @typedef {{id: string, status: string, plan: string|null, interval: "month"|"year"|null, quantity: number,

@@ -86,11 +86,12 @@ export function refresh() {
 
 async function read() {
   await attempt("account-error", async () => {
-    const [known] = await Promise.all([api.account(), refreshLedger(plans)]);
+    const [known, credits] = await Promise.all([api.account(), api.credits(), refreshLedger(plans)]);
     if (!account) chooseInterval(known.subscription?.interval ?? "month");
     account = known;
     page.showBalance(known.balance);
     draw(known);
+    set("balance-parts", accountText.balanceParts(credits));
     set("account-error", "");
   });
 }

@@ -55,7 +55,9 @@ function say(balance) {
 export function followBalance(changed) {
   const watch = watchBalance();
   watch.addEventListener("balance", (event) => {
-    showBalance(/** @type {CustomEvent} */ (event).detail.balance);
+    const { balance, held } = event.detail;
+    showBalance(balance);
+    set("balance-held", held ? `(${texts.number(held)} held)` : "");
     changed();
   });
 }

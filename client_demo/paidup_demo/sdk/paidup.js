@@ -39,7 +39,7 @@
  */
 /**
  * An account's balance from the server. `version` only grows; a `balance` below zero is a debt; `at` as above.
- * @typedef {{type: "balance", version: number, balance: number, at: string}} Balance
+ * @typedef {{type: "balance", version: number, balance: number, held: number, at: string}} Balance
  */
 /** @typedef {Status & {status: "active"|"void"|"reversed"}} FinalStatus what ends the wait */
 /** @typedef {"aborted"|"unauthorized"|"forbidden"|"unknown_invoice"|"unknown_checkout"|"unknown_account"|"gone"} ErrorCode */

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from paidup.client.blocking import Paidup
+from paidup.client.entitlements import EntitledBalance, Entitlements
 from paidup.client.errors import (
     AlreadyOnPlanError,
     AlreadySubscribedError,
@@ -60,6 +61,7 @@ from paidup.client.errors import (
     UnknownPlanError,
     WebhookRefusedError,
 )
+from paidup.client.outages import AllowDuringOutage, DeferredSpend
 from paidup.client.responses import (
     AccountState,
     ActivatingPayment,
@@ -101,6 +103,7 @@ __all__ = [
     "APIStatusError",
     "AccountState",
     "ActivatingPayment",
+    "AllowDuringOutage",
     "AlreadyOnPlanError",
     "AlreadySubscribedError",
     "AsyncPaidup",
@@ -114,6 +117,9 @@ __all__ = [
     "ConflictError",
     "Credits",
     "DebitUnderWay",
+    "DeferredSpend",
+    "EntitledBalance",
+    "Entitlements",
     "Entry",
     "EntryPage",
     "Expiry",

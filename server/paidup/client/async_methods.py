@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncIterator
-from typing import Self, TypeVar, Unpack
+from collections.abc import AsyncIterator, Generator
+from typing import Any, Self, TypeVar, Unpack
 
 from paidup.client import calls
 from paidup.client.calls import ApiCall, CheckoutChoices
+from paidup.client.entitlements import Entitlements
+from paidup.client.errors import APIError
+from paidup.client.outages import DeferredSpend
+from paidup.client.remembering import RememberingCaller
 from paidup.client.responses import (
     AccountState,
     ChangePreview,
@@ -26,12 +30,12 @@ from paidup.client.responses import (
     Status,
     SubscriptionState,
 )
-from paidup.client.retries import HttpRequest, HttpResponse, RetryingCaller
+from paidup.client.retries import HttpRequest, HttpResponse
 
 T = TypeVar("T")
 
 
-class AsyncMethods(RetryingCaller):
+class AsyncMethods(RememberingCaller):
     """Every call of the API as a coroutine. `customer` is your id of a user.
 
     A call is retried for at most `deadline_s` seconds. It then raises APIConnectionError, after which it
@@ -77,13 +81,33 @@ class AsyncMethods(RetryingCaller):
         """Return the balance, the grants that can be spent, and the payment in progress."""
         return await self._run(calls.credits_call(customer))
 
+    async def entitlements(self, customer: str) -> Entitlements:
+        """Return what the customer may use now: plan, features, limits and balance.
+
+        Kept for up to a minute, or until `on_event` gets an event of the customer's; then asked for with its
+        ETag. In an outage, as the client's policy says: the last known ones, or APIConnectionError.
+        """
+        found: Entitlements = await self._drive(self._asking_entitlements(customer))
+        return found
+
     async def spend(self, customer: str, credits: int, key: str, reason: str | None = None) -> SpendResult:
         """Spend `credits` (a whole number, at least 1) at most once for each `key`.
 
         `reason` is shown in the customer's ledger. The same `key` and amount return the first result
         again. Raises InsufficientCreditsError, or KeyReusedError if the key was used with another amount.
+        In an outage, the client's policy may allow it and charge it later: see `deferred` of the result.
         """
-        return await self._run(calls.spend_call(customer, credits, key, reason))
+        found: SpendResult = await self._drive(self._spending(DeferredSpend(customer, credits, key, reason)))
+        return found
+
+    async def send_deferred(self) -> int:
+        """Charge the spends that an outage has deferred. Return how many are left.
+
+        Each successful spend charges some as well. Call this now and then, and before `close`, with a
+        policy of AllowDuringOutage.
+        """
+        left: int = await self._drive(self._sending_deferred(len(self.deferred)))
+        return left
 
     async def reserve(
         self, customer: str, credits: int, key: str, expires_in_s: int = 900
@@ -230,6 +254,20 @@ class AsyncMethods(RetryingCaller):
     @abstractmethod
     async def _send(self, request: HttpRequest) -> HttpResponse | None:
         """Send the request; None if no response came within its `timeout_s`."""
+
+    async def _drive(self, steps: Generator[ApiCall[Any], Any, Any]) -> Any:
+        """Make the calls that `steps` yields; what it returns."""
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    found = await self._run(call)
+                except APIError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(found)
+        except StopIteration as done:
+            return done.value
 
     async def _run(self, call: ApiCall[T]) -> T:
         steps = self._steps(call)

@@ -7,6 +7,8 @@ import asyncio
 import aiohttp
 
 from paidup.client.async_methods import AsyncMethods
+from paidup.client.outages import AllowDuringOutage
+from paidup.client.remembering import MAX_AGE_S
 from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse
 from paidup.client.tokens import TokenFactory
 
@@ -18,10 +20,18 @@ class AsyncPaidup(AsyncMethods):
     It may be made before an event loop runs; its connections belong to the loop that uses it.
     A call is retried for at most `deadline_s` seconds. It then raises APIConnectionError, after which it
     may have succeeded: retry it with the same key. Other errors are subclasses of APIStatusError.
+    `outage`: what to do while Paidup does not answer; without it, spends are refused.
     """
 
-    def __init__(self, base_url: str, token_for: TokenFactory, deadline_s: float = DEADLINE_S) -> None:
-        super().__init__(base_url, token_for, deadline_s)
+    def __init__(
+        self,
+        base_url: str,
+        token_for: TokenFactory,
+        deadline_s: float = DEADLINE_S,
+        entitlements_max_age_s: float = MAX_AGE_S,
+        outage: AllowDuringOutage | None = None,
+    ) -> None:
+        super().__init__(base_url, token_for, deadline_s, entitlements_max_age_s, outage)
         self._http: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -48,6 +58,7 @@ class AsyncPaidup(AsyncMethods):
                     headers.get("Retry-After", ""),
                     await response.read(),
                     headers.get("X-Request-Id", ""),
+                    headers.get("ETag", ""),
                 )
         except (aiohttp.ClientError, TimeoutError):
             return None

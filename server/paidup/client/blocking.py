@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Self, TypeVar, Unpack
+from collections.abc import Generator, Iterator
+from typing import Any, Self, TypeVar, Unpack
 
 import urllib3
 
 from paidup.client import calls
 from paidup.client.calls import ApiCall, CheckoutChoices
 from paidup.client.deadline_pools import POOL_CLASSES
+from paidup.client.entitlements import Entitlements
+from paidup.client.errors import APIError
+from paidup.client.outages import AllowDuringOutage, DeferredSpend
+from paidup.client.remembering import MAX_AGE_S, RememberingCaller
 from paidup.client.responses import (
     AccountState,
     ChangePreview,
@@ -28,22 +32,30 @@ from paidup.client.responses import (
     Status,
     SubscriptionState,
 )
-from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse, RetryingCaller
+from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse
 from paidup.client.tokens import TokenFactory
 
 T = TypeVar("T")
 
 
-class Paidup(RetryingCaller):
+class Paidup(RememberingCaller):
     """Blocking client. Safe to share between threads. Close it, or use it as a context manager.
 
     `base_url` is the server's address; `token_for` makes a backend token for a user id (`signed_with`).
     A call is retried for at most `deadline_s` seconds. It then raises APIConnectionError, after which it
     may have succeeded: retry it with the same key. Other errors are subclasses of APIStatusError.
+    `outage`: what to do while Paidup does not answer; without it, spends are refused.
     """
 
-    def __init__(self, base_url: str, token_for: TokenFactory, deadline_s: float = DEADLINE_S) -> None:
-        super().__init__(base_url, token_for, deadline_s)
+    def __init__(
+        self,
+        base_url: str,
+        token_for: TokenFactory,
+        deadline_s: float = DEADLINE_S,
+        entitlements_max_age_s: float = MAX_AGE_S,
+        outage: AllowDuringOutage | None = None,
+    ) -> None:
+        super().__init__(base_url, token_for, deadline_s, entitlements_max_age_s, outage)
         self._pool = urllib3.PoolManager(maxsize=20, retries=False)
         self._pool.pool_classes_by_scheme = POOL_CLASSES
 
@@ -83,13 +95,33 @@ class Paidup(RetryingCaller):
         """Return the balance, the grants that can be spent, and the payment in progress."""
         return self._run(calls.credits_call(customer))
 
+    def entitlements(self, customer: str) -> Entitlements:
+        """Return what the customer may use now: plan, features, limits and balance.
+
+        Kept for up to a minute, or until `on_event` gets an event of the customer's; then asked for with its
+        ETag. In an outage, as the client's policy says: the last known ones, or APIConnectionError.
+        """
+        found: Entitlements = self._drive(self._asking_entitlements(customer))
+        return found
+
     def spend(self, customer: str, credits: int, key: str, reason: str | None = None) -> SpendResult:
         """Spend `credits` (a whole number, at least 1) at most once for each `key`.
 
         `reason` is shown in the customer's ledger. The same `key` and amount return the first result
         again. Raises InsufficientCreditsError, or KeyReusedError if the key was used with another amount.
+        In an outage, the client's policy may allow it and charge it later: see `deferred` of the result.
         """
-        return self._run(calls.spend_call(customer, credits, key, reason))
+        found: SpendResult = self._drive(self._spending(DeferredSpend(customer, credits, key, reason)))
+        return found
+
+    def send_deferred(self) -> int:
+        """Charge the spends that an outage has deferred. Return how many are left.
+
+        Each successful spend charges some as well. Call this now and then, and before `close`, with a
+        policy of AllowDuringOutage.
+        """
+        left: int = self._drive(self._sending_deferred(len(self.deferred)))
+        return left
 
     def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> ReservationResult:
         """Reserve `credits` for `expires_in_s` seconds, at most once for each `key`.
@@ -231,6 +263,20 @@ class Paidup(RetryingCaller):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _drive(self, steps: Generator[ApiCall[Any], Any, Any]) -> Any:
+        """Make the calls that `steps` yields; what it returns."""
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    found = self._run(call)
+                except APIError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(found)
+        except StopIteration as done:
+            return done.value
+
     def _run(self, call: ApiCall[T]) -> T:
         steps = self._steps(call)
         response: HttpResponse | None = None
@@ -261,5 +307,9 @@ class Paidup(RetryingCaller):
             return None
         headers = response.headers
         return HttpResponse(
-            response.status, headers.get("Retry-After", ""), response.data, headers.get("X-Request-Id", "")
+            response.status,
+            headers.get("Retry-After", ""),
+            response.data,
+            headers.get("X-Request-Id", ""),
+            headers.get("ETag", ""),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
+from paidup.client.entitlements import Entitlements
 from paidup.client.responses import (
     AccountState,
     ChangePreview,
@@ -38,6 +39,8 @@ class ApiCall(NamedTuple, Generic[T]):
     method: str
     path: str
     body: dict[str, Any] | None = None
+    etag: str | None = None
+    """Of the response that the caller has: the call then returns None where it has not changed."""
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -69,6 +72,11 @@ def account_ticket_call(customer: str) -> ApiCall[FreshTicket]:
 def credits_call(customer: str) -> ApiCall[Credits]:
     """GET /api/credits."""
     return ApiCall(Credits, customer, "GET", "/api/credits")
+
+
+def entitlements_call(customer: str, etag: str | None = None) -> ApiCall[Entitlements]:
+    """GET /api/entitlements."""
+    return ApiCall(Entitlements, customer, "GET", "/api/entitlements", None, etag)
 
 
 def spend_call(customer: str, credits: int, key: str, reason: str | None) -> ApiCall[SpendResult]:

@@ -138,21 +138,35 @@ class Expiry(msgspec.Struct, frozen=True):
 
 
 class Credits(msgspec.Struct, frozen=True):
-    """A customer's credits. A negative `balance` is a debt."""
+    """A customer's credits. A negative `balance` is a debt.
+
+    `available` can be spent, `held` is reserved and not spent, `debt` is owed. `expiring` is what expires if
+    it is not spent, soonest first. A balance at or below `low_balance` is low.
+    """
 
     balance: int
     grants: list[AvailableGrant]
     next_expiry: Expiry | None
     activating: ActivatingPayment | None
     renewing: Renewing | None = None
+    available: int = 0
+    held: int = 0
+    debt: int = 0
+    low_balance: int | None = None
+    expiring: list[Expiry] = []
 
 
 class SpendResult(msgspec.Struct, frozen=True):
-    """The balance after a spend, a commit or a release; `credits` is the amount of that call."""
+    """The balance after a spend, a commit or a release; `credits` is the amount of that call.
+
+    `deferred`: Paidup did not answer, and it is charged later under the same key. Then `balance` is what is
+    left of the last one that this client knows, or of 0.
+    """
 
     balance: int
     credits: int
     key: str
+    deferred: bool = False
 
 
 class ReservationResult(msgspec.Struct, frozen=True):

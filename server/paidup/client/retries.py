@@ -6,11 +6,12 @@ import random
 import time
 from collections.abc import Generator
 from http import HTTPStatus
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 
 from paidup.client.calls import ApiCall
+from paidup.client.entitlements import Entitlements
 from paidup.client.errors import APIConnectionError, APIError, status_error
 from paidup.client.tokens import TokenFactory
 
@@ -38,12 +39,13 @@ class HttpRequest(NamedTuple):
 
 
 class HttpResponse(NamedTuple):
-    """What a transport received. `retry_after` and `request_id` are headers' texts, or empty."""
+    """What a transport received. `retry_after`, `request_id` and `etag` are headers' texts, or empty."""
 
     status: int
     retry_after: str
     body: bytes
     request_id: str = ""
+    etag: str = ""
 
 
 class RetryBudget:
@@ -84,7 +86,7 @@ class RetryingCaller:
             # Half the deadline at most, so that a connection that hangs leaves time for a second attempt.
             timeout_s = min(deadline - time.monotonic(), self._deadline_s / 2)
             response = yield request._replace(timeout_s=timeout_s)
-            if response is not None and 200 <= response.status < 300:
+            if response is not None and (200 <= response.status < 300 or _is_unchanged(call, response)):
                 self._retry_budget.on_response()
                 return _decode(response, call.response_type)
             error = self._retryable_error(call, response)
@@ -101,6 +103,8 @@ class RetryingCaller:
         if call.body is not None:
             headers["Content-Type"] = "application/json"
             body = msgspec.json.encode(call.body)
+        if call.etag is not None:
+            headers["If-None-Match"] = call.etag
         return HttpRequest(call.customer, call.method, self._base_url + call.path, headers, body, 0.0)
 
     def _retryable_error(self, call: ApiCall[T], response: HttpResponse | None) -> APIError:
@@ -123,8 +127,17 @@ def _retry_after_s(response: HttpResponse | None) -> float:
     return float(response.retry_after)
 
 
+def _is_unchanged(call: ApiCall[T], response: HttpResponse) -> bool:
+    return call.etag is not None and response.status == HTTPStatus.NOT_MODIFIED
+
+
 def _decode(response: HttpResponse, response_type: type[T]) -> T:
+    if response.status == HTTPStatus.NOT_MODIFIED:
+        return cast(T, None)
     try:
-        return msgspec.json.decode(response.body, type=response_type)
+        decoded = msgspec.json.decode(response.body, type=response_type)
+        if isinstance(decoded, Entitlements):
+            return msgspec.structs.replace(decoded, etag=response.etag)
+        return decoded
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise APIError(f"Not a response of Paidup's API: {error}") from None

@@ -57,6 +57,7 @@ export type Balance = {
     type: "balance";
     version: number;
     balance: number;
+    held: number;
     at: string;
 };
 export type FinalStatus = Status & {
