@@ -73,7 +73,8 @@ class Stack:
         resources.callback(self.valkey.stop)
         port = free_port()
         self.sandbox_url = f"http://127.0.0.1:{port}"
-        sandbox = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, folder / "sandbox.log")
+        log = folder / "sandbox.log"
+        sandbox = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, log, forked=True)
         resources.callback(sandbox.stop)
         sandbox.wait_for(f"{self.sandbox_url}/sandbox/health")
         self._given = environment(

@@ -123,11 +123,11 @@ async def test_a_worker_serves_metrics_on_its_port(
     port = free_port()
     given = environment(**world.given(worker_metrics_port=port, reconciler_interval_s=0.05))
     work = ["-m", "paidup.cli", "work"]
-    worker = Child(work, given, home / "worker.log", cwd=home)
+    worker = Child(work, given, home / "worker.log", cwd=home, forked=True)
     try:
         await asyncio.to_thread(worker.wait_for, f"http://127.0.0.1:{port}/metrics")
         assert "paidup_ledger_mismatches_total 0.0" in await read(http, f"http://127.0.0.1:{port}/metrics")
-        second = Child(work, given, home / "second.log", cwd=home)
+        second = Child(work, given, home / "second.log", cwd=home, forked=True)
         assert await asyncio.to_thread(second.process.wait, 30) == 2
         assert "settings: WORKER_METRICS_PORT: " in second.output
     finally:

@@ -89,7 +89,7 @@ async def test_ids_are_whole_where_output_is_piped(world: World, home: Path, str
     async def output(*command: str) -> str:
         variables = environment(**world.given()) | {"COLUMNS": "20", "FORCE_COLOR": "1"}
         log = home / f"{command[0]}-{command[-1][:8]}.log"
-        child = Child(["-m", "paidup.cli", *command], variables, log, home)
+        child = Child(["-m", "paidup.cli", *command], variables, log, home, forked=True)
         await wait_until(lambda: child.process.poll() is not None, within=60)
         assert child.process.returncode == 0, child.output
         return CONTROL.sub("", child.output)

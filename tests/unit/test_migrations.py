@@ -20,6 +20,7 @@ from paidup.db.connection import connection, is_sqlite, migrate, open_database, 
 from paidup.db.models import CreditGrant, StripeCustomer, Subscription
 from paidup.runtime.clock import now
 from tests.structure.test_migrations import NAMES, declared, migration
+from tests.support.paidup import environment
 from tests.support.processes import Child
 
 OURS: dict[str, type[Model]] = {
@@ -123,8 +124,8 @@ async def test_processes_of_the_previous_release_can_still_write(empty_url: str)
 @pytest.mark.parametrize("empty_url", ["postgres"], indirect=True)
 async def test_concurrent_migrations_run_once(empty_url: str, tmp_path: Path) -> None:
     """Each server of a release may run it first, as an image's or a unit's own first step."""
-    once = f"import asyncio; from paidup.db.connection import migrate; asyncio.run(migrate({empty_url!r}))"
-    children = [Child(["-c", once], {}, tmp_path / f"{number}.log") for number in range(3)]
+    once, variables = ["-m", "paidup.cli", "migrate"], environment(database_url=empty_url)
+    children = [Child(once, variables, tmp_path / f"{each}.log", tmp_path, forked=True) for each in range(3)]
     for child in children:
         assert await asyncio.to_thread(child.process.wait, 60) == 0, child.output
 
