@@ -196,7 +196,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         prices = await _load_prices(settings, catalogue, gateway)
         payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)
-        dispatcher = await _open_dispatcher(stack, settings, hub)
+        dispatcher = await _open_dispatcher(stack, settings, hub, payments.settlement)
         own = OwnSubscriptions(gateway, payments.subscriptions, clock)
         open_sessions = OpenSessions(gateway, payments.checkouts, prices)
         verification, subscriptions = payments.verification, payments.subscriptions
@@ -273,7 +273,9 @@ async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: 
     return Connections(redis, gateway, hub, timeline)
 
 
-async def _open_dispatcher(stack: AsyncExitStack, settings: Settings, hub: Hub) -> Dispatcher:
+async def _open_dispatcher(
+    stack: AsyncExitStack, settings: Settings, hub: Hub, settlement: Settlement
+) -> Dispatcher:
     await take_settings(settings)
     sender = Sender(settings.outgoing, settings.allows_private_addresses)
     after = timedelta(hours=settings.event_endpoint_disable_after_h)
@@ -281,6 +283,9 @@ async def _open_dispatcher(stack: AsyncExitStack, settings: Settings, hub: Hub) 
     await dispatcher.open()
     stack.push_async_callback(dispatcher.close)
     hub.on_publish = dispatcher.wake
+    dispatcher.on_granted = settlement.provisioning.answered
+    settlement.provisioning.is_awaited = dispatcher.wants_grants
+    stack.callback(settlement.provisioning.close)
     return dispatcher
 
 

@@ -101,7 +101,7 @@ class Screen:
             await self.say("open", "waiting")
         elif state == "verifying":
             await self.say("open", "verifying")
-        elif state in ("awaiting_payment", "delayed"):
+        elif state in ("awaiting_payment", "delayed", "provisioning"):
             await self.say("open", state)
         elif state == "action_required":
             await self.say("requires_action", "action_required")

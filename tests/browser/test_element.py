@@ -24,6 +24,7 @@ ON_THE_WAY = (
     "processing",
     "failed",
     "delayed",
+    "provisioning",
     "active",
 )
 OTHER_ENDS = ("void", "reversed", "refused")

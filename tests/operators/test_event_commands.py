@@ -74,6 +74,10 @@ async def test_endpoints_and_deliveries_are_managed_by_commands(run: Run, databa
         (("replay", "in_1"), "error: 'in_1' is no event: evt_..., msg_..., or the number of a delivery."),
         (("endpoints", "show", "elsewhere"), "error: There is no endpoint 'elsewhere'"),
         (("trigger", "credits.granted"), "error: OPERATOR_TOKEN is missing"),
+        (
+            ("listen", "--forward-to", "localhost:1", "--token", "t", "--secret", "whsec_x"),
+            "error: The secret cannot be used: ",
+        ),
     ):
         code, output = await run(*arguments)
         assert (code, output.startswith(why)) == (1, True), output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -56,6 +57,14 @@ async def an_event(number: int, account: Account | None = None, **values: Any) -
         "created_at": now() - timedelta(hours=24 - number),
     }
     return await OutboundEvent.create(**{**defaults, **values})
+
+
+async def an_endpoint(name: str, types: Sequence[str] = ()) -> EventEndpoint:
+    """One to which the server's dispatcher sends nothing now, as after failures."""
+    later = now() + timedelta(hours=1)
+    return await EventEndpoint.create(
+        name=name, url=URL, types=list(types), secret="whsec_aGVyZQ==", retry_at=later
+    )
 
 
 async def delivered(
@@ -115,7 +124,8 @@ async def test_an_endpoint_is_made_changed_disabled_and_deleted(operators: Opera
     status, changed = await operators("PATCH", f"endpoints/{made['id']}", {"types": types})
     assert (status, changed["types"]) == (200, types)
 
-    pending = await delivered(await an_event(1), made["id"], DeliveryState.PENDING, next_attempt_at=now())
+    later = now() + timedelta(hours=1)
+    pending = await delivered(await an_event(1), made["id"], DeliveryState.PENDING, next_attempt_at=later)
     assert (await operators("GET", f"endpoints/{made['id']}"))[1]["pending"] == 1
     _, disabled = await operators("PATCH", f"endpoints/{made['id']}", {"enabled": False})
     assert (disabled["state"], disabled["pending"], disabled["dead"]) == ("disabled", 0, 1)
@@ -167,8 +177,8 @@ async def test_a_secret_is_rotated_with_two_valid_ones_for_a_bounded_time(operat
 async def test_deliveries_are_listed_by_pages_and_shown_with_request_and_answer(operators: Operators) -> None:
     ada, eve = await an_account(), await an_account("eve")
     invoice = await an_invoice(ada, subscription="sub_17")
-    here = await EventEndpoint.create(name="here", url=URL, types=[], secret="whsec_aGVyZQ==")
-    there = await EventEndpoint.create(name="there", url=URL, types=[], secret="whsec_dGhlcmU=")
+    here = await an_endpoint("here")
+    there = await an_endpoint("there")
     rows = []
     for number in range(1, 6):
         event = await an_event(number, ada if number < 5 else eve, invoice=invoice.id)
@@ -207,7 +217,7 @@ async def test_deliveries_are_listed_by_pages_and_shown_with_request_and_answer(
 
 async def test_events_are_sent_again_one_by_one_by_time_and_by_endpoint(operators: Operators) -> None:
     """Including those from before the endpoint existed; what is pending anyway is left as it is."""
-    here = await EventEndpoint.create(name="here", url=URL, types=[], secret="whsec_aGVyZQ==")
+    here = await an_endpoint("here")
     events = [await an_event(number) for number in range(1, 6)]
     done = await delivered(events[0], here.id, DeliveryState.DELIVERED, attempts=3, status_code=204)
     dead = await delivered(events[1], here.id, DeliveryState.DEAD, attempts=9, error="answered 500")
@@ -230,9 +240,7 @@ async def test_events_are_sent_again_one_by_one_by_time_and_by_endpoint(operator
     await pending.refresh_from_db()
     assert (pending.attempts, pending.replayed_at) == (2, None)
 
-    late = await EventEndpoint.create(
-        name="late", url=URL, types=["credits.granted"], secret="whsec_bGF0ZQ=="
-    )
+    late = await an_endpoint("late", ["credits.granted"])
     since, until = events[1].created_at, events[3].created_at
     wanted = {"since": since.isoformat(), "until": until.isoformat()}
     assert await replay(endpoint="late", **wanted) == 3

@@ -9,6 +9,7 @@ const TEXTS = {
   verifying: "We are checking your payment with Stripe.",
   processing: "Your bank needs more time. You can close this page.",
   delayed: "This is taking longer than usual. Your payment is safe, and you don’t need to pay again.",
+  provisioning: "Your payment has arrived. We are setting up your account.",
   failed: "The payment did not go through.",
   void: "This payment was canceled.",
 };

@@ -69,6 +69,7 @@ const STORIES = {
     return `Stripe’s webhook arrived ${formatDuration(webhook)} later; without Paidup you would have waited for it.`;
   },
   webhook: () => "Stripe’s webhook was first this time. Had it been late, Paidup would not have waited for it.",
+  operator: () => "The shop has credited it by hand.",
   reconciliation(webhook) {
     const then = webhook !== null && webhook > 0 ? `arrived ${formatDuration(webhook)} later` : "had not arrived";
     return `Paidup’s regular check found it. Stripe’s webhook ${then}.`;
@@ -104,6 +105,13 @@ export function screen(stage, known) {
           ? "Your bank has confirmed the payment. We are checking it with Stripe."
           : "The connection was lost. We are reconnecting and still checking your payment.",
         steps: ["done", "now", "next"],
+        actions: [],
+      };
+    case "provisioning":
+      return {
+        heading: "Your payment has arrived",
+        sentence: "We are setting up your account. It takes a moment.",
+        steps: ["done", "done", "now"],
         actions: [],
       };
     case "delayed":

@@ -15,7 +15,7 @@
  */
 
 /** @typedef {"open"|"requires_action"|"processing"|"active"|"failed"|"void"|"reversed"} InvoiceStatus */
-/** @typedef {"waiting"|"verifying"|"awaiting_payment"|"action_required"|"processing"|"delayed"|"active"|"failed"|"void"|"unclaimed"} Stage */
+/** @typedef {"waiting"|"verifying"|"awaiting_payment"|"action_required"|"processing"|"delayed"|"provisioning"|"active"|"failed"|"void"|"unclaimed"} Stage */
 /** @typedef {"connecting"|"open"|"waiting"|"polling"|"closed"} Connection */
 /** @typedef {"websocket"|"sse"|"long_poll"|"poll"} Transport how the server's messages come, best first */
 /** @typedef {{code: string, decline_code?: string|null, message: string}} PaymentError */
@@ -130,7 +130,7 @@ const FINAL = { 401: "unauthorized", 403: "forbidden", 410: "gone" };
 /** A PaymentIntent's statuses with which the customer has paid, or need do nothing more. */
 const PAID = ["succeeded", "processing"];
 /** @type {Stage[]} */
-const STAGES = ["waiting", "verifying", "awaiting_payment", "action_required", "processing", "delayed", "active", "failed", "void", "unclaimed"];
+const STAGES = ["waiting", "verifying", "awaiting_payment", "action_required", "processing", "delayed", "provisioning", "active", "failed", "void", "unclaimed"];
 
 /** Whether the wait is over. @param {Status|null} status */
 const isTerminal = (status) => !!status && ["active", "void", "reversed"].includes(status.status);

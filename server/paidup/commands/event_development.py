@@ -9,6 +9,7 @@ import typer
 
 from paidup.commands.output import console
 from paidup.commands.shared import Json, print_json, run
+from paidup.domain.outbound_settings import secret_problem
 from paidup.errors import InvalidInput
 from paidup.operations.event_endpoints import new_secret
 from paidup.operations.event_listening import Listener, OperatorClient, forward_address, http_session
@@ -51,11 +52,10 @@ def trigger(
 
 async def _listen(forward_to: str, types: list[str], server: tuple[str, str], secret: str) -> None:
     secret = secret or new_secret()
+    if problem := secret_problem(secret):
+        raise InvalidInput(f"The secret cannot be used: {problem}.")
     async with http_session() as http:
-        try:
-            listener = Listener(OperatorClient(http, *server), http, forward_to, secret, _say)
-        except ValueError:
-            raise InvalidInput("--secret is not one: whsec_, and base64 after it.") from None
+        listener = Listener(OperatorClient(http, *server), http, forward_to, secret, _say)
         _say(f"Ready: events of {server[0]} go to {forward_to}. Ctrl-C ends it.")
         _say(f"The signing secret: {secret}")
         await listener.run(types)

@@ -148,7 +148,7 @@ def _run(settings: Settings, work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _private_allowed(settings: Settings) -> bool:
-    return settings.event_private_addresses == "allow"
+    return settings.allows_private_addresses
 
 
 def _show(endpoint: EndpointDetails, as_json: bool) -> None:

@@ -209,6 +209,8 @@ class Invoice(Model):
     """How many credits were granted while its payment is processing: see credits/trust.py."""
     settled_via = fields.CharEnumField(Source, max_length=20, null=True)
     settled_at = fields.DatetimeField(null=True, db_index=True)
+    provisioning_until = fields.DatetimeField(null=True)
+    """Until then, browsers are not told that it is active: its plan waits for the SaaS's endpoints."""
     lease_expires_at = fields.DatetimeField(null=True)
     """Until then, one process verifies this invoice and the others do not."""
     next_check_at = fields.DatetimeField(null=True, db_index=True)

@@ -41,6 +41,8 @@ MAX_GRACE_HOURS = 28 * 24
 """Less than a month: unused credits do not outlast the period after theirs."""
 MAX_RIGHTS = 200
 """How many features, and how many limits, a plan may have."""
+MAX_PROVISIONING_S = 60
+"""A customer waits for it, in front of a screen."""
 DEFAULT_MAX_QUANTITY = 100
 """Enough seats for a team, and low enough that a typing mistake stays payable. `max_quantity` raises it."""
 
@@ -155,6 +157,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Both are what a customer with this plan may use: `domain/entitlements.py`."""
     low_balance: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
     """A balance at or below it is low. Written to the account with each grant of this plan."""
+    provisioning: bool = False
+    """Whether customers are told `active` only after the endpoints have answered to `credits.granted`."""
+    provisioning_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=MAX_PROVISIONING_S)] = 3.0
+    """How long they are waited for."""
 
     @property
     def top_up(self) -> bool:

@@ -12,7 +12,7 @@ from datetime import datetime
 import msgspec
 
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.stages import DELAYED_AFTER, Stage, stage_of
+from paidup.domain.stages import DELAYED_AFTER, Stage, is_provisioning, stage_of
 
 INVOICE_VERSION_OFFSET = 2
 """Added to the invoice's version, which begins with 1: beyond every version of a session without one."""
@@ -24,6 +24,7 @@ class LinkedInvoice(msgspec.Struct, frozen=True):
     status: InvoiceStatus
     version: int
     payment_seen_at: datetime | None
+    provisioning_until: datetime | None = None
 
 
 class SessionFacts(msgspec.Struct, frozen=True):
@@ -50,6 +51,8 @@ def checkout_state(facts: SessionFacts, at: datetime) -> CheckoutState:
     if facts.invoice is None:
         return _without_invoice(facts, at)
     row = facts.invoice
+    if is_provisioning(row.status, row.provisioning_until, at):
+        return CheckoutState(InvoiceStatus.OPEN, Stage.PROVISIONING, row.version - 1 + INVOICE_VERSION_OFFSET)
     stage = stage_of(row.status, row.payment_seen_at, at)
     if stage is Stage.AWAITING_PAYMENT and facts.status == "complete":
         stage = _completed_stage(facts, at)

@@ -60,6 +60,16 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     def terminal(self) -> bool:
         return self.status.terminal
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to ask Stripe."""
+        return self.terminal or self.stage is Stage.PROVISIONING
+
+    @property
+    def credited(self) -> bool:
+        """Whether its credits are there, whatever browsers are told yet."""
+        return self.status is InvoiceStatus.ACTIVE or self.stage is Stage.PROVISIONING
+
 
 class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status"):
     """The state of one Checkout Session, for those who know its id: nothing of its account but its credits.
@@ -83,6 +93,11 @@ class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status
     @property
     def terminal(self) -> bool:
         return self.status.terminal
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to ask Stripe."""
+        return self.terminal or self.stage is Stage.PROVISIONING
 
 
 class BalanceMessage(msgspec.Struct, frozen=True, tag_field="type", tag="balance"):

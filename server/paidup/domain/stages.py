@@ -4,7 +4,7 @@ Nobody is told that their payment is safe unless Stripe shows one. A row says wh
 session adds only `verifying`, at its start, until Stripe has answered once: the row may be older than
 the payment.
 
-    verifying -> awaiting_payment -> (verifying -> delayed ->) active
+    verifying -> awaiting_payment -> (verifying -> delayed -> provisioning ->) active
                  action_required, processing, failed, void, unclaimed
 """
 
@@ -29,6 +29,8 @@ class Stage(StrEnum):
     ACTION_REQUIRED = "action_required"
     PROCESSING = "processing"
     DELAYED = "delayed"
+    PROVISIONING = "provisioning"
+    """Credited, while the SaaS's own backend is told: see docs/provisioning.md."""
     ACTIVE = "active"
     FAILED = "failed"
     VOID = "void"
@@ -55,6 +57,11 @@ def stage_of(
     if payment_seen_at is None or status is not InvoiceStatus.OPEN:
         return _STAGES[status]
     return Stage.DELAYED if at is not None and at - payment_seen_at >= DELAYED_AFTER else Stage.VERIFYING
+
+
+def is_provisioning(status: InvoiceStatus, until: datetime | None, at: datetime) -> bool:
+    """Whether a row that is active is not shown as such yet. `until`: its `provisioning_until`."""
+    return until is not None and status is InvoiceStatus.ACTIVE and at < until
 
 
 def opening_stage(row: Stage, answered: bool, checking: bool) -> Stage:

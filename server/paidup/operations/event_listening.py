@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from standardwebhooks import Webhook
 
 from paidup.errors import InvalidInput, NotFound, PaidupError, StorageUnavailable
 from paidup.operations.event_stream import StreamedEvent, StreamPage, Triggered
+from paidup.outbound.signing import signed_headers
 from paidup.runtime.clock import now
 
 WAIT_S = 10
@@ -100,7 +100,7 @@ class Listener:
         self._client = client
         self._http = http
         self._forward_to = forward_to
-        self._webhook = Webhook(secret)
+        self._secret = secret
         self._say = say
 
     async def run(self, types: Sequence[str]) -> None:
@@ -138,17 +138,16 @@ class Listener:
 
     async def _post(self, event: StreamedEvent) -> str:
         at = now()
+        body = event.body.encode()
         headers = {
             "content-type": "application/json",
-            "webhook-id": event.event,
-            "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": self._webhook.sign(event.event, at, event.body),
+            **signed_headers(event.event, at, body, [self._secret]),
         }
         timeout = aiohttp.ClientTimeout(total=FORWARD_TIMEOUT_S)
         try:
             async with self._http.post(
                 self._forward_to,
-                data=event.body.encode(),
+                data=body,
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import structlog
 
 from paidup.db.connection import storage_errors
 from paidup.db.outbound_models import DeliveryState, EndpointState, EventEndpoint
-from paidup.domain.outbound_events import payload
+from paidup.domain.outbound_events import OutboundEventType, payload
 from paidup.errors import StorageUnavailable
 from paidup.outbound.due import Due, Result, claim, fan_out, record
 from paidup.outbound.health import Health
@@ -44,6 +44,9 @@ DRAIN_S = 3.0
 """How long requests that are under way may take when the process stops."""
 
 
+OnGranted = Callable[[str], Awaitable[None]]
+
+
 class Dispatcher:
     """`disable_after`: an endpoint that has only failed for so long is disabled."""
 
@@ -59,9 +62,12 @@ class Dispatcher:
         self._sending: dict[int, set[asyncio.Task[None]]] = {}
         self._record: BatchExecutor[Result, None] = BatchExecutor(self._record_batch)
         self._task: asyncio.Task[None] | None = None
+        self.on_granted: OnGranted | None = None
+        """Called with the invoice of each `credits.granted` that was taken, or given up."""
 
     async def open(self) -> None:
         await self._sender.open()
+        await self._read_endpoints()
         self._task = asyncio.create_task(self._run_forever(), name="event-dispatcher")
 
     async def close(self) -> None:
@@ -79,6 +85,11 @@ class Dispatcher:
         """Something was committed. Never waits, never raises."""
         if self._endpoints:
             self._woken.set()
+
+    def wants_grants(self) -> bool:
+        """Whether an endpoint gets `credits.granted`."""
+        granted = OutboundEventType.CREDITS_GRANTED
+        return any(not endpoint.types or granted in endpoint.types for endpoint in self._endpoints)
 
     def refresh(self) -> None:
         """An endpoint was added or changed by this process: read them again at once."""
@@ -142,13 +153,20 @@ class Dispatcher:
         """One attempt, and what follows from it. What fails here is tried again when its lease ends."""
         try:
             answer = await self._post(endpoint, due)
-            await self._record(_result(due, answer))
+            result = _result(due, answer)
+            await self._record(result)
+            await self._tell_granted(due, result)
             await self._health.note(endpoint, answer.delivered, answer.status == GONE)
         except StorageUnavailable as error:
             log.warning("event_delivery_not_recorded", message=due.message, error=str(error))
         except Exception:
             log.exception("event_delivery_failed", message=due.message)
         self.wake()  # the account's next event may be due now
+
+    async def _tell_granted(self, due: Due, result: Result) -> None:
+        is_grant = due.facts.type == OutboundEventType.CREDITS_GRANTED and due.facts.invoice
+        if is_grant and self.on_granted and result.state is not DeliveryState.PENDING:
+            await self.on_granted(is_grant)
 
     async def _post(self, endpoint: EventEndpoint, due: Due) -> Answer:
         body, at = payload(due.facts), now()

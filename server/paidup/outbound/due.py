@@ -162,14 +162,15 @@ def _to_due(cells: tuple[Any, ...]) -> Due:
     delivery, attempts, message, event, kind, at, account, version, balance, invoice, subscription, data = (
         cells
     )
+    data = msgspec.json.decode(data) if isinstance(data, str) else data
     facts = OutboundFacts(
         kind,
         msgspec.convert(at, datetime),
-        account,
+        account or data.get("account"),  # an example (`paidup trigger`) names one that need not exist
         version,
         balance,
         invoice,
         subscription,
-        msgspec.json.decode(data) if isinstance(data, str) else data,
+        data,
     )
     return Due(delivery, attempts, message, event, facts)

@@ -47,7 +47,7 @@ class Health:
     async def _fail(self, endpoint: EventEndpoint) -> None:
         at = now()
         endpoint.failures += 1
-        endpoint.failing_since = endpoint.failing_since or at
+        since = endpoint.failing_since = endpoint.failing_since or at
         pause_s = endpoint_pause_s(endpoint.failures, random.random())  # noqa: S311
         if pause_s is not None:
             endpoint.retry_at = at + timedelta(seconds=pause_s)
@@ -55,6 +55,6 @@ class Health:
             row = EventEndpoint.filter(id=endpoint.id, state=EndpointState.ENABLED)
             await row.update(failures=F("failures") + 1, retry_at=endpoint.retry_at)
             await row.filter(failing_since__isnull=True).update(failing_since=at)
-        if at - endpoint.failing_since >= self._disable_after:
+        if at - since >= self._disable_after:  # another attempt may have succeeded meanwhile
             hours = self._disable_after / timedelta(hours=1)
             await disable(endpoint.id, f"every delivery has failed for {hours:g} hours")

@@ -118,7 +118,7 @@ class CheckoutVerification:
             with storage_errors():
                 row = await CheckoutSession.get_or_none(id=session)
                 status = await read_status(row.invoice) if row and row.invoice else None
-            if status is not None and status.terminal:
+            if status is not None and status.settled:
                 return Settled(Outcome.ALREADY_SETTLED, "nothing is left to read")
             if row is None or (row.status == EXPIRED and row.invoice is None):
                 break  # it has no lease
@@ -204,7 +204,7 @@ class CheckoutVerification:
             status = await read_status(row.invoice) if row and row.invoice else None
         if row is None:
             return self._is_missed(session)
-        return status.terminal if status else row.status == EXPIRED
+        return status.settled if status else row.status == EXPIRED
 
     async def _read(
         self, session: str, source: Source, max_wait_s: float | None, slot_acquired: bool
@@ -255,7 +255,7 @@ class CheckoutVerification:
         """What is known of an invoice that Stripe shows by its id alone; None where it must be read."""
         with storage_errors():
             status = await read_status(invoice)
-        if status is None or not status.terminal:
+        if status is None or not status.settled:
             return None
         return Settled(Outcome.ALREADY_SETTLED, "already settled", invoice, status)
 
@@ -309,7 +309,7 @@ class CheckoutVerification:
             new = CheckoutSession.filter(id=session, invoice__isnull=True)
             # What was credited: the metadata of the invoice may name another account.
             linked += await new.update(**known, account_id=invoice.account_id, next_check_at=None)
-        if status.terminal:
+        if status.settled:
             self._queue.mark_settled(session)
         if linked:
             await self._publish(status)

@@ -28,6 +28,7 @@ from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.domain.quotes import quote
+from paidup.domain.stages import Stage
 from paidup.payments import entitlements, payment_events
 from paidup.payments.invoice_intake import create_invoice
 from paidup.payments.invoice_rows import (
@@ -39,6 +40,7 @@ from paidup.payments.invoice_rows import (
     write_change,
 )
 from paidup.payments.outcomes import Outcome, Settled
+from paidup.payments.provisioning import Provisioning
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.realtime.status_queries import status_of
 from paidup.runtime import tracing
@@ -116,6 +118,7 @@ class Settlement:
         self._timeline = timeline
         self._metrics = metrics
         self._published = BackgroundBatcher(record_published)
+        self.provisioning = Provisioning(catalogue, self.publish)
 
     async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
         """Do what `facts` call for, and publish it. Safe to call at any time, any number of times.
@@ -265,6 +268,8 @@ class Settlement:
 
     async def publish(self, status: StatusMessage) -> None:
         """Publish the status and record its version; what is not recorded, the reconciler publishes again."""
+        if status.stage is Stage.PROVISIONING:
+            self.provisioning.watch(status)
         with tracing.step("publish", Kind.PRODUCER):
             published = await self._publish(status)
         if published:
@@ -405,6 +410,7 @@ class Settlement:
         if decision.verdict in (Verdict.GRANT, Verdict.NOTIFY):
             row.error = msgspec.to_builtins(decision.error) if decision.error else None
             write_change(row, writes)
+            self.provisioning.begin(row, decision, writes)
             if event is not None:
                 writes.update_unread(
                     StripeEvent, MARK_HANDLED, id=event, outcome=outcome.value, handled_at=now()

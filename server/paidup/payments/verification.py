@@ -123,7 +123,7 @@ class Verification:
                     status = await read_status(invoice)
                 if status is None or status.status is InvoiceStatus.VOID:
                     break
-                if status.terminal:
+                if status.settled:
                     return None
                 if settled := await self.verify(invoice, source):
                     return settled
@@ -141,7 +141,7 @@ class Verification:
             settled = await self._settlement.settle(facts, source, account_id)
         if settled.method_unknown:
             settled = await self._settle_with_method(settled, facts, source)
-        if settled.status is not None and settled.status.terminal:
+        if settled.status is not None and settled.status.settled:
             self._queue.mark_settled(settled.status.invoice)
         return settled
 
@@ -235,7 +235,7 @@ class Verification:
             return CheckResult(False, used_slot)
         if not status.terminal and (answered or status.stage is not Stage.AWAITING_PAYMENT):
             self._hub.publish_stage(invoice, status.stage)
-        return CheckResult(status.terminal, used_slot, takes_days=answered and status.processing is not None)
+        return CheckResult(status.settled, used_slot, takes_days=answered and status.processing is not None)
 
     async def _verify_leased(
         self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]

@@ -18,13 +18,14 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import ProcessingPayment, Voucher, processing_payment
 from paidup.domain.messages import CheckoutMessage
 from paidup.domain.payment_facts import PaymentError, Source
+from paidup.domain.stages import Stage
 from paidup.runtime.clock import now
 
 _CHECKOUTS = """
 SELECT c.id, c.status, c.payment_status, c.account_id, c.completed_at, c.created_at, c.return_to,
        COALESCE(i.plan, c.plan), i.version, i.status, i.credits_quoted, i.credits_reversed, i.settled_at,
        i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.payment_method,
-       i.processing_since, i.credits_on_trust, i.voucher
+       i.processing_since, i.credits_on_trust, i.voucher, i.provisioning_until
 FROM checkout_sessions c LEFT JOIN invoices i ON i.id = c.invoice WHERE c.id"""
 
 _RETURN_ADDRESSES = "SELECT c.return_to FROM checkout_sessions c WHERE c.id"
@@ -54,6 +55,7 @@ class _CheckoutRow(msgspec.Struct, array_like=True):
     processing_since: datetime | None
     credits_on_trust: int | None
     voucher: str | None
+    provisioning_until: datetime | None
 
 
 async def read_checkout(checkout: str) -> CheckoutMessage | None:
@@ -80,12 +82,13 @@ async def read_checkouts(checkouts: Iterable[str]) -> list[CheckoutMessage]:
 def _to_message(row: _CheckoutRow) -> CheckoutMessage:
     invoice = None
     if row.status is not None and row.version is not None:
-        invoice = LinkedInvoice(row.status, row.version, row.payment_seen_at)
+        invoice = LinkedInvoice(row.status, row.version, row.payment_seen_at, row.provisioning_until)
     facts = SessionFacts(
         row.session_status, row.payment_status, row.account_id is not None, row.completed_at, invoice
     )
     state = checkout_state(facts, now())
-    credits = max(0, (row.credits_quoted or 0) - (row.credits_reversed or 0)) if row.settled_at else 0
+    told = row.settled_at is not None and state.stage is not Stage.PROVISIONING
+    credits = max(0, (row.credits_quoted or 0) - (row.credits_reversed or 0)) if told else 0
     return CheckoutMessage(
         checkout=row.id,
         version=state.version,
@@ -93,7 +96,7 @@ def _to_message(row: _CheckoutRow) -> CheckoutMessage:
         stage=state.stage,
         plan=row.plan,
         credits_granted=credits,
-        via=row.settled_via,
+        via=row.settled_via if told else None,
         at=row.changed_at or row.completed_at or row.created_at,
         error=msgspec.json.decode(row.error, type=PaymentError) if row.error else None,
         processing=_processing(row),

@@ -17,7 +17,7 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import ProcessingPayment, Voucher, processing_payment
 from paidup.domain.messages import BalanceMessage, StatusMessage
 from paidup.domain.payment_facts import PaymentError, Source
-from paidup.domain.stages import stage_of
+from paidup.domain.stages import Stage, is_provisioning, stage_of
 from paidup.runtime.clock import now
 
 # A void purchase may have been given up for another: the same kind, plan or top-up, that was credited.
@@ -29,7 +29,7 @@ SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, 
         AND n.created_at >= i.created_at AND COALESCE(n.billing_reason, '') <> 'subscription_cycle'
         AND (n.subscription IS NULL) = (i.subscription IS NULL)
         ORDER BY n.created_at DESC LIMIT 1), a.balance, i.payment_method,
-       i.processing_since, i.credits_on_trust, i.voucher, i.traceparent
+       i.processing_since, i.credits_on_trust, i.voucher, i.traceparent, i.provisioning_until
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 # Of an account that was merged into another, the other one's.
 _BALANCES = (
@@ -60,6 +60,7 @@ class _StatusRow(msgspec.Struct, array_like=True):
     credits_on_trust: int
     voucher: str | None
     traceparent: str | None
+    provisioning_until: datetime | None
 
 
 def status_of(row: Invoice, balance: int) -> StatusMessage:
@@ -118,15 +119,18 @@ def processing_of(row: Invoice | _StatusRow) -> ProcessingPayment | None:
 def _to_message(
     row: Invoice | _StatusRow, error: PaymentError | None, balance: int, replaced_by: str | None
 ) -> StatusMessage:
+    at = now()
+    provisioning = is_provisioning(row.status, row.provisioning_until, at)
+    told = row.settled_at is not None and not provisioning
     return StatusMessage(
         invoice=row.id,
-        version=row.version,
-        status=row.status,
-        stage=stage_of(row.status, row.payment_seen_at, now()),
+        version=row.version - provisioning,  # the row's own is that of `active`, which no write may precede
+        status=InvoiceStatus.OPEN if provisioning else row.status,
+        stage=Stage.PROVISIONING if provisioning else stage_of(row.status, row.payment_seen_at, at),
         plan=row.plan,
-        credits_granted=max(0, row.credits_quoted - row.credits_reversed) if row.settled_at else 0,
+        credits_granted=max(0, row.credits_quoted - row.credits_reversed) if told else 0,
         balance=balance,
-        via=row.settled_via,
+        via=row.settled_via if told else None,
         at=row.changed_at,
         error=error,
         checkout=row.checkout,

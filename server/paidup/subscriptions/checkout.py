@@ -232,11 +232,11 @@ class Checkout:
         status = settled.status
         if status is None or status.status is InvoiceStatus.VOID:
             return None
-        if await self._is_unpayable(invoice, status.status):
+        if not status.credited and await self._is_unpayable(invoice, status.status):
             with suppress(StripeRefused):  # it may be void already, with its subscription
                 await give_up()
             return None
-        if same or status.status is InvoiceStatus.ACTIVE:
+        if same or status.credited:
             return Purchase(status, secret_of(invoice), created=False)
         if status.stage not in (Stage.AWAITING_PAYMENT, Stage.FAILED):
             raise PaymentUnderWay(invoice_id)
@@ -251,7 +251,7 @@ class Checkout:
         )
         status = settled.status
         is_void = status is not None and status.status is InvoiceStatus.VOID
-        if (refused and not is_void) or (status is not None and status.status is InvoiceStatus.ACTIVE):
+        if (refused and not is_void) or (status is not None and status.credited):
             raise PaymentUnderWay(invoice_id)  # paid at this moment
         return None
 

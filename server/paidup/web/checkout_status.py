@@ -89,7 +89,7 @@ async def find_checkout(
         if limited:
             await services.address_limits.count_unknown(address)
         return await _verified(services, checkout, None)
-    if status is None or status.terminal or not ask:
+    if status is None or status.settled or not ask:
         return status
     if status.stage is Stage.UNCLAIMED or (limited and not services.address_limits.may_verify(address)):
         return status

@@ -80,21 +80,23 @@ async def endpoints(request: Request) -> Response:
         return json_response({"endpoints": await event_endpoints.list_endpoints()})
     body = await read_json(request, EndpointBody)
     made = await event_endpoints.create_endpoint(body.url, body.types, body.name, _private_allowed(request))
+    get_services(request).dispatcher.refresh()
     return json_response(made, 201)
 
 
 async def endpoint(request: Request) -> Response:
     """GET, PATCH and DELETE /operators/api/endpoints/{endpoint}: by its id or its name."""
     reference = request.path_params["endpoint"]
+    if request.method == "GET":
+        return json_response(await event_endpoints.read_endpoint(reference))
     if request.method == "DELETE":
-        return json_response(await event_endpoints.delete_endpoint(reference))
-    if request.method == "PATCH":
+        changed = await event_endpoints.delete_endpoint(reference)
+    else:
         body = await read_json(request, EndpointChangeBody)
         changes = EndpointChanges(body.url, body.types, body.enabled)
-        return json_response(
-            await event_endpoints.change_endpoint(reference, changes, _private_allowed(request))
-        )
-    return json_response(await event_endpoints.read_endpoint(reference))
+        changed = await event_endpoints.change_endpoint(reference, changes, _private_allowed(request))
+    get_services(request).dispatcher.refresh()
+    return json_response(changed)
 
 
 async def rotate_secret(request: Request) -> Response:
@@ -123,7 +125,9 @@ async def show_delivery(request: Request) -> Response:
 async def replay_events(request: Request) -> Response:
     """POST /operators/api/replay: send one delivery, one event, or an endpoint's events again."""
     body = await read_json(request, ReplayBody)
-    return json_response(await replay(Replay(**msgspec.structs.asdict(body))))
+    done = await replay(Replay(**msgspec.structs.asdict(body)))
+    get_services(request).dispatcher.refresh()
+    return json_response(done)
 
 
 async def stream_events(request: Request) -> Response:
@@ -154,11 +158,13 @@ async def stream_events(request: Request) -> Response:
 async def trigger_event(request: Request) -> Response:
     """POST /operators/api/events/test: an example of an event, marked as a test."""
     body = await read_json(request, TriggerBody)
-    return json_response(await trigger(body.type, body.endpoint, body.account), 201)
+    done = await trigger(body.type, body.endpoint, body.account)
+    get_services(request).dispatcher.refresh()
+    return json_response(done, 201)
 
 
 def _private_allowed(request: Request) -> bool:
-    return get_services(request).settings.event_private_addresses == "allow"
+    return get_services(request).settings.allows_private_addresses
 
 
 def _number(request: Request, name: str, largest: int, least: int = 1) -> int | None:

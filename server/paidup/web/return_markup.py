@@ -40,6 +40,7 @@ MARKS = {
     "processing": ("done", "paused", "next"),
     "voucher": ("paused", "next", "next"),
     "delayed": ("done", "paused", "next"),
+    "provisioning": ("done", "done", "now"),
     "active": ("done", "done", "done"),
     "failed": ("failed", "next", "next"),
     "void": ("failed", "next", "next"),

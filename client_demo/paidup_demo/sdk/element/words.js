@@ -63,6 +63,7 @@ export const WORDS = {
     text: "Your payment is safe. You don’t need to pay again. You can close this page: your credits will be there.",
     again: "Check again",
   },
+  provisioning: { heading: "Your payment has arrived", text: "We are setting up your account. It takes a moment." },
   active: { heading: "Your plan is active", text: "{credits} credits are in your account, ready to use." },
   failed: {
     heading: "The payment did not go through",
@@ -94,6 +95,7 @@ const MARKS = {
   processing: ["done", "paused", "next"],
   voucher: ["paused", "next", "next"],
   delayed: ["done", "paused", "next"],
+  provisioning: ["done", "done", "now"],
   active: ["done", "done", "done"],
   failed: ["failed", "next", "next"],
   void: ["failed", "next", "next"],

@@ -13,7 +13,7 @@
  *     watch.addEventListener("balance", (event) => show(event.detail.balance));
  */
 export type InvoiceStatus = "open" | "requires_action" | "processing" | "active" | "failed" | "void" | "reversed";
-export type Stage = "waiting" | "verifying" | "awaiting_payment" | "action_required" | "processing" | "delayed" | "active" | "failed" | "void" | "unclaimed";
+export type Stage = "waiting" | "verifying" | "awaiting_payment" | "action_required" | "processing" | "delayed" | "provisioning" | "active" | "failed" | "void" | "unclaimed";
 export type Connection = "connecting" | "open" | "waiting" | "polling" | "closed";
 export type Transport = "websocket" | "sse" | "long_poll" | "poll";
 export type PaymentError = {
