@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
+from tortoise.exceptions import IntegrityError
 from tortoise.migrations.api import migrate as migrate_to
 from tortoise.migrations.operations import RenameField
 from tortoise.models import Model
@@ -212,3 +213,39 @@ async def test_grants_from_before_the_grace_get_it(empty_url: str) -> None:
     async with open_database(empty_url):
         found = {row.invoice_id: row.usable_until for row in await CreditGrant.all()}
     assert found == dict.fromkeys(rows, None) | {"running": end + timedelta(hours=72)}
+
+
+async def test_grants_from_before_corrections_keep_their_invoice_and_their_key(empty_url: str) -> None:
+    """Migration 0019: the column may be NULL from now on, in place; what was unique is unique still."""
+    try:
+        await migrate_to(config=tortoise_config(empty_url), target="paidup.0018_outbound_events")
+    finally:
+        await Tortoise.close_connections()
+    grant = (
+        "INSERT INTO credit_grants (account_id, invoice_id, installment, credits, remaining, state,"
+        " created_at) VALUES (1, {invoice}, 1, 500, 500, 'live', CURRENT_TIMESTAMP)"
+    )
+    async with open_database(empty_url):
+        await connection().execute_script(
+            "INSERT INTO accounts (id, external_id, balance, version, purchase_number, created_at)"
+            " VALUES (1, 'ada', 0, 0, 1, CURRENT_TIMESTAMP)"
+        )
+        await connection().execute_script(
+            "INSERT INTO invoices (id, account_id, customer, currency, amount_due_minor, credits_quoted,"
+            " status, version, published_version, checks_made, changed_at, created_at) VALUES ('in_1', 1,"
+            " 'cus_1', 'usd', 900, 500, 'open', 1, 0, 0, CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"
+        )
+        await connection().execute_script(grant.format(invoice="'in_1'"))
+        with pytest.raises(IntegrityError):
+            await connection().execute_query(grant.format(invoice="NULL"))
+    await migrate(empty_url)
+    async with open_database(empty_url):
+        await connection().execute_query(grant.format(invoice="NULL"))
+        with pytest.raises(IntegrityError):
+            await connection().execute_query(grant.format(invoice="'in_1'"))
+        rows = await CreditGrant.all().order_by("id")
+        assert [(row.invoice_id, row.correction) for row in rows] == [("in_1", None), (None, None)]
+        if is_sqlite():
+            assert await connection().execute_query_dict("PRAGMA integrity_check") == [
+                {"integrity_check": "ok"}
+            ]
