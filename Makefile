@@ -10,7 +10,7 @@ JOBS ?= 4
 # Where this is set, as in images of Python, each of some hundred processes would compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test system-packages check lint schemas words types structure docs-check docs format bench soak chaos lock dist migrations clean
+.PHONY: help demo test test-again system-packages check lint schemas words types structure docs-check docs format bench soak chaos lock dist migrations clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,11 @@ demo: $(PRODUCT) ## run the demo on http://127.0.0.1:8000 (PORT), the sandbox on
 
 test: $(DEV) $(NODE) system-packages ## run all tests; BROWSER_TESTS=0 and PACKAGING_TESTS=0 skip some
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=20
+
+test-again: $(DEV) ## run the tests that failed last once more, alone, if they are at most five
+	@failed=$$($(BIN)/python -c 'import json; print(len(json.load(open(".pytest_cache/v/cache/lastfailed"))))') && \
+		if [ "$$failed" -gt 5 ]; then echo "$$failed tests failed: too many to be run again"; exit 1; fi
+	$(BIN)/python -m pytest -n 1 --dist loadgroup --last-failed --last-failed-no-failures none
 
 # Chromium, the proxies, pgbouncer and PostgreSQL, by apt-get where it may; else one line says what to install.
 system-packages: $(DEV)
