@@ -56,7 +56,7 @@ async def measure(rounds: int, folder: Path) -> Told:
         ):
             for _ in range(rounds):
                 for network in networks.proxies:
-                    async with networks.shopper(browser, network) as shopper, shopper.waiting() as waiting:
+                    async with networks.shopper(browser, network) as shopper, shopper.waiting(1) as waiting:
                         began = time.time()
                         _, transport, at = await waiting.pay()
                         told[network, transport].append(at - began * 1000)

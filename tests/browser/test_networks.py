@@ -59,7 +59,7 @@ async def test_a_customer_whom_nothing_streams_to_is_told_by_a_poll(
     browser: Browser, networks: Networks
 ) -> None:
     """S60: a proxy that holds back everything to its end is told apart in seconds; then a GET waits."""
-    async with networks.shopper(browser, "buffers to the end") as shopper, shopper.waiting() as waiting:
+    async with networks.shopper(browser, "buffers to the end") as shopper, shopper.waiting(1) as waiting:
         assert waiting.transport == "long_poll"
         await wait_until(lambda: shopper.proxy.seen.polls)
         assert (await waiting.pay())[:2] == ("active", "long_poll")
