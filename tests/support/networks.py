@@ -32,11 +32,11 @@ IDLE_LIMIT_S = 4.0
 """In place of 20 s, and HEARTBEAT_S is shortened from 15 s in proportion."""
 HEARTBEAT_S = IDLE_LIMIT_S * 15 / 20
 PAGE = "/page-of-the-tests"
-PATIENCE = 5
+SLOWER = 5
 """By how much longer the client waits for anything than it would: the machine may be busy."""
-WATCH = """async ([invoice, ticket, token, patience]) => {
+WATCH = """async ([invoice, ticket, token, slower]) => {
   const { activate } = await import("/sdk/latest/paidup.js");
-  const seams = { setTimeout: (run, ms) => setTimeout(run, ms * patience) };
+  const seams = { setTimeout: (run, ms) => setTimeout(run, ms * slower) };
   window.activation = activate({ invoice, ticket, headers: { Authorization: `Bearer ${token}` }, seams });
   activation.finished.then(() => (window.toldAt = Date.now()));
 }"""
@@ -81,12 +81,12 @@ class NetworkShopper:
     proxy: HostileProxy
 
     @asynccontextmanager
-    async def waiting(self, patience: float = PATIENCE) -> AsyncIterator[Waiting]:
+    async def waiting(self, slower: float = SLOWER) -> AsyncIterator[Waiting]:
         """A page that waits for a payment and has been told that it is awaited."""
         purchase, token = await self.networks.purchase()
         page = await self.context.new_page()
         await page.goto(self.proxy.url + PAGE)
-        await page.evaluate(WATCH, [purchase["invoice"], purchase["ticket"], token, patience])
+        await page.evaluate(WATCH, [purchase["invoice"], purchase["ticket"], token, slower])
         transport = await (await page.wait_for_function(AWAITED, timeout=120_000)).json_value()
         yield Waiting(page, purchase["client_secret"], str(transport), self.networks.stripe_side)
         await page.close()
