@@ -73,7 +73,7 @@ async def test_one_process_at_a_time_runs_a_pass() -> None:
 
     await module.run_exclusively(run_pass)
     assert not await runs_now(), "the pause comes first"
-    await wait_until(runs_now, within=3)
+    await wait_until(runs_now, within=30)
 
 
 @pytest.mark.usefixtures("database")
@@ -94,7 +94,7 @@ async def test_a_pass_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPat
         return 0
 
     await module.run_exclusively(run_pass)
-    await wait_until(runs_now, within=3)
+    await wait_until(runs_now, within=30)
 
 
 @pytest.mark.usefixtures("database")
