@@ -7,7 +7,7 @@ from pathlib import Path
 from paidup.db.connection import migrate
 from tests.schedules.run import run_schedules
 
-FEW = 60
+FEW = 20
 
 
 async def test_no_schedule_ends_with_two_subscriptions_or_an_unflagged_payment(tmp_path: Path) -> None:
