@@ -72,6 +72,24 @@ async def test_a_session_that_names_another_than_its_customers_account(
     await assert_books_balance()
 
 
+async def test_an_invoice_for_somebody_unknown_is_not_the_account_of_the_sessions(
+    deaf: Paidup, shop: CheckoutShop
+) -> None:
+    """S41: the page was opened for ada, as its reference says; what was paid is meant for another user."""
+    await Account.create(external_id="ada")
+    for visited in (True, False):
+        session = await shop.open(**REFERENCE, **{"subscription_data[metadata][paidup_account]": "eve"})
+        if visited:
+            await deaf.services.checkouts.verify(session)
+        paid = await shop.pay(session)
+        await deaf.webhook(await shop.event("checkout.session.completed", session))
+        await deaf.webhook(await shop.event("invoice.paid", paid["invoice"]))
+        row = await CheckoutSession.get(id=session)
+        assert (row.account_id, row.client_reference) == (None, "eve"), visited
+    assert await balances() == {"ada": 0}
+    assert await deaf.customer("eve").balance() == 4000
+
+
 async def named_by_a_stranger(shop: CheckoutShop, lookup_key: str = PRO, **payment: Any) -> Any:
     """What has become of a page that somebody else has paid, who wrote ada into its address."""
     session = await shop.open(lookup_key, **REFERENCE)

@@ -289,7 +289,7 @@ class CheckoutVerification:
             row = await locked(CheckoutSession.filter(id=shown.id)).get()
             before, waited = told(row), row.fetched_at is not None and awaits_claim(row)
             update_row(row, shown, at, self._prices)
-            if not is_decided(row) and owner.account_id is not None:
+            if not is_decided(row):
                 row.account_id, row.named_by_payer = owner
             row.next_check_at = next_check(row, at)
             await row.save()
