@@ -179,7 +179,7 @@ async def sandbox_browser() -> AsyncIterator[Browser]:
 
 async def _page(browser: Browser, shop_page: str = "<h1>Shop</h1>") -> Page:
     page = await browser.new_page(viewport={"width": 320, "height": 700})
-    page.set_default_timeout(8000)
+    page.set_default_timeout(30_000)
 
     async def serve(route: Route) -> None:
         await route.fulfill(body=shop_page, content_type="text/html")

@@ -36,7 +36,7 @@ async def sandbox_page(sandbox_bare: Sandbox) -> AsyncIterator[Page]:
     """The shop's page, with a card element on it."""
     async with running_browser(FOREIGN_PAGE) as browser:
         page = await browser.new_page(viewport={"width": 320, "height": 640})
-        page.set_default_timeout(8000)
+        page.set_default_timeout(30_000)
 
         async def shop(route: Route) -> None:
             await route.fulfill(body=PAGE % sandbox_bare.url, content_type="text/html")
