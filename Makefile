@@ -69,6 +69,7 @@ bench: $(DEV) ## run all benchmarks against their floors (half an hour)
 	$(BIN)/python -m tests.bench.sockets
 	$(BIN)/python -m tests.bench.webhooks
 	$(BIN)/python -m tests.bench.spends
+	$(BIN)/python -m tests.bench.outbound
 	$(BIN)/python -m tests.bench.burst
 	$(BIN)/python -m tests.bench.reads
 	$(BIN)/python -m tests.bench.entitlements

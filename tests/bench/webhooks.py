@@ -160,7 +160,7 @@ async def measure(rounds: int = 7, webhooks: int = 500, at_once: int = 32) -> li
         await migrate(urls["product"])
         async with AsyncExitStack() as stack:
             http = await stack.enter_async_context(aiohttp.ClientSession())
-            stripe_side = await _stripe_side(folder, http, stack)
+            stripe_side = await start_sandbox(folder, http, stack)
             database = await asyncpg.connect(urls["product"])
             stack.push_async_callback(database.close)
             purchases: Purchases | None = None
@@ -171,7 +171,7 @@ async def measure(rounds: int = 7, webhooks: int = 500, at_once: int = 32) -> li
                     port = await _product(urls["product"], stripe_side.url, each.processes, folder, servers)
                     if purchases is None:
                         paidup = Paidup(f"http://127.0.0.1:{port}", http)
-                        purchases = Purchases(database, await _paid_for(paidup, stripe_side))
+                        purchases = Purchases(database, await paid_for(paidup, stripe_side))
                     for _ in range(rounds + 1):
                         bodies = await purchases.make(webhooks)
                         each.floor.append(await _rate(floor_port, bodies, at_once))
@@ -185,7 +185,7 @@ async def measure(rounds: int = 7, webhooks: int = 500, at_once: int = 32) -> li
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _stripe_side(folder: Path, http: aiohttp.ClientSession, stack: AsyncExitStack) -> StripeSide:
+async def start_sandbox(folder: Path, http: aiohttp.ClientSession, stack: AsyncExitStack) -> StripeSide:
     port = free_port()
     sandbox = Child(["-m", "paidup_demo.sandbox"], {"SANDBOX_PORT": str(port)}, folder / "sandbox.log")
     stack.callback(sandbox.stop)
@@ -195,7 +195,7 @@ async def _stripe_side(folder: Path, http: aiohttp.ClientSession, stack: AsyncEx
     return stripe_side
 
 
-async def _paid_for(paidup: Paidup, stripe_side: StripeSide) -> Any:
+async def paid_for(paidup: Paidup, stripe_side: StripeSide) -> Any:
     """The `invoice.paid` of a plan that was bought through the product. Nobody delivers it."""
     purchase = await paidup.customer().buy()
     await stripe_side.confirm(purchase["client_secret"])

@@ -26,6 +26,7 @@ class Receiver:
         self.ids: list[str] = []
         self.behaviours: list[Behaviour] = []
         self.behave: Behaviour | None = None
+        self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
@@ -38,6 +39,7 @@ class Receiver:
                 return answer
         self.ids.append(request.headers["webhook-id"])
         self.events.append(event)
+        self.on_event(event)
         return web.Response(status=204)
 
     async def become_endpoint(self, *types: str, name: str = "backend") -> EventEndpoint:
@@ -47,6 +49,10 @@ class Receiver:
     @property
     def types(self) -> list[str]:
         return [event["type"] for event in self.events]
+
+    def versions(self, account: str) -> list[int]:
+        """Those of an account's events, as they have arrived."""
+        return [event["data"]["version"] for event in self.events if event["data"]["account"] == account]
 
     def first_arrivals(self, account: str) -> list[str]:
         """The ids of an account's events, as a receiver that ignores repetitions has seen them."""

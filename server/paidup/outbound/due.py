@@ -51,16 +51,19 @@ AND NOT EXISTS (SELECT 1 FROM event_deliveries p WHERE p.state = 'pending' AND p
 AND NOT EXISTS (SELECT 1 FROM outbound_events w WHERE w.fanned_out = false
     AND w.account_id = d.account_id AND w.id < d.event_id)
 ORDER BY d.next_attempt_at, d.id LIMIT $3"""
+_FACTS = """
+d.id, d.attempts, e.message, e.id, e.type, e.created_at, a.external_id, e.version, e.balance,
+e.invoice, COALESCE(e.subscription, i.subscription), e.data"""
+_JOINED = """
+JOIN outbound_events e ON e.id = d.event_id
+LEFT JOIN accounts a ON a.id = e.account_id LEFT JOIN invoices i ON i.id = e.invoice"""
 _CLAIM = f"""
-WITH due AS ({_DUE} FOR NO KEY UPDATE OF d SKIP LOCKED), claimed AS (
+WITH due AS ({_DUE} FOR NO KEY UPDATE OF d SKIP LOCKED), d AS (
 UPDATE event_deliveries SET next_attempt_at = $4, last_attempt_at = $2, attempts = attempts + 1
-FROM due WHERE event_deliveries.id = due.id RETURNING event_deliveries.id)
-SELECT id FROM claimed"""
-_DETAILS = """
-SELECT d.id, d.attempts, e.message, e.id, e.type, e.created_at, a.external_id, e.version, e.balance,
-       e.invoice, COALESCE(e.subscription, i.subscription), e.data
-FROM event_deliveries d JOIN outbound_events e ON e.id = d.event_id
-LEFT JOIN accounts a ON a.id = e.account_id LEFT JOIN invoices i ON i.id = e.invoice WHERE d.id"""
+FROM due WHERE event_deliveries.id = due.id
+RETURNING event_deliveries.id, event_deliveries.event_id, event_deliveries.attempts)
+SELECT {_FACTS} FROM d {_JOINED} ORDER BY d.id"""
+_CLAIMED = f"SELECT {_FACTS} FROM event_deliveries d {_JOINED} WHERE d.id"
 _RESULT = (
     "state",
     "attempts",
@@ -121,18 +124,13 @@ async def fan_out(at: datetime) -> int:
 async def claim(endpoint: int, at: datetime, limit: int) -> list[Due]:
     """Claim the deliveries to this endpoint that are due. Raises StorageUnavailable."""
     with storage_errors():
-        ids = await (_claim_on_sqlite if is_sqlite() else _claim)(endpoint, at, limit)
-        if not ids:
-            return []
-        return [_to_due(cells) async for cells in select_by_keys(_DETAILS, ids)]
+        if is_sqlite():
+            return await _claim_on_sqlite(endpoint, at, limit)
+        _, found = await connection().execute_query(_CLAIM, [endpoint, at, limit, at + LEASE])
+    return [_to_due(tuple(cells)) for cells in found]
 
 
-async def _claim(endpoint: int, at: datetime, limit: int) -> list[int]:
-    _, found = await connection().execute_query(_CLAIM, [endpoint, at, limit, at + LEASE])
-    return [row[0] for row in found]
-
-
-async def _claim_on_sqlite(endpoint: int, at: datetime, limit: int) -> list[int]:
+async def _claim_on_sqlite(endpoint: int, at: datetime, limit: int) -> list[Due]:
     query = _DUE.replace("$", "?")
     _, found = await connection().execute_query(query, [endpoint, at, limit])
     if not found:
@@ -145,7 +143,7 @@ async def _claim_on_sqlite(endpoint: int, at: datetime, limit: int) -> list[int]
             " WHERE id IN (SELECT value FROM json_each(?3))",
             [at + LEASE, at, msgspec.json.encode(ids).decode()],
         )
-    return ids
+        return [_to_due(cells) async for cells in select_by_keys(_CLAIMED, ids)]
 
 
 async def record(results: Sequence[Result]) -> None:
