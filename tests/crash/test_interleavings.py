@@ -409,7 +409,7 @@ class Interleavings(RuleBasedStateMachine):
             *("unhandled_events", "due_invoices", "unpublished_versions", "undelivered_events"),
             *("due_sessions", "named_sessions", "second_payments", "completed_sessions"),
             *("paid_invoices", "reversals", "due_installments", "due_subscriptions"),
-            *("expired_reservations", "audit", "alarms", "prune", "leftover_drafts"),
+            *("expired_reservations", "ended_grants", "audit", "alarms", "prune", "leftover_drafts"),
         }
         await self._check_books()
         granted = {grant.invoice_id: grant.credits for grant in await CreditGrant.all()}
