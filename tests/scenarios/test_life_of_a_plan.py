@@ -13,7 +13,7 @@ from paidup.domain.billing_months import add_months
 from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
-from tests.support.paidup import next_balance
+from tests.support.paidup import balance_with
 from tests.support.subscription_lifecycle import (
     Life,
     a_life,
@@ -121,10 +121,10 @@ async def test_the_account_shows_no_expired_credits(life: Life) -> None:
     """S27: a request sees what can be spent, and an open page is sent the change."""
     await life.buy("basic", interval="year")
     async with life.customer.watch_balance() as socket:
-        assert (await next_balance(socket))["balance"] == 500
+        await balance_with(socket, 500)
         await advance(life, 35)  # no worker grants the next month's credits within the grace
         assert (await life.account())["balance"] == 0
-        assert (await next_balance(socket))["balance"] == 0
+        await balance_with(socket, 0)
     assert await life.entries() == [("grant", 500), ("expire", -500)]
 
 

@@ -20,7 +20,7 @@ from paidup.operations.explain_terminal import render_explanation
 from paidup.settings import PACKAGED_PLANS
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
-from tests.support.paidup import next_balance, next_status
+from tests.support.paidup import balance_with, next_status
 from tests.support.stripe_sandbox import forged_event
 from tests.support.subscription_lifecycle import Life, a_life, grants_of
 from tests.support.waiting import wait_until
@@ -60,9 +60,9 @@ async def test_a_refund_takes_the_credits_back_and_changes_the_status(life: Life
     """S25: over HTTP and on the sockets, with a reason that the customer may read."""
     invoice = await life.buy("pro")
     async with life.customer.watch_balance() as line:
-        assert (await next_balance(line))["balance"] == CREDITS
+        await balance_with(line, CREDITS)
         await life.refund(invoice)
-        assert (await next_balance(line))["balance"] == 0
+        await balance_with(line, 0)
     seen = await life.wait_for_status(invoice, "reversed")
     assert (seen["credits_granted"], seen["balance"]) == (0, 0)
     _, ticket = await life.post(f"/api/invoices/{invoice}/ticket")

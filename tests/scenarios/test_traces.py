@@ -48,21 +48,19 @@ async def test_a_payment_is_one_trace(
     assert told["traceparent"][:35] == CLICK[:35]
     wanted = {"POST /api/subscriptions", "settle", "publish", "wait invoice"}
     wanted.add("POST /webhooks/stripe" if told["via"] == "webhook" else "verify")
-    await wait_until(lambda: wanted <= set(named(spans())))
-    mine = named([span for span in spans() if trace_of(span) == TRACE])
-    assert wanted <= set(mine)
-    calls = [span for name, span in mine.items() if name.startswith("Stripe ")]
+
+    def mine() -> dict[str, ReadableSpan]:
+        return {span.name: span for span in spans() if trace_of(span) == TRACE}
+
+    await wait_until(lambda: wanted <= set(mine()))
+    calls = [span for name, span in mine().items() if name.startswith("Stripe ")]
     assert calls
     for call in calls:
         assert call.kind.name == "CLIENT"
         assert str((call.attributes or {})["stripe.request_id"]).startswith("req_")
     credited = [span for span in spans() if (span.attributes or {}).get("paidup.outcome") == "settled"]
     assert [trace_of(span) for span in credited] == [TRACE]
-    assert (mine["wait invoice"].attributes or {})["paidup.source"] == told["via"]
-
-
-def named(spans: list[ReadableSpan]) -> dict[str, ReadableSpan]:
-    return {span.name: span for span in spans}
+    assert (mine()["wait invoice"].attributes or {})["paidup.source"] == told["via"]
 
 
 @pytest.mark.parametrize("spans", [0.0], indirect=True)

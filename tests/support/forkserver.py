@@ -248,6 +248,8 @@ def keep(line: socket.socket, order: Order, output: int) -> None:
 def settle_in(order: Order, output: int) -> None:
     """As a process that was just started by `python -m`."""
     os.setsid()
+    # A shell's background job ignores it, and so does every process below.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(order.cwd)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), sys.stdin.fileno())

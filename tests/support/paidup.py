@@ -185,6 +185,14 @@ async def next_balance(socket: aiohttp.ClientWebSocketResponse, within: float = 
                 return frame
 
 
+async def balance_with(socket: aiohttp.ClientWebSocketResponse, balance: int, within: float = 10.0) -> Any:
+    """The next frame with this balance. A subscription's change sends one, too, and leaves the balance."""
+    async with asyncio.timeout(within):
+        while (frame := await next_balance(socket, within))["balance"] != balance:
+            pass
+        return frame
+
+
 async def next_status(socket: aiohttp.ClientWebSocketResponse, within: float = 10.0) -> Any:
     """The next status frame; heartbeats are passed over."""
     async with asyncio.timeout(within):

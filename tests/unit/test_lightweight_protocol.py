@@ -29,7 +29,7 @@ from paidup.web.websocket.lightweight_protocol import (
     LightweightProtocol,
     LightweightTransport,
 )
-from paidup.web.websocket.transport import AsgiTransport
+from paidup.web.websocket.transport import WebSocketTransport
 from tests.support.waiting import wait_until
 
 CONT, TEXT, BINARY, CLOSE = Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE
@@ -75,7 +75,7 @@ class Served:
         if take_over := scope["extensions"].get(RAW_TRANSPORT_EXTENSION):
             echo.transport = take_over(echo)
         else:
-            echo.transport = AsgiTransport(receive, send, echo)
+            echo.transport = WebSocketTransport(receive, send, echo)
             await echo.transport.read()
 
     @property

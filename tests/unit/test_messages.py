@@ -63,6 +63,7 @@ def test_a_balance_message_matches_the_protocol() -> None:
         "version": 7,
         "balance": 120,
         "at": "2026-11-23T09:00:00.123000Z",
+        "held": 0,
     }
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from tortoise.expressions import F
 
 from paidup.db.accounts import find_account
+from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CheckoutSession, StripeCustomer, Subscription
 
 
@@ -54,9 +55,9 @@ async def account_id_of(customer: str) -> int | None:
 
 async def customers_of(account: Account) -> list[str]:
     """The account's customers that Stripe still has: the one for new purchases first, then the newest."""
-    rows = await StripeCustomer.filter(account_id=account.id, deleted_at__isnull=True).order_by(
-        "-created_at", "-id"
-    )
+    with storage_errors():
+        known = StripeCustomer.filter(account_id=account.id, deleted_at__isnull=True)
+        rows = await known.order_by("-created_at", "-id")
     current = account.stripe_customer
     others = [row.id for row in rows if row.id != current]
     return [current, *others] if current else others
