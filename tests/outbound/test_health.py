@@ -119,6 +119,17 @@ async def test_old_events_are_deleted_unless_one_is_pending(database: None) -> N
     assert await EventDelivery.all().count() == 2
 
 
+async def test_a_round_reads_nothing_after_the_first_event_that_stays(database: None) -> None:
+    """Its cost follows what is old, not what is kept: the time of an event has no index."""
+    old = now() - timedelta(days=31)
+    for number, at in enumerate([old, now(), old]):
+        await OutboundEvent.create(
+            message=f"msg_{number}", type="balance.low", data={}, fanned_out=True, created_at=at
+        )
+    assert await prune(Retention()) == 1
+    assert {row.message for row in await OutboundEvent.all()} == {"msg_1", "msg_2"}
+
+
 def test_retries_last_three_days_and_then_end() -> None:
     assert sum(DELAYS_S) / 86_400 == pytest.approx(3.15, abs=0.02)
     assert retry_delay_s(1, 0.5) == 5.0

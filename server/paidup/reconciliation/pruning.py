@@ -68,11 +68,15 @@ async def prune_timeline(before: datetime) -> int:
 async def prune_outbound_events(before: datetime) -> int:
     """Delete the oldest events, those made until `before`, with their deliveries. Their ids grow with time.
 
-    One that awaits its deliveries, or has a pending one, is kept. Then the next rounds begin after it.
+    One that awaits its deliveries, or has a pending one, is kept. Nothing after the first event that is
+    newer than `before` is read: no index has the time.
     """
+    in_order = OutboundEvent.all().order_by("id")
+    newer = await in_order.filter(created_at__gt=before).only("id").first()
+    old = in_order.filter(id__lt=newer.id) if newer else in_order
     pending = EventDelivery.filter(state=DeliveryState.PENDING).values("event_id")
-    oldest = OutboundEvent.filter(created_at__lte=before, fanned_out=True).exclude(id__in=Subquery(pending))
-    over = [event.id for event in await oldest.order_by("id").limit(ROUND).only("id")]
+    unneeded = old.filter(fanned_out=True).exclude(id__in=Subquery(pending))
+    over = [event.id for event in await unneeded.limit(ROUND).only("id")]
     if over:
         await OutboundEvent.filter(id__in=over).delete()
     return len(over)
