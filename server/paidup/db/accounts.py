@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from paidup.db.models import Account
 
 
@@ -17,9 +15,3 @@ async def surviving(account: Account) -> Account:
     """The account that answers for this one: itself, unless it was merged into another."""
     # A merge moves earlier pointers along, so one step leads to the end.
     return await Account.get(id=account.merged_into) if account.merged_into else account
-
-
-async def current_ids(account_ids: Iterable[int]) -> dict[int, int]:
-    """Which account answers for each of these ids."""
-    rows = await Account.filter(id__in=list(account_ids)).only("id", "merged_into")
-    return {row.id: row.merged_into or row.id for row in rows}
