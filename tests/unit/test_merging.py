@@ -24,6 +24,7 @@ from paidup.db.models import (
     StripeCustomer,
     Subscription,
 )
+from paidup.db.outbound_models import OutboundEvent
 from paidup.domain.catalog import AfterRefund, Catalogue, Plan, PlanPrice, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.errors import Conflict, NotFound
@@ -159,6 +160,20 @@ async def test_a_debt_of_one_is_paid_from_the_credits_of_the_other(
     await debtor.adjust(pair[owes].external_id, -30, replace(WHY, key=f"T-{owes}-debt"), allow_debt=True)
     await merged(pair)
     assert await sums(pair[0]) == 70
+
+
+async def test_what_the_balance_becomes_by_a_merge_is_told(pair: tuple[Account, Account]) -> None:
+    ada, bob = pair
+    await granted(ada, 20)
+    await Account.filter(id=bob.id).update(low_balance=50)
+    debtor = Corrections(CATALOGUE, clock=lambda: BEGIN)
+    await debtor.adjust(bob.external_id, -30, replace(WHY, key="T-debt"), allow_debt=True)
+    await merged(pair)
+    told = await OutboundEvent.filter(account_id=ada.id).order_by("id")
+    types = ["credits.granted", "credits.adjusted", "balance.depleted", "account.in_debt"]
+    assert [row.type for row in told] == types
+    version = (await Account.get(id=ada.id, low_balance=50)).version
+    assert {(row.balance, row.version) for row in told[1:]} == {(-10, version)}
 
 
 async def test_a_key_that_both_have_used_stays_with_the_first(pair: tuple[Account, Account]) -> None:

@@ -29,7 +29,7 @@ from paidup.db.models import (
     Subscription,
 )
 from paidup.db.unit_of_work import UnitOfWork
-from paidup.domain.outbound_events import OutboundEventType
+from paidup.domain.outbound_events import OutboundEventType, crossings
 from paidup.errors import Conflict, NotFound
 from paidup.operations.audit_log import (
     Corrected,
@@ -148,12 +148,15 @@ async def _move(target: Account, source: Account) -> None:
 
 async def _add_up(target: Account, source: Account, correction: str, at: datetime) -> None:
     """One balance: the sum. A debt of the one is paid from the live grants of the other."""
-    moved, customer, since = source.balance, source.stripe_customer, target.version
+    moved, customer = source.balance, source.stripe_customer
+    before, since = target.balance, target.version
     source.stripe_customer, source.merged_into = None, target.id
     target.held, source.held = target.held + source.held, 0
     await source.save(update_fields=["stripe_customer", "merged_into", "held"])
     target.stripe_customer = target.stripe_customer or customer
-    await target.save(update_fields=["stripe_customer"])
+    if target.low_balance is None:  # the plan that says it has come along
+        target.low_balance = source.low_balance
+    await target.save(update_fields=["stripe_customer", "low_balance"])
     await ledger.take_over(target, source)
     # It moves nothing, and says from when on the balances are one.
     await ledger.post_entry(target, EntryKind.ADJUST, 0, f"correction:{correction}", MERGED, at=at)
@@ -163,4 +166,6 @@ async def _add_up(target: Account, source: Account, correction: str, at: datetim
     for account, credits in ((target, moved), (source, -moved)):
         adjusted = OutboundEventType.CREDITS_ADJUSTED
         outbox.add_event(writes, adjusted, account, credits=credits, reason=MERGED)
+    for crossing in crossings(before, target.balance, target.low_balance):
+        outbox.add_event(writes, crossing, target)
     await writes.send()
