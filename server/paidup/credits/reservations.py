@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
+from tortoise.functions import Sum
 
 from paidup.credits import ledger, reversals
 from paidup.credits.entry_events import write_expired_reservation
@@ -169,8 +170,9 @@ async def _sum_held(account: Account, besides: Reservation | None = None) -> int
     Summed up each time: a process of the release before does not add to `held`.
     """
     held = Reservation.filter(account_id=account.id, state=ReservationState.HELD)
-    rows = await held.exclude(id=besides.id if besides else 0).only("id", "credits")
-    return sum(row.credits for row in rows)
+    others = held.exclude(id=besides.id if besides else 0)
+    (found,) = await others.annotate(held=Sum("credits")).values("held")
+    return int(found["held"] or 0)
 
 
 def _unused(sources: Sequence[GrantPortion], credits: int) -> list[GrantPortion]:
