@@ -312,3 +312,13 @@ async def test_a_subscription_that_is_another_accounts_is_not_own(
     names_bob = shape(bob, metadata={ACCOUNT_METADATA_KEY: bob.external_id})
     assert await subscriptions.is_own(names_bob, bob)
     assert not await subscriptions.is_own(names_bob, ada)
+
+
+async def test_a_subscription_that_names_a_merged_account_is_the_others(
+    subscriptions: SubscriptionSync, ada: Account
+) -> None:
+    """Also where no invoice of it is credited, as of one that was imported: they are sold no second one."""
+    bob = await an_account()
+    await Account.filter(id=bob.id).update(merged_into=ada.id)
+    names_bob = shape(ada, plan="support", metadata={ACCOUNT_METADATA_KEY: bob.external_id})
+    assert await subscriptions.is_own(names_bob, ada)

@@ -13,6 +13,7 @@ import structlog
 from tortoise.expressions import Q
 
 from paidup.credits import ledger
+from paidup.db.accounts import find_account
 from paidup.db.connection import locked, repeatable, storage_errors, write_transaction
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.installation import installed_at
@@ -203,6 +204,9 @@ class SubscriptionSync:
         if shown.named_account is None and self.sells_plan(shown):
             return True
         with storage_errors():
+            named = await find_account(shown.named_account) if shown.named_account else None
+            if named is not None and named.id == account.id:  # it was merged into this account
+                return True
             return await Invoice.exists(subscription=shown.id, account_id=account.id)
 
     def sells_plan(self, shown: StripeSubscription) -> bool:
