@@ -11,6 +11,7 @@ import pytest
 from paidup.db.models import Account, Subscription
 from paidup.domain.catalog import StripePrice
 from paidup.errors import PaidupError, StorageUnavailable, StripeRefused, StripeUnavailable
+from paidup.payments.entitlements import standing
 from paidup.payments.outcomes import EventOutcome
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import (
@@ -322,3 +323,12 @@ async def test_a_subscription_that_names_a_merged_account_is_the_others(
     await Account.filter(id=bob.id).update(merged_into=ada.id)
     names_bob = shape(ada, plan="support", metadata={ACCOUNT_METADATA_KEY: bob.external_id})
     assert await subscriptions.is_own(names_bob, ada)
+
+
+async def test_a_purchase_that_is_not_paid_hides_no_subscription_that_has_ended(
+    subscriptions: SubscriptionSync, ada: Account
+) -> None:
+    await met(subscriptions, ada, status="canceled")
+    await subscriptions.register(f"sub_again_{ada.id}", ada)
+    found = await standing(await Account.get(id=ada.id))
+    assert (found.plan, found.status) == (None, "canceled")

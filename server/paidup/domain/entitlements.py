@@ -13,7 +13,7 @@ from paidup.domain.catalog import Catalogue, Limit
 IN_GOOD_STANDING = frozenset({"trialing", "active", "past_due"})
 """Stripe's statuses of a subscription whose customer has its plan: also while a renewal is retried."""
 UNLIMITED: Literal["unlimited"] = "unlimited"
-_NEVER_BEGUN = frozenset({"incomplete", "incomplete_expired"})
+NEVER_BEGUN = frozenset({"incomplete", "incomplete_expired"})
 
 
 class KnownSubscription(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ def standing_of(known: Sequence[KnownSubscription]) -> Standing:
     """`known` are the account's subscriptions, newest first."""
     giving = [one for one in known if one.plan and one.status in IN_GOOD_STANDING]
     if not giving:
-        begun = [one.status for one in known if one.status not in _NEVER_BEGUN]
+        begun = [one.status for one in known if one.status not in NEVER_BEGUN]
         return Standing(None, (), begun[0] if begun else None, 0, None, None)
     first = giving[0]
     plans = tuple(dict.fromkeys(one.plan for one in giving if one.plan))

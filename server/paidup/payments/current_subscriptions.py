@@ -10,6 +10,7 @@ from paidup.credits.grants import CHANGE
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Invoice, Subscription
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.entitlements import NEVER_BEGUN
 
 ENDED = frozenset({"canceled", "incomplete_expired"})
 MAX_SHOWN = 20
@@ -23,10 +24,15 @@ async def current_subscriptions(account: Account) -> list[Subscription]:
 
 
 async def known_subscriptions(account_id: int) -> list[Subscription]:
-    """All that have not ended, also those that are not paid yet; else the newest one. Newest first."""
+    """All that have not ended, also those that are not paid yet; else the newest one. Newest first.
+
+    Where none of these has begun, the newest that has begun and ended follows.
+    """
     with storage_errors():
         newest = Subscription.filter(account_id=account_id).order_by("-created_at", "-id")
         rows = await newest.exclude(status__in=list(ENDED)).limit(MAX_SHOWN) or await newest.limit(1)
+        if rows and all(row.status in NEVER_BEGUN for row in rows):
+            rows += await newest.filter(status="canceled").limit(1)
         paid = await _credited_invoices(rows)
     for row in rows:
         own = [invoice for invoice in paid if invoice.subscription == row.id]
