@@ -52,7 +52,9 @@ BASE = 1_000_000
 """Accounts above this id are copies."""
 COPIES = (
     f"""INSERT INTO accounts SELECT (jsonb_populate_record(a, jsonb_build_object('id', {BASE} + n,
-        'external_id', a.external_id || '_' || n, 'stripe_customer', a.stripe_customer || '_' || n))).*
+        'external_id', a.external_id || '_' || n, 'stripe_customer', a.stripe_customer || '_' || n,
+        'known_subscriptions', replace(a.known_subscriptions::text, i.subscription,
+            i.subscription || '_' || n)::jsonb))).*
         FROM invoices i JOIN accounts a ON a.id = i.account_id, generate_series($2::int, $3::int) n
         WHERE i.id = $1""",
     f"""INSERT INTO invoices SELECT (jsonb_populate_record(i, jsonb_build_object('id', i.id || '_' || n,

@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from paidup.domain.catalog import parse_catalogue
+from paidup.credits import ledger
+from paidup.db.connection import write_transaction
+from paidup.db.models import Account, Subscription
+from paidup.domain.catalog import Catalogue, Plan, PlanPrice, parse_catalogue
 from paidup.domain.entitlements import (
     KnownSubscription,
     PaidInvoiceOf,
@@ -17,7 +20,15 @@ from paidup.domain.entitlements import (
     rights_of,
     standing_of,
 )
+from paidup.domain.payment_facts import Source
 from paidup.errors import ConfigurationError
+from paidup.payments import entitlements
+from paidup.payments.outcomes import Outcome
+from paidup.payments.settlement import Settlement
+from paidup.payments.timeline import Timeline
+from paidup.runtime.metrics import Metrics
+from tests.support.factories import an_account, an_invoice, ignore_balance
+from tests.support.provisioning import paid
 
 END = datetime(2026, 12, 1, tzinfo=UTC)
 BASE = KnownSubscription("sub_1", "active", "pro", None, "in_1", 1, END, None)
@@ -128,3 +139,28 @@ def test_a_fault_in_the_plans_file_is_one_line(text: str, said: str) -> None:
     (problem,) = caught.value.problems
     assert said in problem
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_a_first_payment_reads_no_subscription(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One statement settles it, as before: the account's row has what follows from it."""
+
+    async def published(_: object) -> bool:
+        return True
+
+    async def settled_locked(*_: object) -> None:
+        raise AssertionError("it took a transaction of several statements")
+
+    catalogue = Catalogue((Plan("pro", "Pro", 2000, (PlanPrice("pro", 2900),)),))
+    settlement = Settlement(catalogue, {}, published, ignore_balance, Timeline(), Metrics())
+    monkeypatch.setattr(settlement, "_settle_locked", settled_locked)
+    account = await an_account()
+    begun = await Subscription.create(id=f"sub_{account.id}", account_id=account.id, status="incomplete")
+    async with write_transaction():
+        await entitlements.refresh(await ledger.lock_account(account.id))
+    invoice = await an_invoice(
+        account, subscription=begun.id, billing_reason="subscription_create", total_minor=2900
+    )
+    assert (await settlement.settle(paid(invoice), Source.WEBHOOK)).outcome is Outcome.SETTLED
+    found = await entitlements.standing(await Account.get(id=account.id))
+    assert (found.plan, found.status) == ("pro", "active")

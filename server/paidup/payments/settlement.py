@@ -346,7 +346,7 @@ class Settlement:
             return rows
         row, account = rows
         writes, since = UnitOfWork(), account.version
-        if row.subscription and found is None:
+        if found is None and not entitlements.follows_from_row(account, row):
             await entitlements.refresh(account, since)
         decision = self._decide(row, facts, source)
         others = await self._affects_others(decision, row, account)
