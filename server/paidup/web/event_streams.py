@@ -137,14 +137,14 @@ class EventStream(Response):
 
 async def _events(request: Request, kind: type[WebSocketSession]) -> Response:
     sockets: SocketServer = request.app.state.sockets
+    ticket = request.headers.get(TICKET) or request.query_params.get("ticket", "")
+    # Servers log the query of a request once it is answered: also with a refusal.
+    request.scope["query_string"] = _TICKET_IN_QUERY.sub(REDACTED, request.scope["query_string"])
     known = whole_number(request, "version")
     last_id = request.headers.get("last-event-id", "")
     if known is None and re.fullmatch(r"[0-9]{1,18}", last_id):
         known = int(last_id)
     padded = request.query_params.get("padding") == "1"
-    ticket = request.headers.get(TICKET) or request.query_params.get("ticket", "")
-    # Servers log the query of a request once it is answered.
-    request.scope["query_string"] = _TICKET_IN_QUERY.sub(REDACTED, request.scope["query_string"])
     with sockets.counted_refusals(Via.SSE):
         session = sockets.authorize(request.scope, kind, lambda _: _required(ticket))
     session.via = Via.SSE
