@@ -13,7 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from structlog.testing import capture_logs
 
 from paidup.runtime.telemetry import tracing
-from paidup.runtime.tracing import Destination, Kind, operation, step
+from paidup.runtime.tracing import Destination, Kind, current_trace, operation, step
+from paidup.web.traces import Traces
 from tests.support.traces import CLICK, TRACE, Spans, collected_spans, trace_of
 
 
@@ -42,6 +43,18 @@ async def test_a_task_that_outlasts_its_request_stays_in_its_trace(
         "POST /webhooks/stripe": TRACE,
         "publish": TRACE,
     }
+
+
+async def test_a_malformed_traceparent_is_no_trace_and_in_no_log(spans: Spans) -> None:
+    seen: list[str | None] = []
+
+    async def application(*_: Any) -> None:
+        seen.append(current_trace())
+
+    for given in ("", "of somebody else's choice, in every line", CLICK.upper(), f"{CLICK}-00", CLICK):
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"traceparent", given.encode())]}
+        await Traces(application)(scope, None, None)  # type: ignore[arg-type]
+    assert seen == [None, None, None, None, TRACE]
 
 
 async def test_an_error_is_the_status_of_its_step(spans: Spans) -> None:

@@ -5,6 +5,8 @@ A webhook begins without one, and joins the trace of the invoice that it settles
 
 from __future__ import annotations
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +16,8 @@ from paidup.runtime.tracing import Kind
 from paidup.web.request_ids import id_of
 
 UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""Of https://www.w3.org/TR/trace-context/. Anything else is no trace, and is not written to a log."""
 
 
 class Traces:
@@ -26,7 +30,8 @@ class Traces:
         if scope["type"] != "http" or scope["path"] in UNTRACED:
             await self._app(scope, receive, send)
             return
-        method, parent = scope["method"], Headers(scope=scope).get("traceparent")
+        method, given = scope["method"], Headers(scope=scope).get("traceparent", "")
+        parent = given if TRACEPARENT.fullmatch(given) else None
         with tracing.operation(method, Kind.SERVER, parent) as request:
             if request is None:
                 await self._app(scope, receive, send)
