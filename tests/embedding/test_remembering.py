@@ -19,7 +19,7 @@ from paidup.client import (
     signed_with,
 )
 from paidup.client.outages import Outage
-from paidup.client.retries import RetryBudget
+from paidup.client.retries import HttpResponse, RetryBudget
 from paidup.db.models import Account, LedgerEntry
 from tests.conftest import World
 from tests.support.factories import granted, three_sums
@@ -166,6 +166,22 @@ async def test_a_deferred_spend_that_is_refused_is_told_of(world: World, http: a
             assert await client.send_deferred() == 0
         ((spend, error),) = refused
         assert (spend, type(error)) == (DeferredSpend("ada", 5, "report"), InsufficientCreditsError)
+
+
+async def test_an_answer_that_says_nothing_of_a_deferred_spend_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that fails, or a proxy in front of it, has not refused to charge."""
+
+    async def failed(_: AsyncPaidup, __: Any) -> HttpResponse:
+        return HttpResponse(500, "", b"<h1>Internal Server Error</h1>")
+
+    refused: list[DeferredSpend] = []
+    policy = AllowDuringOutage(on_refused=lambda spend, _: refused.append(spend))
+    async with Counting(f"http://127.0.0.1:{free_port()}", TOKENS, outage=policy) as client:
+        assert (await client.spend("ada", 5, "report")).deferred
+        monkeypatch.setattr(AsyncPaidup, "_send", failed)
+        assert (await client.send_deferred(), refused) == (1, [])
 
 
 def test_the_blocking_client_defers_as_well() -> None:

@@ -177,7 +177,7 @@ class RememberingCaller(RetryingCaller):
                     outage.failed()
                     break
                 except APIStatusError as error:
-                    if error.problem == "too-many-requests":
+                    if error.problem == "too-many-requests" or error.status >= 500:  # says nothing of it
                         break
                     outage.policy.on_refused(spend, error)
                 outage.answered()
