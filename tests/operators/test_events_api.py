@@ -38,6 +38,11 @@ class Operators:
         async with self._http.request(method, self._url + path, json=body, headers=given) as response:
             return response.status, await response.json()
 
+    async def head(self, path: str) -> int:
+        headers = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+        async with self._http.head(self._url + path, headers=headers) as response:
+            return response.status
+
 
 @pytest.fixture
 async def operators(world: World, http: aiohttp.ClientSession) -> Operators:
@@ -103,6 +108,7 @@ async def test_an_endpoint_is_made_changed_disabled_and_deleted(operators: Opera
     assert made["secret"].startswith("whsec_")
     _, shown = await operators("GET", f"endpoints/{made['id']}")
     assert shown == {**made, "secret": None}, "a secret is shown once"
+    assert await operators.head(f"endpoints/{made['id']}") == 200, "it changes nothing"
     assert (await operators("GET", "endpoints"))[1]["endpoints"] == [shown]
 
     status, refused = await operators("POST", "endpoints", {"url": URL})

@@ -87,14 +87,14 @@ async def endpoints(request: Request) -> Response:
 async def endpoint(request: Request) -> Response:
     """GET, PATCH and DELETE /operators/api/endpoints/{endpoint}: by its id or its name."""
     reference = request.path_params["endpoint"]
-    if request.method == "GET":
-        return json_response(await event_endpoints.read_endpoint(reference))
     if request.method == "DELETE":
         changed = await event_endpoints.delete_endpoint(reference)
-    else:
+    elif request.method == "PATCH":
         body = await read_json(request, EndpointChangeBody)
         changes = EndpointChanges(body.url, body.types, body.enabled)
         changed = await event_endpoints.change_endpoint(reference, changes, _private_allowed(request))
+    else:  # also HEAD, which Starlette adds
+        return json_response(await event_endpoints.read_endpoint(reference))
     get_services(request).dispatcher.refresh()
     return json_response(changed)
 
