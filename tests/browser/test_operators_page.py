@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from playwright.async_api import Browser, Page
 from starlette.requests import Request
 from starlette.responses import Response
 
+from paidup.db.outbound_models import DeliveryState
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.stages import Stage
+from paidup.operations.event_deliveries import DeliveryDetails
 from paidup.operations.invoice_report import Explanation, InvoiceReport, StoredEvent, TimelineEvent
 from paidup.operations.overview import Overview, PendingInvoice, SettledInvoice
 from paidup.reconciliation.alarms import Alarm
@@ -32,6 +34,28 @@ def shown(response: Response) -> str:
     return bytes(response.body).decode()
 
 
+def delivery(at: datetime) -> DeliveryDetails:
+    """One that was given up, to an endpoint whose name is longer than any column."""
+    return DeliveryDetails(
+        id=1,
+        event="msg_5d7a1f3b9c2e4f60817263544a5b6c7d",
+        type="payment.action_required",
+        account=ACCOUNT,
+        invoice=INVOICE,
+        endpoint=f"https://app.example.com/{'x' * 120}",
+        state=DeliveryState.DEAD,
+        attempts=10,
+        created_at=at,
+        last_attempt_at=at,
+        next_attempt_at=None,
+        delivered_at=None,
+        replayed_at=None,
+        status_code=500,
+        error=ERROR,
+        duration_ms=9,
+    )
+
+
 def pages() -> Iterator[str]:
     """The overview, and what is known of a reference."""
     at = now()
@@ -49,7 +73,8 @@ def pages() -> Iterator[str]:
     overview = Overview(at, alarms, [pending], 1, failed, 2, unhandled, [settled])
     yield shown(html_response(request, "Overview", overview_body(overview), at))
     timeline = [TimelineEvent(ago, 61_234, "verification_failed", {"error": ERROR})]
-    report = InvoiceReport(INVOICE, None, [], timeline, failed, [ERROR], f"Run `paidup replay {EVENT}`.")
+    remedy = f"Run `paidup replay {EVENT}`."
+    report = InvoiceReport(INVOICE, None, [], timeline, failed, [ERROR], remedy, [delivery(ago)])
     explanation = Explanation(ACCOUNT, at, ACCOUNT, -120, [report], 2, failed)
     yield shown(html_response(request, ACCOUNT, explanation_body(explanation), at))
 

@@ -12,6 +12,13 @@ import aiohttp
 import pytest
 
 from paidup.db.models import Account, CheckoutSession, Invoice, StripeEvent, TimelineEntry
+from paidup.db.outbound_models import (
+    DeliveryState,
+    EndpointState,
+    EventDelivery,
+    EventEndpoint,
+    OutboundEvent,
+)
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK
@@ -183,6 +190,22 @@ async def test_what_was_paid_twice_and_what_is_nobodys_is_listed_with_its_remedy
     nobodys = r"cs_test_3\|+&lt;bob&gt;\|+pro\|+cus_3\|+10 min ago\|+paidup claim-link cs_test_3\|"
     assert re.search(twice, text), text
     assert re.search(nobodys, text), text
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_an_invoice_shows_what_the_backend_was_told_of_it(operator: Operator) -> None:
+    """As `paidup explain` does: which event, to which endpoint, and why it did not arrive."""
+    at, invoice = now(), await an_invoice(await an_account())
+    quiet = {"state": EndpointState.DISABLED, "secret": "whsec_aGVyZQ=="}
+    backend = await EventEndpoint.create(name="backend", url="https://app.example.com", types=[], **quiet)
+    sent: dict[str, Any] = {"type": "credits.granted", "invoice": invoice.id, "data": {}, "fanned_out": True}
+    event = await OutboundEvent.create(message="msg_1", created_at=at, **sent)
+    told: dict[str, Any] = {"attempts": 10, "error": "answered <500>", "created_at": at}
+    await EventDelivery.create(event=event, endpoint=backend, state=DeliveryState.DEAD, **told)
+    _, page, _ = await operator.get(f"/operators/invoices/{invoice.id}")
+    text = re.sub(r"<[^>]+>", "|", page)
+    row = r"backend\|+msg_1\|+credits.granted\|+[\d:. -]+\|+10\|+dead, answered &lt;500&gt;\|"
+    assert re.search(row, text), text
 
 
 async def test_a_parked_event_is_listed_with_a_recommendation(

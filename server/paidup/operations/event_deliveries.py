@@ -52,6 +52,16 @@ class DeliveryDetails(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
     duration_ms: int | None
 
+    @property
+    def newest_at(self) -> datetime:
+        """When it was last heard of."""
+        return self.delivered_at or self.last_attempt_at or self.created_at
+
+    @property
+    def outcome(self) -> str:
+        """Its state, and why it is not delivered."""
+        return f"{self.state}, {self.error}" if self.error else str(self.state)
+
 
 class DeliveryRequest(msgspec.Struct, frozen=True):
     """What is sent. `webhook-timestamp` and `webhook-signature` are of each attempt, and not kept."""

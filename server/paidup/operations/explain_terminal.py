@@ -88,10 +88,8 @@ def _render_events(events: Sequence[StoredEvent]) -> Table:
 def _render_deliveries(deliveries: Sequence[DeliveryDetails]) -> Table:
     table = _table("Told to your backend", "at (UTC)", "event", "type", "endpoint", "tries", "outcome")
     for each in reversed(deliveries):
-        at = each.delivered_at or each.last_attempt_at or each.created_at
-        outcome = f"{each.state}, {each.error}" if each.error else str(each.state)
-        row = (each.event, each.type, each.endpoint, str(each.attempts), outcome)
-        table.add_row(format_time(at), *map(escape, row))
+        row = (each.event, each.type, each.endpoint, str(each.attempts), each.outcome)
+        table.add_row(format_time(each.newest_at), *map(escape, row))
     return table
 
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from paidup import __version__
 from paidup.domain.decisions import InvoiceStatus
 from paidup.operations.checkout_report import session_summary
+from paidup.operations.event_deliveries import DeliveryDetails
 from paidup.operations.explain import REFERENCE_KINDS, UNHANDLED_SHOWN_FOR
 from paidup.operations.formatting import (
     format_datetime,
@@ -152,8 +153,21 @@ def _invoice_body(report: InvoiceReport) -> Html:
             _table(("at (UTC)", "#ms", "event", "detail"), timeline, "The timeline is empty."),
             _tag("h2", "Stripe events"),
             _table(("event", "type", "#tries", "outcome"), events, "None stored."),
+            *_deliveries(report.deliveries),
         ]
     )
+
+
+def _deliveries(deliveries: Sequence[DeliveryDetails]) -> list[Html]:
+    """What the SaaS's own endpoints were told, where there are any. `paidup deliveries show` has the rest."""
+    if not deliveries:
+        return []
+    columns = ("endpoint", "event", "type", "at (UTC)", "#tries", "outcome")
+    rows = [
+        (each.endpoint, each.event, each.type, format_time(each.newest_at), each.attempts, each.outcome)
+        for each in reversed(deliveries)
+    ]
+    return [_tag("h2", "Told to your backend"), _table(columns, rows, "")]
 
 
 def _session_body(details: SessionDetails) -> Html:
