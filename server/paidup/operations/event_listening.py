@@ -1,7 +1,7 @@
 """Events from a server, forwarded to an address of the developer's machine: `paidup listen`.
 
-Asks the server by long polling, under the operators' token, so that it works with one that is far away
-and behind any proxy. Nothing is set up there: the events are signed here, with a secret of this process.
+Asks the server by long polling, under the operators' token, so that it works with one that cannot reach
+this machine. Nothing is set up there: the events are signed here, with a secret of this process.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def _refusal(status: int, body: bytes, url: str) -> PaidupError:
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
         detail = ""
     if status == 404 and detail in ("", "Not Found"):
-        return WrongServer(f"{url} has no operators' API: is it Paidup, and is OPERATOR_TOKEN set there?")
+        return WrongServer(
+            f"{url} has no operators' API: is OPERATOR_TOKEN set there, or does a proxy hide /operators?"
+        )
     kind = NotFound if status == 404 else InvalidInput
     return kind(detail or f"{url} answers {status}")
 
