@@ -79,7 +79,7 @@ class Settings(CheckoutSettings, frozen=True, kw_only=True, rename=str.upper, fo
     cors_origins: str = ""
     cors_credentials: bool = False
     cors_allowed_headers: str = ""
-    cors_exposed_headers: str = "Retry-After,X-Request-Id,Paidup-Api-Version"
+    cors_exposed_headers: str = "Retry-After,X-Request-Id,Paidup-Api-Version,ETag,Link"
     auth_jwt_audience: str = ""
     auth_jwt_audience_claim: str = "aud"
     auth_jwt_issuer: str = ""

@@ -11,6 +11,7 @@ class Server {
   version = 1;
   time = 0;
   status = 200;
+  hidesEtag = false;
   sent = [];
 
   cache(options = {}) {
@@ -25,7 +26,7 @@ class Server {
     if (this.status !== 200) return new Response("", { status: this.status });
     if (known === etag) return new Response(null, { status: 304, headers: { ETag: etag } });
     const body = { plan: "pro", features: ["api"], limits: { seats: 5, projects: "unlimited" }, version: this.version };
-    return Response.json(body, { headers: { ETag: etag } });
+    return Response.json(body, { headers: this.hidesEtag ? {} : { ETag: etag } });
   };
 }
 
@@ -38,6 +39,16 @@ test("they are asked for once, by callers at the same time as well, and after a 
   same(await cache.get(), first);
   const url = "http://paidup.test/api/entitlements";
   same(server.sent, [[url, null, "Bearer jwt"], [url, '"1"', "Bearer jwt"]]);
+});
+
+test("a page of another origin, which may not read the ETag, sends none", async () => {
+  const server = new Server();
+  server.hidesEtag = true;
+  const cache = server.cache();
+  const first = await cache.get();
+  server.time = 60_000;
+  same(await cache.get(), first);
+  same(server.sent.map(([, known]) => known), [null, null]);
 });
 
 test("a balance frame, or an event of the backend, drops them if it is newer", async () => {

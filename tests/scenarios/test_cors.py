@@ -15,7 +15,7 @@ from tests.support.paidup import Paidup
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 APP = "https://app.example.com"
-EXPOSED = "Retry-After, X-Request-Id, Paidup-Api-Version"
+EXPOSED = "Retry-After, X-Request-Id, Paidup-Api-Version, ETag, Link"
 ALLOW, EXPOSE = "Access-Control-Allow-Origin", "Access-Control-Expose-Headers"
 CREDENTIALS = "Access-Control-Allow-Credentials"
 
@@ -86,6 +86,8 @@ async def test_only_what_the_api_has_may_be_asked_for(world: World, plain: aioht
     server = await world.server(webhooks=False, allowed_origins=APP)
     page = Page(server, plain, APP)
     assert (await page.preflight())[0]
+    assert (await page.preflight("authorization,if-none-match", "GET"))[0], "entitlements that a page has"
+    assert (await page.preflight("paidup-ticket", "GET"))[0], "a stream"
     assert not (await page.preflight(method="DELETE"))[0]
     assert not (await page.preflight("authorization,x-other"))[0]
 

@@ -86,7 +86,7 @@ export class EntitlementsCache {
     /** @type {Entitlements|null} */ let found;
     try {
       const given = new Headers(typeof headers === "function" ? await headers() : headers);
-      if (this.latest) given.set("If-None-Match", this.#etag);
+      if (this.latest && this.#etag) given.set("If-None-Match", this.#etag); // CORS may hide it
       const ask = this.#options.fetch ?? fetch;
       answer = await ask(`${baseUrl.replace(/\/$/, "")}/api/entitlements`, { headers: given, cache: "no-store" });
       if (answer.status !== 304 && !answer.ok) throw new EntitlementsError(answer.status);

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from paidup.settings import Settings, split_list
 
 METHODS = ("GET", "POST")
-HEADERS = ("Authorization", "Content-Type", "Paidup-Ticket", "traceparent")
+HEADERS = ("Authorization", "Content-Type", "If-None-Match", "Paidup-Ticket", "traceparent")
 """What the browser client sends, and any page that calls the API or traces its requests."""
 MAX_AGE_S = 3600
 
