@@ -196,7 +196,7 @@ async def test_what_was_paid_twice_and_what_is_nobodys_is_listed_with_its_remedy
 async def test_an_invoice_shows_what_the_backend_was_told_of_it(operator: Operator) -> None:
     """As `paidup explain` does: which event, to which endpoint, and why it did not arrive."""
     at, invoice = now(), await an_invoice(await an_account())
-    quiet = {"state": EndpointState.DISABLED, "secret": "whsec_aGVyZQ=="}
+    quiet: dict[str, Any] = {"state": EndpointState.DISABLED, "secret": "whsec_aGVyZQ=="}
     backend = await EventEndpoint.create(name="backend", url="https://app.example.com", types=[], **quiet)
     sent: dict[str, Any] = {"type": "credits.granted", "invoice": invoice.id, "data": {}, "fanned_out": True}
     event = await OutboundEvent.create(message="msg_1", created_at=at, **sent)
