@@ -15,7 +15,7 @@ from paidup.errors import ConfigurationError, PaidupError
 from paidup.key_sets import KeySet
 from paidup.runtime.clock import Clock, now
 from paidup.runtime.tasks import cancel_tasks
-from paidup.services import open_services
+from paidup.services import delivering_events, open_services
 from paidup.settings import Settings, process_problems
 from paidup.web import cors, problems, request_ids
 from paidup.web.auth import Authenticate, bearer_authentication
@@ -72,6 +72,7 @@ def _lifespan(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with (
             open_services(settings, clock) as services,
+            delivering_events(services),
             key_set.kept_fresh(services.metrics) if key_set else nullcontext(),
         ):
             services.prices.require_same()  # before any page is shown a price

@@ -1,6 +1,7 @@
 """Builds every long-lived part, opens them in order, and closes them in reverse.
 
-The web application and `paidup work` open the same services. Importing this module connects to nothing.
+The web application, `paidup work` and the other commands open the same services; the first two also deliver
+events. Importing this module connects to nothing.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         prices = await _load_prices(settings, catalogue, gateway)
         payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)
-        dispatcher = await _open_dispatcher(stack, settings, hub, payments.settlement)
+        dispatcher = await _prepare_dispatcher(stack, settings, hub, payments.settlement)
         own = OwnSubscriptions(gateway, payments.subscriptions, clock)
         open_sessions = OpenSessions(gateway, payments.checkouts, prices)
         verification, subscriptions = payments.verification, payments.subscriptions
@@ -232,6 +233,21 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             account_limits=AccountLimits(redis, settings, metrics),
             address_limits=AddressLimits(redis, settings, metrics),
         )
+
+
+@asynccontextmanager
+async def delivering_events(services: Services) -> AsyncIterator[None]:
+    """Apply the endpoints of the settings, and send events, for the length of the block.
+
+    Not for a command that soon ends: it may be run where EVENT_ENDPOINTS is not set, and the server or the
+    worker delivers what it caused. Raises StorageUnavailable.
+    """
+    await take_settings(services.settings)
+    try:
+        await services.dispatcher.open()
+        yield
+    finally:
+        await services.dispatcher.close()
 
 
 async def _load_prices(settings: Settings, catalogue: Catalogue, gateway: StripeGateway) -> PriceCatalog:
@@ -273,15 +289,14 @@ async def _open_connections(stack: AsyncExitStack, settings: Settings, metrics: 
     return Connections(redis, gateway, hub, timeline)
 
 
-async def _open_dispatcher(
+async def _prepare_dispatcher(
     stack: AsyncExitStack, settings: Settings, hub: Hub, settlement: Settlement
 ) -> Dispatcher:
-    await take_settings(settings)
+    """It sends nothing yet, but knows whether `credits.granted` is awaited: another may deliver it."""
     sender = Sender(settings.outgoing, settings.allows_private_addresses)
     after = timedelta(hours=settings.event_endpoint_disable_after_h)
     dispatcher = Dispatcher(sender, hub.metrics, after)
-    await dispatcher.open()
-    stack.push_async_callback(dispatcher.close)
+    await dispatcher.read_endpoints()
     hub.on_publish = dispatcher.wake
     dispatcher.on_granted = settlement.provisioning.answered
     settlement.provisioning.is_awaited = dispatcher.wants_grants

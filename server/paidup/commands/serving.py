@@ -18,7 +18,7 @@ from paidup.operations.progress import progress_steps
 from paidup.runtime.listening import listening_problem
 from paidup.runtime.logs import configure_logging
 from paidup.runtime.metrics import Metrics
-from paidup.services import open_services
+from paidup.services import delivering_events, open_services
 from paidup.settings import Settings
 from paidup.uvicorn_server import serve as run_server
 
@@ -58,7 +58,7 @@ async def _work(settings: Settings, once: bool) -> None:
     host, port = settings.host, settings.worker_metrics_port
     if port and (problem := listening_problem(host, port, port_name="WORKER_METRICS_PORT")):
         raise ConfigurationError([problem])
-    async with open_services(settings) as services:
+    async with open_services(settings) as services, delivering_events(services):
         if once:
             for sweep, rows in (await services.reconciler.sweep()).items():
                 console.print(f"{sweep}: {rows}")

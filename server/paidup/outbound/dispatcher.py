@@ -67,7 +67,8 @@ class Dispatcher:
 
     async def open(self) -> None:
         await self._sender.open()
-        await self._read_endpoints()
+        self.refresh()
+        await self.read_endpoints()
         self._task = asyncio.create_task(self._run_forever(), name="event-dispatcher")
 
     async def close(self) -> None:
@@ -119,7 +120,7 @@ class Dispatcher:
     async def _round(self) -> bool:
         """Fan out, claim and start what is due. True where more may be due at once."""
         self._woken.clear()
-        await self._read_endpoints()
+        await self.read_endpoints()
         events = await fan_out(now())
         self._metrics.outbound_events.inc(events)
         busy = events > 0 and bool(self._endpoints)
@@ -127,7 +128,8 @@ class Dispatcher:
             busy = await self._start_due(endpoint) or busy
         return busy
 
-    async def _read_endpoints(self) -> None:
+    async def read_endpoints(self) -> None:
+        """Unless it was done within the last second. Raises StorageUnavailable."""
         if time.monotonic() - self._read_at < IDLE_S:
             return
         with storage_errors():
