@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from paidup.db.models import (
     CheckoutSession,
     Correction,
     CreditGrant,
+    Invoice,
     LedgerEntry,
     StripeEvent,
     TimelineEntry,
@@ -26,7 +28,9 @@ from paidup.payments.timeline import TimelineEventType
 from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
+from tests.support.paidup import status_with
 from tests.support.subscription_lifecycle import Life, a_life, subscription_of
+from tests.support.vouchers import decide, get_boleto, plans_in_reais
 
 PERSON = "jane.doe-4711"
 MARKS = (PERSON, "jane@example.com", "Jane Doe")
@@ -154,3 +158,24 @@ async def test_an_event_that_waits_is_not_lost_with_its_payload(life: Life) -> N
         await actions_of(life).erase(PERSON, why("T-erase"))
     assert await Account.exists(external_id=PERSON)
     assert not await Correction.exists()
+
+
+async def test_a_voucher_that_is_open_is_paid_or_expires_first(world: World, tmp_path: Path) -> None:
+    """Its address leads to a page of Stripe's that shows the customer's name, and it may still be paid."""
+    plans_file = await plans_in_reais(world.stripe_side, tmp_path)
+    life = await a_life(world, name=PERSON, plans_file=plans_file)
+    purchase = await life.customer.buy("pro")
+    await get_boleto(life.stripe, purchase)
+    async with life.customer.watch(purchase) as socket:
+        await status_with(socket, status="processing")
+        await life.calm()
+        assert await columns_that_name(("/voucher/",)) >= {"invoices.voucher"}
+        with pytest.raises(Conflict, match=rf"voucher .*{purchase['invoice']}"):
+            await actions_of(life).erase(PERSON, why("T-erase"))
+        assert await Account.exists(external_id=PERSON)
+        await decide(life.stripe, purchase, "failed")
+        await status_with(socket, status="failed")
+    await life.calm()
+    await actions_of(life).erase(PERSON, why("T-erase"))
+    assert await columns_that_name(("/voucher/", *MARKS)) == set()
+    assert not await Invoice.exists(voucher__isnull=False)

@@ -72,8 +72,8 @@ class Person(msgspec.Struct, frozen=True):
 async def erase(account: str, instruction: Instruction, also: Sequence[str] = ()) -> Corrected:
     """Erase the person behind an account. `also`: names or addresses that operators' texts may have.
 
-    Raises NotFound, InvalidInput (the reason names them), Conflict (a subscription runs, or an event about
-    them waits to be handled), StorageUnavailable.
+    Raises NotFound, InvalidInput (the reason names them), Conflict (a subscription runs, a voucher is open,
+    or an event about them waits to be handled), StorageUnavailable.
     """
     # Nothing of the person may be kept, not even as a digest: so the key alone says what was asked for.
     wanted = request(Action.ERASE, instruction)
@@ -89,6 +89,7 @@ async def erase(account: str, instruction: Instruction, also: Sequence[str] = ()
         if any(person.named_in(text) for text in msgspec.structs.astuple(wanted.instruction)):
             raise InvalidInput("The reason and the key stay, so they must not name the person.")
         await _refuse_if_running(person)
+        await _refuse_if_voucher_is_open(person)
         events = [event async for event in _events_about(person)]
     return await _erase(wanted, person, events, now())
 
@@ -111,6 +112,16 @@ async def _refuse_if_running(person: Person) -> None:
     running = await runs.values_list("id", flat=True)
     if running:
         raise Conflict(f"Cancel their subscription first: {', '.join(str(id) for id in running)}.")
+
+
+async def _refuse_if_voucher_is_open(person: Person) -> None:
+    """Its row has the address of a page that shows their name, and is written again while it is open."""
+    waiting = Invoice.filter(account_id__in=person.accounts, voucher__isnull=False).order_by("id")
+    if invoices := await waiting.values_list("id", flat=True):
+        raise Conflict(
+            f"A voucher of theirs can still be paid, for {', '.join(str(id) for id in invoices)}."
+            " Wait until it is paid or has expired, or void the invoice in Stripe."
+        )
 
 
 async def _events_about(person: Person) -> AsyncIterator[str]:
