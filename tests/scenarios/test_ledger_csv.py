@@ -7,11 +7,15 @@ import io
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from paidup.db.models import Account
 from paidup.web import ledger_api
+from tests.conftest import World
 from tests.support.factories import granted
-from tests.support.paidup import Customer, Paidup
+from tests.support.paidup import Customer, Paidup, serving, settings
+from tests.support.processes import free_port
 
 
 async def download(customer: Customer, path: str, **claims: Any) -> tuple[list[list[str]], str | None]:
@@ -60,3 +64,22 @@ async def test_a_ledger_is_complete_file_by_file(paidup: Paidup, monkeypatch: py
     assert len(others) == 2
     status, refused = await ada.call("GET", "/api/account/entries.csv?starting_after=x")
     assert (status, refused["type"].rpartition("/")[2]) == (422, "invalid-input")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_the_next_file_is_found_below_a_hosts_prefix(
+    world: World, paidup: Paidup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_api, "CSV_ENTRIES", 1)
+    ada = paidup.customer("ada")
+    await ada.balance()
+    account = await Account.get(external_id="ada")
+    account.stripe_customer = "cus_ada"  # of the invoice alone
+    await granted(account, 100)
+    assert (await ada.spend(1, "a"))[0] == 200
+    host = Starlette(routes=[Mount("/billing", paidup.app)])
+    async with serving(settings(**world.given()), ada.http, free_port(), app=host) as mounted:
+        first, path = await download(mounted.customer("ada"), "/billing/api/account/entries.csv")
+        assert path is not None
+        second, end = await download(mounted.customer("ada"), path)
+    assert ([row[3] for row in (first[1], second[1])], end) == (["-1", "100"], None)

@@ -56,7 +56,8 @@ async def entries_csv(request: Request) -> Response:
         "X-Content-Type-Options": "nosniff",
     }
     if (last := await _last_of_file(own.id, after)) is not None:
-        headers["Link"] = f'</api/account/entries.csv?starting_after={last}>; rel="next"'
+        path = f"{request.scope.get('root_path', '')}/api/account/entries.csv"
+        headers["Link"] = f'<{path}?starting_after={last}>; rel="next"'
     return StreamingResponse(
         _lines(own.id, first), headers=headers, media_type="text/csv; charset=utf-8; header=present"
     )
