@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from paidup.web.websocket import endpoint, lightweight_protocol, session, transport
+from tests.conftest import World
+from tests.support.checkout_shop import CheckoutShop
+from tests.support.paidup import Paidup
 from tests.support.session_clock import SessionClock
+from tests.support.stripe_sandbox import StripeSide
 
 
 @pytest.fixture
@@ -16,3 +20,14 @@ def session_clock(monkeypatch: pytest.MonkeyPatch) -> SessionClock:
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(endpoint, "TICK_S", 0.02)
     return clock
+
+
+@pytest.fixture
+def shop(stripe_side: StripeSide) -> CheckoutShop:
+    return CheckoutShop(stripe_side)
+
+
+@pytest.fixture
+async def deaf(world: World) -> Paidup:
+    """A server that hears of nothing but what a test delivers."""
+    return await world.server(webhooks=False)

@@ -19,21 +19,9 @@ from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, PRO, SEPA, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import ORIGIN, Customer, Paidup
-from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 EXAMPLE = "https://app.example.test"
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
-
-
-@pytest.fixture
-async def deaf(world: World) -> Paidup:
-    """A server that hears of nothing but what a test delivers."""
-    return await world.server(webhooks=False)
 
 
 async def opened(customer: Customer, **body: Any) -> Any:

@@ -13,13 +13,7 @@ from tests.conftest import World
 from tests.support.checkout_shop import CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import ORIGIN, Customer, Paidup
-from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
 
 
 @pytest.fixture

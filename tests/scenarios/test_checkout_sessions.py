@@ -12,26 +12,13 @@ from paidup.db.models import Account, CheckoutSession, CreditGrant, Invoice, Str
 from paidup.domain.decisions import InvoiceStatus
 from paidup.payments.outcomes import Outcome
 from paidup.runtime.clock import now
-from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, SEPA, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup
-from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 IN_METADATA: dict[str, Any] = {"metadata[paidup_account]": "ada"}
 NAMED: dict[str, Any] = {"subscription_data[metadata][paidup_account]": "ada"}
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
-
-
-@pytest.fixture
-async def deaf(world: World) -> Paidup:
-    """A server that hears of nothing."""
-    return await world.server(webhooks=False)
 
 
 async def account(name: str = "ada") -> Account:

@@ -11,15 +11,9 @@ from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, PRO, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup
-from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 NAMED: dict[str, Any] = {"client_reference_id": "ada"}
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
 
 
 async def an_account(paidup: Paidup) -> Customer:

@@ -26,12 +26,6 @@ from tests.support.checkout_shop import EXTRA, PRO, CheckoutShop
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import JWT_SECRET, Paidup
 from tests.support.processes import ROOT
-from tests.support.stripe_sandbox import StripeSide
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.errors import Conflict, NotFound
 from paidup.reconciliation.alarms import take_snapshot
 from paidup.runtime.clock import now
-from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, PRO, CheckoutShop
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup
@@ -81,11 +80,6 @@ class Life:
         await self.services.reconciler.due.events()
         await self.services.reconciler.sessions.sweep()
         await self.services.reconciler.sessions.adopt_named()
-
-
-@pytest.fixture
-async def deaf(world: World) -> Paidup:
-    return await world.server(webhooks=False)
 
 
 async def test_it_is_credited_once_to_one_account(deaf: Paidup, stripe_side: StripeSide) -> None:

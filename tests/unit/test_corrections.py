@@ -41,11 +41,6 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-async def ada(database: None) -> Account:
-    return await an_account()
-
-
-@pytest.fixture
 async def audited(database: None) -> AsyncIterator[None]:
     """After the test, the audit finds nothing wrong."""
     yield

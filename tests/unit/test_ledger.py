@@ -32,11 +32,6 @@ def database_url(module_database_url: str) -> str:
     return module_database_url
 
 
-@pytest.fixture
-async def ada(database: None) -> Account:
-    return await an_account()
-
-
 async def test_a_grant_is_an_entry_and_a_balance(ada: Account) -> None:
     invoice = await granted(ada, 2000)
     entry = await LedgerEntry.get(account_id=ada.id)

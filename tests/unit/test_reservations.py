@@ -72,11 +72,6 @@ def database_url(module_database_url: str) -> str:
     return module_database_url
 
 
-@pytest.fixture
-async def ada(database: None) -> Account:
-    return await an_account()
-
-
 async def test_reserved_credits_leave_the_balance_at_once(ada: Account) -> None:
     await granted(ada, 100)
     assert await reserved(ada, 70) == Reserved("work", 70, BEGIN + SOON, 30)

@@ -99,11 +99,6 @@ def subscriptions(stripe: Stripe) -> SubscriptionSync:
     )
 
 
-@pytest.fixture
-async def ada(database: None) -> Account:
-    return await an_account()
-
-
 def shape(
     account: Account, status: str = "active", plan: str = "basic", ends: datetime = PERIOD_END, **more: Any
 ) -> StripeSubscription:
