@@ -97,6 +97,24 @@ async def test_endpoints_of_the_settings_follow_them(database: None) -> None:
     assert left.state is EndpointState.ENABLED
 
 
+async def test_the_name_of_an_endpoint_of_the_settings_has_no_query(database: None) -> None:
+    """Metrics and logs have names. Each URL has one of its own, and a row is known by its URL, too."""
+    old, plain = "https://app.example.com/hook?key=old", "https://app.example.com/hook"
+    others = [plain, f"{plain}?key=one", f"{plain}?key=two"]
+    row, _ = [
+        await EventEndpoint.create(name=name, url=old, types=[], secret=SECRET, from_settings=True)
+        for name in (old, "made by another version")
+    ]
+    for urls in ([old, *others], [*reversed(others), old]):
+        await take_settings(OutboundSettings(event_endpoints=",".join(urls), event_secret=SECRET))
+        rows = await EventEndpoint.filter(state=EndpointState.ENABLED).order_by("id")
+        assert [each.url for each in rows] == [old, *others]
+    assert (rows[0].id, rows[1].name) == (row.id, plain)
+    for each in rows[2:]:
+        assert each.name.startswith(f"{plain} (")
+        assert "key" not in each.name
+
+
 async def test_old_events_are_deleted_unless_one_is_pending(database: None) -> None:
     endpoint = await EventEndpoint.create(name="e", url="https://e.example.com", types=[], secret=SECRET)
     old = now() - timedelta(days=31)

@@ -32,6 +32,12 @@ def url_problem(url: str, private_allowed: bool) -> str | None:
     return _refused(parts, host, private_allowed)
 
 
+def without_secrets(url: str) -> str:
+    """A valid URL without its user, query and fragment."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
 def _refused(parts: SplitResult, host: str, private_allowed: bool) -> str | None:
     if "@" in parts.netloc:
         return "The URL names a user: the signature says who sent an event, so leave the user out."
