@@ -11,7 +11,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from paidup.credits import ledger
+from paidup.credits import ledger, moves
 from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
 from paidup.domain.catalog import AfterRefund
 from paidup.errors import Conflict, InsufficientCredits
@@ -25,7 +25,7 @@ async def give(
     `kind` is GRANT, or ADJUST where a balance was wrong.
     """
     await ledger.expire_due(account, at)
-    remaining = terms.credits - min(terms.credits, ledger.debt_of(account))
+    remaining = terms.credits - min(terms.credits, moves.debt_of(account))
     row = ledger.new_grant(account, None, replace(terms, correction=correction), remaining, GrantState.LIVE)
     await row.save()
     await ledger.post_entry(account, kind, terms.credits, _reference(correction), reason, row, at)
@@ -41,7 +41,7 @@ async def take(
     await ledger.expire_due(account, at)
     if account.balance < credits and not allow_debt:
         raise InsufficientCredits(account.balance, credits)
-    balance = await ledger.settle_debt(account, [], ledger.debt_of(account) + credits)
+    balance = await moves.settle_debt(account, [], moves.debt_of(account) + credits)
     assert balance == account.balance - credits
     await ledger.post_entry(account, EntryKind.ADJUST, -credits, _reference(correction), reason, at=at)
 
@@ -62,7 +62,7 @@ async def revoke(account: Account, given: CreditGrant, after: AfterRefund, reaso
     given.credits, given.remaining, given.state = given.expired + forgiven, 0, GrantState.EXPIRED
     given.expires_at = min(given.expires_at or at, at)
     await given.save(update_fields=["credits", "expires_at"])
-    balance = await ledger.settle_debt(account, [given], ledger.debt_of(account) + used - forgiven)
+    balance = await moves.settle_debt(account, [given], moves.debt_of(account) + used - forgiven)
     net = balance - account.balance
     await ledger.post_entry(account, EntryKind.REVERSE, net, reference, reason, given, at)
 

@@ -15,6 +15,7 @@ from datetime import datetime
 
 import msgspec
 
+from paidup.credits import moves
 from paidup.credits.entry_events import add_events
 from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, Invoice, LedgerEntry
 from paidup.db.unit_of_work import UnitOfWork, read_locked
@@ -32,8 +33,6 @@ class Spent(msgspec.Struct, frozen=True):
 
 ON_TRUST = 0
 """The installment of credits that are granted before their payment: see trust.py. Paid ones begin with 1."""
-GrantPortion = tuple[int, int]
-"""A grant's id and a number of its credits."""
 
 
 class GrantTerms(msgspec.Struct, frozen=True):
@@ -80,7 +79,7 @@ async def grant(
     assert terms.credits >= 0
     sent_later = writes is not None
     writes = writes or UnitOfWork()
-    remaining = terms.credits - min(terms.credits, debt_of(account))
+    remaining = terms.credits - min(terms.credits, moves.debt_of(account))
     row = new_grant(account, invoice_id, terms, remaining, GrantState.LIVE)
     writes.insert(row)
     reason = f"{terms.plan or 'plan'}, {'on trust' if terms.installment == ON_TRUST else 'paid'}{note}"
@@ -129,7 +128,7 @@ async def cancel_planned(planned: Iterable[CreditGrant]) -> None:
 async def make_installment(account: Account, planned: CreditGrant, at: datetime) -> None:
     """Grant a planned installment. `planned` was read after the account was locked."""
     assert planned.state is GrantState.PLANNED
-    planned.remaining = planned.credits - min(planned.credits, debt_of(account))
+    planned.remaining = planned.credits - min(planned.credits, moves.debt_of(account))
     planned.state = GrantState.LIVE
     await planned.save(update_fields=["remaining", "state"])
     reason = f"{planned.plan or 'plan'}, part {planned.installment}"
@@ -140,7 +139,7 @@ async def make_installment(account: Account, planned: CreditGrant, at: datetime)
 async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str, at: datetime) -> None:
     """Change a grant to `credits` in all. Credits spent beyond that become a debt."""
     before = grant.credits
-    debt = debt_of(account)
+    debt = moves.debt_of(account)
     if credits > before:
         grant.remaining += credits - before
     else:
@@ -150,30 +149,9 @@ async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str,
         debt += before - credits - taken - unexpired
     grant.credits = credits
     await grant.save(update_fields=["credits", "expired"])
-    balance = await settle_debt(account, [grant], debt)
+    balance = await moves.settle_debt(account, [grant], debt)
     reason = "recalculated with a late invoice"
     await post_entry(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant, at)
-
-
-async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: int) -> int:
-    """Pay `debt` from the live grants, and save them. Returns the new balance.
-
-    `changed` are grants whose `remaining` or `frozen` the caller has changed and not saved.
-    """
-    known = [grant.id for grant in changed]
-    others = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    live = [*changed, *sorted(await others.exclude(id__in=known), key=spending_order)]
-    held: int = sum(grant.remaining for grant in live)
-    left = min(debt, held)
-    for grant in live:
-        taken = min(left, grant.remaining)
-        grant.remaining -= taken
-        left -= taken
-        if grant.remaining and grant.state is GrantState.EXPIRED:
-            grant.state = GrantState.LIVE  # returned after its end: the next expiry run ends it
-        if taken or grant.id in known:
-            await grant.save(update_fields=["remaining", "frozen", "state"])
-    return held - debt
 
 
 async def take_over(target: Account, source: Account) -> None:
@@ -181,19 +159,13 @@ async def take_over(target: Account, source: Account) -> None:
 
     Both are locked. Pages of either one take the next version of `target`.
     """
-    debt = debt_of(target) + debt_of(source)
+    debt = moves.debt_of(target) + moves.debt_of(source)
     target.balance, source.balance = target.balance + source.balance, 0
     source.version += 1
     target.version = max(target.version, source.version)
     for account in (target, source):
         await account.save(update_fields=["balance", "version"])
-    assert await settle_debt(target, [], debt) == target.balance
-
-
-def debt_of(account: Account) -> int:
-    """How many credits the account owes; 0 if its balance is not negative."""
-    owed: int = max(0, -account.balance)
-    return owed
+    assert await moves.settle_debt(target, [], debt) == target.balance
 
 
 # Spending and expiry
@@ -215,7 +187,7 @@ async def spend(account: Account, credits: int, key: str, at: datetime, reason: 
     live = await live_grants(account, at)
     if account.balance < credits:
         raise InsufficientCredits(account.balance, credits)
-    await debit_grants(live, credits)
+    await moves.debit_grants(live, credits)
     await post_entry(account, EntryKind.SPEND, -credits, reference, reason, at=at)
     return Spent(account.balance, credits, key)
 
@@ -224,11 +196,11 @@ async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
     """The grants that may be spent, in spending order, after ending those that expire by `at`."""
     # Used-up grants without an expiry stay live forever, so they are not read.
     live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    for ended in sorted((g for g in live if is_over(g, at)), key=spending_order):
+    for ended in sorted((g for g in live if is_over(g, at)), key=moves.spending_order):
         await _end(account, ended, _kept(ended, live), at)
     for rolled, over in _beyond_cap(live):
         await _end(account, rolled, rolled.remaining - over, at, "above the rollover cap")
-    return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=spending_order)
+    return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=moves.spending_order)
 
 
 async def expire_due(account: Account, at: datetime) -> None:
@@ -256,11 +228,6 @@ def is_over(grant: CreditGrant, at: datetime) -> bool:
     return end is not None and end <= at
 
 
-def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
-    """Sort key: grants that expire first come first; those that never expire, last."""
-    return (grant.expires_at is None, grant.expires_at.timestamp() if grant.expires_at else 0.0, grant.id)
-
-
 def _kept(ended: CreditGrant, live: Sequence[CreditGrant]) -> int:
     """How many of its credits roll over: up to the plan's cap over all grants."""
     rolled = sum(g.remaining for g in live if g.rollover_cap and g.expires_at is None)
@@ -273,7 +240,7 @@ def _beyond_cap(live: Sequence[CreditGrant]) -> list[tuple[CreditGrant, int]]:
     rolled = [g for g in live if g.rollover_cap and g.expires_at is None and g.remaining]
     excess = sum(g.remaining for g in rolled) - max((g.rollover_cap for g in rolled), default=0)
     found = []
-    for grant in sorted(rolled, key=spending_order, reverse=True):
+    for grant in sorted(rolled, key=moves.spending_order, reverse=True):
         taken = min(max(0, excess), grant.remaining)
         excess -= taken
         if taken:
@@ -302,75 +269,7 @@ async def _end(
     await ended.save(update_fields=columns)
 
 
-# Moving credits in and out of grants. The caller posts the entry.
-
-
-async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:
-    """Take `credits` from these grants in turn. The caller has checked that they hold enough."""
-    sources = []
-    for source in grants:
-        taken = min(credits, source.remaining)
-        if taken:
-            source.remaining -= taken
-            credits -= taken
-            await source.save(update_fields=["remaining"])
-            sources.append((source.id, taken))
-        if credits == 0:
-            return sources
-    raise AssertionError("the balance says more than the live grants hold")
-
-
-async def return_credits(
-    account: Account, sources: Iterable[GrantPortion], at: datetime, owed: int = 0
-) -> None:
-    """Return credits to the grants that they were taken from, after paying any debt.
-
-    `owed` credits return as well, to the grants that paid for them. A grant that has ended stays live until
-    the next expiry run. What exceeds a grant's capacity (its refund failed meanwhile) goes to other grants.
-    """
-    debt = debt_of(account)
-    paid = min(debt, owed)
-    debt, unplaced = debt - paid, owed - paid
-    for grant_id, credits in sources:
-        paid = min(debt, credits)
-        debt -= paid
-        unplaced += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
-    if unplaced and await distribute(account, unplaced, at):
-        raise AssertionError("more credits returned than were taken")
-
-
-async def distribute(
-    account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()
-) -> int:
-    """Return credits to any grants with capacity, those that expire last first.
-
-    Grants in `besides` are left out. Returns how many credits found no grant.
-    """
-    known = [grant.id for grant in besides]
-    granted = await CreditGrant.filter(account_id=account.id, state__in=_GRANTED).exclude(id__in=known)
-    for grant in sorted(granted, key=_refill_order, reverse=True):
-        credits = await _refill(grant, credits, at)
-    return credits
-
-
-def _refill_order(grant: CreditGrant) -> tuple[bool, tuple[bool, float, int]]:
-    return (grant.state is GrantState.LIVE, spending_order(grant))
-
-
-_GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
-
-
-async def _refill(grant: CreditGrant, credits: int, at: datetime) -> int:
-    """Return credits to the grant up to its capacity; returns the rest."""
-    capacity = grant.credits - grant.remaining - grant.frozen - grant.expired
-    returned: int = min(credits, max(0, capacity))
-    if returned:
-        grant.remaining += returned
-        if grant.state is GrantState.EXPIRED:  # it may have ended before its expires_at
-            grant.state, grant.expires_at = GrantState.LIVE, min(grant.expires_at or at, at)
-            grant.usable_until = None
-        await grant.save(update_fields=["remaining", "state", "expires_at", "usable_until"])
-    return credits - returned
+# Posting an entry
 
 
 async def post_entry(

@@ -13,9 +13,10 @@ from datetime import datetime
 import msgspec
 from tortoise.functions import Sum
 
-from paidup.credits import ledger, reversals
+from paidup.credits import ledger, moves, reversals
 from paidup.credits.entry_events import write_expired_reservation
-from paidup.credits.ledger import GrantPortion, Spent
+from paidup.credits.ledger import Spent
+from paidup.credits.moves import GrantPortion
 from paidup.db.models import Account, EntryKind, LedgerEntry, Reservation, ReservationState
 from paidup.errors import InsufficientCredits, InvalidInput, KeyReused, NotFound, ReservationOver
 
@@ -44,7 +45,7 @@ async def reserve(account: Account, credits: int, key: str, expires_at: datetime
         live = await ledger.live_grants(account, at)
     if account.balance < credits:
         raise InsufficientCredits(account.balance, credits)
-    sources = await ledger.debit_grants(live, credits)
+    sources = await moves.debit_grants(live, credits)
     row = await Reservation.create(
         account_id=account.id, key=key, credits=credits, sources=sources, expires_at=expires_at
     )
@@ -149,7 +150,7 @@ async def _end(
     reversed_invoices = await reversals.invoices_with_reversals(account)
     unused = _unused(row.sources, row.credits - used)
     returned = await reversals.claim_returned(reversed_invoices, unused, row.id)
-    await ledger.return_credits(account, returned.sources, at, returned.owed)
+    await moves.return_credits(account, returned.sources, at, returned.owed)
     reason = {ReservationState.EXPIRED: "reservation expired"}.get(state, f"reservation {state}")
     account.held = await _sum_held(account, besides=row)
     await ledger.post_entry(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)

@@ -12,8 +12,8 @@ from datetime import datetime
 
 import msgspec
 
-from paidup.credits import ledger
-from paidup.credits.ledger import GrantPortion
+from paidup.credits import ledger, moves
+from paidup.credits.moves import GrantPortion
 from paidup.db.models import (
     Account,
     CreditGrant,
@@ -143,14 +143,14 @@ async def _move(
     """Take back, restore and freeze credits. Returns the kind and amount of the entry to post, if any."""
     more = due.reversed - row.credits_reversed
     _unfreeze(grants)
-    debt = ledger.debt_of(account)
+    debt = moves.debt_of(account)
     if more > 0:
         debt += await _take_back(row, grants, more, after)
     elif more < 0:
         debt -= await _restore(row, account, grants, -more, at)
     _freeze(grants, due.frozen)
     row.credits_reversed = due.reversed
-    balance = await ledger.settle_debt(account, grants, debt)
+    balance = await moves.settle_debt(account, grants, debt)
     net = balance - account.balance
     if not (net or more):
         return None
@@ -195,11 +195,11 @@ async def _restore(
     row.credits_unrecoverable -= unrecovered
     row.credits_owed -= owed
     own = credits - owed - unrecovered
-    paid: int = min(ledger.debt_of(account), owed + own)
+    paid: int = min(moves.debt_of(account), owed + own)
     others = max(0, owed - paid)  # other grants paid it and get it back
     unplaced = _refill(grants, owed + own - paid - others) + others
     if unplaced:
-        unplaced = _refill(grants, await ledger.distribute(account, unplaced, at, besides=grants))
+        unplaced = _refill(grants, await moves.distribute(account, unplaced, at, besides=grants))
         assert unplaced == 0, "more credits returned than were taken"
     return paid
 

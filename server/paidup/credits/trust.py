@@ -13,7 +13,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from paidup.credits import ledger
+from paidup.credits import ledger, moves
 from paidup.db.models import (
     Account,
     CheckoutSession,
@@ -109,7 +109,7 @@ async def _post(
     reason: str,
     at: datetime,
 ) -> None:
-    balance = await ledger.settle_debt(account, changed, ledger.debt_of(account) + owed)
+    balance = await moves.settle_debt(account, changed, moves.debt_of(account) + owed)
     reference = f"{row.id}:{ledger.ON_TRUST}:ended"
     await ledger.post_entry(
         account, EntryKind.REVERSE, balance - account.balance, reference, reason, lent, at

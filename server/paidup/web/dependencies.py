@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from paidup.credits import ledger
+from paidup.credits import ledger, moves
 from paidup.db.connection import storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState
 from paidup.domain.messages import StatusMessage
@@ -142,4 +142,4 @@ async def current_grants(services: Services, account: Account) -> tuple[Account,
 async def _live_grants(account: Account) -> list[CreditGrant]:
     """In the order in which they are spent."""
     live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    return sorted(await live.select_related("invoice"), key=ledger.spending_order)
+    return sorted(await live.select_related("invoice"), key=moves.spending_order)

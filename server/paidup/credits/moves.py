@@ -1,0 +1,113 @@
+"""Moves credits in and out of grants: takes them, returns them, and pays a debt from them.
+
+Changes no balance: the caller, which runs in a write transaction on a locked account, posts the entry
+in `ledger.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from paidup.db.models import Account, CreditGrant, GrantState
+
+GrantPortion = tuple[int, int]
+"""A grant's id and a number of its credits."""
+_GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
+
+
+def debt_of(account: Account) -> int:
+    """How many credits the account owes; 0 if its balance is not negative."""
+    owed: int = max(0, -account.balance)
+    return owed
+
+
+def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
+    """Sort key: grants that expire first come first; those that never expire, last."""
+    return (grant.expires_at is None, grant.expires_at.timestamp() if grant.expires_at else 0.0, grant.id)
+
+
+async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: int) -> int:
+    """Pay `debt` from the live grants, and save them. Returns the new balance.
+
+    `changed` are grants whose `remaining` or `frozen` the caller has changed and not saved.
+    """
+    known = [grant.id for grant in changed]
+    others = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+    live = [*changed, *sorted(await others.exclude(id__in=known), key=spending_order)]
+    held: int = sum(grant.remaining for grant in live)
+    left = min(debt, held)
+    for grant in live:
+        taken = min(left, grant.remaining)
+        grant.remaining -= taken
+        left -= taken
+        if grant.remaining and grant.state is GrantState.EXPIRED:
+            grant.state = GrantState.LIVE  # returned after its end: the next expiry run ends it
+        if taken or grant.id in known:
+            await grant.save(update_fields=["remaining", "frozen", "state"])
+    return held - debt
+
+
+async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:
+    """Take `credits` from these grants in turn. The caller has checked that they hold enough."""
+    sources = []
+    for source in grants:
+        taken = min(credits, source.remaining)
+        if taken:
+            source.remaining -= taken
+            credits -= taken
+            await source.save(update_fields=["remaining"])
+            sources.append((source.id, taken))
+        if credits == 0:
+            return sources
+    raise AssertionError("the balance says more than the live grants hold")
+
+
+async def return_credits(
+    account: Account, sources: Iterable[GrantPortion], at: datetime, owed: int = 0
+) -> None:
+    """Return credits to the grants that they were taken from, after paying any debt.
+
+    `owed` credits return as well, to the grants that paid for them. A grant that has ended stays live until
+    the next expiry run. What exceeds a grant's capacity (its refund failed meanwhile) goes to other grants.
+    """
+    debt = debt_of(account)
+    paid = min(debt, owed)
+    debt, unplaced = debt - paid, owed - paid
+    for grant_id, credits in sources:
+        paid = min(debt, credits)
+        debt -= paid
+        unplaced += await _refill(await CreditGrant.get(id=grant_id), credits - paid, at)
+    if unplaced and await distribute(account, unplaced, at):
+        raise AssertionError("more credits returned than were taken")
+
+
+async def distribute(
+    account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()
+) -> int:
+    """Return credits to any grants with capacity, those that expire last first.
+
+    Grants in `besides` are left out. Returns how many credits found no grant.
+    """
+    known = [grant.id for grant in besides]
+    granted = await CreditGrant.filter(account_id=account.id, state__in=_GRANTED).exclude(id__in=known)
+    for grant in sorted(granted, key=_refill_order, reverse=True):
+        credits = await _refill(grant, credits, at)
+    return credits
+
+
+def _refill_order(grant: CreditGrant) -> tuple[bool, tuple[bool, float, int]]:
+    return (grant.state is GrantState.LIVE, spending_order(grant))
+
+
+async def _refill(grant: CreditGrant, credits: int, at: datetime) -> int:
+    """Return credits to the grant up to its capacity; returns the rest."""
+    capacity = grant.credits - grant.remaining - grant.frozen - grant.expired
+    returned: int = min(credits, max(0, capacity))
+    if returned:
+        grant.remaining += returned
+        if grant.state is GrantState.EXPIRED:  # it may have ended before its expires_at
+            grant.state, grant.expires_at = GrantState.LIVE, min(grant.expires_at or at, at)
+            grant.usable_until = None
+        await grant.save(update_fields=["remaining", "state", "expires_at", "usable_until"])
+    return credits - returned
