@@ -21,12 +21,13 @@ from paidup.domain.return_page import ReturnPage
 from paidup.outbound.dispatcher import Dispatcher
 from paidup.outbound.endpoints import take_settings
 from paidup.outbound.sender import Sender
+from paidup.payments.after_commit import PublishBalance
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.checkout_verification import CheckoutVerification
 from paidup.payments.claim_links import ClaimLinks
 from paidup.payments.claims import Claims
 from paidup.payments.refunds import ReversalHandler
-from paidup.payments.settlement import PublishBalance, Settlement
+from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
 from paidup.payments.verification import Verification
 from paidup.payments.verification_queue import VerificationQueue

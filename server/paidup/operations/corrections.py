@@ -31,7 +31,7 @@ from paidup.operations.audit_log import (
     record,
     request,
 )
-from paidup.payments.settlement import PublishBalance
+from paidup.payments.after_commit import PublishBalance
 from paidup.runtime.clock import Clock, now
 
 MAX_CREDITS = 2**53

@@ -41,7 +41,7 @@ from paidup.operations.audit_log import (
     request,
 )
 from paidup.payments import entitlements
-from paidup.payments.settlement import PublishBalance
+from paidup.payments.after_commit import PublishBalance
 from paidup.runtime.clock import Clock, now
 
 MERGED = "merged with another account"

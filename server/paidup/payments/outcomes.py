@@ -44,6 +44,10 @@ class Outcome(StrEnum):
         return self in (Outcome.SETTLED, Outcome.ALREADY_SETTLED)
 
 
+PUBLISHED = frozenset({Outcome.SETTLED, Outcome.NOTIFIED})
+"""The outcomes that browsers are told of."""
+
+
 class EventOutcome(StrEnum):
     """The result of handling a Stripe event: stored with the event, and shown in the webhook's answer.
 

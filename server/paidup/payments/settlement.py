@@ -1,9 +1,9 @@
 """The only code that grants credits. Verification, webhooks and the reconciler all end here.
 
 One transaction turns facts into ledger entries: lock the invoice, decide, grant, post the entry,
-update balance, status and version; after the commit, publish. Refunds and disputes, the
-installments of a yearly plan and the end of a subscription go the same way. Makes no call to
-Stripe: it receives facts, and imports neither the gateway nor the hub (`publish` is passed in).
+update balance, status and version; after the commit, publish (`after_commit.py`). Refunds and
+disputes, the installments of a yearly plan and the end of a subscription go the same way. Makes no
+call to Stripe: it receives facts, and imports neither the gateway nor the hub (`publish` is passed in).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-import structlog
 from msgspec.structs import replace
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import Q
@@ -25,36 +24,24 @@ from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEv
 from paidup.db.unit_of_work import UnitOfWork, read_locked, read_versioned
 from paidup.domain.catalog import Catalogue, OnCancel, StripePrice, WrittenOff
 from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
-from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.domain.quotes import quote
-from paidup.domain.stages import Stage
 from paidup.payments import entitlements, payment_events
+from paidup.payments.after_commit import AfterCommit, Publish, PublishBalance
 from paidup.payments.invoice_intake import create_invoice
 from paidup.payments.invoice_rows import (
     lock_invoice,
     lookup_condition,
     note_attempt,
-    record_published,
     snapshot,
     write_change,
 )
-from paidup.payments.outcomes import Outcome, Settled
-from paidup.payments.provisioning import Provisioning
-from paidup.payments.timeline import Timeline, TimelineEventType
+from paidup.payments.outcomes import PUBLISHED, Outcome, Settled
+from paidup.payments.timeline import Timeline
 from paidup.realtime.status_queries import status_of
 from paidup.runtime import tracing
-from paidup.runtime.batching import BackgroundBatcher
 from paidup.runtime.clock import Clock, now
 from paidup.runtime.metrics import Metrics
-from paidup.runtime.tracing import Kind
-
-log = structlog.get_logger(__name__)
-
-Publish = Callable[[StatusMessage], Awaitable[bool]]
-"""Sends the status to every process that has a session for the invoice; True once Redis has taken it."""
-PublishBalance = Callable[[Account], Awaitable[None]]
-"""Sends the account's balance to every process that has a session for the account."""
 
 MAX_TRIES = 3
 MARK_HANDLED = (
@@ -77,13 +64,7 @@ _OUTCOMES = {
 }
 _MOVES_GRACE = frozenset({InvoiceStatus.VOID, InvoiceStatus.FAILED, InvoiceStatus.PROCESSING})
 """Statuses of a renewal that change until when unused credits wait for it."""
-_PUBLISHED = frozenset({Outcome.SETTLED, Outcome.NOTIFIED})
 _PAID_UNCREDITED = frozenset({Verdict.UNREAD, Verdict.UNPRICED})
-_TIMELINE_TYPES = {
-    Outcome.SETTLED: TimelineEventType.SETTLED,
-    Outcome.NOTIFIED: TimelineEventType.NOTIFIED,
-    Outcome.REFUSED: TimelineEventType.REFUSED,
-}
 
 
 async def record_nothing(_: Account) -> None:
@@ -113,12 +94,10 @@ class Settlement:
         self._clock = clock
         self._catalogue = catalogue
         self._prices = prices
-        self._publish = publish
+        self._after_commit = AfterCommit(catalogue, publish, publish_balance, timeline, metrics)
+        self.publish = self._after_commit.publish
         self.publish_balance = publish_balance
-        self._timeline = timeline
-        self._metrics = metrics
-        self._published = BackgroundBatcher(record_published)
-        self.provisioning = Provisioning(catalogue, self.publish)
+        self.provisioning = self._after_commit.provisioning
 
     async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
         """Do what `facts` call for, and publish it. Safe to call at any time, any number of times.
@@ -130,7 +109,7 @@ class Settlement:
             settled = await self._settle_once(facts, source, account_id)
             if step is not None:
                 _describe(step, settled, source)
-        await self._report(settled, source)
+        await self._after_commit.report(settled, source)
         if _is_paid_after_all(settled, facts):
             await self.reverse(operators_reversal(str(settled.invoice), 0, revoked=False))
         return settled
@@ -145,16 +124,8 @@ class Settlement:
         async with write_transaction():
             settled = await self._settle(facts, Source.OPERATOR, None)
             await record(settled)
-        await self._report(settled, Source.OPERATOR)
+        await self._after_commit.report(settled, Source.OPERATOR)
         return settled
-
-    async def _report(self, settled: Settled, source: Source) -> None:
-        """After the commit: count it, and tell browsers."""
-        self._record_metrics(settled, source)
-        if settled.status and (settled.created or settled.payment_seen or settled.outcome in _PUBLISHED):
-            await self.publish(settled.status)
-        if settled.changed_account:
-            await self.publish_balance(settled.changed_account)
 
     async def _settle_once(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         for _ in range(MAX_TRIES):
@@ -188,13 +159,11 @@ class Settlement:
                 await entitlements.refresh(account, before)
             balance_changed = account.version != before
             await record(account)
-        self._timeline.note(
-            row.id, TimelineEventType.REVERSED, reversal=news.id, status=news.status, reason=news.reason
+        await self._after_commit.report_reversal(
+            news,
+            status_of(row, account.balance) if notify else None,
+            account if balance_changed else None,
         )
-        if notify:
-            await self.publish(status_of(row, account.balance))
-        if balance_changed:
-            await self.publish_balance(account)
         return Outcome.SETTLED
 
     @repeatable
@@ -265,32 +234,6 @@ class Settlement:
             writes.update(row, "has_reversals", *reversals.COUNTS)
         await writes.send()
         return notify
-
-    async def publish(self, status: StatusMessage) -> None:
-        """Publish the status and record its version; what is not recorded, the reconciler publishes again."""
-        if status.stage is Stage.PROVISIONING:
-            self.provisioning.watch(status)
-        with tracing.step("publish", Kind.PRODUCER):
-            published = await self._publish(status)
-        if published:
-            self._timeline.note(status.invoice, TimelineEventType.PUBLISHED, version=status.version)
-            self._published.add((status.invoice, status.version))
-        else:
-            self._timeline.note(status.invoice, TimelineEventType.NOT_PUBLISHED, version=status.version)
-
-    def _record_metrics(self, settled: Settled, source: Source) -> None:
-        self._metrics.settlements.labels(source, settled.outcome).inc()
-        if settled.invoice is None:
-            return
-        if settled.created:
-            self._timeline.note(settled.invoice, TimelineEventType.CREATED, source=source)
-        if event_type := _TIMELINE_TYPES.get(settled.outcome):
-            status = settled.status.status if settled.status else None
-            self._timeline.note(
-                settled.invoice, event_type, source=source, reason=settled.reason, status=status
-            )
-        if settled.outcome is Outcome.REFUSED:
-            log.warning("settlement_refused", invoice=settled.invoice, source=source, reason=settled.reason)
 
     async def _settle_optimistically(self, facts: PaymentFacts, source: Source) -> Settled | None:
         """Read, decide, and write in one statement that is a transaction of its own.
@@ -426,7 +369,7 @@ class Settlement:
             changed_account=account if account.version != before else None,
             payment_seen=payment_seen,
             method_unknown=row.status is InvoiceStatus.PROCESSING and row.payment_method is None,
-            event_marked=event is not None and outcome in _PUBLISHED,
+            event_marked=event is not None and outcome in PUBLISHED,
         )
 
 
