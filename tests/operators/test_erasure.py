@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,21 @@ from paidup.db.models import (
     CreditGrant,
     Invoice,
     LedgerEntry,
+    StripeCustomer,
     StripeEvent,
+    Subscription,
     TimelineEntry,
 )
 from paidup.db.outbound_models import OutboundEvent
 from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.operations import erasure
 from paidup.operations.actions import OperatorActions
 from paidup.operations.audit_log import Instruction
 from paidup.operations.corrections import Gift
 from paidup.payments.timeline import TimelineEventType
 from paidup.runtime.clock import now
 from tests.conftest import World
+from tests.support.factories import an_invoice
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import status_with
 from tests.support.subscription_lifecycle import Life, a_life, subscription_of
@@ -159,6 +165,94 @@ async def test_an_event_that_waits_is_not_lost_with_its_payload(life: Life) -> N
         await actions_of(life).erase(PERSON, why("T-erase"))
     assert await Account.exists(external_id=PERSON)
     assert not await Correction.exists()
+
+
+async def _starts(account: Account) -> None:
+    await Subscription.create(id="sub_late", account_id=account.id, status="active")
+
+
+async def _voucher(account: Account) -> None:
+    await an_invoice(account, id="in_late", customer="", voucher={"url": "https://stripe.example"})
+
+
+async def _event(account: Account) -> None:
+    await StripeEvent.create(id="evt_late", type="charge.refunded", payload=f'"{PERSON}"', received_at=now())
+
+
+async def _reopened(account: Account) -> None:
+    await StripeEvent.filter(id="evt_done").update(handled_at=None)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "why_not"),
+    [
+        (_starts, "Cancel their subscription first: sub_late"),
+        (_voucher, "voucher of theirs can still be paid, for in_late"),
+        (_event, "evt_late"),
+        (_reopened, "reopened meanwhile|evt_done"),
+    ],
+)
+async def test_what_changes_after_the_checks_is_seen_under_the_lock(
+    database: None,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[Account], Awaitable[None]],
+    why_not: str,
+) -> None:
+    """A settlement, a new subscription or an event while the stored payloads are read, which takes long."""
+    account = await Account.create(external_id=PERSON)
+    long_ago = now() - timedelta(days=1)
+    await StripeEvent.create(
+        id="evt_done", type="invoice.paid", payload=f'"{PERSON}"', received_at=long_ago, handled_at=long_ago
+    )
+    read, changes = erasure._events_about, [meanwhile]
+
+    async def read_and_change(*arguments: Any) -> AsyncIterator[str]:
+        async for event in read(*arguments):
+            yield event
+        while changes:
+            await changes.pop()(account)
+
+    monkeypatch.setattr(erasure, "_events_about", read_and_change)
+    with pytest.raises(Conflict, match=why_not):
+        await erasure.erase(PERSON, why("T-erase"))
+    assert await Account.exists(external_id=PERSON)
+    assert (await StripeEvent.get(id="evt_done")).payload
+    assert not await Correction.exists()
+
+
+async def test_a_merge_and_a_purchase_after_the_checks_are_erased_as_well(
+    database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The person has one more user id, and one more customer in Stripe, whose events name them."""
+    account, other = [await Account.create(external_id=name) for name in (PERSON, "jane-2")]
+    at = now() - timedelta(days=2)
+    await StripeEvent.create(
+        id="evt_old", type="customer.created", payload='"cus_late"', received_at=at, handled_at=at
+    )
+    read = erasure._person
+
+    async def read_and_change(*arguments: Any) -> erasure.Person:
+        person = await read(*arguments)
+        monkeypatch.setattr(erasure, "_person", read)
+        await Account.filter(id=other.id).update(merged_into=account.id)
+        await StripeCustomer.create(id="cus_late", account_id=account.id)
+        return person
+
+    monkeypatch.setattr(erasure, "_person", read_and_change)
+    done = await erasure.erase(PERSON, why("T-erase"))
+    assert (done.details["accounts"], done.details["events"]) == (2, 1)
+    assert await columns_that_name((PERSON, "jane-2")) == set()
+
+
+async def test_a_session_that_is_read_again_stays_without_its_reference(life: Life) -> None:
+    """Stripe shows `client_reference_id` for good."""
+    status, opened = await life.post("/api/checkout", top_up="extra")
+    assert status == 201, opened
+    session = opened["checkout"]
+    assert await CheckoutSession.filter(id=session, client_reference=PERSON).exists()
+    await actions_of(life).erase(PERSON, why("T-erase"))
+    await life.paidup.services.checkouts.verify(session)
+    assert (await CheckoutSession.get(id=session)).client_reference is None
 
 
 async def test_a_voucher_that_is_open_is_paid_or_expires_first(world: World, tmp_path: Path) -> None:

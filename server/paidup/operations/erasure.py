@@ -46,6 +46,9 @@ ERASED = "erased"
 IDS_AT_ONCE, WINDOW = 40, timedelta(days=1)
 """How many ids are looked for at once, and in the events of what time."""
 ROWS_AT_ONCE = 500
+TRIES = 3
+CLOCKS_DIFFER = timedelta(minutes=1)
+"""By how much the clock of the process that stored an event may be behind this one's."""
 T = TypeVar("T")
 # The references and keys of spends and reservations are the SaaS's words, and so are the reasons of spends.
 _FORGET_ENTRIES = """
@@ -85,17 +88,22 @@ async def erase(account: str, instruction: Instruction, also: Sequence[str] = ()
             return done
         if found is None:
             raise NotFound(f"There is no account {account!r}.")
-        person = await _person(found.merged_into or found.id, also)
-        if any(person.named_in(text) for text in msgspec.structs.astuple(wanted.instruction)):
-            raise InvalidInput("The reason and the key stay, so they must not name the person.")
-        await _refuse_if_running(person)
-        await _refuse_if_voucher_is_open(person)
-        events = [event async for event in _events_about(person)]
-    return await _erase(wanted, person, events, now())
+    for _ in range(TRIES):
+        began = now()
+        with storage_errors():
+            person = await _person(found.id, also)
+            if any(person.named_in(text) for text in msgspec.structs.astuple(wanted.instruction)):
+                raise InvalidInput("The reason and the key stay, so they must not name the person.")
+            await _refuse_if_active(person)
+            events = [event async for event in _events_about(person)]
+        if done := await _erase(wanted, found.id, person, also, events, began):
+            return done
+    raise Conflict("Something of theirs has just changed, several times. Try again in a moment.")
 
 
 async def _person(account: int, also: Sequence[str]) -> Person:
-    rows = await Account.filter(Q(id=account) | Q(merged_into=account))
+    own = (await Account.get(id=account)).merged_into or account
+    rows = await Account.filter(Q(id=own) | Q(merged_into=own)).order_by("id")
     ids = [row.id for row in rows]
     named = [set(also), {row.external_id for row in rows}]
     found: set[str] = set()
@@ -103,31 +111,36 @@ async def _person(account: int, also: Sequence[str]) -> Person:
         found |= {str(id) for id in await model.filter(account_id__in=ids).values_list("id", flat=True)}
     paid = Invoice.filter(account_id__in=ids).values_list("payment_intent", "customer")
     found |= {str(each) for row in await paid for each in row if each}
-    marks = sorted(text for texts in named for text in texts if text.strip())
+    marks = sorted({text for texts in named for text in texts if text.strip()})
     return Person(ids, sorted(found), marks)
 
 
-async def _refuse_if_running(person: Person) -> None:
-    runs = Subscription.filter(account_id__in=person.accounts).exclude(status__in=[*ENDED, "incomplete"])
-    running = await runs.values_list("id", flat=True)
-    if running:
-        raise Conflict(f"Cancel their subscription first: {', '.join(str(id) for id in running)}.")
-
-
-async def _refuse_if_voucher_is_open(person: Person) -> None:
-    """Its row has the address of a page that shows their name, and is written again while it is open."""
+async def _refuse_if_active(person: Person) -> None:
+    """Raises Conflict where a subscription runs, or a voucher is open."""
+    own = Subscription.filter(account_id__in=person.accounts)
+    running = own.exclude(status__in=[*ENDED, "incomplete"]).order_by("id")
+    if ids := await running.values_list("id", flat=True):
+        raise Conflict(f"Cancel their subscription first: {_listed(ids)}.")
+    # Its row has the address of a page that shows their name, and is written again while it is open.
     waiting = Invoice.filter(account_id__in=person.accounts, voucher__isnull=False).order_by("id")
-    if invoices := await waiting.values_list("id", flat=True):
+    if ids := await waiting.values_list("id", flat=True):
         raise Conflict(
-            f"A voucher of theirs can still be paid, for {', '.join(str(id) for id in invoices)}."
+            f"A voucher of theirs can still be paid, for {_listed(ids)}."
             " Wait until it is paid or has expired, or void the invoice in Stripe."
         )
 
 
-async def _events_about(person: Person) -> AsyncIterator[str]:
-    """The stored events whose payload has one of their ids. Raises Conflict where one waits."""
-    first = await StripeEvent.exclude(payload="").order_by("received_at").first()
-    begin = first.received_at if first else now()
+def _listed(ids: Iterable[Any]) -> str:
+    return ", ".join(str(id) for id in ids)
+
+
+async def _events_about(person: Person, since: datetime | None = None) -> AsyncIterator[str]:
+    """The stored events whose payload has one of their ids: all, or those received since then.
+
+    Raises Conflict where one waits.
+    """
+    first = None if since else await StripeEvent.exclude(payload="").order_by("received_at").first()
+    begin = since or (first.received_at if first else now())
     texts = [*person.stripe_ids, *(msgspec.json.encode(mark).decode()[1:-1] for mark in person.marks)]
     while begin <= now():
         window = StripeEvent.filter(received_at__gte=begin, received_at__lt=begin + WINDOW)
@@ -143,11 +156,20 @@ async def _events_about(person: Person) -> AsyncIterator[str]:
 
 
 @once
-async def _erase(wanted: Request, person: Person, events: Sequence[str], at: datetime) -> Corrected:
+async def _erase(
+    wanted: Request, account: int, person: Person, also: Sequence[str], events: list[str], began: datetime
+) -> Corrected | None:
+    """Erase what was found out, where it is still so under the lock of the accounts; else None."""
     async with write_transaction():
         if done := await done_before(wanted):
             return done
         rows = await locked(Account.filter(id__in=person.accounts).order_by("id"))
+        # A settlement, a new subscription and a merge need this lock: none comes in between from here on.
+        if await _person(account, also) != person:
+            return None
+        await _refuse_if_active(person)
+        late = [event async for event in _events_about(person, began - CLOCKS_DIFFER)]
+        events = list(dict.fromkeys([*events, *late]))
         for row in rows:
             row.external_id = f"erased-{secrets.token_hex(12)}"
             await row.save(update_fields=["external_id"])
@@ -160,7 +182,7 @@ async def _erase(wanted: Request, person: Person, events: Sequence[str], at: dat
         await _forget_corrections(person, set(events))
         survivor = next(row for row in rows if row.merged_into is None)
         counts = {"accounts": len(rows), "events": payloads, "timeline": timeline}
-        return await record(wanted, survivor, at, {}, {"account": ERASED}, counts)
+        return await record(wanted, survivor, now(), {}, {"account": ERASED}, counts)
 
 
 async def _forget_payments(person: Person) -> int:
@@ -177,9 +199,12 @@ async def _forget_payments(person: Person) -> int:
 
 async def _forget_events(person: Person, events: Sequence[str]) -> int:
     changed = 0
-    for some in _portions(list(dict.fromkeys(events)), ROWS_AT_ONCE):
+    for some in _portions(events, ROWS_AT_ONCE):
         rows = StripeEvent.filter(id__in=some)
-        changed += await rows.update(payload="", error=None)
+        emptied = await rows.filter(handled_at__not_isnull=True).update(payload="", error=None)
+        if emptied < len(some):
+            raise Conflict("An event about them was reopened meanwhile. Replay or dismiss it first.")
+        changed += emptied
         await rows.filter(dismissed_because__not_isnull=True).update(dismissed_because=ERASED)
     for mark in person.marks:
         for column in ("error", "dismissed_because"):

@@ -38,6 +38,8 @@ def update_row(
     row: CheckoutSession, shown: StripeCheckoutSession, at: datetime, prices: PriceCatalog
 ) -> None:
     """Bring a row up to what is shown. An open session that was shown late opens no session that is over."""
+    if row.fetched_at is None or row.client_reference:  # one that was emptied by an erasure stays empty
+        row.client_reference = (shown.reference or row.client_reference or "")[:255] or None
     row.fetched_at = at
     if shown.status != OPEN or row.status == OPEN:
         row.status = shown.status or row.status
@@ -46,7 +48,6 @@ def update_row(
     if row.status == COMPLETE and row.completed_at is None:
         row.completed_at = at
     row.customer = shown.customer_id or row.customer
-    row.client_reference = (shown.reference or row.client_reference or "")[:255] or None
     row.payment_intent = shown.intent_id or row.payment_intent
     row.subscription = shown.subscription_id or row.subscription
     row.currency = shown.currency or row.currency
