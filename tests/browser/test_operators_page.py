@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page
@@ -18,7 +19,8 @@ from paidup.operations.invoice_report import Explanation, InvoiceReport, StoredE
 from paidup.operations.overview import Overview, PendingInvoice, SettledInvoice
 from paidup.reconciliation.alarms import Alarm
 from paidup.runtime.clock import now
-from paidup.web.operators_page import explanation_body, html_response, overview_body
+from paidup.web.operators.rendering import render
+from paidup.web.operators.reports import shown_invoices, shown_sessions
 from tests.browser.looks import expect_no_violations, expect_to_fit, luminance
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -71,12 +73,13 @@ def pages() -> Iterator[str]:
     settled = SettledInvoice(INVOICE, ACCOUNT, "pro", 2000, "reconciliation", at, ago)
     alarms = [Alarm("events_given_up", "1 event was given up: fix the cause and run `paidup replay`.")]
     overview = Overview(at, alarms, [pending], 1, failed, 2, unhandled, [settled])
-    yield shown(html_response(request, "Overview", overview_body(overview), at))
+    yield shown(render(request, "overview.html", overview=overview, unhandled_for=timedelta(days=7)))
     timeline = [TimelineEvent(ago, 61_234, "verification_failed", {"error": ERROR})]
     remedy = f"Run `paidup replay {EVENT}`."
     report = InvoiceReport(INVOICE, None, [], timeline, failed, [ERROR], remedy, [delivery(ago)])
     explanation = Explanation(ACCOUNT, at, ACCOUNT, -120, [report], 2, failed)
-    yield shown(html_response(request, ACCOUNT, explanation_body(explanation), at))
+    view: dict[str, Any] = {"invoices": shown_invoices(explanation), "sessions": shown_sessions(explanation)}
+    yield shown(render(request, "explanation.html", explanation=explanation, **view))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
@@ -100,6 +103,7 @@ async def expect_nothing_cut(page: Page) -> None:
     """No box is narrower than what is in it."""
     wider = (
         "[...document.querySelectorAll('main *')].filter((node) => node.scrollWidth > node.clientWidth + 1)"
+        ".filter((node) => !node.closest('.unseen, thead'))"
     )
     block = "getComputedStyle(node).display !== 'inline'"
     found = await page.evaluate(

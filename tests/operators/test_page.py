@@ -66,6 +66,11 @@ def basic(password: str, user: str = "anybody") -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
+def text_of(page: str) -> str:
+    """What a page says, with one | for whatever markup and space is between two texts."""
+    return re.sub(r"\s*\|[\s|]*", "|", re.sub(r"<[^>]+>", "|", page.partition("</style>")[2]))
+
+
 PATHS = ("/operators", "/operators/find?ref=ada", "/operators/invoices/in_1")
 
 
@@ -148,18 +153,16 @@ async def test_pending_failed_and_settled_are_listed(operator: Operator, with_pa
     await StripeEvent.create(**{**body, "id": "evt_new"}, next_attempt_at=at + timedelta(seconds=30))
     await StripeEvent.create(**{**body, "id": "evt_done"}, handled_at=at, attempts=1)
     _, page, _ = await operator.get("/operators")
-    text = re.sub(r"<[^>]+>", "|", page)
-    row = (
-        rf"{waiting.id}\|+{account.external_id}\|+pro\|+processing\|+10 min\|+verification_answered 5 min ago"
-    )
-    assert re.search(row + r"\|+in (99|100) s\|", text)
+    text = text_of(page)
+    row = rf"{waiting.id}\|+{account.external_id}\|+pro\|+processing\|+10 min\|+verification answered\|"
+    assert re.search(row + r"5 min ago\|+in (99|100) s\|", text)
     remedy = r"[^|]*`paidup replay evt_stuck`[^|]*\|+Reason: StripeUnavailable: down\|"
     facts = (
         r"+event\|+evt_stuck\|+type\|+invoice.paid\|+received\|+\d* ?\w* ago\|+tries\|+12\|+next\|+given up\|"
     )
     assert re.search(remedy + facts, text)
     assert re.search(
-        rf"{settled.id}\|+{account.external_id}\|+pro\|+2000\|+webhook\|+[^|]+ ago\|+7 s\|", text
+        rf"{settled.id}\|+{account.external_id}\|+pro\|+2,000\|+webhook\|+7 s\|+[^|]+ ago\|", text
     )
     assert "evt_new" not in page, "its own request is still handling it"
     assert "evt_done" not in page
@@ -184,8 +187,8 @@ async def test_what_was_paid_twice_and_what_is_nobodys_is_listed_with_its_remedy
     await CheckoutSession.create(id="cs_test_2", account=account, duplicate_of="cs_test_1", **paid)
     await CheckoutSession.create(id="cs_test_3", client_reference="<bob>", customer="cus_3", **paid)
     _, page, _ = await operator.get("/operators")
-    text = re.sub(r"<[^>]+>", "|", page)
-    resolve = r"paidup resolve cs_test_2 --refund \(or --credit, --keep\)"
+    text = text_of(page)
+    resolve = r"paidup resolve cs_test_2 --refund\|\(or --credit, --keep\)"
     twice = rf"cs_test_2\|+{account.external_id}\|+pro\|+cs_test_1\|+10 min ago\|+{resolve}\|"
     nobodys = r"cs_test_3\|+&lt;bob&gt;\|+pro\|+cus_3\|+10 min ago\|+paidup claim-link cs_test_3\|"
     assert re.search(twice, text), text
@@ -203,8 +206,8 @@ async def test_an_invoice_shows_what_the_backend_was_told_of_it(operator: Operat
     told: dict[str, Any] = {"attempts": 10, "error": "answered <500>", "created_at": at}
     await EventDelivery.create(event=event, endpoint=backend, state=DeliveryState.DEAD, **told)
     _, page, _ = await operator.get(f"/operators/invoices/{invoice.id}")
-    text = re.sub(r"<[^>]+>", "|", page)
-    row = r"backend\|+msg_1\|+credits.granted\|+[\d:. -]+\|+10\|+dead, answered &lt;500&gt;\|"
+    text = text_of(page)
+    row = r"backend\|+msg_1\|+credits.granted\|+\d+ \w+ ago\|+10\|+dead, answered &lt;500&gt;\|"
     assert re.search(row, text), text
 
 
@@ -254,7 +257,7 @@ async def test_an_invoices_page_shows_its_timeline(
     ):
         status, page, _ = await operator.get(path)
         assert status == 200
-        assert "verification_answered" in page
+        assert "verification answered" in page
         assert "has not confirmed a payment" in page
         status, found = await operator.json(path)
         assert (status, found["account"]) == (200, "ada")
@@ -271,7 +274,7 @@ async def test_an_invoices_page_shows_its_timeline(
         assert (await operator.json(path))[0] == 404
 
 
-HOSTILE = "<script>alert('1')</script>\"$title ${style} &amp;"
+HOSTILE = "<script>alert('1')</script>\"$title ${style} {{ 7*7 }} &amp;"
 
 
 async def test_hostile_text_is_escaped(operator: Operator) -> None:
@@ -293,7 +296,7 @@ async def test_hostile_text_is_escaped(operator: Operator) -> None:
         for raw in ("<script", "<img", "<b>", "<i>", "<u>", "<s>", "<em>", "<h1>evt", "<h3>", "alert('1')"):
             assert raw not in body, raw
     _, page, _ = await operator.get("/operators")
-    assert "&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt;&quot;$title ${style} &amp;amp;" in page
+    assert "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&#34;$title ${style} {{ 7*7 }} &amp;amp;" in page
     assert 'href="/operators/invoices/in_%22%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E"' in page
     status, _, _ = await operator.get(
         "/operators/invoices/in_%22%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E"

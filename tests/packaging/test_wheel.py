@@ -99,7 +99,8 @@ def test_the_wheel_contains_two_packages_and_the_demos_files(wheel: Path) -> Non
     assert {
         "paidup/py.typed",
         "paidup/plans.toml",
-        "paidup/web/operators.html",
+        "paidup/web/operators/templates/base.html",
+        "paidup/web/operators/templates/style.css",
         "paidup_demo/page/index.html",
         "paidup_demo/sdk/paidup.js",
         "paidup_demo/sdk/package.json",

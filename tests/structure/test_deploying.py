@@ -111,7 +111,7 @@ def test_the_image_includes_what_it_copies() -> None:
     sources = [name for each in arguments_of("COPY") if "--from" not in each for name in each.split()[:-1]]
     assert sources
     assert [name for name in sources if ignored(name) or not (ROOT / name).exists()] == []
-    assert not ignored("server/paidup/web/operators.html")
+    assert not ignored("server/paidup/web/operators/templates/base.html")
 
 
 @pytest.mark.parametrize("name", ["migrate", "server", "worker"])

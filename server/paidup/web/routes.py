@@ -16,11 +16,11 @@ from paidup.web import (
     events_api,
     health,
     ledger_api,
-    operators,
     return_page,
     sdk,
     webhooks,
 )
+from paidup.web.operators import pages as operators
 from paidup.web.websocket import endpoint
 
 ROUTES: list[BaseRoute] = [

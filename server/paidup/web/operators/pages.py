@@ -9,17 +9,19 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup.operations.explain import explain
+from paidup.operations.explain import REFERENCE_KINDS, UNHANDLED_SHOWN_FOR, explain
 from paidup.operations.overview import load_overview
 from paidup.services import Services
 from paidup.web.http import json_response
-from paidup.web.operators_page import explanation_body, html_response, overview_body
+from paidup.web.operators.rendering import render
+from paidup.web.operators.reports import shown_invoices, shown_sessions
 from paidup.web.problems import problem
 
 MAX_REFERENCE_LENGTH = 255
@@ -33,7 +35,7 @@ async def show_overview(request: Request) -> Response:
     overview = await load_overview(await services.alarms.current())
     if _wants_json(request):
         return json_response(overview)
-    return html_response(request, "Overview", overview_body(overview), overview.at)
+    return render(request, "overview.html", overview=overview, unhandled_for=UNHANDLED_SHOWN_FOR)
 
 
 async def show_invoice(request: Request) -> Response:
@@ -53,7 +55,10 @@ async def _explanation_response(request: Request, reference: str) -> Response:
     status = 200 if explanation.found else 404
     if _wants_json(request):
         return json_response(explanation, status)
-    return html_response(request, reference, explanation_body(explanation), explanation.at, status)
+    if not explanation.found:
+        return render(request, "nothing_found.html", 404, reference=reference, kinds=REFERENCE_KINDS)
+    view: dict[str, Any] = {"invoices": shown_invoices(explanation), "sessions": shown_sessions(explanation)}
+    return render(request, "explanation.html", explanation=explanation, **view)
 
 
 def _require_operator(
