@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 from paidup.db.models import Account, CheckoutSession
@@ -42,7 +43,24 @@ async def test_a_session_whose_process_died_is_given_out_again_or_expired(sqlite
     assert lost > 1, "no place was between Stripe's answer and the row"
 
 
-async def died_at(shop: Shop, place: int) -> bool:
+async def test_a_lost_session_is_expired_where_the_next_purchase_is_by_card(sqlite_template: Path) -> None:
+    """S20, S39: `POST /api/subscriptions` and `POST /api/top-ups` leave no page open either."""
+    async with a_shop(sqlite_template) as shop:
+        for plan, buy in (("basic", shop.checkout.buy), ("extra", shop.checkout.top_up)):
+            await lose_page(shop, plan)
+            purchase = await buy(await Account.get(external_id="ada"), plan)
+            assert (purchase.created, await open_at_stripe(shop)) == (True, [])
+
+
+async def lose_page(shop: Shop, plan: str) -> None:
+    """The process ends at the first place between Stripe's answer and the row."""
+    for place in count():
+        assert not await died_at(shop, place, plan), "no place was between Stripe's answer and the row"
+        if len(await open_at_stripe(shop)) > await CheckoutSession.all().count():
+            return
+
+
+async def died_at(shop: Shop, place: int, plan: str = "basic") -> bool:
     """Whether the request had ended before it came to this place, where its process ends."""
     shop.reset(place)
-    return await cut_off(open_page(shop, "basic"), place) is not None
+    return await cut_off(open_page(shop, plan), place) is not None

@@ -118,7 +118,7 @@ class Checkout:
             raise AlreadySubscribed(self._own.described(running))
         await self._sessions.close_all(account, SUBSCRIPTION)
         made = await self._subscribe(account, *wanted)
-        await self._sessions.close_all(account, SUBSCRIPTION)  # of a request at the same time
+        await self._sessions.close_known(account, SUBSCRIPTION)  # of a request at the same time
         return made
 
     async def top_up(self, account: Account, plan_id: str, quantity: int = 1) -> Purchase:
@@ -141,7 +141,7 @@ class Checkout:
                 return again
         await self._sessions.close_all(account, plan.id)
         made = await self._invoice(account, price, quantity)
-        await self._sessions.close_all(account, plan.id)  # of a request at the same time
+        await self._sessions.close_known(account, plan.id)  # of a request at the same time
         return made
 
     async def pending_subscription(self, account: Account) -> Invoice | None:

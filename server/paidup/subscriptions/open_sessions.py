@@ -3,7 +3,7 @@
 Two requests at once may make two. The rows are inserted under the account's lock, so one of the two
 sees the other, and marks it as superseded; it is then expired at Stripe, by this process or by the
 reconciler, before its page can have been opened. A session that has no row, since the process ended before
-it could write one, is found in Stripe's list once another is made, and superseded in the same way.
+it could write one, is found in Stripe's list by the next purchase, whichever way that is paid.
 """
 
 from __future__ import annotations
@@ -63,6 +63,13 @@ class OpenSessions:
         return shown
 
     async def close_all(self, account: Account, purchase: str) -> None:
+        """As `close_known`, and those of the account's customer that have no row."""
+        await self.close_known(account, purchase)
+        if account.stripe_customer is not None:
+            for each in await self.without_row(account.stripe_customer, purchase):
+                await self.close(each.id)
+
+    async def close_known(self, account: Account, purchase: str) -> None:
         """Expire the account's open sessions for this purchase, so that another one may be paid.
 
         Raises PaymentUnderWay where one of them was paid, or is being paid.
@@ -92,7 +99,9 @@ class OpenSessions:
         if shown.status != EXPIRED:
             raise PaymentUnderWay(settled.invoice or session)
 
-    async def without_row(self, customer: str, purchase: str, made: str) -> list[StripeCheckoutSession]:
+    async def without_row(
+        self, customer: str, purchase: str, made: str | None = None
+    ) -> list[StripeCheckoutSession]:
         """Open sessions for this purchase that are not known here: but for the one just `made`.
 
         Where Stripe does not answer, there are none: nobody has the address of such a page.

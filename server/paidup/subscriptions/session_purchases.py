@@ -102,7 +102,7 @@ class SessionPurchases:
         if not others:
             return
         with suppress(PaymentUnderWay):  # it is what runs
-            await self._sessions.close_all(account, SUBSCRIPTION)
+            await self._sessions.close_known(account, SUBSCRIPTION)
         raise AlreadySubscribed(self._own.described(others))
 
     async def _resume(
@@ -120,7 +120,7 @@ class SessionPurchases:
             raise PaymentUnderWay(shown.invoice_id or row.id)
         if same and shown is not None and shown.status == OPEN:
             return shown
-        await self._sessions.close_all(account, purchase)
+        await self._sessions.close_known(account, purchase)
         return None
 
     async def _is_unpayable(self, shown: StripeCheckoutSession | None) -> bool:
