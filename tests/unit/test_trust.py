@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from paidup.credits import ledger, reservations
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import open_database, write_transaction
-from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, Reservation, ReversalKind
+from paidup.db.models import (
+    Account,
+    CheckoutSession,
+    CreditGrant,
+    Invoice,
+    LedgerEntry,
+    Reservation,
+    ReversalKind,
+)
 from paidup.domain.catalog import AfterRefund, Trust, parse_catalogue
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
@@ -49,8 +57,8 @@ class Debits:
         self.spent = 0
         self.keys = 0
 
-    async def invoice(self) -> Invoice:
-        return await an_invoice(await Account.get(id=self.id), total_minor=2900)
+    async def invoice(self, **values: Any) -> Invoice:
+        return await an_invoice(await Account.get(id=self.id), total_minor=2900, **values)
 
     async def told(self, row: Invoice, status: str, method: str | None = "sepa_debit") -> Invoice:
         """The settlement hears this of the payment; the invoice afterwards."""
@@ -181,6 +189,54 @@ async def test_an_account_with_a_dispute_gets_none(debits: Debits) -> None:
     await debits.settlement.reverse(news)
     later = await debits.processing(await debits.invoice())
     assert later.credits_on_trust == 0
+
+
+async def named_by_its_payer(debits: Debits, **session: Any) -> CheckoutSession:
+    """A page that somebody has paid who wrote the account into its address."""
+    defaults: dict[str, Any] = {
+        "id": "cs_named",
+        "account_id": debits.id,
+        "mode": "subscription",
+        "status": "complete",
+        "payment_status": "unpaid",
+        "subscription": "sub_named",
+        "named_by_payer": True,
+        "expires_at": AT,
+        "created_at": AT,
+    }
+    return await CheckoutSession.create(**{**defaults, **session})
+
+
+OF_ITS_PAGE: dict[str, Any] = {"checkout": "cs_named", "subscription": "sub_named"}
+RENEWAL: dict[str, Any] = {"subscription": "sub_named", "billing_reason": "subscription_cycle"}
+
+
+@pytest.mark.parametrize("invoice", [OF_ITS_PAGE, RENEWAL], ids=["page", "renewal"])
+async def test_what_somebody_else_has_paid_for_an_account_says_nothing_of_it(
+    debits: Debits, invoice: dict[str, Any]
+) -> None:
+    """S49: it gives nothing on trust, and no failed or disputed debit of it takes trust from the account."""
+    await named_by_its_payer(debits)
+    await named_by_its_payer(debits, id="cs_once", mode="payment", subscription=None)
+    row = await debits.processing(await debits.invoice(**invoice))
+    assert row.credits_on_trust == 0
+    row = await debits.refuse(row)
+    assert row.debit_failed
+    disputed = await debits.pay(await debits.invoice(**invoice))
+    await debits.settlement.reverse(ReversalNews("du_1", ReversalKind.DISPUTE, disputed.id, 2900, "lost", AT))
+    own = await debits.processing(await debits.invoice())
+    assert own.credits_on_trust == CAP
+
+
+@pytest.mark.parametrize("invoice", [OF_ITS_PAGE, RENEWAL], ids=["page", "renewal"])
+async def test_a_claimed_payment_is_the_accounts_own(debits: Debits, invoice: dict[str, Any]) -> None:
+    """S41: an account that has claimed a debit answers for it."""
+    await named_by_its_payer(debits, claimed_at=AT)
+    row = await debits.processing(await debits.invoice(**invoice))
+    assert row.credits_on_trust == CAP
+    await debits.refuse(row)
+    own = await debits.processing(await debits.invoice())
+    assert own.credits_on_trust == 0
 
 
 def test_an_unknown_method_is_a_fault_of_the_plans_file() -> None:

@@ -12,26 +12,26 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from msgspec.structs import replace
+from tortoise.expressions import Q
 
 from paidup.credits import ledger, moves
 from paidup.db.models import (
     Account,
-    CheckoutSession,
     CreditGrant,
     EntryKind,
     GrantState,
     Invoice,
-    Reversal,
     ReversalKind,
 )
+from paidup.db.own_purchases import is_own_purchase, of_own_purchases
 from paidup.domain.catalog import AfterRefund, Trust
 
 
 async def give(row: Invoice, account: Account, terms: ledger.GrantTerms, policy: Trust, at: datetime) -> None:
     """Grant credits for a debit that is under way, as far as the policy allows: up to `terms.credits`."""
     credits = min(terms.credits, policy.cap(row.payment_method) - await _outstanding(row))
-    if credits <= 0 or await _was_given(row) or await has_failed(account) or await _is_somebody_elses(row):
-        return
+    if credits <= 0 or await _was_given(row) or await _has_failed(account) or not await is_own_purchase(row):
+        return  # what is spent of a debit of somebody else's would be owed by the account
     lent = replace(terms, credits=credits, installment=ledger.ON_TRUST, rollover_cap=0, usable_until=None)
     await ledger.grant(account, row.id, lent, at)
     row.credits_on_trust = credits
@@ -61,17 +61,10 @@ async def take_back(row: Invoice, account: Account, after: AfterRefund, at: date
     await _post(row, account, lent, [lent], used - forgiven, "on trust, the payment failed", at)
 
 
-async def has_failed(account: Account) -> bool:
-    """Whether a bank debit of the account has failed before, or any of its payments was disputed."""
-    return await Invoice.exists(account_id=account.id, debit_failed=True) or await Reversal.exists(
-        kind=ReversalKind.DISPUTE, invoice__account_id=account.id
-    )
-
-
-async def _is_somebody_elses(row: Invoice) -> bool:
-    """Whether only its payer has named the account: what was spent would be owed for a debit of theirs."""
-    sessions = CheckoutSession.filter(id=row.checkout, named_by_payer=True, claimed_at__isnull=True)
-    return row.checkout is not None and await sessions.exists()
+async def _has_failed(account: Account) -> bool:
+    """Whether a bank debit for a purchase of the account's own has failed, or its payment was disputed."""
+    own = Invoice.filter(of_own_purchases(account.id), account_id=account.id)
+    return await own.filter(Q(debit_failed=True) | Q(reversals__kind=ReversalKind.DISPUTE)).exists()
 
 
 async def _outstanding(row: Invoice) -> int:

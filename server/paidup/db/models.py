@@ -204,7 +204,7 @@ class Invoice(Model):
     voucher: Any = fields.JSONField(null=True)
     """The voucher that this payment waits for: `delayed_methods.Voucher`."""
     debit_failed = fields.BooleanField(default=False, db_default=False)
-    """Whether a bank debit of it has failed. The account is given no credits on trust any more."""
+    """Whether a bank debit of it has failed: an account is given no credits on trust after one of its own."""
     credits_on_trust = fields.BigIntField(default=0, db_default=0)
     """How many credits were granted while its payment is processing: see credits/trust.py."""
     settled_via = fields.CharEnumField(Source, max_length=20, null=True)

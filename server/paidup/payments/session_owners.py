@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tortoise.expressions import Q, Subquery
-from tortoise.queryset import QuerySet
-
 from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
 from paidup.db.customers import owner_of
@@ -48,17 +45,3 @@ async def owner_of_session(shown: StripeCheckoutSession) -> Owner:
 def is_decided(row: CheckoutSession) -> bool:
     """Whether its account was settled for good: it was made for it, claimed by it, or credited to it."""
     return row.account_id is not None and bool(row.purchase or row.claimed_at or row.invoice)
-
-
-def named_by_payers(account_id: int) -> QuerySet[CheckoutSession]:
-    """Sessions that are this account's only because somebody who paid has named it.
-
-    What they have bought is credited, and never stands in the way of the account's own purchases.
-    """
-    return CheckoutSession.filter(account_id=account_id, named_by_payer=True, claimed_at__isnull=True)
-
-
-def of_own_purchases(account_id: int) -> Q:
-    """The account's invoices but for those that somebody else has paid, who has named it."""
-    others = Subquery(named_by_payers(account_id).values("id"))
-    return Q(checkout__isnull=True) | ~Q(checkout__in=others)

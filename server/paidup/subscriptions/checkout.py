@@ -19,6 +19,7 @@ from tortoise.expressions import F, Q
 from paidup.db.connection import storage_errors
 from paidup.db.customers import owner_of
 from paidup.db.models import Account, Invoice, Subscription
+from paidup.db.own_purchases import of_own_purchases
 from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
@@ -35,7 +36,6 @@ from paidup.errors import (
     StripeUnavailable,
 )
 from paidup.payments.invoice_intake import SESSION_PREFIX
-from paidup.payments.session_owners import of_own_purchases
 from paidup.payments.verification import Verification
 from paidup.runtime.clock import Clock
 from paidup.stripe_api.checkout_sessions import SUBSCRIPTION

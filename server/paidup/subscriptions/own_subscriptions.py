@@ -9,8 +9,8 @@ from __future__ import annotations
 from paidup.db.connection import storage_errors
 from paidup.db.customers import customers_of
 from paidup.db.models import Account, Subscription
+from paidup.db.own_purchases import named_by_payers
 from paidup.errors import NotFound, NotSubscribed, SeveralSubscriptions, StripeRefused
-from paidup.payments.session_owners import named_by_payers
 from paidup.runtime.clock import Clock
 from paidup.stripe_api.gateway import RUNNING, StripeGateway
 from paidup.stripe_api.schemas import StripeSubscription
