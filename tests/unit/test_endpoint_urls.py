@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paidup.domain.endpoint_urls import url_problem
+from paidup.domain.outbound_settings import OutboundSettings, outbound_problems
 
 PUBLIC = [
     "https://app.example.com/hooks/paidup",
@@ -67,3 +68,24 @@ def test_what_no_event_can_be_sent_to_is_refused_in_one_line(url: str) -> None:
         assert problem
         assert "\n" not in problem
         assert "secret" not in problem
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://app.example.com/hook?key=secret", "http://app.example.com/hook"),
+        ("https://user:secret@app.example.com/hook#secret", "https://app.example.com/hook"),
+        ("https://app.example.com/a b?key=secret", "https://app.example.com/a b"),
+        ("user:secret@app.example.com/hook", "address 2"),
+        ("https://user:se/cret@app.example.com:x", "address 2"),
+        ("https://[::1/hook?key=secret", "address 2"),
+    ],
+)
+def test_a_mistake_in_the_settings_names_the_endpoint_without_its_secrets(url: str, name: str) -> None:
+    settings = OutboundSettings(
+        event_endpoints=f"https://app.example.com/hook?key=secret, {url}", event_secret="whsec_" + "A" * 32
+    )
+    (problem,) = outbound_problems(settings)
+    assert problem.startswith(f"EVENT_ENDPOINTS: {name}: The URL ")
+    assert "secret" not in problem
+    assert "cret@" not in problem

@@ -38,6 +38,21 @@ def without_secrets(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
+def name_of(url: str, number: int) -> str:
+    """What a message calls an address of the settings, which may be wrong: never by a secret."""
+    return without_secrets(url) if _is_readable(url) else f"address {number}"
+
+
+def _is_readable(url: str) -> bool:
+    """Whether it is known which part of it is what, and is one line."""
+    try:
+        parts = urlsplit(url)
+        has_host = parts.scheme in ("https", "http") and parts.hostname and (parts.port or 1)
+        return bool(has_host and url.isprintable())
+    except ValueError:
+        return False
+
+
 def _refused(parts: SplitResult, host: str, private_allowed: bool) -> str | None:
     if "@" in parts.netloc:
         return "The URL names a user: the signature says who sent an event, so leave the user out."

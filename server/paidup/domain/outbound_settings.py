@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from paidup.domain.endpoint_urls import url_problem
+from paidup.domain.endpoint_urls import name_of, url_problem
 
 SECRET_PREFIX = "whsec_"  # noqa: S105
 MIN_BYTES, MAX_BYTES = 24, 64
@@ -51,7 +51,11 @@ def outbound_problems(settings: OutboundSettings) -> list[str]:
     """What is wrong with the endpoints and secrets of the settings. Never shows a secret."""
     urls, secrets = parts(settings.event_endpoints), parts(settings.event_secret)
     private = settings.allows_private_addresses
-    problems = [f"EVENT_ENDPOINTS: {url}: {fault}" for url in urls if (fault := url_problem(url, private))]
+    problems = [
+        f"EVENT_ENDPOINTS: {name_of(url, number)}: {fault}"
+        for number, url in enumerate(urls, start=1)
+        if (fault := url_problem(url, private))
+    ]
     problems += [f"EVENT_SECRET: {fault}" for each in secrets if (fault := secret_problem(each))]
     if urls and not secrets:
         problems.append("EVENT_ENDPOINTS without EVENT_SECRET: docs/events.md shows how to make one")
