@@ -60,10 +60,17 @@ async def test_endpoints_and_deliveries_are_managed_by_commands(run: Run, databa
     code, output = await run("replay", str(delivery))
     assert (code, output) == (0, "Deliveries that are sent again: 0\n"), "it is pending by now"
 
-    _, output = await run("endpoints", "rotate", "backend", "--json")
+    _, output = await run("endpoints", "rotate", "backend", "--by", "grace", "--reason", "leaked", "--json")
     assert document(output)["old_secret_until"]
     code, output = await run("endpoints", "disable", "backend")
     assert (code, "disabled by an operator" in output, "1 dead" in output) == (0, True, True)
+    _, output = await run("audit-log")
+    _, rotated, *replayed, created = output.splitlines()
+    assert rotated.startswith("backend: ")
+    assert "UTC, grace: rotate_secret, old_secret_until None -> 2" in rotated
+    assert rotated.endswith("): leaked")
+    assert len(replayed) == 2
+    assert " -> https://app.example.com/hooks/paidup, types None -> ['credits.granted']" in created
     for arguments, why in (
         (
             ("replay", "--endpoint", "backend"),

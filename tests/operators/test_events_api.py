@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from paidup.db.models import Account
+from paidup.db.models import Account, Correction
 from paidup.db.outbound_models import (
     DeliveryState,
     EndpointState,
@@ -178,6 +178,43 @@ async def test_a_secret_is_rotated_with_two_valid_ones_for_a_bounded_time(operat
             method, f"endpoints/backend{path}", {} if method != "DELETE" else None
         )
         assert (status, "in the settings" in refused["detail"]) == (409, True)
+
+
+async def test_each_change_has_its_row_in_the_audit_log_and_no_row_a_secret(operators: Operators) -> None:
+    """Also not what somebody has put into the query of a URL. What is refused has no row."""
+    why = {"by": "grace", "reason": "ticket 7"}
+    url = f"{URL}?key=abc-123"
+    _, made = await operators("POST", "endpoints", {"url": url, "name": "backend", **why})
+    await operators("POST", "endpoints", {"url": URL, "name": "backend", **why})
+    await operators("PATCH", "endpoints/backend", {"types": ["balance.low"], **why})
+    await operators("PATCH", "endpoints/backend", {"url": f"{url}4", "enabled": False, "by": "ada"})
+    await operators("PATCH", "endpoints/backend", {"enabled": True})
+    _, rotated = await operators("POST", "endpoints/backend/secret", {"overlap_hours": 0, **why})
+    await an_event(1, type="balance.low")
+    assert (await operators("POST", "replay", {"endpoint": str(made["id"]), **why}))[1] == {"deliveries": 1}
+    await operators("POST", "replay", {"event": "msg_1", **why})
+    await operators("POST", "replay", {"event": "msg_none", **why})
+    assert (await operators("DELETE", f"endpoints/backend?by={'x' * 201}"))[0] == 422
+    await operators("DELETE", "endpoints/backend?by=grace&reason=ticket%207")
+
+    _, listed = await operators("GET", "corrections")
+    rows = list(reversed(listed["corrections"]))
+    endpoint, shown = {"endpoint": "backend", "id": made["id"]}, {"url": URL, "state": "enabled"}
+    assert [(row["action"], row["details"], row["before"], row["after"]) for row in rows] == [
+        ("create_endpoint", endpoint, {}, {**shown, "types": []}),
+        ("change_endpoint", endpoint, {"types": []}, {"types": ["balance.low"]}),
+        ("change_endpoint", endpoint, shown, {**shown, "state": "disabled"}),
+        ("change_endpoint", endpoint, {"state": "disabled"}, {"state": "enabled"}),
+        ("rotate_secret", endpoint, {"old_secret_until": None}, {"old_secret_until": None}),
+        ("replay", {"endpoint": "backend"}, {}, {}),
+        ("replay", {"event": "msg_1"}, {}, {}),
+        ("delete_endpoint", endpoint, {"state": "enabled"}, {"state": "deleted"}),
+    ]
+    said = ["grace: ticket 7", "grace: ticket 7", "ada: ", "operators' API: ", *["grace: ticket 7"] * 4]
+    assert [f"{row['by']}: {row['reason']}" for row in rows] == said
+    everything = str(await Correction.all().values())
+    for secret in (made["secret"], rotated["secret"], "whsec_", "abc-123"):
+        assert secret not in everything
 
 
 async def test_deliveries_are_listed_by_pages_and_shown_with_request_and_answer(operators: Operators) -> None:

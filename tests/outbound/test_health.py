@@ -17,6 +17,7 @@ from paidup.db.outbound_models import (
     OutboundEvent,
 )
 from paidup.domain.outbound_settings import OutboundSettings
+from paidup.operations.audit_log import Operator
 from paidup.operations.event_endpoints import EndpointChanges, change_endpoint
 from paidup.operations.event_replay import Replay, replay
 from paidup.outbound.dispatcher import Dispatcher
@@ -31,6 +32,7 @@ from tests.support.factories import an_account, granted
 from tests.support.receivers import SECRET, Receiver
 from tests.support.waiting import wait_until
 
+GRACE = Operator("grace")
 NEXT_SECRET = "whsec_" + "b3RoZXItc2VjcmV0LW9mLXRoZS10ZXN0cy1vZi1ldmVudHM="
 
 
@@ -70,8 +72,8 @@ async def test_an_endpoint_that_is_gone_or_only_fails_is_disabled(
     assert "backend" in snapshot.alarms[0].text
     assert snapshot.deliveries == {"pending": 0, "dead": 1}
     receiver.behave = None
-    await change_endpoint("backend", EndpointChanges(enabled=True), private_allowed=True)
-    assert (await replay(Replay(endpoint="backend", dead=True))).deliveries == 1
+    await change_endpoint("backend", EndpointChanges(enabled=True), True, GRACE)
+    assert (await replay(Replay(endpoint="backend", dead=True), GRACE)).deliveries == 1
     dispatcher.refresh()
     await wait_until(lambda: receiver.types == ["credits.granted"])
     assert [alarm.name for alarm in (await take_snapshot()).alarms] == []
@@ -90,7 +92,7 @@ async def test_endpoints_of_the_settings_follow_them(database: None) -> None:
     assert (kept.secret, kept.old_secret, kept.state) == (NEXT_SECRET, SECRET, EndpointState.ENABLED)
     assert kept.old_secret_until is not None
     assert left.state is EndpointState.DELETED
-    await change_endpoint(one, EndpointChanges(enabled=False), private_allowed=False)
+    await change_endpoint(one, EndpointChanges(enabled=False), False, GRACE)
     await take_settings(OutboundSettings(event_endpoints=f"{one},{two}", event_secret=NEXT_SECRET))
     kept, left = await EventEndpoint.get(url=one), await EventEndpoint.get(url=two)
     assert (kept.old_secret, kept.state) == (None, EndpointState.DISABLED), "until somebody enables it"

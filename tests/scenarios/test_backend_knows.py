@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from paidup.db.outbound_models import DeliveryState, EventDelivery
+from paidup.operations.audit_log import Operator
 from paidup.operations.event_replay import Replay, replay
 from paidup.operations.explain import explain
 from tests.conftest import World
@@ -62,7 +63,7 @@ async def test_the_backend_knows_with_the_browser_and_never_forgets(world: World
     await wait_until(lambda: cache.plan is None)
     told = len(backend.events)
     await wait_until(lambda: _delivered(told))
-    assert (await replay(Replay(endpoint=backend.url))).deliveries == told
+    assert (await replay(Replay(endpoint=backend.url), Operator("grace"))).deliveries == told
     paidup.services.dispatcher.refresh()
     await wait_until(lambda: len(backend.events) == 2 * told)
     assert cache.plan is None, "an old `pro` does not come back"

@@ -136,8 +136,8 @@ def audit_log(
         print_json({"corrections": found})
         return
     for each in found:
-        about = f"{each.account}: " if each.account else ""
-        console.print(f"{about}{each.summary}", markup=False, highlight=False)
+        about = each.account or each.details.get("endpoint")
+        console.print(f"{about}: {each.summary}" if about else each.summary, markup=False, highlight=False)
 
 
 async def _listed(account: str, limit: int) -> list[Corrected]:

@@ -11,6 +11,8 @@ import typer
 from paidup.commands.output import console
 from paidup.commands.shared import Json, print_json, quiet_settings, run, with_database
 from paidup.operations import event_deliveries, event_endpoints
+from paidup.operations.audit_log import Operator
+from paidup.operations.dismissal import current_user
 from paidup.operations.event_deliveries import DeliveryDetails, DeliveryFilter, DeliveryPage, DeliveryReport
 from paidup.operations.event_endpoints import DEFAULT_OVERLAP_H, EndpointChanges, EndpointDetails
 from paidup.operations.formatting import format_datetime
@@ -22,6 +24,8 @@ Types = Annotated[
 ]
 Name = Annotated[str, typer.Option(help="Default: made of the URL.")]
 Url = Annotated[str, typer.Argument(help="https://app.example.com/hooks/paidup")]
+By = Annotated[str, typer.Option(help="Who decided it. Default: your user name here.")]
+Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 Overlap = Annotated[int, typer.Option(help="How long the old secret stays valid.", min=0, max=168)]
 Before = Annotated[int | None, typer.Option(help="Older than this delivery: the next page.", min=1)]
 PAGE = 50
@@ -56,10 +60,13 @@ def show_endpoint(endpoint: Endpoint, as_json: Json = False) -> None:
 
 
 @endpoints.command("create")
-def create_endpoint(url: Url, types: Types = None, name: Name = "", as_json: Json = False) -> None:
+def create_endpoint(
+    url: Url, types: Types = None, name: Name = "", by: By = "", reason: Reason = "", as_json: Json = False
+) -> None:
     """Make an endpoint, and print its secret, this once."""
     settings = quiet_settings()
-    work = event_endpoints.create_endpoint(url, types or [], name, _private_allowed(settings))
+    private, operator = _private_allowed(settings), operator_of(by, reason)
+    work = event_endpoints.create_endpoint(url, types or [], name, private, operator)
     _show(_run(settings, work), as_json)
 
 
@@ -69,39 +76,44 @@ def update_endpoint(
     types: Types = None,
     all_types: Annotated[bool, typer.Option("--all-types", help="It gets every type.")] = False,
     url: Annotated[str | None, typer.Option(help="Another URL.")] = None,
+    by: By = "",
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """Change the types or the URL of an endpoint."""
-    settings = quiet_settings()
-    changes = EndpointChanges(url, [] if all_types else types)
-    work = event_endpoints.change_endpoint(endpoint, changes, _private_allowed(settings))
-    _show(_run(settings, work), as_json)
+    _change(endpoint, EndpointChanges(url, [] if all_types else types), operator_of(by, reason), as_json)
 
 
 @endpoints.command("enable")
-def enable_endpoint(endpoint: Endpoint, as_json: Json = False) -> None:
+def enable_endpoint(endpoint: Endpoint, by: By = "", reason: Reason = "", as_json: Json = False) -> None:
     """Enable an endpoint again. What it missed is sent by `paidup replay --endpoint`."""
-    _set_enabled(endpoint, True, as_json)
+    _change(endpoint, EndpointChanges(enabled=True), operator_of(by, reason), as_json)
 
 
 @endpoints.command("disable")
-def disable_endpoint(endpoint: Endpoint, as_json: Json = False) -> None:
+def disable_endpoint(endpoint: Endpoint, by: By = "", reason: Reason = "", as_json: Json = False) -> None:
     """Disable an endpoint: nothing is sent to it any more."""
-    _set_enabled(endpoint, False, as_json)
+    _change(endpoint, EndpointChanges(enabled=False), operator_of(by, reason), as_json)
 
 
 @endpoints.command("delete")
-def delete_endpoint(endpoint: Endpoint, as_json: Json = False) -> None:
+def delete_endpoint(endpoint: Endpoint, by: By = "", reason: Reason = "", as_json: Json = False) -> None:
     """Delete an endpoint. Its deliveries stay listed."""
-    _show(_run(quiet_settings(), event_endpoints.delete_endpoint(endpoint)), as_json)
+    work = event_endpoints.delete_endpoint(endpoint, operator_of(by, reason))
+    _show(_run(quiet_settings(), work), as_json)
 
 
 @endpoints.command("rotate")
 def rotate_secret(
-    endpoint: Endpoint, overlap_hours: Overlap = DEFAULT_OVERLAP_H, as_json: Json = False
+    endpoint: Endpoint,
+    overlap_hours: Overlap = DEFAULT_OVERLAP_H,
+    by: By = "",
+    reason: Reason = "",
+    as_json: Json = False,
 ) -> None:
     """Make a new secret, and print it, this once. Deliveries are signed with both until the old one ends."""
-    work = event_endpoints.rotate_secret(endpoint, timedelta(hours=overlap_hours))
+    overlap = timedelta(hours=overlap_hours)
+    work = event_endpoints.rotate_secret(endpoint, overlap, operator_of(by, reason))
     _show(_run(quiet_settings(), work), as_json)
 
 
@@ -136,10 +148,14 @@ def show_delivery(
     _print_report(report)
 
 
-def _set_enabled(endpoint: str, enabled: bool, as_json: bool) -> None:
-    changes = EndpointChanges(enabled=enabled)
+def operator_of(by: str, reason: str) -> Operator:
+    """Who does it, for the audit log: the user of this machine, unless they say another name."""
+    return Operator(by or current_user(), reason)
+
+
+def _change(endpoint: str, changes: EndpointChanges, operator: Operator, as_json: bool) -> None:
     settings = quiet_settings()
-    work = event_endpoints.change_endpoint(endpoint, changes, _private_allowed(settings))
+    work = event_endpoints.change_endpoint(endpoint, changes, _private_allowed(settings), operator)
     _show(_run(settings, work), as_json)
 
 

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from paidup.commands.event_endpoints import By, Reason, operator_of
 from paidup.commands.output import console
 from paidup.commands.shared import Json, print_json, quiet_settings, run, with_database
 from paidup.errors import InvalidInput
 from paidup.operations import backfill as backfills
+from paidup.operations.audit_log import Operator
 from paidup.operations.dismissal import current_user, dismiss_events, reopen_events
 from paidup.operations.event_replay import Replay
 from paidup.operations.event_replay import replay as outbound_replay
@@ -20,7 +22,7 @@ from paidup.settings import Settings
 Moment = Annotated[str, typer.Option(help="A date or time, UTC unless it has an offset: 2026-11-01.")]
 
 
-def replay(
+def replay(  # noqa: PLR0913 - a command's parameters are its options
     event: Annotated[
         str, typer.Argument(help="evt_...: handle it again. msg_..., or a delivery's number: send it again.")
     ] = "",
@@ -30,6 +32,8 @@ def replay(
     since: Moment = "",
     until: Moment = "",
     dead: Annotated[bool, typer.Option("--dead", help="Only deliveries that were given up.")] = False,
+    by: By = "",
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """Handle a Stripe event (evt_...) again, or send events to your endpoints again.
@@ -37,9 +41,10 @@ def replay(
     Exit code 1 if a Stripe event still cannot be handled.
     """
     if not event.startswith("evt_"):
-        _replay_outbound(_wanted(event, endpoint, since, until, dead), as_json)
+        wanted = _wanted(event, endpoint, since, until, dead)
+        _replay_outbound(wanted, operator_of(by, reason), as_json)
         return
-    if endpoint or since or until or dead:
+    if endpoint or since or until or dead or by or reason:
         raise InvalidInput("The options are for events that endpoints receive, not for Stripe's (evt_...).")
     settings = quiet_settings()
     with progress_steps("Event") as on_step:
@@ -69,8 +74,8 @@ def _wanted(event: str, endpoint: str, since: str, until: str, dead: bool) -> Re
     )
 
 
-def _replay_outbound(wanted: Replay, as_json: bool) -> None:
-    done = run(with_database(quiet_settings(), outbound_replay(wanted)))
+def _replay_outbound(wanted: Replay, operator: Operator, as_json: bool) -> None:
+    done = run(with_database(quiet_settings(), outbound_replay(wanted, operator)))
     if as_json:
         print_json(done)
         return

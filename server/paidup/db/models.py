@@ -42,7 +42,7 @@ class EntryKind(StrEnum):
 
 
 class Action(StrEnum):
-    """What an operator did. The second of each pair undoes the first."""
+    """What an operator did. The second of each pair undoes the first, up to `MERGE`."""
 
     GRANT = "grant"
     REVOKE = "revoke"
@@ -53,6 +53,11 @@ class Action(StrEnum):
     REOPEN = "reopen"
     MERGE = "merge"
     ERASE = "erase"
+    CREATE_ENDPOINT = "create_endpoint"
+    CHANGE_ENDPOINT = "change_endpoint"
+    DELETE_ENDPOINT = "delete_endpoint"
+    ROTATE_SECRET = "rotate_secret"  # noqa: S105
+    REPLAY = "replay"
 
 
 class GrantState(StrEnum):

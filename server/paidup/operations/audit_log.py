@@ -1,7 +1,7 @@
 """The audit log: what operators did, who decided it and why. One row for each key of theirs.
 
 A row is written in the transaction that makes its change. The same key returns what it did; another request
-under it is refused.
+under it is refused. What moves no credits (endpoints, replays) has a random key. No row has a secret.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from paidup.db.accounts import find_account
 from paidup.db.connection import repeatable, storage_errors
 from paidup.db.models import Account, Action, Correction
 from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.runtime.clock import now
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +40,13 @@ class Instruction(msgspec.Struct, frozen=True):
     by: str
     reason: str
     key: str
+
+
+class Operator(msgspec.Struct, frozen=True):
+    """Who did what needs no key, and why, as far as they said."""
+
+    by: str
+    reason: str = ""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -73,12 +81,9 @@ class Corrected(msgspec.Struct, frozen=True):
     @property
     def summary(self) -> str:
         """What was done, by whom and why, in one line."""
-        changes = ", ".join(
-            f"{name} {self.before.get(name)} -> {value}" for name, value in self.after.items()
-        )
-        return (
-            f"{self.at:%Y-%m-%d %H:%M} UTC, {self.by}: {self.action}, {changes} ({self.key}): {self.reason}"
-        )
+        changes = [f"{name} {self.before.get(name)} -> {value}" for name, value in self.after.items()]
+        text = f"{self.by}: {', '.join([self.action, *changes])} ({self.key})"
+        return f"{self.at:%Y-%m-%d %H:%M} UTC, {text}" + (f": {self.reason}" if self.reason else "")
 
 
 def request(action: Action, instruction: Instruction, **asked: Any) -> Request:
@@ -144,6 +149,22 @@ async def record(
         after=msgspec.to_builtins(after),
     )
     return _corrected(row, account)
+
+
+async def note(
+    action: Action,
+    operator: Operator,
+    details: dict[str, Any],
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    """Write a row about no account, in the transaction that makes the change. Raises InvalidInput."""
+    by, reason = operator.by.strip(), operator.reason.strip()
+    for name, text, limit in (("by", by, MAX_NAME), ("reason", reason, MAX_REASON)):
+        if len(text) > limit or "\0" in text:
+            raise InvalidInput(f"`{name}` has at most {limit} characters: {_MEANINGS[name]}.")
+    asked = Request(action, Instruction(by, reason, f"auto-{secrets.token_hex(12)}"), details)
+    await record(asked, None, now(), before or {}, after or {}, details)
 
 
 async def locked_account(external_id: str) -> Account:

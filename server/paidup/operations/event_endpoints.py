@@ -1,6 +1,7 @@
 """Endpoints for events: list, make, change and delete them, and rotate their secrets.
 
-A secret is shown once, when it is made. Endpoints that the settings name are changed there.
+A secret is shown once, when it is made. Endpoints that the settings name are changed there. What an
+operator changes has its row in the audit log.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import base64
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,10 +19,12 @@ from tortoise.exceptions import IntegrityError
 from tortoise.functions import Count
 
 from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.models import Action
 from paidup.db.outbound_models import DeliveryState, EndpointState, EventDelivery, EventEndpoint
-from paidup.domain.endpoint_urls import url_problem
+from paidup.domain.endpoint_urls import url_problem, without_secrets
 from paidup.domain.outbound_events import OutboundEventType
 from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.operations.audit_log import Operator, note
 from paidup.outbound.endpoints import DISABLED_BY_OPERATOR
 from paidup.runtime.clock import now
 
@@ -79,7 +83,7 @@ async def read_endpoint(reference: str) -> EndpointDetails:
 
 
 async def create_endpoint(
-    url: str, types: Sequence[str], name: str, private_allowed: bool
+    url: str, types: Sequence[str], name: str, private_allowed: bool, operator: Operator
 ) -> EndpointDetails:
     """Make an endpoint, with its secret. `name` "": made of the URL. Raises InvalidInput, Conflict."""
     _check_url(url, private_allowed)
@@ -90,12 +94,15 @@ async def create_endpoint(
             if await EventEndpoint.exclude(state=EndpointState.DELETED).count() >= MAX_ENDPOINTS:
                 raise Conflict(f"There are {MAX_ENDPOINTS} endpoints: delete one first.")
             row = await EventEndpoint.create(name=name, url=url, types=types, secret=secret)
+            await note(Action.CREATE_ENDPOINT, operator, _named(row), after=_facts(row))
     except IntegrityError:
         raise Conflict(f"There is an endpoint named {name!r}: give this one another name.") from None
     return replace(_details(row, {}), secret=secret)
 
 
-async def change_endpoint(reference: str, changes: EndpointChanges, private_allowed: bool) -> EndpointDetails:
+async def change_endpoint(
+    reference: str, changes: EndpointChanges, private_allowed: bool, operator: Operator
+) -> EndpointDetails:
     """Change an endpoint. One that is disabled loses what it awaits, which can be replayed.
 
     Raises NotFound, InvalidInput, Conflict (the settings name it), StorageUnavailable.
@@ -103,6 +110,7 @@ async def change_endpoint(reference: str, changes: EndpointChanges, private_allo
     async with write_transaction():
         only_switched = changes.enabled is not None and changes.url is None and changes.types is None
         row = await _changeable(reference, settings_too=only_switched)
+        before = _facts(row)
         if changes.url is not None:
             _check_url(changes.url, private_allowed)
             row.url = changes.url
@@ -116,22 +124,28 @@ async def change_endpoint(reference: str, changes: EndpointChanges, private_allo
             row.disabled_because = DISABLED_BY_OPERATOR
             await _give_up_pending(row)
         await row.save()
+        asked = {"url": changes.url, "types": changes.types, "state": changes.enabled}
+        after = {name: value for name, value in _facts(row).items() if asked[name] is not None}
+        await note(
+            Action.CHANGE_ENDPOINT, operator, _named(row), {name: before[name] for name in after}, after
+        )
     return await read_endpoint(str(row.id))
 
 
-async def delete_endpoint(reference: str) -> EndpointDetails:
+async def delete_endpoint(reference: str, operator: Operator) -> EndpointDetails:
     """Delete an endpoint; its deliveries stay listed. Raises what `change_endpoint` raises."""
     async with write_transaction():
         row = await _changeable(reference)
-        details = _details(row, {})
+        details, named, before = _details(row, {}), _named(row), {"state": row.state}
         row.state, row.disabled_at = EndpointState.DELETED, now()
         row.name, row.secret, row.old_secret = f"{row.name[:MAX_NAME]} (deleted {row.id})", "", None
         await _give_up_pending(row)
         await row.save()
+        await note(Action.DELETE_ENDPOINT, operator, named, before, {"state": row.state})
     return replace(details, state=EndpointState.DELETED)
 
 
-async def rotate_secret(reference: str, overlap: timedelta) -> EndpointDetails:
+async def rotate_secret(reference: str, overlap: timedelta, operator: Operator) -> EndpointDetails:
     """Make a new secret. The old one is valid for `overlap`, and deliveries are signed with both.
 
     Raises what `change_endpoint` raises, and Conflict while an older secret is still valid.
@@ -149,8 +163,10 @@ async def rotate_secret(reference: str, overlap: timedelta) -> EndpointDetails:
             )
         secret = new_secret()
         row.old_secret, row.secret = (row.secret if overlap else None), secret
-        row.old_secret_until = at + overlap if overlap else None
+        before, row.old_secret_until = row.old_secret_until, at + overlap if overlap else None
         await row.save()
+        until = {"old_secret_until": row.old_secret_until}
+        await note(Action.ROTATE_SECRET, operator, _named(row), {"old_secret_until": before}, until)
     return replace(_details(row, {}), secret=secret)
 
 
@@ -179,6 +195,16 @@ def checked_types(types: Sequence[str]) -> list[str]:
 def new_secret() -> str:
     """A secret of 32 random bytes, as Standard Webhooks has them."""
     return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+
+
+def _named(row: EventEndpoint) -> dict[str, Any]:
+    """Which endpoint a row of the audit log is about."""
+    return {"endpoint": row.name, "id": row.id}
+
+
+def _facts(row: EventEndpoint) -> dict[str, Any]:
+    """What the audit log says of an endpoint. Somebody may have put a key into the query of its URL."""
+    return {"url": without_secrets(row.url), "types": list(row.types), "state": row.state}
 
 
 def _check_url(url: str, private_allowed: bool) -> None:

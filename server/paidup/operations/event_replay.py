@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from paidup.db.connection import repeatable, storage_errors, write_transaction
+from paidup.db.models import Action
 from paidup.db.outbound_models import (
     DeliveryState,
     EndpointState,
@@ -21,6 +22,7 @@ from paidup.db.outbound_models import (
     OutboundEvent,
 )
 from paidup.errors import Conflict, InvalidInput, NotFound
+from paidup.operations.audit_log import Operator, note
 from paidup.operations.event_endpoints import find_endpoint
 from paidup.runtime.clock import now
 
@@ -51,35 +53,47 @@ class Replayed(msgspec.Struct, frozen=True):
     deliveries: int
 
 
-async def replay(wanted: Replay) -> Replayed:
+async def replay(wanted: Replay, operator: Operator) -> Replayed:
     """Make these deliveries due. One that is pending anyway is not counted.
+
+    The audit log says what was asked for, before anything is sent.
 
     Raises InvalidInput, NotFound, Conflict (the endpoint is disabled), StorageUnavailable.
     """
     if wanted.delivery is not None:
         if wanted.event or wanted.endpoint:
             raise InvalidInput("Give a delivery alone: it names its event and its endpoint.")
-        return Replayed(await _replay_delivery(wanted.delivery))
+        return Replayed(await _replay_delivery(wanted, operator))
     if wanted.event is not None:
-        return Replayed(await _replay_event(wanted.event, wanted.endpoint))
+        return Replayed(await _replay_event(wanted, operator))
     if wanted.endpoint is None:
         raise InvalidInput("Say what to send again: a delivery, an event (msg_...), or an endpoint.")
     for moment in (wanted.since, wanted.until):
         if moment is not None and moment.tzinfo is None:
             raise InvalidInput("A time needs its offset, such as 2026-11-27T10:00:00Z.")
-    return Replayed(await _replay_range(wanted))
+    return Replayed(await _replay_range(wanted, operator))
 
 
-async def _replay_delivery(delivery: int) -> int:
+async def _note(wanted: Replay, operator: Operator, endpoints: Sequence[EventEndpoint]) -> None:
+    asked = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value}
+    if wanted.endpoint is not None:
+        asked["endpoint"] = endpoints[0].name
+    async with write_transaction():
+        await note(Action.REPLAY, operator, asked)
+
+
+async def _replay_delivery(wanted: Replay, operator: Operator) -> int:
     with storage_errors():
-        row = await EventDelivery.get_or_none(id=delivery).select_related("endpoint")
+        row = await EventDelivery.get_or_none(id=wanted.delivery).select_related("endpoint")
     if row is None:
-        raise NotFound(f"There is no delivery {delivery}.")
+        raise NotFound(f"There is no delivery {wanted.delivery}.")
     _require_enabled(row.endpoint)
+    await _note(wanted, operator, [row.endpoint])
     return await _send_again(row.endpoint, [row.event_id], only_dead=False)
 
 
-async def _replay_event(message: str, reference: str | None) -> int:
+async def _replay_event(wanted: Replay, operator: Operator) -> int:
+    message, reference = str(wanted.event), wanted.endpoint
     with storage_errors():
         possible = "\0" not in message and len(message) <= MAX_MESSAGE
         event = await OutboundEvent.get_or_none(message=message) if possible else None
@@ -92,15 +106,17 @@ async def _replay_event(message: str, reference: str | None) -> int:
             wanting = [await find_endpoint(reference)]
     for endpoint in wanting:
         _require_enabled(endpoint)
+    await _note(wanted, operator, wanting)
     return sum([await _send_again(endpoint, [event.id], only_dead=False) for endpoint in wanting])
 
 
-async def _replay_range(wanted: Replay) -> int:
+async def _replay_range(wanted: Replay, operator: Operator) -> int:
     """In batches, oldest first: each is committed by itself, and doing it again does what is left."""
     assert wanted.endpoint is not None
     with storage_errors():
         endpoint = await find_endpoint(wanted.endpoint)
     _require_enabled(endpoint)
+    await _note(wanted, operator, [endpoint])
     began, last, sent = now(), 0, 0
     while True:
         with storage_errors():

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from paidup.errors import InvalidInput, NotFound, TooManyRequests
 from paidup.operations import event_deliveries, event_endpoints
+from paidup.operations.audit_log import Operator
 from paidup.operations.event_deliveries import MAX_PAGE, DeliveryFilter
 from paidup.operations.event_endpoints import DEFAULT_OVERLAP_H, EndpointChanges
 from paidup.operations.event_replay import Replay, replay
@@ -22,6 +23,8 @@ from paidup.web.http import PRINTABLE, json_response, read_json
 from paidup.web.operator_token import for_operators
 
 PAGE = 50
+BY_PROGRAM = "operators' API"
+"""Who did it, where a request does not say."""
 MAX_WAIT_S = 10
 """How long a listener's request is held. Shorter than what proxies take for a dead connection."""
 AGAIN_S = 0.25
@@ -33,7 +36,18 @@ Types = Annotated[list[Annotated[str, msgspec.Meta(max_length=60)]], msgspec.Met
 DeliveryId = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
 
 
-class EndpointBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Noted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who does it and why, for the audit log: both may be left out."""
+
+    by: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)] = BY_PROGRAM
+    reason: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=2000)] | None = None
+
+    @property
+    def operator(self) -> Operator:
+        return Operator(self.by, self.reason or "")
+
+
+class EndpointBody(Noted, frozen=True, kw_only=True):
     """`types` []: all. Without a name, it is made of the URL."""
 
     url: Text
@@ -41,7 +55,7 @@ class EndpointBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
-class EndpointChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EndpointChangeBody(Noted, frozen=True, kw_only=True):
     """What is to be another; all may be left out."""
 
     url: Text | None = None
@@ -49,13 +63,13 @@ class EndpointChangeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     enabled: bool | None = None
 
 
-class RotationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RotationBody(Noted, frozen=True, kw_only=True):
     """For how long the old secret stays valid."""
 
     overlap_hours: Annotated[int, msgspec.Meta(ge=0, le=168)] = DEFAULT_OVERLAP_H
 
 
-class ReplayBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReplayBody(Noted, frozen=True, kw_only=True):
     """See `operations.event_replay.Replay`."""
 
     delivery: DeliveryId | None = None
@@ -79,7 +93,9 @@ async def endpoints(request: Request) -> Response:
     if request.method != "POST":
         return json_response({"endpoints": await event_endpoints.list_endpoints()})
     body = await read_json(request, EndpointBody)
-    made = await event_endpoints.create_endpoint(body.url, body.types, body.name, _private_allowed(request))
+    made = await event_endpoints.create_endpoint(
+        body.url, body.types, body.name, _private_allowed(request), body.operator
+    )
     get_services(request).dispatcher.refresh()
     return json_response(made, 201)
 
@@ -88,11 +104,12 @@ async def endpoint(request: Request) -> Response:
     """GET, PATCH and DELETE /operators/api/endpoints/{endpoint}: by its id or its name."""
     reference = request.path_params["endpoint"]
     if request.method == "DELETE":
-        changed = await event_endpoints.delete_endpoint(reference)
+        changed = await event_endpoints.delete_endpoint(reference, _operator(request))
     elif request.method == "PATCH":
         body = await read_json(request, EndpointChangeBody)
         changes = EndpointChanges(body.url, body.types, body.enabled)
-        changed = await event_endpoints.change_endpoint(reference, changes, _private_allowed(request))
+        private = _private_allowed(request)
+        changed = await event_endpoints.change_endpoint(reference, changes, private, body.operator)
     else:  # also HEAD, which Starlette adds
         return json_response(await event_endpoints.read_endpoint(reference))
     get_services(request).dispatcher.refresh()
@@ -102,8 +119,8 @@ async def endpoint(request: Request) -> Response:
 async def rotate_secret(request: Request) -> Response:
     """POST /operators/api/endpoints/{endpoint}/secret: a new one, which is shown this once."""
     body = await read_json(request, RotationBody, RotationBody())
-    overlap = timedelta(hours=body.overlap_hours)
-    return json_response(await event_endpoints.rotate_secret(request.path_params["endpoint"], overlap))
+    reference, overlap = request.path_params["endpoint"], timedelta(hours=body.overlap_hours)
+    return json_response(await event_endpoints.rotate_secret(reference, overlap, body.operator))
 
 
 async def list_deliveries(request: Request) -> Response:
@@ -125,7 +142,8 @@ async def show_delivery(request: Request) -> Response:
 async def replay_events(request: Request) -> Response:
     """POST /operators/api/replay: send one delivery, one event, or an endpoint's events again."""
     body = await read_json(request, ReplayBody)
-    done = await replay(Replay(**msgspec.structs.asdict(body)))
+    wanted = Replay(body.delivery, body.event, body.endpoint, body.since, body.until, body.dead)
+    done = await replay(wanted, body.operator)
     get_services(request).dispatcher.refresh()
     return json_response(done)
 
@@ -161,6 +179,15 @@ async def trigger_event(request: Request) -> Response:
     done = await trigger(body.type, body.endpoint, body.account)
     get_services(request).dispatcher.refresh()
     return json_response(done, 201)
+
+
+def _operator(request: Request) -> Operator:
+    """Of a request without a body: who does it, and why, in its query."""
+    given = {name: value for name in ("by", "reason") if (value := request.query_params.get(name))}
+    try:
+        return msgspec.convert(given, Noted).operator
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"The query is not valid: {error}") from None
 
 
 def _private_allowed(request: Request) -> bool:
