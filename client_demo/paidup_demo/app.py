@@ -26,7 +26,7 @@ from paidup.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from paidup.runtime.clock import now
 from paidup.runtime.logs import configure_logging
 from paidup.settings import Settings, load_settings
-from paidup.uvicorn_server import drain_on_sigterm, uvicorn_options
+from paidup.uvicorn_server import drain_on_signals, uvicorn_options
 from paidup.web.auth import Customer
 from paidup.web.http import json_response
 from paidup.web.problems import problem_of
@@ -204,7 +204,7 @@ def main() -> None:
     """Serve the demo with the environment's settings until SIGINT or SIGTERM."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
-    app = drain_on_sigterm(create_demo(settings))
+    app = drain_on_signals(create_demo(settings))
     uvicorn.run(app, host=settings.host, port=settings.port, **uvicorn_options(settings))
 
 

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from paidup.app import create_app
 from paidup.client.async_methods import AsyncMethods
 from paidup.client.retries import DEADLINE_S, HttpRequest, HttpResponse
-from paidup.graceful_shutdown import before_sigterm
+from paidup.graceful_shutdown import before_stopping
 from paidup.runtime.tasks import cancel_tasks
 from paidup.web.auth import IN_PROCESS_CUSTOMER, Authenticate, Customer, Scope
 from paidup.web.request_ids import RequestIds
@@ -46,11 +46,11 @@ async def running(paidup: Starlette, drain_at_sigterm: bool = True) -> AsyncIter
     """Open a mounted Paidup for the length of the block. For use in the host's own lifespan.
 
     Starlette and FastAPI only run the lifespan of the outermost application. With `drain_at_sigterm`,
-    sockets are closed, spread over SHUTDOWN_DRAIN_S, before uvicorn handles SIGTERM.
+    sockets are closed, spread over SHUTDOWN_DRAIN_S, before uvicorn handles SIGTERM or SIGINT.
     Raises ConfigurationError (plans file, a second Paidup in this process), StorageUnavailable.
     """
     async with paidup.router.lifespan_context(paidup):
-        with before_sigterm(paidup.state.sockets.drain) if drain_at_sigterm else nullcontext():
+        with before_stopping(paidup.state.sockets.drain) if drain_at_sigterm else nullcontext():
             async with InProcess(paidup) as in_process:
                 yield in_process
 

@@ -1,6 +1,6 @@
 """Runs the web application under uvicorn.
 
-Sets uvicorn's options (docs/decisions.md has the measurements), drains on SIGTERM, tunes the garbage
+Sets uvicorn's options (docs/decisions.md has the measurements), drains at a signal, tunes the garbage
 collector, and starts the embedded Valkey that all workers of `paidup serve` share.
 """
 
@@ -25,7 +25,7 @@ from paidup import __version__
 from paidup.app import create_app
 from paidup.domain.messages import MAX_FRAME
 from paidup.errors import ConfigurationError
-from paidup.graceful_shutdown import before_sigterm
+from paidup.graceful_shutdown import before_stopping
 from paidup.operations.preflight import check_before_serving
 from paidup.runtime.embedded_valkey import embedded_valkey, use_until_exit
 from paidup.runtime.logs import configure_logging
@@ -82,14 +82,14 @@ def application() -> Starlette:
         settings = load_settings()
         configure_logging(settings.log_level, settings.log_format)
         use_until_exit(settings.data_dir, settings.redis_url)
-        return drain_on_sigterm(create_app(settings))
+        return drain_on_signals(create_app(settings))
     except ConfigurationError as error:
         sys.stderr.writelines(f"settings: {problem}\n" for problem in error.problems)
         raise SystemExit(2) from None
 
 
-def drain_on_sigterm(app: Starlette) -> Starlette:
-    """Configure `app` to own its process: drain sockets before uvicorn handles SIGTERM, tune the GC.
+def drain_on_signals(app: Starlette) -> Starlette:
+    """Configure `app` to own its process: drain sockets before uvicorn handles a signal, tune the GC.
 
     A worker whose `paidup serve` was killed ends as at SIGTERM: it would keep the port for ever.
     """
@@ -98,7 +98,7 @@ def drain_on_sigterm(app: Starlette) -> Starlette:
     @asynccontextmanager
     async def lifespan(starting: Starlette) -> AsyncIterator[Any]:
         async with inner(starting) as state:
-            with before_sigterm(starting.state.sockets.drain), watched(_end_as_orphan):
+            with before_stopping(starting.state.sockets.drain), watched(_end_as_orphan):
                 tune_collector()
                 yield state
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,7 @@ import pytest
 
 from paidup.web.websocket import endpoint as sockets
 from tests.conftest import World
+from tests.support.event_streams import streaming
 from tests.support.paidup import Paidup, environment, next_status, serving_process
 from tests.support.processes import alive, descendants, free_port
 from tests.support.stripe_sandbox import StripeSide
@@ -101,6 +103,32 @@ async def test_a_stopping_process_finishes_requests_in_progress(
     await wait_until(lambda: child.process.poll() is not None)
     assert child.process.returncode == 0
     await wait_until(lambda: not [pid for pid in started if alive(pid)])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_ctrl_c_ends_streams_and_long_polls_as_sigterm_does(world: World) -> None:
+    """S30."""
+    env = environment(**world.given(shutdown_drain_s=0.1, port=(port := free_port())))
+    child = await asyncio.to_thread(serving_process, env, port, world.folder / "server.log", forked=True)
+    world.stack.callback(child.stop)
+    ada = Paidup(f"http://127.0.0.1:{port}", world.http).customer("ada")
+    purchase = await ada.buy("pro")
+    path, version = f"invoices/{purchase['invoice']}", purchase["status"]["version"]
+    async with streaming(ada, f"{path}/events", purchase["ticket"]) as stream:
+        await stream.until(status="open")
+        polling = asyncio.create_task(ada.call("GET", f"/api/{path}?wait=30&version={version}"))
+        await wait_until(partial(_is_held, world.http, ada.paidup.url))
+        child.process.send_signal(signal.SIGINT)
+        assert (await stream.rest())[-1]["reason"] == "restarting"
+        assert (await polling)[1]["version"] == version
+    await wait_until(lambda: child.process.poll() is not None)
+    assert "Traceback" not in child.output
+
+
+async def _is_held(http: aiohttp.ClientSession, url: str) -> bool:
+    """Whether the server holds a long poll."""
+    async with http.get(f"{url}/metrics") as response:
+        return 'paidup_sockets{kind="invoice",transport="long_poll"} 1.0' in await response.text()
 
 
 async def test_a_second_sigterm_does_not_wait(world: World) -> None:
