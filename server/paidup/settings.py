@@ -224,6 +224,19 @@ def load_settings(
         raise ConfigurationError([*error.problems, *misspelt_names(environ, env_file)]) from None
 
 
+def values_of(*names: str) -> dict[str, str]:
+    """These settings alone, unchecked, as `load_settings` would find them: for a command that needs no other.
+
+    Raises ConfigurationError for a file that cannot be read.
+    """
+    known = {each for name in names for each in (name, f"{name}_FILE")}
+    merged = {name: value for name, value in _merged(None, ENV_FILE).items() if name in known}
+    from_files, unreadable = read_secret_files(merged)
+    if unreadable:
+        raise ConfigurationError(unreadable)
+    return {**merged, **from_files}
+
+
 def misspelt_names(environ: Mapping[str, str] | None = None, env_file: Path | None = ENV_FILE) -> list[str]:
     """A line for each name, in the environment or the file, that looks like a misspelt setting."""
     given = [name for name in _merged(environ, env_file) if not name.startswith(OTHERS_PREFIXES)]

@@ -93,8 +93,9 @@ async def test_endpoints_and_deliveries_are_managed_by_commands(run: Run, databa
 async def test_listen_forwards_what_trigger_sends(world: World, run: Run, home: Path) -> None:
     """The receiver is not there, which is said with each event."""
     paidup = await world.server(webhooks=False, operator_token=OPERATOR_TOKEN)
-    variables = environment(**world.given(operator_token=OPERATOR_TOKEN))
-    (home / ".env").write_text(f"OPERATOR_TOKEN={OPERATOR_TOKEN}\nPORT={paidup.url.rpartition(':')[2]}\n")
+    variables = environment(**world.given())
+    (home / "token").write_text(f"{OPERATOR_TOKEN}\n")
+    (home / ".env").write_text(f"OPERATOR_TOKEN_FILE=token\nPORT={paidup.url.rpartition(':')[2]}\n")
     log, arguments = home / "listen.log", ["--forward-to", "127.0.0.1:1/hook"]
     child = Child(["-m", "paidup.cli", "listen", *arguments], variables, log, cwd=home, forked=True)
     try:

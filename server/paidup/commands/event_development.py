@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,11 +13,12 @@ from paidup.errors import InvalidInput
 from paidup.operations.event_endpoints import new_secret
 from paidup.operations.event_listening import Listener, OperatorClient, forward_address, http_session
 from paidup.operations.event_stream import Triggered
-from paidup.runtime.env_file import read_env_file
+from paidup.settings import values_of
 
-ENV_FILE = Path(".env")
 Server = Annotated[str, typer.Option("--url", help="The server. Default: the one of .env, on this machine.")]
-Token = Annotated[str, typer.Option(envvar="OPERATOR_TOKEN", help="The server's OPERATOR_TOKEN.")]
+Token = Annotated[
+    str, typer.Option(help="The server's OPERATOR_TOKEN. Default: that of the settings, or of its _FILE.")
+]
 
 
 def listen(
@@ -67,12 +67,12 @@ async def _trigger(event_type: str, endpoint: str, account: str, server: tuple[s
 
 
 def _server(url: str, token: str) -> tuple[str, str]:
-    """The server's address and token. Raises InvalidInput where there is no token."""
-    local = read_env_file(ENV_FILE)
-    token = token or local.get("OPERATOR_TOKEN", "")
+    """The server's address and token. Raises InvalidInput where there is no token, ConfigurationError."""
+    local = values_of("PORT", *([] if token else ["OPERATOR_TOKEN"]))
+    token = token or local.get("OPERATOR_TOKEN", "").strip()
     if not token:
         raise InvalidInput("OPERATOR_TOKEN is missing: set the server's in .env, or give --token.")
-    return (url or f"http://127.0.0.1:{local.get('PORT') or 8000}").rstrip("/"), token
+    return (url or f"http://127.0.0.1:{local.get('PORT', '').strip() or 8000}").rstrip("/"), token
 
 
 def _say(line: str) -> None:
