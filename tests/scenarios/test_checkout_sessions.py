@@ -10,6 +10,7 @@ import pytest
 
 from paidup.db.models import Account, CheckoutSession, CreditGrant, Invoice, StripeEvent
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.payment_facts import Source
 from paidup.payments.outcomes import Outcome
 from paidup.runtime.clock import now
 from tests.support.checkout_shop import EXTRA, SEPA, CheckoutShop, linked
@@ -144,6 +145,12 @@ async def test_a_bank_debit_is_credited_once_when_it_has_succeeded(
     await shop.stripe.control(f"payment_intents/{paid['payment_intent']}/decide", {"outcome": "succeeded"})
     await wait_until(lambda: Invoice.exists(id=session, status=InvoiceStatus.ACTIVE))
     await event_of("checkout.session.async_payment_succeeded")
+    row = await CheckoutSession.get(id=session)
+    assert (row.status, row.payment_status, row.next_check_at) == ("complete", "paid", None)
+    # An event of another API version says nothing of it: then the session is read.
+    await CheckoutSession.filter(id=session).update(payment_status="unpaid")
+    await paidup.services.checkouts.refresh(session, Source.WEBHOOK)
+    assert (await CheckoutSession.get(id=session)).payment_status == "paid"
     if invoiced == "true":
         assert (await event_of("invoice.paid")).outcome == "paid_elsewhere"
     assert await granted() == 1000

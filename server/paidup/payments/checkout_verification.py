@@ -41,7 +41,7 @@ from paidup.realtime.hub import Hub
 from paidup.realtime.publishing import publish_checkout, show_checkout_stage
 from paidup.realtime.status_queries import read_status
 from paidup.runtime.clock import at_unix, now
-from paidup.stripe_api.checkout_schemas import COMPLETE, EXPIRED, OPEN, StripeCheckoutSession
+from paidup.stripe_api.checkout_schemas import COMPLETE, EXPIRED, OPEN, PAID, StripeCheckoutSession
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import StripeInvoice
@@ -118,7 +118,9 @@ class CheckoutVerification:
             with storage_errors():
                 row = await CheckoutSession.get_or_none(id=session)
                 status = await read_status(row.invoice) if row and row.invoice else None
-            if status is not None and status.settled:
+            if row is not None and status is not None and status.settled:
+                if row.payment_status not in PAID and status.credits_granted:
+                    break  # an event of another API version has not shown that it is paid
                 return Settled(Outcome.ALREADY_SETTLED, "nothing is left to read")
             if row is None or (row.status == EXPIRED and row.invoice is None):
                 break  # it has no lease
@@ -138,7 +140,7 @@ class CheckoutVerification:
             return NO_SESSION
         if not await self._is_known(shown) and (foreign := await self._foreign(shown)):
             return foreign
-        row = await self._keep(shown, await owner_of_session(shown))
+        row = await self.keep(shown)
         if row.status != COMPLETE:
             return Settled(Outcome.NOT_YET, f"the session is {row.status}")
         if shown.invoice is None and not shown.has_no_invoice:
@@ -271,9 +273,9 @@ class CheckoutVerification:
             settled, _ = await self._verification.read(invoice.id, source, row.account_id)
         return settled
 
-    async def _keep(self, shown: StripeCheckoutSession, owner: Owner) -> CheckoutSession:
+    async def keep(self, shown: StripeCheckoutSession) -> CheckoutSession:
         """Write what Stripe shows into the session's row, which is made where there is none."""
-        row, changed = await self._write(shown, owner)
+        row, changed = await self._write(shown, await owner_of_session(shown))
         if row.status == EXPIRED:
             self._queue.mark_settled(row.id)
         if changed:

@@ -40,6 +40,8 @@ class CheckoutEvents:
             settled = await self._checkouts.take(shown, source)
             if settled.outcome is Outcome.ALREADY_SETTLED:
                 return settled.outcome
+        if shown is not None and known is not None:
+            await self._checkouts.keep(shown)  # what follows may end at the invoice
         return (await self._checkouts.refresh(session, source)).outcome
 
     async def _expired(
