@@ -112,9 +112,15 @@ $(PRODUCT): $(VENV)/bin/python requirements/build.txt requirements/demo.txt pypr
 	$(BIN)/pip install -q --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV): $(PRODUCT) requirements/dev.txt
-	$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.txt
-	@touch $@
+# All of it, the product's included. uv takes a sixth of pip's time. Where it fails, pip does the same: pip may
+# have a mirror or a proxy in its configuration, which uv does not read.
+$(DEV): $(VENV)/bin/python requirements/build.txt requirements/dev.txt pyproject.toml
+	sed -n '/^uv==/,/[^\\]$$/p' requirements/dev.txt > $(VENV)/uv.txt
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r $(VENV)/uv.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/dev.txt || \
+		$(BIN)/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/build.txt -r requirements/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
+	@touch $(PRODUCT) $@
 
 $(NODE): $(DEV) tests/node/package.json tests/node/hashes.txt
 	$(BIN)/python -m tests.support.node
