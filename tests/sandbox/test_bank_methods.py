@@ -88,7 +88,8 @@ async def test_a_debit_that_fails_days_later(
     assert await signup.read() == ("requires_payment_method", "open", "past_due")
     intent = (await sandbox_hooked.raw("GET", f"/v1/payment_intents/{signup.intent}")).body
     check_shape(intent)
-    assert intent["last_payment_error"]["code"] == code
+    error = intent["last_payment_error"]
+    assert (error["type"], error["code"]) == ("card_error", code)
     charge = await charge_of(sandbox_hooked, signup)
     check_shape(charge)
     assert (charge["status"], charge["failure_code"]) == (

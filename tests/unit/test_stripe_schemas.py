@@ -238,6 +238,26 @@ def test_a_failed_attempt_says_why() -> None:
     assert silent.error == PaymentError("payment_failed", "The payment did not go through.")
 
 
+def test_the_reason_of_a_failed_debit_is_written_for_the_merchant() -> None:
+    """Stripe calls it a card error all the same: seen in dev/examples/stripe of github.com/Dolibarr/dolibarr,
+    webhook_ipn_paymentintent_failed_sepa.txt. "Collect a new mandate" is no text for the customer.
+    """
+    refused = {
+        "code": "",
+        "decline_code": "generic_decline",
+        "message": "Your customer's account information is incorrect. Collect a new mandate.",
+        "type": "card_error",
+        "payment_method": {"type": "sepa_debit"},
+    }
+    facts = decode(PaymentIntent, json.dumps({**INTENT, "last_payment_error": refused})).facts()
+    message = "The SEPA Direct Debit did not go through."
+    assert facts.error == PaymentError("payment_failed", message, "generic_decline")
+    card = {**refused, "message": "Your card was declined.", "payment_method": {"type": "card"}}
+    facts = decode(PaymentIntent, json.dumps({**INTENT, "last_payment_error": card})).facts()
+    assert facts.error is not None
+    assert facts.error.message == "Your card was declined."
+
+
 def test_an_events_object_stays_bytes_until_its_type_is_known() -> None:
     body = {
         "id": "evt_1",

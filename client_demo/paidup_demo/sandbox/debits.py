@@ -81,9 +81,16 @@ def decide(world: World, intent: Json, outcome: str | None = None) -> None:
 
 
 def _fail(world: World, intent: Json, charge: Json, failure: str) -> None:
+    """The error's type is that of a card, and its message is for the merchant.
+
+    So it was seen of SEPA: dev/examples/stripe/webhook_ipn_paymentintent_failed_sepa.txt in
+    https://github.com/Dolibarr/dolibarr. Nothing was found of ACH.
+    """
     message = FAILURES[failure]
     charge.update(objects.refused(copied(charge), failure, message, failure))
     world.events.record("charge.failed", charge)
     code = "payment_intent_payment_attempt_failed" if failure in _UNNAMED else failure
-    error = {"type": "invalid_request_error", "code": code, "message": message}
+    error = {"type": "card_error", "code": code, "message": message}
+    if failure in _UNNAMED:
+        error["decline_code"] = "generic_decline"
     payments.fail(world, intent, error, charge=charge["id"])

@@ -96,11 +96,13 @@ class StripeErrorBody(msgspec.Struct, frozen=True):
     payment_method: PaymentMethod | None = None
 
     def facts(self) -> PaymentError:
-        # https://docs.stripe.com/api/errors: only the messages of card errors are for customers.
-        message = self.message if self.type == "card_error" else None
+        # https://docs.stripe.com/api/errors: only the messages of card errors are for customers. Bank debits
+        # have this type, too, and tell the merchant to "collect a new mandate".
+        method = self.payment_method.type if self.payment_method else "card"
+        message = self.message if (self.type, method) == ("card_error", "card") else None
         return PaymentError(
             code=self.code or "payment_failed",
-            message=message or _failed_text(self.payment_method.type if self.payment_method else ""),
+            message=message or _failed_text(method),
             decline_code=self.decline_code,
         )
 
