@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from tortoise.exceptions import IntegrityError
+from tortoise.models import Model
 
 from paidup.db.bulk import update_many
 from paidup.db.connection import connection, write_transaction
+from paidup.db.instances import new_row
 from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry
-from paidup.db.unit_of_work import UnitOfWork, VersionedRows, read_locked, read_versioned
+from paidup.db.outbound_models import OutboundEvent
+from paidup.db.unit_of_work import UnitOfWork, VersionedRows, read_locked, read_rows, read_versioned
 from paidup.runtime.clock import now
 from tests.support.factories import an_account, an_invoice
 from tests.support.waiting import wait_until
@@ -138,3 +141,24 @@ async def test_a_locked_row_is_waited_for_and_its_change_is_noticed(
         await wait_until(a_lock_is_awaited)
     assert await writing is False
     assert not await CreditGrant.exists()
+
+
+@pytest.mark.parametrize("model", [CreditGrant, LedgerEntry, OutboundEvent])
+def test_a_new_row_is_as_tortoise_makes_it(model: type[Model]) -> None:
+    values = {"account_id": 7, "credits": 5} if model is not OutboundEvent else {"account_id": 7, "data": {}}
+    made, expected = new_row(model, **values), model(**values)
+    assert vars(made) == vars(expected)
+    assert vars(made)["_await_when_save"] is not vars(new_row(model, **values))["_await_when_save"]
+
+
+async def test_a_row_that_is_read_is_as_tortoise_reads_it() -> None:
+    account = await an_account()
+    account.known_subscriptions = [{"id": "sub_1"}]
+    await account.save()
+    invoice = await an_invoice(account, settled_at=now(), has_reversals=True, quote={"credits": 2000})
+    rows = await read_rows(BY_ID, [invoice.id], Invoice, Account)
+    assert rows is not None
+    for row, expected in zip(
+        rows, (await Invoice.get(id=invoice.id), await Account.get(id=account.id)), strict=True
+    ):
+        assert vars(row) == vars(expected)

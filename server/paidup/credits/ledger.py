@@ -17,6 +17,7 @@ import msgspec
 
 from paidup.credits import moves
 from paidup.credits.entry_events import add_events
+from paidup.db.instances import new_row
 from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, Invoice, LedgerEntry
 from paidup.db.unit_of_work import UnitOfWork, read_locked
 from paidup.errors import InsufficientCredits, KeyReused
@@ -103,7 +104,8 @@ async def plan_installment(
 def new_grant(
     account: Account, invoice_id: str | None, terms: GrantTerms, remaining: int, state: GrantState
 ) -> CreditGrant:
-    return CreditGrant(
+    return new_row(
+        CreditGrant,
         account_id=account.id,
         invoice_id=invoice_id,
         remaining=remaining,
@@ -288,7 +290,8 @@ async def post_entry(
 
 
 def _entry(kind: EntryKind, credits: int, reference: str, reason: str, at: datetime | None) -> LedgerEntry:
-    return LedgerEntry(kind=kind, credits=credits, reference=reference, reason=reason, created_at=at or now())
+    values = {"kind": kind, "credits": credits, "reference": reference, "reason": reason}
+    return new_row(LedgerEntry, **values, created_at=at or now())
 
 
 def _post(

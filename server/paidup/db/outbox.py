@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from paidup.db.instances import new_row
 from paidup.db.models import Account
 from paidup.db.outbound_models import OutboundEvent
 from paidup.db.unit_of_work import UnitOfWork
@@ -31,7 +32,8 @@ def add_event(
     `facts` are written as JSON; an event of an invoice gets the invoice's subscription when it is sent.
     """
     writes.insert(
-        OutboundEvent(
+        new_row(
+            OutboundEvent,
             message=_message(),
             account_id=account.id,
             type=event_type.value,

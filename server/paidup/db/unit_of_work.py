@@ -4,8 +4,7 @@ Tortoise builds each statement's text each time and sends row by row, which was 
 Here each text is built once. On PostgreSQL all writes are one statement (data-modifying CTEs), so that a
 settlement is two statements in all. On SQLite, which has no round trips, Tortoise writes row by row.
 
-`_init_from_db` and `_saved_in_db` are private to Tortoise: it has no public way to build instances of several
-models from one statement.
+`_saved_in_db` is private to Tortoise.
 """
 
 # ruff: noqa: S608 - statements are made of the models' names and the callers' constants, never of a value
@@ -21,6 +20,7 @@ from tortoise.models import Model
 
 from paidup.db.bulk import quote_names, to_parameters, update_many
 from paidup.db.connection import connection, is_sqlite
+from paidup.db.instances import columns_of, row_of
 
 Row = Any
 """An instance of some model."""
@@ -69,7 +69,7 @@ async def read_versioned(condition: str, values: Sequence[Any], *models: type[Mo
 @cache
 def _select_sql(condition: str, sqlite: bool, models: tuple[type[Model], ...]) -> str:
     """Each model's columns and, on PostgreSQL, its row's version."""
-    selected = [f'"{model._meta.db_table}"."{name}"' for model in models for name in _columns(model)]
+    selected = [f'"{model._meta.db_table}"."{name}"' for model in models for name in columns_of(model)]
     selected += [] if sqlite else [f'"{model._meta.db_table}".xmin::text' for model in models]
     query = f"SELECT {', '.join(selected)} FROM {_tables(models)} WHERE {condition} LIMIT 1"
     return query.replace("$", "?") if sqlite else query
@@ -78,19 +78,14 @@ def _select_sql(condition: str, sqlite: bool, models: tuple[type[Model], ...]) -
 def _to_rows(models: Sequence[type[Model]], cells: tuple[Any, ...]) -> tuple[Row, ...]:
     rows, start = [], 0
     for model in models:
-        names = _columns(model)
-        rows.append(model._init_from_db(**dict(zip(names, cells[start:], strict=False))))
-        start += len(names)
+        end = start + len(columns_of(model))
+        rows.append(row_of(model, cells[start:end]))
+        start = end
     return tuple(rows)
 
 
 def _tables(models: Sequence[type[Model]]) -> str:
     return quote_names(model._meta.db_table for model in models)
-
-
-@cache
-def _columns(model: type[Model]) -> tuple[str, ...]:
-    return tuple(model._meta.fields_db_projection.values())
 
 
 class _Insert(NamedTuple):
@@ -205,7 +200,7 @@ def _assignments(columns: tuple[str, ...]) -> str:
 @cache
 def _insert_columns(model: type[Model]) -> tuple[str, ...]:
     generated = model._meta.db_pk_column if model._meta.pk.generated else None
-    return tuple(name for name in _columns(model) if name != generated)
+    return tuple(name for name in columns_of(model) if name != generated)
 
 
 @cache

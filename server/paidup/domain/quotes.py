@@ -232,6 +232,8 @@ def _free(priced: Sequence[_PricedLine]) -> FreeCredits | None:
 
     They may exceed the net when the invoice also downgrades another plan.
     """
+    if not any(each.free or each.added for each in priced):
+        return None
     free, added = sum(each.free for each in priced), sum(each.added for each in priced)
     credits = -int(-(max(0, free) + max(0, added)) // 1)
     if credits <= 0:
@@ -274,7 +276,8 @@ def installments(parts: Iterable[CreditPart]) -> list[Installment]:
 
 def _installments(part: CreditPart) -> list[Installment]:
     ends = (*part.due_at[1:], part.period_end)
-    shares = split(part.credits, [Fraction(1)] * len(part.due_at))
+    share, more = divmod(part.credits, max(1, len(part.due_at)))
+    shares = [share + (number < more) for number in range(len(part.due_at))]
     return [
         Installment(
             plan=part.plan,
@@ -298,6 +301,8 @@ def reduce_quote(quoted: Quote, by: int) -> Quote:
 
 def split(total: int, weights: list[Fraction]) -> list[int]:
     """Divide `total` into integers by weight. The sum is exact; the remainder goes to the first."""
+    if len(weights) == 1:
+        return [total if weights[0] else 0]
     weight = sum(weights)
     if not weight:
         return [0] * len(weights)
