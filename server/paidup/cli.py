@@ -1,20 +1,20 @@
 """The `paidup` command line: the list of its commands, and what becomes of their errors.
 
-A command's module is imported when the command is run: the server and its libraries take a second.
+A command's module is imported when the command is run: the server and its libraries take most of a second.
+Help is plain text, since what draws it in boxes takes as long to import as all the rest of `paidup --help`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from paidup import __version__
-from paidup.commands.output import console, error_console
 from paidup.errors import ConfigurationError, DatabaseUnreachable, PaidupError
+from paidup.runtime.imports import quick_imports
 
 
 class Command(NamedTuple):
@@ -146,6 +146,13 @@ COMMANDS = {
 }
 
 
+PLAIN: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
+
+
 class LateCommands(TyperGroup):
     """Knows what `--help` lists, and imports the one command that is run."""
 
@@ -154,21 +161,27 @@ class LateCommands(TyperGroup):
         name, listed, rest = super().resolve_command(ctx, args)
         return name, imported(name) if name in COMMANDS else listed, rest
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """As in TyperGroup, with the whole first line of each command's help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+
 
 def imported(name: str) -> Any:
     """The command with this name, with its options."""
     command = COMMANDS[name]
-    found = getattr(import_module(f"paidup.commands.{command.module}"), command.function)
+    with quick_imports():
+        found = getattr(import_module(f"paidup.commands.{command.module}"), command.function)
     if isinstance(found, typer.Typer):
         return typer.main.get_group(found)
-    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone = typer.Typer(**PLAIN)
     alone.command(name)(found)
     return typer.main.get_command(alone)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        console.print(f"paidup {__version__}", highlight=False)
+        typer.echo(f"paidup {__version__}")
         raise typer.Exit
 
 
@@ -181,8 +194,7 @@ app = typer.Typer(
     cls=LateCommands,
     help="Turn confirmed Stripe payments into plan credits, exactly once.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    **PLAIN,
 )
 for each, command in COMMANDS.items():
     app.command(each, help=command.help)(_listed)
@@ -202,21 +214,26 @@ def main() -> None:
     try:
         app()
     except ConfigurationError as error:
-        for problem in error.problems:
-            error_console.print(f"[red]settings:[/red] {escape(problem)}", highlight=False)
-        raise SystemExit(2) from None
+        _exit(2, "settings", *error.problems)
     except DatabaseUnreachable as error:
-        error_console.print(f"[red]settings:[/red] {escape(str(error))}", highlight=False)
-        raise SystemExit(2) from None
+        _exit(2, "settings", str(error))
     except PaidupError as error:
-        error_console.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        raise SystemExit(1) from None
+        _exit(1, "error", str(error))
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("paidup_demo"):
             raise
-        missing = "the demo and the sandbox are not in this image: pip install 'paidup[demo]'"
-        error_console.print(f"[red]error:[/red] {escape(missing)}", highlight=False)
-        raise SystemExit(1) from None
+        _exit(1, "error", "the demo and the sandbox are not in this image: pip install 'paidup[demo]'")
+
+
+def _exit(code: int, label: str, *problems: str) -> NoReturn:
+    """End the process with one line for each problem."""
+    from rich.markup import escape  # noqa: PLC0415 (`paidup --help` is printed without it)
+
+    from paidup.commands.output import error_console  # noqa: PLC0415
+
+    for problem in problems:
+        error_console.print(f"[red]{label}:[/red] {escape(problem)}", highlight=False)
+    raise SystemExit(code) from None
 
 
 if __name__ == "__main__":

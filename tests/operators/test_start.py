@@ -16,7 +16,10 @@ from paidup.cli import COMMANDS
 
 STORAGE = {"tortoise", "asyncpg", "redis", "stripe", "prometheus_client", "paidup.services"}
 SERVING = {"starlette", "uvicorn", "websockets"}
-HEAVY = STORAGE | SERVING | {"aiohttp", "structlog", "jwt", "paidup.settings"}
+DRAWING = {"rich", "markdown_it", "pygments"}
+UNUSED = {"requests.sessions", "urllib3", "charset_normalizer", "rich.markdown", "paidup.operations.doctor"}
+"""What `paidup serve` has no use for; `requests` itself is a stand-in until something is used of it."""
+HEAVY = STORAGE | SERVING | DRAWING | UNUSED | {"aiohttp", "asyncio", "structlog", "jwt", "paidup.settings"}
 
 
 def imported_by(folder: Path, *arguments: str, **variables: str) -> set[str]:
@@ -40,8 +43,34 @@ def test_help_and_version_import_no_command(tmp_path: Path, option: str) -> None
 
 
 def test_init_imports_the_settings_only(tmp_path: Path) -> None:
-    assert imported_by(tmp_path, "init") == {"paidup.settings"}
+    assert imported_by(tmp_path, "init") - {"rich", "pygments"} == {"paidup.settings"}
     assert (tmp_path / ".env").is_file()
+
+
+def test_serve_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    """It ends because settings are missing, when all of it is imported."""
+    imported = imported_by(tmp_path, "serve")
+    assert imported >= STORAGE | SERVING
+    assert imported & UNUSED == set()
+
+
+def test_a_deferred_module_is_loaded_when_it_is_used() -> None:
+    code = """
+from paidup.runtime.imports import quick_imports
+with quick_imports():
+    import stripe._http_client
+import sys, gc, inspect
+assert "requests.sessions" not in sys.modules and gc.isenabled()
+assert "def quick_imports" in inspect.getsource(quick_imports.__wrapped__)
+client = stripe.RequestsClient()
+assert client.requests.Session().headers["User-Agent"].startswith("python-requests")
+import requests
+assert requests.sessions.Session is client.requests.Session
+from requests.exceptions import Timeout
+assert Timeout is requests.Timeout
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_sandbox_imports_nothing_of_the_servers_storage(tmp_path: Path) -> None:

@@ -31,12 +31,16 @@ Before = Annotated[int | None, typer.Option(help="Older than this delivery: the 
 PAGE = 50
 
 endpoints = typer.Typer(
+    rich_markup_mode=None,
     name="endpoints",
     no_args_is_help=True,
     help="List, make and change the endpoints that events are sent to.",
 )
 deliveries = typer.Typer(
-    name="deliveries", no_args_is_help=True, help="List the deliveries of events, and show one."
+    rich_markup_mode=None,
+    name="deliveries",
+    no_args_is_help=True,
+    help="List the deliveries of events, and show one.",
 )
 
 

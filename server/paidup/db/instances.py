@@ -61,6 +61,7 @@ def _reading(
 ) -> tuple[tuple[str, ...], tuple[tuple[str, Callable[[Any], Any]], ...]]:
     """The attributes of `columns_of(model)`, and those that the driver's values are converted for."""
     meta = model._meta
+    converted: list[tuple[str, Callable[[Any], Any]]]
     converted = [(name, field.field_type) for _, name, field in meta.db_default_fields]
     converted += [(name, field.to_python_value) for _, name, field in meta.db_complex_fields]
     return tuple(meta.fields_db_projection_reverse[each] for each in columns_of(model)), tuple(converted)

@@ -21,6 +21,7 @@ from tortoise import fields
 from tortoise.indexes import Index
 from tortoise.models import Model
 
+import paidup.db.model_comments  # noqa: F401 (before the classes below)
 from paidup.db.indexes import ConditionalIndex
 from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
