@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import stripe
 from aiohttp import web
 from playwright.async_api import Browser, Page, Route, expect
 
@@ -140,6 +141,97 @@ async def test_a_promotion_code_is_redeemed_on_the_page(shop: Shop) -> None:
     assert (known.times_redeemed, known.active) == (1, False)
 
 
+async def test_the_customer_changes_the_quantity(shop: Shop) -> None:
+    """https://docs.stripe.com/payments/checkout/adjustable-quantity: 0 removes one of several.
+
+    It is shown since https://docs.stripe.com/changelog/clover/2026-01-28/line-items-adjustable-quantity
+    """
+    coupon = await shop.sandbox.v1.coupons.create_async({"percent_off": 50, "duration": "once"})
+    many = {"quantity": 1, "adjustable_quantity": {"enabled": True, "maximum": 5}}
+    once = {"price": await shop.once(), "quantity": 2, "adjustable_quantity": {"enabled": True}}
+    plan = {"price": (await shop.sandbox.plan()).id, **many}
+    session = await shop.open(line_items=[plan, once], discounts=[{"coupon": coupon.id}])
+    assert session.amount_total == 1500
+    first, second = (await shop.read(session, "line_items"))["line_items"]["data"]
+    assert first["adjustable_quantity"] == {"enabled": True, "maximum": 5, "minimum": 0}
+    assert second["adjustable_quantity"]["maximum"] == 99
+
+    async def choose(line: Json, quantity: Any) -> int:
+        body = {"line": line["id"], "quantity": quantity}
+        return (await shop.sandbox.call("POST", f"/c/pay/{session.id}/quantity", json=body)).status
+
+    assert [await choose(first, wrong) for wrong in (6, -1, None, 1.5)] == [400] * 4
+    assert [await choose(second, 0), await choose(first, 0), await choose(first, 3)] == [200, 400, 200]
+    assert (await _pay(shop, session)).body["status"] == "complete"
+    assert await choose(first, 2) == 400
+    shown = await shop.read(session, "line_items", "invoice", "subscription")
+    assert [(line["id"], line["quantity"]) for line in shown["line_items"]["data"]] == [(first["id"], 3)]
+    assert (shown["amount_total"], shown["invoice"]["amount_paid"]) == (3000, 3000)
+    assert [line["quantity"] for line in shown["invoice"]["lines"]["data"]] == [3]
+    assert shown["subscription"]["items"]["data"][0]["quantity"] == 3
+
+
+async def test_a_quantity_has_to_be_within_its_limits(shop: Shop) -> None:
+    """99 at most, unless another maximum is named, and that 999999: `AdjustableQuantity` in the SDK."""
+    price = await shop.once()
+    for quantity, more in ((100, {}), (1, {"minimum": 2}), (1, {"maximum": 1_000_000})):
+        item = {"price": price, "quantity": quantity, "adjustable_quantity": {"enabled": True, **more}}
+        with pytest.raises(stripe.InvalidRequestError):
+            await shop.open("payment", line_items=[item])
+    fixed = await shop.open("payment", line_items=[{"price": price, "quantity": 1}])
+    body = {"line": "li_none", "quantity": 2}
+    assert (await shop.sandbox.call("POST", f"/c/pay/{fixed.id}/quantity", json=body)).status == 400
+
+
+async def test_a_returning_customer_sees_the_cards_that_they_have_saved(shop: Shop) -> None:
+    """https://docs.stripe.com/payments/checkout/save-during-payment: by consent, or as the filters say."""
+    customer = await shop.customer()
+    await _pay(shop, await shop.open(customer=customer))
+    saving = {"customer": customer, "saved_payment_method_options": {"payment_method_save": "enabled"}}
+    agreed = await shop.open("payment", **saving)
+    page = await _text(shop, agreed)
+    assert "Saved cards" not in page, "a subscription's card is limited"
+    assert "Save my payment details" in page
+    await _pay(shop, agreed, "5555555555554444", save=True)
+    plain = await shop.open("payment", customer=customer)
+    page = await _text(shop, plain)
+    assert "Mastercard •••• 4444" in page
+    assert "Visa" not in page
+    assert "Save my payment details" not in page
+    filters = {"allow_redisplay_filters": ["always", "limited", "unspecified"]}
+    every = await shop.open("payment", customer=customer, saved_payment_method_options=filters)
+    assert "Visa •••• 4242" in await _text(shop, every)
+    listed = await shop.sandbox.v1.payment_methods.list_async({"customer": customer, "type": "card"})
+    shown = {each.card.brand: each for each in listed.data if each.card}
+    assert {brand: each.allow_redisplay for brand, each in shown.items()} == {
+        "visa": "limited",
+        "mastercard": "always",
+    }
+    for brand, status in (("visa", 400), ("mastercard", 200)):
+        body = {"email": "jenny@example.com", "payment_method": shown[brand].id}
+        assert (await shop.sandbox.call("POST", f"/c/pay/{plain.id}/pay", json=body)).status == status, brand
+    assert (await shop.read(plain))["payment_status"] == "paid"
+
+
+@pytest.mark.parametrize(("creation", "kept"), [("always", True), ("if_required", False)])
+async def test_a_card_is_saved_for_a_customer_alone(shop: Shop, creation: str, kept: bool) -> None:
+    """A guest has no cards: `customer_creation` says whether the payment makes a customer."""
+    options = {"payment_method_save": "enabled"}
+    session = await shop.open("payment", customer_creation=creation, saved_payment_method_options=options)
+    assert ("Save my payment details" in await _text(shop, session)) is kept
+    await _pay(shop, session, save=True)
+    shown = await shop.read(session, "payment_intent.payment_method")
+    method = shown["payment_intent"]["payment_method"]
+    assert (method["customer"], method["allow_redisplay"]) == (
+        (shown["customer"], "always") if kept else (None, "unspecified")
+    )
+
+
+async def _text(shop: Shop, session: Any) -> str:
+    async with shop.sandbox.http.get(session.url) as response:
+        return await response.text()
+
+
 @pytest.mark.parametrize("outcome", ["pass", "fail"])
 async def test_a_redirect_method_comes_back_to_the_page(shop: Shop, outcome: str) -> None:
     """From the bank to the shop, or to the page again with a reason."""
@@ -232,6 +324,43 @@ async def test_how_the_hosted_page_looks(shop: Shop, sandbox_browser: Browser, s
     await expect(page.get_by_label("Card number")).to_be_hidden()
     await expect_to_fit(page, 320)
     await expect_no_violations(page)
+
+
+async def test_a_returning_customer_takes_more_and_pays_with_their_card(
+    shop: Shop, sandbox_browser: Browser
+) -> None:
+    """What was typed stays when the quantity changes; a saved card needs no other fields."""
+    customer = await shop.customer()
+    saving = {"customer": customer, "saved_payment_method_options": {"payment_method_save": "enabled"}}
+    await _pay(shop, await shop.open("payment", **saving), save=True)
+    item = {"quantity": 1, "adjustable_quantity": {"enabled": True, "maximum": 5}}
+    session = await shop.open(
+        "payment",
+        **saving,
+        line_items=[{"price": await shop.once(), **item}],
+        success_url=SAAS + "/done?s={CHECKOUT_SESSION_ID}",
+    )
+    page = await _page(sandbox_browser)
+    await page.goto(session.url)
+    await expect(page.get_by_label("Card number")).to_be_hidden()
+    await page.get_by_label("Name").fill("Ada")
+    quantity = page.get_by_label("Quantity")
+    await quantity.fill("9")
+    await quantity.press("Tab")
+    await expect(page.get_by_role("alert")).to_have_text("Please choose a quantity from 1 to 5.")
+    await quantity.fill("3")
+    await quantity.press("Tab")
+    await expect(page.get_by_role("button", name="Pay")).to_have_text("Pay 15.00 USD")
+    await expect(page.get_by_label("Name")).to_have_value("Ada")
+    await expect_to_fit(page, 320)
+    await expect_no_violations(page)
+    await page.get_by_role("radio", name="Another payment method").check()
+    await expect(page.get_by_label("Card number")).to_be_visible()
+    await expect(page.get_by_label("Save my payment details")).to_be_visible()
+    await page.get_by_role("radio", name="Visa •••• 4242").check()
+    await page.get_by_role("button", name="Pay").click()
+    await page.wait_for_url(f"{SAAS}/done?s={session.id}")
+    assert (await shop.read(session))["amount_total"] == 1500
 
 
 @pytest.mark.parametrize("redirects", ["always", "if_required"])

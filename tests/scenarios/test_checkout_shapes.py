@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paidup.db.models import Account, CheckoutSession, Invoice, StripeEvent
+from paidup.db.models import Account, CheckoutSession, Invoice, StripeEvent, Subscription
 from tests.conftest import World
 from tests.support.checkout_shop import EXTRA, PRO, CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
@@ -14,6 +14,7 @@ from tests.support.paidup import Customer, Paidup
 from tests.support.waiting import wait_until
 
 NAMED: dict[str, Any] = {"client_reference_id": "ada"}
+ADJUSTABLE = {"enabled": "true", "minimum": "1", "maximum": "200"}
 
 
 async def an_account(paidup: Paidup) -> Customer:
@@ -51,6 +52,26 @@ async def test_the_quantity_that_was_paid_counts(paidup: Paidup, shop: CheckoutS
     await shop.pay(await shop.open(EXTRA, 120, **NAMED))
     await balance_becomes(ada, 120_000)
     await assert_books_balance(grants=1)
+
+
+async def test_a_quantity_that_the_customer_has_changed_on_the_page_counts(
+    paidup: Paidup, shop: CheckoutShop
+) -> None:
+    """`adjustable_quantity`, with and without an invoice; also above what our own calls offer."""
+    ada = await an_account(paidup)
+    many = {f"line_items[0][adjustable_quantity][{key}]": value for key, value in ADJUSTABLE.items()}
+    once = await shop.open(EXTRA, **many, **NAMED)
+    billed = await shop.open(EXTRA, **many, **NAMED, **{"invoice_creation[enabled]": "true"})
+    plan = await shop.open(PRO, **many, **NAMED)
+    for session, quantity in ((once, 3), (billed, 120), (plan, 2)):
+        await paidup.services.checkouts.verify(session)  # with the quantity that it was opened for
+        paid = await shop.pay(session, quantity=quantity)
+        await wait_until(lambda: CheckoutSession.exists(id=session, invoice__not_isnull=True))  # noqa: B023
+        assert (await CheckoutSession.get(id=session)).quantity == quantity
+    await balance_becomes(ada, 3_000 + 120_000 + 4_000)
+    await paidup.services.subscriptions.read(paid["subscription"])
+    assert await Subscription.exists(id=paid["subscription"], quantity=2)
+    await assert_books_balance(grants=3)
 
 
 async def test_a_plan_and_a_top_up_in_one_session(paidup: Paidup, shop: CheckoutShop) -> None:

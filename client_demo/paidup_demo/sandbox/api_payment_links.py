@@ -19,6 +19,7 @@ from paidup_demo.sandbox.checkout_params import (
     LINK_SUBSCRIPTION_DATA,
     PAYMENT_INTENT_DATA,
 )
+from paidup_demo.sandbox.checkout_quantities import ADJUSTABLE
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.expansion import present
 from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice
@@ -39,7 +40,7 @@ LINK: Shape = {
     "customer_creation": choice("always", "if_required"),
     "inactive_message": TEXT,
     "invoice_creation": INVOICE_CREATION,
-    "line_items": [{"price": TEXT, "quantity": INTEGER}],
+    "line_items": [{"adjustable_quantity": ADJUSTABLE, "price": TEXT, "quantity": INTEGER}],
     "metadata": METADATA,
     "payment_intent_data": PAYMENT_INTENT_DATA,
     "payment_method_types": [choice(*METHOD_TYPES)],

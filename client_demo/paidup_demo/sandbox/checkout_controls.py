@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from paidup_demo.sandbox import checkout_payment, checkout_sessions, payment_methods
+from paidup_demo.sandbox import (
+    checkout_payment,
+    checkout_quantities,
+    checkout_sessions,
+    payment_methods,
+)
 from paidup_demo.sandbox.checkout_return import redirect_of
 from paidup_demo.sandbox.errors import Json
 from paidup_demo.sandbox.world import World
@@ -11,10 +16,15 @@ from paidup_demo.sandbox.world import World
 def complete(world: World, session_id: str, wanted: Json, origin: str) -> Json:
     """Pay the session as its customer would on the page. A declined card is Stripe's 402, and leaves it open.
 
+    `quantity` is first chosen for its adjustable line; `save`: they agree to have their card saved.
+
     Where the bank asks for authentication the session is still open: answer it with the controls of the
     `payment_intent`. `redirect_to` is where the page goes once the session is complete.
     """
     session = checkout_sessions.named(world, session_id)
+    if "quantity" in wanted:
+        checkout_quantities.choose(world, session, None, wanted["quantity"])
+    world.store.note(session["id"])["saves"] = bool(wanted.get("save"))
     payer = {name: wanted.get(name) for name in ("email", "name", "address")}
     checkout_payment.pay(world, session, payer, _method(world, wanted), origin)
     return outcome(world, session)

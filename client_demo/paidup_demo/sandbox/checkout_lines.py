@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paidup_demo.sandbox import currencies
+from paidup_demo.sandbox.checkout_quantities import adjustable
 from paidup_demo.sandbox.errors import InvalidRequestError, Json
 from paidup_demo.sandbox.forms import require
 from paidup_demo.sandbox.objects import catalogue
@@ -36,6 +37,7 @@ def priced_lines(world: World, params: Json, customer: Json | None) -> tuple[str
         waits = on_trial and price["recurring"]
         subtotal = 0 if waits else priced["unit_amount"] * item["quantity"]
         line = objects.checkout_line(priced, name, item["quantity"], subtotal)
+        line["adjustable_quantity"] = adjustable(item, f"line_items[{position}]")
         made.append(line | {"metadata": item.get("metadata", {})})
     return currency, made
 

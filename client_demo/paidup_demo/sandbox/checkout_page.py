@@ -17,13 +17,21 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from paidup_demo.sandbox import checkout_payment, checkout_sessions, payment_methods, payments, vouchers
+from paidup_demo.sandbox import (
+    checkout_payment,
+    checkout_quantities,
+    checkout_sessions,
+    payment_methods,
+    payments,
+    vouchers,
+)
 from paidup_demo.sandbox.bank_methods import NAMES, MethodType
 from paidup_demo.sandbox.cards import WALLETS
 from paidup_demo.sandbox.checkout_discounts import redeem
 from paidup_demo.sandbox.checkout_return import redirect_of, told
+from paidup_demo.sandbox.checkout_saved import may_save, shown_methods
 from paidup_demo.sandbox.currencies import shown_amount
-from paidup_demo.sandbox.errors import Json, StripeError
+from paidup_demo.sandbox.errors import InvalidRequestError, Json, StripeError
 from paidup_demo.sandbox.guard import from_another_page, own_origin, page_headers
 from paidup_demo.sandbox.world import World
 
@@ -42,7 +50,13 @@ Act = Callable[[World, Json, Json, str], Json]
 
 def routes(world: World) -> list[Route]:
     """The page, and what it sends."""
-    acts: Mapping[str, Act] = {"pay": _pay, "outcome": _outcome, "give-up": _give_up, "promotion": _promote}
+    acts: Mapping[str, Act] = {
+        "pay": _pay,
+        "outcome": _outcome,
+        "give-up": _give_up,
+        "promotion": _promote,
+        "quantity": _choose,
+    }
     return [
         Route("/c/pay/{id}", _page(world)),
         *[Route(f"/c/pay/{{id}}/{name}", _act(world, act), methods=["POST"]) for name, act in acts.items()],
@@ -123,7 +137,13 @@ def _pay(world: World, session: Json, wanted: Json, origin: str) -> Json:
     data = wanted.get("payment_method_data") or {}
     typed = {name: payer[name] for name in ("email", "name") if payer[name]}
     data |= {"billing_details": (data.get("billing_details") or {}) | typed}
-    method = None if _is_free(session) else payment_methods.method_from(world.store, world.now(), data)
+    world.store.note(session["id"])["saves"] = bool(wanted.get("save"))
+    if _is_free(session):
+        method = None
+    elif known := wanted.get("payment_method"):
+        method = next((each for each in shown_methods(world, session) if each["id"] == known), None)
+    else:
+        method = payment_methods.method_from(world.store, world.now(), data)
     checkout_payment.pay(world, session, payer, method, origin)
     return _outcome(world, session, wanted, origin)
 
@@ -164,12 +184,21 @@ def _promote(world: World, session: Json, wanted: Json, _: str) -> Json:
     return {"status": "open"}
 
 
+def _choose(world: World, session: Json, wanted: Json, _: str) -> Json:
+    """Change how many of a line are bought."""
+    quantity = wanted.get("quantity")
+    if not isinstance(quantity, int):
+        raise InvalidRequestError("Please choose a whole number.", param="quantity")
+    if not checkout_sessions.may_expire(world, session):
+        raise InvalidRequestError("A payment of this Checkout Session is being processed.")
+    checkout_quantities.choose(world, session, str(wanted.get("line")), quantity)
+    return {"status": "open"}
+
+
 def _shown(world: World, session: Json, came_back: str | None) -> dict[str, str]:
     currency, total = session["currency"], session["amount_total"]
-    lines = [
-        (f"{line['description']} × {line['quantity']}{_rhythm(line)}", line["amount_subtotal"])
-        for line in checkout_sessions.lines_of(world, session)
-    ]
+    bought = checkout_sessions.lines_of(world, session)
+    lines = [(_item(line, bought), line["amount_subtotal"]) for line in bought]
     off = session["total_details"]["amount_discount"]
     lines += [("Discount", -off)] if off else []
     button = "Subscribe" if session["mode"] == "subscription" else f"Pay {shown_amount(total, currency)}"
@@ -183,15 +212,53 @@ def _shown(world: World, session: Json, came_back: str | None) -> dict[str, str]
         "embedded": "false" if session["ui_mode"] == "hosted_page" else "true",
         "id": session["id"],
         "lines": "".join(
-            f"<dt>{html.escape(name)}</dt><dd>{shown_amount(amount, currency)}</dd>" for name, amount in lines
+            f"<dt>{name}</dt><dd>{shown_amount(amount, currency)}</dd>" for name, amount in lines
         ),
         "place": _place(session),
         "promotion": _promotion(session),
+        "save": _save(session),
+        "saved": _saved(shown_methods(world, session)),
         "title": "Subscribe" if session["mode"] == "subscription" else "Pay",
         "total": html.escape(shown_amount(total, currency)),
         "ways": _ways(session),
         "wrong": failed,
     }
+
+
+def _item(line: Json, lines: list[Json]) -> str:
+    """What is bought and how many, with a field where the customer may change that."""
+    name = html.escape(f"{line['description']} × {line['quantity']}{_rhythm(line)}")
+    allowed = checkout_quantities.limits(line, lines)
+    if not allowed:
+        return name
+    return (
+        f'{name}<label class="many">Quantity <input type="number" data-line="{line["id"]}"'
+        f' min="{allowed[0]}" max="{allowed[1]}" value="{line["quantity"]}"></label>'
+    )
+
+
+def _saved(methods: list[Json]) -> str:
+    """The cards of a returning customer, and another one."""
+    if not methods:
+        return ""
+    cards = ((each["id"], each["card"]) for each in methods)
+    names = {known: f"{card['brand'].title()} •••• {card['last4']}" for known, card in cards}
+    choices = "".join(
+        f'<div class="way"><input type="radio" name="saved" id="saved-{value}" value="{value}"'
+        f'{" checked" if place == 0 else ""}><label for="saved-{value}">{name}</label></div>'
+        for place, (value, name) in enumerate((names | {"": "Another payment method"}).items())
+    )
+    return f"<fieldset><legend>Saved cards</legend>{choices}</fieldset>"
+
+
+def _save(session: Json) -> str:
+    """Consent to have the card saved: https://docs.stripe.com/payments/checkout/save-during-payment"""
+    if not may_save(session):
+        return ""
+    return (
+        '<div class="way" data-new><input type="checkbox" id="save">'
+        '<label for="save">Save my payment details for future purchases</label></div>'
+    )
 
 
 def _rhythm(line: Json) -> str:

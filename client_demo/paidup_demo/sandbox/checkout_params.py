@@ -10,6 +10,7 @@ import re
 from urllib.parse import urlsplit
 
 from paidup_demo.sandbox.bank_methods import METHOD_TYPES
+from paidup_demo.sandbox.checkout_quantities import ADJUSTABLE
 from paidup_demo.sandbox.errors import InvalidRequestError, Json, ParameterError, parameter_missing
 from paidup_demo.sandbox.forms import BOOLEAN, INTEGER, METADATA, TEXT, Shape, choice, require
 from paidup_demo.sandbox.objects import nulls
@@ -59,7 +60,15 @@ SESSION: Shape = {
     "expires_at": INTEGER,
     "integration_identifier": TEXT,
     "invoice_creation": INVOICE_CREATION,
-    "line_items": [{"price": TEXT, "price_data": PRICE_DATA, "quantity": INTEGER, "metadata": METADATA}],
+    "line_items": [
+        {
+            "adjustable_quantity": ADJUSTABLE,
+            "metadata": METADATA,
+            "price": TEXT,
+            "price_data": PRICE_DATA,
+            "quantity": INTEGER,
+        }
+    ],
     "locale": choice(*LOCALES),
     "metadata": METADATA,
     "mode": choice("payment", "subscription"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from paidup_demo.sandbox import (
     checkout_billing,
+    checkout_saved,
     currencies,
     objects,
     payment_links,
@@ -186,12 +187,20 @@ def fulfil(world: World, session: Json, payment_status: str) -> None:
     """Make what was bought, and complete the session; its event is the last one."""
     payer = world.store.note(session["id"])["payer"]
     customer = _customer_of(world, session)
+    intent = intent_of(world, session)
     if customer is not None:
         _save_typed(world, session, customer)
     session["payment_status"] = payment_status
     if payment_status == "paid":
         currencies.present_in(world, session)
-    _bill(world, session, customer, intent_of(world, session))
+    _bill(world, session, customer, intent)
+    if customer is not None:
+        saved = (
+            payments.reusable_method(world, intent)
+            if intent
+            else world.store.note(session["id"]).get("method")
+        )
+        checkout_saved.keep(world, session, customer, saved)
     session["customer_details"] = customer_details(payer["email"], payer["name"], payer["address"])
     session["customer"] = customer and customer["id"]
     count_redemption(world, session)

@@ -99,9 +99,9 @@ def _show_customer(session: Json, customer: Json | None, params: Json) -> None:
     email = customer["email"] if customer else params.get("customer_email")
     if email:
         session["customer_details"] = objects.customer_details(email, None, None)
-    if customer is not None:
-        wanted = params.get("saved_payment_method_options") or {}
-        session["saved_payment_method_options"] = objects.SAVED_METHODS | wanted
+    wanted = params.get("saved_payment_method_options")
+    if customer is not None or wanted:
+        session["saved_payment_method_options"] = objects.SAVED_METHODS | (wanted or {})
 
 
 def _refuse_unknown_place(params: Json, customer: Json | None) -> None:

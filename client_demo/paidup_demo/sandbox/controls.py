@@ -210,7 +210,9 @@ def renew_subscription(ask: ControlRequest) -> Json:
 
 def complete_checkout(ask: ControlRequest) -> Json:
     """POST /sandbox/checkout/{id}/complete {"card", "email", ...}: pays as on its page"""
-    wanted = ask.json("card", "email", "name", "address", "payment_method_data")
+    wanted = ask.json("card", "email", "name", "address", "payment_method_data", "quantity", "save")
+    if type(wanted.get("quantity", 1)) is not int:
+        raise ControlError("quantity must be a whole number")
     return checkout_controls.complete(ask.world, ask.id, wanted, ask.origin)
 
 

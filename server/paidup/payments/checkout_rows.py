@@ -54,7 +54,9 @@ def update_row(
     row.amount_minor = row.amount_minor if shown.amount_total is None else shown.amount_total
     for line in lines_of(shown):
         if row.plan is None and line.price is not None and line.price in prices:
-            row.plan, row.price, row.quantity = prices[line.price].plan, line.price, line.quantity
+            row.plan, row.price = prices[line.price].plan, line.price
+        if line.price is not None and line.price == row.price:
+            row.quantity = line.quantity  # the customer may have changed it on the page
 
 
 def awaits_claim(row: CheckoutSession) -> bool:
