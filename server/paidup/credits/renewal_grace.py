@@ -14,6 +14,7 @@ import msgspec
 
 from paidup.credits import ledger
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, Subscription
+from paidup.db.unit_of_work import read_many
 from paidup.domain.catalog import Catalogue
 from paidup.domain.decisions import UNCOLLECTIBLE, InvoiceStatus
 from paidup.domain.quotes import Quote
@@ -25,6 +26,8 @@ RENEWAL = "subscription_cycle"
 _MONTH = RenewalFacts("active")
 NEWEST_INVOICES = 24
 """How many of a subscription's invoices are read: two years of renewals."""
+
+_NEWEST_INVOICES = f"subscription = $1 ORDER BY finalized_at DESC LIMIT {NEWEST_INVOICES}"
 
 
 async def update(
@@ -70,9 +73,13 @@ async def awaits_renewal(account: Account) -> bool:
 
 async def read_facts(subscription: str) -> RenewalFacts:
     """What is known of a subscription's renewals."""
-    row = await Subscription.get_or_none(id=subscription)
-    newest = Invoice.filter(subscription=subscription).order_by("-finalized_at")
-    rows = await newest.limit(NEWEST_INVOICES)
+    found = await read_many(Subscription, "id = $1", subscription)
+    return await facts_of(subscription, found[0] if found else None)
+
+
+async def facts_of(subscription: str, row: Subscription | None) -> RenewalFacts:
+    """The same where the subscription's row was read."""
+    rows = await read_many(Invoice, _NEWEST_INVOICES, subscription)
     return RenewalFacts(
         status=row.status if row else "active",
         cancel_at=row.cancel_at if row else None,

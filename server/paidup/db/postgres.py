@@ -150,11 +150,29 @@ class PostgresClient(_Failover):
     def _in_transaction(self) -> TransactionContext:
         return TransactionContextPooled(PostgresTransaction(self, self.connector), self._pool_init_lock)
 
+    async def execute_query(self, query: str, values: list[Any] | None = None) -> tuple[int, list[Any]]:
+        """As Tortoise's, in one call instead of six. What fails is tried again, or translated, as there."""
+        if self._pool is None or not query.startswith(("SELECT", "WITH")):
+            return await super().execute_query(query, values)  # type: ignore[no-any-return]
+        try:
+            async with self._pool.acquire() as connection:
+                rows = await connection.fetch(query, *(values or ()))
+        except ABORTED:
+            return await super().execute_query(query, values)  # type: ignore[no-any-return]
+        except Exception as error:
+            await self._translate_exceptions(_raise, error)
+            raise
+        return len(rows), rows
+
     async def _translate_exceptions(self, func: Any, *arguments: Any, **named: Any) -> Any:
         for _ in range(TRIES - 1):
             with suppress(*ABORTED):
                 return await super()._translate_exceptions(func, *arguments, **named)
         return await super()._translate_exceptions(func, *arguments, **named)
+
+
+async def _raise(_: PostgresClient, error: Exception) -> None:
+    raise error
 
 
 class PostgresTransaction(_Failover, TransactionWrapper):

@@ -9,12 +9,19 @@ from tortoise.expressions import Q
 from paidup.credits.grants import CHANGE
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Invoice, Subscription
+from paidup.db.unit_of_work import read_many
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.entitlements import NEVER_BEGUN
 
 ENDED = frozenset({"canceled", "incomplete_expired"})
 MAX_SHOWN = 20
 """How many subscriptions of one account are shown."""
+
+
+_BY_AGE = "ORDER BY created_at DESC, id DESC LIMIT"
+_NOT_ENDED = f"account_id = $1 AND status NOT IN {tuple(sorted(ENDED))} {_BY_AGE} {MAX_SHOWN}"
+_NEWEST = f"account_id = $1 {_BY_AGE} 1"
+_CANCELED = f"account_id = $1 AND status = 'canceled' {_BY_AGE} 1"
 
 
 async def current_subscriptions(account: Account) -> list[Subscription]:
@@ -29,10 +36,10 @@ async def known_subscriptions(account_id: int) -> list[Subscription]:
     Where none of these has begun, the newest that has begun and ended follows.
     """
     with storage_errors():
-        newest = Subscription.filter(account_id=account_id).order_by("-created_at", "-id")
-        rows = await newest.exclude(status__in=list(ENDED)).limit(MAX_SHOWN) or await newest.limit(1)
+        rows = await read_many(Subscription, _NOT_ENDED, account_id)
+        rows = rows or await read_many(Subscription, _NEWEST, account_id)
         if rows and all(row.status in NEVER_BEGUN for row in rows):
-            rows += await newest.filter(status="canceled").limit(1)
+            rows += await read_many(Subscription, _CANCELED, account_id)
         paid = await _credited_invoices(rows)
     for row in rows:
         own = [invoice for invoice in paid if invoice.subscription == row.id]

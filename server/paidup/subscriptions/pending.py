@@ -8,6 +8,7 @@ from tortoise.expressions import Q
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CheckoutSession, Invoice, Subscription
+from paidup.db.unit_of_work import read_many
 from paidup.domain.decisions import InvoiceStatus
 from paidup.payments.current_subscriptions import ENDED
 from paidup.payments.invoice_rows import is_uncollectible
@@ -20,6 +21,12 @@ MAX_LOOKED_AT = 20
 """Of the newest unpaid invoices. One account has few: its purchases reuse a pending one."""
 
 
+_PENDING = (
+    f"account_id = $1 AND status IN ({', '.join(repr(each.value) for each in PENDING)})"
+    f" ORDER BY created_at DESC LIMIT {MAX_LOOKED_AT}"
+)
+
+
 async def newest_awaited(account: Account, touched_since: datetime) -> Invoice | None:
     """The newest unpaid invoice that the customer can be waiting for, or None.
 
@@ -28,9 +35,8 @@ async def newest_awaited(account: Account, touched_since: datetime) -> Invoice |
     since `touched_since`. None is that is uncollectible, or whose subscription has ended.
     Raises StorageUnavailable.
     """
-    pending = Invoice.filter(account_id=account.id, status__in=PENDING).order_by("-created_at")
     with storage_errors():
-        for row in await pending.limit(MAX_LOOKED_AT):
+        for row in await read_many(Invoice, _PENDING, account.id):
             if _may_be_awaited(row, touched_since) and not await _has_ended(row):
                 return row
     return None

@@ -13,7 +13,7 @@ from datetime import datetime
 import msgspec
 import structlog
 
-from paidup.credits.renewal_grace import RENEWAL, read_facts
+from paidup.credits.renewal_grace import RENEWAL, facts_of
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice, Subscription
 from paidup.domain.catalog import Catalogue, CollectRenewals, StripePrice
@@ -55,7 +55,7 @@ async def renewal_under_way(rows: Sequence[Subscription], at: datetime) -> Renew
 
 async def _under_way(row: Subscription, at: datetime) -> Renewal | None:
     with storage_errors():
-        known = await read_facts(row.id)
+        known = await facts_of(row.id, row)
         since = known.paid_until
         if since is None or since > at or (known.failed_until and known.failed_until > since):
             return None

@@ -15,14 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from paidup.db.connection import storage_errors
-from paidup.db.models import Account, CreditGrant, GrantState, Invoice, Subscription
+from paidup.db.models import Account, CreditGrant, GrantState, Subscription
 from paidup.domain.catalog import MAX_QUANTITY, Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.errors import NotFound
 from paidup.payments.current_subscriptions import current_subscriptions
 from paidup.rate_limits.account_limits import Limited
-from paidup.realtime.status_queries import read_status
+from paidup.realtime.status_queries import read_own_status
 from paidup.runtime.clock import now
 from paidup.subscriptions.change_previews import preview_change
 from paidup.subscriptions.renewals import renewal_under_way
@@ -256,8 +256,7 @@ async def _own_status(request: Request, account: Account) -> StatusMessage:
     invoice = request.path_params["invoice"]
     with storage_errors():
         # Anything that is not an invoice id (it may hold any character) never reaches the database.
-        own = ROW_ID.fullmatch(invoice) and await Invoice.exists(id=invoice, account_id=account.id)
-        status = await read_status(invoice) if own else None
+        status = await read_own_status(invoice, account.id) if ROW_ID.fullmatch(invoice) else None
     if status is None:
         raise NotFound(f"There is no invoice {invoice} for this customer.")
     return status

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from paidup.errors import ConfigurationError, NotAuthenticated
 from paidup.key_sets import KeySet, VerificationKey, algorithms_for
 from paidup.settings import PUBLIC_KEY, Settings, split_list
+from paidup.web.verified_tokens import VerifiedToken, VerifiedTokens
 
 TEXT = r"\A[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
 NAME = TEXT.replace("*", "+")
@@ -121,19 +122,29 @@ def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> 
         settings.auth_jwt_customer_claim,
     )
 
-    async def identify(token: str) -> Customer:
+    verified = VerifiedTokens()
+
+    async def verify(token: str) -> VerifiedToken:
         if key_set is None:
             if fixed is None:
                 raise NotAuthenticated("No authentication is configured (AUTH_JWT_SECRET or AUTH_JWKS_URL).")
-            return _customer(token, fixed, rules)
+            return _verified(token, fixed, rules)
         kid = _key_id(token)
         if fixed is None:
-            return _customer(token, await key_set.key(_named(kid)), rules)
+            return _verified(token, await key_set.key(_named(kid)), rules, _named(kid))
         if kid is None:
-            return _backends(_customer(token, fixed, backend))
-        found = _customer(token, await key_set.key(_named(kid)), rules)
+            return _backends(_verified(token, fixed, backend))
+        found = _verified(token, await key_set.key(_named(kid)), rules, _named(kid))
         # A browser may be able to ask its identity provider for any scope.
-        return msgspec.structs.replace(found, scope=Scope.BROWSER)
+        customer = msgspec.structs.replace(found.customer, scope=Scope.BROWSER)
+        return msgspec.structs.replace(found, customer=customer)
+
+    async def identify(token: str) -> Customer:
+        known = verified.find(token)
+        if known is None or (key_set and known.kid and await key_set.key(known.kid) is not known.key):
+            known = await verify(token)
+            verified.keep(token, known)
+        return known.customer
 
     async def authenticate(request: Request) -> Customer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -144,8 +155,8 @@ def bearer_authentication(settings: Settings, key_set: KeySet | None = None) -> 
     return authenticate
 
 
-def _backends(found: Customer) -> Customer:
-    if found.scope is not Scope.BACKEND:
+def _backends(found: VerifiedToken) -> VerifiedToken:
+    if found.customer.scope is not Scope.BACKEND:
         raise NotAuthenticated(
             "The token is not valid: beside AUTH_JWKS_URL, one of AUTH_JWT_SECRET needs the scope backend."
         )
@@ -188,7 +199,7 @@ def _named(kid: object) -> str:
     return kid
 
 
-def _customer(token: str, key: VerificationKey, rules: _Rules) -> Customer:
+def _verified(token: str, key: VerificationKey, rules: _Rules, kid: str | None = None) -> VerifiedToken:
     # The key's kind allows them; AUTH_JWT_ALGORITHMS can only take some away.
     algorithms = [name for name in key.algorithms if not rules.algorithms or name in rules.algorithms]
     if not algorithms:
@@ -207,7 +218,9 @@ def _customer(token: str, key: VerificationKey, rules: _Rules) -> Customer:
             _check_audience(claims.get(rules.audience_claim), rules)
         found = msgspec.convert({**claims, "sub": claims[rules.customer_claim]}, TokenClaims)
     scope = Scope.BACKEND if found.scope == Scope.BACKEND else Scope.BROWSER
-    return Customer(found.sub, found.stripe_customer, scope, _verified_email(claims))
+    customer = Customer(found.sub, found.stripe_customer, scope, _verified_email(claims))
+    begins, ends = max(found.nbf, found.iat) - rules.leeway_s, int(found.exp) + rules.leeway_s
+    return VerifiedToken(customer, key, begins, ends, kid)
 
 
 def _verified_email(claims: dict[str, Any]) -> str | None:

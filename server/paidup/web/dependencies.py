@@ -13,6 +13,7 @@ from starlette.responses import Response
 from paidup.credits import ledger, moves
 from paidup.db.connection import storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState
+from paidup.db.unit_of_work import read_many
 from paidup.domain.messages import StatusMessage
 from paidup.errors import InsufficientScope, NotAllowed
 from paidup.payments.current_subscriptions import current_subscriptions
@@ -141,5 +142,11 @@ async def current_grants(services: Services, account: Account) -> tuple[Account,
 
 async def _live_grants(account: Account) -> list[CreditGrant]:
     """In the order in which they are spent."""
-    live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    return sorted(await live.select_related("invoice"), key=moves.spending_order)
+    live = await read_many(CreditGrant, _LIVE, account.id)
+    if any(grant.plan is None for grant in live):  # a row from before: its invoice has the plan
+        unnamed = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+        live = await unnamed.select_related("invoice")
+    return sorted(live, key=moves.spending_order)
+
+
+_LIVE = f"account_id = $1 AND state = '{GrantState.LIVE.value}' AND remaining > 0"

@@ -1,4 +1,4 @@
-"""Every route of the application, in the order in which they are tried."""
+"""Every route of the application, in the order in which they are tried: those asked most come first."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from paidup.web.websocket import endpoint
 ROUTES: list[BaseRoute] = [
     *endpoint.ROUTES,
     *webhooks.ROUTES,
+    *entitlements_api.ROUTES,
+    *credits_api.ROUTES,
     *api.ROUTES,
     *checkout_api.ROUTES,
     *claims_api.ROUTES,
     *checkout_status.ROUTES,
-    *credits_api.ROUTES,
-    *entitlements_api.ROUTES,
     *ledger_api.ROUTES,
     *event_streams.ROUTES,
     *return_page.ROUTES,
