@@ -36,10 +36,10 @@ def remembered(name: str, begins: float = 0, ends: float = 1000) -> VerifiedToke
 
 
 def test_a_token_is_remembered_from_its_beginning_until_its_end() -> None:
-    moments = [99.9, 100, 199.9, 200]
-    tokens = VerifiedTokens(iter(moments).__next__)
+    times = [99.9, 100, 199.9, 200]
+    tokens = VerifiedTokens(iter(times).__next__)
     tokens.keep("token", remembered("ada", 100, 200))
-    assert [tokens.find("token") is not None for _ in moments] == [False, True, True, False]
+    assert [tokens.find("token") is not None for _ in times] == [False, True, True, False]
     assert tokens.find("another") is None
 
 
