@@ -7,7 +7,6 @@ import gc
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -44,21 +43,16 @@ def pytest_collection(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """Gives every item its own id, with the group that xdist distributes it by.
+    """Gives the items of a group their ids, by which xdist distributes them.
 
-    schemathesis gives all operations of a test one id, and xdist runs an id once. xdist 3.8 appends the
-    group to `_nodeid`, which pytest 9.2 no longer reads: without it a group's tests are spread over all
-    workers, each of which starts the group's servers and browsers again.
+    xdist 3.8 appends the group to `_nodeid`, which pytest 9.2 no longer reads: without it a group's tests are
+    spread over all workers, each of which starts the group's servers and browsers again.
     """
     parallel = getattr(config.option, "loadgroup", False)
-    seen: Counter[str] = Counter()
-    for item in items:
-        seen[item.nodeid] += 1
-        number = f"[{seen[item.nodeid]}]" if seen[item.nodeid] > 1 else ""
+    for item in items if parallel else ():
         group = next((mark.args[0] for mark in item.iter_markers("xdist_group")), None)
-        suffix = f"@{group}" if group and parallel else ""
-        if number or suffix:
-            item._id = NodeId.parse(f"{item.nodeid}{number}{suffix}")
+        if group:
+            item._id = NodeId.parse(f"{item.nodeid}@{group}")
     yield
     if parallel:
         spread_long_tests(items)

@@ -10,7 +10,6 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 import pytest
-from schemathesis.specs.openapi.definitions import OPENAPI_31
 from starlette.routing import Route, WebSocketRoute
 
 from paidup import __version__
@@ -56,6 +55,8 @@ ASYNCAPI_SCHEMA = MODULES / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
 
 
 def test_the_http_document_is_openapi() -> None:
+    from schemathesis.specs.openapi.definitions import OPENAPI_31  # takes a second
+
     assert complaints(jsonschema_rs.Draft202012Validator(OPENAPI_31), document(OPENAPI)) == []
 
 

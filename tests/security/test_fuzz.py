@@ -15,24 +15,24 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 import requests
-import schemathesis
-from hypothesis import HealthCheck, settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.config import SchemathesisConfig
 
 from paidup_demo.supervisor import demo_environment
 from tests.contracts.conftest import token_of
-from tests.contracts.test_http import Signed, narrowed
+from tests.contracts.test_http import Signed
 from tests.security.raw_requests import Maker, send
 from tests.support.contracts import OPENAPI, document
+from tests.support.generated_requests import check_each_request, each_operation
 from tests.support.paidup import ORIGIN, WEBHOOK_SECRET, Customer, Paidup, environment, serving_process
 from tests.support.processes import Child, free_port
 from tests.support.stripe_sandbox import StripeSide, sign
+
+if TYPE_CHECKING:
+    from schemathesis import Case
 
 pytestmark = pytest.mark.xdist_group("fuzz")  # one set of servers for all of them
 
@@ -256,22 +256,18 @@ async def _sent(servers: Servers, name: str, maker: Maker, count: int = REQUESTS
     return statuses
 
 
-NEGATIVE = schemathesis.openapi.from_dict(
-    narrowed(),
-    config=SchemathesisConfig.from_dict({"generation": {"mode": "negative"}}),
-)
-
-
-@NEGATIVE.parametrize()
-@settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 100, suppress_health_check=list(HealthCheck)
-)
-def test_undocumented_input_is_refused(case: schemathesis.Case[Any], servers: Servers) -> None:
+@each_operation
+def test_undocumented_input_is_refused(method: str, path: str, servers: Servers) -> None:
     """Every parameter, header and body that docs/openapi.yaml forbids: never a 5xx."""
-    options: dict[str, Any] = {}
-    if case.path.startswith("/webhooks"):
-        options["auth"] = Signed()
-    elif "authorization" not in {name.lower() for name in case.headers}:
-        token = OPERATOR_TOKEN if case.path.startswith("/operators") else token_of("ada")
-        options["headers"] = {"Authorization": f"Bearer {token}"}
-    case.call_and_validate(servers.url("lightweight"), checks=[not_a_server_error], **options)
+    from schemathesis.checks import not_a_server_error
+
+    def check(case: Case[Any]) -> None:
+        options: dict[str, Any] = {}
+        if case.path.startswith("/webhooks"):
+            options["auth"] = Signed()
+        elif "authorization" not in {name.lower() for name in case.headers}:
+            token = OPERATOR_TOKEN if case.path.startswith("/operators") else token_of("ada")
+            options["headers"] = {"Authorization": f"Bearer {token}"}
+        case.call_and_validate(servers.url("lightweight"), checks=[not_a_server_error], **options)
+
+    check_each_request(method, path, check, {"generation": {"mode": "negative"}}, EXAMPLES)

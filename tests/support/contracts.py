@@ -28,7 +28,7 @@ class Undocumented(AssertionError):
 
 @cache
 def document(name: str) -> Any:
-    return yaml.safe_load((ROOT / "docs" / name).read_text())
+    return yaml.load((ROOT / "docs" / name).read_text(), yaml.CSafeLoader)  # ten times as fast as safe_load
 
 
 @cache
