@@ -14,7 +14,7 @@ from aiohttp import web
 from paidup.credits import ledger
 from paidup.db.connection import write_transaction
 from paidup.db.models import CheckoutSession, Invoice
-from paidup.db.outbound_models import EventEndpoint
+from paidup.db.outbound_models import DeliveryState, EventDelivery, EventEndpoint
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.domain.stages import Stage
@@ -115,6 +115,17 @@ async def test_the_browser_is_told_after_the_backend(services: Services, receive
     row = await Invoice.get(id=invoice.id)
     assert row.provisioning_until is None
     await wait_until(lambda: _is_published(invoice.id))
+    assert ended(services) == {"answer": 1}
+
+
+def ended(services: Services) -> dict[str, float]:
+    """How many pages have waited, by what ended it."""
+    (family,) = services.metrics.provisioning_ended.collect()
+    return {
+        each.labels["by"]: each.value
+        for each in family.samples
+        if each.name.endswith("_total") and each.value
+    }
 
 
 async def _is_published(invoice: str) -> bool:
@@ -163,6 +174,7 @@ async def test_a_backend_that_is_down_delays_nobody_beyond_the_deadline(
     await browser.active.wait()
     assert browser.heard[-1][0] >= until
     assert browser.stages == [Stage.AWAITING_PAYMENT, Stage.PROVISIONING, Stage.ACTIVE]
+    assert ended(services) == {"deadline": 1}
 
 
 async def test_after_a_restart_the_row_says_when_it_ends_and_the_reconciler_tells_it(
@@ -185,6 +197,11 @@ async def test_after_a_restart_the_row_says_when_it_ends_and_the_reconciler_tell
     assert shown.stage is Stage.ACTIVE, "a page that asks needs nobody to have written"
     await services.reconciler.due.versions()
     await browser.active.wait()
+    assert ended(services) == {"deadline": 1}
+    backend.done.set()
+    await wait_until(lambda: EventDelivery.exists(state=DeliveryState.DELIVERED))
+    await services.settlement.provisioning.answered(invoice.id)
+    assert ended(services) == {"deadline": 1}, "the answer came too late"
 
 
 async def test_it_costs_nothing_where_no_endpoint_wants_grants_or_the_plan_has_it_not(

@@ -53,7 +53,7 @@ class AfterCommit:
         self._timeline = timeline
         self._metrics = metrics
         self._published = BackgroundBatcher(record_published)
-        self.provisioning = Provisioning(catalogue, self.publish)
+        self.provisioning = Provisioning(catalogue, self.publish, metrics)
 
     async def report(self, settled: Settled, source: Source) -> None:
         """Count the settlement, and tell browsers."""

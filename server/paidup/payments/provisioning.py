@@ -23,6 +23,8 @@ from paidup.domain.decisions import Decision, Verdict
 from paidup.domain.messages import StatusMessage
 from paidup.realtime.status_queries import read_statuses
 from paidup.runtime.batching import BackgroundBatcher
+from paidup.runtime.clock import now
+from paidup.runtime.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +32,7 @@ MAX_TIMERS = 10_000
 """Invoices of this process whose deadline is awaited here. The reconciler publishes any other."""
 AFTER_S = 0.02
 """How long after the deadline it is published: the clock of a database's rows has no finer grain."""
+BY_ANSWER, BY_DEADLINE = "answer", "deadline"
 # Each endpoint that wants it has had its answer, or was given up on.
 _ANSWERED = """
 UPDATE invoices SET provisioning_until = NULL WHERE id = $1 AND provisioning_until IS NOT NULL
@@ -40,11 +43,14 @@ AND NOT EXISTS (SELECT 1 FROM outbound_events e JOIN event_deliveries d ON d.eve
 class Provisioning:
     """`publish` tells the browsers of a status, and records that it did."""
 
-    def __init__(self, catalogue: Catalogue, publish: Callable[[StatusMessage], Awaitable[None]]) -> None:
+    def __init__(
+        self, catalogue: Catalogue, publish: Callable[[StatusMessage], Awaitable[None]], metrics: Metrics
+    ) -> None:
         self._deadlines_s = {
             plan.id: plan.provisioning_deadline_s for plan in catalogue.plans if plan.provisioning
         }
         self._publish = publish
+        self._ended = metrics.provisioning_ended
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._over = BackgroundBatcher(self._publish_over)
         self.is_awaited: Callable[[], bool] = lambda: False
@@ -75,6 +81,7 @@ class Provisioning:
             if not await execute(_ANSWERED, invoice):
                 return
             statuses = await read_statuses([invoice])
+        self._ended.labels(BY_ANSWER).inc()
         if timer := self._timers.pop(invoice, None):
             timer.cancel()
         for status in statuses:
@@ -90,8 +97,20 @@ class Provisioning:
         del self._timers[invoice]
         self._over.add(invoice)
 
+    async def end_over(self, invoices: Sequence[str]) -> None:
+        """Of these, end those whose deadline has passed: each is counted once, by whichever process does it.
+
+        Raises StorageUnavailable.
+        """
+        if not self._deadlines_s:
+            return
+        over = Invoice.filter(id__in=list(invoices), provisioning_until__lte=now())
+        with storage_errors():
+            self._ended.labels(BY_DEADLINE).inc(await over.update(provisioning_until=None))
+
     async def _publish_over(self, invoices: Sequence[str]) -> None:
         """Publish those that no other process has published meanwhile."""
+        await self.end_over(invoices)
         with storage_errors():
             unpublished = Invoice.filter(id__in=list(invoices), publish_due_at__isnull=False)
             statuses = await read_statuses([row.id for row in await unpublished.only("id")])

@@ -201,6 +201,8 @@ class DueRows:
             due = Invoice.filter(publish_due_at__lte=now()).order_by("publish_due_at")
             rows = await locked(due.limit(BATCH), skip=True)
             await Invoice.filter(id__in=[row.id for row in rows]).update(publish_due_at=now() + CLAIM)
+        if ids := [row.id for row in rows if row.provisioning_until is not None]:
+            await self._settlement.provisioning.end_over(ids)
         for status in await read_statuses(row.id for row in rows):
             await self._settlement.publish(status)
         return len(rows)

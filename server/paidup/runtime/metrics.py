@@ -139,6 +139,11 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self.provisioning_ended = self._counter(
+            "paidup_provisioning_ended_total",
+            "Payments whose page waited for the backend, by what ended that: answer or deadline.",
+            "by",
+        )
         self.outbound_deliveries = self._gauge(
             "paidup_outbound_deliveries", "Deliveries of outbound events, by state: pending or dead.", "state"
         )
