@@ -9,11 +9,28 @@ from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import Mock
 
-from paidup.reconciliation.due_rows import BATCH
+import pytest
+
+from paidup.db.connection import is_sqlite, open_database, write_transaction
+from paidup.reconciliation.due_rows import BATCH, ended_grants
 from paidup.reconciliation.reconciler import Reconciler
+from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
 from paidup.runtime.tasks import cancel_tasks
 from tests.support.waiting import wait_until
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
+async def test_ended_grants_are_found_by_an_index(database_url: str) -> None:
+    """Every two seconds: it reads neither the grants that have not ended, nor those that were spent."""
+    async with open_database(database_url), write_transaction() as db:
+        if not is_sqlite():
+            await db.execute_query("SET LOCAL enable_seqscan = off")  # or it reads the whole of a small table
+        explain = "EXPLAIN QUERY PLAN" if is_sqlite() else "EXPLAIN"
+        plan = await db.execute_query_dict(f"{explain} {ended_grants()}", [now()])
+    text = str([tuple(row.values()) for row in plan])
+    assert "idx_credit_gran_expires" in text
+    assert "SORT" not in text.upper().replace("FOR ORDER BY", "SORT")
 
 
 class Rounds:

@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
-from tortoise.expressions import Q
 
 from paidup.credits import ledger
 from paidup.credits import reservations as held_credits
-from paidup.db.connection import locked, storage_errors, write_transaction
+from paidup.db.connection import connection, is_sqlite, locked, storage_errors, write_transaction
 from paidup.db.models import (
+    SPENDABLE,
     CreditGrant,
     GrantState,
     Invoice,
@@ -51,6 +51,17 @@ CLAIM = timedelta(seconds=60)
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
+
+
+def ended_grants() -> str:
+    """The statement that finds grants whose time is over at $1, by the index on those with credits to spend.
+
+    No database uses such an index for a condition that has a parameter in place of 'live'. SQLite, which
+    takes any condition on one state for a rare one, needs to be told that it is not.
+    """
+    text = f"""SELECT account_id FROM credit_grants WHERE {SPENDABLE} AND expires_at <= $1
+AND (usable_until IS NULL OR usable_until <= $1) ORDER BY expires_at LIMIT {BATCH}"""  # noqa: S608
+    return text.replace("state = 'live'", "likely(state = 'live')").replace("$", "?") if is_sqlite() else text
 
 
 class DueRows:
@@ -176,11 +187,9 @@ class DueRows:
 
     async def grants(self) -> int:
         """End grants whose time is over: then the balance is right, although nobody has asked for it."""
-        at = self._clock()
-        over = Q(usable_until__isnull=True) | Q(usable_until__lte=at)
-        due = CreditGrant.filter(over, state=GrantState.LIVE, remaining__gt=0, expires_at__lte=at)
-        rows = await due.order_by("expires_at").limit(BATCH).only("account_id")
-        return sum(await for_each(sorted({row.account_id for row in rows}), self._end_grants))
+        with storage_errors():
+            _, rows = await connection().execute_query(ended_grants(), [self._clock()])
+        return sum(await for_each(sorted({row["account_id"] for row in rows}), self._end_grants))
 
     async def _end_grants(self, account_id: int) -> int:
         try:
