@@ -34,8 +34,8 @@ async def create_invoice(
     account_id: int | None,
     catalogue: Catalogue,
     prices: Mapping[str, StripePrice],
-) -> tuple[Invoice, Account] | Settled:
-    """The new row and its account, locked; or the outcome that says why there is none.
+) -> tuple[Account, Invoice] | Settled:
+    """The account, locked, and its new row; or the outcome that says why there is none.
 
     `account_id` names the account where the caller knows it; otherwise the invoice's metadata,
     subscription or customer does.
@@ -64,7 +64,7 @@ async def create_invoice(
     row = await _insert_invoice(invoice, account, quoted)
     if invoice.subscription:
         await _insert_subscription(row, invoice.subscription)
-    return row, account
+    return account, row
 
 
 async def _without_plan(invoice: InvoiceFacts, quoted: Quote, prices: Mapping[str, StripePrice]) -> Settled:

@@ -20,18 +20,14 @@ from paidup.payments.outcomes import PUBLISH_GRACE
 from paidup.realtime.status_queries import error_of, voucher_of
 from paidup.runtime.clock import now
 
+IN_LOCK_ORDER = (Account, Invoice)
+"""Whoever holds an account may write each of its invoices: nobody may hold one and wait for the account."""
+
 
 async def lock_invoice(invoice: str) -> tuple[Invoice, Account]:
-    """An invoice and its account, locked in an order that cannot deadlock.
-
-    A settled invoice: the account first, like the end of a reservation, which may write the invoice
-    as well. Any other: the invoice first, like its settlement.
-    """
+    """An invoice and its account, locked. The account first: see `IN_LOCK_ORDER`."""
     query = Invoice.filter(id=invoice)
-    row = await query.get()
-    if row.settled_at is None:
-        row = await locked(query).get()
-    account = await ledger.lock_account(row.account_id)
+    account = await ledger.lock_account((await query.get()).account_id)
     return await locked(query).get(), account
 
 

@@ -30,6 +30,7 @@ from paidup.payments import entitlements, payment_events
 from paidup.payments.after_commit import AfterCommit, Publish, PublishBalance
 from paidup.payments.invoice_intake import create_invoice
 from paidup.payments.invoice_rows import (
+    IN_LOCK_ORDER,
     lock_invoice,
     lookup_condition,
     note_attempt,
@@ -242,10 +243,10 @@ class Settlement:
         have, where the invoice is new, or where more must be read: then `_settle_locked` does it.
         """
         with storage_errors():
-            seen = await read_versioned(*lookup_condition(facts), Invoice, Account)
+            seen = await read_versioned(*lookup_condition(facts), *IN_LOCK_ORDER)
             if seen is None:
                 return None
-            row, account = seen.rows
+            account, row = seen.rows
             writes = UnitOfWork()
             decision = self._decide(row, facts, source)
             if await self._affects_others(decision, row, account):
@@ -281,13 +282,13 @@ class Settlement:
     # Inside the transaction
 
     async def _settle(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
-        found = await read_locked(*lookup_condition(facts), Invoice, Account)
+        found = await read_locked(*lookup_condition(facts), *IN_LOCK_ORDER)
         if found is None:  # PostgreSQL finds no pair where the invoice's account was merged at this moment
-            found = await read_locked(*lookup_condition(facts), Invoice, Account)
+            found = await read_locked(*lookup_condition(facts), *IN_LOCK_ORDER)
         rows = found or await create_invoice(facts.invoice, account_id, self._catalogue, self._prices)
         if isinstance(rows, Settled):
             return rows
-        row, account = rows
+        account, row = rows
         writes, since = UnitOfWork(), account.version
         if found is None and not entitlements.follows_from_row(account, row):
             await entitlements.refresh(account, since)

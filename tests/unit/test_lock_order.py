@@ -1,0 +1,84 @@
+"""The account is locked before its invoices, by all that lock both: then no two of them can deadlock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pytest
+
+from paidup.credits.reversals import ReversalNews
+from paidup.db.connection import connection
+from paidup.db.models import Invoice, ReversalKind
+from paidup.domain.catalog import Catalogue, Plan, PlanPrice
+from paidup.domain.payment_facts import Source
+from paidup.operations.audit_log import Instruction
+from paidup.operations.merging import Merging
+from paidup.payments.settlement import Settlement
+from paidup.payments.timeline import Timeline
+from paidup.runtime.clock import now
+from paidup.runtime.metrics import Metrics
+from tests.support.factories import an_account, an_invoice, ignore_balance
+from tests.support.provisioning import paid
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+CATALOGUE = Catalogue((Plan("pro", "Pro", 2000, (PlanPrice("pro", 2900),)),))
+WAITING = (
+    "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database() LIMIT 1"
+)
+LOCK_ACCOUNT = "SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE"
+LOCK_INVOICE = "SELECT id FROM invoices WHERE id = $1 FOR NO KEY UPDATE NOWAIT"
+
+
+async def ignore(_: Any) -> bool:
+    return True
+
+
+async def settle(settlement: Settlement, invoice: Invoice) -> None:
+    await settlement.settle(paid(invoice), Source.WEBHOOK)
+
+
+async def settle_by_operator(settlement: Settlement, invoice: Invoice) -> None:
+    await settlement.settle_by_operator(paid(invoice), ignore)  # type: ignore[arg-type]
+
+
+async def reverse(settlement: Settlement, invoice: Invoice) -> None:
+    news = ReversalNews("re_1", ReversalKind.REFUND, invoice.id, 100, "succeeded", now())
+    await settlement.reverse(news)
+
+
+async def merge(_: Settlement, invoice: Invoice) -> None:
+    names = [(await an_account()).external_id, (await invoice.account).external_id]
+    await Merging(ignore_balance).merge(*names, Instruction("grace", "one person", "T-1"))
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("work", [settle, settle_by_operator, reverse, merge])
+async def test_what_waits_for_an_account_holds_none_of_its_invoices(
+    database: None,
+    database_url: str,
+    work: Callable[[Settlement, Invoice], Awaitable[None]],
+    settled: bool,
+) -> None:
+    """Whoever has the account, as the end of a reservation has, may write any invoice of it."""
+    settlement = Settlement(CATALOGUE, {}, ignore, ignore_balance, Timeline(), Metrics())
+    invoice = await an_invoice(await an_account())
+    if settled:
+        await settlement.settle(paid(invoice), Source.WEBHOOK)
+        if work is settle:
+            return  # it writes nothing
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.fetch(LOCK_ACCOUNT, invoice.account_id)
+            waiting = asyncio.create_task(work(settlement, invoice), context=Context())  # type: ignore[arg-type]
+            await wait_until(partial(connection().execute_query_dict, WAITING))
+            assert await other.fetch(LOCK_INVOICE, invoice.id)
+        await waiting
+    finally:
+        await other.close()
