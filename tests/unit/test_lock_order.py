@@ -16,7 +16,9 @@ from paidup.db.connection import connection
 from paidup.db.models import Invoice, ReversalKind
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice
 from paidup.domain.payment_facts import Source
+from paidup.errors import Conflict
 from paidup.operations.audit_log import Instruction
+from paidup.operations.erasure import erase
 from paidup.operations.merging import Merging
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
@@ -55,6 +57,36 @@ async def reverse(settlement: Settlement, invoice: Invoice) -> None:
 async def merge(_: Settlement, invoice: Invoice) -> None:
     names = [(await an_account()).external_id, (await invoice.account).external_id]
     await Merging(ignore_balance).merge(*names, Instruction("grace", "one person", "T-1"))
+
+
+async def merge_again(ada: str, bob: str) -> None:
+    with pytest.raises(Conflict):
+        await Merging(ignore_balance).merge(ada, bob, Instruction("grace", "one person", "T-2"))
+
+
+async def erase_both(ada: str, _: str) -> None:
+    await erase(ada, Instruction("grace", "a request", "T-2"))
+
+
+@pytest.mark.parametrize("work", [merge_again, erase_both])
+async def test_a_merged_account_is_locked_before_the_one_that_answers_for_it(
+    database: None, database_url: str, work: Callable[[str, str], Awaitable[None]]
+) -> None:
+    """Whoever has the merged one finds out, and goes on to the other: `ledger.lock_account`."""
+    ada, bob = await an_account("ada"), await an_account("bob")
+    await Merging(ignore_balance).merge(
+        ada.external_id, bob.external_id, Instruction("grace", "one person", "T-1")
+    )
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.fetch(LOCK_ACCOUNT, bob.id)
+            waiting = asyncio.create_task(work(ada.external_id, bob.external_id), context=Context())  # type: ignore[arg-type]
+            await wait_until(partial(connection().execute_query_dict, WAITING))
+            assert await other.fetch(f"{LOCK_ACCOUNT} NOWAIT", ada.id)
+        await waiting
+    finally:
+        await other.close()
 
 
 @pytest.mark.parametrize("settled", [False, True])

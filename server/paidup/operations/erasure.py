@@ -163,7 +163,8 @@ async def _erase(
     async with write_transaction():
         if done := await done_before(wanted):
             return done
-        rows = await locked(Account.filter(id__in=person.accounts).order_by("id"))
+        # Those that were merged first, as `merging` locks them: PostgreSQL sorts NULL last.
+        rows = await locked(Account.filter(id__in=person.accounts).order_by("merged_into", "id"))
         # A settlement, a new subscription and a merge need this lock: none comes in between from here on.
         if await _person(account, also) != person:
             return None

@@ -104,12 +104,12 @@ async def _lock_both(into: str, merged: str) -> tuple[Account, Account]:
             raise NotFound(f"There is no account {name!r}.")
     assert target is not None
     assert source is not None
-    ids = sorted({target.id, source.id})
-    # Their invoices need no lock: a settlement waits for the account, and then reads whose the invoice is.
-    rows = {row.id: row for row in await locked(Account.filter(id__in=ids).order_by("id"))}
-    if len(rows) < 2 or any(row.merged_into for row in rows.values()):
+    # The merged one first, like whoever finds that it was merged and goes on to the other. Their invoices
+    # need no lock: a settlement waits for the account.
+    rows = [await locked(Account.filter(id=account.id)).get() for account in (source, target)]
+    if source.id == target.id or any(row.merged_into for row in rows):
         raise Conflict("Both are one account already.")
-    return rows[target.id], rows[source.id]
+    return rows[1], rows[0]
 
 
 async def _free_keys(target: Account, source: Account) -> None:

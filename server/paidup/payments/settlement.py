@@ -21,11 +21,12 @@ from paidup.credits import ledger, renewal_grace, reversals, trust
 from paidup.credits.reversals import ReversalNews, operators_reversal
 from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
-from paidup.db.unit_of_work import UnitOfWork, read_locked, read_versioned
+from paidup.db.unit_of_work import UnitOfWork, read_locked, read_rows, read_versioned
 from paidup.domain.catalog import Catalogue, OnCancel, StripePrice, WrittenOff
 from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.domain.quotes import quote
+from paidup.errors import TransactionAborted
 from paidup.payments import entitlements, payment_events
 from paidup.payments.after_commit import AfterCommit, Publish, PublishBalance
 from paidup.payments.invoice_intake import create_invoice
@@ -236,6 +237,7 @@ class Settlement:
         await writes.send()
         return notify
 
+    @repeatable
     async def _settle_optimistically(self, facts: PaymentFacts, source: Source) -> Settled | None:
         """Read, decide, and write in one statement that is a transaction of its own.
 
@@ -283,8 +285,10 @@ class Settlement:
 
     async def _settle(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         found = await read_locked(*lookup_condition(facts), *IN_LOCK_ORDER)
-        if found is None:  # PostgreSQL finds no pair where the invoice's account was merged at this moment
-            found = await read_locked(*lookup_condition(facts), *IN_LOCK_ORDER)
+        if found is None and await read_rows(*lookup_condition(facts), *IN_LOCK_ORDER):
+            # PostgreSQL finds no pair where the invoice's account was merged at this moment; and the locks
+            # that it has taken are out of order.
+            raise TransactionAborted("the account was merged at this moment")
         rows = found or await create_invoice(facts.invoice, account_id, self._catalogue, self._prices)
         if isinstance(rows, Settled):
             return rows
