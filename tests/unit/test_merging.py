@@ -24,12 +24,13 @@ from paidup.db.models import (
     StripeCustomer,
     Subscription,
 )
-from paidup.db.outbound_models import OutboundEvent
+from paidup.db.outbound_models import EventDelivery, EventEndpoint, OutboundEvent
 from paidup.domain.catalog import AfterRefund, Catalogue, Plan, PlanPrice, StripePrice
 from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
 from paidup.errors import Conflict, NotFound
-from paidup.operations.audit_log import Instruction
+from paidup.operations.audit_log import Instruction, list_corrections
 from paidup.operations.corrections import Corrections, Gift
+from paidup.operations.event_deliveries import DeliveryFilter, list_deliveries
 from paidup.operations.merging import Merging
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
@@ -239,3 +240,32 @@ async def test_what_is_settled_during_a_merge_is_credited_once(pair: tuple[Accou
     assert await sums(ada) == 8 * 2000 + 90
     assert await CreditGrant.filter(account_id=ada.id).count() == 9
     assert not await Invoice.filter(account_id=bob.id).exists()
+
+
+async def test_what_was_done_to_a_merged_account_is_listed_under_the_other(
+    pair: tuple[Account, Account],
+) -> None:
+    """Also that of one which was merged into the merged one before: corrections, entries and deliveries."""
+    ada, bob = pair
+    carl = await an_account("carl")
+    corrections = Corrections(CATALOGUE, ignore_balance)
+    for number, each in enumerate((carl, bob, ada)):
+        await corrections.adjust(each.external_id, 10, replace(WHY, key=f"{ada.id}-{number}"))
+    await merged((bob, carl), replace(WHY, key=f"{ada.id}-3"))
+    await merged(pair, replace(WHY, key=f"{ada.id}-4"))
+    found = await list_corrections(await find_account(ada.external_id))
+    names = [carl, bob, ada, bob, ada]
+    assert {(each.key, each.account) for each in found} == {
+        (f"{ada.id}-{number}", each.external_id) for number, each in enumerate(names)
+    }
+    assert await LedgerEntry.filter(account_id=ada.id, kind=EntryKind.ADJUST).count() == 5
+
+    endpoint = await EventEndpoint.create(name=f"of-{ada.id}", url="https://x.example", types=[], secret="")
+    events = await OutboundEvent.filter(account_id__in=[ada.id, bob.id, carl.id])
+    await EventDelivery.bulk_create(
+        EventDelivery(event=each, endpoint=endpoint, account_id=each.account_id, created_at=now())
+        for each in events
+    )
+    for name in (ada.external_id, bob.external_id):
+        page = await list_deliveries(DeliveryFilter(account=name), None, 50)
+        assert {each.account for each in page.deliveries} == {a.external_id for a in (ada, bob, carl)}

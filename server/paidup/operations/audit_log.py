@@ -182,11 +182,25 @@ def find_done(reference: str, action: Action) -> QuerySet[Correction]:
 
 
 async def list_corrections(account: Account | None = None, limit: int = MAX_LISTED) -> list[Corrected]:
-    """The newest rows first: all, or those of an account. Raises StorageUnavailable."""
-    rows = Correction.filter(account_id=account.id) if account else Correction.all()
+    """The newest rows first: all, or those of an account and of what was merged into it.
+
+    Raises StorageUnavailable.
+    """
     with storage_errors():
+        rows = Correction.filter(account_id__in=await with_merged(account)) if account else Correction.all()
         found = await rows.order_by("-at", "-id").limit(limit).select_related("account")
     return [corrected(row) for row in found]
+
+
+async def with_merged(account: Account) -> list[int]:
+    """The ids of an account and of all that were merged into it, as the rows of the merges say."""
+    found: list[int] = []
+    more = [account.id]
+    while more:
+        found += more
+        merges = Correction.filter(account_id__in=more, action=Action.MERGE)
+        more = [details["merged_account"] for details in await merges.values_list("details", flat=True)]
+    return found
 
 
 def corrected(row: Correction) -> Corrected:

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 from tortoise.queryset import QuerySet
 
+from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Invoice
 from paidup.db.outbound_models import DeliveryState, EventDelivery, OutboundEvent
 from paidup.domain.outbound_events import OutboundFacts, payload
 from paidup.errors import InvalidInput, NotFound
+from paidup.operations.audit_log import with_merged
 from paidup.operations.event_endpoints import find_endpoint
 
 MAX_PAGE = 100
@@ -158,8 +160,8 @@ async def _matching(wanted: DeliveryFilter) -> QuerySet[EventDelivery]:
     if wanted.endpoint:
         conditions["endpoint_id"] = (await find_endpoint(wanted.endpoint)).id
     if wanted.account:
-        account = await Account.get_or_none(external_id=wanted.account)
-        conditions["event__account_id"] = account.id if account else -1
+        account = await find_account(wanted.account)
+        conditions["event__account_id__in"] = await with_merged(account) if account else [-1]
     for name, value in (("type", wanted.type), ("invoice", wanted.invoice), ("message", wanted.event)):
         if value:
             conditions[f"event__{name}"] = value
