@@ -131,7 +131,7 @@ COMMANDS = {
     "audit": Command(
         "inspection",
         "audit",
-        "Compare balances, ledger entries and grants. Changes nothing; exit code 1 if they differ.",
+        "Compare balances, entries, grants and accounts' rows. Exit code 1 if they differ.",
     ),
     "demo": Command(
         "demonstration",

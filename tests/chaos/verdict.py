@@ -12,6 +12,7 @@ from typing import Any
 from paidup.credits.audit import audit_all
 from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry, StripeEvent
 from paidup.domain.decisions import InvoiceStatus
+from paidup.operations.row_repairs import check_rows
 from tests.chaos.customers import PLANS, Spend, Story
 
 PRICES = {900: PLANS["basic"], 1900: PLANS["advanced"], 2900: PLANS["pro"]}
@@ -21,6 +22,7 @@ async def violations(stories: Sequence[Story], paid: Sequence[Any]) -> list[str]
     """What is wrong; empty where all is right. `paid` are Stripe's paid invoices."""
     return [
         *(f"audit: {finding.subject}: {finding.what}" for finding in await audit_all()),
+        *(f"row: {finding.subject}: {finding.what}" for finding in await check_rows(repair=False)),
         *(await _credited_once(paid)),
         *(await _spent_once(stories)),
         *(await _running_balances()),

@@ -47,11 +47,12 @@ async def test_a_missing_payment_is_backfilled_explained_and_replayed(
     code, output = await run("replay", event["id"])
     assert (code, output.strip()) == (0, f"{event['id']} (invoice.paid): already_settled")
     async with open_database(world.database_url):
-        await Account.all().update(balance=1)
-    code, output = await run("audit", "--json")
+        await Account.all().update(balance=1, held=7)
+    code, output = await run("audit", "--repair", "--json")
     assert code == 1
     result = document(output)
     assert (result["accounts"], result["differences"][0]["subject"]) == (1, "account ada")
+    assert [each["what"] for each in result["repaired"]] == ["held is 7, its reservations hold 0"]
 
 
 async def test_a_command_leaves_the_endpoints_of_the_settings(database: None, run: Run) -> None:

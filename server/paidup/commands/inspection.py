@@ -1,4 +1,4 @@
-"""The commands that look and change nothing: explain, doctor and audit."""
+"""The commands that look: explain, doctor and audit. They change nothing, but for `audit --repair`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from paidup.operations.explain import REFERENCE_KINDS
 from paidup.operations.explain import explain as explain_reference
 from paidup.operations.explain_terminal import render_explanation
 from paidup.operations.progress import progress_bar, progress_steps
+from paidup.operations.row_repairs import check_rows
 
 
 def explain(
@@ -65,21 +66,31 @@ def doctor(
         raise typer.Exit(1)
 
 
-def audit(as_json: Json = False) -> None:
-    """Compare balances, ledger entries and grants. Changes nothing; exit code 1 if they differ."""
+def audit(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Correct what accounts' rows repeat of others; no balance.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare balances, entries, grants and accounts' rows. Exit code 1 if they differ."""
     settings = quiet_settings()
-    accounts, findings = run(with_database(settings, _audit()))
+    accounts, findings, outdated = run(with_database(settings, _audit(repair)))
+    repaired = outdated if repair else []
+    if not repair:
+        findings += outdated
     if as_json:
-        print_json({"accounts": accounts, "differences": findings})
+        print_json({"accounts": accounts, "differences": findings, "repaired": repaired})
     else:
-        for finding in findings:
-            console.print(f"{finding.subject}: {finding.what}", markup=False, highlight=False)
+        for text, found in (("", findings), ("repaired: ", repaired)):
+            for finding in found:
+                line = f"{text}{finding.subject}: {finding.what}"
+                console.print(line, markup=False, highlight=False)
         console.print(f"{accounts} accounts, {len(findings)} differences")
     if findings:
         raise typer.Exit(1)
 
 
-async def _audit() -> tuple[int, list[Finding]]:
+async def _audit(repair: bool) -> tuple[int, list[Finding], list[Finding]]:
     with storage_errors():
         total = await Account.all().count()
     audited = 0
@@ -91,4 +102,4 @@ async def _audit() -> tuple[int, list[Finding]]:
             progress.update(progress.task_ids[0], completed=audited, done=f"{audited} accounts")
 
         findings = await audit_all(on_progress)
-    return audited, findings
+    return audited, findings, await check_rows(repair)

@@ -203,3 +203,9 @@ def _reference(row: Reservation) -> str:
 def _spend_reference(row: Reservation) -> str:
     # A plain spend's reference begins with a number, so no caller's key can collide with it.
     return f"reservation:{row.account_id}:{row.key}"
+
+
+async def correct_held(account: Account) -> bool:
+    """Set `held` of a locked account to what its reservations hold. True where it was another number."""
+    before, account.held = account.held, await _sum_held(account)
+    return account.held != before

@@ -42,6 +42,12 @@ async def refresh(account: Account, since: int | None = None) -> bool:
     return changed
 
 
+async def is_outdated(account: Account) -> bool:
+    """Whether the account's row has other subscriptions than it has; not where it has none yet."""
+    known = known_of(account)
+    return known is not None and known != to_known(await known_subscriptions(account.id))
+
+
 async def standing(account: Account) -> Standing:
     """What the account's subscriptions give: from its row, which is completed where it has none yet."""
     known = known_of(account)
