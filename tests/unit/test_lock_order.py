@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import connection
-from paidup.db.models import Invoice, ReversalKind
+from paidup.db.models import Account, Invoice, ReversalKind
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice
 from paidup.domain.payment_facts import Source
 from paidup.errors import Conflict
@@ -55,8 +55,9 @@ async def reverse(settlement: Settlement, invoice: Invoice) -> None:
 
 
 async def merge(_: Settlement, invoice: Invoice) -> None:
-    names = [(await an_account()).external_id, (await invoice.account).external_id]
-    await Merging(ignore_balance).merge(*names, Instruction("grace", "one person", "T-1"))
+    into, merged = await an_account(), await Account.get(id=invoice.account_id)
+    why = Instruction("grace", "one person", "T-1")
+    await Merging(ignore_balance).merge(into.external_id, merged.external_id, why)
 
 
 async def merge_again(ada: str, bob: str) -> None:
@@ -70,9 +71,9 @@ async def erase_both(ada: str, _: str) -> None:
 
 @pytest.mark.parametrize("work", [merge_again, erase_both])
 async def test_a_merged_account_is_locked_before_the_one_that_answers_for_it(
-    database: None, database_url: str, work: Callable[[str, str], Awaitable[None]]
+    database: None, database_url: str, work: Callable[[str, str], Coroutine[Any, Any, None]]
 ) -> None:
-    """Whoever has the merged one finds out, and goes on to the other: `ledger.lock_account`."""
+    """As `ledger.lock_account` does, which goes on from the one to the other."""
     ada, bob = await an_account("ada"), await an_account("bob")
     await Merging(ignore_balance).merge(
         ada.external_id, bob.external_id, Instruction("grace", "one person", "T-1")
@@ -81,7 +82,7 @@ async def test_a_merged_account_is_locked_before_the_one_that_answers_for_it(
     try:
         async with other.transaction():
             await other.fetch(LOCK_ACCOUNT, bob.id)
-            waiting = asyncio.create_task(work(ada.external_id, bob.external_id), context=Context())  # type: ignore[arg-type]
+            waiting = asyncio.create_task(work(ada.external_id, bob.external_id), context=Context())
             await wait_until(partial(connection().execute_query_dict, WAITING))
             assert await other.fetch(f"{LOCK_ACCOUNT} NOWAIT", ada.id)
         await waiting
@@ -94,10 +95,10 @@ async def test_a_merged_account_is_locked_before_the_one_that_answers_for_it(
 async def test_what_waits_for_an_account_holds_none_of_its_invoices(
     database: None,
     database_url: str,
-    work: Callable[[Settlement, Invoice], Awaitable[None]],
+    work: Callable[[Settlement, Invoice], Coroutine[Any, Any, None]],
     settled: bool,
 ) -> None:
-    """Whoever has the account, as the end of a reservation has, may write any invoice of it."""
+    """The holder of the account may write any invoice of it, as the end of a reservation does."""
     settlement = Settlement(CATALOGUE, {}, ignore, ignore_balance, Timeline(), Metrics())
     invoice = await an_invoice(await an_account())
     if settled:
@@ -108,7 +109,7 @@ async def test_what_waits_for_an_account_holds_none_of_its_invoices(
     try:
         async with other.transaction():
             await other.fetch(LOCK_ACCOUNT, invoice.account_id)
-            waiting = asyncio.create_task(work(settlement, invoice), context=Context())  # type: ignore[arg-type]
+            waiting = asyncio.create_task(work(settlement, invoice), context=Context())
             await wait_until(partial(connection().execute_query_dict, WAITING))
             assert await other.fetch(LOCK_INVOICE, invoice.id)
         await waiting

@@ -207,5 +207,7 @@ def _spend_reference(row: Reservation) -> str:
 
 async def correct_held(account: Account) -> bool:
     """Set `held` of a locked account to what its reservations hold. True where it was another number."""
-    before, account.held = account.held, await _sum_held(account)
-    return account.held != before
+    held = await _sum_held(account)
+    changed = bool(account.held != held)
+    account.held = held
+    return changed

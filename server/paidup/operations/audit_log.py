@@ -198,8 +198,8 @@ async def with_merged(account: Account) -> list[int]:
     more = [account.id]
     while more:
         found += more
-        merges = Correction.filter(account_id__in=more, action=Action.MERGE)
-        more = [details["merged_account"] for details in await merges.values_list("details", flat=True)]
+        merges = await Correction.filter(account_id__in=more, action=Action.MERGE).only("id", "details")
+        more = [row.details["merged_account"] for row in merges]
     return found
 
 

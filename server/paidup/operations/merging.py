@@ -104,7 +104,7 @@ async def _lock_both(into: str, merged: str) -> tuple[Account, Account]:
             raise NotFound(f"There is no account {name!r}.")
     assert target is not None
     assert source is not None
-    # The merged one first, like whoever finds that it was merged and goes on to the other. Their invoices
+    # The merged one first, as `ledger.lock_account` does when it goes on to the other. Their invoices
     # need no lock: a settlement waits for the account.
     rows = [await locked(Account.filter(id=account.id)).get() for account in (source, target)]
     if source.id == target.id or any(row.merged_into for row in rows):

@@ -21,7 +21,7 @@ from paidup.realtime.status_queries import error_of, voucher_of
 from paidup.runtime.clock import now
 
 IN_LOCK_ORDER = (Account, Invoice)
-"""Whoever holds an account may write each of its invoices: nobody may hold one and wait for the account."""
+"""The holder of an account may write each of its invoices: nobody may hold one and wait for the account."""
 
 
 async def lock_invoice(invoice: str) -> tuple[Invoice, Account]:
