@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -476,6 +476,26 @@ async def test_a_hub_can_be_closed_while_it_reconnects(
                 await hub.subscribe(ACCOUNTS, 77, BalanceRecorder())
                 await wait_until(lambda: hub.healthy)
                 await client.client_kill_filter(_type="pubsub")
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_hub_can_be_closed_although_a_command_loses_the_cancellation(
+    valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `asyncio.wait_for` does on Python 3.11 where the command was sent at that moment."""
+    sending = asyncio.Event()
+
+    async def unsubscribe(*_: object) -> None:
+        sending.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(redis_connection.PubSubConnection, "unsubscribe", unsubscribe)
+    async with asyncio.timeout(30), opened(valkey) as hub:
+        recorder = BalanceRecorder()
+        await hub.subscribe(ACCOUNTS, 78, recorder)
+        hub.unsubscribe(ACCOUNTS, 78, recorder)
+        await sending.wait()
 
 
 @pytest.mark.usefixtures("quick", "database")

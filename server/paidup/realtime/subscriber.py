@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from paidup.realtime.redis_connection import PubSubConnection, PubSubHandler, PubSubTransport
 from paidup.runtime.metrics import Metrics
 from paidup.runtime.redis_client import REDIS_ERRORS
-from paidup.runtime.tasks import cancel_tasks
+from paidup.runtime.tasks import cancel_tasks, until_one_ends
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +82,8 @@ class RedisSubscriber:
         self._token = secrets.token_hex(8)
         self._probe_received = asyncio.Event()
         self._missed_probes = 0
+        self._failures = 0
+        """In a row, of the attempts to connect."""
         self.probe: bytes | None = None
         self._task = asyncio.create_task(self._run(), name=f"redis-subscriber-{node}")
 
@@ -116,30 +118,33 @@ class RedisSubscriber:
         self._probe_received.set()
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
                 connection = PubSubConnection(self._transport.make_connection(self.node), self._transport)
                 try:
                     await connection.open()
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(connection.listen(self._registry))
-                        await self._on_connected(connection)
-                        failures = 0
-                        group.create_task(self._process_queue(connection))
-                        group.create_task(self._restore_forever(connection))
-                        group.create_task(self._probe_forever(connection))
+                    await until_one_ends(connection.listen(self._registry), self._use(connection))
                 finally:
                     await self._on_disconnected(connection)
-            except* REDIS_ERRORS as error:
-                self.error = str(error.exceptions[0])
-                log.warning("redis_lost", node=self.node, error=repr(error.exceptions[0]), failures=failures)
-            except* Exception:
+            except REDIS_ERRORS as error:
+                self.error = str(error)
+                log.warning("redis_lost", node=self.node, error=repr(error), failures=self._failures)
+            except Exception:
                 log.exception("redis_subscriber_failed", node=self.node)
             self.first_attempt_done.set()
             self._registry.request_rebalance()
-            await asyncio.sleep(reconnect_delay_s(failures))
-            failures += 1
+            await asyncio.sleep(reconnect_delay_s(self._failures))
+            self._failures += 1
+
+    async def _use(self, connection: PubSubConnection) -> None:
+        """While the connection is listened to: subscribe, and probe whether messages come."""
+        await self._on_connected(connection)
+        self._failures = 0
+        await until_one_ends(
+            self._process_queue(connection),
+            self._restore_forever(connection),
+            self._probe_forever(connection),
+        )
 
     async def _on_connected(self, connection: PubSubConnection) -> None:
         self.probe = self._transport.probe_channel(self.node, self._token)

@@ -17,6 +17,7 @@ from paidup.db.connection import OUTAGES
 from paidup.domain.messages import encode
 from paidup.realtime.current_rows import TOPICS, read_current
 from paidup.realtime.hub import Topic
+from paidup.runtime.tasks import cancel_tasks
 from paidup.web.websocket.session import WebSocketSession
 
 log = structlog.get_logger(__name__)
@@ -40,8 +41,7 @@ class Snapshots:
 
     async def close(self) -> None:
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await cancel_tasks(self._reader, again_after_s=0.1)
 
     async def _read_all(self) -> None:
         first = True
