@@ -18,6 +18,8 @@ from tortoise.backends.base.client import TransactionContextPooled
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.backends.sqlite.client import SqliteClient, SqliteTransactionContext, SqliteTransactionWrapper
 from tortoise.migrations.api import migrate as run_migrations
+from tortoise.migrations.schema_generator.state import ModelState, State
+from tortoise.migrations.schema_generator.state_apps import StateApps
 
 from paidup.db import tortoise_patches
 from paidup.db.connection import connection, is_sqlite, open_database, write_transaction
@@ -222,3 +224,24 @@ async def test_a_close_that_fails_keeps_no_other_database_from_being_opened(
     finally:
         assert left is not None
         await left.close_connections()
+
+
+@pytest.mark.parametrize("name", ["clone", "_build_initial_querysets"])
+async def test_a_step_of_a_migration_makes_every_model_again(
+    name: str, database: None, unpatch: Unpatch
+) -> None:
+    """Or its queries, which the migrations of a new database spent two seconds of a core with."""
+
+    def steps() -> tuple[Any, Any]:
+        """What the state before an operation and the one after another have of a model."""
+        state = State({}, StateApps({"paidup": "default"}))
+        state.models["paidup", "KnownPrice"] = ModelState.make_from_model("paidup", KnownPrice)
+        state.reload_model("paidup", "KnownPrice")
+        before, model = state.clone(), state.apps.get_model("paidup.KnownPrice")
+        assert before.models.keys() == state.models.keys()
+        made_again = before.apps.get_model("paidup.KnownPrice") is not model
+        return made_again, bool(model._meta.filters)
+
+    assert steps() == (False, False)
+    unpatch(StateApps, name)
+    assert steps() == ((True, False) if name == "clone" else (False, True))
