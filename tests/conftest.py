@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from _pytest.nodeid import NodeId
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
@@ -34,6 +35,10 @@ from tests.support.stripe_sandbox import StripeSide
 # How long an example takes says how busy the machine is, and nothing about the property.
 hypothesis_settings.register_profile("paidup", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("paidup")
+
+# rich's traceback of an error that a server in this process logs takes half a second.
+plain_console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain_console])
 
 
 @pytest.hookimpl(tryfirst=True)

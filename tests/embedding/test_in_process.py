@@ -87,7 +87,7 @@ async def test_process_settings_are_not_changed(configured: Any) -> None:
         root = logging.getLogger()
         return (
             *(gc.get_threshold(), gc.get_freeze_count(), root.level, list(root.handlers)),
-            *(structlog.is_configured(), signal.getsignal(signal.SIGTERM)),
+            *(structlog.get_config(), signal.getsignal(signal.SIGTERM)),
         )
 
     before = process()

@@ -27,7 +27,7 @@ LIBRARIES = (
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     """Restores the process's logging."""
-    root = logging.getLogger()
+    root, structlogs = logging.getLogger(), structlog.get_config()
     handlers, level = list(root.handlers), root.level
     # A server that another test ran in this process may have configured the libraries' loggers.
     names = ("uvicorn", *LIBRARIES)
@@ -43,7 +43,7 @@ def _as_before() -> Iterator[None]:
     for name in names:
         logging.getLogger(name).__dict__.update(before[name])
         logging.getLogger(name).setLevel(before[name]["level"])  # which forgets what it has cached
-    structlog.reset_defaults()
+    structlog.configure(**structlogs)
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
