@@ -71,8 +71,6 @@ async def run_demo() -> None:
     with ExitStack() as starting, embedded_valkey(settings.data_dir) as redis_url:
         on_step = starting.enter_context(progress_steps("Starting", STEPS))
         environment["REDIS_URL"] = settings.redis_url or redis_url
-        on_step("database")
-        await migrate(settings.effective_database_url)
         frozen = None if settings.redis_url else await _valkey_process(redis_url)
         async with (
             _children(settings, environment, on_step) as children,
@@ -174,8 +172,11 @@ async def _children(
     children: Children = {}
     try:
         if _runs_sandbox(environment):
-            on_step("sandbox")
             children["sandbox"] = await _start("paidup_demo.sandbox", environment)
+        on_step("database")
+        await migrate(settings.effective_database_url)  # while the sandbox starts
+        if _runs_sandbox(environment):
+            on_step("sandbox")
             await _wait_until_ready(f"{settings.stripe_api_base}/sandbox/health", children)
         on_step("prices")
         await _create_prices(settings, environment["REDIS_URL"])

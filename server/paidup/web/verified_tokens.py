@@ -1,7 +1,7 @@
 """Remembers which tokens were verified, so that a customer's next request does not verify the same one again.
 
 What a token says does not change, so it stays verified from its `nbf` and `iat` until its `exp`, with the key
-that has verified it. Another key under its id, as after a rotation, verifies it anew. Tokens are kept as
+that has verified it. Another key under its id, as after a rotation, verifies it again. Tokens are kept as
 digests, and what was refused is not kept.
 """
 
