@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from paidup.domain.checkout_settings import CheckoutSettings, checkout_problems
+from paidup.domain.operator_settings import HEADER_NAME, operator_problems
 from paidup.domain.origins import Origins, origin_problems, parse_origins
 from paidup.domain.outbound_settings import outbound_problems
 from paidup.domain.token_algorithms import algorithm_problems
@@ -37,7 +38,6 @@ FROM_ENDPOINT = "copy the whole secret of the webhook endpoint, or what `stripe 
 OTHERS_PREFIXES = ("SANDBOX_", "OTEL_")
 """Of names that the demo's sandbox and OpenTelemetry's SDK read themselves."""
 CORS_NONE = "none"
-HEADER_NAME = re.compile(r"[0-9A-Za-z-]+")
 PACKAGED_PLANS = Path(__file__).parent / "plans.toml"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -56,7 +56,6 @@ class Settings(CheckoutSettings, frozen=True, kw_only=True, rename=str.upper, fo
     stripe_webhook_secret: str
     auth_jwt_secret: str = ""
     auth_jwks_url: str = ""
-    operator_token: str = ""
 
     # Network, storage and authentication
     host: str = "127.0.0.1"
@@ -299,7 +298,7 @@ _REQUIRED = {
 
 
 def _combination_problems(settings: Settings) -> list[str]:
-    problems = [*_key_problems(settings), *_url_problems(settings)]
+    problems = [*_key_problems(settings), *_url_problems(settings), *operator_problems(settings)]
     return [*problems, *checkout_problems(settings, settings.livemode), *outbound_problems(settings)]
 
 
@@ -337,6 +336,7 @@ def _weak_secrets(settings: Settings) -> list[str]:
         *(("STRIPE_WEBHOOK_SECRET", secret, 38, FROM_ENDPOINT) for secret in settings.webhook_secrets),
         ("AUTH_JWT_SECRET", settings.auth_jwt_secret, 32, RANDOM),
         ("OPERATOR_TOKEN", settings.operator_token, 16, RANDOM),
+        ("OPERATOR_READ_TOKEN", settings.operator_read_token, 16, RANDOM),
     ]
     return [
         f"{name} {fault}: {remedy}"

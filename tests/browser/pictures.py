@@ -30,6 +30,7 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 MOST_BYTES = 120_000
 DESK: dict[str, Any] = {"viewport": {"width": 1280, "height": 720}}
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+OPERATOR_TOKEN = "token-for-the-pictures"
 POSTER = "poster-15"  # the seed: the same poster every time
 
 console = Console()
@@ -137,6 +138,37 @@ SCREENS = [home, plans, declined, challenge, activating, delayed, processing, fa
 """Each is taken twice: a light desktop and a dark phone."""
 
 
+async def operators(shopper: Shopper) -> None:
+    """What an operator sees of a customer whose webhook came late: three pictures, on a desk."""
+    await challenge(shopper)
+    await shopper.stripe_side.conditions(webhook_delay_ms=12_000, api_latency_ms=300)
+    await shopper.answer_bank()
+    await expect(shopper.balance).to_have_text("1,990")
+    await shopper.print_posters(2)
+    page = shopper.page
+    await page.goto(f"{shopper.demo.url}/operators")
+    await page.get_by_label("Your name").fill("grace")
+    await page.get_by_label("Operators’ token").fill(OPERATOR_TOKEN)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.locator("td[data-name=Account] a").first.click()
+    await page.set_viewport_size({"width": 1180, "height": 900})
+    await take(IMAGES / "operators-account.png", shopper)
+    await page.get_by_role("link", name="Give credits").click()
+    await page.get_by_label("Credits", exact=True).fill("500")
+    await page.get_by_label("Reason").fill("A day of outage")
+    await page.get_by_role("button", name="Continue").click()
+    await page.set_viewport_size({"width": 1180, "height": 400})
+    await take(IMAGES / "operators-confirm.png", shopper)
+    await page.get_by_role("link", name="Overview").click()
+    await page.locator("td[data-name=Invoice] a").first.click()
+    for _ in range(60):
+        if "before the webhook" in await page.locator(".timeline").inner_text():
+            break
+        await page.wait_for_timeout(500)
+        await page.reload()
+    await take(IMAGES / "operators-timeline.png", shopper, ".timeline")
+
+
 async def take(path: Path, shopper: Shopper, part: str | None = None) -> None:
     """The window as it is, or one part of the page."""
     if part:
@@ -165,11 +197,17 @@ async def take_all(demo: Demo, browser: Browser, names: Sequence[str]) -> None:
             async with shopping(browser, demo, reduced_motion="reduce", **looks) as shopper:
                 await story(shopper)
                 await take(IMAGES / f"{story.__name__}{kind}.png", shopper, part)
+    if not names or operators.__name__ in names:
+        async with shopping(browser, demo, reduced_motion="reduce", **DESK) as shopper:
+            await operators(shopper)
 
 
 async def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="pu-") as folder, running_demo(Path(folder)) as demo:
+    with (
+        tempfile.TemporaryDirectory(prefix="pu-") as folder,
+        running_demo(Path(folder), OPERATOR_TOKEN=OPERATOR_TOKEN) as demo,
+    ):
         async with running_browser() as browser:
             await take_all(demo, browser, sys.argv[1:])
 

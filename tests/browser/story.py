@@ -62,10 +62,10 @@ class Demo:
 
 
 @contextmanager
-def running_demo(folder: Path) -> Iterator[Demo]:
+def running_demo(folder: Path, **settings: str) -> Iterator[Demo]:
     """`paidup demo` in a folder of its own, on free ports."""
     port, sandbox_port = free_port(), free_port()
-    environment = {"PORT": str(port), "SANDBOX_PORT": str(sandbox_port)}
+    environment = {"PORT": str(port), "SANDBOX_PORT": str(sandbox_port), **settings}
     child = Child(["-m", "paidup.cli", "demo"], environment, folder / "demo.log", folder, forked=True)
     try:
         child.wait_for(f"http://127.0.0.1:{port}/readyz")

@@ -1,17 +1,31 @@
-"""The operators' pages: they need a token, escape all text, and show what needs action."""
+"""The operators' pages: they need an operator, escape all text, and show what needs action."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import html
+import json
 import re
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
 
-from paidup.db.models import Account, CheckoutSession, Invoice, StripeEvent, TimelineEntry
+from paidup.credits import ledger, reservations
+from paidup.db.connection import write_transaction
+from paidup.db.models import (
+    Account,
+    CheckoutSession,
+    Correction,
+    Invoice,
+    StripeCustomer,
+    StripeEvent,
+    Subscription,
+    TimelineEntry,
+)
 from paidup.db.outbound_models import (
     DeliveryState,
     EndpointState,
@@ -21,11 +35,12 @@ from paidup.db.outbound_models import (
 )
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
+from paidup.operations.account_report import ENTRIES
 from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK
 from paidup.runtime.clock import now
 from tests.conftest import World
 from tests.operators.conftest import OPERATOR_TOKEN, paid_elsewhere, parked, timeline_written
-from tests.support.factories import an_account, an_invoice
+from tests.support.factories import an_account, an_invoice, granted
 from tests.support.paidup import Paidup
 from tests.support.stripe_sandbox import StripeSide, forged_event
 
@@ -48,7 +63,7 @@ class Operator:
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, Any]:
         async with self._http.get(
-            self._url + path, headers=BEARER if headers is None else headers
+            self._url + path, headers=BEARER if headers is None else headers, allow_redirects=False
         ) as response:
             return response.status, await response.text(), response.headers
 
@@ -62,50 +77,46 @@ def operator(with_page: Paidup, http: aiohttp.ClientSession) -> Operator:
     return Operator(with_page, http)
 
 
-def basic(password: str, user: str = "anybody") -> dict[str, str]:
-    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
-
-
 def text_of(page: str) -> str:
     """What a page says, with one | for whatever markup and space is between two texts."""
     return re.sub(r"\s*\|[\s|]*", "|", re.sub(r"<[^>]+>", "|", page.partition("</style>")[2]))
 
 
-PATHS = ("/operators", "/operators/find?ref=ada", "/operators/invoices/in_1")
+PATHS = (
+    *("/operators", "/operators/find?ref=ada", "/operators/invoices/in_1", "/operators/account?id=ada"),
+    *(
+        "/operators/event?id=evt_1",
+        "/operators/deliveries/1",
+        "/operators/audit-log",
+        "/operators/actions/grant",
+    ),
+)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_without_operator_token_the_pages_do_not_exist(
-    paidup: Paidup, http: aiohttp.ClientSession
-) -> None:
+async def test_without_operators_the_pages_do_not_exist(paidup: Paidup, http: aiohttp.ClientSession) -> None:
     operator = Operator(paidup, http)
     for path in PATHS:
-        for headers in ({}, BEARER, basic(""), {"Authorization": "Bearer "}, AS_JSON):
+        for headers in ({}, BEARER, {"Authorization": "Bearer "}, AS_JSON, {"Accept": "text/html"}):
             status, _, answered = await operator.get(path, headers)
             assert status == 404
             assert "WWW-Authenticate" not in answered
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_the_pages_need_the_right_token(operator: Operator) -> None:
-    """As a bearer token, or as the password of any user, so that browsers can ask for it."""
+async def test_a_program_needs_the_right_token(operator: Operator) -> None:
+    """As a bearer token. A password is not asked for: a browser would send it with any request."""
     wrong = [
-        *({}, basic(""), basic("wrong"), basic(OPERATOR_TOKEN + "x"), basic("x", OPERATOR_TOKEN)),
-        *(
-            {"Authorization": value}
-            for value in ("Bearer", "Bearer x", "Bearer é", "Basic", "Basic !", "Basic é", "Basic /w==", "x")
-        ),
-        {"Authorization": f"Digest {OPERATOR_TOKEN}"},
-        {"Authorization": f"Basic {OPERATOR_TOKEN}"},
+        *({}, {"Authorization": f"Bearer {OPERATOR_TOKEN}x"}, {"Authorization": f"Digest {OPERATOR_TOKEN}"}),
+        *({"Authorization": value} for value in ("Bearer", "Bearer x", "Bearer é", "Basic é", "x")),
+        {"Authorization": aiohttp.encode_basic_auth("anybody", OPERATOR_TOKEN)},
     ]
     for path in PATHS:
         for headers in wrong:
             status, body, answered = await operator.get(path, headers)
-            assert status == 401
-            assert answered["WWW-Authenticate"].startswith('Basic realm="')
+            assert (status, answered["WWW-Authenticate"]) == (401, "Bearer")
             assert OPERATOR_TOKEN not in body
-    for headers in (basic(OPERATOR_TOKEN), basic(OPERATOR_TOKEN, ""), BEARER):
-        assert (await operator.get("/operators", headers))[0] == 200
+    assert (await operator.get("/operators", BEARER))[0] == 200
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -204,11 +215,21 @@ async def test_an_invoice_shows_what_the_backend_was_told_of_it(operator: Operat
     sent: dict[str, Any] = {"type": "credits.granted", "invoice": invoice.id, "data": {}, "fanned_out": True}
     event = await OutboundEvent.create(message="msg_1", created_at=at, **sent)
     told: dict[str, Any] = {"attempts": 10, "error": "answered <500>", "created_at": at}
-    await EventDelivery.create(event=event, endpoint=backend, state=DeliveryState.DEAD, **told)
+    answered = {"status_code": 500, "answer": "<h1>Down {{ 7*7 }}"}
+    told |= {"state": DeliveryState.DEAD, **answered}
+    delivery = await EventDelivery.create(event=event, endpoint=backend, **told)
     _, page, _ = await operator.get(f"/operators/invoices/{invoice.id}")
     text = text_of(page)
-    row = r"backend\|+msg_1\|+credits.granted\|+\d+ \w+ ago\|+10\|+dead, answered &lt;500&gt;\|"
+    row = r"credits.granted\|+backend\|+dead, answered &lt;500&gt;\|+10\|+\d+ \w+ ago\|"
     assert re.search(row, text), text
+    _, page, _ = await operator.get(f"/operators/deliveries/{delivery.id}")
+    text = text_of(page)
+    assert "|POST https://app.example.com|" in text
+    assert "webhook-id: msg_1" in text
+    assert "&#34;type&#34;: &#34;credits.granted&#34;" in text
+    assert "|Answer|500|&lt;h1&gt;Down {{ 7*7 }}|" in text
+    for odd in ("0", "x", "9" * 30, "1.0"):
+        assert (await operator.get(f"/operators/deliveries/{odd}"))[0] == 404
 
 
 async def test_a_parked_event_is_listed_with_a_recommendation(
@@ -250,15 +271,16 @@ async def test_an_invoices_page_shows_its_timeline(
     invoice = purchase["invoice"]
     await with_page.services.verification.verify(invoice)
     await timeline_written(with_page, invoice, "verification_answered")
+    status, page, _ = await operator.get(f"/operators/invoices/{invoice}")
+    assert status == 200
+    assert "verification answered" in page
+    assert "has not confirmed a payment" in page
+    assert page.count('<svg class="for-') == 2
     for path in (
         f"/operators/invoices/{invoice}",
         "/operators/find?ref=ada",
         "/operators/find?ref=%20ada%20",
     ):
-        status, page, _ = await operator.get(path)
-        assert status == 200
-        assert "verification answered" in page
-        assert "has not confirmed a payment" in page
         status, found = await operator.json(path)
         assert (status, found["account"]) == (200, "ada")
         assert found["invoices"][0]["timeline"][0]["event_type"] == "created"
@@ -266,7 +288,9 @@ async def test_an_invoices_page_shows_its_timeline(
         "invoices/in_nothing",
         "find",
         "find?ref=%00",
-        f"find?ref={'x' * 300}",
+        *(f"find?ref={start}{'x' * length}" for start in ("", "msg_", "cus_") for length in (60, 240, 300)),
+        f"account?id={'x' * 240}",
+        f"event?id={'x' * 250}",
         f"invoices/{'x' * 300}",
     )
     for path in (f"/operators/{rest}" for rest in nothing):
@@ -275,33 +299,123 @@ async def test_an_invoices_page_shows_its_timeline(
 
 
 HOSTILE = "<script>alert('1')</script>\"$title ${style} {{ 7*7 }} &amp;"
+ESCAPED = "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&#34;$title ${style} {{ 7*7 }} &amp;amp;"
+ODD = 'in_"><img src=x onerror=alert(1)>'
 
 
 async def test_hostile_text_is_escaped(operator: Operator) -> None:
-    """Customers choose their ids; payloads and errors come from outside."""
-    account = await Account.create(external_id=HOSTILE, stripe_customer="cus_h")
+    """Customers choose their ids; messages of declines, payloads and reasons come from outside."""
+    at, account = now(), await Account.create(external_id=HOSTILE, stripe_customer="cus_h")
     row = await an_invoice(account, plan="<b>pro", error={"code": "<i>", "message": HOSTILE})
-    await TimelineEntry.create(invoice=row.id, at=now(), event_type="<u>what", detail={"<s>": HOSTILE})
-    odd = await an_invoice(account, id='in_"><img src=x onerror=alert(1)>', next_check_at=now())
-    event: dict[str, Any] = {"id": "evt_<h1>", "type": "<h3>", "payload": "{}", "received_at": now()}
+    await TimelineEntry.create(invoice=row.id, at=at, event_type="<u>what", detail={"<s>": HOSTILE})
+    await an_invoice(account, id=ODD, next_check_at=at)
+    event: dict[str, Any] = {"id": "evt_<h1>", "type": "<h3>", "payload": "", "received_at": at}
+    event |= {"payload": json.dumps({"name": HOSTILE})}
     await StripeEvent.create(**event, attempts=1, error=HOSTILE)
-    for path in (
-        "/operators",
-        f"/operators/invoices/{row.id}",
-        "/operators/find?ref=cus_h",
-        f"/operators/find?ref={'<em>'}",
-    ):
+    done: dict[str, Any] = {"action": "adjust", "before": {"balance": 0}, "after": {"balance": 5}}
+    done |= {"details": {"credits": 5}, "digest": "", "key": HOSTILE, "actor": HOSTILE, "reason": HOSTILE}
+    await Correction.create(id="cor_1", at=at, account=account, **done)
+    named = quote(HOSTILE, safe="")
+    texts = {
+        "/operators": 1,
+        f"/operators/invoices/{row.id}": 2,
+        f"/operators/account?id={named}": 4,
+        "/operators/event?id=evt_%3Ch1%3E": 1,
+        "/operators/audit-log": 3,
+        f"/operators/actions/grant?account={named}": 1,
+        f"/operators/find?ref={named}x": 2,
+        f"/operators/find?ref={'<em>'}": 0,
+    }
+    for path, count in texts.items():
         _, page, _ = await operator.get(path)
         body = page.partition("</style>")[2]
-        for raw in ("<script", "<img", "<b>", "<i>", "<u>", "<s>", "<em>", "<h1>evt", "<h3>", "alert('1')"):
-            assert raw not in body, raw
+        for raw in (
+            "<script",
+            "<img",
+            "<b>",
+            "<i>",
+            "<u>",
+            "<s>",
+            "<em>",
+            "<h1>evt",
+            "<h3>",
+            "alert('1')",
+            "49",
+        ):
+            assert raw not in re.sub(r"<(time|footer).*?</\1>|form_token\" value=\"[^\"]*", "", body), (
+                path,
+                raw,
+            )
+        assert body.count(ESCAPED) >= count, path
     _, page, _ = await operator.get("/operators")
-    assert "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&#34;$title ${style} {{ 7*7 }} &amp;amp;" in page
-    assert 'href="/operators/invoices/in_%22%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E"' in page
-    status, _, _ = await operator.get(
-        "/operators/invoices/in_%22%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E"
+    link = "/operators/invoices/in_%22%3E%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E"
+    assert f'href="{link}"' in page
+    assert (await operator.get(link))[0] == 200
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_an_account_shows_its_balance_its_ledger_and_what_was_done_to_it(
+    operator: Operator, with_page: Paidup
+) -> None:
+    """Available, held, expiring and debt; the ledger by pages, newest first."""
+    account, end = await an_account(), now() + timedelta(days=3)
+    await granted(account, 1000, end)
+    for number in range(ENTRIES + 1):
+        async with write_transaction():
+            await reservations.spend(await ledger.lock_account(account.id), 1, f"job-{number}", now(), "<i>")
+    async with write_transaction():
+        await reservations.reserve(await ledger.lock_account(account.id), 60, "render-7", end, now())
+    _, page, _ = await operator.get(f"/operators/account?id={account.external_id}")
+    text = text_of(page)
+    assert re.search(r"\|Available\|914\|Held\|60\|Expiring\|914\|on \d+ \w+ \d+\|Debt\|0\|", text), text
+    assert re.search(r"\|reserve\|reserved\|render-7\|−60\|914\|", text)
+    assert re.search(rf"\|spend\|&lt;i&gt;\|job-{ENTRIES}\|−1\|974\|", text)
+    assert "job-1|" not in text
+    older = html.unescape(re.findall(r'href="([^"]*before=\d+)#entries"', page)[0])
+    _, page, _ = await operator.get(older)
+    assert re.search(r"\|spend\|&lt;i&gt;\|job-1\|−1\|998\|", text_of(page))
+    assert "|+1,000|1,000|" in text_of(page)
+    assert (await operator.get("/operators/account?id=nobody"))[0] == 404
+    assert (await operator.get(f"/operators/account?id={account.external_id}&before=x"))[0] == 422
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_search_leads_to_the_one_match_or_lists_several(operator: Operator) -> None:
+    """By each id that is stored, a correction's key, or the beginning of an account's id."""
+    account = await an_account("grace")
+    await StripeCustomer.create(id="cus_7", account=account)
+    await Subscription.create(id="sub_7", account=account)
+    row = await an_invoice(account, subscription="sub_7", payment_intent="pi_7")
+    at: dict[str, Any] = {
+        "created_at": now(),
+        "expires_at": now(),
+        "status": "open",
+        "payment_status": "unpaid",
+    }
+    await CheckoutSession.create(id="cs_7", mode="subscription", **at)
+    await StripeEvent.create(id="evt_7", type="invoice.sent", payload="{}", received_at=now())
+    done: dict[str, Any] = {"actor": "ada", "reason": "r", "details": {}, "before": {}, "after": {}}
+    await Correction.create(
+        id="cor_7", key="T-7", at=now(), action="link", digest="", account=account, **done
     )
-    assert status == 200, odd.id
+    pages = {
+        account.external_id: f"account?id={account.external_id}",
+        account.external_id[:4]: f"account?id={account.external_id}",
+        "cus_7": f"account?id={account.external_id}",
+        row.id: f"invoices/{row.id}",
+        "pi_7": f"invoices/{row.id}",
+        "cs_7": "invoices/cs_7",
+        "evt_7": "event?id=evt_7",
+        "T-7": "audit-log?done=cor_7",
+        "cor_7": "audit-log?done=cor_7",
+    }
+    for reference, page in pages.items():
+        status, _, headers = await operator.get(f"/operators/find?ref={reference}")
+        assert (status, headers["Location"]) == (303, f"/operators/{page}"), reference
+    status, text, _ = await operator.get("/operators/find?ref=sub_7")
+    assert (status, "2 matches" in text) == (200, True)
+    status, text, _ = await operator.get("/operators/find?ref=nobody")
+    assert (status, "What can be searched for" in text, 'value="nobody"' in text) == (404, True, True)
 
 
 async def test_alarms_are_shown(operator: Operator) -> None:

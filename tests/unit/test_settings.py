@@ -48,6 +48,13 @@ def problems(**changes: Any) -> list[str]:
         ({"allowed_origins": "app.example.com"}, "ALLOWED_ORIGINS: 'app.example.com'"),
         ({"allowed_origins": "https://a.example, https://b.example/path"}, "'https://b.example/path'"),
         ({"allowed_origins": "*"}, "ALLOWED_ORIGINS: '*'"),
+        (
+            {"operator_token": RANDOM, "operator_read_token": RANDOM},
+            "OPERATOR_READ_TOKEN is the same as OPERATOR_TOKEN",
+        ),
+        ({"operator_header": "X Forwarded"}, "OPERATOR_HEADER: 'X Forwarded' is not a header"),
+        ({"operator_header": "Authorization"}, "OPERATOR_HEADER: 'Authorization' is not a header"),
+        ({"operator_writers": "grace"}, "OPERATOR_WRITERS needs OPERATOR_HEADER"),
         ({"plans_file": "nowhere.toml"}, "PLANS_FILE: there is no file nowhere.toml"),
         ({"auth_jwt_secret": "too short"}, "AUTH_JWT_SECRET is shorter than 32"),
         (
@@ -158,6 +165,7 @@ def test_stripe_log_is_refused() -> None:
         ("auth_jwt_secret", "1234" * 10),
         ("operator_token", "example-operator-token"),
         ("operator_token", "123456789"),
+        ("operator_read_token", "123456789"),
     ],
 )
 def test_a_secret_that_is_easy_to_guess_is_refused(name: str, value: str) -> None:

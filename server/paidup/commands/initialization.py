@@ -41,7 +41,7 @@ $stripe
 SECRET_KEY=$secret
 # Your backend signs its users' tokens with it. An identity provider's keys instead: AUTH_JWKS_URL.
 AUTH_JWT_SECRET=$tokens
-# The password of the operators' page, /operators, with any user name.
+# Operators sign in at /operators with it.
 OPERATOR_TOKEN=$operators
 
 # The plans on sale.

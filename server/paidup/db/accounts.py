@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from paidup.db.models import Account
 
+LONGEST = 200
+"""Characters of an account's id."""
+
 
 async def find_account(external_id: str) -> Account | None:
     """The account of a user, or the one that it was merged into; None where there is none."""
-    account = await Account.get_or_none(external_id=external_id)
+    # Tortoise refuses a longer text than the column holds.
+    account = await Account.get_or_none(external_id=external_id) if len(external_id) <= LONGEST else None
     return await surviving(account) if account else None
 
 

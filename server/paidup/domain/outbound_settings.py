@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 import msgspec
 
 from paidup.domain.endpoint_urls import name_of, url_problem
+from paidup.domain.operator_settings import OperatorSettings
 
 SECRET_PREFIX = "whsec_"  # noqa: S105
 MIN_BYTES, MAX_BYTES = 24, 64
 """What Standard Webhooks allows for a secret."""
 
 
-class OutboundSettings(msgspec.Struct, frozen=True, kw_only=True, rename=str.upper):
+class OutboundSettings(OperatorSettings, frozen=True, kw_only=True, rename=str.upper):
     """`event_secret` is of all `event_endpoints`; two, while one replaces the other."""
 
     event_endpoints: str = ""

@@ -14,6 +14,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import Q
 from tortoise.queryset import QuerySet
@@ -35,11 +36,15 @@ MAX_ID = 40
 
 
 class Instruction(msgspec.Struct, frozen=True):
-    """Who decided it, why, and their idempotency key: the number of a ticket, for example."""
+    """Who decided it, why, and their idempotency key: the number of a ticket, for example.
+
+    `preview`: do it, and roll it back. The action then raises Previewed, which has what it would change.
+    """
 
     by: str
     reason: str
     key: str
+    preview: bool = False
 
 
 class Operator(msgspec.Struct, frozen=True):
@@ -86,13 +91,21 @@ class Corrected(msgspec.Struct, frozen=True):
         return f"{self.at:%Y-%m-%d %H:%M} UTC, {text}" + (f": {self.reason}" if self.reason else "")
 
 
+class Previewed(Exception):
+    """Raised in the transaction of an action that was only to be previewed, so that nothing of it stays."""
+
+    def __init__(self, corrected: Corrected) -> None:
+        super().__init__("only a preview")
+        self.corrected = corrected
+
+
 def request(action: Action, instruction: Instruction, **asked: Any) -> Request:
     """A request with its instruction checked. Raises InvalidInput."""
     by, reason, key = (each.strip() for each in (instruction.by, instruction.reason, instruction.key))
     for name, text, limit in (("by", by, MAX_NAME), ("reason", reason, MAX_REASON), ("key", key, MAX_KEY)):
         if not 0 < len(text) <= limit or "\0" in text:
             raise InvalidInput(f"`{name}` is required: {_MEANINGS[name]}, in at most {limit} characters.")
-    return Request(action, Instruction(by, reason, key), asked)
+    return Request(action, replace(instruction, by=by, reason=reason, key=key), asked)
 
 
 _MEANINGS = {
@@ -134,7 +147,7 @@ async def record(
     after: dict[str, Any],
     details: dict[str, Any],
 ) -> Corrected:
-    """Write the row. Needs the transaction that makes the change."""
+    """Write the row, last of all. Needs the transaction that makes the change. Raises Previewed."""
     row = await Correction.create(
         id=wanted.id,
         at=at,
@@ -148,6 +161,8 @@ async def record(
         before=msgspec.to_builtins(before),
         after=msgspec.to_builtins(after),
     )
+    if wanted.instruction.preview:
+        raise Previewed(_corrected(row, account))
     return _corrected(row, account)
 
 

@@ -92,7 +92,7 @@ async def erase(account: str, instruction: Instruction, also: Sequence[str] = ()
         began = now()
         with storage_errors():
             person = await _person(found.id, also)
-            if any(person.named_in(text) for text in msgspec.structs.astuple(wanted.instruction)):
+            if any(person.named_in(text) for text in _texts(msgspec.structs.asdict(wanted.instruction))):
                 raise InvalidInput("The reason and the key stay, so they must not name the person.")
             await _refuse_if_active(person)
             events = [event async for event in _events_about(person)]

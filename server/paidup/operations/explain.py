@@ -13,7 +13,7 @@ from operator import attrgetter
 import msgspec
 from tortoise.expressions import Q
 
-from paidup.db.accounts import surviving
+from paidup.db.accounts import find_account, surviving
 from paidup.db.connection import storage_errors
 from paidup.db.customers import account_id_of, customers_of
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
@@ -55,8 +55,8 @@ async def explain(reference: str) -> Explanation:
     at = now()
     with storage_errors():
         owner_id = await account_id_of(reference)
-        account = await Account.filter(Q(id=owner_id) if owner_id else Q(external_id=reference)).first()
-        account = await surviving(account) if account else None
+        owner = await Account.get(id=owner_id) if owner_id else None
+        account = await surviving(owner) if owner else await find_account(reference)
         matching = Q(id=reference) | Q(payment_intent=reference) | Q(subscription=reference)
         sessions = await sessions_of(reference, account.id if account else None)
         linked = [each.invoice for each in sessions if each.checkout == reference and each.invoice]
@@ -69,12 +69,12 @@ async def explain(reference: str) -> Explanation:
             invoices = [await _report(reference, None, at)]
         other_events = await _other_events(reference, account, invoices, at)
         corrections = await list_corrections(account, MAX_CORRECTIONS) if account else []
-    owner = account or (rows[0].account if rows else None)
+    shown = account or (rows[0].account if rows else None)
     return Explanation(
         reference=reference,
         at=at,
-        account=owner.external_id if owner else None,
-        balance=owner.balance if owner else None,
+        account=shown.external_id if shown else None,
+        balance=shown.balance if shown else None,
         invoices=invoices,
         older_invoices=older_invoices,
         sessions=sessions,

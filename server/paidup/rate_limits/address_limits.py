@@ -1,4 +1,4 @@
-"""Rate limits per address, for what needs no login: the status of Checkout Sessions.
+"""Rate limits per address, for what needs no login: the status of Checkout Sessions, operators' sign-ins.
 
 Reads are counted in each process and, through Redis, across all of them; while Redis is down, in each
 process only. An id that is not known here costs a read at Stripe: those have smaller bounds, of each
@@ -20,6 +20,9 @@ from paidup.runtime.redis_client import RedisClient
 from paidup.settings import Settings
 
 READS = "checkout_reads"
+SIGN_INS = "operator_sign_ins"
+SIGN_INS_PER_MINUTE = 10
+"""Of one address, whether they succeed or not."""
 UNKNOWN_READS = "unknown_checkouts"
 UNKNOWN_READS_OF_ALL = "unknown_checkouts_of_all"
 UNKNOWN_OF_ONE = 12
@@ -37,6 +40,8 @@ class AddressLimits:
         self._verifications = Buckets(per_minute)
         self._windows = SharedWindows(redis, REDIS_TIMEOUT_S)
         self._refused = metrics.limited.labels(READS)
+        self._sign_ins = _Window(SIGN_INS, SIGN_INS_PER_MINUTE)
+        self._refused_sign_ins = metrics.limited.labels(SIGN_INS)
 
     async def count_read(self, address: str) -> None:
         """Count one read of a Checkout Session. Raises TooManyRequests."""
@@ -53,6 +58,12 @@ class AddressLimits:
             if wait_s := await window.take(key, self._windows):
                 self._refused.inc()
                 raise TooManyRequests("unknown Checkout Sessions", wait_s, whose)
+
+    async def count_sign_in(self, address: str) -> None:
+        """Count one try to sign in as an operator. Raises TooManyRequests."""
+        if wait_s := await self._sign_ins.take(address, self._windows):
+            self._refused_sign_ins.inc()
+            raise TooManyRequests("sign-ins", wait_s, "this address")
 
     def may_verify(self, address: str) -> bool:
         """Count a verification that this address requests. Returns whether it is within the limit."""

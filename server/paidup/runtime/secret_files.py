@@ -7,7 +7,8 @@ from pathlib import Path
 
 FROM_FILES = (
     *("SECRET_KEY", "STRIPE_SECRET_KEY", "STRIPE_PUBLISHABLE_KEY", "STRIPE_WEBHOOK_SECRET"),
-    *("AUTH_JWT_SECRET", "OPERATOR_TOKEN", "DATABASE_URL", "REDIS_URL", "HTTPS_PROXY", "EVENT_SECRET"),
+    *("AUTH_JWT_SECRET", "OPERATOR_TOKEN", "OPERATOR_READ_TOKEN"),
+    *("DATABASE_URL", "REDIS_URL", "HTTPS_PROXY", "EVENT_SECRET"),
 )
 """The settings that may be secret: for each, NAME_FILE names a file that holds the value."""
 MAX_BYTES = 64 * 1024

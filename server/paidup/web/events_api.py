@@ -39,8 +39,8 @@ DeliveryId = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_ID)]
 class Noted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who does it and why, for the audit log: both may be left out."""
 
-    by: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)] = BY_PROGRAM
-    reason: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=2000)] | None = None
+    by: Annotated[str, msgspec.Meta(pattern=PRINTABLE, min_length=1, max_length=200)] = BY_PROGRAM
+    reason: Annotated[str, msgspec.Meta(pattern=PRINTABLE, min_length=1, max_length=2000)] | None = None
 
     @property
     def operator(self) -> Operator:

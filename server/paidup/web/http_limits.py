@@ -39,6 +39,10 @@ CLOSE_TIMEOUT_S = 10.0
 SLICE_BYTES = 4096
 """Bytes parsed between two checks of the limits."""
 
+FROM_PROXY = "paidup.from_proxy"
+"""In a request's `extensions`: its connection comes from a trusted proxy. uvicorn then replaces `client`, so
+that nothing else says so.
+"""
 CHECK_INTERVAL_S = 1.0
 """How often deadlines are checked."""
 
@@ -61,7 +65,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """
 
     # Slots: with more than 30 instance attributes, Python no longer shares the instances' dict keys.
-    __slots__ = ("_address", "_closed_until", "_expires", "_overhead", "_stalled_until")
+    __slots__ = ("_address", "_closed_until", "_expires", "_from_proxy", "_overhead", "_stalled_until")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,6 +74,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._expires = self._stalled_until = self._closed_until = math.inf
         self._address: str | None = None
         """The key under which the connection is counted; None once it no longer is."""
+        self._from_proxy = False
 
     # Connections
 
@@ -79,7 +84,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         _track(self.loop, self)
         address = ""
         if self.client is not None:
-            address = _limited_address(self.client[0], tuple(self.config.forwarded_allow_ips or ()))
+            proxies = tuple(self.config.forwarded_allow_ips or ())
+            self._from_proxy = is_proxy(self.client[0], proxies)
+            address = "" if self._from_proxy else address_key(self.client[0])
         self._address = address
         _connections_by_address[address] += 1
         limit = self.limit_concurrency or math.inf
@@ -122,6 +129,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._expires = self.loop.time() + HEADERS_TIMEOUT_S
         super().on_message_begin()
+        if self._from_proxy:
+            self.scope.setdefault("extensions", {})[FROM_PROXY] = {}
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS or len(self.pipeline) >= MAX_PIPELINED:
@@ -222,9 +231,9 @@ def _enforce_all_deadlines(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _limited_address(host: str, proxies: tuple[str, ...]) -> str:
-    """The key under which a peer is counted; "" for a trusted proxy, which is not limited."""
-    return "" if host in _trusted(proxies) else address_key(host)
+def is_proxy(host: str, proxies: tuple[str, ...]) -> bool:
+    """Whether a peer is a trusted proxy. One is not limited."""
+    return host in _trusted(proxies)
 
 
 @lru_cache(maxsize=16)

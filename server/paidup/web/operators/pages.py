@@ -1,107 +1,166 @@
-"""The operators' pages under /operators: an overview, and everything known about one invoice.
+"""The operators' pages that only show: an overview, what was searched for, and all that is known of it.
 
-They need OPERATOR_TOKEN; while it is empty they do not exist (404). Every request is read-only.
-Each page is HTML, or JSON for `Accept: application/json`.
+The overview, an invoice and a search are JSON for `Accept: application/json`.
 """
 
 from __future__ import annotations
 
-import base64
-import hmac
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from paidup.operations.explain import REFERENCE_KINDS, UNHANDLED_SHOWN_FOR, explain
+from paidup.errors import NotFound
+from paidup.operations.account_report import report_account
+from paidup.operations.audit_log import MAX_LISTED, list_corrections
+from paidup.operations.event_deliveries import read_delivery
+from paidup.operations.explain import UNHANDLED_SHOWN_FOR, explain
 from paidup.operations.overview import load_overview
-from paidup.services import Services
-from paidup.web.http import json_response
-from paidup.web.operators.rendering import render
+from paidup.operations.search import Found, Kind, find_matches, read_event
+from paidup.web.dependencies import get_services
+from paidup.web.http import json_response, whole_number
+from paidup.web.operators import actions_page, sign_in
+from paidup.web.operators.access import PageUser, for_readers, wants_json
+from paidup.web.operators.action_words import revoked_in
+from paidup.web.operators.forms import show
+from paidup.web.operators.rendering import ROOT, address
 from paidup.web.operators.reports import shown_invoices, shown_sessions
-from paidup.web.problems import problem
 
 MAX_REFERENCE_LENGTH = 255
 """Characters. Stripe's ids and external ids are not longer."""
-CHALLENGE = 'Basic realm="Paidup operators", charset="UTF-8"'
 
 
-async def show_overview(request: Request) -> Response:
+@for_readers
+async def show_overview(request: Request, operator: PageUser) -> Response:
     """GET /operators: alarms and lists."""
-    services: Services = request.app.state.services
-    overview = await load_overview(await services.alarms.current())
-    if _wants_json(request):
+    overview = await load_overview(await get_services(request).alarms.current())
+    if wants_json(request):
         return json_response(overview)
-    return render(request, "overview.html", overview=overview, unhandled_for=UNHANDLED_SHOWN_FOR)
+    view = {"overview": overview, "unhandled_for": UNHANDLED_SHOWN_FOR, "here": "overview"}
+    return show(request, operator, "overview.html", view)
 
 
-async def show_invoice(request: Request) -> Response:
-    """GET /operators/invoices/{invoice}: the explanation of one invoice."""
-    return await _explanation_response(request, request.path_params["invoice"])
-
-
-async def find(request: Request) -> Response:
-    """GET /operators/find?ref=...: the explanation of any reference that `paidup explain` takes."""
-    return await _explanation_response(request, request.query_params.get("ref", "").strip())
-
-
-async def _explanation_response(request: Request, reference: str) -> Response:
-    if "\0" in reference or len(reference) > MAX_REFERENCE_LENGTH:  # PostgreSQL rejects NUL
-        raise HTTPException(404, "Nothing matches this reference.")
+@for_readers
+async def show_invoice(request: Request, operator: PageUser) -> Response:
+    """GET /operators/invoices/{invoice}: all that is known of one invoice or Checkout Session."""
+    reference = request.path_params["invoice"]
+    if not _may_exist(reference):
+        raise NotFound("Nothing matches this reference.")
     explanation = await explain(reference)
-    status = 200 if explanation.found else 404
-    if _wants_json(request):
-        return json_response(explanation, status)
+    if wants_json(request):
+        return json_response(explanation, 200 if explanation.found else 404)
     if not explanation.found:
-        return render(request, "nothing_found.html", 404, reference=reference, kinds=REFERENCE_KINDS)
-    view: dict[str, Any] = {"invoices": shown_invoices(explanation), "sessions": shown_sessions(explanation)}
-    return render(request, "explanation.html", explanation=explanation, **view)
+        return _nothing_found(request, operator, reference)
+    view: dict[str, Any] = {
+        "explanation": explanation,
+        "invoices": shown_invoices(explanation),
+        "sessions": shown_sessions(explanation),
+        "revoked": revoked_in(explanation.corrections),
+    }
+    return show(request, operator, "explanation.html", view)
 
 
-def _require_operator(
-    handler: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
-    """Wrap `handler` so that it needs the operators' token."""
-
-    async def guarded(request: Request) -> Response:
-        services: Services = request.app.state.services
-        token = services.settings.operator_token
-        if not token:
-            raise HTTPException(404, "Not Found")
-        if not _has_token(request.headers.get("authorization", ""), token):
-            response = problem(
-                401, "not-authenticated", "Authentication required", "The operators' token is needed."
-            )
-            response.headers["WWW-Authenticate"] = CHALLENGE
-            return response
-        return await handler(request)
-
-    return guarded
+@for_readers
+async def find(request: Request, operator: PageUser) -> Response:
+    """GET /operators/find?ref=...: the one page that it leads to, or a list. As JSON, `paidup explain`'s."""
+    reference = request.query_params.get("ref", "").strip()
+    if not _may_exist(reference):
+        raise NotFound("Nothing matches this reference.")
+    if wants_json(request):
+        explanation = await explain(reference)
+        return json_response(explanation, 200 if explanation.found else 404)
+    found = await find_matches(reference) if reference else []
+    if len(found) == 1:
+        path, query = _page_of(found[0])
+        return RedirectResponse(address(request, *path, **query), 303, {"Cache-Control": "no-store"})
+    if not found:
+        return _nothing_found(request, operator, reference)
+    matches = [(each, *_page_of(each)) for each in found]
+    return show(request, operator, "matches.html", {"searched": reference, "matches": matches})
 
 
-def _has_token(header: str, token: str) -> bool:
-    """Whether the header has the token, as a bearer token or as the password of any user (RFC 7617)."""
-    scheme, _, credentials = header.partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            credentials = base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
-        except ValueError:  # not base64, not ASCII or not UTF-8
-            return False
-    elif scheme.lower() != "bearer":
-        return False
-    return hmac.compare_digest(credentials.strip().encode(), token.encode())
+def _may_exist(reference: str) -> bool:
+    return "\0" not in reference and len(reference) <= MAX_REFERENCE_LENGTH  # PostgreSQL rejects NUL
 
 
-def _wants_json(request: Request) -> bool:
-    accepted = request.headers.get("accept", "")
-    return "application/json" in accepted and "text/html" not in accepted
+def _nothing_found(request: Request, operator: PageUser, reference: str) -> Response:
+    return show(request, operator, "nothing_found.html", {"searched": reference}, 404)
+
+
+def _page_of(found: Found) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The path and the query of its page."""
+    match found.kind:
+        case Kind.ACCOUNT | Kind.EVENT:
+            return (found.kind,), {"id": found.id}
+        case Kind.INVOICE:
+            return ("invoices", found.id), {}
+        case Kind.DELIVERY:
+            return ("deliveries", found.id), {}
+        case Kind.CORRECTION:
+            return ("audit-log",), {"done": found.id}
+
+
+@for_readers
+async def show_account(request: Request, operator: PageUser) -> Response:
+    """GET /operators/account?id=...: balance, grants, entries, payments, corrections, deliveries."""
+    named = request.query_params.get("id", "")
+    if not named or not _may_exist(named):
+        raise NotFound("There is no such account.")
+    report = await report_account(named, whole_number(request, "before"))
+    view = {
+        "report": report,
+        "named": named,
+        "before": request.query_params.get("before", ""),
+        "done": next(
+            (each for each in report.corrections if each.id == request.query_params.get("done")), None
+        ),
+        "revoked": revoked_in(report.corrections),
+    }
+    return show(request, operator, "account.html", view)
+
+
+@for_readers
+async def show_event(request: Request, operator: PageUser) -> Response:
+    """GET /operators/event?id=...: one of Stripe's events, with its payload."""
+    named = request.query_params.get("id", "")
+    if not named or not _may_exist(named):
+        raise NotFound("There is no such event.")
+    return show(request, operator, "event.html", {"report": await read_event(named)})
+
+
+@for_readers
+async def show_delivery(request: Request, operator: PageUser) -> Response:
+    """GET /operators/deliveries/{delivery}: an outbound event as one endpoint got it, and its answer."""
+    named = request.path_params["delivery"]
+    if not (named.isascii() and named.isdecimal() and len(named) <= 18):
+        raise NotFound("There is no such delivery.")
+    return show(request, operator, "delivery.html", {"delivery": await read_delivery(int(named))})
+
+
+@for_readers
+async def show_audit_log(request: Request, operator: PageUser) -> Response:
+    """GET /operators/audit-log: what operators have done, newest first."""
+    corrections = await list_corrections()
+    done = request.query_params.get("done", "")
+    view = {
+        "corrections": corrections,
+        "done": done,
+        "most": MAX_LISTED,
+        "revoked": revoked_in(corrections),
+        "here": "audit-log",
+    }
+    return show(request, operator, "audit_log.html", view)
 
 
 ROUTES = [
-    Route("/operators", _require_operator(show_overview), methods=["GET"]),
-    Route("/operators/find", _require_operator(find), methods=["GET"]),
-    Route("/operators/invoices/{invoice}", _require_operator(show_invoice), methods=["GET"]),
+    Route(ROOT, show_overview, methods=["GET"]),
+    Route(f"{ROOT}/find", find, methods=["GET"]),
+    Route(f"{ROOT}/invoices/{{invoice}}", show_invoice, methods=["GET"]),
+    Route(f"{ROOT}/account", show_account, methods=["GET"]),
+    Route(f"{ROOT}/event", show_event, methods=["GET"]),
+    Route(f"{ROOT}/deliveries/{{delivery}}", show_delivery, methods=["GET"]),
+    Route(f"{ROOT}/audit-log", show_audit_log, methods=["GET"]),
+    *actions_page.ROUTES,
+    *sign_in.ROUTES,
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -24,6 +23,7 @@ from paidup.operations.formatting import format_detail, format_duration
 from paidup.operations.recommendations import event_recommendation
 from paidup.runtime.clock import now
 from paidup.web.operators import words
+from paidup.web.operators.action_words import changes_of, done_words, undo_of
 
 ROOT = "/operators"
 
@@ -49,7 +49,8 @@ def _environment() -> Environment:
         "json": pretty_json,
     }
     environment.tests["late"] = words.is_late
-    environment.globals["version"] = __version__
+    environment.globals |= {"version": __version__, "undo_of": undo_of, "changes_of": changes_of}
+    environment.globals["done_words"] = done_words
     return environment
 
 
@@ -85,13 +86,11 @@ def address(request: Request, *path: object, **query: object) -> str:
     return f"{request.scope.get('root_path', '')}{ROOT}{parts}{'?' if given else ''}{urlencode(given)}"
 
 
-def render(
-    request: Request, template: str, status: int = 200, at: datetime | None = None, **view: Any
-) -> Response:
+def render(request: Request, template: str, view: dict[str, Any], status: int = 200) -> Response:
     """The page that `template` makes of `view`."""
 
     def url(*path: object, **query: object) -> str:
         return address(request, *path, **query)
 
-    text = _PAGES.get_template(template).render({**view, "url": url, "at": at or now()})
-    return Response(text, status, HEADERS, media_type="text/html")
+    given = {"operator": None, "form_token": "", "here": "", "at": now(), **view, "url": url}
+    return Response(_PAGES.get_template(template).render(given), status, HEADERS, media_type="text/html")

@@ -27,10 +27,13 @@ PAID = frozenset(
 )
 """Stripe's events that report a payment."""
 ACTIVATION = timedelta(minutes=15)
-"""What is drawn before and after the payment was settled. What came earlier or later is in the table only."""
+"""What is drawn of the time before the payment was settled, and after it began."""
 WEBHOOK_GIVE_UP_MS = 180_000
 """After this, a missing webhook is no longer waited for."""
-_BEFORE_A_PAYMENT = ("created", "checkout_opened")
+_BEGINS = frozenset(
+    {Type.SOCKET_OPENED, Type.VERIFICATION_ASKED, Type.WEBHOOK_RECEIVED, Type.SETTLED, Type.REFUSED}
+)
+"""What an activation begins with. What came before it is in the table only."""
 
 Look = Literal["plain", "first", "late", "bad"]
 SpanLook = Literal["work", "open", "wait"]
@@ -61,7 +64,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Timeline:
+class InvoiceTimeline:
     """`settled`: when the credits were granted. `last`: the end of what is drawn. `open`: more may come."""
 
     lanes: list[Lane]
@@ -95,21 +98,22 @@ class _Known:
     via: str | None
 
 
-def build_timeline(recorded: Sequence[TimelineEvent], is_over: bool, now: datetime) -> Timeline | None:
+def build_timeline(recorded: Sequence[TimelineEvent], is_over: bool, now: datetime) -> InvoiceTimeline | None:
     """The timeline at `now`; None where nothing was recorded but that the invoice exists."""
-    if all(event.event_type in _BEFORE_A_PAYMENT for event in recorded):
+    begun = [event for event in recorded if event.event_type in _BEGINS]
+    if not begun:
         return None
-    origin = _origin(recorded)
-    shown = [event for event in recorded if abs(event.at - origin) <= ACTIVATION]
+    origin = _origin(begun)
     events = [
-        _Event((event.at - origin).total_seconds() * 1000, event.event_type, event.detail) for event in shown
+        _Event((event.at - origin).total_seconds() * 1000, event.event_type, event.detail)
+        for event in recorded
+        if origin <= event.at <= origin + ACTIVATION
     ]
-    events = [event for event in events if event.at >= 0 or event.type not in _BEFORE_A_PAYMENT]
     clock = min((now - origin).total_seconds() * 1000, ACTIVATION.total_seconds() * 1000)
     credited = next((event for event in events if event.type == Type.SETTLED), None)
     settled = credited.at if credited else None
     known = _Known(events, clock, settled, credited.detail.get("source") if credited else None)
-    return Timeline(
+    return InvoiceTimeline(
         lanes=[_lane(name, source, build, known) for name, source, build in _LANES],
         settled=settled,
         last=max((event.at for event in events), default=0.0),
@@ -119,13 +123,10 @@ def build_timeline(recorded: Sequence[TimelineEvent], is_over: bool, now: dateti
     )
 
 
-def _origin(recorded: Sequence[TimelineEvent]) -> datetime:
-    """The first thing that belongs to this activation: what came up to a quarter of an hour before it."""
-    settled = next((event.at for event in recorded if event.event_type == Type.SETTLED), None)
-    activity = [event.at for event in recorded if event.event_type not in _BEFORE_A_PAYMENT]
-    if settled is None:
-        return next(at for at in activity if activity[-1] - at <= ACTIVATION)
-    return next(at for at in activity if settled - at <= ACTIVATION)
+def _origin(begun: Sequence[TimelineEvent]) -> datetime:
+    """The first that belongs to the activation: up to a quarter of an hour before it was settled."""
+    settled = next((event.at for event in begun if event.event_type == Type.SETTLED), begun[-1].at)
+    return next(event.at for event in begun if settled - event.at <= ACTIVATION)
 
 
 def _lane(name: str, source: str, build: Callable[[_Known], Lane], known: _Known) -> Lane:

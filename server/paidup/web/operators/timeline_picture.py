@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from paidup.web.operators.timeline_lanes import Dot, Lane, Timeline
+from paidup.web.operators.timeline_lanes import Dot, InvoiceTimeline, Lane
 from paidup.web.operators.words import duration_ms
 
 WIDE, NARROW = 1040, 350
@@ -102,7 +102,7 @@ class _Window:
         return self.start <= at <= self.to
 
 
-def draw(timeline: Timeline, width: int) -> Picture:
+def draw(timeline: InvoiceTimeline, width: int) -> Picture:
     """The timeline in `width` pixels."""
     to = max(timeline.last, 20.0) * 1.06 + 2
     whole = _Window(-to * 0.015, to, width)
@@ -117,7 +117,7 @@ def draw(timeline: Timeline, width: int) -> Picture:
     return Picture(width, height + BEAM + len(enlarged) * LANE + AXIS, charts, beam)
 
 
-def _lens(timeline: Timeline, whole: _Window) -> _Window | None:
+def _lens(timeline: InvoiceTimeline, whole: _Window) -> _Window | None:
     """The first part, where all that matters happened in a small part of the axis."""
     done = timeline.settled or 0.0
     told = [dot.at for dot in timeline.lanes[0].dots if dot.text == "sent to the page"]
@@ -136,7 +136,7 @@ def _beam(whole: _Window, lens: _Window, bottom: int) -> Beam:
     return Beam(left, max(whole.x(lens.to), left + 2), bottom - AXIS, bottom + BEAM - 10, text)
 
 
-def _chart(timeline: Timeline, lanes: list[Lane], window: _Window, y: int) -> Chart:
+def _chart(timeline: InvoiceTimeline, lanes: list[Lane], window: _Window, y: int) -> Chart:
     settled = timeline.settled
     shown = settled is not None and window.has(settled)
     return Chart(

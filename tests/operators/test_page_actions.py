@@ -1,0 +1,172 @@
+"""The actions of operators on their pages: confirmed in numbers, done once, by whom and why, and undone."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+from typing import Any
+
+import aiohttp
+import pytest
+
+from paidup.db.models import Account, Correction, CreditGrant, LedgerEntry, StripeCustomer, StripeEvent
+from paidup.db.outbound_models import OutboundEvent
+from paidup.runtime.clock import now
+from tests.conftest import World
+from tests.operators.conftest import OPERATOR_TOKEN
+from tests.operators.person import Person
+from tests.support.factories import an_account, granted, three_sums
+from tests.support.stripe_sandbox import StripeSide
+
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ACTIONS = "/operators/actions"
+
+
+@pytest.fixture
+async def person(world: World, http: aiohttp.ClientSession) -> Person:
+    """Someone who is signed in, and may act."""
+    person = Person(await world.server(operator_token=OPERATOR_TOKEN), http)
+    await person.sign_in(OPERATOR_TOKEN)
+    return person
+
+
+async def rows() -> tuple[int, ...]:
+    """How much is written of each kind."""
+    models: tuple[Any, ...] = (Correction, CreditGrant, LedgerEntry, OutboundEvent, StripeCustomer)
+    return tuple([await model.all().count() for model in models])
+
+
+async def test_a_grant_is_confirmed_in_numbers_done_once_and_undone(person: Person) -> None:
+    """The confirmation changes nothing. Two clicks are one grant, by whom and why; "Undo" takes it back."""
+    account = await an_account()
+    await granted(account, 1000)
+    before, form = await rows(), f"{ACTIONS}/grant"
+    asked = await person.confirmation(f"{form}?account={account.external_id}", credits="1,500", plan="pro")
+    assert f"Give 1,500 credits to {account.external_id}." in asked.text
+    assert re.search(r"Balance 1,000 → to 2,500 credits By grace Reason A day of outage ", asked.text), (
+        asked.text
+    )
+    assert (await rows(), await three_sums(account.id)) == (before, (1000, 1000, 1000))
+    first, second = await asyncio.gather(*(person.post(form, asked.fields) for _ in range(2)))
+    assert first.leads_to == second.leads_to
+    assert await three_sums(account.id) == (2500, 2500, 2500)
+    row = await Correction.get()
+    assert (row.actor, row.reason, row.key[:5]) == ("grace", "A day of outage", "page-")
+    page = await person.get(first.leads_to)
+    assert "Credits given. Balance: 1,000 → to 2,500 credits" in page.text
+    undo = html.unescape(re.findall(rf'href="({ACTIONS}/revoke[^"]*)"', page.page)[0])
+    asked = await person.confirmation(undo)
+    assert "Balance 2,500 → to 1,000 credits" in asked.text
+    done = await person.post(f"{ACTIONS}/revoke", asked.fields)
+    assert await three_sums(account.id) == (1000, 1000, 1000)
+    assert f"{ACTIONS}/revoke" not in (await person.get(done.leads_to)).page, "it is undone"
+    again = await person.confirmation(undo)
+    assert (again.status, "This grant was revoked already" in again.text) == (409, True)
+
+
+async def test_each_action_is_previewed_without_a_trace_and_then_done(person: Person) -> None:
+    """Adjust, link, unlink, dismiss, reopen, merge and erase: what the page says is what becomes of it."""
+    ada, bob = await an_account("ada"), await an_account("bob")
+    await granted(ada, 100)
+    await granted(bob, 20)
+    await StripeEvent.create(id="evt_1", type="invoice.paid", payload="{}", received_at=now(), attempts=12)
+    named = {"account": ada.external_id}
+    steps: list[tuple[str, dict[str, str], str, str]] = [
+        ("adjust", {**named, "credits": "−30"}, "Balance 100 → to 70 credits", ""),
+        ("adjust", {**named, "credits": "-90", "allow_debt": "yes"}, "Balance 70 → to −20 credits", ""),
+        ("link-customer", {**named, "customer": "cus_new"}, f"no account → to {ada.external_id}", ""),
+        ("unlink-customer", {**named, "customer": "cus_new"}, f"{ada.external_id} → to no account", ""),
+        ("dismiss", {"events": "evt_1"}, "evt_1 waiting → to dismissed", ""),
+        ("reopen", {"events": "evt_1"}, "evt_1 dismissed → to waiting", ""),
+        (
+            "merge-accounts",
+            {**named, "merged": bob.external_id},
+            "Balance −20 → to 0 credits",
+            bob.external_id,
+        ),
+        ("dismiss", {"events": "evt_1"}, "evt_1 waiting → to dismissed", ""),
+        ("erase", named, "Accounts renamed 2", ada.external_id),
+    ]
+    for number, (action, fields, words, typed) in enumerate(steps, 1):
+        before = await rows()
+        asked = await person.confirmation(f"{ACTIONS}/{action}", **fields)
+        assert (asked.status, words in asked.text) == (200, True), (action, asked.text)
+        assert await rows() == before, action
+        if typed:
+            assert "cannot be undone" in asked.text
+            for wrong in ("", typed.upper(), f"{typed}x"):
+                refused = await person.post(f"{ACTIONS}/{action}", {**asked.fields, "typed": wrong})
+                assert (refused.status, f"Please type {typed} to confirm" in refused.text) == (422, True)
+            assert await rows() == before, action
+        done = await person.post(f"{ACTIONS}/{action}", {**asked.fields, "typed": typed})
+        assert (await person.get(done.leads_to)).status == 200
+        assert await Correction.all().count() == number, action
+    await ada.refresh_from_db()
+    assert ada.external_id.startswith("erased-")
+    assert await three_sums(ada.id) == (0, 0, 0)
+    log = await person.get("/operators/audit-log")
+    assert [word in log.text for word in ("Person erased", "Accounts merged", "grace")] == [True] * 3
+
+
+@SQLITE
+async def test_an_invoice_that_was_paid_outside_of_stripe_is_credited(
+    person: Person, stripe_side: StripeSide
+) -> None:
+    """Stripe is asked for the confirmation; the credits wait for the second click."""
+    customer = await stripe_side.customer()
+    prices = (await stripe_side.api("GET", "prices?lookup_keys[]=paidup_pro_monthly"))["data"]
+    made = await stripe_side.api(
+        "POST",
+        "subscriptions",
+        customer=customer,
+        collection_method="send_invoice",
+        days_until_due="30",
+        **{"items[0][price]": prices[0]["id"]},
+    )
+    account = await Account.create(external_id="ada", stripe_customer=customer)
+    await StripeCustomer.create(id=customer, account=account)
+    form = f"{ACTIONS}/grant-invoice"
+    asked = await person.confirmation(form, account="ada", invoice=made["latest_invoice"], paid_by="cash")
+    assert "Status of the invoice open → to active" in asked.text, asked.text
+    assert "Balance 2,000 credits" in asked.text
+    await account.refresh_from_db()
+    assert account.balance == 0
+    assert "Credits given" in (await person.get((await person.post(form, asked.fields)).leads_to)).text
+    await account.refresh_from_db()
+    assert account.balance == 2000
+
+
+@SQLITE
+async def test_what_cannot_be_done_is_said_beside_the_form(person: Person) -> None:
+    """With what was filled in. A reason is required, and nothing is written."""
+    account = await an_account()
+    named = {"account": account.external_id}
+    refusals: list[tuple[str, dict[str, str], int, str]] = [
+        ("grant", {**named, "credits": "5", "reason": " "}, 422, "fill in “reason”"),
+        ("grant", {**named, "credits": "5", "reason": "x" * 2001}, 422, "2000 characters"),
+        ("grant", {**named, "credits": "0"}, 422, "a whole number, and not zero"),
+        ("grant", {**named, "credits": "1.5"}, 422, "a whole number, and not zero"),
+        ("grant", {**named, "credits": "9" * 17}, 422, "a whole number, and not zero"),
+        ("grant", {**named, "credits": "-5"}, 422, "above zero"),
+        ("grant", {**named, "credits": "5", "expires_at": "2020-01-01"}, 422, "over already"),
+        ("grant", {**named, "credits": "5", "expires_at": "soon"}, 422, "a date, such as"),
+        ("grant", {**named, "credits": "5", "expires_at": "9999-12-31"}, 422, "a date, such as"),
+        ("grant", {**named, "credits": "5", "plan": "none"}, 422, "There is no plan"),
+        ("grant", {**named, "credits": "5", "paid_by": "x"}, 422, "choose how it was paid"),
+        ("grant", {"account": "nobody", "credits": "5"}, 404, "There is no account"),
+        ("grant", {"account": "a\0b", "credits": "5"}, 422, "fill in “account”"),
+        ("grant", {**named, "credits": "5", "key": "T-1"}, 422, "no key"),
+        ("adjust", {**named, "credits": "-5"}, 402, "5 credits are needed, the balance is 0"),
+        ("revoke", {"granted": "T-1"}, 404, "No grant has the key"),
+        ("dismiss", {"events": "\n"}, 422, "name an event"),
+        ("dismiss", {"events": "evt_1\n" * 101}, 422, "At most 100"),
+        ("erase", {**named, "also": "x\n" * 21}, 422, "At most 20"),
+    ]
+    for action, fields, status, words in refusals:
+        answer = await person.confirmation(f"{ACTIONS}/{action}", **fields)
+        assert (answer.status, words in answer.text) == (status, True), (action, fields, answer.text)
+        for name, value in fields.items():
+            if name not in ("key", "plan", "paid_by", "reason", "account"):
+                assert answer.fields[name].strip() == value.strip(), name
+    assert not await Correction.exists()
