@@ -27,12 +27,14 @@ ROWS_PER_TURN = 25
 async def select_by_keys(query: str, keys: Iterable[Any]) -> AsyncIterator[tuple[Any, ...]]:
     """What `query` selects for these keys, 500 at a time. It is SQL that ends with the key's column."""
     # One parameter for all keys, so that it is one statement, prepared once.
-    condition = "IN (SELECT value FROM json_each(?))" if is_sqlite() else "= ANY($1)"
+    db = connection()
+    sqlite = is_sqlite(db)
+    condition = "IN (SELECT value FROM json_each(?))" if sqlite else "= ANY($1)"
     wanted = list(keys)
     for start in range(0, len(wanted), KEYS_PER_QUERY):
         some = wanted[start : start + KEYS_PER_QUERY]
-        value = to_json(some) if is_sqlite() else some
-        _, found = await connection().execute_query(f"{query} {condition}", [value])
+        value = to_json(some) if sqlite else some
+        _, found = await db.execute_query(f"{query} {condition}", [value])
         for number, cells in enumerate(found, start=1):
             if number % ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)

@@ -220,8 +220,9 @@ def connection() -> BaseDBAsyncClient:
     return get_connection("default")
 
 
-def is_sqlite() -> bool:
-    return connection().capabilities.dialect == "sqlite"
+def is_sqlite(db: BaseDBAsyncClient | None = None) -> bool:
+    """Whether the database is SQLite. Finding the connection takes a while: pass it where it is at hand."""
+    return (db or connection()).capabilities.dialect == "sqlite"
 
 
 class storage_errors:  # noqa: N801 - reads as a statement at its use

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from tortoise.models import Model
 
-from paidup.db.connection import is_sqlite
-
 M = TypeVar("M", bound=Model)
 
 _UNSHARED = (type(None), bool, int, float, str, bytes)
@@ -36,9 +34,9 @@ def _defaults(model: type[Model]) -> dict[str, Any]:
     return found
 
 
-def row_of(model: type[M], cells: Sequence[Any]) -> M:
-    """The row whose `columns_of(model)` have these values, as the database's driver gave them."""
-    attributes, conversions = _reading(model, is_sqlite())
+def row_of(model: type[M], cells: Sequence[Any], sqlite: bool) -> M:
+    """The row whose `columns_of(model)` have these values, as SQLite's or PostgreSQL's driver gave them."""
+    attributes, conversions = _reading(model, sqlite)
     row = model.__new__(model)
     state = vars(row)
     state.update(zip(attributes, cells, strict=True))

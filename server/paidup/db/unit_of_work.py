@@ -32,18 +32,20 @@ async def read_locked(condition: str, values: Sequence[Any], *models: type[Model
 
     `condition` is SQL with $1, $2 and so on for `values`, for both databases. Needs a transaction.
     """
-    query, lock = _select_sql(condition, is_sqlite(), models), ""
-    if not is_sqlite():  # NO KEY, as in connection.locked()
+    db = connection()
+    query, lock = _select_sql(condition, sqlite := is_sqlite(db), models), ""
+    if not sqlite:  # NO KEY, as in connection.locked()
         lock = f" FOR NO KEY UPDATE OF {_tables(models)}"
-    _, found = await connection().execute_query(query + lock, list(values))
-    return _to_rows(models, tuple(found[0])) if found else None
+    _, found = await db.execute_query(query + lock, list(values))
+    return _to_rows(models, tuple(found[0]), sqlite) if found else None
 
 
 async def read_rows(condition: str, values: Sequence[Any], *models: type[Model]) -> tuple[Row, ...] | None:
     """Like `read_locked`, without locks or a transaction, and in less time than Tortoise's `get` takes."""
-    query = _select_sql(condition, is_sqlite(), models)
-    _, found = await connection().execute_query(query, list(values))
-    return _to_rows(models, tuple(found[0])) if found else None
+    db = connection()
+    query = _select_sql(condition, sqlite := is_sqlite(db), models)
+    _, found = await db.execute_query(query, list(values))
+    return _to_rows(models, tuple(found[0]), sqlite) if found else None
 
 
 async def read_many(model: type[M], clause: str, *values: Any) -> list[M]:
@@ -51,8 +53,9 @@ async def read_many(model: type[M], clause: str, *values: Any) -> list[M]:
 
     It is SQL that begins with a condition, with $1, $2 and so on for `values`, for both databases.
     """
-    _, found = await connection().execute_query(_many_sql(model, clause, is_sqlite()), list(values))
-    return [row_of(model, tuple(cells)) for cells in found]
+    db = connection()
+    _, found = await db.execute_query(_many_sql(model, clause, sqlite := is_sqlite(db)), list(values))
+    return [row_of(model, tuple(cells), sqlite) for cells in found]
 
 
 @cache
@@ -73,13 +76,14 @@ async def read_versioned(condition: str, values: Sequence[Any], *models: type[Mo
 
     None if there is no such row, and on SQLite, whose rows have no version.
     """
-    if is_sqlite():
+    db = connection()
+    if is_sqlite(db):
         return None
-    _, found = await connection().execute_query(_select_sql(condition, False, models), list(values))
+    _, found = await db.execute_query(_select_sql(condition, False, models), list(values))
     if not found:
         return None
     cells = tuple(found[0])
-    return VersionedRows(_to_rows(models, cells), cells[-len(models) :])
+    return VersionedRows(_to_rows(models, cells, False), cells[-len(models) :])
 
 
 @cache
@@ -91,11 +95,11 @@ def _select_sql(condition: str, sqlite: bool, models: tuple[type[Model], ...]) -
     return query.replace("$", "?") if sqlite else query
 
 
-def _to_rows(models: Sequence[type[Model]], cells: tuple[Any, ...]) -> tuple[Row, ...]:
+def _to_rows(models: Sequence[type[Model]], cells: tuple[Any, ...], sqlite: bool) -> tuple[Row, ...]:
     rows, start = [], 0
     for model in models:
         end = start + len(columns_of(model))
-        rows.append(row_of(model, cells[start:end]))
+        rows.append(row_of(model, cells[start:end], sqlite))
         start = end
     return tuple(rows)
 

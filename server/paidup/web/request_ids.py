@@ -7,8 +7,8 @@ which version of the API it follows. With ACCESS_LOG, each request is one line a
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from contextvars import ContextVar
 
 import structlog
@@ -122,7 +122,7 @@ def id_of(scope: Scope) -> str:
 
 
 def new_id() -> str:
-    return f"req_{uuid.uuid4().hex}"
+    return f"req_{secrets.token_hex(16)}"
 
 
 def log_refusal(status: int, request_id: str, client: tuple[str, int] | None) -> None:
