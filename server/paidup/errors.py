@@ -11,7 +11,7 @@
     │   └── InsufficientScope   the request needs a scope that only the backend has
     ├── NotFound
     ├── Conflict                the request contradicts what exists
-    │   ├── KeyReused           an idempotency key was used for another amount
+    │   ├── KeyReused           an idempotency key was used for another amount or unit
     │   ├── ReservationOver     it was already committed, released or expired
     │   ├── AlreadySubscribed
     │   ├── AlreadyOnPlan
@@ -96,10 +96,10 @@ class Conflict(PaidupError):
 
 
 class KeyReused(Conflict):
-    """The idempotency `key` was already used for another amount: `credits`."""
+    """The idempotency `key` was already used for another amount: `credits` of `unit`."""
 
-    def __init__(self, key: str, credits: int) -> None:
-        super().__init__(f"The key {key!r} was already used for {credits} credits.")
+    def __init__(self, key: str, credits: int, unit: str = "") -> None:
+        super().__init__(f"The key {key!r} was already used for {credits} {unit or 'credits'}.")
         self.key = key
         self.credits = credits
 
@@ -169,12 +169,13 @@ class PaymentUnderWay(Conflict):
 
 
 class InsufficientCredits(PaidupError):
-    """The balance is too low: `needed` is more than `balance`, both in credits."""
+    """The balance is too low: `needed` is more than `balance`, both in credits of `unit`."""
 
-    def __init__(self, balance: int, needed: int) -> None:
-        super().__init__(f"{needed} credits are needed, the balance is {balance}.")
+    def __init__(self, balance: int, needed: int, unit: str = "") -> None:
+        super().__init__(f"{needed} {unit or 'credits'} are needed, the balance is {balance}.")
         self.balance = balance
         self.needed = needed
+        self.unit = unit
 
 
 class TooManyRequests(PaidupError):

@@ -277,7 +277,8 @@ def plain(schema: Any, definitions: Any = None) -> Any:
         result["items"] = plain(schema["items"], definitions)
     for bound in ("minimum", "maximum", "minLength", "maxLength", "additionalProperties"):
         if bound in schema:
-            result[bound] = schema[bound]
+            other = schema[bound]
+            result[bound] = plain(other, definitions) if isinstance(other, dict) else other
     if "properties" in schema:
         result["properties"] = {name: plain(each, definitions) for name, each in schema["properties"].items()}
         result["required"] = sorted(schema.get("required", ()))

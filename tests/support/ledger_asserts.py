@@ -17,11 +17,12 @@ from paidup.db.models import (
     StripeEvent,
     Subscription,
 )
+from paidup.db.unit_accounts import in_all_units
 from paidup.domain.decisions import InvoiceStatus
 
 
 async def assert_books_balance(grants: int | None = None) -> None:
-    """For every account, balance = sum of the entries = what remains in live grants, minus the debt.
+    """For every account and unit, balance = sum of the entries = what remains in live grants, minus the debt.
 
     Each settled invoice has one first grant, and no grant holds more than it granted. What each account's row
     has of its subscriptions and reservations is what these say. `grants` is the expected number of first
@@ -31,13 +32,17 @@ async def assert_books_balance(grants: int | None = None) -> None:
     for account in await Account.all():
         entries = await LedgerEntry.filter(account_id=account.id).order_by("id")
         live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
-        summed = sum(entry.credits for entry in entries)
-        remaining = sum(grant.remaining for grant in live)
-        name = account.external_id
-        assert account.balance == summed, (name, account.balance, summed)
-        # A balance below zero is a debt, and an account in debt has no live grants.
-        assert max(0, account.balance) == remaining, (name, account.balance, remaining)
-        assert account.balance == (entries[-1].balance_after if entries else 0), account.external_id
+        kept = {own.unit for own in in_all_units(account)}
+        assert {row.unit for row in entries} | {row.unit for row in live} <= kept, account.external_id
+        for own in in_all_units(account):
+            of_unit = [entry for entry in entries if entry.unit == own.unit]
+            summed = sum(entry.credits for entry in of_unit)
+            remaining = sum(grant.remaining for grant in live if grant.unit == own.unit)
+            name = (account.external_id, own.unit)
+            assert own.balance == summed, (name, own.balance, summed)
+            # A balance below zero is a debt, and an account in debt has no live grants.
+            assert max(0, own.balance) == remaining, (name, own.balance, remaining)
+            assert own.balance == (of_unit[-1].balance_after if of_unit else 0), name
     await assert_rows_know_all()
     for grant in await CreditGrant.all():
         held = grant.remaining + grant.frozen + grant.expired
@@ -59,7 +64,9 @@ async def assert_rows_know_all() -> None:
     held = await Reservation.filter(state=ReservationState.HELD)
     for account in await Account.all():
         name = account.external_id
-        assert account.held == sum(row.credits for row in held if row.account_id == account.id), name
+        for each in in_all_units(account):
+            reserved = [row for row in held if (row.account_id, row.unit) == (account.id, each.unit)]
+            assert each.held == sum(row.credits for row in reserved), (name, each.unit)
         own = [row for row in subscriptions if row.account_id == account.id]
         open_ones = [row for row in own if row.status not in ("canceled", "incomplete_expired")]
         expected = [_as_paid(row, active) for row in open_ones[:20] or own[:1]]

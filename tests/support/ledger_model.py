@@ -137,7 +137,7 @@ FREEZES = {("dispute", "needs_response"), ("dispute", "under_review")}
 
 
 class Model:
-    """One customer's credits."""
+    """One customer's credits of one unit. What other units do changes nothing in it."""
 
     def __init__(self, plans: dict[str, PlanRules], forgives: bool) -> None:
         self.plans = plans
@@ -443,7 +443,8 @@ class Model:
             self.invoices[bill.id].set_off = less
             self.carried_money = max(0, self.carried_money + max(0, -bill.total) - bill.from_balance)
         if bill.subscription:
-            self.carried_until = max([line.end for line in bill.lines if self._worth(line) > 0])
+            ends = [line.end for line in bill.lines if self._worth(line) > 0]
+            self.carried_until = max(ends, default=self.carried_until)
         return credits
 
     def _give(self, batch: Batch) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ from paidup.db.models import (
     Reservation,
     ReversalKind,
 )
+from paidup.db.unit_accounts import AnyAccount, in_all_units, in_unit
 from paidup.domain.billing_months import months_between
 from paidup.domain.catalog import AfterRefund, Interval, StripePrice, parse_catalogue
 from paidup.domain.messages import StatusMessage
@@ -67,20 +69,27 @@ MONTHLY = {"basic": (100, 1000), "pro": (300, 2500)}
 YEAR_PRICE = 20_000
 TOP_UP = (50, 400)
 TRIAL = 30
+IMAGES = {"basic": 11, "pro": 60}
+"""What each plan gives a month of another unit."""
+PICTURES = (20, 300)
+UNITS = ("", "images")
 
 CATALOGUE = """
+units = ["credits", "images"]
 spent_then_refunded = "{after}"
 [[plans]]
 id = "basic"
 name = "Basic"
 credits = 100
 trial_credits = {trial}
+grants = {{images = 11}}
 {terms}
 prices = [{{lookup_key = "basic_m", amount_minor = 1000}}]
 [[plans]]
 id = "pro"
 name = "Pro"
 credits = 300
+grants = {{images = 60}}
 {terms}
 prices = [
   {{lookup_key = "pro_m", amount_minor = 2500}},
@@ -91,12 +100,19 @@ id = "extra"
 name = "Extra"
 credits = 50
 prices = [{{lookup_key = "extra", amount_minor = 400, interval = "once"}}]
+[[plans]]
+id = "pictures"
+name = "Pictures"
+unit = "images"
+credits = 20
+prices = [{{lookup_key = "pictures", amount_minor = 300, interval = "once"}}]
 """
 PRICES = {
     "basic_m": StripePrice("basic_m", "basic_m", "basic", 1000, "usd"),
     "pro_m": StripePrice("pro_m", "pro_m", "pro", 2500, "usd"),
     "pro_y": StripePrice("pro_y", "pro_y", "pro", YEAR_PRICE, "usd", Interval.YEAR),
     "extra": StripePrice("extra", "extra", "extra", 400, "usd", Interval.ONCE),
+    "pictures": StripePrice("pictures", "pictures", "pictures", 300, "usd", Interval.ONCE),
 }
 
 
@@ -105,17 +121,23 @@ async def untold(_: StatusMessage) -> bool:
 
 
 class Customer:
-    """One customer in the ledger and in the model."""
+    """One customer in the ledger, and in a model for each unit."""
 
-    def __init__(self, account: Account, model: Model, bills: Bills) -> None:
+    def __init__(self, account: Account, models: dict[str, Model], bills: Bills) -> None:
         self.account = account
-        self.model = model
+        self.models = models
         self.bills = bills
+        self.reserved: list[str] = []
+        """The keys of its reservations, of any unit."""
         self.invoices: list[str] = []
-        self.given: list[str] = []
+        self.given: list[tuple[str, str]] = []
         self.totals: dict[str, int] = {}
         self.subscribed = False
         self.had_trial = False
+
+    def unit_of(self, key: str) -> str:
+        """The unit of the reservation of this key; the default one where there is none."""
+        return next((unit for unit in UNITS if key in self.models[unit].reservations), "")
 
 
 class Histories(RuleBasedStateMachine):
@@ -154,12 +176,14 @@ class Histories(RuleBasedStateMachine):
             )
             for plan in MONTHLY
         }
-        rules["extra"] = PlanRules(*TOP_UP)
+        of_images = {plan: in_images(plan, terms) for plan, terms in rules.items()}
+        of_images |= {"extra": replace(PlanRules(*TOP_UP), credits=0), "pictures": PlanRules(*PICTURES)}
+        rules |= {"extra": PlanRules(*TOP_UP), "pictures": replace(PlanRules(*PICTURES), credits=0)}
         self.customers: list[Customer] = []
         for _ in range(2):
             account = self.run(an_account())
-            model = Model(rules, after == "forgive")
-            self.customers.append(Customer(account, model, Bills(catalogue, PRICES)))
+            models = {"": Model(rules, after == "forgive"), "images": Model(of_images, after == "forgive")}
+            self.customers.append(Customer(account, models, Bills(catalogue, PRICES)))
             self.subscribe(len(self.customers) - 1, first, 1, trial)
 
     def run(self, work: Awaitable[T]) -> T:
@@ -172,6 +196,7 @@ class Histories(RuleBasedStateMachine):
 
     who = st.integers(0, 1)
     keys = st.sampled_from(["a", "new", "new", "new"])
+    units = st.sampled_from(["", "", "images"])
     some = st.integers(1, 200) | st.sampled_from([50, 100, 300])
 
     def key(self, key: str) -> str:
@@ -179,66 +204,85 @@ class Histories(RuleBasedStateMachine):
         self.keys_made += 1
         return f"new-{self.keys_made}" if key == "new" else key
 
-    def reserved(self, who: int, nth: int) -> str:
-        """The key of one of the newest reservations in any state; "a" if there are fewer."""
-        return (["a"] * 3 + list(self.customers[who].model.reservations))[-1 - nth]
+    def reserved(self, who: int, nth: int) -> tuple[str, str]:
+        """The key and unit of one of the newest reservations in any state; the key "a" if there are fewer."""
+        key = (["a"] * 3 + self.customers[who].reserved)[-1 - nth]
+        return key, self.customers[who].unit_of(key)
 
-    @rule(who=who, key=keys, credits=some)
-    def spend(self, who: int, key: str, credits: int) -> None:
+    @rule(who=who, key=keys, credits=some, unit=units)
+    def spend(self, who: int, key: str, credits: int, unit: str) -> None:
         key = self.key(key)
 
-        async def move(account: Account) -> Any:
+        async def move(account: AnyAccount) -> Any:
             done = await reservations.spend(account, credits, key, at_unix(self.at))
             return done.balance, done.credits
 
-        self.both(who, move, lambda model: model.spend(key, credits, self.at))
+        other = self.customers[who].models["" if unit else "images"]
+        self.both(who, unit, move, lambda model: model.spend(key, credits, self.at), used=key in other.spends)
 
-    @rule(who=who, key=keys, credits=some, hours=st.sampled_from([1, 24, 24 * 40]), share=st.booleans())
-    def reserve(self, who: int, key: str, credits: int, hours: int, share: bool) -> None:
-        if share and self.customers[who].model.balance > 0:
-            credits = self.customers[who].model.balance  # the whole balance
-        self._reserve(who, self.key(key), credits, hours)
+    @rule(
+        who=who,
+        key=keys,
+        credits=some,
+        hours=st.sampled_from([1, 24, 24 * 40]),
+        share=st.booleans(),
+        unit=units,
+    )
+    def reserve(self, who: int, key: str, credits: int, hours: int, share: bool, unit: str) -> None:
+        balance = self.customers[who].models[unit].balance
+        self._reserve(who, self.key(key), balance if share and balance > 0 else credits, hours, unit)
 
-    def _reserve(self, who: int, key: str, credits: int, hours: int) -> None:
+    def _reserve(self, who: int, key: str, credits: int, hours: int, unit: str) -> None:
         ends = at_unix(self.at) + timedelta(hours=hours)
 
-        async def move(account: Account) -> Any:
+        async def move(account: AnyAccount) -> Any:
             made = await reservations.reserve(account, credits, key, ends, at_unix(self.at))
             return made.balance, int(made.expires_at.timestamp())
 
-        self.both(who, move, lambda model: model.reserve(key, credits, hours * HOUR_S, self.at))
+        customer = self.customers[who]
+        used = key in customer.models["" if unit else "images"].reservations
+        self.both(who, unit, move, lambda model: model.reserve(key, credits, hours * HOUR_S, self.at), used)
+        if key not in customer.reserved and key in customer.models[unit].reservations:
+            customer.reserved.append(key)
 
     @rule(who=who, nth=st.integers(0, 2), percent=st.integers(0, 110))
     def commit(self, who: int, nth: int, percent: int) -> None:
-        key = self.reserved(who, nth)
-        known = self.customers[who].model.reservations.get(key)
+        key, unit = self.reserved(who, nth)
+        known = self.customers[who].models[unit].reservations.get(key)
         credits = (known.credits if known else 10) * percent // 100
 
-        async def move(account: Account) -> Any:
+        async def move(account: AnyAccount) -> Any:
             return (await reservations.commit(account, key, credits, at_unix(self.at))).balance
 
-        self.both(who, move, lambda model: model.commit(key, credits, self.at))
+        self.both(who, unit, move, lambda model: model.commit(key, credits, self.at), from_="")
 
     @rule(who=who, nth=st.integers(0, 2))
     def release(self, who: int, nth: int) -> None:
-        key = self.reserved(who, nth)
+        key, unit = self.reserved(who, nth)
 
-        async def move(account: Account) -> Any:
+        async def move(account: AnyAccount) -> Any:
             return (await reservations.release(account, key, at_unix(self.at))).balance
 
-        self.both(who, move, lambda model: model.release(key, self.at))
+        self.both(who, unit, move, lambda model: model.release(key, self.at), from_="")
 
     @rule(who=who, nth=st.integers(0, 2), percent=st.sampled_from([100, 100, 99]))
     def reserve_again(self, who: int, nth: int, percent: int) -> None:
         """Spend with a key that belongs to a reservation in any state."""
-        key = self.reserved(who, nth)
-        known = self.customers[who].model.reservations.get(key)
-        self._reserve(who, key, (known.credits if known else 10) * percent // 100 or 1, 1)
+        key, unit = self.reserved(who, nth)
+        known = self.customers[who].models[unit].reservations.get(key)
+        self._reserve(who, key, (known.credits if known else 10) * percent // 100 or 1, 1, unit)
 
-    @rule(who=who, credits=some, hours=st.sampled_from([1, 30]), swept=st.booleans(), nth=st.integers(0, 1))
-    def outlast(self, who: int, credits: int, hours: int, swept: bool, nth: int) -> None:
+    @rule(
+        who=who,
+        credits=some,
+        hours=st.sampled_from([1, 30]),
+        swept=st.booleans(),
+        nth=st.integers(0, 1),
+        unit=units,
+    )
+    def outlast(self, who: int, credits: int, hours: int, swept: bool, nth: int, unit: str) -> None:
         """A reservation expires before the work is done."""
-        self._reserve(who, self.key("new"), credits, 1)
+        self._reserve(who, self.key("new"), credits, 1, unit)
         self.wait(hours, looked=False)
         if swept:
             self.sweep(who)
@@ -247,37 +291,42 @@ class Histories(RuleBasedStateMachine):
 
     @rule(who=who)
     def sweep(self, who: int) -> None:
+        for unit in UNITS:
+            self._sweep(who, unit)
+
+    def _sweep(self, who: int, unit: str) -> None:
         self.both(
             who,
+            unit,
             lambda account: reservations.expire_due(account, at_unix(self.at)),
             lambda model: model.sweep(self.at),
         )
 
     # What an operator does
 
-    @rule(who=who, credits=some, hours=st.sampled_from([None, 30, 24 * 40]))
-    def give(self, who: int, credits: int, hours: int | None) -> None:
+    @rule(who=who, credits=some, hours=st.sampled_from([None, 30, 24 * 40]), unit=units)
+    def give(self, who: int, credits: int, hours: int | None, unit: str) -> None:
         name, ends = self.key("new"), self.at + hours * HOUR_S if hours else None
         terms = ledger.GrantTerms(credits, at_unix(ends) if ends else None)
 
-        async def move(account: Account) -> Any:
+        async def move(account: AnyAccount) -> Any:
             at = at_unix(self.at)
             await corrections.give(account, f"cor-{account.id}-{name}", EntryKind.GRANT, terms, "", at)
             return account.balance
 
-        self.both(who, move, lambda model: model.give(name, credits, ends, self.at))
-        self.customers[who].given.append(name)
+        self.both(who, unit, move, lambda model: model.give(name, credits, ends, self.at))
+        self.customers[who].given.append((name, unit))
 
-    @rule(who=who, credits=some, allow_debt=st.booleans())
-    def take(self, who: int, credits: int, allow_debt: bool) -> None:
+    @rule(who=who, credits=some, allow_debt=st.booleans(), unit=units)
+    def take(self, who: int, credits: int, allow_debt: bool, unit: str) -> None:
         name = self.key("new")
 
-        async def move(account: Account) -> Any:
+        async def move(account: AnyAccount) -> Any:
             correction, at = f"cor-{account.id}-{name}", at_unix(self.at)
             await corrections.take(account, correction, credits, allow_debt, "", at)
             return account.balance
 
-        self.both(who, move, lambda model: model.take(credits, allow_debt, self.at))
+        self.both(who, unit, move, lambda model: model.take(credits, allow_debt, self.at))
 
     @rule(who=who, nth=st.integers(0, 1), after=st.sampled_from(AfterRefund))
     def revoke(self, who: int, nth: int, after: AfterRefund) -> None:
@@ -285,31 +334,42 @@ class Histories(RuleBasedStateMachine):
         given = list(self.customers[who].given)
         if not given:
             return
-        name = given[-1 - nth % len(given)]
+        name, unit = given[-1 - nth % len(given)]
 
-        async def move(account: Account) -> Any:
+        async def move(account: AnyAccount) -> Any:
             row = await CreditGrant.get(correction=f"cor-{account.id}-{name}")
             await corrections.revoke(account, row, after, "", at_unix(self.at))
             return account.balance
 
         forgives = after is AfterRefund.FORGIVE
-        self.both(who, move, lambda model: model.revoke(name, forgives, self.at))
+        self.both(who, unit, move, lambda model: model.revoke(name, forgives, self.at))
 
     def both(
-        self, who: int, move: Callable[[Account], Awaitable[Any]], expect: Callable[[Model], Any]
+        self,
+        who: int,
+        unit: str,
+        move: Callable[[AnyAccount], Awaitable[Any]],
+        expect: Callable[[Model], Any],
+        used: bool = False,
+        from_: str | None = None,
     ) -> None:
+        """Move credits of this unit in both. `used`: its key was used for the other unit before.
+
+        `from_`: the unit in which the account is passed, where the reservation says which one it is.
+        """
         customer = self.customers[who]
         try:
-            expected = expect(customer.model)
+            expected = "KeyReused" if used else expect(customer.models[unit])
         except Refused as refused:
             expected = str(refused)
-        assert self.run(self.moved(customer.account, move)) == expected
+        passed = unit if from_ is None else from_
+        assert self.run(self.moved(customer.account, passed, move)) == expected
         self.looked = True
 
-    async def moved(self, account: Account, move: Callable[[Account], Awaitable[Any]]) -> Any:
+    async def moved(self, account: Account, unit: str, move: Callable[[AnyAccount], Awaitable[Any]]) -> Any:
         try:
             async with write_transaction():
-                return await move(await ledger.lock_account(account.id))
+                return await move(in_unit(await ledger.lock_account(account.id), unit))
         except (Conflict, InsufficientCredits, InvalidInput, NotFound) as error:
             return type(error).__name__
 
@@ -346,11 +406,11 @@ class Histories(RuleBasedStateMachine):
         bills.change(item)
         self.settle(customer)
 
-    @rule(who=who, pieces=st.integers(1, 3))
-    def top_up(self, who: int, pieces: int) -> None:
+    @rule(who=who, pieces=st.integers(1, 3), price=st.sampled_from(["extra", "pictures"]))
+    def top_up(self, who: int, pieces: int, price: str) -> None:
         customer = self.customers[who]
         customer.bills.at = self.at
-        customer.bills.top_up(PRICES["extra"], pieces)
+        customer.bills.top_up(PRICES[price], pieces)
         self.settle(customer)
 
     @rule(who=who)
@@ -362,7 +422,8 @@ class Histories(RuleBasedStateMachine):
         customer.bills.cancel()
         subscription = f"sub_{customer.account.id}_{customer.bills.subscriptions}"
         self.run(self.settlement.end_subscription(subscription))
-        customer.model.cancel(subscription, self.at)
+        for model in customer.models.values():
+            model.cancel(subscription, self.at)
 
     def settle(self, customer: Customer) -> None:
         """Stripe's invoice is paid, and its event handled."""
@@ -392,7 +453,8 @@ class Histories(RuleBasedStateMachine):
         settled = self.run(self.settlement.settle(PaymentFacts(invoice), Source.WEBHOOK))
         assert settled.outcome is Outcome.SETTLED
         bill = Bill(name, subscription, tuple(map(seen, lines)), total, from_balance, change, self.at)
-        customer.model.pay(bill)
+        for model in customer.models.values():
+            model.pay(bill)
         customer.invoices.append(name)
         customer.totals[name] = total
 
@@ -420,9 +482,11 @@ class Histories(RuleBasedStateMachine):
     def pass_to(self, at: int) -> None:
         self.at = at
         for customer in self.customers:
-            customer.model.expire(at)
+            models = customer.models.values()
+            for model in models:
+                model.expire(at)
             made = self.run(self.due_installments(customer))
-            assert customer.model.installments(at) == made
+            assert sum(model.installments(at) for model in models) == made
 
     async def due_installments(self, customer: Customer) -> int:
         due = CreditGrant.filter(account_id=customer.account.id, state=GrantState.PLANNED)
@@ -462,7 +526,8 @@ class Histories(RuleBasedStateMachine):
         id = f"{kind}-{n}-{name}"
         news = ReversalNews(id, ReversalKind(kind), name, amount, status, now())
         heard = self.run(self.settlement.reverse(news)) is Outcome.SETTLED
-        assert heard == customer.model.reversal(name, id, kind, status, amount, self.at)
+        for model in customer.models.values():
+            assert heard == model.reversal(name, id, kind, status, amount, self.at)
 
     taking = st.sampled_from([("refund", "pending"), ("dispute", "needs_response"), ("dispute", "lost")])
 
@@ -473,18 +538,26 @@ class Histories(RuleBasedStateMachine):
         pieces=st.sampled_from([0, 0, 3]),
         hours=st.sampled_from([0, 0, 24 * 40]),
         used=st.sampled_from([0, 30, 100]),
+        unit=units,
     )
     def hold_over_a_reversal(
-        self, who: int, percent: int, reversal: tuple[int, Any, int], pieces: int, hours: int, used: int
+        self,
+        who: int,
+        percent: int,
+        reversal: tuple[int, Any, int],
+        pieces: int,
+        hours: int,
+        used: int,
+        unit: str,
     ) -> None:
         """Reserve credits while their payment is reversed; other credits may cover the debt."""
-        credits = max(1, self.customers[who].model.balance * percent // 100)
-        self.reserve(who, "new", credits, 24 * 90, False)
+        credits = max(1, self.customers[who].models[unit].balance * percent // 100)
+        self.reserve(who, "new", credits, 24 * 90, False, unit)
         self.alike()
         self.reverse(who, *reversal)
         self.alike()
         if pieces:
-            self.top_up(who, pieces)
+            self.top_up(who, pieces, "pictures" if unit else "extra")
         if hours:
             self.wait(hours, looked=False)
         self.commit(who, 0, used)
@@ -496,17 +569,18 @@ class Histories(RuleBasedStateMachine):
         known=taking,
         n=st.integers(0, 1),
         undone=st.booleans(),
+        unit=units,
     )
     def spend_before_a_reversal(
-        self, who: int, percent: int, newest: int, known: Any, n: int, undone: bool
+        self, who: int, percent: int, newest: int, known: Any, n: int, undone: bool, unit: str
     ) -> None:
         """Spend, then reverse the payment; a month later reserve credits and commit none of them."""
-        self.spend(who, "new", max(1, self.customers[who].model.balance * percent // 100))
+        self.spend(who, "new", max(1, self.customers[who].models[unit].balance * percent // 100), unit)
         name = self.paid(who, newest)
         self.hear(who, name, known, n)
         self.alike()
         self.wait(24 * 32, looked=True)
-        self.reserve(who, "new", 1, 24, True)
+        self.reserve(who, "new", 1, 24, True, unit)
         self.alike()
         self.commit(who, 0, 0)
         if undone:
@@ -521,11 +595,16 @@ class Histories(RuleBasedStateMachine):
             return
         for customer in self.customers:
             assert self.run(self.books(customer)) == {
-                "balance": customer.model.balance,
-                "frozen": customer.model.frozen,
-                "held": customer.model.held,
-                "planned": sum(not (b.given or b.cancelled) for b in customer.model.batches),
-                "reversed": [name for name in customer.invoices if customer.model.reversed_whole(name)],
+                "reversed": [name for name in customer.invoices if customer.models[""].reversed_whole(name)],
+                **{
+                    unit: {
+                        "balance": model.balance,
+                        "frozen": model.frozen,
+                        "held": model.held,
+                        "planned": sum(not (b.given or b.cancelled) for b in model.batches),
+                    }
+                    for unit, model in customer.models.items()
+                },
             }
 
     async def books(self, customer: Customer) -> dict[str, Any]:
@@ -533,24 +612,35 @@ class Histories(RuleBasedStateMachine):
         mine = {"account_id": customer.account.id}
         async with write_transaction():
             account = await ledger.lock_account(customer.account.id)
-            await ledger.expire_due(account, at_unix(self.at))
-        grants = await CreditGrant.filter(**mine)
-        live = sum(grant.remaining for grant in grants if grant.state is GrantState.LIVE)
-        entered = sum(entry.credits for entry in await LedgerEntry.filter(**mine))
-        assert entered == account.balance
-        assert live == max(0, account.balance)
+            for own in in_all_units(account):
+                await ledger.expire_due(own, at_unix(self.at))
+        grants, entries = await CreditGrant.filter(**mine), await LedgerEntry.filter(**mine)
+        held = await Reservation.filter(**mine, state="held")
+        reversed_ = {row.id for row in await Invoice.filter(**mine, status="reversed")}
         for grant in grants:
             assert min(grant.remaining, grant.frozen, grant.expired) >= 0
             assert grant.remaining + grant.frozen + grant.expired <= grant.credits
-        held = await Reservation.filter(**mine, state="held")
-        reversed_ = {row.id for row in await Invoice.filter(**mine, status="reversed")}
-        return {
-            "balance": account.balance,
-            "frozen": sum(grant.frozen for grant in grants),
-            "held": sum(row.credits for row in held),
-            "planned": sum(grant.state is GrantState.PLANNED for grant in grants),
-            "reversed": [name for name in customer.invoices if name in reversed_],
-        }
+        books: dict[str, Any] = {"reversed": [name for name in customer.invoices if name in reversed_]}
+        for unit in UNITS:
+            own = in_unit(account, unit)
+            of_unit = [grant for grant in grants if grant.unit == unit]
+            live = sum(grant.remaining for grant in of_unit if grant.state is GrantState.LIVE)
+            assert sum(entry.credits for entry in entries if entry.unit == unit) == own.balance
+            assert live == max(0, own.balance)
+            assert own.held == sum(row.credits for row in held if row.unit == unit)
+            books[unit] = {
+                "balance": own.balance,
+                "frozen": sum(grant.frozen for grant in of_unit),
+                "held": own.held,
+                "planned": sum(grant.state is GrantState.PLANNED for grant in of_unit),
+            }
+        return books
+
+
+def in_images(plan: str, rules: PlanRules) -> PlanRules:
+    """What a plan gives of images: nothing for a trial, and a cap in proportion."""
+    cap = None if rules.cap is None else rules.cap * IMAGES[plan] // rules.credits
+    return replace(rules, credits=IMAGES[plan], cap=cap, trial_credits=0)
 
 
 def seen(line: LineFacts) -> Line:

@@ -12,11 +12,12 @@
  * @property {number} quantity seats
  * @property {string[]} features
  * @property {{[name: string]: number|"unlimited"}} limits
- * @property {{available: number, held: number, debt: number, low_balance: number|null}} balance
+ * @property {UnitBalance & {units?: {[unit: string]: UnitBalance}}} balance of the default unit, and of the others by name
  * @property {string|null} renews_at
  * @property {string|null} cancel_at
  * @property {number} version grows with each change
  */
+/** @typedef {{available: number, held: number, debt: number, low_balance: number|null}} UnitBalance */
 /**
  * @typedef {object} EntitlementsOptions
  * @property {string} [baseUrl] where Paidup's server is; the page's origin by default

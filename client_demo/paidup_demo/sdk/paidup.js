@@ -26,11 +26,13 @@
  *   kind?: "debit"|"voucher", pay_by?: string|null, voucher_url?: string|null}} ProcessingPayment
  */
 /**
- * An invoice's status from the server. `version` only grows; `at` is ISO 8601 in UTC.
+ * An invoice's status from the server. `version` only grows; `at` is ISO 8601 in UTC. `units_granted`: what it has granted
+ * of other units than the default one.
  * @typedef {{type: "status", invoice: string, version: number, status: InvoiceStatus, stage: Stage,
  *   plan: string|null, credits_granted: number, balance: number,
  *   via: "verification"|"webhook"|"reconciliation"|"operator"|null, at: string, error: PaymentError|null, checkout: string|null,
- *   processing?: ProcessingPayment|null, replaced_by: string|null, traceparent?: string}} Status
+ *   processing?: ProcessingPayment|null, replaced_by: string|null, traceparent?: string,
+ *   units_granted?: {[unit: string]: number}}} Status
  */
 /**
  * A Checkout Session's status: nothing of the account but the credits that the session gave. `return_to`: where the
@@ -39,7 +41,9 @@
  */
 /**
  * An account's balance from the server. `version` only grows; a `balance` below zero is a debt; `at` as above.
- * @typedef {{type: "balance", version: number, balance: number, held: number, at: string}} Balance
+ * `units`: the same of other units, where the plans file names several.
+ * @typedef {{type: "balance", version: number, balance: number, held: number, at: string,
+ *   units?: {[unit: string]: {balance: number, held: number}}}} Balance
  */
 /** @typedef {Status & {status: "active"|"void"|"reversed"}} FinalStatus what ends the wait */
 /** @typedef {"aborted"|"unauthorized"|"forbidden"|"unknown_invoice"|"unknown_checkout"|"unknown_account"|"gone"} ErrorCode */

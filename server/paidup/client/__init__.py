@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from paidup.client.blocking import Paidup
-from paidup.client.entitlements import EntitledBalance, Entitlements
+from paidup.client.entitlements import EntitledBalance, EntitledUnit, Entitlements
 from paidup.client.errors import (
     AlreadyOnPlanError,
     AlreadySubscribedError,
@@ -91,6 +91,7 @@ from paidup.client.responses import (
     SpendResult,
     Status,
     SubscriptionState,
+    UnitCredits,
 )
 from paidup.client.tokens import TokenFactory, backend_token, page_token, signed_with
 
@@ -119,6 +120,7 @@ __all__ = [
     "DebitUnderWay",
     "DeferredSpend",
     "EntitledBalance",
+    "EntitledUnit",
     "Entitlements",
     "Entry",
     "EntryPage",
@@ -165,6 +167,7 @@ __all__ = [
     "TooManyRequestsError",
     "TooManySocketsError",
     "UnavailableError",
+    "UnitCredits",
     "UnknownPlanError",
     "WebhookRefusedError",
     "backend_token",

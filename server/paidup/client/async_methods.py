@@ -90,14 +90,19 @@ class AsyncMethods(RememberingCaller):
         found: Entitlements = await self._drive(self._asking_entitlements(customer))
         return found
 
-    async def spend(self, customer: str, credits: int, key: str, reason: str | None = None) -> SpendResult:
+    async def spend(
+        self, customer: str, credits: int, key: str, reason: str | None = None, unit: str | None = None
+    ) -> SpendResult:
         """Spend `credits` (a whole number, at least 1) at most once for each `key`.
 
-        `reason` is shown in the customer's ledger. The same `key` and amount return the first result
-        again. Raises InsufficientCreditsError, or KeyReusedError if the key was used with another amount.
-        In an outage, the client's policy may allow it and charge it later: see `deferred` of the result.
+        `reason` is shown in the customer's ledger; `unit` is one of the plans file, its first by default.
+        The same `key` and amount return the first result again. Raises InsufficientCreditsError, or
+        KeyReusedError if the key was used with another amount or unit. In an outage, the client's
+        policy may allow it and charge it later: see `deferred` of the result.
         """
-        found: SpendResult = await self._drive(self._spending(DeferredSpend(customer, credits, key, reason)))
+        found: SpendResult = await self._drive(
+            self._spending(DeferredSpend(customer, credits, key, reason, unit))
+        )
         return found
 
     async def send_deferred(self) -> int:
@@ -110,14 +115,14 @@ class AsyncMethods(RememberingCaller):
         return left
 
     async def reserve(
-        self, customer: str, credits: int, key: str, expires_in_s: int = 900
+        self, customer: str, credits: int, key: str, expires_in_s: int = 900, unit: str | None = None
     ) -> ReservationResult:
-        """Reserve `credits` for `expires_in_s` seconds, at most once for each `key`.
+        """Reserve `credits` for `expires_in_s` seconds, at most once for each `key`. `unit` as in `spend`.
 
         Raises InsufficientCreditsError, KeyReusedError and ReservationClosedError (the key's
         reservation was committed, released or expired).
         """
-        return await self._run(calls.reserve_call(customer, credits, key, expires_in_s))
+        return await self._run(calls.reserve_call(customer, credits, key, expires_in_s, unit))
 
     async def commit(self, customer: str, credits: int, key: str, reason: str | None = None) -> SpendResult:
         """Spend `credits` (0 or more) of the reservation `key` and return the rest to the balance.

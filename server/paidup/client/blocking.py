@@ -104,14 +104,17 @@ class Paidup(RememberingCaller):
         found: Entitlements = self._drive(self._asking_entitlements(customer))
         return found
 
-    def spend(self, customer: str, credits: int, key: str, reason: str | None = None) -> SpendResult:
+    def spend(
+        self, customer: str, credits: int, key: str, reason: str | None = None, unit: str | None = None
+    ) -> SpendResult:
         """Spend `credits` (a whole number, at least 1) at most once for each `key`.
 
-        `reason` is shown in the customer's ledger. The same `key` and amount return the first result
-        again. Raises InsufficientCreditsError, or KeyReusedError if the key was used with another amount.
-        In an outage, the client's policy may allow it and charge it later: see `deferred` of the result.
+        `reason` is shown in the customer's ledger; `unit` is one of the plans file, its first by default.
+        The same `key` and amount return the first result again. Raises InsufficientCreditsError, or
+        KeyReusedError if the key was used with another amount or unit. In an outage, the client's
+        policy may allow it and charge it later: see `deferred` of the result.
         """
-        found: SpendResult = self._drive(self._spending(DeferredSpend(customer, credits, key, reason)))
+        found: SpendResult = self._drive(self._spending(DeferredSpend(customer, credits, key, reason, unit)))
         return found
 
     def send_deferred(self) -> int:
@@ -123,13 +126,15 @@ class Paidup(RememberingCaller):
         left: int = self._drive(self._sending_deferred(len(self.deferred)))
         return left
 
-    def reserve(self, customer: str, credits: int, key: str, expires_in_s: int = 900) -> ReservationResult:
-        """Reserve `credits` for `expires_in_s` seconds, at most once for each `key`.
+    def reserve(
+        self, customer: str, credits: int, key: str, expires_in_s: int = 900, unit: str | None = None
+    ) -> ReservationResult:
+        """Reserve `credits` for `expires_in_s` seconds, at most once for each `key`. `unit` as in `spend`.
 
         Raises InsufficientCreditsError, KeyReusedError and ReservationClosedError (the key's
         reservation was committed, released or expired).
         """
-        return self._run(calls.reserve_call(customer, credits, key, expires_in_s))
+        return self._run(calls.reserve_call(customer, credits, key, expires_in_s, unit))
 
     def commit(self, customer: str, credits: int, key: str, reason: str | None = None) -> SpendResult:
         """Spend `credits` (0 or more) of the reservation `key` and return the rest to the balance.

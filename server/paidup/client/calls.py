@@ -79,15 +79,19 @@ def entitlements_call(customer: str, etag: str | None = None) -> ApiCall[Entitle
     return ApiCall(Entitlements, customer, "GET", "/api/entitlements", None, etag)
 
 
-def spend_call(customer: str, credits: int, key: str, reason: str | None) -> ApiCall[SpendResult]:
+def spend_call(
+    customer: str, credits: int, key: str, reason: str | None, unit: str | None = None
+) -> ApiCall[SpendResult]:
     """POST /api/credits/spend."""
-    body = _given(credits=credits, key=key, reason=reason)
+    body = _given(credits=credits, key=key, reason=reason, unit=unit)
     return ApiCall(SpendResult, customer, "POST", "/api/credits/spend", body)
 
 
-def reserve_call(customer: str, credits: int, key: str, expires_in_s: int) -> ApiCall[ReservationResult]:
+def reserve_call(
+    customer: str, credits: int, key: str, expires_in_s: int, unit: str | None = None
+) -> ApiCall[ReservationResult]:
     """POST /api/credits/reserve."""
-    body = {"credits": credits, "key": key, "expires_in_s": expires_in_s}
+    body = _given(credits=credits, key=key, expires_in_s=expires_in_s, unit=unit)
     return ApiCall(ReservationResult, customer, "POST", "/api/credits/reserve", body)
 
 

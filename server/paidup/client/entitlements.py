@@ -7,13 +7,23 @@ from datetime import datetime
 import msgspec
 
 
-class EntitledBalance(msgspec.Struct, frozen=True):
+class EntitledUnit(msgspec.Struct, frozen=True):
     """`available` can be spent, `held` is reserved and not spent, `debt` is owed."""
 
     available: int
     held: int
     debt: int
     low_balance: int | None
+
+
+class EntitledBalance(EntitledUnit, frozen=True):
+    """The balance of the default unit; `units` has the others', where the plans file names several."""
+
+    units: dict[str, EntitledUnit] = {}
+
+    def available_in(self, unit: str | None) -> int:
+        """How many credits of this unit can be spent; of the default one for None, or any other name."""
+        return self.units[unit].available if unit in self.units else self.available
 
 
 class Entitlements(msgspec.Struct, frozen=True):

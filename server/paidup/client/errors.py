@@ -130,11 +130,12 @@ class InsufficientCreditsError(APIStatusError):
     """The balance is too low.
 
     `activating` is the customer's payment in progress, `renewing` the renewal that Stripe is collecting, if
-    there is one.
+    there is one. `unit`: of which unit, where the plans file names several.
     """
 
     balance: int
     needed: int
+    unit: str | None
     activating: ActivatingPayment | None
     renewing: Renewing | None
 
@@ -186,6 +187,7 @@ class _ProblemDocument(msgspec.Struct, frozen=True):
     scope: str = ""
     balance: int = 0
     needed: int = 0
+    unit: str | None = None
     activating: ActivatingPayment | None = None
     renewing: Renewing | None = None
     subscriptions: list[RunningSubscription] = []
@@ -240,7 +242,7 @@ def status_error(
     error.invoice, error.reason = document.invoice, document.reason
     error.subscriptions = document.subscriptions
     if isinstance(error, InsufficientCreditsError):
-        error.balance, error.needed = document.balance, document.needed
+        error.balance, error.needed, error.unit = document.balance, document.needed, document.unit
         error.activating, error.renewing = document.activating, document.renewing
     if isinstance(error, TooManyRequestsError):
         error.retry_after_s = retry_after_s

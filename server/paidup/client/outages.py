@@ -25,6 +25,7 @@ class DeferredSpend(msgspec.Struct, frozen=True):
     credits: int
     key: str
     reason: str | None = None
+    unit: str | None = None
 
 
 def log_refused(spend: DeferredSpend, error: APIStatusError) -> None:
@@ -36,8 +37,8 @@ class AllowDuringOutage(msgspec.Struct, frozen=True):
     """Allow spends while Paidup does not answer, and charge them later under the same keys.
 
     They are kept in this process, and lost with it. At most `max_spends` are kept at a time, with at most
-    `credits_per_customer` for each customer, or what was known of their balance if that is less. An outage
-    that lasts longer than `for_s` seconds refuses like any other client. Paidup is tried again every
+    `credits_per_customer` for each customer and unit, or what was known of that balance if it is less. An
+    outage that lasts longer than `for_s` seconds refuses like any other client. Paidup is tried again every
     `probe_every_s` seconds. `on_refused` gets a spend that is refused when it is charged.
     """
 
@@ -96,19 +97,22 @@ class Outage:
         with self._lock:
             place = (spend.customer, spend.key)
             kept = self._waiting.get(place)
-            owed = sum(each.credits for each in self._waiting.values() if each.customer == spend.customer)
+            owed = sum(
+                each.credits
+                for each in self._waiting.values()
+                if (each.customer, each.unit) == (spend.customer, spend.unit)
+            )
             left = (available or 0) - owed
             if kept is not None:
-                return (
-                    SpendResult(left, kept.credits, kept.key, True) if kept.credits == spend.credits else None
-                )
+                same = (kept.credits, kept.unit) == (spend.credits, spend.unit)
+                return SpendResult(left, kept.credits, kept.key, True, kept.unit) if same else None
             most = self.policy.credits_per_customer
             most = most if available is None else min(most, available)
             full = len(self._waiting) >= self.policy.max_spends
             if not self._is_tolerable() or full or owed + spend.credits > most:
                 return None
             self._waiting[place] = spend
-            return SpendResult(left - spend.credits, spend.credits, spend.key, True)
+            return SpendResult(left - spend.credits, spend.credits, spend.key, True, spend.unit)
 
     def charged(self, customer: str, key: str) -> None:
         """It was charged, or refused for good: forget it."""

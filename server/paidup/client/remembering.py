@@ -140,7 +140,7 @@ class RememberingCaller(RetryingCaller):
         return answer
 
     def _spending(self, spend: DeferredSpend) -> Calls:
-        call = calls.spend_call(spend.customer, spend.credits, spend.key, spend.reason)
+        call = calls.spend_call(spend.customer, spend.credits, spend.key, spend.reason, spend.unit)
         if self._outage is None:
             return (yield call)
         if self._outage.skips() and (deferred := self._defer(self._outage, spend)):
@@ -162,7 +162,7 @@ class RememberingCaller(RetryingCaller):
 
     def _defer(self, outage: Outage, spend: DeferredSpend) -> SpendResult | None:
         last = self._entitlements.last(spend.customer)
-        return outage.defer(spend, last.balance.available if last else None)
+        return outage.defer(spend, last.balance.available_in(spend.unit) if last else None)
 
     def _sending_deferred(self, at_most: int) -> Calls:
         """Charge deferred spends. Returns how many are left."""
@@ -172,7 +172,7 @@ class RememberingCaller(RetryingCaller):
         try:
             for spend in outage.waiting[:at_most]:
                 try:
-                    yield calls.spend_call(spend.customer, spend.credits, spend.key, spend.reason)
+                    yield calls.spend_call(spend.customer, spend.credits, spend.key, spend.reason, spend.unit)
                 except APIConnectionError:
                     outage.failed()
                     break

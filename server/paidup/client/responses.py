@@ -55,6 +55,8 @@ class Status(msgspec.Struct, frozen=True):
     processing: DebitUnderWay | None = None
     checkout: str | None = None
     replaced_by: str | None = None
+    units_granted: dict[str, int] = {}
+    """What it has granted of other units than the default one."""
 
     @property
     def active(self) -> bool:
@@ -79,6 +81,7 @@ class CheckoutStatus(msgspec.Struct, frozen=True):
     at: datetime
     error: PaymentFailure | None = None
     return_to: str | None = None
+    units_granted: dict[str, int] = {}
 
     @property
     def active(self) -> bool:
@@ -137,11 +140,23 @@ class Expiry(msgspec.Struct, frozen=True):
     credits: int
 
 
+class UnitCredits(msgspec.Struct, frozen=True):
+    """A customer's credits of another unit than the default one, as in Credits."""
+
+    balance: int
+    available: int
+    held: int
+    debt: int
+    low_balance: int | None
+    expiring: list[Expiry]
+
+
 class Credits(msgspec.Struct, frozen=True):
     """A customer's credits. A negative `balance` is a debt.
 
     `available` can be spent, `held` is reserved and not spent, `debt` is owed. `expiring` is what expires if
-    it is not spent, soonest first. A balance at or below `low_balance` is low.
+    it is not spent, soonest first. A balance at or below `low_balance` is low. All of it is of the default
+    unit; `units` has the others, where the plans file names several.
     """
 
     balance: int
@@ -154,28 +169,31 @@ class Credits(msgspec.Struct, frozen=True):
     debt: int = 0
     low_balance: int | None = None
     expiring: list[Expiry] = []
+    units: dict[str, UnitCredits] = {}
 
 
 class SpendResult(msgspec.Struct, frozen=True):
     """The balance after a spend, a commit or a release; `credits` is the amount of that call.
 
     `deferred`: Paidup did not answer, and it is charged later under the same key. Then `balance` is what is
-    left of the last one that this client knows, or of 0.
+    left of the last one that this client knows, or of 0. `unit`: where the plans file names several.
     """
 
     balance: int
     credits: int
     key: str
     deferred: bool = False
+    unit: str | None = None
 
 
 class ReservationResult(msgspec.Struct, frozen=True):
-    """A reservation, and the balance after it."""
+    """A reservation, and the balance after it. `unit`: where the plans file names several."""
 
     key: str
     credits: int
     expires_at: datetime
     balance: int
+    unit: str | None = None
 
 
 class RunningSubscription(msgspec.Struct, frozen=True):
@@ -212,7 +230,11 @@ class PriceOnSale(msgspec.Struct, frozen=True):
 
 
 class PlanOnSale(msgspec.Struct, frozen=True):
-    """A plan or a top-up. `credits` are per month and seat, or per unit of a top-up."""
+    """A plan or a top-up. `credits` are per month and seat, or for each piece of a top-up.
+
+    Where the plans file names several units, `unit` is that of `credits`, and `grants` has what it gives of
+    others.
+    """
 
     id: str
     name: str
@@ -221,6 +243,8 @@ class PlanOnSale(msgspec.Struct, frozen=True):
     top_up: bool
     max_quantity: int
     prices: list[PriceOnSale]
+    unit: str | None = None
+    grants: dict[str, int] = {}
 
 
 class PlanList(msgspec.Struct, frozen=True):
@@ -259,6 +283,7 @@ class PlannedCredits(msgspec.Struct, frozen=True):
     credits: int
     plan: str | None
     due_at: datetime | None
+    unit: str | None = None
 
 
 class CheckoutPage(msgspec.Struct, frozen=True):
@@ -345,6 +370,8 @@ class Entry(msgspec.Struct, frozen=True):
     reason: str
     at: datetime
     key: str | None = None
+    unit: str | None = None
+    """Where the plans file names several."""
 
 
 class EntryPage(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ Key = Annotated[
 ]
 By = Annotated[str, typer.Option(help="Who decided it. Default: your user name here.")]
 AccountId = Annotated[str, typer.Argument(help="Your user id.")]
+Unit = Annotated[str, typer.Option(help="Of which unit, one of the plans file's. Default: its first.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Work = Callable[[OperatorActions], Awaitable[Corrected]]
 
@@ -70,6 +71,7 @@ def grant(  # noqa: PLR0913 - a command's parameters are its options
     paid_by: Annotated[PaidBy | None, typer.Option(help="How it was paid.")] = None,
     plan: Annotated[str, typer.Option(help="The plan that they count as, one of your plans.")] = "",
     expires: Annotated[str, typer.Option(help="When unused ones expire: 2027-01-31, UTC.")] = "",
+    unit: Unit = "",
     by: By = "",
     as_json: Json = False,
 ) -> None:
@@ -77,14 +79,14 @@ def grant(  # noqa: PLR0913 - a command's parameters are its options
     asked = instruction(by, reason, key)
     if bool(invoice) == bool(credits):
         raise InvalidInput("Say either how many --credits, or which --invoice was paid.")
-    if invoice and (plan or expires or paid_by is None):
+    if invoice and (plan or expires or unit or paid_by is None):
         raise InvalidInput("An --invoice needs --paid-by, and its lines say which plan and until when.")
     gift = Gift(credits, plan or None, parse_since(expires) if expires else None, paid_by)
 
     async def work(actions: OperatorActions) -> Corrected:
         if invoice and paid_by is not None:
             return await actions.grant_invoice(account, invoice, paid_by, asked)
-        return await actions.grant(account, gift, asked)
+        return await actions.grant(account, gift, asked, unit or None)
 
     show(quiet_settings(), as_json, work)
 
@@ -107,12 +109,13 @@ def revoke(
     show(quiet_settings(), as_json, work)
 
 
-def adjust(
+def adjust(  # noqa: PLR0913 - a command's parameters are its options
     account: AccountId,
     credits: Annotated[int, typer.Option(help="How many more, or, below zero, fewer: --credits=-50.")],
     reason: Reason,
     key: Key,
     allow_debt: Annotated[bool, typer.Option("--allow-debt", help="Also below a balance of zero.")] = False,
+    unit: Unit = "",
     by: By = "",
     as_json: Json = False,
 ) -> None:
@@ -120,7 +123,7 @@ def adjust(
 
     async def work(actions: OperatorActions) -> Corrected:
         asked = instruction(by, reason, key)
-        return await actions.adjust(account, credits, asked, allow_debt)
+        return await actions.adjust(account, credits, asked, allow_debt, unit or None)
 
     show(quiet_settings(), as_json, work)
 

@@ -1,14 +1,14 @@
 """The audit: checks the ledger's invariants, account by account. It changes nothing.
 
-For each account: balance = sum of the entries = what remains in live grants, minus the debt. For each
-invoice: an active one has a grant, and one with a grant is settled. For each grant without an invoice: an
-operator's correction gave it, with an entry. Each statement reads all that it
-compares, so the audit can run while credits move.
+For each account and unit: balance = sum of the entries = what remains in live grants, minus the debt.
+For each invoice: an active one has a grant, and one with a grant is settled. For each grant without an
+invoice: an operator's correction gave it, with an entry. Each statement reads all that it compares, so the
+audit can run while credits move.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -20,10 +20,25 @@ ACCOUNTS_PER_SLICE = 500
 # Only integers of our own are formatted into these statements.
 _BALANCES = """
 SELECT a.id AS id, a.external_id AS external_id, a.balance AS balance,
-       COALESCE((SELECT SUM(e.credits) FROM ledger_entries e WHERE e.account_id = a.id), 0) AS entries,
+       COALESCE((SELECT SUM(e.credits) FROM ledger_entries e
+                 WHERE e.account_id = a.id AND e.unit = ''), 0) AS entries,
        COALESCE((SELECT SUM(g.remaining) FROM credit_grants g
-                 WHERE g.account_id = a.id AND g.state = 'live'), 0) AS live
+                 WHERE g.account_id = a.id AND g.state = 'live' AND g.unit = ''), 0) AS live
 FROM accounts a WHERE a.id > {after} ORDER BY a.id LIMIT {limit}
+"""
+_OTHER_UNITS = """
+SELECT a.external_id AS external_id, a.unit_balances AS unit_balances, u.unit AS unit,
+       COALESCE((SELECT SUM(e.credits) FROM ledger_entries e
+                 WHERE e.account_id = a.id AND e.unit = u.unit), 0) AS entries,
+       COALESCE((SELECT SUM(g.remaining) FROM credit_grants g
+                 WHERE g.account_id = a.id AND g.state = 'live' AND g.unit = u.unit), 0) AS live
+FROM accounts a LEFT JOIN (
+    SELECT account_id, unit FROM ledger_entries
+    WHERE unit <> '' AND account_id > {after} AND account_id <= {last}
+    UNION SELECT account_id, unit FROM credit_grants
+    WHERE unit <> '' AND account_id > {after} AND account_id <= {last}) u ON u.account_id = a.id
+WHERE a.id > {after} AND a.id <= {last} AND (u.unit IS NOT NULL OR a.unit_balances IS NOT NULL)
+ORDER BY a.id, u.unit
 """
 _GRANTS = """
 SELECT i.id AS id, i.status AS status, i.settled_at AS settled_at, g.id AS grant_id
@@ -63,9 +78,10 @@ async def audit_slice(after: int, limit: int = ACCOUNTS_PER_SLICE) -> Slice:
         if not accounts:
             return Slice([], 0, None)
         last = int(accounts[-1]["id"])
+        others = await _rows(_OTHER_UNITS.format(after=int(after), last=last))
         ungranted = await _rows(_GRANTS.format(after=int(after), last=last))
         unexplained = await _rows(_CORRECTIONS.format(after=int(after), last=last))
-    findings = [finding for account in accounts for finding in _compare(account)]
+    findings = [finding for account in (*accounts, *_by_unit(others)) for finding in _compare(account)]
     findings += [_invoice_finding(row) for row in ungranted]
     findings += [_correction_finding(row) for row in unexplained]
     return Slice(findings, len(accounts), last)
@@ -83,9 +99,26 @@ async def audit_all(on_progress: Callable[[int], None] = lambda _: None) -> list
     return findings
 
 
+def _by_unit(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Each account and unit, with the balance that the account's row keeps of it."""
+    summed: dict[str, set[str]] = {}
+    kept: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        name, found = row["external_id"], row["unit_balances"]
+        kept[name] = (msgspec.json.decode(found) if isinstance(found, str | bytes) else found) or {}
+        units = summed.setdefault(name, set())
+        if row["unit"] is not None:
+            units.add(row["unit"])
+            yield {**row, "balance": kept[name].get(row["unit"], {}).get("balance", 0)}
+    for name, balances in kept.items():
+        for unit in sorted(set(balances) - summed[name]):  # no entry and no grant is of it
+            balance = balances[unit].get("balance", 0)
+            yield {"external_id": name, "unit": unit, "balance": balance, "entries": 0, "live": 0}
+
+
 def _compare(account: dict[str, Any]) -> list[Finding]:
     balance, entries, live = (int(account[name]) for name in ("balance", "entries", "live"))
-    subject = f"account {account['external_id']}"
+    subject = f"account {account['external_id']}" + (f", {account['unit']}" if "unit" in account else "")
     findings = []
     if balance != entries:
         findings.append(Finding(subject, f"the balance is {balance}, the entries sum to {entries}"))

@@ -12,13 +12,14 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from paidup.credits import ledger, moves
-from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
+from paidup.db.models import CreditGrant, EntryKind, GrantState, LedgerEntry
+from paidup.db.unit_accounts import AnyAccount
 from paidup.domain.catalog import AfterRefund
 from paidup.errors import Conflict, InsufficientCredits
 
 
 async def give(
-    account: Account, correction: str, kind: EntryKind, terms: ledger.GrantTerms, reason: str, at: datetime
+    account: AnyAccount, correction: str, kind: EntryKind, terms: ledger.GrantTerms, reason: str, at: datetime
 ) -> None:
     """Give credits, which pay a debt first. Raises IntegrityError if this correction has given them before.
 
@@ -32,7 +33,7 @@ async def give(
 
 
 async def take(
-    account: Account, correction: str, credits: int, allow_debt: bool, reason: str, at: datetime
+    account: AnyAccount, correction: str, credits: int, allow_debt: bool, reason: str, at: datetime
 ) -> None:
     """Take credits away, from the grants that expire first.
 
@@ -40,13 +41,15 @@ async def take(
     """
     await ledger.expire_due(account, at)
     if account.balance < credits and not allow_debt:
-        raise InsufficientCredits(account.balance, credits)
+        raise InsufficientCredits(account.balance, credits, account.unit)
     balance = await moves.settle_debt(account, [], moves.debt_of(account) + credits)
     assert balance == account.balance - credits
     await ledger.post_entry(account, EntryKind.ADJUST, -credits, _reference(correction), reason, at=at)
 
 
-async def revoke(account: Account, given: CreditGrant, after: AfterRefund, reason: str, at: datetime) -> None:
+async def revoke(
+    account: AnyAccount, given: CreditGrant, after: AfterRefund, reason: str, at: datetime
+) -> None:
     """Take back what `give` has given. Raises Conflict where that was done before.
 
     What was spent or is reserved is owed, or forgiven. What has expired unused is owed by nobody. Reserved

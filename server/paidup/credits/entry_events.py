@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from paidup.db import outbox
-from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry
+from paidup.db.models import CreditGrant, EntryKind, Invoice, LedgerEntry
+from paidup.db.unit_accounts import AnyAccount, AnyInvoice, UnitInvoice
 from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.outbound_events import OutboundEventType, crossings
 
@@ -25,14 +26,14 @@ _EVENTS = {
 
 def add_events(
     writes: UnitOfWork,
-    account: Account,
+    account: AnyAccount,
     entry: LedgerEntry,
     before: int,
-    about: CreditGrant | Invoice | None,
+    about: CreditGrant | AnyInvoice | None,
 ) -> None:
     """Add the entry's events to `writes`. `before`: the balance before it; the account has the new one."""
     grant = about if isinstance(about, CreditGrant) else None
-    invoice = grant.invoice_id if grant else about.id if isinstance(about, Invoice) else None
+    invoice = grant.invoice_id if grant else about.id if isinstance(about, Invoice | UnitInvoice) else None
     event_type, is_grant = _EVENTS.get(entry.kind), entry.kind is EntryKind.GRANT
     if event_type and (entry.credits or is_grant):  # a paid invoice may grant nothing
         facts: dict[str, Any] = {"credits": entry.credits, "reason": entry.reason}
@@ -43,7 +44,7 @@ def add_events(
         outbox.add_event(writes, crossing, account, invoice)
 
 
-async def write_expired_reservation(account: Account, entry_credits: int, key: str) -> None:
+async def write_expired_reservation(account: AnyAccount, entry_credits: int, key: str) -> None:
     """Write the event of reserved credits that have come back without a call of the backend."""
     writes = UnitOfWork()
     restored, reason = OutboundEventType.CREDITS_RESTORED, "reservation expired"

@@ -14,6 +14,13 @@ import msgspec
 
 from paidup.credits import ledger, renewal_grace, reversals, trust
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice
+from paidup.db.unit_accounts import (
+    AnyAccount,
+    AnyInvoice,
+    in_unit,
+    invoice_in_unit,
+    invoice_row,
+)
 from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.catalog import Catalogue
 from paidup.domain.credit_schedule import (
@@ -27,6 +34,7 @@ from paidup.domain.credit_schedule import (
 from paidup.domain.payment_facts import InvoiceFacts, Source
 from paidup.domain.quotes import CreditPart, Installment, Quote
 from paidup.domain.renewals import grace_of
+from paidup.domain.units import DEFAULT_UNIT
 from paidup.runtime.clock import at_unix
 
 CHANGE = "subscription_update"
@@ -36,6 +44,8 @@ CHANGE = "subscription_update"
 def store_quote(row: Invoice, quoted: Quote, invoice: InvoiceFacts) -> None:
     """Set the columns of `row` that its credits are computed from. Does not save it."""
     row.quote = msgspec.to_builtins(quoted)
+    if not quoted.units:
+        del row.quote["units"]
     row.credits_quoted = quoted.at_once
     row.total_minor = invoice.total_minor
     row.from_balance_minor = invoice.from_balance_minor
@@ -60,7 +70,7 @@ async def ends_other_grants(row: Invoice, account: Account, at: datetime) -> boo
 
 def _is_late(row: Invoice, at: datetime) -> bool:
     """Whether a period of it is over: a later invoice of its subscription may have been settled first."""
-    parts = _quote_of(row).parts
+    parts = _quote_of(row).all_parts
     return any(part.expires and at_unix(part.period_end) <= at for part in parts)
 
 
@@ -76,13 +86,19 @@ async def create_grants(
         settled = Invoice.filter(account_id=account.id, affects_others=True, settled_at__not_isnull=True)
         others = await settled.exclude(id=row.id)
     in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
-    paid = limit_free_credits([_paid_invoice(each) for each in in_order])
-    planned = grant_schedules(paid)
-    row.credits_offset = planned[row.id].offset
-    row.credits_quoted = sum(item.credits for item in planned[row.id].installments if item.due_at is None)
-    limit = next(each.quote.credits for each in paid if each.invoice == row.id)
-    items = planned[row.id].installments
-    await _write_schedule(row, account, items, limit, catalogue, at, writes)
+    planned, number = _plan(in_order), 1
+    for unit, of_unit in planned.items():
+        schedule = of_unit.schedules[row.id]
+        items = schedule.installments
+        if unit == DEFAULT_UNIT:  # every paid invoice has a grant of it
+            items = items or [Installment("", 0, None, None, 0)]
+        if unit == DEFAULT_UNIT or items or schedule.offset:
+            into, own = in_unit(account, unit), invoice_in_unit(row, unit)
+            own.credits_offset = schedule.offset
+            own.credits_quoted = sum(item.credits for item in items if item.due_at is None)
+            numbered = list(enumerate(items, start=number))
+            await _write_schedule(own, into, numbered, of_unit.quoted[row.id], catalogue, at, writes)
+        number += len(items)
     note_low_balance(account, row.plan, catalogue, writes)
     if row.credits_on_trust:
         await writes.send()
@@ -95,26 +111,34 @@ async def create_grants(
     why = "refunded or disputed before the payment was known"
     await reversals.apply(row, account, after, f"{row.id}:settled", why, at)
     for other in others:
-        if await _adjust(other, account, planned[other.id], row.id, at):
+        changed = [
+            await _adjust(invoice_in_unit(other, unit), in_unit(account, unit), of_unit, row.id, at)
+            for unit, of_unit in planned.items()
+        ]
+        if any(changed):
             await reversals.apply(other, account, after, f"{row.id}>{other.id}", "recalculated", at)
             await other.save(update_fields=("credits_offset", *reversals.COUNTS))
 
 
 def note_low_balance(account: Account, plan: str | None, catalogue: Catalogue, writes: UnitOfWork) -> None:
-    """Which balance is low is said by the plan of the newest grant; by a top-up, where it says so at all."""
+    """Which balance is low is said by the plan of the newest grant; by a top-up, where it says so at all.
+
+    It is said of the plan's own unit.
+    """
     found = catalogue.find(plan)
     if found is None or (found.top_up and found.low_balance is None):
         return
-    if account.low_balance != found.low_balance:
-        account.low_balance = found.low_balance
-        writes.update(account, "low_balance")
+    own = in_unit(account, found.unit)
+    if own.low_balance != found.low_balance:
+        own.low_balance = found.low_balance
+        writes.update(account, "unit_balances" if found.unit else "low_balance")
 
 
 async def give_on_trust(row: Invoice, account: Account, catalogue: Catalogue, at: datetime) -> None:
     """Grant what the policy allows of the credits that the payment will grant at once."""
     if not (catalogue.trust.cap(row.payment_method) and is_independent(row)):
         return
-    for item in grant_schedules([_paid_invoice(row)])[row.id].installments[:1]:
+    for item in grant_schedules([_paid_invoice(row, DEFAULT_UNIT)])[row.id].installments[:1]:
         if item.due_at is None:
             terms = _terms(row, item, catalogue, ledger.ON_TRUST)
             await trust.give(row, account, terms, catalogue.trust, at)
@@ -126,13 +150,34 @@ async def end_subscription_grants(
     """End a subscription's live grants of these plans, and cancel its planned ones."""
     own = CreditGrant.filter(account_id=account.id, invoice__subscription=subscription, plan__in=list(plans))
     live = await own.filter(state=GrantState.LIVE).order_by("id")
-    await ledger.expire(account, live, "the subscription has ended", at)
+    for unit in sorted({grant.unit for grant in live}):
+        of_unit = [grant for grant in live if grant.unit == unit]
+        await ledger.expire(in_unit(account, unit), of_unit, "the subscription has ended", at)
     await ledger.cancel_planned(await own.filter(state=GrantState.PLANNED))
 
 
-def _paid_invoice(row: Invoice) -> PaidInvoice:
+class _Planned(msgspec.Struct, frozen=True):
+    """What invoices give of one unit, by invoice. `quoted`: without free credits granted before."""
+
+    schedules: dict[str, Schedule]
+    quoted: dict[str, int]
+
+
+def _plan(in_order: Sequence[Invoice]) -> dict[str, _Planned]:
+    """What these invoices give, by unit. The units do not affect each other."""
+    planned = {}
+    others = {unit for row in in_order for unit in (row.quote or {}).get("units", ())}
+    for unit in (DEFAULT_UNIT, *sorted(others)):
+        paid = limit_free_credits([_paid_invoice(row, unit) for row in in_order])
+        quoted = {each.invoice: each.quote.credits for each in paid}
+        planned[unit] = _Planned(grant_schedules(paid), quoted)
+    return planned
+
+
+def _paid_invoice(row: Invoice, unit: str) -> PaidInvoice:
     at = row.finalized_at or row.created_at
-    return PaidInvoice(row.id, row.subscription, int(at.timestamp()), _quote_of(row), _money(row))
+    quoted = _quote_of(row).in_unit(unit)
+    return PaidInvoice(row.id, row.subscription, int(at.timestamp()), quoted, _money(row))
 
 
 def _quote_of(row: Invoice) -> Quote:
@@ -149,21 +194,23 @@ def _money(row: Invoice) -> Money:
 
 
 async def _write_schedule(
-    row: Invoice,
-    account: Account,
-    items: Sequence[Installment],
+    row: AnyInvoice,
+    account: AnyAccount,
+    items: Sequence[tuple[int, Installment]],
     limit: int,
     catalogue: Catalogue,
     at: datetime,
     writes: UnitOfWork,
 ) -> None:
     """Write the grants of `items`. `limit`: the quoted credits without free ones granted before."""
-    free, less = _quote_of(row).credits - limit, limit - sum(item.credits for item in items)
-    why = " outside of Stripe" if row.settled_via is Source.OPERATOR else ""
+    invoice = invoice_row(row)
+    quoted = _quote_of(invoice).in_unit(row.unit)
+    free, less = quoted.credits - limit, limit - sum(item.credits for _, item in items)
+    why = " outside of Stripe" if invoice.settled_via is Source.OPERATOR else ""
     why += f"; without {free} free credits, which are granted once per period" if free > 0 else ""
     why += f"; without {less} already granted before a downgrade" if less > 0 else ""
-    for number, item in enumerate(items or [Installment("", 0, None, None, 0)], start=1):
-        terms = _terms(row, item, catalogue, number)
+    for number, item in items:
+        terms = _terms(invoice, item, catalogue, number)
         if terms.due_at is None:
             await ledger.grant(account, row.id, terms, at, why, writes)
         else:
@@ -179,11 +226,13 @@ def _terms(row: Invoice, item: Installment, catalogue: Catalogue, number: int) -
     return ledger.GrantTerms(item.credits, expires_at, number, plan, item.rollover_cap, due_at, until)
 
 
-async def _adjust(row: Invoice, account: Account, schedule: Schedule, cause: str, at: datetime) -> bool:
+async def _adjust(row: AnyInvoice, account: AnyAccount, planned: _Planned, cause: str, at: datetime) -> bool:
     """Adjust an earlier invoice's grants to its recomputed schedule. True if one has changed."""
+    schedule = planned.schedules[row.id]
     changed = bool(row.credits_offset != schedule.offset)
-    row.credits_offset = schedule.offset
-    of_payment = CreditGrant.filter(invoice_id=row.id).exclude(installment=ledger.ON_TRUST)
+    if changed:
+        row.credits_offset = schedule.offset
+    of_payment = CreditGrant.filter(invoice_id=row.id, unit=row.unit).exclude(installment=ledger.ON_TRUST)
     grants = await of_payment.order_by("installment")
     for grant, item in zip(
         grants, schedule.installments, strict=False

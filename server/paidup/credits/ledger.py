@@ -4,6 +4,8 @@ The only code that changes a balance. Each function runs inside the caller's wri
 locked account, so two processes change one balance in turn. Whether to grant or to reverse is decided in
 `payments/settlement.py` and `reversals.py`. An entry's outbound events are written with it.
 
+An account is passed in one unit (`db/unit_accounts.py`), and no function touches credits of another.
+
 Invariant: balance = sum of the entries = what remains in live grants, minus the debt. An account never
 has both, because a debt is paid from live grants and from new ones first. A balance below zero is the debt.
 """
@@ -18,18 +20,20 @@ import msgspec
 from paidup.credits import moves
 from paidup.credits.entry_events import add_events
 from paidup.db.instances import new_row
-from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, Invoice, LedgerEntry
+from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
+from paidup.db.unit_accounts import AnyAccount, AnyInvoice, save_balance, write_balance
 from paidup.db.unit_of_work import UnitOfWork, read_locked
 from paidup.errors import InsufficientCredits, KeyReused
 from paidup.runtime.clock import now
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """The result of a spend; the same key gives the same result."""
+    """The result of a spend; the same key gives the same result. `unit` unset: the default one."""
 
     balance: int
     credits: int
     key: str
+    unit: str | msgspec.UnsetType = msgspec.UNSET
 
 
 ON_TRUST = 0
@@ -65,7 +69,7 @@ async def lock_account(account_id: int) -> Account:
 
 
 async def grant(
-    account: Account,
+    account: AnyAccount,
     invoice_id: str,
     terms: GrantTerms,
     at: datetime | None = None,
@@ -91,7 +95,7 @@ async def grant(
 
 
 async def plan_installment(
-    account: Account, invoice_id: str, terms: GrantTerms, writes: UnitOfWork | None = None
+    account: AnyAccount, invoice_id: str, terms: GrantTerms, writes: UnitOfWork | None = None
 ) -> None:
     """Store a later installment, without credits until `make_installment`. `writes` as in `grant`."""
     planned = new_grant(account, invoice_id, terms, 0, GrantState.PLANNED)
@@ -102,12 +106,13 @@ async def plan_installment(
 
 
 def new_grant(
-    account: Account, invoice_id: str | None, terms: GrantTerms, remaining: int, state: GrantState
+    account: AnyAccount, invoice_id: str | None, terms: GrantTerms, remaining: int, state: GrantState
 ) -> CreditGrant:
     return new_row(
         CreditGrant,
         account_id=account.id,
         invoice_id=invoice_id,
+        unit=account.unit,
         remaining=remaining,
         state=state,
         **msgspec.structs.asdict(terms),
@@ -127,7 +132,7 @@ async def cancel_planned(planned: Iterable[CreditGrant]) -> None:
         await grant.save(update_fields=["state"])
 
 
-async def make_installment(account: Account, planned: CreditGrant, at: datetime) -> None:
+async def make_installment(account: AnyAccount, planned: CreditGrant, at: datetime) -> None:
     """Grant a planned installment. `planned` was read after the account was locked."""
     assert planned.state is GrantState.PLANNED
     planned.remaining = planned.credits - min(planned.credits, moves.debt_of(account))
@@ -138,7 +143,7 @@ async def make_installment(account: Account, planned: CreditGrant, at: datetime)
     await post_entry(account, EntryKind.GRANT, planned.credits, reference, reason, planned, at)
 
 
-async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str, at: datetime) -> None:
+async def adjust(account: AnyAccount, grant: CreditGrant, credits: int, cause: str, at: datetime) -> None:
     """Change a grant to `credits` in all. Credits spent beyond that become a debt."""
     before = grant.credits
     debt = moves.debt_of(account)
@@ -156,48 +161,52 @@ async def adjust(account: Account, grant: CreditGrant, credits: int, cause: str,
     await post_entry(account, EntryKind.ADJUST, balance - account.balance, cause, reason, grant, at)
 
 
-async def take_over(target: Account, source: Account) -> None:
+async def take_over(target: AnyAccount, source: AnyAccount) -> None:
     """Give `target` the balance of `source`, whose entries and grants it has. A debt is paid from both's.
 
-    Both are locked. Pages of either one take the next version of `target`.
+    Both are locked, and of one unit. Pages of either one take the next version of `target`.
     """
     debt = moves.debt_of(target) + moves.debt_of(source)
     target.balance, source.balance = target.balance + source.balance, 0
+    target.held, source.held = target.held + source.held, 0
+    if target.low_balance is None:  # the plan that says it has come along
+        target.low_balance = source.low_balance
     source.version += 1
     target.version = max(target.version, source.version)
     for account in (target, source):
-        await account.save(update_fields=["balance", "version"])
+        await save_balance(account)
     assert await moves.settle_debt(target, [], debt) == target.balance
 
 
 # Spending and expiry
 
 
-async def spend(account: Account, credits: int, key: str, at: datetime, reason: str = "") -> Spent:
+async def spend(account: AnyAccount, credits: int, key: str, at: datetime, reason: str = "") -> Spent:
     """Spend `credits` (above 0) from the grants that expire first, once per `key`.
 
-    Raises InsufficientCredits, and KeyReused if the key was used for another amount. Does not expire
+    Raises InsufficientCredits, and KeyReused if the key was used for another amount or unit. Does not expire
     reservations: see `reservations.spend`.
     """
     assert credits > 0
     reference = f"{account.id}:{key}"
     done = await LedgerEntry.get_or_none(kind=EntryKind.SPEND, reference=reference)
     if done is not None:
-        if done.credits != -credits:
-            raise KeyReused(key, -done.credits)
-        return Spent(done.balance_after, credits, key)
+        if (done.credits, done.unit) != (-credits, account.unit):
+            raise KeyReused(key, -done.credits, done.unit)
+        return Spent(done.balance_after, credits, key, account.unit or msgspec.UNSET)
     live = await live_grants(account, at)
     if account.balance < credits:
-        raise InsufficientCredits(account.balance, credits)
+        raise InsufficientCredits(account.balance, credits, account.unit)
     await moves.debit_grants(live, credits)
     await post_entry(account, EntryKind.SPEND, -credits, reference, reason, at=at)
-    return Spent(account.balance, credits, key)
+    return Spent(account.balance, credits, key, account.unit or msgspec.UNSET)
 
 
-async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
+async def live_grants(account: AnyAccount, at: datetime) -> list[CreditGrant]:
     """The grants that may be spent, in spending order, after ending those that expire by `at`."""
     # Used-up grants without an expiry stay live forever, so they are not read.
-    live = await CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+    own = CreditGrant.filter(account_id=account.id, unit=account.unit)
+    live = await own.filter(state=GrantState.LIVE, remaining__gt=0)
     for ended in sorted((g for g in live if is_over(g, at)), key=moves.spending_order):
         await _end(account, ended, _kept(ended, live), at)
     for rolled, over in _beyond_cap(live):
@@ -205,12 +214,12 @@ async def live_grants(account: Account, at: datetime) -> list[CreditGrant]:
     return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=moves.spending_order)
 
 
-async def expire_due(account: Account, at: datetime) -> None:
+async def expire_due(account: AnyAccount, at: datetime) -> None:
     """End the grants that expire by `at`; each end is an entry."""
     await live_grants(account, at)
 
 
-async def expire(account: Account, grants: Iterable[CreditGrant], reason: str, at: datetime) -> None:
+async def expire(account: AnyAccount, grants: Iterable[CreditGrant], reason: str, at: datetime) -> None:
     """End these live grants at `at`, whatever their own expiry."""
     for ended in grants:
         # Credits that return to it later expire as well.
@@ -251,7 +260,7 @@ def _beyond_cap(live: Sequence[CreditGrant]) -> list[tuple[CreditGrant, int]]:
 
 
 async def _end(
-    account: Account, ended: CreditGrant, kept: int, at: datetime, reason: str | None = None
+    account: AnyAccount, ended: CreditGrant, kept: int, at: datetime, reason: str | None = None
 ) -> None:
     over = ended.remaining - kept
     if reason is None:
@@ -275,12 +284,12 @@ async def _end(
 
 
 async def post_entry(
-    account: Account,
+    account: AnyAccount,
     kind: EntryKind,
     credits: int,
     reference: str,
     reason: str = "",
-    about: CreditGrant | Invoice | None = None,
+    about: CreditGrant | AnyInvoice | None = None,
     at: datetime | None = None,
 ) -> None:
     """Write an entry, change the balance by it, and write its outbound events. `at` defaults to now."""
@@ -295,7 +304,7 @@ def _entry(kind: EntryKind, credits: int, reference: str, reason: str, at: datet
 
 
 def _post(
-    writes: UnitOfWork, account: Account, entry: LedgerEntry, about: CreditGrant | Invoice | None
+    writes: UnitOfWork, account: AnyAccount, entry: LedgerEntry, about: CreditGrant | AnyInvoice | None
 ) -> None:
     """Change the balance by the entry, and add to `writes` the entry and its outbound events.
 
@@ -304,11 +313,11 @@ def _post(
     before: int = account.balance
     account.balance += entry.credits
     account.version += 1
-    entry.account_id, entry.balance_after = account.id, account.balance
+    entry.account_id, entry.unit, entry.balance_after = account.id, account.unit, account.balance
     if isinstance(about, CreditGrant) and about.pk is None:
         writes.insert(entry, grant_id=about)
     else:
         entry.grant_id = about.id if isinstance(about, CreditGrant) else None
         writes.insert(entry)
-    writes.update(account, "balance", "held", "version")
+    write_balance(account, writes)
     add_events(writes, account, entry, before, about)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from paidup.db.models import Account, CreditGrant, GrantState
+from paidup.db.models import CreditGrant, GrantState
+from paidup.db.unit_accounts import AnyAccount
 
 GrantPortion = tuple[int, int]
 """A grant's id and a number of its credits."""
 _GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
 
 
-def debt_of(account: Account) -> int:
+def debt_of(account: AnyAccount) -> int:
     """How many credits the account owes; 0 if its balance is not negative."""
     owed: int = max(0, -account.balance)
     return owed
@@ -27,14 +28,15 @@ def spending_order(grant: CreditGrant) -> tuple[bool, float, int]:
     return (grant.expires_at is None, grant.expires_at.timestamp() if grant.expires_at else 0.0, grant.id)
 
 
-async def settle_debt(account: Account, changed: Sequence[CreditGrant], debt: int) -> int:
+async def settle_debt(account: AnyAccount, changed: Sequence[CreditGrant], debt: int) -> int:
     """Pay `debt` from the live grants, and save them. Returns the new balance.
 
     `changed` are grants whose `remaining` or `frozen` the caller has changed and not saved.
     """
     known = [grant.id for grant in changed]
-    others = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
-    live = [*changed, *sorted(await others.exclude(id__in=known), key=spending_order)]
+    own = CreditGrant.filter(account_id=account.id, unit=account.unit).exclude(id__in=known)
+    others = await own.filter(state=GrantState.LIVE, remaining__gt=0)
+    live = [*changed, *sorted(others, key=spending_order)]
     held: int = sum(grant.remaining for grant in live)
     left = min(debt, held)
     for grant in live:
@@ -64,7 +66,7 @@ async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[Gran
 
 
 async def return_credits(
-    account: Account, sources: Iterable[GrantPortion], at: datetime, owed: int = 0
+    account: AnyAccount, sources: Iterable[GrantPortion], at: datetime, owed: int = 0
 ) -> None:
     """Return credits to the grants that they were taken from, after paying any debt.
 
@@ -83,15 +85,15 @@ async def return_credits(
 
 
 async def distribute(
-    account: Account, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()
+    account: AnyAccount, credits: int, at: datetime, besides: Iterable[CreditGrant] = ()
 ) -> int:
     """Return credits to any grants with capacity, those that expire last first.
 
     Grants in `besides` are left out. Returns how many credits found no grant.
     """
     known = [grant.id for grant in besides]
-    granted = await CreditGrant.filter(account_id=account.id, state__in=_GRANTED).exclude(id__in=known)
-    for grant in sorted(granted, key=_refill_order, reverse=True):
+    own = CreditGrant.filter(account_id=account.id, unit=account.unit).exclude(id__in=known)
+    for grant in sorted(await own.filter(state__in=_GRANTED), key=_refill_order, reverse=True):
         credits = await _refill(grant, credits, at)
     return credits
 

@@ -14,6 +14,7 @@ import msgspec
 
 from paidup.credits import ledger
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, Subscription
+from paidup.db.unit_accounts import in_all_units, in_unit
 from paidup.db.unit_of_work import read_many
 from paidup.domain.catalog import Catalogue
 from paidup.domain.decisions import UNCOLLECTIBLE, InvoiceStatus
@@ -43,23 +44,26 @@ async def update(
     if not live:
         return
     known = RenewalFacts("canceled") if ended else await read_facts(subscription)
-    planned = {(grant.invoice_id, grant.due_at) for grant in grants if grant.state is GrantState.PLANNED}
+    awaited = (grant for grant in grants if grant.state is GrantState.PLANNED)
+    planned = {(grant.invoice_id, grant.unit, grant.due_at) for grant in awaited}
     for grant in live:
         assert grant.expires_at is not None
         # A month of a year awaits the next month's credits, not a renewal.
-        month = (grant.invoice_id, grant.expires_at) in planned
+        month = (grant.invoice_id, grant.unit, grant.expires_at) in planned
         until = usable_until(grant.expires_at, catalogue.find(grant.plan), _MONTH if month else known)
         if until != grant.usable_until:
             grant.usable_until = until
             await grant.save(update_fields=["usable_until"])
-    await ledger.expire_due(account, at)
+    for each in in_all_units(account):
+        await ledger.expire_due(each, at)
 
 
 async def end_former_installments(account: Account, made: CreditGrant, at: datetime) -> None:
     """The next month's credits of a year have come: those of the months before can no longer be used."""
-    former = CreditGrant.filter(invoice_id=made.invoice_id, expires_at__lte=made.due_at)
-    await former.filter(usable_until__not_isnull=True).update(usable_until=None)
-    await ledger.expire_due(account, at)
+    own = CreditGrant.filter(invoice_id=made.invoice_id, unit=made.unit)
+    former = own.filter(expires_at__lte=made.due_at, usable_until__not_isnull=True)
+    await former.update(usable_until=None)
+    await ledger.expire_due(in_unit(account, made.unit), at)
 
 
 async def awaits_renewal(account: Account) -> bool:
@@ -103,5 +107,5 @@ def has_failed(row: Invoice) -> bool:
 def _latest_end(rows: Iterable[Invoice]) -> datetime | None:
     """The end of the latest period that one of these invoices bills."""
     quotes = [msgspec.convert(row.quote, Quote) for row in rows if row.quote is not None]
-    ends = [part.period_end for quoted in quotes for part in quoted.parts]
+    ends = [part.period_end for quoted in quotes for part in quoted.all_parts]
     return at_unix(max(ends)) if ends else None

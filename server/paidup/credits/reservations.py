@@ -17,85 +17,97 @@ from paidup.credits import ledger, moves, reversals
 from paidup.credits.entry_events import write_expired_reservation
 from paidup.credits.ledger import Spent
 from paidup.credits.moves import GrantPortion
-from paidup.db.models import Account, EntryKind, LedgerEntry, Reservation, ReservationState
+from paidup.db.models import EntryKind, LedgerEntry, Reservation, ReservationState
+from paidup.db.unit_accounts import AnyAccount, in_unit
 from paidup.errors import InsufficientCredits, InvalidInput, KeyReused, NotFound, ReservationOver
 
 
 class Reserved(msgspec.Struct, frozen=True):
-    """The result of a reservation; while it is held, the same key gives the same result."""
+    """The result of a reservation; while it is held, the same key gives the same. `unit` as of a spend."""
 
     key: str
     credits: int
     expires_at: datetime
     balance: int
+    unit: str | msgspec.UnsetType = msgspec.UNSET
 
 
-async def reserve(account: Account, credits: int, key: str, expires_at: datetime, at: datetime) -> Reserved:
+async def reserve(
+    account: AnyAccount, credits: int, key: str, expires_at: datetime, at: datetime
+) -> Reserved:
     """Take `credits` (above 0) from the grants that expire first, and hold them until `expires_at`.
 
-    Raises InsufficientCredits, KeyReused if the key was used for another amount, and ReservationOver
+    Raises InsufficientCredits, KeyReused if the key was used for another amount or unit, and ReservationOver
     if its reservation has ended.
     """
     assert credits > 0
     known = await Reservation.get_or_none(account_id=account.id, key=key)
     if known is not None:
-        return await _repeat_reservation(known, credits, at)
+        return await _repeat_reservation(known, account, credits, at)
     live = await ledger.live_grants(account, at)
     if account.balance < credits and await expire_due(account, at):
         live = await ledger.live_grants(account, at)
     if account.balance < credits:
-        raise InsufficientCredits(account.balance, credits)
+        raise InsufficientCredits(account.balance, credits, account.unit)
     sources = await moves.debit_grants(live, credits)
     row = await Reservation.create(
-        account_id=account.id, key=key, credits=credits, sources=sources, expires_at=expires_at
+        account_id=account.id,
+        key=key,
+        unit=account.unit,
+        credits=credits,
+        sources=sources,
+        expires_at=expires_at,
     )
     account.held = await _sum_held(account)
     await ledger.post_entry(account, EntryKind.RESERVE, -credits, _reference(row), "reserved", at=at)
-    return Reserved(key, credits, expires_at, account.balance)
+    return Reserved(key, credits, expires_at, account.balance, account.unit or msgspec.UNSET)
 
 
-async def commit(account: Account, key: str, credits: int, at: datetime, reason: str = "") -> Spent:
+async def commit(account: AnyAccount, key: str, credits: int, at: datetime, reason: str = "") -> Spent:
     """Spend `credits` (0 or more) of a reservation and return the rest. Idempotent.
 
     Raises NotFound, InvalidInput (more than is reserved), KeyReused (committed with another
     amount) and ReservationOver (released or expired).
     """
-    row = await _find(account, key)
+    account, row = await _find(account, key)
     if row.state is ReservationState.COMMITTED:
         if row.used != credits:
-            raise KeyReused(key, row.used)
-        return Spent(await _balance_after(account, row), credits, key)
+            raise KeyReused(key, row.used, row.unit)
+        return Spent(await _balance_after(account, row), credits, key, row.unit or msgspec.UNSET)
     _assert_held(row, at)
     if not 0 <= credits <= row.credits:
-        raise InvalidInput(f"{row.credits} credits are reserved by {key!r}; {credits} cannot be committed.")
+        raise InvalidInput(
+            f"{row.credits} {row.unit or 'credits'} are reserved by {key!r}; {credits} cannot be committed."
+        )
     await _end(account, row, ReservationState.COMMITTED, credits, at, reason)
-    return Spent(account.balance, credits, key)
+    return Spent(account.balance, credits, key, row.unit or msgspec.UNSET)
 
 
-async def release(account: Account, key: str, at: datetime) -> Spent:
+async def release(account: AnyAccount, key: str, at: datetime) -> Spent:
     """Return all reserved credits. Does nothing if the reservation was released or has expired.
 
     Returns the current balance and the credits that were reserved. Raises NotFound, and ReservationOver
     if it was committed.
     """
-    row = await _find(account, key)
+    account, row = await _find(account, key)
     if row.state is ReservationState.COMMITTED:
         raise ReservationOver(key, row.state)
     if row.state is ReservationState.HELD:
         await _end(account, row, ReservationState.RELEASED, 0, at)
-    return Spent(account.balance, row.credits, key)
+    return Spent(account.balance, row.credits, key, row.unit or msgspec.UNSET)
 
 
-async def expire_due(account: Account, at: datetime) -> int:
+async def expire_due(account: AnyAccount, at: datetime) -> int:
     """Expire the account's reservations that are due by `at`. Returns how many there were."""
-    held = Reservation.filter(account_id=account.id, state=ReservationState.HELD, expires_at__lte=at)
-    rows = await held.order_by("expires_at", "id")
+    own = Reservation.filter(account_id=account.id, unit=account.unit)
+    due = own.filter(state=ReservationState.HELD, expires_at__lte=at)
+    rows = await due.order_by("expires_at", "id")
     for row in rows:
         await _end(account, row, ReservationState.EXPIRED, 0, at)
     return len(rows)
 
 
-async def spend(account: Account, credits: int, key: str, at: datetime, reason: str = "") -> Spent:
+async def spend(account: AnyAccount, credits: int, key: str, at: datetime, reason: str = "") -> Spent:
     """`ledger.spend`; if credits are short, reservations that are due are expired first."""
     try:
         return await ledger.spend(account, credits, key, at, reason)
@@ -113,13 +125,13 @@ def key_of(entry: LedgerEntry) -> str | None:
     return str(key)
 
 
-async def _repeat_reservation(row: Reservation, credits: int, at: datetime) -> Reserved:
+async def _repeat_reservation(row: Reservation, account: AnyAccount, credits: int, at: datetime) -> Reserved:
     """The result that this reservation had. Raises KeyReused and ReservationOver."""
-    if row.credits != credits:
-        raise KeyReused(row.key, row.credits)
+    if (row.credits, row.unit) != (credits, account.unit):
+        raise KeyReused(row.key, row.credits, row.unit)
     _assert_held(row, at)
     taken = await LedgerEntry.get(kind=EntryKind.RESERVE, reference=_reference(row))
-    return Reserved(row.key, credits, row.expires_at, taken.balance_after)
+    return Reserved(row.key, credits, row.expires_at, taken.balance_after, row.unit or msgspec.UNSET)
 
 
 def _assert_held(row: Reservation, at: datetime) -> None:
@@ -130,15 +142,16 @@ def _assert_held(row: Reservation, at: datetime) -> None:
         raise ReservationOver(row.key, ReservationState.EXPIRED)
 
 
-async def _find(account: Account, key: str) -> Reservation:
+async def _find(account: AnyAccount, key: str) -> tuple[AnyAccount, Reservation]:
+    """The reservation of this key, and the account in its unit."""
     row = await Reservation.get_or_none(account_id=account.id, key=key)
     if row is None:
         raise NotFound(f"There is no reservation {key!r}.")
-    return row
+    return in_unit(account, row.unit), row
 
 
 async def _end(
-    account: Account,
+    account: AnyAccount,
     row: Reservation,
     state: ReservationState,
     used: int,
@@ -165,12 +178,13 @@ async def _end(
     await row.save(update_fields=["state", "used"])
 
 
-async def _sum_held(account: Account, besides: Reservation | None = None) -> int:
+async def _sum_held(account: AnyAccount, besides: Reservation | None = None) -> int:
     """How many credits the account's reservations hold.
 
     Summed up each time: a process of the release before does not add to `held`.
     """
-    held = Reservation.filter(account_id=account.id, state=ReservationState.HELD)
+    own = Reservation.filter(account_id=account.id, unit=account.unit)
+    held = own.filter(state=ReservationState.HELD)
     others = held.exclude(id=besides.id if besides else 0)
     (found,) = await others.annotate(held=Sum("credits")).values("held")
     return int(found["held"] or 0)
@@ -187,7 +201,7 @@ def _unused(sources: Sequence[GrantPortion], credits: int) -> list[GrantPortion]
     return unused
 
 
-async def _balance_after(account: Account, row: Reservation) -> int:
+async def _balance_after(account: AnyAccount, row: Reservation) -> int:
     """The balance after the commit; the current one if nothing was used."""
     balance: int = account.balance
     if row.used:
@@ -205,7 +219,7 @@ def _spend_reference(row: Reservation) -> str:
     return f"reservation:{row.account_id}:{row.key}"
 
 
-async def correct_held(account: Account) -> bool:
+async def correct_held(account: AnyAccount) -> bool:
     """Set `held` of a locked account to what its reservations hold. True where it was another number."""
     held = await _sum_held(account)
     changed = bool(account.held != held)

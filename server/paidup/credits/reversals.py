@@ -24,12 +24,24 @@ from paidup.db.models import (
     Reversal,
     ReversalKind,
 )
+from paidup.db.unit_accounts import (
+    AnyAccount,
+    AnyInvoice,
+    in_unit,
+    invoice_in_unit,
+    invoice_row,
+    units_of,
+)
 from paidup.domain.catalog import AfterRefund
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.reversals import Claim, ReversalFacts, claim, reason
+from paidup.domain.units import DEFAULT_UNIT
 from paidup.runtime.clock import now
 
-COUNTS = ("credits_reversed", "credits_unrecoverable", "credits_forgiven", "credits_owed", "reserved_through")
+COUNTS = (
+    *("credits_reversed", "credits_unrecoverable", "credits_forgiven", "credits_owed", "reserved_through"),
+    "unit_credits",  # the same of other units
+)
 """The columns of an invoice that this module writes."""
 _GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
 
@@ -93,12 +105,25 @@ def _update(known: Reversal, news: ReversalNews) -> None:
 async def apply(
     row: Invoice, account: Account, after: AfterRefund, cause: str, reason: str, at: datetime
 ) -> bool:
-    """Adjust the credits of `row` to its reversals. True if the status of `row` has changed.
+    """Adjust the credits of `row`, of all units, to its reversals. True if the status of `row` has changed.
 
     Invoice and account are locked. `cause` becomes the entry's reference.
     """
     if row.settled_at is None or not row.has_reversals:
         return False  # `create_grants` applies them
+    due = await _apply(row, account, after, cause, reason, at)
+    for unit in units_of(row.unit_credits):
+        of_unit = invoice_in_unit(row, unit), in_unit(account, unit)
+        await _apply(*of_unit, after, f"{cause}/{unit}", reason, at)
+    status = InvoiceStatus.REVERSED if due.fully_reversed else InvoiceStatus.ACTIVE
+    changed = status is not row.status
+    row.status = status
+    return changed
+
+
+async def _apply(
+    row: AnyInvoice, account: AnyAccount, after: AfterRefund, cause: str, reason: str, at: datetime
+) -> Claim:
     # First, so that the result does not depend on when the last expiry run was.
     await ledger.expire_due(account, at)
     grants, due = await _due(row)
@@ -109,20 +134,18 @@ async def apply(
     if fewer:  # some credits may have returned to other grants
         others = [each for each in await invoices_with_reversals(account) if each.id != row.id]
         await _freeze_disputed(account, others, cause, at)
-    status = InvoiceStatus.REVERSED if due.fully_reversed else InvoiceStatus.ACTIVE
-    changed = status is not row.status
-    row.status = status
-    return changed
+    return due
 
 
-async def _due(row: Invoice) -> tuple[list[CreditGrant], Claim]:
+async def _due(row: AnyInvoice) -> tuple[list[CreditGrant], Claim]:
     """The invoice's grants, and how many of their credits are to be taken back and frozen."""
     known = await Reversal.filter(invoice_id=row.id)
-    of_payment = CreditGrant.filter(invoice_id=row.id).exclude(installment=ledger.ON_TRUST)
+    of_payment = CreditGrant.filter(invoice_id=row.id, unit=row.unit).exclude(installment=ledger.ON_TRUST)
     planned = await of_payment.order_by("installment")
     grants = [grant for grant in planned if grant.state in _GRANTED]
     facts = [ReversalFacts(each.kind, each.status, each.amount_minor, each.withdrawn) for each in known]
-    total_minor = row.total_minor or row.amount_due_minor  # settled before totals were stored
+    invoice = invoice_row(row)
+    total_minor = invoice.total_minor or invoice.amount_due_minor  # settled before totals were stored
     granted, in_all = _credits(grants), _credits(planned)
     offset = row.credits_offset * granted // in_all if in_all else 0  # this far, of a yearly plan
     return grants, claim(granted, total_minor, facts, offset)
@@ -133,8 +156,8 @@ def _credits(grants: Sequence[CreditGrant]) -> int:
 
 
 async def _move(
-    row: Invoice,
-    account: Account,
+    row: AnyInvoice,
+    account: AnyAccount,
     grants: Sequence[CreditGrant],
     due: Claim,
     after: AfterRefund,
@@ -159,7 +182,7 @@ async def _move(
     return (EntryKind.REVERSE if more else EntryKind.FREEZE), net
 
 
-async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, after: AfterRefund) -> int:
+async def _take_back(row: AnyInvoice, grants: Sequence[CreditGrant], credits: int, after: AfterRefund) -> int:
     """Take credits from these grants. Returns the debt for those that are spent or reserved."""
     for grant in grants:
         taken = min(credits, grant.remaining)
@@ -171,7 +194,7 @@ async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, 
     row.credits_unrecoverable += gone
     credits -= gone
     if credits:
-        newest = await Reservation.filter(account_id=row.account_id).order_by("-id").first()
+        newest = await Reservation.filter(account_id=invoice_row(row).account_id).order_by("-id").first()
         row.reserved_through = newest.id if newest else 0
     if after is AfterRefund.DEBT:
         row.credits_owed += credits
@@ -182,7 +205,7 @@ async def _take_back(row: Invoice, grants: Sequence[CreditGrant], credits: int, 
 
 
 async def _restore(
-    row: Invoice, account: Account, grants: Sequence[CreditGrant], credits: int, at: datetime
+    row: AnyInvoice, account: AnyAccount, grants: Sequence[CreditGrant], credits: int, at: datetime
 ) -> int:
     """Undo `_take_back`, in the opposite order. Returns how much of the debt it pays.
 
@@ -240,15 +263,16 @@ class Returned(msgspec.Struct, frozen=True):
     reversed: dict[str, int]
 
 
-async def invoices_with_reversals(account: Account) -> list[Invoice]:
-    """The account's settled invoices that have reversals."""
-    return await Invoice.filter(
-        account_id=account.id, has_reversals=True, settled_at__not_isnull=True
-    ).order_by("id")
+async def invoices_with_reversals(account: AnyAccount) -> list[AnyInvoice]:
+    """The account's settled invoices that have reversals, and have given credits of its unit."""
+    settled = Invoice.filter(account_id=account.id, has_reversals=True, settled_at__not_isnull=True)
+    rows = await settled.order_by("id")
+    given = [row for row in rows if account.unit in (DEFAULT_UNIT, *units_of(row.unit_credits))]
+    return [invoice_in_unit(row, account.unit) for row in given]
 
 
 async def claim_returned(
-    rows: Sequence[Invoice], unused: Sequence[GrantPortion], reservation: int
+    rows: Sequence[AnyInvoice], unused: Sequence[GrantPortion], reservation: int
 ) -> Returned:
     """Divide `unused` credits, some of whose money was reversed while they were reserved."""
     claiming = {row.id: row for row in rows if row.reserved_through >= reservation}
@@ -268,12 +292,12 @@ async def claim_returned(
         if credits:
             sources.append((grant_id, credits))
     for row in claiming.values():
-        await row.save(update_fields=COUNTS)
+        await invoice_row(row).save(update_fields=COUNTS)
     return Returned(sources, all_owed, {invoice: credits for invoice, credits in taken.items() if credits})
 
 
 async def apply_returned(
-    account: Account, rows: Sequence[Invoice], taken: Mapping[str, int], reservation: int, at: datetime
+    account: AnyAccount, rows: Sequence[AnyInvoice], taken: Mapping[str, int], reservation: int, at: datetime
 ) -> None:
     """Post what was taken from the returned credits, and freeze the rest where a payment is disputed."""
     cause, by_id = f"reservation:{reservation}", {row.id: row for row in rows}
@@ -283,7 +307,7 @@ async def apply_returned(
     await _freeze_disputed(account, rows, cause, at)
 
 
-async def _freeze_disputed(account: Account, rows: Sequence[Invoice], cause: str, at: datetime) -> None:
+async def _freeze_disputed(account: AnyAccount, rows: Sequence[AnyInvoice], cause: str, at: datetime) -> None:
     """Freeze returned credits in grants whose payment is disputed."""
     for row in rows:
         grants, due = await _due(row)

@@ -3,6 +3,7 @@
 Off unless `[trust]` in the plans file names the payment method. They are a grant of the invoice with a number
 of its own, `ledger.ON_TRUST`, so the database has one at most. The payment grants all that was quoted and
 takes these away in the same transaction: what was spent of them counts as spent of the payment's credits.
+Only credits of the default unit are given on trust.
 Only the settlement calls this, with invoice and account locked.
 """
 
@@ -82,7 +83,7 @@ async def _lent(row: Invoice) -> CreditGrant:
 
 
 async def _live(row: Invoice) -> list[CreditGrant]:
-    granted = CreditGrant.filter(invoice_id=row.id, installment__not=ledger.ON_TRUST)
+    granted = CreditGrant.filter(invoice_id=row.id, unit=row.unit, installment__not=ledger.ON_TRUST)
     return await granted.filter(state=GrantState.LIVE).order_by("installment")
 
 

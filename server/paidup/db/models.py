@@ -26,6 +26,7 @@ from paidup.db.indexes import ConditionalIndex
 from paidup.domain.catalog import Interval
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
+from paidup.domain.units import DEFAULT_UNIT, MAX_UNIT_NAME
 
 
 class EntryKind(StrEnum):
@@ -99,7 +100,8 @@ class EventSource(StrEnum):
 class Account(Model):
     """A customer of the SaaS.
 
-    `balance` is the sum of its entries, changed in the same transaction; a negative balance is a debt.
+    `balance` is the sum of its entries, changed in the same transaction; a negative balance is a debt. It is
+    of the default unit, like `held` and `low_balance`.
     `version` grows with each entry, and where what its subscriptions give changes, so that an account session
     can discard old messages.
     """
@@ -112,6 +114,8 @@ class Account(Model):
     version = fields.IntField(default=0, db_default=0)
     held = fields.BigIntField(default=0, db_default=0)
     """How many credits its reservations hold now. They are not in `balance`."""
+    unit_balances: Any = fields.JSONField(null=True)
+    """By other units than the default one: `balance`, `held` and `low_balance`. See db/unit_accounts.py."""
     known_subscriptions: Any = fields.JSONField(null=True)
     """Those that have not ended, else the newest: see payments/entitlements.py. None: not written yet."""
     purchase_number = fields.IntField(default=1)
@@ -121,6 +125,8 @@ class Account(Model):
     merged_into = fields.IntField(null=True)
     """The account that has all that was its own: see operations/merging.py. It answers for this one."""
     created_at = fields.DatetimeField(auto_now_add=True)
+
+    unit = DEFAULT_UNIT
 
     class Meta:
         table = "accounts"
@@ -194,6 +200,8 @@ class Invoice(Model):
     """How many reversed credits became a debt, whether or not it has been paid since."""
     reserved_through = fields.BigIntField(default=0, db_default=0)
     """The newest reservation when credits were last forgiven or owed: see credits/reversals.py."""
+    unit_credits: Any = fields.JSONField(null=True)
+    """By other units than the default one: what the columns `credits_...` and this one before say of that."""
     status = fields.CharEnumField(InvoiceStatus, max_length=20, default=InvoiceStatus.OPEN)
     error: Any = fields.JSONField(null=True)
     version = fields.IntField(default=1)
@@ -227,6 +235,7 @@ class Invoice(Model):
     created_at = fields.DatetimeField()
 
     account_id: int
+    unit = DEFAULT_UNIT
 
     class Meta:
         table = "invoices"
@@ -308,6 +317,7 @@ class CreditGrant(Model):
     """The row of `audit_log` that gave it, where no invoice did."""
     installment = fields.IntField(default=1)
     plan = fields.CharField(40, null=True)
+    unit = fields.CharField(MAX_UNIT_NAME, default=DEFAULT_UNIT, db_default=DEFAULT_UNIT)
     credits = fields.BigIntField()
     remaining = fields.BigIntField()
     frozen = fields.BigIntField(default=0, db_default=0)
@@ -344,6 +354,7 @@ class LedgerEntry(Model):
         "paidup.Account", "entries", on_delete=fields.RESTRICT
     )
     kind = fields.CharEnumField(EntryKind, max_length=10)
+    unit = fields.CharField(MAX_UNIT_NAME, default=DEFAULT_UNIT, db_default=DEFAULT_UNIT)
     credits = fields.BigIntField()
     grant: fields.ForeignKeyNullableRelation[CreditGrant] = fields.ForeignKeyField(
         "paidup.CreditGrant", "entries", on_delete=fields.RESTRICT, null=True
@@ -434,6 +445,7 @@ class Reservation(Model):
         "paidup.Account", "reservations", on_delete=fields.RESTRICT
     )
     key = fields.CharField(200)
+    unit = fields.CharField(MAX_UNIT_NAME, default=DEFAULT_UNIT, db_default=DEFAULT_UNIT)
     credits = fields.BigIntField()
     used = fields.BigIntField(default=0)
     sources: Any = fields.JSONField()

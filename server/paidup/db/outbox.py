@@ -14,21 +14,25 @@ import msgspec
 from paidup.db.instances import new_row
 from paidup.db.models import Account
 from paidup.db.outbound_models import OutboundEvent
+from paidup.db.unit_accounts import AnyAccount, account_row
 from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.outbound_events import OutboundEventType
+from paidup.domain.units import DEFAULT_UNIT
 from paidup.runtime.clock import now
 
 
 def add_event(
     writes: UnitOfWork,
     event_type: OutboundEventType,
-    account: Account,
+    account: AnyAccount,
     invoice: str | None = None,
     subscription: str | None = None,
     **facts: Any,
 ) -> None:
     """Add an event to `writes`, with the account's version and balance as they are now.
 
+    The event's `balance` is always the default unit's, so that a receiver that knows no units has that one
+    right. Where the account is passed in another unit, the facts have `unit` and `unit_balance`.
     `facts` are written as JSON; an event of an invoice gets the invoice's subscription when it is sent.
     """
     writes.insert(
@@ -40,12 +44,18 @@ def add_event(
             invoice=invoice,
             subscription=subscription,
             version=account.version,
-            balance=account.balance,
-            data=_plain(facts),
+            balance=account_row(account).balance,
+            data=_plain({**facts, **_of_unit(account)}),
             fanned_out=False,
             created_at=now(),
         )
     )
+
+
+def _of_unit(account: AnyAccount) -> dict[str, Any]:
+    if account.unit == DEFAULT_UNIT:
+        return {}
+    return {"unit": account.unit, "unit_balance": account.balance}
 
 
 def announce(

@@ -15,6 +15,7 @@ import msgspec
 
 from paidup.domain.delayed_methods import DELAYED_METHODS
 from paidup.domain.toml_faults import Fault, Place, describe, find_faults
+from paidup.domain.units import DEFAULT_NAME, DEFAULT_UNIT, MAX_UNIT_NAME, MAX_UNITS
 from paidup.errors import ConfigurationError, InvalidInput, UnknownPlan
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
@@ -30,6 +31,19 @@ RightName = Annotated[
     ),
 ]
 """Of a feature or a limit, by which your own code asks for it."""
+_UNIT_NAME = f"at most {MAX_UNIT_NAME} lower-case letters, digits, `_` and `-`, the first a letter"
+UnitName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^([a-z][a-z0-9_-]{{0,{MAX_UNIT_NAME - 1}}})?$", description=f"a name of {_UNIT_NAME}"
+    ),
+]
+UnitNames = Annotated[
+    tuple[UnitName, ...],
+    msgspec.Meta(
+        min_length=1, max_length=MAX_UNITS, description=f"1 to {MAX_UNITS} names, each of {_UNIT_NAME}"
+    ),
+]
 Limit = int | Literal["unlimited"]
 LimitOfPlan = Annotated[
     Annotated[int, msgspec.Meta(ge=0, le=2**53)] | Literal["unlimited"],
@@ -139,6 +153,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: Annotated[tuple[PlanPrice, ...], msgspec.Meta(min_length=1)]
     description: str = ""
     trial_credits: NotNegative = 0
+    unit: UnitName = DEFAULT_UNIT
+    """Of which unit `credits`, `trial_credits`, `rollover_cap` and `low_balance` are."""
+    grants: dict[UnitName, Positive] = {}
+    """What it gives of other units beside `credits`, per month and seat like these."""
     rollover: Rollover = Rollover.KEEP
     rollover_cap: NotNegative = 0
     upgrade: Upgrade = Upgrade.PRORATE
@@ -165,6 +183,17 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def top_up(self) -> bool:
         return self.prices[0].interval is Interval.ONCE
+
+    def in_unit(self, unit: str) -> Plan:
+        """The plan as it is for one unit: its `credits` are those that it gives of it, which may be 0.
+
+        A trial gives nothing of the units in `grants`, and their `rollover_cap` is in proportion.
+        """
+        if unit == self.unit:
+            return self
+        credits = self.grants.get(unit, 0)
+        cap = self.rollover_cap * credits // self.credits
+        return msgspec.structs.replace(self, credits=credits, trial_credits=0, rollover_cap=cap)
 
     @property
     def quantity_limit(self) -> int:
@@ -236,6 +265,8 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All plans, in display order."""
 
     plans: Annotated[tuple[Plan, ...], msgspec.Meta(min_length=1)]
+    units: UnitNames = (DEFAULT_NAME,)
+    """The names of the units. The first is the default one, which plans name by the empty text."""
     spent_then_refunded: AfterRefund = AfterRefund.DEBT
     written_off: WrittenOff = WrittenOff.NOTHING
     trust: Trust = Trust()
@@ -246,6 +277,23 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if plan.id == plan_id:
                 return plan
         raise UnknownPlan(plan_id, [plan.id for plan in self.plans])
+
+    @property
+    def named_units(self) -> tuple[str, ...]:
+        """The names of all units where there are several."""
+        return self.units if len(self.units) > 1 else ()
+
+    def unit_name(self, unit: str) -> str:
+        """What a unit is called."""
+        return unit or self.units[0]
+
+    def unit(self, name: str | None) -> str:
+        """The unit of this name; without one, the default one. Raises InvalidInput."""
+        if name is None or name == self.units[0]:
+            return DEFAULT_UNIT
+        if name not in self.units:
+            raise InvalidInput(f"There is no unit {name!r}. The units are {', '.join(self.units)}.")
+        return name
 
     def find(self, plan_id: str | None) -> Plan | None:
         """The plan of this id, or None."""
@@ -316,12 +364,25 @@ def parse_catalogue(text: bytes, source: str = "plans.toml") -> Catalogue:
         raise ConfigurationError([f"{source}: {error}"]) from error
     if found := [*find_faults(document, Catalogue), *_faults_between(document)]:
         raise ConfigurationError(describe(found, decoded, source))
-    return msgspec.convert(document, Catalogue)
+    return _with_default_unit(msgspec.convert(document, Catalogue))
+
+
+def _with_default_unit(catalogue: Catalogue) -> Catalogue:
+    """The same, with the default unit called as it is in the code, whatever the file calls it."""
+    default = catalogue.units[0]
+
+    def named(plan: Plan) -> Plan:
+        grants = {DEFAULT_UNIT if unit == default else unit: credits for unit, credits in plan.grants.items()}
+        unit = DEFAULT_UNIT if plan.unit == default else plan.unit
+        return msgspec.structs.replace(plan, unit=unit, grants=grants)
+
+    return msgspec.structs.replace(catalogue, plans=tuple(map(named, catalogue.plans)))
 
 
 def _faults_between(document: dict[str, Any]) -> Iterator[Fault]:
     """What is wrong only beside something else: used twice, or a contradiction within a plan."""
     plans = document.get("plans")
+    yield from _faults_of_units(document)
     ids: set[str] = set()
     keys: set[str] = set()
     for index, given in enumerate(plans if isinstance(plans, list) else ()):
@@ -338,6 +399,28 @@ def _faults_between(document: dict[str, Any]) -> Iterator[Fault]:
                 yield Fault(place, f"lookup key used twice: {key}")
             keys.add(key)
         yield from (Fault((*place, *fault.place), fault.text) for fault in _find_contradictions(plan))
+
+
+def _faults_of_units(document: dict[str, Any]) -> Iterator[Fault]:
+    """A unit that is named twice, not named at all, or given twice by one plan."""
+    try:
+        catalogue = msgspec.convert(document, Catalogue)
+    except msgspec.ValidationError:
+        return  # its own faults come first
+    units = catalogue.units
+    for index, unit in enumerate(units):
+        if not unit or unit in units[:index]:
+            yield Fault(("units", index), f"named twice: {unit}" if unit else "a unit needs a name")
+    for index, plan in enumerate(catalogue.plans):
+        place: Place = ("plans", index)
+        known = f"`units` names {', '.join(units)}"
+        if plan.unit and plan.unit not in units:
+            yield Fault((*place, "unit"), f"no such unit: {plan.unit}; {known}")
+        for unit in plan.grants:
+            if unit not in units:
+                yield Fault((*place, "grants", unit), f"no such unit: {unit}; {known}")
+            elif unit == (plan.unit or units[0]):
+                yield Fault((*place, "grants", unit), f"`credits` says already how many {unit} it gives")
 
 
 def _find_contradictions(plan: Plan) -> Iterator[Fault]:

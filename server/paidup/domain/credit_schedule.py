@@ -4,6 +4,7 @@ Applies how invoices affect each other, in Stripe's order, so the order in which
 Free credits are given once for overlapping periods: see `limit_free_credits`. A downgrade (a negative quote,
 whose money went to the customer's Stripe balance) takes back nothing. It lowers the later installments of
 a yearly plan, and the rest is carried over and offset against what that money buys: see `grant_schedules`.
+All of it is about credits of one unit: what an invoice gives of another is computed as if it were all.
 """
 
 from __future__ import annotations
@@ -59,7 +60,11 @@ class Schedule(msgspec.Struct, frozen=True):
 
 
 def affects_other_invoices(quoted: Quote, money: Money) -> bool:
-    """Whether this invoice's grants depend on other invoices of the account, or theirs on it."""
+    """Whether its grants, of any unit, depend on other invoices of the account, or theirs on it."""
+    return any(_affects_others(each, money) for each in (quoted, *quoted.units.values()))
+
+
+def _affects_others(quoted: Quote, money: Money) -> bool:
     yearly = any(len(part.due_at) > 1 for part in quoted.parts)
     changes = quoted.credits < 0 or quoted.prorated_from is not None or money.change
     costs_nothing = quoted.free is not None or money.total_minor <= 0

@@ -39,6 +39,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     status is `processing`.
     `replaced_by`, of a void one: the invoice that the customer has paid since instead, in another tab.
     `traceparent`: where the trace of its purchase began, if it is traced (W3C Trace Context).
+    `units_granted`: what it has granted of other units than the default one, by unit; absent if nothing.
     """
 
     invoice: str
@@ -55,6 +56,7 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
     processing: ProcessingPayment | None = None
     replaced_by: str | None = None
     traceparent: str | msgspec.UnsetType = msgspec.UNSET
+    units_granted: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def terminal(self) -> bool:
@@ -74,8 +76,8 @@ class StatusMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status")
 class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status"):
     """The state of one Checkout Session, for those who know its id: nothing of its account but its credits.
 
-    `version`, `via`, `at` and `processing` as in a StatusMessage. `return_to`: where the customer goes on
-    once it is active.
+    `version`, `via`, `at`, `processing` and `units_granted` as in a StatusMessage. `return_to`: where the
+    customer goes on once it is active.
     """
 
     checkout: str
@@ -89,6 +91,7 @@ class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status
     error: PaymentError | None = None
     processing: ProcessingPayment | None = None
     return_to: str | None = None
+    units_granted: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def terminal(self) -> bool:
@@ -100,16 +103,25 @@ class CheckoutMessage(msgspec.Struct, frozen=True, tag_field="type", tag="status
         return self.terminal or self.stage is Stage.PROVISIONING
 
 
+class UnitBalance(msgspec.Struct, frozen=True):
+    """The balance of another unit than the default one."""
+
+    balance: int
+    held: int
+
+
 class BalanceMessage(msgspec.Struct, frozen=True, tag_field="type", tag="balance"):
     """An account's balance. `version` only grows; a negative `balance` is a debt.
 
     `at` is when the row was read, UTC. `held` credits are reserved: they are not in `balance`, and not spent.
+    `units`: the same of other units than the default one; absent where the account never had any of these.
     """
 
     version: int
     balance: int
     at: datetime
     held: int = 0
+    units: dict[str, UnitBalance] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="type", tag="heartbeat"):

@@ -4,6 +4,7 @@ The arithmetic of docs/credits.md for one invoice. Each line of a plan gives the
 line's amount over the full price of one seat, both in the line's currency; negative proration lines count
 negatively. The sum is exact (fractions) and rounded down once. Discounts and taxes do not change credits.
 Free credits (a price of 0, a trial, a full discount, what `upgrade = "full"` adds) are stated separately.
+A plan may give credits of several units: each is computed as if it were the only one.
 `credit_schedule.py` combines several invoices; `decisions.py` decides whether to grant.
 """
 
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from paidup.domain.billing_months import add_months, months_between
 from paidup.domain.catalog import Catalogue, Plan, PriceBook, Rollover, StripePrice, Upgrade
 from paidup.domain.payment_facts import LineFacts
+from paidup.domain.units import DEFAULT_UNIT
 
 
 class CreditPart(msgspec.Struct, frozen=True):
@@ -78,6 +80,20 @@ class Quote(msgspec.Struct, frozen=True):
     free: FreeCredits | None = None
     unread_prices: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
+    units: dict[str, Quote] = {}
+    """What the lines give of other units than the default one, where they give anything of it."""
+
+    def in_unit(self, unit: str) -> Quote:
+        """What the lines give of this unit."""
+        if unit == DEFAULT_UNIT:
+            return self
+        nothing = Quote(0, self.plan, self.price, prorated_from=self.prorated_from)
+        return self.units.get(unit, nothing)
+
+    @property
+    def all_parts(self) -> tuple[CreditPart, ...]:
+        """The parts of all units."""
+        return (*self.parts, *(part for each in self.units.values() for part in each.parts))
 
     @property
     def complete(self) -> bool:
@@ -107,6 +123,21 @@ class _PricedLine(msgspec.Struct, frozen=True):
 
 def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str, StripePrice]) -> Quote:
     """Quote an invoice's lines. Zero credits and no plan if no line belongs to a plan."""
+    quoted = _quote(lines, catalogue, prices, DEFAULT_UNIT)
+    if len(catalogue.units) == 1 or not quoted.complete:
+        return quoted
+    of_units = {unit: _quote(lines, catalogue, prices, unit) for unit in catalogue.units[1:]}
+    given = {unit: each for unit, each in of_units.items() if each.credits or each.parts}
+    if given and not (quoted.credits or quoted.parts):  # the plan is the one that gives most, of any unit
+        first = next(iter(given.values()))
+        quoted = replace(quoted, plan=first.plan, price=first.price)
+    return replace(quoted, units=given)
+
+
+def _quote(
+    lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str, StripePrice], unit: str
+) -> Quote:
+    """What the lines give of one unit."""
     priced, unknown, unpriced = [], [], []
     for line in lines:
         if line.price is None:
@@ -118,7 +149,7 @@ def quote(lines: Sequence[LineFacts], catalogue: Catalogue, prices: Mapping[str,
         elif (unit_minor := price.unit_amount_in(line.currency)) is None:
             unpriced.append(f"{price.id} in {line.currency}")
         else:
-            priced.append(_priced(line, plan, price, unit_minor))
+            priced.append(_priced(line, plan.in_unit(unit), price, unit_minor))
     unread = [each for each in unknown if isinstance(prices, PriceBook) and not prices.sells_nothing(each)]
     if unpriced or not priced:
         return Quote(

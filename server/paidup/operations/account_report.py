@@ -23,9 +23,12 @@ from paidup.db.models import (
     Subscription,
 )
 from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.messages import UnitBalance
+from paidup.domain.units import DEFAULT_UNIT
 from paidup.errors import NotFound
 from paidup.operations.audit_log import Corrected, list_corrections
 from paidup.operations.event_deliveries import DeliveryDetails, DeliveryFilter, list_deliveries
+from paidup.realtime.status_queries import units_in
 from paidup.runtime.clock import now
 
 ENTRIES = 25
@@ -35,7 +38,10 @@ OTHERS = 20
 
 
 class GrantRow(msgspec.Struct, frozen=True):
-    """`invoice` or `correction` gave it. `ends_at`: until when it can be spent; None: for ever."""
+    """`invoice` or `correction` gave it. `ends_at`: until when it can be spent; None: for ever.
+
+    `unit` is empty for the default one, here and in the other rows.
+    """
 
     invoice: str | None
     correction: str | None
@@ -46,6 +52,7 @@ class GrantRow(msgspec.Struct, frozen=True):
     state: GrantState
     ends_at: datetime | None
     due_at: datetime | None
+    unit: str
 
 
 class EntryRow(msgspec.Struct, frozen=True):
@@ -58,6 +65,7 @@ class EntryRow(msgspec.Struct, frozen=True):
     balance: int
     reason: str
     key: str | None
+    unit: str
 
 
 class InvoiceRow(msgspec.Struct, frozen=True):
@@ -86,6 +94,7 @@ class ReservationRow(msgspec.Struct, frozen=True):
     key: str
     credits: int
     expires_at: datetime
+    unit: str
 
 
 class Expiring(msgspec.Struct, frozen=True):
@@ -98,6 +107,7 @@ class Expiring(msgspec.Struct, frozen=True):
 class AccountReport(msgspec.Struct, frozen=True):
     """The newest of each list. `entries_after`: where the next page of entries begins, None after the last.
 
+    `balance`, `held`, `low_balance` and `expiring` are of the default unit; `units` has the others' balances.
     `account` may be another than the one that was asked for, where that was merged into it.
     """
 
@@ -109,6 +119,7 @@ class AccountReport(msgspec.Struct, frozen=True):
     balance: int
     held: int
     low_balance: int | None
+    units: dict[str, UnitBalance]
     expiring: list[Expiring]
     subscriptions: list[SubscriptionRow]
     grants: list[GrantRow]
@@ -128,7 +139,8 @@ async def report_account(external_id: str, before: int | None = None) -> Account
         account = await find_account(external_id)
         if account is None:
             raise NotFound(f"There is no account {external_id!r}.")
-        live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE, remaining__gt=0)
+        own = CreditGrant.filter(account_id=account.id, unit=DEFAULT_UNIT)
+        live = own.filter(state=GrantState.LIVE, remaining__gt=0)
         grants = CreditGrant.filter(account_id=account.id)
         invoices = Invoice.filter(account_id=account.id)
         held = Reservation.filter(account_id=account.id, state=ReservationState.HELD)
@@ -143,6 +155,7 @@ async def report_account(external_id: str, before: int | None = None) -> Account
             balance=account.balance,
             held=account.held,
             low_balance=account.low_balance,
+            units=units_in(account.unit_balances) or {},
             expiring=_expiring(await live),
             subscriptions=[_subscription(row) for row in await subscriptions],
             grants=[_grant(row) for row in await grants.order_by("-id").limit(GRANTS)],
@@ -150,7 +163,7 @@ async def report_account(external_id: str, before: int | None = None) -> Account
             invoices=[_invoice(row) for row in await invoices.order_by("-created_at").limit(INVOICES)],
             invoices_total=await invoices.count(),
             reservations=[
-                ReservationRow(row.key, row.credits, row.expires_at)
+                ReservationRow(row.key, row.credits, row.expires_at, row.unit)
                 for row in await held.order_by("-id").limit(OTHERS)
             ],
             entries=entries[:ENTRIES],
@@ -168,7 +181,10 @@ async def _entries(account: Account, before: int | None) -> list[EntryRow]:
     if before is not None:
         query = query.filter(id__lt=before)
     return [
-        EntryRow(row.id, row.created_at, row.kind, row.credits, row.balance_after, row.reason, key_of(row))
+        EntryRow(
+            *(row.id, row.created_at, row.kind, row.credits, row.balance_after, row.reason, key_of(row)),
+            unit=row.unit,
+        )
         for row in await query.order_by("-id").limit(ENTRIES + 1)
     ]
 
@@ -193,6 +209,7 @@ def _grant(row: CreditGrant) -> GrantRow:
         state=row.state,
         ends_at=row.usable_until or row.expires_at,
         due_at=row.due_at,
+        unit=row.unit,
     )
 
 

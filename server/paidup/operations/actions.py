@@ -30,9 +30,11 @@ class OperatorActions:
         self._outside = PaidOutside(verification, settlement, clock)
         self._merging = Merging(settlement.publish_balance, clock)
 
-    async def grant(self, account: str, gift: Gift, instruction: Instruction) -> Corrected:
+    async def grant(
+        self, account: str, gift: Gift, instruction: Instruction, unit: str | None = None
+    ) -> Corrected:
         """Give credits that no invoice gives."""
-        return await self._corrections.grant(account, gift, instruction)
+        return await self._corrections.grant(account, gift, instruction, unit)
 
     async def grant_invoice(
         self, account: str, invoice: str, paid_by: PaidBy, instruction: Instruction
@@ -54,10 +56,15 @@ class OperatorActions:
         return await self._corrections.revoke(granted, instruction, spent)
 
     async def adjust(
-        self, account: str, credits: int, instruction: Instruction, allow_debt: bool = False
+        self,
+        account: str,
+        credits: int,
+        instruction: Instruction,
+        allow_debt: bool = False,
+        unit: str | None = None,
     ) -> Corrected:
         """Raise or lower a balance. The opposite undoes it."""
-        return await self._corrections.adjust(account, credits, instruction, allow_debt)
+        return await self._corrections.adjust(account, credits, instruction, allow_debt, unit)
 
     async def link_customer(self, customer: str, account: str, instruction: Instruction) -> Corrected:
         """Say whose a Stripe customer is."""

@@ -18,7 +18,9 @@ from paidup.credits import corrections as credits_of_operators
 from paidup.credits.ledger import GrantTerms, lock_account
 from paidup.db.connection import write_transaction
 from paidup.db.models import Account, Action, CreditGrant, EntryKind
+from paidup.db.unit_accounts import AnyAccount, account_row, in_unit
 from paidup.domain.catalog import AfterRefund, Catalogue
+from paidup.domain.units import DEFAULT_UNIT
 from paidup.errors import InvalidInput, NotFound
 from paidup.operations.audit_log import (
     Corrected,
@@ -76,45 +78,58 @@ class Corrections:
         self._publish = publish
         self._clock = clock
 
-    async def grant(self, account: str, gift: Gift, instruction: Instruction) -> Corrected:
-        """Give credits that no invoice gives. Raises InvalidInput, NotFound, Conflict, StorageUnavailable."""
+    async def grant(
+        self, account: str, gift: Gift, instruction: Instruction, unit: str | None = None
+    ) -> Corrected:
+        """Give credits that no invoice gives, of the default unit or of this one.
+
+        Raises InvalidInput, NotFound, Conflict, StorageUnavailable.
+        """
         if gift.plan is not None:
             self._catalogue.plan(gift.plan)
-        wanted, at = request(Action.GRANT, instruction, account=account, gift=gift), self._clock()
+        named = self._named(unit)
+        wanted, at = request(Action.GRANT, instruction, account=account, gift=gift, **named), self._clock()
         text = f"{gift.plan or 'credits'}, {_HOW[gift.paid_by] if gift.paid_by else 'given by support'}"
 
-        async def give(locked: Account) -> dict[str, Any]:
+        async def give(locked: AnyAccount) -> dict[str, Any]:
             if not 0 < gift.credits <= MAX_CREDITS:
                 raise InvalidInput("`credits` is a number above zero.")
             if gift.expires_at is not None and gift.expires_at <= at:
                 raise InvalidInput("`expires_at` is over already.")
             terms = GrantTerms(gift.credits, gift.expires_at, plan=gift.plan)
             await credits_of_operators.give(locked, wanted.id, EntryKind.GRANT, terms, text, at)
-            return msgspec.structs.asdict(gift)
+            return {**msgspec.structs.asdict(gift), **named}
 
-        return await self._make(wanted, partial(locked_account, account), give, at)
+        return await self._make(wanted, partial(_locked_in_unit, account, named), give, at)
 
     async def adjust(
-        self, account: str, credits: int, instruction: Instruction, allow_debt: bool = False
+        self,
+        account: str,
+        credits: int,
+        instruction: Instruction,
+        allow_debt: bool = False,
+        unit: str | None = None,
     ) -> Corrected:
-        """Raise a balance, or lower it (`credits` below zero).
+        """Raise a balance, or lower it (`credits` below zero): of the default unit, or of this one.
 
         Raises InsufficientCredits where the balance is lower, unless `allow_debt`, and what `grant` raises.
         """
         if not 0 < abs(credits) <= MAX_CREDITS:
             raise InvalidInput("`credits` is a number above or below zero.")
-        asked = {"account": account, "credits": credits, "allow_debt": allow_debt}
+        named = self._named(unit)
+        asked = {"account": account, "credits": credits, "allow_debt": allow_debt, **named}
         wanted, at = request(Action.ADJUST, instruction, **asked), self._clock()
 
-        async def adjust(locked: Account) -> dict[str, Any]:
+        async def adjust(locked: AnyAccount) -> dict[str, Any]:
             if credits > 0:
                 terms = GrantTerms(credits)
                 await credits_of_operators.give(locked, wanted.id, EntryKind.ADJUST, terms, ADJUSTED, at)
             else:
                 await credits_of_operators.take(locked, wanted.id, -credits, allow_debt, ADJUSTED, at)
-            return {"credits": credits}
+            # Not as `credits`: an undo that knows no units would move the default one's.
+            return {"by": credits, **named} if named else {"credits": credits}
 
-        return await self._make(wanted, partial(locked_account, account), adjust, at)
+        return await self._make(wanted, partial(_locked_in_unit, account, named), adjust, at)
 
     async def revoke(
         self, granted: str, instruction: Instruction, spent: AfterRefund = AfterRefund.DEBT
@@ -125,21 +140,27 @@ class Corrections:
         """
         wanted, at = request(Action.REVOKE, instruction, granted=granted, spent=spent), self._clock()
 
-        async def owner() -> Account:
-            return await lock_account((await _find_grant(granted)).account_id)
+        async def owner() -> AnyAccount:
+            given = await _find_grant(granted)
+            return in_unit(await lock_account(given.account_id), given.unit)
 
-        async def revoke(locked: Account) -> dict[str, Any]:
+        async def revoke(locked: AnyAccount) -> dict[str, Any]:
             given = await _find_grant(granted)
             await credits_of_operators.revoke(locked, given, spent, "taken back by support", at)
             return {"granted": given.correction, "spent": spent}
 
         return await self._make(wanted, owner, revoke, at)
 
+    def _named(self, unit: str | None) -> dict[str, str]:
+        """The unit, where it is not the default one, whose requests are those of before units were named."""
+        found = self._catalogue.unit(unit)
+        return {"unit": found} if found else {}
+
     async def _make(
         self,
         wanted: Request,
-        account: Callable[[], Awaitable[Account]],
-        change: Callable[[Account], Awaitable[dict[str, Any]]],
+        account: Callable[[], Awaitable[AnyAccount]],
+        change: Callable[[AnyAccount], Awaitable[dict[str, Any]]],
         at: datetime,
     ) -> Corrected:
         result, changed = await _once(wanted, account, change, at)
@@ -151,8 +172,8 @@ class Corrections:
 @once
 async def _once(
     wanted: Request,
-    account: Callable[[], Awaitable[Account]],
-    change: Callable[[Account], Awaitable[dict[str, Any]]],
+    account: Callable[[], Awaitable[AnyAccount]],
+    change: Callable[[AnyAccount], Awaitable[dict[str, Any]]],
     at: datetime,
 ) -> tuple[Corrected, Account | None]:
     """Make the change under its key. The account is None where that was done before."""
@@ -160,10 +181,15 @@ async def _once(
         if done := await done_before(wanted):
             return done, None
         locked = await account()
-        before = {"balance": locked.balance}
+        name = locked.unit or "balance"
+        before = {name: locked.balance}
         details = await change(locked)
-        after = {"balance": locked.balance}
-        return await record(wanted, locked, at, before, after, details), locked
+        row = account_row(locked)
+        return await record(wanted, row, at, before, {name: locked.balance}, details), row
+
+
+async def _locked_in_unit(account: str, named: dict[str, str]) -> AnyAccount:
+    return in_unit(await locked_account(account), named.get("unit", DEFAULT_UNIT))
 
 
 async def _find_grant(granted: str) -> CreditGrant:

@@ -17,6 +17,7 @@ from paidup.db.accounts import find_account, surviving
 from paidup.db.connection import storage_errors
 from paidup.db.customers import account_id_of, customers_of
 from paidup.db.models import Account, CreditGrant, Invoice, StripeEvent, TimelineEntry
+from paidup.db.unit_accounts import in_unit, units_of
 from paidup.domain.stages import stage_of
 from paidup.operations.audit_log import list_corrections
 from paidup.operations.checkout_report import sessions_of
@@ -80,6 +81,7 @@ async def explain(reference: str) -> Explanation:
         sessions=sessions,
         other_events=other_events,
         corrections=corrections,
+        units=_other_balances(shown) or msgspec.UNSET,
     )
 
 
@@ -103,7 +105,14 @@ async def _report(invoice: str, row: Invoice | None, at: datetime) -> InvoiceRep
     ]
     stored = [stored_event(event) for event in events]
     granted = [
-        GrantDetails(grant.credits, grant.remaining, grant.state, grant.expires_at, grant.frozen)
+        GrantDetails(
+            grant.credits,
+            grant.remaining,
+            grant.state,
+            grant.expires_at,
+            grant.frozen,
+            grant.unit or msgspec.UNSET,
+        )
         for grant in grants
     ]
     return InvoiceReport(
@@ -139,6 +148,12 @@ async def _other_events(
             rows += await unhandled.order_by("-received_at").limit(MAX_OTHER_EVENTS)
         found.update({row.id: stored_event(row) for row in rows})
     return [event for event in found.values() if event.id not in shown]
+
+
+def _other_balances(owner: Account | None) -> dict[str, int]:
+    """The balances of other units than the default one."""
+    units = units_of(owner.unit_balances) if owner else []
+    return {unit: in_unit(owner, unit).balance for unit in units if owner}
 
 
 def _details(row: Invoice) -> InvoiceDetails:

@@ -26,7 +26,7 @@ def render_explanation(explanation: Explanation) -> RenderableType:
     """Render the whole explanation."""
     parts: list[RenderableType] = []
     if explanation.account is not None:
-        parts.append(Text(f"Account {explanation.account}: balance {explanation.balance}", style="bold"))
+        parts.append(Text(f"Account {explanation.account}: balance {explanation.balances}", style="bold"))
         if not (explanation.invoices or explanation.sessions or explanation.other_events):
             parts.append(Text("No payment: this customer has not chosen a plan yet."))
     parts += [Text(f"By an operator: {each.summary}") for each in explanation.corrections]

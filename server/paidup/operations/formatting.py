@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
 from paidup.operations.invoice_report import InvoiceReport
+
+_GRANTED = ("live", "expired")
 
 
 def format_duration(duration: timedelta) -> str:
@@ -41,6 +44,16 @@ def _format_value(value: Any) -> str:
     return "+".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
+def _granted(report: InvoiceReport) -> str:
+    """What the invoice gives with its payment, and what was granted of other units."""
+    credits = report.details.credits if report.details else 0
+    others: Counter[str] = Counter()
+    for grant in report.grants:
+        if grant.unit and grant.state in _GRANTED:
+            others[grant.unit] += grant.credits
+    return ", ".join((f"{credits} credits", *(f"{number} {unit}" for unit, number in others.items())))
+
+
 def summary(report: InvoiceReport) -> list[tuple[str, str]]:
     """Return the key facts of an invoice as names and values."""
     details = report.details
@@ -49,7 +62,7 @@ def summary(report: InvoiceReport) -> list[tuple[str, str]]:
     lines = [
         ("status", f"{details.status} (stage {details.stage})"),
         ("account", f"{details.account} ({details.customer})"),
-        ("plan", f"{details.plan}, {details.credits} credits, {details.billing_reason}"),
+        ("plan", f"{details.plan}, {_granted(report)}, {details.billing_reason}"),
         ("amount", format_amount(details.amount_due_minor, details.currency)),
         ("payment", f"{details.payment_intent or 'none'}, subscription {details.subscription or 'none'}"),
         ("created", format_datetime(details.created_at)),
@@ -62,7 +75,7 @@ def summary(report: InvoiceReport) -> list[tuple[str, str]]:
                 f"via {details.settled_via} at {format_datetime(details.settled_at)}, after {duration}",
             )
         )
-    frozen = sum(grant.frozen for grant in report.grants)
+    frozen = sum(grant.frozen for grant in report.grants if not grant.unit)
     if details.credits_reversed or frozen:
         reversed_ = f"{details.credits_reversed} credits reversed, {frozen} withheld by a dispute"
         lines.append(("reversals", reversed_))

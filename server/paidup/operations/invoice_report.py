@@ -43,13 +43,14 @@ class TimelineEvent(msgspec.Struct, frozen=True):
 
 
 class GrantDetails(msgspec.Struct, frozen=True):
-    """A grant of the invoice. `frozen` credits are withheld by an open dispute."""
+    """A grant of the invoice. `frozen` credits are withheld by a dispute. `unit` unset: the default one."""
 
     credits: int
     remaining: int
     state: str
     expires_at: datetime | None
     frozen: int = 0
+    unit: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class InvoiceDetails(msgspec.Struct, frozen=True):
@@ -134,6 +135,14 @@ class Explanation(msgspec.Struct, frozen=True):
     sessions: list[SessionDetails] = []
     corrections: list[Corrected] = []
     """What operators have done to the account, newest first."""
+    units: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    """The account's balances of other units than the default one."""
+
+    @property
+    def balances(self) -> str:
+        """The account's balances, in one line."""
+        others = (f"{credits} {unit}" for unit, credits in (self.units or {}).items())
+        return ", ".join((str(self.balance), *others))
 
     @property
     def found(self) -> bool:

@@ -28,6 +28,7 @@ from paidup.db.models import (
     StripeCustomer,
     Subscription,
 )
+from paidup.db.unit_accounts import AnyAccount, in_all_units, in_unit
 from paidup.db.unit_of_work import UnitOfWork
 from paidup.domain.outbound_events import OutboundEventType, crossings
 from paidup.errors import Conflict, NotFound
@@ -146,25 +147,31 @@ async def _move(target: Account, source: Account) -> None:
 
 
 async def _add_up(target: Account, source: Account, correction: str, at: datetime) -> None:
-    """One balance: the sum. A debt of the one is paid from the live grants of the other."""
-    moved, customer = source.balance, source.stripe_customer
-    before, since = target.balance, target.version
+    """One balance of each unit: the sum. A debt of the one is paid from the live grants of the other."""
+    customer, since = source.stripe_customer, target.version
     source.stripe_customer, source.merged_into = None, target.id
-    target.held, source.held = target.held + source.held, 0
-    await source.save(update_fields=["stripe_customer", "merged_into", "held"])
+    await source.save(update_fields=["stripe_customer", "merged_into"])
     target.stripe_customer = target.stripe_customer or customer
-    if target.low_balance is None:  # the plan that says it has come along
-        target.low_balance = source.low_balance
-    await target.save(update_fields=["stripe_customer", "low_balance"])
-    await ledger.take_over(target, source)
-    # It moves nothing, and says from when on the balances are one.
-    await ledger.post_entry(target, EntryKind.ADJUST, 0, f"correction:{correction}", MERGED, at=at)
+    await target.save(update_fields=["stripe_customer"])
+    moved = []
+    for own in in_all_units(target, source):
+        others = in_unit(source, own.unit)
+        moved.append((own, others, others.balance, own.balance))
+        await ledger.take_over(own, others)
+        # It moves nothing, and says from when on the balances are one.
+        reference = f"correction:{correction}" + (f"/{own.unit}" if own.unit else "")
+        await ledger.post_entry(own, EntryKind.ADJUST, 0, reference, MERGED, at=at)
     await entitlements.refresh(target, since)
     await entitlements.refresh(source)
     writes = UnitOfWork()
-    for account, credits in ((target, moved), (source, -moved)):
+    for own, others, credits, before in moved:
+        _add_events(writes, own, others, credits, before)
+    await writes.send()
+
+
+def _add_events(writes: UnitOfWork, own: AnyAccount, others: AnyAccount, moved: int, before: int) -> None:
+    for account, credits in ((own, moved), (others, -moved)):
         adjusted = OutboundEventType.CREDITS_ADJUSTED
         outbox.add_event(writes, adjusted, account, credits=credits, reason=MERGED)
-    for crossing in crossings(before, target.balance, target.low_balance):
-        outbox.add_event(writes, crossing, target)
-    await writes.send()
+    for crossing in crossings(before, own.balance, own.low_balance):
+        outbox.add_event(writes, crossing, own)

@@ -16,6 +16,7 @@ from paidup.db.connection import migrate, open_database
 from paidup.domain.catalog import Catalogue
 from paidup.errors import ConfigurationError, DatabaseUnreachable, StripeError
 from paidup.operations.stripe_setup import open_gateway_only
+from paidup.operations.unit_names import check_units
 from paidup.runtime.connection_urls import without_password
 from paidup.runtime.listening import listening_problem
 from paidup.runtime.plans_file import read_catalogue
@@ -46,7 +47,7 @@ async def check_before_serving(settings: Settings, migrate_first: bool = False) 
         read_return_page(settings.return_page_file)
     except ConfigurationError as error:
         problems += error.problems
-    problems += await _problems_of(_check_database(settings, migrate_first))
+    problems += await _problems_of(_check_database(settings, migrate_first, catalogue))
     redis_problems, warnings = await _check_redis(settings)
     problems += redis_problems
     if catalogue is not None and not problems:
@@ -66,11 +67,14 @@ async def _problems_of(check: Awaitable[None]) -> list[str]:
     return []
 
 
-async def _check_database(settings: Settings, migrate_first: bool) -> None:
+async def _check_database(settings: Settings, migrate_first: bool, catalogue: Catalogue | None) -> None:
     if migrate_first:
         await migrate(settings.effective_database_url)
     async with open_database(settings.effective_database_url, pool=1):
         await require_migrated()
+        problems = await check_units(catalogue) if catalogue is not None else []
+    if problems:
+        raise ConfigurationError([f"{settings.plans_file}: {problem}" for problem in problems])
 
 
 async def _check_redis(settings: Settings) -> tuple[list[str], list[str]]:

@@ -128,11 +128,15 @@ def _recommendation_for_days(processing: ProcessingPayment) -> str:
 def _recommendation_for_active(details: InvoiceDetails, grants: Sequence[GrantDetails]) -> str:
     if not grants:
         return "The invoice is active but has no grant: run `paidup audit` and inspect the ledger."
-    granted = sum(grant.credits for grant in grants)
-    left = sum(grant.remaining for grant in grants)
+    own = [grant for grant in grants if not grant.unit]
+    granted = sum(grant.credits for grant in own)
+    left = sum(grant.remaining for grant in own)
+    others = "".join(
+        f"; {grant.credits} {grant.unit}, {grant.remaining} remain" for grant in grants if grant.unit
+    )
     unpublished = details.published_version < details.version
     publishing = "; browsers are notified within seconds" if unpublished else ""
-    return f"Nothing: {granted} credits were granted, {left} of them remain{publishing}."
+    return f"Nothing: {granted} credits were granted, {left} of them remain{others}{publishing}."
 
 
 def _payment_succeeded(timeline: Sequence[TimelineEvent]) -> bool:

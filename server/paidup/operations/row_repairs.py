@@ -13,6 +13,7 @@ from paidup.credits import ledger, reservations
 from paidup.credits.audit import ACCOUNTS_PER_SLICE, Finding
 from paidup.db.connection import connection, repeatable, storage_errors, write_transaction
 from paidup.db.models import Account
+from paidup.db.unit_accounts import in_all_units
 from paidup.payments import entitlements
 
 # Only integers of our own are formatted into it. An account that is not listed has nothing to repeat.
@@ -48,13 +49,18 @@ async def _check(account_id: int, repair: bool) -> list[Finding]:
     """Under the account's lock: else it could be compared with what is being written."""
     async with write_transaction():
         account = await ledger.lock_account(account_id)
-        subject, since, held = f"account {account.external_id}", account.version, account.held
+        subject, since = f"account {account.external_id}", account.version
         findings = []
-        if await reservations.correct_held(account):
-            findings.append(Finding(subject, f"held is {held}, its reservations hold {account.held}"))
+        for own in in_all_units(account):
+            held, of_unit = own.held, f", {own.unit}" if own.unit else ""
+            if await reservations.correct_held(own):
+                findings.append(
+                    Finding(subject + of_unit, f"held is {held}, its reservations hold {own.held}")
+                )
+        if findings:
             account.version += 1
         if repair and findings:
-            await account.save(update_fields=["held", "version"])
+            await account.save(update_fields=["held", "unit_balances", "version"])
         if await entitlements.is_outdated(account):
             findings.append(Finding(subject, "its row has other subscriptions than it has"))
             if repair:

@@ -21,6 +21,7 @@ from paidup.credits import ledger, renewal_grace, reversals, trust
 from paidup.credits.reversals import ReversalNews, operators_reversal
 from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
+from paidup.db.unit_accounts import in_unit
 from paidup.db.unit_of_work import UnitOfWork, read_locked, read_rows, read_versioned
 from paidup.domain.catalog import Catalogue, OnCancel, StripePrice, WrittenOff
 from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
@@ -178,7 +179,7 @@ class Settlement:
             planned = await CreditGrant.get(id=grant_id)  # as it is under the lock
             if planned.state is not GrantState.PLANNED or row.status is InvoiceStatus.REVERSED:
                 return False
-            await ledger.make_installment(account, planned, self._clock())
+            await ledger.make_installment(in_unit(account, planned.unit), planned, self._clock())
             writes = UnitOfWork()
             granting.note_low_balance(account, planned.plan, self._catalogue, writes)
             await writes.send()

@@ -19,13 +19,14 @@ from paidup.domain.delayed_methods import ProcessingPayment, Voucher, processing
 from paidup.domain.messages import CheckoutMessage
 from paidup.domain.payment_facts import PaymentError, Source
 from paidup.domain.stages import Stage
+from paidup.realtime.status_queries import units_granted
 from paidup.runtime.clock import now
 
 _CHECKOUTS = """
 SELECT c.id, c.status, c.payment_status, c.account_id, c.completed_at, c.created_at, c.return_to,
        COALESCE(i.plan, c.plan), i.version, i.status, i.credits_quoted, i.credits_reversed, i.settled_at,
        i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.payment_method,
-       i.processing_since, i.credits_on_trust, i.voucher, i.provisioning_until
+       i.processing_since, i.credits_on_trust, i.voucher, i.provisioning_until, i.unit_credits
 FROM checkout_sessions c LEFT JOIN invoices i ON i.id = c.invoice WHERE c.id"""
 
 _RETURN_ADDRESSES = "SELECT c.return_to FROM checkout_sessions c WHERE c.id"
@@ -56,6 +57,7 @@ class _CheckoutRow(msgspec.Struct, array_like=True):
     credits_on_trust: int | None
     voucher: str | None
     provisioning_until: datetime | None
+    unit_credits: str | None
 
 
 async def read_checkout(checkout: str) -> CheckoutMessage | None:
@@ -101,6 +103,7 @@ def _to_message(row: _CheckoutRow) -> CheckoutMessage:
         error=msgspec.json.decode(row.error, type=PaymentError) if row.error else None,
         processing=_processing(row),
         return_to=row.return_to if state.status is InvoiceStatus.ACTIVE else None,
+        units_granted=units_granted(row.unit_credits) if told else msgspec.UNSET,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,7 @@ from paidup.db.bulk import select_by_keys
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import ProcessingPayment, Voucher, processing_payment
-from paidup.domain.messages import BalanceMessage, StatusMessage
+from paidup.domain.messages import BalanceMessage, StatusMessage, UnitBalance
 from paidup.domain.payment_facts import PaymentError, Source
 from paidup.domain.stages import Stage, is_provisioning, stage_of
 from paidup.runtime.clock import now
@@ -29,11 +30,12 @@ SELECT i.id, i.version, i.status, i.plan, i.credits_quoted, i.credits_reversed, 
         AND n.created_at >= i.created_at AND COALESCE(n.billing_reason, '') <> 'subscription_cycle'
         AND (n.subscription IS NULL) = (i.subscription IS NULL)
         ORDER BY n.created_at DESC LIMIT 1), a.balance, i.payment_method,
-       i.processing_since, i.credits_on_trust, i.voucher, i.traceparent, i.provisioning_until, i.account_id
+       i.processing_since, i.credits_on_trust, i.voucher, i.traceparent, i.provisioning_until,
+       i.unit_credits, i.account_id
 FROM invoices i JOIN accounts a ON a.id = i.account_id WHERE i.id"""
 # Of an account that was merged into another, the other one's.
 _BALANCES = (
-    "SELECT a.id, m.version, m.balance, m.held FROM accounts a"
+    "SELECT a.id, m.version, m.balance, m.held, m.unit_balances FROM accounts a"
     " JOIN accounts m ON m.id = COALESCE(a.merged_into, a.id) WHERE a.id"
 )
 
@@ -61,6 +63,7 @@ class _StatusRow(msgspec.Struct, array_like=True):
     voucher: str | None
     traceparent: str | None
     provisioning_until: datetime | None
+    unit_credits: str | None
     account_id: int
 
 
@@ -70,7 +73,27 @@ def status_of(row: Invoice, balance: int) -> StatusMessage:
 
 
 def balance_of(account: Account) -> BalanceMessage:
-    return BalanceMessage(account.version, account.balance, now(), account.held)
+    units = units_in(account.unit_balances)
+    return BalanceMessage(account.version, account.balance, now(), account.held, units)
+
+
+def units_in(kept: Any) -> dict[str, UnitBalance] | msgspec.UnsetType:
+    """The balances of other units, of the column `unit_balances`: as it is, or as the database returns it."""
+    found = msgspec.json.decode(kept) if isinstance(kept, str | bytes) else kept
+    if not found:
+        return msgspec.UNSET
+    return {unit: UnitBalance(of.get("balance", 0), of.get("held", 0)) for unit, of in sorted(found.items())}
+
+
+def units_granted(kept: Any) -> dict[str, int] | msgspec.UnsetType:
+    """What an invoice has granted of other units, of the column `unit_credits`: see `units_in`."""
+    found = msgspec.json.decode(kept) if isinstance(kept, str | bytes) else kept
+    if not found:
+        return msgspec.UNSET
+    return {
+        unit: max(0, of.get("credits_quoted", 0) - of.get("credits_reversed", 0))
+        for unit, of in sorted(found.items())
+    }
 
 
 def error_of(row: Invoice) -> PaymentError | None:
@@ -116,8 +139,8 @@ async def read_balances(account_ids: Iterable[int]) -> list[tuple[int, BalanceMe
     """Pairs of account id and message for several accounts: one query per 500."""
     at = now()
     return [
-        (account_id, BalanceMessage(version, balance, at, held))
-        async for account_id, version, balance, held in select_by_keys(_BALANCES, account_ids)
+        (account_id, BalanceMessage(version, balance, at, held, units_in(units)))
+        async for account_id, version, balance, held, units in select_by_keys(_BALANCES, account_ids)
     ]
 
 
@@ -151,4 +174,5 @@ def _to_message(
         processing=processing_of(row),
         replaced_by=replaced_by,
         traceparent=row.traceparent or msgspec.UNSET,
+        units_granted=units_granted(row.unit_credits) if told else msgspec.UNSET,
     )

@@ -26,6 +26,7 @@ from paidup.db.models import (
     StripeEvent,
     Subscription,
 )
+from paidup.db.unit_accounts import in_all_units
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import DELAYED_METHODS, VOUCHER_METHODS
@@ -177,7 +178,8 @@ class DueRows:
         try:
             async with write_transaction():
                 account = await ledger.lock_account(account_id)
-                expired = await held_credits.expire_due(account, self._clock())
+                units = in_all_units(account)
+                expired = sum([await held_credits.expire_due(each, self._clock()) for each in units])
             if expired:
                 await self._settlement.publish_balance(account)
             return expired
@@ -196,7 +198,8 @@ class DueRows:
             async with write_transaction():
                 account = await ledger.lock_account(account_id)
                 before = account.version
-                await ledger.expire_due(account, self._clock())
+                for each in in_all_units(account):
+                    await ledger.expire_due(each, self._clock())
             if account.version != before:
                 await self._settlement.publish_balance(account)
             return 1

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, CreditGrant, GrantState, Subscription
-from paidup.domain.catalog import MAX_QUANTITY, Interval
+from paidup.domain.catalog import MAX_QUANTITY, Catalogue, Interval, Plan
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.errors import NotFound
@@ -96,11 +96,20 @@ async def plans(request: Request) -> Response:
             "top_up": plan.top_up,
             "max_quantity": plan.quantity_limit,
             "prices": prices,
+            **_units_of(plan, services.catalogue),
         }
         for plan in services.catalogue.plans
         if (prices := await services.prices.on_sale(plan))
     ]
     return json_response({"plans": shown})
+
+
+def _units_of(plan: Plan, catalogue: Catalogue) -> dict[str, Any]:
+    """Of which unit its `credits` are, and what it gives of others, where the plans file names several."""
+    if not catalogue.named_units:
+        return {}
+    grants = {catalogue.unit_name(unit): credits for unit, credits in plan.grants.items()}
+    return {"unit": catalogue.unit_name(plan.unit), "grants": grants}
 
 
 async def subscribe(request: Request) -> Response:
@@ -218,7 +227,7 @@ async def account(request: Request) -> Response:
             "balance": own.balance,
             "subscription": subscriptions[0] if subscriptions else None,
             "subscriptions": subscriptions,
-            "installments": await _installments(own),
+            "installments": await _installments(own, get_services(request).catalogue),
             "activating": activating,
             "renewing": await renewal_under_way(rows, get_services(request).clock()),
             "checkout": await awaited_checkout(own),
@@ -243,13 +252,21 @@ def _subscription(request: Request, row: Subscription) -> dict[str, Any]:
     }
 
 
-async def _installments(own: Account) -> list[dict[str, Any]]:
+async def _installments(own: Account, catalogue: Catalogue) -> list[dict[str, Any]]:
     """The installments of a yearly plan that are still to come."""
     planned = CreditGrant.filter(account_id=own.id, state=GrantState.PLANNED, credits__gt=0)
     planned = planned.exclude(invoice__status=InvoiceStatus.REVERSED)  # unless its refund fails
     with storage_errors():
         rows = await planned.order_by("due_at").limit(24)
-    return [{"credits": row.credits, "plan": row.plan, "due_at": row.due_at} for row in rows]
+    return [
+        {
+            "credits": row.credits,
+            "plan": row.plan,
+            "due_at": row.due_at,
+            **({"unit": catalogue.unit_name(row.unit)} if catalogue.named_units else {}),
+        }
+        for row in rows
+    ]
 
 
 async def _own_status(request: Request, account: Account) -> StatusMessage:

@@ -48,10 +48,11 @@ class Instructed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class GrantBody(Instructed, frozen=True, kw_only=True):
-    """Either `credits`, or an `invoice` that was paid outside of Stripe, with `paid_by`."""
+    """Either `credits` (of a `unit`), or an `invoice` that was paid outside of Stripe, with `paid_by`."""
 
     account: Text
     credits: Given | None = None
+    unit: Text | None = None
     plan: Text | None = None
     expires_at: Moment | None = None
     invoice: Id | None = None
@@ -67,6 +68,7 @@ class AdjustBody(Instructed, frozen=True, kw_only=True):
     account: Text
     credits: Adjusted
     allow_debt: bool = False
+    unit: Text | None = None
 
 
 class LinkBody(Instructed, frozen=True, kw_only=True):
@@ -93,8 +95,8 @@ async def _grant(actions: OperatorActions, body: GrantBody) -> Corrected:
         if body.credits is None:
             raise InvalidInput("Please send either `credits` or `invoice`.")
         gift = Gift(body.credits, body.plan, body.expires_at, body.paid_by)
-        return await actions.grant(body.account, gift, body.instruction)
-    if body.paid_by is None or body.credits or body.plan or body.expires_at:
+        return await actions.grant(body.account, gift, body.instruction, body.unit)
+    if body.paid_by is None or body.credits or body.plan or body.expires_at or body.unit:
         raise InvalidInput("An `invoice` needs `paid_by` alone: its lines say what it gives.")
     return await actions.grant_invoice(body.account, body.invoice, body.paid_by, body.instruction)
 
@@ -104,7 +106,7 @@ async def _revoke(actions: OperatorActions, body: RevokeBody) -> Corrected:
 
 
 async def _adjust(actions: OperatorActions, body: AdjustBody) -> Corrected:
-    return await actions.adjust(body.account, body.credits, body.instruction, body.allow_debt)
+    return await actions.adjust(body.account, body.credits, body.instruction, body.allow_debt, body.unit)
 
 
 async def _link(actions: OperatorActions, body: LinkBody) -> Corrected:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -20,9 +20,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from paidup.credits import reservations
-from paidup.credits.ledger import ends_at
+from paidup.credits.ledger import Spent, ends_at
+from paidup.credits.reservations import Reserved
 from paidup.db.connection import repeatable
 from paidup.db.models import Account, CreditGrant
+from paidup.db.unit_accounts import AnyAccount, in_unit
+from paidup.domain.units import DEFAULT_UNIT, MAX_UNIT_NAME
 from paidup.errors import InsufficientCredits, InvalidInput, KeyMismatch
 from paidup.services import Services
 from paidup.web.auth import Scope
@@ -34,7 +37,7 @@ from paidup.web.dependencies import (
     pending_activation,
     renewing,
 )
-from paidup.web.entitlements_api import balance_parts
+from paidup.web.entitlements_api import balance_parts, units_apart
 from paidup.web.http import PRINTABLE, json_response, read_json
 from paidup.web.problems import problem_of
 
@@ -44,24 +47,29 @@ MAX_EXPIRING = 24
 HEADER_KEY = r"[ -~]{1,200}"
 Reason = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
 Credits = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Result = TypeVar("Result", Spent, Reserved)
+Unit = Annotated[str, msgspec.Meta(max_length=MAX_UNIT_NAME)]
 
 
 class SpendBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`key` is the caller's idempotency key: repeated requests with it spend once.
 
-    It may be in the header `Idempotency-Key` instead. `reason` is shown in the customer's ledger.
+    It may be in the header `Idempotency-Key` instead. `reason` is shown in the customer's ledger. `unit`: one
+    that the plans file names; the default one where it is absent.
     """
 
     credits: Credits
     key: Key | None = None
     reason: Reason | None = None
+    unit: Unit | None = None
 
 
 class ReserveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` is the idempotency key and identifies the reservation afterwards."""
+    """`key` is the idempotency key and identifies the reservation afterwards. `unit` as in a spend."""
 
     credits: Credits
     key: Key | None = None
+    unit: Unit | None = None
     expires_in_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 900
 
 
@@ -79,13 +87,13 @@ async def credits(request: Request) -> Response:
     """GET /api/credits: the balance and its parts, the live grants, what expires, what is under way."""
     account = await current_account(request)
     account, grants = await current_grants(get_services(request), account)
-    ends = [(end, grant) for grant in grants if (end := ends_at(grant))]
+    others = units_apart(account, get_services(request).catalogue)
+    of_default = [grant for grant in grants if grant.unit == DEFAULT_UNIT]
+    ends = _ends(of_default)
     end, first = min(ends, key=itemgetter(0), default=(None, None))
     return json_response(
         {
-            "balance": account.balance,
-            **msgspec.structs.asdict(balance_parts(account)),
-            "expiring": _expiring(ends),
+            **_parts(account, grants),
             "grants": [
                 {
                     "invoice": grant.invoice_id,
@@ -95,13 +103,28 @@ async def credits(request: Request) -> Response:
                     "expires_at": grant.expires_at,
                     "usable_until": ends_at(grant),
                 }
-                for grant in grants
+                for grant in of_default
             ],
             "next_expiry": first and {"at": end, "credits": first.remaining},
             "activating": await pending_activation(get_services(request), account),
             "renewing": await renewing(get_services(request), account),
+            **({"units": {unit: _parts(own, grants) for unit, own in others.items()}} if others else {}),
         }
     )
+
+
+def _parts(account: AnyAccount, grants: Iterable[CreditGrant]) -> dict[str, Any]:
+    """The balance of one unit, its parts, and what expires of it."""
+    own = [grant for grant in grants if grant.unit == account.unit]
+    return {
+        "balance": account.balance,
+        **msgspec.structs.asdict(balance_parts(account)),
+        "expiring": _expiring(_ends(own)),
+    }
+
+
+def _ends(grants: Iterable[CreditGrant]) -> list[tuple[datetime, CreditGrant]]:
+    return [(end, grant) for grant in grants if (end := ends_at(grant))]
 
 
 def _expiring(ends: Iterable[tuple[datetime, CreditGrant]]) -> list[dict[str, Any]]:
@@ -118,13 +141,15 @@ async def spend(request: Request) -> Response:
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, SpendBody)
     key, at = _key(request, body.key), get_services(request).clock()
+    unit = get_services(request).catalogue.unit(body.unit)
     check_credit_limit(get_services(request), body.credits)
     try:
         async with account_transaction(get_services(request), account) as locked:
-            spent = await reservations.spend(locked, body.credits, key, at, body.reason or "")
+            own = in_unit(locked, unit)
+            spent = await reservations.spend(own, body.credits, key, at, body.reason or "")
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
-    return json_response(spent)
+    return json_response(_with_unit(request, spent))
 
 
 @repeatable
@@ -135,14 +160,16 @@ async def reserve(request: Request) -> Response:
     key = _key(request, body.key)
     check_credit_limit(get_services(request), body.credits)
     at = get_services(request).clock()
+    unit = get_services(request).catalogue.unit(body.unit)
     expires_at = at + timedelta(seconds=body.expires_in_s)
     try:
         async with account_transaction(get_services(request), account) as locked:
             before = locked.version
-            reserved = await reservations.reserve(locked, body.credits, key, expires_at, at)
+            own = in_unit(locked, unit)
+            reserved = await reservations.reserve(own, body.credits, key, expires_at, at)
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
-    return json_response(reserved, 201 if locked.version != before else 200)
+    return json_response(_with_unit(request, reserved), 201 if locked.version != before else 200)
 
 
 @repeatable
@@ -153,7 +180,7 @@ async def commit(request: Request) -> Response:
     key, at = _key(request, body.key), get_services(request).clock()
     async with account_transaction(get_services(request), account) as locked:
         spent = await reservations.commit(locked, key, body.credits, at, body.reason or "")
-    return json_response(spent)
+    return json_response(_with_unit(request, spent))
 
 
 @repeatable
@@ -164,7 +191,14 @@ async def release(request: Request) -> Response:
     key = _key(request, body.key)
     async with account_transaction(get_services(request), account) as locked:
         released = await reservations.release(locked, key, get_services(request).clock())
-    return json_response(released)
+    return json_response(_with_unit(request, released))
+
+
+def _with_unit(request: Request, result: Result) -> Result:
+    """The response: `unit` is in it where the plans file names several."""
+    catalogue = get_services(request).catalogue
+    named = catalogue.unit_name(result.unit or DEFAULT_UNIT) if catalogue.named_units else msgspec.UNSET
+    return msgspec.structs.replace(result, unit=named)
 
 
 def _key(request: Request, in_body: str | None) -> str:
@@ -192,6 +226,7 @@ async def _insufficient(request: Request, account: Account, error: InsufficientC
     # A customer who has just paid needs to see that the payment is being activated.
     activating = await pending_activation(get_services(request), account)
     renewal = await renewing(get_services(request), account)
+    catalogue = get_services(request).catalogue
     return problem_of(
         error,
         balance=error.balance,
@@ -199,6 +234,7 @@ async def _insufficient(request: Request, account: Account, error: InsufficientC
         activating=activating,
         renewing=renewal,
         reason=renewal and renewal.reason,
+        **({"unit": catalogue.unit_name(error.unit)} if catalogue.named_units else {}),
     )
 
 

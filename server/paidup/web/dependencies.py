@@ -13,6 +13,7 @@ from starlette.responses import Response
 from paidup.credits import ledger, moves
 from paidup.db.connection import storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState
+from paidup.db.unit_accounts import in_all_units
 from paidup.db.unit_of_work import read_many
 from paidup.domain.messages import StatusMessage
 from paidup.errors import InsufficientScope, NotAllowed
@@ -129,13 +130,14 @@ async def account_transaction(services: Services, account: Account) -> AsyncIter
 
 
 async def current_grants(services: Services, account: Account) -> tuple[Account, list[CreditGrant]]:
-    """The account and its live grants, in spending order. Expired grants are ended first."""
+    """The account and its live grants, of all units, in spending order. Expired grants are ended first."""
     at = services.clock()
     with storage_errors():
         grants = await _live_grants(account)
     if any(ledger.is_over(grant, at) for grant in grants):
         async with account_transaction(services, account) as account:
-            await ledger.expire_due(account, at)
+            for each in in_all_units(account):
+                await ledger.expire_due(each, at)
             grants = await _live_grants(account)
     return account, grants
 

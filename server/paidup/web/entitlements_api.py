@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from paidup.db.models import Account
+from paidup.db.unit_accounts import AnyAccount, in_unit
 from paidup.domain.catalog import Catalogue, Limit
 from paidup.domain.entitlements import Standing, rights_of
 from paidup.payments.entitlements import standing
@@ -29,6 +30,12 @@ class BalanceParts(msgspec.Struct, frozen=True):
     low_balance: int | None
 
 
+class BalanceByUnit(BalanceParts, frozen=True):
+    """The same of the default unit. `units`: of the others, where the plans file names several."""
+
+    units: dict[str, BalanceParts] | msgspec.UnsetType = msgspec.UNSET
+
+
 class CurrentEntitlements(msgspec.Struct, frozen=True):
     """What the customer may use. `plan` is that of the newest subscription in good standing."""
 
@@ -38,19 +45,24 @@ class CurrentEntitlements(msgspec.Struct, frozen=True):
     quantity: int
     features: tuple[str, ...]
     limits: dict[str, Limit]
-    balance: BalanceParts
+    balance: BalanceByUnit
     renews_at: datetime | None
     cancel_at: datetime | None
     version: int
 
 
-def balance_parts(account: Account) -> BalanceParts:
+def balance_parts(account: AnyAccount) -> BalanceParts:
     return BalanceParts(
         available=max(0, account.balance),
         held=account.held,
         debt=max(0, -account.balance),
         low_balance=account.low_balance,
     )
+
+
+def units_apart(account: Account, catalogue: Catalogue) -> dict[str, AnyAccount]:
+    """The account in each unit that the plans file names besides the default one."""
+    return {unit: in_unit(account, unit) for unit in catalogue.units[1:]}
 
 
 async def entitlements(request: Request) -> Response:
@@ -66,6 +78,7 @@ async def entitlements(request: Request) -> Response:
 
 def _entitlements(account: Account, now_has: Standing, catalogue: Catalogue) -> CurrentEntitlements:
     rights = rights_of(now_has.plans, catalogue)
+    others = {unit: balance_parts(own) for unit, own in units_apart(account, catalogue).items()}
     return CurrentEntitlements(
         plan=now_has.plan,
         plans=now_has.plans,
@@ -73,7 +86,9 @@ def _entitlements(account: Account, now_has: Standing, catalogue: Catalogue) -> 
         quantity=now_has.quantity,
         features=rights.features,
         limits=rights.limits,
-        balance=balance_parts(account),
+        balance=BalanceByUnit(
+            **msgspec.structs.asdict(balance_parts(account)), units=others or msgspec.UNSET
+        ),
         renews_at=now_has.renews_at,
         cancel_at=now_has.cancel_at,
         version=account.version,

@@ -14,8 +14,9 @@ from starlette.routing import Route
 from paidup.credits.reservations import key_of
 from paidup.db.connection import storage_errors
 from paidup.db.models import LedgerEntry
+from paidup.domain.catalog import Catalogue
 from paidup.errors import InvalidInput
-from paidup.web.dependencies import current_account
+from paidup.web.dependencies import current_account, get_services
 from paidup.web.http import json_response, whole_number
 
 ENTRIES_PER_PAGE = 50
@@ -24,6 +25,8 @@ CSV_ENTRIES = 10_000
 """How many entries one file has. A longer ledger goes on in the next one."""
 READ_AT_ONCE = 500
 COLUMNS = ("id", "at", "kind", "credits", "balance", "reason", "key")
+UNIT_COLUMN = "unit"
+"""Only where the plans file names several."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a text that begins so for a formula, and runs it: OWASP, CSV Injection."""
 
@@ -41,7 +44,8 @@ async def entries(request: Request) -> Response:
     if after is not None and before is not None:
         raise InvalidInput("Please send `starting_after` without `before`.")
     rows = await _read(own.id, before if after is None else after, limit + 1)
-    shown = [_shown(row) for row in rows[:limit]]
+    catalogue = get_services(request).catalogue
+    shown = [_shown(row, catalogue) for row in rows[:limit]]
     return json_response({"entries": shown, "has_more": len(rows) > limit})
 
 
@@ -58,9 +62,9 @@ async def entries_csv(request: Request) -> Response:
     if (last := await _last_of_file(own.id, after)) is not None:
         path = f"{request.scope.get('root_path', '')}/api/account/entries.csv"
         headers["Link"] = f'<{path}?starting_after={last}>; rel="next"'
-    return StreamingResponse(
-        _lines(own.id, first), headers=headers, media_type="text/csv; charset=utf-8; header=present"
-    )
+    lines = _lines(own.id, first, get_services(request).catalogue)
+    media_type = "text/csv; charset=utf-8; header=present"
+    return StreamingResponse(lines, headers=headers, media_type=media_type)
 
 
 async def _last_of_file(account_id: int, after: int | None) -> int | None:
@@ -73,11 +77,13 @@ async def _last_of_file(account_id: int, after: int | None) -> int | None:
     return int(str(beyond[0])) if len(beyond) == 2 else None
 
 
-async def _lines(account_id: int, rows: list[LedgerEntry]) -> AsyncIterator[str]:
-    yield _to_csv([COLUMNS])
+async def _lines(account_id: int, rows: list[LedgerEntry], catalogue: Catalogue) -> AsyncIterator[str]:
+    columns = (*COLUMNS, UNIT_COLUMN) if catalogue.named_units else COLUMNS
+    yield _to_csv([columns])
     left = CSV_ENTRIES
     while rows:
-        yield _to_csv([[_cell(row[name]) for name in COLUMNS] for row in map(_shown, rows)])
+        shown = [_shown(row, catalogue) for row in rows]
+        yield _to_csv([[_cell(row[name]) for name in columns] for row in shown])
         left -= len(rows)
         if len(rows) < READ_AT_ONCE or not left:
             return
@@ -92,7 +98,8 @@ async def _read(account_id: int, after: int | None, limit: int) -> list[LedgerEn
         return await query.order_by("-id").limit(limit)
 
 
-def _shown(row: LedgerEntry) -> dict[str, Any]:
+def _shown(row: LedgerEntry, catalogue: Catalogue) -> dict[str, Any]:
+    named = {UNIT_COLUMN: catalogue.unit_name(row.unit)} if catalogue.named_units else {}
     return {
         "id": row.id,
         "kind": row.kind,
@@ -101,6 +108,7 @@ def _shown(row: LedgerEntry) -> dict[str, Any]:
         "reason": row.reason,
         "key": key_of(row),
         "at": row.created_at,
+        **named,
     }
 
 

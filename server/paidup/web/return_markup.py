@@ -77,7 +77,7 @@ def render(shown: Shown, page: ReturnPage, language: str) -> tuple[str, str]:
     """The page, and its Content-Security-Policy."""
     texts = page.texts(language, ENGLISH)
     said, own = texts[shown.state], texts["page"]
-    heading = _fill(said["heading"], shown.status, language)
+    heading = fill(said["heading"], shown.status, language)
     # Substitution is a single pass, so placeholders in the values have no effect.
     html = _TEMPLATE.substitute(
         lang=escape(language),
@@ -87,7 +87,7 @@ def render(shown: Shown, page: ReturnPage, language: str) -> tuple[str, str]:
         state=shown.state,
         steps=_steps(shown, texts),
         heading=escape(heading),
-        text=escape(_fill(said["text"], shown.status, language)),
+        text=escape(fill(said["text"], shown.status, language)),
         go=escape(shown.go),
         go_hidden=_hidden(not shown.go),
         go_text=escape(own["go"]),
@@ -133,13 +133,14 @@ def _steps(shown: Shown, texts: Texts) -> str:
     )
 
 
-def _fill(text: str, status: CheckoutMessage | None, language: str) -> str:
+def fill(text: str, status: CheckoutMessage | None, language: str) -> str:
     """The text with its placeholders filled in, as the element's `phrase` does."""
     credits = status.credits_granted if status else 0
     error = status.error.message if status and status.error else ""
     debit = status.processing if status else None  # or a voucher
     values = {
         "credits": _number(credits, language),
+        "granted": _granted(status, language),
         "plan": (status and status.plan) or "",
         "error": error,
         "processing": debit.message if debit else PROCESSING,
@@ -150,6 +151,15 @@ def _fill(text: str, status: CheckoutMessage | None, language: str) -> str:
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     return text.strip()
+
+
+def _granted(status: CheckoutMessage | None, language: str) -> str:
+    """What was granted of each unit; of the default one alone, where it is the only one."""
+    credits = status.credits_granted if status else 0
+    units = status.units_granted if status and status.units_granted else {}
+    others = [(unit, number) for unit, number in units.items() if number > 0]
+    every = [("credits", credits), *others] if credits or not others else others
+    return ", ".join(f"{_number(number, language)} {unit}" for unit, number in every)
 
 
 def _number(value: int, language: str) -> str:

@@ -14,7 +14,7 @@
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
 /**
- * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message) and `{processing}` (the server's text for a payment that
+ * `{credits}`, `{granted}` ("1,000 credits, 50 images"), `{balance}`, `{plan}`, `{error}` (the bank's message) and `{processing}` (the server's text for a payment that
  * takes days, in English) are filled in, and of such a payment `{method}`, `{expected}` (the day by which the bank usually
  * answers) and `{pay_by}` (the last day on which a voucher can be paid); a function gets the status.
  * @typedef {string|((status: Status|null) => string)} Phrase
@@ -64,7 +64,7 @@ export const WORDS = {
     again: "Check again",
   },
   provisioning: { heading: "Your payment has arrived", text: "We are setting up your account. It takes a moment." },
-  active: { heading: "Your plan is active", text: "{credits} credits are in your account, ready to use." },
+  active: { heading: "Your plan is active", text: "{granted} are in your account, ready to use." },
   failed: {
     heading: "The payment did not go through",
     text: "{error} If it succeeds after all, this page will show it.",
@@ -125,12 +125,22 @@ const PROCESSING = "Your bank needs more time: your credits are added as soon as
 /** @param {string|undefined} at @param {string|undefined} language */
 const day = (at, language) => (at ? new Date(at).toLocaleDateString(language, { day: "numeric", month: "long", timeZone: "UTC" }) : "");
 
+/** What was granted of each unit; of the default one alone, where it is the only one. @param {Status|null} status @param {string|undefined} language */
+function granted(status, language) {
+  const units = Object.entries(status?.units_granted ?? {}).filter(([, number]) => number > 0);
+  const credits = status?.credits_granted ?? 0;
+  /** @type {[string, number][]} */
+  const all = credits || !units.length ? [["credits", credits], ...units] : units;
+  return all.map(([unit, number]) => `${number.toLocaleString(language)} ${unit}`).join(", ");
+}
+
 /** @param {Phrase} phrase @param {Status|null} status @param {string|undefined} language BCP 47 */
 export function phrase(phrase, status, language) {
   if (typeof phrase === "function") return phrase(status);
   /** @type {Record<string, string>} */
   const known = {
     credits: (status?.credits_granted ?? 0).toLocaleString(language),
+    granted: granted(status, language),
     balance: (status?.balance ?? 0).toLocaleString(language),
     plan: status?.plan ?? "",
     error: status?.error?.message ?? "",

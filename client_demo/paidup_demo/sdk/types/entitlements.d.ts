@@ -24,11 +24,13 @@ export type Entitlements = {
     limits: {
         [name: string]: number | "unlimited";
     };
-    balance: {
-        available: number;
-        held: number;
-        debt: number;
-        low_balance: number | null;
+    /**
+     * of the default unit, and of the others by name
+     */
+    balance: UnitBalance & {
+        units?: {
+            [unit: string]: UnitBalance;
+        };
     };
     renews_at: string | null;
     cancel_at: string | null;
@@ -36,6 +38,12 @@ export type Entitlements = {
      * grows with each change
      */
     version: number;
+};
+export type UnitBalance = {
+    available: number;
+    held: number;
+    debt: number;
+    low_balance: number | null;
 };
 export type EntitlementsOptions = {
     /**
@@ -75,11 +83,12 @@ export type EntitlementsOptions = {
  * @property {number} quantity seats
  * @property {string[]} features
  * @property {{[name: string]: number|"unlimited"}} limits
- * @property {{available: number, held: number, debt: number, low_balance: number|null}} balance
+ * @property {UnitBalance & {units?: {[unit: string]: UnitBalance}}} balance of the default unit, and of the others by name
  * @property {string|null} renews_at
  * @property {string|null} cancel_at
  * @property {number} version grows with each change
  */
+/** @typedef {{available: number, held: number, debt: number, low_balance: number|null}} UnitBalance */
 /**
  * @typedef {object} EntitlementsOptions
  * @property {string} [baseUrl] where Paidup's server is; the page's origin by default

@@ -48,6 +48,9 @@ export type Status = {
     processing?: ProcessingPayment | null;
     replaced_by: string | null;
     traceparent?: string;
+    units_granted?: {
+        [unit: string]: number;
+    };
 };
 export type CheckoutStatus = Omit<Status, "invoice" | "balance" | "checkout" | "replaced_by" | "traceparent"> & {
     checkout: string;
@@ -59,6 +62,12 @@ export type Balance = {
     balance: number;
     held: number;
     at: string;
+    units?: {
+        [unit: string]: {
+            balance: number;
+            held: number;
+        };
+    };
 };
 export type FinalStatus = Status & {
     status: "active" | "void" | "reversed";

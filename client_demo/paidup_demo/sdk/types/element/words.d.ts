@@ -29,7 +29,7 @@ export type Words = {
 /** @typedef {"payment"|"check"|"credits"} Step */
 /** @typedef {"done"|"now"|"next"|"paused"|"failed"} Mark */
 /**
- * `{credits}`, `{balance}`, `{plan}`, `{error}` (the bank's message) and `{processing}` (the server's text for a payment that
+ * `{credits}`, `{granted}` ("1,000 credits, 50 images"), `{balance}`, `{plan}`, `{error}` (the bank's message) and `{processing}` (the server's text for a payment that
  * takes days, in English) are filled in, and of such a payment `{method}`, `{expected}` (the day by which the bank usually
  * answers) and `{pay_by}` (the last day on which a voucher can be paid); a function gets the status.
  * @typedef {string|((status: Status|null) => string)} Phrase
