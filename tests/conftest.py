@@ -7,7 +7,7 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,15 @@ plain_console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain_console])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
-    import_in_turns(session.config)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Without the garbage collector, which would find nothing: all that is collected stays."""
+    gc.disable()
+    try:
+        import_in_turns(session.config)
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -148,18 +154,24 @@ def sqlite_template(scratch: Path) -> Path:
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, in_memory: Path) -> Iterator[str]:
     """A migrated, empty database of its own for each test; each such test runs on both kinds."""
-    yield from _a_database(request, in_memory)
+    yield from _a_database(request, request.param, in_memory)
+
+
+@pytest.fixture
+def sqlite_url(request: pytest.FixtureRequest, in_memory: Path) -> Iterator[str]:
+    """For a module whose tests are about no database: its `database_url` returns this one."""
+    yield from _a_database(request, "sqlite", in_memory)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def module_database_url(request: pytest.FixtureRequest, in_memory: Path) -> Iterator[str]:
     """One database for all tests of a module, where each looks at rows of its own only."""
-    yield from _a_database(request, in_memory)
+    yield from _a_database(request, request.param, in_memory)
 
 
-def _a_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+def _a_database(request: pytest.FixtureRequest, kind: str, folder: Path) -> Iterator[str]:
     EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name; only tests change dialects
-    if request.param == "sqlite":
+    if kind == "sqlite":
         path = folder / f"t{next(_numbers)}.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite://{path}"

@@ -32,6 +32,12 @@ REFRESH = re.compile(r'<noscript><meta http-equiv="refresh" content="(\d+);url=(
 
 
 @pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """The page shows what test_checkout_status.py reads from both databases."""
+    return sqlite_url
+
+
+@pytest.fixture
 async def deaf(world: World) -> Paidup:
     """A server that no webhook reaches, and an account."""
     paidup = await world.server(webhooks=False)
