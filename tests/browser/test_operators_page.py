@@ -175,6 +175,7 @@ async def test_the_operators_pages_fit_and_can_be_read(
     page = await context.new_page()
     for path in PAGES:
         await page.goto(f"{served.url}/operators{path}")
+        await page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         await expect_to_fit(page, width)
         await expect_nothing_cut(page)
         await expect_no_violations(page, "html")
