@@ -164,3 +164,26 @@ async def test_a_first_payment_reads_no_subscription(database: None, monkeypatch
     assert (await settlement.settle(paid(invoice), Source.WEBHOOK)).outcome is Outcome.SETTLED
     found = await entitlements.standing(await Account.get(id=account.id))
     assert (found.plan, found.status) == ("pro", "active")
+
+
+async def test_the_version_grows_where_the_answer_changes_and_nothing_else_has_raised_it(
+    database: None,
+) -> None:
+    """Else a page, and a cache, would take the new answer for one that they know."""
+    account = await an_account()
+    await Subscription.create(id="sub_1", account_id=account.id, status="active", plan="pro")
+    for changes, raised_before, grown in (
+        ({}, 0, 0),  # the first time: nobody was told another answer
+        ({"status": "past_due"}, 0, 1),
+        ({"latest_invoice": "in_2"}, 0, 0),
+        ({"quantity": 3}, 1, 0),
+        ({"status": "canceled"}, 0, 1),
+    ):
+        async with write_transaction():
+            locked = await ledger.lock_account(account.id)
+            since = locked.version
+            await Subscription.filter(id="sub_1").update(**(changes or {"status": "active"}))
+            locked.version += raised_before
+            await entitlements.refresh(locked, since)
+            assert locked.version == since + raised_before + grown, changes
+        assert (await Account.get(id=account.id)).version == since + raised_before + grown, changes
