@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from paidup.db.connection import open_database
+from paidup.db.connection import is_sqlite, open_database, write_transaction
 from paidup.db.models import StripeEvent, TimelineEntry, Watermark
+from paidup.db.outbound_models import DeliveryState, EventDelivery, EventEndpoint, OutboundEvent
 from paidup.reconciliation import pruning
 from paidup.reconciliation.pruning import Retention, prune
 from paidup.reconciliation.stripe_events import store
@@ -85,3 +86,38 @@ async def test_the_old_end_of_the_timeline_goes(monkeypatch: pytest.MonkeyPatch)
     await TimelineEntry.create(invoice="in_new", at=now() - timedelta(days=89), event_type="created")
     assert [await prune(Retention()) for _ in range(3)] == [3, 2, 0]
     assert [entry.invoice for entry in await TimelineEntry.all()] == ["in_new"]
+
+
+async def outbound(number: int, age: timedelta, state: DeliveryState, endpoint: EventEndpoint) -> None:
+    made_at = now() - age
+    event = await OutboundEvent.create(
+        message=f"msg_{number}", type="credits.granted", data={}, fanned_out=True, created_at=made_at
+    )
+    await EventDelivery.create(event=event, endpoint=endpoint, state=state, created_at=made_at)
+
+
+async def test_outbound_events_go_in_bounded_rounds_which_read_no_newer_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that are still to be delivered stay, however many there are, and hold back no others."""
+    monkeypatch.setattr(pruning, "ROUND", 3)
+    endpoint = await EventEndpoint.create(name="backend", url="https://x.example", types=[], secret="")
+    old, young = timedelta(days=31), timedelta(days=29)
+    for number in range(4):
+        await outbound(number, old, DeliveryState.PENDING, endpoint)
+    for number in range(4, 8):
+        await outbound(number, old, DeliveryState.DELIVERED, endpoint)
+    for number in range(8, 13):
+        await outbound(number, young, DeliveryState.DELIVERED, endpoint)
+    assert [await prune(Retention()) for _ in range(3)] == [3, 1, 0]
+    left = await OutboundEvent.all().order_by("id").values_list("message", flat=True)
+    assert left == [f"msg_{number}" for number in (0, 1, 2, 3, 8, 9, 10, 11, 12)]
+    assert await EventDelivery.all().count() == 9
+    async with write_transaction() as db:
+        explain = "EXPLAIN QUERY PLAN" if is_sqlite() else "EXPLAIN"
+        if not is_sqlite():
+            await db.execute_query("SET LOCAL enable_seqscan = off")  # or it reads the whole of a small table
+        plan = await db.execute_query_dict(f"{explain} {pruning.unneeded_events()}")
+    text = " ".join(str(value) for row in plan for value in row.values())
+    assert "SEARCH d USING INDEX" in text if is_sqlite() else "Seq Scan" not in text, text
+    assert "SORT" not in text.upper().replace("FOR ORDER BY", "SORT")

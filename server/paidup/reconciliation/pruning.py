@@ -9,13 +9,13 @@ starts where the last one ended.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 import msgspec
-from tortoise.expressions import Subquery
 
-from paidup.db.connection import storage_errors
+from paidup.db.connection import connection, storage_errors
 from paidup.db.models import StripeEvent, TimelineEntry, Watermark
-from paidup.db.outbound_models import DeliveryState, EventDelivery, OutboundEvent
+from paidup.db.outbound_models import OutboundEvent
 from paidup.runtime.clock import now
 
 ROUND = 500
@@ -68,15 +68,25 @@ async def prune_timeline(before: datetime) -> int:
 async def prune_outbound_events(before: datetime) -> int:
     """Delete the oldest events, those made until `before`, with their deliveries. Their ids grow with time.
 
-    One that awaits its deliveries, or has a pending one, is kept. Nothing after the first event that is
-    newer than `before` is read: no index has the time.
+    One that awaits its deliveries, or has a pending one, is kept. A round reads the oldest events and what
+    they are needed for, and nothing newer: no index has the time.
     """
-    in_order = OutboundEvent.all().order_by("id")
-    newer = await in_order.filter(created_at__gt=before).only("id").first()
-    old = in_order.filter(id__lt=newer.id) if newer else in_order
-    pending = EventDelivery.filter(state=DeliveryState.PENDING).values("event_id")
-    unneeded = old.filter(fanned_out=True).exclude(id__in=Subquery(pending))
-    over = [event.id for event in await unneeded.limit(ROUND).only("id")]
+    oldest = await OutboundEvent.all().order_by("id").first()
+    if oldest is None or oldest.created_at > before:
+        return 0
+    _, rows = await connection().execute_query(unneeded_events())
+    events = OutboundEvent.filter(id__in=[row["id"] for row in rows]).order_by("id").only("id", "created_at")
+    over = [event.id for event in takewhile(lambda event: event.created_at <= before, await events)]
     if over:
         await OutboundEvent.filter(id__in=over).delete()
     return len(over)
+
+
+def unneeded_events() -> str:
+    """The statement that finds the oldest events that nothing is to be delivered of.
+
+    It looks for the deliveries of each by the unique key that begins with the event.
+    """
+    return f"""SELECT e.id FROM outbound_events e WHERE e.fanned_out AND NOT EXISTS (
+SELECT 1 FROM event_deliveries d WHERE d.event_id = e.id AND d.state = 'pending')
+ORDER BY e.id LIMIT {ROUND}"""  # noqa: S608 - a number of our own
