@@ -11,6 +11,8 @@ import pytest
 from paidup import uvicorn_server
 from paidup.db.models import TimelineEntry
 from paidup.domain.messages import BalanceMessage, encode
+from paidup.operations.audit_log import Instruction
+from paidup.operations.corrections import Corrections
 from paidup.realtime import hub
 from paidup.runtime.clock import now
 from paidup.web import event_streams
@@ -225,6 +227,27 @@ async def test_a_long_poll_is_answered_when_the_version_moves_on(
     assert told["version"] > version
     for bad in ("wait=31", "wait=-1", "wait=1.5", "version=x"):
         assert (await ada.call("GET", f"{path}?{bad}"))[0] == 422, bad
+
+
+@on_sqlite
+async def test_a_balance_is_polled_as_a_status_is(world: World) -> None:
+    """S60: the message of the account's WebSocket, once its version has moved on."""
+    paidup = await world.server()
+    ada, path = paidup.customer("ada"), "/api/account/balance"
+    _, first = await ada.call("GET", f"{path}?wait=25")
+    version = first["version"]
+    assert (first["type"], first["balance"], first["held"]) == ("balance", 0, 0)
+    assert (await ada.call("GET", f"{path}?wait=1&version={version}"))[1]["version"] == version
+    polling = asyncio.create_task(ada.call("GET", f"{path}?wait=25&version={version}"))
+    await wait_until(lambda: _open(paidup, "account", "long_poll") == 1)
+    await Corrections(paidup.services.catalogue, paidup.services.settlement.publish_balance).adjust(
+        "ada", 30, Instruction("grace", "counted twice", "T-1")
+    )
+    status, told = await polling
+    assert (status, told["balance"], told["version"] > version) == (200, 30, True)
+    assert (await ada.call("GET", f"{path}?wait=25&version={version}"))[1]["version"] == told["version"]
+    assert _open(paidup, "account", "long_poll") == 0
+    assert (await ada.call("GET", f"{path}?wait=31"))[0] == 422
 
 
 @on_sqlite

@@ -1,4 +1,4 @@
-"""Long polls: a request for a status that is answered once the status has moved on, or the wait is over.
+"""Long polls: a request for a status or a balance, answered once it has moved on, or the wait is over.
 
 For networks where neither a WebSocket nor a stream gets through. A long poll is a session like any
 other: the same limits, the same order of subscribing and reading, and Stripe is asked meanwhile.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect, Request
 
-from paidup.domain.messages import CheckoutMessage, StatusMessage
+from paidup.domain.messages import BalanceMessage, CheckoutMessage, StatusMessage
 from paidup.errors import InvalidInput
 from paidup.runtime.metrics import Via
 from paidup.runtime.tasks import cancel_tasks
@@ -49,7 +49,7 @@ class _FirstFrame:
 
 async def waited_for_news(
     request: Request,
-    status: StatusMessage | CheckoutMessage,
+    message: StatusMessage | CheckoutMessage | BalanceMessage,
     make_session: Callable[[Services], WebSocketSession],
 ) -> bool:
     """Wait as long as `wait` says while `version` is the newest. Returns whether there may be news.
@@ -60,7 +60,8 @@ async def waited_for_news(
     wait_s, version = whole_number(request, "wait"), whole_number(request, "version")
     if wait_s is not None and wait_s > MAX_WAIT_S:
         raise InvalidInput(f"`wait` is a number of seconds up to {MAX_WAIT_S}.")
-    if not wait_s or version is None or status.terminal or status.version > version:
+    terminal = not isinstance(message, BalanceMessage) and message.terminal
+    if not wait_s or version is None or terminal or message.version > version:
         return False
     sockets: SocketServer = request.app.state.sockets
     session = make_session(sockets.services)

@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute
 
 from paidup.web import (
     api,
+    balance_api,
     checkout_api,
     checkout_status,
     claims_api,
@@ -33,6 +34,7 @@ ROUTES: list[BaseRoute] = [
     *claims_api.ROUTES,
     *checkout_status.ROUTES,
     *ledger_api.ROUTES,
+    *balance_api.ROUTES,
     *event_streams.ROUTES,
     *return_page.ROUTES,
     *health.ROUTES,
