@@ -110,7 +110,7 @@ async def test_outbound_events_go_in_bounded_rounds_which_read_no_newer_ones(
     for number in range(8, 13):
         await outbound(number, young, DeliveryState.DELIVERED, endpoint)
     assert [await prune(Retention()) for _ in range(3)] == [3, 1, 0]
-    left = await OutboundEvent.all().order_by("id").values_list("message", flat=True)
+    left = [event.message for event in await OutboundEvent.all().order_by("id")]
     assert left == [f"msg_{number}" for number in (0, 1, 2, 3, 8, 9, 10, 11, 12)]
     assert await EventDelivery.all().count() == 9
     async with write_transaction() as db:
