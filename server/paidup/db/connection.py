@@ -33,7 +33,6 @@ from tortoise.transactions import in_transaction
 
 from paidup.db import tortoise_patches
 from paidup.db.connect_errors import connecting
-from paidup.db.migration_states import rendered_for_schema_changes
 from paidup.db.postgres import ABORTED, TRIES, Timeouts
 from paidup.errors import ConfigurationError, StorageUnavailable, TransactionAborted
 from paidup.runtime.postgres_address import parse_address
@@ -210,8 +209,7 @@ async def _migrate(url: str, on_step: Callable[[str], None]) -> None:
     # A statement that changes a large table takes longer than a customer's call may.
     timeouts = Timeouts(statement_s=MIGRATED_WITHIN_S)
     try:
-        with rendered_for_schema_changes():
-            await run_migrations(config=tortoise_config(url, timeouts=timeouts), progress=on_progress)
+        await run_migrations(config=tortoise_config(url, timeouts=timeouts), progress=on_progress)
     finally:
         await Tortoise.close_connections()
 
