@@ -43,6 +43,19 @@ async def expect_no_violations(page: Page, within: str = "body") -> None:
     assert await page.evaluate(RUN_AXE, within) == []
 
 
+FULL_STOP_IS_LAST = """(node) => {
+  while (node.lastChild) node = node.lastChild;
+  const x = (at) => {
+    const range = document.createRange();
+    range.setStart(node, at);
+    range.setEnd(node, at + 1);
+    return range.getBoundingClientRect().x;
+  };
+  return node.data.endsWith(".") && x(node.length - 1) > x(node.length - 2);
+}"""
+"""Whether the full stop of an English text is at its right: not in a text that is laid out from the right."""
+
+
 async def expect_to_fit(page: Page, width: int) -> None:
     """Assert that nothing scrolls horizontally."""
     assert await page.evaluate(TOO_WIDE) == []

@@ -11,7 +11,13 @@ import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from tests.browser.elements import PLAIN, Screen, showing
-from tests.browser.looks import NOTE_SHIFTS, expect_at_rest, expect_no_violations, expect_to_fit
+from tests.browser.looks import (
+    FULL_STOP_IS_LAST,
+    NOTE_SHIFTS,
+    expect_at_rest,
+    expect_no_violations,
+    expect_to_fit,
+)
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("element")]
@@ -120,6 +126,18 @@ async def test_nobody_who_has_not_paid_is_told_that_their_payment_is_safe(screen
     await expect(screen.heading).to_have_text("This is taking longer than usual")
     await screen.say("active", credits_granted=2000)
     await expect(screen.heading).to_have_text("Your plan is active")
+
+
+async def test_a_page_that_is_read_from_the_right(screen: Screen) -> None:
+    """The steps begin at the right, and a text that is not translated keeps its full stop at its end."""
+    await screen.open()
+    await screen.page.evaluate("document.documentElement.dir = 'rtl'")
+    await screen.show("delayed")
+    places = await screen.call(
+        "[...it.shadowRoot.querySelectorAll('.step')].map((step) => step.getBoundingClientRect().x)"
+    )
+    assert places == sorted(places, reverse=True)
+    assert await screen.text.evaluate(FULL_STOP_IS_LAST)
 
 
 async def test_what_a_screen_reader_finds(screen: Screen) -> None:

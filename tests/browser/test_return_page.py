@@ -20,7 +20,13 @@ from starlette.routing import Route
 
 from paidup.app import create_app
 from paidup.db.models import Account, CheckoutSession, LedgerEntry
-from tests.browser.looks import NOTE_SHIFTS, expect_at_rest, expect_no_violations, expect_to_fit
+from tests.browser.looks import (
+    FULL_STOP_IS_LAST,
+    NOTE_SHIFTS,
+    expect_at_rest,
+    expect_no_violations,
+    expect_to_fit,
+)
 from tests.conftest import World
 from tests.support.checkout_shop import CheckoutShop
 from tests.support.contracts import checked_session
@@ -247,6 +253,8 @@ async def test_the_page_is_accessible_and_does_not_shift(place: Place, looks: di
     await place.shop.pay(paid)
     await place.shop.stripe.api("POST", f"checkout/sessions/{expired}/expire")
     async with place.profile(**looks) as context:
+        # The page of a plan that is active would go on while it is looked at: 204 lets it stay.
+        await context.route(f"{SHOP}/**", lambda route: route.fulfill(status=204))
         for session, state in (
             (unpaid, "awaiting_payment"),
             (paid, "active"),
@@ -260,6 +268,9 @@ async def test_the_page_is_accessible_and_does_not_shift(place: Place, looks: di
             await expect_no_violations(page)
             await expect_to_fit(page, looks["viewport"]["width"])
             await expect_at_rest(page)
+            if state == "awaiting_payment":  # in a language that is read from the right, and has no words
+                await page.evaluate("document.documentElement.dir = 'rtl'")
+                assert await page.locator(".words p").evaluate(FULL_STOP_IS_LAST)
             await page.close()
 
 

@@ -341,7 +341,7 @@ async def test_the_page_is_in_the_products_words_and_colours(world: World, shop:
         'lang = "de"\nname = "Halftone & Co"\nhome = "https://halftone.example/start"\n'
         '[light]\naccent = "rebeccapurple"\n[dark]\naccent = "#c9a0ff"\n'
         '[words.de.active]\nheading = "Ihr Tarif ist <aktiv>"\ntext = "{credits} Punkte"\n'
-        '[words.ar.active]\nheading = "خطتك نشطة"\n'
+        '[words.ar.active]\nheading = "خطتك نشطة"\ntext = "{credits} نقطة"\n'
     )
     paidup = await world.server(webhooks=False, return_page_file=file)
     await Account.create(external_id="ada")
@@ -357,6 +357,7 @@ async def test_the_page_is_in_the_products_words_and_colours(world: World, shop:
     assert page.shown_link("go") == "https://halftone.example/start"
     arabic = await visit(paidup, session, query=f"?session_id={session}&lang=ar-EG")
     assert (arabic.heading, arabic.text(r'<html lang="(\w+)" dir="auto"')) == ("خطتك نشطة", "ar")
+    assert "2,000 نقطة" in arabic.html, "as the script of the page writes it"
     assert (
         await visit(paidup, session, query=f"?session_id={session}&lang=en")
     ).heading == "Your plan is active"

@@ -48,7 +48,7 @@ MARKS = {
     "reversed": ("done", "done", "failed"),
 }
 _SEPARATORS = {
-    **dict.fromkeys(("en", "hi", "ja", "ko", "ms", "th", "zh"), ","),
+    **dict.fromkeys(("ar", "en", "hi", "ja", "ko", "ms", "th", "ur", "zh"), ","),
     **dict.fromkeys(("da", "de", "el", "es", "hr", "id", "it", "nl", "pt", "ro", "sl", "tr", "vi"), "."),
     "fr": "\u202f",
 }

@@ -124,6 +124,7 @@ const STYLE = `
 .heading { font-size: clamp(1.3125rem, 1.1rem + 1.6cqi, 1.625rem); font-weight: 700; line-height: 1.2; letter-spacing: -.015em;
   text-wrap: balance; border-radius: .25rem; }
 .heading:focus { outline: none; }
+.heading, .text { unicode-bidi: plaintext; }
 .text { color: var(--soft); max-inline-size: 30em; text-wrap: pretty; }
 .active .heading { font-size: clamp(1.5rem, 1.2rem + 2.4cqi, 2rem); }
 .active .text { color: var(--ink); font-size: 1.0625rem; }
