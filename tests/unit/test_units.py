@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from paidup.client import AllowDuringOutage, DeferredSpend, SpendResult
 from paidup.client.outages import Outage
 from paidup.credits import ledger, reservations
-from paidup.credits.audit import audit_all
+from paidup.credits.audit import Finding, audit_all
 from paidup.db.connection import connection, repeatable, write_transaction
 from paidup.db.models import Account, CreditGrant, EntryKind, LedgerEntry, Watermark
 from paidup.db.unit_accounts import in_unit, save_balance
@@ -24,6 +24,7 @@ from paidup.operations.account_report import report_account
 from paidup.operations.audit_log import Instruction
 from paidup.operations.corrections import Corrections, Gift
 from paidup.operations.merging import Merging
+from paidup.operations.row_repairs import check_rows
 from paidup.runtime.clock import now
 from tests.support.factories import an_account, an_invoice, ignore_balance
 from tests.support.processes import ROOT
@@ -276,3 +277,25 @@ async def test_a_unit_of_accounts_stays_named_and_is_never_the_default_one(ada: 
         assert any(problem in each for each in found), found
     assert await unit_names.check_units(replace(CATALOGUE, units=("points", "videos", "images"))) == []
     await Account.filter(id=ada.id).update(unit_balances=None)
+
+
+async def test_the_default_unit_stays_it_although_it_was_named_alone_or_not_at_all(ada: Account) -> None:
+    """Else `units = ["images", "credits"]` would make every customer's credits images."""
+    await give(ada, 10, "")
+    for units in (("credits",), ("tokens",)):
+        await Watermark.filter(name=unit_names.NAME).delete()
+        assert await unit_names.check_units(replace(CATALOGUE, units=units)) == []
+        found = await unit_names.check_units(replace(CATALOGUE, units=("videos", *units)))
+        assert any(f"{units[0]} was the default unit" in each for each in found), found
+
+
+async def test_a_wrong_number_of_held_credits_of_a_unit_is_found_and_corrected(ada: Account) -> None:
+    await give(ada, 10, "images")
+    async with write_transaction():
+        own = in_unit(await ledger.lock_account(ada.id), "images")
+        own.held = 3
+        await save_balance(own)
+    what = Finding(f"account {ada.external_id}, images", "held is 3, its reservations hold 0")
+    assert what in await check_rows(repair=True)
+    await ada.refresh_from_db()
+    assert in_unit(ada, "images").held == 0

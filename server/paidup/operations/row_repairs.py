@@ -18,7 +18,8 @@ from paidup.payments import entitlements
 
 # Only integers of our own are formatted into it. An account that is not listed has nothing to repeat.
 _LISTED = """
-SELECT id FROM accounts WHERE id > {after} AND id <= {last} AND held <> 0
+SELECT id FROM accounts
+  WHERE id > {after} AND id <= {last} AND (held <> 0 OR unit_balances IS NOT NULL)
 UNION SELECT account_id FROM reservations
   WHERE state = 'held' AND account_id > {after} AND account_id <= {last}
 UNION SELECT account_id FROM subscriptions WHERE account_id > {after} AND account_id <= {last}
