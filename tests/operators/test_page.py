@@ -36,6 +36,7 @@ from paidup.db.outbound_models import (
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.operations.account_report import ENTRIES
+from paidup.operations.audit_log import MAX_LISTED
 from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK
 from paidup.runtime.clock import now
 from tests.conftest import World
@@ -457,3 +458,28 @@ async def test_long_lists_are_truncated_and_counted(operator: Operator) -> None:
     _, page, _ = await operator.get("/operators")
     assert "130, the newest 100 shown" in page
     assert page.count('href="/operators/invoices/in_') == 100
+
+
+async def test_an_old_correction_is_found(operator: Operator) -> None:
+    """A search for its key leads to it, also where a hundred newer ones are listed before."""
+    await Correction.bulk_create(
+        [
+            Correction(
+                id=f"cor_{number}",
+                at=now() - timedelta(days=200 - number),
+                actor="grace",
+                action="adjust",
+                key=f"T-{number}",
+                digest="",
+                reason=f"reason {number}.",
+                details={},
+                before={},
+                after={},
+            )
+            for number in range(MAX_LISTED + 5)
+        ]
+    )
+    where = (await operator.get("/operators/find?ref=T-2"))[2]["Location"]
+    assert "reason 2." in (await operator.get(where))[1]
+    newest = (await operator.get("/operators/audit-log"))[1]
+    assert ("reason 104." in newest, "reason 2." in newest) == (True, False)

@@ -6,6 +6,7 @@ import asyncio
 import html
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
@@ -170,3 +171,76 @@ async def test_what_cannot_be_done_is_said_beside_the_form(person: Person) -> No
             if name not in ("key", "plan", "paid_by", "reason", "account"):
                 assert answer.fields[name].strip() == value.strip(), name
     assert not await Correction.exists()
+
+
+@SQLITE
+async def test_an_action_is_about_the_very_account_that_is_named(person: Person) -> None:
+    """Ids that differ in their spaces only are different accounts: customers may choose theirs."""
+    for name in ("ada lovelace", "ada", *(names := ("ada  lovelace", " ada", "ada ", "ada\u00a0lovelace"))):
+        await Account.create(external_id=name)
+    for name in names:
+        page = await person.get(f"/operators/account?{urlencode({'id': name})}")
+        adjust = html.unescape(re.findall(rf'href="({ACTIONS}/adjust[^"]*)"', page.page)[0])
+        assert (await person.do(adjust, credits="5")).status == 303
+        erase = f"{ACTIONS}/erase?{urlencode({'account': name})}"
+        asked = await person.confirmation(erase)
+        typed = {**asked.fields, "typed": " ".join(name.split())}
+        assert (await person.post(f"{ACTIONS}/erase", typed)).status == 422
+    changed = await Account.filter(balance=5).values_list("external_id", flat=True)
+    assert sorted(str(each) for each in changed) == sorted(names)
+
+
+@SQLITE
+async def test_a_confirmation_goes_on_with_the_forms_own_fields(person: Person) -> None:
+    """Other fields are dropped, whatever their names: some are words of the templates."""
+    await Account.create(external_id="ada")
+    odd = {"request": "x", "path": "x", "self": "x"}
+    form = (await person.get(f"{ACTIONS}/grant?account=ada")).fields
+    asked = await person.post(f"{ACTIONS}/grant", {**form, "credits": "5", "reason": "x", **odd})
+    assert (asked.status, odd.keys() & asked.fields.keys()) == (200, set())
+
+
+@SQLITE
+async def test_going_back_shows_what_was_done(person: Person) -> None:
+    """Who goes back after a click and continues comes to what was done, not to a second confirmation."""
+    await Account.create(external_id="ada")
+    form = await person.get(f"{ACTIONS}/grant?account=ada")
+    filled = {**form.fields, "credits": "5", "reason": "x"}
+    asked = await person.post(f"{ACTIONS}/grant", filled)
+    done = await person.post(f"{ACTIONS}/grant", asked.fields)
+    assert (await person.post(f"{ACTIONS}/grant", filled)).leads_to == done.leads_to
+    assert await Correction.all().count() == 1
+
+
+async def test_an_adjustment_is_undone_once(person: Person) -> None:
+    """Two operators, or two tabs, that both undo it."""
+    account = await an_account()
+    await granted(account, 1000)
+    done = await person.do(f"{ACTIONS}/adjust?account={account.external_id}", credits="-300")
+    page = await person.get(done.leads_to)
+    undo = html.unescape(re.findall(rf'href="({ACTIONS}/adjust[^"]*credits=[^"]*)"', page.page)[0])
+    tabs = [await person.confirmation(undo) for _ in range(2)]
+    first, second = [await person.post(f"{ACTIONS}/adjust", tab.fields) for tab in tabs]
+    assert first.leads_to == second.leads_to
+    assert await three_sums(account.id) == (1000, 1000, 1000)
+    form = await person.get(html.unescape(re.findall(r'href="([^"]*)">Back', tabs[0].page)[0]))
+    assert form.fields["key"] == tabs[0].fields["key"]
+    assert undo not in html.unescape((await person.get(done.leads_to)).page), "it is undone"
+
+
+@SQLITE
+async def test_what_is_done_is_what_was_confirmed(person: Person) -> None:
+    """Where it would be another change by now, it is asked again, in the new numbers."""
+    ada, bob = await an_account("ada"), await an_account("bob")
+    await granted(ada, 100)
+    await granted(bob, 20)
+    form = f"{ACTIONS}/merge-accounts"
+    asked = await person.confirmation(form, account=ada.external_id, merged=bob.external_id)
+    await granted(bob, 500)
+    again = await person.post(form, {**asked.fields, "typed": bob.external_id})
+    assert (again.status, "no longer what this page said" in again.text) == (409, True)
+    assert "Balance 100 → to 620 credits" in again.text
+    assert not await Correction.exists()
+    await granted(ada, 1)  # the change is the same
+    assert (await person.post(form, {**again.fields, "typed": bob.external_id})).status == 303
+    assert await three_sums(ada.id) == (621, 621, 621)

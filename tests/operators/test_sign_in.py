@@ -16,7 +16,7 @@ from paidup.web.operators.access import new_session, session_of
 from tests.conftest import World
 from tests.operators.conftest import OPERATOR_TOKEN
 from tests.operators.person import OWN_PAGE, Answer, Person
-from tests.support.paidup import Paidup, settings
+from tests.support.paidup import ORIGIN, Paidup, settings
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -72,6 +72,8 @@ async def test_behind_https_the_cookie_is_secure_and_a_sign_in_leads_nowhere_els
         "/\\evil.example",
         "/%0d%0aX: y",
         ".x",
+        "/x/../../logout",
+        "/x/%2E%2e/.%2e/logout",
     )
     for following in elsewhere:
         answer = await person.sign_in(OPERATOR_TOKEN, to=following, **{"X-Forwarded-Proto": "https"})
@@ -157,7 +159,7 @@ async def test_a_form_needs_its_own_pages_token(
         await refused({**page, "Origin": origin})
     await refused({**page, "Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"})
     cookie, person.cookie = person.cookie, ""
-    assert (await person.post(GRANT, fields)).leads_to == "/operators/sign-in"
+    assert (await person.post(GRANT, fields)).leads_to.startswith("/operators/sign-in?")
     bearer = await person.post(GRANT, fields, Authorization=f"Bearer {OPERATOR_TOKEN}")
     assert bearer.status == 403, "a program has no page"
     person.cookie = cookie
@@ -258,6 +260,45 @@ async def test_a_name_from_an_untrusted_address_is_not_believed(
         answer = await forged.get("/operators")
         assert (answer.status, "FORWARDED_ALLOW_IPS" in answer.text) == (403, True)
         assert (await forged.post(GRANT, {"confirmed": "yes"})).status == 403
+
+
+async def test_pages_of_other_origins_read_nothing(world: World, http: aiohttp.ClientSession) -> None:
+    """Not even those that may call the API with cookies: a subdomain's request has the strict cookie."""
+    served = await world.server(webhooks=False, cors_credentials=True, **TOKENS)
+    await Account.create(external_id="ada")
+    person = Person(served, http)
+    await person.sign_in(OPERATOR_TOKEN)
+    for site in ("same-site", "cross-site", ""):
+        for path in ("/operators", "/operators/account?id=ada", f"{GRANT}?account=ada"):
+            answer = await person.get(path, **{"Sec-Fetch-Site": site, "Origin": ORIGIN})
+            assert (answer.status, "form_token" in answer.page) == (403, False)
+    for site in ("same-origin", ""):
+        assert (
+            await person.get("/operators", **{"Sec-Fetch-Site": site, "Origin": served.url})
+        ).status == 200
+
+
+async def test_a_page_of_another_origin_reads_nothing_behind_a_proxy(
+    world: World, http: aiohttp.ClientSession
+) -> None:
+    served = await world.server(webhooks=False, cors_credentials=True, **NAMED)
+    grace = Person(served, http, **{"X-Forwarded-Email": "grace"})
+    assert (await grace.get("/operators", **{"Sec-Fetch-Site": "same-site", "Origin": ORIGIN})).status == 403
+
+
+async def test_a_session_that_ends_before_the_confirmation_changes_nothing_and_says_so(
+    person: Person,
+) -> None:
+    """They come back to the form, not to a page from which it seems to be done."""
+    await Account.create(external_id="ada")
+    await person.sign_in(OPERATOR_TOKEN)
+    asked = await person.confirmation(f"{GRANT}?account=ada", credits="5")
+    person.cookie = ""
+    where = (await person.post(GRANT, asked.fields)).leads_to
+    form = await person.get(where)
+    assert "Nothing was changed" in form.text
+    assert (await person.sign_in(OPERATOR_TOKEN, to=form.fields["next"])).leads_to == GRANT
+    assert not await Correction.exists()
 
 
 async def test_tokens_of_forms_are_not_tokens_of_sessions(person: Person) -> None:

@@ -39,12 +39,14 @@ class Instruction(msgspec.Struct, frozen=True):
     """Who decided it, why, and their idempotency key: the number of a ticket, for example.
 
     `preview`: do it, and roll it back. The action then raises Previewed, which has what it would change.
+    `effect`: of a preview. If the action would have another by now, it is rolled back, and raises Previewed.
     """
 
     by: str
     reason: str
     key: str
     preview: bool = False
+    effect: str = ""
 
 
 class Operator(msgspec.Struct, frozen=True):
@@ -84,6 +86,14 @@ class Corrected(msgspec.Struct, frozen=True):
     after: dict[str, Any]
 
     @property
+    def effect(self) -> str:
+        """A digest of what it changes: of numbers the difference, so that a spend makes no other of it."""
+        names = sorted({*self.before, *self.after})
+        changes = [_difference(self.before.get(name), self.after.get(name)) for name in names]
+        text = msgspec.json.encode([names, changes], order="sorted")
+        return hashlib.sha256(text).hexdigest()[:32]
+
+    @property
     def summary(self) -> str:
         """What was done, by whom and why, in one line."""
         changes = [f"{name} {self.before.get(name)} -> {value}" for name, value in self.after.items()]
@@ -91,8 +101,14 @@ class Corrected(msgspec.Struct, frozen=True):
         return f"{self.at:%Y-%m-%d %H:%M} UTC, {text}" + (f": {self.reason}" if self.reason else "")
 
 
+def _difference(before: Any, after: Any) -> Any:
+    if isinstance(after, int):
+        return after - before if isinstance(before, int) else None
+    return [before, after]
+
+
 class Previewed(Exception):
-    """Raised in the transaction of an action that was only to be previewed, so that nothing of it stays."""
+    """Raised in the transaction of an action that is not to be made, so that nothing of it stays."""
 
     def __init__(self, corrected: Corrected) -> None:
         super().__init__("only a preview")
@@ -161,9 +177,10 @@ async def record(
         before=msgspec.to_builtins(before),
         after=msgspec.to_builtins(after),
     )
-    if wanted.instruction.preview:
-        raise Previewed(_corrected(row, account))
-    return _corrected(row, account)
+    done = _corrected(row, account)
+    if wanted.instruction.preview or wanted.instruction.effect not in ("", done.effect):
+        raise Previewed(done)
+    return done
 
 
 async def note(
@@ -196,13 +213,22 @@ def find_done(reference: str, action: Action) -> QuerySet[Correction]:
     return Correction.filter(named, action=action)
 
 
-async def list_corrections(account: Account | None = None, limit: int = MAX_LISTED) -> list[Corrected]:
+async def list_corrections(
+    account: Account | None = None, limit: int = MAX_LISTED, until: str = ""
+) -> list[Corrected]:
     """The newest rows first: all, or those of an account and of what was merged into it.
 
-    Raises StorageUnavailable.
+    `until`: the id of a row, for it and what was before it. Raises StorageUnavailable.
     """
     with storage_errors():
         rows = Correction.filter(account_id__in=await with_merged(account)) if account else Correction.all()
+        if until:
+            last = (
+                await Correction.get_or_none(id=until) if len(until) <= MAX_ID and "\0" not in until else None
+            )
+            if last is None:
+                return []
+            rows = rows.filter(Q(at__lt=last.at) | Q(at=last.at, id__lte=last.id))
         found = await rows.order_by("-at", "-id").limit(limit).select_related("account")
     return [corrected(row) for row in found]
 

@@ -23,7 +23,7 @@ from starlette.responses import RedirectResponse, Response
 from paidup.errors import NotAllowed, NotAuthenticated, PaidupError
 from paidup.settings import Settings
 from paidup.web.dependencies import get_services
-from paidup.web.http import PRINTABLE
+from paidup.web.http import PRINTABLE, is_own_origin
 from paidup.web.http_limits import FROM_PROXY
 from paidup.web.operator_token import Role, bearer_token, role_of
 from paidup.web.operators.rendering import ROOT, address, render
@@ -58,6 +58,9 @@ def for_readers(page: Page) -> Callable[[Request], Awaitable[Response]]:
         try:
             operator = identify(request)
             if operator is not None:
+                if operator.session and "origin" in request.headers:
+                    # A page's own request, no link: CORS may let other origins read, also with cookies.
+                    require_own_page(request)
                 return await page(request, operator)
         except PaidupError as error:
             return await error_page(request, error, operator)
@@ -104,6 +107,18 @@ def _named_by_proxy(request: Request, settings: Settings) -> str:
     if len(given) != 1 or not 0 < len(given[0]) <= MAX_NAME or not re.match(PRINTABLE, given[0]):
         raise NotAllowed(f"The proxy did not name one user in {header}.")
     return given[0]
+
+
+def require_own_page(request: Request) -> None:
+    """Raises NotAllowed where a page of another site sent the request, or no page did."""
+    site = request.headers.get("sec-fetch-site")
+    own = (
+        is_own_origin(request.headers.get("origin"), request.headers)
+        if site is None
+        else site == "same-origin"
+    )
+    if not own:
+        raise NotAllowed("This request is not from a page of this server. Nothing was changed.")
 
 
 # Sessions
@@ -153,8 +168,10 @@ def wants_json(request: Request) -> bool:
 def _ask_to_sign_in(request: Request) -> Response:
     here = request.url.path.removeprefix(request.scope.get("root_path", "")).removeprefix(ROOT)
     where = f"{here}?{request.url.query}" if request.url.query else here
-    wanted = where if request.method == "GET" else None
-    return RedirectResponse(address(request, "sign-in", next=wanted), 303, {"Cache-Control": "no-store"})
+    unsent = request.method == "POST" and here.startswith("/actions/")  # its form is opened again
+    wanted = where if unsent or request.method == "GET" else None
+    there = address(request, "sign-in", next=wanted, unsent=1 if unsent else None)
+    return RedirectResponse(there, 303, {"Cache-Control": "no-store"})
 
 
 async def error_page(request: Request, error: PaidupError, operator: PageUser | None) -> Response:

@@ -64,15 +64,20 @@ PAID_BY = Field("paid_by", "How it was paid", "", "choice", _PAID_BY)
 
 
 def text_of(fields: Fields, name: str, limit: int = MAX_NAME) -> str:
-    """A required text in one line. Raises InvalidInput."""
-    value = " ".join(fields.get(name, "").split())
+    """A required text, as it was sent: ids that differ in spaces only are different. Raises InvalidInput."""
+    value = fields.get(name, "")
     if not 0 < len(value) <= limit or not re.match(PRINTABLE, value):
         raise InvalidInput(f"Please fill in “{name.replace('_', ' ')}”, in at most {limit} characters.")
     return value
 
 
 def reason_of(fields: Fields) -> str:
-    return text_of(fields, "reason", MAX_REASON)
+    return text_of({"reason": " ".join(fields.get("reason", "").split())}, "reason", MAX_REASON)
+
+
+def id_of(fields: Fields, name: str) -> str:
+    """One of Stripe's ids, which have no spaces. Raises InvalidInput."""
+    return text_of({name: fields.get(name, "").strip()}, name, MAX_ID)
 
 
 def _credits_of(fields: Fields) -> int:
@@ -111,7 +116,7 @@ async def _grant(actions: OperatorActions, fields: Fields, instruction: Instruct
 
 
 async def _grant_invoice(actions: OperatorActions, fields: Fields, instruction: Instruction) -> Corrected:
-    account, invoice = text_of(fields, "account"), text_of(fields, "invoice", MAX_ID)
+    account, invoice = text_of(fields, "account"), id_of(fields, "invoice")
     return await actions.grant_invoice(account, invoice, _paid_by(fields) or PaidBy.OTHER, instruction)
 
 
@@ -126,12 +131,12 @@ async def _revoke(actions: OperatorActions, fields: Fields, instruction: Instruc
 
 
 async def _link(actions: OperatorActions, fields: Fields, instruction: Instruction) -> Corrected:
-    customer, account = text_of(fields, "customer", MAX_ID), text_of(fields, "account")
+    customer, account = id_of(fields, "customer"), text_of(fields, "account")
     return await actions.link_customer(customer, account, instruction)
 
 
 async def _unlink(actions: OperatorActions, fields: Fields, instruction: Instruction) -> Corrected:
-    customer, account = text_of(fields, "customer", MAX_ID), text_of(fields, "account")
+    customer, account = id_of(fields, "customer"), text_of(fields, "account")
     return await actions.unlink_customer(customer, account, instruction)
 
 

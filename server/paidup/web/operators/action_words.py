@@ -10,6 +10,8 @@ from paidup.db.models import Action
 from paidup.operations.audit_log import Corrected
 from paidup.web.operators.words import credits, number, words_of
 
+UNDO = "undo-"
+"""What the key of an adjustment's undoing begins with, before the adjustment's id: it is done once."""
 _DONE = {
     Action.GRANT: "Credits given",
     Action.REVOKE: "Grant taken back",
@@ -84,13 +86,14 @@ def _changes(corrected: Corrected) -> Iterator[Change]:
 
 
 def undo_of(corrected: Corrected, revoked: Collection[str] = ()) -> Undo | None:
-    """The action that undoes it; None where nothing does, or that was done. `revoked`: ids of grants."""
+    """The action that undoes it; None where nothing does, or that was done. `revoked`: what was undone."""
     details = corrected.details
     match corrected.action:
         case Action.GRANT if corrected.id not in revoked:
             return Undo("revoke", {"granted": corrected.id})
-        case Action.ADJUST if isinstance(details.get("credits"), int):
-            return Undo("adjust", {"account": corrected.account, "credits": -details["credits"]})
+        case Action.ADJUST if isinstance(details.get("credits"), int) and corrected.id not in revoked:
+            fields = {"account": corrected.account, "credits": -details["credits"]}
+            return Undo("adjust", {**fields, "key": f"{UNDO}{corrected.id}"})
         case Action.LINK | Action.UNLINK if "customer" in details:
             name = "unlink-customer" if corrected.action is Action.LINK else "link-customer"
             return Undo(name, {"customer": details["customer"], "account": corrected.account})
@@ -101,5 +104,6 @@ def undo_of(corrected: Corrected, revoked: Collection[str] = ()) -> Undo | None:
 
 
 def revoked_in(corrections: Collection[Corrected]) -> set[str]:
-    """The grants that these took back."""
-    return {str(each.details.get("granted")) for each in corrections if each.action is Action.REVOKE}
+    """The grants that these took back, and the adjustments that they undid."""
+    grants = {str(each.details.get("granted")) for each in corrections if each.action is Action.REVOKE}
+    return grants | {each.key.removeprefix(UNDO) for each in corrections if each.key.startswith(UNDO)}

@@ -21,13 +21,13 @@ from paidup.operations.audit_log import Corrected, Instruction, Previewed
 from paidup.web.dependencies import get_services
 from paidup.web.operators.access import PageUser, for_writers
 from paidup.web.operators.action_forms import ActionForm, Fields, action_forms, reason_of
-from paidup.web.operators.action_words import changes_of
-from paidup.web.operators.forms import TOKEN_FIELD, read_form, show
+from paidup.web.operators.action_words import UNDO, changes_of
+from paidup.web.operators.forms import read_form, show
 from paidup.web.operators.rendering import ROOT, address
 from paidup.web.problems import problem_of
 
-KEY = re.compile(r"page-[\w-]{16}", re.ASCII)
-CONFIRMED, TYPED = "confirmed", "typed"
+KEY = re.compile(rf"page-[\w-]{{16}}|{UNDO}cor_[0-9a-f]{{24}}", re.ASCII)
+CONFIRMED, TYPED, EFFECT = "confirmed", "typed", "effect"
 REFUSALS = (InvalidInput, NotFound, Conflict, InsufficientCredits, StripeError)
 """What a form shows beside its fields. Anything else is a page of its own."""
 
@@ -44,6 +44,8 @@ async def open_form(request: Request, operator: PageUser) -> Response:
     """GET /operators/actions/{action}: its form; the query fills it in."""
     form = _form_of(request)
     given = {field.name: request.query_params.get(field.name, "") for field in form.fields}
+    if (key := request.query_params.get("key", "")).startswith(UNDO):
+        given["key"] = key
     return _shown(request, operator, _Asked(request.path_params["action"], form, given))
 
 
@@ -60,9 +62,16 @@ async def act(request: Request, operator: PageUser) -> Response:
             text = f"Please type {wanted} to confirm."
             return await _confirmation(request, operator, asked, text)
         done = await _make(request, operator, asked)
+    except Previewed as preview:
+        text = "What would change is no longer what this page said. Nothing was changed: please look again."
+        return _to_confirm(request, operator, asked, preview.corrected, text, 409)
     except REFUSALS as error:
         status = problem_of(error).status_code
         return _shown(request, operator, asked, _sentence(error), status)
+    return _to_done(request, done)
+
+
+def _to_done(request: Request, done: Corrected) -> Response:
     where = ("account", {"id": done.account}) if done.account else ("audit-log", {})
     url = address(request, where[0], **where[1], done=done.id)
     return RedirectResponse(url, 303, {"Cache-Control": "no-store"})
@@ -78,11 +87,16 @@ def _form_of(request: Request) -> ActionForm:
 
 async def _confirmation(request: Request, operator: PageUser, asked: _Asked, problem: str = "") -> Response:
     try:
-        previewed = await _make(request, operator, asked, preview=True)
+        return _to_done(request, await _make(request, operator, asked, preview=True))  # it is done already
     except Previewed as preview:
-        previewed = preview.corrected
-    left_out = (TOKEN_FIELD, CONFIRMED, TYPED)
-    kept = {name: value for name, value in asked.fields.items() if name not in left_out}
+        return _to_confirm(request, operator, asked, preview.corrected, problem, 422 if problem else 200)
+
+
+def _to_confirm(
+    request: Request, operator: PageUser, asked: _Asked, previewed: Corrected, problem: str, status: int
+) -> Response:
+    own = ("key", "reason", *(field.name for field in asked.form.fields))
+    kept = {name: asked.fields[name] for name in own if name in asked.fields}
     view = {
         "action": asked.name,
         "form": asked.form,
@@ -90,11 +104,16 @@ async def _confirmation(request: Request, operator: PageUser, asked: _Asked, pro
         "changes": changes_of(previewed),
         "reason": previewed.reason,
         "kept": kept,
+        "effect": previewed.effect,
         "typed": asked.form.typed and asked.fields[asked.form.typed],
         "problem": problem,
-        "back": {name: value for name, value in kept.items() if name not in ("key", "reason")},
+        "back": {
+            name: value
+            for name, value in kept.items()
+            if name != "reason" and (name != "key" or value.startswith(UNDO))
+        },
     }
-    return show(request, operator, "confirm.html", view, 422 if problem else 200)
+    return show(request, operator, "confirm.html", view, status)
 
 
 async def _make(request: Request, operator: PageUser, asked: _Asked, preview: bool = False) -> Corrected:
@@ -102,7 +121,8 @@ async def _make(request: Request, operator: PageUser, asked: _Asked, preview: bo
     if not KEY.fullmatch(key):
         raise InvalidInput("The form has no key. Open it again.")
     actions = OperatorActions(services.catalogue, services.verification, services.settlement, services.clock)
-    instruction = Instruction(operator.name, reason_of(asked.fields), key, preview)
+    effect = "" if preview else asked.fields.get(EFFECT, "")
+    instruction = Instruction(operator.name, reason_of(asked.fields), key, preview, effect)
     return await asked.form.act(actions, asked.fields, instruction)
 
 

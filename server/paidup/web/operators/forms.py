@@ -16,8 +16,8 @@ from starlette.responses import Response
 from paidup.errors import InvalidInput, NotAllowed
 from paidup.settings import Settings
 from paidup.web.dependencies import get_services
-from paidup.web.http import is_own_origin, read_body
-from paidup.web.operators.access import PageUser, signer
+from paidup.web.http import read_body
+from paidup.web.operators.access import PageUser, require_own_page, signer
 from paidup.web.operators.rendering import render
 
 FORM_S = 3600
@@ -54,18 +54,6 @@ async def read_form(request: Request, operator: PageUser) -> dict[str, str]:
     return fields
 
 
-def require_own_page(request: Request) -> None:
-    """Raises NotAllowed where a page of another site sent the request, or no page did."""
-    site = request.headers.get("sec-fetch-site")
-    own = (
-        is_own_origin(request.headers.get("origin"), request.headers)
-        if site is None
-        else site == "same-origin"
-    )
-    if not own:
-        raise NotAllowed("This form was not sent by a page of this server. Nothing was changed.")
-
-
 async def read_fields(request: Request) -> dict[str, str]:
     """The fields of a form. Of several with one name, the last. Raises InvalidInput, HTTPException 413."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM_TYPE:
@@ -77,7 +65,7 @@ async def read_fields(request: Request) -> dict[str, str]:
         )
     except ValueError:  # not ASCII, not UTF-8 where it is escaped, or too many
         raise InvalidInput("The form is not valid.") from None
-    return {name: value.replace("\r\n", "\n").strip() for name, value in pairs}
+    return {name: value.replace("\r\n", "\n") for name, value in pairs}
 
 
 def _tokens(settings: Settings) -> URLSafeTimedSerializer:

@@ -141,12 +141,14 @@ async def show_delivery(request: Request, operator: PageUser) -> Response:
 @for_readers
 async def show_audit_log(request: Request, operator: PageUser) -> Response:
     """GET /operators/audit-log: what operators have done, newest first."""
-    corrections = await list_corrections()
     done = request.query_params.get("done", "")
+    newest = corrections = await list_corrections()
+    if done and done not in {each.id for each in newest}:
+        corrections = await list_corrections(until=done) or newest
     view = {
         "corrections": corrections,
         "done": done,
-        "most": MAX_LISTED,
+        "most": MAX_LISTED if corrections is newest else None,
         "revoked": revoked_in(corrections),
         "here": "audit-log",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,9 +23,10 @@ from paidup.web.operators.access import (
     error_page,
     for_readers,
     new_session,
+    require_own_page,
     session_of,
 )
-from paidup.web.operators.forms import read_fields, read_form, require_own_page
+from paidup.web.operators.forms import read_fields, read_form
 from paidup.web.operators.rendering import ROOT, address, render
 
 NEXT = re.compile(r"(?:/[A-Za-z][\w.~%/-]*)?(?:\?[\w.~%&=+:@,;!*-]*)?", re.ASCII)
@@ -57,12 +59,13 @@ def _asked(request: Request) -> Response:
         # A link on another site led here: the browser keeps the cookie back (SameSite=Strict) until a page of
         # this server goes on.
         return render(request, "continue.html", {"next": following})
-    return _form(request, {"next": following})
+    ended = "Your session has ended. Nothing was changed." if "unsent" in request.query_params else ""
+    return _form(request, {"next": following}, ended, 200)
 
 
 def _signed_in(request: Request, fields: dict[str, str]) -> Response:
     settings = get_services(request).settings
-    name, role = fields.get("name", ""), role_of(settings, fields.get("token", ""))
+    name, role = fields.get("name", "").strip(), role_of(settings, fields.get("token", "").strip())
     if not 0 < len(name) <= MAX_NAME or not re.match(PRINTABLE, name):
         return _form(request, fields, "Please give your name: the audit log shows who acted.")
     if role is None:
@@ -80,14 +83,14 @@ def _signed_in(request: Request, fields: dict[str, str]) -> Response:
     return response
 
 
-def _form(request: Request, fields: dict[str, str], problem: str = "") -> Response:
+def _form(request: Request, fields: dict[str, str], problem: str, status: int = 422) -> Response:
     following, name = fields.get("next", ""), fields.get("name", "")
     view = {"next": following, "name": name, "problem": problem}
-    return render(request, "sign_in.html", view, 422 if problem else 200)
+    return render(request, "sign_in.html", view, status)
 
 
 def _redirect(request: Request, following: str = "") -> Response:
-    where = following if NEXT.fullmatch(following) else ""
+    where = following if NEXT.fullmatch(following) and ".." not in unquote(following) else ""
     # Relative to this server: behind a proxy, it does not know its own address.
     return RedirectResponse(f"{address(request)}{where}", 303, {"Cache-Control": "no-store"})
 
