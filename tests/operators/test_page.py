@@ -20,6 +20,7 @@ from paidup.db.models import (
     Account,
     CheckoutSession,
     Correction,
+    CreditGrant,
     Invoice,
     StripeCustomer,
     StripeEvent,
@@ -35,7 +36,7 @@ from paidup.db.outbound_models import (
 )
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
-from paidup.operations.account_report import ENTRIES
+from paidup.operations.account_report import ENTRIES, OTHERS, report_account
 from paidup.operations.audit_log import MAX_LISTED
 from paidup.reconciliation.alarms import SETTLED_WITHOUT_WEBHOOK
 from paidup.runtime.clock import now
@@ -483,3 +484,15 @@ async def test_an_old_correction_is_found(operator: Operator) -> None:
     assert "reason 2." in (await operator.get(where))[1]
     newest = (await operator.get("/operators/audit-log"))[1]
     assert ("reason 104." in newest, "reason 2." in newest) == (True, False)
+
+
+async def test_what_expires_is_added_up_by_date_and_bounded(database: None) -> None:
+    """A hundred thousand grants are not read for the page of one account. A renewal's later end counts."""
+    account, first = await an_account(), now().replace(microsecond=0) + timedelta(days=1)
+    for day in (*range(OTHERS + 5), 1, 1):
+        await granted(account, 10, first + timedelta(days=day))
+    await granted(account, 10)
+    await CreditGrant.filter(expires_at=first).update(usable_until=first + timedelta(days=1))
+    expiring = (await report_account(account.external_id)).expiring
+    assert (expiring[0].at, expiring[0].credits) == (first + timedelta(days=1), 40)
+    assert len(expiring) <= OTHERS

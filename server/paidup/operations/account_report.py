@@ -6,8 +6,9 @@ from collections import Counter
 from datetime import datetime
 
 import msgspec
+from tortoise.functions import Sum
+from tortoise.queryset import QuerySet
 
-from paidup.credits.ledger import ends_at
 from paidup.credits.reservations import key_of
 from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
@@ -156,7 +157,7 @@ async def report_account(external_id: str, before: int | None = None) -> Account
             held=account.held,
             low_balance=account.low_balance,
             units=units_in(account.unit_balances) or {},
-            expiring=_expiring(await live),
+            expiring=await _expiring(live),
             subscriptions=[_subscription(row) for row in await subscriptions],
             grants=[_grant(row) for row in await grants.order_by("-id").limit(GRANTS)],
             grants_total=await grants.count(),
@@ -189,12 +190,13 @@ async def _entries(account: Account, before: int | None) -> list[EntryRow]:
     ]
 
 
-def _expiring(grants: list[CreditGrant]) -> list[Expiring]:
-    """Soonest first."""
+async def _expiring(live: QuerySet[CreditGrant]) -> list[Expiring]:
+    """Soonest first. Added up by the database: an account may have very many grants."""
+    dated = live.filter(expires_at__isnull=False).annotate(left=Sum("remaining"))
+    ends = dated.group_by("expires_at", "usable_until").order_by("expires_at").limit(OTHERS)
     credits: Counter[datetime] = Counter()
-    for grant in grants:
-        if end := ends_at(grant):
-            credits[end] += grant.remaining
+    for expires_at, usable_until, left in await ends.values_list("expires_at", "usable_until", "left"):
+        credits[max(expires_at, usable_until or expires_at)] += int(left)
     return [Expiring(at, credits[at]) for at in sorted(credits)]
 
 
