@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -64,6 +65,46 @@ async def test_a_grant_is_confirmed_in_numbers_done_once_and_undone(person: Pers
     assert f"{ACTIONS}/revoke" not in (await person.get(done.leads_to)).page, "it is undone"
     again = await person.confirmation(undo)
     assert (again.status, "This grant was revoked already" in again.text) == (409, True)
+
+
+@SQLITE
+async def test_other_units_are_shown_apart_and_are_given_adjusted_and_undone(
+    world: World, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """The page says of which unit a row is; the undo of an adjustment moves the unit that it moved.
+
+    A unit may be named as something else that the audit log keeps is.
+    """
+    plans = tmp_path / "plans.toml"
+    plans.write_text(
+        'units = ["tokens", "status"]\n[[plans]]\nid = "pro"\nname = "Pro"\ncredits = 100\n'
+        'prices = [{lookup_key = "paidup_pro_monthly", amount_minor = 2900}]\n'
+    )
+    person = Person(await world.server(operator_token=OPERATOR_TOKEN, plans_file=plans), http)
+    await person.sign_in(OPERATOR_TOKEN)
+    account = await an_account()
+    await granted(account, 1000)
+    form = f"{ACTIONS}/grant?account={account.external_id}"
+    asked = await person.confirmation(form, credits="30", unit="status")
+    assert f"Give 30 status to {account.external_id}." in asked.text
+    assert "Balance of status 0 → to 30 By" in asked.text
+    await person.post(f"{ACTIONS}/grant", asked.fields)
+    form = f"{ACTIONS}/adjust?account={account.external_id}"
+    asked = await person.confirmation(form, credits="-4", unit="status")
+    page = await person.get((await person.post(f"{ACTIONS}/adjust", asked.fields)).leads_to)
+    assert "Unit Available Held Debt status 26 0 0 " in page.text, page.text
+    assert re.search(r" adjusted by support −4 status 26 status ", page.text)
+    assert re.search(r" live never 30 status 26 status ", page.text)
+    undo = html.unescape(re.findall(rf'href="({ACTIONS}/adjust[^"]*credits[^"]*)"', page.page)[0])
+    asked = await person.confirmation(undo)
+    assert f"Raise the balance of {account.external_id} by 4 status." in asked.text
+    await person.post(f"{ACTIONS}/adjust", asked.fields)
+    revoke = html.unescape(re.findall(rf'href="({ACTIONS}/revoke[^"]*)"', page.page)[0])
+    asked = await person.confirmation(revoke)
+    assert "Balance of status 30 → to 0 By" in asked.text
+    await person.post(f"{ACTIONS}/revoke", asked.fields)
+    await account.refresh_from_db()
+    assert (account.balance, account.unit_balances["status"]["balance"]) == (1000, 0)
 
 
 async def test_each_action_is_previewed_without_a_trace_and_then_done(person: Person) -> None:

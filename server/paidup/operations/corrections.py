@@ -147,7 +147,8 @@ class Corrections:
         async def revoke(locked: AnyAccount) -> dict[str, Any]:
             given = await _find_grant(granted)
             await credits_of_operators.revoke(locked, given, spent, "taken back by support", at)
-            return {"granted": given.correction, "spent": spent}
+            of_unit = {"unit": given.unit} if given.unit else {}
+            return {"granted": given.correction, "spent": spent, **of_unit}
 
         return await self._make(wanted, owner, revoke, at)
 

@@ -112,7 +112,7 @@ def _paid_by(fields: Fields) -> PaidBy | None:
 
 async def _grant(actions: OperatorActions, fields: Fields, instruction: Instruction) -> Corrected:
     gift = Gift(_credits_of(fields), fields.get("plan") or None, _end_of(fields), _paid_by(fields))
-    return await actions.grant(text_of(fields, "account"), gift, instruction)
+    return await actions.grant(text_of(fields, "account"), gift, instruction, fields.get("unit") or None)
 
 
 async def _grant_invoice(actions: OperatorActions, fields: Fields, instruction: Instruction) -> Corrected:
@@ -122,7 +122,8 @@ async def _grant_invoice(actions: OperatorActions, fields: Fields, instruction: 
 
 async def _adjust(actions: OperatorActions, fields: Fields, instruction: Instruction) -> Corrected:
     account, allowed = text_of(fields, "account"), fields.get("allow_debt") == "yes"
-    return await actions.adjust(account, _credits_of(fields), instruction, allowed)
+    unit = fields.get("unit") or None
+    return await actions.adjust(account, _credits_of(fields), instruction, allowed, unit)
 
 
 async def _revoke(actions: OperatorActions, fields: Fields, instruction: Instruction) -> Corrected:
@@ -166,10 +167,14 @@ def _events_of(fields: Fields) -> list[str]:
 
 
 def _says_adjust(fields: Fields) -> str:
-    change, account = _credits_of(fields), fields["account"]
+    change, account, unit = _credits_of(fields), fields["account"], fields.get("unit", "")
     if change > 0:
-        return f"Raise the balance of {account} by {credits(change)}."
-    return f"Lower the balance of {account} by {credits(-change)}."
+        return f"Raise the balance of {account} by {credits(change, unit)}."
+    return f"Lower the balance of {account} by {credits(-change, unit)}."
+
+
+def _says_grant(fields: Fields) -> str:
+    return f"Give {credits(_credits_of(fields), fields.get('unit', ''))} to {fields['account']}."
 
 
 def _says_events(verb: str) -> Callable[[Fields], str]:
@@ -182,19 +187,20 @@ def _says_events(verb: str) -> Callable[[Fields], str]:
 
 def action_forms(catalogue: Catalogue) -> dict[str, ActionForm]:
     """Each action by its name in the address."""
-    plans = (("", "no plan"), *((plan.id, plan.name) for plan in catalogue.plans))
+    plans, unit = (("", "no plan"), *((plan.id, plan.name) for plan in catalogue.plans)), _units(catalogue)
     return {
         "grant": ActionForm(
             "Give credits",
             (
                 ACCOUNT,
                 Field("credits", "Credits", "", "number"),
+                *unit,
                 Field("plan", "Plan", "", "choice", plans, required=False),
                 Field("expires_at", "Last day", "In UTC. Empty: they never expire.", "date", required=False),
                 Field("paid_by", "Paid by", "", "choice", (("", "not paid for"), *_PAID_BY), required=False),
             ),
             _grant,
-            lambda fields: f"Give {credits(_credits_of(fields))} to {fields['account']}.",
+            _says_grant,
         ),
         "grant-invoice": ActionForm(
             "Credit an invoice that was paid outside of Stripe",
@@ -208,6 +214,7 @@ def action_forms(catalogue: Catalogue) -> dict[str, ActionForm]:
             (
                 ACCOUNT,
                 Field("credits", "Change", "Below zero to take credits away, such as −50.", "number"),
+                *unit,
                 Field("allow_debt", "Allow a debt", "", "check", required=False),
             ),
             _adjust,
@@ -228,6 +235,13 @@ def action_forms(catalogue: Catalogue) -> dict[str, ActionForm]:
         "dismiss": ActionForm("Dismiss events", (EVENTS,), _dismiss, _says_events("End the alarm about")),
         "reopen": ActionForm("Reopen events", (EVENTS,), _reopen, _says_events("Undo the dismissal of")),
     }
+
+
+def _units(catalogue: Catalogue) -> tuple[Field, ...]:
+    """Which unit the credits are of, where the plans file names several."""
+    default, *others = catalogue.units
+    options = (("", default), *((unit, unit) for unit in others))
+    return (Field("unit", "Unit", "", "choice", options, required=False),) if others else ()
 
 
 def _forms_of_customers() -> dict[str, ActionForm]:

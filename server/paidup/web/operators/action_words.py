@@ -59,6 +59,9 @@ def changes_of(corrected: Corrected) -> list[Change]:
 
 def _changes(corrected: Corrected) -> Iterator[Change]:
     before, after, details = corrected.before, corrected.after, corrected.details
+    if (unit := str(details.get("unit", ""))) and unit in after:
+        yield Change(f"Balance of {unit}", number(before[unit]), number(after[unit]))
+        return  # it may be named as anything below is
     if "balance" in after:
         was = before.get("balance")
         yield Change("Balance", "" if was is None else number(was), credits(after["balance"]))
@@ -91,8 +94,9 @@ def undo_of(corrected: Corrected, revoked: Collection[str] = ()) -> Undo | None:
     match corrected.action:
         case Action.GRANT if corrected.id not in revoked:
             return Undo("revoke", {"granted": corrected.id})
-        case Action.ADJUST if isinstance(details.get("credits"), int) and corrected.id not in revoked:
-            fields = {"account": corrected.account, "credits": -details["credits"]}
+        case Action.ADJUST if corrected.id not in revoked and ("credits" in details or "unit" in details):
+            by: int = details["by"] if "unit" in details else details["credits"]
+            fields = {"account": corrected.account, "credits": -by, "unit": details.get("unit", "")}
             return Undo("adjust", {**fields, "key": f"{UNDO}{corrected.id}"})
         case Action.LINK | Action.UNLINK if "customer" in details:
             name = "unlink-customer" if corrected.action is Action.LINK else "link-customer"

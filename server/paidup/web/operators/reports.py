@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,8 +65,12 @@ def _facts(report: InvoiceReport) -> list[Fact]:
         return []
     settled = details.settled_at and format_duration(details.settled_at - details.created_at)
     took_back = [f"{credits(details.credits_reversed)} reversed"] if details.credits_reversed else []
-    if frozen := sum(grant.frozen for grant in report.grants):
-        took_back.append(f"{number(frozen)} withheld by a dispute")
+    frozen: Counter[str] = Counter()
+    for grant in report.grants:
+        frozen[grant.unit or ""] += grant.frozen
+    for unit, withheld in frozen.items():
+        if withheld:
+            took_back.append(f"{number(withheld)} {unit} withheld by a dispute".replace("  ", " "))
     found = [
         Fact("Stage", words_of(details.stage)),
         Fact("Plan", details.plan or ""),

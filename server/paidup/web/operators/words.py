@@ -28,9 +28,9 @@ def signed(value: int) -> str:
     return f"+{value:,}" if value > 0 else number(value)
 
 
-def credits(value: int) -> str:
-    """1 credit, 1,990 credits."""
-    return f"{number(value)} {'credit' if abs(value) == 1 else 'credits'}"
+def credits(value: int, unit: str = "") -> str:
+    """1 credit, 1,990 credits; 1 images, of another unit than the default one."""
+    return f"{number(value)} {unit or ('credit' if abs(value) == 1 else 'credits')}"
 
 
 def money(minor: int, currency: str) -> str:
