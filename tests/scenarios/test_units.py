@@ -21,12 +21,12 @@ from tests.support.paidup import next_balance, status_with
 from tests.support.subscription_lifecycle import Life, a_life
 
 PLANS = """
-units = ["tokens", "images"]
+units = ["tokens", "images", "videos"]
 [[plans]]
 id = "basic"
 name = "Basic"
 credits = 500
-grants = {images = 10}
+grants = {images = 10, videos = 1}
 rollover = "expire"
 low_balance = 50
 renewal_grace_hours = 0
@@ -97,7 +97,7 @@ async def test_a_plan_grants_of_each_unit_and_each_is_spent_alone(life: Life) ->
         assert (status, refused["type"].rpartition("/")[2]) == (409, "key-reused")
     status, refused = await spend(life, 43, "b", "images")
     assert (status, refused["balance"], refused["unit"]) == (402, 42, "images")
-    assert (await spend(life, 1, "c", "videos"))[0] == 422
+    assert (await spend(life, 1, "c", "films"))[0] == 422
     assert (await spend(life, 100, "d", "tokens"))[1]["unit"] == "tokens"
     status, held = await life.post("/api/credits/reserve", credits=12, key="w", unit="images")
     assert (status, held["balance"], held["unit"]) == (201, 30, "images")
@@ -165,11 +165,11 @@ async def test_each_unit_expires_and_is_low_on_its_own(life: Life) -> None:
     await spend(life, 3, "a", "images")
     assert await balances(life) == (500, 7)
     seen = await now_of(life, "/api/account")
-    assert [each["unit"] for each in seen["installments"][:2]] == ["tokens", "images"]
+    assert [each["unit"] for each in seen["installments"]] == ["tokens", "images", "videos"] * 11
     await life.pass_days(31)
     assert await balances(life) == (500, 10)
     expired = await LedgerEntry.filter(kind="expire").order_by("id")
-    assert {(entry.unit, entry.credits) for entry in expired} == {("", -500), ("images", -7)}
+    assert {(entry.unit, entry.credits) for entry in expired} == {("", -500), ("images", -7), ("videos", -1)}
     await life.top_up()
     account = await life.row()
     assert (account.low_balance, in_unit(account, "images").low_balance) == (50, 5)

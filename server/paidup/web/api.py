@@ -257,7 +257,7 @@ async def _installments(own: Account, catalogue: Catalogue) -> list[dict[str, An
     planned = CreditGrant.filter(account_id=own.id, state=GrantState.PLANNED, credits__gt=0)
     planned = planned.exclude(invoice__status=InvoiceStatus.REVERSED)  # unless its refund fails
     with storage_errors():
-        rows = await planned.order_by("due_at").limit(24)
+        rows = await planned.order_by("due_at", "id").limit(24 * len(catalogue.units))
     return [
         {
             "credits": row.credits,
