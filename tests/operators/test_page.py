@@ -496,3 +496,25 @@ async def test_what_expires_is_added_up_by_date_and_bounded(database: None) -> N
     expiring = (await report_account(account.external_id)).expiring
     assert (expiring[0].at, expiring[0].credits) == (first + timedelta(days=1), 40)
     assert len(expiring) <= OTHERS
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_payloads_and_addresses_are_shown_without_their_secrets(operator: Operator) -> None:
+    """A client secret is for its customer alone: https://docs.stripe.com/api/payment_intents/object.
+
+    An endpoint's URL may have a key in its query, and a password.
+    """
+    shown = {"id": "pi_7", "client_secret": "pi_7_secret_8", "status": "processing"}
+    body = {"id": "evt_7", "type": "payment_intent.processing", "data": {"object": shown}}
+    await StripeEvent.create(id="evt_7", type=body["type"], payload=json.dumps(body), received_at=now())
+    _, page, _ = await operator.get("/operators/event?id=evt_7")
+    assert ("pi_7_secret_8" in page, "[redacted]" in page, "processing&#34;" in page) == (False, True, True)
+    sent: dict[str, Any] = {"type": "credits.granted", "data": {}, "fanned_out": True, "created_at": now()}
+    event = await OutboundEvent.create(message="msg_7", **sent)
+    url = "https://u:pass-word@hook.example/in?key=k-e-y"
+    quiet: dict[str, Any] = {"secret": "whsec_s", "state": EndpointState.DISABLED, "created_at": now()}
+    hook = await EventEndpoint.create(name="hook", url=url, types=[], **quiet)
+    row = await EventDelivery.create(event=event, endpoint=hook, state=DeliveryState.DEAD, created_at=now())
+    _, page, _ = await operator.get(f"/operators/deliveries/{row.id}")
+    assert "POST https://hook.example/in<" in page
+    assert not re.search("k-e-y|pass-word|whsec", page)

@@ -19,9 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from paidup import __version__
+from paidup.domain.endpoint_urls import without_secrets
 from paidup.operations.formatting import format_detail, format_duration
 from paidup.operations.recommendations import event_recommendation
 from paidup.runtime.clock import now
+from paidup.runtime.logs import SECRET
 from paidup.web.operators import words
 from paidup.web.operators.action_words import changes_of, done_words, undo_of
 
@@ -47,6 +49,8 @@ def _environment() -> Environment:
         "duration": format_duration,
         "advice": event_recommendation,
         "json": pretty_json,
+        "redacted": redacted,
+        "without_secrets": without_secrets,
     }
     environment.tests["late"] = words.is_late
     environment.globals |= {"version": __version__, "undo_of": undo_of, "changes_of": changes_of}
@@ -60,6 +64,11 @@ def pretty_json(text: str) -> str:
         return msgspec.json.format(text, indent=2)
     except msgspec.DecodeError:
         return text
+
+
+def redacted(text: str) -> str:
+    """Without what looks like a secret: a payload of Stripe's may have a client secret."""
+    return SECRET.sub("[redacted]", text)
 
 
 _PAGES = _environment()
