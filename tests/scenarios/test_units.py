@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,14 @@ async def test_each_unit_expires_and_is_low_on_its_own(life: Life) -> None:
     assert [(event.data["unit"], event.data["unit_balance"]) for event in low] == [("images", 4)]
     images = (await now_of(life, "/api/credits"))["units"]["images"]
     assert images["low_balance"] == 5
+    await life.top_up()
+    await life.post("/api/credits/reserve", credits=9, key="w", unit="images", expires_in_s=60)
+    life.clock.ahead += timedelta(days=32)
+    due = life.paidup.services.reconciler.due
+    await due.reservations()
+    await due.grants()
+    assert await due.grants() == 0, "videos have expired as well, although nobody has asked"
+    assert await balances(life) == (0, 24), "what a top-up gave does not expire"
 
 
 async def test_an_upgrade_gives_the_difference_of_each_unit(life: Life) -> None:

@@ -28,6 +28,7 @@ from paidup.domain.catalog import AfterRefund, Trust, parse_catalogue
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import IntentFacts, PaymentError, PaymentFacts, Source
+from paidup.domain.quotes import CreditPart, Quote
 from paidup.errors import ConfigurationError, InsufficientCredits
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline
@@ -140,6 +141,24 @@ async def test_the_payment_grants_exactly_the_rest(debits: Debits) -> None:
     (paid,) = await CreditGrant.filter(invoice_id=row.id, installment=1)
     assert (paid.credits, paid.remaining) == (QUOTED, 1300)
     assert (await CreditGrant.get(invoice_id=kept.id)).remaining == 0
+
+
+async def test_another_units_credits_come_with_the_payment_and_pay_for_nothing(debits: Debits) -> None:
+    """Only the default unit is given on trust, and what was spent of it is of the default unit."""
+    due = int(AT.timestamp())
+    default, images = (
+        Quote(credits, "pro", "price", (CreditPart("pro", "price", credits, (due,), due),))
+        for credits in (QUOTED, 50)
+    )
+    quoted = msgspec.to_builtins(msgspec.structs.replace(default, units={"images": images}))
+    row = await debits.processing(await debits.invoice(quote=quoted))
+    assert (row.credits_on_trust, (await Account.get(id=debits.id)).unit_balances) == (CAP, None)
+    await debits.spend(700)
+    await debits.pay(row)
+    account = await Account.get(id=debits.id)
+    assert (account.balance, account.unit_balances["images"]["balance"]) == (1300, 50)
+    paid = await CreditGrant.filter(invoice_id=row.id, installment__gt=0)
+    assert {grant.unit: grant.remaining for grant in paid} == {"": 1300, "images": 50}
 
 
 @pytest.mark.parametrize(("after", "left"), [(AfterRefund.DEBT, -700), (AfterRefund.FORGIVE, 0)])
