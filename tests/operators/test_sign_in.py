@@ -9,6 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from paidup.db.models import Account, Correction
+from paidup.db.outbound_models import EventEndpoint
 from paidup.rate_limits.address_limits import SIGN_INS_PER_MINUTE
 from paidup.web.operator_token import Role
 from paidup.web.operators import access, forms
@@ -188,6 +189,8 @@ async def test_a_reader_reads_and_changes_nothing(
 ) -> None:
     """No action is offered, and none is done. The API's reads are theirs as well."""
     await Account.create(external_id="ada")
+    keyed = "https://app.example.test/hook?key=k_123"
+    await EventEndpoint.create(name="backend", url=keyed, types=[], secret="whsec_x")
     await person.sign_in(READ_TOKEN)
     page = await person.get("/operators/account?id=ada")
     assert (page.status, "read only" in page.text, "/operators/actions/" in page.page) == (200, True, False)
@@ -202,6 +205,10 @@ async def test_a_reader_reads_and_changes_nothing(
     headers = {"Authorization": f"Bearer {READ_TOKEN}"}
     async with http.get(f"{served.url}/operators/api/corrections", headers=headers) as response:
         assert response.status == 200
+    for path in ("endpoints", "endpoints/backend"):
+        async with http.get(f"{served.url}/operators/api/{path}", headers=headers) as response:
+            shown = await response.text()
+        assert ("https://app.example.test/hook" in shown, "k_123" in shown) == (True, False)
     body = {"account": "ada", "credits": 5, "by": "x", "reason": "x", "key": "x"}
     async with http.post(f"{served.url}/operators/api/grant", json=body, headers=headers) as response:
         assert (response.status, "OPERATOR_READ_TOKEN" in await response.text()) == (403, True)

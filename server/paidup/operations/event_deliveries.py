@@ -13,6 +13,7 @@ from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Invoice
 from paidup.db.outbound_models import DeliveryState, EventDelivery, OutboundEvent
+from paidup.domain.endpoint_urls import without_secrets
 from paidup.domain.outbound_events import OutboundFacts, payload
 from paidup.errors import InvalidInput, NotFound
 from paidup.operations.audit_log import with_merged
@@ -66,7 +67,10 @@ class DeliveryDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryRequest(msgspec.Struct, frozen=True):
-    """What is sent. `webhook-timestamp` and `webhook-signature` are of each attempt, and not kept."""
+    """What is sent. `url` has no user and no query: a key may be in them.
+
+    `webhook-timestamp` and `webhook-signature` are of each attempt, and not kept.
+    """
 
     url: str
     headers: dict[str, str]
@@ -121,7 +125,7 @@ async def read_delivery(delivery: int) -> DeliveryReport:
     headers = {"content-type": "application/json", "webhook-id": row.event.message}
     return DeliveryReport(
         **msgspec.structs.asdict(_to_details(row, names)),
-        request=DeliveryRequest(row.endpoint.url, headers, body.decode()),
+        request=DeliveryRequest(without_secrets(row.endpoint.url), headers, body.decode()),
         answer=answer,
     )
 

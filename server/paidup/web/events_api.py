@@ -11,16 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from paidup.domain.endpoint_urls import without_secrets
 from paidup.errors import InvalidInput, NotFound, TooManyRequests
 from paidup.operations import event_deliveries, event_endpoints
 from paidup.operations.audit_log import Operator
 from paidup.operations.event_deliveries import MAX_PAGE, DeliveryFilter
-from paidup.operations.event_endpoints import DEFAULT_OVERLAP_H, EndpointChanges
+from paidup.operations.event_endpoints import DEFAULT_OVERLAP_H, EndpointChanges, EndpointDetails
 from paidup.operations.event_replay import Replay, replay
 from paidup.operations.event_stream import read_stream, trigger
 from paidup.web.dependencies import get_services
 from paidup.web.http import PRINTABLE, json_response, read_json
-from paidup.web.operator_token import for_operators
+from paidup.web.operator_token import Role, bearer_token, for_operators, role_of
 
 PAGE = 50
 BY_PROGRAM = "operators' API"
@@ -91,7 +92,8 @@ class TriggerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def endpoints(request: Request) -> Response:
     """GET and POST /operators/api/endpoints: all; or a new one, with its secret, which is shown this once."""
     if request.method != "POST":
-        return json_response({"endpoints": await event_endpoints.list_endpoints()})
+        found = await event_endpoints.list_endpoints()
+        return json_response({"endpoints": [_shown(request, each) for each in found]})
     body = await read_json(request, EndpointBody)
     made = await event_endpoints.create_endpoint(
         body.url, body.types, body.name, _private_allowed(request), body.operator
@@ -111,9 +113,16 @@ async def endpoint(request: Request) -> Response:
         private = _private_allowed(request)
         changed = await event_endpoints.change_endpoint(reference, changes, private, body.operator)
     else:  # also HEAD, which Starlette adds
-        return json_response(await event_endpoints.read_endpoint(reference))
+        return json_response(_shown(request, await event_endpoints.read_endpoint(reference)))
     get_services(request).dispatcher.refresh()
     return json_response(changed)
+
+
+def _shown(request: Request, found: EndpointDetails) -> EndpointDetails:
+    """What a reader may see of an endpoint: its URL without a key in it."""
+    if role_of(get_services(request).settings, bearer_token(request)) is Role.WRITER:
+        return found
+    return msgspec.structs.replace(found, url=without_secrets(found.url))
 
 
 async def rotate_secret(request: Request) -> Response:

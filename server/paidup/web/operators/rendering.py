@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from paidup import __version__
-from paidup.domain.endpoint_urls import without_secrets
 from paidup.operations.formatting import format_detail, format_duration
 from paidup.operations.recommendations import event_recommendation
 from paidup.runtime.clock import now
@@ -50,7 +49,6 @@ def _environment() -> Environment:
         "advice": event_recommendation,
         "json": pretty_json,
         "redacted": redacted,
-        "without_secrets": without_secrets,
     }
     environment.tests["late"] = words.is_late
     environment.globals |= {"version": __version__, "undo_of": undo_of, "changes_of": changes_of}
