@@ -281,6 +281,7 @@ async def test_a_unit_of_accounts_stays_named_and_is_never_the_default_one(ada: 
 
 async def test_the_default_unit_stays_it_although_it_was_named_alone_or_not_at_all(ada: Account) -> None:
     """Else `units = ["images", "credits"]` would make every customer's credits images."""
+    await Account.filter(unit_balances__not_isnull=True).update(unit_balances=None)
     await give(ada, 10, "")
     for units in (("credits",), ("tokens",)):
         await Watermark.filter(name=unit_names.NAME).delete()
