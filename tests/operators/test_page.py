@@ -484,6 +484,10 @@ async def test_an_old_correction_is_found(operator: Operator) -> None:
     assert "reason 2." in (await operator.get(where))[1]
     newest = (await operator.get("/operators/audit-log"))[1]
     assert ("reason 104." in newest, "reason 2." in newest) == (True, False)
+    older = html.unescape(re.findall(r'href="([^"]*)">Older', newest)[0])
+    page = (await operator.get(older))[1]
+    assert [f"reason {number}." in page for number in (5, 4, 0)] == [False, True, True]
+    assert ("Older" in page, "Newest" in page) == (False, True)
 
 
 async def test_what_expires_is_added_up_by_date_and_bounded(database: None) -> None:
@@ -493,7 +497,7 @@ async def test_what_expires_is_added_up_by_date_and_bounded(database: None) -> N
         await granted(account, 10, first + timedelta(days=day))
     await granted(account, 10)
     await CreditGrant.filter(expires_at=first).update(usable_until=first + timedelta(days=1))
-    expiring = (await report_account(account.external_id)).expiring
+    expiring = (await report_account(account.external_id)).balances[0].expiring
     assert (expiring[0].at, expiring[0].credits) == (first + timedelta(days=1), 40)
     assert len(expiring) <= OTHERS
 

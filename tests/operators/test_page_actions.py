@@ -92,9 +92,9 @@ async def test_other_units_are_shown_apart_and_are_given_adjusted_and_undone(
     form = f"{ACTIONS}/adjust?account={account.external_id}"
     asked = await person.confirmation(form, credits="-4", unit="status")
     page = await person.get((await person.post(f"{ACTIONS}/adjust", asked.fields)).leads_to)
-    assert "Unit Available Held Debt status 26 0 0 " in page.text, page.text
-    assert re.search(r" adjusted by support −4 status 26 status ", page.text)
-    assert re.search(r" live never 30 status 26 status ", page.text)
+    assert "Unit Available Held Expiring Debt tokens 1,000 0 0 0 status 26 0 0 0 " in page.text, page.text
+    assert re.search(r" adjusted by support status −4 26 ", page.text)
+    assert re.search(r" live never status 30 26 ", page.text)
     undo = html.unescape(re.findall(rf'href="({ACTIONS}/adjust[^"]*credits[^"]*)"', page.page)[0])
     asked = await person.confirmation(undo)
     assert f"Raise the balance of {account.external_id} by 4 status." in asked.text

@@ -15,7 +15,6 @@ from paidup.db.connection import connection, repeatable, write_transaction
 from paidup.db.models import Account, CreditGrant, EntryKind, LedgerEntry, Watermark
 from paidup.db.unit_accounts import in_unit, save_balance
 from paidup.domain.catalog import Interval, StripePrice, parse_catalogue
-from paidup.domain.messages import UnitBalance
 from paidup.domain.payment_facts import LineFacts
 from paidup.domain.quotes import quote
 from paidup.errors import ConfigurationError, Conflict, InvalidInput, KeyReused
@@ -182,7 +181,7 @@ async def test_a_debt_of_one_unit_is_paid_by_no_other(ada: Account) -> None:
     await support.grant(ada.external_id, Gift(7), Instruction("grace", "x", f"D-{ada.id}"), unit="tokens")
     assert await balances(ada) == (107, -20), "the default unit has a name, too"
     report = await report_account(ada.external_id)
-    assert (report.balance, report.units) == (107, {"images": UnitBalance(-20, 0)})
+    assert [(own.unit, own.balance) for own in report.balances] == [("", 107), ("images", -20)]
     assert [row.unit for row in report.entries] == ["", "images", "images", "images", ""]
 
 

@@ -133,6 +133,11 @@ def units_of(kept: Any) -> list[str]:
     return sorted(kept or ())
 
 
+def quoted_of(row: Invoice) -> dict[str, int]:
+    """What the invoice gives with its payment of other units than the default one."""
+    return {unit: UnitInvoice(row, unit).credits_quoted for unit in units_of(row.unit_credits)}
+
+
 def account_row(account: AnyAccount) -> Account:
     return account.account if isinstance(account, UnitAccount) else account
 

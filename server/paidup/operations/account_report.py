@@ -23,13 +23,11 @@ from paidup.db.models import (
     ReservationState,
     Subscription,
 )
+from paidup.db.unit_accounts import AnyAccount, in_all_units, quoted_of
 from paidup.domain.decisions import InvoiceStatus
-from paidup.domain.messages import UnitBalance
-from paidup.domain.units import DEFAULT_UNIT
 from paidup.errors import NotFound
 from paidup.operations.audit_log import Corrected, list_corrections
 from paidup.operations.event_deliveries import DeliveryDetails, DeliveryFilter, list_deliveries
-from paidup.realtime.status_queries import units_in
 from paidup.runtime.clock import now
 
 ENTRIES = 25
@@ -78,6 +76,8 @@ class InvoiceRow(msgspec.Struct, frozen=True):
     credits: int
     via: str | None
     created_at: datetime
+    units: dict[str, int]
+    """What it gives of other units."""
 
 
 class SubscriptionRow(msgspec.Struct, frozen=True):
@@ -105,10 +105,18 @@ class Expiring(msgspec.Struct, frozen=True):
     credits: int
 
 
+class BalanceRow(msgspec.Struct, frozen=True):
+    unit: str
+    balance: int
+    held: int
+    low_balance: int | None
+    expiring: list[Expiring]
+
+
 class AccountReport(msgspec.Struct, frozen=True):
     """The newest of each list. `entries_after`: where the next page of entries begins, None after the last.
 
-    `balance`, `held`, `low_balance` and `expiring` are of the default unit; `units` has the others' balances.
+    `balances`: of the default unit, then of others.
     `account` may be another than the one that was asked for, where that was merged into it.
     """
 
@@ -117,11 +125,7 @@ class AccountReport(msgspec.Struct, frozen=True):
     created_at: datetime
     customers: list[str]
     merged: list[str]
-    balance: int
-    held: int
-    low_balance: int | None
-    units: dict[str, UnitBalance]
-    expiring: list[Expiring]
+    balances: list[BalanceRow]
     subscriptions: list[SubscriptionRow]
     grants: list[GrantRow]
     grants_total: int
@@ -140,8 +144,6 @@ async def report_account(external_id: str, before: int | None = None) -> Account
         account = await find_account(external_id)
         if account is None:
             raise NotFound(f"There is no account {external_id!r}.")
-        own = CreditGrant.filter(account_id=account.id, unit=DEFAULT_UNIT)
-        live = own.filter(state=GrantState.LIVE, remaining__gt=0)
         grants = CreditGrant.filter(account_id=account.id)
         invoices = Invoice.filter(account_id=account.id)
         held = Reservation.filter(account_id=account.id, state=ReservationState.HELD)
@@ -153,11 +155,7 @@ async def report_account(external_id: str, before: int | None = None) -> Account
             created_at=account.created_at,
             customers=sorted(await customers_of(account)),
             merged=[row.external_id for row in await Account.filter(merged_into=account.id).limit(OTHERS)],
-            balance=account.balance,
-            held=account.held,
-            low_balance=account.low_balance,
-            units=units_in(account.unit_balances) or {},
-            expiring=await _expiring(live),
+            balances=[await _balance(own) for own in in_all_units(account)],
             subscriptions=[_subscription(row) for row in await subscriptions],
             grants=[_grant(row) for row in await grants.order_by("-id").limit(GRANTS)],
             grants_total=await grants.count(),
@@ -188,6 +186,11 @@ async def _entries(account: Account, before: int | None) -> list[EntryRow]:
         )
         for row in await query.order_by("-id").limit(ENTRIES + 1)
     ]
+
+
+async def _balance(own: AnyAccount) -> BalanceRow:
+    live = CreditGrant.filter(account_id=own.id, unit=own.unit, state=GrantState.LIVE, remaining__gt=0)
+    return BalanceRow(own.unit, own.balance, own.held, own.low_balance, await _expiring(live))
 
 
 async def _expiring(live: QuerySet[CreditGrant]) -> list[Expiring]:
@@ -223,6 +226,7 @@ def _invoice(row: Invoice) -> InvoiceRow:
         amount_minor=row.amount_due_minor,
         currency=row.currency,
         credits=row.credits_quoted,
+        units=quoted_of(row),
         via=row.settled_via,
         created_at=row.created_at,
     )

@@ -102,6 +102,8 @@ class Corrected(msgspec.Struct, frozen=True):
 
 
 def _difference(before: Any, after: Any) -> Any:
+    if isinstance(after, dict):
+        return [[name, _difference((before or {}).get(name), value)] for name, value in sorted(after.items())]
     if isinstance(after, int):
         return after - before if isinstance(before, int) else None
     return [before, after]

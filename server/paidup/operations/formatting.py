@@ -44,14 +44,20 @@ def _format_value(value: Any) -> str:
     return "+".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def _granted(report: InvoiceReport) -> str:
-    """What the invoice gives with its payment, and what was granted of other units."""
-    credits = report.details.credits if report.details else 0
+def granted_of_others(report: InvoiceReport) -> dict[str, int]:
+    """What was granted of other units than the default one."""
     others: Counter[str] = Counter()
     for grant in report.grants:
         if grant.unit and grant.state in _GRANTED:
             others[grant.unit] += grant.credits
-    return ", ".join((f"{credits} credits", *(f"{number} {unit}" for unit, number in others.items())))
+    return dict(others)
+
+
+def _granted(report: InvoiceReport) -> str:
+    """What the invoice gives with its payment, and what was granted of other units."""
+    credits = report.details.credits if report.details else 0
+    others = (f"{number} {unit}" for unit, number in granted_of_others(report).items())
+    return ", ".join((f"{credits} credits", *others))
 
 
 def summary(report: InvoiceReport) -> list[tuple[str, str]]:

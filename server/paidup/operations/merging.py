@@ -84,6 +84,12 @@ class Merging:
         return done
 
 
+def _balances(account: Account, *others: Account) -> dict[str, Any]:
+    """The account's balances, also of the units that it, or one of the `others`, ever had any of."""
+    units = {own.unit: own.balance for own in in_all_units(account, *others)[1:]}
+    return {"balance": account.balance, **({"units": units} if units else {})}
+
+
 @once
 async def _once(wanted: Request, into: str, merged: str, at: datetime) -> tuple[Corrected, Account | None]:
     async with write_transaction():
@@ -92,10 +98,15 @@ async def _once(wanted: Request, into: str, merged: str, at: datetime) -> tuple[
         target, source = await _lock_both(into, merged)
         await _free_keys(target, source)
         details = {"merged": merged, "merged_account": source.id, **await _what_it_has(source)}
-        before = {"balance": target.balance, "merged_balance": source.balance}
+        merged_units = {own.unit: own.balance for own in in_all_units(source)[1:]}
+        before = {
+            **_balances(target, source),
+            "merged_balance": source.balance,
+            **({"merged_units": merged_units} if merged_units else {}),
+        }
         await _move(target, source)
         await _add_up(target, source, wanted.id, at)
-        return await record(wanted, target, at, before, {"balance": target.balance}, details), target
+        return await record(wanted, target, at, before, _balances(target), details), target
 
 
 async def _lock_both(into: str, merged: str) -> tuple[Account, Account]:

@@ -10,6 +10,7 @@ from tortoise.expressions import Q
 
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice, StripeEvent, TimelineEntry
+from paidup.db.unit_accounts import quoted_of
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.stages import Stage, stage_of
 from paidup.operations.checkout_report import session_details
@@ -50,6 +51,8 @@ class SettledInvoice(msgspec.Struct, frozen=True):
     via: str | None
     settled_at: datetime | None
     created_at: datetime
+    units: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    """What it gives of other units."""
 
 
 class Overview(msgspec.Struct, frozen=True):
@@ -139,6 +142,7 @@ def _settled_invoice(row: Invoice) -> SettledInvoice:
         account=row.account.external_id,
         plan=row.plan,
         credits=row.credits_quoted,
+        units=quoted_of(row) or msgspec.UNSET,
         via=row.settled_via,
         settled_at=row.settled_at,
         created_at=row.created_at,

@@ -16,6 +16,7 @@ from paidup.credits.reversals import operators_reversal
 from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account, Action, Correction, Invoice
+from paidup.db.unit_accounts import in_unit, units_of
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.errors import Conflict, InvalidInput, NotFound, StripeRefused
 from paidup.operations.audit_log import (
@@ -98,7 +99,7 @@ class PaidOutside:
                 raise Conflict(f"{row.id} belongs to another account.")
             if settled.outcome is not Outcome.SETTLED:
                 raise Conflict(f"{row.id} was not credited: {settled.outcome} ({settled.reason}).")
-            before, after = {"status": row.status}, {"status": current.status, "balance": account.balance}
+            before, after = {"status": row.status}, _outcome(current, account)
             found.append(await record(wanted, account, self._clock(), before, after, details))
 
         await self._settlement.settle_by_operator(facts, write)
@@ -123,7 +124,7 @@ class PaidOutside:
 
         async def write(account: Account) -> None:
             current = await Invoice.get(id=invoice)
-            before, after = {"status": row.status}, {"status": current.status, "balance": account.balance}
+            before, after = {"status": row.status}, _outcome(current, account)
             details = {"granted": correction.id, "invoice": invoice}
             found.append(await record(wanted, account, self._clock(), before, after, details))
 
@@ -132,6 +133,12 @@ class PaidOutside:
         if not found:
             raise Conflict("This grant was revoked already.")
         return found[0]
+
+
+def _outcome(row: Invoice, account: Account) -> dict[str, Any]:
+    """What became of the invoice, and the balances of the units that it gave."""
+    others = {unit: in_unit(account, unit).balance for unit in units_of(row.unit_credits)}
+    return {"status": row.status, "balance": account.balance, **({"units": others} if others else {})}
 
 
 async def find_grant(granted: str) -> Correction | None:

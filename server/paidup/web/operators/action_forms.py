@@ -239,9 +239,8 @@ def action_forms(catalogue: Catalogue) -> dict[str, ActionForm]:
 
 def _units(catalogue: Catalogue) -> tuple[Field, ...]:
     """Which unit the credits are of, where the plans file names several."""
-    default, *others = catalogue.units
-    options = (("", default), *((unit, unit) for unit in others))
-    return (Field("unit", "Unit", "", "choice", options, required=False),) if others else ()
+    options = tuple((unit, unit) for unit in catalogue.named_units)
+    return (Field("unit", "Unit", "", "choice", options),) if options else ()
 
 
 def _forms_of_customers() -> dict[str, ActionForm]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paidup.db.models import Action
 from paidup.operations.audit_log import Corrected
-from paidup.web.operators.words import credits, number, words_of
+from paidup.web.operators.words import amount, credits, number, words_of
 
 UNDO = "undo-"
 """What the key of an adjustment's undoing begins with, before the adjustment's id: it is done once."""
@@ -52,23 +52,43 @@ def done_words(corrected: Corrected) -> str:
     return _DONE.get(corrected.action, words_of(corrected.action).capitalize())
 
 
-def changes_of(corrected: Corrected) -> list[Change]:
-    """From what to what."""
-    return list(_changes(corrected))
+def changes_of(corrected: Corrected, units: Sequence[str] = ()) -> list[Change]:
+    """From what to what. `units`: the names, where there are several."""
+    return [*_balances(corrected, units), *_changes(corrected)]
+
+
+def _balances(corrected: Corrected, units: Sequence[str]) -> Iterator[Change]:
+    """Of the default unit, which a row calls `balance`, and of others."""
+    before, after = corrected.before, corrected.after
+    others_before, others = (dict(row.get("units", {})) for row in (before, after))
+    if (unit := _unit_of(corrected)) or "balance" in after:
+        name = unit or "balance"
+        yield _balance(before.get(name), after[name], unit, units)
+    for other, is_ in others.items():
+        yield _balance(others_before.get(other), is_, other, units)
+    if "merged_balance" in before:
+        label = f"Balance of {corrected.details.get('merged', 'the other')}"
+        for unit, was in {"": before["merged_balance"], **before.get("merged_units", {})}.items():
+            yield Change(label, amount(was, unit, units), "none")
+
+
+def _unit_of(corrected: Corrected) -> str:
+    """The other unit than the default one that it moved alone; it may be named as another fact is."""
+    unit = str(corrected.details.get("unit", ""))
+    return unit if unit in corrected.after else ""
+
+
+def _balance(was: int | None, is_: int, unit: str, units: Sequence[str]) -> Change:
+    before = "" if was is None else number(was)
+    if not (unit or units):
+        return Change("Balance", before, credits(is_))
+    return Change(f"Balance of {unit or units[0]}", before, number(is_))
 
 
 def _changes(corrected: Corrected) -> Iterator[Change]:
     before, after, details = corrected.before, corrected.after, corrected.details
-    if (unit := str(details.get("unit", ""))) and unit in after:
-        yield Change(f"Balance of {unit}", number(before[unit]), number(after[unit]))
-        return  # it may be named as anything below is
-    if "balance" in after:
-        was = before.get("balance")
-        yield Change("Balance", "" if was is None else number(was), credits(after["balance"]))
-    if "merged_balance" in before:
-        yield Change(
-            f"Balance of {details.get('merged', 'the other')}", number(before["merged_balance"]), "none"
-        )
+    if _unit_of(corrected):
+        return
     if "status" in after:
         yield Change(
             "Status of the invoice", words_of(str(before.get("status", ""))), words_of(after["status"])
@@ -94,8 +114,7 @@ def undo_of(corrected: Corrected, revoked: Collection[str] = ()) -> Undo | None:
     match corrected.action:
         case Action.GRANT if corrected.id not in revoked:
             return Undo("revoke", {"granted": corrected.id})
-        case Action.ADJUST if corrected.id not in revoked and ("credits" in details or "unit" in details):
-            by: int = details["by"] if "unit" in details else details["credits"]
+        case Action.ADJUST if isinstance(by := _adjusted_by(details), int) and corrected.id not in revoked:
             fields = {"account": corrected.account, "credits": -by, "unit": details.get("unit", "")}
             return Undo("adjust", {**fields, "key": f"{UNDO}{corrected.id}"})
         case Action.LINK | Action.UNLINK if "customer" in details:
@@ -105,6 +124,11 @@ def undo_of(corrected: Corrected, revoked: Collection[str] = ()) -> Undo | None:
             name = "reopen" if corrected.action is Action.DISMISS else "dismiss"
             return Undo(name, {"events": "\n".join(map(str, details["events"]))})
     return None
+
+
+def _adjusted_by(details: dict[str, Any]) -> Any:
+    """Of the unit that `details` name, or of the default one."""
+    return details.get("by" if "unit" in details else "credits")
 
 
 def revoked_in(corrections: Collection[Corrected]) -> set[str]:

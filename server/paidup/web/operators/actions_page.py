@@ -101,7 +101,7 @@ def _to_confirm(
         "action": asked.name,
         "form": asked.form,
         "says": asked.form.says(asked.fields),
-        "changes": changes_of(previewed),
+        "changes": changes_of(previewed, get_services(request).catalogue.named_units),
         "reason": previewed.reason,
         "kept": kept,
         "effect": previewed.effect,

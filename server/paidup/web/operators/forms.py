@@ -34,9 +34,10 @@ def form_token(request: Request, operator: PageUser) -> str:
 def show(
     request: Request, operator: PageUser, template: str, view: dict[str, Any], status: int = 200
 ) -> Response:
-    """A page for an operator, whose forms have their token."""
+    """A page for an operator, whose forms have their token. `units`: the names, where there are several."""
     given = {"operator": operator, "form_token": form_token(request, operator)}
-    return render(request, template, {**given, **view}, status)
+    units = get_services(request).catalogue.named_units
+    return render(request, template, {**given, "units": units, **view}, status)
 
 
 async def read_form(request: Request, operator: PageUser) -> dict[str, str]:

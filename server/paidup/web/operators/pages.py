@@ -54,7 +54,7 @@ async def show_invoice(request: Request, operator: PageUser) -> Response:
         return _nothing_found(request, operator, reference)
     view: dict[str, Any] = {
         "explanation": explanation,
-        "invoices": shown_invoices(explanation),
+        "invoices": shown_invoices(explanation, get_services(request).catalogue.named_units),
         "sessions": shown_sessions(explanation),
         "revoked": revoked_in(explanation.corrections),
     }
@@ -140,15 +140,17 @@ async def show_delivery(request: Request, operator: PageUser) -> Response:
 
 @for_readers
 async def show_audit_log(request: Request, operator: PageUser) -> Response:
-    """GET /operators/audit-log: what operators have done, newest first."""
-    done = request.query_params.get("done", "")
-    newest = corrections = await list_corrections()
-    if done and done not in {each.id for each in newest}:
-        corrections = await list_corrections(until=done) or newest
+    """GET /operators/audit-log: what operators have done, newest first; with `until`, from that row on."""
+    done, until = (request.query_params.get(name, "") for name in ("done", "until"))
+    newest = found = await list_corrections(limit=MAX_LISTED + 1)
+    if begins := until or (done if done not in {each.id for each in newest[:MAX_LISTED]} else ""):
+        found = await list_corrections(limit=MAX_LISTED + 1, until=begins) or newest
+    corrections = found[:MAX_LISTED]
     view = {
         "corrections": corrections,
         "done": done,
-        "most": MAX_LISTED if corrections is newest else None,
+        "is_newest": found is newest,
+        "older": found[MAX_LISTED].id if len(found) > MAX_LISTED else "",
         "revoked": revoked_in(corrections),
         "here": "audit-log",
     }

@@ -40,7 +40,18 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         name: getattr(words, name)
-        for name in ("number", "signed", "credits", "money", "moment", "day", "ago", "until", "duration_ms")
+        for name in (
+            "number",
+            "signed",
+            "credits",
+            "amount",
+            "money",
+            "moment",
+            "day",
+            "ago",
+            "until",
+            "duration_ms",
+        )
     }
     environment.filters |= {
         "words": words.words_of,

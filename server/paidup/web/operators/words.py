@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from paidup.operations.formatting import format_duration
@@ -28,9 +29,15 @@ def signed(value: int) -> str:
     return f"+{value:,}" if value > 0 else number(value)
 
 
-def credits(value: int, unit: str = "") -> str:
-    """1 credit, 1,990 credits; 1 images, of another unit than the default one."""
-    return f"{number(value)} {unit or ('credit' if abs(value) == 1 else 'credits')}"
+def credits(value: int, unit: str = "", units: Sequence[str] = ()) -> str:
+    """1 credit, 1,990 credits; 47 images of that unit. `units`: the names of all, where there are several."""
+    one = "credit" if abs(value) == 1 else "credits"
+    return f"{number(value)} {unit or (units[0] if units else one)}"
+
+
+def amount(value: int, unit: str = "", units: Sequence[str] = ()) -> str:
+    """The same, or the number alone where there is one unit."""
+    return credits(value, unit, units) if units else number(value)
 
 
 def money(minor: int, currency: str) -> str:
