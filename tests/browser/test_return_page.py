@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import pytest_asyncio
@@ -275,6 +276,7 @@ async def test_the_page_is_accessible_and_does_not_shift(place: Place, looks: di
 
 async def _open_decided(page: Page, address: str, state: str) -> None:
     """Open it as it is where Stripe answers in time; on a slow machine its first paint may say less."""
+    await page.goto(urljoin(address, "/healthz"))  # as from Stripe's page: there is a way back
     async with asyncio.timeout(120):
         while True:
             answer = await page.goto(address, wait_until="networkidle")
