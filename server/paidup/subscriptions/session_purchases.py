@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from paidup.db.connection import storage_errors
-from paidup.db.models import Account, CheckoutSession
+from paidup.db.models import Account, CheckoutSession, Invoice
 from paidup.domain.catalog import Interval
 from paidup.domain.checkout_options import CheckoutOptions
 from paidup.errors import (
@@ -85,22 +85,26 @@ class SessionPurchases:
         plan.check_quantity(wanted.quantity, listed)
         price = await self._prices.id_for(listed)
         purchase = plan.id if wanted.top_up else SUBSCRIPTION
-        if not wanted.top_up:
-            await self._refuse_running(account)
+        pending = None if wanted.top_up else await self._refuse_running(account)
         again = await self._resume(account, purchase, price, wanted)
         if again is not None:
             return SessionPurchase(again, created=False)
         account = await _as_it_is_now(account)  # its customer may be gone
         await self._checkout.give_up_pending(account, price if wanted.top_up else None)
+        if pending is not None:
+            await _refuse_if_paid(pending)
         return SessionPurchase(await self._create(account, purchase, price, wanted), created=True)
 
-    async def _refuse_running(self, account: Account) -> None:
-        """Where the account is subscribed, a page that is still open is closed, and none is made."""
+    async def _refuse_running(self, account: Account) -> Invoice | None:
+        """Where the account is subscribed, a page that is still open is closed, and none is made.
+
+        Returns the invoice of a subscription that may still be paid.
+        """
         pending = await self._checkout.pending_subscription(account)
         running = await self._own.running(account, of_own_purchases=True)
         others = [each for each in running if pending is None or each.id != pending.subscription]
         if not others:
-            return
+            return pending
         with suppress(PaymentUnderWay):  # it is what runs
             await self._sessions.close_known(account, SUBSCRIPTION)
         raise AlreadySubscribed(self._own.described(others))
@@ -197,6 +201,13 @@ class SessionPurchases:
 async def _as_it_is_now(account: Account) -> Account:
     with storage_errors():
         return await Account.get(id=account.id)
+
+
+async def _refuse_if_paid(invoice: Invoice) -> None:
+    """Raises PaymentUnderWay where it was settled since it was read: a webhook, or a request at this time."""
+    with storage_errors():
+        if await Invoice.exists(id=invoice.id, settled_at__not_isnull=True):
+            raise PaymentUnderWay(invoice.id)
 
 
 def _is_same(
