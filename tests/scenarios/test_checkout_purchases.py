@@ -9,6 +9,7 @@ import pytest
 
 from paidup.db.models import Account, CheckoutSession, Invoice
 from paidup.domain.decisions import InvoiceStatus
+from paidup.subscriptions.own_subscriptions import OwnSubscriptions
 from tests.conftest import World
 from tests.support.checkout_shop import CheckoutShop, linked
 from tests.support.ledger_asserts import assert_books_balance
@@ -139,6 +140,28 @@ async def test_a_card_payment_and_a_page_at_once_leave_one_of_them(ada: Customer
     assert {status for status, _ in answers} <= {201, 409}
     payable = await Invoice.filter(status=InvoiceStatus.OPEN).count()
     assert payable + len(await open_pages(shop)) <= 1
+
+
+async def test_a_card_payment_that_another_request_settles_leaves_no_page(
+    world: World, shop: CheckoutShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S39: the pending payment was paid. It is settled while a page is being made, and is not sold twice."""
+    paidup = await world.server(webhooks=False)
+    ada = paidup.customer()
+    bought = await ada.buy("pro")
+    await shop.stripe.confirm(bought["client_secret"])
+    running = OwnSubscriptions.running
+
+    async def settled_meanwhile(*arguments: Any, **named: Any) -> Any:
+        found = await running(*arguments, **named)
+        await paidup.services.verification.verify(bought["invoice"])
+        return found
+
+    monkeypatch.setattr(OwnSubscriptions, "running", settled_meanwhile)
+    status, refused = await post(ada, plan="advanced")
+    assert (status, refused["type"].rpartition("/")[2]) == (409, "payment-under-way")
+    assert await open_pages(shop) == []
+    assert await ada.balance() == 2000
 
 
 async def test_a_subscriber_gets_no_page_and_an_open_one_is_closed(ada: Customer, shop: CheckoutShop) -> None:

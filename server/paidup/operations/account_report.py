@@ -9,6 +9,7 @@ import msgspec
 from tortoise.functions import Sum
 from tortoise.queryset import QuerySet
 
+from paidup.credits.ledger import ends_at
 from paidup.credits.reservations import key_of
 from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
@@ -212,7 +213,7 @@ def _grant(row: CreditGrant) -> GrantRow:
         remaining=row.remaining,
         frozen=row.frozen,
         state=row.state,
-        ends_at=row.usable_until or row.expires_at,
+        ends_at=ends_at(row),
         due_at=row.due_at,
         unit=row.unit,
     )

@@ -172,14 +172,11 @@ class Checkout:
             return await self.pending_subscription(account)
         return await self.pending_top_up(account, price)
 
-    async def give_up_pending(self, account: Account, price: str | None) -> None:
-        """Give up the pending subscription, or top-up at this price, in favour of a Checkout Session.
+    async def give_up_pending(self, account: Account, pending: Invoice) -> None:
+        """Give up a pending purchase in favour of a Checkout Session.
 
         Raises PaymentUnderWay where it is paid, or may be at any moment.
         """
-        pending = await self.pending(account, price)
-        if pending is None:
-            return
         if await self.resume_pending(pending.id, account, False, partial(self._give_up, pending)) is not None:
             raise PaymentUnderWay(pending.id)  # paid at this moment
 

@@ -85,26 +85,27 @@ class SessionPurchases:
         plan.check_quantity(wanted.quantity, listed)
         price = await self._prices.id_for(listed)
         purchase = plan.id if wanted.top_up else SUBSCRIPTION
-        pending = None if wanted.top_up else await self._refuse_running(account)
+        # Another request may settle it meanwhile: it is this one that has to be given up, or was paid.
+        pending = await self._checkout.pending(account, price if wanted.top_up else None)
+        if not wanted.top_up:
+            await self._refuse_running(account, pending)
         again = await self._resume(account, purchase, price, wanted)
         if again is not None:
             return SessionPurchase(again, created=False)
         account = await _as_it_is_now(account)  # its customer may be gone
-        await self._checkout.give_up_pending(account, price if wanted.top_up else None)
         if pending is not None:
-            await _refuse_if_paid(pending)
+            await self._checkout.give_up_pending(account, pending)
         return SessionPurchase(await self._create(account, purchase, price, wanted), created=True)
 
-    async def _refuse_running(self, account: Account) -> Invoice | None:
+    async def _refuse_running(self, account: Account, pending: Invoice | None) -> None:
         """Where the account is subscribed, a page that is still open is closed, and none is made.
 
-        Returns the invoice of a subscription that may still be paid.
+        `pending`: the invoice of a subscription that may still be paid, which is no such one.
         """
-        pending = await self._checkout.pending_subscription(account)
         running = await self._own.running(account, of_own_purchases=True)
         others = [each for each in running if pending is None or each.id != pending.subscription]
         if not others:
-            return pending
+            return
         with suppress(PaymentUnderWay):  # it is what runs
             await self._sessions.close_known(account, SUBSCRIPTION)
         raise AlreadySubscribed(self._own.described(others))
@@ -201,13 +202,6 @@ class SessionPurchases:
 async def _as_it_is_now(account: Account) -> Account:
     with storage_errors():
         return await Account.get(id=account.id)
-
-
-async def _refuse_if_paid(invoice: Invoice) -> None:
-    """Raises PaymentUnderWay where it was settled since it was read: a webhook, or a request at this time."""
-    with storage_errors():
-        if await Invoice.exists(id=invoice.id, settled_at__not_isnull=True):
-            raise PaymentUnderWay(invoice.id)
 
 
 def _is_same(
