@@ -23,7 +23,7 @@ from pathlib import Path
 import aiohttp
 
 from paidup.db.connection import migrate
-from paidup.domain.catalog import parse_catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import ConfigurationError, PaidupError
 from paidup.operations.price_setup import ensure_prices
 from paidup.operations.progress import progress_steps

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 import uvicorn
 
-from paidup.domain.catalog import parse_catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.settings import PACKAGED_PLANS
 from tests.support.bulk_fixtures import AMOUNT_MINOR, an_invoice, name_of, paid_event
 

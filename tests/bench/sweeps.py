@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from paidup.db.connection import connection, migrate, open_database
-from paidup.domain.catalog import StripePrice, parse_catalogue
+from paidup.domain.catalog import StripePrice
 from paidup.domain.messages import StatusMessage
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.payments.timeline import Timeline
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.runtime.metrics import Metrics

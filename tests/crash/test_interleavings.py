@@ -30,8 +30,9 @@ from tortoise.backends.base.executor import EXECUTOR_CACHE
 from paidup.credits import ledger
 from paidup.db.connection import open_database, write_transaction
 from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
-from paidup.domain.catalog import StripePrice, parse_catalogue
+from paidup.domain.catalog import StripePrice
 from paidup.domain.messages import StatusMessage
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import InsufficientCredits, StripeRefused, StripeUnavailable
 from paidup.payments import invoice_intake, invoice_rows, settlement, verification
 from paidup.payments.timeline import Timeline

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paidup.domain.catalog import parse_catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import ConfigurationError
 from paidup.settings import ENV_FILE, PACKAGED_PLANS, load_settings
 from tests.support.processes import Child

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from paidup.db.models import StripeEvent
-from paidup.domain.catalog import parse_catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import InvalidInput
 from paidup.operations import price_setup
 from paidup.operations.price_setup import ensure_prices

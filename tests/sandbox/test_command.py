@@ -18,7 +18,7 @@ import pytest
 import stripe
 
 from paidup.client import Paidup, signed_with
-from paidup.domain.catalog import parse_catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.settings import ENV_FILE, PACKAGED_PLANS, load_settings
 from tests.sandbox.rig import Receiver
 from tests.support.processes import ROOT, Child, free_port

@@ -23,7 +23,8 @@ from starlette.types import ASGIApp, Message
 from stripe import APIConnectionError, HTTPClient, StripeClient
 
 from paidup.db.connection import open_database
-from paidup.domain.catalog import Catalogue, parse_catalogue
+from paidup.domain.catalog import Catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.payments import checkout_verification, verification
 from paidup.payments.timeline import Timeline
 from paidup.reconciliation.stripe_events import store

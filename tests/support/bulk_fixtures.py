@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from paidup.db.models import Account, Invoice, KnownPrice
-from paidup.domain.catalog import parse_catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.runtime.clock import at_unix, now
 from paidup.settings import PACKAGED_PLANS
 from tests.support.stripe_sandbox import forged_event

@@ -14,7 +14,8 @@ import msgspec
 
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
 from paidup.domain.billing_months import months_between
-from paidup.domain.catalog import Interval, Rollover, parse_catalogue
+from paidup.domain.catalog import Interval, Rollover
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.reconciliation.alarms import take_snapshot
 from paidup.settings import PACKAGED_PLANS
 from tests.support.ledger_asserts import assert_books_balance

@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 from stripe import WebhookSignature
 
-from paidup.domain.catalog import Catalogue, parse_catalogue
+from paidup.domain.catalog import Catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.client import API_VERSION
 

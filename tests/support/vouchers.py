@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paidup.domain.catalog import parse_catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.settings import PACKAGED_PLANS
 from tests.support.stripe_sandbox import StripeSide
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from paidup.domain.catalog import Rollover, parse_catalogue
+from paidup.domain.catalog import Rollover
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import ConfigurationError, InvalidInput, UnknownPlan
 from paidup.settings import PACKAGED_PLANS
 

@@ -13,7 +13,8 @@ from paidup.credits import ledger, reservations
 from paidup.credits.audit import audit_all
 from paidup.db.connection import open_database, write_transaction
 from paidup.db.models import Account, Correction, CreditGrant, EntryKind, LedgerEntry
-from paidup.domain.catalog import AfterRefund, parse_catalogue
+from paidup.domain.catalog import AfterRefund
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import Conflict, InsufficientCredits, InvalidInput, NotFound, UnknownPlan
 from paidup.operations.audit_log import Instruction, list_corrections
 from paidup.operations.corrections import Corrections, Gift, PaidBy

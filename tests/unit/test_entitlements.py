@@ -11,7 +11,7 @@ import pytest
 from paidup.credits import ledger
 from paidup.db.connection import write_transaction
 from paidup.db.models import Account, Subscription
-from paidup.domain.catalog import Catalogue, Plan, PlanPrice, parse_catalogue
+from paidup.domain.catalog import Catalogue, Plan, PlanPrice
 from paidup.domain.entitlements import (
     KnownSubscription,
     PaidInvoiceOf,
@@ -21,6 +21,7 @@ from paidup.domain.entitlements import (
     standing_of,
 )
 from paidup.domain.payment_facts import Source
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import ConfigurationError
 from paidup.payments import entitlements
 from paidup.payments.outcomes import Outcome

@@ -42,9 +42,10 @@ from paidup.db.models import (
 )
 from paidup.db.unit_accounts import AnyAccount, in_all_units, in_unit
 from paidup.domain.billing_months import months_between
-from paidup.domain.catalog import AfterRefund, Interval, StripePrice, parse_catalogue
+from paidup.domain.catalog import AfterRefund, Interval, StripePrice
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, LineFacts, PaymentFacts, Source
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import Conflict, InsufficientCredits, InvalidInput, NotFound
 from paidup.payments.outcomes import Outcome
 from paidup.payments.settlement import Settlement

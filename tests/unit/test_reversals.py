@@ -31,9 +31,10 @@ from paidup.db.models import (
     Reversal,
 )
 from paidup.db.models import ReversalKind as Kind
-from paidup.domain.catalog import AfterRefund, parse_catalogue
+from paidup.domain.catalog import AfterRefund
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.domain.reversals import Claim, Effect, ReversalFacts, claim, reason
 from paidup.errors import InsufficientCredits, KeyReused, ReservationOver
 from paidup.payments.outcomes import Outcome

@@ -24,10 +24,11 @@ from paidup.db.models import (
     Reservation,
     ReversalKind,
 )
-from paidup.domain.catalog import AfterRefund, Trust, parse_catalogue
+from paidup.domain.catalog import AfterRefund, Trust
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import IntentFacts, PaymentError, PaymentFacts, Source
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.domain.quotes import CreditPart, Quote
 from paidup.errors import ConfigurationError, InsufficientCredits
 from paidup.payments.settlement import Settlement

@@ -14,8 +14,9 @@ from paidup.credits.audit import Finding, audit_all
 from paidup.db.connection import connection, repeatable, write_transaction
 from paidup.db.models import Account, CreditGrant, EntryKind, LedgerEntry, Watermark
 from paidup.db.unit_accounts import in_unit, save_balance
-from paidup.domain.catalog import Interval, StripePrice, parse_catalogue
+from paidup.domain.catalog import Interval, StripePrice
 from paidup.domain.payment_facts import LineFacts
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.domain.quotes import quote
 from paidup.errors import ConfigurationError, Conflict, InvalidInput, KeyReused
 from paidup.operations import unit_names

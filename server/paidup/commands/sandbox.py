@@ -16,7 +16,8 @@ import uvicorn
 
 from paidup import __version__
 from paidup.commands.output import console, error_console
-from paidup.domain.catalog import Catalogue, Interval, parse_catalogue
+from paidup.domain.catalog import Catalogue, Interval
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import ConfigurationError
 from paidup.settings import ENV_FILE, Settings, load_settings
 from paidup.stripe_api.price_shapes import PLAN_METADATA_KEY

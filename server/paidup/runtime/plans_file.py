@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paidup.domain.catalog import Catalogue, parse_catalogue
+from paidup.domain.catalog import Catalogue
+from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import ConfigurationError
 
 
