@@ -137,7 +137,8 @@ class Sandbox:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.http = aiohttp.ClientSession()
+        # uvicorn closes a connection that was idle for 5 s: on a busy machine, while a request is on its way.
+        self.http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(keepalive_timeout=1))
         self.stripe = self.client()
 
     async def close(self) -> None:
