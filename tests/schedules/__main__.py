@@ -17,7 +17,7 @@ from paidup.db.connection import migrate
 from tests.bench.report import console
 from tests.schedules.run import run_part
 
-PART = 100
+PART = 250
 """How many schedules a process runs until it says what it has found."""
 
 
