@@ -30,6 +30,7 @@ from tests.support.contracts import checked_session
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving, serving_process, settings
 from tests.support.postgres import Databases
 from tests.support.processes import Child, free_port
+from tests.support.statement_plans import Scan, explaining
 from tests.support.stripe_sandbox import StripeSide
 
 # How long an example takes says how busy the machine is, and nothing about the property.
@@ -151,10 +152,22 @@ def sqlite_template(scratch: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def scans() -> Iterator[list[Scan]]:
+    """The product's statements, in this process, that read a whole table that grows."""
+    with explaining() as found:
+        yield found
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, in_memory: Path) -> Iterator[str]:
-    """A migrated, empty database of its own for each test; each such test runs on both kinds."""
+def database_url(request: pytest.FixtureRequest, in_memory: Path, scans: list[Scan]) -> Iterator[str]:
+    """A migrated, empty database of its own for each test; each such test runs on both kinds.
+
+    At the end, no statement of the product may have needed an index that there is none of.
+    """
     yield from _a_database(request, request.param, in_memory)
+    found, scans[:] = list(scans), []
+    assert not found, "no index serves these statements"
 
 
 @pytest.fixture

@@ -130,6 +130,7 @@ class Account(Model):
 
     class Meta:
         table = "accounts"
+        indexes = (ConditionalIndex(fields=("merged_into",), condition="merged_into IS NOT NULL"),)
 
 
 class StripeCustomer(Model):

@@ -223,7 +223,8 @@ def _portions(values: Sequence[T], size: int) -> Iterable[Sequence[T]]:
 async def _forget_outbound(person: Person) -> None:
     """The facts of events for the SaaS's own systems: what is still to be delivered has the balance alone."""
     await OutboundEvent.filter(account_id__in=person.accounts).update(data={})
-    await EventDelivery.filter(account_id__in=person.accounts).update(answer=None)
+    own = Subquery(OutboundEvent.filter(account_id__in=person.accounts).values("id"))
+    await EventDelivery.filter(event_id__in=own).update(answer=None)
     unclaimed = OutboundEvent.filter(type=OutboundEventType.CHECKOUT_UNCLAIMED.value, account_id__isnull=True)
     names = {*person.stripe_ids, *person.marks}
     for event in await unclaimed:

@@ -278,7 +278,7 @@ class Checkout:
     async def _subscribe(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:
             requested_at = self._clock()
-            currency = await self.currency(customer, price)
+            currency = await self.currency(account, customer, price)
             key = f"paidup-subscription-{key}-{currency}"
             made = await self._gateway.create_subscription(
                 customer, price, quantity, currency, account.external_id, key
@@ -293,7 +293,7 @@ class Checkout:
 
     async def _invoice(self, account: Account, price: str, quantity: int) -> Purchase:
         async def create(customer: str, key: str) -> StripeInvoice:
-            currency = await self.currency(customer, price)
+            currency = await self.currency(account, customer, price)
             key = f"paidup-top-up-{key}-{currency}"
             return await self._gateway.one_time_invoices.create(
                 customer, price, quantity, currency, account.external_id, key
@@ -301,12 +301,12 @@ class Checkout:
 
         return await self._create_fresh(account, price, quantity, create)
 
-    async def currency(self, customer: str, price: str) -> str:
+    async def currency(self, account: Account, customer: str, price: str) -> str:
         """The currency that the customer pays in, if the price is sold in it; else the price's own."""
         known = self._prices[price]
         with storage_errors():
-            newest = Invoice.filter(customer=customer).order_by("-created_at").only("id", "currency")
-            last = await newest.first()
+            paid_by = Invoice.filter(account_id=account.id, customer=customer)
+            last = await paid_by.order_by("-created_at").only("id", "currency").first()
         sold = last is not None and known.unit_amount_in(last.currency) is not None
         return last.currency if last is not None and sold else known.currency
 

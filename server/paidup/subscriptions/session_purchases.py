@@ -180,7 +180,7 @@ class SessionPurchases:
             customer=customer,
             price=price,
             quantity=wanted.quantity,
-            currency=await self._checkout.currency(customer, price),
+            currency=await self._checkout.currency(account, customer, price),
             external_id=account.external_id,
             top_up=wanted.plan if wanted.top_up else None,
             ui=wanted.ui,
