@@ -19,7 +19,7 @@ ASKS = "async def ask(connection, statement):\n    return await connection.fetch
 
 
 async def test_a_statement_that_no_index_serves_is_found(database_url: str, scans: list[Scan]) -> None:
-    """Whoever runs it; but of the product's only it is said to be a fault."""
+    """A test may run such a statement, the product may not."""
     in_product: dict[str, Any] = {}
     exec(compile(ASKS, f"{PRODUCT}/web/asks.py", "exec"), in_product)
     connection = await asyncpg.connect(database_url)
