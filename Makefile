@@ -73,6 +73,7 @@ bench: $(DEV) ## run all benchmarks against their floors (half an hour)
 	$(BIN)/python -m tests.bench.burst
 	$(BIN)/python -m tests.bench.reads
 	$(BIN)/python -m tests.bench.entitlements
+	$(BIN)/python -m tests.bench.verifications
 	$(BIN)/python -m tests.bench.returns
 	$(BIN)/python -m tests.bench.networks
 	$(BIN)/python -m tests.bench.tables --events 200000

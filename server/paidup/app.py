@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 from paidup.errors import ConfigurationError, PaidupError
 from paidup.key_sets import KeySet
 from paidup.runtime.clock import Clock, now
+from paidup.runtime.event_loop import measure_delays
 from paidup.runtime.tasks import cancel_tasks
 from paidup.services import delivering_events, open_services
 from paidup.settings import Settings, process_problems
@@ -79,10 +80,12 @@ def _lifespan(
             app.state.services = services
             app.state.sockets = sockets = endpoint.SocketServer(services)
             deadlines = asyncio.create_task(sockets.enforce_deadlines_forever(), name="socket-deadlines")
+            delays = measure_delays(services.metrics.event_loop_delay.observe)
+            measuring = asyncio.create_task(delays, name="event-loop-delay")
             try:
                 yield
             finally:
-                await cancel_tasks(deadlines)
+                await cancel_tasks(deadlines, measuring)
                 await sockets.close()
 
     return lifespan

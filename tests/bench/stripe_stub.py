@@ -28,7 +28,9 @@ _INTENTS = {OPEN: "requires_payment_method", PAID: "succeeded", PROCESSING: "pro
 class Stripe:
     """So many first invoices of a monthly plan; number n belongs to the customer `cus_n`."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, rest: dict[str, Any] | None = None) -> None:
+        """`rest`: what else each invoice says, so that it is as large as one of Stripe's."""
+        self._rest = rest or {}
         self.states = RawArray("b", count)
         """OPEN, PAID or PROCESSING."""
         self.asked = RawValue("q")
@@ -60,7 +62,7 @@ class Stripe:
     def invoice(self, number: int, payments: bool = False) -> dict[str, Any]:
         """In the API's shape; with its payments where they were asked for."""
         shown = an_invoice(number, self.created(number), self.states[number] == PAID)
-        return {**shown, **(self._payments(number) if payments else {})}
+        return {**self._rest, **shown, **(self._payments(number) if payments else {})}
 
     def _payments(self, number: int) -> dict[str, Any]:
         intent, paid = f"pi_{number:06d}", self.states[number] == PAID

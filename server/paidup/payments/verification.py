@@ -240,11 +240,15 @@ class Verification:
     async def _verify_leased(
         self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
     ) -> Settled:
+        settled: Settled | None = None
         try:
             facts = await self._read_facts(invoice, source, read)
-            return await self.settle(facts, source)
+            settled = await self.settle(facts, source)
+            return settled
         finally:
-            await self._shorten_lease(invoice)
+            final = settled is not None and settled.status is not None and settled.status.terminal
+            if not final:  # a final row is leased no more: see _OPEN
+                await self._shorten_lease(invoice)
 
     async def _read_facts(
         self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]

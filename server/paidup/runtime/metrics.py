@@ -10,6 +10,7 @@ from enum import StrEnum
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+DELAYS = (0.001, 0.0025, *SECONDS[:9])
 SOCKET_KINDS = ("invoice", "checkout", "account")
 """What a WebSocket, or another connection that waits, is on."""
 
@@ -81,6 +82,12 @@ class Metrics:
         )
 
     def _add_dependency_metrics(self) -> None:
+        self.event_loop_delay = Histogram(
+            "paidup_event_loop_delay_seconds",
+            "How late the event loop ran a timer, measured ten times a second.",
+            buckets=DELAYS,
+            registry=self.registry,
+        )
         self.up = self._gauge("paidup_up", "1 while this process can use the database or Redis.", "part")
         self.gaps = self._counter(
             "paidup_pubsub_gaps_total",
