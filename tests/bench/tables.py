@@ -51,11 +51,11 @@ INSERT INTO stripe_events (id, type, api_version, payload, source, received_at, 
 SELECT 'evt_' || n, 'invoice.paid', '{version}',
     replace(replace($payload${payload}$payload$, 'EVENT_ID', 'evt_' || n), 'CUSTOMER_ID',
         'cus_' || n / {each}) || md5(n::text),
-    'webhook', now() - interval '{days} days' * ({count} - n) / {count},
-    now() - interval '{days} days' * ({count} - n) / {count}, 1, 'settled'
+    'webhook', now() - interval '{days} days' * (1 - n::float / {count}),
+    now() - interval '{days} days' * (1 - n::float / {count}), 1, 'settled'
 FROM generate_series({first}, {last}) n;
 INSERT INTO timeline (invoice, at, event_type, detail)
-SELECT 'in_' || n / 2, now() - interval '{days} days' * (2 * {count} - n) / (2 * {count}),
+SELECT 'in_' || n / 2, now() - interval '{days} days' * (1 - n::float / (2 * {count})),
     'webhook_received', '{{"type": "invoice.paid"}}'
 FROM generate_series(2 * {first} - 1, 2 * {last}) n;
 """
