@@ -24,6 +24,7 @@ from paidup.db.connection import migrate
 from paidup.reconciliation import list_sweeps
 from tests.conftest import World
 from tests.support.contracts import checked_session
+from tests.support.paidup import Customer, status_with
 from tests.support.processes import Child, free_port
 from tests.support.read_counts import a_day_at_rest, activate, reads_of, renew
 from tests.support.stripe_sandbox import StripeSide
@@ -31,9 +32,10 @@ from tests.support.subscription_lifecycle import Life, a_life
 
 console = Console(width=100)
 OTHER_VERSION = "2024-06-20"
-ACTIVATIONS = 10
+ACTIVATIONS, AT_ONCE = 10, 60
 AT_REST = "a day at rest"
-LIMITS = {"one activation, the page open": 1, "one renewal": 1, AT_REST: 100}
+TOGETHER = f"{AT_ONCE} activations at once, webhooks dead"
+LIMITS = {"one activation, the page open": 1, "one renewal": 1, AT_REST: 100, TOGETHER: 66}
 """The most reads; those of Stripe are 10,000 a month."""
 MINUTE = timedelta(minutes=1)
 
@@ -101,9 +103,28 @@ async def _measure(life: Life) -> list[tuple[str, int]]:
     found.append((f"{ACTIVATIONS} activations, events of another version", other))
     await stripe.conditions(webhook_api_version=None)
     found.append((AT_REST, await reads(lambda: a_day_at_rest(lists))))
+    found.append((TOGETHER, await reads(await _paid_together(life))))
     with patch.object(list_sweeps, "webhooks_are_doubted", doubted):
         found.append(("a day, webhooks doubted all day", await reads(lambda: a_day_at_rest(lists, MINUTE))))
     return found
+
+
+async def _paid_together(life: Life) -> Callable[[], Awaitable[None]]:
+    """Customers have paid, and the events are lost. What is left is that all their pages wait at once."""
+    customers = [life.paidup.customer(f"c{number}") for number in range(AT_ONCE)]
+    purchases = [await customer.buy("pro") for customer in customers]
+    await life.stripe.conditions(webhook_drop=True)
+    for purchase in purchases:
+        await life.stripe.confirm(purchase["client_secret"])
+
+    async def wait(customer: Customer, purchase: Any) -> None:
+        async with customer.watch(purchase) as socket:
+            await status_with(socket, status="active")
+
+    async def all_wait() -> None:
+        await asyncio.gather(*map(wait, customers, purchases))
+
+    return all_wait
 
 
 def _print(found: list[tuple[str, int]]) -> None:

@@ -30,7 +30,12 @@ def test_windows_have_no_gaps_and_cover_every_invoice(created: list[int]) -> Non
 def test_a_window_holds_at_most_one_page() -> None:
     assert len(split_into_windows(range(10_000))) == 100
     count = module.MAX_CONCURRENT_WINDOWS
-    assert len(split_into_windows(range(10 * count))) == count
+    assert len(split_into_windows(range(50 * count))) == count
+
+
+def test_a_few_invoices_take_few_pages() -> None:
+    """Else these would be as many reads as verifying each by itself."""
+    assert [len(split_into_windows(range(count))) for count in (1, 20, 40, 60)] == [1, 2, 4, 6]
 
 
 def test_the_most_crowded_windows_come_first() -> None:

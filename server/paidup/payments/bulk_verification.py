@@ -47,6 +47,8 @@ MAX_CONCURRENT_WINDOWS = 12
 MAX_CONCURRENT_SETTLEMENTS = 8
 """The webhooks need connections to the database as well."""
 PAGE_SIZE = 100
+FEWEST_IN_WINDOW = 10
+"""Of the waiting invoices: a page for each few would be as many reads as verifying them one by one."""
 MAX_PAGES_PER_WINDOW = 20
 RECENT = timedelta(hours=1)
 """Older invoices are verified one by one: they are many pages away in the list."""
@@ -134,7 +136,7 @@ def split_into_windows(created: Sequence[int]) -> list[TimeWindow]:
     if not created:
         return []
     ordered = sorted(created)
-    step = max(1, min(PAGE_SIZE, len(ordered) // MAX_CONCURRENT_WINDOWS))
+    step = max(FEWEST_IN_WINDOW, min(PAGE_SIZE, len(ordered) // MAX_CONCURRENT_WINDOWS))
     begins = sorted(set(ordered[::step]))
     begins[0] -= CLOCK_LEEWAY_S
     windows = [TimeWindow(*pair) for pair in zip(begins, [*begins[1:], None], strict=True)]
