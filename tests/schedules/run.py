@@ -42,4 +42,5 @@ def run_part(seeds: range, template: Path) -> tuple[range, list[str]]:
     On uvloop, which goes on with tasks in asyncio's order and leaves a sixth more schedules a second.
     """
     configure_logging("CRITICAL", "console")
+    gc.set_threshold(50_000, 50, 50)  # little of what it looks through is garbage
     return seeds, uvloop.run(run_schedules(seeds, template))

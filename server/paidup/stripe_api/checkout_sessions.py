@@ -101,11 +101,8 @@ class CheckoutSessions:
 
     async def create(self, new: NewSession, key: str) -> StripeCheckoutSession:
         """An open session; the same one for the same `key`."""
-        params: Any = new.params()
-        made = await self._client.call(
-            "checkout.sessions.create", self._sessions.create_async, params, {"idempotency_key": key}
-        )
-        return decode_answer(StripeCheckoutSession, body_of(made))
+        body = await self._client.post("checkout.sessions.create", PATH, new.params(), key)
+        return decode_answer(StripeCheckoutSession, body)
 
     async def read(
         self,
@@ -133,10 +130,9 @@ class CheckoutSessions:
 
     async def expire(self, session: str, max_wait_s: float | None = None) -> StripeCheckoutSession:
         """End an open session, so that nobody can pay it. Raises StripeRefused where it is not open."""
-        expired = await self._client.call(
-            "checkout.sessions.expire", self._sessions.expire_async, session, max_wait_s=max_wait_s
-        )
-        return decode_answer(StripeCheckoutSession, body_of(expired))
+        path = f"{PATH}/{quote(session, safe='')}/expire"
+        body = await self._client.post("checkout.sessions.expire", path, {}, max_wait_s=max_wait_s)
+        return decode_answer(StripeCheckoutSession, body)
 
     async def list_complete(
         self, since: int, after: str | None = None, max_wait_s: float | None = None, until: int | None = None

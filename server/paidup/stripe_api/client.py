@@ -83,9 +83,23 @@ class RateLimitedClient:
         max_wait_s: float | None = None,
         slot_acquired: bool = False,
     ) -> str:
-        """The raw body of a GET. The SDK's objects, which are not used, would cost 5 ms for each invoice."""
+        """The raw body of a GET. The SDK's objects, which are not used, would cost 5 ms for an invoice."""
         call = partial(self._client.raw_request_async, "get", path, **params)
         answer: Any = await self.call(endpoint, call, max_wait_s=max_wait_s, slot_acquired=slot_acquired)
+        return str(answer.body)
+
+    async def post(
+        self,
+        endpoint: str,
+        path: str,
+        params: dict[str, Any],
+        key: str | None = None,
+        max_wait_s: float | None = None,
+    ) -> str:
+        """The raw body of a POST, with `key` as its idempotency key. As `read`, it makes no object of it."""
+        options = {"idempotency_key": key} if key else {}
+        call = partial(self._client.raw_request_async, "post", path, **params, **options)
+        answer: Any = await self.call(endpoint, call, max_wait_s=max_wait_s)
         return str(answer.body)
 
     async def send(self, endpoint: str, method: str, path: str, params: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ from paidup.stripe_api.schemas import (
 MAX_LINE_PAGES = 20
 MAX_SUBSCRIPTION_PAGES = 20
 READ_INVOICE = "invoices.retrieve"
+SUBSCRIPTIONS = "/v1/subscriptions"
 RUNNING = ("trialing", "active", "past_due", "unpaid", "paused")
 """The statuses of a subscription that has begun and not ended."""
 
@@ -89,13 +90,8 @@ class StripeGateway:
             "metadata": {ACCOUNT_METADATA_KEY: external_id},
             "expand": ["latest_invoice.confirmation_secret", "latest_invoice.payments"],
         }
-        made = await self._client.call(
-            "subscriptions.create",
-            self._client.v1.subscriptions.create_async,
-            params,
-            {"idempotency_key": key},
-        )
-        return decode_answer(StripeSubscription, body_of(made))
+        body = await self._client.post("subscriptions.create", SUBSCRIPTIONS, params, key)
+        return decode_answer(StripeSubscription, body)
 
     async def change_subscription(
         self, subscription: str, item: str, price: str, quantity: int, restart_cycle: bool, key: str
@@ -165,13 +161,9 @@ class StripeGateway:
         self, subscription: str, max_wait_s: float | None = None
     ) -> StripeSubscription:
         """One subscription as it is now. Raises StripeRefused with `resource_missing` where there is none."""
-        read = await self._client.call(
-            "subscriptions.retrieve",
-            self._client.v1.subscriptions.retrieve_async,
-            subscription,
-            max_wait_s=max_wait_s,
-        )
-        return decode_answer(StripeSubscription, body_of(read))
+        path = f"{SUBSCRIPTIONS}/{quote(subscription, safe='')}"
+        body = await self._client.read("subscriptions.retrieve", path, {}, max_wait_s)
+        return decode_answer(StripeSubscription, body)
 
     async def running_subscriptions(self, customer: str) -> list[StripeSubscription]:
         """All subscriptions of this customer that have begun and not ended, newest first.
@@ -193,8 +185,8 @@ class StripeGateway:
         params: Any = {"customer": customer, "limit": 100}
         if after:
             params["starting_after"] = after
-        page = await self._client.call("subscriptions.list", self._client.v1.subscriptions.list_async, params)
-        return decode_answer(ListOf[StripeSubscription], body_of(page))
+        body = await self._client.read("subscriptions.list", SUBSCRIPTIONS, params)
+        return decode_answer(ListOf[StripeSubscription], body)
 
     async def collect_invoice(self, invoice: str) -> StripeInvoice:
         """Finalise a draft and charge the saved card now, once, however often it is called. Two calls.
