@@ -70,11 +70,11 @@ def explaining() -> Iterator[list[Scan]]:
     execute = asyncpg.Connection._execute
 
     async def explained(connection: Any, query: str, args: Any, *rest: Any, **named: Any) -> Any:
-        if query not in known and query.lstrip().startswith(EXPLAINED):
+        new = query not in known and query.lstrip().startswith(EXPLAINED)
+        if new and (by := _product_frame()):
             known.add(query)
-            if by := _product_frame():
-                for table in await scanned_tables(connection, query, args):
-                    found.append(Scan(table, by, query))
+            for table in await scanned_tables(connection, query, args):
+                found.append(Scan(table, by, query))
         return await execute(connection, query, args, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
