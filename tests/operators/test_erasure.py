@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -206,11 +206,11 @@ async def test_what_changes_after_the_checks_is_seen_under_the_lock(
     )
     read, changes = erasure._events_about, [meanwhile]
 
-    async def read_and_change(*arguments: Any) -> AsyncIterator[str]:
-        async for event in read(*arguments):
-            yield event
+    async def read_and_change(*arguments: Any) -> erasure.EventsAbout:
+        found = await read(*arguments)
         while changes:
             await changes.pop()(account)
+        return found
 
     monkeypatch.setattr(erasure, "_events_about", read_and_change)
     with pytest.raises(Conflict, match=why_not):
@@ -218,6 +218,26 @@ async def test_what_changes_after_the_checks_is_seen_under_the_lock(
     assert await Account.exists(external_id=PERSON)
     assert (await StripeEvent.get(id="evt_done")).payload
     assert not await Correction.exists()
+
+
+async def test_events_are_read_in_portions_that_miss_none(
+    database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten million events take longer to read than a statement may; many have been handled at one moment."""
+    monkeypatch.setattr(erasure, "EVENTS_AT_ONCE", 2)
+    await Account.create(external_id=PERSON)
+    first = now() - timedelta(days=12)
+    for number in range(12):
+        at = first + timedelta(days=number // 5)
+        texts = {"payload": f'"{PERSON}"', "error": f"{PERSON}: parked", "dismissed_because": f"for {PERSON}"}
+        about = {name: text for place, (name, text) in enumerate(texts.items()) if number % 3 == place}
+        event = {"payload": "{}", "type": "invoice.paid", "received_at": at, "handled_at": at, **about}
+        await StripeEvent.create(id=f"evt_{number}", **event)
+    done = await erasure.erase(PERSON, why("T-erase"))
+    assert done.details["events"] == 4
+    assert await columns_that_name((PERSON,)) == set()
+    assert await StripeEvent.filter(error=erasure.ERASED).count() == 4
+    assert await StripeEvent.filter(dismissed_because=erasure.ERASED).count() == 4
 
 
 async def test_a_merge_and_a_purchase_after_the_checks_are_erased_as_well(

@@ -24,8 +24,8 @@ from paidup.db import models, outbound_models
 
 SMALL = frozenset({"event_endpoints", "prices", "watermarks", "stripe_reads"})
 """They have as many rows as there are endpoints, prices, sweeps or Stripe accounts."""
-ONCE = ("operations/erasure.py", "operations/unit_names.py")
-"""An erasure reads everything; the check of the plans file's units reads accounts when a process starts."""
+ONCE = ("operations/unit_names.py",)
+"""The check of the plans file's units reads all accounts when a process starts."""
 EXPLAINED = ("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")
 PRODUCT, TESTS = str(Path(paidup.__file__).parent), str(Path(__file__).parents[1])
 Plan = dict[str, Any]

@@ -295,7 +295,11 @@ class CheckoutSession(Model):
 
     class Meta:
         table = "checkout_sessions"
-        indexes = (Index(fields=("account_id", "status")), Index(fields=("duplicate_of",)))
+        indexes = (
+            Index(fields=("account_id", "status")),
+            Index(fields=("duplicate_of",)),
+            ConditionalIndex(fields=("client_reference",), condition="client_reference IS NOT NULL"),
+        )
 
 
 class CreditGrant(Model):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 from tortoise.expressions import Q, Subquery
+from tortoise.queryset import QuerySet
 
 from paidup.db.connection import connection, locked, storage_errors, write_transaction
 from paidup.db.models import (
@@ -43,8 +44,9 @@ from paidup.payments.current_subscriptions import ENDED
 from paidup.runtime.clock import now
 
 ERASED = "erased"
-IDS_AT_ONCE, WINDOW = 40, timedelta(days=1)
-"""How many ids are looked for at once, and in the events of what time."""
+IDS_AT_ONCE, EVENTS_AT_ONCE = 40, 2000
+"""How many ids one statement looks for, and in how many events."""
+FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 ROWS_AT_ONCE = 500
 TRIES = 3
 CLOCKS_DIFFER = timedelta(minutes=1)
@@ -57,6 +59,14 @@ UPDATE ledger_entries SET reference = account_id || ':erased-' || id,
 WHERE account_id IN ({ids}) AND kind IN ('spend', 'reserve', 'release')
 """
 _FORGET_RESERVATIONS = "UPDATE reservations SET key = 'erased-' || id WHERE account_id IN ({ids})"
+
+
+class EventsAbout(NamedTuple):
+    """Ids of stored events, by what of them names a person."""
+
+    payloads: list[str]
+    errors: list[str]
+    dismissals: list[str]
 
 
 class Person(msgspec.Struct, frozen=True):
@@ -95,7 +105,7 @@ async def erase(account: str, instruction: Instruction, also: Sequence[str] = ()
             if any(person.named_in(text) for text in _texts(msgspec.structs.asdict(wanted.instruction))):
                 raise InvalidInput("The reason and the key stay, so they must not name the person.")
             await _refuse_if_active(person)
-            events = [event async for event in _events_about(person)]
+            events = await _events_about(person)
         if done := await _erase(wanted, found.id, person, also, events, began):
             return done
     raise Conflict("Something of theirs has just changed, several times. Try again in a moment.")
@@ -134,30 +144,54 @@ def _listed(ids: Iterable[Any]) -> str:
     return ", ".join(str(id) for id in ids)
 
 
-async def _events_about(person: Person, since: datetime | None = None) -> AsyncIterator[str]:
-    """The stored events whose payload has one of their ids: all, or those received since then.
+async def _events_about(person: Person, since: datetime = FIRST) -> EventsAbout:
+    """The stored events that name the person: all, or those handled since then.
 
     Raises Conflict where one waits.
     """
-    first = None if since else await StripeEvent.exclude(payload="").order_by("received_at").first()
-    begin = since or (first.received_at if first else now())
+    waiting = await StripeEvent.filter(handled_at__isnull=True).values_list("id", flat=True)
+    for ids in _portions(waiting, EVENTS_AT_ONCE):
+        if named := await _payloads_about(person, StripeEvent.filter(id__in=ids)):
+            raise Conflict(f"Events about them wait. Replay or dismiss them first: {', '.join(named[:3])}.")
+    found = EventsAbout([], [], [])
+    async for rows in _handled_since(since):
+        found.payloads.extend(await _payloads_about(person, rows))
+        found.errors.extend(await _texts_about(person, rows, "error"))
+        found.dismissals.extend(await _texts_about(person, rows, "dismissed_because"))
+    return found
+
+
+async def _handled_since(begin: datetime) -> AsyncIterator[QuerySet[StripeEvent]]:
+    """Some at once, as they were handled: reading all of them takes longer than a statement may."""
+    more = True
+    while more:
+        rows = StripeEvent.filter(handled_at__gte=begin)
+        ends = rows.order_by("handled_at").offset(EVENTS_AT_ONCE).limit(1)
+        if more := bool(found := await ends.values_list("handled_at", flat=True)):
+            begin = max(cast(datetime, found[0]), begin + timedelta(microseconds=1))
+            rows = rows.filter(handled_at__lt=begin)
+        yield rows
+
+
+async def _payloads_about(person: Person, rows: QuerySet[StripeEvent]) -> list[str]:
+    """Those whose payload has one of their ids."""
     texts = [*person.stripe_ids, *(msgspec.json.encode(mark).decode()[1:-1] for mark in person.marks)]
-    while begin <= now():
-        window = StripeEvent.filter(received_at__gte=begin, received_at__lt=begin + WINDOW)
-        for some in _portions(texts, IDS_AT_ONCE):
-            about = Q(*(Q(payload__contains=f'"{text}"') for text in some), join_type=Q.OR)
-            rows = await window.filter(about).values_list("id", "handled_at")
-            if waiting := [str(id) for id, handled_at in rows if handled_at is None]:
-                named = ", ".join(waiting[:3])
-                raise Conflict(f"Events about them wait. Replay or dismiss them first: {named}.")
-            for id, _ in rows:
-                yield str(id)
-        begin += WINDOW
+    found: list[str] = []
+    for some in _portions(texts, IDS_AT_ONCE):
+        about = Q(*(Q(payload__contains=f'"{text}"') for text in some), join_type=Q.OR)
+        found += [str(id) for id in await rows.filter(about).values_list("id", flat=True)]
+    return found
+
+
+async def _texts_about(person: Person, rows: QuerySet[StripeEvent], column: str) -> list[str]:
+    """Those where a text of ours, or of an operator's, names the person."""
+    told = rows.filter(Q(*(Q(**{f"{column}__contains": mark}) for mark in person.marks), join_type=Q.OR))
+    return [str(id) for id, text in await told.values_list("id", column) if person.named_in(text)]
 
 
 @once
 async def _erase(
-    wanted: Request, account: int, person: Person, also: Sequence[str], events: list[str], began: datetime
+    wanted: Request, account: int, person: Person, also: Sequence[str], early: EventsAbout, began: datetime
 ) -> Corrected | None:
     """Erase what was found out, where it is still so under the lock of the accounts; else None."""
     async with write_transaction():
@@ -169,8 +203,10 @@ async def _erase(
         if await _person(account, also) != person:
             return None
         await _refuse_if_active(person)
-        late = [event async for event in _events_about(person, began - CLOCKS_DIFFER)]
-        events = list(dict.fromkeys([*events, *late]))
+        late = await _events_about(person, began - CLOCKS_DIFFER)
+        events = EventsAbout(
+            *(list(dict.fromkeys(both[0] + both[1])) for both in zip(early, late, strict=True))
+        )
         for row in rows:
             row.external_id = f"erased-{secrets.token_hex(12)}"
             await row.save(update_fields=["external_id"])
@@ -178,9 +214,9 @@ async def _erase(
         await connection().execute_query(_FORGET_ENTRIES.format(ids=ids))
         await connection().execute_query(_FORGET_RESERVATIONS.format(ids=ids))
         timeline = await _forget_payments(person)
-        payloads = await _forget_events(person, events)
+        payloads = await _forget_events(events)
         await _forget_outbound(person)
-        await _forget_corrections(person, set(events))
+        await _forget_corrections(person, set(events.payloads))
         survivor = next(row for row in rows if row.merged_into is None)
         counts = {"accounts": len(rows), "events": payloads, "timeline": timeline}
         return await record(wanted, survivor, now(), {}, {"account": ERASED}, counts)
@@ -198,21 +234,19 @@ async def _forget_payments(person: Person) -> int:
     return deleted
 
 
-async def _forget_events(person: Person, events: Sequence[str]) -> int:
+async def _forget_events(events: EventsAbout) -> int:
     changed = 0
-    for some in _portions(events, ROWS_AT_ONCE):
+    for some in _portions(events.payloads, ROWS_AT_ONCE):
         rows = StripeEvent.filter(id__in=some)
         emptied = await rows.filter(handled_at__not_isnull=True).update(payload="", error=None)
         if emptied < len(some):
             raise Conflict("An event about them was reopened meanwhile. Replay or dismiss it first.")
         changed += emptied
         await rows.filter(dismissed_because__not_isnull=True).update(dismissed_because=ERASED)
-    for mark in person.marks:
-        for column in ("error", "dismissed_because"):
-            rows = StripeEvent.filter(**{f"{column}__contains": mark}, handled_at__not_isnull=True)
-            named = [id for id, text in await rows.values_list("id", column) if person.named_in(text)]
-            for some in _portions(named, ROWS_AT_ONCE):
-                await StripeEvent.filter(id__in=some).update(**{column: ERASED})
+    for column, named in (("error", events.errors), ("dismissed_because", events.dismissals)):
+        for some in _portions(named, ROWS_AT_ONCE):
+            told = StripeEvent.filter(id__in=some, **{f"{column}__not_isnull": True})
+            await told.update(**{column: ERASED})
     return changed
 
 
