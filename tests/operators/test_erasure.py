@@ -231,7 +231,13 @@ async def test_events_are_read_in_portions_that_miss_none(
         at = first + timedelta(days=number // 5)
         texts = {"payload": f'"{PERSON}"', "error": f"{PERSON}: parked", "dismissed_because": f"for {PERSON}"}
         about = {name: text for place, (name, text) in enumerate(texts.items()) if number % 3 == place}
-        event = {"payload": "{}", "type": "invoice.paid", "received_at": at, "handled_at": at, **about}
+        event: dict[str, Any] = {
+            "payload": "{}",
+            "type": "invoice.paid",
+            "received_at": at,
+            "handled_at": at,
+            **about,
+        }
         await StripeEvent.create(id=f"evt_{number}", **event)
     done = await erasure.erase(PERSON, why("T-erase"))
     assert done.details["events"] == 4
