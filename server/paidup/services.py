@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from paidup.credits.move_batches import CreditMoves
 from paidup.db.applied_migrations import require_migrated
 from paidup.db.connection import open_database
 from paidup.db.postgres import Timeouts
@@ -163,6 +164,7 @@ class Services:
     subscriptions: SubscriptionSync
     events: Events
     accounts: Accounts
+    credit_moves: CreditMoves
     checkout: Checkout
     session_purchases: SessionPurchases
     plan_changes: PlanChanges
@@ -224,6 +226,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             subscriptions=payments.subscriptions,
             events=payments.events,
             accounts=Accounts(StripeCustomers(gateway, clock), payments.claims),
+            credit_moves=_credit_moves(stack, payments.settlement.publish_balance),
             checkout=checkout,
             session_purchases=SessionPurchases(gateway, prices, checkout, own, open_sessions),
             plan_changes=PlanChanges(prices, gateway, verification, checkout, subscriptions, own, clock),
@@ -255,6 +258,12 @@ async def _load_prices(settings: Settings, catalogue: Catalogue, gateway: Stripe
     prices = PriceCatalog(catalogue, gateway.account, settings.sells_at_stripes_prices)
     await prices.load()
     return prices
+
+
+def _credit_moves(stack: AsyncExitStack, publish_balance: PublishBalance) -> CreditMoves:
+    credit_moves = CreditMoves(publish_balance)
+    stack.push_async_callback(credit_moves.close)
+    return credit_moves
 
 
 def _claim_links(settings: Settings, checkouts: CheckoutVerification) -> ClaimLinks:

@@ -128,7 +128,9 @@ _keys = count(1)
 async def _insert(number: int) -> None:
     marks = "?, ?, ?" if is_sqlite() else "$1, $2, $3"
     values: list[Any] = [f"in_{number}", now(), "floor"]
-    await connection().execute_insert(f"INSERT INTO timeline (invoice, at, what) VALUES ({marks})", values)
+    await connection().execute_insert(
+        f"INSERT INTO timeline (invoice, at, event_type) VALUES ({marks})", values
+    )
 
 
 def _by_ledger(accounts: list[Account]) -> Op:

@@ -1,9 +1,9 @@
 """Processes that crash on purpose: `python -m tests.crash.driver die STEP` and `... sweep SECONDS`.
 
 `die` serves as `paidup serve` does, and is killed by SIGKILL at one step of the first settlement or
-webhook that comes. `sweep` is a fresh process whose clock is ahead, so that everything is due:
-one round of each sweep, and the end. Production code has no switch for either; its methods are
-wrapped here, before anything runs.
+webhook that comes, or of the first spends that are made together. `sweep` is a fresh process whose clock
+is ahead, so that everything is due: one round of each sweep, and the end. Production code has no switch
+for either; its methods are wrapped here, before anything runs.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ class Step(StrEnum):
     AFTER_PUBLISH = "after-publish"
     BEFORE_MARK = "before-mark"
     AFTER_MARK = "after-mark"
+
+
+class SpendStep(StrEnum):
+    """Where a process dies that makes several spends together."""
+
+    BEFORE_WRITE = "before-write"
+    AFTER_WRITE = "after-write"
+    """On SQLite: before the commit."""
+    AFTER_ALL = "after-all"
+    """After the commit, before any caller is answered."""
 
 
 def die(*_: Any) -> NoReturn:
@@ -91,6 +101,31 @@ def arm(step: Step) -> None:
             after(Events, "handle")
 
 
+def arm_spends(step: SpendStep) -> None:
+    """A spend that comes alone waits until two others do, which then are made together."""
+    from paidup.credits import account_states
+    from paidup.credits.move_batches import CreditMoves
+
+    make, write, several = CreditMoves._make_together, account_states.write_states, False
+
+    async def make_and_die(self: CreditMoves, moves: Any) -> Any:
+        nonlocal several
+        while len(moves) == 1 and len(self._together._waiting) < 2:
+            await asyncio.sleep(0.01)
+        several = len(moves) > 1
+        answers = await make(self, moves)
+        return die() if several else answers
+
+    async def write_and_die(states: Any) -> Any:
+        if several and step is SpendStep.BEFORE_WRITE:
+            die()
+        written = await write(states)
+        return die() if several and step is SpendStep.AFTER_WRITE else written
+
+    setattr(CreditMoves, "_make_together", make_and_die)  # noqa: B010 - replaced on purpose
+    setattr(account_states, "write_states", write_and_die)  # noqa: B010
+
+
 def _settled(result: Any) -> bool:
     return result is not None and str(result.outcome) == "settled"
 
@@ -130,7 +165,10 @@ def main(mode: str, argument: str) -> None:
     from paidup.settings import load_settings
     from paidup.uvicorn_server import serve
 
-    arm(Step(argument))
+    if argument in list(SpendStep):
+        arm_spends(SpendStep(argument))
+    else:
+        arm(Step(argument))
     serve(load_settings(), workers=1, factory="paidup.uvicorn_server:application")
 
 

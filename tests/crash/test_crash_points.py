@@ -11,7 +11,8 @@ import pytest
 
 from paidup.db.models import StripeEvent
 from tests.conftest import World
-from tests.crash.driver import Step
+from tests.crash.driver import SpendStep, Step
+from tests.support.factories import an_account, granted, three_sums
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Paidup, environment, status_with
 from tests.support.processes import Child, free_port
@@ -27,7 +28,7 @@ class Scene:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def doomed(self, step: Step) -> tuple[Child, Paidup]:
+    async def doomed(self, step: Step | SpendStep) -> tuple[Child, Paidup]:
         """A server in a process of its own that will be killed at `step`."""
         port = free_port()
         await self.world.deliver_to(port)
@@ -121,3 +122,22 @@ async def test_a_verification_whose_process_dies_at_any_step_is_taken_up_by_anot
         told = await status_with(socket, status="active")
     assert told["balance"] == 2000
     await assert_books_balance(grants=1)
+
+
+@pytest.mark.parametrize("step", SpendStep)
+async def test_spends_whose_process_dies_count_once_when_they_are_sent_again(
+    scene: Scene, step: SpendStep
+) -> None:
+    """No caller of the transaction is answered, and every key is sent to another server."""
+    other, account = await scene.world.server(webhooks=False), await an_account()
+    await granted(account, 100)
+    child, doomed = await scene.doomed(step)
+    keys = [f"job-{number}" for number in range(6)]
+    spends = [doomed.customer(account.external_id).spend(10, key) for key in keys]
+    answers = await asyncio.gather(*spends, return_exceptions=True)
+    await wait_until(lambda: dead(child))
+    assert sum(isinstance(answer, aiohttp.ClientError) for answer in answers) > 1
+    for key in keys * 2:
+        status, _ = await other.customer(account.external_id).spend(10, key)
+        assert status == 200
+    assert await three_sums(account.id) == (40, 40, 40)

@@ -30,7 +30,7 @@ from paidup.client import (
 )
 from paidup.client.async_methods import AsyncMethods
 from paidup.client.errors import ERRORS
-from paidup.credits import reservations
+from paidup.credits import account_states
 from paidup.mounting import InProcess
 from tests.support.checkout_shop import EXTRA, CheckoutShop
 from tests.support.contracts import OPENAPI, document
@@ -254,7 +254,7 @@ async def test_a_fault_of_the_server_is_typed(api: Any, monkeypatch: pytest.Monk
     async def broken(*_: Any) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(reservations, "spend", broken)
+    monkeypatch.setattr(account_states, "read_states", broken)
     await refusal(InternalServerError, api.spend("ada", 5, "k"))
 
 

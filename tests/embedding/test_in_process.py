@@ -22,7 +22,7 @@ from paidup.client import (
     NotAuthenticatedError,
     ReservationClosedError,
 )
-from paidup.credits import reservations
+from paidup.credits import account_states
 from paidup.db.models import Account
 from paidup.errors import ConfigurationError
 from paidup.mounting import InProcess, create_app, running
@@ -113,18 +113,18 @@ async def test_middleware_for_clients_does_not_see_the_hosts_own_calls(configure
 
 async def test_a_call_that_is_given_up_goes_on(configured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """At its deadline, or because its caller left: as over HTTP, the same key then gives its result."""
-    wait, spend = asyncio.Event(), reservations.spend
+    wait, read = asyncio.Event(), account_states.read_states
 
     async def slow(*arguments: Any) -> Any:
         await wait.wait()
-        return await spend(*arguments)
+        return await read(*arguments)
 
     async with running(app := create_app(configured)) as patient:
         assert (await patient.credits("ada")).balance == 0
         ada = await Account.get(external_id="ada")
         ada.stripe_customer = "cus_ada"
         await granted(ada, 100)
-        monkeypatch.setattr(reservations, "spend", slow)
+        monkeypatch.setattr(account_states, "read_states", slow)
         async with InProcess(app, deadline_s=0.1) as hasty:
             with pytest.raises(APIConnectionError):
                 await hasty.spend("ada", 30, "a")

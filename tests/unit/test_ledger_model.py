@@ -28,6 +28,8 @@ from hypothesis.stateful import (
 )
 
 from paidup.credits import corrections, ledger, reservations
+from paidup.credits.move_batches import CreditMoves
+from paidup.credits.requested_moves import Commit, Move, Release, Reserve, Spend
 from paidup.credits.reversals import ReversalNews
 from paidup.db.connection import open_database, write_transaction
 from paidup.db.models import (
@@ -160,6 +162,7 @@ class Histories(RuleBasedStateMachine):
         text = CATALOGUE.format(after=after, trial=TRIAL, year=YEAR_PRICE, terms="\n".join(terms))
         catalogue = parse_catalogue(text.encode())
         self.at, self.keys_made = BEGIN, 0
+        self.moves = CreditMoves(ignore_balance)
         self.looked = True
         self.settlement = Settlement(
             catalogue, PRICES, untold, ignore_balance, Timeline(), Metrics(), lambda: at_unix(self.at)
@@ -210,16 +213,20 @@ class Histories(RuleBasedStateMachine):
         key = (["a"] * 3 + self.customers[who].reserved)[-1 - nth]
         return key, self.customers[who].unit_of(key)
 
-    @rule(who=who, key=keys, credits=some, unit=units)
-    def spend(self, who: int, key: str, credits: int, unit: str) -> None:
+    @rule(who=who, key=keys, credits=some, unit=units, batched=st.booleans())
+    def spend(self, who: int, key: str, credits: int, unit: str, batched: bool = True) -> None:
         key = self.key(key)
 
         async def move(account: AnyAccount) -> Any:
-            done = await reservations.spend(account, credits, key, at_unix(self.at))
+            if batched:
+                done = await self.asked(Spend(account.id, unit, credits, key, at_unix(self.at)))
+            else:
+                done = await reservations.spend(account, credits, key, at_unix(self.at))
             return done.balance, done.credits
 
         other = self.customers[who].models["" if unit else "images"]
-        self.both(who, unit, move, lambda model: model.spend(key, credits, self.at), used=key in other.spends)
+        used = key in other.spends
+        self.both(who, unit, move, lambda model: model.spend(key, credits, self.at), used, batched=batched)
 
     @rule(
         who=who,
@@ -228,43 +235,54 @@ class Histories(RuleBasedStateMachine):
         hours=st.sampled_from([1, 24, 24 * 40]),
         share=st.booleans(),
         unit=units,
+        batched=st.booleans(),
     )
-    def reserve(self, who: int, key: str, credits: int, hours: int, share: bool, unit: str) -> None:
+    def reserve(
+        self, who: int, key: str, credits: int, hours: int, share: bool, unit: str, batched: bool = True
+    ) -> None:
         balance = self.customers[who].models[unit].balance
-        self._reserve(who, self.key(key), balance if share and balance > 0 else credits, hours, unit)
+        self._reserve(who, self.key(key), balance if share and balance > 0 else credits, hours, unit, batched)
 
-    def _reserve(self, who: int, key: str, credits: int, hours: int, unit: str) -> None:
+    def _reserve(self, who: int, key: str, credits: int, hours: int, unit: str, batched: bool = True) -> None:
         ends = at_unix(self.at) + timedelta(hours=hours)
 
         async def move(account: AnyAccount) -> Any:
-            made = await reservations.reserve(account, credits, key, ends, at_unix(self.at))
+            if batched:
+                made = await self.asked(Reserve(account.id, unit, credits, key, ends, at_unix(self.at)))
+            else:
+                made = await reservations.reserve(account, credits, key, ends, at_unix(self.at))
             return made.balance, int(made.expires_at.timestamp())
 
         customer = self.customers[who]
         used = key in customer.models["" if unit else "images"].reservations
-        self.both(who, unit, move, lambda model: model.reserve(key, credits, hours * HOUR_S, self.at), used)
+        expected = lambda model: model.reserve(key, credits, hours * HOUR_S, self.at)  # noqa: E731
+        self.both(who, unit, move, expected, used, batched=batched)
         if key not in customer.reserved and key in customer.models[unit].reservations:
             customer.reserved.append(key)
 
-    @rule(who=who, nth=st.integers(0, 2), percent=st.integers(0, 110))
-    def commit(self, who: int, nth: int, percent: int) -> None:
+    @rule(who=who, nth=st.integers(0, 2), percent=st.integers(0, 110), batched=st.booleans())
+    def commit(self, who: int, nth: int, percent: int, batched: bool = True) -> None:
         key, unit = self.reserved(who, nth)
         known = self.customers[who].models[unit].reservations.get(key)
         credits = (known.credits if known else 10) * percent // 100
 
         async def move(account: AnyAccount) -> Any:
+            if batched:
+                return (await self.asked(Commit(account.id, key, credits, at_unix(self.at)))).balance
             return (await reservations.commit(account, key, credits, at_unix(self.at))).balance
 
-        self.both(who, unit, move, lambda model: model.commit(key, credits, self.at), from_="")
+        self.both(who, "", move, lambda model: model.commit(key, credits, self.at), of=unit, batched=batched)
 
-    @rule(who=who, nth=st.integers(0, 2))
-    def release(self, who: int, nth: int) -> None:
+    @rule(who=who, nth=st.integers(0, 2), batched=st.booleans())
+    def release(self, who: int, nth: int, batched: bool) -> None:
         key, unit = self.reserved(who, nth)
 
         async def move(account: AnyAccount) -> Any:
+            if batched:
+                return (await self.asked(Release(account.id, key, at_unix(self.at)))).balance
             return (await reservations.release(account, key, at_unix(self.at))).balance
 
-        self.both(who, unit, move, lambda model: model.release(key, self.at), from_="")
+        self.both(who, "", move, lambda model: model.release(key, self.at), of=unit, batched=batched)
 
     @rule(who=who, nth=st.integers(0, 2), percent=st.sampled_from([100, 100, 99]))
     def reserve_again(self, who: int, nth: int, percent: int) -> None:
@@ -352,23 +370,31 @@ class Histories(RuleBasedStateMachine):
         move: Callable[[AnyAccount], Awaitable[Any]],
         expect: Callable[[Model], Any],
         used: bool = False,
-        from_: str | None = None,
+        of: str | None = None,
+        batched: bool = False,
     ) -> None:
-        """Move credits of this unit in both. `used`: its key was used for the other unit before.
+        """Move credits in both. `unit`: in which the account is passed. `used`: its key was used for another.
 
-        `from_`: the unit in which the account is passed, where the reservation says which one it is.
+        `of`: the unit of the reservation. `batched`: `move` locks the account itself.
         """
         customer = self.customers[who]
         try:
-            expected = "KeyReused" if used else expect(customer.models[unit])
+            expected = "KeyReused" if used else expect(customer.models[unit if of is None else of])
         except Refused as refused:
             expected = str(refused)
-        passed = unit if from_ is None else from_
-        assert self.run(self.moved(customer.account, passed, move)) == expected
+        assert self.run(self.moved(customer.account, unit, move, batched)) == expected
         self.looked = True
 
-    async def moved(self, account: Account, unit: str, move: Callable[[AnyAccount], Awaitable[Any]]) -> Any:
+    async def asked(self, move: Move) -> Any:
+        """As the API makes it."""
+        return (await self.moves(move)).result
+
+    async def moved(
+        self, account: Account, unit: str, move: Callable[[AnyAccount], Awaitable[Any]], batched: bool
+    ) -> Any:
         try:
+            if batched:
+                return await move(account)
             async with write_transaction():
                 return await move(in_unit(await ledger.lock_account(account.id), unit))
         except (Conflict, InsufficientCredits, InvalidInput, NotFound) as error:

@@ -1,8 +1,9 @@
 """The ledger: posts every movement of credits as one entry, exactly once.
 
 The only code that changes a balance. Each function runs inside the caller's write transaction, on a
-locked account, so two processes change one balance in turn. Whether to grant or to reverse is decided in
-`payments/settlement.py` and `reversals.py`. An entry's outbound events are written with it.
+locked account, so two processes change one balance in turn; or adds to the caller's `writes`, which may be
+decided without the lock where they are only written if nothing has changed. Whether to grant or to reverse is
+decided in `payments/settlement.py` and `reversals.py`. An entry's outbound events are written with it.
 
 An account is passed in one unit (`db/unit_accounts.py`), and no function touches credits of another.
 
@@ -214,6 +215,16 @@ async def live_grants(account: AnyAccount, at: datetime) -> list[CreditGrant]:
     return sorted((g for g in live if g.state is GrantState.LIVE and g.remaining), key=moves.spending_order)
 
 
+def spendable(live: Sequence[CreditGrant], at: datetime) -> list[CreditGrant] | None:
+    """What `live_grants` returns of an account whose grants with credits are `live`, all of one unit.
+
+    None where some of them have to be ended first.
+    """
+    if any(is_over(grant, at) for grant in live) or _beyond_cap(live):
+        return None
+    return sorted((grant for grant in live if grant.remaining), key=moves.spending_order)
+
+
 async def expire_due(account: AnyAccount, at: datetime) -> None:
     """End the grants that expire by `at`; each end is an entry."""
     await live_grants(account, at)
@@ -296,6 +307,19 @@ async def post_entry(
     writes = UnitOfWork()
     _post(writes, account, _entry(kind, credits, reference, reason, at), about)
     await writes.send()
+
+
+def add_entry(
+    writes: UnitOfWork,
+    account: AnyAccount,
+    kind: EntryKind,
+    credits: int,
+    reference: str,
+    reason: str,
+    at: datetime,
+) -> None:
+    """Like `post_entry`, added to `writes`."""
+    _post(writes, account, _entry(kind, credits, reference, reason, at), None)
 
 
 def _entry(kind: EntryKind, credits: int, reference: str, reason: str, at: datetime | None) -> LedgerEntry:

@@ -52,17 +52,30 @@ async def settle_debt(account: AnyAccount, changed: Sequence[CreditGrant], debt:
 
 async def debit_grants(grants: Iterable[CreditGrant], credits: int) -> list[GrantPortion]:
     """Take `credits` from these grants in turn. The caller has checked that they hold enough."""
+    taken = take(grants, credits)
+    for source, _ in taken:
+        await source.save(update_fields=["remaining"])
+    return [(source.id, portion) for source, portion in taken]
+
+
+def take(grants: Iterable[CreditGrant], credits: int) -> list[tuple[CreditGrant, int]]:
+    """As `debit_grants`, without saving them: those that gave some, and how many."""
     sources = []
     for source in grants:
         taken = min(credits, source.remaining)
         if taken:
             source.remaining -= taken
             credits -= taken
-            await source.save(update_fields=["remaining"])
-            sources.append((source.id, taken))
+            sources.append((source, taken))
         if credits == 0:
             return sources
     raise AssertionError("the balance says more than the live grants hold")
+
+
+def put_back(portions: Iterable[tuple[CreditGrant, int]]) -> None:
+    """Return credits to live grants that have room for them, without saving these."""
+    for grant, credits in portions:
+        grant.remaining += credits
 
 
 async def return_credits(
@@ -102,10 +115,15 @@ def _refill_order(grant: CreditGrant) -> tuple[bool, tuple[bool, float, int]]:
     return (grant.state is GrantState.LIVE, spending_order(grant))
 
 
+def capacity_of(grant: CreditGrant) -> int:
+    """How many credits can return to the grant."""
+    capacity: int = grant.credits - grant.remaining - grant.frozen - grant.expired
+    return max(0, capacity)
+
+
 async def _refill(grant: CreditGrant, credits: int, at: datetime) -> int:
     """Return credits to the grant up to its capacity; returns the rest."""
-    capacity = grant.credits - grant.remaining - grant.frozen - grant.expired
-    returned: int = min(credits, max(0, capacity))
+    returned = min(credits, capacity_of(grant))
     if returned:
         grant.remaining += returned
         if grant.state is GrantState.EXPIRED:  # it may have ended before its expires_at

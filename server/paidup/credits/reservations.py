@@ -21,6 +21,9 @@ from paidup.db.models import EntryKind, LedgerEntry, Reservation, ReservationSta
 from paidup.db.unit_accounts import AnyAccount, in_unit
 from paidup.errors import InsufficientCredits, InvalidInput, KeyReused, NotFound, ReservationOver
 
+SPENT_FOR = "reserved earlier"
+"""The reason of a commit's spend, where it names none."""
+
 
 class Reserved(msgspec.Struct, frozen=True):
     """The result of a reservation; while it is held, the same key gives the same. `unit` as of a spend."""
@@ -59,7 +62,7 @@ async def reserve(
         expires_at=expires_at,
     )
     account.held = await _sum_held(account)
-    await ledger.post_entry(account, EntryKind.RESERVE, -credits, _reference(row), "reserved", at=at)
+    await ledger.post_entry(account, EntryKind.RESERVE, -credits, reference_of(row), "reserved", at=at)
     return Reserved(key, credits, expires_at, account.balance, account.unit or msgspec.UNSET)
 
 
@@ -130,7 +133,7 @@ async def _repeat_reservation(row: Reservation, account: AnyAccount, credits: in
     if (row.credits, row.unit) != (credits, account.unit):
         raise KeyReused(row.key, row.credits, row.unit)
     _assert_held(row, at)
-    taken = await LedgerEntry.get(kind=EntryKind.RESERVE, reference=_reference(row))
+    taken = await LedgerEntry.get(kind=EntryKind.RESERVE, reference=reference_of(row))
     return Reserved(row.key, credits, row.expires_at, taken.balance_after, row.unit or msgspec.UNSET)
 
 
@@ -161,19 +164,19 @@ async def _end(
     """Return unused credits, and post the release and the spend, with `spent_for` as its reason."""
     await ledger.expire_due(account, at)  # so that the result does not depend on the last expiry run
     reversed_invoices = await reversals.invoices_with_reversals(account)
-    unused = _unused(row.sources, row.credits - used)
+    unused = unused_of(row.sources, row.credits - used)
     returned = await reversals.claim_returned(reversed_invoices, unused, row.id)
     await moves.return_credits(account, returned.sources, at, returned.owed)
     reason = {ReservationState.EXPIRED: "reservation expired"}.get(state, f"reservation {state}")
     account.held = await _sum_held(account, besides=row)
-    await ledger.post_entry(account, EntryKind.RELEASE, row.credits, _reference(row), reason, at=at)
+    await ledger.post_entry(account, EntryKind.RELEASE, row.credits, reference_of(row), reason, at=at)
     if state is ReservationState.EXPIRED:  # the others are the backend's own calls
         await write_expired_reservation(account, row.credits, row.key)
     await reversals.apply_returned(account, reversed_invoices, returned.reversed, row.id, at)
     await ledger.expire_due(account, at)  # credits returned to an ended grant expire again
     if used:
-        spent_for = spent_for or "reserved earlier"
-        await ledger.post_entry(account, EntryKind.SPEND, -used, _spend_reference(row), spent_for, at=at)
+        spent_for = spent_for or SPENT_FOR
+        await ledger.post_entry(account, EntryKind.SPEND, -used, spend_reference(row), spent_for, at=at)
     row.state, row.used = state, used
     await row.save(update_fields=["state", "used"])
 
@@ -190,7 +193,7 @@ async def _sum_held(account: AnyAccount, besides: Reservation | None = None) -> 
     return int(found["held"] or 0)
 
 
-def _unused(sources: Sequence[GrantPortion], credits: int) -> list[GrantPortion]:
+def unused_of(sources: Sequence[GrantPortion], credits: int) -> list[GrantPortion]:
     """The last `credits` of `sources`, the last first: credits are used in the order they were taken."""
     unused = []
     for grant_id, taken in reversed(sources):
@@ -205,16 +208,16 @@ async def _balance_after(account: AnyAccount, row: Reservation) -> int:
     """The balance after the commit; the current one if nothing was used."""
     balance: int = account.balance
     if row.used:
-        spent = await LedgerEntry.get(kind=EntryKind.SPEND, reference=_spend_reference(row))
+        spent = await LedgerEntry.get(kind=EntryKind.SPEND, reference=spend_reference(row))
         balance = spent.balance_after
     return balance
 
 
-def _reference(row: Reservation) -> str:
+def reference_of(row: Reservation) -> str:
     return f"{row.account_id}:{row.key}"
 
 
-def _spend_reference(row: Reservation) -> str:
+def spend_reference(row: Reservation) -> str:
     # A plain spend's reference begins with a number, so no caller's key can collide with it.
     return f"reservation:{row.account_id}:{row.key}"
 

@@ -53,7 +53,7 @@ async def insert_many(model: type[Model], columns: Sequence[str], rows: Sequence
     if is_sqlite():
         await model.bulk_create([model(**dict(zip(columns, row, strict=True))) for row in rows])
     else:
-        await connection().execute_query(_insert_sql(model, tuple(columns)), _to_arrays(model, columns, rows))
+        await connection().execute_query(_insert_sql(model, tuple(columns)), to_arrays(model, columns, rows))
 
 
 async def insert_missing(
@@ -70,14 +70,14 @@ async def insert_missing(
     )
     # In a WITH: Tortoise takes the answer to a statement that begins with INSERT for a row count.
     query = f"WITH new AS ({query}) SELECT * FROM new"
-    _, found = await connection().execute_query(query, _to_arrays(model, columns, rows))
+    _, found = await connection().execute_query(query, to_arrays(model, columns, rows))
     return {cells[0] for cells in found}
 
 
 @cache
 def _insert_sql(model: type[Model], columns: tuple[str, ...]) -> str:
     names = quote_names(columns)
-    return f'INSERT INTO "{model._meta.db_table}" ({names}) SELECT * FROM {_unnest_sql(model, columns)}'
+    return f'INSERT INTO "{model._meta.db_table}" ({names}) SELECT * FROM {unnest_sql(model, columns)}'
 
 
 async def update_many(
@@ -98,7 +98,7 @@ async def update_many(
         await connection().execute_many(query, [list(row) for row in rows])
     else:
         query = _update_sql(model, changes, where, tuple(columns), skip_locked)
-        await connection().execute_query(query, _to_arrays(model, columns, rows))
+        await connection().execute_query(query, to_arrays(model, columns, rows))
 
 
 @cache
@@ -112,7 +112,7 @@ def _update_sql(
     model: type[Model], changes: str, where: str, columns: tuple[str, ...], skip_locked: bool
 ) -> str:
     table, key = model._meta.db_table, model._meta.db_pk_column
-    ctes = f"given AS (SELECT * FROM {_unnest_sql(model, columns)} AS given({', '.join(columns)}))"
+    ctes = f"given AS (SELECT * FROM {unnest_sql(model, columns)} AS given({', '.join(columns)}))"
     source = "given"
     if skip_locked:
         ctes += f""", free AS (SELECT given.* FROM given JOIN {table} USING ({key})
@@ -123,9 +123,10 @@ def _update_sql(
     return query.format(**{name: f"{source}.{name}" for name in columns})
 
 
-def _unnest_sql(model: type[Model], columns: Sequence[str]) -> str:
+def unnest_sql(model: type[Model], columns: Sequence[str], first: int = 1) -> str:
+    """Rows of these columns, from `to_arrays` as the parameters from `first` on."""
     types = [_array_type(model._meta.fields_map[name]) for name in columns]
-    return f"unnest({', '.join(f'${number}::{each}' for number, each in enumerate(types, start=1))})"
+    return f"unnest({', '.join(f'${number}::{each}' for number, each in enumerate(types, start=first))})"
 
 
 def _array_type(field: Any) -> str:
@@ -136,15 +137,17 @@ def _array_type(field: Any) -> str:
             return "jsonb[]"
         case fields.IntField():  # includes BigIntField
             return "bigint[]"
+        case fields.BooleanField():
+            return "boolean[]"
         case _:
             assert issubclass(field.field_type, str)
             return "text[]"
 
 
-def _to_arrays(model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+def to_arrays(model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """The values of `rows`, column by column."""
     by_row = [to_parameters(model, dict(zip(columns, row, strict=True))) for row in rows]
-    return [list(values) for values in zip(*by_row, strict=True)]
+    return [list(values) for values in zip(*by_row, strict=True)] if rows else [[] for _ in columns]
 
 
 def to_parameters(model: type[Model], values: Mapping[str, Any]) -> list[Any]:

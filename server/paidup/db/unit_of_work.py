@@ -146,6 +146,16 @@ class UnitOfWork:
     def empty(self) -> bool:
         return not (self._inserts or self._changed or self._updates)
 
+    @property
+    def inserted(self) -> list[Row]:
+        """The rows to insert."""
+        return [insert.row for insert in self._inserts]
+
+    @property
+    def changed(self) -> list[Row]:
+        """The rows to update, of those that were read."""
+        return [row for row, _ in self._changed.values()]
+
     async def send(self) -> None:
         """Write it all in the caller's transaction. Raises tortoise's IntegrityError."""
         if self.empty:
@@ -218,7 +228,7 @@ def _assignments(columns: tuple[str, ...]) -> str:
 
 
 @cache
-def _insert_columns(model: type[Model]) -> tuple[str, ...]:
+def insert_columns(model: type[Model]) -> tuple[str, ...]:
     generated = model._meta.db_pk_column if model._meta.pk.generated else None
     return tuple(name for name in columns_of(model) if name != generated)
 
@@ -233,7 +243,7 @@ def _insert_parameters(row: Row, references: dict[str, Row]) -> list[Any]:
     model: type[Model] = type(row)
     for name in _created_at_fields(model):
         model._meta.fields_map[name].to_db_value(getattr(row, name), row)  # sets it if it is not set
-    names = [name for name in _insert_columns(model) if name not in references]
+    names = [name for name in insert_columns(model) if name not in references]
     return to_parameters(model, {name: getattr(row, name) for name in names})
 
 
@@ -249,7 +259,7 @@ def _write_sql(
     """
     steps, first, source = [], 1, " FROM unchanged" if read else ""
     for number, (model, references) in enumerate(inserts):
-        names, other = _insert_columns(model), dict(references)
+        names, other = insert_columns(model), dict(references)
         values = _number([name for name in names if name not in other], first)
         first += len(values)
         values |= {name: f"(SELECT id FROM insert{position})" for name, position in references}

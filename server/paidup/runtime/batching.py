@@ -26,18 +26,27 @@ class BatchExecutor(Generic[T, R]):
     """`do` takes several items and returns a result for each, in order.
 
     Where it fails for a batch, it is called for each item by itself, so that one bad item fails alone.
-    The queue is bounded by its callers, since each waits for its own item. Do not call it within a
-    transaction: the batch's task would run inside of it.
+    The queue is bounded by its callers, since each waits for its own item, and by `max_waiting`. An item
+    whose caller is cancelled before its turn is left out. Do not call it within a transaction: the batch's
+    task would run inside of it.
     """
 
-    def __init__(self, do: Callable[[Sequence[T]], Awaitable[Sequence[R]]], max_items: int = 100) -> None:
+    def __init__(
+        self,
+        do: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        max_items: int = 100,
+        max_waiting: int | None = None,
+    ) -> None:
         self._do = do
         self._max_items = max_items
+        self._max_waiting = max_waiting
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, item: T) -> R:
-        """The result for `item`. Raises what `do` raises."""
+        """The result for `item`. Raises what `do` raises, and asyncio.QueueFull."""
+        if self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
+            raise asyncio.QueueFull
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         if self._task is None:
@@ -54,7 +63,8 @@ class BatchExecutor(Generic[T, R]):
             while self._waiting:
                 batch = self._waiting[: self._max_items]
                 del self._waiting[: self._max_items]
-                await self._run_batch(batch)
+                if batch := [each for each in batch if not each[1].done()]:  # else its caller was cancelled
+                    await self._run_batch(batch)
         finally:
             self._task = None
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paidup.db.accounts import surviving
-from paidup.db.connection import storage_errors
+from paidup.db.bulk import quote_names, select_by_keys
+from paidup.db.connection import is_sqlite, storage_errors
+from paidup.db.instances import columns_of, row_of
 from paidup.db.models import Account
-from paidup.db.unit_of_work import read_rows
 from paidup.payments.claims import Claims
+from paidup.runtime.batching import BatchExecutor
 from paidup.subscriptions.customers import StripeCustomers
 
 
@@ -14,6 +18,7 @@ class Accounts:
     def __init__(self, customers: StripeCustomers, claims: Claims) -> None:
         self._customers = customers
         self._claims = claims
+        self._find = BatchExecutor(_find_many)  # requests that come together read theirs by one statement
 
     async def get(self, external_id: str, stripe_customer: str | None = None) -> Account:
         """A user's account; `stripe_customer` is added to its customers.
@@ -22,7 +27,7 @@ class Accounts:
         customer), StorageUnavailable.
         """
         with storage_errors():
-            found, created = await _find(external_id), False
+            found, created = await self._find(external_id), False
             if found is None:
                 found, created = await Account.get_or_create(external_id=external_id)
             account = await surviving(found)
@@ -35,6 +40,10 @@ class Accounts:
         return account
 
 
-async def _find(external_id: str) -> Account | None:
-    found = await read_rows("accounts.external_id = $1", [external_id], Account)
-    return found[0] if found else None
+async def _find_many(external_ids: Sequence[str]) -> list[Account | None]:
+    sqlite, columns = is_sqlite(), columns_of(Account)
+    query = f"SELECT {quote_names(columns)} FROM accounts WHERE external_id"  # noqa: S608 - names of columns
+    named = columns.index("external_id")
+    found = {cells[named]: cells async for cells in select_by_keys(query, external_ids)}
+    rows = [found.get(external_id) for external_id in external_ids]
+    return [row_of(Account, cells, sqlite) if cells else None for cells in rows]  # of its own for each

@@ -12,25 +12,22 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from paidup.credits import reservations
-from paidup.credits.ledger import Spent, ends_at
-from paidup.credits.reservations import Reserved
-from paidup.db.connection import repeatable
+from paidup.credits.ledger import ends_at
+from paidup.credits.requested_moves import Commit, Moved, Release, Reserve, Spend
 from paidup.db.models import Account, CreditGrant
-from paidup.db.unit_accounts import AnyAccount, in_unit
+from paidup.db.unit_accounts import AnyAccount
 from paidup.domain.units import DEFAULT_UNIT, MAX_UNIT_NAME
 from paidup.errors import InsufficientCredits, InvalidInput, KeyMismatch
 from paidup.services import Services
 from paidup.web.auth import Scope
 from paidup.web.dependencies import (
-    account_transaction,
     current_account,
     current_grants,
     get_services,
@@ -47,7 +44,6 @@ MAX_EXPIRING = 24
 HEADER_KEY = r"[ -~]{1,200}"
 Reason = Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=200)]
 Credits = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-Result = TypeVar("Result", Spent, Reserved)
 Unit = Annotated[str, msgspec.Meta(max_length=MAX_UNIT_NAME)]
 
 
@@ -135,70 +131,59 @@ def _expiring(ends: Iterable[tuple[datetime, CreditGrant]]) -> list[dict[str, An
     return [{"at": at, "credits": credits[at]} for at in sorted(credits)[:MAX_EXPIRING]]
 
 
-@repeatable
 async def spend(request: Request) -> Response:
     """POST /api/credits/spend: spend credits, once per key. A 402 includes the payment in progress."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, SpendBody)
-    key, at = _key(request, body.key), get_services(request).clock()
-    unit = get_services(request).catalogue.unit(body.unit)
-    check_credit_limit(get_services(request), body.credits)
+    key, services = _key(request, body.key), get_services(request)
+    unit = services.catalogue.unit(body.unit)
+    check_credit_limit(services, body.credits)
+    asked = Spend(account.id, unit, body.credits, key, services.clock(), body.reason or "")
     try:
-        async with account_transaction(get_services(request), account) as locked:
-            own = in_unit(locked, unit)
-            spent = await reservations.spend(own, body.credits, key, at, body.reason or "")
+        moved = await services.credit_moves(asked)
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
-    return json_response(_with_unit(request, spent))
+    return _moved(request, moved)
 
 
-@repeatable
 async def reserve(request: Request) -> Response:
     """POST /api/credits/reserve: reserve credits, once per key. Refused like a spend."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, ReserveBody)
-    key = _key(request, body.key)
-    check_credit_limit(get_services(request), body.credits)
-    at = get_services(request).clock()
-    unit = get_services(request).catalogue.unit(body.unit)
+    key, services = _key(request, body.key), get_services(request)
+    unit = services.catalogue.unit(body.unit)
+    check_credit_limit(services, body.credits)
+    at = services.clock()
     expires_at = at + timedelta(seconds=body.expires_in_s)
     try:
-        async with account_transaction(get_services(request), account) as locked:
-            before = locked.version
-            own = in_unit(locked, unit)
-            reserved = await reservations.reserve(own, body.credits, key, expires_at, at)
+        moved = await services.credit_moves(Reserve(account.id, unit, body.credits, key, expires_at, at))
     except InsufficientCredits as error:
         return await _insufficient(request, account, error)
-    return json_response(_with_unit(request, reserved), 201 if locked.version != before else 200)
+    return _moved(request, moved, 201 if moved.changed else 200)
 
 
-@repeatable
 async def commit(request: Request) -> Response:
     """POST /api/credits/commit: spend part of a reservation and return the rest to the balance."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, CommitBody)
-    key, at = _key(request, body.key), get_services(request).clock()
-    async with account_transaction(get_services(request), account) as locked:
-        spent = await reservations.commit(locked, key, body.credits, at, body.reason or "")
-    return json_response(_with_unit(request, spent))
+    key, services = _key(request, body.key), get_services(request)
+    asked = Commit(account.id, key, body.credits, services.clock(), body.reason or "")
+    return _moved(request, await services.credit_moves(asked))
 
 
-@repeatable
 async def release(request: Request) -> Response:
     """POST /api/credits/release: return the whole reservation to the balance."""
     account = await current_account(request, Scope.BACKEND)
     body = await read_json(request, ReleaseBody, default=ReleaseBody())
-    key = _key(request, body.key)
-    async with account_transaction(get_services(request), account) as locked:
-        released = await reservations.release(locked, key, get_services(request).clock())
-    return json_response(_with_unit(request, released))
+    key, services = _key(request, body.key), get_services(request)
+    return _moved(request, await services.credit_moves(Release(account.id, key, services.clock())))
 
 
-def _with_unit(request: Request, result: Result) -> Result:
+def _moved(request: Request, moved: Moved, status: int = 200) -> Response:
     """The response: `unit` is in it where the plans file names several."""
-    catalogue = get_services(request).catalogue
+    catalogue, result = get_services(request).catalogue, moved.result
     named = catalogue.unit_name(result.unit or DEFAULT_UNIT) if catalogue.named_units else msgspec.UNSET
-    return msgspec.structs.replace(result, unit=named)
+    return json_response(msgspec.structs.replace(result, unit=named), status)
 
 
 def _key(request: Request, in_body: str | None) -> str:

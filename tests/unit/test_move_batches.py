@@ -1,0 +1,401 @@
+"""Spends and reservations that are made together: each has an answer of its own, and each key counts once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from paidup.credits import account_states, ledger, move_batches
+from paidup.credits.account_states import AccountState
+from paidup.credits.move_batches import CreditMoves
+from paidup.credits.requested_moves import Commit, Move, Moved, Release, Reserve, Spend
+from paidup.db.connection import open_database, write_transaction
+from paidup.db.models import Account, CreditGrant, EntryKind, LedgerEntry, Reservation
+from paidup.db.outbound_models import OutboundEvent
+from paidup.errors import InsufficientCredits, KeyReused, NotFound, PaidupError, StorageUnavailable
+from tests.support.factories import an_account, granted, ignore_balance, three_sums
+from tests.support.waiting import wait_until
+
+BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
+DAY = timedelta(days=1)
+ON_POSTGRES = pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
+"""SQLite has one lock for all, under which it reads and writes."""
+
+
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    """One for the module: each test has accounts of its own."""
+    return module_database_url
+
+
+@pytest.fixture
+def moves(database: None) -> CreditMoves:
+    return CreditMoves(ignore_balance)
+
+
+def spend(account: Account, credits: int, key: str, at: datetime = BEGIN) -> Spend:
+    return Spend(account.id, "", credits, key, at)
+
+
+def reserve(account: Account, credits: int, key: str, at: datetime = BEGIN) -> Reserve:
+    return Reserve(account.id, "", credits, key, at + DAY, at)
+
+
+class Gate:
+    """Holds each transaction of moves while it is closed, and remembers how many moves each had."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open, self.sizes = asyncio.Event(), list[int]()
+        make = move_batches._make
+
+        async def held(moves: Sequence[Move], *arguments: Any, **named: Any) -> Any:
+            self.sizes.append(len(moves))
+            await self.open.wait()
+            return await make(moves, *arguments, **named)
+
+        monkeypatch.setattr(move_batches, "_make", held)
+
+    async def ask(self, moves: CreditMoves, *asked: Move) -> list[asyncio.Task[Moved]]:
+        """The first of them is under way, the others wait for the next transaction."""
+        tasks = []
+        for move in asked:
+            tasks.append(asyncio.create_task(moves(move)))
+            await wait_until(lambda: self.sizes)
+        await asyncio.sleep(0)
+        return tasks
+
+    async def answers(self, moves: CreditMoves, *asked: Move) -> list[Any]:
+        tasks = await self.ask(moves, *asked)
+        self.open.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+def shown(answers: Sequence[Any]) -> list[Any]:
+    """The balance after each, or its refusal's type."""
+    return [each.result.balance if isinstance(each, Moved) else type(each) for each in answers]
+
+
+async def test_moves_that_come_together_are_one_transaction(
+    moves: CreditMoves, ada: Account, gate: Gate
+) -> None:
+    """In their order, each with the balance after it, those of other accounts among them."""
+    bob = await an_account("bob")
+    await granted(ada, 100)
+    await granted(bob, 50)
+    asked: list[Move] = [spend(ada, 10, "a"), spend(bob, 1, "a"), reserve(ada, 20, "b"), spend(ada, 30, "c")]
+    answers = await gate.answers(moves, spend(ada, 1, "first"), *asked)
+    assert (shown(answers), gate.sizes) == ([99, 89, 49, 69, 39], [1, 4])
+    assert await three_sums(ada.id) == (39, 39, 39)
+    assert await three_sums(bob.id) == (49, 49, 49)
+    account = await Account.get(id=ada.id)
+    assert (account.version, account.held) == (5, 20)
+    entries = await LedgerEntry.filter(account_id=ada.id).order_by("id")
+    assert [entry.balance_after for entry in entries] == [100, 99, 89, 69, 39]
+
+
+async def test_reservations_of_many_end_together(moves: CreditMoves, ada: Account, gate: Gate) -> None:
+    bob = await an_account("bob")
+    for account in (ada, bob):
+        await granted(account, 100)
+        async with write_transaction():
+            locked = await ledger.lock_account(account.id)
+            await reserve(account, 40, "a").perform(locked)
+            await reserve(account, 30, "b").perform(locked)
+    ends = [Commit(each.id, "a", 10, BEGIN, "work") for each in (ada, bob)]
+    answers = await gate.answers(moves, ends[0], ends[1], Release(ada.id, "b", BEGIN), ends[0])
+    assert (shown(answers), gate.sizes[:2]) == ([60, 60, 90, 60], [1, 3])
+    assert await three_sums(ada.id) == (90, 90, 90)
+    account = await Account.get(id=ada.id)
+    assert (account.held, (await Account.get(id=bob.id)).held) == (0, 30)
+    spent = await LedgerEntry.filter(account_id=ada.id, kind=EntryKind.SPEND)
+    assert [(entry.credits, entry.reason) for entry in spent] == [(-10, "work")]
+
+
+async def test_a_refused_one_harms_no_other_of_its_batch(
+    moves: CreditMoves, ada: Account, gate: Gate
+) -> None:
+    await granted(ada, 100)
+    asked: list[Move] = [
+        *(spend(ada, 200, "too-many"), spend(ada, 10, "a"), spend(ada, 6, "first")),
+        *(Commit(ada.id, "none", 1, BEGIN), reserve(ada, 86, "too-many"), reserve(ada, 20, "b")),
+    ]
+    answers = await gate.answers(moves, spend(ada, 5, "first"), *asked)
+    assert [type(answer) for answer in answers] == [
+        *(Moved, InsufficientCredits, Moved, KeyReused, NotFound, InsufficientCredits, Moved)
+    ]
+    assert await three_sums(ada.id) == (65, 65, 65)
+
+
+async def test_a_key_that_is_repeated_within_a_batch_moves_credits_once(
+    moves: CreditMoves, ada: Account, gate: Gate
+) -> None:
+    """With the first one's answer; and with another amount it is refused."""
+    await granted(ada, 100)
+    asked: list[Move] = [*[spend(ada, 10, "a")] * 3, *[reserve(ada, 20, "a")] * 2, spend(ada, 11, "a")]
+    answers = await gate.answers(moves, spend(ada, 1, "first"), *asked)
+    assert shown(answers) == [99, 89, 89, 89, 69, 69, KeyReused]
+    assert [answer.changed for answer in answers[1:6]] == [True, False, False, True, False]
+    assert await three_sums(ada.id) == (69, 69, 69)
+
+
+async def test_a_move_that_comes_too_late_is_not_made(
+    moves: CreditMoves, ada: Account, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch across a deadline: what has not begun by then is left out, and the key can be sent again."""
+    await granted(ada, 100)
+    hasty = CreditMoves(ignore_balance, within_s=0.05)
+    hasty._together = moves._together
+    tasks = await gate.ask(moves, spend(ada, 1, "first"), spend(ada, 2, "second"))
+    with pytest.raises(StorageUnavailable):
+        await hasty(spend(ada, 4, "late"))
+    tasks += [asyncio.create_task(moves(spend(ada, 8, "gone")))]
+    await asyncio.sleep(0)
+    tasks[-1].cancel()
+    gate.open.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert shown(answers) == [99, 97, asyncio.CancelledError]
+    assert gate.sizes == [1, 1]
+    assert shown([await moves(spend(ada, 4, "late"))]) == [93]
+
+
+async def test_a_caller_that_gives_up_halfway_finds_its_spend_made(
+    moves: CreditMoves, ada: Account, gate: Gate
+) -> None:
+    await granted(ada, 100)
+    (task,) = await gate.ask(moves, spend(ada, 10, "a"))
+    task.cancel()
+    gate.open.set()
+    assert shown([await moves(spend(ada, 10, "a"))]) == [90]
+    assert await three_sums(ada.id) == (90, 90, 90)
+
+
+async def test_the_queue_is_bounded(ada: Account, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    await granted(ada, 100)
+    monkeypatch.setattr(move_batches, "MAX_WAITING", 2)
+    moves = CreditMoves(ignore_balance)
+    answers = await gate.answers(moves, *(spend(ada, 1, f"{number}") for number in range(4)))
+    assert shown(answers) == [99, 98, 97, StorageUnavailable]
+
+
+async def test_what_is_refused_changes_nothing(moves: CreditMoves, ada: Account) -> None:
+    """A grant that has ended, and a reservation that is due, end with the next move that is made."""
+    await granted(ada, 50, BEGIN + DAY)
+    await granted(ada, 30)
+    await moves(reserve(ada, 10, "work"))
+    with pytest.raises(InsufficientCredits) as refused:
+        await moves(spend(ada, 31, "a", BEGIN + 2 * DAY))
+    assert refused.value.balance == 30
+    assert await three_sums(ada.id) == (70, 70, 70)
+    assert shown([await moves(spend(ada, 30, "b", BEGIN + 2 * DAY))]) == [0]
+
+
+async def test_what_has_to_be_done_first_is_done_on_the_locked_account(
+    moves: CreditMoves, ada: Account
+) -> None:
+    """A grant that has ended, a reservation that is due, and a balance that becomes low."""
+    await granted(ada, 50, BEGIN + DAY)
+    await granted(ada, 30)
+    assert shown([await moves(reserve(ada, 70, "work"))]) == [10]
+    later = BEGIN + 2 * DAY
+    assert shown([await moves(spend(ada, 25, "a", later))]) == [5], "of the 20 that the reservation had taken"
+    assert await three_sums(ada.id) == (5, 5, 5)
+
+
+async def test_an_event_of_a_batch_is_written_with_it(moves: CreditMoves, ada: Account, gate: Gate) -> None:
+    await granted(ada, 100)
+    await Account.filter(id=ada.id).update(low_balance=50)
+    await OutboundEvent.filter(account_id=ada.id).delete()
+    await gate.answers(moves, spend(ada, 40, "a"), spend(ada, 20, "b"), spend(ada, 40, "c"))
+    told = await OutboundEvent.filter(account_id=ada.id).order_by("id")
+    assert [(event.type, event.balance, event.version) for event in told] == [
+        ("balance.low", 40, 3),
+        ("balance.depleted", 0, 4),
+    ]
+
+
+async def test_each_changed_balance_is_published(ada: Account, gate: Gate) -> None:
+    """Once for each transaction, with the newest."""
+    told = []
+
+    async def publish(account: Account) -> None:
+        told.append((account.balance, account.version))
+
+    moves = CreditMoves(publish)
+    await granted(ada, 100)
+    again = spend(ada, 1, "a")
+    await gate.answers(moves, again, spend(ada, 1, "b"), spend(ada, 1, "c"))
+    await wait_until(lambda: told[-1:] == [(97, 4)])
+    await moves(again)
+    await moves(spend(ada, 1, "d"))
+    await wait_until(lambda: told[-1:] == [(96, 5)])
+    assert len(told) <= 3
+
+
+@asynccontextmanager
+async def locked_elsewhere(account: Account) -> AsyncIterator[None]:
+    """Another transaction has locked the account."""
+    has_locked, may_end = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with write_transaction():
+            await ledger.lock_account(account.id)
+            has_locked.set()
+            await may_end.wait()
+
+    holding = asyncio.create_task(hold())
+    await has_locked.wait()
+    try:
+        yield
+    finally:
+        may_end.set()
+        await holding
+
+
+@ON_POSTGRES
+async def test_a_locked_account_keeps_no_other_waiting(moves: CreditMoves, ada: Account, gate: Gate) -> None:
+    """Its own moves wait for the lock together."""
+    gate.open.set()
+    bob = await an_account("bob")
+    await granted(ada, 100)
+    await granted(bob, 100)
+    async with locked_elsewhere(ada):
+        asked = await gate.ask(moves, *(spend(ada, 1, f"{number}") for number in range(5)))
+        assert shown([await moves(spend(bob, 1, "a"))]) == [99]
+        assert not any(each.done() for each in asked)
+    assert sorted(shown(await asyncio.gather(*asked))) == [95, 96, 97, 98, 99]
+
+
+async def test_a_spend_whose_deadline_passes_at_the_lock_counts_once(ada: Account) -> None:
+    await granted(ada, 100)
+    hasty = CreditMoves(ignore_balance, within_s=0.05)
+    async with locked_elsewhere(ada):
+        with pytest.raises(StorageUnavailable):
+            await hasty(spend(ada, 10, "a"))
+    assert shown([await CreditMoves(ignore_balance)(spend(ada, 10, "a"))]) == [90]
+    assert await three_sums(ada.id) == (90, 90, 90)
+
+
+async def other_spend(account: Account) -> None:
+    async with write_transaction():
+        await spend(account, 60, "other").perform(await ledger.lock_account(account.id))
+
+
+async def other_grant(account: Account) -> None:
+    await granted(account, 30)
+
+
+async def same_spend(account: Account) -> None:
+    async with write_transaction():
+        await spend(account, 50, "mine").perform(await ledger.lock_account(account.id))
+
+
+async def end_grants(account: Account) -> None:
+    """Leaves the account's row as it is."""
+    async with write_transaction():
+        await ledger.lock_account(account.id)
+        await CreditGrant.filter(account_id=account.id).update(expires_at=BEGIN)
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize(
+    ("meanwhile", "answer"),
+    [
+        *((other_spend, InsufficientCredits), (other_grant, 80)),
+        *((same_spend, 50), (end_grants, InsufficientCredits)),
+    ],
+)
+async def test_what_another_process_changes_meanwhile_is_seen(
+    moves: CreditMoves,
+    ada: Account,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[Account], Coroutine[Any, Any, None]],
+    answer: Any,
+) -> None:
+    """Between reading without a lock and writing."""
+    await granted(ada, 100)
+    read, changes = account_states.read_states, [meanwhile]
+
+    async def read_then_changed(accounts: Collection[int]) -> dict[int, AccountState]:
+        states = await read(accounts)
+        while changes:
+            await asyncio.create_task(changes.pop()(ada))
+        return states
+
+    monkeypatch.setattr(account_states, "read_states", read_then_changed)
+    answers = await asyncio.gather(moves(spend(ada, 50, "mine")), return_exceptions=True)
+    assert shown(answers) == [answer]
+    balance, entries, live = await three_sums(ada.id)
+    assert balance == entries == live
+
+
+one_of = st.one_of(
+    st.builds(lambda key, credits: ("spend", f"s{key}", credits), st.integers(0, 5), st.integers(1, 40)),
+    st.builds(lambda key, credits: ("reserve", f"r{key}", credits), st.integers(0, 3), st.integers(1, 40)),
+    st.builds(lambda key, credits: ("commit", f"r{key}", credits), st.integers(0, 3), st.integers(0, 40)),
+    st.builds(lambda key, credits: ("release", f"r{key}", credits), st.integers(0, 3), st.just(0)),
+)
+
+
+def move_of(account: Account, asked: tuple[str, str, int]) -> Move:
+    kind, key, credits = asked
+    match kind:
+        case "spend":
+            return spend(account, credits, key)
+        case "reserve":
+            return reserve(account, credits, key)
+        case "commit":
+            return Commit(account.id, key, credits, BEGIN)
+        case _:
+            return Release(account.id, key, BEGIN)
+
+
+def test_any_moves_at_once_in_two_processes_leave_sound_books(module_database_url: str) -> None:
+    """Whatever comes in whatever order, twice: a key has one result, and no credit is lost or made."""
+    with asyncio.Runner() as runner:
+        opened = open_database(module_database_url)
+        runner.run(opened.__aenter__())
+
+        @hypothesis_settings(max_examples=15)
+        @given(
+            asked=st.lists(one_of, min_size=2, max_size=16), grants=st.lists(st.integers(1, 60), min_size=1)
+        )
+        def check(asked: list[tuple[str, str, int]], grants: list[int]) -> None:
+            runner.run(_at_once(asked, grants))
+
+        try:
+            check()
+        finally:
+            runner.run(opened.__aexit__(None, None, None))
+
+
+async def _at_once(asked: list[tuple[str, str, int]], grants: list[int]) -> None:
+    account, processes = await an_account(), [CreditMoves(ignore_balance) for _ in range(2)]
+    for credits in grants:
+        await granted(account, credits)
+    calls = [process(move_of(account, each)) for each in asked for process in processes]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    unexpected = [each for each in answers if not isinstance(each, Moved | PaidupError)]
+    assert not unexpected
+    row = await Account.get(id=account.id)
+    assert row.balance >= 0
+    assert await three_sums(account.id) == (row.balance,) * 3
+    reserved = await Reservation.filter(account_id=account.id, state="held")
+    assert row.held == sum(each.credits for each in reserved)
+    for each, twice in zip(asked, zip(answers[::2], answers[1::2], strict=True), strict=True):
+        made = [answer.result for answer in twice if isinstance(answer, Moved)]
+        if each[0] in ("spend", "commit"):  # its result is for good
+            again = [(await processes[0](move_of(account, each))).result for _ in made[:1]]
+            assert len(set(map(repr, [*made, *again]))) <= 1
