@@ -142,11 +142,11 @@ class Bench:
         return (time.perf_counter() - began) * 1000
 
 
-async def measure(returns: int, at_once: int, folder: Path, database: str) -> Found:
-    """Both parts. `folder`: for logs and sockets."""
+async def measure(returns: tuple[int, int], at_once: int, folder: Path, database: str) -> Found:
+    """Both parts, with so many returns each. `folder`: for logs and sockets."""
     async with AsyncExitStack() as stack:
         bench, side = await _a_bench(stack, folder, database)
-        found = Found(returns, 0)
+        found = Found(returns[0], 0)
 
         async def healthy() -> None:
             session = await bench.session()
@@ -160,15 +160,15 @@ async def measure(returns: int, at_once: int, folder: Path, database: str) -> Fo
             found.round_trips.append(await bench.round_trip(session))
             found.until_active.append(await bench.until_active(session))
 
-        await _some_at_once(healthy, returns, at_once)
+        await _some_at_once(healthy, returns[0], at_once)
         await side.conditions(webhook_drop=True, checkout_redirect_wait_ms=0)
         for _ in range(at_once):
             await bench.round_trip(await bench.session())  # opens the connections
         await side.conditions(api_latency_ms=STRIPE_TAKES_MS)
-        await _some_at_once(dead, returns, at_once)
-        assert await CreditGrant.filter(installment=1).count() == 2 * returns
+        await _some_at_once(dead, returns[1], at_once)
+        assert await CreditGrant.filter(installment=1).count() == sum(returns)
         balances = [account.balance for account in await Account.filter(balance__gt=0)]
-        assert balances == [2000] * 2 * returns, balances
+        assert balances == [2000] * sum(returns), balances
     return found
 
 
@@ -213,7 +213,7 @@ async def _a_bench(stack: AsyncExitStack, folder: Path, database: str) -> tuple[
     return bench, side
 
 
-def run(returns: int, postgres: bool = False, at_once: int = AT_ONCE) -> Found:
+def run(returns: tuple[int, int], postgres: bool = False, at_once: int = AT_ONCE) -> Found:
     """Everything, in a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="pu-") as name:
         folder = Path(name)
@@ -249,11 +249,12 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--returns", type=int, default=10_000, help="in each part")
+    parser.add_argument("--healthy", type=int, default=10_000, help="returns with webhooks")
+    parser.add_argument("--dead", type=int, default=10_000, help="returns without them")
     parser.add_argument("--at-once", type=int, default=AT_ONCE)
     parser.add_argument("--postgres", action="store_true")
     options = parser.parse_args()
-    found = run(options.returns, options.postgres, options.at_once)
+    found = run((options.healthy, options.dead), options.postgres, options.at_once)
     table = Table(title="Returns from Stripe's page")
     table.add_column("")
     table.add_column("", justify="right")
