@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from paidup.credits import account_states, ledger, move_batches
+from paidup.credits import account_states, ledger, move_batches, reservations
 from paidup.credits.account_states import AccountState
 from paidup.credits.move_batches import CreditMoves
 from paidup.credits.requested_moves import Commit, Move, Moved, Release, Reserve, Spend
 from paidup.db.connection import open_database, write_transaction
 from paidup.db.models import Account, CreditGrant, EntryKind, LedgerEntry, Reservation
 from paidup.db.outbound_models import OutboundEvent
+from paidup.db.postgres import Timeouts
 from paidup.errors import InsufficientCredits, KeyReused, NotFound, PaidupError, StorageUnavailable
 from tests.support.factories import an_account, granted, ignore_balance, three_sums
 from tests.support.waiting import wait_until
@@ -339,6 +340,60 @@ async def test_what_another_process_changes_meanwhile_is_seen(
     assert shown(answers) == [answer]
     balance, entries, live = await three_sums(ada.id)
     assert balance == entries == live
+
+
+@ON_POSTGRES
+async def test_a_reservation_that_another_process_expires_meanwhile_can_be_spent(
+    moves: CreditMoves, ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading the balance, without its credits, and reading what is reserved, without it."""
+    await granted(ada, 10)
+    await moves(reserve(ada, 10, "work"))
+    later, read = BEGIN + 2 * DAY, account_states.read_held
+
+    async def expired_then_read(states: Collection[AccountState]) -> None:
+        async with write_transaction():
+            await reservations.expire_due(await ledger.lock_account(ada.id), later)
+        await read(states)
+
+    monkeypatch.setattr(account_states, "read_held", expired_then_read)
+    assert shown([await moves(spend(ada, 10, "a", later))]) == [0]
+
+
+async def test_a_reservation_of_the_same_batch_that_is_due_returns_its_credits(
+    moves: CreditMoves, ada: Account, gate: Gate
+) -> None:
+    await granted(ada, 10)
+    soon = BEGIN + timedelta(seconds=1)
+    asked: list[Move] = [Reserve(ada.id, "", 9, "work", soon, BEGIN), spend(ada, 9, "a", soon)]
+    assert shown(await gate.answers(moves, spend(ada, 1, "first"), *asked)) == [9, 0, 0]
+
+
+@ON_POSTGRES
+async def test_an_account_that_stays_locked_takes_one_connection(
+    module_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also once the wait for its lock has timed out: its moves do not wait for it again, each by itself."""
+    async with open_database(module_database_url, timeouts=Timeouts(lock_s=0.2)):
+        account, moves, waiting = await an_account(), CreditMoves(ignore_balance), list[int]()
+        await granted(account, 100)
+        lock, most = ledger.lock_account, 0
+
+        async def counted(number: int) -> Account:
+            nonlocal most
+            waiting.append(number)
+            most = max(most, len(waiting))
+            try:
+                return await lock(number)
+            finally:
+                waiting.remove(number)
+
+        async with locked_elsewhere(account):
+            monkeypatch.setattr(ledger, "lock_account", counted)
+            asked = [moves(spend(account, 1, f"{number}")) for number in range(9)]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert (shown(answers), most) == ([StorageUnavailable] * 9, 1)
+        assert shown([await moves(spend(account, 1, "8"))]) == [99]
 
 
 one_of = st.one_of(

@@ -59,6 +59,8 @@ class AccountState(msgspec.Struct):
     has_reversals: bool = False
     spent: frozenset[str] = frozenset()
     """References of spends that exist, of those asked for."""
+    has_changed: bool = False
+    """Whether the account has changed between two of the reads: then they say nothing together."""
     writes: UnitOfWork = msgspec.field(default_factory=UnitOfWork)
 
     def of_unit(self, unit: str) -> list[CreditGrant]:
@@ -125,15 +127,27 @@ def _read_sql(sqlite: bool) -> str:
 
 
 async def read_held(states: Collection[AccountState]) -> None:
-    """Read into the states what their reservations hold."""
+    """Read into the states what their reservations hold, and whether the accounts have changed since."""
     db, by_id = connection(), {state.account.id: state for state in states}
     sqlite = is_sqlite(db)
-    held = f"state = '{ReservationState.HELD.value}' AND account_id {_is_one_of(sqlite)}"
-    sums = f"SELECT account_id, unit, SUM(credits), MIN(expires_at) FROM reservations WHERE {held}"
     to_time = Reservation._meta.fields_map["expires_at"].to_python_value
-    _, found = await db.execute_query(f"{sums} GROUP BY account_id, unit", [_keys(by_id, sqlite)])
-    for account, unit, credits, first_end in map(tuple, found):
-        by_id[account].held[unit] = Held(int(credits), to_time(first_end))
+    _, found = await db.execute_query(_held_sql(sqlite), [_keys(by_id, sqlite)])
+    for account, seen, unit, credits, first_end in map(tuple, found):
+        state = by_id[account]
+        state.has_changed |= seen != state.version
+        if unit is not None:
+            state.held[unit] = Held(int(credits), to_time(first_end))
+
+
+@cache
+def _held_sql(sqlite: bool) -> str:
+    sums = "unit, SUM(credits), MIN(expires_at)"
+    held = f"FROM reservations WHERE state = '{ReservationState.HELD.value}' AND account_id"
+    if sqlite:
+        return f"SELECT account_id, '', {sums} {held} {_is_one_of(sqlite)} GROUP BY account_id, unit"
+    own = f"LATERAL (SELECT {sums} {held} = accounts.id GROUP BY unit) AS own ON TRUE"
+    seen = f"SELECT accounts.id, accounts.xmin::text, own.* FROM accounts LEFT JOIN {own}"
+    return f"{seen} WHERE accounts.id {_is_one_of(sqlite)}"
 
 
 async def read_reserved(states: Collection[AccountState], keys: Collection[str]) -> None:

@@ -111,12 +111,16 @@ class CreditMoves:
         """Moves of one account: as many as possible by one transaction, then each by its own."""
         answers: dict[int, Answer | _Left] = dict(enumerate(asked))
         together = [number for number, left in enumerate(asked) if left.locked]
-        if together:
-            made = await self._make_on_locked([asked[number].move for number in together])
-            answers |= dict(zip(together, made, strict=True))
-        for number, answer in answers.items():
-            if isinstance(answer, _Left):
-                answers[number] = await self._make_alone(answer.move)
+        try:
+            if together:
+                made = await self._make_on_locked([asked[number].move for number in together])
+                answers |= dict(zip(together, made, strict=True))
+            for number, answer in answers.items():
+                if isinstance(answer, _Left):
+                    answers[number] = await self._make_alone(answer.move)
+        except StorageUnavailable as error:
+            # The answer of the rest. Tried each by itself, they would wait for the lock on a connection each.
+            return [error if isinstance(answer, _Left) else answer for answer in answers.values()]
         return [answer for answer in answers.values() if not isinstance(answer, _Left)]
 
     @repeatable
@@ -173,8 +177,8 @@ async def _make(moves: Sequence[Move], accounts: Collection[int], locked: bool =
     decided: list[Answer | _Left] = []
     for move in moves:
         state = states.get(move.account_id)
-        if state is None or state.account.merged_into is not None:
-            decided.append(_Left(move, locked=state is None))
+        if state is None or state.has_changed or state.account.merged_into is not None:
+            decided.append(_Left(move, locked=state is None or state.has_changed))
         else:
             decided.append(move.decide(state) or _Left(move, locked=False))
     changed = {id: state for id, state in states.items() if not state.writes.empty}

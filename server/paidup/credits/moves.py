@@ -73,7 +73,7 @@ def take(grants: Iterable[CreditGrant], credits: int) -> list[tuple[CreditGrant,
 
 
 def put_back(portions: Iterable[tuple[CreditGrant, int]]) -> None:
-    """Return credits to live grants that have room for them, without saving these."""
+    """Return credits to live grants whose capacity suffices, without saving these."""
     for grant, credits in portions:
         grant.remaining += credits
 

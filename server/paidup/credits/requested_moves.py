@@ -90,7 +90,7 @@ class Reserve(msgspec.Struct, frozen=True):
             created_at=now(),
         )
         state.writes.insert(row)
-        _hold(state, account, self.credits)
+        _hold(state, account, self.credits, self.expires_at)
         reference, kind = reservations.reference_of(row), EntryKind.RESERVE
         ledger.add_entry(state.writes, account, kind, -self.credits, reference, "reserved", self.at)
         unit = self.unit or msgspec.UNSET
@@ -163,9 +163,10 @@ def _refuse(
     return InsufficientCredits(account.balance, credits, account.unit)
 
 
-def _hold(state: AccountState, account: AnyAccount, credits: int) -> None:
+def _hold(state: AccountState, account: AnyAccount, credits: int, expires_at: datetime | None = None) -> None:
     held = state.held.setdefault(account.unit, Held())
     held.credits += credits
+    held.first_end = min((end for end in (held.first_end, expires_at) if end), default=None)
     account.held = held.credits
 
 
