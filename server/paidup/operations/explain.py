@@ -7,7 +7,7 @@ Reads only Paidup's own tables, so it works while Stripe and Redis are down. Cha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import attrgetter
 
 import msgspec
@@ -31,7 +31,7 @@ from paidup.operations.invoice_report import (
     TimelineEvent,
 )
 from paidup.operations.recommendations import pending_steps, recommendation
-from paidup.payments.outcomes import EventOutcome
+from paidup.operations.unhandled_events import unhandled_events
 from paidup.realtime.status_queries import processing_of
 from paidup.runtime.clock import now
 from paidup.stripe_api.events import Event
@@ -43,8 +43,6 @@ MAX_WAITING_EVENTS = 500
 MAX_CORRECTIONS = 20
 MAX_TIMELINE_EVENTS = 500
 MAX_DELIVERIES = 50
-UNHANDLED_SHOWN_FOR = timedelta(days=7)
-"""How long events of a type that is not handled are shown."""
 REFERENCE_KINDS = "invoice, Checkout Session, PaymentIntent, subscription, Stripe customer or external id"
 
 
@@ -142,9 +140,7 @@ async def _other_events(
         rows = sorted(waiting, key=attrgetter("received_at"), reverse=True)[:MAX_OTHER_EVENTS]
         if not invoices and account is None:
             # Most events of a known reference have no effect, so they are shown for unknown ones only.
-            unhandled = events.filter(
-                outcome=EventOutcome.UNHANDLED_TYPE, received_at__gte=at - UNHANDLED_SHOWN_FOR
-            )
+            unhandled = (await unhandled_events(at)).filter(payload__contains=f'"{text}"')
             rows += await unhandled.order_by("-received_at").limit(MAX_OTHER_EVENTS)
         found.update({row.id: stored_event(row) for row in rows})
     return [event for event in found.values() if event.id not in shown]

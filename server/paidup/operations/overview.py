@@ -14,9 +14,9 @@ from paidup.db.unit_accounts import quoted_of
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.stages import Stage, stage_of
 from paidup.operations.checkout_report import session_details
-from paidup.operations.explain import UNHANDLED_SHOWN_FOR, stored_event
+from paidup.operations.explain import stored_event
 from paidup.operations.invoice_report import SessionDetails, StoredEvent
-from paidup.payments.outcomes import EventOutcome
+from paidup.operations.unhandled_events import unhandled_events
 from paidup.payments.unclaimed import PARKED_UNCLAIMED, unclaimed_payments
 from paidup.reconciliation.alarms import Alarm, unresolved
 from paidup.runtime.clock import now
@@ -85,9 +85,7 @@ async def load_overview(alarms: Sequence[Alarm]) -> Overview:
         claimable = Q(error__isnull=True) | Q(error__not=PARKED_UNCLAIMED)
         tried = Q(attempts__gt=0) | Q(received_at__lt=at - UNTRIED_AFTER)
         failed = StripeEvent.filter(tried, claimable, handled_at__isnull=True)
-        unhandled = StripeEvent.filter(
-            outcome=EventOutcome.UNHANDLED_TYPE, received_at__gte=at - UNHANDLED_SHOWN_FOR
-        )
+        unhandled = await unhandled_events(at)
         settled = Invoice.filter(settled_at__not_isnull=True).order_by("-settled_at").limit(MAX_ROWS)
         return Overview(
             at=at,

@@ -15,9 +15,10 @@ from paidup.errors import NotFound
 from paidup.operations.account_report import report_account
 from paidup.operations.audit_log import MAX_LISTED, list_corrections
 from paidup.operations.event_deliveries import read_delivery
-from paidup.operations.explain import UNHANDLED_SHOWN_FOR, explain
+from paidup.operations.explain import explain
 from paidup.operations.overview import load_overview
 from paidup.operations.search import Found, Kind, find_matches, read_event
+from paidup.operations.unhandled_events import SHOWN_FOR
 from paidup.web.dependencies import get_services
 from paidup.web.http import json_response, whole_number
 from paidup.web.operators import actions_page, sign_in
@@ -37,7 +38,7 @@ async def show_overview(request: Request, operator: PageUser) -> Response:
     overview = await load_overview(await get_services(request).alarms.current())
     if wants_json(request):
         return json_response(overview)
-    view = {"overview": overview, "unhandled_for": UNHANDLED_SHOWN_FOR, "here": "overview"}
+    view = {"overview": overview, "unhandled_for": SHOWN_FOR, "here": "overview"}
     return show(request, operator, "overview.html", view)
 
 
