@@ -4,8 +4,10 @@ On SQLite and on PostgreSQL, each writing to its disk as it does in production. 
 spend and its commit, through the product's own connection pool. Through HTTP: the same asked of one
 server process, the whole way with token and body; the client runs on the same machine. The
 floor is a single committed INSERT through the same pool, with as many at once; the same one after
-another is what one account is bound by, since its spends wait for each other's commit. Each round
-measures all of them in turn; what is printed are medians, and the medians of each round's ratios.
+another is what one account is bound by where each spend waits for the commit of the one before. Each
+round measures all of them in turn; what is printed are medians, and the medians of each round's ratios.
+Then spends come at half of the measured rate, each at its time, and latencies are printed. Exits with 1
+if the audit finds a fault in the books.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ from rich.table import Table
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
 from paidup.credits import ledger, reservations
+from paidup.credits.audit import audit_all
 from paidup.db.connection import connection, is_sqlite, migrate, open_database, write_transaction
-from paidup.db.models import Account
+from paidup.db.models import Account, Invoice, LedgerEntry
+from paidup.domain.decisions import InvoiceStatus
 from paidup.runtime.clock import now
 from paidup.runtime.logs import configure_logging
 from tests.support.factories import an_account, granted
@@ -42,6 +46,7 @@ from tests.support.processes import free_port
 
 console = Console(width=110)
 PLENTY = 10**12
+PACED_S = 5
 FLOOR = "floor: one committed INSERT"
 ALONE = "the same, one after another"
 
@@ -83,19 +88,46 @@ async def _measure(url: str, folder: Path, options: argparse.Namespace) -> dict[
             await granted(account, PLENTY)
         paidup = await _a_server(url, folder, stack)
         customers = [paidup.customer(account.external_id) for account in accounts]
+        many = f"{len(accounts)} accounts"
         ops: dict[str, Op] = {
             FLOOR: _insert,
             ALONE: _insert,
             "ledger alone, one account": _by_ledger(accounts[:1]),
-            f"ledger alone, {len(accounts)} accounts": _by_ledger(accounts),
-            "HTTP, one account": _by_http(customers[:1]),
-            f"HTTP, {len(accounts)} accounts": _by_http(customers),
+            f"ledger alone, {many}": _by_ledger(accounts),
+            **_by_http(customers[:1], "one account"),
+            **_by_http(customers, many),
         }
         rates: dict[str, list[float]] = {name: [] for name in ops}
         for _ in range(options.rounds + 1):
             for name, op in ops.items():
                 rates[name].append(await _rate(op, options.spends, 1 if name == ALONE else options.at_once))
+        for whose in ("one account", many):
+            name = f"HTTP, spend, {whose}"
+            await _print_latency(name, ops[name], statistics.median(rates[name][1:]) / 2)
+        await _audit()
     return {name: each[1:] for name, each in rates.items()}  # the first warms
+
+
+async def _print_latency(name: str, op: Op, rate: float) -> None:
+    """Latencies where the calls do not wait for each other's answers."""
+    loop, took = asyncio.get_running_loop(), list[float]()
+    began = loop.time()
+
+    async def timed(number: int) -> None:
+        await asyncio.sleep(began + number / rate - loop.time())
+        await op(number)
+        took.append((loop.time() - began - number / rate) * 1000)
+
+    await asyncio.gather(*(timed(number) for number in range(round(rate * PACED_S))))
+    cuts = statistics.quantiles(took, n=100)
+    console.print(f"{name}, at {rate:,.0f}/s: p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms")
+
+
+async def _audit() -> None:
+    await Invoice.all().update(settled_at=now(), status=InvoiceStatus.ACTIVE)  # those of the grants
+    if findings := await audit_all():
+        raise SystemExit("\n".join(map(str, findings)))
+    console.print(f"audit: {await LedgerEntry.all().count():,} entries, no fault")
 
 
 async def _a_server(url: str, folder: Path, stack: AsyncExitStack) -> Paidup:
@@ -142,20 +174,34 @@ def _by_ledger(accounts: list[Account]) -> Op:
     return spend
 
 
-def _by_http(customers: list[Customer]) -> Op:
+def _by_http(customers: list[Customer], whose: str) -> dict[str, Op]:
     # A token serves for many calls, as a backend's does.
     headers = [{"Authorization": f"Bearer {customer.token(scope='backend')}"} for customer in customers]
     paidup, http = customers[0].paidup, customers[0]._http
+    reserved: list[tuple[int, str]] = []
 
-    async def spend(number: int) -> None:
-        body = {"credits": 1, "key": f"http-{next(_keys)}"}
+    async def ask(what: str, number: int, key: str, credits: int) -> None:
         async with http.post(
-            f"{paidup.url}/api/credits/spend", json=body, headers=headers[number % len(headers)]
+            f"{paidup.url}/api/credits/{what}",
+            json={"credits": credits, "key": key},
+            headers=headers[number % len(headers)],
         ) as response:
-            assert response.status == 200, await response.text()
+            assert response.status in (200, 201), await response.text()
             await response.read()
 
-    return spend
+    async def spend(number: int) -> None:
+        await ask("spend", number, f"http-{next(_keys)}", 1)
+
+    async def reserve(number: int) -> None:
+        key = f"http-{next(_keys)}"
+        await ask("reserve", number, key, 2)
+        reserved.append((number, key))
+
+    async def commit(_: int) -> None:
+        await ask("commit", *reserved.pop(0), 1)
+
+    ops = {"spend": spend, "reserve": reserve, "commit": commit}
+    return {f"HTTP, {what}, {whose}": op for what, op in ops.items()}
 
 
 def _print(url: str, options: argparse.Namespace, rates: dict[str, list[float]]) -> None:

@@ -69,7 +69,9 @@ class CreditMoves:
         """Make the move, once per key. Raises what `reservations` raises for it, and StorageUnavailable."""
         try:
             async with asyncio.timeout(self._within_s):
-                answer = await self._together(move)
+                # While others of its account wait for the lock, it would find the account locked.
+                waits = move.account_id in self._accounts
+                answer = _Left(move, locked=True) if waits else await self._together(move)
                 if isinstance(answer, _Left):
                     answer = await self._in_turn(answer)
         except (TimeoutError, asyncio.QueueFull) as error:
@@ -127,7 +129,9 @@ class CreditMoves:
     async def _make_on_locked(self, moves: Sequence[Move]) -> Sequence[Answer | _Left]:
         async with write_transaction():
             await ledger.lock_account(moves[0].account_id)
-            made = await _make(moves, [moves[0].account_id], locked=True)
+            made = await _make(moves, [moves[0].account_id])
+            if any(isinstance(answer, _Left) and answer.locked for answer in made.answers):
+                made = await _make(moves, [moves[0].account_id], read_keys=True)  # one was used before
         self._tell(made.changed)
         return made.answers
 
@@ -164,16 +168,16 @@ class _Made(msgspec.Struct, frozen=True):
     changed: list[Account]
 
 
-async def _make(moves: Sequence[Move], accounts: Collection[int], locked: bool = False) -> _Made:
+async def _make(moves: Sequence[Move], accounts: Collection[int], read_keys: bool = False) -> _Made:
     """Make those moves of these accounts that need nothing else to be done first, in their order.
 
-    `locked`: the caller has locked the accounts, and wants those made that have no used key beside them.
+    `read_keys`: read which keys were used, or one of them lets no move of its account be made.
     """
     states = await account_states.read_states(accounts)
     by_account: dict[int, list[Move]] = {}
     for move in moves:
         by_account.setdefault(move.account_id, []).append(move)
-    await _read_more(states, by_account, locked)
+    await _read_more(states, by_account, read_keys)
     decided: list[Answer | _Left] = []
     for move in moves:
         state = states.get(move.account_id)
@@ -185,19 +189,19 @@ async def _make(moves: Sequence[Move], accounts: Collection[int], locked: bool =
     written = await account_states.write_states(changed.values())
     lost = changed.keys() - written
     answers = [
-        _Left(move, locked=not locked) if move.account_id in lost else answer
+        _Left(move, locked=not read_keys) if move.account_id in lost else answer
         for move, answer in zip(moves, decided, strict=True)
     ]
     return _Made(answers, [changed[id].account for id in sorted(written)])
 
 
 async def _read_more(
-    states: dict[int, account_states.AccountState], by_account: dict[int, list[Move]], locked: bool
+    states: dict[int, account_states.AccountState], by_account: dict[int, list[Move]], read_keys: bool
 ) -> None:
-    """Read what a refusal depends on, and a reservation; where `locked`, which keys were used."""
+    """Read what a refusal depends on, and a reservation. `read_keys`: which keys were used, of all spends."""
     asked = {id: by_account[id] for id in states}
     short = [state for id, state in states.items() if may_be_short(state.account, asked[id])]
-    known = list(states.values()) if locked else short
+    known = list(states.values()) if read_keys else short
     spends = [move for state in known for move in asked[state.account.id] if isinstance(move, Spend)]
     if spends:
         await account_states.read_spent(known, [spend_reference(move) for move in spends])
