@@ -28,6 +28,7 @@
     ├── IdentityUnavailable     the identity provider's keys cannot be fetched: try again
     └── StorageUnavailable      the database is unreachable or refuses: try again
         ├── TransactionAborted  in favour of another transaction
+        ├── OutcomeUnknown      it took too long: the same key gives its result
         └── DatabaseUnreachable     at the start: it does not answer at its address
 
 Errors carry data. `web/problems.py` maps them to HTTP statuses.
@@ -249,6 +250,10 @@ class StorageUnavailable(PaidupError):
 
 class TransactionAborted(StorageUnavailable):
     """The database aborted this transaction in favour of another one (a deadlock). Nothing was changed."""
+
+
+class OutcomeUnknown(StorageUnavailable):
+    """What was asked took too long, and may still be done. The same key gives its result, or does it once."""
 
 
 class DatabaseUnreachable(StorageUnavailable):

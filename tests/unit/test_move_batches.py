@@ -21,7 +21,14 @@ from paidup.db.connection import open_database, write_transaction
 from paidup.db.models import Account, CreditGrant, EntryKind, LedgerEntry, Reservation
 from paidup.db.outbound_models import OutboundEvent
 from paidup.db.postgres import Timeouts
-from paidup.errors import InsufficientCredits, KeyReused, NotFound, PaidupError, StorageUnavailable
+from paidup.errors import (
+    InsufficientCredits,
+    KeyReused,
+    NotFound,
+    OutcomeUnknown,
+    PaidupError,
+    StorageUnavailable,
+)
 from tests.support.factories import an_account, granted, ignore_balance, three_sums
 from tests.support.waiting import wait_until
 
@@ -160,7 +167,7 @@ async def test_a_move_that_comes_too_late_is_not_made(
     hasty = CreditMoves(ignore_balance, within_s=0.05)
     hasty._together = moves._together
     tasks = await gate.ask(moves, spend(ada, 1, "first"), spend(ada, 2, "second"))
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(OutcomeUnknown):
         await hasty(spend(ada, 4, "late"))
     tasks += [asyncio.create_task(moves(spend(ada, 8, "gone")))]
     await asyncio.sleep(0)
@@ -283,7 +290,7 @@ async def test_a_spend_whose_deadline_passes_at_the_lock_counts_once(ada: Accoun
     await granted(ada, 100)
     hasty = CreditMoves(ignore_balance, within_s=0.05)
     async with locked_elsewhere(ada):
-        with pytest.raises(StorageUnavailable):
+        with pytest.raises(OutcomeUnknown):
             await hasty(spend(ada, 10, "a"))
     assert shown([await CreditMoves(ignore_balance)(spend(ada, 10, "a"))]) == [90]
     assert await three_sums(ada.id) == (90, 90, 90)

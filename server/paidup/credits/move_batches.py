@@ -29,7 +29,7 @@ from paidup.credits.requested_moves import (
 )
 from paidup.db.connection import is_sqlite, repeatable, storage_errors, write_transaction
 from paidup.db.models import Account
-from paidup.errors import PaidupError, StorageUnavailable
+from paidup.errors import OutcomeUnknown, PaidupError, StorageUnavailable
 from paidup.runtime.batching import BackgroundBatcher, BatchExecutor
 
 MAX_ITEMS = 100
@@ -74,8 +74,10 @@ class CreditMoves:
                 answer = _Left(move, locked=True) if waits else await self._together(move)
                 if isinstance(answer, _Left):
                     answer = await self._in_turn(answer)
-        except (TimeoutError, asyncio.QueueFull) as error:
-            raise StorageUnavailable(f"credits were not moved in time: {type(error).__name__}") from None
+        except TimeoutError:
+            raise OutcomeUnknown(f"credits were not moved within {self._within_s:g} s") from None
+        except asyncio.QueueFull:
+            raise StorageUnavailable(f"{MAX_WAITING} moves of credits are waiting") from None
         if isinstance(answer, PaidupError):
             raise answer
         return answer

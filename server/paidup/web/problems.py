@@ -81,6 +81,8 @@ def problem_of(error: errors.PaidupError, **more: Any) -> Response:
 
 def _detail(error: errors.PaidupError) -> str:
     # Details of outages and misconfigurations are for the log only.
+    if isinstance(error, errors.OutcomeUnknown):
+        return "It took too long, and may still be done. Please send the same key again."
     if isinstance(error, errors.StorageUnavailable):
         return "Nothing was changed. Please try again in a moment."
     if isinstance(error, errors.ConfigurationError | errors.StripeRefused):
