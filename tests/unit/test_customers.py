@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from typing import Any
 
 import pytest
 from tortoise.exceptions import IntegrityError
 
-from paidup.db.connection import write_transaction
+from paidup.db.connection import is_sqlite, open_database, write_transaction
 from paidup.db.customers import account_id_of, customers_of, forget_customer, link_customer
 from paidup.db.models import Account, StripeCustomer
+from paidup.db.postgres import Timeouts
+from paidup.errors import StorageUnavailable
 from paidup.runtime.clock import now
+from paidup.subscriptions.accounts import Accounts
 
 
 async def linked(account: Account, customer: str) -> bool:
@@ -76,3 +80,32 @@ async def test_a_deleted_customer_stays_the_accounts(database: None) -> None:
     assert not await linked(bob, "cus_1")
     assert await linked(ada, "cus_1"), "but new purchases do not use it"
     assert (await Account.get(id=ada.id)).stripe_customer is None
+
+
+async def test_an_account_is_awaited_only_until_a_deadline(database_url: str) -> None:
+    """Also by those that wait for others' accounts to be read first, while the database does not answer."""
+    unused: Any = None
+    limits = Timeouts(lock_s=60, statement_s=60)
+    async with open_database(database_url, timeouts=limits):
+        await Account.create(external_id="ada")
+        accounts, is_locked, may_end = (
+            Accounts(unused, unused, within_s=0.05),
+            asyncio.Event(),
+            asyncio.Event(),
+        )
+
+        async def hold() -> None:
+            async with write_transaction() as db:
+                if not is_sqlite(db):
+                    await db.execute_query("LOCK TABLE accounts")
+                is_locked.set()
+                await may_end.wait()
+
+        holding = asyncio.create_task(hold())
+        await is_locked.wait()
+        asked = [accounts.get("ada") for _ in range(3)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        may_end.set()
+        await holding
+        assert [type(answer) for answer in answers] == [StorageUnavailable] * 3
+        assert (await Accounts(unused, unused).get("ada")).external_id == "ada"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from paidup.db.accounts import surviving
@@ -13,11 +14,15 @@ from paidup.payments.claims import Claims
 from paidup.runtime.batching import BatchExecutor
 from paidup.subscriptions.customers import StripeCustomers
 
+WITHIN_S = 10.0
+"""For how long a caller waits until its account is read: those that came before are read first."""
+
 
 class Accounts:
-    def __init__(self, customers: StripeCustomers, claims: Claims) -> None:
+    def __init__(self, customers: StripeCustomers, claims: Claims, within_s: float = WITHIN_S) -> None:
         self._customers = customers
         self._claims = claims
+        self._within_s = within_s
         self._find = BatchExecutor(_find_many)  # requests that come together read theirs by one statement
 
     async def get(self, external_id: str, stripe_customer: str | None = None) -> Account:
@@ -27,7 +32,8 @@ class Accounts:
         customer), StorageUnavailable.
         """
         with storage_errors():
-            found, created = await self._find(external_id), False
+            async with asyncio.timeout(self._within_s):
+                found, created = await self._find(external_id), False
             if found is None:
                 found, created = await Account.get_or_create(external_id=external_id)
             account = await surviving(found)
