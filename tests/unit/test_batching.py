@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from paidup.runtime.batching import BackgroundBatcher, BatchExecutor
+from paidup.runtime.batching import AT_ONCE, BackgroundBatcher, BatchExecutor
 from tests.support.waiting import wait_until
 
 
@@ -66,6 +66,33 @@ async def test_a_caller_who_gives_up_takes_nothing_from_the_others() -> None:
     assert await asyncio.gather(*calls[1:]) == [4, 6]
     with pytest.raises(asyncio.CancelledError):
         await calls[0]
+
+
+async def test_a_batch_that_takes_long_keeps_no_others_waiting() -> None:
+    """Those that wait already, and those that come later; but not without bound."""
+    hanging, may = list[int](), asyncio.Event()
+
+    async def double(numbers: Sequence[int]) -> list[int]:
+        if min(numbers) <= AT_ONCE:
+            hanging.extend(numbers)
+            await may.wait()
+        return [2 * number for number in numbers]
+
+    together = BatchExecutor(double, beside_after_s=0.01)
+    calls = [asyncio.ensure_future(together(1))]
+    await wait_until(lambda: hanging)
+    assert list(await asyncio.gather(together(10), together(11))) == [20, 22]
+    assert await together(12) == 24
+    for number in range(2, AT_ONCE + 1):
+        calls.append(asyncio.ensure_future(together(number)))
+        await wait_until(lambda: len(hanging) == len(calls))
+    await wait_until(lambda: len(together._late) == AT_ONCE)
+    calls.append(asyncio.ensure_future(together(13)))
+    await asyncio.sleep(0)
+    assert len(together._tasks) == AT_ONCE
+    may.set()
+    assert await asyncio.gather(*calls) == [2, 4, 6, 8, 26]
+    await wait_until(lambda: not together._tasks | together._late)
 
 
 async def test_later_writes_what_came_meanwhile_and_goes_on_after_a_failure() -> None:

@@ -45,8 +45,14 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def moves(database: None) -> CreditMoves:
+def moves(database: None, patient: None) -> CreditMoves:
     return CreditMoves(ignore_balance)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, what a test holds is waited for."""
+    monkeypatch.setattr(move_batches, "BESIDE_AFTER_S", 60.0)
 
 
 def spend(account: Account, credits: int, key: str, at: datetime = BEGIN) -> Spend:
@@ -87,7 +93,7 @@ class Gate:
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+def gate(monkeypatch: pytest.MonkeyPatch, patient: None) -> Gate:
     return Gate(monkeypatch)
 
 
@@ -374,6 +380,23 @@ async def test_a_reservation_of_the_same_batch_that_is_due_returns_its_credits(
     soon = BEGIN + timedelta(seconds=1)
     asked: list[Move] = [Reserve(ada.id, "", 9, "work", soon, BEGIN), spend(ada, 9, "a", soon)]
     assert shown(await gate.answers(moves, spend(ada, 1, "first"), *asked)) == [9, 0, 0]
+
+
+@ON_POSTGRES
+async def test_a_connection_that_does_not_answer_keeps_no_later_moves_waiting(
+    ada: Account, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = await an_account("bob")
+    await granted(ada, 100)
+    await granted(bob, 100)
+    monkeypatch.setattr(move_batches, "BESIDE_AFTER_S", 0.01)
+    moves = CreditMoves(ignore_balance)
+    (hanging,) = await gate.ask(moves, spend(ada, 1, "a"))
+    monkeypatch.undo()
+    assert shown([await moves(spend(bob, 1, "a")), await moves(spend(ada, 2, "b"))]) == [99, 98]
+    assert not hanging.done()
+    gate.open.set()
+    assert shown([await hanging]) == [97]
 
 
 @ON_POSTGRES

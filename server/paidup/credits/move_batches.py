@@ -36,6 +36,8 @@ MAX_ITEMS = 100
 """Moves in one transaction."""
 MAX_WAITING = 1_000
 """Moves that wait for one. The next is refused."""
+BESIDE_AFTER_S = 1.0
+"""A transaction that takes longer, on a connection that does not answer, keeps no later moves waiting."""
 WITHIN_S = 10.0
 """For how long a caller waits in all."""
 
@@ -61,7 +63,7 @@ class CreditMoves:
     def __init__(self, publish: Callable[[Account], Awaitable[None]], within_s: float = WITHIN_S) -> None:
         self._publish = publish
         self._within_s = within_s
-        self._together = BatchExecutor(self._make_together, MAX_ITEMS, MAX_WAITING)
+        self._together = BatchExecutor(self._make_together, MAX_ITEMS, MAX_WAITING, BESIDE_AFTER_S)
         self._accounts: dict[int, _Account] = {}
         self._changed = BackgroundBatcher(self._publish_all, every_s=0)
 

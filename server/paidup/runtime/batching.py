@@ -7,7 +7,8 @@ arrive meanwhile share the next one. `BackgroundBatcher`: no caller waits, and a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import structlog
@@ -17,6 +18,8 @@ from paidup.runtime.tasks import cancel_tasks
 log = structlog.get_logger(__name__)
 
 BACKGROUND_LIMIT = 10_000
+AT_ONCE = 4
+"""Batches of one executor that are under way at once, where one may be late."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,8 +30,9 @@ class BatchExecutor(Generic[T, R]):
 
     Where it fails for a batch, it is called for each item by itself, so that one bad item fails alone.
     The queue is bounded by its callers, since each waits for its own item, and by `max_waiting`. An item
-    whose caller is cancelled before its turn is left out. Do not call it within a transaction: the batch's
-    task would run inside of it.
+    whose caller is cancelled before its turn is left out. With `beside_after_s`, a batch that takes longer
+    keeps no later items waiting: they are done beside it, so `do` must not depend on the order.
+    Do not call it within a transaction: the batch's task would run inside of it.
     """
 
     def __init__(
@@ -36,12 +40,16 @@ class BatchExecutor(Generic[T, R]):
         do: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
         max_items: int = 100,
         max_waiting: int | None = None,
+        beside_after_s: float | None = None,
     ) -> None:
         self._do = do
         self._max_items = max_items
         self._max_waiting = max_waiting
+        self._beside_after_s = beside_after_s
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[None]] = set()
+        """Of the tasks, those whose batch has taken longer than `beside_after_s`."""
 
     async def __call__(self, item: T) -> R:
         """The result for `item`. Raises what `do` raises, and asyncio.QueueFull."""
@@ -49,24 +57,47 @@ class BatchExecutor(Generic[T, R]):
             raise asyncio.QueueFull
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="batch-executor")
+        self._start()
         return await done
 
     async def close(self) -> None:
-        """Cancel the batch under way. No caller may be waiting any more."""
-        if self._task is not None:
-            await cancel_tasks(self._task, again_after_s=0.1)
+        """Cancel the batches under way. No caller may be waiting any more."""
+        await cancel_tasks(*self._tasks, again_after_s=0.1)
+
+    def _start(self) -> None:
+        """Start a task for what waits, unless there is one that will soon go on to it."""
+        if self._waiting and self._tasks == self._late and len(self._tasks) < AT_ONCE:
+            self._tasks.add(asyncio.create_task(self._run(), name="batch-executor"))
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             while self._waiting:
                 batch = self._waiting[: self._max_items]
                 del self._waiting[: self._max_items]
                 if batch := [each for each in batch if not each[1].done()]:  # else its caller was cancelled
-                    await self._run_batch(batch)
+                    with self._noting_late(task):
+                        await self._run_batch(batch)
         finally:
-            self._task = None
+            self._tasks.discard(task)
+
+    @contextmanager
+    def _noting_late(self, task: asyncio.Task[None]) -> Iterator[None]:
+        if self._beside_after_s is None:
+            yield
+            return
+
+        def note() -> None:
+            self._late.add(task)
+            self._start()
+
+        timer = asyncio.get_running_loop().call_later(self._beside_after_s, note)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._late.discard(task)
 
     async def _run_batch(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
         try:

@@ -16,6 +16,8 @@ from paidup.subscriptions.customers import StripeCustomers
 
 WITHIN_S = 10.0
 """For how long a caller waits until its account is read: those that came before are read first."""
+BESIDE_AFTER_S = 1.0
+"""A statement that takes longer, on a connection that does not answer, keeps no later requests waiting."""
 
 
 class Accounts:
@@ -23,7 +25,8 @@ class Accounts:
         self._customers = customers
         self._claims = claims
         self._within_s = within_s
-        self._find = BatchExecutor(_find_many)  # requests that come together read theirs by one statement
+        # Requests that come together read theirs by one statement.
+        self._find = BatchExecutor(_find_many, beside_after_s=BESIDE_AFTER_S)
 
     async def get(self, external_id: str, stripe_customer: str | None = None) -> Account:
         """A user's account; `stripe_customer` is added to its customers.
