@@ -9,6 +9,7 @@ until their process is ended. Imports nothing of the server, so that it weighs n
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,7 +20,9 @@ import hiredis
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ SNAPSHOT = (
     '{"type":"status","invoice":"in_1","version":1,"status":"open","stage":"awaiting_payment","plan":"pro",'
     '"credits_granted":0,"balance":0,"via":null,"at":"2026-11-23T09:00:00.123456Z","error":null}'
 )
+POLLED = json.loads(SNAPSHOT)
 
 
 class Subscriber(asyncio.Protocol):
@@ -127,7 +131,7 @@ class Bare:
 
 
 def serve_bare(path: str, port: int) -> None:
-    """GET /ws/invoices/{invoice} on this port, with Redis at this Unix socket."""
+    """GET /ws/invoices/{invoice} on this port, with Redis at this Unix socket, and a status for who polls."""
     bare = Bare(path)
 
     @asynccontextmanager
@@ -135,7 +139,11 @@ def serve_bare(path: str, port: int) -> None:
         await bare.open()
         yield
 
-    app = Starlette(routes=[WebSocketRoute("/ws/invoices/{invoice}", bare.serve)], lifespan=lifespan)
+    async def status(_: Request) -> JSONResponse:
+        return JSONResponse(POLLED)
+
+    routes = [WebSocketRoute("/ws/invoices/{invoice}", bare.serve), Route("/api/invoices/{invoice}", status)]
+    app = Starlette(routes=routes, lifespan=lifespan)
     uvicorn.run(
         app,
         host="127.0.0.1",

@@ -43,6 +43,7 @@ from tests.support.processes import Child
 from tests.support.stripe_sandbox import sign
 
 SOCKET, POLLING = "a waiting socket", "polling each second"
+BARE = "polling a route that answers from memory"
 POLL_EVERY_S = 1.0
 CHANGES = 100
 DELAY_MEAN_S, DELAY_MAX_S = 2.0, 10.0
@@ -70,6 +71,8 @@ def measure_waiting(rig: Rig, options: argparse.Namespace) -> dict[str, Figure]:
             asyncio.run(_see_payments(rig))
             with _pollers(rig, server, options.pollers) as board:
                 _measure_customers(rig, options, server, board, figure, POLLING)
+        with rigs.bare(rig) as server, _pollers(rig, server, options.pollers) as board:
+            figure.add(BARE, cpu_us_a_second=_cpu_us(server, options.idle, len(board.last)))
     pair = POLLING, SOCKET
     figure.goals = [
         Goal("CPU of polling, times a socket's", figure.ratio("cpu_us_a_second", *pair), 50, at_most=False),
@@ -82,9 +85,7 @@ def _measure_customers(
     rig: Rig, options: argparse.Namespace, server: Server, board: Board, figure: Figure, who: str
 ) -> None:
     count = len(board.last)
-    before = server.cpu_s
-    time.sleep(options.idle)
-    cpu_us = (server.cpu_s - before) * 1e6 / count / options.idle
+    cpu_us = _cpu_us(server, options.idle, count)
     board.counters.timing = BY_STAMP
     changed = min(CHANGES, count)
     Job(_change_all, rig, changed).result(30)
@@ -96,6 +97,13 @@ def _measure_customers(
     )
     figure.samples.setdefault(who, []).extend(taken)
     asyncio.run(_restore(rig))
+
+
+def _cpu_us(server: Server, seconds: float, customers: int) -> float:
+    """The server's CPU in µs, for each second and customer."""
+    before = server.cpu_s
+    time.sleep(seconds)
+    return (server.cpu_s - before) * 1e6 / customers / seconds
 
 
 def _change_all(rig: Rig, count: int) -> None:
