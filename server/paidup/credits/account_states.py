@@ -34,7 +34,6 @@ from paidup.db.unit_of_work import UnitOfWork, insert_columns
 _BALANCE = ("id", "balance", "held", "version", "unit_balances")
 _REMAINING = ("id", "account_id", "remaining")
 _ENDED = ("id", "account_id", "state", "used")
-_ENTRY = ("account_id", "kind", "reference")
 
 
 class Held(msgspec.Struct):
