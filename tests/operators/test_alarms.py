@@ -20,8 +20,9 @@ from paidup.stripe_api.rate_limiter import RateLimiter
 from paidup.web import health as operations
 from tests.conftest import World
 from tests.support.factories import an_account, an_invoice
-from tests.support.paidup import environment
+from tests.support.paidup import Paidup, environment
 from tests.support.processes import Child, free_port
+from tests.support.waiting import wait_until
 
 
 async def names() -> list[str]:
@@ -85,6 +86,17 @@ async def test_every_server_exports_alarms_and_backlog(
     assert 'paidup_up{part="database"} 0.0' in metrics
     assert "paidup_alarm{" not in metrics
     assert "paidup_reconciler_backlog{" not in metrics
+
+
+async def test_every_server_measures_the_delay_of_its_event_loop(
+    paidup: Paidup, http: aiohttp.ClientSession
+) -> None:
+    async def measured() -> bool:
+        metrics = await read(http, f"{paidup.url}/metrics")
+        assert "paidup_event_loop_delay_seconds_count" in metrics
+        return "paidup_event_loop_delay_seconds_count 0.0" not in metrics
+
+    await wait_until(measured)
 
 
 async def test_alarms_are_cached(database: None, monkeypatch: pytest.MonkeyPatch) -> None:

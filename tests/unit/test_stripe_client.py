@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import stripe
 
@@ -77,3 +78,20 @@ def test_an_answer_of_another_shape_is_no_refusal(body: str) -> None:
     """A proxy's page, or a later version of the API: what was asked may have been done."""
     with pytest.raises(StripeUnavailable, match="an answer is not understood"):
         decode_answer(StripeInvoice, body)
+
+
+async def test_a_post_with_the_same_key_makes_one_object(valkey: str, sandbox_url: str) -> None:
+    """A purchase that is repeated after a lost answer: https://docs.stripe.com/api/idempotent_requests"""
+    redis, transport = connect_redis(valkey), stripe.AIOHTTPClient()
+    sdk = stripe.StripeClient(
+        "sk_test_keys", base_addresses={"api": sandbox_url}, http_client=transport, max_network_retries=0
+    )
+    client = RateLimitedClient(sdk, RateLimiter(redis, 1000, Metrics()), max_wait_s=5)
+    given = {"name": "Ada"}
+    keys = ("same-key", "same-key", "another-key", None)
+    made = [await client.post("customers.create", "/v1/customers", given, key) for key in keys]
+    await transport.close_async()
+    await redis.aclose()
+    first, again, *others = (msgspec.json.decode(body)["id"] for body in made)
+    assert again == first
+    assert len({first, *others}) == 3
