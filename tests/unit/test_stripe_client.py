@@ -90,7 +90,7 @@ async def test_a_post_with_the_same_key_makes_one_object(valkey: str, sandbox_ur
     given = {"name": "Ada"}
     keys = ("same-key", "same-key", "another-key", None)
     made = [await client.post("customers.create", "/v1/customers", given, key) for key in keys]
-    await transport.close_async()
+    await transport.close_async()  # type: ignore[no-untyped-call]
     await redis.aclose()
     first, again, *others = (msgspec.json.decode(body)["id"] for body in made)
     assert again == first
