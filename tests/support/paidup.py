@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -261,8 +262,10 @@ class _Server(uvicorn.Server):
 def serving_process(
     env: dict[str, str], port: int, log: Path, *arguments: str, forked: bool = False
 ) -> Child:
-    """`paidup serve` in a process of its own, ready to serve."""
+    """`paidup serve` in a process of its own, ready to serve. FLAMES is for `tests.bench.flames`."""
     command = ["-m", "paidup.cli", "serve", *arguments]
+    if folder := os.environ.get("FLAMES"):
+        command = ["-m", "tests.bench.flames", f"{folder}/serve-{port}.svg", *command[1:]]
     child = Child(command, {**env, "PORT": str(port)}, log, forked=forked)
     child.wait_for(f"http://127.0.0.1:{port}/readyz")
     return child
