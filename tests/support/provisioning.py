@@ -53,8 +53,12 @@ class Browser:
     heard: list[tuple[datetime, StatusMessage]] = field(default_factory=list)
     active: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def known_version(self) -> int:
+        return self.heard[-1][1].version if self.heard else -1
+
     def offer(self, status: StatusMessage, frame: bytes) -> bool:
-        if self.heard and status.version <= self.heard[-1][1].version:
+        if status.version <= self.known_version:
             return False
         self.heard.append((now(), status))
         if status.terminal:

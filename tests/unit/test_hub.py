@@ -33,6 +33,8 @@ from tests.support.waiting import wait_until
 class StatusRecorder:
     """A subscriber that records its messages."""
 
+    known_version = -1
+
     def __init__(self) -> None:
         self.heard: list[StatusMessage] = []
         self.stages: list[Stage] = []
@@ -52,6 +54,8 @@ class StatusRecorder:
 
 class BalanceRecorder:
     """A subscriber of an account that records its messages."""
+
+    known_version = -1
 
     def __init__(self) -> None:
         self.heard: list[BalanceMessage] = []
@@ -386,8 +390,12 @@ async def test_the_resync_offers_each_watched_account_its_row(
 class VersionRecorder(StatusRecorder):
     """Accepts newer versions only, as a session does."""
 
+    @property
+    def known_version(self) -> int:  # type: ignore[override]
+        return max(self.versions, default=0)
+
     def offer(self, status: StatusMessage, frame: bytes) -> bool:
-        return status.version > max(self.versions, default=0) and super().offer(status, frame)
+        return status.version > self.known_version and super().offer(status, frame)
 
 
 @pytest.mark.usefixtures("database")

@@ -334,6 +334,8 @@ async def test_many_waiting_invoices_are_settled_from_a_list_without_slots(
 class Screen:
     """A subscriber that records its stages."""
 
+    known_version = -1
+
     def __init__(self) -> None:
         self.stages: list[Stage] = []
 

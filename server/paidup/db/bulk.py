@@ -41,6 +41,25 @@ async def select_by_keys(query: str, keys: Iterable[Any]) -> AsyncIterator[tuple
             yield tuple(cells)
 
 
+async def select_exceeding(query: str, known: Mapping[Any, int]) -> list[Any]:
+    """The keys of `known` whose version is above the known one. `query` selects each `id` and `version`."""
+    if not known:
+        return []
+    if is_sqlite():
+        given = "SELECT value ->> 0 AS id, value ->> 1 AS version FROM json_each(?)"
+        values: list[Any] = [to_json(list(known.items()))]
+    else:
+        kind = "bigint" if isinstance(next(iter(known)), int) else "text"
+        given = f"SELECT * FROM unnest($1::{kind}[], $2::bigint[]) AS given(id, version)"
+        values = [list(known), list(known.values())]
+    _, found = await connection().execute_query(
+        f"SELECT newest.id FROM ({given}) AS known JOIN ({query}) AS newest ON newest.id = known.id"
+        " WHERE newest.version > known.version",
+        values,
+    )
+    return [cells[0] for cells in found]
+
+
 async def execute(statement: str, *values: Any) -> int:
     """The number of rows that `statement` changed. It is SQL with $1, $2 and so on for `values`."""
     query = statement.replace("$", "?") if is_sqlite() else statement

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from paidup.db.bulk import select_by_keys
-from paidup.domain.checkout_stages import LinkedInvoice, SessionFacts, checkout_state
+from paidup.domain.checkout_stages import INVOICE_VERSION_OFFSET, LinkedInvoice, SessionFacts, checkout_state
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.delayed_methods import ProcessingPayment, Voucher, processing_payment
 from paidup.domain.messages import CheckoutMessage
@@ -28,6 +28,12 @@ SELECT c.id, c.status, c.payment_status, c.account_id, c.completed_at, c.created
        i.settled_via, i.changed_at, i.payment_seen_at, i.error, i.payment_method,
        i.processing_since, i.credits_on_trust, i.voucher, i.provisioning_until, i.unit_credits
 FROM checkout_sessions c LEFT JOIN invoices i ON i.id = c.invoice WHERE c.id"""
+
+# At least the version that `checkout_state` computes.
+CHECKOUT_VERSIONS = f"""
+SELECT c.id, COALESCE(i.version + {INVOICE_VERSION_OFFSET}, CASE c.status WHEN 'open' THEN 0 ELSE 2 END)
+       AS version
+FROM checkout_sessions c LEFT JOIN invoices i ON i.id = c.invoice"""  # noqa: S608 - of a constant
 
 _RETURN_ADDRESSES = "SELECT c.return_to FROM checkout_sessions c WHERE c.id"
 

@@ -12,7 +12,7 @@ is gone. `subscriber.py` detects that and sets `gaps`, upon which `resync.py` re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -65,6 +65,10 @@ AnyMessage = StatusMessage | CheckoutMessage | BalanceMessage
 
 class Subscriber(Protocol[Message_contra]):
     """Receives the messages of one invoice, Checkout Session or account. No method may block or raise."""
+
+    @property
+    def known_version(self) -> int:
+        """Versions up to this one are not new to it."""
 
     def offer(self, message: Message_contra, frame: bytes, /) -> bool:
         """Send `frame`, the encoded message, if its version is new. Returns whether it was new."""
@@ -159,6 +163,15 @@ class Hub:
             for channel in self._channels.values()
             if channel.subscribers and channel.topic is topic
         ]
+
+    def known_versions(self, topic: Topic[Key, Any], keys: Iterable[Key]) -> dict[Key, int]:
+        """Those of the keys that have subscribers in this process, with what all of them know at least."""
+        found: dict[Key, int] = {}
+        for key in keys:
+            channel = self._channels.get(topic.channel(key))
+            if channel is not None and channel.subscribers:
+                found[key] = min([subscriber.known_version for subscriber in channel.subscribers])
+        return found
 
     def subscriber_count(self, topic: Topic[Key, Any], key: Key) -> int:
         channel = self._channels.get(topic.channel(key))

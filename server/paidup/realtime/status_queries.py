@@ -39,6 +39,12 @@ _BALANCES = (
     " JOIN accounts m ON m.id = COALESCE(a.merged_into, a.id) WHERE a.id"
 )
 
+# Versions of messages, at least: that of a payment that waits for the backend is one less than its row's.
+STATUS_VERSIONS = "SELECT id, version FROM invoices"
+BALANCE_VERSIONS = (
+    "SELECT a.id, m.version FROM accounts a JOIN accounts m ON m.id = COALESCE(a.merged_into, a.id)"
+)
+
 
 class _StatusRow(msgspec.Struct, array_like=True):
     """The columns of `_STATUSES`, in their order."""

@@ -69,6 +69,8 @@ async def check_redis(redis: RedisClient) -> Check:
 class _MessageReceived:
     """A subscriber that only records that it received a message."""
 
+    known_version = -1
+
     def __init__(self) -> None:
         self.event = asyncio.Event()
 

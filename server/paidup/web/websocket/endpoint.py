@@ -42,6 +42,10 @@ from paidup.web.websocket.transport import AsgiTransport, WebSocketTransport
 
 TICK_S = 1.0
 RETRY_AFTER_MS = 5_000
+WORK_OF_A_HEARTBEAT = 50
+"""A heartbeat takes as long as so many sessions that nothing is due for."""
+WORK_PER_TURN = 1_000
+"""Sessions looked at between two turns of the event loop: a fraction of a millisecond."""
 CLOSE_TIMEOUT_S = 5.0
 """How long the client has to answer a close frame."""
 MAX_MISSED_HEARTBEATS = 2.5
@@ -148,10 +152,19 @@ class SocketServer:
 
     async def _enforce_all_deadlines(self) -> None:
         # A separate function: in one that never returns, `session` would keep the last one alive.
-        for number, session in enumerate(tuple(self._sessions)):
-            if number % 100 == 99:
+        at, work = time.monotonic(), 0
+        for session in tuple(self._sessions):
+            work += 1
+            if (
+                at >= session.due_at
+                or session.transport.blocked_at is not None
+                or session.closing is not None
+            ):
+                self._enforce_deadlines(session, time.monotonic())
+                work += WORK_OF_A_HEARTBEAT
+            if work >= WORK_PER_TURN:
                 await asyncio.sleep(0)  # yield to the event loop
-            self._enforce_deadlines(session, time.monotonic())
+                at, work = time.monotonic(), 0
 
     async def drain(self) -> None:
         """Refuse new sockets and close all open ones, spread over a window.
@@ -203,14 +216,16 @@ class SocketServer:
         stalled = (
             transport.blocked_at is not None and at - transport.blocked_at > settings.socket_send_timeout_s
         )
-        gone = at - transport.last_received_at > MAX_MISSED_HEARTBEATS * settings.heartbeat_s + TICK_S
+        gone_at = transport.last_received_at + MAX_MISSED_HEARTBEATS * settings.heartbeat_s + TICK_S
+        ends_at = session.opened_at + settings.socket_max_lifetime_s
         unanswered = session.closed_at is not None and at - session.closed_at > CLOSE_TIMEOUT_S
-        if stalled or gone or unanswered:
+        if stalled or at > gone_at or unanswered:
             transport.abort()
-        elif at - session.opened_at > settings.socket_max_lifetime_s:
+        elif at > ends_at:
             session.close(Bye("waited too long", _jittered(RETRY_AFTER_MS)), CloseCode.WAITED_TOO_LONG)
         elif at >= session.next_heartbeat_at and session.send_heartbeat():
             session.next_heartbeat_at = at + settings.heartbeat_s
+        session.due_at = min(session.next_heartbeat_at, gone_at, ends_at)
 
     def _check_limits(self, session: WebSocketSession) -> None:
         settings = self.services.settings

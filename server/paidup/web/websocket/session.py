@@ -50,8 +50,8 @@ class WebSocketSession:
 
     __slots__ = (
         *("_frame", "_on_end", "_services", "transport"),
-        *("account_id", "address", "next_heartbeat_at", "closed_at", "closing", "key", "opened_at"),
-        *("since", "via"),
+        *("account_id", "address", "next_heartbeat_at", "closed_at", "closing", "due_at", "key"),
+        *("opened_at", "since", "via"),
     )
 
     def __init__(self, key: Any, account_id: int | None, services: Services) -> None:
@@ -67,7 +67,8 @@ class WebSocketSession:
         self.since = -1
         """The lowest version that the client is told: it knows what came before."""
         self.opened_at = time.monotonic()
-        self.next_heartbeat_at = self.opened_at
+        self.due_at = self.next_heartbeat_at = self.opened_at
+        """Until `due_at`, no deadline can pass, unless the transport is blocked or the session is closing."""
         self.closing: tuple[Bye | None, CloseCode] | None = None
         self.closed_at: float | None = None
         """When the close frame was sent; the client has CLOSE_TIMEOUT_S to answer it."""
@@ -82,6 +83,11 @@ class WebSocketSession:
     def start(self, on_end: Callable[[WebSocketSession], None]) -> None:
         """Called once the session is registered. `on_end` unregisters it."""
         self._on_end = on_end
+
+    @property
+    def known_version(self) -> int:
+        """The last version that was offered, or that the client said it knows."""
+        raise NotImplementedError
 
     def offer(self, message: Any, frame: bytes, /) -> bool:
         """Send `frame` if the message is new. Returns whether it was. The hub calls this, too."""
@@ -188,10 +194,13 @@ class VerifiedSession(WebSocketSession):
             if self._may_verify():
                 self._services.verification_queue.prioritize(self.key)
 
+    @property
+    def known_version(self) -> int:
+        return self.since - 1 if self.status is None else self.status.version
+
     def offer(self, status: StatusMessage | CheckoutMessage, frame: bytes) -> bool:
         """Send `frame` unless this version or a later one was offered before."""
-        known = self.since - 1 if self.status is None else self.status.version
-        if status.version <= known:
+        if status.version <= self.known_version:
             return False
         self._stage = status.stage
         if self.status is None:
@@ -285,9 +294,13 @@ class AccountSession(WebSocketSession):
     def from_ticket(cls, scope: Scope, ticket: str, services: Services) -> AccountSession:
         return cls(services.tickets.account_of(ticket), services)
 
+    @property
+    def known_version(self) -> int:
+        return max(self._version, self.since - 1)
+
     def offer(self, balance: BalanceMessage, frame: bytes) -> bool:
         """Send `frame` unless this version or a later one was offered before."""
-        if balance.version <= max(self._version, self.since - 1):
+        if balance.version <= self.known_version:
             return False
         self._version = balance.version
         self._enqueue(frame)
