@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from paidup.credits import account_states, ledger, move_batches, reservations
 from paidup.credits.account_states import AccountState
 from paidup.credits.move_batches import CreditMoves
 from paidup.credits.requested_moves import Commit, Move, Moved, Release, Reserve, Spend
-from paidup.db.connection import open_database, write_transaction
+from paidup.db.connection import connection, open_database, write_transaction
 from paidup.db.models import Account, CreditGrant, EntryKind, LedgerEntry, Reservation
 from paidup.db.outbound_models import OutboundEvent
 from paidup.db.postgres import Timeouts
@@ -30,6 +31,7 @@ from paidup.errors import (
     StorageUnavailable,
 )
 from tests.support.factories import an_account, granted, ignore_balance, three_sums
+from tests.support.statement_plans import growing_tables
 from tests.support.waiting import wait_until
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
@@ -238,6 +240,27 @@ async def test_an_event_of_a_batch_is_written_with_it(moves: CreditMoves, ada: A
         ("balance.low", 40, 3),
         ("balance.depleted", 0, 4),
     ]
+
+
+@pytest.mark.parametrize("module_database_url", ["sqlite"], indirect=True)
+async def test_a_move_reads_no_table_that_grows(moves: CreditMoves, ada: Account) -> None:
+    """SQLite looks for what refers to a key that is written: for a grant's, through all entries."""
+    await granted(ada, 100)
+    asked: list[Move] = [spend(ada, 1, "a"), reserve(ada, 2, "b"), reserve(ada, 2, "c")]
+    client: Any = connection()
+    ran: list[str] = []
+    await client._connection.set_trace_callback(ran.append)
+    for move in (*asked, Commit(ada.id, "b", 1, BEGIN), Release(ada.id, "c", BEGIN)):
+        await moves(move)
+    await client._connection.set_trace_callback(None)
+    plans = [
+        step["detail"]
+        for statement in ran
+        if not statement.startswith(("BEGIN", "COMMIT"))
+        for step in await client.execute_query_dict(f"EXPLAIN QUERY PLAN {statement}")
+    ]
+    assert any(plan.startswith("SEARCH credit_grants USING INTEGER PRIMARY KEY") for plan in plans)
+    assert not [plan for plan in plans if re.match(f"SCAN ({'|'.join(growing_tables())})", plan)]
 
 
 async def test_each_changed_balance_is_published(ada: Account, gate: Gate) -> None:

@@ -214,48 +214,59 @@ def _models(states: Iterable[AccountState]) -> tuple[type[Model], ...]:
     return tuple(found[table] for table in sorted(found))
 
 
-# On SQLite: row by row, since there are no round trips, and nothing else writes meanwhile
+# On SQLite: a statement for each table, since there are no round trips, and nothing else writes meanwhile
 
 
 async def _write_rows(states: Sequence[AccountState]) -> set[int]:
-    free = await _without_entries(states)
+    entries = _rows(LedgerEntry, insert_columns(LedgerEntry), states)
+    values = [value for row in entries for value in row]
+    _, found = await connection().execute_query(_new_entries_sql(len(entries)), values)
+    written = {cells[0] for cells in found}
+    free = [state for state in states if state.account.id in written]
     for model in _models(free):
-        names = insert_columns(model)
-        marks = ", ".join("?" * len(names))
-        query = f'INSERT INTO "{model._meta.db_table}" ({quote_names(names)}) VALUES ({marks})'
-        await connection().execute_many(query, _rows(model, names, free))
-    for model, names in ((Account, _BALANCE), (CreditGrant, _REMAINING), (Reservation, _ENDED)):
-        rows = [
-            list(to_parameters(model, {name: getattr(row, name) for name in names}))
-            for state in free
-            for row in state.changed(model)
-        ]
-        assigned = ", ".join(f'"{name}" = ?{number}' for number, name in enumerate(names, start=1))
-        if rows:
-            query = f'UPDATE "{model._meta.db_table}" SET {assigned} WHERE id = ?1'
-            await connection().execute_many(query, rows)
-    return {state.account.id for state in free}
+        if model is not LedgerEntry:
+            names = insert_columns(model)
+            marks = ", ".join("?" * len(names))
+            query = f'INSERT INTO "{model._meta.db_table}" ({quote_names(names)}) VALUES ({marks})'
+            await connection().execute_many(query, _rows(model, names, free))
+    for model, columns in ((Account, _BALANCE), (CreditGrant, _REMAINING), (Reservation, _ENDED)):
+        names = tuple(name for name in columns if name != "account_id")
+        changed = [_parameters(row, names) for state in free for row in state.changed(model)]
+        if changed:
+            await connection().execute_many(_update_sql(model, names), changed)
+    return written
 
 
-async def _without_entries(states: Sequence[AccountState]) -> list[AccountState]:
-    """Those whose new entries do not exist."""
-    entries = [entry for state in states for entry in state.inserted(LedgerEntry)]
-    query = (
-        "SELECT account_id FROM ledger_entries JOIN json_each(?) AS given"
-        " ON kind = json_extract(given.value, '$[0]') AND reference = json_extract(given.value, '$[1]')"
+@cache
+def _new_entries_sql(number: int) -> str:
+    """Inserts so many entries, but none of an account of which one exists. Returns the others' accounts."""
+    names = quote_names(insert_columns(LedgerEntry))
+    row = ", ".join("?" * len(insert_columns(LedgerEntry)))
+    rows = ", ".join([f"({row})"] * number)
+    old = "ledger_entries AS old WHERE old.kind = given.kind AND old.reference = given.reference"
+    return (
+        f"WITH given({names}) AS (VALUES {rows}),"
+        f" known AS (SELECT account_id FROM given WHERE EXISTS (SELECT 1 FROM {old}))"
+        f" INSERT INTO ledger_entries ({names}) SELECT * FROM given"
+        " WHERE account_id NOT IN (SELECT account_id FROM known) RETURNING account_id"
     )
-    named = to_json([(entry.kind, entry.reference) for entry in entries])
-    _, found = await connection().execute_query(query, [named])
-    taken = {cells[0] for cells in found}
-    return [state for state in states if state.account.id not in taken]
+
+
+@cache
+def _update_sql(model: type[Model], names: tuple[str, ...]) -> str:
+    """Where the first of these columns is as given, sets the others."""
+    # Not the key again: SQLite would look for the rows that refer to it, for a grant through all entries
+    # (https://www.sqlite.org/foreignkeys.html).
+    assigned = ", ".join(f'"{name}" = ?{number}' for number, name in enumerate(names[1:], start=2))
+    return f'UPDATE "{model._meta.db_table}" SET {assigned} WHERE id = ?1'
 
 
 def _rows(model: type[Model], names: Sequence[str], states: Iterable[AccountState]) -> list[list[Any]]:
-    return [
-        to_parameters(model, {name: getattr(row, name) for name in names})
-        for state in states
-        for row in state.inserted(model)
-    ]
+    return [_parameters(row, names) for state in states for row in state.inserted(model)]
+
+
+def _parameters(row: Model, names: Sequence[str]) -> list[Any]:
+    return to_parameters(type(row), {name: getattr(row, name) for name in names})
 
 
 # On PostgreSQL: one statement

@@ -69,10 +69,10 @@ async def _begin_immediate(self: SqliteTransactionWrapper) -> None:
     """Take SQLite's write lock at the start of the transaction, waiting for it if need be.
 
     Fault: Tortoise begins deferred transactions. One that reads before it writes (get_or_create and
-    update_or_create do) fails with SQLITE_BUSY, without waiting, if a second process wrote in between.
+    update_or_create do) fails with SQLITE_BUSY, without waiting, if a second process wrote in between. It
+    also commits first, a statement that another thread runs: no transaction is ever open there.
     """
     try:
-        await self._connection.commit()
         await self._connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError as error:
         raise TransactionManagementError(error) from error
