@@ -63,6 +63,7 @@ def create_app(
     # Starlette would redirect `/path/` to `/path` at whatever host the request names.
     app.router.redirect_slashes = False
     app.state.authenticate = authenticate
+    app.state.own_middleware = list(app.user_middleware)
     return app
 
 

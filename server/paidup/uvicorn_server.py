@@ -55,6 +55,10 @@ MAX_HTTP_CONNECTIONS = 1000
 GC_THRESHOLDS = (50_000, 20, 50)
 """Sockets are many long-lived objects; the default thresholds collect too often (docs/decisions.md)."""
 
+_HTTP = {
+    "lightweight": "paidup.web.websocket.first_request:{}FirstRequest",
+    "uvicorn": "paidup.web.http_limits:{}HttpProtocol",
+}
 _WEBSOCKETS = {
     "lightweight": "paidup.web.websocket.lightweight_protocol:LightweightProtocol",
     "uvicorn": "paidup.web.websocket.frame_limits:LimitedWebSocketProtocol",
@@ -65,7 +69,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """The options for uvicorn, except the application and its address."""
     return {
         **UVICORN,
-        "http": f"paidup.web.http_limits:{'Logging' if settings.access_log else 'Limited'}HttpProtocol",
+        "http": _HTTP[settings.websocket_protocol].format("Logging" if settings.access_log else "Limited"),
         "limit_concurrency": settings.max_sockets + MAX_HTTP_CONNECTIONS,
         "ws": _WEBSOCKETS[settings.websocket_protocol],
         "forwarded_allow_ips": settings.proxies,

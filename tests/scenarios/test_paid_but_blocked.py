@@ -476,17 +476,16 @@ def _settlement_of(teller: str, services: Services) -> Settlement:
 
 def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run `act` at this point of a socket's opening."""
-    hub_subscribe = services.hub.subscribe
+    hub_acknowledged = services.hub.acknowledged
     redis_subscribe = PubSubConnection.subscribe
 
     async def before_the_ack(listener: PubSubConnection, channels: Sequence[bytes]) -> None:
         await act()
         await redis_subscribe(listener, channels)
 
-    async def after_the_ack(*waiting: Any) -> bool:
-        acknowledged = await hub_subscribe(*waiting)
+    async def after_the_ack(ack: Any) -> None:
+        await hub_acknowledged(ack)
         await act()
-        return acknowledged
 
     async def after_the_read(topic: Any, invoices: Any) -> Any:
         found = await read_current(topic, invoices)
@@ -496,6 +495,6 @@ def _at(moment: str, act: Any, services: Services, monkeypatch: pytest.MonkeyPat
     if moment == "before the ack":
         monkeypatch.setattr(PubSubConnection, "subscribe", before_the_ack)
     elif moment == "after the ack":
-        monkeypatch.setattr(services.hub, "subscribe", after_the_ack)
+        monkeypatch.setattr(services.hub, "acknowledged", after_the_ack)
     else:
         monkeypatch.setattr(snapshots, "read_current", after_the_read)

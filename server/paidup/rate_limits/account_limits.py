@@ -90,8 +90,11 @@ class AccountLimits:
 
     def refusal(self, what: Limited, retry_after_s: float) -> TooManyRequests:
         """Count a refusal and return its error."""
-        self._refusals[what].inc()
+        self.count_refusal(what)
         return TooManyRequests(what, retry_after_s)
+
+    def count_refusal(self, what: Limited) -> None:
+        self._refusals[what].inc()
 
     async def _count(self, account_id: int, what: Limited) -> None:
         wait_s: float | None = self._buckets[what].take(account_id)

@@ -185,6 +185,19 @@ class Hub:
         Afterwards every change is either in the row or offered to the subscriber. Returns False if
         Redis did not acknowledge in time or is known to be down; the resync then delivers changes.
         """
+        if (ack := self.register(topic, key, subscriber)) is not None:
+            await self.acknowledged(ack)
+        channel = self._channels.get(topic.channel(key))
+        return channel is not None and channel.confirmed
+
+    def register(
+        self, topic: Topic[Key, Message], key: Key, subscriber: Subscriber[Message]
+    ) -> asyncio.Future[None] | None:
+        """The first half of `subscribe`. Returns what to await with `acknowledged` before the row is read.
+
+        Subscribers that come together share it. None: there is nothing to await, since Redis has confirmed
+        the channel or is down.
+        """
         name = topic.channel(key)
         channel = self._channels.get(name)
         if channel is None:
@@ -194,17 +207,18 @@ class Hub:
             channel.removal = None
         channel.subscribers += (subscriber,)
         if channel.confirmed:
-            return True
+            return None
         if channel.ack is None or channel.ack.done():
             channel.ack = self._sync_channel(name)
-        if (ack := channel.ack) is None:
-            return False
+        return channel.ack
+
+    async def acknowledged(self, ack: asyncio.Future[None]) -> None:
+        """Wait until Redis has answered, for ACK_TIMEOUT_S at most."""
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await asyncio.shield(ack)  # shared with other subscribers
         except TimeoutError:
             ack.add_done_callback(lambda _: self.mark_gap())  # the caller reads the row before the ack
-        return channel.confirmed
 
     def unsubscribe(self, topic: Topic[Key, Message], key: Key, subscriber: Subscriber[Message]) -> None:
         """Remove `subscriber`. An unused channel is dropped after UNSUBSCRIBE_DELAY_S."""

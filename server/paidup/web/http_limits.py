@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -48,7 +49,7 @@ CHECK_INTERVAL_S = 1.0
 
 _connections_by_address: Counter[str] = Counter()
 """The number of connections of each address to this process."""
-_connections_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, set[LimitedHttpProtocol]] = (
+_connections_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, set[CountedConnection]] = (
     WeakKeyDictionary()
 )
 """The HTTP connections of each event loop. A loop without connections has no entry and no timer."""
@@ -58,53 +59,32 @@ class _Refused(Exception):
     """Ends the parser's callback. The response has been sent."""
 
 
-class LimitedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP class with limits, and a deadline for each wait on the client.
+class CountedConnection(asyncio.Protocol):
+    """Counts a connection while it is not a WebSocket's, and has its deadlines checked."""
 
-    One timer per event loop checks the deadlines of all connections.
-    """
+    __slots__ = ("_address", "_from_proxy")
+    loop: asyncio.AbstractEventLoop
 
-    # Slots: with more than 30 instance attributes, Python no longer shares the instances' dict keys.
-    __slots__ = ("_address", "_closed_until", "_expires", "_from_proxy", "_overhead", "_stalled_until")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._overhead = 0
-        """Bytes received since the last request ended, not counting bodies."""
-        self._expires = self._stalled_until = self._closed_until = math.inf
+    def __init__(self) -> None:
         self._address: str | None = None
-        """The key under which the connection is counted; None once it no longer is."""
+        """The key under which the connection is counted; None while it is not."""
         self._from_proxy = False
 
-    # Connections
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._expires = self.loop.time() + HEADERS_TIMEOUT_S
-        _track(self.loop, self)
+    def start_counting(self, client: tuple[str, int] | None, config: Config, connections: int) -> bool:
+        """Returns whether the process and the address may have this connection, one of `connections`."""
         address = ""
-        if self.client is not None:
-            proxies = tuple(self.config.forwarded_allow_ips or ())
-            self._from_proxy = is_proxy(self.client[0], proxies)
-            address = "" if self._from_proxy else address_key(self.client[0])
+        if client is not None:
+            self._from_proxy = is_proxy(client[0], proxies_of(config))
+            address = "" if self._from_proxy else address_key(client[0])
         self._address = address
         _connections_by_address[address] += 1
-        limit = self.limit_concurrency or math.inf
-        if len(self.connections) > limit or (
-            address and _connections_by_address[address] > MAX_CONNECTIONS_PER_ADDRESS
-        ):
-            self._refuse(503)
+        _track(self.loop, self)
+        return connections <= (config.limit_concurrency or math.inf) and (
+            not address or _connections_by_address[address] <= MAX_CONNECTIONS_PER_ADDRESS
+        )
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_counting()
-        super().connection_lost(exc)
-
-    def handle_websocket_upgrade(self) -> None:
-        self._stop_counting()
-        super().handle_websocket_upgrade()
-
-    def _stop_counting(self) -> None:
-        """Stop counting: the connection has ended or belongs to another protocol."""
+    def stop_counting(self) -> None:
+        """The connection has ended or belongs to another protocol."""
         address, self._address = self._address, None
         if address is None:
             return
@@ -112,6 +92,43 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         _connections_by_address[address] -= 1
         if not _connections_by_address[address]:
             del _connections_by_address[address]
+
+    def enforce_deadlines(self, now: float) -> None:
+        """Close the connection if a deadline has passed."""
+        raise NotImplementedError
+
+
+class LimitedHttpProtocol(HttpToolsProtocol, CountedConnection):
+    """uvicorn's HTTP class with limits, and a deadline for each wait on the client.
+
+    One timer per event loop checks the deadlines of all connections.
+    """
+
+    # Slots: with more than 30 instance attributes, Python no longer shares the instances' dict keys.
+    __slots__ = ("_closed_until", "_expires", "_overhead", "_stalled_until")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        CountedConnection.__init__(self)
+        self._overhead = 0
+        """Bytes received since the last request ended, not counting bodies."""
+        self._expires = self._stalled_until = self._closed_until = math.inf
+
+    # Connections
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expires = self.loop.time() + HEADERS_TIMEOUT_S
+        if not self.start_counting(self.client, self.config, len(self.connections)):
+            self._refuse(503)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.stop_counting()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        self.stop_counting()
+        super().handle_websocket_upgrade()
 
     # Sizes
 
@@ -165,7 +182,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def enforce_deadlines(self, now: float) -> None:
-        """Close the connection if a deadline has passed."""
         if now >= self._stalled_until or now >= self._closed_until:
             self.transport.abort()
         elif now >= self._expires:
@@ -213,7 +229,7 @@ class LoggingHttpProtocol(LimitedHttpProtocol):
     logs_requests = True
 
 
-def _track(loop: asyncio.AbstractEventLoop, connection: LimitedHttpProtocol) -> None:
+def _track(loop: asyncio.AbstractEventLoop, connection: CountedConnection) -> None:
     if loop not in _connections_by_loop:
         _connections_by_loop[loop] = set()
         loop.call_later(CHECK_INTERVAL_S, _enforce_all_deadlines, loop)
@@ -228,6 +244,16 @@ def _enforce_all_deadlines(loop: asyncio.AbstractEventLoop) -> None:
         loop.call_later(CHECK_INTERVAL_S, _enforce_all_deadlines, loop)
     else:
         del _connections_by_loop[loop]
+
+
+def proxies_of(config: Config) -> tuple[str, ...]:
+    return tuple(config.forwarded_allow_ips or ())
+
+
+def forwarded_client(forwarded_for: str, proxies: tuple[str, ...]) -> tuple[str, int]:
+    """The client that trusted proxies name in `X-Forwarded-For`, as uvicorn's middleware finds it."""
+    found: tuple[str, int] = _trusted(proxies).get_trusted_client_address(forwarded_for)
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -81,7 +81,7 @@ async def _first_frame(
     request: Request, sockets: SocketServer, session: WebSocketSession, wait_s: float
 ) -> None:
     session.transport = transport = _FirstFrame()
-    starting = asyncio.create_task(sockets.start(session), name="start-long-poll")
+    sockets.start(session)
     arriving = asyncio.create_task(transport.arrived.wait(), name="long-poll")
     leaving = asyncio.create_task(_left(request), name="long-poll-client")
     try:
@@ -89,7 +89,7 @@ async def _first_frame(
         if leaving.done() and not arriving.done():
             raise ClientDisconnect
     finally:
-        await cancel_tasks(starting, arriving, leaving)
+        await cancel_tasks(arriving, leaving)
 
 
 async def _left(request: Request) -> None:

@@ -22,7 +22,14 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from paidup.domain.messages import SUBPROTOCOL, Bye, CloseCode
-from paidup.errors import NotAllowed, NotAuthenticated, PaidupError, Restarting, TooManySockets
+from paidup.errors import (
+    NotAllowed,
+    NotAuthenticated,
+    PaidupError,
+    Restarting,
+    TooManyRequests,
+    TooManySockets,
+)
 from paidup.rate_limits.account_limits import Limited
 from paidup.runtime.metrics import SOCKET_KINDS, Via
 from paidup.services import Services
@@ -64,7 +71,7 @@ class SocketServer:
         self._sessions: set[WebSocketSession] = set()
         self._addresses: Counter[str] = Counter()
         self._accounts: Counter[int] = Counter()
-        self._snapshots = Snapshots()
+        self._snapshots = Snapshots(services.hub)
         self._open = {
             (kind, via): services.metrics.sockets.labels(kind, via) for kind in SOCKET_KINDS for via in Via
         }
@@ -93,12 +100,29 @@ class SocketServer:
             take_over: TakeOverTransport | None = extensions.get(RAW_TRANSPORT_EXTENSION)
             if take_over is not None:
                 session.transport = take_over(session)
-                await self.start(session)
+                self.start(session)
             else:
                 await self.hold(session, WebSocketTransport(receive, send, session))
         except BaseException:
             session.on_disconnect()
             raise
+
+    def accept(self, path: bytes, scope: Scope) -> WebSocketSession | None:
+        """The session, admitted, that a handshake at one of WEBSOCKET_PATHS opens.
+
+        None where it has to be refused: `serve` does that, counts it, and answers.
+        """
+        _, _, name, *key = path.decode("ascii").split("/")
+        kind = _KINDS[name]
+        scope["path_params"] = {kind.kind: "".join(key)}
+        try:
+            session = self.authorize(scope, kind, _offered_ticket)
+        except PaidupError:
+            return None
+        if self._refusal_of(session) is not None:
+            return None
+        self._register(session)
+        return session
 
     # Each connection: authorize, admit, then hold. After `admit`, on_disconnect has to be called.
 
@@ -117,23 +141,23 @@ class SocketServer:
 
     def admit(self, session: WebSocketSession) -> None:
         """Count the session and have it verified. Raises TooManyRequests, TooManySockets or Restarting."""
-        self._check_limits(session)
+        if (refusal := self._refusal_of(session)) is not None:
+            if isinstance(refusal, TooManyRequests):
+                self.services.account_limits.count_refusal(Limited.SOCKETS)
+            raise refusal
         self._register(session)
 
     async def hold(self, session: WebSocketSession, transport: AsgiTransport) -> None:
         """Run an admitted session until its connection ends."""
         session.transport = transport
-        starting = asyncio.create_task(self.start(session), name="start-session")
+        self.start(session)
         await transport.read()
-        starting.cancel()
 
-    async def start(self, session: WebSocketSession) -> None:
-        """Subscribe, await the acknowledgement, then have the row read."""
+    def start(self, session: WebSocketSession) -> None:
+        """Subscribe, await the acknowledgement, then have the row read: see `snapshots.py`."""
         if not session.ended:
             session.flush()
-            await self.services.hub.subscribe(session.topic, session.key, session)
-        if not session.ended:
-            self._snapshots.offer_to(session)
+            self._snapshots.subscribe(session)
 
     @contextmanager
     def counted_refusals(self, via: Via) -> Iterator[None]:
@@ -227,24 +251,22 @@ class SocketServer:
             session.next_heartbeat_at = at + settings.heartbeat_s
         session.due_at = min(session.next_heartbeat_at, gone_at, ends_at)
 
-    def _check_limits(self, session: WebSocketSession) -> None:
+    def _refusal_of(self, session: WebSocketSession) -> PaidupError | None:
+        """Why the session may not be opened now, if it may not."""
         settings = self.services.settings
         if self.draining:
-            raise Restarting(retry_after_s())
+            return Restarting(retry_after_s())
         account = session.account_id
         if account is not None and self._accounts[account] >= settings.max_sockets_per_account:
-            raise self.services.account_limits.refusal(Limited.SOCKETS, retry_after_s())
-        for count, limit, scope in (
-            (len(self._sessions), settings.max_sockets, "this server"),
-            (self._addresses[session.address], settings.max_sockets_per_address, "this address"),
-            (
-                self.services.hub.subscriber_count(session.topic, session.key),
-                settings.max_sockets_per_invoice,
-                f"this {session.kind}",
-            ),
-        ):
-            if count >= limit:
-                raise TooManySockets(scope, retry_after_s())
+            return TooManyRequests(Limited.SOCKETS, retry_after_s())
+        if len(self._sessions) >= settings.max_sockets:
+            return TooManySockets("this server", retry_after_s())
+        if self._addresses[session.address] >= settings.max_sockets_per_address:
+            return TooManySockets("this address", retry_after_s())
+        subscribers = self.services.hub.subscriber_count(session.topic, session.key)
+        if subscribers >= settings.max_sockets_per_invoice:
+            return TooManySockets(f"this {session.kind}", retry_after_s())
+        return None
 
 
 def _offered_ticket(scope: Scope) -> str:
@@ -281,6 +303,13 @@ class _SocketEndpoint:
         server: SocketServer = scope["app"].state.sockets
         await server.serve(scope, receive, send, self._kind)
 
+
+_KINDS: dict[str, type[WebSocketSession]] = {
+    "invoices": InvoiceSession,
+    "checkout": CheckoutSocketSession,
+    "account": AccountSession,
+}
+"""By what comes after `/ws/` in the path."""
 
 ROUTES = [
     WebSocketRoute("/ws/invoices/{invoice}", _SocketEndpoint(InvoiceSession)),

@@ -31,7 +31,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER
 from websockets.utils import accept_key
 
-from paidup.domain.messages import MAX_FRAME
+from paidup.domain.messages import MAX_FRAME, SUBPROTOCOL
 from paidup.web.websocket.frame_limits import BURST_S, FRAME_S, READ_S, FrameLimit, LimitedWebSocketProtocol
 from paidup.web.websocket.transport import TransportHandler
 
@@ -43,6 +43,7 @@ TakeOverTransport = Callable[[TransportHandler], "LightweightTransport"]
 WEBSOCKET_PATHS = re.compile(rb"/ws/(?:account|(?:invoices|checkout)/[-_.0-9a-zA-Z]+)")
 """Paths whose application takes over the connection or refuses the handshake, without other ASGI
 messages. If Paidup is mounted under a prefix, its sockets are left to uvicorn's class, like the host's."""
+_SUBPROTOCOL = SUBPROTOCOL.encode()
 PING = Frame(Opcode.PING, b"").serialize(mask=False)
 
 
@@ -78,7 +79,7 @@ class LightweightProtocol(asyncio.Protocol):
             self._transport.close()  # RFC 6455, 4.1: no data before the handshake is answered
         elif self._fallback is not None:
             self._fallback.data_received(data)
-        elif key := _handshake_key(self._http):
+        elif key := self._handshake_key():
             self._key = key
             self._connections.add(self)
             task = asyncio.create_task(self._run(), name="handshake")
@@ -120,6 +121,12 @@ class LightweightProtocol(asyncio.Protocol):
                 self._refuse(500, [(b"content-length", b"0")], b"")
             self._transport.close()
 
+    def _handshake_key(self) -> str:
+        fields: HeaderList = self._http.scope["headers"]
+        return (
+            handshake_key(self._http.url, fields, dict(fields)) if self._http.scope["method"] == "GET" else ""
+        )
+
     def _scope(self) -> dict[str, Any]:
         http: dict[str, Any] = self._http.scope
         path = self._config.root_path + self._http.url.decode("ascii")
@@ -155,21 +162,14 @@ class LightweightProtocol(asyncio.Protocol):
 
     def _accept(self, subprotocol: bytes) -> None:
         self._answered = True
-        headers = [
-            *((b"upgrade", b"websocket"), (b"connection", b"Upgrade")),
-            (b"sec-websocket-accept", accept_key(self._key).encode()),
-            (b"sec-websocket-protocol", subprotocol),
-        ]
-        self._write(101, headers, b"")
+        self._transport.write(switching_protocols(self._key, self._server_state.default_headers, subprotocol))
 
     def _refuse(self, status: int, headers: HeaderList, body: bytes) -> None:
         self._answered = True
-        self._write(status, [*headers, (b"connection", b"close")], body)
-
-    def _write(self, status: int, headers: HeaderList, body: bytes) -> None:
         status_line = b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
-        fields = (b"%b: %b\r\n" % field for field in (*self._server_state.default_headers, *headers))
-        self._transport.write(b"".join((status_line, *fields, b"\r\n", body)))
+        fields = (*self._server_state.default_headers, *headers, (b"connection", b"close"))
+        lines = (b"%b: %b\r\n" % field for field in fields)
+        self._transport.write(b"".join((status_line, *lines, b"\r\n", body)))
 
     def _take_over(self, handler: TransportHandler) -> LightweightTransport:
         """Hand over the connection and free everything else."""
@@ -186,18 +186,15 @@ class LightweightProtocol(asyncio.Protocol):
 HeaderList = list[tuple[bytes, bytes]]
 
 
-def _handshake_key(http: Any) -> str:
+def handshake_key(url: bytes, fields: HeaderList, headers: dict[bytes, bytes]) -> str:
     """The Sec-WebSocket-Key of a plain handshake at one of WEBSOCKET_PATHS; "" for any other request.
 
-    uvicorn has already checked that it is an upgrade to a WebSocket.
+    `fields` have lowercase names. That it is a GET that asks for a WebSocket has been checked before.
     """
-    fields: HeaderList = http.scope["headers"]
-    headers = dict(fields)  # names are lowercase
     key = headers.get(b"sec-websocket-key", b"")
     if (
-        http.scope["method"] != "GET"
-        or len(headers) != len(fields)
-        or not WEBSOCKET_PATHS.fullmatch(http.url)
+        len(headers) != len(fields)
+        or not WEBSOCKET_PATHS.fullmatch(url)
         or headers.get(b"sec-websocket-version") != b"13"
         or len(key) != 24
     ):
@@ -206,6 +203,19 @@ def _handshake_key(http: Any) -> str:
         return key.decode() if len(base64.b64decode(key, validate=True)) == 16 else ""
     except binascii.Error:
         return ""
+
+
+def switching_protocols(key: str, default_headers: HeaderList, subprotocol: bytes = _SUBPROTOCOL) -> bytes:
+    """The response that accepts a handshake."""
+    lines = [b"%b: %b\r\n" % field for field in default_headers]
+    return b"".join(
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\n",
+            *lines,
+            b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: ",
+            *(accept_key(key).encode(), b"\r\nsec-websocket-protocol: ", subprotocol, b"\r\n\r\n"),
+        )
+    )
 
 
 class LightweightTransport(asyncio.Protocol):

@@ -1,13 +1,15 @@
 """Reads the first row that each new session sends, in one query for sessions that start together.
 
-Sessions that have not been sent their row yet wait in a queue. One task reads them, up to five
-hundred a query; those that arrive meanwhile are read next. There are no retries: if the database is
-down, the resync delivers the row once it is back.
+Sessions wait until Redis has acknowledged their subscription, in one task for all that share the
+acknowledgement; then in a queue. One task reads their rows, up to five hundred a query; those that
+arrive meanwhile are read next. There are no retries: if the database is down, the resync delivers
+the row once it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -16,7 +18,7 @@ from paidup.db.bulk import KEYS_PER_QUERY
 from paidup.db.connection import OUTAGES
 from paidup.domain.messages import encode
 from paidup.realtime.current_rows import TOPICS, read_current
-from paidup.realtime.hub import Topic
+from paidup.realtime.hub import Hub, Topic
 from paidup.runtime.tasks import cancel_tasks
 from paidup.web.websocket.session import WebSocketSession
 
@@ -29,19 +31,46 @@ GATHER_S = 0.005
 class Snapshots:
     """Batches the reads of first rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._subscribing: dict[asyncio.Future[None], list[WebSocketSession]] = {}
         self._waiting: dict[Topic[Any, Any], list[WebSocketSession]] = {topic: [] for topic in TOPICS}
-        self._reader: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = False
 
-    def offer_to(self, session: WebSocketSession) -> None:
-        """Read the session's row and offer it. Call after the subscription is acknowledged."""
-        self._waiting[session.topic].append(session)
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read_all(), name="snapshots")
+    def subscribe(self, session: WebSocketSession) -> None:
+        """Subscribe the session, await the acknowledgement, then read its row and offer it."""
+        ack = self._hub.register(session.topic, session.key, session)
+        if ack is None:
+            self._enqueue([session])
+        elif (subscribing := self._subscribing.get(ack)) is not None:
+            subscribing.append(session)
+        else:
+            self._subscribing[ack] = [session]
+            self._start(self._after(ack), "subscribing")
 
     async def close(self) -> None:
-        if self._reader is not None:
-            await cancel_tasks(self._reader, again_after_s=0.1)
+        await cancel_tasks(*self._tasks, again_after_s=0.1)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _after(self, ack: asyncio.Future[None]) -> None:
+        try:
+            await self._hub.acknowledged(ack)
+        finally:
+            sessions = self._subscribing.pop(ack)
+        self._enqueue(sessions)
+
+    def _enqueue(self, sessions: list[WebSocketSession]) -> None:
+        for session in sessions:
+            if not session.ended:
+                self._waiting[session.topic].append(session)
+        if not self._reading:
+            self._reading = True
+            self._start(self._read_all(), "snapshots")
 
     async def _read_all(self) -> None:
         first = True
@@ -55,7 +84,7 @@ class Snapshots:
                     if sessions:
                         await self._read(topic, sessions)
         finally:
-            self._reader = None
+            self._reading = False
 
     async def _read(self, topic: Topic[Any, Any], sessions: list[WebSocketSession]) -> None:
         by_key: dict[Any, list[WebSocketSession]] = {}

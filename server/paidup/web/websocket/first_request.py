@@ -1,0 +1,194 @@
+"""Answers plain WebSocket handshakes from a connection's first bytes, without the ASGI application.
+
+A browser's handshake comes in one piece, and is the connection's only request. httptools parses it,
+`endpoint.py` makes the checks that it makes for every handshake, and the session gets the connection:
+no scope, no task, no middleware, and nothing of uvicorn's HTTP class. Whatever else comes first (other
+requests, part of a handshake, an unusual one, one that is refused) goes to that class as if it had come
+there, and is answered by the application.
+
+The limits on HTTP connections apply from the first moment: see `http_limits.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httptools
+from starlette.applications import Starlette
+from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.utils import get_remote_addr
+from uvicorn.server import ServerState
+
+from paidup.web import http_limits
+from paidup.web.http_limits import CountedConnection, LimitedHttpProtocol, LoggingHttpProtocol
+from paidup.web.websocket.endpoint import SocketServer
+from paidup.web.websocket.lightweight_protocol import (
+    HeaderList,
+    LightweightTransport,
+    handshake_key,
+    switching_protocols,
+)
+
+BEGINNING = b"GET /ws/"
+MAX_BYTES = http_limits.SLICE_BYTES
+MAX_HEADERS = 50
+
+
+class LimitedFirstRequest(CountedConnection):
+    """A connection from which nothing has been received yet."""
+
+    __slots__ = (
+        *("_app_state", "_client", "_config", "_expires", "_server_state"),
+        *("loop", "transport"),
+    )
+    http_protocol: type[LimitedHttpProtocol] = LimitedHttpProtocol
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+        super().__init__()
+        self.loop = _loop or asyncio.get_running_loop()
+
+    # Called by the event loop
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._client = get_remote_addr(transport)
+        self._expires = self.loop.time() + http_limits.HEADERS_TIMEOUT_S
+        connections: set[Any] = self._server_state.connections
+        connections.add(self)
+        if not self.start_counting(self._client, self._config, len(connections)):
+            self._pass_on()
+
+    def data_received(self, data: bytes) -> None:
+        if not (data.startswith(BEGINNING) and self._answer(data)):
+            self._pass_on().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+
+    # Called by uvicorn and `http_limits`
+
+    def shutdown(self) -> None:
+        self.transport.close()
+
+    def enforce_deadlines(self, now: float) -> None:
+        if now >= self._expires:
+            self.transport.abort()
+
+    def _forget(self) -> None:
+        self.stop_counting()
+        self._server_state.connections.discard(self)
+
+    def _pass_on(self) -> LimitedHttpProtocol:
+        self._forget()
+        protocol = self.http_protocol(self._config, self._server_state, self._app_state, self.loop)
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        return protocol
+
+    def _answer(self, data: bytes) -> bool:
+        """Accept a plain handshake. Returns whether it is one, and was accepted."""
+        sockets = _sockets_of(self._config)
+        request = _parsed(data) if sockets is not None else None
+        if sockets is None or request is None:
+            return False
+        headers = dict(request.headers)
+        key = handshake_key(request.url, request.headers, headers) if _is_upgrade(headers) else ""
+        session = sockets.accept(request.url, self._scope(request.headers, headers)) if key else None
+        if session is None:
+            return False
+        self._forget()
+        connections: set[Any] = self._server_state.connections
+        session.transport = transport = LightweightTransport(self.transport, connections, session)
+        connections.add(transport)
+        self.transport.set_protocol(transport)
+        self.transport.write(switching_protocols(key, self._server_state.default_headers))
+        sockets.start(session)
+        return True
+
+    def _scope(self, fields: HeaderList, headers: dict[bytes, bytes]) -> dict[str, Any]:
+        """What `endpoint.py` reads of a scope. The client is the one that a trusted proxy names."""
+        client = self._client
+        if self._from_proxy and (forwarded_for := headers.get(b"x-forwarded-for")):
+            found = http_limits.forwarded_client(
+                forwarded_for.decode("latin-1"), http_limits.proxies_of(self._config)
+            )
+            client = found if found[0] else client
+        offered = headers.get(b"sec-websocket-protocol", b"").decode("latin-1")
+        return {
+            "headers": fields,
+            "client": client,
+            "subprotocols": [part.strip() for part in offered.split(",")],
+        }
+
+
+class LoggingFirstRequest(LimitedFirstRequest):
+    """With ACCESS_LOG, which has each refusal."""
+
+    __slots__ = ()
+    http_protocol = LoggingHttpProtocol
+
+
+class _Request:
+    """What httptools calls with the parts of a request."""
+
+    __slots__ = ("headers", "url")
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: HeaderList = []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+
+def _parsed(data: bytes) -> _Request | None:
+    """A request to switch to WebSockets that is all of `data`. None for anything else."""
+    if len(data) > MAX_BYTES:
+        return None
+    request = _Request()
+    parser = httptools.HttpRequestParser(request)
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade as upgrade:
+        whole = upgrade.args[0] == len(data) and parser.get_http_version() == "1.1"
+        return request if whole and len(request.headers) <= MAX_HEADERS else None
+    except httptools.HttpParserError:
+        pass
+    return None
+
+
+def _is_upgrade(headers: dict[bytes, bytes]) -> bool:
+    connection = [token.strip() for token in headers.get(b"connection", b"").lower().split(b",")]
+    return (
+        headers.get(b"upgrade", b"").lower() == b"websocket"
+        and b"upgrade" in connection
+        and b"content-length" not in headers
+        and b"transfer-encoding" not in headers
+    )
+
+
+def _sockets_of(config: Config) -> SocketServer | None:
+    """Paidup's sockets, if the application is Paidup's as it was made, behind uvicorn's proxy headers.
+
+    Middleware that was added to it has to see every handshake.
+    """
+    app = config.loaded_app
+    paidup = app.app if isinstance(app, ProxyHeadersMiddleware) else None
+    if not isinstance(paidup, Starlette):
+        return None
+    unchanged = paidup.user_middleware == getattr(paidup.state, "own_middleware", None)
+    return getattr(paidup.state, "sockets", None) if unchanged else None
