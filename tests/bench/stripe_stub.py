@@ -6,6 +6,7 @@ stands in memory that the processes of the bench share.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from multiprocessing.sharedctypes import RawArray, RawValue
@@ -108,7 +109,7 @@ def _prices() -> dict[str, Any]:
     return {"object": "list", "data": data, "has_more": False}
 
 
-def serve_stripe(port: int, stripe: Stripe) -> None:
+def serve_stripe(port: int, stripe: Stripe, delay_s: float = 0.0) -> None:
     """GET /v1/invoices/{id} and the lists that the server asks for, until the process is ended."""
     prices, nothing = _prices(), {"object": "list", "data": [], "has_more": False}
 
@@ -121,6 +122,8 @@ def serve_stripe(port: int, stripe: Stripe) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         stripe.asked.value += 1
+        if delay_s:
+            await asyncio.sleep(delay_s)
         body = answer(scope["path"], scope["query_string"].decode())
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

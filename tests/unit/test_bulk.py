@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from tortoise.exceptions import IntegrityError
 from tortoise.models import Model
 
-from paidup.db.bulk import update_many
-from paidup.db.connection import connection, write_transaction
+from paidup.db import sqlite
+from paidup.db.bulk import execute, insert_many, update_many
+from paidup.db.connection import connection, is_sqlite, write_transaction
 from paidup.db.instances import new_row
-from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry
+from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry, TimelineEntry
 from paidup.db.outbound_models import OutboundEvent
 from paidup.db.unit_of_work import UnitOfWork, VersionedRows, read_locked, read_rows, read_versioned
 from paidup.runtime.clock import now
@@ -94,6 +96,81 @@ async def test_update_many_changes_the_rows_for_which_the_condition_holds() -> N
     await update_many(Invoice, changes, "invoices.version = {version}", ("id", "version"), rows, True)
     kept = {row.id: (row.published_version, row.publish_due_at is None) for row in await Invoice.all()}
     assert [kept[row.id] for row in published] == [(1, True), (0, False), (0, False)]
+
+
+async def test_what_must_be_durable_waits_for_the_disk_and_the_rest_does_not() -> None:
+    """Of PostgreSQL: what the setting is when each transaction is committed."""
+    invoice = await an_invoice(await an_account())
+    settings = await (_traced_settings() if is_sqlite() else _settings_at_commit())
+    change = "UPDATE invoices SET checks_made = checks_made + 1 WHERE id = $1"
+    assert await execute(change, invoice.id) == 1
+    assert await settings() == [SYNCED]
+    assert await execute(change, invoice.id, durable=False) == 1
+    assert await execute(change, "in_none", durable=False) == 0
+    changes = ("version = version", "TRUE", ("id",), [(invoice.id,)], True)
+    await update_many(Invoice, *changes, durable=False)
+    assert set(await settings()) == {UNSYNCED}
+    async with write_transaction():
+        await execute(change, invoice.id, durable=False)
+        await update_many(Invoice, *changes, durable=False)
+    await execute(change, invoice.id)
+    assert set(await settings()) == {SYNCED}
+    kept = await Invoice.get()
+    assert (kept.checks_made, kept.version) == (4, 1)
+
+
+async def test_after_a_failed_change_that_need_not_be_durable_others_are() -> None:
+    invoice = await an_invoice(await an_account())
+    settings = await (_traced_settings() if is_sqlite() else _settings_at_commit())
+    row = (7, invoice.id, now(), "created")
+    with pytest.raises(IntegrityError):
+        await insert_many(
+            TimelineEntry, ("id", "invoice", "at", "event_type"), [row, (8, *row[1:]), row], durable=False
+        )
+    assert not await TimelineEntry.exists()
+    await settings()
+    assert await execute("UPDATE invoices SET plan = 'max' WHERE id = $1", invoice.id) == 1
+    assert await settings() == [SYNCED]
+
+
+SYNCED, UNSYNCED = "synced", "not synced"
+Settings = Callable[[], Awaitable[list[str]]]
+"""How each change of an invoice since the last call is committed."""
+
+
+async def _settings_at_commit() -> Settings:
+    await connection().execute_script(
+        "CREATE TABLE commits (setting text);"
+        "CREATE FUNCTION note_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO commits VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER note_commit AFTER UPDATE ON invoices DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION note_commit();"
+    )
+
+    async def settings() -> list[str]:
+        found = await connection().execute_query_dict("SELECT setting FROM commits")
+        await connection().execute_script("TRUNCATE commits")
+        return [UNSYNCED if row["setting"] == "off" else SYNCED for row in found]
+
+    return settings
+
+
+async def _traced_settings() -> Settings:
+    statements: list[str] = []
+    level = await sqlite.run(connection(), lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
+    await sqlite.run(connection(), lambda db: db.set_trace_callback(statements.append))
+
+    async def settings() -> list[str]:
+        found, synced = [], level > sqlite.NORMAL
+        for statement in statements:
+            if statement.startswith("PRAGMA synchronous ="):
+                synced = int(statement.rpartition(" ")[2]) > sqlite.NORMAL
+            elif statement.startswith("UPDATE invoices"):
+                found.append(SYNCED if synced else UNSYNCED)
+        statements.clear()
+        return found
+
+    return settings
 
 
 async def read_and_change(invoice: Invoice) -> tuple[VersionedRows, UnitOfWork]:

@@ -42,7 +42,7 @@ async def test_what_could_not_be_written_is_counted_later(monkeypatch: pytest.Mo
     counter = ReadCounter()
     counter.note("invoices.retrieve")
 
-    async def away(*_: object) -> int:
+    async def away(*_: object, **__: object) -> int:
         raise StorageUnavailable("away")
 
     with monkeypatch.context() as patched:

@@ -30,9 +30,9 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many entries each write took."""
     sizes: list[int] = []
 
-    async def counted(kind: type[TimelineEntry], columns: Any, rows: list[Any]) -> None:
+    async def counted(kind: type[TimelineEntry], columns: Any, rows: list[Any], durable: bool) -> None:
         sizes.append(len(rows))
-        await insert_many(kind, columns, rows)
+        await insert_many(kind, columns, rows, durable)
 
     monkeypatch.setattr(module, "insert_many", counted)
     return sizes
@@ -87,7 +87,7 @@ async def test_an_outage_loses_notes_and_nothing_else(
 ) -> None:
     """S33: counted, and the next notes are written again."""
 
-    async def away(*_: Any) -> None:
+    async def away(*_: Any, **__: Any) -> None:
         raise OperationalError("the database is away")
 
     with monkeypatch.context() as outage:

@@ -2,6 +2,10 @@
 
 On PostgreSQL the rows are passed column by column, as arrays, so a statement has one text however many
 rows it carries and is prepared once.
+
+What need not be `durable` is not awaited on the disk: where the machine or the database crashes within the
+next second, it may be as if it had not been made. It is never made in part. In a transaction it is as
+durable as that. https://www.postgresql.org/docs/current/wal-async-commit.html
 """
 
 # ruff: noqa: S608 - statements are made of the models' names and the callers' constants, never of a value
@@ -9,14 +13,17 @@ rows it carries and is prepared once.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import msgspec
 from tortoise import fields
+from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.models import Model
 
+from paidup.db import sqlite
 from paidup.db.connection import connection, is_sqlite
 
 KEYS_PER_QUERY = 500
@@ -60,19 +67,59 @@ async def select_exceeding(query: str, known: Mapping[Any, int]) -> list[Any]:
     return [cells[0] for cells in found]
 
 
-async def execute(statement: str, *values: Any) -> int:
+async def execute(statement: str, *values: Any, durable: bool = True) -> int:
     """The number of rows that `statement` changed. It is SQL with $1, $2 and so on for `values`."""
-    query = statement.replace("$", "?") if is_sqlite() else statement
-    changed, _ = await connection().execute_query(query, list(values))
-    return changed
+    db = connection()
+    if not is_sqlite(db):
+        return await _change(db, statement, values, durable)
+    query = statement.replace("$", "?")
+    return await sqlite.run(db, lambda connection: connection.execute(query, values).rowcount, durable)
 
 
-async def insert_many(model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+async def insert_many(
+    model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]], durable: bool = True
+) -> None:
     """Insert `rows`, each the values of `columns`."""
-    if is_sqlite():
-        await model.bulk_create([model(**dict(zip(columns, row, strict=True))) for row in rows])
+    db = connection()
+    if is_sqlite(db):
+        parameters = [to_parameters(model, dict(zip(columns, row, strict=True))) for row in rows]
+        await _change_each(db, sqlite_insert_sql(model, tuple(columns)), parameters, durable)
     else:
-        await connection().execute_query(_insert_sql(model, tuple(columns)), to_arrays(model, columns, rows))
+        await _change(db, _insert_sql(model, tuple(columns)), to_arrays(model, columns, rows), durable)
+
+
+async def _change(db: BaseDBAsyncClient, statement: str, values: Sequence[Any], durable: bool) -> int:
+    """On PostgreSQL: the number of rows that `statement` changed."""
+    if durable or isinstance(db, TransactionalDBClient):
+        changed, _ = await db.execute_query(statement, list(values))
+        return changed
+    _, found = await db.execute_query(_undurable_sql(statement), list(values))
+    return int(found[0][0])
+
+
+@cache
+def _undurable_sql(statement: str) -> str:
+    """The statement in one that selects the number of rows, and whose commit does not wait for the disk."""
+    setting = "set_config('synchronous_commit', 'off', TRUE)"  # of this transaction alone
+    return f"WITH changed AS ({statement} RETURNING 1) SELECT count(*), {setting} FROM changed"
+
+
+async def _change_each(
+    db: BaseDBAsyncClient, query: str, rows: Sequence[Sequence[Any]], durable: bool
+) -> None:
+    """On SQLite: once for each of `rows`, in one transaction."""
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.executemany(query, rows)
+
+    within = isinstance(db, TransactionalDBClient)
+    await sqlite.run(db, change if within else partial(sqlite.in_transaction, change), durable)
+
+
+@cache
+def sqlite_insert_sql(model: type[Model], columns: tuple[str, ...]) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f'INSERT INTO "{model._meta.db_table}" ({quote_names(columns)}) VALUES ({marks})'
 
 
 async def insert_missing(
@@ -106,22 +153,25 @@ async def update_many(
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],
     skip_locked: bool = False,
+    durable: bool = True,
 ) -> None:
     """Make `changes` to each of `rows` for which `where` holds. A row's first value is its primary key.
 
     Both are SQL, in which {column} stands for the row's value of that column. With `skip_locked`,
     PostgreSQL leaves out rows that another transaction has locked.
     """
-    if is_sqlite():
-        query = _sqlite_update_sql(model, changes, where, tuple(columns))
-        await connection().execute_many(query, [list(row) for row in rows])
+    db = connection()
+    if is_sqlite(db):
+        query = sqlite_update_sql(model, changes, where, tuple(columns))
+        await _change_each(db, query, rows, durable)
     else:
         query = _update_sql(model, changes, where, tuple(columns), skip_locked)
-        await connection().execute_query(query, to_arrays(model, columns, rows))
+        await _change(db, query, to_arrays(model, columns, rows), durable)
 
 
 @cache
-def _sqlite_update_sql(model: type[Model], changes: str, where: str, columns: tuple[str, ...]) -> str:
+def sqlite_update_sql(model: type[Model], changes: str, where: str, columns: tuple[str, ...]) -> str:
+    """The statement of `update_many`, for one row."""
     query = f"UPDATE {model._meta.db_table} SET {changes} WHERE {model._meta.db_pk_column} = ?1 AND {where}"
     return query.format(**{name: f"?{number}" for number, name in enumerate(columns, start=1)})
 

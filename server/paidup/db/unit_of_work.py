@@ -2,7 +2,8 @@
 
 Tortoise builds each statement's text each time and sends row by row, which was most of a settlement's time.
 Here each text is built once. On PostgreSQL all writes are one statement (data-modifying CTEs), so that a
-settlement is two statements in all. On SQLite, which has no round trips, Tortoise writes row by row.
+settlement is two statements in all. On SQLite, which has no round trips, they are written row by row, in one
+call of the connection's thread.
 
 `_saved_in_db` is private to Tortoise.
 """
@@ -11,6 +12,7 @@ settlement is two statements in all. On SQLite, which has no round trips, Tortoi
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from tortoise.models import Model
 
-from paidup.db.bulk import quote_names, to_parameters, update_many
+from paidup.db import sqlite
+from paidup.db.bulk import quote_names, sqlite_insert_sql, sqlite_update_sql, to_parameters
 from paidup.db.connection import connection, is_sqlite
 from paidup.db.instances import columns_of, row_of
 
@@ -161,7 +164,7 @@ class UnitOfWork:
         if self.empty:
             return
         if is_sqlite():
-            await self._send_row_by_row()
+            await sqlite.run(connection(), self._write_row_by_row)
         else:
             await self._send_at_once(None)
 
@@ -172,14 +175,19 @@ class UnitOfWork:
         """
         return await self._send_at_once(read)
 
-    async def _send_row_by_row(self) -> None:
+    def _write_row_by_row(self, db: sqlite3.Connection) -> None:
         for row, references in self._inserts:
             _set_references(row, references)
-            await row.save(force_create=True)
-        for row, columns in self._changed.values():
-            await row.save(update_fields=columns)
-        for model, changes, values in self._updates:
-            await update_many(model, changes, "TRUE", tuple(values), [tuple(values.values())])
+            model: type[Model] = type(row)
+            names = insert_columns(model)
+            key = db.execute(sqlite_insert_sql(model, names), _insert_parameters(row, {})).lastrowid
+            if model._meta.pk.generated:
+                row.pk = key
+            row._saved_in_db = True
+        updates = [_to_update(row, columns) for row, columns in self._changed.values()]
+        for model, changes, values in [*updates, *self._updates]:
+            query = sqlite_update_sql(model, changes, "TRUE", tuple(values))
+            db.execute(query, to_parameters(model, values))
         self._clear()
 
     async def _send_at_once(self, read: VersionedRows | None) -> bool:

@@ -97,7 +97,9 @@ async def record_published(published: Sequence[tuple[str, int]]) -> None:
     changes = "published_version = {version}, publish_due_at = NULL"
     where = "invoices.version = {version}"
     with storage_errors():
-        await update_many(Invoice, changes, where, ("id", "version"), published, skip_locked=True)
+        await update_many(
+            Invoice, changes, where, ("id", "version"), published, skip_locked=True, durable=False
+        )
 
 
 def snapshot(row: Invoice) -> InvoiceSnapshot:

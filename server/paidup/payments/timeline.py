@@ -90,7 +90,7 @@ class Timeline:
 
     async def _write(self, rows: list[_Row]) -> None:
         try:
-            await insert_many(TimelineEntry, ("invoice", "at", "event_type", "detail"), rows)
+            await insert_many(TimelineEntry, ("invoice", "at", "event_type", "detail"), rows, durable=False)
         except OUTAGES as error:
             self.dropped += len(rows)
             log.warning("timeline_lost", entries=len(rows), error=str(error))

@@ -285,9 +285,11 @@ class Verification:
         """Claim the right to verify. True for one claimant at a time, across all processes."""
         at = now()
         with storage_errors():
-            return bool(await execute(_ACQUIRE_LEASE, invoice, at + timedelta(seconds=LEASE_S), at))
+            return bool(
+                await execute(_ACQUIRE_LEASE, invoice, at + timedelta(seconds=LEASE_S), at, durable=False)
+            )
 
     async def _shorten_lease(self, invoice: str) -> None:
         """Keep the lease only for as long as the answer counts as fresh."""
         with storage_errors():
-            await execute(_SHORTEN_LEASE, invoice, now() + timedelta(seconds=RESULT_TTL_S))
+            await execute(_SHORTEN_LEASE, invoice, now() + timedelta(seconds=RESULT_TTL_S), durable=False)

@@ -44,7 +44,7 @@ class ReadCounter:
         for month, reads in list(self._uncounted.items()):
             try:
                 with storage_errors():
-                    await execute(_ADD, month, reads)
+                    await execute(_ADD, month, reads, durable=False)
             except StorageUnavailable as error:
                 log.info("reads_not_counted_yet", error=str(error))
                 return
