@@ -262,10 +262,12 @@ class _Server(uvicorn.Server):
 def serving_process(
     env: dict[str, str], port: int, log: Path, *arguments: str, forked: bool = False
 ) -> Child:
-    """`paidup serve` in a process of its own, ready to serve. FLAMES is for `tests.bench.flames`."""
+    """`paidup serve` in a process of its own, ready to serve. FLAMES and STALLS are for `tests.bench`."""
     command = ["-m", "paidup.cli", "serve", *arguments]
     if folder := os.environ.get("FLAMES"):
         command = ["-m", "tests.bench.flames", f"{folder}/serve-{port}.svg", *command[1:]]
+    elif folder := os.environ.get("STALLS"):
+        command = ["-m", "tests.bench.stalls", f"{folder}/serve-{port}.txt", *command[1:]]
     child = Child(command, {**env, "PORT": str(port)}, log, forked=forked)
     child.wait_for(f"http://127.0.0.1:{port}/readyz")
     return child
