@@ -105,8 +105,8 @@ def _stack(frame: FrameType | None) -> str:
 @contextmanager
 def recorded(report: Path) -> Iterator[None]:
     """Write `report` of the loops that run within the block. In the main thread only."""
-    recorder, run = Recorder(), asyncio.Handle._run  # type: ignore[attr-defined]
-    asyncio.Handle._run = lambda handle: recorder.run(handle, run)  # type: ignore[attr-defined]
+    recorder, run = Recorder(), asyncio.Handle._run
+    setattr(asyncio.Handle, "_run", lambda handle: recorder.run(handle, run))  # noqa: B010
     gc.callbacks.append(recorder.collect)
     before = signal.signal(signal.SIGALRM, recorder.sample)
     signal.siginterrupt(signal.SIGALRM, False)
@@ -117,7 +117,7 @@ def recorded(report: Path) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         gc.callbacks.remove(recorder.collect)
-        asyncio.Handle._run = run  # type: ignore[attr-defined]
+        setattr(asyncio.Handle, "_run", run)  # noqa: B010
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(recorder.report())
 
