@@ -2,13 +2,15 @@
 
 On SQLite and on PostgreSQL. The whole application is called as ASGI, with its token and all its middleware;
 no client and no socket is in the figures. The floor is a bare Starlette application that answers the same
-JSON. Each round measures all in turn; what is printed are medians of the process's CPU time, for one
-answer. Exits with 1 if an answer of GET /api/entitlements takes `--limit-ms` or more.
+JSON. Each round measures all in turn, one answer after another and several at once; what is printed are
+medians of the process's CPU time, for one answer. Exits with 1 if an answer of GET /api/entitlements takes
+`--limit-ms` or more.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import shutil
 import statistics
 import tempfile
@@ -44,6 +46,9 @@ PATH = "/api/entitlements"
 FLOOR = "floor: bare Starlette, the JSON of the first"
 WHOLE, KNOWN = f"GET {PATH}", f"GET {PATH}, a 304"
 
+Figures = dict[tuple[str, int], list[float]]
+"""By kind, and how many were asked at once."""
+
 
 async def main() -> None:
     parser = argparse.ArgumentParser(
@@ -53,6 +58,7 @@ async def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--answers", type=int, default=500, help="of each kind in each round")
+    parser.add_argument("--at-once", type=int, default=16, help="how many are “several”")
     parser.add_argument("--limit-ms", type=float, default=1.0)
     options = parser.parse_args()
     configure_logging("ERROR", "console")
@@ -64,8 +70,8 @@ async def main() -> None:
         for url in (f"sqlite://{folder / 'entitlements.db'}", server.get_uri(database="entitlements")):
             await migrate(url)
             found = await _measure(url, folder, options)
-            _print(url, found)
-            slow += [name for name in (WHOLE, KNOWN) if statistics.median(found[name]) >= options.limit_ms]
+            _print(url, found, options.at_once)
+            slow += [name for name in (WHOLE, KNOWN) if statistics.median(found[name, 1]) >= options.limit_ms]
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
@@ -73,8 +79,8 @@ async def main() -> None:
         raise SystemExit(f"{options.limit_ms} ms or more: {', '.join(slow)}")
 
 
-async def _measure(url: str, folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds of CPU for one answer of each kind, round by round."""
+async def _measure(url: str, folder: Path, options: argparse.Namespace) -> Figures:
+    """Milliseconds of CPU for one answer of each kind, one after another and several at once, by round."""
     EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name
     app = create_app(settings(database_url=url, data_dir=folder / "data", reconciler_in_server=False))
     async with app.router.lifespan_context(app):
@@ -93,14 +99,18 @@ async def _measure(url: str, folder: Path, options: argparse.Namespace) -> dict[
             "GET /api/invoices/{invoice}": lambda: _ask(app, headers, f"/api/invoices/{invoice}"),
         }
         assert {(await ask())[0] for ask in kinds.values()} == {200, 304}
-        found: dict[str, list[float]] = {name: [] for name in kinds}
+        found: Figures = {(name, at_once): [] for at_once in (1, options.at_once) for name in kinds}
         for _ in range(options.rounds + 1):
-            for name, ask in kinds.items():
-                began = time.process_time()
-                for _ in range(options.answers):
-                    await ask()
-                found[name].append((time.process_time() - began) / options.answers * 1000)
-    return {name: each[1:] for name, each in found.items()}  # the first warms
+            for (name, at_once), each in found.items():
+                each.append(await _cpu_ms(kinds[name], options.answers // at_once, at_once))
+    return {kind: each[1:] for kind, each in found.items()}  # the first warms
+
+
+async def _cpu_ms(ask: Callable[[], Awaitable[Any]], times: int, at_once: int) -> float:
+    began = time.process_time()
+    for _ in range(times):
+        await (ask() if at_once == 1 else asyncio.gather(*(ask() for _ in range(at_once))))
+    return (time.process_time() - began) / (times * at_once) * 1000
 
 
 async def _a_customer() -> tuple[Account, str]:
@@ -155,14 +165,14 @@ async def _ask(
     return sent[0]["status"], list(sent[0]["headers"]), b"".join(each.get("body", b"") for each in sent[1:])
 
 
-def _print(url: str, found: dict[str, list[float]]) -> None:
+def _print(url: str, found: Figures, at_once: int) -> None:
     table = Table(title="SQLite" if url.startswith("sqlite") else "PostgreSQL", title_justify="left")
-    for column in ("one answer", "CPU, ms", "of the floor"):
+    for column in ("one answer", "CPU, ms", "of the floor", f"{at_once} at once, ms"):
         table.add_column(column, justify="left" if column == "one answer" else "right")
-    floor = statistics.median(found[FLOOR])
-    for name, each in found.items():
-        median = statistics.median(each)
-        table.add_row(name, f"{median:.3f}", f"{median / floor:.1f}x")
+    medians = {kind: statistics.median(each) for kind, each in found.items()}
+    for name in dict.fromkeys(name for name, _ in found):
+        alone, together = medians[name, 1], medians[name, at_once]
+        table.add_row(name, f"{alone:.3f}", f"{alone / medians[FLOOR, 1]:.1f}x", f"{together:.3f}")
     console.print(table)
 
 

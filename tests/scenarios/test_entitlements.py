@@ -10,6 +10,7 @@ import pytest
 
 from paidup.db.connection import connection
 from paidup.db.models import Account, Subscription
+from paidup.web.request_ids import current_request_id
 from tests.conftest import World
 from tests.support.ledger_asserts import assert_books_balance
 from tests.support.paidup import Customer, next_balance, status_with
@@ -114,6 +115,32 @@ async def test_the_answer_has_an_etag_that_each_change_changes(life: Life) -> No
         assert (status, newer != etag) == (200, True)
         assert body["version"] > seen[-1][0]
     assert len({etag for _, etag in seen}) == len(seen)
+
+
+async def test_each_of_the_reads_that_pages_make_is_one_statement(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing is under way. A request's tasks have its id."""
+    invoice = await life.buy("pro")
+    asked: list[str] = []
+    client: Any = type(connection())
+    run = client.execute_query
+
+    async def noted(own: Any, query: str, *values: Any) -> Any:
+        asked.extend([query] if current_request_id() == "read" else [])
+        return await run(own, query, *values)
+
+    monkeypatch.setattr(client, "execute_query", noted)
+    headers = {"Authorization": f"Bearer {life.customer.token()}", "X-Request-Id": "read"}
+    answers = {}
+    for path in ("/api/entitlements", "/api/credits", f"/api/invoices/{invoice}"):
+        asked.clear()
+        async with life.customer.http.get(f"{life.customer.paidup.url}{path}", headers=headers) as response:
+            answers[path] = await response.json()
+            assert (response.status, len(asked)) == (200, 1), asked
+    told = answers["/api/credits"]
+    assert (told["balance"], told["activating"], told["renewing"]) == (2000, None, None)
+    assert [(grant["invoice"], grant["remaining"]) for grant in told["grants"]] == [(invoice, 2000)]
 
 
 async def test_two_customers_never_share_an_etag(life: Life) -> None:

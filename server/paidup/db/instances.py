@@ -7,9 +7,12 @@ of field it is. `_partial`, `_saved_in_db` and `_await_when_save` are private to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
 
+import msgspec
+from tortoise.fields import DatetimeField, Field, JSONField
 from tortoise.models import Model
 
 M = TypeVar("M", bound=Model)
@@ -61,5 +64,26 @@ def _reading(
     meta = model._meta
     converted: list[tuple[str, Callable[[Any], Any]]]
     converted = [(name, field.field_type) for _, name, field in meta.db_default_fields]
-    converted += [(name, field.to_python_value) for _, name, field in meta.db_complex_fields]
+    converted += [(name, _conversion(field)) for _, name, field in meta.db_complex_fields]
     return tuple(meta.fields_db_projection_reverse[each] for each in columns_of(model)), tuple(converted)
+
+
+def _conversion(field: Field[Any]) -> Callable[[Any], Any]:
+    """What `to_python_value` of this field does, where that takes long."""
+    match field:
+        case DatetimeField():
+            return _to_time
+        case JSONField():
+            return _to_value
+        case _:
+            return field.to_python_value
+
+
+def _to_time(kept: datetime | str) -> datetime:
+    """PostgreSQL's driver has a time, SQLite's a text; UTC where that names no offset."""
+    at = datetime.fromisoformat(kept) if isinstance(kept, str) else kept
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def _to_value(kept: Any) -> Any:
+    return msgspec.json.decode(kept) if isinstance(kept, str | bytes) else kept

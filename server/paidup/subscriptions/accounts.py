@@ -1,8 +1,7 @@
-"""The accounts of the SaaS's users, made on first use."""
+"""The accounts of the SaaS's users, made on first use, and what is read of them most."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from paidup.db.accounts import surviving
@@ -10,23 +9,22 @@ from paidup.db.bulk import quote_names, select_by_keys
 from paidup.db.connection import is_sqlite, storage_errors
 from paidup.db.instances import columns_of, row_of
 from paidup.db.models import Account
+from paidup.db.shared_reads import WITHIN_S, SharedRead
 from paidup.payments.claims import Claims
-from paidup.runtime.batching import BatchExecutor
+from paidup.realtime.status_queries import read_owned_statuses
+from paidup.subscriptions.credit_reads import read_credits
 from paidup.subscriptions.customers import StripeCustomers
-
-WITHIN_S = 10.0
-"""For how long a caller waits until its account is read: those that came before are read first."""
-BESIDE_AFTER_S = 1.0
-"""A statement that takes longer, on a connection that does not answer, keeps no later requests waiting."""
 
 
 class Accounts:
+    """`read_credits` takes an account's id at the SaaS, `read_status` an invoice's; each is one statement."""
+
     def __init__(self, customers: StripeCustomers, claims: Claims, within_s: float = WITHIN_S) -> None:
         self._customers = customers
         self._claims = claims
-        self._within_s = within_s
-        # Requests that come together read theirs by one statement.
-        self._find = BatchExecutor(_find_many, beside_after_s=BESIDE_AFTER_S)
+        self._find = SharedRead(_find_many, within_s)
+        self.read_credits = SharedRead(read_credits, within_s)
+        self.read_status = SharedRead(read_owned_statuses, within_s)
 
     async def get(self, external_id: str, stripe_customer: str | None = None) -> Account:
         """A user's account; `stripe_customer` is added to its customers.
@@ -34,9 +32,8 @@ class Accounts:
         A new one gets what was paid for it before it was there. Raises Conflict (another account's
         customer), StorageUnavailable.
         """
+        found, created = await self._find(external_id), False
         with storage_errors():
-            async with asyncio.timeout(self._within_s):
-                found, created = await self._find(external_id), False
             if found is None:
                 found, created = await Account.get_or_create(external_id=external_id)
             account = await surviving(found)
@@ -47,6 +44,10 @@ class Accounts:
             with storage_errors():
                 await account.refresh_from_db()
         return account
+
+    def is_current(self, account: Account, stripe_customer: str | None) -> bool:
+        """Whether `get` would return this account, which was just read, as it is."""
+        return account.merged_into is None and stripe_customer in (None, account.stripe_customer)
 
 
 async def _find_many(external_ids: Sequence[str]) -> list[Account | None]:

@@ -29,9 +29,11 @@ from paidup.subscriptions.renewals import renewal_under_way
 from paidup.web.account_checkouts import awaited_checkout, paid_twice
 from paidup.web.current_status import current_status
 from paidup.web.dependencies import (
+    account_of,
     current_account,
     current_grants,
     get_services,
+    identified,
     limited,
     purchase_response,
     verified_activation,
@@ -189,17 +191,16 @@ async def adopt(request: Request) -> Response:
 
 async def invoice_status(request: Request) -> Response:
     """GET /api/invoices/{invoice}: the status message. With `wait` and `version`, a long poll."""
-    account = await current_account(request)
-    status = await _own_status(request, account)
-    if await waited_for_news(request, status, lambda it: InvoiceSession(status.invoice, account.id, it)):
-        status = await _own_status(request, account)
-    return json_response(await current_status(get_services(request), account.id, status))
+    account_id, status = await _read_at_once(request)
+    if await waited_for_news(request, status, lambda it: InvoiceSession(status.invoice, account_id, it)):
+        status = await _own_status(request, account_id)
+    return json_response(await current_status(get_services(request), account_id, status))
 
 
 async def fresh_ticket(request: Request) -> Response:
     """POST /api/invoices/{invoice}/ticket: a new ticket for the customer whose invoice it is."""
     account = await current_account(request)
-    status = await _own_status(request, account)
+    status = await _own_status(request, account.id)
     tickets = get_services(request).tickets
     ticket = tickets.issue(status.invoice, account.id)
     return json_response({"ticket": ticket, "expires_at": tickets.expires_at(now())})
@@ -269,11 +270,23 @@ async def _installments(own: Account, catalogue: Catalogue) -> list[dict[str, An
     ]
 
 
-async def _own_status(request: Request, account: Account) -> StatusMessage:
+async def _read_at_once(request: Request) -> tuple[int, StatusMessage]:
+    """The customer's account and their invoice's status: one statement, where its row says whose it is."""
+    customer, invoice = await identified(request), request.path_params["invoice"]
+    accounts = get_services(request).accounts
+    read = await accounts.read_status(invoice) if ROW_ID.fullmatch(invoice) else None
+    linked = read and customer.stripe_customer in (None, read.stripe_customer)
+    if read and linked and read.external_id == customer.external_id:
+        return read.account_id, read.status
+    account = await account_of(request, customer)  # it may be new, or merged into the invoice's
+    return account.id, await _own_status(request, account.id)
+
+
+async def _own_status(request: Request, account_id: int) -> StatusMessage:
     invoice = request.path_params["invoice"]
     with storage_errors():
         # Anything that is not an invoice id (it may hold any character) never reaches the database.
-        status = await read_own_status(invoice, account.id) if ROW_ID.fullmatch(invoice) else None
+        status = await read_own_status(invoice, account_id) if ROW_ID.fullmatch(invoice) else None
     if status is None:
         raise NotFound(f"There is no invoice {invoice} for this customer.")
     return status

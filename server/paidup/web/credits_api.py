@@ -27,10 +27,11 @@ from paidup.domain.units import DEFAULT_UNIT, MAX_UNIT_NAME
 from paidup.errors import InsufficientCredits, InvalidInput, KeyMismatch
 from paidup.services import Services
 from paidup.web.auth import Scope
+from paidup.web.current_credits import current_credits
 from paidup.web.dependencies import (
     current_account,
-    current_grants,
     get_services,
+    identified,
     pending_activation,
     renewing,
 )
@@ -81,9 +82,9 @@ class ReleaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 async def credits(request: Request) -> Response:
     """GET /api/credits: the balance and its parts, the live grants, what expires, what is under way."""
-    account = await current_account(request)
-    account, grants = await current_grants(get_services(request), account)
-    others = units_apart(account, get_services(request).catalogue)
+    services = get_services(request)
+    account, grants, activating, renewal = await current_credits(services, await identified(request))
+    others = units_apart(account, services.catalogue)
     of_default = [grant for grant in grants if grant.unit == DEFAULT_UNIT]
     ends = _ends(of_default)
     end, first = min(ends, key=itemgetter(0), default=(None, None))
@@ -102,8 +103,8 @@ async def credits(request: Request) -> Response:
                 for grant in of_default
             ],
             "next_expiry": first and {"at": end, "credits": first.remaining},
-            "activating": await pending_activation(get_services(request), account),
-            "renewing": await renewing(get_services(request), account),
+            "activating": activating,
+            "renewing": renewal,
             **({"units": {unit: _parts(own, grants) for unit, own in others.items()}} if others else {}),
         }
     )

@@ -21,7 +21,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from paidup.web.addresses import address_key
-from paidup.web.request_ids import headers_of, log_refusal, new_id
+from paidup.web.request_ids import fields_of, log_refusal, new_id
 
 MAX_OVERHEAD_BYTES = 32 * 1024
 """Per request, not counting its body."""
@@ -204,7 +204,7 @@ class LimitedHttpProtocol(HttpToolsProtocol, CountedConnection):
                 log_refusal(status, request_id, self.client)
             fields = [
                 *self.server_state.default_headers,
-                *((name.lower().encode(), value.encode()) for name, value in headers_of(request_id).items()),
+                *fields_of(request_id),
                 (b"content-type", b"text/plain; charset=utf-8"),
                 (b"content-length", b"%d" % len(phrase)),
                 (b"connection", b"close"),

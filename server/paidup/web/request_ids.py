@@ -43,6 +43,14 @@ def headers_of(request_id: str) -> dict[str, str]:
     return {REQUEST_ID: request_id, API_VERSION_HEADER: API_VERSION}
 
 
+def fields_of(request_id: str) -> list[tuple[bytes, bytes]]:
+    """The same, as an ASGI message has them."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers_of(request_id).items()]
+
+
+_OWN_FIELDS = frozenset(name for name, _ in fields_of(""))
+
+
 class RequestIds:
     """ASGI middleware. Of WebSockets, what refuses a handshake is a response like any other."""
 
@@ -64,20 +72,19 @@ class RequestIds:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(headers_of(request_id))
+                others = [field for field in message["headers"] if field[0] not in _OWN_FIELDS]
+                message["headers"] = [*others, *fields_of(request_id)]
             await send(message)
 
         # Reset even after an error: the context may be that of a host's own request. The handler of
         # unexpected errors runs outside of this middleware, and finds the id in the scope.
-        token = _current.set(request_id)
+        token, bound = _current.set(request_id), structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            with structlog.contextvars.bound_contextvars(request_id=request_id):
-                try:
-                    await self._app(scope, receive, send_with_id)
-                finally:
-                    if self._access_log:
-                        _log_request(scope, status, time.perf_counter() - began)
+            await self._app(scope, receive, send_with_id)
         finally:
+            if self._access_log:
+                _log_request(scope, status, time.perf_counter() - began)
+            structlog.contextvars.reset_contextvars(**bound)
             _current.reset(token)
 
     async def _handshake(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,34 @@
+"""Reads of a row, and of what belongs to it, by its key: those asked for together share a statement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from paidup.db.connection import storage_errors
+from paidup.runtime.batching import BatchExecutor
+
+WITHIN_S = 10.0
+"""For how long a caller waits until its row is read: those that came before are read first."""
+BESIDE_AFTER_S = 1.0
+"""A statement that takes longer, on a connection that does not answer, keeps no later requests waiting."""
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+
+class SharedRead(Generic[K, R]):
+    """`read` takes several keys, and returns what is found of each, in their order."""
+
+    def __init__(
+        self, read: Callable[[Sequence[K]], Awaitable[Sequence[R]]], within_s: float = WITHIN_S
+    ) -> None:
+        self._read = BatchExecutor(read, beside_after_s=BESIDE_AFTER_S)
+        self._within_s = within_s
+
+    async def __call__(self, key: K) -> R:
+        """What is found of `key`. Raises StorageUnavailable. Not for use in a transaction."""
+        with storage_errors():
+            async with asyncio.timeout(self._within_s):
+                return await self._read(key)
