@@ -2,13 +2,17 @@
 
 A raw Redis subscriber: the protocol's parser fed by a socket, and nothing behind it. A bare server:
 uvicorn without compression, one starlette WebSocket route, one Redis connection; no ticket, no
-database, no limits, no pending message, no deadline: `python -m tests.bench.floors SOCKET PORT`. Both run
-until their process is ended. Imports nothing of the server, so that it weighs nothing.
+database, no limits, no pending message, no deadline: `python -m tests.bench.floors SOCKET PORT`. Only the
+answer to a handshake: uvloop, httptools, a 101 and one text, with nothing checked or kept:
+`python -m tests.bench.floors PORT`. All run until their process is ended. Imports nothing of the server, so
+that it weighs nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import sys
 from collections import deque
@@ -17,6 +21,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import hiredis
+import httptools
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
@@ -33,6 +38,12 @@ SNAPSHOT = (
     '{"type":"status","invoice":"in_1","version":1,"status":"open","stage":"awaiting_payment","plan":"pro",'
     '"credits_granted":0,"balance":0,"via":null,"at":"2026-11-23T09:00:00.123456Z","error":null}'
 )
+SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\nSec-WebSocket-Protocol: paidup.v1\r\n\r\n"
+)
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""RFC 6455, 1.3."""
 POLLED = json.loads(SNAPSHOT)
 
 
@@ -157,5 +168,44 @@ def serve_bare(path: str, port: int) -> None:
     )
 
 
+class Switched(asyncio.Protocol):
+    """One connection: a handshake is answered, and any other request is not found."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._key = b""
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"sec-websocket-key":
+            self._key = value
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._parser = None
+            accept = base64.b64encode(hashlib.sha1(self._key + GUID, usedforsecurity=False).digest())
+            self._transport.write(SWITCHING % accept)
+            self._transport.write(b"\x81\x7e" + len(SNAPSHOT).to_bytes(2, "big") + SNAPSHOT.encode())
+        else:
+            self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            self._transport.close()
+
+
+def serve_handshakes(port: int) -> None:
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Switched, "127.0.0.1", port, backlog=2048)
+        await server.serve_forever()
+
+    uvloop.run(serve())
+
+
 if __name__ == "__main__":
-    serve_bare(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) == 2:
+        serve_handshakes(int(sys.argv[1]))
+    else:
+        serve_bare(sys.argv[1], int(sys.argv[2]))

@@ -163,6 +163,18 @@ def bare(rig: Rig) -> Iterator[Server]:
 
 
 @contextmanager
+def handshakes(rig: Rig) -> Iterator[Server]:
+    """uvloop, httptools and the answer to a handshake, and nothing else."""
+    port = free_port()
+    child = Child(["-m", "tests.bench.floors", str(port)], {}, rig.folder / f"handshakes-{port}.log")
+    try:
+        answering(f"http://127.0.0.1:{port}/")
+        yield Server(port, child.process.pid)
+    finally:
+        child.stop()
+
+
+@contextmanager
 def load_clients(
     rig: Rig, server: Server, count: int, first: int = 0, samples: int = 0, wait: bool = True
 ) -> Iterator[Board]:

@@ -90,6 +90,7 @@ OTHERS: dict[str, dict[str, str | None]] = {
     "to another protocol": {"Upgrade": "h2c"},
     "with a body": {"Content-Length": "0"},
     "with a header twice": {"Dnt": "1\r\nDNT: 1"},
+    "with the same header twice": {"DNT": "1\r\nDNT: 1"},
     "with too many headers": {"A": "1" + "".join(f"\r\nA{number}: 1" for number in range(60))},
     "with a header that is too long": {"Cookie": "c" * first_request.MAX_BYTES},
     "with an invalid header": {"A b": "1"},

@@ -215,8 +215,12 @@ def _array_type(field: Any) -> str:
 
 def to_arrays(model: type[Model], columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     """The values of `rows`, column by column."""
-    by_row = [to_parameters(model, dict(zip(columns, row, strict=True))) for row in rows]
-    return [list(values) for values in zip(*by_row, strict=True)] if rows else [[] for _ in columns]
+    by_column = zip(*rows, strict=True) if rows else ((),) * len(columns)
+    as_json = _json_columns(model)
+    return [
+        [None if value is None else to_json(value) for value in values] if name in as_json else list(values)
+        for name, values in zip(columns, by_column, strict=True)
+    ]
 
 
 def to_parameters(model: type[Model], values: Mapping[str, Any]) -> list[Any]:

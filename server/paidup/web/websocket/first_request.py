@@ -25,7 +25,6 @@ from paidup.web import http_limits
 from paidup.web.http_limits import CountedConnection, LimitedHttpProtocol, LoggingHttpProtocol
 from paidup.web.websocket.endpoint import SocketServer
 from paidup.web.websocket.lightweight_protocol import (
-    HeaderList,
     LightweightTransport,
     handshake_key,
     switching_protocols,
@@ -102,9 +101,9 @@ class LimitedFirstRequest(CountedConnection):
         request = _parsed(data) if sockets is not None else None
         if sockets is None or request is None:
             return False
-        headers = dict(request.headers)
-        key = handshake_key(request.url, request.headers, headers) if _is_upgrade(headers) else ""
-        session = sockets.accept(request.url, self._scope(request.headers, headers)) if key else None
+        url, headers = request
+        key = handshake_key(url, headers) if _is_upgrade(headers) else ""
+        session = sockets.accept(url, self._scope(headers)) if key else None
         if session is None:
             return False
         self._forget()
@@ -116,7 +115,7 @@ class LimitedFirstRequest(CountedConnection):
         sockets.start(session)
         return True
 
-    def _scope(self, fields: HeaderList, headers: dict[bytes, bytes]) -> dict[str, Any]:
+    def _scope(self, headers: dict[bytes, bytes]) -> dict[str, Any]:
         """What `endpoint.py` reads of a scope. The client is the one that a trusted proxy names."""
         client = self._client
         if self._from_proxy and (forwarded_for := headers.get(b"x-forwarded-for")):
@@ -126,7 +125,7 @@ class LimitedFirstRequest(CountedConnection):
             client = found if found[0] else client
         offered = headers.get(b"sec-websocket-protocol", b"").decode("latin-1")
         return {
-            "headers": fields,
+            "headers": headers.items(),
             "client": client,
             "subprotocols": [part.strip() for part in offered.split(",")],
         }
@@ -140,32 +139,32 @@ class LoggingFirstRequest(LimitedFirstRequest):
 
 
 class _Request:
-    """What httptools calls with the parts of a request."""
+    """What httptools calls with the parts of a request. Names are as they came, the last of each counts."""
 
-    __slots__ = ("headers", "url")
+    __slots__ = ("on_header", "on_url")
 
-    def __init__(self) -> None:
-        self.url = b""
-        self.headers: HeaderList = []
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+    def __init__(self, url: list[bytes], headers: dict[bytes, bytes]) -> None:
+        self.on_url = url.append
+        self.on_header = headers.__setitem__
 
 
-def _parsed(data: bytes) -> _Request | None:
-    """A request to switch to WebSockets that is all of `data`. None for anything else."""
+def _parsed(data: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
+    """Path and headers of a request to switch to WebSockets that is all of `data`. None for anything else.
+
+    Names are in lowercase, and each is there once: a request that repeats one is something else.
+    """
     if len(data) > MAX_BYTES:
         return None
-    request = _Request()
-    parser = httptools.HttpRequestParser(request)
+    url: list[bytes] = []
+    received: dict[bytes, bytes] = {}
+    parser = httptools.HttpRequestParser(_Request(url, received))
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade as upgrade:
-        whole = upgrade.args[0] == len(data) and parser.get_http_version() == "1.1"
-        return request if whole and len(request.headers) <= MAX_HEADERS else None
+        headers = {name.lower(): value for name, value in received.items()}
+        lines = data.count(b"\n") - 2  # without the request's and the empty one
+        whole = upgrade.args[0] == len(data) and len(headers) == lines <= MAX_HEADERS
+        return (b"".join(url), headers) if whole and parser.get_http_version() == "1.1" else None
     except httptools.HttpParserError:
         pass
     return None

@@ -123,9 +123,9 @@ class LightweightProtocol(asyncio.Protocol):
 
     def _handshake_key(self) -> str:
         fields: HeaderList = self._http.scope["headers"]
-        return (
-            handshake_key(self._http.url, fields, dict(fields)) if self._http.scope["method"] == "GET" else ""
-        )
+        headers = dict(fields)
+        plain = self._http.scope["method"] == "GET" and len(headers) == len(fields)
+        return handshake_key(self._http.url, headers) if plain else ""
 
     def _scope(self) -> dict[str, Any]:
         http: dict[str, Any] = self._http.scope
@@ -186,18 +186,14 @@ class LightweightProtocol(asyncio.Protocol):
 HeaderList = list[tuple[bytes, bytes]]
 
 
-def handshake_key(url: bytes, fields: HeaderList, headers: dict[bytes, bytes]) -> str:
+def handshake_key(url: bytes, headers: dict[bytes, bytes]) -> str:
     """The Sec-WebSocket-Key of a plain handshake at one of WEBSOCKET_PATHS; "" for any other request.
 
-    `fields` have lowercase names. That it is a GET that asks for a WebSocket has been checked before.
+    `headers` have lowercase names, none of which was there twice. That it is a GET that asks for a WebSocket
+    has been checked before.
     """
     key = headers.get(b"sec-websocket-key", b"")
-    if (
-        len(headers) != len(fields)
-        or not WEBSOCKET_PATHS.fullmatch(url)
-        or headers.get(b"sec-websocket-version") != b"13"
-        or len(key) != 24
-    ):
+    if not WEBSOCKET_PATHS.fullmatch(url) or headers.get(b"sec-websocket-version") != b"13" or len(key) != 24:
         return ""
     try:
         return key.decode() if len(base64.b64decode(key, validate=True)) == 16 else ""
