@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import stripe
 
-from paidup.errors import StripeUnavailable
+from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.runtime.metrics import Metrics
 from paidup.runtime.redis_client import connect_redis
 from paidup.stripe_api import client as module
@@ -80,18 +80,37 @@ def test_an_answer_of_another_shape_is_no_refusal(body: str) -> None:
         decode_answer(StripeInvoice, body)
 
 
-async def test_a_post_with_the_same_key_makes_one_object(valkey: str, sandbox_url: str) -> None:
+@pytest.fixture
+async def connected(valkey: str, sandbox_url: str) -> AsyncIterator[RateLimitedClient]:
+    """Connected to the sandbox as the server is to Stripe."""
+    redis = connect_redis(valkey)
+    limiter = RateLimiter(redis, 1000, Metrics())
+    async with module.open_client("sk_test_keys", sandbox_url, 30.0, limiter) as client:
+        yield client
+    await redis.aclose()
+
+
+async def test_a_post_with_the_same_key_makes_one_object(connected: RateLimitedClient) -> None:
     """A purchase that is repeated after a lost answer: https://docs.stripe.com/api/idempotent_requests"""
-    redis, transport = connect_redis(valkey), stripe.AIOHTTPClient()
-    sdk = stripe.StripeClient(
-        "sk_test_keys", base_addresses={"api": sandbox_url}, http_client=transport, max_network_retries=0
-    )
-    client = RateLimitedClient(sdk, RateLimiter(redis, 1000, Metrics()), max_wait_s=5)
     given = {"name": "Ada"}
     keys = ("same-key", "same-key", "another-key", None)
-    made = [await client.post("customers.create", "/v1/customers", given, key) for key in keys]
-    await transport.close_async()  # type: ignore[no-untyped-call]
-    await redis.aclose()
+    made = [await connected.post("customers.create", "/v1/customers", given, key) for key in keys]
     first, again, *others = (msgspec.json.decode(body)["id"] for body in made)
     assert again == first
     assert len({first, *others}) == 3
+
+
+async def test_the_sdk_reads_errors_and_no_other_body(
+    connected: RateLimitedClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would format each body for its log. What it makes of an error is the same as ever."""
+    with caplog.at_level("DEBUG", "stripe"):
+        body = await connected.post("customers.create", "/v1/customers", {"name": "Ada Lovelace"})
+        made = msgspec.json.decode(body)
+        again = await connected.read("customers.retrieve", f"/v1/customers/{made['id']}", {})
+        assert msgspec.json.decode(again)["name"] == made["name"] == "Ada Lovelace"
+        answers = [record.message for record in caplog.records if "API response body" in record.message]
+        assert answers == ["body={} message='API response body'"] * 2
+        with pytest.raises(StripeRefused, match="HTTP 404, code resource_missing") as refused:
+            await connected.read("customers.retrieve", "/v1/customers/cus_none", {})
+    assert (refused.value.is_missing, refused.value.http_status) == (True, 404)

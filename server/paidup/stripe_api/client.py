@@ -18,6 +18,7 @@ from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.runtime import tracing
 from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.runtime.tracing import Kind
+from paidup.stripe_api.raw_answers import RawAnswerClient, raw_body
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.stripe_api.schemas import decode
@@ -43,7 +44,7 @@ T = TypeVar("T")
 class RateLimitedClient:
     """The SDK's client behind the rate limiter. `v1` holds the SDK's services.
 
-    `platform` makes the calls of the key's own account, where `client` acts for `connected_account`.
+    `raw` makes the calls of which only the body is used; it may be the same client. `platform` makes the calls of the key's own account, where `client` acts for `connected_account`.
     Background callers pass `max_wait_s`: their wait for a slot. Most slots are left to customers.
     """
 
@@ -55,12 +56,13 @@ class RateLimitedClient:
         reads: ReadCounter | None = None,
         platform: StripeClient | None = None,
         connected_account: str = "",
+        raw: StripeClient | None = None,
     ) -> None:
         self._reads = reads
         self.v1 = client.v1
         self.platform_v1 = (platform or client).v1
         self.connected_account = connected_account
-        self._client = client
+        self._raw = raw or client
         self._rate_limiter = rate_limiter
         self._default_max_wait_s = max_wait_s
 
@@ -82,11 +84,11 @@ class RateLimitedClient:
         params: dict[str, Any],
         max_wait_s: float | None = None,
         slot_acquired: bool = False,
-    ) -> str:
+    ) -> bytes:
         """The raw body of a GET. The SDK's objects, which are not used, would cost 5 ms for an invoice."""
-        call = partial(self._client.raw_request_async, "get", path, **params)
+        call = partial(self._raw.raw_request_async, "get", path, **params)
         answer: Any = await self.call(endpoint, call, max_wait_s=max_wait_s, slot_acquired=slot_acquired)
-        return str(answer.body)
+        return raw_body(answer)
 
     async def post(
         self,
@@ -95,16 +97,16 @@ class RateLimitedClient:
         params: dict[str, Any],
         key: str | None = None,
         max_wait_s: float | None = None,
-    ) -> str:
+    ) -> bytes:
         """The raw body of a POST, with `key` as its idempotency key. As `read`, it makes no object of it."""
         options = {"idempotency_key": key} if key else {}
-        call = partial(self._client.raw_request_async, "post", path, **params, **options)
+        call = partial(self._raw.raw_request_async, "post", path, **params, **options)
         answer: Any = await self.call(endpoint, call, max_wait_s=max_wait_s)
-        return str(answer.body)
+        return raw_body(answer)
 
     async def send(self, endpoint: str, method: str, path: str, params: dict[str, Any]) -> None:
         """A call of which only the success or the refusal matters."""
-        await self.call(endpoint, partial(self._client.raw_request_async, method, path, **params))
+        await self.call(endpoint, partial(self._raw.raw_request_async, method, path, **params))
 
     async def call(
         self,
@@ -207,8 +209,12 @@ async def open_client(
     With a `connected_account`, each call is made for it: https://docs.stripe.com/connect/authentication
     """
     async with outgoing.session(api_base, KEEP_ALIVE_S) as session:
-        transport = AIOHTTPClient(timeout=aiohttp.ClientTimeout(total=timeout_s), session=session)
-        platform, client = (
+        options: dict[str, Any] = {
+            "timeout": aiohttp.ClientTimeout(total=timeout_s),
+            "session": session,
+        }
+        parsed, unparsed = AIOHTTPClient(**options), RawAnswerClient(**options)
+        platform, client, raw = (
             StripeClient(
                 key,
                 stripe_account=account,
@@ -216,9 +222,13 @@ async def open_client(
                 max_network_retries=NETWORK_RETRIES,
                 base_addresses={"api": api_base.rstrip("/")},
             )
-            for account in (None, connected_account or None)
+            for account, transport in (
+                (None, parsed),
+                (connected_account or None, parsed),
+                (connected_account or None, unparsed),
+            )
         )
-        yield RateLimitedClient(client, rate_limiter, timeout_s, reads, platform, connected_account)
+        yield RateLimitedClient(client, rate_limiter, timeout_s, reads, platform, connected_account, raw)
 
 
 def body_of(answer: Any) -> str:
@@ -257,12 +267,12 @@ def _seconds(text: str) -> float:
     return float(text) if text.isdecimal() else 0.0
 
 
-def decode_answer(kind: type[T], body: str) -> T:
+def decode_answer(kind: type[T], body: bytes | str) -> T:
     """An answer as one of the structs of `schemas.py`. Raises StripeUnavailable where it is none."""
     return understood(partial(decode, kind), body)
 
 
-def understood(decoder: Callable[[str], T], body: str) -> T:
+def understood(decoder: Callable[[Any], T], body: bytes | str) -> T:
     """An answer decoded by `decoder`. Raises StripeUnavailable where it is of another shape.
 
     Stripe has not refused anything then, and a later answer may be understood: after an update, say.

@@ -58,7 +58,7 @@ class CustomerReader:
         return understood(_decode_page, body)
 
 
-def _decode_page(body: str) -> ListOf[SubscribedCustomer]:
+def _decode_page(body: bytes) -> ListOf[SubscribedCustomer]:
     page = msgspec.json.decode(body, type=ListOf[dict[str, Any]])
     return ListOf([_subscribed(each) for each in page.data], page.has_more)
 
