@@ -152,10 +152,13 @@ class PostgresClient(_Failover):
 
     async def execute_query(self, query: str, values: list[Any] | None = None) -> tuple[int, list[Any]]:
         """As Tortoise's, in one call instead of six. What fails is tried again, or translated, as there."""
-        if self._pool is None or not query.startswith(("SELECT", "WITH")):
+        if self._pool is None or not query.startswith(("SELECT", "WITH", "UPDATE")):
             return await super().execute_query(query, values)  # type: ignore[no-any-return]
         try:
             async with self._pool.acquire() as connection:
+                if query.startswith("UPDATE"):
+                    _, changed = (await connection.execute(query, *(values or ()))).split()
+                    return int(changed), []
                 rows = await connection.fetch(query, *(values or ()))
         except ABORTED:
             return await super().execute_query(query, values)  # type: ignore[no-any-return]

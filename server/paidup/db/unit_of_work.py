@@ -77,16 +77,15 @@ class VersionedRows(msgspec.Struct, frozen=True):
 async def read_versioned(condition: str, values: Sequence[Any], *models: type[Model]) -> VersionedRows | None:
     """Like `read_locked`, without locks or a transaction, for `UnitOfWork.send_if_unchanged`.
 
-    None if there is no such row, and on SQLite, whose rows have no version.
+    None if there is no such row. On SQLite, rows have no version: then nothing can be sent.
     """
     db = connection()
-    if is_sqlite(db):
-        return None
-    _, found = await db.execute_query(_select_sql(condition, False, models), list(values))
+    sqlite = is_sqlite(db)
+    _, found = await db.execute_query(_select_sql(condition, sqlite, models), list(values))
     if not found:
         return None
     cells = tuple(found[0])
-    return VersionedRows(_to_rows(models, cells, False), cells[-len(models) :])
+    return VersionedRows(_to_rows(models, cells, sqlite), () if sqlite else cells[-len(models) :])
 
 
 @cache

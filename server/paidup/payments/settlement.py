@@ -243,7 +243,8 @@ class Settlement:
         """Read, decide, and write in one statement that is a transaction of its own.
 
         The statement writes only if the rows that were read have not changed since. None where they
-        have, where the invoice is new, or where more must be read: then `_settle_locked` does it.
+        have, where the invoice is new, where more must be read, or where SQLite has no such statement: then
+        `_settle_locked` does it.
         """
         with storage_errors():
             seen = await read_versioned(*lookup_condition(facts), *IN_LOCK_ORDER)
@@ -255,7 +256,9 @@ class Settlement:
             if await self._affects_others(decision, row, account):
                 return None
             settled = await self._apply_decision(decision, row, account, facts.event, writes)
-            return settled if writes.empty or await writes.send_if_unchanged(seen) else None
+            if writes.empty:
+                return settled
+            return settled if seen.versions and await writes.send_if_unchanged(seen) else None
 
     @repeatable
     async def _settle_locked(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:

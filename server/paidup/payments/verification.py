@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from weakref import WeakValueDictionary
 
 import structlog
 from msgspec.structs import replace
 
-from paidup.db.bulk import execute
+from paidup.db.bulk import execute, update_many
 from paidup.db.connection import storage_errors
 from paidup.db.models import Invoice
 from paidup.domain.decisions import TERMINAL, InvoiceStatus
@@ -32,6 +32,7 @@ from paidup.payments.verification_worker import CheckResult
 from paidup.realtime.hub import Hub
 from paidup.realtime.status_queries import read_status
 from paidup.runtime import tracing
+from paidup.runtime.batching import BackgroundBatcher
 from paidup.runtime.clock import now
 from paidup.stripe_api.gateway import StripeGateway
 from paidup.stripe_api.prices import PriceCatalog
@@ -49,12 +50,11 @@ REFRESH_TRIES = 10
 
 # ruff: noqa: S608 - made of constants, never of a value
 _TERMINAL = ", ".join(f"'{status.value}'" for status in TERMINAL)
-_OPEN = f"id = $1 AND status NOT IN ({_TERMINAL})"
+_OPEN = f"status NOT IN ({_TERMINAL})"
 _ACQUIRE_LEASE = (
     "UPDATE invoices SET lease_expires_at = $2, checks_made = checks_made + 1"
-    f" WHERE {_OPEN} AND (lease_expires_at IS NULL OR lease_expires_at <= $3)"
+    f" WHERE id = $1 AND {_OPEN} AND (lease_expires_at IS NULL OR lease_expires_at <= $3)"
 )
-_SHORTEN_LEASE = f"UPDATE invoices SET lease_expires_at = $2 WHERE {_OPEN}"
 
 
 class Verification:
@@ -75,6 +75,7 @@ class Verification:
         self._hub = hub
         self._timeline = timeline
         self._queue = queue
+        self._ended_leases = BackgroundBatcher(_end_leases, RESULT_TTL_S / 2)
         self._may_read_methods = True
         self._refreshing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -193,6 +194,10 @@ class Verification:
             settled, _ = await self.read(listed.id, source)
         return settled
 
+    async def close(self) -> None:
+        """End the leases of what was verified last, so that another process need not wait for them."""
+        await self._ended_leases.flush()
+
     # For the worker of the queue
 
     async def check(self, invoice: str) -> CheckResult:
@@ -248,7 +253,8 @@ class Verification:
         finally:
             final = settled is not None and settled.status is not None and settled.status.terminal
             if not final:  # a final row is leased no more: see _OPEN
-                await self._shorten_lease(invoice)
+                # Written before this time, together with others: until then, the lease holds either way.
+                self._ended_leases.add((invoice, now() + timedelta(seconds=RESULT_TTL_S)))
 
     async def _read_facts(
         self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
@@ -289,7 +295,15 @@ class Verification:
                 await execute(_ACQUIRE_LEASE, invoice, at + timedelta(seconds=LEASE_S), at, durable=False)
             )
 
-    async def _shorten_lease(self, invoice: str) -> None:
-        """Keep the lease only for as long as the answer counts as fresh."""
-        with storage_errors():
-            await execute(_SHORTEN_LEASE, invoice, now() + timedelta(seconds=RESULT_TTL_S), durable=False)
+
+async def _end_leases(leases: Sequence[tuple[str, datetime]]) -> None:
+    """Keep each lease only for as long as the answer counts as fresh."""
+    # In one order in all processes, or two of them might wait for each other's rows.
+    await update_many(
+        Invoice,
+        "lease_expires_at = {lease_expires_at}",
+        _OPEN,
+        ("id", "lease_expires_at"),
+        sorted(dict(leases).items()),
+        durable=False,
+    )

@@ -133,6 +133,11 @@ class BackgroundBatcher(Generic[T]):
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="background-batcher")
 
+    async def flush(self) -> None:
+        """Wait until what was added is done, or dropped."""
+        if self._task is not None:
+            await self._task
+
     async def _run(self) -> None:
         try:
             while self._waiting:
