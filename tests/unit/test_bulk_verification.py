@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paidup.db.models import Watermark
+from paidup.db.models import Invoice, Watermark
+from paidup.domain.decisions import InvoiceStatus
+from paidup.domain.payment_facts import Source
 from paidup.errors import StripeUnavailable
 from paidup.payments import bulk_verification as module
-from paidup.payments.bulk_verification import TimeWindow, read_windows, split_into_windows
+from paidup.payments.bulk_verification import (
+    BulkVerification,
+    TimeWindow,
+    read_windows,
+    split_into_windows,
+)
+from paidup.payments.outcomes import Outcome, Settled
+from paidup.payments.timeline import Timeline
 from paidup.runtime.clock import now
+from paidup.stripe_api.schemas import ListOf, StripeInvoice
+from tests.support.factories import an_account, an_invoice
 from tests.support.waiting import wait_until
 
 
@@ -56,6 +68,70 @@ async def test_a_window_that_fails_does_not_stop_the_others() -> None:
 
     assert await read_windows([TimeWindow(number, number + 1) for number in range(5)], read) == 40
     assert sorted(window.since for window in completed) == [0, 1, 3, 4]
+
+
+class Lists:
+    """In place of the gateway and of the verification: which windows were listed, and what was settled."""
+
+    def __init__(self) -> None:
+        self.listed: list[TimeWindow] = []
+        self.paid: list[StripeInvoice] = []
+        self.settled: list[str] = []
+        self.has_more = False
+
+    async def list_paid_invoices(
+        self, since: int, after: str | None = None, until: int | None = None
+    ) -> ListOf[StripeInvoice]:
+        self.listed.append(TimeWindow(since, until))
+        shown = [each for each in self.paid if since <= each.created < (until or 2**40)]
+        return ListOf([] if after else shown, has_more=self.has_more and len(self.listed) == 1)
+
+    async def settle_paid(self, listed: StripeInvoice, _: Source) -> Settled:
+        self.settled.append(listed.id)
+        await Invoice.filter(id=listed.id).update(status=InvoiceStatus.ACTIVE)
+        return Settled(Outcome.SETTLED, "")
+
+    async def run(self, bulk: BulkVerification, invoices: list[str]) -> int:
+        """How often Stripe is asked in one pass."""
+        self.listed.clear()
+        self.settled.clear()
+        await bulk._run_pass(invoices)
+        return len(self.listed)
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_while_nobody_pays_one_page_is_read() -> None:
+    """It shows as much as a page of each window, unless there is another one: then the windows follow."""
+    account, lists = await an_account(), Lists()
+    double: Any = lists
+    bulk = BulkVerification(double, double, Timeline())
+    begun = [now() - timedelta(seconds=10 * number) for number in range(45)]
+    invoices = [(await an_invoice(account, created_at=at)).id for at in begun]
+    windows = len(split_into_windows([int(at.timestamp()) for at in begun]))
+    assert windows > 2
+    assert [await lists.run(bulk, invoices) for _ in range(3)] == [windows, 1, 1]
+    oldest = int(begun[-1].timestamp())
+    assert lists.listed[0].since <= oldest
+    lists.paid = [a_paid_invoice(invoices[-1], oldest)]
+    assert (await lists.run(bulk, invoices), lists.settled) == (1, [invoices[-1]])
+    assert [await lists.run(bulk, invoices) for _ in range(2)] == [windows, 1], "somebody pays: as ever"
+    lists.has_more, lists.paid = True, [a_paid_invoice(invoices[3], int(begun[3].timestamp()))]
+    assert (await lists.run(bulk, invoices), lists.settled) == (1 + windows, [invoices[3]])
+
+
+def a_paid_invoice(invoice: str, created: int) -> StripeInvoice:
+    return StripeInvoice(
+        id=invoice,
+        currency="usd",
+        amount_due=2900,
+        amount_paid=2900,
+        amount_remaining=0,
+        created=created,
+        lines=ListOf([]),
+        total=2900,
+        status="paid",
+    )
 
 
 async def runs_now(settled: int = 0) -> bool:

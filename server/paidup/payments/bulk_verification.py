@@ -1,8 +1,9 @@
 """Verifies many waiting invoices at once, from Stripe's list of paid invoices: a hundred in one call.
 
 One process at a time does so for all. The time in which the waiting invoices were created is cut
-into windows, which are read side by side. No watermark is kept: each pass looks at everything that
-is still open, so an invoice that Stripe lists late is found by the next pass.
+into windows, which are read side by side. While nobody pays, its newest page comes first, and is all
+that is read where it is the only one. No watermark is kept: each pass looks at everything that is
+still open, so an invoice that Stripe lists late is found by the next pass.
 
 Invoices are listed, not events: events are rendered in the account's default API version, whichever
 version the webhook endpoint has, and one of another version would have to be read again.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -85,30 +87,46 @@ class BulkVerification:
         self._verification = verification
         self._timeline = timeline
         self._settling = asyncio.Semaphore(MAX_CONCURRENT_SETTLEMENTS)
+        self._nobody_pays = False
+        """Whether the last pass of this process settled nothing."""
 
     async def check(self, invoices: list[str]) -> None:
         """Settle those of the invoices, and of all others that wait, that are paid. Never raises."""
-
-        async def run_pass() -> int:
-            waiting = await pending_invoices(invoices)
-            settled = await read_windows(split_into_windows(list(waiting.values())), self._settle_window)
-            log.info("bulk_verified", waiting=len(waiting), settled=settled)
-            return settled
-
         try:
-            await run_exclusively(run_pass)
+            await run_exclusively(partial(self._run_pass, invoices))
         except StorageUnavailable as error:
             log.warning("bulk_verification_failed", error=str(error))
+
+    async def _run_pass(self, invoices: list[str]) -> int:
+        waiting = await pending_invoices(invoices)
+        windows = split_into_windows(list(waiting.values()))
+        settled, all_read = 0, False
+        if self._nobody_pays and len(windows) > 1:
+            settled, all_read = await self._settle_newest(min(windows).since)
+        if not all_read:
+            settled += await read_windows(windows, self._settle_window)
+        self._nobody_pays = not settled
+        log.info("bulk_verified", waiting=len(waiting), settled=settled)
+        return settled
+
+    async def _settle_newest(self, since: int) -> tuple[int, bool]:
+        """Settle from one page, instead of one or more for each window. Whether it shows all since then."""
+        try:
+            page = await self._gateway.list_paid_invoices(since)
+            return await self._settle_page(page), not page.has_more
+        except FAILURES as error:
+            log.warning("bulk_window_failed", since=since, error=str(error))
+            return 0, False
 
     async def _settle_window(self, window: TimeWindow) -> int:
         async def fetch(after: str | None) -> ListOf[StripeInvoice]:
             return await self._gateway.list_paid_invoices(window.since, after, until=window.until)
 
-        settled = 0
-        async for page in pages(fetch, MAX_PAGES_PER_WINDOW):
-            waiting = await pending_invoices([invoice.id for invoice in page.data])
-            settled += sum([await self._settle(invoice) for invoice in page.data if invoice.id in waiting])
-        return settled
+        return sum([await self._settle_page(page) async for page in pages(fetch, MAX_PAGES_PER_WINDOW)])
+
+    async def _settle_page(self, page: ListOf[StripeInvoice]) -> int:
+        waiting = await pending_invoices([invoice.id for invoice in page.data])
+        return sum([await self._settle(invoice) for invoice in page.data if invoice.id in waiting])
 
     async def _settle(self, listed: StripeInvoice) -> bool:
         self._timeline.note(
