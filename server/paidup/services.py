@@ -135,7 +135,7 @@ def compose(
         checkouts=checkouts,
         claims=claims,
         verification_queue=queue,
-        verification_worker=VerificationWorker(queue, Checks(gateway.acquire_read_slot, check, bulk.check)),
+        verification_worker=VerificationWorker(queue, Checks(gateway.acquire_read_slots, check, bulk.check)),
         subscriptions=subscriptions,
         events=events,
         reconciler=reconciler,
@@ -315,6 +315,7 @@ async def _prepare_dispatcher(
 
 
 def _start_tasks(stack: AsyncExitStack, settings: Settings, hub: Hub, payments: PaymentServices) -> None:
+    stack.push_async_callback(payments.verification.close)
     payments.verification_worker.start()
     stack.push_async_callback(payments.verification_worker.close)
     resync = asyncio.create_task(resync_forever(hub, settings.resync_interval_s), name="resync")

@@ -150,7 +150,7 @@ class Window:
         await asyncio.sleep(0.0003)  # the way to Redis and back
         if not await self.test(limit, *names, cost=cost):
             return False
-        self._taken[(*names, str(limit.amount))].append(asyncio.get_running_loop().time())
+        self._taken[(*names, str(limit.amount))].extend([asyncio.get_running_loop().time()] * cost)
         return True
 
 
@@ -161,8 +161,8 @@ class SharedBudget(RateLimiter):
         super().__init__(Redis(), BUDGET)
         self._window = cast(MovingWindowRateLimiter, window)
 
-    async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER) -> bool:
-        return await admitted(self._window, self._limit, endpoint, purpose)
+    async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER, slots: int = 1) -> bool:
+        return await admitted(self._window, self._limit, endpoint, purpose, slots)
 
 
 class World:
@@ -203,7 +203,7 @@ class Process:
         self._settling = asyncio.Semaphore(MAX_CONCURRENT_SETTLEMENTS)
         self.queue = VerificationQueue()
         self.worker = VerificationWorker(
-            self.queue, Checks(self.acquire_slot, self.check, self.check_in_bulk)
+            self.queue, Checks(self.acquire_slots, self.check, self.check_in_bulk)
         )
         self.worker.start()
 
@@ -212,8 +212,8 @@ class Process:
             self._world.watched[invoice] = self
             self.queue.add(invoice)
 
-    async def acquire_slot(self, max_wait_s: float) -> None:
-        await self._budget.take("retrieve", max_wait_s)
+    async def acquire_slots(self, max_wait_s: float, at_most: int) -> int:
+        return await self._budget.take("retrieve", max_wait_s, at_most=at_most)
 
     async def check(self, invoice: str) -> CheckResult:
         if invoice in self._world.settled:

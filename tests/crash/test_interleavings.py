@@ -168,8 +168,8 @@ class Stripe:
         await self._answer()
         return decode(PaymentIntent, msgspec.json.encode(self.payment(intent.removeprefix("pi_"))))
 
-    async def acquire_read_slot(self, *_: Any) -> None:
-        return None
+    async def acquire_read_slots(self, *_: Any) -> int:
+        return 1
 
     async def list_prices(self, _: Any) -> list[Any]:
         return []

@@ -17,8 +17,9 @@ from tests.support.stripe_sandbox import StripeSide
 CUSTOMERS = 3
 
 
-async def _wait_forever(_: StripeGateway, max_wait_s: float) -> None:
+async def _wait_forever(_: StripeGateway, max_wait_s: float, at_most: int) -> int:
     await asyncio.Event().wait()
+    return 1
 
 
 async def test_waiting_customers_whose_webhooks_are_lost_are_credited_from_one_list(
@@ -28,7 +29,7 @@ async def test_waiting_customers_whose_webhooks_are_lost_are_credited_from_one_l
     monkeypatch.setattr(verification_queue, "BULK_THRESHOLD", CUSTOMERS)
     monkeypatch.setattr(verification_queue, "BULK_AFTER_S", 0.1)
     monkeypatch.setattr(verification_worker, "INSPECT_EVERY_S", 0.1)
-    monkeypatch.setattr(StripeGateway, "acquire_read_slot", _wait_forever)
+    monkeypatch.setattr(StripeGateway, "acquire_read_slots", _wait_forever)
     paidup = await world.server(webhooks=False, resync_interval_s=600)
     customers = [paidup.customer(f"ada-{number}") for number in range(CUSTOMERS)]
     purchases = [await customer.buy("pro") for customer in customers]

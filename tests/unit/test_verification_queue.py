@@ -16,24 +16,29 @@ from tests.support.virtual_time import run
 
 
 class Stripe:
-    """Has a slot every `every_s`, and records which invoices were checked, and when."""
+    """Has a slot every `every_s`, `at_once` together, and records which invoices were checked, and when."""
 
-    def __init__(self, every_s: float = 0.0) -> None:
+    def __init__(self, every_s: float = 0.0, at_once: int = 1) -> None:
         self.every_s = every_s
+        self.at_once = at_once
+        self.acquired: list[tuple[float, int]] = []
         self.checked: list[tuple[float, str]] = []
         self.bulk: list[list[str]] = []
         self.result = CheckResult(settled=False, used_slot=True)
         self.errors: list[Exception] = []
         self.queue = VerificationQueue()
         self.worker = VerificationWorker(
-            self.queue, Checks(self.acquire_slot, self.check, self.check_in_bulk)
+            self.queue, Checks(self.acquire_slots, self.check, self.check_in_bulk)
         )
         self.worker.start()
 
-    async def acquire_slot(self, max_wait_s: float) -> None:
-        await asyncio.sleep(self.every_s)
+    async def acquire_slots(self, max_wait_s: float, at_most: int) -> int:
+        slots = max(1, min(at_most, self.at_once))
+        await asyncio.sleep(self.every_s * slots)
         if self.errors:
             raise self.errors.pop()
+        self.acquired.append((_now(), slots))
+        return slots
 
     async def check(self, invoice: str) -> CheckResult:
         self.checked.append((_now(), invoice))
@@ -115,6 +120,59 @@ def test_first_checks_go_by_arrival() -> None:
 
     checked = played(lambda: Stripe(every_s=0.05), play).checked
     assert [invoice for _, invoice in checked] == [f"in_{number}" for number in range(8)]
+
+
+def test_many_retries_that_are_due_share_the_way_to_redis_and_are_spread() -> None:
+    """Where slots are short: four at once, used one after another over the time that they stand for."""
+
+    async def play(stripe: Stripe) -> None:
+        for number in range(200):
+            stripe.queue.add(f"in_{number}")
+        await asyncio.sleep(30)
+
+    stripe = played(lambda: Stripe(every_s=0.05, at_once=4), play)
+    together = [at for at, slots in stripe.acquired if slots == 4]
+    assert len(together) > 20
+    first = together[10]
+    used = [at - first for at, _ in stripe.checked if first <= at < first + 0.2]
+    assert used == pytest.approx([0, 0.05, 0.1, 0.15], abs=0.001)
+
+
+def test_a_first_check_uses_a_slot_that_was_taken_for_a_retry() -> None:
+    """It waits for none of those that slots were taken with."""
+
+    async def play(stripe: Stripe) -> None:
+        for number in range(200):
+            stripe.queue.add(f"in_{number}")
+        await asyncio.sleep(30)
+        taken = len(stripe.acquired)
+        while len(stripe.acquired) == taken:
+            await asyncio.sleep(0.001)
+        assert stripe.acquired[-1][1] == 4
+        await asyncio.sleep(0.01)  # the first of the four is used
+        stripe.queue.add("in_new")
+        began = _now()
+        await asyncio.sleep(0.1)
+        assert [at - began for at, invoice in stripe.checked if invoice == "in_new"] == [0]
+
+    played(lambda: Stripe(every_s=0.05, at_once=4), play)
+
+
+def test_retries_that_find_free_slots_are_not_spread() -> None:
+    """Where slots are not short, none waits for another."""
+
+    async def play(stripe: Stripe) -> None:
+        for number in range(8):
+            stripe.queue.add(f"in_{number}", at_once=False)
+        for _, entry in stripe.queue._retries:
+            entry.due_at = 1.0
+        stripe.queue._retries = [(1.0, entry) for _, entry in stripe.queue._retries]
+        stripe.queue._changed.set()
+        await asyncio.sleep(2)
+
+    stripe = played(lambda: Stripe(at_once=4), play)
+    assert [at for at, _ in stripe.checked] == pytest.approx([1.0] * 8)
+    assert [slots for _, slots in stripe.acquired] == [4, 4]
 
 
 def test_under_load_retries_get_every_fourth_slot() -> None:

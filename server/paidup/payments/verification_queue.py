@@ -12,6 +12,7 @@ import asyncio
 import heapq
 import random
 from collections import OrderedDict
+from contextlib import suppress
 from enum import IntEnum
 
 from paidup.domain.backoff import WATCHED_DEBIT_S, WATCHED_DELAYS_S, watched_delay_s
@@ -118,6 +119,25 @@ class VerificationQueue:
                     await self._changed.wait()
             except TimeoutError:
                 return
+
+    async def wait_for_first_check(self, within_s: float) -> None:
+        """Wait until a first check is due, so many seconds at most."""
+        deadline = _time() + within_s
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while not self._first_checks:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def due_retries(self, at_most: int) -> int:
+        """How many retries are due, up to `at_most`. None while a first check waits, which takes one slot."""
+        found, places, at = 0, [0], _time()
+        while places and found < at_most and not self._first_checks:
+            place = places.pop()
+            if place < len(self._retries) and self._retries[place][0] <= at:
+                found += _is_valid(self._retries[place])
+                places += (2 * place + 1, 2 * place + 2)  # where a heap keeps those that are due next
+        return found
 
     def next(self) -> QueueEntry | None:
         """Take the entry whose check is due next; `finish` must follow. None where none is due."""

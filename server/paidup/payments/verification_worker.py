@@ -1,7 +1,9 @@
 """Works off the verification queue: waits for slots of the rate limiter, and runs the checks.
 
-One task waits for the next slot, and only then is chosen which invoice it is for. A second task
-reports long waits, and starts bulk verification where single checks do not keep up.
+One task waits for the next slot, and only then is chosen which invoice it is for. Where many retries are
+due it takes several slots at once, and uses them over the time that they stand for; a first check that
+comes meanwhile uses the next one. A second task starts bulk verification where single checks do not
+keep up.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ from typing import Any, NamedTuple
 import structlog
 
 from paidup.errors import StripeUnavailable
-from paidup.payments.verification_queue import VerificationQueue
+from paidup.payments.verification_queue import QueueEntry, VerificationQueue
 from paidup.runtime.tasks import cancel_tasks
+from paidup.stripe_api.rate_limiter import SEVERAL_S
 
 log = structlog.get_logger(__name__)
 
 MAX_CONCURRENT_CHECKS = 50
 SLOT_TIMEOUT_S = 60.0
 INSPECT_EVERY_S = 1.0
+WAITED_S = 0.01
+"""A slot that takes so long was not free."""
+SHORT_S = 1.0
+"""How long slots count as short after one was waited for."""
 
 
 class CheckResult(NamedTuple):
@@ -37,10 +44,10 @@ class CheckResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Checks:
-    """What the worker calls. Only `acquire_slot` may raise (StripeUnavailable)."""
+    """What the worker calls. Only `acquire_slots` may raise (StripeUnavailable)."""
 
-    acquire_slot: Callable[[float], Awaitable[None]]
-    """Waits for a slot of the rate limiter, so many seconds at most."""
+    acquire_slots: Callable[[float, int], Awaitable[int]]
+    """Waits for a slot of the rate limiter, so many seconds at most, or takes several: so many at most."""
     check: Callable[[str], Awaitable[CheckResult]]
     """Verifies one invoice, with the slot that was acquired."""
     check_in_bulk: Callable[[list[str]], Awaitable[None]]
@@ -54,6 +61,8 @@ class VerificationWorker:
         self._loops: list[asyncio.Task[None]] = []
         self._checking: set[asyncio.Task[None]] = set()
         self._bulk: asyncio.Task[None] | None = None
+        self._short_until = float("-inf")
+        """Until when slots are short (the loop's time), so that those taken together are spread."""
 
     def start(self) -> None:
         self._loops = [
@@ -69,7 +78,7 @@ class VerificationWorker:
         while True:
             await self._queue.wait_until_due()
             try:
-                await self._checks.acquire_slot(SLOT_TIMEOUT_S)
+                slots = await self._acquire_slots()
             except StripeUnavailable as error:
                 log.info("verification_postponed", error=str(error))
                 continue
@@ -77,13 +86,26 @@ class VerificationWorker:
                 log.exception("slot_failed")  # a bug here must not end verification: customers still wait
                 await asyncio.sleep(INSPECT_EVERY_S)
                 continue
-            self._spawn(self._use_slot())
-            while len(self._checking) >= MAX_CONCURRENT_CHECKS:
-                await asyncio.wait(self._checking, return_when=asyncio.FIRST_COMPLETED)
+            for number in range(slots):
+                if number and self._short_until > _time():
+                    await self._queue.wait_for_first_check(SEVERAL_S / slots)
+                self._spawn(self._use_slot(self._queue.next()))
+                while len(self._checking) >= MAX_CONCURRENT_CHECKS:
+                    await asyncio.wait(self._checking, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _use_slot(self) -> None:
-        """Check the next invoice. A check that needed no request passes the slot on to the one after."""
-        while (entry := self._queue.next()) is not None:
+    async def _acquire_slots(self) -> int:
+        """One for a first check, or several for retries that are due."""
+        began = _time()
+        slots = await self._checks.acquire_slots(
+            SLOT_TIMEOUT_S, self._queue.due_retries(MAX_CONCURRENT_CHECKS)
+        )
+        if _time() - began > WAITED_S:
+            self._short_until = _time() + SHORT_S
+        return slots
+
+    async def _use_slot(self, entry: QueueEntry | None) -> None:
+        """Check this invoice. A check that needed no request passes the slot on to the one after."""
+        while entry is not None:
             result = CheckResult(settled=False, used_slot=True)
             try:
                 result = await self._checks.check(entry.invoice)
@@ -91,6 +113,7 @@ class VerificationWorker:
                 self._queue.finish(entry, result.settled, result.takes_days)
             if result.used_slot:
                 return
+            entry = self._queue.next()
 
     async def _inspect_forever(self) -> None:
         while True:
@@ -105,3 +128,7 @@ class VerificationWorker:
         task = asyncio.create_task(coroutine, name="verification-check")
         self._checking.add(task)
         task.add_done_callback(self._checking.discard)
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()

@@ -18,8 +18,8 @@ from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.runtime import tracing
 from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.runtime.tracing import Kind
-from paidup.stripe_api.raw_answers import RawAnswerClient, raw_body
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
+from paidup.stripe_api.raw_answers import RawAnswerClient, raw_body
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.stripe_api.schemas import decode
 
@@ -44,7 +44,8 @@ T = TypeVar("T")
 class RateLimitedClient:
     """The SDK's client behind the rate limiter. `v1` holds the SDK's services.
 
-    `raw` makes the calls of which only the body is used; it may be the same client. `platform` makes the calls of the key's own account, where `client` acts for `connected_account`.
+    `raw` makes the calls of which only the body is used; it may be the same client. `platform` makes those of
+    the key's own account, where `client` acts for `connected_account`.
     Background callers pass `max_wait_s`: their wait for a slot. Most slots are left to customers.
     """
 
@@ -67,15 +68,19 @@ class RateLimitedClient:
         self._default_max_wait_s = max_wait_s
 
     async def acquire_slot(
-        self, endpoint: str, max_wait_s: float | None = None, purpose: Purpose | None = None
-    ) -> None:
-        """Wait for a slot. Raises StripeUnavailable after `max_wait_s`.
+        self,
+        endpoint: str,
+        max_wait_s: float | None = None,
+        purpose: Purpose | None = None,
+        at_most: int = 1,
+    ) -> int:
+        """Wait for a slot, or several (see `RateLimiter.take`). Raises StripeUnavailable after `max_wait_s`.
 
         Without a purpose: a customer's, or the background's where a `max_wait_s` is given.
         """
         wait_s = self._default_max_wait_s if max_wait_s is None else max_wait_s
         default = Purpose.CUSTOMER if max_wait_s is None else Purpose.BACKGROUND
-        await self._rate_limiter.take(endpoint, wait_s, purpose or default)
+        return await self._rate_limiter.take(endpoint, wait_s, purpose or default, at_most)
 
     async def read(
         self,

@@ -244,9 +244,12 @@ class StripeGateway:
         read = await self._client.call("charges.retrieve", self._client.v1.charges.retrieve_async, charge)
         return str(read.payment_intent) if read.payment_intent else None
 
-    async def acquire_read_slot(self, max_wait_s: float) -> None:
-        """Wait for a rate limiter slot for `read_invoice`. Raises StripeUnavailable after `max_wait_s`."""
-        await self._client.acquire_slot(READ_INVOICE, max_wait_s, Purpose.CUSTOMER)
+    async def acquire_read_slots(self, max_wait_s: float, at_most: int) -> int:
+        """Wait for a rate limiter slot for `read_invoice`. Raises StripeUnavailable after `max_wait_s`.
+
+        Returns how many were taken: one, or several where they are free.
+        """
+        return await self._client.acquire_slot(READ_INVOICE, max_wait_s, Purpose.CUSTOMER, at_most)
 
     async def read_invoice(
         self,

@@ -43,6 +43,12 @@ BUSY_S = 1.0
 """How long after a full second each request pauses first, so that no process takes a whole second."""
 
 
+SEVERAL_S = 0.2
+"""Of the slots of so long, a process may take all at once, where it has use for them."""
+TRIES_FOR_SEVERAL = 3
+"""After so many, one slot will do: other processes want them, too."""
+
+
 class Purpose(StrEnum):
     """What a request to Stripe is made for, the most urgent first."""
 
@@ -78,9 +84,12 @@ class RateLimiter:
         self._processes = 1
         self._counted_at = float("-inf")
 
-    async def take(self, endpoint: str, max_wait_s: float, purpose: Purpose = Purpose.CUSTOMER) -> None:
+    async def take(
+        self, endpoint: str, max_wait_s: float, purpose: Purpose = Purpose.CUSTOMER, at_most: int = 1
+    ) -> int:
         """Wait for a slot, `max_wait_s` seconds at most. Raises StripeUnavailable after that.
 
+        Returns how many were taken: one, or several where `at_most` allows it and they are free at once.
         `REQUEST` may use half of each second's slots. `BACKGROUND` may use half of them where the others
         leave so many, and otherwise a quarter.
         """
@@ -94,16 +103,26 @@ class RateLimiter:
                 await _resumed(state)
                 if purpose is Purpose.CUSTOMER and _time() < state.busy_until:
                     await self._pause()  # give the other processes a chance of the next slot
-                while not await self._hit(endpoint, purpose):
-                    if purpose is Purpose.CUSTOMER:
-                        state.busy_until = _time() + BUSY_S
-                    await self._pause()
+                slots = await self._take_several(state, endpoint, purpose, at_most)
                 if state.pause_s:
                     state.resume_at = _time() + state.pause_s  # one request tests whether the pause is over
-                self._metrics.stripe_requests.labels(endpoint, purpose).inc()
+                self._metrics.stripe_requests.labels(endpoint, purpose).inc(slots)
+                return slots
         except TimeoutError:
             self._metrics.stripe_budget_exhausted.labels(endpoint).inc()
             raise StripeUnavailable(f"no slot for {endpoint} in time") from None
+
+    async def _take_several(self, state: _Endpoint, endpoint: str, purpose: Purpose, at_most: int) -> int:
+        several = min(at_most, int(self._limit.amount * SEVERAL_S))
+        tries = 0
+        while True:
+            slots = several if several > 1 and tries < TRIES_FOR_SEVERAL and not state.pause_s else 1
+            if await self._hit(endpoint, purpose, slots):
+                return slots
+            tries += 1
+            if purpose is Purpose.CUSTOMER:
+                state.busy_until = _time() + BUSY_S
+            await self._pause()
 
     async def refused(self, endpoint: str, requested_at: float, retry_after_s: float) -> None:
         """Stripe answered 429 to what was asked at `requested_at` (the loop's time): everybody pauses.
@@ -131,15 +150,15 @@ class RateLimiter:
     async def _pause(self) -> None:
         await asyncio.sleep((0.4 + 0.7 * random.random()) / self._limit.amount)  # noqa: S311
 
-    async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER) -> bool:
+    async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER, slots: int = 1) -> bool:
         async def shared(windows: MovingWindowRateLimiter) -> bool:
             await self._count_processes()
-            return await admitted(windows, self._limit, endpoint, purpose)
+            return await admitted(windows, self._limit, endpoint, purpose, slots)
 
         free = await self._windows.query(shared)
         if free is None:  # Redis is down
             part = RateLimitItemPerSecond(max(1, self._limit.amount // self._processes))
-            free = await admitted(self._own, part, endpoint, purpose)
+            free = await admitted(self._own, part, endpoint, purpose, slots)
         return free
 
     async def _count_processes(self) -> None:
@@ -154,16 +173,17 @@ class RateLimiter:
 
 
 async def admitted(
-    limiter: MovingWindowRateLimiter, limit: RateLimitItem, endpoint: str, purpose: Purpose
+    limiter: MovingWindowRateLimiter, limit: RateLimitItem, endpoint: str, purpose: Purpose, slots: int = 1
 ) -> bool:
-    """Take a slot if there is one, within the share of the purpose where it has one."""
+    """Take so many slots if they are free, within the share of the purpose where it has one."""
     share = await _share(limiter, limit, endpoint, purpose)
     if share is not None:
-        if not await limiter.test(limit, "stripe", endpoint):
+        if not await limiter.test(limit, "stripe", endpoint, cost=slots):
             return False
-        if not await limiter.hit(RateLimitItemPerSecond(max(1, share)), f"stripe-{purpose}", endpoint):
+        own = RateLimitItemPerSecond(max(1, share))
+        if not await limiter.hit(own, f"stripe-{purpose}", endpoint, cost=slots):
             return False
-    return await limiter.hit(limit, "stripe", endpoint)
+    return await limiter.hit(limit, "stripe", endpoint, cost=slots)
 
 
 async def _share(
