@@ -49,6 +49,7 @@ from paidup.reconciliation.leftover_drafts import LeftoverDrafts
 from paidup.reconciliation.list_sweeps import ListSweeps
 from paidup.reconciliation.maintenance import Maintenance
 from paidup.reconciliation.policy import DEFAULT_POLICY, ReconcilerPolicy, policy_of
+from paidup.reconciliation.received_events import ReceivedEvents
 from paidup.reconciliation.reconciler import Reconciler
 from paidup.reconciliation.stripe_events import Events
 from paidup.runtime.clock import Clock, now
@@ -163,6 +164,7 @@ class Services:
     verification_queue: VerificationQueue
     subscriptions: SubscriptionSync
     events: Events
+    received: ReceivedEvents
     accounts: Accounts
     credit_moves: CreditMoves
     checkout: Checkout
@@ -200,7 +202,6 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
         prices = await _load_prices(settings, catalogue, gateway)
         payments = compose(prices, gateway, hub, connections.timeline, metrics, clock, policy_of(settings))
         _start_tasks(stack, settings, hub, payments)
-        dispatcher = await _prepare_dispatcher(stack, settings, hub, payments.settlement)
         own = OwnSubscriptions(gateway, payments.subscriptions, clock)
         open_sessions = OpenSessions(gateway, payments.checkouts, prices)
         verification, subscriptions = payments.verification, payments.subscriptions
@@ -225,6 +226,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             verification_queue=payments.verification_queue,
             subscriptions=payments.subscriptions,
             events=payments.events,
+            received=ReceivedEvents(payments.events, verification, subscriptions, connections.timeline),
             accounts=Accounts(StripeCustomers(gateway, clock), payments.claims),
             credit_moves=_credit_moves(stack, payments.settlement.publish_balance),
             checkout=checkout,
@@ -232,7 +234,7 @@ async def open_services(settings: Settings, clock: Clock = now) -> AsyncIterator
             plan_changes=PlanChanges(prices, gateway, verification, checkout, subscriptions, own, clock),
             reconciler=payments.reconciler,
             alarms=Alarms(settings.stripe_reads_per_month, settings.unclaimed_alarm_after_h),
-            dispatcher=dispatcher,
+            dispatcher=await _prepare_dispatcher(stack, settings, hub, payments.settlement),
             tickets=Tickets(settings.secret_key, settings.ticket_ttl_s),
             account_limits=AccountLimits(redis, settings, metrics),
             address_limits=AddressLimits(redis, settings, metrics),

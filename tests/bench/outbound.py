@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from paidup.db.connection import migrate
-from tests.bench.webhooks import Purchases, paid_for, start_sandbox
+from tests.bench.webhooks import SETTLES, Purchases, paid_for, start_sandbox
 from tests.support.paidup import Paidup, environment, serving_process
 from tests.support.processes import Child, free_port
 from tests.support.receivers import SECRET
@@ -88,10 +88,10 @@ async def measure(number: int = 1500, per_second: int = 100) -> Latencies:
             paidup = Paidup(f"http://127.0.0.1:{port}", http)
             database = await asyncpg.connect(url)
             stack.push_async_callback(database.close)
-            purchases = Purchases(database, await paid_for(paidup, stripe_side))
-            await _run(http, backend, paidup, await purchases.make(per_second), per_second)  # warms up
+            purchases = Purchases(database, {SETTLES: await paid_for(paidup, stripe_side)})
+            await _run(http, backend, paidup, await _bodies(purchases, per_second), per_second)  # warms up
             floor = await _floor(http, backend, number, per_second)
-            product = await _run(http, backend, paidup, await purchases.make(number), per_second)
+            product = await _run(http, backend, paidup, await _bodies(purchases, number), per_second)
         return Latencies(floor, product)
     finally:
         server.cleanup()
@@ -114,6 +114,10 @@ async def _floor(http: aiohttp.ClientSession, backend: str, number: int, per_sec
 
     await _at_a_rate(post, list(range(number)), per_second)
     return await _taken(http, backend, number)
+
+
+async def _bodies(purchases: Purchases, number: int) -> list[str]:
+    return [purchases.event(each) for each in await purchases.make(number)]
 
 
 async def _run(

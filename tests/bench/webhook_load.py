@@ -1,8 +1,8 @@
-"""The load of `tests.bench.webhooks`: `python -m tests.bench.webhook_load PORT AT_ONCE SECRET`.
+"""The load of `tests.bench.webhooks`: `python -m tests.bench.webhook_load PORT AT_ONCE SECRET [OUTCOME]`.
 
-Signs what comes on standard input (one body a line, as a JSON string), delivers it over so many connections
+Signs what comes on standard input (one list of bodies a line, as JSON), delivers it over so many connections
 that stay open, each with one request under way, and prints the seconds from the first request to the last
-answer.
+answer. The bodies of one list are delivered one after the other. Each is answered 200, with OUTCOME.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ WITHIN_S = 120.0
 class _Sender(asyncio.Protocol):
     """One connection: the next request once the last was answered."""
 
-    def __init__(self, requests: list[bytes]) -> None:
-        self._requests = requests
+    def __init__(self, lists: list[list[bytes]], expected: bytes) -> None:
+        self._lists = lists
+        self._expected = expected
+        self._requests: list[bytes] = []
         self._answer = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -35,7 +37,7 @@ class _Sender(asyncio.Protocol):
         self._answer += data
         if not self._answer.endswith(b"}"):
             return
-        if b" 200 OK\r\n" in self._answer and b'"settled"' in self._answer:
+        if b" 200 OK\r\n" in self._answer and self._expected in self._answer:
             self.send()
         else:
             self.done.set_exception(AssertionError(self._answer.decode()))
@@ -46,16 +48,19 @@ class _Sender(asyncio.Protocol):
 
     def send(self) -> None:
         self._answer = b""
+        if not self._requests and self._lists:
+            self._requests = self._lists.pop()
         if self._requests:
-            self._transport.write(self._requests.pop())
+            self._transport.write(self._requests.pop(0))
         else:
             self.done.set_result(None)
 
 
-async def _deliver(requests: list[bytes], port: int, at_once: int) -> float:
+async def _deliver(lists: list[list[bytes]], expected: bytes, port: int, at_once: int) -> float:
     loop = asyncio.get_running_loop()
     made = [
-        await loop.create_connection(lambda: _Sender(requests), "127.0.0.1", port) for _ in range(at_once)
+        await loop.create_connection(lambda: _Sender(lists, expected), "127.0.0.1", port)
+        for _ in range(at_once)
     ]
     began = time.perf_counter()
     for _, sender in made:
@@ -77,9 +82,10 @@ def _request(body: bytes, secret: str) -> bytes:
 
 
 def main() -> None:
-    port, at_once, secret = sys.argv[1:]
-    requests = [_request(json.loads(line).encode(), secret) for line in sys.stdin]
-    print(uvloop.run(_deliver(requests, int(port), int(at_once))))
+    port, at_once, secret, *outcome = sys.argv[1:]
+    lists = [[_request(body.encode(), secret) for body in json.loads(line)] for line in sys.stdin]
+    expected = f'"{outcome[0]}"' if outcome else '"received":true'
+    print(uvloop.run(_deliver(lists, expected.encode(), int(port), int(at_once))))
 
 
 if __name__ == "__main__":

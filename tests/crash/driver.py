@@ -1,9 +1,9 @@
 """Processes that crash on purpose: `python -m tests.crash.driver die STEP` and `... sweep SECONDS`.
 
 `die` serves as `paidup serve` does, and is killed by SIGKILL at one step of the first settlement or
-webhook that comes, or of the first spends that are made together. `sweep` is a fresh process whose clock
-is ahead, so that everything is due: one round of each sweep, and the end. Production code has no switch
-for either; its methods are wrapped here, before anything runs.
+webhook that comes, or of the first webhooks or spends that are handled together. `sweep` is a fresh process
+whose clock is ahead, so that everything is due: one round of each sweep, and the end. Production code has no
+switch for either; its methods are wrapped here, before anything runs.
 """
 
 from __future__ import annotations
@@ -43,6 +43,14 @@ class SpendStep(StrEnum):
     """After the commit, before any caller is answered."""
 
 
+class BatchStep(StrEnum):
+    """Where a process dies that settles several invoices together. On PostgreSQL."""
+
+    BEFORE_BATCH = "before-batch"
+    AFTER_BATCH = "after-batch"
+    """After the commit, before any webhook is answered."""
+
+
 def die(*_: Any) -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
@@ -74,31 +82,34 @@ def _wrap(owner: Any, name: str, when: Callable[..., bool], after: bool) -> None
 
 def arm(step: Step) -> None:
     """Put the wrapper of `step` where the process will come by."""
-    from paidup.db.unit_of_work import UnitOfWork
-    from paidup.payments import settlement
+    from paidup.payments import settlement, settlement_batches
     from paidup.payments.settlement import Settlement
     from paidup.realtime.hub import Hub
+    from paidup.reconciliation.received_events import ReceivedEvents
     from paidup.reconciliation.stripe_events import Events
 
     match step:
         case Step.BEFORE_STORE:
-            before(Events, "store")
+            before(ReceivedEvents, "__call__")
         case Step.AFTER_STORE:
+            setattr(ReceivedEvents, "__call__", _nothing_at_once)  # noqa: B010 - replaced on purpose
             after(Events, "store")
         case Step.BEFORE_COMMIT:
             after(Settlement, "_settle", when=_settled)
-            before(UnitOfWork, "send_if_unchanged")  # a statement that commits itself
+            before(settlement_batches, "write_unchanged")  # a statement that commits itself
         case Step.AFTER_COMMIT:
-            setattr(settlement, "write_transaction", _committed_then_die)  # noqa: B010 - replaced on purpose
-            after(Settlement, "_settle_optimistically", when=_settled)
+            setattr(settlement, "write_transaction", _committed_then_die)  # noqa: B010
+            after(settlement_batches, "write_unchanged", when=any)
         case Step.BEFORE_PUBLISH:
             before(Hub, "publish")
         case Step.AFTER_PUBLISH:
             after(Hub, "publish")
         case Step.BEFORE_MARK:
             after(Settlement, "settle", when=_settled)
+            after(Settlement, "settle_received", when=_settled)
         case Step.AFTER_MARK:
             after(Events, "handle")
+            after(ReceivedEvents, "__call__", when=bool)
 
 
 def arm_spends(step: SpendStep) -> None:
@@ -124,6 +135,33 @@ def arm_spends(step: SpendStep) -> None:
 
     setattr(CreditMoves, "_make_together", make_and_die)  # noqa: B010 - replaced on purpose
     setattr(account_states, "write_states", write_and_die)  # noqa: B010
+
+
+def arm_batch(step: BatchStep) -> None:
+    """A webhook that comes alone waits until two others do, which then are settled together."""
+    from paidup.db.shared_writes import write_unchanged
+    from paidup.payments import settlement_batches
+    from paidup.payments.settlement_batches import SettlementBatches
+
+    settle = SettlementBatches._settle
+
+    async def settle_after_two_more(self: SettlementBatches, asked: Any) -> Any:
+        while len(asked) == 1 and len(self._together._waiting) < 2:
+            await asyncio.sleep(0.01)
+        return await settle(self, asked)
+
+    async def write_and_die(units: Any) -> Any:
+        if len(units) > 1 and step is BatchStep.BEFORE_BATCH:
+            die()
+        written = await write_unchanged(units)
+        return die() if len(units) > 1 else written
+
+    setattr(SettlementBatches, "_settle", settle_after_two_more)  # noqa: B010 - replaced on purpose
+    setattr(settlement_batches, "write_unchanged", write_and_die)  # noqa: B010
+
+
+async def _nothing_at_once(*_: Any) -> None:
+    """Every event is stored before it is handled."""
 
 
 def _settled(result: Any) -> bool:
@@ -167,6 +205,8 @@ def main(mode: str, argument: str) -> None:
 
     if argument in list(SpendStep):
         arm_spends(SpendStep(argument))
+    elif argument in list(BatchStep):
+        arm_batch(BatchStep(argument))
     else:
         arm(Step(argument))
     serve(load_settings(), workers=1, factory="paidup.uvicorn_server:application")

@@ -34,7 +34,7 @@ from paidup.domain.catalog import StripePrice
 from paidup.domain.messages import StatusMessage
 from paidup.domain.plans_toml import parse_catalogue
 from paidup.errors import InsufficientCredits, StripeRefused, StripeUnavailable
-from paidup.payments import invoice_intake, invoice_rows, settlement, verification
+from paidup.payments import invoice_intake, invoice_rows, settlement, settlement_rules, verification
 from paidup.payments.timeline import Timeline
 from paidup.reconciliation import due_rows, list_scanner, stripe_events
 from paidup.reconciliation.stripe_events import store
@@ -211,7 +211,7 @@ class Interleavings(RuleBasedStateMachine):
         shutil.copy(self.template, path)
         self._open.callback(path.unlink)
         for module in (
-            *(settlement, invoice_intake, invoice_rows, verification),
+            *(settlement, settlement_rules, invoice_intake, invoice_rows, verification),
             *(stripe_events, due_rows, list_scanner),
         ):
             self._open.enter_context(patch.object(module, "now", self._now))

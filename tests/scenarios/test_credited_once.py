@@ -15,7 +15,9 @@ import pytest
 
 from paidup.db.models import Account, Invoice, StripeEvent
 from paidup.domain.payment_facts import PaymentFacts, Source
-from paidup.errors import StorageUnavailable
+from paidup.errors import StorageUnavailable, TransactionAborted
+from paidup.payments import settlement_batches
+from paidup.reconciliation.received_events import ReceivedEvents
 from paidup.reconciliation.stripe_events import store
 from paidup.runtime.clock import now
 from paidup.stripe_api.events import Event
@@ -99,6 +101,66 @@ async def test_every_kind_of_event_for_one_payment_credits_once(
     await assert_books_balance(grants=1)
 
 
+async def test_events_that_change_nothing_are_stored_as_handled(
+    deaf: Paidup, stripe_side: StripeSide
+) -> None:
+    """Six of the eight events of a payment; what comes again is a duplicate, and changes no row."""
+    await _paid_without_webhooks(deaf, stripe_side)
+    expected = {
+        "payment_intent.succeeded": "settled",
+        "customer.subscription.created": "unchanged",
+        "invoice.created": "skipped",
+        "charge.succeeded": "unhandled_type",
+        "invoice_payment.paid": "skipped",
+        "invoice.paid": "already_settled",
+        "invoice.payment_succeeded": "already_settled",
+    }
+    bodies = [await _body_of(stripe_side, kind) for kind in expected]
+    first = [(await deaf.webhook(body))[1]["outcome"] for body in bodies]
+    assert first == list(expected.values())
+    rows = await StripeEvent.all().order_by("id").values()
+    assert {row["type"]: row["outcome"] for row in rows} == expected
+    assert {(row["attempts"], row["next_attempt_at"], row["handled_at"] is None) for row in rows} == {
+        (1, None, False)
+    }
+    again = [await deaf.webhook(body) for body in bodies]
+    assert [(status, answer["outcome"]) for status, answer in again] == [(200, "duplicate")] * len(expected)
+    assert await StripeEvent.all().order_by("id").values() == rows
+    await assert_books_balance(grants=1)
+
+
+async def test_an_event_that_changes_nothing_is_stored_once_however_often_it_comes(
+    deaf: Paidup, stripe_side: StripeSide
+) -> None:
+    """S11: ten times at once: one answer says what became of it, and the others that they are repeated."""
+    await _paid_without_webhooks(deaf, stripe_side)
+    body = await _body_of(stripe_side, "charge.succeeded")
+    answers = await asyncio.gather(*(deaf.webhook(body) for _ in range(10)))
+    outcomes = sorted(answer["outcome"] for _, answer in answers)
+    assert outcomes == ["duplicate"] * 9 + ["unhandled_type"]
+    assert (await StripeEvent.get()).attempts == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_an_event_is_stored_though_another_process_has_settled_it_meanwhile(
+    deaf: Paidup, stripe_side: StripeSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S10: the statement that was to store it is aborted; once more, it finds the invoice settled."""
+    _, purchase = await _paid_without_webhooks(deaf, stripe_side)
+    event = await stripe_side.event("invoice.paid", purchase["invoice"])
+
+    async def aborted(_: Any) -> list[bool]:
+        await deaf.services.settlement._settle_locked(_facts_of(event), Source.RECONCILIATION, None)
+        raise TransactionAborted("a deadlock")
+
+    monkeypatch.setattr(settlement_batches, "write_unchanged", aborted)
+    status, answer = await deaf.webhook(json.dumps(event).encode())
+    assert (status, answer["outcome"]) == (200, "already_settled")
+    row = await StripeEvent.get()
+    assert (row.outcome, row.attempts, row.handled_at is None) == ("already_settled", 1, False)
+    await assert_books_balance(grants=1)
+
+
 async def test_two_secrets_on_one_address_credit_once(world: World, stripe_side: StripeSide) -> None:
     """S12: two endpoints on one address, each with its own secret, deliver the same change: one grant."""
     secrets = f"whsec_of_another_endpoint_of_the_same_address,{WEBHOOK_SECRET}"
@@ -143,7 +205,8 @@ async def test_an_event_whose_handling_fails_is_answered_200_kept_and_credited_l
         raise RuntimeError("the handler died")
 
     with monkeypatch.context() as patch:
-        patch.setattr(paidup.services.settlement, "settle", broken)
+        for name in ("settle", "settle_received"):
+            patch.setattr(paidup.services.settlement, name, broken)
         assert await paidup.webhook(body) == (200, {"received": True, "outcome": "postponed"})
     kept = await StripeEvent.get()
     assert kept.handled_at is None
@@ -241,7 +304,11 @@ async def test_an_event_refused_with_503_is_delivered_again(
         refused.add(event.type)
         raise StorageUnavailable("disk full")
 
+    async def full_at_once(*_: Any) -> None:
+        raise StorageUnavailable("disk full")
+
     with monkeypatch.context() as patch:
+        patch.setattr(ReceivedEvents, "__call__", full_at_once)
         patch.setattr(paidup.services.events, "store", full)
         await stripe_side.confirm(purchase["client_secret"])
         await wait_until(lambda: refused.issuperset(KINDS))

@@ -15,18 +15,19 @@ from paidup.db import sqlite
 from paidup.db.bulk import execute, insert_many, update_many
 from paidup.db.connection import connection, is_sqlite, write_transaction
 from paidup.db.instances import new_row
-from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry, TimelineEntry
+from paidup.db.models import Account, CreditGrant, EntryKind, Invoice, LedgerEntry, StripeEvent, TimelineEntry
 from paidup.db.outbound_models import OutboundEvent
-from paidup.db.unit_of_work import UnitOfWork, VersionedRows, read_locked, read_rows, read_versioned
+from paidup.db.shared_writes import VersionedRows, read_versioned, write_unchanged
+from paidup.db.unit_of_work import UnitOfWork, read_locked, read_rows
 from paidup.runtime.clock import now
 from tests.support.factories import an_account, an_invoice
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("database")
 
 on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 OTHER_INVOICE = "in_other"
 BY_ID = "invoices.id = $1 AND accounts.id = invoices.account_id"
+SEVERAL = "invoices.id = ANY($1) AND accounts.id = invoices.account_id"
 
 
 def a_grant(account: Account, invoice: Invoice) -> UnitOfWork:
@@ -173,51 +174,101 @@ async def _traced_settings() -> Settings:
     return settings
 
 
-async def read_and_change(invoice: Invoice) -> tuple[VersionedRows, UnitOfWork]:
-    read = await read_versioned(BY_ID, [invoice.id], Invoice, Account)
-    assert read is not None
-    row, account = read.rows
-    return read, a_grant(account, row)
+async def read_and_change(*invoices: Invoice) -> list[VersionedRows]:
+    """Each of them with its account, and a grant of it to be written."""
+    found = await read_versioned(SEVERAL, [[each.id for each in invoices]], Invoice, Account)
+    by_id = {read.rows[0].id: read for read in found}
+    return [
+        VersionedRows(read.rows, read.versions, a_grant(read.rows[1], read.rows[0]))
+        for read in (by_id[each.id] for each in invoices)
+    ]
+
+
+async def an_open_invoice(external_id: str = "user-1") -> Invoice:
+    return await an_invoice(await an_account(external_id))
 
 
 @on_postgres
-async def test_unchanged_rows_are_written_in_one_statement() -> None:
-    read, writes = await read_and_change(await an_invoice(await an_account()))
-    assert await writes.send_if_unchanged(read)
-    assert (await LedgerEntry.get()).grant_id == (await CreditGrant.get()).id  # type: ignore[attr-defined]
-    assert ((await Account.get()).balance, (await Invoice.get()).version) == (2000, 2)
+async def test_unchanged_rows_of_several_are_written_in_one_statement() -> None:
+    invoices = [await an_open_invoice(f"user-{number}") for number in range(3)]
+    assert await write_unchanged(await read_and_change(*invoices)) == [True] * 3
+    for invoice in invoices:
+        grant = await CreditGrant.get(invoice_id=invoice.id)
+        entry = await LedgerEntry.get(grant_id=grant.id)
+        assert (entry.reference, grant.account_id) == (f"{invoice.id}:1", invoice.account_id)
+        kept = await Invoice.get(id=invoice.id)
+        assert (kept.version, kept.quote) == (2, {"credits": 2000})
+        assert (await Account.get(id=invoice.account_id)).balance == 2000
+
+
+@on_postgres
+async def test_a_column_that_one_of_them_changes_stays_with_the_others() -> None:
+    """One statement writes the columns that any of them changes."""
+    invoices = [await an_open_invoice("user-1"), await an_open_invoice("user-2")]
+    await Account.filter(id=invoices[1].account_id).update(low_balance=7)
+    first, second = await read_and_change(*invoices)
+    first.rows[1].low_balance = 5
+    first.writes.update(first.rows[1], "low_balance")
+    assert await write_unchanged([first, second]) == [True, True]
+    accounts = await Account.all().order_by("id")
+    assert [(account.balance, account.low_balance) for account in accounts] == [(2000, 5), (2000, 7)]
 
 
 @on_postgres
 @pytest.mark.parametrize("changed", [Invoice, Account])
-async def test_nothing_is_written_if_a_row_has_changed(changed: type[Invoice | Account]) -> None:
-    """S10: any column counts, even where the row's own `version` is the same."""
-    read, writes = await read_and_change(await an_invoice(await an_account()))
-    await changed.all().update(created_at=now())
-    assert not await writes.send_if_unchanged(read)
-    assert (await CreditGrant.exists(), await LedgerEntry.exists()) == (False, False)
-    assert ((await Account.get()).balance, (await Invoice.get()).version) == (0, 1)
-
-
-async def a_lock_is_awaited() -> bool:
-    waiting, _ = await connection().execute_query("SELECT pid FROM pg_locks WHERE NOT granted")
-    return waiting > 0
+async def test_one_whose_row_has_changed_is_left_out(changed: type[Invoice | Account]) -> None:
+    """S10: any column counts, even where the row's own `version` is the same; the others are written."""
+    first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")
+    read = await read_and_change(first, second)
+    key = first.id if changed is Invoice else first.account_id
+    await changed.filter(id=key).update(created_at=now())
+    assert await write_unchanged(read) == [False, True]
+    assert (await CreditGrant.get()).invoice_id == (await LedgerEntry.get()).reference[:-2] == second.id
+    assert (await Account.get(id=first.account_id)).balance == 0
+    assert (await Invoice.get(id=first.id)).version == 1
 
 
 @on_postgres
 @pytest.mark.parametrize("changed", [Invoice, Account])
-async def test_a_locked_row_is_waited_for_and_its_change_is_noticed(
+async def test_one_whose_row_is_locked_is_left_out_and_not_waited_for(
     changed: type[Invoice | Account],
 ) -> None:
-    """S10: the lock is taken first, and the row is compared as it is after the wait."""
-    read, writes = await read_and_change(await an_invoice(await an_account()))
+    first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")
+    read = await read_and_change(first, second)
     async with write_transaction():
-        await changed.all().update(created_at=now())
+        await changed.filter(id=first.id if changed is Invoice else first.account_id).update(created_at=now())
         # A context of its own, so a connection of its own.
-        writing = asyncio.create_task(writes.send_if_unchanged(read), context=Context())
-        await wait_until(a_lock_is_awaited)
-    assert await writing is False
-    assert not await CreditGrant.exists()
+        writing = asyncio.create_task(write_unchanged(read), context=Context())
+        assert await writing == [False, True]
+    assert (await CreditGrant.get()).invoice_id == second.id
+
+
+@on_postgres
+async def test_one_with_a_new_row_that_exists_is_left_out() -> None:
+    first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")
+    read = await read_and_change(first, second)
+    for number, each in enumerate(read):
+        each.writes.insert(an_event(f"evt_{number}"))
+    await an_event("evt_0").save(force_create=True)
+    assert await write_unchanged(read) == [False, True]
+    assert (await CreditGrant.get()).invoice_id == second.id
+    assert [row.id for row in await StripeEvent.all().order_by("id")] == ["evt_0", "evt_1"]
+
+
+@on_postgres
+async def test_nothing_is_written_where_one_breaks_another_key() -> None:
+    """Its caller tries each by itself."""
+    first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")
+    async with write_transaction():
+        await a_grant(await Account.get(id=first.account_id), await Invoice.get(id=first.id)).send()
+    read = await read_and_change(first, second)
+    with pytest.raises(IntegrityError):
+        await write_unchanged(read)
+    assert (await CreditGrant.get()).invoice_id == first.id
+
+
+def an_event(id: str) -> StripeEvent:
+    return StripeEvent(id=id, type="invoice.paid", payload="{}", received_at=now(), handled_at=now())
 
 
 @pytest.mark.parametrize("model", [CreditGrant, LedgerEntry, OutboundEvent])

@@ -18,7 +18,7 @@ from paidup.domain.payment_facts import Source
 from paidup.domain.quotes import Quote
 from paidup.domain.stages import DELAYED_AFTER, Stage
 from paidup.errors import StripeRefused, StripeUnavailable
-from paidup.payments import settlement, verification_queue, verification_worker
+from paidup.payments import settlement_rules, verification_queue, verification_worker
 from paidup.payments import verification as module
 from paidup.payments.bulk_verification import BulkVerification
 from paidup.payments.outcomes import Outcome, Settled
@@ -391,7 +391,7 @@ async def test_a_payment_that_cannot_be_credited_yet_is_seen(
 ) -> None:
     """It is paid, and one of its prices is unknown: `verifying`, then `delayed`, never "not paid"."""
     unpriced = Quote(0, None, None, unpriced=("pro in inr",))
-    monkeypatch.setattr(settlement, "quote", lambda *_: unpriced)
+    monkeypatch.setattr(settlement_rules, "quote", lambda *_: unpriced)
     facts = stripe.paid_invoice(row).facts()
     first = await services.verification.settle(facts, Source.WEBHOOK)
     again = await services.verification.settle(facts, Source.WEBHOOK)

@@ -194,11 +194,12 @@ def _update_sql(
 
 def unnest_sql(model: type[Model], columns: Sequence[str], first: int = 1) -> str:
     """Rows of these columns, from `to_arrays` as the parameters from `first` on."""
-    types = [_array_type(model._meta.fields_map[name]) for name in columns]
+    types = [array_type(model._meta.fields_map[name]) for name in columns]
     return f"unnest({', '.join(f'${number}::{each}' for number, each in enumerate(types, start=first))})"
 
 
-def _array_type(field: Any) -> str:
+def array_type(field: Any) -> str:
+    """PostgreSQL's type of an array of the field's values."""
     match field:
         case fields.DatetimeField():
             return "timestamptz[]"

@@ -1,9 +1,9 @@
 """A unit of work: rows read by one statement, and all changes written by one. Knows no table.
 
 Tortoise builds each statement's text each time and sends row by row, which was most of a settlement's time.
-Here each text is built once. On PostgreSQL all writes are one statement (data-modifying CTEs), so that a
-settlement is two statements in all. On SQLite, which has no round trips, they are written row by row, in one
-call of the connection's thread.
+Here each text is built once. On PostgreSQL all writes are one statement (data-modifying CTEs), which those of
+others may share (`shared_writes.py`). On SQLite, which has no round trips, they are written row by row, in
+one call of the connection's thread.
 
 `_saved_in_db` is private to Tortoise.
 """
@@ -13,15 +13,14 @@ call of the connection's thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
 from tortoise.models import Model
 
 from paidup.db import sqlite
-from paidup.db.bulk import quote_names, sqlite_insert_sql, sqlite_update_sql, to_parameters
+from paidup.db.bulk import quote_names, select_by_keys, sqlite_insert_sql, sqlite_update_sql, to_parameters
 from paidup.db.connection import connection, is_sqlite
 from paidup.db.instances import columns_of, row_of
 
@@ -36,19 +35,19 @@ async def read_locked(condition: str, values: Sequence[Any], *models: type[Model
     `condition` is SQL with $1, $2 and so on for `values`, for both databases. Needs a transaction.
     """
     db = connection()
-    query, lock = _select_sql(condition, sqlite := is_sqlite(db), models), ""
+    query, lock = select_sql(condition, sqlite := is_sqlite(db), models), ""
     if not sqlite:  # NO KEY, as in connection.locked()
         lock = f" FOR NO KEY UPDATE OF {_tables(models)}"
-    _, found = await db.execute_query(query + lock, list(values))
-    return _to_rows(models, tuple(found[0]), sqlite) if found else None
+    _, found = await db.execute_query(f"{query} LIMIT 1{lock}", list(values))
+    return rows_of(models, tuple(found[0]), sqlite) if found else None
 
 
 async def read_rows(condition: str, values: Sequence[Any], *models: type[Model]) -> tuple[Row, ...] | None:
     """Like `read_locked`, without locks or a transaction, and in less time than Tortoise's `get` takes."""
     db = connection()
-    query = _select_sql(condition, sqlite := is_sqlite(db), models)
-    _, found = await db.execute_query(query, list(values))
-    return _to_rows(models, tuple(found[0]), sqlite) if found else None
+    query = select_sql(condition, sqlite := is_sqlite(db), models)
+    _, found = await db.execute_query(f"{query} LIMIT 1", list(values))
+    return rows_of(models, tuple(found[0]), sqlite) if found else None
 
 
 async def read_many(model: type[M], clause: str, *values: Any) -> list[M]:
@@ -61,43 +60,30 @@ async def read_many(model: type[M], clause: str, *values: Any) -> list[M]:
     return [row_of(model, tuple(cells), sqlite) for cells in found]
 
 
+async def read_by_keys(model: type[M], keys: Iterable[Any]) -> list[M]:
+    """The rows of a model's table with these primary keys, in no order."""
+    sqlite = is_sqlite()
+    meta = model._meta
+    query = f'SELECT {quote_names(columns_of(model))} FROM "{meta.db_table}" WHERE "{meta.db_pk_column}"'
+    return [row_of(model, cells, sqlite) async for cells in select_by_keys(query, keys)]
+
+
 @cache
 def _many_sql(model: type[Model], clause: str, sqlite: bool) -> str:
     query = f'SELECT {quote_names(columns_of(model))} FROM "{model._meta.db_table}" WHERE {clause}'
     return query.replace("$", "?") if sqlite else query
 
 
-class VersionedRows(msgspec.Struct, frozen=True):
-    """Rows read without a lock, and the version of each: PostgreSQL's xmin, which each update changes."""
-
-    rows: tuple[Row, ...]
-    versions: tuple[str, ...]
-
-
-async def read_versioned(condition: str, values: Sequence[Any], *models: type[Model]) -> VersionedRows | None:
-    """Like `read_locked`, without locks or a transaction, for `UnitOfWork.send_if_unchanged`.
-
-    None if there is no such row. On SQLite, rows have no version: then nothing can be sent.
-    """
-    db = connection()
-    sqlite = is_sqlite(db)
-    _, found = await db.execute_query(_select_sql(condition, sqlite, models), list(values))
-    if not found:
-        return None
-    cells = tuple(found[0])
-    return VersionedRows(_to_rows(models, cells, sqlite), () if sqlite else cells[-len(models) :])
-
-
 @cache
-def _select_sql(condition: str, sqlite: bool, models: tuple[type[Model], ...]) -> str:
+def select_sql(condition: str, sqlite: bool, models: tuple[type[Model], ...]) -> str:
     """Each model's columns and, on PostgreSQL, its row's version."""
     selected = [f'"{model._meta.db_table}"."{name}"' for model in models for name in columns_of(model)]
     selected += [] if sqlite else [f'"{model._meta.db_table}".xmin::text' for model in models]
-    query = f"SELECT {', '.join(selected)} FROM {_tables(models)} WHERE {condition} LIMIT 1"
+    query = f"SELECT {', '.join(selected)} FROM {_tables(models)} WHERE {condition}"
     return query.replace("$", "?") if sqlite else query
 
 
-def _to_rows(models: Sequence[type[Model]], cells: tuple[Any, ...], sqlite: bool) -> tuple[Row, ...]:
+def rows_of(models: Sequence[type[Model]], cells: tuple[Any, ...], sqlite: bool) -> tuple[Row, ...]:
     rows, start = [], 0
     for model in models:
         end = start + len(columns_of(model))
@@ -110,12 +96,12 @@ def _tables(models: Sequence[type[Model]]) -> str:
     return quote_names(model._meta.db_table for model in models)
 
 
-class _Insert(NamedTuple):
+class Insert(NamedTuple):
     row: Row
     references: dict[str, Row]
 
 
-class _Update(NamedTuple):
+class Update(NamedTuple):
     """`changes` is SQL as in `update_many`; `values` begin with the primary key."""
 
     model: type[Model]
@@ -127,13 +113,13 @@ class UnitOfWork:
     """Rows to insert and to update, sent together. A row's values are read when it is sent."""
 
     def __init__(self) -> None:
-        self._inserts: list[_Insert] = []
+        self._inserts: list[Insert] = []
         self._changed: dict[int, tuple[Row, list[str]]] = {}
-        self._updates: list[_Update] = []
+        self._updates: list[Update] = []
 
     def insert(self, row: Row, **references: Row) -> None:
         """`references`: columns that take the id which another row inserted here will get."""
-        self._inserts.append(_Insert(row, references))
+        self._inserts.append(Insert(row, references))
 
     def update(self, row: Row, *columns: str) -> None:
         """Write `columns` of `row`. A row named several times is written once."""
@@ -142,11 +128,25 @@ class UnitOfWork:
 
     def update_unread(self, model: type[Model], changes: str, **values: Any) -> None:
         """Update a row that was not read: `changes` as in `update_many`; the first of `values` is its key."""
-        self._updates.append(_Update(model, changes, values))
+        self._updates.append(Update(model, changes, values))
 
     @property
     def empty(self) -> bool:
         return not (self._inserts or self._changed or self._updates)
+
+    @property
+    def inserts(self) -> Sequence[Insert]:
+        return self._inserts
+
+    @property
+    def changes(self) -> Iterable[tuple[Row, Sequence[str]]]:
+        """The rows to update, of those that were read, and the columns that have changed."""
+        return self._changed.values()
+
+    @property
+    def unread(self) -> Sequence[Update]:
+        """The updates of rows that were not read."""
+        return self._updates
 
     @property
     def inserted(self) -> list[Row]:
@@ -165,14 +165,7 @@ class UnitOfWork:
         if is_sqlite():
             await sqlite.run(connection(), self._write_row_by_row)
         else:
-            await self._send_at_once(None)
-
-    async def send_if_unchanged(self, read: VersionedRows) -> bool:
-        """Write it all and commit, in one statement that locks the rows that were read, in their order.
-
-        False, with nothing written, if one of them has changed since. Raises IntegrityError. PostgreSQL only.
-        """
-        return await self._send_at_once(read)
+            await self._send_at_once()
 
     def _write_row_by_row(self, db: sqlite3.Connection) -> None:
         for row, references in self._inserts:
@@ -189,7 +182,7 @@ class UnitOfWork:
             db.execute(query, to_parameters(model, values))
         self._clear()
 
-    async def _send_at_once(self, read: VersionedRows | None) -> bool:
+    async def _send_at_once(self) -> None:
         updates = [_to_update(row, columns) for row, columns in self._changed.values()] + self._updates
         number = {id(insert.row): number for number, insert in enumerate(self._inserts)}
         statement = _write_sql(
@@ -198,21 +191,17 @@ class UnitOfWork:
                 for row, references in self._inserts
             ),
             tuple((model, changes, tuple(values)) for model, changes, values in updates),
-            tuple(type(row) for row in read.rows) if read else (),
         )
         parameters = [value for insert in self._inserts for value in _insert_parameters(*insert)]
         for model, _, values in updates:
             parameters += to_parameters(model, values)
-        if read:
-            parameters += [*(row.pk for row in read.rows), *read.versions]
         _, found = await connection().execute_query(statement, parameters)
-        written, *keys = tuple(found[0])
+        _, *keys = tuple(found[0])
         for insert, key in zip(self._inserts, keys, strict=True):
             insert.row.pk, insert.row._saved_in_db = key, True
         for row, references in self._inserts:
             _set_references(row, references)
         self._clear()
-        return bool(written)
 
     def _clear(self) -> None:
         self._inserts, self._changed, self._updates = [], {}, []
@@ -223,10 +212,10 @@ def _set_references(row: Row, references: dict[str, Row]) -> None:
         setattr(row, column, other.pk)
 
 
-def _to_update(row: Row, columns: Sequence[str]) -> _Update:
+def _to_update(row: Row, columns: Sequence[str]) -> Update:
     model: type[Model] = type(row)
     names = (model._meta.db_pk_column, *columns)
-    return _Update(model, _assignments(tuple(columns)), {name: getattr(row, name) for name in names})
+    return Update(model, _assignments(tuple(columns)), {name: getattr(row, name) for name in names})
 
 
 @cache
@@ -246,10 +235,16 @@ def _created_at_fields(model: type[Model]) -> tuple[str, ...]:
     return tuple(name for name, field in found if getattr(field, "auto_now_add", False))
 
 
+def set_created_at(model: type[Model], rows: Iterable[Row]) -> None:
+    """Set the columns of rows to insert that say when that is."""
+    for name in _created_at_fields(model):
+        for row in rows:
+            model._meta.fields_map[name].to_db_value(getattr(row, name), row)  # sets it if it is not set
+
+
 def _insert_parameters(row: Row, references: dict[str, Row]) -> list[Any]:
     model: type[Model] = type(row)
-    for name in _created_at_fields(model):
-        model._meta.fields_map[name].to_db_value(getattr(row, name), row)  # sets it if it is not set
+    set_created_at(model, [row])
     names = [name for name in insert_columns(model) if name not in references]
     return to_parameters(model, {name: getattr(row, name) for name in names})
 
@@ -258,13 +253,12 @@ def _insert_parameters(row: Row, references: dict[str, Row]) -> list[Any]:
 def _write_sql(
     inserts: tuple[tuple[type[Model], tuple[tuple[str, int], ...]], ...],
     updates: tuple[tuple[type[Model], str, tuple[str, ...]], ...],
-    read: tuple[type[Model], ...],
 ) -> str:
-    """One statement that writes rows of these models. It selects whether it wrote, and the new rows' ids.
+    """One statement that writes rows of these models. It selects TRUE, and the new rows' ids.
 
-    Its parameters: each insert's values, each update's, then the keys and the versions of what was read.
+    Its parameters: each insert's values, then each update's.
     """
-    steps, first, source = [], 1, " FROM unchanged" if read else ""
+    steps, first = [], 1
     for number, (model, references) in enumerate(inserts):
         names, other = insert_columns(model), dict(references)
         values = _number([name for name in names if name not in other], first)
@@ -272,19 +266,17 @@ def _write_sql(
         values |= {name: f"(SELECT id FROM insert{position})" for name, position in references}
         steps.append(
             f'insert{number} AS (INSERT INTO "{model._meta.db_table}" ({quote_names(names)})'
-            f" SELECT {', '.join(values[name] for name in names)}{source}"
+            f" SELECT {', '.join(values[name] for name in names)}"
             f' RETURNING "{model._meta.db_pk_column}" AS id)'
         )
     for number, (model, changes, columns) in enumerate(updates):
         table, key, values = model._meta.db_table, model._meta.db_pk_column, _number(columns, first)
         first += len(values)
         steps.append(
-            f'update{number} AS (UPDATE "{table}" SET {changes.format(**values)}{source}'
+            f'update{number} AS (UPDATE "{table}" SET {changes.format(**values)}'
             f' WHERE "{key}" = {values[columns[0]]})'
         )
-    if read:
-        steps.insert(0, f"unchanged AS ({_lock_sql(read, first)})")
-    selected = ["EXISTS (SELECT FROM unchanged)" if read else "TRUE"]
+    selected = ["TRUE"]
     selected += [f"(SELECT id FROM insert{number})" for number in range(len(inserts))]
     return f"WITH {', '.join(steps)} SELECT {', '.join(selected)}"
 
@@ -292,14 +284,3 @@ def _write_sql(
 def _number(columns: Sequence[str], first: int) -> dict[str, str]:
     """A parameter for each column, from `first` on."""
     return {name: f"${number}" for number, name in enumerate(columns, start=first)}
-
-
-def _lock_sql(models: Sequence[type[Model]], first: int) -> str:
-    """Lock the rows that were read, if none has changed. `first`: where their keys and versions begin."""
-    same = []
-    for number, model in enumerate(models, start=first):
-        table = f'"{model._meta.db_table}"'
-        same.append(f'{table}."{model._meta.db_pk_column}" = ${number}')
-        same.append(f"{table}.xmin::text = ${number + len(models)}")
-    tables = _tables(models)
-    return f"SELECT 1 AS one FROM {tables} WHERE {' AND '.join(same)} FOR NO KEY UPDATE OF {tables}"

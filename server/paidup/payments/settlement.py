@@ -11,35 +11,33 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 from tortoise.exceptions import IntegrityError
 from tortoise.expressions import Q
 
 from paidup.credits import grants as granting
-from paidup.credits import ledger, renewal_grace, reversals, trust
+from paidup.credits import ledger, renewal_grace, reversals
 from paidup.credits.reversals import ReversalNews, operators_reversal
 from paidup.db.connection import repeatable, storage_errors, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Invoice, StripeEvent, Subscription
 from paidup.db.unit_accounts import in_unit
-from paidup.db.unit_of_work import UnitOfWork, read_locked, read_rows, read_versioned
-from paidup.domain.catalog import Catalogue, OnCancel, StripePrice, WrittenOff
-from paidup.domain.decisions import Decision, InvoiceStatus, Verdict, decide
+from paidup.db.unit_of_work import UnitOfWork, read_locked, read_rows
+from paidup.domain.catalog import Catalogue, OnCancel, StripePrice
+from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import PaymentFacts, Source
-from paidup.domain.quotes import quote
 from paidup.errors import TransactionAborted
-from paidup.payments import entitlements, payment_events
+from paidup.payments import entitlements
 from paidup.payments.after_commit import AfterCommit, Publish, PublishBalance
 from paidup.payments.invoice_intake import create_invoice
 from paidup.payments.invoice_rows import (
     IN_LOCK_ORDER,
     lock_invoice,
     lookup_condition,
-    note_attempt,
-    snapshot,
     write_change,
 )
-from paidup.payments.outcomes import PUBLISHED, Outcome, Settled
+from paidup.payments.outcomes import Outcome, Settled
+from paidup.payments.settlement_batches import SettlementBatches
+from paidup.payments.settlement_rules import SettlementRules
 from paidup.payments.timeline import Timeline
 from paidup.realtime.status_queries import status_of
 from paidup.runtime import tracing
@@ -47,27 +45,6 @@ from paidup.runtime.clock import Clock, now
 from paidup.runtime.metrics import Metrics
 
 MAX_TRIES = 3
-MARK_HANDLED = (
-    "handled_at = {handled_at}, outcome = {outcome},"
-    " attempts = attempts + 1, error = NULL, next_attempt_at = NULL"
-)
-"""The columns that mark a stored event as handled."""
-
-READ_PENDING_CHANGE = "refresh_at = CASE WHEN pending_plan IS NULL THEN refresh_at ELSE {refresh_at} END"
-"""The column that makes a subscription due, whose plan change is now paid."""
-
-_OUTCOMES = {
-    Verdict.GRANT: Outcome.SETTLED,
-    Verdict.ALREADY_GRANTED: Outcome.ALREADY_SETTLED,
-    Verdict.NOTIFY: Outcome.NOTIFIED,
-    Verdict.NOTHING_NEW: Outcome.NOT_YET,
-    Verdict.REFETCH: Outcome.NEEDS_REFETCH,
-    Verdict.UNREAD: Outcome.UNKNOWN_PRICE,
-    Verdict.UNPRICED: Outcome.UNKNOWN_CURRENCY,
-}
-_MOVES_GRACE = frozenset({InvoiceStatus.VOID, InvoiceStatus.FAILED, InvoiceStatus.PROCESSING})
-"""Statuses of a renewal that change until when unused credits wait for it."""
-_PAID_UNCREDITED = frozenset({Verdict.UNREAD, Verdict.UNPRICED})
 
 
 async def record_nothing(_: Account) -> None:
@@ -79,6 +56,11 @@ def _is_paid_after_all(settled: Settled, facts: PaymentFacts) -> bool:
     status, invoice = settled.status, facts.invoice
     revoked = status is not None and (status.status, status.via) == (InvoiceStatus.REVERSED, Source.OPERATOR)
     return revoked and invoice is not None and invoice.status == "paid"
+
+
+def _needs_more(settled: Settled, facts: PaymentFacts) -> bool:
+    """Whether something is to be read or written for an event of which nothing is stored yet."""
+    return not settled.event_marked and (settled.method_unknown or _is_paid_after_all(settled, facts))
 
 
 class Settlement:
@@ -101,6 +83,8 @@ class Settlement:
         self.publish = self._after_commit.publish
         self.publish_balance = publish_balance
         self.provisioning = self._after_commit.provisioning
+        self._rules = SettlementRules(catalogue, prices, self.provisioning, clock)
+        self._together = SettlementBatches(self._rules)
 
     async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
         """Do what `facts` call for, and publish it. Safe to call at any time, any number of times.
@@ -115,6 +99,26 @@ class Settlement:
         await self._after_commit.report(settled, source)
         if _is_paid_after_all(settled, facts):
             await self.reverse(operators_reversal(str(settled.invoice), 0, revoked=False))
+        return settled
+
+    async def settle_received(
+        self, facts: PaymentFacts, source: Source, event: StripeEvent
+    ) -> Settled | None:
+        """Settle what a delivered event says. Where something changes, that is stored with it, as handled.
+
+        None, with nothing done, where the event has to be stored first: it takes more than this, or is known.
+        Raises StorageUnavailable.
+        """
+        with tracing.step("settle") as step:
+            try:
+                settled = await self._together(facts, source, event)
+            except IntegrityError:
+                return None  # another process has stored the event meanwhile
+            if settled is None or _needs_more(settled, facts):
+                return None
+            if step is not None:
+                _describe(step, settled, source)
+        await self._after_commit.report(settled, source)
         return settled
 
     async def settle_by_operator(
@@ -133,7 +137,7 @@ class Settlement:
     async def _settle_once(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         for _ in range(MAX_TRIES):
             try:
-                return await self._settle_optimistically(facts, source) or await self._settle_locked(
+                return await self._together(facts, source) or await self._settle_locked(
                     facts, source, account_id
                 )
             except IntegrityError:
@@ -239,51 +243,9 @@ class Settlement:
         return notify
 
     @repeatable
-    async def _settle_optimistically(self, facts: PaymentFacts, source: Source) -> Settled | None:
-        """Read, decide, and write in one statement that is a transaction of its own.
-
-        The statement writes only if the rows that were read have not changed since. None where they
-        have, where the invoice is new, where more must be read, or where SQLite has no such statement: then
-        `_settle_locked` does it.
-        """
-        with storage_errors():
-            seen = await read_versioned(*lookup_condition(facts), *IN_LOCK_ORDER)
-            if seen is None:
-                return None
-            account, row = seen.rows
-            writes = UnitOfWork()
-            decision = self._decide(row, facts, source)
-            if await self._affects_others(decision, row, account):
-                return None
-            settled = await self._apply_decision(decision, row, account, facts.event, writes)
-            if writes.empty:
-                return settled
-            return settled if seen.versions and await writes.send_if_unchanged(seen) else None
-
-    @repeatable
     async def _settle_locked(self, facts: PaymentFacts, source: Source, account_id: int | None) -> Settled:
         async with write_transaction():
             return await self._settle(facts, source, account_id)
-
-    async def _update_trust(self, row: Invoice, account: Account) -> None:
-        """Grant on trust while a bank debit is processing, or take back what was granted when it fails."""
-        policy = self._catalogue.trust
-        if row.status is InvoiceStatus.PROCESSING:
-            await granting.give_on_trust(row, account, self._catalogue, self._clock())
-        elif row.credits_on_trust:
-            await trust.take_back(row, account, policy.spent_then_failed, self._clock())
-
-    async def _affects_others(self, decision: Decision, row: Invoice, account: Account) -> bool:
-        """Whether applying the decision reads or changes grants that its own rows do not show."""
-        if row.credits_on_trust or self._catalogue.trust.cap(decision.method):
-            return True
-        if decision.verdict is Verdict.GRANT:
-            if not entitlements.follows_from_row(account, row):
-                return True
-            independent = granting.is_independent(row)
-            return not independent or await granting.ends_other_grants(row, account, self._clock())
-        renewal = row.subscription is not None and row.billing_reason == renewal_grace.RENEWAL
-        return renewal and decision.verdict is Verdict.NOTIFY and decision.status in _MOVES_GRACE
 
     # Inside the transaction
 
@@ -300,11 +262,9 @@ class Settlement:
         writes, since = UnitOfWork(), account.version
         if found is None and not entitlements.follows_from_row(account, row):
             await entitlements.refresh(account, since)
-        decision = self._decide(row, facts, source)
-        others = await self._affects_others(decision, row, account)
-        settled = await self._apply_decision(
-            decision, row, account, facts.event, writes, created=found is None
-        )
+        decision = self._rules.decide(row, facts, source)
+        others = await self._rules.affects_others(decision, row, account)
+        settled = await self._rules.apply(decision, row, account, facts.event, writes, created=found is None)
         await writes.send()
         if row.subscription and others:
             before = account.version
@@ -313,73 +273,6 @@ class Settlement:
             if account.version != before:
                 settled = replace(settled, changed_account=account, status=status_of(row, account.balance))
         return settled
-
-    def _decide(self, row: Invoice, facts: PaymentFacts, source: Source) -> Decision:
-        """What to do. Where that is a grant, `row` is updated with what to grant and the source."""
-        written_off = self._catalogue.written_off is WrittenOff.GRANT
-        decision = decide(snapshot(row), facts, written_off)
-        if decision.verdict is Verdict.GRANT:
-            if facts.invoice and facts.invoice.lines_complete:
-                quoted = quote(facts.invoice.lines, self._catalogue, self._prices)
-                if not quoted.complete:
-                    verdict = Verdict.UNPRICED if quoted.unpriced else Verdict.UNREAD
-                    return replace(decision, verdict=verdict, status=row.status)
-                if quoted.plan is not None:  # else the catalogue no longer has the price: keep the quote
-                    granting.store_quote(row, quoted, facts.invoice)
-            row.settled_via, row.settled_at, row.status = source, now(), InvoiceStatus.ACTIVE
-            row.voucher = None
-        return decision
-
-    async def _apply_decision(
-        self,
-        decision: Decision,
-        row: Invoice,
-        account: Account,
-        event: str | None,
-        writes: UnitOfWork,
-        created: bool = False,
-    ) -> Settled:
-        before, outcome = account.version, _OUTCOMES.get(decision.verdict)
-        if outcome is None:
-            return Settled(Outcome.REFUSED, decision.reason, row.id, created=created)
-        if decision.verdict is Verdict.GRANT:
-            await granting.create_grants(row, account, self._catalogue, self._clock(), writes)
-            entitlements.add_payment(account, row, writes)
-            if row.subscription and row.billing_reason == granting.CHANGE:
-                writes.update_unread(
-                    Subscription, READ_PENDING_CHANGE, id=row.subscription, refresh_at=self._clock()
-                )
-        event_type = None
-        if decision.verdict is Verdict.NOTIFY:
-            event_type = payment_events.event_of(row, decision)
-            note_attempt(row, decision, self._clock())
-            row.payment_seen_at = None
-            await self._update_trust(row, account)
-        payment_seen = decision.verdict in _PAID_UNCREDITED and row.payment_seen_at is None
-        if payment_seen:
-            row.payment_seen_at = now()
-            write_change(row, writes)
-        if decision.verdict in (Verdict.GRANT, Verdict.NOTIFY):
-            row.error = msgspec.to_builtins(decision.error) if decision.error else None
-            write_change(row, writes)
-            self.provisioning.begin(row, decision, writes)
-            if event is not None:
-                writes.update_unread(
-                    StripeEvent, MARK_HANDLED, id=event, outcome=outcome.value, handled_at=now()
-                )
-        if event_type is not None:
-            payment_events.announce(event_type, row, account, writes)
-        return Settled(
-            outcome=outcome,
-            reason=decision.reason,
-            invoice=row.id,
-            status=status_of(row, account.balance),
-            created=created,
-            changed_account=account if account.version != before else None,
-            payment_seen=payment_seen,
-            method_unknown=row.status is InvoiceStatus.PROCESSING and row.payment_method is None,
-            event_marked=event is not None and outcome in PUBLISHED,
-        )
 
 
 def _describe(step: dict[str, Any], settled: Settled, source: Source) -> None:

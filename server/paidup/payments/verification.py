@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from paidup.db.bulk import execute, update_many
 from paidup.db.connection import storage_errors
-from paidup.db.models import Invoice
+from paidup.db.models import Invoice, StripeEvent
 from paidup.domain.decisions import TERMINAL, InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
@@ -140,6 +140,18 @@ class Verification:
         settled = await self._settlement.settle(facts, source, account_id)
         if settled.outcome is Outcome.UNKNOWN_PRICE and await self._refresh_prices():
             settled = await self._settlement.settle(facts, source, account_id)
+        return await self._finish(settled, facts, source)
+
+    async def settle_received(
+        self, facts: PaymentFacts, source: Source, event: StripeEvent
+    ) -> Settled | None:
+        """Settle what a delivered event says: see `Settlement.settle_received`."""
+        if facts.invoice is not None and not self._prices.are_known(facts.invoice.lines):
+            return None
+        settled = await self._settlement.settle_received(facts, source, event)
+        return settled and await self._finish(settled, facts, source)
+
+    async def _finish(self, settled: Settled, facts: PaymentFacts, source: Source) -> Settled:
         if settled.method_unknown:
             settled = await self._settle_with_method(settled, facts, source)
         if settled.status is not None and settled.status.settled:

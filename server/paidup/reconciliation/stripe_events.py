@@ -23,7 +23,7 @@ from paidup.domain.payment_facts import Attempt, PaymentFacts, Source
 from paidup.errors import StripeRefused
 from paidup.payments.outcomes import EventOutcome, Outcome
 from paidup.payments.refunds import ReversalHandler, decode_reversal
-from paidup.payments.settlement import MARK_HANDLED
+from paidup.payments.settlement_rules import MARK_HANDLED
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.unclaimed import PARKED_UNCLAIMED
 from paidup.payments.verification import Verification
@@ -63,7 +63,7 @@ RETRYABLE_OUTCOMES = frozenset(
 """Payments that cannot be assigned yet: the event stays unhandled, is retried, and is shown to operators."""
 UNCLAIMED_RETRY_S = 24 * 3600.0
 """How often an event is tried whose payment belongs to nobody yet. A claim makes it due at once."""
-MAX_UNCLAIMED_ATTEMPTS = 400
+MAX_UNCLAIMEDATTEMPTS = 400
 """For more than a year."""
 
 
@@ -196,10 +196,14 @@ class Events:
                 outcome=EventOutcome.DUPLICATE,
             )
 
-    def _is_of_our_account(self, event: Event, source: EventSource) -> bool:
+    def is_of_our_account(self, event: Event, source: EventSource) -> bool:
         """A delivery names its connected account; a list shows only the account that it is read for."""
         named = event.account or event.context or ""
         return named == self._connected_account or (not named and source is EventSource.LIST)
+
+    def has_handler(self, event: Event) -> bool:
+        """Whether something is done with events of its type."""
+        return event.kind in self._handlers
 
     async def handle(self, event: Event, source: EventSource = EventSource.WEBHOOK) -> EventOutcome:
         """Do what the event calls for, then mark it as handled.
@@ -208,7 +212,7 @@ class Events:
         the source is `reconciliation`. A failure is noted on the stored event, which is retried, and
         raised.
         """
-        if not self._is_of_our_account(event, source):
+        if not self.is_of_our_account(event, source):
             # Its objects cannot be read with our calls, and the same price id may be one of theirs.
             await self._mark((event.id, EventOutcome.OTHER_ACCOUNT, now()))
             return EventOutcome.OTHER_ACCOUNT
@@ -243,7 +247,7 @@ class Events:
         with storage_errors():
             row = await StripeEvent.get(id=event_id)
             delay = event_retry_s(row.attempts)
-            if delay is None and row.attempts < MAX_UNCLAIMED_ATTEMPTS:
+            if delay is None and row.attempts < MAX_UNCLAIMEDATTEMPTS:
                 delay = at_last_every_s
             await StripeEvent.filter(id=event_id).update(
                 attempts=row.attempts + 1,
@@ -258,7 +262,7 @@ class Events:
         if invoice is None:
             return await self._refetch(event, event.about(), source)
         self._note_received(invoice.id, event, source)
-        attempt = _ATTEMPTS.get(event.kind)
+        attempt = ATTEMPTS.get(event.kind)
         if attempt is Attempt.FAILED:
             await self._renewals.on_failed_attempt(invoice)
         facts = msgspec.structs.replace(invoice.facts(), attempt=attempt, dated=True, event=event.id)
@@ -360,7 +364,8 @@ def _handled(outcome: Outcome, marked: bool = False) -> Handled:
 
 
 _SOURCES = {EventSource.WEBHOOK: Source.WEBHOOK, EventSource.LIST: Source.RECONCILIATION}
-_ATTEMPTS = {
+ATTEMPTS = {
     "invoice.payment_failed": Attempt.FAILED,
     "invoice.payment_action_required": Attempt.ACTION_REQUIRED,
 }
+"""Types that tell of an attempt to pay, and its outcome."""

@@ -123,6 +123,10 @@ class PriceCatalog(PriceBook):
             self._refreshed_at = time.monotonic()
             return len(self._prices) > before
 
+    def are_known(self, lines: Iterable[LineFacts]) -> bool:
+        """Whether `learn` would read nothing."""
+        return not any(line.price and self._is_unread(line) for line in lines)
+
     async def learn(self, lines: Iterable[LineFacts]) -> None:
         """Read the prices of these lines that are not known, or not in the line's currency.
 

@@ -80,6 +80,11 @@ class Renewals:
         self._prices = prices
         self._verification = verification
 
+    @staticmethod
+    def renews(draft: StripeInvoice) -> bool:
+        """Whether `on_draft` may do something for it."""
+        return draft.status == "draft" and _renews(draft)
+
     async def on_draft(self, draft: StripeInvoice, source: Source) -> EventOutcome:
         """A draft was made: note when Stripe finalises it, or collect it now. No StripeError is raised."""
         row = await self._find(draft)
@@ -98,7 +103,7 @@ class Renewals:
 
     async def _find(self, invoice: StripeInvoice) -> Subscription | None:
         """The row of the subscription that this invoice renews; None if it renews none that is known here."""
-        if invoice.billing_reason != RENEWAL or invoice.subscription_id is None:
+        if not _renews(invoice):
             return None
         with storage_errors():
             return await Subscription.get_or_none(id=invoice.subscription_id)
@@ -129,3 +134,7 @@ class Renewals:
             return EventOutcome.NOT_YET
         settled = await self._verification.settle(collected.facts(), source)
         return EventOutcome(settled.outcome.value)
+
+
+def _renews(invoice: StripeInvoice) -> bool:
+    return invoice.billing_reason == RENEWAL and invoice.subscription_id is not None

@@ -7,6 +7,7 @@ same time cannot overwrite each other in the wrong order: a row holds the time o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -18,6 +19,7 @@ from paidup.db.connection import locked, repeatable, storage_errors, write_trans
 from paidup.db.customers import link_customer, owner_of
 from paidup.db.installation import installed_at
 from paidup.db.models import Account, Invoice, Subscription
+from paidup.db.unit_of_work import read_by_keys
 from paidup.domain.backoff import FIRST_CHECK_S, reconciler_delay_s
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeRefused
@@ -84,6 +86,15 @@ class SubscriptionSync:
         with storage_errors():
             await Subscription.filter(id=subscription).update(refresh_at=self._clock())
         return EventOutcome.REFRESH_SCHEDULED
+
+    async def read_known(self, asked: Sequence[tuple[StripeSubscription, bool]]) -> list[bool]:
+        """Whether `on_event` would change nothing, of several: what an event shows, and if it was created."""
+        with storage_errors():
+            rows = {row.id: row for row in await read_by_keys(Subscription, (shown.id for shown, _ in asked))}
+        return [
+            (row := rows.get(shown.id)) is not None and (created or self._is_unchanged(row, shown))
+            for shown, created in asked
+        ]
 
     async def _begin(self, row: Subscription, shown: StripeSubscription) -> bool:
         """Save that a subscription, read before, has begun. False where it must be read again.

@@ -1,13 +1,15 @@
 """POST /webhooks/stripe: verify the signature, store the event, handle it, respond.
 
 The order matters: an event is parsed after its signature is verified, acknowledged after it is
-stored, and marked as handled after it was. If handling fails, the response is still 200: the event
-is stored, and the reconciler retries it. If storing fails, it is 503, and Stripe sends it again.
+stored, and marked as handled in the transaction that handles it, or after. If handling fails, the response
+is still 200: the event is stored, and the reconciler retries it. If storing fails, it is 503, and Stripe
+sends it again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import msgspec
 import structlog
@@ -36,11 +38,14 @@ async def stripe_webhook(request: Request) -> Response:
         raise
     if event.type == PROBE_TYPE:
         return json_response({"received": True, "outcome": EventOutcome.UNHANDLED_TYPE})
-    if not await services.events.store(event, body.decode()):
+    text, deadline = body.decode(), time.monotonic() + services.settings.webhook_deadline_s
+    if outcome := await _handled_at_once(event, text, deadline, services):
+        return json_response({"received": True, "outcome": outcome})
+    if not await services.events.store(event, text):
         services.metrics.webhooks.labels("repeated").inc()
         services.events.note_duplicate(event)
         return json_response({"received": True, "outcome": EventOutcome.DUPLICATE})
-    return json_response({"received": True, "outcome": await _handled(event, services)})
+    return json_response({"received": True, "outcome": await _handled(event, deadline, services)})
 
 
 def _verified(body: bytes, header: str | None, services: Services) -> Event:
@@ -57,9 +62,25 @@ def _verified(body: bytes, header: str | None, services: Services) -> Event:
     return event
 
 
-async def _handled(event: Event, services: Services) -> EventOutcome:
+async def _handled_at_once(
+    event: Event, body: str, deadline: float, services: Services
+) -> EventOutcome | None:
+    """The outcome, of an event that could be handled and stored together; else None."""
     try:
-        async with asyncio.timeout(services.settings.webhook_deadline_s):
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            outcome = await services.received(event, body)
+    except Exception as error:
+        # It is stored next, to be tried again; where that fails as well, Stripe sends it again.
+        log.info("webhook_not_handled_at_once", stripe_event=event.id, type=event.type, error=str(error))
+        return None
+    if outcome is not None:
+        services.metrics.webhooks.labels("handled").inc()
+    return outcome
+
+
+async def _handled(event: Event, deadline: float, services: Services) -> EventOutcome:
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             outcome = await services.events.handle(event)
     except Exception as error:
         # The event is stored, so the reconciler retries it whatever the reason.

@@ -1,0 +1,169 @@
+"""Handles a delivered event and stores it as handled, by one statement that those of the same moment share.
+
+For most events: those of a payment that say nothing new, or of a type that nothing is done with; and on
+PostgreSQL those that settle an invoice, which are stored in the transaction that moves the balance. For any
+other nothing is done here: it is stored first, then handled, then marked (`stripe_events.py`). So is one that
+exists already, and one of which something fails. Makes no call to Stripe before the event is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from paidup.db.bulk import insert_missing
+from paidup.db.connection import storage_errors
+from paidup.db.instances import new_row
+from paidup.db.models import EventSource, StripeEvent
+from paidup.domain.payment_facts import PaymentFacts, Source
+from paidup.payments.outcomes import EventOutcome
+from paidup.payments.timeline import Timeline, TimelineEventType
+from paidup.payments.verification import Verification
+from paidup.realtime.status_queries import read_statuses
+from paidup.reconciliation.stripe_events import (
+    ATTEMPTS,
+    DRAFT_TYPES,
+    INTENT_TYPES,
+    INVOICE_PAYMENT_TYPES,
+    INVOICE_TYPES,
+    SUBSCRIPTION_CREATED,
+    SUBSCRIPTION_TYPES,
+    UNPAID_STATUSES,
+    Events,
+)
+from paidup.runtime.batching import BatchExecutor
+from paidup.runtime.clock import now
+from paidup.stripe_api.client import API_VERSION
+from paidup.stripe_api.events import Event, payload
+from paidup.stripe_api.schemas import InvoicePayment, PaymentIntent, StripeInvoice, StripeSubscription
+from paidup.subscriptions.renewals import Renewals
+from paidup.subscriptions.sync import SubscriptionSync
+
+_COLUMNS = (
+    *("id", "type", "api_version", "payload", "source", "received_at"),
+    *("handled_at", "attempts", "outcome"),
+)
+
+
+class _Done(NamedTuple):
+    """What handling the event resulted in, and the invoice whose timeline says that it was received.
+
+    `stored`: the settlement has stored it.
+    """
+
+    outcome: EventOutcome
+    invoice: str | None = None
+    stored: bool = False
+
+
+_Result = _Done | None
+"""None: it has to be stored first."""
+
+
+class ReceivedEvents:
+    def __init__(
+        self, events: Events, verification: Verification, subscriptions: SubscriptionSync, timeline: Timeline
+    ) -> None:
+        self._events = events
+        self._verification = verification
+        self._timeline = timeline
+        self._store = BatchExecutor(_store)
+        self._read_final = BatchExecutor(_read_final)
+        self._read_known = BatchExecutor(subscriptions.read_known)
+        handlers: dict[Callable[[Event, StripeEvent], Awaitable[_Result]], tuple[str, ...]] = {
+            self._invoice: tuple(kind for kind in INVOICE_TYPES if kind not in ATTEMPTS),
+            self._intent: INTENT_TYPES,
+            self._draft: DRAFT_TYPES,
+            self._invoice_payment: INVOICE_PAYMENT_TYPES,
+            self._subscription: SUBSCRIPTION_TYPES,
+        }
+        self._handlers = {kind: handler for handler, kinds in handlers.items() for kind in kinds}
+
+    async def __call__(self, event: Event, body: str) -> EventOutcome | None:
+        """The outcome. None, with nothing done, where the event has to be stored first.
+
+        Raises StorageUnavailable, and whatever a bug raises: then nothing is done, or all of it.
+        """
+        row = new_row(
+            StripeEvent,
+            id=event.id,
+            type=event.type[:100],
+            api_version=event.api_version,
+            payload=body,
+            source=EventSource.WEBHOOK,
+            received_at=now(),
+            attempts=1,
+        )
+        done = await self._handle(event, row)
+        if done is None:
+            return None
+        if not done.stored:
+            row.handled_at, row.outcome = now(), done.outcome
+            if not await self._store(row):
+                return None
+        if done.invoice is not None:
+            kind = TimelineEventType.WEBHOOK_RECEIVED
+            self._timeline.note(done.invoice, kind, row.received_at, type=event.type, event=event.id)
+        return done.outcome
+
+    async def _handle(self, event: Event, row: StripeEvent) -> _Result:
+        if not self._events.is_of_our_account(event, EventSource.WEBHOOK):
+            return _Done(EventOutcome.OTHER_ACCOUNT)
+        if not self._events.has_handler(event):
+            return _Done(EventOutcome.UNHANDLED_TYPE)
+        handler = self._handlers.get(event.kind)
+        return await handler(event, row) if handler else None
+
+    async def _invoice(self, event: Event, row: StripeEvent) -> _Result:
+        invoice = payload(event, StripeInvoice, API_VERSION)
+        if invoice is None:
+            return None
+        return await self._settle(msgspec.structs.replace(invoice.facts(), dated=True), row)
+
+    async def _intent(self, event: Event, row: StripeEvent) -> _Result:
+        intent = payload(event, PaymentIntent, API_VERSION)
+        if intent is None:
+            return None
+        return await self._settle(PaymentFacts(payments=(intent.facts(),), dated=True), row)
+
+    async def _settle(self, facts: PaymentFacts, row: StripeEvent) -> _Result:
+        settled = await self._verification.settle_received(facts, Source.WEBHOOK, row)
+        if settled is None:
+            return None
+        return _Done(EventOutcome(settled.outcome.value), settled.invoice, settled.event_marked)
+
+    async def _draft(self, event: Event, row: StripeEvent) -> _Result:
+        draft = payload(event, StripeInvoice, API_VERSION)
+        return None if draft and Renewals.renews(draft) else _Done(EventOutcome.SKIPPED)
+
+    async def _invoice_payment(self, event: Event, row: StripeEvent) -> _Result:
+        link = payload(event, InvoicePayment, API_VERSION)
+        if link is None:
+            return _Done(EventOutcome.SKIPPED)
+        return _Done(EventOutcome.SKIPPED, link.invoice) if await self._read_final(link.invoice) else None
+
+    async def _subscription(self, event: Event, row: StripeEvent) -> _Result:
+        shown = payload(event, StripeSubscription, API_VERSION)
+        if shown is None or shown.status in UNPAID_STATUSES:
+            return None
+        created = event.kind == SUBSCRIPTION_CREATED
+        return _Done(EventOutcome.UNCHANGED) if await self._read_known((shown, created)) else None
+
+
+async def _store(rows: Sequence[StripeEvent]) -> list[bool]:
+    """Store handled events. False for one that exists."""
+    by_id = {row.id: row for row in reversed(rows)}
+    in_order = sorted(by_id)  # so that two processes storing the same events cannot deadlock
+    values = [[getattr(by_id[id], name) for name in _COLUMNS] for id in in_order]
+    with storage_errors():
+        new = await insert_missing(StripeEvent, _COLUMNS, values)
+    return [row is by_id[row.id] and row.id in new for row in rows]
+
+
+async def _read_final(invoices: Sequence[str]) -> list[bool]:
+    """Which of these invoices need no verification any more."""
+    with storage_errors():
+        final = {status.invoice for status in await read_statuses(invoices) if status.terminal}
+    return [invoice in final for invoice in invoices]

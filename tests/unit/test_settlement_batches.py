@@ -1,0 +1,296 @@
+"""Settlements that arrive together: each has an answer of its own, and each invoice is credited once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Any
+
+import pytest
+
+from paidup.db.connection import write_transaction
+from paidup.db.instances import new_row
+from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
+from paidup.db.shared_writes import write_unchanged
+from paidup.domain.catalog import Catalogue, Plan, PlanPrice
+from paidup.domain.payment_facts import PaymentFacts, Source
+from paidup.payments import settlement_batches
+from paidup.payments.outcomes import Outcome, Settled
+from paidup.payments.settlement import Settlement
+from paidup.payments.settlement_rules import SettlementRules
+from paidup.payments.timeline import Timeline
+from paidup.runtime.clock import now
+from paidup.runtime.metrics import Metrics
+from tests.support.factories import an_account, an_invoice, ignore_balance, three_sums
+from tests.support.provisioning import paid
+from tests.support.waiting import wait_until
+
+ON_POSTGRES = pytest.mark.parametrize("module_database_url", ["postgres"], indirect=True)
+"""On SQLite, each settlement is a transaction of its own."""
+
+
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    """One for the module: each test has accounts of its own."""
+    return module_database_url
+
+
+async def published(_: object) -> bool:
+    return True
+
+
+@pytest.fixture
+def settlement(database: None, monkeypatch: pytest.MonkeyPatch) -> Settlement:
+    # However slow the machine, what a test holds is waited for.
+    monkeypatch.setattr(settlement_batches, "BESIDE_AFTER_S", 60.0)
+    catalogue = Catalogue((Plan("pro", "Pro", 2000, (PlanPrice("pro", 2900),)),))
+    return Settlement(catalogue, {}, published, ignore_balance, Timeline(), Metrics())
+
+
+class Gate:
+    """Holds each batch while it is closed, and remembers how many settlements each had."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open, self.sizes = asyncio.Event(), list[int]()
+        read = settlement_batches._read
+
+        async def held(facts: Sequence[PaymentFacts]) -> Any:
+            self.sizes.append(len(facts))
+            await self.open.wait()
+            return await read(facts)
+
+        monkeypatch.setattr(settlement_batches, "_read", held)
+
+    async def answers(self, *settlements: Any) -> list[Any]:
+        """The first of them is under way, the others wait for the next batch."""
+        tasks = []
+        for each in settlements:
+            tasks.append(asyncio.create_task(each))
+            await wait_until(lambda: self.sizes)
+        await asyncio.sleep(0)
+        self.open.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+def an_event(id: str) -> StripeEvent:
+    """One that was delivered, and is not stored."""
+    return new_row(StripeEvent, id=id, type="invoice.paid", payload="{}", received_at=now(), attempts=1)
+
+
+async def an_open_invoice(account: Account | None = None) -> Invoice:
+    return await an_invoice(account or await an_account())
+
+
+def outcomes(answers: Sequence[Any]) -> list[Any]:
+    """The outcome of each, or its exception's type."""
+    return [
+        each.outcome if isinstance(each, Settled) else None if each is None else type(each)
+        for each in answers
+    ]
+
+
+async def assert_credited_once(*invoices: Invoice) -> None:
+    for invoice in invoices:
+        grant = await CreditGrant.get(invoice_id=invoice.id)
+        entry = await LedgerEntry.get(reference=f"{invoice.id}:1")
+        assert (entry.grant_id, entry.account_id) == (grant.id, invoice.account_id)  # type: ignore[attr-defined]
+        row = await Invoice.get(id=invoice.id)
+        assert (row.status, row.version) == ("active", 2)
+    for account_id in {invoice.account_id for invoice in invoices}:
+        entries = await LedgerEntry.filter(account_id=account_id).order_by("id")
+        assert len(set(await three_sums(account_id))) == 1
+        assert [entry.balance_after for entry in entries] == [2000 * n for n in range(1, len(entries) + 1)]
+
+
+@ON_POSTGRES
+async def test_those_that_come_together_are_written_together(settlement: Settlement, gate: Gate) -> None:
+    invoices = [await an_open_invoice() for _ in range(6)]
+    events = [an_event(f"evt_together_{number}") for number in range(6)]
+    answers = await gate.answers(
+        *(
+            settlement.settle_received(paid(invoice), Source.WEBHOOK, event)
+            for invoice, event in zip(invoices, events, strict=True)
+        )
+    )
+    assert (outcomes(answers), gate.sizes) == ([Outcome.SETTLED] * 6, [1, 5])
+    assert [each.status.balance for each in answers] == [2000] * 6
+    await assert_credited_once(*invoices)
+    stored = await StripeEvent.filter(id__startswith="evt_together")
+    assert {(row.outcome, row.attempts, row.handled_at is None) for row in stored} == {("settled", 1, False)}
+    assert len(stored) == 6
+
+
+@ON_POSTGRES
+async def test_two_events_of_one_invoice_credit_it_once(settlement: Settlement, gate: Gate) -> None:
+    """The second is answered by what the first has written."""
+    first, invoice = await an_open_invoice(), await an_open_invoice()
+    answers = await gate.answers(
+        settlement.settle(paid(first), Source.WEBHOOK),
+        settlement.settle_received(paid(invoice), Source.WEBHOOK, an_event("evt_twin_1")),
+        settlement.settle_received(paid(invoice), Source.WEBHOOK, an_event("evt_twin_2")),
+    )
+    assert outcomes(answers) == [Outcome.SETTLED, Outcome.SETTLED, Outcome.ALREADY_SETTLED]
+    assert (gate.sizes, [each.event_marked for each in answers[1:]]) == ([1, 2], [True, False])
+    await assert_credited_once(first, invoice)
+    assert [row.id for row in await StripeEvent.filter(id__startswith="evt_twin")] == ["evt_twin_1"]
+
+
+async def test_many_invoices_of_one_account_are_each_credited(settlement: Settlement) -> None:
+    account = await an_account()
+    invoices = [await an_open_invoice(account) for _ in range(8)]
+    answers = await asyncio.gather(
+        *(settlement.settle(paid(invoice), Source.WEBHOOK) for invoice in invoices * 2)
+    )
+    assert sorted(outcomes(answers)) == [Outcome.ALREADY_SETTLED] * 8 + [Outcome.SETTLED] * 8
+    await assert_credited_once(*invoices)
+
+
+@ON_POSTGRES
+async def test_another_invoice_of_an_account_that_changes_waits_for_that(
+    settlement: Settlement, gate: Gate
+) -> None:
+    """Its balance is not the one that was read."""
+    first, account = await an_open_invoice(), await an_account()
+    invoices = [await an_open_invoice(account) for _ in range(2)]
+    answers = await gate.answers(
+        settlement.settle(paid(first), Source.WEBHOOK),
+        settlement.settle_received(paid(invoices[0]), Source.WEBHOOK, an_event("evt_account_1")),
+        settlement.settle_received(paid(invoices[1]), Source.WEBHOOK, an_event("evt_account_2")),
+    )
+    assert outcomes(answers) == [Outcome.SETTLED, Outcome.SETTLED, None]
+    await assert_credited_once(first, invoices[0])
+    assert not await StripeEvent.exists(id="evt_account_2")
+    assert (await settlement.settle(paid(invoices[1]), Source.WEBHOOK)).outcome is Outcome.SETTLED
+    await assert_credited_once(first, *invoices)
+
+
+async def test_one_that_fails_harms_no_other(settlement: Settlement, monkeypatch: pytest.MonkeyPatch) -> None:
+    invoices = [await an_open_invoice() for _ in range(5)]
+    decide = SettlementRules.decide
+
+    def broken(self: SettlementRules, row: Invoice, facts: PaymentFacts, source: Source) -> Any:
+        if row.id == invoices[2].id:
+            raise ValueError("a bug")
+        return decide(self, row, facts, source)
+
+    monkeypatch.setattr(SettlementRules, "decide", broken)
+    answers = await asyncio.gather(
+        *(settlement.settle(paid(invoice), Source.WEBHOOK) for invoice in invoices), return_exceptions=True
+    )
+    expected: list[Any] = [Outcome.SETTLED] * 5
+    expected[2] = ValueError
+    assert outcomes(answers) == expected
+    await assert_credited_once(*(invoice for invoice in invoices if invoice is not invoices[2]))
+    assert await three_sums(invoices[2].account_id) == (0, 0, 0)
+
+
+@ON_POSTGRES
+async def test_one_that_breaks_a_key_harms_no_other(settlement: Settlement, gate: Gate) -> None:
+    """A grant that no settlement has made: the database refuses a second one."""
+    invoices = [await an_open_invoice() for _ in range(4)]
+    odd = invoices[2]
+    await CreditGrant.create(account_id=odd.account_id, invoice_id=odd.id, credits=0, remaining=0)
+    answers = await gate.answers(*(settlement.settle(paid(each), Source.WEBHOOK) for each in invoices))
+    expected: list[Any] = [Outcome.SETTLED] * 4
+    expected[2] = AssertionError
+    assert outcomes(answers) == expected
+    await assert_credited_once(*(each for each in invoices if each is not odd))
+    assert await three_sums(odd.account_id) == (0, 0, 0)
+    assert (await Invoice.get(id=odd.id)).status == "open"
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("model", [Account, Invoice])
+async def test_one_that_another_process_holds_delays_no_other(
+    settlement: Settlement, model: type[Account | Invoice]
+) -> None:
+    invoices = [await an_open_invoice() for _ in range(4)]
+    held = invoices[1]
+    async with write_transaction():
+        await model.filter(id=held.account_id if model is Account else held.id).update(created_at=now())
+        # In a context of their own, so on connections of their own.
+        tasks = [
+            Context().run(asyncio.create_task, settlement.settle(paid(each), Source.WEBHOOK))
+            for each in invoices
+        ]
+        others = [task for task, each in zip(tasks, invoices, strict=True) if each is not held]
+        assert outcomes(await asyncio.gather(*others)) == [Outcome.SETTLED] * 3
+        assert not tasks[1].done()
+    assert (await tasks[1]).outcome is Outcome.SETTLED
+    await assert_credited_once(*invoices)
+
+
+@ON_POSTGRES
+async def test_what_has_changed_since_it_was_read_is_decided_again(
+    settlement: Settlement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process settles one of them between the two statements."""
+    first, invoice = await an_open_invoice(), await an_open_invoice()
+    other = Settlement(Catalogue(()), {}, published, ignore_balance, Timeline(), Metrics())
+    write, done = write_unchanged, False
+
+    async def late(units: Any) -> list[bool]:
+        nonlocal done
+        if not done:
+            done = True
+            await other.settle(paid(invoice), Source.RECONCILIATION)
+        return await write(units)
+
+    monkeypatch.setattr(settlement_batches, "write_unchanged", late)
+    answers = await asyncio.gather(
+        *(settlement.settle(paid(each), Source.WEBHOOK) for each in (invoice, first, invoice))
+    )
+    assert outcomes(answers) == [Outcome.ALREADY_SETTLED, Outcome.SETTLED, Outcome.ALREADY_SETTLED]
+    await assert_credited_once(first, invoice)
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("handled", [False, True])
+async def test_an_event_that_is_stored_already_settles_nothing_here(
+    settlement: Settlement, handled: bool
+) -> None:
+    """It may have been dismissed; and where it was not handled, it is now, as any stored one."""
+    invoice, event = await an_open_invoice(), an_event(f"evt_known_{handled}")
+    known: dict[str, Any] = {"outcome": "dismissed", "handled_at": now()} if handled else {}
+    await StripeEvent.create(id=event.id, type="invoice.paid", payload="{}", received_at=now(), **known)
+    assert await settlement.settle_received(paid(invoice), Source.WEBHOOK, event) is None
+    assert await three_sums(invoice.account_id) == (0, 0, 0)
+
+
+@ON_POSTGRES
+async def test_one_event_delivered_twice_at_once_is_stored_once(settlement: Settlement, gate: Gate) -> None:
+    """S11: also where it names two invoices, which no event of Stripe's does."""
+    first, same, other = [await an_open_invoice() for _ in range(3)]
+    answers = await gate.answers(
+        settlement.settle(paid(first), Source.WEBHOOK),
+        settlement.settle_received(paid(same), Source.WEBHOOK, an_event("evt_twice")),
+        settlement.settle_received(paid(same), Source.WEBHOOK, an_event("evt_twice")),
+        settlement.settle_received(paid(other), Source.WEBHOOK, an_event("evt_twice")),
+    )
+    assert sorted(map(str, outcomes(answers))) == ["None", "None", "settled", "settled"] or outcomes(
+        answers
+    ) == [Outcome.SETTLED, Outcome.SETTLED, Outcome.ALREADY_SETTLED, None]
+    assert await StripeEvent.filter(id="evt_twice").count() == 1
+    settled = [each for each in (same, other) if await CreditGrant.exists(invoice_id=each.id)]
+    assert len(settled) == 1
+    await assert_credited_once(first, *settled)
+
+
+async def test_many_that_come_at_random_leave_the_books_in_order(settlement: Settlement) -> None:
+    """Several accounts with several invoices, each named several times, some in two processes at once."""
+    other = Settlement(Catalogue(()), {}, published, ignore_balance, Timeline(), Metrics())
+    accounts = [await an_account() for _ in range(5)]
+    invoices = [await an_open_invoice(account) for account in accounts for _ in range(4)]
+    asked = [(each, here) for each in invoices for here in (settlement, settlement, other)]
+    random.Random(18).shuffle(asked)
+    answers = await asyncio.gather(*(here.settle(paid(each), Source.WEBHOOK) for each, here in asked))
+    assert outcomes(answers).count(Outcome.SETTLED) == len(invoices)
+    assert set(outcomes(answers)) == {Outcome.SETTLED, Outcome.ALREADY_SETTLED}
+    await assert_credited_once(*invoices)
