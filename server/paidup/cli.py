@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 from paidup import __version__
 from paidup.errors import ConfigurationError, DatabaseUnreachable, PaidupError
@@ -18,11 +18,19 @@ from paidup.runtime.imports import quick_imports
 
 
 class Command(NamedTuple):
-    """Where a command, or a group of them, is, and its help's first line, which `paidup --help` shows."""
+    """Where a command, or a group of them, is, and its help's first line, which `paidup --help` shows.
+
+    `without`: what libraries import of others, that this command does not use.
+    """
 
     module: str
     function: str
     help: str
+    without: tuple[str, ...] = ()
+
+
+LOGS_ONLY = ("rich",)
+"""structlog imports it to draw tracebacks, which are logged as plain text here."""
 
 
 COMMANDS = {
@@ -31,11 +39,14 @@ COMMANDS = {
         "init",
         "Write a commented plans.toml and a .env with fresh secrets into this directory.",
     ),
-    "serve": Command("serving", "serve", "Serve the API, webhooks and WebSockets."),
+    "serve": Command("serving", "serve", "Serve the API, webhooks and WebSockets.", LOGS_ONLY),
     "work": Command(
-        "serving", "work", "Run the reconciler: settle payments that no browser and no webhook reported."
+        "serving",
+        "work",
+        "Run the reconciler: settle payments that no browser and no webhook reported.",
+        LOGS_ONLY,
     ),
-    "migrate": Command("serving", "migrate", "Apply database migrations. Safe to run again."),
+    "migrate": Command("serving", "migrate", "Apply database migrations. Safe to run again.", LOGS_ONLY),
     "stripe-setup": Command(
         "stripe_account",
         "stripe_setup",
@@ -167,10 +178,23 @@ class LateCommands(TyperGroup):
             formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
 
 
+class _WhereGiven:
+    """What converts an option's value, if there is one: Typer builds that with Pydantic in any case."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value is None and not param.multiple and param.nargs != -1:
+            return None
+        return _converter(param).coerce(value, param=param, ctx=ctx)
+
+
+_converter = TyperOption.get_runtime_param
+TyperOption.get_runtime_param = lambda _: _WhereGiven()  # type: ignore[assignment, method-assign, return-value]
+
+
 def imported(name: str) -> Any:
     """The command with this name, with its options."""
     command = COMMANDS[name]
-    with quick_imports():
+    with quick_imports(*command.without):
         found = getattr(import_module(f"paidup.commands.{command.module}"), command.function)
     if isinstance(found, typer.Typer):
         return typer.main.get_group(found)

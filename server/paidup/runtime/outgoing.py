@@ -6,9 +6,11 @@ also send what ~/.netrc holds, and read that file for each request.
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
@@ -49,7 +51,7 @@ class Outgoing:
 
     def tls(self) -> ssl.SSLContext | bool:
         """What aiohttp verifies certificates by. Raises OSError if the CA file cannot be read."""
-        return ssl.create_default_context(cafile=self.ca_file) if self.ca_file else True
+        return _trusting(self.ca_file, _changed_at(self.ca_file)) if self.ca_file else True
 
     def problems(self) -> list[str]:
         """What is wrong with the settings. Never shows the proxy's address: it may hold a password."""
@@ -62,7 +64,7 @@ class Outgoing:
             found.append("HTTPS_PROXY is not the URL of an HTTP proxy, such as http://proxy.internal:3128")
         if self.ca_file:
             try:
-                ssl.create_default_context(cafile=self.ca_file)
+                self.tls()
             except OSError as error:  # SSLError is one
                 why = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
                 found.append(f"SSL_CERT_FILE: {self.ca_file} cannot be used: {why}")
@@ -70,6 +72,16 @@ class Outgoing:
 
 
 DIRECT = Outgoing()
+
+
+@lru_cache(maxsize=4)
+def _trusting(ca_file: str, _changed_at_ns: int) -> ssl.SSLContext:
+    """One context for all sessions of a process: to read the CAs of a system takes 30 ms."""
+    return ssl.create_default_context(cafile=ca_file)
+
+
+def _changed_at(file: str) -> int:
+    return os.stat(file).st_mtime_ns
 
 
 def without_password(text: str) -> str:

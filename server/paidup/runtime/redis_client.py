@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import redis
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisClusterException, RedisError
 
 RedisClient = Redis | RedisCluster
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
 """RedisClusterException (no reachable node, an uncovered slot) is not a RedisError."""
+
+DRIVER = DriverInfo(lib_version=redis.__version__)
+"""What each connection tells Redis of its client. redis-py would read its version from a file each time."""
 
 
 def connect_redis(url: str, cluster: bool = False) -> RedisClient:
@@ -26,6 +31,7 @@ def connect_redis(url: str, cluster: bool = False) -> RedisClient:
         "socket_connect_timeout": 2.0,
         "retry": Retry(NoBackoff(), 1),
         "health_check_interval": 0,
+        "driver_info": DRIVER,
     }
     if cluster:
         return _connect_cluster(url, timeouts)
