@@ -6,6 +6,7 @@ It adds the page, its files and configuration, and the sandbox's clock. Everythi
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from paidup.web.auth import Customer
 from paidup.web.http import json_response
 from paidup.web.problems import problem_of
 from paidup_demo import posters, sandbox_clock
+from paidup_demo.preparation import prepare
 from paidup_demo.sandbox.guard import from_another_page, known_hosts
 from paidup_demo.sandbox_clock import SandboxClock
 from paidup_demo.timeline.api import TimelineApi
@@ -200,10 +202,15 @@ def _follow(app: Starlette, clock: SandboxClock) -> None:
     app.router.lifespan_context = lifespan
 
 
-def main() -> None:
-    """Serve the demo with the environment's settings until SIGINT or SIGTERM."""
+def main(first: str = "", sandbox: str = "") -> None:
+    """Serve the demo with the environment's settings until SIGINT or SIGTERM.
+
+    With `first` ("prepare"), it is prepared before: see preparation.py, also for `sandbox`.
+    """
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
+    if first:
+        asyncio.run(prepare(settings, sandbox))
     app = drain_on_signals(create_demo(settings))
     uvicorn.run(app, host=settings.host, port=settings.port, **uvicorn_options(settings))
 

@@ -15,30 +15,22 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-import aiohttp
-
-from paidup.db.connection import migrate
-from paidup.domain.plans_toml import parse_catalogue
+from paidup.commands.output import console
 from paidup.errors import ConfigurationError, PaidupError
-from paidup.operations.price_setup import ensure_prices
 from paidup.operations.progress import progress_steps
 from paidup.runtime.embedded_valkey import embedded_valkey
 from paidup.runtime.env_file import read_env_file
 from paidup.runtime.listening import listening_problem
 from paidup.runtime.private_files import PRIVATE_DIRECTORY, private_file
-from paidup.runtime.redis_client import connect_redis
-from paidup.runtime.terminal import WholeLines
 from paidup.settings import ENV_FILE, Settings, load_settings
-from paidup.stripe_api.gateway import open_gateway
-from paidup.stripe_api.rate_limiter import RateLimiter
+from paidup_demo.readiness import ANSWER_WITHIN_S, LOOK_EVERY_S, START_WITHIN_S, answers
 from paidup_demo.timeline.fault_injection import FaultAction, FaultInjector, control_socket
 
-START_WITHIN_S = 30.0
 STOP_WITHIN_S = 12.0
 POLL_INTERVAL_S = 0.2
 REDIS_OUTAGE_S = 8.0
@@ -46,10 +38,10 @@ WEBHOOK_DELAY_MS = 5000
 """Stripe's webhooks take some seconds, too. The preset "Normal" of the demo's page has the same."""
 SANDBOX_KEY = "sk_test_paidup_sandbox_no_stripe_account"
 
-STEPS = 4
-"""Of the start, as `on_step` names them."""
 
-console = WholeLines()
+SERVER = "paidup_demo.app"
+MISCONFIGURED = 2
+"""The exit code of a process that found a mistake in the settings."""
 
 
 class ChildFailed(PaidupError):
@@ -68,15 +60,13 @@ async def run_demo() -> None:
         # Before anything is started, and before prices are created in that account.
         raise ConfigurationError(["the demo runs with test keys only"])
     _check_ports(settings, environment)
-    with ExitStack() as starting, embedded_valkey(settings.data_dir) as redis_url:
-        on_step = starting.enter_context(progress_steps("Starting", STEPS))
+    with embedded_valkey(settings.data_dir) as redis_url:
         environment["REDIS_URL"] = settings.redis_url or redis_url
         frozen = None if settings.redis_url else await _valkey_process(redis_url)
         async with (
-            _children(settings, environment, on_step) as children,
+            _children(settings, environment) as children,
             _fault_injection(settings, environment, children, frozen),
         ):
-            starting.close()
             _introduce(settings, environment, time.monotonic() - began)
             await _until_stopped(stop, children)
     console.print("Stopped.")
@@ -166,30 +156,27 @@ Children = dict[str, asyncio.subprocess.Process]
 
 
 @asynccontextmanager
-async def _children(
-    settings: Settings, environment: dict[str, str], on_step: Callable[[str], None]
-) -> AsyncIterator[Children]:
+async def _children(settings: Settings, environment: dict[str, str]) -> AsyncIterator[Children]:
+    """The processes, started at once: most of a second of each goes into imports."""
     children: Children = {}
+    sandbox = f"{settings.stripe_api_base}/sandbox/health" if _runs_sandbox(environment) else ""
     try:
-        if _runs_sandbox(environment):
-            children["sandbox"] = await _start("paidup_demo.sandbox", environment)
-        on_step("database")
-        await migrate(settings.effective_database_url)  # while the sandbox starts
-        if _runs_sandbox(environment):
-            on_step("sandbox")
-            await _wait_until_ready(f"{settings.stripe_api_base}/sandbox/health", children)
-        on_step("prices")
-        await _create_prices(settings, environment["REDIS_URL"])
-        on_step("server")
-        await _start_server(settings, environment, children)
+        if sandbox:
+            children["sandbox"] = await _start(environment, "paidup_demo.sandbox.__main__")
+        children["server"] = await _start(environment, SERVER, "prepare", sandbox)
+        with progress_steps("Starting", 2 if sandbox else 1) as on_step:
+            if sandbox:
+                on_step("sandbox")
+                await _wait_until_ready(sandbox, children)
+            on_step("server")
+            await _wait_until_ready(_readyz(settings), children)
         yield children
     finally:
         await asyncio.gather(*(_stop(child) for child in reversed(children.values())))
 
 
-async def _start_server(settings: Settings, environment: dict[str, str], children: Children) -> None:
-    children["server"] = await _start("paidup_demo.app", environment)
-    await _wait_until_ready(f"http://{settings.host}:{settings.port}/readyz", children)
+def _readyz(settings: Settings) -> str:
+    return f"http://{settings.host}:{settings.port}/readyz"
 
 
 @asynccontextmanager
@@ -208,7 +195,8 @@ async def _fault_injection(
         finally:
             if stopping.returncode is None:
                 stopping.kill()  # the whole demo is stopping
-        await _start_server(settings, environment, children)
+        children["server"] = await _start(environment, SERVER)
+        await _wait_until_ready(_readyz(settings), children)
 
     actions: dict[str, FaultAction] = {"restart": restart}
     if valkey is not None:
@@ -226,17 +214,22 @@ async def _freeze(process: int) -> None:
 
 
 async def _valkey_process(url: str) -> int:
-    redis = connect_redis(url, cluster=False)
-    try:
-        return int((await redis.info("server"))["process_id"])
-    finally:
-        await redis.aclose()
+    """Its id, as the Valkey says. redis-py would take longer to import than the rest of this module."""
+    async with asyncio.timeout(ANSWER_WITHIN_S):
+        reader, writer = await asyncio.open_unix_connection(url.removeprefix("unix://"))
+        try:
+            writer.write(b"INFO server\r\n")
+            said = await reader.readexactly(int((await reader.readline())[1:]))
+        finally:
+            writer.close()
+    fields = dict(line.split(":", 1) for line in said.decode().splitlines() if ":" in line)
+    return int(fields["process_id"])
 
 
-async def _start(module: str, environment: dict[str, str]) -> asyncio.subprocess.Process:
+async def _start(environment: dict[str, str], *arguments: str) -> asyncio.subprocess.Process:
     # A new session: Ctrl-C in the terminal reaches only this process, which stops the children in order.
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, env=environment, start_new_session=True
+        sys.executable, "-m", "paidup_demo.process", *arguments, env=environment, start_new_session=True
     )
 
 
@@ -254,34 +247,20 @@ async def _stop(child: asyncio.subprocess.Process) -> None:
 async def _wait_until_ready(url: str, children: Children) -> None:
     """Wait until `url` answers 200. Raises ChildFailed if a process ends or time runs out."""
     deadline = time.monotonic() + START_WITHIN_S
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
-        while time.monotonic() < deadline:
-            _raise_for_ended(children)
-            with suppress(aiohttp.ClientError, TimeoutError):
-                async with session.get(url) as response:
-                    if response.status == 200:
-                        return
-            await asyncio.sleep(0.05)
+    while time.monotonic() < deadline:
+        _raise_for_ended(children)
+        if await answers(url):
+            return
+        await asyncio.sleep(LOOK_EVERY_S)
     raise ChildFailed(f"{url} did not answer within {START_WITHIN_S:.0f} s")
 
 
 def _raise_for_ended(children: Children) -> None:
     for name, child in children.items():
+        if child.returncode == MISCONFIGURED:
+            raise ConfigurationError([])  # it has said why
         if child.returncode is not None:
             raise ChildFailed(f"the {name} exited with code {child.returncode}")
-
-
-async def _create_prices(settings: Settings, redis_url: str) -> None:
-    catalogue = parse_catalogue(settings.plans_file.read_bytes(), str(settings.plans_file))
-    redis = connect_redis(redis_url, settings.redis_cluster)
-    rate_limiter = RateLimiter(redis, settings.stripe_requests_per_second)
-    key, base = settings.stripe_secret_key, settings.stripe_api_base
-    try:
-        timeout_s, outgoing = settings.stripe_timeout_s, settings.outgoing
-        async with open_gateway(key, base, timeout_s, rate_limiter, outgoing=outgoing) as gateway:
-            await ensure_prices(gateway, catalogue)
-    finally:
-        await redis.aclose()
 
 
 async def _until_stopped(stop: asyncio.Event, children: Children) -> None:

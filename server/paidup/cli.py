@@ -7,13 +7,13 @@ Help is plain text, since what draws it in boxes takes as long to import as all 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup, TyperOption
 
 from paidup import __version__
-from paidup.errors import ConfigurationError, DatabaseUnreachable, PaidupError
+from paidup.commands.failures import failures_in_one_line
 from paidup.runtime.imports import quick_imports
 
 
@@ -235,29 +235,8 @@ def paidup(
 
 def main() -> None:
     """Run the command line. Errors are one line each and exit code 1, or 2 for a mistake in the settings."""
-    try:
+    with failures_in_one_line():
         app()
-    except ConfigurationError as error:
-        _exit(2, "settings", *error.problems)
-    except DatabaseUnreachable as error:
-        _exit(2, "settings", str(error))
-    except PaidupError as error:
-        _exit(1, "error", str(error))
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("paidup_demo"):
-            raise
-        _exit(1, "error", "the demo and the sandbox are not in this image: pip install 'paidup[demo]'")
-
-
-def _exit(code: int, label: str, *problems: str) -> NoReturn:
-    """End the process with one line for each problem."""
-    from rich.markup import escape  # noqa: PLC0415 (`paidup --help` is printed without it)
-
-    from paidup.commands.output import error_console  # noqa: PLC0415
-
-    for problem in problems:
-        error_console.print(f"[red]{label}:[/red] {escape(problem)}", highlight=False)
-    raise SystemExit(code) from None
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.exceptions import DBConnectionError
 
+from paidup.db import applied_migrations
+from paidup.db.applied_migrations import migrate_where_needed
 from paidup.db.connection import (
     connection,
     is_sqlite,
     locked,
-    migrate,
     open_database,
     storage_errors,
     write_transaction,
@@ -126,12 +127,12 @@ async def test_a_database_that_lacks_no_migration_is_not_migrated(
 ) -> None:
     """Each `paidup serve --migrate` would import and compare all of them."""
     begun: list[bool] = []
-    monkeypatch.setattr("paidup.db.connection._migrate", lambda *_: _noted(begun))
-    await migrate(database_url)
+    monkeypatch.setattr(applied_migrations, "migrate", lambda _: _noted(begun))
+    await migrate_where_needed(database_url)
     assert not begun
     async with open_database(database_url):
         await connection().execute_query("DELETE FROM tortoise_migrations WHERE name LIKE '0009%'")
-    await migrate(database_url)
+    await migrate_where_needed(database_url)
     assert begun
 
 

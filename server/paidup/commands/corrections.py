@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from paidup.commands.coroutines import run
 from paidup.commands.output import console
-from paidup.commands.shared import Json, print_json, quiet_settings, run, with_database
+from paidup.commands.shared import Json, print_json, quiet_settings, with_database
 from paidup.db.accounts import find_account
 from paidup.db.connection import storage_errors
 from paidup.domain.catalog import AfterRefund

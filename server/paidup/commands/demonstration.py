@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paidup.commands.shared import run
+from paidup.commands.coroutines import run
 
 
 def demo() -> None:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from paidup.commands.coroutines import run
 from paidup.commands.output import console
-from paidup.commands.shared import Json, print_json, run
+from paidup.commands.shared import Json, print_json
 from paidup.domain.outbound_settings import secret_problem
 from paidup.errors import InvalidInput
 from paidup.operations.event_endpoints import new_secret

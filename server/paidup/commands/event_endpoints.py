@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from paidup.commands.coroutines import run
 from paidup.commands.output import console
-from paidup.commands.shared import Json, print_json, quiet_settings, run, with_database
+from paidup.commands.shared import Json, print_json, quiet_settings, with_database
 from paidup.operations import event_deliveries, event_endpoints
 from paidup.operations.audit_log import Operator
 from paidup.operations.dismissal import current_user

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from paidup.commands.coroutines import run
 from paidup.commands.event_endpoints import By, Reason, operator_of
 from paidup.commands.output import console
-from paidup.commands.shared import Json, print_json, quiet_settings, run, with_database
+from paidup.commands.shared import Json, print_json, quiet_settings, with_database
 from paidup.errors import InvalidInput
 from paidup.operations import backfill as backfills
 from paidup.operations.audit_log import Operator

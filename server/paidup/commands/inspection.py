@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from paidup.commands.coroutines import run
 from paidup.commands.output import console, error_console
-from paidup.commands.shared import Json, print_json, quiet_settings, run, with_database
+from paidup.commands.shared import Json, print_json, quiet_settings, with_database
 from paidup.credits.audit import Finding, audit_all
 from paidup.db.connection import storage_errors
 from paidup.db.models import Account

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from paidup.commands.coroutines import run
 from paidup.commands.output import console
-from paidup.commands.shared import Json, print_json, quiet_settings, run
+from paidup.commands.shared import Json, print_json, quiet_settings
 from paidup.errors import InvalidInput
 from paidup.operations.second_payments import Remedy, Resolved, SecondPaymentRemedies
 from paidup.payments.refunds import ReversalHandler

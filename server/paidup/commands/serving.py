@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from prometheus_client import start_http_server
 
+from paidup.commands.coroutines import run
 from paidup.commands.output import console
-from paidup.commands.shared import run, settings_of_process
+from paidup.commands.shared import settings_of_process
 from paidup.db.connection import migrate as run_migrations
 from paidup.errors import ConfigurationError
 from paidup.operations.progress import progress_steps

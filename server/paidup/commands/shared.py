@@ -1,10 +1,8 @@
-"""What the commands share: settings, JSON, and how their coroutines run."""
+"""What the commands share: settings, JSON, and the database."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -41,13 +39,6 @@ def quiet_settings(defaults: dict[str, str] | None = None) -> Settings:
 def print_json(value: object) -> None:
     """Print one indented JSON document."""
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end. Ctrl-C is exit code 130."""
-    with suppress(KeyboardInterrupt):
-        return asyncio.run(coroutine)
-    raise SystemExit(130)
 
 
 async def with_database(settings: Settings, work: Coroutine[Any, Any, T]) -> T:

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from msgspec.structs import replace
 
+from paidup.commands.coroutines import run
 from paidup.commands.output import console
-from paidup.commands.shared import Json, print_json, quiet_settings, run
+from paidup.commands.shared import Json, print_json, quiet_settings
 from paidup.operations import backfill as backfills
 from paidup.operations.import_subscriptions import ImportOptions, ImportReport, SubscriptionImport
 from paidup.operations.price_setup import PriceSetup, ensure_prices

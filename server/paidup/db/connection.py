@@ -155,10 +155,9 @@ async def migrate(url: str, on_step: Callable[[str], None] = lambda step: None) 
     every server of a release may run this at its start. `on_step` gets the name of each migration as it
     begins. Raises StorageUnavailable also where another process does not come to its end.
     """
-    async with open_database(url, pool=1):  # it can be opened; else one line says why not
-        if not await _lacks_migrations():
-            return
     if _names_sqlite(url):
+        async with open_database(url):
+            pass  # it can be opened; else one line says why not
         path = Path(f"{expand_db_url(url)['credentials']['file_path']}.migrating")
         with private_file(path).open("wb") as file:
 
@@ -176,12 +175,6 @@ async def migrate(url: str, on_step: Callable[[str], None] = lambda step: None) 
         await _locked_by_this_process(is_mine)  # a wait inside the statement would hit its timeout
         # A context of its own: Tortoise initializes itself for the migration.
         await asyncio.create_task(_migrate(url, on_step), context=Context())
-
-
-async def _lacks_migrations() -> bool:
-    from paidup.db.applied_migrations import missing_migrations  # noqa: PLC0415 (it imports this module)
-
-    return bool(await missing_migrations())
 
 
 async def _locked_by_this_process(try_lock: Callable[[], Awaitable[bool]]) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Awaitable
 
 from redis.exceptions import AuthenticationError, ResponseError
 
-from paidup.db.applied_migrations import require_migrated
-from paidup.db.connection import migrate, open_database
+from paidup.db.applied_migrations import migrate_where_needed, require_migrated
+from paidup.db.connection import open_database
 from paidup.domain.catalog import Catalogue
 from paidup.errors import ConfigurationError, DatabaseUnreachable, StripeError
 from paidup.operations.stripe_setup import open_gateway_only
@@ -69,7 +69,7 @@ async def _problems_of(check: Awaitable[None]) -> list[str]:
 
 async def _check_database(settings: Settings, migrate_first: bool, catalogue: Catalogue | None) -> None:
     if migrate_first:
-        await migrate(settings.effective_database_url)
+        await migrate_where_needed(settings.effective_database_url)
     async with open_database(settings.effective_database_url, pool=1):
         await require_migrated()
         problems = await check_units(catalogue) if catalogue is not None else []
