@@ -29,23 +29,21 @@ from typing import Any
 
 import aiohttp
 from playwright.async_api import Page
-from rich.console import Console
 from rich.table import Table
 
 from paidup.runtime.redis_client import connect_redis
 from paidup.stripe_api.gateway import open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
+from tests.bench.report import console
 from tests.support.browsers import running_browser
 from tests.support.processes import Child, free_port
 from tests.support.stripe_sandbox import StripeSide
-
-console = Console()
 
 MODES = {
     "socket": "Paidup",
     "later": "Paidup, opened after the payment",
     "polling": "polling each second",
-    "reloading": "webhook alone, reloaded in time",
+    "reloading": "webhook only, reloaded in time",
 }
 
 # All wait for the same thing, from the same moment, in the same page.
@@ -131,7 +129,7 @@ async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
         floor = await _floor(sandbox, stripe_side, rounds, folder)
         table = Table(title=f"From the confirmed payment to “active” ({rounds} rounds)", min_width=110)
         for column in ("", "known, p50 ms", "p90", "painted, p50 ms", "p90", "over the floor", "source"):
-            table.add_column(column, justify="left" if not column else "right")
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
         table.add_row("floor: one Stripe round trip", *_figures(floor), "", "", "", "")
         for delay_ms in (0, 5000):
             await stripe_side.conditions(webhook_delay_ms=delay_ms)
@@ -139,12 +137,12 @@ async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
             for mode, runs in runs_of.items():
                 known, painted = [run[0] for run in runs], [run[1] for run in runs]
                 over = statistics.median(painted) - statistics.median(floor)
-                label = f"{MODES[mode]}, webhook after {delay_ms} ms"
+                label = f"{MODES[mode]}, {'webhooks at once' if not delay_ms else 'after 5 s'}"
                 sources = ", ".join(sorted({run[3] for run in runs}))
                 table.add_row(label, *_figures(known), *_figures(painted), f"{over:.1f}", sources)
             ratio = _median(runs_of["polling"]) / _median(runs_of["socket"])
-            sooner = f"{ratio:.0f} times sooner than polling"
-            table.add_row("", "", "", "", "", "", sooner, end_section=True)
+            sooner = f"sooner than polling: {ratio:.0f} times"
+            table.add_row(sooner, "", "", "", "", "", "", end_section=True)
     console.print(table)
     console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
 

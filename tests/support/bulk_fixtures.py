@@ -10,8 +10,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from paidup.db.models import Account, Invoice, KnownPrice
+import msgspec
+
+from paidup.db.models import Account, Invoice, KnownPrice, Subscription
 from paidup.domain.plans_toml import parse_catalogue
+from paidup.payments.entitlements import to_known
 from paidup.runtime.clock import at_unix, now
 from paidup.settings import PACKAGED_PLANS
 from tests.support.stripe_sandbox import forged_event
@@ -96,7 +99,29 @@ async def seed(count: int, created: Callable[[int], int]) -> None:
         for number in range(count)
     ]
     await Invoice.bulk_create(invoices, batch_size=ROWS_AT_ONCE)
+    await _store_subscriptions(accounts, invoices)
     await _store_price()
+
+
+async def _store_subscriptions(accounts: list[Account], invoices: list[Invoice]) -> None:
+    """The subscription of each account, in its row as well, as the checkout leaves them."""
+    subscriptions = [
+        Subscription(
+            id=each.subscription,
+            account_id=each.account_id,
+            plan=each.plan,
+            price=each.price,
+            latest_invoice=each.id,
+            fetched_at=each.changed_at,
+        )
+        for each in invoices
+    ]
+    await Subscription.bulk_create(subscriptions, batch_size=ROWS_AT_ONCE)
+    for account, invoice, subscription in zip(accounts, invoices, subscriptions, strict=True):
+        account.id = invoice.account_id
+        account._saved_in_db = True
+        account.known_subscriptions = msgspec.to_builtins(to_known([subscription]))
+    await Account.bulk_update(accounts, ["known_subscriptions"], batch_size=ROWS_AT_ONCE)
 
 
 async def _store_price() -> None:
