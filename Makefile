@@ -66,6 +66,7 @@ format: $(DEV) ## format the code and fix what ruff can fix
 
 bench: $(DEV) ## run all benchmarks against their floors (half an hour)
 	$(BIN)/python -m tests.bench.activation
+	$(BIN)/python -m tests.bench.activation_server
 	$(BIN)/python -m tests.bench.sockets
 	$(BIN)/python -m tests.bench.webhooks
 	$(BIN)/python -m tests.bench.spends
