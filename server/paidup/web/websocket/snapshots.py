@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from paidup.db.bulk import KEYS_PER_QUERY
+from paidup.db.bulk import KEYS_PER_QUERY, ROWS_PER_TURN
 from paidup.db.connection import OUTAGES
 from paidup.domain.messages import encode
 from paidup.realtime.current_rows import TOPICS, read_current
@@ -91,7 +91,9 @@ class Snapshots:
         for session in sessions:
             by_key.setdefault(session.key, []).append(session)
         try:
-            for key, message in await read_current(topic, by_key):
+            for number, (key, message) in enumerate(await read_current(topic, by_key), start=1):
+                if number % ROWS_PER_TURN == 0:
+                    await asyncio.sleep(0)  # half a thousand frames take milliseconds
                 frame = encode(message)
                 for session in by_key[key]:
                     session.offer(message, frame)
