@@ -63,7 +63,7 @@ RETRYABLE_OUTCOMES = frozenset(
 """Payments that cannot be assigned yet: the event stays unhandled, is retried, and is shown to operators."""
 UNCLAIMED_RETRY_S = 24 * 3600.0
 """How often an event is tried whose payment belongs to nobody yet. A claim makes it due at once."""
-MAX_UNCLAIMEDATTEMPTS = 400
+MAX_UNCLAIMED_ATTEMPTS = 400
 """For more than a year."""
 
 
@@ -247,7 +247,7 @@ class Events:
         with storage_errors():
             row = await StripeEvent.get(id=event_id)
             delay = event_retry_s(row.attempts)
-            if delay is None and row.attempts < MAX_UNCLAIMEDATTEMPTS:
+            if delay is None and row.attempts < MAX_UNCLAIMED_ATTEMPTS:
                 delay = at_last_every_s
             await StripeEvent.filter(id=event_id).update(
                 attempts=row.attempts + 1,
