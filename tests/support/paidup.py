@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,8 +226,9 @@ async def serving(
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=port, **options))
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     task = asyncio.create_task(server.serve())
+    task.add_done_callback(lambda _: server.up.set())
     try:
-        await wait_until(lambda: server.started or task.done())
+        await server.up.wait()
         if task.done():
             task.result()
         yield Paidup(f"http://127.0.0.1:{port}", http, app)
@@ -237,10 +238,12 @@ async def serving(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which ends when it is told to: its own looks ten times a second whether it should."""
+    """uvicorn's server, which begins and ends at once: its own pauses for tenths of a second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self.up = asyncio.Event()
+        """It serves, or has ended."""
         self._told = asyncio.Event()
 
     def stop(self) -> None:
@@ -249,12 +252,26 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await self.on_tick(0)
+        self.up.set()
         await self._told.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Leaves no connection: where uvicorn waited in vain, a later test would be blamed for it."""
-        await super().shutdown(sockets)
-        for connection in list(self.server_state.connections):
+        state = self.server_state
+        for server in self.servers:
+            server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0)  # those that are idle are closed then
+        with suppress(AssertionError):
+            await wait_until(
+                lambda: not state.connections and not state.tasks,
+                within=self.config.timeout_graceful_shutdown or 10.0,
+            )
+        for task in state.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+        for connection in list(state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
 
