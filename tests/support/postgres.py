@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,9 +41,16 @@ SELECT bool_and(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 _BEGIN_AT_ONE = """
-SELECT setval(oid::regclass, 1, false) FROM pg_class
+SELECT count(setval(oid::regclass, 1, false)) FROM pg_class
 WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace AND relname NOT LIKE 'tortoise_migrations%'
 """
+
+
+def _delete_all(tables: Sequence[str]) -> str:
+    """One statement that empties all of them and counts their rows."""
+    parts = [f'd{number} AS (DELETE FROM "{table}" RETURNING 1)' for number, table in enumerate(tables)]
+    counts = [f"(SELECT count(*) FROM d{number})" for number in range(len(tables))]
+    return f"WITH {', '.join(parts)} SELECT {' + '.join(counts)}"
 
 
 class Databases:
@@ -58,10 +66,12 @@ class Databases:
         self.server.start()
         self._made = 0
         self._free: list[str] = []
+        self._connections: dict[str, asyncpg.Connection] = {}
+        """By database, kept from one return to the next: a new one would plan everything again."""
         self._loop = asyncio.new_event_loop()
         self.server.psql(f"CREATE DATABASE {TEMPLATE}")
         self._run(migrate(self.server.get_uri(database=TEMPLATE)))
-        self._tables, self._fingerprint = self._run(self._shape())
+        self._delete_all, self._fingerprint = self._run(self._shape())
 
     def take(self) -> str:
         """The name of a database for its borrower alone."""
@@ -81,36 +91,52 @@ class Databases:
         if as_new:
             self._free.append(name)
         else:
+            self._disconnect(name)
             self.server.psql(f"DROP DATABASE {name} WITH (FORCE)")
 
     def close(self) -> None:
+        for name in list(self._connections):
+            self._disconnect(name)
         self._loop.close()
         self.server.cleanup()
 
-    async def _shape(self) -> tuple[list[str], Any]:
-        """The tables that hold rows of ours, and what tells one schema from another."""
+    async def _shape(self) -> tuple[str, Any]:
+        """What deletes all rows of ours, and what tells one schema from another."""
         connection = await asyncpg.connect(self.server.get_uri(database=TEMPLATE))
         rows = await connection.fetch(_TABLES)
         fingerprint = await connection.fetchrow(_FINGERPRINT)
         await connection.close()
-        return [row["tablename"] for row in rows], fingerprint
+        return _delete_all([row["tablename"] for row in rows]), fingerprint
 
     async def _emptied(self, name: str) -> bool:
-        connection = await asyncpg.connect(self.server.get_uri(database=name), timeout=10, command_timeout=20)
-        try:
-            if await connection.fetchval(_OTHERS_GONE) is False:
-                return False
-            if await connection.fetchrow(_FINGERPRINT) != self._fingerprint:
-                return False
-            # Whatever refers to whatever: no order of the tables need be known.
-            await connection.execute("SET session_replication_role = replica")
-            deleted = 0
-            for table in self._tables:
-                deleted += int((await connection.execute(f'DELETE FROM "{table}"')).removeprefix("DELETE "))
-            await connection.execute(_BEGIN_AT_ONE)
-            return deleted < MANY_ROWS
-        finally:
-            await connection.close()
+        connection = await self._connection(name)
+        if await connection.fetchval(_OTHERS_GONE) is False:
+            return False
+        if await connection.fetchrow(_FINGERPRINT) != self._fingerprint:
+            return False
+        deleted = await connection.fetchval(self._delete_all)
+        await connection.fetchval(_BEGIN_AT_ONE)
+        return bool(deleted < MANY_ROWS)
+
+    async def _connection(self, name: str) -> asyncpg.Connection:
+        """The one that is kept, unless a test has cut it off."""
+        kept = self._connections.get(name)
+        if kept is not None:
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await kept.fetchval("SELECT 1")
+                return kept
+            kept.terminate()
+        uri = self.server.get_uri(database=name)
+        made = self._connections[name] = await asyncpg.connect(uri, timeout=10, command_timeout=20)
+        # Whatever refers to whatever: no order of the tables need be known.
+        await made.execute("SET session_replication_role = replica")
+        return made
+
+    def _disconnect(self, name: str) -> None:
+        connection = self._connections.pop(name, None)
+        if connection is not None:
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                self._run(connection.close(timeout=5))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """On a loop of its own: the fixtures that borrow are not coroutines, and have no loop."""
