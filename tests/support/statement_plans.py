@@ -52,14 +52,14 @@ async def scanned_tables(connection: asyncpg.Connection, statement: str, argumen
     plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *arguments)
     await connection.execute("RESET enable_seqscan")
     (explained,) = msgspec.json.decode(plan)
-    read = {node["Relation Name"] for node in _nodes(explained["Plan"]) if node["Node Type"] == "Seq Scan"}
+    read = {node["Relation Name"] for node in nodes_of(explained["Plan"]) if node["Node Type"] == "Seq Scan"}
     return read & growing_tables()
 
 
-def _nodes(plan: Plan) -> Iterator[Plan]:
+def nodes_of(plan: Plan) -> Iterator[Plan]:
     yield plan
     for part in plan.get("Plans", ()):
-        yield from _nodes(part)
+        yield from nodes_of(part)
 
 
 @contextmanager

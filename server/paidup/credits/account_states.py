@@ -10,21 +10,24 @@ for a lock. On PostgreSQL this is one statement that reads and one that writes, 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 import msgspec
 from tortoise.models import Model
 
-from paidup.credits.moves import GrantPortion
+from paidup.credits import ledger
+from paidup.credits.moves import GrantPortion, spending_order
 from paidup.db.bulk import quote_names, to_arrays, to_json, to_parameters, unnest_sql
 from paidup.db.connection import connection, is_sqlite
 from paidup.db.instances import columns_of, row_of
 from paidup.db.models import (
+    ROLLS_OVER,
+    WITH_CREDITS,
     Account,
     CreditGrant,
     EntryKind,
-    GrantState,
     LedgerEntry,
     Reservation,
     ReservationState,
@@ -34,6 +37,8 @@ from paidup.db.unit_of_work import UnitOfWork, insert_columns
 _BALANCE = ("id", "balance", "held", "version", "unit_balances")
 _REMAINING = ("id", "account_id", "remaining")
 _ENDED = ("id", "account_id", "state", "used")
+MANY_GRANTS = 11
+"""So many grants with credits are read of an account, those first that are spent first."""
 
 
 class Held(msgspec.Struct):
@@ -46,6 +51,7 @@ class Held(msgspec.Struct):
 class AccountState(msgspec.Struct):
     """An account as it was read: its grants that hold credits, of all units, and the changes to write.
 
+    Of very many grants only the first that are spent are read, and those that roll over.
     `version`, and `versions` of the grants, are PostgreSQL's xmin. The rest is read by the functions below.
     """
 
@@ -64,6 +70,21 @@ class AccountState(msgspec.Struct):
 
     def of_unit(self, unit: str) -> list[CreditGrant]:
         return [grant for grant in self.grants.values() if grant.unit == unit]
+
+    def spendable(self, unit: str, at: datetime) -> list[CreditGrant] | None:
+        """Grants of the unit that may be spent, in order: all, or the first of very many.
+
+        None where some of its grants have to be ended first, or may have to be.
+        """
+        live = ledger.spendable(self.of_unit(unit), at)
+        if live is None or len(self.grants) < MANY_GRANTS:
+            return live
+        # The rest ends later, or is as long as it is not used up.
+        first = sorted(self.grants.values(), key=spending_order)[:MANY_GRANTS]
+        end = first[-1].expires_at
+        if end is not None and end <= at:
+            return None
+        return [grant for grant in live if grant in first]
 
     def note_changed(self, portions: Sequence[tuple[CreditGrant, int]]) -> list[GrantPortion]:
         """Write these grants' `remaining`, which has changed by so many credits."""
@@ -89,7 +110,7 @@ async def lock_free(accounts: Collection[int]) -> list[int]:
 
 
 async def read_states(accounts: Collection[int]) -> dict[int, AccountState]:
-    """These accounts and their live grants, as of one moment."""
+    """These accounts and their live grants, at least the first `MANY_GRANTS`, as of one moment."""
     db = connection()
     sqlite = is_sqlite(db)
     _, found = await db.execute_query(_read_sql(sqlite), [_keys(accounts, sqlite)])
@@ -106,8 +127,9 @@ async def read_states(accounts: Collection[int]) -> dict[int, AccountState]:
     return states
 
 
-_LIVE = f"account_id = accounts.id AND state = '{GrantState.LIVE.value}' AND remaining <> 0"
-"""Not as in models.SPENDABLE: where the statistics are old, its index would be read for all accounts."""
+_LIVE = f"account_id = accounts.id AND {WITH_CREDITS}"
+_FIRST = f"{_LIVE} ORDER BY expires_at NULLS LAST, id LIMIT {MANY_GRANTS}"
+_ROLLS_OVER = f"{_LIVE} AND {ROLLS_OVER}"
 
 
 @cache
@@ -116,11 +138,15 @@ def _read_sql(sqlite: bool) -> str:
     of_accounts = ", ".join(f'accounts."{name}"' for name in columns_of(Account))
     of_grants = ", ".join(f'own."{name}"' for name in columns_of(CreditGrant))
     if sqlite:
-        seen, joined = "'', ''", f"credit_grants AS own ON {_LIVE}"
-    else:  # OFFSET: each account's by themselves, by the index on them
+        seen, grants = "'', ''", "SELECT id FROM credit_grants WHERE"
+        ids = f"SELECT id FROM ({grants} {_FIRST}) UNION ALL {grants} {_ROLLS_OVER}"
+        # As a list, since SQLite has no LATERAL and looks up no rows by a subquery that another row decides.
+        listed = f"json_each((SELECT json_group_array(id) FROM ({ids}))) AS read"
+        joined = f"{listed} LEFT JOIN credit_grants AS own ON own.id = read.value"
+    else:
         seen = "accounts.xmin::text, own.seen"
-        grants = f"SELECT {quote_names(columns_of(CreditGrant))}, xmin::text AS seen FROM credit_grants"
-        joined = f"LATERAL ({grants} WHERE {_LIVE} OFFSET 0) AS own ON TRUE"
+        grants = f"SELECT {quote_names(columns_of(CreditGrant))}, xmin::text AS seen FROM credit_grants WHERE"
+        joined = f"LATERAL (({grants} {_FIRST}) UNION ALL ({grants} {_ROLLS_OVER})) AS own ON TRUE"
     query = f"SELECT {of_accounts}, {of_grants}, {seen} FROM accounts LEFT JOIN {joined}"
     return f"{query} WHERE accounts.id {_is_one_of(sqlite)}"
 
@@ -154,6 +180,10 @@ async def read_reserved(states: Collection[AccountState], keys: Collection[str])
     db, by_id = connection(), {state.account.id: state for state in states}
     sqlite = is_sqlite(db)
     named = f"account_id {_is_one_of(sqlite)} AND key {_is_one_of(sqlite, 2)}"
+    if sqlite:  # else it would read all reservations of the accounts
+        given = "json_each(?1) AS account CROSS JOIN json_each(?2) AS named CROSS JOIN reservations AS own"
+        own = "own.account_id = account.value AND own.key = named.value"
+        named = f"id IN (SELECT own.id FROM {given} ON {own})"
     query = f"SELECT {quote_names(columns_of(Reservation))} FROM reservations WHERE {named}"
     _, found = await db.execute_query(query, [_keys(by_id, sqlite), _keys(keys, sqlite)])
     for row in (row_of(Reservation, tuple(cells), sqlite) for cells in found):

@@ -9,36 +9,41 @@ audit can run while credits move.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from paidup.db.connection import connection, storage_errors
+from paidup.db.models import WITH_CREDITS
+from paidup.domain.units import DEFAULT_UNIT
 
 ACCOUNTS_PER_SLICE = 500
+ENTRIES_PER_SLICE = 10_000
+"""Of several accounts. One that has more is a slice of its own."""
 
 # Only integers of our own are formatted into these statements.
-_BALANCES = """
-SELECT a.id AS id, a.external_id AS external_id, a.balance AS balance,
-       COALESCE((SELECT SUM(e.credits) FROM ledger_entries e
-                 WHERE e.account_id = a.id AND e.unit = ''), 0) AS entries,
-       COALESCE((SELECT SUM(g.remaining) FROM credit_grants g
-                 WHERE g.account_id = a.id AND g.state = 'live' AND g.unit = ''), 0) AS live
-FROM accounts a WHERE a.id > {after} ORDER BY a.id LIMIT {limit}
+_LAST_ACCOUNT = """
+SELECT MAX(id) AS last FROM (SELECT id FROM accounts WHERE id > {after} ORDER BY id LIMIT {limit}) some_of
 """
-_OTHER_UNITS = """
-SELECT a.external_id AS external_id, a.unit_balances AS unit_balances, u.unit AS unit,
-       COALESCE((SELECT SUM(e.credits) FROM ledger_entries e
-                 WHERE e.account_id = a.id AND e.unit = u.unit), 0) AS entries,
-       COALESCE((SELECT SUM(g.remaining) FROM credit_grants g
-                 WHERE g.account_id = a.id AND g.state = 'live' AND g.unit = u.unit), 0) AS live
+_NEXT_AFTER_ENTRIES = """
+SELECT account_id FROM ledger_entries WHERE account_id > {after} AND account_id <= {last}
+ORDER BY account_id LIMIT 1 OFFSET {entries}
+"""
+_BALANCES = """
+SELECT a.external_id AS external_id, a.balance AS balance, a.unit_balances AS unit_balances,
+       sums.unit AS unit, sums.entries AS entries, sums.live AS live
 FROM accounts a LEFT JOIN (
-    SELECT account_id, unit FROM ledger_entries
-    WHERE unit <> '' AND account_id > {after} AND account_id <= {last}
-    UNION SELECT account_id, unit FROM credit_grants
-    WHERE unit <> '' AND account_id > {after} AND account_id <= {last}) u ON u.account_id = a.id
-WHERE a.id > {after} AND a.id <= {last} AND (u.unit IS NOT NULL OR a.unit_balances IS NOT NULL)
-ORDER BY a.id, u.unit
+    SELECT account_id, unit, SUM(entries) AS entries, SUM(live) AS live FROM (
+        SELECT account_id, unit, SUM(credits) AS entries, 0 AS live FROM ledger_entries
+        WHERE account_id > {after} AND account_id <= {last} GROUP BY account_id, unit
+        UNION ALL
+        SELECT account_id, unit, 0, SUM(remaining) FROM credit_grants
+        WHERE account_id > {after} AND account_id <= {last} AND {live} GROUP BY account_id, unit
+    ) both_tables GROUP BY account_id, unit
+) sums ON sums.account_id = a.id
+WHERE a.id > {after} AND a.id <= {last} ORDER BY a.id, sums.unit
 """
 _GRANTS = """
 SELECT i.id AS id, i.status AS status, i.settled_at AS settled_at, g.id AS grant_id
@@ -74,17 +79,30 @@ class Slice(msgspec.Struct, frozen=True):
 async def audit_slice(after: int, limit: int = ACCOUNTS_PER_SLICE) -> Slice:
     """Audit up to `limit` accounts with ids above `after`. Raises StorageUnavailable."""
     with storage_errors():
-        accounts = await _rows(_BALANCES.format(after=int(after), limit=int(limit)))
-        if not accounts:
+        last = await _last_of_slice(int(after), int(limit))
+        if last is None:
             return Slice([], 0, None)
-        last = int(accounts[-1]["id"])
-        others = await _rows(_OTHER_UNITS.format(after=int(after), last=last))
-        ungranted = await _rows(_GRANTS.format(after=int(after), last=last))
-        unexplained = await _rows(_CORRECTIONS.format(after=int(after), last=last))
-    findings = [finding for account in (*accounts, *_by_unit(others)) for finding in _compare(account)]
+        span = {"after": int(after), "last": last}
+        accounts = await _rows(_BALANCES.format(**span, live=WITH_CREDITS))
+        ungranted = await _rows(_GRANTS.format(**span))
+        unexplained = await _rows(_CORRECTIONS.format(**span))
+    findings = [finding for account in _by_unit(accounts) for finding in _compare(account)]
     findings += [_invoice_finding(row) for row in ungranted]
     findings += [_correction_finding(row) for row in unexplained]
-    return Slice(findings, len(accounts), last)
+    return Slice(findings, len({account["external_id"] for account in accounts}), last)
+
+
+async def _last_of_slice(after: int, limit: int) -> int | None:
+    """The last account of the slice that begins after this one; None after the last."""
+    (found,) = await _rows(_LAST_ACCOUNT.format(after=after, limit=limit))
+    if found["last"] is None:
+        return None
+    span = {"after": after, "last": int(found["last"])}
+    beyond = await _rows(_NEXT_AFTER_ENTRIES.format(**span, entries=ENTRIES_PER_SLICE))
+    if not beyond:
+        return span["last"]
+    (first,) = await _rows(_LAST_ACCOUNT.format(after=after, limit=1))
+    return max(int(first["last"]), int(beyond[0]["account_id"]) - 1)
 
 
 async def audit_all(on_progress: Callable[[int], None] = lambda _: None) -> list[Finding]:
@@ -100,25 +118,23 @@ async def audit_all(on_progress: Callable[[int], None] = lambda _: None) -> list
 
 
 def _by_unit(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each account and unit, with the balance that the account's row keeps of it."""
-    summed: dict[str, set[str]] = {}
-    kept: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        name, found = row["external_id"], row["unit_balances"]
-        kept[name] = (msgspec.json.decode(found) if isinstance(found, str | bytes) else found) or {}
-        units = summed.setdefault(name, set())
-        if row["unit"] is not None:
-            units.add(row["unit"])
-            yield {**row, "balance": kept[name].get(row["unit"], {}).get("balance", 0)}
-    for name, balances in kept.items():
-        for unit in sorted(set(balances) - summed[name]):  # no entry and no grant is of it
-            balance = balances[unit].get("balance", 0)
-            yield {"external_id": name, "unit": unit, "balance": balance, "entries": 0, "live": 0}
+    """Each account and unit that has entries, live grants or a balance, with the balance of its row."""
+    for name, of_account in groupby(rows, itemgetter("external_id")):
+        sums = list(of_account)
+        found = sums[0]["unit_balances"]
+        others = (msgspec.json.decode(found) if isinstance(found, str | bytes) else found) or {}
+        balances = {unit: each.get("balance", 0) for unit, each in others.items()}
+        balances[DEFAULT_UNIT] = sums[0]["balance"]
+        by_unit = {row["unit"]: row for row in sums if row["unit"] is not None}
+        for unit in sorted(balances.keys() | by_unit.keys()):
+            summed = by_unit.get(unit, {"entries": 0, "live": 0})
+            compared = {"entries": summed["entries"], "live": summed["live"]}
+            yield {"external_id": name, "unit": unit, "balance": balances.get(unit, 0), **compared}
 
 
 def _compare(account: dict[str, Any]) -> list[Finding]:
     balance, entries, live = (int(account[name]) for name in ("balance", "entries", "live"))
-    subject = f"account {account['external_id']}" + (f", {account['unit']}" if "unit" in account else "")
+    subject = f"account {account['external_id']}" + (f", {account['unit']}" if account["unit"] else "")
     findings = []
     if balance != entries:
         findings.append(Finding(subject, f"the balance is {balance}, the entries sum to {entries}"))

@@ -21,7 +21,7 @@ from paidup.db.unit_accounts import (
     invoice_in_unit,
     invoice_row,
 )
-from paidup.db.unit_of_work import UnitOfWork
+from paidup.db.unit_of_work import UnitOfWork, read_many
 from paidup.domain.catalog import Catalogue
 from paidup.domain.credit_schedule import (
     Money,
@@ -37,6 +37,7 @@ from paidup.domain.renewals import grace_of
 from paidup.domain.units import DEFAULT_UNIT
 from paidup.runtime.clock import at_unix
 
+_OTHERS = "account_id = $1 AND affects_others AND settled_at IS NOT NULL AND id <> $2"
 CHANGE = "subscription_update"
 """The billing reason of an upgrade or downgrade (and of a trial's end)."""
 
@@ -83,8 +84,7 @@ async def create_grants(
     """
     others: list[Invoice] = []
     if row.affects_others:
-        settled = Invoice.filter(account_id=account.id, affects_others=True, settled_at__not_isnull=True)
-        others = await settled.exclude(id=row.id)
+        others = await read_many(Invoice, _OTHERS, account.id, row.id)
     in_order = sorted((row, *others), key=lambda each: (each.finalized_at or each.created_at, each.sequence))
     planned, number = _plan(in_order), 1
     for unit, of_unit in planned.items():

@@ -23,7 +23,7 @@ from paidup.credits.entry_events import add_events
 from paidup.db.instances import new_row
 from paidup.db.models import Account, CreditGrant, EntryKind, GrantState, LedgerEntry
 from paidup.db.unit_accounts import AnyAccount, AnyInvoice, save_balance, write_balance
-from paidup.db.unit_of_work import UnitOfWork, read_locked
+from paidup.db.unit_of_work import UnitOfWork, read_locked, read_many
 from paidup.errors import InsufficientCredits, KeyReused
 from paidup.runtime.clock import now
 
@@ -206,8 +206,7 @@ async def spend(account: AnyAccount, credits: int, key: str, at: datetime, reaso
 async def live_grants(account: AnyAccount, at: datetime) -> list[CreditGrant]:
     """The grants that may be spent, in spending order, after ending those that expire by `at`."""
     # Used-up grants without an expiry stay live forever, so they are not read.
-    own = CreditGrant.filter(account_id=account.id, unit=account.unit)
-    live = await own.filter(state=GrantState.LIVE, remaining__gt=0)
+    live = await read_many(CreditGrant, moves.WITH_CREDITS_OF_UNIT, account.id, account.unit)
     for ended in sorted((g for g in live if is_over(g, at)), key=moves.spending_order):
         await _end(account, ended, _kept(ended, live), at)
     for rolled, over in _beyond_cap(live):

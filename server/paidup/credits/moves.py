@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from paidup.db.models import CreditGrant, GrantState
+from paidup.db.models import WITH_CREDITS, CreditGrant, GrantState
 from paidup.db.unit_accounts import AnyAccount
+from paidup.db.unit_of_work import read_many
 
 GrantPortion = tuple[int, int]
 """A grant's id and a number of its credits."""
+WITH_CREDITS_OF_UNIT = f"account_id = $1 AND unit = $2 AND {WITH_CREDITS}"
+"""The condition of the account's grants of one unit that have credits to spend."""
 _GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
 
 
@@ -34,8 +37,8 @@ async def settle_debt(account: AnyAccount, changed: Sequence[CreditGrant], debt:
     `changed` are grants whose `remaining` or `frozen` the caller has changed and not saved.
     """
     known = [grant.id for grant in changed]
-    own = CreditGrant.filter(account_id=account.id, unit=account.unit).exclude(id__in=known)
-    others = await own.filter(state=GrantState.LIVE, remaining__gt=0)
+    own = await read_many(CreditGrant, WITH_CREDITS_OF_UNIT, account.id, account.unit)
+    others = [grant for grant in own if grant.id not in known]
     live = [*changed, *sorted(others, key=spending_order)]
     held: int = sum(grant.remaining for grant in live)
     left = min(debt, held)

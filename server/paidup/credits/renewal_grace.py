@@ -72,7 +72,7 @@ async def awaits_renewal(account: Account) -> bool:
     Used-up ones as well: a reservation or a failed refund may return credits to them.
     """
     live = CreditGrant.filter(account_id=account.id, state=GrantState.LIVE)
-    return await live.filter(usable_until__not_isnull=True).exists()
+    return await live.filter(usable_until__gt=at_unix(0)).exists()  # as an index finds it on SQLite, too
 
 
 async def read_facts(subscription: str) -> RenewalFacts:

@@ -48,11 +48,13 @@ class Spend(msgspec.Struct, frozen=True):
 
     def decide(self, state: AccountState) -> Answer | None:
         account, reference = in_unit(state.account, self.unit), spend_reference(self)
-        live = ledger.spendable(state.of_unit(self.unit), self.at)
+        live = state.spendable(self.unit, self.at)
         if live is None or reference in state.spent:
             return None
         if account.balance < self.credits:
             return _refuse(state, account, self.credits, self.at)
+        if sum(grant.remaining for grant in live) < self.credits:
+            return None  # of very many grants, others have the rest
         state.spent |= {reference}
         state.note_changed(moves.take(live, self.credits))
         kind = EntryKind.SPEND
@@ -74,11 +76,13 @@ class Reserve(msgspec.Struct, frozen=True):
 
     def decide(self, state: AccountState) -> Answer | None:
         account = in_unit(state.account, self.unit)
-        live = ledger.spendable(state.of_unit(self.unit), self.at)
+        live = state.spendable(self.unit, self.at)
         if live is None or self.key in state.reserved:
             return None
         if account.balance < self.credits:
             return _refuse(state, account, self.credits, self.at)
+        if sum(grant.remaining for grant in live) < self.credits:
+            return None  # of very many grants, others have the rest
         row = state.reserved[self.key] = new_row(
             Reservation,
             account_id=account.id,
@@ -179,7 +183,7 @@ def _end(
     account, own = in_unit(state.account, row.unit), state.of_unit(row.unit)
     if row.state is not ReservationState.HELD or row.expires_at <= at or row.pk is None:
         return None
-    if state.has_reversals or moves.debt_of(account) or ledger.spendable(own, at) is None:
+    if state.has_reversals or moves.debt_of(account) or state.spendable(row.unit, at) is None:
         return None
     unused = reservations.unused_of(row.sources, row.credits - used)
     returned = [(state.grants.get(grant_id), credits) for grant_id, credits in unused]

@@ -32,6 +32,7 @@ from paidup.db.unit_accounts import (
     invoice_row,
     units_of,
 )
+from paidup.db.unit_of_work import read_many
 from paidup.domain.catalog import AfterRefund
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.reversals import Claim, ReversalFacts, claim, reason
@@ -44,6 +45,7 @@ COUNTS = (
 )
 """The columns of an invoice that this module writes."""
 _GRANTED = [GrantState.LIVE, GrantState.EXPIRED]
+_WITH_REVERSALS = "account_id = $1 AND has_reversals AND settled_at IS NOT NULL ORDER BY id"
 
 
 class ReversalNews(msgspec.Struct, frozen=True):
@@ -194,7 +196,8 @@ async def _take_back(row: AnyInvoice, grants: Sequence[CreditGrant], credits: in
     row.credits_unrecoverable += gone
     credits -= gone
     if credits:
-        newest = await Reservation.filter(account_id=invoice_row(row).account_id).order_by("-id").first()
+        # Of any account: the later ones of this account, which is locked, have higher ids.
+        newest = await Reservation.all().order_by("-id").only("id").first()
         row.reserved_through = newest.id if newest else 0
     if after is AfterRefund.DEBT:
         row.credits_owed += credits
@@ -265,8 +268,7 @@ class Returned(msgspec.Struct, frozen=True):
 
 async def invoices_with_reversals(account: AnyAccount) -> list[AnyInvoice]:
     """The account's settled invoices that have reversals, and have given credits of its unit."""
-    settled = Invoice.filter(account_id=account.id, has_reversals=True, settled_at__not_isnull=True)
-    rows = await settled.order_by("id")
+    rows = await read_many(Invoice, _WITH_REVERSALS, account.id)
     given = [row for row in rows if account.unit in (DEFAULT_UNIT, *units_of(row.unit_credits))]
     return [invoice_in_unit(row, account.unit) for row in given]
 

@@ -173,6 +173,8 @@ async def migrate(url: str, on_step: Callable[[str], None] = lambda step: None) 
             return bool((await db.execute_query_dict(_TRY_LOCK))[0]["mine"])
 
         await _locked_by_this_process(is_mine)  # a wait inside the statement would hit its timeout
+        # PostgreSQL keeps a statement's snapshot until the next one: building an index would wait for it.
+        await db.execute_script("SELECT 1")
         # A context of its own: Tortoise initializes itself for the migration.
         await asyncio.create_task(_migrate(url, on_step), context=Context())
 

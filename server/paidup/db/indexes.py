@@ -8,11 +8,12 @@ from tortoise.indexes import Index
 
 
 class ConditionalIndex(Index):
-    """An index on the rows for which `condition`, SQL for both databases, holds."""
+    """An index on the rows for which `condition`, SQL for both databases, holds.
 
-    def __init__(
-        self, *, fields: tuple[str, ...] | list[str], condition: str, name: str | None = None
-    ) -> None:
+    `name` is needed where a table has two of the same columns.
+    """
+
+    def __init__(self, fields: tuple[str, ...] | list[str], condition: str, name: str | None = None) -> None:
         super().__init__(fields=list(fields), name=name)
         self.condition = condition
         self.extra = f" WHERE {condition}"

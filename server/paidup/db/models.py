@@ -88,6 +88,16 @@ class ReservationState(StrEnum):
 
 SPENDABLE = "state = 'live' AND remaining > 0"
 """The grants that have credits to spend."""
+WITH_CREDITS = "state = 'live' AND remaining <> 0"
+"""The same grants, for the index by account.
+
+It is not written alike: where PostgreSQL's statistics are old, it could read the index of `SPENDABLE`, which
+has those of all accounts, to find those of one.
+"""
+ROLLS_OVER = "rollover_cap > 0"
+"""The grants of which unused credits stay after their end, or have stayed."""
+PLANNED = "state = 'planned'"
+"""The installments of yearly plans that are not granted yet."""
 
 
 class EventSource(StrEnum):
@@ -240,7 +250,11 @@ class Invoice(Model):
 
     class Meta:
         table = "invoices"
-        indexes = (Index(fields=("account_id", "status")),)
+        indexes = (
+            Index(fields=("account_id", "status")),
+            ConditionalIndex(("account_id",), "has_reversals", "idx_invoices_has_reversals"),
+            ConditionalIndex(("account_id",), "affects_others", "idx_invoices_affects_others"),
+        )
 
 
 class CheckoutSession(Model):
@@ -341,9 +355,12 @@ class CreditGrant(Model):
         table = "credit_grants"
         unique_together = (("invoice", "installment"), ("correction",))
         indexes = (
-            Index(fields=("account_id", "state", "expires_at")),
-            Index(fields=("state", "due_at")),
+            Index(fields=("account_id", "state", "usable_until")),
+            ConditionalIndex(fields=("due_at",), condition=PLANNED),
             ConditionalIndex(fields=("expires_at",), condition=SPENDABLE),
+            # With `state`: else SQLite prefers the first one.
+            ConditionalIndex(("account_id", "state", "expires_at", "id"), WITH_CREDITS),
+            ConditionalIndex(("account_id", "state", "rollover_cap"), f"{WITH_CREDITS} AND {ROLLS_OVER}"),
         )
 
 
@@ -374,7 +391,7 @@ class LedgerEntry(Model):
     class Meta:
         table = "ledger_entries"
         unique_together = (("kind", "reference"),)
-        indexes = (Index(fields=("account_id",)),)
+        indexes = (Index(fields=("account_id", "id")),)
 
 
 class Subscription(Model):

@@ -8,10 +8,18 @@ tests/unit/test_database.py compares the migrated schema with the models.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from tortoise.migrations.constraints import UniqueConstraint
-from tortoise.migrations.operations import AddConstraint, AlterField, RemoveField, RunSQL
+from tortoise.migrations.operations import (
+    AddConstraint,
+    AddIndex,
+    AlterField,
+    RemoveField,
+    RemoveIndex,
+    RunSQL,
+)
 
 
 class Redescribe(AlterField):
@@ -82,3 +90,71 @@ class FillTable(RunSQL):
     def __init__(self, model_name: str, sql: str) -> None:
         super().__init__(sql, reverse_sql=RunSQL.noop)
         self.model_name = model_name
+
+
+class BuildIndex(AddIndex):
+    """Add an index while others write to the table, in a migration that is not `atomic`.
+
+    One that exists is left as it is: an operator may have built it before. PostgreSQL keeps an index, marked
+    as invalid, whose building was interrupted: it is built again. See
+    https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY
+    """
+
+    async def database_forward(
+        self, app_label: str, old_state: Any, new_state: Any, state_editor: Any = None
+    ) -> None:
+        model = new_state.apps.get_model(f"{app_label}.{self.model_name}")
+        name = state_editor._index_name_for_model(model, self.index)
+        await build_index(state_editor, model._meta.db_table, name, self.index.field_names, self.index.extra)
+
+
+class BuildPrefixIndex(RunSQL):
+    """Let PostgreSQL find the rows whose column begins with a text, whatever the database's collation.
+
+    SQLite compares bytes, so its own key of the column does.
+    """
+
+    def __init__(self, table: str, column: str) -> None:
+        super().__init__("", reverse_sql=RunSQL.noop)
+        self.table, self.column = table, column
+
+    async def database_forward(
+        self, app_label: str, old_state: Any, new_state: Any, state_editor: Any = None
+    ) -> None:
+        if state_editor.client.capabilities.dialect != "sqlite":
+            name = f"idx_{self.table}_{self.column}_prefix"
+            await build_index(state_editor, self.table, name, [self.column], operators=" text_pattern_ops")
+
+
+class DropIndex(RemoveIndex):
+    """Remove an index while others write to the table, in a migration that is not `atomic`."""
+
+    async def database_forward(
+        self, app_label: str, old_state: Any, new_state: Any, state_editor: Any = None
+    ) -> None:
+        model = old_state.apps.get_model(f"{app_label}.{self.model_name}")
+        index = self._find_index(old_state.models[(app_label, self.model_name)])
+        await drop_index(state_editor, state_editor._index_name_for_model(model, index))
+
+
+async def build_index(
+    editor: Any, table: str, name: str, columns: Sequence[str], extra: str = "", operators: str = ""
+) -> None:
+    concurrently = ""
+    if editor.client.capabilities.dialect != "sqlite":
+        if await editor.client.execute_query_dict(_INVALID, [name]):
+            await drop_index(editor, name)
+        concurrently = "CONCURRENTLY "
+    named = ", ".join(f'"{column}"{operators}' for column in columns)
+    await editor._run_sql(f'CREATE INDEX {concurrently}IF NOT EXISTS "{name}" ON "{table}" ({named}){extra}')
+
+
+async def drop_index(editor: Any, name: str) -> None:
+    concurrently = "" if editor.client.capabilities.dialect == "sqlite" else "CONCURRENTLY "
+    await editor._run_sql(f'DROP INDEX {concurrently}IF EXISTS "{name}"')
+
+
+_INVALID = """
+SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+WHERE relname = $1 AND relnamespace = current_schema()::regnamespace AND NOT indisvalid
+"""

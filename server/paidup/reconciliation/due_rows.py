@@ -17,9 +17,8 @@ from paidup.credits import ledger
 from paidup.credits import reservations as held_credits
 from paidup.db.connection import connection, is_sqlite, locked, storage_errors, write_transaction
 from paidup.db.models import (
+    PLANNED,
     SPENDABLE,
-    CreditGrant,
-    GrantState,
     Invoice,
     Reservation,
     ReservationState,
@@ -63,6 +62,14 @@ def ended_grants() -> str:
     text = f"""SELECT account_id FROM credit_grants WHERE {SPENDABLE} AND expires_at <= $1
 AND (usable_until IS NULL OR usable_until <= $1) ORDER BY expires_at LIMIT {BATCH}"""  # noqa: S608
     return text.replace("state = 'live'", "likely(state = 'live')").replace("$", "?") if is_sqlite() else text
+
+
+def _due_installments() -> str:
+    """The statement that finds planned installments that are due at $1, by the index on these."""
+    active = f"JOIN invoices ON invoices.id = invoice_id AND invoices.status = '{InvoiceStatus.ACTIVE.value}'"
+    text = f"""SELECT credit_grants.id AS id FROM credit_grants {active}
+WHERE {PLANNED} AND due_at <= $1 ORDER BY due_at LIMIT {BATCH}"""  # noqa: S608
+    return text.replace("$", "?") if is_sqlite() else text
 
 
 class DueRows:
@@ -134,17 +141,14 @@ class DueRows:
 
     async def installments(self) -> int:
         """Grant due installments of yearly plans. Each is granted once, even by several at a time."""
-        due = CreditGrant.filter(
-            state=GrantState.PLANNED, due_at__lte=self._clock(), invoice__status=InvoiceStatus.ACTIVE
-        )
-        rows = await due.order_by("due_at").limit(BATCH).only("id")
-        return sum(await for_each(rows, self._make_installment))
+        _, rows = await connection().execute_query(_due_installments(), [self._clock()])
+        return sum(await for_each([row["id"] for row in rows], self._make_installment))
 
-    async def _make_installment(self, row: CreditGrant) -> bool:
+    async def _make_installment(self, grant: int) -> bool:
         try:
-            return await self._settlement.make_installment(row.id)
+            return await self._settlement.make_installment(grant)
         except FAILURES as error:
-            log.warning("installment_failed", grant=row.id, error=str(error))
+            log.warning("installment_failed", grant=grant, error=str(error))
             return False
 
     async def subscriptions(self) -> int:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from paidup.credits import ledger, moves
 from paidup.db.connection import storage_errors, write_transaction
-from paidup.db.models import Account, CreditGrant, GrantState
+from paidup.db.models import WITH_CREDITS, Account, CreditGrant, GrantState
 from paidup.db.unit_accounts import in_all_units
 from paidup.db.unit_of_work import read_many
 from paidup.domain.messages import StatusMessage
@@ -151,4 +151,4 @@ async def _live_grants(account: Account) -> list[CreditGrant]:
     return sorted(live, key=moves.spending_order)
 
 
-_LIVE = f"account_id = $1 AND state = '{GrantState.LIVE.value}' AND remaining > 0"
+_LIVE = f"account_id = $1 AND {WITH_CREDITS}"
