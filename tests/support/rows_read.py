@@ -55,6 +55,7 @@ def _analyzing(read: Counter[str]) -> Iterator[None]:
         if query.lstrip().startswith(EXPLAINED):
             transaction = connection.transaction()
             await transaction.start()
+            await connection.execute("SET LOCAL enable_seqscan = off")  # as where the tables are large
             plan = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", *args)
             await transaction.rollback()
             read[query] += rows_of(msgspec.json.decode(plan)[0]["Plan"])
@@ -67,14 +68,12 @@ def _analyzing(read: Counter[str]) -> Iterator[None]:
 
 def rows_of(plan: dict[str, Any]) -> int:
     """The rows that the plan's scans looked at."""
-    return round(
-        sum(
-            (node["Actual Rows"] + sum(node.get(f"Rows Removed by {why}", 0) for why in _REMOVED))
-            * node["Actual Loops"]
-            for node in nodes_of(plan)
-            if "Relation Name" in node
-        )
-    )
+    rows = 0.0
+    for node in nodes_of(plan):
+        if "Relation Name" in node:
+            removed = sum(node.get(f"Rows Removed by {why}", 0) for why in _REMOVED)
+            rows += (node["Actual Rows"] + removed) * node["Actual Loops"]
+    return round(rows)
 
 
 _REMOVED = ("Filter", "Index Recheck")

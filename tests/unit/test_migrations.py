@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from tortoise import Tortoise
 from tortoise.backends.base.executor import EXECUTOR_CACHE
@@ -23,6 +24,7 @@ from paidup.runtime.clock import now
 from tests.structure.test_migrations import NAMES, declared, migration
 from tests.support.paidup import environment
 from tests.support.processes import Child
+from tests.support.waiting import wait_until
 
 OURS: dict[str, type[Model]] = {
     str(model._meta.db_table): model
@@ -249,3 +251,49 @@ async def test_grants_from_before_corrections_keep_their_invoice_and_their_key(e
             assert await connection().execute_query_dict("PRAGMA integrity_check") == [
                 {"integrity_check": "ok"}
             ]
+
+
+@pytest.mark.parametrize("empty_url", ["postgres"], indirect=True)
+async def test_indexes_are_built_while_others_write(empty_url: str) -> None:
+    """One that an operator has built before is left as it is, and one that was interrupted built again."""
+    built, interrupted = "idx_ledger_entr_account_4e29d9", "idx_invoices_has_reversals"
+    try:
+        await migrate_to(config=tortoise_config(empty_url), target="paidup.0028_client_references")
+    finally:
+        await Tortoise.close_connections()
+    insert = (
+        "INSERT INTO accounts (external_id, balance, purchase_number, created_at) VALUES ($1, 0, 1, now())"
+    )
+    first, second = [await asyncpg.connect(empty_url) for _ in range(2)]
+    try:
+        await second.execute(f"CREATE INDEX CONCURRENTLY {built} ON ledger_entries (account_id, id)")
+        await second.execute(f"CREATE INDEX {interrupted} ON invoices (account_id)")
+        await second.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = $1::regclass", interrupted
+        )
+        before = [await second.fetchval("SELECT $1::regclass::oid", name) for name in (built, interrupted)]
+        writing = first.transaction()
+        await writing.start()
+        await first.execute(insert, "ada")  # the last index waits for the end of this
+        migrating = asyncio.create_task(migrate(empty_url))
+
+        async def waits() -> bool:
+            return bool(await second.fetchval(WAITING))
+
+        await wait_until(waits, within=30)
+        await second.execute(insert, "bob", timeout=4)
+        await writing.commit()
+        await migrating
+        after = [await second.fetchval("SELECT $1::regclass::oid", name) for name in (built, interrupted)]
+        invalid = await second.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid")
+    finally:
+        await first.close()
+        await second.close()
+    assert (before[0], invalid) == (after[0], 0)
+    assert before[1] != after[1]
+
+
+WAITING = """
+SELECT 1 FROM pg_stat_activity
+WHERE query LIKE 'CREATE INDEX CONCURRENTLY%accounts%' AND wait_event_type = 'Lock'
+"""

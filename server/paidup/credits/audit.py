@@ -48,6 +48,7 @@ WHERE a.id > {after} AND a.id <= {last} ORDER BY a.id, sums.unit
 _GRANTS = """
 SELECT i.id AS id, i.status AS status, i.settled_at AS settled_at, g.id AS grant_id
 FROM invoices i LEFT JOIN credit_grants g ON g.invoice_id = i.id AND g.installment = 1
+  AND g.account_id > {after} AND g.account_id <= {last}
 WHERE i.account_id > {after} AND i.account_id <= {last}
   AND ((i.status IN ('active', 'reversed') AND g.id IS NULL) OR (i.settled_at IS NULL AND g.id IS NOT NULL))
 """

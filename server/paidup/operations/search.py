@@ -72,7 +72,7 @@ def _begins_with() -> str:
     at_least, below, last, order = (
         (">=", "<", "char", "") if is_sqlite() else ("~>=~", "~<~", "chr", " USING ~<~")
     )
-    end = f"$1 || {last}({sys.maxunicode})"
+    end = f"($1 || {last}({sys.maxunicode}))"
     return f"external_id {at_least} $1 AND external_id {below} {end} ORDER BY external_id{order} LIMIT {MOST}"
 
 
