@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import Context
 from functools import wraps
 from pathlib import Path
@@ -167,14 +167,21 @@ async def migrate(url: str, on_step: Callable[[str], None] = lambda step: None) 
             await _locked_by_this_process(is_locked)
             await asyncio.create_task(_migrate(url, on_step), context=Context())
         return
-    async with open_database(url, pool=1), write_transaction() as db:
+    async with open_database(url, pool=1), AsyncExitStack() as held:
 
         async def is_mine() -> bool:
-            return bool((await db.execute_query_dict(_TRY_LOCK))[0]["mine"])
+            """Whether a transaction that stays open has the lock. One without it ends: an index that another
+            process builds waits for all transactions that have read.
+            """
+            async with AsyncExitStack() as trying:
+                db = await trying.enter_async_context(write_transaction())
+                if not (await db.execute_query_dict(_TRY_LOCK))[0]["mine"]:
+                    return False
+                await db.execute_script("SELECT 1")  # PostgreSQL keeps a snapshot until the next statement
+                held.push_async_exit(trying.pop_all())
+            return True
 
         await _locked_by_this_process(is_mine)  # a wait inside the statement would hit its timeout
-        # PostgreSQL keeps a statement's snapshot until the next one: building an index would wait for it.
-        await db.execute_script("SELECT 1")
         # A context of its own: Tortoise initializes itself for the migration.
         await asyncio.create_task(_migrate(url, on_step), context=Context())
 
