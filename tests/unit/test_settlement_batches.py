@@ -21,6 +21,7 @@ from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
 from paidup.payments.settlement_rules import SettlementRules
 from paidup.payments.timeline import Timeline
+from paidup.reconciliation import received_events
 from paidup.runtime.clock import now
 from paidup.runtime.metrics import Metrics
 from tests.support.factories import an_account, an_invoice, ignore_balance, three_sums
@@ -281,6 +282,16 @@ async def test_one_event_delivered_twice_at_once_is_stored_once(settlement: Sett
     settled = [each for each in (same, other) if await CreditGrant.exists(invoice_id=each.id)]
     assert len(settled) == 1
     await assert_credited_once(first, *settled)
+
+
+async def test_of_one_event_twice_in_a_batch_the_second_is_a_repetition(database: None) -> None:
+    """S11: of one that changes nothing, which is stored with others of its moment."""
+    rows = [an_event(id) for id in ("evt_nothing_2", "evt_nothing_1", "evt_nothing_2")]
+    for row in rows:
+        row.handled_at, row.outcome = now(), "skipped"
+    assert await received_events._store(rows) == [True, True, False]
+    assert await received_events._store(rows[:1]) == [False]
+    assert await StripeEvent.filter(id__startswith="evt_nothing").count() == 2
 
 
 async def test_many_that_come_at_random_leave_the_books_in_order(settlement: Settlement) -> None:
