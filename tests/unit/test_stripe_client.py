@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -114,3 +115,53 @@ async def test_the_sdk_reads_errors_and_no_other_body(
         with pytest.raises(StripeRefused, match="HTTP 404, code resource_missing") as refused:
             await connected.read("customers.retrieve", "/v1/customers/cus_none", {})
     assert (refused.value.is_missing, refused.value.http_status) == (True, 404)
+
+
+class BrokenOff:
+    """A server that breaks off its first `times` answers, and notes the idempotency keys."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.keys = times, list[str]()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
+        await reader.readexactly(int(fields.get("content-length", 0)))
+        self.keys.append(fields.get("idempotency-key", ""))
+        body = b'{"id": "cus_whole"}'
+        sent = body[:5] if len(self.keys) <= self.times else body
+        length = f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + length.encode() + sent)
+        await writer.drain()
+        writer.close()
+
+
+@pytest.mark.parametrize("parsed", [True, False], ids=["objects", "bodies"])
+@pytest.mark.parametrize("times", [1, 9])
+async def test_an_answer_that_breaks_off_is_asked_for_again_with_its_key(
+    valkey: str, monkeypatch: pytest.MonkeyPatch, times: int, parsed: bool
+) -> None:
+    """What was asked may have been done: https://docs.stripe.com/error-low-level#idempotency"""
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.0)
+    redis = connect_redis(valkey)
+    limiter = RateLimiter(redis, 1000, Metrics())
+    broken = BrokenOff(times)
+    server = await asyncio.start_server(broken, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, module.open_client("sk_test_keys", url, 30.0, limiter) as client:
+
+        async def create() -> object:
+            if parsed:
+                return await client.call("customers.create", client.platform_v1.customers.create_async)
+            return await client.post("customers.create", "/v1/customers", {"name": "Ada"}, "one-key")
+
+        if times == 1:
+            await create()
+            assert len(broken.keys) == 2
+        else:
+            with pytest.raises(StripeUnavailable, match="no good answer"):
+                await create()
+            assert len(broken.keys) == module.NETWORK_RETRIES + 1
+        assert len(set(broken.keys)) == 1
+        assert broken.keys[0]
+    await redis.aclose()

@@ -12,14 +12,14 @@ from typing import Any, TypeVar, cast
 import aiohttp
 import msgspec
 import stripe
-from stripe import AIOHTTPClient, StripeClient
+from stripe import StripeClient
 
 from paidup.errors import StripeRefused, StripeUnavailable
 from paidup.runtime import tracing
 from paidup.runtime.outgoing import DIRECT, Outgoing
 from paidup.runtime.tracing import Kind
 from paidup.stripe_api.rate_limiter import Purpose, RateLimiter
-from paidup.stripe_api.raw_answers import RawAnswerClient, raw_body
+from paidup.stripe_api.raw_answers import RawAnswerClient, WholeAnswerClient, raw_body
 from paidup.stripe_api.read_count import ReadCounter
 from paidup.stripe_api.schemas import decode
 
@@ -218,7 +218,7 @@ async def open_client(
             "timeout": aiohttp.ClientTimeout(total=timeout_s),
             "session": session,
         }
-        parsed, unparsed = AIOHTTPClient(**options), RawAnswerClient(**options)
+        parsed, unparsed = WholeAnswerClient(**options), RawAnswerClient(**options)
         platform, client, raw = (
             StripeClient(
                 key,

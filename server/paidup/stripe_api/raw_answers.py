@@ -1,7 +1,8 @@
-"""Keeps the bodies of Stripe's answers from the SDK, which would format them for its log and parse them.
+"""The SDK's HTTP client with two differences: answers that break off, and bodies that it need not parse.
 
-Nobody reads that log, and the SDK's objects are not used: both cost a third of a call. Everything else is
-the SDK's: authentication, versions, retries, idempotency and errors.
+The SDK would format each body for its log and parse it: nobody reads that log, and its objects are not used.
+Both cost a third of a call. Everything else is the SDK's: authentication, versions, retries, idempotency and
+errors. https://github.com/stripe/stripe-python#configuring-an-http-client
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stripe import AIOHTTPClient
+import aiohttp
+from stripe import AIOHTTPClient, APIConnectionError
 
 
 class _AnswerHeaders(Mapping[str, str]):
@@ -29,11 +31,23 @@ class _AnswerHeaders(Mapping[str, str]):
         return len(self._headers)
 
 
-class RawAnswerClient(AIOHTTPClient):
-    """The SDK's own HTTP client. Of a success, `raw_body` has the body; the SDK reads Stripe's errors itself.
+class WholeAnswerClient(AIOHTTPClient):
+    """An answer that breaks off is a failed connection, which the SDK retries with the same idempotency key.
 
-    https://github.com/stripe/stripe-python#configuring-an-http-client
+    The SDK's own class raises aiohttp's errors there, and retries only what fails before the body.
     """
+
+    async def request_async(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        try:
+            return await super().request_async(method, url, headers, post_data)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise APIConnectionError("The answer broke off.", should_retry=True) from error  # type: ignore[no-untyped-call]
+
+
+class RawAnswerClient(WholeAnswerClient):
+    """Of a success, `raw_body` has the body; the SDK reads Stripe's errors itself."""
 
     async def request_async(
         self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
