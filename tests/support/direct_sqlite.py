@@ -56,6 +56,10 @@ class DirectConnection:
     async def rollback(self) -> None:
         await self._run(self._conn.rollback)
 
+    async def _execute(self, work: Callable[..., T], *values: Any) -> T:
+        """As aiosqlite's: several statements in one call (`paidup.db.sqlite`)."""
+        return await self._run(lambda: work(*values))
+
     async def _run(self, statement: Callable[[], T]) -> T:
         """A task that is cancelled has run its last statement, or has not."""
         await give_way(self._yields())
