@@ -256,6 +256,26 @@ async def test_one_with_a_new_row_that_exists_is_left_out() -> None:
 
 
 @on_postgres
+async def test_one_that_refers_to_a_known_row_keeps_its_reference() -> None:
+    """Where another of the statement refers, by the same column, to a row that it inserts."""
+    first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")
+    known = await CreditGrant.create(account_id=first.account_id, credits=5, remaining=5)
+    about_known, about_new = await read_and_change(first, second)
+    entry = {
+        "reference": "known",
+        "credits": 0,
+        "balance_after": 0,
+        "grant_id": known.id,
+        "created_at": now(),
+    }
+    about_known.writes.insert(LedgerEntry(account_id=first.account_id, kind=EntryKind.ADJUST, **entry))
+    assert await write_unchanged([about_known, about_new]) == [True, True]
+    kept = {each.reference: each.grant_id for each in await LedgerEntry.all()}  # type: ignore[attr-defined]
+    new = {f"{each.invoice_id}:1": each.id for each in await CreditGrant.exclude(id=known.id)}
+    assert kept == {"known": known.id, **new}
+
+
+@on_postgres
 async def test_nothing_is_written_where_one_breaks_another_key() -> None:
     """Its caller tries each by itself."""
     first, second = await an_open_invoice("user-1"), await an_open_invoice("user-2")

@@ -1,8 +1,8 @@
 """Writes the units of work of many callers by one statement, which is a transaction of its own.
 
 Each is written as a whole, or left out: where a row that it was decided from has changed since, is locked by
-another transaction, or one that it inserts exists already, by a primary key that it has. Nothing here waits
-for a lock. PostgreSQL only. Knows no table.
+another transaction, or one that it inserts exists already, by a primary key that it has. No row that was read
+is waited for. PostgreSQL only. Knows no table.
 """
 
 # ruff: noqa: S608 - statements are made of the models' names and the callers' constants, never of a value
@@ -97,16 +97,11 @@ class _Inserts:
         for model, references in self.shape:
             rows = self._rows[model]
             set_created_at(model, [insert.row for _, insert in rows])
-            names = _own_columns(model, references)
+            names = insert_columns(model)
             yield [number for number, _ in rows]
             yield from to_arrays(model, names, [_values(insert.row, names) for _, insert in rows])
             for name, _ in references:
                 yield [self._places.get(id(insert.references.get(name))) for _, insert in rows]
-
-
-def _own_columns(model: _Kind, references: Sequence[tuple[str, _Kind]]) -> tuple[str, ...]:
-    referring = {name for name, _ in references}
-    return tuple(name for name in insert_columns(model) if name not in referring)
 
 
 def _values(row: Row, names: Sequence[str]) -> list[Any]:
@@ -222,6 +217,11 @@ def _new(model: _Kind) -> str:
     return f'"new_{model._meta.db_table}"'
 
 
+def _place(reference: str) -> str:
+    """The column of a new row that has the place of the new row that it refers to."""
+    return f"{reference}_place"
+
+
 def _exists(model: _Kind) -> str:
     """By the index, for each row: a join could read the whole table where its statistics are old."""
     table, key = f'"{model._meta.db_table}"', f'"{model._meta.db_pk_column}"'
@@ -232,9 +232,9 @@ def _new_rows_sql(
     model: _Kind, references: Sequence[tuple[str, _Kind]], referred: bool, parameters: _Parameters
 ) -> str:
     """The rows to insert, with their places; with their keys, where others refer to them."""
-    names = _own_columns(model, references)
+    names = insert_columns(model)
     source = parameters.unnest("bigint[]", *_types(model, names), *("bigint[]" for _ in references))
-    columns = quote_names(["member", *names, *(name for name, _ in references), "place"])
+    columns = quote_names(["member", *names, *(_place(name) for name, _ in references), "place"])
     sequence = f"pg_get_serial_sequence('{model._meta.db_table}', '{model._meta.db_pk_column}')::regclass"
     key = f", nextval((SELECT {sequence})) AS new_key" if referred else ""
     return f"{_new(model)} AS (SELECT *{key} FROM {source} WITH ORDINALITY AS given({columns}))"
@@ -244,17 +244,18 @@ def _insert_sql(model: _Kind, references: Sequence[tuple[str, _Kind]], referred:
     # Rows with keys of their own in the order of these: so that two processes that insert the same ones at
     # the same time cannot deadlock.
     order = "new.place" if model._meta.pk.generated else f'new."{model._meta.db_pk_column}"'
-    names = _own_columns(model, references)
-    columns = [*names, *(name for name, _ in references)]
-    values = [f'new."{name}"' for name in names] + [f'"{name}".new_key' for name, _ in references]
+    written = {name: f'new."{name}"' for name in insert_columns(model)}
+    # Of one that refers to no new row, as it is.
+    written |= {name: f'COALESCE("{name}".new_key, new."{name}")' for name, _ in references}
     if referred:
-        columns, values = [model._meta.db_pk_column, *columns], ["new.new_key", *values]
+        written[model._meta.db_pk_column] = "new.new_key"
     joined = "".join(
-        f' LEFT JOIN {_new(other)} AS "{name}" ON "{name}".place = new."{name}"' for name, other in references
+        f' LEFT JOIN {_new(other)} AS "{name}" ON "{name}".place = new."{_place(name)}"'
+        for name, other in references
     )
     return (
-        f'"insert_{model._meta.db_table}" AS (INSERT INTO "{model._meta.db_table}" ({quote_names(columns)})'
-        f" SELECT {', '.join(values)} FROM {_new(model)} AS new{joined}"
+        f'"insert_{model._meta.db_table}" AS (INSERT INTO "{model._meta.db_table}" ({quote_names(written)})'
+        f" SELECT {', '.join(written.values())} FROM {_new(model)} AS new{joined}"
         f" WHERE new.member IN (SELECT member FROM free) ORDER BY {order})"
     )
 
