@@ -9,6 +9,8 @@ from contextvars import Context
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from paidup.db.connection import write_transaction
 from paidup.db.instances import new_row
@@ -263,6 +265,22 @@ async def test_an_event_that_is_stored_already_settles_nothing_here(
     await StripeEvent.create(id=event.id, type="invoice.paid", payload="{}", received_at=now(), **known)
     assert await settlement.settle_received(paid(invoice), Source.WEBHOOK, event) is None
     assert await three_sums(invoice.account_id) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_an_event_that_is_refused_is_stored_before_it_is_reported(
+    settlement: Settlement, known: bool
+) -> None:
+    """Else each delivery of the same event would be counted, logged and shown in the timeline again."""
+    invoice, event = await an_open_invoice(), an_event(f"evt_refused_{known}")
+    payment = replace(paid(invoice).payments[0], customer="cus_another")
+    if known:
+        await StripeEvent.create(id=event.id, type="invoice.paid", payload="{}", received_at=now())
+    with capture_logs() as logs:
+        assert (
+            await settlement.settle_received(PaymentFacts(payments=(payment,)), Source.WEBHOOK, event) is None
+        )
+    assert logs == []
 
 
 @ON_POSTGRES

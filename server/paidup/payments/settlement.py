@@ -59,8 +59,12 @@ def _is_paid_after_all(settled: Settled, facts: PaymentFacts) -> bool:
 
 
 def _needs_more(settled: Settled, facts: PaymentFacts) -> bool:
-    """Whether something is to be read or written for an event of which nothing is stored yet."""
-    return not settled.event_marked and (settled.method_unknown or _is_paid_after_all(settled, facts))
+    """Whether something is to be read, written or reported for an event of which nothing is stored yet."""
+    if settled.event_marked:
+        return False
+    # A refusal is reported each time, so only once the event is known to be no repeated delivery.
+    refused = settled.outcome is Outcome.REFUSED
+    return refused or settled.method_unknown or _is_paid_after_all(settled, facts)
 
 
 class Settlement:

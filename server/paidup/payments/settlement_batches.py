@@ -95,7 +95,7 @@ class SettlementBatches:
         if asked.received and decision.verdict in NEEDS_STRIPE:
             return None
         if await self._rules.affects_others(decision, row, account):
-            taken[account.id] = None  # `row` may say already what was not written
+            taken.setdefault(account.id)  # `row` may say already what was not written
             return None
         event = asked.received or asked.facts.event
         settled = await self._rules.apply(decision, row, account, event, rows.writes)
