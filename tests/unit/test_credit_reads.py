@@ -93,7 +93,11 @@ async def test_a_renewal_may_be_under_way_once_the_newest_paid_period_is_over(da
         )
     found = await read(ada)
     assert [found.may_renew(AT + days * DAY) for days in (0, 29, 31)] == [False, False, True]
-    # A draft, or one that is unpaid, says nothing of what was paid.
+    # One from before quotes were stored, or that is unpaid, says nothing of what was paid.
+    await an_invoice(
+        ada, subscription=subscription.id, settled_at=AT, status=InvoiceStatus.ACTIVE, finalized_at=None
+    )
+    assert (await read(ada)).may_renew(AT + 31 * DAY)
     await an_invoice(ada, subscription=subscription.id, finalized_at=AT + DAY, quote=a_quote(AT + 60 * DAY))
     assert (await read(ada)).may_renew(AT + 31 * DAY)
     await Subscription.filter(id=subscription.id).update(status="canceled")

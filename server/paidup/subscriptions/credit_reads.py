@@ -80,6 +80,6 @@ def _credits_sql(sqlite: bool) -> str:
          WHERE account_id = a.id AND state = '{GrantState.LIVE.value}' AND remaining <> 0),
         EXISTS (SELECT 1 FROM invoices WHERE account_id = a.id AND status IN ({pending})),
         (SELECT {array}((SELECT {quote} FROM invoices WHERE subscription = s.id AND settled_at IS NOT NULL
-                         ORDER BY finalized_at DESC LIMIT 1))
+                         AND quote IS NOT NULL ORDER BY finalized_at DESC LIMIT 1))
          FROM subscriptions AS s WHERE s.account_id = a.id AND s.status IN ({renewing}))
         FROM accounts AS a WHERE a.external_id"""
