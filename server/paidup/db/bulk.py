@@ -53,7 +53,11 @@ async def select_exceeding(query: str, known: Mapping[Any, int]) -> list[Any]:
     if not known:
         return []
     if is_sqlite():
-        given = "SELECT value ->> 0 AS id, value ->> 1 AS version FROM json_each(?)"
+        # Not `->>`, which SQLite has since 3.38 (2022): Ubuntu 22.04 has an earlier one.
+        given = (
+            "SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS version"
+            " FROM json_each(?)"
+        )
         values: list[Any] = [to_json(list(known.items()))]
     else:
         kind = "bigint" if isinstance(next(iter(known)), int) else "text"

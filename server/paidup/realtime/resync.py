@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from paidup.db.connection import OUTAGES
 from paidup.realtime.current_rows import TOPICS, read_newer
-from paidup.realtime.hub import Hub
+from paidup.realtime.hub import Hub, Topic
 
 log = structlog.get_logger(__name__)
 
@@ -39,14 +39,21 @@ async def resync_forever(hub: Hub, interval_s: float) -> None:
 
 async def resync(hub: Hub) -> None:
     """Offer the current row to every subscriber of this process that does not know its version."""
-    try:
-        for topic in TOPICS:
-            for keys in _chunks(hub.subscribed_keys(topic)):
-                for key, message in await read_newer(topic, hub.known_versions(topic, keys)):
-                    if hub.publish_local(topic, key, message):
-                        hub.metrics.resync_deliveries.inc()
-    except OUTAGES as error:
-        log.warning("resync_failed", error=str(error))
+    for topic in TOPICS:
+        for keys in _chunks(hub.subscribed_keys(topic)):
+            try:
+                await _resync(hub, topic, keys)
+            except OUTAGES as error:
+                log.warning("resync_failed", error=str(error))
+                return
+            except Exception:  # a row that cannot be read must not end it for all others
+                log.exception("resync_failed", topic=topic.prefix, keys=len(keys))
+
+
+async def _resync(hub: Hub, topic: Topic[Any, Any], keys: list[Any]) -> None:
+    for key, message in await read_newer(topic, hub.known_versions(topic, keys)):
+        if hub.publish_local(topic, key, message):
+            hub.metrics.resync_deliveries.inc()
 
 
 def _chunks(keys: list[T]) -> Iterator[list[T]]:

@@ -111,7 +111,8 @@ class RateLimitedClient:
 
     async def send(self, endpoint: str, method: str, path: str, params: dict[str, Any]) -> None:
         """A call of which only the success or the refusal matters."""
-        await self.call(endpoint, partial(self._raw.raw_request_async, method, path, **params))
+        answer = await self.call(endpoint, partial(self._raw.raw_request_async, method, path, **params))
+        understood(msgspec.json.decode, raw_body(answer))  # a proxy's page is no success
 
     async def call(
         self,
@@ -284,5 +285,5 @@ def understood(decoder: Callable[[Any], T], body: bytes | str) -> T:
     """
     try:
         return decoder(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StripeUnavailable(f"an answer is not understood: {error}") from None

@@ -72,11 +72,9 @@ class CountedConnection(asyncio.Protocol):
 
     def start_counting(self, client: tuple[str, int] | None, config: Config, connections: int) -> bool:
         """Returns whether the process and the address may have this connection, one of `connections`."""
-        address = ""
-        if client is not None:
-            self._from_proxy = is_proxy(client[0], proxies_of(config))
-            address = "" if self._from_proxy else address_key(client[0])
-        self._address = address
+        host = client[0] if client else ""  # of a Unix socket
+        self._from_proxy = is_proxy(host, proxies_of(config))
+        self._address = address = "" if self._from_proxy else address_key(host)
         _connections_by_address[address] += 1
         _track(self.loop, self)
         return connections <= (config.limit_concurrency or math.inf) and (

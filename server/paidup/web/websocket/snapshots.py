@@ -99,3 +99,5 @@ class Snapshots:
                     session.offer(message, frame)
         except OUTAGES as error:
             log.warning("snapshots_failed", sockets=len(sessions), error=str(error))
+        except Exception:  # a row that cannot be read must not keep the others waiting
+            log.exception("snapshots_failed", sockets=len(sessions))
