@@ -29,6 +29,7 @@ READ_S = FRAME_S / 4
 """The cost of one read from the network, however small."""
 BYTE_S = FRAME_S / 256
 BURST_S = BURST_FRAMES * FRAME_S
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class FrameLimit(Protocol):
@@ -96,6 +97,11 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
         except InvalidState:
             # Invalid UTF-8 followed by a close frame: uvicorn closes the connection twice.
             self.transport.abort()
+        if not self.handshake_initiated:
+            # It was no request to the library, such as one with a body: uvicorn answers nothing then, and
+            # would keep the connection for as long as the client does.
+            self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_REQUEST)
+            self.transport.close()
         if self.transport.is_closing():
             # A client that does not read would keep the connection open forever.
             self.loop.call_later(self.close_timeout, self.transport.abort)
