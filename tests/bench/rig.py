@@ -53,18 +53,26 @@ class Rig:
 
     @property
     def postgres_version(self) -> str:
-        return str(self.postgres.psql("SHOW server_version").split()[2])
+        return self.ask_postgres("SHOW server_version")
+
+    @property
+    def postgres_pid(self) -> int:
+        return int((self.folder / "pg" / "postmaster.pid").read_text().split()[0])
+
+    def ask_postgres(self, query: str) -> str:
+        """The first word of its first row."""
+        return str(self.postgres.psql(query).split()[2])
 
     @property
     def valkey_version(self) -> str:
-        answer = self._ask_valkey(b"INFO server\r\n")
-        return next(line[15:] for line in answer.splitlines() if line.startswith("valkey_version:"))
+        return self.ask_valkey("server", "valkey_version")
 
-    def _ask_valkey(self, command: bytes) -> str:
+    def ask_valkey(self, section: str, name: str) -> str:
         with socket.socket(socket.AF_UNIX) as link:
             link.connect(self.redis)
-            link.sendall(command)
-            return link.recv(65536).decode()
+            link.sendall(f"INFO {section}\r\n".encode())
+            answer = link.recv(65536).decode()
+        return next(line for line in answer.splitlines() if line.startswith(f"{name}:")).partition(":")[2]
 
     def environment(self) -> dict[str, str]:
         """Of a product as it is delivered; only the limit on sockets is out of the way."""

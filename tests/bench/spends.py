@@ -94,13 +94,13 @@ async def _measure(url: str, folder: Path, options: argparse.Namespace) -> dict[
             ALONE: _insert,
             "ledger alone, one account": _by_ledger(accounts[:1]),
             f"ledger alone, {many}": _by_ledger(accounts),
-            **_by_http(customers[:1], "one account"),
-            **_by_http(customers, many),
+            **by_http(customers[:1], "one account"),
+            **by_http(customers, many),
         }
         rates: dict[str, list[float]] = {name: [] for name in ops}
         for _ in range(options.rounds + 1):
             for name, op in ops.items():
-                rates[name].append(await _rate(op, options.spends, 1 if name == ALONE else options.at_once))
+                rates[name].append(await rate_of(op, options.spends, 1 if name == ALONE else options.at_once))
         for whose in ("one account", many):
             name = f"HTTP, spend, {whose}"
             await _print_latency(name, ops[name], statistics.median(rates[name][1:]) / 2)
@@ -141,7 +141,7 @@ async def _a_server(url: str, folder: Path, stack: AsyncExitStack) -> Paidup:
     return Paidup(f"http://127.0.0.1:{port}", http)
 
 
-async def _rate(op: Op, number: int, at_once: int) -> float:
+async def rate_of(op: Op, number: int, at_once: int) -> float:
     """How many `op` a second: `number` in all, `at_once` under way."""
     numbers = iter(range(number))
 
@@ -174,15 +174,15 @@ def _by_ledger(accounts: list[Account]) -> Op:
     return spend
 
 
-def _by_http(customers: list[Customer], whose: str) -> dict[str, Op]:
+def by_http(customers: list[Customer], whose: str) -> dict[str, Op]:
     # A token serves for many calls, as a backend's does.
     headers = [{"Authorization": f"Bearer {customer.token(scope='backend')}"} for customer in customers]
-    paidup, http = customers[0].paidup, customers[0]._http
+    http = customers[0].http
     reserved: list[tuple[int, str]] = []
 
     async def ask(what: str, number: int, key: str, credits: int) -> None:
         async with http.post(
-            f"{paidup.url}/api/credits/{what}",
+            f"{customers[number % len(customers)].paidup.url}/api/credits/{what}",
             json={"credits": credits, "key": key},
             headers=headers[number % len(headers)],
         ) as response:

@@ -140,7 +140,7 @@ class Purchases:
 # Measuring
 
 
-async def _seconds(port: int, lists: list[list[str]], at_once: int, outcome: str = "") -> float:
+async def seconds_of(port: int, lists: list[list[str]], at_once: int, outcome: str = "") -> float:
     """How long it takes a process of its own to deliver these bodies."""
     arguments = ["-m", "tests.bench.webhook_load", str(port), str(at_once), WEBHOOK_SECRET]
     child = await asyncio.create_subprocess_exec(
@@ -187,14 +187,14 @@ class Side(msgspec.Struct):
 
     async def measure(self, lists: list[list[str]], outcome: str = "") -> Measured:
         """Deliver these bodies: those of a list one after the other."""
-        before, postgres_before = _cpu_s(self.process), _cpu_s(self.postgres)
-        seconds = await _seconds(self.port, lists, self.at_once, outcome)
+        before, postgres_before = cpu_s(self.process), cpu_s(self.postgres)
+        seconds = await seconds_of(self.port, lists, self.at_once, outcome)
         webhooks = sum(len(each) for each in lists)
-        spent = (_cpu_s(self.process) - before, _cpu_s(self.postgres) - postgres_before)
+        spent = (cpu_s(self.process) - before, cpu_s(self.postgres) - postgres_before)
         return Measured(webhooks / seconds, *(1000 * each / webhooks for each in spent))
 
 
-def _cpu_s(process: int) -> float:
+def cpu_s(process: int) -> float:
     """The CPU time of a process and its children, those that have ended among them."""
     whole = psutil.Process(process)
     times = [each.cpu_times() for each in (whole, *whole.children(recursive=True))]
