@@ -23,7 +23,8 @@ from tests.conftest import World
 from tests.support.paidup import ORIGIN, Paidup
 from tests.support.paidup import settings as server_settings
 
-EXAMPLES = int(os.environ.get("HANDSHAKE_EXAMPLES", "60"))
+LONG = os.environ.get("HANDSHAKE_EXAMPLES")
+EXAMPLES = int(LONG or 60)
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 INVOICE, CHECKOUT = "in_1", "cs_test_1"
 
@@ -90,7 +91,7 @@ VALUES: dict[str, list[str | None]] = {
     "Sec-WebSocket-Protocol": [
         *("paidup.v1, {}", "{}, paidup.v1", "paidup.v1,{}", " paidup.v1 ,\t{}", "paidup.v1", "{}", None, ""),
         *("paidup.v1, {}, a", "paidup.v1, paidup.v1", "paidup.v1,, {}", "paidup.v1, {},", "paidup.v1, \xe9"),
-        *("PAIDUP.V1, {}", "paidup.v1; {}", 'paidup.v1, "{}"', "paidup.v1, {}=", "paidup.v1 {}"),
+        *("PAIDUP.V1, {}", "paidup.v1; {}", 'paidup.v1, "{}"', "paidup.v1 {}"),
     ],
     "Sec-WebSocket-Extensions": [
         None,
@@ -214,7 +215,7 @@ async def test_generated_handshakes_are_answered_alike(world: World, opened: lis
             assert (" 101 " in first[0], first[3]) == (" 101 " in uvicorn_own[0], uvicorn_own[3])
 
     checked = given(requests(), st.sampled_from(range(len(PROXIES))))(check)
-    limits = settings(max_examples=EXAMPLES, database=None, phases=[Phase.generate])
+    limits = settings(max_examples=EXAMPLES, database=None, phases=[Phase.generate], derandomize=not LONG)
     await asyncio.to_thread(limits(checked))
 
 

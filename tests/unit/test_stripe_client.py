@@ -165,3 +165,16 @@ async def test_an_answer_that_breaks_off_is_asked_for_again_with_its_key(
         assert len(set(broken.keys)) == 1
         assert broken.keys[0]
     await redis.aclose()
+
+
+async def test_a_page_of_a_proxy_is_no_success(
+    connected: RateLimitedClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only the success matters: `paidup doctor` would else find each permission given."""
+
+    async def page(*_: object) -> tuple[bytes, int, dict[str, str]]:
+        return b"<html>", 200, {}
+
+    monkeypatch.setattr(stripe.AIOHTTPClient, "request_async", page)
+    with pytest.raises(StripeUnavailable, match="an answer is not understood"):
+        await connected.send("permissions", "get", "/v1/products", {"limit": 1})
