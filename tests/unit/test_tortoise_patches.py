@@ -24,10 +24,11 @@ from tortoise.migrations.schema_generator.state_apps import StateApps
 
 from paidup.db import tortoise_patches
 from paidup.db.connection import connection, is_sqlite, open_database, write_transaction
-from paidup.db.models import KnownPrice
+from paidup.db.models import Account, KnownPrice
 from paidup.db.postgres import PostgresTransaction
 from paidup.errors import ConfigurationError, StorageUnavailable
 from tests.support.cancel_at_await import cut_off
+from tests.support.factories import an_account
 
 Unpatch = Callable[[type, str], None]
 
@@ -113,6 +114,32 @@ async def test_a_deferred_transaction_fails_at_once_when_another_process_wrote(
         with pytest.raises(StorageUnavailable, match="locked"):
             await read_then_write()
     other.close()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("patched", [True, False])
+async def test_a_commit_that_fails_leaves_its_transaction_open(
+    unpatch: Unpatch, database_url: str, patched: bool
+) -> None:
+    """It finds a reader, where SQLite has no write-ahead log."""
+    if not patched:
+        unpatch(SqliteTransactionWrapper, "commit")
+    account = await an_account()
+    await connection().execute_script("PRAGMA journal_mode = DELETE; PRAGMA busy_timeout = 0")
+    reader = sqlite3.connect(database_url.removeprefix("sqlite://"), isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT balance FROM accounts").fetchall()
+    try:
+        with pytest.raises(StorageUnavailable, match="locked"):
+            async with write_transaction():
+                await Account.filter(id=account.id).update(balance=7)
+    finally:
+        reader.close()
+    assert (await Account.get(id=account.id)).balance == (0 if patched else 7)
+    with nullcontext() if patched else pytest.raises(StorageUnavailable, match="within a transaction"):
+        async with write_transaction():
+            await Account.filter(id=account.id).update(balance=5)
 
 
 async def test_a_closed_client_connects_again(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,24 @@ async def _begin_immediate(self: SqliteTransactionWrapper) -> None:
         raise TransactionManagementError(error) from error
 
 
+_commit = SqliteTransactionWrapper.commit
+
+
+async def _commit_or_roll_back(self: SqliteTransactionWrapper) -> None:
+    """Roll back what cannot be committed.
+
+    Fault: SQLite keeps a transaction open whose commit finds a reader, without a write-ahead log
+    (https://sqlite.org/lang_transaction.html). What is written next would be part of it, and no other could
+    begin.
+    """
+    try:
+        await _commit(self)
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to report
+            await self.rollback()
+        raise
+
+
 def _share_models(self: StateApps, model_states: object = None) -> StateApps:
     """Let a copy of a migration's state have the same models.
 
@@ -153,6 +171,7 @@ PATCHES = [
     _patch(SqliteTransactionContext, "__aenter__", _release_on_failed_enter(SqliteTransactionContext)),
     _patch(TransactionContextPooled, "__aenter__", _release_on_failed_enter(TransactionContextPooled)),
     _patch(SqliteTransactionWrapper, "begin", _begin_immediate),
+    _patch(SqliteTransactionWrapper, "commit", _commit_or_roll_back),
     _patch(SqliteClient, "execute_many", _execute_many),
     _patch(Apps, "_build_initial_querysets", _prepare_once),
     _patch(StateApps, "clone", _share_models),
