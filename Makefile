@@ -78,6 +78,7 @@ bench: $(DEV) ## run all benchmarks against their floors (half an hour)
 	$(BIN)/python -m tests.bench.returns
 	$(BIN)/python -m tests.bench.networks
 	$(BIN)/python -m tests.bench.tables --events 200000
+	$(BIN)/python -m tests.bench.routes --sizes 1000 100000
 	$(BIN)/python -m tests.bench.accounts
 	$(BIN)/python -m tests.bench.processes
 	$(BIN)/python -m tests.bench.start

@@ -204,9 +204,12 @@ async def test_one_that_was_made_past_us_is_read_at_once_even_if_its_invoice_cam
 ) -> None:
     """S18: the invoice's row names it, to be read some time later; the event makes that now."""
     later = stripe.now + timedelta(seconds=20)
-    await Subscription.create(id=f"sub_{ada.id}", account_id=ada.id, refresh_at=later)
-    await subscriptions.register(f"sub_{ada.id}", ada)
+    shown = shape(ada, status="trialing")
+    await Subscription.create(id=shown.id, account_id=ada.id, refresh_at=later)
+    assert await subscriptions.read_known([(shown, True)]) == [False]
+    assert await subscriptions.on_event(shown.id, shown, created=True) is EventOutcome.REFRESH_SCHEDULED
     assert (await row_of(ada)).refresh_at == stripe.now
+    assert await subscriptions.read_known([(shown, True)]) == [True], "it is due"
 
 
 async def test_what_runs_is_looked_at_again_when_its_renewal_should_have_come(

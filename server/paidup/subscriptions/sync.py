@@ -73,13 +73,13 @@ class SubscriptionSync:
     ) -> EventOutcome:
         """Schedule a read, unless the event says only what is known. `shown` is the event's object.
 
-        That it was `created` says nothing of a row: that was read since, or is due.
+        That it was `created` says nothing of a row that was read since, or is due.
         """
         with storage_errors():
             row = await Subscription.get_or_none(id=subscription)
         if row is None:
             return await self._register_unknown(shown) if shown else EventOutcome.IRRELEVANT
-        if created:
+        if created and not self._waits(row):
             return EventOutcome.UNCHANGED
         if shown is not None and (self._is_unchanged(row, shown) or await self._begin(row, shown)):
             return EventOutcome.UNCHANGED
@@ -92,9 +92,14 @@ class SubscriptionSync:
         with storage_errors():
             rows = {row.id: row for row in await read_by_keys(Subscription, (shown.id for shown, _ in asked))}
         return [
-            (row := rows.get(shown.id)) is not None and (created or self._is_unchanged(row, shown))
+            (row := rows.get(shown.id)) is not None
+            and ((created and not self._waits(row)) or self._is_unchanged(row, shown))
             for shown, created in asked
         ]
+
+    def _waits(self, row: Subscription) -> bool:
+        """Whether it was never read, and is not due either: its first invoice made the row."""
+        return row.fetched_at is None and row.refresh_at is not None and row.refresh_at > self._clock()
 
     async def _begin(self, row: Subscription, shown: StripeSubscription) -> bool:
         """Save that a subscription, read before, has begun. False where it must be read again.
