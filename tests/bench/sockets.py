@@ -128,8 +128,8 @@ def _measure_messages(rig: Rig, options: argparse.Namespace) -> Figures:
                     _measure_throughput(rig, options, server, board, throughput, who)
     if latency.rounds:
         latency.goals = [
-            Goal("p50, of the raw subscriber's", latency.ratio("p50", PRODUCT, RAW), 1.3),
-            Goal("p99, of the raw subscriber's", latency.ratio("p99", PRODUCT, RAW), 2.0),
+            Goal("p50, of the raw subscriber's", latency.ratio("p50", PRODUCT, RAW), 1.4),
+            Goal("p99, of the raw subscriber's", latency.ratio("p99", PRODUCT, RAW), 1.8),
         ]
     if throughput.rounds:
         throughput.goals = [
