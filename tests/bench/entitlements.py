@@ -38,6 +38,7 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.payments.entitlements import refresh
 from paidup.runtime.clock import now
 from paidup.runtime.logs import configure_logging
+from tests.support.asgi import ask
 from tests.support.factories import an_account, granted
 from tests.support.paidup import JWT_SECRET, settings
 
@@ -87,18 +88,18 @@ async def _measure(url: str, folder: Path, options: argparse.Namespace) -> Figur
         account, invoice = await _a_customer()
         token = backend_token(JWT_SECRET, account.external_id, ttl_s=3600)
         headers = [(b"authorization", f"Bearer {token}".encode())]
-        status, sent, body = await _ask(app, headers)
+        status, sent, body = await ask(app, PATH, headers)
         assert status == 200, body
         etag = next(value for name, value in sent if name == b"etag")
         bare = _bare(body)
         kinds: dict[str, Callable[[], Awaitable[Any]]] = {
-            FLOOR: lambda: _ask(bare, headers),
-            WHOLE: lambda: _ask(app, headers),
-            KNOWN: lambda: _ask(app, [*headers, (b"if-none-match", etag)]),
-            "GET /api/credits": lambda: _ask(app, headers, "/api/credits"),
-            "GET /api/invoices/{invoice}": lambda: _ask(app, headers, f"/api/invoices/{invoice}"),
+            FLOOR: lambda: ask(bare, PATH, headers),
+            WHOLE: lambda: ask(app, PATH, headers),
+            KNOWN: lambda: ask(app, PATH, [*headers, (b"if-none-match", etag)]),
+            "GET /api/credits": lambda: ask(app, "/api/credits", headers),
+            "GET /api/invoices/{invoice}": lambda: ask(app, f"/api/invoices/{invoice}", headers),
         }
-        assert {(await ask())[0] for ask in kinds.values()} == {200, 304}
+        assert {(await call())[0] for call in kinds.values()} == {200, 304}
         found: Figures = {(name, at_once): [] for at_once in (1, options.at_once) for name in kinds}
         for _ in range(options.rounds + 1):
             for (name, at_once), each in found.items():
@@ -106,10 +107,10 @@ async def _measure(url: str, folder: Path, options: argparse.Namespace) -> Figur
     return {kind: each[1:] for kind, each in found.items()}  # the first warms
 
 
-async def _cpu_ms(ask: Callable[[], Awaitable[Any]], times: int, at_once: int) -> float:
+async def _cpu_ms(call: Callable[[], Awaitable[Any]], times: int, at_once: int) -> float:
     began = time.process_time()
     for _ in range(times):
-        await (ask() if at_once == 1 else asyncio.gather(*(ask() for _ in range(at_once))))
+        await (call() if at_once == 1 else asyncio.gather(*(call() for _ in range(at_once))))
     return (time.process_time() - began) / (times * at_once) * 1000
 
 
@@ -132,37 +133,6 @@ def _bare(body: bytes) -> Starlette:
         return JSONResponse(told)
 
     return Starlette(routes=[Route(PATH, answer)])
-
-
-async def _ask(
-    app: Any, headers: list[tuple[bytes, bytes]], path: str = PATH
-) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """One request, as uvicorn would hand it over."""
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"host", b"127.0.0.1"), *headers],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-        "state": {},
-    }
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    return sent[0]["status"], list(sent[0]["headers"]), b"".join(each.get("body", b"") for each in sent[1:])
 
 
 def _print(url: str, found: Figures, at_once: int) -> None:

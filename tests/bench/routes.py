@@ -30,7 +30,8 @@ from paidup.db.models import Account
 from paidup.runtime.logs import configure_logging
 from paidup.stripe_api.client import API_VERSION
 from tests.bench.sweeps import DUE, FILL, INVOICES_AN_ACCOUNT
-from tests.support.grown_accounts import Action, Doing, ask
+from tests.support.asgi import ask
+from tests.support.grown_accounts import Action, Doing
 from tests.support.paidup import JWT_SECRET, settings
 from tests.support.rows_read import counting
 
@@ -112,7 +113,7 @@ async def _requests(app: Starlette, size: int) -> dict[str, Action]:
             number = random.randint(1, size)
             token = backend_token(JWT_SECRET, f"user-{number}")
             headers = operator if of_operators else [(b"authorization", f"Bearer {token}".encode())]
-            status, body = await ask(app, path.format(n=number), headers)
+            status, _, body = await ask(app, path.format(n=number), headers)
             assert status in (200, 303), (path, body)
 
         return read

@@ -6,11 +6,9 @@ with credits left, spends and committed reservations. The books are in order.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from itertools import count
-from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -32,6 +30,7 @@ from paidup.runtime.clock import now
 from paidup.services import Services
 from paidup.stripe_api.schemas import StripeInvoice, decode
 from tests.support import bulk_fixtures
+from tests.support.asgi import ask
 from tests.support.paidup import JWT_SECRET
 
 WORTH = 100
@@ -202,38 +201,6 @@ class Doing:
             await refresh(await ledger.lock_account(self._account.id))
 
     async def get(self, path: str) -> bytes:
-        status, body = await ask(self._app, path, self._headers)
+        status, _, body = await ask(self._app, path, self._headers)
         assert status == 200, body
         return body
-
-
-async def ask(app: Any, path: str, headers: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
-    """GET of an ASGI application, as uvicorn would hand it over: the status and the body."""
-    path, _, query = path.partition("?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "root_path": "",
-        "headers": [(b"host", b"127.0.0.1"), *headers],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-        "state": {},
-    }
-    sent: list[Any] = []
-
-    requests = iter([{"type": "http.request", "body": b"", "more_body": False}])
-
-    async def receive() -> Any:
-        return next(requests, None) or await asyncio.Future()  # the client stays
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    return sent[0]["status"], b"".join(each.get("body", b"") for each in sent[1:])

@@ -159,10 +159,12 @@ async def _settings_at_commit() -> Settings:
 async def _traced_settings() -> Settings:
     statements: list[str] = []
     level = await sqlite.run(connection(), lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
+    synced = level > sqlite.NORMAL
     await sqlite.run(connection(), lambda db: db.set_trace_callback(statements.append))
 
     async def settings() -> list[str]:
-        found, synced = [], level > sqlite.NORMAL
+        nonlocal synced
+        found = []
         for statement in statements:
             if statement.startswith("PRAGMA synchronous ="):
                 synced = int(statement.rpartition(" ")[2]) > sqlite.NORMAL

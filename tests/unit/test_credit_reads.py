@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from paidup.credits import moves
-from paidup.db.connection import is_sqlite, open_database, write_transaction
+from paidup.db.connection import is_sqlite, write_transaction
 from paidup.db.models import Account, CreditGrant, GrantState, Subscription
 from paidup.domain.decisions import InvoiceStatus
 from paidup.runtime.clock import now
@@ -23,12 +22,6 @@ DAY = timedelta(days=1)
 @pytest.fixture
 def database_url(module_database_url: str) -> str:
     return module_database_url
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[None]:
-    async with open_database(database_url):
-        yield
 
 
 async def read(account: Account) -> AccountCredits:

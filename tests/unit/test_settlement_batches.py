@@ -145,6 +145,24 @@ async def test_two_events_of_one_invoice_credit_it_once(settlement: Settlement, 
     assert [row.id for row in await StripeEvent.filter(id__startswith="evt_twin")] == ["evt_twin_1"]
 
 
+@ON_POSTGRES
+async def test_two_events_of_an_invoice_that_is_left_out_are_both_left_out(
+    settlement: Settlement, gate: Gate
+) -> None:
+    """The second is not answered by what was decided for the first, of which nothing was written."""
+    first = await an_open_invoice()
+    # Its subscription is not known yet, so more has to be read.
+    invoice = await an_invoice(await an_account(), subscription="sub_new")
+    answers = await gate.answers(
+        settlement.settle(paid(first), Source.WEBHOOK),
+        settlement.settle_received(paid(invoice), Source.WEBHOOK, an_event("evt_left_1")),
+        settlement.settle_received(paid(invoice), Source.WEBHOOK, an_event("evt_left_2")),
+    )
+    assert (outcomes(answers), gate.sizes) == ([Outcome.SETTLED, None, None], [1, 2])
+    assert not await CreditGrant.exists(invoice_id=invoice.id)
+    assert not await StripeEvent.exists(id__startswith="evt_left")
+
+
 async def test_many_invoices_of_one_account_are_each_credited(settlement: Settlement) -> None:
     account = await an_account()
     invoices = [await an_open_invoice(account) for _ in range(8)]
