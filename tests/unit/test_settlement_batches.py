@@ -17,6 +17,7 @@ from paidup.db.instances import new_row
 from paidup.db.models import Account, CreditGrant, Invoice, LedgerEntry, StripeEvent
 from paidup.db.shared_writes import write_unchanged
 from paidup.domain.catalog import Catalogue, Plan, PlanPrice
+from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import PaymentFacts, Source
 from paidup.payments import settlement_batches
 from paidup.payments.outcomes import Outcome, Settled
@@ -299,6 +300,17 @@ async def test_an_event_that_is_refused_is_stored_before_it_is_reported(
             await settlement.settle_received(PaymentFacts(payments=(payment,)), Source.WEBHOOK, event) is None
         )
     assert logs == []
+
+
+async def test_an_event_upon_which_stripe_is_asked_is_stored_before(settlement: Settlement) -> None:
+    """It may be of an earlier attempt. Were it stored as handled, nobody would ask."""
+    pending = {"status": InvoiceStatus.PROCESSING, "payment_method": "sepa_debit"}
+    invoice = await an_invoice(await an_account(), **pending)
+    canceled = replace(paid(invoice).payments[0], status="canceled", amount_received_minor=0)
+    earlier = PaymentFacts(payments=(canceled,), dated=True)
+    assert (await settlement.settle(earlier, Source.WEBHOOK)).outcome is Outcome.NEEDS_REFETCH
+    assert await settlement.settle_received(earlier, Source.WEBHOOK, an_event("evt_earlier")) is None
+    assert not await StripeEvent.exists(id="evt_earlier")
 
 
 @ON_POSTGRES

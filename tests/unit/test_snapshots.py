@@ -62,3 +62,22 @@ async def test_many_first_rows_leave_the_event_loop_to_others(monkeypatch: pytes
     reading.cancel()
     await batch.close()
     assert max(turns.values()) <= ROWS_PER_TURN
+
+
+async def test_a_row_that_cannot_be_read_keeps_no_later_session_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A later release may have written it, during a deploy."""
+
+    async def read_current(_: Any, keys: Iterable[int]) -> list[tuple[int, BalanceMessage]]:
+        if 0 in keys:
+            batch.subscribe(Session(1, turns, [0]))  # type: ignore[arg-type] # it comes meanwhile
+            raise ValueError("not a status of this release")
+        return [(key, BalanceMessage(1, 0, now())) for key in keys]
+
+    monkeypatch.setattr(snapshots, "read_current", read_current)
+    turns, hub = Counter[int](), Confirmed()
+    batch = Snapshots(hub)  # type: ignore[arg-type]
+    batch.subscribe(Session(0, turns, [0]))  # type: ignore[arg-type]
+    await wait_until(lambda: turns.total() == 1)
+    await batch.close()
