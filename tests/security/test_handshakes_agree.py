@@ -142,7 +142,13 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
     line = LINES[0] if draw(st.integers(0, 4)) else draw(st.sampled_from(LINES))
     more = b"" if draw(st.booleans()) else draw(st.sampled_from(MORE))
     head = "\r\n".join([line.replace("{}", path), *lines, ""]).encode("latin-1")
-    body = b"0\r\n\r\n" if headers["Transfer-Encoding"] else b"x" * int(headers["Content-Length"] or 0)
+    body = (
+        b""
+        if draw(st.booleans())
+        else b"0\r\n\r\n"
+        if headers["Transfer-Encoding"]
+        else b"x" * int(headers["Content-Length"] or 0)
+    )
     return ticket, head + more + b"\r\n" + body
 
 

@@ -172,12 +172,7 @@ def _parsed(data: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
 
 def _is_upgrade(headers: dict[bytes, bytes]) -> bool:
     connection = [token.strip() for token in headers.get(b"connection", b"").lower().split(b",")]
-    return (
-        headers.get(b"upgrade", b"").lower() == b"websocket"
-        and b"upgrade" in connection
-        and b"content-length" not in headers
-        and b"transfer-encoding" not in headers
-    )
+    return headers.get(b"upgrade", b"").lower() == b"websocket" and b"upgrade" in connection
 
 
 def _sockets_of(config: Config) -> SocketServer | None:
