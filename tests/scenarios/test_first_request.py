@@ -78,6 +78,13 @@ PLAIN: dict[str, dict[str, str | None]] = {
     "as a browser sends it": {},
     "without an origin, as a backend": {"Origin": None},
     "with another case": {"Upgrade": "WebSocket", "Connection": "upgrade"},
+    "with white space at the ends of values": {
+        "Connection": "Upgrade ",
+        "Upgrade": "websocket\t",
+        "Origin": f"{ORIGIN} ",
+        "Sec-WebSocket-Version": "13 \t",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ== ",
+    },
     "through a proxy that names its client": {"X-Forwarded-For": "203.0.113.7"},
 }
 OTHERS: dict[str, dict[str, str | None]] = {
@@ -148,6 +155,26 @@ async def test_a_handshake_in_two_parts_is_answered_by_the_application(
     writer.write(request[60:])
     async with asyncio.timeout(30):
         assert b" 101 " in await reader.readline()
+    writer.transport.abort()
+    assert len(served) == 1
+
+
+async def test_a_handshake_on_a_connection_that_a_proxy_kept_is_answered_by_the_application(
+    world: World, served: list[str]
+) -> None:
+    """nginx with `keepalive` sends it as the second request of a connection, once the first is answered."""
+    paidup = await world.server(webhooks=False)
+    request = handshake(await paidup.customer("ada").account_ticket(), {})
+    address = urlsplit(paidup.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    async with asyncio.timeout(30):
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        writer.write(request)
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        assert b'"type":"balance"' in await reader.readuntil(b"}")
     writer.transport.abort()
     assert len(served) == 1
 

@@ -62,7 +62,6 @@ PATHS = [
     *("http://x/ws/account", "//x/ws/account", "/ws/../ws/account", "/WS/account", "*", "/ws/account;a"),
     *(f"/ws/invoices/{INVOICE}/x", "/ws/invoices/in%5f1", "/ws/checkout", "/ws/account%0a", "/healthz"),
 ]
-# Without spaces at a value's end, which only uvicorn's own class removes.
 VALUES: dict[str, list[str | None]] = {
     "Host": ["x", "app.example.test", "", None, "a b", "x:80"],
     "Connection": [
@@ -109,6 +108,8 @@ VALUES: dict[str, list[str | None]] = {
     "X-Request-Id": [None, "abc", "a b"],
     "Cookie": [None, "c" * 3_000, "c" * 5_000],
 }
+TRAILING = [" ", " \t "]
+"""White space at the end of a value is not part of it: RFC 9110, 5.5."""
 USUAL = {name: values[0] for name, values in VALUES.items()}
 LINES = [
     *("GET {} HTTP/1.1", "GET {} HTTP/1.0", "GET  {} HTTP/1.1", "get {} HTTP/1.1", "POST {} HTTP/1.1"),
@@ -138,7 +139,10 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
         headers[name] = draw(st.sampled_from(VALUES[name]))
     names = draw(st.permutations(list(headers))) if draw(st.booleans()) else list(headers)
     case: Any = draw(st.sampled_from([str, str.lower, str.upper]))
-    lines = [f"{case(name)}: {value}" for name in names if (value := headers[name]) is not None]
+    ends = dict.fromkeys(draw(st.sets(st.sampled_from(names))), draw(st.sampled_from(["", *TRAILING])))
+    lines = [
+        f"{case(name)}: {value}{ends.get(name, '')}" for name in names if (value := headers[name]) is not None
+    ]
     line = LINES[0] if draw(st.integers(0, 4)) else draw(st.sampled_from(LINES))
     more = b"" if draw(st.booleans()) else draw(st.sampled_from(MORE))
     head = "\r\n".join([line.replace("{}", path), *lines, ""]).encode("latin-1")
@@ -150,6 +154,13 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes]:
         else b"x" * int(headers["Content-Length"] or 0)
     )
     return ticket, head + more + b"\r\n" + body
+
+
+def spaced(spaced_name: str) -> bytes:
+    """A plain handshake with white space at the end of this header's value."""
+    headers = {**USUAL, spaced_name: f"{USUAL[spaced_name]}{TRAILING[-1]}"}
+    lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
+    return "\r\n".join(["GET /ws/account HTTP/1.1", *lines, "", ""]).encode()
 
 
 def answer_to(port: int, request: bytes) -> tuple[str, dict[str, str], bytes]:
@@ -220,6 +231,8 @@ async def test_generated_handshakes_are_answered_alike(world: World, opened: lis
         if not BODY.search(request):
             assert (" 101 " in first[0], first[3]) == (" 101 " in uvicorn_own[0], uvicorn_own[3])
 
+    for name in (name for name, value in USUAL.items() if value is not None):
+        await asyncio.to_thread(check, ("account", spaced(name)), 0)
     checked = given(requests(), st.sampled_from(range(len(PROXIES))))(check)
     limits = settings(max_examples=EXAMPLES, database=None, phases=[Phase.generate], derandomize=not LONG)
     await asyncio.to_thread(limits(checked))

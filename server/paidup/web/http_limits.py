@@ -40,6 +40,9 @@ CLOSE_TIMEOUT_S = 10.0
 SLICE_BYTES = 4096
 """Bytes parsed between two checks of the limits."""
 
+WHITE_SPACE = b" \t"
+"""Around a header's value, it is not part of it (RFC 9110, 5.5). httptools leaves it at the end."""
+
 FROM_PROXY = "paidup.from_proxy"
 """In a request's `extensions`: its connection comes from a trusted proxy. uvicorn then replaces `client`, so
 that nothing else says so.
@@ -146,6 +149,9 @@ class LimitedHttpProtocol(HttpToolsProtocol, CountedConnection):
         super().on_message_begin()
         if self._from_proxy:
             self.scope.setdefault("extensions", {})[FROM_PROXY] = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value.rstrip(WHITE_SPACE))
 
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS or len(self.pipeline) >= MAX_PIPELINED:

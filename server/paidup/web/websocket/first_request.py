@@ -161,7 +161,7 @@ def _parsed(data: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade as upgrade:
-        headers = {name.lower(): value for name, value in received.items()}
+        headers = {name.lower(): value.rstrip(http_limits.WHITE_SPACE) for name, value in received.items()}
         lines = data.count(b"\n") - 2  # without the request's and the empty one
         whole = upgrade.args[0] == len(data) and len(headers) == lines <= MAX_HEADERS
         return (b"".join(url), headers) if whole and parser.get_http_version() == "1.1" else None
