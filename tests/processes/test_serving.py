@@ -19,8 +19,8 @@ import aiohttp
 import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from paidup.db.applied_migrations import migrations_of_this_release
 from paidup.db.connection import connection, migrate, open_database
+from paidup.db.migrations import migrations_of_this_release
 from paidup.db.models import Invoice
 from paidup.runtime.clock import now
 from tests.structure.test_deploying import dockerfile

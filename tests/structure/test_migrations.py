@@ -6,7 +6,10 @@ until they are replaced. docs/deploying.md has the rule.
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,11 @@ from tortoise import fields
 from tortoise.migrations import operations as ops
 from tortoise.migrations.operations import AddField, AddIndex, AlterModelOptions, CreateModel
 
+from paidup.db import new_sqlite
+from paidup.db.connection import migrate
 from paidup.db.schema_operations import BuildPrefixIndex, DropColumn, DropIndex, FillTable, Redescribe
+from paidup.errors import StorageUnavailable
+from tests.structure.new_sqlite import migrated, rows, written
 from tests.structure.sources import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "server" / "paidup" / "db" / "migrations").glob("0*.py"))
@@ -92,3 +99,35 @@ def test_an_older_process_survives_what_is_not_declared() -> None:
 )
 def test_what_an_older_process_would_not_survive_is_seen(step: Any) -> None:
     assert contracts([step], {}) != []
+
+
+async def test_a_new_sqlite_database_is_as_the_migrations_leave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S10: a key that its script lacked would allow a second grant. An older script is migrated further."""
+    by_migrations, by_script, by_both = (tmp_path / f"{name}.db" for name in ("all", "script", "both"))
+    await migrated(by_migrations, NAMES[-2])
+    older = written(by_migrations)
+    await migrated(by_migrations)
+    steps: list[str] = []
+    await migrate(f"sqlite://{by_script}", steps.append)
+    assert steps == NAMES
+    assert rows(by_script) == rows(by_migrations), "run `python -m tests.structure.new_sqlite`"
+    assert written(by_migrations) == new_sqlite.SCRIPT.read_text()
+    monkeypatch.setattr(new_sqlite, "SCRIPT", tmp_path / "older.sql")
+    new_sqlite.SCRIPT.write_text(older)
+    await migrate(f"sqlite://{by_both}")
+    assert rows(by_both) == rows(by_migrations)
+
+
+async def test_of_a_script_that_fails_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the disk is full: the next start begins again."""
+    file, whole = tmp_path / "paidup.db", new_sqlite.SCRIPT.read_text()
+    monkeypatch.setattr(new_sqlite, "SCRIPT", tmp_path / "new.sql")
+    new_sqlite.SCRIPT.write_text(f"{whole}INSERT INTO no_such_table VALUES (1);\n")
+    with pytest.raises(StorageUnavailable, match="no_such_table"):
+        await migrate(f"sqlite://{file}")
+    with closing(sqlite3.connect(file)) as database:
+        assert database.execute("SELECT * FROM sqlite_master").fetchall() == []

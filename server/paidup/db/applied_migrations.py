@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pkgutil
-
 from tortoise.exceptions import OperationalError
 
-from paidup.db import migrations
 from paidup.db.connection import connection, migrate, open_database, storage_errors
+from paidup.db.migrations import migrations_of_this_release
 from paidup.errors import ConfigurationError, StorageUnavailable
 
 
@@ -21,10 +19,6 @@ async def applied_migrations() -> set[str]:
         if isinstance(error.__cause__, OperationalError) and "tortoise_migrations" in str(error):
             return set()
         raise
-
-
-def migrations_of_this_release() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(migrations.__path__)}
 
 
 async def missing_migrations() -> set[str]:

@@ -33,6 +33,8 @@ from tortoise.transactions import in_transaction
 
 from paidup.db import tortoise_patches
 from paidup.db.connect_errors import connecting
+from paidup.db.migrations import migrations_of_this_release
+from paidup.db.new_sqlite import create_tables
 from paidup.db.postgres import ABORTED, TRIES, Timeouts
 from paidup.errors import ConfigurationError, StorageUnavailable, TransactionAborted
 from paidup.runtime.postgres_address import parse_address
@@ -158,14 +160,19 @@ async def migrate(url: str, on_step: Callable[[str], None] = lambda step: None) 
     if _names_sqlite(url):
         async with open_database(url):
             pass  # it can be opened; else one line says why not
-        path = Path(f"{expand_db_url(url)['credentials']['file_path']}.migrating")
-        with private_file(path).open("wb") as file:
+        file = Path(expand_db_url(url)["credentials"]["file_path"])
+        with private_file(Path(f"{file}.migrating")).open("wb") as lock:
 
             async def is_locked() -> bool:
-                return _try_lock(file)
+                return _try_lock(lock)
 
             await _locked_by_this_process(is_locked)
-            await asyncio.create_task(_migrate(url, on_step), context=Context())
+            with storage_errors():
+                created = await asyncio.to_thread(create_tables, file)
+            for name in created:
+                on_step(name)
+            if not created or migrations_of_this_release() - {*created}:
+                await asyncio.create_task(_migrate(url, on_step), context=Context())
         return
     async with open_database(url, pool=1), AsyncExitStack() as held:
 

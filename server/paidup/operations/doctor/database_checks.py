@@ -6,8 +6,9 @@ import time
 from datetime import timedelta
 
 from paidup.credits.audit import audit_slice
-from paidup.db.applied_migrations import applied_migrations, migrations_of_this_release
+from paidup.db.applied_migrations import applied_migrations
 from paidup.db.connection import open_database
+from paidup.db.migrations import migrations_of_this_release
 from paidup.db.models import EventSource, StripeEvent, Watermark
 from paidup.errors import ConfigurationError, StorageUnavailable
 from paidup.operations.doctor.report import Check, State, fail, ok, warn
