@@ -64,24 +64,8 @@ format: $(DEV) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(DEV) ## run all benchmarks against their floors (half an hour)
-	$(BIN)/python -m tests.bench.activation
-	$(BIN)/python -m tests.bench.activation_server
-	$(BIN)/python -m tests.bench.sockets
-	$(BIN)/python -m tests.bench.webhooks
-	$(BIN)/python -m tests.bench.spends
-	$(BIN)/python -m tests.bench.outbound
-	$(BIN)/python -m tests.bench.burst
-	$(BIN)/python -m tests.bench.reads
-	$(BIN)/python -m tests.bench.entitlements
-	$(BIN)/python -m tests.bench.verifications
-	$(BIN)/python -m tests.bench.returns
-	$(BIN)/python -m tests.bench.networks
-	$(BIN)/python -m tests.bench.tables --events 200000
-	$(BIN)/python -m tests.bench.routes --sizes 1000 100000
-	$(BIN)/python -m tests.bench.accounts
-	$(BIN)/python -m tests.bench.processes
-	$(BIN)/python -m tests.bench.start
+bench: $(DEV) ## run all benchmarks against their floors, then one table of the goals (most of an hour)
+	$(BIN)/python -m tests.bench
 
 soak: $(DEV) ## simulate an hour of customers in minutes and check for leaks
 	$(BIN)/python -m tests.soak
@@ -103,8 +87,9 @@ lock: $(DEV) ## pin all dependencies again with hashes, including the build back
 dist: $(DEV) ## build the wheel and the source distribution into dist/
 	$(BIN)/uv build -q --no-build-isolation --python $(BIN)/python
 
-migrations: $(DEV) ## write a migration for what changed in server/paidup/db/models.py
+migrations: $(DEV) ## write a migration for what changed in server/paidup/db/models.py, and the script of new databases
 	$(BIN)/tortoise -c paidup.db.connection.TORTOISE makemigrations
+	$(BIN)/python -m tests.structure.new_sqlite
 
 clean: ## delete the virtual environment, the demo's data and the caches
 	rm -rf $(VENV) tests/node/node_modules .paidup .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -7,10 +7,8 @@ milliseconds of `--rounds`.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +21,9 @@ from tortoise.backends.base.executor import EXECUTOR_CACHE
 from paidup.app import create_app
 from paidup.db.connection import connection, is_sqlite, migrate
 from paidup.runtime.logs import configure_logging
-from tests.support.grown_accounts import Doing, History, a_customer
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments
+from tests.support.grown_accounts import Action, Doing, History, a_customer
 from tests.support.paidup import settings
 
 console = Console(width=110)
@@ -33,29 +33,29 @@ HISTORY = History(used_up=10_000, live=1_000, spends=89_000)
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.accounts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("accounts", __doc__)
     parser.add_argument("--rounds", type=int, default=51)
     parser.add_argument("--only", default="sqlite,postgresql")
     options = parser.parse_args()
     configure_logging("ERROR", "console")
     folder = Path(tempfile.mkdtemp(prefix="pu-"))
     server = get_server(folder / "pg", cleanup_mode="delete")
+    figures: dict[str, Figure] = {}
     try:
         server.psql("CREATE DATABASE accounts")
         urls = [f"sqlite://{folder / 'accounts.db'}", server.get_uri(database="accounts")]
         for url in (url for url in urls if url.partition(":")[0] in options.only.split(",")):
             await migrate(url)
-            _print(url, await _measure(url, folder, options.rounds))
+            figure = await _measure(url, folder, options.rounds)
+            _print(figure)
+            figures[url.partition(":")[0]] = figure
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+    finish(options, "accounts", figures)
 
 
-async def _measure(url: str, folder: Path, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+async def _measure(url: str, folder: Path, rounds: int) -> Figure:
     """Milliseconds of each action of the new account, and of the other, round by round."""
     EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name
     app = create_app(settings(database_url=url, data_dir=folder / "data", reconciler_in_server=False))
@@ -65,24 +65,28 @@ async def _measure(url: str, folder: Path, rounds: int) -> dict[str, tuple[list[
         accounts = [await a_customer(History()), await a_customer(HISTORY)]
         await connection().execute_script("ANALYZE" if is_sqlite() else "VACUUM ANALYZE")
         doing = [Doing(app, account).actions for account in accounts]
-        found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in doing[0]}
+        figure = Figure("SQLite" if url.startswith("sqlite") else "PostgreSQL")
         for turn in range(rounds + 1):
-            for name, taken in found.items():
-                for actions, each in zip(doing, taken, strict=True):
-                    began = time.perf_counter()
-                    await actions[name]()
-                    if turn:  # the first warms
-                        each.append((time.perf_counter() - began) * 1000)
-    return found
+            for name in doing[0]:
+                new_ms, grown_ms = [await _took_ms(actions[name]) for actions in doing]
+                if turn:  # the first warms
+                    figure.add(name, new_ms=new_ms, grown_ms=grown_ms, ratio=grown_ms / new_ms)
+    return figure
 
 
-def _print(url: str, found: dict[str, tuple[list[float], list[float]]]) -> None:
-    table = Table(title="SQLite" if url.startswith("sqlite") else "PostgreSQL", title_justify="left")
+async def _took_ms(act: Action) -> float:
+    began = time.perf_counter()
+    await act()
+    return (time.perf_counter() - began) * 1000
+
+
+def _print(figure: Figure) -> None:
+    table = Table(title=figure.title, title_justify="left")
     table.add_column("what")
     for column in ("new account, ms", f"{HISTORY.entries:,} entries, ms", "ratio"):
         table.add_column(column, justify="right")
-    for name, each in found.items():
-        new, grown = map(statistics.median, each)
+    for name in figure.rounds:
+        new, grown = figure.median(name, "new_ms"), figure.median(name, "grown_ms")
         table.add_row(name, f"{new:.2f}", f"{grown:.2f}", f"{grown / new:.2f}")
     console.print(table)
 

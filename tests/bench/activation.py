@@ -16,7 +16,6 @@ in the same run.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import platform
@@ -34,11 +33,13 @@ from rich.table import Table
 from paidup.runtime.redis_client import connect_redis
 from paidup.stripe_api.gateway import open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
-from tests.bench.report import console
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments, console
 from tests.support.browsers import running_browser
 from tests.support.processes import Child, free_port
 from tests.support.stripe_sandbox import StripeSide
 
+FLOOR = "floor: one Stripe round trip"
 MODES = {
     "socket": "Paidup",
     "later": "Paidup, opened after the payment",
@@ -99,25 +100,24 @@ TYPES_MS = 1200
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments("activation", __doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pu-") as folder:
         port, sandbox_port = free_port(), free_port()
         env = {"PORT": str(port), "SANDBOX_PORT": str(sandbox_port)}
         demo = Child(["-m", "paidup.cli", "demo"], env, Path(folder) / "demo.log", cwd=Path(folder))
         try:
             demo.wait_for(f"http://127.0.0.1:{port}/readyz")
-            await _measure(
-                f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}", rounds, Path(folder)
-            )
+            urls = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{sandbox_port}"
+            figures = await _measure(*urls, options.rounds, Path(folder))
         finally:
             demo.stop()
+    finish(options, "activation", figures)
 
 
-async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
+async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
     async with aiohttp.ClientSession() as http, running_browser() as browser:
         stripe_side = StripeSide(sandbox, http)
         page = await browser.new_page()
@@ -130,21 +130,35 @@ async def _measure(base: str, sandbox: str, rounds: int, folder: Path) -> None:
         table = Table(title=f"From the confirmed payment to “active” ({rounds} rounds)", min_width=110)
         for column in ("", "known, p50 ms", "p90", "painted, p50 ms", "p90", "over the floor", "source"):
             table.add_column(column, justify="right" if column else "left", no_wrap=True)
-        table.add_row("floor: one Stripe round trip", *_figures(floor), "", "", "", "")
+        table.add_row(FLOOR, *_figures(floor), "", "", "", "")
         for delay_ms in (0, 5000):
             await stripe_side.conditions(webhook_delay_ms=delay_ms)
             runs_of = await _series(page, config, rounds if not delay_ms else max(3, rounds // 5))
+            when = "webhooks after 5 s" if delay_ms else "webhooks at once"
+            figures[when] = _figure(when, floor, runs_of)
             for mode, runs in runs_of.items():
                 known, painted = [run[0] for run in runs], [run[1] for run in runs]
                 over = statistics.median(painted) - statistics.median(floor)
-                label = f"{MODES[mode]}, {'webhooks at once' if not delay_ms else 'after 5 s'}"
                 sources = ", ".join(sorted({run[3] for run in runs}))
-                table.add_row(label, *_figures(known), *_figures(painted), f"{over:.1f}", sources)
+                table.add_row(
+                    f"{MODES[mode]}, {when}", *_figures(known), *_figures(painted), f"{over:.1f}", sources
+                )
             ratio = _median(runs_of["polling"]) / _median(runs_of["socket"])
             sooner = f"sooner than polling: {ratio:.0f} times"
             table.add_row(sooner, "", "", "", "", "", "", end_section=True)
     console.print(table)
     console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    return figures
+
+
+def _figure(when: str, floor: list[float], runs_of: dict[str, list[Any]]) -> Figure:
+    figure = Figure(f"From the confirmed payment to active, ms, {when}")
+    for took in floor:
+        figure.add(FLOOR, painted_ms=took)
+    for mode, runs in runs_of.items():
+        for known, painted, *_ in runs:
+            figure.add(MODES[mode], known_ms=known, painted_ms=painted)
+    return figure
 
 
 async def _series(page: Page, config: Any, rounds: int) -> dict[str, list[Any]]:

@@ -12,7 +12,6 @@ others. The steps are from the invoice's timeline, and the CPU time is that of t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import shutil
 import socket
@@ -39,7 +38,8 @@ from paidup.runtime.redis_client import connect_redis
 from paidup.stripe_api.gateway import open_gateway
 from paidup.stripe_api.rate_limiter import RateLimiter
 from tests.bench.clients import running
-from tests.bench.report import console, percentile
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments, console, percentile
 from tests.bench.rig import Server, answering
 from tests.bench.stripe_stub import PAID, Stripe, serve_stripe
 from tests.support.bulk_fixtures import name_of, seed
@@ -121,14 +121,11 @@ class Rig:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.activation_server",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("activation_server", __doc__)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--stripe-ms", type=float, default=0.0, help="how long Stripe takes for an answer")
     options = parser.parse_args()
+    figures: dict[str, Figure] = {}
     with _rig(2 * options.rounds + 1, options.stripe_ms / 1000) as rig, ExitStack() as stack:
         postgres = get_server(rig.folder / "pg", cleanup_mode="delete")
         stack.callback(postgres.cleanup)
@@ -138,7 +135,13 @@ def main() -> None:
             "PostgreSQL": str(postgres.get_uri(database="activations")),
         }
         for name, url in urls.items():
-            _print(name, _measure(rig, url, options.rounds))
+            found = _measure(rig, url, options.rounds)
+            _print(name, found)
+            figures[name.lower()] = figure = Figure(f"A payment until active, {name}, ms")
+            for kind, series in found.items():
+                for took in series.waits_ms:
+                    figure.add(kind, ms=took)
+    finish(options, "activation_server", figures)
 
 
 @contextmanager

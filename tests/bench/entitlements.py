@@ -38,6 +38,8 @@ from paidup.domain.decisions import InvoiceStatus
 from paidup.payments.entitlements import refresh
 from paidup.runtime.clock import now
 from paidup.runtime.logs import configure_logging
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments
 from tests.support.asgi import ask
 from tests.support.factories import an_account, granted
 from tests.support.paidup import JWT_SECRET, settings
@@ -52,11 +54,7 @@ Figures = dict[tuple[str, int], list[float]]
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.entitlements",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("entitlements", __doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--answers", type=int, default=500, help="of each kind in each round")
     parser.add_argument("--at-once", type=int, default=16, help="how many are “several”")
@@ -65,17 +63,19 @@ async def main() -> None:
     configure_logging("ERROR", "console")
     folder = Path(tempfile.mkdtemp(prefix="pu-"))
     server = get_server(folder / "pg", cleanup_mode="delete")
-    slow = []
+    slow, figures = list[str](), dict[str, Figure]()
     try:
         server.psql("CREATE DATABASE entitlements")
         for url in (f"sqlite://{folder / 'entitlements.db'}", server.get_uri(database="entitlements")):
             await migrate(url)
             found = await _measure(url, folder, options)
             _print(url, found, options.at_once)
+            figures[url.partition(":")[0]] = _figure(url, found)
             slow += [name for name in (WHOLE, KNOWN) if statistics.median(found[name, 1]) >= options.limit_ms]
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+    finish(options, "entitlements", figures)
     if slow:
         raise SystemExit(f"{options.limit_ms} ms or more: {', '.join(slow)}")
 
@@ -133,6 +133,14 @@ def _bare(body: bytes) -> Starlette:
         return JSONResponse(told)
 
     return Starlette(routes=[Route(PATH, answer)])
+
+
+def _figure(url: str, found: Figures) -> Figure:
+    figure = Figure(f"CPU of one answer, ms, {url.partition(':')[0]}")
+    for (name, at_once), each in found.items():
+        for cpu_ms in each:
+            figure.add(name, **{"cpu_ms" if at_once == 1 else "cpu_ms_at_once": cpu_ms})
+    return figure
 
 
 def _print(url: str, found: Figures, at_once: int) -> None:

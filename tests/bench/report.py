@@ -1,13 +1,15 @@
-"""What the benches print: medians by round, ratios to the floor, goals, and the machine."""
+"""What the benches print and keep: medians by round, ratios to the floor, and the machine."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,21 +18,15 @@ from rich.table import Table
 console = Console(width=130)
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A bound that the issue sets. `value` is what was reached."""
-
-    what: str
-    value: float
-    bound: float
-    at_most: bool = True
-
-    def __str__(self) -> str:
-        reached = self.value <= self.bound if self.at_most else self.value >= self.bound
-        limit = f"{'at most' if self.at_most else 'at least'} {self.bound:,g}"
-        return (
-            f"{self.what}: {_figure(self.value)} (goal: {limit}): {'reached' if reached else 'NOT REACHED'}"
-        )
+def arguments(benchmark: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of a benchmark whose results can be kept: `tests.bench.goals.finish` writes them."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tests.bench.{benchmark}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, help="file for the results")
+    return parser
 
 
 @dataclass
@@ -40,7 +36,6 @@ class Figure:
     title: str
     rounds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=dict)
-    goals: list[Goal] = field(default_factory=list)
 
     def add(self, who: str, **values: float) -> None:
         """One round's values."""
@@ -63,16 +58,17 @@ class Figure:
         for what in columns:
             table.add_column(what.replace("_", " "), justify="right")
         for who, row in self.rounds.items():
-            cells = [_figure(statistics.median(row[what])) if what in row else "" for what in columns]
+            cells = [figure_text(statistics.median(row[what])) if what in row else "" for what in columns]
             table.add_row(who, *cells)
         console.print(table)
-        for goal in self.goals:
-            console.print(f"  {goal}", highlight=False)
         console.print()
 
     def as_json(self) -> dict[str, Any]:
-        goals = [{"what": goal.what, "value": goal.value, "bound": goal.bound} for goal in self.goals]
-        return {"title": self.title, "rounds": self.rounds, "goals": goals, "samples": self.samples}
+        return {"title": self.title, "rounds": self.rounds, "samples": self.samples}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Figure:
+        return cls(**kept)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -89,7 +85,8 @@ def machine(postgres: str, valkey: str) -> str:
     )
 
 
-def _figure(value: float) -> str:
+def figure_text(value: float) -> str:
+    """With as many digits as are worth reading."""
     if value and abs(value) < 10:
         return f"{value:.2f}"
     return f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"

@@ -9,7 +9,6 @@ A million takes 4 GB of disk.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import shutil
@@ -29,6 +28,8 @@ from paidup.db.connection import migrate
 from paidup.db.models import Account
 from paidup.runtime.logs import configure_logging
 from paidup.stripe_api.client import API_VERSION
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments
 from tests.bench.sweeps import DUE, FILL, INVOICES_AN_ACCOUNT
 from tests.support.asgi import ask
 from tests.support.grown_accounts import Action, Doing
@@ -57,11 +58,7 @@ Found = dict[str, tuple[float, int]]
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.routes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("routes", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=25)
     options = parser.parse_args()
@@ -77,6 +74,10 @@ async def main() -> None:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
     _print(options.sizes, options.rounds, found)
+    figure = Figure("Requests beside many rows")
+    for name, (last_ms, rows) in found[-1].items():
+        figure.add(name, ms=last_ms, rows=rows, last_to_first=last_ms / found[0][name][0])
+    finish(options, "routes", {"growth": figure})
 
 
 async def _measure(server: PostgresServer, folder: Path, size: int, rounds: int) -> Found:

@@ -9,7 +9,6 @@ on sockets.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -20,8 +19,9 @@ from pathlib import Path
 
 from tests.bench import rig as rigs
 from tests.bench.clients import BY_STAMP, NO_TIMING, Board, Job, publish_all, publish_paced
+from tests.bench.goals import finish
 from tests.bench.pictures import draw
-from tests.bench.report import Figure, Goal, console, machine, percentile
+from tests.bench.report import Figure, arguments, console, machine, percentile
 from tests.bench.rig import Rig, Server, load_clients
 from tests.bench.waits import measure_load, measure_waiting
 
@@ -61,19 +61,13 @@ def main() -> None:
         where = machine(rig.postgres_version, rig.valkey_version)
     where += f"; load before it began {load:.1f}"
     console.print(where, highlight=False)
-    results = {name: figure.as_json() for name, figure in figures.items()}
     if options.pictures:
-        draw(results, options.pictures)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": where, "figures": results}))
+        draw({name: figure.as_json() for name, figure in figures.items()}, options.pictures)
+    finish(options, "sockets", figures, where)
 
 
 def _options(names: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.sockets",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("sockets", __doc__)
     parser.add_argument("--only", type=lambda text: text.split(","), default=names, help=",".join(names))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
@@ -94,7 +88,6 @@ def _options(names: list[str]) -> argparse.Namespace:
         help="override one of the product's settings",
     )
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the distributions")
-    parser.add_argument("--json", type=Path, help="file for the figures and all samples")
     options = parser.parse_args()
     if unknown := set(options.only) - set(names):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
@@ -126,17 +119,6 @@ def _measure_messages(rig: Rig, options: argparse.Namespace) -> Figures:
                     _measure_latency(rig, options, board, latency, who)
                 if "throughput" in options.only:
                     _measure_throughput(rig, options, server, board, throughput, who)
-    if latency.rounds:
-        latency.goals = [
-            Goal("p50, of the raw subscriber's", latency.ratio("p50", PRODUCT, RAW), 1.4),
-            Goal("p99, of the raw subscriber's", latency.ratio("p99", PRODUCT, RAW), 1.8),
-        ]
-    if throughput.rounds:
-        throughput.goals = [
-            Goal("statuses a second", throughput.median(PRODUCT, "a_second"), 50_000, at_most=False),
-            Goal("lost, in the worst round", max(throughput.rounds[PRODUCT]["lost"]), 0),
-            Goal("twice, in the worst round", max(throughput.rounds[PRODUCT]["twice"]), 0),
-        ]
     return {"latency": latency, "throughput": throughput}
 
 
@@ -198,13 +180,6 @@ def _measure_connecting(rig: Rig, options: argparse.Namespace) -> Figures:
                 first_ns = board.counters.first_ns
                 connects.samples[who] = [(at - first_ns) / 1e9 for at in board.arrived_ns if at]
                 connects.add(who, a_second=came / took_s, cpu_ms_each=cpu_ms / came, came=came)
-    memory.goals = [
-        Goal("bytes a socket", memory.median(PRODUCT, "bytes_a_socket"), 20_000),
-        Goal("bytes a socket, the ambition", memory.median(PRODUCT, "bytes_a_socket"), 13_000),
-    ]
-    connects.goals = [
-        Goal("sockets a second", connects.median(PRODUCT, "a_second"), 4_000, at_most=False),
-    ]
     return {"memory": memory, "connects": connects}
 
 

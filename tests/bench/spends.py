@@ -17,7 +17,6 @@ import asyncio
 import os
 import platform
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -40,6 +39,8 @@ from paidup.db.models import Account, Invoice, LedgerEntry
 from paidup.domain.decisions import InvoiceStatus
 from paidup.runtime.clock import now
 from paidup.runtime.logs import configure_logging
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments, percentile
 from tests.support.factories import an_account, granted
 from tests.support.paidup import Customer, Paidup, environment, serving_process
 from tests.support.processes import free_port
@@ -54,11 +55,7 @@ Op = Callable[[int], Awaitable[Any]]
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.spends",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("spends", __doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--spends", type=int, default=400, help="of each kind in each round")
     parser.add_argument("--accounts", type=int, default=100, help="how many are “many”")
@@ -67,19 +64,25 @@ async def main() -> None:
     configure_logging("ERROR", "console")
     folder = Path(tempfile.mkdtemp(prefix="pu-"))
     server = get_server(folder / "pg", cleanup_mode="delete")
+    figures: dict[str, Figure] = {}
     try:
         server.psql("CREATE DATABASE spends")
         for url in (f"sqlite://{folder / 'spends.db'}", server.get_uri(database="spends")):
             await migrate(url)
-            _print(url, options, await _measure(url, folder, options))
+            figure = await _measure(url, folder, options)
+            _print(figure, options)
+            figures[url.partition(":")[0]] = figure
         console.print(_machine(server.psql("SHOW server_version").split()[2]))
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+    finish(options, "spends", figures)
 
 
-async def _measure(url: str, folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
+async def _measure(url: str, folder: Path, options: argparse.Namespace) -> Figure:
     """How many a second of each kind, round by round."""
+    kind = "SQLite" if url.startswith("sqlite") else "PostgreSQL"
+    figure = Figure(f"Spends a second on {kind}, {options.at_once} at once")
     EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(open_database(url))
@@ -97,19 +100,21 @@ async def _measure(url: str, folder: Path, options: argparse.Namespace) -> dict[
             **by_http(customers[:1], "one account"),
             **by_http(customers, many),
         }
-        rates: dict[str, list[float]] = {name: [] for name in ops}
-        for _ in range(options.rounds + 1):
+        for turn in range(options.rounds + 1):
             for name, op in ops.items():
-                rates[name].append(await rate_of(op, options.spends, 1 if name == ALONE else options.at_once))
+                rate = await rate_of(op, options.spends, 1 if name == ALONE else options.at_once)
+                if turn:  # the first warms
+                    figure.add(name, a_second=rate)
         for whose in ("one account", many):
             name = f"HTTP, spend, {whose}"
-            await _print_latency(name, ops[name], statistics.median(rates[name][1:]) / 2)
+            took = await _paced(ops[name], figure.median(name, "a_second") / 2)
+            figure.add(name, p50_ms=percentile(took, 0.5), p99_ms=percentile(took, 0.99))
         await _audit()
-    return {name: each[1:] for name, each in rates.items()}  # the first warms
+    return figure
 
 
-async def _print_latency(name: str, op: Op, rate: float) -> None:
-    """Latencies where the calls do not wait for each other's answers."""
+async def _paced(op: Op, rate: float) -> list[float]:
+    """Latencies in ms where the calls do not wait for each other's answers."""
     loop, took = asyncio.get_running_loop(), list[float]()
     began = loop.time() + 1  # making the calls takes a while, which is no spend's
 
@@ -119,8 +124,7 @@ async def _print_latency(name: str, op: Op, rate: float) -> None:
         took.append((loop.time() - began - number / rate) * 1000)
 
     await asyncio.gather(*(timed(number) for number in range(round(rate * PACED_S))))
-    cuts = statistics.quantiles(took, n=100)
-    console.print(f"{name}, at {rate:,.0f}/s: p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms")
+    return took
 
 
 async def _audit() -> None:
@@ -204,16 +208,16 @@ def by_http(customers: list[Customer], whose: str) -> dict[str, Op]:
     return {f"HTTP, {what}, {whose}": op for what, op in ops.items()}
 
 
-def _print(url: str, options: argparse.Namespace, rates: dict[str, list[float]]) -> None:
-    kind = "SQLite" if url.startswith("sqlite") else "PostgreSQL"
-    title = f"Spends a second on {kind}, {options.at_once} at once, medians of {options.rounds} rounds"
+def _print(figure: Figure, options: argparse.Namespace) -> None:
+    title = f"{figure.title}, medians of {options.rounds} rounds"
     table = Table(title=title, min_width=len(title))
     table.add_column("")
-    table.add_column("a second", justify="right")
-    table.add_column("of the floor", justify="right")
-    for name, each in rates.items():
-        ratios = [rate / floor for rate, floor in zip(each, rates[FLOOR], strict=True)]
-        table.add_row(name, f"{statistics.median(each):,.0f}", f"{statistics.median(ratios):.2f}")
+    for column in ("a second", "of the floor", "at half of that: p50, ms", "p99"):
+        table.add_column(column, justify="right")
+    for name, row in figure.rounds.items():
+        cells = f"{figure.median(name, 'a_second'):,.0f}", f"{figure.ratio('a_second', name, FLOOR):.2f}"
+        latencies = (f"{each:.1f}" for what in ("p50_ms", "p99_ms") for each in row.get(what, []))
+        table.add_row(name, *cells, *latencies)
     console.print(table)
 
 

@@ -8,7 +8,6 @@ the process itself. The floor is Python that runs nothing.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -25,6 +24,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments
 from tests.support.paidup import environment
 from tests.support.processes import ROOT, Child, free_port
 
@@ -99,11 +100,7 @@ def _kinds(folder: Path, stripe: str) -> dict[str, Callable[[], Start]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.start",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("start", __doc__)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="pu-"))
@@ -112,21 +109,25 @@ def main() -> None:
     try:
         sandbox.wait_for(f"http://127.0.0.1:{port}/sandbox/health")
         kinds = _kinds(folder, f"http://127.0.0.1:{port}")
-        found: dict[str, list[Start]] = {name: [] for name in kinds}
-        for _ in range(options.rounds + 1):
+        figure = Figure("Starts")
+        for turn in range(options.rounds + 1):
             for name, start in kinds.items():
-                found[name].append(start())
+                started = start()
+                if turn:  # the first warms
+                    figure.add(name, s=started.wall_s, cpu_s=started.cpu_s)
     finally:
         sandbox.stop()
         shutil.rmtree(folder, ignore_errors=True)
     table = Table()
     for column in ("start", "s, median", "fastest", "CPU, s, median", "least"):
         table.add_column(column, justify="left" if column == "start" else "right")
-    for name, each in found.items():
-        walls, cpus = [one.wall_s for one in each[1:]], [one.cpu_s for one in each[1:]]  # the first warms
-        figures = (statistics.median(walls), min(walls), statistics.median(cpus), min(cpus))
-        table.add_row(name, *(f"{figure:.2f}" for figure in figures))
+    for name, row in figure.rounds.items():
+        cells = (row[what] for what in ("s", "cpu_s"))
+        table.add_row(
+            name, *(f"{each:.2f}" for cell in cells for each in (statistics.median(cell), min(cell)))
+        )
     console.print(table)
+    finish(options, "start", {"start": figure})
 
 
 if __name__ == "__main__":

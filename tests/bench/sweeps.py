@@ -8,7 +8,6 @@ rounds. A million takes 3 GB of disk.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import platform
@@ -39,6 +38,8 @@ from paidup.settings import PACKAGED_PLANS
 from paidup.stripe_api.client import API_VERSION
 from paidup.stripe_api.prices import PriceCatalog
 from paidup.stripe_api.schemas import ListOf, StripeInvoice, decode
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments
 from tests.support.publishing_hub import PublishingHub
 
 console = Console(width=110)
@@ -116,11 +117,7 @@ class StripeInMemory:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.sweeps",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("sweeps", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
@@ -140,6 +137,10 @@ async def main() -> None:
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+    figure = Figure("Sweeps beside many rows")
+    for name, (first, *_, last) in _rows(timings).items():
+        figure.add(name, ms=last, last_to_first=last / first)
+    finish(options, "sweeps", {"growth": figure})
 
 
 async def _measure(server: PostgresServer, size: int, rounds: int) -> dict[str, float]:
@@ -219,15 +220,19 @@ def _shape(id: str, status: str) -> StripeInvoice:
     return decode(StripeInvoice, msgspec.json.encode(shape))
 
 
+def _rows(timings: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Of each sweep, and of all together, a time for each size."""
+    rows = {name: [timing[name] for timing in timings] for name in timings[0]}
+    return rows | {"all": [sum(timing.values()) for timing in timings]}
+
+
 def _print(sizes: list[int], rounds: int, timings: list[dict[str, float]]) -> None:
     table = Table(title=f"One round of each sweep, the same number due: median ms of {rounds} rounds")
     table.add_column("sweep")
     for size in sizes:
         table.add_column(f"{size:,} settled", justify="right")
     table.add_column("last to first", justify="right")
-    rows = {name: [timing[name] for timing in timings] for name in timings[0]}
-    rows["all"] = [sum(timing.values()) for timing in timings]
-    for name, taken in rows.items():
+    for name, taken in _rows(timings).items():
         table.add_row(name, *(f"{each:.1f}" for each in taken), f"{taken[-1] / taken[0]:.2f}")
     console.print(table)
 

@@ -13,7 +13,6 @@ import asyncio
 import cProfile
 import multiprocessing
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -33,7 +32,8 @@ from paidup.db.connection import migrate, open_database
 from paidup.payments.timeline import BATCH_EVERY_S
 from paidup.runtime.logs import configure_logging
 from paidup.stripe_api.gateway import StripeGateway
-from tests.bench.report import console
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments, console
 from tests.bench.stripe_stub import Stripe, serve_stripe
 from tests.support.bulk_fixtures import name_of, seed
 from tests.support.paidup import settings
@@ -45,11 +45,7 @@ SAMPLES = Path(__file__).parents[1] / "unit" / "stripe_samples.json"
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.verifications",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("verifications", __doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--invoices", type=int, default=200, help="verified in each round")
     parser.add_argument("--profile", type=Path)
@@ -60,26 +56,30 @@ async def main() -> None:
     stripe, port = Stripe(options.invoices, rest), free_port()
     process = multiprocessing.get_context("fork").Process(target=serve_stripe, args=(port, stripe))
     process.start()
+    figures: dict[str, Figure] = {}
     server = get_server(folder / "pg", cleanup_mode="delete")
     try:
         server.psql("CREATE DATABASE verifications")
         for url in (f"sqlite://{folder / 'verifications.db'}", server.get_uri(database="verifications")):
             await migrate(url)
-            _print(url, await _measure(url, f"http://127.0.0.1:{port}", stripe, options))
+            figure = await _measure(url, f"http://127.0.0.1:{port}", stripe, options)
+            _print(figure)
+            figures[url.partition(":")[0]] = figure
     finally:
         server.cleanup()
         process.terminate()
         process.join()
         shutil.rmtree(folder, ignore_errors=True)
+    finish(options, "verifications", figures)
 
 
-async def _measure(url: str, api: str, stripe: Stripe, options: argparse.Namespace) -> dict[str, list[float]]:
+async def _measure(url: str, api: str, stripe: Stripe, options: argparse.Namespace) -> Figure:
     """Milliseconds of CPU for each, round by round."""
     EXECUTOR_CACHE.clear()  # Tortoise keeps a dialect's SQL by connection name
     async with open_database(url):
         await seed(options.invoices, stripe.created)
     app = create_app(settings(database_url=url, stripe_api_base=api, reconciler_in_server=False))
-    found: dict[str, list[float]] = {FLOOR: [], READ: [], WHOLE: []}
+    figure = Figure("SQLite" if url.startswith("sqlite") else "PostgreSQL")
     profile = cProfile.Profile()
     async with app.router.lifespan_context(app), aiohttp.ClientSession() as http:
         services = app.state.services
@@ -107,22 +107,21 @@ async def _measure(url: str, api: str, stripe: Stripe, options: argparse.Namespa
                     await work(name_of(number))
                 await asyncio.sleep(2 * BATCH_EVERY_S)  # the timeline is written; this costs no CPU
                 if turn:  # the first warms
-                    found[name].append((time.process_time() - began) / options.invoices * 1000)
+                    figure.add(name, cpu_ms=(time.process_time() - began) / options.invoices * 1000)
                 if profiled:
                     profile.disable()
     if options.profile:
         profile.dump_stats(options.profile.with_suffix(f".{url.partition(':')[0]}"))
-    return found
+    return figure
 
 
-def _print(url: str, found: dict[str, list[float]]) -> None:
-    table = Table(title="SQLite" if url.startswith("sqlite") else "PostgreSQL", title_justify="left")
+def _print(figure: Figure) -> None:
+    table = Table(title=figure.title, title_justify="left")
     for column in ("", "CPU, ms", "of the floor"):
         table.add_column(column, justify="right" if column else "left")
-    floor = statistics.median(found[FLOOR])
-    for name, each in found.items():
-        median = statistics.median(each)
-        table.add_row(name, f"{median:.2f}", f"{median / floor:.1f}x")
+    for name in figure.rounds:
+        median = figure.median(name, "cpu_ms")
+        table.add_row(name, f"{median:.2f}", f"{median / figure.median(FLOOR, 'cpu_ms'):.1f}x")
     console.print(table)
 
 

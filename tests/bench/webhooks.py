@@ -17,7 +17,6 @@ handled, and the books balance, or this fails.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -42,6 +41,8 @@ from rich.console import Console
 from rich.table import Table
 
 from paidup.db.connection import migrate
+from tests.bench.goals import finish
+from tests.bench.report import Figure, arguments
 from tests.support.paidup import WEBHOOK_SECRET, Paidup, environment, serving_process
 from tests.support.processes import ROOT, Child, free_port
 from tests.support.stripe_sandbox import StripeSide
@@ -175,6 +176,17 @@ class Rates(msgspec.Struct):
         return statistics.median(
             product.rate / floor.rate for product, floor in zip(self.product, self.floor, strict=True)
         )
+
+    def as_figure(self) -> Figure:
+        figure = Figure(f"Webhooks, {self.name}")
+        for who, rounds in (("floor", self.floor), ("Paidup", self.product)):
+            for each in rounds:
+                figure.add(who, a_second=each.rate, server_ms=each.server_ms, postgres_ms=each.postgres_ms)
+        return figure
+
+    @property
+    def name(self) -> str:
+        return f"{self.figure}, {self.processes} {'process' if self.processes == 1 else 'processes'}"
 
 
 class Side(msgspec.Struct):
@@ -332,11 +344,7 @@ def _cells(rates: Rates) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.webhooks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = arguments("webhooks", __doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--webhooks", type=int, default=500, help="in each round")
     parser.add_argument("--at-once", type=int, default=32)
@@ -363,6 +371,7 @@ def main() -> None:
     console.print(
         f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
     )
+    finish(options, "webhooks", {each.name: each.as_figure() for each in rates})
 
 
 if __name__ == "__main__":
