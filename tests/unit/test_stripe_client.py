@@ -74,6 +74,26 @@ async def test_a_rate_limit_pauses_the_endpoint(client: RateLimitedClient) -> No
     assert client._rate_limiter._endpoints["limited"].pause_s >= 1
 
 
+async def test_a_slot_taken_before_a_rate_limit_is_not_used_during_its_pause(
+    client: RateLimitedClient,
+) -> None:
+    """S34: the verification queue takes up to four at once, and uses them one after the other."""
+    limiter = client._rate_limiter
+    assert await limiter.take("several", 1, at_most=4) == 4
+    call = Calls(1, {"Stripe-Rate-Limited-Reason": "endpoint-rate"})
+    with pytest.raises(StripeUnavailable, match="rate limited"):
+        await client.call("several", call, slot_acquired=True)
+    with pytest.raises(StripeUnavailable, match="slow down") as told:
+        await client.call("several", call, slot_acquired=True)
+    assert call.made == 1
+    assert 0 < told.value.retry_after_s <= limiter._endpoints["several"].pause_s
+    await limiter.take("several", 5)
+    assert await client.call("several", call, slot_acquired=True) == "done", "one sent after it tests it"
+    await limiter.refused("several", asyncio.get_running_loop().time(), 0)
+    limiter.answered("several")
+    assert await client.call("several", call, slot_acquired=True) == "done", "another's success ends it"
+
+
 @pytest.mark.parametrize("body", ["<html>", "{}", '{"id": 1}', "[" * 10_000, b'{"id": "\xff"}'])
 def test_an_answer_of_another_shape_is_no_refusal(body: str | bytes) -> None:
     """A proxy's page, or a later version of the API: what was asked may have been done."""

@@ -125,9 +125,10 @@ class RateLimitedClient:
         """Make one call. Raises StripeUnavailable, StripeRefused.
 
         A call whose object is locked is made again, alone and limited; where the caller has acquired the
-        slot, it retries by itself.
+        slot, it retries by itself, and is not made if Stripe has refused another since.
         """
         if slot_acquired:
+            self._rate_limiter.require_resumed(endpoint)
             return await self._call_once(endpoint, call, arguments)
         for retry in range(LOCK_RETRIES):
             await self.acquire_slot(endpoint, max_wait_s)

@@ -140,6 +140,12 @@ class RateLimiter:
             if not await self._hit(endpoint):
                 return
 
+    def require_resumed(self, endpoint: str) -> None:
+        """Raises StripeUnavailable while it pauses: a slot that was taken before is not used then."""
+        state = self._endpoints[endpoint]
+        if state.pause_s and (pause_s := state.paused_until - _time()) > 0:
+            raise StripeUnavailable(f"{endpoint}: Stripe asked us to slow down", pause_s)
+
     def answered(self, endpoint: str) -> None:
         """Stripe accepted a request: a pause is over."""
         state = self._endpoints[endpoint]
