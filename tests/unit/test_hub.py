@@ -133,6 +133,44 @@ async def pair(valkey: str) -> AsyncIterator[tuple[Hub, Hub]]:
         yield first, second
 
 
+async def test_messages_are_passed_on_as_they_are_read(pair: tuple[Hub, Hub]) -> None:
+    """By no task, whose turn comes after all that are ready: a step of a verification takes a millisecond."""
+    here, there = pair
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    class Subscriber(StatusRecorder):
+        def offer(self, status: StatusMessage, frame: bytes) -> bool:
+            tasks.append(asyncio.current_task())
+            return super().offer(status, frame)
+
+    recorder = Subscriber()
+    assert await here.subscribe(INVOICES, "in_at_once", recorder)
+    for version in range(1, 4):
+        assert await there.publish(a_status("in_at_once", version))
+    await wait_until(lambda: recorder.versions == [1, 2, 3])
+    assert tasks == [None] * 3
+
+
+async def test_what_is_not_the_protocol_of_redis_ends_the_connection(
+    quick: None, pair: tuple[Hub, Hub]
+) -> None:
+    """Another takes its place, which hears what is published from then on."""
+    here, there = pair
+    recorder = StatusRecorder()
+    assert await here.subscribe(INVOICES, "in_after_noise", recorder)
+    subscriber = here._node_subscribers["redis"]
+    broken = subscriber.connection
+    assert broken is not None
+    stream = broken._connection._reader
+    assert stream is not None
+    stream.feed_data(b"HTTP/1.1 400 Bad Request\r\n")
+    await wait_until(lambda: subscriber.connection not in (None, broken))
+    assert await here.subscribe(INVOICES, "in_after_noise", StatusRecorder())
+    await wait_until(lambda: here.healthy)
+    assert await there.publish(a_status("in_after_noise"))
+    await wait_until(lambda: recorder.versions == [1])
+
+
 async def test_messages_reach_subscribers_in_other_processes(pair: tuple[Hub, Hub]) -> None:
     here, there = pair
     recorder = StatusRecorder()

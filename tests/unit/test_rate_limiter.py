@@ -24,9 +24,11 @@ class Counting(RateLimiter):
     def __init__(self, redis: RedisClient, per_second: int) -> None:
         super().__init__(redis, per_second)
         self.taken: list[float] = []
+        self.asked = 0
 
     async def _hit(self, endpoint: str, purpose: Purpose = Purpose.CUSTOMER, slots: int = 1) -> bool:
         at = time.time()
+        self.asked += 1
         free = await super()._hit(endpoint, purpose, slots)
         if free:
             self.taken += [at] * slots
@@ -104,6 +106,18 @@ async def test_several_slots_are_taken_at_once_where_they_are_free(
     asked.clear()
     assert await budget.take(endpoint, 60, at_most=50) == 1
     assert asked == [1]
+
+
+async def test_a_process_that_has_taken_a_whole_second_asks_for_no_more(
+    two_processes: tuple[Counting, Counting], endpoint: str
+) -> None:
+    """It knows when the first of its slots is free again; meanwhile Redis is not asked for one."""
+    budget, _ = two_processes
+    for _ in range(2 * PER_SECOND):
+        await budget.take(endpoint, 60)
+    assert len(budget.taken) == 2 * PER_SECOND
+    assert budget.asked < 2 * PER_SECOND + 5
+    assert budget.taken[PER_SECOND] - budget.taken[0] >= 1
 
 
 async def test_with_redis_away_each_process_counts_by_itself(endpoint: str) -> None:

@@ -5,7 +5,8 @@ request waits for a slot, with a deadline. Payments in progress come first: othe
 and background work have shares. A 429 pauses the endpoint.
 
 For each endpoint and purpose, one task of a process at a time polls Redis; the rest wait locally. So
-each process has the same chance of the next slot, however many tasks wait in it. While Redis is down,
+each process has the same chance of the next slot, however many tasks wait in it. A process that has taken
+all slots of a second itself need not ask Redis until the first of them is free again. While Redis is down,
 each process counts by itself, and uses its part of the limit.
 """
 
@@ -15,8 +16,9 @@ import asyncio
 import random
 import secrets
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from enum import StrEnum
+from functools import partial
 
 import structlog
 from limits import RateLimitItem, RateLimitItemPerSecond
@@ -62,12 +64,19 @@ class Purpose(StrEnum):
 class _Endpoint:
     """The locks that order requests, and how Stripe answered the last ones. Times are the loop's."""
 
-    __slots__ = ("busy_until", "pause_s", "paused_until", "resume_at", "turns")
+    __slots__ = ("busy_until", "pause_s", "paused_until", "resume_at", "taken", "turns")
 
-    def __init__(self) -> None:
+    def __init__(self, per_second: int) -> None:
+        self.taken: deque[float] = deque(maxlen=per_second)
+        """When this process took its last slots."""
         self.turns = {purpose: asyncio.Lock() for purpose in Purpose}  # fair: in order of arrival
         self.pause_s = 0.0
         self.busy_until = self.paused_until = self.resume_at = float("-inf")
+
+    def full_until(self) -> float:
+        """Until when no slot can be free: this process alone has taken all of a second."""
+        full = len(self.taken) == self.taken.maxlen
+        return self.taken[0] + 1.0 if full else float("-inf")
 
 
 class RateLimiter:
@@ -79,7 +88,7 @@ class RateLimiter:
         self._limit = RateLimitItemPerSecond(per_second)
         self._windows = SharedWindows(redis, REDIS_TIMEOUT_S)
         self._own = MovingWindowRateLimiter(MemoryStorage())
-        self._endpoints: dict[str, _Endpoint] = defaultdict(_Endpoint)
+        self._endpoints: dict[str, _Endpoint] = defaultdict(partial(_Endpoint, per_second))
         self._name = secrets.token_hex(8)
         self._processes = 1
         self._counted_at = float("-inf")
@@ -116,12 +125,16 @@ class RateLimiter:
         several = min(at_most, int(self._limit.amount * SEVERAL_S))
         tries = 0
         while True:
-            slots = several if several > 1 and tries < TRIES_FOR_SEVERAL and not state.pause_s else 1
-            if await self._hit(endpoint, purpose, slots):
-                return slots
-            tries += 1
+            full_s = state.full_until() - _time()
+            if full_s <= 0:
+                slots = several if several > 1 and tries < TRIES_FOR_SEVERAL and not state.pause_s else 1
+                if await self._hit(endpoint, purpose, slots):
+                    state.taken.extend([_time()] * slots)
+                    return slots
+                tries += 1
             if purpose is Purpose.CUSTOMER:
                 state.busy_until = _time() + BUSY_S
+            await asyncio.sleep(max(0.0, full_s))
             await self._pause()
 
     async def refused(self, endpoint: str, requested_at: float, retry_after_s: float) -> None:
