@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paidup.db.models import Invoice, Watermark
+from paidup.db.watermarks import claim_watermark
 from paidup.domain.decisions import InvoiceStatus
 from paidup.domain.payment_facts import Source
 from paidup.errors import StripeUnavailable
@@ -118,6 +120,39 @@ async def test_while_nobody_pays_one_page_is_read() -> None:
     assert [await lists.run(bulk, invoices) for _ in range(2)] == [windows, 1], "somebody pays: as ever"
     lists.has_more, lists.paid = True, [a_paid_invoice(invoices[3], int(begun[3].timestamp()))]
     assert (await lists.run(bulk, invoices), lists.settled) == (1 + windows, [invoices[3]])
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_while_nobody_pays_rows_are_read_once_and_nothing_between_two_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    account, lists = await an_account(), Lists()
+    double: Any = lists
+    bulk = BulkVerification(double, double, Timeline())
+    read: list[int] = []
+    claims: list[str] = []
+    pending = module.pending_invoices
+
+    async def claiming(name: str, *, moved_before: datetime, moved_at: datetime) -> bool:
+        claims.append(name)
+        return await claim_watermark(name, moved_before, moved_at)
+
+    async def counting(invoices: Sequence[str]) -> dict[str, int]:
+        read.append(len(invoices))
+        return await pending(invoices)
+
+    monkeypatch.setattr(module, "claim_watermark", claiming)
+    monkeypatch.setattr(module, "pending_invoices", counting)
+    invoices = [(await an_invoice(account)).id for _ in range(3)]
+    await bulk.check(invoices)
+    await bulk.check(invoices)
+    assert claims == [module.CLAIM_NAME], "the pause is known without asking the database"
+    read.clear()
+    await lists.run(bulk, invoices)
+    invoices.append((await an_invoice(account)).id)
+    await lists.run(bulk, invoices[1:])
+    assert [count for count in read if count] == [3, 1]
 
 
 def a_paid_invoice(invoice: str, created: int) -> StripeInvoice:

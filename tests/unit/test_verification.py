@@ -236,6 +236,28 @@ async def test_an_answer_that_changes_nothing_waits_for_no_lock(
     assert settled.outcome is Outcome.NOT_YET
 
 
+async def test_an_answer_that_says_what_the_row_says_reads_and_writes_nothing(
+    services: Services, stripe: Stripe, row: Invoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row came with its lease. Anything that is news is settled as ever, on rows that are read again."""
+
+    async def settle_once(*_: object) -> Settled:
+        return Settled(Outcome.SETTLED, "as ever")
+
+    stripe.unpaid = "requires_payment_method"
+    monkeypatch.setattr(services.settlement, "_settle_once", settle_once)
+    monkeypatch.setattr(module, "RESULT_TTL_S", 0.0)
+    process = Process(services, stripe)
+    unchanged = await process.verify(row.id)
+    assert unchanged is not None
+    assert (unchanged.outcome, unchanged.status) == (Outcome.NOT_YET, await read_status(row.id))
+    await process.verification.close()
+    stripe.paid = True
+    settled = await process.verify(row.id)
+    assert settled is not None
+    assert settled.reason == "as ever"
+
+
 @pytest.mark.usefixtures("quick")
 async def test_a_watched_invoice_is_verified_until_it_is_settled(
     services: Services, stripe: Stripe, row: Invoice
@@ -354,17 +376,39 @@ async def test_many_waiting_invoices_are_settled_from_a_list_without_slots(
 class Screen:
     """A subscriber that records its stages."""
 
-    known_version = -1
-
     def __init__(self) -> None:
+        self.known_version = -1
         self.stages: list[Stage] = []
 
     def offer(self, news: StatusMessage, frame: bytes) -> bool:
+        if news.version <= self.known_version:
+            return False
+        self.known_version = news.version
         self.stages.append(news.stage)
         return True
 
     def offer_stage(self, stage: Stage) -> None:
         self.stages.append(stage)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_what_changed_while_stripe_was_asked_is_not_shown_as_before(
+    services: Services, stripe: Stripe, row: Invoice
+) -> None:
+    """The lease's row says that a payment is awaited; a webhook has told of one that is processing."""
+    stripe.unpaid = "processing"
+    processing = (await stripe.read_invoice(row.id)).facts()
+    stripe.unpaid = "requires_payment_method"
+    stripe.may_answer.clear()
+    screen = Screen()
+    await services.hub.subscribe(INVOICES, row.id, screen)
+    check = asyncio.create_task(Process(services, stripe).verification.check(row.id))
+    await wait_until(lambda: stripe.requests == 2)
+    await services.settlement.settle(processing, Source.WEBHOOK)
+    stripe.may_answer.set()
+    await check
+    services.hub.unsubscribe(INVOICES, row.id, screen)
+    assert screen.stages == [Stage.PROCESSING]
 
 
 @pytest.mark.usefixtures("quick")

@@ -89,25 +89,40 @@ class BulkVerification:
         self._settling = asyncio.Semaphore(MAX_CONCURRENT_SETTLEMENTS)
         self._nobody_pays = False
         """Whether the last pass of this process settled nothing."""
+        self._paused_until = float("-inf")
+        """Until when no process makes a pass, as far as this one knows (the loop's time)."""
+        self._created: dict[str, int] = {}
+        """When the invoices of the last pass were created, where they were still open (Unix seconds)."""
 
     async def check(self, invoices: list[str]) -> None:
         """Settle those of the invoices, and of all others that wait, that are paid. Never raises."""
+        if asyncio.get_running_loop().time() < self._paused_until:
+            return
         try:
             await run_exclusively(partial(self._run_pass, invoices))
         except StorageUnavailable as error:
             log.warning("bulk_verification_failed", error=str(error))
 
     async def _run_pass(self, invoices: list[str]) -> int:
-        waiting = await pending_invoices(invoices)
-        windows = split_into_windows(list(waiting.values()))
         settled, all_read = 0, False
-        if self._nobody_pays and len(windows) > 1:
-            settled, all_read = await self._settle_newest(min(windows).since)
+        if self._nobody_pays and (oldest := await self._oldest(invoices)) is not None:
+            settled, all_read = await self._settle_newest(oldest - CLOCK_LEEWAY_S)
         if not all_read:
+            windows = split_into_windows(list((await pending_invoices(invoices)).values()))
             settled += await read_windows(windows, self._settle_window)
         self._nobody_pays = not settled
-        log.info("bulk_verified", waiting=len(waiting), settled=settled)
+        if self._nobody_pays:
+            self._paused_until = asyncio.get_running_loop().time() + LONG_PAUSE.total_seconds()
+        log.info("bulk_verified", waiting=len(invoices), settled=settled)
         return settled
+
+    async def _oldest(self, invoices: list[str]) -> int | None:
+        """When the oldest recent one was created. Only rows are read that were not in the last such pass."""
+        read = await pending_invoices([each for each in invoices if each not in self._created])
+        known = {each: self._created[each] for each in invoices if each in self._created}
+        self._created = known | read
+        since = (now() - RECENT).timestamp()
+        return min((at for at in self._created.values() if at >= since), default=None)
 
     async def _settle_newest(self, since: int) -> tuple[int, bool]:
         """Settle from one page, instead of one or more for each window. Whether it shows all since then."""

@@ -22,6 +22,8 @@ from paidup.runtime.clock import now
 
 IN_LOCK_ORDER = (Account, Invoice)
 """The holder of an account may write each of its invoices: nobody may hold one and wait for the account."""
+OF_ITS_ACCOUNT = "accounts.id = invoices.account_id"
+"""The SQL condition that joins both."""
 
 
 async def lock_invoice(invoice: str) -> tuple[Invoice, Account]:
@@ -34,10 +36,10 @@ async def lock_invoice(invoice: str) -> tuple[Invoice, Account]:
 def lookup_condition(facts: PaymentFacts) -> tuple[str, list[str]]:
     """The SQL condition, and its values, that select the invoice that `facts` are about, and its account."""
     if facts.invoice:
-        return "invoices.id = $1 AND accounts.id = invoices.account_id", [facts.invoice.id]
+        return f"invoices.id = $1 AND {OF_ITS_ACCOUNT}", [facts.invoice.id]
     intents = [payment.intent for payment in facts.payments]
     marks = ", ".join(f"${number}" for number in range(1, len(intents) + 1))
-    return f"invoices.payment_intent IN ({marks}) AND accounts.id = invoices.account_id", intents
+    return f"invoices.payment_intent IN ({marks}) AND {OF_ITS_ACCOUNT}", intents
 
 
 def is_uncollectible(row: Invoice) -> bool:

@@ -90,14 +90,22 @@ class Settlement:
         self._rules = SettlementRules(catalogue, prices, self.provisioning, clock)
         self._together = SettlementBatches(self._rules)
 
-    async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
+    async def settle(
+        self,
+        facts: PaymentFacts,
+        source: Source,
+        account_id: int | None = None,
+        read: tuple[Account, Invoice] | None = None,
+    ) -> Settled:
         """Do what `facts` call for, and publish it. Safe to call at any time, any number of times.
 
-        `account_id` is the account of an invoice that is new here, where the caller knows it.
+        `account_id` is the account of an invoice that is new here, where the caller knows it. `read`: the
+        rows, where the caller read them before it asked for the facts; if these say the same, that is all.
         Raises StorageUnavailable; then nothing has changed.
         """
         with tracing.step("settle") as step:
-            settled = await self._settle_once(facts, source, account_id)
+            settled = await self._rules.find_unchanged(*read, facts) if read else None
+            settled = settled or await self._settle_once(facts, source, account_id)
             if step is not None:
                 _describe(step, settled, source)
         await self._after_commit.report(settled, source)

@@ -71,6 +71,15 @@ class SettlementRules:
         """Whether what `decide` would decide has nothing to write."""
         return self._decide(row, facts).verdict in _CHANGES_NOTHING
 
+    async def find_unchanged(self, account: Account, row: Invoice, facts: PaymentFacts) -> Settled | None:
+        """What `apply` returns where the facts say what the row says, and nothing else depends on them."""
+        if facts.invoice is None or facts.invoice.id != row.id:
+            return None
+        decision = self._decide(row, facts)
+        if decision.verdict is not Verdict.NOTHING_NEW or await self.affects_others(decision, row, account):
+            return None
+        return await self.apply(decision, row, account, None, UnitOfWork())
+
     def decide(self, row: Invoice, facts: PaymentFacts, source: Source) -> Decision:
         """What to do. Where that is a grant, `row` is updated with what to grant and the source."""
         decision = self._decide(row, facts)

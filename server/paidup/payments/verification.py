@@ -16,20 +16,22 @@ from weakref import WeakValueDictionary
 import structlog
 from msgspec.structs import replace
 
-from paidup.db.bulk import execute, update_many
+from paidup.db.bulk import update_many
 from paidup.db.connection import storage_errors
-from paidup.db.models import Invoice, StripeEvent
+from paidup.db.leases import take_lease
+from paidup.db.models import Account, Invoice, StripeEvent
 from paidup.domain.decisions import TERMINAL, InvoiceStatus
 from paidup.domain.messages import StatusMessage
 from paidup.domain.payment_facts import InvoiceFacts, PaymentFacts, Source
 from paidup.domain.stages import Stage
 from paidup.errors import PaidupError, StorageUnavailable, StripeError, StripeRefused, StripeUnavailable
+from paidup.payments.invoice_rows import IN_LOCK_ORDER, OF_ITS_ACCOUNT
 from paidup.payments.outcomes import Outcome, Settled
 from paidup.payments.settlement import Settlement
 from paidup.payments.timeline import Timeline, TimelineEventType
 from paidup.payments.verification_queue import VerificationQueue
 from paidup.payments.verification_worker import CheckResult
-from paidup.realtime.hub import Hub
+from paidup.realtime.hub import INVOICES, Hub
 from paidup.realtime.status_queries import read_status
 from paidup.runtime import tracing
 from paidup.runtime.batching import BackgroundBatcher
@@ -55,6 +57,8 @@ _ACQUIRE_LEASE = (
     "UPDATE invoices SET lease_expires_at = $2, checks_made = checks_made + 1"
     f" WHERE id = $1 AND {_OPEN} AND (lease_expires_at IS NULL OR lease_expires_at <= $3)"
 )
+Leased = tuple[Account, Invoice]
+"""An invoice, as it was when its lease was taken, and its account."""
 
 
 class Verification:
@@ -87,10 +91,11 @@ class Verification:
         None where the invoice is final, or is being verified or was a moment ago. Raises
         StripeUnavailable, StripeRefused, StorageUnavailable.
         """
-        if not await self._acquire_lease(invoice):
+        leased = await self._acquire_lease(invoice)
+        if leased is None:
             return None
         return await self._verify_leased(
-            invoice, source, partial(self._gateway.read_invoice, invoice, max_wait_s)
+            leased, source, partial(self._gateway.read_invoice, invoice, max_wait_s)
         )
 
     async def read(
@@ -133,11 +138,17 @@ class Verification:
             settled, _ = await self.read(invoice, source)
             return settled
 
-    async def settle(self, facts: PaymentFacts, source: Source, account_id: int | None = None) -> Settled:
+    async def settle(
+        self,
+        facts: PaymentFacts,
+        source: Source,
+        account_id: int | None = None,
+        leased: Leased | None = None,
+    ) -> Settled:
         """Settle, once the prices of its lines are known. Where one is not, read the plans' prices again."""
         if facts.invoice is not None:
             await self._prices.learn(facts.invoice.lines)
-        settled = await self._settlement.settle(facts, source, account_id)
+        settled = await self._settlement.settle(facts, source, account_id, leased)
         if settled.outcome is Outcome.UNKNOWN_PRICE and await self._refresh_prices():
             settled = await self._settlement.settle(facts, source, account_id)
         return await self._finish(settled, facts, source)
@@ -219,10 +230,11 @@ class Verification:
 
     async def _check(self, invoice: str) -> CheckResult:
         try:
-            if not await self._acquire_lease(invoice):
+            leased = await self._acquire_lease(invoice)
+            if leased is None:
                 return await self._result(invoice, None, used_slot=False)
             settled = await self._verify_leased(
-                invoice, Source.VERIFICATION, partial(self._gateway.read_invoice, invoice, slot_acquired=True)
+                leased, Source.VERIFICATION, partial(self._gateway.read_invoice, invoice, slot_acquired=True)
             )
             return await self._result(invoice, settled.status, answered=True)
         except (StripeUnavailable, StorageUnavailable) as error:
@@ -240,7 +252,8 @@ class Verification:
     ) -> CheckResult:
         """Whether something is left to check, and how soon. Then the browsers show the row's stage.
 
-        Unless Stripe has not `answered`: the row may be older than the payment.
+        Unless Stripe has not `answered`: the row may be older than the payment. Nor where they were told of a
+        change since the row was read.
         """
         if status is None:
             try:
@@ -250,17 +263,19 @@ class Verification:
                 return CheckResult(False, used_slot)
         if status is None:  # its row is not committed yet (S04), but may be while somebody watches
             return CheckResult(False, used_slot)
-        if not status.terminal and (answered or status.stage is not Stage.AWAITING_PAYMENT):
+        newer = self._hub.known_versions(INVOICES, [invoice]).get(invoice, 0) > status.version
+        if not (newer or status.terminal) and (answered or status.stage is not Stage.AWAITING_PAYMENT):
             self._hub.publish_stage(invoice, status.stage)
         return CheckResult(status.settled, used_slot, takes_days=answered and status.processing is not None)
 
     async def _verify_leased(
-        self, invoice: str, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
+        self, leased: Leased, source: Source, read: Callable[[], Awaitable[StripeInvoice]]
     ) -> Settled:
+        invoice: str = leased[1].id
         settled: Settled | None = None
         try:
             facts = await self._read_facts(invoice, source, read)
-            settled = await self.settle(facts, source)
+            settled = await self.settle(facts, source, leased=leased)
             return settled
         finally:
             final = settled is not None and settled.status is not None and settled.status.terminal
@@ -299,13 +314,13 @@ class Verification:
             log.warning("prices_not_refreshed", error=str(error))
             return False
 
-    async def _acquire_lease(self, invoice: str) -> bool:
-        """Claim the right to verify. True for one claimant at a time, across all processes."""
+    async def _acquire_lease(self, invoice: str) -> Leased | None:
+        """Claim the right to verify. One claimant at a time gets the rows, across all processes."""
         at = now()
+        values = (invoice, at + timedelta(seconds=LEASE_S), at)
         with storage_errors():
-            return bool(
-                await execute(_ACQUIRE_LEASE, invoice, at + timedelta(seconds=LEASE_S), at, durable=False)
-            )
+            rows = await take_lease(_ACQUIRE_LEASE, OF_ITS_ACCOUNT, IN_LOCK_ORDER, values)
+        return None if rows is None else (rows[0], rows[1])
 
 
 async def _end_leases(leases: Sequence[tuple[str, datetime]]) -> None:

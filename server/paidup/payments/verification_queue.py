@@ -169,11 +169,7 @@ class VerificationQueue:
         retry_at = self._next_retry_at()
         if not ((first and first.due_at <= before) or (retry_at is not None and retry_at <= before)):
             return []
-        due = [
-            entry.invoice
-            for due_at, entry in self._retries
-            if due_at <= before and _is_valid((due_at, entry))
-        ]
+        due = [item[1].invoice for item in self._retries if item[0] <= before and _is_valid(item)]
         waiting = [*self._first_checks, *due]
         return waiting if len(waiting) >= BULK_THRESHOLD else []
 

@@ -7,6 +7,7 @@ errors. https://github.com/stripe/stripe-python#configuring-an-http-client
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,16 +35,21 @@ class _AnswerHeaders(Mapping[str, str]):
 class WholeAnswerClient(AIOHTTPClient):
     """An answer that breaks off is a failed connection, which the SDK retries with the same idempotency key.
 
-    The SDK's own class raises aiohttp's errors there, and retries only what fails before the body.
+    The SDK's own class raises aiohttp's errors there, and retries only what fails before the body. Before the
+    request, and before its answer is made use of, messages have a turn: each of these steps takes a fraction
+    of a millisecond.
     """
 
     async def request_async(
         self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
+        await asyncio.sleep(0)
         try:
-            return await super().request_async(method, url, headers, post_data)
+            answer = await super().request_async(method, url, headers, post_data)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise APIConnectionError("The answer broke off.", should_retry=True) from error  # type: ignore[no-untyped-call]
+        await asyncio.sleep(0)
+        return answer
 
 
 class RawAnswerClient(WholeAnswerClient):
