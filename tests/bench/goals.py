@@ -105,9 +105,14 @@ def _messages() -> Iterable[Goal]:
         what = f"from publishing to receiving, {share} in ms"
         yield Goal(what, "sockets", "latency", PRODUCT, share, bound, "times", RAW, RATIO)
     yield Goal("messages lost", "sockets", "throughput", PRODUCT, "lost", 0)
+    yield Goal("messages received twice", "sockets", "throughput", PRODUCT, "twice", 0)
     yield Goal("messages sent", "sockets", "throughput", PRODUCT, "a_second", 50_000, "/s", at_least=True)
     yield Goal("memory of a waiting socket", "sockets", "memory", PRODUCT, "bytes_a_socket", 13_000, "B")
     yield Goal("connects", "sockets", "connects", PRODUCT, "a_second", 4_000, "/s", at_least=True)
+    yield Goal("under load, paid and not told", "sockets", "load", "all who paid", "not_told", 0)
+    yield Goal("under load, paid and not granted once", "sockets", "load", "all who paid", "not_granted", 0)
+    what, who = "under load, from the commit to the socket, p99", "commit to socket, ms"
+    yield Goal(what, "sockets", "load", who, "p99", 25, "ms")
 
 
 def _waiting() -> Iterable[Goal]:

@@ -72,6 +72,23 @@ def test_serve_imports_nothing_that_it_does_not_use(tmp_path: Path, sqlite_templ
     assert imported & UNUSED == set()
 
 
+def test_the_demo_starts_its_processes_before_it_imports_what_draws(tmp_path: Path) -> None:
+    """Three processes import at once, on two cores: what the page waits for comes first."""
+    code = f"""
+import sys
+from paidup.commands import demonstration
+def run(coroutine):
+    coroutine.close()
+    print({HEAVY - SERVING!r} & set(sys.modules))
+demonstration.run = run
+demonstration.demo()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert literal_eval(done.stdout) == {"asyncio", "structlog", "paidup.settings"}
+
+
 def test_what_was_left_out_is_there_when_it_is_used(tmp_path: Path) -> None:
     authority = stripe.ca_bundle_path
     code = """
