@@ -7,6 +7,7 @@ then reach the new primary. A statement that the database aborted for another tr
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -29,6 +30,8 @@ TRIES = 3
 ANSWER_MARGIN_S = 2.0
 """How much longer than the server's own limit to wait for it. After that, the server is unreachable."""
 
+_AT_ONCE = re.compile(r"\s*(SELECT|WITH|UPDATE)\b")
+"""How statements begin that `execute_query` makes by itself."""
 _UNREACHABLE = (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
 """Why the next host is tried. A wrong password is wrong at each."""
 
@@ -60,6 +63,22 @@ class _PooledConnection(_Connection):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._server_caps = self._server_caps._replace(jit=False)  # type: ignore[has-type]
+
+
+class _Pool(asyncpg.Pool):  # type: ignore[misc]
+    """Takes connections back without a task for each, which asyncpg makes in case the caller is cancelled.
+
+    One that has answered is taken back at once, with no wait that could be cancelled. Where it has to be
+    closed instead, a cancelled close ends it as well.
+    """
+
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:
+        opened = connection._con
+        if opened is None or opened._protocol._is_cancelling():
+            await super().release(connection, timeout=timeout)
+        else:
+            opened._on_release()
+            await connection._holder.release(timeout)
 
 
 class _Connector:
@@ -144,19 +163,28 @@ class PostgresClient(_Failover):
         self.connector = _Connector(address, timeouts)
 
     async def create_pool(self, **_: Any) -> asyncpg.Pool:
-        sizes = {"min_size": self.pool_minsize, "max_size": self.pool_maxsize}
-        return await asyncpg.create_pool(**sizes, connection_class=_Connection, connect=self.connector)
+        return await _Pool(
+            min_size=self.pool_minsize,
+            max_size=self.pool_maxsize,
+            max_queries=50_000,
+            max_inactive_connection_lifetime=300.0,
+            connection_class=_Connection,
+            record_class=asyncpg.Record,
+            connect=self.connector,
+            loop=None,
+        )
 
     def _in_transaction(self) -> TransactionContext:
         return TransactionContextPooled(PostgresTransaction(self, self.connector), self._pool_init_lock)
 
     async def execute_query(self, query: str, values: list[Any] | None = None) -> tuple[int, list[Any]]:
         """As Tortoise's, in one call instead of six. What fails is tried again, or translated, as there."""
-        if self._pool is None or not query.startswith(("SELECT", "WITH", "UPDATE")):
+        begins = _AT_ONCE.match(query)
+        if self._pool is None or begins is None:
             return await super().execute_query(query, values)  # type: ignore[no-any-return]
         try:
             async with self._pool.acquire() as connection:
-                if query.startswith("UPDATE"):
+                if begins[1] == "UPDATE":
                     _, changed = (await connection.execute(query, *(values or ()))).split()
                     return int(changed), []
                 rows = await connection.fetch(query, *(values or ()))
